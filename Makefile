@@ -1,0 +1,55 @@
+# `make help` lists the targets.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+export PATH := $(CURDIR)/.venv/bin:$(CURDIR)/.cache/bin:$(CURDIR)/.cache/npm/node_modules/.bin:$(PATH)
+PYTEST_ARGS ?=
+
+.PHONY: help demo test test-fast test-kernel lint format types contracts docs bench check clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[36m%-12s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: ## Show it all, live: a dev chain, a contract, three nodes (KEEP=1 leaves it running)
+	@scripts/setup demo
+	@dstack-vpn demo $(if $(KEEP),--keep)
+
+test: ## Run the whole test suite; installs what is missing
+	@scripts/setup test
+	@python -m pytest $(PYTEST_ARGS)
+
+test-fast: ## Run the tests that need neither root nor a dev chain
+	@scripts/setup test
+	@python -m pytest -m "not anvil and not netns" $(PYTEST_ARGS)
+
+test-kernel: ## Run the device tests on the kernel's own WireGuard, in a virtual machine
+	@scripts/setup test
+	@scripts/test-kernel
+
+lint: ## Lint, check types and layers
+	@scripts/setup test
+	@ruff check .
+	@ruff format --check .
+	@mypy
+	@lint-imports --no-logo
+
+format: ## Format the code
+	@ruff check --fix -q . ; ruff format .
+
+contracts: ## Compile the registry contract into the package
+	@scripts/setup test
+	@node contracts/build.mjs
+
+docs: ## Write what is generated of the documentation
+	@scripts/setup test
+	@python scripts/generate_docs.py
+
+check: lint ## Lint, and check that generated files are current
+	@node contracts/build.mjs --check
+	@python scripts/generate_docs.py --check
+
+bench: ## Measure; prints a table (takes some minutes)
+	@scripts/setup test
+	@python -m benchmarks $(BENCH)
+
+clean: ## Remove what was installed and built here
+	rm -rf .venv .cache build dist contracts/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,111 @@
+"""From a registry event to the device.
+
+`frame`: the log's frame leaves a chain server on this machine; until wireguard-go has acknowledged the peer.
+`block`: a real dev chain (anvil) is told to mine a block with a mint or a revoke; until the same.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from tests.anvil import key_of, running_anvil
+from tests.fake_chain import FakeServer, serve
+from tests.fake_chain.registry import Token
+
+from benchmarks.harness import Daemon, Entry, new_key, quiet_namespace, running_daemon, summary
+from dstack_vpn.adapters.contracts import calls
+
+EVENTS = 400
+PACE = 0.02
+"""Seconds between events."""
+
+
+async def frame(peers: int) -> dict[str, Any]:
+    """Events against a device that has so many peers already."""
+    with quiet_namespace() as home:
+        async with serve() as server:
+            _fill(server, peers)
+            async with running_daemon(home, new_key(), RPC_URL=server.ws) as daemon:
+                await _filled(daemon, peers)
+                sent = _stamp(server)
+                seconds = [await _frame_event(server, daemon, sent, peers + i // 2, i) for i in range(EVENTS)]
+                return {"peers": peers, **summary(seconds), **_inside(daemon), "memory_mb": daemon.memory()}
+
+
+async def _frame_event(
+    server: FakeServer, daemon: Daemon, sent: list[float], number: int, turn: int
+) -> float:
+    since = len(daemon.entries)
+    if turn % 2 == 0:
+        await server.chain.mint(number)
+        entry = await daemon.wait(lambda e: e["event"] == "peer.set", since)
+    else:
+        await server.chain.revoke(number + 1)
+        entry = await daemon.wait(lambda e: e["event"] == "peer.removed", since)
+    await asyncio.sleep(PACE)
+    return float(entry["at"] - sent[-1])
+
+
+def _fill(server: FakeServer, peers: int) -> None:
+    tokens = {
+        n + 1: Token(n + 1, server.chain.accounts[1], f"node-{n}", str(key_of(n))) for n in range(peers)
+    }
+    server.chain.blocks[-1].tokens.update(tokens)
+
+
+def _stamp(server: FakeServer) -> list[float]:
+    """When each frame of logs was handed to the socket."""
+    announce, sent = server.chain.announce, list[float]()
+
+    async def stamped(kind: str, items: Sequence[dict[str, Any]]) -> None:
+        if kind == "logs" and items:
+            sent.append(time.time())  # noqa: TID251 - compared with the daemon's time stamps
+        await announce(kind, items)
+
+    server.chain.announce = stamped
+    return sent
+
+
+async def _filled(daemon: Daemon, peers: int) -> None:
+    await daemon.wait(lambda e: e["event"] == "chain.bootstrapped")
+    if peers > 50:
+        await daemon.wait(lambda e: e["event"] == "peers.changed" and e["set"] == peers)
+    # The comparison, the checkpoint and the file that follow the start are not what is measured.
+    await asyncio.sleep(2.0 + peers / 1000)
+
+
+async def block(peers: int = 100) -> dict[str, Any]:
+    """Events of anvil's blocks."""
+    with quiet_namespace() as home:
+        async with running_anvil() as anvil:
+            await anvil.mint_many(peers)
+            await anvil.rpc("evm_setAutomine", False)
+            settings = {"RPC_URL": anvil.ws, "CONTRACT_ADDRESS": anvil.contract}
+            async with running_daemon(home, new_key(), **settings) as daemon:
+                await _filled(daemon, peers)
+                seconds = []
+                for turn in range(EVENTS):
+                    number, since = peers + turn // 2, len(daemon.entries)
+                    mint = calls.mint(anvil.accounts[1], f"node-{number}", key_of(number))
+                    data = calls.revoke(number + 1) if turn % 2 else mint
+                    transaction = {"from": anvil.accounts[0], "to": anvil.contract, "data": "0x" + data.hex()}
+                    await anvil.rpc("eth_sendTransaction", {**transaction, "gas": hex(500_000)})
+                    began = time.time()  # noqa: TID251 - compared with the daemon's time stamps
+                    await anvil.rpc("evm_mine")
+                    wanted = "peer.removed" if turn % 2 else "peer.set"
+                    entry = await daemon.wait(_named(wanted), since)
+                    seconds.append(entry["at"] - began)
+                    await asyncio.sleep(PACE)
+                return {"peers": peers, **summary(seconds), **_inside(daemon), "memory_mb": daemon.memory()}
+
+
+def _inside(daemon: Daemon) -> dict[str, float]:
+    """The daemon's own share: from the log's arrival in its session to the device's acknowledgement."""
+    named = {"peer.set", "peer.removed"}
+    own = [e["latency_ms"] for e in daemon.entries if e["event"] in named and e["latency_ms"] is not None]
+    return {f"daemon_{name}": value for name, value in summary([ms / 1000 for ms in own[-EVENTS:]]).items()}
+
+
+def _named(event: str) -> Callable[[Entry], object]:
+    return lambda entry: entry["event"] == event

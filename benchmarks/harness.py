@@ -1,0 +1,127 @@
+"""What the benchmarks share: a daemon in a namespace of its own, and what it says about itself.
+
+Latencies are taken between this process's clock and the time stamps of the daemon's log lines, which is the
+same clock of the same machine; a line is written after the device has acknowledged.
+"""
+
+import asyncio
+import base64
+import json
+import os
+import re
+import secrets
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from tests.netns_support import Namespace, wireguard_go
+
+from dstack_vpn.core.keys import PrivateKey
+from dstack_vpn.core.x25519 import clamp
+
+Entry = dict[str, Any]
+
+
+@dataclass
+class Daemon:
+    """A running `dstack-vpn run`."""
+
+    process: asyncio.subprocess.Process
+    started: float
+    """Unix seconds, just before the process was made."""
+    entries: list[Entry] = field(default_factory=list)
+    _news: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def read(self) -> None:
+        """Take in what it logs, for as long as it runs."""
+        assert self.process.stdout is not None
+        async for line in self.process.stdout:
+            entry: Entry = json.loads(line)
+            entry["at"] = datetime.fromisoformat(entry["timestamp"]).timestamp()
+            self.entries.append(entry)
+            self._news.set()
+
+    async def wait(self, wanted: Callable[[Entry], object], since: int = 0, timeout: float = 60.0) -> Entry:
+        """The first entry from number ``since`` on that is wanted."""
+        async with asyncio.timeout(timeout):
+            while True:
+                self._news.clear()
+                for entry in self.entries[since:]:
+                    if wanted(entry):
+                        return entry
+                since = len(self.entries)
+                await self._news.wait()
+
+    def memory(self) -> dict[str, float]:
+        """Resident memory in MB (2^20 bytes), now and at its highest."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        found = re.findall(r"Vm(RSS|HWM):\s+(\d+) kB", status)
+        return {name.lower(): round(int(kilobytes) / 1024, 1) for name, kilobytes in found}
+
+
+@asynccontextmanager
+async def running_daemon(home: Path, key: PrivateKey, **settings: str) -> AsyncIterator[Daemon]:
+    """A daemon in the calling thread's namespaces, ended in order."""
+    secret = home / "wireguard.key"
+    secret.touch(mode=0o600)
+    secret.write_text(base64.b64encode(key.reveal()).decode())
+    program = wireguard_go()
+    assert program is not None, "wireguard-go is missing: run scripts/setup test"
+    environment = {
+        "PATH": f"{Path(program).parent}:/usr/sbin:/usr/bin:/sbin:/bin",
+        "NETWORK": "local",
+        "WIREGUARD_PRIVATE_KEY_FILE": str(secret),
+        "STATE_DIR": str(home / "state"),
+        "WIREGUARD_CONFIG": str(home / "wg.conf"),
+        "LOG_FORMAT": "json",
+        **settings,
+    }
+    started = time.time()  # noqa: TID251 - compared with the daemon's time stamps
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "dstack_vpn", "run"),
+        env=environment,
+        stdout=asyncio.subprocess.PIPE,
+        limit=2**20,
+    )
+    daemon = Daemon(process, started)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(daemon.read())
+        try:
+            yield daemon
+        finally:
+            if process.returncode is None:
+                process.terminate()
+            await process.wait()
+
+
+@contextmanager
+def quiet_namespace() -> Iterator[Path]:
+    """A namespace that the calling thread is in, and a folder that goes with it."""
+    with Namespace("bench") as namespace, namespace.entered(), tempfile.TemporaryDirectory() as home:
+        yield Path(home)
+
+
+def new_key() -> PrivateKey:
+    """A fresh WireGuard key."""
+    return clamp(secrets.token_bytes(32))
+
+
+def summary(seconds: Sequence[float]) -> dict[str, float]:
+    """Median, 99th percentile and maximum in milliseconds."""
+    ordered = sorted(seconds)
+
+    def at(share: float) -> float:
+        return round(ordered[min(len(ordered) - 1, int(share * len(ordered)))] * 1000, 2)
+
+    return {"n": len(ordered), "median_ms": at(0.5), "p99_ms": at(0.99), "max_ms": at(1.0)}
+
+
+def cores() -> int:
+    """How many processors there are to use."""
+    return len(os.sched_getaffinity(0))

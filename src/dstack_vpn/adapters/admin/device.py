@@ -1,0 +1,59 @@
+"""The device as it is, without touching it: nothing is created, brought up, or loaded into the kernel."""
+
+from dstack_vpn.adapters.device.interface import Interface
+from dstack_vpn.adapters.device.kernel import KernelDevice
+from dstack_vpn.adapters.device.netlink import find_family
+from dstack_vpn.adapters.device.process import socket_path
+from dstack_vpn.adapters.device.userspace import UserspaceDevice
+from dstack_vpn.adapters.device.wgnetlink import FAMILY_NAME
+from dstack_vpn.core.model import DeviceState
+from dstack_vpn.errors import DeviceError, DeviceGoneError
+
+
+async def look(name: str) -> DeviceState | None:
+    """What the interface's WireGuard has; None where there is no such interface.
+
+    Raises `DeviceError` where there is one that can't be read.
+    """
+    kind = await _kind(name)
+    if kind is None:
+        return None
+    if kind == "wireguard":
+        return await _kernel(name)
+    return await _userspace(name)
+
+
+async def _kind(name: str) -> str | None:
+    interface = Interface(name)
+    try:
+        described = await interface.describe()
+    finally:
+        await interface.close()
+    return None if described is None else str(described["kind"])
+
+
+async def _kernel(name: str) -> DeviceState | None:
+    # The interface's kind says that the module is there: asking for its family loads nothing.
+    family = await find_family(FAMILY_NAME)
+    if family is None:
+        raise DeviceError(f"{name}: the kernel has no WireGuard any more")
+    device = KernelDevice(name, family)
+    try:
+        return await device.read()
+    except DeviceGoneError:
+        return None
+    finally:
+        device.close()
+
+
+async def _userspace(name: str) -> DeviceState:
+    try:
+        device = await UserspaceDevice.connect(socket_path(name))
+    except DeviceGoneError as error:
+        if isinstance(error.__cause__, PermissionError):
+            raise DeviceError(f"no permission to read {name}: run as root") from error
+        raise DeviceError(f"{name} is no WireGuard interface, or its wireguard-go has died") from error
+    try:
+        return await device.read()
+    finally:
+        device.close()

@@ -1,0 +1,121 @@
+"""What a transaction may cost per unit of gas.
+
+EIP-1559 where the chain has it: twice the next block's base fee, which lasts for six full blocks in a row,
+plus the tip that the endpoint proposes. The old gas price elsewhere. All amounts are in wei.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from dstack_vpn.adapters.chain.caller import Caller
+from dstack_vpn.adapters.chain.jsonrpc import Json
+from dstack_vpn.errors import AdminError, CallRevertedError, EndpointError
+
+GWEI: Final = 10**9
+ETHER: Final = 10**18
+
+HIGHEST: Final = 2000 * GWEI
+"""More than gas has ever cost for long: an endpoint that asks for more is mistaken, or means to harm us."""
+
+_BLOCKS: Final = 5
+_PERCENTILE: Final = 50
+_AMOUNT: Final = re.compile(r"0x[0-9a-fA-F]{1,64}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class DynamicFees:
+    """EIP-1559."""
+
+    max_fee: int
+    tip: int
+
+    @property
+    def highest(self) -> int:
+        """What a unit of gas costs at most."""
+        return self.max_fee
+
+    @property
+    def fields(self) -> dict[str, int]:
+        """The transaction's fields."""
+        return {"type": 2, "maxFeePerGas": self.max_fee, "maxPriorityFeePerGas": self.tip}
+
+
+@dataclass(frozen=True, slots=True)
+class LegacyFees:
+    """One price, for a chain without EIP-1559."""
+
+    gas_price: int
+
+    @property
+    def highest(self) -> int:
+        """What a unit of gas costs at most."""
+        return self.gas_price
+
+    @property
+    def fields(self) -> dict[str, int]:
+        """The transaction's fields."""
+        return {"gasPrice": self.gas_price}
+
+
+Fees: TypeAlias = DynamicFees | LegacyFees
+
+
+async def propose(caller: Caller) -> Fees:
+    """The fees to offer now; raises `ChainError`, and `AdminError` where the endpoint's are absurd."""
+    base, tips = await _history(caller)
+    if base is None:
+        # A little more than now, so that a price that rises meanwhile does not leave us behind.
+        price = amount(await caller.call("eth_gasPrice"), "gas price")
+        return _checked(LegacyFees(price + price // 8))
+    tip = await _tip(caller, tips)
+    return _checked(DynamicFees(2 * base + tip, tip))
+
+
+def _checked(fees: Fees) -> Fees:
+    if fees.highest > HIGHEST:
+        raise AdminError(
+            f"the endpoint asks for {fees.highest / GWEI:,.0f} gwei a unit of gas, which is absurd: "
+            "nothing was sent; use another RPC_URL"
+        )
+    return fees
+
+
+async def _history(caller: Caller) -> tuple[int | None, list[int]]:
+    """The next block's base fee (None where there is no such thing), and recent blocks' usual tips."""
+    try:
+        reply = await caller.call("eth_feeHistory", hex(_BLOCKS), "latest", [_PERCENTILE])
+    except (EndpointError, CallRevertedError):
+        if caller.transport.failure is not None:
+            raise
+        return None, []
+    fees = reply.get("baseFeePerGas") if isinstance(reply, dict) else None
+    if not isinstance(fees, list) or not fees:
+        return None, []
+    base = amount(fees[-1], "base fee")
+    rewards = reply.get("reward")
+    rows = rewards if isinstance(rewards, list) else []
+    tips = [amount(row[0], "reward") for row in rows if isinstance(row, list) and row]
+    return base or None, tips
+
+
+async def _tip(caller: Caller, recent: list[int]) -> int:
+    try:
+        return amount(await caller.call("eth_maxPriorityFeePerGas"), "priority fee")
+    except (EndpointError, CallRevertedError):
+        if caller.transport.failure is not None:
+            raise
+        return sorted(recent)[len(recent) // 2] if recent else GWEI
+
+
+def amount(value: Json, what: str) -> int:
+    """A number of up to 256 bits; raises `EndpointError`."""
+    if not isinstance(value, str) or not _AMOUNT.fullmatch(value):
+        raise EndpointError(f"the endpoint's {what} is no hexadecimal number")
+    return int(value, 16)
+
+
+def ether(wei: int) -> str:
+    """An amount for people, exact to the last wei."""
+    text = f"{wei // ETHER}.{wei % ETHER:018d}".rstrip("0")
+    return f"{text.removesuffix('.')} ETH"

@@ -1,0 +1,148 @@
+"""The registry as one endpoint shows it at one block, read once.
+
+Where the contract enumerates, its state is read; where it doesn't, its logs tell which tokens there are, as
+in `bridge.session`. A node that is named is asked for by its token, or by ``getTokenIdByNodeId``.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from dstack_vpn.adapters.chain.caller import Caller
+from dstack_vpn.adapters.chain.fields import data
+from dstack_vpn.adapters.chain.identity import Target, identify
+from dstack_vpn.adapters.chain.memory import EndpointMemory
+from dstack_vpn.adapters.chain.session import RpcSession, SessionSettings
+from dstack_vpn.adapters.contracts import calls
+from dstack_vpn.adapters.contracts.abi import WORD, Reader
+from dstack_vpn.core.model import BlockRef, Node, Position, TokenId, parse_node_id
+from dstack_vpn.core.registry import Registry, apply_all
+from dstack_vpn.errors import AdminError, CallRevertedError, FormatError
+from dstack_vpn.ports import RegistryAbi
+
+_TOKEN: Final = re.compile(r"[0-9]{1,78}", re.ASCII)
+_HIGHEST_TOKEN: Final = 2**256 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Nodes after one block."""
+
+    registry: Registry
+    at: BlockRef
+    endpoint: str
+    complete: bool
+    """Whether these are all there are, or only the one that was asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeName:
+    """How a node was named: by its token, by its id, or by digits that may be either."""
+
+    token: TokenId | None
+    node_id: str | None
+
+    @classmethod
+    def parse(cls, text: str) -> "NodeName":
+        """Accept a node id, a token id, or ``node:ID`` and ``token:ID`` to tell them apart.
+
+        Raises `FormatError`.
+        """
+        kind, colon, rest = text.partition(":")
+        if colon and kind == "node":
+            return cls(None, parse_node_id(rest))
+        if colon and kind == "token":
+            return cls(_token(rest), None)
+        if _TOKEN.fullmatch(text):
+            return cls(_token(text), text if len(text) <= 63 else None)
+        return cls(None, parse_node_id(text))
+
+    def find(self, registry: Registry) -> Node | None:
+        """The node of that name, the newest where several had it; `AdminError` where it is ambiguous."""
+        named = registry.with_node_id(self.node_id) if self.node_id is not None else frozenset()
+        by_id = max((registry.nodes[t] for t in named), key=lambda n: (n.active, n.token_id), default=None)
+        by_token = registry.get(self.token) if self.token is not None else None
+        if by_id is not None and by_token is not None and by_id is not by_token:
+            raise AdminError(
+                f"{self.node_id} is a token id and also another token's node id: "
+                f"write token:{self.token} or node:{self.node_id}"
+            )
+        return by_token or by_id
+
+
+def _token(text: str) -> TokenId:
+    if not _TOKEN.fullmatch(text) or int(text) > _HIGHEST_TOKEN:
+        raise FormatError("token id: expected a number of at most 256 bits")
+    return int(text)
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryReader:
+    """Reads the contract through one endpoint."""
+
+    caller: Caller
+    session: RpcSession
+
+    @classmethod
+    async def open(cls, caller: Caller, target: Target, settings: SessionSettings) -> "RegistryReader":
+        """Check chain and contract; raises `ChainError`."""
+        identity, abi = await identify(caller, target)
+        return cls(caller, RpcSession(caller, identity, abi, EndpointMemory(), settings))
+
+    @property
+    def abi(self) -> RegistryAbi:
+        """Which contract it is."""
+        return self.session.abi
+
+    async def everything(self) -> Snapshot:
+        """All nodes; raises `ChainError`."""
+        head = await self.session.head()
+        observed = await self.session.read_all(head)
+        if observed is None:
+            return self._snapshot(await self._from_logs(head), head, complete=True)
+        nodes = [entry.node for entry in observed if entry.node is not None]
+        return self._snapshot(Registry.of(nodes), head, complete=True)
+
+    async def _from_logs(self, head: BlockRef) -> Registry:
+        events = await self.session.events(await self.session.first_block(), head.number)
+        located = [(Position(e.block_number, e.log_index), e.event) for e in events]
+        registry, _ = apply_all(Registry(), located)
+        tokens = sorted(registry.nodes)
+        observed = await self.session.read_tokens(tokens, head) if tokens else []
+        registry, _ = apply_all(registry, [(Position(head.number, 2**32), entry) for entry in observed])
+        return registry
+
+    async def one(self, name: NodeName) -> Snapshot:
+        """The nodes of that name alone: none, one, or where it is ambiguous two. Raises `ChainError`."""
+        head = await self.session.head()
+        return self._snapshot(Registry.of(await self._candidates(name, head)), head, complete=False)
+
+    async def _candidates(self, name: NodeName, head: BlockRef) -> list[Node]:
+        tokens = [] if name.token is None else [name.token]
+        by_id = None if name.node_id is None else await self._token_of(name.node_id)
+        if by_id is not None and by_id not in tokens:
+            tokens.append(by_id)
+        nodes = [entry.node for entry in await self.session.read_tokens(tokens, head) if entry.node]
+        # A contract may answer 0, which may be somebody's token, for an id that it does not know.
+        nodes = [n for n in nodes if n.token_id == name.token or n.node_id == name.node_id]
+        return nodes or await self._past(name, head)
+
+    async def _past(self, name: NodeName, head: BlockRef) -> list[Node]:
+        """The newest node that had this id and is revoked: the contract finds only those in force by id."""
+        observed = await self.session.read_all(head) if name.node_id is not None else None
+        past = [e.node for e in observed or () if e.node is not None and e.node.node_id == name.node_id]
+        return past[-1:]
+
+    async def _token_of(self, node_id: str) -> TokenId | None:
+        call = {
+            "to": self.session.identity.contract,
+            "data": "0x" + calls.token_id_by_node_id(node_id).hex(),
+        }
+        try:
+            reply = data(await self.caller.call("eth_call", call, "latest"), "call result")
+        except CallRevertedError:
+            return None
+        return Reader(reply).uint(0) if len(reply) == WORD else None
+
+    def _snapshot(self, registry: Registry, at: BlockRef, *, complete: bool) -> Snapshot:
+        return Snapshot(registry, at, self.session.name, complete)

@@ -1,0 +1,192 @@
+"""What can be done to a registry contract by hand, whichever of the supported ones it is."""
+
+import base64
+import json
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final, TypeVar
+
+from dstack_vpn.adapters.admin.endpoints import on_first
+from dstack_vpn.adapters.admin.reading import NodeName, RegistryReader, Snapshot
+from dstack_vpn.adapters.admin.signer import Signer, check_address
+from dstack_vpn.adapters.admin.transactions import Receipt, Sender, Tell
+from dstack_vpn.adapters.chain.caller import Caller
+from dstack_vpn.adapters.chain.fields import chain_id
+from dstack_vpn.adapters.chain.identity import Target
+from dstack_vpn.adapters.chain.session import SessionSettings
+from dstack_vpn.adapters.contracts import AccessRegistry, calls
+from dstack_vpn.core.events import Granted
+from dstack_vpn.core.keys import PublicKey
+from dstack_vpn.core.model import Address, Endpoint, Node, TokenId
+from dstack_vpn.errors import AdminError, WrongChainError
+from dstack_vpn.ports import RegistryAbi
+
+_T = TypeVar("_T")
+
+
+class Action(Enum):
+    """What only our own contract can do."""
+
+    UPDATE_KEY = "update keys"
+    SET_ENDPOINT = "set endpoints"
+    SET_EXPIRY = "set expiries"
+    LIST = "list nodes: it does not enumerate its tokens, so name the node with 'info' or 'verify'"
+
+
+def require(abi: RegistryAbi, action: Action) -> None:
+    """Raise `AdminError` where the contract can't do that."""
+    if abi.name != AccessRegistry.name:
+        raise AdminError(f"the contract is a {abi.name}, which can't {action.value}")
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Where the registry is, and how to get there."""
+
+    urls: Sequence[str]
+    chain_id: int
+    contract: Address
+    abi: RegistryAbi | None
+    start_block: int | None = None
+
+    async def reading(self, work: Callable[[RegistryReader], Awaitable[_T]]) -> _T:
+        """What ``work`` reads at the first endpoint that serves; raises `ChainError`, `AdminError`."""
+
+        async def read(caller: Caller) -> _T:
+            target = Target(self.contract, self.chain_id, abi=self.abi)
+            settings = SessionSettings(start_block=self.start_block)
+            return await work(await RegistryReader.open(caller, target, settings))
+
+        return await on_first(self.urls, read)
+
+    async def everything(self) -> Snapshot:
+        """All nodes."""
+        return await self.reading(RegistryReader.everything)
+
+    async def list(self) -> Snapshot:
+        """All nodes, where the contract enumerates them; else `AdminError`."""
+
+        async def read(reader: RegistryReader) -> Snapshot:
+            require(reader.abi, Action.LIST)
+            return await reader.everything()
+
+        return await self.reading(read)
+
+    async def one(self, name: NodeName) -> Snapshot:
+        """One node alone."""
+        return await self.reading(lambda reader: reader.one(name))
+
+    async def around(self, name: NodeName | None) -> Snapshot:
+        """What a decision about a node needs: all nodes, or where they can't be enumerated that one.
+
+        ``name`` None asks for all of them, and is an `AdminError` with a contract that does not enumerate.
+        """
+
+        async def read(reader: RegistryReader) -> Snapshot:
+            if reader.abi.page_size:
+                return await reader.everything()
+            if name is None:
+                require(reader.abi, Action.LIST)
+                raise AssertionError(reader.abi.name)
+            return await reader.one(name)
+
+        return await self.reading(read)
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """A new node."""
+
+    token: TokenId
+    receipt: Receipt
+
+
+@dataclass(frozen=True, slots=True)
+class Administrator:
+    """Sends transactions; every method raises `AdminError` and `ChainError`, and returns when it is mined."""
+
+    access: Access
+    signer: Signer
+    tell: Tell
+    timeout: float
+    """Seconds to wait for a receipt."""
+
+    async def deploy(self, owner: Address | None) -> Receipt:
+        """Deploy our contract; it belongs to ``owner``, by default to who signs."""
+        data = calls.deploy(self.signer.address if owner is None else check_address(owner))
+
+        async def work(caller: Caller) -> Receipt:
+            seen = chain_id(await caller.call("eth_chainId"))
+            if seen != self.access.chain_id:
+                raise WrongChainError(
+                    f"the endpoint serves chain {seen}, but chain {self.access.chain_id} is configured: "
+                    "check RPC_URL, NETWORK and CHAIN_ID"
+                )
+            return await self._sender(caller).send(None, data)
+
+        receipt = await on_first(self.access.urls, work)
+        if receipt.contract is None:
+            raise AdminError(f"transaction {receipt.hash} was mined, but its receipt names no contract")
+        return receipt
+
+    async def register(
+        self, to: Address, node_id: str, key: PublicKey, endpoint: Endpoint | None, token_uri: str
+    ) -> Registered:
+        """Mint a node; an ``endpoint`` goes into a token URI, which holds for any holder and contract."""
+        uri = token_uri if endpoint is None else _uri_of(endpoint)
+        abi, receipt = await self._send(calls.mint(check_address(to), node_id, key, uri))
+        return Registered(_minted(abi, self.access.contract, receipt), receipt)
+
+    async def update_key(self, node: Node, key: PublicKey) -> Receipt:
+        """Set a node's key; only its holder can."""
+        return await self._do(calls.update_key(node.token_id, key), Action.UPDATE_KEY)
+
+    async def set_endpoint(self, node: Node, endpoint: Endpoint | None) -> Receipt:
+        """Set or clear a node's endpoint; only its holder can."""
+        text = "" if endpoint is None else str(endpoint)
+        return await self._do(calls.set_endpoint(node.token_id, text), Action.SET_ENDPOINT)
+
+    async def set_expiry(self, node: Node, expires_at: int) -> Receipt:
+        """Let a node's access end at that Unix second; 0 for never."""
+        return await self._do(calls.set_expiry(node.token_id, expires_at), Action.SET_EXPIRY)
+
+    async def revoke(self, node: Node) -> Receipt:
+        """Take a node's access away."""
+        return await self._do(calls.revoke(node.token_id))
+
+    async def transfer(self, node: Node, to: Address) -> Receipt:
+        """Hand a node over; the account must be its holder, or be approved by it."""
+        return await self._do(calls.transfer(node.owner, check_address(to), node.token_id))
+
+    # -- helpers ------------------------------------------------------------------------------------------
+
+    def _sender(self, caller: Caller) -> Sender:
+        return Sender(caller, self.access.chain_id, self.signer, self.tell, self.timeout)
+
+    async def _do(self, data: bytes, action: Action | None = None) -> Receipt:
+        return (await self._send(data, action))[1]
+
+    async def _send(self, data: bytes, action: Action | None = None) -> tuple[RegistryAbi, Receipt]:
+        async def work(reader: RegistryReader) -> tuple[RegistryAbi, Receipt]:
+            if action is not None:
+                require(reader.abi, action)
+            return reader.abi, await self._sender(reader.caller).send(self.access.contract, data)
+
+        return await self.access.reading(work)
+
+
+_URI_HEAD: Final = "data:application/json;base64,"
+
+
+def _uri_of(endpoint: Endpoint) -> str:
+    """A token URI that says where the node can be reached; `adapters.contracts.token_uri` reads it."""
+    return _URI_HEAD + base64.b64encode(json.dumps({"endpoint": str(endpoint)}).encode()).decode("ascii")
+
+
+def _minted(abi: RegistryAbi, contract: Address, receipt: Receipt) -> TokenId:
+    events = (abi.decode(log) for address, log in receipt.logs if address == contract)
+    for event in events:
+        if isinstance(event, Granted):
+            return event.token_id
+    raise AdminError(f"transaction {receipt.hash} was mined, but its logs name no new node")

@@ -1,0 +1,121 @@
+"""Calls with retries, a deadline and a tally, over any transport.
+
+A transient failure is met with full-jitter pauses inside the call's own deadline; what is left after that is
+a `RetryError` for whoever can take another endpoint.
+"""
+
+import asyncio
+import itertools
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from dstack_vpn.adapters.chain.jsonrpc import Json, Request
+from dstack_vpn.adapters.chain.transport import Outcome, Transport
+from dstack_vpn.core.backoff import full_jitter
+from dstack_vpn.errors import CallRevertedError, ChainError, RetryError
+
+DEADLINE: Final = 10.0
+"""Seconds for a call with all its retries."""
+
+Call: TypeAlias = tuple[str, Sequence[Json]]
+"""A method and its parameters."""
+
+_ATTEMPTS: Final = 4
+_BASE: Final = 0.1
+_CAP: Final = 2.0
+
+
+@dataclass(slots=True)
+class MethodStats:
+    """What one RPC method cost so far."""
+
+    count: int = 0
+    errors: int = 0
+    seconds: float = 0.0
+    """The sum of the latencies; a batch's latency is counted once for each of its calls."""
+
+
+class Caller:
+    """Makes calls over a transport; ``stats`` holds what each method came to."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+        draw: Callable[[], float] = random.random,
+    ) -> None:
+        self.transport = transport
+        self._stats: dict[str, MethodStats] = {}
+        self._ids = itertools.count(1)
+        self._monotonic = monotonic
+        self._draw = draw
+
+    @property
+    def stats(self) -> Mapping[str, MethodStats]:
+        """Calls, errors and latencies by method."""
+        return self._stats
+
+    async def call(self, method: str, *params: Json, deadline: float = DEADLINE) -> Json:
+        """One call's result; raises `ChainError`."""
+        (answer,) = await self._with_retries([(method, params)], deadline)
+        if isinstance(answer, ChainError):
+            raise answer
+        return answer
+
+    async def call_many(
+        self, calls: Sequence[Call], *, deadline: float = DEADLINE
+    ) -> list[Json | CallRevertedError]:
+        """Many calls together; a revert is one of the answers, any other error is raised."""
+        answers = await self._with_retries(calls, deadline)
+        for answer in answers:
+            if isinstance(answer, ChainError) and not isinstance(answer, CallRevertedError):
+                raise answer
+        return answers
+
+    async def _with_retries(self, calls: Sequence[Call], deadline: float) -> list[Outcome]:
+        """Ask until nothing transient is left unanswered, but not for longer than ``deadline`` seconds."""
+        ends = self._monotonic() + deadline
+        answers: list[Outcome] = [None] * len(calls)
+        missing = list(range(len(calls)))
+        for attempt in range(_ATTEMPTS):
+            if attempt and not await self._pause(attempt, [answers[i] for i in missing], ends):
+                break
+            found = await self._attempt([calls[i] for i in missing], ends - self._monotonic())
+            for index, answer in zip(missing, found, strict=True):
+                answers[index] = answer
+            missing = [i for i in missing if isinstance(answers[i], RetryError)]
+            if not missing:
+                break
+        return answers
+
+    async def _pause(self, attempt: int, faults: Sequence[Outcome], ends: float) -> bool:
+        """Wait before another attempt; False where there is no time left for one."""
+        wishes = [fault.retry_after or 0.0 for fault in faults if isinstance(fault, RetryError)]
+        pause = max([full_jitter(attempt, self._draw(), base=_BASE, cap=_CAP), *wishes])
+        if self.transport.failure is not None or self._monotonic() + pause >= ends:
+            return False
+        await asyncio.sleep(pause)
+        return True
+
+    async def _attempt(self, calls: Sequence[Call], timeout: float) -> list[Outcome]:
+        """One exchange. What befell all calls is the answer of each."""
+        requests = [Request(next(self._ids), method, list(params)) for method, params in calls]
+        began = self._monotonic()
+        found: list[Outcome]
+        try:
+            found = await self.transport.exchange(requests, timeout)
+        except ChainError as error:
+            found = [error] * len(requests)
+        self._count(requests, found, self._monotonic() - began)
+        return found
+
+    def _count(self, requests: Sequence[Request], found: Sequence[Outcome], seconds: float) -> None:
+        for request, answer in zip(requests, found, strict=True):
+            stats = self._stats.setdefault(request.method, MethodStats())
+            stats.count += 1
+            stats.errors += isinstance(answer, ChainError)
+            stats.seconds += seconds

@@ -1,0 +1,105 @@
+"""From JSON to typed fields: quantities, data, block headers and logs, each checked before it is believed.
+
+The encodings are those of the Ethereum JSON-RPC specification (ethereum/execution-apis): quantities and data
+are hexadecimal texts with ``0x``. All of this raises only `EndpointError`.
+"""
+
+import re
+from typing import Final
+
+from dstack_vpn.adapters.chain.jsonrpc import Json
+from dstack_vpn.core.model import BlockRef
+from dstack_vpn.errors import EndpointError
+from dstack_vpn.ports import Log
+
+_QUANTITY: Final = re.compile(r"0x[0-9a-fA-F]{1,16}", re.ASCII)
+_HASH: Final = re.compile(r"0x[0-9a-fA-F]{64}", re.ASCII)
+_ADDRESS: Final = re.compile(r"0x[0-9a-fA-F]{40}", re.ASCII)
+_MAX_TOPICS: Final = 4
+
+
+def quantity(value: Json, what: str) -> int:
+    """An unsigned integer of at most 64 bits, which is plenty for heights, times and indexes."""
+    if not isinstance(value, str) or not _QUANTITY.fullmatch(value):
+        raise EndpointError(f"the endpoint's {what} is no hexadecimal quantity")
+    return int(value, 16)
+
+
+def chain_id(value: Json) -> int:
+    """A chain id: some endpoints send it as a JSON number."""
+    if type(value) is int and 0 < value < 2**63:
+        return value
+    return quantity(value, "chain id")
+
+
+def hash32(value: Json, what: str) -> str:
+    """A 32-byte hash, in lower case."""
+    if not isinstance(value, str) or not _HASH.fullmatch(value):
+        raise EndpointError(f"the endpoint's {what} is no 32-byte hash")
+    return value.lower()
+
+
+def data(value: Json, what: str) -> bytes:
+    """A byte string of any length."""
+    if not isinstance(value, str) or not value.startswith("0x") or len(value) % 2:
+        raise EndpointError(f"the endpoint's {what} is no hexadecimal data")
+    try:
+        decoded = bytes.fromhex(value[2:])
+    except ValueError:
+        decoded = None
+    # `fromhex` skips blanks: the length tells whether there were any.
+    if decoded is None or len(decoded) != len(value) // 2 - 1:
+        raise EndpointError(f"the endpoint's {what} is no hexadecimal data")
+    return decoded
+
+
+def mapping(value: Json, what: str) -> dict[str, Json]:
+    """A JSON object."""
+    if not isinstance(value, dict):
+        raise EndpointError(f"the endpoint's {what} is {'null' if value is None else 'no object'}")
+    return value
+
+
+def sequence(value: Json, what: str) -> list[Json]:
+    """A JSON array."""
+    if not isinstance(value, list):
+        raise EndpointError(f"the endpoint's {what} is {'null' if value is None else 'no list'}")
+    return value
+
+
+def parse_header(value: Json) -> BlockRef:
+    """A block header, of which we need four fields."""
+    header = mapping(value, "block")
+    return BlockRef(
+        number=quantity(header.get("number"), "block number"),
+        hash=hash32(header.get("hash"), "block hash"),
+        parent_hash=hash32(header.get("parentHash"), "parent hash"),
+        timestamp=quantity(header.get("timestamp"), "timestamp"),
+    )
+
+
+def log_address(value: Json) -> str:
+    """The contract that a log claims to be from, in lower case."""
+    address = mapping(value, "log").get("address")
+    if not isinstance(address, str) or not _ADDRESS.fullmatch(address):
+        raise EndpointError("the endpoint's log has no address")
+    return address.lower()
+
+
+def parse_log(value: Json) -> Log:
+    """A log, as a subscription or ``eth_getLogs`` sends it."""
+    log = mapping(value, "log")
+    topics = sequence(log.get("topics"), "log's topics")
+    if len(topics) > _MAX_TOPICS:
+        raise EndpointError("the endpoint's log has more than four topics")
+    removed = log.get("removed", False)
+    if not isinstance(removed, bool):
+        raise EndpointError("the endpoint's log has a 'removed' that is neither true nor false")
+    return Log(
+        topics=tuple(hash32(topic, "log topic") for topic in topics),
+        data=data(log.get("data"), "log data"),
+        block_number=quantity(log.get("blockNumber"), "log's block number"),
+        block_hash=hash32(log.get("blockHash"), "log's block hash"),
+        log_index=quantity(log.get("logIndex"), "log index"),
+        removed=removed,
+    )

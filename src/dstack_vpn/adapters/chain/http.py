@@ -1,0 +1,117 @@
+"""JSON-RPC over HTTP: one POST for each exchange, several calls in it as a batch.
+
+An endpoint that takes no batches is remembered as such and gets its calls one by one, a few at a time.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Final
+
+import aiohttp
+
+from dstack_vpn.adapters.chain.jsonrpc import MAX_MESSAGE, Notification, Reply, Request, decode, encode
+from dstack_vpn.adapters.chain.transport import OPEN_TIMEOUT, Outcome, lost, outcome, refused
+from dstack_vpn.adapters.chain.url import RpcUrl
+from dstack_vpn.errors import ChainError, EndpointError, RangeError
+
+_CONNECTIONS: Final = 4
+_BATCH: Final = 250
+_HEADERS: Final = {"Content-Type": "application/json"}
+
+
+class HttpTransport:
+    """See `transport.Transport`; made by `open_http`."""
+
+    def __init__(self, url: RpcUrl, client: aiohttp.ClientSession) -> None:
+        self.url = url
+        self.failure: ChainError | None = None
+        self._client = client
+        self._batch = _BATCH
+
+    async def exchange(self, requests: Sequence[Request], timeout: float) -> list[Outcome]:
+        """See `transport.Transport.exchange`."""
+        try:
+            async with asyncio.timeout(timeout):
+                return await self._exchange(requests)
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise lost(error) from None  # their texts quote the URL
+
+    async def notification(self, timeout: float) -> Notification | None:
+        """HTTP has none: just the time passes."""
+        await asyncio.sleep(timeout)
+        return None
+
+    async def _exchange(self, requests: Sequence[Request]) -> list[Outcome]:
+        outcomes: list[Outcome] = []
+        while len(outcomes) < len(requests):
+            rest = requests[len(outcomes) :]
+            if self._batch > 1 or len(rest) == 1:
+                outcomes += await self._post(rest[: self._batch])
+            else:
+                outcomes += await self._one_by_one(rest[:_CONNECTIONS])
+        return outcomes
+
+    async def _one_by_one(self, requests: Sequence[Request]) -> list[Outcome]:
+        return list(await asyncio.gather(*(self._alone(request) for request in requests)))
+
+    async def _alone(self, request: Request) -> Outcome:
+        """One call in a POST of its own; never raises, so that none of several is left running."""
+        try:
+            return (await self._post([request]))[0]
+        except ChainError as error:
+            return error
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            return lost(error)
+
+    async def _post(self, requests: Sequence[Request]) -> list[Outcome]:
+        """One POST. A batch that was refused as such comes to nothing here, and to single calls after it."""
+        messages = decode(await self._body(encode(requests)))
+        replies = {m.id: m for m in messages if isinstance(m, Reply)}
+        if len(requests) > 1 and None in replies:
+            self._batch = 1
+            return []
+        if len(requests) == 1 and None in replies and replies[None].fault is not None:
+            replies = {requests[0].id: replies[None]}
+        return [_own(replies, request, self.url) for request in requests]
+
+    async def _body(self, body: str) -> bytes:
+        async with self._client.post(
+            self.url.raw, data=body, headers=_HEADERS, allow_redirects=False
+        ) as response:
+            content = await _limited(response.content)
+        # Some endpoints put a JSON-RPC error under a 4xx or 5xx: it says more than the number does.
+        plain = 200 <= response.status < 300
+        if not plain and (response.status == 429 or content.lstrip()[:1] not in (b"{", b"[")):
+            raise refused(response.status, response.headers)
+        return content
+
+
+def _own(replies: dict[int | None, Reply], request: Request, url: RpcUrl) -> Outcome:
+    reply = replies.get(request.id)
+    if reply is None:
+        return EndpointError(f"{request.method}: the endpoint answered something else")
+    return outcome(reply, request, url)
+
+
+async def _limited(stream: aiohttp.StreamReader) -> bytes:
+    """The body, unpacked, as long as it is no longer than we want to hold in memory."""
+    chunks, size = [], 0
+    async for chunk in stream.iter_any():
+        size += len(chunk)
+        if size > MAX_MESSAGE:
+            raise RangeError(f"the endpoint's answer exceeds {MAX_MESSAGE >> 20} MiB")
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+@asynccontextmanager
+async def open_http(url: RpcUrl) -> AsyncIterator[HttpTransport]:
+    """A connection pool for one endpoint; nothing is sent before the first call."""
+    connector = aiohttp.TCPConnector(limit=_CONNECTIONS, keepalive_timeout=60)
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=OPEN_TIMEOUT)
+    cookies = aiohttp.DummyCookieJar()
+    async with aiohttp.ClientSession(
+        connector=connector, timeout=timeout, trust_env=False, cookie_jar=cookies
+    ) as client:
+        yield HttpTransport(url, client)

@@ -1,0 +1,47 @@
+"""What is learned of an endpoint and outlives its sessions, so that a reconnect does not learn it again."""
+
+from dataclasses import dataclass, field
+from typing import Final
+
+_START: Final = 10_000
+_LARGEST: Final = 100_000
+_PATIENCE: Final = 16
+
+
+@dataclass(slots=True)
+class BlockSpan:
+    """How many blocks to ask ``eth_getLogs`` for: halved where that was too many, doubled where it was not.
+
+    What failed is not tried again for some successes, or every other call of a long backfill would fail.
+    """
+
+    size: int = _START
+    _refused: int = _LARGEST + 1
+    _patience: int = 0
+
+    def served(self) -> None:
+        """A call for that many blocks was answered."""
+        self._patience = max(0, self._patience - 1)
+        if not self._patience:
+            self._refused = _LARGEST + 1
+        if self.size * 2 < self._refused:
+            self.size *= 2
+
+    def refused(self, asked: int) -> None:
+        """A call for that many blocks was too much."""
+        self._refused = asked
+        self._patience = _PATIENCE
+        self.size = max(1, asked // 2)
+
+
+@dataclass(slots=True)
+class EndpointMemory:
+    """What one endpoint taught us."""
+
+    span: BlockSpan = field(default_factory=BlockSpan)
+    page_size: int | None = None
+    """The largest page of tokens that it served since one was too large; None: no page was."""
+    first_block: int | None = None
+    """The contract's first block, once it was looked for."""
+    multicall: bool | None = None
+    """Whether its chain has Multicall3; None: not looked for yet."""

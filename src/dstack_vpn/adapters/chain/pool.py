@@ -1,0 +1,129 @@
+"""The configured endpoints, in order of preference: implements `ports.ChainSource`.
+
+The first endpoint that is not being left alone gets the session. One that fails is left alone for a while
+that grows (`core.backoff`), so the next session goes to another at once; one that serves another chain is
+left alone for longer. Nothing here retries: the caller opens the next session when one has failed.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Final, TypeAlias
+
+import structlog
+
+from dstack_vpn.adapters.chain.identity import Target
+from dstack_vpn.adapters.chain.memory import EndpointMemory
+from dstack_vpn.adapters.chain.session import SessionSettings, open_session
+from dstack_vpn.adapters.chain.url import RpcUrl
+from dstack_vpn.core.backoff import Backoff
+from dstack_vpn.core.model import Address
+from dstack_vpn.errors import ChainError, FormatError, RetryError, WrongChainError
+from dstack_vpn.ports import ChainSession, RegistryAbi
+
+_log = structlog.get_logger()
+
+WRONG_CHAIN_PAUSE: Final = 60.0
+"""Seconds to leave an endpoint alone that serves another chain."""
+
+Open: TypeAlias = Callable[
+    [RpcUrl, Target, EndpointMemory, SessionSettings], AbstractAsyncContextManager[ChainSession]
+]
+
+
+@dataclass(slots=True)
+class _Endpoint:
+    url: RpcUrl
+    memory: EndpointMemory = field(default_factory=EndpointMemory)
+    backoff: Backoff = field(default_factory=Backoff)
+
+
+class RpcPool:
+    """Sessions on the best endpoint there is."""
+
+    def __init__(
+        self,
+        urls: Sequence[str],
+        contract: Address,
+        *,
+        chain_id: int | None = None,
+        genesis_hash: str | None = None,
+        abi: RegistryAbi | None = None,
+        block_time: float | None = None,
+        poll_interval: float = 1.0,
+        start_block: int | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+        draw: Callable[[], float] = random.random,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        open_: Open = open_session,
+    ) -> None:
+        """``urls`` in order of preference; `FormatError` where one is none, or where there are none.
+
+        ``chain_id`` and ``genesis_hash`` are what is expected; what is None is learned from the first
+        endpoint and then expected of the others. ``abi`` None detects the contract's. For ``block_time``,
+        ``poll_interval`` (seconds) and ``start_block`` see `SessionSettings`.
+        """
+        if not urls:
+            raise FormatError("no RPC URL is configured")
+        self._endpoints = [_Endpoint(RpcUrl.parse(url)) for url in urls]
+        self._target = Target(contract.lower(), chain_id, genesis_hash, abi)
+        self._settings = SessionSettings(block_time, poll_interval, start_block, monotonic, draw)
+        self._sleep = sleep
+        self._open = open_
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[ChainSession]:
+        """See `ports.ChainSource.session`."""
+        endpoint = min(self._endpoints, key=self._wait)
+        while (pause := self._wait(endpoint)) > 0:
+            await self._sleep(pause)
+        async with self._use(endpoint) as session:
+            yield session
+
+    @asynccontextmanager
+    async def other(self, *, than: str) -> AsyncIterator[ChainSession]:
+        """See `ports.ChainSource.other`."""
+        ready = [e for e in self._endpoints if e.url.name != than and not self._wait(e)]
+        same = [e for e in self._endpoints if e.url.name == than]
+        async with self._use((ready or same or self._endpoints)[0]) as session:
+            yield session
+
+    def _wait(self, endpoint: _Endpoint) -> float:
+        """Seconds that the endpoint is still to be left alone."""
+        return endpoint.backoff.wait(self._settings.monotonic())
+
+    @asynccontextmanager
+    async def _use(self, endpoint: _Endpoint) -> AsyncIterator[ChainSession]:
+        """A session whose failure, if it ends by one, is held against its endpoint."""
+        connected_at: float | None = None
+        try:
+            async with self._open(endpoint.url, self._target, endpoint.memory, self._settings) as session:
+                connected_at = self._settings.monotonic()
+                _log.info("rpc.connected", endpoint=endpoint.url.name, chain_id=session.identity.chain_id)
+                yield session
+        except ChainError as error:
+            self._leave(endpoint, error, connected_at)
+            raise
+
+    def _leave(self, endpoint: _Endpoint, error: ChainError, connected_at: float | None) -> None:
+        now = self._settings.monotonic()
+        at_least = WRONG_CHAIN_PAUSE if isinstance(error, WrongChainError) else 0.0
+        if isinstance(error, RetryError):
+            at_least = error.retry_after or 0.0
+        endpoint.backoff = endpoint.backoff.failed(
+            now,
+            self._settings.draw(),
+            served=0.0 if connected_at is None else now - connected_at,
+            at_least=at_least,
+        )
+        _log.warning(
+            "rpc.endpoint_left",
+            endpoint=endpoint.url.name,
+            reason=str(error),
+            kind=type(error).__name__,
+            failures=endpoint.backoff.failures,
+            pause=round(self._wait(endpoint), 3),
+        )

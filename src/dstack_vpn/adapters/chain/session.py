@@ -1,0 +1,161 @@
+"""A checked connection to one endpoint: implements `ports.ChainSession` over either transport.
+
+It only puts the parts together: `identity` (is it our chain?), `feed` (heads and logs as they come), `logs`
+(ranges of them), `state` (tokens at a pinned block), over `caller` (retries, deadlines, the tally).
+"""
+
+import random
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+
+from dstack_vpn.adapters.chain.caller import Caller, MethodStats
+from dstack_vpn.adapters.chain.deployment import find_first_block
+from dstack_vpn.adapters.chain.faults import UnknownBlockError
+from dstack_vpn.adapters.chain.feed import Stream, poll
+from dstack_vpn.adapters.chain.fields import parse_header
+from dstack_vpn.adapters.chain.http import open_http
+from dstack_vpn.adapters.chain.identity import Target, identify
+from dstack_vpn.adapters.chain.logs import LogReader, fetch_block, fetch_range
+from dstack_vpn.adapters.chain.memory import EndpointMemory
+from dstack_vpn.adapters.chain.state import StateReader
+from dstack_vpn.adapters.chain.transport import Transport
+from dstack_vpn.adapters.chain.url import RpcUrl
+from dstack_vpn.adapters.chain.watchdog import HeadWatch
+from dstack_vpn.adapters.chain.websocket import open_websocket
+from dstack_vpn.core.events import LoggedEvent, Observed
+from dstack_vpn.core.model import BlockRef, ChainIdentity, TokenId
+from dstack_vpn.errors import EndpointError
+from dstack_vpn.ports import ChainFact, RegistryAbi
+
+
+@dataclass(frozen=True, slots=True)
+class SessionSettings:
+    """How to follow a chain, whatever the endpoint."""
+
+    block_time: float | None = None
+    """Seconds between blocks where the chain has a rhythm; None: learn it, and take silence for idleness."""
+    poll_interval: float = 1.0
+    """Seconds between questions for the latest block over HTTP."""
+    start_block: int | None = None
+    """The contract's first block where the operator knows it."""
+    monotonic: Callable[[], float] = time.monotonic
+    draw: Callable[[], float] = random.random
+    """Uniform in [0, 1), for the pauses between retries."""
+
+
+class RpcSession:
+    """Implements `ports.ChainSession`; made by `open_session`."""
+
+    def __init__(
+        self,
+        caller: Caller,
+        identity: ChainIdentity,
+        abi: RegistryAbi,
+        memory: EndpointMemory,
+        settings: SessionSettings,
+    ) -> None:
+        self.name = caller.transport.url.name
+        self.identity = identity
+        self.abi = abi
+        self.rereads = abi.rereads
+        self.announces_logs = caller.transport.url.streams
+        self._caller = caller
+        self._memory = memory
+        self._settings = settings
+        self._reader = LogReader(self.name, identity.contract, abi)
+        self._state = StateReader(caller, abi, identity.contract, memory)
+
+    @property
+    def stats(self) -> Mapping[str, MethodStats]:
+        """Calls, errors and seconds by RPC method, of this session."""
+        return self._caller.stats
+
+    def facts(self) -> AsyncIterator[ChainFact]:
+        """See `ports.ChainSession.facts`. The first fact is the latest block, once the subscriptions stand.
+
+        One iteration at a time: there is one queue of notifications. Over HTTP the facts are heads only, and
+        may skip numbers.
+        """
+        monotonic = self._settings.monotonic
+        watch = HeadWatch(self._settings.block_time, monotonic())
+        if self.announces_logs:
+            return Stream(self._caller, self._reader, watch, monotonic, self).facts()
+        return poll(watch, self, monotonic, self._settings.poll_interval)
+
+    async def head(self) -> BlockRef:
+        """See `ports.ChainSession.head`."""
+        return parse_header(await self._caller.call("eth_getBlockByNumber", "latest", False))
+
+    async def header(self, number: int) -> BlockRef | None:
+        """See `ports.ChainSession.header`."""
+        block = await self._block(hex(number))
+        if block is not None and block.number != number:
+            raise EndpointError(
+                f"the endpoint was asked for block {number} and answered block {block.number}"
+            )
+        return block
+
+    async def finalized(self) -> BlockRef | None:
+        """See `ports.ChainSession.finalized`."""
+        try:
+            return await self._block("finalized")
+        except EndpointError:
+            if self._caller.transport.failure is not None:
+                raise
+            return None
+
+    async def _block(self, which: str) -> BlockRef | None:
+        """A block by number or tag; None where there is none."""
+        try:
+            block = await self._caller.call("eth_getBlockByNumber", which, False)
+        except UnknownBlockError:
+            return None
+        return None if block is None else parse_header(block)
+
+    async def events(self, first: int, last: int) -> list[LoggedEvent]:
+        """See `ports.ChainSession.events`."""
+        return await fetch_range(self._caller, self._reader, self._memory.span, first, last)
+
+    async def block_events(self, block_hash: str) -> list[LoggedEvent]:
+        """See `ports.ChainSession.block_events`."""
+        try:
+            return await fetch_block(self._caller, self._reader, block_hash)
+        except UnknownBlockError as error:
+            raise EndpointError(f"the endpoint does not know block {block_hash}") from error
+
+    async def read_tokens(self, tokens: Sequence[TokenId], at: BlockRef) -> list[Observed]:
+        """See `ports.ChainSession.read_tokens`; a token costs as many calls as its ABI needs, 1 for ours."""
+        return await self._state.tokens(tokens, at)
+
+    async def read_all(self, at: BlockRef) -> list[Observed] | None:
+        """See `ports.ChainSession.read_all`."""
+        return await self._state.all(at)
+
+    async def first_block(self) -> int:
+        """See `ports.ChainSession.first_block`; 0 where the endpoint keeps too little history to tell."""
+        if self._settings.start_block is not None:
+            return self._settings.start_block
+        if self._memory.first_block is None:
+            head = await self.head()
+            self._memory.first_block = await find_first_block(
+                self._caller, self.identity.contract, head.number
+            )
+        return self._memory.first_block
+
+
+def open_transport(url: RpcUrl) -> AbstractAsyncContextManager[Transport]:
+    """Connect by what the URL's scheme says."""
+    return open_websocket(url) if url.streams else open_http(url)
+
+
+@asynccontextmanager
+async def open_session(
+    url: RpcUrl, target: Target, memory: EndpointMemory, settings: SessionSettings
+) -> AsyncIterator[RpcSession]:
+    """Connect and check. Raises `EndpointError`, `RetryError` or `WrongChainError`."""
+    async with open_transport(url) as transport:
+        caller = Caller(transport, monotonic=settings.monotonic, draw=settings.draw)
+        identity, abi = await identify(caller, target)
+        yield RpcSession(caller, identity, abi, memory, settings)

@@ -1,0 +1,170 @@
+"""Reading the registry's state at one block, pinned by its hash (EIP-1898), in as few calls as possible.
+
+Pinned means consistent: pages fetched in parallel, or from a load balancer's different backends, are of the
+same block or fail. A page or a chunk that the endpoint finds too large is halved.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Final, TypeVar
+
+from dstack_vpn.adapters.chain.caller import Caller
+from dstack_vpn.adapters.chain.fields import data
+from dstack_vpn.adapters.chain.jsonrpc import Json
+from dstack_vpn.adapters.chain.memory import EndpointMemory
+from dstack_vpn.adapters.chain.multicall import MULTICALL3, decode_aggregate3, encode_aggregate3
+from dstack_vpn.core.events import Observed
+from dstack_vpn.core.model import Address, BlockRef, TokenId
+from dstack_vpn.errors import CallRevertedError, EndpointError, FormatError, RangeError
+from dstack_vpn.ports import RegistryAbi
+
+_PAGES_IN_FLIGHT: Final = 3
+_TOKENS_TOGETHER: Final = 340
+_DEADLINE: Final = 30.0
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class StateReader:
+    """Reads one contract through one endpoint."""
+
+    caller: Caller
+    abi: RegistryAbi
+    contract: Address
+    memory: EndpointMemory
+
+    async def tokens(self, tokens: Sequence[TokenId], at: BlockRef) -> list[Observed]:
+        """These tokens after that block; raises `ChainError`."""
+        observed: list[Observed] = []
+        for start in range(0, len(tokens), _TOKENS_TOGETHER):
+            chunk = tokens[start : start + _TOKENS_TOGETHER]
+            observed += await _halving(lambda part: self._chunk(part, at), chunk)
+        return observed
+
+    async def all(self, at: BlockRef) -> list[Observed] | None:
+        """Every token after that block, None where the contract can't enumerate; raises `ChainError`."""
+        if not self.abi.page_size:
+            return None
+        size = min(self.abi.page_size, self.memory.page_size or self.abi.page_size)
+        tokens, total = await self._page(0, size, at)
+        # A contract or an endpoint may give less than it was asked for: its page is the size to go on with.
+        size = len(tokens) or total
+        offsets = range(len(tokens), total, size) if tokens else ()
+        rest = await _together([partial(self._page, offset, size, at) for offset in offsets])
+        for page, count in rest:
+            tokens += page
+            if count != total:
+                raise EndpointError("the endpoint's pages disagree on how many tokens there are")
+        if len({token.token_id for token in tokens}) != total or len(tokens) != total:
+            raise EndpointError(f"the endpoint showed {len(tokens)} tokens of {total}")
+        return tokens
+
+    async def _page(self, offset: int, limit: int, at: BlockRef) -> tuple[list[Observed], int]:
+        """A page, in halves where the endpoint can't serve it whole."""
+        try:
+            reply = await self._read(self.abi.page_call(offset, limit), at)
+            # Parsing hundreds of tokens takes 10 ms: aside, so that no event waits for it.
+            return await asyncio.to_thread(self._parse_page, reply, at)
+        except RangeError:
+            if limit == 1:
+                raise EndpointError("the endpoint can't serve a page of one token") from None
+        half = (limit + 1) // 2
+        self.memory.page_size = min(half, self.memory.page_size or half)
+        first, total = await self._page(offset, half, at)
+        if offset + half >= total:
+            return first, total
+        second, _ = await self._page(offset + half, limit - half, at)
+        return first + second, total
+
+    def _parse_page(self, reply: bytes, at: BlockRef) -> tuple[list[Observed], int]:
+        try:
+            return self.abi.parse_page(reply, at)
+        except FormatError as error:
+            raise EndpointError(f"the endpoint's page of tokens: {error}") from error
+
+    async def _chunk(self, tokens: Sequence[TokenId], at: BlockRef) -> list[Observed]:
+        calls = [call for token in tokens for call in self.abi.token_calls(token)]
+        replies = await self._calls(calls, at, together=len(tokens) > 1)
+        observed, position = [], 0
+        for token in tokens:
+            count = len(self.abi.token_calls(token))
+            observed.append(self._parse_token(token, replies[position : position + count], at))
+            position += count
+        return observed
+
+    def _parse_token(self, token: TokenId, replies: Sequence[bytes | None], at: BlockRef) -> Observed:
+        try:
+            return self.abi.parse_token(token, replies, at)
+        except FormatError as error:
+            raise EndpointError(f"the endpoint's state of token {token}: {error}") from error
+
+    async def _calls(self, calls: Sequence[bytes], at: BlockRef, *, together: bool) -> list[bytes | None]:
+        if not together or not await self._has_multicall():
+            return await self._each(calls, at)
+        request = encode_aggregate3(self.contract, calls)
+        replies = decode_aggregate3(await self._read(request, at, to=MULTICALL3), len(calls))
+        # A call that failed inside may have run out of its share of gas: only one made alone is believed.
+        failed = [i for i, reply in enumerate(replies) if reply is None]
+        for index, reply in zip(failed, await self._each([calls[i] for i in failed], at), strict=True):
+            replies[index] = reply
+        return replies
+
+    async def _each(self, calls: Sequence[bytes], at: BlockRef) -> list[bytes | None]:
+        """Every call by itself, all in one exchange; None for one that the contract refused."""
+        if not calls:
+            return []
+        requests = [("eth_call", _call(self.contract, call, at)) for call in calls]
+        answers = await self.caller.call_many(requests, deadline=_DEADLINE)
+        return [None if isinstance(a, CallRevertedError) else data(a, "call result") for a in answers]
+
+    async def _read(self, call: bytes, at: BlockRef, to: Address | None = None) -> bytes:
+        """One call that has no reason to revert."""
+        try:
+            reply = await self.caller.call(
+                "eth_call", *_call(to or self.contract, call, at), deadline=_DEADLINE
+            )
+        except CallRevertedError as error:
+            raise EndpointError("the contract refuses to be read") from error
+        return data(reply, "call result")
+
+    async def _has_multicall(self) -> bool:
+        if self.memory.multicall is None:
+            code = data(await self.caller.call("eth_getCode", MULTICALL3, "latest"), "code")
+            self.memory.multicall = bool(code)
+        return self.memory.multicall
+
+
+def _call(to: Address, call: bytes, at: BlockRef) -> list[Json]:
+    return [{"to": to, "data": "0x" + call.hex()}, {"blockHash": at.hash}]
+
+
+async def _halving(
+    read: Callable[[Sequence[TokenId]], Awaitable[list[Observed]]], tokens: Sequence[TokenId]
+) -> list[Observed]:
+    """Read the tokens together, or in halves where that was too much."""
+    try:
+        return await read(tokens)
+    except RangeError as error:
+        if len(tokens) == 1:
+            raise EndpointError("the endpoint can't serve the state of one token") from error
+    half = len(tokens) // 2
+    return await _halving(read, tokens[:half]) + await _halving(read, tokens[half:])
+
+
+async def _together(work: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:
+    """All results, a few at a time, or the first `ChainError` as itself; nothing is left running."""
+    limit = asyncio.Semaphore(_PAGES_IN_FLIGHT)
+
+    async def one(start: Callable[[], Awaitable[T]]) -> T:
+        async with limit:
+            return await start()
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(one(start)) for start in work]
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+    return [task.result() for task in tasks]

@@ -1,0 +1,86 @@
+"""When is an endpoint that says nothing dead, and when is its chain just idle?
+
+A subscription can die without a word while the connection lives. So silence is measured against the blocks'
+own rhythm (the configured block time, else the median interval seen), and after a few missing blocks the
+endpoint is asked for its latest block:
+
+    newer than announced    the subscription is dead (unless the announcement is just on its way)
+    the same                the chain is idle: carry on, except where the configured block time says that it
+                            can't be, for then the endpoint itself has stopped following its chain
+
+Pure: times are arguments, in seconds of one monotonic clock.
+"""
+
+from collections import deque
+from statistics import median
+from typing import Final
+
+from dstack_vpn.core.model import BlockRef
+
+_MISSING_BLOCKS: Final = 4
+_SHORTEST: Final = 2.0
+_LONGEST: Final = 30.0
+_UNKNOWN: Final = 10.0
+"""Seconds before the first probe while no rhythm is known."""
+_STALLED_BLOCKS: Final = 20
+_STALLED_SECONDS: Final = 10.0
+_INTERVALS: Final = 16
+
+GRACE: Final = 1.0
+"""Seconds that an announcement may take longer than the answer to a probe."""
+
+
+class HeadWatch:
+    """Follows the rhythm of heads."""
+
+    def __init__(self, block_time: float | None, now: float) -> None:
+        self._block_time = block_time
+        self._intervals: deque[float] = deque(maxlen=_INTERVALS)
+        self._last: BlockRef | None = None
+        self._last_head = now
+        self._last_sign = now
+        self._idle_probes = 0
+
+    @property
+    def silence(self) -> float:
+        """Seconds without a head after which the endpoint should be asked."""
+        if self._block_time is not None:
+            return min(max(self._block_time * _MISSING_BLOCKS, _SHORTEST), _LONGEST)
+        learned = median(self._intervals) * _MISSING_BLOCKS if self._intervals else _UNKNOWN
+        # An idle dev chain is asked ever less often.
+        return min(max(learned, _SHORTEST) * 2.0**self._idle_probes, _LONGEST)
+
+    def wait(self, now: float) -> float:
+        """Seconds until the next probe is due."""
+        return max(0.0, self._last_sign + self.silence - now)
+
+    def head(self, block: BlockRef, now: float) -> None:
+        """Note a head."""
+        if self._last is not None:
+            self._intervals.append(now - self._last_head)
+        self._last = block
+        self._last_head = self._last_sign = now
+        self._idle_probes = 0
+
+    def is_newer(self, latest: BlockRef) -> bool:
+        """Whether a block is higher than the last head."""
+        return self._last is None or latest.number > self._last.number
+
+    def is_other(self, latest: BlockRef) -> bool:
+        """Whether a block is not the last head."""
+        return self._last is None or latest.hash != self._last.hash
+
+    def is_lower(self, latest: BlockRef) -> bool:
+        """Whether a block is lower than the last head, as of a backend that lags, or of a chain cut short."""
+        return self._last is not None and latest.number < self._last.number
+
+    def idle(self, now: float) -> None:
+        """Note a probe that found nothing newer."""
+        self._last_sign = now
+        self._idle_probes = min(self._idle_probes + 1, 8)
+
+    def is_stalled(self, now: float) -> bool:
+        """Whether a chain of the configured block time can't have been idle for so long."""
+        if self._block_time is None:
+            return False
+        return now - self._last_head > max(_STALLED_SECONDS, _STALLED_BLOCKS * self._block_time)

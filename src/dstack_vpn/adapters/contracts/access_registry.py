@@ -1,0 +1,109 @@
+"""Our own registry contract, `contracts/src/AccessRegistry.sol`, as the bridge sees it.
+
+Its events leave one thing open: a grant does not carry the token URI, so that the token is read once more.
+`Transfer` and `NodeAccessTransferred` both tell of a transfer, which the core folds twice to the same state;
+`PublicKeyUpdated` is left out because `NodeKeyUpdated` names the token as well.
+
+A node that awaits its new holder's key is `active` without a key, just as the events leave it: the core then
+says that the key is missing, not that access was revoked.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from dstack_vpn.adapters.contracts import fields, logs, signatures
+from dstack_vpn.adapters.contracts.abi import WORD, Reader, encode, topic_uint
+from dstack_vpn.adapters.contracts.token_uri import endpoint_of
+from dstack_vpn.core.events import (
+    EndpointUpdated,
+    ExpiryUpdated,
+    Granted,
+    KeyUpdated,
+    Observed,
+    RegistryEvent,
+)
+from dstack_vpn.core.model import BlockRef, Node, Position, TokenId
+from dstack_vpn.errors import FormatError
+from dstack_vpn.ports import Log
+
+_TIME_BITS: Final = 64
+
+
+def _key_updated(log: Log) -> KeyUpdated:
+    (token,) = logs.indexed(log, 1)
+    return KeyUpdated(topic_uint(token), fields.public_key(Reader(log.data).blob(0, 0)))
+
+
+def _endpoint_updated(log: Log) -> EndpointUpdated:
+    (token,) = logs.indexed(log, 1)
+    return EndpointUpdated(topic_uint(token), fields.endpoint(Reader(log.data).blob(0, 0)))
+
+
+def _expiry_updated(log: Log) -> ExpiryUpdated:
+    (token,) = logs.indexed(log, 1)
+    return ExpiryUpdated(topic_uint(token), Reader(log.data).uint(0, _TIME_BITS))
+
+
+_DECODERS: Final[Mapping[str, logs.Decoder]] = {
+    signatures.NODE_ACCESS_GRANTED: logs.granted,
+    signatures.NODE_ACCESS_REVOKED: logs.revoked,
+    signatures.NODE_ACCESS_TRANSFERRED: logs.access_transferred,
+    signatures.NODE_KEY_UPDATED: _key_updated,
+    signatures.NODE_ENDPOINT_UPDATED: _endpoint_updated,
+    signatures.NODE_EXPIRY_UPDATED: _expiry_updated,
+    signatures.TRANSFER: logs.erc721_transfer,
+}
+
+
+def _node(data: Reader, base: int) -> Node:
+    """A ``NodeView``: eleven words, of which those of the four texts are offsets."""
+    active, awaiting_key = data.flag(base + 9 * WORD), data.flag(base + 10 * WORD)
+    return Node(
+        token_id=data.uint(base),
+        owner=data.address(base + WORD),
+        node_id=fields.node_id(data.blob(base, base + 2 * WORD)),
+        public_key=fields.public_key(data.blob(base, base + 3 * WORD)),
+        endpoint=fields.endpoint(data.blob(base, base + 4 * WORD)),
+        uri_endpoint=endpoint_of(data.blob(base, base + 5 * WORD)),
+        key_since=Position(data.uint(base + 7 * WORD, _TIME_BITS), 0),
+        expires_at=data.uint(base + 8 * WORD, _TIME_BITS),
+        active=active or awaiting_key,
+    )
+
+
+class AccessRegistry:
+    """Implements `ports.RegistryAbi` for our own contract."""
+
+    name = "access-registry"
+    topics = frozenset(_DECODERS)
+    rereads: frozenset[type[RegistryEvent]] = frozenset({Granted})
+    page_size = 500
+
+    def decode(self, log: Log) -> RegistryEvent | None:
+        """See `ports.RegistryAbi.decode`."""
+        return logs.decode(_DECODERS, log)
+
+    def token_calls(self, token_id: TokenId) -> tuple[bytes, ...]:
+        """One call: ``getNode`` has everything."""
+        return (signatures.GET_NODE + encode(token_id),)
+
+    def parse_token(self, token_id: TokenId, replies: Sequence[bytes | None], at: BlockRef) -> Observed:
+        """See `ports.RegistryAbi.parse_token`; ``at`` adds nothing, for the contract says the key's block."""
+        (reply,) = replies
+        if reply is None:
+            return Observed(token_id, None)
+        data = Reader(reply)
+        node = _node(data, data.uint(0))
+        if node.token_id != token_id:
+            raise FormatError("the contract answered with another token than was asked for")
+        return Observed(token_id, node)
+
+    def page_call(self, offset: int, limit: int) -> bytes:
+        """``getNodes``; where token URIs are long, a node may want a smaller limit than `page_size`."""
+        return signatures.GET_NODES + encode(offset, limit)
+
+    def parse_page(self, reply: bytes, at: BlockRef) -> tuple[list[Observed], int]:
+        """See `ports.RegistryAbi.parse_page`."""
+        data = Reader(reply)
+        nodes = [_node(data, base) for base in data.tuples(0, 0)]
+        return [Observed(node.token_id, node) for node in nodes], data.uint(WORD)

@@ -1,0 +1,102 @@
+"""The registry contract that is already deployed, as the bridge sees it.
+
+Its source is not public and its interface leaves open whether a revoke burns the token, whether a transfer
+keeps the key, and whether a key belongs to a token or to an owner. So no event is trusted for more than it
+says: after each one that concerns a token, the token is read again at that block. There is no enumeration
+(`page_size` is 0): the tokens are those that the logs name.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from dstack_vpn.adapters.contracts import fields, logs, signatures
+from dstack_vpn.adapters.contracts.abi import WORD, Reader, encode, topic_address
+from dstack_vpn.adapters.contracts.token_uri import endpoint_of
+from dstack_vpn.core.events import (
+    Granted,
+    Observed,
+    OwnerKeyUpdated,
+    RegistryEvent,
+    Revoked,
+    Transferred,
+)
+from dstack_vpn.core.model import (
+    END_OF_BLOCK,
+    ZERO_ADDRESS,
+    BlockRef,
+    Endpoint,
+    Malformed,
+    Node,
+    Position,
+    TokenId,
+)
+from dstack_vpn.errors import FormatError
+from dstack_vpn.ports import Log
+
+
+def _public_key_updated(log: Log) -> OwnerKeyUpdated:
+    (owner,) = logs.indexed(log, 1)
+    return OwnerKeyUpdated(topic_address(owner), fields.public_key(Reader(log.data).blob(0, 0)))
+
+
+_DECODERS: Final[Mapping[str, logs.Decoder]] = {
+    signatures.NODE_ACCESS_GRANTED: logs.granted,
+    signatures.NODE_ACCESS_REVOKED: logs.revoked,
+    signatures.NODE_ACCESS_TRANSFERRED: logs.access_transferred,
+    signatures.PUBLIC_KEY_UPDATED: _public_key_updated,
+    signatures.TRANSFER: logs.erc721_transfer,
+}
+
+
+def _node(token_id: TokenId, owner: str, access: bytes, uri: bytes | None, at: BlockRef) -> Node:
+    """The reply to ``getNodeAccess``, which says nothing about when the key was set."""
+    data = Reader(access)
+    return Node(
+        token_id=token_id,
+        owner=owner,
+        node_id=fields.node_id(data.blob(0, 0)),
+        public_key=fields.public_key(data.blob(0, WORD)),
+        active=data.flag(3 * WORD),
+        uri_endpoint=_uri_endpoint(uri),
+        key_since=Position(at.number, END_OF_BLOCK),
+    )
+
+
+def _uri_endpoint(reply: bytes | None) -> Endpoint | Malformed | None:
+    return None if reply is None else endpoint_of(Reader(reply).blob(0, 0))
+
+
+class DstackAccessNft:
+    """Implements `ports.RegistryAbi` for the deployed contract."""
+
+    name = "dstack-access-nft"
+    topics = frozenset(_DECODERS)
+    rereads: frozenset[type[RegistryEvent]] = frozenset({Granted, Revoked, Transferred, OwnerKeyUpdated})
+    page_size = 0
+
+    def decode(self, log: Log) -> RegistryEvent | None:
+        """See `ports.RegistryAbi.decode`."""
+        return logs.decode(_DECODERS, log)
+
+    def token_calls(self, token_id: TokenId) -> tuple[bytes, ...]:
+        """Three calls: ``getNodeAccess``, ``ownerOf`` and ``tokenURI``."""
+        selectors = (signatures.GET_NODE_ACCESS, signatures.OWNER_OF, signatures.TOKEN_URI)
+        return tuple(selector + encode(token_id) for selector in selectors)
+
+    def parse_token(self, token_id: TokenId, replies: Sequence[bytes | None], at: BlockRef) -> Observed:
+        """See `ports.RegistryAbi.parse_token`. A token without an owner or without an entry is gone."""
+        access, owner_reply, uri = replies
+        if access is None or owner_reply is None:
+            return Observed(token_id, None)
+        owner = Reader(owner_reply).address(0)
+        if owner == ZERO_ADDRESS:
+            return Observed(token_id, None)
+        return Observed(token_id, _node(token_id, owner, access, uri, at))
+
+    def page_call(self, offset: int, limit: int) -> bytes:
+        """Never of use: `page_size` is 0. Raises `FormatError`."""
+        raise FormatError("this contract can't enumerate its tokens")
+
+    def parse_page(self, reply: bytes, at: BlockRef) -> tuple[list[Observed], int]:
+        """Never of use: `page_size` is 0. Raises `FormatError`."""
+        raise FormatError("this contract can't enumerate its tokens")

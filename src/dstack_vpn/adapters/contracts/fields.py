@@ -1,0 +1,43 @@
+"""The chain's raw text as the core's fields: valid, absent or `Malformed`, and nothing else.
+
+This is the boundary at which text from the chain is validated. What is refused stays behind: a problem is
+told in our own words, so that no hostile text reaches a log line or a page through an error message.
+"""
+
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+from dstack_vpn.core.keys import PublicKey
+from dstack_vpn.core.model import ENDPOINT_LENGTH, Endpoint, Malformed, parse_node_id
+from dstack_vpn.errors import FormatError
+
+T = TypeVar("T")
+
+_MAX_NODE_ID: Final = 63
+_MAX_KEY: Final = 44
+
+
+def node_id(raw: bytes) -> str | Malformed:
+    """A node's name."""
+    return _parse(raw, "node id", _MAX_NODE_ID, parse_node_id)
+
+
+def public_key(raw: bytes) -> PublicKey | Malformed | None:
+    """A node's key; None where there is no text at all."""
+    return _parse(raw, "key", _MAX_KEY, PublicKey.parse) if raw else None
+
+
+def endpoint(raw: bytes) -> Endpoint | Malformed | None:
+    """A node's endpoint; None where there is no text at all."""
+    return _parse(raw, "endpoint", ENDPOINT_LENGTH, Endpoint.parse) if raw else None
+
+
+def _parse(raw: bytes, what: str, limit: int, parse: Callable[[str], T]) -> T | Malformed:
+    if len(raw) > limit:
+        return Malformed(f"{what}: {len(raw)} bytes, of at most {limit}")
+    try:
+        return parse(raw.decode("ascii"))
+    except UnicodeDecodeError:
+        return Malformed(f"{what}: not plain ASCII")
+    except FormatError as error:
+        return Malformed(str(error))

@@ -1,0 +1,72 @@
+"""Why the contract said no, for a person to read: ``NodeIdTaken("web", 1)``.
+
+The arguments may be any stranger's text, so they are quoted, escaped and cut.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Final
+
+from dstack_vpn.adapters.contracts import signatures
+from dstack_vpn.adapters.contracts.abi import SELECTOR, WORD, Reader
+from dstack_vpn.adapters.contracts.artifact import load_artifact
+from dstack_vpn.errors import FormatError
+
+_MAX_TEXT: Final = 100
+"""Characters of a text argument that are shown."""
+
+# The Solidity documentation, "Panic via assert and Error via require".
+_PANICS: Final = {
+    0x01: "assertion failed",
+    0x11: "arithmetic overflow",
+    0x12: "division by zero",
+    0x21: "value out of an enum's range",
+    0x22: "corrupt storage",
+    0x31: "pop from an empty array",
+    0x32: "index out of bounds",
+    0x41: "out of memory",
+    0x51: "call of an uninitialized function",
+}
+
+
+def describe_revert(data: bytes) -> str:
+    """What a revert's data says; never raises, whatever the data is."""
+    selector, arguments = data[:SELECTOR], data[SELECTOR:]
+    if not data:
+        return "reverted without a reason"
+    try:
+        return _describe(selector, arguments)
+    except FormatError:
+        return f"reverted with an error that can't be read (0x{selector.hex()})"
+
+
+def _describe(selector: bytes, arguments: bytes) -> str:
+    if selector == signatures.ERROR:
+        return f"reverted: {_text(Reader(arguments).blob(0, 0))}"
+    if selector == signatures.PANIC:
+        code = Reader(arguments).uint(0)
+        return f"panic: {_PANICS.get(code, f'code {code}')}"
+    error = load_artifact().errors.get(selector)
+    if error is None:
+        return f"reverted with an unknown error (0x{selector.hex()})"
+    return f"{error.name}({', '.join(_arguments(error.types, arguments))})"
+
+
+def _arguments(types: Sequence[str], data: bytes) -> list[str]:
+    reader = Reader(data)
+    return [_argument(reader, kind, WORD * i) for i, kind in enumerate(types)]
+
+
+def _argument(reader: Reader, kind: str, at: int) -> str:
+    match kind:
+        case "string":
+            return _text(reader.blob(0, at))
+        case "address":
+            return reader.address(at)
+        case _:  # the contract's other arguments are integers; a test holds it to that
+            return str(reader.uint(at))
+
+
+def _text(raw: bytes) -> str:
+    text = raw[: 4 * _MAX_TEXT].decode("utf-8", "replace")
+    return json.dumps(text if len(text) <= _MAX_TEXT else text[: _MAX_TEXT - 1] + "…")

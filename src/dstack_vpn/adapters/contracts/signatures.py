@@ -1,0 +1,62 @@
+"""Selectors and topics of the registry contracts: constants, so that nothing hashes at run time.
+
+A test compares them with the artifacts, whose values the compiler's build computed.
+"""
+
+from typing import Final
+
+# -- events: what both contracts emit ------------------------------------------------------------------
+
+TRANSFER: Final = "0xddf252ad1be2c89b69c2b068fc378daa952ba7f163c4a11628f55a4df523b3ef"
+NODE_ACCESS_GRANTED: Final = "0x9a71852b5ff3e6dcfff28eaeb177387d7be860dcf63f02bc0c74d796d373a22c"
+NODE_ACCESS_REVOKED: Final = "0xf77547477629bf8d4b78aaa6babeeb3306e56da1ca9b54caceabf24cbc922020"
+NODE_ACCESS_TRANSFERRED: Final = "0x692842951e9a8bdcf099c908e8dd428dedcb5c44056d3b636cd82870c5fd12b2"
+PUBLIC_KEY_UPDATED: Final = "0xa850082d2fb101274de37494dc864e9277de33c04415c7ad9db57592c60511a5"
+
+# -- events: ours only ---------------------------------------------------------------------------------
+
+NODE_KEY_UPDATED: Final = "0x352e8183a66d9ece687176d0fa0ef927b7c0165b3043dc7192d566a4dd2ae53b"
+NODE_ENDPOINT_UPDATED: Final = "0x7c09c5e9a94bc8d2e5f67c05c89c0e7e81112cfbb1527daecb3778f4ccaa8082"
+NODE_EXPIRY_UPDATED: Final = "0x2c708d2f2329133d39c48c26a5aea3ac25263ae8cc34dd6d68419edecec33829"
+
+# -- reading -------------------------------------------------------------------------------------------
+
+ACCESS_REGISTRY_ID: Final = bytes.fromhex("fea7aea3")
+"""ERC-165 interface id of ``IAccessRegistry``."""
+NO_INTERFACE_ID: Final = bytes.fromhex("ffffffff")
+"""The id that no contract may claim to have (ERC-165)."""
+
+SUPPORTS_INTERFACE: Final = bytes.fromhex("01ffc9a7")
+GET_NODE: Final = bytes.fromhex("4f0f4aa9")
+GET_NODES: Final = bytes.fromhex("038d67e8")
+GET_NODE_ACCESS: Final = bytes.fromhex("6a572da6")
+HAS_NODE_ACCESS: Final = bytes.fromhex("54698191")
+VERIFY_ACCESS: Final = bytes.fromhex("9da9ca5e")
+GET_PUBLIC_KEY_BY_OWNER: Final = bytes.fromhex("e02129d3")
+GET_TOKEN_ID_BY_NODE_ID: Final = bytes.fromhex("b9244a9f")
+OWNER: Final = bytes.fromhex("8da5cb5b")
+OWNER_OF: Final = bytes.fromhex("6352211e")
+TOKEN_URI: Final = bytes.fromhex("c87b56dd")
+TOTAL_SUPPLY: Final = bytes.fromhex("18160ddd")
+
+# -- writing -------------------------------------------------------------------------------------------
+
+MINT_NODE_ACCESS: Final = bytes.fromhex("eb27f948")
+REVOKE_NODE_ACCESS: Final = bytes.fromhex("be1ba406")
+TRANSFER_FROM: Final = bytes.fromhex("23b872dd")
+TRANSFER_CONTRACT_OWNERSHIP: Final = bytes.fromhex("a843c51f")
+UPDATE_PUBLIC_KEY: Final = bytes.fromhex("66e50738")
+SET_ENDPOINT: Final = bytes.fromhex("1bd65dc0")
+SET_EXPIRY: Final = bytes.fromhex("fc284d11")
+ADD_MINTER: Final = bytes.fromhex("983b2d56")
+REMOVE_MINTER: Final = bytes.fromhex("3092afd5")
+PAUSE: Final = bytes.fromhex("8456cb59")
+UNPAUSE: Final = bytes.fromhex("3f4ba83a")
+ACCEPT_OWNERSHIP: Final = bytes.fromhex("79ba5097")
+
+# -- reverts that the compiler itself makes ------------------------------------------------------------
+
+ERROR: Final = bytes.fromhex("08c379a0")
+"""``Error(string)``: ``require`` with a text."""
+PANIC: Final = bytes.fromhex("4e487b71")
+"""``Panic(uint256)``: a failed assertion, such as an overflow."""

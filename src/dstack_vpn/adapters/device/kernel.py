@@ -1,0 +1,103 @@
+"""A `Device` over the kernel's generic netlink interface (see `wgnetlink` for its messages).
+
+Two sockets, as a dump under way would keep a change waiting. The kernel carries a request out while it is
+being sent; what may take long (removals, anything big) is sent from a thread.
+"""
+
+import asyncio
+import errno
+from collections.abc import Sequence
+from typing import Final
+
+from dstack_vpn.adapters.device import wgnetlink
+from dstack_vpn.adapters.device.netlink import (
+    NLM_F_ACK,
+    NLM_F_DUMP,
+    NLM_F_DUMP_INTR,
+    GenericSocket,
+    NetlinkRefusalError,
+)
+from dstack_vpn.core.keys import PrivateKey
+from dstack_vpn.core.model import DeviceState, PeerChange, RemovePeer
+from dstack_vpn.core.x25519 import derive
+from dstack_vpn.errors import DeviceError, DeviceGoneError
+
+DUMP_ATTEMPTS: Final = 10
+
+_SENTENCES: Final = {
+    errno.EPERM: "no permission to change WireGuard devices: CAP_NET_ADMIN is needed",
+    errno.EADDRINUSE: "the UDP port is in use by another program",
+    errno.EINVAL: "the device refused a value",
+    errno.EOPNOTSUPP: "the interface is no WireGuard device",
+}
+
+
+class KernelDevice:
+    """A WireGuard interface of the kernel's; see `dstack_vpn.ports.Device`."""
+
+    def __init__(self, name: str, family: int) -> None:
+        self._name = name
+        self._family = family
+        self._reads, self._changes = GenericSocket(), GenericSocket()
+        self._reading, self._changing = asyncio.Lock(), asyncio.Lock()
+
+    async def read(self) -> DeviceState:
+        """Read everything, anew where it changed meanwhile; raises `DeviceError`, `DeviceGoneError`."""
+        async with self._reading:
+            for _ in range(DUMP_ATTEMPTS):
+                state = await self._dump()
+                if state is not None:
+                    return state
+        raise DeviceError(f"{self._name} changed under each of {DUMP_ATTEMPTS} attempts to read it")
+
+    async def _dump(self) -> DeviceState | None:
+        """One dump; None where the device changed meanwhile, so that peers may be missing or twice in it."""
+        parser, torn = wgnetlink.DumpParser(), False
+        payload = wgnetlink.encode_get(self._name)
+        try:
+            async for each in self._reads.request(self._family, NLM_F_DUMP, payload):
+                parser.feed(each.payload)
+                torn |= bool(each.flags & NLM_F_DUMP_INTR)
+        except NetlinkRefusalError as error:
+            raise self._translated(error) from error
+        return None if torn else parser.state()
+
+    async def apply(self, changes: Sequence[PeerChange]) -> None:
+        """Carry out the changes in their order; raises `DeviceError`, `DeviceGoneError`.
+
+        Values are checked before the first change is sent.
+        """
+        payloads = wgnetlink.encode_batches(self._name, changes)
+        slow = any(isinstance(change, RemovePeer) for change in changes)
+        async with self._changing:
+            for payload in payloads:
+                await self._change(payload, slow=slow)
+
+    async def configure(self, private_key: PrivateKey, listen_port: int) -> None:
+        """Set key and port where they differ; a port that is in use leaves the device on its old one.
+
+        ``listen_port`` 0 keeps whatever port the device has. Raises `DeviceError`, `DeviceGoneError`.
+        """
+        state = await self.read()
+        async with self._changing:
+            if derive(private_key) != state.public_key:
+                await self._change(wgnetlink.encode_private_key(self._name, private_key), slow=True)
+            if listen_port not in {0, state.listen_port}:
+                await self._change(wgnetlink.encode_listen_port(self._name, listen_port), slow=True)
+
+    async def _change(self, payload: bytes, *, slow: bool) -> None:
+        try:
+            async for _ in self._changes.request(self._family, NLM_F_ACK, payload, slow=slow):
+                pass
+        except NetlinkRefusalError as error:
+            raise self._translated(error) from error
+
+    def _translated(self, error: NetlinkRefusalError) -> DeviceError:
+        if error.code == errno.ENODEV:
+            return DeviceGoneError(f"the interface {self._name} does not exist")
+        return DeviceError(f"{self._name}: {_SENTENCES.get(error.code) or error}")
+
+    def close(self) -> None:
+        """Let go of the device, which goes on running."""
+        self._reads.close()
+        self._changes.close()

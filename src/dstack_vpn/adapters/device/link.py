@@ -1,0 +1,249 @@
+"""The interface around a device: `UserspaceLink` for wireguard-go, `KernelLink` for the kernel's own.
+
+`start` is create, adopt and restart in one: it looks at what is there and adds what is missing, so calling
+it again after a failure is always right. A device that was started anew knows neither key nor peers, which
+is for the caller to mend; `gone` tells when that is due.
+
+`start` also brings the interface up, without addresses: only then does WireGuard open its UDP socket, so
+only then does `Device.configure` learn that the port is in use. Both backends are alike in this.
+"""
+
+import asyncio
+import os
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from dstack_vpn.adapters.device import process
+from dstack_vpn.adapters.device.interface import Interface
+from dstack_vpn.adapters.device.kernel import KernelDevice
+from dstack_vpn.adapters.device.netlink import LinkWatch, find_family
+from dstack_vpn.adapters.device.userspace import UserspaceDevice
+from dstack_vpn.adapters.device.wgnetlink import FAMILY_NAME
+from dstack_vpn.errors import DeviceError, DeviceGoneError
+from dstack_vpn.ports import Device, LinkSettings
+
+_log = structlog.get_logger()
+
+START_TIMEOUT: Final = 5.0
+"""Seconds that wireguard-go gets to open its UDP socket; it takes 10 ms."""
+END_TIMEOUT: Final = 5.0
+_POLL: Final = 0.001
+
+
+class _Link(ABC):
+    """What both kinds share: everything that is rtnetlink's."""
+
+    def __init__(self, name: str) -> None:
+        self.name = process.check_name(name)
+        self._interface = Interface(name)
+        self._settings: LinkSettings | None = None
+
+    @abstractmethod
+    async def start(self) -> Device:
+        """Create the interface with its device, or adopt the one that is there; raises `DeviceError`."""
+
+    @abstractmethod
+    async def gone(self) -> None:
+        """Return when the device has died or the interface was deleted."""
+
+    @abstractmethod
+    async def stop(self, *, keep: bool) -> None:
+        """Take the interface and its routes away, or with ``keep`` only let go of them."""
+
+    async def configure(self, settings: LinkSettings) -> None:
+        """Make MTU, state, addresses and routes equal to the settings; raises `DeviceError`."""
+        if settings.name != self.name:
+            raise DeviceError(f"settings for {settings.name} can't configure {self.name}")
+        # Before anything that can fail: from here on nothing leaves by another interface.
+        await self._interface.set_blackholes(settings.routes)
+        await self._interface.set_mtu(settings.mtu)
+        await self._interface.bring_up()
+        if settings.addresses is not None:
+            await self._interface.set_addresses(settings.addresses)
+        await self._interface.set_routes(settings.routes)
+        self._settings = settings
+
+    async def is_up(self) -> bool:
+        """Whether the interface exists and is up."""
+        described = await self._interface.describe()
+        return described is not None and bool(described["up"])
+
+    async def _take_away(self) -> None:
+        await self._interface.delete()
+        await self._interface.set_blackholes(())
+        self._settings = None
+
+
+class UserspaceLink(_Link):
+    """An interface whose device is wireguard-go; see `process` for how the two are kept alive."""
+
+    def __init__(self, name: str, program: str = "wireguard-go") -> None:
+        super().__init__(name)
+        self._program = program
+        self._path: Path | None = None
+        self._offloads = False
+        self._tun = -1
+        self._child: process.Child | None = None
+        self._device: UserspaceDevice | None = None
+
+    async def start(self) -> UserspaceDevice:
+        """Take over the running wireguard-go, else start one; raises `DeviceError`.
+
+        With the interface still there a start takes 5 to 15 ms, and addresses and routes survive it.
+        """
+        if self._device is None or self._device.is_gone:
+            self._device = await self._adopt() or await self._spawn()
+        return self._device
+
+    async def _adopt(self) -> UserspaceDevice | None:
+        try:
+            device = await UserspaceDevice.connect(process.socket_path(self.name))
+            state = await device.read()
+        except DeviceGoneError:
+            return None
+        if await self._interface.describe() is None:
+            await self._ended(device)
+            return None
+        await self._interface.bring_up()
+        _log.info("device.adopted", interface=self.name, peers=len(state.peers))
+        return device
+
+    async def _ended(self, device: UserspaceDevice) -> None:
+        """Wait for a wireguard-go that has lost its interface; raises `DeviceError` where it stays."""
+        try:
+            async with asyncio.timeout(END_TIMEOUT):
+                await device.gone()
+        except TimeoutError:
+            raise DeviceError(f"a wireguard-go without an interface listens for {self.name}") from None
+        finally:
+            device.close()
+
+    async def _spawn(self) -> UserspaceDevice:
+        path = self._path or await self._find_program()
+        self._hold_tun()
+        with process.bind_socket(process.socket_path(self.name)) as listener:
+            self._child = process.spawn(path, self.name, self._tun, listener)
+        await self._interface.bring_up()
+        try:
+            async with asyncio.timeout(START_TIMEOUT):
+                device = await UserspaceDevice.connect(process.socket_path(self.name))
+                await _listening(device)
+        except DeviceGoneError as error:
+            raise DeviceError("wireguard-go died while it started") from error
+        except TimeoutError:
+            self._child.terminate()
+            raise DeviceError(f"wireguard-go did not start within {START_TIMEOUT:g} s") from None
+        if self._settings is not None:
+            # It has set its own.
+            await self._interface.set_mtu(self._settings.mtu)
+        _log.info("device.started", interface=self.name, pid=self._child.pid)
+        return device
+
+    async def _find_program(self) -> Path:
+        path = process.find_program(self._program)
+        version = await process.program_version(path)
+        if process.is_outdated(version):
+            _log.warning(
+                "device.outdated",
+                program=str(path),
+                version=version,
+                reason="its control socket can stall for a minute; use 0.0.20231211 or newer",
+            )
+        self._offloads = process.has_offloads(path)
+        self._path = path
+        return path
+
+    def _hold_tun(self) -> None:
+        if self._tun >= 0 and not process.is_attached(self._tun):
+            self._let_go_of_tun()
+        if self._tun < 0:
+            self._tun = process.open_tun(self.name, offloads=self._offloads)
+
+    def _let_go_of_tun(self) -> None:
+        if self._tun >= 0:
+            os.close(self._tun)
+            self._tun = -1
+
+    async def gone(self) -> None:
+        """Return when wireguard-go has died; it dies with its interface."""
+        if self._device is not None:
+            await self._device.gone()
+
+    async def is_up(self) -> bool:
+        """Whether the interface exists, is up, and its wireguard-go lives."""
+        return self._device is not None and not self._device.is_gone and await super().is_up()
+
+    async def stop(self, *, keep: bool) -> None:
+        """Take the interface, its routes and wireguard-go away, or with ``keep`` only let go of them."""
+        device, self._device = self._device, None
+        if not keep:
+            await self._take_away()
+            self._let_go_of_tun()
+            if device is not None:
+                await self._ended(device)
+            if self._child is not None:
+                await self._child.dead.wait()
+            process.socket_path(self.name).unlink(missing_ok=True)
+        if device is not None:
+            device.close()
+        if self._child is not None:
+            self._child.release()
+            self._child = None
+        self._let_go_of_tun()
+        await self._interface.close()
+
+
+async def _listening(device: UserspaceDevice) -> None:
+    """Wait until wireguard-go has seen its interface come up: it has a port from then on."""
+    while not (await device.read()).listen_port:  # noqa: ASYNC110  # another process has to get there
+        await asyncio.sleep(_POLL)
+
+
+class KernelLink(_Link):
+    """An interface of the kernel's own WireGuard."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self._device: KernelDevice | None = None
+        self._watch: LinkWatch | None = None
+
+    async def start(self) -> KernelDevice:
+        """Create the interface, or take over the one that is there; raises `DeviceError`."""
+        if self._device is not None and self._watch is not None and not self._watch.gone.is_set():
+            return self._device
+        self._close()
+        family = await find_family(FAMILY_NAME)
+        if family is None:
+            raise DeviceError("this kernel has no WireGuard: modprobe wireguard, or BACKEND=userspace")
+        await self._interface.create("wireguard")
+        described = await self._interface.describe()
+        if described is None or described["kind"] != "wireguard":
+            raise DeviceError(
+                f"{self.name} is not a WireGuard interface: remove it, or choose another INTERFACE"
+            )
+        self._watch = LinkWatch(int(described["index"]))
+        self._device = KernelDevice(self.name, family)
+        await self._interface.bring_up()
+        return self._device
+
+    async def gone(self) -> None:
+        """Return when the interface was deleted."""
+        if self._watch is not None:
+            await self._watch.gone.wait()
+
+    async def stop(self, *, keep: bool) -> None:
+        """Take the interface and its routes away, or with ``keep`` only let go of them."""
+        if not keep:
+            await self._take_away()
+        self._close()
+        await self._interface.close()
+
+    def _close(self) -> None:
+        if self._watch is not None:
+            self._watch.close()
+        if self._device is not None:
+            self._device.close()
+        self._watch = self._device = None

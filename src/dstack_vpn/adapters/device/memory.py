@@ -1,0 +1,178 @@
+"""A device and its link in memory, with WireGuard's own semantics, and faults on demand.
+
+Real enough to be held against the real ones by the same conformance suite: an allowed IP belongs to one
+peer and moves when another one claims it, removing an unknown peer is no error, a peer with the device's
+own key is passed over, and a refused change leaves the earlier ones applied.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+
+from dstack_vpn.adapters.device.addresses import check_keepalive, check_port, pack_cidr, pack_endpoint
+from dstack_vpn.core.keys import PrivateKey, PublicKey
+from dstack_vpn.core.model import DeviceState, PeerChange, PeerState, RemovePeer, SetPeer
+from dstack_vpn.core.x25519 import derive
+from dstack_vpn.errors import DeviceError, DeviceGoneError
+from dstack_vpn.ports import LinkSettings
+
+
+class MemoryDevice:
+    """A `Device` that is a dictionary."""
+
+    def __init__(self) -> None:
+        self.peers: dict[PublicKey, PeerState] = {}
+        self.applied: list[PeerChange] = []
+        """Every change that was carried out, in order."""
+        self.public_key: PublicKey | None = None
+        self.listen_port = 0
+        self.used_ports: set[int] = set()
+        """Ports that another program is on: `configure` refuses them."""
+        self.vanished = asyncio.Event()
+        self._owners: dict[str, PublicKey] = {}
+        self._countdown = 0
+
+    # -- faults -----------------------------------------------------------------------------------------
+
+    def fail_change(self, nth: int) -> None:
+        """Refuse the n-th change from now, counting from 1, once."""
+        self._countdown = nth
+
+    def vanish(self) -> None:
+        """Be gone from now on."""
+        self.vanished.set()
+
+    # -- the port ---------------------------------------------------------------------------------------
+
+    async def read(self) -> DeviceState:
+        """Read everything; raises `DeviceGoneError` after `vanish`."""
+        await self._turn()
+        return DeviceState(self.public_key, self.listen_port, 0, dict(self.peers))
+
+    async def apply(self, changes: Sequence[PeerChange]) -> None:
+        """Carry out the changes in their order; raises `DeviceError`, `DeviceGoneError`."""
+        await self._turn()
+        for change in changes:
+            check_change(change)
+        for change in changes:
+            self._count_down()
+            self._carry_out(change)
+            self.applied.append(change)
+
+    async def configure(self, private_key: PrivateKey, listen_port: int) -> None:
+        """Set key and port; raises `DeviceError` for a used port, `DeviceGoneError`."""
+        await self._turn()
+        check_port(listen_port)
+        self.public_key = derive(private_key)
+        self._remove(self.public_key)
+        if listen_port in self.used_ports:
+            raise DeviceError(f"can't listen on UDP port {listen_port}: it is in use by another program")
+        self.listen_port = listen_port or self.listen_port
+
+    # -- semantics --------------------------------------------------------------------------------------
+
+    async def _turn(self) -> None:
+        # Real devices suspend their callers here: what only works without that should fail in tests too.
+        await asyncio.sleep(0)
+        if self.vanished.is_set():
+            raise DeviceGoneError("the WireGuard device hung up")
+
+    def _count_down(self) -> None:
+        self._countdown -= 1
+        if self._countdown == 0:
+            raise DeviceError("WireGuard: the device refused a value (errno 22)")
+
+    def _carry_out(self, change: PeerChange) -> None:
+        match change:
+            case RemovePeer():
+                self._remove(change.public_key)
+            case SetPeer() if change.public_key != self.public_key:
+                self._set(change)
+
+    def _set(self, change: SetPeer) -> None:
+        key = change.public_key
+        peer = self.peers.setdefault(key, PeerState(key, frozenset()))
+        self.peers[key] = replace(
+            peer,
+            endpoint=peer.endpoint if change.endpoint is None else change.endpoint,
+            keepalive=peer.keepalive if change.keepalive is None else change.keepalive,
+        )
+        if change.replace_allowed_ips:
+            self._disown(key, peer.allowed_ips)
+        self._claim(key, change.allowed_ips or frozenset())
+
+    def _claim(self, key: PublicKey, prefixes: frozenset[str]) -> None:
+        for prefix in prefixes:
+            owner = self._owners.get(prefix)
+            if owner is not None:
+                self._disown(owner, frozenset({prefix}))
+            self._owners[prefix] = key
+        self.peers[key] = replace(self.peers[key], allowed_ips=self.peers[key].allowed_ips | prefixes)
+
+    def _disown(self, key: PublicKey, prefixes: frozenset[str]) -> None:
+        for prefix in prefixes:
+            del self._owners[prefix]
+        self.peers[key] = replace(self.peers[key], allowed_ips=self.peers[key].allowed_ips - prefixes)
+
+    def _remove(self, key: PublicKey) -> None:
+        if key in self.peers:
+            self._disown(key, self.peers[key].allowed_ips)
+            del self.peers[key]
+
+
+def check_change(change: PeerChange) -> None:
+    """Raise `DeviceError` for a value that no device could take."""
+    if isinstance(change, SetPeer):
+        if change.endpoint is not None:
+            pack_endpoint(change.endpoint)
+        check_keepalive(change.keepalive or 0)
+        for cidr in change.allowed_ips or ():
+            pack_cidr(cidr)
+
+
+class MemoryLink:
+    """A `Link` that remembers what it was told."""
+
+    def __init__(self, name: str = "wg0") -> None:
+        self.name = name
+        self.device: MemoryDevice | None = None
+        self.settings: LinkSettings | None = None
+        self.starts = 0
+        self.kept: bool | None = None
+        """How it was stopped; None while it was not."""
+        self.fail_starts = 0
+        """How many of the next `start` calls fail."""
+
+    async def start(self) -> MemoryDevice:
+        """The device that is there, or a new and empty one; raises `DeviceError` while told to."""
+        await asyncio.sleep(0)
+        if self.fail_starts:
+            self.fail_starts -= 1
+            raise DeviceError(f"can't create {self.name}: told to fail")
+        if self.device is None or self.device.vanished.is_set():
+            self.device = MemoryDevice()
+            self.starts += 1
+        self.kept = None
+        return self.device
+
+    async def gone(self) -> None:
+        """Return when the device has vanished."""
+        if self.device is not None:
+            await self.device.vanished.wait()
+
+    async def configure(self, settings: LinkSettings) -> None:
+        """Remember the settings; raises `DeviceGoneError` where there is no device."""
+        await asyncio.sleep(0)
+        if self.device is None or self.device.vanished.is_set():
+            raise DeviceGoneError(f"the interface {self.name} does not exist")
+        self.settings = settings
+
+    async def is_up(self) -> bool:
+        """Whether the device is there and was configured."""
+        return self.device is not None and not self.device.vanished.is_set() and self.settings is not None
+
+    async def stop(self, *, keep: bool) -> None:
+        """Forget everything, or with ``keep`` leave the device for the next `start`."""
+        self.kept = keep
+        if not keep:
+            self.device = self.settings = None

@@ -1,0 +1,240 @@
+"""Netlink's framing, as bytes in and out, and a socket that speaks it one request at a time.
+
+Sources: linux/netlink.h and linux/genetlink.h. A message is a header of 16 bytes and a payload; attributes
+are a length, a type and a value, padded to four bytes, and nest. All of it is in the host's byte order.
+"""
+
+import asyncio
+import errno
+import os
+import socket
+import struct
+from collections.abc import AsyncIterator, Iterator
+from typing import Final, NamedTuple
+
+from dstack_vpn.errors import DeviceError
+
+NETLINK_GENERIC: Final = 16
+NLMSG_ERROR: Final = 2
+NLMSG_DONE: Final = 3
+NLM_F_REQUEST: Final = 0x01
+NLM_F_ACK: Final = 0x04
+NLM_F_DUMP_INTR: Final = 0x10
+NLM_F_DUMP: Final = 0x300
+RTM_DELLINK: Final = 17
+
+_NLA_F_NESTED: Final = 0x8000
+_NLA_TYPE_MASK: Final = 0x3FFF
+_GENL_ID_CTRL: Final = 16
+_CTRL_CMD_GETFAMILY: Final = 3
+_CTRL_ATTR_FAMILY_ID: Final = 1
+_CTRL_ATTR_FAMILY_NAME: Final = 2
+_RTMGRP_LINK: Final = 1
+
+_HEADER: Final = struct.Struct("=IHHII")
+_GENERIC: Final = struct.Struct("=BBH")
+_ATTRIBUTE: Final = struct.Struct("=HH")
+_ERROR: Final = struct.Struct("=i")
+_LINK_INDEX: Final = struct.Struct("=4xi")
+
+RECEIVE_BYTES: Final = 65_536
+INLINE_BYTES: Final = 4_096
+"""What is sent from the event loop itself: the kernel carries a request out while it is being sent."""
+
+
+class NetlinkRefusalError(DeviceError):
+    """The kernel refused a request; ``code`` is its errno."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(f"{os.strerror(code)} (errno {code})")
+        self.code = code
+
+
+# -- codec --------------------------------------------------------------------------------------------
+
+
+class Message(NamedTuple):
+    """A received message; the payload is a view of the buffer that it came in."""
+
+    type: int
+    flags: int
+    sequence: int
+    payload: memoryview
+
+
+def attribute(kind: int, value: bytes) -> bytes:
+    """One attribute, padded."""
+    return _ATTRIBUTE.pack(len(value) + 4, kind) + value + bytes(-len(value) % 4)
+
+
+def nested(kind: int, value: bytes) -> bytes:
+    """An attribute that holds attributes."""
+    return attribute(kind | _NLA_F_NESTED, value)
+
+
+def message(kind: int, flags: int, sequence: int, payload: bytes) -> bytes:
+    """One message; the kernel fills in whose port it comes from."""
+    return _HEADER.pack(len(payload) + _HEADER.size, kind, flags, sequence, 0) + payload
+
+
+def generic(command: int, attributes: bytes) -> bytes:
+    """A generic netlink message's payload, of interface version 1."""
+    return _GENERIC.pack(command, 1, 0) + attributes
+
+
+def parse_messages(buffer: bytes) -> Iterator[Message]:
+    """Split what was received; raises `DeviceError` where lengths don't add up."""
+    view, offset = memoryview(buffer), 0
+    while len(view) - offset >= _HEADER.size:
+        length, kind, flags, sequence, _ = _HEADER.unpack_from(view, offset)
+        if not _HEADER.size <= length <= len(view) - offset:
+            raise DeviceError("netlink: a message is cut off")
+        yield Message(kind, flags, sequence, view[offset + _HEADER.size : offset + length])
+        offset += (length + 3) & ~3
+
+
+def parse_attributes(view: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """Split a payload into types and values; raises `DeviceError` where lengths don't add up."""
+    offset = 0
+    while len(view) - offset >= 4:
+        length, kind = _ATTRIBUTE.unpack_from(view, offset)
+        if not 4 <= length <= len(view) - offset:
+            raise DeviceError("netlink: an attribute is cut off")
+        yield kind & _NLA_TYPE_MASK, view[offset + 4 : offset + length]
+        offset += (length + 3) & ~3
+
+
+def parse_generic(payload: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """The attributes of a generic netlink message."""
+    return parse_attributes(payload[_GENERIC.size :])
+
+
+def check_error(payload: memoryview) -> None:
+    """Raise `NetlinkRefusalError` for the errno at a payload's start, if it is not 0 (an acknowledgement)."""
+    code = abs(_ERROR.unpack_from(payload)[0]) if len(payload) >= 4 else errno.EPROTO
+    if code:
+        raise NetlinkRefusalError(code)
+
+
+# -- sockets ------------------------------------------------------------------------------------------
+
+
+class GenericSocket:
+    """A generic netlink socket for one request at a time."""
+
+    def __init__(self) -> None:
+        self._socket: socket.socket | None = None
+        self._sequence = 0
+
+    def _opened(self) -> socket.socket:
+        if self._socket is None:
+            opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, NETLINK_GENERIC)
+            opened.bind((0, 0))
+            self._socket = opened
+        return self._socket
+
+    def close(self) -> None:
+        """Close the socket; the next request opens another one."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    async def request(
+        self, family: int, flags: int, payload: bytes, *, slow: bool = False
+    ) -> AsyncIterator[Message]:
+        """Send a request and yield what answers it up to its end.
+
+        Raises `NetlinkRefusalError`, and `DeviceError` for any other failure. ``slow`` requests, and big
+        ones, are sent from a thread: sending is when the kernel carries them out, and it may wait for locks.
+        """
+        self._sequence = (self._sequence + 1) & 0xFFFF_FFFF
+        sequence, ended = self._sequence, False
+        data = message(family, NLM_F_REQUEST | flags, sequence, payload)
+        try:
+            opened = self._opened()
+            if slow or len(data) > INLINE_BYTES:
+                await asyncio.to_thread(opened.send, data)
+            else:
+                opened.send(data)
+            async for each in _answers(opened, sequence):
+                yield each
+            ended = True
+        except NetlinkRefusalError:
+            ended = True
+            raise
+        except OSError as error:
+            raise DeviceError(f"netlink: {error.strerror}") from error
+        finally:
+            if not ended:
+                # Also where we were cancelled: the rest of a dump must not be taken for the next answer.
+                self.close()
+
+
+async def _answers(opened: socket.socket, sequence: int) -> AsyncIterator[Message]:
+    loop = asyncio.get_running_loop()
+    while True:
+        for each in parse_messages(await loop.sock_recv(opened, RECEIVE_BYTES)):
+            if each.sequence != sequence:
+                continue
+            if each.type in {NLMSG_ERROR, NLMSG_DONE}:
+                check_error(each.payload)
+                return
+            yield each
+        # sock_recv doesn't wait where something is there already: let others have their turn.
+        await asyncio.sleep(0)
+
+
+async def find_family(name: str) -> int | None:
+    """A generic netlink family's number; None where the kernel has none, after trying to load its module."""
+    payload = generic(_CTRL_CMD_GETFAMILY, attribute(_CTRL_ATTR_FAMILY_NAME, name.encode("ascii") + b"\0"))
+    found: int | None = None
+    opened = GenericSocket()
+    try:
+        async for each in opened.request(_GENL_ID_CTRL, NLM_F_ACK, payload, slow=True):
+            for kind, value in parse_generic(each.payload):
+                if kind == _CTRL_ATTR_FAMILY_ID:
+                    found = int.from_bytes(value[:2], "little" if struct.pack("=H", 1)[0] else "big")
+    except NetlinkRefusalError as error:
+        if error.code != errno.ENOENT:
+            raise
+    finally:
+        opened.close()
+    return found
+
+
+class LinkWatch:
+    """Tells when an interface has been deleted."""
+
+    def __init__(self, index: int) -> None:
+        self.gone = asyncio.Event()
+        self._index = index
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK)
+        self._socket.bind((0, _RTMGRP_LINK))
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(self._socket, self._read)
+
+    def _read(self) -> None:
+        try:
+            buffer = self._socket.recv(RECEIVE_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            # The kernel had more to tell than the buffer held (ENOBUFS): look anew rather than miss it.
+            self._look()
+            return
+        for each in parse_messages(buffer):
+            if each.type == RTM_DELLINK and _LINK_INDEX.unpack_from(each.payload)[0] == self._index:
+                self.gone.set()
+
+    def _look(self) -> None:
+        try:
+            socket.if_indextoname(self._index)
+        except OSError:
+            self.gone.set()
+
+    def close(self) -> None:
+        """Watch no longer; whoever waits is let go."""
+        if self._socket.fileno() >= 0:
+            self._loop.remove_reader(self._socket)
+            self._socket.close()
+        self.gone.set()

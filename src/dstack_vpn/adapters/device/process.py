@@ -1,0 +1,200 @@
+"""Starting wireguard-go so that neither its death nor ours costs the tunnel.
+
+- We make the TUN interface and hand its descriptor down (``WG_TUN_FD``). As long as we hold our own, the
+  interface stays through wireguard-go's death as if nothing had happened. As it is persistent too
+  (TUNSETPERSIST), it also stays when a daemon that only adopted wireguard-go, and so holds no descriptor,
+  sees it die: addresses and routes survive, and the next wireguard-go is attached to the same interface.
+  The price is that the interface has to be deleted on purpose, which `UserspaceLink.stop` does.
+- We bind the control socket and hand it down (``WG_UAPI_FD``). Connecting never has to wait for a path to
+  appear; requests queue until it is ready, and are reset by the kernel if it dies before that.
+- It runs in a session of its own, with nothing of ours but these two descriptors: it outlives the daemon,
+  and the next one takes it over without a packet lost.
+- The private key goes through the socket only: no argument, no environment variable, no file.
+
+The ioctl numbers are those of linux/if_tun.h on x86, ARM and RISC-V.
+"""
+
+import asyncio
+import errno
+import fcntl
+import os
+import re
+import shutil
+import signal
+import socket
+import struct
+from pathlib import Path
+from typing import Final
+
+from dstack_vpn.errors import DeviceError
+
+SOCKETS: Final = Path("/var/run/wireguard")
+"""Where wireguard-go and `wg` look for control sockets; wireguard-go exits when its own is removed."""
+TUN: Final = "/dev/net/tun"
+
+_TUNSETIFF: Final = 0x400454CA
+_TUNSETPERSIST: Final = 0x400454CB
+_TUNGETIFF: Final = 0x800454D2
+_IFF_TUN: Final = 0x0001
+_IFF_NO_PI: Final = 0x1000
+_IFF_VNET_HDR: Final = 0x4000
+_IFREQ: Final = struct.Struct("16sH22x")
+
+_NAME: Final = re.compile(r"[A-Za-z0-9_=+.-]{1,15}", re.ASCII)
+"""What wg-quick accepts as an interface's name: a path component and no shell text."""
+
+_TUN_PROBLEMS: Final = {
+    errno.ENOENT: f"{TUN} is missing: load the tun module, or pass the device to the container",
+    errno.ENODEV: f"{TUN} has no driver: load the tun module (modprobe tun)",
+    errno.EPERM: "no permission to create a TUN interface: CAP_NET_ADMIN is needed",
+    errno.EACCES: f"no permission to open {TUN}: allow the device for the container",
+    errno.EBUSY: "another program uses the interface: stop it, or choose another INTERFACE",
+    errno.EINVAL: "an interface of another kind has that name: remove it, or choose another INTERFACE",
+}
+
+
+def check_name(name: str) -> str:
+    """The interface name itself; raises `DeviceError` where it is none."""
+    if not _NAME.fullmatch(name) or name in {".", ".."}:
+        raise DeviceError(f"not an interface name: {name[:32]!r} (1 to 15 letters, digits or _=+.-)")
+    return name
+
+
+def socket_path(name: str) -> Path:
+    """The control socket of an interface's wireguard-go."""
+    return SOCKETS / f"{check_name(name)}.sock"
+
+
+def find_program(program: str) -> Path:
+    """The path of wireguard-go; raises `DeviceError` where there is none."""
+    path = shutil.which(program)
+    if path is None:
+        raise DeviceError(f"{program} is not installed: apt install wireguard-go")
+    return Path(path)
+
+
+def has_offloads(program: Path) -> bool:
+    """Whether this wireguard-go expects packets behind a virtio header, which makes it several times faster.
+
+    Else it expects them behind the older packet information, and takes one for the other. Versions don't
+    tell (Debian's 0.0.20231211 calls itself 0.0.20230223, which had none); the type's name, which is in
+    every binary that knows it, does.
+    """
+    return b"virtioNetHdr" in program.read_bytes()
+
+
+async def program_version(program: Path) -> str | None:
+    """What wireguard-go calls itself, such as ``0.0.20230223``; None where it says nothing."""
+    child = await asyncio.create_subprocess_exec(
+        program, "--version", stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
+    )
+    output, _ = await child.communicate()
+    found = re.search(rb"wireguard-go v?([0-9]+(?:\.[0-9]+)*)", output)
+    return found[1].decode("ascii") if found else None
+
+
+def is_outdated(version: str | None) -> bool:
+    """Whether it is a version whose control socket stalls for a minute (0.0.20220316 and before)."""
+    numbers = tuple(int(part) for part in (version or "").split(".") if part)
+    return bool(numbers) and numbers < (0, 0, 20230223)
+
+
+def open_tun(name: str, *, offloads: bool) -> int:
+    """Create the TUN interface, or attach to the one that outlived its program; raises `DeviceError`."""
+    flags = _IFF_TUN | (_IFF_NO_PI | _IFF_VNET_HDR if offloads else 0)
+    descriptor = -1
+    try:
+        descriptor = os.open(TUN, os.O_RDWR | os.O_CLOEXEC)
+        fcntl.ioctl(descriptor, _TUNSETIFF, _IFREQ.pack(check_name(name).encode("ascii"), flags))
+        fcntl.ioctl(descriptor, _TUNSETPERSIST, 1)
+    except OSError as error:
+        if descriptor >= 0:
+            os.close(descriptor)
+        problem = _TUN_PROBLEMS.get(error.errno or 0) or os.strerror(error.errno or 0)
+        raise DeviceError(f"can't create {name}: {problem}") from error
+    return descriptor
+
+
+def is_attached(descriptor: int) -> bool:
+    """Whether the descriptor's interface still exists."""
+    try:
+        fcntl.ioctl(descriptor, _TUNGETIFF, bytes(_IFREQ.size))
+    except OSError:
+        return False
+    return True
+
+
+def bind_socket(path: Path) -> socket.socket:
+    """Listen at the control socket's path, for root only, in place of one that nobody listens at."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+        # On the socket before it has a path: there is no moment in which others could connect.
+        os.fchmod(listener.fileno(), 0o600)
+        listener.bind(str(path))
+        listener.listen()
+    except OSError as error:
+        listener.close()
+        raise DeviceError(f"can't listen at {path}: {os.strerror(error.errno or 0)}") from error
+    return listener
+
+
+class Child:
+    """A started wireguard-go, reaped when it dies as long as the event loop runs."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.dead = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._pidfd = os.pidfd_open(pid)
+        self._loop.add_reader(self._pidfd, self._reap)
+
+    def _reap(self) -> None:
+        os.waitpid(self.pid, os.WNOHANG)
+        self.dead.set()
+        self.release()
+
+    def release(self) -> None:
+        """Look after it no more; it goes on running."""
+        if self._pidfd >= 0:
+            self._loop.remove_reader(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = -1
+
+    def terminate(self) -> None:
+        """Ask it to end, if it lives."""
+        if self._pidfd >= 0:
+            signal.pidfd_send_signal(self._pidfd, signal.SIGTERM)
+
+
+def spawn(program: Path, name: str, tun: int, listener: socket.socket) -> Child:
+    """Start wireguard-go on the TUN descriptor and the listening socket; raises `DeviceError`.
+
+    The caller closes its own ``listener`` after that, so that the kernel resets whoever waits at it if
+    the program dies.
+    """
+    # Above the numbers that they get in the child, so that neither is put upon the other.
+    sources = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 5) for fd in (tun, listener.fileno())]
+    environment = {
+        "WG_TUN_FD": "3",
+        "WG_UAPI_FD": "4",
+        "WG_PROCESS_FOREGROUND": "1",
+        "LOG_LEVEL": "error",
+    }
+    actions = [(os.POSIX_SPAWN_OPEN, fd, "/dev/null", os.O_RDWR, 0) for fd in (0, 1, 2)]
+    targets = [(os.POSIX_SPAWN_DUP2, source, fd) for source, fd in zip(sources, (3, 4), strict=True)]
+    try:
+        pid = os.posix_spawn(
+            program,
+            [str(program), "-f", name],
+            environment,
+            file_actions=[*actions, *targets],
+            setsid=True,
+        )
+    except OSError as error:
+        raise DeviceError(f"can't start {program}: {os.strerror(error.errno or 0)}") from error
+    finally:
+        for source in sources:
+            os.close(source)
+    return Child(pid)

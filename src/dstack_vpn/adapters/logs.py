@@ -1,0 +1,63 @@
+"""Logging: JSON lines for machines, colours for people, one level for each component.
+
+Every entry has an event name, ``area.what_happened``, that stays the same over versions. What comes from the
+chain is only ever a value, and both renderers escape values: no newline or escape sequence gets through.
+"""
+
+import logging
+import sys
+from collections.abc import Mapping, MutableMapping
+from typing import Any, Final
+
+import structlog
+
+_AREAS: Final = {
+    "peer": "device",
+    "peers": "device",
+    "plan": "device",
+    "brake": "device",
+    "membership": "registry",
+    "endpoint": "endpoints",
+    "config": "store",
+    "link": "device",
+    "wireguard": "device",
+}
+"""The component of the events that are not named after theirs."""
+
+
+def configure(level: str, levels: Mapping[str, str], log_format: str) -> None:
+    """Set logging up for the whole process; ``log_format`` is json, console or auto."""
+    thresholds = {component: _number(name) for component, name in levels.items()}
+    default = _number(level)
+
+    def select(_: object, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        area = str(event.get("event", "")).partition(".")[0]
+        component = event.setdefault("component", _AREAS.get(area, area))
+        if _number(method) < thresholds.get(component, default):
+            raise structlog.DropEvent
+        return event
+
+    console = log_format == "console" or (log_format == "auto" and sys.stderr.isatty())
+    structlog.configure(
+        processors=[
+            select,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            _in_order,
+            structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(min([default, *thresholds.values()])),
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr if console else sys.stdout),
+        cache_logger_on_first_use=True,
+    )
+
+
+def _in_order(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """What every line has comes first, so that lines can be read one below the other."""
+    first = ("timestamp", "level", "component", "event")
+    return {**{key: event[key] for key in first if key in event}, **event}
+
+
+def _number(level: str) -> int:
+    number: int = getattr(logging, level.upper())
+    return number

@@ -1,0 +1,68 @@
+"""Host names to addresses, by the system's resolver.
+
+Each lookup has a thread of its own: a name server that doesn't answer holds one for up to half a minute, in
+which neither other threads' work nor the end of the process may wait for it.
+"""
+
+import asyncio
+import ipaddress
+import socket
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, TypeAlias
+
+from dstack_vpn.core.model import SocketAddress, check_reachable
+from dstack_vpn.errors import FormatError
+
+DEADLINE: float = 10.0
+"""Seconds."""
+
+_Found: TypeAlias = list[tuple[Any, ...]]
+
+
+class SystemResolver:
+    """Implements `ports.Resolver`."""
+
+    async def resolve(self, host: str, port: int) -> SocketAddress | None:
+        """The first usable address in the system's order of preference (RFC 6724)."""
+        try:
+            async with asyncio.timeout(DEADLINE):
+                found = await _aside(lambda: [*socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)])
+        except (OSError, TimeoutError, UnicodeError):
+            return None
+        return next((SocketAddress(str(a[0]), port) for *_, a in found if _usable(str(a[0]))), None)
+
+
+def _aside(work: Callable[[], _Found]) -> "asyncio.Future[_Found]":
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[_Found] = loop.create_future()
+
+    def settle(found: _Found | OSError | UnicodeError) -> None:
+        if future.done():
+            return  # nobody waits any more
+        if isinstance(found, list):
+            future.set_result(found)
+        else:
+            future.set_exception(found)
+
+    def run() -> None:
+        found: _Found | OSError | UnicodeError
+        try:
+            found = work()
+        except (OSError, UnicodeError) as error:
+            found = error
+        with suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(settle, found)
+
+    threading.Thread(target=run, name="resolver", daemon=True).start()
+    return future
+
+
+def _usable(address: str) -> bool:
+    """Whether it can be another machine: a name may point to us, or be made to."""
+    try:
+        check_reachable(ipaddress.ip_address(address))
+    except (FormatError, ValueError):
+        return False
+    return "%" not in address

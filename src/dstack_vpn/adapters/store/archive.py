@@ -1,0 +1,138 @@
+"""The wg-quick file and its backups.
+
+Written atomically (a new file, synced, renamed over the old one), readable by root alone, only where the
+text differs. The last `KEEP` versions stay in the state directory. Pinning one of them is a matter of the
+operator and the disk: the daemon follows the pin file, whoever wrote it.
+"""
+
+import asyncio
+import os
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, ParamSpec, TypeVar
+
+from dstack_vpn.errors import StoreError
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+KEEP: Final = 10
+"""Backups."""
+
+_NAME: Final = re.compile(r"[0-9]{8}T[0-9]{6}\.[0-9]{3}Z", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Backup:
+    """One version of the file."""
+
+    name: str
+    """When it was written, UTC, such as ``20261123T121500.123Z``; sorts by time."""
+    path: Path
+
+
+class FileArchive:
+    """Implements `ports.ConfigArchive`, and what the ``config`` commands do."""
+
+    def __init__(self, config: Path, state_dir: Path) -> None:
+        self._config = config
+        self._backups = state_dir / "backups"
+        self._pin = state_dir / "pinned.conf"
+        self._last: str | None = None
+
+    async def write(self, text: str) -> None:
+        """See `ports.ConfigArchive.write`."""
+        if text == self._last:
+            return
+        await asyncio.to_thread(_translated, self._write, text)
+        self._last = text
+
+    async def pinned(self) -> str | None:
+        """See `ports.ConfigArchive.pinned`."""
+        try:
+            return self._pin.read_text()
+        except FileNotFoundError:
+            return None
+        except (OSError, UnicodeDecodeError) as error:
+            raise StoreError(f"{self._pin}: {error}") from error
+
+    # -- for the commands -----------------------------------------------------------------------------
+
+    def list(self) -> list[Backup]:
+        """The backups, the newest first."""
+        if not self._backups.is_dir():
+            return []
+        names = sorted(
+            (p.stem for p in self._backups.glob("*.conf") if _NAME.fullmatch(p.stem)), reverse=True
+        )
+        return [Backup(name, self._backups / f"{name}.conf") for name in names]
+
+    def read(self, name: str) -> str:
+        """A backup's text by its name (``current`` is the file itself); raises `StoreError`."""
+        if name == "current":
+            if not self._config.exists():
+                raise StoreError(
+                    f"there is no {self._config} yet: the daemon writes it when it knows its peers "
+                    "(INTERFACE and WIREGUARD_CONFIG say where)"
+                )
+            return _translated(self._config.read_text)
+        found = [backup for backup in self.list() if backup.name == name]
+        if not found:
+            raise StoreError(f"there is no backup {name!r}; 'dstack-vpn config list' shows what there is")
+        return _translated(found[0].path.read_text)
+
+    def pin(self, name: str) -> None:
+        """Pin a backup: a running daemon follows within a second; raises `StoreError`."""
+        _translated(write_private, self._pin, self.read(name))
+
+    def resume(self) -> bool:
+        """Take the pin away; False where there was none."""
+        if not self._pin.exists():
+            return False
+        _translated(self._pin.unlink)
+        return True
+
+    @property
+    def is_pinned(self) -> bool:
+        """Whether a backup is pinned."""
+        return self._pin.exists()
+
+    # -- in a thread ----------------------------------------------------------------------------------
+
+    def _write(self, text: str) -> None:
+        if self._config.is_file() and self._config.read_text() == text:
+            return
+        write_private(self._config, text)
+        self._backups.mkdir(parents=True, exist_ok=True, mode=0o700)
+        now = time.time_ns()
+        stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(now // 10**9))
+        write_private(self._backups / f"{stamp}.{now // 10**6 % 1000:03}Z.conf", text)
+        for old in self.list()[KEEP:]:
+            old.path.unlink()
+
+
+def write_private(path: Path, text: str) -> None:
+    """Put a file in place atomically, readable by its owner alone; raises `OSError`."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.unlink(missing_ok=True)
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+
+
+def _translated(work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+    try:
+        return work(*args, **kwargs)
+    except (OSError, UnicodeDecodeError) as error:
+        raise StoreError(str(error)) from error

@@ -1,0 +1,88 @@
+"""Nodes and events as JSON, for the store.
+
+Reading validates nothing that writing would not have produced; a file that says anything else is corrupt,
+and `FormatError` says so.
+"""
+
+import json
+from typing import Any, Final
+
+from dstack_vpn.core import events as ev
+from dstack_vpn.core.keys import PublicKey
+from dstack_vpn.core.model import Endpoint, Malformed, Node, Position
+from dstack_vpn.errors import FormatError
+
+_EVENTS: Final[dict[str, type[ev.RegistryEvent]]] = {
+    kind.__name__: kind
+    for kind in (
+        ev.Granted,
+        ev.Revoked,
+        ev.Transferred,
+        ev.KeyUpdated,
+        ev.OwnerKeyUpdated,
+        ev.EndpointUpdated,
+        ev.ExpiryUpdated,
+        ev.Observed,
+    )
+}
+
+
+def dump_node(node: Node) -> str:
+    """A node as one line of JSON."""
+    return json.dumps(_plain(node), separators=(",", ":"))
+
+
+def load_node(text: str) -> Node:
+    """The node that `dump_node` wrote; raises `FormatError`."""
+    node = _load(text)
+    if not isinstance(node, Node):
+        raise FormatError("the record is not a node")
+    return node
+
+
+def dump_event(event: ev.RegistryEvent) -> str:
+    """An event as one line of JSON."""
+    return json.dumps(_plain(event), separators=(",", ":"))
+
+
+def load_event(text: str) -> ev.RegistryEvent:
+    """The event that `dump_event` wrote; raises `FormatError`."""
+    event = _load(text)
+    if type(event) not in _EVENTS.values():
+        raise FormatError("the record is not an event")
+    result: ev.RegistryEvent = event
+    return result
+
+
+def _plain(value: object) -> object:
+    """A value as JSON can hold it; every type of ours carries its name."""
+    match value:
+        case None | bool() | int() | str():
+            return value
+        case PublicKey():
+            return {"key": value.hex()}
+        case Position(block, log_index):
+            return {"at": [block, log_index]}
+        case _:
+            fields = {name: _plain(getattr(value, name)) for name in type(value).__match_args__}  # type: ignore[attr-defined]  # dataclasses all
+            return {"type": type(value).__name__, **fields}
+
+
+def _load(text: str) -> Any:  # noqa: ANN401 - the callers check what it is
+    try:
+        return json.loads(text, object_hook=_revive)
+    except (ValueError, TypeError, KeyError) as error:
+        raise FormatError(f"the record is damaged: {error}") from error
+
+
+def _revive(members: dict[str, Any]) -> object:
+    match members:
+        case {"key": str(digits)}:
+            return PublicKey(bytes.fromhex(digits))
+        case {"at": [int(block), int(log_index)]}:
+            return Position(block, log_index)
+        case {"type": str(name), **fields}:
+            kinds: dict[str, type] = {"Node": Node, "Endpoint": Endpoint, "Malformed": Malformed, **_EVENTS}
+            return kinds[name](**fields)
+        case _:
+            raise FormatError("the record is of no known form")

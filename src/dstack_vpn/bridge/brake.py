@@ -1,0 +1,75 @@
+"""The brake: a plan that would take away more than half of the peers waits for a second reading of the chain.
+
+Only removals that the chain alone speaks for are in doubt; what the operator's pin leaves out goes at once.
+"""
+
+import asyncio
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+import structlog
+
+from dstack_vpn.bridge.members import Members
+from dstack_vpn.core.health import Facts
+from dstack_vpn.core.keys import PublicKey
+from dstack_vpn.core.model import TokenId
+from dstack_vpn.core.plan import Plan, brake
+
+_log = structlog.get_logger(component="device")
+
+
+@dataclass(slots=True)
+class Brake:
+    """Which removals wait, and which may go."""
+
+    members: Members
+    facts: Facts
+    held: set[PublicKey] = field(default_factory=set)
+    """Removals that wait."""
+    released: set[PublicKey] = field(default_factory=set)
+    """Removals that a second reading of the chain has confirmed."""
+    engaged: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set while there may be something to confirm."""
+
+    def check(self, steps: Plan, present: Mapping[PublicKey, TokenId | None]) -> Plan:
+        """The plan without the removals that have to wait; ``present`` are the peers that the device has."""
+        self.forget_what_stays(present)
+        left_out = self._left_out(steps)
+        self.held -= left_out
+        unconfirmed = steps.keeping(self.released | left_out)
+        if self.held or brake(unconfirmed, len(present)):
+            self._hold({step.change.public_key for step in unconfirmed.removals}, len(present))
+        return steps.keeping(self.held)
+
+    def release(self, keys: Collection[PublicKey]) -> None:
+        """A second reading has confirmed these removals."""
+        _log.warning("brake.released", peers=len(keys))
+        self.released.update(keys)
+        self.held.difference_update(keys)
+
+    def tell(self) -> None:
+        """Let health, and who has removals confirmed, know how many there are."""
+        self.facts.braked = len(self.held)
+        if self.held:
+            self.engaged.set()
+        else:
+            self.engaged.clear()
+
+    def forget_what_stays(self, present: Mapping[PublicKey, TokenId | None]) -> None:
+        """Neither a doubt nor the leave to go outlives the peer that it was about, or its coming back."""
+        if self.held or self.released:
+            going = present.keys() - self.members.membership.peers.keys()
+            self.held &= going
+            self.released &= going
+
+    def _hold(self, doubtful: set[PublicKey], peers: int) -> None:
+        if doubtful - self.held:
+            _log.error("brake.engaged", removals=len(doubtful), peers=peers)
+        self.held |= doubtful
+        self.tell()
+
+    def _left_out(self, steps: Plan) -> set[PublicKey]:
+        """The removals that the operator's pin asks for: no reading of the chain has a say in them."""
+        pinned = self.members.membership.pinned
+        removed = {step.change.public_key for step in steps.removals}
+        return set() if pinned is None else removed - pinned.keys()

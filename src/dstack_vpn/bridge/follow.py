@@ -1,0 +1,93 @@
+"""Following the chain over whatever endpoints there are: one session after another.
+
+When a session fails, the next one starts from where the registry stands; the last members stay as they are
+all the while. A second opinion, when one is needed, comes from another endpoint where there is one.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import structlog
+
+from dstack_vpn.bridge.session import SessionDriver
+from dstack_vpn.bridge.state import ChainState
+from dstack_vpn.core.keys import PublicKey
+from dstack_vpn.core.model import ChainIdentity, TokenId
+from dstack_vpn.core.registry import Registry
+from dstack_vpn.errors import ChainError, WrongChainError
+from dstack_vpn.ports import ChainSession, ChainSource
+
+_log = structlog.get_logger(component="chain")
+
+
+@dataclass(slots=True)
+class ChainLoop:
+    """The chain, followed."""
+
+    source: ChainSource
+    state: ChainState
+    identity: ChainIdentity | None = None
+    """The chain and contract that the state directory knows; every session must match it."""
+
+    async def run(self) -> None:
+        """Follow for ever. Absorbs `ChainError`: the session is left and the next one opened."""
+        while True:
+            try:
+                async with self.source.session() as session:
+                    await self._follow(session)
+            except ChainError as error:
+                self.state.down(error)
+
+    async def confirm(self, held: Mapping[PublicKey, TokenId | None]) -> set[PublicKey]:
+        """Which of these keys another reading, by another endpoint if there is one, shows out."""
+        try:
+            async with self.source.other(than=self.state.facts.endpoint or "") as session:
+                self._check(session)
+                head = await session.head()
+                observed = await session.read_all(head)
+                if observed is None:
+                    tokens = sorted({token for token in held.values() if token is not None})
+                    observed = await session.read_tokens(tokens, head)
+                name = session.name
+        except ChainError as error:
+            _log.error("brake.unconfirmed", problem=str(error))
+            return set()
+        registry = Registry.of(x.node for x in observed if x.node is not None)
+        # A state that was just read does not always tell since when a key has been there.
+        access = replace(self.state.members.access_over(registry), height=head.number, confirmations=0)
+        standing = {key for key in held if access.decide(key, self.state.clock.now()).granted}
+        if standing:
+            _log.error("brake.contradicted", endpoint=name, peers=len(standing))
+        return held.keys() - standing
+
+    async def _follow(self, session: ChainSession) -> None:
+        """One session, from its first head to the error that ends it."""
+        self._check(session)
+        self.state.follower.abandon()
+        try:
+            async with asyncio.TaskGroup() as group:
+                driver = SessionDriver(self.state, session, group)
+                group.create_task(driver.pump(), name="chain facts")
+                await driver.begin()
+                group.create_task(driver.audit_forever(), name="audit")
+                await driver.drive()
+        except BaseExceptionGroup as errors:
+            if (found := errors.subgroup(ChainError)) is None or found.exceptions != errors.exceptions:
+                raise
+            error: BaseException = found
+            while isinstance(error, BaseExceptionGroup):
+                error = error.exceptions[0]
+            # One plain error, so that the source sees what it was.
+            raise error from None
+
+    def _check(self, session: ChainSession) -> None:
+        seen, known = session.identity, self.identity
+        if known is not None and seen != known:
+            raise WrongChainError(
+                f"{session.name} serves contract {seen.contract} on chain {seen.chain_id} with genesis "
+                f"{seen.genesis_hash[:10]}…, but STATE_DIR holds contract {known.contract} on chain "
+                f"{known.chain_id} with genesis {known.genesis_hash[:10]}…: another chain, or a wiped one. "
+                "The last peers are kept. If this is intended, stop the daemon and empty its STATE_DIR"
+            )
+        self.identity = seen

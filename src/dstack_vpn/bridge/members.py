@@ -1,0 +1,193 @@
+"""The registry as this node sees it: the follower's state, the decisions over it, and the peers that follow.
+
+Synchronous on purpose: an event is folded, decided about and handed on as peer deltas in one go, so nothing
+can come in between.
+"""
+
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field
+
+import structlog
+
+from dstack_vpn.core.access import AccessControl, Reason
+from dstack_vpn.core.addressing import AddressPlan
+from dstack_vpn.core.commands import Advanced
+from dstack_vpn.core.desired import Delta, Lookup, Membership, PeerPolicy, keys_of
+from dstack_vpn.core.follower import Follower
+from dstack_vpn.core.health import Facts
+from dstack_vpn.core.keys import PublicKey
+from dstack_vpn.core.model import Endpoint, Malformed, Node, Peer, TokenId
+from dstack_vpn.core.registry import Registry
+from dstack_vpn.ports import Checkpoint, Clock
+
+_log = structlog.get_logger(component="registry")
+
+
+@dataclass(slots=True)
+class Members:
+    """What the chain says and what this node makes of it."""
+
+    own_key: PublicKey
+    own_node_id: str | None
+    addresses: AddressPlan
+    policy: PeerPolicy
+    confirmations: int
+    facts: Facts
+    clock: Clock
+    lookup: Lookup
+    follower: Follower = field(default_factory=Follower)
+    submit: Callable[[list[Delta], float], None] = field(default=lambda deltas, seen: None)
+    """Takes the deltas of one event, and when it was seen (monotonic seconds)."""
+    own_changed: Callable[[], None] = field(default=lambda: None)
+    """Told when our own token, and with it our address, has become another."""
+    membership: Membership = field(init=False)
+    _seen: Registry = field(default_factory=Registry, init=False)
+    """The registry that the peers were last derived from."""
+    _own_token: TokenId | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        self.membership = Membership(self.policy, self.lookup)
+
+    @property
+    def access(self) -> AccessControl:
+        """Decisions over the registry as it is now."""
+        return self.access_over(self.follower.registry)
+
+    def access_over(self, registry: Registry) -> AccessControl:
+        """Decisions over another state, from this node's point of view."""
+        tip = self.follower.tip
+        return AccessControl(
+            registry, self.addresses, self.own_key, tip.number if tip else 0, self.confirmations
+        )
+
+    @property
+    def own_node(self) -> Node | None:
+        """Our own token, while it is in force."""
+        decision = self.access.decide(self.own_key, self.clock.now())
+        return decision.node if decision.reason is Reason.OWN_KEY else None
+
+    # -- what happens ---------------------------------------------------------------------------------
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Begin with what was stored: members that were final then, less those revoked since."""
+        base = Registry.of(checkpoint.nodes)
+        self.follower.restore(base, checkpoint.finalized, checkpoint.events, checkpoint.tip)
+        now = self.clock.now()
+        final = Membership(self.policy, self.lookup)
+        final.rebuild(self.access_over(base), now)
+        self.membership.only = frozenset(final.peers)
+        self.facts.stale = True
+        self.rebuild(self.clock.monotonic())
+
+    def confirmed(self) -> None:
+        """The chain has been read: from now on it alone says who is a member."""
+        first, self.facts.synced = self.facts.synced is None, self.clock.now()
+        if self.membership.only is not None or self.facts.stale:
+            self.membership.only, self.facts.stale = None, False
+            self.rebuild(self.clock.monotonic())
+        if first:
+            # An interface that was adopted may hold what nobody grants any more.
+            self.submit([], self.clock.monotonic())
+            self.own_changed()
+
+    def advanced(self, advanced: Advanced, seen: float) -> None:
+        """The follower has moved: decide about whom that may concern, and hand the deltas on."""
+        before, after = self._seen, self.follower.registry
+        self._seen = after
+        keys = keys_of(advanced.tokens, before, after)
+        _report(before, after, advanced.tokens, self.addresses)
+        self._hand_on(self.membership.update(self.access, keys, self.clock.now()), seen)
+        if advanced.tokens:
+            self.judge_own()
+
+    def rebuild(self, seen: float) -> None:
+        """Decide about everything anew."""
+        _report(self._seen, self.follower.registry, self.follower.registry.nodes, self.addresses)
+        self._seen = self.follower.registry
+        self._hand_on(self.membership.rebuild(self.access, self.clock.now()), seen)
+        self.judge_own()
+
+    def expire(self) -> None:
+        """End the access whose time is over."""
+        deltas = self.membership.expire(self.access, self.clock.now())
+        self._hand_on(deltas, self.clock.monotonic())
+        self.judge_own()
+
+    def reached_by(self, endpoints: Collection[Endpoint]) -> set[Endpoint]:
+        """Which of these some peer is reached by."""
+        nodes = self.follower.registry.nodes
+        found = (self.policy.endpoint_of(nodes[t]) for t in self.membership.tokens.values() if t in nodes)
+        return {endpoint for endpoint in found if endpoint is not None and endpoint in endpoints}
+
+    def resolved(self, endpoints: Iterable[Endpoint]) -> None:
+        """Host names have other addresses now: tell the peers that are reached by them."""
+        changed = frozenset(endpoints)
+        if not changed:
+            return
+        nodes = self.follower.registry.nodes
+        keys = [
+            key
+            for key, token in self.membership.tokens.items()
+            if (node := nodes.get(token)) is not None and self.policy.endpoint_of(node) in changed
+        ]
+        self._hand_on(self.membership.update(self.access, keys, self.clock.now()), self.clock.monotonic())
+
+    def pin(self, peers: dict[PublicKey, Peer] | None) -> None:
+        """Hold the peers to a set of the operator's choice, or (None) let go of it."""
+        self.membership.pinned = peers
+        self.facts.pinned = peers is not None
+        self.rebuild(self.clock.monotonic())
+
+    def judge_own(self) -> None:
+        """Find out whether this node is a member itself, and what is wrong if not."""
+        own, problem = self.own_node, self._own_problem()
+        token = own.token_id if own is not None else None
+        if token != self._own_token:
+            self._own_token = token
+            self.own_changed()
+        if problem != self.facts.own_problem:
+            self.facts.own_problem = problem
+            if problem is None:
+                _log.info("membership.ok", node=self.own_node_id)
+            else:
+                _log.warning("membership.problem", problem=problem)
+
+    # -- helpers --------------------------------------------------------------------------------------
+
+    def _hand_on(self, deltas: list[Delta], seen: float) -> None:
+        if deltas:
+            self.submit(deltas, seen)
+
+    def _own_problem(self) -> str | None:
+        decision = self.access.decide(self.own_key, self.clock.now())
+        if decision.reason is not Reason.OWN_KEY:
+            return self._own_absence()
+        node = decision.node
+        if self.own_node_id is not None and node is not None and node.node_id != self.own_node_id:
+            return f"NODE_ID is {self.own_node_id}, but our key is registered for node {node.node_id}"
+        return None
+
+    def _own_absence(self) -> str:
+        if self.own_node_id is None:
+            return f"our public key {self.own_key} is not registered; register it, or set NODE_ID"
+        decision = self.access.decide(self.own_node_id, self.clock.now())
+        if decision.granted:
+            return (
+                f"node {self.own_node_id} is registered with another public key than ours ({self.own_key}); "
+                "update it with 'dstack-vpn node update-key', or use the private key that belongs to it"
+            )
+        return f"node {self.own_node_id} is not on the network: {decision}"
+
+
+def _report(before: Registry, after: Registry, tokens: Iterable[TokenId], addresses: AddressPlan) -> None:
+    """One line for each thing that is odd about a token, when it first is."""
+    for token in tokens:
+        old, new = before.get(token), after.get(token)
+        if new is None or new is old:
+            continue
+        if old is None and addresses.ipv4_of(token) is None:
+            _log.info("node.ipv6_only", token=token, reason="its id is beyond VPN_CIDR")
+        for name in ("node_id", "public_key", "endpoint", "uri_endpoint"):
+            value = getattr(new, name)
+            if isinstance(value, Malformed) and (old is None or getattr(old, name) != value):
+                _log.warning("node.field_refused", token=token, field=name, problem=value.problem)

@@ -1,0 +1,174 @@
+"""The node: every long-lived task, named in one place, in one TaskGroup.
+
+    chain       follow the registry over one endpoint after another       (follow, session)
+    events      carry an event's deltas to the device                     (reconciler)
+    repairs     compare the whole device, repair, read back               (reconciler)
+    brake       have mass removals confirmed                              (reconciler)
+    device      set the device up again when it has vanished              (tunnel)
+    link        keep addresses, routes and the up state                   (tunnel)
+    names       resolve peers' host names                                 (endpoints)
+    clock       end access that expires, ask for a repair every audit     (here)
+    store       write the registry down                                   (recorder)
+    config      write the wg-quick file, follow pins                      (recorder)
+
+A task that ends, or fails with anything but what its docstring absorbs, ends the node: better restarted by
+its supervisor than half alive. The data plane survives that (docs/architecture.md).
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+import structlog
+
+from dstack_vpn.bridge.endpoints import EndpointBook, overdue
+from dstack_vpn.bridge.follow import ChainLoop
+from dstack_vpn.bridge.reconciler import Reconciler
+from dstack_vpn.bridge.recorder import Recorder
+from dstack_vpn.bridge.tunnel import Tunnel
+from dstack_vpn.core.health import Facts
+from dstack_vpn.core.keys import PublicKey
+from dstack_vpn.core.model import Address, DeviceState, PeerState
+from dstack_vpn.errors import DeviceError, DstackVpnError, StoreError
+from dstack_vpn.ports import Checkpoint
+
+_log = structlog.get_logger(component="node")
+
+TICK: Final = 1.0
+"""Seconds between looks at the clock."""
+INSIST: Final = 0.2
+"""Seconds after which a task that was cancelled, and goes on, is cancelled again."""
+DRAIN: Final = 1.5
+"""Seconds that each of the three steps of an orderly end may take."""
+
+
+@dataclass(slots=True)
+class Node:
+    """A running member of the network."""
+
+    facts: Facts
+    tunnel: Tunnel
+    chain: ChainLoop
+    reconciler: Reconciler
+    recorder: Recorder
+    endpoints: EndpointBook
+    registry: tuple[int, Address] | None = None
+    """Chain id and contract that the settings name; a store of any other registry is not for us."""
+    keep_interface: bool = False
+    """Leave the tunnel up at the end."""
+    peers_seen: Mapping[PublicKey, PeerState] = field(default_factory=dict)
+    """The peers when the device was last read."""
+
+    async def run(self, stop: asyncio.Event, services: Mapping[str, Callable[[], Awaitable[None]]]) -> None:
+        """Run until ``stop`` is set, with further services by name; raises what a task failed with."""
+        self.reconciler.repaired = self._repaired
+        self.tunnel.refill = self.reconciler.repair
+        await self._restore()
+        tasks: dict[str, Callable[[], Awaitable[None]]] = {
+            "chain": self.chain.run,
+            "events": self.reconciler.run_events,
+            "repairs": self.reconciler.run_repairs,
+            "brake": self.reconciler.run_confirmations,
+            "device": self.tunnel.run,
+            "link": self.tunnel.watch,
+            "names": self._resolve,
+            "clock": self._tick,
+            "store": self.recorder.run_store,
+            "config": self.recorder.run_config,
+            **services,
+        }
+        async with asyncio.TaskGroup() as group:
+            running = [group.create_task(_forever(name, task), name=name) for name, task in tasks.items()]
+            await stop.wait()
+            _log.info("node.stopping")
+            await _end(running)
+        await self._drain()
+
+    async def _restore(self) -> None:
+        """Bring back what was stored, so that the tunnel comes up even if no endpoint answers."""
+        checkpoint: Checkpoint | None = None
+        try:
+            checkpoint = await self.recorder.store.load()
+        except StoreError as error:
+            self.facts.store_problem = str(error)
+            _log.error("store.trouble", problem=str(error))
+        if checkpoint is None:
+            return
+        known = checkpoint.identity
+        if self.registry not in {None, (known.chain_id, known.contract)}:
+            _log.warning("store.other_registry", chain_id=known.chain_id, contract=known.contract)
+            return
+        self.chain.identity = checkpoint.identity
+        self.tunnel.members.restore(checkpoint)
+        _log.info(
+            "node.restored",
+            members=len(self.tunnel.members.membership.peers),
+            block=checkpoint.finalized.number,
+            tip=checkpoint.tip.number,
+        )
+
+    async def _drain(self) -> None:
+        """Write what is left, take the interface away or let go of it; no step holds up another for long."""
+        steps = (
+            self.recorder.flush(),
+            self.tunnel.stop(keep=self.keep_interface),
+            self.recorder.store.close(),
+        )
+        for step in steps:
+            try:
+                async with asyncio.timeout(DRAIN):
+                    await step
+            except (DstackVpnError, TimeoutError) as error:
+                _log.error("node.drain_failed", problem=str(error) or "it took too long")
+        _log.info("node.stopped", interface="kept" if self.keep_interface else "removed")
+
+    async def _tick(self) -> None:
+        """End access that has expired; have the device compared every audit."""
+        interval, since = self.chain.state.audit_interval, 0.0
+        while True:
+            await asyncio.sleep(TICK)
+            self.tunnel.members.expire()
+            since += TICK
+            if since >= interval:
+                since = 0.0
+                self.reconciler.request_repair()
+
+    async def _resolve(self) -> None:
+        """Resolve host names when they are due."""
+        while True:
+            await self.endpoints.wait(TICK)
+            self.endpoints.forget_unused(self.tunnel.members.reached_by)
+            self.tunnel.members.resolved(await self.endpoints.resolve_due())
+
+    def _repaired(self, state: DeviceState) -> None:
+        before, self.peers_seen = self.peers_seen, state.peers
+        self.recorder.config_changed()
+        if not self.endpoints.in_use:
+            return
+        late = overdue(state, before, self.tunnel.clock.now())
+        members = self.tunnel.members
+        nodes = (
+            members.follower.registry.get(token)
+            for key in late
+            if (token := members.membership.tokens.get(key)) is not None
+        )
+        found = (members.policy.endpoint_of(node) for node in nodes if node is not None)
+        self.endpoints.refresh(endpoint for endpoint in found if endpoint is not None)
+
+
+async def _end(tasks: Collection[asyncio.Task[None]]) -> None:
+    """Cancel tasks until they have ended.
+
+    Once is not enough: a TaskGroup (Python 3.11 and 3.12) whose child fails in the very moment that it is
+    cancelled reports the failure and forgets the cancellation, and a loop that absorbs such failures goes on.
+    """
+    while unfinished := [task for task in tasks if not task.done()]:
+        for task in unfinished:
+            task.cancel()
+        await asyncio.wait(unfinished, timeout=INSIST)
+
+
+async def _forever(name: str, task: Callable[[], Awaitable[None]]) -> None:
+    await task()
+    raise DeviceError(f"the task '{name}' has ended unexpectedly")

@@ -1,0 +1,300 @@
+"""Keeps the device's peers equal to the membership, by two paths with one plan language.
+
+Fast: the deltas of an event go to the device at once, without reading it. Sure: read everything, compare,
+apply the smallest plan, read back; this follows events by a moment and every audit, so that a lost or wrong
+delta never lives long. Removals always go first and alone: whatever fails afterwards, what was revoked is
+out. Grants that fail are undone and tried one by one, so that a single bad peer keeps nobody else out.
+What `brake` holds back waits until the chain was read a second time.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+import structlog
+
+from dstack_vpn.bridge.brake import Brake
+from dstack_vpn.bridge.members import Members
+from dstack_vpn.bridge.report import report
+from dstack_vpn.bridge.tunnel import Tunnel
+from dstack_vpn.core.batch import Batch
+from dstack_vpn.core.desired import Delta
+from dstack_vpn.core.health import Facts
+from dstack_vpn.core.keys import PublicKey
+from dstack_vpn.core.model import DeviceState, RemovePeer, SetPeer, SocketAddress, TokenId
+from dstack_vpn.core.plan import Plan, Step, differing, plan, plan_deltas
+from dstack_vpn.errors import DeviceError, DeviceGoneError
+from dstack_vpn.ports import Clock
+
+_log = structlog.get_logger(component="device")
+
+DEBOUNCE: Final = 0.3
+"""Seconds of quiet after the last event until the full comparison."""
+DEBOUNCE_LIMIT: Final = 3.0
+"""Seconds after which it is made even if events go on..."""
+READ_SHARE: Final = 200
+"""...or so many times as long as it takes to read the device, which no change can enter meanwhile."""
+SLICE: Final = 500
+"""Peers that are compared without a pause."""
+CONFIRM_PAUSE: Final = 5.0
+"""Seconds between attempts to have held removals confirmed."""
+
+RETRY: Final = 5.0
+"""Seconds after which a repair that failed is tried again."""
+
+Confirm = Callable[[Mapping[PublicKey, TokenId | None]], Awaitable[set[PublicKey]]]
+"""Ask another reading of the chain which of these keys are really out; raises nothing."""
+
+
+@dataclass(slots=True)
+class Reconciler:
+    """The only one who changes peers on the device."""
+
+    members: Members
+    tunnel: Tunnel
+    facts: Facts
+    clock: Clock
+    confirm: Confirm
+    repaired: Callable[[DeviceState], None] = field(default=lambda state: None)
+    """Told of every device state that was found, or made, to be as it should be."""
+    latencies: deque[float] = field(default_factory=lambda: deque(maxlen=1000))
+    """Seconds from an event's arrival to the device's acknowledgement; the last thousand."""
+    applied: int = 0
+    failed: int = 0
+    _batch: Batch = field(default_factory=Batch)
+    _sent: dict[PublicKey, SocketAddress] = field(default_factory=dict)
+    _present: dict[PublicKey, TokenId | None] = field(default_factory=dict)
+    """The peers that the device has, as far as we know, and the token that each stands for."""
+    _reasons: dict[PublicKey, str] = field(default_factory=dict)
+    _brake: Brake = field(init=False)
+    _work: asyncio.Event = field(default_factory=asyncio.Event)
+    _repair: asyncio.Event = field(default_factory=asyncio.Event)
+    _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _asked: float = 0.0
+    _read_cost: float = 0.0
+    """Seconds that reading the device took, the last time."""
+
+    def __post_init__(self) -> None:
+        self._brake = Brake(self.members, self.facts)
+
+    def submit(self, deltas: list[Delta], seen: float) -> None:
+        """Take the deltas of an event that was seen at ``seen`` (monotonic seconds).
+
+        Without any, the device is only compared.
+        """
+        if deltas:
+            self._batch.add(deltas, seen)
+            self._reasons |= {delta.public_key: delta.reason for delta in deltas}
+            self._work.set()
+        self.request_repair()
+
+    def request_repair(self) -> None:
+        """Have everything compared, a moment from now."""
+        self._asked = self.clock.monotonic()
+        self._repair.set()
+
+    # -- tasks ----------------------------------------------------------------------------------------
+
+    async def run_events(self) -> None:
+        """Carry deltas to the device as they come. Absorbs device errors: the repair tries again."""
+        while True:
+            await self._work.wait()
+            self._work.clear()
+            await self.tunnel.up.wait()
+            batch, self._batch = self._batch, Batch()
+            async with self._lock:
+                await self._apply_deltas(batch)
+
+    async def run_repairs(self) -> None:
+        """Compare and repair when asked to, after a moment of quiet; tries again after device errors."""
+        pause: float | None = None
+        while True:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._repair.wait(), pause)
+            await self._quiet()
+            self._repair.clear()
+            await self.tunnel.up.wait()
+            pause = None if await self.repair() else RETRY
+
+    async def run_confirmations(self) -> None:
+        """Have held removals confirmed by a second reading of the chain."""
+        while True:
+            await self._brake.engaged.wait()
+            held = {key: self._present.get(key) for key in self._brake.held}
+            if held and (out := await self.confirm(held)):
+                self._brake.release(out)
+                await self.repair()
+            self._brake.tell()
+            if self._brake.held:
+                await asyncio.sleep(CONFIRM_PAUSE)
+                self._brake.forget_what_stays(self._present)
+
+    async def repair(self) -> bool:
+        """Make the device equal to the membership, and read back; False where that did not come about.
+
+        Before the registry is known, from the chain or from the store, nothing is touched: an interface
+        that was adopted keeps its peers.
+        """
+        if self.facts.synced is None and not self.facts.stale:
+            return False
+        try:
+            began = self.clock.monotonic()
+            state = await self.tunnel.device.read()
+            self._read_cost = self.clock.monotonic() - began
+            keys = await self._differing(state)
+            async with self._lock:
+                steps = self._plan(state, keys)
+                if steps:
+                    tokens = self._tokens_of(steps)
+                    await self._carry_out(steps)
+                    self._report(steps, tokens, None)
+            if steps:
+                state, steps = await self._read_back()
+        except DeviceError as error:
+            self._trouble(str(error))
+            if isinstance(error, DeviceGoneError):
+                self.tunnel.lost()
+            return False
+        if steps:
+            self._trouble(f"the device did not take {len(steps.steps)} of the changes it was given")
+            return False
+        self.facts.device_problem, self.facts.applied = None, self.clock.now()
+        self._reasons = {
+            k: why for k, why in self._reasons.items() if k in self._present or k in self._brake.held
+        }
+        self.repaired(state)
+        return True
+
+    # -- fast path ------------------------------------------------------------------------------------
+
+    async def _apply_deltas(self, batch: Batch) -> None:
+        steps = self._brake.check(plan_deltas(batch.deltas.values()), self._present)
+        tokens = self._tokens_of(steps)
+        try:
+            await self._carry_out(steps)
+        except DeviceGoneError as error:
+            self._trouble(str(error))
+            self.tunnel.lost()
+            return
+        except DeviceError as error:
+            self._trouble(str(error))
+            self.request_repair()
+            return
+        latency = self.clock.monotonic() - batch.seen
+        if steps:
+            self.latencies.append(latency)
+        self._report(steps, tokens, latency)
+
+    # -- both paths -----------------------------------------------------------------------------------
+
+    async def _differing(self, state: DeviceState) -> list[PublicKey]:
+        """The peers that may need a change; a few hundred at a time, so that no event waits for thousands."""
+        wanted = self.members.membership.peers
+        keys = [*wanted, *(key for key in state.peers if key not in wanted)]
+        found: list[PublicKey] = []
+        for start in range(0, len(keys), SLICE):
+            found += differing(state.peers, wanted, keys[start : start + SLICE])
+            await asyncio.sleep(0)
+        return found
+
+    async def _read_back(self) -> tuple[DeviceState, Plan]:
+        """What the device has now, and what of a repair it did not take.
+
+        Where an event has changed it meanwhile, the repair that the event asked for will tell.
+        """
+        applied = self.applied
+        state = await self.tunnel.device.read()
+        keys = await self._differing(state)
+        async with self._lock:
+            if self._batch.deltas or self.applied != applied:
+                return state, Plan()
+            return state, self._compare(state, keys).keeping(self._brake.held)
+
+    def _plan(self, state: DeviceState, keys: list[PublicKey]) -> Plan:
+        """The plan for these peers, from what was just read, less what the brake holds."""
+        self._present = {key: self._token_of(key) for key in state.peers}
+        return self._brake.check(self._compare(state, keys), self._present)
+
+    def _compare(self, state: DeviceState, keys: list[PublicKey]) -> Plan:
+        wanted = self.members.membership
+        part = replace(state, peers={key: state.peers[key] for key in keys if key in state.peers})
+        peers = {key: wanted.peers[key] for key in keys if key in wanted.peers}
+        return plan(part, peers, self._sent, self._reasons, self.clock.now())
+
+    async def _carry_out(self, steps: Plan) -> None:
+        """Removals first and alone; then the rest, undone where it fails, and then one by one."""
+        removals, others = steps.removals, steps.others
+        if removals:
+            await self.tunnel.device.apply([step.change for step in removals])
+            self._note(removals)
+        if not others:
+            return
+        try:
+            await self.tunnel.device.apply([step.change for step in others])
+        except DeviceGoneError:
+            raise
+        except DeviceError as error:
+            _log.error("plan.failed", problem=str(error), steps=len(others))
+            await self._one_by_one(others)
+            raise
+        self._note(others)
+
+    async def _one_by_one(self, steps: tuple[Step, ...]) -> None:
+        """A batch was refused: take it back, then find out which of its steps is at fault."""
+        self.failed += 1
+        await self.tunnel.device.apply(Plan(steps).undo)
+        _log.warning("plan.rolled_back", steps=len(steps))
+        for step in steps:
+            try:
+                await self.tunnel.device.apply([step.change])
+            except DeviceGoneError:
+                raise
+            except DeviceError as error:
+                _log.error("peer.refused", peer=str(step.change.public_key), problem=str(error))
+                await self.tunnel.device.apply(Plan((step,)).undo)
+            else:
+                self._note((step,))
+
+    def _note(self, steps: tuple[Step, ...]) -> None:
+        """Remember what the device has acknowledged."""
+        for step in steps:
+            match step.change:
+                case RemovePeer(key):
+                    self._present.pop(key, None)
+                    self._sent.pop(key, None)
+                    self._brake.released.discard(key)
+                case SetPeer(key, endpoint):
+                    self._present[key] = self.members.membership.tokens.get(key)
+                    if endpoint is not None:
+                        self._sent[key] = endpoint
+        self.applied += len(steps)
+
+    def _tokens_of(self, steps: Plan) -> dict[PublicKey, TokenId | None]:
+        """Whose peers these are; to be asked before they are gone."""
+        return {key: self._token_of(key) for key in (step.change.public_key for step in steps.steps)}
+
+    def _token_of(self, key: PublicKey) -> TokenId | None:
+        return self.members.membership.tokens.get(key, self._present.get(key))
+
+    def _report(self, steps: Plan, tokens: Mapping[PublicKey, TokenId | None], latency: float | None) -> None:
+        follower = self.members.follower
+        block = None if follower.tip is None else follower.tip.number
+        report(steps, tokens, follower.registry, block, latency)
+
+    def _trouble(self, problem: str) -> None:
+        if self.facts.device_problem != problem:
+            self.facts.device_problem, self.facts.device_since = problem, self.clock.now()
+        _log.error("device.trouble", problem=problem)
+
+    async def _quiet(self) -> None:
+        began = self.clock.monotonic()
+        while True:
+            now = self.clock.monotonic()
+            limit = max(DEBOUNCE_LIMIT, READ_SHARE * self._read_cost)
+            rest = min(self._asked + DEBOUNCE, began + limit) - now
+            if rest <= 0:
+                return
+            await asyncio.sleep(rest)

@@ -1,0 +1,181 @@
+"""Writes down what the node knows: the registry into the store, the peers into the wg-quick file.
+
+Both are written behind the events, never in their way. A store that can't be written to is worth a warning
+and no more: the tunnel lives on the chain, not on the disk.
+"""
+
+import asyncio
+from collections.abc import Awaitable
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+import structlog
+
+from dstack_vpn.bridge.follow import ChainLoop
+from dstack_vpn.bridge.state import Began
+from dstack_vpn.bridge.tunnel import Tunnel
+from dstack_vpn.core.commands import Advanced
+from dstack_vpn.core.events import LoggedEvent
+from dstack_vpn.core.keys import PublicKey
+from dstack_vpn.core.model import Peer, TokenId
+from dstack_vpn.core.registry import Registry
+from dstack_vpn.core.wgconf import ConfPeer, WgConfig, parse, render
+from dstack_vpn.errors import FormatError, StoreError
+from dstack_vpn.ports import Checkpoint, ConfigArchive, Store
+
+_log = structlog.get_logger(component="store")
+
+TIP_INTERVAL: Final = 5.0
+"""Seconds between writes of a tip that brought no event."""
+CONFIG_INTERVAL: Final = 1.0
+"""Seconds between writes of the wg-quick file, and between looks for a pinned backup."""
+
+
+@dataclass(slots=True)
+class Recorder:
+    """Keeps the disk up with the node. Absorbs `StoreError`: health shows it."""
+
+    store: Store
+    archive: ConfigArchive
+    chain: ChainLoop
+    tunnel: Tunnel
+    changed: asyncio.Queue[Advanced | Began]
+    _base: Registry | None = field(default=None, init=False)
+    """The base that the store holds."""
+    _tip_written: float = field(default=0.0, init=False)
+    _config: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+    _incomplete: bool = field(default=False, init=False)
+    """Whether the store has refused something: only writing everything anew makes it whole again."""
+    _pin: str | None = field(default=None, init=False)
+    _problems: dict[str, str] = field(default_factory=dict, init=False)
+    """What is wrong with the store, the pin, the file; each is well again only by itself."""
+
+    def config_changed(self) -> None:
+        """The peers on the device are as they should be, and perhaps others than before."""
+        self._config.set()
+
+    async def run_store(self) -> None:
+        """Write the registry's steps as they come, many at once where they come quickly."""
+        while True:
+            news = [await self.changed.get()]
+            while not self.changed.empty():
+                news.append(self.changed.get_nowait())
+            await self._attempt("store", self._record(news))
+
+    async def run_config(self) -> None:
+        """Write the wg-quick file when the peers have changed; take and drop pins."""
+        clock, next_write = self.tunnel.clock, 0.0
+        while True:
+            await asyncio.sleep(CONFIG_INTERVAL)
+            await self._attempt("pin", self.read_pin())
+            began = clock.monotonic()
+            if self._config.is_set() and began >= next_write:
+                self._config.clear()
+                await self._attempt("config", self._write_config())
+                # A large file in lively times may take a twentieth of the machine, not all of it.
+                next_write = clock.monotonic() + 20 * (clock.monotonic() - began)
+
+    async def read_pin(self) -> None:
+        """Follow the operator's pin; raises `StoreError`."""
+        text = await self.archive.pinned()
+        if text == self._pin:
+            return
+        members = self.tunnel.members
+        if text is None:
+            self._pin = None
+            _log.warning("config.resumed")
+            members.pin(None)
+            return
+        try:
+            peers = {entry.peer.public_key: entry.peer for entry in parse(text).peers}
+        except FormatError as error:
+            raise StoreError(f"the pinned configuration can't be read: {error}") from error
+        self._pin = text
+        _log.warning("config.pinned", peers=len(peers))
+        members.pin(peers)
+
+    async def flush(self) -> None:
+        """Write what is left to write, at the end."""
+        news = []
+        while not self.changed.empty():
+            news.append(self.changed.get_nowait())
+        await self._attempt("store", self._record(news))
+        if self._config.is_set():
+            await self._attempt("config", self._write_config())
+
+    # -- the store ------------------------------------------------------------------------------------
+
+    async def _record(self, news: list[Advanced | Began]) -> None:
+        follower, identity = self.tunnel.members.follower, self.chain.identity
+        if follower.tip is None or follower.settled is None or identity is None:
+            return
+        now = self.tunnel.clock.monotonic()
+        incomplete, self._incomplete = self._incomplete, True
+        if incomplete or (follower.timeline.base is not self._base and Began() in news):
+            base = follower.timeline.base
+            nodes = tuple(base.nodes.values())
+            events = follower.timeline.events
+            await self.store.checkpoint(Checkpoint(identity, follower.settled, nodes, events, follower.tip))
+            self._base = base
+        else:
+            added, dropped = _net([step for step in news if isinstance(step, Advanced)])
+            if added or dropped or now - self._tip_written >= TIP_INTERVAL:
+                await self.store.append(follower.tip, added, dropped)
+                self._tip_written = now
+        self._incomplete = False
+
+    # -- the wg-quick file ----------------------------------------------------------------------------
+
+    async def _write_config(self) -> None:
+        """Write the interface down as wg-quick(8) would have it."""
+        tunnel, members = self.tunnel, self.tunnel.members
+        own = members.own_node
+        addresses = frozenset[str]() if own is None else members.addresses.allowed_ips(own.token_id)
+        bare = WgConfig(tunnel.private_key, tunnel.listen_port, addresses, tunnel.mtu)
+        peers, tokens = dict(members.membership.peers), dict(members.membership.tokens)
+        # Thousands of peers take a while to write out: aside, so that no event waits for it.
+        try:
+            text = await asyncio.to_thread(_text, bare, peers, tokens, members.follower.registry)
+        except FormatError as error:
+            raise StoreError(f"the wg-quick file can't be written: {error}") from error
+        await self.archive.write(text)
+
+    async def _attempt(self, what: str, work: Awaitable[None]) -> None:
+        try:
+            await work
+        except StoreError as error:
+            if self._problems.get(what) != str(error):
+                _log.error("store.trouble", problem=str(error))
+            self._problems[what] = str(error)
+        else:
+            self._problems.pop(what, None)
+        self.tunnel.facts.store_problem = "; ".join(self._problems.values()) or None
+
+
+def _text(
+    bare: WgConfig, peers: dict[PublicKey, Peer], tokens: dict[PublicKey, TokenId], registry: Registry
+) -> str:
+    entries = []
+    for key, peer in peers.items():
+        node = registry.get(tokens[key])
+        named = node is not None and isinstance(node.node_id, str)
+        entries.append(ConfPeer(peer, str(node.node_id), node.token_id) if node and named else ConfPeer(peer))
+    return render(replace(bare, peers=tuple(entries)))
+
+
+def _net(steps: list[Advanced]) -> tuple[list[LoggedEvent], list[LoggedEvent]]:
+    """What several steps come to: an event that came and went was never there."""
+    added: dict[LoggedEvent, None] = {}
+    dropped: dict[LoggedEvent, None] = {}
+    for step in steps:
+        for event in step.dropped:
+            if event in added:
+                del added[event]
+            else:
+                dropped[event] = None
+        for event in step.added:
+            if event in dropped:
+                del dropped[event]
+            else:
+                added[event] = None
+    return list(added), list(dropped)

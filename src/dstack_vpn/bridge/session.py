@@ -1,0 +1,304 @@
+"""One session with one endpoint, driven by the core's follower.
+
+All that the endpoint says, and all that it answers, goes through one bounded queue into the follower, in
+the order of arrival; what the follower asks for is fetched by tasks of the session's own group. When the
+session fails, everything it had under way ends with it.
+"""
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Final, TypeAlias
+
+import structlog
+
+from dstack_vpn.bridge.state import Began, ChainState
+from dstack_vpn.core.commands import (
+    Advanced,
+    Command,
+    Fetch,
+    FetchEvents,
+    FetchHead,
+    FetchHeader,
+    Leave,
+    Resync,
+)
+from dstack_vpn.core.events import LoggedEvent, Observed, OwnerKeyUpdated
+from dstack_vpn.core.model import BlockRef, Position, TokenId
+from dstack_vpn.core.registry import Registry, apply_all, contradicts
+from dstack_vpn.errors import ChainError, EndpointError, WrongChainError
+from dstack_vpn.ports import ChainFact, ChainSession
+
+_log = structlog.get_logger(component="chain")
+
+QUEUE: Final = 4096
+"""Facts and answers that may wait; when it is full, reading from the endpoint pauses."""
+RESYNC_ABOVE: Final = 20_000
+"""Blocks: a longer gap is not fetched log by log where the contract can enumerate."""
+SLICE: Final = 250
+"""Tokens that are compared without a pause."""
+SAFE_DEPTH: Final = 64
+"""Blocks below the head that count as final on a chain that does not say."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What a fetch has brought."""
+
+    fetch: Fetch
+    result: BlockRef | list[LoggedEvent] | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """States that were read after a block."""
+
+    at: BlockRef
+    observed: list[Observed]
+
+
+Item: TypeAlias = ChainFact | _Answer | _Reading | ChainError
+
+
+@dataclass(slots=True)
+class SessionDriver:
+    """What lives as long as one connection to one endpoint."""
+
+    state: ChainState
+    session: ChainSession
+    group: asyncio.TaskGroup
+    queue: asyncio.Queue[Item] = field(default_factory=lambda: asyncio.Queue(QUEUE))
+    _subscribed: bool = False
+    """Whether a fact has come: only the logs of blocks after the first are announced."""
+    _read_after: str = ""
+    """The block that tokens were last read after, by its hash..."""
+    _read_there: set[TokenId] = field(default_factory=set)
+    """...and which: another log of that block leaves nothing open about them."""
+
+    async def pump(self) -> None:
+        """Move what the endpoint says by itself into the queue."""
+        async for fact in self.session.facts():
+            await self.queue.put(fact)
+        raise EndpointError("the endpoint has ended the subscription")
+
+    async def begin(self) -> None:
+        """Bring the registry to the session's head: from its state, from its logs, or from where we were."""
+        follower = self.state.follower
+        follower.announced_above = None
+        head = await self.session.head()
+        self._saw(head)
+        if follower.tip is None:
+            await self._bootstrap(head)
+            return
+        commands = follower.receive(head)
+        await self._obey(commands, self.state.clock.monotonic())
+        if not follower.walking:
+            self.state.connected(self.session.name)
+
+    async def drive(self) -> None:
+        """Feed the follower for as long as the session lasts."""
+        while True:
+            item = await self.queue.get()
+            seen = self.state.clock.monotonic()
+            if isinstance(item, ChainError):
+                raise item
+            await self._obey(self._feed(item), seen)
+            if self.state.facts.chain_problem is not None and not self.state.follower.walking:
+                self.state.connected(self.session.name)
+
+    def _feed(self, item: ChainFact | _Answer | _Reading) -> list[Command]:
+        match item:
+            case _Answer(fetch, result):
+                return self.state.follower.fetched(fetch, result)
+            case _Reading(at, observed):
+                return self._take_reading(at, observed)
+            case BlockRef():
+                self._saw(item)
+                if not self._subscribed and self.session.announces_logs:
+                    self._subscribed, self.state.follower.announced_above = True, item.number
+                return self.state.follower.receive(item)
+            case LoggedEvent():
+                return self.state.follower.receive(item)
+
+    async def audit_forever(self) -> None:
+        """Compare everything with the contract, again and again."""
+        while True:
+            await asyncio.sleep(self.state.audit_interval)
+            try:
+                await self.audit()
+            except ChainError as error:
+                await self.queue.put(error)
+
+    async def audit(self) -> None:
+        """Read the registry's state at our tip, and what has become final."""
+        follower, state = self.state.follower, self.state
+        tip = follower.tip
+        if tip is None or follower.walking:
+            return
+        observed = await self.session.read_all(tip)
+        if observed is None:
+            for logged in await self.session.events(max(state.audited_to - SAFE_DEPTH, 0), tip.number):
+                await self.queue.put(logged)
+            observed = await self.session.read_tokens(sorted(follower.registry.nodes), tip)
+        else:
+            gone = follower.registry.nodes.keys() - {observation.token_id for observation in observed}
+            observed += [Observed(token, None) for token in gone]
+        if wrong := await self._contradictions(observed):
+            _log.warning("registry.audit_differs", tokens=[x.token_id for x in wrong[:20]], count=len(wrong))
+            await self.queue.put(_Reading(tip, wrong))
+        state.audited_to = tip.number
+        state.audits += 1
+        final = await self._final(tip)
+        if final is not None and follower.settle(final):
+            await state.changed.put(Began())
+        state.members.facts.synced = state.clock.now()
+
+    async def _contradictions(self, observed: list[Observed]) -> list[Observed]:
+        """What says anything else than our registry; a few hundred at a time, so that no event waits."""
+        wrong: list[Observed] = []
+        for start in range(0, len(observed), SLICE):
+            wrong += [
+                x for x in observed[start : start + SLICE] if contradicts(self.state.follower.registry, x)
+            ]
+            await asyncio.sleep(0)
+        return wrong
+
+    # -- what the follower asks for -------------------------------------------------------------------
+
+    async def _obey(self, commands: Iterable[Command], seen: float) -> None:
+        for command in commands:
+            match command:
+                case Advanced():
+                    await self._advanced(command, seen)
+                case Resync(reason):
+                    _log.warning("chain.resync", reason=reason)
+                    await self._check_genesis()
+                    await self._bootstrap(await self.session.head())
+                case Leave(reason):
+                    raise EndpointError(f"{self.session.name}: {reason}")
+                case fetch:
+                    self.group.create_task(self._fetch(fetch), name="chain fetch")
+
+    async def _fetch(self, fetch: Fetch) -> None:
+        try:
+            await self.queue.put(_Answer(fetch, await self._ask(fetch)))
+        except ChainError as error:
+            await self.queue.put(error)
+
+    async def _ask(self, fetch: Fetch) -> BlockRef | list[LoggedEvent] | None:
+        match fetch:
+            case FetchHead():
+                return await self.session.head()
+            case FetchHeader(number):
+                return await self.session.header(number)
+            case FetchEvents(first, last):
+                return await self.session.events(first, last)
+
+    async def _advanced(self, advanced: Advanced, seen: float) -> None:
+        state = self.state
+        state.members.advanced(advanced, seen)
+        state.events += len(advanced.added)
+        if advanced.reorg_depth:
+            state.reorgs += 1
+            _log.warning(
+                "chain.reorg",
+                depth=advanced.reorg_depth,
+                dropped=len(advanced.dropped),
+                added=len(advanced.added),
+                block=advanced.tip.number,
+            )
+        self._reread(advanced)
+        await state.changed.put(advanced)
+
+    def _reread(self, advanced: Advanced) -> None:
+        """Have tokens read again whose events leave open what they are now, once their block is ours."""
+        state = self.state
+        registry = state.follower.registry
+        for logged in advanced.added:
+            if type(logged.event) not in self.session.rereads:
+                continue
+            match logged.event:
+                case OwnerKeyUpdated(owner):
+                    state.unread |= registry.with_owner(owner)
+                case event:
+                    state.unread.add(event.token_id)
+        if state.unread and all(x.block_number <= advanced.tip.number for x in advanced.added):
+            if self._read_after != advanced.tip.hash:
+                self._read_after, self._read_there = advanced.tip.hash, set()
+            tokens, state.unread = sorted(state.unread - self._read_there), set()
+            self._read_there |= set(tokens)
+            if tokens:
+                self.group.create_task(self._read(tokens, advanced.tip), name="chain read")
+
+    async def _read(self, tokens: list[TokenId], at: BlockRef) -> None:
+        try:
+            observed = await self.session.read_tokens(tokens, at)
+        except ChainError as error:
+            self.state.unread |= set(tokens)
+            await self.queue.put(error)
+            return
+        await self.queue.put(_Reading(at, observed))
+
+    def _take_reading(self, at: BlockRef, observed: list[Observed]) -> list[Command]:
+        if not self.state.follower.stands_on(at):  # a reorg has overtaken us: the next step reads again
+            self.state.unread |= (tokens := {x.token_id for x in observed})
+            self._read_there -= tokens
+        return self.state.follower.audited(at, observed)
+
+    # -- beginnings -----------------------------------------------------------------------------------
+
+    async def _check_genesis(self) -> None:
+        """A chain can be wiped under a session: over HTTP, nothing but its blocks shows it."""
+        genesis = await self.session.header(0)
+        if genesis is None or genesis.hash != self.session.identity.genesis_hash:
+            raise WrongChainError(
+                f"{self.session.name} serves another chain than a moment ago, or a wiped one. "
+                "The last peers are kept"
+            )
+
+    async def _bootstrap(self, head: BlockRef) -> None:
+        """Read everything: from the state at one block where the contract enumerates, else from all logs."""
+        began = self.state.clock.monotonic()
+        follower, members = self.state.follower, self.state.members
+        observed = await self.session.read_all(head)
+        if observed is not None:
+            nodes = [x.node for x in observed if x.node is not None]
+            follower.resync_above = RESYNC_ABOVE
+            follower.bootstrapped(Registry.of(nodes), head)
+        else:
+            await self._bootstrap_from_logs(head)
+        self.state.audited_to = head.number
+        members.rebuild(began)
+        self.state.connected(self.session.name)
+        await self.state.changed.put(Began())
+        _log.info(
+            "chain.bootstrapped",
+            tokens=len(follower.registry.nodes),
+            source="logs" if observed is None else "state",
+            block=head.number,
+            seconds=round(self.state.clock.monotonic() - began, 3),
+        )
+
+    async def _bootstrap_from_logs(self, head: BlockRef) -> None:
+        follower = self.state.follower
+        final = await self._final(head) or head
+        events = await self.session.events(await self.session.first_block(), head.number)
+        again = await self.session.header(head.number)
+        if again is None or again.hash != head.hash:
+            raise EndpointError(f"{self.session.name}: a reorg overtook the first reading")
+        placed = [(Position(x.block_number, x.log_index), x.event) for x in events]
+        base, _ = apply_all(Registry(), [x for x in placed if x[0].block <= final.number])
+        tokens = sorted(apply_all(Registry(), placed)[0].nodes)
+        observed = await self.session.read_tokens(tokens, head) if tokens else []
+        # Nothing can fail from here on: a registry that is known is one that the peers are derived from.
+        follower.restore(base, final, events, head)
+        follower.audited(head, observed)
+
+    async def _final(self, head: BlockRef) -> BlockRef | None:
+        final = await self.session.finalized()
+        if final is None and head.number > SAFE_DEPTH:
+            final = await self.session.header(head.number - SAFE_DEPTH)
+        return final if final is not None and final.number <= head.number else None
+
+    def _saw(self, head: BlockRef) -> None:
+        self.state.facts.head, self.state.facts.head_seen = head.number, self.state.clock.now()

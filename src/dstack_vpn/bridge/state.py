@@ -1,0 +1,55 @@
+"""What the chain's sessions share, and what outlives each of them."""
+
+import asyncio
+from dataclasses import dataclass, field
+
+from dstack_vpn.bridge.members import Members
+from dstack_vpn.core.commands import Advanced
+from dstack_vpn.core.follower import Follower
+from dstack_vpn.core.health import Facts
+from dstack_vpn.core.model import TokenId
+from dstack_vpn.errors import ChainError
+from dstack_vpn.ports import Clock
+
+
+@dataclass(frozen=True, slots=True)
+class Began:
+    """The registry was read anew, or more of it has become final: what is stored can be replaced."""
+
+
+@dataclass(slots=True)
+class ChainState:
+    """What outlives a session."""
+
+    members: Members
+    facts: Facts
+    clock: Clock
+    audit_interval: float
+    """Seconds between full comparisons with the contract."""
+    changed: asyncio.Queue[Advanced | Began]
+    """Told of what is to be stored."""
+    reorgs: int = 0
+    audits: int = 0
+    events: int = 0
+    audited_to: int = 0
+    """The height up to which logs were compared."""
+    unread: set[TokenId] = field(default_factory=set)
+    """Tokens whose events leave open what they are now, and that have not been read since."""
+
+    @property
+    def follower(self) -> Follower:
+        """The state machine that all sessions drive."""
+        return self.members.follower
+
+    def connected(self, name: str) -> None:
+        """The registry is what the endpoint ``name`` says it is."""
+        if self.facts.chain_problem is not None or self.facts.endpoint != name:
+            self.facts.chain_since = self.clock.now()
+        self.facts.endpoint, self.facts.chain_problem = name, None
+        self.members.confirmed()
+
+    def down(self, error: ChainError) -> None:
+        """There is no endpoint to follow now."""
+        if self.facts.chain_problem is None:
+            self.facts.chain_since = self.clock.now()
+        self.facts.chain_problem, self.facts.endpoint = str(error), None

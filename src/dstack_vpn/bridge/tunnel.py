@@ -1,0 +1,156 @@
+"""The interface and its device: set up once, kept up, set up anew when they vanish.
+
+The interface is never restarted to change a peer; only its own key, port and addresses are set here, each
+only where it differs.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Final
+
+import structlog
+
+from dstack_vpn.bridge.members import Members
+from dstack_vpn.core.health import Facts
+from dstack_vpn.core.keys import PrivateKey
+from dstack_vpn.core.model import Cidr
+from dstack_vpn.errors import DeviceError
+from dstack_vpn.ports import Clock, Device, Link, LinkSettings
+
+_log = structlog.get_logger(component="device")
+
+RETRY: Final = 1.0
+"""Seconds between attempts to set the interface up."""
+CHECK: Final = 2.0
+"""Seconds between looks at whether the interface is still there and up."""
+
+
+@dataclass(slots=True)
+class Tunnel:
+    """The WireGuard interface of this node."""
+
+    link: Link
+    members: Members
+    private_key: PrivateKey
+    listen_port: int
+    name: str
+    mtu: int
+    facts: Facts
+    clock: Clock
+    up: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set while there is a device that is configured."""
+    refill: Callable[[], Awaitable[object]] | None = None
+    """Gives a device that was just set up its peers."""
+    restarts: int = -1
+    _device: Device | None = None
+    _settings: LinkSettings | None = None
+    _lost: asyncio.Event = field(default_factory=asyncio.Event)
+    _look: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def device(self) -> Device:
+        """The device; only while `up` is set."""
+        assert self._device is not None
+        return self._device
+
+    def lost(self) -> None:
+        """Somebody found the device gone: set it up anew."""
+        self.up.clear()
+        self._lost.set()
+
+    def look(self) -> None:
+        """Our own address may have changed: have a look now."""
+        self._look.set()
+
+    async def start(self) -> None:
+        """Set everything up; raises `DeviceError`."""
+        self._device = await self.link.start()
+        self._settings = None
+        await self.address()
+        await self._device.configure(self.private_key, self.listen_port)
+        self._lost.clear()
+        self.restarts += 1
+        self.facts.interface_up, self.facts.device_problem = True, None
+        self.facts.device_since = self.clock.now()
+        _log.info("device.up", interface=self.name, port=self.listen_port, restarts=self.restarts)
+        self.up.set()
+        if self.refill is not None:
+            await self.refill()
+
+    async def address(self) -> None:
+        """Give the interface our token's addresses (none, while we have no token) and the routes.
+
+        Until the registry is known, an interface that was adopted keeps the addresses that it has.
+        """
+        own, plan = self.members.own_node, self.members.addresses
+        addresses: frozenset[Cidr] | None = None
+        if own is not None:
+            addresses = plan.allowed_ips(own.token_id)
+        elif self.facts.synced is not None:
+            addresses = frozenset()
+        settings = LinkSettings(self.name, self.mtu, addresses, frozenset({str(plan.ipv4), str(plan.ipv6)}))
+        if settings != self._settings:
+            await self.link.configure(settings)
+            self._settings = settings
+            _log.info("device.addresses", addresses=sorted(addresses or ()))
+
+    async def run(self) -> None:
+        """Keep the device: start it, wait until it has gone, start it again. Absorbs device errors."""
+        while True:
+            if await self._try_start():
+                await self._until_lost()
+            else:
+                await asyncio.sleep(RETRY)
+
+    async def watch(self) -> None:
+        """Keep addresses and the up state as they should be. Absorbs device errors; health shows them."""
+        failed = False
+        while True:
+            await self.up.wait()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._look.wait(), CHECK)
+            self._look.clear()
+            try:
+                await self.address()
+                self.facts.interface_up = await self.link.is_up()
+                if not self.facts.interface_up:
+                    _log.warning("device.down", interface=self.name)
+                    self._settings = None
+                    await self.address()
+                if failed and self.refill is not None:
+                    await self.refill()  # a full look at the device also tells health that it is well
+                failed = False
+            except DeviceError as error:
+                failed = True
+                self._fail(error)
+
+    async def stop(self, *, keep: bool) -> None:
+        """Take the interface away, or leave it as it is."""
+        self.up.clear()
+        await self.link.stop(keep=keep)
+
+    async def _until_lost(self) -> None:
+        gone = self.link.gone()
+        async with asyncio.TaskGroup() as group:
+            waits = [group.create_task(gone), group.create_task(self._lost.wait())]
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            for wait in waits:
+                wait.cancel()
+        self.lost()
+        self._fail(DeviceError("the WireGuard device has vanished; it is being set up anew"))
+
+    async def _try_start(self) -> bool:
+        try:
+            await self.start()
+        except DeviceError as error:
+            self._fail(error)
+            return False
+        return True
+
+    def _fail(self, error: DeviceError) -> None:
+        self.facts.interface_up = self.up.is_set() and self.facts.interface_up
+        if self.facts.device_problem != str(error):
+            self.facts.device_problem, self.facts.device_since = str(error), self.clock.now()
+            _log.error("device.trouble", problem=str(error))

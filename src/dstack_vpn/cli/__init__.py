@@ -1,0 +1,93 @@
+"""The command line: one module per group of commands, loaded when it is asked for.
+
+Exit codes: 0 ok, 1 failed, 2 usage, 78 configuration (EX_CONFIG of sysexits.h).
+"""
+
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+import click
+
+from dstack_vpn.errors import ConfigError, DstackVpnError
+
+FAILED: Final = 1
+CONFIGURATION: Final = 78
+
+_COMMANDS: Final = {
+    "completion": "completion:completion",
+    "config": "config:config",
+    "contract": "contract:contract",
+    "demo": "demo:demo",
+    "healthcheck": "watch:healthcheck",
+    "keygen": "keys:keygen",
+    "node": "node:node",
+    "plan": "plan:plan",
+    "pubkey": "keys:pubkey",
+    "run": "daemon:run",
+    "status": "watch:status",
+    "version": "version:version",
+}
+"""Each command's module and function: a command loads no other's libraries."""
+
+
+class _Lazy(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module, _, name = _COMMANDS[cmd_name].partition(":")
+        command: click.Command = getattr(importlib.import_module(f"dstack_vpn.cli.{module}"), name)
+        return command
+
+
+@click.group(
+    cls=_Lazy,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Settings come from the environment, from flags and from a TOML file: see docs/configuration.md.",
+)
+def main() -> None:
+    """A private WireGuard network whose members are decided on chain."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Carry out a command line; returns the exit code. Errors on purpose are told without a traceback."""
+    try:
+        # Without its standalone mode click returns what `ctx.exit` was given.
+        code: object = main(args=list(arguments), prog_name="dstack-vpn", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        return 130
+    except BrokenPipeError:
+        return FAILED
+    except BaseExceptionGroup as group:
+        return _explain(_only(group))
+    except DstackVpnError as error:
+        return _explain(error)
+    return code if isinstance(code, int) else 0
+
+
+def _only(group: BaseExceptionGroup[BaseException]) -> DstackVpnError:
+    """The one error on purpose that ended a group of tasks; anything else is a bug and stays a traceback."""
+    found: BaseException | None = group.subgroup(DstackVpnError)
+    while isinstance(found, BaseExceptionGroup):
+        found = found.exceptions[0]
+    if not isinstance(found, DstackVpnError):
+        raise group
+    return found
+
+
+def _explain(error: DstackVpnError) -> int:
+    if isinstance(error, ConfigError):
+        click.echo("The configuration can't be used:", err=True)
+        for problem in error.problems:
+            click.echo(f"  - {problem}", err=True)
+        return CONFIGURATION
+    click.secho(f"error: {error}", err=True, fg="red" if sys.stderr.isatty() else None)
+    return FAILED

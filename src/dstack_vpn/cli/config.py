@@ -1,0 +1,101 @@
+"""`config`: the wg-quick file's history, rolling back to one of them, and going on."""
+
+import difflib
+import json
+import re
+
+import click
+
+from dstack_vpn.cli.options import with_settings
+from dstack_vpn.config import Settings
+
+_FILES = ("STATE_DIR", "INTERFACE", "WIREGUARD_CONFIG")
+
+
+@click.group()
+def config() -> None:
+    """Look at earlier configurations, roll back to one, and resume following the registry."""
+
+
+@config.command("list")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@with_settings(*_FILES)
+def list_(settings: Settings, *, as_json: bool) -> None:
+    """List the backups, the newest first."""
+    from dstack_vpn import wiring
+
+    archive = wiring.archive(settings)
+    backups = [{"name": b.name, "bytes": b.path.stat().st_size} for b in archive.list()]
+    if as_json:
+        click.echo(json.dumps({"pinned": archive.is_pinned, "backups": backups}))
+        return
+    for backup in backups:
+        click.echo(f"{backup['name']}  {backup['bytes']:>9} bytes")
+    if archive.is_pinned:
+        click.echo("A backup is pinned; 'dstack-vpn config resume' ends that.")
+
+
+@config.command(
+    epilog="""\b
+Example:
+  dstack-vpn config show current"""
+)
+@click.argument("name", default="current")
+@with_settings(*_FILES)
+def show(settings: Settings, name: str) -> None:
+    """Show a backup, or the current file, without its private key."""
+    from dstack_vpn import wiring
+
+    click.echo(_redacted(wiring.archive(settings).read(name)), nl=False)
+
+
+@config.command(
+    epilog="""\b
+Example:
+  dstack-vpn config diff 20261123T121500.123Z"""
+)
+@click.argument("old")
+@click.argument("new", default="current")
+@with_settings(*_FILES)
+def diff(settings: Settings, old: str, new: str) -> None:
+    """Show what changed from one configuration to another."""
+    from dstack_vpn import wiring
+
+    archive = wiring.archive(settings)
+    before, after = (_redacted(archive.read(name)).splitlines() for name in (old, new))
+    for line in difflib.unified_diff(before, after, old, new, lineterm=""):
+        colour = {"+": "green", "-": "red", "@": "cyan"}.get(line[:1])
+        click.secho(line, fg=colour)
+
+
+@config.command(
+    epilog="""\b
+Example:
+  dstack-vpn config rollback 20261123T121500.123Z"""
+)
+@click.argument("name")
+@with_settings(*_FILES)
+def rollback(settings: Settings, name: str) -> None:
+    """Hold the peers to a backup's, minus every key that the chain has revoked since.
+
+    A running daemon follows within a second, and goes on removing what is revoked. Nobody new becomes a peer
+    until 'config resume'.
+    """
+    from dstack_vpn import wiring
+
+    wiring.archive(settings).pin(name)
+    click.echo(f"Pinned {name}. 'dstack-vpn config resume' goes back to following the registry.")
+
+
+@config.command()
+@with_settings(*_FILES)
+def resume(settings: Settings) -> None:
+    """End a rollback: follow the registry again."""
+    from dstack_vpn import wiring
+
+    was = wiring.archive(settings).resume()
+    click.echo("The registry decides again." if was else "Nothing was pinned; the registry decides.")
+
+
+def _redacted(text: str) -> str:
+    return re.sub(r"(?im)^(\s*(?:private|preshared)key\s*=).*$", r"\1 (hidden)", text)

@@ -1,0 +1,220 @@
+"""The acts of the demo: what is done to the registry, and what is expected of three real daemons."""
+
+import contextlib
+import itertools
+import signal
+import subprocess
+import sys
+import time
+from typing import Final
+
+from dstack_vpn.cli.demo.lab import Change, Lab
+from dstack_vpn.cli.demo.namespaces import wait_until
+from dstack_vpn.cli.demo.node import Node, new_key
+from dstack_vpn.cli.demo.story import Act, Story
+from dstack_vpn.core.keys import PublicKey
+from dstack_vpn.core.x25519 import derive
+from dstack_vpn.errors import AdminError
+
+PAGE: Final = "Hello from node a, over the tunnel."
+_WEB_PORT: Final = 8000
+_NEW_OWNER: Final = 4
+"""The account that c's token is transferred to."""
+_OUTAGE: Final = 1.0
+"""Seconds that the chain stays away, besides the time that anvil takes to start."""
+
+
+class Acts:
+    """All of them, in a lab, told to a story."""
+
+    COUNT: Final = 8
+
+    def __init__(self, lab: Lab, story: Story) -> None:
+        self._lab, self._story = lab, story
+
+    def all(self) -> list[Act]:
+        """In their order."""
+        return [
+            ("A chain, a contract, three nodes", self.set_up),
+            ("The tunnels come up", self.come_up),
+            ("b fetches a page from a over the tunnel", self.fetch),
+            ("c is revoked", self.revoke),
+            ("c's token is transferred", self.transfer),
+            ("c's key is rotated", self.rotate),
+            ("The chain goes away and comes back", self.outage),
+            ("A reorg takes a mint back", self.reorg),
+        ]
+
+    # -- the acts ---------------------------------------------------------------------------------------
+
+    def set_up(self) -> None:
+        """A namespace each, a chain, a registry, three tokens."""
+        with self._story.timed("anvil runs, the registry is deployed"):
+            self._lab.start_chain()
+        with self._story.timed("namespaces, keys, tokens and endpoints for three"):
+            for name in "abc":
+                node = self._lab.add_node(name)
+                self._lab.mint(node)
+                self._lab.set_endpoint(node)
+        self._story.tell_fact(f"the registry is {self._lab.chain.contract}")
+
+    def come_up(self) -> None:
+        """Three daemons, from nothing to tunnels."""
+        with self._story.timed("three daemons have started and are well", headline=True):
+            for node in self._nodes:
+                node.start()
+            for node in self._nodes:
+                node.wait_ready()
+        with self._story.timed("all of them answer each other's pings", headline=True):
+            for node, other in itertools.permutations(self._nodes, 2):
+                node.wait_reaches(other.address)
+        addresses = ", ".join(f"{node.name} {node.address}" for node in self._nodes)
+        self._story.tell_fact(f"their addresses in the tunnel: {addresses}")
+        self._story.start_ping(self._a.namespace, self._b.address, self._lab.run.home / "ping.log")
+
+    def fetch(self) -> None:
+        """A page, served on a tunnel address."""
+        a = self._a
+        with self._story.timed(f"a serves http://{a.address}:{_WEB_PORT}/"):
+            self._serve(a)
+        with self._story.timed("b has fetched it", headline=True):
+            page = self._b.fetch(a.address, _WEB_PORT)
+        self._story.expect(PAGE in page, "the page that b fetched is not a's")
+        self._story.tell_fact(f"b got: {page.strip()}")
+
+    def revoke(self) -> None:
+        """One member out, even where it does not play along; the others notice nothing."""
+        lab, c = self._lab, self._c
+        c.signal(signal.SIGSTOP)
+        self._story.tell_fact("c's daemon is frozen, so that c would go on if it could")
+        self._story.change(
+            "c is off the devices of a and b",
+            lambda: lab.lost(lab.revoke(c), c.public_key, self._pair),
+        )
+        self._silent(c)
+        c.signal(signal.SIGCONT)
+
+    def transfer(self) -> None:
+        """A token changes hands: the old key is out at once, the new owner's is in when it is set."""
+        lab, story, c = self._lab, self._story, self._c
+        story.change(
+            "c, with another token, is on a and b",
+            lambda: lab.gained(lab.mint(c), c.public_key, self._pair),
+        )
+        lab.place(c, self._pair)
+        with story.timed("a reaches c again"):
+            self._a.wait_reaches(c.address)
+        story.change(
+            "the old owner's key is off a and b",
+            lambda: lab.lost(lab.transfer(c, _NEW_OWNER), c.public_key, self._pair),
+        )
+        self._silent(c)
+        c.key = new_key()
+        story.change(
+            "the new owner's key is on a and b",
+            lambda: lab.gained(lab.update_key(c), c.public_key, self._pair),
+        )
+        lab.place(c, self._pair)
+        self._restart_c("c's daemon runs with it and reaches a")
+
+    def rotate(self) -> None:
+        """A key is replaced: the old one goes and the new one comes in one block."""
+        lab, c, old = self._lab, self._c, self._c.public_key
+        c.key = new_key()
+        mined = lab.update_key(c)
+        self._story.change("c's old key is off a and b", lambda: lab.lost(mined, old, self._pair))
+        self._story.change("c's new key is on a and b", lambda: lab.gained(mined, c.public_key, self._pair))
+        self._restart_c("c's daemon runs with it and reaches a")
+
+    def outage(self) -> None:
+        """Nobody needs the chain to talk to whom they know."""
+        lab, story = self._lab, self._story
+        lab.chain.stop()
+        with story.timed("anvil is stopped: the health of all three says so", headline=True):
+            self._wait_chain("failed")
+        story.tell_fact(f"a: {self._a.component('chain')[1]}")
+        with story.timed("all tunnels work without it"):
+            for node, other in itertools.permutations(self._nodes, 2):
+                story.expect(node.reaches(other.address), f"{node.name} lost {other.name} with the chain")
+        story.waiting("the chain stays away for a while")
+        time.sleep(_OUTAGE)
+        with story.timed("anvil is back: all three follow it again", headline=True):
+            lab.chain.start()
+            self._wait_chain("ok")
+        key = derive(new_key())
+        story.change("d, minted now, is on a, b and c", lambda: self._granted("d", key))
+
+    def reorg(self) -> None:
+        """A block that was, is not any more, and neither is what was in it."""
+        lab, story, key = self._lab, self._story, derive(new_key())
+        story.change("e, minted now, is on a, b and c", lambda: self._granted("e", key))
+        story.change(
+            "replaced by a reorg: e is off them",
+            lambda: lab.lost(lab.chain.reorg(1), key, self._nodes),
+        )
+        for node, other in itertools.permutations(self._nodes, 2):
+            story.expect(node.has_peer(other.public_key), f"the reorg took {other.name} from {node.name}")
+
+    # -- what they are made of --------------------------------------------------------------------------
+
+    @property
+    def _nodes(self) -> tuple[Node, ...]:
+        return tuple(self._lab.nodes.values())
+
+    @property
+    def _a(self) -> Node:
+        return self._lab.nodes["a"]
+
+    @property
+    def _b(self) -> Node:
+        return self._lab.nodes["b"]
+
+    @property
+    def _c(self) -> Node:
+        return self._lab.nodes["c"]
+
+    @property
+    def _pair(self) -> tuple[Node, ...]:
+        return self._a, self._b
+
+    def _silent(self, node: Node) -> None:
+        with self._story.timed(f"{node.name} pings a and b: no answer"):
+            for other in self._pair:
+                heard = node.reaches(other.address, wait=0.3)
+                self._story.expect(not heard, f"{node.name} still reaches {other.name}")
+
+    def _restart_c(self, what: str) -> None:
+        with self._story.timed(what):
+            self._c.stop()
+            self._c.start()
+            self._c.wait_reaches(self._a.address)
+
+    def _granted(self, name: str, key: PublicKey) -> Change:
+        return self._lab.gained(self._lab.mint_key(name, key), key, self._nodes)
+
+    def _wait_chain(self, status: str) -> None:
+        def agree() -> bool:
+            return all(node.component("chain")[0] == status for node in self._nodes)
+
+        wait_until(agree, f"the chain is {status} in every node's health", 30.0)
+
+    def _serve(self, node: Node) -> None:
+        site = node.home / "www"
+        site.mkdir()
+        (site / "index.html").write_text(f"<h1>{PAGE}</h1>\n")
+        with (node.home / "www.log").open("wb") as log:
+            node.namespace.popen(
+                *(sys.executable, "-m", "http.server", "--bind", node.address),
+                *("--directory", site, str(_WEB_PORT)),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+        def answers() -> bool:
+            with contextlib.suppress(AdminError):
+                return PAGE in node.fetch(node.address, _WEB_PORT)
+            return False
+
+        wait_until(answers, "a's web server answers")

@@ -1,0 +1,254 @@
+"""The demo's network: a chain and some nodes, each in a namespace of its own.
+
+    chain    192.168.77.1     anvil with the registry, and the bridge that joins all of them
+    a        192.168.77.11    a daemon and its WireGuard
+    b        192.168.77.12    …
+
+Only neighbours are reachable from any of them: there is no default route. Everything belongs to a *run*, a
+directory in the system's temporary one, and bears its tag, so that two runs never meet and whatever is left
+of one can be found by name and removed. A lock on the directory tells runs that go on from those that ended.
+"""
+
+import contextlib
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Self
+
+from dstack_vpn.adapters.contracts import calls
+from dstack_vpn.cli.demo.chain import DevChain, Mined
+from dstack_vpn.cli.demo.namespaces import MOUNTS, NAMED, Namespace, connect, remove, wait_until
+from dstack_vpn.cli.demo.node import Applied, Node
+from dstack_vpn.core.keys import PublicKey
+
+_PREFIX: Final = "dstack-vpn-demo-"
+_NETWORK: Final = "192.168.77"
+PATIENCE: Final = 10.0
+"""Seconds that a change of the registry may take to the devices; a thousand times what it does."""
+_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+@dataclass(frozen=True)
+class Tools:
+    """The programs that a lab can't do without."""
+
+    anvil: Path
+    wireguard_go: Path
+
+
+@dataclass(frozen=True)
+class Change:
+    """A change of the registry that has reached devices."""
+
+    mined: Mined
+    applied: tuple[Applied, ...]
+
+    @property
+    def seconds(self) -> float:
+        """From ordering the block until the last of the devices had acknowledged the change.
+
+        Both ends are read from this machine's clock: the first just before the transaction is sent, so that
+        anvil's mining is in it, the other by the daemons, in their logs.
+        """
+        return max(applied.at for applied in self.applied) - self.mined.ordered
+
+    @property
+    def daemon(self) -> float | None:
+        """The daemons' share in seconds: from the event's arrival to the acknowledgement; None: unknown."""
+        known = [applied.daemon_ms for applied in self.applied if applied.daemon_ms is not None]
+        return max(known) / 1000 if known else None
+
+
+class Run:
+    """The directory and the tag of one run; the names of its namespaces are made from it."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.tag = home.name.removeprefix(_PREFIX)
+        self._lock = -1
+
+    @classmethod
+    def new(cls) -> Self:
+        """A new run, locked by this process."""
+        run = cls(Path(tempfile.mkdtemp(prefix=_PREFIX)))
+        run.lock()
+        return run
+
+    @classmethod
+    def all(cls) -> Iterator[Self]:
+        """The runs of this user whose directories exist."""
+        for home in sorted(Path(tempfile.gettempdir()).glob(f"{_PREFIX}*")):
+            with contextlib.suppress(OSError):
+                if home.is_dir() and not home.is_symlink() and home.stat().st_uid == os.geteuid():
+                    yield cls(home)
+
+    def lock(self) -> bool:
+        """Claim it; False where a living process has it."""
+        descriptor = os.open(self.home, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(descriptor)
+            return False
+        self._lock = descriptor
+        return True
+
+    def unlock(self) -> None:
+        """Let go of it."""
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def name(self, label: str) -> str:
+        """The name of a namespace."""
+        return f"dvpn-{self.tag}-{label}"
+
+    def remove(self) -> None:
+        """Remove everything that belongs to it, known to this process or not."""
+        names = {path.name for folder in (NAMED, MOUNTS) for path in folder.glob(self.name("*"))}
+        for name in sorted(names):
+            remove(name)
+        shutil.rmtree(self.home, ignore_errors=True)
+        self.unlock()
+
+
+@dataclass
+class Lab:
+    """A chain and its nodes; use it as a context manager."""
+
+    tools: Tools
+    run: Run = field(default_factory=Run.new)
+    nodes: dict[str, Node] = field(default_factory=dict)
+    chain: DevChain = field(init=False)
+    namespaces: list[Namespace] = field(default_factory=list)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Remove everything; twice does no harm."""
+        if self.has_chain:
+            self.chain.disconnect()
+        self.run.remove()
+        for namespace in self.namespaces:
+            namespace.reap()
+
+    def start_chain(self) -> None:
+        """Make the chain's namespace and the network, start anvil and deploy the registry."""
+        namespace = self._new_namespace("chain")
+        self.chain = DevChain(namespace, self.tools.anvil, f"{_NETWORK}.1", self.run.home / "chain")
+        namespace.run("ip", "link", "add", "lan", "type", "bridge")
+        namespace.run("ip", "address", "add", f"{_NETWORK}.1/24", "dev", "lan")
+        namespace.run("ip", "link", "set", "lan", "up")
+        self.chain.start()
+        self.chain.deploy()
+
+    def leave_running(self) -> None:
+        """Let everything go on after this process has ended."""
+        for namespace in self.namespaces:
+            namespace.let_go()
+        self.run.unlock()
+
+    @property
+    def has_chain(self) -> bool:
+        """Whether it has come that far."""
+        return hasattr(self, "chain")
+
+    # -- nodes ------------------------------------------------------------------------------------------
+
+    def add_namespace(self, name: str) -> tuple[Namespace, str]:
+        """A namespace on the network, and its address there."""
+        namespace = self._new_namespace(name)
+        address = f"{_NETWORK}.{9 + len(self.namespaces)}"
+        connect(namespace, self.chain.namespace, (f"{address}/24", ""), names=("eth0", f"to-{name}"))
+        self.chain.namespace.run("ip", "link", "set", f"to-{name}", "master", "lan")
+        return namespace, address
+
+    def _new_namespace(self, label: str) -> Namespace:
+        namespace = Namespace(name=self.run.name(label))
+        self.namespaces.append(namespace)
+        return namespace.__enter__()
+
+    def add_node(self, name: str) -> Node:
+        """A node that neither runs nor is registered yet."""
+        namespace, address = self.add_namespace(name)
+        settings = {
+            "PATH": f"{self.tools.wireguard_go.parent}:{_PATH}",
+            "NETWORK": "local",
+            "RPC_URL": self.chain.url,
+            "CONTRACT_ADDRESS": self.chain.contract,
+            # What works on any kernel: the demo should not depend on the machine's.
+            "BACKEND": "userspace",
+            "LOG_FORMAT": "json",
+        }
+        node = Node(name, namespace, address, self.run.home / name, len(self.nodes) + 1, settings)
+        self.nodes[name] = node
+        return node
+
+    def others(self, node: Node) -> tuple[Node, ...]:
+        """The nodes besides one, of those whose daemons run."""
+        return tuple(other for other in self.nodes.values() if other is not node and other.daemon is not None)
+
+    # -- the registry -----------------------------------------------------------------------------------
+
+    def mint(self, node: Node) -> Mined:
+        """Give a node a token for its key."""
+        mined = self.mint_key(node.name, node.public_key, node.owner)
+        node.token = mined.minted
+        return mined
+
+    def mint_key(self, node_id: str, key: PublicKey, owner: int = 9) -> Mined:
+        """Register a key under a name, whoever has it."""
+        return self.chain.send(calls.mint(self.chain.accounts[owner], node_id, key))
+
+    def set_endpoint(self, node: Node) -> Mined:
+        """Let the others know where a node is, as its holder."""
+        return self.chain.send(calls.set_endpoint(node.token, node.endpoint), sender=node.owner)
+
+    def place(self, node: Node, on: tuple[Node, ...]) -> None:
+        """Let the others know where a node is, and wait until these do.
+
+        A WireGuard that has something to send before it knows where to tries again only after 5 s.
+        """
+        self.set_endpoint(node)
+        what = f"the others know where {node.name} is"
+        wait_until(lambda: all(other.place_of(node.public_key) == node.endpoint for other in on), what)
+
+    def revoke(self, node: Node) -> Mined:
+        """Take a node's access away."""
+        return self.chain.send(calls.revoke(node.token))
+
+    def transfer(self, node: Node, to: int) -> Mined:
+        """Hand a node's token over to another account."""
+        accounts = self.chain.accounts
+        data = calls.transfer(accounts[node.owner], accounts[to], node.token)
+        mined = self.chain.send(data, sender=node.owner)
+        node.owner = to
+        return mined
+
+    def update_key(self, node: Node) -> Mined:
+        """Register a node's key of now, as its holder."""
+        return self.chain.send(calls.update_key(node.token, node.public_key), sender=node.owner)
+
+    # -- what comes of it -------------------------------------------------------------------------------
+
+    def gained(
+        self, mined: Mined, key: PublicKey, nodes: tuple[Node, ...], timeout: float = PATIENCE
+    ) -> Change:
+        """Wait until these nodes have the peer."""
+        found = (node.wait_applied(key, mined.ordered, gone=False, timeout=timeout) for node in nodes)
+        return Change(mined, tuple(found))
+
+    def lost(
+        self, mined: Mined, key: PublicKey, nodes: tuple[Node, ...], timeout: float = PATIENCE
+    ) -> Change:
+        """Wait until these nodes have the peer no more."""
+        found = (node.wait_applied(key, mined.ordered, gone=True, timeout=timeout) for node in nodes)
+        return Change(mined, tuple(found))

@@ -1,0 +1,252 @@
+"""One node of the demo: a namespace, a key, and a real daemon in it, looked at from outside.
+
+What is measured comes from the daemon's own log: each ``peer.set`` and ``peer.removed`` is written after the
+device has acknowledged the change. All namespaces share this machine's clock, so its timestamps can be
+compared with ours.
+"""
+
+import base64
+import http.client
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+from dstack_vpn.adapters.device.uapi import GET, GetParser
+from dstack_vpn.cli.demo.chain import InsideConnection
+from dstack_vpn.cli.demo.journal import Journal, logged_at
+from dstack_vpn.cli.demo.namespaces import Namespace, wait_until
+from dstack_vpn.core.keys import KEY_LENGTH, PrivateKey, PublicKey
+from dstack_vpn.core.model import DeviceState, TokenId
+from dstack_vpn.core.x25519 import clamp, derive
+from dstack_vpn.errors import AdminError, DstackVpnError
+
+INTERFACE: Final = "wg0"
+WIREGUARD_PORT: Final = 51820
+HEALTH_PORT: Final = 8080
+SOCKET: Final = f"/run/wireguard/{INTERFACE}.sock"
+_END_TIMEOUT: Final = 10.0
+
+
+@dataclass(frozen=True)
+class Applied:
+    """A change that reached a node's device."""
+
+    node: str
+    at: float
+    """Unix seconds, from the daemon's log."""
+    daemon_ms: float | None
+    """From the event's arrival in the daemon to the device's acknowledgement; None: by a repair."""
+
+
+def new_key() -> PrivateKey:
+    """A private key that is nobody's yet."""
+    return clamp(secrets.token_bytes(KEY_LENGTH))
+
+
+def write_secret(path: Path, key: PrivateKey) -> None:
+    """Write a private key for its owner only, whatever was there before."""
+    path.unlink(missing_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(base64.b64encode(key.reveal()) + b"\n")
+
+
+@dataclass
+class Node:
+    """A member of the demo's network."""
+
+    name: str
+    namespace: Namespace
+    underlay: str
+    """Its address on the network that WireGuard's own packets take."""
+    home: Path
+    owner: int
+    """The number of the account that holds its token."""
+    settings: Mapping[str, str]
+    """The daemon's environment, as far as all nodes share it."""
+    key: PrivateKey = field(default_factory=new_key)
+    token: TokenId = 0
+    daemon: "subprocess.Popen[str] | None" = None
+
+    @property
+    def public_key(self) -> PublicKey:
+        """The key that the registry should know."""
+        return derive(self.key)
+
+    @property
+    def address(self) -> str:
+        """Its address in the tunnel (docs/architecture.md, addressing), for the default range."""
+        return f"10.77.0.{self.token + 1}"
+
+    @property
+    def endpoint(self) -> str:
+        """Where the others reach its WireGuard."""
+        return f"{self.underlay}:{WIREGUARD_PORT}"
+
+    @property
+    def log(self) -> Path:
+        """The daemon's log, over all of its lives."""
+        return self.home / "daemon.log"
+
+    @cached_property
+    def journal(self) -> Journal:
+        """That log, to be searched."""
+        return Journal(self.log)
+
+    @property
+    def key_file(self) -> Path:
+        """Where the daemon reads its private key."""
+        return self.home / "wireguard.key"
+
+    @property
+    def config(self) -> Path:
+        """The wg-quick file that the daemon writes."""
+        return self.home / f"{INTERFACE}.conf"
+
+    # -- the daemon -------------------------------------------------------------------------------------
+
+    def environment(self) -> dict[str, str]:
+        """The daemon's settings; no secret among them."""
+        return {
+            **self.settings,
+            "NODE_ID": self.name,
+            "WIREGUARD_PRIVATE_KEY_FILE": str(self.key_file),
+            "STATE_DIR": str(self.home / "state"),
+            "WIREGUARD_CONFIG": str(self.config),
+            "INTERFACE": INTERFACE,
+            "LISTEN_PORT": str(WIREGUARD_PORT),
+            "HEALTH_CHECK_PORT": str(HEALTH_PORT),
+        }
+
+    def start(self, **more: str) -> None:
+        """Start the daemon with the key of now, and perhaps with more settings."""
+        self.home.mkdir(mode=0o700, exist_ok=True)
+        write_secret(self.key_file, self.key)
+        with self.log.open("ab") as log:
+            self.daemon = self.namespace.popen(
+                *(sys.executable, "-m", "dstack_vpn", "run"),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=self.environment() | more,
+                start_new_session=True,
+            )
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """End the daemon; returns its exit code."""
+        if self.daemon is None:
+            return 0
+        daemon, self.daemon = self.daemon, None
+        daemon.send_signal(number)
+        try:
+            return daemon.wait(_END_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            daemon.kill()
+            raise AdminError(f"the daemon of {self.name} did not end within {_END_TIMEOUT:g} s") from None
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send the daemon a signal."""
+        if self.daemon is not None:
+            self.daemon.send_signal(number)
+
+    def wait_ready(self, timeout: float = 10.0) -> None:
+        """Wait until the daemon says that the tunnel is up and the chain is followed."""
+
+        def ready() -> bool:
+            if self.daemon is not None and self.daemon.poll() is not None:
+                raise AdminError(f"the daemon of {self.name} has ended (its log: {self.log})")
+            return self.health().get("status") == "ok"
+
+        wait_until(ready, f"the daemon of {self.name} is ready (its log: {self.log})", timeout)
+
+    # -- what it says -----------------------------------------------------------------------------------
+
+    def get(self, path: str) -> dict[str, Any]:
+        """Ask the daemon's HTTP endpoint; empty where nobody answers."""
+        connection = InsideConnection(self.namespace.socket, "127.0.0.1", HEALTH_PORT, 3.0)
+        try:
+            connection.request("GET", path)
+            document = json.loads(connection.getresponse().read())
+        except (OSError, http.client.HTTPException, ValueError):
+            return {}
+        finally:
+            connection.close()
+        return document if isinstance(document, dict) else {}
+
+    def health(self) -> dict[str, Any]:
+        """The daemon's verdict on itself."""
+        return self.get("/health")
+
+    def component(self, name: str) -> tuple[str, str]:
+        """One component's status and reason; empty where nobody answers."""
+        found = (part for part in self.health().get("components", ()) if part["name"] == name)
+        return next(((part["status"], part["reason"]) for part in found), ("", ""))
+
+    def device(self) -> DeviceState:
+        """What its WireGuard holds, read past the daemon; `DstackVpnError` where there is none."""
+        parser = GetParser()
+        with self.namespace.entered(), socket.socket(socket.AF_UNIX) as channel:
+            channel.settimeout(3.0)
+            try:
+                channel.connect(SOCKET)
+                channel.sendall(GET)
+                answer = b""
+                while not answer.endswith(b"\n\n") and (piece := channel.recv(65536)):
+                    answer += piece
+            except OSError as error:
+                raise AdminError(f"{self.name} has no WireGuard device: {error}") from error
+        parser.feed(answer)
+        return parser.state()
+
+    def has_peer(self, key: PublicKey) -> bool:
+        """Whether its WireGuard has that peer; no device has none."""
+        try:
+            return key in self.device().peers
+        except DstackVpnError:
+            return False
+
+    def wait_applied(self, key: PublicKey, since: float, *, gone: bool, timeout: float) -> Applied:
+        """Wait until a peer has come to, or gone from, the device; the log says when."""
+        event, verb = ("peer.removed", "lose") if gone else ("peer.set", "get")
+        what = f"node {self.name} should {verb} the peer {str(key)[:8]}… (its log: {self.log})"
+        wait_until(lambda: self.journal.find(event, since, peer=str(key)), what, timeout)
+        wait_until(lambda: self.has_peer(key) is not gone, what, timeout)
+        entry = self.journal.find(event, since, peer=str(key))
+        assert entry is not None
+        return Applied(self.name, logged_at(entry), entry["latency_ms"])
+
+    def place_of(self, key: PublicKey) -> str | None:
+        """Where its WireGuard would send to for a peer; None where it doesn't know."""
+        peer = self.device().peers.get(key)
+        return None if peer is None or peer.endpoint is None else str(peer.endpoint)
+
+    # -- what it reaches --------------------------------------------------------------------------------
+
+    def reaches(self, address: str, *, wait: float = 1.0) -> bool:
+        """Whether one ping to an address is answered within ``wait`` seconds."""
+        command = self.namespace.command("ping", "-n", "-c", "1", "-W", str(wait), address)
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+    def wait_reaches(self, address: str, timeout: float = 10.0) -> None:
+        """Wait until a ping to an address is answered."""
+        wait_until(lambda: self.reaches(address, wait=0.2), f"{self.name} reaches {address}", timeout)
+
+    def fetch(self, address: str, port: int, path: str = "/") -> str:
+        """GET a page from inside; `AdminError` where there is none."""
+        connection = InsideConnection(self.namespace.socket, address, port, 3.0)
+        try:
+            connection.request("GET", path)
+            return connection.getresponse().read().decode()
+        except (OSError, http.client.HTTPException) as error:
+            raise AdminError(f"http://{address}:{port}{path}: {error}") from error
+        finally:
+            connection.close()

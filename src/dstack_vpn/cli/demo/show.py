@@ -1,0 +1,147 @@
+"""The demo from beginning to end: the checks, the story, the summary, and the tidying up whatever happens.
+
+What is tidied up is found by the run's tag, not by what this process remembers: there is no moment in which
+an interruption leaves something behind. Interruptions during it wait.
+"""
+
+import contextlib
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Final, NoReturn
+
+import click
+from rich.console import Console
+from rich.text import Text
+
+from dstack_vpn.cli.demo.acts import Acts
+from dstack_vpn.cli.demo.lab import Lab, Run
+from dstack_vpn.cli.demo.screen import PICTURE, LiveScreen, PlainScreen, Screen, summary
+from dstack_vpn.cli.demo.story import StepFailedError, Story
+from dstack_vpn.cli.demo.tools import find_tools
+from dstack_vpn.errors import AdminError
+
+_ENDINGS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_WIDTH: Final = 100
+"""Columns of what is printed into files and pipes."""
+_CLOCK: Final = """\
+A change took the time from just before its transaction was sent, so with anvil's
+mining, until the last of the nodes had it acknowledged by its WireGuard; "daemon"
+is what of that passed in the daemon. By the one clock of this machine."""
+
+
+def show(*, keep: bool, plain: bool) -> None:
+    """Run the demo; raises `AdminError` where it can't start, or where something did not come about."""
+    tools = find_tools()
+    console = Console(highlight=False)
+    live = console.is_terminal and not plain
+    if not console.is_terminal:
+        console.width = _WIDTH
+    screen = (LiveScreen if live else PlainScreen)(console, Acts.COUNT)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _end)
+    lab, left = Lab(tools), False
+    try:
+        failure = _tell(lab, screen)
+        if keep:
+            _say_how_to_look(lab, screen)
+            lab.leave_running()
+            left = True
+        elif failure is not None:
+            failure = f"{failure}\nWhat they logged is in {_save_logs(lab.run)}"
+    finally:
+        if not left:
+            with _uninterrupted():
+                lab.close()
+    if failure is not None:
+        raise AdminError(failure)
+
+
+def clean() -> None:
+    """Remove all runs that nobody is at any more."""
+    removed = 0
+    for run in Run.all():
+        if run.lock():
+            run.remove()
+            removed += 1
+    click.echo(
+        f"removed {removed} demo{'s' if removed != 1 else ''}" if removed else "nothing was left running"
+    )
+
+
+def _tell(lab: Lab, screen: Screen) -> str | None:
+    """The story; returns what did not come about."""
+    screen.print(Text("\ndstack-vpn: the network follows the chain\n", "bold"))
+    screen.print(Text(PICTURE, "cyan"))
+    story, began = Story(screen), time.monotonic()
+    try:
+        with screen:
+            story.tell(Acts(lab, story).all())
+    except StepFailedError as error:
+        return str(error)
+    screen.print(summary(story.steps))
+    screen.print(Text(f"\n{_CLOCK}\n", "dim"))
+    screen.print(Text(f"Everything came about, in {time.monotonic() - began:.1f} s.", "bold green"))
+    return None
+
+
+# -- what is left -------------------------------------------------------------------------------------
+
+
+def _say_how_to_look(lab: Lab, screen: Screen) -> None:
+    program = Path(sys.executable).with_name("dstack-vpn")
+    screen.print(Text("\nIt goes on running. How to look at it:", "bold"))
+    for node in lab.nodes.values():
+        inside = node.namespace.shell_command
+        screen.print(Text(f"\nnode {node.name}, in the tunnel {node.address}", "bold"))
+        for what, command in (
+            ("a shell", inside("bash")),
+            ("status", inside(program, "status")),
+            ("WireGuard", inside("wg", "show")),
+            ("log", f"tail -f {node.log}"),
+        ):
+            _say(screen, what, command)
+    if lab.has_chain:
+        screen.print(Text(f"\nthe chain, {lab.chain.url}, registry {lab.chain.contract}", "bold"))
+        _say(screen, "a shell", lab.chain.namespace.shell_command("bash"))
+        _say(screen, "log", f"tail -f {lab.chain.log}")
+    screen.print(Text("\nthe end of it all", "bold"))
+    _say(screen, "clean up", f"{program} demo --clean")
+
+
+def _say(screen: Screen, what: str, command: str) -> None:
+    # In one line, however long, so that it can be copied.
+    screen.console.print(Text.assemble(f"  {what:<11}", (command, "cyan")), soft_wrap=True)
+
+
+def _save_logs(run: Run) -> Path:
+    """Copy the logs, and nothing else, to where they survive the tidying up."""
+    target = Path(tempfile.mkdtemp(prefix="dstack-vpn-logs-"))
+    for log in run.home.rglob("*.log"):
+        name = "-".join(log.relative_to(run.home).parts)
+        with contextlib.suppress(OSError):
+            shutil.copyfile(log, target / name)
+    return target
+
+
+# -- the end ------------------------------------------------------------------------------------------
+
+
+def _end(number: int, _: FrameType | None) -> NoReturn:
+    sys.exit(128 + number)
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Let nothing come between; a terminal's second Ctrl-C reaches neither us nor the programs we call."""
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in _ENDINGS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,41 @@
+"""What the demo needs of the machine, checked before anything is touched."""
+
+import os
+import shutil
+from pathlib import Path
+from typing import Final
+
+from dstack_vpn.cli.demo.chain import real_anvil
+from dstack_vpn.cli.demo.lab import Tools
+from dstack_vpn.cli.demo.namespaces import may_unshare
+from dstack_vpn.errors import AdminError
+
+_PROGRAMS: Final = {
+    "ip": "apt install iproute2",
+    "nsenter": "apt install util-linux",
+    "unshare": "apt install util-linux",
+    "ping": "apt install iputils-ping",
+    "wireguard-go": "'make demo' fetches it, or apt install wireguard-go",
+    "anvil": "'make demo' fetches it, or npm install -g @foundry-rs/anvil",
+}
+
+
+def find_tools() -> Tools:
+    """The programs; raises `AdminError` with everything that is missing, and what to do about it."""
+    found = {name: shutil.which(name) for name in _PROGRAMS}
+    problems = [f"{name} is not on the PATH: {_PROGRAMS[name]}" for name, path in found.items() if not path]
+    problems += _privileges()
+    if problems:
+        raise AdminError("the demo can't start:\n" + "\n".join(f"  - {problem}" for problem in problems))
+    return Tools(real_anvil(Path(found["anvil"] or "")), Path(found["wireguard-go"] or "").absolute())
+
+
+def _privileges() -> list[str]:
+    if os.geteuid() != 0:
+        return ["it makes network namespaces and TUN interfaces, which takes root: sudo make demo"]
+    problems = []
+    if not Path("/dev/net/tun").exists():
+        problems.append("/dev/net/tun is missing: modprobe tun, or give the container that device")
+    if shutil.which("unshare") and not may_unshare():
+        problems.append("network namespaces are not allowed here: run it outside of this container")
+    return problems

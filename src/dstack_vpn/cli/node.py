@@ -1,0 +1,18 @@
+"""`node`: the registry's nodes; see `node_reading` and `node_writing`."""
+
+import click
+
+from dstack_vpn.cli.node_reading import info, list_, verify
+from dstack_vpn.cli.node_writing import register, revoke, set_endpoint, set_expiry, transfer, update_key
+
+
+@click.group()
+def node() -> None:
+    """Register, change, revoke and look up nodes.
+
+    NODE is a node id or a token id; write node:7 or token:7 where both exist.
+    """
+
+
+for command in (info, list_, register, revoke, set_endpoint, set_expiry, transfer, update_key, verify):
+    node.add_command(command)

@@ -1,0 +1,209 @@
+"""The commands of `node` that only read: no key, no transaction, and no more than the daemon's libraries."""
+
+import asyncio
+import json
+import secrets
+from datetime import UTC, datetime
+from ipaddress import IPv4Address, IPv6Address
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from dstack_vpn.cli.options import with_settings
+from dstack_vpn.cli.params import NAME, SUBJECT, Subject
+from dstack_vpn.cli.sending import CHAIN
+from dstack_vpn.cli.tables import console, lines, printable, table
+from dstack_vpn.config import Settings
+from dstack_vpn.core.access import AccessControl, Decision
+from dstack_vpn.core.addressing import AddressPlan
+from dstack_vpn.core.keys import PublicKey
+from dstack_vpn.core.model import Malformed, Node
+from dstack_vpn.errors import AdminError
+
+if TYPE_CHECKING:
+    from dstack_vpn.wiring import NodeName, Snapshot
+
+_READING: Final = (*CHAIN, "START_BLOCK", "VPN_CIDR", "GRANT_CONFIRMATIONS")
+_as_json = click.option("--json", "as_json", is_flag=True, help="As JSON.")
+
+
+async def find(settings: Settings, name: "NodeName") -> "tuple[Node, Snapshot]":
+    """The node of that name, in force or not; raises `AdminError` where there is none."""
+    from dstack_vpn import wiring
+
+    snapshot = await wiring.registry_access(settings).one(name)
+    node = name.find(snapshot.registry)
+    if node is None:
+        raise AdminError("the registry has no such node")
+    return node, snapshot
+
+
+def access_over(settings: Settings, snapshot: "Snapshot", own: PublicKey | None = None) -> AccessControl:
+    """Access control as the node with the key ``own`` sees it, or (None) as somebody who is no node."""
+    from dstack_vpn import wiring
+
+    return AccessControl(
+        snapshot.registry,
+        wiring.address_plan(settings),
+        # A key that nobody has.
+        own or PublicKey(secrets.token_bytes(32)),
+        snapshot.at.number,
+        # A node that was read alone does not always tell since when it has its key.
+        settings.grant_confirmations if snapshot.complete else 0,
+    )
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  dstack-vpn node info web-1
+  dstack-vpn node info token:7 --json"""
+)
+@click.argument("name", metavar="NODE", type=NAME)
+@_as_json
+@with_settings(*_READING)
+def info(settings: Settings, name: "NodeName", *, as_json: bool) -> None:
+    """Show what the registry knows about a node."""
+    from dstack_vpn import wiring
+
+    node, snapshot = asyncio.run(find(settings, name))
+    entry = describe(node, wiring.address_plan(settings))
+    if as_json:
+        click.echo(json.dumps({"block": snapshot.at.number, **entry}))
+        return
+    for field, value in entry.items():
+        click.echo(f"{field.replace('_', ' ') + ':':<18}{_cell(value)}")
+
+
+@click.command(
+    "list",
+    epilog="""\b
+Example:
+  dstack-vpn node list --json""",
+)
+@_as_json
+@with_settings(*_READING)
+def list_(settings: Settings, *, as_json: bool) -> None:
+    """List all nodes, and whether each has access."""
+    from dstack_vpn import wiring
+
+    snapshot = asyncio.run(wiring.registry_access(settings).list())
+    access, now = access_over(settings, snapshot), wiring.now()
+    entries = [
+        {**describe(node, access.addresses), **_verdict(access.decide(token, now))}
+        for token, node in sorted(snapshot.registry.nodes.items())
+    ]
+    if as_json:
+        click.echo(json.dumps({"block": snapshot.at.number, "nodes": entries}))
+        return
+    columns = ("token", "node", "addresses", "owner", "endpoint", "access")
+    console().print(table("", columns, map(_row, entries)))
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  dstack-vpn node verify web-1
+  dstack-vpn node verify 10.77.0.8 && echo welcome
+  dstack-vpn node verify 'nOKUqvjA3kwlcXOy3vhPvL1TBVsDVU8sLIjAUZ3ckHc=' --json"""
+)
+@click.argument("subject", metavar="NODE|KEY|TUNNEL-ADDRESS", type=SUBJECT)
+@_as_json
+@with_settings(*_READING)
+@click.pass_context
+def verify(ctx: click.Context, settings: Settings, subject: Subject, *, as_json: bool) -> None:
+    """Say whether a node, a key or a tunnel address is on the network, and why.
+
+    Exits with 0 if it is, else with 1.
+    """
+    from dstack_vpn import wiring
+
+    question = _question(settings, subject)
+    name = None if isinstance(question, PublicKey) else question
+    snapshot = asyncio.run(wiring.registry_access(settings).around(name))
+    access = access_over(settings, snapshot)
+    decision = _decide(access, question, wiring.now())
+    entry = None if decision.node is None else describe(decision.node, access.addresses)
+    if as_json:
+        click.echo(json.dumps({"block": snapshot.at.number, **_verdict(decision), "node": entry}))
+    else:
+        click.echo(_sentence(decision, entry))
+    if not snapshot.complete:
+        click.echo(
+            "note: the contract can't enumerate: other nodes with the same key would not show", err=True
+        )
+    ctx.exit(0 if decision.granted else 1)
+
+
+def _question(settings: Settings, subject: Subject) -> "PublicKey | NodeName":
+    """Whom it is about: an address is its token's."""
+    from dstack_vpn import wiring
+
+    if not isinstance(subject, IPv4Address | IPv6Address):
+        return subject
+    token = wiring.address_plan(settings).token_at(str(subject))
+    if token is None:
+        raise AdminError("the address is no token's: it is in neither VPN_CIDR nor the contract's IPv6 range")
+    return wiring.node_name(f"token:{token}")
+
+
+def _decide(access: AccessControl, question: "PublicKey | NodeName", now: float) -> Decision:
+    if isinstance(question, PublicKey):
+        return access.decide(question, now)
+    node = question.find(access.registry)
+    return access.decide(-1 if node is None else node.token_id, now)
+
+
+# -- what a node looks like -------------------------------------------------------------------------------
+
+
+def describe(node: Node, addresses: AddressPlan) -> dict[str, Any]:
+    """A node as JSON can hold it. What is malformed is null, and ``problems`` says why."""
+    named = {
+        "node_id": node.node_id,
+        "public_key": node.public_key,
+        "endpoint": node.endpoint,
+        "uri_endpoint": node.uri_endpoint,
+    }
+    return {
+        "token": node.token_id,
+        **{field: None if isinstance(v, Malformed | None) else str(v) for field, v in named.items()},
+        "owner": node.owner,
+        "active": node.active,
+        "expires_at": node.expires_at or None,
+        "expires": date(node.expires_at),
+        "addresses": sorted(cidr.partition("/")[0] for cidr in addresses.allowed_ips(node.token_id)),
+        "problems": [value.problem for value in named.values() if isinstance(value, Malformed)],
+    }
+
+
+def date(moment: int) -> str | None:
+    """Unix seconds as a date; None for 0, and for what is beyond the year 9999."""
+    try:
+        return f"{datetime.fromtimestamp(moment, UTC):%Y-%m-%dT%H:%M:%SZ}" if moment else None
+    except (OverflowError, ValueError, OSError):
+        return None
+
+
+def _verdict(decision: Decision) -> dict[str, Any]:
+    return {"granted": decision.granted, "reason": str(decision)}
+
+
+def _sentence(decision: Decision, entry: dict[str, Any] | None) -> str:
+    verdict = f"{'granted' if decision.granted else 'denied'}: {decision}"
+    if entry is None:
+        return verdict
+    where = ", ".join(entry["addresses"]) or "no address"
+    return f"{verdict}; {printable(entry['node_id'])}, token {entry['token']}, {where}"
+
+
+def _row(entry: dict[str, Any]) -> list[object]:
+    addresses = lines(entry["addresses"])
+    endpoint = entry["endpoint"] or entry["uri_endpoint"]
+    return [entry["token"], entry["node_id"], addresses, entry["owner"], endpoint, entry["reason"]]
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(printable, value)) or "-"
+    return printable({True: "yes", False: "no"}[value] if isinstance(value, bool) else value)

@@ -1,0 +1,176 @@
+"""The commands of `node` that send a transaction."""
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import click
+
+from dstack_vpn.cli.node_reading import date, find
+from dstack_vpn.cli.params import ACCOUNT, ENDPOINT, KEY, MOMENT, NAME, NODE_ID, TOKEN_URI, Moment
+from dstack_vpn.cli.sending import CHAIN, Sending, check_can_ask, confirm, sends
+from dstack_vpn.core.keys import PublicKey
+from dstack_vpn.core.model import Endpoint, Node, TokenId
+
+if TYPE_CHECKING:
+    from dstack_vpn.wiring import NodeName, Receipt
+
+_yes = click.option("--yes", "-y", is_flag=True, help="Don't ask.")
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  dstack-vpn node register web-1 --to 0x70997970C51812dc3A010C7d01b50e0d17dc79C8 \\
+      --public-key "$(dstack-vpn pubkey < wireguard.key)"
+  dstack-vpn node register db --to 0x7099... --public-key 'nOKU...=' --endpoint db.example.org:51820"""
+)
+@click.argument("node_id", type=NODE_ID)
+@click.option("--to", required=True, type=ACCOUNT, help="The account that is to hold the node.")
+@click.option("--public-key", required=True, type=KEY, help="The node's WireGuard key.")
+@click.option(
+    "--endpoint",
+    type=ENDPOINT,
+    help="Where it can be reached. It is kept in the token's URI for good; its holder's 'set-endpoint' wins.",
+)
+@click.option("--token-uri", type=TOKEN_URI, default="", help="The token's metadata; not with --endpoint.")
+@sends(*CHAIN, "VPN_CIDR")
+def register(
+    sending: Sending,
+    node_id: str,
+    *,
+    to: str,
+    public_key: PublicKey,
+    endpoint: Endpoint | None,
+    token_uri: str,
+) -> None:
+    """Register a node: mint a token that gives it access."""
+    if endpoint is not None and token_uri:
+        raise click.UsageError("--endpoint and --token-uri can't be given together")
+    done = sending.carry_out(lambda admin: admin.register(to, node_id, public_key, endpoint, token_uri))
+    addresses = _addresses(sending, done.token)
+    sending.tell(
+        f"{node_id} is registered as token {done.token}: {', '.join(addresses)}",
+        done.receipt,
+        token=done.token,
+        node_id=node_id,
+        addresses=addresses,
+    )
+
+
+def _addresses(sending: Sending, token: TokenId) -> list[str]:
+    from dstack_vpn import wiring
+
+    return sorted(cidr.partition("/")[0] for cidr in wiring.address_plan(sending.settings).allowed_ips(token))
+
+
+def _node(sending: Sending, name: "NodeName") -> Node:
+    """The node that is meant; raises `AdminError`."""
+    return asyncio.run(find(sending.settings, name))[0]
+
+
+def _tell(sending: Sending, node: Node, what: str, receipt: "Receipt", **facts: object) -> None:
+    sending.tell(f"{label(node)} {what}", receipt, token=node.token_id, **facts)
+
+
+def label(node: Node) -> str:
+    """A node for people."""
+    name = node.node_id if isinstance(node.node_id, str) else "(a malformed node id)"
+    return f"{name} (token {node.token_id})"
+
+
+@click.command(
+    "update-key",
+    epilog="""\b
+Example:
+  dstack-vpn node update-key web-1 --public-key "$(dstack-vpn pubkey < new.key)\"""",
+)
+@click.argument("name", metavar="NODE", type=NAME)
+@click.option("--public-key", required=True, type=KEY, help="The node's new WireGuard key.")
+@sends(*CHAIN)
+def update_key(sending: Sending, name: "NodeName", public_key: PublicKey) -> None:
+    """Set a node's key. Only its holder can."""
+    node = _node(sending, name)
+    receipt = sending.carry_out(lambda admin: admin.update_key(node, public_key))
+    _tell(sending, node, f"has the key {public_key}", receipt, public_key=str(public_key))
+
+
+@click.command(
+    "set-endpoint",
+    epilog="""\b
+Examples:
+  dstack-vpn node set-endpoint web-1 vpn.example.org:51820
+  dstack-vpn node set-endpoint web-1 ''    # none: the node calls its peers""",
+)
+@click.argument("name", metavar="NODE", type=NAME)
+@click.argument("endpoint", type=ENDPOINT)
+@sends(*CHAIN)
+def set_endpoint(sending: Sending, name: "NodeName", endpoint: Endpoint | None) -> None:
+    """Say where a node can be reached. Only its holder can."""
+    node = _node(sending, name)
+    receipt = sending.carry_out(lambda admin: admin.set_endpoint(node, endpoint))
+    text = None if endpoint is None else str(endpoint)
+    _tell(sending, node, f"has {f'the endpoint {text}' if text else 'no endpoint'}", receipt, endpoint=text)
+
+
+@click.command(
+    "set-expiry",
+    epilog="""\b
+Examples:
+  dstack-vpn node set-expiry web-1 +30d
+  dstack-vpn node set-expiry web-1 2027-01-31T18:00:00Z
+  dstack-vpn node set-expiry web-1 never""",
+)
+@click.argument("name", metavar="NODE", type=NAME)
+@click.argument("time", type=MOMENT)
+@sends(*CHAIN)
+def set_expiry(sending: Sending, name: "NodeName", time: Moment) -> None:
+    """Let a node's access end by itself.
+
+    TIME is in Unix seconds, in ISO 8601 (UTC unless it says otherwise), from now on (+12h, +30d; units
+    s, m, h, d, w), or 'never'.
+    """
+    from dstack_vpn import wiring
+
+    expires_at = time(wiring.now())
+    node = _node(sending, name)
+    receipt = sending.carry_out(lambda admin: admin.set_expiry(node, expires_at))
+    _tell(sending, node, f"has access {_until(expires_at)}", receipt, expires_at=expires_at)
+
+
+def _until(expires_at: int) -> str:
+    return f"until {date(expires_at) or f'second {expires_at}'}" if expires_at else "without end"
+
+
+@click.command(
+    epilog="""\b
+Example:
+  dstack-vpn node revoke web-1 --yes"""
+)
+@click.argument("name", metavar="NODE", type=NAME)
+@_yes
+@sends(*CHAIN)
+def revoke(sending: Sending, name: "NodeName", *, yes: bool) -> None:
+    """Take a node's access away, for good: coming back takes a new registration."""
+    check_can_ask(yes=yes)
+    node = _node(sending, name)
+    confirm(f"Revoke {label(node)} of {node.owner}?", yes=yes)
+    receipt = sending.carry_out(lambda admin: admin.revoke(node))
+    _tell(sending, node, "is revoked", receipt)
+
+
+@click.command(
+    epilog="""\b
+Example:
+  dstack-vpn node transfer web-1 --to 0x3C44CdDdB6a900fa2b585dd299e03d12FA4293BC"""
+)
+@click.argument("name", metavar="NODE", type=NAME)
+@click.option("--to", required=True, type=ACCOUNT, help="The account that is to hold it.")
+@_yes
+@sends(*CHAIN)
+def transfer(sending: Sending, name: "NodeName", to: str, *, yes: bool) -> None:
+    """Hand a node over. Its key is out until the new holder sets one. Only its holder can."""
+    check_can_ask(yes=yes)
+    node = _node(sending, name)
+    confirm(f"Hand {label(node)} over to {to}?", yes=yes)
+    receipt = sending.carry_out(lambda admin: admin.transfer(node, to))
+    _tell(sending, node, f"belongs to {to}, who has to set its key", receipt, owner=to.lower())

@@ -1,0 +1,120 @@
+"""What arguments may be: each is checked by the core's own parser before anything else happens.
+
+A refusal never quotes the argument, which may be anything.
+"""
+
+import ipaddress
+import re
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+import click
+
+from dstack_vpn.config.parsers import address
+from dstack_vpn.core.keys import PublicKey
+from dstack_vpn.core.model import Endpoint, parse_node_id
+from dstack_vpn.errors import FormatError
+
+if TYPE_CHECKING:
+    from dstack_vpn.wiring import NodeName
+
+_RELATIVE: Final = re.compile(r"\+([0-9]{1,9})([smhdw])", re.ASCII)
+_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+_UNIX: Final = re.compile(r"[0-9]{1,20}", re.ASCII)
+_LAST: Final = 2**64 - 1
+_DATE_LENGTH: Final = 40
+
+
+class Checked(click.ParamType[Any]):
+    """An argument that ``parse`` turns into its value, or refuses by a `ValueError` (as `FormatError` is)."""
+
+    def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
+        self.name = name
+        self._parse = parse
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ANN401 - click's
+        """See `click.ParamType.convert`."""
+        if not isinstance(value, str):
+            return value
+        try:
+            return self._parse(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+def parse_account(text: str) -> str:
+    """An address as it was written, for its case is a checksum; raises `FormatError`."""
+    address(text)
+    return text
+
+
+def parse_endpoint(text: str) -> Endpoint | None:
+    """An endpoint, or None for the empty text; raises `FormatError`."""
+    return Endpoint.parse(text) if text else None
+
+
+def parse_token_uri(text: str) -> str:
+    """A URI of printable ASCII; raises `FormatError`."""
+    if not text.isascii() or not text.isprintable() or " " in text:
+        raise FormatError("token URI: expected printable ASCII without blanks")
+    if len(text) > 2048:
+        raise FormatError("token URI: longer than 2048 characters")
+    return text
+
+
+Moment: TypeAlias = Callable[[float], int]
+"""An expiry, once it is known what time it is (Unix seconds); 0 is never."""
+
+
+def parse_moment(text: str) -> Moment:
+    """Unix seconds, ISO 8601 (UTC unless it says otherwise), ``+30d``, or ``never``; raises `FormatError`."""
+    if text == "never":
+        return lambda _: 0
+    if found := _RELATIVE.fullmatch(text):
+        span = int(found[1]) * _SECONDS[found[2]]
+        return lambda now: int(now) + span
+    moment = int(text) if _UNIX.fullmatch(text) else _parse_date(text)
+    if not 0 < moment <= _LAST:
+        raise FormatError("time: expected one after 1970; write 'never' for access that does not end")
+    return lambda _: moment
+
+
+def _parse_date(text: str) -> int:
+    try:
+        date = datetime.fromisoformat(text[:_DATE_LENGTH])
+    except ValueError:
+        date = None
+    if date is None or len(text) > _DATE_LENGTH:
+        raise FormatError("time: expected Unix seconds, ISO 8601, +30d, +12h, or never")
+    return int((date if date.tzinfo is not None else date.replace(tzinfo=UTC)).timestamp())
+
+
+def parse_name(text: str) -> "NodeName":
+    """A node id or a token id; raises `FormatError`."""
+    from dstack_vpn import wiring
+
+    return wiring.node_name(text)
+
+
+Subject: TypeAlias = "PublicKey | ipaddress.IPv4Address | ipaddress.IPv6Address | NodeName"
+
+
+def parse_subject(text: str) -> Subject:
+    """Whom to decide about: a key, a tunnel address, or a node; raises `FormatError`."""
+    parsers: tuple[Callable[[str], Subject], ...] = (PublicKey.parse, ipaddress.ip_address, parse_name)
+    for parse in parsers:
+        with suppress(ValueError):
+            return parse(text)
+    raise FormatError("expected a node id, a token id, a public key or a tunnel address")
+
+
+ACCOUNT: Final = Checked("address", parse_account)
+ENDPOINT: Final = Checked("host:port", parse_endpoint)
+KEY: Final = Checked("key", PublicKey.parse)
+MOMENT: Final = Checked("time", parse_moment)
+NAME: Final = Checked("node", parse_name)
+NODE_ID: Final = Checked("node id", parse_node_id)
+SUBJECT: Final = Checked("subject", parse_subject)
+TOKEN_URI: Final = Checked("uri", parse_token_uri)

@@ -1,0 +1,210 @@
+"""`plan`: what the daemon would change now, and why, without changing anything."""
+
+import asyncio
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dstack_vpn.cli.node_reading import access_over
+from dstack_vpn.cli.options import with_settings
+from dstack_vpn.cli.tables import console, lines, printable, table
+from dstack_vpn.config import Settings
+from dstack_vpn.core.access import AccessControl
+from dstack_vpn.core.desired import Membership, PeerPolicy
+from dstack_vpn.core.keys import PublicKey
+from dstack_vpn.core.model import DeviceState, Peer, RemovePeer, SetPeer, TokenId
+from dstack_vpn.core.plan import Plan, Step, brake
+from dstack_vpn.core.plan import plan as make_plan
+from dstack_vpn.core.wgconf import parse as parse_config
+from dstack_vpn.core.x25519 import derive
+from dstack_vpn.errors import FormatError, StoreError
+
+if TYPE_CHECKING:
+    from dstack_vpn.wiring import Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class _Facts:
+    """What was read, and what follows from it."""
+
+    snapshot: "Snapshot"
+    device: DeviceState | None
+    access: AccessControl
+    membership: Membership
+    notes: tuple[str, ...]
+    now: float
+
+    @property
+    def actual(self) -> DeviceState:
+        return self.device or DeviceState(None, 0)
+
+    @property
+    def plan(self) -> Plan:
+        reasons = {key: str(self.access.decide(key, self.now)) for key in self.actual.peers}
+        gone = {key: why for key, why in reasons.items() if self.access.registry.with_key(key)}
+        tokens = self.membership.tokens
+        # By token, so that the same question has the same answer.
+        desired = dict(sorted(self.membership.peers.items(), key=lambda item: tokens[item[0]]))
+        return make_plan(self.actual, desired, {}, gone, self.now)
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  dstack-vpn plan
+  dstack-vpn plan --json | jq '.changes[] | select(.action == "remove")'"""
+)
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@with_settings()
+def plan(settings: Settings, *, as_json: bool) -> None:
+    """Show what would change on the interface now, and why; nothing is changed.
+
+    The registry is read from the chain and the peers from the interface, if there is one. WireGuard's key
+    says which node is ourselves: ours by the settings, else the interface's.
+    """
+    facts = asyncio.run(_read(settings))
+    steps = facts.plan
+    document = {
+        "block": facts.snapshot.at.number,
+        "endpoint": facts.snapshot.endpoint,
+        "interface": settings.interface,
+        "peers_now": len(facts.actual.peers),
+        "peers_then": len(facts.membership.peers),
+        "changes": [_change(step, facts) for step in steps.steps],
+        "no_peers": list(_no_peers(facts)),
+        "notes": [*facts.notes, *_brake(steps, facts)],
+    }
+    if as_json:
+        click.echo(json.dumps(document))
+    else:
+        _show(document)
+
+
+# -- reading ----------------------------------------------------------------------------------------------
+
+
+async def _read(settings: Settings) -> _Facts:
+    from dstack_vpn import wiring
+
+    snapshot = await wiring.registry_access(settings).everything()
+    device = await wiring.look_at_device(settings)
+    own = _own_key(settings, device)
+    access, now = access_over(settings, snapshot, own), wiring.now()
+    names = wiring.endpoint_book()
+    policy = PeerPolicy(
+        settings.peer_endpoints, settings.peer_endpoint_template, settings.persistent_keepalive
+    )
+    membership = Membership(policy, names.lookup, pinned=await _pinned(settings))
+    membership.rebuild(access, now)
+    # The first look only asked for the names.
+    await names.resolve_due()
+    membership.rebuild(access, now)
+    notes = tuple(_notes(settings, device, own, membership))
+    return _Facts(snapshot, device, access, membership, notes, now)
+
+
+def _own_key(settings: Settings, device: DeviceState | None) -> PublicKey | None:
+    if settings.wireguard_private_key is not None:
+        return derive(settings.wireguard_private_key)
+    return None if device is None else device.public_key
+
+
+async def _pinned(settings: Settings) -> dict[PublicKey, Peer] | None:
+    from dstack_vpn import wiring
+
+    text = await wiring.archive(settings).pinned()
+    if text is None:
+        return None
+    try:
+        return {entry.peer.public_key: entry.peer for entry in parse_config(text).peers}
+    except FormatError as error:
+        raise StoreError(f"the pinned configuration can't be read: {error}") from error
+
+
+def _notes(
+    settings: Settings, device: DeviceState | None, own: PublicKey | None, membership: Membership
+) -> Iterable[str]:
+    if device is None:
+        yield f"there is no interface {settings.interface} here: every member would be added"
+    if own is None:
+        yield "no WIREGUARD_PRIVATE_KEY is set: no node is known to be ourselves"
+    elif device is not None and device.public_key not in (own, None):
+        yield f"the interface has another key than ours: it would be set to the one of {own}"
+    if membership.pinned is not None:
+        yield "a backup is pinned: nobody else becomes a peer until 'dstack-vpn config resume'"
+
+
+def _brake(steps: Plan, facts: _Facts) -> Iterable[str]:
+    if brake(steps, len(facts.actual.peers)):
+        yield (
+            f"{len(steps.removals)} of {len(facts.actual.peers)} peers would go: the daemon does that only "
+            "after a second reading of the chain"
+        )
+
+
+# -- telling ----------------------------------------------------------------------------------------------
+
+
+def _change(step: Step, facts: _Facts) -> dict[str, Any]:
+    key = step.change.public_key
+    match step.change:
+        case RemovePeer():
+            return {"action": "remove", **_who(key, facts), "reason": step.reason, "details": []}
+        case SetPeer() as change:
+            action = "update" if key in facts.actual.peers else "add"
+            return {"action": action, **_who(key, facts), "reason": step.reason, "details": _details(change)}
+
+
+def _details(change: SetPeer) -> list[str]:
+    """What is set, in words."""
+    ips = change.allowed_ips
+    found = [] if ips is None else [f"allowed IPs {', '.join(sorted(ips)) or 'none'}"]
+    found += [] if change.endpoint is None else [f"endpoint {change.endpoint}"]
+    return found + ([] if change.keepalive is None else [f"keepalive {change.keepalive} s"])
+
+
+def _who(key: PublicKey, facts: _Facts) -> dict[str, Any]:
+    token = facts.membership.tokens.get(key, max(facts.access.registry.with_key(key), default=None))
+    return {"node_id": _node_id(token, facts), "token": token, "public_key": str(key)}
+
+
+def _node_id(token: TokenId | None, facts: _Facts) -> str | None:
+    node = None if token is None else facts.access.registry.get(token)
+    return node.node_id if node is not None and isinstance(node.node_id, str) else None
+
+
+def _no_peers(facts: _Facts) -> Iterable[dict[str, Any]]:
+    """The nodes that are no peers, and why."""
+    peers = set(facts.membership.tokens.values())
+    for token in sorted(facts.access.registry.nodes.keys() - peers):
+        decision = facts.access.decide(token, facts.now)
+        # Granted, and yet no peer: only a pin keeps somebody out.
+        reason = "not in the pinned configuration" if decision.granted else str(decision)
+        yield {"token": token, "node_id": _node_id(token, facts), "reason": reason}
+
+
+def _show(document: dict[str, Any]) -> None:
+    changes, others = document["changes"], document["no_peers"]
+    click.echo(
+        f"{document['interface']}: {_count(document['peers_now'], 'peer')} now, "
+        f"{document['peers_then']} by the registry at block {document['block']}; "
+        f"{_count(len(changes), 'change')}"
+    )
+    if changes:
+        rows = (
+            [c["action"], c["node_id"], c["token"], c["public_key"], c["reason"], lines(c["details"])]
+            for c in changes
+        )
+        console().print(table("", ("change", "node", "token", "key", "reason", "details"), rows))
+    if others:
+        rows = ([o["node_id"], o["token"], o["reason"]] for o in others)
+        console().print(table("No peers", ("node", "token", "why"), rows))
+    for note in document["notes"]:
+        click.echo(f"note: {printable(note)}")
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number or 'no'} {what}{'' if number == 1 else 's'}"

@@ -1,0 +1,11 @@
+"""`version`."""
+
+import click
+
+from dstack_vpn import __version__
+
+
+@click.command()
+def version() -> None:
+    """Print the version."""
+    click.echo(f"dstack-vpn {__version__}")

@@ -1,0 +1,163 @@
+"""Gathering the settings: from the environment, the command line and a TOML file.
+
+Where several name the same setting, the environment comes first, then the flag, then the file. All problems
+are found in one pass and reported together, each naming the variable, what is wrong and an example;
+nothing is touched before that. Only this module reads the environment.
+"""
+
+import os
+import stat
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from dstack_vpn.config.options import COMPONENTS, LEVELS, OPTIONS, Option
+from dstack_vpn.config.settings import Network, Settings
+from dstack_vpn.errors import ConfigError
+
+DEFAULT_FILE: Final = Path("/etc/dstack-vpn/config.toml")
+_SECRET_LIMIT: Final = 4096
+
+
+def load(
+    flags: Mapping[str, str] | None = None,
+    environment: Mapping[str, str] | None = None,
+    file: Path | None = None,
+    *,
+    need: frozenset[str] = frozenset(),
+) -> Settings:
+    """Gather and validate everything; raises `ConfigError` with all problems at once.
+
+    ``flags`` are by option key. ``file`` is the TOML file; by default the one that ``CONFIG_FILE`` names, or
+    /etc/dstack-vpn/config.toml where that exists. ``need`` names the options that can't be left out.
+    """
+    environment = os.environ if environment is None else environment  # noqa: TID251 - the one place
+    problems: list[str] = []
+    texts = _gather(flags or {}, environment, _read_file(file, environment, problems), problems)
+    values = {option.key: _parse(option, texts.get(option.name), problems) for option in OPTIONS}
+    missing = (option for option in OPTIONS if option.name in need and option.name not in texts)
+    problems += [_problem(option, "is not set") for option in missing]
+    levels = _component_levels(environment, problems)
+    settings = _settle(values, levels, problems)
+    if problems or settings is None:
+        raise ConfigError(problems)
+    return settings
+
+
+def _settle(values: dict[str, Any], levels: dict[str, str], problems: list[str]) -> Settings | None:
+    """Fill in what depends on other settings."""
+    network: Network | None = values["network"]
+    if network is None:
+        return None
+    values["rpc_url"] = values["rpc_url"] or network.rpc_urls
+    values["chain_id"] = values["chain_id"] or network.chain_id
+    values["contract_address"] = values["contract_address"] or network.contract
+    if values["contract_address"] is None and not problems:
+        problems.append(
+            f"CONTRACT_ADDRESS is not set, and the network {network.name} has no default. "
+            "Example: CONTRACT_ADDRESS=0x37d2106bADB01dd5bE1926e45D172Cb4203C4186"
+        )
+    if values["interface"] is not None and values["wireguard_config"] is None:
+        values["wireguard_config"] = Path(f"/etc/wireguard/{values['interface']}.conf")
+    if values["sync_interval"] is not None:
+        values["sync_interval"] /= 1000
+    return None if problems else Settings(**values, log_levels=levels)
+
+
+def _gather(
+    flags: Mapping[str, str],
+    environment: Mapping[str, str],
+    file: Mapping[str, str],
+    problems: list[str],
+) -> dict[str, str]:
+    """Each option's text by its name, from the first source that has one."""
+    texts = {}
+    for option in OPTIONS:
+        text = environment.get(option.name) or flags.get(option.key) or file.get(option.key)
+        if option.secret:
+            path = environment.get(f"{option.name}_FILE") or file.get(f"{option.key}_file")
+            if text and path:
+                problems.append(f"{option.name} and {option.name}_FILE are both set: keep one")
+            elif path:
+                text = _read_secret(option, Path(path), problems)
+        if text:
+            texts[option.name] = text
+    return texts
+
+
+def _parse(option: Option, text: str | None, problems: list[str]) -> Any:  # noqa: ANN401 - by option
+    text = option.default if text is None else text
+    if text is None:
+        return None
+    try:
+        return option.parse(text)
+    except ValueError as error:
+        problems.append(_problem(option, str(error)))
+        return None
+
+
+def _problem(option: Option, what: str) -> str:
+    where = f"{option.name} (or {option.name}_FILE)" if option.secret else option.name
+    return f"{where}: {what}. Example: {option.name}={option.example}"
+
+
+def _component_levels(environment: Mapping[str, str], problems: list[str]) -> dict[str, str]:
+    levels = {}
+    for component in COMPONENTS:
+        name = f"LOG_LEVEL_{component.upper()}"
+        if text := environment.get(name):
+            if text not in LEVELS:
+                problems.append(f"{name}: expected one of {', '.join(LEVELS)}. Example: {name}=debug")
+            levels[component] = text
+    return levels
+
+
+def _read_file(path: Path | None, environment: Mapping[str, str], problems: list[str]) -> dict[str, str]:
+    """The TOML file's settings as text, flat."""
+    if path is None:
+        named = environment.get("CONFIG_FILE")
+        path = Path(named) if named else DEFAULT_FILE
+        if not named and not path.exists():
+            return {}
+    try:
+        document = tomllib.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        problems.append(f"CONFIG_FILE: {path}: {error}. Example: CONFIG_FILE={DEFAULT_FILE}")
+        return {}
+    known = {option.key for option in OPTIONS} | {f"{o.key}_file" for o in OPTIONS if o.secret}
+    strange = sorted(document.keys() - known)
+    problems += [f"CONFIG_FILE: {path} sets {key!r}, which is no setting of ours" for key in strange]
+    return {key: _flat(value) for key, value in document.items() if key in known}
+
+
+def _flat(value: object) -> str:
+    """A TOML value as it would be written into the environment."""
+    match value:
+        case bool():
+            return "1" if value else "0"
+        case list():
+            return ",".join(map(str, value))
+        case dict():
+            return ",".join(f"{key}={item}" for key, item in value.items())
+        case _:
+            return str(value)
+
+
+def _read_secret(option: Option, path: Path, problems: list[str]) -> str | None:
+    """A secret from its file, which nobody but its owner may be able to read."""
+    name = f"{option.name}_FILE"
+    try:
+        with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            content = file.read(_SECRET_LIMIT + 1)
+    except OSError as error:
+        problems.append(f"{name}: {path}: {error.strerror}. Example: {name}=/etc/dstack-vpn/wireguard.key")
+        return None
+    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+        problems.append(f"{name}: {path} can be read by others (mode {mode & 0o777:04o}): chmod 0600 {path}")
+        return None
+    if len(content) > _SECRET_LIMIT or not content.strip():
+        problems.append(f"{name}: {path} is empty, or too long for a key")
+        return None
+    return content.decode("ascii", "replace").strip()

@@ -1,0 +1,183 @@
+"""Every setting there is: the parser, the command line and docs/configuration.md are made from this table."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from dstack_vpn.config import parsers
+from dstack_vpn.core.keys import PrivateKey
+from dstack_vpn.core.model import parse_node_id
+
+LEVELS: Final = ("debug", "info", "warning", "error")
+COMPONENTS: Final = ("chain", "rpc", "registry", "device", "endpoints", "store", "node", "web")
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One setting."""
+
+    name: str
+    """The environment variable; the flag and the file's key are made from it."""
+    parse: Callable[[str], Any]
+    """Raises `FormatError` or `ValueError` with what is wrong."""
+    default: str | None
+    """As it would be written; None: there is none, or it depends on others."""
+    help: str
+    example: str
+    secret: bool = False
+    """May also be given as a file, by ``NAME_FILE``; has no flag, because others can read arguments."""
+
+    @property
+    def flag(self) -> str:
+        """The command line's flag, such as ``--node-id``."""
+        return "--" + self.key.replace("_", "-")
+
+    @property
+    def key(self) -> str:
+        """The key in the TOML file, and the field of `Settings`."""
+        return self.name.lower()
+
+
+OPTIONS: Final[tuple[Option, ...]] = (
+    Option(
+        "NODE_ID", parse_node_id, None, "Our own node id; without it, our key alone says who we are.", "web-1"
+    ),
+    Option("NETWORK", parsers.network, "base", "The chain: presets for all that belongs to it.", "base"),
+    Option(
+        "RPC_URL",
+        parsers.urls,
+        None,
+        "JSON-RPC endpoints in order of preference, separated by commas; default: the network's public one.",
+        "wss://rpc.example.org/KEY,https://mainnet.base.org",
+    ),
+    Option(
+        "CHAIN_ID",
+        parsers.number(1, 2**63),
+        None,
+        "Chain id that every endpoint must have; default: the network's.",
+        "8453",
+    ),
+    Option(
+        "CONTRACT_ADDRESS",
+        parsers.address,
+        None,
+        "The registry contract; default: the network's.",
+        "0x37d2106bADB01dd5bE1926e45D172Cb4203C4186",
+    ),
+    Option(
+        "CONTRACT_ABI",
+        parsers.choice("auto", "access-registry", "dstack-access-nft"),
+        "auto",
+        "The registry's interface; auto finds out.",
+        "auto",
+    ),
+    Option(
+        "START_BLOCK",
+        parsers.number(0, 2**63),
+        None,
+        "Where the contract's logs begin; default: found by search. "
+        "Only a contract that can't enumerate its tokens needs it.",
+        "12345678",
+    ),
+    Option(
+        "WIREGUARD_PRIVATE_KEY",
+        PrivateKey.parse,
+        None,
+        "Our WireGuard key.",
+        "the output of 'dstack-vpn keygen'",
+        secret=True,
+    ),
+    Option(
+        "CONTRACT_PRIVATE_KEY",
+        parsers.contract_key,
+        None,
+        "The account that signs transactions. Only the commands "
+        "that send some need it; never give it to the daemon.",
+        "0x and 64 hexadecimal digits",
+        secret=True,
+    ),
+    Option(
+        "SYNC_INTERVAL",
+        parsers.number(1000, 86_400_000, " ms"),
+        "30000",
+        "Milliseconds between full audits against the contract.",
+        "30000",
+    ),
+    Option(
+        "GRANT_CONFIRMATIONS",
+        parsers.number(0, 8000),
+        "0",
+        "Blocks that must follow a grant before it counts; revocations always count at once.",
+        "10",
+    ),
+    Option(
+        "VPN_CIDR",
+        parsers.cidr,
+        "10.77.0.0/16",
+        "The tunnel's IPv4 range, equal on all nodes.",
+        "10.77.0.0/16",
+    ),
+    Option("INTERFACE", parsers.interface, "wg0", "Name of the WireGuard interface.", "wg0"),
+    Option("LISTEN_PORT", parsers.number(1, 65535), "51820", "UDP port of WireGuard.", "51820"),
+    Option("MTU", parsers.number(1280, 9000), "1420", "MTU of the interface in bytes.", "1420"),
+    Option(
+        "BACKEND",
+        parsers.choice("auto", "kernel", "userspace"),
+        "auto",
+        "The kernel's WireGuard, or wireguard-go; auto takes the kernel's where there is one.",
+        "auto",
+    ),
+    Option("KEEP_INTERFACE", parsers.boolean, "0", "Leave the tunnel up when the daemon ends.", "1"),
+    Option(
+        "PEER_ENDPOINTS",
+        parsers.endpoints,
+        "",
+        "Endpoints by node id; they win over the contract's.",
+        "db=192.0.2.10:51820,web-1=vpn.example.org:51820",
+    ),
+    Option(
+        "PEER_ENDPOINT_TEMPLATE",
+        parsers.template,
+        None,
+        "Where to look for a peer that has no endpoint anywhere else.",
+        "{node_id}.vpn.internal:51820",
+    ),
+    Option(
+        "PERSISTENT_KEEPALIVE",
+        parsers.number(0, 65535),
+        "0",
+        "Seconds between keepalives to each peer; 25 behind NAT, else 0.",
+        "25",
+    ),
+    Option("HEALTH_CHECK_HOST", parsers.host, "127.0.0.1", "Address that HTTP binds.", "127.0.0.1"),
+    Option("HEALTH_CHECK_PORT", parsers.number(0, 65535), "8080", "Its TCP port; 0 switches it off.", "8080"),
+    Option(
+        "STATE_DIR",
+        parsers.path,
+        "/var/lib/dstack-vpn",
+        "Where the registry's state and backups are kept.",
+        "/var/lib/dstack-vpn",
+    ),
+    Option(
+        "WIREGUARD_CONFIG",
+        parsers.path,
+        None,
+        "The wg-quick file that is kept current; default: /etc/wireguard/INTERFACE.conf.",
+        "/etc/wireguard/wg0.conf",
+    ),
+    Option(
+        "LOG_LEVEL",
+        parsers.choice(*LEVELS),
+        "info",
+        "Least severe level to log. LOG_LEVEL_CHAIN and so on set it for "
+        f"one component ({', '.join(COMPONENTS)}).",
+        "info",
+    ),
+    Option(
+        "LOG_FORMAT",
+        parsers.choice("auto", "json", "console"),
+        "auto",
+        "json lines, or console for people; auto is console in a terminal.",
+        "json",
+    ),
+)

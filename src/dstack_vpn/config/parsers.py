@@ -1,0 +1,126 @@
+"""From the text of a setting to its value. Each raises `FormatError` or `ValueError` with what is wrong."""
+
+import ipaddress
+import re
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from dstack_vpn.config.settings import NETWORKS, Network, Secret
+from dstack_vpn.core.desired import fill_template
+from dstack_vpn.core.model import Address, Endpoint, parse_node_id
+from dstack_vpn.errors import FormatError
+
+
+def number(low: int, high: int, unit: str = "") -> Callable[[str], int]:
+    """A whole number from ``low`` to ``high``."""
+
+    def parse(text: str) -> int:
+        if not re.fullmatch(r"[0-9]{1,20}", text, re.ASCII) or not low <= int(text) <= high:
+            raise FormatError(f"expected a number from {low} to {high}{unit}")
+        return int(text)
+
+    return parse
+
+
+def choice(*choices: str) -> Callable[[str], str]:
+    """One of a few words."""
+
+    def parse(text: str) -> str:
+        if text not in choices:
+            raise FormatError(f"expected one of {', '.join(choices)}")
+        return text
+
+    return parse
+
+
+def boolean(text: str) -> bool:
+    """Yes or no."""
+    known = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+    if text.lower() not in known:
+        raise FormatError("expected 1 or 0")
+    return known[text.lower()]
+
+
+def urls(text: str) -> tuple[str, ...]:
+    """RPC endpoints, separated by commas."""
+    urls = tuple(part.strip() for part in text.split(",") if part.strip())
+    for number, url in enumerate(urls, 1):
+        parts = urlsplit(url)
+        if parts.scheme not in {"http", "https", "ws", "wss"} or not parts.hostname:
+            # The URL itself stays out of the message: it may carry an API key.
+            raise FormatError(f"entry {number} is not an http, https, ws or wss URL")
+    if not urls:
+        raise FormatError("expected at least one URL")
+    return urls
+
+
+def address(text: str) -> Address:
+    """An account or contract."""
+    if not re.fullmatch(r"0x[0-9a-fA-F]{40}", text, re.ASCII):
+        raise FormatError("expected 0x and 40 hexadecimal digits")
+    return text.lower()
+
+
+def cidr(text: str) -> ipaddress.IPv4Network:
+    """A private IPv4 network with room for peers."""
+    network = ipaddress.ip_network(text)
+    if not isinstance(network, ipaddress.IPv4Network) or network.prefixlen > 30:
+        raise FormatError("expected an IPv4 network of /30 or larger")
+    if not network.is_private:
+        raise FormatError("expected a private network (RFC 1918)")
+    return network
+
+
+def interface(text: str) -> str:
+    """A network interface's name."""
+    # The kernel's rule is wider (dev_valid_name); this one also fits file names and wg-quick.
+    if not re.fullmatch(r"[a-zA-Z0-9_=+.-]{1,15}", text, re.ASCII) or text in {".", "..", "dstack-wg0"}:
+        raise FormatError("expected 1 to 15 letters, digits, '_', '=', '+', '.' or '-' (not dstack-wg0)")
+    return text
+
+
+def endpoints(text: str) -> dict[str, Endpoint]:
+    """``node=host:port`` pairs, separated by commas."""
+    pairs = [pair.strip() for pair in text.split(",") if pair.strip()]
+    endpoints = {}
+    for pair in pairs:
+        node_id, separator, endpoint = pair.partition("=")
+        if not separator:
+            raise FormatError("expected node=host:port pairs, separated by commas")
+        endpoints[parse_node_id(node_id.strip())] = Endpoint.parse(endpoint.strip())
+    return endpoints
+
+
+def template(text: str) -> str:
+    """An endpoint with a node id or token id to be filled in."""
+    if not {"{node_id}", "{token_id}"} & set(re.findall(r"\{\w*\}", text)):
+        raise FormatError("expected {node_id} or {token_id} in it")
+    Endpoint.parse(fill_template(text, "node", 1))
+    return text
+
+
+def host(text: str) -> str:
+    """An address to bind."""
+    if text != "localhost":
+        ipaddress.ip_address(text)
+    return text
+
+
+def path(text: str) -> Path:
+    """An absolute path."""
+    if not text.startswith("/"):
+        raise FormatError("expected an absolute path")
+    return Path(text)
+
+
+def contract_key(text: str) -> Secret:
+    """A secp256k1 private key."""
+    if not re.fullmatch(r"(?:0x)?[0-9a-fA-F]{64}", text, re.ASCII):
+        raise FormatError("expected 64 hexadecimal digits")
+    return Secret(text)
+
+
+def network(text: str) -> Network:
+    """A preset by its name."""
+    return NETWORKS[choice(*NETWORKS)(text)]

@@ -1,0 +1,87 @@
+"""What the configuration comes to: one frozen value, and what the presets know about networks."""
+
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from dstack_vpn.core.keys import PrivateKey
+from dstack_vpn.core.model import Address, Endpoint
+
+
+class Secret:
+    """A text that no repr shows."""
+
+    __slots__ = ("__text",)
+
+    def __init__(self, text: str) -> None:
+        self.__text = text
+
+    def reveal(self) -> str:
+        """The secret itself."""
+        return self.__text
+
+    def __repr__(self) -> str:
+        return "Secret(***)"
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """What a preset knows about a chain."""
+
+    name: str
+    chain_id: int
+    rpc_urls: tuple[str, ...]
+    contract: Address | None
+    block_time: float | None
+    """Seconds between blocks; None where blocks come when there is something to put in."""
+
+
+NETWORKS: Final = {
+    "base": Network(
+        "base",
+        8453,
+        ("https://mainnet.base.org",),
+        "0x37d2106badb01dd5be1926e45d172cb4203c4186",
+        0.2,
+    ),
+    "base-sepolia": Network("base-sepolia", 84532, ("https://sepolia.base.org",), None, 0.2),
+    "local": Network(
+        "local", 31337, ("ws://127.0.0.1:8545",), "0x5fbdb2315678afecb367f032d93f642f64180aa3", None
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything that can be set, validated. No repr shows secrets, nor RPC URLs, which may carry one."""
+
+    node_id: str | None
+    network: Network
+    rpc_url: tuple[str, ...] = field(repr=False)
+    chain_id: int
+    contract_address: Address
+    contract_abi: str
+    start_block: int | None
+    wireguard_private_key: PrivateKey | None
+    contract_private_key: Secret | None
+    sync_interval: float
+    """Seconds."""
+    grant_confirmations: int
+    vpn_cidr: ipaddress.IPv4Network
+    interface: str
+    listen_port: int
+    mtu: int
+    backend: str
+    keep_interface: bool
+    peer_endpoints: Mapping[str, Endpoint]
+    peer_endpoint_template: str | None
+    persistent_keepalive: int
+    health_check_host: str
+    health_check_port: int
+    state_dir: Path
+    wireguard_config: Path
+    log_level: str
+    log_levels: Mapping[str, str]
+    log_format: str

@@ -1,0 +1,138 @@
+"""Access control: who is on the network now, and why.
+
+`AccessControl` looks at one registry state from one node's point of view. Nothing else in the system makes
+a peer: what `granted` yields is what the device gets.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+from dstack_vpn.core.addressing import AddressPlan
+from dstack_vpn.core.keys import PublicKey
+from dstack_vpn.core.model import Malformed, Node, TokenId
+from dstack_vpn.core.registry import Registry
+
+
+class Reason(StrEnum):
+    """Why a node is, or is not, on the network."""
+
+    ACTIVE = "active"
+    REVOKED = "revoked"
+    EXPIRED = "expired"
+    TRANSFERRED = "transferred without a new key"
+    NO_KEY = "no key"
+    MALFORMED_KEY = "malformed key"
+    MALFORMED_NODE_ID = "malformed node id"
+    DUPLICATE_KEY = "duplicate key"
+    OWN_KEY = "own key"
+    UNCONFIRMED = "unconfirmed"
+    NO_ADDRESS = "token id beyond the address range"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The answer about one node: whether it is a peer of ours, and the reason."""
+
+    granted: bool
+    reason: Reason
+    node: Node | None = None
+    detail: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.reason.value} ({self.detail})" if self.detail else self.reason.value
+
+
+_UNKNOWN = Decision(granted=False, reason=Reason.UNKNOWN)
+
+
+@dataclass(frozen=True)
+class AccessControl:
+    """Decisions over one state of the registry, as the node with ``own_key`` sees it.
+
+    ``confirmations`` is how many blocks a grant must have above its own before it counts; a revocation
+    always counts at once. ``height`` is the number of the block that the state was read at.
+    """
+
+    registry: Registry
+    addresses: AddressPlan
+    own_key: PublicKey
+    height: int = 0
+    confirmations: int = 0
+
+    def decide(self, subject: TokenId | str | PublicKey, now: float) -> Decision:
+        """Decide about a token, a node id, a key, or a tunnel address; ``now`` in Unix seconds.
+
+        Where several tokens match, the one that is on the network speaks for all, else the one that will be,
+        else the newest.
+        """
+        decisions = [self._decide(self.registry.nodes[token], now) for token in self._tokens(subject)]
+        return max(decisions, key=_standing, default=_UNKNOWN)
+
+    def granted(self, now: float) -> Iterator[Node]:
+        """Every node that is a peer of ours at ``now``."""
+        return (node for node in self.registry.nodes.values() if self._decide(node, now).granted)
+
+    def _tokens(self, subject: TokenId | str | PublicKey) -> frozenset[TokenId]:
+        match subject:
+            case PublicKey():
+                return self.registry.with_key(subject)
+            case int():
+                token: TokenId | None = subject
+            case _:
+                if found := self.registry.with_node_id(subject):
+                    return found
+                token = self.addresses.token_at(subject)
+        return frozenset({token}) if token in self.registry.nodes and token is not None else frozenset()
+
+    def _decide(self, node: Node, now: float) -> Decision:
+        def no(reason: Reason, detail: str = "") -> Decision:
+            return Decision(granted=False, reason=reason, node=node, detail=detail)
+
+        fault = _fault(node, now)
+        if fault is not None:
+            return no(*fault)
+        holder = self._holder(node, now)
+        if holder != node.token_id:
+            return no(Reason.DUPLICATE_KEY, f"token {holder} had it first")
+        if node.public_key == self.own_key:
+            return no(Reason.OWN_KEY)
+        if not self.addresses.has_room_for(node.token_id):
+            return no(Reason.NO_ADDRESS)
+        above = self.height - node.key_since.block
+        if above < self.confirmations:
+            return no(Reason.UNCONFIRMED, f"{max(above, 0)} of {self.confirmations} blocks")
+        return Decision(granted=True, reason=Reason.ACTIVE, node=node)
+
+    def _holder(self, node: Node, now: float) -> TokenId:
+        """Which of the tokens that claim this node's key has it: the earliest among those without a fault."""
+        assert isinstance(node.public_key, PublicKey)
+        claims = self.registry.with_key(node.public_key)
+        if len(claims) == 1:
+            return node.token_id
+        rivals = [n for n in map(self.registry.nodes.__getitem__, claims) if _fault(n, now) is None]
+        return min(rivals, key=lambda n: (n.key_since, n.token_id)).token_id
+
+
+def _fault(node: Node, now: float) -> tuple[Reason, str] | None:
+    """What keeps a node off the network whatever the others are, or None."""
+    if not node.active:
+        return Reason.REVOKED, ""
+    if isinstance(node.node_id, Malformed):
+        return Reason.MALFORMED_NODE_ID, node.node_id.problem
+    if isinstance(node.public_key, Malformed):
+        return Reason.MALFORMED_KEY, node.public_key.problem
+    if node.suspended_key is not None and node.public_key == node.suspended_key:
+        return Reason.TRANSFERRED, ""
+    if node.public_key is None:
+        return Reason.NO_KEY, ""
+    if 0 < node.expires_at < now:
+        return Reason.EXPIRED, ""
+    return None
+
+
+def _standing(decision: Decision) -> tuple[bool, bool, int]:
+    """What a question with several answers hears first: a grant, then who holds the key, then the newest."""
+    token = decision.node.token_id if decision.node else -1
+    return decision.granted, decision.reason in {Reason.OWN_KEY, Reason.UNCONFIRMED}, token

@@ -1,0 +1,148 @@
+"""The peers that this node should have: what access control grants, as WireGuard peers.
+
+`Membership` keeps that set up to date by deltas: an event touches a few keys, and only those are decided
+again. `rebuild` decides about everything and must come to the same set; the audit relies on it.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias
+
+from dstack_vpn.core.access import AccessControl, Decision, Reason
+from dstack_vpn.core.addressing import AddressPlan
+from dstack_vpn.core.keys import PublicKey
+from dstack_vpn.core.model import Endpoint, Node, Peer, SocketAddress, TokenId
+from dstack_vpn.core.registry import Registry
+from dstack_vpn.errors import FormatError
+
+Lookup: TypeAlias = Callable[[Endpoint], SocketAddress | None]
+"""What an endpoint's host name resolves to, as far as is known now."""
+
+
+@dataclass(frozen=True)
+class PeerPolicy:
+    """What the operator of this node says about its peers."""
+
+    endpoints: Mapping[str, Endpoint] = field(default_factory=dict)
+    """Endpoints by node id; they win over whatever the chain says."""
+    template: str | None = None
+    """Where a peer without an endpoint is looked for, such as ``{node_id}.vpn.internal:51820``."""
+    keepalive: int = 0
+    """Seconds between persistent keepalives; 0 is off."""
+
+    def endpoint_of(self, node: Node) -> Endpoint | None:
+        """The first endpoint that exists: ours, the contract's, the token URI's, the template's."""
+        if not isinstance(node.node_id, str):
+            return None
+        ours = self.endpoints.get(node.node_id)
+        if ours is not None:
+            return ours
+        if isinstance(node.endpoint, Endpoint):
+            return node.endpoint
+        if isinstance(node.uri_endpoint, Endpoint):
+            return node.uri_endpoint
+        return self._from_template(node.node_id, node.token_id)
+
+    def _from_template(self, node_id: str, token_id: TokenId) -> Endpoint | None:
+        if self.template is None:
+            return None
+        try:
+            return Endpoint.parse(fill_template(self.template, node_id, token_id))
+        except FormatError:
+            return None  # this node id makes no host name: the peer has to call
+
+
+def fill_template(template: str, node_id: str, token_id: TokenId) -> str:
+    """Fill ``{node_id}`` and ``{token_id}`` in."""
+    return template.replace("{node_id}", node_id).replace("{token_id}", str(token_id))
+
+
+def peer_of(node: Node, key: PublicKey, addresses: AddressPlan, policy: PeerPolicy, lookup: Lookup) -> Peer:
+    """A granted node as a WireGuard peer."""
+    endpoint = policy.endpoint_of(node)
+    address = None if endpoint is None else endpoint.address or lookup(endpoint)
+    return Peer(key, addresses.allowed_ips(node.token_id), address, policy.keepalive)
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """A peer before and after, and why; None where it is not there."""
+
+    public_key: PublicKey
+    old: Peer | None
+    new: Peer | None
+    decision: Decision
+
+    @property
+    def reason(self) -> str:
+        """Why, for a person."""
+        return str(self.decision)
+
+
+@dataclass(slots=True)
+class Membership:
+    """The desired peers, kept current by deltas."""
+
+    policy: PeerPolicy
+    lookup: Lookup
+    peers: dict[PublicKey, Peer] = field(default_factory=dict)
+    tokens: dict[PublicKey, TokenId] = field(default_factory=dict)
+    """Which token each peer stands for."""
+    only: frozenset[PublicKey] | None = None
+    """Where set, nobody else becomes a peer: the members whose stored state was final, before the chain
+    has confirmed anything."""
+    pinned: Mapping[PublicKey, Peer] | None = None
+    """Where set, the operator has rolled back to these peers: nobody else, and as they were then. Access
+    control still decides, so that a pin never brings back what the chain has revoked."""
+    _unconfirmed: set[PublicKey] = field(default_factory=set)
+    _ends: dict[PublicKey, int] = field(default_factory=dict)
+    """When the access of a peer ends, where it does."""
+
+    def update(self, access: AccessControl, keys: Iterable[PublicKey], now: float) -> list[Delta]:
+        """Decide about these keys again; returns what became different."""
+        deltas = (self._decide(access, key, now) for key in {*keys, *self._unconfirmed})
+        return [delta for delta in deltas if delta is not None]
+
+    def rebuild(self, access: AccessControl, now: float) -> list[Delta]:
+        """Decide about everything."""
+        return self.update(access, {*self.peers, *access.registry.by_key}, now)
+
+    def expire(self, access: AccessControl, now: float) -> list[Delta]:
+        """Decide about the peers whose time may have come."""
+        due = [key for key, end in self._ends.items() if end < now]
+        # The end of one claim may be the beginning of another, which stood behind it with the same key.
+        return self.update(access, due, now)
+
+    def _decide(self, access: AccessControl, key: PublicKey, now: float) -> Delta | None:
+        decision = access.decide(key, now)
+        if decision.reason is Reason.UNCONFIRMED:
+            self._unconfirmed.add(key)
+        else:
+            self._unconfirmed.discard(key)
+        old = self.peers.get(key)
+        new = self._grant(access, key, decision)
+        return Delta(key, old, new, decision) if new != old else None
+
+    def _grant(self, access: AccessControl, key: PublicKey, decision: Decision) -> Peer | None:
+        self._ends.pop(key, None)
+        if not decision.granted or decision.node is None or not self._admits(key):
+            self.peers.pop(key, None)
+            self.tokens.pop(key, None)
+            return None
+        peer = peer_of(decision.node, key, access.addresses, self.policy, self.lookup)
+        if self.pinned is not None:
+            peer = replace(peer, endpoint=self.pinned[key].endpoint, keepalive=self.pinned[key].keepalive)
+        self.peers[key] = peer
+        self.tokens[key] = decision.node.token_id
+        if decision.node.expires_at:
+            self._ends[key] = decision.node.expires_at
+        return peer
+
+    def _admits(self, key: PublicKey) -> bool:
+        return (self.only is None or key in self.only) and (self.pinned is None or key in self.pinned)
+
+
+def keys_of(tokens: Iterable[TokenId], *registries: Registry) -> set[PublicKey]:
+    """The keys that these tokens have in any of the registries: whom a change of them may concern."""
+    nodes = (registry.get(token) for token in tokens for registry in registries)
+    return {n.public_key for n in nodes if n is not None and isinstance(n.public_key, PublicKey)}

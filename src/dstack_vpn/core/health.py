@@ -1,0 +1,136 @@
+"""Health: what an operator should know, told from facts.
+
+`live` means that the daemon does its work, `ready` that the tunnel carries members of the registry, and
+`healthy` that nobody needs to look. An unreachable chain makes a node unhealthy, never unready: the tunnels
+go on with the last known members, and restarting it would help nobody.
+"""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final
+
+HEAD_PATIENCE: Final = 60.0
+"""Seconds without a new head until that is worth a person's look, where blocks come at a known pace."""
+
+
+class Status(StrEnum):
+    """How a component is."""
+
+    OK = "ok"
+    WARNING = "warning"
+    FAILED = "failed"
+
+
+@dataclass(slots=True)
+class Facts:
+    """What the bridge knows about itself. Times are Unix seconds; None means never."""
+
+    started: float
+    # chain
+    endpoint: str | None = None
+    """The endpoint in use; None while there is none."""
+    chain_problem: str | None = "no endpoint has answered yet"
+    chain_since: float | None = None
+    """Since when the chain has been as it is now: reachable or not."""
+    head: int | None = None
+    head_seen: float | None = None
+    paced: bool = False
+    """Whether blocks come at a known pace, so that silence means something."""
+    synced: float | None = None
+    """When the registry was last known to be what the chain says."""
+    stale: bool = False
+    """The members come from the state directory; the chain has not confirmed them since the start."""
+    # device
+    interface_up: bool = False
+    device_problem: str | None = "the interface has not been set up yet"
+    device_since: float | None = None
+    applied: float | None = None
+    """When the device was last seen to be as it should be."""
+    braked: int = 0
+    """How many removals wait for a second reading of the chain."""
+    pinned: bool = False
+    # own membership
+    own_problem: str | None = None
+    # storage
+    store_problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Component:
+    """One part of the system, how it is, why, and since when (Unix seconds)."""
+
+    name: str
+    status: Status
+    reason: str = ""
+    since: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """The verdict."""
+
+    ready: bool
+    components: tuple[Component, ...] = field(default_factory=tuple)
+
+    @property
+    def healthy(self) -> bool:
+        """Whether no component has failed."""
+        return all(component.status is not Status.FAILED for component in self.components)
+
+    @property
+    def status(self) -> Status:
+        """The worst of the components."""
+        order = list(Status)
+        return max((c.status for c in self.components), key=order.index, default=Status.OK)
+
+
+def evaluate(facts: Facts, now: float) -> Health:
+    """Judge the facts at ``now``."""
+    ready = facts.interface_up and facts.device_problem is None and (facts.synced is not None or facts.stale)
+    components = (_chain(facts, now), _registry(facts), _device(facts), _own(facts), _store(facts))
+    return Health(ready, components)
+
+
+def _chain(facts: Facts, now: float) -> Component:
+    if facts.chain_problem is not None:
+        return Component("chain", Status.FAILED, facts.chain_problem, facts.chain_since)
+    age = now - (facts.head_seen or facts.started)
+    if facts.paced and age > HEAD_PATIENCE:
+        return Component("chain", Status.FAILED, f"no new block for {age:.0f} s", facts.head_seen)
+    return Component("chain", Status.OK, f"following {facts.endpoint}", facts.chain_since)
+
+
+def _registry(facts: Facts) -> Component:
+    if facts.braked:
+        reason = (
+            f"{facts.braked} removals, more than half of the peers, wait until a second reading of the chain "
+            "confirms them"
+        )
+        return Component("registry", Status.FAILED, reason)
+    if facts.synced is None and not facts.stale:
+        return Component("registry", Status.FAILED, "not read from the chain yet")
+    if facts.stale:
+        return Component(
+            "registry", Status.WARNING, "members are from the state directory, not confirmed yet"
+        )
+    if facts.pinned:
+        return Component("registry", Status.WARNING, "pinned by 'config rollback'; 'config resume' ends that")
+    return Component("registry", Status.OK, "", facts.synced)
+
+
+def _device(facts: Facts) -> Component:
+    if facts.device_problem is not None:
+        return Component("device", Status.FAILED, facts.device_problem, facts.device_since)
+    if not facts.interface_up:
+        return Component("device", Status.FAILED, "the interface is gone or down", facts.device_since)
+    return Component("device", Status.OK, "", facts.applied)
+
+
+def _own(facts: Facts) -> Component:
+    status = Status.OK if facts.own_problem is None else Status.FAILED
+    return Component("membership", status, facts.own_problem or "")
+
+
+def _store(facts: Facts) -> Component:
+    status = Status.OK if facts.store_problem is None else Status.WARNING
+    return Component("store", status, facts.store_problem or "")

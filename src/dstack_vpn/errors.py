@@ -1,0 +1,89 @@
+"""Every error that dstack-vpn raises on purpose.
+
+An error's type says what to do about it:
+
+    DstackVpnError                  anything below; its text is fit for a person, without a traceback
+    ├── ConfigError                 the operator mends the configuration (exit code 78)
+    ├── FormatError                 a text or a byte string from outside is not what it claims to be
+    ├── ChainError                  something between us and the chain
+    │   ├── RetryError              the same endpoint may answer the same call later
+    │   ├── RangeError              the call asked for too much: ask for less
+    │   ├── EndpointError           this endpoint is of no use now: take another one
+    │   ├── CallRevertedError            the contract refused the call (carries its named error)
+    │   └── WrongChainError         the endpoint serves another chain or a wiped one: keep what we have
+    ├── DeviceError                 the WireGuard device refused or lost a change
+    │   └── DeviceGoneError              the device is not there any more: set it up anew
+    ├── StoreError                  the state directory can't be used
+    └── AdminError                  an admin command failed; nothing more to do here
+
+Errors of libraries are translated where they are met, with the cause chained.
+"""
+
+from collections.abc import Sequence
+
+
+class DstackVpnError(Exception):
+    """Base of all errors raised on purpose; ``str(error)`` is a sentence for a person."""
+
+
+class ConfigError(DstackVpnError):
+    """The configuration can't be used.
+
+    ``problems`` holds one sentence each, naming the variable, what is wrong and an example.
+    """
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = tuple(problems)
+
+
+class FormatError(DstackVpnError, ValueError):
+    """A text or byte string from outside is malformed."""
+
+
+class ChainError(DstackVpnError):
+    """A call to the chain failed."""
+
+
+class RetryError(ChainError):
+    """The endpoint may answer later; ``retry_after`` (seconds) is its own wish, if it had one."""
+
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class RangeError(ChainError):
+    """The call covered too many blocks, results or bytes, or too much gas."""
+
+
+class EndpointError(ChainError):
+    """The endpoint is unreachable, silent, or answers nonsense."""
+
+
+class CallRevertedError(ChainError):
+    """The contract reverted; ``data`` is the revert's ABI-encoded error."""
+
+    def __init__(self, message: str, data: bytes = b"") -> None:
+        super().__init__(message)
+        self.data = data
+
+
+class WrongChainError(ChainError):
+    """The endpoint's chain id, genesis or contract is not the configured one."""
+
+
+class DeviceError(DstackVpnError):
+    """A WireGuard device or its link could not be read or changed."""
+
+
+class DeviceGoneError(DeviceError):
+    """The WireGuard device or its control socket has vanished."""
+
+
+class StoreError(DstackVpnError):
+    """The state directory can't be read or written."""
+
+
+class AdminError(DstackVpnError):
+    """An administrative command could not be carried out."""

@@ -1,0 +1,235 @@
+"""What the bridge needs from the outside world, as small as it can be.
+
+`adapters` implements these; `bridge` knows nothing else of the world. Every method may raise the errors
+named here and no others.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+from dstack_vpn.core.events import LoggedEvent, Observed, RegistryEvent
+from dstack_vpn.core.keys import PrivateKey
+from dstack_vpn.core.model import (
+    BlockRef,
+    ChainIdentity,
+    Cidr,
+    DeviceState,
+    Node,
+    PeerChange,
+    SocketAddress,
+    TokenId,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """An event log of the registry contract as an endpoint sent it, with its fields' forms checked."""
+
+    topics: tuple[str, ...]
+    """``0x`` and 64 lower-case digits each."""
+    data: bytes
+    block_number: int
+    block_hash: str
+    log_index: int
+    removed: bool
+
+
+class RegistryAbi(Protocol):
+    """One registry contract's interface: a pure codec between its ABI and the core's events.
+
+    Every parser validates what it reads (the chain's text is hostile) and raises only `FormatError`.
+    """
+
+    name: str
+    topics: frozenset[str]
+    """The first topics of the events that it understands."""
+    rereads: frozenset[type[RegistryEvent]]
+    """Events that leave open what a token's state is after them: read the token again at that block."""
+    page_size: int
+    """Tokens per `page_call`; 0 where the contract can't enumerate."""
+
+    def decode(self, log: Log) -> RegistryEvent | None:
+        """The log's event; None where it means nothing to the registry (such as the mint's `Transfer`)."""
+
+    def token_calls(self, token_id: TokenId) -> tuple[bytes, ...]:
+        """Calldata of the ``eth_call`` requests that together read a token."""
+
+    def parse_token(self, token_id: TokenId, replies: Sequence[bytes | None], at: BlockRef) -> Observed:
+        """What the replies to `token_calls` say, in their order; None stands for a call that reverted."""
+
+    def page_call(self, offset: int, limit: int) -> bytes:
+        """Calldata that reads up to ``limit`` tokens from the ``offset``-th on."""
+
+    def parse_page(self, reply: bytes, at: BlockRef) -> tuple[list[Observed], int]:
+        """The page's tokens, and how many tokens there are in all."""
+
+
+ChainFact: TypeAlias = BlockRef | LoggedEvent
+"""What an endpoint tells us by itself: a new head, or a log. They come in any order."""
+
+
+class ChainSession(Protocol):
+    """A connection to one RPC endpoint, whose chain and contract have been checked.
+
+    Every call has a deadline and raises `EndpointError` when the session is of no use any more (leave it and
+    open the next one), `RetryError` after its own retries were in vain, or `RangeError`.
+    """
+
+    name: str
+    """The endpoint for logs and metrics: scheme and host, never credentials or paths."""
+    identity: ChainIdentity
+    rereads: frozenset[type[RegistryEvent]]
+    """See `RegistryAbi.rereads`."""
+    announces_logs: bool
+    """Whether `facts` has logs; else it has heads only, and their logs have to be fetched."""
+
+    def facts(self) -> AsyncIterator[ChainFact]:
+        """Heads and logs from now on until the session fails; logs are subscribed first.
+
+        The first fact is the latest block: the logs of all blocks above it are announced, if logs are.
+        """
+
+    async def head(self) -> BlockRef:
+        """The latest block."""
+
+    async def header(self, number: int) -> BlockRef | None:
+        """The canonical block at that number; None past the head."""
+
+    async def finalized(self) -> BlockRef | None:
+        """The newest block that can't be undone; None where the chain doesn't say."""
+
+    async def events(self, first: int, last: int) -> list[LoggedEvent]:
+        """All registry events of the blocks ``first`` to ``last``, inclusive, in order."""
+
+    async def block_events(self, block_hash: str) -> list[LoggedEvent]:
+        """All registry events of one block; `EndpointError` where the endpoint doesn't know the block."""
+
+    async def read_tokens(self, tokens: Sequence[TokenId], at: BlockRef) -> list[Observed]:
+        """The tokens' state after that very block (EIP-1898)."""
+
+    async def read_all(self, at: BlockRef) -> list[Observed] | None:
+        """Every token's state after that very block; None where the contract can't enumerate."""
+
+    async def first_block(self) -> int:
+        """The earliest block that can hold an event of the contract."""
+
+
+class ChainSource(Protocol):
+    """The configured endpoints, tried in turn with growing pauses."""
+
+    def session(self) -> AbstractAsyncContextManager[ChainSession]:
+        """Connect to the next endpoint, waiting as its failures demand.
+
+        Raises `EndpointError` where it can't be reached, `WrongChainError` where it serves something else.
+        """
+
+    def other(self, *, than: str) -> AbstractAsyncContextManager[ChainSession]:
+        """Connect to another endpoint where one is ready, else anew to the same one: a second opinion.
+
+        Raises the same errors as `session`.
+        """
+
+
+class Device(Protocol):
+    """A WireGuard device. Changes are neither atomic nor durable; see docs/architecture.md."""
+
+    async def read(self) -> DeviceState:
+        """Read everything; raises `DeviceError`, `DeviceGoneError`."""
+
+    async def apply(self, changes: Sequence[PeerChange]) -> None:
+        """Carry out the changes in their order; returns when the device has acknowledged the last.
+
+        Raises `DeviceError` where one was refused (the earlier ones stay), `DeviceGoneError`.
+        """
+
+    async def configure(self, private_key: PrivateKey, listen_port: int) -> None:
+        """Set the interface's own key and port, each only where it differs (a re-sent port cuts tunnels)."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinkSettings:
+    """How the interface should be: all of it is idempotent to apply."""
+
+    name: str
+    mtu: int
+    addresses: frozenset[Cidr] | None
+    """The interface's own addresses, such as ``10.77.0.2/32``; None: whatever it has."""
+    routes: frozenset[Cidr]
+    """Prefixes that go through the interface, and into a blackhole where it has gone."""
+
+
+class Link(Protocol):
+    """The network interface around a device."""
+
+    async def start(self) -> Device:
+        """Create the interface with its device, or adopt the one that is there; raises `DeviceError`."""
+
+    async def configure(self, settings: LinkSettings) -> None:
+        """Make addresses, MTU, state and routes equal to the settings; raises `DeviceError`."""
+
+    async def gone(self) -> None:
+        """Return when the device that `start` gave has vanished; `start` then sets it up anew."""
+
+    async def is_up(self) -> bool:
+        """Whether the interface exists and is up."""
+
+    async def stop(self, *, keep: bool) -> None:
+        """Take the interface and its routes away, or with ``keep`` only let go of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """What the store remembers of a registry: its state at ``finalized`` and the events seen since."""
+
+    identity: ChainIdentity
+    finalized: BlockRef
+    nodes: tuple[Node, ...]
+    events: tuple[LoggedEvent, ...]
+    tip: BlockRef
+
+
+class Store(Protocol):
+    """Durable state. Cursor and events commit together; all methods raise `StoreError`."""
+
+    async def load(self) -> Checkpoint | None:
+        """What was last committed; None where there is nothing yet."""
+
+    async def append(
+        self, tip: BlockRef, added: Sequence[LoggedEvent], dropped: Sequence[LoggedEvent]
+    ) -> None:
+        """In one transaction: move the tip, add and forget events."""
+
+    async def checkpoint(self, checkpoint: Checkpoint) -> None:
+        """In one transaction: replace everything."""
+
+    async def close(self) -> None:
+        """Flush and close."""
+
+
+class ConfigArchive(Protocol):
+    """The wg-quick file, its backups, and the backup that the operator has pinned, if any."""
+
+    async def write(self, text: str) -> None:
+        """Where the text differs: replace the file atomically (0600), keep a backup. Raises `StoreError`."""
+
+    async def pinned(self) -> str | None:
+        """The text of the pinned backup; None without a pin. Raises `StoreError`."""
+
+
+class Resolver(Protocol):
+    """Host names to addresses."""
+
+    async def resolve(self, host: str, port: int) -> SocketAddress | None:
+        """The preferred address; None where the name has none now."""
+
+
+class Clock(Protocol):
+    """Time, as an argument to a core that never reads it."""
+
+    def now(self) -> float:
+        """Unix seconds."""
+
+    def monotonic(self) -> float:
+        """Seconds that never go back."""

@@ -1,0 +1,278 @@
+"""The composition root: from settings to a node that is ready to run. Nothing else knows the adapters."""
+
+import asyncio
+import gc
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import asdict
+from statistics import quantiles
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
+
+from dstack_vpn import __version__
+from dstack_vpn.adapters import logs
+from dstack_vpn.adapters.chain.pool import RpcPool
+from dstack_vpn.adapters.clock import SystemClock
+from dstack_vpn.adapters.contracts import by_name
+from dstack_vpn.adapters.device.backend import choose_backend, make_link
+from dstack_vpn.adapters.resolver import SystemResolver
+from dstack_vpn.adapters.store.archive import FileArchive
+from dstack_vpn.adapters.store.sqlite import SqliteStore
+from dstack_vpn.bridge.endpoints import EndpointBook
+from dstack_vpn.bridge.follow import ChainLoop
+from dstack_vpn.bridge.members import Members
+from dstack_vpn.bridge.node import Node
+from dstack_vpn.bridge.reconciler import Reconciler
+from dstack_vpn.bridge.recorder import Recorder
+from dstack_vpn.bridge.state import ChainState
+from dstack_vpn.bridge.tunnel import Tunnel
+from dstack_vpn.config import Settings
+from dstack_vpn.core.addressing import AddressPlan, unique_local_prefix
+from dstack_vpn.core.desired import PeerPolicy
+from dstack_vpn.core.health import Facts, Health, evaluate
+from dstack_vpn.core.keys import PublicKey
+from dstack_vpn.core.model import DeviceState
+from dstack_vpn.core.x25519 import derive
+from dstack_vpn.errors import ConfigError
+from dstack_vpn.ports import Link
+
+if TYPE_CHECKING:
+    # Loaded where it is used: the daemon has no use for what the commands do on the chain. The commands take
+    # the names of the types from here.
+    from dstack_vpn.adapters.admin import reading, registry, transactions
+
+    Access: TypeAlias = registry.Access
+    Administrator: TypeAlias = registry.Administrator
+    NodeName: TypeAlias = reading.NodeName
+    Receipt: TypeAlias = transactions.Receipt
+    Snapshot: TypeAlias = reading.Snapshot
+
+_CHANGES = 10_000
+"""Steps of the registry that may wait to be stored."""
+
+
+def address_plan(settings: Settings) -> AddressPlan:
+    """The tunnel addresses of this network."""
+    ipv6 = unique_local_prefix(settings.chain_id, settings.contract_address)
+    return AddressPlan(settings.vpn_cidr, ipv6)
+
+
+def chain_source(settings: Settings) -> RpcPool:
+    """The configured endpoints."""
+    return RpcPool(
+        settings.rpc_url,
+        settings.contract_address,
+        chain_id=settings.chain_id,
+        abi=None if settings.contract_abi == "auto" else by_name(settings.contract_abi),
+        block_time=settings.network.block_time,
+        start_block=settings.start_block,
+    )
+
+
+def registry_access(settings: Settings) -> "Access":
+    """The registry, to be read once by a command; logs are silent from here on but for errors."""
+    from dstack_vpn.adapters.admin.registry import Access
+
+    logs.configure("error", {}, "console")
+    abi = None if settings.contract_abi == "auto" else by_name(settings.contract_abi)
+    return Access(
+        settings.rpc_url, settings.chain_id, settings.contract_address, abi, start_block=settings.start_block
+    )
+
+
+def administrator(settings: Settings, tell: Callable[[str], None], timeout: float) -> "Administrator":
+    """Transactions on the registry; raises `ConfigError` and `AdminError` where nothing can be signed."""
+    from dstack_vpn.adapters.admin.registry import Administrator
+    from dstack_vpn.adapters.admin.signer import Signer
+
+    if settings.contract_private_key is None:
+        raise ConfigError(["CONTRACT_PRIVATE_KEY (or CONTRACT_PRIVATE_KEY_FILE): is not set"])
+    signer = Signer(settings.contract_private_key.reveal())
+    return Administrator(registry_access(settings), signer, tell, timeout)
+
+
+def node_name(text: str) -> "NodeName":
+    """A node as a person names it; raises `FormatError`."""
+    from dstack_vpn.adapters.admin.reading import NodeName
+
+    return NodeName.parse(text)
+
+
+def now() -> float:
+    """Unix seconds."""
+    return SystemClock().now()
+
+
+async def look_at_device(settings: Settings) -> DeviceState | None:
+    """The device as it is, untouched; None where there is none. Raises `DeviceError`."""
+    from dstack_vpn.adapters.admin.device import look
+
+    return await look(settings.interface)
+
+
+def endpoint_book() -> EndpointBook:
+    """Host names, resolved by the system."""
+    return EndpointBook(SystemResolver(), SystemClock())
+
+
+async def find_link(settings: Settings) -> Link:
+    """The interface's link, by the backend that the host has; raises `DeviceError`."""
+    wanted = cast("Literal['auto', 'kernel', 'userspace']", settings.backend)
+    return make_link(await choose_backend(wanted, settings.interface), settings.interface)
+
+
+def archive(settings: Settings) -> FileArchive:
+    """The wg-quick file and its backups."""
+    return FileArchive(settings.wireguard_config, settings.state_dir)
+
+
+def build(settings: Settings, link: Link) -> Node:
+    """A node, ready to run."""
+    if settings.wireguard_private_key is None:
+        raise ConfigError(["WIREGUARD_PRIVATE_KEY (or WIREGUARD_PRIVATE_KEY_FILE): is not set"])
+    clock = SystemClock()
+    facts = Facts(started=clock.now(), paced=settings.network.block_time is not None)
+    endpoints = EndpointBook(SystemResolver(), clock)
+    members = Members(
+        own_key=derive(settings.wireguard_private_key),
+        own_node_id=settings.node_id,
+        addresses=address_plan(settings),
+        policy=PeerPolicy(
+            settings.peer_endpoints, settings.peer_endpoint_template, settings.persistent_keepalive
+        ),
+        confirmations=settings.grant_confirmations,
+        facts=facts,
+        clock=clock,
+        lookup=endpoints.lookup,
+    )
+    tunnel = Tunnel(
+        link=link,
+        members=members,
+        private_key=settings.wireguard_private_key,
+        listen_port=settings.listen_port,
+        name=settings.interface,
+        mtu=settings.mtu,
+        facts=facts,
+        clock=clock,
+    )
+    state = ChainState(members, facts, clock, settings.sync_interval, asyncio.Queue(_CHANGES))
+    chain = ChainLoop(chain_source(settings), state)
+    reconciler = Reconciler(members, tunnel, facts, clock, chain.confirm)
+    members.submit, members.own_changed = reconciler.submit, tunnel.look
+    recorder = Recorder(
+        SqliteStore(settings.state_dir / "registry.sqlite"), archive(settings), chain, tunnel, state.changed
+    )
+    return Node(
+        facts,
+        tunnel,
+        chain,
+        reconciler,
+        recorder,
+        endpoints,
+        registry=(settings.chain_id, settings.contract_address),
+        keep_interface=settings.keep_interface,
+    )
+
+
+async def run(settings: Settings) -> None:
+    """Run the daemon until SIGTERM or SIGINT; a second signal ends it at once."""
+    logs.configure(settings.log_level, settings.log_levels, settings.log_format)
+    node = build(settings, await find_link(settings))
+    stop = asyncio.Event()
+
+    def on_signal() -> None:
+        if stop.is_set():
+            os._exit(1)
+        stop.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    # Nodes, events and peers hold no cycles: looking for some in thousands of them costs up to 20 ms a time.
+    gc.freeze()
+    gc.set_threshold(20_000, 50, 1000)
+    # The threads that write files share the interpreter: none may hold it up for 5 ms, as is the default.
+    sys.setswitchinterval(0.0005)
+    services = {}
+    if settings.health_check_port:
+        services["web"] = _serve(node, settings)
+    await node.run(stop, services)
+
+
+def _serve(node: Node, settings: Settings) -> Callable[[], Awaitable[None]]:
+    async def serve() -> None:
+        # Imported here: the tunnel does not wait for a web server's 50 ms.
+        from dstack_vpn.adapters.web.server import HealthServer
+
+        await HealthServer(NodeView(node), settings.health_check_host, settings.health_check_port).run()
+
+    return serve
+
+
+class NodeView:
+    """What can be seen of a running node: implements `adapters.web.server.View`."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    def health(self) -> Health:
+        """The verdict now."""
+        return evaluate(self._node.facts, self._node.tunnel.clock.now())
+
+    def stats(self) -> dict[str, Any]:
+        """Counters and peers, as JSON can hold them."""
+        node, facts = self._node, self._node.facts
+        members, state = node.tunnel.members, node.chain.state
+        own = members.own_node
+        return {
+            "version": __version__,
+            "started": facts.started,
+            "node_id": members.own_node_id if own is None else str(own.node_id),
+            "token": None if own is None else own.token_id,
+            "public_key": str(members.own_key),
+            "addresses": [] if own is None else sorted(members.addresses.allowed_ips(own.token_id)),
+            "interface": node.tunnel.name,
+            "device_restarts": max(node.tunnel.restarts, 0),
+            "chain": {
+                "endpoint": facts.endpoint,
+                "head": facts.head,
+                "head_seen": facts.head_seen,
+                "synced": facts.synced,
+                "stale": facts.stale,
+                "events": state.events,
+                "reorgs": state.reorgs,
+                "audits": state.audits,
+            },
+            "tokens": len(members.follower.registry.nodes),
+            "peers": [self._peer(key) for key in members.membership.peers],
+            "changes_applied": node.reconciler.applied,
+            "changes_rolled_back": node.reconciler.failed,
+            "event_to_peer_ms": _percentiles(node.reconciler.latencies),
+            "facts": asdict(facts),
+        }
+
+    def _peer(self, key: PublicKey) -> dict[str, Any]:
+        node = self._node
+        members = node.tunnel.members
+        peer, token = members.membership.peers[key], members.membership.tokens[key]
+        state, entry = node.peers_seen.get(key), members.follower.registry.get(token)
+        seen_at = peer.endpoint if state is None or state.endpoint is None else state.endpoint
+        return {
+            "node_id": None if entry is None else str(entry.node_id),
+            "token": token,
+            "owner": None if entry is None else entry.owner,
+            "public_key": str(key),
+            "addresses": sorted(peer.allowed_ips),
+            "endpoint": None if seen_at is None else str(seen_at),
+            "last_handshake": None if state is None else state.last_handshake or None,
+            "rx_bytes": None if state is None else state.rx_bytes,
+            "tx_bytes": None if state is None else state.tx_bytes,
+        }
+
+
+def _percentiles(seconds: Collection[float]) -> dict[str, float] | None:
+    if len(seconds) < 2:
+        return None
+    cuts = quantiles(seconds, n=100, method="inclusive")
+    return {"p50": round(cuts[49] * 1000, 3), "p99": round(cuts[98] * 1000, 3)}

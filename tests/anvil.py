@@ -1,0 +1,208 @@
+"""A real dev chain for tests: anvil as a child process, with the registry contract on it.
+
+anvil is looked for in $ANVIL, on the PATH, and where `make` installs it. Each chain has a home of its own,
+since anvil otherwise fills the user's with gigabytes of old states.
+"""
+
+import asyncio
+import itertools
+import os
+import re
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import aiohttp
+import pytest
+
+from dstack_vpn.adapters.contracts import calls
+from dstack_vpn.core.keys import PublicKey
+
+_INSTALLED = Path(__file__).parent.parent / ".cache" / "npm" / "node_modules" / ".bin" / "anvil"
+_GAS = 30_000_000
+_START_TIMEOUT = 20.0
+
+
+def anvil_path() -> str | None:
+    """The anvil to run; None where there is none."""
+    named = os.environ.get("ANVIL")  # noqa: TID251  # a test's own knob, not the product's
+    found = named or shutil.which("anvil") or (str(_INSTALLED) if _INSTALLED.exists() else None)
+    return None if found is None else _program(Path(found))
+
+
+def _program(path: Path) -> str:
+    """npm's ``anvil`` is a script that ends at once when told to, while the real one writes its state."""
+    folders = (parent for parent in path.resolve().parents if parent.name == "node_modules")
+    programs = (program for folder in folders for program in folder.glob("@foundry-rs/anvil-*/bin/anvil"))
+    return str(next(programs, path))
+
+
+def key_of(number: int) -> PublicKey:
+    """A public key that no other number has."""
+    return PublicKey((number + 1).to_bytes(32, "little"))
+
+
+class AnvilError(Exception):
+    """anvil answered with an error."""
+
+
+def _announced_port(output: Path) -> int | None:
+    found = re.search(r"^Listening on .*:(\d+)$", output.read_text("utf-8", "replace"), re.MULTILINE)
+    return None if found is None else int(found[1])
+
+
+@dataclass
+class Anvil:
+    """A running dev chain. ``stop`` and ``start`` make an outage, which only a durable chain survives."""
+
+    home: Path
+    arguments: Sequence[str] = ()
+    durable: bool = False
+    port: int = 0
+    accounts: list[str] = field(default_factory=list)
+    contract: str = ""
+    process: asyncio.subprocess.Process | None = None
+    born: int = field(default_factory=lambda: int(time.time()))  # noqa: TID251  # a test's own clock
+    _client: aiohttp.ClientSession | None = None
+    _ids: "itertools.count[int]" = field(default_factory=itertools.count)
+
+    @property
+    def http(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def ws(self) -> str:
+        return f"ws://127.0.0.1:{self.port}"
+
+    async def start(self) -> None:
+        """Start on the port of the last time, or on a free one."""
+        anvil = anvil_path()
+        assert anvil is not None
+        # A file, not a pipe: anvil logs every call, and stops dead when nobody reads what it logs.
+        output = self.home / "anvil.log"
+        with output.open("wb") as log:
+            self.process = await self._spawn(anvil, log)
+        self._client = aiohttp.ClientSession()
+        async with asyncio.timeout(_START_TIMEOUT):
+            self.port = await self._listening(output)
+        self.accounts = await self.rpc("eth_accounts")
+
+    async def _spawn(self, anvil: str, log: BinaryIO) -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
+            *(anvil, "--host", "127.0.0.1", "--port", str(self.port), "--prune-history", "1000"),
+            *("--slots-in-an-epoch", "1", *self._state(), *self.arguments),
+            stdout=log,
+            stderr=asyncio.subprocess.STDOUT,
+            stdin=asyncio.subprocess.DEVNULL,
+            env={
+                "PATH": os.defpath + ":/usr/local/bin",
+                "HOME": str(self.home),
+                "FOUNDRY_HOME": str(self.home),
+            },
+            start_new_session=True,  # a wrapper would be the parent of the real anvil: both go together
+        )
+
+    def _state(self) -> tuple[str, ...]:
+        """A state doesn't have the genesis block, whose hash is made from the time: it must stay the same."""
+        state = ("--state", str(self.home / "state.json"), "--timestamp", str(self.born))
+        return state if self.durable else ()
+
+    async def _listening(self, output: Path) -> int:
+        """The port that it says it listens on."""
+        while (port := _announced_port(output)) is None:
+            if self.process is None or self.process.returncode is not None:
+                raise AnvilError("anvil ended before it listened")
+            await asyncio.sleep(0.01)
+        return port
+
+    async def stop(self) -> None:
+        """End it: a durable chain so that it writes its state, any other at once."""
+        if self._client is not None:
+            await self._client.close()
+        if self.process is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGTERM if self.durable else signal.SIGKILL)
+            await self.process.wait()
+            self.process = None
+
+    async def rpc(self, method: str, *params: Any) -> Any:
+        assert self._client is not None
+        body = {"jsonrpc": "2.0", "id": next(self._ids), "method": method, "params": params}
+        async with self._client.post(self.http, json=body) as response:
+            reply = await response.json()
+        if "error" in reply:
+            raise AnvilError(f"{method}: {reply['error']}")
+        return reply["result"]
+
+    async def send(self, data: bytes, *, sender: int = 0, to: str | None = None) -> dict[str, Any]:
+        """A transaction to the contract (or to anywhere), mined; its receipt. Raises where it reverted."""
+        transaction = {"from": self.accounts[sender], "data": "0x" + data.hex(), "gas": hex(_GAS)}
+        where = to if to is not None else self.contract
+        if where:
+            transaction["to"] = where
+        receipt: dict[str, Any] = await self.rpc("eth_sendTransactionSync", transaction)
+        if receipt["status"] != "0x1":
+            raise AnvilError("the transaction reverted")
+        return receipt
+
+    async def deploy(self) -> str:
+        """Deploy the registry, owned by account 0."""
+        receipt = await self.send(calls.deploy(self.accounts[0]), to="")
+        self.contract = receipt["contractAddress"].lower()
+        return self.contract
+
+    async def mint(self, number: int, *, owner: int = 1) -> dict[str, Any]:
+        """Mint ``node-<number>`` with the key of that number."""
+        return await self.send(calls.mint(self.accounts[owner], f"node-{number}", key_of(number)))
+
+    async def revoke(self, token: int) -> dict[str, Any]:
+        return await self.send(calls.revoke(token))
+
+    async def mine(self, blocks: int = 1) -> None:
+        await self.rpc("anvil_mine", hex(blocks))
+
+    async def mine_every(self, seconds: int) -> None:
+        """Mine by the clock from now on (0: only by transactions), as a chain with a rhythm does."""
+        await self.rpc("evm_setIntervalMining", seconds)
+
+    async def reorg(self, depth: int) -> None:
+        """Replace the last blocks by empty ones."""
+        await self.rpc("anvil_reorg", depth, [])
+
+    async def mint_many(self, count: int, *, first: int = 0, per_block: int = 75) -> None:
+        """Mint many nodes with few blocks: anvil slows down with each."""
+        await self.rpc("evm_setAutomine", False)  # an RPC parameter
+        for start in range(first, first + count, per_block):
+            for number in range(start, min(start + per_block, first + count)):
+                data = calls.mint(self.accounts[1], f"node-{number}", key_of(number))
+                transaction = {"from": self.accounts[0], "to": self.contract, "data": "0x" + data.hex()}
+                await self.rpc("eth_sendTransaction", {**transaction, "gas": hex(400_000)})
+            await self.mine()
+        await self.rpc("evm_setAutomine", True)  # an RPC parameter
+
+
+@asynccontextmanager
+async def running_anvil(*arguments: str, deploy: bool = True, durable: bool = False) -> AsyncIterator[Anvil]:
+    """anvil for as long as the body runs; skips the test, saying why, where there is none."""
+    if anvil_path() is None:
+        pytest.skip(
+            "NO ANVIL: set ANVIL, put it on the PATH or run make: tests on a real dev chain are SKIPPED"
+        )
+    with tempfile.TemporaryDirectory(prefix="anvil-") as home:
+        anvil = Anvil(Path(home), arguments, durable)
+        try:
+            await anvil.start()
+            if deploy:
+                await anvil.deploy()
+            yield anvil
+        finally:
+            await anvil.stop()
+
+
+__all__ = ["Anvil", "AnvilError", "anvil_path", "key_of", "running_anvil"]

@@ -1,0 +1,108 @@
+"""One subject a backend: a started link with its device, and somebody else's word on what it holds.
+
+That word is ``wg show <interface> dump`` for the real ones. They live in a network namespace of their own,
+which the test's thread is in.
+"""
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+
+import pytest
+from tests import netns_support
+
+from dstack_vpn.adapters.device.link import KernelLink, UserspaceLink
+from dstack_vpn.adapters.device.memory import MemoryLink
+from dstack_vpn.adapters.device.netlink import find_family
+from dstack_vpn.core.keys import PublicKey
+from dstack_vpn.core.model import DeviceState, PeerState, SocketAddress
+from dstack_vpn.ports import Device
+
+NAME = "wg0"
+AnyLink = MemoryLink | UserspaceLink | KernelLink
+
+
+@dataclass
+class Subject:
+    link: AnyLink
+    device: Device
+    namespace: netns_support.Namespace | None
+
+    async def told(self) -> DeviceState:
+        """What the device holds, as ``wg`` tells it."""
+        if self.namespace is None:
+            return await self.device.read()
+        return parse_dump(self.namespace.run("wg", "show", NAME, "dump"))
+
+
+def parse_dump(text: str) -> DeviceState:
+    first, *rows = (line.split("\t") for line in text.splitlines())
+    peers = {
+        PublicKey.parse(key): PeerState(
+            PublicKey.parse(key),
+            frozenset(() if ips == "(none)" else ips.split(",")),
+            None if endpoint == "(none)" else _endpoint(endpoint),
+            0 if keepalive == "off" else int(keepalive),
+            float(handshake),
+            int(received),
+            int(sent),
+        )
+        for key, _, endpoint, ips, handshake, received, sent, keepalive in rows
+    }
+    return DeviceState(None if first[1] == "(none)" else PublicKey.parse(first[1]), int(first[2]), 0, peers)
+
+
+def _endpoint(text: str) -> SocketAddress:
+    host, _, port = text.rpartition(":")
+    return SocketAddress(host.strip("[]"), int(port))
+
+
+def kernel_has_wireguard() -> bool:
+    return asyncio.run(find_family("wireguard")) is not None
+
+
+def new_link(backend: str) -> AnyLink:
+    match backend:
+        case "memory":
+            return MemoryLink(NAME)
+        case "kernel":
+            return KernelLink(NAME)
+    program = netns_support.wireguard_go()
+    assert program is not None
+    return UserspaceLink(NAME, program)
+
+
+@pytest.fixture(
+    params=[
+        "memory",
+        pytest.param("userspace", marks=pytest.mark.netns),
+        pytest.param("kernel", marks=pytest.mark.netns),
+    ]
+)
+def backend(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    if name != "memory" and (not netns_support.is_usable() or shutil.which("wg") is None):
+        pytest.skip("needs root, network namespaces, TUN and wg")
+    if name == "userspace" and netns_support.wireguard_go() is None:
+        pytest.skip("needs wireguard-go")
+    if name == "kernel" and not kernel_has_wireguard():
+        pytest.skip("this kernel has no WireGuard: make test-kernel brings one")
+    return name
+
+
+@pytest.fixture
+def namespace(backend: str) -> Iterator[netns_support.Namespace | None]:
+    if backend == "memory":
+        yield None
+        return
+    with netns_support.Namespace() as namespace, namespace.entered():
+        yield namespace
+
+
+@pytest.fixture
+async def subject(backend: str, namespace: netns_support.Namespace | None) -> AsyncIterator[Subject]:
+    link = new_link(backend)
+    device = await link.start()
+    yield Subject(link, device, namespace)
+    await link.stop(keep=False)

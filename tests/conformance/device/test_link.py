@@ -1,0 +1,207 @@
+"""What every `Link` with a real interface does; `ip` is the witness."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from structlog.testing import capture_logs
+from tests.conformance.device.conftest import NAME, new_link
+from tests.netns_support import Namespace
+
+from dstack_vpn.adapters.device.link import KernelLink, UserspaceLink
+from dstack_vpn.core.keys import PrivateKey, PublicKey
+from dstack_vpn.core.model import SetPeer
+from dstack_vpn.errors import DeviceError
+from dstack_vpn.ports import LinkSettings
+
+pytestmark = pytest.mark.netns
+
+AnyRealLink = KernelLink | UserspaceLink
+SETTINGS = LinkSettings(
+    NAME,
+    1380,
+    frozenset({"10.77.0.2/32", "fd77::2/128"}),
+    frozenset({"10.77.0.0/16", "fd77::/48"}),
+)
+SECRET = PrivateKey(bytes(range(32)))
+PEER = SetPeer(PublicKey(b"\1" * 32), None, 0, frozenset({"10.77.0.9/32"}))
+
+
+@pytest.fixture
+def inside(backend: str, namespace: Namespace | None) -> Namespace:
+    if namespace is None:
+        pytest.skip("has no interface")
+    # A way out, as a machine has one: what leaks would go by it.
+    namespace.run("ip", "link", "add", "uplink", "type", "veth", "peer", "beyond")
+    for end in ("uplink", "beyond"):
+        namespace.run("ip", "link", "set", end, "up")
+    for address, default in (("10.9.0.1/24", "default"), ("fd99::1/64", "::/0")):
+        namespace.run("ip", "address", "add", address, "dev", "uplink")
+        namespace.run("ip", "route", "add", default, "dev", "uplink")
+    return namespace
+
+
+@pytest.fixture
+async def link(backend: str, inside: Namespace) -> AsyncIterator[KernelLink | UserspaceLink]:
+    link = fresh(backend)
+    yield link
+    await link.stop(keep=False)
+
+
+def fresh(backend: str) -> KernelLink | UserspaceLink:
+    link = new_link(backend)
+    assert isinstance(link, KernelLink | UserspaceLink)
+    return link
+
+
+def addresses(inside: Namespace) -> frozenset[str]:
+    rows = inside.run("ip", "-oneline", "address", "show", "dev", NAME).splitlines()
+    return frozenset(row.split()[3] for row in rows)
+
+
+def routes(inside: Namespace) -> set[tuple[str, str]]:
+    """Each of our routes: how it is called, and where it goes."""
+    found = set()
+    for family in ("-4", "-6"):
+        for row in inside.run("ip", family, "route", "show", "proto", "118").splitlines():
+            words = row.split()
+            found.add(("blackhole", words[1]) if words[0] == "blackhole" else (words[2], words[0]))
+    return found
+
+
+EVERYTHING = {(where, to) for where in (NAME, "blackhole") for to in ("10.77.0.0/16", "fd77::/48")}
+
+
+def way(inside: Namespace, address: str) -> str:
+    """By which interface a packet would leave, or empty where it would not."""
+    told = inside.run("ip", "route", "get", address, check=False).split()
+    return told[told.index("dev") + 1] if "dev" in told else ""
+
+
+async def test_everything_asked_for_is_there_and_nothing_else(link: AnyRealLink, inside: Namespace) -> None:
+    await link.start()
+    await link.configure(SETTINGS)
+    assert addresses(inside) == SETTINGS.addresses
+    assert routes(inside) == EVERYTHING
+    assert "mtu 1380" in inside.run("ip", "link", "show", NAME)
+    assert await link.is_up()
+    await link.configure(SETTINGS)
+    assert (addresses(inside), routes(inside)) == (SETTINGS.addresses, EVERYTHING)
+
+
+async def test_what_is_stale_goes(link: AnyRealLink, inside: Namespace) -> None:
+    await link.start()
+    await link.configure(SETTINGS)
+    inside.run("ip", "address", "add", "192.0.2.7/24", "dev", NAME)
+    inside.run("ip", "link", "set", NAME, "down")
+    assert not await link.is_up()
+    other = LinkSettings(NAME, 1420, frozenset({"10.78.0.2/32"}), frozenset({"10.78.0.0/16"}))
+    await link.configure(other)
+    assert addresses(inside) == {"10.78.0.2/32"}
+    assert routes(inside) == {(NAME, "10.78.0.0/16"), ("blackhole", "10.78.0.0/16")}
+    assert await link.is_up()
+
+
+async def test_nothing_leaks_when_the_interface_goes(link: AnyRealLink, inside: Namespace) -> None:
+    await link.start()
+    assert {way(inside, "10.77.0.9"), way(inside, "fd77::9")} == {"uplink"}
+    await link.configure(SETTINGS)
+    assert {way(inside, "10.77.0.9"), way(inside, "fd77::9")} == {NAME}
+    inside.run("ip", "link", "delete", NAME)
+    async with asyncio.timeout(10):
+        await link.gone()
+    assert not await link.is_up()
+    assert {way(inside, "10.77.0.9"), way(inside, "fd77::9")} <= {"", "lo"}
+    assert way(inside, "192.0.2.1") == "uplink"
+
+
+async def test_a_deleted_interface_is_made_anew(link: AnyRealLink, inside: Namespace) -> None:
+    await link.start()
+    await link.configure(SETTINGS)
+    inside.run("ip", "link", "delete", NAME)
+    async with asyncio.timeout(10):
+        await link.gone()
+    device = await link.start()
+    await device.configure(SECRET, 51820)
+    await link.configure(SETTINGS)
+    assert (addresses(inside), routes(inside)) == (SETTINGS.addresses, EVERYTHING)
+    assert "listening port: 51820" in inside.run("wg", "show", NAME)
+
+
+async def test_starting_twice_is_starting_once(link: AnyRealLink) -> None:
+    assert await link.start() is await link.start()
+
+
+async def test_another_one_takes_over_what_was_kept(
+    link: AnyRealLink, backend: str, inside: Namespace
+) -> None:
+    device = await link.start()
+    await device.configure(SECRET, 51820)
+    await link.configure(SETTINGS)
+    await device.apply([PEER])
+    before = await device.read()
+    await link.stop(keep=True)
+    assert (addresses(inside), routes(inside)) == (SETTINGS.addresses, EVERYTHING)
+    successor = fresh(backend)
+    assert await (await successor.start()).read() == before
+    await successor.configure(SETTINGS)
+    assert (addresses(inside), routes(inside)) == (SETTINGS.addresses, EVERYTHING)
+    await successor.stop(keep=False)
+
+
+async def test_stopping_leaves_nothing(link: AnyRealLink, inside: Namespace) -> None:
+    await link.start()
+    await link.configure(SETTINGS)
+    await link.stop(keep=False)
+    assert NAME not in inside.run("ip", "link", "show")
+    assert routes(inside) == set()
+    assert inside.run("ls", "/run/wireguard") == ""
+    await link.stop(keep=False)
+
+
+async def test_a_neighbours_blackhole_stays(link: AnyRealLink, inside: Namespace) -> None:
+    inside.run("ip", "route", "add", "blackhole", "10.77.0.0/16", "proto", "118", "metric", "77")
+    await link.start()
+    await link.configure(SETTINGS)
+    await link.stop(keep=False)
+    assert routes(inside) == {("blackhole", "10.77.0.0/16")}
+
+
+async def test_a_host_without_ipv6_is_served_with_one_warning(link: AnyRealLink, inside: Namespace) -> None:
+    for scope in ("all", "default"):
+        inside.run("sh", "-c", f"echo 1 > /proc/sys/net/ipv6/conf/{scope}/disable_ipv6")
+    with capture_logs() as logs:
+        await link.start()
+        await link.configure(SETTINGS)
+        await link.configure(SETTINGS)
+    assert addresses(inside) == {"10.77.0.2/32"}
+    assert {(NAME, "10.77.0.0/16"), ("blackhole", "10.77.0.0/16")} <= routes(inside)
+    assert [entry["event"] for entry in logs if entry["log_level"] == "warning"] == ["device.no_ipv6"]
+
+
+async def test_an_interface_of_another_kind_is_left_alone(link: AnyRealLink, inside: Namespace) -> None:
+    inside.run("ip", "link", "add", NAME, "type", "veth", "peer", "other")
+    with pytest.raises(DeviceError, match=NAME):
+        await link.start()
+    assert NAME in inside.run("ip", "link", "show", "type", "veth")
+    inside.run("ip", "link", "delete", NAME)
+
+
+async def test_settings_for_another_interface_are_refused(link: AnyRealLink) -> None:
+    await link.start()
+    with pytest.raises(DeviceError, match="wg9"):
+        await link.configure(LinkSettings("wg9", 1420, frozenset(), frozenset()))
+
+
+async def test_a_setting_that_the_kernel_refuses_is_a_sentence(link: AnyRealLink) -> None:
+    await link.start()
+    with pytest.raises(DeviceError, match="can't set the MTU of wg0 to 2147483647"):
+        await link.configure(LinkSettings(NAME, 2147483647, frozenset(), frozenset()))
+
+
+async def test_nobody_waits_for_a_link_that_was_stopped(link: AnyRealLink) -> None:
+    await link.start()
+    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        group.create_task(link.gone())
+        await asyncio.sleep(0)
+        await link.stop(keep=False)

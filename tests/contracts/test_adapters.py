@@ -1,0 +1,152 @@
+"""The adapters against the contracts themselves: detection, and that events and state tell the same story."""
+
+import itertools
+from collections.abc import Iterable
+
+import pytest
+from tests.contracts.evm import ALICE, BOB, OWNER, Chain, Contract, RawLog, Reverted, key
+
+from dstack_vpn.adapters.contracts import AccessRegistry, DstackAccessNft, describe_revert, detect
+from dstack_vpn.core.events import Observed
+from dstack_vpn.core.keys import PublicKey
+from dstack_vpn.core.model import BlockRef, Malformed, Node
+from dstack_vpn.errors import WrongChainError
+from dstack_vpn.ports import Log, RegistryAbi
+
+BEHAVIOURS = [(*flags, first) for *flags, first in itertools.product(*[(False, True)] * 3, (0, 1))]
+each_behaviour = pytest.mark.parametrize("behaviour", BEHAVIOURS)
+
+
+def observe(abi: RegistryAbi, contract: Contract, token: int) -> Node | None:
+    def reply(data: bytes) -> bytes | None:
+        try:
+            return contract.raw(data, is_static=True)
+        except Reverted:
+            return None
+
+    at = BlockRef(contract.chain.number, "0x" + "1" * 64, "0x" + "0" * 64, contract.chain.now)
+    return abi.parse_token(token, [reply(data) for data in abi.token_calls(token)], at).node
+
+
+def as_log(raw: RawLog) -> Log:
+    return Log(raw.topics, raw.data, 1, "0x" + "1" * 64, 0, removed=False)
+
+
+def decoded(abi: RegistryAbi, logs: Iterable[RawLog]) -> list[str]:
+    events = [abi.decode(as_log(raw)) for raw in logs]
+    return [type(event).__name__ for event in events if event]
+
+
+# -- detection ----------------------------------------------------------------------------------------
+
+
+async def test_ours_is_detected(minted: Contract) -> None:
+    assert isinstance(await detect(minted.eth_call), AccessRegistry)
+
+
+@each_behaviour
+async def test_the_deployed_one_is_detected(chain: Chain, behaviour: tuple[bool, bool, bool, int]) -> None:
+    contract = chain.deploy("DstackAccessNFT", behaviour)
+    assert isinstance(await detect(contract.eth_call), DstackAccessNft)
+    contract.send("mintNodeAccess", ALICE, "web", key(1), "")
+    assert isinstance(await detect(contract.eth_call), DstackAccessNft)
+
+
+async def test_another_contract_is_refused(chain: Chain) -> None:
+    with pytest.raises(WrongChainError, match="CONTRACT_ADDRESS"):
+        await detect(chain.deploy("Multicall3").eth_call)
+
+
+@pytest.mark.parametrize("answer", [b"", None, bytes(32), bytes(31) + b"\x01", bytes(64), b"\xff" * 96])
+async def test_something_that_gives_one_answer_to_everything_is_refused(answer: bytes | None) -> None:
+    async def call(_data: bytes) -> bytes | None:
+        return answer
+
+    with pytest.raises(WrongChainError):
+        await detect(call)
+
+
+# -- ours ---------------------------------------------------------------------------------------------
+
+
+def test_our_events_and_state_agree(registry: Contract) -> None:
+    abi = AccessRegistry()
+    registry.send("mintNodeAccess", ALICE, "web", key(1), 'data:application/json,{"endpoint":"a.org:1"}')
+    assert decoded(abi, registry.raw_logs) == ["Granted"]
+    registry.send("setEndpoint", 1, "b.org:2", sender=ALICE)
+    assert decoded(abi, registry.raw_logs) == ["EndpointUpdated"]
+    registry.send("setExpiry", 1, registry.chain.now + 9)
+    assert decoded(abi, registry.raw_logs) == ["ExpiryUpdated"]
+    node = observe(abi, registry, 1)
+    assert node is not None
+    assert (str(node.endpoint), str(node.uri_endpoint)) == ("b.org:2", "a.org:1")
+    assert (node.expires_at, node.key_since.block) == (registry.chain.now + 9, registry.chain.number)
+    registry.send("transferFrom", ALICE, BOB, 1, sender=ALICE)
+    assert decoded(abi, registry.raw_logs) == ["Transferred", "Transferred"]
+    node = observe(abi, registry, 1)
+    assert node is not None
+    assert (node.owner, node.public_key, node.active) == (BOB, None, True)
+    registry.send("updatePublicKey", 1, key(2), sender=BOB)
+    assert decoded(abi, registry.raw_logs) == ["KeyUpdated"]
+    registry.send("revokeNodeAccess", 1)
+    assert decoded(abi, registry.raw_logs) == ["Revoked"]
+    node = observe(abi, registry, 1)
+    assert node is not None
+    assert not node.active
+    assert observe(abi, registry, 2) is None
+
+
+def test_our_pages(registry: Contract) -> None:
+    abi = AccessRegistry()
+    for number in range(1, 6):
+        registry.send("mintNodeAccess", ALICE, f"n{number}", key(number), "")
+    at = BlockRef(1, "", "", 0)
+    pages = [abi.parse_page(registry.raw(abi.page_call(offset, 2)), at) for offset in (0, 2, 4, 6)]
+    assert [total for _, total in pages] == [5] * 4
+    observed = [x for page, _ in pages for x in page]
+    assert observed == [Observed(i, observe(abi, registry, i)) for i in range(1, 6)]
+
+
+def test_a_revert_is_named(minted: Contract) -> None:
+    with pytest.raises(Reverted) as caught:
+        minted.send("mintNodeAccess", BOB, "web", key(2), "", sender=OWNER)
+    assert describe_revert(caught.value.data) == 'NodeIdTaken("web", 1)'
+
+
+# -- deployed, in every reading of its interface ------------------------------------------------------
+
+
+@each_behaviour
+def test_reading_a_token_again_tells_what_it_is(
+    chain: Chain, behaviour: tuple[bool, bool, bool, int]
+) -> None:
+    abi, contract = DstackAccessNft(), chain.deploy("DstackAccessNFT", behaviour)
+    burns, keeps_key, per_owner, first = behaviour
+    contract.send("mintNodeAccess", ALICE, "web", key(1), "")
+    assert decoded(abi, contract.raw_logs) == ["Granted"]
+    node = observe(abi, contract, first)
+    assert node is not None
+    assert (node.owner, node.public_key, node.active) == (ALICE, PublicKey.parse(key(1)), True)
+    contract.send("transferFrom", ALICE, BOB, first, sender=ALICE)
+    assert set(decoded(abi, contract.raw_logs)) == {"Transferred"}
+    node = observe(abi, contract, first)
+    assert node is not None
+    assert (node.owner, node.public_key is not None) == (BOB, keeps_key and not per_owner)
+    contract.send("updatePublicKey", key(2), sender=BOB)
+    assert decoded(abi, contract.raw_logs) == ["OwnerKeyUpdated"]
+    node = observe(abi, contract, first)
+    assert node is not None
+    assert node.public_key == PublicKey.parse(key(2))
+    contract.send("revokeNodeAccess", first)
+    assert set(decoded(abi, contract.raw_logs)) == {"Revoked"}
+    node = observe(abi, contract, first)
+    assert node is None if burns else node is not None and not node.active
+
+
+def test_a_contract_that_checks_nothing_mints_nonsense(chain: Chain) -> None:
+    contract = chain.deploy("DstackAccessNFT", BEHAVIOURS[0])
+    contract.send("mintNodeAccess", ALICE, "a\n[Peer]", "x" * 1000, "data:application/json,{}")
+    node = observe(DstackAccessNft(), contract, 0)
+    assert node is not None
+    assert isinstance(node.node_id, Malformed)
+    assert isinstance(node.public_key, Malformed)

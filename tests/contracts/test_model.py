@@ -1,0 +1,212 @@
+"""The registry contract against a Python model of it, over random sequences of calls.
+
+Every rule draws its arguments from small pools, so that clashes (taken names, foreign tokens, revoked nodes)
+are as common as successes. A call must have the model's outcome, be it events or the named error, and after
+every call all that can be read must be what the model says.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from tests.contracts.evm import ALICE, BOB, CAROL, DAVE, OWNER, ZERO, Chain, Contract, Reverted, key
+from tests.contracts.model import Model, Refused
+
+USERS = (ALICE, BOB, CAROL)
+SENDERS = (OWNER, DAVE, *USERS)
+NAMES = ("web", "db", "a", "x" * 40, "-bad")
+KEYS = (*(key(n) for n in range(1, 7)), key(0), "short")
+ENDPOINTS = ("", "vpn.example.org:51820", "e" * 100, "with space")
+
+
+senders, users = st.sampled_from(SENDERS), st.sampled_from(USERS)
+minters = st.sampled_from((OWNER, OWNER, DAVE, ALICE))
+names, keys, endpoints = st.sampled_from(NAMES), st.sampled_from(KEYS), st.sampled_from(ENDPOINTS)
+tokens = st.integers(0, 7)
+
+
+class RegistryMachine(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.chain = Chain()
+        self.registry: Contract = self.chain.deploy("AccessRegistry", OWNER)
+        self.model = Model()
+
+    def agree(self, function: str, *args: Any, sender: str, model: "Outcome") -> None:
+        try:
+            outcome: Any = self.registry.send(function, *args, sender=sender)
+        except Reverted as refusal:
+            outcome = refusal.error
+        assert outcome == model.value
+        CALLS[0] += 1
+        SUCCESSES[0] += isinstance(outcome, list)
+
+    @rule(seconds=st.integers(0, 3))
+    def time_passes(self, seconds: int) -> None:
+        self.chain.mine(seconds)
+        for token in self.model.tokens:
+            self.read_access(token)
+
+    @rule(sender=minters, to=users, name=names, text=keys, uri=st.sampled_from(("", "ipfs://x", "u" * 70)))
+    def mint(self, sender: str, to: str, name: str, text: str, uri: str) -> None:
+        with expected() as outcome:
+            outcome.value = self.model.mint(sender, to, name, text, uri, self.chain.now, self.chain.number)
+        self.agree("mintNodeAccess", to, name, text, uri, sender=sender, model=outcome)
+
+    @rule(to=users)
+    def mint_another(self, to: str) -> None:
+        """A mint that clashes with nothing, so that holders come to have several nodes."""
+        fresh = len(self.model.tokens) + 100
+        self.mint(self.model.owner, to, f"n{fresh}", key(fresh), "")
+
+    @rule(sender=minters, token=tokens)
+    def revoke(self, sender: str, token: int) -> None:
+        with expected() as outcome:
+            outcome.value = self.model.revoke(sender, token)
+        self.agree("revokeNodeAccess", token, sender=sender, model=outcome)
+
+    @rule(sender=minters, token=tokens, delta=st.none() | st.integers(-2, 5))
+    def set_expiry(self, sender: str, token: int, delta: int | None) -> None:
+        end = 0 if delta is None else self.chain.now + delta
+        with expected() as outcome:
+            outcome.value = self.model.set_expiry(sender, token, end, self.chain.now)
+        self.agree("setExpiry", token, end, sender=sender, model=outcome)
+
+    def holder(self, token: int, other: str) -> str:
+        """The holder mostly; every so often somebody else."""
+        node = self.model.tokens.get(token)
+        return node.owner if node and other != CAROL else other
+
+    @rule(token=tokens, other=users, text=keys)
+    def update_key(self, token: int, other: str, text: str) -> None:
+        sender = self.holder(token, other)
+        with expected() as outcome:
+            outcome.value = self.model.update_key(sender, token, text, self.chain.number)
+        self.agree("updatePublicKey", token, text, sender=sender, model=outcome)
+
+    @rule(token=tokens, other=users, endpoint=endpoints)
+    def set_endpoint(self, token: int, other: str, endpoint: str) -> None:
+        sender = self.holder(token, other)
+        with expected() as outcome:
+            outcome.value = self.model.set_endpoint(sender, token, endpoint)
+        self.agree("setEndpoint", token, endpoint, sender=sender, model=outcome)
+
+    @rule(token=tokens, other=users, to=users)
+    def transfer(self, token: int, other: str, to: str) -> None:
+        sender = self.holder(token, other)
+        with expected() as outcome:
+            outcome.value = self.model.transfer(sender, to, token)
+        self.agree("transferFrom", sender, to, token, sender=sender, model=outcome)
+        self.holders_agree(sender)
+        self.holders_agree(to)
+
+    @rule(sender=senders, grant=st.booleans())
+    def change_minter(self, sender: str, *, grant: bool) -> None:
+        with expected() as outcome:
+            self.model.require_owner(sender)
+            if grant is (DAVE in self.model.minters):
+                raise Refused("AlreadyMinter" if grant else "NotMinter", DAVE)
+            self.model.minters ^= {DAVE}
+            outcome.value = [("MinterAdded" if grant else "MinterRemoved", DAVE)]
+        self.agree("addMinter" if grant else "removeMinter", DAVE, sender=sender, model=outcome)
+
+    @rule(sender=senders, paused=st.booleans())
+    def change_pause(self, sender: str, *, paused: bool) -> None:
+        with expected() as outcome:
+            self.model.require_owner(sender)
+            if paused is self.model.paused:
+                raise Refused("EnforcedPause" if paused else "ExpectedPause")
+            self.model.paused = paused
+            outcome.value = [("Paused" if paused else "Unpaused", sender)]
+        self.agree("pause" if paused else "unpause", sender=sender, model=outcome)
+
+    @rule(sender=senders, to=st.sampled_from((OWNER, DAVE, ZERO)))
+    def offer_ownership(self, sender: str, to: str) -> None:
+        with expected() as outcome:
+            self.model.require_owner(sender)
+            self.model.pending = to
+            outcome.value = [
+                ("OwnershipTransferStarted", sender, to),
+                ("OwnershipTransferInitiated", sender, to),
+            ]
+        self.agree("transferContractOwnership", to, sender=sender, model=outcome)
+
+    @rule(sender=senders)
+    def accept_ownership(self, sender: str) -> None:
+        with expected() as outcome:
+            if sender != self.model.pending:
+                raise Refused("OwnableUnauthorizedAccount", sender)
+            outcome.value = [("OwnershipTransferred", self.model.owner, sender)]
+            self.model.owner, self.model.pending = sender, ZERO
+        self.agree("acceptOwnership", sender=sender, model=outcome)
+
+    @rule(offset=st.integers(0, 9), limit=st.integers(0, 9))
+    def page(self, offset: int, limit: int) -> None:
+        everything = [self.model.view(i) for i in sorted(self.model.tokens)]
+        nodes, total = self.registry.call("getNodes", offset, limit)
+        assert list(nodes) == everything[offset : offset + limit]
+        assert total == len(everything)
+
+    @rule(user=users, name=names)
+    def look_up(self, user: str, name: str) -> None:
+        found = next((i for i, t in self.model.live().items() if t.name == name), None)
+        access = found is not None and self.model.tokens[found].owner == user
+        access = access and self.model.tokens[found or 0].has_access(self.chain.now)
+        assert self.registry.call("hasNodeAccess", user, name) is access
+        assert self.registry.call("verifyAccess", user, name) is access
+        try:
+            assert self.registry.call("getTokenIdByNodeId", name) == found
+        except Reverted as refusal:
+            assert (refusal.error, found) == (("UnknownNodeId", name), None)
+
+    @rule(token=tokens)
+    def read_access(self, token: int) -> None:
+        if node := self.model.tokens.get(token):
+            expected_node = (node.name, node.key, node.created, node.has_access(self.chain.now))
+            assert self.registry.call("getNodeAccess", token) == expected_node
+
+    @invariant()
+    def nodes_agree(self) -> None:
+        expected_nodes = [self.model.view(i) for i in sorted(self.model.tokens)]
+        assert self.registry.call("getNodes", 0, 1000) == (tuple(expected_nodes), len(expected_nodes))
+
+    @rule(user=users)
+    def holders_agree(self, user: str) -> None:
+        held = sorted(i for i, t in self.model.tokens.items() if t.owner == user)
+        assert self.registry.call("balanceOf", user) == len(held)
+        assert sorted(self.registry.call("tokenOfOwnerByIndex", user, i) for i in range(len(held))) == held
+        with_access = [
+            self.model.tokens[i].key for i in held if self.model.tokens[i].has_access(self.chain.now)
+        ]
+        assert self.registry.call("getPublicKeyByOwner", user) == (with_access[-1] if with_access else "")
+
+
+@dataclass
+class Outcome:
+    value: Any = None
+
+
+CALLS, SUCCESSES = [0], [0]
+
+
+@contextmanager
+def expected() -> Iterator[Outcome]:
+    """The model's outcome: its events, or the error that it raised."""
+    outcome = Outcome()
+    try:
+        yield outcome
+    except Refused as refusal:
+        outcome.value = refusal.args
+
+
+def test_the_contract_does_what_the_model_says() -> None:
+    CALLS[0] = SUCCESSES[0] = 0
+    run_state_machine_as_test(
+        RegistryMachine, settings=settings(max_examples=150, stateful_step_count=80, deadline=None)
+    )
+    assert CALLS[0] > 2000, "too few calls reached the contract to mean anything"
+    assert SUCCESSES[0] > 1000, "too few of them did anything"

@@ -1,0 +1,141 @@
+"""Blocks, their logs and the state after each; mining and reorganizing them."""
+
+import hashlib
+import json
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.fake_chain import registry
+from tests.fake_chain.registry import Emitted, RevertError, Token, Transaction
+
+CONTRACT = "0x5fbdb2315678afecb367f032d93f642f64180aa3"
+ACCOUNTS = tuple("0x" + hashlib.sha256(b"account %d" % i).hexdigest()[:40] for i in range(10))
+_DEPLOYED_AT = 1
+
+
+@dataclass(frozen=True)
+class Block:
+    number: int
+    hash: str
+    parent_hash: str
+    timestamp: int
+    tokens: dict[int, Token]
+    logs: tuple[dict[str, Any], ...] = ()
+
+    def header(self) -> dict[str, Any]:
+        return {
+            "number": hex(self.number),
+            "hash": self.hash,
+            "parentHash": self.parent_hash,
+            "timestamp": hex(self.timestamp),
+        }
+
+
+Announce = Callable[[str, Sequence[dict[str, Any]]], Awaitable[None]]
+
+
+async def _nobody(kind: str, items: Sequence[dict[str, Any]]) -> None:
+    pass
+
+
+@dataclass
+class FakeChain:
+    """A chain with one registry. Whatever mines announces what it mined, and waits until that is sent."""
+
+    chain_id: int = 31337
+    contract: str = CONTRACT
+    genesis_seed: str = "genesis"
+    finality: int = 2
+    """Blocks below the head that are final."""
+    multicall: bool = False
+    accounts: tuple[str, ...] = ACCOUNTS
+    blocks: list[Block] = field(default_factory=list)
+    announce: Announce = _nobody
+    _forks: int = 0
+
+    def __post_init__(self) -> None:
+        self._append([])
+        self._append([])
+
+    @property
+    def head(self) -> Block:
+        return self.blocks[-1]
+
+    def _append(self, transactions: Sequence[Transaction]) -> Block:
+        number = len(self.blocks)
+        parent = self.blocks[-1].hash if self.blocks else "0x" + "0" * 64
+        timestamp = 1_700_000_000 + number // 5  # several blocks share a second
+        tokens = self.blocks[-1].tokens if self.blocks else {}
+        emitted: list[Emitted] = []
+        for transaction in transactions:
+            tokens, events = transaction(tokens, number, timestamp)
+            emitted += events
+        seed = json.dumps([self.genesis_seed, number, parent, self._forks, len(emitted)])
+        block_hash = "0x" + hashlib.sha256(seed.encode()).hexdigest()
+        logs = tuple(self._log(event, i, number, block_hash) for i, event in enumerate(emitted))
+        self.blocks.append(Block(number, block_hash, parent, timestamp, tokens, logs))
+        return self.blocks[-1]
+
+    def _log(self, event: Emitted, index: int, number: int, block_hash: str) -> dict[str, Any]:
+        return {
+            "address": self.contract,
+            "topics": list(event.topics),
+            "data": "0x" + event.data.hex(),
+            "blockNumber": hex(number),
+            "blockHash": block_hash,
+            "logIndex": hex(index),
+            "transactionHash": "0x" + hashlib.sha256(f"{block_hash}{index}".encode()).hexdigest(),
+            "transactionIndex": "0x0",
+            "removed": False,
+        }
+
+    def code_at(self, address: str, block: Block) -> str:
+        """What ``eth_getCode`` answers."""
+        is_contract = address.lower() == self.contract and block.number >= _DEPLOYED_AT
+        return "0x60016001" if is_contract else "0x"
+
+    def by_hash(self, block_hash: str) -> Block | None:
+        return next((block for block in self.blocks if block.hash == block_hash), None)
+
+    # -- what a test does -----------------------------------------------------------------------------
+
+    async def mine(self, *transactions: Transaction) -> Block:
+        """One block with these transactions; one that reverts raises `RevertError` and mines nothing."""
+        block = self._append(transactions)
+        await self.announce("logs", block.logs)
+        await self.announce("newHeads", [block.header()])
+        return block
+
+    async def mine_empty(self, blocks: int) -> None:
+        for _ in range(blocks):
+            await self.mine()
+
+    async def reorg(self, depth: int, *transactions: Transaction) -> Block:
+        """Replace the last blocks by as many others; the transactions go into the first of them."""
+        old = self.blocks[-depth:]
+        del self.blocks[-depth:]
+        self._forks += 1
+        for block in reversed(old):
+            await self.announce("logs", [{**log, "removed": True} for log in reversed(block.logs)])
+        await self.mine(*transactions)
+        await self.mine_empty(depth - 1)
+        return self.head
+
+    async def wipe(self) -> None:
+        """Start over, as a dev chain that was restarted: another genesis, no tokens."""
+        self.genesis_seed += "'"
+        self.blocks.clear()
+        self.__post_init__()
+
+    async def mint(self, number: int, *, owner: int = 1, key: str | None = None, uri: str = "") -> Block:
+        from tests.anvil import key_of
+
+        text = str(key_of(number)) if key is None else key
+        return await self.mine(registry.mint(self.accounts[owner], f"node-{number}", text, uri))
+
+    async def revoke(self, token: int) -> Block:
+        return await self.mine(registry.revoke(token))
+
+
+__all__ = ["ACCOUNTS", "CONTRACT", "Block", "FakeChain", "RevertError"]

@@ -1,0 +1,64 @@
+"""What can go wrong between us and a chain, to be switched on and off by a test."""
+
+import asyncio
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class Fault:
+    """What becomes of a call instead of its answer."""
+
+    status: int | None = None
+    """Answer with this HTTP status (over a WebSocket: close the connection)."""
+    headers: dict[str, str] = field(default_factory=dict)
+    body: str | None = None
+    """Answer with this text, whatever was asked."""
+    error: dict[str, Any] | None = None
+    """Answer with this JSON-RPC error."""
+    result: Any = ...
+    """Answer with this result."""
+    stall: bool = False
+    """Never answer."""
+    times: int | None = None
+    """For so many calls; None: until it is removed."""
+
+
+@dataclass
+class Faults:
+    """The faults in force, and the ways in which the chain itself misbehaves."""
+
+    by_method: dict[str, Fault] = field(default_factory=dict)
+    """``*`` stands for every method."""
+    silent: bool = False
+    """New blocks are not announced, though the connection lives."""
+    mute_logs: bool = False
+    """Logs are not announced."""
+    lies_past_head: bool = False
+    """``eth_getLogs`` with a toBlock past the head answers ``[]``."""
+    most_blocks: int | None = None
+    """``eth_getLogs`` refuses longer ranges."""
+    most_nodes: int | None = None
+    """A page of more nodes runs out of gas."""
+    no_batches: bool = False
+    no_finalized: bool = False
+    pruned_before: int = 0
+    """State of earlier blocks is gone."""
+    stalled: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set once a call meets a `Fault.stall`."""
+    calls: Counter[str] = field(default_factory=Counter)
+    """How often each method was called."""
+
+    def take(self, method: str) -> Fault | None:
+        """The fault that this call meets."""
+        for name in (method, "*"):
+            fault = self.by_method.get(name)
+            if fault is None:
+                continue
+            if fault.times is not None:
+                fault.times -= 1
+                if fault.times <= 0:
+                    del self.by_method[name]
+            return fault
+        return None

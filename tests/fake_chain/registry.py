@@ -1,0 +1,157 @@
+"""`AccessRegistry.sol` as a Python state machine: what it remembers, what it emits, what it answers."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from eth_abi.abi import decode, encode
+
+from dstack_vpn.adapters.contracts import signatures
+from dstack_vpn.core.model import ZERO_ADDRESS
+
+_NODE = "(uint256,address,string,string,string,string,uint64,uint64,uint64,bool,bool)"
+
+
+class RevertError(Exception):
+    """The contract refuses."""
+
+
+@dataclass(frozen=True)
+class Token:
+    id: int
+    owner: str
+    node_id: str
+    key: str
+    endpoint: str = ""
+    uri: str = ""
+    created_at: int = 0
+    key_block: int = 0
+    expires_at: int = 0
+    revoked: bool = False
+
+    def view(self) -> tuple[Any, ...]:
+        """A ``NodeView``."""
+        active = not self.revoked and bool(self.key)
+        awaiting = not self.revoked and not self.key
+        return (
+            *(self.id, self.owner, self.node_id, self.key, self.endpoint, self.uri),
+            *(self.created_at, self.key_block, self.expires_at, active, awaiting),
+        )
+
+
+Tokens = Mapping[int, Token]
+
+
+@dataclass(frozen=True)
+class Emitted:
+    """An event before it is in a block."""
+
+    topics: tuple[str, ...]
+    data: bytes = b""
+
+
+Change = tuple[dict[int, Token], list[Emitted]]
+Transaction = Callable[[Tokens, int, int], Change]
+"""From the tokens, a block number and a timestamp to the new tokens and what was emitted."""
+
+
+def _word(value: int | str) -> str:
+    return "0x" + f"{int(value, 16) if isinstance(value, str) else value:064x}"
+
+
+def _text(text: str) -> bytes:
+    return bytes(encode(["string"], [text]))
+
+
+def _alive(tokens: Tokens, token: int) -> Token:
+    if token not in tokens or tokens[token].revoked:
+        raise RevertError
+    return tokens[token]
+
+
+def mint(owner: str, node_id: str, key: str, uri: str = "") -> Transaction:
+    def run(tokens: Tokens, block: int, now: int) -> Change:
+        if any(t.node_id == node_id and not t.revoked for t in tokens.values()):
+            raise RevertError
+        token = len(tokens) + 1
+        new = Token(token, owner, node_id, key, uri=uri, created_at=now, key_block=block)
+        granted = (signatures.NODE_ACCESS_GRANTED, _word(token), _word(owner))
+        return {**tokens, token: new}, [
+            Emitted((signatures.TRANSFER, _word(ZERO_ADDRESS), _word(owner), _word(token))),
+            Emitted(granted, bytes(encode(["string", "string"], [node_id, key]))),
+        ]
+
+    return run
+
+
+def revoke(token: int) -> Transaction:
+    def run(tokens: Tokens, block: int, now: int) -> Change:
+        old = _alive(tokens, token)
+        topics = (signatures.NODE_ACCESS_REVOKED, _word(token))
+        return {**tokens, token: replace(old, revoked=True)}, [Emitted(topics, _text(old.node_id))]
+
+    return run
+
+
+def transfer(token: int, to: str) -> Transaction:
+    def run(tokens: Tokens, block: int, now: int) -> Change:
+        old = _alive(tokens, token)
+        new = replace(old, owner=to, key="", endpoint="", key_block=0)
+        parties = (_word(old.owner), _word(to))
+        return {**tokens, token: new}, [
+            Emitted((signatures.TRANSFER, *parties, _word(token))),
+            Emitted((signatures.NODE_ACCESS_TRANSFERRED, _word(token), *parties)),
+        ]
+
+    return run
+
+
+def update_key(token: int, key: str) -> Transaction:
+    def run(tokens: Tokens, block: int, now: int) -> Change:
+        old = _alive(tokens, token)
+        return {**tokens, token: replace(old, key=key, key_block=block)}, [
+            Emitted((signatures.PUBLIC_KEY_UPDATED, _word(old.owner)), _text(key)),
+            Emitted((signatures.NODE_KEY_UPDATED, _word(token)), _text(key)),
+        ]
+
+    return run
+
+
+def set_endpoint(token: int, endpoint: str) -> Transaction:
+    def run(tokens: Tokens, block: int, now: int) -> Change:
+        new = replace(_alive(tokens, token), endpoint=endpoint)
+        topics = (signatures.NODE_ENDPOINT_UPDATED, _word(token))
+        return {**tokens, token: new}, [Emitted(topics, _text(endpoint))]
+
+    return run
+
+
+def set_expiry(token: int, expires_at: int) -> Transaction:
+    def run(tokens: Tokens, block: int, now: int) -> Change:
+        new = replace(_alive(tokens, token), expires_at=expires_at)
+        topics = (signatures.NODE_EXPIRY_UPDATED, _word(token))
+        return {**tokens, token: new}, [Emitted(topics, bytes(encode(["uint64"], [expires_at])))]
+
+    return run
+
+
+def emit(*events: Emitted) -> Transaction:
+    """Any events at all, such as ones that no honest contract would emit."""
+    return lambda tokens, block, now: (dict(tokens), list(events))
+
+
+def answer(tokens: Tokens, calldata: bytes) -> bytes:
+    """What the contract answers to an ``eth_call``; raises `RevertError`."""
+    selector, arguments = calldata[:4], calldata[4:]
+    if selector == signatures.SUPPORTS_INTERFACE:
+        return bytes(encode(["bool"], [arguments[:4] == signatures.ACCESS_REGISTRY_ID]))
+    if selector == signatures.GET_NODE:
+        (token,) = decode(["uint256"], arguments)
+        if token not in tokens:
+            raise RevertError
+        return bytes(encode([_NODE], [tokens[token].view()]))
+    if selector == signatures.GET_NODES:
+        offset, limit = decode(["uint256", "uint256"], arguments)
+        page = [token.view() for token in list(tokens.values())[offset : offset + limit]]
+        return bytes(encode([_NODE + "[]", "uint256"], [page, len(tokens)]))
+    raise RevertError

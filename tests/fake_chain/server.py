@@ -1,0 +1,292 @@
+"""The fake chain's JSON-RPC over HTTP and WebSocket on one port of the loopback interface."""
+
+import asyncio
+import itertools
+import json
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiohttp import web
+from eth_abi.abi import decode, encode
+from tests.fake_chain import registry
+from tests.fake_chain.chain import Block, FakeChain
+from tests.fake_chain.faults import Fault, Faults
+from tests.fake_chain.registry import RevertError
+
+from dstack_vpn.adapters.chain.multicall import MULTICALL3
+from dstack_vpn.adapters.contracts import signatures
+
+
+class RpcError(Exception):
+    def __init__(self, code: int, message: str, data: str | None = None) -> None:
+        super().__init__(message)
+        self.error = {"code": code, "message": message, **({"data": data} if data is not None else {})}
+
+
+class _MisbehaveError(Exception):
+    """Do to the connection what the fault says."""
+
+    def __init__(self, fault: Fault) -> None:
+        super().__init__()
+        self.fault = fault
+
+
+@dataclass
+class FakeServer:
+    """Made by `serve`."""
+
+    chain: FakeChain
+    faults: Faults = field(default_factory=Faults)
+    port: int = 0
+    host: str = "127.0.0.1"
+    _subscriptions: dict[str, tuple[str, dict[str, Any], web.WebSocketResponse]] = field(default_factory=dict)
+    _sockets: dict[web.WebSocketResponse, asyncio.Transport] = field(default_factory=dict)
+    _ids: "itertools.count[int]" = field(default_factory=lambda: itertools.count(1))
+    _runner: web.AppRunner | None = None
+
+    @property
+    def http(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def ws(self) -> str:
+        return f"ws://127.0.0.1:{self.port}"
+
+    @property
+    def connections(self) -> int:
+        """WebSockets that are open."""
+        return len(self._sockets)
+
+    # -- what a test does -----------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        app = web.Application(client_max_size=2**26)
+        app.router.add_route("*", "/{path:.*}", self._handle)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, self.host, self.port)
+        await site.start()
+        self.port = self._runner.addresses[0][1]
+        self.chain.announce = self._announce
+
+    async def stop(self) -> None:
+        await self.drop_sockets()
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+
+    async def drop_sockets(self) -> None:
+        """Cut every WebSocket without a closing handshake."""
+        for socket, transport in list(self._sockets.items()):
+            self._forget(socket)
+            transport.abort()
+
+    def freeze_sockets(self) -> None:
+        """Leave every WebSocket half-open: it stands, and nothing that arrives is read."""
+        for transport in self._sockets.values():
+            transport.pause_reading()
+
+    async def flood(self, count: int) -> None:
+        """Announce the same head very often."""
+        for _ in range(count):
+            await self._announce("newHeads", [self.chain.head.header()])
+
+    async def push(self, kind: str, result: Any) -> None:
+        """Send anything to the subscribers of that kind."""
+        for subscription, (name, _, socket) in list(self._subscriptions.items()):
+            if name == kind:
+                await self._notify(socket, subscription, result)
+
+    # -- connections ----------------------------------------------------------------------------------
+
+    async def _handle(self, request: web.Request) -> web.StreamResponse:
+        if request.headers.get("Upgrade", "").lower() == "websocket":
+            return await self._websocket(request)
+        try:
+            return web.Response(
+                text=await self._text(await request.text(), None), content_type="application/json"
+            )
+        except _MisbehaveError as error:
+            fault = error.fault
+            return web.Response(
+                status=fault.status or 200,
+                headers=fault.headers,
+                text=fault.body or "",
+                content_type="text/html",
+            )
+
+    async def _websocket(self, request: web.Request) -> web.StreamResponse:
+        fault = self.faults.take("handshake")
+        if fault is not None:
+            return web.Response(status=fault.status or 503, headers=fault.headers)
+        socket = web.WebSocketResponse(max_msg_size=0)
+        await socket.prepare(request)
+        assert isinstance(request.transport, asyncio.Transport)
+        self._sockets[socket] = request.transport
+        try:
+            async with asyncio.TaskGroup() as group:
+                replies = [group.create_task(self._reply(socket, m.data)) async for m in socket]
+                for reply in replies:
+                    reply.cancel()  # those that stall would keep the connection's handler for ever
+        finally:
+            self._forget(socket)
+        return socket
+
+    async def _reply(self, socket: web.WebSocketResponse, text: str) -> None:
+        try:
+            answer = await self._text(text, socket)
+        except _MisbehaveError as error:
+            if error.fault.body is None:
+                await socket.close()
+                return
+            answer = error.fault.body
+        with suppress(ConnectionError):
+            await socket.send_str(answer)
+
+    def _forget(self, socket: web.WebSocketResponse) -> None:
+        self._sockets.pop(socket, None)
+        self._subscriptions = {k: v for k, v in self._subscriptions.items() if v[2] is not socket}
+
+    async def _announce(self, kind: str, items: Sequence[dict[str, Any]]) -> None:
+        if (kind == "newHeads" and self.faults.silent) or (kind == "logs" and self.faults.mute_logs):
+            return
+        for subscription, (name, query, socket) in list(self._subscriptions.items()):
+            for item in items:
+                if name == kind and (kind != "logs" or _matches(item, query)):
+                    await self._notify(socket, subscription, item)
+
+    async def _notify(self, socket: web.WebSocketResponse, subscription: str, result: Any) -> None:
+        params = {"subscription": subscription, "result": result}
+        with suppress(ConnectionError):
+            await socket.send_str(
+                json.dumps({"jsonrpc": "2.0", "method": "eth_subscription", "params": params})
+            )
+
+    # -- JSON-RPC -------------------------------------------------------------------------------------
+
+    async def _text(self, text: str, socket: web.WebSocketResponse | None) -> str:
+        document = json.loads(text)
+        if not isinstance(document, list):
+            return json.dumps(await self._one(document, socket))
+        if self.faults.no_batches:
+            error = {"code": -32600, "message": "batch requests are not supported"}
+            return json.dumps({"jsonrpc": "2.0", "id": None, "error": error})
+        # Out of order, which the specification allows.
+        return json.dumps([await self._one(each, socket) for each in reversed(document)])
+
+    async def _one(self, call: dict[str, Any], socket: web.WebSocketResponse | None) -> dict[str, Any]:
+        method = call["method"]
+        self.faults.calls[method] += 1
+        head = {"jsonrpc": "2.0", "id": call["id"]}
+        fault = self.faults.take(method)
+        if fault is not None:
+            return {**head, **await self._faulty(fault)}
+        try:
+            return {**head, "result": self._result(method, list(call.get("params", [])), socket)}
+        except RevertError:
+            return {**head, "error": {"code": 3, "message": "execution reverted", "data": "0x"}}
+        except RpcError as error:
+            return {**head, "error": error.error}
+
+    async def _faulty(self, fault: Fault) -> dict[str, Any]:
+        if fault.stall:
+            self.faults.stalled.set()
+            await asyncio.Event().wait()
+        if fault.status is not None or fault.body is not None:
+            raise _MisbehaveError(fault)
+        return {"result": fault.result} if fault.error is None else {"error": fault.error}
+
+    def _result(self, method: str, params: list[Any], socket: web.WebSocketResponse | None) -> Any:
+        match method:
+            case "eth_chainId":
+                return hex(self.chain.chain_id)
+            case "eth_getBlockByNumber":
+                block = self._block(params[0])
+                return block and block.header()
+            case "eth_getCode":
+                return self._code(params)
+            case "eth_getLogs":
+                return self._logs(params[0])
+            case "eth_call":
+                return "0x" + self._call(params).hex()
+            case "eth_subscribe" if socket is not None:
+                subscription = hex(next(self._ids))
+                self._subscriptions[subscription] = (params[0], params[1] if len(params) > 1 else {}, socket)
+                return subscription
+        raise RpcError(-32601, "Method not found")
+
+    def _block(self, which: Any) -> Block | None:
+        blocks = self.chain.blocks
+        if isinstance(which, dict):
+            return self.chain.by_hash(which["blockHash"])
+        if which == "finalized":
+            if self.faults.no_finalized:
+                raise RpcError(-32602, "unknown block tag finalized")
+            return blocks[max(0, len(blocks) - 1 - self.chain.finality)]
+        number = len(blocks) - 1 if which == "latest" else int(which, 16)
+        return blocks[number] if number < len(blocks) else None
+
+    def _state(self, which: Any) -> Block:
+        block = self._block(which)
+        if block is None:
+            raise RpcError(-32001, "Resource not found")
+        if block.number < self.faults.pruned_before:
+            raise RpcError(-32000, "missing trie node")
+        return block
+
+    def _code(self, params: list[Any]) -> str:
+        if params[0].lower() == MULTICALL3:
+            return "0x6001" if self.chain.multicall else "0x"
+        return self.chain.code_at(params[0], self._state(params[1]))
+
+    def _logs(self, query: dict[str, Any]) -> list[dict[str, Any]]:
+        if "blockHash" in query:
+            block = self.chain.by_hash(query["blockHash"])
+            if block is None:
+                raise RpcError(-32000, "unknown block")
+            blocks = [block]
+        else:
+            first, last = int(query["fromBlock"], 16), int(query["toBlock"], 16)
+            if self.faults.most_blocks is not None and last - first + 1 > self.faults.most_blocks:
+                raise RpcError(-32614, f"eth_getLogs is limited to a {self.faults.most_blocks} range")
+            past = last > self.chain.head.number
+            blocks = [] if past and self.faults.lies_past_head else self.chain.blocks[first : last + 1]
+        return [log for block in blocks for log in block.logs if _matches(log, query)]
+
+    def _call(self, params: list[Any]) -> bytes:
+        block, calldata = self._state(params[1]), bytes.fromhex(params[0]["data"][2:])
+        if params[0]["to"].lower() != MULTICALL3:
+            return self._answer(block, calldata)
+        (calls,) = decode(["(address,bool,bytes)[]"], calldata[4:])
+        results = []
+        for _, _, inner in calls:
+            try:
+                results.append((True, self._answer(block, inner)))
+            except RevertError:
+                results.append((False, b""))
+        return bytes(encode(["(bool,bytes)[]"], [results]))
+
+    def _answer(self, block: Block, calldata: bytes) -> bytes:
+        limit = int.from_bytes(calldata[36:68], "big")
+        most = self.faults.most_nodes
+        if most is not None and calldata[:4] == signatures.GET_NODES and limit > most:
+            raise RpcError(-32000, "out of gas: gas required exceeds: 50000000")
+        return registry.answer(block.tokens, calldata)
+
+
+def _matches(log: dict[str, Any], query: dict[str, Any]) -> bool:
+    topics = query.get("topics", [])
+    return log["address"] == query["address"] and (not topics or log["topics"][0] in topics[0])
+
+
+@asynccontextmanager
+async def serve(chain: FakeChain | None = None, host: str = "127.0.0.1") -> AsyncIterator[FakeServer]:
+    """The chain behind a port for as long as the body runs."""
+    server = FakeServer(chain or FakeChain(), host=host)
+    await server.start()
+    try:
+        yield server
+    finally:
+        await server.stop()

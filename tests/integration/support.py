@@ -1,0 +1,215 @@
+"""A whole node as `wiring` builds it, on real endpoints, with only the WireGuard device in memory.
+
+What the peers should be is for `views` to say.
+"""
+
+import asyncio
+import base64
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dstack_vpn import wiring
+from dstack_vpn.adapters.chain import RpcPool
+from dstack_vpn.adapters.chain.jsonrpc import Request
+from dstack_vpn.adapters.chain.session import RpcSession
+from dstack_vpn.adapters.chain.transport import Outcome
+from dstack_vpn.adapters.contracts import by_name
+from dstack_vpn.adapters.device.memory import MemoryDevice, MemoryLink
+from dstack_vpn.bridge.node import Node
+from dstack_vpn.config import load
+from dstack_vpn.core.access import Decision
+from dstack_vpn.core.health import Health, evaluate
+from dstack_vpn.core.keys import PrivateKey, PublicKey
+from dstack_vpn.core.model import PeerState, TokenId
+from dstack_vpn.core.x25519 import derive
+from dstack_vpn.ports import ChainSession
+
+OWN = PrivateKey(bytes(range(1, 33)))
+OWN_KEY = derive(OWN)
+DEADLINE = 20.0
+"""Seconds for anything to happen: far more than it takes, even on a busy machine."""
+
+Peers = Mapping[str, tuple[frozenset[str], str | None]]
+"""Allowed IPs and endpoint by public key, all as text."""
+
+
+async def eventually(condition: Callable[[], object], what: str, timeout: float = DEADLINE) -> None:
+    """Wait until it holds; fail with what was waited for."""
+    ends = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < ends, f"in vain: {what}"
+        await asyncio.sleep(0.005)
+
+
+# -- the node -----------------------------------------------------------------------------------------
+
+
+@dataclass
+class Rig:
+    """One node on the given endpoints, and everything around it for a test to pull at."""
+
+    urls: list[str]
+    contract: str
+    state_dir: Path
+    environment: dict[str, str] = field(default_factory=dict)
+    audit_interval: float = 3600.0
+    pace: float | None = None
+    """Seconds between blocks, where the chain is configured to have a rhythm."""
+    link: MemoryLink = field(default_factory=MemoryLink)
+    asked: list[tuple[str, Sequence[Any]]] = field(default_factory=list)
+    """Every RPC call of every session since it was connected: the method and its parameters."""
+    sessions: list[RpcSession] = field(default_factory=list)
+    node: Node = field(init=False)
+
+    def build(self) -> Node:
+        """The node of `wiring.build`, which also waits less long where a test would only wait."""
+        config = self.state_dir / "empty.toml"
+        config.touch()
+        environment = {
+            "CONFIG_FILE": str(config),
+            "NETWORK": "local",
+            "RPC_URL": ",".join(self.urls),
+            "CONTRACT_ADDRESS": self.contract,
+            "WIREGUARD_PRIVATE_KEY": base64.b64encode(OWN.reveal()).decode(),
+            "WIREGUARD_CONFIG": str(self.state_dir / "wg0.conf"),
+            "STATE_DIR": str(self.state_dir),
+            "HEALTH_CHECK_PORT": "0",
+            **self.environment,
+        }
+        settings = load(environment=environment)
+        node = wiring.build(settings, self.link)
+        named = settings.contract_abi
+        pool = RpcPool(
+            self.urls,
+            self.contract,
+            chain_id=settings.chain_id,
+            abi=None if named == "auto" else by_name(named),
+            block_time=self.pace,
+            poll_interval=0.05,
+            draw=lambda: 0.1,
+        )
+        node.chain.source = _Watched(pool, self)
+        node.chain.state.audit_interval = self.audit_interval
+        return node
+
+    @asynccontextmanager
+    async def running(self, *, settled: bool = True) -> AsyncIterator["Rig"]:
+        """The node, running, by default once it knows the registry; it ends in order."""
+        self.node, stop = self.build(), asyncio.Event()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.node.run(stop, {}))
+            try:
+                if settled:
+                    await eventually(self.follows, "the registry is known")
+                yield self
+            finally:
+                stop.set()
+
+    def follows(self) -> bool:
+        """Whether the chain is followed and the device is up."""
+        facts = self.node.facts
+        return facts.synced is not None and facts.chain_problem is None and self.node.tunnel.up.is_set()
+
+    # -- what it shows --------------------------------------------------------------------------------
+
+    @property
+    def device(self) -> MemoryDevice:
+        assert self.link.device is not None
+        return self.link.device
+
+    @property
+    def peers(self) -> Peers:
+        """What the device has."""
+        found = {} if self.link.device is None else self.link.device.peers
+        return {str(key): _plain(peer) for key, peer in found.items()}
+
+    @property
+    def keys(self) -> set[PublicKey]:
+        """Whom the device has."""
+        return set() if self.link.device is None else set(self.link.device.peers)
+
+    @property
+    def tip(self) -> int:
+        """The height that the node is at; -1 while it is at none."""
+        tip = self.node.chain.state.follower.tip
+        return -1 if tip is None else tip.number
+
+    def decide(self, subject: TokenId | str | PublicKey) -> Decision:
+        """What access control says about a token, a name or a key."""
+        return self.node.tunnel.members.access.decide(subject, time.time())  # noqa: TID251  # the test's clock
+
+    def health(self) -> Health:
+        return evaluate(self.node.facts, time.time())  # noqa: TID251  # the test's own clock
+
+    def component(self, name: str) -> str:
+        """A component's status and reason in one line."""
+        return next(f"{c.status}: {c.reason}" for c in self.health().components if c.name == name)
+
+    @property
+    def spent(self) -> list[str]:
+        """The methods of all calls but for the questions after the latest block, which are polling."""
+        return [method for method, parameters in self.asked if "latest" not in parameters[:1]]
+
+    async def quiet(self) -> None:
+        """Wait until nothing that an event has set off is under way any more."""
+        follower = self.node.chain.state.follower
+        await eventually(lambda: not follower.walking and not _fetching(), "all fetches have come back")
+
+    async def settle(self, want: Peers, what: str) -> None:
+        """Wait until the device has just these peers, then hold it to that: nothing is left to repair."""
+        await eventually(lambda: agree(self.peers, want), f"{what}: {sorted(want)} on the device")
+        applied = len(self.device.applied)
+        assert await self.node.reconciler.repair(), self.component("device")
+        assert len(self.device.applied) == applied, f"{what}: there was something left to repair"
+        assert agree(self.peers, want), what
+
+
+@dataclass
+class _Watched:
+    """A pool whose sessions write down what they ask."""
+
+    pool: RpcPool
+    rig: Rig
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[RpcSession]:
+        async with self.pool.session() as session:
+            yield self._watch(session)
+
+    @asynccontextmanager
+    async def other(self, *, than: str) -> AsyncIterator[RpcSession]:
+        async with self.pool.other(than=than) as session:
+            yield self._watch(session)
+
+    def _watch(self, session: ChainSession) -> RpcSession:
+        assert isinstance(session, RpcSession)
+        transport = session._caller.transport
+        exchange = transport.exchange
+
+        async def noted(requests: Sequence[Request], timeout: float) -> list[Outcome]:
+            self.rig.asked += [(request.method, request.params) for request in requests]
+            return await exchange(requests, timeout)
+
+        setattr(transport, "exchange", noted)  # noqa: B010  # the attribute is a method to the type checker
+        self.rig.sessions.append(session)
+        return session
+
+
+def _fetching() -> bool:
+    return any(task.get_name() in ("chain fetch", "chain read") for task in asyncio.all_tasks())
+
+
+def _plain(peer: PeerState) -> tuple[frozenset[str], str | None]:
+    return peer.allowed_ips, None if peer.endpoint is None else str(peer.endpoint)
+
+
+def agree(found: Peers, want: Peers) -> bool:
+    """Whether peers are as wanted; where no endpoint is wanted, any that the peer had may stay."""
+    return found.keys() == want.keys() and all(
+        found[key][0] == prefixes and endpoint in (None, found[key][1])
+        for key, (prefixes, endpoint) in want.items()
+    )

@@ -1,0 +1,152 @@
+"""The demo itself, as a stranger runs it: it ends well, and leaves nothing behind, however it ends."""
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from tests.netns_support import wait_until
+
+from dstack_vpn.cli.demo.lab import Tools
+from dstack_vpn.cli.demo.namespaces import MOUNTS, NAMED
+
+pytestmark = [pytest.mark.netns, pytest.mark.anvil, pytest.mark.timeout(180)]
+Demo = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def demo(tools: Tools, tmp_path: Path) -> Iterator[Demo]:
+    """Start a demo whose directory is the test's own."""
+    path = f"{tools.anvil.parent}:{tools.wireguard_go.parent}:{os.defpath}:/usr/sbin:/sbin"
+
+    def start(*arguments: str) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            [sys.executable, "-m", "dstack_vpn", "demo", *arguments],
+            env={"PATH": path, "TMPDIR": str(tmp_path), "LANG": "C.UTF-8"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    yield start
+    # Only a test that has failed leaves one.
+    with start("--clean") as cleaning:
+        cleaning.communicate(timeout=30)
+
+
+def tag_of(folder: Path) -> str:
+    wait_until(lambda: any(folder.glob("dstack-vpn-demo-*")), "the demo has a directory")
+    return next(folder.glob("dstack-vpn-demo-*")).name.removeprefix("dstack-vpn-demo-")
+
+
+def namespaces(tag: str) -> list[str]:
+    return [path.name for folder in (NAMED, MOUNTS) for path in folder.glob(f"dvpn-{tag}-*")]
+
+
+def processes(folder: Path) -> list[str]:
+    """What runs with the test's own directory in its environment or among its arguments."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            text = b"".join((process / name).read_bytes() for name in ("environ", "cmdline"))
+            if str(folder).encode() in text:
+                found.append(text.replace(b"\0", b" ").decode(errors="replace"))
+    return found
+
+
+def assert_nothing_left(folder: Path, tag: str) -> None:
+    assert namespaces(tag) == []
+    assert processes(folder) == []
+    assert list(folder.iterdir()) == []
+
+
+def test_it_shows_everything_and_leaves_nothing(demo: Demo, tmp_path: Path) -> None:
+    with demo("--plain") as running:
+        tag = tag_of(tmp_path)
+        said, _ = running.communicate(timeout=120)
+    assert running.returncode == 0, said
+    assert re.findall(r"^(\d)/8 ", said, re.MULTILINE) == list("12345678")
+    assert re.findall(r"packets, (\d+) lost", said) == ["0"] * 6
+    assert "Everything came about" in said
+    assert_nothing_left(tmp_path, tag)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("step", [1, 2, 5])
+def test_an_interrupted_one_leaves_nothing(
+    demo: Demo, tmp_path: Path, number: signal.Signals, step: int
+) -> None:
+    with demo("--plain") as running:
+        tag = tag_of(tmp_path)
+        assert running.stdout is not None
+        for line in running.stdout:
+            if line.startswith(f"{step}/8"):
+                break
+        running.send_signal(number)
+        running.communicate(timeout=30)
+    assert running.returncode == 128 + number
+    assert_nothing_left(tmp_path, tag)
+
+
+def test_a_failing_one_names_the_step_keeps_the_logs_and_nothing_else(demo: Demo, tmp_path: Path) -> None:
+    with demo("--plain") as running:
+        tag = tag_of(tmp_path)
+        assert running.stdout is not None
+        for line in running.stdout:
+            if line.startswith("3/8"):
+                break
+        # Behind its back: node b's WireGuard carries nothing any more.
+        subprocess.run(["ip", "-n", f"dvpn-{tag}-b", "link", "set", "eth0", "down"], check=True)
+        said, _ = running.communicate(timeout=90)
+    assert running.returncode == 1
+    assert re.search(r"^error: step \d, .*", said, re.MULTILINE)
+    (logs,) = tmp_path.iterdir()
+    assert logs.name in said
+    assert {"a-daemon.log", "b-daemon.log", "chain-anvil.log"} <= {path.name for path in logs.iterdir()}
+    assert namespaces(tag) == []
+    assert not list(logs.rglob("*.key"))
+
+
+def test_a_kept_one_goes_on_until_it_is_cleaned_up(demo: Demo, tmp_path: Path) -> None:
+    with demo("--plain", "--keep") as running:
+        tag = tag_of(tmp_path)
+        said, _ = running.communicate(timeout=120)
+    assert running.returncode == 0, said
+    assert len(namespaces(tag)) == 8
+    inside = re.search(r"(nsenter \S+-b \S+) bash", said)
+    assert inside is not None
+    subprocess.run(
+        [*inside[1].split(), "ping", "-c", "1", "-W", "2", "10.77.0.2"], check=True, capture_output=True
+    )
+    with demo("--clean") as cleaning:
+        assert "removed 1 demo" in cleaning.communicate(timeout=30)[0]
+    assert_nothing_left(tmp_path, tag)
+
+
+def test_cleaning_up_spares_one_that_goes_on_and_two_do_not_meet(demo: Demo, tmp_path: Path) -> None:
+    with demo("--plain") as first, demo("--plain") as second:
+        tag_of(tmp_path)
+        with demo("--clean") as cleaning:
+            assert "nothing was left" in cleaning.communicate(timeout=30)[0]
+        said = [running.communicate(timeout=120)[0] for running in (first, second)]
+    assert [first.returncode, second.returncode] == [0, 0], said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_missing_is_named_all_at_once(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "dstack_vpn", "demo"],
+        env={"PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    for program in ("ip", "ping", "wireguard-go", "anvil"):
+        assert f"- {program} is not on the PATH" in done.stderr

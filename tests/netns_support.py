@@ -1,0 +1,58 @@
+"""Network namespaces for tests: those of the demo, and what only tests need.
+
+The tests of wireguard-go's link and the daemon's end-to-end tests run in them, on the same code as the demo
+and the benchmarks.
+"""
+
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Final
+
+from dstack_vpn.cli.demo.namespaces import (
+    MOUNTS,
+    NAMED,
+    Namespace,
+    connect,
+    may_unshare,
+    remove,
+    run,
+    wait_until,
+)
+
+_OURS: Final = re.compile(r"dv([0-9]+)[a-z].*", re.ASCII)
+
+
+def remove_leftovers() -> list[str]:
+    """Remove the namespaces of runs whose process is dead, and return their names."""
+    found = sorted({path.name for folder in (NAMED, MOUNTS) for path in folder.glob("dv*")})
+    dead = [
+        name for name in found if (ours := _OURS.fullmatch(name)) and not Path(f"/proc/{ours[1]}").exists()
+    ]
+    for name in dead:
+        remove(name)
+    return dead
+
+
+def is_usable() -> bool:
+    """Whether this machine lets us make namespaces and TUN interfaces."""
+    return os.geteuid() == 0 and Path("/dev/net/tun").exists() and may_unshare()
+
+
+def wireguard_go() -> str | None:
+    """The wireguard-go to test with: an installed one, else the one that the Makefile has fetched."""
+    fetched = Path(__file__).parents[1] / ".cache" / "bin" / "wireguard-go"
+    return shutil.which("wireguard-go") or (str(fetched) if fetched.exists() else None)
+
+
+__all__ = [
+    "MOUNTS",
+    "Namespace",
+    "connect",
+    "is_usable",
+    "remove_leftovers",
+    "run",
+    "wait_until",
+    "wireguard_go",
+]

@@ -1,0 +1,191 @@
+"""Whatever an honest but untidy endpoint does, the follower ends with what the chain says.
+
+The model is a tree of blocks with real hashes. A run mines, forks, swaps messages, repeats them, loses
+heads, loses whole sessions; in the end one more head must bring the follower's registry to the state that a
+plain fold of the canonical chain gives.
+"""
+
+from collections import deque
+from random import Random
+from typing import Any, TypeAlias
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.scripted import ScriptedChain, key
+
+from dstack_vpn.core.commands import (
+    Advanced,
+    Command,
+    Fetch,
+    FetchEvents,
+    FetchHead,
+    FetchHeader,
+    Leave,
+    Resync,
+)
+from dstack_vpn.core.events import Granted, KeyUpdated, LoggedEvent, RegistryEvent, Revoked, Transferred
+from dstack_vpn.core.follower import Follower
+from dstack_vpn.core.model import BlockRef
+from dstack_vpn.core.registry import Registry
+
+Script: TypeAlias = list[tuple[Any, ...]]
+Events: TypeAlias = list[RegistryEvent]
+
+tokens = st.integers(1, 4)
+events = st.one_of(
+    st.builds(lambda t, k: Granted(t, f"0xowner{t}", f"node-{t}", key(k)), tokens, st.integers(0, 5)),
+    st.builds(Revoked, tokens),
+    st.builds(Transferred, tokens, st.sampled_from(["0xa", "0xb"])),
+    st.builds(lambda t, k: KeyUpdated(t, key(k)), tokens, st.integers(0, 5)),
+)
+
+
+def answer(chain: ScriptedChain, fetch: Fetch) -> BlockRef | list[LoggedEvent] | None:
+    match fetch:
+        case FetchHead():
+            return chain.blocks[-1]
+        case FetchHeader(number):
+            return chain.blocks[number] if number < len(chain.blocks) else None
+        case FetchEvents(first, last):
+            return chain.events(first, last)
+
+
+class Driver:
+    """Feeds a follower and answers its fetches, as late as it is told to."""
+
+    def __init__(self, chain: ScriptedChain) -> None:
+        self.chain, self.pending = chain, deque[Fetch]()
+        self.follower = Follower()
+        self.follower.bootstrapped(Registry(), chain.blocks[0])
+
+    def take(self, commands: list[Command]) -> None:
+        for command in commands:
+            match command:
+                case Advanced():
+                    pass
+                case Resync():
+                    raise AssertionError("block 0 is always common ground")
+                case Leave():
+                    self.lose_session()
+                case fetch:
+                    self.pending.append(fetch)
+
+    def receive(self, fact: BlockRef | LoggedEvent) -> None:
+        self.take(self.follower.receive(fact))
+
+    def serve(self) -> None:
+        if self.pending:
+            fetch = self.pending.popleft()
+            self.take(self.follower.fetched(fetch, answer(self.chain, fetch)))
+
+    def lose_session(self) -> None:
+        self.pending.clear()
+        self.follower.abandon()
+
+    def settle(self) -> None:
+        """A quiet chain: one more head, and every fetch answered."""
+        self.receive(self.chain.blocks[-1])
+        while self.pending:
+            self.serve()
+        self.receive(self.chain.blocks[-1])
+        while self.pending:
+            self.serve()
+
+
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("mine"), st.lists(events, max_size=3)),
+        st.tuples(st.just("fork"), st.integers(1, 6), st.integers(1, 8)),
+        st.tuples(st.just("serve"), st.integers(1, 4)),
+        st.tuples(st.just("lose"), st.just(0)),
+    ),
+    max_size=40,
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(steps, st.randoms(use_true_random=False))
+def test_any_order_of_messages_ends_with_what_the_chain_says(script: Script, rng: Random) -> None:
+    chain = ScriptedChain()
+    driver = Driver(chain)
+    for step in script:
+        facts: list[BlockRef | LoggedEvent] = []
+        match step:
+            case ("mine", block_events):
+                facts = chain.mine(*block_events)
+            case ("fork", depth, length):
+                gone = chain.rewind(depth)
+                facts = [*gone] if rng.random() < 0.5 else []
+                for _ in range(length):
+                    facts += chain.mine()
+            case ("serve", count):
+                for _ in range(count):
+                    driver.serve()
+            case _:
+                driver.lose_session()
+        # Heads may be lost or repeated; logs may be repeated and come in any order, but a log that no walk
+        # would fetch again is not lost here: that is what the audit is for.
+        facts = [f for f in facts if not isinstance(f, BlockRef) or rng.random() < 0.9]
+        facts += [f for f in facts if rng.random() < 0.2]
+        rng.shuffle(facts)
+        for fact in facts:
+            driver.receive(fact)
+    chain.mine()
+    driver.settle()
+    assert driver.follower.tip == chain.blocks[-1]
+    assert driver.follower.registry == chain.registry()
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(events, min_size=1, max_size=12), st.randoms(use_true_random=False))
+def test_a_mint_that_a_reorg_moves_is_never_taken_away_in_between(block_events: Events, rng: Random) -> None:
+    chain = ScriptedChain()
+    driver = Driver(chain)
+    for fact in chain.mine(*block_events):
+        driver.receive(fact)
+    before = driver.follower.registry
+    chain.rewind(1)
+    facts = chain.mine() + chain.mine(*block_events)
+    for fact in facts:
+        if isinstance(fact, BlockRef):
+            driver.receive(fact)
+            while driver.pending:
+                driver.serve()
+                seen = {t: n.public_key for t, n in driver.follower.registry.nodes.items()}
+                assert seen == {t: n.public_key for t, n in before.nodes.items()}
+
+
+def test_a_wiped_chain_is_a_resync_and_changes_nothing_by_itself() -> None:
+    chain = ScriptedChain()
+    driver = Driver(chain)
+    for fact in chain.mine(Granted(1, "0xa", "a", key(1))):
+        driver.receive(fact)
+    before = driver.follower.registry
+    other = [BlockRef(i, f"x{i}", f"x{i - 1}", 0) for i in range(5)]
+    commands = driver.follower.receive(other[4])
+    while commands and not isinstance(commands[-1], Resync):
+        fetch = commands[-1]
+        assert isinstance(fetch, FetchHeader)
+        commands = driver.follower.fetched(fetch, other[fetch.number])
+    assert isinstance(commands[-1], Resync)
+    assert driver.follower.registry is before
+
+
+def test_a_session_that_contradicts_itself_is_left() -> None:
+    chain = ScriptedChain()
+    follower = Follower()
+    follower.bootstrapped(Registry(), chain.blocks[0])
+    chain.mine()
+    chain.mine()
+    commands = follower.receive(chain.blocks[-1])
+    for n in range(100):
+        match commands[-1]:
+            case FetchHeader(0) | FetchEvents() as fetch:
+                commands = follower.fetched(fetch, answer(chain, fetch))
+            case FetchHeader() as fetch:
+                commands = follower.fetched(fetch, BlockRef(fetch.number, f"lie{n}", "", 0))
+            case FetchHead() as fetch:
+                commands = follower.fetched(fetch, BlockRef(2, f"other{n}", "", 0))
+            case Leave():
+                return
+    raise AssertionError("never left")

@@ -1,0 +1,86 @@
+"""Access control and the peers that follow: no two peers meet, and deltas come to a rebuild's set."""
+
+import ipaddress
+
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.property.strategies import events, positions
+from tests.scripted import key
+
+from dstack_vpn.core.access import AccessControl, Reason
+from dstack_vpn.core.addressing import AddressPlan, unique_local_prefix
+from dstack_vpn.core.desired import Membership, PeerPolicy, keys_of
+from dstack_vpn.core.events import RegistryEvent
+from dstack_vpn.core.model import Position
+from dstack_vpn.core.registry import Registry, apply, apply_all
+
+PLAN = AddressPlan(ipaddress.IPv4Network("10.77.0.0/29"), unique_local_prefix(1, "0x" + "0" * 40))
+OWN = key(0)
+histories = st.lists(st.tuples(positions, events), max_size=12)
+tokens = st.integers(0, 2**256 - 1)
+
+
+@given(st.sets(st.one_of(tokens, st.integers(0, 2**80 + 2), st.integers(0, 20)), max_size=8))
+def test_no_two_tokens_share_an_address(some: set[int]) -> None:
+    seen: dict[str, int] = {}
+    for token in some:
+        for cidr in PLAN.allowed_ips(token):
+            assert seen.setdefault(cidr, token) == token
+            address = cidr.partition("/")[0]
+            assert PLAN.token_at(address) == token
+            network = PLAN.ipv6 if ":" in address else PLAN.ipv4
+            ip = ipaddress.ip_address(address)
+            assert ip in network
+            assert ip not in {network.network_address, network[-1] if ip.version == 4 else None}
+
+
+@given(histories, st.integers(0, 25), st.integers(0, 60), st.integers(0, 3))
+def test_granted_peers_are_sound(
+    history: list[tuple[Position, RegistryEvent]], now: int, height: int, confirmations: int
+) -> None:
+    state, _ = apply_all(Registry(), history)
+    access = AccessControl(state, PLAN, OWN, height, confirmations)
+    granted = list(access.granted(now))
+    assert len({node.public_key for node in granted}) == len(granted)
+    for node in granted:
+        assert node.active
+        assert node.public_key != OWN
+        assert node.public_key is not None
+        assert node.public_key != node.suspended_key
+        assert not 0 < node.expires_at < now
+        assert height - node.key_since.block >= confirmations
+    for token in state.nodes:
+        decision = access.decide(token, now)
+        assert decision.granted == any(node.token_id == token for node in granted)
+        assert (decision.reason is Reason.ACTIVE) == decision.granted
+
+
+@given(histories, histories, st.integers(0, 25))
+def test_deltas_come_to_what_a_rebuild_does(
+    history: list[tuple[Position, RegistryEvent]], more: list[tuple[Position, RegistryEvent]], now: int
+) -> None:
+    state, _ = apply_all(Registry(), history)
+    member = Membership(PeerPolicy(template="{node_id}.example:1"), lambda _: None)
+    member.rebuild(AccessControl(state, PLAN, OWN, 99), now)
+    peers = dict(member.peers)
+    for at, event in more:
+        before = state
+        state, change = apply(before, event, at)
+        keys = keys_of([c.token_id for c in change], before, state)
+        for delta in member.update(AccessControl(state, PLAN, OWN, 99), keys, now):
+            assert peers.get(delta.public_key) == delta.old
+            if delta.new is None:
+                del peers[delta.public_key]
+            else:
+                peers[delta.public_key] = delta.new
+    fresh = Membership(member.policy, member.lookup)
+    fresh.rebuild(AccessControl(state, PLAN, OWN, 99), now)
+    assert member.peers == fresh.peers == peers
+    assert member.tokens == fresh.tokens
+
+
+def test_an_unknown_subject_is_unknown() -> None:
+    access = AccessControl(Registry(), PLAN, OWN)
+    for subject in (1, "nobody", "10.77.0.1", "not an address", key(3)):
+        decision = access.decide(subject, 0)
+        assert (decision.granted, decision.reason) == (False, Reason.UNKNOWN)

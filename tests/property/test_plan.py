@@ -1,0 +1,146 @@
+"""Plans, carried out on a device with WireGuard's semantics: they converge, disturb nobody, can be undone."""
+
+import asyncio
+from collections.abc import Iterable
+from typing import TypeAlias
+
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.scripted import key
+
+from dstack_vpn.adapters.device.memory import MemoryDevice
+from dstack_vpn.core.access import Decision, Reason
+from dstack_vpn.core.desired import Delta
+from dstack_vpn.core.keys import PublicKey
+from dstack_vpn.core.model import DeviceState, Peer, PeerChange, PeerState, RemovePeer, SetPeer, SocketAddress
+from dstack_vpn.core.plan import Plan, brake, plan, plan_deltas
+
+PREFIXES = [f"10.77.0.{n}/32" for n in range(1, 9)]
+hosts = st.sampled_from(["192.0.2.1", "192.0.2.2"])
+endpoints = st.one_of(st.none(), st.builds(SocketAddress, hosts, st.just(1)))
+Peers: TypeAlias = dict[PublicKey, Peer]
+NOW = 1000.0
+
+
+@st.composite
+def peer_sets(draw: st.DrawFn) -> Peers:
+    """Peers that share no prefix, as addressing makes sure."""
+    keys = draw(st.lists(st.integers(0, 7), unique=True, max_size=8))
+    prefixes = draw(st.permutations(PREFIXES))
+    peers = {}
+    for number in keys:
+        count = draw(st.integers(0, 2))
+        mine, prefixes = prefixes[:count], prefixes[count:]
+        peer = Peer(key(number), frozenset(mine), draw(endpoints), draw(st.sampled_from([0, 25])))
+        peers[peer.public_key] = peer
+    return peers
+
+
+def settled(peers: Iterable[Peer]) -> dict[PublicKey, PeerState]:
+    return {
+        p.public_key: PeerState(p.public_key, p.allowed_ips, p.endpoint, p.keepalive, last_handshake=NOW)
+        for p in peers
+    }
+
+
+def run(before: Peers, changes: Iterable[PeerChange], *more: PeerChange) -> dict[PublicKey, PeerState]:
+    """What a device that has ``before`` looks like after the changes."""
+    device = MemoryDevice()
+
+    async def work() -> None:
+        await device.apply(
+            [SetPeer(p.public_key, p.endpoint, p.keepalive, p.allowed_ips) for p in before.values()]
+        )
+        await device.apply([*changes, *more])
+
+    asyncio.run(work())
+    return {k: PeerState(k, p.allowed_ips, p.endpoint, p.keepalive, NOW) for k, p in device.peers.items()}
+
+
+def make(before: Peers, after: Peers) -> Plan:
+    sent = {k: p.endpoint for k, p in before.items() if p.endpoint is not None}
+    return plan(DeviceState(None, 1, peers=settled(before.values())), after, sent, {}, NOW)
+
+
+def without_endpoints(peers: Iterable[PeerState | Peer]) -> set[tuple[object, ...]]:
+    return {(p.public_key, p.allowed_ips, p.keepalive) for p in peers}
+
+
+@given(peer_sets(), peer_sets())
+def test_a_plan_leads_to_the_desired_peers_and_then_there_is_none(before: Peers, after: Peers) -> None:
+    steps = make(before, after)
+    device = run(before, steps.changes)
+    assert without_endpoints(device.values()) == without_endpoints(after.values())
+    for k, peer in after.items():
+        assert peer.endpoint is None or device[k].endpoint == peer.endpoint
+    sent = {k: p.endpoint for k, p in after.items() if p.endpoint is not None}
+    assert not plan(DeviceState(None, 1, peers=device), after, sent, {}, NOW)
+
+
+@given(peer_sets(), peer_sets())
+def test_who_stays_as_he_is_is_not_touched(before: Peers, after: Peers) -> None:
+    touched = {change.public_key for change in make(before, after).changes}
+    same = {k for k in before.keys() & after.keys() if before[k] == after[k]}
+    assert not touched & same
+
+
+@given(peer_sets(), peer_sets())
+def test_the_order_claims_no_prefix_twice_and_removes_first(before: Peers, after: Peers) -> None:
+    steps = make(before, after)
+    kinds = [isinstance(change, RemovePeer) for change in steps.changes]
+    assert kinds == sorted(kinds, reverse=True)
+    owners = {prefix: k for k, p in before.items() for prefix in p.allowed_ips}
+    for change in steps.changes:
+        if isinstance(change, RemovePeer) or change.replace_allowed_ips:
+            owners = {prefix: k for prefix, k in owners.items() if k != change.public_key}
+        for prefix in (change.allowed_ips or ()) if isinstance(change, SetPeer) else ():
+            assert owners.setdefault(prefix, change.public_key) == change.public_key, "stolen"
+    keepalive = [bool(change.keepalive) for change in steps.changes if isinstance(change, SetPeer)]
+    assert keepalive == sorted(keepalive)
+
+
+@given(peer_sets(), peer_sets())
+def test_undo_takes_back_all_but_the_removals(before: Peers, after: Peers) -> None:
+    steps = make(before, after)
+    device = run(before, steps.changes, *steps.undo)
+    stay = {k: p for k, p in before.items() if k in after}
+    assert without_endpoints(device.values()) == without_endpoints(stay.values())
+
+
+@given(peer_sets(), peer_sets())
+def test_deltas_lead_to_the_same_peers(before: Peers, after: Peers) -> None:
+    # One address a token and one key a token at a time: a peer's prefixes change only with its key's token.
+    decision = Decision(granted=True, reason=Reason.ACTIVE)
+    taken = frozenset[str]().union(*(peer.allowed_ips for peer in before.values()))
+    free = {k: p for k, p in after.items() if k in before or not p.allowed_ips & taken}
+    wanted = {k: before.get(k, p) for k, p in free.items()}
+    deltas = [Delta(k, before.get(k), wanted.get(k), decision) for k in {*before, *wanted}]
+    steps = plan_deltas([d for d in deltas if d.old != d.new])
+    assert without_endpoints(run(before, steps.changes).values()) == without_endpoints(wanted.values())
+
+
+def test_a_roamed_endpoint_is_left_alone_while_the_session_lives() -> None:
+    ours, roamed, other = (SocketAddress(f"192.0.2.{n}", 1) for n in (1, 2, 3))
+    peer = Peer(key(1), frozenset({PREFIXES[0]}), ours)
+
+    def steps(wanted: Peer, handshake: float, sent: SocketAddress | None) -> Plan:
+        state = PeerState(key(1), peer.allowed_ips, roamed, 0, handshake)
+        known = {} if sent is None else {key(1): sent}
+        return plan(DeviceState(None, 1, peers={key(1): state}), {key(1): wanted}, known, {}, NOW)
+
+    assert not steps(peer, NOW - 100, ours)
+    assert not steps(peer, NOW - 100, None)
+    moved = Peer(key(1), peer.allowed_ips, other)
+    assert steps(moved, NOW - 100, ours).changes == (SetPeer(key(1), other),)
+    assert steps(peer, NOW - 181, ours).changes == (SetPeer(key(1), ours),)
+
+
+def test_the_brake() -> None:
+    peers = {key(n): Peer(key(n), frozenset({PREFIXES[n]})) for n in range(6)}
+    few = dict(list(peers.items())[:2])
+    half = dict(list(peers.items())[:3])
+    assert brake(make(peers, few), 6)
+    assert not brake(make(peers, half), 6)
+    four = dict(list(peers.items())[:4])
+    assert not brake(make(four, {}), 4)
+    assert not make(peers, few).keeping(peers)

@@ -1,0 +1,211 @@
+"""A chain of blocks in memory that can fork, and a `ChainSource` over it that does as it is told.
+
+For tests of what stands above the RPC adapters; those have the fake chain server and anvil.
+"""
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+from dstack_vpn.core.events import Granted, LoggedEvent, Observed, RegistryEvent
+from dstack_vpn.core.keys import PublicKey
+from dstack_vpn.core.model import BlockRef, ChainIdentity, Endpoint, Position, TokenId
+from dstack_vpn.core.registry import Registry, apply
+from dstack_vpn.errors import ChainError, EndpointError
+from dstack_vpn.ports import ChainFact, ChainSession, Checkpoint
+
+_T = TypeVar("_T")
+
+IDENTITY = ChainIdentity(31337, "0x" + "ab" * 32, "0x" + "cd" * 20)
+
+
+def key(number: int) -> PublicKey:
+    return PublicKey(bytes([number % 255 + 1]) * 32)
+
+
+def grant(token: int, number: int | None = None) -> Granted:
+    return Granted(token, f"0xowner{token}", f"node-{token}", key(token if number is None else number))
+
+
+@dataclass
+class ScriptedChain:
+    """Blocks with real links; block 0 is final."""
+
+    blocks: list[BlockRef] = field(default_factory=lambda: [BlockRef(0, "h0", "", 0)])
+    logs: dict[str, list[LoggedEvent]] = field(default_factory=dict)
+    uris: dict[TokenId, Endpoint] = field(default_factory=dict)
+    """What reading a token tells beside its events: its token URI's endpoint."""
+    _serial: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+
+    @property
+    def head(self) -> BlockRef:
+        return self.blocks[-1]
+
+    def mine(self, *block_events: RegistryEvent) -> list[ChainFact]:
+        parent = self.blocks[-1]
+        block = BlockRef(parent.number + 1, f"h{next(self._serial)}", parent.hash, 0)
+        self.blocks.append(block)
+        self.logs[block.hash] = [
+            LoggedEvent(block.number, block.hash, i, event) for i, event in enumerate(block_events)
+        ]
+        return [block, *self.logs[block.hash]]
+
+    def rewind(self, depth: int) -> list[LoggedEvent]:
+        """Drop the last blocks; returns their logs, marked as removed."""
+        depth = min(depth, len(self.blocks) - 1)
+        gone = self.blocks[len(self.blocks) - depth :]
+        del self.blocks[len(self.blocks) - depth :]
+        return [replace(log, removed=True) for block in gone for log in self.logs[block.hash]]
+
+    def events(self, first: int, last: int) -> list[LoggedEvent]:
+        return [log for block in self.blocks[first : last + 1] for log in self.logs.get(block.hash, [])]
+
+    def registry(self, at: int | None = None) -> Registry:
+        """What a plain fold of the canonical chain gives."""
+        state = Registry()
+        for log in self.events(0, len(self.blocks) if at is None else at):
+            state, _ = apply(state, log.event, Position(log.block_number, log.log_index))
+        return state
+
+
+@dataclass
+class ScriptedSource:
+    """Sessions on a scripted chain, one at a time."""
+
+    chain: ScriptedChain
+    enumerates: bool = True
+    up: bool = True
+    identity: ChainIdentity = IDENTITY
+    second: ScriptedChain | None = None
+    """What another endpoint says, if it says anything else."""
+    final: int = 0
+    calls: list[str] = field(default_factory=list)
+    rereads: frozenset[type[RegistryEvent]] = frozenset()
+    announces_logs: bool = True
+    late: list[RegistryEvent] = field(default_factory=list)
+    """Mined after the first answer, and before the subscription stands."""
+    name: str = "ws://scripted"
+    queue: "asyncio.Queue[ChainFact | ChainError]" = field(default_factory=asyncio.Queue)
+    others: int = 0
+    _was_read: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[ChainSession]:
+        await asyncio.sleep(0.005)
+        if not self.up:
+            raise EndpointError("the scripted endpoint is down")
+        self.queue = asyncio.Queue()
+        yield self
+
+    @asynccontextmanager
+    async def other(self, *, than: str) -> AsyncIterator[ChainSession]:
+        del than
+        self.others += 1
+        if not self.up:
+            raise EndpointError("the scripted endpoint is down")
+        yield ScriptedSource(self.second or self.chain, self.enumerates, name="ws://other")
+
+    def tell(self, facts: Sequence[ChainFact | ChainError]) -> None:
+        for fact in facts:
+            self.queue.put_nowait(fact)
+
+    def fail(self) -> None:
+        self.up = False
+        self.tell([EndpointError("the scripted endpoint hung up")])
+
+    # -- ChainSession ---------------------------------------------------------------------------------
+
+    async def facts(self) -> AsyncIterator[ChainFact]:
+        if self.late:
+            await self._was_read.wait()
+            self.chain.mine(*self.late)
+            self.late = []
+        yield self.chain.head
+        while True:
+            fact = await self.queue.get()
+            if isinstance(fact, ChainError):
+                raise fact
+            yield fact
+
+    async def head(self) -> BlockRef:
+        return await self._answer("head", self.chain.head)
+
+    async def header(self, number: int) -> BlockRef | None:
+        found = self.chain.blocks[number] if number < len(self.chain.blocks) else None
+        return await self._answer("header", found)
+
+    async def finalized(self) -> BlockRef | None:
+        return await self._answer("finalized", self.chain.blocks[self.final])
+
+    async def events(self, first: int, last: int) -> list[LoggedEvent]:
+        return await self._answer("events", self.chain.events(first, last))
+
+    async def block_events(self, block_hash: str) -> list[LoggedEvent]:
+        return await self._answer("block_events", self.chain.logs[block_hash])
+
+    async def read_tokens(self, tokens: Sequence[TokenId], at: BlockRef) -> list[Observed]:
+        registry = self.chain.registry(at.number)
+        return await self._answer("read_tokens", [self._observe(registry, token) for token in tokens])
+
+    async def read_all(self, at: BlockRef) -> list[Observed] | None:
+        registry = self.chain.registry(at.number)
+        everything = [self._observe(registry, token) for token in registry.nodes]
+        self._was_read.set()
+        return await self._answer("read_all", everything if self.enumerates else None)
+
+    async def first_block(self) -> int:
+        return await self._answer("first_block", 0)
+
+    def _observe(self, registry: Registry, token: TokenId) -> Observed:
+        node = registry.get(token)
+        if node is not None and token in self.chain.uris:
+            node = replace(node, uri_endpoint=self.chain.uris[token])
+        return Observed(token, node)
+
+    async def _answer(self, call: str, result: _T) -> _T:
+        self.calls.append(call)
+        await asyncio.sleep(0)
+        if not self.up:
+            raise EndpointError("the scripted endpoint is down")
+        return result
+
+
+@dataclass
+class MemoryStore:
+    """A `Store` that forgets nothing until the test ends."""
+
+    saved: Checkpoint | None = None
+
+    async def load(self) -> Checkpoint | None:
+        return self.saved
+
+    async def append(
+        self, tip: BlockRef, added: Sequence[LoggedEvent], dropped: Sequence[LoggedEvent]
+    ) -> None:
+        if self.saved is not None:
+            kept = tuple(event for event in self.saved.events if event not in dropped)
+            self.saved = replace(self.saved, tip=tip, events=(*kept, *added))
+
+    async def checkpoint(self, checkpoint: Checkpoint) -> None:
+        self.saved = checkpoint
+
+    async def close(self) -> None:
+        pass
+
+
+@dataclass
+class MemoryArchive:
+    """A `ConfigArchive` in memory."""
+
+    text: str = ""
+    pin: str | None = None
+    writes: int = 0
+
+    async def write(self, text: str) -> None:
+        self.text, self.writes = text, self.writes + (text != self.text)
+
+    async def pinned(self) -> str | None:
+        return self.pin

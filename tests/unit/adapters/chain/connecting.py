@@ -1,0 +1,23 @@
+"""Sessions to a fake chain, by a URL with a secret in it."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from tests.fake_chain import FakeServer
+
+from dstack_vpn.adapters.chain import RpcPool, RpcSession
+
+DEADLINE = 10.0
+SECRET = "s3cr3t-api-key"
+
+
+def pool_of(server: FakeServer, scheme: str, **options: object) -> RpcPool:
+    url = f"{server.ws if scheme == 'ws' else server.http}/v2/{SECRET}"
+    return RpcPool([url], server.chain.contract, poll_interval=0.02, **options)  # type: ignore[arg-type]  # a test's shorthand
+
+
+@asynccontextmanager
+async def connected(server: FakeServer, scheme: str, **options: object) -> AsyncIterator[RpcSession]:
+    async with pool_of(server, scheme, **options).session() as session:
+        assert isinstance(session, RpcSession)
+        yield session

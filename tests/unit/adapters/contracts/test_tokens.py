@@ -1,0 +1,213 @@
+"""Replies to reads of tokens and pages, against eth-abi as the encoder."""
+
+import base64
+import contextlib
+import itertools
+import json
+from typing import Any
+
+import pytest
+from eth_abi.abi import encode
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.unit.adapters.contracts.oracle import AT, NODE_VIEW, ZERO
+
+from dstack_vpn.adapters.contracts import AccessRegistry, DstackAccessNft
+from dstack_vpn.core.events import Observed
+from dstack_vpn.core.keys import PublicKey
+from dstack_vpn.core.model import END_OF_BLOCK, Endpoint, Malformed, Node, Position
+from dstack_vpn.errors import FormatError
+
+OURS, DEPLOYED = AccessRegistry(), DstackAccessNft()
+OWNER = "0x" + "ab" * 20
+KEY = PublicKey(bytes(range(32)))
+URI = "data:application/json," + json.dumps({"endpoint": "uri.example.org:1"})
+
+
+def node_view(token: int = 5, **changes: Any) -> tuple[Any, ...]:
+    fields = {
+        "token": token,
+        "owner": OWNER,
+        "name": "web",
+        "key": str(KEY),
+        "endpoint": "vpn.example.org:51820",
+        "uri": URI,
+        "created": 1,
+        "key_block": 42,
+        "expires": 99,
+        "active": True,
+        "awaiting": False,
+    }
+    return tuple((fields | changes).values())
+
+
+def ours(**changes: Any) -> Node | None:
+    return OURS.parse_token(5, [encode([NODE_VIEW], [node_view(**changes)])], AT).node
+
+
+# -- ours ---------------------------------------------------------------------------------------------
+
+
+def test_a_node() -> None:
+    assert ours() == Node(
+        token_id=5,
+        owner=OWNER,
+        node_id="web",
+        public_key=KEY,
+        endpoint=Endpoint("vpn.example.org", 51820),
+        uri_endpoint=Endpoint("uri.example.org", 1),
+        expires_at=99,
+        key_since=Position(42, 0),
+    )
+
+
+def test_a_bare_node() -> None:
+    node = ours(endpoint="", uri="")
+    assert node is not None
+    assert (node.endpoint, node.uri_endpoint) == (None, None)
+
+
+def test_a_node_that_awaits_a_key_is_active_without_one() -> None:
+    node = ours(active=False, awaiting=True, key="", key_block=0)
+    assert node is not None
+    assert (node.active, node.public_key) == (True, None)
+
+
+def test_a_revoked_node() -> None:
+    node = ours(active=False)
+    assert node is not None
+    assert (node.active, node.public_key) == (False, KEY)
+
+
+def test_malformed_fields() -> None:
+    node = ours(key="x", name="a\nb", endpoint="localhost:1")
+    assert node is not None
+    assert all(isinstance(x, Malformed) for x in (node.public_key, node.node_id, node.endpoint))
+
+
+def test_no_such_token() -> None:
+    assert OURS.parse_token(5, [None], AT) == Observed(5, None)
+
+
+def test_another_token_than_asked_for() -> None:
+    with pytest.raises(FormatError, match="another token"):
+        OURS.parse_token(6, [encode([NODE_VIEW], [node_view()])], AT)
+
+
+@given(st.integers(0, 6), st.integers(0, 2**256 - 1))
+def test_pages(count: int, total: int) -> None:
+    reply = encode([f"{NODE_VIEW}[]", "uint256"], [[node_view(i) for i in range(count)], total])
+    observed, said = OURS.parse_page(reply, AT)
+    assert said == total
+    assert [x.token_id for x in observed] == list(range(count))
+    assert all(x.node and x.node.token_id == x.token_id for x in observed)
+
+
+def test_a_page_whose_nodes_are_all_the_same_bytes() -> None:
+    reply = encode([f"{NODE_VIEW}[]", "uint256"], [[node_view()] * 2, 2])
+    first = reply[96:128]
+    with pytest.raises(FormatError, match="overlap"):
+        OURS.parse_page(reply[:96] + first * 2 + reply[160:-640], AT)
+
+
+@pytest.mark.parametrize(
+    "parse", [lambda raw: OURS.parse_page(raw, AT), lambda raw: OURS.parse_token(5, [raw], AT)]
+)
+def test_replies_cut_anywhere(parse: Any) -> None:
+    for reply in (
+        encode([f"{NODE_VIEW}[]", "uint256"], [[node_view()], 1]),
+        encode([NODE_VIEW], [node_view()]),
+    ):
+        for end in range(0, len(reply) - 32, 5):
+            with pytest.raises(FormatError):
+                parse(reply[:end])
+
+
+words = st.binary(min_size=32, max_size=32) | st.integers(0, 20).map(lambda n: (32 * n).to_bytes(32, "big"))
+replies = st.binary() | st.lists(words, max_size=40).map(b"".join)
+
+
+@given(st.lists(replies, min_size=3, max_size=3))
+def test_only_format_errors_escape(raw: list[bytes]) -> None:
+    for parse in (
+        lambda: OURS.parse_page(raw[0], AT),
+        lambda: OURS.parse_token(1, raw[:1], AT),
+        lambda: DEPLOYED.parse_token(1, raw, AT),
+    ):
+        with contextlib.suppress(FormatError):
+            parse()
+
+
+def test_calls_of_ours() -> None:
+    assert OURS.token_calls(5) == (bytes.fromhex("4f0f4aa9") + encode(["uint256"], [5]),)
+    assert OURS.page_call(500, 250) == bytes.fromhex("038d67e8") + encode(["uint256", "uint256"], [500, 250])
+    assert OURS.page_size == 500
+
+
+# -- deployed -----------------------------------------------------------------------------------------
+
+
+def access(name: str = "web", key: str = str(KEY), *, active: bool = True) -> bytes:
+    return encode(["string", "string", "uint256", "bool"], [name, key, 1, active])
+
+
+OWNER_REPLY, URI_REPLY = encode(["address"], [OWNER]), encode(["string"], [URI])
+
+
+def test_a_deployed_token() -> None:
+    assert DEPLOYED.parse_token(5, [access(), OWNER_REPLY, URI_REPLY], AT).node == Node(
+        token_id=5,
+        owner=OWNER,
+        node_id="web",
+        public_key=KEY,
+        uri_endpoint=Endpoint("uri.example.org", 1),
+        key_since=Position(AT.number, END_OF_BLOCK),
+    )
+
+
+def test_a_deployed_token_without_uri_or_access() -> None:
+    node = DEPLOYED.parse_token(5, [access(key="", active=False), OWNER_REPLY, None], AT).node
+    assert node is not None
+    assert (node.active, node.public_key, node.uri_endpoint) == (False, None, None)
+
+
+@pytest.mark.parametrize("owner", [None, encode(["address"], [ZERO])])
+def test_a_deployed_token_that_is_gone(owner: bytes | None) -> None:
+    assert DEPLOYED.parse_token(5, [access(), owner, None], AT) == Observed(5, None)
+    assert DEPLOYED.parse_token(5, [None, OWNER_REPLY, None], AT) == Observed(5, None)
+
+
+@pytest.mark.parametrize(("access_reply", "owner"), [(b"", OWNER_REPLY), (access(), b"")])
+def test_a_null_reply_is_an_error_not_a_missing_token(access_reply: bytes, owner: bytes) -> None:
+    with pytest.raises(FormatError):
+        DEPLOYED.parse_token(5, [access_reply, owner, None], AT)
+
+
+def test_calls_of_the_deployed() -> None:
+    argument = encode(["uint256"], [5])
+    assert DEPLOYED.token_calls(5) == tuple(
+        bytes.fromhex(x) + argument for x in ("6a572da6", "6352211e", "c87b56dd")
+    )
+
+
+def test_the_deployed_contract_has_no_pages() -> None:
+    assert DEPLOYED.page_size == 0
+    with pytest.raises(FormatError):
+        DEPLOYED.page_call(0, 1)
+    with pytest.raises(FormatError):
+        DEPLOYED.parse_page(b"", AT)
+
+
+def test_a_megabyte_in_a_token_uri_costs_nothing_but_itself() -> None:
+    big = base64.b64encode(bytes(5_000_000)).decode()
+    reply = encode(["string"], ["data:application/json;base64," + big])
+    node = DEPLOYED.parse_token(5, [access(), OWNER_REPLY, reply], AT).node
+    assert node is not None
+    assert node.uri_endpoint == Malformed(f"token URI: {len(big) + 29} bytes, of at most 65536")
+
+
+def test_every_flag_of_a_view_is_read_from_its_own_place() -> None:
+    for active, awaiting in itertools.product((False, True), repeat=2):
+        node = ours(active=active, awaiting=awaiting)
+        assert node is not None
+        assert node.active is (active or awaiting)

@@ -1,0 +1,133 @@
+"""The store keeps what it was given, through crashes and damage."""
+
+import sqlite3
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.property.strategies import events, nodes
+from tests.scripted import IDENTITY, MemoryStore, grant
+
+from dstack_vpn.adapters.store.records import dump_event, dump_node, load_event, load_node
+from dstack_vpn.adapters.store.sqlite import SqliteStore
+from dstack_vpn.core.events import LoggedEvent, Observed, RegistryEvent, Revoked
+from dstack_vpn.core.model import END_OF_BLOCK, BlockRef, Endpoint, Node
+from dstack_vpn.errors import FormatError, StoreError
+from dstack_vpn.ports import Checkpoint, Store
+
+BLOCKS = [BlockRef(n, f"h{n}", f"h{n - 1}", n) for n in range(6)]
+NODE = Node(2**200, "0xa", "web", None, Endpoint("192.0.2.1", 1))
+
+
+def log(block: int, index: int, event: RegistryEvent) -> LoggedEvent:
+    return LoggedEvent(block, f"h{block}", index, event)
+
+
+CHECKPOINT = Checkpoint(IDENTITY, BLOCKS[1], (NODE,), (log(2, 0, grant(1)),), BLOCKS[2])
+
+
+@pytest.fixture(params=["sqlite", "memory"])
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
+    """Both implementations: the fake of the bridge's tests is held to the real one."""
+    store: Store = (
+        SqliteStore(tmp_path / "state" / "r.sqlite") if request.param == "sqlite" else MemoryStore()
+    )
+    yield store
+    await store.close()
+
+
+async def test_nothing_at_first(store: Store) -> None:
+    assert await store.load() is None
+
+
+async def test_a_checkpoint_replaces_everything(store: Store) -> None:
+    await store.checkpoint(CHECKPOINT)
+    assert await store.load() == CHECKPOINT
+    other = Checkpoint(IDENTITY, BLOCKS[2], (), (), BLOCKS[3])
+    await store.checkpoint(other)
+    assert await store.load() == other
+
+
+async def test_events_and_the_tip_move_together(store: Store) -> None:
+    await store.checkpoint(CHECKPOINT)
+    await store.append(BLOCKS[4], [log(3, 1, Revoked(1)), log(3, END_OF_BLOCK, Observed(1, None))], [])
+    loaded = await store.load()
+    assert loaded is not None
+    assert loaded.tip == BLOCKS[4]
+    assert [x.event for x in loaded.events] == [grant(1), Revoked(1), Observed(1, None)]
+    await store.append(BLOCKS[3], [], [log(3, 1, Revoked(1))])
+    loaded = await store.load()
+    assert loaded is not None
+    assert (len(loaded.events), loaded.tip) == (2, BLOCKS[3])
+
+
+async def test_a_second_process_finds_what_the_first_committed(tmp_path: Path) -> None:
+    first, second = (SqliteStore(tmp_path / "r.sqlite") for _ in range(2))
+    await first.checkpoint(CHECKPOINT)
+    # Not closed: as after SIGKILL.
+    assert await second.load() == CHECKPOINT
+    await first.close()
+    await second.close()
+
+
+async def test_a_damaged_file_is_moved_aside(tmp_path: Path) -> None:
+    path = tmp_path / "r.sqlite"
+    store = SqliteStore(path)
+    await store.checkpoint(CHECKPOINT)
+    await store.close()
+    path.write_bytes(b"this is no database, but long enough to be taken for one" * 100)
+    store = SqliteStore(path)
+    assert await store.load() is None
+    await store.checkpoint(CHECKPOINT)
+    assert await store.load() == CHECKPOINT
+    await store.close()
+    assert path.with_suffix(".corrupt").exists()
+
+
+@pytest.mark.parametrize("record", ["{", '{"type":"Nonsense"}', '{"type":"Node"}', "[1]", '{"key":"00"}'])
+async def test_a_damaged_record_is_a_damaged_file(tmp_path: Path, record: str) -> None:
+    path = tmp_path / "r.sqlite"
+    store = SqliteStore(path)
+    await store.checkpoint(CHECKPOINT)
+    await store.close()
+    connection = sqlite3.connect(path)
+    connection.execute("UPDATE node SET record = ?", (record,))
+    connection.commit()
+    connection.close()
+    store = SqliteStore(path)
+    assert await store.load() is None
+    await store.close()
+
+
+async def test_a_directory_that_is_none_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    store = SqliteStore(tmp_path / "file" / "r.sqlite")
+    with pytest.raises(StoreError, match=r"r\.sqlite"):
+        await store.load()
+    await store.close()
+
+
+async def test_only_its_owner_can_read_the_file(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "state" / "r.sqlite")
+    await store.checkpoint(CHECKPOINT)
+    await store.close()
+    assert (tmp_path / "state" / "r.sqlite").stat().st_mode & 0o077 == 0
+
+
+@given(nodes)
+def test_nodes_survive_a_round_trip(node: Node) -> None:
+    assert load_node(dump_node(node)) == node
+
+
+@given(events)
+def test_events_survive_a_round_trip(event: RegistryEvent) -> None:
+    assert load_event(dump_event(event)) == event
+
+
+@given(st.one_of(st.text(), st.recursive(st.none() | st.integers(), st.lists).map(repr)))
+def test_only_format_errors_escape_the_records(text: str) -> None:
+    for load in (load_node, load_event):
+        with pytest.raises(FormatError):
+            load(text)

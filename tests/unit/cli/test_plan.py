@@ -1,0 +1,164 @@
+"""`plan` over a registry and a device of the test's choice: what would change, and why."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.anvil import key_of
+from tests.unit.cli.conftest import Cli
+
+from dstack_vpn import config, wiring
+from dstack_vpn.adapters.admin.reading import Snapshot
+from dstack_vpn.core.addressing import AddressPlan
+from dstack_vpn.core.keys import PrivateKey
+from dstack_vpn.core.model import (
+    BlockRef,
+    DeviceState,
+    Endpoint,
+    Malformed,
+    Node,
+    Peer,
+    PeerState,
+    SocketAddress,
+)
+from dstack_vpn.core.registry import Registry
+from dstack_vpn.core.wgconf import ConfPeer, WgConfig, render
+from dstack_vpn.core.x25519 import derive
+from dstack_vpn.errors import DeviceError
+
+OWN = PrivateKey(bytes(range(1, 33)))
+OWN_TEXT = "AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyA="
+OWNER = "0x" + "a" * 40
+AT = BlockRef(12, "0x" + "1" * 64, "0x" + "0" * 64, 1)
+
+
+def node(token: int, **changed: Any) -> Node:
+    return replace(Node(token, OWNER, f"node-{token}", key_of(token)), **changed)
+
+
+NODES = (
+    node(1, public_key=derive(OWN)),
+    node(2),
+    node(3, active=False),
+    node(4, endpoint=Endpoint("192.0.2.4", 51820)),
+    node(5, public_key=Malformed("key: not plain ASCII")),
+    node(6, node_id=Malformed("node id: not plain ASCII")),
+    node(7, expires_at=5),
+)
+
+
+def peer(token: int, *allowed: str, endpoint: SocketAddress | None = None) -> PeerState:
+    return PeerState(key_of(token), frozenset(allowed), endpoint)
+
+
+@pytest.fixture(autouse=True)
+def state_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Cli) -> Path:
+    """Needs ``cli`` first, which clears the environment."""
+    monkeypatch.setenv("STATE_DIR", str(tmp_path))
+    return tmp_path
+
+
+def world(monkeypatch: pytest.MonkeyPatch, device: DeviceState | Exception | None) -> None:
+    class Access:
+        async def everything(self) -> Snapshot:
+            return Snapshot(Registry.of(NODES), AT, "http://scripted.example", complete=True)
+
+    async def look(_: object) -> DeviceState | None:
+        if isinstance(device, Exception):
+            raise device
+        return device
+
+    monkeypatch.setattr(wiring, "registry_access", lambda _: Access())
+    monkeypatch.setattr(wiring, "look_at_device", look)
+
+
+def running(*peers: PeerState) -> DeviceState:
+    return DeviceState(derive(OWN), 51820, peers={state.public_key: state for state in peers})
+
+
+def plan(cli: Cli, **environment: str) -> Any:
+    ran = cli("plan", "--json", **environment)
+    assert ran.code == 0, ran
+    return json.loads(ran.out)
+
+
+def test_each_change_has_its_reason(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    ipv6 = _addresses().allowed_ips(2)
+    world(
+        monkeypatch,
+        running(peer(2, *ipv6), peer(3, "10.77.0.4/32"), peer(4, "10.77.0.5/32"), peer(9, "10.77.0.10/32")),
+    )
+    found = plan(cli)
+    shown = {(c["action"], c["node_id"], c["token"], c["reason"]) for c in found["changes"]}
+    assert shown == {
+        ("remove", "node-3", 3, "revoked"),
+        ("remove", None, None, "not in the registry"),
+        ("update", "node-4", 4, "changed"),
+    }
+    update = found["changes"][-1]
+    assert update["public_key"] == str(key_of(4))
+    assert update["details"][1] == "endpoint 192.0.2.4:51820"
+    assert (found["peers_now"], found["peers_then"]) == (4, 2)
+    assert {(n["token"], n["reason"]) for n in found["no_peers"]} == {
+        (1, "own key"),
+        (3, "revoked"),
+        (5, "malformed key (key: not plain ASCII)"),
+        (6, "malformed node id (node id: not plain ASCII)"),
+        (7, "expired"),
+    }
+    assert found["notes"] == []
+
+
+def _addresses() -> AddressPlan:
+    return wiring.address_plan(config.load({}, {"NETWORK": "local"}))
+
+
+def test_without_a_device_everybody_is_added(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    world(monkeypatch, None)
+    found = plan(cli)
+    assert [(c["action"], c["token"]) for c in found["changes"]] == [("add", 1), ("add", 2), ("add", 4)]
+    assert len(found["notes"]) == 2
+    with_key = plan(cli, WIREGUARD_PRIVATE_KEY=OWN_TEXT)
+    assert [c["token"] for c in with_key["changes"]] == [2, 4]
+    assert len(with_key["notes"]) == 1
+
+
+def test_the_brake_and_another_key_are_told(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    world(monkeypatch, running(*(peer(token) for token in range(20, 30))))
+    found = plan(cli, WIREGUARD_PRIVATE_KEY="A" * 42 + "E=")
+    assert [note[:30] for note in found["notes"]] == [
+        "the interface has another key ",
+        "10 of 10 peers would go: the d",
+    ]
+
+
+def test_a_pinned_backup_keeps_others_out(cli: Cli, monkeypatch: pytest.MonkeyPatch, state_dir: Path) -> None:
+    world(monkeypatch, running())
+    conf = state_dir / "wg0.conf"
+    backups = state_dir / "backups"
+    backups.mkdir()
+    text = render(
+        WgConfig(OWN, 51820, peers=(ConfPeer(Peer(key_of(2), frozenset({"10.77.0.3/32"}))),)), OWN_TEXT
+    )
+    (backups / "20261123T121500.123Z.conf").write_text(text)
+    assert cli("config", "rollback", "20261123T121500.123Z", WIREGUARD_CONFIG=str(conf)).code == 0
+    found = plan(cli, WIREGUARD_CONFIG=str(conf))
+    assert [c["token"] for c in found["changes"]] == [2]
+    assert {"token": 4, "node_id": "node-4", "reason": "not in the pinned configuration"} in found["no_peers"]
+    assert "a backup is pinned" in found["notes"][0]
+
+
+def test_for_people_it_says_the_same(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    world(monkeypatch, running(peer(3)))
+    ran = cli("plan")
+    assert ran.code == 0
+    assert "wg0: 1 peer now, 2 by the registry at block 12; 3 changes" in ran.out
+    assert "remove  node-3  3" in ran.out and "malformed key" in ran.out
+
+
+def test_a_device_that_cant_be_read_is_no_empty_one(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    world(monkeypatch, DeviceError("no permission to read wg0: run as root"))
+    ran = cli("plan", "--json")
+    assert (ran.code, ran.out, ran.err) == (1, "", "error: no permission to read wg0: run as root\n")

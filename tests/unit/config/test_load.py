@@ -1,0 +1,149 @@
+"""Settings: precedence, every problem at once, and secrets that stay where they are."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dstack_vpn.config import OPTIONS, load
+from dstack_vpn.config.parsers import interface
+from dstack_vpn.errors import ConfigError, FormatError
+
+KEY = "AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI="
+Write = Callable[[str, str, int], Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    def put(name: str, text: str, mode: int = 0o600) -> Path:
+        path = tmp_path / name
+        path.write_text(text)
+        path.chmod(mode)
+        return path
+
+    return put
+
+
+def problems(environment: dict[str, str], **rest: Any) -> tuple[str, ...]:
+    with pytest.raises(ConfigError) as caught:
+        load({}, environment, **rest)
+    return caught.value.problems
+
+
+def test_defaults_are_those_of_base() -> None:
+    settings = load({}, {})
+    assert settings.chain_id == 8453
+    assert settings.contract_address == "0x37d2106badb01dd5be1926e45d172cb4203c4186"
+    assert settings.sync_interval == 30
+    assert str(settings.wireguard_config) == "/etc/wireguard/wg0.conf"
+
+
+def test_the_environment_comes_before_flags_and_these_before_the_file(write: Write) -> None:
+    file = write("c.toml", 'node_id = "file"\ninterface = "wgfile"\nmtu = 1300', 0o644)
+    settings = load({"node_id": "flag", "interface": "wgflag"}, {"NODE_ID": "env"}, file)
+    assert (settings.node_id, settings.interface, settings.mtu) == ("env", "wgflag", 1300)
+
+
+def test_a_file_may_hold_lists_and_tables(write: Write) -> None:
+    text = 'rpc_url = ["ws://a.example", "http://b.example"]\n[peer_endpoints]\ndb = "192.0.2.1:1"'
+    settings = load({}, {"CONFIG_FILE": str(write("c.toml", text, 0o644))})
+    assert settings.rpc_url == ("ws://a.example", "http://b.example")
+    assert str(settings.peer_endpoints["db"]) == "192.0.2.1:1"
+
+
+def test_every_problem_is_reported_at_once_with_its_variable_and_an_example() -> None:
+    found = problems(
+        {
+            "NODE_ID": "a b",
+            "VPN_CIDR": "8.8.8.0/24",
+            "LISTEN_PORT": "0",
+            "LOG_LEVEL_CHAIN": "loud",
+            "PEER_ENDPOINTS": "db=localhost:1",
+            "PEER_ENDPOINT_TEMPLATE": "host:1",
+            "CONTRACT_ADDRESS": "0x1",
+        },
+        need=frozenset({"WIREGUARD_PRIVATE_KEY"}),
+    )
+    names = ["NODE_ID", "CONTRACT_ADDRESS", "VPN_CIDR", "LISTEN_PORT", "PEER_ENDPOINTS"]
+    names += ["PEER_ENDPOINT_TEMPLATE", "WIREGUARD_PRIVATE_KEY", "LOG_LEVEL_CHAIN"]
+    assert [next(n for n in sorted(names, key=len, reverse=True) if p.startswith(n)) for p in found] == names
+    assert all("Example: " in problem for problem in found)
+
+
+def test_a_network_without_a_contract_asks_for_one() -> None:
+    assert "CONTRACT_ADDRESS is not set" in problems({"NETWORK": "base-sepolia"})[0]
+
+
+def test_secrets_come_from_files_that_only_their_owner_can_read(write: Write) -> None:
+    settings = load({}, {"WIREGUARD_PRIVATE_KEY_FILE": str(write("key", KEY + "\n", 0o600))})
+    assert settings.wireguard_private_key is not None
+    for mode in (0o644, 0o640, 0o604):
+        (problem,) = problems({"WIREGUARD_PRIVATE_KEY_FILE": str(write("open", KEY, mode))})
+        assert "can be read by others" in problem
+        assert "chmod 0600" in problem
+
+
+@pytest.mark.parametrize("text", ["", "x" * 5000, "not a key", KEY + KEY])
+def test_a_bad_secret_is_never_quoted(write: Write, text: str) -> None:
+    (problem,) = problems({"WIREGUARD_PRIVATE_KEY_FILE": str(write("key", text, 0o600))})
+    assert not text or text not in problem
+
+
+def test_two_places_for_one_secret_are_one_too_many(write: Write) -> None:
+    path = str(write("key", KEY, 0o600))
+    (problem,) = problems({"WIREGUARD_PRIVATE_KEY": KEY, "WIREGUARD_PRIVATE_KEY_FILE": path})
+    assert "both set" in problem
+
+
+def test_no_repr_shows_a_secret() -> None:
+    contract_key = "0x" + "5a" * 32
+    environment = {"WIREGUARD_PRIVATE_KEY": KEY, "CONTRACT_PRIVATE_KEY": contract_key}
+    shown = repr(load({}, environment | {"RPC_URL": "wss://rpc.example/SECRET"}))
+    assert KEY not in shown
+    assert contract_key[2:] not in shown
+    assert "SECRET" not in shown
+
+
+def test_a_bad_rpc_url_is_not_quoted() -> None:
+    (problem,) = problems({"RPC_URL": "wss://good.example, ftp://host/SECRET"})
+    assert "entry 2" in problem
+    assert "SECRET" not in problem
+
+
+def test_an_unknown_key_in_the_file_is_a_problem(write: Write) -> None:
+    (problem,) = problems({"CONFIG_FILE": str(write("c.toml", "nod_id = 1", 0o644))})
+    assert "nod_id" in problem
+
+
+@pytest.mark.parametrize("text", ["nonsense = = 1", "\x00"])
+def test_a_broken_file_is_a_problem(write: Write, text: str) -> None:
+    assert "CONFIG_FILE" in problems({"CONFIG_FILE": str(write("c.toml", text, 0o644))})[0]
+
+
+def test_a_missing_file_is_a_problem() -> None:
+    assert "CONFIG_FILE" in problems({"CONFIG_FILE": "/nonexistent/c.toml"})[0]
+
+
+@pytest.mark.parametrize("name", ["", "wg 0", "x" * 16, "wg/0", ".", "..", "dstack-wg0", "wg\n"])
+def test_an_interface_name_that_is_none(name: str) -> None:
+    with pytest.raises(FormatError):
+        interface(name)
+
+
+@given(st.sampled_from(OPTIONS), st.text(max_size=60))
+def test_only_config_errors_escape(option: Any, text: str) -> None:
+    try:
+        load({}, {option.name: text})
+    except ConfigError as error:
+        assert error.problems
+
+
+def test_examples_are_accepted() -> None:
+    for option in OPTIONS:
+        if not option.secret:
+            option.parse(option.example)
+        if option.default:
+            option.parse(option.default)
