@@ -100,7 +100,7 @@ def _parse_host(host: str) -> str:
     except ValueError:
         if bracketed:
             raise FormatError("endpoint: no IPv6 address between the brackets") from None
-        return _parse_host_name(host)
+        return parse_host_name(host)
     if bracketed is not (address.version == 6) or getattr(address, "scope_id", None):
         raise FormatError("endpoint: write an IPv6 address in brackets and without a zone")
     check_reachable(address)
@@ -114,7 +114,8 @@ def check_reachable(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> N
         raise FormatError("endpoint: a loopback, unspecified or multicast address is nobody's endpoint")
 
 
-def _parse_host_name(host: str) -> str:
+def parse_host_name(host: str) -> str:
+    """Accept a DNS host name; raises `FormatError`."""
     labels = host.removesuffix(".").split(".")
     # A name that ends in a number is an address in some odd notation to most resolvers (127.1, 0x7f.1).
     numeric = labels[-1].isdigit() or labels[-1].lower().startswith("0x")

@@ -1,0 +1,202 @@
+"""Where a relay connects to, and where it listens, as URLs.
+
+    tcp://host:port
+    tls://host:port?sni=NAME&ca=FILE&pin=sha256:HEX&via=PROXY      to connect
+    tls://host:port?cert=FILE&key=FILE                             to listen
+
+What the chain says may name neither files nor proxies of this machine, nor this machine itself.
+"""
+
+import ipaddress
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Final, Self
+from urllib.parse import parse_qsl, urlsplit
+
+from dstack_vpn.core.model import Endpoint, parse_host_name
+from dstack_vpn.errors import FormatError
+
+SCHEMES: Final = ("tcp", "tls")
+PROXY_SCHEMES: Final = ("http", "socks5")
+DSTACK: Final = "dstack"
+"""The certificate that a dstack guest agent issues."""
+URL_LENGTH: Final = 1024
+"""Characters; longer ones are nobody's address."""
+_PIN: Final = re.compile(r"sha256:([0-9a-fA-F]{64})", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """A relay's other end: over TCP, or over TLS over TCP."""
+
+    scheme: str
+    host: str
+    port: int
+    sni: str | None = None
+    """The server's name for SNI and for the check of its certificate; None: the host."""
+    ca: str | None = None
+    """A PEM file with the only authorities to trust; None: the system's."""
+    pins: frozenset[bytes] = frozenset()
+    """SHA-256 digests of acceptable SubjectPublicKeyInfos (RFC 7469); they take the authorities' place."""
+    via: str | None = field(default=None, repr=False)
+    """A proxy's URL, which may hold a password."""
+
+    @classmethod
+    def parse(cls, text: str, *, local: bool = True) -> Self:
+        """Parse a URL; raises `FormatError` that names the part that is wrong.
+
+        With ``local`` false the text is somebody else's: it may neither name files or proxies, nor an address
+        that can't be another machine.
+        """
+        known = ("sni", "ca", "pin", "via") if local else ("sni", "pin")
+        scheme, host, port, options = _split(text, known, reachable=not local)
+        if scheme != "tls" and (wrong := sorted({"sni", "ca", "pin"} & options.keys())):
+            raise FormatError(f"relay URL: {wrong[0]} has a meaning with tls:// only")
+        sni = options.get("sni")
+        pins = frozenset(_pin(part) for part in options.get("pin", "").split(",") if part)
+        return cls(
+            scheme,
+            host,
+            port,
+            sni=None if sni is None else parse_host_name(sni),
+            ca=_file("ca", options),
+            pins=pins,
+            via=_proxy(options.get("via")),
+        )
+
+    @property
+    def tls(self) -> bool:
+        """Whether the connection is encrypted."""
+        return self.scheme == "tls"
+
+    @property
+    def name(self) -> str:
+        """Scheme, host and port: for logs and metrics."""
+        return f"{self.scheme}://{_bracketed(self.host)}:{self.port}"
+
+    def __str__(self) -> str:
+        pins = ",".join(sorted(f"sha256:{pin.hex()}" for pin in self.pins))
+        options = {"sni": self.sni, "ca": self.ca, "pin": pins or None, "via": self.via and "***"}
+        query = "&".join(f"{key}={value}" for key, value in options.items() if value is not None)
+        return f"{self.name}?{query}" if query else self.name
+
+
+@dataclass(frozen=True, slots=True)
+class Listen:
+    """Where a relay waits for connections."""
+
+    scheme: str
+    host: str
+    port: int
+    cert: str | None = None
+    """A PEM file with the certificate chain, or `DSTACK`; None: one of our own making."""
+    key: str | None = None
+    """A PEM file with its key; None: in the same file."""
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Parse a URL, whose host is an IP address; raises `FormatError` that names what is wrong."""
+        scheme, host, port, options = _split(text, ("cert", "key"), reachable=False)
+        if scheme != "tls" and options:
+            raise FormatError(f"relay URL: {min(options)} has a meaning with tls:// only")
+        if _address(host) is None:
+            raise FormatError("relay URL: to listen, give an IP address, such as tls://0.0.0.0:443")
+        cert, key = options.get("cert"), _file("key", options)
+        if key is not None and cert in {None, DSTACK}:
+            raise FormatError("relay URL: key without a cert file")
+        return cls(scheme, host, port, cert if cert == DSTACK else _file("cert", options), key)
+
+    @property
+    def tls(self) -> bool:
+        """Whether connections are encrypted."""
+        return self.scheme == "tls"
+
+    @property
+    def name(self) -> str:
+        """Scheme, address and port."""
+        return f"{self.scheme}://{_bracketed(self.host)}:{self.port}"
+
+
+def _split(text: str, known: Collection[str], *, reachable: bool) -> tuple[str, str, int, Mapping[str, str]]:
+    """Scheme, host, port and options, each option known and given once."""
+    if len(text) > URL_LENGTH or not text.isascii() or not text.isprintable() or " " in text:
+        raise FormatError(f"relay URL: expected at most {URL_LENGTH} printable characters without spaces")
+    scheme, separator, rest = text.partition("://")
+    if not separator or scheme not in SCHEMES:
+        raise FormatError("relay URL: expected tcp://host:port or tls://host:port")
+    authority, _, query = rest.partition("?")
+    if "/" in authority or "@" in authority or "#" in rest:
+        raise FormatError("relay URL: nothing but options (?name=value) can follow host:port")
+    if reachable:
+        endpoint = Endpoint.parse(authority)
+        return scheme, endpoint.host, endpoint.port, _options(query, known)
+    host, port = split_host_port(authority)
+    return scheme, host, port, _options(query, known)
+
+
+def split_host_port(text: str) -> tuple[str, int]:
+    """``host:port`` or ``[v6]:port``, of any machine, ours too; raises `FormatError`."""
+    host, _, port = text.rpartition(":")
+    if not re.fullmatch(r"[0-9]{1,5}", port, re.ASCII) or not 0 < int(port) < 65536:
+        raise FormatError("expected host:port with a port from 1 to 65535")
+    bracketed = host.startswith("[") and host.endswith("]")
+    address = _address(host[1:-1] if bracketed else host)
+    if address is not None and bracketed is (address.version == 6):
+        return str(address), int(port)
+    if bracketed or address is not None:
+        raise FormatError("write an IPv6 address in brackets, such as [::1]:443")
+    return (host if host == "localhost" else parse_host_name(host)), int(port)
+
+
+def _options(query: str, known: Collection[str]) -> Mapping[str, str]:
+    # A plus sign is itself here, not a space.
+    try:
+        pairs = parse_qsl(query.replace("+", "%2B"), strict_parsing=True) if query else []
+    except ValueError:
+        raise FormatError("relay URL: expected options as ?name=value&name=value") from None
+    options = dict(pairs)
+    if strange := sorted(options.keys() - set(known)):
+        raise FormatError(f"relay URL: {strange[0]!r} is no option here; there are {', '.join(known)}")
+    if len(options) != len(pairs):
+        raise FormatError("relay URL: an option is given twice")
+    return options
+
+
+def _pin(text: str) -> bytes:
+    match = _PIN.fullmatch(text)
+    if not match:
+        raise FormatError("relay URL: pin: expected sha256: and 64 hexadecimal digits")
+    return bytes.fromhex(match[1])
+
+
+def _file(name: str, options: Mapping[str, str]) -> str | None:
+    path = options.get(name)
+    if path is not None and not path.startswith("/"):
+        raise FormatError(f"relay URL: {name}: expected an absolute path")
+    return path
+
+
+def _proxy(text: str | None) -> str | None:
+    if text is None:
+        return None
+    try:
+        parts = urlsplit(text)
+        complete = parts.scheme in PROXY_SCHEMES and parts.hostname and parts.port
+    except ValueError:
+        complete = False
+    if not complete:
+        # The URL itself stays out of the message: it may hold a password.
+        raise FormatError("relay URL: via: expected http://host:port or socks5://host:port")
+    return text
+
+
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        return None
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
