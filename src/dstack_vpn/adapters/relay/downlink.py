@@ -1,0 +1,161 @@
+"""From a stream to a UDP socket: one read, all of its complete frames, as few sends as there can be.
+
+A lone frame, which is all that an idle tunnel has, takes the shortest way. What is left of a frame at the end
+is kept until the rest comes: that, at most 64 KiB, is all the memory that a silent connection costs.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+from dstack_vpn.adapters.relay.counters import Counters
+from dstack_vpn.adapters.relay.engine import Engine
+from dstack_vpn.adapters.relay.outbox import READ, Sink
+from dstack_vpn.adapters.relay.stream import Stream
+from dstack_vpn.core.framing import HEADER, LONGEST_FRAME, foreign_protocol, scan
+from dstack_vpn.core.wgwire import Watch
+
+RUNS: Final = 2048
+"""Runs that are delivered before other connections have their turn."""
+_OPENING: Final = 4
+"""Bytes that tell a foreign protocol."""
+_MORE: Final = 1 << 13
+"""Bytes in a read after which there is probably more: a TLS stream gives at most a record at a time."""
+
+
+class Downlink:
+    """Frames of one stream, onto a UDP socket."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        stream: Stream,
+        sink: Sink,
+        watch: Watch,
+        ended: Callable[[str], None],
+    ) -> None:
+        self.received = False
+        """Whether anything was received since somebody last looked."""
+        self.opened = False
+        """Whether a complete frame has come yet."""
+        self._engine, self._stream, self._sink, self._watch, self._ended = engine, stream, sink, watch, ended
+        self._counters: Counters = sink.counters
+        self._left = b""
+        self._blocked = self._closed = False
+        self._data, self._view = engine.outbox.received.data, engine.outbox.received.view
+        engine.loop.add_reader(stream.descriptor, self._on_readable)
+        if stream.pending():
+            engine.loop.call_soon(self._on_readable)
+
+    def close(self) -> None:
+        """Stop; stream and socket are their owner's."""
+        if not self._closed:
+            self._closed = True
+            self._engine.loop.remove_reader(self._stream.descriptor)
+            if self._blocked:
+                self._engine.loop.remove_writer(self._sink.descriptor)
+
+    # -- in -------------------------------------------------------------------------------------------
+
+    def _on_readable(self) -> None:
+        if self._closed or self._blocked:
+            return
+        have = len(self._left)
+        if have > LONGEST_FRAME:
+            self._deliver(self._restore())  # whole frames wait for their turn: read no more yet
+            return
+        try:
+            end = self._fill(self._restore())
+        except OSError as error:
+            self._end(str(error))
+            return
+        if end == have:
+            return
+        self.received = self._watch.heard = True
+        data = self._data
+        if not have and self.opened and data[0] << 8 | data[1] == end - HEADER:
+            self._deliver_lone(end)
+        else:
+            self._deliver(end)
+
+    def _restore(self) -> int:
+        """Put back what was left in front of what comes."""
+        have = len(self._left)
+        if have:
+            self._view[:have] = self._left
+        return have
+
+    def _fill(self, have: int) -> int:
+        """Read behind what is there; returns where it ends, which is where it began if nothing came.
+
+        Raises `OSError`, also at the end of the stream.
+        """
+        stream, view, end = self._stream, self._view, have
+        while end < READ:
+            count = stream.recv_into(view[end : READ + LONGEST_FRAME])
+            if count == 0:
+                if end > have:
+                    break  # first what has come; the next read finds the end again
+                raise ConnectionResetError("the other side closed the connection")
+            if count is None:
+                break
+            end += count
+            if stream.plain or (count < _MORE and not stream.pending()):
+                break
+        return end
+
+    # -- out ------------------------------------------------------------------------------------------
+
+    def _deliver_lone(self, end: int) -> None:
+        counters = self._counters
+        counters.datagrams_down += 1
+        counters.bytes_down += end - HEADER
+        counters.batches_down += 1
+        if not self._sink.send(self._view[HEADER:end]):
+            self._block(self._view[:end])
+
+    def _deliver(self, end: int) -> None:
+        if not self.opened and not self._open(end):
+            return
+        runs, consumed = scan(self._data, self._view, end, RUNS)
+        datagrams = sum(count + (tail >= 0) for _, _, count, tail in runs)
+        stuck = self._engine.outbox.send(self._sink, runs) if runs else None
+        counters = self._counters
+        counters.datagrams_down += datagrams
+        counters.bytes_down += consumed - HEADER * datagrams
+        counters.batches_down += 1
+        if stuck is not None:
+            self._block(self._view[stuck:end])
+            return
+        self._left = bytes(self._view[consumed:end])
+        if len(runs) == RUNS or self._stream.pending():
+            self._engine.loop.call_soon(self._on_readable)
+
+    def _open(self, end: int) -> bool:
+        """Look at the first bytes; False where they are no frames, or too few to tell."""
+        if end < _OPENING:
+            whole = end >= HEADER and not (self._data[0] << 8 | self._data[1]) + HEADER > end
+            if not whole:
+                self._left = bytes(self._view[:end])
+                return False
+        if protocol := foreign_protocol(bytes(self._view[:_OPENING])):
+            self._counters.foreign += 1
+            self._end(f"the other side speaks {protocol}, not UDP over TCP")
+            return False
+        self.opened = end >= HEADER + (self._data[0] << 8 | self._data[1])
+        return True
+
+    def _block(self, rest: memoryview) -> None:
+        """The UDP socket is full: read no more until it takes some."""
+        self._left, self._blocked = bytes(rest), True
+        self._engine.loop.remove_reader(self._stream.descriptor)
+        self._engine.loop.add_writer(self._sink.descriptor, self._unblock)
+
+    def _unblock(self) -> None:
+        self._blocked = False
+        self._engine.loop.remove_writer(self._sink.descriptor)
+        self._engine.loop.add_reader(self._stream.descriptor, self._on_readable)
+        self._deliver(self._restore())
+
+    def _end(self, reason: str) -> None:
+        self.close()
+        self._ended(reason)

@@ -1,0 +1,43 @@
+"""What all connections of an event loop share: what the kernel can do, and the buffers.
+
+Callbacks of one loop never run at the same time, so a buffer is in use only within one of them.
+"""
+
+import asyncio
+import socket
+from contextlib import suppress
+from typing import Final
+
+import structlog
+
+from dstack_vpn.adapters.relay.inbox import Inbox
+from dstack_vpn.adapters.relay.offload import NONE, Offload, probe
+from dstack_vpn.adapters.relay.outbox import Outbox
+
+_log = structlog.get_logger(component="relay")
+
+UDP_BUFFER: Final = 4 << 20
+"""Bytes that a UDP socket may queue: a burst of some milliseconds at several Gbit/s."""
+_FORCED: Final = {socket.SO_RCVBUF: 33, socket.SO_SNDBUF: 32}
+"""SO_RCVBUFFORCE and SO_SNDBUFFORCE (asm-generic/socket.h): beyond the system's limit, with CAP_NET_ADMIN."""
+
+
+class Engine:
+    """Made once in an event loop, before the first connection."""
+
+    def __init__(self, *, offload: bool = True) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.offload: Offload = probe() if offload else NONE
+        self.inbox = Inbox()
+        self.outbox = Outbox(self.offload)
+        if missing := self.offload.missing:
+            _log.warning("relay.slow", missing=missing, reason="this kernel lacks it, or RELAY_OFFLOAD=0")
+
+    def widen(self, udp: socket.socket) -> None:
+        """Give a UDP socket large buffers, as far as the system allows."""
+        for asked, forced in _FORCED.items():
+            try:
+                udp.setsockopt(socket.SOL_SOCKET, forced, UDP_BUFFER)
+            except OSError:
+                with suppress(OSError):
+                    udp.setsockopt(socket.SOL_SOCKET, asked, UDP_BUFFER)

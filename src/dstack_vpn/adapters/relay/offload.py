@@ -1,0 +1,103 @@
+"""What this kernel can do for a relay, tried out once: recvmmsg and sendmmsg, UDP_GRO, UDP_SEGMENT.
+
+Linux has had all of it since 5.0; gVisor and macOS lack some or all. What is missing costs speed, nothing
+else: every path has a plain one beside it.
+"""
+
+import ctypes
+import os
+import socket
+import struct
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Final, Self
+
+SOL_UDP: Final = 17
+UDP_SEGMENT: Final = 103
+UDP_GRO: Final = 104
+"""linux/udp.h"""
+
+
+@dataclass(frozen=True, slots=True)
+class Offload:
+    """What works here."""
+
+    mmsg: bool
+    """Many datagrams for one system call."""
+    gro: bool
+    """Equal datagrams of one source arrive as one."""
+    gso: bool
+    """One message leaves as equal datagrams."""
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """The names of what does not work."""
+        parts = {"recvmmsg": self.mmsg, "UDP_GRO": self.gro, "UDP_SEGMENT": self.gso}
+        return tuple(name for name, works in parts.items() if not works)
+
+
+NONE: Final = Offload(mmsg=False, gro=False, gso=False)
+
+
+@cache
+def probe() -> Offload:
+    """Try everything out on loopback; nothing is taken from a version number."""
+    if not _layout_known():
+        return NONE
+    with suppress(OSError), _Pair() as pair:
+        if not (_works(pair.try_recvmmsg) and _works(pair.try_sendmmsg)):
+            return NONE
+        return Offload(mmsg=True, gro=_works(pair.try_gro), gso=_works(pair.try_gso))
+    return NONE
+
+
+def _layout_known() -> bool:
+    """Whether `mmsg` knows how the kernel's structures lie in memory."""
+    return sys.platform == "linux" and sys.byteorder == "little" and ctypes.sizeof(ctypes.c_void_p) == 8
+
+
+def _works(attempt: Callable[[], Any]) -> bool:
+    try:
+        attempt()
+    except (OSError, AttributeError):
+        return False
+    return True
+
+
+class _Pair:
+    """Two UDP sockets that talk to each other."""
+
+    def __enter__(self) -> Self:
+        self.a = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.b = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        for end in (self.a, self.b):
+            end.bind(("127.0.0.1", 0))
+        self.a.connect(self.b.getsockname())
+        self.b.connect(self.a.getsockname())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.a.close()
+        self.b.close()
+
+    def try_recvmmsg(self) -> None:
+        self._call("recvmmsg", None)
+
+    def try_sendmmsg(self) -> None:
+        self._call("sendmmsg")
+
+    def _call(self, name: str, *more: None) -> None:
+        """With no messages at all: only a missing system call fails."""
+        libc = ctypes.CDLL(None, use_errno=True)
+        if getattr(libc, name)(self.a.fileno(), None, 0, socket.MSG_DONTWAIT, *more) < 0:
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+    def try_gro(self) -> None:
+        self.b.setsockopt(SOL_UDP, UDP_GRO, 1)
+
+    def try_gso(self) -> None:
+        control = [(SOL_UDP, UDP_SEGMENT, struct.pack("=H", 8))]
+        self.a.sendmsg([b"12345678", b"12345678", b"1234"], control)

@@ -1,0 +1,159 @@
+"""Frames that came over the stream, to a UDP socket in as few calls as there can be.
+
+Runs of equal frames leave as one message that the kernel cuts up (UDP_SEGMENT), the others by sendmmsg. Where
+neither is to be had, they leave one by one.
+"""
+
+import errno
+import socket
+import struct
+from array import array
+from collections.abc import Sequence
+from typing import Final
+
+from dstack_vpn.adapters.relay import vectors
+from dstack_vpn.adapters.relay.counters import Counters, Drop
+from dstack_vpn.adapters.relay.offload import SOL_UDP, UDP_SEGMENT, Offload
+from dstack_vpn.adapters.relay.vectors import IOVEC, MMSGHDR, MOST, Memory, Message
+from dstack_vpn.core.framing import HEADER, LONGEST_FRAME, RUN_BYTES, Run
+
+READ: Final = 1 << 18
+"""Bytes that are read from a stream at once at most."""
+_MSG_DONTWAIT: Final = 0x40
+_SEGMENT: Final = 16
+"""Offset of the segment's size in the control message: behind a struct cmsghdr, a u16."""
+_PATIENCE: Final = 3
+"""Times that a socket's pending error may come before the datagram itself is taken to be at fault."""
+
+
+class Sink:
+    """A connected UDP socket, and what was found out about sending on it."""
+
+    __slots__ = ("counters", "descriptor", "longest_segment", "udp")
+
+    def __init__(self, udp: socket.socket, offload: Offload, counters: Counters) -> None:
+        self.udp, self.descriptor, self.counters = udp, udp.fileno(), counters
+        self.longest_segment = RUN_BYTES if offload.gso else 0
+        """Bytes; the path may not take longer ones, and some devices take none."""
+
+    def send(self, datagram: memoryview) -> bool:
+        """Send one; False where the socket is full. What can't be sent at all is dropped and counted."""
+        for _ in range(_PATIENCE):
+            try:
+                self.udp.send(datagram)
+            except BlockingIOError:
+                return False
+            except ConnectionRefusedError:
+                continue  # of an earlier datagram; this one was not sent
+            except OSError as error:
+                self.dropped(error.errno or 0)
+            return True
+        self.counters.drops[Drop.REFUSED] += 1
+        return True
+
+    def dropped(self, number: int) -> None:
+        """A datagram was refused by the kernel."""
+        self.counters.drops[Drop.OVERSIZE if number == errno.EMSGSIZE else Drop.REFUSED] += 1
+
+
+class Outbox:
+    """The buffer that streams are read into, and the messages that leave it. One for an event loop."""
+
+    def __init__(self, offload: Offload) -> None:
+        self.received = Memory(READ + LONGEST_FRAME)
+        self._mmsg = offload.mmsg
+        self._control = Memory(24)
+        struct.pack_into("QiiH", self._control.data, 0, 18, SOL_UDP, UDP_SEGMENT, 0)
+        self._run = Message(self._control)
+        self._many = Message()
+        self._headers = Memory(MOST * MMSGHDR)
+        for index in range(MOST):
+            where = self._many.buffers.address + index * IOVEC
+            struct.pack_into("7Q2I", self._headers.data, index * MMSGHDR, 0, 0, where, 1, 0, 0, 0, 0, 0)
+
+    def send(self, sink: Sink, runs: Sequence[Run]) -> int | None:
+        """Send the runs in their order; returns where the first frame begins that found the socket full."""
+        first = 0
+        for index, run in enumerate(runs):
+            if run[2] == 1 or run[1] > sink.longest_segment:
+                continue
+            if first < index and (stuck := self._frames(sink, runs[first:index])) is not None:
+                return stuck
+            if (stuck := self._segments(sink, run)) is not None:
+                return stuck
+            first = index + 1
+        return self._frames(sink, runs[first:]) if first < len(runs) else None
+
+    def _segments(self, sink: Sink, run: Run) -> int | None:
+        """A run as one message."""
+        offset, size, count, tail = run
+        stride, total = size + HEADER, count + (tail >= 0)
+        base, words = self.received.address + offset, self._run.words
+        words[0 : 2 * total : 2] = array("Q", range(base, base + total * stride, stride))
+        words[1 : 2 * total : 2] = array("Q", [size]) * total
+        if tail >= 0:
+            words[2 * total - 1] = tail
+        control = self._control.data
+        control[_SEGMENT], control[_SEGMENT + 1] = size & 255, size >> 8
+        for _ in range(_PATIENCE):
+            if self._run.send(sink.descriptor, total, _MSG_DONTWAIT) >= 0:
+                return None
+            number = vectors.errno()
+            if number == errno.EAGAIN:
+                return offset - HEADER
+            if number != errno.ECONNREFUSED:
+                # EINVAL: longer than the path's MTU. EIO: the device has no checksums to offer.
+                sink.longest_segment = size - 1 if number in {errno.EINVAL, errno.EMSGSIZE} else 0
+                return self._frames(sink, (run,))
+        sink.counters.drops[Drop.REFUSED] += total
+        return None
+
+    def _frames(self, sink: Sink, runs: Sequence[Run]) -> int | None:
+        """Every frame of the runs as a message of its own."""
+        frames = _each(runs)
+        for start in range(0, len(frames), MOST):
+            part = frames[start : start + MOST]
+            sent = self._many_at_once(sink, part) if self._mmsg else self._one_by_one(sink, part)
+            if sent < len(part):
+                return part[sent][0] - HEADER
+        return None
+
+    def _many_at_once(self, sink: Sink, frames: Sequence[tuple[int, int]]) -> int:
+        assert vectors.sendmmsg is not None
+        total, base, words = len(frames), self.received.address, self._many.words
+        words[0 : 2 * total : 2] = array("Q", [base + offset for offset, _ in frames])
+        words[1 : 2 * total : 2] = array("Q", [size for _, size in frames])
+        sent, failures = 0, 0
+        while sent < total:
+            headers = self._headers.address + sent * MMSGHDR
+            went: int = vectors.sendmmsg(sink.descriptor, headers, total - sent, _MSG_DONTWAIT)
+            if went > 0:
+                sent, failures = sent + went, 0
+                continue
+            number, failures = vectors.errno(), failures + 1
+            if number == errno.EAGAIN:
+                return sent
+            if number != errno.ECONNREFUSED or failures == _PATIENCE:
+                sink.dropped(number)
+                sent, failures = sent + 1, 0
+        return sent
+
+    def _one_by_one(self, sink: Sink, frames: Sequence[tuple[int, int]]) -> int:
+        view = self.received.view
+        for index, (offset, size) in enumerate(frames):
+            if not sink.send(view[offset : offset + size]):
+                return index
+        return len(frames)
+
+
+def _each(runs: Sequence[Run]) -> list[tuple[int, int]]:
+    """Offset and size of every frame in the runs."""
+    frames: list[tuple[int, int]] = []
+    for offset, size, count, tail in runs:
+        frames.append((offset, size))
+        if count > 1:
+            stride = size + HEADER
+            frames += ((offset + index * stride, size) for index in range(1, count))
+            if tail >= 0:
+                frames.append((offset + count * stride, tail))
+    return frames
