@@ -1,0 +1,159 @@
+"""The two programs of a relay pair, ours and Mullvad's, started as a person would start them.
+
+The benchmarks start them by this, too.
+"""
+
+import contextlib
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from tests.netns_support import wait_until
+
+Address = tuple[str, int]
+Popen = Callable[..., "subprocess.Popen[str]"]
+
+OURS: Final = (sys.executable, "-m", "dstack_vpn", "relay")
+ENVIRONMENT: Final = {
+    "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+    "LOG_FORMAT": "json",
+    "LOG_LEVEL": "info",
+    "RUST_LOG": "info",
+}
+BIN: Final = Path(__file__).parents[3] / ".cache" / "bin"
+MULLVAD: Final = {role: BIN / f"mullvad-{role}" for role in ("udp2tcp", "tcp2udp")}
+ROLES: Final = tuple(MULLVAD)
+NO_MULLVAD: Final = "Mullvad's udp-over-tcp is not built: `scripts/setup test` says why"
+
+
+def mullvad_is_built() -> bool:
+    """Whether the set-up could build Mullvad's programs."""
+    return all(path.exists() for path in MULLVAD.values())
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Whose programs, and with which options."""
+
+    name: str
+    mullvad: bool = False
+    scheme: str = "tcp"
+    options: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    def command(self, role: str, listen: Address, to: str) -> list[str]:
+        """The command line; ``to`` is a host and port for tcp2udp, and a URL for our udp2tcp."""
+        where = text(listen)
+        if self.mullvad:
+            listening, forward = ("udp", "tcp") if role == "udp2tcp" else ("tcp", "udp")
+            target = to.removeprefix("tcp://")
+            arguments = (f"--{listening}-listen", where, f"--{forward}-forward", target)
+            return [str(MULLVAD[role]), *arguments, *self.options]
+        url = where if role == "udp2tcp" else f"{self.scheme}://{where}"
+        return [*OURS, role, "--listen", url, "--to", to, *self.options]
+
+    @contextlib.contextmanager
+    def running(
+        self,
+        role: str,
+        to: str,
+        folder: Path,
+        *,
+        listen: Address = ("127.0.0.1", 0),
+        popen: Popen = subprocess.Popen,
+        **environment: str,
+    ) -> Iterator["Program"]:
+        """One of the programs, once it listens; killed at the end. The folder gets what it says and keeps."""
+        settings = {**ENVIRONMENT, "STATE_DIR": str(folder), **self.environment, **environment}
+        said = folder / f"{self.name.replace(' ', '-')}-{role}-{len(list(folder.iterdir()))}.log"
+        with said.open("w") as output:
+            process = popen(
+                self.command(role, listen, to), env=settings, stdout=output, stderr=subprocess.STDOUT
+            )
+        program = Program(self, role, process, said)
+        try:
+            wait_until(
+                lambda: program.address or process.poll() is not None, f"{self.name} {role} listens", 20
+            )
+            assert program.address is not None, f"{self.name} {role} ended:\n{said.read_text()}"
+            yield program
+        finally:
+            process.kill()
+            process.wait()
+
+
+OUR_KIND: Final = Kind("ours")
+OUR_TLS: Final = Kind("ours over TLS", scheme="tls")
+OUR_PLAIN: Final = Kind("ours without offloads", environment={"RELAY_OFFLOAD": "0"})
+MULLVADS: Final = Kind("mullvad", mullvad=True, options=("--nodelay",))
+MULLVADS_SHIPPED: Final = Kind("mullvad as shipped", mullvad=True)
+
+
+@dataclass(frozen=True)
+class Program:
+    """One that was started."""
+
+    kind: Kind
+    role: str
+    process: "subprocess.Popen[str]"
+    said: Path
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        """The JSON lines of its log so far."""
+        complete, _, _ = self.said.read_text().rpartition("\n")
+        return [json.loads(line) for line in complete.splitlines() if line.startswith("{")]
+
+    @property
+    def address(self) -> Address | None:
+        """Where it listens, as it says itself."""
+        if self.kind.mullvad:
+            found = re.search(r"Listening on (\S+):(\d+)/", self.said.read_text())
+            return (found[1], int(found[2])) if found else None
+        for event in self.events:
+            if event["event"] == "relay.listening":
+                return event["host"], event["port"]
+        return None
+
+    @property
+    def url(self) -> str:
+        """What udp2tcp connects to: a TLS server's own certificate is pinned, as its log says."""
+        assert self.address is not None
+        url = f"{self.kind.scheme}://{text(self.address)}"
+        if self.kind.scheme == "tcp":
+            return url
+        pin = re.search(r"sha256:[0-9a-f]{64}", self.said.read_text())
+        assert pin is not None, f"no pin in its log:\n{self.said.read_text()}"
+        return f"{url}?pin={pin[0]}"
+
+
+@contextlib.contextmanager
+def pair(
+    near: Kind,
+    far: Kind,
+    target: Address,
+    folder: Path,
+    *,
+    at: tuple[str, str] = ("127.0.0.1", "127.0.0.1"),
+    popen: tuple[Popen, Popen] = (subprocess.Popen, subprocess.Popen),
+) -> Iterator[tuple[Program, Program]]:
+    """A udp2tcp and a tcp2udp that lead to a target; ``at`` says where each listens."""
+    with contextlib.ExitStack() as stack:
+        second = stack.enter_context(
+            far.running("tcp2udp", text(target), folder, listen=(at[1], 0), popen=popen[1])
+        )
+        first = stack.enter_context(
+            near.running("udp2tcp", second.url, folder, listen=(at[0], 0), popen=popen[0])
+        )
+        yield first, second
+
+
+def text(address: Address) -> str:
+    """Host and port as everybody writes them."""
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
