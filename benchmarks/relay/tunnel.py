@@ -1,0 +1,119 @@
+"""A real WireGuard tunnel between two namespaces: over UDP as it is, and through a pair of relays.
+
+All pairs run at once, and the tunnel is pointed at one after the other: the others are idle meanwhile. Its
+MTU is the same for all of them.
+"""
+
+import contextlib
+import json
+import re
+import statistics
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+from tests.integration.relay.programs import MULLVADS, OUR_KIND, OUR_TLS, Popen, pair, text
+from tests.netns_support import Namespace, connect, wait_until, wireguard_go
+
+from benchmarks.relay.pairs import Figures, medians, needs_mullvad, ratio, rounded, rounds, shown, table
+
+ROUNDS: Final = 3
+SECONDS: Final = 2.0
+PINGS: Final = 100
+OUTSIDE: Final = ("10.94.0.1", "10.94.0.2")
+INSIDE: Final = ("10.95.0.1", "10.95.0.2")
+PORT: Final = 51820
+MTU: Final = 1420
+DIRECT: Final = "direct UDP"
+WHAT: Final = ("up_mbit_s", "down_mbit_s", "ping_ms")
+
+
+def tunnel() -> Figures:
+    """iperf3 through the tunnel, up and down, and ping."""
+    needs_mullvad()
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        near, far = (stack.enter_context(Namespace(label)) for label in ("near", "far"))
+        connect(near, far, (f"{OUTSIDE[0]}/24", f"{OUTSIDE[1]}/24"))
+        peer = _wireguard(near, far, folder)
+        endpoints = {DIRECT: f"{OUTSIDE[1]}:{PORT}"}
+        for kind in (MULLVADS, OUR_KIND, OUR_TLS):
+            at, popen = ("127.0.0.1", OUTSIDE[1]), (_within(near), _within(far))
+            entry, _ = stack.enter_context(pair(kind, kind, ("127.0.0.1", PORT), folder, at=at, popen=popen))
+            assert entry.address is not None
+            endpoints[kind.name] = text(entry.address)
+        far.popen("iperf3", "-s", stdout=subprocess.DEVNULL)
+        measured = {name: partial(_turn, near, peer, endpoint) for name, endpoint in endpoints.items()}
+        return _results(rounds(ROUNDS, measured))
+
+
+def _results(taken: dict[str, list[Figures]]) -> Figures:
+    results: Figures = {}
+    rows: list[Sequence[object]] = []
+    for name, figures in taken.items():
+        results[name] = medians(figures)
+        row: list[object] = [name]
+        for what in WHAT:
+            row.append(results[name][what])
+            for base in (MULLVADS.name, DIRECT):
+                compared = {} if name in {base, DIRECT} else ratio(figures, taken[base], what)
+                row.append(shown(compared))
+                if compared:
+                    results[name].setdefault(f"to {base}", {})[what] = compared
+        rows.append(row)
+    bases = ("to Mullvad's", "to direct")
+    table("WireGuard tunnel", ("transport", "up Mbit/s", *bases, "down", *bases, "ping ms", *bases), rows)
+    return results
+
+
+def _wireguard(near: Namespace, far: Namespace, folder: Path) -> str:
+    """Make the tunnel's two ends; returns the far one's public key."""
+    program = wireguard_go()
+    assert program is not None, "wireguard-go is missing: run scripts/setup test"
+    publics = []
+    for space, address in ((near, INSIDE[0]), (far, INSIDE[1])):
+        space.popen(program, "-f", "wg0", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        wait_until(lambda space=space: "wg0" in space.run("wg", "show", "interfaces"), "wireguard-go runs")  # type: ignore[misc]
+        private = space.run("wg", "genkey")
+        publics.append(space.run("wg", "pubkey", text=private).strip())
+        (folder / space.name).touch(mode=0o600)
+        (folder / space.name).write_text(private)
+        space.run("wg", "set", "wg0", "listen-port", str(PORT), "private-key", folder / space.name)
+        space.run("ip", "address", "add", f"{address}/24", "dev", "wg0")
+        space.run("ip", "link", "set", "wg0", "mtu", str(MTU), "up")
+    near.run("wg", "set", "wg0", "peer", publics[1], "allowed-ips", f"{INSIDE[1]}/32")
+    far.run("wg", "set", "wg0", "peer", publics[0], "allowed-ips", f"{INSIDE[0]}/32")
+    return publics[1]
+
+
+def _turn(near: Namespace, peer: str, endpoint: str) -> Figures:
+    def arrives() -> bool:
+        # What was still under way over the last one's turn leads WireGuard back there.
+        near.run("wg", "set", "wg0", "peer", peer, "endpoint", endpoint)
+        return " 0% packet loss" in near.run(
+            "ping", "-q", "-c", "2", "-i", "0.2", "-W", "1", INSIDE[1], check=False
+        )
+
+    wait_until(arrives, f"the tunnel is up over {endpoint}", 20)
+    said = near.run("ping", "-c", str(PINGS), "-i", "0.01", INSIDE[1])
+    times = [float(found) for found in re.findall(r"time=([\d.]+) ms", said)]
+    figures = {
+        "ping_ms": statistics.median(times),
+        "up_mbit_s": _iperf3(near),
+        "down_mbit_s": _iperf3(near, "--reverse"),
+    }
+    assert endpoint in near.run("wg", "show", "wg0", "endpoints"), "WireGuard has roamed"
+    return figures
+
+
+def _iperf3(near: Namespace, *options: str) -> float:
+    seconds = ("--time", str(SECONDS), "--omit", "1")
+    said: dict[str, Any] = json.loads(near.run("iperf3", "--client", INSIDE[1], "--json", *seconds, *options))
+    return rounded(said["end"]["sum_received"]["bits_per_second"] / 1e6)
+
+
+def _within(space: Namespace) -> Popen:
+    return lambda command, **options: space.popen(*command, **options)
