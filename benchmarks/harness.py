@@ -60,9 +60,7 @@ class Daemon:
 
     def memory(self) -> dict[str, float]:
         """Resident memory in MB (2^20 bytes), now and at its highest."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        found = re.findall(r"Vm(RSS|HWM):\s+(\d+) kB", status)
-        return {name.lower(): round(int(kilobytes) / 1024, 1) for name, kilobytes in found}
+        return resident(self.process.pid)
 
 
 @asynccontextmanager
@@ -105,6 +103,12 @@ def quiet_namespace() -> Iterator[Path]:
     """A namespace that the calling thread is in, and a folder that goes with it."""
     with Namespace("bench") as namespace, namespace.entered(), tempfile.TemporaryDirectory() as home:
         yield Path(home)
+
+
+def resident(pid: int) -> dict[str, float]:
+    """A process's resident memory in MB (2^20 bytes), now (``rss``) and at its highest (``hwm``)."""
+    found = re.findall(r"Vm(RSS|HWM):\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    return {name.lower(): round(int(kilobytes) / 1024, 1) for name, kilobytes in found}
 
 
 def new_key() -> PrivateKey:
