@@ -1,10 +1,13 @@
 """``python -m benchmarks [name ...]``: measure, print a table, and write benchmarks/results.json.
 
+A name stands also for all that begin with it and a dash: ``relay`` is everything about the relay.
+
 Absolute times belong to the machine and its load; quote medians and ratios of one run. Needs root, anvil and
-wireguard-go (`scripts/setup test`).
+wireguard-go (`scripts/setup test`), and for the relay also Mullvad's programs and a C compiler.
 """
 
 import asyncio
+import inspect
 import json
 import platform
 import sys
@@ -12,34 +15,51 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks import disturbance, events, starts
-from benchmarks.harness import cores
+from benchmarks import disturbance, events, relay, starts
+from benchmarks.harness import NotMeasurableError, cores
 
 RESULTS: Final = Path(__file__).parent / "results.json"
 
-ALL: Final[dict[str, Callable[[], Awaitable[dict[str, Any]]]]] = {
+Figures = dict[str, Any]
+
+ALL: Final[dict[str, Callable[[], Awaitable[Figures] | Figures]]] = {
     "frame-100": lambda: events.frame(100),
     "frame-10000": lambda: events.frame(10_000),
     "block-100": lambda: events.block(100),
     "start": starts.chain_and_store,
     "cold-10000": starts.cold,
     "disturbance": disturbance.disturbance,
+    **relay.ALL,
 }
 
 
 def main() -> int:
     """Run what was asked for, or everything; returns the exit code."""
-    names = sys.argv[1:] or list(ALL)
-    if unknown := [name for name in names if name not in ALL]:
+    asked = sys.argv[1:] or list(ALL)
+    if unknown := [name for name in asked if not _meant(name)]:
         print(f"no benchmark {', '.join(unknown)}; there are {', '.join(ALL)}", file=sys.stderr)
         return 2
-    results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    results: Figures = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     results["machine"] = {"cores": cores(), "kernel": platform.release(), "python": platform.python_version()}
-    for name in names:
-        results[name] = asyncio.run(ALL[name]())  # type: ignore[arg-type]  # all of them are coroutines
-        print(f"{name:12} {json.dumps(results[name])}", flush=True)
+    for name in dict.fromkeys(one for several in asked for one in _meant(several)):
+        try:
+            found = ALL[name]()
+            results[name] = asyncio.run(_awaited(found)) if inspect.isawaitable(found) else found
+        except NotMeasurableError as error:
+            print(f"{name:12} NOT MEASURED: {error}", flush=True)
+            continue
+        if name not in relay.ALL:
+            print(f"{name:12} {json.dumps(results[name])}", flush=True)
         RESULTS.write_text(json.dumps(results, indent=2) + "\n")
     return 0
+
+
+def _meant(name: str) -> list[str]:
+    return [known for known in ALL if known == name or known.startswith(f"{name}-")]
+
+
+async def _awaited(found: Awaitable[Figures]) -> Figures:
+    return await found
 
 
 if __name__ == "__main__":

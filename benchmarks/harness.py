@@ -28,6 +28,10 @@ from dstack_vpn.core.x25519 import clamp
 Entry = dict[str, Any]
 
 
+class NotMeasurableError(Exception):
+    """Something is missing on this machine; it says what."""
+
+
 @dataclass
 class Daemon:
     """A running `dstack-vpn run`."""

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shutil
 import socket
 import statistics
 import subprocess
@@ -12,6 +13,8 @@ from typing import Any, Final
 
 from tests.integration.relay.programs import BIN, NO_MULLVAD, Kind, Program, mullvad_is_built, pair
 
+from benchmarks.harness import NotMeasurableError
+
 Figures = dict[str, Any]
 
 LOAD: Final = BIN / "relay-load"
@@ -19,7 +22,9 @@ SOURCE: Final = Path(__file__).with_name("load.c")
 
 
 def build() -> Path:
-    """The load generator, compiled when its source has changed."""
+    """The load generator, compiled when its source has changed; raises `NotMeasurableError` without cc."""
+    if shutil.which("cc") is None:
+        raise NotMeasurableError("no C compiler (cc) to build the load generator with")
     if not LOAD.exists() or LOAD.stat().st_mtime < SOURCE.stat().st_mtime:
         LOAD.parent.mkdir(parents=True, exist_ok=True)
         subprocess.run(["cc", "-O2", "-Wall", "-o", LOAD, SOURCE], check=True)
@@ -27,9 +32,9 @@ def build() -> Path:
 
 
 def needs_mullvad() -> None:
-    """Raises `RuntimeError` where there is nothing to compare with."""
+    """Raises `NotMeasurableError` where there is nothing to compare with."""
     if not mullvad_is_built():
-        raise RuntimeError(NO_MULLVAD)
+        raise NotMeasurableError(NO_MULLVAD)
 
 
 @contextlib.contextmanager
