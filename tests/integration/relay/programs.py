@@ -115,10 +115,8 @@ class Program:
         if self.kind.mullvad:
             found = re.search(r"Listening on (\S+):(\d+)/", self.said.read_text())
             return (found[1], int(found[2])) if found else None
-        for event in self.events:
-            if event["event"] == "relay.listening":
-                return event["host"], event["port"]
-        return None
+        said = self._listening
+        return (said["host"], said["port"]) if said else None
 
     @property
     def url(self) -> str:
@@ -127,9 +125,12 @@ class Program:
         url = f"{self.kind.scheme}://{text(self.address)}"
         if self.kind.scheme == "tcp":
             return url
-        pin = re.search(r"sha256:[0-9a-f]{64}", self.said.read_text())
-        assert pin is not None, f"no pin in its log:\n{self.said.read_text()}"
-        return f"{url}?pin={pin[0]}"
+        assert self._listening is not None
+        return f"{url}?pin={self._listening['pin']}"
+
+    @property
+    def _listening(self) -> dict[str, Any] | None:
+        return next((event for event in self.events if event["event"] == "relay.listening"), None)
 
 
 @contextlib.contextmanager
