@@ -21,13 +21,13 @@ Popen = Callable[..., "subprocess.Popen[str]"]
 OURS: Final = (sys.executable, "-m", "dstack_vpn", "relay")
 ENVIRONMENT: Final = {
     "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+    "HEALTH_CHECK_PORT": "0",
     "LOG_FORMAT": "json",
     "LOG_LEVEL": "info",
     "RUST_LOG": "info",
 }
 BIN: Final = Path(__file__).parents[3] / ".cache" / "bin"
 MULLVAD: Final = {role: BIN / f"mullvad-{role}" for role in ("udp2tcp", "tcp2udp")}
-ROLES: Final = tuple(MULLVAD)
 NO_MULLVAD: Final = "Mullvad's udp-over-tcp is not built: `scripts/setup test` says why"
 
 
