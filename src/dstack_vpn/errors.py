@@ -14,6 +14,7 @@ An error's type says what to do about it:
     ├── DeviceError                 the WireGuard device refused or lost a change
     │   └── DeviceGoneError              the device is not there any more: set it up anew
     ├── StoreError                  the state directory can't be used
+    ├── RelayError                  a relay can't listen, connect or agree on TLS with the other side
     └── AdminError                  an admin command failed; nothing more to do here
 
 Errors of libraries are translated where they are met, with the cause chained.
@@ -83,6 +84,10 @@ class DeviceGoneError(DeviceError):
 
 class StoreError(DstackVpnError):
     """The state directory can't be read or written."""
+
+
+class RelayError(DstackVpnError):
+    """A relay can't listen, or has no connection to its other side."""
 
 
 class AdminError(DstackVpnError):

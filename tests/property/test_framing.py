@@ -27,7 +27,7 @@ def plain(data: bytes) -> tuple[list[bytes], int]:
 
 def expanded(data: bytes, limit: int) -> tuple[list[bytes], int]:
     buffer = bytearray(data)
-    runs, consumed = scan(buffer, memoryview(buffer), len(buffer), limit)
+    runs, consumed = scan(buffer, len(buffer), limit)
     assert len(runs) <= limit
     found = []
     for offset, size, count, tail in runs:

@@ -25,6 +25,7 @@ _COMMANDS: Final = {
     "node": "node:node",
     "plan": "plan:plan",
     "pubkey": "keys:pubkey",
+    "relay": "relay:relay",
     "run": "daemon:run",
     "status": "watch:status",
     "version": "version:version",

@@ -22,7 +22,7 @@ def config() -> None:
 @with_settings(*_FILES)
 def list_(settings: Settings, *, as_json: bool) -> None:
     """List the backups, the newest first."""
-    from dstack_vpn import wiring
+    from dstack_vpn.wiring import node as wiring
 
     archive = wiring.archive(settings)
     backups = [{"name": b.name, "bytes": b.path.stat().st_size} for b in archive.list()]
@@ -44,7 +44,7 @@ Example:
 @with_settings(*_FILES)
 def show(settings: Settings, name: str) -> None:
     """Show a backup, or the current file, without its private key."""
-    from dstack_vpn import wiring
+    from dstack_vpn.wiring import node as wiring
 
     click.echo(_redacted(wiring.archive(settings).read(name)), nl=False)
 
@@ -59,7 +59,7 @@ Example:
 @with_settings(*_FILES)
 def diff(settings: Settings, old: str, new: str) -> None:
     """Show what changed from one configuration to another."""
-    from dstack_vpn import wiring
+    from dstack_vpn.wiring import node as wiring
 
     archive = wiring.archive(settings)
     before, after = (_redacted(archive.read(name)).splitlines() for name in (old, new))
@@ -81,7 +81,7 @@ def rollback(settings: Settings, name: str) -> None:
     A running daemon follows within a second, and goes on removing what is revoked. Nobody new becomes a peer
     until 'config resume'.
     """
-    from dstack_vpn import wiring
+    from dstack_vpn.wiring import node as wiring
 
     wiring.archive(settings).pin(name)
     click.echo(f"Pinned {name}. 'dstack-vpn config resume' goes back to following the registry.")
@@ -91,7 +91,7 @@ def rollback(settings: Settings, name: str) -> None:
 @with_settings(*_FILES)
 def resume(settings: Settings) -> None:
     """End a rollback: follow the registry again."""
-    from dstack_vpn import wiring
+    from dstack_vpn.wiring import node as wiring
 
     was = wiring.archive(settings).resume()
     click.echo("The registry decides again." if was else "Nothing was pinned; the registry decides.")

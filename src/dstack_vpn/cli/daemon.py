@@ -24,6 +24,6 @@ def run(settings: Settings) -> None:
     """
     # structlog loads rich where it finds it: 3 MB that a daemon has no use for.
     sys.modules.setdefault("rich", cast("ModuleType", None))
-    from dstack_vpn import wiring
+    from dstack_vpn.wiring import node as wiring
 
     asyncio.run(wiring.run(settings))

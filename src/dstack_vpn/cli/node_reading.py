@@ -17,11 +17,12 @@ from dstack_vpn.config import Settings
 from dstack_vpn.core.access import AccessControl, Decision
 from dstack_vpn.core.addressing import AddressPlan
 from dstack_vpn.core.keys import PublicKey
-from dstack_vpn.core.model import Malformed, Node
+from dstack_vpn.core.model import Malformed
+from dstack_vpn.core.node import Node
 from dstack_vpn.errors import AdminError
 
 if TYPE_CHECKING:
-    from dstack_vpn.wiring import NodeName, Snapshot
+    from dstack_vpn.wiring.node import NodeName, Snapshot
 
 _READING: Final = (*CHAIN, "START_BLOCK", "VPN_CIDR", "GRANT_CONFIRMATIONS")
 _as_json = click.option("--json", "as_json", is_flag=True, help="As JSON.")
@@ -29,7 +30,7 @@ _as_json = click.option("--json", "as_json", is_flag=True, help="As JSON.")
 
 async def find(settings: Settings, name: "NodeName") -> "tuple[Node, Snapshot]":
     """The node of that name, in force or not; raises `AdminError` where there is none."""
-    from dstack_vpn import wiring
+    from dstack_vpn.wiring import node as wiring
 
     snapshot = await wiring.registry_access(settings).one(name)
     node = name.find(snapshot.registry)
@@ -40,7 +41,7 @@ async def find(settings: Settings, name: "NodeName") -> "tuple[Node, Snapshot]":
 
 def access_over(settings: Settings, snapshot: "Snapshot", own: PublicKey | None = None) -> AccessControl:
     """Access control as the node with the key ``own`` sees it, or (None) as somebody who is no node."""
-    from dstack_vpn import wiring
+    from dstack_vpn.wiring import node as wiring
 
     return AccessControl(
         snapshot.registry,
@@ -64,7 +65,7 @@ Examples:
 @with_settings(*_READING)
 def info(settings: Settings, name: "NodeName", *, as_json: bool) -> None:
     """Show what the registry knows about a node."""
-    from dstack_vpn import wiring
+    from dstack_vpn.wiring import node as wiring
 
     node, snapshot = asyncio.run(find(settings, name))
     entry = describe(node, wiring.address_plan(settings))
@@ -85,7 +86,7 @@ Example:
 @with_settings(*_READING)
 def list_(settings: Settings, *, as_json: bool) -> None:
     """List all nodes, and whether each has access."""
-    from dstack_vpn import wiring
+    from dstack_vpn.wiring import node as wiring
 
     snapshot = asyncio.run(wiring.registry_access(settings).list())
     access, now = access_over(settings, snapshot), wiring.now()
@@ -116,7 +117,7 @@ def verify(ctx: click.Context, settings: Settings, subject: Subject, *, as_json:
 
     Exits with 0 if it is, else with 1.
     """
-    from dstack_vpn import wiring
+    from dstack_vpn.wiring import node as wiring
 
     question = _question(settings, subject)
     name = None if isinstance(question, PublicKey) else question
@@ -137,7 +138,7 @@ def verify(ctx: click.Context, settings: Settings, subject: Subject, *, as_json:
 
 def _question(settings: Settings, subject: Subject) -> "PublicKey | NodeName":
     """Whom it is about: an address is its token's."""
-    from dstack_vpn import wiring
+    from dstack_vpn.wiring import node as wiring
 
     if not isinstance(subject, IPv4Address | IPv6Address):
         return subject

@@ -9,10 +9,12 @@ from dstack_vpn.cli.node_reading import date, find
 from dstack_vpn.cli.params import ACCOUNT, ENDPOINT, KEY, MOMENT, NAME, NODE_ID, TOKEN_URI, Moment
 from dstack_vpn.cli.sending import CHAIN, Sending, check_can_ask, confirm, sends
 from dstack_vpn.core.keys import PublicKey
-from dstack_vpn.core.model import Endpoint, Node, TokenId
+from dstack_vpn.core.model import TokenId
+from dstack_vpn.core.node import Node
+from dstack_vpn.core.reach import Reach
 
 if TYPE_CHECKING:
-    from dstack_vpn.wiring import NodeName, Receipt
+    from dstack_vpn.wiring.node import NodeName, Receipt
 
 _yes = click.option("--yes", "-y", is_flag=True, help="Don't ask.")
 
@@ -40,7 +42,7 @@ def register(
     *,
     to: str,
     public_key: PublicKey,
-    endpoint: Endpoint | None,
+    endpoint: Reach | None,
     token_uri: str,
 ) -> None:
     """Register a node: mint a token that gives it access."""
@@ -58,7 +60,7 @@ def register(
 
 
 def _addresses(sending: Sending, token: TokenId) -> list[str]:
-    from dstack_vpn import wiring
+    from dstack_vpn.wiring import node as wiring
 
     return sorted(cidr.partition("/")[0] for cidr in wiring.address_plan(sending.settings).allowed_ips(token))
 
@@ -104,7 +106,7 @@ Examples:
 @click.argument("name", metavar="NODE", type=NAME)
 @click.argument("endpoint", type=ENDPOINT)
 @sends(*CHAIN)
-def set_endpoint(sending: Sending, name: "NodeName", endpoint: Endpoint | None) -> None:
+def set_endpoint(sending: Sending, name: "NodeName", endpoint: Reach | None) -> None:
     """Say where a node can be reached. Only its holder can."""
     node = _node(sending, name)
     receipt = sending.carry_out(lambda admin: admin.set_endpoint(node, endpoint))
@@ -129,7 +131,7 @@ def set_expiry(sending: Sending, name: "NodeName", time: Moment) -> None:
     TIME is in Unix seconds, in ISO 8601 (UTC unless it says otherwise), from now on (+12h, +30d; units
     s, m, h, d, w), or 'never'.
     """
-    from dstack_vpn import wiring
+    from dstack_vpn.wiring import node as wiring
 
     expires_at = time(wiring.now())
     node = _node(sending, name)

@@ -18,7 +18,7 @@ from dstack_vpn.core.model import Endpoint, parse_node_id
 from dstack_vpn.errors import FormatError
 
 if TYPE_CHECKING:
-    from dstack_vpn.wiring import NodeName
+    from dstack_vpn.wiring.node import NodeName
 
 _RELATIVE: Final = re.compile(r"\+([0-9]{1,9})([smhdw])", re.ASCII)
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
@@ -93,7 +93,7 @@ def _parse_date(text: str) -> int:
 
 def parse_name(text: str) -> "NodeName":
     """A node id or a token id; raises `FormatError`."""
-    from dstack_vpn import wiring
+    from dstack_vpn.wiring import node as wiring
 
     return wiring.node_name(text)
 

@@ -23,7 +23,7 @@ from dstack_vpn.core.x25519 import derive
 from dstack_vpn.errors import FormatError, StoreError
 
 if TYPE_CHECKING:
-    from dstack_vpn.wiring import Snapshot
+    from dstack_vpn.wiring.node import Snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ def plan(settings: Settings, *, as_json: bool) -> None:
 
 
 async def _read(settings: Settings) -> _Facts:
-    from dstack_vpn import wiring
+    from dstack_vpn.wiring import node as wiring
 
     snapshot = await wiring.registry_access(settings).everything()
     device = await wiring.look_at_device(settings)
@@ -97,7 +97,7 @@ async def _read(settings: Settings) -> _Facts:
     policy = PeerPolicy(
         settings.peer_endpoints, settings.peer_endpoint_template, settings.persistent_keepalive
     )
-    membership = Membership(policy, names.lookup, pinned=await _pinned(settings))
+    membership = Membership(policy, names.by_udp, pinned=await _pinned(settings))
     membership.rebuild(access, now)
     # The first look only asked for the names.
     await names.resolve_due()
@@ -113,7 +113,7 @@ def _own_key(settings: Settings, device: DeviceState | None) -> PublicKey | None
 
 
 async def _pinned(settings: Settings) -> dict[PublicKey, Peer] | None:
-    from dstack_vpn import wiring
+    from dstack_vpn.wiring import node as wiring
 
     text = await wiring.archive(settings).pinned()
     if text is None:

@@ -20,7 +20,7 @@ from dstack_vpn.config import Settings
 from dstack_vpn.errors import AdminError
 
 if TYPE_CHECKING:
-    from dstack_vpn.wiring import Administrator, Receipt
+    from dstack_vpn.wiring.node import Administrator, Receipt
 
 CHAIN: Final = ("NETWORK", "RPC_URL", "CHAIN_ID", "CONTRACT_ADDRESS", "CONTRACT_ABI")
 TIMEOUT: Final = 120
@@ -40,7 +40,7 @@ class Sending:
 
     def carry_out(self, work: Callable[["Administrator"], Awaitable[_T]]) -> _T:
         """Do the work with an administrator's rights, showing its progress."""
-        from dstack_vpn import wiring
+        from dstack_vpn.wiring import node as wiring
 
         async def run(admin: "Administrator") -> _T:
             return await work(admin)

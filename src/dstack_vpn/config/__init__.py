@@ -1,7 +1,23 @@
 """The configuration: `load` gives one frozen `Settings`, or one `ConfigError` with all that is wrong."""
 
-from dstack_vpn.config.load import load
+from dstack_vpn.config.load import load, load_relay
 from dstack_vpn.config.options import COMPONENTS, LEVELS, OPTIONS, Option
+from dstack_vpn.config.relay import RELAY_OPTIONS, TCP2UDP, UDP2TCP, RelaySettings
 from dstack_vpn.config.settings import NETWORKS, Network, Secret, Settings
 
-__all__ = ["COMPONENTS", "LEVELS", "NETWORKS", "OPTIONS", "Network", "Option", "Secret", "Settings", "load"]
+__all__ = [
+    "COMPONENTS",
+    "LEVELS",
+    "NETWORKS",
+    "OPTIONS",
+    "RELAY_OPTIONS",
+    "TCP2UDP",
+    "UDP2TCP",
+    "Network",
+    "Option",
+    "RelaySettings",
+    "Secret",
+    "Settings",
+    "load",
+    "load_relay",
+]

@@ -8,16 +8,19 @@ nothing is touched before that. Only this module reads the environment.
 import os
 import stat
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
+from dstack_vpn.config import relay
 from dstack_vpn.config.options import COMPONENTS, LEVELS, OPTIONS, Option
+from dstack_vpn.config.relay import RELAY_OPTIONS, RelaySettings
 from dstack_vpn.config.settings import Network, Settings
 from dstack_vpn.errors import ConfigError
 
 DEFAULT_FILE: Final = Path("/etc/dstack-vpn/config.toml")
 _SECRET_LIMIT: Final = 4096
+_T = TypeVar("_T")
 
 
 def load(
@@ -32,14 +35,32 @@ def load(
     ``flags`` are by option key. ``file`` is the TOML file; by default the one that ``CONFIG_FILE`` names, or
     /etc/dstack-vpn/config.toml where that exists. ``need`` names the options that can't be left out.
     """
+    return _load(OPTIONS, _settle, (flags or {}, environment, file), need)
+
+
+def load_relay(
+    flags: Mapping[str, str] | None = None,
+    environment: Mapping[str, str] | None = None,
+    file: Path | None = None,
+) -> RelaySettings:
+    """The same for a relay."""
+    return _load(RELAY_OPTIONS, relay.settle, (flags or {}, environment, file), frozenset({"RELAY_MODE"}))
+
+
+def _load(
+    options: Sequence[Option],
+    settle: Callable[[dict[str, Any], dict[str, str], list[str]], _T | None],
+    sources: tuple[Mapping[str, str], Mapping[str, str] | None, Path | None],
+    need: frozenset[str],
+) -> _T:
+    flags, environment, file = sources
     environment = os.environ if environment is None else environment  # noqa: TID251 - the one place
     problems: list[str] = []
-    texts = _gather(flags or {}, environment, _read_file(file, environment, problems), problems)
-    values = {option.key: _parse(option, texts.get(option.name), problems) for option in OPTIONS}
-    missing = (option for option in OPTIONS if option.name in need and option.name not in texts)
+    texts = _gather(options, flags, environment, _read_file(file, environment, problems), problems)
+    values = {option.key: _parse(option, texts.get(option.name), problems) for option in options}
+    missing = (option for option in options if option.name in need and option.name not in texts)
     problems += [_problem(option, "is not set") for option in missing]
-    levels = _component_levels(environment, problems)
-    settings = _settle(values, levels, problems)
+    settings = settle(values, _component_levels(environment, problems), problems)
     if problems or settings is None:
         raise ConfigError(problems)
     return settings
@@ -66,6 +87,7 @@ def _settle(values: dict[str, Any], levels: dict[str, str], problems: list[str])
 
 
 def _gather(
+    options: Sequence[Option],
     flags: Mapping[str, str],
     environment: Mapping[str, str],
     file: Mapping[str, str],
@@ -73,7 +95,7 @@ def _gather(
 ) -> dict[str, str]:
     """Each option's text by its name, from the first source that has one."""
     texts = {}
-    for option in OPTIONS:
+    for option in options:
         text = environment.get(option.name) or flags.get(option.key) or file.get(option.key)
         if option.secret:
             path = environment.get(f"{option.name}_FILE") or file.get(f"{option.key}_file")
@@ -125,7 +147,8 @@ def _read_file(path: Path | None, environment: Mapping[str, str], problems: list
     except (OSError, ValueError) as error:
         problems.append(f"CONFIG_FILE: {path}: {error}. Example: CONFIG_FILE={DEFAULT_FILE}")
         return {}
-    known = {option.key for option in OPTIONS} | {f"{o.key}_file" for o in OPTIONS if o.secret}
+    every = (*OPTIONS, *RELAY_OPTIONS)  # a node and a relay may share a file
+    known = {option.key for option in every} | {f"{o.key}_file" for o in every if o.secret}
     strange = sorted(document.keys() - known)
     problems += [f"CONFIG_FILE: {path} sets {key!r}, which is no setting of ours" for key in strange]
     return {key: _flat(value) for key, value in document.items() if key in known}

@@ -9,7 +9,7 @@ from dstack_vpn.core.keys import PrivateKey
 from dstack_vpn.core.model import parse_node_id
 
 LEVELS: Final = ("debug", "info", "warning", "error")
-COMPONENTS: Final = ("chain", "rpc", "registry", "device", "endpoints", "store", "node", "web")
+COMPONENTS: Final = ("chain", "rpc", "registry", "device", "endpoints", "store", "node", "web", "relay")
 
 
 @dataclass(frozen=True, slots=True)

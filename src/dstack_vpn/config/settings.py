@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Final
 
 from dstack_vpn.core.keys import PrivateKey
-from dstack_vpn.core.model import Address, Endpoint
+from dstack_vpn.core.model import Address
+from dstack_vpn.core.reach import Reach
 
 
 class Secret:
@@ -75,7 +76,7 @@ class Settings:
     mtu: int
     backend: str
     keep_interface: bool
-    peer_endpoints: Mapping[str, Endpoint]
+    peer_endpoints: Mapping[str, Reach]
     peer_endpoint_template: str | None
     persistent_keepalive: int
     health_check_host: str

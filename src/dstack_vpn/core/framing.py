@@ -25,8 +25,8 @@ def frame(datagram: bytes) -> bytes:
     return len(datagram).to_bytes(HEADER, "big") + datagram
 
 
-def scan(data: bytearray, view: memoryview, end: int, limit: int) -> tuple[list[Run], int]:
-    """The complete frames in ``data[:end]``, and how many bytes they take; ``view`` is a view of ``data``.
+def scan(data: bytearray, end: int, limit: int) -> tuple[list[Run], int]:
+    """The complete frames in ``data[:end]``, and how many bytes they take.
 
     Stops after ``limit`` runs. Frames of equal size are counted without a look at each, in bounded steps: no
     sequence of sizes makes this worse than linear.
@@ -45,7 +45,7 @@ def scan(data: bytearray, view: memoryview, end: int, limit: int) -> tuple[list[
             position = after
             continue
         most = min(RUN, RUN_BYTES // size) if size else 1
-        count = _equal(view, position, stride, min(most, (end - position) // stride)) if most > 1 else 1
+        count = _equal(data, position, stride, min(most, (end - position) // stride)) if most > 1 else 1
         position += count * stride
         tail = _shorter(data, position, size, end) if 1 < count < most else -1
         append((start, size, count, tail))
@@ -53,10 +53,10 @@ def scan(data: bytearray, view: memoryview, end: int, limit: int) -> tuple[list[
     return runs, position
 
 
-def _equal(view: memoryview, position: int, stride: int, most: int) -> int:
-    """How many frames from ``position`` on have the size of the first."""
+def _equal(data: bytearray, position: int, stride: int, most: int) -> int:
+    """How many frames from ``position`` on, at least two and at most ``most``, have the size of the first."""
     stop = position + most * stride
-    high, low = bytes(view[position:stop:stride]), bytes(view[position + 1 : stop : stride])
+    high, low = data[position:stop:stride], data[position + 1 : stop : stride]
     return most - max(len(high.lstrip(high[:1])), len(low.lstrip(low[:1])))
 
 

@@ -97,7 +97,7 @@ class Listen:
     @classmethod
     def parse(cls, text: str) -> Self:
         """Parse a URL, whose host is an IP address; raises `FormatError` that names what is wrong."""
-        scheme, host, port, options = _split(text, ("cert", "key"), reachable=False)
+        scheme, host, port, options = _split(text, ("cert", "key"), reachable=False, lowest=0)
         if scheme != "tls" and options:
             raise FormatError(f"relay URL: {min(options)} has a meaning with tls:// only")
         if _address(host) is None:
@@ -118,7 +118,9 @@ class Listen:
         return f"{self.scheme}://{_bracketed(self.host)}:{self.port}"
 
 
-def _split(text: str, known: Collection[str], *, reachable: bool) -> tuple[str, str, int, Mapping[str, str]]:
+def _split(
+    text: str, known: Collection[str], *, reachable: bool, lowest: int = 1
+) -> tuple[str, str, int, Mapping[str, str]]:
     """Scheme, host, port and options, each option known and given once."""
     if len(text) > URL_LENGTH or not text.isascii() or not text.isprintable() or " " in text:
         raise FormatError(f"relay URL: expected at most {URL_LENGTH} printable characters without spaces")
@@ -131,15 +133,18 @@ def _split(text: str, known: Collection[str], *, reachable: bool) -> tuple[str, 
     if reachable:
         endpoint = Endpoint.parse(authority)
         return scheme, endpoint.host, endpoint.port, _options(query, known)
-    host, port = split_host_port(authority)
+    host, port = split_host_port(authority, lowest)
     return scheme, host, port, _options(query, known)
 
 
-def split_host_port(text: str) -> tuple[str, int]:
-    """``host:port`` or ``[v6]:port``, of any machine, ours too; raises `FormatError`."""
+def split_host_port(text: str, lowest: int = 1) -> tuple[str, int]:
+    """``host:port`` or ``[v6]:port``, of any machine, ours too; raises `FormatError`.
+
+    To listen, port 0 (``lowest``) stands for any that is free.
+    """
     host, _, port = text.rpartition(":")
-    if not re.fullmatch(r"[0-9]{1,5}", port, re.ASCII) or not 0 < int(port) < 65536:
-        raise FormatError("expected host:port with a port from 1 to 65535")
+    if not re.fullmatch(r"[0-9]{1,5}", port, re.ASCII) or not lowest <= int(port) < 65536:
+        raise FormatError("expected host:port with a port up to 65535")
     bracketed = host.startswith("[") and host.endswith("]")
     address = _address(host[1:-1] if bracketed else host)
     if address is not None and bracketed is (address.version == 6):

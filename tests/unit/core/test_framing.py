@@ -7,7 +7,7 @@ def scanned(
     *datagrams: bytes, more: bytes = b"", limit: int = 100
 ) -> tuple[list[tuple[int, int, int, int]], int]:
     data = bytearray(b"".join(map(frame, datagrams)) + more)
-    return scan(data, memoryview(data), len(data), limit)
+    return scan(data, len(data), limit)
 
 
 def test_the_wire_is_mullvads() -> None:

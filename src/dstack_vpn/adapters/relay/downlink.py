@@ -116,7 +116,7 @@ class Downlink:
     def _deliver(self, end: int) -> None:
         if not self.opened and not self._open(end):
             return
-        runs, consumed = scan(self._data, self._view, end, RUNS)
+        runs, consumed = scan(self._data, end, RUNS)
         datagrams = sum(count + (tail >= 0) for _, _, count, tail in runs)
         stuck = self._engine.outbox.send(self._sink, runs) if runs else None
         counters = self._counters

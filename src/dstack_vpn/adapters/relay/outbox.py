@@ -15,13 +15,16 @@ from dstack_vpn.adapters.relay import vectors
 from dstack_vpn.adapters.relay.counters import Counters, Drop
 from dstack_vpn.adapters.relay.offload import SOL_UDP, UDP_SEGMENT, Offload
 from dstack_vpn.adapters.relay.vectors import IOVEC, MMSGHDR, MOST, Memory, Message
-from dstack_vpn.core.framing import HEADER, LONGEST_FRAME, RUN_BYTES, Run
+from dstack_vpn.core.framing import HEADER, LONGEST_FRAME, RUN, RUN_BYTES, Run
 
 READ: Final = 1 << 18
 """Bytes that are read from a stream at once at most."""
+WORTH_IT: Final = 3
+"""Equal frames in a row that are worth a call of their own."""
 _MSG_DONTWAIT: Final = 0x40
 _SEGMENT: Final = 16
 """Offset of the segment's size in the control message: behind a struct cmsghdr, a u16."""
+_TEMPLATES: Final = 1024
 _PATIENCE: Final = 3
 """Times that a socket's pending error may come before the datagram itself is taken to be at fault."""
 
@@ -65,6 +68,7 @@ class Outbox:
         self._control = Memory(24)
         struct.pack_into("QiiH", self._control.data, 0, 18, SOL_UDP, UDP_SEGMENT, 0)
         self._run = Message(self._control)
+        self._templates: dict[tuple[int, int], bytes] = {}
         self._many = Message()
         self._headers = Memory(MOST * MMSGHDR)
         for index in range(MOST):
@@ -75,7 +79,7 @@ class Outbox:
         """Send the runs in their order; returns where the first frame begins that found the socket full."""
         first = 0
         for index, run in enumerate(runs):
-            if run[2] == 1 or run[1] > sink.longest_segment:
+            if run[2] < WORTH_IT or run[1] > sink.longest_segment:
                 continue
             if first < index and (stuck := self._frames(sink, runs[first:index])) is not None:
                 return stuck
@@ -87,12 +91,10 @@ class Outbox:
     def _segments(self, sink: Sink, run: Run) -> int | None:
         """A run as one message."""
         offset, size, count, tail = run
-        stride, total = size + HEADER, count + (tail >= 0)
-        base, words = self.received.address + offset, self._run.words
-        words[0 : 2 * total : 2] = array("Q", range(base, base + total * stride, stride))
-        words[1 : 2 * total : 2] = array("Q", [size]) * total
+        total = count + (tail >= 0)
+        self._run.bytes[: total * IOVEC] = self._template(offset, size)[: total * IOVEC]
         if tail >= 0:
-            words[2 * total - 1] = tail
+            self._run.words[2 * total - 1] = tail
         control = self._control.data
         control[_SEGMENT], control[_SEGMENT + 1] = size & 255, size >> 8
         for _ in range(_PATIENCE):
@@ -107,6 +109,22 @@ class Outbox:
                 return self._frames(sink, (run,))
         sink.counters.drops[Drop.REFUSED] += total
         return None
+
+    def _template(self, offset: int, size: int) -> bytes:
+        """The buffers of a run as long as there can be.
+
+        A read puts what was left of a frame in front: so under load the same runs begin at the same places.
+        """
+        key = (offset, size)
+        if key not in self._templates:
+            if len(self._templates) >= _TEMPLATES:
+                self._templates.clear()
+            base, stride = self.received.address + offset, size + HEADER
+            starts = range(base, base + min(RUN, RUN_BYTES // size + 1) * stride, stride)
+            self._templates[key] = struct.pack(
+                f"{2 * len(starts)}Q", *(w for at in starts for w in (at, size))
+            )
+        return self._templates[key]
 
     def _frames(self, sink: Sink, runs: Sequence[Run]) -> int | None:
         """Every frame of the runs as a message of its own."""

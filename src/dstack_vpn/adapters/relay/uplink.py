@@ -32,7 +32,7 @@ from dstack_vpn.adapters.relay.inbox import COALESCED_SLOTS, SLOTS
 from dstack_vpn.adapters.relay.offload import SOL_UDP, UDP_GRO
 from dstack_vpn.adapters.relay.stream import Buffer, Stream
 from dstack_vpn.adapters.relay.vectors import Message
-from dstack_vpn.core.framing import HEADER, LONGEST_FRAME
+from dstack_vpn.core.framing import HEADER, LONGEST_FRAME, frame
 from dstack_vpn.core.wgwire import INITIATION, INITIATION_SIZE, Watch
 
 SHIFT_UP: Final = (16, 0.008)
@@ -90,6 +90,15 @@ class Uplink:
             self._held = bytearray()
         self._stream = None
         self._read()
+
+    def offer(self, datagram: bytes) -> None:
+        """Take a datagram that came by another socket."""
+        if len(datagram) == INITIATION_SIZE and datagram[0] == INITIATION:
+            self.watch.initiation(time.monotonic())
+        if self._stream is None or self._held:
+            self._backlog.add(frame(datagram), 1)
+        else:
+            self._put(frame(datagram), 1)
 
     def queued(self) -> int:
         """Bytes that wait in this process."""

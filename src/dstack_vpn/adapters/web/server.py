@@ -4,6 +4,7 @@
     /ready    200 when the tunnel carries the registry's members, else 503
     /health   every component with its reason; 200, or 503 when a person should look
     /stats    counters and peers, for `dstack-vpn status` and for people
+    /metrics  the same for Prometheus, where the view has it
 
 It answers GET only, and tells no secret: what it shows is made from `View`.
 """
@@ -35,14 +36,19 @@ class View(Protocol):
 class HealthServer:
     """Serves a view over HTTP."""
 
-    def __init__(self, view: View, host: str, port: int) -> None:
-        self._view, self._host, self._port = view, host, port
+    def __init__(
+        self, view: View, host: str, port: int, metrics: Callable[[], tuple[str, bytes]] | None = None
+    ) -> None:
+        """``metrics`` gives a content type and a body."""
+        self._view, self._host, self._port, self._metrics = view, host, port, metrics
 
     async def run(self) -> None:
         """Serve until cancelled; raises `DstackVpnError` where the port can't be had."""
         app = web.Application(client_max_size=1024)
         for path, handler in self._routes().items():
             app.router.add_get(path, _plain(handler))
+        if self._metrics is not None:
+            app.router.add_get("/metrics", self._scrape)
         runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
         await runner.setup()
         try:
@@ -63,6 +69,11 @@ class HealthServer:
 
     def _routes(self) -> dict[str, Callable[[], tuple[int, dict[str, Any]]]]:
         return {"/live": self._live, "/ready": self._ready, "/health": self._health, "/stats": self._stats}
+
+    async def _scrape(self, _: web.Request) -> web.Response:
+        assert self._metrics is not None
+        content_type, body = self._metrics()
+        return web.Response(body=body, headers={"Content-Type": content_type, "Cache-Control": "no-store"})
 
     def _live(self) -> tuple[int, dict[str, Any]]:
         return 200, {"live": True}

@@ -144,7 +144,7 @@ def build(settings: Settings, link: Link) -> Node:
         confirmations=settings.grant_confirmations,
         facts=facts,
         clock=clock,
-        lookup=endpoints.lookup,
+        lookup=endpoints.by_udp,
     )
     tunnel = Tunnel(
         link=link,

@@ -1,0 +1,189 @@
+"""One UDP source of udp2tcp: its socket, its connection to an upstream, and the next one when that is needed.
+
+    connecting --connected--> carrying --lost, stalled--> connecting
+                                  '-----a better upstream: connect there first, then move, then let go
+
+While there is no connection its newest datagrams are kept. Its socket is connected to the source and bound to
+the address that the source sent to, beside the service's own, so that the kernel tells the sources apart.
+"""
+
+import asyncio
+import random
+import socket
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from dstack_vpn.adapters.relay.dial import Dialled
+from dstack_vpn.adapters.relay.downlink import Downlink
+from dstack_vpn.adapters.relay.outbox import Sink
+from dstack_vpn.adapters.relay.uplink import Uplink
+from dstack_vpn.core.backoff import full_jitter
+from dstack_vpn.core.model import SocketAddress
+from dstack_vpn.core.upstream import Upstream
+from dstack_vpn.errors import RelayError
+
+if TYPE_CHECKING:
+    from dstack_vpn.adapters.relay.udp2tcp import Udp2Tcp
+
+_log = structlog.get_logger(component="relay")
+_chance: Final = random.SystemRandom().random
+
+LINGER: Final = 3.0
+"""Seconds that a connection is still read after the flow has moved on."""
+MOVING: Final = 0.1
+"""The share of flows that begin to move in a tick."""
+RETRY: Final = (0.25, 5.0)
+"""Seconds between attempts while no upstream can be reached: the first pause's bound, and the longest."""
+
+
+@dataclass(slots=True, eq=False)
+class _Link:
+    """A connection to an upstream."""
+
+    upstream: Upstream
+    dialled: Dialled
+    downlink: Downlink
+
+    def close(self) -> None:
+        self.downlink.close()
+        self.dialled.stream.close()
+
+
+class Flow:
+    """Carries one source's datagrams."""
+
+    def __init__(self, service: "Udp2Tcp", udp: socket.socket, source: SocketAddress, now: float) -> None:
+        self.source, self.began, self.active_at, self.heard_at = source, now, now, 0.0
+        self._service, self._udp = service, udp
+        self._sink = Sink(udp, service.engine.offload, service.counters)
+        self._uplink = Uplink(service.engine, udp, service.counters, self._lost)
+        self._link: _Link | None = None
+        self._old: set[_Link] = set()
+        self._wanted = asyncio.Event()
+        self._down_since: float | None = None
+        self._closed = self._moving = False
+
+    @property
+    def upstream(self) -> Upstream | None:
+        """Which upstream carries it now."""
+        return None if self._link is None else self._link.upstream
+
+    @property
+    def queued(self) -> int:
+        """Bytes that wait."""
+        return self._uplink.queued()
+
+    @property
+    def rtt(self) -> float | None:
+        """The round trip to the upstream in seconds, as TCP has measured it."""
+        return None if self._link is None else self._link.dialled.rtt()
+
+    def offer(self, datagram: bytes) -> None:
+        """Take a datagram that came to the service's own socket."""
+        self._uplink.offer(datagram)
+
+    async def run(self) -> None:
+        """Keep a connection for as long as the flow lives. Absorbs every failure to connect."""
+        failures = 0
+        while True:
+            self._wanted.clear()
+            try:
+                upstream, dialled = await self._service.connect()
+            except (RelayError, OSError) as error:
+                failures += 1
+                self._service.trouble(f"no upstream can be reached: {error}")
+                await asyncio.sleep(full_jitter(failures, _chance(), base=RETRY[0], cap=RETRY[1]))
+                continue
+            failures = 0
+            self._use(upstream, dialled)
+            await self._wanted.wait()
+            # Thousands of flows may have lost the same upstream in the same moment.
+            await asyncio.sleep(_chance() * self._service.spread)
+
+    def may_move(self) -> bool:
+        """Whether to move now; the flows of a service take their turns by chance."""
+        return not self._moving and self._link is not None and _chance() < MOVING
+
+    async def move(self, upstream: Upstream) -> None:
+        """Connect to a better upstream, and only then leave the one in use. Absorbs failures to connect."""
+        self._moving = True
+        try:
+            dialled = await self._service.dial(upstream)
+        except (RelayError, OSError):
+            return
+        finally:
+            self._moving = False
+        if self._closed or self._link is None or self._link.upstream == upstream:
+            dialled.stream.close()
+            return
+        old, self._link = self._link, None
+        self._old.add(old)
+        self._service.engine.loop.call_later(LINGER, self._let_go, old)
+        self._use(upstream, dialled)
+
+    def tick(self, now: float) -> None:
+        """Look at what happened since the last time, and leave an upstream that owes answers."""
+        link = self._link
+        sent, received = self._uplink.sent, link is not None and link.downlink.received
+        self._uplink.sent = False
+        if sent or received:
+            self.active_at = now
+        if link is None:
+            return
+        if received:
+            self.heard_at, link.downlink.received = now, False
+        overdue = self._uplink.watch.tick(now, sent=sent, received=received)
+        if overdue is None:
+            return
+        self._uplink.watch.reset()
+        if self._service.stalled(link.upstream, overdue, now):
+            self._lost(overdue, blame=False)
+
+    def close(self) -> None:
+        """Give everything back."""
+        self._closed = True
+        self._uplink.close()
+        for link in (*self._old, *([self._link] if self._link else ())):
+            link.close()
+        self._old.clear()
+        self._link = None
+        self._udp.close()
+
+    # -- helpers --------------------------------------------------------------------------------------
+
+    def _use(self, upstream: Upstream, dialled: Dialled) -> None:
+        service = self._service
+        link: _Link
+
+        def ended(reason: str) -> None:
+            if link is self._link:
+                self._lost(reason)
+            else:
+                self._let_go(link)
+
+        downlink = Downlink(service.engine, dialled.stream, self._sink, self._uplink.watch, ended)
+        link = self._link = _Link(upstream, dialled, downlink)
+        self._uplink.attach(dialled.stream)
+        if self._down_since is not None:
+            service.counters.reconnects += 1
+            self._down_since = None
+        service.tell_upstream(upstream, dialled)
+
+    def _lost(self, reason: str, *, blame: bool = True) -> None:
+        """The connection is of no use any more."""
+        link, self._link = self._link, None
+        if link is None:
+            return
+        self._uplink.detach()
+        link.close()
+        self._down_since = self._service.engine.loop.time()
+        if blame:
+            self._service.lost(link.upstream, reason)
+        self._wanted.set()
+
+    def _let_go(self, link: _Link) -> None:
+        if link in self._old:
+            self._old.discard(link)
+            link.close()

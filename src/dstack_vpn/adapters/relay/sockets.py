@@ -1,0 +1,59 @@
+"""How the relay's TCP connections should behave, as far as the system knows the options (tcp(7))."""
+
+import errno
+import socket
+import struct
+from contextlib import suppress
+from typing import Final
+
+from dstack_vpn.errors import RelayError
+
+UNSENT: Final = 128 << 10
+"""Bytes that TCP takes ahead of what it has sent: enough for full speed, little enough to stay fresh."""
+DEAD_AFTER: Final = 5000
+"""Milliseconds for which what was sent may stay unacknowledged."""
+KEEPALIVE: Final = (60, 10, 3)
+"""Seconds of silence until a probe, seconds between probes, probes: beats a gateway's ten minutes."""
+_TCPI_RTT: Final = 68
+"""Offset of ``tcpi_rtt`` (microseconds) in struct tcp_info (linux/tcp.h)."""
+_OPTIONS: Final = (
+    ("TCP_NODELAY", 1),
+    ("TCP_NOTSENT_LOWAT", UNSENT),
+    ("TCP_USER_TIMEOUT", DEAD_AFTER),
+    ("TCP_KEEPIDLE", KEEPALIVE[0]),
+    ("TCP_KEEPINTVL", KEEPALIVE[1]),
+    ("TCP_KEEPCNT", KEEPALIVE[2]),
+)
+
+
+def tune(connection: socket.socket, *, mark: int | None = None) -> None:
+    """Set all options, before or after connecting; raises `RelayError` where the mark is not permitted."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _OPTIONS:
+        number = getattr(socket, name, None)
+        if number is not None:
+            with suppress(OSError):
+                connection.setsockopt(socket.IPPROTO_TCP, number, value)
+    if mark is not None:
+        _set_mark(connection, mark)
+
+
+def _set_mark(connection: socket.socket, mark: int) -> None:
+    try:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
+    except (OSError, AttributeError) as error:
+        if isinstance(error, OSError) and error.errno != errno.EPERM:
+            raise
+        raise RelayError(
+            "FWMARK: marking connections needs Linux and the capability CAP_NET_ADMIN"
+        ) from error
+
+
+def rtt(connection: socket.socket) -> float | None:
+    """The smoothed round trip in seconds, as TCP has measured it; None where the system doesn't say."""
+    try:
+        info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCPI_RTT + 4)
+        (microseconds,) = struct.unpack_from("I", info, _TCPI_RTT)
+    except (OSError, AttributeError, struct.error):
+        return None
+    return microseconds / 1e6 if microseconds else None

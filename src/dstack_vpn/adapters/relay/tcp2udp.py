@@ -1,0 +1,237 @@
+"""tcp2udp: takes TCP or TLS connections, and gives each a UDP socket of its own towards WireGuard."""
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+import structlog
+
+from dstack_vpn.adapters.relay import sockets
+from dstack_vpn.adapters.relay.counters import Counters
+from dstack_vpn.adapters.relay.downlink import Downlink
+from dstack_vpn.adapters.relay.engine import Engine
+from dstack_vpn.adapters.relay.limits import Limits, Occupancy
+from dstack_vpn.adapters.relay.outbox import Sink
+from dstack_vpn.adapters.relay.seldom import Seldom
+from dstack_vpn.adapters.relay.stream import PlainStream, Stream
+from dstack_vpn.adapters.relay.uplink import Uplink
+from dstack_vpn.core.model import SocketAddress
+from dstack_vpn.core.upstream import Listen
+from dstack_vpn.errors import RelayError
+
+_log = structlog.get_logger(component="relay")
+
+BATCH: Final = 64
+"""Connections that are accepted before others have their turn."""
+TICK: Final = 1.0
+"""Seconds between looks at the connections."""
+
+
+class Secure(Protocol):
+    """Makes an accepted connection a TLS stream."""
+
+    async def __call__(self, connection: socket.socket, timeout: float, /) -> Stream:
+        """Shake hands within so many seconds; raises `RelayError`, and then the connection is closed."""
+
+
+class Connection:
+    """One client."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        stream: Stream,
+        udp: socket.socket,
+        counters: Counters,
+        ended: Callable[["Connection", str], None],
+    ) -> None:
+        self.stream, self.began, self.active_at = stream, engine.loop.time(), engine.loop.time()
+        self._udp = udp
+        self._uplink = Uplink(engine, udp, counters, self._end)
+        sink = Sink(udp, engine.offload, counters)
+        self._downlink = Downlink(engine, stream, sink, self._uplink.watch, self._end)
+        self._ended = ended
+        self._uplink.attach(stream)
+
+    @property
+    def opened(self) -> bool:
+        """Whether a whole frame has come."""
+        return self._downlink.opened
+
+    @property
+    def queued(self) -> int:
+        """Bytes that wait."""
+        return self._uplink.queued()
+
+    def tick(self, now: float) -> None:
+        """Note whether anything happened since the last time."""
+        if self._uplink.sent or self._downlink.received:
+            self.active_at = now
+        self._uplink.sent = self._downlink.received = False
+
+    def close(self) -> None:
+        """Give everything back."""
+        self._downlink.close()
+        self._uplink.close()
+        self.stream.close()
+        self._udp.close()
+
+    def _end(self, reason: str) -> None:
+        self._ended(self, reason)
+
+
+class Tcp2Udp:
+    """The service; make it within a running event loop."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        listen: Listen,
+        target: tuple[str, int],
+        *,
+        limits: Limits | None = None,
+        secure: Secure | None = None,
+        mark: int | None = None,
+    ) -> None:
+        """Bind; raises `RelayError`. ``secure`` shakes hands where the scheme is tls."""
+        self.engine, self.counters, self.listen = engine, Counters(), listen
+        self._target, self._secure, self._mark = target, secure if listen.tls else None, mark
+        self._occupancy = Occupancy(limits or Limits())
+        self._connections: dict[Connection, str] = {}
+        self._seldom = Seldom(_log)
+        self._listener = _listening(listen)
+        self._group: asyncio.TaskGroup | None = None
+
+    @property
+    def address(self) -> SocketAddress:
+        """Where it listens."""
+        return SocketAddress(*self._listener.getsockname()[:2])
+
+    async def run(self) -> None:
+        """Serve until cancelled."""
+        loop = self.engine.loop
+        try:
+            async with asyncio.TaskGroup() as self._group:
+                loop.add_reader(self._listener.fileno(), self._on_connections)
+                while True:
+                    await asyncio.sleep(TICK)
+                    self._tick(loop.time())
+        finally:
+            loop.remove_reader(self._listener.fileno())
+            self._listener.close()
+            for connection in self._connections:
+                connection.close()
+
+    # -- connections ----------------------------------------------------------------------------------
+
+    def _on_connections(self) -> None:
+        for _ in range(BATCH):
+            try:
+                accepted, address = self._listener.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                # ECONNABORTED, or EMFILE: out of descriptors, until connections end.
+                self._seldom.warning("relay.accept_failed", problem=error.strerror)
+                return
+            self._consider(accepted, address[0])
+
+    def _consider(self, accepted: socket.socket, source: str) -> None:
+        if not self._occupancy.admits(source):
+            accepted.close()
+            self.counters.refused += 1
+            self._seldom.warning("relay.limit", source=source, connections=self._occupancy.total)
+            return
+        assert self._group is not None
+        self._occupancy.enter(source)
+        self.counters.accepted += 1
+        self._group.create_task(self._begin(accepted, source), name=f"connection {source}")
+
+    async def _begin(self, accepted: socket.socket, source: str) -> None:
+        """Shake hands, and connect to WireGuard. Absorbs what a client or a name server can do wrong."""
+        stream: Stream | None = None
+        try:
+            sockets.tune(accepted, mark=self._mark)
+            stream = await self._stream(accepted)
+            udp = await self._socket()
+        except (RelayError, OSError) as error:
+            (accepted if stream is None else stream).close()
+            self._occupancy.leave(source)
+            self._seldom.warning("relay.refused", source=source, problem=str(error))
+            return
+        except asyncio.CancelledError:
+            (accepted if stream is None else stream).close()
+            raise
+        connection = Connection(self.engine, stream, udp, self.counters, self._ended)
+        self._connections[connection] = source
+
+    async def _stream(self, accepted: socket.socket) -> Stream:
+        accepted.setblocking(False)
+        if self._secure is None:
+            return PlainStream(accepted)
+        try:
+            return await self._secure(accepted, self._occupancy.limits.opening)
+        except RelayError:
+            self.counters.handshake_failures += 1
+            raise
+
+    async def _socket(self) -> socket.socket:
+        """A UDP socket that is connected to WireGuard; raises `OSError`, `RelayError`."""
+        host, port = self._target
+        try:
+            found = await self.engine.loop.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
+        except OSError as error:
+            raise RelayError(f"can't resolve {host}, where datagrams should go: {error.strerror}") from error
+        family, _, _, _, address = found[0]
+        udp = socket.socket(family, socket.SOCK_DGRAM)
+        try:
+            udp.setblocking(False)
+            udp.connect(address)
+        except OSError:
+            udp.close()
+            raise
+        return udp
+
+    def _ended(self, connection: Connection, reason: str) -> None:
+        source = self._connections.pop(connection, None)
+        if source is None:
+            return
+        connection.close()
+        self._occupancy.leave(source)
+        if not connection.opened:
+            self._seldom.warning("relay.unopened", source=source, problem=reason)
+        else:
+            _log.debug("relay.closed", source=source, reason=reason)
+
+    def _tick(self, now: float) -> None:
+        limits = self._occupancy.limits
+        for connection in list(self._connections):
+            connection.tick(now)
+            if not connection.opened and now - connection.began > limits.opening:
+                self._ended(connection, f"no whole frame came within {limits.opening:.0f} s")
+            elif now - connection.active_at > limits.idle:
+                self._ended(connection, f"silent for {limits.idle:.0f} s")
+
+    def snapshot(self) -> dict[str, Any]:
+        """What an operator wants to see, as JSON can hold it."""
+        return {
+            "connections": len(self._connections),
+            "connected": sum(connection.opened for connection in self._connections),
+            "queued_bytes": sum(connection.queued for connection in self._connections),
+        }
+
+
+def _listening(listen: Listen) -> socket.socket:
+    family = socket.AF_INET6 if ":" in listen.host else socket.AF_INET
+    try:
+        listener = socket.create_server(
+            (listen.host, listen.port),
+            family=family,
+            backlog=1024,
+            dualstack_ipv6=listen.host == "::" and socket.has_dualstack_ipv6(),
+        )
+    except OSError as error:
+        raise RelayError(f"can't listen on {listen.name}: {error.strerror}") from error
+    listener.setblocking(False)
+    return listener

@@ -1,0 +1,128 @@
+"""What can be seen of a relay from outside: health, counters, metrics."""
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any, Final, TypeAlias
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from dstack_vpn.adapters.relay.tcp2udp import Tcp2Udp
+from dstack_vpn.adapters.relay.udp2tcp import Udp2Tcp
+from dstack_vpn.core.health import Component, Health, Status
+
+Service: TypeAlias = Udp2Tcp | Tcp2Udp
+
+_COUNTERS: Final = {
+    "accepted": "UDP sources or connections that were taken.",
+    "refused": "UDP sources or connections that a limit kept out.",
+    "connects": "Attempts to connect to an upstream.",
+    "connect_failures": "Attempts to connect to an upstream that failed.",
+    "reconnects": "Connections that took the place of a lost one.",
+    "handshake_failures": "TLS handshakes with clients that failed.",
+    "foreign": "Connections that spoke another protocol.",
+    "stalls": "Times that an upstream was left because answers were overdue.",
+}
+"""`Counters`' fields that are metrics as they are."""
+
+
+class RelayView:
+    """Implements `adapters.web.server.View`."""
+
+    def __init__(self, service: Service, version: str, started: float) -> None:
+        self.service, self._version, self._started = service, version, started
+        self._registry = CollectorRegistry()
+        self._registry.register(_Metrics(service))
+
+    def health(self) -> Health:
+        """The verdict now."""
+        component = _upstream_health(self.service) if isinstance(self.service, Udp2Tcp) else _OPEN
+        return Health(ready=component.status is not Status.FAILED, components=(component,))
+
+    def stats(self) -> dict[str, Any]:
+        """Counters, as JSON can hold them."""
+        service = self.service
+        return {
+            "version": self._version,
+            "started": self._started,
+            "mode": "udp2tcp" if isinstance(service, Udp2Tcp) else "tcp2udp",
+            "listen": str(service.address),
+            "offload_missing": service.engine.offload.missing,
+            **service.snapshot(),
+            **asdict(service.counters),
+        }
+
+    def metrics(self) -> tuple[str, bytes]:
+        """For Prometheus: a content type and a body."""
+        return CONTENT_TYPE_LATEST, generate_latest(self._registry)
+
+
+_OPEN: Final = Component("relay", Status.OK, "taking connections")
+
+
+def _upstream_health(service: Udp2Tcp) -> Component:
+    flows = service.flows
+    carried = [flow for flow in flows if flow.upstream is not None]
+    if not flows:
+        return Component("upstream", Status.OK, "nothing to carry")
+    if not carried:
+        return Component("upstream", Status.FAILED, service.problem or "no upstream can be reached")
+    if any(flow.upstream != service.upstreams[0] for flow in carried):
+        reason = f"the preferred upstream, {service.upstreams[0].name}, is not in use"
+        return Component("upstream", Status.WARNING, reason)
+    return Component("upstream", Status.OK, f"using {service.upstreams[0].name}")
+
+
+class _Metrics(Collector):
+    """Reads the counters when Prometheus asks: the fast paths know nothing of it."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    def collect(self) -> Iterator[Metric]:
+        """One family for each thing that is counted."""
+        counters, snapshot = self._service.counters, self._service.snapshot()
+        yield _directed("datagrams", "Datagrams carried.", counters.datagrams_up, counters.datagrams_down)
+        yield _directed("bytes", "Bytes of datagrams carried.", counters.bytes_up, counters.bytes_down)
+        drops = CounterMetricFamily(
+            _name("dropped_datagrams"), "Datagrams that did not go on.", labels=["reason"]
+        )
+        for reason, count in counters.drops.items():
+            drops.add_metric([reason], count)
+        yield drops
+        for name, text in _COUNTERS.items():
+            yield CounterMetricFamily(_name(name), text, value=getattr(counters, name))
+        for name, text in (
+            ("connections", "Sources or connections now."),
+            ("queued_bytes", "Bytes that wait."),
+        ):
+            yield GaugeMetricFamily(_name(name), text, value=snapshot[name])
+        if isinstance(self._service, Udp2Tcp):
+            yield from _upstream_metrics(self._service, snapshot)
+
+
+def _upstream_metrics(service: Udp2Tcp, snapshot: dict[str, Any]) -> Iterator[Metric]:
+    used = GaugeMetricFamily(
+        _name("upstream_connections"), "Sources that an upstream carries.", labels=["upstream"]
+    )
+    carried = [flow.upstream for flow in service.flows]
+    for upstream in service.upstreams:
+        used.add_metric([upstream.name], carried.count(upstream))
+    yield used
+    if snapshot["rtt_ms"] is not None:
+        rtt = snapshot["rtt_ms"] / 1000
+        yield GaugeMetricFamily(
+            _name("rtt_seconds"), "Round trip to the upstream, as TCP measures it.", value=rtt
+        )
+
+
+def _directed(name: str, text: str, up: int, down: int) -> Metric:
+    family = CounterMetricFamily(_name(name), text, labels=["direction"])
+    family.add_metric(["udp_to_tcp"], up)
+    family.add_metric(["tcp_to_udp"], down)
+    return family
+
+
+def _name(name: str) -> str:
+    return f"dstack_vpn_relay_{name}"

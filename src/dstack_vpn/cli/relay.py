@@ -1,0 +1,98 @@
+"""`relay`: WireGuard over TCP or TLS, where UDP is blocked."""
+
+import asyncio
+import sys
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dstack_vpn import config
+from dstack_vpn.config import RELAY_OPTIONS, TCP2UDP, UDP2TCP, RelaySettings
+
+_NAMES = {"RELAY_LISTEN": "--listen", "RELAY_TO": "--to"}
+_LEFT_OUT = ("RELAY_MODE", "PROXY_PORT", "DSTACK_SIMULATOR_ENDPOINT")
+
+
+def _relay_options(command: Callable[..., None]) -> Callable[..., None]:
+    """A flag for each setting of a relay."""
+    for option in reversed([o for o in RELAY_OPTIONS if o.name not in _LEFT_OUT]):
+        default = f" [default: {option.default}]" if option.default else ""
+        flag = _NAMES.get(option.name, option.flag.replace("--relay-", "--"))
+        command = click.option(flag, option.key, metavar="TEXT", help=f"{option.help}{default}")(command)
+    path = click.Path(path_type=Path, dir_okay=False)
+    return click.option("--config", "config_file", type=path, help="A TOML file with settings.")(command)
+
+
+@click.group(
+    invoke_without_command=True,
+    epilog="""\b
+Without a command, RELAY_MODE says which one it is, and RELAY_LISTEN and RELAY_TO what it does:
+  RELAY_MODE=tcp2udp PROXY_PORT=443 RELAY_TO=127.0.0.1:51820 dstack-vpn relay""",
+)
+@click.pass_context
+def relay(context: click.Context) -> None:
+    """Carry WireGuard over TCP or TLS, in the format of Mullvad's udp-over-tcp."""
+    if context.invoked_subcommand is None:
+        _run({}, None)
+
+
+@relay.command(
+    epilog="""\b
+Examples:
+  dstack-vpn relay udp2tcp --listen 127.0.0.1:51821 --to tls://vpn.example.org:443
+  dstack-vpn relay udp2tcp --listen 127.0.0.1:51821 --to tls://INSTANCE-443s.DOMAIN:443?pin=sha256:…,tcp://192.0.2.7:443
+then give WireGuard the endpoint 127.0.0.1:51821.""",
+)
+@_relay_options
+def udp2tcp(config_file: Path | None, **values: str | None) -> None:
+    """Take WireGuard's datagrams here, and carry them over TCP or TLS.
+
+    Several upstreams are tried in their order; the one in use is left when it dies, stalls or is much slower.
+    SIGHUP has the settings read again.
+    """
+    _run({"relay_mode": UDP2TCP, **_given(values)}, config_file)
+
+
+@relay.command(
+    epilog="""\b
+Examples:
+  dstack-vpn relay tcp2udp --listen tcp://0.0.0.0:443 --to 127.0.0.1:51820
+  dstack-vpn relay tcp2udp --listen tls://0.0.0.0:443 --to 127.0.0.1:51820
+The second makes a certificate of its own, and logs the pin that clients should check.""",
+)
+@_relay_options
+def tcp2udp(config_file: Path | None, **values: str | None) -> None:
+    """Take TCP or TLS connections here, and hand their datagrams to WireGuard."""
+    _run({"relay_mode": TCP2UDP, **_given(values)}, config_file)
+
+
+def _given(values: dict[str, str | None]) -> dict[str, str]:
+    return {key: text for key, text in values.items() if text is not None}
+
+
+def _run(flags: dict[str, str], file: Path | None) -> None:
+    def read() -> RelaySettings:
+        return config.load_relay(flags, file=file)
+
+    settings = read()
+    from dstack_vpn.wiring import relay as wiring
+
+    main: Callable[..., Coroutine[Any, Any, None]] = wiring.run
+    if not sys.stderr.isatty() or settings.log_format == "json":
+        _loop()(main(settings, read, None))
+        return
+    from dstack_vpn.cli.relay_line import LiveLine
+
+    with LiveLine() as line:
+        _loop()(main(settings, read, line.show))
+
+
+def _loop() -> Callable[[Coroutine[Any, Any, None]], None]:
+    """The faster event loop where it is to be had."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.run
+    return uvloop.run

@@ -1,0 +1,203 @@
+"""The settings of `dstack-vpn relay`: a table like the node's, and what it comes to."""
+
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from dstack_vpn.config import parsers
+from dstack_vpn.config.options import OPTIONS, Option
+from dstack_vpn.core.model import SocketAddress
+from dstack_vpn.core.upstream import Listen, Upstream, split_host_port
+from dstack_vpn.errors import FormatError
+
+UDP2TCP: Final = "udp2tcp"
+TCP2UDP: Final = "tcp2udp"
+_SHARED: Final = ("STATE_DIR", "HEALTH_CHECK_HOST", "HEALTH_CHECK_PORT", "LOG_LEVEL", "LOG_FORMAT")
+
+RELAY_OPTIONS: Final[tuple[Option, ...]] = (
+    Option(
+        "RELAY_MODE",
+        parsers.choice(UDP2TCP, TCP2UDP),
+        None,
+        "Which way round: udp2tcp beside the WireGuard that calls, tcp2udp beside the one that is called.",
+        UDP2TCP,
+    ),
+    Option(
+        "RELAY_LISTEN",
+        str,
+        None,
+        "Where to listen: address:port for udp2tcp, a tcp:// or tls:// URL for tcp2udp; "
+        "default: PROXY_PORT on all IPv4 addresses.",
+        "127.0.0.1:51821",
+    ),
+    Option("PROXY_PORT", parsers.number(1, 65535), None, "The port to listen on, where that is all.", "443"),
+    Option(
+        "RELAY_TO",
+        str,
+        None,
+        "Where to: for udp2tcp the URLs of upstreams in order of preference, separated by commas; "
+        "for tcp2udp WireGuard's host:port. A URL with a proxy's password belongs into RELAY_TO_FILE.",
+        "tls://vpn.example.org:443",
+        secret=True,
+    ),
+    Option(
+        "RELAY_MAX_CONNECTIONS",
+        parsers.number(1, 65535),
+        "1024",
+        "UDP sources, or connections, at once.",
+        "1024",
+    ),
+    Option(
+        "RELAY_MAX_PER_SOURCE",
+        parsers.number(1, 65535),
+        "256",
+        "Of these, from one IP address. Behind a gateway all come from the gateway's.",
+        "256",
+    ),
+    Option(
+        "RELAY_IDLE_TIMEOUT",
+        parsers.number(180, 86_400, " s"),
+        "540",
+        "Seconds of silence after which one is given up. WireGuard forgets a silent session after 540.",
+        "540",
+    ),
+    Option(
+        "FWMARK",
+        parsers.number(1, 2**32 - 1),
+        None,
+        "Mark of the TCP connections (SO_MARK), for a rule that keeps them out of a full tunnel.",
+        "51820",
+    ),
+    Option(
+        "RELAY_OFFLOAD",
+        parsers.boolean,
+        "1",
+        "Use recvmmsg, UDP_GRO and UDP_SEGMENT where the kernel has them.",
+        "1",
+    ),
+    Option(
+        "DSTACK_SIMULATOR_ENDPOINT",
+        str,
+        None,
+        "Another place for the dstack guest agent's socket, which issues the certificate for ?cert=dstack.",
+        "/var/run/dstack.sock",
+    ),
+    *(option for option in OPTIONS if option.name in _SHARED),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RelaySettings:
+    """Everything about a relay that can be set, validated."""
+
+    mode: str
+    listen: SocketAddress | Listen
+    """An address for udp2tcp, a URL for tcp2udp."""
+    upstreams: tuple[Upstream, ...] = field(repr=False)
+    """For udp2tcp; else empty."""
+    target: tuple[str, int] | None
+    """Host and port of WireGuard, for tcp2udp."""
+    max_connections: int
+    max_per_source: int
+    idle_timeout: float
+    """Seconds."""
+    fwmark: int | None
+    offload: bool
+    guest_agent: str | None
+    state_dir: Path
+    health_check_host: str
+    health_check_port: int
+    log_level: str
+    log_levels: Mapping[str, str]
+    log_format: str
+
+
+def settle(values: Mapping[str, Any], levels: Mapping[str, str], problems: list[str]) -> RelaySettings | None:
+    """What depends on the mode; adds what is wrong to ``problems``."""
+    mode = values["relay_mode"]
+    if mode is None or problems:
+        return None
+    listen, to = _listen(values, mode, problems), values["relay_to"]
+    if to is None:
+        problems.append(f"RELAY_TO: is not set. Example: RELAY_TO={_EXAMPLES[mode]}")
+    upstreams, target = _destination(mode, to or "", problems)
+    if problems or listen is None:
+        return None
+    return RelaySettings(
+        mode=mode,
+        listen=listen,
+        upstreams=upstreams,
+        target=target,
+        max_connections=values["relay_max_connections"],
+        max_per_source=values["relay_max_per_source"],
+        idle_timeout=float(values["relay_idle_timeout"]),
+        fwmark=values["fwmark"],
+        offload=values["relay_offload"],
+        guest_agent=values["dstack_simulator_endpoint"],
+        state_dir=values["state_dir"],
+        health_check_host=values["health_check_host"],
+        health_check_port=values["health_check_port"],
+        log_level=values["log_level"],
+        log_levels=levels,
+        log_format=values["log_format"],
+    )
+
+
+_EXAMPLES: Final = {UDP2TCP: "tls://vpn.example.org:443", TCP2UDP: "127.0.0.1:51820"}
+
+
+def _listen(values: Mapping[str, Any], mode: str, problems: list[str]) -> SocketAddress | Listen | None:
+    text, port = values["relay_listen"], values["proxy_port"]
+    if text is None and port is None:
+        problems.append("RELAY_LISTEN: is not set, and neither is PROXY_PORT. Example: PROXY_PORT=443")
+        return None
+    try:
+        if mode == UDP2TCP:
+            return _udp_address(text or f"0.0.0.0:{port}")
+        return Listen.parse(text or f"tcp://0.0.0.0:{port}")
+    except FormatError as error:
+        example = "127.0.0.1:51821" if mode == UDP2TCP else "tls://0.0.0.0:443"
+        problems.append(f"RELAY_LISTEN: {error}. Example: RELAY_LISTEN={example}")
+        return None
+
+
+def _udp_address(text: str) -> SocketAddress:
+    if "://" in text:
+        raise FormatError("udp2tcp listens on UDP: expected address:port, not a URL")
+    host, port = split_host_port(text, lowest=0)
+    try:
+        return SocketAddress(str(ipaddress.ip_address(host)), port)
+    except ValueError:
+        raise FormatError("to listen, give an IP address and a port") from None
+
+
+def _destination(
+    mode: str, text: str, problems: list[str]
+) -> tuple[tuple[Upstream, ...], tuple[str, int] | None]:
+    """Upstreams, or a target, by the mode."""
+    if mode == TCP2UDP:
+        try:
+            return (), split_host_port(text) if text else None
+        except FormatError as error:
+            problems.append(f"RELAY_TO: {error}. Example: RELAY_TO={_EXAMPLES[mode]}")
+            return (), None
+    upstreams: list[Upstream] = []
+    # A comma between pins is followed by no scheme.
+    for number, part in enumerate(_urls(text), 1):
+        try:
+            upstreams.append(Upstream.parse(part))
+        except FormatError as error:
+            problems.append(f"RELAY_TO: entry {number}: {error}. Example: RELAY_TO={_EXAMPLES[mode]}")
+    return tuple(dict.fromkeys(upstreams)), None
+
+
+def _urls(text: str) -> list[str]:
+    parts: list[str] = []
+    for part in filter(None, map(str.strip, text.split(","))):
+        if parts and part.startswith("sha256:"):
+            parts[-1] += f",{part}"
+        else:
+            parts.append(part)
+    return parts

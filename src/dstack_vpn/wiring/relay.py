@@ -1,0 +1,97 @@
+"""A relay on its own: from its settings to a service that runs until it is told to stop."""
+
+import asyncio
+import gc
+import os
+import signal
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+import structlog
+
+from dstack_vpn import __version__
+from dstack_vpn.adapters import logs
+from dstack_vpn.adapters.clock import SystemClock
+from dstack_vpn.adapters.relay.certs import Certificates
+from dstack_vpn.adapters.relay.engine import Engine
+from dstack_vpn.adapters.relay.limits import Limits
+from dstack_vpn.adapters.relay.tcp2udp import Tcp2Udp
+from dstack_vpn.adapters.relay.udp2tcp import Udp2Tcp
+from dstack_vpn.adapters.relay.view import RelayView, Service
+from dstack_vpn.adapters.web.server import HealthServer
+from dstack_vpn.config import RelaySettings
+from dstack_vpn.core.model import SocketAddress
+from dstack_vpn.core.upstream import Listen
+from dstack_vpn.errors import ConfigError
+
+_log = structlog.get_logger(component="relay")
+
+Show = Callable[[RelayView], Coroutine[Any, Any, None]]
+"""Shows a relay to a person until cancelled."""
+
+
+async def run(settings: RelaySettings, reread: Callable[[], RelaySettings], show: Show | None) -> None:
+    """Serve until SIGTERM or SIGINT; SIGHUP has the settings read again. Raises `RelayError`."""
+    logs.configure(settings.log_level, settings.log_levels, settings.log_format)
+    service = await build(settings)
+    view = RelayView(service, __version__, SystemClock().now())
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, lambda: os._exit(1) if stop.is_set() else stop.set())
+    loop.add_signal_handler(signal.SIGHUP, lambda: _reload(service, reread))
+    gc.collect()
+    gc.freeze()
+    tasks = [service.run()]
+    if settings.health_check_port:
+        address = settings.health_check_host, settings.health_check_port
+        tasks.append(HealthServer(view, *address, metrics=view.metrics).run())
+    if show is not None:
+        tasks.append(show(view))
+    async with asyncio.TaskGroup() as group:
+        running = [group.create_task(_forever(task)) for task in tasks]
+        await stop.wait()
+        _log.info("relay.stopping")
+        for task in running:
+            task.cancel()
+
+
+async def build(settings: RelaySettings) -> Service:
+    """The service, listening; raises `RelayError`."""
+    engine = Engine(offload=settings.offload)
+    limits = Limits(settings.max_connections, settings.max_per_source, settings.idle_timeout)
+    service: Service
+    pin = None
+    if isinstance(settings.listen, Listen):
+        assert settings.target is not None
+        secure = None
+        if settings.listen.tls:
+            secure = await Certificates.load(settings.listen, settings.state_dir, settings.guest_agent)
+            pin = secure.pin
+        service = Tcp2Udp(
+            engine, settings.listen, settings.target, limits=limits, secure=secure, mark=settings.fwmark
+        )
+        to = [str(SocketAddress(*settings.target))]
+    else:
+        service = Udp2Tcp(engine, settings.listen, settings.upstreams, limits=limits, mark=settings.fwmark)
+        to = [upstream.name for upstream in settings.upstreams]
+    host, port = service.address
+    _log.info("relay.listening", mode=settings.mode, host=host, port=port, to=to, pin=pin)
+    return service
+
+
+def _reload(service: Service, reread: Callable[[], RelaySettings]) -> None:
+    """Take over what can change while running: the upstreams. What is wrong changes nothing."""
+    try:
+        settings = reread()
+    except ConfigError as error:
+        _log.error("relay.reload_failed", problems=error.problems)
+        return
+    if isinstance(service, Udp2Tcp):
+        service.retarget(settings.upstreams)
+    _log.info("relay.reloaded", to=[upstream.name for upstream in settings.upstreams])
+
+
+async def _forever(task: Awaitable[None]) -> None:
+    await task
+    raise RuntimeError("a task of the relay has ended unexpectedly")
