@@ -12,7 +12,8 @@ from typing import TypeVar
 
 from dstack_vpn.core.events import Granted, LoggedEvent, Observed, RegistryEvent
 from dstack_vpn.core.keys import PublicKey
-from dstack_vpn.core.model import BlockRef, ChainIdentity, Endpoint, Position, TokenId
+from dstack_vpn.core.model import BlockRef, ChainIdentity, Position, TokenId
+from dstack_vpn.core.reach import Reach
 from dstack_vpn.core.registry import Registry, apply
 from dstack_vpn.errors import ChainError, EndpointError
 from dstack_vpn.ports import ChainFact, ChainSession, Checkpoint
@@ -36,7 +37,7 @@ class ScriptedChain:
 
     blocks: list[BlockRef] = field(default_factory=lambda: [BlockRef(0, "h0", "", 0)])
     logs: dict[str, list[LoggedEvent]] = field(default_factory=dict)
-    uris: dict[TokenId, Endpoint] = field(default_factory=dict)
+    uris: dict[TokenId, Reach] = field(default_factory=dict)
     """What reading a token tells beside its events: its token URI's endpoint."""
     _serial: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 

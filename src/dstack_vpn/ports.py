@@ -16,11 +16,11 @@ from dstack_vpn.core.model import (
     ChainIdentity,
     Cidr,
     DeviceState,
-    Node,
     PeerChange,
     SocketAddress,
     TokenId,
 )
+from dstack_vpn.core.node import Node
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dstack_vpn import wiring
 from dstack_vpn.adapters.chain import RpcPool
 from dstack_vpn.adapters.chain.jsonrpc import Request
 from dstack_vpn.adapters.chain.session import RpcSession
@@ -27,6 +26,7 @@ from dstack_vpn.core.keys import PrivateKey, PublicKey
 from dstack_vpn.core.model import PeerState, TokenId
 from dstack_vpn.core.x25519 import derive
 from dstack_vpn.ports import ChainSession
+from dstack_vpn.wiring import node as wiring
 
 OWN = PrivateKey(bytes(range(1, 33)))
 OWN_KEY = derive(OWN)

@@ -14,13 +14,17 @@ from dstack_vpn.core.events import (
     Revoked,
     Transferred,
 )
-from dstack_vpn.core.model import Endpoint, Malformed, Node, Position
+from dstack_vpn.core.model import Malformed, Position
+from dstack_vpn.core.node import Node
+from dstack_vpn.core.reach import Reach
 
 tokens = st.integers(0, 5)
 owners = st.sampled_from(["0xa", "0xb", "0xc"])
 keys = st.one_of(st.integers(0, 4).map(key), st.none(), st.just(Malformed("a bad key")))
 node_ids = st.one_of(st.sampled_from(["web", "db", "cache"]), st.just(Malformed("a bad node id")))
-endpoints = st.one_of(st.none(), st.just(Endpoint("192.0.2.1", 51820)), st.just(Malformed("a bad endpoint")))
+endpoints = st.one_of(
+    st.none(), st.just(Reach.parse("192.0.2.1:51820")), st.just(Malformed("a bad endpoint"))
+)
 expiries = st.integers(0, 20)
 positions = st.builds(Position, st.integers(0, 50), st.integers(0, 9))
 nodes = st.builds(

@@ -60,7 +60,7 @@ def test_deltas_come_to_what_a_rebuild_does(
     history: list[tuple[Position, RegistryEvent]], more: list[tuple[Position, RegistryEvent]], now: int
 ) -> None:
     state, _ = apply_all(Registry(), history)
-    member = Membership(PeerPolicy(template="{node_id}.example:1"), lambda _: None)
+    member = Membership(PeerPolicy(template="{node_id}.example:1"), lambda key, reach: None)
     member.rebuild(AccessControl(state, PLAN, OWN, 99), now)
     peers = dict(member.peers)
     for at, event in more:

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from tests.property.strategies import events, logs, nodes, positions
 
 from dstack_vpn.core.events import LoggedEvent, Observed, RegistryEvent
-from dstack_vpn.core.model import Node, Position
+from dstack_vpn.core.model import Position
+from dstack_vpn.core.node import Node
 from dstack_vpn.core.registry import Registry, apply, apply_all, contradicts, revert
 from dstack_vpn.core.timeline import Timeline, observed_at
 

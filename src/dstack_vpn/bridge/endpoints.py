@@ -14,6 +14,7 @@ import structlog
 from dstack_vpn.core.keys import PublicKey
 from dstack_vpn.core.model import DeviceState, Endpoint, PeerState, SocketAddress
 from dstack_vpn.core.plan import SESSION_LIFE
+from dstack_vpn.core.reach import Reach
 from dstack_vpn.ports import Clock, Resolver
 
 _log = structlog.get_logger(component="endpoints")
@@ -52,6 +53,11 @@ class EndpointBook:
             self._work.set()
         name.used = self.clock.monotonic()
         return name.address
+
+    def by_udp(self, key: PublicKey, reach: Reach) -> SocketAddress | None:
+        """A peer's own UDP address, as far as it has one and it is known."""
+        del key  # any peer's is looked up in the same way
+        return None if reach.udp is None else reach.udp.address or self.lookup(reach.udp)
 
     @property
     def in_use(self) -> bool:

@@ -16,7 +16,8 @@ from dstack_vpn.core.desired import Delta, Lookup, Membership, PeerPolicy, keys_
 from dstack_vpn.core.follower import Follower
 from dstack_vpn.core.health import Facts
 from dstack_vpn.core.keys import PublicKey
-from dstack_vpn.core.model import Endpoint, Malformed, Node, Peer, TokenId
+from dstack_vpn.core.model import Endpoint, Malformed, Peer, TokenId
+from dstack_vpn.core.node import Node
 from dstack_vpn.core.registry import Registry
 from dstack_vpn.ports import Checkpoint, Clock
 
@@ -117,7 +118,8 @@ class Members:
         """Which of these some peer is reached by."""
         nodes = self.follower.registry.nodes
         found = (self.policy.endpoint_of(nodes[t]) for t in self.membership.tokens.values() if t in nodes)
-        return {endpoint for endpoint in found if endpoint is not None and endpoint in endpoints}
+        names = {reach.udp for reach in found if reach is not None and reach.udp is not None}
+        return names.intersection(endpoints)
 
     def resolved(self, endpoints: Iterable[Endpoint]) -> None:
         """Host names have other addresses now: tell the peers that are reached by them."""
@@ -128,7 +130,9 @@ class Members:
         keys = [
             key
             for key, token in self.membership.tokens.items()
-            if (node := nodes.get(token)) is not None and self.policy.endpoint_of(node) in changed
+            if (node := nodes.get(token)) is not None
+            and (reach := self.policy.endpoint_of(node)) is not None
+            and reach.udp in changed
         ]
         self._hand_on(self.membership.update(self.access, keys, self.clock.now()), self.clock.monotonic())
 

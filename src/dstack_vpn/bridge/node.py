@@ -154,7 +154,8 @@ class Node:
             if (token := members.membership.tokens.get(key)) is not None
         )
         found = (members.policy.endpoint_of(node) for node in nodes if node is not None)
-        self.endpoints.refresh(endpoint for endpoint in found if endpoint is not None)
+        reached = (reach.udp for reach in found if reach is not None)
+        self.endpoints.refresh(endpoint for endpoint in reached if endpoint is not None)
 
 
 async def _end(tasks: Collection[asyncio.Task[None]]) -> None:

@@ -10,7 +10,8 @@ from enum import StrEnum
 
 from dstack_vpn.core.addressing import AddressPlan
 from dstack_vpn.core.keys import PublicKey
-from dstack_vpn.core.model import Malformed, Node, TokenId
+from dstack_vpn.core.model import Malformed, TokenId
+from dstack_vpn.core.node import Node
 from dstack_vpn.core.registry import Registry
 
 

@@ -11,43 +11,45 @@ from typing import TypeAlias
 from dstack_vpn.core.access import AccessControl, Decision, Reason
 from dstack_vpn.core.addressing import AddressPlan
 from dstack_vpn.core.keys import PublicKey
-from dstack_vpn.core.model import Endpoint, Node, Peer, SocketAddress, TokenId
+from dstack_vpn.core.model import Peer, SocketAddress, TokenId
+from dstack_vpn.core.node import Node
+from dstack_vpn.core.reach import Reach
 from dstack_vpn.core.registry import Registry
 from dstack_vpn.errors import FormatError
 
-Lookup: TypeAlias = Callable[[Endpoint], SocketAddress | None]
-"""What an endpoint's host name resolves to, as far as is known now."""
+Lookup: TypeAlias = Callable[[PublicKey, Reach], SocketAddress | None]
+"""Where WireGuard is to send for a peer, as far as is known now."""
 
 
 @dataclass(frozen=True)
 class PeerPolicy:
     """What the operator of this node says about its peers."""
 
-    endpoints: Mapping[str, Endpoint] = field(default_factory=dict)
+    endpoints: Mapping[str, Reach] = field(default_factory=dict)
     """Endpoints by node id; they win over whatever the chain says."""
     template: str | None = None
     """Where a peer without an endpoint is looked for, such as ``{node_id}.vpn.internal:51820``."""
     keepalive: int = 0
     """Seconds between persistent keepalives; 0 is off."""
 
-    def endpoint_of(self, node: Node) -> Endpoint | None:
+    def endpoint_of(self, node: Node) -> Reach | None:
         """The first endpoint that exists: ours, the contract's, the token URI's, the template's."""
         if not isinstance(node.node_id, str):
             return None
         ours = self.endpoints.get(node.node_id)
         if ours is not None:
             return ours
-        if isinstance(node.endpoint, Endpoint):
+        if isinstance(node.endpoint, Reach):
             return node.endpoint
-        if isinstance(node.uri_endpoint, Endpoint):
+        if isinstance(node.uri_endpoint, Reach):
             return node.uri_endpoint
         return self._from_template(node.node_id, node.token_id)
 
-    def _from_template(self, node_id: str, token_id: TokenId) -> Endpoint | None:
+    def _from_template(self, node_id: str, token_id: TokenId) -> Reach | None:
         if self.template is None:
             return None
         try:
-            return Endpoint.parse(fill_template(self.template, node_id, token_id))
+            return Reach.parse(fill_template(self.template, node_id, token_id), local=True)
         except FormatError:
             return None  # this node id makes no host name: the peer has to call
 
@@ -59,8 +61,8 @@ def fill_template(template: str, node_id: str, token_id: TokenId) -> str:
 
 def peer_of(node: Node, key: PublicKey, addresses: AddressPlan, policy: PeerPolicy, lookup: Lookup) -> Peer:
     """A granted node as a WireGuard peer."""
-    endpoint = policy.endpoint_of(node)
-    address = None if endpoint is None else endpoint.address or lookup(endpoint)
+    reach = policy.endpoint_of(node)
+    address = None if reach is None else lookup(key, reach)
     return Peer(key, addresses.allowed_ips(node.token_id), address, policy.keepalive)
 
 

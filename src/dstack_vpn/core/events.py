@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from dstack_vpn.core.keys import PublicKey
-from dstack_vpn.core.model import Address, Endpoint, Malformed, Node, TokenId
+from dstack_vpn.core.model import Address, Malformed, TokenId
+from dstack_vpn.core.node import Node
+from dstack_vpn.core.reach import Reach
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,7 @@ class EndpointUpdated:
     """A token's endpoint was set or cleared by its holder."""
 
     token_id: TokenId
-    endpoint: Endpoint | Malformed | None
+    endpoint: Reach | Malformed | None
 
 
 @dataclass(frozen=True, slots=True)

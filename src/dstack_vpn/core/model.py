@@ -1,4 +1,4 @@
-"""The facts that the core reasons about: blocks, nodes, endpoints, peers and devices.
+"""The facts that the core reasons about: blocks, endpoints, peers and devices.
 
 Whatever comes from the chain passes one of the parsers here (or in `keys`) before it becomes a field.
 What a parser refuses is kept as `Malformed`, so that a decision can say why a node is not on the network
@@ -159,27 +159,6 @@ class ChainIdentity:
     chain_id: int
     genesis_hash: str
     contract: Address
-
-
-@dataclass(frozen=True, slots=True)
-class Node:
-    """A token of the registry, as the chain describes it. ``None`` means that the chain has nothing there."""
-
-    token_id: TokenId
-    owner: Address
-    node_id: str | Malformed
-    public_key: PublicKey | Malformed | None
-    endpoint: Endpoint | Malformed | None = None
-    """The contract's own endpoint field."""
-    uri_endpoint: Endpoint | Malformed | None = None
-    """The ``endpoint`` member of a ``data:`` token URI."""
-    active: bool = True
-    expires_at: int = 0
-    """The last Unix second of access; 0 means that it does not end."""
-    suspended_key: PublicKey | None = None
-    """The key that the previous owner had: it stays out until this owner sets one."""
-    key_since: Position = GENESIS
-    """When ``public_key`` was set: confirmations count from here, and the earliest of duplicates wins."""
 
 
 # -- devices ------------------------------------------------------------------------------------------

@@ -26,7 +26,8 @@ from dstack_vpn.core.events import (
     Transferred,
 )
 from dstack_vpn.core.keys import PublicKey
-from dstack_vpn.core.model import Malformed, Node, Position, TokenId
+from dstack_vpn.core.model import Malformed, Position, TokenId
+from dstack_vpn.core.node import Node
 
 _K = TypeVar("_K")
 _NONE: frozenset[TokenId] = frozenset()

@@ -16,7 +16,8 @@ from dstack_vpn.core.events import (
     Revoked,
     Transferred,
 )
-from dstack_vpn.core.model import BlockRef, Node
+from dstack_vpn.core.model import BlockRef
+from dstack_vpn.core.node import Node
 from dstack_vpn.errors import EndpointError
 from dstack_vpn.ports import ChainFact
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import socket
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ from tests.integration.relay.programs import MULLVADS, NO_MULLVAD, OUR_KIND, Kin
 SIZES = (148, 0, 92, 1, 1420, 9000, 65507, 1420, 1420, 1419, 0, 16, 32)
 """Bytes: the empty datagram, WireGuard's messages, equal ones in a row, and the longest over IPv4."""
 ROUNDS = 5
+UDP_SEGMENT = 103
+"""linux/udp.h"""
 both_kinds = [pytest.param(kind, id=kind.name) for kind in (MULLVADS, OUR_KIND)]
 
 
@@ -53,6 +56,37 @@ def test_what_goes_in_comes_out_in_order_both_ways(
                 for datagram in sent:
                     sender.send(datagram)
                 assert received(receiver, len(sent)) == sent
+
+
+@pytest.mark.parametrize("offload", [False, True], ids=["one by one", "by GSO"])
+def test_bursts_of_equal_datagrams_that_a_shorter_one_ends(
+    offload: bool, near: Kind, far: Kind, source: socket.socket, sink: socket.socket, tmp_path: Path
+) -> None:
+    with pair(near, far, sink.getsockname(), tmp_path) as (entry, _):
+        assert entry.address is not None
+        source.connect(entry.address)
+        source.send(b"first")
+        sink.connect(sink.recvfrom(65536)[1])
+        for number in range(ROUNDS):
+            for size in (1420, 100, 1):
+                whole = hashlib.shake_128(f"{number} {size}".encode()).digest(40 * size + size // 2)
+                burst = [whole[start : start + size] for start in range(0, len(whole), size)]
+                for sender, receiver in ((source, sink), (sink, source)):
+                    if offload:
+                        send_by_gso(sender, whole, size)
+                    else:
+                        for datagram in burst:
+                            sender.send(datagram)
+                    assert received(receiver, len(burst)) == burst
+
+
+def send_by_gso(sender: socket.socket, whole: bytes, size: int) -> None:
+    """As a WireGuard does that has the kernel cut up what it sends."""
+    control = [(socket.IPPROTO_UDP, UDP_SEGMENT, size.to_bytes(2, sys.byteorder))]
+    try:
+        sender.sendmsg([whole], control)
+    except OSError as error:
+        pytest.skip(f"the kernel has no UDP_SEGMENT: {error}")
 
 
 def test_both_directions_at_once(

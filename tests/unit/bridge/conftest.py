@@ -92,7 +92,7 @@ class Bench:
             self.confirmations,
             facts,
             clock,
-            book.lookup,
+            book.by_udp,
         )
         tunnel = Tunnel(self.link, members, OWN, 51820, "wg0", 1420, facts, clock)
         state = ChainState(members, facts, clock, self.audit_interval, asyncio.Queue(1000))

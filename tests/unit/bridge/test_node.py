@@ -10,6 +10,7 @@ from dstack_vpn.adapters.device.memory import MemoryDevice
 from dstack_vpn.core.desired import PeerPolicy
 from dstack_vpn.core.events import EndpointUpdated, ExpiryUpdated, Granted, KeyUpdated, Revoked, Transferred
 from dstack_vpn.core.model import Endpoint, RemovePeer, SetPeer, SocketAddress
+from dstack_vpn.core.reach import Reach
 from dstack_vpn.core.x25519 import derive
 from dstack_vpn.errors import DeviceError
 
@@ -283,7 +284,7 @@ async def test_a_token_is_read_again_where_its_event_leaves_something_open(bench
     bench.source.rereads = frozenset({Granted})
     async with bench.running():
         await eventually(lambda: bench.node.facts.synced)
-        bench.chain.uris[1] = Endpoint.parse("192.0.2.7:51820")
+        bench.chain.uris[1] = Reach.parse("192.0.2.7:51820")
         calls = len(bench.source.calls)
         bench.source.tell(bench.chain.mine(grant(1)))
         await eventually(lambda: bench.device.peers and bench.device.peers[key(1)].endpoint is not None)
@@ -312,7 +313,7 @@ async def test_an_endpoint_on_chain_changes_nothing_but_the_endpoint(bench: Benc
     async with bench.running():
         await eventually(lambda: bench.tokens() == {1})
         before = len(bench.device.applied)
-        bench.source.tell(bench.chain.mine(EndpointUpdated(1, Endpoint.parse("192.0.2.9:1"))))
+        bench.source.tell(bench.chain.mine(EndpointUpdated(1, Reach.parse("192.0.2.9:1"))))
         await eventually(lambda: bench.device.peers[key(1)].endpoint is not None)
         assert bench.device.applied[before:] == [SetPeer(key(1), SocketAddress("192.0.2.9", 1))]
 

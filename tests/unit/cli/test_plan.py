@@ -9,24 +9,18 @@ import pytest
 from tests.anvil import key_of
 from tests.unit.cli.conftest import Cli
 
-from dstack_vpn import config, wiring
+from dstack_vpn import config
 from dstack_vpn.adapters.admin.reading import Snapshot
 from dstack_vpn.core.addressing import AddressPlan
 from dstack_vpn.core.keys import PrivateKey
-from dstack_vpn.core.model import (
-    BlockRef,
-    DeviceState,
-    Endpoint,
-    Malformed,
-    Node,
-    Peer,
-    PeerState,
-    SocketAddress,
-)
+from dstack_vpn.core.model import BlockRef, DeviceState, Malformed, Peer, PeerState, SocketAddress
+from dstack_vpn.core.node import Node
+from dstack_vpn.core.reach import Reach
 from dstack_vpn.core.registry import Registry
 from dstack_vpn.core.wgconf import ConfPeer, WgConfig, render
 from dstack_vpn.core.x25519 import derive
 from dstack_vpn.errors import DeviceError
+from dstack_vpn.wiring import node as wiring
 
 OWN = PrivateKey(bytes(range(1, 33)))
 OWN_TEXT = "AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyA="
@@ -42,7 +36,7 @@ NODES = (
     node(1, public_key=derive(OWN)),
     node(2),
     node(3, active=False),
-    node(4, endpoint=Endpoint("192.0.2.4", 51820)),
+    node(4, endpoint=Reach.parse("192.0.2.4:51820")),
     node(5, public_key=Malformed("key: not plain ASCII")),
     node(6, node_id=Malformed("node id: not plain ASCII")),
     node(7, expires_at=5),

@@ -15,7 +15,8 @@ from dstack_vpn.adapters.chain.memory import EndpointMemory
 from dstack_vpn.adapters.chain.session import RpcSession, SessionSettings
 from dstack_vpn.adapters.contracts import calls
 from dstack_vpn.adapters.contracts.abi import WORD, Reader
-from dstack_vpn.core.model import BlockRef, Node, Position, TokenId, parse_node_id
+from dstack_vpn.core.model import BlockRef, Position, TokenId, parse_node_id
+from dstack_vpn.core.node import Node
 from dstack_vpn.core.registry import Registry, apply_all
 from dstack_vpn.errors import AdminError, CallRevertedError, FormatError
 from dstack_vpn.ports import RegistryAbi

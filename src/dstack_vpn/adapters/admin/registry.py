@@ -18,7 +18,9 @@ from dstack_vpn.adapters.chain.session import SessionSettings
 from dstack_vpn.adapters.contracts import AccessRegistry, calls
 from dstack_vpn.core.events import Granted
 from dstack_vpn.core.keys import PublicKey
-from dstack_vpn.core.model import Address, Endpoint, Node, TokenId
+from dstack_vpn.core.model import Address, TokenId
+from dstack_vpn.core.node import Node
+from dstack_vpn.core.reach import Reach
 from dstack_vpn.errors import AdminError, WrongChainError
 from dstack_vpn.ports import RegistryAbi
 
@@ -131,7 +133,7 @@ class Administrator:
         return receipt
 
     async def register(
-        self, to: Address, node_id: str, key: PublicKey, endpoint: Endpoint | None, token_uri: str
+        self, to: Address, node_id: str, key: PublicKey, endpoint: Reach | None, token_uri: str
     ) -> Registered:
         """Mint a node; an ``endpoint`` goes into a token URI, which holds for any holder and contract."""
         uri = token_uri if endpoint is None else _uri_of(endpoint)
@@ -142,7 +144,7 @@ class Administrator:
         """Set a node's key; only its holder can."""
         return await self._do(calls.update_key(node.token_id, key), Action.UPDATE_KEY)
 
-    async def set_endpoint(self, node: Node, endpoint: Endpoint | None) -> Receipt:
+    async def set_endpoint(self, node: Node, endpoint: Reach | None) -> Receipt:
         """Set or clear a node's endpoint; only its holder can."""
         text = "" if endpoint is None else str(endpoint)
         return await self._do(calls.set_endpoint(node.token_id, text), Action.SET_ENDPOINT)
@@ -179,7 +181,7 @@ class Administrator:
 _URI_HEAD: Final = "data:application/json;base64,"
 
 
-def _uri_of(endpoint: Endpoint) -> str:
+def _uri_of(endpoint: Reach) -> str:
     """A token URI that says where the node can be reached; `adapters.contracts.token_uri` reads it."""
     return _URI_HEAD + base64.b64encode(json.dumps({"endpoint": str(endpoint)}).encode()).decode("ascii")
 

@@ -22,7 +22,8 @@ from dstack_vpn.core.events import (
     Observed,
     RegistryEvent,
 )
-from dstack_vpn.core.model import BlockRef, Node, Position, TokenId
+from dstack_vpn.core.model import BlockRef, Position, TokenId
+from dstack_vpn.core.node import Node
 from dstack_vpn.errors import FormatError
 from dstack_vpn.ports import Log
 

@@ -20,16 +20,9 @@ from dstack_vpn.core.events import (
     Revoked,
     Transferred,
 )
-from dstack_vpn.core.model import (
-    END_OF_BLOCK,
-    ZERO_ADDRESS,
-    BlockRef,
-    Endpoint,
-    Malformed,
-    Node,
-    Position,
-    TokenId,
-)
+from dstack_vpn.core.model import END_OF_BLOCK, ZERO_ADDRESS, BlockRef, Malformed, Position, TokenId
+from dstack_vpn.core.node import Node
+from dstack_vpn.core.reach import Reach
 from dstack_vpn.errors import FormatError
 from dstack_vpn.ports import Log
 
@@ -62,7 +55,7 @@ def _node(token_id: TokenId, owner: str, access: bytes, uri: bytes | None, at: B
     )
 
 
-def _uri_endpoint(reply: bytes | None) -> Endpoint | Malformed | None:
+def _uri_endpoint(reply: bytes | None) -> Reach | Malformed | None:
     return None if reply is None else endpoint_of(Reader(reply).blob(0, 0))
 
 

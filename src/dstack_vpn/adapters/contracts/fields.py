@@ -8,7 +8,8 @@ from collections.abc import Callable
 from typing import Final, TypeVar
 
 from dstack_vpn.core.keys import PublicKey
-from dstack_vpn.core.model import ENDPOINT_LENGTH, Endpoint, Malformed, parse_node_id
+from dstack_vpn.core.model import ENDPOINT_LENGTH, Malformed, parse_node_id
+from dstack_vpn.core.reach import Reach
 from dstack_vpn.errors import FormatError
 
 T = TypeVar("T")
@@ -27,9 +28,9 @@ def public_key(raw: bytes) -> PublicKey | Malformed | None:
     return _parse(raw, "key", _MAX_KEY, PublicKey.parse) if raw else None
 
 
-def endpoint(raw: bytes) -> Endpoint | Malformed | None:
+def endpoint(raw: bytes) -> Reach | Malformed | None:
     """A node's endpoint; None where there is no text at all."""
-    return _parse(raw, "endpoint", ENDPOINT_LENGTH, Endpoint.parse) if raw else None
+    return _parse(raw, "endpoint", ENDPOINT_LENGTH, Reach.parse) if raw else None
 
 
 def _parse(raw: bytes, what: str, limit: int, parse: Callable[[str], T]) -> T | Malformed:

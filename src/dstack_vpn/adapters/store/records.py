@@ -9,7 +9,9 @@ from typing import Any, Final
 
 from dstack_vpn.core import events as ev
 from dstack_vpn.core.keys import PublicKey
-from dstack_vpn.core.model import Endpoint, Malformed, Node, Position
+from dstack_vpn.core.model import Endpoint, Malformed, Position
+from dstack_vpn.core.node import Node
+from dstack_vpn.core.reach import Reach
 from dstack_vpn.errors import FormatError
 
 _EVENTS: Final[dict[str, type[ev.RegistryEvent]]] = {
@@ -63,6 +65,8 @@ def _plain(value: object) -> object:
             return {"key": value.hex()}
         case Position(block, log_index):
             return {"at": [block, log_index]}
+        case Reach():
+            return {"reach": str(value)}
         case _:
             fields = {name: _plain(getattr(value, name)) for name in type(value).__match_args__}  # type: ignore[attr-defined]  # dataclasses all
             return {"type": type(value).__name__, **fields}
@@ -81,8 +85,12 @@ def _revive(members: dict[str, Any]) -> object:
             return PublicKey(bytes.fromhex(digits))
         case {"at": [int(block), int(log_index)]}:
             return Position(block, log_index)
+        case {"reach": str(text)}:
+            return Reach.parse(text)
+        case {"type": "Endpoint", "host": str(host), "port": int(port)}:
+            return Reach(Endpoint(host, port))  # as stored before there were relays
         case {"type": str(name), **fields}:
-            kinds: dict[str, type] = {"Node": Node, "Endpoint": Endpoint, "Malformed": Malformed, **_EVENTS}
+            kinds: dict[str, type] = {"Node": Node, "Malformed": Malformed, **_EVENTS}
             return kinds[name](**fields)
         case _:
             raise FormatError("the record is of no known form")

@@ -15,7 +15,9 @@ from tests.unit.adapters.contracts.oracle import AT, NODE_VIEW, ZERO
 from dstack_vpn.adapters.contracts import AccessRegistry, DstackAccessNft
 from dstack_vpn.core.events import Observed
 from dstack_vpn.core.keys import PublicKey
-from dstack_vpn.core.model import END_OF_BLOCK, Endpoint, Malformed, Node, Position
+from dstack_vpn.core.model import END_OF_BLOCK, Endpoint, Malformed, Position
+from dstack_vpn.core.node import Node
+from dstack_vpn.core.reach import Reach
 from dstack_vpn.errors import FormatError
 
 OURS, DEPLOYED = AccessRegistry(), DstackAccessNft()
@@ -54,8 +56,8 @@ def test_a_node() -> None:
         owner=OWNER,
         node_id="web",
         public_key=KEY,
-        endpoint=Endpoint("vpn.example.org", 51820),
-        uri_endpoint=Endpoint("uri.example.org", 1),
+        endpoint=Reach(Endpoint("vpn.example.org", 51820)),
+        uri_endpoint=Reach(Endpoint("uri.example.org", 1)),
         expires_at=99,
         key_since=Position(42, 0),
     )
@@ -160,7 +162,7 @@ def test_a_deployed_token() -> None:
         owner=OWNER,
         node_id="web",
         public_key=KEY,
-        uri_endpoint=Endpoint("uri.example.org", 1),
+        uri_endpoint=Reach(Endpoint("uri.example.org", 1)),
         key_since=Position(AT.number, END_OF_BLOCK),
     )
 

@@ -13,12 +13,14 @@ from tests.scripted import IDENTITY, MemoryStore, grant
 from dstack_vpn.adapters.store.records import dump_event, dump_node, load_event, load_node
 from dstack_vpn.adapters.store.sqlite import SqliteStore
 from dstack_vpn.core.events import LoggedEvent, Observed, RegistryEvent, Revoked
-from dstack_vpn.core.model import END_OF_BLOCK, BlockRef, Endpoint, Node
+from dstack_vpn.core.model import END_OF_BLOCK, BlockRef, Endpoint
+from dstack_vpn.core.node import Node
+from dstack_vpn.core.reach import Reach
 from dstack_vpn.errors import FormatError, StoreError
 from dstack_vpn.ports import Checkpoint, Store
 
 BLOCKS = [BlockRef(n, f"h{n}", f"h{n - 1}", n) for n in range(6)]
-NODE = Node(2**200, "0xa", "web", None, Endpoint("192.0.2.1", 1))
+NODE = Node(2**200, "0xa", "web", None, Reach(Endpoint("192.0.2.1", 1)))
 
 
 def log(block: int, index: int, event: RegistryEvent) -> LoggedEvent:
