@@ -4,10 +4,10 @@
 named here and no others.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from dstack_vpn.core.events import LoggedEvent, Observed, RegistryEvent
 from dstack_vpn.core.keys import PrivateKey
@@ -21,6 +21,7 @@ from dstack_vpn.core.model import (
     TokenId,
 )
 from dstack_vpn.core.node import Node
+from dstack_vpn.core.upstream import Upstream
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +147,29 @@ class Device(Protocol):
 
     async def configure(self, private_key: PrivateKey, listen_port: int) -> None:
         """Set the interface's own key and port, each only where it differs (a re-sent port cuts tunnels)."""
+
+
+class PeerRelay(Protocol):
+    """Carries the datagrams for one peer over relays: WireGuard sends them to a loopback port."""
+
+    @property
+    def address(self) -> SocketAddress:
+        """Where WireGuard is to send to."""
+
+    async def run(self) -> None:
+        """Carry until cancelled."""
+
+    def retarget(self, upstreams: Sequence[Upstream]) -> None:
+        """Use other relays from now on."""
+
+    def probe(self, to: SocketAddress, answered: Callable[[], None]) -> None:
+        """See whether the peer answers by UDP, too; ``answered`` is called at most once, if it does."""
+
+    def hold(self, *, on: bool) -> None:
+        """Hand nothing on to WireGuard for a moment, or all of it again; nothing is lost meanwhile."""
+
+    def snapshot(self) -> Mapping[str, Any]:
+        """What an operator wants to see, as JSON can hold it."""
 
 
 @dataclass(frozen=True, slots=True)

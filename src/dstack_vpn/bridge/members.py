@@ -127,14 +127,18 @@ class Members:
         if not changed:
             return
         nodes = self.follower.registry.nodes
-        keys = [
+        self.reached_anew(
             key
             for key, token in self.membership.tokens.items()
             if (node := nodes.get(token)) is not None
             and (reach := self.policy.endpoint_of(node)) is not None
             and reach.udp in changed
-        ]
-        self._hand_on(self.membership.update(self.access, keys, self.clock.now()), self.clock.monotonic())
+        )
+
+    def reached_anew(self, keys: Iterable[PublicKey]) -> None:
+        """These peers are reached in another way now."""
+        deltas = self.membership.update(self.access, list(keys), self.clock.now())
+        self._hand_on(deltas, self.clock.monotonic())
 
     def pin(self, peers: dict[PublicKey, Peer] | None) -> None:
         """Hold the peers to a set of the operator's choice, or (None) let go of it."""

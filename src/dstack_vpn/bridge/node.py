@@ -7,6 +7,7 @@
     device      set the device up again when it has vanished              (tunnel)
     link        keep addresses, routes and the up state                   (tunnel)
     names       resolve peers' host names                                 (endpoints)
+    transports  choose between UDP and relays                             (transports)
     clock       end access that expires, ask for a repair every audit     (here)
     store       write the registry down                                   (recorder)
     config      write the wg-quick file, follow pins                      (recorder)
@@ -26,6 +27,7 @@ from dstack_vpn.bridge.endpoints import EndpointBook, overdue
 from dstack_vpn.bridge.follow import ChainLoop
 from dstack_vpn.bridge.reconciler import Reconciler
 from dstack_vpn.bridge.recorder import Recorder
+from dstack_vpn.bridge.transports import Transports
 from dstack_vpn.bridge.tunnel import Tunnel
 from dstack_vpn.core.health import Facts
 from dstack_vpn.core.keys import PublicKey
@@ -53,6 +55,7 @@ class Node:
     reconciler: Reconciler
     recorder: Recorder
     endpoints: EndpointBook
+    transports: Transports
     registry: tuple[int, Address] | None = None
     """Chain id and contract that the settings name; a store of any other registry is not for us."""
     keep_interface: bool = False
@@ -73,6 +76,7 @@ class Node:
             "device": self.tunnel.run,
             "link": self.tunnel.watch,
             "names": self._resolve,
+            "transports": self.transports.run,
             "clock": self._tick,
             "store": self.recorder.run_store,
             "config": self.recorder.run_config,

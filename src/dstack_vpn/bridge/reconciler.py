@@ -96,6 +96,14 @@ class Reconciler:
         self._asked = self.clock.monotonic()
         self._repair.set()
 
+    async def point(self, key: PublicKey, endpoint: SocketAddress) -> None:
+        """Send a peer's endpoint again: the device has followed the peer elsewhere. Absorbs device errors."""
+        async with self._lock:
+            peer = self.members.membership.peers.get(key)
+            if peer is not None and peer.endpoint == endpoint and self.tunnel.up.is_set():
+                with suppress(DeviceError):
+                    await self.tunnel.device.apply([SetPeer(key, endpoint)])
+
     # -- tasks ----------------------------------------------------------------------------------------
 
     async def run_events(self) -> None:

@@ -15,7 +15,7 @@ import structlog
 from dstack_vpn.bridge.members import Members
 from dstack_vpn.core.health import Facts
 from dstack_vpn.core.keys import PrivateKey
-from dstack_vpn.core.model import Cidr
+from dstack_vpn.core.model import Cidr, DeviceState
 from dstack_vpn.errors import DeviceError
 from dstack_vpn.ports import Clock, Device, Link, LinkSettings
 
@@ -78,6 +78,15 @@ class Tunnel:
         self.up.set()
         if self.refill is not None:
             await self.refill()
+
+    async def read(self) -> DeviceState | None:
+        """What the device has; None where it can't be read now."""
+        if self._device is None or not self.up.is_set():
+            return None
+        try:
+            return await self._device.read()
+        except DeviceError:
+            return None  # the reconciler finds that out, too, and knows what to do
 
     async def address(self) -> None:
         """Give the interface our token's addresses (none, while we have no token) and the routes.

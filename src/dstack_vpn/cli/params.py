@@ -14,7 +14,8 @@ import click
 
 from dstack_vpn.config.parsers import address
 from dstack_vpn.core.keys import PublicKey
-from dstack_vpn.core.model import Endpoint, parse_node_id
+from dstack_vpn.core.model import parse_node_id
+from dstack_vpn.core.reach import Reach
 from dstack_vpn.errors import FormatError
 
 if TYPE_CHECKING:
@@ -50,9 +51,9 @@ def parse_account(text: str) -> str:
     return text
 
 
-def parse_endpoint(text: str) -> Endpoint | None:
+def parse_endpoint(text: str) -> Reach | None:
     """An endpoint, or None for the empty text; raises `FormatError`."""
-    return Endpoint.parse(text) if text else None
+    return Reach.parse(text) if text else None
 
 
 def parse_token_uri(text: str) -> str:

@@ -16,10 +16,14 @@ from dstack_vpn.config import relay
 from dstack_vpn.config.options import COMPONENTS, LEVELS, OPTIONS, Option
 from dstack_vpn.config.relay import RELAY_OPTIONS, RelaySettings
 from dstack_vpn.config.settings import Network, Settings
+from dstack_vpn.core.transport import Transport
 from dstack_vpn.errors import ConfigError
 
 DEFAULT_FILE: Final = Path("/etc/dstack-vpn/config.toml")
 _SECRET_LIMIT: Final = 4096
+_MTU: Final = 1420
+_MTU_RELAYED: Final = 1360
+"""Leaves room for WireGuard's 32 bytes, a frame's 2 and TLS's 22 in a segment of 1,440 bytes."""
 _T = TypeVar("_T")
 
 
@@ -81,6 +85,8 @@ def _settle(values: dict[str, Any], levels: dict[str, str], problems: list[str])
         )
     if values["interface"] is not None and values["wireguard_config"] is None:
         values["wireguard_config"] = Path(f"/etc/wireguard/{values['interface']}.conf")
+    if values["mtu"] is None:
+        values["mtu"] = _MTU if values["transport"] in {Transport.AUTO, Transport.UDP} else _MTU_RELAYED
     if values["sync_interval"] is not None:
         values["sync_interval"] /= 1000
     return None if problems else Settings(**values, log_levels=levels)

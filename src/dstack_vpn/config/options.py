@@ -119,7 +119,13 @@ OPTIONS: Final[tuple[Option, ...]] = (
     ),
     Option("INTERFACE", parsers.interface, "wg0", "Name of the WireGuard interface.", "wg0"),
     Option("LISTEN_PORT", parsers.number(1, 65535), "51820", "UDP port of WireGuard.", "51820"),
-    Option("MTU", parsers.number(1280, 9000), "1420", "MTU of the interface in bytes.", "1420"),
+    Option(
+        "MTU",
+        parsers.number(1280, 9000),
+        None,
+        "MTU of the interface in bytes; default: 1420, and 1360 where TRANSPORT is tcp or tls.",
+        "1420",
+    ),
     Option(
         "BACKEND",
         parsers.choice("auto", "kernel", "userspace"),
@@ -129,11 +135,63 @@ OPTIONS: Final[tuple[Option, ...]] = (
     ),
     Option("KEEP_INTERFACE", parsers.boolean, "0", "Leave the tunnel up when the daemon ends.", "1"),
     Option(
+        "TRANSPORT",
+        parsers.transport,
+        "auto",
+        "How peers are reached: auto is UDP, and a relay of the peer's where UDP does not get through; "
+        "udp, tcp and tls allow only that.",
+        "auto",
+    ),
+    Option(
+        "RELAY_LISTEN",
+        parsers.relay_listen,
+        None,
+        "Where peers can reach this node over TCP or TLS, beside UDP. A tls:// URL makes its "
+        "own certificate and logs its pin; ?cert=FILE&key=FILE takes one from files, and ?cert=dstack from "
+        "the dstack guest agent.",
+        "tls://0.0.0.0:443",
+    ),
+    Option(
+        "RELAY_MAX_CONNECTIONS",
+        parsers.number(1, 65535),
+        "1024",
+        "UDP sources, or connections, at once.",
+        "1024",
+    ),
+    Option(
+        "RELAY_MAX_PER_SOURCE",
+        parsers.number(1, 65535),
+        "256",
+        "Of these, from one IP address. Behind a gateway all come from the gateway's.",
+        "256",
+    ),
+    Option(
+        "FWMARK",
+        parsers.number(1, 2**32 - 1),
+        None,
+        "Mark of the TCP connections (SO_MARK), for a rule that keeps them out of a full tunnel.",
+        "51820",
+    ),
+    Option(
+        "RELAY_OFFLOAD",
+        parsers.boolean,
+        "1",
+        "Use recvmmsg, UDP_GRO and UDP_SEGMENT where the kernel has them.",
+        "1",
+    ),
+    Option(
+        "DSTACK_SIMULATOR_ENDPOINT",
+        str,
+        None,
+        "Another place for the dstack guest agent's socket, which issues the certificate for ?cert=dstack.",
+        "/var/run/dstack.sock",
+    ),
+    Option(
         "PEER_ENDPOINTS",
         parsers.endpoints,
         "",
-        "Endpoints by node id; they win over the contract's.",
-        "db=192.0.2.10:51820,web-1=vpn.example.org:51820",
+        "Endpoints by node id; they win over the contract's. A node's relays follow its UDP address.",
+        "db=192.0.2.10:51820,web-1=vpn.example.org:51820,tls://vpn.example.org:443",
     ),
     Option(
         "PEER_ENDPOINT_TEMPLATE",

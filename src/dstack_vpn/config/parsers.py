@@ -8,7 +8,10 @@ from urllib.parse import urlsplit
 
 from dstack_vpn.config.settings import NETWORKS, Network, Secret
 from dstack_vpn.core.desired import fill_template
-from dstack_vpn.core.model import Address, Endpoint, parse_node_id
+from dstack_vpn.core.model import Address, parse_node_id
+from dstack_vpn.core.reach import Reach
+from dstack_vpn.core.transport import Transport
+from dstack_vpn.core.upstream import Listen
 from dstack_vpn.errors import FormatError
 
 
@@ -80,24 +83,40 @@ def interface(text: str) -> str:
     return text
 
 
-def endpoints(text: str) -> dict[str, Endpoint]:
-    """``node=host:port`` pairs, separated by commas."""
-    pairs = [pair.strip() for pair in text.split(",") if pair.strip()]
-    endpoints = {}
-    for pair in pairs:
-        node_id, separator, endpoint = pair.partition("=")
-        if not separator:
+def endpoints(text: str) -> dict[str, Reach]:
+    """``node=host:port`` pairs, separated by commas; what begins no pair is another way to the last node."""
+    ways: dict[str, list[str]] = {}
+    last: list[str] | None = None
+    for part in filter(None, map(str.strip, text.split(","))):
+        node_id, separator, endpoint = part.partition("=")
+        if separator and ":" not in node_id:
+            ways[parse_node_id(node_id.strip())] = last = [endpoint.strip()]
+        elif last is not None:
+            last.append(part)
+        else:
             raise FormatError("expected node=host:port pairs, separated by commas")
-        endpoints[parse_node_id(node_id.strip())] = Endpoint.parse(endpoint.strip())
-    return endpoints
+    return {node_id: Reach.parse(",".join(parts), local=True) for node_id, parts in ways.items()}
 
 
 def template(text: str) -> str:
     """An endpoint with a node id or token id to be filled in."""
     if not {"{node_id}", "{token_id}"} & set(re.findall(r"\{\w*\}", text)):
         raise FormatError("expected {node_id} or {token_id} in it")
-    Endpoint.parse(fill_template(text, "node", 1))
+    Reach.parse(fill_template(text, "node", 1), local=True)
     return text
+
+
+def transport(text: str) -> Transport:
+    """One of the transports."""
+    try:
+        return Transport(text)
+    except ValueError:
+        raise FormatError(f"expected one of {', '.join(Transport)}") from None
+
+
+def relay_listen(text: str) -> Listen:
+    """A URL to take relay connections at."""
+    return Listen.parse(text)
 
 
 def host(text: str) -> str:

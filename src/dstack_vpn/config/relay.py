@@ -14,7 +14,18 @@ from dstack_vpn.errors import FormatError
 
 UDP2TCP: Final = "udp2tcp"
 TCP2UDP: Final = "tcp2udp"
-_SHARED: Final = ("STATE_DIR", "HEALTH_CHECK_HOST", "HEALTH_CHECK_PORT", "LOG_LEVEL", "LOG_FORMAT")
+_SHARED: Final = (
+    "RELAY_MAX_CONNECTIONS",
+    "RELAY_MAX_PER_SOURCE",
+    "RELAY_OFFLOAD",
+    "FWMARK",
+    "DSTACK_SIMULATOR_ENDPOINT",
+    "STATE_DIR",
+    "HEALTH_CHECK_HOST",
+    "HEALTH_CHECK_PORT",
+    "LOG_LEVEL",
+    "LOG_FORMAT",
+)
 
 RELAY_OPTIONS: Final[tuple[Option, ...]] = (
     Option(
@@ -43,46 +54,11 @@ RELAY_OPTIONS: Final[tuple[Option, ...]] = (
         secret=True,
     ),
     Option(
-        "RELAY_MAX_CONNECTIONS",
-        parsers.number(1, 65535),
-        "1024",
-        "UDP sources, or connections, at once.",
-        "1024",
-    ),
-    Option(
-        "RELAY_MAX_PER_SOURCE",
-        parsers.number(1, 65535),
-        "256",
-        "Of these, from one IP address. Behind a gateway all come from the gateway's.",
-        "256",
-    ),
-    Option(
         "RELAY_IDLE_TIMEOUT",
         parsers.number(180, 86_400, " s"),
         "540",
         "Seconds of silence after which one is given up. WireGuard forgets a silent session after 540.",
         "540",
-    ),
-    Option(
-        "FWMARK",
-        parsers.number(1, 2**32 - 1),
-        None,
-        "Mark of the TCP connections (SO_MARK), for a rule that keeps them out of a full tunnel.",
-        "51820",
-    ),
-    Option(
-        "RELAY_OFFLOAD",
-        parsers.boolean,
-        "1",
-        "Use recvmmsg, UDP_GRO and UDP_SEGMENT where the kernel has them.",
-        "1",
-    ),
-    Option(
-        "DSTACK_SIMULATOR_ENDPOINT",
-        str,
-        None,
-        "Another place for the dstack guest agent's socket, which issues the certificate for ?cert=dstack.",
-        "/var/run/dstack.sock",
     ),
     *(option for option in OPTIONS if option.name in _SHARED),
 )

@@ -9,6 +9,8 @@ from typing import Final
 from dstack_vpn.core.keys import PrivateKey
 from dstack_vpn.core.model import Address
 from dstack_vpn.core.reach import Reach
+from dstack_vpn.core.transport import Transport
+from dstack_vpn.core.upstream import Listen
 
 
 class Secret:
@@ -74,6 +76,13 @@ class Settings:
     interface: str
     listen_port: int
     mtu: int
+    transport: Transport
+    relay_listen: Listen | None
+    relay_max_connections: int
+    relay_max_per_source: int
+    relay_offload: bool
+    fwmark: int | None
+    dstack_simulator_endpoint: str | None
     backend: str
     keep_interface: bool
     peer_endpoints: Mapping[str, Reach]

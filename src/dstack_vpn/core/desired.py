@@ -4,6 +4,7 @@
 again. `rebuild` decides about everything and must come to the same set; the audit relies on it.
 """
 
+import ipaddress
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
@@ -133,7 +134,7 @@ class Membership:
             return None
         peer = peer_of(decision.node, key, access.addresses, self.policy, self.lookup)
         if self.pinned is not None:
-            peer = replace(peer, endpoint=self.pinned[key].endpoint, keepalive=self.pinned[key].keepalive)
+            peer = _as_pinned(peer, self.pinned[key])
         self.peers[key] = peer
         self.tokens[key] = decision.node.token_id
         if decision.node.expires_at:
@@ -142,6 +143,12 @@ class Membership:
 
     def _admits(self, key: PublicKey) -> bool:
         return (self.only is None or key in self.only) and (self.pinned is None or key in self.pinned)
+
+
+def _as_pinned(peer: Peer, pin: Peer) -> Peer:
+    """A relay's loopback port of back then leads nowhere now: such an endpoint is today's."""
+    relayed = pin.endpoint is not None and ipaddress.ip_address(pin.endpoint.host).is_loopback
+    return replace(peer, endpoint=peer.endpoint if relayed else pin.endpoint, keepalive=pin.keepalive)
 
 
 def keys_of(tokens: Iterable[TokenId], *registries: Registry) -> set[PublicKey]:

@@ -29,6 +29,8 @@ class Reach:
     udp: Endpoint | None = None
     relays: tuple[Upstream, ...] = ()
     """In order of preference."""
+    local: bool = False
+    """Whether the operator of this node wrote it: such relays may name files, proxies and this machine."""
 
     @classmethod
     def parse(cls, text: str, *, local: bool = False) -> Self:
@@ -38,7 +40,7 @@ class Reach:
         anybody else comes back whole from ``str``.
         """
         if "," not in text and "://" not in text:
-            return cls(Endpoint.parse(text))
+            return cls(Endpoint.parse(text), local=local)
         parts = split_alternatives(text)
         if len(text) > REACH_LENGTH or len(parts) > 1 + RELAYS:
             raise FormatError(f"endpoint: more than {REACH_LENGTH} characters or {1 + RELAYS} alternatives")
@@ -47,7 +49,7 @@ class Reach:
         relays = dict.fromkeys(alternative for alternative in found if isinstance(alternative, Upstream))
         if len(udp) > 1 or len(relays) > RELAYS:
             raise FormatError(f"endpoint: expected one UDP address and {RELAYS} relays at most")
-        reach = cls(udp[0] if udp else None, tuple(relays))
+        reach = cls(udp[0] if udp else None, tuple(relays), local)
         # Written out it can be a little longer: what is stored must be read again.
         if len(str(reach)) > REACH_LENGTH:
             raise FormatError(f"endpoint: longer than {REACH_LENGTH} characters")

@@ -16,6 +16,7 @@ from dstack_vpn.adapters.chain.pool import RpcPool
 from dstack_vpn.adapters.clock import SystemClock
 from dstack_vpn.adapters.contracts import by_name
 from dstack_vpn.adapters.device.backend import choose_backend, make_link
+from dstack_vpn.adapters.relay.sockets import can_send
 from dstack_vpn.adapters.resolver import SystemResolver
 from dstack_vpn.adapters.store.archive import FileArchive
 from dstack_vpn.adapters.store.sqlite import SqliteStore
@@ -26,6 +27,7 @@ from dstack_vpn.bridge.node import Node
 from dstack_vpn.bridge.reconciler import Reconciler
 from dstack_vpn.bridge.recorder import Recorder
 from dstack_vpn.bridge.state import ChainState
+from dstack_vpn.bridge.transports import Transports
 from dstack_vpn.bridge.tunnel import Tunnel
 from dstack_vpn.config import Settings
 from dstack_vpn.core.addressing import AddressPlan, unique_local_prefix
@@ -36,6 +38,7 @@ from dstack_vpn.core.model import DeviceState
 from dstack_vpn.core.x25519 import derive
 from dstack_vpn.errors import ConfigError
 from dstack_vpn.ports import Link
+from dstack_vpn.wiring.transports import own_relay, relay_maker
 
 if TYPE_CHECKING:
     # Loaded where it is used: the daemon has no use for what the commands do on the chain. The commands take
@@ -134,6 +137,7 @@ def build(settings: Settings, link: Link) -> Node:
     clock = SystemClock()
     facts = Facts(started=clock.now(), paced=settings.network.block_time is not None)
     endpoints = EndpointBook(SystemResolver(), clock)
+    transports = Transports(settings.transport, endpoints, clock, relay_maker(settings), can_send)
     members = Members(
         own_key=derive(settings.wireguard_private_key),
         own_node_id=settings.node_id,
@@ -144,7 +148,7 @@ def build(settings: Settings, link: Link) -> Node:
         confirmations=settings.grant_confirmations,
         facts=facts,
         clock=clock,
-        lookup=endpoints.by_udp,
+        lookup=transports.where,
     )
     tunnel = Tunnel(
         link=link,
@@ -160,6 +164,8 @@ def build(settings: Settings, link: Link) -> Node:
     chain = ChainLoop(chain_source(settings), state)
     reconciler = Reconciler(members, tunnel, facts, clock, chain.confirm)
     members.submit, members.own_changed = reconciler.submit, tunnel.look
+    transports.read, transports.changed = tunnel.read, members.reached_anew
+    transports.point, transports.in_use = reconciler.point, members.membership.peers.keys
     recorder = Recorder(
         SqliteStore(settings.state_dir / "registry.sqlite"), archive(settings), chain, tunnel, state.changed
     )
@@ -170,6 +176,7 @@ def build(settings: Settings, link: Link) -> Node:
         reconciler,
         recorder,
         endpoints,
+        transports,
         registry=(settings.chain_id, settings.contract_address),
         keep_interface=settings.keep_interface,
     )
@@ -197,6 +204,8 @@ async def run(settings: Settings) -> None:
     services = {}
     if settings.health_check_port:
         services["web"] = _serve(node, settings)
+    if settings.relay_listen is not None:
+        services["relay"] = (await own_relay(settings, settings.relay_listen)).run
     await node.run(stop, services)
 
 
@@ -265,6 +274,7 @@ class NodeView:
             "public_key": str(key),
             "addresses": sorted(peer.allowed_ips),
             "endpoint": None if seen_at is None else str(seen_at),
+            **node.transports.describe(key),
             "last_handshake": None if state is None else state.last_handshake or None,
             "rx_bytes": None if state is None else state.rx_bytes,
             "tx_bytes": None if state is None else state.tx_bytes,

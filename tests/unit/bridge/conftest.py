@@ -1,10 +1,11 @@
 """A whole node over a scripted chain and a device in memory."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network
+from typing import Any
 
 import pytest
 from tests.scripted import IDENTITY, MemoryArchive, MemoryStore, ScriptedChain, ScriptedSource
@@ -18,12 +19,16 @@ from dstack_vpn.bridge.node import Node
 from dstack_vpn.bridge.reconciler import Reconciler
 from dstack_vpn.bridge.recorder import Recorder
 from dstack_vpn.bridge.state import ChainState
+from dstack_vpn.bridge.transports import Transports
 from dstack_vpn.bridge.tunnel import Tunnel
 from dstack_vpn.core.addressing import AddressPlan, unique_local_prefix
 from dstack_vpn.core.desired import PeerPolicy
 from dstack_vpn.core.health import Facts, Health, evaluate
 from dstack_vpn.core.keys import PrivateKey
 from dstack_vpn.core.model import SocketAddress
+from dstack_vpn.core.reach import Reach
+from dstack_vpn.core.transport import Transport
+from dstack_vpn.core.upstream import Upstream
 from dstack_vpn.core.x25519 import derive
 
 OWN = PrivateKey(bytes(range(1, 33)))
@@ -38,6 +43,50 @@ class ScriptedResolver:
         return SocketAddress(self.names[host], port) if host in self.names else None
 
 
+class FakeRelay:
+    """Implements `ports.PeerRelay`, and notes what it is told."""
+
+    def __init__(self, port: int, upstreams: Sequence[Upstream]) -> None:
+        self.address = SocketAddress("127.0.0.1", port)
+        self.upstreams = tuple(upstreams)
+        self.running = self.held = False
+        self.probes: list[tuple[SocketAddress, Callable[[], None]]] = []
+
+    async def run(self) -> None:
+        self.running = True
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.running = False
+
+    def retarget(self, upstreams: Sequence[Upstream]) -> None:
+        self.upstreams = tuple(upstreams)
+
+    def probe(self, to: SocketAddress, answered: Callable[[], None]) -> None:
+        self.probes.append((to, answered))
+
+    def hold(self, *, on: bool) -> None:
+        self.held = on
+
+    def snapshot(self) -> Mapping[str, Any]:
+        return {"upstream": self.upstreams[0].name, "rtt_ms": 1.0}
+
+
+@dataclass
+class FakeRelays:
+    """Makes relays, and says whether UDP can be sent."""
+
+    made: list[FakeRelay] = field(default_factory=list)
+    udp: bool = True
+
+    async def make(self, reach: Reach) -> FakeRelay:
+        self.made.append(FakeRelay(40_000 + len(self.made), reach.relays))
+        return self.made[-1]
+
+    def can_send(self, to: SocketAddress) -> bool:
+        return self.udp
+
+
 @dataclass
 class Bench:
     """Everything around one node, for a test to pull at."""
@@ -48,6 +97,8 @@ class Bench:
     archive: MemoryArchive = field(default_factory=MemoryArchive)
     resolver: ScriptedResolver = field(default_factory=ScriptedResolver)
     policy: PeerPolicy = field(default_factory=PeerPolicy)
+    relays: FakeRelays = field(default_factory=FakeRelays)
+    transport: Transport = Transport.AUTO
     confirmations: int = 0
     audit_interval: float = 3600.0
     own_node_id: str | None = "node-0"
@@ -84,6 +135,7 @@ class Bench:
         clock = SystemClock()
         facts = Facts(started=clock.now())
         book = EndpointBook(self.resolver, clock)
+        transports = Transports(self.transport, book, clock, self.relays.make, self.relays.can_send)
         members = Members(
             derive(OWN),
             self.own_node_id,
@@ -92,15 +144,17 @@ class Bench:
             self.confirmations,
             facts,
             clock,
-            book.by_udp,
+            transports.where,
         )
         tunnel = Tunnel(self.link, members, OWN, 51820, "wg0", 1420, facts, clock)
         state = ChainState(members, facts, clock, self.audit_interval, asyncio.Queue(1000))
         chain = ChainLoop(self.source, state)
         reconciler = Reconciler(members, tunnel, facts, clock, chain.confirm)
         members.submit, members.own_changed = reconciler.submit, tunnel.look
+        transports.read, transports.changed = tunnel.read, members.reached_anew
+        transports.point, transports.in_use = reconciler.point, members.membership.peers.keys
         recorder = Recorder(self.store, self.archive, chain, tunnel, state.changed)
-        self.node = Node(facts, tunnel, chain, reconciler, recorder, book, self.registry)
+        self.node = Node(facts, tunnel, chain, reconciler, recorder, book, transports, self.registry)
         return self.node
 
     @asynccontextmanager

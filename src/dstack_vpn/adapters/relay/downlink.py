@@ -40,7 +40,7 @@ class Downlink:
         self._engine, self._stream, self._sink, self._watch, self._ended = engine, stream, sink, watch, ended
         self._counters: Counters = sink.counters
         self._left = b""
-        self._blocked = self._closed = False
+        self._blocked = self._closed = self._held = False
         self._data, self._view = engine.outbox.received.data, engine.outbox.received.view
         engine.loop.add_reader(stream.descriptor, self._on_readable)
         if stream.pending():
@@ -54,10 +54,21 @@ class Downlink:
             if self._blocked:
                 self._engine.loop.remove_writer(self._sink.descriptor)
 
+    def hold(self, *, on: bool) -> None:
+        """Leave what comes in TCP's buffer for a moment, or take it again."""
+        if self._closed or self._held is on:
+            return
+        self._held = on
+        if on:
+            self._engine.loop.remove_reader(self._stream.descriptor)
+        elif not self._blocked:
+            self._engine.loop.add_reader(self._stream.descriptor, self._on_readable)
+            self._engine.loop.call_soon(self._on_readable)  # TLS may have read ahead
+
     # -- in -------------------------------------------------------------------------------------------
 
     def _on_readable(self) -> None:
-        if self._closed or self._blocked:
+        if self._closed or self._blocked or self._held:
             return
         have = len(self._left)
         if have > LONGEST_FRAME:
@@ -153,7 +164,8 @@ class Downlink:
     def _unblock(self) -> None:
         self._blocked = False
         self._engine.loop.remove_writer(self._sink.descriptor)
-        self._engine.loop.add_reader(self._stream.descriptor, self._on_readable)
+        if not self._held:
+            self._engine.loop.add_reader(self._stream.descriptor, self._on_readable)
         self._deliver(self._restore())
 
     def _end(self, reason: str) -> None:

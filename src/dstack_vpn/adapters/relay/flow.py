@@ -10,12 +10,14 @@ the address that the source sent to, beside the service's own, so that the kerne
 import asyncio
 import random
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import structlog
 
 from dstack_vpn.adapters.relay.dial import Dialled
+from dstack_vpn.adapters.relay.direct import DirectProbe
 from dstack_vpn.adapters.relay.downlink import Downlink
 from dstack_vpn.adapters.relay.outbox import Sink
 from dstack_vpn.adapters.relay.uplink import Uplink
@@ -60,6 +62,7 @@ class Flow:
         self._sink = Sink(udp, service.engine.offload, service.counters)
         self._uplink = Uplink(service.engine, udp, service.counters, self._lost)
         self._link: _Link | None = None
+        self._probe: DirectProbe | None = None
         self._old: set[_Link] = set()
         self._wanted = asyncio.Event()
         self._down_since: float | None = None
@@ -126,8 +129,7 @@ class Flow:
     def tick(self, now: float) -> None:
         """Look at what happened since the last time, and leave an upstream that owes answers."""
         link = self._link
-        sent, received = self._uplink.sent, link is not None and link.downlink.received
-        self._uplink.sent = False
+        sent, received = self._uplink.take_sent(), link is not None and link.downlink.received
         if sent or received:
             self.active_at = now
         if link is None:
@@ -141,9 +143,30 @@ class Flow:
         if self._service.stalled(link.upstream, overdue, now):
             self._lost(overdue, blame=False)
 
+    def probe(self, to: SocketAddress, mark: int | None, answered: Callable[[], None]) -> None:
+        """See whether the peer answers by UDP from there; raises `OSError`, `RelayError`."""
+        self.end_probe()
+        if self._link is not None:
+            self._probe = DirectProbe(self._service.engine, self._uplink, self._udp, answered)
+            self._probe.start(to, mark)
+
+    def end_probe(self) -> None:
+        """Take no more answers by UDP."""
+        if self._probe is not None:
+            self._probe.close()
+            self._probe = None
+
+    def hold(self, *, on: bool) -> None:
+        """Hand nothing on to WireGuard for a moment, or all of it again."""
+        for link in (*self._old, *([self._link] if self._link else ())):
+            link.downlink.hold(on=on)
+        if self._probe is not None:
+            self._probe.hold(on=on)
+
     def close(self) -> None:
         """Give everything back."""
         self._closed = True
+        self.end_probe()
         self._uplink.close()
         for link in (*self._old, *([self._link] if self._link else ())):
             link.close()

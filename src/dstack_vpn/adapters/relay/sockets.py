@@ -6,6 +6,7 @@ import struct
 from contextlib import suppress
 from typing import Final
 
+from dstack_vpn.core.model import SocketAddress
 from dstack_vpn.errors import RelayError
 
 UNSENT: Final = 128 << 10
@@ -35,10 +36,11 @@ def tune(connection: socket.socket, *, mark: int | None = None) -> None:
             with suppress(OSError):
                 connection.setsockopt(socket.IPPROTO_TCP, number, value)
     if mark is not None:
-        _set_mark(connection, mark)
+        set_mark(connection, mark)
 
 
-def _set_mark(connection: socket.socket, mark: int) -> None:
+def set_mark(connection: socket.socket, mark: int) -> None:
+    """Mark what the socket sends; raises `RelayError` where that is not permitted."""
     try:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
     except (OSError, AttributeError) as error:
@@ -57,3 +59,20 @@ def rtt(connection: socket.socket) -> float | None:
     except (OSError, AttributeError, struct.error):
         return None
     return microseconds / 1e6 if microseconds else None
+
+
+def can_send(to: SocketAddress) -> bool:
+    """Whether the system would send UDP there: no route, or a firewall of our own, says no at once.
+
+    The datagram is empty, which WireGuard ignores.
+    """
+    family = socket.AF_INET6 if ":" in to.host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as udp:
+        try:
+            udp.connect(to)
+            udp.send(b"")
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+    return True

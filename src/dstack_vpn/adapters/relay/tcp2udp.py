@@ -66,9 +66,9 @@ class Connection:
 
     def tick(self, now: float) -> None:
         """Note whether anything happened since the last time."""
-        if self._uplink.sent or self._downlink.received:
+        if self._uplink.take_sent() or self._downlink.received:
             self.active_at = now
-        self._uplink.sent = self._downlink.received = False
+        self._downlink.received = False
 
     def close(self) -> None:
         """Give everything back."""

@@ -1,0 +1,99 @@
+"""A probe of the direct way: does the peer answer by UDP while a relay carries?
+
+Copies of a few datagrams go to the peer's UDP address as well. WireGuard takes whichever comes first, drops
+the other as a replay, and answers to where the first came from: an answer here proves that UDP works both
+ways. It is handed on, so nothing is lost, whichever way it came.
+"""
+
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final
+
+from dstack_vpn.adapters.relay.engine import Engine
+from dstack_vpn.adapters.relay.sockets import set_mark
+from dstack_vpn.adapters.relay.uplink import Uplink
+from dstack_vpn.core.framing import HEADER
+from dstack_vpn.core.model import SocketAddress
+from dstack_vpn.errors import RelayError
+
+COPIES: Final = 8
+"""Datagrams that are sent twice, one by one: the relay's copy may be the faster now and then."""
+PATIENCE: Final = 5.0
+"""Seconds that traffic, and then an answer, is waited for."""
+_TYPES: Final = frozenset({1, 2, 3, 4})
+"""The first bytes that WireGuard's messages have (whitepaper, section 5.4)."""
+_LONGEST: Final = 65535
+
+
+class DirectProbe:
+    """One probe; it ends by itself unless it is answered, and then with `close`."""
+
+    def __init__(
+        self, engine: Engine, uplink: Uplink, wireguard: socket.socket, answered: Callable[[], None]
+    ) -> None:
+        self._engine, self._uplink, self._wireguard, self._answered = engine, uplink, wireguard, answered
+        self._udp: socket.socket | None = None
+        self._left = COPIES
+        self._heard = False
+
+    def start(self, to: SocketAddress, mark: int | None) -> None:
+        """Begin; raises `OSError` where there is no way there, `RelayError` where a mark is not permitted."""
+        family = socket.AF_INET6 if ":" in to.host else socket.AF_INET
+        udp = self._udp = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        try:
+            if mark is not None:
+                set_mark(udp, mark)
+            udp.connect(to)
+        except (OSError, RelayError):
+            udp.close()
+            self._udp = None
+            raise
+        self._engine.loop.add_reader(udp.fileno(), self._on_answer)
+        self._engine.loop.call_later(PATIENCE, self._give_up)
+        self._uplink.mirror(self._copy)
+
+    def close(self) -> None:
+        """Stop listening for answers."""
+        if self._udp is not None:
+            self._uplink.mirror(None)
+            self._engine.loop.remove_reader(self._udp.fileno())
+            self._udp.close()
+            self._udp = None
+
+    def hold(self, *, on: bool) -> None:
+        """Leave answers where they are, or take them again."""
+        if self._udp is None:
+            return
+        if on:
+            self._engine.loop.remove_reader(self._udp.fileno())
+        else:
+            self._engine.loop.add_reader(self._udp.fileno(), self._on_answer)
+
+    def _give_up(self) -> None:
+        if not self._heard:
+            self.close()
+
+    def _copy(self, frames: bytes) -> None:
+        position = 0
+        while self._left and self._udp is not None and position < len(frames):
+            end = position + HEADER + int.from_bytes(frames[position : position + HEADER], "big")
+            with suppress(OSError):
+                self._udp.send(frames[position + HEADER : end])
+            position, self._left = end, self._left - 1
+        if not self._left:
+            self._uplink.mirror(None)
+
+    def _on_answer(self) -> None:
+        assert self._udp is not None
+        try:
+            datagram = self._udp.recv(_LONGEST)
+        except OSError:
+            return  # an ICMP error: nobody is there
+        if not datagram or datagram[0] not in _TYPES:
+            return
+        with suppress(OSError):
+            self._wireguard.send(datagram)
+        if not self._heard:
+            self._heard = True
+            self._answered()

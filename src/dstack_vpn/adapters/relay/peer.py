@@ -1,0 +1,62 @@
+"""The relay for one peer of a node: udp2tcp on a loopback port, with WireGuard as its only source."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, Final
+
+import structlog
+
+from dstack_vpn.adapters.relay.engine import Engine
+from dstack_vpn.adapters.relay.limits import Limits
+from dstack_vpn.adapters.relay.udp2tcp import Udp2Tcp
+from dstack_vpn.core.model import SocketAddress
+from dstack_vpn.core.upstream import Upstream
+from dstack_vpn.errors import RelayError
+
+_log = structlog.get_logger(component="relay")
+
+LOOPBACK: Final = SocketAddress("127.0.0.1", 0)
+_SOURCES: Final = Limits(4, 4)
+"""WireGuard is one; after it was set up anew, another for a while."""
+
+
+class LoopbackRelay:
+    """Implements `ports.PeerRelay`."""
+
+    def __init__(
+        self, engine: Engine, upstreams: Sequence[Upstream], *, mark: int | None, foreign: bool
+    ) -> None:
+        """Bind; raises `RelayError`."""
+        self._mark = mark
+        self._service = Udp2Tcp(engine, LOOPBACK, upstreams, limits=_SOURCES, mark=mark, foreign=foreign)
+
+    @property
+    def address(self) -> SocketAddress:
+        """Where WireGuard is to send to."""
+        return self._service.address
+
+    async def run(self) -> None:
+        """Carry until cancelled."""
+        await self._service.run()
+
+    def retarget(self, upstreams: Sequence[Upstream]) -> None:
+        """Use other relays from now on."""
+        self._service.retarget(upstreams)
+
+    def probe(self, to: SocketAddress, answered: Callable[[], None]) -> None:
+        """See whether the peer answers by UDP, too."""
+        flows = sorted(self._service.flows, key=lambda flow: flow.active_at)
+        for flow in flows[-1:]:
+            try:
+                flow.probe(to, self._mark, answered)
+            except (OSError, RelayError) as error:
+                _log.debug("relay.probe_failed", address=str(to), problem=str(error))
+
+    def hold(self, *, on: bool) -> None:
+        """Hand nothing on to WireGuard for a moment, or all of it again."""
+        for flow in self._service.flows:
+            flow.hold(on=on)
+
+    def snapshot(self) -> Mapping[str, Any]:
+        """What an operator wants to see."""
+        return {**self._service.snapshot(), **asdict(self._service.counters)}
