@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 from tests.netns_support import wait_until
 
 from dstack_vpn.adapters.contracts import calls
@@ -107,3 +108,27 @@ def test_a_peer_that_can_only_be_reached_by_a_relay_is_reached_by_it(empty_lab: 
     assert seen["transport"] == "tcp"
     assert seen["relay"]["upstream"] == f"tcp://{b.underlay}:8443"
     assert seen["endpoint"].startswith("127.0.0.1:")
+
+
+def test_metrics_tell_how_each_peer_is_reached(empty_lab: Lab) -> None:
+    b = start(empty_lab, "b", RELAY_LISTEN=f"tcp://{RELAY}")
+    a = start(empty_lab, "a")
+    for node in (a, b):
+        node.wait_ready()
+    reach_by(empty_lab, b, f"tcp://{b.underlay}:8443", a)
+    a.wait_reaches(b.address)
+    ours, theirs = metrics(a), metrics(b)
+    labels = {"node_id": "b", "token": str(b.token), "transport": "tcp"}
+    assert ours["dstack_vpn_peer_transport"] == [(labels, 1.0)]
+    assert ours["dstack_vpn_peer_relay_datagrams_up_total"][0][1] > 0
+    assert theirs["dstack_vpn_relay_connections"] == [({}, 1.0)]
+
+
+def metrics(node: Node) -> dict[str, list[tuple[dict[str, str], float]]]:
+    """What Prometheus' own parser makes of a node's metrics."""
+    body = node.fetch("127.0.0.1", 8080, "/metrics")
+    found: dict[str, list[tuple[dict[str, str], float]]] = {}
+    for family in text_string_to_metric_families(body):
+        for sample in family.samples:
+            found.setdefault(sample.name, []).append((sample.labels, sample.value))
+    return found

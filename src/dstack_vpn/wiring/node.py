@@ -5,12 +5,9 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Collection
-from dataclasses import asdict
-from statistics import quantiles
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 
-from dstack_vpn import __version__
 from dstack_vpn.adapters import logs
 from dstack_vpn.adapters.chain.pool import RpcPool
 from dstack_vpn.adapters.clock import SystemClock
@@ -32,13 +29,13 @@ from dstack_vpn.bridge.tunnel import Tunnel
 from dstack_vpn.config import Settings
 from dstack_vpn.core.addressing import AddressPlan, unique_local_prefix
 from dstack_vpn.core.desired import PeerPolicy
-from dstack_vpn.core.health import Facts, Health, evaluate
-from dstack_vpn.core.keys import PublicKey
+from dstack_vpn.core.health import Facts
 from dstack_vpn.core.model import DeviceState
 from dstack_vpn.core.x25519 import derive
 from dstack_vpn.errors import ConfigError
 from dstack_vpn.ports import Link
 from dstack_vpn.wiring.transports import own_relay, relay_maker
+from dstack_vpn.wiring.view import NodeView
 
 if TYPE_CHECKING:
     # Loaded where it is used: the daemon has no use for what the commands do on the chain. The commands take
@@ -201,88 +198,22 @@ async def run(settings: Settings) -> None:
     gc.set_threshold(20_000, 50, 1000)
     # The threads that write files share the interpreter: none may hold it up for 5 ms, as is the default.
     sys.setswitchinterval(0.0005)
-    services = {}
-    if settings.health_check_port:
-        services["web"] = _serve(node, settings)
+    services: dict[str, Callable[[], Awaitable[None]]] = {}
+    view = NodeView(node)
     if settings.relay_listen is not None:
-        services["relay"] = (await own_relay(settings, settings.relay_listen)).run
+        view.relay = await own_relay(settings, settings.relay_listen)
+        services["relay"] = view.relay.run
+    if settings.health_check_port:
+        services["web"] = _serve(view, settings)
     await node.run(stop, services)
 
 
-def _serve(node: Node, settings: Settings) -> Callable[[], Awaitable[None]]:
+def _serve(view: NodeView, settings: Settings) -> Callable[[], Awaitable[None]]:
     async def serve() -> None:
         # Imported here: the tunnel does not wait for a web server's 50 ms.
         from dstack_vpn.adapters.web.server import HealthServer
 
-        await HealthServer(NodeView(node), settings.health_check_host, settings.health_check_port).run()
+        address = settings.health_check_host, settings.health_check_port
+        await HealthServer(view, *address, metrics=view.metrics).run()
 
     return serve
-
-
-class NodeView:
-    """What can be seen of a running node: implements `adapters.web.server.View`."""
-
-    def __init__(self, node: Node) -> None:
-        self._node = node
-
-    def health(self) -> Health:
-        """The verdict now."""
-        return evaluate(self._node.facts, self._node.tunnel.clock.now())
-
-    def stats(self) -> dict[str, Any]:
-        """Counters and peers, as JSON can hold them."""
-        node, facts = self._node, self._node.facts
-        members, state = node.tunnel.members, node.chain.state
-        own = members.own_node
-        return {
-            "version": __version__,
-            "started": facts.started,
-            "node_id": members.own_node_id if own is None else str(own.node_id),
-            "token": None if own is None else own.token_id,
-            "public_key": str(members.own_key),
-            "addresses": [] if own is None else sorted(members.addresses.allowed_ips(own.token_id)),
-            "interface": node.tunnel.name,
-            "device_restarts": max(node.tunnel.restarts, 0),
-            "chain": {
-                "endpoint": facts.endpoint,
-                "head": facts.head,
-                "head_seen": facts.head_seen,
-                "synced": facts.synced,
-                "stale": facts.stale,
-                "events": state.events,
-                "reorgs": state.reorgs,
-                "audits": state.audits,
-            },
-            "tokens": len(members.follower.registry.nodes),
-            "peers": [self._peer(key) for key in members.membership.peers],
-            "changes_applied": node.reconciler.applied,
-            "changes_rolled_back": node.reconciler.failed,
-            "event_to_peer_ms": _percentiles(node.reconciler.latencies),
-            "facts": asdict(facts),
-        }
-
-    def _peer(self, key: PublicKey) -> dict[str, Any]:
-        node = self._node
-        members = node.tunnel.members
-        peer, token = members.membership.peers[key], members.membership.tokens[key]
-        state, entry = node.peers_seen.get(key), members.follower.registry.get(token)
-        seen_at = peer.endpoint if state is None or state.endpoint is None else state.endpoint
-        return {
-            "node_id": None if entry is None else str(entry.node_id),
-            "token": token,
-            "owner": None if entry is None else entry.owner,
-            "public_key": str(key),
-            "addresses": sorted(peer.allowed_ips),
-            "endpoint": None if seen_at is None else str(seen_at),
-            **node.transports.describe(key),
-            "last_handshake": None if state is None else state.last_handshake or None,
-            "rx_bytes": None if state is None else state.rx_bytes,
-            "tx_bytes": None if state is None else state.tx_bytes,
-        }
-
-
-def _percentiles(seconds: Collection[float]) -> dict[str, float] | None:
-    if len(seconds) < 2:
-        return None
-    cuts = quantiles(seconds, n=100, method="inclusive")
-    return {"p50": round(cuts[49] * 1000, 3), "p99": round(cuts[98] * 1000, 3)}

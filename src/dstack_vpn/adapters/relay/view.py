@@ -33,7 +33,7 @@ class RelayView:
     def __init__(self, service: Service, version: str, started: float) -> None:
         self.service, self._version, self._started = service, version, started
         self._registry = CollectorRegistry()
-        self._registry.register(_Metrics(service))
+        self._registry.register(RelayMetrics(service))
 
     def health(self) -> Health:
         """The verdict now."""
@@ -74,7 +74,7 @@ def _upstream_health(service: Udp2Tcp) -> Component:
     return Component("upstream", Status.OK, f"using {service.upstreams[0].name}")
 
 
-class _Metrics(Collector):
+class RelayMetrics(Collector):
     """Reads the counters when Prometheus asks: the fast paths know nothing of it."""
 
     def __init__(self, service: Service) -> None:
