@@ -3,7 +3,8 @@
 import sys
 from pathlib import Path
 
-from dstack_vpn.config import COMPONENTS, OPTIONS, Option
+from dstack_vpn.cli.relay import flag_of
+from dstack_vpn.config import COMPONENTS, OPTIONS, RELAY_OPTIONS, Option
 
 TARGET = Path(__file__).parents[1] / "docs" / "configuration.md"
 
@@ -25,7 +26,19 @@ that only its owner can read (`…_FILE`; a file that others can read is refused
 |---|---|---|---|---|
 """
 
+RELAY_HEAD = """
+## The relay
+
+`dstack-vpn relay` has these settings, besides those for health checks and logs, and the mode as a command
+(`relay udp2tcp`, `relay tcp2udp`).
+
+| variable | flag | default | meaning | example |
+|---|---|---|---|---|
+"""
+
 TAIL = f"""
+## Components and files
+
 `LOG_LEVEL_<COMPONENT>` sets the level of one component: {", ".join(f"`{c.upper()}`" for c in COMPONENTS)}.
 
 A file says the same in lower case:
@@ -42,10 +55,10 @@ db = "192.0.2.10:51820"
 """
 
 
-def row(option: Option) -> str:
-    """A line of the table."""
+def row(option: Option, flag: str | None) -> str:
+    """A line of a table."""
     name = f"`{option.name}`" + (f", `{option.name}_FILE`" if option.secret else "")
-    flag = "" if option.secret else f"`{option.flag}`"
+    flag = "" if flag is None else f"`{flag}`"
     default = f"`{option.default}`" if option.default else ""
     example = option.example if option.secret else f"`{option.example}`"
     return f"| {name} | {flag} | {default} | {option.help} | {example} |\n"
@@ -53,7 +66,10 @@ def row(option: Option) -> str:
 
 def main() -> int:
     """Write or check; returns the exit code."""
-    text = HEAD + "".join(map(row, OPTIONS)) + TAIL
+    node = (row(option, None if option.secret else option.flag) for option in OPTIONS)
+    shared = {option.name for option in OPTIONS} - {"RELAY_LISTEN"}
+    relay = (row(option, flag_of(option)) for option in RELAY_OPTIONS if option.name not in shared)
+    text = HEAD + "".join(node) + RELAY_HEAD + "".join(relay) + TAIL
     if "--check" not in sys.argv[1:]:
         TARGET.write_text(text)
         return 0

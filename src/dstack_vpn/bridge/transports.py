@@ -26,7 +26,7 @@ from dstack_vpn.core.transport import Course, Transport, Way, usable
 from dstack_vpn.errors import RelayError
 from dstack_vpn.ports import Clock, PeerRelay
 
-_log = structlog.get_logger(component="transport")
+_log = structlog.get_logger(component="relay")
 _chance: Final = random.SystemRandom().random
 
 TICK: Final = 1.0

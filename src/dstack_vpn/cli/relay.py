@@ -9,17 +9,26 @@ from typing import Any
 import click
 
 from dstack_vpn import config
-from dstack_vpn.config import RELAY_OPTIONS, TCP2UDP, UDP2TCP, RelaySettings
+from dstack_vpn.config import RELAY_OPTIONS, TCP2UDP, UDP2TCP, Option, RelaySettings
 
 _NAMES = {"RELAY_LISTEN": "--listen", "RELAY_TO": "--to"}
 _LEFT_OUT = ("RELAY_MODE", "PROXY_PORT", "DSTACK_SIMULATOR_ENDPOINT")
 
 
+def flag_of(option: Option) -> str | None:
+    """A relay's flag for a setting; None: it has none."""
+    if option.name in _LEFT_OUT:
+        return None
+    return _NAMES.get(option.name, option.flag.replace("--relay-", "--"))
+
+
 def _relay_options(command: Callable[..., None]) -> Callable[..., None]:
     """A flag for each setting of a relay."""
-    for option in reversed([o for o in RELAY_OPTIONS if o.name not in _LEFT_OUT]):
+    for option in reversed(RELAY_OPTIONS):
+        flag = flag_of(option)
+        if flag is None:
+            continue
         default = f" [default: {option.default}]" if option.default else ""
-        flag = _NAMES.get(option.name, option.flag.replace("--relay-", "--"))
         command = click.option(flag, option.key, metavar="TEXT", help=f"{option.help}{default}")(command)
     path = click.Path(path_type=Path, dir_okay=False)
     return click.option("--config", "config_file", type=path, help="A TOML file with settings.")(command)
