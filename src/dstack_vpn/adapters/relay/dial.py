@@ -97,7 +97,10 @@ class _Direct:
     async def connect(self, dest_host: str, dest_port: int, timeout: float | None = None) -> socket.socket:
         """As python-socks calls it; the deadline is ours."""
         del timeout
-        return await _tcp(dest_host, dest_port, self._name, self._mark, foreign=False)
+        try:
+            return await _tcp(dest_host, dest_port, self._name, self._mark, foreign=False)
+        except OSError as error:
+            raise RelayError(f"{self._name}: {error.strerror or error}") from error
 
 
 async def _tcp(host: str, port: int, name: str, mark: int | None, *, foreign: bool) -> socket.socket:

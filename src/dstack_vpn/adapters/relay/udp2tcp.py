@@ -72,6 +72,7 @@ class Udp2Tcp:
         self._runners: dict[SocketAddress, asyncio.Task[None]] = {}
         self._seldom = Seldom(_log)
         self._socket = bind_datagrams(listen)
+        engine.widen(self._socket)
         self._group: asyncio.TaskGroup | None = None
 
     @property

@@ -1,0 +1,76 @@
+"""The relay's small parts: races, limits, and log lines that don't repeat themselves."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+import structlog
+from structlog.testing import LogCapture
+
+from dstack_vpn.adapters.relay.limits import Limits, Occupancy
+from dstack_vpn.adapters.relay.race import race
+from dstack_vpn.adapters.relay.seldom import Seldom
+from dstack_vpn.errors import RelayError
+
+
+def after(seconds: float, result: str | None, begun: list[str]) -> Callable[[], Awaitable[str]]:
+    """An attempt that ends so late, with a result or (None) a failure."""
+
+    async def attempt() -> str:
+        begun.append(str(result))
+        await asyncio.sleep(seconds)
+        if result is None:
+            raise RelayError("refused")
+        return result
+
+    return attempt
+
+
+async def test_the_first_to_answer_wins_and_the_others_are_given_up() -> None:
+    begun: list[str] = []
+    late: list[str] = []
+    attempts = [after(5, "slow", begun), after(0, "quick", begun), after(0, "unneeded", begun)]
+    assert await race(attempts, 0.02, late.append) == (1, "quick")
+    assert begun == ["slow", "quick"]
+
+
+async def test_a_failure_begins_the_next_attempt_at_once() -> None:
+    begun: list[str] = []
+    attempts = [after(0, None, begun), after(0, "second", begun)]
+    async with asyncio.timeout(5):
+        assert await race(attempts, 60, lambda _: None) == (1, "second")
+
+
+async def test_where_all_fail_the_reason_is_told() -> None:
+    with pytest.raises(RelayError, match="refused"):
+        await race([after(0, None, []), after(0, None, [])], 0.01, lambda _: None)
+
+
+def test_no_source_may_use_up_the_room_of_all() -> None:
+    occupancy = Occupancy(Limits(total=3, per_source=2))
+    for source in "aa":
+        assert occupancy.admits(source)
+        occupancy.enter(source)
+    assert not occupancy.admits("a")
+    occupancy.enter("b")
+    assert not occupancy.admits("c")
+    occupancy.leave("a")
+    assert occupancy.admits("c")
+    assert occupancy.admits("a")
+
+
+def test_what_happens_again_and_again_is_logged_once_with_its_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    capture = LogCapture()
+    log: Any = structlog.wrap_logger(structlog.PrintLogger(), processors=[capture])
+    quiet = Seldom(log)
+    for _ in range(1000):
+        quiet.warning("relay.limit", source="192.0.2.1")
+    assert len(capture.entries) == 1
+    now[0] += 3600
+    quiet.warning("relay.limit", source="192.0.2.1")
+    assert len(capture.entries) == 2
+    assert 999 in capture.entries[1].values()
