@@ -144,3 +144,12 @@ def test_the_brake() -> None:
     four = dict(list(peers.items())[:4])
     assert not brake(make(four, {}), 4)
     assert not make(peers, few).keeping(peers)
+
+
+def test_a_relays_port_of_the_process_before_us_is_replaced_at_once() -> None:
+    ours, left = SocketAddress("192.0.2.1", 1), SocketAddress("127.0.0.1", 40_000)
+    peer = Peer(key(1), frozenset({"10.77.0.2/32"}), ours)
+    device = DeviceState(None, 1, 0, {key(1): PeerState(key(1), peer.allowed_ips, left, 0, NOW)})
+    (step,) = plan(device, {key(1): peer}, {}, {}, NOW).steps
+    assert step.change == SetPeer(key(1), ours)
+    assert not plan(device, {key(1): peer}, {key(1): ours}, {}, NOW)

@@ -147,3 +147,28 @@ def test_examples_are_accepted() -> None:
             option.parse(option.example)
         if option.default:
             option.parse(option.default)
+
+
+def test_a_peers_relays_follow_its_address_or_stand_alone() -> None:
+    pin = "sha256:" + "ab" * 32
+    text = f"db=192.0.2.1:1,tls://vpn.example.org:443?pin={pin},{pin}&sni=a.example,web=tcp://192.0.2.2:443?via=http://u:p@x:1"
+    found = load({}, {"PEER_ENDPOINTS": text}).peer_endpoints
+    assert set(found) == {"db", "web"}
+    assert str(found["db"].udp) == "192.0.2.1:1"
+    assert found["db"].relays[0].sni == "a.example"
+    assert found["web"].udp is None
+    assert found["web"].relays[0].via == "http://u:p@x:1"
+
+
+@pytest.mark.parametrize(
+    "text", ["192.0.2.1:1", "tls://a.example:1,db=192.0.2.1:1", "db=udp://a:1,udp://b:1"]
+)
+def test_alternatives_of_nobody_or_too_many_are_refused(text: str) -> None:
+    (problem,) = problems({"PEER_ENDPOINTS": text})
+    assert problem.startswith("PEER_ENDPOINTS")
+
+
+@pytest.mark.parametrize(("transport", "mtu"), [("auto", 1420), ("udp", 1420), ("tcp", 1360), ("tls", 1360)])
+def test_the_mtu_leaves_room_for_a_relay_where_all_goes_by_one(transport: str, mtu: int) -> None:
+    assert load({}, {"TRANSPORT": transport}).mtu == mtu
+    assert load({}, {"TRANSPORT": transport, "MTU": "1300"}).mtu == 1300

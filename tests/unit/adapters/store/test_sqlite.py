@@ -128,6 +128,14 @@ def test_events_survive_a_round_trip(event: RegistryEvent) -> None:
     assert load_event(dump_event(event)) == event
 
 
+def test_what_was_stored_before_there_were_relays_is_still_read() -> None:
+    old = dump_node(NODE).replace(
+        '{"reach":"192.0.2.1:1"}', '{"type":"Endpoint","host":"192.0.2.1","port":1}'
+    )
+    assert old != dump_node(NODE)
+    assert load_node(old) == NODE
+
+
 @given(st.one_of(st.text(), st.recursive(st.none() | st.integers(), st.lists).map(repr)))
 def test_only_format_errors_escape_the_records(text: str) -> None:
     for load in (load_node, load_event):
