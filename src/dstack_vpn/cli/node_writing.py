@@ -6,10 +6,20 @@ from typing import TYPE_CHECKING
 import click
 
 from dstack_vpn.cli.node_reading import date, find
-from dstack_vpn.cli.params import ACCOUNT, ENDPOINT, KEY, MOMENT, NAME, NODE_ID, TOKEN_URI, Moment
+from dstack_vpn.cli.params import (
+    ACCOUNT,
+    CONTRACT_ENDPOINT,
+    ENDPOINT,
+    KEY,
+    MOMENT,
+    NAME,
+    NODE_ID,
+    TOKEN_URI,
+    Moment,
+)
 from dstack_vpn.cli.sending import CHAIN, Sending, check_can_ask, confirm, sends
 from dstack_vpn.core.keys import PublicKey
-from dstack_vpn.core.model import ENDPOINT_LENGTH, TokenId
+from dstack_vpn.core.model import TokenId
 from dstack_vpn.core.node import Node
 from dstack_vpn.core.reach import Reach
 
@@ -105,16 +115,11 @@ Examples:
   dstack-vpn node set-endpoint web-1 ''    # none: the node calls its peers""",
 )
 @click.argument("name", metavar="NODE", type=NAME)
-@click.argument("endpoint", type=ENDPOINT)
+@click.argument("endpoint", type=CONTRACT_ENDPOINT)
 @sends(*CHAIN)
 def set_endpoint(sending: Sending, name: "NodeName", endpoint: Reach | None) -> None:
     """Say where a node can be reached. Only its holder can."""
     text = None if endpoint is None else str(endpoint)
-    if text is not None and len(text) > ENDPOINT_LENGTH:
-        raise click.UsageError(
-            f"the endpoint has {len(text)} characters, and the contract takes {ENDPOINT_LENGTH}: "
-            "name fewer relays or pins, or put it into a token URI (node register --endpoint)"
-        )
     node = _node(sending, name)
     receipt = sending.carry_out(lambda admin: admin.set_endpoint(node, endpoint))
     _tell(sending, node, f"has {f'the endpoint {text}' if text else 'no endpoint'}", receipt, endpoint=text)

@@ -14,7 +14,7 @@ import click
 
 from dstack_vpn.config.parsers import address
 from dstack_vpn.core.keys import PublicKey
-from dstack_vpn.core.model import parse_node_id
+from dstack_vpn.core.model import ENDPOINT_LENGTH, parse_node_id
 from dstack_vpn.core.reach import Reach
 from dstack_vpn.errors import FormatError
 
@@ -54,6 +54,17 @@ def parse_account(text: str) -> str:
 def parse_endpoint(text: str) -> Reach | None:
     """An endpoint, or None for the empty text; raises `FormatError`."""
     return Reach.parse(text) if text else None
+
+
+def parse_contract_endpoint(text: str) -> Reach | None:
+    """An endpoint that fits into the contract's field, or None; raises `FormatError`."""
+    reach = parse_endpoint(text)
+    if reach is not None and len(str(reach)) > ENDPOINT_LENGTH:
+        raise FormatError(
+            f"endpoint: {len(str(reach))} characters, and the contract takes {ENDPOINT_LENGTH}: name fewer "
+            "relays or pins, or put it into a token URI (node register --endpoint)"
+        )
+    return reach
 
 
 def parse_token_uri(text: str) -> str:
@@ -112,7 +123,8 @@ def parse_subject(text: str) -> Subject:
 
 
 ACCOUNT: Final = Checked("address", parse_account)
-ENDPOINT: Final = Checked("host:port", parse_endpoint)
+ENDPOINT: Final = Checked("endpoint", parse_endpoint)
+CONTRACT_ENDPOINT: Final = Checked("endpoint", parse_contract_endpoint)
 KEY: Final = Checked("key", PublicKey.parse)
 MOMENT: Final = Checked("time", parse_moment)
 NAME: Final = Checked("node", parse_name)
