@@ -89,14 +89,20 @@ class Transports:
             self._forget(key)
             peer = self._peers[key] = _Peer(allowed, None if allowed.udp is None else Course())
         elif peer.reach != allowed:
-            peer.reach = allowed
-            if peer.relay is not None:
-                peer.relay.retarget(allowed.relays)
+            self._changed(peer, allowed)
         if peer.way is Way.UDP:
             return self.names.by_udp(key, allowed)
         if peer.relay is None:
             self._work.set()
         return None if peer.relay is None else peer.relay.address
+
+    @staticmethod
+    def _changed(peer: _Peer, allowed: Reach) -> None:
+        if peer.course is not None and peer.reach.udp != allowed.udp:
+            peer.course.probe_soon()
+        peer.reach = allowed
+        if peer.relay is not None:
+            peer.relay.retarget(allowed.relays)
 
     def describe(self, key: PublicKey) -> dict[str, Any]:
         """How a peer is reached, as JSON can hold it."""

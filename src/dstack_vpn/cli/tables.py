@@ -60,13 +60,14 @@ def status_view(health: dict[str, Any], stats: dict[str, Any]) -> RenderableType
     )
     peers = table(
         "",
-        ("node", "token", "addresses", "endpoint", "handshake", "received", "sent"),
+        ("node", "token", "addresses", "endpoint", "by", "handshake", "received", "sent"),
         (
             (
                 p["node_id"],
                 p["token"],
                 lines(a.partition("/")[0] for a in p["addresses"]),
                 p["endpoint"],
+                p.get("transport"),
                 ago(p["last_handshake"]),
                 size(p["rx_bytes"]),
                 size(p["tx_bytes"]),

@@ -4,7 +4,6 @@
 again. `rebuild` decides about everything and must come to the same set; the audit relies on it.
 """
 
-import ipaddress
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
@@ -147,7 +146,7 @@ class Membership:
 
 def _as_pinned(peer: Peer, pin: Peer) -> Peer:
     """A relay's loopback port of back then leads nowhere now: such an endpoint is today's."""
-    relayed = pin.endpoint is not None and ipaddress.ip_address(pin.endpoint.host).is_loopback
+    relayed = pin.endpoint is not None and pin.endpoint.is_loopback
     return replace(peer, endpoint=peer.endpoint if relayed else pin.endpoint, keepalive=pin.keepalive)
 
 

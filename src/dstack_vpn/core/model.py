@@ -58,6 +58,11 @@ class SocketAddress(NamedTuple):
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
+    @property
+    def is_loopback(self) -> bool:
+        """Whether it is on this machine: WireGuard hears a peer from there whom a relay of ours carries."""
+        return ipaddress.ip_address(self.host).is_loopback
+
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:

@@ -12,7 +12,6 @@ A device changes nothing atomically. Every step therefore knows its inverse, and
 what was granted; what was revoked stays revoked.
 """
 
-import ipaddress
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -180,7 +179,7 @@ def _endpoint_differs(before: PeerState, peer: Peer, sent: SocketAddress | None,
         return False
     if before.endpoint is None or (sent is not None and sent != peer.endpoint):
         return True
-    if sent is None and ipaddress.ip_address(before.endpoint.host).is_loopback:
+    if sent is None and before.endpoint.is_loopback:
         return True  # a relay of the process before us, which has ended with it
     return now - before.last_handshake > SESSION_LIFE
 

@@ -104,6 +104,11 @@ class Course:
         self._plan_probe(now, jitter)
         return True
 
+    def probe_soon(self) -> None:
+        """UDP leads elsewhere now: what was learned of it counts no more."""
+        self._failures = self._probes = 0
+        self._probe_at = 0.0
+
     def by_udp(self, now: float) -> bool:
         """The peer was heard by UDP; returns whether the way has changed."""
         if self.way is Way.UDP:

@@ -1,6 +1,6 @@
 """A node's metrics for Prometheus, read when it asks."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
@@ -8,6 +8,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from dstack_vpn.bridge.node import Node
+from dstack_vpn.core.keys import PublicKey
 
 if TYPE_CHECKING:
     from dstack_vpn.adapters.relay.tcp2udp import Tcp2Udp
@@ -21,10 +22,14 @@ _COUNTERS: Final = {
 }
 
 
-def exposition(node: Node, relay: "Tcp2Udp | None") -> tuple[str, bytes]:
+Way = Callable[[PublicKey], dict[str, Any]]
+"""How a peer is reached."""
+
+
+def exposition(node: Node, way: Way, relay: "Tcp2Udp | None") -> tuple[str, bytes]:
     """A content type and a body."""
     registry = CollectorRegistry()
-    registry.register(_Peers(node))
+    registry.register(_Peers(node, way))
     if relay is not None:
         from dstack_vpn.adapters.relay.view import RelayMetrics
 
@@ -33,8 +38,8 @@ def exposition(node: Node, relay: "Tcp2Udp | None") -> tuple[str, bytes]:
 
 
 class _Peers(Collector):
-    def __init__(self, node: Node) -> None:
-        self._node = node
+    def __init__(self, node: Node, way: Way) -> None:
+        self._node, self._way = node, way
 
     def collect(self) -> Iterator[Metric]:
         """How each peer is reached."""
@@ -59,7 +64,7 @@ class _Peers(Collector):
         for key, token in members.membership.tokens.items():
             entry = members.follower.registry.get(token)
             name = "" if entry is None else str(entry.node_id)
-            yield (name, str(token)), self._node.transports.describe(key)
+            yield (name, str(token)), self._way(key)
 
 
 _Relayed = list[tuple[tuple[str, str], dict[str, Any]]]

@@ -63,7 +63,15 @@ class NodeView:
         """For Prometheus: a content type and a body."""
         from dstack_vpn.wiring.metrics import exposition
 
-        return exposition(self._node, self.relay)
+        return exposition(self._node, self._way, self.relay)
+
+    def _way(self, key: PublicKey) -> dict[str, Any]:
+        """How a peer is reached; one that calls by our relay is heard from this machine."""
+        way, state = self._node.transports.describe(key), self._node.peers_seen.get(key)
+        calls = state is not None and state.endpoint is not None and state.endpoint.is_loopback
+        if way["relay"] is None and calls and self.relay is not None:
+            way["transport"] = self.relay.listen.scheme
+        return way
 
     def _peer(self, key: PublicKey) -> dict[str, Any]:
         node = self._node
@@ -78,7 +86,7 @@ class NodeView:
             "public_key": str(key),
             "addresses": sorted(peer.allowed_ips),
             "endpoint": None if seen_at is None else str(seen_at),
-            **node.transports.describe(key),
+            **self._way(key),
             "last_handshake": None if state is None else state.last_handshake or None,
             "rx_bytes": None if state is None else state.rx_bytes,
             "tx_bytes": None if state is None else state.tx_bytes,

@@ -230,6 +230,7 @@ def test_status_shows_text_as_text(cli: Cli, daemon: dict[str, str]) -> None:
         "token": 3,
         "addresses": ["10.77.0.4/32", "fd00::4/128"],
         "endpoint": None,
+        "transport": "tls",
         "last_handshake": None,
         "rx_bytes": 2048,
         "tx_bytes": 0,
