@@ -18,11 +18,13 @@ from typing import Any, Final
 from tests.integration.relay.programs import MULLVADS, OUR_KIND, OUR_TLS, Popen, pair, text
 from tests.netns_support import Namespace, connect, wait_until, wireguard_go
 
+from benchmarks.harness import NotMeasurableError
 from benchmarks.relay.pairs import Figures, medians, needs_mullvad, ratio, rounded, rounds, shown, table
 
 ROUNDS: Final = 3
 SECONDS: Final = 2.0
 PINGS: Final = 100
+TRIES: Final = 3
 OUTSIDE: Final = ("10.94.0.1", "10.94.0.2")
 INSIDE: Final = ("10.95.0.1", "10.95.0.2")
 PORT: Final = 51820
@@ -90,6 +92,15 @@ def _wireguard(near: Namespace, far: Namespace, folder: Path) -> str:
 
 
 def _turn(near: Namespace, peer: str, endpoint: str) -> Figures:
+    """One transport's figures; taken again where a late packet has led WireGuard back to another one."""
+    for _ in range(TRIES):
+        figures = _try(near, peer, endpoint)
+        if endpoint in near.run("wg", "show", "wg0", "endpoints"):
+            return figures
+    raise NotMeasurableError(f"WireGuard does not stay with {endpoint}")
+
+
+def _try(near: Namespace, peer: str, endpoint: str) -> Figures:
     def arrives() -> bool:
         # What was still under way over the last one's turn leads WireGuard back there.
         near.run("wg", "set", "wg0", "peer", peer, "endpoint", endpoint)
@@ -100,13 +111,11 @@ def _turn(near: Namespace, peer: str, endpoint: str) -> Figures:
     wait_until(arrives, f"the tunnel is up over {endpoint}", 20)
     said = near.run("ping", "-c", str(PINGS), "-i", "0.01", INSIDE[1])
     times = [float(found) for found in re.findall(r"time=([\d.]+) ms", said)]
-    figures = {
+    return {
         "ping_ms": statistics.median(times),
         "up_mbit_s": _iperf3(near),
         "down_mbit_s": _iperf3(near, "--reverse"),
     }
-    assert endpoint in near.run("wg", "show", "wg0", "endpoints"), "WireGuard has roamed"
-    return figures
 
 
 def _iperf3(near: Namespace, *options: str) -> float:
