@@ -21,9 +21,9 @@ from tests.netns_support import Namespace, connect, wait_until, wireguard_go
 from benchmarks.harness import NotMeasurableError
 from benchmarks.relay.pairs import Figures, medians, needs_mullvad, ratio, rounded, rounds, shown, table
 
-ROUNDS: Final = 3
-SECONDS: Final = 2.0
-PINGS: Final = 100
+ROUNDS: Final = 5
+SECONDS: Final = 4.0
+PINGS: Final = 300
 TRIES: Final = 3
 OUTSIDE: Final = ("10.94.0.1", "10.94.0.2")
 INSIDE: Final = ("10.95.0.1", "10.95.0.2")

@@ -27,6 +27,7 @@ from dstack_vpn.core.model import PeerState, TokenId
 from dstack_vpn.core.x25519 import derive
 from dstack_vpn.ports import ChainSession
 from dstack_vpn.wiring import node as wiring
+from dstack_vpn.wiring.transports import Relays
 
 OWN = PrivateKey(bytes(range(1, 33)))
 OWN_KEY = derive(OWN)
@@ -81,7 +82,7 @@ class Rig:
             **self.environment,
         }
         settings = load(environment=environment)
-        node = wiring.build(settings, self.link)
+        node = wiring.build(settings, self.link, Relays(settings))
         named = settings.contract_abi
         pool = RpcPool(
             self.urls,

@@ -34,7 +34,7 @@ from dstack_vpn.core.model import DeviceState
 from dstack_vpn.core.x25519 import derive
 from dstack_vpn.errors import ConfigError
 from dstack_vpn.ports import Link
-from dstack_vpn.wiring.transports import own_relay, relay_maker
+from dstack_vpn.wiring.transports import Relays
 from dstack_vpn.wiring.view import NodeView
 
 if TYPE_CHECKING:
@@ -127,14 +127,14 @@ def archive(settings: Settings) -> FileArchive:
     return FileArchive(settings.wireguard_config, settings.state_dir)
 
 
-def build(settings: Settings, link: Link) -> Node:
+def build(settings: Settings, link: Link, relays: Relays) -> Node:
     """A node, ready to run."""
     if settings.wireguard_private_key is None:
         raise ConfigError(["WIREGUARD_PRIVATE_KEY (or WIREGUARD_PRIVATE_KEY_FILE): is not set"])
     clock = SystemClock()
     facts = Facts(started=clock.now(), paced=settings.network.block_time is not None)
     endpoints = EndpointBook(SystemResolver(), clock)
-    transports = Transports(settings.transport, endpoints, clock, relay_maker(settings), can_send)
+    transports = Transports(settings.transport, endpoints, clock, relays.to_peer, can_send)
     members = Members(
         own_key=derive(settings.wireguard_private_key),
         own_node_id=settings.node_id,
@@ -182,7 +182,8 @@ def build(settings: Settings, link: Link) -> Node:
 async def run(settings: Settings) -> None:
     """Run the daemon until SIGTERM or SIGINT; a second signal ends it at once."""
     logs.configure(settings.log_level, settings.log_levels, settings.log_format)
-    node = build(settings, await find_link(settings))
+    relays = Relays(settings)
+    node = build(settings, await find_link(settings), relays)
     stop = asyncio.Event()
 
     def on_signal() -> None:
@@ -201,7 +202,7 @@ async def run(settings: Settings) -> None:
     services: dict[str, Callable[[], Awaitable[None]]] = {}
     view = NodeView(node)
     if settings.relay_listen is not None:
-        view.relay = await own_relay(settings, settings.relay_listen)
+        view.relay = await relays.of_our_own(settings.relay_listen)
         services["relay"] = view.relay.run
     if settings.health_check_port:
         services["web"] = _serve(view, settings)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
@@ -17,6 +17,9 @@ from dstack_vpn.adapters.clock import SystemClock
 from dstack_vpn.adapters.relay import tls
 from dstack_vpn.core.upstream import DSTACK, Listen
 from dstack_vpn.errors import RelayError
+
+if TYPE_CHECKING:
+    import aiohttp
 
 _log = structlog.get_logger(component="relay")
 
@@ -186,6 +189,16 @@ async def _from_guest_agent(endpoint: str | None, state_dir: Path) -> Path:
     return path
 
 
+async def _limited(content: "aiohttp.StreamReader") -> bytes:
+    """A body of bounded size; raises `ValueError`."""
+    body = b""
+    async for chunk in content.iter_any():
+        body += chunk
+        if len(body) > _ANSWER:
+            raise ValueError(f"its answer has more than {_ANSWER} bytes")
+    return body
+
+
 async def _ask(endpoint: str) -> dict[str, Any]:
     """GetTlsKey of the dstack guest agent (Dstack-TEE/dstack, guest-agent/rpc)."""
     import aiohttp
@@ -201,7 +214,7 @@ async def _ask(endpoint: str) -> dict[str, Any]:
             session.post(url, json=request) as response,
         ):
             response.raise_for_status()
-            answer = json.loads(await response.content.read(_ANSWER))
+            answer = json.loads(await _limited(response.content))
     except (aiohttp.ClientError, OSError, ValueError) as error:
         raise RelayError(f"cert=dstack: the guest agent at {endpoint} does not answer: {error}") from error
     if not isinstance(answer, dict):

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 from tests.unit.adapters.relay.pki import Authority
 
 from dstack_vpn.adapters.relay import certs
@@ -179,3 +180,56 @@ async def test_missing_and_foreign_keys_are_named(tmp_path: Path) -> None:
         await Certificates.load(listen_on(cert, Path("/nowhere")), tmp_path, None)
     with pytest.raises(RelayError, match=str(cert)):
         await Certificates.load(listen_on(cert, other), tmp_path, None)
+
+
+# -- the guest agent ----------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def guest_agent(answer: object, folder: Path) -> AsyncIterator[str]:
+    """An agent on a Unix socket that answers each request alike."""
+
+    async def tls_key(request: web.Request) -> web.Response:
+        assert (await request.json())["usage_server_auth"] is True
+        return web.json_response(answer)
+
+    app = web.Application()
+    app.router.add_post("/GetTlsKey", tls_key)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    path = str(folder / "dstack.sock")
+    await web.UnixSite(runner, path).start()
+    try:
+        yield path
+    finally:
+        await runner.cleanup()
+
+
+async def test_the_guest_agents_certificate_is_served(tmp_path: Path) -> None:
+    authority = Authority.new()
+    cert, key = (path.read_text() for path in authority.issue(HOST, tmp_path))
+    answer = {"key": key, "certificate_chain": [cert, authority.write(tmp_path / "ca.pem").read_text()]}
+    listen = Listen.parse("tls://127.0.0.1:0?cert=dstack")
+    async with guest_agent(answer, tmp_path) as agent:
+        secure = await Certificates.load(listen, tmp_path, agent)
+    assert secure.pin == Certificates(*authority_files(tmp_path), "tls://x").pin
+
+
+def authority_files(folder: Path) -> tuple[Path, Path]:
+    return folder / f"{HOST}.pem", folder / f"{HOST}.key"
+
+
+@pytest.mark.parametrize(
+    "answer", [{}, [], {"key": 1, "certificate_chain": []}, {"key": "x", "certificate_chain": "y"}]
+)
+async def test_an_agent_that_answers_nonsense_is_named(answer: object, tmp_path: Path) -> None:
+    listen = Listen.parse("tls://127.0.0.1:0?cert=dstack")
+    async with guest_agent(answer, tmp_path) as agent:
+        with pytest.raises(RelayError, match="cert=dstack: the guest agent"):
+            await Certificates.load(listen, tmp_path, agent)
+
+
+async def test_an_agent_that_is_not_there_is_named(tmp_path: Path) -> None:
+    listen = Listen.parse("tls://127.0.0.1:0?cert=dstack")
+    with pytest.raises(RelayError, match=f"cert=dstack: the guest agent at {tmp_path}/no.sock"):
+        await Certificates.load(listen, tmp_path, f"{tmp_path}/no.sock")
