@@ -17,8 +17,10 @@ from dstack_vpn.core.framing import HEADER
 from dstack_vpn.core.model import SocketAddress
 from dstack_vpn.errors import RelayError
 
-COPIES: Final = 8
-"""Datagrams that are sent twice, one by one: the relay's copy may be the faster now and then."""
+COPIES: Final = 32
+"""Datagrams that are sent twice: the peer answers to a copy only if it has something to send just then..."""
+APART: Final = 0.02
+"""...for which they are so many seconds apart."""
 PATIENCE: Final = 5.0
 """Seconds that traffic, and then an answer, is waited for."""
 _TYPES: Final = frozenset({1, 2, 3, 4})
@@ -34,7 +36,7 @@ class DirectProbe:
     ) -> None:
         self._engine, self._uplink, self._wireguard, self._answered = engine, uplink, wireguard, answered
         self._udp: socket.socket | None = None
-        self._left = COPIES
+        self._left, self._next = COPIES, 0.0
         self._heard = False
 
     def start(self, to: SocketAddress, mark: int | None) -> None:
@@ -75,12 +77,13 @@ class DirectProbe:
             self.close()
 
     def _copy(self, frames: bytes) -> None:
-        position = 0
-        while self._left and self._udp is not None and position < len(frames):
-            end = position + HEADER + int.from_bytes(frames[position : position + HEADER], "big")
-            with suppress(OSError):
-                self._udp.send(frames[position + HEADER : end])
-            position, self._left = end, self._left - 1
+        """Send the first of some frames as well."""
+        now = self._engine.loop.time()
+        if self._udp is None or now < self._next:
+            return
+        self._left, self._next = self._left - 1, now + APART
+        with suppress(OSError):
+            self._udp.send(frames[HEADER : HEADER + int.from_bytes(frames[:HEADER], "big")])
         if not self._left:
             self._uplink.mirror(None)
 

@@ -1,71 +1,13 @@
 """What is seen of a relay from outside, and a relay on a kernel that lacks the offloads."""
 
 import asyncio
-import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from tests.unit.adapters.relay.conftest import Pair, running
 
-from dstack_vpn.adapters.relay.engine import Engine
-from dstack_vpn.adapters.relay.tcp2udp import Tcp2Udp
-from dstack_vpn.adapters.relay.udp2tcp import Udp2Tcp
-from dstack_vpn.adapters.relay.view import RelayView, Service
+from dstack_vpn.adapters.relay.view import RelayView
 from dstack_vpn.core.health import Status
-from dstack_vpn.core.model import SocketAddress
-from dstack_vpn.core.upstream import Listen, Upstream
-
-
-@asynccontextmanager
-async def running(*services: Service) -> AsyncIterator[None]:
-    tasks = [asyncio.ensure_future(service.run()) for service in services]  # noqa: TID251 - ended below
-    await asyncio.sleep(0)
-    try:
-        yield
-    finally:
-        for task in tasks:
-            task.cancel()
-        for task in tasks:
-            with suppress(asyncio.CancelledError):
-                await task
-
-
-class Pair:
-    """A udp2tcp and a tcp2udp in this process, between two sockets."""
-
-    def __init__(self, *, offload: bool = True) -> None:
-        self.engine = Engine(offload=offload)
-        self.source, self.sink = (socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2))
-        for made in (self.source, self.sink):
-            made.bind(("127.0.0.1", 0))
-            made.setblocking(False)
-        self.far = Tcp2Udp(self.engine, Listen.parse("tcp://127.0.0.1:0"), self.sink.getsockname())
-        upstream = Upstream.parse(f"tcp://127.0.0.1:{self.far.address.port}")
-        self.near = Udp2Tcp(self.engine, SocketAddress("127.0.0.1", 0), [upstream])
-        self.source.connect(self.near.address)
-
-    async def take(self, by: socket.socket, count: int) -> list[bytes]:
-        async with asyncio.timeout(10):
-            return [await asyncio.get_running_loop().sock_recv(by, 65535) for _ in range(count)]
-
-    async def carries(self, sizes: range) -> None:
-        self.source.send(b"first")
-        async with asyncio.timeout(10):
-            _, back = await asyncio.get_running_loop().sock_recvfrom(self.sink, 100)
-        self.sink.connect(back)
-        for sender, receiver in ((self.source, self.sink), (self.sink, self.source)):
-            sent = [bytes([size % 256]) * size for size in sizes]
-            for datagram in sent:
-                sender.send(datagram)
-            assert await self.take(receiver, len(sent)) == sent
-
-
-@pytest.fixture
-async def pair() -> AsyncIterator[Pair]:
-    made = Pair()
-    with made.source, made.sink:
-        yield made
 
 
 @pytest.mark.parametrize("offload", [True, False])

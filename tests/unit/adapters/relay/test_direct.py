@@ -1,0 +1,116 @@
+"""A probe of UDP beside a relay: what is copied, what counts as an answer, and what is held back."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+from tests.unit.adapters.relay.conftest import Pair, running
+
+from dstack_vpn.adapters.relay import direct
+from dstack_vpn.core.model import SocketAddress
+
+DATA = b"\x04\x00\x00\x00"
+"""As WireGuard's data begins."""
+
+
+class Probed:
+    """A pair that carries, and the peer's own UDP socket."""
+
+    def __init__(self, pair: Pair, peer: socket.socket) -> None:
+        self.pair, self.peer, self.answers = pair, peer, 0
+        (self.flow,) = pair.near.flows
+
+    def probe(self) -> None:
+        self.flow.probe(SocketAddress(*self.peer.getsockname()), None, self.answered)
+
+    def answered(self) -> None:
+        self.answers += 1
+
+    async def copy(self) -> tuple[bytes, SocketAddress]:
+        """What the peer gets by UDP next."""
+        async with asyncio.timeout(10):
+            data, source = await asyncio.get_running_loop().sock_recvfrom(self.peer, 65535)
+        return data, SocketAddress(*source)
+
+
+@pytest.fixture
+async def probed(pair: Pair) -> AsyncIterator[Probed]:
+    async with running(pair.near, pair.far), udp() as peer:
+        await pair.carries(range(10, 12))
+        yield Probed(pair, peer)
+
+
+@asynccontextmanager
+async def udp() -> AsyncIterator[socket.socket]:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as made:
+        made.bind(("127.0.0.1", 0))
+        made.setblocking(False)
+        yield made
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 - anything at all
+            await asyncio.sleep(0.001)
+
+
+async def test_a_copy_goes_to_the_peer_and_the_datagram_by_the_relay_all_the_same(probed: Probed) -> None:
+    probed.probe()
+    probed.pair.source.send(b"both ways")
+    assert (await probed.copy())[0] == b"both ways"
+    assert await probed.pair.take(probed.pair.sink, 1) == [b"both ways"]
+
+
+async def test_an_answer_is_handed_on_and_told_once(probed: Probed) -> None:
+    probed.probe()
+    probed.pair.source.send(b"hello")
+    _, source = await probed.copy()
+    for number in range(3):
+        probed.peer.sendto(DATA + bytes([number]), source)
+    assert await probed.pair.take(probed.pair.source, 3) == [DATA + bytes([n]) for n in range(3)]
+    assert probed.answers == 1
+
+
+async def test_what_is_not_wireguards_is_no_answer(probed: Probed) -> None:
+    probed.probe()
+    probed.pair.source.send(b"hello")
+    _, source = await probed.copy()
+    for junk in (b"", b"\x00", b"\x05junk", b"HTTP/1.1 200 OK"):
+        probed.peer.sendto(junk, source)
+    probed.peer.sendto(DATA, source)
+    assert await probed.pair.take(probed.pair.source, 1) == [DATA]
+    assert probed.answers == 1
+
+
+async def test_copies_are_few_and_apart(probed: Probed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(direct, "COPIES", 3)
+    monkeypatch.setattr(direct, "APART", 0.0)
+    probed.probe()
+    for number in range(20):
+        probed.pair.source.send(b"%d" % number)
+        assert await probed.pair.take(probed.pair.sink, 1) == [b"%d" % number]
+    copies = [(await probed.copy())[0] for _ in range(3)]
+    assert copies == [b"0", b"1", b"2"]
+    with pytest.raises(BlockingIOError):
+        probed.peer.recv(100)
+
+
+async def test_what_comes_back_waits_while_it_is_held(probed: Probed) -> None:
+    probed.flow.hold(on=True)
+    for number in range(5):
+        probed.pair.sink.send(b"%d" % number)
+    await until(lambda: probed.pair.far.counters.datagrams_up == 7)
+    with pytest.raises(BlockingIOError):
+        probed.pair.source.recv(100)
+    probed.flow.hold(on=False)
+    assert await probed.pair.take(probed.pair.source, 5) == [b"%d" % number for number in range(5)]
+
+
+async def test_a_probe_without_an_answer_gives_up(probed: Probed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(direct, "PATIENCE", 0.01)
+    probed.probe()
+    await until(lambda: probed.flow._probe is not None and probed.flow._probe._udp is None)
+    probed.pair.source.send(b"by the relay alone")
+    assert await probed.pair.take(probed.pair.sink, 1) == [b"by the relay alone"]
