@@ -1,12 +1,40 @@
-"""Writes docs/configuration.md from the table of settings; ``--check`` only compares."""
+"""Writes docs/configuration.md and .env.example from the table of settings; ``--check`` only compares."""
 
 import sys
+import textwrap
 from pathlib import Path
 
 from dstack_vpn.cli.relay import flag_of
 from dstack_vpn.config import COMPONENTS, OPTIONS, RELAY_OPTIONS, Option
 
-TARGET = Path(__file__).parents[1] / "docs" / "configuration.md"
+ROOT = Path(__file__).parents[1]
+SHARED = {option.name for option in OPTIONS} - {"RELAY_LISTEN"}
+"""A relay's settings that a node has as well."""
+GROUPS = {
+    "chain": (
+        *("NETWORK", "RPC_URL", "CHAIN_ID", "CONTRACT_ADDRESS", "CONTRACT_ABI", "START_BLOCK"),
+        *("SYNC_INTERVAL", "GRANT_CONFIRMATIONS"),
+    ),
+    "identity and keys": (
+        *("NODE_ID", "WIREGUARD_PRIVATE_KEY", "CONTRACT_PRIVATE_KEY", "STATE_DIR"),
+        "DSTACK_SIMULATOR_ENDPOINT",
+    ),
+    "network": (
+        *("VPN_CIDR", "INTERFACE", "LISTEN_PORT", "MTU", "BACKEND", "KEEP_INTERFACE", "WIREGUARD_CONFIG"),
+        *("PEER_ENDPOINTS", "PEER_ENDPOINT_TEMPLATE", "PERSISTENT_KEEPALIVE", "TRANSPORT", "FWMARK"),
+    ),
+    "relay": (
+        *("RELAY_LISTEN", "RELAY_MODE", "RELAY_TO", "PROXY_PORT", "RELAY_MAX_CONNECTIONS"),
+        *("RELAY_MAX_PER_SOURCE", "RELAY_IDLE_TIMEOUT", "RELAY_OFFLOAD"),
+    ),
+    "logging and monitoring": ("LOG_LEVEL", "LOG_FORMAT", "HEALTH_CHECK_HOST", "HEALTH_CHECK_PORT"),
+}
+"""How .env.example is ordered."""
+ENV_HEAD = """\
+# Made by scripts/generate_docs.py from the table of settings: change that, then run `make docs`.
+# Copy this to .env and take away the number sign of what you set; docs/configuration.md says more.
+# A secret is given by the path of a file that only its owner can read.
+"""
 
 HEAD = """\
 <!-- Made by scripts/generate_docs.py from the table of settings: change that, then run `make docs`. -->
@@ -64,19 +92,46 @@ def row(option: Option, flag: str | None) -> str:
     return f"| {name} | {flag} | {default} | {option.help} | {example} |\n"
 
 
+def reference() -> str:
+    """docs/configuration.md."""
+    node = (row(option, None if option.secret else option.flag) for option in OPTIONS)
+    relay = (row(option, flag_of(option)) for option in RELAY_OPTIONS if option.name not in SHARED)
+    return HEAD + "".join(node) + RELAY_HEAD + "".join(relay) + TAIL
+
+
+def example() -> str:
+    """.env.example; raises `ValueError` where an option is in no group, or in two."""
+    known = {option.name: option for option in (*RELAY_OPTIONS, *OPTIONS)}
+    grouped = [name for names in GROUPS.values() for name in names]
+    if sorted(grouped) != sorted(known):
+        raise ValueError(f"GROUPS and the settings differ: {set(grouped) ^ set(known)}")
+    parts = [ENV_HEAD]
+    for title, names in GROUPS.items():
+        parts += [f"\n# -- {title} --\n", *(entry(known[name]) for name in names)]
+    return "".join(parts)
+
+
+def entry(option: Option) -> str:
+    """A variable, switched off, with what it means."""
+    comment = textwrap.fill(option.help, 110, initial_indent="# ", subsequent_indent="# ")
+    if option.secret:
+        return f"\n{comment}\n#{option.name}_FILE=/run/secrets/{option.key}\n"
+    if option.default:
+        return f"\n{comment}\n#{option.name}={option.default}\n"
+    return f"\n{comment}\n#{option.name}={option.example}\n"
+
+
 def main() -> int:
     """Write or check; returns the exit code."""
-    node = (row(option, None if option.secret else option.flag) for option in OPTIONS)
-    shared = {option.name for option in OPTIONS} - {"RELAY_LISTEN"}
-    relay = (row(option, flag_of(option)) for option in RELAY_OPTIONS if option.name not in shared)
-    text = HEAD + "".join(node) + RELAY_HEAD + "".join(relay) + TAIL
+    made = {ROOT / "docs" / "configuration.md": reference(), ROOT / ".env.example": example()}
     if "--check" not in sys.argv[1:]:
-        TARGET.write_text(text)
+        for path, text in made.items():
+            path.write_text(text)
         return 0
-    if TARGET.exists() and TARGET.read_text() == text:
-        return 0
-    print(f"{TARGET.name} is not what the settings say: run `make docs`", file=sys.stderr)
-    return 1
+    stale = [path.name for path, text in made.items() if not path.exists() or path.read_text() != text]
+    for name in stale:
+        print(f"{name} is not what the settings say: run `make docs`", file=sys.stderr)
+    return 1 if stale else 0
 
 
 if __name__ == "__main__":

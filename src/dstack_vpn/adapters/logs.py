@@ -6,7 +6,7 @@ chain is only ever a value, and both renderers escape values: no newline or esca
 
 import logging
 import sys
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any, Final
 
 import structlog
@@ -50,6 +50,13 @@ def configure(level: str, levels: Mapping[str, str], log_format: str) -> None:
         logger_factory=structlog.WriteLoggerFactory(sys.stderr if console else sys.stdout),
         cache_logger_on_first_use=True,
     )
+
+
+def tell_exposed(names: Sequence[str]) -> None:
+    """Warn about secrets in the environment, which the engine's API and child processes show."""
+    if names:
+        log = structlog.get_logger(component="config")
+        log.warning("config.secret_in_environment", names=names, better="give its file's path as NAME_FILE")
 
 
 def _in_order(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

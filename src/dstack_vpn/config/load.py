@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from dstack_vpn.config import relay
+from dstack_vpn.config import parsers, relay
 from dstack_vpn.config.options import COMPONENTS, LEVELS, OPTIONS, Option
 from dstack_vpn.config.relay import RELAY_OPTIONS, RelaySettings
 from dstack_vpn.config.settings import Network, Settings
@@ -20,6 +20,8 @@ from dstack_vpn.core.transport import Transport
 from dstack_vpn.errors import ConfigError
 
 DEFAULT_FILE: Final = Path("/etc/dstack-vpn/config.toml")
+KEY_FILE: Final = "wireguard.key"
+"""In the state directory: a key of our own making."""
 _SECRET_LIMIT: Final = 4096
 _MTU: Final = 1420
 _MTU_RELAYED: Final = 1360
@@ -62,6 +64,7 @@ def _load(
     problems: list[str] = []
     texts = _gather(options, flags, environment, _read_file(file, environment, problems), problems)
     values = {option.key: _parse(option, texts.get(option.name), problems) for option in options}
+    values["exposed"] = _exposed(options, environment)
     missing = (option for option in options if option.name in need and option.name not in texts)
     problems += [_problem(option, "is not set") for option in missing]
     settings = settle(values, _component_levels(environment, problems), problems)
@@ -89,7 +92,31 @@ def _settle(values: dict[str, Any], levels: dict[str, str], problems: list[str])
         values["mtu"] = _MTU if values["transport"] in {Transport.AUTO, Transport.UDP} else _MTU_RELAYED
     if values["sync_interval"] is not None:
         values["sync_interval"] /= 1000
+    _settle_key(values, problems)
     return None if problems else Settings(**values, log_levels=levels)
+
+
+def _settle_key(values: dict[str, Any], problems: list[str]) -> None:
+    """A key of our own making is in the state directory, once it has been made."""
+    values["key_file"] = None
+    if values["wireguard_private_key"] != parsers.GENERATE:
+        return
+    path = values["key_file"] = values["state_dir"] / KEY_FILE
+    option = next(option for option in OPTIONS if option.key == "wireguard_private_key")
+    text = _read_secret(option, path, problems) if path.exists() else None
+    values["wireguard_private_key"] = _parse(option, text, problems)
+
+
+def _exposed(options: Sequence[Option], environment: Mapping[str, str]) -> tuple[str, ...]:
+    """The secrets that stand in the environment; a list of relays is one only with a password in it."""
+    return tuple(
+        option.name
+        for option in options
+        if option.secret
+        and (text := environment.get(option.name))
+        and text != parsers.GENERATE
+        and (option.name != "RELAY_TO" or "@" in text)
+    )
 
 
 def _gather(

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from dstack_vpn.config import parsers
-from dstack_vpn.core.keys import PrivateKey
 from dstack_vpn.core.model import parse_node_id
 
 LEVELS: Final = ("debug", "info", "warning", "error")
@@ -81,10 +80,11 @@ OPTIONS: Final[tuple[Option, ...]] = (
     ),
     Option(
         "WIREGUARD_PRIVATE_KEY",
-        PrivateKey.parse,
+        parsers.wireguard_key,
         None,
-        "Our WireGuard key.",
-        "the output of 'dstack-vpn keygen'",
+        "Our WireGuard key. 'generate' makes one on the first start and keeps it in STATE_DIR; its public "
+        "key is logged, to be registered.",
+        "the output of 'dstack-vpn keygen', or: generate",
         secret=True,
     ),
     Option(

@@ -4,15 +4,20 @@ import ipaddress
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 from urllib.parse import urlsplit
 
 from dstack_vpn.config.settings import NETWORKS, Network, Secret
 from dstack_vpn.core.desired import fill_template
+from dstack_vpn.core.keys import PrivateKey
 from dstack_vpn.core.model import Address, parse_node_id
 from dstack_vpn.core.reach import Reach
 from dstack_vpn.core.transport import Transport
 from dstack_vpn.core.upstream import Listen
 from dstack_vpn.errors import FormatError
+
+GENERATE: Final = "generate"
+"""A key of our own making, instead of one."""
 
 
 def number(low: int, high: int, unit: str = "") -> Callable[[str], int]:
@@ -131,6 +136,11 @@ def path(text: str) -> Path:
     if not text.startswith("/"):
         raise FormatError("expected an absolute path")
     return Path(text)
+
+
+def wireguard_key(text: str) -> PrivateKey | str:
+    """A private key, or `GENERATE`."""
+    return text if text == GENERATE else PrivateKey.parse(text)
 
 
 def contract_key(text: str) -> Secret:

@@ -88,6 +88,8 @@ class RelaySettings:
     log_level: str
     log_levels: Mapping[str, str]
     log_format: str
+    exposed: tuple[str, ...] = ()
+    """Secrets that came by the environment, which more can read than their files."""
 
 
 def settle(values: Mapping[str, Any], levels: Mapping[str, str], problems: list[str]) -> RelaySettings | None:
@@ -118,6 +120,7 @@ def settle(values: Mapping[str, Any], levels: Mapping[str, str], problems: list[
         log_level=values["log_level"],
         log_levels=levels,
         log_format=values["log_format"],
+        exposed=values["exposed"],
     )
 
 

@@ -68,6 +68,10 @@ class Settings:
     contract_abi: str
     start_block: int | None
     wireguard_private_key: PrivateKey | None
+    key_file: Path | None
+    """Where the key of our own making is kept, or will be; None: the key is not ours to make."""
+    exposed: tuple[str, ...]
+    """Secrets that came by the environment, which more can read than their files."""
     contract_private_key: Secret | None
     sync_interval: float
     """Seconds."""

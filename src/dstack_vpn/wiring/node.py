@@ -6,9 +6,12 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 
-from dstack_vpn.adapters import logs
+import structlog
+
+from dstack_vpn.adapters import keyfile, logs
 from dstack_vpn.adapters.chain.pool import RpcPool
 from dstack_vpn.adapters.clock import SystemClock
 from dstack_vpn.adapters.contracts import by_name
@@ -47,6 +50,8 @@ if TYPE_CHECKING:
     NodeName: TypeAlias = reading.NodeName
     Receipt: TypeAlias = transactions.Receipt
     Snapshot: TypeAlias = reading.Snapshot
+
+_log = structlog.get_logger(component="node")
 
 _CHANGES = 10_000
 """Steps of the registry that may wait to be stored."""
@@ -182,6 +187,8 @@ def build(settings: Settings, link: Link, relays: Relays) -> Node:
 async def run(settings: Settings) -> None:
     """Run the daemon until SIGTERM or SIGINT; a second signal ends it at once."""
     logs.configure(settings.log_level, settings.log_levels, settings.log_format)
+    settings = _with_key(settings)
+    logs.tell_exposed(settings.exposed)
     relays = Relays(settings)
     node = build(settings, await find_link(settings), relays)
     stop = asyncio.Event()
@@ -207,6 +214,15 @@ async def run(settings: Settings) -> None:
     if settings.health_check_port:
         services["web"] = _serve(view, settings)
     await node.run(stop, services)
+
+
+def _with_key(settings: Settings) -> Settings:
+    """The settings with a key that is made now, where they ask for that; raises `DstackVpnError`."""
+    if settings.wireguard_private_key is not None or settings.key_file is None:
+        return settings
+    key = keyfile.make(settings.key_file)
+    _log.info("key.made", public_key=str(derive(key)), file=str(settings.key_file))
+    return replace(settings, wireguard_private_key=key)
 
 
 def _serve(view: NodeView, settings: Settings) -> Callable[[], Awaitable[None]]:

@@ -33,6 +33,7 @@ Show = Callable[[RelayView], Coroutine[Any, Any, None]]
 async def run(settings: RelaySettings, reread: Callable[[], RelaySettings], show: Show | None) -> None:
     """Serve until SIGTERM or SIGINT; SIGHUP has the settings read again. Raises `RelayError`."""
     logs.configure(settings.log_level, settings.log_levels, settings.log_format)
+    logs.tell_exposed(settings.exposed)
     service = await build(settings)
     view = RelayView(service, __version__, SystemClock().now())
     stop = asyncio.Event()

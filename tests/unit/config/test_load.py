@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dstack_vpn.adapters import keyfile
 from dstack_vpn.config import OPTIONS, load
 from dstack_vpn.config.parsers import interface
 from dstack_vpn.errors import ConfigError, FormatError
@@ -172,3 +173,21 @@ def test_alternatives_of_nobody_or_too_many_are_refused(text: str) -> None:
 def test_the_mtu_leaves_room_for_a_relay_where_all_goes_by_one(transport: str, mtu: int) -> None:
     assert load({}, {"TRANSPORT": transport}).mtu == mtu
     assert load({}, {"TRANSPORT": transport, "MTU": "1300"}).mtu == 1300
+
+
+def test_a_key_of_our_own_making_is_taken_from_the_state_directory_once_it_is_there(tmp_path: Path) -> None:
+    environment = {"WIREGUARD_PRIVATE_KEY": "generate", "STATE_DIR": str(tmp_path)}
+    before = load({}, environment, need=frozenset({"WIREGUARD_PRIVATE_KEY"}))
+    assert before.wireguard_private_key is None
+    assert before.key_file == tmp_path / "wireguard.key"
+    made = keyfile.make(before.key_file)
+    assert load({}, environment).wireguard_private_key == made
+    before.key_file.chmod(0o644)
+    (problem,) = problems(environment)
+    assert "can be read by others" in problem
+
+
+def test_secrets_in_the_environment_are_known(write: Write) -> None:
+    assert load({}, {"WIREGUARD_PRIVATE_KEY": KEY}).exposed == ("WIREGUARD_PRIVATE_KEY",)
+    assert load({}, {"WIREGUARD_PRIVATE_KEY_FILE": str(write("key", KEY, 0o600))}).exposed == ()
+    assert load({}, {"WIREGUARD_PRIVATE_KEY": "generate"}).exposed == ()

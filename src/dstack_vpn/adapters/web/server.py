@@ -4,6 +4,7 @@
     /ready    200 when the tunnel carries the registry's members, else 503
     /health   every component with its reason; 200, or 503 when a person should look
     /stats    counters and peers, for `dstack-vpn status` and for people
+    /peers    the peers alone: who they are, how they are reached, what they carried
     /metrics  the same for Prometheus, where the view has it
 
 It answers GET only, and tells no secret: what it shows is made from `View`.
@@ -68,7 +69,13 @@ class HealthServer:
         _log.info("web.listening", host=self._host, port=self._port)
 
     def _routes(self) -> dict[str, Callable[[], tuple[int, dict[str, Any]]]]:
-        return {"/live": self._live, "/ready": self._ready, "/health": self._health, "/stats": self._stats}
+        return {
+            "/live": self._live,
+            "/ready": self._ready,
+            "/health": self._health,
+            "/stats": self._stats,
+            "/peers": self._peers,
+        }
 
     async def _scrape(self, _: web.Request) -> web.Response:
         assert self._metrics is not None
@@ -93,6 +100,12 @@ class HealthServer:
 
     def _stats(self) -> tuple[int, dict[str, Any]]:
         return 200, self._view.stats()
+
+    def _peers(self) -> tuple[int, dict[str, Any]]:
+        stats = self._view.stats()
+        if "peers" not in stats:
+            return 404, {"error": "a relay has no peers: see /stats"}
+        return 200, {"peers": stats["peers"]}
 
 
 def _plain(answer: Callable[[], tuple[int, dict[str, Any]]]) -> Callable[[web.Request], Any]:

@@ -64,6 +64,7 @@ async def test_codes_and_reasons(health: Health, code: int) -> None:
         assert status == code
         assert body["components"][0]["reason"] == health.components[0].reason
         assert await get(f"{url}/stats") == (200, {"peers": []})
+        assert await get(f"{url}/peers") == (200, {"peers": []})
 
 
 async def test_nothing_but_reading_is_allowed() -> None:
