@@ -48,6 +48,8 @@ class _Peer:
     """None: there is no choice."""
     relay: PeerRelay | None = None
     running: "asyncio.Task[None] | None" = None
+    problem: str | None = None
+    """Why it has no relay."""
 
     @property
     def way(self) -> Way:
@@ -205,7 +207,9 @@ class Transports:
             try:
                 peer.relay = await self.make_relay(peer.reach)
             except (RelayError, OSError) as error:
-                _log.error("transport.no_relay", peer=str(key), problem=str(error))
+                if peer.problem != str(error):
+                    peer.problem = str(error)
+                    _log.error("transport.no_relay", peer=str(key), problem=peer.problem)
                 continue
             peer.running = self._group.create_task(peer.relay.run(), name=f"relay {key}")
             made.append(key)

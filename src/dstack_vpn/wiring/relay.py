@@ -5,7 +5,7 @@ import gc
 import os
 import signal
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any
+from typing import Any, Final
 
 import structlog
 
@@ -25,6 +25,9 @@ from dstack_vpn.core.upstream import Listen
 from dstack_vpn.errors import ConfigError
 
 _log = structlog.get_logger(component="relay")
+
+RESERVE: Final = 64
+"""Descriptors besides two for each connection."""
 
 Show = Callable[[RelayView], Coroutine[Any, Any, None]]
 """Shows a relay to a person until cancelled."""
@@ -60,6 +63,10 @@ async def run(settings: RelaySettings, reread: Callable[[], RelaySettings], show
 async def build(settings: RelaySettings) -> Service:
     """The service, listening; raises `RelayError`."""
     engine = Engine(offload=settings.offload)
+    if engine.descriptors < (needed := 2 * settings.max_connections + RESERVE):
+        _log.warning(
+            "relay.few_descriptors", allowed=engine.descriptors, needed=needed, better="raise ulimit -n"
+        )
     limits = Limits(settings.max_connections, settings.max_per_source, settings.idle_timeout)
     service: Service
     pin = None

@@ -6,6 +6,8 @@ import json
 import os
 import socket
 import ssl
+import subprocess
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -257,3 +259,41 @@ def test_no_address_may_take_all_connections(sink: socket.socket, tmp_path: Path
             assert relay.stats()["refused"] == 20
             assert relay.logged("relay.limit") == 1
         wait_until(lambda: relay.stats()["connections"] == 0, "all have gone")
+
+
+def few_descriptors(command: list[str], **options: Any) -> "subprocess.Popen[str]":
+    """Start a relay that may have few files open, whatever it asks for."""
+    return subprocess.Popen(["prlimit", "--nofile=64:64", "--", *command], **options)
+
+
+def test_without_descriptors_connections_wait_and_the_processor_rests(
+    sink: socket.socket, tmp_path: Path
+) -> None:
+    host, port = sink.getsockname()
+    with (
+        OUR_KIND.running("tcp2udp", f"{host}:{port}", tmp_path, popen=few_descriptors) as program,
+        contextlib.ExitStack() as stack,
+    ):
+        assert program.address is not None
+        relay = Relay(program, 0, sink)
+        served = stack.enter_context(relay.connect())
+        served.sendall(frame(b"first"))
+        relay.expect(b"first")
+        crowd = [stack.enter_context(relay.connect()) for _ in range(100)]
+        for client in crowd:
+            client.sendall(frame(b"x"))
+        wait_until(lambda: relay.logged("relay.accept_failed"), "it says that it has no descriptors")
+        used = cpu_seconds(program.process.pid)
+        time.sleep(1.0)  # not a wait for anything: the second whose processor time is measured
+        assert cpu_seconds(program.process.pid) - used < 0.5
+        served.sendall(frame(b"still"))
+        relay.expect(b"still")
+        for client in crowd:
+            client.close()
+        relay.serves()
+        assert relay.logged("relay.few_descriptors") == 1
+
+
+def cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

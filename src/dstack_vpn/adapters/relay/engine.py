@@ -4,6 +4,7 @@ Callbacks of one loop never run at the same time, so a buffer is in use only wit
 """
 
 import asyncio
+import resource
 import socket
 from contextlib import suppress
 from typing import Final
@@ -22,11 +23,22 @@ _FORCED: Final = {socket.SO_RCVBUF: 33, socket.SO_SNDBUF: 32}
 """SO_RCVBUFFORCE and SO_SNDBUFFORCE (asm-generic/socket.h): beyond the system's limit, with CAP_NET_ADMIN."""
 
 
+def raise_descriptor_limit() -> int:
+    """Allow this process all the descriptors that it can have; the usual 1,024 are 500 connections."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        soft = hard
+    return soft
+
+
 class Engine:
     """Made once in an event loop, before the first connection."""
 
     def __init__(self, *, offload: bool = True) -> None:
         self.loop = asyncio.get_running_loop()
+        self.descriptors = raise_descriptor_limit()
+        """How many files and sockets this process may have open."""
         self.offload: Offload = probe() if offload else NONE
         self.inbox = Inbox()
         self.outbox = Outbox(self.offload)

@@ -102,6 +102,7 @@ class Tcp2Udp:
         self._seldom = Seldom(_log)
         self._listener = _listening(listen)
         self._group: asyncio.TaskGroup | None = None
+        self._resumption: asyncio.TimerHandle | None = None
 
     @property
     def address(self) -> SocketAddress:
@@ -118,6 +119,8 @@ class Tcp2Udp:
                     await asyncio.sleep(TICK)
                     self._tick(loop.time())
         finally:
+            if self._resumption is not None:
+                self._resumption.cancel()
             loop.remove_reader(self._listener.fileno())
             self._listener.close()
             for connection in self._connections:
@@ -129,13 +132,19 @@ class Tcp2Udp:
         for _ in range(BATCH):
             try:
                 accepted, address = self._listener.accept()
-            except BlockingIOError:
+            except (BlockingIOError, ConnectionAbortedError):
                 return
             except OSError as error:
-                # ECONNABORTED, or EMFILE: out of descriptors, until connections end.
+                # Out of descriptors or memory, until connections end: the rest waits, and so do we.
                 self._seldom.warning("relay.accept_failed", problem=error.strerror)
+                self._pause()
                 return
             self._consider(accepted, address[0])
+
+    def _pause(self) -> None:
+        loop, listener = self.engine.loop, self._listener.fileno()
+        loop.remove_reader(listener)
+        self._resumption = loop.call_later(TICK, loop.add_reader, listener, self._on_connections)
 
     def _consider(self, accepted: socket.socket, source: str) -> None:
         if not self._occupancy.admits(source):

@@ -74,6 +74,8 @@ class Udp2Tcp:
         self._socket = bind_datagrams(listen)
         engine.widen(self._socket)
         self._group: asyncio.TaskGroup | None = None
+        self._served = asyncio.Event()
+        """Set while there are flows."""
 
     @property
     def address(self) -> SocketAddress:
@@ -97,6 +99,7 @@ class Udp2Tcp:
             async with asyncio.TaskGroup() as self._group:
                 loop.add_reader(self._socket.fileno(), self._on_new)
                 while True:
+                    await self._served.wait()  # a node may have thousands of relays that nobody uses
                     await asyncio.sleep(TICK)
                     self._tick(loop.time())
         finally:
@@ -223,6 +226,7 @@ class Udp2Tcp:
         flow = self._flows[source] = Flow(self, udp, source, self.engine.loop.time())
         self._occupancy.enter(source.host)
         self.counters.accepted += 1
+        self._served.set()
         flow.offer(datagram)
         self._runners[source] = self._group.create_task(flow.run(), name=f"flow {source}")
 
@@ -230,6 +234,8 @@ class Udp2Tcp:
         self._flows.pop(source).close()
         self._runners.pop(source).cancel()
         self._occupancy.leave(source.host)
+        if not self._flows:
+            self._served.clear()
 
     def _tick(self, now: float) -> None:
         idle = self._occupancy.limits.idle
