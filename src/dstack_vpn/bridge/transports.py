@@ -33,6 +33,8 @@ TICK: Final = 1.0
 """Seconds between looks at the peers that can be reached both ways..."""
 READ_SHARE: Final = 50
 """...or so many times as long as reading the device takes."""
+ASK: Final = 30.0
+"""Seconds between questions whether the system sends UDP to a peer without a session."""
 LINGER: Final = 60.0
 """Seconds by UDP after which a relay goes."""
 HOLD: Final = (0.1, 0.5)
@@ -50,6 +52,8 @@ class _Peer:
     running: "asyncio.Task[None] | None" = None
     problem: str | None = None
     """Why it has no relay."""
+    ask_at: float = 0.0
+    """When to ask again whether UDP goes out."""
 
     @property
     def way(self) -> Way:
@@ -150,7 +154,7 @@ class Transports:
         course, now = peer.course, self.clock.monotonic()
         session = self.clock.now() - seen.last_handshake < SESSION_LIFE
         direct = self.names.by_udp(key, peer.reach)
-        if course.way is Way.UDP and not session and (direct is None or not self.can_send(direct)):
+        if course.way is Way.UDP and not session and not self._can_send(peer, direct, now):
             turned = course.nowhere(now)
         else:
             at_home = direct is not None and seen.endpoint == direct
@@ -165,6 +169,16 @@ class Transports:
             await self.point(key, direct)  # a straggler has turned WireGuard back
         elif course.by_udp_for(now) > LINGER:
             self._end_relay(peer)
+
+    def _can_send(self, peer: _Peer, direct: SocketAddress | None, now: float) -> bool:
+        """Whether UDP goes out at all; asking sends a datagram, so a yes holds for a while."""
+        if direct is None:
+            return False
+        if now >= peer.ask_at:
+            if not self.can_send(direct):
+                return False
+            peer.ask_at = now + ASK
+        return True
 
     def _turned(self, key: PublicKey, course: Course) -> None:
         tell = _log.debug if course.hopeless else _log.info
