@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,11 +14,12 @@ from dstack_vpn.cli.options import with_settings
 from dstack_vpn.cli.tables import console, lines, printable, table
 from dstack_vpn.config import Settings
 from dstack_vpn.core.access import AccessControl
-from dstack_vpn.core.desired import Membership, PeerPolicy
+from dstack_vpn.core.desired import Lookup, Membership, PeerPolicy
 from dstack_vpn.core.keys import PublicKey
-from dstack_vpn.core.model import DeviceState, Peer, RemovePeer, SetPeer, TokenId
+from dstack_vpn.core.model import DeviceState, Peer, RemovePeer, SetPeer, SocketAddress, TokenId
 from dstack_vpn.core.plan import Plan, Step, brake
 from dstack_vpn.core.plan import plan as make_plan
+from dstack_vpn.core.reach import Reach
 from dstack_vpn.core.wgconf import parse as parse_config
 from dstack_vpn.core.x25519 import derive
 from dstack_vpn.errors import FormatError, StoreError
@@ -97,13 +99,22 @@ async def _read(settings: Settings) -> _Facts:
     policy = PeerPolicy(
         settings.peer_endpoints, settings.peer_endpoint_template, settings.persistent_keepalive
     )
-    membership = Membership(policy, names.by_udp, pinned=await _pinned(settings))
+    lookup = partial(_where, device, names.by_udp)
+    membership = Membership(policy, lookup, pinned=await _pinned(settings))
     membership.rebuild(access, now)
     # The first look only asked for the names.
     await names.resolve_due()
     membership.rebuild(access, now)
     notes = tuple(_notes(settings, device, own, membership))
     return _Facts(snapshot, device, access, membership, notes, now)
+
+
+def _where(device: DeviceState | None, by_udp: Lookup, key: PublicKey, reach: Reach) -> SocketAddress | None:
+    """Where a peer is: what carries it over a relay now is the daemon's own choice, and no difference."""
+    state = None if device is None else device.peers.get(key)
+    if reach.relays and state is not None and state.endpoint is not None and state.endpoint.is_loopback:
+        return state.endpoint
+    return by_udp(key, reach)
 
 
 def _own_key(settings: Settings, device: DeviceState | None) -> PublicKey | None:

@@ -105,6 +105,17 @@ def test_each_change_has_its_reason(cli: Cli, monkeypatch: pytest.MonkeyPatch) -
     assert found["notes"] == []
 
 
+def test_a_relay_that_the_daemon_has_chosen_is_no_difference(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reach = Reach.parse("192.0.2.2:51820,tls://192.0.2.2:443")
+    member, allowed = node(2, endpoint=reach), _addresses().allowed_ips(2)
+    monkeypatch.setitem(globals(), "NODES", (NODES[0], member))
+    for endpoint, changes in (("127.0.0.1", 0), ("192.0.2.9", 1)):
+        world(monkeypatch, running(peer(2, *allowed, endpoint=SocketAddress(endpoint, 40_000))))
+        assert len(plan(cli)["changes"]) == changes
+
+
 def _addresses() -> AddressPlan:
     return wiring.address_plan(config.load({}, {"NETWORK": "local"}))
 
