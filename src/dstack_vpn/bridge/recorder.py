@@ -155,8 +155,11 @@ class Recorder:
 def _text(
     bare: WgConfig, peers: dict[PublicKey, Peer], tokens: dict[PublicKey, TokenId], registry: Registry
 ) -> str:
+    """The file, from which wg-quick could bring the tunnel up: so without the relays of this process."""
     entries = []
     for key, peer in peers.items():
+        if peer.endpoint is not None and peer.endpoint.is_loopback:
+            peer = replace(peer, endpoint=None)  # noqa: PLW2901 - the rest of it stays
         node = registry.get(tokens[key])
         named = node is not None and isinstance(node.node_id, str)
         entries.append(ConfPeer(peer, str(node.node_id), node.token_id) if node and named else ConfPeer(peer))

@@ -145,9 +145,9 @@ class Membership:
 
 
 def _as_pinned(peer: Peer, pin: Peer) -> Peer:
-    """A relay's loopback port of back then leads nowhere now: such an endpoint is today's."""
-    relayed = pin.endpoint is not None and pin.endpoint.is_loopback
-    return replace(peer, endpoint=peer.endpoint if relayed else pin.endpoint, keepalive=pin.keepalive)
+    """As it was then; where that had no endpoint of its own, as with a relay, it has today's."""
+    known = pin.endpoint is not None and not pin.endpoint.is_loopback
+    return replace(peer, endpoint=pin.endpoint if known else peer.endpoint, keepalive=pin.keepalive)
 
 
 def keys_of(tokens: Iterable[TokenId], *registries: Registry) -> set[PublicKey]:

@@ -32,7 +32,7 @@ def mine(bench: Bench, *events: RegistryEvent) -> None:
 
 
 def endpoint(bench: Bench) -> SocketAddress | None:
-    state = bench.device.peers.get(key(1))
+    state = None if bench.link.device is None else bench.device.peers.get(key(1))
     return None if state is None else state.endpoint
 
 
@@ -57,7 +57,7 @@ def sending_without_answer(bench: Bench) -> bool:
 async def switched(bench: Bench) -> FakeRelay:
     """The node, once it has given UDP up."""
     mine(bench, grant(1), EndpointUpdated(1, BOTH))
-    await eventually(lambda: bench.link.device is not None and endpoint(bench) == UDP)
+    await eventually(lambda: endpoint(bench) == UDP)
     assert not bench.relays.made
     await eventually(lambda: sending_without_answer(bench))
     (relay,) = bench.relays.made
@@ -155,3 +155,11 @@ async def test_a_fixed_transport_is_kept_to(bench: Bench, setting: Transport, re
         await eventually(lambda: endpoint(bench) is not None)
         assert bool(bench.relays.made) is relayed
         assert (endpoint(bench) == UDP) is not relayed
+
+
+async def test_the_wg_quick_file_names_no_port_that_ends_with_the_process(bench: Bench) -> None:
+    async with bench.running():
+        mine(bench, grant(1), EndpointUpdated(1, RELAYED))
+        await eventually(lambda: endpoint(bench) is not None)
+        await eventually(lambda: str(key(1)) in bench.archive.text)
+        assert "127.0.0.1" not in bench.archive.text
