@@ -9,6 +9,7 @@ from typing import Any, Final
 from dstack_vpn.config import parsers
 from dstack_vpn.config.options import OPTIONS, Option
 from dstack_vpn.core.model import SocketAddress
+from dstack_vpn.core.reach import split_alternatives
 from dstack_vpn.core.upstream import Listen, Upstream, split_host_port
 from dstack_vpn.errors import FormatError
 
@@ -163,7 +164,6 @@ def _destination(
             problems.append(f"RELAY_TO: {error}. Example: RELAY_TO={_EXAMPLES[mode]}")
             return (), None
     upstreams: list[Upstream] = []
-    # A comma between pins is followed by no scheme.
     for number, part in enumerate(_urls(text), 1):
         try:
             upstreams.append(Upstream.parse(part))
@@ -173,10 +173,6 @@ def _destination(
 
 
 def _urls(text: str) -> list[str]:
-    parts: list[str] = []
-    for part in filter(None, map(str.strip, text.split(","))):
-        if parts and part.startswith("sha256:"):
-            parts[-1] += f",{part}"
-        else:
-            parts.append(part)
-    return parts
+    """The URLs of a list, which a person may have written with spaces and a comma at its end."""
+    parts = filter(None, map(str.strip, text.split(",")))
+    return split_alternatives(",".join(parts)) if text.strip(", ") else []
