@@ -3,8 +3,9 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 export PATH := $(CURDIR)/.venv/bin:$(CURDIR)/.cache/bin:$(CURDIR)/.cache/npm/node_modules/.bin:$(PATH)
 PYTEST_ARGS ?=
+LOCK = -q --universal --generate-hashes --no-annotate --no-header $(if $(UPGRADE),--upgrade)
 
-.PHONY: help demo test test-fast test-kernel lint format types contracts docs bench check clean
+.PHONY: help demo test test-fast test-kernel lint format types contracts docs lock bench check clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[36m%-12s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +43,11 @@ contracts: ## Compile the registry contract into the package
 docs: ## Write what is generated of the documentation
 	@scripts/setup test
 	@python scripts/generate_docs.py
+
+lock: ## Pin the dependencies anew (UPGRADE=1 takes the newest that pyproject.toml allows)
+	@scripts/setup test
+	@uv pip compile $(LOCK) --extra admin pyproject.toml -o requirements.lock
+	@uv pip compile $(LOCK) --extra admin --group dev pyproject.toml -o requirements-dev.lock
 
 check: lint ## Lint, and check that generated files are current
 	@node contracts/build.mjs --check
