@@ -20,7 +20,7 @@ from tests.integration.relay.programs import (
     Address,
     Kind,
     Program,
-    mullvad_is_built,
+    mullvad_is_there,
     text,
 )
 
@@ -43,7 +43,7 @@ def idle() -> Figures:
     """Kilobytes for each connection at tcp2udp, and each source at udp2tcp (Mullvad's serves only one)."""
     _allow_open_files()
     results: Figures = {}
-    for kind in (OUR_KIND, OUR_TLS, *([MULLVADS] if mullvad_is_built() else [])):
+    for kind in (OUR_KIND, OUR_TLS, *([MULLVADS] if mullvad_is_there() else [])):
         results[f"tcp2udp, {kind.name}"] = _tcp2udp(kind)
     results["udp2tcp, ours"] = _udp2tcp(OUR_KIND)
     rows: list[Sequence[object]] = [

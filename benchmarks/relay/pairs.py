@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from tests.integration.relay.programs import BIN, NO_MULLVAD, Kind, Program, mullvad_is_built, pair
+from tests.integration.relay.programs import NO_MULLVAD, Kind, Program, mullvad_is_there, pair
 
 from benchmarks.harness import NotMeasurableError
 
 Figures = dict[str, Any]
 
-LOAD: Final = BIN / "relay-load"
+LOAD: Final = Path(__file__).parents[2] / ".cache" / "bin" / "relay-load"
 SOURCE: Final = Path(__file__).with_name("load.c")
 
 
@@ -33,7 +33,7 @@ def build() -> Path:
 
 def needs_mullvad() -> None:
     """Raises `NotMeasurableError` where there is nothing to compare with."""
-    if not mullvad_is_built():
+    if not mullvad_is_there():
         raise NotMeasurableError(NO_MULLVAD)
 
 

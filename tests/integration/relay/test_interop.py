@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.integration.relay.programs import MULLVADS, NO_MULLVAD, OUR_KIND, Kind, mullvad_is_built, pair
+from tests.integration.relay.programs import MULLVADS, NO_MULLVAD, OUR_KIND, Kind, mullvad_is_there, pair
 
 SIZES = (148, 0, 92, 1, 1420, 9000, 65507, 1420, 1420, 1419, 0, 16, 32)
 """Bytes: the empty datagram, WireGuard's messages, equal ones in a row, and the longest over IPv4."""
@@ -27,7 +27,7 @@ def far(request: pytest.FixtureRequest) -> Kind:
 
 
 def needed(kind: Kind) -> Kind:
-    if kind.mullvad and not mullvad_is_built():
+    if kind.mullvad and not mullvad_is_there():
         pytest.skip(NO_MULLVAD)
     return kind
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from tests.integration.relay.conftest import PATIENCE
-from tests.integration.relay.programs import MULLVADS, NO_MULLVAD, OUR_KIND, Kind, mullvad_is_built
+from tests.integration.relay.programs import MULLVADS, NO_MULLVAD, OUR_KIND, Kind, mullvad_is_there
 
 INITIATION = b"\x01\x00\x00\x00" + bytes(range(144))
 DATAGRAMS = [b"a", b"", INITIATION, b"\x00\x00", b"", b"", b"x" * 256, b"y" * 256, b"y" * 256, b"z" * 65507]
@@ -26,7 +26,7 @@ LONGEST = b"\xff\xe3" + b"z" * 65507
 
 @pytest.fixture(params=[pytest.param(kind, id=kind.name) for kind in (MULLVADS, OUR_KIND)])
 def kind(request: pytest.FixtureRequest) -> Kind:
-    if request.param.mullvad and not mullvad_is_built():
+    if request.param.mullvad and not mullvad_is_there():
         pytest.skip(NO_MULLVAD)
     found: Kind = request.param
     return found
