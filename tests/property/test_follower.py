@@ -82,6 +82,14 @@ class Driver:
         self.pending.clear()
         self.follower.abandon()
 
+    def restart(self) -> None:
+        """A new process, which knows what the last one has stored."""
+        self.pending.clear()
+        stored, tip = self.follower.timeline.events, self.follower.tip
+        assert tip is not None
+        self.follower = Follower()
+        self.follower.restore(Registry(), self.chain.blocks[0], stored, tip)
+
     def settle(self) -> None:
         """A quiet chain: one more head, and every fetch answered."""
         self.receive(self.chain.blocks[-1])
@@ -98,6 +106,7 @@ steps = st.lists(
         st.tuples(st.just("fork"), st.integers(1, 6), st.integers(1, 8)),
         st.tuples(st.just("serve"), st.integers(1, 4)),
         st.tuples(st.just("lose"), st.just(0)),
+        st.tuples(st.just("restart"), st.just(0)),
     ),
     max_size=40,
 )
@@ -121,6 +130,8 @@ def test_any_order_of_messages_ends_with_what_the_chain_says(script: Script, rng
             case ("serve", count):
                 for _ in range(count):
                     driver.serve()
+            case ("restart", _):
+                driver.restart()
             case _:
                 driver.lose_session()
         # Heads may be lost or repeated; logs may be repeated and come in any order, but a log that no walk
@@ -153,6 +164,19 @@ def test_a_mint_that_a_reorg_moves_is_never_taken_away_in_between(block_events: 
                 driver.serve()
                 seen = {t: n.public_key for t, n in driver.follower.registry.nodes.items()}
                 assert seen == {t: n.public_key for t, n in before.nodes.items()}
+
+
+def test_a_restart_between_a_log_and_its_head_takes_the_head_when_it_comes() -> None:
+    chain = ScriptedChain()
+    driver = Driver(chain)
+    head, log = sorted(chain.mine(Granted(1, "0xa", "a", key(1))), key=lambda x: isinstance(x, LoggedEvent))
+    driver.receive(log)
+    driver.restart()
+    driver.receive(head)
+    while driver.pending:
+        driver.serve()
+    assert driver.follower.tip == head
+    assert driver.follower.registry == chain.registry()
 
 
 def test_a_wiped_chain_is_a_resync_and_changes_nothing_by_itself() -> None:

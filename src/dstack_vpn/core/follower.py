@@ -104,7 +104,9 @@ class Follower:
         """Start from what was stored: a base that is final, events above it, and where we stood."""
         self.timeline = Timeline(base)
         self.timeline.insert(event for event in events if event.block_number > settled.number)
-        self._ring = {event.block_number: event.block_hash for event in self.timeline.events}
+        # A log of the next block may have been stored before its head came: that block is not ours yet.
+        below = (event for event in self.timeline.events if event.block_number <= tip.number)
+        self._ring = {event.block_number: event.block_hash for event in below}
         self._ring |= {settled.number: settled.hash, tip.number: tip.hash}
         self.abandon()
         self.settled, self.tip, self._caught_up = settled, tip, False
