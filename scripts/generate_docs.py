@@ -27,6 +27,7 @@ GROUPS = {
         *("RELAY_LISTEN", "RELAY_MODE", "RELAY_TO", "PROXY_PORT", "RELAY_MAX_CONNECTIONS"),
         *("RELAY_MAX_PER_SOURCE", "RELAY_IDLE_TIMEOUT", "RELAY_OFFLOAD"),
     ),
+    "names": ("DNS_PORT", "DNS_SUFFIX", "DNS_LISTEN", "DNS_UPSTREAM"),
     "logging and monitoring": ("LOG_LEVEL", "LOG_FORMAT", "HEALTH_CHECK_HOST", "HEALTH_CHECK_PORT"),
 }
 """How .env.example is ordered."""

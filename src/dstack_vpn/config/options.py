@@ -8,7 +8,10 @@ from dstack_vpn.config import parsers
 from dstack_vpn.core.model import parse_node_id
 
 LEVELS: Final = ("debug", "info", "warning", "error")
-COMPONENTS: Final = ("chain", "rpc", "registry", "device", "endpoints", "store", "node", "web", "relay")
+COMPONENTS: Final = (
+    *("chain", "rpc", "registry", "device", "endpoints"),
+    *("store", "node", "web", "relay", "dns"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +212,34 @@ OPTIONS: Final[tuple[Option, ...]] = (
     ),
     Option("HEALTH_CHECK_HOST", parsers.host, "127.0.0.1", "Address that HTTP binds.", "127.0.0.1"),
     Option("HEALTH_CHECK_PORT", parsers.number(0, 65535), "8080", "Its TCP port; 0 switches it off.", "8080"),
+    Option(
+        "DNS_PORT",
+        parsers.number(0, 65535),
+        "53",
+        "Port of the names' responder on the node's tunnel addresses; 0 switches it off.",
+        "53",
+    ),
+    Option(
+        "DNS_SUFFIX",
+        parsers.suffix,
+        "vpn.internal",
+        "The zone that the nodes' names are in: NODE_ID.DNS_SUFFIX.",
+        "vpn.internal",
+    ),
+    Option(
+        "DNS_LISTEN",
+        parsers.resolvers,
+        "",
+        "Further addresses for the names' responder, such as for containers; private sources are answered.",
+        "172.30.0.2,127.0.0.1:5353",
+    ),
+    Option(
+        "DNS_UPSTREAM",
+        parsers.resolvers,
+        "",
+        "Resolvers for names that are not ours; without any, those are refused.",
+        "9.9.9.9,[2620:fe::fe]:53",
+    ),
     Option(
         "STATE_DIR",
         parsers.path,

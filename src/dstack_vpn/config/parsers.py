@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from dstack_vpn.config.settings import NETWORKS, Network, Secret
 from dstack_vpn.core.desired import fill_template
 from dstack_vpn.core.keys import PrivateKey
-from dstack_vpn.core.model import Address, parse_node_id
+from dstack_vpn.core.model import Address, SocketAddress, parse_node_id
 from dstack_vpn.core.reach import Reach
 from dstack_vpn.core.transport import Transport
 from dstack_vpn.core.upstream import Listen
@@ -129,6 +129,29 @@ def host(text: str) -> str:
     if text != "localhost":
         ipaddress.ip_address(text)
     return text
+
+
+def suffix(text: str) -> str:
+    """A DNS zone for names, in lower case and without a dot at its end."""
+    zone = text.lower().removesuffix(".")
+    label = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
+    if not re.fullmatch(rf"{label}(?:\.{label})*", zone) or len(zone) > 180:
+        raise FormatError("expected a domain of letters, digits and '-', of 180 characters at most")
+    return zone
+
+
+def resolvers(text: str) -> tuple[SocketAddress, ...]:
+    """IP addresses with or without a port (53), separated by commas."""
+    return tuple(_resolver(part) for part in filter(None, map(str.strip, text.split(","))))
+
+
+def _resolver(text: str) -> SocketAddress:
+    host, port = text, "53"
+    if found := re.fullmatch(r"\[(.+)\](?::([0-9]{1,5}))?|([^:]+):([0-9]{1,5})", text, re.ASCII):
+        host, port = found[1] or found[3], found[2] or found[4] or "53"
+    if not 0 < int(port) < 65536:
+        raise FormatError(f"{text}: expected a port from 1 to 65535")
+    return SocketAddress(str(ipaddress.ip_address(host)), int(port))
 
 
 def path(text: str) -> Path:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from dstack_vpn.core.keys import PrivateKey
-from dstack_vpn.core.model import Address
+from dstack_vpn.core.model import Address, SocketAddress
 from dstack_vpn.core.reach import Reach
 from dstack_vpn.core.transport import Transport
 from dstack_vpn.core.upstream import Listen
@@ -94,6 +94,10 @@ class Settings:
     persistent_keepalive: int
     health_check_host: str
     health_check_port: int
+    dns_port: int
+    dns_suffix: str
+    dns_listen: tuple[SocketAddress, ...]
+    dns_upstream: tuple[SocketAddress, ...]
     state_dir: Path
     wireguard_config: Path
     log_level: str

@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 
 import structlog
@@ -37,6 +38,7 @@ from dstack_vpn.core.model import DeviceState
 from dstack_vpn.core.x25519 import derive
 from dstack_vpn.errors import ConfigError
 from dstack_vpn.ports import Link
+from dstack_vpn.wiring.names import serve_names
 from dstack_vpn.wiring.transports import Relays
 from dstack_vpn.wiring.view import NodeView
 
@@ -213,6 +215,8 @@ async def run(settings: Settings) -> None:
         services["relay"] = view.relay.run
     if settings.health_check_port:
         services["web"] = _serve(view, settings)
+    if settings.dns_port or settings.dns_listen:
+        services["dns"] = partial(serve_names, settings, node)
     await node.run(stop, services)
 
 

@@ -13,9 +13,9 @@ from dstack_vpn.adapters.relay.downlink import Downlink
 from dstack_vpn.adapters.relay.engine import Engine
 from dstack_vpn.adapters.relay.limits import Limits, Occupancy
 from dstack_vpn.adapters.relay.outbox import Sink
-from dstack_vpn.adapters.relay.seldom import Seldom
 from dstack_vpn.adapters.relay.stream import PlainStream, Stream
 from dstack_vpn.adapters.relay.uplink import Uplink
+from dstack_vpn.adapters.seldom import Seldom
 from dstack_vpn.core.model import SocketAddress
 from dstack_vpn.core.upstream import Listen
 from dstack_vpn.errors import RelayError

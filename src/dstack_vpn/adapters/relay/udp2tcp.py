@@ -20,7 +20,7 @@ from dstack_vpn.adapters.relay.flow import Flow
 from dstack_vpn.adapters.relay.limits import Limits, Occupancy
 from dstack_vpn.adapters.relay.pktinfo import bind_datagrams, receive_with_destination
 from dstack_vpn.adapters.relay.race import race
-from dstack_vpn.adapters.relay.seldom import Seldom
+from dstack_vpn.adapters.seldom import Seldom
 from dstack_vpn.core.failover import Failover
 from dstack_vpn.core.model import SocketAddress
 from dstack_vpn.core.upstream import Upstream

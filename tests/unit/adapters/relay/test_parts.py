@@ -15,7 +15,7 @@ from tests.unit.adapters.relay.conftest import Pair, running
 from dstack_vpn.adapters.relay import tcp2udp
 from dstack_vpn.adapters.relay.limits import Limits, Occupancy
 from dstack_vpn.adapters.relay.race import race
-from dstack_vpn.adapters.relay.seldom import Seldom
+from dstack_vpn.adapters.seldom import Seldom
 from dstack_vpn.errors import RelayError
 
 

@@ -1,0 +1,169 @@
+"""Names: what the DNS says about the network's members, and nothing about anybody else.
+
+    web-1.vpn.internal          A, AAAA   the node's tunnel addresses
+                                TXT       its token and owner
+    2.0.77.10.in-addr.arpa      PTR       the node behind a tunnel address; the same under ip6.arpa
+    vpn.internal                SOA, NS
+
+Only nodes that are on the network now have names, this one among them. The DNS knows no upper case: where
+two node ids differ in nothing else (the deployed contract allows that), the one whose key came first has it.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import Final, NamedTuple
+
+from dstack_vpn.core.access import AccessControl, Reason
+from dstack_vpn.core.addressing import AddressPlan
+from dstack_vpn.core.model import TokenId
+from dstack_vpn.core.node import Node
+from dstack_vpn.core.registry import Registry
+
+_REVERSE: Final = {4: (".in-addr.arpa", 8, 4), 6: (".ip6.arpa", 4, 32)}
+"""By IP version: the end of reverse names, bits in a label, labels of a whole address (RFC 1035, 3596)."""
+
+
+class Verdict(Enum):
+    """What kind of answer it is (RFC 1035, RFC 2308)."""
+
+    FOUND = auto()
+    NO_DATA = auto()
+    """The name is there, but has nothing of that type."""
+    NO_NAME = auto()
+    FOREIGN = auto()
+    """A name that is not for us to speak of."""
+
+
+class Record(NamedTuple):
+    """A record as a zone file has it, without its name and time to live."""
+
+    kind: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The answer to one question, without a trailing dot in any name."""
+
+    verdict: Verdict
+    zone: str = ""
+    """Whose start of authority goes with it."""
+    records: tuple[Record, ...] = ()
+
+
+_FOREIGN: Final = Answer(Verdict.FOREIGN)
+
+
+@dataclass(slots=True)
+class Names:
+    """Answers questions from the registry as it is at that moment."""
+
+    suffix: str
+    """The zone, in lower case and without a dot at either end."""
+    addresses: AddressPlan
+    own_node_id: str | None = None
+    """The node that the zone's NS record names."""
+    _of: Registry | None = field(default=None, init=False)
+    """The registry that the two indexes below were made from."""
+    _tokens: dict[str, list[TokenId]] = field(default_factory=dict, init=False)
+    _inner: set[str] = field(default_factory=set, init=False)
+    """Names that only lead to others: of the node id ``a.b``, that is ``b`` (RFC 8020)."""
+
+    def answer(self, name: str, kind: str, access: AccessControl, now: float) -> Answer:
+        """Answer for a name, without its trailing dot, and a record type; ``now`` in Unix seconds."""
+        name = name.lower()
+        if name == self.suffix:
+            return self._apex(self.suffix, kind)
+        if name.endswith("." + self.suffix):
+            return self._forward(name.removesuffix("." + self.suffix), kind, access, now)
+        for version, (end, _, _) in _REVERSE.items():
+            if name.endswith(end):
+                return self._reverse(name, version, kind, access, now)
+        return _FOREIGN
+
+    def start_of_authority(self, zone: str, serial: int) -> str:
+        """The SOA record of one of our zones; ``serial`` is taken modulo 2^32 (RFC 1982)."""
+        return f"{self._server}. hostmaster.{self.suffix}. {serial % 2**32} 3600 600 86400 1"
+
+    @property
+    def _server(self) -> str:
+        return self.suffix if self.own_node_id is None else f"{self.own_node_id.lower()}.{self.suffix}"
+
+    def _apex(self, zone: str, kind: str) -> Answer:
+        if kind == "NS":
+            return Answer(Verdict.FOUND, zone, (Record("NS", f"{self._server}."),))
+        if kind == "SOA":  # whoever carries the answer adds the record, with its serial
+            return Answer(Verdict.FOUND, zone)
+        return Answer(Verdict.NO_DATA, zone)
+
+    def _forward(self, relative: str, kind: str, access: AccessControl, now: float) -> Answer:
+        self._index(access.registry)
+        node = self._member(self._tokens.get(relative, ()), access, now)
+        if node is None:
+            inner = relative in self._inner
+            return Answer(Verdict.NO_DATA if inner else Verdict.NO_NAME, self.suffix)
+        ipv4, ipv6 = self.addresses.ipv4_of(node.token_id), self.addresses.ipv6_of(node.token_id)
+        records = [Record("A", str(ipv4))] if ipv4 else []
+        records += [Record("AAAA", str(ipv6))] if ipv6 else []
+        records.append(Record("TXT", f'"token={node.token_id}" "owner={node.owner}"'))
+        return _of_kind(kind, records, self.suffix)
+
+    def _reverse(self, name: str, version: int, kind: str, access: AccessControl, now: float) -> Answer:
+        end, bits, labels = _REVERSE[version]
+        network = self.addresses.ipv4 if version == 4 else self.addresses.ipv6
+        parts = name.removesuffix(end).split(".")
+        # Labels of the zone's apex. Where the range ends within a label, each part is a zone of its own.
+        depth = -(-network.prefixlen // bits)
+        number = _number(parts, version)
+        if number is None or not depth <= len(parts) <= labels:
+            return _FOREIGN
+        address = type(network.network_address)(number << bits * (labels - len(parts)))
+        if address not in network:
+            return _FOREIGN
+        zone = ".".join(parts[len(parts) - depth :]) + end
+        if len(parts) < labels:
+            return self._apex(zone, kind) if len(parts) == depth else Answer(Verdict.NO_DATA, zone)
+        token = self.addresses.token_at(str(address))
+        node = None if token is None else self._member([token], access, now)
+        if node is None:
+            return Answer(Verdict.NO_NAME, zone)
+        return _of_kind(kind, [Record("PTR", f"{str(node.node_id).lower()}.{self.suffix}.")], zone)
+
+    def _member(self, tokens: Iterable[TokenId], access: AccessControl, now: float) -> Node | None:
+        """The node on the network among these: the one whose key came first."""
+        decisions = (access.decide(token, now) for token in tokens)
+        members = [d.node for d in decisions if d.node and (d.granted or d.reason is Reason.OWN_KEY)]
+        return min(members, key=lambda node: (node.key_since, node.token_id), default=None)
+
+    def _index(self, registry: Registry) -> None:
+        if self._of is registry:
+            return
+        tokens: dict[str, list[TokenId]] = {}
+        inner: set[str] = set()
+        for node_id, found in registry.by_node_id.items():
+            labels = node_id.lower().split(".")
+            tokens.setdefault(".".join(labels), []).extend(found)
+            inner.update(".".join(labels[depth:]) for depth in range(1, len(labels)))
+        self._of, self._tokens, self._inner = registry, tokens, inner
+
+
+def _of_kind(kind: str, records: list[Record], zone: str) -> Answer:
+    chosen = tuple(record for record in records if kind in {record.kind, "ANY"})
+    return Answer(Verdict.FOUND if chosen else Verdict.NO_DATA, zone, chosen)
+
+
+def _number(labels: list[str], version: int) -> int | None:
+    """The labels of a reverse name as the leading bits of an address; None where they are none."""
+    number = 0
+    for label in reversed(labels):
+        if version == 4:
+            value = int(label) if label.isascii() and label.isdigit() and len(label) <= 3 else 256
+            if value > 255 or str(value) != label:
+                return None
+            number = number << 8 | value
+        else:
+            if len(label) != 1 or label not in "0123456789abcdef":
+                return None
+            number = number << 4 | int(label, 16)
+    return number

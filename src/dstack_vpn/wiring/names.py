@@ -1,0 +1,51 @@
+"""The names of a running node, served by its DNS responder."""
+
+import asyncio
+from dataclasses import dataclass
+from importlib import import_module
+
+from dstack_vpn.bridge.node import Node
+from dstack_vpn.config import Settings
+from dstack_vpn.core.names import Answer, Names
+
+
+@dataclass(frozen=True, slots=True)
+class Directory:
+    """Implements `adapters.dns.server.Directory`."""
+
+    node: Node
+    names: Names
+
+    def answer(self, name: str, kind: str) -> Answer:
+        """See there."""
+        tunnel = self.node.tunnel
+        return self.names.answer(name, kind, tunnel.members.access, tunnel.clock.now())
+
+    def authority(self, zone: str) -> str:
+        """See there. The serial is the number of the block that we are at."""
+        tip = self.node.tunnel.members.follower.tip
+        return self.names.start_of_authority(zone, 0 if tip is None else tip.number)
+
+    def addresses(self) -> frozenset[str]:
+        """See there."""
+        members = self.node.tunnel.members
+        own = members.own_node
+        prefixes = () if own is None else members.addresses.allowed_ips(own.token_id)
+        return frozenset(prefix.partition("/")[0] for prefix in prefixes)
+
+    def is_member_address(self, host: str) -> bool:
+        """See there."""
+        return self.names.addresses.token_at(host) is not None
+
+
+async def serve_names(settings: Settings, node: Node) -> None:
+    """Serve the names until cancelled."""
+    await node.tunnel.up.wait()
+    # The import takes 30 ms that neither the tunnel nor an event should have to wait for.
+    await asyncio.to_thread(import_module, "dstack_vpn.adapters.dns.messages")
+    from dstack_vpn.adapters.dns.server import DnsServer
+
+    members = node.tunnel.members
+    names = Names(settings.dns_suffix, members.addresses, settings.node_id)
+    server = DnsServer(Directory(node, names), settings.dns_port, settings.dns_listen, settings.dns_upstream)
+    await server.run()

@@ -1,0 +1,119 @@
+"""Names in the tunnel, asked for as programs do: dig, the C library, systemd-resolved."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.netns_support import Namespace, wait_until
+
+from dstack_vpn.cli.demo.lab import Lab
+from dstack_vpn.cli.demo.node import Node
+
+pytestmark = [pytest.mark.netns, pytest.mark.anvil]
+RESOLVED = Path(__file__).parents[2] / ".cache" / "resolved"
+STUB = "127.0.0.53"
+
+
+@pytest.fixture
+def pair(empty_lab: Lab) -> tuple[Node, Node]:
+    """Two nodes with names, a and b."""
+    found = []
+    for name in "ab":
+        node = empty_lab.add_node(name)
+        empty_lab.mint(node)
+        empty_lab.set_endpoint(node)
+        node.start()
+        found.append(node)
+    a, b = found
+    for node in found:
+        node.wait_ready()
+        wait_until(lambda: dig(a, node.address, "a.vpn.internal"), f"{node.name} answers a")  # noqa: B023  # waited for in the same turn
+    return a, b
+
+
+def dig(asker: Node, server: str, *question: str) -> str:
+    command = ("dig", f"@{server}", "+short", "+time=1", "+tries=1", *question)
+    said = asker.namespace.run(*command, check=False).strip()
+    return "" if said.startswith(";;") else said
+
+
+def getent(asker: Node, database: str, what: str) -> str:
+    return asker.namespace.run("getent", database, what, check=False).strip()
+
+
+def point(asker: Node, server: str, folder: Path) -> None:
+    """Have the C library of a namespace ask this server."""
+    file = folder / "resolv.conf"
+    file.write_text(f"nameserver {server}\noptions timeout:1 attempts:1\n")
+    asker.namespace.run("mount", "--bind", file, "/etc/resolv.conf")
+
+
+def test_names_lead_to_members_and_change_with_the_registry(
+    empty_lab: Lab, pair: tuple[Node, Node], tmp_path: Path
+) -> None:
+    a, b = pair
+    point(a, a.address, tmp_path)
+    # Its own responder, and over the tunnel that of another.
+    for server in (a.address, b.address):
+        assert dig(a, server, "b.vpn.internal") == b.address
+        assert dig(a, server, "-x", b.address) == "b.vpn.internal."
+        assert f"token={b.token}" in dig(a, server, "b.vpn.internal", "TXT")
+        assert dig(a, server, "+tcp", "b.vpn.internal") == b.address
+    ipv6 = dig(a, a.address, "b.vpn.internal", "AAAA")
+    assert dig(a, ipv6, "-x", ipv6) == "b.vpn.internal."
+    assert getent(a, "ahostsv4", "b.vpn.internal").split()[0] == b.address
+    assert getent(a, "hosts", b.address).split() == [b.address, "b.vpn.internal"]
+    assert getent(a, "hosts", "c.vpn.internal") == ""
+
+    empty_lab.lost(empty_lab.revoke(b), b.public_key, (a,))
+    assert dig(a, a.address, "b.vpn.internal") == ""
+    assert getent(a, "hosts", b.address) == ""
+    assert "NXDOMAIN" in a.namespace.run("dig", f"@{a.address}", "b.vpn.internal")
+
+
+def test_who_is_not_in_the_tunnel_is_not_answered(pair: tuple[Node, Node]) -> None:
+    a, b = pair
+    # By the network around the tunnel, to an address in it, as a neighbour can.
+    b.namespace.run("ip", "route", "replace", f"{a.address}/32", "via", a.underlay)
+    said = b.namespace.run("dig", f"@{a.address}", "+time=1", "+tries=1", "a.vpn.internal", check=False)
+    assert "no servers could be reached" in said or "timed out" in said
+
+
+@pytest.fixture
+def resolved(pair: tuple[Node, Node], tmp_path: Path) -> Iterator[Node]:
+    """A node whose namespace has a systemd-resolved that asks the node for the network's names."""
+    program = next(RESOLVED.rglob("lib/systemd/systemd-resolved"), None)
+    if program is None or not os.access(program, os.X_OK):
+        pytest.skip("NO SYSTEMD-RESOLVED: `make test` unpacks one")
+    a, _ = pair
+    configuration, passwd = tmp_path / "resolved.conf", tmp_path / "passwd"
+    zones = "~vpn.internal ~77.10.in-addr.arpa"
+    configuration.write_text(
+        f"[Resolve]\nDNS={a.address}\nDomains={zones}\nDNSSEC=no\nLLMNR=no\nMulticastDNS=no\n"
+    )
+    passwd.write_text(Path("/etc/passwd").read_text() + "systemd-resolve:x:64992:64992::/:/bin/false\n")
+    prepare(a.namespace, configuration, passwd)
+    libraries = {str(found.parent) for found in RESOLVED.rglob("libsystemd-shared-*.so")}
+    environment = {"LD_LIBRARY_PATH": ":".join(libraries), "PATH": os.defpath}
+    with (tmp_path / "resolved.log").open("w") as log:
+        a.namespace.popen(program, env=environment, stdout=log, stderr=subprocess.STDOUT)
+        wait_until(lambda: f"{STUB}%lo:53" in a.namespace.run("ss", "-Hlnu"), "resolved listens")
+        yield a
+
+
+def prepare(namespace: Namespace, configuration: Path, passwd: Path) -> None:
+    namespace.run("mkdir", "-p", "/etc/systemd", "/run/systemd")
+    for folder in ("/etc/systemd", "/run/systemd"):
+        namespace.run("mount", "-t", "tmpfs", "tmpfs", folder)
+    namespace.run("cp", configuration, "/etc/systemd/resolved.conf")
+    namespace.run("mount", "--bind", passwd, "/etc/passwd")
+
+
+def test_systemd_resolved_asks_the_node(resolved: Node, pair: tuple[Node, Node], tmp_path: Path) -> None:
+    a, b = pair
+    point(a, STUB, tmp_path)
+    assert dig(a, STUB, "b.vpn.internal") == b.address
+    assert dig(a, STUB, "-x", b.address) == "b.vpn.internal."
+    assert getent(a, "ahostsv4", "b.vpn.internal").split()[0] == b.address
