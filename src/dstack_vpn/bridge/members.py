@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from dstack_vpn.core.access import AccessControl, Reason
+from dstack_vpn.core.access import AccessControl, Reason, own_problem
 from dstack_vpn.core.addressing import AddressPlan
 from dstack_vpn.core.commands import Advanced
 from dstack_vpn.core.desired import Delta, Lookup, Membership, PeerPolicy, keys_of
@@ -148,7 +148,7 @@ class Members:
 
     def judge_own(self) -> None:
         """Find out whether this node is a member itself, and what is wrong if not."""
-        own, problem = self.own_node, self._own_problem()
+        own, problem = self.own_node, own_problem(self.access, self.own_node_id, self.clock.now())
         token = own.token_id if own is not None else None
         if token != self._own_token:
             self._own_token = token
@@ -165,26 +165,6 @@ class Members:
     def _hand_on(self, deltas: list[Delta], seen: float) -> None:
         if deltas:
             self.submit(deltas, seen)
-
-    def _own_problem(self) -> str | None:
-        decision = self.access.decide(self.own_key, self.clock.now())
-        if decision.reason is not Reason.OWN_KEY:
-            return self._own_absence()
-        node = decision.node
-        if self.own_node_id is not None and node is not None and node.node_id != self.own_node_id:
-            return f"NODE_ID is {self.own_node_id}, but our key is registered for node {node.node_id}"
-        return None
-
-    def _own_absence(self) -> str:
-        if self.own_node_id is None:
-            return f"our public key {self.own_key} is not registered; register it, or set NODE_ID"
-        decision = self.access.decide(self.own_node_id, self.clock.now())
-        if decision.granted:
-            return (
-                f"node {self.own_node_id} is registered with another public key than ours ({self.own_key}); "
-                "update it with 'dstack-vpn node update-key', or use the private key that belongs to it"
-            )
-        return f"node {self.own_node_id} is not on the network: {decision}"
 
 
 def _report(before: Registry, after: Registry, tokens: Iterable[TokenId], addresses: AddressPlan) -> None:

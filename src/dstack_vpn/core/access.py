@@ -116,6 +116,32 @@ class AccessControl:
         return min(rivals, key=lambda n: (n.key_since, n.token_id)).token_id
 
 
+def own_problem(access: AccessControl, node_id: str | None, now: float) -> str | None:
+    """What is wrong with this node's own membership, and what to do; None: nothing.
+
+    ``node_id`` is its configured id, if any; ``now`` in Unix seconds.
+    """
+    decision = access.decide(access.own_key, now)
+    if decision.reason is not Reason.OWN_KEY:
+        return _own_absence(access, node_id, now)
+    node = decision.node
+    if node_id is not None and node is not None and node.node_id != node_id:
+        return f"NODE_ID is {node_id}, but our key is registered for node {node.node_id}"
+    return None
+
+
+def _own_absence(access: AccessControl, node_id: str | None, now: float) -> str:
+    if node_id is None:
+        return f"our public key {access.own_key} is not registered; register it, or set NODE_ID"
+    decision = access.decide(node_id, now)
+    if decision.granted:
+        return (
+            f"node {node_id} is registered with another public key than ours ({access.own_key}); "
+            "update it with 'dstack-vpn node update-key', or use the private key that belongs to it"
+        )
+    return f"node {node_id} is not on the network: {decision}"
+
+
 def _fault(node: Node, now: float) -> tuple[Reason, str] | None:
     """What keeps a node off the network whatever the others are, or None."""
     if not node.active:

@@ -22,7 +22,7 @@ async def choose_backend(
     With ``auto`` a wireguard-go that runs for the interface is kept, so that a restart costs no tunnel
     because a kernel module has turned up; else the kernel's is taken where there is one.
     """
-    if not _has_net_admin():
+    if not has_net_admin():
         raise DeviceError("no permission to create interfaces: run as root or grant CAP_NET_ADMIN")
     if wanted == "userspace" or (wanted == "auto" and process.socket_path(interface).is_socket()):
         return _userspace(program)
@@ -49,7 +49,7 @@ def _userspace(program: str) -> Backend:
     return "userspace"
 
 
-def _has_net_admin() -> bool:
+def has_net_admin() -> bool:
     """Whether this process may change the network of its namespace (CapEff of proc_pid_status(5))."""
     for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
         if line.startswith("CapEff:"):

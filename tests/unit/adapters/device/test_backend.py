@@ -22,7 +22,7 @@ class Host:
         self.program.chmod(0o700)
         (folder / "tun").touch()
         monkeypatch.setattr(backend, "find_family", self._find_family)
-        monkeypatch.setattr(backend, "_has_net_admin", lambda: self.admin)
+        monkeypatch.setattr(backend, "has_net_admin", lambda: self.admin)
         monkeypatch.setattr(process, "TUN", str(folder / "tun"))
         monkeypatch.setattr(process, "SOCKETS", folder)
 

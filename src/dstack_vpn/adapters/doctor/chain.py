@@ -1,0 +1,119 @@
+"""The chain: each endpoint by itself, the clock against the chain's, and our own registration."""
+
+import asyncio
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from dstack_vpn.adapters.admin.reading import RegistryReader, Snapshot
+from dstack_vpn.adapters.chain.caller import Caller
+from dstack_vpn.adapters.chain.identity import Target
+from dstack_vpn.adapters.chain.session import SessionSettings, open_transport
+from dstack_vpn.adapters.chain.url import RpcUrl
+from dstack_vpn.adapters.doctor.check import Check, failed, passed, warned
+from dstack_vpn.core.health import HEAD_PATIENCE
+from dstack_vpn.core.model import BlockRef
+from dstack_vpn.errors import ChainError
+
+DEADLINE: Final = 15.0
+"""Seconds for all questions to one endpoint."""
+RANGE: Final = 2_000
+"""Blocks whose logs are asked for at once."""
+SLOW: Final = 1.0
+"""Seconds for one call."""
+CLOCK: Final = 10.0
+"""Seconds that the clock may be off: expiry and staleness are judged by it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """What one endpoint showed."""
+
+    check: Check
+    snapshot: Snapshot | None = None
+    ahead: float | None = None
+    """Seconds by which our clock is ahead of its newest block; less than a block's time is none."""
+
+
+async def endpoint(url: str, target: Target, settings: SessionSettings, now: float) -> Endpoint:
+    """Ask one endpoint everything that the daemon would; ``now`` in Unix seconds.
+
+    Absorbs every `ChainError`: it becomes the check's outcome.
+    """
+    parsed = RpcUrl.parse(url)
+    name = f"rpc {parsed.name}"
+    try:
+        async with asyncio.timeout(DEADLINE), open_transport(parsed) as transport:
+            caller = Caller(transport)
+            reader = await RegistryReader.open(caller, target, settings)
+            return await _examine(name, caller, reader, settings, now)
+    except TimeoutError:
+        return Endpoint(failed(name, f"no answers within {DEADLINE:.0f} s", "use another endpoint"))
+    except ChainError as error:
+        return Endpoint(
+            failed(name, parsed.redact(str(error)), "check the URL and its key, or use another endpoint")
+        )
+
+
+async def _examine(
+    name: str, caller: Caller, reader: RegistryReader, settings: SessionSettings, now: float
+) -> Endpoint:
+    latency = statistics.median([await _latency(reader) for _ in range(3)])
+    head = await reader.session.head()
+    age = now - head.timestamp
+    logs = await _logs(caller, reader, head)
+    snapshot = await reader.everything() if reader.abi.page_size else None
+    paced = settings.block_time is not None
+    found = (
+        f"chain {reader.session.identity.chain_id}, block {head.number}, {age:.0f} s old, "
+        f"{latency * 1000:.0f} ms a call, {reader.abi.name}, {logs or f'{RANGE} blocks of logs at once'}"
+    )
+    if paced and age > HEAD_PATIENCE:
+        check = failed(name, found, "it is behind, or our clock is off: use another endpoint")
+    elif latency > SLOW:
+        check = warned(name, found, "it is slow: name a nearer endpoint first in RPC_URL")
+    elif logs:
+        check = warned(name, found, "a long gap is read in many small pieces; another provider allows more")
+    else:
+        check = passed(name, found)
+    return Endpoint(check, snapshot, age if paced else None)
+
+
+async def _latency(reader: RegistryReader) -> float:
+    """Seconds of a small call."""
+    began = time.monotonic()
+    await reader.session.head()
+    return time.monotonic() - began
+
+
+async def _logs(caller: Caller, reader: RegistryReader, head: BlockRef) -> str:
+    """What stands against asking for a long range of logs; empty: nothing."""
+    first = max(head.number - RANGE, 0)
+    where = {
+        "address": reader.session.identity.contract,
+        "topics": [sorted(reader.abi.topics)],
+        "fromBlock": hex(first),
+        "toBlock": hex(head.number),
+    }
+    try:
+        await caller.call("eth_getLogs", where)
+    except ChainError as error:
+        return f"no logs of {RANGE} blocks at once: {caller.transport.url.redact(str(error))[:120]}"
+    return ""
+
+
+def clock(found: Sequence[Endpoint]) -> Check:
+    """Our clock against the newest block of any endpoint."""
+    ages = [endpoint.ahead for endpoint in found if endpoint.ahead is not None]
+    if not ages:
+        return passed("clock", "can't be told from this chain, whose blocks come by need")
+    age = min(ages, key=abs)
+    if age < -1 or age > CLOCK:
+        return failed(
+            "clock",
+            f"{age:+.0f} s from the newest block",
+            "set it (chrony, timesyncd): expiry needs it",
+        )
+    return passed("clock", f"{age:+.0f} s from the newest block")

@@ -1,0 +1,40 @@
+"""A check's outcome, and what to do about it."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Status(StrEnum):
+    """How it went."""
+
+    PASS = "pass"  # noqa: S105 - no password
+    WARN = "warn"
+    """It works, or can't be told, but somebody should know."""
+    FAIL = "fail"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One line of the report."""
+
+    name: str
+    status: Status
+    found: str
+    """What was seen."""
+    advice: str = ""
+    """What to do; empty where there is nothing to do."""
+
+
+def passed(name: str, found: str) -> Check:
+    """It is as it should be."""
+    return Check(name, Status.PASS, found)
+
+
+def warned(name: str, found: str, advice: str) -> Check:
+    """Somebody should know."""
+    return Check(name, Status.WARN, found, advice)
+
+
+def failed(name: str, found: str, advice: str) -> Check:
+    """It can't work like that."""
+    return Check(name, Status.FAIL, found, advice)

@@ -1,0 +1,128 @@
+"""The way to the peers: names, UDP and its MTU, relays."""
+
+import asyncio
+import errno
+import socket
+from typing import Final
+
+from dstack_vpn.adapters.doctor.check import Check, failed, passed, warned
+from dstack_vpn.adapters.resolver import SystemResolver
+from dstack_vpn.core.model import Endpoint, SocketAddress
+from dstack_vpn.core.reach import Reach
+from dstack_vpn.core.upstream import Upstream
+from dstack_vpn.errors import RelayError
+
+WAIT: Final = 0.7
+"""Seconds for an ICMP error to come back."""
+OVERHEAD: Final = {socket.AF_INET: 60, socket.AF_INET6: 80}
+"""Bytes around a packet in the tunnel: WireGuard's 32, UDP's 8 and IP's 20 or 40."""
+_IP_MTU_DISCOVER: Final = 10
+_IP_MTU: Final = 14
+"""linux/in.h"""
+_IPV6_MTU_DISCOVER: Final = 23
+_IPV6_MTU: Final = 24
+"""linux/in6.h"""
+_DO: Final = 2
+"""IP_PMTUDISC_DO: never fragment."""
+
+
+async def reach(node: str, way: Reach, mtu: int, last_handshake: float | None, now: float) -> list[Check]:
+    """All ways to a peer. ``mtu`` is the tunnel's; a daemon has seen the handshake (Unix seconds)."""
+    checks = []
+    if way.udp is not None:
+        checks.append(await _udp(f"udp to {node}", way.udp, mtu, last_handshake, now))
+    checks += [await _relay(node, upstream, foreign=not way.local) for upstream in way.relays]
+    return checks
+
+
+async def _udp(name: str, at: Endpoint, mtu: int, last_handshake: float | None, now: float) -> Check:
+    address = at.address or await SystemResolver().resolve(at.host, at.port)
+    if address is None:
+        return failed(name, f"{at.host} does not resolve", "mend the name, or the node's endpoint")
+    try:
+        path = await _path_mtu(address, mtu)
+    except OSError as error:
+        if error.errno == errno.ECONNREFUSED:
+            return failed(name, f"{address}: nothing listens there", "start the peer, or mend its endpoint")
+        return failed(name, f"{address}: {error.strerror}", "check routes and firewalls on the way")
+    if path < mtu:
+        return warned(name, f"{address}: the path carries an MTU of {path} only", f"set MTU={path}")
+    if last_handshake and now - last_handshake < 180:
+        return passed(name, f"{address}: a handshake {now - last_handshake:.0f} s ago, MTU {mtu} fits")
+    # WireGuard answers nobody but members: silence is what to expect.
+    return passed(name, f"{address}: nothing objects, MTU {mtu} fits; no handshake is known")
+
+
+async def _path_mtu(address: SocketAddress, mtu: int) -> int:
+    """The largest tunnel MTU that the path is known to carry, at most ``mtu``; raises `OSError`."""
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    level = socket.IPPROTO_IPV6 if family == socket.AF_INET6 else socket.IPPROTO_IP
+    discover = _IPV6_MTU_DISCOVER if family == socket.AF_INET6 else _IP_MTU_DISCOVER
+    known = _IPV6_MTU if family == socket.AF_INET6 else _IP_MTU
+    overhead = OVERHEAD[family]
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        probe.setblocking(False)
+        probe.setsockopt(level, discover, _DO)
+        probe.connect(address)
+        for _ in range(2):
+            try:
+                # As long as a full packet; its content is no message of WireGuard's, and is ignored.
+                probe.send(bytes(mtu + 32))
+            except OSError as error:
+                if error.errno != errno.EMSGSIZE:
+                    raise
+            await _refusal(probe)
+        return min(probe.getsockopt(level, known) - overhead, mtu)
+
+
+async def _refusal(probe: socket.socket) -> None:
+    """Wait a moment for an ICMP error; raises it as the `OSError` that it becomes."""
+    try:
+        async with asyncio.timeout(WAIT / 2):
+            await asyncio.get_running_loop().sock_recv(probe, 2048)
+    except TimeoutError:
+        return
+    except OSError as error:
+        if error.errno != errno.EMSGSIZE:
+            raise
+
+
+async def _relay(node: str, upstream: Upstream, *, foreign: bool) -> Check:
+    from dstack_vpn.adapters.relay.dial import dial
+
+    name = f"relay to {node}"
+    try:
+        dialled = await dial(upstream, timeout=5.0, foreign=foreign)
+    except (RelayError, OSError) as error:
+        return failed(name, str(error), "start the peer's relay, or mend the node's endpoint")
+    dialled.stream.close()
+    secured = f", {dialled.tls_version}" if dialled.tls_version else ""
+    return passed(name, f"{upstream.name}: connected in {dialled.took * 1000:.0f} ms{secured}")
+
+
+async def resolves(hosts: set[str]) -> Check:
+    """Whether the system's resolver knows these names."""
+    resolver = SystemResolver()
+    found = await asyncio.gather(*(resolver.resolve(host, 443) for host in sorted(hosts)))
+    unknown = [host for host, address in zip(sorted(hosts), found, strict=True) if address is None]
+    if unknown:
+        return failed("dns", f"no address for {', '.join(unknown)}", "check /etc/resolv.conf and the names")
+    return passed("dns", f"{len(hosts)} names resolve" if hosts else "no names to resolve")
+
+
+async def names(own: str, name: str, port: int) -> Check:
+    """Whether our own responder answers for ourselves, at our tunnel address."""
+    import dns.asyncquery
+    import dns.exception
+    import dns.message
+
+    query = dns.message.make_query(name, "ANY")
+    try:
+        answer = await dns.asyncquery.udp(query, own, timeout=2.0, port=port)
+    except (dns.exception.DNSException, OSError) as error:
+        return failed(
+            "names", f"{own}:{port} does not answer: {error}", "see the daemon's log for dns.trouble"
+        )
+    if not answer.answer:
+        return failed("names", f"{own}:{port} does not know {name}", "see the daemon's health")
+    return passed("names", f"{own}:{port} answers for {name}")

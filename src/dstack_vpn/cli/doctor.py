@@ -1,0 +1,63 @@
+"""`doctor`: what stands between this machine and a working tunnel."""
+
+import asyncio
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from dstack_vpn.cli.options import with_settings
+from dstack_vpn.cli.tables import printable
+from dstack_vpn.cli.watch import fetch
+from dstack_vpn.config import Settings
+from dstack_vpn.errors import AdminError
+
+if TYPE_CHECKING:
+    from dstack_vpn.adapters.doctor.check import Check
+
+_COLOURS: Final = {"pass": "green", "warn": "yellow", "fail": "red"}
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  dstack-vpn doctor
+  dstack-vpn doctor --json | jq '.checks[] | select(.status != "pass")'"""
+)
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@with_settings()
+@click.pass_context
+def doctor(ctx: click.Context, settings: Settings, *, as_json: bool) -> None:
+    """Check this machine, the chain, our registration and the ways to the peers; nothing is changed.
+
+    Each line says pass, warn or fail, and what to do. Exit code 1 if any check failed.
+    """
+    from dstack_vpn.wiring.doctor import examine
+
+    tell = (lambda check: None) if as_json else _tell
+    checks = asyncio.run(examine(settings, _daemon(settings), tell))
+    count = {status: sum(check.status == status for check in checks) for status in _COLOURS}
+    if as_json:
+        click.echo(json.dumps({"checks": [asdict(check) for check in checks], **count}))
+    else:
+        click.echo(f"{count['pass']} passed, {count['warn']} to know about, {count['fail']} failed")
+    ctx.exit(1 if count["fail"] else 0)
+
+
+def _daemon(settings: Settings) -> dict[str, Any]:
+    """What a running daemon says of itself; empty where there is none."""
+    if not settings.health_check_port:
+        return {}
+    try:
+        found = fetch(settings, "/stats")
+    except AdminError:
+        return {}
+    return found if "peers" in found else {}
+
+
+def _tell(check: "Check") -> None:
+    click.echo(f"{click.style(check.status, _COLOURS[check.status])}  {printable(check.name)}: ", nl=False)
+    click.echo(printable(check.found))
+    if check.advice:
+        click.echo(f"      → {printable(check.advice)}")

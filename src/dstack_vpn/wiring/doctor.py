@@ -1,0 +1,143 @@
+"""`doctor`: all checks in their order, told as they come."""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from dstack_vpn.adapters import logs
+from dstack_vpn.adapters.chain.identity import Target
+from dstack_vpn.adapters.chain.session import SessionSettings
+from dstack_vpn.adapters.contracts import by_name
+from dstack_vpn.adapters.doctor import chain, machine, peers
+from dstack_vpn.adapters.doctor.check import Check, Status, failed, passed, warned
+from dstack_vpn.config import Settings
+from dstack_vpn.core.access import AccessControl, Reason, own_problem
+from dstack_vpn.core.desired import PeerPolicy
+from dstack_vpn.core.model import DeviceState
+from dstack_vpn.core.node import Node
+from dstack_vpn.core.x25519 import derive
+from dstack_vpn.errors import DeviceError
+from dstack_vpn.wiring.node import address_plan, look_at_device, now
+
+PEERS: Final = 16
+"""Peers whose ways are tried; a network of hundreds would take minutes."""
+
+Daemon = Mapping[str, Any]
+"""What a running daemon says at ``/stats``; empty where none answers."""
+
+
+async def examine(settings: Settings, daemon: Daemon, tell: Callable[[Check], None]) -> list[Check]:
+    """Every check; ``tell`` hears each as soon as it is done. Changes nothing, raises nothing of theirs."""
+    logs.configure("error", {}, "console")
+    done: list[Check] = []
+
+    def add(*checks: Check) -> None:
+        for check in checks:
+            done.append(check)
+            tell(check)
+
+    add(await machine.wireguard(settings.backend), machine.tun(settings.backend), machine.capabilities())
+    device, seen = await _device(settings, daemon)
+    add(seen, machine.state(settings.state_dir))
+    add(machine.udp_port(settings.listen_port, settings.interface, device))
+    host, port = settings.health_check_host, settings.health_check_port
+    add(machine.http_port(host, port, running=bool(daemon)))
+    add(await peers.resolves(_hosts(settings)))
+    found = await _endpoints(settings)
+    add(*(endpoint.check for endpoint in found), chain.clock(found))
+    access = _access(settings, found)
+    add(_membership(settings, access, found))
+    if access is not None:
+        add(*await _names(settings, access, daemon))
+        for checks in await _peers(settings, access, daemon):
+            add(*checks)
+    return done
+
+
+async def _device(settings: Settings, daemon: Daemon) -> tuple[DeviceState | None, Check]:
+    name = settings.interface
+    try:
+        device = await look_at_device(settings)
+    except DeviceError as error:
+        return None, failed("interface", str(error), "restart the daemon; it sets the interface up anew")
+    if device is None:
+        if daemon:
+            return None, failed("interface", f"{name} is gone, though the daemon runs", "see its /health")
+        return None, passed("interface", f"{name} is not there yet: the daemon makes it")
+    key = settings.wireguard_private_key
+    if key is not None and device.public_key not in {None, derive(key)}:
+        return device, warned(
+            "interface", f"{name} has another key than the settings", "restart the daemon, if that is new"
+        )
+    return device, passed("interface", f"{name} has {len(device.peers)} peers")
+
+
+def _hosts(settings: Settings) -> set[str]:
+    hosts = {urlsplit(url).hostname or "" for url in settings.rpc_url}
+    return {host for host in hosts if host.strip("0123456789.") and ":" not in host and host != "localhost"}
+
+
+async def _endpoints(settings: Settings) -> Sequence[chain.Endpoint]:
+    abi = None if settings.contract_abi == "auto" else by_name(settings.contract_abi)
+    session = SessionSettings(settings.network.block_time, start_block=settings.start_block)
+    # Each with a target of its own: none may learn from another what to expect.
+    targets = [Target(settings.contract_address, settings.chain_id, abi=abi) for _ in settings.rpc_url]
+    pairs = zip(settings.rpc_url, targets, strict=True)
+    return await asyncio.gather(*(chain.endpoint(url, target, session, now()) for url, target in pairs))
+
+
+def _access(settings: Settings, found: Sequence[chain.Endpoint]) -> AccessControl | None:
+    snapshot = next((endpoint.snapshot for endpoint in found if endpoint.snapshot is not None), None)
+    key = settings.wireguard_private_key
+    if snapshot is None or key is None:
+        return None
+    height = snapshot.at.number
+    return AccessControl(
+        snapshot.registry, address_plan(settings), derive(key), height, settings.grant_confirmations
+    )
+
+
+def _membership(settings: Settings, access: AccessControl | None, found: Sequence[chain.Endpoint]) -> Check:
+    if settings.wireguard_private_key is None:
+        return failed("membership", "no key", "set WIREGUARD_PRIVATE_KEY_FILE; 'dstack-vpn keygen' makes one")
+    if access is None:
+        if all(endpoint.check.status is Status.FAIL for endpoint in found):
+            return failed("membership", "no endpoint could be asked", "mend RPC_URL first")
+        return warned("membership", "this contract does not enumerate", "ask 'dstack-vpn node info NODE'")
+    problem = own_problem(access, settings.node_id, now())
+    if problem is not None:
+        return failed("membership", problem, "see 'dstack-vpn node register' and 'node update-key'")
+    node = access.decide(access.own_key, now()).node
+    assert node is not None
+    return passed("membership", f"node {node.node_id}, token {node.token_id}, with our key")
+
+
+async def _names(settings: Settings, access: AccessControl, daemon: Daemon) -> list[Check]:
+    own = access.decide(access.own_key, now())
+    if not (daemon and settings.dns_port and own.reason is Reason.OWN_KEY and own.node is not None):
+        return []
+    address = access.addresses.ipv4_of(own.node.token_id) or access.addresses.ipv6_of(own.node.token_id)
+    name = f"{own.node.node_id}.{settings.dns_suffix}"
+    return [await peers.names(str(address), name, settings.dns_port)]
+
+
+async def _peers(settings: Settings, access: AccessControl, daemon: Daemon) -> list[list[Check]]:
+    policy = PeerPolicy(settings.peer_endpoints, settings.peer_endpoint_template, 0)
+    handshakes = {peer["token"]: peer["last_handshake"] for peer in daemon.get("peers", ())}
+    members = sorted(access.granted(now()), key=lambda node: node.token_id)
+    # Those that the daemon hears nothing of are the ones to look at.
+    members.sort(key=lambda node: handshakes.get(node.token_id) or 0)
+
+    async def one(node: Node) -> list[Check]:
+        way = policy.endpoint_of(node)
+        if way is None:
+            found = "it has no endpoint: it has to call us"
+            return [passed(f"way to {node.node_id}", found)]
+        last = handshakes.get(node.token_id)
+        return await peers.reach(str(node.node_id), way, settings.mtu, last, now())
+
+    found = await asyncio.gather(*(one(node) for node in members[:PEERS]))
+    if len(members) > PEERS:
+        found.append([passed("more peers", f"{len(members) - PEERS} were not tried")])
+    return found

@@ -1,0 +1,64 @@
+"""`doctor` beside real daemons: what it says when all is well, and of each thing that is broken."""
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from tests.netns_support import wait_until
+
+from dstack_vpn.cli.demo.lab import Lab
+from dstack_vpn.cli.demo.node import Node
+
+pytestmark = [pytest.mark.netns, pytest.mark.anvil]
+
+
+def doctor(node: Node, **more: str) -> tuple[int, dict[str, dict[str, Any]]]:
+    """Its exit code, and its checks by name."""
+    command = node.namespace.command(sys.executable, "-m", "dstack_vpn", "doctor", "--json")
+    environment = {**node.environment(), "PATH": os.environ["PATH"], **more}  # noqa: TID251  # the child's
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
+    assert done.stdout, done.stderr
+    return done.returncode, {check["name"]: check for check in json.loads(done.stdout)["checks"]}
+
+
+def test_beside_a_running_daemon_all_is_well(lab: Lab) -> None:
+    a, b = lab.nodes["a"], lab.nodes["b"]
+    wait_until(
+        lambda: a.namespace.run("dig", "+short", f"@{a.address}", "a.vpn.internal", check=False), "names"
+    )
+    code, checks = doctor(a)
+    assert {name: c["found"] for name, c in checks.items() if c["status"] != "pass"} == {}
+    assert code == 0
+    assert checks["udp port"]["found"] == "51820 is wg0's"
+    assert checks["interface"]["found"] == "wg0 has 2 peers"
+    assert checks["membership"]["found"] == f"node a, token {a.token}, with our key"
+    assert checks["names"]["found"] == f"{a.address}:53 answers for a.vpn.internal"
+    assert f"{b.endpoint}: a handshake " in checks["udp to b"]["found"]
+    rpc = next(check for name, check in checks.items() if name.startswith("rpc "))
+    assert "chain 31337, block " in rpc["found"]
+    assert "access-registry" in rpc["found"]
+
+
+def test_each_thing_that_is_broken_is_named_with_what_to_do(lab: Lab) -> None:
+    a, b, c = lab.nodes["a"], lab.nodes["b"], lab.nodes["c"]
+    b.stop()
+    a.namespace.run("ip", "route", "replace", f"{c.underlay}/32", "dev", "eth0", "mtu", "1400")
+    code, checks = doctor(a, RPC_URL=f"{a.settings['RPC_URL']},http://{b.underlay}:1")
+    assert code == 1
+    assert checks["udp to b"]["status"] == "fail"
+    assert "nothing listens there" in checks["udp to b"]["found"]
+    assert checks["udp to c"]["status"] == "warn"
+    assert checks["udp to c"]["advice"] == "set MTU=1340"
+    dead = checks[f"rpc http://{b.underlay}:1"]
+    assert dead["status"] == "fail"
+    assert dead["advice"]
+
+    # On b, whose daemon has ended: its port is free, and another key is not its own.
+    code, checks = doctor(b, WIREGUARD_PRIVATE_KEY_FILE=str(c.key_file))
+    assert code == 1
+    assert checks["udp port"]["found"] == "51820 is free"
+    assert checks["membership"]["status"] == "fail"
+    assert "NODE_ID is b, but our key is registered for node c" in checks["membership"]["found"]
