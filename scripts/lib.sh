@@ -1,0 +1,42 @@
+# Helpers that the scripts of this folder share; to be sourced. `die` names the script that failed.
+say() { if [ -t 2 ]; then printf '\033[36m==>\033[0m %s\n' "$*" >&2; else printf '==> %s\n' "$*" >&2; fi; }
+die() { printf '%s: %s\n' "${0##*/}" "$*" >&2; exit 1; }
+have() { command -v "$1" >/dev/null 2>&1; }
+
+quietly() {  # run a command, and show what it said only if it failed
+  local said
+  said=$("$@" 2>&1) || { printf '%s\n' "$said" >&2; die "this failed: $*"; }
+}
+
+apt_updated=
+apt_update() {
+  [ -n "$apt_updated" ] || quietly apt-get update -qq
+  apt_updated=1
+}
+
+apt() {  # apt PACKAGE...: install Debian packages
+  have apt-get || die "needs $*; install that by your system's package manager, then run this again"
+  [ "$(id -u)" = 0 ] || die "needs Debian's $*; run this as root, or: apt-get install $*"
+  say "Debian packages: $*"
+  export DEBIAN_FRONTEND=noninteractive
+  apt_update
+  quietly apt-get install -qq -y --no-install-recommends -o DPkg::Lock::Timeout=300 "$@"
+}
+
+mirror() {  # the Debian mirror that this machine uses
+  apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Origin: Debian' | head -1 | grep .
+}
+
+from_trixie() {  # from_trixie FOLDER PACKAGE...: unpack packages of Debian 13 into FOLDER/x; apt checks their signatures
+  local work=$1 uri
+  shift
+  apt_update
+  uri=$(mirror) || return 1
+  mkdir -p "$work"/{lists/partial,cache/archives/partial}
+  printf 'Types: deb\nURIs: %s\nSuites: trixie\nComponents: main\nSigned-By: %s\n' \
+    "$uri" /usr/share/keyrings/debian-archive-keyring.gpg >"$work/trixie.sources"
+  local options=(-qq -o Dir::Etc::sourcelist="$work/trixie.sources" -o Dir::Etc::sourceparts=- -o APT::Sandbox::User=root
+    -o Dir::State::lists="$work/lists" -o Dir::Cache="$work/cache")
+  (cd "$work" && apt-get "${options[@]}" update && apt-get "${options[@]}" download "$@" &&
+    for package in *.deb; do dpkg-deb -x "$package" x; done) >/dev/null
+}
