@@ -5,7 +5,7 @@ export PATH := $(CURDIR)/.venv/bin:$(CURDIR)/.cache/bin:$(CURDIR)/.cache/npm/nod
 PYTEST_ARGS ?=
 LOCK = -q --universal --generate-hashes --no-annotate --no-header $(if $(UPGRADE),--upgrade)
 
-.PHONY: help demo test test-fast test-kernel lint format types contracts docs lock bench check clean
+.PHONY: help demo compose-demo upgrade-demo test test-docker test-fast test-kernel lint format types contracts docs lock bench check clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[36m%-12s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -14,13 +14,29 @@ demo: ## Show it all, live: a dev chain, a contract, three nodes (KEEP=1 leaves 
 	@scripts/setup demo
 	@dstack-vpn demo $(if $(KEEP),--keep)
 
+compose-demo: ## The same in containers: build and start the compose stack, revoke, grant again (KEEP=1 leaves it running)
+	@scripts/setup demo
+	@scripts/setup-docker
+	@python -m scripts.compose_demo $(if $(KEEP),--keep)
+
+upgrade-demo: ## Replace a node's image under traffic, the plain way and with a long-lived interface
+	@scripts/setup demo
+	@scripts/setup-docker
+	@python -m scripts.upgrade_demo
+
 test: ## Run the whole test suite; installs what is missing
 	@scripts/setup test
-	@python -m pytest $(PYTEST_ARGS)
+	@python -m pytest -m "not docker" $(PYTEST_ARGS)
+
+test-docker: ## Build the images and test the compose stacks; installs Docker where it is missing
+	@scripts/setup test
+	@scripts/setup-docker
+	@docker compose build -q
+	@python -m pytest -m docker $(PYTEST_ARGS)
 
 test-fast: ## Run the tests that need neither root nor a dev chain
 	@scripts/setup test
-	@python -m pytest -m "not anvil and not netns" $(PYTEST_ARGS)
+	@python -m pytest -m "not anvil and not netns and not docker" $(PYTEST_ARGS)
 
 test-kernel: ## Run the device tests on the kernel's own WireGuard, in a virtual machine
 	@scripts/setup test
@@ -47,6 +63,8 @@ docs: ## Write what is generated of the documentation
 lock: ## Pin the dependencies anew (UPGRADE=1 takes the newest that pyproject.toml allows)
 	@scripts/setup test
 	@uv pip compile $(LOCK) --extra admin pyproject.toml -o requirements.lock
+	@uv pip compile $(LOCK) -c requirements.lock pyproject.toml -o requirements-run.lock
+	@sed -n 's/^requires = \["\(.*\)"\]/\1/p' pyproject.toml | uv pip compile $(LOCK) - -o requirements-build.lock
 	@uv pip compile $(LOCK) --extra admin --group dev pyproject.toml -o requirements-dev.lock
 
 check: lint ## Lint, and check that generated files are current

@@ -66,7 +66,7 @@ class Node:
     async def run(self, stop: asyncio.Event, services: Mapping[str, Callable[[], Awaitable[None]]]) -> None:
         """Run until ``stop`` is set, with further services by name; raises what a task failed with."""
         self.reconciler.repaired = self._repaired
-        self.tunnel.refill = self.reconciler.repair
+        self.tunnel.refill, self.tunnel.renew = self.reconciler.repair, self.reconciler.renew
         await self._restore()
         tasks: dict[str, Callable[[], Awaitable[None]]] = {
             "chain": self.chain.run,

@@ -104,6 +104,14 @@ class Reconciler:
                 with suppress(DeviceError):
                     await self.tunnel.device.apply([SetPeer(key, endpoint)])
 
+    async def renew(self) -> None:
+        """Take every peer away and set it again, without its session. Absorbs device errors."""
+        async with self._lock:
+            with suppress(DeviceError):
+                await self.tunnel.device.apply([RemovePeer(key) for key in self._present])
+                self._present, self._sent = {}, {}
+        await self.repair()
+
     # -- tasks ----------------------------------------------------------------------------------------
 
     async def run_events(self) -> None:

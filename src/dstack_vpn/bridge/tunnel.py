@@ -43,6 +43,8 @@ class Tunnel:
     """Set while there is a device that is configured."""
     refill: Callable[[], Awaitable[object]] | None = None
     """Gives a device that was just set up its peers."""
+    renew: Callable[[], Awaitable[object]] | None = None
+    """Has all peers begin new sessions."""
     restarts: int = -1
     _device: Device | None = None
     _settings: LinkSettings | None = None
@@ -100,10 +102,16 @@ class Tunnel:
         elif self.facts.synced is not None:
             addresses = frozenset()
         settings = LinkSettings(self.name, self.mtu, addresses, frozenset({str(plan.ipv4), str(plan.ipv6)}))
-        if settings != self._settings:
-            await self.link.configure(settings)
-            self._settings = settings
-            _log.info("device.addresses", addresses=sorted(addresses or ()))
+        if settings == self._settings:
+            return
+        before = None if self._settings is None else self._settings.addresses
+        await self.link.configure(settings)
+        self._settings = settings
+        _log.info("device.addresses", addresses=sorted(addresses or ()))
+        if before is not None and addresses and self.up.is_set() and self.renew is not None:
+            # We were off the network, or somebody else on it: the others have forgotten our sessions, and
+            # WireGuard would find that out of each only after 15 s without an answer.
+            await self.renew()
 
     async def run(self) -> None:
         """Keep the device: start it, wait until it has gone, start it again. Absorbs device errors."""

@@ -20,6 +20,7 @@ _COMMANDS: Final = {
     "config": "config:config",
     "contract": "contract:contract",
     "demo": "demo:demo",
+    "dev": "dev:dev",
     "doctor": "doctor:doctor",
     "healthcheck": "watch:healthcheck",
     "keygen": "keys:keygen",

@@ -12,7 +12,8 @@ import click
 from dstack_vpn.cli.options import with_settings
 from dstack_vpn.cli.params import NAME, SUBJECT, Subject
 from dstack_vpn.cli.sending import CHAIN
-from dstack_vpn.cli.tables import console, lines, printable, table
+from dstack_vpn.cli.tables import console, lines, table
+from dstack_vpn.cli.text import printable
 from dstack_vpn.config import Settings
 from dstack_vpn.core.access import AccessControl, Decision
 from dstack_vpn.core.addressing import AddressPlan

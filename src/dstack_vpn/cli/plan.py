@@ -11,7 +11,8 @@ import click
 
 from dstack_vpn.cli.node_reading import access_over
 from dstack_vpn.cli.options import with_settings
-from dstack_vpn.cli.tables import console, lines, printable, table
+from dstack_vpn.cli.tables import console, lines, table
+from dstack_vpn.cli.text import printable
 from dstack_vpn.config import Settings
 from dstack_vpn.core.access import AccessControl
 from dstack_vpn.core.desired import Lookup, Membership, PeerPolicy

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeVar, c
 import click
 
 from dstack_vpn.cli.options import with_settings
-from dstack_vpn.cli.tables import printable
+from dstack_vpn.cli.text import printable
 from dstack_vpn.config import Settings
 from dstack_vpn.errors import AdminError
 

@@ -8,6 +8,8 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from dstack_vpn.cli.text import printable
+
 _PIPE_WIDTH = 1000
 """Columns: what reads a pipe wants one line for each row, however long."""
 
@@ -33,12 +35,6 @@ def console() -> Console:
     """Standard output; in a pipe no line is broken."""
     result = Console()
     return result if result.is_terminal else Console(width=_PIPE_WIDTH)
-
-
-def printable(value: object) -> str:
-    """Any value as text that can't move the cursor."""
-    text = "-" if value is None or value == "" else str(value)
-    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
 
 
 def status_view(health: dict[str, Any], stats: dict[str, Any]) -> RenderableType:

@@ -4,16 +4,21 @@ import json
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, Final
 
 import click
 
+from dstack_vpn import config
 from dstack_vpn.cli.options import with_settings
-from dstack_vpn.config import Settings
+from dstack_vpn.cli.text import printable
+from dstack_vpn.config import RelaySettings, Settings
 from dstack_vpn.errors import AdminError
 
 _HTTP = ("HEALTH_CHECK_HOST", "HEALTH_CHECK_PORT")
 _DEADLINE: Final = 3.0
+_FILE: Final = click.Path(path_type=Path, dir_okay=False)
 
 
 @click.command()
@@ -42,19 +47,33 @@ def status(settings: Settings, *, as_json: bool, once: bool) -> None:
 
 
 @click.command()
-@with_settings(*_HTTP)
-@click.pass_context
-def healthcheck(ctx: click.Context, settings: Settings) -> None:
-    """Exit with 0 if the running daemon is ready, else with 1: for a container's health check.
+@click.option("--config", "config_file", type=_FILE, help="A TOML file with settings.")
+@click.option("--health-check-host", metavar="TEXT", help="Where the daemon binds HTTP.")
+@click.option("--health-check-port", metavar="TEXT", help="Its port.")
+def healthcheck(config_file: Path | None, **values: str | None) -> None:
+    """Exit with 0 if the running daemon or relay is ready, else with 1: for a container's health check.
 
-    Ready means that the tunnel carries the registry's members. A chain that is away does not change that.
+    Ready means that the tunnel carries the registry's members; a chain that is away does not change that.
+    Whatever a person should look at is printed either way, a component a line.
     """
-    ready = fetch(settings, "/ready").get("ready") is True
+    flags = {key: text for key, text in values.items() if text is not None}
+    health = fetch(config.load_either(flags, file=config_file), "/health")
+    ready = health.get("ready") is True
     click.echo("ready" if ready else "not ready")
-    ctx.exit(0 if ready else 1)
+    for component in _components(health):
+        click.echo(printable(component))
+    click.get_current_context().exit(0 if ready else 1)
 
 
-def fetch(settings: Settings, path: str) -> dict[str, Any]:
+def _components(health: Mapping[str, Any]) -> Iterator[str]:
+    """What is not as it should be, one a line."""
+    listed = health.get("components")
+    for component in listed if isinstance(listed, list) else ():
+        if isinstance(component, dict) and component.get("status") != "ok":
+            yield f"{component.get('name')}: {component.get('reason')}"
+
+
+def fetch(settings: Settings | RelaySettings, path: str) -> dict[str, Any]:
     """GET a document from the running daemon; raises `AdminError`."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.health_check_host, settings.health_check_host)
     host = f"[{host}]" if ":" in host else host

@@ -53,6 +53,18 @@ def load_relay(
     return _load(RELAY_OPTIONS, relay.settle, (flags or {}, environment, file), frozenset({"RELAY_MODE"}))
 
 
+def load_either(
+    flags: Mapping[str, str] | None = None,
+    environment: Mapping[str, str] | None = None,
+    file: Path | None = None,
+) -> Settings | RelaySettings:
+    """A relay's settings where ``RELAY_MODE`` is set, else a node's: what stands here for either."""
+    environment = os.environ if environment is None else environment  # noqa: TID251 - the one place
+    if environment.get("RELAY_MODE"):
+        return load_relay(flags, environment, file)
+    return load(flags, environment, file)
+
+
 def _load(
     options: Sequence[Option],
     settle: Callable[[dict[str, Any], dict[str, str], list[str]], _T | None],

@@ -189,7 +189,7 @@ def build(settings: Settings, link: Link, relays: Relays) -> Node:
 async def run(settings: Settings) -> None:
     """Run the daemon until SIGTERM or SIGINT; a second signal ends it at once."""
     logs.configure(settings.log_level, settings.log_levels, settings.log_format)
-    settings = _with_key(settings)
+    settings = with_key(settings)
     logs.tell_exposed(settings.exposed)
     relays = Relays(settings)
     node = build(settings, await find_link(settings), relays)
@@ -220,7 +220,7 @@ async def run(settings: Settings) -> None:
     await node.run(stop, services)
 
 
-def _with_key(settings: Settings) -> Settings:
+def with_key(settings: Settings) -> Settings:
     """The settings with a key that is made now, where they ask for that; raises `DstackVpnError`."""
     if settings.wireguard_private_key is not None or settings.key_file is None:
         return settings

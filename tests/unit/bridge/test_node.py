@@ -42,6 +42,23 @@ async def test_our_own_token_gives_the_interface_its_addresses(bench: Bench) -> 
         assert bench.component("membership") == "ok: "
 
 
+async def test_who_is_on_the_network_again_begins_new_sessions(bench: Bench) -> None:
+    """The others have forgotten the old ones, and WireGuard would take 15 s to find that out."""
+    bench.chain.mine(own_grant(7), grant(1))
+    async with bench.running():
+        await eventually(
+            lambda: bench.tokens() == {1} and bench.link.settings and bench.link.settings.addresses
+        )
+        bench.source.tell(bench.chain.mine(Revoked(7)))
+        await eventually(lambda: bench.link.settings and not bench.link.settings.addresses)
+        assert RemovePeer(key(1)) not in bench.device.applied
+        bench.source.tell(bench.chain.mine(own_grant(8)))
+        await eventually(lambda: RemovePeer(key(1)) in bench.device.applied)
+        await eventually(lambda: bench.tokens() == {1})
+        assert bench.link.settings is not None
+        assert bench.link.settings.addresses == bench.node.tunnel.members.addresses.allowed_ips(8)
+
+
 async def test_a_key_rotation_removes_the_old_key_before_the_new_one_comes(bench: Bench) -> None:
     bench.chain.mine(grant(1))
     async with bench.running():

@@ -198,9 +198,24 @@ def daemon() -> Iterator[dict[str, str]]:
 def test_healthcheck_tells_ready_from_not(
     cli: Cli, daemon: dict[str, str], ready: bool, status: int, code: int
 ) -> None:
-    _Daemon.answers["/ready"] = (status, json.dumps({"ready": ready}).encode())
+    components = [
+        {"name": "device", "status": "ok", "reason": ""},
+        {"name": "chain", "status": "failed", "reason": "refused\x1b[31m"},
+    ]
+    _Daemon.answers["/health"] = (status, json.dumps({"ready": ready, "components": components}).encode())
     ran = cli("healthcheck", **daemon)
-    assert (ran.code, ran.out) == (code, "ready\n" if ready else "not ready\n")
+    assert (ran.code, ran.out) == (
+        code,
+        ("ready" if ready else "not ready") + "\nchain: refused\\x1b[31m\n",
+    )
+
+
+def test_healthcheck_knows_a_relay_by_its_mode(cli: Cli, daemon: dict[str, str]) -> None:
+    """RELAY_LISTEN means something else for a relay than for a node."""
+    _Daemon.answers["/health"] = (200, json.dumps({"ready": True, "components": []}).encode())
+    listen = {"RELAY_LISTEN": "127.0.0.1:51821", "RELAY_TO": "tcp://192.0.2.1:443"}
+    assert cli("healthcheck", **daemon, **listen).code == 78
+    assert cli("healthcheck", **daemon, **listen, RELAY_MODE="udp2tcp").code == 0
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"", b"[]", b"null", b'"ready"', b"\xff"])

@@ -1,0 +1,231 @@
+"""`dev`: a chain for development, such as the compose stack's, whose accounts are unlocked.
+
+Nothing here signs: the chain does, for whoever asks. So these commands are of use with no other chain, and
+say so where they meet one.
+"""
+
+import itertools
+import json
+import socket
+import sys
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import click
+
+from dstack_vpn.adapters.contracts import calls
+from dstack_vpn.cli.options import with_settings
+from dstack_vpn.cli.sending import CHAIN
+from dstack_vpn.config import Settings
+from dstack_vpn.core.keys import PublicKey
+from dstack_vpn.core.model import Address, parse_node_id
+from dstack_vpn.core.node import Node
+from dstack_vpn.core.x25519 import derive
+from dstack_vpn.errors import AdminError, FormatError
+
+PATIENCE: Final = 30.0
+"""Seconds that the chain gets to answer, a name to resolve, and a transaction to be taken."""
+_PAUSE: Final = 0.1
+_GAS: Final = 3_000_000
+_DEADLINE: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class DevChain:
+    """A dev chain over HTTP; every method raises `AdminError`."""
+
+    url: str
+    _ids: "itertools.count[int]" = field(default_factory=lambda: itertools.count(1))
+
+    @classmethod
+    def of(cls, settings: Settings) -> "DevChain":
+        """The first endpoint that is configured, once it answers; it must be of the chain that is meant."""
+        parts = urlsplit(settings.rpc_url[0])
+        scheme = {"ws": "http", "wss": "https"}.get(parts.scheme, parts.scheme)
+        chain = cls(parts._replace(scheme=scheme).geturl())
+        found = int(_patiently(lambda: chain.rpc("eth_chainId")), 16)
+        if found != settings.chain_id:
+            raise AdminError(
+                f"the endpoint serves chain {found}, but chain {settings.chain_id} is configured"
+            )
+        return chain
+
+    def rpc(self, method: str, *params: Any) -> Any:  # noqa: ANN401 - JSON
+        """Call a method."""
+        body = json.dumps({"jsonrpc": "2.0", "id": next(self._ids), "method": method, "params": params})
+        request = urllib.request.Request(  # noqa: S310 - the settings allow no other scheme
+            self.url, body.encode(), {"Content-Type": "application/json"}
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=_DEADLINE) as answer:  # noqa: S310
+                reply = json.load(answer)
+        except (OSError, ValueError) as error:
+            raise AdminError(f"the dev chain: {method}: {error}") from error
+        if not isinstance(reply, dict) or "result" not in reply:
+            raise AdminError(f"the dev chain: {method}: {_reason(reply)}")
+        return reply["result"]
+
+    def owner(self) -> Address:
+        """The account that owns the registry; `AdminError` where the chain signs for nobody."""
+        accounts = self.rpc("eth_accounts")
+        if not accounts:
+            raise AdminError("the chain has no unlocked accounts, so it is no dev chain: see 'node register'")
+        return str(accounts[0]).lower()
+
+    def send(self, to: Address | None, data: bytes) -> dict[str, Any]:
+        """Have a transaction of the owner's mined; its receipt."""
+        transaction = {"from": self.owner(), "data": "0x" + data.hex(), "gas": hex(_GAS)}
+        if to is not None:
+            self.rpc("eth_call", {**transaction, "to": to}, "latest")  # which says why it would revert
+            transaction["to"] = to
+        receipt: dict[str, Any] = self.rpc("eth_sendTransactionSync", transaction)
+        if receipt["status"] != "0x1":
+            raise AdminError("the transaction was reverted")
+        return receipt
+
+
+def _reason(reply: object) -> str:
+    from dstack_vpn.adapters.contracts.reverts import describe_revert
+
+    error = reply.get("error") if isinstance(reply, dict) else None
+    if not isinstance(error, dict):
+        return "what answers is no chain"
+    data = error.get("data")
+    if isinstance(data, str) and data.startswith("0x"):
+        return describe_revert(bytes.fromhex(data[2:]))
+    return str(error.get("message"))
+
+
+def _patiently(work: Any) -> Any:  # noqa: ANN401 - returns what it does
+    """Try until it works, or patience ends; raises its last `AdminError`."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return work()
+        except AdminError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(_PAUSE)
+
+
+@click.group()
+def dev() -> None:
+    """Set up a chain for development, whose accounts are unlocked. Of no use with any other."""
+
+
+@dev.command()
+@with_settings("NETWORK", "RPC_URL", "CHAIN_ID")
+def status(settings: Settings) -> None:
+    """Exit with 0 if the dev chain answers: for a container's health check."""
+    click.echo(f"block {int(DevChain(settings.rpc_url[0]).rpc('eth_blockNumber'), 16)}")
+
+
+@dev.command()
+@with_settings(*CHAIN)
+def deploy(settings: Settings) -> None:
+    """Deploy the registry where it is not there yet; it belongs to the chain's first account."""
+    chain, contract = DevChain.of(settings), settings.contract_address
+    if chain.rpc("eth_getCode", contract, "latest") != "0x":
+        click.echo(f"The registry is there: {contract}")
+        return
+    deployed = str(chain.send(None, calls.deploy(chain.owner()))["contractAddress"]).lower()
+    if deployed != contract:
+        raise AdminError(f"the registry was deployed as {deployed}, but CONTRACT_ADDRESS is {contract}")
+    click.echo(f"The registry is deployed: {contract}")
+
+
+@dev.command(
+    epilog="""\b
+Example:
+  NODE_ID=a NETWORK=local WIREGUARD_PRIVATE_KEY=generate dstack-vpn dev join --at a.data"""
+)
+@click.option(
+    "--at",
+    metavar="NAME",
+    help="A host name that stands for this machine, perhaps among others, where peers can reach it: "
+    "its address is registered as our endpoint.",
+)
+@with_settings(need=["WIREGUARD_PRIVATE_KEY"])
+def join(settings: Settings, at: str | None) -> None:
+    """Register this node, if it was not, and be a member: 'run' takes this process over.
+
+    Without NODE_ID it is named as the machine is. A node that was revoked stays revoked.
+    """
+    from dstack_vpn.wiring import node as wiring
+
+    settings = wiring.with_key(settings)
+    assert settings.wireguard_private_key is not None
+    key, node_id = derive(settings.wireguard_private_key), settings.node_id or _machine()
+    endpoint = "" if at is None else f"{_patiently(lambda: _own_address(at))}:{settings.listen_port}"
+    chain = DevChain.of(settings)
+    _patiently(lambda: _register(chain, settings, node_id, key, endpoint))
+    _become_the_daemon(node_id)
+
+
+def _machine() -> str:
+    try:
+        return parse_node_id(socket.gethostname())
+    except FormatError as error:
+        raise AdminError(f"the machine's name is no node id: {error}; set NODE_ID") from error
+
+
+def _own_address(name: str) -> str:
+    """The one of the name's addresses that this machine has."""
+    try:
+        found = socket.getaddrinfo(name, None, socket.AF_INET, socket.SOCK_DGRAM)
+    except OSError as error:
+        raise AdminError(f"--at {name}: {error.strerror}") from error
+    for address in sorted({str(entry[4][0]) for entry in found}):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            try:
+                probe.bind((address, 0))
+            except OSError:
+                continue  # it is another machine's
+            return address
+    raise AdminError(f"--at {name}: none of its addresses is this machine's")
+
+
+def _register(chain: DevChain, settings: Settings, node_id: str, key: PublicKey, endpoint: str) -> None:
+    """Make the registry say this of us; the first account holds every node."""
+    node, contract = _find(settings, node_id), settings.contract_address
+    if node is not None and not node.active:
+        click.echo(f"{node_id} (token {node.token_id}) was revoked", err=True)
+        return
+    if node is None:
+        chain.send(contract, calls.mint(chain.owner(), node_id, key))
+        node = _find(settings, node_id)
+        if node is None:
+            raise AdminError(f"{node_id} was registered, but the registry does not know it yet")
+        click.echo(f"{node_id} is registered as token {node.token_id}", err=True)
+    elif node.public_key != key:
+        chain.send(contract, calls.update_key(node.token_id, key))
+    if str(node.endpoint or "") != endpoint:
+        chain.send(contract, calls.set_endpoint(node.token_id, endpoint))
+
+
+def _find(settings: Settings, node_id: str) -> Node | None:
+    import asyncio
+
+    from dstack_vpn.errors import ChainError
+    from dstack_vpn.wiring import node as wiring
+
+    name = wiring.node_name(f"node:{node_id}")
+    try:
+        snapshot = asyncio.run(wiring.registry_access(settings).one(name))
+    except ChainError as error:
+        raise AdminError(str(error)) from error
+    return name.find(snapshot.registry)
+
+
+def _become_the_daemon(node_id: str) -> None:
+    """Replace this process, so that signals and the exit code are the daemon's."""
+    import os
+
+    program = Path(sys.argv[0])
+    start = [str(program)] if program.name == "dstack-vpn" else [sys.executable, "-m", "dstack_vpn"]
+    os.execv(start[0], [*start, "run", "--node-id", node_id])  # noqa: S606 - this very program

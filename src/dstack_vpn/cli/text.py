@@ -1,0 +1,7 @@
+"""Text from elsewhere, made fit for a terminal."""
+
+
+def printable(value: object) -> str:
+    """Any value as text that can't move the cursor."""
+    text = "-" if value is None or value == "" else str(value)
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)

@@ -1,0 +1,23 @@
+"""The containers, with the real engine. `make test-docker` sees to the engine and the images."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+from scripts.stack import Stack, running
+
+PROJECT = f"dvpn-test-{os.getpid()}"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "tests/compose/" in item.nodeid:
+            item.add_marker(pytest.mark.docker)
+            item.add_marker(pytest.mark.timeout(300))
+
+
+@pytest.fixture(scope="session")
+def stack() -> Iterator[Stack]:
+    """The local profile, up and healthy."""
+    with running(Stack(PROJECT), build=False) as stack:
+        yield stack
