@@ -28,7 +28,10 @@ GROUPS = {
         *("RELAY_MAX_PER_SOURCE", "RELAY_IDLE_TIMEOUT", "RELAY_OFFLOAD"),
     ),
     "names": ("DNS_PORT", "DNS_SUFFIX", "DNS_LISTEN", "DNS_UPSTREAM"),
-    "logging and monitoring": ("LOG_LEVEL", "LOG_FORMAT", "HEALTH_CHECK_HOST", "HEALTH_CHECK_PORT"),
+    "logging and monitoring": (
+        *("LOG_LEVEL", "LOG_FORMAT", "HEALTH_CHECK_HOST", "HEALTH_CHECK_PORT"),
+        *("API_TOKEN", "API_OPEN_TO", "API_TRUSTED_PROXIES"),
+    ),
 }
 """How .env.example is ordered."""
 ENV_HEAD = """\

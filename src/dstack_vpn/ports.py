@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 from dstack_vpn.core.events import LoggedEvent, Observed, RegistryEvent
+from dstack_vpn.core.happenings import Happening
 from dstack_vpn.core.keys import PrivateKey
 from dstack_vpn.core.model import (
     BlockRef,
@@ -22,6 +23,13 @@ from dstack_vpn.core.model import (
 )
 from dstack_vpn.core.node import Node
 from dstack_vpn.core.upstream import Upstream
+
+Announce: TypeAlias = Callable[[Happening], None]
+"""Told of what has happened; never waits, and raises nothing."""
+
+
+def nobody(_: Happening) -> None:
+    """Nobody listens."""
 
 
 @dataclass(frozen=True, slots=True)

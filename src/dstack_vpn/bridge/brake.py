@@ -10,10 +10,12 @@ from dataclasses import dataclass, field
 import structlog
 
 from dstack_vpn.bridge.members import Members
+from dstack_vpn.core.happenings import BrakeEngaged, BrakeReleased
 from dstack_vpn.core.health import Facts
 from dstack_vpn.core.keys import PublicKey
 from dstack_vpn.core.model import TokenId
 from dstack_vpn.core.plan import Plan, brake
+from dstack_vpn.ports import Announce, nobody
 
 _log = structlog.get_logger(component="device")
 
@@ -24,6 +26,7 @@ class Brake:
 
     members: Members
     facts: Facts
+    announce: Announce = nobody
     held: set[PublicKey] = field(default_factory=set)
     """Removals that wait."""
     released: set[PublicKey] = field(default_factory=set)
@@ -44,6 +47,7 @@ class Brake:
     def release(self, keys: Collection[PublicKey]) -> None:
         """A second reading has confirmed these removals."""
         _log.warning("brake.released", peers=len(keys))
+        self.announce(BrakeReleased(len(keys)))
         self.released.update(keys)
         self.held.difference_update(keys)
 
@@ -65,6 +69,7 @@ class Brake:
     def _hold(self, doubtful: set[PublicKey], peers: int) -> None:
         if doubtful - self.held:
             _log.error("brake.engaged", removals=len(doubtful), peers=peers)
+            self.announce(BrakeEngaged(len(doubtful), peers))
         self.held |= doubtful
         self.tell()
 

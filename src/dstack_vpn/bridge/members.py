@@ -14,12 +14,14 @@ from dstack_vpn.core.addressing import AddressPlan
 from dstack_vpn.core.commands import Advanced
 from dstack_vpn.core.desired import Delta, Lookup, Membership, PeerPolicy, keys_of
 from dstack_vpn.core.follower import Follower
+from dstack_vpn.core.happenings import FieldRefused, PinChanged, TransportChanged
 from dstack_vpn.core.health import Facts
 from dstack_vpn.core.keys import PublicKey
 from dstack_vpn.core.model import Endpoint, Malformed, Peer, TokenId
 from dstack_vpn.core.node import Node
 from dstack_vpn.core.registry import Registry
-from dstack_vpn.ports import Checkpoint, Clock
+from dstack_vpn.core.transport import Way
+from dstack_vpn.ports import Announce, Checkpoint, Clock, nobody
 
 _log = structlog.get_logger(component="registry")
 
@@ -41,6 +43,7 @@ class Members:
     """Takes the deltas of one event, and when it was seen (monotonic seconds)."""
     own_changed: Callable[[], None] = field(default=lambda: None)
     """Told when our own token, and with it our address, has become another."""
+    announce: Announce = nobody
     membership: Membership = field(init=False)
     _seen: Registry = field(default_factory=Registry, init=False)
     """The registry that the peers were last derived from."""
@@ -96,14 +99,14 @@ class Members:
         before, after = self._seen, self.follower.registry
         self._seen = after
         keys = keys_of(advanced.tokens, before, after)
-        _report(before, after, advanced.tokens, self.addresses)
+        self._report(before, after, advanced.tokens)
         self._hand_on(self.membership.update(self.access, keys, self.clock.now()), seen)
         if advanced.tokens:
             self.judge_own()
 
     def rebuild(self, seen: float) -> None:
         """Decide about everything anew."""
-        _report(self._seen, self.follower.registry, self.follower.registry.nodes, self.addresses)
+        self._report(self._seen, self.follower.registry, self.follower.registry.nodes)
         self._seen = self.follower.registry
         self._hand_on(self.membership.rebuild(self.access, self.clock.now()), seen)
         self.judge_own()
@@ -140,8 +143,16 @@ class Members:
         deltas = self.membership.update(self.access, list(keys), self.clock.now())
         self._hand_on(deltas, self.clock.monotonic())
 
+    def rerouted(self, key: PublicKey, way: Way) -> None:
+        """A peer is reached in another way: say so."""
+        token = self.membership.tokens.get(key)
+        node = None if token is None else self.follower.registry.get(token)
+        name = None if node is None or isinstance(node.node_id, Malformed) else node.node_id
+        self.announce(TransportChanged(key, token, name, way.value))
+
     def pin(self, peers: dict[PublicKey, Peer] | None) -> None:
         """Hold the peers to a set of the operator's choice, or (None) let go of it."""
+        self.announce(PinChanged(None if peers is None else len(peers)))
         self.membership.pinned = peers
         self.facts.pinned = peers is not None
         self.rebuild(self.clock.monotonic())
@@ -166,16 +177,16 @@ class Members:
         if deltas:
             self.submit(deltas, seen)
 
-
-def _report(before: Registry, after: Registry, tokens: Iterable[TokenId], addresses: AddressPlan) -> None:
-    """One line for each thing that is odd about a token, when it first is."""
-    for token in tokens:
-        old, new = before.get(token), after.get(token)
-        if new is None or new is old:
-            continue
-        if old is None and addresses.ipv4_of(token) is None:
-            _log.info("node.ipv6_only", token=token, reason="its id is beyond VPN_CIDR")
-        for name in ("node_id", "public_key", "endpoint", "uri_endpoint"):
-            value = getattr(new, name)
-            if isinstance(value, Malformed) and (old is None or getattr(old, name) != value):
-                _log.warning("node.field_refused", token=token, field=name, problem=value.problem)
+    def _report(self, before: Registry, after: Registry, tokens: Iterable[TokenId]) -> None:
+        """One line for each thing that is odd about a token, when it first is."""
+        for token in tokens:
+            old, new = before.get(token), after.get(token)
+            if new is None or new is old:
+                continue
+            if old is None and self.addresses.ipv4_of(token) is None:
+                _log.info("node.ipv6_only", token=token, reason="its id is beyond VPN_CIDR")
+            for name in ("node_id", "public_key", "endpoint", "uri_endpoint"):
+                value = getattr(new, name)
+                if isinstance(value, Malformed) and (old is None or getattr(old, name) != value):
+                    _log.warning("node.field_refused", token=token, field=name, problem=value.problem)
+                    self.announce(FieldRefused(token, name, value.problem))

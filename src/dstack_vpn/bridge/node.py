@@ -9,6 +9,7 @@
     names       resolve peers' host names                                 (endpoints)
     transports  choose between UDP and relays                             (transports)
     clock       end access that expires, ask for a repair every audit     (here)
+    health      notice what has become of it                              (watch)
     store       write the registry down                                   (recorder)
     config      write the wg-quick file, follow pins                      (recorder)
 
@@ -25,10 +26,14 @@ import structlog
 
 from dstack_vpn.bridge.endpoints import EndpointBook, overdue
 from dstack_vpn.bridge.follow import ChainLoop
+from dstack_vpn.bridge.glance import Glance
+from dstack_vpn.bridge.journal import Journal
 from dstack_vpn.bridge.reconciler import Reconciler
 from dstack_vpn.bridge.recorder import Recorder
+from dstack_vpn.bridge.tally import Tally
 from dstack_vpn.bridge.transports import Transports
 from dstack_vpn.bridge.tunnel import Tunnel
+from dstack_vpn.bridge.watch import HealthWatch
 from dstack_vpn.core.health import Facts
 from dstack_vpn.core.keys import PublicKey
 from dstack_vpn.core.model import Address, DeviceState, PeerState
@@ -61,7 +66,22 @@ class Node:
     keep_interface: bool = False
     """Leave the tunnel up at the end."""
     peers_seen: Mapping[PublicKey, PeerState] = field(default_factory=dict)
-    """The peers when the device was last read."""
+    """The peers when the device was last found as it should be."""
+    journal: Journal = field(init=False)
+    """What happens here."""
+    tally: Tally = field(default_factory=Tally)
+    health: HealthWatch = field(init=False)
+    glance: Glance = field(init=False)
+
+    def __post_init__(self) -> None:
+        clock, members = self.tunnel.clock, self.tunnel.members
+        self.journal = Journal(clock, [self.tally.take])
+        announce = self.journal.announce
+        members.announce = self.chain.state.announce = announce
+        self.reconciler.tell(announce)
+        self.transports.rerouted = members.rerouted
+        self.health = HealthWatch(self.facts, clock, announce)
+        self.glance = Glance(self.tunnel)
 
     async def run(self, stop: asyncio.Event, services: Mapping[str, Callable[[], Awaitable[None]]]) -> None:
         """Run until ``stop`` is set, with further services by name; raises what a task failed with."""
@@ -78,6 +98,7 @@ class Node:
             "names": self._resolve,
             "transports": self.transports.run,
             "clock": self._tick,
+            "health": self.health.run,
             "store": self.recorder.run_store,
             "config": self.recorder.run_config,
             **services,
@@ -147,6 +168,7 @@ class Node:
 
     def _repaired(self, state: DeviceState) -> None:
         before, self.peers_seen = self.peers_seen, state.peers
+        self.glance.saw(state)
         self.recorder.config_changed()
         if not self.endpoints.in_use:
             return

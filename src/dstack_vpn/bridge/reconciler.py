@@ -2,9 +2,8 @@
 
 Fast: the deltas of an event go to the device at once, without reading it. Sure: read everything, compare,
 apply the smallest plan, read back; this follows events by a moment and every audit, so that a lost or wrong
-delta never lives long. Removals always go first and alone: whatever fails afterwards, what was revoked is
-out. Grants that fail are undone and tried one by one, so that a single bad peer keeps nobody else out.
-What `brake` holds back waits until the chain was read a second time.
+delta never lives long. `carrier` says in which order, and what happens to what the device refuses; what
+`brake` holds back waits until the chain was read a second time.
 """
 
 import asyncio
@@ -17,6 +16,7 @@ from typing import Final
 import structlog
 
 from dstack_vpn.bridge.brake import Brake
+from dstack_vpn.bridge.carrier import Carrier
 from dstack_vpn.bridge.members import Members
 from dstack_vpn.bridge.report import report
 from dstack_vpn.bridge.tunnel import Tunnel
@@ -27,7 +27,7 @@ from dstack_vpn.core.keys import PublicKey
 from dstack_vpn.core.model import DeviceState, RemovePeer, SetPeer, SocketAddress, TokenId
 from dstack_vpn.core.plan import Plan, Step, differing, plan, plan_deltas
 from dstack_vpn.errors import DeviceError, DeviceGoneError
-from dstack_vpn.ports import Clock
+from dstack_vpn.ports import Announce, Clock, nobody
 
 _log = structlog.get_logger(component="device")
 
@@ -62,14 +62,16 @@ class Reconciler:
     """Told of every device state that was found, or made, to be as it should be."""
     latencies: deque[float] = field(default_factory=lambda: deque(maxlen=1000))
     """Seconds from an event's arrival to the device's acknowledgement; the last thousand."""
+    announce: Announce = nobody
     applied: int = 0
-    failed: int = 0
+    """Changes that the device has acknowledged."""
     _batch: Batch = field(default_factory=Batch)
     _sent: dict[PublicKey, SocketAddress] = field(default_factory=dict)
     _present: dict[PublicKey, TokenId | None] = field(default_factory=dict)
     """The peers that the device has, as far as we know, and the token that each stands for."""
     _reasons: dict[PublicKey, str] = field(default_factory=dict)
     _brake: Brake = field(init=False)
+    carrier: Carrier = field(init=False)
     _work: asyncio.Event = field(default_factory=asyncio.Event)
     _repair: asyncio.Event = field(default_factory=asyncio.Event)
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -79,6 +81,11 @@ class Reconciler:
 
     def __post_init__(self) -> None:
         self._brake = Brake(self.members, self.facts)
+        self.carrier = Carrier(self.tunnel, self._note, self._token_of)
+
+    def tell(self, announce: Announce) -> None:
+        """Whom to tell of what happens."""
+        self.announce = self._brake.announce = self.carrier.announce = announce
 
     def submit(self, deltas: list[Delta], seen: float) -> None:
         """Take the deltas of an event that was seen at ``seen`` (monotonic seconds).
@@ -165,7 +172,7 @@ class Reconciler:
                 steps = self._plan(state, keys)
                 if steps:
                     tokens = self._tokens_of(steps)
-                    await self._carry_out(steps)
+                    await self.carrier.carry_out(steps)
                     self._report(steps, tokens, None)
             if steps:
                 state, steps = await self._read_back()
@@ -190,7 +197,7 @@ class Reconciler:
         steps = self._brake.check(plan_deltas(batch.deltas.values()), self._present)
         tokens = self._tokens_of(steps)
         try:
-            await self._carry_out(steps)
+            await self.carrier.carry_out(steps)
         except DeviceGoneError as error:
             self._trouble(str(error))
             self.tunnel.lost()
@@ -240,40 +247,6 @@ class Reconciler:
         peers = {key: wanted.peers[key] for key in keys if key in wanted.peers}
         return plan(part, peers, self._sent, self._reasons, self.clock.now())
 
-    async def _carry_out(self, steps: Plan) -> None:
-        """Removals first and alone; then the rest, undone where it fails, and then one by one."""
-        removals, others = steps.removals, steps.others
-        if removals:
-            await self.tunnel.device.apply([step.change for step in removals])
-            self._note(removals)
-        if not others:
-            return
-        try:
-            await self.tunnel.device.apply([step.change for step in others])
-        except DeviceGoneError:
-            raise
-        except DeviceError as error:
-            _log.error("plan.failed", problem=str(error), steps=len(others))
-            await self._one_by_one(others)
-            raise
-        self._note(others)
-
-    async def _one_by_one(self, steps: tuple[Step, ...]) -> None:
-        """A batch was refused: take it back, then find out which of its steps is at fault."""
-        self.failed += 1
-        await self.tunnel.device.apply(Plan(steps).undo)
-        _log.warning("plan.rolled_back", steps=len(steps))
-        for step in steps:
-            try:
-                await self.tunnel.device.apply([step.change])
-            except DeviceGoneError:
-                raise
-            except DeviceError as error:
-                _log.error("peer.refused", peer=str(step.change.public_key), problem=str(error))
-                await self.tunnel.device.apply(Plan((step,)).undo)
-            else:
-                self._note((step,))
-
     def _note(self, steps: tuple[Step, ...]) -> None:
         """Remember what the device has acknowledged."""
         for step in steps:
@@ -298,7 +271,14 @@ class Reconciler:
     def _report(self, steps: Plan, tokens: Mapping[PublicKey, TokenId | None], latency: float | None) -> None:
         follower = self.members.follower
         block = None if follower.tip is None else follower.tip.number
-        report(steps, tokens, follower.registry, block, latency)
+        report(
+            self.announce,
+            steps,
+            tokens=tokens,
+            registry=follower.registry,
+            block=block,
+            latency=latency,
+        )
 
     def _trouble(self, problem: str) -> None:
         if self.facts.device_problem != problem:

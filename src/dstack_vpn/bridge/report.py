@@ -1,23 +1,48 @@
-"""One log line for each peer that was changed, or one for many at once."""
+"""Says what has come about: in the log and to the journal, one by one, or in one word for many at once."""
 
 from collections.abc import Mapping
 from typing import Final
 
 import structlog
 
+from dstack_vpn.core.commands import Advanced
+from dstack_vpn.core.events import LoggedEvent, Observed, OwnerKeyUpdated
+from dstack_vpn.core.happenings import (
+    PeerRemoved,
+    PeersChanged,
+    PeerSet,
+    Reorged,
+    TokenChanged,
+    TokensChanged,
+)
 from dstack_vpn.core.keys import PublicKey
 from dstack_vpn.core.model import RemovePeer, TokenId
-from dstack_vpn.core.plan import Plan
+from dstack_vpn.core.node import Node
+from dstack_vpn.core.plan import Plan, Step
 from dstack_vpn.core.registry import Registry
+from dstack_vpn.ports import Announce
 
 _log = structlog.get_logger(component="device")
 
 ONE_BY_ONE: Final = 50
 """Changes at once; more of them become one line."""
 
+_EVENTS: Final = {
+    "Granted": "granted",
+    "Revoked": "revoked",
+    "Transferred": "transferred",
+    "KeyUpdated": "key updated",
+    "OwnerKeyUpdated": "key updated",
+    "EndpointUpdated": "endpoint updated",
+    "ExpiryUpdated": "expiry updated",
+}
+"""What people call the registry's events."""
+
 
 def report(
+    announce: Announce,
     steps: Plan,
+    *,
     tokens: Mapping[PublicKey, TokenId | None],
     registry: Registry,
     block: int | None,
@@ -31,6 +56,7 @@ def report(
     common = {"block": block, "latency_ms": None if latency is None else round(latency * 1000, 3)}
     if len(steps.steps) > ONE_BY_ONE:
         _log.info("peers.changed", set=len(steps.others), removed=len(steps.removals), **common)
+        announce(PeersChanged(len(steps.others), len(steps.removals), block, latency))
         return
     for step in steps.steps:
         key = step.change.public_key
@@ -44,3 +70,50 @@ def report(
             reason=step.reason,
             **common,
         )
+        announce(_peer(step, token, node, block, latency))
+
+
+def tell_advanced(announce: Announce, advanced: Advanced, registry: Registry) -> None:
+    """Say what the chain has brought, and what it has taken back."""
+    if advanced.reorg_depth:
+        dropped, added = len(advanced.dropped), len(advanced.added)
+        announce(Reorged(advanced.reorg_depth, dropped, added, advanced.tip.number))
+    # A state that was read is no event, however it got into the timeline.
+    undone = [x for x in advanced.dropped if not isinstance(x.event, Observed)]
+    added_ = [x for x in advanced.added if not isinstance(x.event, Observed)]
+    if len(undone) + len(added_) > ONE_BY_ONE:
+        announce(TokensChanged(len(added_), len(undone), advanced.tip.number))
+        return
+    for logged in undone:
+        announce(_token(logged, registry, undone=True))
+    for logged in added_:
+        announce(_token(logged, registry, undone=False))
+
+
+def _peer(
+    step: Step, token: TokenId | None, node: Node | None, block: int | None, latency: float | None
+) -> PeerSet | PeerRemoved:
+    key, (name, owner) = step.change.public_key, _who(node)
+    if isinstance(step.change, RemovePeer):
+        return PeerRemoved(key, token, name, owner, step.reason, block, latency)
+    added = isinstance(step.inverse, RemovePeer)
+    return PeerSet(key, token, name, owner, step.reason, added, block, latency)
+
+
+def _token(logged: LoggedEvent, registry: Registry, *, undone: bool) -> TokenChanged:
+    event, token, owner = logged.event, None, None
+    name = None
+    if isinstance(event, OwnerKeyUpdated):
+        owner = event.owner
+    else:
+        token = event.token_id
+        name, owner = _who(registry.get(token))
+    kind = _EVENTS[type(event).__name__]
+    return TokenChanged(kind, token, name, owner, logged.block_number, logged.log_index, undone)
+
+
+def _who(node: Node | None) -> tuple[str | None, str | None]:
+    """A token's node id, where it has one that can be shown, and its owner."""
+    if node is None:
+        return None, None
+    return node.node_id if isinstance(node.node_id, str) else None, node.owner

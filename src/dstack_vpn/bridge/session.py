@@ -12,6 +12,7 @@ from typing import Final, TypeAlias
 
 import structlog
 
+from dstack_vpn.bridge.report import tell_advanced
 from dstack_vpn.bridge.state import Began, ChainState
 from dstack_vpn.core.commands import (
     Advanced,
@@ -24,6 +25,7 @@ from dstack_vpn.core.commands import (
     Resync,
 )
 from dstack_vpn.core.events import LoggedEvent, Observed, OwnerKeyUpdated
+from dstack_vpn.core.happenings import RegistryRead
 from dstack_vpn.core.model import BlockRef, Position, TokenId
 from dstack_vpn.core.registry import Registry, apply_all, contradicts
 from dstack_vpn.errors import ChainError, EndpointError, WrongChainError
@@ -148,8 +150,9 @@ class SessionDriver:
             await self.queue.put(_Reading(tip, wrong))
         state.audited_to = tip.number
         state.audits += 1
-        final = await self._final(tip)
+        final, above = await self._final(tip), len(follower.timeline.events)
         if final is not None and follower.settle(final):
+            state.confirmed += above - len(follower.timeline.events)
             await state.changed.put(Began())
         state.members.facts.synced = state.clock.now()
 
@@ -198,8 +201,10 @@ class SessionDriver:
         state = self.state
         state.members.advanced(advanced, seen)
         state.events += len(advanced.added)
+        tell_advanced(state.announce, advanced, state.follower.registry)
         if advanced.reorg_depth:
             state.reorgs += 1
+            state.reorg_depths.observe(advanced.reorg_depth)
             _log.warning(
                 "chain.reorg",
                 depth=advanced.reorg_depth,
@@ -270,6 +275,7 @@ class SessionDriver:
         self.state.audited_to = head.number
         members.rebuild(began)
         self.state.connected(self.session.name)
+        self.state.announce(RegistryRead(len(follower.registry.nodes), head.number))
         await self.state.changed.put(Began())
         _log.info(
             "chain.bootstrapped",

@@ -2,19 +2,25 @@
 
 import asyncio
 from dataclasses import dataclass, field
+from typing import Final
 
 from dstack_vpn.bridge.members import Members
 from dstack_vpn.core.commands import Advanced
 from dstack_vpn.core.follower import Follower
+from dstack_vpn.core.happenings import EndpointLost, EndpointUsed
 from dstack_vpn.core.health import Facts
+from dstack_vpn.core.histogram import Histogram
 from dstack_vpn.core.model import TokenId
 from dstack_vpn.errors import ChainError
-from dstack_vpn.ports import Clock
+from dstack_vpn.ports import Announce, Clock, nobody
 
 
 @dataclass(frozen=True, slots=True)
 class Began:
     """The registry was read anew, or more of it has become final: what is stored can be replaced."""
+
+
+REORG_DEPTHS: Final = (1, 2, 3, 5, 8, 16, 32, 64, 128)
 
 
 @dataclass(slots=True)
@@ -28,9 +34,14 @@ class ChainState:
     """Seconds between full comparisons with the contract."""
     changed: asyncio.Queue[Advanced | Began]
     """Told of what is to be stored."""
+    announce: Announce = nobody
     reorgs: int = 0
+    reorg_depths: Histogram = field(default_factory=lambda: Histogram(REORG_DEPTHS))
+    """In blocks."""
     audits: int = 0
     events: int = 0
+    confirmed: int = 0
+    """Events that have become final in this process."""
     audited_to: int = 0
     """The height up to which logs were compared."""
     unread: set[TokenId] = field(default_factory=set)
@@ -45,6 +56,7 @@ class ChainState:
         """The registry is what the endpoint ``name`` says it is."""
         if self.facts.chain_problem is not None or self.facts.endpoint != name:
             self.facts.chain_since = self.clock.now()
+            self.announce(EndpointUsed(name))
         self.facts.endpoint, self.facts.chain_problem = name, None
         self.members.confirmed()
 
@@ -52,4 +64,5 @@ class ChainState:
         """There is no endpoint to follow now."""
         if self.facts.chain_problem is None:
             self.facts.chain_since = self.clock.now()
+            self.announce(EndpointLost(str(error)))
         self.facts.chain_problem, self.facts.endpoint = str(error), None

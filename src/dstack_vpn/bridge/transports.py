@@ -75,6 +75,8 @@ class Transports:
     """Reads the device; None where that can't be done now."""
     changed: Callable[[Iterable[PublicKey]], None] = field(default=lambda keys: None)
     """Told of peers to be reached elsewhere."""
+    rerouted: Callable[[PublicKey, Way], None] = field(default=lambda key, way: None)
+    """Told of every change of ways, once it is decided."""
     point: Callable[[PublicKey, SocketAddress], Awaitable[None]] | None = None
     """Has WireGuard told once more where a peer is."""
     in_use: Callable[[], Collection[PublicKey]] = field(default=tuple)
@@ -118,6 +120,10 @@ class Transports:
         seen = peer.relay.snapshot()
         upstream = seen["upstream"]
         return {"transport": None if upstream is None else upstream.partition(":")[0], "relay": seen}
+
+    def describe_all(self) -> dict[PublicKey, dict[str, Any]]:
+        """The same for every peer that has relays; the others are reached by UDP."""
+        return {key: self.describe(key) for key in self._peers}
 
     # -- tasks ----------------------------------------------------------------------------------------
 
@@ -183,6 +189,8 @@ class Transports:
     def _turned(self, key: PublicKey, course: Course) -> None:
         tell = _log.debug if course.hopeless else _log.info
         tell("transport.changed", peer=str(key), way=course.way.value)
+        if not course.hopeless:
+            self.rerouted(key, course.way)
         if course.way is Way.RELAY and self._peers[key].relay is None:
             self._work.set()  # told when the relay is there
         else:

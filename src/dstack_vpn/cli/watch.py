@@ -77,11 +77,14 @@ def fetch(settings: Settings | RelaySettings, path: str) -> dict[str, Any]:
     """GET a document from the running daemon; raises `AdminError`."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.health_check_host, settings.health_check_host)
     host = f"[{host}]" if ":" in host else host
-    url = f"http://{host}:{settings.health_check_port}{path}"
+    request = urllib.request.Request(f"http://{host}:{settings.health_check_port}{path}")
+    url = request.full_url
+    if settings.api_token is not None:
+        request.add_header("Authorization", f"Bearer {settings.api_token.reveal()}")
     # No proxy of the environment stands between us and our own daemon.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(url, timeout=_DEADLINE) as reply:
+        with opener.open(request, timeout=_DEADLINE) as reply:
             body = reply.read()
     except urllib.error.HTTPError as error:
         body = error.read()

@@ -241,6 +241,29 @@ OPTIONS: Final[tuple[Option, ...]] = (
         "9.9.9.9,[2620:fe::fe]:53",
     ),
     Option(
+        "API_TOKEN",
+        parsers.api_token,
+        None,
+        "What HTTP clients have to give (Authorization: Bearer) for more than /live, /ready and /health.",
+        "the output of 'openssl rand -hex 32'",
+        secret=True,
+    ),
+    Option(
+        "API_OPEN_TO",
+        parsers.open_to,
+        "loopback",
+        "Who needs no token: loopback (this machine), vpn (members, by their tunnel addresses), both with a "
+        "comma, or none. What a proxy has passed on always needs it.",
+        "loopback,vpn",
+    ),
+    Option(
+        "API_TRUSTED_PROXIES",
+        parsers.networks,
+        "127.0.0.0/8,::1/128",
+        "Reverse proxies that may ask /auth without a token, and whose X-Forwarded-For is believed there.",
+        "127.0.0.1/32,172.18.0.0/16",
+    ),
+    Option(
         "STATE_DIR",
         parsers.path,
         "/var/lib/dstack-vpn",

@@ -166,6 +166,28 @@ def wireguard_key(text: str) -> PrivateKey | str:
     return text if text == GENERATE else PrivateKey.parse(text)
 
 
+def api_token(text: str) -> Secret:
+    """A bearer token (RFC 6750, 2.1) that can't be guessed."""
+    if not re.fullmatch(r"[A-Za-z0-9._~+/-]{16,512}=*", text, re.ASCII):
+        raise FormatError("expected 16 to 512 characters of A-Z a-z 0-9 . _ ~ + / -")
+    return Secret(text)
+
+
+def open_to(text: str) -> frozenset[str]:
+    """Who needs no token."""
+    words = frozenset(part.strip() for part in text.split(","))
+    if words == {"none"}:
+        return frozenset()
+    if not words <= {"loopback", "vpn"}:
+        raise FormatError("expected loopback, vpn, both with a comma, or none")
+    return words
+
+
+def networks(text: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
+    """IP networks, separated by commas."""
+    return tuple(ipaddress.ip_network(part) for part in map(str.strip, text.split(",")) if part)
+
+
 def contract_key(text: str) -> Secret:
     """A secp256k1 private key."""
     if not re.fullmatch(r"(?:0x)?[0-9a-fA-F]{64}", text, re.ASCII):

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from dstack_vpn.config import parsers
 from dstack_vpn.config.options import OPTIONS, Option
+from dstack_vpn.config.settings import Secret
 from dstack_vpn.core.model import SocketAddress
 from dstack_vpn.core.reach import split_alternatives
 from dstack_vpn.core.upstream import Listen, Upstream, split_host_port
@@ -24,6 +25,8 @@ _SHARED: Final = (
     "STATE_DIR",
     "HEALTH_CHECK_HOST",
     "HEALTH_CHECK_PORT",
+    "API_TOKEN",
+    "API_OPEN_TO",
     "LOG_LEVEL",
     "LOG_FORMAT",
 )
@@ -86,6 +89,9 @@ class RelaySettings:
     state_dir: Path
     health_check_host: str
     health_check_port: int
+    api_token: Secret | None
+    api_open_to: frozenset[str]
+    """``loopback``, or empty: a relay knows no members."""
     log_level: str
     log_levels: Mapping[str, str]
     log_format: str
@@ -118,6 +124,8 @@ def settle(values: Mapping[str, Any], levels: Mapping[str, str], problems: list[
         state_dir=values["state_dir"],
         health_check_host=values["health_check_host"],
         health_check_port=values["health_check_port"],
+        api_token=values["api_token"],
+        api_open_to=values["api_open_to"],
         log_level=values["log_level"],
         log_levels=levels,
         log_format=values["log_format"],

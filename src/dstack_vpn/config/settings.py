@@ -98,6 +98,10 @@ class Settings:
     dns_suffix: str
     dns_listen: tuple[SocketAddress, ...]
     dns_upstream: tuple[SocketAddress, ...]
+    api_token: Secret | None
+    api_open_to: frozenset[str]
+    """Of ``loopback`` and ``vpn``."""
+    api_trusted_proxies: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
     state_dir: Path
     wireguard_config: Path
     log_level: str

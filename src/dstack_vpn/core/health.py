@@ -115,7 +115,7 @@ def _registry(facts: Facts) -> Component:
         )
     if facts.pinned:
         return Component("registry", Status.WARNING, "pinned by 'config rollback'; 'config resume' ends that")
-    return Component("registry", Status.OK, "", facts.synced)
+    return Component("registry", Status.OK)
 
 
 def _device(facts: Facts) -> Component:
@@ -123,7 +123,7 @@ def _device(facts: Facts) -> Component:
         return Component("device", Status.FAILED, facts.device_problem, facts.device_since)
     if not facts.interface_up:
         return Component("device", Status.FAILED, "the interface is gone or down", facts.device_since)
-    return Component("device", Status.OK, "", facts.applied)
+    return Component("device", Status.OK)
 
 
 def _own(facts: Facts) -> Component:

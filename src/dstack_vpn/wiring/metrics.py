@@ -1,99 +1,190 @@
-"""A node's metrics for Prometheus, read when it asks."""
+"""A node's metrics for Prometheus, read when it asks: the fast paths know nothing of it.
 
-from collections.abc import Callable, Iterator
+Names follow Prometheus' conventions: base units, ``_total`` for counters. Some hundred peers have series of
+their own; of more there are only sums, so that a large network does not drown its monitoring.
+"""
+
+import platform
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from dstack_vpn import __version__
+from dstack_vpn.adapters.store.archive import FileArchive
 from dstack_vpn.bridge.node import Node
-from dstack_vpn.core.keys import PublicKey
+from dstack_vpn.core.events import Observed
+from dstack_vpn.core.health import Status
+from dstack_vpn.core.histogram import Histogram
+from dstack_vpn.wiring.peer_metrics import peer_families
+from dstack_vpn.wiring.snapshot import Snapshot
 
 if TYPE_CHECKING:
-    from dstack_vpn.adapters.relay.tcp2udp import Tcp2Udp
+    from dstack_vpn.wiring.view import NodeView
 
-_LABELS: Final = ("node_id", "token")
-_COUNTERS: Final = {
-    "datagrams_up": "Datagrams that a relay took from WireGuard for a peer.",
-    "datagrams_down": "Datagrams that a relay gave WireGuard from a peer.",
-    "reconnects": "Connections to a peer's relays that took the place of a lost one.",
-    "stalls": "Times that a peer's relay was left because answers were overdue.",
-}
+_PREFIX: Final = "dstack_vpn_"
 
 
-Way = Callable[[PublicKey], dict[str, Any]]
-"""How a peer is reached."""
-
-
-def exposition(node: Node, way: Way, relay: "Tcp2Udp | None") -> tuple[str, bytes]:
-    """A content type and a body."""
-    registry = CollectorRegistry()
-    registry.register(_Peers(node, way))
-    if relay is not None:
+def gather(view: "NodeView", node: Node, snapshot: Snapshot) -> Callable[[], tuple[str, bytes]]:
+    """Gather everything now; what is returned writes it out."""
+    families = [
+        *_node(node, snapshot),
+        *_chain(node, snapshot.now),
+        *_rpc(view),
+        *_plans(node),
+        *_peers_totals(node),
+        *_web(view),
+    ]
+    if view.relay is not None:
         from dstack_vpn.adapters.relay.view import RelayMetrics
 
-        registry.register(RelayMetrics(relay))
+        families += RelayMetrics(view.relay).collect()
+    archive = node.recorder.archive
+    return lambda: _written(
+        [*families, *_backups(archive), *peer_families(snapshot)]  # this reads files, and many peers
+    )
+
+
+class _Fixed(Collector):
+    def __init__(self, families: Iterable[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterator[Metric]:
+        """What was gathered."""
+        yield from self._families
+
+
+def _written(families: list[Metric]) -> tuple[str, bytes]:
+    registry = CollectorRegistry(auto_describe=False)
+    ProcessCollector(registry=registry)
+    # Not described: what it has is all that there is.
+    fixed = _Fixed(families)
+    setattr(fixed, "describe", list)  # noqa: B010 - an optional method, to the type checker
+    registry.register(fixed)
     return CONTENT_TYPE_LATEST, generate_latest(registry)
 
 
-class _Peers(Collector):
-    def __init__(self, node: Node, way: Way) -> None:
-        self._node, self._way = node, way
-
-    def collect(self) -> Iterator[Metric]:
-        """How each peer is reached."""
-        described = list(self._described())
-        ways = GaugeMetricFamily(
-            "dstack_vpn_peer_transport", "How a peer is reached.", labels=(*_LABELS, "transport")
-        )
-        for labels, found in described:
-            ways.add_metric((*labels, found["transport"] or "none"), 1)
-        yield ways
-        relayed = [(labels, found["relay"]) for labels, found in described if found["relay"]]
-        for name, text in _COUNTERS.items():
-            counter = CounterMetricFamily(f"dstack_vpn_peer_relay_{name}", text, labels=_LABELS)
-            for labels, seen in relayed:
-                counter.add_metric(labels, seen[name])
-            yield counter
-        yield _drops(relayed)
-        yield from _gauges(relayed)
-
-    def _described(self) -> Iterator[tuple[tuple[str, str], dict[str, Any]]]:
-        members = self._node.tunnel.members
-        for key, token in members.membership.tokens.items():
-            entry = members.follower.registry.get(token)
-            name = "" if entry is None else str(entry.node_id)
-            yield (name, str(token)), self._way(key)
+def gauge(name: str, text: str, value: float | None) -> Iterator[Metric]:
+    """One number; nothing where there is none."""
+    if value is not None:
+        yield GaugeMetricFamily(_PREFIX + name, text, value=value)
 
 
-_Relayed = list[tuple[tuple[str, str], dict[str, Any]]]
+def counter(name: str, text: str, value: float) -> Metric:
+    """One number that only grows."""
+    return CounterMetricFamily(_PREFIX + name, text, value=value)
 
 
-def _drops(relayed: _Relayed) -> Metric:
-    drops = CounterMetricFamily(
-        "dstack_vpn_peer_relay_dropped_datagrams",
-        "Datagrams that a peer's relay did not carry on.",
-        labels=(*_LABELS, "reason"),
+def _histogram(name: str, text: str, found: Histogram) -> Metric:
+    return HistogramMetricFamily(_PREFIX + name, text, buckets=found.cumulative, sum_value=found.total)
+
+
+def _node(node: Node, snapshot: Snapshot) -> Iterator[Metric]:
+    info = GaugeMetricFamily(
+        f"{_PREFIX}build_info", "Which version runs; always 1.", labels=["version", "python"]
     )
-    for labels, seen in relayed:
-        for reason, count in seen["drops"].items():
-            drops.add_metric((*labels, reason), count)
-    return drops
+    info.add_metric([__version__, platform.python_version()], 1)
+    yield info
+    yield from gauge("start_time_seconds", "When the node was started, in Unix seconds.", node.facts.started)
+    yield from gauge("ready", "Whether the tunnel carries the registry's members.", snapshot.health.ready)
+    status = GaugeMetricFamily(
+        f"{_PREFIX}component_status",
+        "How a component is: 1 for its present status.",
+        labels=["component", "status"],
+    )
+    for component in snapshot.health.components:
+        for name in Status:
+            status.add_metric([component.name, name.value], component.status is name)
+    yield status
+    happenings = CounterMetricFamily(
+        f"{_PREFIX}happenings", "What has happened, by kind: see /events.", labels=["kind"]
+    )
+    for kind, count in node.tally.kinds.items():
+        happenings.add_metric([kind], count)
+    yield happenings
+    yield counter("device_restarts", "Times that the device was set up anew.", max(node.tunnel.restarts, 0))
 
 
-def _gauges(relayed: _Relayed) -> Iterator[Metric]:
-    queued = GaugeMetricFamily(
-        "dstack_vpn_peer_relay_queued_bytes", "Bytes that wait for a peer's relay.", labels=_LABELS
+def _chain(node: Node, now: float) -> Iterator[Metric]:
+    facts, state = node.facts, node.chain.state
+    yield from gauge("chain_connected", "Whether an endpoint is followed.", facts.chain_problem is None)
+    yield from gauge("chain_head_block", "The newest block's height.", facts.head)
+    age = None if facts.head_seen is None else max(now - facts.head_seen, 0)
+    yield from gauge("chain_head_age_seconds", "Time since the newest block was seen.", age)
+    synced = None if facts.synced is None else max(now - facts.synced, 0)
+    yield from gauge(
+        "registry_age_seconds", "Time since the registry was last known to be what the chain says.", synced
     )
-    rtt = GaugeMetricFamily(
-        "dstack_vpn_peer_relay_rtt_seconds",
-        "Round trip to a peer's relay, as TCP measures it.",
-        labels=_LABELS,
+    yield from gauge("registry_tokens", "Tokens in the registry.", len(state.follower.registry.nodes))
+    unconfirmed = sum(not isinstance(x.event, Observed) for x in state.follower.timeline.events)
+    yield from gauge("chain_unconfirmed_events", "Events that a reorg could still undo.", unconfirmed)
+    yield counter("chain_events", "Events of the registry that were taken in.", state.events)
+    yield counter("chain_confirmed_events", "Events that have become final.", state.confirmed)
+    yield counter("chain_audits", "Full comparisons with the contract.", state.audits)
+    yield _histogram("chain_reorg_depth_blocks", "Reorgs, by the blocks replaced.", state.reorg_depths)
+    yield _histogram(
+        "event_to_peer_seconds",
+        "From a registry event's arrival to the device's acknowledgement of the peer.",
+        node.tally.latencies,
     )
-    for labels, seen in relayed:
-        queued.add_metric(labels, seen["queued_bytes"])
-        if seen["rtt_ms"] is not None:
-            rtt.add_metric(labels, seen["rtt_ms"] / 1000)
-    yield queued
-    yield rtt
+
+
+def _rpc(view: "NodeView") -> Iterator[Metric]:
+    labels = ["endpoint", "method"]
+    errors = CounterMetricFamily(f"{_PREFIX}rpc_errors", "RPC calls that failed.", labels=labels)
+    latencies = HistogramMetricFamily(
+        f"{_PREFIX}rpc_duration_seconds", "RPC calls, by how long they took.", labels=labels
+    )
+    for endpoint, calls in view.rpc.items():
+        for method, stats in calls.items():
+            errors.add_metric([endpoint, method], stats.errors)
+            found = stats.latencies
+            latencies.add_metric([endpoint, method], buckets=found.cumulative, sum_value=found.total)
+    yield errors
+    yield latencies
+
+
+def _plans(node: Node) -> Iterator[Metric]:
+    reconciler, carrier = node.reconciler, node.reconciler.carrier
+    plans = CounterMetricFamily(
+        f"{_PREFIX}plans", "Plans for the device, by what came of them.", labels=["outcome"]
+    )
+    for outcome in ("applied", "failed", "rolled_back"):
+        count = {"applied": carrier.plans, "failed": carrier.failed, "rolled_back": carrier.rolled_back}
+        plans.add_metric([outcome], count[outcome])
+    yield plans
+    yield counter("peer_changes", "Changes of peers that the device has acknowledged.", reconciler.applied)
+    yield from gauge(
+        "brake_held_removals", "Removals that wait for a second reading of the chain.", node.facts.braked
+    )
+    yield counter("brake_engagements", "Times that removals had to wait.", node.tally.kinds["brake.engaged"])
+    yield from gauge("config_pinned", "Whether an earlier configuration is pinned.", node.facts.pinned)
+
+
+def _peers_totals(node: Node) -> Iterator[Metric]:
+    glance = node.glance
+    yield counter("receive_bytes", "Bytes from all peers, those that are gone included.", glance.received)
+    yield counter("transmit_bytes", "Bytes to all peers, those that are gone included.", glance.sent)
+
+
+def _web(view: "NodeView") -> Iterator[Metric]:
+    if view.web is None:
+        return
+    server, streams = view.web
+    answers = CounterMetricFamily(f"{_PREFIX}http_answers", "HTTP requests, by the answer.", labels=["code"])
+    for status, count in server.answers.items():
+        answers.add_metric([str(status)], count)
+    yield answers
+    yield from gauge("http_connections", "HTTP connections now.", len(server.connections))
+    yield counter("http_refused_connections", "HTTP connections above the limit.", server.connections.refused)
+    yield from gauge("http_streams", "Readers of events now.", len(streams))
+    yield counter("http_dropped_streams", "Readers of events that were too slow.", streams.dropped)
+
+
+def _backups(archive: Any) -> Iterator[Metric]:  # noqa: ANN401 - the port's archive need not be ours
+    if not isinstance(archive, FileArchive):
+        return
+    yield from gauge("config_backups", "Backups of the wg-quick file that are kept.", len(archive.list()))
+    yield counter("config_backups_written", "Backups that were written.", archive.written)

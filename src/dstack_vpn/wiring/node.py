@@ -210,6 +210,8 @@ async def run(settings: Settings) -> None:
     sys.setswitchinterval(0.0005)
     services: dict[str, Callable[[], Awaitable[None]]] = {}
     view = NodeView(node)
+    if isinstance(node.chain.source, RpcPool):
+        view.rpc = node.chain.source.calls
     if settings.relay_listen is not None:
         view.relay = await relays.of_our_own(settings.relay_listen)
         services["relay"] = view.relay.run
@@ -232,9 +234,8 @@ def with_key(settings: Settings) -> Settings:
 def _serve(view: NodeView, settings: Settings) -> Callable[[], Awaitable[None]]:
     async def serve() -> None:
         # Imported here: the tunnel does not wait for a web server's 50 ms.
-        from dstack_vpn.adapters.web.server import HealthServer
+        from dstack_vpn.wiring.web import serve_node
 
-        address = settings.health_check_host, settings.health_check_port
-        await HealthServer(view, *address, metrics=view.metrics).run()
+        await serve_node(view, settings)
 
     return serve

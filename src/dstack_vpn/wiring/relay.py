@@ -18,7 +18,8 @@ from dstack_vpn.adapters.relay.limits import Limits
 from dstack_vpn.adapters.relay.tcp2udp import Tcp2Udp
 from dstack_vpn.adapters.relay.udp2tcp import Udp2Tcp
 from dstack_vpn.adapters.relay.view import RelayView, Service
-from dstack_vpn.adapters.web.server import HealthServer
+from dstack_vpn.adapters.web.access import Policy
+from dstack_vpn.adapters.web.server import HealthServer, of_view
 from dstack_vpn.config import RelaySettings
 from dstack_vpn.core.model import SocketAddress
 from dstack_vpn.core.upstream import Listen
@@ -49,7 +50,9 @@ async def run(settings: RelaySettings, reread: Callable[[], RelaySettings], show
     tasks = [service.run()]
     if settings.health_check_port:
         address = settings.health_check_host, settings.health_check_port
-        tasks.append(HealthServer(view, *address, metrics=view.metrics).run())
+        token = None if settings.api_token is None else settings.api_token.reveal()
+        policy = Policy(token, loopback="loopback" in settings.api_open_to)
+        tasks.append(HealthServer(*address, policy, view.health, [of_view(view)]).run())
     if show is not None:
         tasks.append(show(view))
     async with asyncio.TaskGroup() as group:

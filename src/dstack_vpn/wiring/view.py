@@ -1,100 +1,155 @@
 """A running node as it is seen from outside."""
 
-from collections.abc import Collection
-from dataclasses import asdict
-from statistics import quantiles
-from typing import TYPE_CHECKING, Any
+import platform
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final
 
 from dstack_vpn import __version__
 from dstack_vpn.bridge.node import Node
-from dstack_vpn.core.health import Health, evaluate
+from dstack_vpn.core.access import Decision, Reason
+from dstack_vpn.core.happenings import plain
+from dstack_vpn.core.health import Health
 from dstack_vpn.core.keys import PublicKey
+from dstack_vpn.wiring.snapshot import Snapshot, take
 
 if TYPE_CHECKING:
+    from dstack_vpn.adapters.chain.tally import Calls
     from dstack_vpn.adapters.relay.tcp2udp import Tcp2Udp
+    from dstack_vpn.adapters.web.client import Address
+    from dstack_vpn.adapters.web.documents import Later
+    from dstack_vpn.adapters.web.server import HealthServer
+    from dstack_vpn.adapters.web.stream import Streams
+
+_HISTORY: Final = 100
+"""Entries of a node's own history."""
 
 
 class NodeView:
-    """What can be seen of a running node: implements `adapters.web.server.View`."""
+    """What can be seen of a running node: implements `adapters.web.api.NodeView`."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
+        self.feed = node.journal
+        self.version: Mapping[str, Any] = {
+            "version": __version__,
+            "python": platform.python_version(),
+            "api": "1",
+        }
         self.relay: Tcp2Udp | None = None
         """What lets peers reach us over TCP or TLS."""
+        self.rpc: Mapping[str, Calls] = {}
+        """What RPC calls have cost, by endpoint."""
+        self.web: tuple[HealthServer, Streams] | None = None
+        """What serves this view, once it does."""
 
     def health(self) -> Health:
         """The verdict now."""
-        return evaluate(self._node.facts, self._node.tunnel.clock.now())
+        return self._node.health.verdict()
 
-    def stats(self) -> dict[str, Any]:
-        """Counters and peers, as JSON can hold them."""
-        node, facts = self._node, self._node.facts
-        members, state = node.tunnel.members, node.chain.state
-        own = members.own_node
+    # -- documents ------------------------------------------------------------------------------------
+
+    async def stats(self) -> "Later":
+        """Counters and peers."""
+        return await self._written(Snapshot.stats)
+
+    async def peers(self) -> "Later":
+        """The peers alone."""
+        return await self._written(Snapshot.all_peers)
+
+    async def metrics(self) -> "Later":
+        """For Prometheus."""
+        from dstack_vpn.wiring.metrics import gather
+
+        seen = await self._node.glance.look()
+        return gather(self, self._node, take(self._node, self.relay, seen))
+
+    async def peer(self, node_id: str) -> dict[str, Any] | None:
+        """A node, whether it is a peer or not, and what has happened to it lately."""
+        decision = self._decide(node_id)
+        if decision.node is None:
+            return None
+        snapshot, key = take(self._node, self.relay, await self._node.glance.look()), decision.node.public_key
+        shown = snapshot.peer(key) if isinstance(key, PublicKey) and key in snapshot.peers else None
         return {
-            "version": __version__,
-            "started": facts.started,
-            "node_id": members.own_node_id if own is None else str(own.node_id),
-            "token": None if own is None else own.token_id,
-            "public_key": str(members.own_key),
-            "addresses": [] if own is None else sorted(members.addresses.allowed_ips(own.token_id)),
-            "interface": node.tunnel.name,
-            "device_restarts": max(node.tunnel.restarts, 0),
-            "chain": {
-                "endpoint": facts.endpoint,
-                "head": facts.head,
-                "head_seen": facts.head_seen,
-                "synced": facts.synced,
-                "stale": facts.stale,
-                "events": state.events,
-                "reorgs": state.reorgs,
-                "audits": state.audits,
-            },
-            "tokens": len(members.follower.registry.nodes),
-            "relay": None if self.relay is None else self.relay.snapshot() | asdict(self.relay.counters),
-            "peers": [self._peer(key) for key in members.membership.peers],
-            "changes_applied": node.reconciler.applied,
-            "changes_rolled_back": node.reconciler.failed,
-            "event_to_peer_ms": _percentiles(node.reconciler.latencies),
-            "facts": asdict(facts),
+            "decision": self._shown(decision),
+            "peer": shown,
+            "history": self._history(node_id, decision.node.token_id),
         }
 
-    def metrics(self) -> tuple[str, bytes]:
-        """For Prometheus: a content type and a body."""
-        from dstack_vpn.wiring.metrics import exposition
+    async def _written(self, write: Callable[[Snapshot], dict[str, Any]]) -> "Later":
+        from dstack_vpn.adapters.web.documents import to_json
 
-        return exposition(self._node, self._way, self.relay)
+        snapshot = take(self._node, self.relay, await self._node.glance.look())
+        return lambda: to_json(write(snapshot))
 
-    def _way(self, key: PublicKey) -> dict[str, Any]:
-        """How a peer is reached; one that calls by our relay is heard from this machine."""
-        way, state = self._node.transports.describe(key), self._node.peers_seen.get(key)
-        calls = state is not None and state.endpoint is not None and state.endpoint.is_loopback
-        if way["relay"] is None and calls and self.relay is not None:
-            way["transport"] = self.relay.listen.scheme
-        return way
+    def _history(self, node_id: str, token: int) -> list[dict[str, Any]]:
+        feed = self._node.journal
+        found = [
+            {"id": f"{feed.epoch}-{entry.number}", "at": entry.at, **plain(entry.what)}
+            for entry in feed.latest()
+            if getattr(entry.what, "token", None) == token or getattr(entry.what, "node", None) == node_id
+        ]
+        return found[-_HISTORY:]
 
-    def _peer(self, key: PublicKey) -> dict[str, Any]:
-        node = self._node
-        members = node.tunnel.members
-        peer, token = members.membership.peers[key], members.membership.tokens[key]
-        state, entry = node.peers_seen.get(key), members.follower.registry.get(token)
-        seen_at = peer.endpoint if state is None or state.endpoint is None else state.endpoint
+    # -- questions ------------------------------------------------------------------------------------
+
+    def decide(self, subject: "str | PublicKey | Address") -> dict[str, Any]:
+        """A decision of access control, and whether WireGuard is to have that peer."""
+        return self._shown(self._decide(subject))
+
+    def whois(self, address: "Address") -> dict[str, Any] | None:
+        """The member behind a tunnel address, ourselves included."""
+        decision = self._decide(address)
+        node, own = decision.node, decision.reason is Reason.OWN_KEY
+        if node is None or not isinstance(node.public_key, PublicKey) or not isinstance(node.node_id, str):
+            return None
+        if not own and self._node.tunnel.members.membership.tokens.get(node.public_key) != node.token_id:
+            return None
         return {
-            "node_id": None if entry is None else str(entry.node_id),
-            "token": token,
-            "owner": None if entry is None else entry.owner,
-            "public_key": str(key),
-            "addresses": sorted(peer.allowed_ips),
-            "endpoint": None if seen_at is None else str(seen_at),
-            **self._way(key),
-            "last_handshake": None if state is None else state.last_handshake or None,
-            "rx_bytes": None if state is None else state.rx_bytes,
-            "tx_bytes": None if state is None else state.tx_bytes,
+            "ip": str(address),
+            "token": node.token_id,
+            "node": node.node_id,
+            "owner": node.owner,
+            "public_key": str(node.public_key),
+            "self": own,
+        }
+
+    def is_ours(self, address: "Address") -> bool:
+        """Whether that is an address of the tunnel's networks."""
+        plan = self._node.tunnel.members.addresses
+        return address in (plan.ipv4 if address.version == 4 else plan.ipv6)
+
+    def is_member(self, address: "Address") -> bool:
+        """Whether a member of the network has that tunnel address."""
+        return self.whois(address) is not None
+
+    def _decide(self, subject: "str | PublicKey | Address") -> Decision:
+        members = self._node.tunnel.members
+        now = members.clock.now()
+        if isinstance(subject, PublicKey) or (
+            isinstance(subject, str) and members.follower.registry.with_node_id(subject)
+        ):
+            return members.access.decide(subject, now)
+        if isinstance(subject, str):
+            return _NOBODY  # and no address, whatever it looks like
+        # By the number, not by the text: a node id may look like an address.
+        token = members.addresses.token_at(str(subject))
+        return _NOBODY if token is None else members.access.decide(token, now)
+
+    def _shown(self, decision: Decision) -> dict[str, Any]:
+        node = decision.node
+        tokens = self._node.tunnel.members.membership.tokens
+        key = None if node is None or not isinstance(node.public_key, PublicKey) else node.public_key
+        return {
+            "granted": decision.granted,
+            "reason": decision.reason.value,
+            "detail": decision.detail,
+            "peer": node is not None and key is not None and tokens.get(key) == node.token_id,
+            "token": None if node is None else node.token_id,
+            "node": None if node is None or not isinstance(node.node_id, str) else node.node_id,
+            "owner": None if node is None else node.owner,
+            "public_key": None if key is None else str(key),
         }
 
 
-def _percentiles(seconds: Collection[float]) -> dict[str, float] | None:
-    if len(seconds) < 2:
-        return None
-    cuts = quantiles(seconds, n=100, method="inclusive")
-    return {"p50": round(cuts[49] * 1000, 3), "p99": round(cuts[98] * 1000, 3)}
+_NOBODY: Final = Decision(granted=False, reason=Reason.UNKNOWN)

@@ -9,10 +9,10 @@ import itertools
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from dstack_vpn.adapters.chain.jsonrpc import Json, Request
+from dstack_vpn.adapters.chain.tally import Calls, MethodStats
 from dstack_vpn.adapters.chain.transport import Outcome, Transport
 from dstack_vpn.core.backoff import full_jitter
 from dstack_vpn.errors import CallRevertedError, ChainError, RetryError
@@ -28,28 +28,19 @@ _BASE: Final = 0.1
 _CAP: Final = 2.0
 
 
-@dataclass(slots=True)
-class MethodStats:
-    """What one RPC method cost so far."""
-
-    count: int = 0
-    errors: int = 0
-    seconds: float = 0.0
-    """The sum of the latencies; a batch's latency is counted once for each of its calls."""
-
-
 class Caller:
     """Makes calls over a transport; ``stats`` holds what each method came to."""
 
     def __init__(
         self,
         transport: Transport,
+        stats: Calls | None = None,
         *,
         monotonic: Callable[[], float] = time.monotonic,
         draw: Callable[[], float] = random.random,
     ) -> None:
         self.transport = transport
-        self._stats: dict[str, MethodStats] = {}
+        self._stats: Calls = {} if stats is None else stats
         self._ids = itertools.count(1)
         self._monotonic = monotonic
         self._draw = draw
@@ -116,6 +107,5 @@ class Caller:
     def _count(self, requests: Sequence[Request], found: Sequence[Outcome], seconds: float) -> None:
         for request, answer in zip(requests, found, strict=True):
             stats = self._stats.setdefault(request.method, MethodStats())
-            stats.count += 1
             stats.errors += isinstance(answer, ChainError)
-            stats.seconds += seconds
+            stats.latencies.observe(seconds)

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Final
 
+from dstack_vpn.adapters.chain.tally import Calls
+
 _START: Final = 10_000
 _LARGEST: Final = 100_000
 _PATIENCE: Final = 16
@@ -45,3 +47,5 @@ class EndpointMemory:
     """The contract's first block, once it was looked for."""
     multicall: bool | None = None
     """Whether its chain has Multicall3; None: not looked for yet."""
+    calls: Calls = field(default_factory=dict)
+    """What its calls have cost."""

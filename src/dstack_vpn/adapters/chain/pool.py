@@ -18,6 +18,7 @@ import structlog
 from dstack_vpn.adapters.chain.identity import Target
 from dstack_vpn.adapters.chain.memory import EndpointMemory
 from dstack_vpn.adapters.chain.session import SessionSettings, open_session
+from dstack_vpn.adapters.chain.tally import Calls
 from dstack_vpn.adapters.chain.url import RpcUrl
 from dstack_vpn.core.backoff import Backoff
 from dstack_vpn.core.model import Address
@@ -69,6 +70,10 @@ class RpcPool:
         if not urls:
             raise FormatError("no RPC URL is configured")
         self._endpoints = [_Endpoint(RpcUrl.parse(url)) for url in urls]
+        self.calls: dict[str, Calls] = {}
+        """What calls have cost, by endpoint; endpoints that differ only in what is secret share a name."""
+        for endpoint in self._endpoints:
+            endpoint.memory.calls = self.calls.setdefault(endpoint.url.name, endpoint.memory.calls)
         self._target = Target(contract.lower(), chain_id, genesis_hash, abi)
         self._settings = SessionSettings(block_time, poll_interval, start_block, monotonic, draw)
         self._sleep = sleep

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 
-from dstack_vpn.adapters.chain.caller import Caller, MethodStats
+from dstack_vpn.adapters.chain.caller import Caller
 from dstack_vpn.adapters.chain.deployment import find_first_block
 from dstack_vpn.adapters.chain.faults import UnknownBlockError
 from dstack_vpn.adapters.chain.feed import Stream, poll
@@ -20,6 +20,7 @@ from dstack_vpn.adapters.chain.identity import Target, identify
 from dstack_vpn.adapters.chain.logs import LogReader, fetch_block, fetch_range
 from dstack_vpn.adapters.chain.memory import EndpointMemory
 from dstack_vpn.adapters.chain.state import StateReader
+from dstack_vpn.adapters.chain.tally import MethodStats
 from dstack_vpn.adapters.chain.transport import Transport
 from dstack_vpn.adapters.chain.url import RpcUrl
 from dstack_vpn.adapters.chain.watchdog import HeadWatch
@@ -69,7 +70,7 @@ class RpcSession:
 
     @property
     def stats(self) -> Mapping[str, MethodStats]:
-        """Calls, errors and seconds by RPC method, of this session."""
+        """Calls, errors and latencies by RPC method, of all sessions with this endpoint."""
         return self._caller.stats
 
     def facts(self) -> AsyncIterator[ChainFact]:
@@ -156,6 +157,6 @@ async def open_session(
 ) -> AsyncIterator[RpcSession]:
     """Connect and check. Raises `EndpointError`, `RetryError` or `WrongChainError`."""
     async with open_transport(url) as transport:
-        caller = Caller(transport, monotonic=settings.monotonic, draw=settings.draw)
+        caller = Caller(transport, memory.calls, monotonic=settings.monotonic, draw=settings.draw)
         identity, abi = await identify(caller, target)
         yield RpcSession(caller, identity, abi, memory, settings)

@@ -42,6 +42,8 @@ class FileArchive:
         self._backups = state_dir / "backups"
         self._pin = state_dir / "pinned.conf"
         self._last: str | None = None
+        self.written = 0
+        """Backups since the start."""
 
     async def write(self, text: str) -> None:
         """See `ports.ConfigArchive.write`."""
@@ -110,6 +112,7 @@ class FileArchive:
         now = time.time_ns()
         stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(now // 10**9))
         write_private(self._backups / f"{stamp}.{now // 10**6 % 1000:03}Z.conf", text)
+        self.written += 1
         for old in self.list()[KEEP:]:
             old.path.unlink()
 

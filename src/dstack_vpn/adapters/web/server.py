@@ -1,117 +1,287 @@
-"""The HTTP endpoint: is it alive, is it ready, is it well, what has it done.
+"""The HTTP server: what is common to a node's API and a relay's.
 
-    /live     200 while the daemon answers
+    /live     200 while the process answers
     /ready    200 when the tunnel carries the registry's members, else 503
-    /health   every component with its reason; 200, or 503 when a person should look
-    /stats    counters and peers, for `dstack-vpn status` and for people
-    /peers    the peers alone: who they are, how they are reached, what they carried
+    /health   every component with its reason and since when; 200, or 503 when a person should look
+    /stats    counters, for `dstack-vpn status` and for people
     /metrics  the same for Prometheus, where the view has it
 
-It answers GET only, and tells no secret: what it shows is made from `View`.
+A node adds `api` and `page`. It answers GET only, tells no secret, and is bounded: connections and their
+patience (`connections`), requests by client (`limits`), heads by aiohttp, who may ask (`access`).
 """
 
 import asyncio
-from collections.abc import Callable
+import logging
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import asdict
-from typing import Any, Protocol
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 
 import structlog
 from aiohttp import web
 
+from dstack_vpn.adapters.web.access import Policy, peer_of
+from dstack_vpn.adapters.web.client import same_client
+from dstack_vpn.adapters.web.connections import Connections
+from dstack_vpn.adapters.web.documents import Document, Later, to_json
+from dstack_vpn.adapters.web.limits import LONGEST, Limiter
 from dstack_vpn.core.health import Health
 from dstack_vpn.errors import DstackVpnError
 
 _log = structlog.get_logger(component="web")
 
+Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+OPEN: Final = frozenset({"/live", "/ready", "/health"})
+"""Paths that anybody may ask for."""
+DEADLINE: Final = 10.0
+"""Seconds for an answer, but for streams."""
+_LINE, _FIELD, _FIELDS = 8190, 8190, 64
+"""The longest request line and header field, and the most fields."""
+_HEADERS: Final = {
+    "Cache-Control": "no-store",
+    "X-Content-Type-Options": "nosniff",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "Server": "dstack-vpn",
+}
+
 
 class View(Protocol):
-    """What can be seen of a node."""
+    """What can be seen of a process."""
 
     def health(self) -> Health:
         """The verdict now."""
 
     def stats(self) -> dict[str, Any]:
-        """Counters and peers, as JSON can hold them."""
+        """Counters, as JSON can hold them."""
+
+    def metrics(self) -> tuple[str, bytes]:
+        """For Prometheus: a content type and a body."""
+
+
+class Route(NamedTuple):
+    """A path and what answers it."""
+
+    path: str
+    handler: Handler
+    method: str = "GET"
+    """``*`` for all."""
+
+
+class Part(Protocol):
+    """Adds something to a server."""
+
+    open_paths: frozenset[str]
+    slow_paths: frozenset[str]
+    """Paths whose answers may take as long as they like."""
+
+    def routes(self) -> Iterable[Route]:
+        """What it answers."""
+
+    async def close(self) -> None:
+        """The server ends."""
 
 
 class HealthServer:
     """Serves a view over HTTP."""
 
     def __init__(
-        self, view: View, host: str, port: int, metrics: Callable[[], tuple[str, bytes]] | None = None
+        self, host: str, port: int, policy: Policy, health: Callable[[], Health], parts: Iterable[Part] = ()
     ) -> None:
-        """``metrics`` gives a content type and a body."""
-        self._view, self._host, self._port, self._metrics = view, host, port, metrics
+        self._address, self._policy, self._health = (host, port), policy, health
+        self._parts = tuple(parts)
+        self._open = OPEN.union(*(part.open_paths for part in self._parts))
+        self._slow = frozenset[str]().union(*(part.slow_paths for part in self._parts))
+        self._limiter = Limiter(time.monotonic)
+        self.connections = Connections()
+        self.answers: Counter[int] = Counter()
+        """Answers by status."""
 
     async def run(self) -> None:
         """Serve until cancelled; raises `DstackVpnError` where the port can't be had."""
-        app = web.Application(client_max_size=1024)
-        for path, handler in self._routes().items():
-            app.router.add_get(path, _plain(handler))
-        if self._metrics is not None:
-            app.router.add_get("/metrics", self._scrape)
-        runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
+        app = web.Application(client_max_size=1024, middlewares=[self._bounded])
+        app.on_response_prepare.append(_headers)
+        for path, handler, method in (*self._own(), *(r for part in self._parts for r in part.routes())):
+            if method == "GET":
+                app.router.add_get(path, handler, allow_head=path not in self._slow)
+            else:
+                app.router.add_route(method, path, handler)
+        runner = web.AppRunner(
+            app,
+            access_log=None,
+            logger=_quiet(),
+            handle_signals=False,
+            shutdown_timeout=1.0,
+            keepalive_timeout=self.connections.patience,
+            lingering_time=1.0,
+            read_bufsize=16 * 1024,
+            max_line_size=_LINE,
+            max_field_size=_FIELD,
+            max_headers=_FIELDS,
+        )
         await runner.setup()
+        server = None
         try:
-            await self._bind(runner)
+            server = await self._listen(runner)
             await asyncio.Event().wait()
         finally:
+            if server is not None:
+                server.close()
+            for part in self._parts:
+                await part.close()
             await runner.cleanup()
 
-    async def _bind(self, runner: web.AppRunner) -> None:
+    async def _listen(self, runner: web.AppRunner) -> asyncio.Server:
+        host, port = self._address
+        assert runner.server is not None
         try:
-            await web.TCPSite(runner, self._host, self._port).start()
+            server = await asyncio.get_running_loop().create_server(
+                self.connections.guard(runner.server), host, port, backlog=128
+            )
         except OSError as error:
             raise DstackVpnError(
-                f"HEALTH_CHECK_HOST and HEALTH_CHECK_PORT: can't listen on {self._host}:{self._port}: "
+                f"HEALTH_CHECK_HOST and HEALTH_CHECK_PORT: can't listen on {host}:{port}: "
                 f"{error.strerror}. Choose another port, or HEALTH_CHECK_PORT=0 to do without"
             ) from error
-        _log.info("web.listening", host=self._host, port=self._port)
+        _log.info("web.listening", host=host, port=port)
+        return server
 
-    def _routes(self) -> dict[str, Callable[[], tuple[int, dict[str, Any]]]]:
-        return {
-            "/live": self._live,
-            "/ready": self._ready,
-            "/health": self._health,
-            "/stats": self._stats,
-            "/peers": self._peers,
-        }
+    # -- every request --------------------------------------------------------------------------------
 
-    async def _scrape(self, _: web.Request) -> web.Response:
-        assert self._metrics is not None
-        content_type, body = self._metrics()
-        return web.Response(body=body, headers={"Content-Type": content_type, "Cache-Control": "no-store"})
+    @web.middleware
+    async def _bounded(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        transport = request.transport
+        self.connections.busy(transport)
+        try:
+            answer = await self._answer(request, handler)
+        finally:
+            self.connections.idle(transport)
+        self.answers[answer.status] += 1
+        return answer
 
-    def _live(self) -> tuple[int, dict[str, Any]]:
-        return 200, {"live": True}
+    async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        peer = peer_of(request)
+        wait = self._limiter.take("?" if peer is None else same_client(peer))
+        if wait is None:
+            await asyncio.sleep(LONGEST)
+            return problem(429, "too many requests", {"Retry-After": "1"})
+        if wait:
+            await asyncio.sleep(wait)
+        if refusal := self._policy.judge(request, is_open=request.path in self._open):
+            more = {"WWW-Authenticate": 'Bearer realm="dstack-vpn"'} if refusal.status == 401 else {}
+            return problem(refusal.status, refusal.reason, more)
+        if request.can_read_body:
+            return problem(413, "a request here has no body")
+        return await self._carefully(request, handler)
 
-    def _ready(self) -> tuple[int, dict[str, Any]]:
-        ready = self._view.health().ready
-        return (200 if ready else 503), {"ready": ready}
+    async def _carefully(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Answer in time, and in our form; a bug in one answer is no reason for a node to end."""
+        try:
+            if request.path in self._slow:
+                return await handler(request)
+            async with asyncio.timeout(DEADLINE):
+                return await handler(request)
+        except web.HTTPMethodNotAllowed as error:
+            return problem(
+                405, "only GET is answered here", {"Allow": ", ".join(sorted(error.allowed_methods))}
+            )
+        except web.HTTPException as error:
+            return problem(error.status, error.reason)
+        except TimeoutError:
+            return problem(503, "that took too long", {"Retry-After": "5"})
+        except DstackVpnError as error:
+            return problem(400, str(error))
+        except Exception as error:  # noqa: BLE001 - see above
+            _log.error("web.failed", path=request.path, problem=f"{type(error).__name__}: {error}")
+            return problem(500, "this should not have happened: the log says more")
 
-    def _health(self) -> tuple[int, dict[str, Any]]:
-        health = self._view.health()
+    # -- what everybody has ---------------------------------------------------------------------------
+
+    def _own(self) -> Iterable[Route]:
+        return Route("/live", self._live), Route("/ready", self._ready), Route("/health", self._well)
+
+    async def _live(self, _: web.Request) -> web.Response:
+        return answer({"live": True})
+
+    async def _ready(self, _: web.Request) -> web.Response:
+        ready = self._health().ready
+        return answer({"ready": ready}, 200 if ready else 503)
+
+    async def _well(self, _: web.Request) -> web.Response:
+        health = self._health()
         body = {
             "status": health.status,
             "ready": health.ready,
             "components": [asdict(component) for component in health.components],
         }
-        return (200 if health.healthy else 503), body
-
-    def _stats(self) -> tuple[int, dict[str, Any]]:
-        return 200, self._view.stats()
-
-    def _peers(self) -> tuple[int, dict[str, Any]]:
-        stats = self._view.stats()
-        if "peers" not in stats:
-            return 404, {"error": "a relay has no peers: see /stats"}
-        return 200, {"peers": stats["peers"]}
+        return answer(body, 200 if health.healthy else 503)
 
 
-def _plain(answer: Callable[[], tuple[int, dict[str, Any]]]) -> Callable[[web.Request], Any]:
+class Documents:
+    """Implements `Part` with documents that are made aside."""
+
+    open_paths = slow_paths = frozenset[str]()
+
+    def __init__(self, documents: dict[str, Callable[[], Awaitable[Later]]]) -> None:
+        self._documents = {path: Document(gather) for path, gather in documents.items()}
+
+    def routes(self) -> Iterable[Route]:
+        """See `Part.routes`."""
+        return (Route(path, _handing_out(document)) for path, document in self._documents.items())
+
+    async def close(self) -> None:
+        """See `Part.close`."""
+
+
+def of_view(view: View) -> Documents:
+    """What a view shows, for a process that has nothing else."""
+
+    async def stats() -> Later:
+        shown = view.stats()
+        return lambda: to_json(shown)
+
+    async def metrics() -> Later:
+        shown = view.metrics()
+        return lambda: shown
+
+    return Documents({"/stats": stats, "/metrics": metrics})
+
+
+def _handing_out(document: Document) -> Handler:
     async def handle(_: web.Request) -> web.Response:
-        status, body = answer()
-        headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
-        return web.json_response(body, status=status, headers=headers)
+        content_type, body = await document.get()
+        return web.Response(body=body, headers={"Content-Type": content_type})
 
     return handle
+
+
+def answer(
+    body: Any,  # noqa: ANN401 - what JSON can hold
+    status: int = 200,
+    headers: Mapping[str, str] = MappingProxyType({}),
+) -> web.Response:
+    """An answer in JSON."""
+    content_type, text = to_json(body)
+    return web.Response(body=text, status=status, headers={**headers, "Content-Type": content_type})
+
+
+def problem(status: int, reason: str, headers: Mapping[str, str] = MappingProxyType({})) -> web.Response:
+    """An answer that says why there is no other."""
+    return answer({"error": reason}, status, headers)
+
+
+def _quiet() -> logging.Logger:
+    """What aiohttp logs to: it has a traceback for every malformed request, which anybody can send."""
+    logger = logging.getLogger("dstack_vpn.web")
+    logger.setLevel(logging.CRITICAL + 1)
+    return logger
+
+
+async def _headers(_: web.Request, response: web.StreamResponse) -> None:
+    for name, value in _HEADERS.items():
+        response.headers.setdefault(name, value)
+    response.headers["Server"] = _HEADERS["Server"]

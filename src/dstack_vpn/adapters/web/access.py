@@ -1,0 +1,104 @@
+"""Who may ask for what.
+
+Three things let a request in: a path that is open to all, the token, or the address that it comes from, where
+the operator allows that. An address counts only if the request has come straight from there (no proxy has
+touched it) and names this machine in ``Host`` as no foreign web page could.
+"""
+
+import hmac
+import ipaddress
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from aiohttp import web
+
+from dstack_vpn.adapters.web.client import MARKS, Address, Network, is_plain_host, parse_address
+from dstack_vpn.errors import FormatError
+
+FORWARD_AUTH: Final = "/auth"
+_LOOPBACK: Final[tuple[Network, ...]] = (
+    ipaddress.IPv4Network("127.0.0.0/8"),
+    ipaddress.IPv6Network("::1/128"),
+)
+
+_WRONG: Final = "give the API token: 'Authorization: Bearer …' (API_TOKEN_FILE has it)"
+_CLOSED: Final = (
+    "this is open to the daemon's own machine only (API_OPEN_TO): set API_TOKEN_FILE, and give that token"
+)
+_REBOUND: Final = (
+    "ask for this by an IP address, by localhost, or with the API token: 'Host' names somebody else"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a request is not answered."""
+
+    status: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What the operator allows."""
+
+    token: str | None = field(default=None, repr=False)
+    loopback: bool = True
+    """Whether this machine may ask without the token."""
+    vpn: bool = False
+    """Whether members of the network may, by their tunnel addresses."""
+    proxies: tuple[Network, ...] = _LOOPBACK
+    """Whose word on their clients is taken, and who may use forward-auth without the token."""
+    suffix: str | None = None
+    """The zone of the network's own names."""
+    is_member: Callable[[Address], bool] = field(default=lambda address: False)
+
+    def judge(self, request: web.Request, *, is_open: bool) -> Refusal | None:
+        """Why a request is not to be answered; None where it is."""
+        peer = peer_of(request)
+        if is_open:
+            rebound = peer is not None and peer.is_loopback and not self._is_plain(request)
+            return Refusal(421, _REBOUND) if rebound and not self._by_proxy(request) else None
+        if f"{request.path}/".startswith(f"{FORWARD_AUTH}/") and peer is not None and self.trusts(peer):
+            return None  # the proxy passes its client's Authorization on, which is none of ours
+        if self._has_token(request):
+            return None
+        if peer is None or not self._open_to(peer, request) or self._by_proxy(request):
+            return Refusal(401, _CLOSED if self.token is None else _WRONG)
+        return None if self._is_plain(request) else Refusal(421, _REBOUND)
+
+    def _is_plain(self, request: web.Request) -> bool:
+        return is_plain_host(request.headers.get("Host"), self.suffix)
+
+    def trusts(self, peer: Address) -> bool:
+        """Whether that is a proxy of ours."""
+        return any(peer in network for network in self.proxies if network.version == peer.version)
+
+    def _open_to(self, peer: Address, request: web.Request) -> bool:
+        # This machine reaches an address of its own from that very address, as nobody else can.
+        local = peer.is_loopback or peer == _address_of(request, "sockname")
+        return (self.loopback and local) or (self.vpn and self.is_member(peer))
+
+    @staticmethod
+    def _by_proxy(request: web.Request) -> bool:
+        return any(mark in request.headers for mark in MARKS)
+
+    def _has_token(self, request: web.Request) -> bool:
+        scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+        if self.token is None or scheme.lower() != "bearer":
+            return False
+        return hmac.compare_digest(given.strip().encode("utf-8", "replace"), self.token.encode())
+
+
+def peer_of(request: web.Request) -> Address | None:
+    """The address at the other end of the connection."""
+    return _address_of(request, "peername")
+
+
+def _address_of(request: web.Request, end: str) -> Address | None:
+    found = None if request.transport is None else request.transport.get_extra_info(end)
+    try:
+        return None if not found else parse_address(found[0])
+    except FormatError:
+        return None

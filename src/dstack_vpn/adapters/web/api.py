@@ -1,0 +1,177 @@
+"""A node's API: peers, decisions, who is who, what happens. `openapi` describes it."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, Protocol
+
+from aiohttp import web
+from multidict import MultiDict, MultiMapping
+
+from dstack_vpn.adapters.web.access import FORWARD_AUTH, Policy, peer_of
+from dstack_vpn.adapters.web.client import Address, forwarded_client, parse_address
+from dstack_vpn.adapters.web.documents import Later
+from dstack_vpn.adapters.web.openapi import MOST_NAMES, document
+from dstack_vpn.adapters.web.server import Documents, Route, answer, problem
+from dstack_vpn.adapters.web.stream import Feed, Streams
+from dstack_vpn.core.keys import PublicKey
+from dstack_vpn.core.model import parse_node_id
+from dstack_vpn.errors import FormatError
+
+_MOST_WAIT: Final = 86_400
+_MOST_BACKLOG: Final = 4096
+
+
+class NodeView(Protocol):
+    """What can be asked about a node; implemented by `wiring.view.NodeView`."""
+
+    @property
+    def feed(self) -> Feed:
+        """What happens."""
+
+    @property
+    def version(self) -> Mapping[str, Any]:
+        """What runs."""
+
+    async def stats(self) -> Later:
+        """Everything."""
+
+    async def peers(self) -> Later:
+        """The peers."""
+
+    async def metrics(self) -> Later:
+        """For Prometheus."""
+
+    async def peer(self, node_id: str) -> dict[str, Any] | None:
+        """One node with its history; None where the registry has no such node."""
+
+    def decide(self, subject: str | PublicKey | Address) -> dict[str, Any]:
+        """Whether a node id, a key or a tunnel address is on the network, and why."""
+
+    def whois(self, address: Address) -> dict[str, Any] | None:
+        """Which member is behind a tunnel address; None where none is."""
+
+    def is_ours(self, address: Address) -> bool:
+        """Whether that is a tunnel address at all."""
+
+
+class Api:
+    """Implements `server.Part`."""
+
+    open_paths = frozenset[str]()
+    slow_paths = frozenset({"/events"})
+
+    def __init__(self, view: NodeView, policy: Policy) -> None:
+        self._view, self._policy = view, policy
+        self.streams = Streams(view.feed)
+        self._documents = Documents({"/stats": view.stats, "/peers": view.peers, "/metrics": view.metrics})
+        self._openapi = document(str(view.version["version"]))
+
+    def routes(self) -> Iterable[Route]:
+        """See `server.Part.routes`."""
+        return (
+            Route("/peers/{node}", self._peer),
+            Route("/decisions", self._decisions),
+            Route("/whois", self._whois),
+            Route(FORWARD_AUTH, self._auth),
+            # Envoy asks with its client's own method and path, behind a prefix.
+            Route(FORWARD_AUTH + "/{path:.*}", self._auth, "*"),
+            Route("/events", self._events),
+            Route("/version", self._version),
+            Route("/openapi.json", self._describe),
+            *self._documents.routes(),
+        )
+
+    async def close(self) -> None:
+        """See `server.Part.close`."""
+        await self.streams.close()
+
+    async def _peer(self, request: web.Request) -> web.Response:
+        found = await self._view.peer(parse_node_id(request.match_info["node"]))
+        return problem(404, "the registry has no such node") if found is None else answer(found)
+
+    async def _decisions(self, request: web.Request) -> web.Response:
+        given = _known(request.query, "node", "key", "ip")
+        if len(given) != 1:
+            raise FormatError("ask for one of node, key and ip")
+        ((name, text),) = given.items()
+        subject: str | PublicKey | Address
+        if name == "node":
+            subject = parse_node_id(text)
+        else:
+            subject = PublicKey.parse(text) if name == "key" else parse_address(text)
+        return answer(self._view.decide(subject))
+
+    async def _whois(self, request: web.Request) -> web.Response:
+        given = _known(request.query, "ip")
+        if "ip" not in given:
+            raise FormatError("ask with ip=, a tunnel address")
+        found = self._view.whois(parse_address(given["ip"]))
+        return problem(404, "no member is behind that address") if found is None else answer(found)
+
+    async def _auth(self, request: web.Request) -> web.Response:
+        """Tell a reverse proxy who its client is: 200 and headers, 401 for strangers, 403 for the others."""
+        # Behind a prefix the query is the client's, which has no say in this.
+        asked = request.query if request.path == FORWARD_AUTH else MultiDict[str]()
+        allowed = {name: asked.getall(name, []) for name in ("node", "owner")}
+        headers = request.headers
+        if asked.keys() - allowed.keys() or any(len(x) > MOST_NAMES for x in allowed.values()):
+            return problem(403, "forward-auth knows node= and owner=, up to 32 of each")
+        if (peer := peer_of(request)) is None:
+            return problem(401, "the connection has no address")
+        try:
+            forwarded, real = headers.getall("X-Forwarded-For", []), headers.getall("X-Real-IP", [])
+            client = forwarded_client(peer, forwarded, real, self._policy.proxies)
+        except FormatError as error:
+            return problem(401, str(error))
+        found = self._view.whois(client)
+        if found is None:
+            ours = self._view.is_ours(client)
+            return problem(403 if ours else 401, "no member of the network is behind the client's address")
+        owners = [owner.lower() for owner in allowed["owner"]]
+        if any(allowed.values()) and found["node"] not in allowed["node"] and found["owner"] not in owners:
+            return problem(403, "another member of the network is behind the client's address")
+        return answer(found, headers=_identity(found))
+
+    async def _events(self, request: web.Request) -> web.StreamResponse:
+        given = _known(request.query, "backlog", "wait", "last_event_id")
+        last_id = request.headers.get("Last-Event-ID") or given.get("last_event_id", "")
+        backlog = _number(given, "backlog", _MOST_BACKLOG) or 0
+        wait = _number(given, "wait", _MOST_WAIT)
+        if self.streams.is_full:
+            return problem(503, "too many are reading events already", {"Retry-After": "10"})
+        return await self.streams.serve(request, last_id=last_id, backlog=backlog, wait=wait)
+
+    async def _version(self, _: web.Request) -> web.Response:
+        return answer(self._view.version)
+
+    async def _describe(self, _: web.Request) -> web.Response:
+        return answer(self._openapi)
+
+
+def _identity(found: Mapping[str, Any]) -> dict[str, str]:
+    """Who it is, for the application behind the proxy; a node id is a word of 63 harmless characters."""
+    return {
+        "Remote-User": found["node"],
+        "X-Vpn-Node": found["node"],
+        "X-Vpn-Owner": found["owner"],
+        "X-Vpn-Token": str(found["token"]),
+        "X-Vpn-Key": found["public_key"],
+        "X-Vpn-Address": found["ip"],
+    }
+
+
+def _known(query: MultiMapping[str], *names: str) -> dict[str, str]:
+    """The parameters, each once at most; raises `FormatError` for others."""
+    if strange := query.keys() - set(names):
+        raise FormatError(f"no such parameter: {min(strange)!r:.40}; there are {', '.join(names)}")
+    if any(len(query.getall(name)) > 1 for name in query):
+        raise FormatError("each parameter can be given once")
+    return dict(query)
+
+
+def _number(given: Mapping[str, str], name: str, most: int) -> int | None:
+    text = given.get(name)
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) <= most):
+        raise FormatError(f"{name}: expected a number from 0 to {most}")
+    return int(text)

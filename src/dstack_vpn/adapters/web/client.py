@@ -1,0 +1,93 @@
+"""Who asks: the address behind a connection, and behind a proxy's request.
+
+A header is believed only where the operator trusts the one who sent it. ``X-Forwarded-For`` is read from its
+end: each proxy adds whom it heard from, so what stands before the first address that is no proxy of ours may
+have been made up by the client. ``X-Real-IP`` is not needed, but where a proxy sends it, too, it has to say
+the same: a proxy that sets one of the two passes the client's own version of the other on.
+"""
+
+import ipaddress
+from collections.abc import Sequence
+from typing import Final, TypeAlias
+
+from dstack_vpn.errors import FormatError
+
+Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
+Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+MARKS: Final = ("Forwarded", "X-Forwarded-For", "X-Real-IP", "Via")
+"""Headers by which a request that has come through a proxy can be told."""
+_HOPS: Final = 16
+
+
+def parse_address(text: str) -> Address:
+    """An address in any usual notation; one of IPv4 stays so inside of IPv6. Raises `FormatError`."""
+    try:
+        address = ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        raise FormatError("not an IP address") from None
+    return getattr(address, "ipv4_mapped", None) or address
+
+
+def same_client(address: Address) -> str:
+    """What counts as one client: an address, or for IPv6 a /64, which one machine may have all of."""
+    if address.version == 4:
+        return str(address)
+    return str(ipaddress.IPv6Network((int(address) >> 64 << 64, 64)))
+
+
+def forwarded_client(
+    peer: Address, forwarded: Sequence[str], real: Sequence[str], proxies: Sequence[Network]
+) -> Address:
+    """Whom a request comes from that ``peer`` has sent; raises `FormatError` where that can't be told.
+
+    ``forwarded`` and ``real`` are the values of all ``X-Forwarded-For`` and ``X-Real-IP`` headers. From
+    anybody but a proxy they mean nothing.
+    """
+    if not _is_proxy(peer, proxies):
+        return peer
+    hops = [hop.strip() for value in forwarded for hop in value.split(",")]
+    if len(hops) > _HOPS:
+        raise FormatError("X-Forwarded-For: too long")
+    client = next((a for a in map(_hop, reversed(hops)) if not _is_proxy(a, proxies)), None)
+    claims = {_hop(value.strip()) for value in real}
+    if client is None and len(claims) == 1:
+        client = claims.pop()
+    elif claims - {client}:
+        raise FormatError("X-Real-IP and X-Forwarded-For disagree: have the proxy set both, or clear one")
+    if client is None:
+        raise FormatError("no X-Forwarded-For from the proxy: it has to say who its client is")
+    return client
+
+
+def _hop(text: str) -> Address:
+    """One entry, which some proxies write with a port."""
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
+    try:
+        return parse_address(text)
+    except FormatError:
+        raise FormatError("X-Forwarded-For: not an IP address") from None
+
+
+def _is_proxy(address: Address, proxies: Sequence[Network]) -> bool:
+    return any(address in network for network in proxies if network.version == address.version)
+
+
+def is_plain_host(host: str | None, suffix: str | None = None) -> bool:
+    """Whether a ``Host`` header names this machine as no foreign page's name can; ``suffix`` is our own zone.
+
+    A page may have its own name resolve to a loopback or tunnel address (DNS rebinding) and then read what
+    is open there; the name in ``Host`` stays its own.
+    """
+    if host is None:
+        return True
+    name = host.rpartition(":")[0] if host.count(":") == 1 or "]" in host.rpartition(":")[0] else host
+    name = name.removeprefix("[").removesuffix("]").lower()
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return name == "localhost" or (suffix is not None and name.endswith(f".{suffix.lower()}"))
+    return True

@@ -1,0 +1,155 @@
+"""Server-sent events: everything that happens, as it happens.
+
+A message's id is the node's life and the entry's number in it. A reader that comes back with the last id it
+has seen (``Last-Event-ID``) gets what it missed, as far as that is still kept; else a ``reset`` tells it to
+read the present state anew. Readers are followed from one shared ring: one that is slower than the ring, or
+takes nothing for `STALL` seconds, is dropped, and nobody else notices.
+"""
+
+import asyncio
+import json
+import re
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final, Protocol
+
+from aiohttp import web
+
+from dstack_vpn.core.happenings import Entry, plain
+
+KEEPALIVE: Final = 15.0
+"""Seconds of silence after which a comment is sent, so that dead connections are found."""
+STALL: Final = 10.0
+STREAMS: Final = 48
+"""Readers at once."""
+PORTION: Final = 200
+"""Entries that are written together."""
+_BUFFER: Final = 64 * 1024
+_ID: Final = re.compile(r"([0-9a-f]{1,16})-([0-9]{1,15})", re.ASCII)
+
+
+class Feed(Protocol):
+    """What has happened, by number; implemented by `bridge.journal.Journal`."""
+
+    epoch: str
+    last: int
+
+    def after(self, number: int, limit: int) -> list[Entry] | None:
+        """The next entries; None where they are not kept any more."""
+
+    def latest(self, limit: int) -> list[Entry]:
+        """The last entries."""
+
+    async def wait(self, number: int) -> None:
+        """Return when there is a newer one."""
+
+
+class Streams:
+    """All readers of one feed."""
+
+    def __init__(self, feed: Feed, stall: float = STALL, keepalive: float = KEEPALIVE) -> None:
+        self._feed, self._stall, self._keepalive = feed, stall, keepalive
+        self._tasks: set[asyncio.Task[object]] = set()
+        self.dropped = 0
+        """Readers that were too slow."""
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there is no room for another reader."""
+        return len(self._tasks) >= STREAMS
+
+    async def close(self) -> None:
+        """End all streams."""
+        for task in self._tasks:
+            task.cancel()
+
+    async def serve(
+        self, request: web.Request, *, last_id: str, backlog: int, wait: float | None
+    ) -> web.StreamResponse:
+        """Answer with the stream: from ``last_id`` on, or with ``backlog`` entries before what comes.
+
+        It ends ``wait`` seconds from now at the latest (None: when the reader leaves).
+        """
+        task = asyncio.current_task()
+        assert task is not None
+        response = web.StreamResponse(headers={"X-Accel-Buffering": "no"})
+        response.content_type, response.charset = "text/event-stream", "utf-8"
+        self._tasks.add(task)
+        try:
+            await response.prepare(request)
+            if request.transport is not None:
+                request.transport.set_write_buffer_limits(high=_BUFFER)
+            number, greeting = self._start(last_id, backlog)
+            ends = None if wait is None else time.monotonic() + wait
+            await self._follow(_Writer(response, request, self._stall, self._drop), number, greeting, ends)
+        except (ConnectionError, TimeoutError, asyncio.CancelledError):
+            # The reader has left or was dropped, or the node ends: either way there is nobody to tell.
+            pass
+        finally:
+            self._tasks.discard(task)
+        return response
+
+    def _start(self, last_id: str, backlog: int) -> tuple[int, bytes]:
+        """After which entry to begin, and what to say first."""
+        greeting, feed = b"retry: 2000\n\n", self._feed
+        if last_id:
+            known = _ID.fullmatch(last_id)
+            if known and known[1] == feed.epoch and feed.after(int(known[2]), 1) is not None:
+                return int(known[2]), greeting
+            greeting += self._reset()
+        return feed.last - len(feed.latest(backlog)), greeting
+
+    async def _follow(self, writer: "_Writer", number: int, said: bytes, ends: float | None) -> None:
+        while True:
+            if (entries := self._feed.after(number, PORTION)) is None:
+                self._drop()
+                await writer.write(said + self._reset())
+                return
+            if entries:
+                number = entries[-1].number
+            await writer.write(said + b"".join(self._message(entry) for entry in entries))
+            said = b""
+            left = self._keepalive if ends is None else min(self._keepalive, ends - time.monotonic())
+            if number < self._feed.last:
+                continue
+            if left <= 0:
+                return
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._feed.wait(number), left)
+                continue
+            said = b": still here\n\n"
+
+    def _message(self, entry: Entry) -> bytes:
+        data = json.dumps({"at": round(entry.at, 6), **plain(entry.what)}, separators=(",", ":"))
+        return (f"id: {self._feed.epoch}-{entry.number}\nevent: {entry.what.kind}\ndata: {data}\n\n").encode()
+
+    def _reset(self) -> bytes:
+        return f"id: {self._feed.epoch}-{self._feed.last}\nevent: reset\ndata: {{}}\n\n".encode()
+
+    def _drop(self) -> None:
+        self.dropped += 1
+
+
+class _Writer:
+    """Writes to one reader, who has to take it."""
+
+    def __init__(
+        self, response: web.StreamResponse, request: web.Request, stall: float, drop: Callable[[], None]
+    ) -> None:
+        self._response, self._request, self._stall, self._drop = response, request, stall, drop
+
+    async def write(self, data: bytes) -> None:
+        """Raises `ConnectionError` where the reader has left, and `TimeoutError` where it takes nothing."""
+        if not data:
+            return
+        try:
+            await asyncio.wait_for(self._response.write(data), self._stall)
+        except TimeoutError:
+            self._drop()
+            if self._request.transport is not None:
+                self._request.transport.abort()
+            raise

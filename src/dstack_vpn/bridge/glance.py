@@ -1,0 +1,54 @@
+"""The peers as an onlooker sees them: read from the device when somebody looks, within bounds.
+
+Reading holds the device up, so however many look, it is read once a second at most, and for a two-hundredth
+of the time. What the peers have carried is added up from one reading to the next, since a peer's own counters
+vanish with it.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from dstack_vpn.bridge.tunnel import Tunnel
+from dstack_vpn.core.keys import PublicKey
+from dstack_vpn.core.model import DeviceState, PeerState
+
+FRESH: Final = 1.0
+"""Seconds for which a reading is good enough..."""
+READ_SHARE: Final = 200
+"""...or so many times as long as reading takes."""
+
+
+@dataclass(slots=True)
+class Glance:
+    """The device's peers as they were a moment ago."""
+
+    tunnel: Tunnel
+    peers: Mapping[PublicKey, PeerState] = field(default_factory=dict)
+    received: int = 0
+    """Bytes from all peers since the start, those that are gone included."""
+    sent: int = 0
+    """The same for bytes to them."""
+    _due: float = 0.0
+    _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    async def look(self) -> Mapping[PublicKey, PeerState]:
+        """The peers, read anew where that is due."""
+        async with self._lock:
+            began = self.tunnel.clock.monotonic()
+            if began >= self._due and (state := await self.tunnel.read()) is not None:
+                self.saw(state)
+                now = self.tunnel.clock.monotonic()
+                self._due = now + max(FRESH, READ_SHARE * (now - began))
+        return self.peers
+
+    def saw(self, state: DeviceState) -> None:
+        """The device was read, for whatever reason."""
+        for key, peer in state.peers.items():
+            before = self.peers.get(key)
+            rx, tx = (0, 0) if before is None else (before.rx_bytes, before.tx_bytes)
+            # What is less than before has begun anew: another device, or a peer that was away.
+            self.received += peer.rx_bytes - (rx if peer.rx_bytes >= rx else 0)
+            self.sent += peer.tx_bytes - (tx if peer.tx_bytes >= tx else 0)
+        self.peers = state.peers

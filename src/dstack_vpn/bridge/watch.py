@@ -1,0 +1,56 @@
+"""Health over time: since when each component is as it is, and word of every change."""
+
+import asyncio
+import re
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from dstack_vpn.core.happenings import HealthChanged
+from dstack_vpn.core.health import Component, Facts, Health, evaluate
+from dstack_vpn.ports import Announce, Clock
+
+TICK: Final = 0.5
+"""Seconds between looks."""
+_NUMBERS: Final = re.compile(r"[0-9]+(?:\.[0-9]+)?", re.ASCII)
+
+
+@dataclass(slots=True)
+class HealthWatch:
+    """Judges the facts, and remembers what it found."""
+
+    facts: Facts
+    clock: Clock
+    announce: Announce
+    _found: dict[str, Component] = field(default_factory=dict)
+
+    def verdict(self) -> Health:
+        """The verdict now, each component with the time since when it has its status."""
+        health = evaluate(self.facts, self.clock.now())
+        return replace(health, components=tuple(map(self._take, health.components)))
+
+    async def run(self) -> None:
+        """Look again and again, so that a change is told even if nobody asks."""
+        while True:
+            self.verdict()
+            await asyncio.sleep(TICK)
+
+    def _take(self, component: Component) -> Component:
+        before = self._found.get(component.name)
+        if before is None or before.status is not component.status:
+            if component.since is None:  # else the facts know better than our looks
+                component = replace(component, since=self.clock.now())
+        else:
+            component = replace(component, since=before.since)
+        self._found[component.name] = component
+        if before is not None and _differs(before, component):
+            self.announce(
+                HealthChanged(component.name, before.status.value, component.status.value, component.reason)
+            )
+        return component
+
+
+def _differs(before: Component, after: Component) -> bool:
+    """Whether that is worth a word: a count of seconds in a reason is not."""
+    if before.status is not after.status:
+        return True
+    return _NUMBERS.sub("", before.reason) != _NUMBERS.sub("", after.reason)

@@ -1,0 +1,257 @@
+"""What happens to a node, as a closed union: the one stream that events, audit and counters are made from.
+
+The bridge says each of these once, when it has come about: a change of a peer after the device has
+acknowledged it, a chain event after it was folded. Whoever listens (`bridge.journal`) numbers them.
+Fields are plain and already validated; times that took are in seconds, blocks are heights.
+"""
+
+from dataclasses import dataclass, fields
+from typing import ClassVar, Final, Literal, TypeAlias, get_args
+
+from dstack_vpn.core.keys import PublicKey
+from dstack_vpn.core.model import Address, TokenId
+
+Scalar: TypeAlias = str | int | float | bool | None
+
+
+# -- the chain ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointUsed:
+    """An RPC endpoint is followed from now on."""
+
+    kind: ClassVar[str] = "chain.connected"
+    endpoint: str
+    """Scheme and host; never a path or a credential."""
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointLost:
+    """No RPC endpoint is followed; the next one is being tried."""
+
+    kind: ClassVar[str] = "chain.lost"
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryRead:
+    """The whole registry was read from the chain."""
+
+    kind: ClassVar[str] = "chain.read"
+    tokens: int
+    block: int
+
+
+@dataclass(frozen=True, slots=True)
+class TokenChanged:
+    """An event of the registry contract was taken in, or (``undone``) taken back by a reorg."""
+
+    kind: ClassVar[str] = "chain.event"
+    event: str
+    """Such as ``granted`` or ``key updated``."""
+    token: TokenId | None
+    """None where the event names an owner and no token."""
+    node: str | None
+    owner: Address | None
+    block: int
+    log_index: int
+    undone: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TokensChanged:
+    """Many events of the contract at once, too many to tell one by one."""
+
+    kind: ClassVar[str] = "chain.events"
+    added: int
+    undone: int
+    block: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reorged:
+    """The chain has replaced blocks that we stood on."""
+
+    kind: ClassVar[str] = "chain.reorg"
+    depth: int
+    """Blocks."""
+    dropped: int
+    added: int
+    block: int
+
+
+# -- peers --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class PeerSet:
+    """The device has a peer that it did not have (``added``), or has it otherwise than before."""
+
+    kind: ClassVar[str] = "peer.set"
+    peer: PublicKey
+    token: TokenId | None
+    node: str | None
+    owner: Address | None
+    reason: str
+    added: bool
+    block: int | None
+    latency: float | None
+    """Seconds from the event's arrival to the device's acknowledgement; None: a repair, no event."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerRemoved:
+    """The device has a peer no more."""
+
+    kind: ClassVar[str] = "peer.removed"
+    peer: PublicKey
+    token: TokenId | None
+    node: str | None
+    owner: Address | None
+    reason: str
+    block: int | None
+    latency: float | None
+    """As with `PeerSet`."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeersChanged:
+    """Many peers at once, too many to tell one by one."""
+
+    kind: ClassVar[str] = "peers.changed"
+    set: int
+    removed: int
+    block: int | None
+    latency: float | None
+    """As with `PeerSet`."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerRefused:
+    """The device would not take a peer."""
+
+    kind: ClassVar[str] = "peer.refused"
+    peer: PublicKey
+    token: TokenId | None
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
+class FieldRefused:
+    """What the chain says about a token can't be used; the text itself stays out of here."""
+
+    kind: ClassVar[str] = "token.refused"
+    token: TokenId
+    field: str
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
+class TransportChanged:
+    """A peer is reached in another way."""
+
+    kind: ClassVar[str] = "peer.transport"
+    peer: PublicKey
+    token: TokenId | None
+    node: str | None
+    way: Literal["udp", "relay"]
+
+
+# -- plans --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class PlanFailed:
+    """The device refused a plan, or was lost under it."""
+
+    kind: ClassVar[str] = "plan.failed"
+    steps: int
+    problem: str
+    rolled_back: bool
+
+
+@dataclass(frozen=True, slots=True)
+class BrakeEngaged:
+    """Removals wait for a second reading of the chain."""
+
+    kind: ClassVar[str] = "brake.engaged"
+    removals: int
+    peers: int
+
+
+@dataclass(frozen=True, slots=True)
+class BrakeReleased:
+    """A second reading has confirmed held removals."""
+
+    kind: ClassVar[str] = "brake.released"
+    removals: int
+
+
+@dataclass(frozen=True, slots=True)
+class PinChanged:
+    """The operator has pinned an earlier configuration, or (``peers`` None) let go of it."""
+
+    kind: ClassVar[str] = "config.pin"
+    peers: int | None
+
+
+# -- the node -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class HealthChanged:
+    """A component is otherwise than before."""
+
+    kind: ClassVar[str] = "health.changed"
+    component: str
+    before: str
+    status: str
+    reason: str
+
+
+Happening: TypeAlias = (
+    EndpointUsed
+    | EndpointLost
+    | RegistryRead
+    | TokenChanged
+    | TokensChanged
+    | Reorged
+    | PeerSet
+    | PeerRemoved
+    | PeersChanged
+    | PeerRefused
+    | FieldRefused
+    | TransportChanged
+    | PlanFailed
+    | BrakeEngaged
+    | BrakeReleased
+    | PinChanged
+    | HealthChanged
+)
+
+KINDS: Final[tuple[str, ...]] = tuple(sorted(kind.kind for kind in get_args(Happening)))
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A happening in its place: numbers rise by one from 1 at the node's start; ``at`` is in Unix seconds."""
+
+    number: int
+    at: float
+    what: Happening
+
+
+def plain(what: Happening) -> dict[str, Scalar]:
+    """A happening's fields as JSON can hold them, the kind first; a latency becomes milliseconds."""
+    found: dict[str, Scalar] = {"kind": what.kind}
+    for name in _FIELDS[type(what)]:
+        value = getattr(what, name)
+        if name == "latency":
+            found["latency_ms"] = None if value is None else round(value * 1000, 3)
+        else:
+            found[name] = str(value) if isinstance(value, PublicKey) else value
+    return found
+
+
+_FIELDS: Final = {kind: tuple(f.name for f in fields(kind)) for kind in get_args(Happening)}

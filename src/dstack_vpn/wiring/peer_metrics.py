@@ -1,0 +1,125 @@
+"""The metrics about peers: sums always, and series of their own for each of a bounded number."""
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, Final
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from dstack_vpn.core.keys import PublicKey
+from dstack_vpn.core.plan import SESSION_LIFE
+from dstack_vpn.wiring.snapshot import Snapshot
+
+ONE_BY_ONE: Final = 200
+"""Peers; of more there are only sums."""
+
+_PREFIX: Final = "dstack_vpn_"
+_LABELS: Final = ("node_id", "token")
+_COUNTERS: Final = {
+    "datagrams_up": "Datagrams that a relay took from WireGuard for a peer.",
+    "datagrams_down": "Datagrams that a relay gave WireGuard from a peer.",
+    "reconnects": "Connections to a peer's relays that took the place of a lost one.",
+    "stalls": "Times that a peer's relay was left because answers were overdue.",
+}
+_STATES: Final = ("connected", "stale", "never")
+_TRANSPORTS: Final = ("udp", "tcp", "tls", "none")
+_Labelled = list[tuple[tuple[str, str], PublicKey]]
+
+
+def peer_families(snapshot: Snapshot) -> Iterator[Metric]:
+    """All of them."""
+    yield from _sums(snapshot)
+    if len(snapshot.peers) > ONE_BY_ONE:
+        return
+    labelled: _Labelled = []
+    for key, token in snapshot.tokens.items():
+        entry = snapshot.registry.get(token)
+        labelled.append((("" if entry is None else str(entry.node_id), str(token)), key))
+    yield from _each(snapshot, labelled)
+    relayed = [(labels, relay) for labels, key in labelled if (relay := snapshot.way(key)["relay"])]
+    yield from _relays(relayed)
+
+
+def _sums(snapshot: Snapshot) -> Iterator[Metric]:
+    found = Counter(
+        (_state(snapshot, key), snapshot.way(key)["transport"] or "none") for key in snapshot.peers
+    )
+    peers = GaugeMetricFamily(
+        f"{_PREFIX}peers",
+        "Peers by whether they have a session (connected), had one (stale), or never had, and by transport.",
+        labels=("state", "transport"),
+    )
+    for state in _STATES:
+        for transport in _TRANSPORTS:
+            peers.add_metric((state, transport), found[state, transport])
+    yield peers
+    ages = [age for key in snapshot.peers if (age := _age(snapshot, key)) is not None]
+    if ages:
+        yield GaugeMetricFamily(
+            f"{_PREFIX}oldest_handshake_age_seconds",
+            "Time since the last handshake of the peer that has had none for longest.",
+            value=max(ages),
+        )
+
+
+def _each(snapshot: Snapshot, labelled: _Labelled) -> Iterator[Metric]:
+    ways = GaugeMetricFamily(
+        f"{_PREFIX}peer_transport", "How a peer is reached.", labels=(*_LABELS, "transport")
+    )
+    ages = GaugeMetricFamily(
+        f"{_PREFIX}peer_handshake_age_seconds", "Time since a peer's last handshake.", labels=_LABELS
+    )
+    received = CounterMetricFamily(f"{_PREFIX}peer_receive_bytes", "Bytes from a peer.", labels=_LABELS)
+    sent = CounterMetricFamily(f"{_PREFIX}peer_transmit_bytes", "Bytes to a peer.", labels=_LABELS)
+    for labels, key in labelled:
+        ways.add_metric((*labels, snapshot.way(key)["transport"] or "none"), 1)
+        if (state := snapshot.seen.get(key)) is None:
+            continue
+        received.add_metric(labels, state.rx_bytes)
+        sent.add_metric(labels, state.tx_bytes)
+        if (age := _age(snapshot, key)) is not None:
+            ages.add_metric(labels, age)
+    yield from (ways, ages, received, sent)
+
+
+def _age(snapshot: Snapshot, key: PublicKey) -> float | None:
+    state = snapshot.seen.get(key)
+    return None if state is None or not state.last_handshake else max(snapshot.now - state.last_handshake, 0)
+
+
+def _state(snapshot: Snapshot, key: PublicKey) -> str:
+    age = _age(snapshot, key)
+    if age is None:
+        return "never"
+    return "connected" if age <= SESSION_LIFE else "stale"
+
+
+_Relayed = list[tuple[tuple[str, str], dict[str, Any]]]
+
+
+def _relays(relayed: _Relayed) -> Iterator[Metric]:
+    for name, text in _COUNTERS.items():
+        counter = CounterMetricFamily(f"{_PREFIX}peer_relay_{name}", text, labels=_LABELS)
+        for labels, seen in relayed:
+            counter.add_metric(labels, seen[name])
+        yield counter
+    drops = CounterMetricFamily(
+        f"{_PREFIX}peer_relay_dropped_datagrams",
+        "Datagrams that a peer's relay did not carry on.",
+        labels=(*_LABELS, "reason"),
+    )
+    queued = GaugeMetricFamily(
+        f"{_PREFIX}peer_relay_queued_bytes", "Bytes that wait for a peer's relay.", labels=_LABELS
+    )
+    rtt = GaugeMetricFamily(
+        f"{_PREFIX}peer_relay_rtt_seconds",
+        "Round trip to a peer's relay, as TCP measures it.",
+        labels=_LABELS,
+    )
+    for labels, seen in relayed:
+        for reason, count in seen["drops"].items():
+            drops.add_metric((*labels, reason), count)
+        queued.add_metric(labels, seen["queued_bytes"])
+        if seen["rtt_ms"] is not None:
+            rtt.add_metric(labels, seen["rtt_ms"] / 1000)
+    yield from (drops, queued, rtt)

@@ -1,0 +1,133 @@
+"""A node at one moment, gathered without a pause, to be written out aside from the event loop.
+
+Nothing in here changes any more: registries, peers and device states are frozen, and mappings that go on
+changing are copied.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass
+from statistics import quantiles
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from dstack_vpn import __version__
+from dstack_vpn.bridge.node import Node
+from dstack_vpn.core.health import Health
+from dstack_vpn.core.keys import PublicKey
+from dstack_vpn.core.model import Peer, PeerState, TokenId
+from dstack_vpn.core.registry import Registry
+
+if TYPE_CHECKING:
+    from dstack_vpn.adapters.relay.tcp2udp import Tcp2Udp
+
+Way: TypeAlias = dict[str, Any]
+"""``transport`` and ``relay`` of a peer, as `bridge.transports.Transports.describe` has them."""
+
+_BY_UDP: Way = {"transport": "udp", "relay": None}
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What there is to show."""
+
+    now: float
+    """Unix seconds."""
+    health: Health
+    registry: Registry
+    peers: Mapping[PublicKey, Peer]
+    tokens: Mapping[PublicKey, TokenId]
+    seen: Mapping[PublicKey, PeerState]
+    relayed: Mapping[PublicKey, Way]
+    """How those are reached that have relays."""
+    calls_by: str | None
+    """By what peers call that we hear from this machine: our relay's scheme."""
+    common: dict[str, Any]
+    """`stats` but for the peers."""
+
+    def way(self, key: PublicKey) -> Way:
+        """How a peer is reached; one that calls by our relay is heard from this machine."""
+        way, state = self.relayed.get(key, _BY_UDP), self.seen.get(key)
+        calls = state is not None and state.endpoint is not None and state.endpoint.is_loopback
+        return way | {"transport": self.calls_by} if calls and way["relay"] is None and self.calls_by else way
+
+    def peer(self, key: PublicKey) -> dict[str, Any]:
+        """A peer as JSON can hold it."""
+        peer, token = self.peers[key], self.tokens[key]
+        state, entry = self.seen.get(key), self.registry.get(token)
+        seen_at = peer.endpoint if state is None or state.endpoint is None else state.endpoint
+        return {
+            "node_id": None if entry is None else str(entry.node_id),
+            "token": token,
+            "owner": None if entry is None else entry.owner,
+            "public_key": str(key),
+            "addresses": sorted(peer.allowed_ips),
+            "endpoint": None if seen_at is None else str(seen_at),
+            **self.way(key),
+            "last_handshake": None if state is None else state.last_handshake or None,
+            "rx_bytes": None if state is None else state.rx_bytes,
+            "tx_bytes": None if state is None else state.tx_bytes,
+            "reason": "active",
+            "since_block": None if entry is None else entry.key_since.block,
+            "expires_at": None if entry is None else entry.expires_at or None,
+        }
+
+    def all_peers(self) -> dict[str, Any]:
+        """The peers alone."""
+        return {"now": self.now, "peers": [self.peer(key) for key in self.peers]}
+
+    def stats(self) -> dict[str, Any]:
+        """Everything."""
+        return {**self.common, **self.all_peers()}
+
+
+def take(node: Node, relay: "Tcp2Udp | None", seen: Mapping[PublicKey, PeerState]) -> Snapshot:
+    """The node as it is now, with its peers as the device had them last."""
+    members, membership = node.tunnel.members, node.tunnel.members.membership
+    return Snapshot(
+        now=node.tunnel.clock.now(),
+        health=node.health.verdict(),
+        registry=members.follower.registry,
+        peers=dict(membership.peers),
+        tokens=dict(membership.tokens),
+        seen=seen,
+        relayed=node.transports.describe_all(),
+        calls_by=None if relay is None else relay.listen.scheme,
+        common=_common(node, relay),
+    )
+
+
+def _common(node: Node, relay: "Tcp2Udp | None") -> dict[str, Any]:
+    facts, members, state = node.facts, node.tunnel.members, node.chain.state
+    own, reconciler = members.own_node, node.reconciler
+    return {
+        "version": __version__,
+        "started": facts.started,
+        "node_id": members.own_node_id if own is None else str(own.node_id),
+        "token": None if own is None else own.token_id,
+        "public_key": str(members.own_key),
+        "addresses": [] if own is None else sorted(members.addresses.allowed_ips(own.token_id)),
+        "interface": node.tunnel.name,
+        "device_restarts": max(node.tunnel.restarts, 0),
+        "chain": {
+            "endpoint": facts.endpoint,
+            "head": facts.head,
+            "head_seen": facts.head_seen,
+            "synced": facts.synced,
+            "stale": facts.stale,
+            "events": state.events,
+            "reorgs": state.reorgs,
+            "audits": state.audits,
+        },
+        "tokens": len(members.follower.registry.nodes),
+        "relay": None if relay is None else relay.snapshot() | asdict(relay.counters),
+        "changes_applied": reconciler.applied,
+        "changes_rolled_back": reconciler.carrier.rolled_back,
+        "event_to_peer_ms": _percentiles(reconciler.latencies),
+        "facts": asdict(facts),
+    }
+
+
+def _percentiles(seconds: Collection[float]) -> dict[str, float] | None:
+    if len(seconds) < 2:
+        return None
+    cuts = quantiles(seconds, n=100, method="inclusive")
+    return {"p50": round(cuts[49] * 1000, 3), "p99": round(cuts[98] * 1000, 3)}

@@ -1,0 +1,23 @@
+"""A node's HTTP server: the API and the dashboard, for whom the settings let in."""
+
+from dstack_vpn.adapters.web.access import Policy
+from dstack_vpn.adapters.web.api import Api
+from dstack_vpn.adapters.web.server import HealthServer
+from dstack_vpn.config import Settings
+from dstack_vpn.wiring.view import NodeView
+
+
+async def serve_node(view: NodeView, settings: Settings) -> None:
+    """Serve until cancelled; raises `DstackVpnError` where the port can't be had."""
+    policy = Policy(
+        None if settings.api_token is None else settings.api_token.reveal(),
+        loopback="loopback" in settings.api_open_to,
+        vpn="vpn" in settings.api_open_to,
+        proxies=settings.api_trusted_proxies,
+        suffix=settings.dns_suffix,
+        is_member=view.is_member,
+    )
+    api = Api(view, policy)
+    server = HealthServer(settings.health_check_host, settings.health_check_port, policy, view.health, [api])
+    view.web = server, api.streams
+    await server.run()

@@ -1,0 +1,93 @@
+"""What a node says has happened: on a real dev chain, in order, with what a person wants to know."""
+
+from collections.abc import Callable
+
+import pytest
+from tests.anvil import Anvil, key_of
+from tests.integration.conftest import MakeRig
+from tests.integration.support import Rig, eventually
+
+from dstack_vpn.core.happenings import (
+    EndpointLost,
+    Happening,
+    HealthChanged,
+    PeerRemoved,
+    PeerSet,
+    Reorged,
+    TokenChanged,
+)
+from dstack_vpn.wiring.view import NodeView
+
+pytestmark = pytest.mark.anvil
+
+
+def said(rig: Rig) -> list[Happening]:
+    return [entry.what for entry in rig.node.journal.latest()]
+
+
+async def until(rig: Rig, wanted: Callable[[Happening], bool], what: str) -> Happening:
+    await eventually(lambda: any(map(wanted, said(rig))), what)
+    return next(filter(wanted, said(rig)))
+
+
+async def test_a_mint_a_revocation_and_a_reorg_are_told(anvil: Anvil, make_rig: MakeRig) -> None:
+    rig = make_rig(anvil.ws, anvil.contract)
+    async with rig.running():
+        receipt = await anvil.mint(1)
+        block = int(receipt["blockNumber"], 16)
+        found = await until(rig, lambda h: isinstance(h, PeerSet), "the mint is told")
+        assert isinstance(found, PeerSet)
+        assert (found.peer, found.token, found.node, found.added) == (key_of(1), 1, "node-1", True)
+        assert found.latency is not None
+        # The chain's own word comes first, and says where it stands.
+        event = next(h for h in said(rig) if isinstance(h, TokenChanged))
+        assert (event.event, event.token, event.node, event.block) == ("granted", 1, "node-1", block)
+        assert said(rig).index(event) < said(rig).index(found)
+
+        await anvil.revoke(1)
+        gone = await until(rig, lambda h: isinstance(h, PeerRemoved), "the revocation is told")
+        assert isinstance(gone, PeerRemoved)
+        assert (gone.token, gone.node, gone.reason) == (1, "node-1", "revoked")
+
+        await anvil.reorg(1)
+        reorg = await until(rig, lambda h: isinstance(h, Reorged), "the reorg is told")
+        assert isinstance(reorg, Reorged)
+        assert (reorg.depth, reorg.dropped) == (1, 1)
+        await until(rig, lambda h: isinstance(h, TokenChanged) and h.undone, "what it took back is told")
+        await eventually(lambda: sum(isinstance(h, PeerSet) for h in said(rig)) == 2, "the peer is back")
+        assert rig.node.tally.kinds["chain.reorg"] == 1
+        assert sum(rig.node.tally.latencies.counts) >= 3
+
+
+async def test_an_outage_is_told_with_the_health(anvil: Anvil, make_rig: MakeRig) -> None:
+    rig = make_rig(anvil.ws, anvil.contract)
+    async with rig.running():
+        await until(
+            rig,
+            lambda h: isinstance(h, HealthChanged) and (h.component, h.status) == ("chain", "ok"),
+            "all is well at first",
+        )
+        await anvil.stop()
+        await until(rig, lambda h: isinstance(h, EndpointLost), "the loss is told")
+        changed = await until(
+            rig,
+            lambda h: isinstance(h, HealthChanged) and h.component == "chain" and h.status == "failed",
+            "and what it means",
+        )
+        assert isinstance(changed, HealthChanged)
+        assert changed.before == "ok"
+        since = next(c.since for c in rig.node.health.verdict().components if c.name == "chain")
+        assert since is not None
+
+
+async def test_a_name_is_never_taken_for_an_address(anvil: Anvil, make_rig: MakeRig) -> None:
+    rig = make_rig(anvil.ws, anvil.contract)
+    await anvil.mint(1)
+    async with rig.running():
+        view = NodeView(rig.node)
+        assert view.decide("10.77.0.2")["reason"] == "unknown"
+        found = await view.peer("node-1")
+        assert found is not None
+        assert found["peer"]["node_id"] == "node-1"
+        assert [entry["kind"] for entry in found["history"]] == ["peer.set"]
+        assert await view.peer("node-2") is None

@@ -1,0 +1,128 @@
+"""Who is let in."""
+
+import ipaddress
+
+import pytest
+from tests.unit.adapters.web.serving import TOKEN, FixedView, serving
+
+from dstack_vpn.adapters.web.access import Policy
+
+BEARER = {"Authorization": f"Bearer {TOKEN}"}
+CLOSED = Policy(TOKEN, loopback=False, proxies=())
+PATHS = ("/stats", "/peers", "/peers/web-1", "/metrics", "/version", "/openapi.json", "/whois?ip=10.77.0.2")
+
+
+async def test_the_token_lets_in_and_nothing_like_it() -> None:
+    async with serving(policy=CLOSED) as served:
+        for path in PATHS:
+            assert await served.status(path, **BEARER) == 200
+            assert await served.status(path) == 401
+        for wrong in (
+            TOKEN,
+            f"Basic {TOKEN}",
+            f"Bearer {TOKEN}x",
+            f"Bearer {TOKEN[:-1]}",
+            "Bearer",
+            "Bearer é",
+        ):
+            status, body, headers = await served.get("/stats", Authorization=wrong)
+            assert status == 401
+            assert TOKEN not in str(body)
+            assert headers["WWW-Authenticate"].startswith("Bearer")
+
+
+async def test_health_is_open_to_all() -> None:
+    async with serving(policy=CLOSED) as served:
+        for path in ("/live", "/ready", "/health"):
+            assert await served.status(path) == 200
+
+
+async def test_without_a_token_nobody_but_this_machine_gets_in() -> None:
+    async with serving(policy=Policy(None, loopback=False)) as served:
+        for sent in ("Bearer ", "Bearer None", "Bearer x"):
+            assert await served.status("/stats", Authorization=sent) == 401
+    async with serving(policy=Policy(None)) as served:
+        assert await served.status("/stats") == 200
+
+
+@pytest.mark.parametrize("mark", ["X-Forwarded-For", "Forwarded", "X-Real-IP", "Via"])
+async def test_what_a_proxy_on_this_machine_passes_on_is_not_from_this_machine(mark: str) -> None:
+    async with serving(policy=Policy(TOKEN)) as served:
+        assert await served.status("/stats") == 200
+        assert await served.status("/stats", **{mark: "127.0.0.1"}) == 401
+        assert await served.status("/stats", **{mark: "127.0.0.1"}, **BEARER) == 200
+
+
+async def test_a_page_that_rebinds_its_name_reads_nothing() -> None:
+    async with serving(policy=Policy(TOKEN)) as served:
+        for path in ("/stats", "/health", "/live"):
+            assert await served.status(path, Host="evil.example:8080") == 421
+        assert await served.status("/stats", Host="evil.example:8080", **BEARER) == 200
+        assert await served.status("/stats", Host="localhost:8080") == 200
+
+
+async def test_members_get_in_where_that_is_allowed() -> None:
+    # A view for which an address of loopback is a member's: it is the only one that a test can call from.
+    view = FixedView()
+    for vpn, expected in ((False, 401), (True, 200)):
+        policy = Policy(TOKEN, loopback=False, vpn=vpn, proxies=(), is_member=view.is_member)
+        async with serving(view, policy) as served:
+            assert (await served.get("/stats", source="127.0.0.9"))[0] == expected
+            assert (await served.get("/stats", source="127.0.0.8"))[0] == 401
+
+
+# -- forward-auth -------------------------------------------------------------------------------------
+
+
+async def test_a_proxy_learns_who_its_client_is() -> None:
+    async with serving(policy=Policy(TOKEN, loopback=False)) as served:
+        forwarded = {"X-Forwarded-For": "10.77.0.2", "Authorization": "Basic b3JpZ2luYWw6Y2xpZW50"}
+        status, body, headers = await served.get("/auth", Host="app.example.org", **forwarded)
+        assert (status, body["node"]) == (200, "web-1")
+        assert headers["X-Vpn-Node"] == headers["Remote-User"] == "web-1"
+        assert headers["X-Vpn-Address"] == "10.77.0.2"
+
+
+@pytest.mark.parametrize(
+    ("query", "client", "code"),
+    [
+        ("", "10.77.0.2", 200),
+        ("?node=web-1", "10.77.0.2", 200),
+        ("?node=db&node=web-1", "10.77.0.2", 200),
+        ("?owner=0x" + "AB" * 20, "10.77.0.2", 200),
+        ("?node=db", "10.77.0.2", 403),
+        ("?owner=0x00", "10.77.0.2", 403),
+        ("?other=1", "10.77.0.2", 403),
+        ("", "10.77.0.3", 403),
+        ("", "192.0.2.1", 401),
+        ("", "10.77.0.2, 192.0.2.1", 401),
+        ("", "nonsense", 401),
+    ],
+)
+async def test_who_passes(query: str, client: str, code: int) -> None:
+    async with serving() as served:
+        assert await served.status(f"/auth{query}", **{"X-Forwarded-For": client}) == code
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
+async def test_a_proxy_may_ask_with_its_clients_method_and_path(method: str) -> None:
+    async with serving(policy=Policy(TOKEN, loopback=False)) as served:
+        for client, code in (("10.77.0.2", 200), ("10.77.0.3", 403), ("192.0.2.1", 401)):
+            forwarded = {"X-Forwarded-For": client, "Content-Length": "0"}
+            for path in ("/auth/", "/auth/app/x?node=db&other=1"):
+                assert (await served.get(path, method, **forwarded))[0] == code
+        for path in ("/auth/../stats", "/auth/%2e%2e/stats"):
+            assert (await served.get(path, method, **{"X-Forwarded-For": "10.77.0.2"}))[0] in {401, 405}
+        assert (await served.get("/authx", method, **{"X-Forwarded-For": "10.77.0.2"}))[0] in {401, 404, 405}
+
+
+async def test_a_stranger_can_not_ask_for_others() -> None:
+    elsewhere = (ipaddress.ip_network("192.0.2.0/24"),)
+    async with serving(policy=Policy(TOKEN, loopback=False, proxies=elsewhere)) as served:
+        assert await served.status("/auth", **{"X-Forwarded-For": "10.77.0.2"}) == 401
+        # With the token it may ask, but its word on its client is still not taken.
+        assert await served.status("/auth", **{"X-Forwarded-For": "10.77.0.2"}, **BEARER) == 401
+
+
+def test_no_repr_shows_the_token() -> None:
+    assert TOKEN not in repr(Policy(TOKEN))

@@ -1,0 +1,64 @@
+"""Questions and answers."""
+
+import pytest
+from tests.unit.adapters.web.serving import FixedView, serving
+
+from dstack_vpn.adapters.web.openapi import document
+from dstack_vpn.adapters.web.server import OPEN
+from dstack_vpn.core.keys import PublicKey
+
+KEY = str(PublicKey(b"\1" * 32)).replace("+", "%2B")
+
+
+@pytest.mark.parametrize(
+    ("path", "code"),
+    [
+        ("/peers/web-1", 200),
+        ("/peers/db", 404),
+        ("/peers/-db", 400),
+        ("/peers/a%2Fb", 400),
+        ("/peers/%00", 400),
+        ("/decisions?node=web-1", 200),
+        (f"/decisions?key={KEY}", 200),
+        ("/decisions?ip=fd00::2", 200),
+        ("/decisions", 400),
+        ("/decisions?node=a&ip=10.77.0.2", 400),
+        ("/decisions?node=a&node=b", 400),
+        ("/decisions?name=a", 400),
+        ("/decisions?key=short", 400),
+        ("/decisions?ip=10.77.0", 400),
+        ("/whois?ip=10.77.0.2", 200),
+        ("/whois?ip=::ffff:10.77.0.2", 200),
+        ("/whois?ip=10.77.0.9", 404),
+        ("/whois", 400),
+        ("/events?backlog=x", 400),
+        ("/events?backlog=4097", 400),
+        ("/events?wait=-1", 400),
+        ("/events?wait=1e3", 400),
+    ],
+)
+async def test_questions(path: str, code: int) -> None:
+    async with serving() as served:
+        status, body, _ = await served.get(path)
+        assert status == code
+        if code >= 400:
+            assert body["error"]
+
+
+async def test_what_was_asked_is_never_taken_for_something_else() -> None:
+    async with serving() as served:
+        assert (await served.get("/decisions?node=10.77.0.2"))[1] == {"subject": "str"}
+        assert (await served.get("/decisions?ip=10.77.0.2"))[1] == {"subject": "IPv4Address"}
+
+
+async def test_the_description_names_every_path_and_nothing_else() -> None:
+    view = FixedView()
+    async with serving(view) as served:
+        _, described, _ = await served.get("/openapi.json")
+        assert described == document("1.2.3")
+        assert described["info"]["version"] == "1.2.3"
+        for path, operations in described["paths"].items():
+            wait = "?wait=0" if path == "/events" else ""
+            assert await served.status(path.replace("{node}", "web-1") + wait) in {200, 400, 401}
+            assert list(operations) == ["get"]
+            assert (operations["get"]["security"] == []) is (path in OPEN)

@@ -1,0 +1,55 @@
+from dataclasses import dataclass, field
+
+from dstack_vpn.bridge.watch import HealthWatch
+from dstack_vpn.core.happenings import Happening, HealthChanged
+from dstack_vpn.core.health import Facts
+
+
+@dataclass
+class Hand:
+    """A clock that is set by hand."""
+
+    at: float = 1000.0
+
+    def now(self) -> float:
+        return self.at
+
+    def monotonic(self) -> float:
+        return self.at
+
+
+@dataclass
+class Bench:
+    facts: Facts = field(default_factory=lambda: Facts(started=1000.0, synced=1000.0, paced=True))
+    clock: Hand = field(default_factory=Hand)
+    told: list[Happening] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.facts.interface_up, self.facts.device_problem, self.facts.chain_problem = True, None, None
+        self.facts.head_seen = 1000.0
+        self.watch = HealthWatch(self.facts, self.clock, self.told.append)
+
+    def since(self, name: str) -> float | None:
+        return next(c.since for c in self.watch.verdict().components if c.name == name)
+
+
+def test_since_when_is_when_the_status_changed() -> None:
+    bench = Bench()
+    assert bench.since("store") == 1000.0
+    bench.clock.at = 1010.0
+    bench.facts.store_problem = "disk full"
+    assert bench.since("store") == 1010.0
+    bench.clock.at = 1020.0
+    assert bench.since("store") == 1010.0
+    assert bench.told == [HealthChanged("store", "ok", "warning", "disk full")]
+
+
+def test_a_count_of_seconds_is_no_news_but_another_reason_is() -> None:
+    bench = Bench()
+    bench.watch.verdict()
+    for bench.clock.at in (1070.0, 1071.0, 1072.5):
+        bench.watch.verdict()
+    assert [h.component for h in bench.told if isinstance(h, HealthChanged)] == ["chain"]
+    bench.facts.chain_problem = "no endpoint answers"
+    bench.watch.verdict()
+    assert len(bench.told) == 2
