@@ -6,7 +6,7 @@ For tests of what stands above the RPC adapters; those have the fake chain serve
 import asyncio
 import itertools
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -16,7 +16,7 @@ from dstack_vpn.core.model import BlockRef, ChainIdentity, Position, TokenId
 from dstack_vpn.core.reach import Reach
 from dstack_vpn.core.registry import Registry, apply
 from dstack_vpn.errors import ChainError, EndpointError
-from dstack_vpn.ports import ChainFact, ChainSession, Checkpoint
+from dstack_vpn.ports import ChainFact, ChainSession, Checkpoint, Quarantine
 
 _T = TypeVar("_T")
 
@@ -90,7 +90,7 @@ class ScriptedSource:
     """Mined after the first answer, and before the subscription stands."""
     name: str = "ws://scripted"
     queue: "asyncio.Queue[ChainFact | ChainError]" = field(default_factory=asyncio.Queue)
-    others: int = 0
+    seconds: int = 0
     _was_read: asyncio.Event = field(default_factory=asyncio.Event)
 
     @asynccontextmanager
@@ -104,10 +104,22 @@ class ScriptedSource:
     @asynccontextmanager
     async def other(self, *, than: str) -> AsyncIterator[ChainSession]:
         del than
-        self.others += 1
+        self.seconds += 1
         if not self.up:
             raise EndpointError("the scripted endpoint is down")
         yield ScriptedSource(self.second or self.chain, self.enumerates, name="ws://other")
+
+    def others(self, *, than: str) -> list[str]:
+        return ["ws://other"]
+
+    def to(self, name: str) -> AbstractAsyncContextManager[ChainSession]:
+        return self.other(than="")
+
+    def quarantine(self, name: str, reason: str) -> None:
+        raise AssertionError(f"{name}: {reason}")
+
+    def quarantined(self) -> dict[str, Quarantine]:
+        return {}
 
     def tell(self, facts: Sequence[ChainFact | ChainError]) -> None:
         for fact in facts:
@@ -184,11 +196,15 @@ class MemoryStore:
         return self.saved
 
     async def append(
-        self, tip: BlockRef, added: Sequence[LoggedEvent], dropped: Sequence[LoggedEvent]
+        self,
+        tip: BlockRef,
+        added: Sequence[LoggedEvent],
+        dropped: Sequence[LoggedEvent],
+        synced: float | None = None,
     ) -> None:
         if self.saved is not None:
             kept = tuple(event for event in self.saved.events if event not in dropped)
-            self.saved = replace(self.saved, tip=tip, events=(*kept, *added))
+            self.saved = replace(self.saved, tip=tip, events=(*kept, *added), synced=synced)
 
     async def checkpoint(self, checkpoint: Checkpoint) -> None:
         self.saved = checkpoint

@@ -23,6 +23,7 @@ from dstack_vpn.core.model import (
 )
 from dstack_vpn.core.node import Node
 from dstack_vpn.core.upstream import Upstream
+from dstack_vpn.core.witness import Question, Statement
 
 Announce: TypeAlias = Callable[[Happening], None]
 """Told of what has happened; never waits, and raises nothing."""
@@ -125,6 +126,17 @@ class ChainSession(Protocol):
         """The earliest block that can hold an event of the contract."""
 
 
+@dataclass(frozen=True, slots=True)
+class Quarantine:
+    """How an endpoint stands that was found to lie."""
+
+    times: int
+    reason: str
+    """The last time's."""
+    seconds_left: float
+    """0 when it is over."""
+
+
 class ChainSource(Protocol):
     """The configured endpoints, tried in turn with growing pauses."""
 
@@ -139,6 +151,32 @@ class ChainSource(Protocol):
 
         Raises the same errors as `session`.
         """
+
+    def others(self, *, than: str) -> Sequence[str]:
+        """The endpoints, one of each host, that are of another host and not in quarantine, by their names."""
+
+    def to(self, name: str) -> AbstractAsyncContextManager[ChainSession]:
+        """Connect to that endpoint, waiting as its failures demand. Raises the same errors as `session`."""
+
+    def quarantine(self, name: str, reason: str) -> None:
+        """Leave the endpoint's host alone, for longer each time: it was found to lie."""
+
+    def quarantined(self) -> Mapping[str, Quarantine]:
+        """The endpoints that were ever found to lie, by their names."""
+
+
+class Witness(Protocol):
+    """Somebody else's word on a block that we stand on.
+
+    Here it is another endpoint's, which counts as one of several. A proof of membership (``eth_getProof``
+    against the state root of a block that k endpoints agree on) can stand in its place: it would fill a
+    `Statement` from the proven storage instead of from what an endpoint says.
+    """
+
+    name: str
+
+    async def testify(self, question: Question) -> Statement:
+        """What it says; raises `ChainError` where it says nothing in time."""
 
 
 class Device(Protocol):
@@ -220,6 +258,10 @@ class Checkpoint:
     nodes: tuple[Node, ...]
     events: tuple[LoggedEvent, ...]
     tip: BlockRef
+    witnessed: frozenset[TokenId] = frozenset()
+    """The tokens of `nodes` that a quorum of endpoints has vouched for, just as they are there."""
+    synced: float | None = None
+    """When the registry was last known to be what the chain says (Unix seconds)."""
 
 
 class Store(Protocol):
@@ -229,9 +271,13 @@ class Store(Protocol):
         """What was last committed; None where there is nothing yet."""
 
     async def append(
-        self, tip: BlockRef, added: Sequence[LoggedEvent], dropped: Sequence[LoggedEvent]
+        self,
+        tip: BlockRef,
+        added: Sequence[LoggedEvent],
+        dropped: Sequence[LoggedEvent],
+        synced: float | None = None,
     ) -> None:
-        """In one transaction: move the tip, add and forget events."""
+        """In one transaction: move the tip and the time of `Checkpoint.synced`, add and forget events."""
 
     async def checkpoint(self, checkpoint: Checkpoint) -> None:
         """In one transaction: replace everything."""

@@ -6,7 +6,7 @@ anvil.
 """
 
 from tests.fake_chain.chain import Block, FakeChain
-from tests.fake_chain.faults import Fault, Faults
+from tests.fake_chain.faults import Fault, Faults, Lies
 from tests.fake_chain.server import FakeServer, serve
 
-__all__ = ["Block", "FakeChain", "FakeServer", "Fault", "Faults", "serve"]
+__all__ = ["Block", "FakeChain", "FakeServer", "Fault", "Faults", "Lies", "serve"]

@@ -2,8 +2,11 @@
 
 import asyncio
 from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from tests.fake_chain.registry import Token
 
 
 @dataclass
@@ -23,6 +26,24 @@ class Fault:
     """Never answer."""
     times: int | None = None
     """For so many calls; None: until it is removed."""
+
+
+def _as_it_is(tokens: Mapping[int, Token], block: int) -> Mapping[int, Token]:
+    return tokens
+
+
+@dataclass
+class Lies:
+    """What an endpoint says about honest blocks, under their honest hashes."""
+
+    state: Callable[[Mapping[int, Token], int], Mapping[int, Token]] = _as_it_is
+    """What calls show of the tokens after the block of that number."""
+    hides: Callable[[dict[str, Any]], bool] = lambda log: False
+    """Logs that it keeps to itself."""
+    logs: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    """Logs of its own making, by the hash of the block that they pretend to be in."""
+    stuck_at: int | None = None
+    """It has no later block than this, it says."""
 
 
 @dataclass
@@ -47,6 +68,7 @@ class Faults:
     """State of earlier blocks is gone."""
     stalled: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once a call meets a `Fault.stall`."""
+    lies: Lies = field(default_factory=Lies)
     calls: Counter[str] = field(default_factory=Counter)
     """How often each method was called."""
 

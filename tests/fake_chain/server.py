@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +13,7 @@ from eth_abi.abi import decode, encode
 from tests.fake_chain import registry
 from tests.fake_chain.chain import Block, FakeChain
 from tests.fake_chain.faults import Fault, Faults
-from tests.fake_chain.registry import RevertError
+from tests.fake_chain.registry import Emitted, RevertError, Token, Transaction
 
 from dstack_vpn.adapters.chain.multicall import MULTICALL3
 from dstack_vpn.adapters.contracts import signatures
@@ -99,6 +99,29 @@ class FakeServer:
             if name == kind:
                 await self._notify(socket, subscription, result)
 
+    async def forge(self, *transactions: Transaction, logs: bool = True, state: bool = True) -> None:
+        """Pretend that these were in the latest block, whose hash stays honest."""
+        block, lies = self.chain.head, self.faults.lies
+        before, emitted = lies.state, list[Emitted]()
+        tokens = before(block.tokens, block.number)
+        for transaction in transactions:
+            tokens, events = transaction(tokens, block.number, block.timestamp)
+            emitted += events
+
+        def forged(honest: Mapping[int, Token], number: int) -> Mapping[int, Token]:
+            shown = before(honest, number)
+            for transaction in transactions if number >= block.number else ():
+                with suppress(RevertError):
+                    shown, _ = transaction(shown, number, block.timestamp)
+            return shown
+
+        if state:
+            lies.state = forged
+        if logs:
+            made = [self.chain._log(x, 1000 + i, block.number, block.hash) for i, x in enumerate(emitted)]
+            lies.logs.setdefault(block.hash, []).extend(made)
+            await self._announce("logs", made)
+
     # -- connections ----------------------------------------------------------------------------------
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
@@ -152,6 +175,12 @@ class FakeServer:
     async def _announce(self, kind: str, items: Sequence[dict[str, Any]]) -> None:
         if (kind == "newHeads" and self.faults.silent) or (kind == "logs" and self.faults.mute_logs):
             return
+        lies = self.faults.lies
+        if kind == "logs":
+            items = [item for item in items if not lies.hides(item)]
+        if lies.stuck_at is not None:
+            number = "number" if kind == "newHeads" else "blockNumber"
+            items = [item for item in items if int(item[number], 16) <= lies.stuck_at]
         for subscription, (name, query, socket) in list(self._subscriptions.items()):
             for item in items:
                 if name == kind and (kind != "logs" or _matches(item, query)):
@@ -218,9 +247,10 @@ class FakeServer:
         raise RpcError(-32601, "Method not found")
 
     def _block(self, which: Any) -> Block | None:
-        blocks = self.chain.blocks
+        stuck = self.faults.lies.stuck_at
+        blocks = self.chain.blocks if stuck is None else self.chain.blocks[: stuck + 1]
         if isinstance(which, dict):
-            return self.chain.by_hash(which["blockHash"])
+            return next((block for block in blocks if block.hash == which["blockHash"]), None)
         if which == "finalized":
             if self.faults.no_finalized:
                 raise RpcError(-32602, "unknown block tag finalized")
@@ -253,7 +283,11 @@ class FakeServer:
                 raise RpcError(-32614, f"eth_getLogs is limited to a {self.faults.most_blocks} range")
             past = last > self.chain.head.number
             blocks = [] if past and self.faults.lies_past_head else self.chain.blocks[first : last + 1]
-        return [log for block in blocks for log in block.logs if _matches(log, query)]
+        return [log for block in blocks for log in self._logs_of(block) if _matches(log, query)]
+
+    def _logs_of(self, block: Block) -> list[dict[str, Any]]:
+        lies = self.faults.lies
+        return [x for x in block.logs if not lies.hides(x)] + lies.logs.get(block.hash, [])
 
     def _call(self, params: list[Any]) -> bytes:
         block, calldata = self._state(params[1]), bytes.fromhex(params[0]["data"][2:])
@@ -273,7 +307,7 @@ class FakeServer:
         most = self.faults.most_nodes
         if most is not None and calldata[:4] == signatures.GET_NODES and limit > most:
             raise RpcError(-32000, "out of gas: gas required exceeds: 50000000")
-        return registry.answer(block.tokens, calldata)
+        return registry.answer(self.faults.lies.state(block.tokens, block.number), calldata)
 
 
 def _matches(log: dict[str, Any], query: dict[str, Any]) -> bool:

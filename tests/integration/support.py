@@ -25,7 +25,7 @@ from dstack_vpn.core.health import Health, evaluate
 from dstack_vpn.core.keys import PrivateKey, PublicKey
 from dstack_vpn.core.model import PeerState, TokenId
 from dstack_vpn.core.x25519 import derive
-from dstack_vpn.ports import ChainSession
+from dstack_vpn.ports import ChainSession, Quarantine
 from dstack_vpn.wiring import node as wiring
 from dstack_vpn.wiring.transports import Relays
 
@@ -94,6 +94,8 @@ class Rig:
             draw=lambda: 0.1,
         )
         node.chain.source = _Watched(pool, self)
+        if node.chain.jury is not None:
+            node.chain.jury.source = node.chain.source
         node.chain.state.audit_interval = self.audit_interval
         return node
 
@@ -185,6 +187,20 @@ class _Watched:
     async def other(self, *, than: str) -> AsyncIterator[RpcSession]:
         async with self.pool.other(than=than) as session:
             yield self._watch(session)
+
+    @asynccontextmanager
+    async def to(self, name: str) -> AsyncIterator[RpcSession]:
+        async with self.pool.to(name) as session:
+            yield self._watch(session)
+
+    def others(self, *, than: str) -> Sequence[str]:
+        return self.pool.others(than=than)
+
+    def quarantine(self, name: str, reason: str) -> None:
+        self.pool.quarantine(name, reason)
+
+    def quarantined(self) -> Mapping[str, Quarantine]:
+        return self.pool.quarantined()
 
     def _watch(self, session: ChainSession) -> RpcSession:
         assert isinstance(session, RpcSession)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import structlog
 
+from dstack_vpn.bridge.jury import Court, Jury
 from dstack_vpn.bridge.session import SessionDriver
 from dstack_vpn.bridge.state import ChainState
 from dstack_vpn.core.keys import PublicKey
@@ -29,6 +30,8 @@ class ChainLoop:
     state: ChainState
     identity: ChainIdentity | None = None
     """The chain and contract that the state directory knows; every session must match it."""
+    jury: Jury | None = None
+    """Asks other endpoints, where several have to agree."""
 
     async def run(self) -> None:
         """Follow for ever. Absorbs `ChainError`: the session is left and the next one opened."""
@@ -55,7 +58,8 @@ class ChainLoop:
             return set()
         registry = Registry.of(x.node for x in observed if x.node is not None)
         # A state that was just read does not always tell since when a key has been there.
-        access = replace(self.state.members.access_over(registry), height=head.number, confirmations=0)
+        access = self.state.members.access_over(registry)
+        access = replace(access, height=head.number, confirmations=0, quorum=None)
         standing = {key for key in held if access.decide(key, self.state.clock.now()).granted}
         if standing:
             _log.error("brake.contradicted", endpoint=name, peers=len(standing))
@@ -70,7 +74,11 @@ class ChainLoop:
                 driver = SessionDriver(self.state, session, group)
                 group.create_task(driver.pump(), name="chain facts")
                 await driver.begin()
-                group.create_task(driver.audit_forever(), name="audit")
+                if self.jury is None:
+                    group.create_task(driver.audit_forever(), name="audit")
+                else:
+                    court = Court(session, driver.audit, driver.correct, driver.end)
+                    group.create_task(self.jury.sit(court), name="quorum")
                 await driver.drive()
         except BaseExceptionGroup as errors:
             if (found := errors.subgroup(ChainError)) is None or found.exceptions != errors.exceptions:

@@ -19,6 +19,7 @@ from dstack_vpn.core.health import Facts
 from dstack_vpn.core.keys import PublicKey
 from dstack_vpn.core.model import Endpoint, Malformed, Peer, TokenId
 from dstack_vpn.core.node import Node
+from dstack_vpn.core.quorum import Quorum
 from dstack_vpn.core.registry import Registry
 from dstack_vpn.core.transport import Way
 from dstack_vpn.ports import Announce, Checkpoint, Clock, nobody
@@ -38,9 +39,13 @@ class Members:
     facts: Facts
     clock: Clock
     lookup: Lookup
+    quorum: Quorum | None = None
+    """Where several endpoints have to agree, what they do agree on."""
     follower: Follower = field(default_factory=Follower)
     submit: Callable[[list[Delta], float], None] = field(default=lambda deltas, seen: None)
     """Takes the deltas of one event, and when it was seen (monotonic seconds)."""
+    doubted: Callable[[], None] = field(default=lambda: None)
+    """Told when there may be tokens that other endpoints have to be asked about."""
     own_changed: Callable[[], None] = field(default=lambda: None)
     """Told when our own token, and with it our address, has become another."""
     announce: Announce = nobody
@@ -61,7 +66,12 @@ class Members:
         """Decisions over another state, from this node's point of view."""
         tip = self.follower.tip
         return AccessControl(
-            registry, self.addresses, self.own_key, tip.number if tip else 0, self.confirmations
+            registry,
+            self.addresses,
+            self.own_key,
+            tip.number if tip else 0,
+            self.confirmations,
+            self.quorum,
         )
 
     @property
@@ -77,6 +87,9 @@ class Members:
         base = Registry.of(checkpoint.nodes)
         self.follower.restore(base, checkpoint.finalized, checkpoint.events, checkpoint.tip)
         now = self.clock.now()
+        if self.quorum is not None:
+            witnessed = [node for node in checkpoint.nodes if node.token_id in checkpoint.witnessed]
+            self.quorum.remember(witnessed, checkpoint.finalized.number)
         final = Membership(self.policy, self.lookup)
         final.rebuild(self.access_over(base), now)
         self.membership.only = frozenset(final.peers)
@@ -98,16 +111,26 @@ class Members:
         """The follower has moved: decide about whom that may concern, and hand the deltas on."""
         before, after = self._seen, self.follower.registry
         self._seen = after
+        self._follow(advanced.tokens)
         keys = keys_of(advanced.tokens, before, after)
         self._report(before, after, advanced.tokens)
         self._hand_on(self.membership.update(self.access, keys, self.clock.now()), seen)
         if advanced.tokens:
             self.judge_own()
 
+    def testified(self, tokens: Collection[TokenId]) -> None:
+        """Other endpoints have said something new about these tokens."""
+        if tokens:
+            keys = keys_of(tokens, self.follower.registry)
+            deltas = self.membership.update(self.access, keys, self.clock.now())
+            self._hand_on(deltas, self.clock.monotonic())
+
     def rebuild(self, seen: float) -> None:
         """Decide about everything anew."""
         self._report(self._seen, self.follower.registry, self.follower.registry.nodes)
+        gone = self._seen.nodes.keys() - self.follower.registry.nodes.keys()
         self._seen = self.follower.registry
+        self._follow([*self._seen.nodes, *gone])
         self._hand_on(self.membership.rebuild(self.access, self.clock.now()), seen)
         self.judge_own()
 
@@ -190,3 +213,9 @@ class Members:
                 if isinstance(value, Malformed) and (old is None or getattr(old, name) != value):
                     _log.warning("node.field_refused", token=token, field=name, problem=value.problem)
                     self.announce(FieldRefused(token, name, value.problem))
+
+    def _follow(self, tokens: Collection[TokenId]) -> None:
+        """What the followed endpoint shows has to be shown by others, too, where that is asked for."""
+        if self.quorum is not None:
+            self.quorum.followed(tokens, self.follower.registry)
+            self.doubted()

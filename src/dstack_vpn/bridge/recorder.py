@@ -42,6 +42,8 @@ class Recorder:
     changed: asyncio.Queue[Advanced | Began]
     _base: Registry | None = field(default=None, init=False)
     """The base that the store holds."""
+    _witnessed: frozenset[TokenId] = field(default=frozenset(), init=False)
+    """The tokens of it that the store holds as vouched for."""
     _tip_written: float = field(default=0.0, init=False)
     _config: asyncio.Event = field(default_factory=asyncio.Event, init=False)
     _incomplete: bool = field(default=False, init=False)
@@ -110,19 +112,31 @@ class Recorder:
         if follower.tip is None or follower.settled is None or identity is None:
             return
         now = self.tunnel.clock.monotonic()
+        synced = self.tunnel.facts.synced
         incomplete, self._incomplete = self._incomplete, True
-        if incomplete or (follower.timeline.base is not self._base and Began() in news):
-            base = follower.timeline.base
+        base, witnessed = (
+            follower.timeline.base,
+            self._witnessed_now() if Began() in news else self._witnessed,
+        )
+        if incomplete or (Began() in news and (base is not self._base or witnessed != self._witnessed)):
             nodes = tuple(base.nodes.values())
             events = follower.timeline.events
-            await self.store.checkpoint(Checkpoint(identity, follower.settled, nodes, events, follower.tip))
-            self._base = base
+            await self.store.checkpoint(
+                Checkpoint(identity, follower.settled, nodes, events, follower.tip, witnessed, synced)
+            )
+            self._base, self._witnessed = base, witnessed
         else:
             added, dropped = _net([step for step in news if isinstance(step, Advanced)])
             if added or dropped or now - self._tip_written >= TIP_INTERVAL:
-                await self.store.append(follower.tip, added, dropped)
+                await self.store.append(follower.tip, added, dropped, synced)
                 self._tip_written = now
         self._incomplete = False
+
+    def _witnessed_now(self) -> frozenset[TokenId]:
+        quorum, base = self.tunnel.members.quorum, self.tunnel.members.follower.timeline.base
+        if quorum is None:
+            return frozenset()
+        return frozenset(node.token_id for node in base.nodes.values() if quorum.vouches(node))
 
     # -- the wg-quick file ----------------------------------------------------------------------------
 

@@ -131,12 +131,12 @@ class SessionDriver:
             except ChainError as error:
                 await self.queue.put(error)
 
-    async def audit(self) -> None:
-        """Read the registry's state at our tip, and what has become final."""
+    async def audit(self) -> list[Observed] | None:
+        """Read the registry's state at our tip, and what has become final; returns what was read."""
         follower, state = self.state.follower, self.state
         tip = follower.tip
         if tip is None or follower.walking:
-            return
+            return None
         observed = await self.session.read_all(tip)
         if observed is None:
             for logged in await self.session.events(max(state.audited_to - SAFE_DEPTH, 0), tip.number):
@@ -147,14 +147,24 @@ class SessionDriver:
             observed += [Observed(token, None) for token in gone]
         if wrong := await self._contradictions(observed):
             _log.warning("registry.audit_differs", tokens=[x.token_id for x in wrong[:20]], count=len(wrong))
-            await self.queue.put(_Reading(tip, wrong))
+            await self.correct(tip, wrong)
         state.audited_to = tip.number
         state.audits += 1
         final, above = await self._final(tip), len(follower.timeline.events)
         if final is not None and follower.settle(final):
             state.confirmed += above - len(follower.timeline.events)
             await state.changed.put(Began())
-        state.members.facts.synced = state.clock.now()
+        if state.members.quorum is None:
+            state.members.facts.synced = state.clock.now()
+        return observed
+
+    async def correct(self, at: BlockRef, observed: list[Observed]) -> None:
+        """Have what we hold corrected by what was read after that block."""
+        await self.queue.put(_Reading(at, observed))
+
+    async def end(self, error: ChainError) -> None:
+        """Have the session end with that error."""
+        await self.queue.put(error)
 
     async def _contradictions(self, observed: list[Observed]) -> list[Observed]:
         """What says anything else than our registry; a few hundred at a time, so that no event waits."""

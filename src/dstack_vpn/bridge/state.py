@@ -58,7 +58,8 @@ class ChainState:
             self.facts.chain_since = self.clock.now()
             self.announce(EndpointUsed(name))
         self.facts.endpoint, self.facts.chain_problem = name, None
-        self.members.confirmed()
+        if self.members.quorum is None:
+            self.members.confirmed()  # else the jury says when
 
     def down(self, error: ChainError) -> None:
         """There is no endpoint to follow now."""

@@ -104,8 +104,19 @@ def _settle(values: dict[str, Any], levels: dict[str, str], problems: list[str])
         values["mtu"] = _MTU if values["transport"] in {Transport.AUTO, Transport.UDP} else _MTU_RELAYED
     if values["sync_interval"] is not None:
         values["sync_interval"] /= 1000
+    _check_quorum(values, problems)
     _settle_key(values, problems)
     return None if problems else Settings(**values, log_levels=levels)
+
+
+def _check_quorum(values: dict[str, Any], problems: list[str]) -> None:
+    """Two URLs of one host are one witness."""
+    hosts = len(parsers.sites(values["rpc_url"]))
+    if values["rpc_quorum"] is not None and values["rpc_quorum"] > hosts:
+        problems.append(
+            f"RPC_QUORUM: {values['rpc_quorum']} endpoints must agree, but RPC_URL names only {hosts} "
+            f"of different hosts: add some, or lower it. Example: RPC_QUORUM={hosts}"
+        )
 
 
 def _settle_key(values: dict[str, Any], problems: list[str]) -> None:

@@ -53,6 +53,14 @@ OPTIONS: Final[tuple[Option, ...]] = (
         "wss://rpc.example.org/KEY,https://mainnet.base.org",
     ),
     Option(
+        "RPC_QUORUM",
+        parsers.number(1, 16),
+        "1",
+        "Endpoints, of different hosts, that must show a grant before it counts; a revocation takes one. "
+        "1 believes whichever endpoint is followed. See docs/trust.md.",
+        "2",
+    ),
+    Option(
         "CHAIN_ID",
         parsers.number(1, 2**63),
         None,

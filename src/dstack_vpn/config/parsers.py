@@ -2,7 +2,7 @@
 
 import ipaddress
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -61,6 +61,12 @@ def urls(text: str) -> tuple[str, ...]:
     if not urls:
         raise FormatError("expected at least one URL")
     return urls
+
+
+def sites(urls: Iterable[str]) -> set[tuple[str | None, int]]:
+    """Whom RPC URLs ask: host and port, by whichever scheme and with whichever key."""
+    parts = map(urlsplit, urls)
+    return {(p.hostname, p.port or (443 if p.scheme in {"https", "wss"} else 80)) for p in parts}
 
 
 def address(text: str) -> Address:

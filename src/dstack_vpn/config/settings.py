@@ -63,6 +63,7 @@ class Settings:
     node_id: str | None
     network: Network
     rpc_url: tuple[str, ...] = field(repr=False)
+    rpc_quorum: int
     chain_id: int
     contract_address: Address
     contract_abi: str

@@ -12,6 +12,7 @@ from dstack_vpn.core.addressing import AddressPlan
 from dstack_vpn.core.keys import PublicKey
 from dstack_vpn.core.model import Malformed, TokenId
 from dstack_vpn.core.node import Node
+from dstack_vpn.core.quorum import Quorum
 from dstack_vpn.core.registry import Registry
 
 
@@ -28,6 +29,7 @@ class Reason(StrEnum):
     DUPLICATE_KEY = "duplicate key"
     OWN_KEY = "own key"
     UNCONFIRMED = "unconfirmed"
+    UNWITNESSED = "not witnessed"
     NO_ADDRESS = "token id beyond the address range"
     UNKNOWN = "unknown"
 
@@ -40,6 +42,8 @@ class Decision:
     reason: Reason
     node: Node | None = None
     detail: str = ""
+    ends: int = 0
+    """The last Unix second of the access that is granted; 0: it does not end."""
 
     def __str__(self) -> str:
         return f"{self.reason.value} ({self.detail})" if self.detail else self.reason.value
@@ -61,6 +65,8 @@ class AccessControl:
     own_key: PublicKey
     height: int = 0
     confirmations: int = 0
+    quorum: Quorum | None = None
+    """Where several endpoints have to agree, what they do agree on."""
 
     def decide(self, subject: TokenId | str | PublicKey, now: float) -> Decision:
         """Decide about a token, a node id, a key, or a tunnel address; ``now`` in Unix seconds.
@@ -104,7 +110,13 @@ class AccessControl:
         above = self.height - node.key_since.block
         if above < self.confirmations:
             return no(Reason.UNCONFIRMED, f"{max(above, 0)} of {self.confirmations} blocks")
-        return Decision(granted=True, reason=Reason.ACTIVE, node=node)
+        ends = node.expires_at
+        if self.quorum is not None:
+            if doubt := self.quorum.doubt(node):
+                return no(Reason.UNWITNESSED, doubt)
+            if 0 < (ends := self.quorum.ends(node)) < now:
+                return no(Reason.EXPIRED)
+        return Decision(granted=True, reason=Reason.ACTIVE, node=node, ends=ends)
 
     def _holder(self, node: Node, now: float) -> TokenId:
         """Which of the tokens that claim this node's key has it: the earliest among those without a fault."""

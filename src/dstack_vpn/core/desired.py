@@ -136,8 +136,8 @@ class Membership:
             peer = _as_pinned(peer, self.pinned[key])
         self.peers[key] = peer
         self.tokens[key] = decision.node.token_id
-        if decision.node.expires_at:
-            self._ends[key] = decision.node.expires_at
+        if decision.ends:
+            self._ends[key] = decision.ends
         return peer
 
     def _admits(self, key: PublicKey) -> bool:

@@ -98,6 +98,10 @@ class Follower:
         """Whether that very block is part of the chain that we follow."""
         return self._ring.get(block.number) == block.hash
 
+    def hash_at(self, number: int) -> str | None:
+        """Our block's hash at that height, as far as it is remembered."""
+        return self._ring.get(number)
+
     def restore(
         self, base: Registry, settled: BlockRef, events: Iterable[LoggedEvent], tip: BlockRef
     ) -> None:

@@ -12,6 +12,9 @@ from typing import Final
 HEAD_PATIENCE: Final = 60.0
 """Seconds without a new head until that is worth a person's look, where blocks come at a known pace."""
 
+MOST_NAMED: Final = 10
+"""Tokens that a reason names."""
+
 
 class Status(StrEnum):
     """How a component is."""
@@ -19,6 +22,25 @@ class Status(StrEnum):
     OK = "ok"
     WARNING = "warning"
     FAILED = "failed"
+
+
+@dataclass(slots=True)
+class QuorumFacts:
+    """How the endpoints agree, where several have to."""
+
+    needed: int
+    agreeing: int = 0
+    """Endpoints that had our block and answered at the last audit, the followed one included."""
+    waiting: int = 0
+    """Grants that wait for others to show them."""
+    disputed: list[int] = field(default_factory=list)
+    """Tokens that are out because one endpoint shows them out and others don't."""
+    contested: dict[int, list[str]] = field(default_factory=dict)
+    """Tokens about which endpoints contradict each other, and none can be outvoted."""
+    quarantined: dict[str, str] = field(default_factory=dict)
+    """Endpoints that were found to lie and are left alone for now, and in what they did."""
+    silent: dict[str, str] = field(default_factory=dict)
+    """Endpoints that said nothing at the last audit, and why."""
 
 
 @dataclass(slots=True)
@@ -38,6 +60,8 @@ class Facts:
     """Whether blocks come at a known pace, so that silence means something."""
     synced: float | None = None
     """When the registry was last known to be what the chain says."""
+    quorum: QuorumFacts | None = None
+    """None where one endpoint is believed."""
     stale: bool = False
     """The members come from the state directory; the chain has not confirmed them since the start."""
     # device
@@ -87,8 +111,10 @@ class Health:
 def evaluate(facts: Facts, now: float) -> Health:
     """Judge the facts at ``now``."""
     ready = facts.interface_up and facts.device_problem is None and (facts.synced is not None or facts.stale)
-    components = (_chain(facts, now), _registry(facts), _device(facts), _own(facts), _store(facts))
-    return Health(ready, components)
+    components = [_chain(facts, now), _registry(facts), _device(facts), _own(facts), _store(facts)]
+    if facts.quorum is not None:
+        components.append(_quorum(facts.quorum))
+    return Health(ready, tuple(components))
 
 
 def _chain(facts: Facts, now: float) -> Component:
@@ -134,3 +160,28 @@ def _own(facts: Facts) -> Component:
 def _store(facts: Facts) -> Component:
     status = Status.OK if facts.store_problem is None else Status.WARNING
     return Component("store", status, facts.store_problem or "")
+
+
+def _quorum(facts: QuorumFacts) -> Component:
+    """Failed while endpoints contradict each other or too few agree; a warning while one is in quarantine."""
+    failures = [
+        f"{' and '.join(who)} contradict each other about token {token}, which stays out"
+        for token, who in list(facts.contested.items())[:MOST_NAMED]
+    ]
+    if facts.agreeing < facts.needed:
+        failures.append(f"{facts.agreeing} of the {facts.needed} endpoints that RPC_QUORUM asks for agree")
+    warnings = [f"{name} is in quarantine: {why}" for name, why in facts.quarantined.items()]
+    warnings += [f"{name} says nothing: {why}" for name, why in facts.silent.items()]
+    if facts.disputed:
+        warnings.append(f"tokens {_few(facts.disputed)} are out according to one endpoint")
+    if facts.waiting:
+        warnings.append(f"{facts.waiting} grants wait until {facts.needed} endpoints show them")
+    reason = "; ".join(failures + warnings)
+    if failures:
+        return Component("quorum", Status.FAILED, reason)
+    return Component("quorum", Status.WARNING if warnings else Status.OK, reason)
+
+
+def _few(tokens: list[int]) -> str:
+    text = ", ".join(map(str, tokens[:MOST_NAMED]))
+    return f"{text} and {len(tokens) - MOST_NAMED} more" if len(tokens) > MOST_NAMED else text

@@ -117,7 +117,7 @@ def revert(state: Registry, *changes: Change) -> Registry:
 def contradicts(state: Registry, observed: Observed) -> bool:
     """Whether a token's state as it was read says anything else than ours."""
     old = state.get(observed.token_id)
-    return _observed(old, observed.node) != old
+    return read_over(old, observed.node) != old
 
 
 def _effects(state: Registry, event: RegistryEvent, at: Position) -> list[tuple[TokenId, Node | None]]:
@@ -126,7 +126,7 @@ def _effects(state: Registry, event: RegistryEvent, at: Position) -> list[tuple[
         case Granted(token, owner, node_id, key):
             return [(token, _granted(state.nodes.get(token), Node(token, owner, node_id, key, key_since=at)))]
         case Observed(token, node):
-            return [(token, _observed(state.nodes.get(token), node))]
+            return [(token, read_over(state.nodes.get(token), node))]
         case OwnerKeyUpdated(owner, key):
             return [(token, _rekeyed(state.nodes[token], key, at)) for token in state.with_owner(owner)]
         case _:
@@ -173,7 +173,7 @@ def _rekeyed(node: Node, key: PublicKey | Malformed | None, at: Position) -> Nod
     return replace(node, public_key=key, suspended_key=None, key_since=at)
 
 
-def _observed(old: Node | None, new: Node | None) -> Node | None:
+def read_over(old: Node | None, new: Node | None) -> Node | None:
     """State that was read tells all but how it came about, which the events before it may have told."""
     if old is None or new is None:
         return new

@@ -23,6 +23,7 @@ from dstack_vpn.adapters.store.archive import FileArchive
 from dstack_vpn.adapters.store.sqlite import SqliteStore
 from dstack_vpn.bridge.endpoints import EndpointBook
 from dstack_vpn.bridge.follow import ChainLoop
+from dstack_vpn.bridge.jury import Jury
 from dstack_vpn.bridge.members import Members
 from dstack_vpn.bridge.node import Node
 from dstack_vpn.bridge.reconciler import Reconciler
@@ -33,8 +34,9 @@ from dstack_vpn.bridge.tunnel import Tunnel
 from dstack_vpn.config import Settings
 from dstack_vpn.core.addressing import AddressPlan, unique_local_prefix
 from dstack_vpn.core.desired import PeerPolicy
-from dstack_vpn.core.health import Facts
+from dstack_vpn.core.health import Facts, QuorumFacts
 from dstack_vpn.core.model import DeviceState
+from dstack_vpn.core.quorum import Quorum
 from dstack_vpn.core.x25519 import derive
 from dstack_vpn.errors import ConfigError
 from dstack_vpn.ports import Link
@@ -153,6 +155,7 @@ def build(settings: Settings, link: Link, relays: Relays) -> Node:
         facts=facts,
         clock=clock,
         lookup=transports.where,
+        quorum=Quorum(settings.rpc_quorum) if settings.rpc_quorum > 1 else None,
     )
     tunnel = Tunnel(
         link=link,
@@ -166,6 +169,10 @@ def build(settings: Settings, link: Link, relays: Relays) -> Node:
     )
     state = ChainState(members, facts, clock, settings.sync_interval, asyncio.Queue(_CHANGES))
     chain = ChainLoop(chain_source(settings), state)
+    if members.quorum is not None:
+        chain.jury = Jury(state, chain.source, members.quorum)
+        members.doubted = chain.jury.wake
+        facts.quorum = QuorumFacts(settings.rpc_quorum)
     reconciler = Reconciler(members, tunnel, facts, clock, chain.confirm)
     members.submit, members.own_changed = reconciler.submit, tunnel.look
     transports.read, transports.changed = tunnel.read, members.reached_anew

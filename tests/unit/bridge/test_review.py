@@ -276,11 +276,15 @@ class _FullStore(MemoryStore):
     full: bool = False
 
     async def append(
-        self, tip: BlockRef, added: Sequence[LoggedEvent], dropped: Sequence[LoggedEvent]
+        self,
+        tip: BlockRef,
+        added: Sequence[LoggedEvent],
+        dropped: Sequence[LoggedEvent],
+        synced: float | None = None,
     ) -> None:
         if self.full:
             raise StoreError("the disk is full")
-        await MemoryStore.append(self, tip, added, dropped)
+        await MemoryStore.append(self, tip, added, dropped, synced)
 
 
 async def test_what_the_store_refused_is_written_once_it_can_be(bench: Bench) -> None:

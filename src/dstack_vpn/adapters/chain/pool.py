@@ -3,12 +3,15 @@
 The first endpoint that is not being left alone gets the session. One that fails is left alone for a while
 that grows (`core.backoff`), so the next session goes to another at once; one that serves another chain is
 left alone for longer. Nothing here retries: the caller opens the next session when one has failed.
+
+One that was found to lie is in quarantine, with all other URLs of its host: for a minute, and for twice as
+long each time. Where all are, the one that comes free first is waited for.
 """
 
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
@@ -23,12 +26,17 @@ from dstack_vpn.adapters.chain.url import RpcUrl
 from dstack_vpn.core.backoff import Backoff
 from dstack_vpn.core.model import Address
 from dstack_vpn.errors import ChainError, FormatError, RetryError, WrongChainError
-from dstack_vpn.ports import ChainSession, RegistryAbi
+from dstack_vpn.ports import ChainSession, Quarantine, RegistryAbi
 
 _log = structlog.get_logger()
 
 WRONG_CHAIN_PAUSE: Final = 60.0
 """Seconds to leave an endpoint alone that serves another chain."""
+
+QUARANTINE: Final = 60.0
+"""Seconds that an endpoint is left alone the first time that it is found to lie."""
+LONGEST_QUARANTINE: Final = 86_400.0
+"""Seconds; so long without another lie also forgets the earlier ones."""
 
 Open: TypeAlias = Callable[
     [RpcUrl, Target, EndpointMemory, SessionSettings], AbstractAsyncContextManager[ChainSession]
@@ -40,6 +48,11 @@ class _Endpoint:
     url: RpcUrl
     memory: EndpointMemory = field(default_factory=EndpointMemory)
     backoff: Backoff = field(default_factory=Backoff)
+    quarantine: Backoff = field(
+        default_factory=lambda: Backoff(QUARANTINE, LONGEST_QUARANTINE, LONGEST_QUARANTINE)
+    )
+    lies: int = 0
+    last_lie: str = ""
 
 
 class RpcPool:
@@ -96,9 +109,49 @@ class RpcPool:
         async with self._use((ready or same or self._endpoints)[0]) as session:
             yield session
 
+    def others(self, *, than: str) -> Sequence[str]:
+        """See `ports.ChainSource.others`."""
+        own = {e.url.site for e in self._endpoints if e.url.name == than}
+        found: dict[tuple[str, int], str] = {}
+        for endpoint in self._endpoints:
+            if endpoint.url.site not in own and not endpoint.quarantine.wait(self._settings.monotonic()):
+                found.setdefault(endpoint.url.site, endpoint.url.name)
+        return list(found.values())
+
+    @asynccontextmanager
+    async def to(self, name: str) -> AsyncIterator[ChainSession]:
+        """See `ports.ChainSource.to`."""
+        endpoint = next(e for e in self._endpoints if e.url.name == name)
+        while (pause := self._wait(endpoint)) > 0:
+            await self._sleep(pause)
+        async with self._use(endpoint) as session:
+            yield session
+
+    def quarantine(self, name: str, reason: str) -> None:
+        """See `ports.ChainSource.quarantine`."""
+        now = self._settings.monotonic()
+        site = next(e.url.site for e in self._endpoints if e.url.name == name)
+        for endpoint in (e for e in self._endpoints if e.url.site == site):
+            honest = max(now - endpoint.quarantine.ready_at, 0.0) if endpoint.lies else 0.0
+            endpoint.quarantine = endpoint.quarantine.failed(now, 1.0, served=honest)
+            endpoint.lies += 1
+            endpoint.last_lie = reason
+            pause = endpoint.quarantine.wait(now)
+            _log.error("rpc.quarantined", endpoint=endpoint.url.name, reason=reason, pause=round(pause, 3))
+
+    def quarantined(self) -> Mapping[str, Quarantine]:
+        """See `ports.ChainSource.quarantined`."""
+        now = self._settings.monotonic()
+        return {
+            e.url.name: Quarantine(e.lies, e.last_lie, e.quarantine.wait(now))
+            for e in self._endpoints
+            if e.lies
+        }
+
     def _wait(self, endpoint: _Endpoint) -> float:
         """Seconds that the endpoint is still to be left alone."""
-        return endpoint.backoff.wait(self._settings.monotonic())
+        now = self._settings.monotonic()
+        return max(endpoint.backoff.wait(now), endpoint.quarantine.wait(now))
 
     @asynccontextmanager
     async def _use(self, endpoint: _Endpoint) -> AsyncIterator[ChainSession]:

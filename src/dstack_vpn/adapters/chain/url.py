@@ -25,6 +25,8 @@ class RpcUrl:
     streams: bool
     """Whether it is a WebSocket, over which the endpoint can speak first."""
     secrets: tuple[str, ...] = field(repr=False, default=())
+    site: tuple[str, int] = ("", 0)
+    """Host and port: whoever answers there is one witness, by whichever scheme and key it is asked."""
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -38,7 +40,8 @@ class RpcUrl:
             raise FormatError("RPC URL: expected http, https, ws or wss, such as wss://rpc.example.org/key")
         bracketed = f"[{host}]" if ":" in host else host
         name = f"{parts.scheme}://{bracketed}" + (f":{port}" if port else "")
-        return cls(name, text.strip(), parts.scheme.startswith("ws"), _secrets(parts))
+        site = host.lower(), port or (443 if parts.scheme in {"https", "wss"} else 80)
+        return cls(name, text.strip(), parts.scheme.startswith("ws"), _secrets(parts), site)
 
     def redact(self, text: str) -> str:
         """The text without any part of the URL that may be a credential."""

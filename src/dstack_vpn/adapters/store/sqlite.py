@@ -38,6 +38,11 @@ CREATE TABLE block (
 ) WITHOUT ROWID;
 CREATE TABLE identity (chain_id TEXT NOT NULL, genesis TEXT NOT NULL, contract TEXT NOT NULL);
 """
+_LATER: Final = """
+CREATE TABLE IF NOT EXISTS witnessed (token TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS moment (name TEXT PRIMARY KEY, at REAL NOT NULL) WITHOUT ROWID;
+"""
+"""What older files of this version lack: by them, nobody was vouched for, and nothing is recent."""
 
 
 class SqliteStore:
@@ -53,10 +58,14 @@ class SqliteStore:
         return await self._run(self._load_or_rebuild)
 
     async def append(
-        self, tip: BlockRef, added: Sequence[LoggedEvent], dropped: Sequence[LoggedEvent]
+        self,
+        tip: BlockRef,
+        added: Sequence[LoggedEvent],
+        dropped: Sequence[LoggedEvent],
+        synced: float | None = None,
     ) -> None:
         """See `ports.Store.append`."""
-        await self._run(lambda: self._append(tip, added, dropped))
+        await self._run(lambda: self._append(tip, added, dropped, synced))
 
     async def checkpoint(self, checkpoint: Checkpoint) -> None:
         """See `ports.Store.checkpoint`."""
@@ -108,12 +117,15 @@ class SqliteStore:
             return None
         nodes = connection.execute("SELECT record FROM node").fetchall()
         events = connection.execute("SELECT block, block_hash, log_index, record FROM event").fetchall()
+        synced = connection.execute("SELECT at FROM moment WHERE name = 'synced'").fetchone()
         return Checkpoint(
             ChainIdentity(int(identity[0]), identity[1], identity[2]),
             blocks["settled"],
             tuple(load_node(record) for (record,) in nodes),
             tuple(LoggedEvent(b, h, i, load_event(record)) for b, h, i, record in events),
             blocks["tip"],
+            frozenset(int(token) for (token,) in connection.execute("SELECT token FROM witnessed")),
+            None if synced is None else float(synced[0]),
         )
 
     def _move_aside(self, problem: str) -> None:
@@ -124,7 +136,13 @@ class SqliteStore:
             self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
         _log.error("store.rebuilt", problem=problem, moved_to=str(aside))
 
-    def _append(self, tip: BlockRef, added: Sequence[LoggedEvent], dropped: Sequence[LoggedEvent]) -> None:
+    def _append(
+        self,
+        tip: BlockRef,
+        added: Sequence[LoggedEvent],
+        dropped: Sequence[LoggedEvent],
+        synced: float | None = None,
+    ) -> None:
         with _transaction(self._open()) as connection:
             connection.executemany(
                 "DELETE FROM event WHERE block = ? AND log_index = ? AND token = ?",
@@ -132,12 +150,13 @@ class SqliteStore:
             )
             _write_events(connection, added)
             _write_block(connection, "tip", tip)
+            _write_synced(connection, synced)
 
     def _checkpoint(self, checkpoint: Checkpoint) -> None:
         identity = checkpoint.identity
         with _transaction(self._open()) as connection:
-            for table in ("node", "event", "block", "identity"):
-                connection.execute(f"DELETE FROM {table}")  # noqa: S608 - our own four names
+            for table in ("node", "event", "block", "identity", "witnessed", "moment"):
+                connection.execute(f"DELETE FROM {table}")  # noqa: S608 - our own names
             connection.execute(
                 "INSERT INTO identity VALUES (?, ?, ?)",
                 (str(identity.chain_id), identity.genesis_hash, identity.contract),
@@ -148,6 +167,10 @@ class SqliteStore:
             _write_events(connection, checkpoint.events)
             _write_block(connection, "settled", checkpoint.finalized)
             _write_block(connection, "tip", checkpoint.tip)
+            _write_synced(connection, checkpoint.synced)
+            connection.executemany(
+                "INSERT INTO witnessed VALUES (?)", [(str(token),) for token in checkpoint.witnessed]
+            )
 
     def _close(self) -> None:
         if self._connection is not None:
@@ -163,12 +186,11 @@ def _prepare(connection: sqlite3.Connection) -> None:
     if verdict != "ok":
         raise sqlite3.DatabaseError(f"the integrity check says: {verdict}")
     (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if version == VERSION:
-        return
-    if version != 0:
+    if version not in {0, VERSION}:
         raise sqlite3.DatabaseError(f"the file is of version {version}, not {VERSION}")
     with _transaction(connection):
-        for statement in filter(str.strip, _SCHEMA.split(";")):
+        schema = _LATER if version else _SCHEMA + _LATER
+        for statement in filter(str.strip, schema.split(";")):
             connection.execute(statement)
         connection.execute(f"PRAGMA user_version = {VERSION}")
 
@@ -210,3 +232,8 @@ def _write_block(connection: sqlite3.Connection, name: str, block: BlockRef) -> 
         "INSERT OR REPLACE INTO block VALUES (?, ?, ?, ?, ?)",
         (name, block.number, block.hash, block.parent_hash, block.timestamp),
     )
+
+
+def _write_synced(connection: sqlite3.Connection, synced: float | None) -> None:
+    if synced is not None:
+        connection.execute("INSERT OR REPLACE INTO moment VALUES ('synced', ?)", (synced,))

@@ -1,0 +1,319 @@
+"""Has other endpoints say what they see of what the followed one says; `core.quorum` judges.
+
+Two kinds of question go out, each to all other endpoints at once and judged by every answer as it comes, so
+that one that stalls holds up nobody: about the tokens that wait for a quorum, as soon as the block that
+changed them is our tip; and about everything, at every audit. An endpoint that is found to lie goes into
+quarantine, and where it is the followed one, the session ends and another endpoint is followed.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Final
+
+import structlog
+
+from dstack_vpn.bridge.state import Began, ChainState
+from dstack_vpn.bridge.witnesses import LOOK, EndpointWitness
+from dstack_vpn.core.events import Observed
+from dstack_vpn.core.health import QuorumFacts
+from dstack_vpn.core.model import BlockRef, TokenId
+from dstack_vpn.core.node import Node
+from dstack_vpn.core.quorum import Quorum
+from dstack_vpn.core.registry import Registry, contradicts
+from dstack_vpn.core.witness import Question, Statement, Testimony, compare, judge_blocks
+from dstack_vpn.errors import ChainError, EndpointError
+from dstack_vpn.ports import ChainSession, ChainSource, Witness
+
+_log = structlog.get_logger(component="quorum")
+
+DEADLINE: Final = 8.0
+"""Seconds that the others have to answer a question about some tokens..."""
+AUDIT_DEADLINE: Final = 60.0
+"""...and about everything."""
+MOST: Final = 340
+"""Tokens in one question; more of them are asked about one question after the other."""
+IN_FLIGHT: Final = 4
+"""Questions under way at once."""
+RETRY: Final = (1.0, 15.0)
+"""Seconds until a question that came to nothing is asked again, at first and at most."""
+SLICE: Final = 250
+"""Tokens that are compared without a pause."""
+DEPTH: Final = 64
+"""Blocks of logs below the last audit that are asked for where a contract can't enumerate."""
+
+
+@dataclass(frozen=True, slots=True)
+class Court:
+    """The session that is followed, and what can be done to it."""
+
+    session: ChainSession
+    audit: Callable[[], Awaitable[Sequence[Observed] | None]]
+    """Reads everything at our tip from it, and corrects what we hold by that."""
+    correct: Callable[[BlockRef, list[Observed]], Awaitable[None]]
+    """Corrects what we hold by what it was read to say."""
+    end: Callable[[ChainError], Awaitable[None]]
+    """Ends it."""
+
+
+@dataclass(slots=True)
+class Jury:
+    """The other endpoints, asked while one is followed."""
+
+    state: ChainState
+    source: ChainSource
+    quorum: Quorum
+    _work: asyncio.Event = field(default_factory=asyncio.Event)
+    _witnesses: dict[str, EndpointWitness] = field(default_factory=dict)
+    _running: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+    _asked: set[TokenId] = field(default_factory=set)
+    """Tokens that a question is under way about."""
+    _again: dict[TokenId, tuple[float, float]] = field(default_factory=dict)
+    """When to ask about a token again (monotonic), and the pause that this is the end of."""
+    _earlier: int | None = None
+    """The height that we stood at at the last audit."""
+    _ahead: dict[str, int] = field(default_factory=dict)
+    """How far the others were then, where that was further."""
+
+    def wake(self) -> None:
+        """There may be tokens to ask about."""
+        self._work.set()
+
+    async def sit(self, court: Court) -> None:
+        """Ask and judge for as long as the session lasts."""
+        self._asked, self._again, self._earlier, self._ahead = set(), {}, None, {}
+        self._witnesses, self._running = {}, {}
+        self._work.set()
+        async with asyncio.TaskGroup() as group:
+            self._call_witnesses(court, group)
+            group.create_task(self._audit_forever(court, group), name="quorum audits")
+            group.create_task(self._ask_forever(court, group), name="quorum questions")
+
+    # -- questions about some tokens ------------------------------------------------------------------
+
+    async def _ask_forever(self, court: Court, group: asyncio.TaskGroup) -> None:
+        limit = asyncio.Semaphore(IN_FLIGHT)
+        while True:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._work.wait(), RETRY[0] if self._again else None)
+            self._work.clear()
+            await limit.acquire()
+            at, tokens = self._due()
+            if at is None or not tokens:
+                limit.release()
+                continue
+            self._asked |= set(tokens)
+            group.create_task(self._ask(court, Question(at, tokens), limit), name="quorum question")
+
+    def _due(self) -> tuple[BlockRef | None, list[TokenId]]:
+        """The tokens to ask about now, and the block: not before the block that changed them is our tip."""
+        follower, now = self.state.follower, self.state.clock.monotonic()
+        tip, events = follower.tip, follower.timeline.events
+        if tip is None or follower.walking or (events and events[-1].block_number > tip.number):
+            return None, []
+        due = [
+            token
+            for token in self.quorum.questions(tip.number)
+            if token not in self._asked and self._again.get(token, (0.0, 0.0))[0] <= now
+        ]
+        if len(due) > MOST:
+            self._work.set()
+        return tip, due[:MOST]
+
+    async def _ask(self, court: Court, question: Question, limit: asyncio.Semaphore) -> None:
+        """One question, to all; it holds up others only until its tokens are settled."""
+        height, under_way = question.at.number, True
+
+        def end() -> None:
+            nonlocal under_way
+            if under_way:
+                under_way = False
+                self._asked -= set(question.tokens)
+                self._postpone(question.tokens, height)
+                limit.release()
+                self._work.set()
+
+        def judged() -> None:
+            if not set(question.tokens).intersection(self.quorum.questions(height)):
+                end()
+
+        async def own() -> Sequence[Observed]:
+            observed = await court.session.read_tokens(question.tokens, question.at)
+            if wrong := [x for x in observed if contradicts(self.state.follower.registry, x)]:
+                await court.correct(question.at, wrong)
+            return observed
+
+        try:
+            await self._hear(court, question, own, DEADLINE, judged)
+        finally:
+            end()
+            self._tell()
+
+    def _postpone(self, tokens: Iterable[TokenId], height: int) -> None:
+        """What is still open is asked again after a pause that grows."""
+        now, still = self.state.clock.monotonic(), set(self.quorum.questions(height))
+        for token in tokens:
+            _, pause = self._again.pop(token, (0.0, 0.0))
+            if token in still:
+                pause = min(max(2 * pause, RETRY[0]), RETRY[1])
+                self._again[token] = now + pause, pause
+
+    # -- audits ---------------------------------------------------------------------------------------
+
+    async def _audit_forever(self, court: Court, group: asyncio.TaskGroup) -> None:
+        pause = RETRY[0]
+        while True:
+            self._call_witnesses(court, group)
+            if await self._audit(court):
+                self.state.members.confirmed()
+                pause = RETRY[0]
+                await asyncio.sleep(self.state.audit_interval)
+            else:
+                await asyncio.sleep(min(pause, self.state.audit_interval))
+                pause = min(2 * pause, RETRY[1])
+
+    async def _audit(self, court: Court) -> bool:
+        """Everything, with all; returns whether a quorum was heard."""
+        follower = self.state.follower
+        while follower.walking:  # noqa: ASYNC110 - a moment, at the beginning of a session
+            await asyncio.sleep(LOOK)
+        if (tip := follower.tip) is None:
+            return False
+        known = tuple(follower.registry.nodes)
+        hash_ = None if self._earlier is None else follower.hash_at(self._earlier)
+        earlier = None if self._earlier is None or hash_ is None else (self._earlier, hash_)
+        question = Question(tip, known, True, earlier, max(self.state.audited_to - DEPTH, 0))
+        statements = await self._hear(court, question, court.audit, AUDIT_DEADLINE)
+        if statements is None:
+            return False
+        liars = judge_blocks(self.quorum.needed, court.session.name, tip.number, statements, self._ahead)
+        for name, reason in liars.items():
+            await self._sentence(court, name, reason)
+        self._earlier = tip.number
+        self._ahead = {x.endpoint: x.head for x in statements if x.head is not None and x.head > tip.number}
+        facts = self._facts
+        facts.agreeing = 1 + sum(x.hash == tip.hash and x.endpoint not in liars for x in statements)
+        heard = {x.endpoint for x in statements}
+        facts.silent = {
+            name: witness.problem or "it does not answer in time"
+            for name, witness in self._witnesses.items()
+            if name not in heard
+        }
+        self._tell()
+        await self.state.changed.put(Began())
+        return facts.agreeing >= self.quorum.needed
+
+    # -- both -----------------------------------------------------------------------------------------
+
+    async def _hear(
+        self,
+        court: Court,
+        question: Question,
+        own: Callable[[], Awaitable[Sequence[Observed] | None]],
+        deadline: float,
+        judged: Callable[[], None] = lambda: None,
+    ) -> list[Statement] | None:
+        """Ask everybody, and judge by each answer as it comes; None where the followed endpoint fails.
+
+        Absorbs `ChainError` of the others; with one of the followed endpoint the session ends.
+        """
+        ours, heard = self.state.follower.registry, list[Statement]()
+        answers: asyncio.Queue[Statement | None] = asyncio.Queue()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(deadline), asyncio.TaskGroup() as group:
+                asking = [
+                    group.create_task(_into(answers, witness, question))
+                    for witness in self._witnesses.values()
+                ]
+                try:
+                    observed = await own()
+                except ChainError as error:
+                    await court.end(error)
+                    observed = None
+                if observed is None:
+                    for task in asking:
+                        task.cancel()
+                    return None
+                said = Statement(court.session.name, question.at.hash, question.at, observed)
+                leader = await self._compare(ours, question.at, said)
+                testimonies: list[Testimony] = []
+                for _ in asking:
+                    if (statement := await answers.get()) is None:
+                        continue
+                    heard.append(statement)
+                    testimonies.append(await self._compare(ours, question.at, statement))
+                    await self._judge(court, leader, ours, testimonies)
+                    judged()
+        return heard
+
+    @staticmethod
+    async def _compare(ours: Registry, at: BlockRef, statement: Statement) -> Testimony:
+        """A few hundred tokens at a time, so that no event waits."""
+        same: set[TokenId] = set()
+        differs: dict[TokenId, Node | None] = {}
+        for start in range(0, len(statement.observed), SLICE):
+            equal, other = compare(ours, statement.observed[start : start + SLICE])
+            same |= equal
+            differs |= other
+            await asyncio.sleep(0)
+        return Testimony.of(statement, at, same, differs)
+
+    async def _judge(
+        self, court: Court, leader: Testimony, ours: Registry, testimonies: Sequence[Testimony]
+    ) -> None:
+        follower = self.state.follower
+        verdict = self.quorum.heard(leader, ours, follower.registry, testimonies)
+        self.state.members.testified(verdict.changed)
+        for name, reason in verdict.liars.items():
+            await self._sentence(court, name, reason)
+        if self.quorum.contested:
+            _log.warning(
+                "quorum.contested", tokens=list(self.quorum.contested)[:20], count=len(self.quorum.contested)
+            )
+
+    async def _sentence(self, court: Court, name: str, reason: str) -> None:
+        """An endpoint lies: it is asked nothing more for a while, and what it said is void."""
+        self.source.quarantine(name, reason)
+        self.state.members.testified(self.quorum.strike(name))
+        self._dismiss(name)
+        self._tell()
+        if name == court.session.name:
+            await court.end(EndpointError(f"{name} was found to lie: {reason}"))
+
+    # -- witnesses ------------------------------------------------------------------------------------
+
+    def _call_witnesses(self, court: Court, group: asyncio.TaskGroup) -> None:
+        """Have a connection to every other endpoint that is not in quarantine."""
+        for name in self.source.others(than=court.session.name):
+            if name not in self._witnesses:
+                witness = self._witnesses[name] = EndpointWitness(name, self.source)
+                self._running[name] = group.create_task(witness.run(), name=f"witness {name}")
+
+    def _dismiss(self, name: str) -> None:
+        if self._witnesses.pop(name, None) is not None:
+            self._running.pop(name).cancel()
+
+    def _tell(self) -> None:
+        """Let health know."""
+        facts, quorum = self._facts, self.quorum
+        facts.waiting, facts.disputed = quorum.pending, quorum.disputed
+        facts.contested = {token: sorted(who) for token, who in quorum.contested.items()}
+        facts.quarantined = {
+            name: entry.reason for name, entry in self.source.quarantined().items() if entry.seconds_left
+        }
+
+    @property
+    def _facts(self) -> QuorumFacts:
+        facts = self.state.facts
+        if facts.quorum is None:
+            facts.quorum = QuorumFacts(self.quorum.needed)
+        return facts.quorum
+
+
+async def _into(answers: asyncio.Queue[Statement | None], witness: Witness, question: Question) -> None:
+    """Put what is said there, or None."""
+    try:
+        answers.put_nowait(await witness.testify(question))
+    except ChainError:
+        answers.put_nowait(None)

@@ -1,0 +1,113 @@
+"""Another endpoint as a witness: a connection of its own, kept open, over which it is asked.
+
+It is asked for little and at once: its header at our height, and some tokens after our very block. One that
+has not got that far yet is given a moment.
+"""
+
+import asyncio
+from collections.abc import Awaitable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Final, TypeVar
+
+from dstack_vpn.core.events import Observed, OwnerKeyUpdated
+from dstack_vpn.core.model import BlockRef
+from dstack_vpn.core.witness import Question, Statement
+from dstack_vpn.errors import ChainError, EndpointError
+from dstack_vpn.ports import ChainSession, ChainSource
+
+_T = TypeVar("_T")
+
+PATIENCE: Final = 3.0
+"""Seconds that an endpoint is given to get to our block."""
+LOOK: Final = 0.05
+"""Seconds between looks at whether it has."""
+
+
+@dataclass(slots=True)
+class EndpointWitness:
+    """Implements `ports.Witness`."""
+
+    name: str
+    source: ChainSource
+    problem: str | None = None
+    """Why it can't be asked now."""
+    _session: ChainSession | None = None
+    _connected: asyncio.Event = field(default_factory=asyncio.Event)
+    _broken: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def run(self) -> None:
+        """Keep a connection until cancelled. Absorbs `ChainError`: the source waits before the next one."""
+        while True:
+            try:
+                async with self.source.to(self.name) as self._session:
+                    self._broken.clear()
+                    self._connected.set()
+                    await self._broken.wait()
+                    raise EndpointError(self.problem or "the connection was lost")
+            except ChainError as error:
+                self.problem = str(error)
+            finally:
+                self._connected.clear()
+                self._session = None
+
+    async def testify(self, question: Question) -> Statement:
+        """See `ports.Witness.testify`. Has no deadline of its own but for an endpoint that is behind."""
+        await self._connected.wait()
+        assert self._session is not None
+        session = self._session
+        try:
+            said = await (_audited(session, question) if question.whole else _asked(session, question))
+        except ChainError as error:
+            self.problem = str(error)
+            self._broken.set()
+            raise
+        self.problem = None
+        return said
+
+
+async def _asked(session: ChainSession, question: Question) -> Statement:
+    """A few tokens after our block; header and tokens are asked for at the same time."""
+    at, waited = question.at, 0.0
+    while True:
+        header, observed = await asyncio.gather(
+            session.header(at.number), _or_error(session.read_tokens(question.tokens, at))
+        )
+        if header is not None and header.hash == at.hash and not isinstance(observed, ChainError):
+            return Statement(session.name, header.hash, at, observed)
+        if (header is not None and header.hash != at.hash) or waited >= PATIENCE:
+            return Statement(session.name, None if header is None else header.hash, at)
+        await asyncio.sleep(LOOK)
+        waited += LOOK
+
+
+async def _audited(session: ChainSession, question: Question) -> Statement:
+    """Everything as of its own head, and whether it has our blocks."""
+    at, earlier = question.at, question.earlier
+    head = await session.head()
+    header = at if head.hash == at.hash else await session.header(at.number)
+    was = None if earlier is None else await session.header(earlier[0])
+    has_earlier = None if earlier is None else was is not None and was.hash == earlier[1]
+    observed = await session.read_all(head)
+    if observed is None:
+        observed = await _known(session, question, head)
+    else:
+        gone = set(question.tokens) - {x.token_id for x in observed}
+        observed += [Observed(token, None) for token in gone]
+    said = None if header is None else header.hash
+    return Statement(session.name, said, head, observed, head.number, has_earlier)
+
+
+async def _known(session: ChainSession, question: Question, at: BlockRef) -> list[Observed]:
+    """The tokens that we know or that its latest logs name."""
+    tokens = set(question.tokens)
+    for logged in await session.events(question.logs_from, at.number):
+        if not isinstance(logged.event, OwnerKeyUpdated):
+            tokens.add(logged.event.token_id)
+    return await session.read_tokens(sorted(tokens), at)
+
+
+async def _or_error(work: Awaitable[_T]) -> _T | ChainError:
+    with suppress(ChainError):
+        return await work
+    return EndpointError("it has no state of that block")

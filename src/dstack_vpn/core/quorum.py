@@ -1,0 +1,252 @@
+"""A quorum of endpoints: with k of them needed, fewer than k can give nobody access.
+
+One endpoint is followed, and tells us of heads and logs. That k endpoints agree on a block's hash is not
+enough to believe it: it can hand out forged logs under an honest hash. So others are asked what a token's
+state is *after that very block*, and a grant counts only once k endpoints, the followed one included, say
+the same. Taking away needs no quorum: whoever says that a token is out puts it out, until that is cleared up.
+
+    what is said                                        what follows
+    the followed endpoint shows a token in              pending: the others are asked
+    k say the same of it, at one block, no k others     vouched: access control may grant it
+    the followed endpoint shows it out, or another key  out at once; what was vouched is forgotten
+    another shows it out, or with another key           disputed: out at once, until that endpoint says
+                                                        otherwise of a later block, or is found to lie
+    another shows it ending sooner                      that end counts
+    k agree at one block, and fewer say otherwise       the fewer lie: quarantine, their disputes are void
+    k others agree against the followed one             the followed one lies: quarantine, follow another
+    neither side has k, or both have                    contested: out, and health names who is at odds
+
+"At one block" means: the other endpoint has the same hash at our tip's height. An endpoint that stays behind
+can't lie about a block that it does not show, but withholds; `witness.judge_blocks` finds that, by the blocks
+of the audit before. What is vouched holds until the followed endpoint shows the token otherwise, so a token
+that was revoked is witnessed anew before it comes back.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from dstack_vpn.core.model import TokenId
+from dstack_vpn.core.node import Node
+from dstack_vpn.core.registry import Registry
+from dstack_vpn.core.witness import Testimony, covers, in_force, is_same_member, lasts
+
+
+@dataclass(frozen=True, slots=True)
+class Odds:
+    """That an endpoint says anything else of a token than we hold."""
+
+    height: int
+    """Of the block after which it does."""
+    out: bool
+    """Whether it shows the token out, or as another member."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a round has come to."""
+
+    changed: frozenset[TokenId]
+    """Tokens about which a decision may be another now."""
+    liars: Mapping[str, str] = field(default_factory=dict)
+    """Endpoints that k others contradict, and in what; the followed one may be among them."""
+
+
+@dataclass(slots=True)
+class Quorum:
+    """Which of the followed endpoint's tokens enough others have vouched for."""
+
+    needed: int
+    """Endpoints that must agree, the followed one included; 2 or more."""
+    contested: dict[TokenId, frozenset[str]] = field(default_factory=dict)
+    """Tokens that endpoints contradict each other about, with no k on one side alone, and who does."""
+    _vouched: dict[TokenId, tuple[Node, int]] = field(default_factory=dict)
+    """As they were when they were vouched for, and the height of the block at which they were."""
+    _pending: set[TokenId] = field(default_factory=set)
+    _odds: dict[TokenId, dict[str, Odds]] = field(default_factory=dict)
+    """Who else is at odds with us about a token."""
+
+    @property
+    def pending(self) -> int:
+        """How many tokens wait for others to show them."""
+        return len(self._pending)
+
+    @property
+    def disputed(self) -> list[TokenId]:
+        """Tokens that are out because another endpoint than the followed one shows them out."""
+        return sorted(token for token in self._odds if self._against(token))
+
+    def doubt(self, node: Node) -> str | None:
+        """Why this token, as the followed endpoint shows it, counts for nothing yet; None: it counts."""
+        if against := self._against(node.token_id):
+            return f"out according to {', '.join(sorted(against))}"
+        held = self._held(node.token_id)
+        if held is None or not is_same_member(held, node):
+            return f"fewer than {self.needed} endpoints have shown it"
+        return None
+
+    def ends(self, node: Node) -> int:
+        """When access ends, of what is vouched for: an end that one endpoint alone has put off is none."""
+        ends = [x.expires_at for x in (node, self._held(node.token_id)) if x is not None and x.expires_at]
+        return min(ends, default=0)
+
+    def vouches(self, node: Node) -> bool:
+        """Whether a token in that very form could be restored without asking anybody."""
+        return not self._against(node.token_id) and covers(self._held(node.token_id), node)
+
+    def _held(self, token: TokenId) -> Node | None:
+        return self._vouched[token][0] if token in self._vouched else None
+
+    def _against(self, token: TokenId) -> list[str]:
+        return [name for name, odds in self._odds.get(token, {}).items() if odds.out]
+
+    # -- what happens ---------------------------------------------------------------------------------
+
+    def remember(self, nodes: Iterable[Node], height: int) -> None:
+        """These were vouched for before a restart, at that height or below."""
+        self._vouched |= {node.token_id: (node, height) for node in nodes}
+
+    def followed(self, tokens: Iterable[TokenId], registry: Registry) -> None:
+        """The followed endpoint shows these tokens as they are in the registry now."""
+        for token in tokens:
+            node, held = registry.get(token), self._held(token)
+            if node is None or not in_force(node):
+                for forget in (self._vouched, self._odds, self.contested):
+                    forget.pop(token, None)
+                self._pending.discard(token)
+                continue
+            if held is not None and not is_same_member(held, node):
+                del self._vouched[token]
+                held = None
+            elif held is not None and not lasts(node, held):
+                # What is cut short is not to be put off again by one endpoint alone.
+                held, self._vouched[token] = node, (node, self._vouched[token][1])
+            if covers(held, node):
+                self._pending.discard(token)
+            else:
+                self._pending.add(token)
+
+    def questions(self, height: int) -> list[TokenId]:
+        """The tokens to ask the others about, at that height: who are not vouched for, or at odds about."""
+        due = {t for t, odds in self._odds.items() if max(x.height for x in odds.values()) <= height}
+        return sorted(self._pending | due)
+
+    def strike(self, endpoint: str) -> frozenset[TokenId]:
+        """What this endpoint has said against others is void: it lies. Returns whom that concerns."""
+        concerned = {token for token, odds in self._odds.items() if odds.pop(endpoint, None)}
+        for token in concerned:
+            if not self._odds[token]:
+                del self._odds[token]
+        for token in [t for t, who in self.contested.items() if endpoint in who]:
+            del self.contested[token]
+        return frozenset(concerned)
+
+    def heard(
+        self, leader: Testimony, asked: Registry, now: Registry, others: Sequence[Testimony]
+    ) -> Verdict:
+        """Take in what is said of the tokens of ``asked``; what is another in ``now`` is left open.
+
+        ``leader`` is what the followed endpoint itself was read to say at that block: where that is not what
+        we hold, its logs were lost or forged, and nothing is judged by what we hold.
+        """
+        changed: set[TokenId] = set()
+        liars: dict[str, str] = {}
+        judged: dict[TokenId, Node | None] = {}
+        for token, agree in self._tally(leader, others).items():
+            ours = asked.get(token)
+            if now.get(token) != ours:
+                continue
+            judged[token] = ours
+            camps = _camps(token, others)
+            biggest = max(map(len, camps), default=0)
+            self.contested.pop(token, None)
+            if agree >= self.needed > biggest:
+                _accuse(liars, (name for camp in camps for name in camp), token)
+                changed |= self._vouch(token, ours, leader.height)
+            elif biggest >= self.needed > agree:
+                _accuse(liars, [leader.endpoint], token)
+            elif camps:
+                self.contested[token] = frozenset({leader.endpoint}.union(*camps))
+        honest = [x for x in (leader, *others) if x.endpoint not in liars]
+        for token, ours in judged.items():
+            changed |= self._weigh(token, ours, honest)
+        for name in liars:
+            changed |= self.strike(name)
+        return Verdict(frozenset(changed), liars)
+
+    # -- helpers --------------------------------------------------------------------------------------
+
+    @staticmethod
+    def _tally(leader: Testimony, others: Sequence[Testimony]) -> dict[TokenId, int]:
+        """How many endpoints, with the followed one, show each token as we do."""
+        counts = Counter(leader.same)
+        for testimony in others:
+            if testimony.on_our_chain:
+                counts.update(testimony.same & leader.same)
+        return counts
+
+    def _vouch(self, token: TokenId, ours: Node | None, height: int) -> set[TokenId]:
+        if ours is None or not in_force(ours):
+            return set()
+        self._pending.discard(token)
+        if self._held(token) == ours:
+            return set()
+        self._vouched[token] = ours, height
+        return {token}
+
+    def _weigh(self, token: TokenId, ours: Node | None, honest: Sequence[Testimony]) -> set[TokenId]:
+        """Who is at odds with us about the token now, and who no more."""
+        before = set(self._against(token))
+        odds, shortened = dict(self._odds.get(token, {})), False
+        for testimony in honest:
+            name = testimony.endpoint
+            if token in testimony.same:
+                if name in odds and odds[name].height <= testimony.height:
+                    del odds[name]
+            elif token in testimony.differs:
+                theirs = testimony.differs[token]
+                found = self._at_odds(token, ours, theirs, testimony)
+                if found is not None:
+                    odds[name] = found
+                    shortened |= not found.out and self._shorten(token, theirs, testimony.height)
+        if odds:
+            self._odds[token] = odds
+        else:
+            self._odds.pop(token, None)
+        return {token} if shortened or set(self._against(token)) != before else set()
+
+    def _at_odds(
+        self, token: TokenId, ours: Node | None, theirs: Node | None, testimony: Testimony
+    ) -> Odds | None:
+        """What another word means; None where it is no more than an old or a foreign block's."""
+        out = in_force(ours) and (
+            not in_force(theirs) or theirs is None or ours is None or not is_same_member(theirs, ours)
+        )
+        if not testimony.on_our_chain:
+            since = self._vouched[token][1] if token in self._vouched else None
+            if not out or since is None or testimony.height < since:
+                return None
+        return Odds(testimony.height, out)
+
+    def _shorten(self, token: TokenId, theirs: Node | None, height: int) -> bool:
+        """Somebody may show an end that is sooner: it counts, though the token stays in until then."""
+        held = self._held(token)
+        if held is None or theirs is None or not in_force(theirs) or lasts(theirs, held):
+            return False
+        self._vouched[token] = theirs, height
+        self._pending.add(token)
+        return True
+
+
+def _camps(token: TokenId, testimonies: Sequence[Testimony]) -> list[list[str]]:
+    """Who says otherwise of one and the same block, by what they say."""
+    camps: dict[Node | None, list[str]] = {}
+    for testimony in testimonies:
+        if testimony.definitive and token in testimony.differs:
+            camps.setdefault(testimony.differs[token], []).append(testimony.endpoint)
+    return list(camps.values())
+
+
+def _accuse(liars: dict[str, str], names: Iterable[str], token: TokenId) -> None:
+    for name in names:
+        liars.setdefault(name, f"what it says of token {token} is not what the others say")

@@ -1,0 +1,268 @@
+"""The whole node where several endpoints have to agree, with one that forges, hides, or withholds."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from tests.anvil import key_of
+from tests.fake_chain import FakeChain, FakeServer, registry, serve
+from tests.integration.conftest import MakeRig
+from tests.integration.pairs import members
+from tests.integration.support import Rig, eventually
+
+from dstack_vpn.adapters.chain import pool
+from dstack_vpn.core.access import Reason
+from dstack_vpn.core.keys import PublicKey
+from dstack_vpn.core.model import RemovePeer, SetPeer
+
+AUDIT = 0.2
+
+
+@dataclass
+class Trio:
+    """Three endpoints of one chain, any of which may lie."""
+
+    chain: FakeChain
+    servers: list[FakeServer]
+
+    def urls(self, scheme: str = "ws") -> list[str]:
+        return [getattr(server, scheme) for server in self.servers]
+
+    @property
+    def liar(self) -> FakeServer:
+        """The one that is preferred, and so followed first."""
+        return self.servers[0]
+
+
+@pytest.fixture
+async def trio() -> AsyncIterator[Trio]:
+    async with serve() as first, serve(first.chain) as second, serve(first.chain) as third:
+        servers = [first, second, third]
+
+        async def announce(kind: str, items: Sequence[dict[str, Any]]) -> None:
+            for server in servers:
+                await server._announce(kind, items)
+
+        first.chain.announce = announce
+        yield Trio(first.chain, servers)
+
+
+@asynccontextmanager
+async def running(make_rig: MakeRig, trio: Trio, count: int = 3, **options: Any) -> AsyncIterator[Rig]:
+    options = {"audit_interval": AUDIT, "environment": {"RPC_QUORUM": "2"}, **options}
+    async with make_rig(trio.urls()[:count], trio.chain.contract, **options).running() as rig:
+        yield rig
+
+
+def mint(chain: FakeChain, number: int) -> registry.Transaction:
+    return registry.mint(chain.accounts[1], f"node-{number}", str(key_of(number)))
+
+
+def quarantined(rig: Rig) -> dict[str, str]:
+    facts = rig.node.facts.quorum
+    assert facts is not None
+    return facts.quarantined
+
+
+def ever(rig: Rig) -> set[PublicKey]:
+    """Whom the device had at any time."""
+    return {change.public_key for change in rig.device.applied if isinstance(change, SetPeer)}
+
+
+async def settled(rig: Rig, chain: FakeChain, what: str) -> None:
+    await rig.settle(members(chain), what)
+
+
+async def test_what_all_show_is_granted_and_revoked_as_ever(trio: Trio, make_rig: MakeRig) -> None:
+    await trio.chain.mint(1)
+    async with running(make_rig, trio, audit_interval=3600) as rig:
+        await settled(rig, trio.chain, "what was there")
+        await trio.chain.mint(2)
+        await settled(rig, trio.chain, "a grant")
+        await trio.chain.mine(registry.update_key(2, str(key_of(12))))
+        await settled(rig, trio.chain, "another key")
+        await trio.chain.revoke(1)
+        await settled(rig, trio.chain, "a revocation")
+        assert rig.keys == {key_of(12)}
+        await eventually(lambda: rig.component("quorum") == "ok: ", "nothing is amiss")
+
+
+@pytest.mark.parametrize("logs", [True, False])
+async def test_a_forged_grant_adds_no_peer_and_its_forger_is_found(
+    trio: Trio, make_rig: MakeRig, *, logs: bool
+) -> None:
+    """Logs and calls are forged alike, under an honest block hash, by the endpoint that is followed."""
+    chain = trio.chain
+    await chain.mint(1)
+    async with running(make_rig, trio) as rig:
+        await settled(rig, chain, "what was there")
+        await trio.liar.forge(mint(chain, 66), logs=logs)
+        await eventually(lambda: trio.liar.ws in quarantined(rig), "the liar is found")
+        assert "quarantine" in rig.component("quorum")
+        await eventually(lambda: rig.node.facts.endpoint == trio.servers[1].ws, "another is followed")
+        await chain.mint(2)
+        await settled(rig, chain, "what is true goes on")
+        assert key_of(66) not in ever(rig), "not for a moment"
+        assert rig.decide("node-66").reason is Reason.UNKNOWN
+
+
+async def test_with_two_endpoints_a_forged_grant_adds_no_peer_either(trio: Trio, make_rig: MakeRig) -> None:
+    chain = trio.chain
+    await chain.mint(1)
+    async with running(make_rig, trio, 2) as rig:
+        await settled(rig, chain, "what was there")
+        await trio.liar.forge(mint(chain, 66))
+        await eventually(lambda: "contradict each other" in rig.component("quorum"), "health names both")
+        for server in trio.servers[:2]:
+            assert server.ws in rig.component("quorum")
+        assert rig.decide("node-66").reason is Reason.UNWITNESSED
+        assert rig.peers == members(chain)
+        assert key_of(66) not in ever(rig)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+async def test_a_hidden_revocation_comes_with_the_next_audit(
+    trio: Trio, make_rig: MakeRig, count: int
+) -> None:
+    chain = trio.chain
+    await chain.mint(1)
+    await chain.mint(2)
+    async with running(make_rig, trio, count) as rig:
+        await settled(rig, chain, "what was there")
+        before = dict(chain.head.tokens)
+        trio.liar.faults.lies.state = lambda tokens, number: before
+        trio.liar.faults.lies.hides = lambda log: True
+        await chain.revoke(1)
+        await settled(rig, chain, "what another endpoint shows")
+        assert rig.keys == {key_of(2)}
+        if count == 3:
+            await eventually(lambda: trio.liar.ws in quarantined(rig), "the liar is found")
+
+
+@pytest.mark.parametrize("count", [2, 3])
+async def test_an_endpoint_that_stands_still_hides_no_revocation(
+    trio: Trio, make_rig: MakeRig, count: int
+) -> None:
+    chain = trio.chain
+    await chain.mint(1)
+    await chain.mint(2)
+    async with running(make_rig, trio, count) as rig:
+        await settled(rig, chain, "what was there")
+        trio.liar.faults.lies.stuck_at = chain.head.number
+        await chain.revoke(1)
+        await settled(rig, chain, "what another endpoint shows")
+        if count == 3:
+            await eventually(lambda: trio.liar.ws in quarantined(rig), "who withholds is found")
+            assert "block" in quarantined(rig)[trio.liar.ws]
+
+
+async def test_an_endpoint_whose_blocks_are_made_up_hides_no_revocation(
+    trio: Trio, make_rig: MakeRig
+) -> None:
+    """It goes on with a fork of its own, whose blocks nobody else has."""
+    chain = trio.chain
+    await chain.mint(1)
+    await chain.mint(2)
+    fork = FakeChain(genesis_seed=chain.genesis_seed)
+    fork.blocks = list(chain.blocks)
+    async with running(make_rig, trio) as rig:
+        await settled(rig, chain, "what was there")
+        trio.liar.chain, fork.announce, fork._forks = fork, trio.liar._announce, 1
+        for _ in range(5):
+            await fork.mine()
+        await eventually(lambda: rig.tip == fork.head.number, "the fork is followed")
+        await chain.revoke(1)
+        await settled(rig, chain, "what the others show")
+        await eventually(lambda: trio.liar.ws in quarantined(rig), "who makes blocks up is found")
+
+
+async def test_a_forged_revocation_by_the_followed_endpoint_is_undone(trio: Trio, make_rig: MakeRig) -> None:
+    chain = trio.chain
+    await chain.mint(1)
+    await chain.mint(2)
+    async with running(make_rig, trio) as rig:
+        await settled(rig, chain, "what was there")
+        await trio.liar.forge(registry.revoke(1))
+        await eventually(lambda: RemovePeer(key_of(1)) in rig.device.applied, "one is enough to take away")
+        await eventually(lambda: trio.liar.ws in quarantined(rig), "the liar is found")
+        await settled(rig, chain, "it is back")
+
+
+async def test_a_forged_revocation_by_another_endpoint_is_undone(trio: Trio, make_rig: MakeRig) -> None:
+    chain = trio.chain
+    await chain.mint(1)
+    await chain.mint(2)
+    async with running(make_rig, trio) as rig:
+        await settled(rig, chain, "what was there")
+        await trio.servers[2].forge(registry.revoke(1))
+        await eventually(lambda: trio.servers[2].ws in quarantined(rig), "the liar is found")
+        await settled(rig, chain, "as if nothing had been")
+        assert rig.node.facts.endpoint == trio.liar.ws
+
+
+async def test_an_end_that_one_endpoint_puts_off_does_not_move(trio: Trio, make_rig: MakeRig) -> None:
+    chain = trio.chain
+    await chain.mint(1)
+    await chain.mine(registry.set_expiry(1, 4_000_000_000))
+    async with running(make_rig, trio, 2) as rig:
+        await settled(rig, chain, "what was there")
+        await trio.liar.forge(registry.set_expiry(1, 0))
+        await eventually(lambda: rig.node.facts.quorum and rig.node.facts.quorum.waiting, "it waits")
+        assert rig.decide(1).ends == 4_000_000_000
+        assert rig.peers == members(chain)
+
+
+async def test_too_few_endpoints_grant_nothing_and_take_nothing_away(trio: Trio, make_rig: MakeRig) -> None:
+    chain = trio.chain
+    await chain.mint(1)
+    async with running(make_rig, trio, 2) as rig:
+        await settled(rig, chain, "what was there")
+        await trio.servers[1].stop()
+        await eventually(lambda: "1 of the 2 endpoints" in rig.component("quorum"), "health says so")
+        await chain.mint(2)
+        await eventually(lambda: rig.decide(2).reason is Reason.UNWITNESSED, "the mint is seen")
+        assert rig.keys == {key_of(1)}
+        await chain.revoke(1)
+        await eventually(lambda: not rig.keys, "a revocation needs one")
+        await trio.servers[1].start()
+        chain.announce = trio.liar._announce
+        await settled(rig, chain, "the grant is witnessed")
+
+
+async def test_a_restart_brings_back_only_what_was_vouched_for(trio: Trio, make_rig: MakeRig) -> None:
+    chain = trio.chain
+    await chain.mint(1)
+    await chain.mine_empty(5)
+    async with running(make_rig, trio, 2) as rig:
+        await settled(rig, chain, "what was there")
+        await trio.liar.forge(mint(chain, 66))
+        await chain.mine_empty(5)
+        await eventually(lambda: rig.decide("node-66").reason is Reason.UNWITNESSED, "it is seen")
+        audits = rig.node.chain.state.audits
+        await eventually(lambda: rig.node.chain.state.audits > audits + 2, "it is stored")
+    for server in trio.servers:
+        await server.stop()
+    rig = make_rig(trio.urls()[:2], chain.contract, environment={"RPC_QUORUM": "2"})
+    async with rig.running(settled=False):
+        await eventually(lambda: rig.keys, "the store's members")
+        assert rig.keys == {key_of(1)}
+
+
+async def test_quarantine_grows_and_is_followed_by_another_chance(
+    trio: Trio, make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool, "QUARANTINE", 0.5)
+    chain = trio.chain
+    await chain.mint(1)
+    async with running(make_rig, trio) as rig:
+        await settled(rig, chain, "what was there")
+        await trio.servers[2].forge(registry.revoke(1))
+        source = rig.node.chain.source
+        await eventually(lambda: source.quarantined().get(trio.servers[2].ws), "the liar is found")
+        await eventually(lambda: source.quarantined()[trio.servers[2].ws].times > 1, "it lies again")
+        assert source.quarantined()[trio.servers[2].ws].seconds_left > 0.5
+        trio.servers[2].faults.lies.state = lambda tokens, number: tokens
+        await eventually(lambda: not quarantined(rig), "it has another chance")
+        await settled(rig, chain, "all agree")
