@@ -22,7 +22,7 @@ from dstack_vpn.core.model import BlockRef, TokenId
 from dstack_vpn.core.node import Node
 from dstack_vpn.core.quorum import Quorum
 from dstack_vpn.core.registry import Registry, contradicts
-from dstack_vpn.core.witness import Question, Statement, Testimony, compare, judge_blocks
+from dstack_vpn.core.witness import Question, Statement, Word, compare, judge_blocks
 from dstack_vpn.errors import ChainError, EndpointError
 from dstack_vpn.ports import ChainSession, ChainSource, Witness
 
@@ -237,18 +237,18 @@ class Jury:
                     return None
                 said = Statement(court.session.name, question.at.hash, question.at, observed)
                 leader = await self._compare(ours, question.at, said)
-                testimonies: list[Testimony] = []
+                words: list[Word] = []
                 for _ in asking:
                     if (statement := await answers.get()) is None:
                         continue
                     heard.append(statement)
-                    testimonies.append(await self._compare(ours, question.at, statement))
-                    await self._judge(court, leader, ours, testimonies)
+                    words.append(await self._compare(ours, question.at, statement))
+                    await self._judge(court, leader, ours, words)
                     judged()
         return heard
 
     @staticmethod
-    async def _compare(ours: Registry, at: BlockRef, statement: Statement) -> Testimony:
+    async def _compare(ours: Registry, at: BlockRef, statement: Statement) -> Word:
         """A few hundred tokens at a time, so that no event waits."""
         same: set[TokenId] = set()
         differs: dict[TokenId, Node | None] = {}
@@ -257,13 +257,11 @@ class Jury:
             same |= equal
             differs |= other
             await asyncio.sleep(0)
-        return Testimony.of(statement, at, same, differs)
+        return Word.of(statement, at, same, differs)
 
-    async def _judge(
-        self, court: Court, leader: Testimony, ours: Registry, testimonies: Sequence[Testimony]
-    ) -> None:
+    async def _judge(self, court: Court, leader: Word, ours: Registry, words: Sequence[Word]) -> None:
         follower = self.state.follower
-        verdict = self.quorum.heard(leader, ours, follower.registry, testimonies)
+        verdict = self.quorum.heard(leader, ours, follower.registry, words)
         self.state.members.testified(verdict.changed)
         for name, reason in verdict.liars.items():
             await self._sentence(court, name, reason)
@@ -299,9 +297,9 @@ class Jury:
         facts, quorum = self._facts, self.quorum
         facts.waiting, facts.disputed = quorum.pending, quorum.disputed
         facts.contested = {token: sorted(who) for token, who in quorum.contested.items()}
-        facts.quarantined = {
-            name: entry.reason for name, entry in self.source.quarantined().items() if entry.seconds_left
-        }
+        found = self.source.quarantined()
+        facts.lies = {name: entry.times for name, entry in found.items()}
+        facts.quarantined = {name: entry.reason for name, entry in found.items() if entry.seconds_left}
 
     @property
     def _facts(self) -> QuorumFacts:

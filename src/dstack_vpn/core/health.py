@@ -39,6 +39,8 @@ class QuorumFacts:
     """Tokens about which endpoints contradict each other, and none can be outvoted."""
     quarantined: dict[str, str] = field(default_factory=dict)
     """Endpoints that were found to lie and are left alone for now, and in what they did."""
+    lies: dict[str, int] = field(default_factory=dict)
+    """How often each endpoint was found to lie."""
     silent: dict[str, str] = field(default_factory=dict)
     """Endpoints that said nothing at the last audit, and why."""
 

@@ -29,7 +29,7 @@ from dataclasses import dataclass, field
 from dstack_vpn.core.model import TokenId
 from dstack_vpn.core.node import Node
 from dstack_vpn.core.registry import Registry
-from dstack_vpn.core.witness import Testimony, covers, in_force, is_same_member, lasts
+from dstack_vpn.core.witness import Word, covers, in_force, is_same_member, lasts
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,9 +141,7 @@ class Quorum:
             del self.contested[token]
         return frozenset(concerned)
 
-    def heard(
-        self, leader: Testimony, asked: Registry, now: Registry, others: Sequence[Testimony]
-    ) -> Verdict:
+    def heard(self, leader: Word, asked: Registry, now: Registry, others: Sequence[Word]) -> Verdict:
         """Take in what is said of the tokens of ``asked``; what is another in ``now`` is left open.
 
         ``leader`` is what the followed endpoint itself was read to say at that block: where that is not what
@@ -177,12 +175,12 @@ class Quorum:
     # -- helpers --------------------------------------------------------------------------------------
 
     @staticmethod
-    def _tally(leader: Testimony, others: Sequence[Testimony]) -> dict[TokenId, int]:
+    def _tally(leader: Word, others: Sequence[Word]) -> dict[TokenId, int]:
         """How many endpoints, with the followed one, show each token as we do."""
         counts = Counter(leader.same)
-        for testimony in others:
-            if testimony.on_our_chain:
-                counts.update(testimony.same & leader.same)
+        for word in others:
+            if word.on_our_chain:
+                counts.update(word.same & leader.same)
         return counts
 
     def _vouch(self, token: TokenId, ours: Node | None, height: int) -> set[TokenId]:
@@ -194,39 +192,37 @@ class Quorum:
         self._vouched[token] = ours, height
         return {token}
 
-    def _weigh(self, token: TokenId, ours: Node | None, honest: Sequence[Testimony]) -> set[TokenId]:
+    def _weigh(self, token: TokenId, ours: Node | None, honest: Sequence[Word]) -> set[TokenId]:
         """Who is at odds with us about the token now, and who no more."""
         before = set(self._against(token))
         odds, shortened = dict(self._odds.get(token, {})), False
-        for testimony in honest:
-            name = testimony.endpoint
-            if token in testimony.same:
-                if name in odds and odds[name].height <= testimony.height:
+        for word in honest:
+            name = word.endpoint
+            if token in word.same:
+                if name in odds and odds[name].height <= word.height:
                     del odds[name]
-            elif token in testimony.differs:
-                theirs = testimony.differs[token]
-                found = self._at_odds(token, ours, theirs, testimony)
+            elif token in word.differs:
+                theirs = word.differs[token]
+                found = self._at_odds(token, ours, theirs, word)
                 if found is not None:
                     odds[name] = found
-                    shortened |= not found.out and self._shorten(token, theirs, testimony.height)
+                    shortened |= not found.out and self._shorten(token, theirs, word.height)
         if odds:
             self._odds[token] = odds
         else:
             self._odds.pop(token, None)
         return {token} if shortened or set(self._against(token)) != before else set()
 
-    def _at_odds(
-        self, token: TokenId, ours: Node | None, theirs: Node | None, testimony: Testimony
-    ) -> Odds | None:
+    def _at_odds(self, token: TokenId, ours: Node | None, theirs: Node | None, word: Word) -> Odds | None:
         """What another word means; None where it is no more than an old or a foreign block's."""
         out = in_force(ours) and (
             not in_force(theirs) or theirs is None or ours is None or not is_same_member(theirs, ours)
         )
-        if not testimony.on_our_chain:
+        if not word.on_our_chain:
             since = self._vouched[token][1] if token in self._vouched else None
-            if not out or since is None or testimony.height < since:
+            if not out or since is None or word.height < since:
                 return None
-        return Odds(testimony.height, out)
+        return Odds(word.height, out)
 
     def _shorten(self, token: TokenId, theirs: Node | None, height: int) -> bool:
         """Somebody may show an end that is sooner: it counts, though the token stays in until then."""
@@ -238,12 +234,12 @@ class Quorum:
         return True
 
 
-def _camps(token: TokenId, testimonies: Sequence[Testimony]) -> list[list[str]]:
+def _camps(token: TokenId, words: Sequence[Word]) -> list[list[str]]:
     """Who says otherwise of one and the same block, by what they say."""
     camps: dict[Node | None, list[str]] = {}
-    for testimony in testimonies:
-        if testimony.definitive and token in testimony.differs:
-            camps.setdefault(testimony.differs[token], []).append(testimony.endpoint)
+    for word in words:
+        if word.definitive and token in word.differs:
+            camps.setdefault(word.differs[token], []).append(word.endpoint)
     return list(camps.values())
 
 

@@ -45,7 +45,7 @@ class Statement:
 
 
 @dataclass(frozen=True, slots=True)
-class Testimony:
+class Word:
     """A statement, compared with what we hold."""
 
     endpoint: str

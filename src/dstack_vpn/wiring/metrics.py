@@ -20,6 +20,7 @@ from dstack_vpn.core.health import Status
 from dstack_vpn.core.histogram import Histogram
 from dstack_vpn.wiring.peer_metrics import peer_families
 from dstack_vpn.wiring.snapshot import Snapshot
+from dstack_vpn.wiring.trust_metrics import trust_families
 
 if TYPE_CHECKING:
     from dstack_vpn.wiring.view import NodeView
@@ -36,6 +37,7 @@ def gather(view: "NodeView", node: Node, snapshot: Snapshot) -> Callable[[], tup
         *_plans(node),
         *_peers_totals(node),
         *_web(view),
+        *trust_families(node),
     ]
     if view.relay is not None:
         from dstack_vpn.adapters.relay.view import RelayMetrics

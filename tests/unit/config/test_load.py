@@ -191,3 +191,13 @@ def test_secrets_in_the_environment_are_known(write: Write) -> None:
     assert load({}, {"WIREGUARD_PRIVATE_KEY": KEY}).exposed == ("WIREGUARD_PRIVATE_KEY",)
     assert load({}, {"WIREGUARD_PRIVATE_KEY_FILE": str(write("key", KEY, 0o600))}).exposed == ()
     assert load({}, {"WIREGUARD_PRIVATE_KEY": "generate"}).exposed == ()
+
+
+def test_a_quorum_of_more_hosts_than_there_are() -> None:
+    urls = "wss://a.example/one,https://a.example/two,https://b.example"
+    (problem,) = problems({"RPC_URL": urls, "RPC_QUORUM": "3"})
+    assert problem.startswith(
+        "RPC_QUORUM: 3 endpoints must agree, but RPC_URL names only 2 of different hosts"
+    )
+    assert load({}, {"RPC_URL": urls, "RPC_QUORUM": "2"}).rpc_quorum == 2
+    assert problems({"RPC_QUORUM": "2"}), "the network's own endpoint is one"

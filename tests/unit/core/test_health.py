@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from dstack_vpn.core.health import HEAD_PATIENCE, Facts, Status, evaluate
+from dstack_vpn.core.health import HEAD_PATIENCE, Facts, QuorumFacts, Status, evaluate
 
 NOW = 1000.0
 WELL = Facts(
@@ -59,3 +59,22 @@ def test_each_trouble_shows_with_a_reason(
     assert health.ready is ready
     assert health.healthy is (status is not Status.FAILED)
     assert all(c.status is Status.OK for c in health.components if c.name != component)
+
+
+@pytest.mark.parametrize(
+    ("facts", "status", "says"),
+    [
+        (QuorumFacts(2, 2), Status.OK, ""),
+        (QuorumFacts(2, 1), Status.FAILED, "1 of the 2 endpoints that RPC_QUORUM asks for agree"),
+        (QuorumFacts(2, 2, waiting=3), Status.WARNING, "3 grants wait until 2 endpoints show them"),
+        (QuorumFacts(2, 2, disputed=list(range(12))), Status.WARNING, "8, 9 and 2 more are out"),
+        (QuorumFacts(2, 2, contested={7: ["a", "b"]}), Status.FAILED, "a and b contradict each other"),
+        (QuorumFacts(2, 2, quarantined={"a": "it lies"}), Status.WARNING, "a is in quarantine: it lies"),
+        (QuorumFacts(2, 2, silent={"c": "gone"}), Status.WARNING, "c says nothing: gone"),
+    ],
+)
+def test_how_the_endpoints_agree(facts: QuorumFacts, status: Status, says: str) -> None:
+    health = evaluate(replace(WELL, quorum=facts), NOW)
+    found = health.components[-1]
+    assert (found.name, found.status) == ("quorum", status)
+    assert says in found.reason

@@ -9,7 +9,7 @@ import pytest
 
 from dstack_vpn.adapters.chain.identity import Target
 from dstack_vpn.adapters.chain.memory import EndpointMemory
-from dstack_vpn.adapters.chain.pool import WRONG_CHAIN_PAUSE, RpcPool
+from dstack_vpn.adapters.chain.pool import LONGEST_QUARANTINE, QUARANTINE, WRONG_CHAIN_PAUSE, RpcPool
 from dstack_vpn.adapters.chain.session import SessionSettings
 from dstack_vpn.adapters.chain.url import RpcUrl
 from dstack_vpn.core.model import ChainIdentity
@@ -186,6 +186,33 @@ async def test_a_second_opinion_without_another_endpoint_is_a_connection_of_its_
     async with pool.session(), pool.other(than=A) as second:
         assert second.name == A
     assert world.opened == [A, A]
+
+
+async def test_witnesses_are_of_other_hosts_and_in_no_quarantine() -> None:
+    world = World()
+    pool = world.pool(A, "wss://a.example/key", B, "wss://b.example", "https://b.example:8443", C)
+    assert pool.others(than=A) == [B, "https://b.example:8443", C]
+    assert pool.others(than="wss://b.example") == [A, "https://b.example:8443", C]
+    pool.quarantine("wss://b.example", "it lies")
+    assert pool.others(than=A) == ["https://b.example:8443", C]
+    assert set(pool.quarantined()) == {B, "wss://b.example"}, "it is the host that lies"
+    async with pool.to(C) as session:
+        assert session.name == C
+
+
+async def test_quarantine_is_twice_as_long_each_time_and_then_forgotten() -> None:
+    world = World()
+    pool = world.pool(A, B)
+    for pause in (QUARANTINE, 2 * QUARANTINE, 4 * QUARANTINE):
+        pool.quarantine(A, "it lies")
+        assert pool.quarantined()[A].seconds_left == pause
+        assert await name_of(pool) == B
+        world.now += pause
+        assert await name_of(pool) == A
+    world.now += LONGEST_QUARANTINE
+    pool.quarantine(A, "it lies again")
+    assert pool.quarantined()[A].seconds_left == QUARANTINE
+    assert (pool.quarantined()[A].times, pool.quarantined()[A].reason) == (4, "it lies again")
 
 
 def test_a_pool_needs_endpoints() -> None:

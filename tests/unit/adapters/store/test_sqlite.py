@@ -2,6 +2,8 @@
 
 import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -27,7 +29,9 @@ def log(block: int, index: int, event: RegistryEvent) -> LoggedEvent:
     return LoggedEvent(block, f"h{block}", index, event)
 
 
-CHECKPOINT = Checkpoint(IDENTITY, BLOCKS[1], (NODE,), (log(2, 0, grant(1)),), BLOCKS[2])
+CHECKPOINT = Checkpoint(
+    IDENTITY, BLOCKS[1], (NODE,), (log(2, 0, grant(1)),), BLOCKS[2], frozenset({NODE.token_id}), 1000.5
+)
 
 
 @pytest.fixture(params=["sqlite", "memory"])
@@ -63,6 +67,25 @@ async def test_events_and_the_tip_move_together(store: Store) -> None:
     loaded = await store.load()
     assert loaded is not None
     assert (len(loaded.events), loaded.tip) == (2, BLOCKS[3])
+
+
+async def test_the_time_moves_with_the_tip(store: Store) -> None:
+    await store.checkpoint(CHECKPOINT)
+    await store.append(BLOCKS[3], [], [], 1001.5)
+    loaded = await store.load()
+    assert loaded is not None
+    assert (loaded.synced, loaded.witnessed) == (1001.5, CHECKPOINT.witnessed)
+
+
+async def test_a_file_from_before_there_were_witnesses(tmp_path: Path) -> None:
+    first = SqliteStore(tmp_path / "r.sqlite")
+    await first.checkpoint(CHECKPOINT)
+    await first.close()
+    with closing(sqlite3.connect(tmp_path / "r.sqlite")) as connection:
+        connection.executescript("DROP TABLE witnessed; DROP TABLE moment")
+    second = SqliteStore(tmp_path / "r.sqlite")
+    assert await second.load() == replace(CHECKPOINT, witnessed=frozenset(), synced=None)
+    await second.close()
 
 
 async def test_a_second_process_finds_what_the_first_committed(tmp_path: Path) -> None:

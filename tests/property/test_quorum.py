@@ -1,0 +1,228 @@
+"""Fewer than k liars give nobody access, hide nothing from an audit, and get no honest endpoint accused."""
+
+from dataclasses import dataclass, replace
+from random import Random
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.scripted import key
+
+from dstack_vpn.core.events import Observed
+from dstack_vpn.core.model import BlockRef, TokenId
+from dstack_vpn.core.node import Node
+from dstack_vpn.core.quorum import Quorum
+from dstack_vpn.core.registry import Registry
+from dstack_vpn.core.witness import Statement, Word, compare, in_force, is_same_member, judge_blocks
+
+TOKENS = range(1, 5)
+State = dict[TokenId, Node]
+
+
+def some_state(random: Random) -> State:
+    return {
+        token: Node(
+            token,
+            f"0x{random.randrange(2)}",
+            f"node-{token}",
+            key(10 * token + random.randrange(2)),
+            active=random.random() < 0.7,
+            expires_at=random.choice([0, 0, 10, 20]),
+        )
+        for token in TOKENS
+        if random.random() < 0.8
+    }
+
+
+def step(state: State, random: Random) -> State:
+    """The chain goes on: usually with a change or two."""
+    after = dict(state)
+    for token in TOKENS:
+        if random.random() < 0.3:
+            fresh = some_state(random).get(token)
+            if fresh is None:
+                after.pop(token, None)
+            else:
+                after[token] = fresh
+    return after
+
+
+def block(number: int, fork: str = "") -> BlockRef:
+    return BlockRef(number, f"h{number}{fork}", f"h{number - 1}{fork}", 0)
+
+
+@dataclass
+class World:
+    """A chain, and endpoints that are honest or not."""
+
+    random: Random
+    needed: int
+    honest: list[str]
+    liars: list[str]
+    leader: str
+
+    def __post_init__(self) -> None:
+        self.history = [some_state(self.random)]
+        self.quorum = Quorum(self.needed)
+        self.registry = Registry()
+        self.accused: set[str] = set()
+        self.seen: dict[TokenId, list[Node]] = {}
+
+    @property
+    def tip(self) -> int:
+        return len(self.history) - 1
+
+    def go_on(self) -> None:
+        self.history.append(step(self.history[-1], self.random))
+        shown = self.history[-1] if self.leader in self.honest else self.lie(self.history[-1])
+        before, self.registry = self.registry, Registry.of(shown.values())
+        self.quorum.followed({*before.nodes, *self.registry.nodes}, self.registry)
+
+    def lie(self, state: State) -> State:
+        return self.random.choice([state, step(state, self.random), {}, self.random.choice(self.history)])
+
+    def statement(self, name: str) -> Statement:
+        """About the tip, or about a head that lags; a liar may say anything, of any height."""
+        behind = self.random.random() < 0.2
+        height = self.random.randint(0, self.tip) if behind else self.tip
+        state, fork = self.history[height], ""
+        if name in self.liars:
+            state = self.random.choice([self.lie(state), dict(self.registry.nodes)])
+            height = self.random.choice([height, self.tip, self.tip + 3])
+            fork = self.random.choice(["", "", "'"])
+        said = None if height < self.tip else block(self.tip, fork).hash
+        observed = [Observed(token, state.get(token)) for token in TOKENS]
+        return Statement(name, said, block(height, fork), observed)
+
+    def audit(self) -> list[Statement]:
+        at = block(self.tip)
+        own = Word.of(
+            Statement(self.leader, at.hash, at),
+            at,
+            *compare(self.registry, [Observed(t, self.registry.get(t)) for t in TOKENS]),
+        )
+        others = [n for n in (*self.honest, *self.liars) if n not in {self.leader, *self.accused}]
+        statements = [self.statement(name) for name in others]
+        words = [Word.of(s, at, *compare(self.registry, s.observed)) for s in statements]
+        for count in range(1, len(words) + 1):
+            verdict = self.quorum.heard(own, self.registry, self.registry, words[:count])
+            self.accused |= verdict.liars.keys()
+        return statements
+
+    def granted(self) -> list[Node]:
+        return [n for n in self.registry.nodes.values() if in_force(n) and self.quorum.doubt(n) is None]
+
+
+worlds = st.builds(
+    lambda seed, needed, honest, liars, lead: World(
+        Random(seed),
+        needed,
+        names := [f"honest{i}" for i in range(honest)],
+        crooks := [f"liar{i}" for i in range(min(liars, needed - 1))],
+        crooks[0] if lead and crooks else names[0],
+    ),
+    st.integers(0, 2**32),
+    st.integers(2, 3),
+    st.integers(1, 4),
+    st.integers(0, 2),
+    st.booleans(),
+)
+
+
+@settings(max_examples=300)
+@given(worlds, st.integers(1, 8))
+def test_fewer_than_k_liars_achieve_nothing(world: World, rounds: int) -> None:
+    for _ in range(rounds):
+        world.go_on()
+        statements = world.audit()
+        assert not world.accused & set(world.honest), "no honest endpoint is accused"
+        for node in world.granted():
+            real = [state[node.token_id] for state in world.history if node.token_id in state]
+            members = [x for x in real if in_force(x) and is_same_member(x, node)]
+            assert members, "who is granted was a member at some time"
+            ends = world.quorum.ends(node)
+            assert any(x.expires_at == 0 or 0 < ends <= x.expires_at for x in members), "and for so long"
+            for said in statements:
+                if said.endpoint in world.honest and said.at.number == world.tip:
+                    shown = next(x.node for x in said.observed if x.token_id == node.token_id)
+                    assert shown is not None
+                    assert in_force(shown), "no honest endpoint that was heard shows it out"
+                    assert is_same_member(shown, node)
+
+
+@given(worlds)
+def test_what_k_honest_endpoints_show_is_granted(world: World) -> None:
+    """With an honest endpoint followed and k honest ones that are up to date, liars keep nobody out."""
+    if world.leader not in world.honest or len(world.honest) < world.needed:
+        return
+    world.go_on()
+    for _ in range(2):  # whoever is found to lie in the first round is not heard in the second
+        world.random = Random(1)
+        world.random.random = lambda: 0.99  # type: ignore[method-assign]  # nobody lags
+        world.audit()
+    kept_out = {n.token_id for n in world.registry.nodes.values() if in_force(n)} - {
+        n.token_id for n in world.granted()
+    }
+    # A liar that speaks of a block that is not there yet is heard until that block has come.
+    ahead = {t for t in kept_out if any(x.height > world.tip for x in world.quorum._odds[t].values())}
+    assert kept_out == ahead
+
+
+def test_who_withholds_blocks_and_who_makes_them_up() -> None:
+    def said(name: str, head: int, *, earlier: bool | None = True) -> Statement:
+        return Statement(name, "h", block(head), (), head, earlier)
+
+    three = [said("b", 10), said("c", 10)]
+    assert judge_blocks(2, "a", 10, three, {}) == {}
+    lacks = judge_blocks(2, "a", 10, [said("b", 10), said("c", 4, earlier=False)], {})
+    assert lacks.keys() == {"c"}
+    alone = [said("b", 10, earlier=False), said("c", 10, earlier=False)]
+    assert judge_blocks(2, "a", 10, alone, {}).keys() == {"a"}
+    assert judge_blocks(2, "a", 4, three, {"b": 9, "c": 9}).keys() == {"a"}
+    assert judge_blocks(2, "a", 10, [said("b", 99), said("c", 10)], {"b": 98}).keys() == {"b"}
+    assert judge_blocks(2, "a", 10, [said("b", 99)], {"b": 98}) == {}, "one against one is nobody's fault"
+    assert judge_blocks(2, "a", 10, [replace(three[0], has_earlier=None)], {}) == {}
+
+
+def vouched_at(height: int, node: Node) -> tuple[Quorum, Registry, Word]:
+    """A quorum of two that has heard of one token at that height, and what the followed endpoint says."""
+    quorum, registry, at = Quorum(2), Registry.of([node]), block(height)
+    quorum.followed([1], registry)
+    own = Word("a", height, frozenset({1}), {})
+    quorum.heard(own, registry, registry, [Word("b", height, frozenset({1}), {})])
+    assert quorum.doubt(node) is None, at
+    return quorum, registry, own
+
+
+NODE = Node(1, "0xa", "node-1", key(1), expires_at=20)
+
+
+def test_an_endpoint_that_lags_does_not_put_out_what_is_new() -> None:
+    quorum, registry, own = vouched_at(9, NODE)
+    lagging = Word("c", 8, frozenset(), {1: None}, on_our_chain=False, definitive=False)
+    quorum.heard(own, registry, registry, [lagging])
+    assert quorum.doubt(NODE) is None
+    quorum.heard(own, registry, registry, [replace(lagging, height=9)])
+    assert quorum.doubt(NODE) == "out according to c", "another fork, but not an older block"
+
+
+def test_the_sooner_end_counts_whoever_shows_it() -> None:
+    quorum, registry, own = vouched_at(9, NODE)
+    sooner = Word("b", 10, frozenset(), {1: replace(NODE, expires_at=15)}, definitive=False)
+    quorum.heard(own, registry, registry, [sooner])
+    assert (quorum.doubt(NODE), quorum.ends(NODE)) == (None, 15), "it stays in until then"
+    assert quorum.questions(10) == [1]
+
+
+def test_an_end_that_was_brought_forward_takes_a_quorum_to_put_off() -> None:
+    quorum, _, _ = vouched_at(9, NODE)
+    quorum.followed([1], Registry.of([replace(NODE, expires_at=15)]))
+    quorum.followed([1], Registry.of([NODE]))
+    assert quorum.ends(NODE) == 15
+    assert quorum.questions(9) == [1]
+
+
+def test_who_was_revoked_takes_a_quorum_to_come_back() -> None:
+    quorum, _, _ = vouched_at(9, NODE)
+    quorum.followed([1], Registry.of([replace(NODE, active=False)]))
+    quorum.followed([1], Registry.of([NODE]))
+    assert quorum.doubt(NODE) == "fewer than 2 endpoints have shown it"
