@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -123,6 +123,23 @@ async def test_with_two_endpoints_a_forged_grant_adds_no_peer_either(trio: Trio,
         assert rig.decide("node-66").reason is Reason.UNWITNESSED
         assert rig.peers == members(chain)
         assert key_of(66) not in ever(rig)
+
+
+async def test_a_forged_claim_to_a_members_key_keeps_it_not_out(trio: Trio, make_rig: MakeRig) -> None:
+    chain = trio.chain
+    await chain.mint(1)
+    await chain.mint(2)
+    async with running(make_rig, trio, 2) as rig:
+        await settled(rig, chain, "what was there")
+        thief = registry.mint(chain.accounts[1], "thief", str(key_of(1)))
+        await trio.liar.forge(thief, lambda tokens, *_: (older(tokens), []), logs=False)
+        await eventually(lambda: rig.decide("thief").reason is not Reason.UNKNOWN, "it is seen")
+        await eventually(lambda: rig.node.chain.state.audits > 2, "audits")
+        assert rig.peers == members(chain)
+
+
+def older(tokens: registry.Tokens) -> dict[int, registry.Token]:
+    return {id_: replace(t, key_block=0) if t.node_id == "thief" else t for id_, t in tokens.items()}
 
 
 @pytest.mark.parametrize("count", [2, 3])

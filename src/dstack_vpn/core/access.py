@@ -119,12 +119,17 @@ class AccessControl:
         return Decision(granted=True, reason=Reason.ACTIVE, node=node, ends=ends)
 
     def _holder(self, node: Node, now: float) -> TokenId:
-        """Which of the tokens that claim this node's key has it: the earliest among those without a fault."""
+        """Which of the tokens that claim this node's key has it: the earliest among those without a fault.
+
+        A claim that only one endpoint shows, where several have to, takes nobody's key away.
+        """
         assert isinstance(node.public_key, PublicKey)
         claims = self.registry.with_key(node.public_key)
         if len(claims) == 1:
             return node.token_id
         rivals = [n for n in map(self.registry.nodes.__getitem__, claims) if _fault(n, now) is None]
+        if self.quorum is not None:
+            rivals = [n for n in rivals if n is node or self.quorum.doubt(n) is None]
         return min(rivals, key=lambda n: (n.key_since, n.token_id)).token_id
 
 
