@@ -102,7 +102,7 @@ async def test_a_forged_grant_adds_no_peer_and_its_forger_is_found(
         await trio.liar.forge(mint(chain, 66), logs=logs)
         await eventually(lambda: trio.liar.ws in quarantined(rig), "the liar is found")
         assert "quarantine" in rig.component("quorum")
-        _, metrics = NodeView(rig.node).metrics()
+        _, metrics = (await NodeView(rig.node).metrics())()
         assert f'dstack_vpn_rpc_quarantined{{endpoint="{trio.liar.ws}"}} 1.0' in metrics.decode()
         await eventually(lambda: rig.node.facts.endpoint == trio.servers[1].ws, "another is followed")
         await chain.mint(2)

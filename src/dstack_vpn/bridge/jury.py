@@ -17,6 +17,7 @@ import structlog
 from dstack_vpn.bridge.state import Began, ChainState
 from dstack_vpn.bridge.witnesses import LOOK, EndpointWitness
 from dstack_vpn.core.events import Observed
+from dstack_vpn.core.happenings import EndpointQuarantined
 from dstack_vpn.core.health import QuorumFacts
 from dstack_vpn.core.model import BlockRef, TokenId
 from dstack_vpn.core.node import Node
@@ -273,6 +274,7 @@ class Jury:
     async def _sentence(self, court: Court, name: str, reason: str) -> None:
         """An endpoint lies: it is asked nothing more for a while, and what it said is void."""
         self.source.quarantine(name, reason)
+        self.state.announce(EndpointQuarantined(name, reason))
         self.state.members.testified(self.quorum.strike(name))
         self._dismiss(name)
         self._tell()

@@ -35,6 +35,15 @@ class EndpointLost:
 
 
 @dataclass(frozen=True, slots=True)
+class EndpointQuarantined:
+    """An RPC endpoint was found to lie, and is left alone for a while."""
+
+    kind: ClassVar[str] = "chain.quarantined"
+    endpoint: str
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
 class RegistryRead:
     """The whole registry was read from the chain."""
 
@@ -213,6 +222,7 @@ class HealthChanged:
 Happening: TypeAlias = (
     EndpointUsed
     | EndpointLost
+    | EndpointQuarantined
     | RegistryRead
     | TokenChanged
     | TokensChanged
