@@ -82,6 +82,10 @@ class DeviceGoneError(DeviceError):
     """The WireGuard device or its control socket has vanished."""
 
 
+class FirewallError(DstackVpnError):
+    """The packet filter could not be changed."""
+
+
 class StoreError(DstackVpnError):
     """The state directory can't be read or written."""
 

@@ -249,6 +249,42 @@ class Link(Protocol):
         """Take the interface and its routes away, or with ``keep`` only let go of them."""
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class Handing:
+    """A port of ours in the tunnel that leads on to another machine."""
+
+    protocol: str
+    """``tcp`` or ``udp``."""
+    port: int
+    address: str
+    to_port: int
+
+
+@dataclass(frozen=True, slots=True)
+class FirewallRules:
+    """What the packet filter around an interface should do."""
+
+    interface: str
+    prefixes: frozenset[Cidr]
+    """What belongs to the VPN."""
+    protect: bool
+    """Keep packets for the VPN, and those from it, from going another way."""
+    handings: frozenset[Handing] = frozenset()
+
+
+class Firewall(Protocol):
+    """The packet filter; every method raises `FirewallError`."""
+
+    async def apply(self, rules: FirewallRules) -> None:
+        """Make our part of it be these rules, all at once."""
+
+    async def is_applied(self, interface: str) -> bool:
+        """Whether our part of it is still there."""
+
+    async def remove(self, interface: str) -> None:
+        """Take our part of it away; it is no error where there is none."""
+
+
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
     """What the store remembers of a registry: its state at ``finalized`` and the events seen since."""

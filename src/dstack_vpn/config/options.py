@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from dstack_vpn.config import parsers
+from dstack_vpn.core.forward import parse_forwards
 from dstack_vpn.core.model import parse_node_id
 
 LEVELS: Final = ("debug", "info", "warning", "error")
 COMPONENTS: Final = (
     *("chain", "rpc", "registry", "device", "endpoints"),
-    *("store", "node", "web", "relay", "dns"),
+    *("store", "node", "web", "relay", "dns", "firewall"),
 )
 
 
@@ -143,6 +144,22 @@ OPTIONS: Final[tuple[Option, ...]] = (
         "auto",
         "The kernel's WireGuard, or wireguard-go; auto takes the kernel's where there is one.",
         "auto",
+    ),
+    Option(
+        "LEAK_PROTECTION",
+        parsers.choice("auto", "on", "off"),
+        "auto",
+        "Have nftables keep packets for the VPN from other interfaces, and packets from it from other "
+        "networks; auto does where nft is installed. Blackhole routes do the former anyway.",
+        "on",
+    ),
+    Option(
+        "FORWARD_TO",
+        parse_forwards,
+        "",
+        "Machines behind this node that peers reach at its tunnel addresses: [tcp:|udp:]PORT=HOST[:PORT], "
+        "separated by commas. Needs nft, and net.ipv4.ip_forward=1.",
+        "80=web:8000,udp:53=192.168.1.1",
     ),
     Option("KEEP_INTERFACE", parsers.boolean, "0", "Leave the tunnel up when the daemon ends.", "1"),
     Option(

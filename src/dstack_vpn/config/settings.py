@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from dstack_vpn.core.forward import Forward
 from dstack_vpn.core.keys import PrivateKey
 from dstack_vpn.core.model import Address, SocketAddress
 from dstack_vpn.core.reach import Reach
@@ -89,6 +90,8 @@ class Settings:
     fwmark: int | None
     dstack_simulator_endpoint: str | None
     backend: str
+    leak_protection: str
+    forward_to: tuple[Forward, ...]
     keep_interface: bool
     peer_endpoints: Mapping[str, Reach]
     peer_endpoint_template: str | None

@@ -79,6 +79,10 @@ class Facts:
     own_problem: str | None = None
     # storage
     store_problem: str | None = None
+    # packet filter
+    firewall: bool = False
+    """Whether there is to be one."""
+    firewall_problem: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +120,8 @@ def evaluate(facts: Facts, now: float) -> Health:
     components = [_chain(facts, now), _registry(facts), _device(facts), _own(facts), _store(facts)]
     if facts.quorum is not None:
         components.append(_quorum(facts.quorum))
+    if facts.firewall:
+        components.append(_firewall(facts))
     return Health(ready, tuple(components))
 
 
@@ -187,3 +193,8 @@ def _quorum(facts: QuorumFacts) -> Component:
 def _few(tokens: list[int]) -> str:
     text = ", ".join(map(str, tokens[:MOST_NAMED]))
     return f"{text} and {len(tokens) - MOST_NAMED} more" if len(tokens) > MOST_NAMED else text
+
+
+def _firewall(facts: Facts) -> Component:
+    status = Status.OK if facts.firewall_problem is None else Status.FAILED
+    return Component("firewall", status, facts.firewall_problem or "")

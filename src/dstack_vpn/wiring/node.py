@@ -40,6 +40,7 @@ from dstack_vpn.core.quorum import Quorum
 from dstack_vpn.core.x25519 import derive
 from dstack_vpn.errors import ConfigError
 from dstack_vpn.ports import Link
+from dstack_vpn.wiring.firewall import gate
 from dstack_vpn.wiring.names import serve_names
 from dstack_vpn.wiring.transports import Relays
 from dstack_vpn.wiring.view import NodeView
@@ -226,7 +227,12 @@ async def run(settings: Settings) -> None:
         services["web"] = _serve(view, settings)
     if settings.dns_port or settings.dns_listen:
         services["dns"] = partial(serve_names, settings, node)
+    guard = gate(settings, node)
+    if guard is not None:
+        services["firewall"] = guard.run
     await node.run(stop, services)
+    if guard is not None and not settings.keep_interface:
+        await guard.stop()
 
 
 def with_key(settings: Settings) -> Settings:

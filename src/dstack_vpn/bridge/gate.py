@@ -1,0 +1,91 @@
+"""Keeps the packet filter as it should be: names followed, and set again where somebody flushed it."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import structlog
+
+from dstack_vpn.core.forward import Forward
+from dstack_vpn.core.health import Facts
+from dstack_vpn.core.model import Cidr
+from dstack_vpn.errors import FirewallError
+from dstack_vpn.ports import Firewall, FirewallRules, Handing, Resolver
+
+_log = structlog.get_logger(component="firewall")
+
+CHECK: Final = 10.0
+"""Seconds between looks at whether names have moved and the rules are still there."""
+RETRY: Final = 2.0
+"""Seconds until what failed is tried again."""
+
+
+@dataclass(slots=True)
+class Gate:
+    """The packet filter of this node."""
+
+    firewall: Firewall
+    resolver: Resolver
+    facts: Facts
+    interface: str
+    prefixes: frozenset[Cidr]
+    protect: bool
+    forwards: Sequence[Forward] = ()
+    check: float = CHECK
+    _applied: FirewallRules | None = field(default=None, init=False)
+
+    async def run(self) -> None:
+        """Keep it until cancelled. Absorbs `FirewallError`: health shows it."""
+        self.facts.firewall = True
+        while True:
+            problem = None
+            try:
+                problem = await self._keep()
+            except FirewallError as error:
+                self._applied, problem = None, str(error)
+            if problem is not None and problem != self.facts.firewall_problem:
+                _log.error("firewall.trouble", problem=problem)
+            self.facts.firewall_problem = problem
+            await asyncio.sleep(self.check if problem is None else min(RETRY, self.check))
+
+    async def _keep(self) -> str | None:
+        """Make it right; what can't be, but keeps nothing else from being so."""
+        if self._applied is None:
+            # Names may take a while; what protects does not wait for them.
+            await self._apply(self._rules(frozenset()))
+        elif not await self.firewall.is_applied(self.interface):
+            _log.warning("firewall.gone", reason="somebody has removed our table; it is set again")
+            self._applied = None
+        found = {forward: await self._resolve(forward) for forward in self.forwards}
+        await self._apply(self._rules(frozenset(filter(None, found.values()))))
+        lost = [str(forward) for forward, handing in found.items() if handing is None]
+        return f"FORWARD_TO: no address for {', '.join(lost)}" if lost else None
+
+    async def _resolve(self, forward: Forward) -> Handing | None:
+        address = await self.resolver.resolve(forward.host, forward.to_port)
+        if address is None:
+            return None
+        return Handing(forward.protocol, forward.port, address.host, address.port)
+
+    def _rules(self, handings: frozenset[Handing]) -> FirewallRules:
+        return FirewallRules(self.interface, self.prefixes, self.protect, handings)
+
+    async def _apply(self, rules: FirewallRules) -> None:
+        if rules == self._applied:
+            return
+        await self.firewall.apply(rules)
+        self._applied = rules
+        _log.info(
+            "firewall.applied",
+            interface=rules.interface,
+            protects=sorted(rules.prefixes) if rules.protect else [],
+            hands_on=[f"{h.protocol}:{h.port} to {h.address}:{h.to_port}" for h in sorted(rules.handings)],
+        )
+
+    async def stop(self) -> None:
+        """Take our rules away. Absorbs `FirewallError`: there is nobody left to tell."""
+        try:
+            await self.firewall.remove(self.interface)
+        except FirewallError as error:
+            _log.error("firewall.trouble", problem=str(error))

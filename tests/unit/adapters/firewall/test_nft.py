@@ -1,0 +1,94 @@
+"""The rules as text, and what is told where nft does not take them. What they do is for tests/netns."""
+
+from pathlib import Path
+
+import pytest
+
+from dstack_vpn.adapters.firewall.nft import NftFirewall, render, table_name
+from dstack_vpn.errors import FirewallError
+from dstack_vpn.ports import FirewallRules, Handing
+
+BOTH = frozenset({"10.77.0.0/16", "fd01::/48"})
+V4 = Handing("tcp", 80, "192.0.2.7", 8000)
+V6 = Handing("udp", 53, "2001:db8::7", 53)
+
+
+def test_the_whole_table() -> None:
+    text = render(FirewallRules("wg0", frozenset({"10.77.0.0/16"}), True, frozenset({V4})))
+    assert (
+        text
+        == """\
+add table inet dstack_vpn_wg0
+delete table inet dstack_vpn_wg0
+table inet dstack_vpn_wg0 {
+  chain leaving { type filter hook output priority filter - 5; policy accept;
+    oifname != { "wg0", "lo" } ip daddr 10.77.0.0/16 counter drop
+  }
+  chain arriving { type filter hook input priority filter - 5; policy accept;
+    iifname != { "wg0", "lo" } ip saddr 10.77.0.0/16 counter drop
+  }
+  chain passing { type filter hook forward priority filter - 5; policy accept;
+    oifname != "wg0" ip daddr 10.77.0.0/16 counter drop
+    iifname "wg0" ct status dnat accept
+    iifname "wg0" oifname != "wg0" counter drop
+  }
+  chain handing { type nat hook prerouting priority dstnat; policy accept;
+    iifname "wg0" ip daddr 10.77.0.0/16 tcp dport 80 counter dnat ip to 192.0.2.7:8000
+  }
+  chain behind { type nat hook postrouting priority srcnat; policy accept;
+    oifname != "wg0" ip saddr 10.77.0.0/16 ct status dnat counter masquerade
+  }
+}
+"""
+    )
+
+
+def test_without_forwards_no_connection_is_tracked() -> None:
+    text = render(FirewallRules("wg0", BOTH, True))
+    assert " ct " not in text and "nat" not in text
+    assert "ip6 daddr fd01::/48" in text
+
+
+def test_forwards_alone_protect_nothing() -> None:
+    text = render(FirewallRules("wg0", BOTH, False, frozenset({V6})))
+    assert "drop" not in text
+    assert "ip6 daddr fd01::/48 udp dport 53 counter dnat ip6 to [2001:db8::7]:53" in text
+    assert "ip daddr" not in text, "an IPv4 packet can't go to an IPv6 address"
+
+
+@pytest.mark.parametrize("name", ["wg0", "a.b", "x=+-_"])
+def test_every_interface_has_a_table_of_its_own(name: str) -> None:
+    assert table_name(name).replace("_", "").isalnum()
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("Operation not permitted (you must be root)", "CAP_NET_ADMIN is needed"),
+        ("Error: Could not process rule: Operation not supported", "lacks a part of nftables"),
+        ("Error: syntax error", "nft refuses the rules: Error: syntax error"),
+        ("", "without a word"),
+    ],
+)
+async def test_refusals_are_told(tmp_path: Path, said: str, told: str) -> None:
+    program = tmp_path / "nft"
+    program.write_text(f"#!/bin/sh\ncat >/dev/null\necho '{said}' >&2\nexit 1\n")
+    program.chmod(0o755)
+    with pytest.raises(FirewallError, match=told):
+        await NftFirewall(str(program)).apply(FirewallRules("wg0", BOTH, True))
+
+
+async def test_a_missing_program_is_told() -> None:
+    firewall = NftFirewall("/nowhere/nft")
+    assert not firewall.is_there
+    with pytest.raises(FirewallError, match="is not installed: apt install nftables"):
+        await firewall.remove("wg0")
+
+
+@pytest.mark.parametrize(("handing", "name"), [(V4, "ipv4.ip_forward"), (V6, "ipv6.conf.all.forwarding")])
+async def test_a_machine_that_does_not_forward_is_told(tmp_path: Path, handing: Handing, name: str) -> None:
+    for file in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text("0\n")
+    with pytest.raises(FirewallError, match=name):
+        await NftFirewall(proc=tmp_path).apply(FirewallRules("wg0", BOTH, True, frozenset({handing})))
