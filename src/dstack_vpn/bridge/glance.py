@@ -30,6 +30,8 @@ class Glance:
     """Bytes from all peers since the start, those that are gone included."""
     sent: int = 0
     """The same for bytes to them."""
+    at: float | None = None
+    """When they were read last, in Unix seconds."""
     _due: float = 0.0
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -51,4 +53,4 @@ class Glance:
             # What is less than before has begun anew: another device, or a peer that was away.
             self.received += peer.rx_bytes - (rx if peer.rx_bytes >= rx else 0)
             self.sent += peer.tx_bytes - (tx if peer.tx_bytes >= tx else 0)
-        self.peers = state.peers
+        self.peers, self.at = state.peers, self.tunnel.clock.now()

@@ -121,6 +121,7 @@ def _common(node: Node, relay: "Tcp2Udp | None") -> dict[str, Any]:
         "relay": None if relay is None else relay.snapshot() | asdict(relay.counters),
         "changes_applied": reconciler.applied,
         "changes_rolled_back": reconciler.carrier.rolled_back,
+        "device_read": node.glance.at,
         "event_to_peer_ms": _percentiles(reconciler.latencies),
         "facts": asdict(facts),
     }

@@ -2,6 +2,7 @@
 
 from dstack_vpn.adapters.web.access import Policy
 from dstack_vpn.adapters.web.api import Api
+from dstack_vpn.adapters.web.page import Page
 from dstack_vpn.adapters.web.server import HealthServer
 from dstack_vpn.config import Settings
 from dstack_vpn.wiring.view import NodeView
@@ -18,6 +19,7 @@ async def serve_node(view: NodeView, settings: Settings) -> None:
         is_member=view.is_member,
     )
     api = Api(view, policy)
-    server = HealthServer(settings.health_check_host, settings.health_check_port, policy, view.health, [api])
+    address = settings.health_check_host, settings.health_check_port
+    server = HealthServer(*address, policy, view.health, [api, Page()])
     view.web = server, api.streams
     await server.run()

@@ -37,7 +37,7 @@ class Device:
 
     @property
     def clock(self) -> SimpleNamespace:
-        return SimpleNamespace(monotonic=lambda: self.at)
+        return SimpleNamespace(monotonic=lambda: self.at, now=lambda: self.at)
 
 
 async def test_it_is_read_once_a_second_however_many_look() -> None:

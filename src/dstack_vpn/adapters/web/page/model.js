@@ -1,0 +1,55 @@
+// What is known: the newest statistics, rates made from two of them, and what has happened.
+
+import { SESSION } from "./text.js";
+
+const KEPT = 400;
+const LEAST = 0.8; // seconds between two readings that a rate is made of
+
+export class Model {
+  stats = null;
+  health = null;
+  peers = []; // each with `name`, `age` (seconds or null), `fresh` (0..1), `way`, `down` and `up` (bytes a second)
+  byName = new Map();
+  events = []; // the newest first
+  changed = 0; // counts the changes of membership, so that a picture knows when to lay itself out anew
+  #before = new Map();
+  #ids = new Set();
+
+  take(stats) {
+    const before = this.#before;
+    this.#before = new Map();
+    const names = new Set(this.byName.keys());
+    this.byName = new Map();
+    const read = stats.device_read ?? stats.now;
+    this.peers = stats.peers.map((raw) => {
+      const last = before.get(raw.public_key);
+      const seconds = last ? read - last.read : 0;
+      const per = (now, then) => (seconds > 0 && now >= then ? (now - then) / seconds : 0);
+      const quiet = last && seconds < LEAST; // the device was not read since, or only just
+      const down = quiet ? last.down : last ? per(raw.rx_bytes ?? 0, last.rx) : 0;
+      const up = quiet ? last.up : last ? per(raw.tx_bytes ?? 0, last.tx) : 0;
+      const age = raw.last_handshake === null ? null : Math.max(stats.now - raw.last_handshake, 0);
+      const fresh = age === null ? 0 : Math.max(0, 1 - age / SESSION);
+      const name = raw.node_id ?? `token ${raw.token}`;
+      const peer = { ...raw, name, age, fresh, connected: age !== null && age <= SESSION, way: raw.transport ?? "none", down, up };
+      this.#before.set(raw.public_key, quiet ? last : { read, rx: raw.rx_bytes ?? 0, tx: raw.tx_bytes ?? 0, down, up });
+      this.byName.set(raw.public_key, peer);
+      return peer;
+    });
+    if (names.size !== this.byName.size || this.peers.some((peer) => !names.has(peer.public_key))) this.changed += 1;
+    this.stats = stats;
+  }
+
+  /** Take an event in; false where it is known already. */
+  happened(event) {
+    if (this.#ids.has(event.id)) return false;
+    this.#ids.add(event.id);
+    this.events.unshift(event);
+    for (const gone of this.events.splice(KEPT)) this.#ids.delete(gone.id);
+    return true;
+  }
+
+  sum(what) {
+    return this.peers.reduce((total, peer) => total + peer[what], 0);
+  }
+}

@@ -1,0 +1,75 @@
+// One node's page: the decision about it, the peer, what it carries, and what has happened to it.
+
+import { get } from "./api.js";
+import { spark } from "./charts.js";
+import { ago, bytes, entry, make, rate, say } from "./text.js";
+
+const HELD = 120;
+
+export class NodePage {
+  #model; #name = null; #samples = []; #shown = "";
+
+  constructor(model) { this.#model = model; }
+
+  get name() { return this.#name; }
+
+  async open(name) {
+    if (name !== this.#name) { this.#samples = []; this.#shown = ""; }
+    this.#name = name;
+    say("node-name", name);
+    await this.refresh();
+  }
+
+  close() { this.#name = null; }
+
+  /** Read it anew: something has happened to it. */
+  async refresh() {
+    const name = this.#name;
+    const found = await get(`peers/${encodeURIComponent(name)}`).catch((error) => { if (error.constructor.name === "Refused") throw error; return null; });
+    if (name !== this.#name) return;
+    this.#facts(found);
+    const history = (found?.history ?? []).slice().reverse();
+    const list = document.getElementById("node-history");
+    list.replaceChildren(...history.map((event) => entry(event, { link: false })));
+    list.hidden = !history.length;
+    document.getElementById("node-none").hidden = history.length > 0;
+    this.update();
+  }
+
+  /** There are new figures. */
+  update() {
+    if (this.#name === null) return;
+    const peer = this.#model.peers.find((each) => each.name === this.#name);
+    const read = this.#model.stats?.device_read;
+    if (peer && this.#samples.at(-1)?.read !== read) { this.#samples.push({ read, down: peer.down, up: peer.up }); this.#samples.splice(0, this.#samples.length - HELD); }
+    spark(document.getElementById("spark"), this.#samples, ["received", "sent"]);
+    say("spark-now", peer ? `↓ ${rate(peer.down)} (${bytes(peer.rx_bytes)} in all) · ↑ ${rate(peer.up)} (${bytes(peer.tx_bytes)} in all)` : "It is no peer of this node.");
+    const handshake = document.getElementById("fact-handshake");
+    if (handshake && peer) handshake.textContent = peer.age === null ? "never" : ago(peer.age);
+  }
+
+  #facts(found) {
+    const decision = found?.decision, peer = found?.peer;
+    const on = decision?.peer || decision?.reason === "own key";
+    const pill = document.getElementById("node-pill");
+    pill.dataset.status = !found ? "unknown" : on ? "ok" : "failed";
+    pill.textContent = !found ? "not in the registry" : decision.reason === "own key" ? "this node" : on ? "on the network" : decision.reason;
+    const facts = [
+      ["Why", decision && `${decision.reason}${decision.detail ? ` (${decision.detail})` : ""}`],
+      ["Token", decision?.token],
+      ["Owner", decision?.owner],
+      ["Public key", decision?.public_key],
+      ["Addresses", peer?.addresses.join("\n")],
+      ["Endpoint", peer?.endpoint],
+      ["Reached by", peer && (peer.transport ?? "nothing now")],
+      ["Relay", peer?.relay?.upstream],
+      ["Handshake", peer && "…", "fact-handshake"],
+      ["Key set in block", peer?.since_block],
+      ["Access until", peer?.expires_at && new Date(peer.expires_at * 1000).toLocaleString()],
+    ].filter(([, value]) => value !== undefined && value !== null && value !== "");
+    const text = JSON.stringify(facts);
+    if (text === this.#shown) return;
+    this.#shown = text;
+    document.getElementById("node-facts").replaceChildren(...facts.flatMap(([name, value, id]) => [make("dt", { text: name }), make("dd", id ? { text: String(value), id } : { text: String(value) })]));
+  }
+}

@@ -1,0 +1,108 @@
+// How things are said. Whatever comes from the chain is only ever set as text.
+
+export const SESSION = 180; // seconds that a WireGuard session lasts
+
+/** An element with text and children; never markup. */
+export function make(tag, { text, kind, href, ...attributes } = {}, ...children) {
+  const element = document.createElement(tag);
+  if (text !== undefined) element.textContent = text;
+  if (kind !== undefined) element.className = kind;
+  if (href !== undefined) element.setAttribute("href", href);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  element.append(...children.filter((child) => child !== null));
+  return element;
+}
+
+export function say(id, text) {
+  const element = document.getElementById(id);
+  if (element.textContent !== text) element.textContent = text;
+}
+
+const UNITS = ["B", "kB", "MB", "GB", "TB", "PB"];
+
+export function bytes(count) {
+  if (count === null || count === undefined) return "–";
+  let unit = 0;
+  while (count >= 999.5 && unit < UNITS.length - 1) { count /= 1000; unit += 1; }
+  return `${unit === 0 || count >= 99.5 ? Math.round(count) : count.toFixed(1)} ${UNITS[unit]}`;
+}
+
+export const rate = (perSecond) => (perSecond < 0.5 ? "idle" : `${bytes(perSecond)}/s`);
+
+export function span(seconds) {
+  if (seconds < 1) return "now";
+  if (seconds < 60) return `${Math.floor(seconds)} s`;
+  if (seconds < 3600) return `${Math.floor(seconds / 60)} min`;
+  if (seconds < 172800) return `${Math.floor(seconds / 3600)} h`;
+  return `${Math.floor(seconds / 86400)} d`;
+}
+
+export const ago = (seconds) => (seconds < 1 ? "now" : `${span(seconds)} ago`);
+export const short = (text, length = 10) => (text && text.length > length + 1 ? `${text.slice(0, length)}…` : text ?? "");
+export const milliseconds = (ms) => (ms >= 1000 ? `${(ms / 1000).toFixed(1)} s` : ms >= 100 ? `${Math.round(ms)} ms` : `${ms.toFixed(ms < 1 ? 2 : 1)} ms`);
+export const clock = (at) => new Date(at * 1000).toLocaleTimeString([], { hour12: false });
+
+export const nodeLink = (name) => `#/node/${encodeURIComponent(name)}`;
+
+/** A happening as a sentence: its kind for colours, a node to link to, and words around that. */
+export function describe(event) {
+  const who = event.node ?? (event.token === null || event.token === undefined ? null : `token ${event.token}`);
+  switch (event.kind) {
+    case "peer.set":
+      return { kind: event.added ? "good" : "note", node: event.node, who, words: event.added ? "is a peer now" : "is configured anew" };
+    case "peer.removed":
+      return { kind: "bad", node: event.node, who, words: `is out: ${event.reason}` };
+    case "peers.changed":
+      return { kind: event.set ? "good" : "bad", words: `${event.set} peers set, ${event.removed} removed` };
+    case "chain.event":
+      return { kind: event.undone ? "warn" : "note", node: event.node, who: who ?? short(event.owner), words: `${event.event}${event.undone ? ", undone by a reorg" : " on chain"}` };
+    case "chain.events":
+      return { kind: "note", words: `${event.added} registry events, ${event.undone} undone` };
+    case "chain.reorg":
+      return { kind: "warn", words: `Reorg: ${event.depth} block${event.depth === 1 ? "" : "s"} replaced, ${event.dropped} events dropped` };
+    case "chain.connected":
+      return { kind: "good", words: `Following ${event.endpoint}` };
+    case "chain.lost":
+      return { kind: "bad", words: `No endpoint: ${event.problem}` };
+    case "chain.read":
+      return { kind: "note", words: `Registry read: ${event.tokens} tokens` };
+    case "peer.transport":
+      return { kind: "warn", node: event.node, who, words: `is reached by ${event.way === "udp" ? "UDP" : "its relay"}` };
+    case "peer.refused":
+      return { kind: "bad", who, words: `was refused by the device: ${event.problem}` };
+    case "token.refused":
+      return { kind: "warn", who, words: `has an unusable ${event.field}: ${event.problem}` };
+    case "plan.failed":
+      return { kind: "bad", words: `A plan of ${event.steps} changes failed${event.rolled_back ? " and was rolled back" : ""}: ${event.problem}` };
+    case "brake.engaged":
+      return { kind: "bad", words: `${event.removals} of ${event.peers} removals held until the chain is read again` };
+    case "brake.released":
+      return { kind: "good", words: `${event.removals} removals confirmed` };
+    case "config.pin":
+      return { kind: "warn", words: event.peers === null ? "The pin is off" : `Pinned to ${event.peers} peers` };
+    case "health.changed":
+      return { kind: { ok: "good", warning: "warn", failed: "bad" }[event.status] ?? "note", words: `${event.component}: ${event.status}${event.reason ? `, ${event.reason}` : ""}` };
+    default:
+      return { kind: "note", words: event.kind };
+  }
+}
+
+/** The small print below it. */
+export function details(event) {
+  const parts = [];
+  if (event.block !== undefined && event.block !== null) parts.push(`block ${event.block}`);
+  if (event.latency_ms !== undefined && event.latency_ms !== null) parts.push(milliseconds(event.latency_ms));
+  if (event.peer) parts.push(short(event.peer, 12));
+  return parts.join(" · ");
+}
+
+/** One entry of a feed. */
+export function entry(event, { fresh = false, link = true } = {}) {
+  const { kind, node, who, words } = describe(event);
+  const sentence = make("p");
+  if (who) sentence.append(node && link ? make("a", { text: who, href: nodeLink(node) }) : make("strong", { text: who }), " ");
+  sentence.append(words);
+  const stamp = make("time", { text: clock(event.at), datetime: new Date(event.at * 1000).toISOString() });
+  const small = details(event);
+  return make("li", { "data-kind": kind, kind: fresh ? "new" : "" }, make("i"), sentence, stamp, small ? make("small", { text: small }) : null);
+}
