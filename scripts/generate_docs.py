@@ -13,7 +13,7 @@ SHARED = {option.name for option in OPTIONS} - {"RELAY_LISTEN"}
 GROUPS = {
     "chain": (
         *("NETWORK", "RPC_URL", "CHAIN_ID", "CONTRACT_ADDRESS", "CONTRACT_ABI", "START_BLOCK"),
-        *("RPC_QUORUM", "SYNC_INTERVAL", "GRANT_CONFIRMATIONS"),
+        *("RPC_QUORUM", "SYNC_INTERVAL", "GRANT_CONFIRMATIONS", "MAX_STALENESS", "STALE_POLICY"),
     ),
     "identity and keys": (
         *("NODE_ID", "WIREGUARD_PRIVATE_KEY", "CONTRACT_PRIVATE_KEY", "STATE_DIR"),

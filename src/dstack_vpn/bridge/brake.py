@@ -1,6 +1,7 @@
 """The brake: a plan that would take away more than half of the peers waits for a second reading of the chain.
 
-Only removals that the chain alone speaks for are in doubt; what the operator's pin leaves out goes at once.
+Only removals that the chain alone speaks for are in doubt. What the operator's pin leaves out goes at once,
+and so does everybody where the operator has a node isolate itself.
 """
 
 import asyncio
@@ -74,7 +75,9 @@ class Brake:
         self.tell()
 
     def _left_out(self, steps: Plan) -> set[PublicKey]:
-        """The removals that the operator's pin asks for: no reading of the chain has a say in them."""
+        """The removals that the operator asks for, by a pin or by isolation: no reading has a say in them."""
+        if self.facts.isolated:
+            return {step.change.public_key for step in steps.removals}
         pinned = self.members.membership.pinned
         removed = {step.change.public_key for step in steps.removals}
         return set() if pinned is None else removed - pinned.keys()

@@ -4,6 +4,7 @@ Synchronous on purpose: an event is folded, decided about and handed on as peer 
 can come in between.
 """
 
+import math
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
@@ -21,6 +22,7 @@ from dstack_vpn.core.model import Endpoint, Malformed, Peer, TokenId
 from dstack_vpn.core.node import Node
 from dstack_vpn.core.quorum import Quorum
 from dstack_vpn.core.registry import Registry
+from dstack_vpn.core.staleness import Staleness, StalePolicy
 from dstack_vpn.core.transport import Way
 from dstack_vpn.ports import Announce, Checkpoint, Clock, nobody
 
@@ -41,6 +43,7 @@ class Members:
     lookup: Lookup
     quorum: Quorum | None = None
     """Where several endpoints have to agree, what they do agree on."""
+    staleness: Staleness = field(default_factory=lambda: Staleness(math.inf))
     follower: Follower = field(default_factory=Follower)
     submit: Callable[[list[Delta], float], None] = field(default=lambda deltas, seen: None)
     """Takes the deltas of one event, and when it was seen (monotonic seconds)."""
@@ -94,13 +97,35 @@ class Members:
         final.rebuild(self.access_over(base), now)
         self.membership.only = frozenset(final.peers)
         self.facts.stale = True
+        self.facts.too_old = self.staleness.restored(checkpoint.synced, now, self.clock.monotonic())
+        if self.facts.too_old is not None:
+            # Without members from the disk; who isolates does not go by an adopted interface's either.
+            _log.error("members.too_old", problem=self.facts.too_old)
+            self.membership.only = frozenset()
+            self.facts.isolated = self.facts.stale = self.staleness.policy is StalePolicy.ISOLATE
         self.rebuild(self.clock.monotonic())
+
+    def grow_old(self) -> None:
+        """Time has passed: where it was too much without the chain, the policy says what becomes of them."""
+        now = self.clock.monotonic()
+        self.facts.age = self.staleness.age(now)
+        if self.staleness.isolates(now) and not self.facts.isolated:
+            _log.error(
+                "members.isolated", age=round(self.facts.age or 0.0), members=len(self.membership.peers)
+            )
+            self.membership.only, self.facts.isolated = frozenset(), True
+            self.rebuild(now)
 
     def confirmed(self) -> None:
         """The chain has been read: from now on it alone says who is a member."""
         first, self.facts.synced = self.facts.synced is None, self.clock.now()
+        self.staleness.confirmed(self.clock.monotonic())
+        self.facts.age = 0.0
         if self.membership.only is not None or self.facts.stale:
+            if self.facts.isolated:
+                _log.warning("members.rejoined")
             self.membership.only, self.facts.stale = None, False
+            self.facts.isolated, self.facts.too_old = False, None
             self.rebuild(self.clock.monotonic())
         if first:
             # An interface that was adopted may hold what nobody grants any more.

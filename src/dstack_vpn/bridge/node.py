@@ -154,6 +154,7 @@ class Node:
         while True:
             await asyncio.sleep(TICK)
             self.tunnel.members.expire()
+            self.tunnel.members.grow_old()
             since += TICK
             if since >= interval:
                 since = 0.0

@@ -112,7 +112,8 @@ class Recorder:
         if follower.tip is None or follower.settled is None or identity is None:
             return
         now = self.tunnel.clock.monotonic()
-        synced = self.tunnel.facts.synced
+        age = self.tunnel.members.staleness.age(now)
+        synced = None if age is None else self.tunnel.clock.now() - age
         incomplete, self._incomplete = self._incomplete, True
         base, witnessed = (
             follower.timeline.base,

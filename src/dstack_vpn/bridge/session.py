@@ -155,7 +155,7 @@ class SessionDriver:
             state.confirmed += above - len(follower.timeline.events)
             await state.changed.put(Began())
         if state.members.quorum is None:
-            state.members.facts.synced = state.clock.now()
+            state.members.confirmed()
         return observed
 
     async def correct(self, at: BlockRef, observed: list[Observed]) -> None:

@@ -102,11 +102,23 @@ def _settle(values: dict[str, Any], levels: dict[str, str], problems: list[str])
         values["wireguard_config"] = Path(f"/etc/wireguard/{values['interface']}.conf")
     if values["mtu"] is None:
         values["mtu"] = _MTU if values["transport"] in {Transport.AUTO, Transport.UDP} else _MTU_RELAYED
-    if values["sync_interval"] is not None:
-        values["sync_interval"] /= 1000
+    _settle_times(values, problems)
     _check_quorum(values, problems)
     _settle_key(values, problems)
     return None if problems else Settings(**values, log_levels=levels)
+
+
+def _settle_times(values: dict[str, Any], problems: list[str]) -> None:
+    """Milliseconds to seconds. What an audit confirms must not be too old before the next one."""
+    for name in ("sync_interval", "max_staleness"):
+        if values[name] is not None:
+            values[name] /= 1000
+    interval, limit = values["sync_interval"], values["max_staleness"]
+    if interval is not None and limit is not None and limit < 2 * interval:
+        problems.append(
+            f"MAX_STALENESS: {limit * 1000:.0f} ms is less than two times SYNC_INTERVAL: audits have to come "
+            f"well before. Example: MAX_STALENESS={10 * interval * 1000:.0f}"
+        )
 
 
 def _check_quorum(values: dict[str, Any], problems: list[str]) -> None:

@@ -116,6 +116,22 @@ OPTIONS: Final[tuple[Option, ...]] = (
         "30000",
     ),
     Option(
+        "MAX_STALENESS",
+        parsers.number(60_000, 2_592_000_000, " ms"),
+        "86400000",
+        "Milliseconds that the last known members count without the chain having been read; at a restart, "
+        "what is older than that brings nobody back.",
+        "3600000",
+    ),
+    Option(
+        "STALE_POLICY",
+        parsers.stale_policy,
+        "keep",
+        "What then becomes of the members of a running node: keep them (health fails), or isolate: no peers "
+        "until the chain was read.",
+        "isolate",
+    ),
+    Option(
         "GRANT_CONFIRMATIONS",
         parsers.number(0, 8000),
         "0",

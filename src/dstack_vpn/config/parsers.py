@@ -12,6 +12,7 @@ from dstack_vpn.core.desired import fill_template
 from dstack_vpn.core.keys import PrivateKey
 from dstack_vpn.core.model import Address, SocketAddress, parse_node_id
 from dstack_vpn.core.reach import Reach
+from dstack_vpn.core.staleness import StalePolicy
 from dstack_vpn.core.transport import Transport
 from dstack_vpn.core.upstream import Listen
 from dstack_vpn.errors import FormatError
@@ -123,6 +124,14 @@ def transport(text: str) -> Transport:
         return Transport(text)
     except ValueError:
         raise FormatError(f"expected one of {', '.join(Transport)}") from None
+
+
+def stale_policy(text: str) -> StalePolicy:
+    """One of the policies."""
+    try:
+        return StalePolicy(text)
+    except ValueError:
+        raise FormatError(f"expected one of {', '.join(StalePolicy)}") from None
 
 
 def relay_listen(text: str) -> Listen:

@@ -10,6 +10,7 @@ from dstack_vpn.core.forward import Forward
 from dstack_vpn.core.keys import PrivateKey
 from dstack_vpn.core.model import Address, SocketAddress
 from dstack_vpn.core.reach import Reach
+from dstack_vpn.core.staleness import StalePolicy
 from dstack_vpn.core.transport import Transport
 from dstack_vpn.core.upstream import Listen
 
@@ -77,6 +78,9 @@ class Settings:
     contract_private_key: Secret | None
     sync_interval: float
     """Seconds."""
+    max_staleness: float
+    """Seconds."""
+    stale_policy: StalePolicy
     grant_confirmations: int
     vpn_cidr: ipaddress.IPv4Network
     interface: str

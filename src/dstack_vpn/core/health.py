@@ -5,9 +5,12 @@
 go on with the last known members, and restarting it would help nobody.
 """
 
+import math
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
+
+from dstack_vpn.core.staleness import StalePolicy
 
 HEAD_PATIENCE: Final = 60.0
 """Seconds without a new head until that is worth a person's look, where blocks come at a known pace."""
@@ -66,6 +69,16 @@ class Facts:
     """None where one endpoint is believed."""
     stale: bool = False
     """The members come from the state directory; the chain has not confirmed them since the start."""
+    age: float | None = None
+    """Seconds since the registry was last known to be what the chain says; None: never, since the start."""
+    max_staleness: float = math.inf
+    """Seconds..."""
+    stale_policy: StalePolicy = StalePolicy.KEEP
+    """...and what then."""
+    isolated: bool = False
+    """There are no peers, because what is known of the chain is too old."""
+    too_old: str | None = None
+    """Why nobody comes back from the state directory."""
     # device
     interface_up: bool = False
     device_problem: str | None = "the interface has not been set up yet"
@@ -116,7 +129,8 @@ class Health:
 
 def evaluate(facts: Facts, now: float) -> Health:
     """Judge the facts at ``now``."""
-    ready = facts.interface_up and facts.device_problem is None and (facts.synced is not None or facts.stale)
+    known = (facts.synced is not None or facts.stale) and not facts.isolated
+    ready = facts.interface_up and facts.device_problem is None and known
     components = [_chain(facts, now), _registry(facts), _device(facts), _own(facts), _store(facts)]
     if facts.quorum is not None:
         components.append(_quorum(facts.quorum))
@@ -141,6 +155,11 @@ def _registry(facts: Facts) -> Component:
             "confirms them"
         )
         return Component("registry", Status.FAILED, reason)
+    if facts.too_old is not None:
+        reason = f"no members until the chain was read: {facts.too_old}"
+        return Component("registry", Status.FAILED, reason)
+    if facts.age is not None and facts.age > facts.max_staleness / 2:
+        return _old(facts, facts.age)
     if facts.synced is None and not facts.stale:
         return Component("registry", Status.FAILED, "not read from the chain yet")
     if facts.stale:
@@ -150,6 +169,18 @@ def _registry(facts: Facts) -> Component:
     if facts.pinned:
         return Component("registry", Status.WARNING, "pinned by 'config rollback'; 'config resume' ends that")
     return Component("registry", Status.OK)
+
+
+def _old(facts: Facts, age: float) -> Component:
+    """The chain was not read for a long time: a warning first, and then what has become of that."""
+    said = f"not confirmed by the chain for {age:.0f} s"
+    isolates = facts.stale_policy is StalePolicy.ISOLATE
+    if age > facts.max_staleness:
+        then = "no peers until it is" if isolates else "the members of then are kept"
+        return Component("registry", Status.FAILED, f"{said}, longer than MAX_STALENESS: {then}")
+    then = "no peers are left" if isolates else "that is a failure"
+    left = facts.max_staleness - age
+    return Component("registry", Status.WARNING, f"{said}; after another {left:.0f} s {then}")
 
 
 def _device(facts: Facts) -> Component:

@@ -37,6 +37,7 @@ from dstack_vpn.core.desired import PeerPolicy
 from dstack_vpn.core.health import Facts, QuorumFacts
 from dstack_vpn.core.model import DeviceState
 from dstack_vpn.core.quorum import Quorum
+from dstack_vpn.core.staleness import Staleness
 from dstack_vpn.core.x25519 import derive
 from dstack_vpn.errors import ConfigError
 from dstack_vpn.ports import Link
@@ -142,7 +143,12 @@ def build(settings: Settings, link: Link, relays: Relays) -> Node:
     if settings.wireguard_private_key is None:
         raise ConfigError(["WIREGUARD_PRIVATE_KEY (or WIREGUARD_PRIVATE_KEY_FILE): is not set"])
     clock = SystemClock()
-    facts = Facts(started=clock.now(), paced=settings.network.block_time is not None)
+    facts = Facts(
+        started=clock.now(),
+        paced=settings.network.block_time is not None,
+        max_staleness=settings.max_staleness,
+        stale_policy=settings.stale_policy,
+    )
     endpoints = EndpointBook(SystemResolver(), clock)
     transports = Transports(settings.transport, endpoints, clock, relays.to_peer, can_send)
     members = Members(
@@ -157,6 +163,7 @@ def build(settings: Settings, link: Link, relays: Relays) -> Node:
         clock=clock,
         lookup=transports.where,
         quorum=Quorum(settings.rpc_quorum) if settings.rpc_quorum > 1 else None,
+        staleness=Staleness(settings.max_staleness, settings.stale_policy),
     )
     tunnel = Tunnel(
         link=link,

@@ -16,7 +16,20 @@ _QUORUM: Final = {
 
 
 def trust_families(node: Node) -> Iterator[Metric]:
-    """How the endpoints agree, where several have to."""
+    """How old what is known is, and how the endpoints agree, where several have to."""
+    facts = node.facts
+    if facts.age is not None:
+        yield GaugeMetricFamily(
+            "dstack_vpn_registry_age_seconds",
+            "Since the chain last confirmed what is known of it.",
+            facts.age,
+        )
+    yield GaugeMetricFamily(
+        "dstack_vpn_registry_max_age_seconds", "What MAX_STALENESS allows.", facts.max_staleness
+    )
+    yield GaugeMetricFamily(
+        "dstack_vpn_isolated", "Whether there are no peers because that age is too high.", facts.isolated
+    )
     if (quorum := node.facts.quorum) is not None:
         yield from _quorum(quorum)
 

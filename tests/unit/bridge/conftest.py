@@ -27,6 +27,7 @@ from dstack_vpn.core.health import Facts, Health, evaluate
 from dstack_vpn.core.keys import PrivateKey
 from dstack_vpn.core.model import SocketAddress
 from dstack_vpn.core.reach import Reach
+from dstack_vpn.core.staleness import Staleness, StalePolicy
 from dstack_vpn.core.transport import Transport
 from dstack_vpn.core.upstream import Upstream
 from dstack_vpn.core.x25519 import derive
@@ -103,6 +104,8 @@ class Bench:
     audit_interval: float = 3600.0
     own_node_id: str | None = "node-0"
     registry: tuple[int, str] | None = None
+    staleness: float = 3600.0
+    policy_when_stale: StalePolicy = StalePolicy.KEEP
     source: ScriptedSource = field(init=False)
     node: Node = field(init=False)
 
@@ -145,6 +148,7 @@ class Bench:
             facts,
             clock,
             transports.where,
+            staleness=Staleness(self.staleness, self.policy_when_stale),
         )
         tunnel = Tunnel(self.link, members, OWN, 51820, "wg0", 1420, facts, clock)
         state = ChainState(members, facts, clock, self.audit_interval, asyncio.Queue(1000))

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from dstack_vpn.adapters import keyfile
 from dstack_vpn.config import OPTIONS, load
 from dstack_vpn.config.parsers import interface
+from dstack_vpn.core.staleness import StalePolicy
 from dstack_vpn.errors import ConfigError, FormatError
 
 KEY = "AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI="
@@ -191,6 +192,14 @@ def test_secrets_in_the_environment_are_known(write: Write) -> None:
     assert load({}, {"WIREGUARD_PRIVATE_KEY": KEY}).exposed == ("WIREGUARD_PRIVATE_KEY",)
     assert load({}, {"WIREGUARD_PRIVATE_KEY_FILE": str(write("key", KEY, 0o600))}).exposed == ()
     assert load({}, {"WIREGUARD_PRIVATE_KEY": "generate"}).exposed == ()
+
+
+def test_staleness_that_begins_before_the_next_audit() -> None:
+    (problem,) = problems({"MAX_STALENESS": "60000", "SYNC_INTERVAL": "30001"})
+    assert problem.startswith("MAX_STALENESS: 60000 ms is less than two times SYNC_INTERVAL")
+    settings = load({}, {"MAX_STALENESS": "60000", "STALE_POLICY": "isolate"})
+    assert (settings.max_staleness, settings.stale_policy) == (60, StalePolicy.ISOLATE)
+    assert problems({"STALE_POLICY": "panic"})
 
 
 def test_a_quorum_of_more_hosts_than_there_are() -> None:
