@@ -208,6 +208,8 @@ class Members:
     def judge_own(self) -> None:
         """Find out whether this node is a member itself, and what is wrong if not."""
         own, problem = self.own_node, own_problem(self.access, self.own_node_id, self.clock.now())
+        if self.facts.synced is None and not self.facts.stale:
+            problem = None  # a registry that nobody has read yet says nothing about us
         token = own.token_id if own is not None else None
         if token != self._own_token:
             self._own_token = token

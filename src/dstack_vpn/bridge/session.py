@@ -317,4 +317,4 @@ class SessionDriver:
         return final if final is not None and final.number <= head.number else None
 
     def _saw(self, head: BlockRef) -> None:
-        self.state.facts.head, self.state.facts.head_seen = head.number, self.state.clock.now()
+        self.state.saw(head)

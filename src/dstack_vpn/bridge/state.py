@@ -4,15 +4,19 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import Final
 
+import structlog
+
 from dstack_vpn.bridge.members import Members
 from dstack_vpn.core.commands import Advanced
 from dstack_vpn.core.follower import Follower
 from dstack_vpn.core.happenings import EndpointLost, EndpointUsed
-from dstack_vpn.core.health import Facts
+from dstack_vpn.core.health import Facts, clock_problem
 from dstack_vpn.core.histogram import Histogram
-from dstack_vpn.core.model import TokenId
+from dstack_vpn.core.model import BlockRef, TokenId
 from dstack_vpn.errors import ChainError
 from dstack_vpn.ports import Announce, Clock, nobody
+
+_log = structlog.get_logger(component="chain")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,15 @@ class ChainState:
         self.facts.endpoint, self.facts.chain_problem = name, None
         if self.members.quorum is None:
             self.members.confirmed()  # else the jury says when
+
+    def saw(self, head: BlockRef) -> None:
+        """The endpoint's newest block; its time tells how our clock goes."""
+        facts, now = self.facts, self.clock.now()
+        facts.head, facts.head_seen = head.number, now
+        problem = clock_problem(now - head.timestamp, paced=facts.paced) if head.timestamp else None
+        if problem is not None and facts.clock_problem is None:
+            _log.warning("chain.clock_off", problem=problem)
+        facts.clock_problem = problem
 
     def down(self, error: ChainError) -> None:
         """There is no endpoint to follow now."""

@@ -12,6 +12,8 @@ from typing import Final
 
 from dstack_vpn.core.staleness import StalePolicy
 
+CLOCK_TOLERANCE: Final = 30.0
+"""Seconds by which a block's time may differ from ours: sequencers' clocks are not perfect either."""
 HEAD_PATIENCE: Final = 60.0
 """Seconds without a new head until that is worth a person's look, where blocks come at a known pace."""
 
@@ -90,6 +92,7 @@ class Facts:
     pinned: bool = False
     # own membership
     own_problem: str | None = None
+    clock_problem: str | None = None
     # storage
     store_problem: str | None = None
     # packet filter
@@ -134,9 +137,25 @@ def evaluate(facts: Facts, now: float) -> Health:
     components = [_chain(facts, now), _registry(facts), _device(facts), _own(facts), _store(facts)]
     if facts.quorum is not None:
         components.append(_quorum(facts.quorum))
+    if facts.clock_problem is not None:
+        components.append(Component("clock", Status.WARNING, facts.clock_problem))
     if facts.firewall:
         components.append(_firewall(facts))
     return Health(ready, tuple(components))
+
+
+def clock_problem(lag: float, *, paced: bool) -> str | None:
+    """What is wrong with our clock, by how much later than its block's time a head came; seconds.
+
+    Where blocks come when there is something to put in, an old one means nothing.
+    """
+    advice = "correct the time (NTP): access that expires is judged by it"
+    if lag < -CLOCK_TOLERANCE:
+        return f"this machine's clock is {-lag:.0f} s behind the newest block; {advice}"
+    if paced and lag > HEAD_PATIENCE + CLOCK_TOLERANCE:
+        ahead = f"this machine's clock is {lag:.0f} s ahead of the newest block"
+        return f"{ahead}, or the endpoint is late; {advice}"
+    return None
 
 
 def _chain(facts: Facts, now: float) -> Component:

@@ -17,9 +17,11 @@ from dstack_vpn.adapters.chain.pool import RpcPool
 from dstack_vpn.adapters.clock import SystemClock
 from dstack_vpn.adapters.contracts import by_name
 from dstack_vpn.adapters.device.backend import choose_backend, make_link
+from dstack_vpn.adapters.device.late import LateLink
 from dstack_vpn.adapters.relay.sockets import can_send
 from dstack_vpn.adapters.resolver import SystemResolver
 from dstack_vpn.adapters.store.archive import FileArchive
+from dstack_vpn.adapters.store.lock import lock
 from dstack_vpn.adapters.store.sqlite import SqliteStore
 from dstack_vpn.bridge.endpoints import EndpointBook
 from dstack_vpn.bridge.follow import ChainLoop
@@ -127,10 +129,14 @@ def endpoint_book() -> EndpointBook:
     return EndpointBook(SystemResolver(), SystemClock())
 
 
-async def find_link(settings: Settings) -> Link:
-    """The interface's link, by the backend that the host has; raises `DeviceError`."""
+def late_link(settings: Settings) -> Link:
+    """The interface's link, by the backend that the host has when it is started."""
     wanted = cast("Literal['auto', 'kernel', 'userspace']", settings.backend)
-    return make_link(await choose_backend(wanted, settings.interface), settings.interface)
+
+    async def choose() -> Link:
+        return make_link(await choose_backend(wanted, settings.interface), settings.interface)
+
+    return LateLink(choose)
 
 
 def archive(settings: Settings) -> FileArchive:
@@ -204,10 +210,11 @@ def build(settings: Settings, link: Link, relays: Relays) -> Node:
 async def run(settings: Settings) -> None:
     """Run the daemon until SIGTERM or SIGINT; a second signal ends it at once."""
     logs.configure(settings.log_level, settings.log_levels, settings.log_format)
+    lock(settings.state_dir)
     settings = with_key(settings)
     logs.tell_exposed(settings.exposed)
     relays = Relays(settings)
-    node = build(settings, await find_link(settings), relays)
+    node = build(settings, late_link(settings), relays)
     stop = asyncio.Event()
 
     def on_signal() -> None:

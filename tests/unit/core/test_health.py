@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from dstack_vpn.core.health import HEAD_PATIENCE, Facts, QuorumFacts, Status, evaluate
+from dstack_vpn.core.health import HEAD_PATIENCE, Facts, QuorumFacts, Status, clock_problem, evaluate
 
 NOW = 1000.0
 WELL = Facts(
@@ -47,6 +47,8 @@ def test_at_the_start_nothing_is() -> None:
         ({"device_problem": "refused"}, "device", Status.FAILED, False),
         ({"own_problem": "our key is not registered"}, "membership", Status.FAILED, True),
         ({"store_problem": "disk full"}, "store", Status.WARNING, True),
+        ({"clock_problem": "behind"}, "clock", Status.WARNING, True),
+        ({"firewall": True, "firewall_problem": "no nft"}, "firewall", Status.FAILED, True),
     ],
 )
 def test_each_trouble_shows_with_a_reason(
@@ -78,3 +80,20 @@ def test_how_the_endpoints_agree(facts: QuorumFacts, status: Status, says: str) 
     found = health.components[-1]
     assert (found.name, found.status) == ("quorum", status)
     assert says in found.reason
+
+
+@pytest.mark.parametrize(
+    ("lag", "paced", "said"),
+    [
+        (0.0, True, None),
+        (-29.0, True, None),
+        (89.0, True, None),
+        (-31.0, True, "31 s behind the newest block"),
+        (-3600.0, False, "3600 s behind"),
+        (91.0, True, "91 s ahead of the newest block, or the endpoint is late"),
+        (1e6, False, None),
+    ],
+)
+def test_a_clock_that_is_off_is_told(lag: float, paced: bool, said: str | None) -> None:
+    found = clock_problem(lag, paced=paced)
+    assert found is None if said is None else said in (found or "")

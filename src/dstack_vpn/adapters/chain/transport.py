@@ -69,7 +69,9 @@ def unreachable(error: aiohttp.ClientError | OSError | ValueError) -> EndpointEr
     if isinstance(error, TimeoutError):
         return EndpointError("the endpoint did not answer in time")
     reason = getattr(error, "strerror", None) or type(error).__name__
-    return EndpointError(f"the endpoint can't be reached: {excerpt(str(reason))}")
+    return EndpointError(
+        f"the endpoint can't be reached: {excerpt(str(reason))}; check RPC_URL and the way there"
+    )
 
 
 def lost(error: aiohttp.ClientError | OSError | ValueError) -> ChainError:

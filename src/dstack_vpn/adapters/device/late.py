@@ -1,0 +1,47 @@
+"""A link whose backend is chosen when it is started.
+
+What the machine lacks (a capability, /dev/net/tun, a program) may come to be there later, and is worth a
+lasting line in the health check rather than a process that comes and goes: so it is a failed start like any
+other.
+"""
+
+from collections.abc import Awaitable, Callable
+
+from dstack_vpn.errors import DeviceError
+from dstack_vpn.ports import Device, Link, LinkSettings
+
+
+class LateLink:
+    """Implements `ports.Link` by the link that ``choose`` finds; that raises `DeviceError`."""
+
+    def __init__(self, choose: Callable[[], Awaitable[Link]]) -> None:
+        self._choose = choose
+        self._link: Link | None = None
+
+    async def start(self) -> Device:
+        """See `ports.Link.start`."""
+        if self._link is None:
+            self._link = await self._choose()
+        return await self._link.start()
+
+    async def configure(self, settings: LinkSettings) -> None:
+        """See `ports.Link.configure`."""
+        await self._chosen().configure(settings)
+
+    async def gone(self) -> None:
+        """See `ports.Link.gone`."""
+        await self._chosen().gone()
+
+    async def is_up(self) -> bool:
+        """See `ports.Link.is_up`."""
+        return self._link is not None and await self._link.is_up()
+
+    async def stop(self, *, keep: bool) -> None:
+        """See `ports.Link.stop`."""
+        if self._link is not None:
+            await self._link.stop(keep=keep)
+
+    def _chosen(self) -> Link:
+        if self._link is None:
+            raise DeviceError("the interface has not been set up yet")
+        return self._link
