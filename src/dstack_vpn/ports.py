@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeAlias
 
 from dstack_vpn.core.events import LoggedEvent, Observed, RegistryEvent
 from dstack_vpn.core.happenings import Happening
-from dstack_vpn.core.keys import PrivateKey
+from dstack_vpn.core.keys import PrivateKey, PublicKey
 from dstack_vpn.core.model import (
     BlockRef,
     ChainIdentity,
@@ -320,6 +320,16 @@ class Store(Protocol):
 
     async def close(self) -> None:
         """Flush and close."""
+
+
+class EndpointMemory(Protocol):
+    """Where peers were heard last; a hint. Both methods raise `StoreError`."""
+
+    async def load(self) -> Mapping[PublicKey, SocketAddress]:
+        """What was saved last; empty where there is nothing yet."""
+
+    async def save(self, endpoints: Mapping[PublicKey, SocketAddress]) -> None:
+        """Replace everything."""
 
 
 class ConfigArchive(Protocol):

@@ -11,6 +11,7 @@
     clock       end access that expires, ask for a repair every audit     (here)
     health      notice what has become of it                              (watch)
     store       write the registry down                                   (recorder)
+    greeter     call the peers of a new device                            (greeter)
     config      write the wg-quick file, follow pins                      (recorder)
 
 A task that ends, or fails with anything but what its docstring absorbs, ends the node: better restarted by
@@ -27,6 +28,7 @@ import structlog
 from dstack_vpn.bridge.endpoints import EndpointBook, overdue
 from dstack_vpn.bridge.follow import ChainLoop
 from dstack_vpn.bridge.glance import Glance
+from dstack_vpn.bridge.greeter import Greeter
 from dstack_vpn.bridge.journal import Journal
 from dstack_vpn.bridge.reconciler import Reconciler
 from dstack_vpn.bridge.recorder import Recorder
@@ -61,6 +63,7 @@ class Node:
     recorder: Recorder
     endpoints: EndpointBook
     transports: Transports
+    greeter: Greeter
     registry: tuple[int, Address] | None = None
     """Chain id and contract that the settings name; a store of any other registry is not for us."""
     keep_interface: bool = False
@@ -101,6 +104,7 @@ class Node:
             "health": self.health.run,
             "store": self.recorder.run_store,
             "config": self.recorder.run_config,
+            "greeter": self.greeter.run,
             **services,
         }
         async with asyncio.TaskGroup() as group:
@@ -171,6 +175,7 @@ class Node:
         before, self.peers_seen = self.peers_seen, state.peers
         self.glance.saw(state)
         self.recorder.config_changed()
+        self.greeter.saw(state)
         if not self.endpoints.in_use:
             return
         late = overdue(state, before, self.tunnel.clock.now())

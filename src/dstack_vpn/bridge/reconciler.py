@@ -8,7 +8,7 @@ delta never lives long. `carrier` says in which order, and what happens to what 
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -24,7 +24,7 @@ from dstack_vpn.core.batch import Batch
 from dstack_vpn.core.desired import Delta
 from dstack_vpn.core.health import Facts
 from dstack_vpn.core.keys import PublicKey
-from dstack_vpn.core.model import DeviceState, RemovePeer, SetPeer, SocketAddress, TokenId
+from dstack_vpn.core.model import DeviceState, PeerChange, RemovePeer, SetPeer, SocketAddress, TokenId
 from dstack_vpn.core.plan import Plan, Step, differing, plan, plan_deltas
 from dstack_vpn.errors import DeviceError, DeviceGoneError
 from dstack_vpn.ports import Announce, Clock, nobody
@@ -110,6 +110,13 @@ class Reconciler:
             if peer is not None and peer.endpoint == endpoint and self.tunnel.up.is_set():
                 with suppress(DeviceError):
                     await self.tunnel.device.apply([SetPeer(key, endpoint)])
+
+    async def change(self, changes: Sequence[PeerChange]) -> None:
+        """Change what no plan names. Absorbs device errors."""
+        async with self._lock:
+            if self.tunnel.up.is_set():
+                with suppress(DeviceError):
+                    await self.tunnel.device.apply(changes)
 
     async def renew(self) -> None:
         """Take every peer away and set it again, without its session. Absorbs device errors."""

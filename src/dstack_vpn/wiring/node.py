@@ -21,10 +21,12 @@ from dstack_vpn.adapters.device.late import LateLink
 from dstack_vpn.adapters.relay.sockets import can_send
 from dstack_vpn.adapters.resolver import SystemResolver
 from dstack_vpn.adapters.store.archive import FileArchive
+from dstack_vpn.adapters.store.endpoints import EndpointFile
 from dstack_vpn.adapters.store.lock import lock
 from dstack_vpn.adapters.store.sqlite import SqliteStore
 from dstack_vpn.bridge.endpoints import EndpointBook
 from dstack_vpn.bridge.follow import ChainLoop
+from dstack_vpn.bridge.greeter import Greeter
 from dstack_vpn.bridge.jury import Jury
 from dstack_vpn.bridge.members import Members
 from dstack_vpn.bridge.node import Node
@@ -194,6 +196,7 @@ def build(settings: Settings, link: Link, relays: Relays) -> Node:
     recorder = Recorder(
         SqliteStore(settings.state_dir / "registry.sqlite"), archive(settings), chain, tunnel, state.changed
     )
+    greeter = Greeter(tunnel, members, EndpointFile(settings.state_dir / "endpoints.json"), reconciler.change)
     return Node(
         facts,
         tunnel,
@@ -202,6 +205,7 @@ def build(settings: Settings, link: Link, relays: Relays) -> Node:
         recorder,
         endpoints,
         transports,
+        greeter,
         registry=(settings.chain_id, settings.contract_address),
         keep_interface=settings.keep_interface,
     )

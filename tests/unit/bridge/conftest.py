@@ -14,6 +14,7 @@ from dstack_vpn.adapters.clock import SystemClock
 from dstack_vpn.adapters.device.memory import MemoryDevice, MemoryLink
 from dstack_vpn.bridge.endpoints import EndpointBook
 from dstack_vpn.bridge.follow import ChainLoop
+from dstack_vpn.bridge.greeter import Greeter
 from dstack_vpn.bridge.members import Members
 from dstack_vpn.bridge.node import Node
 from dstack_vpn.bridge.reconciler import Reconciler
@@ -24,13 +25,14 @@ from dstack_vpn.bridge.tunnel import Tunnel
 from dstack_vpn.core.addressing import AddressPlan, unique_local_prefix
 from dstack_vpn.core.desired import PeerPolicy
 from dstack_vpn.core.health import Facts, Health, evaluate
-from dstack_vpn.core.keys import PrivateKey
+from dstack_vpn.core.keys import PrivateKey, PublicKey
 from dstack_vpn.core.model import SocketAddress
 from dstack_vpn.core.reach import Reach
 from dstack_vpn.core.staleness import Staleness, StalePolicy
 from dstack_vpn.core.transport import Transport
 from dstack_vpn.core.upstream import Upstream
 from dstack_vpn.core.x25519 import derive
+from dstack_vpn.errors import StoreError
 
 OWN = PrivateKey(bytes(range(1, 33)))
 
@@ -42,6 +44,27 @@ class ScriptedResolver:
     async def resolve(self, host: str, port: int) -> SocketAddress | None:
         await asyncio.sleep(0)
         return SocketAddress(self.names[host], port) if host in self.names else None
+
+
+class MemoryOfEndpoints:
+    """Implements `ports.EndpointMemory`."""
+
+    def __init__(self) -> None:
+        self.saved: dict[PublicKey, SocketAddress] = {}
+        self.broken = False
+
+    async def load(self) -> Mapping[PublicKey, SocketAddress]:
+        await self._turn()
+        return dict(self.saved)
+
+    async def save(self, endpoints: Mapping[PublicKey, SocketAddress]) -> None:
+        await self._turn()
+        self.saved = dict(endpoints)
+
+    async def _turn(self) -> None:
+        await asyncio.sleep(0)
+        if self.broken:
+            raise StoreError("the disk is full")
 
 
 class FakeRelay:
@@ -96,6 +119,7 @@ class Bench:
     link: MemoryLink = field(default_factory=MemoryLink)
     store: MemoryStore = field(default_factory=MemoryStore)
     archive: MemoryArchive = field(default_factory=MemoryArchive)
+    memory: MemoryOfEndpoints = field(default_factory=MemoryOfEndpoints)
     resolver: ScriptedResolver = field(default_factory=ScriptedResolver)
     policy: PeerPolicy = field(default_factory=PeerPolicy)
     relays: FakeRelays = field(default_factory=FakeRelays)
@@ -158,7 +182,8 @@ class Bench:
         transports.read, transports.changed = tunnel.read, members.reached_anew
         transports.point, transports.in_use = reconciler.point, members.membership.peers.keys
         recorder = Recorder(self.store, self.archive, chain, tunnel, state.changed)
-        self.node = Node(facts, tunnel, chain, reconciler, recorder, book, transports, self.registry)
+        greeter = Greeter(tunnel, members, self.memory, reconciler.change)
+        self.node = Node(facts, tunnel, chain, reconciler, recorder, book, transports, greeter, self.registry)
         return self.node
 
     @asynccontextmanager
