@@ -46,6 +46,10 @@ class Greeter:
         self._state = state
         self._news.set()
 
+    def call_again(self) -> None:
+        """The device's peers have no sessions any more: have them called."""
+        self._called = self._state = None
+
     async def run(self) -> None:
         """Call and remember until cancelled. Absorbs `StoreError`: what it can't keep is a convenience."""
         try:

@@ -89,7 +89,7 @@ class Node:
     async def run(self, stop: asyncio.Event, services: Mapping[str, Callable[[], Awaitable[None]]]) -> None:
         """Run until ``stop`` is set, with further services by name; raises what a task failed with."""
         self.reconciler.repaired = self._repaired
-        self.tunnel.refill, self.tunnel.renew = self.reconciler.repair, self.reconciler.renew
+        self.tunnel.refill, self.tunnel.renew = self.reconciler.repair, self._renew
         await self._restore()
         tasks: dict[str, Callable[[], Awaitable[None]]] = {
             "chain": self.chain.run,
@@ -170,6 +170,11 @@ class Node:
             await self.endpoints.wait(TICK)
             self.endpoints.forget_unused(self.tunnel.members.reached_by)
             self.tunnel.members.resolved(await self.endpoints.resolve_due())
+
+    async def _renew(self) -> None:
+        """Begin new sessions with all peers, and say so to them: some may have begun one meanwhile."""
+        self.greeter.call_again()
+        await self.reconciler.renew()
 
     def _repaired(self, state: DeviceState) -> None:
         before, self.peers_seen = self.peers_seen, state.peers

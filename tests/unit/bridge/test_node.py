@@ -44,6 +44,7 @@ async def test_our_own_token_gives_the_interface_its_addresses(bench: Bench) -> 
 
 async def test_who_is_on_the_network_again_begins_new_sessions(bench: Bench) -> None:
     """The others have forgotten the old ones, and WireGuard would take 15 s to find that out."""
+    bench.policy = PeerPolicy({"node-1": Reach.parse("192.0.2.1:51820", local=True)})
     bench.chain.mine(own_grant(7), grant(1))
     async with bench.running():
         await eventually(
@@ -54,6 +55,10 @@ async def test_who_is_on_the_network_again_begins_new_sessions(bench: Bench) -> 
         assert RemovePeer(key(1)) not in bench.device.applied
         bench.source.tell(bench.chain.mine(own_grant(8)))
         await eventually(lambda: RemovePeer(key(1)) in bench.device.applied)
+        # And tells them so: one that has begun a session before we took it away would not know.
+        await eventually(
+            lambda: SetPeer(key(1), SocketAddress("192.0.2.1", 51820), 25) in bench.device.applied
+        )
         await eventually(lambda: bench.tokens() == {1})
         assert bench.link.settings is not None
         assert bench.link.settings.addresses == bench.node.tunnel.members.addresses.allowed_ips(8)
