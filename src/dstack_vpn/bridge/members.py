@@ -131,6 +131,7 @@ class Members:
             # An interface that was adopted may hold what nobody grants any more.
             self.submit([], self.clock.monotonic())
             self.own_changed()
+            self.judge_own()
 
     def advanced(self, advanced: Advanced, seen: float) -> None:
         """The follower has moved: decide about whom that may concern, and hand the deltas on."""
