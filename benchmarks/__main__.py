@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks import disturbance, events, relay, starts
+from benchmarks import api, disturbance, events, relay, starts
 from benchmarks.harness import NotMeasurableError, cores
 
 RESULTS: Final = Path(__file__).parent / "results.json"
@@ -29,6 +29,7 @@ ALL: Final[dict[str, Callable[[], Awaitable[Figures] | Figures]]] = {
     "start": starts.chain_and_store,
     "cold-10000": starts.cold,
     "disturbance": disturbance.disturbance,
+    **api.ALL,
     **relay.ALL,
 }
 

@@ -13,6 +13,7 @@ import structlog
 from dstack_vpn.bridge.jury import Court, Jury
 from dstack_vpn.bridge.session import SessionDriver
 from dstack_vpn.bridge.state import ChainState
+from dstack_vpn.core.happenings import BrakeContradicted
 from dstack_vpn.core.keys import PublicKey
 from dstack_vpn.core.model import ChainIdentity, TokenId
 from dstack_vpn.core.registry import Registry
@@ -63,6 +64,7 @@ class ChainLoop:
         standing = {key for key in held if access.decide(key, self.state.clock.now()).granted}
         if standing:
             _log.error("brake.contradicted", endpoint=name, peers=len(standing))
+            self.state.announce(BrakeContradicted(name, len(standing)))
         return held.keys() - standing
 
     async def _follow(self, session: ChainSession) -> None:

@@ -14,7 +14,7 @@ from typing import Final
 from dstack_vpn.core.happenings import Entry, Happening
 from dstack_vpn.ports import Clock
 
-KEPT: Final = 4096
+KEPT: Final = 2048
 """Entries; some 300 bytes each."""
 
 

@@ -10,6 +10,7 @@ the peer must have seen that we are on UDP again, and then WireGuard is told onc
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -39,6 +40,8 @@ LINGER: Final = 60.0
 """Seconds by UDP after which a relay goes."""
 HOLD: Final = (0.1, 0.5)
 """Seconds for which packets that still come by the relay are held: at least, and at most."""
+COUNTED: Final = ("datagrams_up", "datagrams_down", "bytes_up", "bytes_down", "reconnects", "stalls")
+"""Of a relay's counters, those that are added up."""
 SETTLE: Final = 0.02
 """Seconds for what was held to reach WireGuard."""
 
@@ -83,6 +86,8 @@ class Transports:
     """The peers that there are."""
     _peers: dict[PublicKey, _Peer] = field(default_factory=dict)
     _gone: list[_Peer] = field(default_factory=list)
+    _past: Counter[str] = field(default_factory=Counter)
+    """What relays that are gone have done."""
     _work: asyncio.Event = field(default_factory=asyncio.Event)
     _group: asyncio.TaskGroup | None = None
 
@@ -120,6 +125,14 @@ class Transports:
         seen = peer.relay.snapshot()
         upstream = seen["upstream"]
         return {"transport": None if upstream is None else upstream.partition(":")[0], "relay": seen}
+
+    def carried(self) -> Counter[str]:
+        """What all relays to peers have done since the start, those that are gone included."""
+        found = Counter(self._past)
+        for peer in self._peers.values():
+            if peer.relay is not None:
+                found.update(_counted(peer.relay))
+        return found
 
     def describe_all(self) -> dict[PublicKey, dict[str, Any]]:
         """The same for every peer that has relays; the others are reached by UDP."""
@@ -249,9 +262,18 @@ class Transports:
             self._end_relay(self._gone.pop())
 
     def _end_relay(self, peer: _Peer) -> None:
+        if peer.relay is not None:
+            self._past.update(_counted(peer.relay))
         if peer.running is not None:
             peer.running.cancel()
         peer.relay = peer.running = None
+
+
+def _counted(relay: PeerRelay) -> Counter[str]:
+    """A relay's counters, each drop under its reason."""
+    seen = relay.snapshot()
+    drops = {f"dropped {reason}": count for reason, count in seen.get("drops", {}).items()}
+    return Counter({name: seen.get(name, 0) for name in COUNTED} | drops)
 
 
 def _hold_for(relay: PeerRelay) -> float:

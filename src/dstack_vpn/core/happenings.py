@@ -198,6 +198,15 @@ class BrakeReleased:
 
 
 @dataclass(frozen=True, slots=True)
+class BrakeContradicted:
+    """A second reading of the chain says that held removals are still members: the readings disagree."""
+
+    kind: ClassVar[str] = "brake.contradicted"
+    endpoint: str
+    peers: int
+
+
+@dataclass(frozen=True, slots=True)
 class PinChanged:
     """The operator has pinned an earlier configuration, or (``peers`` None) let go of it."""
 
@@ -236,6 +245,7 @@ Happening: TypeAlias = (
     | PlanFailed
     | BrakeEngaged
     | BrakeReleased
+    | BrakeContradicted
     | PinChanged
     | HealthChanged
 )

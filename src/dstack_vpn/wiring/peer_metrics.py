@@ -29,6 +29,7 @@ _Labelled = list[tuple[tuple[str, str], PublicKey]]
 def peer_families(snapshot: Snapshot) -> Iterator[Metric]:
     """All of them."""
     yield from _sums(snapshot)
+    yield from _relay_sums(snapshot)
     if len(snapshot.peers) > ONE_BY_ONE:
         return
     labelled: _Labelled = []
@@ -60,6 +61,31 @@ def _sums(snapshot: Snapshot) -> Iterator[Metric]:
             "Time since the last handshake of the peer that has had none for longest.",
             value=max(ages),
         )
+
+
+def _relay_sums(snapshot: Snapshot) -> Iterator[Metric]:
+    """What all relays to peers have carried; those that are gone count, too."""
+    carried = snapshot.carried
+    for what in ("datagrams", "bytes"):
+        family = CounterMetricFamily(
+            f"{_PREFIX}peers_relay_{what}",
+            f"What relays to peers have carried, in {what}.",
+            labels=["direction"],
+        )
+        for direction in ("up", "down"):
+            family.add_metric([direction], carried[f"{what}_{direction}"])
+        yield family
+    drops = CounterMetricFamily(
+        f"{_PREFIX}peers_relay_dropped_datagrams",
+        "Datagrams that relays to peers did not carry on.",
+        labels=["reason"],
+    )
+    for name, count in carried.items():
+        if name.startswith("dropped "):
+            drops.add_metric([name.removeprefix("dropped ")], count)
+    yield drops
+    text = "Connections to peers' relays that took the place of a lost one."
+    yield CounterMetricFamily(f"{_PREFIX}peers_relay_reconnects", text, value=carried["reconnects"])
 
 
 def _each(snapshot: Snapshot, labelled: _Labelled) -> Iterator[Metric]:

@@ -4,6 +4,7 @@ Nothing in here changes any more: registries, peers and device states are frozen
 changing are copied.
 """
 
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from statistics import quantiles
@@ -38,6 +39,8 @@ class Snapshot:
     seen: Mapping[PublicKey, PeerState]
     relayed: Mapping[PublicKey, Way]
     """How those are reached that have relays."""
+    carried: Counter[str]
+    """What all relays to peers have done."""
     calls_by: str | None
     """By what peers call that we hear from this machine: our relay's scheme."""
     common: dict[str, Any]
@@ -90,6 +93,7 @@ def take(node: Node, relay: "Tcp2Udp | None", seen: Mapping[PublicKey, PeerState
         tokens=dict(membership.tokens),
         seen=seen,
         relayed=node.transports.describe_all(),
+        carried=node.transports.carried(),
         calls_by=None if relay is None else relay.listen.scheme,
         common=_common(node, relay),
     )

@@ -1,6 +1,6 @@
 """A running node as it is seen from outside."""
 
-import platform
+import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
@@ -32,7 +32,7 @@ class NodeView:
         self.feed = node.journal
         self.version: Mapping[str, Any] = {
             "version": __version__,
-            "python": platform.python_version(),
+            "python": ".".join(map(str, sys.version_info[:3])),
             "api": "1",
         }
         self.relay: Tcp2Udp | None = None

@@ -17,7 +17,7 @@ from dstack_vpn.core.model import parse_node_id
 from dstack_vpn.errors import FormatError
 
 _MOST_WAIT: Final = 86_400
-_MOST_BACKLOG: Final = 4096
+_MOST_BACKLOG: Final = 2048
 
 
 class NodeView(Protocol):

@@ -231,7 +231,7 @@ def _paths() -> Schema:
         "/events": _get(
             "What happens as it happens",
             stream,
-            _parameter("backlog", {"type": "integer", "minimum": 0, "maximum": 4096}, "past events first"),
+            _parameter("backlog", {"type": "integer", "minimum": 0, "maximum": 2048}, "past events first"),
             _parameter("wait", {"type": "integer", "minimum": 0, "maximum": 86400}, "end after so many s"),
             _parameter("last_event_id", _TEXT, "as the header, where that can't be sent"),
             _parameter("Last-Event-ID", _TEXT, "go on after this event", where="header"),

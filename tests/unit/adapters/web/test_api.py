@@ -32,7 +32,7 @@ KEY = str(PublicKey(b"\1" * 32)).replace("+", "%2B")
         ("/whois?ip=10.77.0.9", 404),
         ("/whois", 400),
         ("/events?backlog=x", 400),
-        ("/events?backlog=4097", 400),
+        ("/events?backlog=2049", 400),
         ("/events?wait=-1", 400),
         ("/events?wait=1e3", 400),
     ],

@@ -1,9 +1,11 @@
 from importlib.resources import files
 
+import pytest
 from tests.unit.adapters.web.serving import TOKEN, serving
 
 from dstack_vpn.adapters.web.access import Policy
 from dstack_vpn.adapters.web.page import Page
+from dstack_vpn.core.happenings import KINDS
 
 
 async def test_every_file_is_served_to_all_and_loads_nothing_else() -> None:
@@ -21,3 +23,9 @@ async def test_every_file_is_served_to_all_and_loads_nothing_else() -> None:
             assert (await served.get(route.path, **again))[:2] == (304, "")
         assert await served.status("/ui/") == 401
         assert await served.status("/ui/nothing.js") == 401
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_happening_has_its_words(kind: str) -> None:
+    words = files("dstack_vpn.adapters.web").joinpath("page", "text.js").read_text()
+    assert f'case "{kind}":' in words

@@ -1,22 +1,26 @@
 // The mesh as this node has it: itself in the middle, its peers around it, traffic as sparks along the lines.
 //
-// What moves is drawn anew in each frame, over a picture of what does not, which is made only when something has
-// changed. A thousand lines thus cost one drawImage a frame. Nothing moves for those who don't want it.
+// There are two pictures, one over the other: what stands still is drawn only when something has changed, and what
+// moves in every frame, with fewer pixels, so that a thousand peers on a large screen need no graphics processor.
+// Nothing moves for those who don't want it.
 
 import { ago, rate } from "./text.js";
 
 const SPARKS = 260; // at once
+const STILL = 8e6, MOVING = 1e6; // pixels
 const GOLDEN = Math.PI * (3 - Math.sqrt(5));
 const still = matchMedia("(prefers-reduced-motion: reduce)");
 
 export class Mesh {
   frames = 0;
-  #canvas; #context; #back = document.createElement("canvas"); #model; #open;
-  #places = []; #layout = -1; #stale = true; #colours = {}; #size = { w: 0, h: 0, dpr: 1, em: 1 };
+  #canvas; #context; #back = document.createElement("canvas"); #model; #open; #empty = true;
+  #places = []; #layout = -1; #stale = true; #colours = {}; #size = { w: 0, h: 0, dpr: 1, moving: 1, em: 1 };
   #chosen = null; #hover = null; #sparks = []; #shown = true; #flashes = new Map(); #last = 0; #debt = 0;
 
   constructor(canvas, model, open) {
     this.#canvas = canvas; this.#context = canvas.getContext("2d"); this.#model = model; this.#open = open;
+    this.#back.setAttribute("aria-hidden", "true");
+    canvas.before(this.#back);
     new ResizeObserver(() => this.resize()).observe(canvas);
     new IntersectionObserver(([seen]) => { this.#shown = seen.isIntersecting; }).observe(canvas);
     canvas.addEventListener("pointermove", (event) => this.#point(event));
@@ -40,11 +44,11 @@ export class Mesh {
   resize() {
     const { width: w, height: h } = this.#canvas.getBoundingClientRect();
     if (!w || !h) return;
-    // More than four million pixels are more than anybody sees move.
-    const dpr = Math.min(devicePixelRatio || 1, Math.sqrt(4e6 / (w * h)));
+    const fitting = (pixels) => Math.min(devicePixelRatio || 1, Math.sqrt(pixels / (w * h)));
+    const dpr = fitting(STILL), moving = fitting(MOVING);
     const em = parseFloat(getComputedStyle(document.documentElement).fontSize) / 15; // text grows with the page's
-    this.#size = { w, h, dpr, em };
-    for (const canvas of [this.#canvas, this.#back]) { canvas.width = Math.round(w * dpr); canvas.height = Math.round(h * dpr); }
+    this.#size = { w, h, dpr, moving, em };
+    for (const [canvas, scale] of [[this.#back, dpr], [this.#canvas, moving]]) { canvas.width = Math.round(w * scale); canvas.height = Math.round(h * scale); }
     this.#layout = -1; this.#stale = true;
   }
 
@@ -161,24 +165,23 @@ export class Mesh {
     requestAnimationFrame((next) => this.#frame(next));
     if (!this.#shown || !this.#size.w || document.hidden) return;
     if (this.#layout !== this.#model.changed) this.update();
-    const moving = !still.matches && this.#places.some(({ peer }) => peer.down + peer.up > 1);
-    if (!this.#stale && !moving && !this.#sparks.length && !this.#flashes.size && this.#last) return this.#idle(now);
     if (this.#stale) this.#paintBack();
-    const g = this.#context, { w, h, dpr } = this.#size, seconds = Math.min((now - this.#last) / 1000, 0.1);
-    g.setTransform(1, 0, 0, 1, 0, 0);
-    g.clearRect(0, 0, this.#canvas.width, this.#canvas.height);
-    g.drawImage(this.#back, 0, 0);
-    g.setTransform(dpr, 0, 0, dpr, 0, 0);
-    if (!still.matches) this.#paintSparks(g, w / 2, h / 2, seconds);
-    this.#paintFlashes(g, now);
-    for (const place of [this.#hover, this.#chosen]) if (place) this.#ring(g, place);
-    this.frames += 1;
+    const seconds = Math.min((now - this.#last) / 1000, 0.1), chosen = [this.#hover, this.#chosen].filter(Boolean);
     this.#last = now;
+    this.frames += 1;
+    if (!still.matches) this.#moveSparks(seconds);
+    const nothing = !this.#sparks.length && !this.#flashes.size && !chosen.length;
+    if (nothing && this.#empty) return;
+    const g = this.#context, { w, h, moving } = this.#size;
+    g.setTransform(moving, 0, 0, moving, 0, 0);
+    g.clearRect(0, 0, w, h);
+    this.#empty = nothing;
+    this.#paintSparks(g, w / 2, h / 2);
+    this.#paintFlashes(g, now);
+    for (const place of chosen) this.#ring(g, place);
   }
 
-  #idle(now) { this.frames += 1; this.#last = now; }
-
-  #paintSparks(g, cx, cy, seconds) {
+  #moveSparks(seconds) {
     const busy = this.#places.filter(({ peer }) => peer.down + peer.up > 1);
     this.#debt += seconds * Math.min(busy.length * 1.6, 140);
     while (this.#debt >= 1 && this.#sparks.length < SPARKS && busy.length) {
@@ -190,6 +193,9 @@ export class Mesh {
     }
     if (!busy.length) this.#debt = 0;
     this.#sparks = this.#sparks.filter((spark) => (spark.at += spark.speed * seconds) < 1);
+  }
+
+  #paintSparks(g, cx, cy) {
     for (const { place, inward, at, size } of this.#sparks) {
       const way = inward ? 1 - at : at;
       g.globalAlpha = Math.sin(at * Math.PI);

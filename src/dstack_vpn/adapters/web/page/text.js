@@ -78,6 +78,10 @@ export function describe(event) {
       return { kind: "bad", words: `${event.removals} of ${event.peers} removals held until the chain is read again` };
     case "brake.released":
       return { kind: "good", words: `${event.removals} removals confirmed` };
+    case "brake.contradicted":
+      return { kind: "bad", words: `${event.endpoint} contradicts ${event.peers} held removals` };
+    case "chain.quarantined":
+      return { kind: "bad", words: `${event.endpoint} is in quarantine: ${event.problem}` };
     case "config.pin":
       return { kind: "warn", words: event.peers === null ? "The pin is off" : `Pinned to ${event.peers} peers` };
     case "health.changed":
