@@ -113,7 +113,10 @@ def test_expressions_name_metrics_that_there_are(dashboard: dict[str, Any]) -> N
     text = "\n".join(t["expr"] for p in dashboard["panels"] for t in p.get("targets", ())) + rules
     used = set(re.findall(r"(?<!:)\bdstack_vpn_([a-z_]+?)(?:_total|_bucket|_count)?\b(?=[{\[)\s])", text))
     assert len(used) > 20
-    written = {name: (f'"{name}"', f"}}{name}", f'"{name.removeprefix("relay_")}"') for name in used}
+    written = {
+        name: (f'"{name}"', f'"dstack_vpn_{name}"', f"}}{name}", f'"{name.removeprefix("relay_")}"')
+        for name in used
+    }
     missing = {name for name, forms in written.items() if not any(form in sources for form in forms)}
     assert missing == set()
     for kind in re.findall(r'kind="([a-z.]+)"', json.dumps(dashboard).replace('\\"', '"')):
