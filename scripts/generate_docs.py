@@ -28,7 +28,14 @@ GROUPS = {
         *("DNS_PORT", "DNS_SUFFIX", "DNS_LISTEN", "DNS_UPSTREAM"),
     ),
     "logging and monitoring": (
-        *("LOG_LEVEL", "LOG_FORMAT", "HEALTH_CHECK_HOST", "HEALTH_CHECK_PORT"),
+        *(
+            "LOG_LEVEL",
+            "LOG_FORMAT",
+            "AUDIT_KEEP_DAYS",
+            "AUDIT_KEEP_MB",
+            "HEALTH_CHECK_HOST",
+            "HEALTH_CHECK_PORT",
+        ),
         *("API_TOKEN", "API_OPEN_TO", "API_TRUSTED_PROXIES"),
     ),
 }

@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeAlias
 from dstack_vpn.core.events import LoggedEvent, Observed, RegistryEvent
 from dstack_vpn.core.happenings import Happening
 from dstack_vpn.core.keys import PrivateKey, PublicKey
+from dstack_vpn.core.ledger import Anchor, Note
 from dstack_vpn.core.model import (
     BlockRef,
     ChainIdentity,
@@ -330,6 +331,16 @@ class EndpointMemory(Protocol):
 
     async def save(self, endpoints: Mapping[PublicKey, SocketAddress]) -> None:
         """Replace everything."""
+
+
+class Ledger(Protocol):
+    """The audit log: append-only, chained (`core.ledger`). All methods raise `StoreError`."""
+
+    def append(self, notes: Sequence[Note]) -> Anchor:
+        """Record them in their order; returns the end of the chain."""
+
+    def forget(self, *, before: float, largest: int) -> int:
+        """Drop the oldest records, by age (Unix seconds) and size (bytes); returns how many."""
 
 
 class ConfigArchive(Protocol):

@@ -7,6 +7,7 @@ can come in between.
 import math
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
+from typing import Final
 
 import structlog
 
@@ -14,8 +15,9 @@ from dstack_vpn.core.access import AccessControl, Reason, own_problem
 from dstack_vpn.core.addressing import AddressPlan
 from dstack_vpn.core.commands import Advanced
 from dstack_vpn.core.desired import Delta, Lookup, Membership, PeerPolicy, keys_of
+from dstack_vpn.core.events import Observed, OwnerKeyUpdated
 from dstack_vpn.core.follower import Follower
-from dstack_vpn.core.happenings import FieldRefused, PinChanged, TransportChanged
+from dstack_vpn.core.happenings import Decided, FieldRefused, PinChanged, TransportChanged
 from dstack_vpn.core.health import Facts
 from dstack_vpn.core.keys import PublicKey
 from dstack_vpn.core.model import Endpoint, Malformed, Peer, TokenId
@@ -27,6 +29,9 @@ from dstack_vpn.core.transport import Way
 from dstack_vpn.ports import Announce, Checkpoint, Clock, nobody
 
 _log = structlog.get_logger(component="registry")
+
+TOLD: Final = 50
+"""Decisions that are told one by one."""
 
 
 @dataclass(slots=True)
@@ -53,6 +58,10 @@ class Members:
     """Told when our own token, and with it our address, has become another."""
     announce: Announce = nobody
     membership: Membership = field(init=False)
+    causes: dict[TokenId, str] = field(default_factory=dict, init=False)
+    """The last event of each token that had one since the start: block and log index."""
+    _decided: dict[TokenId, str] = field(default_factory=dict, init=False)
+    """What was last told of each token that had an event."""
     _seen: Registry = field(default_factory=Registry, init=False)
     """The registry that the peers were last derived from."""
     _own_token: TokenId | None = field(default=None, init=False)
@@ -137,11 +146,15 @@ class Members:
         """The follower has moved: decide about whom that may concern, and hand the deltas on."""
         before, after = self._seen, self.follower.registry
         self._seen = after
+        for logged in (*advanced.dropped, *advanced.added):
+            if not isinstance(logged.event, Observed | OwnerKeyUpdated):
+                self.causes[logged.event.token_id] = f"{logged.block_number}-{logged.log_index}"
         self._follow(advanced.tokens)
         keys = keys_of(advanced.tokens, before, after)
         self._report(before, after, advanced.tokens)
         self._hand_on(self.membership.update(self.access, keys, self.clock.now()), seen)
         if advanced.tokens:
+            self._tell_decisions(advanced.tokens)
             self.judge_own()
 
     def testified(self, tokens: Collection[TokenId]) -> None:
@@ -150,6 +163,7 @@ class Members:
             keys = keys_of(tokens, self.follower.registry)
             deltas = self.membership.update(self.access, keys, self.clock.now())
             self._hand_on(deltas, self.clock.monotonic())
+            self._tell_decisions(tokens)
 
     def rebuild(self, seen: float) -> None:
         """Decide about everything anew."""
@@ -241,6 +255,20 @@ class Members:
                 if isinstance(value, Malformed) and (old is None or getattr(old, name) != value):
                     _log.warning("node.field_refused", token=token, field=name, problem=value.problem)
                     self.announce(FieldRefused(token, name, value.problem))
+
+    def _tell_decisions(self, tokens: Collection[TokenId]) -> None:
+        """Say what is decided about these tokens, where that is news; of many at once, nothing."""
+        if len(tokens) > TOLD:
+            return
+        access, now = self.access, self.clock.now()
+        for token in tokens:
+            decision = access.decide(token, now)
+            reason = str(decision)
+            if self._decided.get(token) != reason:
+                self._decided[token] = reason
+                name = decision.node.node_id if decision.node is not None else None
+                shown = None if isinstance(name, Malformed) else name
+                self.announce(Decided(token, shown, decision.granted, reason, self.causes.get(token)))
 
     def _follow(self, tokens: Collection[TokenId]) -> None:
         """What the followed endpoint shows has to be shown by others, too, where that is asked for."""

@@ -285,6 +285,7 @@ class Reconciler:
             registry=follower.registry,
             block=block,
             latency=latency,
+            causes=self.members.causes,
         )
 
     def _trouble(self, problem: str) -> None:

@@ -1,6 +1,7 @@
 """Says what has come about: in the log and to the journal, one by one, or in one word for many at once."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Final
 
 import structlog
@@ -47,11 +48,12 @@ def report(
     registry: Registry,
     block: int | None,
     latency: float | None,
+    causes: Mapping[TokenId, str],
 ) -> None:
     """Say what the device has acknowledged.
 
     ``tokens`` tells whose peers these are (or were); ``latency`` is in seconds, and None where no event was
-    behind the change, but a repair.
+    behind the change, but a repair; ``causes`` has the last event of each token.
     """
     common = {"block": block, "latency_ms": None if latency is None else round(latency * 1000, 3)}
     if len(steps.steps) > ONE_BY_ONE:
@@ -62,15 +64,17 @@ def report(
         key = step.change.public_key
         token = tokens[key]
         node = None if token is None else registry.get(token)
+        cause = None if token is None else causes.get(token)
         _log.info(
             "peer.removed" if isinstance(step.change, RemovePeer) else "peer.set",
             peer=str(key),
             token=token,
             node=None if node is None else str(node.node_id),
             reason=step.reason,
+            cause=cause,
             **common,
         )
-        announce(_peer(step, token, node, block, latency))
+        announce(replace(_peer(step, token, node, block, latency), cause=cause))
 
 
 def tell_advanced(announce: Announce, advanced: Advanced, registry: Registry) -> None:
@@ -84,10 +88,17 @@ def tell_advanced(announce: Announce, advanced: Advanced, registry: Registry) ->
     if len(undone) + len(added_) > ONE_BY_ONE:
         announce(TokensChanged(len(added_), len(undone), advanced.tip.number))
         return
-    for logged in undone:
-        announce(_token(logged, registry, undone=True))
-    for logged in added_:
-        announce(_token(logged, registry, undone=False))
+    for logged, back in [*((x, True) for x in undone), *((x, False) for x in added_)]:
+        told = _token(logged, registry, undone=back)
+        _log.info(
+            "chain.event",
+            component="chain",
+            cause=told.cause,
+            event_kind=told.event,
+            token=told.token,
+            undone=back,
+        )
+        announce(told)
 
 
 def _peer(

@@ -16,6 +16,7 @@ FAILED: Final = 1
 CONFIGURATION: Final = 78
 
 _COMMANDS: Final = {
+    "audit": "audit:audit",
     "completion": "completion:completion",
     "config": "config:config",
     "contract": "contract:contract",

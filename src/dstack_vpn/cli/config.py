@@ -82,8 +82,10 @@ def rollback(settings: Settings, name: str) -> None:
     until 'config resume'.
     """
     from dstack_vpn.wiring import node as wiring
+    from dstack_vpn.wiring.ledger import record
 
     wiring.archive(settings).pin(name)
+    record(settings, "admin.rollback", backup=name)
     click.echo(f"Pinned {name}. 'dstack-vpn config resume' goes back to following the registry.")
 
 
@@ -92,8 +94,10 @@ def rollback(settings: Settings, name: str) -> None:
 def resume(settings: Settings) -> None:
     """End a rollback: follow the registry again."""
     from dstack_vpn.wiring import node as wiring
+    from dstack_vpn.wiring.ledger import record
 
     was = wiring.archive(settings).resume()
+    record(settings, "admin.resume", was_pinned=was)
     click.echo("The registry decides again." if was else "Nothing was pinned; the registry decides.")
 
 

@@ -49,7 +49,10 @@ class Sending:
             return asyncio.run(run(wiring.administrator(self.settings, tell, self.timeout)))
 
     def tell(self, sentence: str, receipt: "Receipt", **facts: object) -> None:
-        """The result: a sentence for people, or everything as JSON."""
+        """The result: a sentence for people, or everything as JSON. The audit log gets it, too."""
+        from dstack_vpn.wiring.ledger import record
+
+        record(self.settings, "admin.transaction", what=sentence, **_facts(receipt))
         if self.as_json:
             click.echo(json.dumps({**facts, **_facts(receipt)}))
             return

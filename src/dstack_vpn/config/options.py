@@ -312,6 +312,20 @@ OPTIONS: Final[tuple[Option, ...]] = (
         "/var/lib/dstack-vpn",
     ),
     Option(
+        "AUDIT_KEEP_DAYS",
+        parsers.number(1, 36_500, " days"),
+        "400",
+        "How long the audit log's records are kept.",
+        "400",
+    ),
+    Option(
+        "AUDIT_KEEP_MB",
+        parsers.number(1, 1_000_000, " MB"),
+        "64",
+        "How large the audit log may grow before its oldest records go.",
+        "64",
+    ),
+    Option(
         "WIREGUARD_CONFIG",
         parsers.path,
         None,

@@ -111,6 +111,8 @@ class Settings:
     """Of ``loopback`` and ``vpn``."""
     api_trusted_proxies: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
     state_dir: Path
+    audit_keep_days: int
+    audit_keep_mb: int
     wireguard_config: Path
     log_level: str
     log_levels: Mapping[str, str]

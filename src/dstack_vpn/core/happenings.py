@@ -67,6 +67,11 @@ class TokenChanged:
     log_index: int
     undone: bool = False
 
+    @property
+    def cause(self) -> str:
+        """What it is called wherever it is the cause of something: the same on every node."""
+        return f"{self.block}-{self.log_index}"
+
 
 @dataclass(frozen=True, slots=True)
 class TokensChanged:
@@ -90,6 +95,18 @@ class Reorged:
     block: int
 
 
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """Access control decides otherwise about a token than before, or for the first time, after an event."""
+
+    kind: ClassVar[str] = "access.decided"
+    token: TokenId
+    node: str | None
+    granted: bool
+    reason: str
+    cause: str | None
+
+
 # -- peers --------------------------------------------------------------------------------------------
 
 
@@ -107,6 +124,8 @@ class PeerSet:
     block: int | None
     latency: float | None
     """Seconds from the event's arrival to the device's acknowledgement; None: a repair, no event."""
+    cause: str | None = None
+    """The last event of the token (`TokenChanged.cause`); None where none was seen since the start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +140,8 @@ class PeerRemoved:
     reason: str
     block: int | None
     latency: float | None
+    """As with `PeerSet`."""
+    cause: str | None = None
     """As with `PeerSet`."""
 
 
@@ -236,6 +257,7 @@ Happening: TypeAlias = (
     | TokenChanged
     | TokensChanged
     | Reorged
+    | Decided
     | PeerSet
     | PeerRemoved
     | PeersChanged

@@ -97,6 +97,7 @@ class Facts:
     clock_problem: str | None = None
     # storage
     store_problem: str | None = None
+    audit_problem: str | None = None
     # packet filter
     firewall: bool = False
     """Whether there is to be one."""
@@ -218,8 +219,8 @@ def _own(facts: Facts) -> Component:
 
 
 def _store(facts: Facts) -> Component:
-    status = Status.OK if facts.store_problem is None else Status.WARNING
-    return Component("store", status, facts.store_problem or "")
+    problem = "; ".join(filter(None, (facts.store_problem, facts.audit_problem)))
+    return Component("store", Status.WARNING if problem else Status.OK, problem)
 
 
 def _quorum(facts: QuorumFacts) -> Component:

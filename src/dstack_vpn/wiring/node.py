@@ -46,6 +46,7 @@ from dstack_vpn.core.x25519 import derive
 from dstack_vpn.errors import ConfigError
 from dstack_vpn.ports import Link
 from dstack_vpn.wiring.firewall import gate
+from dstack_vpn.wiring.ledger import auditor_of
 from dstack_vpn.wiring.names import serve_names
 from dstack_vpn.wiring.transports import Relays
 from dstack_vpn.wiring.view import NodeView
@@ -245,10 +246,13 @@ async def run(settings: Settings) -> None:
         services["web"] = _serve(view, settings)
     if settings.dns_port or settings.dns_listen:
         services["dns"] = partial(serve_names, settings, node)
+    auditor = auditor_of(settings, node)
+    services["audit"] = auditor.run
     guard = gate(settings, node)
     if guard is not None:
         services["firewall"] = guard.run
     await node.run(stop, services)
+    await auditor.close()
     if guard is not None and not settings.keep_interface:
         await guard.stop()
 

@@ -30,6 +30,7 @@ def test_a_happening_is_plain_to_json() -> None:
         "reason": "revoked",
         "block": 12,
         "latency_ms": 1.235,
+        "cause": None,
     }
     assert plain(PeersChanged(100, 0, None, None))["latency_ms"] is None
 

@@ -1,0 +1,130 @@
+"""`audit`: what has happened here, whether the record is whole, and all of it for elsewhere."""
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dstack_vpn.cli.options import with_settings
+from dstack_vpn.cli.tables import console, table
+from dstack_vpn.config import Settings
+from dstack_vpn.core.ledger import Record
+from dstack_vpn.errors import AdminError
+
+if TYPE_CHECKING:
+    from dstack_vpn.adapters.store.ledger import SqliteLedger
+
+_as_json = click.option("--json", "as_json", is_flag=True, help="As JSON.")
+
+
+@click.group()
+def audit() -> None:
+    """The audit log: every decision, peer change, plan, rollback and administrator's action, hash-chained."""
+
+
+@audit.command(
+    epilog="""\b
+Examples:
+  dstack-vpn audit show --last 20
+  dstack-vpn audit show --node web-1 --kind peer"""
+)
+@click.option("--last", type=click.IntRange(1, 100_000), default=50, show_default=True, help="How many.")
+@click.option("--node", help="Only what names this node.")
+@click.option("--kind", help="Only these kinds: a kind, or its beginning, such as peer or access.decided.")
+@_as_json
+@with_settings("STATE_DIR")
+def show(settings: Settings, *, last: int, node: str | None, kind: str | None, as_json: bool) -> None:
+    """Show the newest records."""
+    found = [r for r in _ledger(settings).read() if _fits(r, node, kind)][-last:]
+    if as_json:
+        click.echo(json.dumps([_plain(record) for record in found]))
+        return
+    rows = ([r.number, _moment(r.note.at), r.note.kind, _details(r)] for r in found)
+    console().print(table("", ("number", "when", "what", "details"), rows))
+
+
+@audit.command(
+    epilog="""\b
+Examples:
+  dstack-vpn audit verify
+  dstack-vpn audit verify --contains 4711:5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef"""
+)
+@click.option("--contains", metavar="NUMBER:HASH", help="A place in the log that was noted elsewhere before.")
+@_as_json
+@with_settings("STATE_DIR")
+@click.pass_context
+def verify(ctx: click.Context, settings: Settings, *, contains: str | None, as_json: bool) -> None:
+    """Check that no record was altered, left out or slipped in; exit code 1 if one was.
+
+    What a chain can't show by itself is that its end was cut off: note the place that this prints elsewhere,
+    and give it with --contains the next time.
+    """
+    ledger = _ledger(settings)
+    end, problem = ledger.verify()
+    if problem is None and contains is not None and not _contains(ledger, contains):
+        problem = f"it does not contain {contains}: the log was cut off, or written anew"
+    if as_json:
+        click.echo(json.dumps({"sound": problem is None, "problem": problem, "end": str(end)}))
+    elif problem is None:
+        click.echo(f"sound, up to {end}")
+    else:
+        click.echo(f"NOT SOUND: {problem}. Sound up to {end}", err=True)
+    ctx.exit(0 if problem is None else 1)
+
+
+@audit.command(
+    epilog="""\b
+Example:
+  dstack-vpn audit export > audit.jsonl"""
+)
+@click.option("--after", type=click.IntRange(0), default=0, help="Only records with higher numbers.")
+@with_settings("STATE_DIR")
+def export(settings: Settings, *, after: int) -> None:
+    """Write all records as JSON lines, each with its hash."""
+    for record in _ledger(settings).read(after=after):
+        click.echo(json.dumps(_plain(record)))
+
+
+def _ledger(settings: Settings) -> "SqliteLedger":
+    from dstack_vpn.wiring.ledger import ledger_of
+
+    ledger = ledger_of(settings)
+    if not ledger.exists:
+        raise AdminError(f"there is no audit log in {settings.state_dir}: is that the daemon's STATE_DIR?")
+    return ledger
+
+
+def _contains(ledger: "SqliteLedger", place: str) -> bool:
+    number, _, digest = place.partition(":")
+    if not number.isascii() or not number.isdigit():
+        raise click.UsageError("--contains takes what 'audit verify' has printed: NUMBER:HASH")
+    records: Iterator[Record] = ledger.read(after=int(number) - 1)
+    record = next(records, None)
+    return record is not None and str(record.anchor) == f"{int(number)}:{digest}"
+
+
+def _fits(record: Record, node: str | None, kind: str | None) -> bool:
+    by_kind = kind is None or record.note.kind == kind or record.note.kind.startswith(f"{kind}.")
+    return by_kind and (node is None or record.note.body.get("node") == node)
+
+
+def _plain(record: Record) -> dict[str, Any]:
+    note = record.note
+    return {
+        "number": record.number,
+        "time": _moment(note.at),
+        "at": note.at,
+        "kind": note.kind,
+        "body": dict(note.body),
+        "hash": record.hash,
+    }
+
+
+def _details(record: Record) -> str:
+    return ", ".join(f"{name} {value}" for name, value in record.note.body.items() if value not in (None, ""))
+
+
+def _moment(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,76 @@
+"""The audit log's chain: each record carries a hash over itself and the hash before it.
+
+    hash(n) = SHA-256( hash(n-1) ‖ canonical JSON of [number, at, kind, body] )
+
+So a record that is altered, left out or slipped in breaks every hash after it. What the chain can't show by
+itself is that its end was cut off, or all of it written anew: for that, keep the newest hash elsewhere.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final, NamedTuple, TypeAlias
+
+Scalar: TypeAlias = str | int | float | bool | None
+Body: TypeAlias = Mapping[str, Scalar]
+
+BEGINNING: Final = "0" * 64
+"""What the first record follows."""
+
+
+class Anchor(NamedTuple):
+    """A place in the chain: a record's number and its hash, in lower-case hexadecimal digits."""
+
+    number: int
+    hash: str
+
+    def __str__(self) -> str:
+        return f"{self.number}:{self.hash}"
+
+
+ORIGIN: Final = Anchor(0, BEGINNING)
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Something to be recorded: when it was, in Unix seconds, what kind of thing it is, and its details."""
+
+    at: float
+    kind: str
+    body: Body
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A note in its place."""
+
+    number: int
+    note: Note
+    hash: str
+
+    @property
+    def anchor(self) -> Anchor:
+        """Its place."""
+        return Anchor(self.number, self.hash)
+
+
+def seal(after: Anchor, note: Note) -> Record:
+    """The record that follows there."""
+    number = after.number + 1
+    text = json.dumps(
+        [number, float(note.at), note.kind, dict(note.body)], sort_keys=True, separators=(",", ":")
+    )
+    digest = hashlib.sha256(bytes.fromhex(after.hash) + text.encode())
+    return Record(number, note, digest.hexdigest())
+
+
+def check(after: Anchor, records: Iterable[Record]) -> tuple[Anchor, str | None]:
+    """Follow the chain from an anchor: the last place that is sound, and what is wrong after it, if any."""
+    for record in records:
+        if record.number != after.number + 1:
+            return after, f"record {after.number + 1} is missing: {record.number} follows {after.number}"
+        if seal(after, record.note).hash != record.hash:
+            return after, f"record {record.number} is not what was written"
+        after = record.anchor
+    return after, None

@@ -1,0 +1,80 @@
+"""Writing the audit log: in order, behind what happens, and over a disk that is full for a while."""
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+from tests.integration.support import eventually
+
+from dstack_vpn.adapters.clock import SystemClock
+from dstack_vpn.bridge import auditor
+from dstack_vpn.bridge.auditor import Auditor
+from dstack_vpn.core.happenings import Entry, Reorged
+from dstack_vpn.core.health import Facts
+from dstack_vpn.core.ledger import ORIGIN, Anchor, Note
+from dstack_vpn.errors import StoreError
+
+
+class Pages:
+    """A ledger in memory whose disk can be full."""
+
+    def __init__(self) -> None:
+        self.notes: list[Note] = []
+        self.full = False
+
+    def append(self, notes: Sequence[Note]) -> Anchor:
+        if self.full:
+            raise StoreError("no space left on device")
+        self.notes += notes
+        return ORIGIN
+
+    def forget(self, *, before: float, largest: int) -> int:
+        return 0
+
+    @property
+    def kinds(self) -> list[str]:
+        return [note.kind for note in self.notes]
+
+
+@pytest.fixture
+def pages() -> Pages:
+    return Pages()
+
+
+@pytest.fixture
+def made(pages: Pages, monkeypatch: pytest.MonkeyPatch) -> Auditor:
+    monkeypatch.setattr(auditor, "GATHER", 0.01)
+    monkeypatch.setattr(auditor, "RETRY", 0.01)
+    return Auditor(pages, SystemClock(), Facts(0.0), keep_for=100.0, keep_bytes=1000)
+
+
+async def test_what_happens_is_written_in_its_order(made: Auditor, pages: Pages) -> None:
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(made.run())
+        for number in range(3):
+            made.take(Entry(number, 7.0, Reorged(number, 0, 0, 9)))
+        await eventually(lambda: len(pages.notes) == 4, "four records")
+        task.cancel()
+    await made.close()
+    assert sorted(pages.kinds) == ["chain.reorg"] * 3 + ["node.started", "node.stopped"]
+    assert pages.kinds[-1] == "node.stopped"
+    assert [n.body["depth"] for n in pages.notes if n.kind == "chain.reorg"] == [0, 1, 2]
+
+
+async def test_a_full_disk_is_told_and_what_was_too_much_is_counted(
+    made: Auditor, pages: Pages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auditor, "WAITING", 5)
+    pages.full = True
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(made.run())
+        await eventually(lambda: made.facts.audit_problem, "health knows")
+        for number in range(7):
+            made.take(Entry(number, 7.0, Reorged(number, 0, 0, 9)))
+        pages.full = False
+        await eventually(lambda: pages.notes, "it is written after all")
+        await eventually(lambda: made.facts.audit_problem is None, "health knows that, too")
+        task.cancel()
+    gap, *rest = pages.notes
+    assert (gap.kind, gap.body) == ("audit.gap", {"records": 3})
+    assert [note.body["depth"] for note in rest] == [2, 3, 4, 5, 6]
