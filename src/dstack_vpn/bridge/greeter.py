@@ -67,6 +67,12 @@ class Greeter:
                 await self._call(state)
             await self._remember(state)
 
+    async def last_look(self) -> None:
+        """At the end, while there is still a device: remember where peers are now. Absorbs device errors."""
+        state = await self.tunnel.read()
+        if state is not None:
+            await self._remember(state)
+
     async def _call(self, state: DeviceState) -> None:
         places = {
             key: peer.endpoint or self._known.get(key)

@@ -49,7 +49,7 @@ TICK: Final = 1.0
 INSIST: Final = 0.2
 """Seconds after which a task that was cancelled, and goes on, is cancelled again."""
 DRAIN: Final = 1.5
-"""Seconds that each of the three steps of an orderly end may take."""
+"""Seconds that each step of an orderly end may take."""
 
 
 @dataclass(slots=True)
@@ -141,6 +141,7 @@ class Node:
         """Write what is left, take the interface away or let go of it; no step holds up another for long."""
         steps = (
             self.recorder.flush(),
+            self.greeter.last_look(),
             self.tunnel.stop(keep=self.keep_interface),
             self.recorder.store.close(),
         )

@@ -73,3 +73,14 @@ async def test_a_memory_that_fails_is_in_nobodys_way(bench: Bench) -> None:
         node.reconciler.request_repair()
         await eventually(lambda: bench.node.facts.applied)
         assert bench.component("store") == "ok: "
+
+
+async def test_at_the_end_the_latest_places_are_kept(bench: Bench) -> None:
+    bench.policy = policy()
+    bench.chain.mine(grant(1))
+    async with bench.running():
+        await eventually(lambda: calls(bench, key(1))[1:])
+        peer = bench.device.peers[key(1)]
+        bench.device.peers[key(1)] = replace(peer, endpoint=THERE, last_handshake=SystemClock().now())
+        assert not bench.memory.saved
+    assert bench.memory.saved == {key(1): THERE}

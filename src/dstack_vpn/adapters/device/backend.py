@@ -24,7 +24,9 @@ async def choose_backend(
     """
     if not has_net_admin():
         raise DeviceError("no permission to create interfaces: run as root or grant CAP_NET_ADMIN")
-    if wanted == "userspace" or (wanted == "auto" and process.socket_path(interface).is_socket()):
+    if wanted != "kernel" and process.socket_path(interface).is_socket():
+        return "userspace"  # which needs nothing more, if it lives; else starting one says what is missing
+    if wanted == "userspace":
         return _userspace(program)
     if await find_family(FAMILY_NAME) is not None:
         return "kernel"

@@ -61,6 +61,7 @@ class Flow:
         self._service, self._udp = service, udp
         self._sink = Sink(udp, service.engine.offload, service.counters)
         self._uplink = Uplink(service.engine, udp, service.counters, self._lost)
+        self._sink.refused = self._uplink.look_again
         self._link: _Link | None = None
         self._probe: DirectProbe | None = None
         self._old: set[_Link] = set()

@@ -8,7 +8,7 @@ import errno
 import socket
 import struct
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from dstack_vpn.adapters.relay import vectors
@@ -32,12 +32,14 @@ _PATIENCE: Final = 3
 class Sink:
     """A connected UDP socket, and what was found out about sending on it."""
 
-    __slots__ = ("counters", "descriptor", "longest_segment", "udp")
+    __slots__ = ("counters", "descriptor", "longest_segment", "refused", "udp")
 
     def __init__(self, udp: socket.socket, offload: Offload, counters: Counters) -> None:
         self.udp, self.descriptor, self.counters = udp, udp.fileno(), counters
         self.longest_segment = RUN_BYTES if offload.gso else 0
         """Bytes; the path may not take longer ones, and some devices take none."""
+        self.refused: Callable[[], None] = lambda: None
+        """Told when an earlier datagram's ICMP error has come up here: whoever reads may have missed it."""
 
     def send(self, datagram: memoryview) -> bool:
         """Send one; False where the socket is full. What can't be sent at all is dropped and counted."""
@@ -47,6 +49,7 @@ class Sink:
             except BlockingIOError:
                 return False
             except ConnectionRefusedError:
+                self.refused()
                 continue  # of an earlier datagram; this one was not sent
             except OSError as error:
                 self.dropped(error.errno or 0)
@@ -107,6 +110,7 @@ class Outbox:
                 # EINVAL: longer than the path's MTU. EIO: the device has no checksums to offer.
                 sink.longest_segment = size - 1 if number in {errno.EINVAL, errno.EMSGSIZE} else 0
                 return self._frames(sink, (run,))
+            sink.refused()
         sink.counters.drops[Drop.REFUSED] += total
         return None
 
@@ -151,6 +155,8 @@ class Outbox:
             number, failures = vectors.errno(), failures + 1
             if number == errno.EAGAIN:
                 return sent
+            if number == errno.ECONNREFUSED:
+                sink.refused()
             if number != errno.ECONNREFUSED or failures == _PATIENCE:
                 sink.dropped(number)
                 sent, failures = sent + 1, 0

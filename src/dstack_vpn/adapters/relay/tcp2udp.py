@@ -50,6 +50,7 @@ class Connection:
         self._udp = udp
         self._uplink = Uplink(engine, udp, counters, self._end)
         sink = Sink(udp, engine.offload, counters)
+        sink.refused = self._uplink.look_again
         self._downlink = Downlink(engine, stream, sink, self._uplink.watch, self._end)
         self._ended = ended
         self._uplink.attach(stream)

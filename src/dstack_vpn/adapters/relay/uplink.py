@@ -118,13 +118,26 @@ class Uplink:
         self._paused = False
         self._engine.loop.add_reader(self._descriptor, handler)
 
+    def look_again(self) -> None:
+        """There was nothing to read after all, or an earlier datagram's ICMP error, which is now cleared.
+
+        libuv, and so uvloop, takes an error of the socket for its end and watches it no more: begin anew.
+        """
+        self._engine.loop.call_soon(self._read_again)
+
+    def _read_again(self) -> None:
+        if not self._paused:
+            self._engine.loop.remove_reader(self._descriptor)
+            self._read()
+
     # -- gears ----------------------------------------------------------------------------------------
 
     def _on_lone(self) -> None:
         try:
             size = self._udp.recv_into(self._room)
         except OSError:
-            return  # nothing there after all, or an earlier datagram's ICMP error, which is now cleared
+            self.look_again()
+            return
         data = self._data
         data[0], data[1] = size >> 8, size & 255
         if size == INITIATION_SIZE and data[HEADER] == INITIATION:
@@ -141,6 +154,7 @@ class Uplink:
         inbox = self._engine.inbox
         received = inbox.receive(self._descriptor, self._slots)
         if received <= 0:
+            self.look_again()
             return
         if received == 1 and (size := inbox.lone()) >= 0:
             inbox.renew(1)
@@ -213,8 +227,10 @@ class Uplink:
                 self.watch.initiation(time.monotonic())
             frames += [size.to_bytes(HEADER, "big"), bytes(self._room[:size])]
             datagrams += 1
-        if datagrams:
-            self._sender.put(b"".join(frames), datagrams)
+        if not datagrams:
+            self.look_again()
+            return
+        self._sender.put(b"".join(frames), datagrams)
 
     def _shift(self, *, bulk: bool) -> None:
         """Change the gear; down only over an empty queue."""
@@ -265,10 +281,13 @@ class Uplink:
             try:
                 size = self._udp.recv_into(self._room)
             except OSError:
+                self.look_again()
                 return []
             return [(size.to_bytes(HEADER, "big") + self._room[:size], 1)]
         inbox = self._engine.inbox
         received = max(inbox.receive(self._descriptor, COALESCED_SLOTS), 0)
+        if not received:
+            self.look_again()
         taken = []
         for slot, size in enumerate(inbox.sizes(received)):
             datagrams, each = inbox.segments(slot, size)

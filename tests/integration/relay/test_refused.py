@@ -1,0 +1,56 @@
+"""A WireGuard that is away for a moment, so that the kernel reports an error on the relay's socket."""
+
+import os
+import socket
+import struct
+import subprocess
+import time
+from contextlib import closing
+
+from tests.integration.relay.programs import ENVIRONMENT, OURS
+from tests.netns_support import wait_until
+
+
+def free_port(kind: socket.SocketKind) -> int:
+    with closing(socket.socket(socket.AF_INET, kind)) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_a_wireguard_that_comes_back_is_heard_again() -> None:
+    listen, target = free_port(socket.SOCK_STREAM), free_port(socket.SOCK_DGRAM)
+    command = [*OURS, "tcp2udp", "--listen", f"tcp://127.0.0.1:{listen}", "--to", f"127.0.0.1:{target}"]
+    with subprocess.Popen(
+        command, env={**ENVIRONMENT, "PATH": os.defpath}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as relay:
+        try:
+            wait_until(lambda: connects(listen), "the relay listens")
+            with closing(socket.create_connection(("127.0.0.1", listen), 5)) as stream:
+                stream.settimeout(5)
+                for _ in range(3):  # to nobody: each has an ICMP error come back
+                    stream.sendall(frame(b"hello?"))
+                    time.sleep(0.1)  # for that to happen; nothing shows when it has
+                with closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as wireguard:
+                    wireguard.settimeout(5)
+                    wireguard.bind(("127.0.0.1", target))
+                    sender = None
+                    while sender is None:
+                        stream.sendall(frame(b"again"))
+                        data, sender = wireguard.recvfrom(100)
+                        sender = sender if data == b"again" else None
+                    wireguard.sendto(b"here I am", sender)
+                    assert stream.recv(100) == frame(b"here I am")
+        finally:
+            relay.terminate()
+
+
+def connects(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+    except OSError:
+        return False
+    return True
+
+
+def frame(data: bytes) -> bytes:
+    return struct.pack("!H", len(data)) + data
