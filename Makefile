@@ -58,7 +58,7 @@ contracts: ## Compile the registry contract into the package
 
 docs: ## Write what is generated of the documentation
 	@scripts/setup test
-	@python scripts/generate_docs.py
+	@python -m scripts.generate_docs
 
 lock: ## Pin the dependencies anew (UPGRADE=1 takes the newest that pyproject.toml allows)
 	@scripts/setup test
@@ -69,7 +69,7 @@ lock: ## Pin the dependencies anew (UPGRADE=1 takes the newest that pyproject.to
 
 check: lint ## Lint, and check that generated files are current
 	@node contracts/build.mjs --check
-	@python scripts/generate_docs.py --check
+	@python -m scripts.generate_docs --check
 
 bench: ## Measure; prints a table (takes some minutes)
 	@scripts/setup test

@@ -1,9 +1,15 @@
-"""Writes docs/configuration.md and .env.example from the table of settings; ``--check`` only compares."""
+"""Writes docs/configuration.md, docs/logs.md and .env.example from the code; ``--check`` only compares.
+
+Run it as a module: ``python -m scripts.generate_docs``.
+"""
 
 import sys
 import textwrap
 from pathlib import Path
 
+from scripts import logbook
+
+from dstack_vpn.adapters.logs import AREAS
 from dstack_vpn.cli.relay import flag_of
 from dstack_vpn.config import COMPONENTS, OPTIONS, RELAY_OPTIONS, Option
 
@@ -133,14 +139,18 @@ def entry(option: Option) -> str:
 
 def main() -> int:
     """Write or check; returns the exit code."""
-    made = {ROOT / "docs" / "configuration.md": reference(), ROOT / ".env.example": example()}
+    made = {
+        ROOT / "docs" / "configuration.md": reference(),
+        ROOT / "docs" / "logs.md": logbook.document(ROOT / "src", AREAS),
+        ROOT / ".env.example": example(),
+    }
     if "--check" not in sys.argv[1:]:
         for path, text in made.items():
             path.write_text(text)
         return 0
     stale = [path.name for path, text in made.items() if not path.exists() or path.read_text() != text]
     for name in stale:
-        print(f"{name} is not what the settings say: run `make docs`", file=sys.stderr)
+        print(f"{name} is not what the code says: run `make docs`", file=sys.stderr)
     return 1 if stale else 0
 
 

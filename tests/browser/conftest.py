@@ -17,7 +17,7 @@ TOKEN = "a-token-for-the-browser"
 URL = "http://127.0.0.1:8080/"
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
     """Two nodes with a tunnel; a third that asks for its token."""
     anvil, wireguard = anvil_path(), wireguard_go()
@@ -45,7 +45,7 @@ def lab() -> Iterator[Lab]:
         yield lab
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def browser(lab: Lab) -> Iterator[Browser]:
     """A browser on a's machine."""
     with lab.nodes["a"].namespace.entered(), sync_playwright() as play:

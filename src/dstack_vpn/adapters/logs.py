@@ -6,12 +6,13 @@ chain is only ever a value, and both renderers escape values: no newline or esca
 
 import logging
 import sys
-from collections.abc import Mapping, MutableMapping, Sequence
+import time
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Any, Final
 
 import structlog
 
-_AREAS: Final = {
+AREAS: Final = {
     "peer": "device",
     "peers": "device",
     "plan": "device",
@@ -24,6 +25,11 @@ _AREAS: Final = {
 }
 """The component of the events that are not named after theirs."""
 
+FOLD: Final = 60.0
+"""Seconds in which the same warning or error is logged once."""
+REMEMBERED: Final = 256
+"""Different warnings and errors."""
+
 
 def configure(level: str, levels: Mapping[str, str], log_format: str) -> None:
     """Set logging up for the whole process; ``log_format`` is json, console or auto."""
@@ -32,15 +38,17 @@ def configure(level: str, levels: Mapping[str, str], log_format: str) -> None:
 
     def select(_: object, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         area = str(event.get("event", "")).partition(".")[0]
-        component = event.setdefault("component", _AREAS.get(area, area))
+        component = event.setdefault("component", AREAS.get(area, area))
         if _number(method) < thresholds.get(component, default):
             raise structlog.DropEvent
         return event
 
+    fold = Folding()
     console = log_format == "console" or (log_format == "auto" and sys.stderr.isatty())
     structlog.configure(
         processors=[
             select,
+            fold,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             _in_order,
@@ -50,6 +58,32 @@ def configure(level: str, levels: Mapping[str, str], log_format: str) -> None:
         logger_factory=structlog.WriteLoggerFactory(sys.stderr if console else sys.stdout),
         cache_logger_on_first_use=True,
     )
+
+
+class Folding:
+    """Leaves out warnings and errors that are the same as one lately; the next one tells how many."""
+
+    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._monotonic = monotonic
+        self._told: dict[tuple[object, ...], tuple[float, int]] = {}
+        """When each was last logged, and how many were left out since."""
+
+    def __call__(self, _: object, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        """A processor of structlog's."""
+        if method not in {"warning", "error"}:
+            return event
+        key = (method, *sorted((name, repr(value)) for name, value in event.items()))
+        now = self._monotonic()
+        last, left_out = self._told.pop(key, (-FOLD, 0))
+        if now - last < FOLD:
+            self._told[key] = last, left_out + 1
+            raise structlog.DropEvent
+        self._told[key] = now, 0
+        while len(self._told) > REMEMBERED:
+            del self._told[next(iter(self._told))]
+        if left_out:
+            event["repeated"] = left_out
+        return event
 
 
 def tell_exposed(names: Sequence[str]) -> None:

@@ -200,9 +200,10 @@ class Transports:
         return True
 
     def _turned(self, key: PublicKey, course: Course) -> None:
-        tell = _log.debug if course.hopeless else _log.info
-        tell("transport.changed", peer=str(key), way=course.way.value)
-        if not course.hopeless:
+        if course.hopeless:
+            _log.debug("transport.changed", peer=str(key), way=course.way.value)
+        else:
+            _log.info("transport.changed", peer=str(key), way=course.way.value)
             self.rerouted(key, course.way)
         if course.way is Way.RELAY and self._peers[key].relay is None:
             self._work.set()  # told when the relay is there

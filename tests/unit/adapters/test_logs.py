@@ -33,3 +33,29 @@ def test_levels_are_by_component(capsys: pytest.CaptureFixture[str]) -> None:
     log.warning("rpc.endpoint_left")
     events = [json.loads(line)["event"] for line in capsys.readouterr().out.splitlines()]
     assert events == ["chain.head", "peer.refused", "rpc.endpoint_left"]
+
+
+def test_the_same_warning_is_told_once_a_minute_and_then_how_often() -> None:
+    now = 0.0
+    fold = logs.Folding(lambda: now)
+
+    def say(method: str, **event: object) -> dict[str, object] | None:
+        try:
+            return dict(fold(None, method, dict(event)))
+        except structlog.DropEvent:
+            return None
+
+    assert say("warning", event="a", problem="x") == {"event": "a", "problem": "x"}
+    assert say("warning", event="a", problem="x") is None
+    assert say("warning", event="a", problem="y") is not None
+    assert say("error", event="a", problem="x") is not None
+    assert say("warning", problem="x", event="a") is None
+    # What is no trouble is news each time.
+    assert [say("info", event="b") for _ in range(3)] == [{"event": "b"}] * 3
+    now = logs.FOLD
+    assert say("warning", event="a", problem="x") == {"event": "a", "problem": "x", "repeated": 2}
+    assert say("warning", event="a", problem="x") is None
+    # However many different ones there are, they are forgotten in the end.
+    for number in range(2 * logs.REMEMBERED):
+        assert say("error", event="c", number=number) is not None
+    assert len(fold._told) == logs.REMEMBERED

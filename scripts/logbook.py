@@ -1,0 +1,260 @@
+"""docs/logs.md: every event that the code logs, with its level, and what to do about it.
+
+What there is comes from the code itself (`scan`); what it means, and what to do, from `MEANINGS`. The two
+must name the same events, so that neither a new event nor one that is gone goes unnoticed.
+"""
+
+import ast
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+LEVELS: Final = ("debug", "info", "warning", "error")
+LOGGERS: Final = frozenset({"_log", "log", "_seldom"})
+
+NOTHING: Final = ""
+"""There is nothing to do."""
+
+MEANINGS: Final[Mapping[str, tuple[str, str]]] = {
+    "audit.forgot": ("The audit log's oldest records are past their keeping and gone.", NOTHING),
+    "audit.trouble": (
+        "The audit log can't be written; what happens waits in memory, up to 20,000 records.",
+        "Make room in STATE_DIR, or make it writable.",
+    ),
+    "brake.contradicted": (
+        "A second endpoint says that peers whose removal was held back are members: they stay.",
+        "One of the two endpoints lies or lags: compare them with `dstack-vpn doctor`, drop the wrong one.",
+    ),
+    "brake.engaged": (
+        "More than half of the peers would go: held back for a second reading of the registry.",
+        "Was that meant? If not, look at the registry's owner and at the endpoint.",
+    ),
+    "brake.released": ("A second reading has confirmed the removals that were held back.", NOTHING),
+    "brake.unconfirmed": (
+        "No second reading of the registry could be had; held peers stay.",
+        "Name a second endpoint in RPC_URL.",
+    ),
+    "chain.bootstrapped": ("The whole registry was read.", NOTHING),
+    "chain.clock_off": (
+        "This machine's clock and the chain's are apart.",
+        "Set the clock (chrony, systemd-timesyncd): expiry is judged by it.",
+    ),
+    "chain.event": ("An event of the registry contract was taken in, or taken back (`undone`).", NOTHING),
+    "chain.first_block_unknown": (
+        "An endpoint keeps too little history to find the contract's first block.",
+        "Set START_BLOCK, or use an endpoint with more history.",
+    ),
+    "chain.foreign_logs": (
+        "An endpoint sends logs that were not asked for; they are ignored.",
+        "Look for another endpoint.",
+    ),
+    "chain.log_refused": ("A log of the contract does not decode; it changes nothing.", NOTHING),
+    "chain.reorg": (
+        "The chain has replaced blocks; what they brought was undone or moved.",
+        "None, unless it is deep or frequent: then raise GRANT_CONFIRMATIONS.",
+    ),
+    "chain.resync": ("Too far behind to follow events: the registry is read anew.", NOTHING),
+    "config.pinned": ("`config rollback` holds the peers to a backup.", "`config resume`, once it is time."),
+    "config.resumed": ("The registry alone decides again.", NOTHING),
+    "config.secret_in_environment": (
+        "A secret stands in the environment, which more can read than a file.",
+        "Give its file's path as NAME_FILE.",
+    ),
+    "device.addresses": ("The interface has these addresses now.", NOTHING),
+    "device.adopted": ("An interface from before this start was taken over, with its sessions.", NOTHING),
+    "device.down": ("The interface was down or gone; it is set up again.", "Find out who took it down."),
+    "device.no_ipv6": (
+        "This machine has no IPv6: the tunnel carries IPv4 alone.",
+        "Allow IPv6 (sysctl net.ipv6.conf.all.disable_ipv6), or leave it.",
+    ),
+    "device.outdated": ("This wireguard-go can stall for a minute.", "Install 0.0.20231211 or newer."),
+    "device.started": ("wireguard-go was started.", NOTHING),
+    "device.trouble": (
+        "WireGuard or its interface refuses or is gone; it is tried again.",
+        "Read `problem`; `dstack-vpn doctor` says what is missing.",
+    ),
+    "device.up": ("The interface is up; `restarts` counts how often it had to be set up anew.", NOTHING),
+    "dns.listening": ("Names are answered at this address.", NOTHING),
+    "dns.stranger": (
+        "Somebody outside of the tunnel asked for names and got no answer.",
+        "Nothing, or keep it out by a firewall.",
+    ),
+    "dns.trouble": ("Names can't be served at an address; it is tried again.", "Another DNS_PORT, or 0."),
+    "endpoint.unresolved": ("A peer's host name has no address; it is asked for again.", "Check the name."),
+    "endpoints.not_kept": ("Where peers were last reached can't be written down.", "See STATE_DIR."),
+    "endpoints.unknown": ("Where peers were last reached can't be read; they are waited for.", NOTHING),
+    "firewall.applied": ("The packet filter's table is as the settings say.", NOTHING),
+    "firewall.gone": ("Somebody removed the packet filter's table; it is made again.", "Find out who did."),
+    "firewall.none": (
+        "There is no packet filter here.",
+        "Install nft, or accept the blackhole routes alone.",
+    ),
+    "firewall.trouble": ("The packet filter refuses; it is tried again.", "Read `problem`."),
+    "key.made": ("A WireGuard key was made; its public key is to be registered.", "`node register`."),
+    "members.isolated": (
+        "No endpoint has confirmed the members for MAX_STALENESS: all peers are out (STALE_POLICY=isolate).",
+        "Bring an endpoint back.",
+    ),
+    "members.rejoined": ("The chain was read again after an isolation.", NOTHING),
+    "members.too_old": (
+        "What STATE_DIR knows is older than MAX_STALENESS, or from the future: it makes nobody a member.",
+        "Nothing, once an endpoint answers; else ask whether the disk was rolled back.",
+    ),
+    "membership.ok": ("This node is a member.", NOTHING),
+    "membership.problem": ("This node is no member; `problem` says why.", "Register it, or its key."),
+    "node.drain_failed": ("A step of the orderly end took too long, or failed.", "Read `problem`."),
+    "node.field_refused": ("What the registry says of a token can't be used; it changes no peer.", NOTHING),
+    "node.ipv6_only": ("A token is beyond VPN_CIDR and has an IPv6 address only.", "A larger VPN_CIDR."),
+    "node.restored": ("Members came back from STATE_DIR, before the chain was read.", NOTHING),
+    "node.stopped": ("The daemon has ended.", NOTHING),
+    "node.stopping": ("The daemon was asked to end.", NOTHING),
+    "peer.refused": ("The device refuses one peer; the others have theirs.", "Read `problem`."),
+    "peer.removed": ("A peer is gone from the device; `reason` says why.", NOTHING),
+    "peer.set": ("A peer is on the device, or changed there; `reason` says why.", NOTHING),
+    "peers.called": ("Peers of a new device were called, so that sessions begin at once.", NOTHING),
+    "peers.changed": ("Many peers changed at once.", NOTHING),
+    "plan.failed": ("The device refused a set of changes.", "Read `problem`, and the peer.refused after it."),
+    "plan.rolled_back": ("What was refused in part was taken back, to be tried one by one.", NOTHING),
+    "quorum.contested": (
+        "Endpoints do not agree on tokens that one of them grants: they stay out.",
+        "See /health for which endpoint stands alone.",
+    ),
+    "registry.audit_differs": (
+        "The contract says otherwise than the events did; the contract counts.",
+        "None once; often: use another endpoint, which loses logs.",
+    ),
+    "relay.accept_failed": ("A connection to the relay could not be taken.", "Raise `ulimit -n`."),
+    "relay.certificate_loaded": ("A new certificate is served from now on.", NOTHING),
+    "relay.certificate_made": ("The relay has made itself a certificate.", NOTHING),
+    "relay.certificate_refused": ("A new certificate can't be used; the old one stays.", "Mend the files."),
+    "relay.closed": ("A relay connection has ended.", NOTHING),
+    "relay.connect_failed": ("An upstream can't be reached; others are tried.", "Check it, if it stays so."),
+    "relay.few_descriptors": ("Fewer descriptors are allowed than connections.", "Raise `ulimit -n`."),
+    "relay.limit": (
+        "The relay has no room for another client.",
+        "Raise RELAY_MAX_CONNECTIONS or …_PER_SOURCE.",
+    ),
+    "relay.listening": ("The relay takes connections; `pin` is what others have to trust.", NOTHING),
+    "relay.lost": ("A relay connection broke; another is made.", NOTHING),
+    "relay.probe_failed": ("UDP does not reach the peer yet.", NOTHING),
+    "relay.refused": ("A client spoke something else than udp-over-tcp, or no TLS.", NOTHING),
+    "relay.reload_failed": ("SIGHUP: the new settings are wrong; the old ones stay.", "Mend `problems`."),
+    "relay.reloaded": ("SIGHUP: the upstreams were read again.", NOTHING),
+    "relay.slow": ("The kernel lacks what makes the relay fast.", "A newer kernel, or accept it."),
+    "relay.source_refused": ("A UDP source could not be given a socket.", "Raise `ulimit -n`."),
+    "relay.stalled": ("An upstream takes datagrams and answers none; it is left.", "Look at that relay."),
+    "relay.stopping": ("The relay was asked to end.", NOTHING),
+    "relay.unopened": ("A client's UDP socket could not be made.", "Raise `ulimit -n`."),
+    "relay.unreachable": ("No upstream can be reached.", "Check RELAY_TO, and the way there."),
+    "relay.upstream": ("This upstream is used from now on.", NOTHING),
+    "rpc.connected": ("An endpoint is followed.", NOTHING),
+    "rpc.endpoint_left": (
+        "An endpoint failed; the next one is tried after a pause.",
+        "Another, if it lasts.",
+    ),
+    "rpc.quarantined": ("An endpoint was found lying or lagging; it is left alone for a while.", "Drop it."),
+    "store.other_registry": ("STATE_DIR belongs to another registry; it is not used.", "Its own STATE_DIR."),
+    "store.rebuilt": (
+        "The store was damaged; it is moved aside and built anew from the chain.",
+        "Check the disk.",
+    ),
+    "store.trouble": ("STATE_DIR can't be written; the tunnel goes on.", "Make room, or make it writable."),
+    "transport.changed": ("A peer is reached in another way.", NOTHING),
+    "transport.no_relay": ("A peer's relay can't be set up.", "Read `problem`."),
+    "web.failed": ("A request could not be answered, by a fault of ours.", "Report it, with the line."),
+    "web.listening": ("HTTP is served at this address.", NOTHING),
+}
+"""By event: what it means, and what to do."""
+
+HEAD: Final = """\
+<!-- Made by scripts/generate_docs.py from the code and scripts/logbook.py: run `make docs`. -->
+# Logs
+
+One JSON object a line (`LOG_FORMAT=json`; in a terminal, lines for people). Each has `timestamp`, `level`, `component`
+and `event`; event names stay the same over versions. `LOG_LEVEL` and `LOG_LEVEL_<COMPONENT>` choose what is logged.
+
+- **`cause`** is the chain event behind a line, as block and log index: the same on every node, in `chain.event`, in
+  `peer.set` and `peer.removed`, in `/events`, and in the audit log. `latency_ms` is from that event's arrival in the
+  daemon to the device's acknowledgement.
+- **`token`**, **`node`**, **`peer`** (a public key) and **`block`** say whom and when it concerns.
+- A warning or an error that is the same as one within the last minute is left out; the next one has `repeated`, with how
+  many were. What strangers can cause at will is told once a minute, with `left_out`.
+- No secret is ever logged; text from the chain is only ever a value, escaped.
+
+| event | level | component | fields | meaning | what to do |
+|---|---|---|---|---|---|
+"""
+
+
+@dataclass
+class Event:
+    """One event, wherever it is logged."""
+
+    name: str
+    component: str
+    levels: set[str] = field(default_factory=set)
+    fields: set[str] = field(default_factory=set)
+
+
+def document(sources: Path, areas: Mapping[str, str]) -> str:
+    """docs/logs.md; raises `ValueError` where the code and `MEANINGS` name different events."""
+    found = scan(sources, areas)
+    if found.keys() != MEANINGS.keys():
+        raise ValueError(
+            "scripts/logbook.py: say in MEANINGS what these events mean, and drop those that are gone: "
+            f"{sorted(found.keys() ^ MEANINGS.keys())}"
+        )
+    return HEAD + "".join(_row(event) for event in found.values())
+
+
+def _row(event: Event) -> str:
+    meaning, action = MEANINGS[event.name]
+    levels = ", ".join(level for level in LEVELS if level in event.levels)
+    fields = ", ".join(f"`{name}`" for name in sorted(event.fields - {"component"}))
+    return f"| `{event.name}` | {levels} | {event.component} | {fields} | {meaning} | {action or '-'} |\n"
+
+
+def scan(sources: Path, areas: Mapping[str, str]) -> dict[str, Event]:
+    """The events by name; ``areas`` maps those that are not named after their component."""
+    found: dict[str, Event] = {}
+    for path in sorted(sources.rglob("*.py")):
+        tree = ast.parse(path.read_text())
+        of_file = _component(tree)
+        for level, call in _calls(tree):
+            for name in _names(call.args[0], path):
+                area = name.partition(".")[0]
+                component = _component(call) or of_file or areas.get(area, area)
+                event = found.setdefault(name, Event(name, component))
+                event.levels.add(level)
+                event.fields |= {keyword.arg for keyword in call.keywords if keyword.arg}
+    return dict(sorted(found.items()))
+
+
+def _component(tree: ast.AST) -> str | None:
+    """The component that a logger is made with, or a call names."""
+    for node in ast.walk(tree):
+        is_logger = isinstance(node, ast.Call) and ast.unparse(node.func).endswith("get_logger")
+        if isinstance(node, ast.Call) and (node is tree or is_logger):
+            for keyword in node.keywords:
+                if keyword.arg == "component" and isinstance(keyword.value, ast.Constant):
+                    return str(keyword.value.value)
+    return None
+
+
+def _calls(tree: ast.Module) -> Iterator[tuple[str, ast.Call]]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            logger = ast.unparse(node.func.value).rpartition(".")[2]
+            if node.func.attr in LEVELS and logger in LOGGERS and node.args:
+                yield node.func.attr, node
+
+
+def _names(argument: ast.expr, path: Path) -> Iterator[str]:
+    match argument:
+        case ast.Constant(str(name)):
+            yield name
+        case ast.IfExp(_, ast.Constant(str(one)), ast.Constant(str(other))):
+            yield from (one, other)
+        case _:
+            raise ValueError(f"{path.name}:{argument.lineno}: the event's name must stand in the call")
