@@ -31,6 +31,8 @@ _COMMANDS: Final = {
     "relay": "relay:relay",
     "run": "daemon:run",
     "status": "watch:status",
+    "support-bundle": "bundle:support_bundle",
+    "top": "top:top",
     "version": "version:version",
 }
 """Each command's module and function: a command loads no other's libraries."""

@@ -37,15 +37,19 @@ def console() -> Console:
     return result if result.is_terminal else Console(width=_PIPE_WIDTH)
 
 
-def status_view(health: dict[str, Any], stats: dict[str, Any]) -> RenderableType:
-    """What `status` shows."""
+def status_line(health: dict[str, Any], stats: dict[str, Any]) -> Text:
+    """The node in one line."""
     chain = stats["chain"]
-    summary = Text.assemble(
+    return Text.assemble(
         ("● ", _COLOURS.get(health["status"], "red")),
         f"{printable(stats['node_id'])} on {stats['interface']}, ",
         f"{', '.join(stats['addresses']) or 'no address'}; ",
         f"head {printable(chain['head'])}, {stats['tokens']} tokens, {len(stats['peers'])} peers",
     )
+
+
+def status_view(health: dict[str, Any], stats: dict[str, Any]) -> RenderableType:
+    """What `status` shows."""
     components = table(
         "",
         ("component", "status", "reason"),
@@ -71,7 +75,7 @@ def status_view(health: dict[str, Any], stats: dict[str, Any]) -> RenderableType
             for p in stats["peers"]
         ),
     )
-    return Group(summary, Text(), components, Text(), peers)
+    return Group(status_line(health, stats), Text(), components, Text(), peers)
 
 
 def ago(moment: float | None) -> str:

@@ -16,7 +16,7 @@ from dstack_vpn.cli.text import printable
 from dstack_vpn.config import RelaySettings, Settings
 from dstack_vpn.errors import AdminError
 
-_HTTP = ("HEALTH_CHECK_HOST", "HEALTH_CHECK_PORT")
+HTTP: Final = ("HEALTH_CHECK_HOST", "HEALTH_CHECK_PORT")
 _DEADLINE: Final = 3.0
 _FILE: Final = click.Path(path_type=Path, dir_okay=False)
 
@@ -24,7 +24,7 @@ _FILE: Final = click.Path(path_type=Path, dir_okay=False)
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="As JSON, once.")
 @click.option("--once", is_flag=True, help="Print once instead of staying.")
-@with_settings(*_HTTP)
+@with_settings(*HTTP)
 def status(settings: Settings, *, as_json: bool, once: bool) -> None:
     """Show the running daemon's health and peers; stays and refreshes in a terminal."""
     if as_json:
@@ -73,14 +73,20 @@ def _components(health: Mapping[str, Any]) -> Iterator[str]:
             yield f"{component.get('name')}: {component.get('reason')}"
 
 
-def fetch(settings: Settings | RelaySettings, path: str) -> dict[str, Any]:
-    """GET a document from the running daemon; raises `AdminError`."""
+def request_to(settings: Settings | RelaySettings, path: str) -> urllib.request.Request:
+    """A request to the running daemon, with its token where there is one."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.health_check_host, settings.health_check_host)
     host = f"[{host}]" if ":" in host else host
     request = urllib.request.Request(f"http://{host}:{settings.health_check_port}{path}")
-    url = request.full_url
     if settings.api_token is not None:
         request.add_header("Authorization", f"Bearer {settings.api_token.reveal()}")
+    return request
+
+
+def fetch(settings: Settings | RelaySettings, path: str) -> dict[str, Any]:
+    """GET a document from the running daemon; raises `AdminError`."""
+    request = request_to(settings, path)
+    url = request.full_url
     # No proxy of the environment stands between us and our own daemon.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:

@@ -1,0 +1,76 @@
+"""A support bundle: what helps to find a fault, in one archive, without a secret in it.
+
+Everything passes one scrubber. It takes out the secrets that this machine's configuration has, in every form
+that they could have got into a text, and whatever looks like one in a place where one would be.
+"""
+
+import base64
+import io
+import re
+import tarfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote
+
+from dstack_vpn.errors import StoreError
+
+HIDDEN: Final = "***"
+_SHORTEST: Final = 6
+"""Characters of a secret: taking out what is shorter would only spoil the text."""
+_SUSPECTS: Final = (
+    re.compile(r"(?im)^(\s*(?:private|preshared)_?key\s*[=:]\s*)\S.*$"),
+    re.compile(r"(?i)(\"(?:private_key|preshared_key|token|password|authorization)\"\s*:\s*)\"[^\"]*\""),
+    re.compile(r"(?i)((?:authorization:\s*)?bearer\s+)[A-Za-z0-9._~+/=-]+"),
+    re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://)[^\s/@\"']+@"),
+    re.compile(r"(?im)^(\s*(?:export\s+)?[A-Z_]*(?:PRIVATE_KEY|API_TOKEN|PASSWORD|SECRET)\s*=\s*)\S.*$"),
+)
+"""Places where a secret would be; what stands before it stays."""
+
+
+class Scrubber:
+    """Takes secrets out of texts."""
+
+    def __init__(self, secrets: Iterable[str]) -> None:
+        forms = {form for secret in secrets for form in _forms(secret)}
+        # The longest first, so that no part of one is left by another.
+        self._forms = sorted((f for f in forms if len(f) >= _SHORTEST), key=len, reverse=True)
+
+    def scrub(self, text: str) -> str:
+        """The text without them."""
+        for form in self._forms:
+            text = text.replace(form, HIDDEN)
+        for suspect in _SUSPECTS:
+            text = suspect.sub(lambda found: f"{found[1]}{HIDDEN}", text)
+        return text
+
+
+def _forms(secret: str) -> set[str]:
+    """A secret as it could stand in a text: itself, quoted, in base64, in hexadecimal digits."""
+    raw = {secret.encode()}
+    if re.fullmatch(r"(?:0x)?(?:[0-9a-fA-F]{2})+", secret, re.ASCII):
+        raw.add(bytes.fromhex(secret.removeprefix("0x")))
+    if re.fullmatch(r"[A-Za-z0-9+/]{43}=", secret, re.ASCII):
+        raw.add(base64.b64decode(secret))
+    forms = {secret, quote(secret, safe=""), secret.removeprefix("0x")}
+    for data in raw:
+        plain, safe = base64.b64encode(data).decode(), base64.urlsafe_b64encode(data).decode()
+        forms |= {plain, safe, plain.rstrip("="), safe.rstrip("="), data.hex(), data.hex().upper()}
+    return forms
+
+
+def write(path: Path, files: Mapping[str, str], scrubber: Scrubber) -> None:
+    """Write the archive, for its owner only, never over another file; raises `StoreError`."""
+    try:
+        with path.open("xb") as made:
+            path.chmod(0o600)
+            with tarfile.open(fileobj=made, mode="w:gz") as archive:
+                for name, text in sorted(files.items()):
+                    content = scrubber.scrub(text).encode()
+                    entry = tarfile.TarInfo(f"dstack-vpn-support/{name}")
+                    entry.size, entry.mode = len(content), 0o600
+                    archive.addfile(entry, io.BytesIO(content))
+    except FileExistsError:
+        raise StoreError(f"{path} exists already: name another file with --output") from None
+    except OSError as error:
+        raise StoreError(f"{path}: {error.strerror}") from error

@@ -1,0 +1,144 @@
+"""`top`: the running daemon, live: peers by what they carry, and what happens."""
+
+import contextlib
+import json
+import threading
+import time
+import urllib.request
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import click
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.text import Text
+
+from dstack_vpn.cli.options import with_settings
+from dstack_vpn.cli.tables import ago, size, status_line, table
+from dstack_vpn.cli.text import printable
+from dstack_vpn.cli.watch import HTTP, fetch, request_to
+from dstack_vpn.config import Settings
+
+INTERVAL: Final = 1.0
+"""Seconds between looks."""
+EVENTS: Final = 12
+"""Events that are shown."""
+SMOOTH: Final = 0.5
+"""The newest rate's weight."""
+
+
+@dataclass
+class Rates:
+    """Bytes a second by peer, from what two looks differ by."""
+
+    _before: dict[str, tuple[float, int, int]] = field(default_factory=dict)
+    _rates: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+    def look(self, peers: Iterable[Mapping[str, Any]], now: float) -> dict[str, tuple[float, float]]:
+        """Received and sent by public key; ``now`` in monotonic seconds."""
+        seen = {p["public_key"]: (now, p["rx_bytes"] or 0, p["tx_bytes"] or 0) for p in peers}
+        rates = {}
+        for key, (at, received, sent) in seen.items():
+            then, received_then, sent_then = self._before.get(key, (at, received, sent))
+            passed = at - then
+            # Counters begin anew with a device that was set up again.
+            fresh = [
+                max(n - m, 0) / passed if passed else 0.0
+                for n, m in ((received, received_then), (sent, sent_then))
+            ]
+            old = self._rates.get(key, (fresh[0], fresh[1]))
+            rates[key] = tuple(SMOOTH * f + (1 - SMOOTH) * o for f, o in zip(fresh, old, strict=True))
+        self._before, self._rates = seen, {key: (rate[0], rate[1]) for key, rate in rates.items()}
+        return self._rates
+
+
+@click.command(
+    epilog="""\b
+Example:
+  dstack-vpn top"""
+)
+@with_settings(*HTTP)
+def top(settings: Settings) -> None:
+    """Show the running daemon live: peers by what they carry now, and what happens; Ctrl-C ends it.
+
+    Where there is no terminal, it shows all of that once.
+    """
+    console, rates = Console(), Rates()
+    events: deque[dict[str, Any]] = deque(maxlen=EVENTS)
+
+    def view() -> RenderableType:
+        health, stats = fetch(settings, "/health"), fetch(settings, "/stats")
+        return top_view(health, stats, rates.look(stats["peers"], time.monotonic()), list(events))
+
+    if not console.is_terminal:
+        console.print(view())
+        return
+    # A daemon thread: it waits in a read, and must not keep the process.
+    threading.Thread(target=_follow, args=(settings, events), daemon=True).start()
+    with (
+        Live(view(), console=console, auto_refresh=False, screen=True) as live,
+        contextlib.suppress(KeyboardInterrupt),
+    ):
+        while True:
+            time.sleep(INTERVAL)
+            live.update(view(), refresh=True)
+
+
+def top_view(
+    health: dict[str, Any],
+    stats: dict[str, Any],
+    rates: Mapping[str, tuple[float, float]],
+    events: Iterable[dict[str, Any]],
+) -> RenderableType:
+    """The whole screen: the busiest peers first, the newest event last."""
+    peers = sorted(stats["peers"], key=lambda p: sum(rates.get(p["public_key"], (0, 0))), reverse=True)
+    rows = (
+        (
+            p["node_id"],
+            p["token"],
+            p["endpoint"],
+            p.get("transport"),
+            ago(p["last_handshake"]),
+            f"{size(round(rates.get(p['public_key'], (0, 0))[0]))}/s",
+            f"{size(round(rates.get(p['public_key'], (0, 0))[1]))}/s",
+            size(p["rx_bytes"]),
+            size(p["tx_bytes"]),
+        )
+        for p in peers
+    )
+    columns = ("node", "token", "endpoint", "by", "handshake", "down", "up", "received", "sent")
+    troubles = [
+        Text(f"{c['name']}: {printable(c['reason'])}", "yellow")
+        for c in health["components"]
+        if c["status"] != "ok"
+    ]
+    told = table("Events", ("when", "what", "details"), (_event(event) for event in events))
+    return Group(status_line(health, stats), *troubles, Text(), table("", columns, rows), Text(), told)
+
+
+def _event(event: Mapping[str, Any]) -> tuple[str, str, str]:
+    shown = {name: value for name, value in event.items() if name not in {"kind", "at", "number"}}
+    details = ", ".join(f"{name} {value}" for name, value in shown.items() if value not in (None, ""))
+    return time.strftime("%H:%M:%S", time.localtime(event.get("at", 0))), str(event.get("kind", "")), details
+
+
+def _follow(settings: Settings, events: deque[dict[str, Any]]) -> None:
+    """Read the daemon's events, for as long as the process lives."""
+    while True:
+        # A daemon that restarts or refuses is asked again; the screen shows why by its own requests.
+        with contextlib.suppress(OSError, ValueError):
+            opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+            with opener.open(request_to(settings, "/events"), timeout=60) as stream:
+                events.extend(parse_events(stream))
+        time.sleep(INTERVAL)
+
+
+def parse_events(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
+    """The data of server-sent events, one at a time; raises `ValueError` for what is none of ours."""
+    for line in lines:
+        if line.startswith(b"data:"):
+            found = json.loads(line[5:])
+            if isinstance(found, dict):
+                yield found

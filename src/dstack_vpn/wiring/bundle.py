@@ -1,0 +1,133 @@
+"""A support bundle's content: from everywhere, each part by itself, so that none keeps out another."""
+
+import asyncio
+import base64
+import json
+import platform
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final
+
+from dstack_vpn import __version__
+from dstack_vpn.adapters.bundle import Scrubber, write
+from dstack_vpn.adapters.chain.url import RpcUrl
+from dstack_vpn.config import OPTIONS, Settings
+from dstack_vpn.config.settings import Secret
+from dstack_vpn.core.keys import PrivateKey
+from dstack_vpn.errors import DstackVpnError
+from dstack_vpn.wiring.doctor import examine
+from dstack_vpn.wiring.ledger import ledger_of
+
+RECORDS: Final = 2_000
+"""Of the audit log, the newest."""
+LOG: Final = 8 << 20
+"""Bytes of a log, from its end."""
+_PROGRAMS: Final = {
+    "addresses.txt": ("ip", "-details", "address"),
+    "routes.txt": ("ip", "route", "show", "table", "all"),
+    "rules.txt": ("ip", "rule"),
+    "sockets.txt": ("ss", "-lntup"),
+    "firewall.txt": ("nft", "list", "ruleset"),
+    "journal.txt": ("journalctl", "--unit=dstack-vpn", "--lines=5000", "--no-pager", "--output=cat"),
+}
+
+Fetch = Callable[[str], dict[str, Any]]
+"""What a running daemon says at a path; raises `AdminError`."""
+
+
+def make(path: Path, settings: Settings, logs: Sequence[Path], fetch: Fetch) -> int:
+    """Write the archive; returns how many files it has. Raises `StoreError`."""
+    files = {name: _told(part) for name, part in _parts(settings, logs, fetch)}
+    write(path, files, Scrubber(_secrets(settings)))
+    return len(files)
+
+
+def _parts(settings: Settings, logs: Sequence[Path], fetch: Fetch) -> Iterator[tuple[str, Callable[[], str]]]:
+    yield "version.json", _version
+    yield "settings.json", partial(_settings, settings)
+    yield "doctor.json", partial(_doctor, settings)
+    for name in ("health", "stats", "version"):
+        yield f"daemon-{name}.json", partial(_daemon, fetch, f"/{name}")
+    for name, command in _PROGRAMS.items():
+        yield name, partial(_run, command)
+    yield "wg-quick.conf", settings.wireguard_config.read_text
+    yield "audit.jsonl", partial(_audit, settings)
+    for number, log in enumerate(logs):
+        yield f"log-{number}-{log.name}", partial(_tail, log)
+
+
+def _told(part: Callable[[], str]) -> str:
+    """What there is, or why there is nothing."""
+    try:
+        return part()
+    except (DstackVpnError, OSError, ValueError) as error:
+        return f"not to be had: {error}\n"
+
+
+def _secrets(settings: Settings) -> Iterator[str]:
+    """All that the configuration has of them."""
+    for option in OPTIONS:
+        match getattr(settings, option.key, None):
+            case Secret() as secret:
+                yield secret.reveal()
+            case PrivateKey() as key:
+                yield base64.b64encode(key.reveal()).decode()
+    for url in settings.rpc_url:
+        yield from RpcUrl.parse(url).secrets
+
+
+def _version() -> str:
+    found = {"version": __version__, "python": platform.python_version(), "system": platform.platform()}
+    return json.dumps(found, indent=1)
+
+
+def _settings(settings: Settings) -> str:
+    """What is set; of a secret only that it is, of an endpoint only where it is."""
+    found: dict[str, Any] = {}
+    for option in OPTIONS:
+        value = getattr(settings, option.key, None)
+        if option.secret:
+            found[option.name] = None if value is None else "(set)"
+        elif option.name == "RPC_URL":
+            found[option.name] = [RpcUrl.parse(url).name for url in settings.rpc_url]
+        else:
+            found[option.name] = value if isinstance(value, int | float | bool | None) else str(value)
+    return json.dumps(found, indent=1)
+
+
+def _doctor(settings: Settings) -> str:
+    checks = asyncio.run(examine(settings, {}, lambda _: None))
+    return json.dumps([asdict(check) for check in checks], indent=1)
+
+
+def _daemon(fetch: Fetch, path: str) -> str:
+    return json.dumps(fetch(path), indent=1)
+
+
+def _audit(settings: Settings) -> str:
+    ledger = ledger_of(settings)
+    if not ledger.exists:
+        return ""
+    records = islice(ledger.read(after=max(ledger.end().number - RECORDS, 0)), RECORDS)
+    lines = ([r.number, r.note.at, r.note.kind, dict(r.note.body)] for r in records)
+    return "".join(f"{json.dumps(line)}\n" for line in lines)
+
+
+def _tail(path: Path) -> str:
+    with path.open("rb") as file:
+        file.seek(max(path.stat().st_size - LOG, 0))
+        return file.read().decode(errors="replace")
+
+
+def _run(command: Sequence[str]) -> str:
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=20, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"{' '.join(command)}: {error}\n"
+    return done.stdout + done.stderr
