@@ -7,13 +7,20 @@ touched it) and names this machine in ``Host`` as no foreign web page could.
 
 import hmac
 import ipaddress
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from aiohttp import web
 
-from dstack_vpn.adapters.web.client import MARKS, Address, Network, is_plain_host, parse_address
+from dstack_vpn.adapters.web.client import (
+    MARKS,
+    Address,
+    Network,
+    forwarded_client,
+    is_plain_host,
+    parse_address,
+)
 from dstack_vpn.errors import FormatError
 
 FORWARD_AUTH: Final = "/auth"
@@ -60,13 +67,28 @@ class Policy:
         if is_open:
             rebound = peer is not None and peer.is_loopback and not self._is_plain(request)
             return Refusal(421, _REBOUND) if rebound and not self._by_proxy(request) else None
-        if f"{request.path}/".startswith(f"{FORWARD_AUTH}/") and peer is not None and self.trusts(peer):
+        if self.asks_for_a_client(request, peer):
             return None  # the proxy passes its client's Authorization on, which is none of ours
         if self._has_token(request):
             return None
         if peer is None or not self._open_to(peer, request) or self._by_proxy(request):
             return Refusal(401, _CLOSED if self.token is None else _WRONG)
         return None if self._is_plain(request) else Refusal(421, _REBOUND)
+
+    def client(self, request: web.Request) -> Address | None:
+        """Who has to answer for a request: behind a trusted proxy's question, the one that it asks about."""
+        peer = peer_of(request)
+        if peer is None or not self.asks_for_a_client(request, peer):
+            return peer
+        try:
+            return behind(request, peer, self.proxies)
+        except FormatError:
+            return peer
+
+    def asks_for_a_client(self, request: web.Request, peer: Address | None) -> bool:
+        """Whether that is a trusted proxy's question about its client."""
+        forward_auth = f"{request.path}/".startswith(f"{FORWARD_AUTH}/")
+        return forward_auth and peer is not None and self.trusts(peer)
 
     def _is_plain(self, request: web.Request) -> bool:
         return is_plain_host(request.headers.get("Host"), self.suffix)
@@ -89,6 +111,12 @@ class Policy:
         if self.token is None or scheme.lower() != "bearer":
             return False
         return hmac.compare_digest(given.strip().encode("utf-8", "replace"), self.token.encode())
+
+
+def behind(request: web.Request, peer: Address, proxies: Sequence[Network]) -> Address:
+    """Whom a request comes from that ``peer`` has sent; raises `FormatError` where that can't be told."""
+    forwarded = request.headers.getall("X-Forwarded-For", [])
+    return forwarded_client(peer, forwarded, request.headers.getall("X-Real-IP", []), proxies)
 
 
 def peer_of(request: web.Request) -> Address | None:

@@ -6,8 +6,8 @@ from typing import Any, Final, Protocol
 from aiohttp import web
 from multidict import MultiDict, MultiMapping
 
-from dstack_vpn.adapters.web.access import FORWARD_AUTH, Policy, peer_of
-from dstack_vpn.adapters.web.client import Address, forwarded_client, parse_address
+from dstack_vpn.adapters.web.access import FORWARD_AUTH, Policy, behind, peer_of
+from dstack_vpn.adapters.web.client import Address, parse_address
 from dstack_vpn.adapters.web.documents import Later
 from dstack_vpn.adapters.web.openapi import MOST_NAMES, document
 from dstack_vpn.adapters.web.server import Documents, Route, answer, problem
@@ -112,14 +112,12 @@ class Api:
         # Behind a prefix the query is the client's, which has no say in this.
         asked = request.query if request.path == FORWARD_AUTH else MultiDict[str]()
         allowed = {name: asked.getall(name, []) for name in ("node", "owner")}
-        headers = request.headers
         if asked.keys() - allowed.keys() or any(len(x) > MOST_NAMES for x in allowed.values()):
             return problem(403, "forward-auth knows node= and owner=, up to 32 of each")
         if (peer := peer_of(request)) is None:
             return problem(401, "the connection has no address")
         try:
-            forwarded, real = headers.getall("X-Forwarded-For", []), headers.getall("X-Real-IP", [])
-            client = forwarded_client(peer, forwarded, real, self._policy.proxies)
+            client = behind(request, peer, self._policy.proxies)
         except FormatError as error:
             return problem(401, str(error))
         found = self._view.whois(client)

@@ -11,7 +11,7 @@ from typing import Final
 
 RATE: Final = 200.0
 """Requests a second from one client..."""
-RATE_OF_ALL: Final = 500.0
+RATE_OF_ALL: Final = 1000.0
 """...and from all together."""
 BURST: Final = 40.0
 """Requests that may come at once."""
@@ -50,15 +50,18 @@ class Limiter:
     _all: Bucket = field(default_factory=lambda: Bucket(RATE_OF_ALL, 2 * BURST))
     _clients: OrderedDict[str, Bucket] = field(default_factory=OrderedDict)
 
-    def take(self, client: str) -> float | None:
-        """Seconds to wait before answering; None: refuse, after `LONGEST`."""
+    def take(self, client: str, *, shared: bool = True) -> float | None:
+        """Seconds to wait before answering; None: refuse, after `LONGEST`.
+
+        What is not ``shared`` is bounded by client alone: nobody else can use it up for a health check.
+        """
         now = self.monotonic()
         bucket = self._clients.pop(client, None) or Bucket(self.rate, BURST)
         self._clients[client] = bucket
         if len(self._clients) > CLIENTS:
             self._clients.popitem(last=False)
         wait = bucket.take(now)
-        if wait is None:
-            return None
-        shared = self._all.take(now)
-        return None if shared is None else max(wait, shared)
+        if wait is None or not shared:
+            return wait
+        turn = self._all.take(now)
+        return None if turn is None else max(wait, turn)

@@ -164,14 +164,15 @@ class HealthServer:
         return answer
 
     async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        peer = peer_of(request)
-        wait = self._limiter.take("?" if peer is None else same_client(peer))
-        if wait is None:
-            await asyncio.sleep(LONGEST)
+        is_open, client = request.path in self._open, self._policy.client(request)
+        wait = self._limiter.take("?" if client is None else same_client(client), shared=not is_open)
+        # Held back, so that a loop of requests waits for itself; but a proxy has others to ask for meanwhile.
+        held = not self._policy.asks_for_a_client(request, peer_of(request))
+        if held and wait != 0:
+            await asyncio.sleep(LONGEST if wait is None else wait)
+        if wait is None or (wait and not held):
             return problem(429, "too many requests", {"Retry-After": "1"})
-        if wait:
-            await asyncio.sleep(wait)
-        if refusal := self._policy.judge(request, is_open=request.path in self._open):
+        if refusal := self._policy.judge(request, is_open=is_open):
             more = {"WWW-Authenticate": 'Bearer realm="dstack-vpn"'} if refusal.status == 401 else {}
             return problem(refusal.status, refusal.reason, more)
         if request.can_read_body:

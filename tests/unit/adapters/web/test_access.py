@@ -1,11 +1,13 @@
 """Who is let in."""
 
+import asyncio
 import ipaddress
 
 import pytest
 from tests.unit.adapters.web.serving import TOKEN, FixedView, serving
 
 from dstack_vpn.adapters.web.access import Policy
+from dstack_vpn.adapters.web.limits import Limiter
 
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
 CLOSED = Policy(TOKEN, loopback=False, proxies=())
@@ -122,6 +124,15 @@ async def test_a_stranger_can_not_ask_for_others() -> None:
         assert await served.status("/auth", **{"X-Forwarded-For": "10.77.0.2"}) == 401
         # With the token it may ask, but its word on its client is still not taken.
         assert await served.status("/auth", **{"X-Forwarded-For": "10.77.0.2"}, **BEARER) == 401
+
+
+async def test_a_proxys_clients_do_not_use_each_other_up() -> None:
+    async with serving() as served:
+        served.server._limiter = Limiter(lambda: 0.0, rate=1)  # its clock stands still
+        flood = {"X-Forwarded-For": "192.0.2.1"}
+        answers = await asyncio.gather(*(served.status("/auth", **flood) for _ in range(45)))
+        assert 429 in answers
+        assert await served.status("/auth", **{"X-Forwarded-For": "10.77.0.2"}) == 200
 
 
 def test_no_repr_shows_the_token() -> None:

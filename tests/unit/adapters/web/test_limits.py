@@ -28,8 +28,16 @@ def test_one_client_does_not_use_up_another() -> None:
 
 def test_all_together_are_bounded() -> None:
     limiter = Limiter(lambda: 0.0)
-    let_in = sum(limiter.take(str(number)) is not None for number in range(2000))
+    let_in = sum(limiter.take(str(number)) is not None for number in range(3000))
     assert let_in == pytest.approx(RATE_OF_ALL * LONGEST + 2 * BURST, abs=2)
+
+
+def test_health_is_not_used_up_by_others() -> None:
+    limiter = Limiter(lambda: 0.0)
+    for number in range(2000):
+        limiter.take(str(number))
+    assert limiter.take("probe") is None
+    assert limiter.take("another", shared=False) == 0
 
 
 def test_few_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
