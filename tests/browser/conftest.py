@@ -47,7 +47,11 @@ def lab() -> Iterator[Lab]:
 
 @pytest.fixture(scope="module")
 def browser(lab: Lab) -> Iterator[Browser]:
-    """A browser on a's machine."""
+    """A browser on a's machine.
+
+    Until it is closed, Playwright's event loop counts as running in this thread: no asynchronous test may
+    come in between, hence one module at a time.
+    """
     with lab.nodes["a"].namespace.entered(), sync_playwright() as play:
         # Without a sandbox, which root does not get; it sees nothing but our own daemons.
         browser = play.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
