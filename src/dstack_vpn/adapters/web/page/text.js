@@ -56,6 +56,8 @@ export function describe(event) {
       return { kind: event.set ? "good" : "bad", words: `${event.set} peers set, ${event.removed} removed` };
     case "chain.event":
       return { kind: event.undone ? "warn" : "note", node: event.node, who: who ?? short(event.owner), words: `${event.event}${event.undone ? ", undone by a reorg" : " on chain"}` };
+    case "access.decided":
+      return { kind: "note", node: event.node, who, words: `${event.granted ? "has access" : "has no access"}: ${event.reason}` };
     case "chain.events":
       return { kind: "note", words: `${event.added} registry events, ${event.undone} undone` };
     case "chain.reorg":
