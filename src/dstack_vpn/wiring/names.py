@@ -1,8 +1,6 @@
 """The names of a running node, served by its DNS responder."""
 
-import asyncio
 from dataclasses import dataclass
-from importlib import import_module
 
 from dstack_vpn.bridge.node import Node
 from dstack_vpn.config import Settings
@@ -41,8 +39,6 @@ class Directory:
 async def serve_names(settings: Settings, node: Node) -> None:
     """Serve the names until cancelled."""
     await node.tunnel.up.wait()
-    # The import takes 30 ms that neither the tunnel nor an event should have to wait for.
-    await asyncio.to_thread(import_module, "dstack_vpn.adapters.dns.messages")
     from dstack_vpn.adapters.dns.server import DnsServer
 
     members = node.tunnel.members

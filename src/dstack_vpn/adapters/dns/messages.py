@@ -1,7 +1,6 @@
 """Between DNS messages (RFC 1035, EDNS by RFC 6891) and questions and answers: bytes in, bytes out.
 
-dnspython reads and writes the format. It comes with this module, which is imported when names are to be
-served: 6 MB that no tunnel has to wait for.
+dnspython reads and writes the format. It comes with this module, which is imported with the first question.
 """
 
 from collections.abc import Callable

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import TYPE_CHECKING, Final, Protocol
 
 import structlog
@@ -69,6 +70,8 @@ class DnsServer:
     """Where to forward what is not ours; none: refuse it."""
     answers: Counter[str] = field(default_factory=Counter)
     """How many, by response code."""
+    loaded: bool = False
+    """Whether a question has come yet, and what answers it has been imported."""
     _open: dict[SocketAddress, "_Listener"] = field(default_factory=dict)
     _upstream: "Upstream | None" = None
     _seldom: Seldom = field(default_factory=lambda: Seldom(_log))
@@ -76,8 +79,6 @@ class DnsServer:
 
     async def run(self) -> None:
         """Serve until cancelled. An address that can't be had is tried again; a log line tells."""
-        from dstack_vpn.adapters.dns import messages  # noqa: F401 - now, not with the first question
-
         if self.resolvers:
             from dstack_vpn.adapters.dns.upstream import Upstream
 
@@ -119,6 +120,12 @@ class DnsServer:
     def allows_on_tunnel(self, host: str) -> bool:
         """Whether a source may ask on the tunnel's addresses."""
         return self.directory.is_member_address(host) or ipaddress.ip_address(host).is_loopback
+
+    async def load(self) -> None:
+        """Import what reads and writes messages, aside: 6 MB and 30 ms that most nodes have no need of."""
+        if not self.loaded:
+            await asyncio.to_thread(import_module, "dstack_vpn.adapters.dns.messages")
+            self.loaded = True
 
     def refused(self, host: str) -> None:
         """Somebody asked who may not."""
@@ -196,22 +203,40 @@ class _Listener(asyncio.DatagramProtocol):
         """See `asyncio.DatagramProtocol`."""
         if not self._allows(addr[0]):
             return self._server.refused(addr[0])
+        if not self._server.loaded:
+            return self._later(self._begin(data, addr))
+        return self._answer(data, addr)
+
+    def _answer(self, data: bytes, addr: tuple[str, int]) -> None:
         answer = self._server.respond(data, over_udp=True)
         if isinstance(answer, bytes):
             self._send(answer, addr)
-        elif answer is not None and self._waiting < FORWARDED:
+        elif answer is not None:
+            self._later(self._pass_on(answer, addr))
+
+    def _later(self, work: Coroutine[None, None, None]) -> None:
+        """Do what takes a while, if not too much of it is under way."""
+        if self._waiting < FORWARDED:
             self._waiting += 1
-            self._server.in_background(self._pass_on(answer, addr))
-        return None
+            self._server.in_background(self._counted(work))
+        else:
+            work.close()
+
+    async def _counted(self, work: Coroutine[None, None, None]) -> None:
+        try:
+            await work
+        finally:
+            self._waiting -= 1
 
     def error_received(self, exc: Exception) -> None:
         """See `asyncio.DatagramProtocol`: a client has gone before its answer came."""
 
+    async def _begin(self, data: bytes, addr: tuple[str, int]) -> None:
+        await self._server.load()
+        self._answer(data, addr)
+
     async def _pass_on(self, query: "Query", addr: tuple[str, int]) -> None:
-        try:
-            self._send(await self._server.forward(query, over_udp=True), addr)
-        finally:
-            self._waiting -= 1
+        self._send(await self._server.forward(query, over_udp=True), addr)
 
     def _send(self, answer: bytes, addr: tuple[str, int]) -> None:
         if self._udp is not None and not self._udp.is_closing():
@@ -238,6 +263,7 @@ class _Listener(asyncio.DatagramProtocol):
             async with asyncio.timeout(IDLE):
                 size = int.from_bytes(await reader.readexactly(2), "big")
                 data = await reader.readexactly(size)
+            await self._server.load()
             answer = self._server.respond(data, over_udp=False)
             if answer is None:
                 return
