@@ -18,6 +18,8 @@ FRESH: Final = 1.0
 """Seconds for which a reading is good enough..."""
 READ_SHARE: Final = 200
 """...or so many times as long as reading takes."""
+SLICE: Final = 500
+"""Peers that are added up without a pause."""
 
 
 @dataclass(slots=True)
@@ -32,6 +34,8 @@ class Glance:
     """The same for bytes to them."""
     at: float | None = None
     """When they were read last, in Unix seconds."""
+    _counted: Mapping[PublicKey, PeerState] = field(default_factory=dict)
+    """The reading up to which it is all added up."""
     _due: float = 0.0
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -43,14 +47,24 @@ class Glance:
                 self.saw(state)
                 now = self.tunnel.clock.monotonic()
                 self._due = now + max(FRESH, READ_SHARE * (now - began))
+            await self._add_up()
         return self.peers
 
     def saw(self, state: DeviceState) -> None:
         """The device was read, for whatever reason."""
-        for key, peer in state.peers.items():
-            before = self.peers.get(key)
-            rx, tx = (0, 0) if before is None else (before.rx_bytes, before.tx_bytes)
+        self.peers, self.at = state.peers, self.tunnel.clock.now()
+
+    async def _add_up(self) -> None:
+        """Add what was carried since it was added up last; some peers at a time, so that no event waits."""
+        before, now = self._counted, self.peers
+        if before is now:
+            return
+        for number, (key, peer) in enumerate(now.items(), 1):
+            last = before.get(key)
+            rx, tx = (0, 0) if last is None else (last.rx_bytes, last.tx_bytes)
             # What is less than before has begun anew: another device, or a peer that was away.
             self.received += peer.rx_bytes - (rx if peer.rx_bytes >= rx else 0)
             self.sent += peer.tx_bytes - (tx if peer.tx_bytes >= tx else 0)
-        self.peers, self.at = state.peers, self.tunnel.clock.now()
+            if number % SLICE == 0:
+                await asyncio.sleep(0)
+        self._counted = now

@@ -11,7 +11,7 @@ the peer must have seen that we are on UDP again, and then WireGuard is told onc
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -126,17 +126,18 @@ class Transports:
         upstream = seen["upstream"]
         return {"transport": None if upstream is None else upstream.partition(":")[0], "relay": seen}
 
-    def carried(self) -> Counter[str]:
-        """What all relays to peers have done since the start, those that are gone included."""
-        found = Counter(self._past)
-        for peer in self._peers.values():
-            if peer.relay is not None:
-                found.update(_counted(peer.relay))
-        return found
-
     def describe_all(self) -> dict[PublicKey, dict[str, Any]]:
         """The same for every peer that has relays; the others are reached by UDP."""
         return {key: self.describe(key) for key in self._peers}
+
+    def carried(self, described: Mapping[PublicKey, Mapping[str, Any]]) -> Counter[str]:
+        """What all relays to peers have done since the start, those that are gone included."""
+        found = Counter(self._past)
+        for key, peer in self._peers.items():
+            if peer.relay is not None:
+                # One that is not used any more, but has not gone yet, is not described.
+                found.update(_counted(described[key]["relay"] or peer.relay.snapshot()))
+        return found
 
     # -- tasks ----------------------------------------------------------------------------------------
 
@@ -264,15 +265,14 @@ class Transports:
 
     def _end_relay(self, peer: _Peer) -> None:
         if peer.relay is not None:
-            self._past.update(_counted(peer.relay))
+            self._past.update(_counted(peer.relay.snapshot()))
         if peer.running is not None:
             peer.running.cancel()
         peer.relay = peer.running = None
 
 
-def _counted(relay: PeerRelay) -> Counter[str]:
+def _counted(seen: Mapping[str, Any]) -> Counter[str]:
     """A relay's counters, each drop under its reason."""
-    seen = relay.snapshot()
     drops = {f"dropped {reason}": count for reason, count in seen.get("drops", {}).items()}
     return Counter({name: seen.get(name, 0) for name in COUNTED} | drops)
 

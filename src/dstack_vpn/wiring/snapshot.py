@@ -85,6 +85,7 @@ class Snapshot:
 def take(node: Node, relay: "Tcp2Udp | None", seen: Mapping[PublicKey, PeerState]) -> Snapshot:
     """The node as it is now, with its peers as the device had them last."""
     members, membership = node.tunnel.members, node.tunnel.members.membership
+    relayed = node.transports.describe_all()
     return Snapshot(
         now=node.tunnel.clock.now(),
         health=node.health.verdict(),
@@ -92,8 +93,8 @@ def take(node: Node, relay: "Tcp2Udp | None", seen: Mapping[PublicKey, PeerState
         peers=dict(membership.peers),
         tokens=dict(membership.tokens),
         seen=seen,
-        relayed=node.transports.describe_all(),
-        carried=node.transports.carried(),
+        relayed=relayed,
+        carried=node.transports.carried(relayed),
         calls_by=None if relay is None else relay.listen.scheme,
         common=_common(node, relay),
     )

@@ -68,9 +68,15 @@ async def test_without_a_device_the_last_reading_stands() -> None:
     assert A in await glance.look()
 
 
-def test_sums_only_grow() -> None:
+async def test_sums_only_grow() -> None:
     glance = Glance(cast("Tunnel", Device(None)))
-    glance.saw(state(a=(100, 10), b=(5, 5)))
-    glance.saw(state(a=(150, 20)))  # b has gone
-    glance.saw(state(a=(30, 1), b=(7, 7)))  # both have begun anew
+    readings = (
+        state(a=(100, 10), b=(5, 5)),
+        state(a=(150, 20)),  # b has gone
+        state(a=(30, 1), b=(7, 7)),  # both have begun anew
+    )
+    for reading in readings:
+        glance.saw(reading)
+        await glance.look()
+        await glance.look()
     assert (glance.received, glance.sent) == (100 + 5 + 50 + 30 + 7, 10 + 5 + 10 + 1 + 7)

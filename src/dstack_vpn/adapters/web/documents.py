@@ -31,11 +31,9 @@ class Document:
         async with self._lock:
             began = time.monotonic()
             if began >= self._due:
-                later = await self._gather()
-                gathered = time.monotonic()
-                self._made = await asyncio.to_thread(later)
+                self._made = await asyncio.to_thread(await self._gather())
                 now = time.monotonic()
-                self._due = now + SHARE * (now - gathered)
+                self._due = now + SHARE * (now - began)
         return self._made
 
 
