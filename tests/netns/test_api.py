@@ -1,5 +1,6 @@
 """The API of a real daemon: its description, its metrics, and what reverse proxies make of it."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -71,6 +72,21 @@ def test_the_daemon_is_as_described(described: Node, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     wait_until(lambda: described.get("/live") == {"live": True}, "it is alive and well")
+
+
+def test_the_commands_give_the_token_and_say_so_where_they_have_none(described: Node) -> None:
+    secret = described.home.parent / "token"
+    for with_token in (True, False):
+        environment = described.environment() | ({"API_TOKEN_FILE": str(secret)} if with_token else {})
+        command = described.namespace.command(sys.executable, "-m", "dstack_vpn", "status", "--json")
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, check=False, timeout=30
+        )
+        if with_token:
+            assert json.loads(done.stdout)["stats"]["node_id"] == "a"
+        else:
+            assert (done.returncode, done.stdout) == (1, "")
+            assert "API_TOKEN_FILE" in done.stderr
 
 
 def test_promtool_has_nothing_to_say_about_the_metrics(described: Node) -> None:

@@ -18,6 +18,8 @@ from dstack_vpn.errors import AdminError
 
 HTTP: Final = ("HEALTH_CHECK_HOST", "HEALTH_CHECK_PORT")
 _DEADLINE: Final = 3.0
+_REFUSED: Final = frozenset({401, 421, 429})
+"""Statuses that say something about the asker; others may come with what was asked for."""
 _FILE: Final = click.Path(path_type=Path, dir_okay=False)
 
 
@@ -91,9 +93,9 @@ def fetch(settings: Settings | RelaySettings, path: str) -> dict[str, Any]:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(request, timeout=_DEADLINE) as reply:
-            body = reply.read()
+            body, status = reply.read(), reply.status
     except urllib.error.HTTPError as error:
-        body = error.read()
+        body, status = error.read(), error.code
     except OSError as error:
         raise AdminError(
             f"no daemon answers at {url} ({getattr(error, 'reason', error)}): does 'dstack-vpn run' run, "
@@ -105,4 +107,6 @@ def fetch(settings: Settings | RelaySettings, path: str) -> dict[str, Any]:
         raise AdminError(f"what answers at {url} is not dstack-vpn") from error
     if not isinstance(document, dict):
         raise AdminError(f"what answers at {url} is not dstack-vpn")
+    if status in _REFUSED:
+        raise AdminError(f"the daemon at {url} refuses this: {printable(str(document.get('error')))}")
     return document
