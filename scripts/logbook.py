@@ -91,6 +91,11 @@ MEANINGS: Final[Mapping[str, tuple[str, str]]] = {
         "Install nft, or accept the blackhole routes alone.",
     ),
     "firewall.trouble": ("The packet filter refuses; it is tried again.", "Read `problem`."),
+    "key.agent_waited_for": (
+        "The dstack guest agent does not answer yet; it is asked again.",
+        "Mount its socket.",
+    ),
+    "key.derived": ("The dstack guest agent has derived our WireGuard key.", NOTHING),
     "key.made": ("A WireGuard key was made; its public key is to be registered.", "`node register`."),
     "members.isolated": (
         "No endpoint has confirmed the members for MAX_STALENESS: all peers are out (STALE_POLICY=isolate).",

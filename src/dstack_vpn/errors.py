@@ -14,6 +14,7 @@ An error's type says what to do about it:
     ├── DeviceError                 the WireGuard device refused or lost a change
     │   └── DeviceGoneError              the device is not there any more: set it up anew
     ├── StoreError                  the state directory can't be used
+    ├── AgentError                  the dstack guest agent does not answer, or not what it should
     ├── RelayError                  a relay can't listen, connect or agree on TLS with the other side
     └── AdminError                  an admin command failed; nothing more to do here
 
@@ -88,6 +89,10 @@ class FirewallError(DstackVpnError):
 
 class StoreError(DstackVpnError):
     """The state directory can't be read or written."""
+
+
+class AgentError(DstackVpnError):
+    """The dstack guest agent can't be asked, or has no key or quote for us."""
 
 
 class RelayError(DstackVpnError):

@@ -146,7 +146,8 @@ class Recorder:
         tunnel, members = self.tunnel, self.tunnel.members
         own = members.own_node
         addresses = frozenset[str]() if own is None else members.addresses.allowed_ips(own.token_id)
-        bare = WgConfig(tunnel.private_key, tunnel.listen_port, addresses, tunnel.mtu)
+        key = tunnel.private_key if tunnel.key_on_disk else None
+        bare = WgConfig(key, tunnel.listen_port, addresses, tunnel.mtu)
         peers, tokens = dict(members.membership.peers), dict(members.membership.tokens)
         # Thousands of peers take a while to write out: aside, so that no event waits for it.
         try:

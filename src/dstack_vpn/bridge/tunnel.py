@@ -45,6 +45,8 @@ class Tunnel:
     """Gives a device that was just set up its peers."""
     renew: Callable[[], Awaitable[object]] | None = None
     """Has all peers begin new sessions."""
+    key_on_disk: bool = True
+    """Whether the private key may be written into the wg-quick file."""
     restarts: int = -1
     _device: Device | None = None
     _settings: LinkSettings | None = None

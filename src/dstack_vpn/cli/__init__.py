@@ -16,6 +16,7 @@ FAILED: Final = 1
 CONFIGURATION: Final = 78
 
 _COMMANDS: Final = {
+    "attest": "attest:attest",
     "audit": "audit:audit",
     "completion": "completion:completion",
     "config": "config:config",

@@ -4,6 +4,7 @@ Nothing here signs: the chain does, for whoever asks. So these commands are of u
 say so where they meet one.
 """
 
+import asyncio
 import itertools
 import json
 import socket
@@ -156,9 +157,9 @@ def join(settings: Settings, at: str | None) -> None:
 
     Without NODE_ID it is named as the machine is. A node that was revoked stays revoked.
     """
-    from dstack_vpn.wiring import node as wiring
+    from dstack_vpn.wiring.keys import with_key
 
-    settings = wiring.with_key(settings)
+    settings = asyncio.run(with_key(settings))
     assert settings.wireguard_private_key is not None
     key, node_id = derive(settings.wireguard_private_key), settings.node_id or _machine()
     endpoint = "" if at is None else f"{_patiently(lambda: _own_address(at))}:{settings.listen_port}"

@@ -134,6 +134,9 @@ def _check_quorum(values: dict[str, Any], problems: list[str]) -> None:
 def _settle_key(values: dict[str, Any], problems: list[str]) -> None:
     """A key of our own making is in the state directory, once it has been made."""
     values["key_file"] = None
+    values["key_from_agent"] = values["wireguard_private_key"] == parsers.DSTACK
+    if values["key_from_agent"]:
+        values["wireguard_private_key"] = None
     if values["wireguard_private_key"] != parsers.GENERATE:
         return
     path = values["key_file"] = values["state_dir"] / KEY_FILE
@@ -149,7 +152,7 @@ def _exposed(options: Sequence[Option], environment: Mapping[str, str]) -> tuple
         for option in options
         if option.secret
         and (text := environment.get(option.name))
-        and text != parsers.GENERATE
+        and text not in {parsers.GENERATE, parsers.DSTACK}
         and (option.name != "RELAY_TO" or "@" in text)
     )
 

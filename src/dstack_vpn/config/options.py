@@ -95,8 +95,9 @@ OPTIONS: Final[tuple[Option, ...]] = (
         parsers.wireguard_key,
         None,
         "Our WireGuard key. 'generate' makes one on the first start and keeps it in STATE_DIR; its public "
-        "key is logged, to be registered.",
-        "the output of 'dstack-vpn keygen', or: generate",
+        "key is logged, to be registered. 'dstack' has the dstack guest agent derive it for this instance: "
+        "it is never on a disk.",
+        "the output of 'dstack-vpn keygen', or: generate, or: dstack",
         secret=True,
     ),
     Option(
@@ -227,7 +228,8 @@ OPTIONS: Final[tuple[Option, ...]] = (
         "DSTACK_SIMULATOR_ENDPOINT",
         str,
         None,
-        "Another place for the dstack guest agent's socket, which issues the certificate for ?cert=dstack.",
+        "Another place for the dstack guest agent's socket, or a simulator's URL, for "
+        "WIREGUARD_PRIVATE_KEY=dstack and ?cert=dstack.",
         "/var/run/dstack.sock",
     ),
     Option(

@@ -19,6 +19,8 @@ from dstack_vpn.errors import FormatError
 
 GENERATE: Final = "generate"
 """A key of our own making, instead of one."""
+DSTACK: Final = "dstack"
+"""The key that the dstack guest agent derives, instead of one."""
 
 
 def number(low: int, high: int, unit: str = "") -> Callable[[str], int]:
@@ -177,8 +179,8 @@ def path(text: str) -> Path:
 
 
 def wireguard_key(text: str) -> PrivateKey | str:
-    """A private key, or `GENERATE`."""
-    return text if text == GENERATE else PrivateKey.parse(text)
+    """A private key, `GENERATE` or `DSTACK`."""
+    return text if text in {GENERATE, DSTACK} else PrivateKey.parse(text)
 
 
 def api_token(text: str) -> Secret:

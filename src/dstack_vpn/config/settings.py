@@ -73,6 +73,8 @@ class Settings:
     wireguard_private_key: PrivateKey | None
     key_file: Path | None
     """Where the key of our own making is kept, or will be; None: the key is not ours to make."""
+    key_from_agent: bool
+    """The dstack guest agent has the key; it is never on a disk."""
     exposed: tuple[str, ...]
     """Secrets that came by the environment, which more can read than their files."""
     contract_private_key: Secret | None

@@ -37,7 +37,8 @@ class ConfPeer:
 class WgConfig:
     """What a configuration file says."""
 
-    private_key: PrivateKey
+    private_key: PrivateKey | None
+    """None: it is kept off the disk, and has to be put in before wg-quick can use the file."""
     listen_port: int
     """0: none in particular."""
     addresses: frozenset[Cidr] = frozenset()
@@ -54,7 +55,9 @@ def render(config: WgConfig, private_key: str | None = None) -> str:
 
     Raises `FormatError` for a value that could break out of its line: nothing malformed is ever written.
     """
-    key = _key_text(config.private_key) if private_key is None else _check_line(private_key)
+    key = None if config.private_key is None else _key_text(config.private_key)
+    if private_key is not None and key is not None:
+        key = _check_line(private_key)
     sections = [_interface(config, key), *map(_peer, sorted(config.peers, key=_order))]
     return "\n".join("".join(f"{line}\n" for line in section) for section in sections)
 
@@ -63,9 +66,12 @@ def _order(peer: ConfPeer) -> tuple[bool, int, bytes]:
     return peer.token_id is None, peer.token_id or 0, peer.peer.public_key
 
 
-def _interface(config: WgConfig, private_key: str) -> Iterator[str]:
+def _interface(config: WgConfig, private_key: str | None) -> Iterator[str]:
     yield "[Interface]"
-    yield f"PrivateKey = {private_key}"
+    if private_key is None:
+        yield "# The private key is not kept on this disk."
+    else:
+        yield f"PrivateKey = {private_key}"
     if config.listen_port:
         yield f"ListenPort = {_check_number(config.listen_port)}"
     for address in _sorted(config.addresses):
@@ -225,10 +231,8 @@ def _located(section: _Section, read: Callable[[_Section], _T]) -> _T:
 
 def _read_interface(section: _Section, peers: tuple[ConfPeer, ...]) -> WgConfig:
     key = section.one("PrivateKey")
-    if key is None:
-        raise FormatError("PrivateKey is missing")
     return WgConfig(
-        PrivateKey.parse(key),
+        None if key is None else PrivateKey.parse(key),
         section.number("ListenPort") or 0,
         frozenset(map(_parse_address, section.many("Address"))),
         section.number("MTU"),

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -11,13 +12,14 @@ from dstack_vpn.adapters.chain.session import SessionSettings
 from dstack_vpn.adapters.contracts import by_name
 from dstack_vpn.adapters.doctor import chain, machine, peers
 from dstack_vpn.adapters.doctor.check import Check, Status, failed, passed, warned
+from dstack_vpn.adapters.keys.guest_agent import GuestAgent
 from dstack_vpn.config import Settings
 from dstack_vpn.core.access import AccessControl, Reason, own_problem
 from dstack_vpn.core.desired import PeerPolicy
 from dstack_vpn.core.model import DeviceState
 from dstack_vpn.core.node import Node
 from dstack_vpn.core.x25519 import derive
-from dstack_vpn.errors import DeviceError
+from dstack_vpn.errors import AgentError, DeviceError
 from dstack_vpn.wiring.node import address_plan, look_at_device, now
 
 PEERS: Final = 16
@@ -44,6 +46,8 @@ async def examine(settings: Settings, daemon: Daemon, tell: Callable[[Check], No
     host, port = settings.health_check_host, settings.health_check_port
     add(machine.http_port(host, port, running=bool(daemon)))
     add(await peers.resolves(_hosts(settings)))
+    settings, seen_key = await _key(settings)
+    add(*seen_key)
     found = await _endpoints(settings)
     add(*(endpoint.check for endpoint in found), chain.clock(found))
     access = _access(settings, found)
@@ -53,6 +57,19 @@ async def examine(settings: Settings, daemon: Daemon, tell: Callable[[Check], No
         for checks in await _peers(settings, access, daemon):
             add(*checks)
     return done
+
+
+async def _key(settings: Settings) -> tuple[Settings, Sequence[Check]]:
+    """The settings with the guest agent's key, where that is wanted."""
+    if not settings.key_from_agent:
+        return settings, ()
+    agent = GuestAgent(settings.dstack_simulator_endpoint)
+    try:
+        key = await agent.wireguard_key()
+    except AgentError as error:
+        return settings, [failed("guest agent", str(error), "mount its socket into the container")]
+    found = replace(settings, wireguard_private_key=key)
+    return found, [passed("guest agent", f"{agent.endpoint} derives our key")]
 
 
 async def _device(settings: Settings, daemon: Daemon) -> tuple[DeviceState | None, Check]:

@@ -6,13 +6,12 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 
 import structlog
 
-from dstack_vpn.adapters import keyfile, logs
+from dstack_vpn.adapters import logs
 from dstack_vpn.adapters.chain.pool import RpcPool
 from dstack_vpn.adapters.clock import SystemClock
 from dstack_vpn.adapters.contracts import by_name
@@ -46,6 +45,7 @@ from dstack_vpn.core.x25519 import derive
 from dstack_vpn.errors import ConfigError
 from dstack_vpn.ports import Link
 from dstack_vpn.wiring.firewall import gate
+from dstack_vpn.wiring.keys import with_key
 from dstack_vpn.wiring.ledger import auditor_of
 from dstack_vpn.wiring.names import serve_names
 from dstack_vpn.wiring.transports import Relays
@@ -183,6 +183,7 @@ def build(settings: Settings, link: Link, relays: Relays) -> Node:
         mtu=settings.mtu,
         facts=facts,
         clock=clock,
+        key_on_disk=not settings.key_from_agent,
     )
     state = ChainState(members, facts, clock, settings.sync_interval, asyncio.Queue(_CHANGES))
     chain = ChainLoop(chain_source(settings), state)
@@ -216,7 +217,7 @@ async def run(settings: Settings) -> None:
     """Run the daemon until SIGTERM or SIGINT; a second signal ends it at once."""
     logs.configure(settings.log_level, settings.log_levels, settings.log_format)
     lock(settings.state_dir)
-    settings = with_key(settings)
+    settings = await with_key(settings)
     logs.tell_exposed(settings.exposed)
     relays = Relays(settings)
     node = build(settings, late_link(settings), relays)
@@ -255,15 +256,6 @@ async def run(settings: Settings) -> None:
     await auditor.close()
     if guard is not None and not settings.keep_interface:
         await guard.stop()
-
-
-def with_key(settings: Settings) -> Settings:
-    """The settings with a key that is made now, where they ask for that; raises `DstackVpnError`."""
-    if settings.wireguard_private_key is not None or settings.key_file is None:
-        return settings
-    key = keyfile.make(settings.key_file)
-    _log.info("key.made", public_key=str(derive(key)), file=str(settings.key_file))
-    return replace(settings, wireguard_private_key=key)
 
 
 def _serve(view: NodeView, settings: Settings) -> Callable[[], Awaitable[None]]:

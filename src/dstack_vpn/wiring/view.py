@@ -46,6 +46,10 @@ class NodeView:
         """The verdict now."""
         return self._node.health.verdict()
 
+    def own_key(self) -> PublicKey:
+        """Our public key, as it is now."""
+        return self._node.tunnel.members.own_key
+
     # -- documents ------------------------------------------------------------------------------------
 
     async def stats(self) -> "Later":

@@ -1,7 +1,9 @@
 """A node's HTTP server: the API and the dashboard, for whom the settings let in."""
 
+from dstack_vpn.adapters.keys.guest_agent import GuestAgent
 from dstack_vpn.adapters.web.access import Policy
 from dstack_vpn.adapters.web.api import Api
+from dstack_vpn.adapters.web.attestation import Attestation
 from dstack_vpn.adapters.web.page import Page
 from dstack_vpn.adapters.web.server import HealthServer
 from dstack_vpn.config import Settings
@@ -20,6 +22,8 @@ async def serve_node(view: NodeView, settings: Settings) -> None:
     )
     api = Api(view, policy)
     address = settings.health_check_host, settings.health_check_port
-    server = HealthServer(*address, policy, view.health, [api, Page()])
+    agent = GuestAgent(settings.dstack_simulator_endpoint) if settings.key_from_agent else None
+    attestation = Attestation(view.own_key, None if agent is None else agent.attestation)
+    server = HealthServer(*address, policy, view.health, [api, Page(), attestation])
     view.web = server, api.streams
     await server.run()

@@ -2,6 +2,7 @@ import base64
 import contextlib
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -125,7 +126,6 @@ def test_peoples_edits_are_understood() -> None:
         ("MTU = 1420", "MTU = 99999", "line 1: configuration: expected a number"),
         ("MTU = 1420", "MTU = 1\nMTU = 2", "MTU is given more than once"),
         ("[Interface]", "MTU = 3\n[Interface]", "line 1: not a setting"),
-        ("PrivateKey = AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\n", "", "PrivateKey is missing"),
         ("PublicKey = AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI=\n", "", "line 9: PublicKey is missing"),
         (
             "AwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwM",
@@ -189,4 +189,13 @@ def test_wg_quick_understands_it(tmp_path: Path) -> None:
 
 
 def test_the_key_is_that_of_the_interface() -> None:
-    assert base64.b64encode(parse(EXAMPLE).private_key.reveal()).decode() in EXAMPLE
+    key = parse(EXAMPLE).private_key
+    assert key is not None
+    assert base64.b64encode(key.reveal()).decode() in EXAMPLE
+
+
+def test_a_key_that_is_kept_off_the_disk_is_not_written() -> None:
+    text = render(replace(parse(EXAMPLE), private_key=None))
+    assert "PrivateKey =" not in text
+    assert parse(text).private_key is None
+    assert "PrivateKey" not in render(parse(text), "***")

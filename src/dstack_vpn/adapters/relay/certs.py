@@ -1,6 +1,5 @@
 """The certificate of a relay that listens by TLS: from files, self-made, or from the dstack guest agent."""
 
-import json
 import os
 import socket
 import ssl
@@ -9,17 +8,15 @@ import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
 
 import structlog
 
 from dstack_vpn.adapters.clock import SystemClock
+from dstack_vpn.adapters.keys.guest_agent import GuestAgent
 from dstack_vpn.adapters.relay import tls
 from dstack_vpn.core.upstream import DSTACK, Listen
-from dstack_vpn.errors import RelayError
-
-if TYPE_CHECKING:
-    import aiohttp
+from dstack_vpn.errors import AgentError, RelayError
 
 _log = structlog.get_logger(component="relay")
 
@@ -28,9 +25,6 @@ SELF_MADE: Final = "relay-certificate.pem"
 VALID: Final = timedelta(days=3650)
 LOOK: Final = 1.0
 """Seconds between looks at whether the files have changed."""
-GUEST_AGENTS: Final = ("/var/run/dstack.sock", "/var/run/dstack/dstack.sock", "/run/dstack/dstack.sock")
-_ANSWER: Final = 1 << 20
-"""Bytes of the guest agent's answer at most."""
 _NAME: Final = "dstack-vpn relay"
 
 
@@ -180,43 +174,14 @@ def _write(path: Path, text: str) -> None:
 
 async def _from_guest_agent(endpoint: str | None, state_dir: Path) -> Path:
     """Ask the guest agent for a key and a certificate chain; they stay in the state directory."""
-    answer = await _ask(endpoint or next(filter(os.path.exists, GUEST_AGENTS), GUEST_AGENTS[0]))
+    request = {"subject": _NAME, "alt_names": [], "usage_ra_tls": False, "usage_server_auth": True}
+    try:
+        answer = await GuestAgent(endpoint).call("GetTlsKey", request)
+    except AgentError as error:
+        raise RelayError(f"cert=dstack: {error}") from error
     key, chain = answer.get("key"), answer.get("certificate_chain")
     if not isinstance(key, str) or not isinstance(chain, list) or not all(isinstance(c, str) for c in chain):
         raise RelayError("cert=dstack: the guest agent's answer has no key and certificate_chain")
     path = state_dir / "relay-dstack.pem"
     _write(path, "\n".join([key, *chain]) + "\n")
     return path
-
-
-async def _limited(content: "aiohttp.StreamReader") -> bytes:
-    """A body of bounded size; raises `ValueError`."""
-    body = b""
-    async for chunk in content.iter_any():
-        body += chunk
-        if len(body) > _ANSWER:
-            raise ValueError(f"its answer has more than {_ANSWER} bytes")
-    return body
-
-
-async def _ask(endpoint: str) -> dict[str, Any]:
-    """GetTlsKey of the dstack guest agent (Dstack-TEE/dstack, guest-agent/rpc)."""
-    import aiohttp
-
-    local = endpoint.startswith("/")
-    connector = aiohttp.UnixConnector(endpoint) if local else None
-    url = ("http://localhost" if local else endpoint.rstrip("/")) + "/GetTlsKey"
-    request = {"subject": _NAME, "alt_names": [], "usage_ra_tls": False, "usage_server_auth": True}
-    timeout = aiohttp.ClientTimeout(total=10)
-    try:
-        async with (
-            aiohttp.ClientSession(connector=connector, timeout=timeout) as session,
-            session.post(url, json=request) as response,
-        ):
-            response.raise_for_status()
-            answer = json.loads(await _limited(response.content))
-    except (aiohttp.ClientError, OSError, ValueError) as error:
-        raise RelayError(f"cert=dstack: the guest agent at {endpoint} does not answer: {error}") from error
-    if not isinstance(answer, dict):
-        raise RelayError("cert=dstack: the guest agent's answer is no JSON object")
-    return answer

@@ -123,6 +123,16 @@ _SCHEMAS: Final[Schema] = {
     "Event": _EVENT,
     "Health": _HEALTH,
     "Stats": _STATS,
+    "Attestation": _object(
+        public_key={"type": "string", "pattern": _KEY},
+        report_data={"type": "string", "pattern": "^[0-9a-f]{128}$"},
+        quote={"type": "string", "description": "hexadecimal"},
+        event_log={"type": "string", "description": "JSON, as the guest agent has it"},
+        vm_config=_TEXT,
+        app_id=_TEXT,
+        instance_id=_TEXT,
+        compose_hash=_TEXT,
+    ),
     "Version": _object(version=_TEXT, python=_TEXT, api=_TEXT),
     "Problem": _object(error=_TEXT),
 }
@@ -237,6 +247,11 @@ def _paths() -> Schema:
             _parameter("Last-Event-ID", _TEXT, "go on after this event", where="header"),
         ),
         "/metrics": _get("Metrics for Prometheus to scrape", text),
+        "/attestation": _get(
+            "Is this node's key that of a measured machine",
+            _json("Attestation", "a TDX quote over the public key; docs/trust.md says what it is worth"),
+            more=("404",),
+        ),
         "/version": _get("Which version this is", _json("Version", "of the daemon")),
         "/openapi.json": _get(
             "This very document",

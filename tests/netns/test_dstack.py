@@ -1,0 +1,68 @@
+"""A node whose key is the guest agent's: a real daemon and tunnel, and an attestation that can be checked."""
+
+import base64
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.guest_agent import Agent, serving
+from tests.quotes import NOW
+
+from dstack_vpn.adapters.attest.verify import Expected, verify
+from dstack_vpn.adapters.keys.guest_agent import GuestAgent
+from dstack_vpn.cli.demo.lab import Lab
+
+pytestmark = [pytest.mark.netns, pytest.mark.anvil]
+
+
+async def test_a_derived_key_carries_a_tunnel_and_is_on_no_disk(empty_lab: Lab, tmp_path: Path) -> None:
+    agent = Agent()
+    with serving(agent, tmp_path) as path:
+        a, b = empty_lab.add_node("a"), empty_lab.add_node("b")
+        a.key = await GuestAgent(path).wireguard_key()
+        for node in (a, b):
+            empty_lab.mint(node)
+            empty_lab.set_endpoint(node)
+        settings = {"WIREGUARD_PRIVATE_KEY": "dstack", "WIREGUARD_PRIVATE_KEY_FILE": ""}
+        a.start(**settings, DSTACK_SIMULATOR_ENDPOINT=path)
+        b.start()
+        for node in (a, b):
+            node.wait_ready()
+        a.wait_reaches(b.address)
+
+        said = a.get("/attestation")
+        assert said["public_key"] == str(a.public_key)
+        found = verify(
+            said["quote"],
+            said["event_log"],
+            a.public_key,
+            expected=Expected(instance_id=agent.instance_id),
+            now=NOW,
+            root=agent.authority.anchor,
+        )
+        assert found.valid, found
+        # To anybody else it is what it is: signed, but not by Intel.
+        verdict = _verify(json.dumps(said), "--public-key", str(a.public_key), "--json")
+        assert verdict.returncode == 1
+        problems = {name: text for name, text in json.loads(verdict.stdout)["checks"].items() if text}
+        assert problems == {"Intel's root certifies the processor": "the chain does not end at Intel's root"}
+        assert "it has no attestation" in b.fetch("127.0.0.1", 8080, "/attestation")
+        assert a.stop() == 0
+    secret = a.key.reveal()
+    a.key_file.unlink()
+    for file in (f for f in a.home.rglob("*") if f.is_file()):
+        content = file.read_bytes()
+        assert secret not in content
+        assert secret.hex().encode() not in content
+        assert base64.b64encode(secret) not in content, file
+
+
+def _verify(document: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = (sys.executable, "-m", "dstack_vpn", "attest", "verify", *arguments)
+    environment = {"PATH": os.environ["PATH"]}  # noqa: TID251  # the child's
+    return subprocess.run(
+        command, input=document, env=environment, capture_output=True, text=True, check=False
+    )

@@ -1,0 +1,82 @@
+"""The guest agent's keys and quotes, and what it may not get away with."""
+
+from pathlib import Path
+
+import pytest
+from tests.guest_agent import Agent, serving
+from tests.quotes import NOW
+
+from dstack_vpn.adapters.attest.verify import Expected, verify
+from dstack_vpn.adapters.keys.guest_agent import GuestAgent
+from dstack_vpn.core.attestation import report_data
+from dstack_vpn.core.keys import PrivateKey
+from dstack_vpn.core.x25519 import derive
+from dstack_vpn.errors import AgentError
+
+
+async def test_a_key_is_the_same_at_each_start_and_each_instances_own(tmp_path: Path) -> None:
+    agent = Agent()
+    with serving(agent, tmp_path) as path:
+        first = await GuestAgent(path).wireguard_key()
+        again = await GuestAgent(path).wireguard_key()
+        agent.instance_id = "44" * 20
+        replica = await GuestAgent(path).wireguard_key()
+    assert first.reveal() == again.reveal()
+    assert derive(replica) != derive(first)
+    key = first.reveal()
+    # RFC 7748, 5: the bits that are always set and always clear.
+    assert (key[0] & 7, key[31] & 0xC0) == (0, 0x40)
+    assert ("GetKey", {"path": "dstack-vpn/wireguard/" + "33" * 20, "purpose": "wireguard"}) in agent.asked
+
+
+async def test_its_attestation_can_be_checked(tmp_path: Path) -> None:
+    agent = Agent()
+    with serving(agent, tmp_path) as path:
+        client = GuestAgent(path)
+        key = derive(await client.wireguard_key())
+        said = await client.attestation(key)
+    assert said["report_data"] == report_data(key).hex()
+    expected = Expected(said["compose_hash"], said["app_id"], said["instance_id"])
+    finding = verify(
+        said["quote"], said["event_log"], key, expected=expected, now=NOW, root=agent.authority.anchor
+    )
+    assert finding.valid, finding
+
+
+@pytest.mark.parametrize(
+    ("method", "answer", "problem"),
+    [
+        ("Info", {"app_id": "x"}, "names no instance id"),
+        ("Info", {"instance_id": "../../other"}, "names no instance id"),
+        ("Info", {"instance_id": ""}, "names no instance id"),
+        ("GetKey", {}, "not one of 32 bytes"),
+        ("GetKey", {"key": "ab" * 31}, "not one of 32 bytes"),
+        ("GetKey", {"key": "00" * 32}, "not one of 32 bytes"),
+        ("GetKey", {"key": 7}, "not one of 32 bytes"),
+        ("GetKey", [], "no JSON object"),
+        ("GetKey", b"<html>", "does not answer GetKey"),
+        ("GetKey", b" " * (1 << 21), "does not answer GetKey"),
+    ],
+)
+async def test_what_is_no_key_is_refused_and_not_shown(
+    method: str, answer: object, problem: str, tmp_path: Path
+) -> None:
+    agent = Agent(replace={method: answer})
+    with serving(agent, tmp_path) as path, pytest.raises(AgentError, match=problem) as raised:
+        await GuestAgent(path).wireguard_key()
+    assert "abab" not in str(raised.value)
+
+
+async def test_an_agent_without_a_quote_or_without_a_socket_is_named(tmp_path: Path) -> None:
+    key = derive(await _key(tmp_path))
+    agent = Agent(replace={"GetQuote": {"quote": "xyz"}})
+    with serving(agent, tmp_path / "other") as path, pytest.raises(AgentError, match="has no quote"):
+        await GuestAgent(path).attestation(key)
+    with pytest.raises(AgentError, match=r"no\.sock does not answer Info"):
+        await GuestAgent(str(tmp_path / "no.sock")).wireguard_key()
+
+
+async def _key(folder: Path) -> PrivateKey:
+    (folder / "other").mkdir()
+    with serving(Agent(), folder) as path:
+        return await GuestAgent(path).wireguard_key()
