@@ -170,6 +170,8 @@ def _gather(
         text = environment.get(option.name) or flags.get(option.key) or file.get(option.key)
         if option.secret:
             path = environment.get(f"{option.name}_FILE") or file.get(f"{option.key}_file")
+            if text == parsers.GENERATE and path:
+                text = None  # an image or a compose file may ask for one, where there is no other
             if text and path:
                 problems.append(f"{option.name} and {option.name}_FILE are both set: keep one")
             elif path:
