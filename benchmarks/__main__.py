@@ -3,7 +3,8 @@
 A name stands also for all that begin with it and a dash: ``relay`` is everything about the relay.
 
 Absolute times belong to the machine and its load; quote medians and ratios of one run. Needs root, anvil and
-wireguard-go (`scripts/setup test`), and for the relay also Mullvad's programs and a C compiler.
+wireguard-go (`scripts/setup test`), for the containers Docker, and for the relay also Mullvad's programs and
+a C compiler.
 """
 
 import asyncio
@@ -15,7 +16,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks import api, disturbance, events, relay, starts
+from benchmarks import api, containers, disturbance, events, relay, starts
 from benchmarks.harness import NotMeasurableError, cores
 
 RESULTS: Final = Path(__file__).parent / "results.json"
@@ -30,6 +31,7 @@ ALL: Final[dict[str, Callable[[], Awaitable[Figures] | Figures]]] = {
     "cold-10000": starts.cold,
     "disturbance": disturbance.disturbance,
     **api.ALL,
+    **containers.ALL,
     **relay.ALL,
 }
 

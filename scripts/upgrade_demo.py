@@ -16,6 +16,8 @@ from typing import Final
 from scripts.stack import IMAGE, Stack, docker, running, wait_healthy
 
 NEXT: Final = "dstack-vpn/wireguard:next"
+FILES_PLAIN: Final = ("docker-compose.yml",)
+FILES_KEPT: Final = ("docker-compose.yml", "deploy/compose.keep-interface.yml")
 INTERVAL: Final = "0.01"
 _PROBE: Final = ("/usr/bin/python3", "/usr/local/lib/dstack-vpn-demo/probe.py")
 _SETTLE: Final = 2.0
@@ -62,16 +64,21 @@ def upgrade(files: tuple[str, ...], name: str) -> dict[str, float]:
     return result
 
 
+def build_next() -> None:
+    """Another image of the same, to change to."""
+    build = ("build", "-q", "-f", "docker/Dockerfile", "--target", "wireguard", "--build-arg", "VERSION=next")
+    docker(*build, "-t", NEXT, ".")
+
+
 def main() -> int:
     """Returns the exit code: 1 where more was lost than is promised."""
     Stack("dstack-vpn").compose("build", "-q")
-    build = ("build", "-q", "-f", "docker/Dockerfile", "--target", "wireguard", "--build-arg", "VERSION=next")
-    docker(*build, "-t", NEXT, ".")
+    build_next()
     print(f"{IMAGE} is replaced by {NEXT}; a datagram every 10 ms\n")
     print(f"{'':<34}{'sent':>6}{'lost':>6}{'longest gap':>14}{'healthy after':>16}")
-    plain = upgrade(("docker-compose.yml",), "plain")
+    plain = upgrade(FILES_PLAIN, "plain")
     show("plain: the interface is new", plain)
-    kept = upgrade(("docker-compose.yml", "deploy/compose.keep-interface.yml"), "kept")
+    kept = upgrade(FILES_KEPT, "kept")
     show("KEEP_INTERFACE=1, long-lived", kept)
     return 0 if plain["gap"] <= 2.0 and kept["lost"] == 0 else 1
 

@@ -1,0 +1,126 @@
+"""The containers: sizes, `docker run` to healthy, stopping, memory, and what an upgrade loses.
+
+Needs the images (`docker compose build`, after `scripts/setup-docker`). Runs on the compose stack's internal
+networks.
+"""
+
+import itertools
+import json
+import os
+import time
+from statistics import median
+from typing import Any, Final
+
+from scripts.stack import IMAGE, Stack, docker, inspect, running, wait_for
+from scripts.upgrade_demo import FILES_KEPT, FILES_PLAIN, build_next, upgrade
+
+from benchmarks.harness import NotMeasurableError
+
+RUNS: Final = 5
+PEERS: Final = 100
+BASE: Final = "debian:trixie-slim"
+IMAGES: Final = ("wireguard", "mullvad-proxy", "net", "admin", "devchain")
+PYTHON: Final = "/opt/dstack-vpn/bin/python"
+_MINT: Final = """
+import secrets, sys
+from dstack_vpn.adapters.contracts import calls
+from dstack_vpn.cli.dev import DevChain
+from dstack_vpn.core.keys import PublicKey
+chain = DevChain("http://127.0.0.1:8545")
+for number in range(int(sys.argv[1])):
+    data = calls.mint(chain.owner(), f"bench-{number}", PublicKey(secrets.token_bytes(32)))
+    chain.send("0x5fbdb2315678afecb367f032d93f642f64180aa3", data)
+"""
+_FLOWS: Final = """
+import socket, sys
+sockets = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(int(sys.argv[1]))]
+for s in sockets:
+    s.sendto(bytes(32), ("proxy-b", 51821))
+"""
+
+
+def sizes() -> dict[str, Any]:
+    """Megabytes (10^6 bytes) that each image adds to the base, uncompressed, and its layers."""
+    if docker("image", "inspect", IMAGE, check=False).startswith("[]"):
+        raise NotMeasurableError("the images are missing: scripts/setup-docker, docker compose build")
+    base = inspect(BASE)["Size"]
+    found: dict[str, Any] = {"base_mb": round(base / 1e6, 1)}
+    for name in IMAGES:
+        image = f"dstack-vpn/{name}:local"
+        if name == "admin":
+            docker("build", "-q", "-f", "docker/Dockerfile", "--target", "admin", "-t", image, ".")
+        found[name] = round((inspect(image)["Size"] - base) / 1e6, 1)
+    return found
+
+
+def life() -> dict[str, Any]:
+    """`docker run` to healthy and `docker stop` of a node in seconds; memory of both in MB (2^20)."""
+    with running(Stack(f"dvpn-bench-{os.getpid()}"), build=False) as stack:
+        found: dict[str, Any] = _starts(stack)
+        found["node_idle_mb"], found["proxy_idle_mb"] = _memory(stack, "node-a"), _memory(stack, "proxy-b")
+        stack.exec("devchain", PYTHON, "-c", _MINT, str(PEERS))
+        wait_for("all peers", lambda: len(stack.status("node-a")["stats"]["peers"]) > PEERS)
+        stack.exec("client", "/usr/bin/python3", "-c", _FLOWS, str(PEERS))
+        time.sleep(3.0)
+        found["node_100_peers_mb"] = _memory(stack, "node-a")
+        found["proxy_100_flows_mb"] = _memory(stack, "proxy-b")
+    return found
+
+
+def upgrades() -> dict[str, Any]:
+    """What an upgrade loses, of a datagram every 10 ms, in both ways."""
+    build_next()
+    return {"plain": upgrade(FILES_PLAIN, "plain"), "kept": upgrade(FILES_KEPT, "kept")}
+
+
+def _starts(stack: Stack) -> dict[str, float]:
+    """A node with a key of its own and nothing stored, on the stack's networks."""
+    options = (
+        *("--cap-drop", "ALL", "--cap-add", "NET_ADMIN", "--device", "/dev/net/tun", "--read-only"),
+        *("--tmpfs", "/run/wireguard", "--network", f"{stack.project}_control"),
+        *("-e", "NETWORK=local", "-e", "RPC_URL=ws://devchain:8545", "-e", "WIREGUARD_PRIVATE_KEY=generate"),
+    )
+    healthy, ready, stopped = [], [], []
+    for number in range(RUNS):
+        name = f"{stack.project}-{number}"
+        began, clock = time.monotonic(), time.time()  # noqa: TID251 - compared with the engine's time stamps
+        docker("run", "-d", "--name", name, *options, IMAGE)
+        try:
+            wait_for("healthy", lambda n=name: _is_healthy(n), pause=0.02)  # type: ignore[misc]
+            healthy.append(time.monotonic() - began)
+            ready.append(_ready_at(name) - clock)
+            began = time.monotonic()
+            docker("stop", "-t", "10", name)
+            stopped.append(time.monotonic() - began)
+        finally:
+            docker("rm", "-f", "-v", name, check=False)
+    return {
+        "run_to_tunnel_s": round(median(ready), 2),
+        "run_to_healthy_s": round(median(healthy), 2),
+        "stop_s": round(median(stopped), 2),
+    }
+
+
+def _is_healthy(name: str) -> bool:
+    return bool(inspect(name)["State"]["Health"]["Status"] == "healthy")
+
+
+def _ready_at(name: str) -> float:
+    from datetime import datetime
+
+    for line in docker("logs", name, check=False).splitlines():
+        entry = json.loads(line) if line.startswith("{") else {}
+        if entry.get("event") == "device.up":
+            return datetime.fromisoformat(entry["timestamp"]).timestamp()
+    raise NotMeasurableError("the log does not say when the tunnel was up")
+
+
+def _memory(stack: Stack, service: str) -> float:
+    """Resident memory of the container's processes, without page cache and health checks: MB (2^20)."""
+    container = stack.container(service)
+    processes = docker("top", container, "-eo", "pid,rss,args").splitlines()[1:]
+    wanted = itertools.filterfalse(lambda line: "healthcheck" in line, processes)
+    return round(sum(int(line.split()[1]) for line in wanted) / 1024, 1)
+
+
+ALL: Final = {"containers-sizes": sizes, "containers-life": life, "containers-upgrade": upgrades}
