@@ -46,6 +46,13 @@ GROUPS = {
     ),
 }
 """How .env.example is ordered."""
+COMPOSE = """
+# -- what deploy/compose.production.yml needs besides; no settings of the daemon --
+
+# The images, each by a tag and its digest.
+#DSTACK_VPN_IMAGE=registry.example.org/dstack-vpn/wireguard:0.1.0@sha256:DIGEST
+#DSTACK_VPN_NET_IMAGE=registry.example.org/dstack-vpn/net:0.1.0@sha256:DIGEST
+"""
 ENV_HEAD = """\
 # Made by scripts/generate_docs.py from the table of settings: change that, then run `make docs`.
 # Copy this to .env and take away the number sign of what you set; docs/configuration.md says more.
@@ -124,7 +131,7 @@ def example() -> str:
     parts = [ENV_HEAD]
     for title, names in GROUPS.items():
         parts += [f"\n# -- {title} --\n", *(entry(known[name]) for name in names)]
-    return "".join(parts)
+    return "".join([*parts, COMPOSE])
 
 
 def entry(option: Option) -> str:
