@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, ParamSpec, TypeVar
 
+from dstack_vpn.adapters.store.advice import advice
 from dstack_vpn.errors import StoreError
 
 _P = ParamSpec("_P")
@@ -138,4 +139,4 @@ def _translated(work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> 
     try:
         return work(*args, **kwargs)
     except (OSError, UnicodeDecodeError) as error:
-        raise StoreError(str(error)) from error
+        raise StoreError(f"{error}{advice(error)}") from error

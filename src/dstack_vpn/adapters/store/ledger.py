@@ -12,6 +12,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final
 
+from dstack_vpn.adapters.store.advice import advice
 from dstack_vpn.core.ledger import ORIGIN, Anchor, Note, Record, check, seal
 from dstack_vpn.errors import StoreError
 
@@ -100,7 +101,7 @@ class SqliteLedger:
                 connection.executescript(_SCHEMA)
                 yield connection
         except (sqlite3.Error, OSError) as error:
-            raise StoreError(f"{self._path}: {error}") from error
+            raise StoreError(f"{self._path}: {error}{advice(error)}") from error
 
 
 @contextmanager

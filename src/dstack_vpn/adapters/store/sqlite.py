@@ -5,8 +5,6 @@ above it, and where we stood. The chain is the truth; a damaged file is therefor
 """
 
 import asyncio
-import errno
-import os
 import sqlite3
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +13,7 @@ from typing import Final, TypeVar
 
 import structlog
 
+from dstack_vpn.adapters.store.advice import advice
 from dstack_vpn.adapters.store.records import dump_event, dump_node, load_event, load_node
 from dstack_vpn.core.events import LoggedEvent
 from dstack_vpn.core.model import BlockRef, ChainIdentity
@@ -82,7 +81,7 @@ class SqliteStore:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, work)
         except (sqlite3.Error, OSError, OverflowError) as error:  # its integers have 63 bits
-            raise StoreError(f"{self._path}: {error}{_advice(error)}") from error
+            raise StoreError(f"{self._path}: {error}{advice(error)}") from error
 
     # -- in the thread --------------------------------------------------------------------------------
 
@@ -178,20 +177,6 @@ class SqliteStore:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
-
-
-_ADVICE: Final = {
-    "disk is full": ": free some space in STATE_DIR; the tunnel goes on without",
-    "readonly": ": STATE_DIR must be writable; the tunnel goes on without",
-    "unable to open": ": STATE_DIR must be a directory that we may write to; the tunnel goes on without",
-    os.strerror(errno.EROFS): ": mount STATE_DIR writable; the tunnel goes on without",
-    os.strerror(errno.ENOSPC): ": free some space in STATE_DIR; the tunnel goes on without",
-}
-"""What to do, by what SQLite or the system says."""
-
-
-def _advice(error: Exception) -> str:
-    return next((advice for sign, advice in _ADVICE.items() if sign in str(error)), "")
 
 
 def _prepare(connection: sqlite3.Connection) -> None:
