@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks import api, containers, disturbance, events, relay, starts
+from benchmarks import api, containers, disturbance, events, quorum, relay, starts
 from benchmarks.harness import NotMeasurableError, cores
 
 RESULTS: Final = Path(__file__).parent / "results.json"
@@ -32,6 +32,7 @@ ALL: Final[dict[str, Callable[[], Awaitable[Figures] | Figures]]] = {
     "disturbance": disturbance.disturbance,
     **api.ALL,
     **containers.ALL,
+    **quorum.ALL,
     **relay.ALL,
 }
 

@@ -97,6 +97,7 @@ MEANINGS: Final[Mapping[str, tuple[str, str]]] = {
     ),
     "key.derived": ("The dstack guest agent has derived our WireGuard key.", NOTHING),
     "key.made": ("A WireGuard key was made; its public key is to be registered.", "`node register`."),
+    "node.hardened": ("Which of core dumps, debuggers and swap are kept away from the memory.", NOTHING),
     "members.isolated": (
         "No endpoint has confirmed the members for MAX_STALENESS: all peers are out (STALE_POLICY=isolate).",
         "Bring an endpoint back.",

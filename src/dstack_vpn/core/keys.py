@@ -53,7 +53,7 @@ class PrivateKey:
     def __init__(self, raw: bytes) -> None:
         if len(raw) != KEY_LENGTH:
             raise FormatError(f"a WireGuard key has {KEY_LENGTH} bytes, not {len(raw)}")
-        self.__raw = bytes(raw)
+        self.__raw = bytearray(raw)
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -62,13 +62,17 @@ class PrivateKey:
 
     def reveal(self) -> bytes:
         """The 32 secret bytes, for the device and for key derivation only."""
-        return self.__raw
+        return bytes(self.__raw)
+
+    def wipe(self) -> None:
+        """Overwrite the bytes that this object holds; copies that `reveal` gave out are beyond its reach."""
+        self.__raw[:] = bytes(KEY_LENGTH)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, PrivateKey) and self.__raw == other.__raw
 
     def __hash__(self) -> int:
-        return hash(self.__raw)
+        return hash(bytes(self.__raw))
 
     def __repr__(self) -> str:
         return "PrivateKey(***)"

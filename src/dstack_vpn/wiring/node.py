@@ -17,6 +17,7 @@ from dstack_vpn.adapters.clock import SystemClock
 from dstack_vpn.adapters.contracts import by_name
 from dstack_vpn.adapters.device.backend import choose_backend, make_link
 from dstack_vpn.adapters.device.late import LateLink
+from dstack_vpn.adapters.hardening import harden
 from dstack_vpn.adapters.relay.sockets import can_send
 from dstack_vpn.adapters.resolver import SystemResolver
 from dstack_vpn.adapters.store.archive import FileArchive
@@ -216,6 +217,7 @@ def build(settings: Settings, link: Link, relays: Relays) -> Node:
 async def run(settings: Settings) -> None:
     """Run the daemon until SIGTERM or SIGINT; a second signal ends it at once."""
     logs.configure(settings.log_level, settings.log_levels, settings.log_format)
+    harden()
     lock(settings.state_dir)
     settings = await with_key(settings)
     logs.tell_exposed(settings.exposed)
@@ -253,6 +255,7 @@ async def run(settings: Settings) -> None:
     if guard is not None:
         services["firewall"] = guard.run
     await node.run(stop, services)
+    node.tunnel.private_key.wipe()
     await auditor.close()
     if guard is not None and not settings.keep_interface:
         await guard.stop()
