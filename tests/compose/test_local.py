@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from scripts.stack import Stack, docker, documents, health, inspect, wait_for, wait_healthy
+from scripts.stack import DockerError, Stack, docker, documents, health, inspect, wait_for, wait_healthy
 
 NET_ADMIN = 1 << 12
 ALLOWED = {"node-a": NET_ADMIN, "node-b": NET_ADMIN}
@@ -119,3 +119,43 @@ def test_stopping_a_node_takes_the_interface_away(stack: Stack) -> None:
     finally:
         docker("start", node)
         wait_healthy(node)
+
+
+CONNECT = (
+    "import socket, sys; s = socket.socket(); s.settimeout(3);"
+    "sys.exit(0 if s.connect_ex((sys.argv[1], int(sys.argv[2]))) == 0 else 1)"
+)
+
+
+def test_the_chain_is_on_the_control_network_alone(stack: Stack) -> None:
+    networks = inspect(stack.container("devchain"))["NetworkSettings"]["Networks"]
+    (address,) = (network["IPAddress"] for network in networks.values())
+    stack.exec("node-a", "/usr/bin/python3", "-c", CONNECT, address, "8545")
+    for service in ("proxy-a", "proxy-b"):
+        with pytest.raises(DockerError):
+            stack.exec(service, "/usr/bin/python3", "-c", CONNECT, address, "8545")
+
+
+def test_a_nodes_http_is_on_no_network(stack: Stack) -> None:
+    networks = inspect(stack.container("net-a"))["NetworkSettings"]["Networks"]
+    for network in networks.values():
+        with pytest.raises(DockerError):
+            stack.exec("node-b", "/usr/bin/python3", "-c", CONNECT, network["IPAddress"], "8080")
+    with pytest.raises(DockerError):
+        stack.exec("client", "/usr/bin/python3", "-c", CONNECT, "10.77.0.2", "8080")
+    stack.exec("client", "/usr/bin/python3", "-c", CONNECT, "10.77.0.2", "80")
+
+
+def test_the_web_server_is_reached_over_the_vpn_alone(stack: Stack) -> None:
+    networks = inspect(stack.container("net-a"))["NetworkSettings"]["Networks"]
+    for network in networks.values():
+        with pytest.raises(DockerError):
+            stack.exec("node-b", "/usr/bin/python3", "-c", CONNECT, network["IPAddress"], "80")
+
+
+def test_every_network_is_internal(stack: Stack) -> None:
+    names = docker(
+        "network", "ls", "-q", "--filter", f"label=com.docker.compose.project={stack.project}"
+    ).split()
+    assert len(names) == 4
+    assert all(inspect(name)["Internal"] for name in names)
