@@ -83,9 +83,8 @@ def _starts(stack: Stack) -> dict[str, float]:
     finally:
         stack.down()
     names = ("run_to_tunnel_s", "run_to_healthy_s", "stop_s")
-    return {
-        name: round(median(values), 2) for name, values in zip(names, zip(*lives, strict=True), strict=True)
-    }
+    kinds = zip(*lives, strict=True)
+    return {name: round(median(values), 2) for name, values in zip(names, kinds, strict=True)}
 
 
 def _live(stack: Stack, name: str) -> tuple[float, float, float]:
