@@ -17,6 +17,7 @@ What this codec makes sure of:
 
 import errno
 import os
+import re
 from collections.abc import Iterator, Sequence
 from typing import Final
 
@@ -90,6 +91,8 @@ def encode_listen_port(port: int) -> bytes:
 
 # -- answers ------------------------------------------------------------------------------------------
 
+_ERRNO: Final = re.compile(rb"-?[0-9]{1,9}")
+"""Nothing larger than what `os.strerror` takes."""
 _SENTENCES: Final = {
     errno.EADDRINUSE: "the UDP port is in use by another program",
     errno.EINVAL: "the device refused a value",
@@ -101,7 +104,7 @@ _SENTENCES: Final = {
 def parse_status(answer: bytes) -> int:
     """The errno (0 or positive) that an answer to ``set=1`` carries; raises `DeviceError` for nonsense."""
     name, _, value = answer.strip().rpartition(b"\n")[2].partition(b"=")
-    if name != b"errno" or not value.lstrip(b"-").isdigit():
+    if name != b"errno" or not _ERRNO.fullmatch(value):
         raise DeviceError("the WireGuard device gave an answer that is none")
     return abs(int(value))
 
@@ -147,7 +150,7 @@ class GetParser:
             self._public_key = derive(PrivateKey(bytes.fromhex(value)))
         elif name == "errno":
             self._end_peer()
-            self._errno = abs(int(value))
+            self._errno = parse_status(line.encode("ascii"))
         elif name != "preshared_key":
             self._fields[name] = value
 

@@ -163,7 +163,7 @@ class DumpParser:
         try:
             for kind, value in parse_generic(payload):
                 self._take(kind, value)
-        except (struct.error, ValueError, KeyError, OSError) as error:
+        except (struct.error, ValueError, LookupError, OSError) as error:
             raise DeviceError("the kernel described the WireGuard device in an unknown way") from error
 
     def _take(self, kind: int, value: memoryview) -> None:

@@ -169,3 +169,12 @@ def test_an_answer_that_is_none_is_refused(answer: bytes) -> None:
 def test_a_refusal_is_a_sentence() -> None:
     assert str(uapi.refusal(98)) == "WireGuard: the UDP port is in use by another program (errno 98)"
     assert "errno 1" in str(uapi.refusal(1))
+
+
+@pytest.mark.parametrize("errno", [b"--5", b"5-", b"9" * 30, b"9" * 5000])
+def test_an_errno_that_is_no_number_of_an_errno_is_refused(errno: bytes) -> None:
+    with pytest.raises(DeviceError):
+        uapi.parse_status(b"errno=%b\n\n" % errno)
+    parser = uapi.GetParser()
+    with pytest.raises(DeviceError):
+        parser.feed(b"errno=%b\n\n" % errno)
