@@ -95,6 +95,12 @@ MEANINGS: Final[Mapping[str, tuple[str, str]]] = {
         "The dstack guest agent does not answer yet; it is asked again.",
         "Mount its socket.",
     ),
+    "key.changed": ("The registry has the key that waited here: it is ours from now on.", NOTHING),
+    "key.change_failed": (
+        "The device or the disk did not take our new key; it is tried again.",
+        "If that goes on: look at STATE_DIR and the interface.",
+    ),
+    "key.unreadable": ("A key that waits in STATE_DIR can't be read.", "`node rotate-key` makes another."),
     "key.derived": ("The dstack guest agent has derived our WireGuard key.", NOTHING),
     "key.made": ("A WireGuard key was made; its public key is to be registered.", "`node register`."),
     "node.hardened": ("Which of core dumps, debuggers and swap are kept away from the memory.", NOTHING),

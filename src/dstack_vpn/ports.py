@@ -353,6 +353,19 @@ class ConfigArchive(Protocol):
         """The text of the pinned backup; None without a pin. Raises `StoreError`."""
 
 
+class KeyRing(Protocol):
+    """Our own keys beside the one in use: the next one, and the one before."""
+
+    def others(self) -> Mapping[PublicKey, PrivateKey]:
+        """Those that we could take; raises nothing."""
+
+    def use(self, key: PublicKey) -> None:
+        """Have one of them be the key in use, and keep the present one; raises `StoreError`."""
+
+    def settle(self) -> None:
+        """The change can't be undone any more: forget the key before."""
+
+
 class Resolver(Protocol):
     """Host names to addresses."""
 

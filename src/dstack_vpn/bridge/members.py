@@ -56,6 +56,8 @@ class Members:
     """Told when there may be tokens that other endpoints have to be asked about."""
     own_changed: Callable[[], None] = field(default=lambda: None)
     """Told when our own token, and with it our address, has become another."""
+    rekey: Callable[[AccessControl, float], PublicKey | None] = field(default=lambda access, now: None)
+    """Asked for another key of ours that the registry names, when ours is not in force."""
     announce: Announce = nobody
     membership: Membership = field(init=False)
     causes: dict[TokenId, str] = field(default_factory=dict, init=False)
@@ -149,6 +151,7 @@ class Members:
         for logged in (*advanced.dropped, *advanced.added):
             if not isinstance(logged.event, Observed | OwnerKeyUpdated):
                 self.causes[logged.event.token_id] = f"{logged.block_number}-{logged.log_index}"
+        self._take_key()
         self._follow(advanced.tokens)
         keys = keys_of(advanced.tokens, before, after)
         self._report(before, after, advanced.tokens)
@@ -170,6 +173,7 @@ class Members:
         self._report(self._seen, self.follower.registry, self.follower.registry.nodes)
         gone = self._seen.nodes.keys() - self.follower.registry.nodes.keys()
         self._seen = self.follower.registry
+        self._take_key()
         self._follow([*self._seen.nodes, *gone])
         self._hand_on(self.membership.rebuild(self.access, self.clock.now()), seen)
         self.judge_own()
@@ -235,6 +239,12 @@ class Members:
                 _log.info("membership.ok", node=self.own_node_id)
             else:
                 _log.warning("membership.problem", problem=problem)
+
+    def _take_key(self) -> None:
+        """Where the registry has another key of ours for us by now, that is our key."""
+        now = self.clock.now()
+        if self.own_node is None and (key := self.rekey(self.access, now)) is not None:
+            self.own_key = key
 
     # -- helpers --------------------------------------------------------------------------------------
 

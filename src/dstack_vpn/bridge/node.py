@@ -8,6 +8,7 @@
     link        keep addresses, routes and the up state                   (tunnel)
     names       resolve peers' host names                                 (endpoints)
     transports  choose between UDP and relays                             (transports)
+    key         take another key of ours when the registry has it         (rotation)
     clock       end access that expires, ask for a repair every audit     (here)
     health      notice what has become of it                              (watch)
     store       write the registry down                                   (recorder)
@@ -32,6 +33,7 @@ from dstack_vpn.bridge.greeter import Greeter
 from dstack_vpn.bridge.journal import Journal
 from dstack_vpn.bridge.reconciler import Reconciler
 from dstack_vpn.bridge.recorder import Recorder
+from dstack_vpn.bridge.rotation import Rotation
 from dstack_vpn.bridge.tally import Tally
 from dstack_vpn.bridge.transports import Transports
 from dstack_vpn.bridge.tunnel import Tunnel
@@ -68,6 +70,8 @@ class Node:
     """Chain id and contract that the settings name; a store of any other registry is not for us."""
     keep_interface: bool = False
     """Leave the tunnel up at the end."""
+    rotation: Rotation | None = None
+    """Where the key is ours to change."""
     peers_seen: Mapping[PublicKey, PeerState] = field(default_factory=dict)
     """The peers when the device was last found as it should be."""
     journal: Journal = field(init=False)
@@ -105,6 +109,7 @@ class Node:
             "store": self.recorder.run_store,
             "config": self.recorder.run_config,
             "greeter": self.greeter.run,
+            **({} if self.rotation is None else {"key": self.rotation.run}),
             **services,
         }
         async with asyncio.TaskGroup() as group:

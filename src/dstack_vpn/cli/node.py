@@ -3,6 +3,7 @@
 import click
 
 from dstack_vpn.cli.node_reading import info, list_, verify
+from dstack_vpn.cli.node_rotating import rotate_key
 from dstack_vpn.cli.node_writing import register, revoke, set_endpoint, set_expiry, transfer, update_key
 
 
@@ -14,5 +15,16 @@ def node() -> None:
     """
 
 
-for command in (info, list_, register, revoke, set_endpoint, set_expiry, transfer, update_key, verify):
+for command in (
+    info,
+    list_,
+    register,
+    revoke,
+    rotate_key,
+    set_endpoint,
+    set_expiry,
+    transfer,
+    update_key,
+    verify,
+):
     node.add_command(command)

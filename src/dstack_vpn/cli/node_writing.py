@@ -75,7 +75,7 @@ def _addresses(sending: Sending, token: TokenId) -> list[str]:
     return sorted(cidr.partition("/")[0] for cidr in wiring.address_plan(sending.settings).allowed_ips(token))
 
 
-def _node(sending: Sending, name: "NodeName") -> Node:
+def find_node(sending: Sending, name: "NodeName") -> Node:
     """The node that is meant; raises `AdminError`."""
     return asyncio.run(find(sending.settings, name))[0]
 
@@ -101,7 +101,7 @@ Example:
 @sends(*CHAIN)
 def update_key(sending: Sending, name: "NodeName", public_key: PublicKey) -> None:
     """Set a node's key. Only its holder can."""
-    node = _node(sending, name)
+    node = find_node(sending, name)
     receipt = sending.carry_out(lambda admin: admin.update_key(node, public_key))
     _tell(sending, node, f"has the key {public_key}", receipt, public_key=str(public_key))
 
@@ -120,7 +120,7 @@ Examples:
 def set_endpoint(sending: Sending, name: "NodeName", endpoint: Reach | None) -> None:
     """Say where a node can be reached. Only its holder can."""
     text = None if endpoint is None else str(endpoint)
-    node = _node(sending, name)
+    node = find_node(sending, name)
     receipt = sending.carry_out(lambda admin: admin.set_endpoint(node, endpoint))
     _tell(sending, node, f"has {f'the endpoint {text}' if text else 'no endpoint'}", receipt, endpoint=text)
 
@@ -145,7 +145,7 @@ def set_expiry(sending: Sending, name: "NodeName", time: Moment) -> None:
     from dstack_vpn.wiring import node as wiring
 
     expires_at = time(wiring.now())
-    node = _node(sending, name)
+    node = find_node(sending, name)
     receipt = sending.carry_out(lambda admin: admin.set_expiry(node, expires_at))
     _tell(sending, node, f"has access {_until(expires_at)}", receipt, expires_at=expires_at)
 
@@ -165,7 +165,7 @@ Example:
 def revoke(sending: Sending, name: "NodeName", *, yes: bool) -> None:
     """Take a node's access away, for good: coming back takes a new registration."""
     check_can_ask(yes=yes)
-    node = _node(sending, name)
+    node = find_node(sending, name)
     confirm(f"Revoke {label(node)} of {node.owner}?", yes=yes)
     receipt = sending.carry_out(lambda admin: admin.revoke(node))
     _tell(sending, node, "is revoked", receipt)
@@ -183,7 +183,7 @@ Example:
 def transfer(sending: Sending, name: "NodeName", to: str, *, yes: bool) -> None:
     """Hand a node over. Its key is out until the new holder sets one. Only its holder can."""
     check_can_ask(yes=yes)
-    node = _node(sending, name)
+    node = find_node(sending, name)
     confirm(f"Hand {label(node)} over to {to}?", yes=yes)
     receipt = sending.carry_out(lambda admin: admin.transfer(node, to))
     _tell(sending, node, f"belongs to {to}, who has to set its key", receipt, owner=to.lower())

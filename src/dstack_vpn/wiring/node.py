@@ -18,6 +18,7 @@ from dstack_vpn.adapters.contracts import by_name
 from dstack_vpn.adapters.device.backend import choose_backend, make_link
 from dstack_vpn.adapters.device.late import LateLink
 from dstack_vpn.adapters.hardening import harden
+from dstack_vpn.adapters.keys.keyring import FileKeyRing
 from dstack_vpn.adapters.relay.sockets import can_send
 from dstack_vpn.adapters.resolver import SystemResolver
 from dstack_vpn.adapters.store.archive import FileArchive
@@ -32,6 +33,7 @@ from dstack_vpn.bridge.members import Members
 from dstack_vpn.bridge.node import Node
 from dstack_vpn.bridge.reconciler import Reconciler
 from dstack_vpn.bridge.recorder import Recorder
+from dstack_vpn.bridge.rotation import Rotation
 from dstack_vpn.bridge.state import ChainState
 from dstack_vpn.bridge.transports import Transports
 from dstack_vpn.bridge.tunnel import Tunnel
@@ -194,6 +196,10 @@ def build(settings: Settings, link: Link, relays: Relays) -> Node:
         facts.quorum = QuorumFacts(settings.rpc_quorum)
     reconciler = Reconciler(members, tunnel, facts, clock, chain.confirm)
     members.submit, members.own_changed = reconciler.submit, tunnel.look
+    rotation = None
+    if settings.key_file is not None:
+        rotation = Rotation(FileKeyRing(settings.key_file), tunnel, reconciler.change)
+        members.rekey = rotation.adopt
     transports.read, transports.changed = tunnel.read, members.reached_anew
     transports.point, transports.in_use = reconciler.point, members.membership.peers.keys
     recorder = Recorder(
@@ -209,6 +215,7 @@ def build(settings: Settings, link: Link, relays: Relays) -> Node:
         endpoints,
         transports,
         greeter,
+        rotation=rotation,
         registry=(settings.chain_id, settings.contract_address),
         keep_interface=settings.keep_interface,
     )
