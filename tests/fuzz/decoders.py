@@ -4,13 +4,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from tests.fuzz import composed
+
 from dstack_vpn.adapters.chain import fields, jsonrpc
+from dstack_vpn.adapters.chain.url import RpcUrl
 from dstack_vpn.adapters.contracts.abi import Reader
+from dstack_vpn.adapters.contracts.token_uri import endpoint_of
 from dstack_vpn.adapters.device import netlink, uapi, wgnetlink
 from dstack_vpn.adapters.dns import messages
 from dstack_vpn.config import parsers
 from dstack_vpn.core import wgconf
-from dstack_vpn.errors import DeviceError, EndpointError, FormatError
+from dstack_vpn.core.reach import Reach
+from dstack_vpn.core.tdx import Quote
+from dstack_vpn.errors import ConfigError, DeviceError, EndpointError, FormatError
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,5 +68,14 @@ DECODERS: Final = {
     "urls": Decoder(_text(parsers.urls), (ValueError,)),
     "endpoints": Decoder(_text(parsers.endpoints), (ValueError,)),
     "relay-listen": Decoder(_text(parsers.relay_listen), (ValueError,)),
+    "event": Decoder(composed.contract_log, (EndpointError,)),
+    "state": Decoder(composed.contract_state, ()),
+    "frames": Decoder(composed.relay_frames, ()),
+    "settings": Decoder(composed.settings, (ConfigError,)),
+    "toml": Decoder(composed.toml_file, (ConfigError,)),
+    "token-uri": Decoder(endpoint_of, ()),
+    "reach": Decoder(_text(Reach.parse), (FormatError,)),
+    "rpc-url": Decoder(_text(RpcUrl.parse), (FormatError,)),
+    "quote": Decoder(Quote.parse, (FormatError,)),
     "networks": Decoder(_text(parsers.networks), (ValueError,)),
 }

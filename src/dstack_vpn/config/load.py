@@ -217,7 +217,7 @@ def _read_file(path: Path | None, environment: Mapping[str, str], problems: list
             return {}
     try:
         document = tomllib.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # the last: nested too deep
         problems.append(f"CONFIG_FILE: {path}: {error}. Example: CONFIG_FILE={DEFAULT_FILE}")
         return {}
     every = (*OPTIONS, *RELAY_OPTIONS)  # a node and a relay may share a file

@@ -57,13 +57,21 @@ def urls(text: str) -> tuple[str, ...]:
     """RPC endpoints, separated by commas."""
     urls = tuple(part.strip() for part in text.split(",") if part.strip())
     for number, url in enumerate(urls, 1):
-        parts = urlsplit(url)
-        if parts.scheme not in {"http", "https", "ws", "wss"} or not parts.hostname:
+        if not _is_rpc_url(url):
             # The URL itself stays out of the message: it may carry an API key.
             raise FormatError(f"entry {number} is not an http, https, ws or wss URL")
     if not urls:
         raise FormatError("expected at least one URL")
     return urls
+
+
+def _is_rpc_url(url: str) -> bool:
+    """Whether all of it that is used can be read; the port is parsed only when it is asked for."""
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in {"http", "https", "ws", "wss"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 def sites(urls: Iterable[str]) -> set[tuple[str | None, int]]:
