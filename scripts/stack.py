@@ -79,7 +79,7 @@ def wait_healthy(*containers: str, timeout: float = 90.0) -> None:
     """Wait until all of them are healthy; raises `DockerError` with the logs of one that is not."""
     for container in containers:
         try:
-            wait_for(f"{container} is healthy", lambda c=container: health(c) == "healthy", timeout)  # type: ignore[misc]
+            wait_for(f"{container} is healthy", lambda c=container: health(c) == "healthy", timeout)  # type: ignore[misc]  # bound now
         except DockerError as error:
             checks = inspect(container)["State"].get("Health", {}).get("Log", [])[-1:]
             raise DockerError(f"{error}\n{checks}\n" + "\n".join(logs(container)[-30:])) from error

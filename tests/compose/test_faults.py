@@ -52,8 +52,8 @@ def checked(name: str) -> str:
 def tells(name: str, *texts: str) -> None:
     """Wait until log and health check both say these."""
     for text in texts:
-        wait_for(f"the log says {text!r}: {logged(name)}", lambda t=text: t in logged(name), 30)  # type: ignore[misc]
-        wait_for(f"the check says {text!r}: {checked(name)}", lambda t=text: t in checked(name), 30)  # type: ignore[misc]
+        wait_for(f"the log says {text!r}: {logged(name)}", lambda t=text: t in logged(name), 30)  # type: ignore[misc]  # bound now
+        wait_for(f"the check says {text!r}: {checked(name)}", lambda t=text: t in checked(name), 30)  # type: ignore[misc]  # bound now
 
 
 BAD = ("-e", "LISTEN_PORT=x", "-e", "MTU=1", "-e", "VPN_CIDR=8.8.8.0/24", "-e", "BACKEND=both")

@@ -127,7 +127,7 @@ async def test_a_reader_that_takes_nothing_is_dropped_and_nobody_else() -> None:
     api.streams._stall = 0.3
     async with serving(view, parts=(api,)) as served:
         _, writer = await asyncio.open_connection("127.0.0.1", served.port, limit=1)
-        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        writer.transport.pause_reading()  # type: ignore[attr-defined]  # of asyncio's transports
         writer.write(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
         async with reading(served) as good, asyncio.timeout(30):
             await until(lambda: len(api.streams) == 2)
