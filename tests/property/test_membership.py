@@ -12,6 +12,7 @@ from dstack_vpn.core.addressing import AddressPlan, unique_local_prefix
 from dstack_vpn.core.desired import Membership, PeerPolicy, keys_of
 from dstack_vpn.core.events import RegistryEvent
 from dstack_vpn.core.model import Position
+from dstack_vpn.core.node import Node
 from dstack_vpn.core.registry import Registry, apply, apply_all
 
 PLAN = AddressPlan(ipaddress.IPv4Network("10.77.0.0/29"), unique_local_prefix(1, "0x" + "0" * 40))
@@ -84,3 +85,13 @@ def test_an_unknown_subject_is_unknown() -> None:
     for subject in (1, "nobody", "10.77.0.1", "not an address", key(3)):
         decision = access.decide(subject, 0)
         assert (decision.granted, decision.reason) == (False, Reason.UNKNOWN)
+
+
+def test_a_node_that_calls_itself_like_an_address_does_not_speak_for_it() -> None:
+    honest = Node(1, "0xa", "web", key(1), active=False)
+    impostor = Node(2, "0xb", "10.77.0.2", key(2))
+    access = AccessControl(Registry.of([honest, impostor]), PLAN, OWN)
+    assert PLAN.token_at("10.77.0.2") == 1
+    decision = access.decide("10.77.0.2", 0.0)
+    assert (decision.node, decision.reason) == (honest, Reason.REVOKED)
+    assert access.decide(2, 0.0).granted

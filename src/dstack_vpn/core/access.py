@@ -88,9 +88,10 @@ class AccessControl:
             case int():
                 token: TokenId | None = subject
             case _:
-                if found := self.registry.with_node_id(subject):
-                    return found
+                # An address first: on the deployed contract a node may call itself like another's.
                 token = self.addresses.token_at(subject)
+                if token is None:
+                    return self.registry.with_node_id(subject)
         return frozenset({token}) if token in self.registry.nodes and token is not None else frozenset()
 
     def _decide(self, node: Node, now: float) -> Decision:
