@@ -291,6 +291,7 @@ def test_without_descriptors_connections_wait_and_the_processor_rests(
         for client in crowd:
             client.close()
         relay.serves()
+        assert relay.logged("relay.refused") == 0
         assert relay.logged("relay.few_descriptors") == 1
 
 

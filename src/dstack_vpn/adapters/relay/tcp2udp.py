@@ -132,7 +132,7 @@ class Tcp2Udp:
     def _on_connections(self) -> None:
         for _ in range(BATCH):
             try:
-                accepted, address = self._listener.accept()
+                self._accept()
             except (BlockingIOError, ConnectionAbortedError):
                 return
             except OSError as error:
@@ -140,31 +140,44 @@ class Tcp2Udp:
                 self._seldom.warning("relay.accept_failed", problem=error.strerror)
                 self._pause()
                 return
-            self._consider(accepted, address[0])
+
+    def _accept(self) -> None:
+        """Take one connection; raises `OSError`."""
+        # Holds the descriptor for its UDP socket: who couldn't be given one waits, and is not turned away.
+        spare = self._listener.dup()
+        try:
+            accepted, address = self._listener.accept()
+        except OSError:
+            spare.close()
+            raise
+        self._consider(accepted, spare, address[0])
 
     def _pause(self) -> None:
         loop, listener = self.engine.loop, self._listener.fileno()
         loop.remove_reader(listener)
         self._resumption = loop.call_later(TICK, loop.add_reader, listener, self._on_connections)
 
-    def _consider(self, accepted: socket.socket, source: str) -> None:
+    def _consider(self, accepted: socket.socket, spare: socket.socket, source: str) -> None:
         if not self._occupancy.admits(source):
             accepted.close()
+            spare.close()
             self.counters.refused += 1
             self._seldom.warning("relay.limit", source=source, connections=self._occupancy.total)
             return
         assert self._group is not None
         self._occupancy.enter(source)
         self.counters.accepted += 1
-        self._group.create_task(self._begin(accepted, source), name=f"connection {source}")
+        self._group.create_task(self._begin(accepted, spare, source), name=f"connection {source}")
 
-    async def _begin(self, accepted: socket.socket, source: str) -> None:
+    async def _begin(self, accepted: socket.socket, spare: socket.socket, source: str) -> None:
         """Shake hands, and connect to WireGuard. Absorbs what a client or a name server can do wrong."""
         stream: Stream | None = None
         try:
             sockets.tune(accepted, mark=self._mark)
             stream = await self._stream(accepted)
-            udp = await self._socket()
+            address = await self._resolved()
+            spare.close()
+            udp = _connected(*address)
         except (RelayError, OSError) as error:
             (accepted if stream is None else stream).close()
             self._occupancy.leave(source)
@@ -173,6 +186,8 @@ class Tcp2Udp:
         except asyncio.CancelledError:
             (accepted if stream is None else stream).close()
             raise
+        finally:
+            spare.close()
         connection = Connection(self.engine, stream, udp, self.counters, self._ended)
         self._connections[connection] = source
 
@@ -186,22 +201,14 @@ class Tcp2Udp:
             self.counters.handshake_failures += 1
             raise
 
-    async def _socket(self) -> socket.socket:
-        """A UDP socket that is connected to WireGuard; raises `OSError`, `RelayError`."""
+    async def _resolved(self) -> tuple[socket.AddressFamily, Any]:
+        """Where WireGuard is; raises `RelayError`."""
         host, port = self._target
         try:
             found = await self.engine.loop.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
         except OSError as error:
             raise RelayError(f"can't resolve {host}, where datagrams should go: {error.strerror}") from error
-        family, _, _, _, address = found[0]
-        udp = socket.socket(family, socket.SOCK_DGRAM)
-        try:
-            udp.setblocking(False)
-            udp.connect(address)
-        except OSError:
-            udp.close()
-            raise
-        return udp
+        return found[0][0], found[0][4]
 
     def _ended(self, connection: Connection, reason: str) -> None:
         source = self._connections.pop(connection, None)
@@ -245,3 +252,15 @@ def _listening(listen: Listen) -> socket.socket:
         raise RelayError(f"can't listen on {listen.name}: {error.strerror}") from error
     listener.setblocking(False)
     return listener
+
+
+def _connected(family: socket.AddressFamily, address: Any) -> socket.socket:  # noqa: ANN401 - the socket module's own
+    """A UDP socket that is connected to WireGuard; raises `OSError`."""
+    udp = socket.socket(family, socket.SOCK_DGRAM)
+    try:
+        udp.setblocking(False)
+        udp.connect(address)
+    except OSError:
+        udp.close()
+        raise
+    return udp
