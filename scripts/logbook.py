@@ -102,6 +102,17 @@ MEANINGS: Final[Mapping[str, tuple[str, str]]] = {
     ),
     "key.unreadable": ("A key that waits in STATE_DIR can't be read.", "`node rotate-key` makes another."),
     "key.derived": ("The dstack guest agent has derived our WireGuard key.", NOTHING),
+    "key.announced": ("Our next key is in the registry; it is taken in a moment.", NOTHING),
+    "key.old": (
+        "Our key is as old as KEY_MAX_AGE allows, and this node can't change it.",
+        "`problem` says what is missing; or run `node rotate-key`.",
+    ),
+    "key.renewal_failed": (
+        "Our key is old, and announcing another failed; the old one stays in use. Tried again after a while.",
+        "Read `problem`: often the account has no funds, or is not the node's holder.",
+    ),
+    "key.renewing": ("Our key is old: `node rotate-key` was started.", NOTHING),
+    "key.undated": ("The endpoint did not tell when our key was set; it is asked again.", NOTHING),
     "key.made": ("A WireGuard key was made; its public key is to be registered.", "`node register`."),
     "node.hardened": ("Which of core dumps, debuggers and swap are kept away from the memory.", NOTHING),
     "members.isolated": (

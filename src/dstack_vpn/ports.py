@@ -365,6 +365,22 @@ class KeyRing(Protocol):
     def settle(self) -> None:
         """The change can't be undone any more: forget the key before."""
 
+    def made(self) -> float | None:
+        """When the key in use was written (Unix seconds); None where nobody knows. Raises nothing."""
+
+
+class KeyChanger(Protocol):
+    """Makes our next key and announces it on chain."""
+
+    hindrance: str | None
+    """Why it can't, and what a person can do; None: it can."""
+
+    async def change(self, token: TokenId) -> None:
+        """Have the registry told of another key for our token; returns when that was mined.
+
+        Raises `AdminError` where nothing came of it, or where nobody knows.
+        """
+
 
 class Resolver(Protocol):
     """Host names to addresses."""

@@ -17,7 +17,7 @@ from dstack_vpn.core.commands import Advanced
 from dstack_vpn.core.desired import Delta, Lookup, Membership, PeerPolicy, keys_of
 from dstack_vpn.core.events import Observed, OwnerKeyUpdated
 from dstack_vpn.core.follower import Follower
-from dstack_vpn.core.happenings import Decided, FieldRefused, PinChanged, TransportChanged
+from dstack_vpn.core.happenings import Decided, FieldRefused, KeyChanged, PinChanged, TransportChanged
 from dstack_vpn.core.health import Facts
 from dstack_vpn.core.keys import PublicKey
 from dstack_vpn.core.model import Endpoint, Malformed, Peer, TokenId
@@ -245,6 +245,7 @@ class Members:
         now = self.clock.now()
         if self.own_node is None and (key := self.rekey(self.access, now)) is not None:
             self.own_key = key
+            self.announce(KeyChanged(key))
 
     # -- helpers --------------------------------------------------------------------------------------
 

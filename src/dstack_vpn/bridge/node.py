@@ -9,6 +9,7 @@
     names       resolve peers' host names                                 (endpoints)
     transports  choose between UDP and relays                             (transports)
     key         take another key of ours when the registry has it         (rotation)
+    key age     have the key changed before it is too old                 (renewal)
     clock       end access that expires, ask for a repair every audit     (here)
     health      notice what has become of it                              (watch)
     store       write the registry down                                   (recorder)
@@ -33,6 +34,7 @@ from dstack_vpn.bridge.greeter import Greeter
 from dstack_vpn.bridge.journal import Journal
 from dstack_vpn.bridge.reconciler import Reconciler
 from dstack_vpn.bridge.recorder import Recorder
+from dstack_vpn.bridge.renewal import Renewal
 from dstack_vpn.bridge.rotation import Rotation
 from dstack_vpn.bridge.tally import Tally
 from dstack_vpn.bridge.transports import Transports
@@ -72,6 +74,8 @@ class Node:
     """Leave the tunnel up at the end."""
     rotation: Rotation | None = None
     """Where the key is ours to change."""
+    renewal: Renewal | None = None
+    """Where it is to be changed by its age."""
     peers_seen: Mapping[PublicKey, PeerState] = field(default_factory=dict)
     """The peers when the device was last found as it should be."""
     journal: Journal = field(init=False)
@@ -87,6 +91,8 @@ class Node:
         members.announce = self.chain.state.announce = announce
         self.reconciler.tell(announce)
         self.transports.rerouted = members.rerouted
+        if self.renewal is not None:
+            self.renewal.announce = announce
         self.health = HealthWatch(self.facts, clock, announce)
         self.glance = Glance(self.tunnel)
 
@@ -110,6 +116,7 @@ class Node:
             "config": self.recorder.run_config,
             "greeter": self.greeter.run,
             **({} if self.rotation is None else {"key": self.rotation.run}),
+            **({} if self.renewal is None else {"key age": self.renewal.run}),
             **services,
         }
         async with asyncio.TaskGroup() as group:

@@ -104,13 +104,14 @@ def _settle(values: dict[str, Any], levels: dict[str, str], problems: list[str])
         values["mtu"] = _MTU if values["transport"] in {Transport.AUTO, Transport.UDP} else _MTU_RELAYED
     _settle_times(values, problems)
     _check_quorum(values, problems)
+    _check_key_age(values, problems)
     _settle_key(values, problems)
     return None if problems else Settings(**values, log_levels=levels)
 
 
 def _settle_times(values: dict[str, Any], problems: list[str]) -> None:
     """Milliseconds to seconds. What an audit confirms must not be too old before the next one."""
-    for name in ("sync_interval", "max_staleness"):
+    for name in ("sync_interval", "max_staleness", "key_max_age"):
         if values[name] is not None:
             values[name] /= 1000
     interval, limit = values["sync_interval"], values["max_staleness"]
@@ -128,6 +129,26 @@ def _check_quorum(values: dict[str, Any], problems: list[str]) -> None:
         problems.append(
             f"RPC_QUORUM: {values['rpc_quorum']} endpoints must agree, but RPC_URL names only {hosts} "
             f"of different hosts: add some, or lower it. Example: RPC_QUORUM={hosts}"
+        )
+
+
+def _check_key_age(values: dict[str, Any], problems: list[str]) -> None:
+    """Only a key of our own making is ours to change, and only in our own contract.
+
+    A command that needs no key at all may have the daemon's settings.
+    """
+    if not values["key_max_age"]:
+        return
+    if values["wireguard_private_key"] not in {None, parsers.GENERATE}:
+        problems.append(
+            "KEY_MAX_AGE: this key is not ours to change: only with WIREGUARD_PRIVATE_KEY=generate it is. "
+            "Change a key from elsewhere with 'keygen' and 'node update-key'; a key of dstack's stays. "
+            "Example: KEY_MAX_AGE=0"
+        )
+    if values["contract_abi"] == "dstack-access-nft":
+        problems.append(
+            "KEY_MAX_AGE: the contract is a dstack-access-nft, where no key can be changed. "
+            "Example: KEY_MAX_AGE=0"
         )
 
 

@@ -104,10 +104,18 @@ OPTIONS: Final[tuple[Option, ...]] = (
         "CONTRACT_PRIVATE_KEY",
         parsers.contract_key,
         None,
-        "The account that signs transactions. Only the commands "
-        "that send some need it; never give it to the daemon.",
+        "The account that signs transactions. Only the commands that send some need it, and the daemon where "
+        "it is to change its key by KEY_MAX_AGE: then that of the node's holder. See docs/trust.md.",
         "0x and 64 hexadecimal digits",
         secret=True,
+    ),
+    Option(
+        "KEY_MAX_AGE",
+        parsers.number_or_0(3_600_000, 315_360_000_000, " ms"),
+        "0",
+        "Milliseconds until our WireGuard key is changed, with WIREGUARD_PRIVATE_KEY=generate; 0: never. The "
+        "daemon does it with CONTRACT_PRIVATE_KEY; without, health and log remind of it.",
+        "7776000000",
     ),
     Option(
         "SYNC_INTERVAL",

@@ -34,6 +34,19 @@ def number(low: int, high: int, unit: str = "") -> Callable[[str], int]:
     return parse
 
 
+def number_or_0(low: int, high: int, unit: str = "") -> Callable[[str], int]:
+    """A whole number from ``low`` to ``high``, or 0 for not at all."""
+    within = number(low, high, unit)
+
+    def parse(text: str) -> int:
+        try:
+            return 0 if text == "0" else within(text)
+        except FormatError as error:
+            raise FormatError(f"{error}, or 0") from None
+
+    return parse
+
+
 def choice(*choices: str) -> Callable[[str], str]:
     """One of a few words."""
 

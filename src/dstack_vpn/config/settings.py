@@ -78,6 +78,8 @@ class Settings:
     exposed: tuple[str, ...]
     """Secrets that came by the environment, which more can read than their files."""
     contract_private_key: Secret | None
+    key_max_age: float
+    """Seconds; 0: our key may get as old as it likes."""
     sync_interval: float
     """Seconds."""
     max_staleness: float

@@ -239,6 +239,24 @@ class PinChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class KeyChanged:
+    """The registry has named another key of ours, which we have taken."""
+
+    kind: ClassVar[str] = "key.changed"
+    key: PublicKey
+
+
+@dataclass(frozen=True, slots=True)
+class KeyChangeFailed:
+    """Our key is old, and another could not be announced: the old one stays in use."""
+
+    kind: ClassVar[str] = "key.change_failed"
+    tries: int
+    """In a row."""
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
 class HealthChanged:
     """A component is otherwise than before."""
 
@@ -269,6 +287,8 @@ Happening: TypeAlias = (
     | BrakeReleased
     | BrakeContradicted
     | PinChanged
+    | KeyChanged
+    | KeyChangeFailed
     | HealthChanged
 )
 

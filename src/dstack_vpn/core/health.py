@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
+from dstack_vpn.core.keyage import KeyFacts, span
 from dstack_vpn.core.staleness import StalePolicy
 
 CLOCK_TOLERANCE: Final = 30.0
@@ -94,6 +95,8 @@ class Facts:
     pinned: bool = False
     # own membership
     own_problem: str | None = None
+    key: KeyFacts | None = None
+    """None where our key may get as old as it likes."""
     clock_problem: str | None = None
     # storage
     store_problem: str | None = None
@@ -142,6 +145,8 @@ def evaluate(facts: Facts, now: float) -> Health:
         components.append(_quorum(facts.quorum))
     if facts.clock_problem is not None:
         components.append(Component("clock", Status.WARNING, facts.clock_problem))
+    if facts.key is not None:
+        components.append(_key(facts.key))
     if facts.firewall:
         components.append(_firewall(facts))
     return Health(ready, tuple(components))
@@ -216,6 +221,20 @@ def _device(facts: Facts) -> Component:
 def _own(facts: Facts) -> Component:
     status = Status.OK if facts.own_problem is None else Status.FAILED
     return Component("membership", status, facts.own_problem or "")
+
+
+def _key(facts: KeyFacts) -> Component:
+    """A warning at most: an old key works as well as a new one."""
+    age = facts.age
+    if age is None or (age < facts.due and not facts.failures):
+        return Component("key", Status.OK)
+    said = f"our key is {span(age)} old, and KEY_MAX_AGE allows {span(facts.longest)}"
+    if facts.hindrance is not None:
+        return Component("key", Status.WARNING, f"{said}: {facts.hindrance}")
+    if facts.failures:
+        tries = f"{facts.failures} tries" if facts.failures > 1 else "the first try"
+        return Component("key", Status.WARNING, f"{said}; {tries} to change it failed: {facts.problem}")
+    return Component("key", Status.WARNING if age > facts.longest else Status.OK, said)
 
 
 def _store(facts: Facts) -> Component:

@@ -51,6 +51,7 @@ from dstack_vpn.wiring.firewall import gate
 from dstack_vpn.wiring.keys import with_key
 from dstack_vpn.wiring.ledger import auditor_of
 from dstack_vpn.wiring.names import serve_names
+from dstack_vpn.wiring.renewal import renewal_of
 from dstack_vpn.wiring.transports import Relays
 from dstack_vpn.wiring.view import NodeView
 
@@ -196,10 +197,11 @@ def build(settings: Settings, link: Link, relays: Relays) -> Node:
         facts.quorum = QuorumFacts(settings.rpc_quorum)
     reconciler = Reconciler(members, tunnel, facts, clock, chain.confirm)
     members.submit, members.own_changed = reconciler.submit, tunnel.look
-    rotation = None
+    rotation = renewal = None
     if settings.key_file is not None:
-        rotation = Rotation(FileKeyRing(settings.key_file), tunnel, reconciler.change)
+        rotation = Rotation(ring := FileKeyRing(settings.key_file), tunnel, reconciler.change)
         members.rekey = rotation.adopt
+        renewal = renewal_of(settings, chain, ring)
     transports.read, transports.changed = tunnel.read, members.reached_anew
     transports.point, transports.in_use = reconciler.point, members.membership.peers.keys
     recorder = Recorder(
@@ -216,6 +218,7 @@ def build(settings: Settings, link: Link, relays: Relays) -> Node:
         transports,
         greeter,
         rotation=rotation,
+        renewal=renewal,
         registry=(settings.chain_id, settings.contract_address),
         keep_interface=settings.keep_interface,
     )

@@ -7,6 +7,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 from dstack_vpn.bridge.node import Node
 from dstack_vpn.core.health import QuorumFacts
+from dstack_vpn.core.keyage import KeyFacts
 
 _QUORUM: Final = {
     "needed": "Endpoints that must show a grant before it counts.",
@@ -32,6 +33,22 @@ def trust_families(node: Node) -> Iterator[Metric]:
     )
     if (quorum := node.facts.quorum) is not None:
         yield from _quorum(quorum)
+    if facts.key is not None:
+        yield from _key(facts.key)
+
+
+def _key(facts: KeyFacts) -> Iterator[Metric]:
+    if facts.age is not None:
+        yield GaugeMetricFamily(
+            "dstack_vpn_key_age_seconds", "Since our own WireGuard key was set.", facts.age
+        )
+    yield GaugeMetricFamily("dstack_vpn_key_max_age_seconds", "What KEY_MAX_AGE allows.", facts.longest)
+    tries = CounterMetricFamily(
+        "dstack_vpn_key_changes", "Tries to announce another key of ours by its age.", labels=("outcome",)
+    )
+    tries.add_metric(("announced",), facts.announced)
+    tries.add_metric(("failed",), facts.failed)
+    yield tries
 
 
 def _quorum(facts: QuorumFacts) -> Iterator[Metric]:

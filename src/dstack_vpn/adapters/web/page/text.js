@@ -86,6 +86,10 @@ export function describe(event) {
       return { kind: "bad", words: `${event.endpoint} is in quarantine: ${event.problem}` };
     case "config.pin":
       return { kind: "warn", words: event.peers === null ? "The pin is off" : `Pinned to ${event.peers} peers` };
+    case "key.changed":
+      return { kind: "good", words: `Our key is ${short(event.key, 12)} from now on` };
+    case "key.change_failed":
+      return { kind: "warn", words: `Our key could not be changed: ${event.problem}` };
     case "health.changed":
       return { kind: { ok: "good", warning: "warn", failed: "bad" }[event.status] ?? "note", words: `${event.component}: ${event.status}${event.reason ? `, ${event.reason}` : ""}` };
     default:

@@ -1,0 +1,40 @@
+"""What a process that we start for `node rotate-key` gets of our settings and of our environment."""
+
+import json
+import os
+from typing import Final
+
+from dstack_vpn.config.parsers import GENERATE
+from dstack_vpn.config.settings import Settings
+
+PASSED: Final = ("PATH", "LANG", "LC_ALL", "SSL_CERT_FILE", "SSL_CERT_DIR")
+"""Nothing of these is a setting of ours; the last two say whom TLS believes."""
+
+
+def environment() -> dict[str, str]:
+    """What of the environment goes on."""
+    ours = os.environ  # noqa: TID251 - only this package reads it
+    return {name: ours[name] for name in PASSED if name in ours}
+
+
+def document(settings: Settings) -> str:
+    """The settings that changing our key takes, as a TOML file; it has the account's key."""
+    account = settings.contract_private_key
+    values = {
+        "network": settings.network.name,
+        "rpc_url": ",".join(settings.rpc_url),
+        "chain_id": str(settings.chain_id),
+        "contract_address": settings.contract_address,
+        "contract_abi": settings.contract_abi,
+        "state_dir": str(settings.state_dir),
+        "wireguard_private_key": GENERATE,
+        "contract_private_key": "" if account is None else account.reveal(),
+    }
+    if settings.start_block is not None:
+        values["start_block"] = str(settings.start_block)
+    return "".join(f"{key} = {_quoted(value)}\n" for key, value in values.items())
+
+
+def _quoted(text: str) -> str:
+    """A basic string; TOML knows JSON's escapes, but for those of half a character."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
