@@ -1,0 +1,403 @@
+"""A node's own key gets too old while it runs: with what changes it scripted, and with the real command."""
+
+import asyncio
+import itertools
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.anvil import Anvil, key_of, running_anvil
+from tests.fake_chain import FakeServer, registry
+from tests.integration.conftest import MakeRig
+from tests.integration.support import Rig, eventually
+
+from dstack_vpn.adapters import keyfile
+from dstack_vpn.adapters.contracts import calls
+from dstack_vpn.adapters.keys.keyring import next_of, old_of
+from dstack_vpn.bridge import renewal as renewal_module
+from dstack_vpn.bridge.renewal import Renewal
+from dstack_vpn.core.keyage import SHORTEST
+from dstack_vpn.core.keys import PrivateKey
+from dstack_vpn.core.model import TokenId
+from dstack_vpn.core.x25519 import derive
+from dstack_vpn.errors import AdminError, EndpointError
+from dstack_vpn.wiring import node as wiring
+from dstack_vpn.wiring.renewal import renewal_of
+from dstack_vpn.wiring.snapshot import take
+from dstack_vpn.wiring.trust_metrics import trust_families
+
+HOUR = 3600
+SECRET = "59c6995e998f97a5a0044966f0945389dc9e86dae88c7a8412f4603b6b78690d"
+"""Of anvil's account 1, and so everybody's."""
+HOLDER = 1
+
+
+@dataclass
+class Scripted:
+    """Implements `ports.KeyChanger`, by what a test gives it to do."""
+
+    work: Callable[[TokenId], Any]
+    hindrance: str | None = None
+    calls: list[float] = field(default_factory=list)
+
+    async def change(self, token: TokenId) -> None:
+        self.calls.append(time.monotonic())
+        await asyncio.sleep(0)
+        await self.work(token)
+
+
+@pytest.fixture
+def hurry(monkeypatch: pytest.MonkeyPatch) -> Callable[[Scripted | None], None]:
+    """Have the node look often and begin at once, perhaps with another one that changes the key."""
+
+    def with_(changer: Scripted | None = None) -> None:
+        def made(*arguments: Any) -> Renewal | None:
+            renewal = renewal_of(*arguments)
+            if renewal is not None:
+                renewal.every, renewal.schedule = 0.02, replace(renewal.schedule, ready_at=0.0)
+                if changer is not None:
+                    renewal.changer, renewal.key.hindrance = changer, changer.hindrance
+            return renewal
+
+        monkeypatch.setattr(wiring, "renewal_of", made)
+
+    return with_
+
+
+def current(folder: Path) -> Path:
+    return folder / "wireguard.key"
+
+
+def in_use(folder: Path) -> PrivateKey:
+    return PrivateKey.parse(current(folder).read_text().strip())
+
+
+def written(path: Path, ago: float) -> None:
+    """Let a file be that many seconds old."""
+    then = path.stat().st_mtime - ago
+    os.utime(path, (then, then))
+
+
+def renewal(rig: Rig) -> Renewal:
+    assert rig.node.renewal is not None
+    return rig.node.renewal
+
+
+async def with_an_old_key(
+    server: FakeServer, make_rig: MakeRig, folder: Path, *, age: float = 2 * HOUR
+) -> tuple[Rig, PrivateKey]:
+    """Ours is token 1, by the chain's time of 2023; token 2 is somebody else's."""
+    key = keyfile.make(current(folder))
+    written(current(folder), age)
+    chain = server.chain
+    await chain.mine(registry.mint(chain.accounts[HOLDER], "us", str(derive(key))))
+    await chain.mint(2)
+    environment = {"WIREGUARD_PRIVATE_KEY": "generate", "NODE_ID": "us", "KEY_MAX_AGE": str(HOUR * 1000)}
+    return make_rig(server.ws, chain.contract, environment=environment, audit_interval=0.2), key
+
+
+def announcing(server: FakeServer, folder: Path) -> Scripted:
+    """What `node rotate-key` does."""
+
+    async def work(token: TokenId) -> None:
+        new = keyfile.make(next_of(current(folder)))
+        await server.chain.mine(registry.update_key(token, str(derive(new))))
+
+    return Scripted(work)
+
+
+def refusing(problem: str = "the account has no funds") -> Scripted:
+    async def work(token: TokenId) -> None:
+        raise AdminError(problem)
+
+    return Scripted(work)
+
+
+Hurry = Callable[[Scripted | None], None]
+
+
+async def test_an_old_key_is_changed_once_and_no_peer_goes(
+    fake_chain: FakeServer, make_rig: MakeRig, tmp_path: Path, hurry: Hurry
+) -> None:
+    changer = announcing(fake_chain, tmp_path)
+    hurry(changer)
+    rig, old = await with_an_old_key(fake_chain, make_rig, tmp_path)
+    async with rig.running():
+        await eventually(lambda: in_use(tmp_path) != old, "another key")
+        new = in_use(tmp_path)
+        await eventually(lambda: rig.device.public_key == derive(new), "on the device, too")
+        await eventually(lambda: (renewal(rig).key.age or HOUR) < HOUR / 2, "a young key, by its file")
+        assert rig.component("key") == "ok: "
+        assert rig.component("membership") == "ok: "
+        assert rig.keys == {key_of(2)}
+        kinds = rig.node.tally.kinds
+        assert (kinds["key.changed"], kinds["key.change_failed"]) == (1, 0)
+        await asyncio.sleep(0.3)  # a dozen looks at a registry that says of every key that it is old
+        assert len(changer.calls) == 1
+    assert in_use(tmp_path) == new
+
+
+async def test_a_young_key_is_left_alone_and_so_is_one_that_only_the_registry_calls_old(
+    fake_chain: FakeServer, make_rig: MakeRig, tmp_path: Path, hurry: Hurry
+) -> None:
+    changer = announcing(fake_chain, tmp_path)
+    hurry(changer)
+    rig, _ = await with_an_old_key(fake_chain, make_rig, tmp_path, age=0.8 * HOUR)
+    async with rig.running():
+        await eventually(lambda: renewal(rig).key.age is not None, "its age")
+        await asyncio.sleep(0.2)
+        assert not changer.calls
+        written(current(tmp_path), 0.2 * HOUR)
+        await eventually(lambda: changer.calls, "now it is")
+
+
+async def test_a_failure_leaves_the_old_key_and_is_told(
+    fake_chain: FakeServer, make_rig: MakeRig, tmp_path: Path, hurry: Hurry, log_lines: list[Any]
+) -> None:
+    changer = refusing()
+    hurry(changer)
+    rig, old = await with_an_old_key(fake_chain, make_rig, tmp_path)
+    async with rig.running():
+        await eventually(lambda: renewal(rig).key.failures, "a failure")
+        assert rig.component("key").startswith(
+            "warning: our key is 2 hours old, and KEY_MAX_AGE allows 60 min"
+        )
+        assert rig.component("key").endswith("; the first try to change it failed: the account has no funds")
+        assert rig.health().ready
+        assert rig.node.tally.kinds["key.change_failed"] == 1
+        (line,) = (line for line in log_lines if line["event"] == "key.renewal_failed")
+        assert line["problem"] == "the account has no funds"
+        assert line["again_in"] >= SHORTEST
+        await asyncio.sleep(0.3)
+        assert len(changer.calls) == 1, "not at every look"
+        assert rig.device.public_key == derive(old)
+        renewal(rig).changer = announcing(fake_chain, tmp_path)
+        renewal(rig).schedule = replace(renewal(rig).schedule, ready_at=0.0)
+        await eventually(lambda: in_use(tmp_path) != old, "the next try")
+        await eventually(lambda: rig.component("key") == "ok: ", "all is well again")
+        samples = [sample for family in trust_families(rig.node) for sample in family.samples]
+        metrics = {s.name: s.value for s in samples if not s.labels}
+        assert metrics["dstack_vpn_key_max_age_seconds"] == HOUR
+        assert 0 <= metrics["dstack_vpn_key_age_seconds"] < HOUR
+        tries = {
+            s.labels["outcome"]: s.value for f in trust_families(rig.node) for s in f.samples if s.labels
+        }
+        assert tries == {"announced": 1, "failed": 1}
+
+
+@pytest.mark.parametrize("change", ["revoked", "expired", "handed over"])
+async def test_who_is_no_member_changes_nothing(
+    fake_chain: FakeServer, make_rig: MakeRig, tmp_path: Path, hurry: Hurry, change: str
+) -> None:
+    changer = announcing(fake_chain, tmp_path)
+    hurry(changer)
+    rig, old = await with_an_old_key(fake_chain, make_rig, tmp_path)
+    chain = fake_chain.chain
+    await chain.mine(
+        {
+            "revoked": registry.revoke(1),
+            "expired": registry.set_expiry(1, 1_700_000_001),
+            "handed over": registry.transfer(1, chain.accounts[5]),
+        }[change]
+    )
+    async with rig.running():
+        await eventually(lambda: rig.component("membership").startswith("failed"), "no member")
+        await asyncio.sleep(0.3)
+        assert not changer.calls
+        assert renewal(rig).key.age is None
+        assert in_use(tmp_path) == old
+
+
+async def test_while_the_chain_is_away_nothing_is_tried(
+    fake_chain: FakeServer, make_rig: MakeRig, tmp_path: Path, hurry: Hurry
+) -> None:
+    changer = announcing(fake_chain, tmp_path)
+    hurry(changer)
+    rig, _ = await with_an_old_key(fake_chain, make_rig, tmp_path, age=0.8 * HOUR)
+    async with rig.running():
+        await eventually(lambda: renewal(rig).key.age is not None, "its age")
+        rig.node.chain.state.down(EndpointError("away"))
+        written(current(tmp_path), HOUR)
+        await eventually(lambda: (renewal(rig).key.age or 0) > HOUR, "it goes on growing old")
+        await asyncio.sleep(0.2)
+        assert not changer.calls
+        rig.node.chain.state.connected(rig.sessions[-1].name)
+        await eventually(lambda: changer.calls, "when it is back")
+
+
+async def test_without_an_account_health_and_log_remind_of_it(
+    fake_chain: FakeServer, make_rig: MakeRig, tmp_path: Path, hurry: Hurry, log_lines: list[Any]
+) -> None:
+    hurry(None)
+    rig, old = await with_an_old_key(fake_chain, make_rig, tmp_path)
+    async with rig.running():
+        await eventually(lambda: rig.component("key").startswith("warning"), "a warning")
+        assert "run 'dstack-vpn node rotate-key' on this machine" in rig.component("key")
+        assert "CONTRACT_PRIVATE_KEY_FILE" in rig.component("key")
+        assert rig.health().ready
+        assert rig.health().healthy
+        await asyncio.sleep(0.2)
+        assert [line["event"] for line in log_lines].count("key.old") == 1
+        assert in_use(tmp_path) == old
+
+
+async def test_a_reorg_takes_a_new_key_back_and_it_is_announced_again_after_a_while(
+    fake_chain: FakeServer, make_rig: MakeRig, tmp_path: Path, hurry: Hurry
+) -> None:
+    fake_chain.chain.finality = 50
+    changer = announcing(fake_chain, tmp_path)
+    hurry(changer)
+    rig, old = await with_an_old_key(fake_chain, make_rig, tmp_path)
+    async with rig.running():
+        await eventually(lambda: rig.device.public_key != derive(old), "another key")
+        new = in_use(tmp_path)
+        await fake_chain.chain.reorg(1)
+        await eventually(lambda: in_use(tmp_path) == old, "the old one again")
+        await asyncio.sleep(0.2)
+        assert len(changer.calls) == 1, "it may yet come by itself"
+        renewal(rig).schedule = replace(renewal(rig).schedule, ready_at=0.0)
+        await eventually(lambda: in_use(tmp_path) == new, "and the same new one")
+        assert len(changer.calls) == 2
+
+
+async def test_killed_between_announcing_and_taking(
+    fake_chain: FakeServer, make_rig: MakeRig, tmp_path: Path, hurry: Hurry
+) -> None:
+    changer = announcing(fake_chain, tmp_path)
+    hurry(changer)
+    rig, old = await with_an_old_key(fake_chain, make_rig, tmp_path)
+    await changer.work(1)
+    assert in_use(tmp_path) == old
+    async with rig.running():
+        await eventually(lambda: in_use(tmp_path) != old, "the one that was announced")
+        await eventually(lambda: rig.device.public_key == derive(in_use(tmp_path)), "on the device")
+        await asyncio.sleep(0.2)
+        assert not changer.calls
+
+
+async def test_two_with_the_same_key_do_not_take_turns(
+    fake_chain: FakeServer, make_rig: MakeRig, tmp_path: Path, hurry: Hurry
+) -> None:
+    """A copy of the machine announced a key of its own: that is the node now, and this one stays quiet."""
+    changer = announcing(fake_chain, tmp_path)
+    hurry(changer)
+    rig, old = await with_an_old_key(fake_chain, make_rig, tmp_path, age=0.8 * HOUR)
+    async with rig.running():
+        await eventually(lambda: renewal(rig).key.age is not None, "its age")
+        await fake_chain.chain.mine(registry.update_key(1, str(key_of(77))))
+        await eventually(lambda: rig.component("membership").startswith("failed"), "no member any more")
+        written(current(tmp_path), HOUR)
+        await asyncio.sleep(0.3)
+        assert not changer.calls
+        assert in_use(tmp_path) == old
+
+
+async def test_an_endpoint_that_does_not_tell_the_time_is_not_asked_at_every_look(
+    fake_chain: FakeServer,
+    make_rig: MakeRig,
+    tmp_path: Path,
+    hurry: Hurry,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(renewal_module, "ASK_AGAIN", 0.3)
+    changer = announcing(fake_chain, tmp_path)
+    hurry(changer)
+    rig, _ = await with_an_old_key(fake_chain, make_rig, tmp_path)
+    async with rig.running(settled=False):
+        source, asked = rig.node.chain.source, []
+        to = source.to
+
+        def away(name: str) -> Any:
+            asked.append(time.monotonic())
+            raise EndpointError("away")
+
+        monkeypatch.setattr(source, "to", away)
+        await eventually(lambda: len(asked) >= 3, "it asks")
+        assert min(b - a for a, b in itertools.pairwise(asked)) >= 0.3
+        assert not changer.calls
+        monkeypatch.setattr(source, "to", to)
+        await eventually(lambda: changer.calls, "once it is told")
+
+
+# -- with the real command, on a real chain -----------------------------------------------------------
+
+
+async def on_anvil(anvil: Anvil, make_rig: MakeRig, folder: Path, **more: str) -> tuple[Rig, PrivateKey]:
+    key = keyfile.make(current(folder))
+    written(current(folder), 2 * HOUR)
+    await anvil.send(calls.mint(anvil.accounts[HOLDER], "us", derive(key)))
+    await anvil.mint(2)
+    environment: Mapping[str, str] = {
+        "WIREGUARD_PRIVATE_KEY": "generate",
+        "CONTRACT_PRIVATE_KEY": SECRET,
+        "KEY_MAX_AGE": str(HOUR * 1000),
+        **more,
+    }
+    return make_rig(anvil.ws + "/?key=api-key-0123", anvil.contract, environment=environment), key
+
+
+def two_hours_ago() -> tuple[str, str]:
+    return "--timestamp", str(int(time.time()) - 2 * HOUR)  # noqa: TID251  # anvil's clock
+
+
+@pytest.mark.anvil
+async def test_the_command_changes_it_and_no_secret_shows(
+    make_rig: MakeRig, tmp_path: Path, hurry: Hurry, log_lines: list[Any]
+) -> None:
+    hurry(None)
+    async with running_anvil(*two_hours_ago()) as anvil:
+        rig, old = await on_anvil(anvil, make_rig, tmp_path)
+        children: list[bytes] = []
+        async with rig.running():
+            await eventually(lambda: watched(children) or in_use(tmp_path) != old, "another key")
+            await eventually(lambda: rig.device.public_key == derive(in_use(tmp_path)), "on the device")
+            await eventually(lambda: rig.component("key") == "ok: ", "all is well")
+            assert renewal(rig).key.announced == 1
+            assert rig.keys == {key_of(2)}
+            assert rig.component("membership") == "ok: "
+            stats = json.dumps(take(rig.node, None, {}).stats(), default=str)
+        assert old_of(current(tmp_path)).exists() or not next_of(current(tmp_path)).exists()
+        assert children, "its process was seen"
+        for text in (stats, json.dumps(log_lines, default=str), str(children)):
+            assert SECRET not in text
+            assert "api-key-0123" not in text
+
+
+def watched(seen: list[bytes]) -> bool:
+    """Note the arguments of children of this process that change keys, which anybody can read."""
+    for task in Path("/proc/self/task").iterdir():
+        try:
+            for child in (task / "children").read_text().split():
+                line = Path("/proc", child, "cmdline").read_bytes()
+                if b"rotate-key" in line:
+                    seen.extend((line, Path("/proc", child, "environ").read_bytes()))
+        except OSError:
+            continue
+    return False
+
+
+@pytest.mark.anvil
+@pytest.mark.parametrize("trouble", ["no funds", "not the holder"])
+async def test_what_the_chain_refuses_leaves_the_old_key(
+    make_rig: MakeRig, tmp_path: Path, hurry: Hurry, trouble: str
+) -> None:
+    hurry(None)
+    async with running_anvil(*two_hours_ago()) as anvil:
+        rig, old = await on_anvil(anvil, make_rig, tmp_path)
+        if trouble == "no funds":
+            await anvil.rpc("anvil_setBalance", anvil.accounts[HOLDER], "0x0")
+        else:
+            rig.environment = {**rig.environment, "CONTRACT_PRIVATE_KEY": "0x" + "17" * 32}
+        async with rig.running():
+            await eventually(lambda: renewal(rig).key.failures == 1, "it was refused")
+            reason = rig.component("key")
+            assert reason.startswith("warning: ")
+            assert {"no funds": "has 0", "not the holder": "the contract refused"}[trouble] in reason
+            assert rig.device.public_key == derive(old)
+            assert in_use(tmp_path) == old
+            assert rig.component("membership") == "ok: "
