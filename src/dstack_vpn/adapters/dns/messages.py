@@ -29,6 +29,7 @@ PAYLOAD: Final = 1232
 LONGEST: Final = 4096
 """Bytes of a question that are looked at."""
 _RESPONSE: Final = 0x80
+_PASSED_ON: Final = dns.flags.RD | dns.flags.AD | dns.flags.CD
 _OPCODE: Final = 0x78
 """In a header's third byte; 0 is a plain query."""
 
@@ -68,6 +69,23 @@ def complaint(data: bytes) -> bytes | None:
         return None
     code = dns.rcode.NOTIMP if data[2] & _OPCODE else dns.rcode.FORMERR
     return data[:2] + bytes([_RESPONSE | data[2] & (_OPCODE | 1), code]) + bytes(8)
+
+
+def renewed(query: Query) -> Query:
+    """The question as it is passed on: under an id of its own, and with nothing else that the client put in.
+
+    Its records could take more bytes to write than a message has (RFC 3597 forbids to compress most).
+    """
+    asked, edns = query.question[0], query.edns >= 0
+    return dns.message.make_query(
+        asked.name,
+        asked.rdtype,
+        asked.rdclass,
+        use_edns=edns,
+        ednsflags=query.ednsflags & dns.flags.DO if edns else None,
+        payload=max(query.payload, PLAIN) if edns else None,
+        flags=query.flags & _PASSED_ON,
+    )
 
 
 def refusal(query: Query, code: dns.rcode.Rcode, *, recursive: bool) -> bytes:

@@ -5,12 +5,10 @@ from collections.abc import Sequence
 from typing import Final
 
 import dns.asyncquery
-import dns.entropy
 import dns.exception
-import dns.message
 import dns.rcode
 
-from dstack_vpn.adapters.dns.messages import Query, refusal
+from dstack_vpn.adapters.dns.messages import Query, refusal, renewed
 from dstack_vpn.core.model import SocketAddress
 
 TIMEOUT: Final = 2.0
@@ -42,12 +40,11 @@ class Upstream:
         return refusal(query, dns.rcode.SERVFAIL, recursive=True)
 
     async def _one(self, query: Query, resolver: SocketAddress, *, over_udp: bool) -> bytes | None:
-        sent = dns.message.from_wire(query.to_wire())
-        sent.id = dns.entropy.random_16()
+        sent = renewed(query)
         ask = dns.asyncquery.udp if over_udp else dns.asyncquery.tcp
         try:
             answer = await ask(sent, resolver.host, TIMEOUT, resolver.port)
+            answer.id = query.id
+            return answer.to_wire()  # which a hostile one may be too long for
         except (dns.exception.DNSException, OSError, ValueError, EOFError, asyncio.IncompleteReadError):
             return None
-        answer.id = query.id
-        return answer.to_wire()

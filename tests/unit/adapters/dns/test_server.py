@@ -3,11 +3,14 @@
 import asyncio
 import shutil
 import socket
+import struct
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
+import dns.exception
 import dns.flags
 import dns.message
 import dns.rcode
@@ -139,6 +142,55 @@ async def test_what_is_not_ours_goes_to_the_resolver_that_was_named() -> None:
             assert "10.77.0.9" in await dig(server, "web.here", "A")
     async with serving(_Elsewhere(), (dead,)) as server:
         assert "status: SERVFAIL" in await dig(server, "web.elsewhere.vpn.internal", "A")
+
+
+def swollen(query: dns.message.Message) -> bytes:
+    """The message with 200 records that are small as they came, and too long when they are written again."""
+    wire = query.to_wire()
+    px = b"\xc0\x0c" + struct.pack("!HHIHH", 26, 1, 0, 6, 0) + b"\xc0\x0c\xc0\x0c"  # RFC 2163: two names
+    return (
+        wire[:10]
+        + struct.pack("!H", 200)
+        + wire[12:]
+        + b"".join(px[:12] + struct.pack("!H", n) + px[14:] for n in range(200))
+    )
+
+
+LONG = ".".join(["a" * 63] * 3 + ["b" * 61])
+
+
+@pytest.mark.parametrize("transport", [udp, tcp])
+async def test_a_question_that_swells_when_it_is_written_again_takes_nobody_down(
+    transport: Callable[..., Any],
+) -> None:
+    query = dns.message.make_query(LONG, "A")
+    with pytest.raises(dns.exception.TooBig):
+        dns.message.from_wire(swollen(query)).to_wire()
+    async with serving(Told(members={LONG: WEB})) as upstream:
+        asked = SocketAddress("127.0.0.1", upstream.port)
+        async with serving(_Elsewhere(), (asked,)) as server:
+            answer = await transport(server, swollen(query))
+            told = dns.message.from_wire(answer if isinstance(answer, bytes) else answer[0])
+            assert (told.id, told.rcode()) == (query.id, dns.rcode.REFUSED)
+            assert server.answers["forwarded"] == 1
+
+
+async def test_an_answer_from_elsewhere_that_swells_is_none() -> None:
+    loop = asyncio.get_running_loop()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as resolver:
+        resolver.setblocking(False)
+        resolver.bind(("127.0.0.1", 0))
+
+        async def answer() -> None:
+            data, asker = await loop.sock_recvfrom(resolver, 4096)
+            told = dns.message.make_response(dns.message.from_wire(data))
+            await loop.sock_sendto(resolver, swollen(told), asker)
+
+        async with serving(_Elsewhere(), (SocketAddress("127.0.0.1", resolver.getsockname()[1]),)) as server:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(answer())
+                told = dns.message.from_wire(await udp(server, dns.message.make_query(LONG, "A").to_wire()))
+            assert told.rcode() == dns.rcode.SERVFAIL
 
 
 class _Elsewhere(Told):
