@@ -1,58 +1,155 @@
-"""Decoders that take more than a call to feed: contract events and state, relay frames, settings, TOML."""
+"""Decoders that take more than a call to feed: devices' answers, settings, files, attestations."""
 
-import contextlib
-import json
-import tempfile
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
-from dstack_vpn.adapters.chain.fields import parse_log
-from dstack_vpn.adapters.contracts import ABIS
-from dstack_vpn.config import load
-from dstack_vpn.core import framing
-from dstack_vpn.core.model import BlockRef
-from dstack_vpn.errors import FormatError
+from tests.fuzz.cursor import Cursor
 
-BLOCK: Final = BlockRef(7, "0x" + "22" * 32, "0x" + "33" * 32, 1_700_000_000)
+from dstack_vpn.adapters.attest.verify import Expected, verify
+from dstack_vpn.adapters.device import netlink, uapi, wgnetlink
+from dstack_vpn.adapters.store import records
+from dstack_vpn.config import load, load_relay
+from dstack_vpn.core import wgconf
+from dstack_vpn.core.attestation import replay
+from dstack_vpn.core.keys import PublicKey
+from dstack_vpn.errors import DeviceError
+
+_T = TypeVar("_T")
+_NOW: Final = datetime(2026, 11, 24, tzinfo=UTC)
+_KEY: Final = PublicKey(bytes(range(32)))
 
 
-def contract_log(data: bytes) -> object:
-    """The bytes stand for a log in JSON, as an endpoint sends it."""
+# -- devices ------------------------------------------------------------------------------------------
+
+
+def uapi_answer(data: bytes) -> object:
+    """The answer to ``get=1``, whole and in two pieces: the first two bytes say where it is cut."""
+    cut, answer = int.from_bytes(data[:2], "big"), data[2:]
+
+    def read(*pieces: bytes) -> object:
+        parser = uapi.GetParser()
+        for piece in pieces:
+            parser.feed(piece)
+        return parser.state()
+
+    whole, parts = _outcome(lambda: read(answer)), _outcome(lambda: read(answer[:cut], answer[cut:]))
+    assert isinstance(whole, DeviceError) or whole == parts
+    return _value(whole)
+
+
+def _outcome(work: Callable[[], _T]) -> _T | DeviceError:
     try:
-        value = json.loads(data)
-    except (ValueError, RecursionError):
-        return None
-    for abi in ABIS.values():
-        with contextlib.suppress(FormatError):
-            abi.decode(parse_log(value))
-    return None
+        return work()
+    except DeviceError as error:
+        return error
 
 
-def contract_state(data: bytes) -> object:
-    for abi in ABIS.values():
-        with contextlib.suppress(FormatError):
-            abi.parse_token(1, [data] * len(abi.token_calls(1)), BLOCK)
-        with contextlib.suppress(FormatError):
-            abi.parse_page(data, BLOCK)
-    return None
+def _value(outcome: _T | DeviceError) -> _T:
+    if isinstance(outcome, DeviceError):
+        raise outcome
+    return outcome
 
 
-def relay_frames(data: bytes) -> object:
-    runs, taken = framing.scan(bytearray(data), len(data), 1000)
-    assert 0 <= taken <= len(data)
-    for start, size, count, tail in runs:
-        assert start + count * (size + framing.HEADER) - framing.HEADER + max(tail, 0) <= len(data)
-    return framing.foreign_protocol(data[:4])
+def netlink_answer(data: bytes) -> object:
+    """Messages as the kernel sends them: acknowledgements, links that go, a dump in several parts."""
+    parser, found = wgnetlink.DumpParser(), 0
+    for message in netlink.parse_messages(data):
+        if message.type in {netlink.NLMSG_ERROR, netlink.NLMSG_DONE}:
+            netlink.check_error(message.payload)
+        elif message.type != netlink.RTM_DELLINK:
+            parser.feed(message.payload)
+            found += 1
+    return parser.state() if found else list(netlink.deleted_links(data)) or None
+
+
+def device_dump(data: bytes) -> object:
+    """One message of a dump."""
+    parser = wgnetlink.DumpParser()
+    parser.feed(memoryview(data))
+    state = parser.state()
+    return state if state.peers else None
+
+
+# -- settings -----------------------------------------------------------------------------------------
 
 
 def settings(data: bytes) -> object:
-    """The bytes stand for ``NAME=value`` lines of an environment."""
-    lines = (line.partition("=") for line in data.decode("utf-8", "replace").splitlines())
-    return load({}, {name: value for name, equals, value in lines if equals and name != "CONFIG_FILE"})
+    """``NAME=value`` lines of a node's environment."""
+    return load({}, _environment(data))
+
+
+def relay_settings(data: bytes) -> object:
+    """The same of a relay's."""
+    return load_relay({}, _environment(data))
+
+
+def _environment(data: bytes) -> dict[str, str]:
+    """As Python has it; ``@SECRET`` is the path of a file that holds what ``SECRET`` says."""
+    lines = (line.partition("=") for line in data.decode("utf-8", "surrogateescape").split("\n"))
+    found = {name: value for name, equals, value in lines if equals and name != "CONFIG_FILE"}
+    if "SECRET" in found:
+        _write(_SECRET, found["SECRET"].encode("utf-8", "surrogateescape"))
+    return {name: value.replace("@SECRET", _path(_SECRET)) for name, value in found.items()}
+
+
+def _memory(name: str) -> int:
+    """A file that is on no disk, and that nobody else can read."""
+    descriptor = os.memfd_create(name)
+    os.fchmod(descriptor, 0o600)
+    return descriptor
+
+
+def _write(descriptor: int, data: bytes) -> None:
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, data, 0)
+
+
+def _path(descriptor: int) -> str:
+    return f"/proc/self/fd/{descriptor}"
+
+
+_FILE: Final = _memory("config.toml")
+_SECRET: Final = _memory("secret")
 
 
 def toml_file(data: bytes) -> object:
-    with tempfile.NamedTemporaryFile(suffix=".toml") as file:
-        file.write(data)
-        file.flush()
-        return load({}, {}, Path(file.name))
+    """A configuration file that is on no disk."""
+    _write(_FILE, data)
+    return load({}, {}, Path(_path(_FILE)))
+
+
+# -- files --------------------------------------------------------------------------------------------
+
+
+def wg_config(data: bytes) -> object:
+    """A wg-quick file; what was read is written to a file that reads the same."""
+    config = wgconf.parse(data.decode("utf-8", "replace"))
+    text = wgconf.render(config)
+    assert wgconf.render(wgconf.parse(text)) == text
+    return config
+
+
+def record(data: bytes) -> object:
+    """A row of the store: by the first byte a node or an event."""
+    text = data[1:].decode("utf-8", "replace")
+    return records.load_node(text) if data[:1] == b"n" else records.load_event(text)
+
+
+# -- attestation --------------------------------------------------------------------------------------
+
+
+def event_log(data: bytes) -> object:
+    """What dstack says that it launched."""
+    return replay(data.decode("utf-8", "replace"))
+
+
+def attestation(data: bytes) -> object:
+    """The root's key, a quote, and the rest is its event log; None unless all of it fits together."""
+    cursor = Cursor(data)
+    root, quote = cursor.take(65), cursor.blob()
+    log = cursor.rest().decode("utf-8", "replace")
+    finding = verify(quote.hex(), log, _KEY, expected=Expected(), now=_NOW, root=root)
+    return finding if finding.valid else None

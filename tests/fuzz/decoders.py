@@ -1,20 +1,18 @@
-"""The decoders of outside bytes that are fuzzed, each with the only errors that may escape it."""
+"""The decoders of outside bytes that are fuzzed, each with the only errors that may escape it.
+
+What a decoder returns is what it accepted; None stands for an input that it had no use for.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from tests.fuzz import composed
+from tests.fuzz import chain, composed, policy, relaying, zone
 
-from dstack_vpn.adapters.chain import fields, jsonrpc
 from dstack_vpn.adapters.chain.url import RpcUrl
-from dstack_vpn.adapters.contracts.abi import Reader
-from dstack_vpn.adapters.contracts.token_uri import endpoint_of
-from dstack_vpn.adapters.device import netlink, uapi, wgnetlink
-from dstack_vpn.adapters.dns import messages
+from dstack_vpn.adapters.device import uapi
 from dstack_vpn.config import parsers
-from dstack_vpn.core import wgconf
-from dstack_vpn.core.reach import Reach
+from dstack_vpn.core.forward import parse_forwards
 from dstack_vpn.core.tdx import Quote
 from dstack_vpn.errors import ConfigError, DeviceError, EndpointError, FormatError
 
@@ -24,58 +22,54 @@ class Decoder:
     """What to feed, and what it may raise."""
 
     feed: Callable[[bytes], object]
-    errors: tuple[type[Exception], ...]
+    errors: tuple[type[Exception], ...] = ()
 
 
 def _text(parse: Callable[[str], object]) -> Callable[[bytes], object]:
-    return lambda data: parse(data.decode("utf-8", "replace"))
-
-
-def _abi(data: bytes) -> None:
-    reader = Reader(data)
-    for base in reader.tuples(0, 0):
-        reader.blob(base, base)
-
-
-def _log(data: bytes) -> None:
-    for message in jsonrpc.decode(data):
-        if isinstance(message, jsonrpc.Notification):
-            fields.parse_log(message.result)
-
-
-def _uapi(data: bytes) -> None:
-    parser = uapi.GetParser()
-    parser.feed(data)
-    parser.state()
-
-
-def _netlink(data: bytes) -> None:
-    for message in netlink.parse_messages(data):
-        for _, value in netlink.parse_generic(message.payload):
-            list(netlink.parse_attributes(value))
+    return lambda data: parse(data.decode("utf-8", "surrogateescape"))
 
 
 DECODERS: Final = {
-    "abi": Decoder(_abi, (FormatError,)),
-    "jsonrpc": Decoder(jsonrpc.decode, (EndpointError,)),
-    "log": Decoder(_log, (EndpointError, FormatError)),
-    "uapi": Decoder(_uapi, (DeviceError,)),
+    # what an RPC endpoint sends
+    "jsonrpc": Decoder(chain.messages, (EndpointError,)),
+    "log": Decoder(chain.subscriptions, (EndpointError,)),
+    "event": Decoder(chain.event, (FormatError,)),
+    "state": Decoder(chain.state, (FormatError,)),
+    "multicall": Decoder(chain.multicall, (EndpointError,)),
+    "revert": Decoder(chain.revert),
+    "abi": Decoder(chain.abi, (FormatError,)),
+    # texts of the chain
+    "token-uri": Decoder(chain.token_uri),
+    "reach": Decoder(chain.reach, (FormatError,)),
+    # policy
+    "members": Decoder(policy.members),
+    "http": Decoder(policy.request),
+    # WireGuard devices
+    "uapi": Decoder(composed.uapi_answer, (DeviceError,)),
     "uapi-status": Decoder(lambda data: uapi.refusal(uapi.parse_status(data)), (DeviceError,)),
-    "netlink": Decoder(_netlink, (DeviceError,)),
-    "dump": Decoder(lambda data: wgnetlink.DumpParser().feed(memoryview(data)), (DeviceError,)),
-    "dns": Decoder(messages.parse, (FormatError,)),
-    "wgconf": Decoder(_text(wgconf.parse), (FormatError,)),
+    "netlink": Decoder(composed.netlink_answer, (DeviceError,)),
+    "dump": Decoder(composed.device_dump, (DeviceError,)),
+    # relays
+    "frames": Decoder(relaying.scanned),
+    "stream": Decoder(relaying.streamed),
+    # DNS
+    "dns": Decoder(zone.question),
+    "dns-forward": Decoder(zone.foreign, (FormatError,)),
+    # settings
+    "settings": Decoder(composed.settings, (ConfigError,)),
+    "relay-settings": Decoder(composed.relay_settings, (ConfigError,)),
+    "toml": Decoder(composed.toml_file, (ConfigError,)),
     "urls": Decoder(_text(parsers.urls), (ValueError,)),
+    "rpc-url": Decoder(_text(RpcUrl.parse), (FormatError,)),
     "endpoints": Decoder(_text(parsers.endpoints), (ValueError,)),
     "relay-listen": Decoder(_text(parsers.relay_listen), (ValueError,)),
-    "event": Decoder(composed.contract_log, (EndpointError,)),
-    "state": Decoder(composed.contract_state, ()),
-    "frames": Decoder(composed.relay_frames, ()),
-    "settings": Decoder(composed.settings, (ConfigError,)),
-    "toml": Decoder(composed.toml_file, (ConfigError,)),
-    "token-uri": Decoder(endpoint_of, ()),
-    "reach": Decoder(_text(Reach.parse), (FormatError,)),
-    "rpc-url": Decoder(_text(RpcUrl.parse), (FormatError,)),
-    "quote": Decoder(Quote.parse, (FormatError,)),
     "networks": Decoder(_text(parsers.networks), (ValueError,)),
+    "forwards": Decoder(_text(parse_forwards), (FormatError,)),
+    # files
+    "wgconf": Decoder(composed.wg_config, (FormatError,)),
+    "record": Decoder(composed.record, (FormatError,)),
+    # attestation
+    "quote": Decoder(Quote.parse, (FormatError,)),
+    "event-log": Decoder(composed.event_log, (FormatError,)),
+    "attest": Decoder(composed.attestation, (FormatError,)),
 }

@@ -1,24 +1,37 @@
 """Feeds mutations of a corpus to each decoder; the same seed gives the same inputs.
 
-`python -m tests.fuzz.driver --runs 1000000` prints a line a decoder and ends with 1 if something is found.
+`python -m tests.fuzz.driver --runs 1000000` starts a process for each decoder, so that its memory is its own,
+prints a line a decoder and ends with 1 if something is found. `--only NAME` is what such a process runs.
 """
 
 import argparse
-import random
-import resource
+import faulthandler
+import gc
+import os
+import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from tests.fuzz.decoders import DECODERS, Decoder
+from tests.fuzz.mutate import mutations
 
 CORPUS: Final = Path(__file__).parent / "corpus"
 SLOW: Final = 1.0
 """Seconds of processor time that no input may take."""
+GROWTH: Final = 4096
+"""KiB of resident memory that the last nine tenths of a run may add."""
 _KEPT: Final = 10
+_SHOWN: Final = 4000
+"""Digits of an input that are printed; its number gives all of it back."""
+_TICK: Final = 10_000
+"""Inputs between signs of life."""
+_STUCK: Final = 300
+"""Seconds without one after which the process ends itself, and says where it was."""
+_RED, _GREEN, _PLAIN = "\x1b[31m", "\x1b[32m", "\x1b[0m"
 
 
 @dataclass(slots=True)
@@ -26,10 +39,26 @@ class Result:
     """What came of feeding one decoder."""
 
     inputs: int = 0
+    accepted: int = 0
+    """Inputs that decoded to something, past all checks."""
     seconds: float = 0.0
+    """Of processor time, the mutator's included."""
     growth: int = 0
-    """KiB by which the process' peak memory grew after the first tenth."""
+    """KiB by which the process' resident memory was larger at the end than after the first tenth."""
     findings: list[str] = field(default_factory=list)
+
+    @property
+    def failed(self) -> bool:
+        """Whether there is something to look into."""
+        return bool(self.findings) or self.growth > GROWTH
+
+    def line(self, name: str) -> str:
+        """For the table."""
+        rate = self.inputs / max(self.seconds, 1e-9)
+        share = 100 * self.accepted / max(self.inputs, 1)
+        found = len(self.findings) + (self.growth > GROWTH)
+        counts = f"{name:14} {self.inputs:9,} {rate:8,.0f}/s {share:5.1f} % accepted"
+        return f"{counts} {self.growth:+6,} KiB {found} findings"
 
 
 def corpus(name: str) -> list[bytes]:
@@ -37,58 +66,73 @@ def corpus(name: str) -> list[bytes]:
     return [bytes.fromhex(line) for line in (CORPUS / f"{name}.hex").read_text("ascii").split()]
 
 
-def mutations(seeds: Sequence[bytes], seed: int) -> Iterator[bytes]:
-    """Endless inputs: one of the seeds with one to four changes."""
-    dice = random.Random(seed)
-    while True:
-        data = bytearray(dice.choice(seeds))
-        for _ in range(dice.randint(1, 4)):
-            _mutate(data, seeds, dice)
-        yield bytes(data)
-
-
-def _mutate(data: bytearray, seeds: Sequence[bytes], dice: random.Random) -> None:
-    at, kind = dice.randint(0, len(data)), dice.randrange(5)
-    if kind == 0 and at < len(data):
-        data[at] = dice.randrange(256)
-    elif kind == 1:
-        del data[at : at + dice.randint(1, 16)]
-    elif kind == 2:
-        data[at:at] = dice.randbytes(dice.randint(1, 8))
-    elif kind == 3:
-        data[at:at] = data[at : at + dice.randint(1, 64)]
-    else:
-        other = dice.choice(seeds)
-        data[at:] = other[dice.randint(0, len(other)) :]
-
-
-def run(name: str, runs: int, seed: int) -> Result:
-    """Feed that many inputs to a decoder."""
+def run(name: str, runs: int, seed: int, tick: Callable[[int], None] = lambda inputs: None) -> Result:
+    """Feed that many inputs to a decoder; ``tick`` is told now and then how many it were."""
     decoder, result, began = DECODERS[name], Result(), time.process_time()
-    settled = 0
-    for number, data in enumerate(mutations(corpus(name), seed)):
-        if number == runs or len(result.findings) == _KEPT:
-            break
-        if number == runs // 10:
-            settled = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        problem = _feed(decoder, data)
+    inputs, settled = mutations(corpus(name), seed), resident()
+    while result.inputs < runs and len(result.findings) < _KEPT:
+        if result.inputs == runs // 10:
+            settled = resident()
+        if result.inputs % _TICK == 0:
+            tick(result.inputs)
+        data = next(inputs)
+        accepted, problem = _feed(decoder, data)
         if problem:
-            result.findings.append(f"{problem}: {data.hex()}")
+            result.findings.append(f"{problem}: input {result.inputs}: {data.hex()[:_SHOWN]}")
+        result.accepted += accepted
         result.inputs += 1
     result.seconds = time.process_time() - began
-    result.growth = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - settled
+    result.growth = resident() - settled
     return result
 
 
-def _feed(decoder: Decoder, data: bytes) -> str | None:
-    began = time.process_time()
+def resident() -> int:
+    """KiB of memory that this process has now, after what is garbage was collected."""
+    gc.collect()
+    pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") // 1024
+
+
+def _feed(decoder: Decoder, data: bytes) -> tuple[bool, str | None]:
+    """Whether it was accepted, and what is wrong with that."""
+    began, accepted = time.process_time(), False
     try:
-        decoder.feed(data)
+        accepted = decoder.feed(data) is not None
     except decoder.errors:
         pass
     except Exception as error:  # noqa: BLE001 - whatever else escapes is what we look for
-        return type(error).__name__
-    return "slow" if time.process_time() - began > SLOW else None
+        return False, f"{type(error).__name__}: {str(error)[:80]}"
+    return accepted, "slow" if time.process_time() - began > SLOW else None
+
+
+def _run_here(name: str, runs: int, seed: int) -> bool:
+    """Feed one decoder in this process; returns whether something was found."""
+    terminal = sys.stdout.isatty()
+
+    def tick(inputs: int) -> None:
+        faulthandler.dump_traceback_later(_STUCK, exit=True)
+        if terminal:
+            sys.stdout.write(f"\r{name:14} {inputs:9,} of {runs:,} ")
+            sys.stdout.flush()
+
+    faulthandler.enable()
+    result = run(name, runs, seed, tick)
+    faulthandler.cancel_dump_traceback_later()
+    line = result.line(name)
+    if terminal:
+        line = f"\r{_RED if result.failed else _GREEN}{line}{_PLAIN}"
+    sys.stdout.write("\n    ".join([line, *result.findings]) + "\n")
+    return result.failed
+
+
+def _run_apart(name: str, runs: int, seed: int) -> bool:
+    """The same in a process of its own, whose end by a signal is a finding as well."""
+    arguments = ["--runs", str(runs), "--seed", str(seed), "--only", name]
+    code = subprocess.run([sys.executable, "-m", "tests.fuzz.driver", *arguments], check=False).returncode
+    if code not in {0, 1}:
+        sys.stdout.write(f"\n{name:14} ended with {code}: the decoder took the process down\n")
+        sys.stdout.flush()
+    return code != 0
 
 
 def main() -> int:
@@ -98,16 +142,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", choices=DECODERS, action="append")
     arguments = parser.parse_args()
-    failed = False
-    for name in arguments.only or DECODERS:
-        result = run(name, arguments.runs, arguments.seed)
-        rate = result.inputs / max(result.seconds, 1e-9)
-        found = len(result.findings)
-        line = f"{name:14} {result.inputs:9,} {rate:9,.0f}/s {found} findings +{result.growth} KiB"
-        sys.stdout.write("\n    ".join([line, *result.findings]) + "\n")
-        sys.stdout.flush()
-        failed = failed or bool(result.findings)
-    return int(failed)
+    names = arguments.only or list(DECODERS)
+    work = _run_here if len(names) == 1 else _run_apart
+    return int(sum(work(name, arguments.runs, arguments.seed) for name in names) > 0)
 
 
 if __name__ == "__main__":

@@ -103,7 +103,7 @@ def fetch(settings: Settings | RelaySettings, path: str) -> dict[str, Any]:
         ) from error
     try:
         document = json.loads(body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise AdminError(f"what answers at {url} is not dstack-vpn") from error
     if not isinstance(document, dict):
         raise AdminError(f"what answers at {url} is not dstack-vpn")

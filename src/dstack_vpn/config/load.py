@@ -158,11 +158,15 @@ def _settle_key(values: dict[str, Any], problems: list[str]) -> None:
     values["key_from_agent"] = values["wireguard_private_key"] == parsers.DSTACK
     if values["key_from_agent"]:
         values["wireguard_private_key"] = None
-    if values["wireguard_private_key"] != parsers.GENERATE:
+    if values["wireguard_private_key"] != parsers.GENERATE or values["state_dir"] is None:
         return
     path = values["key_file"] = values["state_dir"] / KEY_FILE
     option = next(option for option in OPTIONS if option.key == "wireguard_private_key")
-    text = _read_secret(option, path, problems) if path.exists() else None
+    try:
+        text = _read_secret(option, path, problems) if path.exists() else None
+    except OSError as error:  # a directory that can't be looked into, or too long a name
+        problems.append(f"STATE_DIR: {path}: {error.strerror}. Example: STATE_DIR=/var/lib/dstack-vpn")
+        return
     values["wireguard_private_key"] = _parse(option, text, problems)
 
 
@@ -268,8 +272,9 @@ def _read_secret(option: Option, path: Path, problems: list[str]) -> str | None:
         with path.open("rb") as file:
             mode = os.fstat(file.fileno()).st_mode
             content = file.read(_SECRET_LIMIT + 1)
-    except OSError as error:
-        problems.append(f"{name}: {path}: {error.strerror}. Example: {name}=/etc/dstack-vpn/wireguard.key")
+    except (OSError, ValueError) as error:  # the latter: a null byte in the path
+        reason = error.strerror if isinstance(error, OSError) else "no path can have a null byte"
+        problems.append(f"{name}: {str(path)!r}: {reason}. Example: {name}=/etc/dstack-vpn/wireguard.key")
         return None
     if mode & (stat.S_IRWXG | stat.S_IRWXO):
         problems.append(f"{name}: {path} can be read by others (mode {mode & 0o777:04o}): chmod 0600 {path}")

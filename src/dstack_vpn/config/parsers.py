@@ -194,7 +194,7 @@ def _resolver(text: str) -> SocketAddress:
 
 def path(text: str) -> Path:
     """An absolute path."""
-    if not text.startswith("/"):
+    if not text.startswith("/") or "\0" in text:
         raise FormatError("expected an absolute path")
     return Path(text)
 

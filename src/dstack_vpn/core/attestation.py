@@ -55,12 +55,13 @@ def replay(event_log: str) -> Measured:
             register, digest = int(entry["imr"]), bytes.fromhex(entry["digest"])
             kind, name, payload = int(entry["event_type"]), str(entry["event"]), str(entry["event_payload"])
             raw = bytes.fromhex(payload) if register == _RUNTIME else b""
-        except (KeyError, TypeError, ValueError) as error:
+            named_as = name.encode()
+        except (KeyError, TypeError, ValueError, OverflowError) as error:  # the last: a number such as 1e999
             raise FormatError("event log: an entry is not of dstack's form") from error
         if not 0 <= register < REGISTERS or not 0 <= kind < 2**32:
             raise FormatError("event log: there is no such register or type")
         if register == _RUNTIME:
-            made = hashlib.sha384(kind.to_bytes(4, "little") + b":" + name.encode() + b":" + raw).digest()
+            made = hashlib.sha384(kind.to_bytes(4, "little") + b":" + named_as + b":" + raw).digest()
             if digest not in {made, b""}:
                 raise FormatError("event log: a digest is not that of its event")
             digest = made

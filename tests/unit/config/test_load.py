@@ -210,3 +210,16 @@ def test_a_quorum_of_more_hosts_than_there_are() -> None:
     )
     assert load({}, {"RPC_URL": urls, "RPC_QUORUM": "2"}).rpc_quorum == 2
     assert problems({"RPC_QUORUM": "2"}), "the network's own endpoint is one"
+
+
+@pytest.mark.parametrize("state_dir", ["here", "/" + "x" * 5000])
+def test_a_key_can_not_be_made_in_a_state_directory_that_is_none(state_dir: str) -> None:
+    (problem,) = problems({"WIREGUARD_PRIVATE_KEY": "generate", "STATE_DIR": state_dir})
+    assert problem.startswith("STATE_DIR: ")
+
+
+def test_a_null_byte_in_a_path_of_the_file_is_a_problem(write: Write) -> None:
+    file = write("config.toml", 'wireguard_private_key_file = "/a\\u0000b"\nstate_dir = "/a\\u0000b"', 0o600)
+    key, state = problems({}, file=file)
+    assert "WIREGUARD_PRIVATE_KEY_FILE: '/a\\x00b': no path can have a null byte" in key
+    assert state.startswith("STATE_DIR: ")

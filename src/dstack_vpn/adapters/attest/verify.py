@@ -12,7 +12,9 @@ WireGuard handshake.
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
@@ -202,7 +204,9 @@ def _certified(quote: Quote, now: datetime, root: bytes) -> None:
 
     chain = _chain(quote)
     for certificate, issuer in zip(chain, [*chain[1:], chain[-1]], strict=True):
-        if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:
+        with _legible("a certificate's dates can't be read"):
+            valid = certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc
+        if not valid:
             raise FormatError("a certificate is not valid now")
         _issued(certificate, issuer)
     raw = _key_of(chain[-1]).public_bytes(
@@ -213,25 +217,42 @@ def _certified(quote: Quote, now: datetime, root: bytes) -> None:
 
 
 def _issued(certificate: "Certificate", issuer: "Certificate") -> None:
-    from cryptography.exceptions import InvalidSignature
-    from cryptography.x509 import BasicConstraints, ExtensionNotFound
+    from cryptography.x509 import BasicConstraints
 
-    try:
+    with _legible("a certificate is not issued by the next one"):
         certificate.verify_directly_issued_by(issuer)
         is_authority = issuer.extensions.get_extension_for_class(BasicConstraints).value.ca
-    except (InvalidSignature, ValueError, TypeError, ExtensionNotFound):
-        raise FormatError("a certificate is not issued by the next one") from None
     if not is_authority:
         raise FormatError("a certificate is issued by one that is no authority's")
+
+
+@contextmanager
+def _legible(problem: str) -> Iterator[None]:
+    """Whatever a certificate of anybody's making can bring up in cryptography becomes a `FormatError`."""
+    from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+    from cryptography.utils import CryptographyDeprecationWarning
+    from cryptography.x509 import (
+        DuplicateExtension,
+        ExtensionNotFound,
+        InvalidVersion,
+        UnsupportedGeneralNameType,
+    )
+
+    try:
+        with warnings.catch_warnings(action="error", category=CryptographyDeprecationWarning):
+            yield
+    except (
+        *(InvalidSignature, UnsupportedAlgorithm, InvalidVersion, DuplicateExtension, ExtensionNotFound),
+        *(UnsupportedGeneralNameType, CryptographyDeprecationWarning, ValueError, TypeError),
+    ):
+        raise FormatError(problem) from None
 
 
 def _chain(quote: Quote) -> Sequence["Certificate"]:
     from cryptography import x509
 
-    try:
+    with _legible("its certificates can't be read"):
         chain = x509.load_pem_x509_certificates(quote.certificates)
-    except ValueError:
-        raise FormatError("its certificates can't be read") from None
     if not 2 <= len(chain) <= _MOST_CERTIFICATES:
         raise FormatError("expected a chain of certificates")
     return chain
@@ -240,7 +261,8 @@ def _chain(quote: Quote) -> Sequence["Certificate"]:
 def _key_of(certificate: "Certificate") -> "EllipticCurvePublicKey":
     from cryptography.hazmat.primitives.asymmetric import ec
 
-    key = certificate.public_key()
+    with _legible("a certificate's key can't be read"):
+        key = certificate.public_key()
     if not isinstance(key, ec.EllipticCurvePublicKey):
         raise FormatError("a certificate's key is not one of an elliptic curve")
     return key

@@ -109,6 +109,15 @@ def parse_generic(payload: memoryview) -> Iterator[tuple[int, memoryview]]:
     return parse_attributes(payload[_GENERIC.size :])
 
 
+def deleted_links(buffer: bytes) -> Iterator[int]:
+    """The indexes of the interfaces that a link notification tells the end of; raises `DeviceError`."""
+    for each in parse_messages(buffer):
+        if each.type == RTM_DELLINK:
+            if len(each.payload) < _LINK_INDEX.size:
+                raise DeviceError("netlink: a message is cut off")
+            yield _LINK_INDEX.unpack_from(each.payload)[0]
+
+
 def check_error(payload: memoryview) -> None:
     """Raise `NetlinkRefusalError` for the errno at a payload's start, if it is not 0 (an acknowledgement)."""
     code = abs(_ERROR.unpack_from(payload)[0]) if len(payload) >= 4 else errno.EPROTO
@@ -222,9 +231,13 @@ class LinkWatch:
             # The kernel had more to tell than the buffer held (ENOBUFS): look anew rather than miss it.
             self._look()
             return
-        for each in parse_messages(buffer):
-            if each.type == RTM_DELLINK and _LINK_INDEX.unpack_from(each.payload)[0] == self._index:
-                self.gone.set()
+        try:
+            gone = self._index in deleted_links(buffer)
+        except DeviceError:
+            self._look()
+            return
+        if gone:
+            self.gone.set()
 
     def _look(self) -> None:
         try:

@@ -51,7 +51,7 @@ class GuestAgent:
             ):
                 response.raise_for_status()
                 answer = json.loads(await _limited(response.content))
-        except (aiohttp.ClientError, OSError, ValueError) as error:
+        except (aiohttp.ClientError, OSError, ValueError, RecursionError) as error:
             reason = str(error) or type(error).__name__
             raise AgentError(
                 f"the guest agent at {self.endpoint} does not answer {method}: {reason}"

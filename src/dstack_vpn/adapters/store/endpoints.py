@@ -36,7 +36,7 @@ class EndpointFile:
             return {PublicKey.parse(key): _place(*place) for key, place in document.items()}
         except FileNotFoundError:
             return {}
-        except (OSError, ValueError, TypeError, AttributeError, FormatError) as error:
+        except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
             raise StoreError(f"{self._path}: {error}") from error
 
 

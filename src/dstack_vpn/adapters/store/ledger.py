@@ -145,7 +145,7 @@ def _last_to_forget(connection: sqlite3.Connection, before: float, largest: int)
 def _body(text: str) -> dict[str, str | int | float | bool | None]:
     try:
         found = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
     # What is not ours is shown as it is: the chain's check tells that it was not written by us.
     return found if isinstance(found, dict) else {"damaged": text}

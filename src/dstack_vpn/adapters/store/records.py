@@ -5,6 +5,7 @@ and `FormatError` says so.
 """
 
 import json
+from types import NoneType
 from typing import Any, Final
 
 from dstack_vpn.core import events as ev
@@ -27,6 +28,23 @@ _EVENTS: Final[dict[str, type[ev.RegistryEvent]]] = {
         ev.Observed,
     )
 }
+
+_TYPES: Final[dict[str, tuple[type, ...]]] = {
+    "token_id": (int,),
+    "owner": (str,),
+    "recipient": (str,),
+    "node_id": (str, Malformed),
+    "public_key": (PublicKey, Malformed, NoneType),
+    "suspended_key": (PublicKey, NoneType),
+    "key_since": (Position,),
+    "endpoint": (Reach, Malformed, NoneType),
+    "uri_endpoint": (Reach, Malformed, NoneType),
+    "active": (bool,),
+    "expires_at": (int,),
+    "node": (Node, NoneType),
+    "problem": (str,),
+}
+"""What each field may hold, by its name, which means the same everywhere."""
 
 
 def dump_node(node: Node) -> str:
@@ -75,7 +93,7 @@ def _plain(value: object) -> object:
 def _load(text: str) -> Any:  # noqa: ANN401 - the callers check what it is
     try:
         return json.loads(text, object_hook=_revive)
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise FormatError(f"the record is damaged: {error}") from error
 
 
@@ -91,6 +109,9 @@ def _revive(members: dict[str, Any]) -> object:
             return Reach(Endpoint(host, port))  # as stored before there were relays
         case {"type": str(name), **fields}:
             kinds: dict[str, type] = {"Node": Node, "Malformed": Malformed, **_EVENTS}
+            for field, value in fields.items():
+                if type(value) not in _TYPES[field]:
+                    raise FormatError(f"{field} is of another type")
             return kinds[name](**fields)
         case _:
             raise FormatError("the record is of no known form")

@@ -1,12 +1,16 @@
 """An attestation is believed when all of it fits together, and one thing that does not is named."""
 
+import base64
 import contextlib
 import json
+import ssl
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.quotes import NOW, Authority, Made, event
@@ -119,6 +123,51 @@ def test_two_events_of_a_name_measure_nothing() -> None:
     assert problems(finding)["the compose hash is as expected"] == "it is not measured"
 
 
+PUBLIC_KEY, P256 = bytes.fromhex("06072a8648ce3d0201"), bytes.fromhex("06082a8648ce3d030107")
+
+
+@pytest.mark.parametrize(
+    ("part", "other"),
+    [
+        (b"\xa0\x03\x02\x01\x02\x02", b"\xa0\x03\x02\x01\x14\x02"),  # a version that there is not
+        (PUBLIC_KEY, PUBLIC_KEY[:-1] + b"\x07"),  # a key of an unknown kind
+        (P256, P256[:-1] + b"\x70"),  # on an unknown curve
+        (P256 + b"\x03\x42\x00\x04", P256 + b"\x03\x42\x00\x05"),  # in an unknown form
+        (b"\x30\x0c\x06\x03\x55\x1d\x13", b"\x30\x0c\x06\x03\x55\x1d\x11"),  # names where there are none
+        (b"\x17\x0d2611", b"\x17\x0d2699"),  # a date that is none
+    ],
+)
+def test_a_certificate_that_no_library_reads_is_a_problem_and_no_error(part: bytes, other: bytes) -> None:
+    it = made()
+    quote = it.quote()
+    chain = Quote.parse(quote).certificates
+    pems = [pem for pem in chain.split(b"-----") if len(pem) > 100]
+    ders = [base64.b64decode(pem) for pem in pems]
+    assert any(part in der for der in ders)
+    for pem, der in zip(pems, ders, strict=True):
+        lines = base64.b64encode(der.replace(part, other)).decode()
+        altered = "\n".join(["", *(lines[i : i + 64] for i in range(0, len(lines), 64)), ""]).encode()
+        assert len(altered) == len(pem)
+        quote = quote.replace(pem, altered)
+    finding = find(it, quote=quote)
+    assert "Intel's root certifies the processor" in problems(finding)
+
+
+def test_a_serial_number_that_is_not_positive_is_refused_like_another_fault() -> None:
+    it = made()
+    quote = it.quote()
+    for number in x509.load_pem_x509_certificates(Quote.parse(quote).certificates):
+        digits = number.serial_number.to_bytes(20, "big")
+        der = number.public_bytes(serialization.Encoding.DER)
+        bad = x509_pem(der.replace(digits, b"\x80" + digits[1:]))
+        quote = quote.replace(number.public_bytes(serialization.Encoding.PEM), bad)
+    assert "read" in problems(find(it, quote=quote))["Intel's root certifies the processor"]
+
+
+def x509_pem(der: bytes) -> bytes:
+    return ssl.DER_cert_to_PEM_cert(der).encode()
+
+
 @settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_any_bytes_are_refused_or_found_wanting(data: st.DataObject) -> None:
@@ -134,7 +183,17 @@ IT = made()
 MADE = IT.quote()
 
 
-@pytest.mark.parametrize("log", ["", "{}", "[1]", '[{"imr": 9}]', "[" * 100_000, json.dumps([{}] * 10_001)])
+ENTRY = {"imr": 3, "event_type": 1, "digest": "", "event": "x", "event_payload": ""}
+ODD = [
+    json.dumps([ENTRY | {"imr": float("inf")}]),
+    json.dumps([ENTRY | {"event_type": float("-inf")}]),
+    json.dumps([ENTRY | {"event": "\ud800"}]),
+]
+
+
+@pytest.mark.parametrize(
+    "log", ["", "{}", "[1]", *ODD, '[{"imr": 9}]', "[" * 100_000, json.dumps([{}] * 10_001)]
+)
 def test_an_event_log_of_another_form_is_refused(log: str) -> None:
     finding = verify(MADE.hex(), log, KEY, expected=ANY, now=NOW, root=IT.authority.anchor)
     assert "event log" in problems(finding)["the event log replays to the registers"]

@@ -116,6 +116,14 @@ def test_nothing_but_device_errors_escape(junk: bytes) -> None:
             netlink.check_error(each.payload)
 
 
+def test_which_links_have_gone() -> None:
+    link = struct.pack("=BxHiII", 0, 1, 7, 0, 0)
+    gone, other = netlink.message(netlink.RTM_DELLINK, 0, 0, link), netlink.message(16, 0, 0, link)
+    assert list(netlink.deleted_links(other + gone)) == [7]
+    with pytest.raises(DeviceError):
+        list(netlink.deleted_links(netlink.message(netlink.RTM_DELLINK, 0, 0, link[:7])))
+
+
 def test_sockaddr_of_both_families() -> None:
     for endpoint in (SocketAddress("192.0.2.1", 7), SocketAddress("2001:db8::1", 7)):
         assert wgnetlink.parse_sockaddr(memoryview(wgnetlink.encode_sockaddr(endpoint))) == endpoint

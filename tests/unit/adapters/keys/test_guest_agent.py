@@ -55,6 +55,7 @@ async def test_its_attestation_can_be_checked(tmp_path: Path) -> None:
         ("GetKey", {"key": 7}, "not one of 32 bytes"),
         ("GetKey", [], "no JSON object"),
         ("GetKey", b"<html>", "does not answer GetKey"),
+        ("GetKey", b"[" * 100_000, "does not answer GetKey"),
         ("GetKey", b" " * (1 << 21), "does not answer GetKey"),
     ],
 )

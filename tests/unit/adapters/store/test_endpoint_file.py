@@ -20,7 +20,16 @@ async def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[]", "1", '{"x": ["192.0.2.1", 1]}', '{"%s": [1]}', '{"%s": ["a", 1]}', '{"%s": ["::1", 0]}'],
+    [
+        "",
+        "[]",
+        "[" * 100_000,
+        "1",
+        '{"x": ["192.0.2.1", 1]}',
+        '{"%s": [1]}',
+        '{"%s": ["a", 1]}',
+        '{"%s": ["::1", 0]}',
+    ],
 )
 async def test_what_is_no_such_file_is_told(tmp_path: Path, text: str) -> None:
     path = tmp_path / "endpoints.json"

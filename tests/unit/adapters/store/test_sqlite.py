@@ -111,7 +111,16 @@ async def test_a_damaged_file_is_moved_aside(tmp_path: Path) -> None:
     assert path.with_suffix(".corrupt").exists()
 
 
-@pytest.mark.parametrize("record", ["{", '{"type":"Nonsense"}', '{"type":"Node"}', "[1]", '{"key":"00"}'])
+ODD = [
+    "[" * 100_000,
+    dump_node(NODE).replace('"active":true', '"active":"no"'),
+    dump_node(NODE).replace('"expires_at":0', '"expires_at":0.5'),
+]
+
+
+@pytest.mark.parametrize(
+    "record", ["{", '{"type":"Nonsense"}', '{"type":"Node"}', "[1]", '{"key":"00"}', *ODD]
+)
 async def test_a_damaged_record_is_a_damaged_file(tmp_path: Path, record: str) -> None:
     path = tmp_path / "r.sqlite"
     store = SqliteStore(path)

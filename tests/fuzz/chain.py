@@ -1,0 +1,114 @@
+"""What an RPC endpoint sends: messages, logs, events, the contract's state."""
+
+from typing import Final
+
+from tests.fuzz.cursor import Cursor
+
+from dstack_vpn.adapters.chain import fields, jsonrpc
+from dstack_vpn.adapters.chain.faults import classify
+from dstack_vpn.adapters.chain.multicall import decode_aggregate3
+from dstack_vpn.adapters.contracts import ABIS, AccessRegistry, DstackAccessNft
+from dstack_vpn.adapters.contracts.abi import Reader
+from dstack_vpn.adapters.contracts.reverts import describe_revert
+from dstack_vpn.adapters.contracts.token_uri import endpoint_of
+from dstack_vpn.core.model import BlockRef, Malformed
+from dstack_vpn.core.reach import Reach
+from dstack_vpn.errors import ChainError, FormatError
+from dstack_vpn.ports import Log
+
+BLOCK: Final = BlockRef(7, "0x" + "22" * 32, "0x" + "33" * 32, 1_700_000_000)
+TOPICS: Final = (*sorted({topic for abi in ABIS.values() for topic in abi.topics}), "0x" + "ee" * 32)
+_OURS, _DEPLOYED = AccessRegistry(), DstackAccessNft()
+
+
+def abi(data: bytes) -> object:
+    """An array of tuples of a text each."""
+    reader = Reader(data)
+    return [reader.blob(base, base) for base in reader.tuples(0, 0)]
+
+
+def messages(data: bytes) -> object:
+    """A frame; the errors in it are given a meaning, and shown."""
+    found = jsonrpc.decode(data)
+    for message in found:
+        if isinstance(message, jsonrpc.Reply) and message.fault is not None:
+            error = classify(message.fault, "eth_call", jsonrpc.excerpt(message.fault.message))
+            assert isinstance(error, ChainError)
+            describe_revert(message.fault.data or b"")
+    return found
+
+
+def subscriptions(data: bytes) -> object:
+    """A frame whose notifications are heads or logs; a log goes on to both contracts' decoders."""
+    events: list[object] = []
+    for message in jsonrpc.decode(data):
+        result = message.result
+        if isinstance(result, dict) and "parentHash" in result:
+            events.append(fields.parse_header(result))
+        else:
+            fields.log_address(result)
+            events += _decoded(fields.parse_log(result))
+    return events or None
+
+
+def event(data: bytes) -> object:
+    """A log's topics and data as they are: which event, how many topics, these, and the rest is data."""
+    cursor = Cursor(data)
+    first, count = TOPICS[cursor.byte() % len(TOPICS)], cursor.byte() % 5
+    topics = tuple("0x" + cursor.take(32).hex() for _ in range(count))
+    found = _decoded(Log((first, *topics), cursor.rest(), BLOCK.number, BLOCK.hash, 0, removed=False))
+    if not found:
+        raise FormatError("it is an event of neither contract")
+    return found
+
+
+def _decoded(log: Log) -> list[object]:
+    """What each contract's decoder makes of it, without those that refuse it or have no use for it."""
+    found: list[object] = []
+    for each in ABIS.values():
+        try:
+            found += filter(None, [each.decode(log)])
+        except FormatError:
+            continue
+    return found
+
+
+def state(data: bytes) -> object:
+    """By the first byte: our contract's token, its page, or the deployed contract's three replies."""
+    kind, rest = data[:1], data[1:]
+    if kind == b"p":
+        return _OURS.parse_page(rest, BLOCK)
+    if kind == b"t":
+        return _OURS.parse_token(5, [rest], BLOCK)
+    cursor = Cursor(rest)
+    absent = cursor.byte()
+    replies = [None if absent >> i & 1 else cursor.blob() for i in range(3)]
+    return _DEPLOYED.parse_token(5, replies, BLOCK)
+
+
+def multicall(data: bytes) -> object:
+    """The first byte says how many results were asked for."""
+    results = decode_aggregate3(data[1:], data[0] if data else 0)
+    assert sum(len(result or b"") for result in results) <= len(data)
+    return results
+
+
+def revert(data: bytes) -> object:
+    """A revert's reason; None where it can't be read."""
+    reason = describe_revert(data)
+    assert len(reason) < 2000
+    assert reason.isprintable()
+    return None if "can't be read" in reason or "unknown error" in reason else reason
+
+
+def token_uri(data: bytes) -> object:
+    """A token URI; None where it names no endpoint that is one."""
+    found = endpoint_of(data)
+    return None if isinstance(found, Malformed) else found
+
+
+def reach(data: bytes) -> object:
+    """A peer's endpoint, which reads the same when it was written out."""
+    found = Reach.parse(data.decode("utf-8", "replace"))
+    assert Reach.parse(str(found)) == found
+    return found

@@ -1,0 +1,196 @@
+"""Who gets in: members by the registry's facts, and clients of the HTTP API by their requests."""
+
+import ipaddress
+from types import SimpleNamespace
+from typing import Any, Final, cast
+
+from aiohttp import web
+from multidict import CIMultiDict
+from tests.fuzz.cursor import Cursor
+from tests.fuzz.zone import PLAN
+from tests.scripted import key
+
+from dstack_vpn.adapters.contracts import fields
+from dstack_vpn.adapters.web.access import Policy
+from dstack_vpn.core.access import AccessControl, Reason, own_problem
+from dstack_vpn.core.addressing import AddressPlan
+from dstack_vpn.core.desired import Membership, PeerPolicy, keys_of
+from dstack_vpn.core.events import (
+    EndpointUpdated,
+    ExpiryUpdated,
+    Granted,
+    KeyUpdated,
+    Observed,
+    OwnerKeyUpdated,
+    RegistryEvent,
+    Revoked,
+    Transferred,
+)
+from dstack_vpn.core.keys import PublicKey
+from dstack_vpn.core.model import Malformed, Position, TokenId
+from dstack_vpn.core.node import Node
+from dstack_vpn.core.quorum import Quorum
+from dstack_vpn.core.registry import Registry, apply, revert
+
+_FACTS: Final = 24
+_SMALL: Final = AddressPlan(ipaddress.IPv4Network("10.77.0.0/29"), PLAN.ipv6)
+_HUGE: Final = (2**80 - 2, 2**80 - 1, 2**256 - 1)
+_OWNERS: Final = ("0x" + "aa" * 20, "0x" + "bb" * 20, "0x" + "cc" * 20)
+
+
+def members(data: bytes) -> object:
+    """Facts are folded one by one; whoever is granted then has to be somebody who may be."""
+    cursor = Cursor(data)
+    head = [cursor.byte() for _ in range(5)]
+    own, height, confirmations, now, quorum = key(head[0] % 5), head[1], head[2] % 4, head[3], None
+    if head[4] & 1:
+        quorum = Quorum(2)
+    state, peers = Registry(), Membership(PeerPolicy(template="{node_id}.example:1"), lambda key, reach: None)
+    access = AccessControl(state, _SMALL, own, height, confirmations, quorum)
+    peers.rebuild(access, now)
+    for _ in range(_FACTS):
+        if not cursor:
+            break
+        before, (at, event) = state, _fact(cursor)
+        state, change = apply(before, event, at)
+        assert revert(state, change) == before
+        if quorum is not None:
+            if head[4] & 2:
+                quorum.remember([node for node in state.nodes.values() if node.token_id % 2], height)
+            quorum.followed([c.token_id for c in change], state)
+        access = AccessControl(state, _SMALL, own, height, confirmations, quorum)
+        peers.update(access, keys_of([c.token_id for c in change], before, state), now)
+    _check(access, now)
+    if quorum is None:
+        fresh = Membership(peers.policy, peers.lookup)
+        fresh.rebuild(access, now)
+        assert peers.peers == fresh.peers
+    return list(access.granted(now)) or None
+
+
+def _check(access: AccessControl, now: int) -> None:
+    """What no facts may bring about."""
+    granted = list(access.granted(now))
+    assert len({node.public_key for node in granted}) == len(granted)
+    for node in granted:
+        assert node.active
+        assert isinstance(node.public_key, PublicKey)
+        assert isinstance(node.node_id, str)
+        assert node.public_key not in {access.own_key, node.suspended_key}
+        assert not 0 < node.expires_at < now
+        assert access.height - node.key_since.block >= access.confirmations
+        assert access.addresses.allowed_ips(node.token_id)
+        assert access.quorum is None or access.quorum.doubt(node) is None
+    subjects: list[TokenId | str | PublicKey] = [
+        *access.registry.nodes,
+        *access.registry.by_key,
+        "10.77.0.3",
+        999,
+    ]
+    for subject in (*subjects, *access.registry.by_node_id):
+        decision = access.decide(subject, now)
+        assert decision.granted is (decision.reason is Reason.ACTIVE)
+        assert not decision.granted or decision.node in granted
+        assert str(decision).isprintable()
+        assert isinstance(subject, PublicKey | int) or (own_problem(access, subject, now) or "").isprintable()
+
+
+def _fact(cursor: Cursor) -> tuple[Position, RegistryEvent]:
+    """When, what, of which token; texts pass the boundary that the chain's pass."""
+    at, kind, token = Position(cursor.byte(), cursor.byte()), cursor.byte() % 8, _token(cursor)
+    match kind:
+        case 0 | 1:
+            return at, Granted(token, _owner(cursor), fields.node_id(cursor.blob()), _key(cursor))
+        case 2:
+            return at, Revoked(token)
+        case 3:
+            return at, Transferred(token, _owner(cursor))
+        case 4:
+            return at, KeyUpdated(token, _key(cursor))
+        case 5:
+            return at, OwnerKeyUpdated(_owner(cursor), _key(cursor))
+        case 6:
+            if cursor.byte() & 1:
+                return at, ExpiryUpdated(token, cursor.byte())
+            return at, EndpointUpdated(token, fields.endpoint(cursor.blob()))
+        case _:
+            return at, Observed(token, _node(cursor, token, at) if cursor.byte() & 3 else None)
+
+
+def _token(cursor: Cursor) -> TokenId:
+    number = cursor.byte()
+    return _HUGE[number % 3] if number > 250 else number % 8
+
+
+def _owner(cursor: Cursor) -> str:
+    return _OWNERS[cursor.byte() % 3]
+
+
+def _key(cursor: Cursor) -> PublicKey | Malformed | None:
+    number = cursor.byte()
+    return key(number % 5) if number < 200 else fields.public_key(cursor.blob())
+
+
+def _node(cursor: Cursor, token: TokenId, at: Position) -> Node:
+    return Node(
+        token,
+        _owner(cursor),
+        fields.node_id(cursor.blob()),
+        _key(cursor),
+        endpoint=fields.endpoint(cursor.blob()),
+        active=bool(cursor.byte() & 3),
+        expires_at=cursor.byte() if cursor.byte() & 1 else 0,
+        key_since=at,
+    )
+
+
+# -- HTTP ---------------------------------------------------------------------------------------------
+
+_TOKEN: Final = "0123456789abcdef"
+_POLICY: Final = Policy(
+    token=_TOKEN,
+    vpn=True,
+    proxies=(ipaddress.IPv4Network("127.0.0.0/8"), ipaddress.IPv6Network("fd00::/8")),
+    suffix="vpn.internal",
+    is_member=lambda address: PLAN.token_at(str(address)) is not None,
+)
+
+
+def request(data: bytes) -> object:
+    """Lines: the two addresses of the connection, the path, then headers. None where it is refused."""
+    peer, own, path, *lines = [*data.decode("utf-8", "surrogateescape").split("\n"), "", "", ""]
+    headers = CIMultiDict(
+        (name, value.strip()) for name, _, value in (line.partition(":") for line in lines) if name
+    )
+    ends = {"peername": (peer, 1), "sockname": (own, 2)}
+    asked = cast(
+        "web.Request",
+        SimpleNamespace(headers=headers, path=path, transport=SimpleNamespace(get_extra_info=ends.get)),
+    )
+    refusal = _POLICY.judge(asked, is_open=False)
+    client = _POLICY.client(asked)
+    if refusal is None:
+        assert _may(peer, own, path, headers), "let in without a reason"
+    _POLICY.judge(asked, is_open=True)
+    return client if refusal is None else None
+
+
+def _may(peer: str, own: str, path: str, headers: CIMultiDict[Any]) -> bool:
+    """Whether there is any reason to let a request in, looked at with less care for which of them it is."""
+    address = _address(peer)
+    if headers.get("Authorization", "").endswith(_TOKEN):
+        return True
+    if address is None:
+        return False
+    proxy = any(address in network for network in _POLICY.proxies if network.version == address.version)
+    by_proxy = proxy and path.startswith("/auth")
+    member = PLAN.token_at(str(address)) is not None
+    return by_proxy or address.is_loopback or member or address == _address(own)
+
+
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        address = ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+    return getattr(address, "ipv4_mapped", None) or address

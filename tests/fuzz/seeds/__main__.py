@@ -1,0 +1,63 @@
+"""Makes the corpus: `python -m tests.fuzz.seeds [NAME...]` writes `corpus/NAME.hex`, by default all of them.
+
+Each seed comes from an encoder: the project's own, or one of the tests' (eth-abi, dnspython, the quotes').
+All but those with signatures come out the same each time.
+"""
+
+import sys
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from tests.fuzz.driver import CORPUS
+from tests.fuzz.seeds import chain, local, peers, policy
+
+MADE: Final[dict[str, Callable[[], Iterable[bytes | str]]]] = {
+    "abi": chain.for_abi,
+    "attest": local.for_attest,
+    "dns": peers.for_dns,
+    "dns-forward": peers.for_dns_forward,
+    "dump": peers.for_dump,
+    "endpoints": lambda: (
+        local.NODE["PEER_ENDPOINTS"],
+        "7=udp://[2001:db8::1]:51820",
+        "a.b_c=tcp://x.example:1,tls://y.example:2",
+    ),
+    "event": chain.for_event,
+    "event-log": local.for_event_log,
+    "forwards": lambda: (local.NODE["FORWARD_TO"], "tcp:443=[fd00::1]:8443, 8080=db"),
+    "frames": peers.for_frames,
+    "http": policy.for_http,
+    "jsonrpc": chain.for_jsonrpc,
+    "log": chain.for_log,
+    "members": policy.for_members,
+    "multicall": chain.for_multicall,
+    "netlink": peers.for_netlink,
+    "networks": lambda: ("10.0.0.0/8,fd00::/8,127.0.0.1", "::1/128, 192.0.2.0/24"),
+    "quote": local.for_quote,
+    "reach": chain.for_reach,
+    "record": local.for_record,
+    "relay-listen": lambda: (local.NODE["RELAY_LISTEN"], "tcp://[::]:8443", "tls://0.0.0.0:443?cert=dstack"),
+    "relay-settings": local.for_relay_settings,
+    "revert": chain.for_revert,
+    "rpc-url": lambda: ("wss://user:secret@[2001:db8::1]:8545/v3/key?token=abcdef#f", "http://a.example"),
+    "settings": local.for_settings,
+    "state": chain.for_state,
+    "stream": peers.for_stream,
+    "token-uri": chain.for_token_uri,
+    "toml": local.for_toml,
+    "uapi": peers.for_uapi,
+    "uapi-status": peers.for_uapi_status,
+    "urls": lambda: (local.NODE["RPC_URL"], "wss://a.example/key , https://b.example:8545"),
+    "wgconf": local.for_wgconf,
+}
+
+
+def main() -> None:
+    """Write what the arguments name."""
+    for name in sys.argv[1:] or MADE:
+        seeds = [seed.encode() if isinstance(seed, str) else seed for seed in MADE[name]()]
+        (CORPUS / f"{name}.hex").write_text("".join(f"{seed.hex()}\n" for seed in seeds), "ascii")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""Seeds of what an RPC endpoint sends, made with eth-abi."""
+
+import json
+from collections.abc import Iterable
+from typing import Any, Final
+
+from eth_abi.abi import encode
+from tests.fuzz.chain import TOPICS
+from tests.fuzz.cursor import blob
+from tests.fuzz.seeds.texts import OTHER, OWNER, PIN, PLAIN_URI, REACH, URI
+from tests.scripted import key
+from tests.unit.adapters.contracts.oracle import NODE_VIEW, artifact, event_log
+
+
+def _logs() -> list[Any]:
+    """Every event of our contract, and the deployed one's of the same names."""
+    return [
+        event_log("NodeAccessGranted", 5, "web-1", OWNER, str(key(5))),
+        event_log("NodeAccessGranted", 2**256 - 1, "a.b_c", OTHER, ""),
+        event_log("NodeAccessRevoked", 5, "web-1"),
+        event_log("NodeAccessTransferred", 5, OWNER, OTHER),
+        event_log("NodeKeyUpdated", 5, str(key(6))),
+        event_log("NodeEndpointUpdated", 5, REACH),
+        event_log("NodeEndpointUpdated", 5, ""),
+        event_log("NodeExpiryUpdated", 5, 1_900_000_000),
+        event_log("PublicKeyUpdated", OWNER, str(key(7))),
+        event_log("Transfer", OWNER, OTHER, 5),
+        event_log("Transfer", OWNER, "0x" + "0" * 40, 5),
+    ]
+
+
+def for_event() -> Iterable[bytes]:
+    for log in _logs():
+        topics = [bytes.fromhex(topic[2:]) for topic in log.topics[1:]]
+        yield bytes([TOPICS.index(log.topics[0]), len(topics)]) + b"".join(topics) + log.data
+
+
+def _notification(result: object) -> dict[str, object]:
+    params = {"subscription": "0x9ce59a13059e417087c02d3236a0b1cc", "result": result}
+    return {"jsonrpc": "2.0", "method": "eth_subscription", "params": params}
+
+
+def _log_json(log: Any, **more: object) -> dict[str, object]:
+    known = {"address": OTHER, "topics": log.topics, "data": "0x" + log.data.hex(), "blockNumber": "0x4d"}
+    return known | {"blockHash": log.block_hash, "logIndex": "0x0", "removed": False} | more
+
+
+HEAD: Final = {
+    "number": "0x4d",
+    "hash": "0x" + "7" * 64,
+    "parentHash": "0x" + "6" * 64,
+    "timestamp": "0x6b49d200",
+    "miner": OTHER,
+}
+
+
+def for_log() -> Iterable[bytes]:
+    for log in _logs():
+        yield _json(_notification(_log_json(log)))
+    yield _json(_notification(HEAD))
+    yield _json([_notification(_log_json(_logs()[0], removed=True)), _notification(HEAD)])
+    yield _json([_notification(HEAD), {"jsonrpc": "2.0", "id": 7, "result": _log_json(_logs()[2])}])
+
+
+def _json(document: object) -> bytes:
+    return json.dumps(document, separators=(",", ":")).encode()
+
+
+def for_jsonrpc() -> Iterable[bytes]:
+    reply: dict[str, object] = {"jsonrpc": "2.0", "id": 1}
+    taken = bytes.fromhex(artifact()["errors"]["NodeIdTaken(string,uint256)"][2:])
+    data = "0x" + (taken + encode(["string", "uint256"], ["web", 1])).hex()
+    errors: list[object] = [
+        {"code": 3, "message": "execution reverted", "data": data},
+        {"code": -32005, "message": "query returned more than 10000 results"},
+        {"code": -32000, "message": "header not found", "data": {"data": data}},
+        {"code": -32603, "message": "Internal error", "data": "Reverted " + data},
+        "rate limit exceeded",
+    ]
+    yield _json(reply | {"result": "0x2105"})
+    yield _json(reply | {"result": [_log_json(log) for log in _logs()[:3]]})
+    yield _json([reply | {"id": n, "result": HEAD} for n in range(3)])
+    yield _json([reply | {"error": error} for error in errors])
+    yield from (_json(reply | {"error": error}) for error in errors)
+    yield _json(_notification(HEAD))
+    yield b"<html><body>502 Bad Gateway</body></html>"
+
+
+def _node_view(token: int = 5, **more: Any) -> tuple[Any, ...]:
+    view = {"token": token, "owner": OWNER, "name": f"web-{token}", "key": str(key(token)), "endpoint": REACH}
+    rest = {"uri": URI, "created": 1, "key_block": 42, "expires": 99, "active": True, "awaiting": False}
+    return tuple((view | rest | more).values())
+
+
+def for_state() -> Iterable[bytes]:
+    bare: dict[str, Any] = {"endpoint": "", "uri": PLAIN_URI, "expires": 0}
+    for view in (_node_view(), _node_view(**bare), _node_view(key="", active=False, awaiting=True)):
+        yield b"t" + encode([NODE_VIEW], [view])
+    for count in (0, 1, 3):
+        views = [_node_view(n, **bare) if n % 2 else _node_view(n) for n in range(count)]
+        yield b"p" + encode([f"{NODE_VIEW}[]", "uint256"], [views, count])
+    access = encode(["string", "string", "uint256", "bool"], ["web", str(key(5)), 1, True])
+    for absent, uri in ((0, URI), (0, PLAIN_URI), (4, "")):
+        replies = [access, encode(["address"], [OWNER]), encode(["string"], [uri])]
+        yield b"d" + bytes([absent]) + b"".join(blob(r) for i, r in enumerate(replies) if not absent >> i & 1)
+
+
+def for_multicall() -> Iterable[bytes]:
+    access = encode(["string", "string", "uint256", "bool"], ["web", str(key(5)), 1, True])
+    for results in ([], [(True, access)], [(True, access), (False, b""), (True, b"\1" * 32)] * 2):
+        yield bytes([len(results)]) + encode(["(bool,bytes)[]"], [results])
+
+
+def for_revert() -> Iterable[bytes]:
+    yield bytes.fromhex("08c379a0") + encode(["string"], ["not the owner"])
+    yield bytes.fromhex("4e487b71") + encode(["uint256"], [0x11])
+    values = {"string": "web\u202e", "address": OWNER}
+    for signature, selector in artifact()["errors"].items():
+        kinds = signature.partition("(")[2].rstrip(")")
+        types = kinds.split(",") if kinds else []
+        yield bytes.fromhex(selector[2:]) + encode(types, [values.get(kind, 7) for kind in types])
+
+
+def for_abi() -> Iterable[bytes]:
+    for texts in ([], ["web"], ["a", "b" * 40, ""]):
+        yield encode(["(string)[]"], [[(text,) for text in texts]])
+
+
+def for_reach() -> Iterable[str]:
+    yield from ("192.0.2.1:51820", "udp://[2001:db8::1]:51820", "vpn.example.org:1", REACH)
+    yield f"tls://vpn.example.org:443?pin={PIN},{PIN},udp://n.example.org:1,tcp://n.example.org:443"
+
+
+def for_token_uri() -> Iterable[str]:
+    yield from (URI, PLAIN_URI, "https://example.org/5.json")
+    yield "data:application/json;charset=utf-8," + json.dumps(
+        {"image": [{}], "endpoint": "udp://a.example:1"}
+    )

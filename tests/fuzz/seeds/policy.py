@@ -1,0 +1,43 @@
+"""Seeds of who may get in: registry facts, HTTP requests."""
+
+from collections.abc import Iterable
+
+from tests.fuzz.cursor import blob
+from tests.fuzz.seeds.texts import REACH
+from tests.scripted import key
+
+
+def _granted(at: int, token: int, owner: int, name: str, number: int) -> bytes:
+    return bytes([at, 0, 0, token, owner]) + blob(name.encode()) + bytes([number])
+
+
+def _observed(at: int, token: int, number: int, expires: int) -> bytes:
+    head = bytes([at, 0, 7, token, 1, token % 3]) + blob(b"web") + bytes([number])
+    return head + blob(REACH.encode()) + bytes([1, expires]) + bytes([1]) * bool(expires)
+
+
+def for_members() -> Iterable[bytes]:
+    grants = [_granted(n, n, n % 3, f"web-{n}", n) for n in range(1, 6)]
+    revoked, transferred = bytes([9, 0, 2, 2]), bytes([9, 0, 3, 3, 2])
+    rekeyed, of_owner = bytes([10, 0, 4, 3, 4]), bytes([11, 0, 5, 1, 1])
+    expires = bytes([12, 0, 6, 4, 1, 90])
+    placed = bytes([12, 0, 6, 4, 0]) + blob(REACH.encode())
+    by_text = bytes([13, 0, 4, 2, 255]) + blob(str(key(2)).encode())
+    every = [*grants, revoked, transferred, rekeyed, of_owner, expires, placed, by_text]
+    for head in (bytes([0, 100, 0, 50, 0]), bytes([1, 20, 3, 95, 0]), bytes([0, 100, 1, 50, 3])):
+        yield head + b"".join(every)
+        yield head + b"".join(grants)
+        yield head + b"".join(_observed(n, n, n % 4, 40 * n) for n in range(1, 7))
+        yield head + grants[0] + _granted(7, 7, 1, "web-1", 1) + _granted(8, 253, 1, "x", 3)
+
+
+def for_http() -> Iterable[str]:
+    bearer, host = "Authorization: Bearer 0123456789abcdef", "Host: localhost:8080"
+    yield f"127.0.0.1\n127.0.0.1\n/peers\n{host}"
+    yield f"192.0.2.7\n192.0.2.1\n/peers\n{bearer}\nHost: vpn.example.org"
+    yield "10.77.0.3\n10.77.0.2\n/peers\nHost: web-1.vpn.internal:8080"
+    yield "::ffff:10.77.0.3\n10.77.0.2\n/metrics\nHost: [fd00::2]:8080\nVia: 1.1 x"
+    yield f"fd00::9%eth0\nfd00::2\n/auth/web\n{host}\nX-Forwarded-For: 192.0.2.9, [fd00::1]:80"
+    hops = ["X-Forwarded-For: 10.77.0.9:1, 127.0.0.2", "X-Real-IP: 10.77.0.9", "Forwarded: for=192.0.2.1"]
+    yield "\n".join(["127.0.0.1", "127.0.0.1", "/auth", host, *hops])
+    yield "\n".join(["10.77.0.2", "10.77.0.2", "/auth", "Host: 10.77.0.2", *hops])
