@@ -14,8 +14,8 @@ ROOT: Final = Path(__file__).parents[1]
 HOME: Final = ROOT / ".cache" / "audit"
 TOOLS: Final = ("pip-audit==2.10.1", "cyclonedx-bom==7.3.1")
 LOCKS: Final = ("requirements.lock", "requirements-build.lock")
-SHIPPED: Final = "requirements-run.lock"
-"""What the images have."""
+SHIPPED: Final = "requirements.lock"
+"""What the images have; that of the relay has less."""
 SBOM: Final = ROOT / "build" / "sbom.cdx.json"
 NOT_POSSIBLE: Final = 3
 

@@ -1,15 +1,19 @@
-"""A node's key is rotated by the command, beside its daemon, under traffic."""
+"""A node's key is rotated under traffic: by the command beside its daemon, and by the daemon itself."""
 
 import os
+import shlex
 import subprocess
 import sys
+import time
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from eth_account import Account
 from tests.netns_support import wait_until
 
 from dstack_vpn.adapters import keyfile
-from dstack_vpn.cli.demo.lab import Lab
+from dstack_vpn.cli.demo.lab import Lab, Tools
 from dstack_vpn.cli.demo.node import Node
 from dstack_vpn.cli.demo.ping import Ping
 from dstack_vpn.core.keys import PrivateKey
@@ -84,3 +88,84 @@ def test_a_key_is_rotated_under_traffic_and_a_failed_one_is_not(empty_lab: Lab) 
     assert loss.longest_gap < HANDSHAKE, f"longer than one handshake: {loss}"
     a.wait_reaches(b.address)
     b.wait_reaches(a.address)
+
+
+# -- by its age ---------------------------------------------------------------------------------------
+
+HOUR = 3600
+START = 40.0
+"""Seconds within which a daemon with an old key begins: it waits for 10 to 20, and looks every 5."""
+
+
+def in_the_past(tools: Tools, folder: Path) -> Tools:
+    """A chain whose blocks are two hours old."""
+    script = folder / "anvil"
+    began = int(time.time()) - 2 * HOUR  # noqa: TID251  # anvil's clock
+    script.write_text(f'#!/bin/sh\nexec {shlex.quote(str(tools.anvil))} "$@" --timestamp {began}\n')
+    script.chmod(0o755)
+    return replace(tools, anvil=script)
+
+
+def children(node: Node) -> set[bytes]:
+    """What anybody on the machine can read of the processes that a daemon has started: their arguments."""
+    assert node.daemon is not None
+    found = set()
+    for task in Path("/proc", str(node.daemon.pid), "task").iterdir():
+        try:
+            for child in (task / "children").read_text().split():
+                found.add(Path("/proc", child, "cmdline").read_bytes())
+        except OSError:
+            continue
+    return found
+
+
+def test_a_daemon_changes_its_key_by_its_age_under_traffic(tools: Tools, tmp_path: Path) -> None:
+    with Lab(in_the_past(tools, tmp_path)) as lab:
+        lab.start_chain()
+        a, b = lab.add_node("a"), lab.add_node("b")
+        b.key = keyfile.make(file := b.home / "state" / "wireguard.key")
+        written = file.stat().st_mtime - 0.97 * HOUR
+        os.utime(file, (written, written))
+        for node in (a, b):
+            lab.mint(node)
+            lab.set_endpoint(node)
+        secret = holder(b.owner)
+        account = tmp_path / "holder.key"
+        account.touch(0o600)
+        account.write_text(secret)
+        a.start()
+        b.start(
+            WIREGUARD_PRIVATE_KEY="generate",
+            WIREGUARD_PRIVATE_KEY_FILE="",
+            CONTRACT_PRIVATE_KEY_FILE=str(account),
+            KEY_MAX_AGE=str(HOUR * 1000),
+        )
+        for node in (a, b):
+            node.wait_ready()
+        a.wait_reaches(b.address)
+
+        old, seen = b.public_key, set()
+        ping = Ping(a.namespace, b.address, b.home / "ping.log")
+        try:
+            first = ping.mark()
+
+            def changed() -> bool:
+                seen.update(children(b))
+                return key_of(b) != b.key
+
+            wait_until(changed, f"b's daemon has changed its key (its log: {b.log})", START)
+            b.key = key_of(b)
+            wait_until(lambda: derive(b.key) in a.device().peers, "a has it, too")
+            last = ping.mark()
+            loss = ping.between(first, ping.mark(at_least=last + PACE))
+        finally:
+            ping.stop()
+        assert old not in a.device().peers
+        assert loss.longest_gap < HANDSHAKE, f"longer than one handshake: {loss}"
+        wait_until(lambda: b.component("key") == ("ok", ""), "the key is young")
+        stats = b.get("/stats")
+        assert stats["facts"]["key"]["announced"] == 1
+        assert stats["public_key"] == str(b.public_key)
+        assert [line for line in seen if b"rotate-key" in line], "the process was seen"
+        shown = b.log.read_bytes() + repr((stats, b.health(), seen)).encode()
+        assert secret.removeprefix("0x").encode() not in shown.lower()
