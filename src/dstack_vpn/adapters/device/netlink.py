@@ -30,6 +30,8 @@ _CTRL_CMD_GETFAMILY: Final = 3
 _CTRL_ATTR_FAMILY_ID: Final = 1
 _CTRL_ATTR_FAMILY_NAME: Final = 2
 _RTMGRP_LINK: Final = 1
+_MAX_ERRNO: Final = 4095
+"""linux/err.h; `os.strerror` does not take every larger one."""
 
 _HEADER: Final = struct.Struct("=IHHII")
 _GENERIC: Final = struct.Struct("=BBH")
@@ -122,7 +124,7 @@ def check_error(payload: memoryview) -> None:
     """Raise `NetlinkRefusalError` for the errno at a payload's start, if it is not 0 (an acknowledgement)."""
     code = abs(_ERROR.unpack_from(payload)[0]) if len(payload) >= 4 else errno.EPROTO
     if code:
-        raise NetlinkRefusalError(code)
+        raise NetlinkRefusalError(code if code <= _MAX_ERRNO else errno.EPROTO)
 
 
 # -- sockets ------------------------------------------------------------------------------------------

@@ -86,6 +86,8 @@ async def _connect(upstream: Upstream, mark: int | None, *, foreign: bool) -> so
         return await proxy.connect(upstream.host, upstream.port)
     except ProxyError as error:
         raise RelayError(f"{upstream.name}: via: the proxy {name} refused: {error}") from error
+    except ValueError as error:  # a name in its reply that is no text, or a password that it can't be told
+        raise RelayError(f"{upstream.name}: via: the proxy {name} can't be spoken to: {error}") from error
 
 
 class _Direct:

@@ -116,6 +116,13 @@ def test_nothing_but_device_errors_escape(junk: bytes) -> None:
             netlink.check_error(each.payload)
 
 
+@pytest.mark.parametrize(("said", "code"), [(-22, 22), (22, 22), (-(2**31), 71), (4096, 71)])
+def test_an_errno_that_there_is_not_is_a_protocol_error(said: int, code: int) -> None:
+    with pytest.raises(netlink.NetlinkRefusalError) as caught:
+        netlink.check_error(memoryview(struct.pack("=i", said)))
+    assert caught.value.code == code
+
+
 def test_which_links_have_gone() -> None:
     link = struct.pack("=BxHiII", 0, 1, 7, 0, 0)
     gone, other = netlink.message(netlink.RTM_DELLINK, 0, 0, link), netlink.message(16, 0, 0, link)

@@ -150,6 +150,22 @@ async def test_a_proxy_that_refuses_is_named_without_its_password() -> None:
     assert "secret" not in said
 
 
+async def test_a_proxy_whose_reply_is_no_text_or_whose_password_can_not_be_told_is_named() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(3)
+        writer.write(b"\x05\x00" + b"\x05\x00\x00\x03\x01\xff\x00\x00")
+        await reader.read()
+        writer.close()
+
+    async with server(serve) as proxy:
+        said = await problem(f"tcp://192.0.2.1:443?via=socks5://127.0.0.1:{proxy}")
+        assert f"via: the proxy socks5://127.0.0.1:{proxy} can't be spoken to" in said
+    async with server(http_proxy([])) as proxy:
+        said = await problem(f"tcp://192.0.2.1:443?via=http://us%253Aer:secret@127.0.0.1:{proxy}")
+        assert f"via: the proxy http://127.0.0.1:{proxy} can't be spoken to" in said
+        assert "secret" not in said
+
+
 async def test_a_proxy_that_is_not_there_is_named() -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
