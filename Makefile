@@ -67,9 +67,9 @@ lock: ## Pin the dependencies anew (UPGRADE=1 takes the newest that pyproject.to
 	@sed -n 's/^requires = \["\(.*\)"\]/\1/p' pyproject.toml | uv pip compile $(LOCK) - -o requirements-build.lock
 	@uv pip compile $(LOCK) --extra admin --group dev pyproject.toml -o requirements-dev.lock
 
-fuzz: ## Feed mutated inputs to each decoder (RUNS=1000000, SEED=1, ONLY=name)
+fuzz: ## Feed mutated inputs to each decoder (RUNS=1000000, SEED=1, ONLY="name name")
 	@scripts/setup test
-	@python -m tests.fuzz.driver --runs $(or $(RUNS),1000000) --seed $(or $(SEED),1) $(if $(ONLY),--only $(ONLY))
+	@python -m tests.fuzz.driver --runs $(or $(RUNS),1000000) --seed $(or $(SEED),1) $(patsubst %,--only %,$(ONLY))
 
 audit: ## Look for known vulnerabilities in the locked dependencies
 	@scripts/setup test

@@ -12,6 +12,7 @@ import pytest
 from tests.fuzz import driver
 from tests.fuzz.decoders import DECODERS, Decoder
 from tests.fuzz.mutate import mutations
+from tests.fuzz.seeds.__main__ import MADE, SIGNED, make
 
 from dstack_vpn.adapters.device import wgnetlink
 from dstack_vpn.config import load
@@ -34,6 +35,12 @@ def test_the_same_seed_gives_the_same_inputs() -> None:
     first, second = (list(itertools.islice(mutations(seeds, 7), 500)) for _ in range(2))
     assert first == second
     assert first != list(itertools.islice(mutations(seeds, 8), 500))
+
+
+def test_the_corpus_is_what_the_encoders_make() -> None:
+    assert MADE.keys() == DECODERS.keys()
+    for name in MADE.keys() - SIGNED:
+        assert driver.corpus(name) == make(name), f"run: python -m tests.fuzz.seeds {name}"
 
 
 def _raise(_: bytes) -> object:

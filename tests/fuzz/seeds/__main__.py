@@ -52,11 +52,19 @@ MADE: Final[dict[str, Callable[[], Iterable[bytes | str]]]] = {
 }
 
 
+SIGNED: Final = frozenset({"attest", "quote"})
+"""What has signatures, by keys that are made for it."""
+
+
+def make(name: str) -> list[bytes]:
+    """A decoder's seeds."""
+    return [seed.encode() if isinstance(seed, str) else seed for seed in MADE[name]()]
+
+
 def main() -> None:
     """Write what the arguments name."""
     for name in sys.argv[1:] or MADE:
-        seeds = [seed.encode() if isinstance(seed, str) else seed for seed in MADE[name]()]
-        (CORPUS / f"{name}.hex").write_text("".join(f"{seed.hex()}\n" for seed in seeds), "ascii")
+        (CORPUS / f"{name}.hex").write_text("".join(f"{seed.hex()}\n" for seed in make(name)), "ascii")
 
 
 if __name__ == "__main__":
