@@ -4,7 +4,7 @@ from typing import Final
 
 from tests.fuzz.cursor import Cursor
 
-from dstack_vpn.adapters.chain import fields, jsonrpc
+from dstack_vpn.adapters.chain import fields, jsonrpc, transport
 from dstack_vpn.adapters.chain.faults import classify
 from dstack_vpn.adapters.chain.multicall import decode_aggregate3
 from dstack_vpn.adapters.contracts import ABIS, AccessRegistry, DstackAccessNft
@@ -36,6 +36,14 @@ def messages(data: bytes) -> object:
             assert isinstance(error, ChainError)
             describe_revert(message.fault.data or b"")
     return found
+
+
+def retry_after(data: bytes) -> object:
+    """When to come back, and the endpoint's date, on a line each."""
+    wish, _, date = data.decode("latin-1").partition("\n")
+    pause = transport.retry_after({"Retry-After": wish, "Date": date})
+    assert pause is None or 0 <= pause <= transport.LONGEST_WISH
+    return pause
 
 
 def subscriptions(data: bytes) -> object:

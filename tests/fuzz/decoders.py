@@ -32,6 +32,7 @@ def _text(parse: Callable[[str], object]) -> Callable[[bytes], object]:
 DECODERS: Final = {
     # what an RPC endpoint sends
     "jsonrpc": Decoder(chain.messages, (EndpointError,)),
+    "retry-after": Decoder(chain.retry_after),
     "log": Decoder(chain.subscriptions, (EndpointError,)),
     "event": Decoder(chain.event, (FormatError,)),
     "state": Decoder(chain.state, (FormatError,)),

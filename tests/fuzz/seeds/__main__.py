@@ -38,6 +38,7 @@ MADE: Final[dict[str, Callable[[], Iterable[bytes | str]]]] = {
     "record": local.for_record,
     "relay-listen": lambda: (local.NODE["RELAY_LISTEN"], "tcp://[::]:8443", "tls://0.0.0.0:443?cert=dstack"),
     "relay-settings": local.for_relay_settings,
+    "retry-after": chain.for_retry_after,
     "revert": chain.for_revert,
     "rpc-url": lambda: ("wss://user:secret@[2001:db8::1]:8545/v3/key?token=abcdef#f", "http://a.example"),
     "settings": local.for_settings,

@@ -111,6 +111,12 @@ def for_multicall() -> Iterable[bytes]:
         yield bytes([len(results)]) + encode(["(bool,bytes)[]"], [results])
 
 
+def for_retry_after() -> Iterable[str]:
+    yield "17\n"
+    yield "Tue, 24 Nov 2026 12:00:30 GMT\nTue, 24 Nov 2026 12:00:00 GMT"
+    yield "Tuesday, 24-Nov-26 12:00:30 +0130\n24 Nov 2026 12:00 -0000"
+
+
 def for_revert() -> Iterable[bytes]:
     yield bytes.fromhex("08c379a0") + encode(["string"], ["not the owner"])
     yield bytes.fromhex("4e487b71") + encode(["uint256"], [0x11])

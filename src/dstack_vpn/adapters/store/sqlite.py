@@ -9,7 +9,7 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import structlog
 
@@ -18,7 +18,7 @@ from dstack_vpn.adapters.store.records import dump_event, dump_node, load_event,
 from dstack_vpn.core.events import LoggedEvent
 from dstack_vpn.core.model import BlockRef, ChainIdentity
 from dstack_vpn.core.timeline import position_of
-from dstack_vpn.errors import StoreError
+from dstack_vpn.errors import FormatError, StoreError
 from dstack_vpn.ports import Checkpoint
 
 _log = structlog.get_logger(component="store")
@@ -102,7 +102,7 @@ class SqliteStore:
     def _load_or_rebuild(self) -> Checkpoint | None:
         try:
             return self._load()
-        except (sqlite3.DatabaseError, ValueError) as error:
+        except (sqlite3.DatabaseError, ValueError, TypeError) as error:
             if isinstance(error, sqlite3.OperationalError):
                 raise  # the disk or its permissions: not the file's fault
             self._move_aside(str(error))
@@ -112,7 +112,8 @@ class SqliteStore:
         connection = self._open()
         identity = connection.execute("SELECT chain_id, genesis, contract FROM identity").fetchone()
         blocks = {
-            name: BlockRef(*rest) for name, *rest in connection.execute("SELECT * FROM block").fetchall()
+            name: BlockRef(*_row(rest, int, str, str, int))
+            for name, *rest in connection.execute("SELECT * FROM block").fetchall()
         }
         if identity is None or not {"settled", "tip"} <= blocks.keys():
             return None
@@ -123,7 +124,10 @@ class SqliteStore:
             ChainIdentity(int(identity[0]), identity[1], identity[2]),
             blocks["settled"],
             tuple(load_node(record) for (record,) in nodes),
-            tuple(LoggedEvent(b, h, i, load_event(record)) for b, h, i, record in events),
+            tuple(
+                LoggedEvent(block, block_hash, index, load_event(record))
+                for block, block_hash, index, record in (_row(row, int, str, int, str) for row in events)
+            ),
             blocks["tip"],
             frozenset(int(token) for (token,) in connection.execute("SELECT token FROM witnessed")),
             None if synced is None else float(synced[0]),
@@ -238,3 +242,10 @@ def _write_block(connection: sqlite3.Connection, name: str, block: BlockRef) -> 
 def _write_synced(connection: sqlite3.Connection, synced: float | None) -> None:
     if synced is not None:
         connection.execute("INSERT OR REPLACE INTO moment VALUES ('synced', ?)", (synced,))
+
+
+def _row(values: Sequence[Any], *types: type) -> Sequence[Any]:
+    """A row's values; in a damaged file a column holds any type. Raises `FormatError`."""
+    if tuple(map(type, values)) != types:
+        raise FormatError("a row's values are of other types than ours")
+    return values

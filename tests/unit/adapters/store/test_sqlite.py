@@ -119,15 +119,34 @@ ODD = [
 
 
 @pytest.mark.parametrize(
-    "record", ["{", '{"type":"Nonsense"}', '{"type":"Node"}', "[1]", '{"key":"00"}', *ODD]
+    ("change", "values"),
+    [
+        *[
+            ("UPDATE node SET record = ?", [record])
+            for record in [
+                "{",
+                '{"type":"Nonsense"}',
+                '{"type":"Node"}',
+                "[1]",
+                '{"key":"00"}',
+                *ODD,
+                b"\xff",
+            ]
+        ],
+        ("UPDATE block SET number = ?", ["seven"]),
+        ("UPDATE block SET hash = ?", [b"\xff"]),
+        ("UPDATE identity SET chain_id = ?", [b"\xff"]),
+    ],
 )
-async def test_a_damaged_record_is_a_damaged_file(tmp_path: Path, record: str) -> None:
+async def test_a_damaged_row_is_a_damaged_file(
+    tmp_path: Path, change: str, values: list[str | bytes]
+) -> None:
     path = tmp_path / "r.sqlite"
     store = SqliteStore(path)
     await store.checkpoint(CHECKPOINT)
     await store.close()
     connection = sqlite3.connect(path)
-    connection.execute("UPDATE node SET record = ?", (record,))
+    connection.execute(change, values)
     connection.commit()
     connection.close()
     store = SqliteStore(path)
