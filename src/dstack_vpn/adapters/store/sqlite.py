@@ -44,6 +44,8 @@ CREATE TABLE IF NOT EXISTS witnessed (token TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS moment (name TEXT PRIMARY KEY, at REAL NOT NULL) WITHOUT ROWID;
 """
 """What older files of this version lack: by them, nobody was vouched for, and nothing is recent."""
+_ABOUT_THE_CONTENT: Final = (None, sqlite3.SQLITE_ERROR)
+"""Codes of operational errors: none for a text that is no UTF-8, the other for columns and formats."""
 
 
 class SqliteStore:
@@ -103,7 +105,8 @@ class SqliteStore:
         try:
             return self._load()
         except (sqlite3.DatabaseError, ValueError, TypeError) as error:
-            if isinstance(error, sqlite3.OperationalError):
+            code = getattr(error, "sqlite_errorcode", None)
+            if isinstance(error, sqlite3.OperationalError) and code not in _ABOUT_THE_CONTENT:
                 raise  # the disk or its permissions: not the file's fault
             self._move_aside(str(error))
             return self._load()

@@ -133,6 +133,8 @@ ODD = [
                 b"\xff",
             ]
         ],
+        ("UPDATE node SET record = CAST(? AS TEXT)", [b"\xff"]),
+        ("ALTER TABLE node RENAME COLUMN record TO other", []),
         ("UPDATE block SET number = ?", ["seven"]),
         ("UPDATE block SET hash = ?", [b"\xff"]),
         ("UPDATE identity SET chain_id = ?", [b"\xff"]),
