@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from tests.fuzz import chain, composed, policy, relaying, zone
+from tests.fuzz import chain, composed, policy, relaying, witnesses, zone
 
 from dstack_vpn.adapters.chain.url import RpcUrl
 from dstack_vpn.adapters.device import uapi
@@ -44,6 +44,7 @@ DECODERS: Final = {
     "reach": Decoder(chain.reach, (FormatError,)),
     # policy
     "members": Decoder(policy.members),
+    "quorum": Decoder(witnesses.rounds),
     "http": Decoder(policy.request),
     # WireGuard devices
     "uapi": Decoder(composed.uapi_answer, (DeviceError,)),

@@ -33,7 +33,7 @@ from dstack_vpn.core.quorum import Quorum
 from dstack_vpn.core.registry import Registry, apply, revert
 
 _FACTS: Final = 24
-_SMALL: Final = AddressPlan(ipaddress.IPv4Network("10.77.0.0/29"), PLAN.ipv6)
+SMALL: Final = AddressPlan(ipaddress.IPv4Network("10.77.0.0/29"), PLAN.ipv6)
 _HUGE: Final = (2**80 - 2, 2**80 - 1, 2**256 - 1)
 _OWNERS: Final = ("0x" + "aa" * 20, "0x" + "bb" * 20, "0x" + "cc" * 20)
 
@@ -46,19 +46,19 @@ def members(data: bytes) -> object:
     if head[4] & 1:
         quorum = Quorum(2)
     state, peers = Registry(), Membership(PeerPolicy(template="{node_id}.example:1"), lambda key, reach: None)
-    access = AccessControl(state, _SMALL, own, height, confirmations, quorum)
+    access = AccessControl(state, SMALL, own, height, confirmations, quorum)
     peers.rebuild(access, now)
     for _ in range(_FACTS):
         if not cursor:
             break
-        before, (at, event) = state, _fact(cursor)
+        before, (at, event) = state, fact(cursor)
         state, change = apply(before, event, at)
         assert revert(state, change) == before
         if quorum is not None:
             if head[4] & 2:
                 quorum.remember([node for node in state.nodes.values() if node.token_id % 2], height)
             quorum.followed([c.token_id for c in change], state)
-        access = AccessControl(state, _SMALL, own, height, confirmations, quorum)
+        access = AccessControl(state, SMALL, own, height, confirmations, quorum)
         peers.update(access, keys_of([c.token_id for c in change], before, state), now)
     _check(access, now)
     if quorum is None:
@@ -95,7 +95,7 @@ def _check(access: AccessControl, now: int) -> None:
         assert isinstance(subject, PublicKey | int) or (own_problem(access, subject, now) or "").isprintable()
 
 
-def _fact(cursor: Cursor) -> tuple[Position, RegistryEvent]:
+def fact(cursor: Cursor) -> tuple[Position, RegistryEvent]:
     """When, what, of which token; texts pass the boundary that the chain's pass."""
     at, kind, token = Position(cursor.byte(), cursor.byte()), cursor.byte() % 8, _token(cursor)
     match kind:
@@ -114,7 +114,7 @@ def _fact(cursor: Cursor) -> tuple[Position, RegistryEvent]:
                 return at, ExpiryUpdated(token, cursor.byte())
             return at, EndpointUpdated(token, fields.endpoint(cursor.blob()))
         case _:
-            return at, Observed(token, _node(cursor, token, at) if cursor.byte() & 3 else None)
+            return at, Observed(token, node(cursor, token, at) if cursor.byte() & 3 else None)
 
 
 def _token(cursor: Cursor) -> TokenId:
@@ -131,7 +131,7 @@ def _key(cursor: Cursor) -> PublicKey | Malformed | None:
     return key(number % 5) if number < 200 else fields.public_key(cursor.blob())
 
 
-def _node(cursor: Cursor, token: TokenId, at: Position) -> Node:
+def node(cursor: Cursor, token: TokenId, at: Position) -> Node:
     return Node(
         token,
         _owner(cursor),

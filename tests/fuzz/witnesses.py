@@ -1,0 +1,72 @@
+"""What several endpoints say of the registry, through `core.quorum`: who is granted, and by whose word."""
+
+from collections import defaultdict
+from typing import Final
+
+from tests.fuzz.cursor import Cursor
+from tests.fuzz.policy import SMALL, fact, node
+from tests.scripted import key
+
+from dstack_vpn.core.access import AccessControl
+from dstack_vpn.core.events import Observed
+from dstack_vpn.core.model import Position, TokenId
+from dstack_vpn.core.quorum import Quorum
+from dstack_vpn.core.registry import Registry, apply
+from dstack_vpn.core.witness import Word, compare, in_force
+
+OTHERS: Final = ("b", "c", "d")
+_STEPS: Final = 24
+
+
+def rounds(data: bytes) -> object:
+    """Facts of the endpoint that is followed, and between them what others say when they are asked."""
+    cursor = Cursor(data)
+    quorum, now = Quorum(2 + cursor.byte() % 2), cursor.byte()
+    state, shown = Registry(), defaultdict[TokenId, set[str]](set)
+    granted: set[TokenId] = set()
+    for _ in range(_STEPS):
+        if not cursor:
+            break
+        out: set[TokenId] = set()
+        if cursor.byte() & 3:
+            state, change = apply(state, fact(cursor)[1], Position(cursor.byte(), 0))
+            quorum.followed([c.token_id for c in change], state)
+        else:
+            out = _round(cursor, quorum, state, shown)
+        granted = {node.token_id for node in AccessControl(state, SMALL, key(9), 999, 0, quorum).granted(now)}
+        assert not granted & out, "granted, though another shows it out"
+        assert all(len(shown[token]) >= quorum.needed - 1 for token in granted), "granted by too few"
+    return granted or None
+
+
+def _round(cursor: Cursor, quorum: Quorum, state: Registry, shown: dict[TokenId, set[str]]) -> set[TokenId]:
+    """Ask the others; returns the tokens that one of them who is not found to lie shows out."""
+    words = [_word(name, cursor, state) for name in OTHERS[: cursor.byte() % 4]]
+    for word in words:
+        for token in word.same if word.on_our_chain else ():
+            shown[token].add(word.endpoint)
+    leader = Word("a", cursor.byte(), frozenset(state.nodes), {})
+    verdict = quorum.heard(leader, state, state, words)
+    assert verdict.liars.keys() <= {"a", *OTHERS}
+    honest = [word for word in words if word.endpoint not in verdict.liars and word.on_our_chain]
+    return {
+        token
+        for word in honest
+        for token, theirs in word.differs.items()
+        if token in state.nodes and not in_force(theirs)
+    }
+
+
+def _word(name: str, cursor: Cursor, state: Registry) -> Word:
+    height, flags, observed = cursor.byte(), cursor.byte(), []
+    for token in sorted(state.nodes):
+        say = cursor.byte()
+        if say < 160:
+            observed.append(Observed(token, state.nodes[token]))
+        elif say < 200:
+            theirs = node(cursor, token, Position(height, 0)) if say & 1 else None
+            observed.append(Observed(token, theirs))
+    same, differs = compare(state, observed)
+    return Word(
+        name, height, frozenset(same), differs, on_our_chain=bool(flags & 7), definitive=bool(flags & 8)
+    )
