@@ -66,6 +66,13 @@ def question(data: bytes) -> object:
     return told
 
 
+def elsewhere(data: bytes) -> object:
+    """A resolver's answer, as `Upstream` takes it from dnspython and passes it on."""
+    answer = dns.message.from_wire(data)
+    answer.id = 7
+    return answer.to_wire()
+
+
 def foreign(data: bytes) -> object:
     """What is done to a question before it is sent to somebody else, and when they have no answer."""
     query = messages.parse(data)

@@ -15,6 +15,7 @@ MADE: Final[dict[str, Callable[[], Iterable[bytes | str]]]] = {
     "abi": chain.for_abi,
     "attest": local.for_attest,
     "dns": peers.for_dns,
+    "dns-answer": peers.for_dns_answer,
     "dns-forward": peers.for_dns_forward,
     "dump": peers.for_dump,
     "endpoints": lambda: (

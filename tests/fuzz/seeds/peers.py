@@ -2,7 +2,7 @@
 
 import struct
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
 
 import dns.edns
 import dns.message
@@ -140,6 +140,32 @@ def for_dns() -> Iterable[bytes]:
     yield _query(ipv6.reverse_pointer, "PTR", use_edns=0)
     yield _query("example.org", "HTTPS")
     yield _query("web-1.vpn.internal", "A", rdclass="CH")
+
+
+RECORDS: Final = (
+    "example.org. 300 IN A 192.0.2.1",
+    "example.org. 300 IN AAAA 2001:db8::1",
+    "example.org. 300 IN CNAME a.b.example.org.",
+    "example.org. 300 IN MX 10 mail.example.org.",
+    'example.org. 300 IN TXT "v=spf1 -all" "\\255"',
+    "example.org. 300 IN SOA ns.example.org. root.example.org. 7 3600 600 86400 1",
+    "_sip._tcp.example.org. 300 IN SRV 1 2 443 sip.example.org.",
+    "example.org. 300 IN HTTPS 1 . alpn=h2,h3 port=443 ipv4hint=192.0.2.1",
+    "example.org. 300 IN NAPTR 1 2 u sip !^.*$!sip:x@example.org! .",
+    "example.org. 300 IN CAA 0 issue ca.example.org",
+    "example.org. 300 IN RRSIG A 13 2 300 20261224000000 20261124000000 7 example.org. c2lnbmVk",
+    "example.org. 300 IN NSEC a.example.org. A RRSIG NSEC",
+    "example.org. 300 IN LOC 52 22 23.000 N 4 53 32.000 E -2.00m 0.00m 10000m 10m",
+)
+
+
+def for_dns_answer() -> Iterable[bytes]:
+    for start in range(0, len(RECORDS), 2):
+        records = "\n".join(RECORDS[start : start + 3])
+        header = "id 7\nopcode QUERY\nrcode NOERROR\nflags QR RD RA AD\nedns 0\neflags DO\npayload 1232\n"
+        yield dns.message.from_text(f"{header};QUESTION\nexample.org. IN ANY\n;ANSWER\n{records}\n").to_wire()
+    nothing = "id 7\nopcode QUERY\nrcode NXDOMAIN\nflags QR RD RA\n;QUESTION\nx.example.org. IN A\n"
+    yield dns.message.from_text(f"{nothing};AUTHORITY\n{RECORDS[5]}\n").to_wire()
 
 
 def for_dns_forward() -> Iterable[bytes]:
