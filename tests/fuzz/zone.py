@@ -76,6 +76,8 @@ def elsewhere(data: bytes) -> object:
 def foreign(data: bytes) -> object:
     """What is done to a question before it is sent to somebody else, and when they have no answer."""
     query = messages.parse(data)
+    if not isinstance(messages.question(query), tuple):
+        return None  # which the responder refuses itself
     sent = messages.renewed(query)
     assert sent.id != query.id or sent is not query
     failed = messages.refusal(query, dns.rcode.SERVFAIL, recursive=True)
