@@ -5,7 +5,7 @@ export PATH := $(CURDIR)/.venv/bin:$(CURDIR)/.cache/bin:$(CURDIR)/.cache/npm/nod
 PYTEST_ARGS ?=
 LOCK = -q --universal --generate-hashes --no-annotate --no-header $(if $(UPGRADE),--upgrade)
 
-.PHONY: help demo compose-demo upgrade-demo test test-docker test-fast test-kernel lint format types contracts docs fuzz lock audit sbom bench check clean
+.PHONY: help demo compose-demo upgrade-demo test test-docker test-fast test-kernel lint format types contracts docs fuzz chaos lock audit sbom bench check clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[36m%-12s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -70,6 +70,10 @@ lock: ## Pin the dependencies anew (UPGRADE=1 takes the newest that pyproject.to
 fuzz: ## Feed mutated inputs to each decoder (RUNS=1000000, SEED=1, ONLY="name name")
 	@scripts/setup test
 	@python -m tests.fuzz.driver --runs $(or $(RUNS),1000000) --seed $(or $(SEED),1) $(patsubst %,--only %,$(ONLY))
+
+chaos: ## Let faults happen at random to a whole network, and hold it to the invariants (MINUTES=60, SEED=1, FIRST=round)
+	@scripts/setup test
+	@python -m tests.chaos --minutes $(or $(MINUTES),60) --seed $(or $(SEED),1) $(if $(FIRST),--first $(FIRST))
 
 audit: ## Look for known vulnerabilities in the locked dependencies
 	@scripts/setup test

@@ -64,6 +64,10 @@ MEANINGS: Final[Mapping[str, tuple[str, str]]] = {
     "device.addresses": ("The interface has these addresses now.", NOTHING),
     "device.adopted": ("An interface from before this start was taken over, with its sessions.", NOTHING),
     "device.down": ("The interface was down or gone; it is set up again.", "Find out who took it down."),
+    "device.edited": (
+        "Somebody changed the device's key or port, or its addresses or routes; they are right again.",
+        "Find out who did.",
+    ),
     "device.no_ipv6": (
         "This machine has no IPv6: the tunnel carries IPv4 alone.",
         "Allow IPv6 (sysctl net.ipv6.conf.all.disable_ipv6), or leave it.",

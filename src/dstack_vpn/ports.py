@@ -237,8 +237,11 @@ class Link(Protocol):
     async def start(self) -> Device:
         """Create the interface with its device, or adopt the one that is there; raises `DeviceError`."""
 
-    async def configure(self, settings: LinkSettings) -> None:
-        """Make addresses, MTU, state and routes equal to the settings; raises `DeviceError`."""
+    async def configure(self, settings: LinkSettings) -> bool:
+        """Make addresses, MTU, state and routes equal to the settings; raises `DeviceError`.
+
+        Returns whether addresses, MTU or routes were not so.
+        """
 
     async def gone(self) -> None:
         """Return when the device that `start` gave has vanished; `start` then sets it up anew."""

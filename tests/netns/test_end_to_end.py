@@ -207,6 +207,38 @@ def test_a_killed_wireguard_go_is_replaced(lab: Lab, adopted: bool) -> None:
     assert a.get("/stats")["device_restarts"] == 1
 
 
+EDITS = {
+    "key": ("wg", "set", INTERFACE, "private-key", "/dev/stdin"),
+    "port": ("wg", "set", INTERFACE, "listen-port", "4242"),
+    "peer": ("wg", "set", INTERFACE, "peer", "{a}", "remove"),
+    "addresses": ("ip", "address", "flush", "dev", INTERFACE),
+    "routes": ("ip", "route", "flush", "dev", INTERFACE),
+    "state": ("ip", "link", "set", INTERFACE, "down"),
+}
+
+
+@pytest.mark.parametrize("what", EDITS)
+def test_what_others_do_to_the_interface_is_undone(lab: Lab, what: str) -> None:
+    a, _, c = three(lab)
+    c.stop()
+    c.start(SYNC_INTERVAL="1000")
+    c.wait_ready()
+    c.wait_reaches(a.address)
+    mine = c.device()
+    edit = [part.format(a=a.public_key) for part in EDITS[what]]
+    c.namespace.run(*edit, text=base64.b64encode(new_key().reveal()).decode())
+    # Less than the 15 s after which WireGuard itself would find out that a session is gone.
+    c.wait_reaches(a.address, 14)
+    a.wait_reaches(c.address, 1)
+
+    def as_it_was() -> bool:
+        found = c.device()
+        same = (found.public_key, found.listen_port) == (mine.public_key, mine.listen_port)
+        return same and found.peers.keys() == mine.peers.keys()
+
+    wait_until(as_it_was, "the device is as it was")
+
+
 def test_sigterm_ends_in_order_and_takes_the_interface_away(lab: Lab) -> None:
     a = lab.nodes["a"]
     began = time.monotonic()

@@ -198,6 +198,42 @@ def test_a_wiped_chain_is_a_resync_and_changes_nothing_by_itself() -> None:
     assert driver.follower.registry is before
 
 
+def test_an_endpoint_that_goes_back_below_what_is_settled_takes_nothing_back() -> None:
+    chain = ScriptedChain()
+    driver = Driver(chain)
+    for number in range(1, 8):
+        for fact in chain.mine(Granted(number, "0xa", f"n{number}", key(number))):
+            driver.receive(fact)
+    driver.receive(chain.mine(Revoked(1))[0])
+    driver.settle()
+    assert driver.follower.settle(chain.blocks[7])
+    before, tip = driver.follower.registry, driver.follower.tip
+    for begun in (False, True):
+        if begun:  # a process that knows no block from before its start
+            driver.follower.bootstrapped(before, chain.blocks[-1])
+        for old in chain.blocks[1:6]:
+            commands = driver.follower.receive(old)
+            while commands:
+                assert isinstance(commands[-1], FetchHead | FetchHeader)
+                found = old if isinstance(commands[-1], FetchHead) else None
+                commands = driver.follower.fetched(commands[-1], found)
+            assert driver.follower.registry == before
+            assert driver.follower.tip == tip
+
+
+def test_a_chain_that_forks_below_what_is_settled_is_read_anew() -> None:
+    chain = ScriptedChain()
+    driver = Driver(chain)
+    for _ in range(8):
+        driver.receive(chain.mine()[0])
+    assert driver.follower.settle(chain.blocks[6])
+    chain.rewind(4)
+    commands = driver.follower.receive(chain.mine()[0])
+    while isinstance(commands[-1], FetchHead | FetchHeader):
+        commands = driver.follower.fetched(commands[-1], answer(chain, commands[-1]))
+    assert isinstance(commands[-1], Resync)
+
+
 def test_a_session_that_contradicts_itself_is_left() -> None:
     chain = ScriptedChain()
     follower = Follower()

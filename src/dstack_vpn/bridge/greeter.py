@@ -3,11 +3,12 @@
 They still hold sessions with the WireGuard that we had before, and go on using them: one finds out after 15 s
 without an answer (KEEPALIVE_TIMEOUT and REKEY_TIMEOUT). A handshake of ours tells it at once. Where a peer
 was heard last is kept in the state directory, so that those are called, too, that have no endpoint of their
-own: behind NAT, or a relay. A peer whom the device has a session with is left alone.
+own: behind NAT, or a relay. A peer whom the device has a session with is left alone; one that lost it,
+because somebody took it away and it had to be set again, is called like those of a new device.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -39,10 +40,16 @@ class Greeter:
     _called: Device | None = field(default=None, init=False)
     """The device whose peers have been called."""
     _state: DeviceState | None = field(default=None, init=False)
+    _lost: set[PublicKey] = field(default_factory=set, init=False)
+    """Peers that had a session, and have none any more."""
     _news: asyncio.Event = field(default_factory=asyncio.Event, init=False)
 
     def saw(self, state: DeviceState) -> None:
         """The device, as it was read just now."""
+        before = {} if self._state is None else self._state.peers
+        for key, peer in state.peers.items():
+            if not peer.last_handshake and key in before and before[key].last_handshake:
+                self._lost.add(key)
         self._state = state
         self._news.set()
 
@@ -64,7 +71,10 @@ class Greeter:
                 continue
             if self._called is not self.tunnel.device:
                 self._called = self.tunnel.device
-                await self._call(state)
+                await self._call(state, state.peers)
+            elif self._lost:
+                await self._call(state, self._lost & state.peers.keys())
+            self._lost.clear()
             await self._remember(state)
 
     async def last_look(self) -> None:
@@ -73,11 +83,11 @@ class Greeter:
         if state is not None:
             await self._remember(state)
 
-    async def _call(self, state: DeviceState) -> None:
+    async def _call(self, state: DeviceState, keys: Iterable[PublicKey]) -> None:
         places = {
-            key: peer.endpoint or self._known.get(key)
-            for key, peer in state.peers.items()
-            if not peer.last_handshake
+            key: state.peers[key].endpoint or self._known.get(key)
+            for key in keys
+            if not state.peers[key].last_handshake
         }
         wanted = self.members.membership.peers
         called = {key: place for key, place in places.items() if place is not None and key in wanted}

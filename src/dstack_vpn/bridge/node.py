@@ -50,6 +50,8 @@ _log = structlog.get_logger(component="node")
 
 TICK: Final = 1.0
 """Seconds between looks at the clock."""
+EXPIRED: Final = 0.02
+"""Seconds past its end at which access is ended: not a tick later."""
 INSIST: Final = 0.2
 """Seconds after which a task that was cancelled, and goes on, is cancelled again."""
 DRAIN: Final = 1.5
@@ -166,15 +168,17 @@ class Node:
         _log.info("node.stopped", interface="kept" if self.keep_interface else "removed")
 
     async def _tick(self) -> None:
-        """End access that has expired; have the device compared every audit."""
-        interval, since = self.chain.state.audit_interval, 0.0
+        """End access when it expires; have the device compared every audit."""
+        members, clock = self.tunnel.members, self.tunnel.clock
+        compared = clock.monotonic()
         while True:
-            await asyncio.sleep(TICK)
-            self.tunnel.members.expire()
-            self.tunnel.members.grow_old()
-            since += TICK
-            if since >= interval:
-                since = 0.0
+            end = members.membership.next_end
+            due = TICK if end is None else end - clock.now() + EXPIRED
+            await asyncio.sleep(min(max(due, EXPIRED), TICK))
+            members.expire()
+            members.grow_old()
+            if clock.monotonic() - compared >= self.chain.state.audit_interval:
+                compared = clock.monotonic()
                 self.reconciler.request_repair()
 
     async def _resolve(self) -> None:

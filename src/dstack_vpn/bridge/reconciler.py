@@ -174,6 +174,8 @@ class Reconciler:
             began = self.clock.monotonic()
             state = await self.tunnel.device.read()
             self._read_cost = self.clock.monotonic() - began
+            if await self.tunnel.hold(state):
+                state = await self.tunnel.device.read()
             keys = await self._differing(state)
             async with self._lock:
                 steps = self._plan(state, keys)

@@ -70,7 +70,7 @@ class Rotation:
         tunnel = self.tunnel
         key, public = tunnel.private_key, tunnel.members.own_key
         await tunnel.up.wait()
-        await tunnel.device.configure(key, 0)
+        await tunnel.give(key)
         self.ring.use(public)
         await asyncio.sleep(CALL_AFTER)
         await self._call()

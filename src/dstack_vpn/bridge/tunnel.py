@@ -16,6 +16,7 @@ from dstack_vpn.bridge.members import Members
 from dstack_vpn.core.health import Facts
 from dstack_vpn.core.keys import PrivateKey
 from dstack_vpn.core.model import Cidr, DeviceState
+from dstack_vpn.core.x25519 import derive
 from dstack_vpn.errors import DeviceError
 from dstack_vpn.ports import Clock, Device, Link, LinkSettings
 
@@ -25,6 +26,10 @@ RETRY: Final = 1.0
 """Seconds between attempts to set the interface up."""
 CHECK: Final = 2.0
 """Seconds between looks at whether the interface is still there and up."""
+COMPARE: Final = 10.0
+"""Seconds between looks at its addresses and routes..."""
+COMPARE_SHARE: Final = 200
+"""...or so many times as long as one takes: a host can have a million routes."""
 
 
 @dataclass(slots=True)
@@ -49,6 +54,8 @@ class Tunnel:
     """Whether the private key may be written into the wg-quick file."""
     restarts: int = -1
     _device: Device | None = None
+    _given: PrivateKey | None = None
+    """The key that the device was given last; `private_key` may be about to replace it."""
     _settings: LinkSettings | None = None
     _lost: asyncio.Event = field(default_factory=asyncio.Event)
     _look: asyncio.Event = field(default_factory=asyncio.Event)
@@ -73,7 +80,7 @@ class Tunnel:
         self._device = await self.link.start()
         self._settings = None
         await self.address()
-        await self._device.configure(self.private_key, self.listen_port)
+        await self.give(self.private_key)
         self._lost.clear()
         self.restarts += 1
         self.facts.interface_up, self.facts.device_problem = True, None
@@ -82,6 +89,26 @@ class Tunnel:
         self.up.set()
         if self.refill is not None:
             await self.refill()
+
+    async def give(self, key: PrivateKey) -> None:
+        """Give the device its key and port; raises `DeviceError`."""
+        await self.device.configure(key, self.listen_port)
+        self._given = key
+
+    async def hold(self, state: DeviceState) -> bool:
+        """Undo what somebody else did to the device's own key or port; raises `DeviceError`.
+
+        Returns whether there was anything: then the peers were set anew, too.
+        """
+        if self._given is None or (
+            state.public_key == derive(self._given) and self.listen_port in {0, state.listen_port}
+        ):
+            return False
+        _log.warning("device.edited", what="key or port")
+        await self.give(self._given)
+        if self.renew is not None:
+            await self.renew()  # the sessions went with the key, and the peers don't know
+        return True
 
     async def read(self) -> DeviceState | None:
         """What the device has; None where it can't be read now."""
@@ -126,6 +153,7 @@ class Tunnel:
     async def watch(self) -> None:
         """Keep addresses and the up state as they should be. Absorbs device errors; health shows them."""
         failed = False
+        compare_at = self.clock.monotonic() + COMPARE
         while True:
             await self.up.wait()
             with suppress(TimeoutError):
@@ -135,15 +163,33 @@ class Tunnel:
                 await self.address()
                 self.facts.interface_up = await self.link.is_up()
                 if not self.facts.interface_up:
-                    _log.warning("device.down", interface=self.name)
-                    self._settings = None
-                    await self.address()
+                    await self._raise()
+                if self.clock.monotonic() >= compare_at:
+                    compare_at = await self._compare()
                 if failed and self.refill is not None:
                     await self.refill()  # a full look at the device also tells health that it is well
                 failed = False
             except DeviceError as error:
                 failed = True
                 self._fail(error)
+
+    async def _raise(self) -> None:
+        """Bring an interface up that somebody took down; its sessions went with that."""
+        _log.warning("device.down", interface=self.name)
+        if self._settings is None:
+            await self.address()
+        else:
+            await self.link.configure(self._settings)
+        if self.renew is not None:
+            await self.renew()
+
+    async def _compare(self) -> float:
+        """Undo what somebody else did to addresses, MTU or routes; returns when to look again."""
+        began = self.clock.monotonic()
+        if self._settings is not None and await self.link.configure(self._settings):
+            _log.warning("device.edited", what="addresses, MTU or routes")
+        now = self.clock.monotonic()
+        return now + max(COMPARE, COMPARE_SHARE * (now - began))
 
     async def stop(self, *, keep: bool) -> None:
         """Take the interface away, or leave it as it is."""

@@ -109,6 +109,11 @@ class Membership:
         """Decide about everything."""
         return self.update(access, {*self.peers, *access.registry.by_key}, now)
 
+    @property
+    def next_end(self) -> int | None:
+        """When the next access ends by itself (Unix seconds); None where none does."""
+        return min(self._ends.values(), default=None)
+
     def expire(self, access: AccessControl, now: float) -> list[Delta]:
         """Decide about the peers whose time may have come."""
         due = [key for key, end in self._ends.items() if end < now]

@@ -25,8 +25,10 @@ How it stays right:
     following    head of a fork         -> aiming: fetch the latest head, to take the whole branch in one walk
     aiming       head that we know      -> following: the endpoint was behind, and nothing has changed
     aiming       any other head         -> searching, with that head as the target
-    searching    header at our height   narrow the search; common block found -> fetching; none -> `Resync`
+    searching    header at our height   narrow the search; common block found -> fetching; none that is not
+                                        settled -> `Resync`
     searching    target below our tip   and no block of ours that differs -> following: the endpoint is behind
+                                        (below what is settled, if an endpoint has moved the tip since)
     fetching     logs above the common  -> confirming: fetch the target's header again
     confirming   the target's header    replace the events above the common block -> following
     confirming   another header         -> aiming, a bounded number of times, then `Leave`
@@ -55,6 +57,8 @@ from dstack_vpn.core.walk import Walk
 
 RING: Final = 8192
 """Blocks whose hash is remembered: more than finality takes on Base (20 minutes of 200 ms blocks)."""
+PAST: Final = 1024
+"""Blocks below the settled one whose hash is kept: they tell an endpoint that is far behind from a fork."""
 WAITING: Final = 4096
 """Logs that may wait for their block. What is more is left out, and fetched with a walk."""
 NEXT: Final = 64
@@ -82,7 +86,8 @@ class Follower:
     _restarts: int = 0
     _overflow: bool = False
     _caught_up: bool = False
-    """Whether an endpoint has moved our tip since it was restored: a lower head is then no lag."""
+    """Whether an endpoint has moved our tip since it was restored: a lower head is then no lag, unless it is
+    below what is settled."""
 
     @property
     def registry(self) -> Registry:
@@ -178,7 +183,7 @@ class Follower:
         if self._ring.get(final.number, final.hash) != final.hash:
             return False
         self.timeline.settle(final.number)
-        self._ring = {n: h for n, h in self._ring.items() if n > final.number}
+        self._ring = {n: h for n, h in self._ring.items() if n > final.number - PAST}
         self._ring[final.number] = final.hash
         self.settled = final
         return True
@@ -259,19 +264,21 @@ class Follower:
         return self._search(walk)
 
     def _search(self, walk: Walk) -> list[Command]:
-        if walk.high == 0:
-            self._walk = None
-            return [Resync("no block that we know is on this chain")]
         if walk.high - walk.low > 1 or walk.target is None:
             return [FetchHeader(walk.probe())]
         if self._lags(walk, walk.target):
             return self._following()
+        if walk.high == 0 or (self.settled is not None and walk.common < self.settled.number):
+            self._walk = None
+            return [Resync("no block above what is settled is on this chain")]
         return [FetchEvents(walk.common + 1, walk.target.number)]
 
     def _lags(self, walk: Walk, target: BlockRef) -> bool:
         """Whether nothing speaks of a fork: the endpoint is behind us, and must not take anything back."""
-        below = self.tip is not None and target.number < self.tip.number and not self._caught_up
-        return below and target.number not in self._ring and walk.high == len(walk.heights)
+        if target.number in self._ring or walk.high < len(walk.heights):
+            return False
+        limit = self.settled if self._caught_up else self.tip
+        return limit is not None and target.number < limit.number
 
     def _confirmed(self, walk: Walk, header: BlockRef | None) -> list[Command]:
         if walk.target is None or walk.events is None or header is None or header.hash != walk.target.hash:

@@ -85,8 +85,12 @@ async def test_everything_asked_for_is_there_and_nothing_else(link: AnyRealLink,
     assert routes(inside) == EVERYTHING
     assert "mtu 1380" in inside.run("ip", "link", "show", NAME)
     assert await link.is_up()
-    await link.configure(SETTINGS)
+    assert not await link.configure(SETTINGS), "it was so already"
     assert (addresses(inside), routes(inside)) == (SETTINGS.addresses, EVERYTHING)
+    for edit in (("address", "flush", "dev", NAME), ("route", "flush", "dev", NAME)):
+        inside.run("ip", *edit)
+        assert await link.configure(SETTINGS)
+        assert (addresses(inside), routes(inside)) == (SETTINGS.addresses, EVERYTHING)
 
 
 async def test_what_is_stale_goes(link: AnyRealLink, inside: Namespace) -> None:

@@ -9,7 +9,7 @@ from tests.unit.bridge.conftest import Bench, eventually
 from dstack_vpn.adapters.clock import SystemClock
 from dstack_vpn.adapters.device.memory import MemoryDevice
 from dstack_vpn.core.desired import PeerPolicy
-from dstack_vpn.core.keys import PublicKey
+from dstack_vpn.core.keys import PrivateKey, PublicKey
 from dstack_vpn.core.model import SetPeer, SocketAddress
 from dstack_vpn.core.reach import Reach
 
@@ -61,6 +61,38 @@ async def test_a_device_that_vanished_and_came_back_has_its_peers_called(bench: 
         first: MemoryDevice = bench.device
         first.vanish()
         await eventually(lambda: bench.device is not first and calls(bench, key(1))[1:])
+
+
+async def test_a_peer_that_somebody_took_away_is_called_when_it_is_back(bench: Bench) -> None:
+    bench.policy = policy()
+    bench.chain.mine(grant(1), grant(2))
+    async with bench.running() as node:
+        await eventually(lambda: calls(bench, key(1))[1:])
+        for number in (1, 2):
+            peer = bench.device.peers[key(number)]
+            bench.device.peers[key(number)] = replace(peer, last_handshake=SystemClock().now())
+        await node.reconciler.repair()
+        sent = len(calls(bench, key(1)))
+        del bench.device.peers[key(1)]
+        await node.reconciler.repair()
+        await eventually(lambda: calls(bench, key(1))[sent + 1 :])
+        assert calls(bench, key(1))[sent:] == [SetPeer(key(1), HERE, 25), SetPeer(key(1), keepalive=0)]
+        assert not calls(bench, key(2)), "it has kept its session"
+
+
+async def test_a_device_that_somebody_gave_another_key_and_port_has_its_own_again(bench: Bench) -> None:
+    bench.policy = policy()
+    bench.chain.mine(grant(1))
+    async with bench.running() as node:
+        await eventually(lambda: calls(bench, key(1))[1:])
+        right, sent = await bench.device.read(), len(calls(bench, key(1)))
+        await bench.device.configure(PrivateKey(bytes(range(32))), 4242)
+        assert (await bench.device.read()).public_key != right.public_key
+        await node.reconciler.repair()
+        found = await bench.device.read()
+        assert (found.public_key, found.listen_port) == (right.public_key, right.listen_port)
+        assert found.peers.keys() == right.peers.keys()
+        await eventually(lambda: calls(bench, key(1))[sent + 1 :])
 
 
 async def test_a_memory_that_fails_is_in_nobodys_way(bench: Bench) -> None:

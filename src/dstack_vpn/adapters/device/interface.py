@@ -148,8 +148,8 @@ class Interface:
                 await ipr.link("set", index=index, IFLA_AF_SPEC=mode)
             await ipr.link("set", index=index, state="up")
 
-    async def set_mtu(self, mtu: int) -> None:
-        """Set the MTU in bytes where it differs."""
+    async def set_mtu(self, mtu: int) -> bool:
+        """Set the MTU in bytes where it differs; returns whether it did."""
         described = await self.describe()
         if described is None:
             raise DeviceError(f"the interface {self.name} does not exist")
@@ -157,6 +157,7 @@ class Interface:
             ipr = await self._route_socket()
             async with translated(f"set the MTU of {self.name} to {mtu}"):
                 await ipr.link("set", index=described["index"], mtu=mtu)
+        return bool(described["mtu"] != mtu)
 
     async def delete(self) -> None:
         """Delete the link, with its addresses and routes; one that is not there is no error."""
@@ -178,14 +179,15 @@ class Interface:
             ]
         return frozenset(map(_canonical_interface, found))
 
-    async def set_addresses(self, wanted: Iterable[Cidr]) -> None:
-        """Make the link's addresses exactly these."""
+    async def set_addresses(self, wanted: Iterable[Cidr]) -> bool:
+        """Make the link's addresses exactly these; returns whether they were not."""
         desired = frozenset(map(_canonical_interface, wanted))
         present = await self.addresses()
         for cidr in sorted(desired - present):
             await self._address("add", cidr)
         for cidr in sorted(present - desired):
             await self._address("del", cidr)
+        return desired != present
 
     async def _address(self, verb: str, cidr: Cidr) -> None:
         ipr, index = await self._route_socket(), await self.index()
@@ -197,26 +199,31 @@ class Interface:
 
     # -- routes -----------------------------------------------------------------------------------------
 
-    async def set_routes(self, wanted: Iterable[Cidr]) -> None:
-        """Route exactly these prefixes through the link, and into a blackhole where it has gone."""
+    async def set_routes(self, wanted: Iterable[Cidr]) -> bool:
+        """Route exactly these prefixes through the link, and into a blackhole where it has gone.
+
+        Returns whether it was not so.
+        """
         desired = frozenset(wanted)
         # The blackholes first: there must be no moment in which a packet finds another way.
-        await self.set_blackholes(desired)
+        swallowed = await self.set_blackholes(desired)
         index = await self.index()
         present = await self._routes(type=_UNICAST, proto=PROTOCOL, oif=index)
         for cidr in sorted(desired - present):
             await self._route("replace", cidr, oif=index)
         for cidr in sorted(present - desired):
             await self._route("del", cidr, oif=index)
+        return swallowed or desired != present
 
-    async def set_blackholes(self, wanted: Iterable[Cidr]) -> None:
-        """Make the blackhole routes that belong to the interface exactly these."""
+    async def set_blackholes(self, wanted: Iterable[Cidr]) -> bool:
+        """Make the interface's blackhole routes exactly these; returns whether they were not."""
         desired, metric = frozenset(wanted), blackhole_metric(self.name)
         present = await self._routes(type=_BLACKHOLE, proto=PROTOCOL, priority=metric)
         for cidr in sorted(desired - present):
             await self._route("replace", cidr, type="blackhole", priority=metric)
         for cidr in sorted(present - desired):
             await self._route("del", cidr, type="blackhole", priority=metric)
+        return desired != present
 
     async def _routes(self, **match: int) -> frozenset[Cidr]:
         ipr = await self._route_socket()

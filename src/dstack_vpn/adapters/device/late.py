@@ -24,9 +24,9 @@ class LateLink:
             self._link = await self._choose()
         return await self._link.start()
 
-    async def configure(self, settings: LinkSettings) -> None:
+    async def configure(self, settings: LinkSettings) -> bool:
         """See `ports.Link.configure`."""
-        await self._chosen().configure(settings)
+        return await self._chosen().configure(settings)
 
     async def gone(self) -> None:
         """See `ports.Link.gone`."""

@@ -53,18 +53,22 @@ class _Link(ABC):
     async def stop(self, *, keep: bool) -> None:
         """Take the interface and its routes away, or with ``keep`` only let go of them."""
 
-    async def configure(self, settings: LinkSettings) -> None:
-        """Make MTU, state, addresses and routes equal to the settings; raises `DeviceError`."""
+    async def configure(self, settings: LinkSettings) -> bool:
+        """Make MTU, state, addresses and routes equal to the settings; raises `DeviceError`.
+
+        Returns whether MTU, addresses or routes were not so.
+        """
         if settings.name != self.name:
             raise DeviceError(f"settings for {settings.name} can't configure {self.name}")
         # Before anything that can fail: from here on nothing leaves by another interface.
-        await self._interface.set_blackholes(settings.routes)
-        await self._interface.set_mtu(settings.mtu)
+        changed = await self._interface.set_blackholes(settings.routes)
+        changed |= await self._interface.set_mtu(settings.mtu)
         await self._interface.bring_up()
         if settings.addresses is not None:
-            await self._interface.set_addresses(settings.addresses)
-        await self._interface.set_routes(settings.routes)
+            changed |= await self._interface.set_addresses(settings.addresses)
+        changed |= await self._interface.set_routes(settings.routes)
         self._settings = settings
+        return changed
 
     async def is_up(self) -> bool:
         """Whether the interface exists and is up."""

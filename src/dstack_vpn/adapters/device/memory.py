@@ -160,12 +160,13 @@ class MemoryLink:
         if self.device is not None:
             await self.device.vanished.wait()
 
-    async def configure(self, settings: LinkSettings) -> None:
+    async def configure(self, settings: LinkSettings) -> bool:
         """Remember the settings; raises `DeviceGoneError` where there is no device."""
         await asyncio.sleep(0)
         if self.device is None or self.device.vanished.is_set():
             raise DeviceGoneError(f"the interface {self.name} does not exist")
-        self.settings = settings
+        before, self.settings = self.settings, settings
+        return before != settings
 
     async def is_up(self) -> bool:
         """Whether the device is there and was configured."""

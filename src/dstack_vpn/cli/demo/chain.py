@@ -12,7 +12,7 @@ import os
 import signal
 import socket
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -65,8 +65,10 @@ class InsideConnection(http.client.HTTPConnection):
 class DevChain:
     """anvil; `stop` and `start` make an outage."""
 
-    def __init__(self, namespace: Namespace, program: Path, address: str, home: Path) -> None:
-        self.namespace, self.address, self.home = namespace, address, home
+    def __init__(
+        self, namespace: Namespace, program: Path, address: str, home: Path, options: Sequence[str] = ()
+    ) -> None:
+        self.namespace, self.address, self.home, self.options = namespace, address, home, options
         self._program = program
         self._process: subprocess.Popen[str] | None = None
         self._connection = InsideConnection(namespace.socket, address, PORT, _TIMEOUT)
@@ -92,6 +94,7 @@ class DevChain:
             self._process = self.namespace.popen(
                 *(self._program, "--host", self.address, "--port", str(PORT), "--prune-history", "1000"),
                 *("--slots-in-an-epoch", "1", "--state", self.home / "state.json"),
+                *self.options,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -108,6 +111,15 @@ class DevChain:
             self._process.wait(_TIMEOUT)
             self._process = None
         self.disconnect()
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send anvil a signal; after SIGKILL, `start` has what was written last."""
+        if self._process is not None:
+            self._process.send_signal(number)
+            if number == signal.SIGKILL:
+                self._process.wait(_TIMEOUT)
+                self._process = None
+                self.disconnect()
 
     def disconnect(self) -> None:
         """Close our own connection; the next call opens another."""

@@ -140,10 +140,10 @@ class Lab:
         for namespace in self.namespaces:
             namespace.reap()
 
-    def start_chain(self) -> None:
+    def start_chain(self, *options: str) -> None:
         """Make the chain's namespace and the network, start anvil and deploy the registry."""
         namespace = self._new_namespace("chain")
-        self.chain = DevChain(namespace, self.tools.anvil, f"{_NETWORK}.1", self.run.home / "chain")
+        self.chain = DevChain(namespace, self.tools.anvil, f"{_NETWORK}.1", self.run.home / "chain", options)
         namespace.run("ip", "link", "add", "lan", "type", "bridge")
         namespace.run("ip", "address", "add", f"{_NETWORK}.1/24", "dev", "lan")
         namespace.run("ip", "link", "set", "lan", "up")

@@ -17,7 +17,7 @@ from dstack_vpn.cli.demo.namespaces import Namespace
 from dstack_vpn.errors import AdminError
 
 INTERVAL: Final = 0.005
-"""Seconds between packets."""
+"""Seconds between packets, unless told otherwise."""
 _REPLY: Final = re.compile(rb"^\[(\d+\.\d+)\] .*icmp_seq=(\d+) .*time=([0-9.]+) ms$", re.MULTILINE)
 _POLL: Final = 0.01
 
@@ -42,11 +42,11 @@ class _Reply:
 class Ping:
     """ping(8), running."""
 
-    def __init__(self, source: Namespace, address: str, output: Path) -> None:
+    def __init__(self, source: Namespace, address: str, output: Path, *, interval: float = INTERVAL) -> None:
         self._output = output
         with output.open("wb") as file:
             self._process = source.popen(
-                *("ping", "-n", "-D", "-i", str(INTERVAL), address),
+                *("ping", "-n", "-D", "-i", str(interval), address),
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=file,

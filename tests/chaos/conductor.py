@@ -1,0 +1,142 @@
+"""Plays rounds in a world, one after the other, and writes down what came of each."""
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from tests.chaos import faults
+from tests.chaos.invariants import Carried, Violation
+from tests.chaos.plan import EVERYWHERE, Fault, Round
+from tests.chaos.world import BYSTANDERS, World
+
+from dstack_vpn.errors import AdminError
+
+
+@dataclass
+class Outcome:
+    """What came of a round."""
+
+    round: Round
+    recovery: float = 0.0
+    """Seconds from the fault's end until every node had what the contract says, and followed it."""
+    traffic: float | None = None
+    """Seconds from there until whoever was hit was reached again, where its tunnels were broken."""
+    carried: list[Carried] = field(default_factory=list)
+    sent: int = 0
+    """Packets of bystanders."""
+    lost: int = 0
+    violations: list[Violation] = field(default_factory=list)
+
+    def row(self) -> dict[str, Any]:
+        """The outcome as JSON can hold it."""
+        return {
+            "round": self.round.number,
+            "faults": [f"{fault.kind.name} ({fault.target})" for fault in self.round.faults],
+            "strengths": [round(fault.strength, 3) for fault in self.round.faults],
+            "hold": round(self.round.hold, 3),
+            "changes": len(self.round.changes),
+            "recovery": round(self.recovery, 3),
+            "traffic": None if self.traffic is None else round(self.traffic, 3),
+            "removals": sum(carried.gone for carried in self.carried),
+            "slowest": round(
+                max((c.after_change for c in self.carried if c.gone and not c.hit), default=0), 3
+            ),
+            "sent": self.sent,
+            "lost": self.lost,
+            "violations": [asdict(violation) for violation in self.violations],
+        }
+
+
+def play(world: World, plan: Iterable[Round], done: Callable[[Outcome], bool]) -> None:
+    """Play rounds until ``done`` says so."""
+    for each in plan:
+        if done(_play(world, each)):
+            return
+
+
+def _play(world: World, each: Round) -> Outcome:
+    """One round, from a moment at which all is well to the next."""
+    outcome = Outcome(each)
+    with world.observer.judging() as invariants:
+        before, carried = len(invariants.violations), len(invariants.carried)
+    watched = [pair for pair in BYSTANDERS if not any(_touches(fault, pair) for fault in each.faults)]
+    marks = {pair: world.pings[pair].mark(timeout=30) for pair in watched}
+    _disturb(world, each)
+    _recover(world, each, outcome)
+    for pair, first in marks.items():
+        loss = world.pings[pair].between(first, world.pings[pair].mark())
+        outcome.sent, outcome.lost = outcome.sent + loss.sent, outcome.lost + loss.lost
+        if loss.lost:
+            outcome.violations.append(Violation(pair, "", f"lost {loss.lost} packets", loss.longest_gap))
+    with world.observer.judging() as invariants:
+        outcome.violations += invariants.violations[before:]
+        outcome.carried = invariants.carried[carried:]
+    world.check()
+    return outcome
+
+
+def _touches(fault: Fault, pair: str) -> bool:
+    return fault.kind.breaks_tunnels and fault.target in pair
+
+
+def _hit(world: World, fault: Fault) -> list[str]:
+    return list(world.nodes) if fault.target == EVERYWHERE else [fault.target]
+
+
+def _disturb(world: World, each: Round) -> None:
+    """Let the faults begin, last and end, and the registry change meanwhile."""
+    for fault in each.faults:
+        with world.observer.judging() as invariants:
+            for name in _hit(world, fault):
+                invariants.hit(name, fault.kind.limit, excused=fault.kind.cuts_off)
+    since = time.monotonic()
+    healing = [faults.begin(world, fault) for fault in each.faults]
+    over = time.monotonic() + each.hold
+    if all(fault.kind.changes for fault in each.faults):
+        world.read_contract(since)  # a reorg has changed it
+    for change in each.changes:
+        time.sleep(change.pause)  # the plan's own rhythm, not a wait for anything
+        world.change(change)
+    time.sleep(max(0.0, over - time.monotonic()))  # as long as the fault lasts
+    for heal in healing:
+        heal()
+
+
+def _recover(world: World, each: Round, outcome: Outcome) -> None:
+    """Wait until every node has what the contract says, and follows it; whoever doesn't in time violates."""
+    healed = time.monotonic()
+    world.read_contract(healed)
+    with world.observer.judging() as invariants:
+        for name in world.nodes:
+            invariants.freed(name, healed)
+    probe = world.probe()
+    limit = max(fault.kind.limit for fault in each.faults)
+    waiting = set(world.nodes)
+    while waiting and time.monotonic() - healed < limit:
+        time.sleep(0.005)
+        world.check()
+        with world.observer.judging() as invariants:
+            for name in [name for name in waiting if invariants.has(name, probe) and invariants.agrees(name)]:
+                waiting.discard(name)
+                invariants.well(name)
+    outcome.recovery = time.monotonic() - healed
+    outcome.violations += [
+        Violation(name, probe, "does not follow the contract", outcome.recovery) for name in sorted(waiting)
+    ]
+    for fault in each.faults:
+        if fault.kind.breaks_tunnels:
+            _reach(world, fault, outcome)
+
+
+def _reach(world: World, fault: Fault, outcome: Outcome) -> None:
+    """Wait until the node is reached again, and reaches others itself."""
+    began, node = time.monotonic(), world.nodes[fault.target]
+    try:
+        world.nodes["a"].wait_reaches(node.address, fault.kind.limit)
+        node.wait_reaches(world.nodes["b"].address, fault.kind.limit)
+    except AdminError:
+        outcome.violations.append(
+            Violation(node.name, str(node.public_key), "is not reached again", fault.kind.limit)
+        )
+    outcome.traffic = max(outcome.traffic or 0.0, time.monotonic() - began)

@@ -1,0 +1,291 @@
+"""How each planned fault is made to happen, and what ends it."""
+
+import base64
+import contextlib
+import json
+import os
+import random
+import secrets
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+from tests.chaos import gateway
+from tests.chaos.plan import EVERYWHERE, Fault, Kind
+from tests.chaos.world import World
+
+from dstack_vpn.cli.demo.namespaces import wait_until
+from dstack_vpn.cli.demo.node import INTERFACE, WIREGUARD_PORT, Node, new_key
+from dstack_vpn.core.x25519 import derive
+
+Heal = Callable[[], None]
+DEEPEST: Final = 64
+"""Blocks of the deepest reorg."""
+_STRANGER: Final = "10.77.200.1/32"
+_ELSEWHERE: Final = "10.77.201.1/32"
+_JUMPS: Final = ("+3600s", "-3600s", "+86400s", "-86400s", "+2592000s", "+5s", "-5s")
+
+
+def begin(world: World, fault: Fault) -> Heal:
+    """Make it happen; what is returned ends it."""
+    name = fault.kind.name
+    if name.startswith("rpc "):
+        return _rpc(world, fault, name.removeprefix("rpc "))
+    if fault.target == EVERYWHERE:
+        return _FOR_ALL[name](world, fault.strength)
+    return _FOR_ONE[name](world, world.nodes[fault.target], fault.strength)
+
+
+def begins(kind: Kind) -> bool:
+    """Whether it is known how to make that happen."""
+    known = _FOR_ALL if kind.targets == EVERYWHERE else _FOR_ONE
+    return kind.name.removeprefix("rpc ") in gateway.FAULTS or kind.name in known
+
+
+def _nothing() -> None:
+    pass
+
+
+def _none(world: World, node: Node, strength: float) -> Heal:
+    return _nothing
+
+
+# -- endpoints ----------------------------------------------------------------------------------------
+
+
+def _rpc(world: World, fault: Fault, what: str) -> Heal:
+    """At the endpoint in use, or at all that the node has."""
+    node = world.nodes[fault.target]
+    head = int(world.lab.chain.rpc("eth_blockNumber"), 16)
+    # A node left without any endpoint of its chain would stay away from all for a minute.
+    used = fault.strength < 0.6 or what == "serves another chain"
+    world.order(node, what, used=used, at=max(1, head - 1 - int(fault.strength * 100)))
+    return lambda: world.order(node, None)
+
+
+# -- processes ----------------------------------------------------------------------------------------
+
+
+def _daemon_killed(world: World, node: Node, strength: float) -> Heal:
+    node.stop(signal.SIGKILL)
+    return lambda: world.start(node)
+
+
+def _daemon_suspended(world: World, node: Node, strength: float) -> Heal:
+    node.signal(signal.SIGSTOP)
+    return lambda: node.signal(signal.SIGCONT)
+
+
+def _device(node: Node) -> int:
+    wait_until(lambda: node.namespace.pid_of("wireguard-go"), f"{node.name} has a device")
+    pid = node.namespace.pid_of("wireguard-go")
+    assert pid is not None
+    return pid
+
+
+def _device_killed(world: World, node: Node, strength: float) -> Heal:
+    os.kill(_device(node), signal.SIGKILL)
+    return _nothing
+
+
+def _device_suspended(world: World, node: Node, strength: float) -> Heal:
+    pid = _device(node)
+    world.observer.blind(node.name, blind=True)
+    os.kill(pid, signal.SIGSTOP)
+
+    def heal() -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+        world.observer.blind(node.name, blind=False)
+
+    return heal
+
+
+def _both_killed(world: World, node: Node, strength: float) -> Heal:
+    pid = _device(node)
+    node.stop(signal.SIGKILL)
+    os.kill(pid, signal.SIGKILL)
+    return lambda: world.start(node)
+
+
+def _relay_killed(world: World, node: Node, strength: float) -> Heal:
+    world.kill_relay()
+    return world.start_relay
+
+
+# -- the chain ----------------------------------------------------------------------------------------
+
+
+def _chain_killed(world: World, strength: float) -> Heal:
+    """It comes back with what it last wrote down, which may be some blocks less."""
+    chain = world.lab.chain
+    state = _written(world)
+    chain.signal(signal.SIGKILL)
+    return lambda: _start_chain(world, state)
+
+
+def _chain_older(world: World, strength: float) -> Heal:
+    """Blocks that everybody has seen are gone at once, and others come in their place."""
+    chain = world.lab.chain
+    state = _written(world)
+    for _ in range(1 + int(strength * 20)):
+        chain.rpc("evm_mine")
+    chain.signal(signal.SIGKILL)
+    return lambda: _start_chain(world, state)
+
+
+def _chain_suspended(world: World, strength: float) -> Heal:
+    world.lab.chain.signal(signal.SIGSTOP)
+    return lambda: world.lab.chain.signal(signal.SIGCONT)
+
+
+def _written(world: World) -> dict[str, Any]:
+    """What anvil last wrote down; not while it writes."""
+    found: list[dict[str, Any]] = []
+
+    def whole() -> bool:
+        with contextlib.suppress(ValueError, FileNotFoundError):
+            found.append(json.loads((world.lab.chain.home / "state.json").read_bytes()))
+        return bool(found)
+
+    wait_until(whole, "anvil has written its state down", 20)
+    return found[0]
+
+
+def _start_chain(world: World, state: dict[str, Any]) -> None:
+    """Start anvil with a state.
+
+    It adds another first block each time that it starts; the oldest is the chain's.
+    """
+    first = [block for block in state["blocks"] if int(block["header"]["number"], 16) == 0]
+    others = [block for block in state["blocks"] if block not in first]
+    first.sort(key=lambda block: int(block["header"]["timestamp"], 16))
+    file = world.lab.chain.home / "state.json"
+    file.write_text(json.dumps({**state, "blocks": first[:1] + others}))
+    world.lab.chain.start()
+    world.begun_at = int(world.lab.chain.rpc("eth_blockNumber"), 16)
+
+
+def _reorg(world: World, strength: float) -> Heal:
+    """As deep as planned; anvil can't undo blocks of its earlier lives, so some may have to come first."""
+    chain, depth = world.lab.chain, 1 + int(strength * DEEPEST)
+    missing = depth - (int(chain.rpc("eth_blockNumber"), 16) - world.begun_at)
+    if missing > 0:
+        chain.rpc("anvil_mine", hex(missing))
+    chain.reorg(depth)
+    return _nothing
+
+
+# -- the machine --------------------------------------------------------------------------------------
+
+
+def _disk_full(world: World, node: Node, strength: float) -> Heal:
+    filler = node.home / "state" / "filler"
+    with node.namespace.entered(), contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+        while file.write(bytes(4096)):
+            pass
+    return lambda: _remove(node, filler)
+
+
+def _remove(node: Node, path: Path) -> None:
+    with node.namespace.entered():
+        path.unlink(missing_ok=True)
+
+
+def _store_corrupted(world: World, node: Node, strength: float) -> Heal:
+    """As a disk may: pieces overwritten, cut short, emptied, or something else altogether."""
+    node.stop(signal.SIGKILL)
+    dice = random.Random(strength)
+    with node.namespace.entered():
+        for path in sorted((node.home / "state").glob("*.sqlite")):
+            data = bytearray(path.read_bytes())
+            for _ in range(1 + int(strength * 8)):
+                at = dice.randrange(len(data) or 1)
+                data[at : at + 100] = dice.randbytes(100)
+            path.write_bytes((data, data[: len(data) // 2], b"", b"no database")[dice.randrange(4)])
+    return lambda: world.start(node)
+
+
+def _clock_jumps(world: World, node: Node, strength: float) -> Heal:
+    """For a daemon that follows: it is started anew for that, and again when its clock is right."""
+    clock = node.home / "clock"
+    clock.write_text("+0")
+    node.stop(signal.SIGKILL)
+    world.start_with_clock(node, clock)
+    node.wait_ready(20)
+    clock.write_text(_JUMPS[int(strength * len(_JUMPS))])
+
+    def heal() -> None:
+        world.sweep()
+        node.stop(signal.SIGKILL)
+        world.start(node)
+
+    return heal
+
+
+# -- behind the daemon's back -------------------------------------------------------------------------
+
+
+def _member(world: World, node: Node, strength: float) -> str:
+    """One of the node's peers."""
+    keys = sorted(str(other.public_key) for other in world.nodes.values() if other is not node)
+    return keys[int(strength * len(keys))]
+
+
+def _wg(node: Node, *arguments: str, text: str | None = None) -> Heal:
+    node.namespace.run("wg", "set", INTERFACE, *arguments, text=text)
+    return _nothing
+
+
+def _peer_removed(world: World, node: Node, strength: float) -> Heal:
+    return _wg(node, "peer", _member(world, node, strength), "remove")
+
+
+def _peer_added(world: World, node: Node, strength: float) -> Heal:
+    return _wg(node, "peer", str(derive(new_key())), "allowed-ips", _STRANGER)
+
+
+def _peer_edited(world: World, node: Node, strength: float) -> Heal:
+    return _wg(node, "peer", _member(world, node, strength), "allowed-ips", _ELSEWHERE)
+
+
+def _key_changed(world: World, node: Node, strength: float) -> Heal:
+    text = base64.b64encode(secrets.token_bytes(32)).decode()
+    port = str(WIREGUARD_PORT + 1 + int(strength * 100))
+    return _wg(node, "private-key", "/dev/stdin", "listen-port", port, text=text)
+
+
+def _ip(*arguments: str) -> Callable[[World, Node, float], Heal]:
+    def edit(world: World, node: Node, strength: float) -> Heal:
+        node.namespace.run("ip", *arguments)
+        return _nothing
+
+    return edit
+
+
+_FOR_ALL: Final[dict[str, Callable[[World, float], Heal]]] = {
+    "anvil killed": _chain_killed,
+    "anvil suspended": _chain_suspended,
+    "anvil wakes up older": _chain_older,
+    "reorg": _reorg,
+}
+_FOR_ONE: Final[dict[str, Callable[[World, Node, float], Heal]]] = {
+    "nothing at all": _none,
+    "daemon killed": _daemon_killed,
+    "daemon suspended": _daemon_suspended,
+    "wireguard-go killed": _device_killed,
+    "wireguard-go suspended": _device_suspended,
+    "both killed": _both_killed,
+    "relay killed": _relay_killed,
+    "disk full": _disk_full,
+    "store corrupted": _store_corrupted,
+    "clock jumps": _clock_jumps,
+    "wg removes a peer": _peer_removed,
+    "wg adds a stranger": _peer_added,
+    "wg edits a peer": _peer_edited,
+    "wg changes key and port": _key_changed,
+    "ip sets it down": _ip("link", "set", INTERFACE, "down"),
+    "ip takes the address": _ip("address", "flush", "dev", INTERFACE),
+    "ip deletes it": _ip("link", "delete", INTERFACE),
+}

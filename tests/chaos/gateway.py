@@ -1,0 +1,220 @@
+"""Stands between nodes and the dev chain, and misbehaves to order: one port is one endpoint.
+
+A process of its own. On its standard input it takes a line of JSON for each order, and answers ``ok``:
+
+    {"ports": [9011, 9012], "fault": "stalls", "used": true, "at": 120}
+
+``fault`` null ends what there is. With ``used``, only the first of these ports that has a connection gets it
+(else the first); ``at`` is the block that an endpoint which goes back in time has last.
+"""
+
+import argparse
+import asyncio
+import itertools
+import json
+import secrets
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from aiohttp import ClientConnectionError, ClientSession, ClientTimeout, WSMsgType, web
+
+FAULTS: Final = frozenset(
+    {
+        "stalls",
+        "truncates",
+        "floods",
+        "rate-limits",
+        "answers HTML",
+        "answers noise",
+        "goes back in time",
+        "serves another chain",
+        "refuses",
+    }
+)
+_FLOOD: Final = 3000
+_HASHES: Final = {"hash", "parentHash", "blockHash"}
+_CHAIN_ID: Final = "0x7a69"
+_HTML: Final = "<!DOCTYPE html><html><body><h1>502 Bad Gateway</h1></body></html>"
+
+
+class _CutError(Exception):
+    """The connection ends here."""
+
+
+@dataclass
+class Endpoint:
+    """One port."""
+
+    port: int
+    upstream: str
+    client: ClientSession
+    fault: str | None = None
+    at: int = 0
+    over: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set while it does not stall."""
+    transports: set[asyncio.BaseTransport] = field(default_factory=set)
+
+    def take(self, fault: str | None, at: int) -> None:
+        """Misbehave, or stop it. Whoever was refused or sent elsewhere is so at once."""
+        assert fault is None or fault in FAULTS, fault
+        self.fault, self.at = fault, at
+        if fault == "stalls":
+            self.over.clear()
+        else:
+            self.over.set()
+        if fault in {"refuses", "rate-limits", "serves another chain"}:
+            self.cut()
+
+    def cut(self) -> None:
+        for transport in self.transports:
+            if isinstance(transport, asyncio.Transport):
+                transport.abort()
+
+    # -- connections ----------------------------------------------------------------------------------
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        await self.over.wait()
+        if request.transport is None or self.fault == "refuses":
+            if request.transport is not None and isinstance(request.transport, asyncio.Transport):
+                request.transport.abort()
+            return web.Response(status=503)
+        if self.fault == "rate-limits":
+            return web.Response(status=429, headers={"Retry-After": "1"}, text="slow down")
+        if self.fault == "answers HTML":
+            return web.Response(text=_HTML, content_type="text/html")
+        if request.headers.get("Upgrade", "").lower() == "websocket":
+            return await self._websocket(request, request.transport)
+        try:
+            asked = await self.asked(await request.text())
+            async with self.client.post(self.upstream, data=asked) as reply:
+                text = await reply.text()
+            return web.Response(text="".join(await self.answered(text)), content_type="application/json")
+        except (_CutError, ClientConnectionError, TimeoutError):
+            return web.Response(status=502, text=_HTML, content_type="text/html")
+
+    async def _websocket(self, request: web.Request, transport: asyncio.BaseTransport) -> web.StreamResponse:
+        near = web.WebSocketResponse(max_msg_size=0)
+        try:
+            async with self.client.ws_connect(self.upstream, max_msg_size=0) as far:
+                await near.prepare(request)
+                self.transports.add(transport)
+                try:
+                    async with asyncio.TaskGroup() as group:
+                        down = group.create_task(self._down(near, far))
+                        async for message in near:
+                            if message.type is WSMsgType.TEXT:
+                                await far.send_str(await self.asked(message.data))
+                        down.cancel()
+                finally:
+                    self.transports.discard(transport)
+        except* (_CutError, ClientConnectionError, ConnectionError, TimeoutError):
+            if isinstance(transport, asyncio.Transport):
+                transport.abort()
+        return near
+
+    async def _down(self, near: web.WebSocketResponse, far: Any) -> None:
+        async for message in far:
+            for text in await self.answered(message.data):
+                await near.send_str(text)
+                if self.fault == "truncates":
+                    raise _CutError
+        raise _CutError
+
+    # -- messages -------------------------------------------------------------------------------------
+
+    async def asked(self, text: str) -> str:
+        """What becomes of a request on its way to the chain."""
+        await self.over.wait()
+        if self.fault == "goes back in time":
+            return text.replace('"latest"', json.dumps(hex(self.at)))
+        return text
+
+    async def answered(self, text: str) -> Sequence[str]:
+        """What becomes of a message on its way to the node."""
+        await self.over.wait()
+        if self.fault == "truncates":
+            return [text[: len(text) // 2]]
+        if self.fault == "answers HTML":
+            return [_HTML]
+        if self.fault == "answers noise":
+            return [secrets.token_urlsafe(len(text) // 2)]
+        if self.fault == "floods" and '"eth_subscription"' in text:
+            return list(itertools.repeat(text, _FLOOD))
+        if self.fault == "goes back in time":
+            return [] if self._later(text) else [text]
+        if self.fault == "serves another chain":
+            return [json.dumps(_elsewhere(json.loads(text)))]
+        return [text]
+
+    def _later(self, text: str) -> bool:
+        """Whether that is a notification of a block that isn't there yet."""
+        found = json.loads(text)
+        result = found.get("params", {}).get("result", {}) if isinstance(found, dict) else {}
+        number = result.get("number") or result.get("blockNumber") or "0x0"
+        return int(number, 16) > self.at
+
+
+def _elsewhere(value: Any) -> Any:
+    """The same heights and contents on another chain: other hashes from the first block on, another id."""
+    if isinstance(value, dict):
+        return {
+            key: f"0xf{item[3:]}" if key in _HASHES and isinstance(item, str) else _elsewhere(item)
+            for key, item in value.items()
+        }
+    if isinstance(value, list):
+        return [_elsewhere(item) for item in value]
+    return "0x1" if value == _CHAIN_ID else value
+
+
+def obey(endpoints: dict[int, Endpoint], order: dict[str, Any]) -> None:
+    """Carry out one order."""
+    chosen = [endpoints[port] for port in order["ports"]]
+    if order.get("used"):
+        chosen = sorted(chosen, key=lambda endpoint: not endpoint.transports)[:1]
+    for endpoint in chosen:
+        endpoint.take(order["fault"], order.get("at", 0))
+
+
+async def serve(host: str, upstream: str, ports: Sequence[int]) -> None:
+    """Until the standard input ends."""
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    runners: list[web.AppRunner] = []
+    async with ClientSession(timeout=ClientTimeout(total=30)) as client:
+        endpoints = {port: Endpoint(port, upstream, client) for port in ports}
+        for endpoint in endpoints.values():
+            endpoint.take(None, 0)
+            app = web.Application(client_max_size=1 << 26)
+            app.router.add_route("*", "/", endpoint.handle)
+            runner = web.AppRunner(app, access_log=None)
+            await runner.setup()
+            await web.TCPSite(runner, host, endpoint.port).start()
+            runners.append(runner)
+        print("ok", flush=True)  # noqa: T201 - what the world waits for
+        while line := await reader.readline():
+            obey(endpoints, json.loads(line))
+            print("ok", flush=True)  # noqa: T201 - what the world waits for
+        for endpoint in endpoints.values():
+            endpoint.take(None, 0)
+            endpoint.cut()
+        for runner in runners:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(runner.cleanup(), 2)
+
+
+def main() -> None:
+    """Serve what the arguments say."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--host", required=True)
+    parser.add_argument("--upstream", required=True)
+    parser.add_argument("ports", type=int, nargs="+")
+    arguments = parser.parse_args()
+    asyncio.run(serve(arguments.host, arguments.upstream, arguments.ports))
+
+
+if __name__ == "__main__":
+    main()

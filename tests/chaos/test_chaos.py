@@ -1,0 +1,78 @@
+"""A short run over real daemons; `make chaos` is the long one. And one that must fail, so that it can."""
+
+import signal
+import time
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import pytest
+from tests.chaos import conductor
+from tests.chaos.conductor import Outcome
+from tests.chaos.plan import BY_NAME, KINDS, Fault, Round, rounds
+from tests.chaos.report import Report
+from tests.chaos.world import World, faketime, find, world
+from tests.netns_support import wait_until
+
+from dstack_vpn.errors import AdminError
+
+pytestmark = [pytest.mark.netns, pytest.mark.anvil]
+SECONDS = 40
+"""How long faults go on here: every kind has its turn in `make chaos`, some have it here."""
+
+
+@pytest.fixture
+def network() -> Iterator[World]:
+    try:
+        tools = find()
+    except AdminError as error:
+        pytest.skip(f"CHAOS IS SKIPPED: {error}")
+    with world(tools) as made:
+        yield made
+
+
+@pytest.mark.timeout(300)
+def test_nothing_that_must_never_be_is_under_faults_at_random(network: World, tmp_path: Path) -> None:
+    report = Report(1, tmp_path / "rounds.jsonl")
+    kinds = [kind for kind in KINDS if kind.own_clock or faketime()]
+    over = time.monotonic() + SECONDS
+
+    def done(outcome: Outcome) -> bool:
+        report.add(outcome)
+        return time.monotonic() > over
+
+    conductor.play(network, rounds(1, 0.15, kinds), done)
+    assert [outcome.row() for outcome in report.outcomes if outcome.violations] == []
+    assert len(report.outcomes) >= 5
+    assert sum(outcome.sent for outcome in report.outcomes) > 100
+    assert sum(outcome.lost for outcome in report.outcomes) == 0
+    assert network.invariants.samples > 1000
+    page = report.markdown(network.transactions, network.invariants)
+    assert "**0 violations.**" in page
+    alone = {
+        outcome.round.faults[0].kind.name for outcome in report.outcomes if len(outcome.round.faults) == 1
+    }
+    assert all(f"| {name} |" in page for name in alone)
+
+
+def test_a_daemon_that_stands_still_unannounced_is_found_out(network: World, tmp_path: Path) -> None:
+    """The same round, but nobody is told that c can't follow: the observer has to see it."""
+    node = network.nodes["c"]
+    (plain,) = islice(rounds(1, 0.1, [BY_NAME["nothing at all"]]), 1)
+    round_ = Round(1, (Fault(BY_NAME["nothing at all"], "a", 0.0),), 0.1, plain.changes)
+    report = Report(1, tmp_path / "rounds.jsonl")
+
+    def added(outcome: Outcome) -> bool:
+        report.add(outcome)
+        return True
+
+    node.signal(signal.SIGSTOP)
+    try:
+        conductor.play(network, [round_], added)
+        wait_until(lambda: not network.invariants.agrees("c"), "c is not as the contract says")
+    finally:
+        node.signal(signal.SIGCONT)
+    (outcome,) = report.outcomes
+    found = {(violation.node, violation.what) for violation in outcome.violations}
+    assert ("c", "does not follow the contract") in found
+    assert {violation.node for violation in outcome.violations} == {"c"}

@@ -1,0 +1,406 @@
+"""The network that chaos happens to: a chain, endpoints that can misbehave, four nodes, a relay, and pings.
+
+    chain    anvil, and for each node three endpoints of `gateway` before it
+    a, b     their devices are never touched: what a pings b with is never lost
+    c        the third
+    d        believes only what two of its three endpoints say, and is reached over a relay alone
+    relay    tcp2udp before d, a program of its own
+
+The contract is read from anvil itself, and devices from their own sockets, without the daemon's code.
+"""
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address
+from itertools import permutations
+from pathlib import Path
+from typing import Final
+
+from eth_abi.abi import decode
+from tests.anvil import anvil_path
+from tests.chaos import gateway
+from tests.chaos.invariants import Invariants
+from tests.chaos.plan import Change
+from tests.netns_support import is_usable, wireguard_go
+
+from dstack_vpn.adapters.contracts import calls
+from dstack_vpn.cli.demo.chain import PORT, real_anvil
+from dstack_vpn.cli.demo.lab import Lab, Tools
+from dstack_vpn.cli.demo.namespaces import Namespace
+from dstack_vpn.cli.demo.node import SOCKET, WIREGUARD_PORT, Node, new_key
+from dstack_vpn.cli.demo.ping import Ping
+from dstack_vpn.core.keys import PublicKey
+from dstack_vpn.core.x25519 import derive
+from dstack_vpn.errors import AdminError
+
+ENDPOINTS: Final = 3
+AUDIT: Final = 5000
+"""Milliseconds between audits; the default is 30 s."""
+PROBE: Final = "probe"
+"""The member whose key changes at the end of every round, to see who follows the chain."""
+_NODE_VIEW: Final = "(uint256,address,string,string,string,string,uint64,uint64,uint64,bool,bool)"
+_GET_NODES: Final = "0x038d67e8"
+_PAGE: Final = 200
+_RELAY_PORT: Final = 4443
+_LOOK: Final = 0.008
+"""Seconds between looks at the devices while nothing is awaited."""
+_PING: Final = 0.02
+BYSTANDERS: Final = ("ab", "bc")
+"""Who pings whom all the time; what is lost counts while neither's device is touched."""
+MARGIN: Final = 70
+"""Blocks above the nodes' own tokens: more than the deepest reorg."""
+DISK: Final = 8 << 20
+"""Bytes of a node's state directory, a file system of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """What the contract says of a token."""
+
+    id: int
+    owner: str
+    name: str
+    key: str
+    expires_at: int
+
+    @property
+    def address(self) -> str:
+        """Its IPv4 address in the tunnel (docs/architecture.md, addressing)."""
+        return str(IPv4Address("10.77.0.0") + self.id + 1)
+
+
+class Observer(threading.Thread):
+    """Looks at every device again and again, and has the invariants judge what it sees."""
+
+    def __init__(self, nodes: Mapping[str, Node]) -> None:
+        super().__init__(name="observer", daemon=True)
+        self.invariants = Invariants({name: str(node.public_key) for name, node in nodes.items()})
+        self.failure: BaseException | None = None
+        self._nodes = nodes
+        self._tokens: Sequence[Token] = ()
+        self._blind: set[str] = set()
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
+
+    def run(self) -> None:
+        """Look until `stop`."""
+        try:
+            while not self._ended.wait(_LOOK):
+                self._expire()
+                for name, node in self._nodes.items():
+                    self._look(name, node.namespace)
+        except BaseException as error:
+            self.failure = error
+            raise
+
+    def stop(self) -> None:
+        """End it."""
+        self._ended.set()
+        self.join(10)
+
+    @contextlib.contextmanager
+    def judging(self) -> Iterator[Invariants]:
+        """The invariants, while nobody else uses them."""
+        with self._lock:
+            yield self.invariants
+
+    def blind(self, name: str, *, blind: bool) -> None:
+        """Leave a node out whose device can't answer, because it is suspended."""
+        with self._lock:
+            (self._blind.add if blind else self._blind.discard)(name)
+
+    def contract(self, tokens: Sequence[Token], since: float) -> None:
+        """What the contract says from ``since`` (monotonic seconds) on."""
+        with self._lock:
+            self._tokens = tokens
+            self.invariants.contract(_members(tokens), since)
+
+    def _expire(self) -> None:
+        members = _members(self._tokens)
+        with self._lock:
+            if members.keys() != self.invariants.members.keys():
+                self.invariants.contract(members, time.monotonic())
+
+    def _look(self, name: str, namespace: Namespace) -> None:
+        if name in self._blind:
+            return
+        peers = peers_of(namespace)
+        with self._lock:
+            if name not in self._blind:
+                self.invariants.sample(name, peers, time.monotonic())
+
+
+def _members(tokens: Sequence[Token]) -> dict[str, str]:
+    """The tunnel addresses of the keys that are members now."""
+    now = time.time()  # noqa: TID251 - access ends by the machine's clock
+    return {token.key: token.address for token in tokens if token.key and not 0 < token.expires_at < now}
+
+
+def peers_of(namespace: Namespace) -> dict[str, frozenset[str]] | None:
+    """A device's peers, by WireGuard's cross-platform interface; None where there is no device."""
+    with namespace.entered(), socket.socket(socket.AF_UNIX) as channel:
+        channel.settimeout(2.0)
+        try:
+            channel.connect(SOCKET)
+            channel.sendall(b"get=1\n\n")
+            answer = b""
+            while not answer.endswith(b"\n\n") and (piece := channel.recv(65536)):
+                answer += piece
+        except OSError:
+            return None
+    if not answer.endswith(b"errno=0\n\n"):
+        return None
+    found: dict[str, set[str]] = {}
+    key = ""
+    for line in answer.decode().splitlines():
+        name, _, value = line.partition("=")
+        if name == "public_key":
+            key = str(PublicKey(bytes.fromhex(value)))
+            found[key] = set()
+        elif name == "allowed_ip":
+            found[key].add(value)
+    return {key: frozenset(addresses) for key, addresses in found.items()}
+
+
+@dataclass
+class World:
+    """All of it; use `world` to make one."""
+
+    lab: Lab
+    gateway: "subprocess.Popen[str]"
+    relay_namespace: Namespace
+    relay_address: str
+    observer: Observer = field(init=False)
+    relay: "subprocess.Popen[str] | None" = None
+    pings: dict[str, Ping] = field(default_factory=dict)
+    tokens: dict[str, Token] = field(default_factory=dict)
+    """By name, those that are not revoked."""
+    transactions: int = 0
+    begun_at: int = 0
+    """The block that anvil's present life began with."""
+
+    @property
+    def nodes(self) -> dict[str, Node]:
+        return self.lab.nodes
+
+    @property
+    def invariants(self) -> Invariants:
+        return self.observer.invariants
+
+    # -- nodes ------------------------------------------------------------------------------------------
+
+    def start(self, node: Node, **more: str) -> None:
+        """Start a node's daemon, perhaps with more in its environment."""
+        settings = {
+            "RPC_URL": ",".join(f"ws://{self.lab.chain.address}:{port}" for port in ports(node)),
+            "RPC_QUORUM": "2" if node.name == "d" else "1",
+            "SYNC_INTERVAL": str(AUDIT),
+            "WIREGUARD_CONFIG": str(node.home / "state" / "wg0.conf"),
+        }
+        node.start(**settings, **more)
+
+    def start_with_clock(self, node: Node, clock: Path) -> None:
+        """Start a node's daemon with a clock that a file moves, by libfaketime: it takes a moment to look.
+
+        Only while that is needed: the library makes everything slower.
+        """
+        self.start(
+            node,
+            LD_PRELOAD=str(faketime()),
+            FAKETIME_TIMESTAMP_FILE=str(clock),
+            FAKETIME_CACHE_DURATION="1",
+            FAKETIME_DONT_FAKE_MONOTONIC="1",
+        )
+
+    def start_relay(self) -> None:
+        """Start the relay before d."""
+        target = f"{self.nodes['d'].underlay}:{WIREGUARD_PORT}"
+        with (self.lab.run.home / "relay.log").open("ab") as log:
+            self.relay = self.relay_namespace.popen(
+                *(sys.executable, "-m", "dstack_vpn", "relay", "tcp2udp"),
+                *("--listen", f"tcp://{self.relay_address}:{_RELAY_PORT}", "--to", target),
+                env={"PATH": os.defpath, "LOG_FORMAT": "json"},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def kill_relay(self) -> None:
+        if self.relay is not None:
+            self.relay.kill()
+            self.relay.wait(5)
+
+    def order(self, node: Node | None, fault: str | None, *, used: bool = False, at: int = 0) -> None:
+        """Have a node's endpoints misbehave; None: all nodes'."""
+        chosen = self.nodes.values() if node is None else [node]
+        order = {
+            "ports": [p for each in chosen for p in ports(each)],
+            "fault": fault,
+            "used": used,
+            "at": at,
+        }
+        assert self.gateway.stdin is not None
+        assert self.gateway.stdout is not None
+        self.gateway.stdin.write(json.dumps(order) + "\n")
+        self.gateway.stdin.flush()
+        if self.gateway.stdout.readline().strip() != "ok":
+            raise AdminError(f"the gateway has ended; see {self.lab.run.home}/gateway.log")
+
+    # -- the contract -----------------------------------------------------------------------------------
+
+    def read_contract(self, since: float) -> None:
+        """Learn what the contract says, from ``since`` (monotonic seconds) on."""
+        chain, found = self.lab.chain, list[Token]()
+        offset, total = 0, 1
+        while offset < total:
+            data = f"{_GET_NODES}{offset:064x}{_PAGE:064x}"
+            answer = bytes.fromhex(chain.rpc("eth_call", {"to": chain.contract, "data": data}, "latest")[2:])
+            page, total = decode([f"{_NODE_VIEW}[]", "uint256"], answer)
+            offset += _PAGE
+            found += [Token(row[0], row[1], row[2], row[3], row[8]) for row in page if row[9] or row[10]]
+        self.tokens = {token.name: token for token in found}
+        self.observer.contract(found, since)
+
+    def send(self, data: bytes, owner: str | None = None) -> None:
+        """Have a transaction mined, by the contract's owner or a token's, and learn what it changed."""
+        chain, since = self.lab.chain, time.monotonic()
+        chain.send(data, sender=0 if owner is None else chain.accounts.index(owner.lower()))
+        self.transactions += 1
+        self.read_contract(since)
+
+    def change(self, change: Change) -> None:
+        """Carry out a planned change; one that the slot's state does not allow is a mint, or nothing."""
+        token, accounts = self.tokens.get(change.slot), self.lab.chain.accounts
+        if token is None or change.what == "mint":
+            if token is None:
+                self.send(calls.mint(accounts[5], change.slot, derive(new_key())))
+        elif change.what == "revoke":
+            self.send(calls.revoke(token.id))
+        elif change.what == "transfer":
+            to = accounts[6 if token.owner.lower() == accounts[5] else 5]
+            self.send(calls.transfer(token.owner, to, token.id), token.owner)
+        elif change.what == "rotate":
+            self.send(calls.update_key(token.id, derive(new_key())), token.owner)
+        else:
+            soon = int(time.time()) + 2  # noqa: TID251 - as above
+            self.send(calls.set_expiry(token.id, soon))
+
+    def sweep(self) -> None:
+        """Revoke what has expired: a clock that is set back would bring it back, rightly."""
+        for token in list(self.tokens.values()):
+            if token.expires_at:
+                self.send(calls.revoke(token.id))
+
+    def probe(self) -> str:
+        """Give the probe another key, and return it: whoever has it as a peer follows the chain."""
+        key = derive(new_key())
+        if PROBE not in self.tokens:
+            self.send(calls.mint(self.lab.chain.accounts[5], PROBE, key))
+        else:
+            self.send(calls.update_key(self.tokens[PROBE].id, key), self.tokens[PROBE].owner)
+        return str(key)
+
+    # -- what is seen -----------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Raises what has ended the observer."""
+        if self.observer.failure is not None:
+            raise self.observer.failure
+
+    def close(self) -> None:
+        """End what the lab does not know of."""
+        self.observer.stop()
+        for ping in self.pings.values():
+            ping.stop()
+        if self.gateway.stdin is not None:
+            self.gateway.stdin.close()
+
+
+def ports(node: Node) -> tuple[int, ...]:
+    """The ports of a node's endpoints."""
+    return tuple(9000 + 10 * node.owner + number for number in range(ENDPOINTS))
+
+
+def faketime() -> Path | None:
+    """The library that moves a program's clock, of Debian's package of that name; None where it is not."""
+    return next(iter(sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))), None)
+
+
+def find() -> Tools:
+    """The programs, as the end-to-end tests use them; raises `AdminError` where something is missing."""
+    anvil, wireguard = anvil_path(), wireguard_go()
+    if not is_usable() or anvil is None or wireguard is None:
+        raise AdminError("it takes root, network namespaces, TUN, anvil and wireguard-go: see 'make test'")
+    return Tools(real_anvil(Path(anvil)), Path(wireguard))
+
+
+@contextlib.contextmanager
+def world(tools: Tools) -> Iterator[World]:
+    """A network in which all is well; everything of it is gone afterwards."""
+    with Lab(tools) as lab:
+        lab.start_chain("--state-interval", "5")
+        for name in "abcd":
+            lab.add_node(name)
+        relay, relay_address = lab.add_namespace("relay")
+        made = World(lab, _start_gateway(lab), relay, relay_address)
+        try:
+            _begin(made)
+            yield made
+        finally:
+            made.close()
+
+
+def _start_gateway(lab: Lab) -> "subprocess.Popen[str]":
+    with (lab.run.home / "gateway.log").open("wb") as log:
+        process = lab.chain.namespace.popen(
+            *(sys.executable, "-P", gateway.__file__, "--host", lab.chain.address),
+            *("--upstream", f"http://{lab.chain.address}:{PORT}"),
+            *(str(port) for node in lab.nodes.values() for port in ports(node)),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            start_new_session=True,
+        )
+    assert process.stdout is not None
+    if process.stdout.readline().strip() != "ok":
+        raise AdminError(f"the gateway did not start: {(lab.run.home / 'gateway.log').read_text()}")
+    return process
+
+
+def _begin(made: World) -> None:
+    """Mint the nodes, deep enough that no reorg takes them back, and bring the tunnels up."""
+    lab, nodes = made.lab, made.lab.nodes
+    for node in nodes.values():
+        lab.mint(node)
+        if node.name != "d":
+            lab.set_endpoint(node)
+    endpoint = f"tcp://{made.relay_address}:{_RELAY_PORT}"
+    lab.chain.send(calls.set_endpoint(nodes["d"].token, endpoint), sender=nodes["d"].owner)
+    lab.chain.rpc("anvil_mine", hex(MARGIN))
+    for node in nodes.values():
+        state = node.home / "state"
+        state.mkdir(mode=0o700, parents=True)
+        node.namespace.run("mount", "-t", "tmpfs", "-o", f"size={DISK >> 10}k,mode=0700", "tmpfs", str(state))
+    made.start_relay()
+    for node in nodes.values():
+        made.start(node)
+    for node in nodes.values():
+        node.wait_ready(20)
+    made.observer = Observer(nodes)
+    made.read_contract(time.monotonic())
+    made.observer.start()
+    for source, other in permutations(nodes.values(), 2):
+        source.wait_reaches(other.address, 20)
+    for pair in BYSTANDERS:
+        source, other = (nodes[name] for name in pair)
+        output = lab.run.home / f"ping-{pair}.log"
+        made.pings[pair] = Ping(source.namespace, other.address, output, interval=_PING)
