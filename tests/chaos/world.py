@@ -12,14 +12,11 @@ The contract is read from anvil itself, and devices from their own sockets, with
 import contextlib
 import json
 import os
-import socket
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address
 from itertools import permutations
 from pathlib import Path
 from typing import Final
@@ -28,6 +25,7 @@ from eth_abi.abi import decode
 from tests.anvil import anvil_path
 from tests.chaos import gateway
 from tests.chaos.invariants import Invariants
+from tests.chaos.observer import Observer, Token
 from tests.chaos.plan import Change
 from tests.netns_support import is_usable, wireguard_go
 
@@ -35,9 +33,8 @@ from dstack_vpn.adapters.contracts import calls
 from dstack_vpn.cli.demo.chain import PORT, real_anvil
 from dstack_vpn.cli.demo.lab import Lab, Tools
 from dstack_vpn.cli.demo.namespaces import Namespace
-from dstack_vpn.cli.demo.node import SOCKET, WIREGUARD_PORT, Node, new_key
+from dstack_vpn.cli.demo.node import WIREGUARD_PORT, Node, new_key
 from dstack_vpn.cli.demo.ping import Ping
-from dstack_vpn.core.keys import PublicKey
 from dstack_vpn.core.x25519 import derive
 from dstack_vpn.errors import AdminError
 
@@ -50,8 +47,6 @@ _NODE_VIEW: Final = "(uint256,address,string,string,string,string,uint64,uint64,
 _GET_NODES: Final = "0x038d67e8"
 _PAGE: Final = 200
 _RELAY_PORT: Final = 4443
-_LOOK: Final = 0.008
-"""Seconds between looks at the devices while nothing is awaited."""
 _PING: Final = 0.02
 BYSTANDERS: Final = ("ab", "bc")
 """Who pings whom all the time; what is lost counts while neither's device is touched."""
@@ -59,115 +54,6 @@ MARGIN: Final = 70
 """Blocks above the nodes' own tokens: more than the deepest reorg."""
 DISK: Final = 8 << 20
 """Bytes of a node's state directory, a file system of its own."""
-
-
-@dataclass(frozen=True, slots=True)
-class Token:
-    """What the contract says of a token."""
-
-    id: int
-    owner: str
-    name: str
-    key: str
-    expires_at: int
-
-    @property
-    def address(self) -> str:
-        """Its IPv4 address in the tunnel (docs/architecture.md, addressing)."""
-        return str(IPv4Address("10.77.0.0") + self.id + 1)
-
-
-class Observer(threading.Thread):
-    """Looks at every device again and again, and has the invariants judge what it sees."""
-
-    def __init__(self, nodes: Mapping[str, Node]) -> None:
-        super().__init__(name="observer", daemon=True)
-        self.invariants = Invariants({name: str(node.public_key) for name, node in nodes.items()})
-        self.failure: BaseException | None = None
-        self._nodes = nodes
-        self._tokens: Sequence[Token] = ()
-        self._blind: set[str] = set()
-        self._lock = threading.Lock()
-        self._ended = threading.Event()
-
-    def run(self) -> None:
-        """Look until `stop`."""
-        try:
-            while not self._ended.wait(_LOOK):
-                self._expire()
-                for name, node in self._nodes.items():
-                    self._look(name, node.namespace)
-        except BaseException as error:
-            self.failure = error
-            raise
-
-    def stop(self) -> None:
-        """End it."""
-        self._ended.set()
-        self.join(10)
-
-    @contextlib.contextmanager
-    def judging(self) -> Iterator[Invariants]:
-        """The invariants, while nobody else uses them."""
-        with self._lock:
-            yield self.invariants
-
-    def blind(self, name: str, *, blind: bool) -> None:
-        """Leave a node out whose device can't answer, because it is suspended."""
-        with self._lock:
-            (self._blind.add if blind else self._blind.discard)(name)
-
-    def contract(self, tokens: Sequence[Token], since: float) -> None:
-        """What the contract says from ``since`` (monotonic seconds) on."""
-        with self._lock:
-            self._tokens = tokens
-            self.invariants.contract(_members(tokens), since)
-
-    def _expire(self) -> None:
-        members = _members(self._tokens)
-        with self._lock:
-            if members.keys() != self.invariants.members.keys():
-                self.invariants.contract(members, time.monotonic())
-
-    def _look(self, name: str, namespace: Namespace) -> None:
-        if name in self._blind:
-            return
-        peers = peers_of(namespace)
-        with self._lock:
-            if name not in self._blind:
-                self.invariants.sample(name, peers, time.monotonic())
-
-
-def _members(tokens: Sequence[Token]) -> dict[str, str]:
-    """The tunnel addresses of the keys that are members now."""
-    now = time.time()  # noqa: TID251 - access ends by the machine's clock
-    return {token.key: token.address for token in tokens if token.key and not 0 < token.expires_at < now}
-
-
-def peers_of(namespace: Namespace) -> dict[str, frozenset[str]] | None:
-    """A device's peers, by WireGuard's cross-platform interface; None where there is no device."""
-    with namespace.entered(), socket.socket(socket.AF_UNIX) as channel:
-        channel.settimeout(2.0)
-        try:
-            channel.connect(SOCKET)
-            channel.sendall(b"get=1\n\n")
-            answer = b""
-            while not answer.endswith(b"\n\n") and (piece := channel.recv(65536)):
-                answer += piece
-        except OSError:
-            return None
-    if not answer.endswith(b"errno=0\n\n"):
-        return None
-    found: dict[str, set[str]] = {}
-    key = ""
-    for line in answer.decode().splitlines():
-        name, _, value = line.partition("=")
-        if name == "public_key":
-            key = str(PublicKey(bytes.fromhex(value)))
-            found[key] = set()
-        elif name == "allowed_ip":
-            found[key].add(value)
-    return {key: frozenset(addresses) for key, addresses in found.items()}
 
 
 @dataclass
