@@ -7,15 +7,8 @@ from tests.anvil import Anvil, key_of
 from tests.integration.conftest import MakeRig
 from tests.integration.support import Rig, eventually
 
-from dstack_vpn.core.happenings import (
-    EndpointLost,
-    Happening,
-    HealthChanged,
-    PeerRemoved,
-    PeerSet,
-    Reorged,
-    TokenChanged,
-)
+from dstack_vpn.core.chain_happenings import EndpointLost, Reorged, TokenChanged
+from dstack_vpn.core.happenings import Happening, HealthChanged, PeerRemoved, PeerSet
 from dstack_vpn.wiring.view import NodeView
 
 pytestmark = pytest.mark.anvil

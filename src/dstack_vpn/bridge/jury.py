@@ -16,8 +16,8 @@ import structlog
 
 from dstack_vpn.bridge.state import Began, ChainState
 from dstack_vpn.bridge.witnesses import LOOK, EndpointWitness
+from dstack_vpn.core.chain_happenings import EndpointQuarantined
 from dstack_vpn.core.events import Observed
-from dstack_vpn.core.happenings import EndpointQuarantined
 from dstack_vpn.core.health import QuorumFacts
 from dstack_vpn.core.model import BlockRef, TokenId
 from dstack_vpn.core.node import Node

@@ -6,16 +6,10 @@ from typing import Final
 
 import structlog
 
+from dstack_vpn.core.chain_happenings import Reorged, TokenChanged, TokensChanged
 from dstack_vpn.core.commands import Advanced
 from dstack_vpn.core.events import LoggedEvent, Observed, OwnerKeyUpdated
-from dstack_vpn.core.happenings import (
-    PeerRemoved,
-    PeersChanged,
-    PeerSet,
-    Reorged,
-    TokenChanged,
-    TokensChanged,
-)
+from dstack_vpn.core.happenings import PeerRemoved, PeersChanged, PeerSet
 from dstack_vpn.core.keys import PublicKey
 from dstack_vpn.core.model import RemovePeer, TokenId
 from dstack_vpn.core.node import Node

@@ -14,6 +14,7 @@ import structlog
 
 from dstack_vpn.bridge.report import tell_advanced
 from dstack_vpn.bridge.state import Began, ChainState
+from dstack_vpn.core.chain_happenings import RegistryRead
 from dstack_vpn.core.commands import (
     Advanced,
     Command,
@@ -25,7 +26,6 @@ from dstack_vpn.core.commands import (
     Resync,
 )
 from dstack_vpn.core.events import LoggedEvent, Observed, OwnerKeyUpdated
-from dstack_vpn.core.happenings import RegistryRead
 from dstack_vpn.core.model import BlockRef, Position, TokenId
 from dstack_vpn.core.registry import Registry, apply_all, contradicts
 from dstack_vpn.errors import ChainError, EndpointError, WrongChainError

@@ -7,9 +7,9 @@ from typing import Final
 import structlog
 
 from dstack_vpn.bridge.members import Members
+from dstack_vpn.core.chain_happenings import EndpointLost, EndpointUsed
 from dstack_vpn.core.commands import Advanced
 from dstack_vpn.core.follower import Follower
-from dstack_vpn.core.happenings import EndpointLost, EndpointUsed
 from dstack_vpn.core.health import Facts, clock_problem
 from dstack_vpn.core.histogram import Histogram
 from dstack_vpn.core.model import BlockRef, TokenId

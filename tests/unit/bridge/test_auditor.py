@@ -9,7 +9,8 @@ from tests.integration.support import eventually
 from dstack_vpn.adapters.clock import SystemClock
 from dstack_vpn.bridge import auditor
 from dstack_vpn.bridge.auditor import Auditor
-from dstack_vpn.core.happenings import Entry, Reorged
+from dstack_vpn.core.chain_happenings import Reorged
+from dstack_vpn.core.happenings import Entry
 from dstack_vpn.core.health import Facts
 from dstack_vpn.core.ledger import ORIGIN, Anchor, Note
 from dstack_vpn.errors import StoreError

@@ -3,7 +3,8 @@ import asyncio
 from dstack_vpn.adapters.clock import SystemClock
 from dstack_vpn.bridge.journal import KEPT, Journal
 from dstack_vpn.bridge.tally import Tally
-from dstack_vpn.core.happenings import BrakeReleased, EndpointUsed, Entry, PeerSet
+from dstack_vpn.core.chain_happenings import EndpointUsed
+from dstack_vpn.core.happenings import BrakeReleased, Entry, PeerSet
 from dstack_vpn.core.keys import PublicKey
 
 
