@@ -164,8 +164,9 @@ def for_dns_answer() -> Iterable[bytes]:
         records = "\n".join(RECORDS[start : start + 3])
         header = "id 7\nopcode QUERY\nrcode NOERROR\nflags QR RD RA AD\nedns 0\neflags DO\npayload 1232\n"
         yield dns.message.from_text(f"{header};QUESTION\nexample.org. IN ANY\n;ANSWER\n{records}\n").to_wire()
-    nothing = "id 7\nopcode QUERY\nrcode NXDOMAIN\nflags QR RD RA\n;QUESTION\nx.example.org. IN A\n"
+    nothing = "id 7\nopcode QUERY\nrcode NXDOMAIN\nflags QR RD RA\n;QUESTION\nEXAMPLE.org. IN ANY\n"
     yield dns.message.from_text(f"{nothing};AUTHORITY\n{RECORDS[5]}\n").to_wire()
+    yield b"\0\7\x80\5" + bytes(8)
 
 
 def for_dns_forward() -> Iterable[bytes]:

@@ -3,6 +3,7 @@
 dnspython reads and writes the format. It comes with this module, which is imported with the first question.
 """
 
+import struct
 from collections.abc import Callable
 from typing import Final
 
@@ -30,6 +31,11 @@ LONGEST: Final = 4096
 """Bytes of a question that are looked at."""
 _RESPONSE: Final = 0x80
 _PASSED_ON: Final = dns.flags.RD | dns.flags.AD | dns.flags.CD
+_LABEL: Final = 63
+_EDNS: Final = b"\0\0\x29"
+"""How the OPT record begins: the root's name and type 41."""
+_WITHOUT_QUESTION: Final = (dns.rcode.FORMERR, dns.rcode.SERVFAIL, dns.rcode.NOTIMP, dns.rcode.REFUSED)
+"""What some answer without saying to what."""
 _OPCODE: Final = 0x78
 """In a header's third byte; 0 is a plain query."""
 
@@ -45,12 +51,46 @@ Query = dns.message.Message
 
 def parse(data: bytes) -> Query:
     """A client's question; raises `FormatError` where it is none."""
-    if not HEADER <= len(data) <= LONGEST or data[2] & (_RESPONSE | _OPCODE):
+    if not HEADER <= len(data) <= LONGEST or data[2] & (_RESPONSE | _OPCODE) or not _is_lone(data):
         raise FormatError("not a DNS question")
     try:
         return dns.message.from_wire(data)
     except (dns.exception.DNSException, ValueError) as error:
         raise FormatError(f"not a DNS message: {type(error).__name__}") from error
+
+
+def _is_lone(data: bytes) -> bool:
+    """Whether there is one question, and nothing with it but EDNS.
+
+    dnspython looks for a module for each type and class that it meets, and remembers for ever what it found:
+    a question's records could be 300 of these.
+    """
+    questions, answers, authorities, additional = struct.unpack_from("!4H", data, 4)
+    if (questions, answers, authorities) != (1, 0, 0) or additional > 1:
+        return False
+    return not additional or data[_question_end(data) :][: len(_EDNS)] == _EDNS
+
+
+def _question_end(data: bytes) -> int:
+    """Where the first question ends; 0 where it has no plain name."""
+    at = HEADER
+    while at < len(data) and (length := data[at]):
+        if length > _LABEL:
+            return 0
+        at += 1 + length
+    return at + 5
+
+
+def answers(asked: bytes, data: bytes) -> bool:
+    """Whether that is an answer to a question that was asked in these words (RFC 5452)."""
+    if len(data) < HEADER or data[:2] != asked[:2] or data[2] & (_RESPONSE | _OPCODE) != _RESPONSE:
+        return False
+    count, end = data[4:6], _question_end(asked)
+    if count == b"\0\0":
+        return data[3] & 15 in _WITHOUT_QUESTION
+    kinds = slice(end - 4, end)
+    same = data[HEADER : end - 4].lower() == asked[HEADER : end - 4].lower() and data[kinds] == asked[kinds]
+    return count == b"\0\1" and same
 
 
 def question(query: Query) -> tuple[str, str] | dns.rcode.Rcode:
@@ -72,10 +112,7 @@ def complaint(data: bytes) -> bytes | None:
 
 
 def renewed(query: Query) -> Query:
-    """The question as it is passed on: under an id of its own, and with nothing else that the client put in.
-
-    Its records could take more bytes to write than a message has (RFC 3597 forbids to compress most).
-    """
+    """The question as it is passed on: under an id of its own, and without the client's EDNS options."""
     asked, edns = query.question[0], query.edns >= 0
     return dns.message.make_query(
         asked.name,

@@ -1,14 +1,17 @@
-"""Forwards what is not ours to the operator's resolvers, in their order, a bounded number at once."""
+"""Forwards what is not ours to the operator's resolvers, in their order, a bounded number at once.
+
+Their answers are passed on as they came, with another id. They are not read: that is the client's business,
+and what reads them keeps much of what strangers put in.
+"""
 
 import asyncio
+import socket
 from collections.abc import Sequence
 from typing import Final
 
-import dns.asyncquery
-import dns.exception
 import dns.rcode
 
-from dstack_vpn.adapters.dns.messages import Query, refusal, renewed
+from dstack_vpn.adapters.dns.messages import Query, answers, refusal, renewed
 from dstack_vpn.core.model import SocketAddress
 
 TIMEOUT: Final = 2.0
@@ -26,8 +29,8 @@ class Upstream:
     async def ask(self, query: Query, *, over_udp: bool) -> bytes:
         """Their answer as it came, or SERVFAIL. Absorbs every failure of theirs.
 
-        dnspython takes an answer only from where it asked, with the id and the question that it sent, from a
-        port of its own for each (RFC 5452).
+        An answer is taken only from where it was asked for, with the id and the question that were sent, from
+        a port of its own for each (RFC 5452).
         """
         if self._room:
             self._room -= 1
@@ -40,11 +43,33 @@ class Upstream:
         return refusal(query, dns.rcode.SERVFAIL, recursive=True)
 
     async def _one(self, query: Query, resolver: SocketAddress, *, over_udp: bool) -> bytes | None:
-        sent = renewed(query)
-        ask = dns.asyncquery.udp if over_udp else dns.asyncquery.tcp
+        sent = renewed(query).to_wire()
         try:
-            answer = await ask(sent, resolver.host, TIMEOUT, resolver.port)
-            answer.id = query.id
-            return answer.to_wire()  # which a hostile one may be too long for
-        except (dns.exception.DNSException, OSError, ValueError, EOFError, asyncio.IncompleteReadError):
+            async with asyncio.timeout(TIMEOUT):
+                answer = await (_by_udp if over_udp else _by_tcp)(resolver, sent)
+        except (OSError, EOFError):  # a timeout and a broken stream among them
             return None
+        return None if answer is None else query.id.to_bytes(2, "big") + answer[2:]
+
+
+async def _by_udp(resolver: SocketAddress, sent: bytes) -> bytes:
+    """Ask from a port of the kernel's choice, and wait until that very resolver answers."""
+    family = socket.AF_INET6 if ":" in resolver.host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as asking:
+        asking.setblocking(False)
+        asking.connect(resolver)
+        asking.send(sent)
+        while True:
+            data = await asyncio.get_running_loop().sock_recv(asking, 65535)
+            if answers(sent, data):
+                return data
+
+
+async def _by_tcp(resolver: SocketAddress, sent: bytes) -> bytes | None:
+    reader, writer = await asyncio.open_connection(*resolver)
+    try:
+        writer.write(len(sent).to_bytes(2, "big") + sent)
+        data = await reader.readexactly(int.from_bytes(await reader.readexactly(2), "big"))
+    finally:
+        writer.close()
+    return data if answers(sent, data) else None

@@ -14,6 +14,7 @@ import dns.exception
 import dns.flags
 import dns.message
 import dns.rcode
+import dns.rdata
 import pytest
 from tests.integration.support import eventually
 
@@ -171,26 +172,71 @@ async def test_a_question_that_swells_when_it_is_written_again_takes_nobody_down
         async with serving(_Elsewhere(), (asked,)) as server:
             answer = await transport(server, swollen(query))
             told = dns.message.from_wire(answer if isinstance(answer, bytes) else answer[0])
-            assert (told.id, told.rcode()) == (query.id, dns.rcode.REFUSED)
-            assert server.answers["forwarded"] == 1
+            assert (told.id, told.rcode()) == (query.id, dns.rcode.FORMERR)
+            assert server.answers == Counter({"formerr": 1})
 
 
-async def test_an_answer_from_elsewhere_that_swells_is_none() -> None:
+def test_types_and_classes_that_there_are_not_leave_nothing_behind() -> None:
+    server = DnsServer(Told(), 53)
+    query = dns.message.make_query(f"web.{ZONE}", "A").to_wire()
+    server.respond(query, over_udp=True)
+    known = len(dns.rdata._rdata_classes)
+    for section in (6, 8, 10):
+        for kind in range(300, 400):
+            count = query[:section] + b"\0\1" + query[section + 2 :]
+            server.respond(count + b"\0" + struct.pack("!HHIH", kind, kind, 0, 0), over_udp=True)
+    for size in range(512, 612):
+        server.respond(dns.message.make_query(f"web.{ZONE}", "A", payload=size).to_wire(), over_udp=True)
+    assert len(dns.rdata._rdata_classes) <= known + 2
+    assert server.answers == Counter({"formerr": 300, "noerror": 101})
+
+
+async def test_an_answer_from_elsewhere_is_passed_on_as_it_came_once_it_is_the_right_one() -> None:
     loop = asyncio.get_running_loop()
+    query = dns.message.make_query(LONG, "A")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as resolver:
+        resolver.setblocking(False)
+        resolver.bind(("127.0.0.1", 0))
+        sent: list[bytes] = []
+
+        async def answer() -> None:
+            data, asker = await loop.sock_recvfrom(resolver, 4096)
+            right = swollen(dns.message.make_response(dns.message.from_wire(data)))
+            wrong = [
+                b"",
+                right[:11],
+                data,  # a question
+                bytes([right[0] ^ 1]) + right[1:],  # another id
+                right[:20] + b"X" + right[21:],  # another name
+                right.replace(b"\0\x01\0\x01", b"\0\x1c\0\x01", 1),  # another type
+                right[:4] + bytes(2) + right[6:],  # no question
+            ]
+            for each in (*wrong, right):
+                await loop.sock_sendto(resolver, each, asker)
+            sent.append(right)
+
+        where = SocketAddress("127.0.0.1", resolver.getsockname()[1])
+        async with serving(_Elsewhere(), (where,)) as server, asyncio.TaskGroup() as group:
+            group.create_task(answer())
+            told = await udp(server, query.to_wire())
+    assert told == query.to_wire()[:2] + sent[0][2:]
+
+
+async def test_a_resolver_that_refuses_without_the_question_is_believed() -> None:
+    loop = asyncio.get_running_loop()
+    query = dns.message.make_query("example.org", "A").to_wire()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as resolver:
         resolver.setblocking(False)
         resolver.bind(("127.0.0.1", 0))
 
         async def answer() -> None:
             data, asker = await loop.sock_recvfrom(resolver, 4096)
-            told = dns.message.make_response(dns.message.from_wire(data))
-            await loop.sock_sendto(resolver, swollen(told), asker)
+            await loop.sock_sendto(resolver, data[:2] + b"\x80\x05" + bytes(8), asker)
 
-        async with serving(_Elsewhere(), (SocketAddress("127.0.0.1", resolver.getsockname()[1]),)) as server:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(answer())
-                told = dns.message.from_wire(await udp(server, dns.message.make_query(LONG, "A").to_wire()))
-            assert told.rcode() == dns.rcode.SERVFAIL
+        where = SocketAddress("127.0.0.1", resolver.getsockname()[1])
+        async with serving(_Elsewhere(), (where,)) as server, asyncio.TaskGroup() as group:
+            group.create_task(answer())
+            assert await udp(server, query) == query[:2] + b"\x80\x05" + bytes(8)
 
 
 class _Elsewhere(Told):
