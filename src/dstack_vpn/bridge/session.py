@@ -12,9 +12,9 @@ from typing import Final, TypeAlias
 
 import structlog
 
+from dstack_vpn.bridge.bootstrap import SAFE_DEPTH, bootstrap, check_genesis, final_block
 from dstack_vpn.bridge.report import tell_advanced
 from dstack_vpn.bridge.state import Began, ChainState
-from dstack_vpn.core.chain_happenings import RegistryRead
 from dstack_vpn.core.commands import (
     Advanced,
     Command,
@@ -26,21 +26,17 @@ from dstack_vpn.core.commands import (
     Resync,
 )
 from dstack_vpn.core.events import LoggedEvent, Observed, OwnerKeyUpdated
-from dstack_vpn.core.model import BlockRef, Position, TokenId
-from dstack_vpn.core.registry import Registry, apply_all, contradicts
-from dstack_vpn.errors import ChainError, EndpointError, WrongChainError
+from dstack_vpn.core.model import BlockRef, TokenId
+from dstack_vpn.core.registry import contradicts
+from dstack_vpn.errors import ChainError, EndpointError
 from dstack_vpn.ports import ChainFact, ChainSession
 
 _log = structlog.get_logger(component="chain")
 
 QUEUE: Final = 4096
 """Facts and answers that may wait; when it is full, reading from the endpoint pauses."""
-RESYNC_ABOVE: Final = 20_000
-"""Blocks: a longer gap is not fetched log by log where the contract can enumerate."""
 SLICE: Final = 250
 """Tokens that are compared without a pause."""
-SAFE_DEPTH: Final = 64
-"""Blocks below the head that count as final on a chain that does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +84,9 @@ class SessionDriver:
         follower = self.state.follower
         follower.announced_above = None
         head = await self.session.head()
-        self._saw(head)
+        self.state.saw(head)
         if follower.tip is None:
-            await self._bootstrap(head)
+            await bootstrap(self.state, self.session, head)
             return
         commands = follower.receive(head)
         await self._obey(commands, self.state.clock.monotonic())
@@ -115,7 +111,7 @@ class SessionDriver:
             case _Reading(at, observed):
                 return self._take_reading(at, observed)
             case BlockRef():
-                self._saw(item)
+                self.state.saw(item)
                 if not self._subscribed and self.session.announces_logs:
                     self._subscribed, self.state.follower.announced_above = True, item.number
                 return self.state.follower.receive(item)
@@ -150,7 +146,7 @@ class SessionDriver:
             await self.correct(tip, wrong)
         state.audited_to = tip.number
         state.audits += 1
-        final, above = await self._final(tip), len(follower.timeline.events)
+        final, above = await final_block(self.session, tip), len(follower.timeline.events)
         if final is not None and follower.settle(final):
             state.confirmed += above - len(follower.timeline.events)
             await state.changed.put(Began())
@@ -185,8 +181,8 @@ class SessionDriver:
                     await self._advanced(command, seen)
                 case Resync(reason):
                     _log.warning("chain.resync", reason=reason)
-                    await self._check_genesis()
-                    await self._bootstrap(await self.session.head())
+                    await check_genesis(self.session)
+                    await bootstrap(self.state, self.session, await self.session.head())
                 case Leave(reason):
                     raise EndpointError(f"{self.session.name}: {reason}")
                 case fetch:
@@ -259,62 +255,3 @@ class SessionDriver:
             self.state.unread |= (tokens := {x.token_id for x in observed})
             self._read_there -= tokens
         return self.state.follower.audited(at, observed)
-
-    # -- beginnings -----------------------------------------------------------------------------------
-
-    async def _check_genesis(self) -> None:
-        """A chain can be wiped under a session: over HTTP, nothing but its blocks shows it."""
-        genesis = await self.session.header(0)
-        if genesis is None or genesis.hash != self.session.identity.genesis_hash:
-            raise WrongChainError(
-                f"{self.session.name} serves another chain than a moment ago, or a wiped one. "
-                "The last peers are kept"
-            )
-
-    async def _bootstrap(self, head: BlockRef) -> None:
-        """Read everything: from the state at one block where the contract enumerates, else from all logs."""
-        began = self.state.clock.monotonic()
-        follower, members = self.state.follower, self.state.members
-        observed = await self.session.read_all(head)
-        if observed is not None:
-            nodes = [x.node for x in observed if x.node is not None]
-            follower.resync_above = RESYNC_ABOVE
-            follower.bootstrapped(Registry.of(nodes), head)
-        else:
-            await self._bootstrap_from_logs(head)
-        self.state.audited_to = head.number
-        members.rebuild(began)
-        self.state.connected(self.session.name)
-        self.state.announce(RegistryRead(len(follower.registry.nodes), head.number))
-        await self.state.changed.put(Began())
-        _log.info(
-            "chain.bootstrapped",
-            tokens=len(follower.registry.nodes),
-            source="logs" if observed is None else "state",
-            block=head.number,
-            seconds=round(self.state.clock.monotonic() - began, 3),
-        )
-
-    async def _bootstrap_from_logs(self, head: BlockRef) -> None:
-        follower = self.state.follower
-        final = await self._final(head) or head
-        events = await self.session.events(await self.session.first_block(), head.number)
-        again = await self.session.header(head.number)
-        if again is None or again.hash != head.hash:
-            raise EndpointError(f"{self.session.name}: a reorg overtook the first reading")
-        placed = [(Position(x.block_number, x.log_index), x.event) for x in events]
-        base, _ = apply_all(Registry(), [x for x in placed if x[0].block <= final.number])
-        tokens = sorted(apply_all(Registry(), placed)[0].nodes)
-        observed = await self.session.read_tokens(tokens, head) if tokens else []
-        # Nothing can fail from here on: a registry that is known is one that the peers are derived from.
-        follower.restore(base, final, events, head)
-        follower.audited(head, observed)
-
-    async def _final(self, head: BlockRef) -> BlockRef | None:
-        final = await self.session.finalized()
-        if final is None and head.number > SAFE_DEPTH:
-            final = await self.session.header(head.number - SAFE_DEPTH)
-        return final if final is not None and final.number <= head.number else None
-
-    def _saw(self, head: BlockRef) -> None:
-        self.state.saw(head)

@@ -1,0 +1,83 @@
+"""Reading the whole registry from an endpoint: at the first beginning, and where nothing remembered helps.
+
+Until all of it has been read, what is held stays as it is.
+"""
+
+from typing import Final
+
+import structlog
+
+from dstack_vpn.bridge.state import Began, ChainState
+from dstack_vpn.core.chain_happenings import RegistryRead
+from dstack_vpn.core.follower import Follower
+from dstack_vpn.core.model import BlockRef, Position
+from dstack_vpn.core.registry import Registry, apply_all
+from dstack_vpn.errors import EndpointError, WrongChainError
+from dstack_vpn.ports import ChainSession
+
+_log = structlog.get_logger(component="chain")
+
+RESYNC_ABOVE: Final = 20_000
+"""Blocks: a longer gap is not fetched log by log where the contract can enumerate."""
+SAFE_DEPTH: Final = 64
+"""Blocks below the head that count as final on a chain that does not say."""
+
+
+async def check_genesis(session: ChainSession) -> None:
+    """A chain can be wiped under a session: over HTTP, nothing but its blocks shows it.
+
+    Raises `WrongChainError`.
+    """
+    genesis = await session.header(0)
+    if genesis is None or genesis.hash != session.identity.genesis_hash:
+        raise WrongChainError(
+            f"{session.name} serves another chain than a moment ago, or a wiped one. The last peers are kept"
+        )
+
+
+async def bootstrap(state: ChainState, session: ChainSession, head: BlockRef) -> None:
+    """Read everything: from the state at one block where the contract enumerates, else from all logs."""
+    began = state.clock.monotonic()
+    follower = state.follower
+    observed = await session.read_all(head)
+    if observed is not None:
+        nodes = [x.node for x in observed if x.node is not None]
+        follower.resync_above = RESYNC_ABOVE
+        follower.bootstrapped(Registry.of(nodes), head)
+    else:
+        await _from_logs(follower, session, head)
+    state.audited_to = head.number
+    state.members.rebuild(began)
+    state.connected(session.name)
+    state.announce(RegistryRead(len(follower.registry.nodes), head.number))
+    await state.changed.put(Began())
+    _log.info(
+        "chain.bootstrapped",
+        tokens=len(follower.registry.nodes),
+        source="logs" if observed is None else "state",
+        block=head.number,
+        seconds=round(state.clock.monotonic() - began, 3),
+    )
+
+
+async def final_block(session: ChainSession, head: BlockRef) -> BlockRef | None:
+    """The newest block that can't be undone, up to ``head``; None where there is none yet."""
+    final = await session.finalized()
+    if final is None and head.number > SAFE_DEPTH:
+        final = await session.header(head.number - SAFE_DEPTH)
+    return final if final is not None and final.number <= head.number else None
+
+
+async def _from_logs(follower: Follower, session: ChainSession, head: BlockRef) -> None:
+    final = await final_block(session, head) or head
+    events = await session.events(await session.first_block(), head.number)
+    again = await session.header(head.number)
+    if again is None or again.hash != head.hash:
+        raise EndpointError(f"{session.name}: a reorg overtook the first reading")
+    placed = [(Position(x.block_number, x.log_index), x.event) for x in events]
+    base, _ = apply_all(Registry(), [x for x in placed if x[0].block <= final.number])
+    tokens = sorted(apply_all(Registry(), placed)[0].nodes)
+    observed = await session.read_tokens(tokens, head) if tokens else []
+    # Nothing can fail from here on: a registry that is known is one that the peers are derived from.
+    follower.restore(base, final, events, head)
+    follower.audited(head, observed)
