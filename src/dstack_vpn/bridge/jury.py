@@ -14,6 +14,7 @@ from typing import Final
 
 import structlog
 
+from dstack_vpn.bridge.slices import slices
 from dstack_vpn.bridge.state import Began, ChainState
 from dstack_vpn.bridge.witnesses import LOOK, EndpointWitness
 from dstack_vpn.core.chain_happenings import EndpointQuarantined
@@ -253,11 +254,10 @@ class Jury:
         """A few hundred tokens at a time, so that no event waits."""
         same: set[TokenId] = set()
         differs: dict[TokenId, Node | None] = {}
-        for start in range(0, len(statement.observed), SLICE):
-            equal, other = compare(ours, statement.observed[start : start + SLICE])
+        async for part in slices(statement.observed, SLICE):
+            equal, other = compare(ours, part)
             same |= equal
             differs |= other
-            await asyncio.sleep(0)
         return Word.of(statement, at, same, differs)
 
     async def _judge(self, court: Court, leader: Word, ours: Registry, words: Sequence[Word]) -> None:

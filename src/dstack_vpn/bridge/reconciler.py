@@ -17,8 +17,10 @@ import structlog
 
 from dstack_vpn.bridge.brake import Brake
 from dstack_vpn.bridge.carrier import Carrier
+from dstack_vpn.bridge.debounce import Debounce
 from dstack_vpn.bridge.members import Members
 from dstack_vpn.bridge.report import report
+from dstack_vpn.bridge.slices import slices
 from dstack_vpn.bridge.tunnel import Tunnel
 from dstack_vpn.core.batch import Batch
 from dstack_vpn.core.desired import Delta
@@ -31,17 +33,10 @@ from dstack_vpn.ports import Announce, Clock, nobody
 
 _log = structlog.get_logger(component="device")
 
-DEBOUNCE: Final = 0.3
-"""Seconds of quiet after the last event until the full comparison."""
-DEBOUNCE_LIMIT: Final = 3.0
-"""Seconds after which it is made even if events go on..."""
-READ_SHARE: Final = 200
-"""...or so many times as long as it takes to read the device, which no change can enter meanwhile."""
 SLICE: Final = 500
 """Peers that are compared without a pause."""
 CONFIRM_PAUSE: Final = 5.0
 """Seconds between attempts to have held removals confirmed."""
-
 RETRY: Final = 5.0
 """Seconds after which a repair that failed is tried again."""
 
@@ -73,14 +68,12 @@ class Reconciler:
     _brake: Brake = field(init=False)
     carrier: Carrier = field(init=False)
     _work: asyncio.Event = field(default_factory=asyncio.Event)
-    _repair: asyncio.Event = field(default_factory=asyncio.Event)
+    _repairs: Debounce = field(init=False)
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    _asked: float = 0.0
-    _read_cost: float = 0.0
-    """Seconds that reading the device took, the last time."""
 
     def __post_init__(self) -> None:
         self._brake = Brake(self.members, self.facts)
+        self._repairs = Debounce(self.clock)
         self.carrier = Carrier(self.tunnel, self._note, self._token_of)
 
     def tell(self, announce: Announce) -> None:
@@ -96,12 +89,11 @@ class Reconciler:
             self._batch.add(deltas, seen)
             self._reasons |= {delta.public_key: delta.reason for delta in deltas}
             self._work.set()
-        self.request_repair()
+        self._repairs.request()
 
     def request_repair(self) -> None:
         """Have everything compared, a moment from now."""
-        self._asked = self.clock.monotonic()
-        self._repair.set()
+        self._repairs.request()
 
     async def point(self, key: PublicKey, endpoint: SocketAddress) -> None:
         """Send a peer's endpoint again: the device has followed the peer elsewhere. Absorbs device errors."""
@@ -142,10 +134,7 @@ class Reconciler:
         """Compare and repair when asked to, after a moment of quiet; tries again after device errors."""
         pause: float | None = None
         while True:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._repair.wait(), pause)
-            await self._quiet()
-            self._repair.clear()
+            await self._repairs.due(pause)
             await self.tunnel.up.wait()
             pause = None if await self.repair() else RETRY
 
@@ -173,7 +162,7 @@ class Reconciler:
         try:
             began = self.clock.monotonic()
             state = await self.tunnel.device.read()
-            self._read_cost = self.clock.monotonic() - began
+            self._repairs.cost = self.clock.monotonic() - began
             if await self.tunnel.hold(state):
                 state = await self.tunnel.device.read()
             keys = await self._differing(state)
@@ -227,9 +216,8 @@ class Reconciler:
         wanted = self.members.membership.peers
         keys = [*wanted, *(key for key in state.peers if key not in wanted)]
         found: list[PublicKey] = []
-        for start in range(0, len(keys), SLICE):
-            found += differing(state.peers, wanted, keys[start : start + SLICE])
-            await asyncio.sleep(0)
+        async for part in slices(keys, SLICE):
+            found += differing(state.peers, wanted, part)
         return found
 
     async def _read_back(self) -> tuple[DeviceState, Plan]:
@@ -294,13 +282,3 @@ class Reconciler:
         if self.facts.device_problem != problem:
             self.facts.device_problem, self.facts.device_since = problem, self.clock.now()
         _log.error("device.trouble", problem=problem)
-
-    async def _quiet(self) -> None:
-        began = self.clock.monotonic()
-        while True:
-            now = self.clock.monotonic()
-            limit = max(DEBOUNCE_LIMIT, READ_SHARE * self._read_cost)
-            rest = min(self._asked + DEBOUNCE, began + limit) - now
-            if rest <= 0:
-                return
-            await asyncio.sleep(rest)

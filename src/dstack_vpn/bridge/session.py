@@ -14,6 +14,7 @@ import structlog
 
 from dstack_vpn.bridge.bootstrap import SAFE_DEPTH, bootstrap, check_genesis, final_block
 from dstack_vpn.bridge.report import tell_advanced
+from dstack_vpn.bridge.slices import slices
 from dstack_vpn.bridge.state import Began, ChainState
 from dstack_vpn.core.commands import (
     Advanced,
@@ -165,11 +166,8 @@ class SessionDriver:
     async def _contradictions(self, observed: list[Observed]) -> list[Observed]:
         """What says anything else than our registry; a few hundred at a time, so that no event waits."""
         wrong: list[Observed] = []
-        for start in range(0, len(observed), SLICE):
-            wrong += [
-                x for x in observed[start : start + SLICE] if contradicts(self.state.follower.registry, x)
-            ]
-            await asyncio.sleep(0)
+        async for part in slices(observed, SLICE):
+            wrong += [x for x in part if contradicts(self.state.follower.registry, x)]
         return wrong
 
     # -- what the follower asks for -------------------------------------------------------------------
