@@ -20,7 +20,8 @@ _log = structlog.get_logger(component="chain")
 RESYNC_ABOVE: Final = 20_000
 """Blocks: a longer gap is not fetched log by log where the contract can enumerate."""
 SAFE_DEPTH: Final = 64
-"""Blocks below the head that count as final on a chain that does not say."""
+"""Blocks below the head that count as final on a chain that does not say; where a contract can't enumerate,
+an audit asks for the logs of so many again."""
 
 
 async def check_genesis(session: ChainSession) -> None:

@@ -7,16 +7,18 @@ quarantine, and where it is the followed one, the session ends and another endpo
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
 import structlog
 
+from dstack_vpn.bridge.bootstrap import SAFE_DEPTH
 from dstack_vpn.bridge.slices import slices
 from dstack_vpn.bridge.state import Began, ChainState
-from dstack_vpn.bridge.witnesses import LOOK, EndpointWitness
+from dstack_vpn.bridge.witnesses import LOOK, Witnesses
+from dstack_vpn.core.agenda import RETRY, Agenda
 from dstack_vpn.core.chain_happenings import EndpointQuarantined
 from dstack_vpn.core.events import Observed
 from dstack_vpn.core.health import QuorumFacts
@@ -34,16 +36,10 @@ DEADLINE: Final = 8.0
 """Seconds that the others have to answer a question about some tokens..."""
 AUDIT_DEADLINE: Final = 60.0
 """...and about everything."""
-MOST: Final = 340
-"""Tokens in one question; more of them are asked about one question after the other."""
 IN_FLIGHT: Final = 4
 """Questions under way at once."""
-RETRY: Final = (1.0, 15.0)
-"""Seconds until a question that came to nothing is asked again, at first and at most."""
 SLICE: Final = 250
 """Tokens that are compared without a pause."""
-DEPTH: Final = 64
-"""Blocks of logs below the last audit that are asked for where a contract can't enumerate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +63,8 @@ class Jury:
     source: ChainSource
     quorum: Quorum
     _work: asyncio.Event = field(default_factory=asyncio.Event)
-    _witnesses: dict[str, EndpointWitness] = field(default_factory=dict)
-    _running: dict[str, asyncio.Task[None]] = field(default_factory=dict)
-    _asked: set[TokenId] = field(default_factory=set)
-    """Tokens that a question is under way about."""
-    _again: dict[TokenId, tuple[float, float]] = field(default_factory=dict)
-    """When to ask about a token again (monotonic), and the pause that this is the end of."""
+    _witnesses: Witnesses = field(init=False)
+    _agenda: Agenda = field(default_factory=Agenda)
     _earlier: int | None = None
     """The height that we stood at at the last audit."""
     _ahead: dict[str, int] = field(default_factory=dict)
@@ -84,12 +76,12 @@ class Jury:
 
     async def sit(self, court: Court) -> None:
         """Ask and judge for as long as the session lasts."""
-        self._asked, self._again, self._earlier, self._ahead = set(), {}, None, {}
-        self._witnesses, self._running = {}, {}
+        self._agenda, self._earlier, self._ahead = Agenda(), None, {}
         self._work.set()
         async with asyncio.TaskGroup() as group:
-            self._call_witnesses(court, group)
-            group.create_task(self._audit_forever(court, group), name="quorum audits")
+            self._witnesses = Witnesses(self.source, group)
+            self._witnesses.call(besides=court.session.name)
+            group.create_task(self._audit_forever(court), name="quorum audits")
             group.create_task(self._ask_forever(court, group), name="quorum questions")
 
     # -- questions about some tokens ------------------------------------------------------------------
@@ -98,30 +90,24 @@ class Jury:
         limit = asyncio.Semaphore(IN_FLIGHT)
         while True:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._work.wait(), RETRY[0] if self._again else None)
+                await asyncio.wait_for(self._work.wait(), RETRY[0] if self._agenda.postponed else None)
             self._work.clear()
             await limit.acquire()
-            at, tokens = self._due()
-            if at is None or not tokens:
+            if (question := self._next_question()) is None:
                 limit.release()
-                continue
-            self._asked |= set(tokens)
-            group.create_task(self._ask(court, Question(at, tokens), limit), name="quorum question")
+            else:
+                group.create_task(self._ask(court, question, limit), name="quorum question")
 
-    def _due(self) -> tuple[BlockRef | None, list[TokenId]]:
-        """The tokens to ask about now, and the block: not before the block that changed them is our tip."""
+    def _next_question(self) -> Question | None:
+        """What to ask now: nothing before the block that changed the tokens is our tip."""
         follower, now = self.state.follower, self.state.clock.monotonic()
         tip, events = follower.tip, follower.timeline.events
         if tip is None or follower.walking or (events and events[-1].block_number > tip.number):
-            return None, []
-        due = [
-            token
-            for token in self.quorum.questions(tip.number)
-            if token not in self._asked and self._again.get(token, (0.0, 0.0))[0] <= now
-        ]
-        if len(due) > MOST:
+            return None
+        tokens, left = self._agenda.take(self.quorum.questions(tip.number), now)
+        if left:
             self._work.set()
-        return tip, due[:MOST]
+        return Question(tip, tokens) if tokens else None
 
     async def _ask(self, court: Court, question: Question, limit: asyncio.Semaphore) -> None:
         """One question, to all; it holds up others only until its tokens are settled."""
@@ -131,8 +117,8 @@ class Jury:
             nonlocal under_way
             if under_way:
                 under_way = False
-                self._asked -= set(question.tokens)
-                self._postpone(question.tokens, height)
+                now = self.state.clock.monotonic()
+                self._agenda.answered(question.tokens, self.quorum.questions(height), now)
                 limit.release()
                 self._work.set()
 
@@ -152,21 +138,12 @@ class Jury:
             end()
             self._tell()
 
-    def _postpone(self, tokens: Iterable[TokenId], height: int) -> None:
-        """What is still open is asked again after a pause that grows."""
-        now, still = self.state.clock.monotonic(), set(self.quorum.questions(height))
-        for token in tokens:
-            _, pause = self._again.pop(token, (0.0, 0.0))
-            if token in still:
-                pause = min(max(2 * pause, RETRY[0]), RETRY[1])
-                self._again[token] = now + pause, pause
-
     # -- audits ---------------------------------------------------------------------------------------
 
-    async def _audit_forever(self, court: Court, group: asyncio.TaskGroup) -> None:
+    async def _audit_forever(self, court: Court) -> None:
         pause = RETRY[0]
         while True:
-            self._call_witnesses(court, group)
+            self._witnesses.call(besides=court.session.name)
             if await self._audit(court):
                 self.state.members.confirmed()
                 pause = RETRY[0]
@@ -185,7 +162,7 @@ class Jury:
         known = tuple(follower.registry.nodes)
         hash_ = None if self._earlier is None else follower.hash_at(self._earlier)
         earlier = None if self._earlier is None or hash_ is None else (self._earlier, hash_)
-        question = Question(tip, known, True, earlier, max(self.state.audited_to - DEPTH, 0))
+        question = Question(tip, known, True, earlier, max(self.state.audited_to - SAFE_DEPTH, 0))
         statements = await self._hear(court, question, court.audit, AUDIT_DEADLINE)
         if statements is None:
             return False
@@ -198,9 +175,9 @@ class Jury:
         facts.agreeing = 1 + sum(x.hash == tip.hash and x.endpoint not in liars for x in statements)
         heard = {x.endpoint for x in statements}
         facts.silent = {
-            name: witness.problem or "it does not answer in time"
-            for name, witness in self._witnesses.items()
-            if name not in heard
+            witness.name: witness.problem or "it does not answer in time"
+            for witness in self._witnesses
+            if witness.name not in heard
         }
         self._tell()
         await self.state.changed.put(Began())
@@ -224,10 +201,7 @@ class Jury:
         answers: asyncio.Queue[Statement | None] = asyncio.Queue()
         with suppress(TimeoutError):
             async with asyncio.timeout(deadline), asyncio.TaskGroup() as group:
-                asking = [
-                    group.create_task(_into(answers, witness, question))
-                    for witness in self._witnesses.values()
-                ]
+                asking = [group.create_task(_into(answers, witness, question)) for witness in self._witnesses]
                 try:
                     observed = await own()
                 except ChainError as error:
@@ -276,23 +250,10 @@ class Jury:
         self.source.quarantine(name, reason)
         self.state.announce(EndpointQuarantined(name, reason))
         self.state.members.testified(self.quorum.strike(name))
-        self._dismiss(name)
+        self._witnesses.dismiss(name)
         self._tell()
         if name == court.session.name:
             await court.end(EndpointError(f"{name} was found to lie: {reason}"))
-
-    # -- witnesses ------------------------------------------------------------------------------------
-
-    def _call_witnesses(self, court: Court, group: asyncio.TaskGroup) -> None:
-        """Have a connection to every other endpoint that is not in quarantine."""
-        for name in self.source.others(than=court.session.name):
-            if name not in self._witnesses:
-                witness = self._witnesses[name] = EndpointWitness(name, self.source)
-                self._running[name] = group.create_task(witness.run(), name=f"witness {name}")
-
-    def _dismiss(self, name: str) -> None:
-        if self._witnesses.pop(name, None) is not None:
-            self._running.pop(name).cancel()
 
     def _tell(self) -> None:
         """Let health know."""

@@ -5,7 +5,7 @@ has not got that far yet is given a moment.
 """
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
@@ -64,6 +64,32 @@ class EndpointWitness:
             raise
         self.problem = None
         return said
+
+
+@dataclass(slots=True)
+class Witnesses:
+    """A witness for every other endpoint."""
+
+    source: ChainSource
+    group: asyncio.TaskGroup
+    """What their connections run in."""
+    _called: dict[str, EndpointWitness] = field(default_factory=dict)
+    _running: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+
+    def __iter__(self) -> Iterator[EndpointWitness]:
+        return iter(self._called.values())
+
+    def call(self, *, besides: str) -> None:
+        """Have a connection to every endpoint besides that one that is not in quarantine."""
+        for name in self.source.others(than=besides):
+            if name not in self._called:
+                witness = self._called[name] = EndpointWitness(name, self.source)
+                self._running[name] = self.group.create_task(witness.run(), name=f"witness {name}")
+
+    def dismiss(self, name: str) -> None:
+        """Ask that one nothing more, where it was asked."""
+        if self._called.pop(name, None) is not None:
+            self._running.pop(name).cancel()
 
 
 async def _asked(session: ChainSession, question: Question) -> Statement:
