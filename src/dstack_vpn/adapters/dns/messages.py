@@ -66,9 +66,10 @@ def _is_lone(data: bytes) -> bool:
     a question's records could be 300 of these.
     """
     questions, answers, authorities, additional = struct.unpack_from("!4H", data, 4)
-    if (questions, answers, authorities) != (1, 0, 0) or additional > 1:
+    end = _question_end(data)
+    if (questions, answers, authorities) != (1, 0, 0) or additional > 1 or not end:
         return False
-    return not additional or data[_question_end(data) :][: len(_EDNS)] == _EDNS
+    return not additional or data[end : end + len(_EDNS)] == _EDNS
 
 
 def _question_end(data: bytes) -> int:
@@ -95,8 +96,6 @@ def answers(asked: bytes, data: bytes) -> bool:
 
 def question(query: Query) -> tuple[str, str] | dns.rcode.Rcode:
     """The name, without a dot at its end, and the type that are asked for; else the code to answer with."""
-    if len(query.question) != 1:
-        return dns.rcode.FORMERR
     asked = query.question[0]
     if asked.rdclass != dns.rdataclass.IN:
         return dns.rcode.REFUSED
