@@ -218,7 +218,7 @@ def test_healthcheck_knows_a_relay_by_its_mode(cli: Cli, daemon: dict[str, str])
     assert cli("healthcheck", **daemon, **listen, RELAY_MODE="udp2tcp").code == 0
 
 
-@pytest.mark.parametrize("body", [b"<html>", b"", b"[]", b"null", b'"ready"', b"\xff"])
+@pytest.mark.parametrize("body", [b"<html>", b"", b"[]", b"null", b'"ready"', b"\xff", b"[" * 99_999])
 def test_what_is_no_daemon_is_not_healthy(cli: Cli, daemon: dict[str, str], body: bytes) -> None:
     _Daemon.answers["/ready"] = _Daemon.answers["/health"] = (200, body)
     for command in (["healthcheck"], ["status", "--json"]):

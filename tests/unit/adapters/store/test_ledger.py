@@ -84,6 +84,15 @@ def test_whoever_gets_around_that_is_found_out(
     assert ledger.verify()[1] == problem
 
 
+def test_a_body_that_is_nested_without_end_is_shown_as_it_is(ledger: SqliteLedger, tmp_path: Path) -> None:
+    ledger.append([note(1.0)])
+    with sqlite3.connect(tmp_path / "state" / "audit.sqlite") as connection:
+        connection.execute("DROP TRIGGER record_stays")
+        connection.execute("UPDATE record SET body = ?", ("[" * 100_000,))
+    (record,) = ledger.read()
+    assert record.note.body == {"damaged": "[" * 100_000}
+
+
 def test_a_file_that_is_none_is_a_store_error(tmp_path: Path) -> None:
     (tmp_path / "audit.sqlite").write_bytes(b"no database" * 100)
     with pytest.raises(StoreError, match=r"audit\.sqlite"):
