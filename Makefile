@@ -5,7 +5,7 @@ export PATH := $(CURDIR)/.venv/bin:$(CURDIR)/.cache/bin:$(CURDIR)/.cache/npm/nod
 PYTEST_ARGS ?=
 LOCK = -q --universal --generate-hashes --no-annotate --no-header $(if $(UPGRADE),--upgrade)
 
-.PHONY: help demo compose-demo upgrade-demo test test-docker test-fast test-kernel lint format types contracts docs fuzz chaos lock audit sbom bench check clean
+.PHONY: help demo compose-demo upgrade-demo test test-docker test-fast test-kernel lint format types contracts docs fuzz chaos lock audit scan sbom bench check clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[36m%-12s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -78,6 +78,12 @@ chaos: ## Let faults happen at random to a whole network, and hold it to the inv
 audit: ## Look for known vulnerabilities in the locked dependencies
 	@scripts/setup test
 	@python -m scripts.audit
+
+scan: ## Look for what has no business in the images, and for packages that Debian has newer
+	@scripts/setup test
+	@scripts/setup-docker
+	@docker compose build -q
+	@python -m scripts.scan_images
 
 sbom: ## Write the bill of materials (CycloneDX) of what the images have
 	@scripts/setup test

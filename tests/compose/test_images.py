@@ -1,0 +1,9 @@
+"""What is in the images, file by file. What Debian has newer changes daily, and is for `make scan`."""
+
+import pytest
+from scripts.scan_images import IMAGES, findings
+
+
+@pytest.mark.parametrize("image", IMAGES)
+def test_nothing_is_in_it_that_has_no_business_there(image: str) -> None:
+    assert list(findings(image)) == []
