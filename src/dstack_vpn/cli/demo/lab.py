@@ -74,8 +74,11 @@ class Run:
     @classmethod
     def new(cls) -> Self:
         """A new run, locked by this process."""
-        run = cls(Path(tempfile.mkdtemp(prefix=_PREFIX)))
-        run.lock()
+        # Under another name until it is locked: whoever cleans up would take it for one that has ended.
+        hidden = cls(Path(tempfile.mkdtemp(prefix=f".{_PREFIX}")))
+        hidden.lock()
+        run = cls(hidden.home.rename(hidden.home.with_name(hidden.home.name.removeprefix("."))))
+        run._lock = hidden._lock
         return run
 
     @classmethod
