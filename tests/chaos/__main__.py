@@ -64,6 +64,9 @@ def main() -> int:
             try:
                 with contextlib.suppress(KeyboardInterrupt):
                     play(made, plan, done)
+            except AdminError:
+                _keep_logs(made, arguments.out)
+                raise
             finally:
                 _conclude(made, report, arguments.out)
     except AdminError as error:
@@ -77,9 +80,13 @@ def _conclude(made: World, report: Report, out: Path) -> None:
     (out / "report.md").write_text(page)
     click.echo(page)
     if report.violations:
-        shutil.rmtree(out / "logs", ignore_errors=True)
-        kept = shutil.ignore_patterns("*.sock", "*.key", "ping-*")
-        shutil.copytree(made.lab.run.home, out / "logs", ignore=kept)
+        _keep_logs(made, out)
+
+
+def _keep_logs(made: World, out: Path) -> None:
+    shutil.rmtree(out / "logs", ignore_errors=True)
+    kept = shutil.ignore_patterns("*.sock", "*.key", "ping-*")
+    shutil.copytree(made.lab.run.home, out / "logs", ignore=kept)
 
 
 if __name__ == "__main__":

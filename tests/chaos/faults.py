@@ -213,7 +213,7 @@ def _clock_jumps(world: World, node: Node, strength: float) -> Heal:
     clock.write_text("+0")
     node.stop(signal.SIGKILL)
     world.start_with_clock(node, clock)
-    node.wait_ready(20)
+    wait_until(lambda: node.get("/ready") == {"ready": True}, f"{node.name} is ready", 30)
     clock.write_text(_JUMPS[int(strength * len(_JUMPS))])
 
     def heal() -> None:
