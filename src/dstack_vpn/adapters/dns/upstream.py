@@ -63,6 +63,8 @@ async def _by_udp(resolver: SocketAddress, sent: bytes) -> bytes:
             data = await asyncio.get_running_loop().sock_recv(asking, 65535)
             if answers(sent, data):
                 return data
+            # sock_recv doesn't wait where something is there already: a flood must not hold up all others.
+            await asyncio.sleep(0)
 
 
 async def _by_tcp(resolver: SocketAddress, sent: bytes) -> bytes | None:

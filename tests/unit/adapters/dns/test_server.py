@@ -4,9 +4,10 @@ import asyncio
 import shutil
 import socket
 import struct
+import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -220,6 +221,30 @@ async def test_an_answer_from_elsewhere_is_passed_on_as_it_came_once_it_is_the_r
             group.create_task(answer())
             told = await udp(server, query.to_wire())
     assert told == query.to_wire()[:2] + sent[0][2:]
+
+
+async def test_a_flood_of_wrong_answers_delays_nobody_and_is_none() -> None:
+    query = dns.message.make_query("example.org", "A").to_wire()
+    ended = threading.Event()
+
+    def flood(resolver: socket.socket) -> None:
+        data, asker = resolver.recvfrom(4096)
+        while not ended.is_set():
+            with suppress(OSError):  # whoever asked has given up
+                resolver.sendto(bytes([data[0] ^ 1]) + data[1:2] + b"\x80" + data[3:], asker)
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as resolver:
+        resolver.bind(("127.0.0.1", 0))
+        where = SocketAddress("127.0.0.1", resolver.getsockname()[1])
+        async with serving(_Elsewhere(), (where,)) as server, asyncio.TaskGroup() as group:
+            group.create_task(asyncio.to_thread(flood, resolver))
+            try:
+                asked = group.create_task(udp(server, query))
+                own = dns.message.make_query("web.here", "A")
+                assert dns.message.from_wire(await udp(server, own.to_wire())).answer
+                assert dns.message.from_wire(await asked).rcode() == dns.rcode.SERVFAIL
+            finally:
+                ended.set()
 
 
 async def test_a_resolver_that_refuses_without_the_question_is_believed() -> None:
