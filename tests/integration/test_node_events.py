@@ -78,6 +78,7 @@ async def test_a_name_is_never_taken_for_an_address(anvil: Anvil, make_rig: Make
     await anvil.mint(1)
     async with rig.running():
         view = NodeView(rig.node)
+        await until(rig, lambda h: isinstance(h, PeerSet), "the device has the peer")
         assert view.decide("10.77.0.2")["reason"] == "unknown"
         found = await view.peer("node-1")
         assert found is not None

@@ -34,7 +34,6 @@ How it stays right:
     confirming   another header         -> aiming, a bounded number of times, then `Leave`
 """
 
-from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
@@ -52,13 +51,10 @@ from dstack_vpn.core.commands import (
 from dstack_vpn.core.events import LoggedEvent, Observed
 from dstack_vpn.core.model import BlockRef
 from dstack_vpn.core.registry import Registry, contradicts
+from dstack_vpn.core.ring import LENGTH, Ring
 from dstack_vpn.core.timeline import Timeline, observed_at
 from dstack_vpn.core.walk import Walk
 
-RING: Final = 8192
-"""Blocks whose hash is remembered: more than finality takes on Base (20 minutes of 200 ms blocks)."""
-PAST: Final = 1024
-"""Blocks below the settled one whose hash is kept: they tell an endpoint that is far behind from a fork."""
 WAITING: Final = 4096
 """Logs that may wait for their block. What is more is left out, and fetched with a walk."""
 NEXT: Final = 64
@@ -79,7 +75,7 @@ class Follower:
     """A gap of more blocks than this is answered with `Resync`, where reading the state is cheaper."""
     announced_above: int | None = -1
     """The logs of blocks above this height are announced, those of others have to be fetched; None: all."""
-    _ring: dict[int, str] = field(default_factory=dict)
+    _ring: Ring = field(default_factory=Ring)
     _waiting: dict[str, list[LoggedEvent]] = field(default_factory=dict)
     _next: dict[int, BlockRef] = field(default_factory=dict)
     _walk: Walk | None = None
@@ -115,7 +111,7 @@ class Follower:
         self.timeline.insert(event for event in events if event.block_number > settled.number)
         # A log of the next block may have been stored before its head came: that block is not ours yet.
         below = (event for event in self.timeline.events if event.block_number <= tip.number)
-        self._ring = {event.block_number: event.block_hash for event in below}
+        self._ring = Ring((event.block_number, event.block_hash) for event in below)
         self._ring |= {settled.number: settled.hash, tip.number: tip.hash}
         self.abandon()
         self.settled, self.tip, self._caught_up = settled, tip, False
@@ -178,13 +174,9 @@ class Follower:
         """Blocks up to ``final`` can't be undone any more; False where that is no block of ours."""
         if self.tip is None or self._walk is not None:
             return False  # a walk stands on blocks that this would forget
-        if not min(self._ring) <= final.number <= self.tip.number:
-            return False
-        if self._ring.get(final.number, final.hash) != final.hash:
+        if final.number > self.tip.number or not self._ring.settle(final):
             return False
         self.timeline.settle(final.number)
-        self._ring = {n: h for n, h in self._ring.items() if n > final.number - PAST}
-        self._ring[final.number] = final.hash
         self.settled = final
         return True
 
@@ -198,7 +190,9 @@ class Follower:
                 self._next[head.number] = head
             return []
         is_next = head.number == tip.number + 1 and head.parent_hash == tip.hash
-        if is_next and self._is_announced(head.number):
+        # Whether the block's logs were sent by themselves, or will be; an overflow has lost some.
+        announced = self.announced_above is not None and head.number > self.announced_above
+        if is_next and announced and not self._overflow:
             return [self._extend(head)]
         if head.number <= tip.number + 1 and not is_next:
             self._walk = Walk(None)
@@ -206,10 +200,6 @@ class Follower:
         self._overflow = False
         self._walk = Walk(head)
         return self._aimed(self._walk, head, tip)
-
-    def _is_announced(self, height: int) -> bool:
-        """Whether the block's logs were sent by themselves, or will be."""
-        return not self._overflow and self.announced_above is not None and height > self.announced_above
 
     def _extend(self, head: BlockRef) -> Advanced:
         dropped = self.timeline.drop_above(head.number - 1, lambda x: x.block_hash == head.hash)
@@ -220,11 +210,9 @@ class Follower:
     def _stand_on(self, head: BlockRef) -> None:
         self.tip, self._caught_up = head, True
         self._ring[head.number] = head.hash
-        while len(self._ring) > RING:
+        while len(self._ring) > LENGTH:
             del self._ring[min(self._ring)]
-        for block, logs in list(self._waiting.items()):
-            if logs[0].block_number <= head.number:
-                del self._waiting[block]
+        self._waiting = {x: logs for x, logs in self._waiting.items() if logs[0].block_number > head.number}
 
     def _log(self, log: LoggedEvent, tip: BlockRef) -> list[Command]:
         if self.settled is not None and log.block_number <= self.settled.number:
@@ -256,29 +244,19 @@ class Follower:
         if self.resync_above is not None and gap > self.resync_above:
             self._walk = None
             return [Resync(f"{gap} blocks behind")]
-        walk.target = target
-        walk.heights = sorted(height for height in self._ring if height < target.number)
-        walk.high = len(walk.heights)
-        if self._ring.get(target.number - 1) == target.parent_hash:
-            walk.low = bisect_left(walk.heights, target.number - 1)  # no need to ask
+        walk.aim(target, self._ring)
         return self._search(walk)
 
     def _search(self, walk: Walk) -> list[Command]:
         if walk.high - walk.low > 1 or walk.target is None:
             return [FetchHeader(walk.probe())]
-        if self._lags(walk, walk.target):
-            return self._following()
+        ours = self.settled if self._caught_up else self.tip
+        if ours is not None and walk.target.number < ours.number and not walk.forked:
+            return self._following()  # the endpoint is behind us, and must not take anything back
         if walk.high == 0 or (self.settled is not None and walk.common < self.settled.number):
             self._walk = None
             return [Resync("no block above what is settled is on this chain")]
         return [FetchEvents(walk.common + 1, walk.target.number)]
-
-    def _lags(self, walk: Walk, target: BlockRef) -> bool:
-        """Whether nothing speaks of a fork: the endpoint is behind us, and must not take anything back."""
-        if target.number in self._ring or walk.high < len(walk.heights):
-            return False
-        limit = self.settled if self._caught_up else self.tip
-        return limit is not None and target.number < limit.number
 
     def _confirmed(self, walk: Walk, header: BlockRef | None) -> list[Command]:
         if walk.target is None or walk.events is None or header is None or header.hash != walk.target.hash:
@@ -295,8 +273,8 @@ class Follower:
         held = set(events)
         dropped = self.timeline.drop_above(common, held.__contains__)
         added = self.timeline.insert(events)
-        self._ring = {height: block for height, block in self._ring.items() if height <= common}
-        self._ring |= {event.block_number: event.block_hash for event in events}
+        self._ring.drop_above(common)
+        self._ring.update((event.block_number, event.block_hash) for event in events)
         self._stand_on(target)
         return Advanced(target, self.timeline.touched(), tuple(added), tuple(dropped), depth)
 

@@ -1,6 +1,7 @@
 """The search for common ground with a chain, as `core.follower` does it."""
 
 from bisect import bisect_left
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from dstack_vpn.core.events import LoggedEvent
@@ -20,6 +21,8 @@ class Walk:
     high: int = 0
     """The first index where they are known to differ, or the end."""
     stride: int = 1
+    contested: bool = False
+    """Whether we have another block at the target's height."""
     events: list[LoggedEvent] | None = None
     """The logs above the common block, once they were fetched."""
 
@@ -27,6 +30,19 @@ class Walk:
     def common(self) -> int:
         """The height of the newest common block, when `low` and `high` have met."""
         return self.heights[self.low]
+
+    @property
+    def forked(self) -> bool:
+        """Whether a block of ours is known to be none of the chain's."""
+        return self.contested or self.high < len(self.heights)
+
+    def aim(self, target: BlockRef, ring: Mapping[int, str]) -> None:
+        """Set out for a head (not one of ours) from our blocks, whose hashes are in ``ring`` by height."""
+        self.target, self.contested = target, target.number in ring
+        self.heights = sorted(height for height in ring if height < target.number)
+        self.high = len(self.heights)
+        if ring.get(target.number - 1) == target.parent_hash:
+            self.low = bisect_left(self.heights, target.number - 1)  # no need to ask
 
     def probe(self) -> int:
         """The next height to compare: forks are shallow, so gallop down from the top, then bisect."""
