@@ -234,6 +234,17 @@ def test_a_chain_that_forks_below_what_is_settled_is_read_anew() -> None:
     assert isinstance(commands[-1], Resync)
 
 
+def test_an_answer_that_no_walk_waits_for_says_nothing() -> None:
+    chain = ScriptedChain()
+    driver = Driver(chain)
+    driver.receive(chain.mine()[0])
+    tip = driver.follower.tip
+    assert driver.follower.receive(BlockRef(1, "other", "h0", 0)) == [FetchHead()]
+    for answered in (chain.blocks[0], None):
+        assert driver.follower.fetched(FetchHeader(0), answered) == []
+    assert driver.follower.tip == tip
+
+
 def test_a_session_that_contradicts_itself_is_left() -> None:
     chain = ScriptedChain()
     follower = Follower()

@@ -148,7 +148,7 @@ class Follower:
                 return self._aimed(walk, result, self.tip)
             case FetchHeader(number), BlockRef() | None if walk.events is not None:
                 return self._confirmed(walk, result)
-            case FetchHeader(number), BlockRef() | None:
+            case FetchHeader(number), BlockRef() | None if walk.target is not None:
                 walk.narrow(number, equal=result is not None and result.hash == self._ring.get(number))
                 return self._search(walk)
             case FetchEvents(), list() if walk.target is not None:
