@@ -119,20 +119,32 @@ def _relay_killed(world: World, node: Node, strength: float) -> Heal:
 
 def _chain_killed(world: World, strength: float) -> Heal:
     """It comes back with what it last wrote down, which may be some blocks less."""
-    chain = world.lab.chain
-    state = _written(world)
-    chain.signal(signal.SIGKILL)
-    return lambda: _start_chain(world, state)
+    return _set_back(world, _written(world))
 
 
 def _chain_older(world: World, strength: float) -> Heal:
     """Blocks that everybody has seen are gone at once, and others come in their place."""
-    chain = world.lab.chain
     state = _written(world)
     for _ in range(1 + int(strength * 20)):
-        chain.rpc("evm_mine")
+        world.lab.chain.rpc("evm_mine")
+    return _set_back(world, state)
+
+
+def _set_back(world: World, state: dict[str, Any]) -> Heal:
+    """Kill anvil, and start it with an earlier state later on.
+
+    It goes on from there, and gets higher than it was, as chains do: a node that has only just begun can't
+    tell before whether it was set back or lags (docs/architecture.md, limits).
+    """
+    chain = world.lab.chain
+    height = int(chain.rpc("eth_blockNumber"), 16)
     chain.signal(signal.SIGKILL)
-    return lambda: _start_chain(world, state)
+
+    def heal() -> None:
+        _start_chain(world, state)
+        chain.rpc("anvil_mine", hex(max(1, height + 1 - world.begun_at)))
+
+    return heal
 
 
 def _chain_suspended(world: World, strength: float) -> Heal:

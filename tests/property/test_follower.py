@@ -23,8 +23,10 @@ from dstack_vpn.core.commands import (
     Leave,
     Resync,
 )
+from dstack_vpn.core.desired import keys_of
 from dstack_vpn.core.events import Granted, KeyUpdated, LoggedEvent, RegistryEvent, Revoked, Transferred
 from dstack_vpn.core.follower import Follower
+from dstack_vpn.core.keys import PublicKey
 from dstack_vpn.core.model import BlockRef
 from dstack_vpn.core.registry import Registry
 
@@ -57,12 +59,21 @@ class Driver:
         self.chain, self.pending = chain, deque[Fetch]()
         self.follower = Follower()
         self.follower.bootstrapped(Registry(), chain.blocks[0])
+        self.seen, self.peers = Registry(), set[PublicKey]()
+        """What a reader of the commands knows: the registry of the last, and who is a peer by all of them."""
+
+    def members(self) -> set[PublicKey]:
+        """Who has a token's key, by the registry as a whole."""
+        nodes = self.follower.registry.nodes.values()
+        return {n.public_key for n in nodes if n.active and isinstance(n.public_key, PublicKey)}
 
     def take(self, commands: list[Command]) -> None:
         for command in commands:
             match command:
                 case Advanced():
-                    pass
+                    concerned = keys_of(command.tokens, self.seen, command.registry)
+                    self.peers = self.peers - concerned | concerned & self.members()
+                    self.seen = command.registry
                 case Resync():
                     raise AssertionError("block 0 is always common ground")
                 case Leave():
@@ -89,6 +100,7 @@ class Driver:
         assert tip is not None
         self.follower = Follower()
         self.follower.restore(Registry(), self.chain.blocks[0], stored, tip)
+        self.seen, self.peers = self.follower.registry, self.members()
 
     def settle(self) -> None:
         """A quiet chain: one more head, and every fetch answered."""
@@ -148,6 +160,7 @@ def test_any_order_of_messages_ends_with_what_the_chain_says(script: Script, rng
     driver.settle()
     assert driver.follower.tip == chain.blocks[-1]
     assert driver.follower.registry == chain.registry()
+    assert driver.peers == driver.members()
 
 
 @settings(max_examples=200, deadline=None)
@@ -167,6 +180,23 @@ def test_a_mint_that_a_reorg_moves_is_never_taken_away_in_between(block_events: 
                 driver.serve()
                 seen = {t: n.public_key for t, n in driver.follower.registry.nodes.items()}
                 assert seen == {t: n.public_key for t, n in before.nodes.items()}
+
+
+def test_a_key_that_goes_in_the_last_of_several_steps_at_once_goes() -> None:
+    """Heads that came during a walk are taken with its end: all of that is one answer of the follower."""
+    chain = ScriptedChain()
+    driver = Driver(chain)
+    for fact in chain.mine(Granted(1, "0xa", "a", key(1))):
+        driver.receive(fact)
+    chain.mine()
+    driver.receive(chain.mine()[0])  # after a gap: a walk begins
+    head, log = chain.mine(KeyUpdated(1, key(2)))
+    driver.receive(log)
+    driver.receive(head)
+    while driver.pending:
+        driver.serve()
+    assert driver.follower.tip == head
+    assert driver.peers == {key(2)}
 
 
 def test_a_restart_between_a_log_and_its_head_takes_the_head_when_it_comes() -> None:

@@ -146,7 +146,7 @@ class Members:
 
     def advanced(self, advanced: Advanced, seen: float) -> None:
         """The follower has moved: decide about whom that may concern, and hand the deltas on."""
-        before, after = self._seen, self.follower.registry
+        before, after = self._seen, advanced.registry
         self._seen = after
         for logged in (*advanced.dropped, *advanced.added):
             if not isinstance(logged.event, Observed | OwnerKeyUpdated):

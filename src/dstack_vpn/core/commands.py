@@ -5,6 +5,7 @@ from typing import TypeAlias
 
 from dstack_vpn.core.events import LoggedEvent
 from dstack_vpn.core.model import BlockRef, TokenId
+from dstack_vpn.core.registry import Registry
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,8 @@ class Advanced:
     """The registry or the tip changed; ``added`` and ``dropped`` say by which events."""
 
     tip: BlockRef
+    registry: Registry
+    """What it is after this step; where several come at once, the follower is further already."""
     tokens: frozenset[TokenId] = frozenset()
     """The tokens that may be different now."""
     added: tuple[LoggedEvent, ...] = ()

@@ -165,7 +165,7 @@ class Follower:
         events = [observed_at(at.number, at.hash, x) for x in observed if contradicts(before, x)]
         added = self.timeline.insert(events)
         if self.registry != before:
-            return [Advanced(self.tip, self.timeline.touched(), tuple(added))]
+            return [self._advanced(self.tip, added)]
         # They said the same in other words (or speak of what later events changed): not worth keeping.
         self.timeline.drop_above(at.number - 1, lambda x: x not in added)
         return []
@@ -205,7 +205,17 @@ class Follower:
         dropped = self.timeline.drop_above(head.number - 1, lambda x: x.block_hash == head.hash)
         added = self.timeline.insert(self._waiting.pop(head.hash, ()))
         self._stand_on(head)
-        return Advanced(head, self.timeline.touched(), tuple(added), tuple(dropped))
+        return self._advanced(head, added, dropped)
+
+    def _advanced(
+        self,
+        tip: BlockRef,
+        added: Iterable[LoggedEvent],
+        dropped: Iterable[LoggedEvent] = (),
+        reorg_depth: int = 0,
+    ) -> Advanced:
+        touched = self.timeline.touched()
+        return Advanced(tip, self.registry, touched, tuple(added), tuple(dropped), reorg_depth)
 
     def _stand_on(self, head: BlockRef) -> None:
         self.tip, self._caught_up = head, True
@@ -220,7 +230,7 @@ class Follower:
         ours = self._ring.get(log.block_number) == log.block_hash
         if ours or (self._walk is None and log.block_number == tip.number + 1):
             added = self.timeline.insert([log])
-            return [Advanced(tip, self.timeline.touched(), tuple(added))] if added else []
+            return [self._advanced(tip, added)] if added else []
         if sum(map(len, self._waiting.values())) < WAITING:
             self._waiting.setdefault(log.block_hash, []).append(log)
         else:
@@ -276,7 +286,7 @@ class Follower:
         self._ring.drop_above(common)
         self._ring.update((event.block_number, event.block_hash) for event in events)
         self._stand_on(target)
-        return Advanced(target, self.timeline.touched(), tuple(added), tuple(dropped), depth)
+        return self._advanced(target, added, dropped, depth)
 
     def _following(self) -> list[Command]:
         """The walk is over: link the heads that came meanwhile."""
