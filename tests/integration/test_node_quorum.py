@@ -13,9 +13,11 @@ from tests.integration.pairs import members
 from tests.integration.support import Rig, eventually
 
 from dstack_vpn.adapters.chain import pool
+from dstack_vpn.bridge.witnesses import LOOK
 from dstack_vpn.core.access import Reason
 from dstack_vpn.core.keys import PublicKey
 from dstack_vpn.core.model import RemovePeer, SetPeer
+from dstack_vpn.core.walk import Walk
 from dstack_vpn.wiring.view import NodeView
 
 AUDIT = 0.2
@@ -286,3 +288,28 @@ async def test_quarantine_grows_and_is_followed_by_another_chance(
         trio.servers[2].faults.lies.state = lambda tokens, number: tokens
         await eventually(lambda: not quarantined(rig), "it has another chance")
         await settled(rig, chain, "all agree")
+
+
+@pytest.mark.parametrize("number", range(1, 6))
+async def test_a_grant_beside_a_walk_that_ends_where_it_began_waits_for_no_audit(
+    trio: Trio, make_rig: MakeRig, number: int
+) -> None:
+    async with running(make_rig, trio, audit_interval=3600.0) as rig:
+        await trio.chain.mine_empty(number)
+        # A head from elsewhere right after the mint's own: a walk, which finds that nothing has changed.
+        elsewhere = replace(trio.chain.head, hash="0x" + "ab" * 32).header()
+        await trio.chain.mint(number)
+        await trio.liar.push("newHeads", elsewhere)
+        await eventually(lambda: key_of(number) in rig.keys, "the node is granted")
+
+
+async def test_tokens_that_wait_during_a_walk_are_looked_at_again_soon(trio: Trio, make_rig: MakeRig) -> None:
+    async with running(make_rig, trio, audit_interval=3600.0) as rig:
+        jury, follower = rig.node.chain.jury, rig.node.chain.state.follower
+        assert jury is not None
+        assert jury._patience() is None
+        jury.quorum._pending.add(99)
+        follower._walk = Walk(None)
+        assert jury._patience() == LOOK
+        follower._walk = None
+        jury.quorum._pending.clear()

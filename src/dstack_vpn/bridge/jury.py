@@ -90,7 +90,7 @@ class Jury:
         limit = asyncio.Semaphore(IN_FLIGHT)
         while True:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._work.wait(), RETRY[0] if self._agenda.postponed else None)
+                await asyncio.wait_for(self._work.wait(), self._patience())
             self._work.clear()
             await limit.acquire()
             if (question := self._next_question()) is None:
@@ -98,12 +98,25 @@ class Jury:
             else:
                 group.create_task(self._ask(court, question, limit), name="quorum question")
 
-    def _next_question(self) -> Question | None:
-        """What to ask now: nothing before the block that changed the tokens is our tip."""
-        follower, now = self.state.follower, self.state.clock.monotonic()
+    def _patience(self) -> float | None:
+        """Seconds until the next look at what to ask, without being woken; None: as long as it takes."""
+        if self.quorum.pending and self._at() is None:
+            return LOOK  # a walk that ends where it began tells nobody
+        return RETRY[0] if self._agenda.postponed else None
+
+    def _at(self) -> BlockRef | None:
+        """The block to ask about; None before the one that changed the tokens is our tip."""
+        follower = self.state.follower
         tip, events = follower.tip, follower.timeline.events
         if tip is None or follower.walking or (events and events[-1].block_number > tip.number):
             return None
+        return tip
+
+    def _next_question(self) -> Question | None:
+        """What to ask now."""
+        if (tip := self._at()) is None:
+            return None
+        now = self.state.clock.monotonic()
         tokens, left = self._agenda.take(self.quorum.questions(tip.number), now)
         if left:
             self._work.set()
