@@ -177,7 +177,7 @@ class World:
         elif change.what == "rotate":
             self.send(calls.update_key(token.id, derive(new_key())), token.owner)
         else:
-            soon = int(time.time()) + 2  # noqa: TID251 - as above
+            soon = int(time.time()) + 2  # noqa: TID251 - access ends by the machine's clock
             self.send(calls.set_expiry(token.id, soon))
 
     def sweep(self) -> None:
