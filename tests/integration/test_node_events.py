@@ -83,5 +83,5 @@ async def test_a_name_is_never_taken_for_an_address(anvil: Anvil, make_rig: Make
         found = await view.peer("node-1")
         assert found is not None
         assert found["peer"]["node_id"] == "node-1"
-        assert [entry["kind"] for entry in found["history"]] == ["peer.set"]
+        assert [entry["kind"] for entry in found["history"]] == ["access.decided", "peer.set"]
         assert await view.peer("node-2") is None

@@ -12,7 +12,7 @@ from typing import Final
 
 import structlog
 
-from dstack_vpn.core.happenings import Entry, plain
+from dstack_vpn.core.happenings import DecisionsChanged, Entry, plain
 from dstack_vpn.core.health import Facts
 from dstack_vpn.core.ledger import Anchor, Note
 from dstack_vpn.errors import StoreError
@@ -48,8 +48,9 @@ class Auditor:
 
     def take(self, entry: Entry) -> None:
         """Have an entry of the journal written."""
-        body = plain(entry.what)
-        self.note(Note(entry.at, str(body.pop("kind")), body))
+        for what in entry.what.decisions if isinstance(entry.what, DecisionsChanged) else (entry.what,):
+            body = plain(what)
+            self.note(Note(entry.at, str(body.pop("kind")), body))
 
     def note(self, note: Note) -> None:
         """Have something written."""

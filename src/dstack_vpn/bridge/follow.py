@@ -13,6 +13,7 @@ import structlog
 from dstack_vpn.bridge.jury import Court, Jury
 from dstack_vpn.bridge.session import SessionDriver
 from dstack_vpn.bridge.state import ChainState
+from dstack_vpn.core.access import EVERYONE
 from dstack_vpn.core.happenings import BrakeContradicted
 from dstack_vpn.core.keys import PublicKey
 from dstack_vpn.core.model import ChainIdentity, TokenId
@@ -60,7 +61,7 @@ class ChainLoop:
         registry = Registry.of(x.node for x in observed if x.node is not None)
         # A state that was just read does not always tell since when a key has been there.
         access = self.state.members.access_over(registry)
-        access = replace(access, height=head.number, confirmations=0, quorum=None)
+        access = replace(access, height=head.number, confirmations=0, quorum=None, admission=EVERYONE)
         standing = {key for key in held if access.decide(key, self.state.clock.now()).granted}
         if standing:
             _log.error("brake.contradicted", endpoint=name, peers=len(standing))

@@ -6,18 +6,26 @@ can come in between.
 
 import math
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import structlog
 
-from dstack_vpn.core.access import AccessControl, Reason, own_problem
+from dstack_vpn.core.access import EVERYONE, AccessControl, Admission, Decision, Reason, own_problem
 from dstack_vpn.core.addressing import AddressPlan
 from dstack_vpn.core.commands import Advanced
+from dstack_vpn.core.decisions import DecisionRecord
 from dstack_vpn.core.desired import Delta, Lookup, Membership, PeerPolicy, keys_of
 from dstack_vpn.core.events import Observed, OwnerKeyUpdated
 from dstack_vpn.core.follower import Follower
-from dstack_vpn.core.happenings import Decided, FieldRefused, KeyChanged, PinChanged, TransportChanged
+from dstack_vpn.core.happenings import (
+    Decided,
+    DecisionsChanged,
+    FieldRefused,
+    KeyChanged,
+    PinChanged,
+    TransportChanged,
+)
 from dstack_vpn.core.health import Facts
 from dstack_vpn.core.keys import PublicKey
 from dstack_vpn.core.model import Endpoint, Malformed, Peer, TokenId
@@ -30,8 +38,8 @@ from dstack_vpn.ports import Announce, Checkpoint, Clock, nobody
 
 _log = structlog.get_logger(component="registry")
 
-TOLD: Final = 50
-"""Decisions that are told one by one."""
+SINGLY: Final = 50
+"""Changed decisions that are announced one by one; more at once are announced together."""
 
 
 @dataclass(slots=True)
@@ -60,10 +68,10 @@ class Members:
     """Asked for another key of ours that the registry names, when ours is not in force."""
     announce: Announce = nobody
     membership: Membership = field(init=False)
+    decisions: DecisionRecord = field(default_factory=DecisionRecord, init=False)
+    admission: Admission = field(default=EVERYONE, init=False)
     causes: dict[TokenId, str] = field(default_factory=dict, init=False)
     """The last event of each token that had one since the start: block and log index."""
-    _decided: dict[TokenId, str] = field(default_factory=dict, init=False)
-    """What was last told of each token that had an event."""
     _seen: Registry = field(default_factory=Registry, init=False)
     """The registry that the peers were last derived from."""
     _own_token: TokenId | None = field(default=None, init=False)
@@ -86,6 +94,7 @@ class Members:
             tip.number if tip else 0,
             self.confirmations,
             self.quorum,
+            self.admission,
         )
 
     @property
@@ -106,13 +115,14 @@ class Members:
             self.quorum.remember(witnessed, checkpoint.finalized.number)
         final = Membership(self.policy, self.lookup)
         final.rebuild(self.access_over(base), now)
-        self.membership.only = frozenset(final.peers)
+        self.decisions.begin(self.access, now)
+        self._admit_only(frozenset(final.peers), Reason.UNSETTLED)
         self.facts.stale = True
         self.facts.too_old = self.staleness.restored(checkpoint.synced, now, self.clock.monotonic())
         if self.facts.too_old is not None:
             # Without members from the disk; who isolates does not go by an adopted interface's either.
             _log.error("members.too_old", problem=self.facts.too_old)
-            self.membership.only = frozenset()
+            self._admit_only(frozenset(), Reason.ISOLATED)
             self.facts.isolated = self.facts.stale = self.staleness.policy is StalePolicy.ISOLATE
         self.rebuild(self.clock.monotonic())
 
@@ -124,7 +134,8 @@ class Members:
             _log.error(
                 "members.isolated", age=round(self.facts.age or 0.0), members=len(self.membership.peers)
             )
-            self.membership.only, self.facts.isolated = frozenset(), True
+            self.facts.isolated = True
+            self._admit_only(frozenset(), Reason.ISOLATED)
             self.rebuild(now)
 
     def confirmed(self) -> None:
@@ -132,11 +143,12 @@ class Members:
         first, self.facts.synced = self.facts.synced is None, self.clock.now()
         self.staleness.confirmed(self.clock.monotonic())
         self.facts.age = 0.0
-        if self.membership.only is not None or self.facts.stale:
+        if self.admission.only is not None or self.facts.stale:
             if self.facts.isolated:
                 _log.warning("members.rejoined")
-            self.membership.only, self.facts.stale = None, False
-            self.facts.isolated, self.facts.too_old = False, None
+            self._admit_only(None, Reason.UNSETTLED)
+            self.facts.stale = self.facts.isolated = False
+            self.facts.too_old = None
             self.rebuild(self.clock.monotonic())
         if first:
             # An interface that was adopted may hold what nobody grants any more.
@@ -153,20 +165,15 @@ class Members:
                 self.causes[logged.event.token_id] = f"{logged.block_number}-{logged.log_index}"
         self._take_key()
         self._follow(advanced.tokens)
-        keys = keys_of(advanced.tokens, before, after)
         self._report(before, after, advanced.tokens)
-        self._hand_on(self.membership.update(self.access, keys, self.clock.now()), seen)
+        self._reconsider(advanced.tokens, seen, before, after)
         if advanced.tokens:
-            self._tell_decisions(advanced.tokens)
             self.judge_own()
 
     def testified(self, tokens: Collection[TokenId]) -> None:
         """Other endpoints have said something new about these tokens."""
         if tokens:
-            keys = keys_of(tokens, self.follower.registry)
-            deltas = self.membership.update(self.access, keys, self.clock.now())
-            self._hand_on(deltas, self.clock.monotonic())
-            self._tell_decisions(tokens)
+            self._reconsider(tokens, self.clock.monotonic())
 
     def rebuild(self, seen: float) -> None:
         """Decide about everything anew."""
@@ -174,14 +181,16 @@ class Members:
         gone = self._seen.nodes.keys() - self.follower.registry.nodes.keys()
         self._seen = self.follower.registry
         self._take_key()
-        self._follow([*self._seen.nodes, *gone])
-        self._hand_on(self.membership.rebuild(self.access, self.clock.now()), seen)
+        tokens = [*self._seen.nodes, *gone]
+        self._follow(tokens)
+        access, now = self.access, self.clock.now()
+        self._hand_on(self.membership.rebuild(access, now), seen)
+        self._record(self.decisions.update(access, {*tokens, *self.decisions.due(access, now)}, now))
         self.judge_own()
 
     def expire(self) -> None:
-        """End the access whose time is over."""
-        deltas = self.membership.expire(self.access, self.clock.now())
-        self._hand_on(deltas, self.clock.monotonic())
+        """Decide again about the tokens whose access has ended by now."""
+        self._reconsider((), self.clock.monotonic())
         self.judge_own()
 
     def reached_by(self, endpoints: Collection[Endpoint]) -> set[Endpoint]:
@@ -221,6 +230,7 @@ class Members:
         """Hold the peers to a set of the operator's choice, or (None) let go of it."""
         self.announce(PinChanged(None if peers is None else len(peers)))
         self.membership.pinned = peers
+        self.admission = replace(self.admission, pinned=None if peers is None else frozenset(peers))
         self.facts.pinned = peers is not None
         self.rebuild(self.clock.monotonic())
 
@@ -267,19 +277,37 @@ class Members:
                     _log.warning("node.field_refused", token=token, field=name, problem=value.problem)
                     self.announce(FieldRefused(token, name, value.problem))
 
-    def _tell_decisions(self, tokens: Collection[TokenId]) -> None:
-        """Say what is decided about these tokens, where that is news; of many at once, nothing."""
-        if len(tokens) > TOLD:
-            return
+    def _admit_only(self, keys: frozenset[PublicKey] | None, otherwise: Reason) -> None:
+        self.admission = replace(self.admission, only=keys, otherwise=otherwise)
+
+    def _reconsider(self, tokens: Iterable[TokenId], seen: float, *registries: Registry) -> None:
+        """Decide again about these tokens and about those that height or time may have changed.
+
+        ``registries`` are the states before and after an event. The keys in any of them are concerned.
+        """
         access, now = self.access, self.clock.now()
-        for token in tokens:
-            decision = access.decide(token, now)
-            reason = str(decision)
-            if self._decided.get(token) != reason:
-                self._decided[token] = reason
-                name = decision.node.node_id if decision.node is not None else None
-                shown = None if isinstance(name, Malformed) else name
-                self.announce(Decided(token, shown, decision.granted, reason, self.causes.get(token)))
+        due = {*tokens, *self.decisions.due(access, now)}
+        if not due:
+            return
+        keys = keys_of(due, *registries, access.registry)
+        self._hand_on(self.membership.update(access, keys, now), seen)
+        rivals = (token for key in keys for token in access.registry.with_key(key))
+        self._record(self.decisions.update(access, due.union(rivals), now))
+
+    def _record(self, changed: list[tuple[TokenId, Decision]]) -> None:
+        """Announce each changed decision; the audit log is a listener."""
+        decided = tuple(self._decided(token, decision) for token, decision in changed)
+        if len(decided) <= SINGLY:
+            for each in decided:
+                self.announce(each)
+        else:
+            granted = sum(each.granted for each in decided)
+            self.announce(DecisionsChanged(granted, len(decided) - granted, decided))
+
+    def _decided(self, token: TokenId, decision: Decision) -> Decided:
+        name = decision.node.node_id if decision.node is not None else None
+        shown = None if isinstance(name, Malformed) else name
+        return Decided(token, shown, decision.granted, str(decision), self.causes.get(token))
 
     def _follow(self, tokens: Collection[TokenId]) -> None:
         """What the followed endpoint shows has to be shown by others, too, where that is asked for."""

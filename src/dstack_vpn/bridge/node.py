@@ -172,7 +172,7 @@ class Node:
         members, clock = self.tunnel.members, self.tunnel.clock
         compared = clock.monotonic()
         while True:
-            end = members.membership.next_end
+            end = members.decisions.next_end
             due = TICK if end is None else end - clock.now() + EXPIRED
             await asyncio.sleep(min(max(due, EXPIRED), TICK))
             members.expire()

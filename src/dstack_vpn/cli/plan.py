@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from dstack_vpn.cli.options import with_settings
 from dstack_vpn.cli.tables import console, lines, table
 from dstack_vpn.cli.text import printable
 from dstack_vpn.config import Settings
-from dstack_vpn.core.access import AccessControl
+from dstack_vpn.core.access import AccessControl, Admission
 from dstack_vpn.core.desired import Lookup, Membership, PeerPolicy
 from dstack_vpn.core.keys import PublicKey
 from dstack_vpn.core.model import DeviceState, Peer, RemovePeer, SetPeer, SocketAddress, TokenId
@@ -101,7 +101,10 @@ async def _read(settings: Settings) -> _Facts:
         settings.peer_endpoints, settings.peer_endpoint_template, settings.persistent_keepalive
     )
     lookup = partial(_where, device, names.by_udp)
-    membership = Membership(policy, lookup, pinned=await _pinned(settings))
+    pinned = await _pinned(settings)
+    if pinned is not None:
+        access = replace(access, admission=Admission(pinned=frozenset(pinned)))
+    membership = Membership(policy, lookup, pinned=pinned)
     membership.rebuild(access, now)
     # The first look only asked for the names.
     await names.resolve_due()
@@ -192,9 +195,7 @@ def _no_peers(facts: _Facts) -> Iterable[dict[str, Any]]:
     """The nodes that are no peers, and why."""
     peers = set(facts.membership.tokens.values())
     for token in sorted(facts.access.registry.nodes.keys() - peers):
-        decision = facts.access.decide(token, facts.now)
-        # Granted, and yet no peer: only a pin keeps somebody out.
-        reason = "not in the pinned configuration" if decision.granted else str(decision)
+        reason = str(facts.access.decide(token, facts.now))
         yield {"token": token, "node_id": _node_id(token, facts), "reason": reason}
 
 

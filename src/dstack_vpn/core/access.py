@@ -31,6 +31,9 @@ class Reason(StrEnum):
     UNCONFIRMED = "unconfirmed"
     UNWITNESSED = "not witnessed"
     NO_ADDRESS = "token id beyond the address range"
+    UNSETTLED = "not confirmed by the chain since the start"
+    ISOLATED = "the registry was not confirmed for too long"
+    PINNED_OUT = "not in the pinned configuration"
     UNKNOWN = "unknown"
 
 
@@ -52,6 +55,30 @@ class Decision:
 _UNKNOWN = Decision(granted=False, reason=Reason.UNKNOWN)
 
 
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """The keys that this node admits, whatever the registry grants."""
+
+    only: frozenset[PublicKey] | None = None
+    """The only keys that are admitted; None: every key."""
+    otherwise: Reason = Reason.UNSETTLED
+    """The reason for refusing a key that is not in ``only``."""
+    pinned: frozenset[PublicKey] | None = None
+    """The keys of the configuration that the operator has pinned; None: nothing is pinned."""
+
+    def refuses(self, key: PublicKey) -> Reason | None:
+        """Return the reason for refusing this key, or None."""
+        if self.only is not None and key not in self.only:
+            return self.otherwise
+        if self.pinned is not None and key not in self.pinned:
+            return Reason.PINNED_OUT
+        return None
+
+
+EVERYONE = Admission()
+"""Admits every key that the registry grants."""
+
+
 @dataclass(frozen=True)
 class AccessControl:
     """Decisions over one state of the registry, as the node with ``own_key`` sees it.
@@ -67,6 +94,7 @@ class AccessControl:
     confirmations: int = 0
     quorum: Quorum | None = None
     """Where several endpoints have to agree, what they do agree on."""
+    admission: Admission = EVERYONE
 
     def decide(self, subject: TokenId | str | PublicKey, now: float) -> Decision:
         """Decide about a token, a node id, a key, or a tunnel address; ``now`` in Unix seconds.
@@ -95,29 +123,34 @@ class AccessControl:
         return frozenset({token}) if token in self.registry.nodes and token is not None else frozenset()
 
     def _decide(self, node: Node, now: float) -> Decision:
-        def no(reason: Reason, detail: str = "") -> Decision:
+        found = _fault(node, now) or self._hindrance(node, now)
+        if found is not None:
+            reason, detail = found
             return Decision(granted=False, reason=reason, node=node, detail=detail)
+        ends = node.expires_at if self.quorum is None else self.quorum.ends(node)
+        return Decision(granted=True, reason=Reason.ACTIVE, node=node, ends=ends)
 
-        fault = _fault(node, now)
-        if fault is not None:
-            return no(*fault)
+    def _hindrance(self, node: Node, now: float) -> tuple[Reason, str] | None:
+        """Return what keeps a node without a fault of its own from being a peer of ours, or None."""
+        assert isinstance(node.public_key, PublicKey)
         holder = self._holder(node, now)
         if holder != node.token_id:
-            return no(Reason.DUPLICATE_KEY, f"token {holder} had it first")
+            return Reason.DUPLICATE_KEY, f"token {holder} had it first"
         if node.public_key == self.own_key:
-            return no(Reason.OWN_KEY)
+            return Reason.OWN_KEY, ""
         if not self.addresses.has_room_for(node.token_id):
-            return no(Reason.NO_ADDRESS)
-        above = self.height - node.key_since.block
+            return Reason.NO_ADDRESS, ""
+        # A log of the next block may be here before its head.
+        above = max(self.height - node.key_since.block, 0)
         if above < self.confirmations:
-            return no(Reason.UNCONFIRMED, f"{max(above, 0)} of {self.confirmations} blocks")
-        ends = node.expires_at
+            return Reason.UNCONFIRMED, f"{above} of {self.confirmations} blocks"
         if self.quorum is not None:
             if doubt := self.quorum.doubt(node):
-                return no(Reason.UNWITNESSED, doubt)
-            if 0 < (ends := self.quorum.ends(node)) < now:
-                return no(Reason.EXPIRED)
-        return Decision(granted=True, reason=Reason.ACTIVE, node=node, ends=ends)
+                return Reason.UNWITNESSED, doubt
+            if 0 < self.quorum.ends(node) < now:
+                return Reason.EXPIRED, ""
+        refused = self.admission.refuses(node.public_key)
+        return None if refused is None else (refused, "")
 
     def _holder(self, node: Node, now: float) -> TokenId:
         """Which of the tokens that claim this node's key has it: the earliest among those without a fault.
@@ -177,7 +210,12 @@ def _fault(node: Node, now: float) -> tuple[Reason, str] | None:
     return None
 
 
+_HOLDS_THE_KEY = frozenset(
+    {Reason.OWN_KEY, Reason.UNCONFIRMED, Reason.UNSETTLED, Reason.ISOLATED, Reason.PINNED_OUT}
+)
+
+
 def _standing(decision: Decision) -> tuple[bool, bool, int]:
     """What a question with several answers hears first: a grant, then who holds the key, then the newest."""
     token = decision.node.token_id if decision.node else -1
-    return decision.granted, decision.reason in {Reason.OWN_KEY, Reason.UNCONFIRMED}, token
+    return decision.granted, decision.reason in _HOLDS_THE_KEY, token

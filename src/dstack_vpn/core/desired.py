@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
-from dstack_vpn.core.access import AccessControl, Decision, Reason
+from dstack_vpn.core.access import AccessControl, Decision
 from dstack_vpn.core.addressing import AddressPlan
 from dstack_vpn.core.keys import PublicKey
 from dstack_vpn.core.model import Peer, SocketAddress, TokenId
@@ -90,49 +90,27 @@ class Membership:
     peers: dict[PublicKey, Peer] = field(default_factory=dict)
     tokens: dict[PublicKey, TokenId] = field(default_factory=dict)
     """Which token each peer stands for."""
-    only: frozenset[PublicKey] | None = None
-    """Where set, nobody else becomes a peer: the members whose stored state was final, before the chain
-    has confirmed anything."""
     pinned: Mapping[PublicKey, Peer] | None = None
-    """Where set, the operator has rolled back to these peers: nobody else, and as they were then. Access
-    control still decides, so that a pin never brings back what the chain has revoked."""
-    _unconfirmed: set[PublicKey] = field(default_factory=set)
-    _ends: dict[PublicKey, int] = field(default_factory=dict)
-    """When the access of a peer ends, where it does."""
+    """The peers that the operator has rolled back to, as they were then. Access control admits no other key
+    meanwhile, and still decides about these: a pin never restores a peer that the chain has revoked."""
 
     def update(self, access: AccessControl, keys: Iterable[PublicKey], now: float) -> list[Delta]:
         """Decide about these keys again; returns what became different."""
-        deltas = (self._decide(access, key, now) for key in {*keys, *self._unconfirmed})
+        deltas = (self._decide(access, key, now) for key in set(keys))
         return [delta for delta in deltas if delta is not None]
 
     def rebuild(self, access: AccessControl, now: float) -> list[Delta]:
         """Decide about everything."""
         return self.update(access, {*self.peers, *access.registry.by_key}, now)
 
-    @property
-    def next_end(self) -> int | None:
-        """When the next access ends by itself (Unix seconds); None where none does."""
-        return min(self._ends.values(), default=None)
-
-    def expire(self, access: AccessControl, now: float) -> list[Delta]:
-        """Decide about the peers whose time may have come."""
-        due = [key for key, end in self._ends.items() if end < now]
-        # The end of one claim may be the beginning of another, which stood behind it with the same key.
-        return self.update(access, due, now)
-
     def _decide(self, access: AccessControl, key: PublicKey, now: float) -> Delta | None:
         decision = access.decide(key, now)
-        if decision.reason is Reason.UNCONFIRMED:
-            self._unconfirmed.add(key)
-        else:
-            self._unconfirmed.discard(key)
         old = self.peers.get(key)
         new = self._grant(access, key, decision)
         return Delta(key, old, new, decision) if new != old else None
 
     def _grant(self, access: AccessControl, key: PublicKey, decision: Decision) -> Peer | None:
-        self._ends.pop(key, None)
-        if not decision.granted or decision.node is None or not self._admits(key):
+        if not decision.granted or decision.node is None:
             self.peers.pop(key, None)
             self.tokens.pop(key, None)
             return None
@@ -141,12 +119,7 @@ class Membership:
             peer = _as_pinned(peer, self.pinned[key])
         self.peers[key] = peer
         self.tokens[key] = decision.node.token_id
-        if decision.ends:
-            self._ends[key] = decision.ends
         return peer
-
-    def _admits(self, key: PublicKey) -> bool:
-        return (self.only is None or key in self.only) and (self.pinned is None or key in self.pinned)
 
 
 def _as_pinned(peer: Peer, pin: Peer) -> Peer:

@@ -29,7 +29,7 @@ Scalar: TypeAlias = str | int | float | bool | None
 
 @dataclass(frozen=True, slots=True)
 class Decided:
-    """Access control decides otherwise about a token than before, or for the first time, after an event."""
+    """The decision about a token has changed, for whatever reason: an event, a head, the time, a pin."""
 
     kind: ClassVar[str] = "access.decided"
     token: TokenId
@@ -37,6 +37,17 @@ class Decided:
     granted: bool
     reason: str
     cause: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionsChanged:
+    """The decisions about many tokens have changed at once; the audit log has a record for each of them."""
+
+    kind: ClassVar[str] = "access.decided_many"
+    hidden: ClassVar[frozenset[str]] = frozenset({"decisions"})
+    granted: int
+    refused: int
+    decisions: tuple[Decided, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +216,7 @@ Happening: TypeAlias = (
     | TokensChanged
     | Reorged
     | Decided
+    | DecisionsChanged
     | PeerSet
     | PeerRemoved
     | PeersChanged
@@ -245,4 +257,7 @@ def plain(what: Happening) -> dict[str, Scalar]:
     return found
 
 
-_FIELDS: Final = {kind: tuple(f.name for f in fields(kind)) for kind in get_args(Happening)}
+_FIELDS: Final = {
+    kind: tuple(f.name for f in fields(kind) if f.name not in getattr(kind, "hidden", ()))
+    for kind in get_args(Happening)
+}

@@ -10,7 +10,7 @@ from dstack_vpn.adapters.clock import SystemClock
 from dstack_vpn.bridge import auditor
 from dstack_vpn.bridge.auditor import Auditor
 from dstack_vpn.core.chain_happenings import Reorged
-from dstack_vpn.core.happenings import Entry
+from dstack_vpn.core.happenings import Decided, DecisionsChanged, Entry
 from dstack_vpn.core.health import Facts
 from dstack_vpn.core.ledger import ORIGIN, Anchor, Note
 from dstack_vpn.errors import StoreError
@@ -60,6 +60,14 @@ async def test_what_happens_is_written_in_its_order(made: Auditor, pages: Pages)
     assert sorted(pages.kinds) == ["chain.reorg"] * 3 + ["node.started", "node.stopped"]
     assert pages.kinds[-1] == "node.stopped"
     assert [n.body["depth"] for n in pages.notes if n.kind == "chain.reorg"] == [0, 1, 2]
+
+
+async def test_many_decisions_at_once_are_one_event_and_a_record_each(made: Auditor, pages: Pages) -> None:
+    each = tuple(Decided(token, None, token % 2 == 0, "active", None) for token in range(100))
+    made.take(Entry(1, 7.0, DecisionsChanged(50, 50, each)))
+    await made.flush()
+    assert pages.kinds == ["access.decided"] * 100
+    assert [note.body["token"] for note in pages.notes] == list(range(100))
 
 
 async def test_a_full_disk_is_told_and_what_was_too_much_is_counted(

@@ -7,8 +7,10 @@ from tests.scripted import IDENTITY, ScriptedChain, grant, key
 from tests.unit.bridge.conftest import OWN, Bench, eventually
 
 from dstack_vpn.adapters.device.memory import MemoryDevice
+from dstack_vpn.core.access import Reason
 from dstack_vpn.core.desired import PeerPolicy
 from dstack_vpn.core.events import EndpointUpdated, ExpiryUpdated, Granted, KeyUpdated, Revoked, Transferred
+from dstack_vpn.core.happenings import Decided
 from dstack_vpn.core.model import Endpoint, RemovePeer, SetPeer, SocketAddress
 from dstack_vpn.core.reach import Reach
 from dstack_vpn.core.x25519 import derive
@@ -362,6 +364,32 @@ async def test_grants_wait_for_confirmations_and_revocations_do_not(bench: Bench
         await eventually(lambda: bench.tokens() == {1})
         bench.source.tell(bench.chain.mine(Revoked(1)))
         await eventually(lambda: bench.tokens() == set())
+        decided = [entry.what for entry in node.journal.latest() if isinstance(entry.what, Decided)]
+        assert [(each.granted, each.reason.partition(" (")[0]) for each in decided] == [
+            (False, "unconfirmed"),
+            (True, "active"),
+            (False, "revoked"),
+        ]
+
+
+async def test_an_expiry_and_a_pin_are_recorded(bench: Bench) -> None:
+    bench.chain.mine(grant(1), grant(2))
+    async with bench.running() as node:
+        await eventually(lambda: bench.archive.text.count("[Peer]") == 2)
+        bench.source.tell(bench.chain.mine(ExpiryUpdated(1, int(node.tunnel.clock.now()) + 1)))
+        await eventually(lambda: bench.tokens() == {2})
+        await eventually(lambda: bench.archive.text.count("[Peer]") == 1)
+        bench.archive.pin = bench.archive.text
+        await eventually(lambda: bench.node.facts.pinned)
+        bench.source.tell(bench.chain.mine(grant(3)))
+        await eventually(lambda: node.tunnel.members.decisions.answer(3) is Reason.PINNED_OUT)
+        decided = [entry.what for entry in node.journal.latest() if isinstance(entry.what, Decided)]
+        assert [(each.token, each.granted, each.reason) for each in decided] == [
+            (1, True, "active"),
+            (2, True, "active"),
+            (1, False, "expired"),
+            (3, False, "not in the pinned configuration"),
+        ]
 
 
 async def test_a_pin_holds_the_peers_but_never_what_was_revoked(bench: Bench) -> None:

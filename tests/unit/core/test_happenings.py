@@ -3,7 +3,15 @@ from typing import get_args
 
 import pytest
 
-from dstack_vpn.core.happenings import KINDS, Happening, PeerRemoved, PeersChanged, plain
+from dstack_vpn.core.happenings import (
+    KINDS,
+    Decided,
+    DecisionsChanged,
+    Happening,
+    PeerRemoved,
+    PeersChanged,
+    plain,
+)
 from dstack_vpn.core.histogram import Histogram
 from dstack_vpn.core.keys import PublicKey
 
@@ -33,6 +41,8 @@ def test_a_happening_is_plain_to_json() -> None:
         "cause": None,
     }
     assert plain(PeersChanged(100, 0, None, None))["latency_ms"] is None
+    many = DecisionsChanged(1, 0, (Decided(7, "web-1", True, "active", None),))
+    assert plain(many) == {"kind": "access.decided_many", "granted": 1, "refused": 0}
 
 
 @pytest.mark.parametrize(("value", "bucket"), [(0.5, 0), (1.0, 0), (1.5, 1), (2.0, 1), (9.0, 2)])

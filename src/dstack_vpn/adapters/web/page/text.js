@@ -58,6 +58,8 @@ export function describe(event) {
       return { kind: event.undone ? "warn" : "note", node: event.node, who: who ?? short(event.owner), words: `${event.event}${event.undone ? ", undone by a reorg" : " on chain"}` };
     case "access.decided":
       return { kind: "note", node: event.node, who, words: `${event.granted ? "has access" : "has no access"}: ${event.reason}` };
+    case "access.decided_many":
+      return { kind: "note", words: `${event.granted} nodes have access, ${event.refused} have no access` };
     case "chain.events":
       return { kind: "note", words: `${event.added} registry events, ${event.undone} undone` };
     case "chain.reorg":
