@@ -136,11 +136,20 @@ MEANINGS: Final[Mapping[str, tuple[str, str]]] = {
     "node.restored": ("Members came back from STATE_DIR, before the chain was read.", NOTHING),
     "node.stopped": ("The daemon has ended.", NOTHING),
     "node.stopping": ("The daemon was asked to end.", NOTHING),
+    "peer.answered": ("A peer that did not answer was heard again.", NOTHING),
+    "peer.no_answer": (
+        "Bytes go to a peer, and none have come back for 12 s.",
+        "Check that the peer's machine runs; `doctor` checks the path.",
+    ),
     "peer.refused": ("The device refuses one peer; the others have theirs.", "Read `problem`."),
     "peer.removed": ("A peer is gone from the device; `reason` says why.", NOTHING),
     "peer.set": ("A peer is on the device, or changed there; `reason` says why.", NOTHING),
     "peers.called": ("Peers of a new device were called, so that sessions begin at once.", NOTHING),
     "peers.changed": ("Many peers changed at once.", NOTHING),
+    "peers.answering": (
+        "Many peers stopped answering (`silent`) or answer again (`answering`) at once.",
+        "If many are silent, check this machine's own connection.",
+    ),
     "plan.failed": ("The device refused a set of changes.", "Read `problem`, and the peer.refused after it."),
     "plan.rolled_back": ("What was refused in part was taken back, to be tried one by one.", NOTHING),
     "quorum.contested": (

@@ -7,6 +7,8 @@ import os
 import signal
 import socket
 import struct
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -187,6 +189,35 @@ def test_a_killed_daemon_loses_no_packet_and_its_next_life_adopts(lab: Lab, ping
         lab.lost(mined, c.public_key, (a,))
     assert a.journal.find("device.adopted", 0) is not None
     assert a.namespace.pid_of("wireguard-go") == device
+
+
+def states(node: Node) -> dict[str, str]:
+    return {peer["node_id"]: peer["state"] for peer in node.get("/peers").get("peers", [])}
+
+
+def test_a_peer_that_bytes_go_to_and_none_come_from_has_no_answer(lab: Lab) -> None:
+    a, _, c = three(lab)
+    ping = Ping(a.namespace, c.address, lab.run.home / "ping-c.log", interval=0.5)
+    try:
+        wait_until(lambda: states(a) == {"b": "connected", "c": "connected"}, "both answer")
+        device = c.namespace.pid_of("wireguard-go")
+        assert device is not None
+        c.stop(signal.SIGKILL)
+        os.kill(device, signal.SIGKILL)
+        wait_until(lambda: states(a).get("c") == "no answer", "a says that c does not answer", 15.0)
+        assert states(a)["b"] == "connected"
+        status = a.namespace.command(sys.executable, "-m", "dstack_vpn", "status", "--once")
+        shown = subprocess.run(status, capture_output=True, text=True, check=True, timeout=30).stdout
+        assert "no answer" in next(line for line in shown.splitlines() if line.startswith("c "))
+        assert 'dstack_vpn_peers{state="no_answer",transport="udp"} 1.0' in a.fetch(
+            "127.0.0.1", 8080, "/metrics"
+        )
+        c.start()
+        wait_until(lambda: states(a).get("c") == "connected", "c answers again", 15.0)
+        assert a.journal.find("peer.no_answer", 0) is not None
+        assert a.journal.find("peer.answered", 0) is not None
+    finally:
+        ping.stop()
 
 
 @pytest.mark.parametrize("adopted", [False, True])

@@ -1,6 +1,6 @@
 """The peers as an onlooker sees them: read from the device when somebody looks, within bounds.
 
-Reading holds the device up, so however many look, it is read once a second at most, and for a two-hundredth
+Reading holds the device up, so however many look, it is read once a second at most, and for a hundredth
 of the time. What the peers have carried is added up from one reading to the next, since a peer's own counters
 vanish with it.
 """
@@ -16,7 +16,7 @@ from dstack_vpn.core.model import DeviceState, PeerState
 
 FRESH: Final = 1.0
 """Seconds for which a reading is good enough..."""
-READ_SHARE: Final = 200
+READ_SHARE: Final = 100
 """...or so many times as long as reading takes."""
 SLICE: Final = 500
 """Peers that are added up without a pause."""

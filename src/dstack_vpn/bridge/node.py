@@ -13,6 +13,7 @@
     clock       end access that expires, ask for a repair every audit     (here)
     health      notice what has become of it                              (watch)
     store       write the registry down                                   (recorder)
+    answers     notice peers that do not answer                           (answers)
     greeter     call the peers of a new device                            (greeter)
     config      write the wg-quick file, follow pins                      (recorder)
 
@@ -27,6 +28,7 @@ from typing import Final
 
 import structlog
 
+from dstack_vpn.bridge.answers import AnswerWatch
 from dstack_vpn.bridge.endpoints import EndpointBook, overdue
 from dstack_vpn.bridge.follow import ChainLoop
 from dstack_vpn.bridge.glance import Glance
@@ -85,6 +87,7 @@ class Node:
     tally: Tally = field(default_factory=Tally)
     health: HealthWatch = field(init=False)
     glance: Glance = field(init=False)
+    answers: AnswerWatch = field(init=False)
 
     def __post_init__(self) -> None:
         clock, members = self.tunnel.clock, self.tunnel.members
@@ -97,6 +100,7 @@ class Node:
             self.renewal.announce = announce
         self.health = HealthWatch(self.facts, clock, announce)
         self.glance = Glance(self.tunnel)
+        self.answers = AnswerWatch(self.glance, members, clock, announce)
 
     async def run(self, stop: asyncio.Event, services: Mapping[str, Callable[[], Awaitable[None]]]) -> None:
         """Run until ``stop`` is set, with further services by name; raises what a task failed with."""
@@ -116,6 +120,7 @@ class Node:
             "health": self.health.run,
             "store": self.recorder.run_store,
             "config": self.recorder.run_config,
+            "answers": self.answers.run,
             "greeter": self.greeter.run,
             **({} if self.rotation is None else {"key": self.rotation.run}),
             **({} if self.renewal is None else {"key age": self.renewal.run}),

@@ -1,7 +1,7 @@
 """Tables for people. Text from the chain is shown as text: no markup, no control characters."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -68,7 +68,7 @@ def status_view(health: dict[str, Any], stats: dict[str, Any]) -> RenderableType
                 lines(a.partition("/")[0] for a in p["addresses"]),
                 p["endpoint"],
                 p.get("transport"),
-                ago(p["last_handshake"]),
+                heard(p),
                 size(p["rx_bytes"]),
                 size(p["tx_bytes"]),
             )
@@ -76,6 +76,13 @@ def status_view(health: dict[str, Any], stats: dict[str, Any]) -> RenderableType
         ),
     )
     return Group(status_line(health, stats), Text(), components, Text(), peers)
+
+
+def heard(peer: Mapping[str, Any]) -> str | Text:
+    """When a peer was last heard, or that it does not answer."""
+    if peer.get("state") == "no answer":
+        return Text("no answer", "red")
+    return ago(peer["last_handshake"])
 
 
 def ago(moment: float | None) -> str:

@@ -128,6 +128,35 @@ class TransportChanged:
     way: Literal["udp", "relay"]
 
 
+@dataclass(frozen=True, slots=True)
+class PeerSilent:
+    """Bytes go to a peer, and none come from it: it is off, or the path to it is broken."""
+
+    kind: ClassVar[str] = "peer.no_answer"
+    peer: PublicKey
+    token: TokenId | None
+    node: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class PeerAnswered:
+    """A peer that did not answer was heard again."""
+
+    kind: ClassVar[str] = "peer.answered"
+    peer: PublicKey
+    token: TokenId | None
+    node: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class PeersAnswering:
+    """Many peers have stopped answering, or answer again, at once."""
+
+    kind: ClassVar[str] = "peers.answering"
+    silent: int
+    answering: int
+
+
 # -- plans --------------------------------------------------------------------------------------------
 
 
@@ -223,6 +252,9 @@ Happening: TypeAlias = (
     | PeerRefused
     | FieldRefused
     | TransportChanged
+    | PeerSilent
+    | PeerAnswered
+    | PeersAnswering
     | PlanFailed
     | BrakeEngaged
     | BrakeReleased

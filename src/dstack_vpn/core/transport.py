@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Final
 
 from dstack_vpn.core.reach import Reach
+from dstack_vpn.core.wgwire import asks_for_answer
 
 NO_HANDSHAKE: Final = 10.0
 """Seconds: two attempts of WireGuard (REKEY_TIMEOUT is 5 s) without any answer."""
@@ -81,7 +82,7 @@ class Course:
         if received > before[1]:
             self._heard(now)
             return direct and self.by_udp(now)
-        return sent > before[0] and self._overdue(now, session=session)
+        return asks_for_answer(sent - before[0]) and self._overdue(now, session=session)
 
     def nowhere(self, now: float) -> bool:
         """UDP has no address to send to, or no route there; returns whether the way has changed."""

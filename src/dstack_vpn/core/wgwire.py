@@ -11,12 +11,19 @@ INITIATION_SIZE: Final = 148
 """Bytes of a handshake initiation (section 5.4.2). Data is a multiple of 16: nothing else has this size."""
 INITIATION: Final = 1
 """Its first byte."""
+KEEPALIVE_SIZE: Final = 32
+"""Bytes of a keepalive, which is data of length 0 (section 5.4.6). The smallest packet makes 64 of them."""
 ANSWER_TO_INITIATION: Final = 5.0
 """Seconds: REKEY_TIMEOUT, after which WireGuard itself tries again."""
 ANSWER_TO_DATA: Final = 12.0
 """Seconds: KEEPALIVE_TIMEOUT, and two for the way."""
 SESSION_FORGOTTEN: Final = 540.0
 """Seconds: three times REJECT_AFTER_TIME, when WireGuard erases what it knows of a silent session."""
+
+
+def asks_for_answer(sent: int) -> bool:
+    """Return whether so many bytes, sent to a peer in about a second, ask it for an answer."""
+    return sent > 0 and sent != KEEPALIVE_SIZE
 
 
 @dataclass(slots=True)

@@ -7,8 +7,7 @@ from typing import Any, Final
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from dstack_vpn.core.keys import PublicKey
-from dstack_vpn.core.plan import SESSION_LIFE
-from dstack_vpn.wiring.snapshot import Snapshot
+from dstack_vpn.wiring.snapshot import PEER_STATES, Snapshot
 
 ONE_BY_ONE: Final = 200
 """Peers; of more there are only sums."""
@@ -21,7 +20,6 @@ _COUNTERS: Final = {
     "reconnects": "Connections to a peer's relays that took the place of a lost one.",
     "stalls": "Times that a peer's relay was left because answers were overdue.",
 }
-_STATES: Final = ("connected", "stale", "never")
 _TRANSPORTS: Final = ("udp", "tcp", "tls", "none")
 _Labelled = list[tuple[tuple[str, str], PublicKey]]
 
@@ -42,19 +40,17 @@ def peer_families(snapshot: Snapshot) -> Iterator[Metric]:
 
 
 def _sums(snapshot: Snapshot) -> Iterator[Metric]:
-    found = Counter(
-        (_state(snapshot, key), snapshot.way(key)["transport"] or "none") for key in snapshot.peers
-    )
+    found = Counter((snapshot.state(key), snapshot.way(key)["transport"] or "none") for key in snapshot.peers)
     peers = GaugeMetricFamily(
         f"{_PREFIX}peers",
-        "Peers by whether they have a session (connected), had one (stale), or never had, and by transport.",
+        "Peers by transport and state: connected, no_answer (bytes go, none come), stale, never.",
         labels=("state", "transport"),
     )
-    for state in _STATES:
+    for state in PEER_STATES:
         for transport in _TRANSPORTS:
-            peers.add_metric((state, transport), found[state, transport])
+            peers.add_metric((state.replace(" ", "_"), transport), found[state, transport])
     yield peers
-    ages = [age for key in snapshot.peers if (age := _age(snapshot, key)) is not None]
+    ages = [age for key in snapshot.peers if (age := snapshot.age(key)) is not None]
     if ages:
         yield GaugeMetricFamily(
             f"{_PREFIX}oldest_handshake_age_seconds",
@@ -95,29 +91,23 @@ def _each(snapshot: Snapshot, labelled: _Labelled) -> Iterator[Metric]:
     ages = GaugeMetricFamily(
         f"{_PREFIX}peer_handshake_age_seconds", "Time since a peer's last handshake.", labels=_LABELS
     )
+    silent = GaugeMetricFamily(
+        f"{_PREFIX}peer_unanswered_seconds",
+        "Time for which bytes have gone to a peer and none have come; 0 while it answers or is idle.",
+        labels=_LABELS,
+    )
     received = CounterMetricFamily(f"{_PREFIX}peer_receive_bytes", "Bytes from a peer.", labels=_LABELS)
     sent = CounterMetricFamily(f"{_PREFIX}peer_transmit_bytes", "Bytes to a peer.", labels=_LABELS)
     for labels, key in labelled:
         ways.add_metric((*labels, snapshot.way(key)["transport"] or "none"), 1)
         if (state := snapshot.seen.get(key)) is None:
             continue
+        silent.add_metric(labels, max(snapshot.now - snapshot.silent.get(key, snapshot.now), 0.0))
         received.add_metric(labels, state.rx_bytes)
         sent.add_metric(labels, state.tx_bytes)
-        if (age := _age(snapshot, key)) is not None:
+        if (age := snapshot.age(key)) is not None:
             ages.add_metric(labels, age)
-    yield from (ways, ages, received, sent)
-
-
-def _age(snapshot: Snapshot, key: PublicKey) -> float | None:
-    state = snapshot.seen.get(key)
-    return None if state is None or not state.last_handshake else max(snapshot.now - state.last_handshake, 0)
-
-
-def _state(snapshot: Snapshot, key: PublicKey) -> str:
-    age = _age(snapshot, key)
-    if age is None:
-        return "never"
-    return "connected" if age <= SESSION_LIFE else "stale"
+    yield from (ways, ages, silent, received, sent)
 
 
 _Relayed = list[tuple[tuple[str, str], dict[str, Any]]]

@@ -8,13 +8,14 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from statistics import quantiles
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from dstack_vpn import __version__
 from dstack_vpn.bridge.node import Node
 from dstack_vpn.core.health import Health
 from dstack_vpn.core.keys import PublicKey
 from dstack_vpn.core.model import Peer, PeerState, TokenId
+from dstack_vpn.core.plan import SESSION_LIFE
 from dstack_vpn.core.registry import Registry
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 Way: TypeAlias = dict[str, Any]
 """``transport`` and ``relay`` of a peer, as `bridge.transports.Transports.describe` has them."""
 
+PEER_STATES: Final = ("connected", "no answer", "stale", "never")
+"""A peer has a session, does not answer, had a session, or never had one."""
 _BY_UDP: Way = {"transport": "udp", "relay": None}
 
 
@@ -37,6 +40,8 @@ class Snapshot:
     peers: Mapping[PublicKey, Peer]
     tokens: Mapping[PublicKey, TokenId]
     seen: Mapping[PublicKey, PeerState]
+    silent: Mapping[PublicKey, float]
+    """The peers that do not answer, and since when (Unix seconds)."""
     relayed: Mapping[PublicKey, Way]
     """How those are reached that have relays."""
     carried: Counter[str]
@@ -52,6 +57,22 @@ class Snapshot:
         calls = state is not None and state.endpoint is not None and state.endpoint.is_loopback
         return way | {"transport": self.calls_by} if calls and way["relay"] is None and self.calls_by else way
 
+    def age(self, key: PublicKey) -> float | None:
+        """Seconds since the last handshake with a peer; None if there was none."""
+        state = self.seen.get(key)
+        return (
+            None if state is None or not state.last_handshake else max(self.now - state.last_handshake, 0.0)
+        )
+
+    def state(self, key: PublicKey) -> str:
+        """Whether a peer answers: one of `PEER_STATES`."""
+        if key in self.silent:
+            return "no answer"
+        age = self.age(key)
+        if age is None:
+            return "never"
+        return "connected" if age <= SESSION_LIFE else "stale"
+
     def peer(self, key: PublicKey) -> dict[str, Any]:
         """A peer as JSON can hold it."""
         peer, token = self.peers[key], self.tokens[key]
@@ -65,6 +86,8 @@ class Snapshot:
             "addresses": sorted(peer.allowed_ips),
             "endpoint": None if seen_at is None else str(seen_at),
             **self.way(key),
+            "state": self.state(key),
+            "no_answer_since": self.silent.get(key),
             "last_handshake": None if state is None else state.last_handshake or None,
             "rx_bytes": None if state is None else state.rx_bytes,
             "tx_bytes": None if state is None else state.tx_bytes,
@@ -93,6 +116,7 @@ def take(node: Node, relay: "Tcp2Udp | None", seen: Mapping[PublicKey, PeerState
         peers=dict(membership.peers),
         tokens=dict(membership.tokens),
         seen=seen,
+        silent={key: since for key in membership.peers if (since := node.answers.since(key)) is not None},
         relayed=relayed,
         carried=node.transports.carried(relayed),
         calls_by=None if relay is None else relay.listen.scheme,

@@ -49,6 +49,14 @@ def test_an_idle_peer_is_left_where_it_is() -> None:
     assert course.way is Way.UDP
 
 
+def test_a_peer_that_is_sent_keepalives_alone_is_left_where_it_is() -> None:
+    course, sent = Course(), 0
+    for now in range(1, 200, 25):
+        sent += 32
+        assert not course.look(now, sent, 0, session=True, direct=True)
+    assert course.way is Way.UDP
+
+
 def test_an_answer_in_time_keeps_udp() -> None:
     course = Course()
     for start in range(0, 100, 9):

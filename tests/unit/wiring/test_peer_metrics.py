@@ -43,6 +43,7 @@ def snapshot(count: int) -> Snapshot:
         peers={key: Peer(key, frozenset()) for key in keys},
         tokens={key: number + 1 for number, key in enumerate(keys)},
         seen=seen,
+        silent={keys[4]: NOW - 30.0} if count == 5 else {},
         relayed=relayed,
         carried=Counter({"datagrams_up": 5, "dropped queue": 2}),
         calls_by=None,
@@ -66,8 +67,11 @@ def samples(text: str) -> dict[tuple[str, ...], float]:
 
 def test_few_peers_have_series_of_their_own() -> None:
     found = samples(written(5))
-    assert found["dstack_vpn_peers", "connected", "udp"] == 2
+    assert found["dstack_vpn_peers", "connected", "udp"] == 1
     assert found["dstack_vpn_peers", "connected", "tls"] == 1
+    assert found["dstack_vpn_peers", "no_answer", "udp"] == 1
+    assert found["dstack_vpn_peer_unanswered_seconds", "node-4", "5"] == 30
+    assert found["dstack_vpn_peer_unanswered_seconds", "node-0", "1"] == 0
     assert found["dstack_vpn_peers", "stale", "udp"] == 1
     assert found["dstack_vpn_peers", "never", "udp"] == 1
     assert found["dstack_vpn_oldest_handshake_age_seconds",] == 3600

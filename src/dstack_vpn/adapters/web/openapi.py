@@ -37,6 +37,10 @@ _TEXT: Final[Schema] = {"type": "string"}
 _COUNT: Final[Schema] = {"type": "integer", "minimum": 0}
 _NODE_ID: Final[Schema] = {"type": "string", "pattern": _NODE}
 
+_STATES: Final = (
+    "connected: has a session; no answer: bytes go to it and none come; stale: had a session; never: had none"
+)
+
 _PEER: Final = _object(
     node_id=_or_null("string", description="text of our own where the registry's was refused"),
     token=_COUNT,
@@ -46,6 +50,8 @@ _PEER: Final = _object(
     endpoint=_or_null("string", description="where WireGuard last heard from it, or is to call it"),
     transport=_or_null("string", description="udp, tcp or tls; null: none now"),
     relay={"type": ["object", "null"], "description": "the relay that carries it, with its counters"},
+    state={"enum": ["connected", "no answer", "stale", "never"], "description": _STATES},
+    no_answer_since={**_TIME, "description": "since when it owes an answer; null: it answers, or is idle"},
     last_handshake=_TIME,
     rx_bytes=_or_null("integer"),
     tx_bytes=_or_null("integer"),

@@ -71,10 +71,11 @@ async function allowed(work) {
 
 function showTiles() {
   const { stats } = model, connected = model.peers.filter((peer) => peer.connected).length;
+  const silent = model.peers.filter((peer) => peer.silent).length;
   say("own-name", stats.node_id ?? "not registered");
   say("own-address", (stats.addresses[0] ?? "").replace(/\/\d+$/, ""));
   say("t-peers", String(model.peers.length));
-  say("t-peers-more", `${connected} with a session`);
+  say("t-peers-more", `${connected} with a session${silent ? `, ${silent} no answer` : ""}`);
   const latency = stats.event_to_peer_ms;
   say("t-latency", latency ? milliseconds(latency.p50) : "–");
   say("t-latency-more", latency ? `p99 ${milliseconds(latency.p99)}` : "no event yet");

@@ -59,7 +59,7 @@ export class Mesh {
     for (const place of this.#places) place.peer = peers.get(place.peer.public_key) ?? place.peer;
     const { stats } = this.#model;
     const connected = this.#model.peers.filter((peer) => peer.connected).length;
-    this.#canvas.setAttribute("aria-label", `Mesh: ${stats?.node_id ?? "this node"} with ${this.#places.length} peers, ${connected} with a session`);
+    this.#canvas.setAttribute("aria-label", `Mesh: ${stats?.node_id ?? "this node"} with ${this.#places.length} peers, ${connected} with a session, ${this.#model.peers.filter((peer) => peer.silent).length} without an answer`);
     this.#stale = true;
   }
 
@@ -127,7 +127,7 @@ export class Mesh {
         g.fillStyle = this.#colour(peer); g.globalAlpha = 0.5 + 0.5 * peer.fresh; g.fill(); g.globalAlpha = 1;
       } else {
         g.fillStyle = this.#colours.panel; g.fill();
-        g.strokeStyle = this.#colours.silent; g.lineWidth = Math.max(1.2, radius * 0.28); g.stroke();
+        g.strokeStyle = peer.silent ? this.#colours.bad : this.#colours.silent; g.lineWidth = Math.max(1.2, radius * 0.28); g.stroke();
       }
     }
     this.#paintLabels(g, radius);
@@ -182,7 +182,7 @@ export class Mesh {
   }
 
   #moveSparks(seconds) {
-    const busy = this.#places.filter(({ peer }) => peer.down + peer.up > 1);
+    const busy = this.#places.filter(({ peer }) => peer.connected && peer.down + peer.up > 1);
     this.#debt += seconds * Math.min(busy.length * 1.6, 140);
     while (this.#debt >= 1 && this.#sparks.length < SPARKS && busy.length) {
       this.#debt -= 1;
@@ -256,7 +256,7 @@ export class Mesh {
   }
 
   #words(peer) {
-    const session = peer.age === null ? "never had a session" : `handshake ${ago(peer.age)}`;
+    const session = peer.silent ? "no answer" : peer.age === null ? "never had a session" : `handshake ${ago(peer.age)}`;
     return `${peer.name}\n${peer.way === "none" ? "no way" : peer.way.toUpperCase()}, ${session}\n↓ ${rate(peer.down)}  ↑ ${rate(peer.up)}`;
   }
 

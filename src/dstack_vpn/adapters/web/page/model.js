@@ -31,7 +31,7 @@ export class Model {
       const age = raw.last_handshake === null ? null : Math.max(stats.now - raw.last_handshake, 0);
       const fresh = age === null ? 0 : Math.max(0, 1 - age / SESSION);
       const name = raw.node_id ?? `token ${raw.token}`;
-      const peer = { ...raw, name, age, fresh, connected: age !== null && age <= SESSION, way: raw.transport ?? "none", down, up };
+      const peer = { ...raw, name, age, fresh, connected: raw.state === "connected", silent: raw.state === "no answer", way: raw.transport ?? "none", down, up };
       this.#before.set(raw.public_key, quiet ? last : { read, rx: raw.rx_bytes ?? 0, tx: raw.tx_bytes ?? 0, down, up });
       this.byName.set(raw.public_key, peer);
       return peer;

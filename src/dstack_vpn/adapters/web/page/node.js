@@ -2,7 +2,7 @@
 
 import { get } from "./api.js";
 import { spark } from "./charts.js";
-import { ago, bytes, entry, make, rate, say } from "./text.js";
+import { bytes, entry, heard, make, rate, say } from "./text.js";
 
 const HELD = 120;
 
@@ -45,7 +45,7 @@ export class NodePage {
     spark(document.getElementById("spark"), this.#samples, ["received", "sent"]);
     say("spark-now", peer ? `↓ ${rate(peer.down)} (${bytes(peer.rx_bytes)} in all) · ↑ ${rate(peer.up)} (${bytes(peer.tx_bytes)} in all)` : "It is no peer of this node.");
     const handshake = document.getElementById("fact-handshake");
-    if (handshake && peer) handshake.textContent = peer.age === null ? "never" : ago(peer.age);
+    if (handshake && peer) handshake.textContent = heard(peer);
   }
 
   #facts(found) {

@@ -1,6 +1,6 @@
 // The list of peers. Only the rows that can be seen exist, so a thousand peers cost what a dozen do.
 
-import { ago, make, nodeLink, rate } from "./text.js";
+import { heard, make, nodeLink, rate } from "./text.js";
 
 const SPARE = 6;
 const COLUMNS = ["node", "address", "way", "handshake", "in", "out", "endpoint"];
@@ -77,7 +77,7 @@ export class Peers {
     put(cells.address, (peer.addresses[0] ?? "–").replace(/\/\d+$/, ""));
     put(way, peer.way === "none" ? "none" : peer.way.toUpperCase());
     way.dataset.way = peer.connected ? peer.way : "silent";
-    put(cells.handshake, peer.age === null ? "never" : ago(peer.age));
+    put(cells.handshake, heard(peer));
     put(cells.in, rate(peer.down));
     put(cells.out, rate(peer.up));
     put(cells.endpoint, peer.endpoint ?? "–");

@@ -38,6 +38,7 @@ export function span(seconds) {
 }
 
 export const ago = (seconds) => (seconds < 1 ? "now" : `${span(seconds)} ago`);
+export const heard = (peer) => (peer.silent ? "no answer" : peer.age === null ? "never" : ago(peer.age));
 export const short = (text, length = 10) => (text && text.length > length + 1 ? `${text.slice(0, length)}…` : text ?? "");
 export const milliseconds = (ms) => (ms >= 1000 ? `${(ms / 1000).toFixed(1)} s` : ms >= 100 ? `${Math.round(ms)} ms` : `${ms.toFixed(ms < 1 ? 2 : 1)} ms`);
 export const clock = (at) => new Date(at * 1000).toLocaleTimeString([], { hour12: false });
@@ -72,6 +73,12 @@ export function describe(event) {
       return { kind: "note", words: `Registry read: ${event.tokens} tokens` };
     case "peer.transport":
       return { kind: "warn", node: event.node, who, words: `is reached by ${event.way === "udp" ? "UDP" : "its relay"}` };
+    case "peer.no_answer":
+      return { kind: "bad", node: event.node, who, words: "does not answer" };
+    case "peer.answered":
+      return { kind: "good", node: event.node, who, words: "answers again" };
+    case "peers.answering":
+      return { kind: event.silent ? "bad" : "good", words: `${event.silent} peers do not answer, ${event.answering} answer again` };
     case "peer.refused":
       return { kind: "bad", who, words: `was refused by the device: ${event.problem}` };
     case "token.refused":

@@ -1,0 +1,88 @@
+"""Notices peers that stop answering, and peers that answer again.
+
+The device is read by `glance`, at most once a second and for a bounded share of the time, so a silent peer is
+noticed within 15 s on a device of up to a thousand peers, and later on a larger one.
+"""
+
+import asyncio
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Final
+
+import structlog
+
+from dstack_vpn.bridge.glance import Glance
+from dstack_vpn.bridge.members import Members
+from dstack_vpn.core.answers import Answers
+from dstack_vpn.core.happenings import PeerAnswered, PeersAnswering, PeerSilent
+from dstack_vpn.core.keys import PublicKey
+from dstack_vpn.core.model import Malformed
+from dstack_vpn.ports import Announce, Clock
+
+_log = structlog.get_logger(component="peers")
+
+TICK: Final = 1.0
+"""Seconds between looks."""
+SLICE: Final = 500
+"""Peers that are compared without a pause."""
+SINGLY: Final = 50
+"""Peers that are announced one by one; more at once are counted."""
+
+
+@dataclass(slots=True)
+class AnswerWatch:
+    """Keeps `Answers` current, and announces what changes."""
+
+    glance: Glance
+    members: Members
+    clock: Clock
+    announce: Announce
+    answers: Answers = field(default_factory=Answers)
+    _looked: float | None = None
+
+    def since(self, key: PublicKey) -> float | None:
+        """Return when the peer began to owe an answer (Unix seconds); None if it answers or is idle."""
+        at = self.answers.overdue.get(key)
+        return None if at is None else self.clock.now() - (self.clock.monotonic() - at)
+
+    async def run(self) -> None:
+        """Look once a second until cancelled; absorbs device errors."""
+        while True:
+            await asyncio.sleep(TICK)
+            await self.look()
+
+    async def look(self) -> None:
+        """Compare the newest reading of the device with the one before."""
+        peers = await self.glance.look()
+        if self.glance.at == self._looked:
+            return
+        self._looked = self.glance.at
+        now, entries = self.clock.monotonic(), iter(peers.items())
+        silent: list[PublicKey] = []
+        back: list[PublicKey] = []
+        while part := list(islice(entries, SLICE)):
+            lost, found = self.answers.look(now, part)
+            silent += lost
+            back += found
+            await asyncio.sleep(0)
+        self.answers.keep(peers)
+        self._tell(silent, back)
+
+    def _tell(self, silent: list[PublicKey], back: list[PublicKey]) -> None:
+        if len(silent) + len(back) > SINGLY:
+            _log.warning("peers.answering", silent=len(silent), answering=len(back))
+            self.announce(PeersAnswering(len(silent), len(back)))
+            return
+        for key in silent:
+            token, name = self._named(key)
+            _log.warning("peer.no_answer", peer=str(key), token=token, node=name)
+            self.announce(PeerSilent(key, token, name))
+        for key in back:
+            token, name = self._named(key)
+            _log.info("peer.answered", peer=str(key), token=token, node=name)
+            self.announce(PeerAnswered(key, token, name))
+
+    def _named(self, key: PublicKey) -> tuple[int | None, str | None]:
+        token = self.members.membership.tokens.get(key)
+        node = None if token is None else self.members.follower.registry.get(token)
+        return token, None if node is None or isinstance(node.node_id, Malformed) else node.node_id
