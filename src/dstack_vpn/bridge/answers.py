@@ -19,7 +19,7 @@ from dstack_vpn.core.keys import PublicKey
 from dstack_vpn.core.model import Malformed
 from dstack_vpn.ports import Announce, Clock
 
-_log = structlog.get_logger(component="peers")
+_log = structlog.get_logger(component="device")
 
 TICK: Final = 1.0
 """Seconds between looks."""
