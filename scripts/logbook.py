@@ -161,6 +161,12 @@ MEANINGS: Final[Mapping[str, tuple[str, str]]] = {
         "None once; often: use another endpoint, which loses logs.",
     ),
     "relay.accept_failed": ("A connection to the relay could not be taken.", "Raise `ulimit -n`."),
+    "relay.carried_nothing": (
+        "Connections to an upstream end without having carried anything; pauses grow.",
+        "Do what the line says: the URL's scheme, the gateway's backend, a limit.",
+    ),
+    "relay.carries": ("An upstream carries again after connections that carried nothing.", NOTHING),
+    "relay.certificate_invalid": ("The certificate has expired, or is not valid yet.", "Renew it."),
     "relay.certificate_loaded": ("A new certificate is served from now on.", NOTHING),
     "relay.certificate_made": ("The relay has made itself a certificate.", NOTHING),
     "relay.certificate_refused": ("A new certificate can't be used; the old one stays.", "Mend the files."),

@@ -209,6 +209,10 @@ class PeerRelay(Protocol):
     def retarget(self, upstreams: Sequence[Upstream]) -> None:
         """Use other relays from now on."""
 
+    @property
+    def problem(self) -> str | None:
+        """Why nothing gets through; None: something may."""
+
     def probe(self, to: SocketAddress, answered: Callable[[], None]) -> None:
         """See whether the peer answers by UDP, too; ``answered`` is called at most once, if it does."""
 

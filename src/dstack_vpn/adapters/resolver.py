@@ -15,8 +15,8 @@ from typing import Any, TypeAlias
 from dstack_vpn.core.model import SocketAddress, check_reachable
 from dstack_vpn.errors import FormatError
 
-DEADLINE: float = 10.0
-"""Seconds."""
+DEADLINE: float = 20.0
+"""Seconds: libc gives each silent name server five before it asks the next one (resolv.conf(5))."""
 
 _Found: TypeAlias = list[tuple[Any, ...]]
 
@@ -28,13 +28,14 @@ class SystemResolver:
         """The first usable address in the system's order of preference (RFC 6724)."""
         try:
             async with asyncio.timeout(DEADLINE):
-                found = await _aside(lambda: [*socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)])
+                found = await aside(lambda: [*socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)])
         except (OSError, TimeoutError, UnicodeError):
             return None
         return next((SocketAddress(str(a[0]), port) for *_, a in found if _usable(str(a[0]))), None)
 
 
-def _aside(work: Callable[[], _Found]) -> "asyncio.Future[_Found]":
+def aside(work: Callable[[], _Found]) -> "asyncio.Future[_Found]":
+    """Do blocking work in a thread that the end of the process does not wait for."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[_Found] = loop.create_future()
 

@@ -19,6 +19,7 @@ from typing import Any, Final
 import structlog
 
 from dstack_vpn.bridge.endpoints import EndpointBook
+from dstack_vpn.core.health import Facts
 from dstack_vpn.core.keys import PublicKey
 from dstack_vpn.core.model import DeviceState, PeerState, SocketAddress
 from dstack_vpn.core.plan import SESSION_LIFE
@@ -82,6 +83,8 @@ class Transports:
     """Told of every change of ways, once it is decided."""
     point: Callable[[PublicKey, SocketAddress], Awaitable[None]] | None = None
     """Has WireGuard told once more where a peer is."""
+    facts: Facts | None = None
+    """Told which relays get nothing through."""
     in_use: Callable[[], Collection[PublicKey]] = field(default=tuple)
     """The peers that there are."""
     _peers: dict[PublicKey, _Peer] = field(default_factory=dict)
@@ -159,6 +162,7 @@ class Transports:
         began = self.clock.monotonic()
         for key in self._peers.keys() - set(self.in_use()):
             self._forget(key)
+        self._report_problems()
         chosen = {key: peer for key, peer in self._peers.items() if peer.course is not None}
         state = await self.read() if chosen and self.read is not None else None
         if state is None:
@@ -168,6 +172,14 @@ class Transports:
             if (seen := state.peers.get(key)) is not None and self._peers.get(key) is peer:
                 await self._look(key, peer, seen)
         return max(TICK, READ_SHARE * cost)
+
+    def _report_problems(self) -> None:
+        """Tell health about the relays in use that get nothing through."""
+        if self.facts is None:
+            return
+        relays = {key: peer.relay for key, peer in self._peers.items() if peer.way is Way.RELAY}
+        found = {key: relay.problem for key, relay in relays.items() if relay is not None}
+        self.facts.relay_problems = {str(key): problem for key, problem in found.items() if problem}
 
     async def _look(self, key: PublicKey, peer: _Peer, seen: PeerState) -> None:
         assert peer.course is not None

@@ -68,17 +68,16 @@ def _shorter(data: bytearray, position: int, size: int, end: int) -> int:
     return tail if 0 < tail < size and position + HEADER + tail <= end else -1
 
 
+TLS: Final = "TLS"
+PROXY: Final = "the PROXY protocol"
 _OTHERS: Final = {
-    b"GET ": "HTTP",
-    b"POST": "HTTP",
-    b"HEAD": "HTTP",
-    b"PUT ": "HTTP",
-    b"OPTI": "HTTP",
-    b"CONN": "HTTP",
-    b"PRI ": "HTTP",
-    b"HTTP": "HTTP",
+    **dict.fromkeys((b"GET ", b"POST", b"HEAD", b"PUT ", b"OPTI", b"CONN", b"PRI ", b"HTTP"), "HTTP"),
+    **dict.fromkeys((b"PROX", b"\r\n\r\n"), PROXY),  # proxy-protocol.txt of HAProxy, 2.1 and 2.2
     b"SSH-": "SSH",
+    b"220 ": "SMTP or FTP",
 }
+_TLS_RECORDS: Final = (b"\x16\x03", b"\x15\x03")
+"""A handshake record and an alert (RFC 8446, 5.1)."""
 
 
 def foreign_protocol(opening: bytes) -> str | None:
@@ -86,6 +85,6 @@ def foreign_protocol(opening: bytes) -> str | None:
 
     A frame could begin like that: as one of thousands of bytes, which no WireGuard sends first.
     """
-    if opening[:2] == b"\x16\x03" and opening[2:3] <= b"\x04":  # RFC 8446, 5.1: a handshake record
-        return "TLS"
+    if opening[:2] in _TLS_RECORDS and opening[2:3] <= b"\x04":
+        return TLS
     return _OTHERS.get(opening[:4])

@@ -101,6 +101,9 @@ class Facts:
     # storage
     store_problem: str | None = None
     audit_problem: str | None = None
+    # relays
+    relay_problems: dict[str, str] = field(default_factory=dict)
+    """Peers whose relays get nothing through, and why."""
     # packet filter
     firewall: bool = False
     """Whether there is to be one."""
@@ -147,6 +150,8 @@ def evaluate(facts: Facts, now: float) -> Health:
         components.append(Component("clock", Status.WARNING, facts.clock_problem))
     if facts.key is not None:
         components.append(_key(facts.key))
+    if facts.relay_problems:
+        components.append(_relays(facts.relay_problems))
     if facts.firewall:
         components.append(_firewall(facts))
     return Health(ready, tuple(components))
@@ -265,6 +270,13 @@ def _quorum(facts: QuorumFacts) -> Component:
 def _few(tokens: list[int]) -> str:
     text = ", ".join(map(str, tokens[:MOST_NAMED]))
     return f"{text} and {len(tokens) - MOST_NAMED} more" if len(tokens) > MOST_NAMED else text
+
+
+def _relays(problems: dict[str, str]) -> Component:
+    """A warning: these are other members' relays, and the network works without."""
+    named = [f"peer {key}: {problem}" for key, problem in list(problems.items())[:MOST_NAMED]]
+    more = [f"and {len(problems) - MOST_NAMED} more"] if len(problems) > MOST_NAMED else []
+    return Component("peer relays", Status.WARNING, "; ".join(named + more))
 
 
 def _firewall(facts: Facts) -> Component:

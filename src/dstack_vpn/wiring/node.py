@@ -163,7 +163,7 @@ def build(settings: Settings, link: Link, relays: Relays) -> Node:
         stale_policy=settings.stale_policy,
     )
     endpoints = EndpointBook(SystemResolver(), clock)
-    transports = Transports(settings.transport, endpoints, clock, relays.to_peer, can_send)
+    transports = Transports(settings.transport, endpoints, clock, relays.to_peer, can_send, facts=facts)
     members = Members(
         own_key=derive(settings.wireguard_private_key),
         own_node_id=settings.node_id,

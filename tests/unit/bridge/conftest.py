@@ -74,6 +74,7 @@ class FakeRelay:
         self.address = SocketAddress("127.0.0.1", port)
         self.upstreams = tuple(upstreams)
         self.running = self.held = False
+        self.problem: str | None = None
         self.probes: list[tuple[SocketAddress, Callable[[], None]]] = []
 
     async def run(self) -> None:

@@ -1,11 +1,14 @@
-"""The certificate of a relay that listens by TLS: from files, self-made, or from the dstack guest agent."""
+"""The certificate of a relay that listens by TLS: from files, self-made, or from the dstack guest agent.
+
+Files that change are loaded again. A certificate that is not valid now never replaces one that is: the old
+one stays in use, the log says so once, and health until it is mended.
+"""
 
 import os
 import socket
 import ssl
 import tempfile
 import time
-from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -26,6 +29,7 @@ VALID: Final = timedelta(days=3650)
 LOOK: Final = 1.0
 """Seconds between looks at whether the files have changed."""
 _NAME: Final = "dstack-vpn relay"
+_DATE: Final = "%Y-%m-%d %H:%M"
 
 
 class Certificates:
@@ -36,7 +40,11 @@ class Certificates:
         self._cert, self._key, self._name = cert, key, name
         self._seen = self._stamp()
         self._looked = time.monotonic()
-        self._context, self.pin = self._load()
+        self._refused: tuple[object, str] | None = None
+        """Files that were not taken into use, and why."""
+        self._context, self.pin, self._valid = self._load()
+        if problem := self.problem:
+            _log.warning("relay.certificate_invalid", problem=problem)
 
     @classmethod
     async def load(cls, listen: Listen, state_dir: Path, guest_agent: str | None) -> "Certificates":
@@ -63,26 +71,54 @@ class Certificates:
             raise
         return tls.TlsStream(secured)
 
+    @property
+    def problem(self) -> str | None:
+        """What is wrong with the certificate in use, or with one that was to replace it."""
+        if self._refused is not None:
+            return self._refused[1]
+        return self._invalid(self._valid)
+
     # -- files ----------------------------------------------------------------------------------------
 
     def _look(self) -> None:
-        """Load the files again where they have changed; broken ones change nothing."""
+        """Load the files again if they have changed; broken or invalid ones change nothing."""
         now = time.monotonic()
         if now - self._looked < LOOK:
             return
         self._looked = now
+        stamp: object = None
         try:
             stamp = self._stamp()
             if stamp == self._seen:
+                self._refused = None
                 return
-            self._seen = stamp
-            self._context, self.pin = self._load()
+            context, pin, valid = self._load()
         except RelayError as error:
-            _log.error("relay.certificate_refused", problem=str(error))
-        else:
-            _log.info("relay.certificate_loaded", pin=self.pin)
+            self._refuse(stamp, str(error))
+            return
+        invalid = self._invalid(valid)
+        if invalid is not None and self._invalid(self._valid) is None:
+            self._refuse(stamp, f"{invalid}; the one before stays in use")
+            return
+        self._seen, self._refused = stamp, None
+        self._context, self.pin, self._valid = context, pin, valid
+        _log.info("relay.certificate_loaded", pin=self.pin)
 
-    def _stamp(self) -> Sequence[tuple[int, int]]:
+    def _refuse(self, stamp: object, problem: str) -> None:
+        if self._refused != (stamp, problem):
+            self._refused = (stamp, problem)
+            _log.error("relay.certificate_refused", problem=problem)
+
+    def _invalid(self, valid: tuple[datetime, datetime]) -> str | None:
+        """Return why a certificate is not valid now; None: it is."""
+        now, name = datetime.fromtimestamp(SystemClock().now(), UTC), f"{self._name}: {self._cert}"
+        if now < valid[0]:
+            return f"{name}: the certificate is not valid before {valid[0]:{_DATE}} UTC"
+        if now > valid[1]:
+            return f"{name}: the certificate expired on {valid[1]:{_DATE}} UTC"
+        return None
+
+    def _stamp(self) -> object:
         found = []
         for path in filter(None, (self._cert, self._key)):
             try:
@@ -92,8 +128,8 @@ class Certificates:
             found.append((status.st_mtime_ns, status.st_ino))
         return found
 
-    def _load(self) -> tuple[ssl.SSLContext, str]:
-        """The context and the pin."""
+    def _load(self) -> tuple[ssl.SSLContext, str, tuple[datetime, datetime]]:
+        """Return the context, the pin, and from when until when the certificate is valid."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         try:
@@ -101,7 +137,7 @@ class Certificates:
             der = ssl.PEM_cert_to_DER_cert(_first_certificate(self._cert.read_text()))
         except (OSError, ValueError) as error:
             raise self._problem(self._cert, error) from error
-        return context, f"sha256:{tls.pin_of(der).hex()}"
+        return context, f"sha256:{tls.pin_of(der).hex()}", tls.validity_of(der)
 
     def _problem(self, path: Path, error: Exception) -> RelayError:
         part = "key" if path == self._key else "cert"

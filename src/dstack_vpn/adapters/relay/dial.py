@@ -1,6 +1,7 @@
 """Connecting to an upstream: resolve, race the addresses, pass the proxy, agree on TLS.
 
-A name is resolved anew each time. Every socket has its options, and its mark, before it connects.
+A name is resolved for each attempt, with a deadline of its own (`lookup`). Every socket has its options,
+and its mark, before it connects.
 """
 
 import asyncio
@@ -10,11 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import aiohappyeyeballs
 
 from dstack_vpn.adapters.relay import sockets, tls
+from dstack_vpn.adapters.relay.connect import open_tunnel
+from dstack_vpn.adapters.relay.lookup import Found, Names
 from dstack_vpn.adapters.relay.stream import PlainStream, Stream
 from dstack_vpn.core.model import SocketAddress, check_reachable
 from dstack_vpn.core.upstream import Upstream
@@ -46,18 +49,24 @@ class Dialled:
 
 
 async def dial(
-    upstream: Upstream, *, mark: int | None = None, timeout: float = 5.0, foreign: bool = False
+    upstream: Upstream,
+    names: Names | None = None,
+    *,
+    mark: int | None = None,
+    timeout: float = 5.0,
+    foreign: bool = False,
 ) -> Dialled:
-    """Connect within ``timeout`` seconds; raises `RelayError`.
+    """Connect within ``timeout`` seconds once the name is resolved; raises `RelayError`.
 
-    With ``foreign`` the upstream is somebody else's word, and a name that resolves to this machine, or to an
-    address that can't be another's, is refused.
+    With ``foreign`` the upstream is the word of another member: a name that resolves to this machine, or to
+    an address that can't be another machine's, is refused.
     """
     loop = asyncio.get_running_loop()
     began = loop.time()
+    addresses = await _resolved(upstream, names or Names(), foreign=foreign)
     try:
         async with asyncio.timeout(timeout):
-            connection = await _connect(upstream, mark, foreign=foreign)
+            connection = await _connect(upstream, addresses, mark)
             address = SocketAddress(*connection.getpeername()[:2])
             stream: Stream = PlainStream(connection)
             if upstream.tls:
@@ -71,52 +80,80 @@ async def dial(
     return Dialled(stream, connection, address, loop.time() - began)
 
 
-async def _connect(upstream: Upstream, mark: int | None, *, foreign: bool) -> socket.socket:
-    """TCP to the upstream, through its proxy if it has one; raises `OSError`, `RelayError`."""
-    if upstream.via is None:
-        return await _tcp(upstream.host, upstream.port, upstream.name, mark, foreign=foreign)
-    from python_socks import ProxyError
-    from python_socks.async_.asyncio import Proxy
-
-    where = urlsplit(upstream.via)
-    name = f"{where.scheme}://{where.hostname}:{where.port}"
-    # The library connects to the proxy through what it takes for another proxy: so it gets our socket.
-    proxy = Proxy.from_url(upstream.via, forward=_Direct(f"{upstream.name}: via: {name}", mark))
+async def _resolved(upstream: Upstream, names: Names, *, foreign: bool) -> Found:
+    """Return the addresses to connect to, which are the proxy's if there is one; raises `RelayError`."""
+    name, host, port = upstream.name, upstream.host, upstream.port
+    if upstream.via is not None:
+        proxy = urlsplit(upstream.via)
+        name, host, port = f"{name}: via: {_shown(proxy)}", proxy.hostname or "", proxy.port or 0
     try:
-        return await proxy.connect(upstream.host, upstream.port)
-    except ProxyError as error:
-        raise RelayError(f"{upstream.name}: via: the proxy {name} refused: {error}") from error
-    except ValueError as error:  # a name in its reply that is no text, or a password that it can't be told
-        raise RelayError(f"{upstream.name}: via: the proxy {name} can't be spoken to: {error}") from error
-
-
-class _Direct:
-    """Connects to the proxy itself."""
-
-    def __init__(self, name: str, mark: int | None) -> None:
-        self._name, self._mark = name, mark
-
-    async def connect(self, dest_host: str, dest_port: int, timeout: float | None = None) -> socket.socket:
-        """As python-socks calls it; the deadline is ours."""
-        del timeout
-        try:
-            return await _tcp(dest_host, dest_port, self._name, self._mark, foreign=False)
-        except OSError as error:
-            raise RelayError(f"{self._name}: {error.strerror or error}") from error
-
-
-async def _tcp(host: str, port: int, name: str, mark: int | None, *, foreign: bool) -> socket.socket:
-    """Resolve, and connect to the first address that answers; raises `OSError`, `RelayError`."""
-    loop = asyncio.get_running_loop()
-    try:
-        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
-    except OSError as error:
-        raise RelayError(f"{name}: can't resolve {host}: {error.strerror}") from error
+        found = await names.find(host, port)
+    except RelayError as error:
+        raise RelayError(f"{name}: {error}") from error
     usable = [info for info in found if not foreign or _elsewhere(info[4][0])]
     if not usable:
         raise RelayError(f"{name}: {host} leads to no address of another machine")
+    return usable
+
+
+async def _connect(upstream: Upstream, addresses: Found, mark: int | None) -> socket.socket:
+    """TCP to the upstream, through its proxy if it has one; raises `OSError`, `RelayError`."""
+    if upstream.via is None:
+        return await _tcp(addresses, mark)
+    proxy = urlsplit(upstream.via)
+    try:
+        connection = await _tcp(addresses, mark)
+    except OSError as error:
+        raise RelayError(f"{upstream.name}: via: {_shown(proxy)}: {error.strerror or error}") from error
+    through = _by_socks if proxy.scheme == "socks5" else open_tunnel
+    try:
+        await through(connection, upstream.host, upstream.port, proxy)
+    except (RelayError, OSError) as error:
+        connection.close()
+        reason = error if isinstance(error, RelayError) else f"failed: {error.strerror or error}"
+        raise RelayError(f"{upstream.name}: via: the proxy {_shown(proxy)} {reason}") from error
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _shown(proxy: SplitResult) -> str:
+    """Return a proxy's URL without its password."""
+    return f"{proxy.scheme}://{proxy.hostname}:{proxy.port}"
+
+
+async def _by_socks(connection: socket.socket, host: str, port: int, proxy: SplitResult) -> None:
+    """Have a SOCKS5 proxy connect to a host; raises `RelayError`."""
+    from python_socks import ProxyError
+    from python_socks.async_.asyncio import Proxy
+
+    # The library connects to the proxy through what it takes for another proxy: so it gets our socket.
+    wrapped = Proxy.from_url(proxy.geturl(), forward=_There(connection))
+    try:
+        await wrapped.connect(host, port)
+    except ProxyError as error:
+        raise RelayError(f"refused: {error}") from error
+    except ValueError as error:  # a name in its reply that is no text, or a password that it can't take
+        raise RelayError(f"can't be spoken to: {error}") from error
+
+
+class _There:
+    """Has the connection to the proxy already."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+
+    async def connect(self, dest_host: str, dest_port: int, timeout: float | None = None) -> socket.socket:
+        """As python-socks calls it."""
+        del dest_host, dest_port, timeout
+        return self._connection
+
+
+async def _tcp(addresses: Found, mark: int | None) -> socket.socket:
+    """Connect to the first address that answers; raises `OSError`, `RelayError`."""
     connection = await aiohappyeyeballs.start_connection(
-        usable, happy_eyeballs_delay=STAGGER, socket_factory=partial(_socket, mark)
+        addresses, happy_eyeballs_delay=STAGGER, socket_factory=partial(_socket, mark)
     )
     connection.setblocking(False)
     return connection

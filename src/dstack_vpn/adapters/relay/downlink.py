@@ -37,6 +37,8 @@ class Downlink:
         """Whether anything was received since somebody last looked."""
         self.opened = False
         """Whether a complete frame has come yet."""
+        self.foreign: str | None = None
+        """The protocol that the other side speaks instead of ours, if that was recognised."""
         self._engine, self._stream, self._sink, self._watch, self._ended = engine, stream, sink, watch, ended
         self._counters: Counters = sink.counters
         self._left = b""
@@ -148,9 +150,10 @@ class Downlink:
             if not whole:
                 self._left = bytes(self._view[:end])
                 return False
-        if protocol := foreign_protocol(bytes(self._view[:_OPENING])):
+        self.foreign = foreign_protocol(bytes(self._view[:_OPENING]))
+        if self.foreign is not None:
             self._counters.foreign += 1
-            self._end(f"the other side speaks {protocol}, not UDP over TCP")
+            self._end(f"the other side speaks {self.foreign}, not UDP over TCP")
             return False
         self.opened = end >= HEADER + (self._data[0] << 8 | self._data[1])
         return True

@@ -3,6 +3,9 @@
     connecting --connected--> carrying --lost, stalled--> connecting
                                   '-----a better upstream: connect there first, then move, then let go
 
+A connection that ended without having carried a frame, or right after, counts as a failure, like one that
+could not be made: the next attempt waits, twice as long each time.
+
 While there is no connection its newest datagrams are kept. Its socket is connected to the source and bound to
 the address that the source sent to, beside the service's own, so that the kernel tells the sources apart.
 """
@@ -22,6 +25,7 @@ from dstack_vpn.adapters.relay.downlink import Downlink
 from dstack_vpn.adapters.relay.outbox import Sink
 from dstack_vpn.adapters.relay.uplink import Uplink
 from dstack_vpn.core.backoff import full_jitter
+from dstack_vpn.core.framing import TLS
 from dstack_vpn.core.model import SocketAddress
 from dstack_vpn.core.upstream import Upstream
 from dstack_vpn.errors import RelayError
@@ -37,7 +41,9 @@ LINGER: Final = 3.0
 MOVING: Final = 0.1
 """The share of flows that begin to move in a tick."""
 RETRY: Final = (0.25, 5.0)
-"""Seconds between attempts while no upstream can be reached: the first pause's bound, and the longest."""
+"""Seconds between attempts while none succeeds: the first pause's bound, and the longest."""
+BRIEF: Final = 1.0
+"""Seconds that a connection must have stood, and carried a frame, to count as a success."""
 
 
 @dataclass(slots=True, eq=False)
@@ -47,6 +53,11 @@ class _Link:
     upstream: Upstream
     dialled: Dialled
     downlink: Downlink
+    since: float
+
+    def carried(self, now: float) -> bool:
+        """Return whether it was of use for long enough to be a success."""
+        return self.downlink.opened and now - self.since >= BRIEF
 
     def close(self) -> None:
         self.downlink.close()
@@ -67,6 +78,8 @@ class Flow:
         self._old: set[_Link] = set()
         self._wanted = asyncio.Event()
         self._down_since: float | None = None
+        self._silent_since: float | None = None
+        self._failures = 0
         self._closed = self._moving = False
 
     @property
@@ -84,27 +97,34 @@ class Flow:
         """The round trip to the upstream in seconds, as TCP has measured it."""
         return None if self._link is None else self._link.dialled.rtt()
 
+    def silence(self, now: float) -> float:
+        """Return for how many seconds answers have been overdue; 0: none are."""
+        return 0.0 if self._silent_since is None else now - self._silent_since
+
     def offer(self, datagram: bytes) -> None:
         """Take a datagram that came to the service's own socket."""
         self._uplink.offer(datagram)
 
     async def run(self) -> None:
         """Keep a connection for as long as the flow lives. Absorbs every failure to connect."""
-        failures = 0
         while True:
             self._wanted.clear()
             try:
                 upstream, dialled = await self._service.connect()
             except (RelayError, OSError) as error:
-                failures += 1
+                self._failures += 1
                 self._service.trouble(f"no upstream can be reached: {error}")
-                await asyncio.sleep(full_jitter(failures, _chance(), base=RETRY[0], cap=RETRY[1]))
-                continue
-            failures = 0
-            self._use(upstream, dialled)
-            await self._wanted.wait()
-            # Thousands of flows may have lost the same upstream in the same moment.
-            await asyncio.sleep(_chance() * self._service.spread)
+            else:
+                self._use(upstream, dialled)
+                await self._wanted.wait()
+            await asyncio.sleep(self._pause())
+
+    def _pause(self) -> float:
+        """Return the seconds until the next attempt: at least half of the bound, which doubles."""
+        if self._failures:
+            return full_jitter(self._failures, 0.5 + _chance() / 2, base=RETRY[0], cap=RETRY[1])
+        # Thousands of flows may have lost the same upstream in the same moment.
+        return _chance() * self._service.spread
 
     def may_move(self) -> bool:
         """Whether to move now; the flows of a service take their turns by chance."""
@@ -135,11 +155,17 @@ class Flow:
             self.active_at = now
         if link is None:
             return
+        link.downlink.received = False
+        received = received and link.downlink.opened
         if received:
-            self.heard_at, link.downlink.received = now, False
+            self.heard_at, self._silent_since = now, None
+            self._service.heard(link.upstream)
+        elif sent and not self.heard_at:
+            self._silent_since = self._silent_since or now
         overdue = self._uplink.watch.tick(now, sent=sent, received=received)
         if overdue is None:
             return
+        self._silent_since = self._silent_since or now
         self._uplink.watch.reset()
         if self._service.stalled(link.upstream, overdue, now):
             self._lost(overdue, blame=False)
@@ -188,7 +214,7 @@ class Flow:
                 self._let_go(link)
 
         downlink = Downlink(service.engine, dialled.stream, self._sink, self._uplink.watch, ended)
-        link = self._link = _Link(upstream, dialled, downlink)
+        link = self._link = _Link(upstream, dialled, downlink, service.engine.loop.time())
         self._uplink.attach(dialled.stream)
         if self._down_since is not None:
             service.counters.reconnects += 1
@@ -202,12 +228,24 @@ class Flow:
             return
         self._uplink.detach()
         link.close()
-        self._down_since = self._service.engine.loop.time()
+        now = self._down_since = self._service.engine.loop.time()
+        self._failures = 0 if link.carried(now) else self._failures + 1
         if blame:
-            self._service.lost(link.upstream, reason)
+            self._service.lost(link.upstream, _barren(link, reason), carried=link.downlink.opened)
         self._wanted.set()
 
     def _let_go(self, link: _Link) -> None:
         if link in self._old:
             self._old.discard(link)
             link.close()
+
+
+def _barren(link: _Link, reason: str) -> str:
+    """Return why a connection has ended, with what is probably at fault if it never carried anything."""
+    downlink, upstream = link.downlink, link.upstream
+    if downlink.opened:
+        return reason
+    if downlink.foreign is None:
+        return "it ends connections without an answer: a gateway whose backend is away, or a limit"
+    mend = "write tls:// in the URL" if downlink.foreign == TLS and not upstream.tls else "it is not a relay"
+    return f"{reason}: {mend}"

@@ -30,7 +30,8 @@ _CONTROL: Final = 32
 """Bytes for a slot's control message: a header of 16, an int, and padding."""
 _MSG_DONTWAIT: Final = 0x40
 _PAIR: Final = 2 * IOVEC
-_TEMPLATES: Final = 2048
+_TEMPLATES: Final = 256
+"""Templates that are kept, of up to 16 KiB each."""
 
 
 class Inbox:
@@ -47,7 +48,9 @@ class Inbox:
         self._prefixes = Memory(SLOTS * HEADER)
         self._plain = Message()
         self._templates: dict[tuple[int, int], bytes] = {}
-        self._constants: dict[int, Memory] = {}
+        self._sizes = Memory(HEADER << 16)
+        """Every length as it goes over the wire, in order."""
+        self._sizes.data[:] = struct.pack(">65536H", *range(1 << 16))
         for slot in range(SLOTS):
             self._prepare(slot)
         self._fresh = bytes(self._headers.data)
@@ -145,17 +148,10 @@ class Inbox:
         if key not in self._templates:
             if len(self._templates) >= _TEMPLATES:
                 self._templates.clear()
-            prefix = self._constant(segment).address
+            prefix = self._sizes.address + HEADER * segment
             base = self.slots.address + slot * STRIDE + HEADER
             words: list[int] = []
             for index in range(min(65535 // segment, MOST // 2)):
                 words += (prefix, HEADER, base + index * segment, segment)
             self._templates[key] = struct.pack(f"{len(words)}Q", *words)
         return self._templates[key]
-
-    def _constant(self, size: int) -> Memory:
-        """A length as it goes over the wire, for every frame of that size."""
-        if size not in self._constants:
-            self._constants[size] = Memory(HEADER)
-            self._constants[size].data[:] = size.to_bytes(HEADER, "big")
-        return self._constants[size]

@@ -39,9 +39,18 @@ class LoopbackRelay:
         """Carry until cancelled."""
         await self._service.run()
 
+    def close(self) -> None:
+        """Give the port back; only for a relay that never ran."""
+        self._service.close()
+
     def retarget(self, upstreams: Sequence[Upstream]) -> None:
         """Use other relays from now on."""
         self._service.retarget(upstreams)
+
+    @property
+    def problem(self) -> str | None:
+        """Why nothing gets through; None: something may."""
+        return self._service.problem
 
     def probe(self, to: SocketAddress, answered: Callable[[], None]) -> None:
         """See whether the peer answers by UDP, too."""

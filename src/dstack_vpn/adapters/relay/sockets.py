@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import Final
 
 from dstack_vpn.core.model import SocketAddress
+from dstack_vpn.core.upstream import Listen
 from dstack_vpn.errors import RelayError
 
 UNSENT: Final = 128 << 10
@@ -76,3 +77,19 @@ def can_send(to: SocketAddress) -> bool:
         except OSError:
             return False
     return True
+
+
+def listening(listen: Listen) -> socket.socket:
+    """Return a listening socket, whose port nobody else listens on; raises `RelayError`."""
+    family = socket.AF_INET6 if ":" in listen.host else socket.AF_INET
+    try:
+        listener = socket.create_server(
+            (listen.host, listen.port),
+            family=family,
+            backlog=1024,
+            dualstack_ipv6=listen.host == "::" and socket.has_dualstack_ipv6(),
+        )
+    except OSError as error:
+        raise RelayError(f"can't listen on {listen.name}: {error.strerror}") from error
+    listener.setblocking(False)
+    return listener

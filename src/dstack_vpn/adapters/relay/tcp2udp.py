@@ -16,6 +16,7 @@ from dstack_vpn.adapters.relay.outbox import Sink
 from dstack_vpn.adapters.relay.stream import PlainStream, Stream
 from dstack_vpn.adapters.relay.uplink import Uplink
 from dstack_vpn.adapters.seldom import Seldom
+from dstack_vpn.core.framing import PROXY
 from dstack_vpn.core.model import SocketAddress
 from dstack_vpn.core.upstream import Listen
 from dstack_vpn.errors import RelayError
@@ -30,6 +31,10 @@ TICK: Final = 1.0
 
 class Secure(Protocol):
     """Makes an accepted connection a TLS stream."""
+
+    @property
+    def problem(self) -> str | None:
+        """What is wrong with the certificate."""
 
     async def __call__(self, connection: socket.socket, timeout: float, /) -> Stream:
         """Shake hands within so many seconds; raises `RelayError`, and then the connection is closed."""
@@ -59,6 +64,11 @@ class Connection:
     def opened(self) -> bool:
         """Whether a whole frame has come."""
         return self._downlink.opened
+
+    @property
+    def foreign(self) -> str | None:
+        """The protocol that the client speaks instead of ours, if that was recognised."""
+        return self._downlink.foreign
 
     @property
     def queued(self) -> int:
@@ -101,9 +111,28 @@ class Tcp2Udp:
         self._occupancy = Occupancy(limits or Limits())
         self._connections: dict[Connection, str] = {}
         self._seldom = Seldom(_log)
-        self._listener = _listening(listen)
+        self._listener = sockets.listening(listen)
         self._group: asyncio.TaskGroup | None = None
         self._resumption: asyncio.TimerHandle | None = None
+        self._foreign: str | None = None
+        """The protocol that the last client spoke that never sent a frame; None since one did."""
+        self._opened = False
+        """Whether any client has ever sent a frame."""
+
+    @property
+    def problem(self) -> str | None:
+        """Why clients may get nothing through, as far as this side can tell.
+
+        Strangers can speak what they like to an open port. So another protocol counts only if no client has
+        ever got through, or if it is what only a load balancer in front of us says.
+        """
+        if self._secure is not None and (problem := self._secure.problem):
+            return problem
+        if self._foreign is None or (self._opened and self._foreign != PROXY):
+            return None
+        if self._foreign == PROXY:
+            return f"the last client began with {PROXY}: have the load balancer in front leave it out"
+        return f"no client has got through; the last one spoke {self._foreign}, not UDP over TCP"
 
     @property
     def address(self) -> SocketAddress:
@@ -167,7 +196,14 @@ class Tcp2Udp:
         assert self._group is not None
         self._occupancy.enter(source)
         self.counters.accepted += 1
-        self._group.create_task(self._begin(accepted, spare, source), name=f"connection {source}")
+        begun = self._group.create_task(self._begin(accepted, spare, source), name=f"connection {source}")
+
+        def give_back(done: "asyncio.Task[None]") -> None:
+            spare.close()
+            if done.cancelled():  # perhaps before it could begin
+                accepted.close()
+
+        begun.add_done_callback(give_back)
 
     async def _begin(self, accepted: socket.socket, spare: socket.socket, source: str) -> None:
         """Shake hands, and connect to WireGuard. Absorbs what a client or a name server can do wrong."""
@@ -186,8 +222,6 @@ class Tcp2Udp:
         except asyncio.CancelledError:
             (accepted if stream is None else stream).close()
             raise
-        finally:
-            spare.close()
         connection = Connection(self.engine, stream, udp, self.counters, self._ended)
         self._connections[connection] = source
 
@@ -205,9 +239,9 @@ class Tcp2Udp:
         """Where WireGuard is; raises `RelayError`."""
         host, port = self._target
         try:
-            found = await self.engine.loop.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
-        except OSError as error:
-            raise RelayError(f"can't resolve {host}, where datagrams should go: {error.strerror}") from error
+            found = await self.engine.names.find(host, port, socket.SOCK_DGRAM)
+        except RelayError as error:
+            raise RelayError(f"{error}: datagrams should go there") from error
         return found[0][0], found[0][4]
 
     def _ended(self, connection: Connection, reason: str) -> None:
@@ -217,6 +251,7 @@ class Tcp2Udp:
         connection.close()
         self._occupancy.leave(source)
         if not connection.opened:
+            self._foreign = connection.foreign
             self._seldom.warning("relay.unopened", source=source, problem=reason)
         else:
             _log.debug("relay.closed", source=source, reason=reason)
@@ -225,6 +260,8 @@ class Tcp2Udp:
         limits = self._occupancy.limits
         for connection in list(self._connections):
             connection.tick(now)
+            if connection.opened:
+                self._opened, self._foreign = True, None
             if not connection.opened and now - connection.began > limits.opening:
                 self._ended(connection, f"no whole frame came within {limits.opening:.0f} s")
             elif now - connection.active_at > limits.idle:
@@ -237,21 +274,6 @@ class Tcp2Udp:
             "connected": sum(connection.opened for connection in self._connections),
             "queued_bytes": sum(connection.queued for connection in self._connections),
         }
-
-
-def _listening(listen: Listen) -> socket.socket:
-    family = socket.AF_INET6 if ":" in listen.host else socket.AF_INET
-    try:
-        listener = socket.create_server(
-            (listen.host, listen.port),
-            family=family,
-            backlog=1024,
-            dualstack_ipv6=listen.host == "::" and socket.has_dualstack_ipv6(),
-        )
-    except OSError as error:
-        raise RelayError(f"can't listen on {listen.name}: {error.strerror}") from error
-    listener.setblocking(False)
-    return listener
 
 
 def _connected(family: socket.AddressFamily, address: Any) -> socket.socket:  # noqa: ANN401 - the socket module's own

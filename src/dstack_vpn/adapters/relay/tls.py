@@ -7,6 +7,7 @@ names: whoever has that key is the server. With a CA file besides, both must hol
 import asyncio
 import socket
 import ssl
+from datetime import UTC, datetime
 from functools import lru_cache
 from hashlib import sha256
 from typing import Final
@@ -128,6 +129,18 @@ def pin_of(certificate: bytes) -> bytes:
 
     key = x509.load_der_x509_certificate(certificate).public_key()
     return sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).digest()
+
+
+def validity_of(certificate: bytes) -> tuple[datetime, datetime]:
+    """From when until when a DER certificate is valid; with a date that can't be read, always."""
+    from cryptography import x509
+
+    try:
+        read = x509.load_der_x509_certificate(certificate)
+        first, last = read.not_valid_before_utc, read.not_valid_after_utc
+    except ValueError:
+        return datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
+    return first, last
 
 
 # -- both sides -------------------------------------------------------------------------------------------

@@ -1,33 +1,31 @@
 """udp2tcp: takes WireGuard's datagrams, and carries those of each source over a TCP or TLS connection.
 
-Sources are told apart by the kernel: the first datagram of each comes to the service's own socket, which then
-makes one that is connected to that source (`flow`). What the upstreams are like is known to all flows
-(`core.failover`): the first to find one dead spares the others the finding out.
+Sources are told apart by the kernel: the first datagram of each comes to the service's own socket, which
+then makes one that is connected to that source (`flow`). All flows share one judgement of the upstreams
+(`choice`).
 """
 
 import asyncio
-import random
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, Final
 
 import structlog
 
+from dstack_vpn.adapters.relay.choice import Choice
 from dstack_vpn.adapters.relay.counters import Counters, Drop
 from dstack_vpn.adapters.relay.dial import Dialled, dial
 from dstack_vpn.adapters.relay.engine import Engine
 from dstack_vpn.adapters.relay.flow import Flow
 from dstack_vpn.adapters.relay.limits import Limits, Occupancy
-from dstack_vpn.adapters.relay.pktinfo import bind_datagrams, receive_with_destination
+from dstack_vpn.adapters.relay.pktinfo import bind_beside, listen_datagrams, receive_with_destination
 from dstack_vpn.adapters.relay.race import race
 from dstack_vpn.adapters.seldom import Seldom
-from dstack_vpn.core.failover import Failover
 from dstack_vpn.core.model import SocketAddress
 from dstack_vpn.core.upstream import Upstream
 from dstack_vpn.errors import RelayError
 
 _log = structlog.get_logger(component="relay")
-_chance: Final = random.SystemRandom().random
 
 STAGGER: Final = 0.25
 """Seconds between the starts of connection attempts to several upstreams."""
@@ -60,22 +58,24 @@ class Udp2Tcp:
     ) -> None:
         """Bind; raises `RelayError`. ``foreign`` says that the upstreams are somebody else's words."""
         self.engine, self.counters = engine, Counters()
-        self.upstreams = tuple(upstreams)
         self.current: Upstream | None = None
         """The upstream that the last flow to connect uses."""
-        self.problem: str | None = None
-        """Why no upstream could be reached, the last time; None: one could."""
+        self._choice = Choice(upstreams)
         self._mark, self._foreign = mark, foreign
-        self._health = Failover(len(self.upstreams))
         self._occupancy = Occupancy(limits or Limits())
         self._flows: dict[SocketAddress, Flow] = {}
         self._runners: dict[SocketAddress, asyncio.Task[None]] = {}
         self._seldom = Seldom(_log)
-        self._socket = bind_datagrams(listen)
+        self._socket = listen_datagrams(listen)
         engine.widen(self._socket)
         self._group: asyncio.TaskGroup | None = None
         self._served = asyncio.Event()
         """Set while there are flows."""
+
+    @property
+    def upstreams(self) -> tuple[Upstream, ...]:
+        """In order of preference."""
+        return self._choice.upstreams
 
     @property
     def address(self) -> SocketAddress:
@@ -104,25 +104,35 @@ class Udp2Tcp:
                     self._tick(loop.time())
         finally:
             loop.remove_reader(self._socket.fileno())
-            self._socket.close()
-            for flow in self._flows.values():
-                flow.close()
+            self.close()
+
+    def close(self) -> None:
+        """Give everything back."""
+        self._socket.close()
+        for flow in self._flows.values():
+            flow.close()
 
     def retarget(self, upstreams: Sequence[Upstream]) -> None:
         """Use other upstreams from now on: flows connect to them before they leave theirs."""
-        if tuple(upstreams) == self.upstreams:
-            return
-        self.upstreams, self.current = tuple(upstreams), None
-        self._health = Failover(len(self.upstreams))
+        if tuple(upstreams) != self.upstreams:
+            self._choice, self.current = Choice(upstreams), None
+
+    @property
+    def problem(self) -> str | None:
+        """Why nothing gets through, as far as this side can tell; None: something may, or nothing has to."""
+        used = {flow.upstream for flow in self._flows.values() if flow.upstream is not None}
+        return self._choice.problem(used) if self._flows else None
+
+    def unanswered(self) -> float:
+        """Return for how many seconds answers have been overdue to every source; 0: not to all."""
+        now = self.engine.loop.time()
+        return min((flow.silence(now) for flow in self._flows.values()), default=0.0)
 
     # -- for flows ------------------------------------------------------------------------------------
 
     async def connect(self) -> tuple[Upstream, Dialled]:
         """Connect to the best upstream that can be had; raises `RelayError`."""
-        now = self.engine.loop.time()
-        order = self._health.order(now)
-        candidates = [index for index in order if self._health.available(index, now)] or order
-        upstreams = [self.upstreams[index] for index in candidates]
+        upstreams = self._choice.order(self.engine.loop.time())
         attempts = [partial(self.dial, upstream) for upstream in upstreams]
         won, dialled = await race(attempts, STAGGER, lambda late: late.stream.close())
         return upstreams[won], dialled
@@ -131,36 +141,47 @@ class Udp2Tcp:
         """Connect to one; raises `RelayError`, and remembers that."""
         self.counters.connects += 1
         try:
-            dialled = await dial(upstream, mark=self._mark, timeout=CONNECT, foreign=self._foreign)
+            dialled = await dial(
+                upstream, self.engine.names, mark=self._mark, timeout=CONNECT, foreign=self._foreign
+            )
         except (RelayError, OSError) as error:
             self.counters.connect_failures += 1
-            self._failed(upstream)
+            self._choice.failed(upstream, self.engine.loop.time())
             self._seldom.warning("relay.connect_failed", upstream=upstream.name, problem=str(error))
             raise
-        self._answered(upstream, dialled.rtt())
+        self._choice.connected(upstream, self.engine.loop.time(), dialled.rtt())
         return dialled
 
-    def lost(self, upstream: Upstream, reason: str) -> None:
-        """A connection to an upstream ended."""
-        self._failed(upstream)
+    def lost(self, upstream: Upstream, reason: str, *, carried: bool) -> None:
+        """A connection ended. If it carried nothing, an upstream that others hear from is not to blame."""
+        now = self.engine.loop.time()
+        if carried:
+            self._choice.failed(upstream, now)
+            self._choice.unreachable = f"{upstream.name}: {reason}"
+        elif not self._is_alive(upstream, now):
+            self._choice.carried_nothing(upstream, now, reason)
+            return
         self._seldom.warning("relay.lost", upstream=upstream.name, problem=reason)
 
-    def stalled(self, upstream: Upstream, reason: str, now: float) -> bool:
-        """Answers are overdue on an upstream; returns whether that is to be left.
+    def heard(self, upstream: Upstream) -> None:
+        """A frame came from an upstream."""
+        self._choice.heard(upstream, self.engine.loop.time())
 
-        Where others hear from it, it is the far peer that is silent. Such a peer may well be gone for good,
-        or may have revoked us: no upstream is to blame.
+    def stalled(self, upstream: Upstream, reason: str, now: float) -> bool:
+        """Answers are overdue on an upstream; returns whether to leave it.
+
+        If others hear from it, the far peer is silent: it may be gone, or have revoked us.
         """
-        if any(flow.upstream == upstream and now - flow.heard_at < ALIVE for flow in self._flows.values()):
+        if self._is_alive(upstream, now):
             return False
         self.counters.stalls += 1
-        self._failed(upstream, stalled=True)
+        self._choice.failed(upstream, now, stalled=True)
         self._seldom.warning("relay.stalled", upstream=upstream.name, problem=reason)
         return True
 
     def tell_upstream(self, upstream: Upstream, dialled: Dialled) -> None:
         """A flow uses an upstream."""
-        self.problem = None
+        self._choice.unreachable = None
         if upstream == self.current:
             return
         self.current = upstream
@@ -172,18 +193,13 @@ class Udp2Tcp:
             took_ms=round(dialled.took * 1000, 1),
         )
 
-    def _failed(self, upstream: Upstream, *, stalled: bool = False) -> None:
-        if upstream in self.upstreams:
-            index = self.upstreams.index(upstream)
-            self._health.failed(index, self.engine.loop.time(), _chance(), stalled=stalled)
-
-    def _answered(self, upstream: Upstream, rtt: float | None) -> None:
-        if upstream in self.upstreams:
-            self._health.answered(self.upstreams.index(upstream), self.engine.loop.time(), rtt)
+    def _is_alive(self, upstream: Upstream, now: float) -> bool:
+        heard = (flow.heard_at for flow in self._flows.values() if flow.upstream == upstream)
+        return any(at and now - at < ALIVE for at in heard)
 
     def trouble(self, problem: str) -> None:
         """Nothing can be reached."""
-        self.problem = problem
+        self._choice.unreachable = problem
         self._seldom.error("relay.unreachable", problem=problem)
 
     # -- sources --------------------------------------------------------------------------------------
@@ -218,7 +234,7 @@ class Udp2Tcp:
 
     def _begin(self, datagram: bytes, source: SocketAddress, destination: str) -> None:
         try:
-            udp = bind_datagrams(SocketAddress(destination, self.address.port), peer=source)
+            udp = bind_beside(self._socket, SocketAddress(destination, self.address.port), source)
         except (RelayError, OSError) as error:
             self._seldom.warning("relay.source_refused", source=source.host, problem=str(error))
             return
@@ -253,21 +269,14 @@ class Udp2Tcp:
             return
         for flow in self._flows.values():
             if flow.upstream is not None and now - flow.heard_at <= TICK:
-                self._answered(flow.upstream, flow.rtt)
-        busy = {self.upstreams.index(upstream) for upstream in used if upstream in self.upstreams}
-        for index in self._health.probes(now, busy, _chance()) if used else ():
-            self._group.create_task(self._probe(self.upstreams[index]), name=f"probe {index}")
-        moves = {upstream: self._better(upstream, now) for upstream in used}
+                self._choice.measured(flow.upstream, now, flow.rtt)
+        for upstream in self._choice.probes(now, used) if used else ():
+            self._group.create_task(self._probe(upstream), name=f"probe {upstream.name}")
+        moves = {upstream: self._choice.better(upstream, now) for upstream in used}
         for flow in self._flows.values():
             better = None if flow.upstream is None else moves[flow.upstream]
             if better is not None and flow.may_move():
                 self._group.create_task(flow.move(better), name=f"move {flow.source}")
-
-    def _better(self, upstream: Upstream, now: float) -> Upstream | None:
-        if upstream not in self.upstreams:
-            return self.upstreams[self._health.order(now)[0]]
-        index = self._health.better(self.upstreams.index(upstream), now)
-        return None if index is None else self.upstreams[index]
 
     async def _probe(self, upstream: Upstream) -> None:
         """See whether an upstream can be connected to, and how far away it is."""
@@ -285,6 +294,8 @@ class Udp2Tcp:
             "upstream": None if self.current is None else self.current.name,
             "connections": len(self._flows),
             "connected": len(used),
+            "problem": self.problem,
+            "unanswered_s": round(self.unanswered(), 1),
             "queued_bytes": sum(flow.queued for flow in self._flows.values()),
             "rtt_ms": round(rtts[len(rtts) // 2] * 1000, 3) if rtts else None,
         }

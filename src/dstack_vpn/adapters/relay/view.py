@@ -37,7 +37,8 @@ class RelayView:
 
     def health(self) -> Health:
         """The verdict now."""
-        component = _upstream_health(self.service) if isinstance(self.service, Udp2Tcp) else _OPEN
+        service = self.service
+        component = _upstream_health(service) if isinstance(service, Udp2Tcp) else _listener_health(service)
         return Health(ready=component.status is not Status.FAILED, components=(component,))
 
     def stats(self) -> dict[str, Any]:
@@ -58,7 +59,14 @@ class RelayView:
         return CONTENT_TYPE_LATEST, generate_latest(self._registry)
 
 
-_OPEN: Final = Component("relay", Status.OK, "taking connections")
+SILENT: Final = 15.0
+"""Seconds without any answer that are worth a person's look."""
+
+
+def _listener_health(service: Tcp2Udp) -> Component:
+    if problem := service.problem:
+        return Component("relay", Status.WARNING, problem)
+    return Component("relay", Status.OK, "taking connections")
 
 
 def _upstream_health(service: Udp2Tcp) -> Component:
@@ -66,8 +74,12 @@ def _upstream_health(service: Udp2Tcp) -> Component:
     carried = [flow for flow in flows if flow.upstream is not None]
     if not flows:
         return Component("upstream", Status.OK, "nothing to carry")
-    if not carried:
-        return Component("upstream", Status.FAILED, service.problem or "no upstream can be reached")
+    if problem := service.problem:
+        return Component("upstream", Status.FAILED, problem)
+    if (silence := service.unanswered()) >= SILENT:
+        name = "no upstream" if service.current is None else service.current.name
+        reason = f"{name}: no answer for {silence:.0f} s: WireGuard there is away, or it is not a relay"
+        return Component("upstream", Status.WARNING, reason)
     if any(flow.upstream != service.upstreams[0] for flow in carried):
         reason = f"the preferred upstream, {service.upstreams[0].name}, is not in use"
         return Component("upstream", Status.WARNING, reason)

@@ -3,12 +3,15 @@
 import asyncio
 import base64
 import socket
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 
+from dstack_vpn.adapters.relay import lookup
 from dstack_vpn.adapters.relay.dial import dial
+from dstack_vpn.adapters.relay.lookup import Names
 from dstack_vpn.adapters.relay.sockets import KEEPALIVE, can_send
 from dstack_vpn.core.model import SocketAddress
 from dstack_vpn.core.upstream import Upstream
@@ -20,9 +23,18 @@ HELLO = b"\x00\x05hello"
 
 @asynccontextmanager
 async def server(serve: Serve, host: str = "127.0.0.1") -> AsyncIterator[int]:
-    listening = await asyncio.start_server(serve, host, 0)
+    serving: set[asyncio.Task[None] | None] = set()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        serving.add(asyncio.current_task())
+        with suppress(OSError):
+            await serve(reader, writer)
+            await writer.wait_closed()
+
+    listening = await asyncio.start_server(accept, host, 0)
     async with listening:
         yield listening.sockets[0].getsockname()[1]
+    await asyncio.gather(*filter(None, serving))
 
 
 async def hello(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -31,8 +43,8 @@ async def hello(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     writer.close()
 
 
-async def reads_hello(url: str) -> None:
-    dialled = await dial(Upstream.parse(url))
+async def reads_hello(url: str, names: Names | None = None) -> None:
+    dialled = await dial(Upstream.parse(url), names)
     try:
         received = await asyncio.get_running_loop().sock_recv(dialled.connection, 100)
     finally:
@@ -46,19 +58,16 @@ async def problem(url: str) -> str:
     return str(caught.value)
 
 
-async def test_a_name_with_several_addresses_leads_to_the_one_that_answers(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    async def both(host: str, port: int, **_: object) -> list[object]:
+async def test_a_name_with_several_addresses_leads_to_the_one_that_answers() -> None:
+    def both(host: str, port: int, kind: socket.SocketKind) -> list[tuple[object, ...]]:
         stream = (socket.SOCK_STREAM, socket.IPPROTO_TCP, "")
         return [
             (socket.AF_INET6, *stream, ("::1", port, 0, 0)),
             (socket.AF_INET, *stream, ("127.0.0.1", port)),
         ]
 
-    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", both)
     async with server(hello) as port:
-        await reads_hello(f"tcp://relay.test:{port}")
+        await reads_hello(f"tcp://relay.test:{port}", Names(both))
 
 
 async def test_connections_have_their_options_before_they_connect() -> None:
@@ -180,3 +189,111 @@ async def test_a_proxy_that_is_not_there_is_named() -> None:
 def test_whether_udp_can_be_sent_is_what_the_system_says() -> None:
     assert can_send(SocketAddress("127.0.0.1", 9))
     assert not can_send(SocketAddress("255.255.255.255", 9))
+
+
+# -- an HTTP proxy's reply ------------------------------------------------------------------------------
+
+
+def replying(*segments: bytes) -> Serve:
+    """A proxy that sends its reply in pieces, each once the one before was delivered."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        for segment in segments:
+            writer.write(segment)
+            await writer.drain()
+            await asyncio.sleep(0.02)
+        writer.close()
+
+    return serve
+
+
+@pytest.mark.parametrize(
+    "segments",
+    [
+        (b"HTTP/1.1 200 OK\r\n\r\n" + HELLO,),
+        (b"HTTP/1.1 200 OK\r\nA: b\r\n", b"C: d\r\n", b"\r\n", HELLO),
+        (b"HTTP/1.1 200 OK\r\n\r", b"\n" + HELLO),
+        (*(bytes([byte]) for byte in b"HTTP/1.0 200\r\n\r\n"), HELLO),
+        (b"HTTP/1.1 201 Created\r\n\r\n", HELLO),
+        (b"HTTP/1.1 299 Why not\r\nContent-Length: 5\r\n\r\n" + HELLO,),
+        (b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n\r\n" + HELLO,),
+        (b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n", b"HTTP/1.1 200 OK\r\n\r\n", HELLO),
+        (b"HTTP/1.1 200 OK\r\nX: " + b"a" * 90_000 + b"\r\n\r\n" + HELLO,),
+    ],
+)
+async def test_a_proxys_reply_is_read_to_the_end_of_its_head_and_no_further(
+    segments: tuple[bytes, ...],
+) -> None:
+    async with server(replying(*segments)) as proxy:
+        await reads_hello(f"tcp://192.0.2.1:443?via=http://127.0.0.1:{proxy}")
+
+
+@pytest.mark.parametrize(
+    ("reply", "named"),
+    [
+        (b"HTTP/1.1 200 OK\r\nX: " + b"a" * 200_000, "its reply has no end within 128 KiB"),
+        (b"HTTP/1.1 100 Continue\r\n\r\n" * 10_000, "its reply has no end within 128 KiB"),
+        (b"HTTP/1.1 101 Switching Protocols\r\n\r\n", "refused: 101"),
+        (b"HTTP/1.1 301 Moved\r\nLocation: http://x\r\n\r\n", "refused: 301 Moved"),
+        (b"HTTP/1.1 407 Who \x1b[31m are you\r\n\r\n", "refused: 407 Who ?[31m are you"),
+        (b"HTTP/1.1 200 OK\r\n", "closed the connection"),
+        (b"SSH-2.0-x\r\n\r\n", "what answers there is not an HTTP proxy"),
+        (b"", "closed the connection"),
+    ],
+)
+async def test_a_proxy_that_does_not_agree_is_named_with_the_reason(reply: bytes, named: str) -> None:
+    async with server(replying(reply)) as proxy:
+        said = await problem(f"tcp://192.0.2.1:443?via=http://127.0.0.1:{proxy}")
+    assert f"via: the proxy http://127.0.0.1:{proxy}" in said
+    assert named in said
+
+
+# -- names that take their time ---------------------------------------------------------------------------
+
+
+class SlowNames:
+    """A resolver that blocks while it is told to."""
+
+    def __init__(self, port: int) -> None:
+        self.port, self.asked = port, 0
+        self.answers = threading.Event()
+
+    def __call__(self, host: str, port: int, kind: socket.SocketKind) -> list[tuple[object, ...]]:
+        self.asked += 1
+        assert self.answers.wait(10)
+        return [(socket.AF_INET, kind, socket.IPPROTO_TCP, "", ("127.0.0.1", self.port))]
+
+
+async def test_a_slow_name_server_takes_no_time_from_connecting() -> None:
+    async with server(hello) as port:
+        find = SlowNames(port)
+        asyncio.get_running_loop().call_later(0.6, find.answers.set)
+        dialled = await dial(Upstream.parse(f"tcp://relay.test:{port}"), Names(find), timeout=0.5)
+        dialled.stream.close()
+
+
+async def test_the_last_good_address_is_used_while_the_name_servers_are_silent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lookup, "FRESH", 0.1)
+    async with server(hello) as port:
+        find = SlowNames(port)
+        names = Names(find)
+        find.answers.set()
+        await reads_hello(f"tcp://relay.test:{port}", names)
+        find.answers.clear()
+        for _ in range(3):
+            await reads_hello(f"tcp://relay.test:{port}", names)
+        assert find.asked == 2, "lookups of one name are shared"
+        find.answers.set()
+
+
+async def test_a_name_without_an_answer_is_given_up_by_its_own_deadline(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lookup, "DEADLINE", 0.1)
+    find = SlowNames(0)
+    with pytest.raises(RelayError, match=r"can't resolve relay\.test: no name server answered"):
+        await dial(Upstream.parse("tcp://relay.test:443"), Names(find))
+    find.answers.set()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
+from structlog.testing import capture_logs
 from tests.unit.adapters.relay.pki import Authority
 
 from dstack_vpn.adapters.relay import certs
@@ -161,6 +162,35 @@ async def test_new_files_are_taken_without_a_restart_and_broken_ones_are_not(
         cert.write_text("broken")
         await connect(port, f"ca={ca}&sni={HOST}&pin={new}")
         assert secure.pin == new
+
+
+async def test_a_certificate_that_is_not_valid_does_not_replace_one_that_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(certs, "LOOK", 0.0)
+    authority = Authority.new()
+    ca = authority.write(tmp_path / "ca.pem")
+    cert, key = authority.issue(HOST, tmp_path)
+    with capture_logs() as logged:
+        async with serving(listen_on(cert, key), tmp_path) as (port, secure):
+            old = secure.pin
+            authority.issue(HOST, tmp_path, days=-1)
+            for _ in range(2):
+                await connect(port, f"ca={ca}&sni={HOST}&pin={old}")
+            assert "expired on" in str(secure.problem)
+            authority.issue(HOST, tmp_path)
+            await connect(port, f"ca={ca}&sni={HOST}")
+            assert secure.problem is None
+            assert secure.pin != old
+    assert [line["event"] for line in logged].count("relay.certificate_refused") == 1
+
+
+async def test_an_expired_certificate_at_the_start_is_served_with_a_word(tmp_path: Path) -> None:
+    cert, key = Authority.new().issue(HOST, tmp_path, days=-1)
+    with capture_logs() as logged:
+        found = await Certificates.load(listen_on(cert, key), tmp_path, None)
+    assert "expired on" in str(found.problem)
+    assert [line["event"] for line in logged] == ["relay.certificate_invalid"]
 
 
 @pytest.mark.parametrize("text", ["", "no certificate", "-----BEGIN CERTIFICATE-----\nx\n"])
