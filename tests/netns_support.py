@@ -20,6 +20,8 @@ from dstack_vpn.cli.demo.namespaces import (
     run,
     wait_until,
 )
+from dstack_vpn.core.keys import PublicKey
+from dstack_vpn.core.ownership import Claim, Identity
 
 _OURS: Final = re.compile(r"dv([0-9]+)[a-z].*", re.ASCII)
 
@@ -46,9 +48,15 @@ def wireguard_go() -> str | None:
     return shutil.which("wireguard-go") or (str(fetched) if fetched.exists() else None)
 
 
+def claim(name: str = "wg0", instance: str = "tests", *keys: PublicKey) -> Claim:
+    """What a link of the tests claims: the interface, and what proves that it is ours."""
+    return Claim(name, ("10.77.0.0/16", "fd77::/48"), Identity(instance, frozenset(keys)))
+
+
 __all__ = [
     "MOUNTS",
     "Namespace",
+    "claim",
     "connect",
     "is_usable",
     "remove_leftovers",

@@ -4,6 +4,7 @@ An error's type says what to do about it:
 
     DstackVpnError                  anything below; its text is fit for a person, without a traceback
     ├── ConfigError                 the operator mends the configuration (exit code 78)
+    ├── InTheWayError               something on this host is not ours and in the way (exit code 78)
     ├── FormatError                 a text or a byte string from outside is not what it claims to be
     ├── ChainError                  something between us and the chain
     │   ├── RetryError              the same endpoint may answer the same call later
@@ -32,6 +33,17 @@ class ConfigError(DstackVpnError):
     """The configuration can't be used.
 
     ``problems`` holds one sentence each, naming the variable, what is wrong and an example.
+    """
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = tuple(problems)
+
+
+class InTheWayError(DstackVpnError):
+    """Things of others on this host are in the way; nothing was changed.
+
+    ``problems`` holds one sentence each: the thing, why it is not ours, and what to do.
     """
 
     def __init__(self, problems: Sequence[str]) -> None:

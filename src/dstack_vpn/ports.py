@@ -247,6 +247,13 @@ class Link(Protocol):
         Returns whether addresses, MTU or routes were not so.
         """
 
+    def obstacle(self) -> str | None:
+        """What has taken a route of ours, as of the last `configure`; None if nothing has."""
+
+    @property
+    def without_ipv6(self) -> bool:
+        """Whether the host has refused IPv6 on the interface, as of the last `configure`."""
+
     async def gone(self) -> None:
         """Return when the device that `start` gave has vanished; `start` then sets it up anew."""
 
@@ -287,7 +294,7 @@ class Firewall(Protocol):
         """Make our part of it be these rules, all at once."""
 
     async def is_applied(self, interface: str) -> bool:
-        """Whether our part of it is still there."""
+        """Whether our part of it is still as `apply` has made it."""
 
     async def remove(self, interface: str) -> None:
         """Take our part of it away; it is no error where there is none."""

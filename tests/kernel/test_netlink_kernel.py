@@ -33,7 +33,7 @@ def namespace() -> Iterator[netns_support.Namespace]:
 
 @pytest.fixture
 async def device(namespace: netns_support.Namespace) -> AsyncIterator[KernelDevice]:
-    link = KernelLink("wg0")
+    link = KernelLink(netns_support.claim())
     yield await link.start()
     await link.stop(keep=False)
 

@@ -57,6 +57,8 @@ class Tunnel:
     _given: PrivateKey | None = None
     """The key that the device was given last; `private_key` may be about to replace it."""
     _settings: LinkSettings | None = None
+    _logged: frozenset[Cidr] | None = None
+    """The addresses that the log has last."""
     _lost: asyncio.Event = field(default_factory=asyncio.Event)
     _look: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -134,9 +136,11 @@ class Tunnel:
         if settings == self._settings:
             return
         before = None if self._settings is None else self._settings.addresses
-        await self.link.configure(settings)
+        await self._configure(settings)
         self._settings = settings
-        _log.info("device.addresses", addresses=sorted(addresses or ()))
+        if addresses != self._logged:
+            self._logged = addresses
+            _log.info("device.addresses", addresses=sorted(addresses or ()))
         if before is not None and addresses and self.up.is_set() and self.renew is not None:
             # We were off the network, or somebody else on it: the others have forgotten our sessions, and
             # WireGuard would find that out of each only after 15 s without an answer.
@@ -179,17 +183,28 @@ class Tunnel:
         if self._settings is None:
             await self.address()
         else:
-            await self.link.configure(self._settings)
+            await self._configure(self._settings)
         if self.renew is not None:
             await self.renew()
 
     async def _compare(self) -> float:
         """Undo what somebody else did to addresses, MTU or routes; returns when to look again."""
         began = self.clock.monotonic()
-        if self._settings is not None and await self.link.configure(self._settings):
+        if self._settings is not None and await self._configure(self._settings):
             _log.warning("device.edited", what="addresses, MTU or routes")
         now = self.clock.monotonic()
         return now + max(COMPARE, COMPARE_SHARE * (now - began))
+
+    async def _configure(self, settings: LinkSettings) -> bool:
+        """Apply the settings, and have health know what stands against them; raises `DeviceError`."""
+        changed = await self.link.configure(settings)
+        problem = self.link.obstacle()
+        if problem != self.facts.route_problem:
+            self.facts.route_problem = problem
+            if problem is not None:
+                _log.error("device.route_taken", problem=problem)
+        self.facts.without_ipv6 = self.link.without_ipv6
+        return changed
 
     async def stop(self, *, keep: bool) -> None:
         """Take the interface away, or leave it as it is."""

@@ -10,7 +10,7 @@ from typing import Final
 
 import click
 
-from dstack_vpn.errors import ConfigError, DstackVpnError
+from dstack_vpn.errors import ConfigError, DstackVpnError, InTheWayError
 
 FAILED: Final = 1
 CONFIGURATION: Final = 78
@@ -93,6 +93,11 @@ def _only(group: BaseExceptionGroup[BaseException]) -> DstackVpnError:
 def _explain(error: DstackVpnError) -> int:
     if isinstance(error, ConfigError):
         click.echo("The configuration can't be used:", err=True)
+        for problem in error.problems:
+            click.echo(f"  - {problem}", err=True)
+        return CONFIGURATION
+    if isinstance(error, InTheWayError):
+        click.echo("This host has something in the way; nothing was changed:", err=True)
         for problem in error.problems:
             click.echo(f"  - {problem}", err=True)
         return CONFIGURATION

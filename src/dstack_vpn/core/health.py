@@ -88,6 +88,10 @@ class Facts:
     interface_up: bool = False
     device_problem: str | None = "the interface has not been set up yet"
     device_since: float | None = None
+    route_problem: str | None = None
+    """Which route of another program takes packets that belong into the tunnel."""
+    without_ipv6: bool = False
+    """Whether the host has IPv6 disabled, so that the interface has no IPv6 address."""
     applied: float | None = None
     """When the device was last seen to be as it should be."""
     braked: int = 0
@@ -220,7 +224,10 @@ def _device(facts: Facts) -> Component:
         return Component("device", Status.FAILED, facts.device_problem, facts.device_since)
     if not facts.interface_up:
         return Component("device", Status.FAILED, "the interface is gone or down", facts.device_since)
-    return Component("device", Status.OK)
+    if facts.route_problem is not None:
+        return Component("device", Status.FAILED, facts.route_problem, facts.device_since)
+    said = "IPv4 only: IPv6 is disabled on this host" if facts.without_ipv6 else ""
+    return Component("device", Status.OK, said)
 
 
 def _own(facts: Facts) -> Component:

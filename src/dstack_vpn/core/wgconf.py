@@ -18,6 +18,9 @@ from dstack_vpn.errors import FormatError
 
 _T = TypeVar("_T")
 
+HEADER: Final = "# Written by dstack-vpn, which replaces it: edits are lost."
+"""The first line, by which the daemon recognizes its own file."""
+
 _COMMENT: Final = re.compile(r"# (\S+) \(token ([0-9]{1,78})\)", re.ASCII)
 _DIGITS: Final = re.compile(r"[0-9]{1,5}", re.ASCII)
 _HIGHEST: Final = 65535
@@ -67,6 +70,7 @@ def _order(peer: ConfPeer) -> tuple[bool, int, bytes]:
 
 
 def _interface(config: WgConfig, private_key: str | None) -> Iterator[str]:
+    yield HEADER
     yield "[Interface]"
     if private_key is None:
         yield "# The private key is not kept on this disk."

@@ -42,6 +42,7 @@ from dstack_vpn.core.addressing import AddressPlan, unique_local_prefix
 from dstack_vpn.core.desired import PeerPolicy
 from dstack_vpn.core.health import Facts, QuorumFacts
 from dstack_vpn.core.model import DeviceState
+from dstack_vpn.core.ownership import Claim
 from dstack_vpn.core.quorum import Quorum
 from dstack_vpn.core.staleness import Staleness
 from dstack_vpn.core.x25519 import derive
@@ -51,6 +52,7 @@ from dstack_vpn.wiring.firewall import gate
 from dstack_vpn.wiring.keys import with_key
 from dstack_vpn.wiring.ledger import auditor_of
 from dstack_vpn.wiring.names import serve_names
+from dstack_vpn.wiring.ownership import taken
 from dstack_vpn.wiring.renewal import renewal_of
 from dstack_vpn.wiring.transports import Relays
 from dstack_vpn.wiring.view import NodeView
@@ -136,12 +138,12 @@ def endpoint_book() -> EndpointBook:
     return EndpointBook(SystemResolver(), SystemClock())
 
 
-def late_link(settings: Settings) -> Link:
+def late_link(settings: Settings, claim: Claim) -> Link:
     """The interface's link, by the backend that the host has when it is started."""
     wanted = cast("Literal['auto', 'kernel', 'userspace']", settings.backend)
 
     async def choose() -> Link:
-        return make_link(await choose_backend(wanted, settings.interface), settings.interface)
+        return make_link(await choose_backend(wanted, settings.interface), claim)
 
     return LateLink(choose)
 
@@ -231,8 +233,13 @@ async def run(settings: Settings) -> None:
     lock(settings.state_dir)
     settings = await with_key(settings)
     logs.tell_exposed(settings.exposed)
+    async with taken(settings) as claim:
+        await _run(settings, claim)
+
+
+async def _run(settings: Settings, claim: Claim) -> None:
     relays = Relays(settings)
-    node = build(settings, late_link(settings), relays)
+    node = build(settings, late_link(settings, claim), relays)
     stop = asyncio.Event()
 
     def on_signal() -> None:

@@ -67,10 +67,10 @@ def new_link(backend: str) -> AnyLink:
         case "memory":
             return MemoryLink(NAME)
         case "kernel":
-            return KernelLink(NAME)
+            return KernelLink(netns_support.claim(NAME))
     program = netns_support.wireguard_go()
     assert program is not None
-    return UserspaceLink(NAME, program)
+    return UserspaceLink(netns_support.claim(NAME), program)
 
 
 @pytest.fixture(

@@ -70,11 +70,11 @@ def ends() -> Iterator[tuple[Namespace, Namespace]]:
 async def tunnel(ends: tuple[Namespace, Namespace]) -> AsyncIterator[Tunnel]:
     left, right = ends
     with right.entered():
-        far = UserspaceLink("wg0", PROGRAM)
+        far = UserspaceLink(netns_support.claim(), PROGRAM)
         await bring_up(far, 2)
         await far.stop(keep=True)
     with left.entered():
-        tunnel = Tunnel(left, right, UserspaceLink("wg0", PROGRAM))
+        tunnel = Tunnel(left, right, UserspaceLink(netns_support.claim(), PROGRAM))
         await bring_up(tunnel.link, 1)
         yield tunnel
         # Whichever link the test has put there.
@@ -103,7 +103,7 @@ async def test_an_adoption_loses_no_packet(tunnel: Tunnel) -> None:
     with tunnel.ping() as ping:
         for _ in range(10):
             await tunnel.link.stop(keep=True)
-            tunnel.link = UserspaceLink("wg0", PROGRAM)
+            tunnel.link = UserspaceLink(netns_support.claim(), PROGRAM)
             await bring_up(tunnel.link, 1)
             # Not as fast as it goes: packets should meet each state.
             await asyncio.sleep(0.05)
@@ -135,7 +135,7 @@ async def test_a_killed_wireguard_go_is_back_with_interface_addresses_and_routes
 
 async def test_an_adopted_one_may_die_too(tunnel: Tunnel) -> None:
     await tunnel.link.stop(keep=True)
-    tunnel.link = UserspaceLink("wg0", PROGRAM)
+    tunnel.link = UserspaceLink(netns_support.claim(), PROGRAM)
     await tunnel.link.start()
     routes = tunnel.left.run("ip", "route")
     await kill_and_wait(tunnel.link, tunnel.left)
@@ -149,7 +149,7 @@ async def test_an_adopted_one_may_die_too(tunnel: Tunnel) -> None:
 async def test_both_may_die(tunnel: Tunnel) -> None:
     await tunnel.link.stop(keep=True)
     os.kill(pid_in(tunnel.left), signal.SIGKILL)
-    tunnel.link = UserspaceLink("wg0", PROGRAM)
+    tunnel.link = UserspaceLink(netns_support.claim(), PROGRAM)
     await bring_up(tunnel.link, 1)
     with tunnel.ping():
         pass
@@ -158,7 +158,7 @@ async def test_both_may_die(tunnel: Tunnel) -> None:
 async def test_it_is_stopped_whoever_started_it(tunnel: Tunnel) -> None:
     await tunnel.link.stop(keep=True)
     pid = pid_in(tunnel.left)
-    tunnel.link = UserspaceLink("wg0", PROGRAM)
+    tunnel.link = UserspaceLink(netns_support.claim(), PROGRAM)
     await tunnel.link.start()
     await tunnel.link.stop(keep=False)
     # Its parent is this process, which has let go of it.
@@ -167,7 +167,7 @@ async def test_it_is_stopped_whoever_started_it(tunnel: Tunnel) -> None:
 
 async def test_a_program_that_dies_at_once_is_an_error(ends: tuple[Namespace, Namespace]) -> None:
     with ends[0].entered():
-        link = UserspaceLink("wg0", "/bin/true")
+        link = UserspaceLink(netns_support.claim(), "/bin/true")
         with pytest.raises(DeviceError, match="died while it started"):
             await link.start()
         await link.stop(keep=False)
@@ -176,7 +176,7 @@ async def test_a_program_that_dies_at_once_is_an_error(ends: tuple[Namespace, Na
 
 async def test_an_interface_in_use_is_an_error(tunnel: Tunnel) -> None:
     tunnel.left.run("mv", str(process.socket_path("wg0")), "/run/wireguard/away")
-    other = UserspaceLink("wg0", PROGRAM)
+    other = UserspaceLink(netns_support.claim(), PROGRAM)
     with pytest.raises(DeviceError, match="another program uses the interface"):
         await other.start()
     tunnel.left.run("mv", "/run/wireguard/away", str(process.socket_path("wg0")))

@@ -16,6 +16,7 @@ from dstack_vpn.errors import FormatError
 
 PRIVATE = PrivateKey(bytes(range(32)))
 EXAMPLE = """\
+# Written by dstack-vpn, which replaces it: edits are lost.
 [Interface]
 PrivateKey = AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=
 ListenPort = 51820
@@ -118,15 +119,15 @@ def test_peoples_edits_are_understood() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "problem"),
     [
-        ("[Interface]", "[interFace", r"line 1: expected \[Interface\]"),
+        ("[Interface]", "[interFace", r"line 2: expected \[Interface\]"),
         ("# node-b", "[Interface]\n# node-b", "exactly one"),
-        ("MTU = 1420", "PostUp = reboot", "line 6: not a setting"),
-        ("MTU = 1420", "MTU", "line 6: not a setting"),
-        ("MTU = 1420", "MTU = 1e3", "line 1: MTU: expected a number"),
-        ("MTU = 1420", "MTU = 99999", "line 1: configuration: expected a number"),
+        ("MTU = 1420", "PostUp = reboot", "line 7: not a setting"),
+        ("MTU = 1420", "MTU", "line 7: not a setting"),
+        ("MTU = 1420", "MTU = 1e3", "line 2: MTU: expected a number"),
+        ("MTU = 1420", "MTU = 99999", "line 2: configuration: expected a number"),
         ("MTU = 1420", "MTU = 1\nMTU = 2", "MTU is given more than once"),
-        ("[Interface]", "MTU = 3\n[Interface]", "line 1: not a setting"),
-        ("PublicKey = AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI=\n", "", "line 9: PublicKey is missing"),
+        ("[Interface]", "MTU = 3\n[Interface]", "line 2: not a setting"),
+        ("PublicKey = AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI=\n", "", "line 10: PublicKey is missing"),
         (
             "AwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwM",
             "AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI",

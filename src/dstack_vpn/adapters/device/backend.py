@@ -7,6 +7,7 @@ from dstack_vpn.adapters.device import process
 from dstack_vpn.adapters.device.link import KernelLink, UserspaceLink
 from dstack_vpn.adapters.device.netlink import find_family
 from dstack_vpn.adapters.device.wgnetlink import FAMILY_NAME
+from dstack_vpn.core.ownership import Claim
 from dstack_vpn.errors import DeviceError
 
 Backend: TypeAlias = Literal["kernel", "userspace"]
@@ -24,7 +25,8 @@ async def choose_backend(
     """
     if not has_net_admin():
         raise DeviceError("no permission to create interfaces: run as root or grant CAP_NET_ADMIN")
-    if wanted != "kernel" and process.socket_path(interface).is_socket():
+    path = process.socket_path(interface)
+    if wanted != "kernel" and path.is_socket() and not process.is_elsewhere(path):
         return "userspace"  # which needs nothing more, if it lives; else starting one says what is missing
     if wanted == "userspace":
         return _userspace(program)
@@ -35,13 +37,13 @@ async def choose_backend(
     return _userspace(program)
 
 
-def make_link(backend: Backend, interface: str, program: str = "wireguard-go") -> KernelLink | UserspaceLink:
+def make_link(backend: Backend, claim: Claim, program: str = "wireguard-go") -> KernelLink | UserspaceLink:
     """The link of that backend, not yet started."""
     match backend:
         case "kernel":
-            return KernelLink(interface)
+            return KernelLink(claim)
         case "userspace":
-            return UserspaceLink(interface, program)
+            return UserspaceLink(claim, program)
 
 
 def _userspace(program: str) -> Backend:

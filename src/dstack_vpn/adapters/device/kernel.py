@@ -85,6 +85,11 @@ class KernelDevice:
             if listen_port not in {0, state.listen_port}:
                 await self._change(wgnetlink.encode_listen_port(self._name, listen_port), slow=True)
 
+    async def forget_key(self) -> None:
+        """Take the private key away; raises `DeviceError`, `DeviceGoneError`."""
+        async with self._changing:
+            await self._change(wgnetlink.encode_private_key(self._name, PrivateKey(bytes(32))), slow=True)
+
     async def _change(self, payload: bytes, *, slow: bool) -> None:
         try:
             async for _ in self._changes.request(self._family, NLM_F_ACK, payload, slow=slow):

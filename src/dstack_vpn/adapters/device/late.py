@@ -28,6 +28,15 @@ class LateLink:
         """See `ports.Link.configure`."""
         return await self._chosen().configure(settings)
 
+    def obstacle(self) -> str | None:
+        """See `ports.Link.obstacle`."""
+        return None if self._link is None else self._link.obstacle()
+
+    @property
+    def without_ipv6(self) -> bool:
+        """See `ports.Link.without_ipv6`."""
+        return self._link is not None and self._link.without_ipv6
+
     async def gone(self) -> None:
         """See `ports.Link.gone`."""
         await self._chosen().gone()

@@ -4,6 +4,9 @@
 it again after a failure is always right. A device that was started anew knows neither key nor peers, which
 is for the caller to mend; `gone` tells when that is due.
 
+What is there must be ours (`core.ownership`): an interface that is not is refused, and `stop` removes only
+what `start` has made or proven.
+
 `start` also brings the interface up, without addresses: only then does WireGuard open its UDP socket, so
 only then does `Device.configure` learn that the port is in use. Both backends are alike in this.
 """
@@ -22,6 +25,8 @@ from dstack_vpn.adapters.device.kernel import KernelDevice
 from dstack_vpn.adapters.device.netlink import LinkWatch, find_family
 from dstack_vpn.adapters.device.userspace import UserspaceDevice
 from dstack_vpn.adapters.device.wgnetlink import FAMILY_NAME
+from dstack_vpn.core.model import DeviceState, RemovePeer
+from dstack_vpn.core.ownership import Claim, DeviceFact, LinkFact, Proof, elsewhere, foreign, taken
 from dstack_vpn.errors import DeviceError, DeviceGoneError
 from dstack_vpn.ports import Device, LinkSettings
 
@@ -36,10 +41,14 @@ _POLL: Final = 0.001
 class _Link(ABC):
     """What both kinds share: everything that is rtnetlink's."""
 
-    def __init__(self, name: str) -> None:
-        self.name = process.check_name(name)
-        self._interface = Interface(name)
+    def __init__(self, claim: Claim) -> None:
+        self.name = process.check_name(claim.interface)
+        self._claim = claim
+        self._interface = Interface(self.name)
+        self._proof: Proof | None = None
+        """Why the interface is ours; None until that was proven."""
         self._settings: LinkSettings | None = None
+        self._taken: str | None = None
 
     @abstractmethod
     async def start(self) -> Device:
@@ -60,36 +69,79 @@ class _Link(ABC):
         """
         if settings.name != self.name:
             raise DeviceError(f"settings for {settings.name} can't configure {self.name}")
+        index = await self._interface.index()
+        present = await self._interface.routes(settings.routes)
         # Before anything that can fail: from here on nothing leaves by another interface.
-        changed = await self._interface.set_blackholes(settings.routes)
+        changed = await self._interface.set_blackholes(settings.routes, present)
         changed |= await self._interface.set_mtu(settings.mtu)
         await self._interface.bring_up()
         if settings.addresses is not None:
             changed |= await self._interface.set_addresses(settings.addresses)
-        changed |= await self._interface.set_routes(settings.routes)
+        changed |= await self._interface.set_routes(settings.routes, present)
+        self._taken = taken(present, self._claim, index)
         self._settings = settings
         return changed
+
+    def obstacle(self) -> str | None:
+        """See `ports.Link.obstacle`."""
+        return self._taken
+
+    @property
+    def without_ipv6(self) -> bool:
+        """See `ports.Link.without_ipv6`."""
+        return self._interface.without_ipv6
 
     async def is_up(self) -> bool:
         """Whether the interface exists and is up."""
         described = await self._interface.describe()
         return described is not None and bool(described["up"])
 
+    async def _own(self, link: LinkFact, state: DeviceState | None, *, made: bool = False) -> None:
+        """Make sure that the interface is ours, and mark it; raises `DeviceError` if it is not."""
+        identity, known = self._claim.identity, link.index == self._interface.claimed
+        device = None if state is None else DeviceFact(state.public_key, len(state.peers))
+        proof = Proof.MADE if made else self._proof if known else identity.proof(link, device)
+        if proof is None:
+            problem = " ".join(map(str, foreign(self.name, link, device, identity)))
+            raise DeviceError(problem or f"{self.name} is not ours")
+        self._proof, self._interface.claimed = proof, link.index
+        if link.alias != (mark := identity.mark(proof)):
+            await self._interface.set_alias(mark)
+
     async def _take_away(self) -> None:
-        await self._interface.delete()
-        await self._interface.set_blackholes(())
-        self._settings = None
+        """Remove the interface, if it is ours, and our routes."""
+        if self._proof is not None and self._proof is not Proof.FOUND:
+            await self._interface.delete()
+        elif self._proof is None and await self._interface.describe() is not None:
+            _log.warning("device.left_alone", interface=self.name)
+        await self._interface.set_blackholes((), await self._interface.routes(()))
+        self._settings, self._proof, self._interface.claimed = None, None, None
+
+    async def _leave_blank(self, device: "UserspaceDevice | KernelDevice | None") -> None:
+        """Leave an interface that was there before us as it was: without key, peers, addresses and mark."""
+        if device is None or await self._interface.describe() is None:
+            return
+        try:
+            await device.apply([RemovePeer(key) for key in (await device.read()).peers])
+            await device.forget_key()
+            await self._interface.set_addresses(())
+            await self._interface.take_down()
+            await self._interface.set_alias("")
+        except DeviceError as error:
+            _log.warning("device.left_alone", interface=self.name, problem=str(error))
 
 
 class UserspaceLink(_Link):
     """An interface whose device is wireguard-go; see `process` for how the two are kept alive."""
 
-    def __init__(self, name: str, program: str = "wireguard-go") -> None:
-        super().__init__(name)
+    def __init__(self, claim: Claim, program: str = "wireguard-go") -> None:
+        super().__init__(claim)
         self._program = program
         self._path: Path | None = None
         self._offloads = False
         self._tun = -1
+        self._socket: tuple[int, int] | None = None
+        """The control socket of the device that is ours."""
         self._child: process.Child | None = None
         self._device: UserspaceDevice | None = None
 
@@ -103,20 +155,31 @@ class UserspaceLink(_Link):
         return self._device
 
     async def _adopt(self) -> UserspaceDevice | None:
+        path = process.socket_path(self.name)
+        if process.is_elsewhere(path):
+            raise DeviceError(str(elsewhere(str(path))))
+        bound = process.socket_id(path)
         try:
-            device = await UserspaceDevice.connect(process.socket_path(self.name))
+            device = await UserspaceDevice.connect(path)
             state = await device.read()
         except DeviceGoneError:
             return None
-        if await self._interface.describe() is None:
+        link = await self._interface.fact()
+        if link is None:
             await self._ended(device)
             return None
+        try:
+            await self._own(link, state)
+        except DeviceError:
+            device.close()
+            raise
+        self._socket = bound
         await self._interface.bring_up()
         _log.info("device.adopted", interface=self.name, peers=len(state.peers))
         return device
 
     async def _ended(self, device: UserspaceDevice) -> None:
-        """Wait for a wireguard-go that has lost its interface; raises `DeviceError` where it stays."""
+        """Wait for a wireguard-go that has lost its interface; raises `DeviceError` if it stays."""
         try:
             async with asyncio.timeout(END_TIMEOUT):
                 await device.gone()
@@ -126,14 +189,15 @@ class UserspaceLink(_Link):
             device.close()
 
     async def _spawn(self) -> UserspaceDevice:
-        path = self._path or await self._find_program()
-        self._hold_tun()
-        with process.bind_socket(process.socket_path(self.name)) as listener:
+        path, socket_path = self._path or await self._find_program(), process.socket_path(self.name)
+        await self._hold_tun()
+        with process.bind_socket(socket_path) as listener:
+            self._socket = process.socket_id(socket_path)
             self._child = process.spawn(path, self.name, self._tun, listener)
         await self._interface.bring_up()
         try:
             async with asyncio.timeout(START_TIMEOUT):
-                device = await UserspaceDevice.connect(process.socket_path(self.name))
+                device = await UserspaceDevice.connect(socket_path)
                 await _listening(device)
         except DeviceGoneError as error:
             raise DeviceError("wireguard-go died while it started") from error
@@ -160,11 +224,25 @@ class UserspaceLink(_Link):
         self._path = path
         return path
 
-    def _hold_tun(self) -> None:
+    async def _hold_tun(self) -> None:
+        """Hold a TUN interface of our own: the one that outlived its wireguard-go, or a new one."""
         if self._tun >= 0 and not process.is_attached(self._tun):
             self._let_go_of_tun()
-        if self._tun < 0:
-            self._tun = process.open_tun(self.name, offloads=self._offloads)
+        if self._tun >= 0:
+            return
+        present = await self._interface.fact()
+        if present is not None:
+            await self._own(present, None)
+        tun = process.open_tun(self.name, offloads=self._offloads, new=present is None)
+        try:
+            if present is None and (link := await self._interface.fact()) is not None:
+                # Marked before it is made to stay: one that a crash leaves behind is known to be ours.
+                await self._own(link, None, made=True)
+            process.persist(tun)
+        except BaseException:
+            os.close(tun)
+            raise
+        self._tun = tun
 
     def _let_go_of_tun(self) -> None:
         if self._tun >= 0:
@@ -184,13 +262,7 @@ class UserspaceLink(_Link):
         """Take the interface, its routes and wireguard-go away, or with ``keep`` only let go of them."""
         device, self._device = self._device, None
         if not keep:
-            await self._take_away()
-            self._let_go_of_tun()
-            if device is not None:
-                await self._ended(device)
-            if self._child is not None:
-                await self._child.dead.wait()
-            process.socket_path(self.name).unlink(missing_ok=True)
+            await self._remove(device)
         if device is not None:
             device.close()
         if self._child is not None:
@@ -198,6 +270,22 @@ class UserspaceLink(_Link):
             self._child = None
         self._let_go_of_tun()
         await self._interface.close()
+
+    async def _remove(self, device: UserspaceDevice | None) -> None:
+        found = self._proof is Proof.FOUND
+        if found:
+            await self._leave_blank(device)
+        await self._take_away()
+        self._let_go_of_tun()
+        if found:
+            return
+        if device is not None:
+            await self._ended(device)
+        if self._child is not None:
+            await self._child.dead.wait()
+        path = process.socket_path(self.name)
+        if self._socket is not None and process.socket_id(path) == self._socket:
+            path.unlink(missing_ok=True)
 
 
 async def _listening(device: UserspaceDevice) -> None:
@@ -209,8 +297,8 @@ async def _listening(device: UserspaceDevice) -> None:
 class KernelLink(_Link):
     """An interface of the kernel's own WireGuard."""
 
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
+    def __init__(self, claim: Claim) -> None:
+        super().__init__(claim)
         self._device: KernelDevice | None = None
         self._watch: LinkWatch | None = None
 
@@ -222,15 +310,22 @@ class KernelLink(_Link):
         family = await find_family(FAMILY_NAME)
         if family is None:
             raise DeviceError("this kernel has no WireGuard: modprobe wireguard, or BACKEND=userspace")
-        await self._interface.create("wireguard")
-        described = await self._interface.describe()
-        if described is None or described["kind"] != "wireguard":
+        present = await self._interface.fact()
+        made = present is None and await self._interface.create("wireguard")
+        link = present or await self._interface.fact()
+        if link is None or link.kind != "wireguard":
             raise DeviceError(
-                f"{self.name} is not a WireGuard interface: remove it, or choose another INTERFACE"
+                f"{self.name} is not a WireGuard interface of the kernel, and is left alone: "
+                "choose another INTERFACE"
             )
-        self._watch = LinkWatch(int(described["index"]))
+        self._watch = LinkWatch(link.index)
         self._device = KernelDevice(self.name, family)
-        await self._interface.bring_up()
+        try:
+            await self._own(link, None if made else await self._device.read(), made=made)
+            await self._interface.bring_up()
+        except BaseException:
+            self._close()
+            raise
         return self._device
 
     async def gone(self) -> None:
@@ -241,6 +336,8 @@ class KernelLink(_Link):
     async def stop(self, *, keep: bool) -> None:
         """Take the interface and its routes away, or with ``keep`` only let go of them."""
         if not keep:
+            if self._proof is Proof.FOUND:
+                await self._leave_blank(self._device)
             await self._take_away()
         self._close()
         await self._interface.close()

@@ -140,6 +140,9 @@ class MemoryLink:
         self.starts = 0
         self.kept: bool | None = None
         """How it was stopped; None while it was not."""
+        self.taken: str | None = None
+        """What `obstacle` returns."""
+        self.without_ipv6 = False
         self.fail_starts = 0
         """How many of the next `start` calls fail."""
 
@@ -167,6 +170,10 @@ class MemoryLink:
             raise DeviceGoneError(f"the interface {self.name} does not exist")
         before, self.settings = self.settings, settings
         return before != settings
+
+    def obstacle(self) -> str | None:
+        """What the test has put in the way."""
+        return self.taken
 
     async def is_up(self) -> bool:
         """Whether the device is there and was configured."""

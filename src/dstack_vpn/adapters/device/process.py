@@ -22,7 +22,9 @@ import re
 import shutil
 import signal
 import socket
+import stat
 import struct
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -31,6 +33,8 @@ from dstack_vpn.errors import DeviceError
 SOCKETS: Final = Path("/var/run/wireguard")
 """Where wireguard-go and `wg` look for control sockets; wireguard-go exits when its own is removed."""
 TUN: Final = "/dev/net/tun"
+_UNIX_SOCKETS: Final = Path("/proc/thread-self/net/unix")
+"""The Unix sockets of the thread's network namespace, with the paths that they were bound to."""
 
 _TUNSETIFF: Final = 0x400454CA
 _TUNSETPERSIST: Final = 0x400454CB
@@ -38,6 +42,7 @@ _TUNGETIFF: Final = 0x800454D2
 _IFF_TUN: Final = 0x0001
 _IFF_NO_PI: Final = 0x1000
 _IFF_VNET_HDR: Final = 0x4000
+_IFF_TUN_EXCL: Final = 0x8000
 _IFREQ: Final = struct.Struct("16sH22x")
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_=+.-]{1,15}", re.ASCII)
@@ -99,20 +104,30 @@ def is_outdated(version: str | None) -> bool:
     return bool(numbers) and numbers < (0, 0, 20230223)
 
 
-def open_tun(name: str, *, offloads: bool) -> int:
-    """Create the TUN interface, or attach to the one that outlived its program; raises `DeviceError`."""
-    flags = _IFF_TUN | (_IFF_NO_PI | _IFF_VNET_HDR if offloads else 0)
+def open_tun(name: str, *, offloads: bool, new: bool) -> int:
+    """Create the TUN interface (``new``), or attach to the one that outlived its program.
+
+    It goes with its descriptor until `persist`. Raises `DeviceError`, also if ``new`` and it exists.
+    """
+    flags = _IFF_TUN | (_IFF_NO_PI | _IFF_VNET_HDR if offloads else 0) | (_IFF_TUN_EXCL if new else 0)
     descriptor = -1
     try:
         descriptor = os.open(TUN, os.O_RDWR | os.O_CLOEXEC)
         fcntl.ioctl(descriptor, _TUNSETIFF, _IFREQ.pack(check_name(name).encode("ascii"), flags))
-        fcntl.ioctl(descriptor, _TUNSETPERSIST, 1)
     except OSError as error:
         if descriptor >= 0:
             os.close(descriptor)
         problem = _TUN_PROBLEMS.get(error.errno or 0) or os.strerror(error.errno or 0)
         raise DeviceError(f"can't create {name}: {problem}") from error
     return descriptor
+
+
+def persist(descriptor: int) -> None:
+    """Keep the descriptor's interface when nothing holds it any more; raises `DeviceError`."""
+    try:
+        fcntl.ioctl(descriptor, _TUNSETPERSIST, 1)
+    except OSError as error:
+        raise DeviceError(f"can't keep the TUN interface: {os.strerror(error.errno or 0)}") from error
 
 
 def is_attached(descriptor: int) -> bool:
@@ -124,20 +139,85 @@ def is_attached(descriptor: int) -> bool:
     return True
 
 
+def listens_here(path: Path) -> bool:
+    """Whether a program of our network namespace listens at the control socket's path.
+
+    A socket belongs to the namespace that it was made in, and only that one's table has it. The process that
+    called listen (SO_PEERCRED) proves nothing: it is the daemon that started wireguard-go, long dead perhaps.
+    """
+    try:
+        lines = _UNIX_SOCKETS.read_text("utf-8", "replace").splitlines()[1:]
+    except OSError:
+        return True  # nothing is known: the key still has to prove whose it is
+    names = [Path(fields[7]) for line in lines if len(fields := line.split(maxsplit=7)) == 8]
+    return any((name.name, name.parent.name) == (path.name, path.parent.name) for name in names)
+
+
+def is_listened_at(path: Path) -> bool:
+    """Whether a program listens at the path, in whichever network namespace; raises `OSError`."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
+        try:
+            probe.connect(str(path))
+        except BlockingIOError:
+            return True  # its queue is full
+        except (ConnectionRefusedError, FileNotFoundError):
+            return False
+    return True
+
+
+def is_elsewhere(path: Path) -> bool:
+    """Whether a program listens at the path, and it is one of another network namespace."""
+    try:
+        return is_listened_at(path) and not listens_here(path)
+    except OSError:
+        return False
+
+
+def socket_id(path: Path) -> tuple[int, int] | None:
+    """Which socket the path leads to: device and inode; None if there is none."""
+    with suppress(OSError):
+        found = path.lstat()
+        if stat.S_ISSOCK(found.st_mode):
+            return found.st_dev, found.st_ino
+    return None
+
+
 def bind_socket(path: Path) -> socket.socket:
-    """Listen at the control socket's path, for root only, in place of one that nobody listens at."""
+    """Listen at the control socket's path, for root only, in place of one at which no program listens.
+
+    Daemons that share the directory take turns here, so none removes what another has just bound. Raises
+    `DeviceError`, also if a program listens there, or if something else than a socket is there.
+    """
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.unlink(missing_ok=True)
-        # On the socket before it has a path: there is no moment in which others could connect.
-        os.fchmod(listener.fileno(), 0o600)
-        listener.bind(str(path))
-        listener.listen()
+        turn = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(turn, fcntl.LOCK_EX)
+            _make_way(path)
+            # On the socket before it has a path: there is no moment in which others could connect.
+            os.fchmod(listener.fileno(), 0o600)
+            listener.bind(str(path))
+            listener.listen()
+        finally:
+            os.close(turn)
     except OSError as error:
         listener.close()
         raise DeviceError(f"can't listen at {path}: {os.strerror(error.errno or 0)}") from error
+    except DeviceError:
+        listener.close()
+        raise
     return listener
+
+
+def _make_way(path: Path) -> None:
+    if is_listened_at(path):
+        raise DeviceError(
+            f"another WireGuard listens at {path}: give this network namespace a {path.parent} of its own, "
+            "or choose another INTERFACE"
+        )
+    if socket_id(path) is not None:
+        path.unlink()
 
 
 class Child:

@@ -152,6 +152,10 @@ class UserspaceDevice:
         if listen_port not in {0, state.listen_port}:
             await self._move(state.listen_port, listen_port)
 
+    async def forget_key(self) -> None:
+        """Take the private key away; raises `DeviceError`, `DeviceGoneError`."""
+        await self._change(uapi.encode_private_key(PrivateKey(bytes(32))))
+
     async def _move(self, old: int, new: int) -> None:
         try:
             await self._change(uapi.encode_listen_port(new))

@@ -37,21 +37,17 @@ class FileKeyRing:
         """See `ports.KeyRing.others`."""
         found = {}
         for path in (self._next, self._old):
-            try:
-                key = PrivateKey.parse(path.read_text().strip())
-            except FileNotFoundError:
-                continue
-            except (OSError, FormatError, UnicodeDecodeError) as error:
-                _log.error("key.unreadable", file=str(path), problem=type(error).__name__)
-                continue
-            found[derive(key)] = key
+            key = _read(path)
+            if key is not None:
+                found[derive(key)] = key
         return found
 
     def use(self, key: PublicKey) -> None:
         """See `ports.KeyRing.use`."""
         try:
             for source, spare in ((self._next, self._old), (self._old, self._next)):
-                if source.exists() and derive(PrivateKey.parse(source.read_text().strip())) == key:
+                private = _read(source)
+                if private is not None and derive(private) == key:
                     spare.unlink(missing_ok=True)
                     spare.hardlink_to(self._path)
                     source.replace(self._path)
@@ -72,3 +68,14 @@ class FileKeyRing:
             return self._path.stat().st_mtime
         except OSError:
             return None
+
+
+def _read(path: Path) -> PrivateKey | None:
+    """The key in a file; None if there is no file, or no key in it: the log says so."""
+    try:
+        return PrivateKey.parse(path.read_text().strip())
+    except FileNotFoundError:
+        return None
+    except (OSError, FormatError, UnicodeDecodeError) as error:
+        _log.error("key.unreadable", file=str(path), problem=type(error).__name__)
+        return None

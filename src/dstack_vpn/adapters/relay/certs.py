@@ -4,10 +4,8 @@ Files that change are loaded again. A certificate that is not valid now never re
 one stays in use, the log says so once, and health until it is mended.
 """
 
-import os
 import socket
 import ssl
-import tempfile
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,6 +16,7 @@ import structlog
 from dstack_vpn.adapters.clock import SystemClock
 from dstack_vpn.adapters.keys.guest_agent import GuestAgent
 from dstack_vpn.adapters.relay import tls
+from dstack_vpn.adapters.store.private import write_private
 from dstack_vpn.core.upstream import DSTACK, Listen
 from dstack_vpn.errors import AgentError, RelayError
 
@@ -194,13 +193,7 @@ def _make() -> str:
 def _write(path: Path, text: str) -> None:
     """Write a file that only its owner can read, all of it or nothing."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent)  # which makes it 0600
-        with os.fdopen(descriptor, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).replace(path)
+        write_private(path, text)
     except OSError as error:
         raise RelayError(f"STATE_DIR: can't write {path}: {error.strerror}") from error
 

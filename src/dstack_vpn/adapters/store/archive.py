@@ -1,12 +1,13 @@
 """The wg-quick file and its backups.
 
 Written atomically (a new file, synced, renamed over the old one), readable by root alone, only where the
-text differs. The last `KEEP` versions stay in the state directory. Pinning one of them is a matter of the
-operator and the disk: the daemon follows the pin file, whoever wrote it.
+text differs. A file that is not ours is never overwritten. Ours equals one of the backups, or has our first
+line and nothing that `core.wgconf` does not write (a hook, above all). The last `KEEP` versions stay in the
+state directory. Pinning one of them is a matter of the operator and the disk: the daemon follows the pin
+file, whoever wrote it.
 """
 
 import asyncio
-import os
 import re
 import time
 from collections.abc import Callable
@@ -15,7 +16,9 @@ from pathlib import Path
 from typing import Final, ParamSpec, TypeVar
 
 from dstack_vpn.adapters.store.advice import advice
-from dstack_vpn.errors import StoreError
+from dstack_vpn.adapters.store.private import write_private
+from dstack_vpn.core import wgconf
+from dstack_vpn.errors import FormatError, StoreError
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -62,6 +65,13 @@ class FileArchive:
         except (OSError, UnicodeDecodeError) as error:
             raise StoreError(f"{self._pin}: {error}") from error
 
+    def is_foreign(self) -> bool:
+        """Whether another program or a person has written the file; what can't be read is not judged."""
+        try:
+            return self._config.is_file() and not self._is_ours(self._config.read_bytes())
+        except OSError:
+            return False
+
     # -- for the commands -----------------------------------------------------------------------------
 
     def list(self) -> list[Backup]:
@@ -106,8 +116,15 @@ class FileArchive:
     # -- in a thread ----------------------------------------------------------------------------------
 
     def _write(self, text: str) -> None:
-        if self._config.is_file() and self._config.read_text() == text:
-            return
+        if self._config.is_file():
+            present = self._config.read_bytes()
+            if present == text.encode():
+                return
+            if not self._is_ours(present):
+                raise StoreError(
+                    f"{self._config} was not written by dstack-vpn, and is left as it is: move it away, or "
+                    "set WIREGUARD_CONFIG to another path"
+                )
         write_private(self._config, text)
         self._backups.mkdir(parents=True, exist_ok=True, mode=0o700)
         now = time.time_ns()
@@ -117,22 +134,19 @@ class FileArchive:
         for old in self.list()[KEEP:]:
             old.path.unlink()
 
-
-def write_private(path: Path, text: str) -> None:
-    """Put a file in place atomically, readable by its owner alone; raises `OSError`."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.unlink(missing_ok=True)
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(descriptor, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    except BaseException:
-        draft.unlink(missing_ok=True)
-        raise
+    def _is_ours(self, content: bytes) -> bool:
+        if not content.strip():
+            return True  # there is nothing to lose
+        if self._last is not None and content == self._last.encode():
+            return True
+        if any(backup.path.read_bytes() == content for backup in self.list()):
+            return True
+        try:
+            text = content.decode()
+            wgconf.parse(text)
+        except (UnicodeDecodeError, FormatError):
+            return False
+        return text.startswith(wgconf.HEADER)
 
 
 def _translated(work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:

@@ -1,15 +1,24 @@
-"""One daemon for each state directory.
+"""One daemon for each state directory, and one for each interface name in a network namespace.
 
-The lock is on the directory itself, so a disk that is full or read-only does not stand in its way, and the
-kernel lets go of it when the process ends, however it does. It reaches as far as the file system does:
+The first lock is on the directory itself, so a disk that is full or read-only does not stand in its way, and
+the kernel lets go of it when the process ends, however it does. It reaches as far as the file system does:
 containers that share a volume see each other's, machines that share a key but no directory don't.
+
+The second lock is an abstract Unix socket, because these belong to the network namespace, as the interface
+does. It listens, so that another daemon can learn who has it. Any user can bind such a name: a holder that is
+neither root nor our own user has no interface to share with us, and is ignored.
 """
 
 import fcntl
 import os
+import socket
+import struct
 from pathlib import Path
+from typing import Final
 
 from dstack_vpn.errors import StoreError
+
+_UCRED: Final = struct.Struct("=iII")
 
 
 def lock(state_dir: Path) -> int | None:
@@ -36,3 +45,36 @@ def lock(state_dir: Path) -> int | None:
         os.close(descriptor)
         return None
     return descriptor
+
+
+def claim_interface(name: str) -> socket.socket | None:
+    """Claim the interface's name in this network namespace, for as long as the socket is open.
+
+    None if another process has claimed it, or if abstract sockets are not to be had.
+    """
+    claim = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        claim.bind(_address(name))
+        claim.listen()
+    except OSError:
+        claim.close()
+        return None
+    return claim
+
+
+def holder(name: str) -> int | None:
+    """The process that has claimed the interface's name, 0 if its number is unknown; None if none has."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
+        try:
+            probe.connect(_address(name))
+        except BlockingIOError:
+            return 0  # its queue is full, so it listens
+        except OSError:
+            return None
+        credentials = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+    process, user, _ = _UCRED.unpack(credentials)
+    return int(process) if user in {0, os.geteuid()} else None
+
+
+def _address(name: str) -> str:
+    return f"\0dstack-vpn/{name}"

@@ -40,7 +40,7 @@ def namespace() -> Iterator[netns_support.Namespace]:
 async def test_a_running_device_is_read_and_left_alone(namespace: netns_support.Namespace) -> None:
     program = netns_support.wireguard_go()
     assert program is not None
-    link = UserspaceLink(NAME, program)
+    link = UserspaceLink(netns_support.claim(NAME), program)
     device = await link.start()
     try:
         await device.apply([SetPeer(PEER, allowed_ips=frozenset({"10.77.0.5/32"}))])

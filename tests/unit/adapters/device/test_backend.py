@@ -6,6 +6,7 @@ import pytest
 from dstack_vpn.adapters.device import backend, process
 from dstack_vpn.adapters.device.backend import choose_backend, make_link
 from dstack_vpn.adapters.device.link import KernelLink, UserspaceLink
+from dstack_vpn.core.ownership import Claim
 from dstack_vpn.errors import DeviceError
 
 Wanted = Literal["auto", "kernel", "userspace"]
@@ -72,7 +73,7 @@ async def test_each_thing_that_is_missing_is_named(host: Host, tmp_path: Path) -
 
 
 def test_a_backend_has_its_link() -> None:
-    assert isinstance(make_link("kernel", "wg0"), KernelLink)
-    assert isinstance(make_link("userspace", "wg0"), UserspaceLink)
+    assert isinstance(make_link("kernel", Claim("wg0", ())), KernelLink)
+    assert isinstance(make_link("userspace", Claim("wg0", ())), UserspaceLink)
     with pytest.raises(DeviceError, match="not an interface name"):
-        make_link("kernel", "../x")
+        make_link("kernel", Claim("../x", ()))

@@ -1,0 +1,347 @@
+"""Ownership: what on this host is this daemon's own, and what stands in its way.
+
+The daemon shares a host with interfaces, routes and tunnels of others. A name proves nothing: anybody can
+have a ``wg0``. An interface is ours if one of these holds:
+
+    made     its alias carries our mark: the instance of our state directory, or one of our keys
+    key      its WireGuard device has one of our keys (the one in use, the next one, the one before)
+    found    it is a blank WireGuard: no key, no peers, no addresses; we use it and leave it blank again
+
+A route is ours if it leads into such an interface, or if it is a blackhole with our protocol number and the
+metric of our interface. Everything else is another program's. It is never changed or removed, and if it
+is in the way, `in_the_way` names it, with the reason and the remedy, before anything is changed.
+
+Facts come in, obstacles come out. The daemon's start, the daemon while it runs, and ``doctor`` use the same
+functions.
+"""
+
+import ipaddress
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final
+
+from dstack_vpn.core.keys import PublicKey
+from dstack_vpn.core.model import Cidr
+
+MARK: Final = "dstack-vpn"
+PROTOCOL: Final = 118
+"""Who made a route (rtnetlink.h: RTPROT_*; user-defined, and not in iproute2's rt_protos)."""
+UNICAST: Final = 1
+BLACKHOLE: Final = 6
+"""rtnetlink.h: RTN_*"""
+MOST_NAMED: Final = 5
+"""Routes and addresses that one refusal names."""
+
+_METRIC_BASE: Final = 0x7600_0000
+_SWALLOWING: Final = frozenset({BLACKHOLE, 7, 8, 9})
+"""RTN_BLACKHOLE, RTN_UNREACHABLE, RTN_PROHIBIT, RTN_THROW: nothing is reached by these."""
+_KINDS: Final = {BLACKHOLE: "blackhole ", 7: "unreachable ", 8: "prohibit ", 9: "throw "}
+_PROTOCOLS: Final = {2: "kernel", 3: "boot", 4: "static", 9: "ra", 16: "dhcp", PROTOCOL: "118"}
+_SUMMARY: Final = {4: 1, 6: 8}
+"""Prefixes up to this length are a default route in parts (0.0.0.0/1), or all of the ULA space (fd00::/8)."""
+
+
+class Proof(StrEnum):
+    """Why an interface is ours."""
+
+    MADE = "made"
+    KEY = "key"
+    FOUND = "found"
+
+
+@dataclass(frozen=True, slots=True)
+class LinkFact:
+    """An interface."""
+
+    index: int
+    kind: str | None
+    alias: str = ""
+    addresses: frozenset[Cidr] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceFact:
+    """The WireGuard device of an interface."""
+
+    public_key: PublicKey | None
+    peers: int
+
+
+@dataclass(frozen=True, slots=True)
+class RouteFact:
+    """A route of the main table."""
+
+    prefix: Cidr
+    kind: int = UNICAST
+    protocol: int = 0
+    metric: int = 0
+    index: int = 0
+    """The interface's index; 0 if it leads into none."""
+    device: str = ""
+
+    def __str__(self) -> str:
+        words = [f"{_KINDS.get(self.kind, '')}{self.prefix}"]
+        if self.device and self.kind not in _SWALLOWING:
+            words.append(f"dev {self.device}")
+        if self.protocol:
+            words.append(f"proto {_PROTOCOLS.get(self.protocol, self.protocol)}")
+        if self.metric:
+            words.append(f"metric {self.metric}")
+        return " ".join(words)
+
+
+@dataclass(frozen=True, slots=True)
+class AddressFact:
+    """An address of an interface, with the length of its network's prefix."""
+
+    cidr: Cidr
+    index: int
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What a look at the host has found."""
+
+    link: LinkFact | None = None
+    """The interface that has our name."""
+    device: DeviceFact | None = None
+    unreadable: bool = False
+    """The device could not be read, so nothing is known of it."""
+    elsewhere: str | None = None
+    """The path of a control socket at which a program of another network namespace listens."""
+    holder: int | None = None
+    """The process that has claimed our interface's name in this namespace; 0 if its number is unknown."""
+    routes: Sequence[RouteFact] = ()
+    addresses: Sequence[AddressFact] = ()
+    hosts: Sequence[tuple[str, str]] = ()
+    """Names that the node has to reach outside of the tunnel, each with an address."""
+    config: str | None = None
+    """The path of a wg-quick file that another program or a person has written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What proves that a thing is ours."""
+
+    instance: str = ""
+    """Random, kept in the state directory; empty if it can't be kept."""
+    keys: frozenset[PublicKey] = frozenset()
+    """The key in use, and those before and after it."""
+    key: PublicKey | None = None
+    """The key in use."""
+
+    def mark(self, proof: Proof) -> str:
+        """The alias of an interface of ours."""
+        words = [MARK, self.instance or "-", "-" if self.key is None else str(self.key)]
+        return " ".join([*words, Proof.FOUND] if proof is Proof.FOUND else words)
+
+    def proof(self, link: LinkFact, device: DeviceFact | None) -> Proof | None:
+        """Why the interface is ours; None if it is not."""
+        words = link.alias.split()
+        marked = len(words) >= 3 and words[0] == MARK
+        if marked and (words[1] == (self.instance or None) or words[2] in map(str, self.keys)):
+            return Proof.FOUND if Proof.FOUND in words[3:] else Proof.MADE
+        if device is None:
+            return None
+        if device.public_key in self.keys:
+            return Proof.KEY
+        blank = device == DeviceFact(None, 0) and not link.addresses and not marked
+        return Proof.FOUND if blank else None
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a daemon is going to use."""
+
+    interface: str
+    prefixes: tuple[Cidr, ...]
+    """VPN_CIDR first, then the network's IPv6 prefix."""
+    identity: Identity = field(default_factory=Identity)
+
+
+@dataclass(frozen=True, slots=True)
+class Obstacle:
+    """A thing that is in the way."""
+
+    what: str
+    """The thing, and why it is not ours."""
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.remedy}"
+
+
+def blackhole_metric(name: str) -> int:
+    """The metric of an interface's blackhole routes: high, and another one for another interface."""
+    return _METRIC_BASE + (zlib.crc32(name.encode()) & 0xFF_FFFF)
+
+
+def in_the_way(host: Host, claim: Claim) -> list[Obstacle]:
+    """Everything that stands against the claim; empty if nothing does."""
+    found = [*_holder(host, claim), *_link(host, claim)]
+    proven = host.link is not None and not found
+    own = host.link.index if host.link is not None and proven else 0
+    found += _routes(host, claim, own)
+    found += _hosts(host, claim)
+    if host.config is not None:
+        found.append(
+            Obstacle(
+                f"{host.config} was not written by dstack-vpn, and is left as it is",
+                "move it away, or set WIREGUARD_CONFIG to another path",
+            )
+        )
+    return found
+
+
+# -- the interface ------------------------------------------------------------------------------------
+
+
+def _holder(host: Host, claim: Claim) -> Iterator[Obstacle]:
+    if host.holder is not None:
+        process = f" (process {host.holder})" if host.holder else ""
+        yield Obstacle(
+            f"another dstack-vpn{process} runs with INTERFACE={claim.interface} in this network namespace",
+            "stop it, or choose another INTERFACE",
+        )
+
+
+def _link(host: Host, claim: Claim) -> Iterator[Obstacle]:
+    if host.elsewhere is not None:
+        yield elsewhere(host.elsewhere)
+    elif host.link is not None and not host.unreadable:
+        yield from foreign(claim.interface, host.link, host.device, claim.identity)
+
+
+def elsewhere(path: str) -> Obstacle:
+    """A control socket of another network namespace."""
+    folder = path.rpartition("/")[0]
+    return Obstacle(
+        f"a WireGuard of another network namespace listens at {path}: both namespaces share {folder}",
+        f"give this one a {folder} of its own (a tmpfs), or choose another INTERFACE",
+    )
+
+
+def foreign(name: str, link: LinkFact, device: DeviceFact | None, identity: Identity) -> Iterator[Obstacle]:
+    """The interface, unless it is ours."""
+    if identity.proof(link, device) is not None:
+        return
+    leftover = f"choose another INTERFACE; if it is left from an earlier run, 'ip link delete {name}'"
+    words = link.alias.split()
+    if len(words) >= 3 and words[0] == MARK:
+        whose = f"{name} was made by another dstack-vpn (public key {words[2]})"
+        yield Obstacle(whose, f"stop that one, or {leftover}")
+    elif device is not None:
+        peers = f"{device.peers} peer{'' if device.peers == 1 else 's'}"
+        key = f"public key {device.public_key}" if device.public_key else "no key"
+        what = f"{name} is a WireGuard tunnel that dstack-vpn did not set up ({key}, {peers})"
+        yield Obstacle(what, leftover)
+    elif link.kind == "tun":
+        yield Obstacle(f"{name} is a TUN interface of another program", leftover)
+    else:
+        kind = f"a {link.kind} interface" if link.kind else "a network interface"
+        what = f"{name} is {kind} that dstack-vpn did not make"
+        yield Obstacle(what, "choose another INTERFACE")
+
+
+# -- routes and addresses -----------------------------------------------------------------------------
+
+
+def clashes(route: RouteFact, claim: Claim, own: int) -> Cidr | None:
+    """The prefix of ours that the route is in the way of; None if it is not, or is ours.
+
+    ``own`` is the index of our interface, 0 if there is none.
+    """
+    ours = own and route.index == own and route.kind == UNICAST
+    if ours or (
+        route.kind == BLACKHOLE
+        and route.protocol == PROTOCOL
+        and route.metric == blackhole_metric(claim.interface)
+    ):
+        return None
+    network = ipaddress.ip_network(route.prefix)
+    if network.prefixlen <= _SUMMARY[network.version]:
+        return None
+    for prefix in claim.prefixes:
+        mine = ipaddress.ip_network(prefix)
+        if network.version != mine.version or not network.overlaps(mine):
+            continue
+        if route.kind in _SWALLOWING and network.prefixlen < mine.prefixlen:
+            continue  # it leads nowhere, and ours is more specific: nothing is taken from anybody
+        return prefix
+    return None
+
+
+def taken(routes: Iterable[RouteFact], claim: Claim, own: int) -> str | None:
+    """Which route stands against ours while we run; None if none does."""
+    found = [(route, prefix) for route in routes if (prefix := clashes(route, claim, own)) is not None]
+    if not found:
+        return None
+    route, prefix = found[0]
+    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+    return f"the route {route} of another program takes packets for {prefix}{more}; remove it"
+
+
+def _routes(host: Host, claim: Claim, own: int) -> Iterator[Obstacle]:
+    found: dict[tuple[str, str], Obstacle] = {}
+    for route in host.routes:
+        if (prefix := clashes(route, claim, own)) is not None:
+            found.setdefault((route.prefix, route.device), _route(route, prefix, claim))
+    devices = {device for _, device in found}
+    for address in host.addresses:
+        network = str(ipaddress.ip_interface(address.cidr).network)
+        as_route = RouteFact(network, index=address.index, device=address.device)
+        prefix = clashes(as_route, claim, own)
+        if prefix is not None and address.device not in devices:
+            what = f"{address.device} has the address {address.cidr}, which overlaps {_named(prefix, claim)}"
+            found.setdefault((network, address.device), Obstacle(what, _elsewhere(prefix, claim)))
+    obstacles = list(found.values())
+    yield from obstacles[:MOST_NAMED]
+    if len(obstacles) > MOST_NAMED:
+        yield Obstacle(f"{len(obstacles) - MOST_NAMED} more routes overlap", "see 'ip route'")
+
+
+def _route(route: RouteFact, prefix: Cidr, claim: Claim) -> Obstacle:
+    if route.protocol != PROTOCOL:
+        what = f"the route {route} overlaps {_named(prefix, claim)}"
+        return Obstacle(what, f"{_elsewhere(prefix, claim)}, or remove that route")
+    what = f"the route {route} is another dstack-vpn's, and overlaps {_named(prefix, claim)}"
+    return Obstacle(
+        what,
+        "stop that one, or run this one in a network namespace of its own; if it is left from an earlier "
+        f"run, 'ip {'-6 ' if ':' in route.prefix else ''}route delete {route}'",
+    )
+
+
+def _named(prefix: Cidr, claim: Claim) -> str:
+    return f"VPN_CIDR={prefix}" if prefix == claim.prefixes[0] else f"the network's IPv6 prefix {prefix}"
+
+
+def _elsewhere(prefix: Cidr, claim: Claim) -> str:
+    if prefix == claim.prefixes[0]:
+        return "choose another VPN_CIDR, the same on all nodes"
+    return "use another range there (chain and contract determine ours)"
+
+
+def _hosts(host: Host, claim: Claim) -> Iterator[Obstacle]:
+    for name, address in host.hosts:
+        if (prefix := within(address, claim.prefixes)) is not None:
+            at = "" if name == address else f" ({address})"
+            yield Obstacle(
+                f"{name}{at} is within {_named(prefix, claim)}, so it would be sought in the tunnel",
+                "choose another VPN_CIDR, the same on all nodes, or use another address",
+            )
+
+
+def within(address: str, prefixes: Iterable[Cidr]) -> Cidr | None:
+    """The prefix that has the address; None if none has, or if it is not an address."""
+    try:
+        ip = ipaddress.ip_address(address)
+    except ValueError:
+        return None
+    if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
+        ip = ip.ipv4_mapped
+    networks = ((prefix, ipaddress.ip_network(prefix)) for prefix in prefixes)
+    return next((prefix for prefix, net in networks if net.version == ip.version and ip in net), None)

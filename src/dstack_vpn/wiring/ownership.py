@@ -1,0 +1,101 @@
+"""What the node claims of this host, and the look at what is in its way, before anything is changed."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager
+from dataclasses import replace
+from typing import Final
+from urllib.parse import urlsplit
+
+import structlog
+
+from dstack_vpn.adapters.device.survey import survey
+from dstack_vpn.adapters.keys.keyring import FileKeyRing
+from dstack_vpn.adapters.resolver import SystemResolver
+from dstack_vpn.adapters.store import instance
+from dstack_vpn.adapters.store.archive import FileArchive
+from dstack_vpn.adapters.store.lock import claim_interface, holder
+from dstack_vpn.config import Settings
+from dstack_vpn.core.addressing import unique_local_prefix
+from dstack_vpn.core.ownership import Claim, Host, Identity, in_the_way, within
+from dstack_vpn.core.x25519 import derive
+from dstack_vpn.errors import DeviceError, InTheWayError
+
+_log = structlog.get_logger(component="node")
+
+NAMES: Final = 0.5
+"""Seconds that the names of RPC hosts get to resolve; the start does not wait longer for them."""
+
+
+def claim_of(settings: Settings, *, make: bool = False) -> Claim:
+    """What the node uses of the host; ``make`` gives the state directory its name, if it has none."""
+    keys = set() if settings.wireguard_private_key is None else {derive(settings.wireguard_private_key)}
+    own = next(iter(keys), None)
+    if settings.key_file is not None:
+        keys |= FileKeyRing(settings.key_file).others().keys()
+    name = (instance.read_or_make if make else instance.read)(settings.state_dir)
+    ipv6 = unique_local_prefix(settings.chain_id, settings.contract_address)
+    prefixes = (str(settings.vpn_cidr), str(ipv6))
+    return Claim(settings.interface, prefixes, Identity(name, frozenset(keys), own))
+
+
+async def look(settings: Settings, claim: Claim) -> Host:
+    """Look at the host; raises `DeviceError` if the kernel does not answer."""
+    found, hosts = await asyncio.gather(survey(claim, settings.backend), _hosts(settings, claim))
+    archive = FileArchive(settings.wireguard_config, settings.state_dir)
+    foreign = str(settings.wireguard_config) if archive.is_foreign() else None
+    return replace(found, hosts=tuple(hosts), config=foreign)
+
+
+@asynccontextmanager
+async def taken(settings: Settings) -> AsyncIterator[Claim]:
+    """Claim the interface's name, and see that nothing is in the way; raises `InTheWayError`."""
+    claim = claim_of(settings, make=True)
+    with ExitStack() as stack:
+        held = claim_interface(settings.interface)
+        host = await _look_or_not(settings, claim)
+        if held is not None:
+            stack.enter_context(held)
+        else:
+            host = replace(host, holder=holder(settings.interface))
+        found = in_the_way(host, claim)
+        if found:
+            raise InTheWayError([str(obstacle) for obstacle in found])
+        yield claim
+
+
+async def _look_or_not(settings: Settings, claim: Claim) -> Host:
+    try:
+        return await look(settings, claim)
+    except DeviceError as error:
+        # What the machine lacks is no reason to end; the link looks again when it is started.
+        _log.warning("node.unsurveyed", problem=str(error))
+        return Host()
+
+
+async def _hosts(settings: Settings, claim: Claim) -> list[tuple[str, str]]:
+    """The hosts that the node reaches outside of the tunnel, whose addresses are within our prefixes."""
+    rpc = {urlsplit(url).hostname or "" for url in settings.rpc_url}
+    found = await asyncio.gather(*(_resolved(host) for host in sorted(rpc)))
+    known = [(f"the RPC host {host}", address) for host, address in zip(sorted(rpc), found, strict=True)]
+    known += [(f"the endpoint of {node} in PEER_ENDPOINTS", host) for node, host in _endpoints(settings)]
+    return [(name, address) for name, address in known if within(address, claim.prefixes) is not None]
+
+
+def _endpoints(settings: Settings) -> Iterator[tuple[str, str]]:
+    for node, reach in settings.peer_endpoints.items():
+        if reach.udp is not None:
+            yield node, reach.udp.host
+        yield from ((node, upstream.host) for upstream in reach.relays)
+
+
+async def _resolved(host: str) -> str:
+    """The host's address; the host itself if it is one, or has none in time."""
+    if ":" in host or not host.strip("0123456789."):
+        return host
+    try:
+        async with asyncio.timeout(NAMES):
+            address = await SystemResolver().resolve(host, 443)
+    except TimeoutError:
+        return host
+    return host if address is None else address.host
