@@ -328,7 +328,7 @@ def _elsewhere(prefix: Cidr, claim: Claim) -> str:
 def _hosts(host: Host, claim: Claim) -> Iterator[Obstacle]:
     for name, address in host.hosts:
         if (prefix := within(address, claim.prefixes)) is not None:
-            at = "" if name == address else f" ({address})"
+            at = "" if name.endswith(f" {address}") else f" ({address})"
             yield Obstacle(
                 f"{name}{at} is within {_named(prefix, claim)}, so it would be sought in the tunnel",
                 "choose another VPN_CIDR, the same on all nodes, or use another address",

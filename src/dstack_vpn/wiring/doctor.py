@@ -16,14 +16,18 @@ from dstack_vpn.adapters.keys.guest_agent import GuestAgent
 from dstack_vpn.config import Settings
 from dstack_vpn.core.access import AccessControl, Reason, own_problem
 from dstack_vpn.core.desired import PeerPolicy
-from dstack_vpn.core.model import DeviceState
+from dstack_vpn.core.model import DeviceState, Endpoint
 from dstack_vpn.core.node import Node
 from dstack_vpn.core.x25519 import derive
-from dstack_vpn.errors import AgentError, DeviceError
+from dstack_vpn.errors import AgentError, DeviceError, FormatError
+from dstack_vpn.wiring import ownership
 from dstack_vpn.wiring.node import address_plan, look_at_device, now
 
 PEERS: Final = 16
 """Peers whose ways are tried; a network of hundreds would take minutes."""
+
+SESSION: Final = 180.0
+"""Seconds after a handshake for which a session counts."""
 
 Daemon = Mapping[str, Any]
 """What a running daemon says at ``/stats``; empty where none answers."""
@@ -40,6 +44,7 @@ async def examine(settings: Settings, daemon: Daemon, tell: Callable[[Check], No
             tell(check)
 
     add(await machine.wireguard(settings.backend), machine.tun(settings.backend), machine.capabilities())
+    add(await ownership.check(settings))
     device, seen = await _device(settings, daemon)
     add(seen, machine.state(settings.state_dir))
     add(machine.udp_port(settings.listen_port, settings.interface, device))
@@ -77,7 +82,8 @@ async def _device(settings: Settings, daemon: Daemon) -> tuple[DeviceState | Non
     try:
         device = await look_at_device(settings)
     except DeviceError as error:
-        return None, failed("interface", str(error), "restart the daemon; it sets the interface up anew")
+        advice = "if it is this node's, restart the daemon, which sets it up again; else see 'host'"
+        return None, failed("interface", str(error), advice)
     if device is None:
         if daemon:
             return None, failed("interface", f"{name} is gone, though the daemon runs", "see its /health")
@@ -141,7 +147,8 @@ async def _names(settings: Settings, access: AccessControl, daemon: Daemon) -> l
 
 async def _peers(settings: Settings, access: AccessControl, daemon: Daemon) -> list[list[Check]]:
     policy = PeerPolicy(settings.peer_endpoints, settings.peer_endpoint_template, 0)
-    handshakes = {peer["token"]: peer["last_handshake"] for peer in daemon.get("peers", ())}
+    seen = {peer["token"]: peer for peer in daemon.get("peers", ())}
+    handshakes = {token: peer["last_handshake"] for token, peer in seen.items()}
     members = sorted(access.granted(now()), key=lambda node: node.token_id)
     # Those that the daemon hears nothing of are the ones to look at.
     members.sort(key=lambda node: handshakes.get(node.token_id) or 0)
@@ -152,9 +159,23 @@ async def _peers(settings: Settings, access: AccessControl, daemon: Daemon) -> l
             found = "it has no endpoint: it has to call us"
             return [passed(f"way to {node.node_id}", found)]
         last = handshakes.get(node.token_id)
+        if way.udp is not None and (used := _in_use(seen.get(node.token_id), now())) is not None:
+            way = replace(way, udp=used)
         return await peers.reach(str(node.node_id), way, settings.mtu, last, now())
 
     found = await asyncio.gather(*(one(node) for node in members[:PEERS]))
     if len(members) > PEERS:
         found.append([passed("more peers", f"{len(members) - PEERS} were not tried")])
     return found
+
+
+def _in_use(peer: Mapping[str, Any] | None, at: float) -> Endpoint | None:
+    """Where the daemon reaches the peer now, which may have roamed since it was registered."""
+    if peer is None or peer.get("transport") != "udp" or not peer.get("endpoint"):
+        return None
+    if at - (peer.get("last_handshake") or 0) > SESSION:
+        return None
+    try:
+        return Endpoint.parse(peer["endpoint"])
+    except FormatError:
+        return None  # a relay of this machine

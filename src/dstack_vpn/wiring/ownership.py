@@ -10,11 +10,12 @@ from urllib.parse import urlsplit
 import structlog
 
 from dstack_vpn.adapters.device.survey import survey
+from dstack_vpn.adapters.doctor.check import Check, failed, passed, warned
 from dstack_vpn.adapters.keys.keyring import FileKeyRing
 from dstack_vpn.adapters.resolver import SystemResolver
 from dstack_vpn.adapters.store import instance
 from dstack_vpn.adapters.store.archive import FileArchive
-from dstack_vpn.adapters.store.lock import claim_interface, holder
+from dstack_vpn.adapters.store.lock import claim_interface, holder, is_locked
 from dstack_vpn.config import Settings
 from dstack_vpn.core.addressing import unique_local_prefix
 from dstack_vpn.core.ownership import Claim, Host, Identity, in_the_way, within
@@ -62,6 +63,22 @@ async def taken(settings: Settings) -> AsyncIterator[Claim]:
         if found:
             raise InTheWayError([str(obstacle) for obstacle in found])
         yield claim
+
+
+async def check(settings: Settings) -> Check:
+    """The same look, for ``doctor``; a running daemon of our state directory is not in the way."""
+    claim = claim_of(settings)
+    try:
+        host = await look(settings, claim)
+    except DeviceError as error:
+        return warned("host", str(error), "run as root")
+    if not is_locked(settings.state_dir):
+        host = replace(host, holder=holder(settings.interface))
+    found = in_the_way(host, claim)
+    if not found:
+        return passed("host", f"nothing of others is in the way of {settings.interface} and its networks")
+    remedies = dict.fromkeys(obstacle.remedy for obstacle in found)
+    return failed("host", "; ".join(obstacle.what for obstacle in found), "; ".join(remedies))
 
 
 async def _look_or_not(settings: Settings, claim: Claim) -> Host:

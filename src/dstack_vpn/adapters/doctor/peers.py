@@ -16,6 +16,8 @@ WAIT: Final = 0.7
 """Seconds for an ICMP error to come back."""
 OVERHEAD: Final = {socket.AF_INET: 60, socket.AF_INET6: 80}
 """Bytes around a packet in the tunnel: WireGuard's 32, UDP's 8 and IP's 20 or 40."""
+LEAST_MTU: Final = 1280
+"""The smallest MTU that IPv6 works with (RFC 8200, 5), and that the settings allow."""
 _IP_MTU_DISCOVER: Final = 10
 _IP_MTU: Final = 14
 """linux/in.h"""
@@ -46,11 +48,21 @@ async def _udp(name: str, at: Endpoint, mtu: int, last_handshake: float | None, 
             return failed(name, f"{address}: nothing listens there", "start the peer, or mend its endpoint")
         return failed(name, f"{address}: {error.strerror}", "check routes and firewalls on the way")
     if path < mtu:
-        return warned(name, f"{address}: the path carries an MTU of {path} only", f"set MTU={path}")
+        return warned(name, f"{address}: the path carries an MTU of {path} only", _advice(path))
     if last_handshake and now - last_handshake < 180:
         return passed(name, f"{address}: a handshake {now - last_handshake:.0f} s ago, MTU {mtu} fits")
     # WireGuard answers nobody but members: silence is what to expect.
     return passed(name, f"{address}: nothing objects, MTU {mtu} fits; no handshake is known")
+
+
+def _advice(path: int) -> str:
+    """What to do about a small path; settings refuse an MTU without room for IPv6."""
+    if path >= LEAST_MTU:
+        return f"set MTU={path}"
+    return (
+        f"MTU can't be less than {LEAST_MTU}: raise the path's MTU by {LEAST_MTU - path} bytes, or reach the "
+        "peer by a relay (TRANSPORT=tcp)"
+    )
 
 
 async def _path_mtu(address: SocketAddress, mtu: int) -> int:

@@ -47,6 +47,23 @@ def lock(state_dir: Path) -> int | None:
     return descriptor
 
 
+def is_locked(state_dir: Path) -> bool:
+    """Whether a running daemon has claimed the directory; nothing is created."""
+    try:
+        descriptor = os.open(state_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return False
+
+
 def claim_interface(name: str) -> socket.socket | None:
     """Claim the interface's name in this network namespace, for as long as the socket is open.
 
