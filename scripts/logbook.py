@@ -68,11 +68,19 @@ MEANINGS: Final[Mapping[str, tuple[str, str]]] = {
         "Somebody changed the device's key or port, or its addresses or routes; they are right again.",
         "Find out who did.",
     ),
+    "device.left_alone": (
+        "The interface is not the daemon's own, or could not be left blank; it stays.",
+        "Choose another INTERFACE; `dstack-vpn doctor` says whose it is.",
+    ),
     "device.no_ipv6": (
         "This machine has no IPv6: the tunnel carries IPv4 alone.",
         "Allow IPv6 (sysctl net.ipv6.conf.all.disable_ipv6), or leave it.",
     ),
     "device.outdated": ("This wireguard-go can stall for a minute.", "Install 0.0.20231211 or newer."),
+    "device.route_taken": (
+        "A route of another program takes packets that belong into the tunnel; it is left as it is.",
+        "Remove that route, or choose another VPN_CIDR on all nodes.",
+    ),
     "device.started": ("wireguard-go was started.", NOTHING),
     "device.trouble": (
         "WireGuard or its interface refuses or is gone; it is tried again.",
@@ -118,6 +126,10 @@ MEANINGS: Final[Mapping[str, tuple[str, str]]] = {
     "key.renewing": ("Our key is old: `node rotate-key` was started.", NOTHING),
     "key.undated": ("The endpoint did not tell when our key was set; it is asked again.", NOTHING),
     "key.made": ("A WireGuard key was made; its public key is to be registered.", "`node register`."),
+    "node.unsurveyed": (
+        "The host could not be looked at before the start; the interface is still proven first.",
+        "Read `problem`; `dstack-vpn doctor` says what is missing.",
+    ),
     "node.hardened": ("Which of core dumps, debuggers and swap are kept away from the memory.", NOTHING),
     "members.isolated": (
         "No endpoint has confirmed the members for MAX_STALENESS: all peers are out (STALE_POLICY=isolate).",

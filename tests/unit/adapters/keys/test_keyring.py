@@ -6,9 +6,9 @@ import pytest
 
 from dstack_vpn.adapters import keyfile
 from dstack_vpn.adapters.keys.keyring import FileKeyRing, next_of, old_of
-from dstack_vpn.core.keys import PrivateKey
+from dstack_vpn.core.keys import PrivateKey, PublicKey
 from dstack_vpn.core.x25519 import derive
-from dstack_vpn.errors import StoreError
+from dstack_vpn.errors import DstackVpnError, StoreError
 
 
 def read(path: Path) -> PrivateKey:
@@ -53,5 +53,19 @@ def test_a_crash_in_between_leaves_the_key_in_its_file_and_the_step_can_be_repea
 def test_a_file_that_is_no_key_is_passed_over(tmp_path: Path) -> None:
     path = tmp_path / "wireguard.key"
     keyfile.make(path)
+    for garbage in (b"nonsense", b"\xff\xfe\x00", b""):
+        next_of(path).write_bytes(garbage)
+        ring = FileKeyRing(path)
+        assert ring.others() == {}
+        ring.use(PublicKey(b"\1" * 32))
+        with pytest.raises(DstackVpnError, match="holds no WireGuard key: restore it, or remove it"):
+            keyfile.make(next_of(path))
+
+
+def test_garbage_in_one_file_keeps_no_other_key_from_being_used(tmp_path: Path) -> None:
+    path = tmp_path / "wireguard.key"
+    keyfile.make(path)
+    old = keyfile.make(old_of(path))
     next_of(path).write_text("nonsense")
-    assert FileKeyRing(path).others() == {}
+    FileKeyRing(path).use(derive(old))
+    assert read(path) == old

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from dstack_vpn.adapters.store.archive import KEEP, FileArchive
+from dstack_vpn.core.wgconf import HEADER
 from dstack_vpn.errors import StoreError
 
 
@@ -67,3 +68,46 @@ async def test_a_place_that_can_not_be_written_is_said(tmp_path: Path) -> None:
 def test_a_file_that_was_never_written_is_said_to_be_so(archive: FileArchive) -> None:
     with pytest.raises(StoreError, match=r"there is no .*wg0\.conf yet"):
         archive.read("current")
+
+
+HOOKS = "[Interface]\nPostUp = reboot\n"
+
+
+@pytest.mark.parametrize("text", [HOOKS, f"{HEADER}\n{HOOKS}", "[Interface]\nListenPort = 1\n", "\xff"])
+async def test_a_file_of_others_is_left_as_it_is(archive: FileArchive, tmp_path: Path, text: str) -> None:
+    path = tmp_path / "etc" / "wg0.conf"
+    path.parent.mkdir()
+    path.write_bytes(text.encode("latin-1"))
+    path.chmod(0o640)
+    assert archive.is_foreign()
+    with pytest.raises(StoreError, match="was not written by dstack-vpn, and is left as it is: move it away"):
+        await archive.write("ours")
+    assert path.read_bytes() == text.encode("latin-1")
+    assert path.stat().st_mode & 0o777 == 0o640
+    path.unlink()
+    await archive.write("ours")
+    assert not archive.is_foreign()
+
+
+async def test_a_file_of_ours_is_known_by_its_backup_or_its_first_line(
+    archive: FileArchive, tmp_path: Path
+) -> None:
+    path = tmp_path / "etc" / "wg0.conf"
+    assert not archive.is_foreign()
+    await archive.write("[Interface]\n")  # as earlier releases wrote it
+    later = FileArchive(path, tmp_path / "state")
+    assert not later.is_foreign()
+    await later.write(f"{HEADER}\n[Interface]\n")
+    assert not FileArchive(path, tmp_path / "lost").is_foreign()
+    path.write_text("")
+    assert not FileArchive(path, tmp_path / "lost").is_foreign(), "there is nothing to lose"
+
+
+async def test_a_file_that_others_replace_while_we_run_is_theirs(
+    archive: FileArchive, tmp_path: Path
+) -> None:
+    await archive.write("one")
+    (tmp_path / "etc" / "wg0.conf").write_text(HOOKS)
+    with pytest.raises(StoreError, match="left as it is"):
+        await archive.write("two")
+    assert (tmp_path / "etc" / "wg0.conf").read_text() == HOOKS
