@@ -58,8 +58,9 @@ class Host:
         self.ip("link", "set", name, "up")
 
     def state(self) -> dict[str, str]:
-        """Everything of the host that is not the daemon's."""
+        """Everything of the host that is not the daemon's, once the kernel has made up its mind."""
         run = self.namespace.run
+        wait_until(self._is_settled, "the interfaces know their carriers")
         found = {
             "addresses": run("ip", "-j", "address"),
             "links": run("sh", "-c", "ip -d -o link | sed 's/ qlen .*//'"),
@@ -74,6 +75,11 @@ class Host:
                 status = path.stat()
                 found[str(path)] = f"{status.st_mode:o} {status.st_uid} {path.read_bytes()!r}"
         return found
+
+    def _is_settled(self) -> bool:
+        links = json.loads(self.ip("-j", "-d", "link"))
+        pairs = [x for x in links if x.get("linkinfo", {}).get("info_kind") in {"veth", "bridge"}]
+        return all(x["operstate"] in {"UP", "DOWN"} for x in pairs if "UP" in x["flags"])
 
     def close(self) -> None:
         for other in self.others:

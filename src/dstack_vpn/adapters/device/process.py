@@ -56,6 +56,8 @@ _TUN_PROBLEMS: Final = {
     errno.EBUSY: "another program uses the interface: stop it, or choose another INTERFACE",
     errno.EINVAL: "an interface of another kind has that name: remove it, or choose another INTERFACE",
 }
+_LISTENS: Final = "00010000"
+"""A listening socket's flags there (linux/net.h: __SO_ACCEPTCON)."""
 
 
 def check_name(name: str) -> str:
@@ -149,7 +151,9 @@ def listens_here(path: Path) -> bool:
         lines = _UNIX_SOCKETS.read_text("utf-8", "replace").splitlines()[1:]
     except OSError:
         return True  # nothing is known: the key still has to prove whose it is
-    names = [Path(fields[7]) for line in lines if len(fields := line.split(maxsplit=7)) == 8]
+    rows = (line.split(maxsplit=7) for line in lines)
+    # A connection to a listener elsewhere is in our table too, with the listener's path.
+    names = [Path(row[7]) for row in rows if len(row) == 8 and row[3] == _LISTENS]
     return any((name.name, name.parent.name) == (path.name, path.parent.name) for name in names)
 
 
