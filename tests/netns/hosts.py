@@ -77,9 +77,8 @@ class Host:
         return found
 
     def _is_settled(self) -> bool:
-        links = json.loads(self.ip("-j", "-d", "link"))
-        pairs = [x for x in links if x.get("linkinfo", {}).get("info_kind") in {"veth", "bridge"}]
-        return all(x["operstate"] in {"UP", "DOWN"} for x in pairs if "UP" in x["flags"])
+        links = json.loads(self.ip("-j", "link"))
+        return all(link["operstate"] == "UP" for link in links if link["ifname"] in {"eth0", "switch"})
 
     def close(self) -> None:
         for other in self.others:
