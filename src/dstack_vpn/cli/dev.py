@@ -5,6 +5,7 @@ say so where they meet one.
 """
 
 import asyncio
+import http.client
 import itertools
 import json
 import socket
@@ -65,7 +66,7 @@ class DevChain:
         try:
             with urllib.request.urlopen(request, timeout=_DEADLINE) as answer:  # noqa: S310
                 reply = json.load(answer)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:
             raise AdminError(f"the dev chain: {method}: {error}") from error
         if not isinstance(reply, dict) or "result" not in reply:
             raise AdminError(f"the dev chain: {method}: {_reason(reply)}")

@@ -4,20 +4,23 @@ import asyncio
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
 from dstack_vpn import config
 from dstack_vpn.config import RELAY_OPTIONS, TCP2UDP, UDP2TCP, Option, RelaySettings
+from dstack_vpn.core.upstream import has_password
 
 _NAMES = {"RELAY_LISTEN": "--listen", "RELAY_TO": "--to"}
+_VISIBLE: Final = "RELAY_TO"
+"""A secret that has a flag: its URLs hold a password only with a proxy's, which the flag refuses."""
 _LEFT_OUT = ("RELAY_MODE", "PROXY_PORT", "DSTACK_SIMULATOR_ENDPOINT")
 
 
 def flag_of(option: Option) -> str | None:
     """A relay's flag for a setting; None: it has none."""
-    if option.name in _LEFT_OUT:
+    if option.name in _LEFT_OUT or (option.secret and option.name != _VISIBLE):
         return None
     return _NAMES.get(option.name, option.flag.replace("--relay-", "--"))
 
@@ -78,6 +81,11 @@ def tcp2udp(config_file: Path | None, **values: str | None) -> None:
 
 
 def _given(values: dict[str, str | None]) -> dict[str, str]:
+    if has_password(values.get("relay_to") or ""):
+        raise click.UsageError(
+            "--to: everybody on this machine can read arguments, and a proxy's password with them: put the "
+            "URL into a file, and its path into RELAY_TO_FILE"
+        )
     return {key: text for key, text in values.items() if text is not None}
 
 

@@ -1,6 +1,7 @@
 """`top`: the running daemon, live: peers by what they carry, and what happens."""
 
 import contextlib
+import http.client
 import json
 import threading
 import time
@@ -128,7 +129,7 @@ def _follow(settings: Settings, events: deque[dict[str, Any]]) -> None:
     """Read the daemon's events, for as long as the process lives."""
     while True:
         # A daemon that restarts or refuses is asked again; the screen shows why by its own requests.
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError, http.client.HTTPException):
             opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
             with opener.open(request_to(settings, "/events"), timeout=60) as stream:
                 events.extend(parse_events(stream))

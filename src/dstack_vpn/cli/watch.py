@@ -1,5 +1,6 @@
 """`status` and `healthcheck`: what a running daemon says about itself over its HTTP endpoint."""
 
+import http.client
 import json
 import time
 import urllib.error
@@ -18,6 +19,8 @@ from dstack_vpn.errors import AdminError
 
 HTTP: Final = ("HEALTH_CHECK_HOST", "HEALTH_CHECK_PORT")
 _DEADLINE: Final = 3.0
+_LONGEST: Final = 64 << 20
+"""Bytes of a document; of a longer one the rest is left out, and so it is not JSON."""
 _REFUSED: Final = frozenset({401, 421, 429})
 """Statuses that say something about the asker; others may come with what was asked for."""
 _FILE: Final = click.Path(path_type=Path, dir_okay=False)
@@ -87,15 +90,14 @@ def request_to(settings: Settings | RelaySettings, path: str) -> urllib.request.
 
 def fetch(settings: Settings | RelaySettings, path: str) -> dict[str, Any]:
     """GET a document from the running daemon; raises `AdminError`."""
+    if not settings.health_check_port:
+        raise AdminError("HEALTH_CHECK_PORT is 0, so there is no status page to ask: set it")
     request = request_to(settings, path)
     url = request.full_url
-    # No proxy of the environment stands between us and our own daemon.
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(request, timeout=_DEADLINE) as reply:
-            body, status = reply.read(), reply.status
-    except urllib.error.HTTPError as error:
-        body, status = error.read(), error.code
+        status, body = _get(request)
+    except http.client.HTTPException as error:
+        raise AdminError(f"what answers at {url} does not speak HTTP, so it is not dstack-vpn") from error
     except OSError as error:
         raise AdminError(
             f"no daemon answers at {url} ({getattr(error, 'reason', error)}): does 'dstack-vpn run' run, "
@@ -110,3 +112,15 @@ def fetch(settings: Settings | RelaySettings, path: str) -> dict[str, Any]:
     if status in _REFUSED:
         raise AdminError(f"the daemon at {url} refuses this: {printable(str(document.get('error')))}")
     return document
+
+
+def _get(request: urllib.request.Request) -> tuple[int, bytes]:
+    """Return status and body; raises `OSError` and `http.client.HTTPException`."""
+    # No proxy of the environment stands between us and our own daemon.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(request, timeout=_DEADLINE) as reply:
+            return reply.status, reply.read(_LONGEST)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read(_LONGEST)

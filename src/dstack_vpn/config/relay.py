@@ -2,7 +2,7 @@
 
 import ipaddress
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,6 +30,12 @@ _SHARED: Final = (
     "LOG_LEVEL",
     "LOG_FORMAT",
 )
+
+
+def _for_a_relay(option: Option) -> Option:
+    """A relay has a status page only if it is asked for: there may be several, beside a node that has one."""
+    return replace(option, default="0") if option.name == "HEALTH_CHECK_PORT" else option
+
 
 RELAY_OPTIONS: Final[tuple[Option, ...]] = (
     Option(
@@ -64,7 +70,7 @@ RELAY_OPTIONS: Final[tuple[Option, ...]] = (
         "Seconds of silence after which one is given up. WireGuard forgets a silent session after 540.",
         "540",
     ),
-    *(option for option in OPTIONS if option.name in _SHARED),
+    *(_for_a_relay(option) for option in OPTIONS if option.name in _SHARED),
 )
 
 

@@ -12,7 +12,7 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Self
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from dstack_vpn.core.model import Endpoint, parse_host_name
 from dstack_vpn.errors import FormatError
@@ -194,6 +194,11 @@ def _proxy(text: str | None) -> str | None:
         # The URL itself stays out of the message: it may hold a password.
         raise FormatError("relay URL: via: expected http://host:port or socks5://host:port")
     return text
+
+
+def has_password(urls: str) -> bool:
+    """Return whether relay URLs hold anything of a proxy's user, however it is written."""
+    return any("@" in unquote(part) for part in urls.split("via=")[1:])
 
 
 def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

@@ -11,7 +11,7 @@ from dstack_vpn.wiring.view import NodeView
 
 
 async def serve_node(view: NodeView, settings: Settings) -> None:
-    """Serve until cancelled; raises `DstackVpnError` where the port can't be had."""
+    """Serve until cancelled."""
     policy = Policy(
         None if settings.api_token is None else settings.api_token.reveal(),
         loopback="loopback" in settings.api_open_to,

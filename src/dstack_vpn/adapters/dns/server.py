@@ -6,16 +6,16 @@ operator's choice, private sources. Others get no answer, not even a refusal: it
 
 import asyncio
 import ipaddress
-import socket
 from collections import Counter
-from collections.abc import Callable, Coroutine, Sequence
-from contextlib import suppress
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Final, Protocol
 
 import structlog
 
+from dstack_vpn.adapters.binding import is_here
+from dstack_vpn.adapters.dns.listener import Listener, is_private
 from dstack_vpn.adapters.seldom import Seldom
 from dstack_vpn.core.model import SocketAddress
 from dstack_vpn.core.names import Answer, Verdict
@@ -29,16 +29,6 @@ _log = structlog.get_logger(component="dns")
 
 LOOK: Final = 1.0
 """Seconds between looks at which addresses the tunnel has."""
-CONNECTIONS: Final = 16
-"""TCP clients at once."""
-IDLE: Final = 5.0
-"""Seconds that a TCP client may take for a question."""
-FORWARDED: Final = 64
-"""Questions over UDP that wait for somebody else's answer at once."""
-_IP_FREEBIND: Final = 15
-"""linux/in.h: bind before the tunnel has its address, and keep it while the interface is made anew."""
-_IPV6_FREEBIND: Final = 78
-"""linux/in6.h"""
 
 
 class Directory(Protocol):
@@ -72,7 +62,8 @@ class DnsServer:
     """How many, by response code."""
     loaded: bool = False
     """Whether a question has come yet, and what answers it has been imported."""
-    _open: dict[SocketAddress, "_Listener"] = field(default_factory=dict)
+    _open: dict[SocketAddress, Listener] = field(default_factory=dict)
+    _problems: dict[SocketAddress, str] = field(default_factory=dict)
     _upstream: "Upstream | None" = None
     _seldom: Seldom = field(default_factory=lambda: Seldom(_log))
     _forwarding: asyncio.TaskGroup | None = None
@@ -100,17 +91,34 @@ class DnsServer:
         for address in self._open.keys() - wanted:
             self._open.pop(address).close()
         for address in sorted(wanted - self._open.keys()):
-            allows = self.allows_on_tunnel if address in tunnel else _is_private
-            listener = _Listener(self, address, allows)
+            allows = self.allows_on_tunnel if address in tunnel else is_private
+            listener = Listener(self, address, allows)
             try:
                 await listener.open()
             except OSError as error:
                 listener.close()
-                problem = f"can't listen on {address}: {error.strerror}"
-                self._seldom.error("dns.trouble", problem=problem, better="another DNS_PORT, or 0 for none")
+                self._tell(address, f"can't listen on {address}: {error.strerror}")
                 continue
             self._open[address] = listener
+            self._problems.pop(address, None)
             _log.info("dns.listening", address=str(address))
+        for address in self._problems.keys() - wanted:
+            del self._problems[address]
+        for address in self._open.keys() & {*self.extra}:
+            if is_here(address.host):
+                self._problems.pop(address, None)
+            else:
+                self._tell(address, f"can't listen on {address}: this machine does not have that address now")
+
+    def _tell(self, address: SocketAddress, problem: str) -> None:
+        if self._problems.get(address) != problem:
+            self._problems[address] = problem
+            _log.error("dns.trouble", problem=problem, better="another DNS_PORT, or 0 for none")
+
+    @property
+    def problem(self) -> str | None:
+        """Why nobody can ask at some of the addresses; None: clients can."""
+        return "; ".join(problem for _, problem in sorted(self._problems.items())) or None
 
     @property
     def listening(self) -> frozenset[SocketAddress]:
@@ -170,128 +178,3 @@ _CODES: Final = {
     Verdict.NO_NAME: "nxdomain",
     Verdict.FOREIGN: "refused",
 }
-
-
-class _Listener(asyncio.DatagramProtocol):
-    """One address, over UDP and TCP."""
-
-    def __init__(self, server: DnsServer, address: SocketAddress, allows: Callable[[str], bool]) -> None:
-        self._server, self._address, self._allows = server, address, allows
-        self._udp: asyncio.DatagramTransport | None = None
-        self._tcp: asyncio.Server | None = None
-        self._clients = 0
-        self._waiting = 0
-
-    async def open(self) -> None:
-        """Bind; raises `OSError`."""
-        loop = asyncio.get_running_loop()
-        udp = _bind(self._address, socket.SOCK_DGRAM)
-        self._udp, _ = await loop.create_datagram_endpoint(lambda: self, sock=udp)
-        tcp = _bind(self._address, socket.SOCK_STREAM)
-        self._tcp = await asyncio.start_server(self._serve, sock=tcp, limit=1 << 16, backlog=CONNECTIONS)
-
-    def close(self) -> None:
-        """Give both sockets back."""
-        if self._udp is not None:
-            self._udp.close()
-        if self._tcp is not None:
-            self._tcp.close()
-
-    # -- UDP ------------------------------------------------------------------------------------------
-
-    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
-        """See `asyncio.DatagramProtocol`."""
-        if not self._allows(addr[0]):
-            return self._server.refused(addr[0])
-        if not self._server.loaded:
-            return self._later(self._begin(data, addr))
-        return self._answer(data, addr)
-
-    def _answer(self, data: bytes, addr: tuple[str, int]) -> None:
-        answer = self._server.respond(data, over_udp=True)
-        if isinstance(answer, bytes):
-            self._send(answer, addr)
-        elif answer is not None:
-            self._later(self._pass_on(answer, addr))
-
-    def _later(self, work: Coroutine[None, None, None]) -> None:
-        """Do what takes a while, if not too much of it is under way."""
-        if self._waiting < FORWARDED:
-            self._waiting += 1
-            self._server.in_background(self._counted(work))
-        else:
-            work.close()
-
-    async def _counted(self, work: Coroutine[None, None, None]) -> None:
-        try:
-            await work
-        finally:
-            self._waiting -= 1
-
-    def error_received(self, exc: Exception) -> None:
-        """See `asyncio.DatagramProtocol`: a client has gone before its answer came."""
-
-    async def _begin(self, data: bytes, addr: tuple[str, int]) -> None:
-        await self._server.load()
-        self._answer(data, addr)
-
-    async def _pass_on(self, query: "Query", addr: tuple[str, int]) -> None:
-        self._send(await self._server.forward(query, over_udp=True), addr)
-
-    def _send(self, answer: bytes, addr: tuple[str, int]) -> None:
-        if self._udp is not None and not self._udp.is_closing():
-            self._udp.sendto(answer, addr)
-
-    # -- TCP ------------------------------------------------------------------------------------------
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Answer one client's questions. Absorbs whatever ends the connection."""
-        host = writer.get_extra_info("peername")[0]
-        if not self._allows(host):
-            self._server.refused(host)
-        elif self._clients < CONNECTIONS:
-            self._clients += 1
-            try:
-                with suppress(OSError, EOFError, TimeoutError):
-                    await self._converse(reader, writer)
-            finally:
-                self._clients -= 1
-        writer.close()
-
-    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while True:
-            async with asyncio.timeout(IDLE):
-                size = int.from_bytes(await reader.readexactly(2), "big")
-                data = await reader.readexactly(size)
-            await self._server.load()
-            answer = self._server.respond(data, over_udp=False)
-            if answer is None:
-                return
-            if not isinstance(answer, bytes):
-                answer = await self._server.forward(answer, over_udp=False)
-            writer.write(len(answer).to_bytes(2, "big") + answer)
-            async with asyncio.timeout(IDLE):
-                await writer.drain()
-
-
-def _is_private(host: str) -> bool:
-    address = ipaddress.ip_address(host)
-    return address.is_private or address.is_loopback or address.is_link_local
-
-
-def _bind(address: SocketAddress, kind: socket.SocketKind) -> socket.socket:
-    """A socket at an address that this machine need not have yet; raises `OSError`."""
-    ipv6 = ":" in address.host
-    bound = socket.socket(socket.AF_INET6 if ipv6 else socket.AF_INET, kind)
-    try:
-        if ipv6:
-            bound.setsockopt(socket.IPPROTO_IPV6, _IPV6_FREEBIND, 1)
-        else:
-            bound.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
-        if kind is socket.SOCK_STREAM:
-            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind(address)
-    except OSError:
-        bound.close()
-        raise
-    return bound

@@ -1,4 +1,7 @@
-"""Forwards what is not ours to the operator's resolvers, in their order, a bounded number at once.
+"""Forwards what is not ours to the operator's resolvers, a bounded number at once.
+
+They are asked in the operator's order. One that does not answer soon has the next one asked besides, and
+comes last for a while: so a dead resolver costs a moment once, not each lookup.
 
 Their answers are passed on as they came, with another id. They are not read: that is the client's business,
 and what reads them keeps much of what strangers put in.
@@ -16,6 +19,10 @@ from dstack_vpn.core.model import SocketAddress
 
 TIMEOUT: Final = 2.0
 """Seconds for each resolver."""
+EARLY: Final = 0.25
+"""Seconds after which the next resolver is asked, too."""
+LATE: Final = 30.0
+"""Seconds for which a resolver that another one was faster than is asked last."""
 AT_ONCE: Final = 64
 
 
@@ -25,6 +32,8 @@ class Upstream:
     def __init__(self, resolvers: Sequence[SocketAddress]) -> None:
         self._resolvers = tuple(resolvers)
         self._room = AT_ONCE
+        self._late: dict[SocketAddress, float] = {}
+        """Until when a resolver is asked last, on the event loop's clock."""
 
     async def ask(self, query: Query, *, over_udp: bool) -> bytes:
         """Their answer as it came, or SERVFAIL. Absorbs every failure of theirs.
@@ -35,12 +44,43 @@ class Upstream:
         if self._room:
             self._room -= 1
             try:
-                for resolver in self._resolvers:
-                    if (answer := await self._one(query, resolver, over_udp=over_udp)) is not None:
-                        return answer
+                if (answer := await self._first(query, over_udp=over_udp)) is not None:
+                    return answer
             finally:
                 self._room += 1
         return refusal(query, dns.rcode.SERVFAIL, recursive=True)
+
+    async def _first(self, query: Query, *, over_udp: bool) -> bytes | None:
+        """Return the first answer; None: no resolver has one."""
+        waiting: dict[asyncio.Task[bytes | None], SocketAddress] = {}
+        rest = self._order()
+        async with asyncio.TaskGroup() as group:
+            while rest or waiting:
+                if rest:
+                    resolver = rest.pop(0)
+                    asked = group.create_task(self._one(query, resolver, over_udp=over_udp))
+                    waiting[asked] = resolver
+                done, _ = await asyncio.wait(
+                    waiting, timeout=EARLY if rest else None, return_when=asyncio.FIRST_COMPLETED
+                )
+                answered = next((task for task in done if task.result() is not None), None)
+                late = [resolver for task, resolver in waiting.items() if task is not answered]
+                for task in done:
+                    del waiting[task]
+                if answered is not None:
+                    self._put_last(late)
+                    for task in waiting:
+                        task.cancel()
+                    return answered.result()
+        return None
+
+    def _order(self) -> list[SocketAddress]:
+        now = asyncio.get_running_loop().time()
+        return sorted(self._resolvers, key=lambda resolver: self._late.get(resolver, 0.0) > now)
+
+    def _put_last(self, late: Sequence[SocketAddress]) -> None:
+        until = asyncio.get_running_loop().time() + LATE
+        self._late.update(dict.fromkeys(late, until))
 
     async def _one(self, query: Query, resolver: SocketAddress, *, over_udp: bool) -> bytes | None:
         sent = renewed(query).to_wire()

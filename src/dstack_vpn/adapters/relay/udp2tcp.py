@@ -12,13 +12,14 @@ from typing import Any, Final
 
 import structlog
 
+from dstack_vpn.adapters.destination import receive_with_destination
 from dstack_vpn.adapters.relay.choice import Choice
 from dstack_vpn.adapters.relay.counters import Counters, Drop
 from dstack_vpn.adapters.relay.dial import Dialled, dial
 from dstack_vpn.adapters.relay.engine import Engine
 from dstack_vpn.adapters.relay.flow import Flow
 from dstack_vpn.adapters.relay.limits import Limits, Occupancy
-from dstack_vpn.adapters.relay.pktinfo import bind_beside, listen_datagrams, receive_with_destination
+from dstack_vpn.adapters.relay.pktinfo import bind_beside, listen_datagrams
 from dstack_vpn.adapters.relay.race import race
 from dstack_vpn.adapters.seldom import Seldom
 from dstack_vpn.core.model import SocketAddress

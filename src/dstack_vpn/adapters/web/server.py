@@ -27,6 +27,7 @@ from dstack_vpn.adapters.web.client import same_client
 from dstack_vpn.adapters.web.connections import Connections
 from dstack_vpn.adapters.web.documents import Document, Later, to_json
 from dstack_vpn.adapters.web.limits import LONGEST, Limiter
+from dstack_vpn.adapters.web.listening import Listening
 from dstack_vpn.core.health import Health
 from dstack_vpn.errors import DstackVpnError
 
@@ -92,7 +93,7 @@ class HealthServer:
     def __init__(
         self, host: str, port: int, policy: Policy, health: Callable[[], Health], parts: Iterable[Part] = ()
     ) -> None:
-        self._address, self._policy, self._health = (host, port), policy, health
+        self._listening, self._policy, self._health = Listening(host, port), policy, health
         self._parts = tuple(parts)
         self._open = OPEN.union(*(part.open_paths for part in self._parts))
         self._slow = frozenset[str]().union(*(part.slow_paths for part in self._parts))
@@ -101,8 +102,13 @@ class HealthServer:
         self.answers: Counter[int] = Counter()
         """Answers by status."""
 
+    @property
+    def problem(self) -> str | None:
+        """Why nobody can connect; None: clients can."""
+        return self._listening.problem
+
     async def run(self) -> None:
-        """Serve until cancelled; raises `DstackVpnError` where the port can't be had."""
+        """Serve until cancelled. A port that can't be had is tried again (`listening`)."""
         app = web.Application(client_max_size=1024, middlewares=[self._bounded])
         app.on_response_prepare.append(_headers)
         for path, handler, method in (*self._own(), *(r for part in self._parts for r in part.routes())):
@@ -124,31 +130,13 @@ class HealthServer:
             max_headers=_FIELDS,
         )
         await runner.setup()
-        server = None
+        assert runner.server is not None
         try:
-            server = await self._listen(runner)
-            await asyncio.Event().wait()
+            await self._listening.serve(self.connections.guard(runner.server))
         finally:
-            if server is not None:
-                server.close()
             for part in self._parts:
                 await part.close()
             await runner.cleanup()
-
-    async def _listen(self, runner: web.AppRunner) -> asyncio.Server:
-        host, port = self._address
-        assert runner.server is not None
-        try:
-            server = await asyncio.get_running_loop().create_server(
-                self.connections.guard(runner.server), host, port, backlog=128
-            )
-        except OSError as error:
-            raise DstackVpnError(
-                f"HEALTH_CHECK_HOST and HEALTH_CHECK_PORT: can't listen on {host}:{port}: "
-                f"{error.strerror}. Choose another port, or HEALTH_CHECK_PORT=0 to do without"
-            ) from error
-        _log.info("web.listening", host=host, port=port)
-        return server
 
     # -- every request --------------------------------------------------------------------------------
 

@@ -19,7 +19,8 @@ import dns.rdata
 import pytest
 from tests.integration.support import eventually
 
-from dstack_vpn.adapters.dns.server import CONNECTIONS, DnsServer
+from dstack_vpn.adapters.dns.listener import CONNECTIONS
+from dstack_vpn.adapters.dns.server import DnsServer
 from dstack_vpn.core.model import SocketAddress
 from dstack_vpn.core.names import Answer, Record, Verdict
 

@@ -8,9 +8,10 @@ import time
 import pytest
 from tests.unit.adapters.relay.conftest import running
 
+from dstack_vpn.adapters.destination import receive_with_destination
 from dstack_vpn.adapters.relay.engine import Engine
 from dstack_vpn.adapters.relay.peer import LoopbackRelay
-from dstack_vpn.adapters.relay.pktinfo import bind_beside, listen_datagrams, receive_with_destination
+from dstack_vpn.adapters.relay.pktinfo import bind_beside, listen_datagrams
 from dstack_vpn.adapters.relay.tcp2udp import Tcp2Udp
 from dstack_vpn.adapters.relay.udp2tcp import Udp2Tcp
 from dstack_vpn.core.model import SocketAddress

@@ -1,0 +1,46 @@
+"""Sockets to listen on: each has its port alone, at an address that this machine need not have yet."""
+
+import socket
+from typing import Final
+
+from dstack_vpn.core.model import SocketAddress
+
+_IP_FREEBIND: Final = 15
+"""linux/in.h: bind before the tunnel has its address, and keep it while the interface is made again."""
+_IPV6_FREEBIND: Final = 78
+"""linux/in6.h"""
+
+
+def bound(address: SocketAddress, kind: socket.SocketKind) -> socket.socket:
+    """Return a socket that is bound; raises `OSError`.
+
+    ``::`` takes IPv4 as well. A port that connections of an earlier process still wait on can be had, one
+    that anybody listens on can't: for TCP that is what SO_REUSEADDR means, for UDP it would let others take
+    the port.
+    """
+    ipv6 = ":" in address.host
+    made = socket.socket(socket.AF_INET6 if ipv6 else socket.AF_INET, kind)
+    try:
+        if ipv6:
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, address.host != "::")
+            made.setsockopt(socket.IPPROTO_IPV6, _IPV6_FREEBIND, 1)
+        else:
+            made.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
+        if kind is socket.SOCK_STREAM:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.bind(address)
+    except OSError:
+        made.close()
+        raise
+    return made
+
+
+def is_here(host: str) -> bool:
+    """Return whether this machine has an address now."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.bind((host, 0))
+    except OSError:
+        return False
+    return True
