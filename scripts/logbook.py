@@ -199,6 +199,7 @@ MEANINGS: Final[Mapping[str, tuple[str, str]]] = {
     "relay.source_refused": ("A UDP source could not be given a socket.", "Raise `ulimit -n`."),
     "relay.stalled": ("An upstream takes datagrams and answers none; it is left.", "Look at that relay."),
     "relay.stopping": ("The relay was asked to end.", NOTHING),
+    "relay.trouble": ("The node's own relay can't listen; it is tried again.", "Do what the line says."),
     "relay.unopened": ("A client's UDP socket could not be made.", "Raise `ulimit -n`."),
     "relay.unreachable": ("No upstream can be reached.", "Check RELAY_TO, and the way there."),
     "relay.upstream": ("This upstream is used from now on.", NOTHING),
@@ -217,6 +218,10 @@ MEANINGS: Final[Mapping[str, tuple[str, str]]] = {
     "transport.changed": ("A peer is reached in another way.", NOTHING),
     "transport.no_relay": ("A peer's relay can't be set up.", "Read `problem`."),
     "web.failed": ("A request could not be answered, by a fault of ours.", "Report it, with the line."),
+    "web.trouble": (
+        "HTTP can't be served; it is tried again.",
+        "Another HEALTH_CHECK_HOST or HEALTH_CHECK_PORT, or HEALTH_CHECK_PORT=0.",
+    ),
     "web.listening": ("HTTP is served at this address.", NOTHING),
 }
 """By event: what it means, and what to do."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from dstack_vpn.bridge.node import Node
 from dstack_vpn.config import Settings
 from dstack_vpn.core.names import Answer, Names
+from dstack_vpn.wiring.view import NodeView
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,7 @@ class Directory:
         return self.names.addresses.token_at(host) is not None
 
 
-async def serve_names(settings: Settings, node: Node) -> None:
+async def serve_names(settings: Settings, node: Node, view: NodeView) -> None:
     """Serve the names until cancelled."""
     await node.tunnel.up.wait()
     from dstack_vpn.adapters.dns.server import DnsServer
@@ -44,4 +45,5 @@ async def serve_names(settings: Settings, node: Node) -> None:
     members = node.tunnel.members
     names = Names(settings.dns_suffix, members.addresses, settings.node_id)
     server = DnsServer(Directory(node, names), settings.dns_port, settings.dns_listen, settings.dns_upstream)
+    view.names = server
     await server.run()

@@ -260,12 +260,12 @@ async def _run(settings: Settings, claim: Claim) -> None:
     if isinstance(node.chain.source, RpcPool):
         view.rpc = node.chain.source.calls
     if settings.relay_listen is not None:
-        view.relay = await relays.of_our_own(settings.relay_listen)
-        services["relay"] = view.relay.run
+        view.own_relay = await relays.of_our_own(settings.relay_listen)
+        services["relay"] = view.own_relay.run
     if settings.health_check_port:
         services["web"] = _serve(view, settings)
     if settings.dns_port or settings.dns_listen:
-        services["dns"] = partial(serve_names, settings, node)
+        services["dns"] = partial(serve_names, settings, node, view)
     auditor = auditor_of(settings, node)
     services["audit"] = auditor.run
     guard = gate(settings, node)

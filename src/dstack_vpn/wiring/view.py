@@ -14,11 +14,13 @@ from dstack_vpn.wiring.snapshot import Snapshot, take
 
 if TYPE_CHECKING:
     from dstack_vpn.adapters.chain.tally import Calls
+    from dstack_vpn.adapters.dns.server import DnsServer
     from dstack_vpn.adapters.relay.tcp2udp import Tcp2Udp
     from dstack_vpn.adapters.web.client import Address
     from dstack_vpn.adapters.web.documents import Later
     from dstack_vpn.adapters.web.server import HealthServer
     from dstack_vpn.adapters.web.stream import Streams
+    from dstack_vpn.wiring.transports import OwnRelay
 
 _HISTORY: Final = 100
 """Entries of a node's own history."""
@@ -35,12 +37,19 @@ class NodeView:
             "python": ".".join(map(str, sys.version_info[:3])),
             "api": "1",
         }
-        self.relay: Tcp2Udp | None = None
+        self.own_relay: OwnRelay | None = None
         """What lets peers reach us over TCP or TLS."""
         self.rpc: Mapping[str, Calls] = {}
         """What RPC calls have cost, by endpoint."""
         self.web: tuple[HealthServer, Streams] | None = None
         """What serves this view, once it does."""
+        self.names: DnsServer | None = None
+        """What serves the names, once it does."""
+
+    @property
+    def relay(self) -> "Tcp2Udp | None":
+        """The same, once it listens."""
+        return None if self.own_relay is None else self.own_relay.service
 
     def health(self) -> Health:
         """The verdict now."""

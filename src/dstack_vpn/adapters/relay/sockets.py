@@ -1,6 +1,7 @@
 """How the relay's TCP connections should behave, as far as the system knows the options (tcp(7))."""
 
 import errno
+import os
 import socket
 import struct
 from contextlib import suppress
@@ -90,6 +91,7 @@ def listening(listen: Listen) -> socket.socket:
             dualstack_ipv6=listen.host == "::" and socket.has_dualstack_ipv6(),
         )
     except OSError as error:
-        raise RelayError(f"can't listen on {listen.name}: {error.strerror}") from error
+        why = os.strerror(error.errno) if error.errno else str(error)
+        raise RelayError(f"can't listen on {listen.name}: {why}") from error
     listener.setblocking(False)
     return listener
