@@ -80,8 +80,8 @@ that only its owner can read (`…_FILE`; a file that others can read is refused
 RELAY_HEAD = """
 ## The relay
 
-`dstack-vpn relay` has these settings, besides those for health checks (by default it has no `HEALTH_CHECK_PORT`; its
-container has) and logs, and the mode as a command
+`dstack-vpn relay` has these settings, besides those for health checks and logs. By default it has no
+`HEALTH_CHECK_PORT`; its container has. The mode is a command
 (`relay udp2tcp`, `relay tcp2udp`).
 
 | variable | flag | default | meaning | example |

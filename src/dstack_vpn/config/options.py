@@ -303,8 +303,9 @@ OPTIONS: Final[tuple[Option, ...]] = (
         "API_OPEN_TO",
         parsers.open_to,
         "loopback",
-        "Who needs no token: loopback (this machine), vpn (members, by their tunnel addresses), both with a "
-        "comma, or none. What a proxy has passed on always needs it.",
+        "Who needs no token: loopback (processes of root and of the daemon's own user on this machine), "
+        "users (all processes on it), vpn (members, by their tunnel addresses), several with commas, or "
+        "none. What a proxy has passed on always needs it; beside a proxy that runs as root, set none.",
         "loopback,vpn",
     ),
     Option(

@@ -216,8 +216,8 @@ def open_to(text: str) -> frozenset[str]:
     words = frozenset(part.strip() for part in text.split(","))
     if words == {"none"}:
         return frozenset()
-    if not words <= {"loopback", "vpn"}:
-        raise FormatError("expected loopback, vpn, both with a comma, or none")
+    if not words <= {"loopback", "users", "vpn"}:
+        raise FormatError("expected loopback, users, vpn, some of them with commas, or none")
     return words
 
 

@@ -51,7 +51,8 @@ async def run(settings: RelaySettings, reread: Callable[[], RelaySettings], show
     if settings.health_check_port:
         address = settings.health_check_host, settings.health_check_port
         token = None if settings.api_token is None else settings.api_token.reveal()
-        policy = Policy(token, loopback="loopback" in settings.api_open_to)
+        open_to = settings.api_open_to
+        policy = Policy(token, loopback="loopback" in open_to, users="users" in open_to)
         tasks.append(HealthServer(*address, policy, view.health, [of_view(view)]).run())
     if show is not None:
         tasks.append(show(view))

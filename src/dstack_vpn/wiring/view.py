@@ -132,6 +132,13 @@ class NodeView:
         plan = self._node.tunnel.members.addresses
         return address in (plan.ipv4 if address.version == 4 else plan.ipv6)
 
+    def client_name(self, address: "Address") -> str:
+        """What an address counts as in limits: the token that has it, by whichever of its addresses."""
+        from dstack_vpn.adapters.web.client import same_client
+
+        token = self._node.tunnel.members.addresses.token_at(str(address))
+        return same_client(address) if token is None else f"token {token}"
+
     def is_member(self, address: "Address") -> bool:
         """Whether a member of the network has that tunnel address."""
         return self.whois(address) is not None

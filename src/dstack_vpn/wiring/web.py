@@ -15,10 +15,12 @@ async def serve_node(view: NodeView, settings: Settings) -> None:
     policy = Policy(
         None if settings.api_token is None else settings.api_token.reveal(),
         loopback="loopback" in settings.api_open_to,
+        users="users" in settings.api_open_to,
         vpn="vpn" in settings.api_open_to,
         proxies=settings.api_trusted_proxies,
         suffix=settings.dns_suffix,
         is_member=view.is_member,
+        name_of=view.client_name,
     )
     api = Api(view, policy)
     address = settings.health_check_host, settings.health_check_port

@@ -1,8 +1,9 @@
 """Who may ask for what.
 
-Three things let a request in: a path that is open to all, the token, or the address that it comes from, where
-the operator allows that. An address counts only if the request has come straight from there (no proxy has
-touched it) and names this machine in ``Host`` as no foreign web page could.
+Three things let a request in: a path that is open to all, the token, or the address that it comes from, if
+the operator allows that. Trust in this machine rests on what the kernel says of the other end's process
+(`owner`), never on the absence of a header: a proxy need not add any. A request that shows a proxy, or
+names another machine in ``Host``, as a foreign web page would, is refused besides.
 """
 
 import hmac
@@ -10,17 +11,20 @@ import ipaddress
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
+from weakref import WeakKeyDictionary
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from dstack_vpn.adapters.web.client import (
-    MARKS,
     Address,
     Network,
     forwarded_client,
     is_plain_host,
     parse_address,
+    same_client,
+    shows_a_proxy,
 )
+from dstack_vpn.adapters.web.owner import TRUSTED, End, owner_of
 from dstack_vpn.errors import FormatError
 
 FORWARD_AUTH: Final = "/auth"
@@ -31,7 +35,8 @@ _LOOPBACK: Final[tuple[Network, ...]] = (
 
 _WRONG: Final = "give the API token: 'Authorization: Bearer …' (API_TOKEN_FILE has it)"
 _CLOSED: Final = (
-    "this is open to the daemon's own machine only (API_OPEN_TO): set API_TOKEN_FILE, and give that token"
+    "this is open to processes of root and of the daemon's own user only (API_OPEN_TO): set API_TOKEN_FILE, "
+    "and give that token"
 )
 _REBOUND: Final = (
     "ask for this by an IP address, by localhost, or with the API token: 'Host' names somebody else"
@@ -52,7 +57,9 @@ class Policy:
 
     token: str | None = field(default=None, repr=False)
     loopback: bool = True
-    """Whether this machine may ask without the token."""
+    """Whether root's processes on this machine, and our own user's, may ask without the token."""
+    users: bool = False
+    """Whether all processes on this machine may."""
     vpn: bool = False
     """Whether members of the network may, by their tunnel addresses."""
     proxies: tuple[Network, ...] = _LOOPBACK
@@ -60,13 +67,19 @@ class Policy:
     suffix: str | None = None
     """The zone of the network's own names."""
     is_member: Callable[[Address], bool] = field(default=lambda address: False)
+    name_of: Callable[[Address], str] = same_client
+    """What an address counts as in limits."""
+    owner: Callable[[End, End], int | None] = owner_of
+    """Tells the user of a connection's other end on this machine."""
+    _owners: "WeakKeyDictionary[object, int | None]" = field(default_factory=WeakKeyDictionary, repr=False)
+    """By transport: it stays the same for a connection."""
 
     def judge(self, request: web.Request, *, is_open: bool) -> Refusal | None:
         """Why a request is not to be answered; None where it is."""
         peer = peer_of(request)
         if is_open:
             rebound = peer is not None and peer.is_loopback and not self._is_plain(request)
-            return Refusal(421, _REBOUND) if rebound and not self._by_proxy(request) else None
+            return Refusal(421, _REBOUND) if rebound and not self._has_token(request) else None
         if self.asks_for_a_client(request, peer):
             return None  # the proxy passes its client's Authorization on, which is none of ours
         if self._has_token(request):
@@ -98,13 +111,24 @@ class Policy:
         return any(peer in network for network in self.proxies if network.version == peer.version)
 
     def _open_to(self, peer: Address, request: web.Request) -> bool:
-        # This machine reaches an address of its own from that very address, as nobody else can.
-        local = peer.is_loopback or peer == _address_of(request, "sockname")
-        return (self.loopback and local) or (self.vpn and self.is_member(peer))
+        owner = self._owner(request)
+        if owner is None:  # on another machine
+            return self.vpn and self.is_member(peer)
+        return self.users or (self.loopback and owner in TRUSTED)
+
+    def _owner(self, request: web.Request) -> int | None:
+        transport = request.transport
+        if transport is None:
+            return None
+        if transport not in self._owners:
+            ends = (transport.get_extra_info(end)[:2] for end in ("peername", "sockname"))
+            self._owners[transport] = self.owner(*ends)
+        return self._owners[transport]
 
     @staticmethod
     def _by_proxy(request: web.Request) -> bool:
-        return any(mark in request.headers for mark in MARKS)
+        # Of those that still speak HTTP/1.0, nginx passes on the requests of others.
+        return request.version < HttpVersion11 or shows_a_proxy(request.headers)
 
     def _has_token(self, request: web.Request) -> bool:
         scheme, _, given = request.headers.get("Authorization", "").partition(" ")

@@ -97,7 +97,8 @@ class Api:
         if name == "node":
             subject = parse_node_id(text)
         else:
-            subject = PublicKey.parse(text) if name == "key" else parse_address(text)
+            # A raw '+' was decoded as a space, which no key has.
+            subject = PublicKey.parse(text.replace(" ", "+")) if name == "key" else parse_address(text)
         return answer(self._view.decide(subject))
 
     async def _whois(self, request: web.Request) -> web.Response:

@@ -7,7 +7,7 @@ the same: a proxy that sets one of the two passes the client's own version of th
 """
 
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final, TypeAlias
 
 from dstack_vpn.errors import FormatError
@@ -15,9 +15,17 @@ from dstack_vpn.errors import FormatError
 Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-MARKS: Final = ("Forwarded", "X-Forwarded-For", "X-Real-IP", "Via")
-"""Headers by which a request that has come through a proxy can be told."""
+_MARKS: Final = frozenset(
+    {"forwarded", "via", "x-real-ip", "x-client-ip", "x-cluster-client-ip", "true-client-ip", "cdn-loop"}
+)
+_MARKED: Final = ("x-forwarded", "x-envoy-", "x-original-", "cf-")
+"""Headers, and what headers begin with, that only proxies send."""
 _HOPS: Final = 16
+
+
+def shows_a_proxy(names: Iterable[str]) -> bool:
+    """Return whether header names say that a proxy has passed the request on; their absence says nothing."""
+    return any(name in _MARKS or name.startswith(_MARKED) for name in map(str.lower, names))
 
 
 def parse_address(text: str) -> Address:

@@ -10,12 +10,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, cast
 
-from dstack_vpn.adapters.web.client import parse_address, same_client
+from dstack_vpn.adapters.web.client import Address, parse_address, same_client
 from dstack_vpn.errors import FormatError
 
 PATIENCE: Final = 15.0
 """Seconds."""
-CONNECTIONS: Final = 256
+CONNECTIONS: Final = 512
+SHARE: Final = 384
+"""Of these, from all that are no trusted proxy, and from one proxy: neither can take every place."""
 PER_CLIENT: Final = 100
 """Of these, from one client."""
 
@@ -27,9 +29,15 @@ class Connections:
     patience: float = PATIENCE
     most: int = CONNECTIONS
     per_client: int = PER_CLIENT
+    share: int = SHARE
+    name_of: Callable[[Address], str] = same_client
+    """What an address counts as."""
+    trusts: Callable[[Address], bool] = field(default=lambda address: False)
+    """Whether an address is a trusted proxy's, which asks for all of its clients."""
     refused: int = 0
     _open: "dict[asyncio.BaseTransport, _Connection]" = field(default_factory=dict)
     _clients: Counter[str] = field(default_factory=Counter)
+    _strangers: int = 0
 
     def __len__(self) -> int:
         return len(self._open)
@@ -48,11 +56,14 @@ class Connections:
         if transport is not None and (connection := self._open.get(transport)) is not None:
             connection.watch()
 
-    def admit(self, connection: "_Connection", client: str) -> bool:
-        """Take a connection in; False where there is no room."""
-        if len(self._open) >= self.most or self._clients[client] >= self.per_client:
+    def admit(self, connection: "_Connection", client: str, *, is_proxy: bool) -> bool:
+        """Take a connection in; False: there is no room."""
+        limit = self.share if is_proxy else self.per_client
+        full = len(self._open) >= self.most or (not is_proxy and self._strangers >= self.share)
+        if full or self._clients[client] >= limit:
             self.refused += 1
             return False
+        self._strangers += not is_proxy
         assert connection.transport is not None
         self._open[connection.transport] = connection
         self._clients[client] += 1
@@ -61,6 +72,7 @@ class Connections:
     def leave(self, connection: "_Connection", client: str) -> None:
         """A connection that was taken in has ended."""
         if connection.transport is not None and self._open.pop(connection.transport, None) is not None:
+            self._strangers -= not connection.is_proxy
             self._clients[client] -= 1
             if not self._clients[client]:
                 del self._clients[client]
@@ -71,7 +83,7 @@ class _Connection(asyncio.Protocol):
 
     def __init__(self, inner: asyncio.Protocol, all_: Connections) -> None:
         self._inner, self._all = inner, all_
-        self._client = ""
+        self._client, self.is_proxy = "", False
         self._admitted = False
         self._timer: asyncio.TimerHandle | None = None
         self.transport: asyncio.Transport | None = None
@@ -80,10 +92,11 @@ class _Connection(asyncio.Protocol):
         self.transport = cast("asyncio.Transport", transport)
         peer = transport.get_extra_info("peername")
         try:
-            self._client = same_client(parse_address(peer[0]))
+            address = parse_address(peer[0])
+            self._client, self.is_proxy = self._all.name_of(address), self._all.trusts(address)
         except (TypeError, FormatError):
             self._client = "?"
-        if not self._all.admit(self, self._client):
+        if not self._all.admit(self, self._client, is_proxy=self.is_proxy):
             self.transport.abort()
             return
         self._admitted = True

@@ -23,10 +23,9 @@ import structlog
 from aiohttp import web
 
 from dstack_vpn.adapters.web.access import Policy, peer_of
-from dstack_vpn.adapters.web.client import same_client
 from dstack_vpn.adapters.web.connections import Connections
 from dstack_vpn.adapters.web.documents import Document, Later, to_json
-from dstack_vpn.adapters.web.limits import LONGEST, Limiter
+from dstack_vpn.adapters.web.limits import LONGEST, Limiter, for_proxies
 from dstack_vpn.adapters.web.listening import Listening
 from dstack_vpn.core.health import Health
 from dstack_vpn.errors import DstackVpnError
@@ -97,8 +96,8 @@ class HealthServer:
         self._parts = tuple(parts)
         self._open = OPEN.union(*(part.open_paths for part in self._parts))
         self._slow = frozenset[str]().union(*(part.slow_paths for part in self._parts))
-        self._limiter = Limiter(time.monotonic)
-        self.connections = Connections()
+        self._limiter, self._proxied = Limiter(time.monotonic), for_proxies(time.monotonic)
+        self.connections = Connections(name_of=policy.name_of, trusts=policy.trusts)
         self.answers: Counter[int] = Counter()
         """Answers by status."""
 
@@ -153,19 +152,25 @@ class HealthServer:
 
     async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         is_open, client = request.path in self._open, self._policy.client(request)
-        wait = self._limiter.take("?" if client is None else same_client(client), shared=not is_open)
-        # Held back, so that a loop of requests waits for itself; but a proxy has others to ask for meanwhile.
-        held = not self._policy.asks_for_a_client(request, peer_of(request))
-        if held and wait != 0:
-            await asyncio.sleep(LONGEST if wait is None else wait)
-        if wait is None or (wait and not held):
-            return problem(429, "too many requests", {"Retry-After": "1"})
+        by_proxy = self._policy.asks_for_a_client(request, peer_of(request))
+        limiter = self._proxied if by_proxy else self._limiter
+        wait = limiter.take("?" if client is None else self._policy.name_of(client), shared=not is_open)
+        if wait is None:
+            return await self._too_many(by_proxy=by_proxy)
+        if wait:
+            await asyncio.sleep(wait)  # held back, so that a loop of requests waits for itself
         if refusal := self._policy.judge(request, is_open=is_open):
             more = {"WWW-Authenticate": 'Bearer realm="dstack-vpn"'} if refusal.status == 401 else {}
             return problem(refusal.status, refusal.reason, more)
         if request.can_read_body:
             return problem(413, "a request here has no body")
         return await self._carefully(request, handler)
+
+    async def _too_many(self, *, by_proxy: bool) -> web.Response:
+        """Refuse. nginx makes a 500 of any answer to auth_request but 2xx, 401 and 403."""
+        if not by_proxy:
+            await asyncio.sleep(LONGEST)
+        return problem(403 if by_proxy else 429, "too many requests", {"Retry-After": "1"})
 
     async def _carefully(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Answer in time, and in our form; a bug in one answer is no reason for a node to end."""

@@ -121,7 +121,7 @@ async def test_who_does_not_ask_is_hung_up_on(said: bytes) -> None:
 
 
 async def test_connections_are_bounded_and_others_are_let_in_again() -> None:
-    async with serving() as served:
+    async with serving(policy=Policy(proxies=())) as served:
         served.server.connections.per_client = 3
         open_ = [await asyncio.open_connection("127.0.0.1", served.port) for _ in range(3)]
         reader, writer = await asyncio.open_connection("127.0.0.1", served.port)

@@ -1,0 +1,47 @@
+"""Which user a connection from this machine belongs to, by the kernel's word.
+
+A reverse proxy on this machine connects from loopback for the whole world, and nothing has to show in its
+requests. The kernel knows whose socket the other end is (proc(5), /proc/net/tcp): a web server has a user
+of its own.
+"""
+
+import os
+import socket
+import struct
+from pathlib import Path
+from typing import Final, TypeAlias
+
+End: TypeAlias = tuple[str, int]
+
+TRUSTED: Final = frozenset({0, os.geteuid()})
+"""Users whose processes can do anything to this one anyway."""
+_TABLES: Final = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
+_MAPPED: Final = "::ffff:"
+_UID: Final = 7
+"""Column of the user's id."""
+
+
+def owner_of(there: End, here: End) -> int | None:
+    """Return the user of the other end's socket, if that is on this machine, in our network namespace."""
+    for table in _TABLES:
+        try:
+            lines = table.read_text().splitlines()
+        except OSError:
+            continue
+        ends = f"{_written(there, table)} {_written(here, table)}"
+        for line in lines[1:]:
+            columns = line.split()
+            if len(columns) > _UID and f"{columns[1]} {columns[2]}" == ends:
+                return int(columns[_UID])
+    return None
+
+
+def _written(end: End, table: Path) -> str:
+    """Return an address as a table has it: words of the machine's byte order, in hexadecimal."""
+    host, port = end[0].removeprefix(_MAPPED), end[1]
+    if table.name == "tcp":
+        packed = b"" if ":" in host else socket.inet_aton(host)
+    else:
+        packed = socket.inet_pton(socket.AF_INET6, host if ":" in host else _MAPPED + host)
+    words = struct.unpack(f"={len(packed) // 4}I", packed)
+    return "".join(f"{word:08X}" for word in words) + f":{port:04X}"

@@ -1,0 +1,47 @@
+"""Whose process is at the other end of a connection."""
+
+import os
+import socket
+
+import pytest
+
+from dstack_vpn.adapters.web.owner import owner_of
+
+NOBODY = 65534
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_our_own_connection_is_ours(host: str) -> None:
+    with socket.create_server(
+        (host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET
+    ) as listening:
+        here = listening.getsockname()[:2]
+        with socket.create_connection(here) as client:
+            there = client.getsockname()[:2]
+            assert owner_of(there, here) == os.geteuid()
+            assert owner_of(("192.0.2.1", 4711), here) is None
+        assert owner_of((there[0], there[1] ^ 1), here) is None
+
+
+def test_ipv4_is_found_on_a_socket_for_both() -> None:
+    with socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True) as listening:
+        port = listening.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            there = client.getsockname()[:2]
+            assert owner_of((f"::ffff:{there[0]}", there[1]), ("::ffff:127.0.0.1", port)) == os.geteuid()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="another user's process is needed")
+def test_another_users_connection_is_theirs() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        here = listening.getsockname()
+        child = os.fork()
+        if not child:
+            os.setuid(NOBODY)
+            with socket.create_connection(here) as client:
+                client.recv(1)
+            os._exit(0)
+        connection, there = listening.accept()
+        with connection:
+            assert owner_of(there, here) == NOBODY
+        os.waitpid(child, 0)
