@@ -167,7 +167,9 @@ def caddy(node: Node, home: Path) -> None:
     log = (home / "caddy.log").open("w")
     with log:
         node.namespace.popen(
-            *("caddy", "run", "--config", config, "--adapter", "caddyfile"), env=environment, stderr=log
+            *(str(shutil.which("caddy")), "run", "--config", config, "--adapter", "caddyfile"),
+            env=environment,
+            stderr=log,
         )
 
 
