@@ -133,19 +133,19 @@ async def test_an_nginx_that_runs_as_root_and_adds_nothing_opens_nothing(tmp_pat
 
 
 FORWARDER = """
-import encodings.idna, os, select, socket, sys
+import contextlib, encodings.idna, os, select, socket, sys
 os.setuid(65534)
 server = socket.create_server(("127.0.0.1", int(sys.argv[1])))
 while True:
     client, _ = server.accept()
     upstream = socket.create_connection(("127.0.0.1", int(sys.argv[2])))
-    while True:
-        ready, _, _ = select.select([client, upstream], [], [])
-        data = ready[0].recv(65536)
-        if not data:
-            break
-        (upstream if ready[0] is client else client).sendall(data)
-    client.close(), upstream.close()
+    with client, upstream, contextlib.suppress(OSError):
+        while True:
+            ready, _, _ = select.select([client, upstream], [], [])
+            data = ready[0].recv(65536)
+            if not data:
+                break
+            (upstream if ready[0] is client else client).sendall(data)
 """
 """As haproxy without `forwardfor`, nginx's stream module, or socat: bytes, as they came."""
 
