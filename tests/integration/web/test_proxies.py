@@ -1,9 +1,12 @@
 """Reverse proxies that are not ours, in front of the API: what they let through, and how much."""
 
 import asyncio
+import contextlib
 import ipaddress
 import os
+import random
 import shutil
+import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,7 +14,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from tests.unit.adapters.web.serving import TOKEN, FixedView, free_port, serving
+from tests.unit.adapters.web.serving import TOKEN, FixedView, serving
 
 from dstack_vpn.adapters.web.access import Policy
 
@@ -66,7 +69,7 @@ FORWARD_AUTH = """
 async def nginx(home: Path, locations: str, port: int, user: str = "nobody nogroup") -> AsyncIterator[str]:
     """An nginx in front of a port; its URL."""
     _readable(home)
-    listen = free_port()
+    listen = _port()
     config = home / "nginx.conf"
     inside = locations.format(home=home, port=port)
     config.write_text(COMMON.format(home=home, listen=listen, user=user, locations=inside))
@@ -80,6 +83,15 @@ async def nginx(home: Path, locations: str, port: int, user: str = "nobody nogro
         if process.returncode is None:
             process.terminate()
         await process.wait()
+
+
+def _port() -> int:
+    """A free port below those that connections take: these tests make thousands of connections."""
+    while True:
+        port = random.randrange(20_000, 30_000)
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("0.0.0.0", port))
+            return port
 
 
 def _readable(home: Path) -> None:
@@ -151,7 +163,7 @@ while True:
 
 
 async def test_a_proxy_that_changes_no_byte_opens_nothing() -> None:
-    port = free_port()
+    port = _port()
     async with serving(policy=Policy(TOKEN)) as served:
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-c", FORWARDER, str(port), str(served.port)
