@@ -153,6 +153,9 @@ class ScriptedSource:
     async def finalized(self) -> BlockRef | None:
         return await self._answer("finalized", self.chain.blocks[self.final])
 
+    async def events_up_to(self, first: int, last: BlockRef) -> list[LoggedEvent] | None:
+        return await self._answer("events", self.chain.events(first, last.number))
+
     async def events(self, first: int, last: int) -> list[LoggedEvent]:
         return await self._answer("events", self.chain.events(first, last))
 

@@ -10,6 +10,7 @@ An error's type says what to do about it:
     │   ├── RetryError              the same endpoint may answer the same call later
     │   ├── RangeError              the call asked for too much: ask for less
     │   ├── EndpointError           this endpoint is of no use now: take another one
+    │   │   └── LogsError               it serves no logs: read the contract's state instead
     │   ├── CallRevertedError            the contract refused the call (carries its named error)
     │   └── WrongChainError         the endpoint serves another chain or a wiped one: keep what we have
     ├── DeviceError                 the WireGuard device refused or lost a change
@@ -18,6 +19,7 @@ An error's type says what to do about it:
     ├── AgentError                  the dstack guest agent does not answer, or not what it should
     ├── RelayError                  a relay can't listen, connect or agree on TLS with the other side
     └── AdminError                  an admin command failed; nothing more to do here
+        └── UnknownOutcomeError         a transaction was sent, its outcome is not known (exit code 75)
 
 Errors of libraries are translated where they are met, with the cause chained.
 """
@@ -75,6 +77,10 @@ class EndpointError(ChainError):
     """The endpoint is unreachable, silent, or answers nonsense."""
 
 
+class LogsError(EndpointError):
+    """The endpoint answers, but does not serve the logs that are missing: read the state instead."""
+
+
 class CallRevertedError(ChainError):
     """The contract reverted; ``data`` is the revert's ABI-encoded error."""
 
@@ -113,3 +119,7 @@ class RelayError(DstackVpnError):
 
 class AdminError(DstackVpnError):
     """An administrative command could not be carried out."""
+
+
+class UnknownOutcomeError(AdminError):
+    """A transaction was sent, or may have been: look for it before another is sent."""

@@ -114,6 +114,12 @@ class ChainSession(Protocol):
     async def events(self, first: int, last: int) -> list[LoggedEvent]:
         """All registry events of the blocks ``first`` to ``last``, inclusive, in order."""
 
+    async def events_up_to(self, first: int, last: BlockRef) -> list[LoggedEvent] | None:
+        """All registry events from block ``first`` to that very block, in order; None if it was replaced.
+
+        Raises `LogsError` if the endpoint serves no logs, or too few at once, where the state can be read.
+        """
+
     async def block_events(self, block_hash: str) -> list[LoggedEvent]:
         """All registry events of one block; `EndpointError` where the endpoint doesn't know the block."""
 

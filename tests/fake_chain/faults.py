@@ -60,6 +60,8 @@ class Faults:
     """``eth_getLogs`` with a toBlock past the head answers ``[]``."""
     most_blocks: int | None = None
     """``eth_getLogs`` refuses longer ranges."""
+    range_fault: Fault | None = None
+    """What becomes of those; None: the usual error."""
     most_nodes: int | None = None
     """A page of more nodes runs out of gas."""
     no_batches: bool = False

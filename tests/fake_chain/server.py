@@ -216,6 +216,8 @@ class FakeServer:
             return {**head, "result": self._result(method, list(call.get("params", [])), socket)}
         except RevertError:
             return {**head, "error": {"code": 3, "message": "execution reverted", "data": "0x"}}
+        except _MisbehaveError as error:
+            return {**head, **await self._faulty(error.fault)}
         except RpcError as error:
             return {**head, "error": error.error}
 
@@ -234,6 +236,9 @@ class FakeServer:
             case "eth_getBlockByNumber":
                 block = self._block(params[0])
                 return block and block.header()
+            case "eth_getBlockByHash":
+                found = self.chain.by_hash(params[0])
+                return found and found.header()
             case "eth_getCode":
                 return self._code(params)
             case "eth_getLogs":
@@ -280,6 +285,8 @@ class FakeServer:
         else:
             first, last = int(query["fromBlock"], 16), int(query["toBlock"], 16)
             if self.faults.most_blocks is not None and last - first + 1 > self.faults.most_blocks:
+                if self.faults.range_fault is not None:
+                    raise _MisbehaveError(self.faults.range_fault)
                 raise RpcError(-32614, f"eth_getLogs is limited to a {self.faults.most_blocks} range")
             past = last > self.chain.head.number
             blocks = [] if past and self.faults.lies_past_head else self.chain.blocks[first : last + 1]

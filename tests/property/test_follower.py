@@ -49,7 +49,7 @@ def answer(chain: ScriptedChain, fetch: Fetch) -> BlockRef | list[LoggedEvent] |
         case FetchHeader(number):
             return chain.blocks[number] if number < len(chain.blocks) else None
         case FetchEvents(first, last):
-            return chain.events(first, last)
+            return chain.events(first, last.number)
 
 
 class Driver:

@@ -29,7 +29,7 @@ from dstack_vpn.core.commands import (
 from dstack_vpn.core.events import LoggedEvent, Observed, OwnerKeyUpdated
 from dstack_vpn.core.model import BlockRef, TokenId
 from dstack_vpn.core.registry import contradicts
-from dstack_vpn.errors import ChainError, EndpointError
+from dstack_vpn.errors import ChainError, EndpointError, LogsError
 from dstack_vpn.ports import ChainFact, ChainSession
 
 _log = structlog.get_logger(component="chain")
@@ -56,7 +56,7 @@ class _Reading:
     observed: list[Observed]
 
 
-Item: TypeAlias = ChainFact | _Answer | _Reading | ChainError
+Item: TypeAlias = ChainFact | _Answer | _Reading | Resync | ChainError
 
 
 @dataclass(slots=True)
@@ -105,8 +105,11 @@ class SessionDriver:
             if self.state.facts.chain_problem is not None and not self.state.follower.walking:
                 self.state.connected(self.session.name)
 
-    def _feed(self, item: ChainFact | _Answer | _Reading) -> list[Command]:
+    def _feed(self, item: ChainFact | _Answer | _Reading | Resync) -> list[Command]:
         match item:
+            case Resync():
+                self.state.follower.abandon()
+                return [item]
             case _Answer(fetch, result):
                 return self.state.follower.fetched(fetch, result)
             case _Reading(at, observed):
@@ -189,6 +192,8 @@ class SessionDriver:
     async def _fetch(self, fetch: Fetch) -> None:
         try:
             await self.queue.put(_Answer(fetch, await self._ask(fetch)))
+        except LogsError as error:
+            await self.queue.put(Resync(f"no logs: {error}"))
         except ChainError as error:
             await self.queue.put(error)
 
@@ -199,7 +204,7 @@ class SessionDriver:
             case FetchHeader(number):
                 return await self.session.header(number)
             case FetchEvents(first, last):
-                return await self.session.events(first, last)
+                return await self.session.events_up_to(first, last)
 
     async def _advanced(self, advanced: Advanced, seen: float) -> None:
         state = self.state

@@ -1,6 +1,7 @@
 """The command line: one module per group of commands, loaded when it is asked for.
 
-Exit codes: 0 ok, 1 failed, 2 usage, 78 configuration (EX_CONFIG of sysexits.h).
+Exit codes: 0 ok, 1 failed, 2 usage, 75 the outcome is unknown (EX_TEMPFAIL of sysexits.h), 78 configuration
+(EX_CONFIG).
 """
 
 import importlib
@@ -10,9 +11,10 @@ from typing import Final
 
 import click
 
-from dstack_vpn.errors import ConfigError, DstackVpnError, InTheWayError
+from dstack_vpn.errors import ConfigError, DstackVpnError, InTheWayError, UnknownOutcomeError
 
 FAILED: Final = 1
+UNKNOWN: Final = 75
 CONFIGURATION: Final = 78
 
 _COMMANDS: Final = {
@@ -102,4 +104,4 @@ def _explain(error: DstackVpnError) -> int:
             click.echo(f"  - {problem}", err=True)
         return CONFIGURATION
     click.secho(f"error: {error}", err=True, fg="red" if sys.stderr.isatty() else None)
-    return FAILED
+    return UNKNOWN if isinstance(error, UnknownOutcomeError) else FAILED

@@ -8,7 +8,7 @@ from dstack_vpn.cli.node_writing import find_node, label
 from dstack_vpn.cli.params import NAME
 from dstack_vpn.cli.sending import CHAIN, Sending, sends
 from dstack_vpn.core.x25519 import derive
-from dstack_vpn.errors import AdminError, ChainError
+from dstack_vpn.errors import AdminError, ChainError, UnknownOutcomeError
 
 if TYPE_CHECKING:
     from dstack_vpn.wiring.node import NodeName
@@ -26,7 +26,8 @@ def rotate_key(sending: Sending, name: "NodeName") -> None:
     """Make a new key, and announce it: the daemon takes it when the registry has it.
 
     Only with WIREGUARD_PRIVATE_KEY=generate, where the key is ours to change; and only the node's holder can
-    announce it. If the transaction fails, the old key stays in use and the new one waits for the next try.
+    announce it. If the transaction is refused, the old key stays in use, and the new one waits for the next
+    try.
     """
     from dstack_vpn.adapters import keyfile
     from dstack_vpn.adapters.keys.keyring import next_of
@@ -48,6 +49,10 @@ def rotate_key(sending: Sending, name: "NodeName") -> None:
     public = derive(keyfile.make(waiting))
     try:
         receipt = sending.carry_out(lambda admin: admin.update_key(node, public))
+    except UnknownOutcomeError as error:
+        raise UnknownOutcomeError(
+            f"{error}\nThe new key waits in {waiting}: the daemon takes it when the registry has it"
+        ) from error
     except (AdminError, ChainError) as error:
         raise AdminError(f"{error}\nThe old key stays in use; the new one waits in {waiting}") from error
     sending.tell(

@@ -22,10 +22,10 @@ class FetchHeader:
 
 @dataclass(frozen=True, slots=True)
 class FetchEvents:
-    """Fetch the registry's events from ``first`` to ``last``, inclusive."""
+    """Fetch the registry's events from block ``first`` to the very block ``last``, inclusive."""
 
     first: int
-    last: int
+    last: BlockRef
 
 
 @dataclass(frozen=True, slots=True)

@@ -151,6 +151,8 @@ class Follower:
             case FetchHeader(number), BlockRef() | None if walk.target is not None:
                 walk.narrow(number, equal=result is not None and result.hash == self._ring.get(number))
                 return self._search(walk)
+            case FetchEvents(), None if walk.target is not None:
+                return self._restarted()
             case FetchEvents(), list() if walk.target is not None:
                 walk.events = result
                 return [FetchHeader(walk.target.number)]
@@ -266,17 +268,21 @@ class Follower:
         if walk.high == 0 or (self.settled is not None and walk.common < self.settled.number):
             self._walk = None
             return [Resync("no block above what is settled is on this chain")]
-        return [FetchEvents(walk.common + 1, walk.target.number)]
+        return [FetchEvents(walk.common + 1, walk.target)]
 
     def _confirmed(self, walk: Walk, header: BlockRef | None) -> list[Command]:
         if walk.target is None or walk.events is None or header is None or header.hash != walk.target.hash:
-            self._restarts += 1
-            if self._restarts > RESTARTS:
-                return [Leave("its blocks keep changing under a query")]
-            self._walk = Walk(None)
-            return [FetchHead()]
+            return self._restarted()
         depth = max(self.tip.number - walk.common, 0) if self.tip else 0
         return [self._adopt(walk.common, walk.target, walk.events, depth), *self._following()]
+
+    def _restarted(self) -> list[Command]:
+        """The target is not on the chain any more: begin again with the latest head."""
+        self._restarts += 1
+        if self._restarts > RESTARTS:
+            return [Leave("its blocks keep changing under a query")]
+        self._walk = Walk(None)
+        return [FetchHead()]
 
     def _adopt(self, common: int, target: BlockRef, events: list[LoggedEvent], depth: int) -> Advanced:
         """Replace whatever we held above the common block, as one step."""

@@ -104,7 +104,7 @@ async def _settle(follower: Follower, source: ScriptedSource) -> None:
             case FetchHeader(number) as fetch:
                 commands += follower.fetched(fetch, await source.header(number))
             case FetchEvents(first, last) as fetch:
-                commands += follower.fetched(fetch, await source.events(first, last))
+                commands += follower.fetched(fetch, await source.events_up_to(first, last))
 
 
 def test_nothing_is_settled_under_a_walk() -> None:

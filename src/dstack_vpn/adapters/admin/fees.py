@@ -20,7 +20,7 @@ HIGHEST: Final = 2000 * GWEI
 
 _BLOCKS: Final = 5
 _PERCENTILE: Final = 50
-_AMOUNT: Final = re.compile(r"0x[0-9a-fA-F]{1,64}", re.ASCII)
+_AMOUNT: Final = re.compile(r"0[xX][0-9a-fA-F]{1,64}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +109,11 @@ async def _tip(caller: Caller, recent: list[int]) -> int:
 
 
 def amount(value: Json, what: str) -> int:
-    """A number of up to 256 bits; raises `EndpointError`."""
+    """A number of up to 256 bits, in hexadecimal digits or as a JSON number; raises `EndpointError`."""
+    if type(value) is int and 0 <= value < 2**256:
+        return value
     if not isinstance(value, str) or not _AMOUNT.fullmatch(value):
-        raise EndpointError(f"the endpoint's {what} is no hexadecimal number")
+        raise EndpointError(f"the endpoint's {what} is not a hexadecimal number")
     return int(value, 16)
 
 

@@ -21,7 +21,7 @@ from dstack_vpn.core.keys import PublicKey
 from dstack_vpn.core.model import Address, TokenId
 from dstack_vpn.core.node import Node
 from dstack_vpn.core.reach import Reach
-from dstack_vpn.errors import AdminError, WrongChainError
+from dstack_vpn.errors import AdminError, UnknownOutcomeError, WrongChainError
 from dstack_vpn.ports import RegistryAbi
 
 _T = TypeVar("_T")
@@ -129,7 +129,10 @@ class Administrator:
 
         receipt = await on_first(self.access.urls, work)
         if receipt.contract is None:
-            raise AdminError(f"transaction {receipt.hash} was mined, but its receipt names no contract")
+            raise UnknownOutcomeError(
+                f"transaction {receipt.hash} was mined, but its receipt names no contract: look for it by "
+                "its hash in a block explorer before you deploy another"
+            )
         return receipt
 
     async def register(
@@ -191,4 +194,7 @@ def _minted(abi: RegistryAbi, contract: Address, receipt: Receipt) -> TokenId:
     for event in events:
         if isinstance(event, Granted):
             return event.token_id
-    raise AdminError(f"transaction {receipt.hash} was mined, but its logs name no new node")
+    raise UnknownOutcomeError(
+        f"transaction {receipt.hash} was mined, but its logs name no new node: look with 'dstack-vpn "
+        "node list' before you register it again"
+    )

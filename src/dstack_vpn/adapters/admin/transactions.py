@@ -2,11 +2,16 @@
 
 The order is what makes it safe to try: simulate (a revert is shown by the contract's named error), estimate,
 price, check the balance, sign, send, wait. Up to and including signing nothing has happened, and a
-`ChainError` says so: another endpoint may be tried. From sending on every failure is an `AdminError` that
-names the transaction's hash, for the transaction may be mined all the same; it is never sent twice.
+`ChainError` says so: another endpoint may be tried. From sending on there are three outcomes, and another
+transaction is sent in none of them:
+
+    mined       a `Receipt`, or an `AdminError` if it was mined and reverted
+    refused     an `AdminError`: the endpoint checked the transaction and did not take it
+    unknown     an `UnknownOutcomeError` with the hash: it may be mined all the same
 """
 
 import asyncio
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +24,7 @@ from dstack_vpn.adapters.chain.fields import mapping, parse_log, quantity, seque
 from dstack_vpn.adapters.chain.jsonrpc import Json
 from dstack_vpn.adapters.contracts.reverts import describe_revert
 from dstack_vpn.core.model import Address
-from dstack_vpn.errors import AdminError, CallRevertedError, ChainError, EndpointError
+from dstack_vpn.errors import AdminError, CallRevertedError, ChainError, EndpointError, UnknownOutcomeError
 from dstack_vpn.ports import Log
 
 Tell = Callable[[str], None]
@@ -27,6 +32,22 @@ Tell = Callable[[str], None]
 
 _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 2.0
+_LOGS_LATE: Final = 4.0
+"""Seconds that a receipt's logs or status may come later than its block."""
+_TAKEN: Final = re.compile(
+    "already.?(known|imported|exists|in (the )?(mem|tx)?pool)|(?<!un)known transaction|same hash was already",
+    re.IGNORECASE,
+)
+"""The endpoint has this very transaction."""
+_MAYBE_OURS: Final = re.compile("nonce", re.IGNORECASE)
+"""A nonce that is used up may be used by this very transaction, which was mined meanwhile."""
+_REFUSED: Final = re.compile(
+    "underpriced|insufficient funds|intrinsic gas|gas limit|fee.{0,40}(too low|less than|cap)|chain.?id|"
+    "invalid (sender|signature|chain|transaction)|not supported|replacement|method not found|does not exist|"
+    "unauthori[sz]ed|HTTP status 40[1345]",
+    re.IGNORECASE,
+)
+"""The endpoint checked the transaction and did not take it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +92,7 @@ class Sender:
         await self._submit(signed)
         self.tell(f"waiting for transaction {signed.hash} to be mined")
         receipt = await self._wait(signed.hash)
-        if receipt.get("status") != "0x1":
+        if _succeeded(receipt) is False:
             raise await self._reverted(signed.hash, receipt, transaction)
         return _parse_receipt(signed.hash, receipt)
 
@@ -107,39 +128,55 @@ class Sender:
     # -- from here on there may be a transaction ----------------------------------------------------------
 
     async def _submit(self, signed: SignedTransaction) -> None:
+        """Send it once. An error leaves open whether it was taken, unless the endpoint says so plainly.
+
+        A retry may have met its own first attempt ("already known", "nonce too low").
+        """
         try:
             await self.caller.call("eth_sendRawTransaction", "0x" + signed.raw.hex())
         except ChainError as error:
-            # A retry may have met its own first attempt ("already known", "nonce too low").
-            if not await self._is_known(signed.hash, error):
-                raise AdminError(f"the endpoint did not take the transaction: {error}") from error
+            if _TAKEN.search(str(error)) or await self._is_known(signed.hash):
+                return
+            if _REFUSED.search(str(error)) and not _MAYBE_OURS.search(str(error)):
+                raise AdminError(
+                    f"the endpoint refused the transaction, and nothing was sent: {error}"
+                ) from error
+            self.tell(f"the endpoint answered {error}: looking for the transaction")
 
-    async def _is_known(self, hash_: str, refusal: ChainError) -> bool:
+    async def _is_known(self, hash_: str) -> bool:
+        """Whether the endpoint shows it; False if it does not, or not yet."""
         try:
             return await self.caller.call("eth_getTransactionByHash", hash_) is not None
         except ChainError:
-            raise AdminError(
-                f"it is not known whether the endpoint took transaction {hash_} ({refusal}): look for it "
-                "before you try again"
-            ) from refusal
+            return False
 
     async def _wait(self, hash_: str) -> dict[str, Json]:
-        """The receipt. Absorbs the endpoint's errors until the time is over, or the connection is lost."""
+        """The receipt, once it is complete. Absorbs the endpoint's errors until the time is over.
+
+        An answer of null means "not known yet", and a receipt without a block is not a receipt yet. Logs may
+        come later than the receipt: one that has none is asked for again for a moment.
+        """
         ends, pause = time.monotonic() + self.timeout, _FIRST_PAUSE
+        bare_until: float | None = None
         last: ChainError | None = None
         while True:
+            receipt: Json = None
             try:
                 receipt = await self.caller.call("eth_getTransactionReceipt", hash_)
             except ChainError as error:
                 last = error
                 if self.caller.transport.failure is not None:
-                    raise AdminError(_lost(hash_, f"the connection was lost: {error}")) from error
-            else:
-                if isinstance(receipt, dict):
+                    raise UnknownOutcomeError(_lost(hash_, f"the connection was lost: {error}")) from error
+            now = time.monotonic()
+            if isinstance(receipt, dict) and receipt.get("blockNumber") is not None:
+                bare_until = min(now + _LOGS_LATE, ends) if bare_until is None else bare_until
+                if _is_complete(receipt) or now >= bare_until:
                     return receipt
-            if time.monotonic() + pause > ends:
-                raise AdminError(_lost(hash_, f"it was not mined within {self.timeout:g} s")) from last
-            await asyncio.sleep(pause)
+            elif now + pause > ends:
+                raise UnknownOutcomeError(
+                    _lost(hash_, f"it was not seen in a block within {self.timeout:g} s")
+                ) from last
+            await asyncio.sleep(min(pause, max(ends - now, 0.01)))
             pause = min(pause * 1.5, _LONGEST_PAUSE)
 
     async def _reverted(
@@ -162,25 +199,54 @@ def _refusal(error: CallRevertedError) -> AdminError:
 
 def _lost(hash_: str, why: str) -> str:
     return (
-        f"transaction {hash_} was sent, but {why}. It may still be mined: look for it with 'dstack-vpn node "
-        "info', or by its hash, before you send another"
+        f"transaction {hash_} was sent, but {why}. It may have been mined, or may still be: look for it with "
+        "'dstack-vpn node info', or by its hash, before you send another"
     )
+
+
+def _succeeded(receipt: dict[str, Json]) -> bool | None:
+    """Whether it changed something; None if the receipt does not say.
+
+    A receipt without a status (as before EIP-658) says it by its logs: what reverted has none.
+    """
+    status = receipt.get("status")
+    if isinstance(status, bool):
+        return status
+    if status is None:
+        return True if receipt.get("logs") else None
+    status = {"0": 0, "1": 1}.get(str(status), status)
+    try:
+        return amount(status, "status") != 0
+    except EndpointError:
+        return None
+
+
+def _is_complete(receipt: dict[str, Json]) -> bool:
+    """Whether it has all that a receipt of ours has: a status, and logs unless a contract was created."""
+    if _succeeded(receipt) is None:
+        return False
+    return _succeeded(receipt) is False or bool(receipt.get("logs")) or bool(receipt.get("contractAddress"))
 
 
 def _parse_receipt(hash_: str, receipt: dict[str, Json]) -> Receipt:
     try:
-        gas = quantity(receipt.get("gasUsed"), "receipt's gas")
+        if _succeeded(receipt) is None:
+            amount(receipt.get("status"), "receipt's status")
+        gas = amount(receipt.get("gasUsed"), "receipt's gas")
         price = receipt.get("effectiveGasPrice")
         return Receipt(
             hash_,
-            quantity(receipt.get("blockNumber"), "receipt's block number"),
+            amount(receipt.get("blockNumber"), "receipt's block number"),
             gas,
             gas * (0 if price is None else amount(price, "gas price")),
             _contract(receipt.get("contractAddress")),
             tuple(_logs(receipt.get("logs"))),
         )
     except EndpointError as error:
-        raise AdminError(f"transaction {hash_} was mined, but its receipt can't be read: {error}") from error
+        raise UnknownOutcomeError(
+            f"transaction {hash_} was mined, but its receipt can't be read: {error}. Look for it with "
+            "'dstack-vpn node info', or by its hash, before you send another"
+        ) from error
 
 
 def _contract(value: Json) -> Address | None:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, TypeAlias
 
+from dstack_vpn.adapters.chain.faults import UnknownBlockError
 from dstack_vpn.adapters.chain.jsonrpc import Json, Request
 from dstack_vpn.adapters.chain.tally import Calls, MethodStats
 from dstack_vpn.adapters.chain.transport import Outcome, Transport
@@ -20,12 +21,18 @@ from dstack_vpn.errors import CallRevertedError, ChainError, RetryError
 DEADLINE: Final = 10.0
 """Seconds for a call with all its retries."""
 
+LAG: Final = 8.0
+"""Seconds that a load balancer's backend may be behind the others: for so long, a block that was announced
+and that the endpoint does not know is asked for again."""
+
 Call: TypeAlias = tuple[str, Sequence[Json]]
 """A method and its parameters."""
 
 _ATTEMPTS: Final = 4
 _BASE: Final = 0.1
 _CAP: Final = 2.0
+_LAGGING: Final = 0.15
+"""Seconds between attempts, at most, when a backend lags: the next attempt may reach another one."""
 
 
 class Caller:
@@ -50,30 +57,54 @@ class Caller:
         """Calls, errors and latencies by method."""
         return self._stats
 
-    async def call(self, method: str, *params: Json, deadline: float = DEADLINE) -> Json:
-        """One call's result; raises `ChainError`."""
-        (answer,) = await self._with_retries([(method, params)], deadline)
+    async def call(
+        self,
+        method: str,
+        *params: Json,
+        deadline: float = DEADLINE,
+        lag: float = 0.0,
+        attempts: int = _ATTEMPTS,
+    ) -> Json:
+        """One call's result; raises `ChainError`.
+
+        A block that the endpoint does not know is asked for again for ``lag`` seconds.
+        """
+        (answer,) = await self._with_retries([(method, params)], deadline, lag, attempts)
         if isinstance(answer, ChainError):
             raise answer
         return answer
 
     async def call_many(
-        self, calls: Sequence[Call], *, deadline: float = DEADLINE
+        self,
+        calls: Sequence[Call],
+        *,
+        deadline: float = DEADLINE,
+        lag: float = 0.0,
+        attempts: int = _ATTEMPTS,
     ) -> list[Json | CallRevertedError]:
         """Many calls together; a revert is one of the answers, any other error is raised."""
-        answers = await self._with_retries(calls, deadline)
+        answers = await self._with_retries(calls, deadline, lag, attempts)
         for answer in answers:
             if isinstance(answer, ChainError) and not isinstance(answer, CallRevertedError):
                 raise answer
         return answers
 
-    async def _with_retries(self, calls: Sequence[Call], deadline: float) -> list[Outcome]:
+    async def _with_retries(
+        self, calls: Sequence[Call], deadline: float, lag: float = 0.0, attempts: int = _ATTEMPTS
+    ) -> list[Outcome]:
         """Ask until nothing transient is left unanswered, but not for longer than ``deadline`` seconds."""
-        ends = self._monotonic() + deadline
+        began = self._monotonic()
+        ends, patient_until = began + deadline, began + lag
         answers: list[Outcome] = [None] * len(calls)
         missing = list(range(len(calls)))
-        for attempt in range(_ATTEMPTS):
-            if attempt and not await self._pause(attempt, [answers[i] for i in missing], ends):
+        for attempt in itertools.count():
+            faults = [answers[i] for i in missing]
+            lagging = self._monotonic() < patient_until and all(
+                isinstance(fault, UnknownBlockError) for fault in faults
+            )
+            if attempt and not lagging and attempt >= attempts:
+                break
+            if attempt and not await self._pause(attempt, faults, ends, lagging=lagging):
                 break
             found = await self._attempt([calls[i] for i in missing], ends - self._monotonic())
             for index, answer in zip(missing, found, strict=True):
@@ -83,10 +114,11 @@ class Caller:
                 break
         return answers
 
-    async def _pause(self, attempt: int, faults: Sequence[Outcome], ends: float) -> bool:
-        """Wait before another attempt; False where there is no time left for one."""
+    async def _pause(self, attempt: int, faults: Sequence[Outcome], ends: float, *, lagging: bool) -> bool:
+        """Wait before another attempt; False if there is no time left for one."""
         wishes = [fault.retry_after or 0.0 for fault in faults if isinstance(fault, RetryError)]
-        pause = max([full_jitter(attempt, self._draw(), base=_BASE, cap=_CAP), *wishes])
+        least, cap = (_LAGGING / 3, _LAGGING) if lagging else (0.0, _CAP)
+        pause = max([full_jitter(attempt, self._draw(), base=_BASE, cap=cap), least, *wishes])
         if self.transport.failure is not None or self._monotonic() + pause >= ends:
             return False
         await asyncio.sleep(pause)

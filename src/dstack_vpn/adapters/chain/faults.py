@@ -21,6 +21,8 @@ class Fault:
     code: int
     message: str
     data: bytes | None = None
+    detail: str = ""
+    """The ``data`` member, if it is a text: some endpoints put the reason there."""
 
 
 class UnknownBlockError(RetryError):
@@ -52,7 +54,8 @@ _TEXTS: Final = (
     (_Kind.UNKNOWN_BLOCK, _words("header not found", "unknown block", "block.{0,80}not found",
                                  "resource not found", "block ?out ?of ?range", "no such block",
                                  "could not find block", "unknown (header|hash)", "hash.{0,80}not found",
-                                 "after last accepted block", "beyond (the )?(current )?head")),
+                                 "after last accepted block", "beyond (the )?(current )?head",
+                                 "block is out ?of ?range")),
     (_Kind.RETRY, _words("rate.?limit", "too many requests", "request (count|limit)", "requests? per",
                          "compute units", "throughput", "capacity", "credits", "quota", "throttl")),
     (_Kind.RANGE, _words("block range", "ranges? over", "exceed.{0,40}(range|results|blocks)",
@@ -64,7 +67,8 @@ _TEXTS: Final = (
                          "out ?of ?gas", "gas.{0,40}(exceed|limit|cap|too)", "exceed.{0,40}gas",
                          "query timeout", "execution (aborted|timeout|timed out)", "log response size")),
     (_Kind.RETRY, _words("time.?out", "timed out", "unavailable", "internal error", "limit exceeded",
-                         "try again", "retry", "temporar", "overloaded", "busy")),
+                         "try again", "retry", "temporar", "overloaded", "busy",
+                         "deadline exceeded", "context cancel")),
     (_Kind.REVERTED, _words("invalid ?(fe)? ?opcode", "stack underflow", "bad jump", "invalid ?jump")),
     (_Kind.UNSUPPORTED, _words("method.{0,80}not (found|supported|available|allowed|exist)", "not supported",
                                "unsupported", "does not exist", "not implemented", "not whitelisted",
@@ -78,8 +82,12 @@ _CODES: Final = {
     -32002: _Kind.RETRY,  # resource unavailable
     -32004: _Kind.UNSUPPORTED,  # method not supported
     -32005: _Kind.RETRY,  # limit exceeded
+    -32010: _Kind.RETRY,  # proxyd: too many requests in a batch, or a backend's reply is unusable
+    -32011: _Kind.RETRY,  # proxyd: no backends available
+    -32014: _Kind.RETRY,  # proxyd: too large a reply from a backend, or a backend that is overloaded
     -32015: _Kind.REVERTED,  # VM execution error (OpenEthereum, Nethermind)
     -32016: _Kind.RETRY,  # over rate limit (the OP stack's proxyd)
+    -32019: _Kind.UNKNOWN_BLOCK,  # proxyd: block is out of range of the consensus group
     -32601: _Kind.UNSUPPORTED,
     -32602: _Kind.UNSUPPORTED,
     -32603: _Kind.RETRY,  # internal error
@@ -91,7 +99,7 @@ def _kind(fault: Fault) -> _Kind:
     if fault.code == 3:  # geth's own code for a revert: the text may be the contract's, hence anybody's
         return _Kind.REVERTED
     for kind, words in _TEXTS:
-        if words.search(fault.message[:1000]):
+        if words.search(f"{fault.message[:1000]} {fault.detail[:1000]}"):
             return kind
     return _CODES.get(fault.code, _Kind.USELESS)
 

@@ -12,23 +12,30 @@ from dstack_vpn.core.model import BlockRef
 from dstack_vpn.errors import EndpointError
 from dstack_vpn.ports import Log
 
-_QUANTITY: Final = re.compile(r"0x[0-9a-fA-F]{1,16}", re.ASCII)
+_QUANTITY: Final = re.compile(r"0[xX]0{0,64}([0-9a-fA-F]{1,16})", re.ASCII)
+_DECIMAL: Final = re.compile(r"[0-9]{1,19}", re.ASCII)
 _HASH: Final = re.compile(r"0x[0-9a-fA-F]{64}", re.ASCII)
 _ADDRESS: Final = re.compile(r"0x[0-9a-fA-F]{40}", re.ASCII)
 _MAX_TOPICS: Final = 4
 
 
 def quantity(value: Json, what: str) -> int:
-    """An unsigned integer of at most 64 bits, which is plenty for heights, times and indexes."""
-    if not isinstance(value, str) or not _QUANTITY.fullmatch(value):
-        raise EndpointError(f"the endpoint's {what} is no hexadecimal quantity")
-    return int(value, 16)
+    """An unsigned integer of at most 64 bits: heights, times, indexes.
+
+    Some endpoints pad it with zeros (to 32 bytes), or send a JSON number.
+    """
+    if type(value) is int and 0 <= value < 2**64:
+        return value
+    found = _QUANTITY.fullmatch(value) if isinstance(value, str) else None
+    if found is None:
+        raise EndpointError(f"the endpoint's {what} is not a hexadecimal quantity")
+    return int(found[1], 16)
 
 
 def chain_id(value: Json) -> int:
-    """A chain id: some endpoints send it as a JSON number."""
-    if type(value) is int and 0 < value < 2**63:
-        return value
+    """A chain id: some endpoints send it as a decimal text."""
+    if isinstance(value, str) and _DECIMAL.fullmatch(value):
+        return int(value)
     return quantity(value, "chain id")
 
 
@@ -92,7 +99,8 @@ def parse_log(value: Json) -> Log:
     topics = sequence(log.get("topics"), "log's topics")
     if len(topics) > _MAX_TOPICS:
         raise EndpointError("the endpoint's log has more than four topics")
-    removed = log.get("removed", False)
+    removed = log.get("removed")
+    removed = False if removed is None else removed
     if not isinstance(removed, bool):
         raise EndpointError("the endpoint's log has a 'removed' that is neither true nor false")
     return Log(

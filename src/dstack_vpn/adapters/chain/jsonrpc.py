@@ -78,6 +78,8 @@ def _message(item: Json) -> Message:
     if "method" in item:
         return _notification(item)
     number = item.get("id")
+    if isinstance(number, str) and number.isascii() and number.isdigit() and len(number) < 19:
+        number = int(number)  # some proxies echo ids as texts
     if number is not None and type(number) is not int:
         raise EndpointError("the endpoint answered with an id that we never sent")
     if item.get("error") is not None:
@@ -107,8 +109,16 @@ def _fault(error: Json) -> Fault:
     return Fault(
         code if type(code) is int else 0,
         message if isinstance(message, str) else "",
-        _revert_data(error.get("data")),
+        revert := _revert_data(error.get("data")),
+        "" if revert is not None else _detail(error.get("data")),
     )
+
+
+def _detail(data: Json) -> str:
+    """What an endpoint says beside the message."""
+    if isinstance(data, dict):
+        data = data.get("message", data.get("reason", data.get("details")))
+    return data if isinstance(data, str) else ""
 
 
 def _revert_data(data: Json) -> bytes | None:

@@ -4,25 +4,20 @@ The contract's logs are written by strangers. One that does not decode is skippe
 log, and nothing else stops: the next read of that token's state says what it is.
 """
 
-from collections.abc import Sequence
 from typing import Final
 
 import structlog
 
-from dstack_vpn.adapters.chain.caller import Caller
 from dstack_vpn.adapters.chain.fields import log_address, parse_log, sequence
 from dstack_vpn.adapters.chain.jsonrpc import Json
-from dstack_vpn.adapters.chain.memory import BlockSpan
 from dstack_vpn.core.events import LoggedEvent
 from dstack_vpn.core.model import Address
-from dstack_vpn.errors import EndpointError, FormatError, RangeError
+from dstack_vpn.errors import FormatError
 from dstack_vpn.ports import Log, RegistryAbi
 
 _log = structlog.get_logger()
 
 _REMEMBERED: Final = 1024
-LOGS_DEADLINE: Final = 30.0
-"""Seconds for one ``eth_getLogs``, which may have thousands of blocks to look through."""
 
 
 class LogReader:
@@ -82,48 +77,3 @@ class LogReader:
         _log.warning(
             "chain.log_refused", block=log.block_number, log_index=log.log_index, problem=str(error)[:200]
         )
-
-
-async def fetch_range(
-    caller: Caller, reader: LogReader, span: BlockSpan, first: int, last: int
-) -> list[LoggedEvent]:
-    """All events of an inclusive range, in as few calls as the endpoint allows. Raises `ChainError`."""
-    events: dict[tuple[str, int], LoggedEvent] = {}
-    while first <= last:
-        until = min(last, first + span.size - 1)
-        try:
-            found = await _fetch(caller, reader, first, until)
-        except RangeError as error:
-            if until == first:
-                raise EndpointError(f"the endpoint can't serve the logs of block {first} alone") from error
-            span.refused(until - first + 1)
-            continue
-        except EndpointError:
-            # Perhaps the range was what it choked on: the next session asks for less.
-            span.refused(span.size)
-            raise
-        span.served()
-        events.update({(event.block_hash, event.log_index): event for event in found})
-        first = until + 1
-    return list(events.values())
-
-
-async def _fetch(caller: Caller, reader: LogReader, first: int, last: int) -> list[LoggedEvent]:
-    where = {**reader.filter, "fromBlock": hex(first), "toBlock": hex(last)}
-    events = reader.events(await caller.call("eth_getLogs", where, deadline=LOGS_DEADLINE))
-    _check_within(events, first, last)
-    return events
-
-
-def _check_within(events: Sequence[LoggedEvent], first: int, last: int) -> None:
-    if any(not first <= event.block_number <= last for event in events):
-        raise EndpointError(f"the endpoint answered with logs outside of the blocks {first} to {last}")
-
-
-async def fetch_block(caller: Caller, reader: LogReader, block_hash: str) -> list[LoggedEvent]:
-    """All events of one block (EIP-234). Raises `ChainError`."""
-    where = {**reader.filter, "blockHash": block_hash}
-    events = reader.events(await caller.call("eth_getLogs", where, deadline=LOGS_DEADLINE))
-    if any(event.block_hash != block_hash for event in events):
-        raise EndpointError("the endpoint answered with logs of another block")
-    return events

@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from dstack_vpn.adapters.chain.tally import Calls
+from dstack_vpn.core.events import LoggedEvent
+from dstack_vpn.core.model import BlockRef
 
 _START: Final = 10_000
 _LARGEST: Final = 100_000
@@ -35,12 +37,30 @@ class BlockSpan:
         self._patience = _PATIENCE
         self.size = max(1, asked // 2)
 
+    def failed(self, asked: int) -> None:
+        """A call for that many blocks failed without a word about its size: ask for much less."""
+        self.refused(asked)
+        self.size = max(1, asked // 4)
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A part of a long range of logs that was read: the next session goes on after it."""
+
+    first: int
+    until: BlockRef
+    """The last block that was read; its hash shows later whether all of it still stands."""
+    events: tuple[LoggedEvent, ...]
+
 
 @dataclass(slots=True)
 class EndpointMemory:
     """What one endpoint taught us."""
 
     span: BlockSpan = field(default_factory=BlockSpan)
+    progress: Progress | None = None
+    by_hash: bool = True
+    """Whether it answers ``eth_getLogs`` by a block's hash (EIP-234)."""
     page_size: int | None = None
     """The largest page of tokens that it served since one was too large; None: no page was."""
     first_block: int | None = None

@@ -4,23 +4,27 @@ It only puts the parts together: `identity` (is it our chain?), `feed` (heads an
 (ranges of them), `state` (tokens at a pinned block), over `caller` (retries, deadlines, the tally).
 """
 
+import asyncio
 import random
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from typing import Final
 
-from dstack_vpn.adapters.chain.caller import Caller
+from dstack_vpn.adapters.chain.caller import LAG, Caller
 from dstack_vpn.adapters.chain.deployment import find_first_block
 from dstack_vpn.adapters.chain.faults import UnknownBlockError
 from dstack_vpn.adapters.chain.feed import Stream, poll
 from dstack_vpn.adapters.chain.fields import parse_header
 from dstack_vpn.adapters.chain.http import open_http
 from dstack_vpn.adapters.chain.identity import Target, identify
-from dstack_vpn.adapters.chain.logs import LogReader, fetch_block, fetch_range
+from dstack_vpn.adapters.chain.logs import LogReader
 from dstack_vpn.adapters.chain.memory import EndpointMemory
+from dstack_vpn.adapters.chain.ranges import BlockLogs
 from dstack_vpn.adapters.chain.state import StateReader
 from dstack_vpn.adapters.chain.tally import MethodStats
+from dstack_vpn.adapters.chain.tip import Shown
 from dstack_vpn.adapters.chain.transport import Transport
 from dstack_vpn.adapters.chain.url import RpcUrl
 from dstack_vpn.adapters.chain.watchdog import HeadWatch
@@ -46,6 +50,10 @@ class SessionSettings:
     """Uniform in [0, 1), for the pauses between retries."""
 
 
+_PAUSE: Final = 0.1
+"""Seconds between two questions for a block that a backend does not have yet."""
+
+
 class RpcSession:
     """Implements `ports.ChainSession`; made by `open_session`."""
 
@@ -66,6 +74,8 @@ class RpcSession:
         self._memory = memory
         self._settings = settings
         self._reader = LogReader(self.name, identity.contract, abi)
+        self._logs = BlockLogs(caller, self._reader, memory, enumerates=bool(abi.page_size))
+        self._shown = Shown()
         self._state = StateReader(caller, abi, identity.contract, memory)
 
     @property
@@ -82,16 +92,43 @@ class RpcSession:
         monotonic = self._settings.monotonic
         watch = HeadWatch(self._settings.block_time, monotonic())
         if self.announces_logs:
-            return Stream(self._caller, self._reader, watch, monotonic, self).facts()
+            return Stream(self._caller, self._reader, watch, monotonic, self, logs=self._logs).facts()
         return poll(watch, self, monotonic, self._settings.poll_interval)
 
     async def head(self) -> BlockRef:
-        """See `ports.ChainSession.head`."""
+        """See `ports.ChainSession.head`.
+
+        A load balancer's backend that lags shows an older block than another one did. An older block is
+        returned only if no backend has the newer one, for as long as a backend may lag.
+        """
+        head = await self._latest()
+        ends = self._settings.monotonic() + LAG
+        while (highest := self._shown.highest) is not None and self._shown.may_lag(head):
+            known = await self._block(hex(highest.number))
+            if known is not None and known.hash == highest.hash:
+                return highest
+            if known is not None or self._settings.monotonic() >= ends:
+                break
+            await asyncio.sleep(_PAUSE)
+            head = await self._latest()
+        self._shown.note(head)
+        return head
+
+    async def _latest(self) -> BlockRef:
         return parse_header(await self._caller.call("eth_getBlockByNumber", "latest", False))
+
+    def announced(self, head: BlockRef) -> None:
+        """Take note of a head that the endpoint announced."""
+        if not self._shown.may_lag(head):
+            self._shown.note(head)
 
     async def header(self, number: int) -> BlockRef | None:
         """See `ports.ChainSession.header`."""
         block = await self._block(hex(number))
+        ends = self._settings.monotonic() + LAG
+        while block is None and self._shown.has(number) and self._settings.monotonic() < ends:
+            await asyncio.sleep(_PAUSE)  # a backend that lags answered
+            block = await self._block(hex(number))
         if block is not None and block.number != number:
             raise EndpointError(
                 f"the endpoint was asked for block {number} and answered block {block.number}"
@@ -117,12 +154,16 @@ class RpcSession:
 
     async def events(self, first: int, last: int) -> list[LoggedEvent]:
         """See `ports.ChainSession.events`."""
-        return await fetch_range(self._caller, self._reader, self._memory.span, first, last)
+        return await self._logs.between(first, last)
+
+    async def events_up_to(self, first: int, last: BlockRef) -> list[LoggedEvent] | None:
+        """See `ports.ChainSession.events_up_to`."""
+        return await self._logs.up_to(first, last)
 
     async def block_events(self, block_hash: str) -> list[LoggedEvent]:
         """See `ports.ChainSession.block_events`."""
         try:
-            return await fetch_block(self._caller, self._reader, block_hash)
+            return await self._logs.block(block_hash)
         except UnknownBlockError as error:
             raise EndpointError(f"the endpoint does not know block {block_hash}") from error
 

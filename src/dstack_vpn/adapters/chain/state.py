@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final, TypeVar
 
-from dstack_vpn.adapters.chain.caller import Caller
+from dstack_vpn.adapters.chain.caller import LAG, Caller
 from dstack_vpn.adapters.chain.fields import data
 from dstack_vpn.adapters.chain.jsonrpc import Json
 from dstack_vpn.adapters.chain.memory import EndpointMemory
@@ -117,14 +117,14 @@ class StateReader:
         if not calls:
             return []
         requests = [("eth_call", _call(self.contract, call, at)) for call in calls]
-        answers = await self.caller.call_many(requests, deadline=_DEADLINE)
+        answers = await self.caller.call_many(requests, deadline=_DEADLINE, lag=LAG)
         return [None if isinstance(a, CallRevertedError) else data(a, "call result") for a in answers]
 
     async def _read(self, call: bytes, at: BlockRef, to: Address | None = None) -> bytes:
         """One call that has no reason to revert."""
         try:
             reply = await self.caller.call(
-                "eth_call", *_call(to or self.contract, call, at), deadline=_DEADLINE
+                "eth_call", *_call(to or self.contract, call, at), deadline=_DEADLINE, lag=LAG
             )
         except CallRevertedError as error:
             raise EndpointError("the contract refuses to be read") from error

@@ -55,9 +55,9 @@ async def test_a_connection_that_is_lost_is_no_missing_method() -> None:
         await propose(caller_of(transport))
 
 
-@pytest.mark.parametrize("value", [None, 1, "", "0x", "1", "0xg", "0x" + "f" * 65, "0x1\n", ["0x1"]])
+@pytest.mark.parametrize("value", [None, -1, True, "", "0x", "1", "0xg", "0x" + "f" * 65, "0x1\n", ["0x1"]])
 def test_what_is_no_amount(value: object) -> None:
-    with pytest.raises(EndpointError, match="no hexadecimal number"):
+    with pytest.raises(EndpointError, match="not a hexadecimal number"):
         amount(value, "balance")
 
 

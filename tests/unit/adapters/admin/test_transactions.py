@@ -17,6 +17,7 @@ from dstack_vpn.errors import (
     ConfigError,
     EndpointError,
     FormatError,
+    UnknownOutcomeError,
 )
 
 KEY = "4c0883a69102937d6231471b5dbb6204fe5129617082792ae468d01a3f362318"
@@ -104,23 +105,92 @@ async def test_a_refused_transaction_that_the_endpoint_knows_was_taken() -> None
     assert (await send(known)).block == 16
 
 
-async def test_a_refused_transaction_that_nobody_knows_was_not() -> None:
-    refused = scripted(eth_sendRawTransaction=EndpointError("underpriced"), eth_getTransactionByHash=None)
-    with pytest.raises(AdminError, match="did not take the transaction: underpriced"):
+@pytest.mark.parametrize(
+    "words",
+    [
+        "already known",
+        "ALREADY_EXISTS: already known",
+        "Known transaction",
+        "known transaction: 0x12",
+        "transaction already imported",
+        "Transaction with the same hash was already imported",
+        "already in mempool",
+        "nonce too low",
+        "internal error",
+        "the endpoint cut the connection",
+    ],
+)
+async def test_what_was_taken_all_the_same_is_waited_for(words: str) -> None:
+    """The endpoint does not show the transaction yet, and has its receipt a moment later."""
+    receipts: list[object] = [None, None, RECEIPT]
+
+    def receipt(_: object) -> object:
+        return receipts.pop(0) if len(receipts) > 1 else receipts[0]
+
+    taken = scripted(
+        eth_sendRawTransaction=EndpointError(words),
+        eth_getTransactionByHash=None,
+        eth_getTransactionReceipt=receipt,
+    )
+    assert (await send(taken, timeout=2)).block == 16
+    assert taken.asked.count("eth_sendRawTransaction") == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["transaction underpriced", "insufficient funds for gas * price + value", "intrinsic gas too low"],
+)
+async def test_what_the_endpoint_checked_and_refused_was_not_sent(words: str) -> None:
+    refused = scripted(eth_sendRawTransaction=EndpointError(words), eth_getTransactionByHash=None)
+    with pytest.raises(
+        AdminError, match=f"refused the transaction, and nothing was sent: {words[:20]}"
+    ) as caught:
         await send(refused)
+    assert not isinstance(caught.value, UnknownOutcomeError)
 
 
-async def test_doubt_is_told_as_doubt() -> None:
-    doubtful = scripted(eth_sendRawTransaction=EndpointError("cut off"))
-    with pytest.raises(AdminError, match=r"not known whether the endpoint took transaction 0x[0-9a-f]{64}"):
+@pytest.mark.parametrize("words", ["cut off", "nonce too low", "internal error", "unknown transaction"])
+async def test_doubt_is_reported_as_doubt(words: str) -> None:
+    doubtful = scripted(eth_sendRawTransaction=EndpointError(words), eth_getTransactionReceipt=None)
+    with pytest.raises(UnknownOutcomeError, match=r"transaction 0x[0-9a-f]{64} was sent, but .* look for it"):
         await send(doubtful)
     assert doubtful.asked.count("eth_sendRawTransaction") == 1
+
+
+async def test_a_receipt_without_a_block_is_not_one_yet() -> None:
+    with pytest.raises(UnknownOutcomeError, match="not seen in a block"):
+        await send(scripted(eth_getTransactionReceipt={**RECEIPT, "blockNumber": None}))
+
+
+LOG = {
+    "address": CONTRACT,
+    "topics": ["0x" + "11" * 32],
+    "data": "0x",
+    "blockNumber": "0x10",
+    "blockHash": "0x" + "22" * 32,
+    "logIndex": "0x0",
+}
+
+
+@pytest.mark.parametrize("status", ["0x1", "0x01", "1", 1, True, None, "0x" + "0" * 63 + "1"])
+async def test_each_form_of_success_is_one(status: object) -> None:
+    receipt = {**RECEIPT, "status": status, "logs": [LOG], "gasUsed": 21000, "blockNumber": "0x0010"}
+    assert (await send(scripted(eth_getTransactionReceipt=receipt))).block == 16
+
+
+async def test_logs_may_come_later() -> None:
+    receipts = [RECEIPT, RECEIPT, {**RECEIPT, "logs": [LOG]}]
+
+    def receipt(_: object) -> object:
+        return receipts.pop(0) if len(receipts) > 1 else receipts[0]
+
+    assert len((await send(scripted(eth_getTransactionReceipt=receipt), timeout=5)).logs) == 1
 
 
 @pytest.mark.parametrize("answer", [None, EndpointError("busy"), "<html>", []])
 async def test_waiting_ends_and_says_what_to_do(answer: Answer) -> None:
     with pytest.raises(
-        AdminError, match=r"0x[0-9a-f]{64} was sent, but it was not mined .* may still be mined"
+        UnknownOutcomeError, match=r"0x[0-9a-f]{64} was sent, but it was not seen .* may still be"
     ):
         await send(scripted(eth_getTransactionReceipt=answer))
 
@@ -133,21 +203,21 @@ async def test_a_lost_connection_ends_the_wait() -> None:
         return "0x"
 
     transport.answers = {**transport.answers, "eth_sendRawTransaction": take}
-    with pytest.raises(AdminError, match=r"the connection was lost: cut\. It may still be mined"):
+    with pytest.raises(UnknownOutcomeError, match=r"the connection was lost: cut\. It may have been mined"):
         await send(transport, timeout=60)
 
 
 @pytest.mark.parametrize(
     "changed",
-    [{"blockNumber": None}, {"gasUsed": "x"}, {"logs": None}, {"logs": [{}]}, {"contractAddress": 1}],
+    [{"status": "revert"}, {"gasUsed": "x"}, {"logs": None}, {"logs": [{}]}, {"contractAddress": "x"}],
 )
 async def test_a_receipt_that_makes_no_sense_is_no_reason_to_send_again(changed: dict[str, object]) -> None:
     transport = scripted(eth_getTransactionReceipt={**RECEIPT, **changed})
-    with pytest.raises(AdminError, match=r"0x[0-9a-f]{64} was mined, but its receipt can't be read"):
+    with pytest.raises(UnknownOutcomeError, match=r"0x[0-9a-f]{64} was mined, but its receipt can't be read"):
         await send(transport)
 
 
-@pytest.mark.parametrize("status", ["0x0", None, 1, "revert"])
+@pytest.mark.parametrize("status", ["0x0", "0x00", 0, False])
 async def test_what_was_mined_and_reverted_is_told(status: object) -> None:
     with pytest.raises(AdminError, match="was mined but changed nothing"):
         await send(scripted(eth_getTransactionReceipt={**RECEIPT, "status": status}))

@@ -33,7 +33,7 @@ async def failing(server: FakeServer, scheme: str, fault: Fault) -> ChainError:
         (Fault(result={"number": "0x1"}), EndpointError),
         (Fault(body="<html>" + "x" * 10_000), EndpointError),
         (Fault(body='{"jsonrpc":"2.0","id":'), EndpointError),
-        (Fault(body='{"jsonrpc":"2.0","id":"7","result":1}'), EndpointError),
+        (Fault(body='{"jsonrpc":"2.0","id":"seven","result":1}'), EndpointError),
         (Fault(error={"code": -32601, "message": f"unknown key {SECRET}"}), EndpointError),
         (Fault(error={"code": -32005, "message": "limit exceeded"}), RetryError),
     ],
@@ -63,7 +63,8 @@ async def test_a_stalled_call_meets_its_deadline(
 ) -> None:
     async with connected(fake_chain, scheme) as session:
         fake_chain.faults.by_method["eth_getLogs"] = Fault(stall=True)
-        monkeypatch.setattr("dstack_vpn.adapters.chain.logs.LOGS_DEADLINE", 0.2)
+        monkeypatch.setattr("dstack_vpn.adapters.chain.ranges.DEADLINE", 0.2)
+        monkeypatch.setattr("dstack_vpn.adapters.chain.ranges.RANGE_DEADLINE", 0.2)
         with pytest.raises(EndpointError, match="in time"):
             async with asyncio.timeout(DEADLINE):
                 await session.events(0, 1)

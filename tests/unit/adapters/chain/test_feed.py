@@ -28,6 +28,9 @@ class Heads:
         self.asked += 1
         return self.script.pop(0) if len(self.script) > 1 else self.script[0]
 
+    def announced(self, head: BlockRef) -> None:
+        raise AssertionError(head)
+
     async def sleep(self, seconds: float) -> None:
         self.now += seconds
 

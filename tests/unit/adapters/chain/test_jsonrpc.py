@@ -39,7 +39,7 @@ def test_replies_and_notifications_are_told_apart() -> None:
         '"text"',
         "[[]]",
         '{"jsonrpc":"2.0","id":1}',
-        '{"jsonrpc":"2.0","id":"1","result":1}',
+        '{"jsonrpc":"2.0","id":"one","result":1}',
         '{"jsonrpc":"2.0","id":true,"result":1}',
         '{"jsonrpc":"2.0","id":1.0,"result":1}',
         '{"jsonrpc":"2.0","id":1,"error":[]}',
@@ -73,7 +73,8 @@ def test_what_is_no_json_rpc_is_the_endpoints_fault(text: str | bytes) -> None:
 )
 def test_revert_data_is_found_wherever_clients_put_it(data: Any, expected: bytes | None) -> None:
     text = json.dumps({"id": 1, "error": {"code": 3, "message": "execution reverted", "data": data}})
-    assert decode(text) == [Reply(1, fault=Fault(3, "execution reverted", expected))]
+    detail = data if data == "no hex" else ""
+    assert decode(text) == [Reply(1, fault=Fault(3, "execution reverted", expected, detail))]
 
 
 def test_an_error_may_be_a_bare_text() -> None:

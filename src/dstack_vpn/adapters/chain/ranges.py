@@ -1,0 +1,235 @@
+"""Logs of blocks, each tied to the block that it belongs to.
+
+One URL may stand for several backends that follow the chain at different speeds, and each call may reach
+another one. A backend that lags answers ``eth_getLogs`` by numbers with ``[]`` for blocks that it does not
+have, so an empty answer by numbers proves nothing about the newest blocks. Therefore:
+
+* The newest `TAIL` blocks are asked by their hashes (EIP-234): a backend that lags does not know the hash.
+  That is an error, and the call is repeated until a backend knows it.
+* Older blocks are asked by ranges. Any failure of a range of several blocks makes it smaller within the same
+  call, whatever words the endpoint uses for it.
+* What was read of a long range is kept in the endpoint's memory, with the hash of its last block, so that the
+  next session goes on from there.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from dstack_vpn.adapters.chain.caller import LAG, Caller
+from dstack_vpn.adapters.chain.faults import UnknownBlockError, UnsupportedError
+from dstack_vpn.adapters.chain.fields import parse_header
+from dstack_vpn.adapters.chain.jsonrpc import Json
+from dstack_vpn.adapters.chain.logs import LogReader
+from dstack_vpn.adapters.chain.memory import EndpointMemory, Progress
+from dstack_vpn.core.events import LoggedEvent
+from dstack_vpn.core.model import BlockRef
+from dstack_vpn.errors import ChainError, EndpointError, LogsError, RangeError, RetryError
+
+TAIL: Final = 32
+"""The newest blocks, which are asked by their hashes: more than a backend lags, 5 s of 200 ms blocks."""
+DEADLINE: Final = 30.0
+"""Seconds for the logs of one block."""
+RANGE_DEADLINE: Final = 12.0
+"""Seconds for the logs of several blocks; after that, a smaller range is asked for."""
+_RANGE_ATTEMPTS: Final = 2
+_PAUSE: Final = 0.1
+"""Seconds between two questions for a block that a backend does not have yet."""
+_CHECKPOINT: Final = 8
+"""Ranges between two checkpoints of the progress."""
+_PATIENT_CALLS: Final = 100
+"""Calls for one gap; where it takes more and the contract enumerates, its state is read instead."""
+
+
+@dataclass(frozen=True, slots=True)
+class BlockLogs:
+    """Reads the registry's logs through one endpoint."""
+
+    caller: Caller
+    reader: LogReader
+    memory: EndpointMemory
+    enumerates: bool
+    """Whether the state can be read instead of many logs."""
+
+    async def up_to(self, first: int, last: BlockRef) -> list[LoggedEvent] | None:
+        """The events from block ``first`` to that very block; None if it is not on the chain any more.
+
+        Raises `LogsError` if the endpoint serves no logs, though it serves other calls, or too few at once;
+        and other `ChainError`.
+        """
+        tail_from = max(first, last.number - TAIL + 1)
+        if first < tail_from and self._too_many(tail_from - first):
+            raise LogsError(f"the endpoint serves the logs of only {self.memory.span.size} blocks at once")
+        try:
+            chain = await self._links(tail_from, last)
+            if chain is None:
+                return None
+            older = await self.between(first, tail_from - 1) if first < tail_from else []
+            newer = await self._by_hashes(chain)
+        except (EndpointError, RangeError, RetryError) as error:
+            if self.caller.transport.failure is not None or isinstance(error, LogsError):
+                raise
+            raise LogsError(str(error)) from error
+        return None if newer is None else [*older, *newer]
+
+    def _too_many(self, blocks: int) -> bool:
+        return self.enumerates and blocks > _PATIENT_CALLS * self.memory.span.size
+
+    # -- by hash --------------------------------------------------------------------------------------
+
+    async def _links(self, first: int, last: BlockRef) -> list[BlockRef] | None:
+        """The blocks from ``first`` to ``last``, linked by their parents; None if ``last`` was replaced."""
+        numbers = range(first, last.number)
+        answers: Sequence[Json] = []
+        if numbers:
+            answers = await self.caller.call_many(
+                [("eth_getBlockByNumber", (hex(n), False)) for n in numbers]
+            )
+        chain = [last]
+        for answer in reversed(answers):
+            block = None if answer is None else parse_header(answer)
+            if block is None or block.hash != chain[-1].parent_hash:
+                # A backend that lags, or that is on another fork, answered this one.
+                block = await self._parent(chain[-1])
+            if block is None:
+                return None
+            chain.append(block)
+        return chain[::-1]
+
+    async def _parent(self, child: BlockRef) -> BlockRef | None:
+        """A block's parent, by its hash; None if the endpoint has another block in the child's place."""
+        async for _ in self._patiently():
+            answer = await self.caller.call("eth_getBlockByHash", child.parent_hash, False)
+            if answer is not None:
+                block = parse_header(answer)
+                if block.hash != child.parent_hash:
+                    raise EndpointError("the endpoint answered with another block than was asked for")
+                return block
+            if await self._replaced(child):
+                return None
+        raise EndpointError(f"the endpoint does not know the parent of block {child.number}")
+
+    async def _by_hashes(self, chain: Sequence[BlockRef]) -> list[LoggedEvent] | None:
+        """The events of these linked blocks; None if they were replaced."""
+        if not self.memory.by_hash:
+            return await self._by_numbers(chain)
+        calls = [("eth_getLogs", ({**self.reader.filter, "blockHash": b.hash},)) for b in chain]
+        async for _ in self._patiently():
+            try:
+                answers = await self.caller.call_many(calls, deadline=DEADLINE, lag=0.2, attempts=2)
+            except UnknownBlockError:
+                if await self._replaced(chain[-1]):
+                    return None
+            except UnsupportedError:
+                self.memory.by_hash = False
+                return await self._by_numbers(chain)
+            else:
+                pairs = zip(chain, answers, strict=True)
+                return [event for block, answer in pairs for event in self._of_block(block.hash, answer)]
+        raise EndpointError(f"the endpoint does not know block {chain[-1].number}, which it has announced")
+
+    async def block(self, block_hash: str) -> list[LoggedEvent]:
+        """All events of one block (EIP-234), by whichever backend has it. Raises `ChainError`."""
+        where = {**self.reader.filter, "blockHash": block_hash}
+        answer = await self.caller.call("eth_getLogs", where, deadline=DEADLINE, lag=LAG)
+        return self._of_block(block_hash, answer)
+
+    async def once(self, block_hash: str) -> list[LoggedEvent]:
+        """All events of one block (EIP-234), asked once. Raises `ChainError`."""
+        where = {**self.reader.filter, "blockHash": block_hash}
+        answer = await self.caller.call("eth_getLogs", where, deadline=DEADLINE, attempts=1)
+        return self._of_block(block_hash, answer)
+
+    def _of_block(self, block_hash: str, answer: Json) -> list[LoggedEvent]:
+        events = self.reader.events(answer)
+        if any(event.block_hash != block_hash for event in events):
+            raise EndpointError("the endpoint answered with logs of another block")
+        return events
+
+    async def _by_numbers(self, chain: Sequence[BlockRef]) -> list[LoggedEvent] | None:
+        """The events of these blocks without EIP-234; None if the last block was replaced."""
+        events = await self.between(chain[0].number, chain[-1].number)
+        hashes = {block.number: block.hash for block in chain}
+        if any(hashes[event.block_number] != event.block_hash for event in events):
+            return None
+        return None if await self._replaced(chain[-1]) else events
+
+    async def _replaced(self, block: BlockRef) -> bool:
+        """Whether the endpoint has another block at that height."""
+        answer = await self.caller.call("eth_getBlockByNumber", hex(block.number), False)
+        return answer is not None and parse_header(answer).hash != block.hash
+
+    @staticmethod
+    async def _patiently() -> AsyncIterator[None]:
+        """Turns, with pauses between them, for as long as a backend may lag."""
+        for turn in range(int(LAG / _PAUSE)):
+            if turn:
+                await asyncio.sleep(_PAUSE)
+            yield
+
+    # -- by range -------------------------------------------------------------------------------------
+
+    async def between(self, first: int, last: int) -> list[LoggedEvent]:
+        """All events of an inclusive range, in as few calls as the endpoint allows. Raises `ChainError`."""
+        begun = first
+        events = await self._resumed(first, last)
+        if self.memory.progress is not None and events is not None:
+            first = self.memory.progress.until.number + 1
+        found: dict[tuple[str, int], LoggedEvent] = {(x.block_hash, x.log_index): x for x in events or ()}
+        ranges = 0
+        while first <= last:
+            until = min(last, first + self.memory.span.size - 1)
+            part = await self._smaller(first, until)
+            if part is None:
+                continue
+            found.update({(event.block_hash, event.log_index): event for event in part})
+            first, ranges = until + 1, ranges + 1
+            if ranges % _CHECKPOINT == 0 and first <= last:
+                await self._keep(begun, until, found.values())
+        return list(found.values())
+
+    async def _smaller(self, first: int, until: int) -> list[LoggedEvent] | None:
+        """The events of one range; None if it failed and a smaller one is to be tried."""
+        span, blocks = self.memory.span, until - first + 1
+        try:
+            found = await self._range(first, until)
+        except ChainError as error:
+            if isinstance(error, RangeError):
+                span.refused(blocks)
+            else:
+                span.failed(blocks)
+            if blocks == 1 or self.caller.transport.failure is not None:
+                raise
+            return None
+        if any(not first <= event.block_number <= until for event in found):
+            raise EndpointError(f"the endpoint answered with logs outside of the blocks {first} to {until}")
+        span.served()
+        return found
+
+    async def _range(self, first: int, last: int) -> list[LoggedEvent]:
+        where = {**self.reader.filter, "fromBlock": hex(first), "toBlock": hex(last)}
+        one = first == last
+        answer = await self.caller.call(
+            "eth_getLogs",
+            where,
+            deadline=DEADLINE if one else RANGE_DEADLINE,
+            attempts=4 if one else _RANGE_ATTEMPTS,
+        )
+        return self.reader.events(answer)
+
+    async def _keep(self, first: int, until: int, events: Iterable[LoggedEvent]) -> None:
+        answer = await self.caller.call("eth_getBlockByNumber", hex(until), False)
+        if answer is not None:
+            self.memory.progress = Progress(first, parse_header(answer), tuple(events))
+
+    async def _resumed(self, first: int, last: int) -> list[LoggedEvent] | None:
+        """What an earlier session read of this range; None if nothing, or if it does not stand any more."""
+        kept, self.memory.progress = self.memory.progress, None
+        if kept is None or not kept.first <= first <= kept.until.number < last:
+            return None
+        answer = await self.caller.call("eth_getBlockByNumber", hex(kept.until.number), False)
+        if answer is None or parse_header(answer).hash != kept.until.hash:
+            return None
+        self.memory.progress = kept
+        return [event for event in kept.events if event.block_number >= first]
