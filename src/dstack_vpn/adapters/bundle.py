@@ -11,11 +11,11 @@ import tarfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
-from urllib.parse import quote
 
+from dstack_vpn.adapters import redact
+from dstack_vpn.adapters.redact import HIDDEN
 from dstack_vpn.errors import StoreError
 
-HIDDEN: Final = "***"
 _SHORTEST: Final = 6
 """Characters of a secret: taking out what is shorter would only spoil the text."""
 _SUSPECTS: Final = (
@@ -52,7 +52,7 @@ def _forms(secret: str) -> set[str]:
         raw.add(bytes.fromhex(secret.removeprefix("0x")))
     if re.fullmatch(r"[A-Za-z0-9+/]{43}=", secret, re.ASCII):
         raw.add(base64.b64decode(secret))
-    forms = {secret, quote(secret, safe=""), secret.removeprefix("0x")}
+    forms = {*redact.forms(secret), secret.removeprefix("0x")}
     for data in raw:
         plain, safe = base64.b64encode(data).decode(), base64.urlsafe_b64encode(data).decode()
         forms |= {plain, safe, plain.rstrip("="), safe.rstrip("="), data.hex(), data.hex().upper()}

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dstack_vpn.adapters.bundle import HIDDEN, Scrubber, write
+from dstack_vpn.adapters.bundle import Scrubber, write
+from dstack_vpn.adapters.redact import HIDDEN
 from dstack_vpn.errors import StoreError
 
 KEY = base64.b64encode(bytes(range(7, 39))).decode()

@@ -96,18 +96,25 @@ class Sender:
             raise await self._reverted(signed.hash, receipt, transaction)
         return _parse_receipt(signed.hash, receipt)
 
+    def _refusal(self, error: CallRevertedError) -> AdminError:
+        return AdminError(f"the contract refused: {self._reason(error)}; nothing was sent")
+
+    def _reason(self, error: CallRevertedError) -> str:
+        """The contract's reason, which is text that the endpoint sent."""
+        return self.caller.transport.url.redact(describe_revert(error.data))
+
     async def _simulate(self, transaction: dict[str, str]) -> None:
         try:
             await self.caller.call("eth_call", transaction, "latest")
         except CallRevertedError as error:
-            raise _refusal(error) from error
+            raise self._refusal(error) from error
 
     async def _complete(self, to: Address | None, data: bytes, call: dict[str, str]) -> dict[str, Any]:
         """The transaction's fields, gas and fees included."""
         try:
             estimate = quantity(await self.caller.call("eth_estimateGas", call), "gas estimate")
         except CallRevertedError as error:
-            raise _refusal(error) from error
+            raise self._refusal(error) from error
         gas = estimate + estimate // 5
         fees = await propose(self.caller)
         await self._check_balance(gas * fees.highest)
@@ -187,14 +194,10 @@ class Sender:
         try:
             await self.caller.call("eth_call", transaction, receipt.get("blockNumber"))
         except CallRevertedError as error:
-            reason = f"the contract refused: {describe_revert(error.data)}"
+            reason = f"the contract refused: {self._reason(error)}"
         except ChainError as error:
             reason = f"it reverted, and the endpoint does not say why ({error})"
         return AdminError(f"transaction {hash_} was mined but changed nothing: {reason}")
-
-
-def _refusal(error: CallRevertedError) -> AdminError:
-    return AdminError(f"the contract refused: {describe_revert(error.data)}; nothing was sent")
 
 
 def _lost(hash_: str, why: str) -> str:

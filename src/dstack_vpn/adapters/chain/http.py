@@ -66,7 +66,7 @@ class HttpTransport:
 
     async def _post(self, requests: Sequence[Request]) -> list[Outcome]:
         """One POST. A batch that was refused as such comes to nothing here, and to single calls after it."""
-        messages = decode(await self._body(encode(requests)))
+        messages = decode(await self._body(encode(requests)), self.url.redactor)
         replies = {m.id: m for m in messages if isinstance(m, Reply)}
         if len(requests) > 1 and None in replies:
             self._batch = 1

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 from dstack_vpn.adapters.chain.faults import Fault
+from dstack_vpn.adapters.redact import WINDOW, Redactor
 from dstack_vpn.errors import EndpointError
 
 Json: TypeAlias = Any
@@ -18,6 +19,8 @@ Json: TypeAlias = Any
 
 MAX_MESSAGE: Final = 64 * 2**20
 """Bytes. A block of logs, or a page of tokens, exceeds the usual limit of 1 MiB."""
+
+NOTHING_SECRET: Final = Redactor(())
 
 EXCERPT: Final = 120
 """Characters of an endpoint's own words that we repeat in an error."""
@@ -62,17 +65,20 @@ def encode(requests: Sequence[Request]) -> str:
     return json.dumps(objects[0] if len(objects) == 1 else objects, separators=(",", ":"))
 
 
-def decode(text: str | bytes) -> list[Message]:
-    """Every message in a frame or a body; raises `EndpointError` for anything that is no JSON-RPC."""
+def decode(text: str | bytes, redactor: Redactor = NOTHING_SECRET) -> list[Message]:
+    """Every message in a frame or a body; raises `EndpointError` for anything that is not JSON-RPC.
+
+    ``redactor`` takes secrets out of every text that the endpoint says in its own words.
+    """
     try:
         document = json.loads(text)
     except (ValueError, RecursionError):
-        raise EndpointError(f"the endpoint did not answer in JSON: {excerpt(text)}") from None
+        raise EndpointError(f"the endpoint did not answer in JSON: {excerpt(text, redactor)}") from None
     objects = document if isinstance(document, list) else [document]
-    return [_message(item) for item in objects]
+    return [_message(item, redactor) for item in objects]
 
 
-def _message(item: Json) -> Message:
+def _message(item: Json, redactor: Redactor) -> Message:
     if not isinstance(item, dict):
         raise EndpointError("the endpoint answered JSON that is no JSON-RPC message")
     if "method" in item:
@@ -83,7 +89,7 @@ def _message(item: Json) -> Message:
     if number is not None and type(number) is not int:
         raise EndpointError("the endpoint answered with an id that we never sent")
     if item.get("error") is not None:
-        return Reply(number, fault=_fault(item["error"]))
+        return Reply(number, fault=_fault(item["error"], redactor))
     if "result" not in item:
         raise EndpointError("the endpoint answered with neither a result nor an error")
     return Reply(number, item["result"])
@@ -99,18 +105,18 @@ def _notification(item: dict[str, Json]) -> Notification:
     return Notification(subscription, params["result"])
 
 
-def _fault(error: Json) -> Fault:
+def _fault(error: Json, redactor: Redactor) -> Fault:
     """An error member, which some endpoints send as a bare text."""
     if isinstance(error, str):
-        return Fault(0, error)
+        return Fault(0, redactor.beginning(error))
     if not isinstance(error, dict):
         raise EndpointError("the endpoint answered with an error of an unknown form")
     code, message = error.get("code"), error.get("message")
     return Fault(
         code if type(code) is int else 0,
-        message if isinstance(message, str) else "",
+        redactor.beginning(message) if isinstance(message, str) else "",
         revert := _revert_data(error.get("data")),
-        "" if revert is not None else _detail(error.get("data")),
+        "" if revert is not None else redactor.beginning(_detail(error.get("data"))),
     )
 
 
@@ -134,9 +140,9 @@ def _revert_data(data: Json) -> bytes | None:
         return None
 
 
-def excerpt(text: str | bytes) -> str:
+def excerpt(text: str | bytes, redactor: Redactor = NOTHING_SECRET) -> str:
     """The beginning of a foreign text in printable ASCII, for an error or a log line."""
-    head = text[: 4 * EXCERPT]
-    words = head.decode("utf-8", "replace") if isinstance(head, bytes) else head
+    words = text[: 4 * WINDOW].decode("utf-8", "replace") if isinstance(text, bytes) else text
+    words = redactor.beginning(words)
     plain = " ".join("".join(c if " " <= c <= "~" else " " for c in words).split())
     return plain if len(plain) <= EXCERPT else plain[:EXCERPT] + "..."

@@ -57,7 +57,7 @@ def outcome(reply: Reply, request: Request, url: RpcUrl) -> Outcome:
     """A reply as its result, or as the error it means, with no credential in it."""
     if reply.fault is None:
         return reply.result
-    said = excerpt(url.redact(f"{reply.fault.message} {reply.fault.detail}"))
+    said = excerpt(f"{reply.fault.message} {reply.fault.detail}", url.redactor)
     return classify(reply.fault, request.method, said)
 
 

@@ -1,19 +1,32 @@
-"""An RPC endpoint's URL, which is a secret: providers put API keys into paths, queries and user names.
+"""An RPC endpoint's URL, which is a secret: providers put API keys into paths, queries, user and host names.
 
 Only `RpcUrl.name` (scheme, host, port) is for people; `redact` takes the rest out of any text that an
 endpoint or a library quotes back at us.
+
+A host name keeps its last two labels and those that look like words (``base-mainnet``). Every other label may
+be a key: it is shown as ``...`` with four digits of its hash, which keep two endpoints apart.
 """
 
+import hashlib
+import ipaddress
 import re
 from dataclasses import dataclass, field
 from typing import Final, Self
 from urllib.parse import SplitResult, unquote, urlsplit
 
+from dstack_vpn.adapters.redact import Redactor
 from dstack_vpn.errors import FormatError
 
 _SCHEMES: Final = frozenset({"http", "https", "ws", "wss"})
 _MIN_SECRET: Final = 6
 """Characters: shorter parts of a path (``v2``, ``rpc``, ``base``) are words, not keys."""
+_MIN_PASSWORD: Final = 3
+"""Characters: a shorter user name or query value is not looked for, for it would be found everywhere."""
+_WORD: Final = re.compile(
+    r"(?:[a-z]{1,15}[0-9]{0,2}|[0-9]{1,4})(?:[-_](?:[a-z]{1,15}[0-9]{0,2}|[0-9]{1,4}))*"
+)
+_LOCAL: Final = frozenset({"localhost", "local", "internal", "lan", "home", "test"})
+"""Top-level names below which anybody makes names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +38,9 @@ class RpcUrl:
     streams: bool
     """Whether it is a WebSocket, over which the endpoint can speak first."""
     secrets: tuple[str, ...] = field(repr=False, default=())
-    site: tuple[str, int] = ("", 0)
+    """Whatever of it may be a credential, in all forms in which a text may quote it."""
+    redactor: Redactor = field(repr=False, compare=False, default_factory=lambda: Redactor(()))
+    site: tuple[str, int] = field(repr=False, default=("", 0))
     """Host and port: whoever answers there is one witness, by whichever scheme and key it is asked."""
 
     @classmethod
@@ -38,21 +53,47 @@ class RpcUrl:
             raise FormatError("RPC URL: not a URL") from None
         if parts.scheme not in _SCHEMES or not host:
             raise FormatError("RPC URL: expected http, https, ws or wss, such as wss://rpc.example.org/key")
-        bracketed = f"[{host}]" if ":" in host else host
+        shown = _shown(host.lower())
+        bracketed = f"[{host}]" if ":" in host else shown
         name = f"{parts.scheme}://{bracketed}" + (f":{port}" if port else "")
         site = host.lower(), port or (443 if parts.scheme in {"https", "wss"} else 80)
-        return cls(name, text.strip(), parts.scheme.startswith("ws"), _secrets(parts), site)
+        hidden = [label for label in host.lower().split(".") if shown != host.lower() and _is_key(label)]
+        redactor = Redactor([*_secrets(parts), *hidden])
+        return cls(name, text.strip(), parts.scheme.startswith("ws"), redactor.forms, redactor, site)
 
     def redact(self, text: str) -> str:
         """The text without any part of the URL that may be a credential."""
-        for secret in self.secrets:
-            text = text.replace(secret, "***")
-        return text
+        return self.redactor.redact(text)
 
 
-def _secrets(parts: SplitResult) -> tuple[str, ...]:
-    """Every piece of the URL that may be a credential, longest first."""
-    words = [parts.username or "", parts.password or ""]
-    words += parts.path.split("/") + re.split("[&=;]", parts.query) + [parts.fragment]
-    found = {form for word in words for form in (word, unquote(word)) if len(form) >= _MIN_SECRET}
-    return tuple(sorted(found, key=len, reverse=True))
+def _shown(host: str) -> str:
+    """A host name without the labels that may be keys."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        labels = host.split(".")
+        kept = 1 if labels[-1] in _LOCAL else 2
+        first = max(len(labels) - kept, 0)
+        return ".".join([*(_hide(label) for label in labels[:first]), *labels[first:]])
+    return host
+
+
+def _is_key(label: str) -> bool:
+    return not _WORD.fullmatch(label)
+
+
+def _hide(label: str) -> str:
+    if not _is_key(label):
+        return label
+    return f"...{hashlib.sha256(label.encode()).hexdigest()[:4]}"
+
+
+def _secrets(parts: SplitResult) -> list[str]:
+    """Every piece of the URL, but for its host, that may be a credential."""
+    user, password = parts.username or "", parts.password or ""
+    values = [pair.partition("=")[2] or pair for pair in re.split("[&;]", parts.query)]
+    found = [word for word in (user, password, *values) if len(word) >= _MIN_PASSWORD]
+    found += [word for word in (*parts.path.split("/"), parts.fragment) if len(word) >= _MIN_SECRET]
+    if user or password:
+        found.append(f"{unquote(user)}:{unquote(password)}")
+    return found

@@ -26,8 +26,9 @@ _STALLED_BLOCKS: Final = 20
 _STALLED_SECONDS: Final = 10.0
 _INTERVALS: Final = 16
 
-GRACE: Final = 1.0
-"""Seconds that an announcement may take longer than the answer to a probe."""
+GRACE: Final = 5.5
+"""Seconds that an announcement may take longer than the answer to a probe: a load balancer may serve the
+subscription by a backend that lags by 5 s."""
 
 
 class HeadWatch:

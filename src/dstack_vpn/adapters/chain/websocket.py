@@ -103,7 +103,7 @@ class WebSocketTransport:
         try:
             while True:
                 acknowledge_at_once(self._socket)
-                for message in decode(_text(await self._socket.receive(), self._socket)):
+                for message in decode(_text(await self._socket.receive(), self._socket), self.url.redactor):
                     self._deliver(message)
         except ChainError as error:
             failure = error
