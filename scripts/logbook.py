@@ -49,6 +49,7 @@ MEANINGS: Final[Mapping[str, tuple[str, str]]] = {
         "An endpoint sends logs that were not asked for; they are ignored.",
         "Look for another endpoint.",
     ),
+    "chain.logs_unseen": ("A block's logs could not be asked for; the next audit compares.", NOTHING),
     "chain.log_refused": ("A log of the contract does not decode; it changes nothing.", NOTHING),
     "chain.reorg": (
         "The chain has replaced blocks; what they brought was undone or moved.",

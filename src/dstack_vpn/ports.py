@@ -77,8 +77,15 @@ class RegistryAbi(Protocol):
         """The page's tokens, and how many tokens there are in all."""
 
 
+@dataclass(frozen=True, slots=True)
+class Unannounced:
+    """A head whose logs the endpoint may not announce: ask for them."""
+
+    block: BlockRef
+
+
 ChainFact: TypeAlias = BlockRef | LoggedEvent
-"""What an endpoint tells us by itself: a new head, or a log. They come in any order."""
+"""What an endpoint sends by itself: a new head, or a log. They come in any order."""
 
 
 class ChainSession(Protocol):
@@ -96,7 +103,7 @@ class ChainSession(Protocol):
     announces_logs: bool
     """Whether `facts` has logs; else it has heads only, and their logs have to be fetched."""
 
-    def facts(self) -> AsyncIterator[ChainFact]:
+    def facts(self) -> AsyncIterator[ChainFact | Unannounced]:
         """Heads and logs from now on until the session fails; logs are subscribed first.
 
         The first fact is the latest block: the logs of all blocks above it are announced, if logs are.

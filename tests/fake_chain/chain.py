@@ -29,6 +29,7 @@ class Block:
             "hash": self.hash,
             "parentHash": self.parent_hash,
             "timestamp": hex(self.timestamp),
+            "logsBloom": "0x" + ("01" if self.logs else "00") * 256,
         }
 
 

@@ -30,12 +30,14 @@ from dstack_vpn.core.events import LoggedEvent, Observed, OwnerKeyUpdated
 from dstack_vpn.core.model import BlockRef, TokenId
 from dstack_vpn.core.registry import contradicts
 from dstack_vpn.errors import ChainError, EndpointError, LogsError
-from dstack_vpn.ports import ChainFact, ChainSession
+from dstack_vpn.ports import ChainFact, ChainSession, Unannounced
 
 _log = structlog.get_logger(component="chain")
 
 QUEUE: Final = 4096
 """Facts and answers that may wait; when it is full, reading from the endpoint pauses."""
+LATE: Final = 0.3
+"""Seconds after a head until its logs, if none has come, are asked for."""
 SLICE: Final = 250
 """Tokens that are compared without a pause."""
 
@@ -56,7 +58,7 @@ class _Reading:
     observed: list[Observed]
 
 
-Item: TypeAlias = ChainFact | _Answer | _Reading | Resync | ChainError
+Item: TypeAlias = ChainFact | Unannounced | _Answer | _Reading | Resync | ChainError
 
 
 @dataclass(slots=True)
@@ -69,6 +71,8 @@ class SessionDriver:
     queue: asyncio.Queue[Item] = field(default_factory=lambda: asyncio.Queue(QUEUE))
     _subscribed: bool = False
     """Whether a fact has come: only the logs of blocks after the first are announced."""
+    _logged: str = ""
+    """The block of the last log that was announced, by its hash."""
     _read_after: str = ""
     """The block that tokens were last read after, by its hash..."""
     _read_there: set[TokenId] = field(default_factory=set)
@@ -105,7 +109,7 @@ class SessionDriver:
             if self.state.facts.chain_problem is not None and not self.state.follower.walking:
                 self.state.connected(self.session.name)
 
-    def _feed(self, item: ChainFact | _Answer | _Reading | Resync) -> list[Command]:
+    def _feed(self, item: ChainFact | Unannounced | _Answer | _Reading | Resync) -> list[Command]:
         match item:
             case Resync():
                 self.state.follower.abandon()
@@ -120,7 +124,11 @@ class SessionDriver:
                     self._subscribed, self.state.follower.announced_above = True, item.number
                 return self.state.follower.receive(item)
             case LoggedEvent():
+                self._logged = item.block_hash
                 return self.state.follower.receive(item)
+            case Unannounced(block):
+                self.group.create_task(self._look(block), name="chain look")
+                return []
 
     async def audit_forever(self) -> None:
         """Compare everything with the contract, again and again."""
@@ -196,6 +204,17 @@ class SessionDriver:
             await self.queue.put(Resync(f"no logs: {error}"))
         except ChainError as error:
             await self.queue.put(error)
+
+    async def _look(self, block: BlockRef) -> None:
+        """Ask for a block's logs, unless some have come by then. Absorbs `ChainError`: the audit will see."""
+        await asyncio.sleep(LATE)
+        if self._logged == block.hash:
+            return
+        try:
+            for logged in await self.session.block_events(block.hash):
+                await self.queue.put(logged)
+        except ChainError as error:
+            _log.debug("chain.logs_unseen", block=block.number, problem=str(error))
 
     async def _ask(self, fetch: Fetch) -> BlockRef | list[LoggedEvent] | None:
         match fetch:

@@ -227,10 +227,11 @@ def networks(text: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, 
 
 
 def contract_key(text: str) -> Secret:
-    """A secp256k1 private key."""
-    if not re.fullmatch(r"(?:0x)?[0-9a-fA-F]{64}", text, re.ASCII):
+    """A secp256k1 private key; blanks around it, a byte order mark and ``0X`` do no harm."""
+    digits = text.replace("\ufeff", "").strip()
+    if not re.fullmatch(r"(?:0[xX])?[0-9a-fA-F]{64}", digits, re.ASCII):
         raise FormatError("expected 64 hexadecimal digits")
-    return Secret(text)
+    return Secret(digits.replace("0X", "0x") if digits.startswith("0X") else digits)
 
 
 def network(text: str) -> Network:

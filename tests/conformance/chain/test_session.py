@@ -19,14 +19,16 @@ from dstack_vpn.core.events import (
 from dstack_vpn.core.model import BlockRef
 from dstack_vpn.core.node import Node
 from dstack_vpn.errors import EndpointError
-from dstack_vpn.ports import ChainFact
+from dstack_vpn.ports import ChainFact, Unannounced
 
 DEADLINE = 10.0
 
 
-async def facts_until_head(facts: AsyncIterator[ChainFact], number: int) -> list[ChainFact]:
+async def facts_until_head(
+    facts: AsyncIterator[ChainFact | Unannounced], number: int
+) -> list[ChainFact | Unannounced]:
     """The facts up to that head and all logs of its block, which may come before or after it."""
-    seen: list[ChainFact] = []
+    seen: list[ChainFact | Unannounced] = []
     async with asyncio.timeout(DEADLINE):
         async for fact in facts:
             seen.append(fact)

@@ -89,6 +89,10 @@ class Caller:
                 raise answer
         return answers
 
+    async def call_each(self, calls: Sequence[Call], *, deadline: float = DEADLINE) -> list[Outcome]:
+        """Many calls together, each with its own result or error."""
+        return await self._with_retries(calls, deadline)
+
     async def _with_retries(
         self, calls: Sequence[Call], deadline: float, lag: float = 0.0, attempts: int = _ATTEMPTS
     ) -> list[Outcome]:

@@ -5,24 +5,17 @@ here on nothing is missed. Both run under `watchdog.HeadWatch`: silence is looke
 """
 
 import asyncio
-from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import Final, Protocol
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Protocol
 
 from dstack_vpn.adapters.chain.caller import LAG, Caller
-from dstack_vpn.adapters.chain.faults import UnknownBlockError, UnsupportedError
 from dstack_vpn.adapters.chain.fields import parse_header
 from dstack_vpn.adapters.chain.jsonrpc import Json, Notification
 from dstack_vpn.adapters.chain.logs import LogReader
-from dstack_vpn.adapters.chain.ranges import BlockLogs
 from dstack_vpn.adapters.chain.watchdog import GRACE, HeadWatch
-from dstack_vpn.core.events import LoggedEvent
 from dstack_vpn.core.model import BlockRef
 from dstack_vpn.errors import EndpointError
-from dstack_vpn.ports import ChainFact
-
-_LATE: Final = 0.3
-"""Seconds after a head until its logs, if none has come, are asked for."""
+from dstack_vpn.ports import ChainFact, Unannounced
 
 
 class Heads(Protocol):
@@ -45,15 +38,10 @@ class Stream:
         watch: HeadWatch,
         monotonic: Callable[[], float],
         heads: Heads,
-        *,
-        logs: BlockLogs,
     ) -> None:
-        self._logs = logs
         self._began = monotonic()
-        self._logged: dict[str, None] = {}
-        """Hashes of the blocks whose logs came by themselves."""
-        self._doubtful: deque[tuple[float, str, float]] = deque()
-        """When a block's logs are to be asked for, its hash, and until when it may be unknown."""
+        self._logged = ""
+        """The block of the last log, by its hash."""
         self._transport = caller.transport
         self._caller = caller
         self._reader = reader
@@ -62,7 +50,7 @@ class Stream:
         self._heads = heads
         self._logs_id = self._heads_id = ""
 
-    async def facts(self) -> AsyncIterator[ChainFact]:
+    async def facts(self) -> AsyncIterator[ChainFact | Unannounced]:
         """Heads and logs until the connection fails; raises `ChainError`."""
         self._logs_id = _subscription(await self._caller.call("eth_subscribe", "logs", self._reader.filter))
         self._heads_id = _subscription(await self._caller.call("eth_subscribe", "newHeads"))
@@ -70,57 +58,34 @@ class Stream:
         self._watch.head(first, self._monotonic())
         yield first
         while True:
-            now = self._monotonic()
-            wait = self._watch.wait(now)
-            due = self._doubtful[0][0] - now if self._doubtful else wait
-            note = await self._transport.notification(min(wait, max(due, 0.0)))
-            if note is not None:
-                fact = self._fact(note)
-            elif due < wait:
-                fact = None
-                for logged in await self._missed(*self._doubtful.popleft()[1:]):
-                    yield logged
-            else:
-                fact = await self._probe()
+            note = await self._transport.notification(self._watch.wait(self._monotonic()))
+            fact = await self._probe() if note is None else self._fact(note)
             if fact is not None:
                 yield fact
+            if isinstance(fact, BlockRef) and note is not None and self._is_doubtful(fact, note):
+                yield Unannounced(fact)
 
-    async def _missed(self, block_hash: str, until: float) -> Sequence[LoggedEvent]:
-        """The logs of a block, unless some were announced: the log subscription may have begun after it."""
-        if block_hash in self._logged:
-            return ()
-        try:
-            return await self._logs.once(block_hash)
-        except UnknownBlockError:
-            # Perhaps a backend that lags: another question later, so that no announcement waits for this one.
-            if self._monotonic() < until:
-                self._doubtful.append((self._monotonic() + _LATE, block_hash, until))
-            return ()
-        except UnsupportedError:
-            return ()  # the audit will see
+    def _is_doubtful(self, head: BlockRef, note: Notification) -> bool:
+        """Whether a block's logs may not be announced.
 
-    def _doubt(self, head: BlockRef, bloom: Json) -> None:
-        """Two subscriptions may be served by two backends: at first, the one for logs may be ahead.
-
-        An all-zero bloom filter says that a block has no logs at all.
+        Two subscriptions may be served by two backends: at first, the one for logs may be ahead. An all-zero
+        bloom filter says that a block has no logs at all.
         """
-        now = self._monotonic()
+        bloom = note.result.get("logsBloom")
         empty = isinstance(bloom, str) and not bloom.removeprefix("0x").strip("0")
-        if now - self._began < LAG and not empty:
-            self._doubtful.append((now + _LATE, head.hash, now + LAG))
+        return self._monotonic() - self._began < LAG and not empty and head.hash != self._logged
 
     def _fact(self, note: Notification) -> ChainFact | None:
         if note.subscription == self._heads_id:
             head = parse_header(note.result)
             self._heads.announced(head)
             self._watch.head(head, self._monotonic())
-            self._doubt(head, note.result.get("logsBloom"))
             return head
         if note.subscription != self._logs_id:
             return None
         event = self._reader.event(note.result)
-        if event is not None and self._doubtful:
-            self._logged[event.block_hash] = None
+        if event is not None:
+            self._logged = event.block_hash
         return event
 
     async def _probe(self) -> ChainFact | None:

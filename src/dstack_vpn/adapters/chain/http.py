@@ -13,7 +13,7 @@ import aiohttp
 from dstack_vpn.adapters.chain.jsonrpc import MAX_MESSAGE, Notification, Reply, Request, decode, encode
 from dstack_vpn.adapters.chain.transport import OPEN_TIMEOUT, Outcome, lost, outcome, refused
 from dstack_vpn.adapters.chain.url import RpcUrl
-from dstack_vpn.errors import ChainError, EndpointError, RangeError
+from dstack_vpn.errors import CallRevertedError, ChainError, EndpointError, RangeError, RetryError
 
 _CONNECTIONS: Final = 4
 _BATCH: Final = 250
@@ -47,10 +47,34 @@ class HttpTransport:
         while len(outcomes) < len(requests):
             rest = requests[len(outcomes) :]
             if self._batch > 1 or len(rest) == 1:
-                outcomes += await self._post(rest[: self._batch])
+                outcomes += await self._together(rest[: self._batch])
             else:
                 outcomes += await self._one_by_one(rest[:_CONNECTIONS])
         return outcomes
+
+    async def _together(self, requests: Sequence[Request]) -> list[Outcome]:
+        """A batch. If it fails as a whole, in whatever way, its calls are made one by one.
+
+        If these succeed, the endpoint takes no batches, and gets none from this session any more.
+        """
+        if len(requests) == 1:
+            return await self._post(requests)
+        try:
+            outcomes = await self._post(requests)
+        except RetryError as error:
+            if error.retry_after is not None or "429" in str(error):
+                raise
+            outcomes = []
+        except (ChainError, aiohttp.ClientError, OSError, ValueError):
+            outcomes = []
+        if outcomes and not all(map(_refused, outcomes)):
+            return outcomes
+        alone: list[Outcome] = []
+        for start in range(0, len(requests), _CONNECTIONS):
+            alone += await self._one_by_one(requests[start : start + _CONNECTIONS])
+        if not all(map(_refused, alone)):
+            self._batch = 1
+        return alone
 
     async def _one_by_one(self, requests: Sequence[Request]) -> list[Outcome]:
         return list(await asyncio.gather(*(self._alone(request) for request in requests)))
@@ -65,11 +89,10 @@ class HttpTransport:
             return lost(error)
 
     async def _post(self, requests: Sequence[Request]) -> list[Outcome]:
-        """One POST. A batch that was refused as such comes to nothing here, and to single calls after it."""
+        """One POST; nothing if it was a batch that the endpoint did not answer as one."""
         messages = decode(await self._body(encode(requests)), self.url.redactor)
         replies = {m.id: m for m in messages if isinstance(m, Reply)}
-        if len(requests) > 1 and None in replies:
-            self._batch = 1
+        if len(requests) > 1 and any(request.id not in replies for request in requests):
             return []
         if len(requests) == 1 and None in replies and replies[None].fault is not None:
             replies = {requests[0].id: replies[None]}
@@ -85,6 +108,10 @@ class HttpTransport:
         if not plain and (response.status == 429 or content.lstrip()[:1] not in (b"{", b"[")):
             raise refused(response.status, response.headers)
         return content
+
+
+def _refused(outcome: Outcome) -> bool:
+    return isinstance(outcome, ChainError) and not isinstance(outcome, CallRevertedError)
 
 
 def _own(replies: dict[int | None, Reply], request: Request, url: RpcUrl) -> Outcome:

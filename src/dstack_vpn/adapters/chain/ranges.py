@@ -135,12 +135,6 @@ class BlockLogs:
         answer = await self.caller.call("eth_getLogs", where, deadline=DEADLINE, lag=LAG)
         return self._of_block(block_hash, answer)
 
-    async def once(self, block_hash: str) -> list[LoggedEvent]:
-        """All events of one block (EIP-234), asked once. Raises `ChainError`."""
-        where = {**self.reader.filter, "blockHash": block_hash}
-        answer = await self.caller.call("eth_getLogs", where, deadline=DEADLINE, attempts=1)
-        return self._of_block(block_hash, answer)
-
     def _of_block(self, block_hash: str, answer: Json) -> list[LoggedEvent]:
         events = self.reader.events(answer)
         if any(event.block_hash != block_hash for event in events):

@@ -32,7 +32,7 @@ from dstack_vpn.adapters.chain.websocket import open_websocket
 from dstack_vpn.core.events import LoggedEvent, Observed
 from dstack_vpn.core.model import BlockRef, ChainIdentity, TokenId
 from dstack_vpn.errors import EndpointError
-from dstack_vpn.ports import ChainFact, RegistryAbi
+from dstack_vpn.ports import ChainFact, RegistryAbi, Unannounced
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ class RpcSession:
         """Calls, errors and latencies by RPC method, of all sessions with this endpoint."""
         return self._caller.stats
 
-    def facts(self) -> AsyncIterator[ChainFact]:
+    def facts(self) -> AsyncIterator[ChainFact | Unannounced]:
         """See `ports.ChainSession.facts`. The first fact is the latest block, once the subscriptions stand.
 
         One iteration at a time: there is one queue of notifications. Over HTTP the facts are heads only, and
@@ -92,7 +92,7 @@ class RpcSession:
         monotonic = self._settings.monotonic
         watch = HeadWatch(self._settings.block_time, monotonic())
         if self.announces_logs:
-            return Stream(self._caller, self._reader, watch, monotonic, self, logs=self._logs).facts()
+            return Stream(self._caller, self._reader, watch, monotonic, self).facts()
         return poll(watch, self, monotonic, self._settings.poll_interval)
 
     async def head(self) -> BlockRef:

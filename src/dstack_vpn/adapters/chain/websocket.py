@@ -166,7 +166,11 @@ async def open_websocket(
     url: RpcUrl, *, queue_length: int = QUEUE_LENGTH, heartbeat: float = HEARTBEAT
 ) -> AsyncIterator[WebSocketTransport]:
     """Connect, and read beside the body for as long as it runs. Raises `EndpointError`, `RetryError`."""
-    async with aiohttp.ClientSession(trust_env=False, cookie_jar=aiohttp.DummyCookieJar()) as client:
+    tracing = aiohttp.TraceConfig()
+    tracing.on_request_redirect.append(_refuse_redirect)
+    async with aiohttp.ClientSession(
+        trust_env=False, cookie_jar=aiohttp.DummyCookieJar(), trace_configs=[tracing]
+    ) as client:
         socket = await _handshake(client, url, heartbeat)
         try:
             transport = WebSocketTransport(url, socket, queue_length)
@@ -191,6 +195,11 @@ async def _beside(transport: WebSocketTransport) -> AsyncIterator[None]:
         reader.cancel()
     if failure is not None:
         raise failure
+
+
+async def _refuse_redirect(*_: object) -> None:
+    """A redirect may lead from TLS to plain text, or to the host of another endpoint."""
+    raise EndpointError("the endpoint redirects elsewhere, which is not followed: name that URL in RPC_URL")
 
 
 async def _handshake(
