@@ -130,6 +130,16 @@ def test_a_reorg_takes_a_mint_and_a_revocation_back(lab: Lab, ping: Ping) -> Non
         a.wait_reaches(c.address)
 
 
+def test_two_nodes_that_are_granted_again_at_the_same_moment_reach_each_other_at_once(lab: Lab) -> None:
+    """Both begin new sessions, and two initiations that cross cost 5 s if nothing is done about it."""
+    a, b, c = three(lab)
+    for _ in range(6):
+        lab.revoke(a)
+        lab.lost(lab.revoke(c), c.public_key, (b,))
+        lab.gained(lab.chain.reorg(2), c.public_key, (b,))
+        c.wait_reaches(a.address, timeout=3.0)
+
+
 # -- outages ------------------------------------------------------------------------------------------
 
 

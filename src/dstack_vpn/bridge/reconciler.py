@@ -8,10 +8,10 @@ delta never lives long. `carrier` says in which order, and what happens to what 
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Final, TypeAlias
 
 import structlog
 
@@ -40,6 +40,11 @@ CONFIRM_PAUSE: Final = 5.0
 RETRY: Final = 5.0
 """Seconds after which a repair that failed is tried again."""
 
+_KEEPALIVE: Final = 25
+"""Seconds, for a moment."""
+
+Places: TypeAlias = Mapping[PublicKey, SocketAddress | None]
+"""Where to send for each peer; None: to where WireGuard has it."""
 Confirm = Callable[[Mapping[PublicKey, TokenId | None]], Awaitable[set[PublicKey]]]
 """Ask another reading of the chain which of these keys are really out; raises nothing."""
 
@@ -103,12 +108,27 @@ class Reconciler:
                 with suppress(DeviceError):
                     await self.tunnel.device.apply([SetPeer(key, endpoint)])
 
-    async def change(self, changes: Sequence[PeerChange]) -> None:
-        """Change what no plan names. Absorbs device errors."""
+    async def initiate(self, places: Places, *, anew: bool = False) -> None:
+        """Have WireGuard send these peers a handshake initiation, to these places. Absorbs device errors.
+
+        With ``anew`` they are set anew before: WireGuard sends a peer one initiation in 5 s, and a new peer
+        has had none. Whoever is no member by now is left out: nothing of this brings a peer back.
+        """
         async with self._lock:
-            if self.tunnel.up.is_set():
-                with suppress(DeviceError):
-                    await self.tunnel.device.apply(changes)
+            wanted = self.members.membership.peers
+            peers = {key: wanted[key] for key in places if key in wanted}
+            if not peers or not self.tunnel.up.is_set():
+                return
+            fresh: list[PeerChange] = []
+            for key in peers if anew else ():
+                fresh += [RemovePeer(key), SetPeer(key, allowed_ips=peers[key].allowed_ips)]
+            # A keepalive that is turned on is sent at once, and with it an initiation.
+            off = [SetPeer(key, places[key], keepalive=0) for key in peers]
+            on = [SetPeer(key, keepalive=_KEEPALIVE) for key in peers]
+            as_it_was = [SetPeer(key, keepalive=peer.keepalive) for key, peer in peers.items()]
+            with suppress(DeviceError):
+                await self.tunnel.device.apply([*fresh, *off, *on])
+                await self.tunnel.device.apply(as_it_was)
 
     async def renew(self) -> None:
         """Take every peer away and set it again, without its session. Absorbs device errors."""

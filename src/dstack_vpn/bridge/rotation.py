@@ -6,16 +6,16 @@ the change back takes the key back, too, for as long as the old one is kept.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import Final
 
 import structlog
 
+from dstack_vpn.bridge.reconciler import Places
 from dstack_vpn.bridge.tunnel import Tunnel
 from dstack_vpn.core.access import AccessControl, Reason
 from dstack_vpn.core.keys import PublicKey
-from dstack_vpn.core.model import PeerChange, SetPeer
 from dstack_vpn.errors import DeviceError, StoreError
 from dstack_vpn.ports import KeyRing
 
@@ -36,8 +36,8 @@ class Rotation:
 
     ring: KeyRing
     tunnel: Tunnel
-    change: Callable[[Sequence[PeerChange]], Awaitable[None]]
-    """Changes peers on the device; raises nothing."""
+    initiate: Callable[[Places], Awaitable[None]]
+    """Has WireGuard send peers a handshake initiation; raises nothing."""
     _taken: asyncio.Event = field(default_factory=asyncio.Event)
 
     def adopt(self, access: AccessControl, now: float) -> PublicKey | None:
@@ -79,11 +79,8 @@ class Rotation:
         """Begin a session with every peer whose place is known: it may not know ours."""
         state, wanted = await self.tunnel.read(), self.tunnel.members.membership.peers
         places = {} if state is None else {key: peer.endpoint for key, peer in state.peers.items()}
-        called = [key for key, place in places.items() if place is not None and key in wanted]
-        # From none to some is what makes WireGuard send one, and so a handshake, at once.
-        for keepalive in (0, CALL):
-            await self.change([SetPeer(key, keepalive=keepalive) for key in called])
-        await self.change([SetPeer(key, keepalive=wanted[key].keepalive) for key in called if key in wanted])
+        called = (key for key, place in places.items() if place is not None and key in wanted)
+        await self.initiate(dict.fromkeys(called))
 
     def _settle(self) -> None:
         """The old key goes once the block that replaced it can't be undone."""

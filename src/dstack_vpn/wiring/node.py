@@ -201,7 +201,7 @@ def build(settings: Settings, link: Link, relays: Relays) -> Node:
     members.submit, members.own_changed = reconciler.submit, tunnel.look
     rotation = renewal = None
     if settings.key_file is not None:
-        rotation = Rotation(ring := FileKeyRing(settings.key_file), tunnel, reconciler.change)
+        rotation = Rotation(ring := FileKeyRing(settings.key_file), tunnel, reconciler.initiate)
         members.rekey = rotation.adopt
         renewal = renewal_of(settings, chain, ring)
     transports.read, transports.changed = tunnel.read, members.reached_anew
@@ -209,7 +209,9 @@ def build(settings: Settings, link: Link, relays: Relays) -> Node:
     recorder = Recorder(
         SqliteStore(settings.state_dir / "registry.sqlite"), archive(settings), chain, tunnel, state.changed
     )
-    greeter = Greeter(tunnel, members, EndpointFile(settings.state_dir / "endpoints.json"), reconciler.change)
+    greeter = Greeter(
+        tunnel, members, EndpointFile(settings.state_dir / "endpoints.json"), reconciler.initiate
+    )
     return Node(
         facts,
         tunnel,

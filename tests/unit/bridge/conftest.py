@@ -183,7 +183,7 @@ class Bench:
         transports.read, transports.changed = tunnel.read, members.reached_anew
         transports.point, transports.in_use = reconciler.point, members.membership.peers.keys
         recorder = Recorder(self.store, self.archive, chain, tunnel, state.changed)
-        greeter = Greeter(tunnel, members, self.memory, reconciler.change)
+        greeter = Greeter(tunnel, members, self.memory, reconciler.initiate)
         self.node = Node(facts, tunnel, chain, reconciler, recorder, book, transports, greeter, self.registry)
         return self.node
 
