@@ -4,7 +4,7 @@ import ipaddress
 from types import SimpleNamespace
 from typing import Any, Final, cast
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 from multidict import CIMultiDict
 from tests.fuzz.cursor import Cursor
 from tests.fuzz.zone import PLAN
@@ -153,7 +153,13 @@ _POLICY: Final = Policy(
     proxies=(ipaddress.IPv4Network("127.0.0.0/8"), ipaddress.IPv6Network("fd00::/8")),
     suffix="vpn.internal",
     is_member=lambda address: PLAN.token_at(str(address)) is not None,
+    owner=lambda there, here: 0 if there[0] == here[0] or there[0].startswith("127.") else None,
 )
+
+
+class _Transport:
+    def __init__(self, ends: dict[str, tuple[str, int]]) -> None:
+        self.get_extra_info = ends.get
 
 
 def request(data: bytes) -> object:
@@ -165,7 +171,7 @@ def request(data: bytes) -> object:
     ends = {"peername": (peer, 1), "sockname": (own, 2)}
     asked = cast(
         "web.Request",
-        SimpleNamespace(headers=headers, path=path, transport=SimpleNamespace(get_extra_info=ends.get)),
+        SimpleNamespace(headers=headers, path=path, transport=_Transport(ends), version=HttpVersion11),
     )
     refusal = _POLICY.judge(asked, is_open=False)
     client = _POLICY.client(asked)

@@ -26,9 +26,9 @@ def owner_of(there: End, here: End) -> int | None:
     for table in _TABLES:
         try:
             lines = table.read_text().splitlines()
-        except OSError:
+            ends = f"{_written(there, table)} {_written(here, table)}"
+        except OSError:  # no such table, or no address
             continue
-        ends = f"{_written(there, table)} {_written(here, table)}"
         for line in lines[1:]:
             columns = line.split()
             if len(columns) > _UID and f"{columns[1]} {columns[2]}" == ends:
@@ -38,7 +38,7 @@ def owner_of(there: End, here: End) -> int | None:
 
 def _written(end: End, table: Path) -> str:
     """Return an address as a table has it: words of the machine's byte order, in hexadecimal."""
-    host, port = end[0].removeprefix(_MAPPED), end[1]
+    host, port = end[0].partition("%")[0].removeprefix(_MAPPED), end[1]
     if table.name == "tcp":
         packed = b"" if ":" in host else socket.inet_aton(host)
     else:

@@ -45,3 +45,8 @@ def test_another_users_connection_is_theirs() -> None:
         with connection:
             assert owner_of(there, here) == NOBODY
         os.waitpid(child, 0)
+
+
+def test_an_address_with_a_scope_or_none_is_nobodys() -> None:
+    assert owner_of(("fe80::1%eth0", 1), ("fe80::2%eth0", 2)) is None
+    assert owner_of(("nonsense", 1), ("127.0.0.1", 2)) is None
