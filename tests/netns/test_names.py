@@ -1,6 +1,7 @@
 """Names in the tunnel, asked for as programs do: dig, the C library, systemd-resolved."""
 
 import os
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -117,3 +118,25 @@ def test_systemd_resolved_asks_the_node(resolved: Node, pair: tuple[Node, Node],
     assert dig(a, STUB, "b.vpn.internal") == b.address
     assert dig(a, STUB, "-x", b.address) == "b.vpn.internal."
     assert getent(a, "ahostsv4", "b.vpn.internal").split()[0] == b.address
+
+
+def test_a_part_that_cannot_listen_fails_the_health_until_it_can(empty_lab: Lab) -> None:
+    node = empty_lab.add_node("a")
+    empty_lab.mint(node)
+    with node.namespace.entered():
+        taken = [socket.socket(type=socket.SOCK_DGRAM), socket.socket()]
+        for each, port in zip(taken, (53, 4430), strict=True):
+            each.bind(("0.0.0.0", port))
+    taken[1].listen()
+    node.start(RELAY_LISTEN="tcp://0.0.0.0:4430")
+    wait_until(lambda: node.get("/ready") == {"ready": True}, "the tunnel is up")
+    for part in ("dns", "relay"):
+        wait_until(lambda: node.component(part)[0] == "failed", f"{part} has failed")  # noqa: B023  # waited for in the same turn
+        assert "in use" in node.component(part)[1]
+    assert node.get("/health")["status"] == "failed"
+    for part in ("api", "metrics"):
+        assert node.component(part) == ("ok", "")
+    for each in taken:
+        each.close()
+    for part in ("dns", "relay"):
+        wait_until(lambda: node.component(part) == ("ok", ""), f"{part} works", 15)  # noqa: B023  # waited for in the same turn

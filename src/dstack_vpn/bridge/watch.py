@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -21,11 +22,17 @@ class HealthWatch:
     facts: Facts
     clock: Clock
     announce: Announce
+    _parts: dict[str, Callable[[], str | None]] = field(default_factory=dict)
     _found: dict[str, Component] = field(default_factory=dict)
+
+    def watch(self, name: str, problem: Callable[[], str | None]) -> None:
+        """Give an optional part a component; ``problem`` returns why it does not work, or None."""
+        self._parts[name] = problem
 
     def verdict(self) -> Health:
         """The verdict now, each component with the time since when it has its status."""
-        health = evaluate(self.facts, self.clock.now())
+        parts = {name: problem() for name, problem in self._parts.items()}
+        health = evaluate(self.facts, self.clock.now(), parts)
         return replace(health, components=tuple(map(self._take, health.components)))
 
     async def run(self) -> None:

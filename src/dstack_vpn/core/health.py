@@ -6,8 +6,10 @@ go on with the last known members, and restarting it would help nobody.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Final
 
 from dstack_vpn.core.keyage import KeyFacts, span
@@ -143,8 +145,15 @@ class Health:
         return max((c.status for c in self.components), key=order.index, default=Status.OK)
 
 
-def evaluate(facts: Facts, now: float) -> Health:
-    """Judge the facts at ``now``."""
+_NO_PARTS: Final[Mapping[str, str | None]] = MappingProxyType({})
+
+
+def evaluate(facts: Facts, now: float, parts: Mapping[str, str | None] = _NO_PARTS) -> Health:
+    """Judge the facts at ``now``.
+
+    ``parts`` are the optional parts that run, such as the DNS server, each with the reason for which it does
+    not work, or None. A part that is configured and does not work has failed.
+    """
     known = (facts.synced is not None or facts.stale) and not facts.isolated
     ready = facts.interface_up and facts.device_problem is None and known
     components = [_chain(facts, now), _registry(facts), _device(facts), _own(facts), _store(facts)]
@@ -158,6 +167,10 @@ def evaluate(facts: Facts, now: float) -> Health:
         components.append(_relays(facts.relay_problems))
     if facts.firewall:
         components.append(_firewall(facts))
+    components += [
+        Component(name, Status.OK if problem is None else Status.FAILED, problem or "")
+        for name, problem in parts.items()
+    ]
     return Health(ready, tuple(components))
 
 

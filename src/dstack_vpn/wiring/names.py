@@ -45,5 +45,5 @@ async def serve_names(settings: Settings, node: Node, view: NodeView) -> None:
     members = node.tunnel.members
     names = Names(settings.dns_suffix, members.addresses, settings.node_id)
     server = DnsServer(Directory(node, names), settings.dns_port, settings.dns_listen, settings.dns_upstream)
-    view.names = server
+    view.watch("dns", lambda: server.problem)
     await server.run()

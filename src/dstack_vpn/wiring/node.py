@@ -262,8 +262,9 @@ async def _run(settings: Settings, claim: Claim) -> None:
     if isinstance(node.chain.source, RpcPool):
         view.rpc = node.chain.source.calls
     if settings.relay_listen is not None:
-        view.own_relay = await relays.of_our_own(settings.relay_listen)
-        services["relay"] = view.own_relay.run
+        view.own_relay = own = await relays.of_our_own(settings.relay_listen)
+        view.watch("relay", lambda: own.problem)
+        services["relay"] = own.run
     if settings.health_check_port:
         services["web"] = _serve(view, settings)
     if settings.dns_port or settings.dns_listen:

@@ -14,7 +14,6 @@ from dstack_vpn.wiring.snapshot import Snapshot, take
 
 if TYPE_CHECKING:
     from dstack_vpn.adapters.chain.tally import Calls
-    from dstack_vpn.adapters.dns.server import DnsServer
     from dstack_vpn.adapters.relay.tcp2udp import Tcp2Udp
     from dstack_vpn.adapters.web.client import Address
     from dstack_vpn.adapters.web.documents import Later
@@ -43,13 +42,15 @@ class NodeView:
         """What RPC calls have cost, by endpoint."""
         self.web: tuple[HealthServer, Streams] | None = None
         """What serves this view, once it does."""
-        self.names: DnsServer | None = None
-        """What serves the names, once it does."""
 
     @property
     def relay(self) -> "Tcp2Udp | None":
         """The same, once it listens."""
         return None if self.own_relay is None else self.own_relay.service
+
+    def watch(self, name: str, problem: Callable[[], str | None]) -> None:
+        """Give an optional part of the node a component of its health."""
+        self._node.health.watch(name, problem)
 
     def health(self) -> Health:
         """The verdict now."""

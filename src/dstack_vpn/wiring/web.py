@@ -28,4 +28,6 @@ async def serve_node(view: NodeView, settings: Settings) -> None:
     attestation = Attestation(view.own_key, None if agent is None else agent.attestation)
     server = HealthServer(*address, policy, view.health, [api, Page(), attestation])
     view.web = server, api.streams
+    view.watch("api", lambda: server.problem)
+    view.watch("metrics", lambda: server.problem or api.metrics_problem)
     await server.run()

@@ -97,3 +97,12 @@ def test_how_the_endpoints_agree(facts: QuorumFacts, status: Status, says: str) 
 def test_a_clock_that_is_off_is_told(lag: float, paced: bool, said: str | None) -> None:
     found = clock_problem(lag, paced=paced)
     assert found is None if said is None else said in (found or "")
+
+
+def test_an_optional_part_that_does_not_work_is_a_failure() -> None:
+    health = evaluate(WELL, NOW, {"dns": "can't listen on 10.77.0.2:53", "api": None})
+    found = {component.name: component for component in health.components}
+    assert (found["dns"].status, found["dns"].reason) == (Status.FAILED, "can't listen on 10.77.0.2:53")
+    assert found["api"].status is Status.OK
+    assert health.ready
+    assert not health.healthy

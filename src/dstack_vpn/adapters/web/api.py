@@ -65,6 +65,11 @@ class Api:
         self._documents = Documents({"/stats": view.stats, "/peers": view.peers, "/metrics": view.metrics})
         self._openapi = document(str(view.version["version"]))
 
+    @property
+    def metrics_problem(self) -> str | None:
+        """Why the metrics could not be written the last time; None: they were."""
+        return self._documents.problem("/metrics")
+
     def routes(self) -> Iterable[Route]:
         """See `server.Part.routes`."""
         return (

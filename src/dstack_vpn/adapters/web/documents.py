@@ -25,13 +25,20 @@ class Document:
         self._lock = asyncio.Lock()
         self._made: tuple[str, bytes] = ("", b"")
         self._due = 0.0
+        self.problem: str | None = None
+        """Why it could not be made the last time; None: it was made."""
 
     async def get(self) -> tuple[str, bytes]:
-        """A content type and a body."""
+        """Return a content type and a body. What making it raises is kept as the problem, and raised."""
         async with self._lock:
             began = time.monotonic()
             if began >= self._due:
-                self._made = await asyncio.to_thread(await self._gather())
+                try:
+                    self._made = await asyncio.to_thread(await self._gather())
+                except Exception as error:
+                    self.problem = f"{type(error).__name__}: {error}"
+                    raise
+                self.problem = None
                 now = time.monotonic()
                 self._due = now + SHARE * (now - began)
         return self._made

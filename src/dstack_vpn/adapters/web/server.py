@@ -223,6 +223,10 @@ class Documents:
     def __init__(self, documents: dict[str, Callable[[], Awaitable[Later]]]) -> None:
         self._documents = {path: Document(gather) for path, gather in documents.items()}
 
+    def problem(self, path: str) -> str | None:
+        """Return why the document at that path could not be made the last time, or None."""
+        return self._documents[path].problem
+
     def routes(self) -> Iterable[Route]:
         """See `Part.routes`."""
         return (Route(path, _handing_out(document)) for path, document in self._documents.items())

@@ -88,7 +88,7 @@ function showTiles() {
   element("mesh-empty").hidden = model.peers.length > 0;
 }
 
-const WELL = { chain: "", registry: "equal to the contract", device: "has its peers", membership: "this node is on the network", store: "state is written", quorum: "the endpoints agree", firewall: "packets of the VPN stay in" };
+const WELL = { chain: "", registry: "equal to the contract", device: "has its peers", membership: "this node is on the network", store: "state is written", quorum: "the endpoints agree", firewall: "packets of the VPN stay in", api: "answers", metrics: "are written", dns: "answers", relay: "listens" };
 
 function showHealth(health) {
   const now = model.stats?.now ?? Date.now() / 1000;
