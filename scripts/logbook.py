@@ -98,7 +98,10 @@ MEANINGS: Final[Mapping[str, tuple[str, str]]] = {
     "endpoints.not_kept": ("Where peers were last reached can't be written down.", "See STATE_DIR."),
     "endpoints.unknown": ("Where peers were last reached can't be read; they are waited for.", NOTHING),
     "firewall.applied": ("The packet filter's table is as the settings say.", NOTHING),
-    "firewall.gone": ("Somebody removed the packet filter's table; it is made again.", "Find out who did."),
+    "firewall.gone": (
+        "Another program removed or edited the packet filter's table; it is made again.",
+        "Find out which one did.",
+    ),
     "firewall.none": (
         "There is no packet filter here.",
         "Install nft, or accept the blackhole routes alone.",

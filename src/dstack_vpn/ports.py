@@ -4,7 +4,7 @@
 named here and no others.
 """
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
@@ -309,8 +309,11 @@ class Firewall(Protocol):
     async def is_applied(self, interface: str) -> bool:
         """Whether our part of it is still as `apply` has made it."""
 
+    async def conflict(self, interface: str, versions: Collection[int]) -> str | None:
+        """Which rule of others drops what we forward, by IP version, and what to do; None if none does."""
+
     async def remove(self, interface: str) -> None:
-        """Take our part of it away; it is no error where there is none."""
+        """Take away what `apply` has made; it is no error if that is nothing."""
 
 
 @dataclass(frozen=True, slots=True)

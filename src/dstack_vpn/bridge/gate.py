@@ -1,6 +1,7 @@
-"""Keeps the packet filter as it should be: names followed, and set again where somebody flushed it."""
+"""Keeps the packet filter as it should be: names are followed, and what others have edited is set again."""
 
 import asyncio
+import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -34,6 +35,8 @@ class Gate:
     forwards: Sequence[Forward] = ()
     check: float = CHECK
     _applied: FirewallRules | None = field(default=None, init=False)
+    _edited: bool = field(default=False, init=False)
+    """Whether the last look found the rules edited, so that the log has it already."""
 
     async def run(self) -> None:
         """Keep it until cancelled. Absorbs `FirewallError`: health shows it."""
@@ -54,13 +57,21 @@ class Gate:
         if self._applied is None:
             # Names may take a while; what protects does not wait for them.
             await self._apply(self._rules(frozenset()))
-        elif not await self.firewall.is_applied(self.interface):
-            _log.warning("firewall.gone", reason="somebody has removed our table; it is set again")
-            self._applied = None
+        elif await self.firewall.is_applied(self.interface):
+            self._edited = False
+        else:
+            if not self._edited:
+                reason = "another program has removed or edited our table; it is set again"
+                _log.warning("firewall.gone", reason=reason)
+            self._applied, self._edited = None, True
         found = {forward: await self._resolve(forward) for forward in self.forwards}
         await self._apply(self._rules(frozenset(filter(None, found.values()))))
         lost = [str(forward) for forward, handing in found.items() if handing is None]
-        return f"FORWARD_TO: no address for {', '.join(lost)}" if lost else None
+        problems = [f"FORWARD_TO: no address for {', '.join(lost)}"] if lost else []
+        versions = {ipaddress.ip_address(h.address).version for h in found.values() if h is not None}
+        if versions and (conflict := await self.firewall.conflict(self.interface, versions)) is not None:
+            problems.append(conflict)
+        return "; ".join(problems) or None
 
     async def _resolve(self, forward: Forward) -> Handing | None:
         address = await self.resolver.resolve(forward.host, forward.to_port)

@@ -21,6 +21,7 @@ from dstack_vpn.core.node import Node
 from dstack_vpn.core.x25519 import derive
 from dstack_vpn.errors import AgentError, DeviceError, FormatError
 from dstack_vpn.wiring import ownership
+from dstack_vpn.wiring.firewall import forwarding
 from dstack_vpn.wiring.node import address_plan, look_at_device, now
 
 PEERS: Final = 16
@@ -45,6 +46,8 @@ async def examine(settings: Settings, daemon: Daemon, tell: Callable[[Check], No
 
     add(await machine.wireguard(settings.backend), machine.tun(settings.backend), machine.capabilities())
     add(await ownership.check(settings))
+    if settings.forward_to:
+        add(await forwarding(settings))
     device, seen = await _device(settings, daemon)
     add(seen, machine.state(settings.state_dir))
     add(machine.udp_port(settings.listen_port, settings.interface, device))

@@ -1,10 +1,12 @@
 """The gate over a packet filter in memory: names that move, rules that vanish, refusals."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
+from structlog.testing import capture_logs
 from tests.unit.bridge.conftest import ScriptedResolver, eventually
 
 from dstack_vpn.bridge.gate import Gate
@@ -20,18 +22,27 @@ PREFIXES = frozenset({"10.77.0.0/16"})
 class MemoryFirewall:
     rules: FirewallRules | None = None
     refuse: str | None = None
+    drops: str | None = None
+    edited: bool = False
     history: list[FirewallRules] = field(default_factory=list)
+
+    def was_applied(self, times: int) -> bool:
+        return len(self.history) == times
 
     async def apply(self, rules: FirewallRules) -> None:
         await asyncio.sleep(0)
         if self.refuse is not None:
             raise FirewallError(self.refuse)
-        self.rules = rules
+        self.rules, self.edited = rules, False
         self.history.append(rules)
 
     async def is_applied(self, interface: str) -> bool:
         await asyncio.sleep(0)
-        return self.rules is not None
+        return self.rules is not None and not self.edited
+
+    async def conflict(self, interface: str, versions: Collection[int]) -> str | None:
+        await asyncio.sleep(0)
+        return self.drops
 
     async def remove(self, interface: str) -> None:
         await asyncio.sleep(0)
@@ -83,6 +94,26 @@ async def test_rules_that_somebody_flushed_are_set_again() -> None:
         await eventually(lambda: firewall.rules)
         firewall.rules = None
         await eventually(lambda: firewall.rules)
+
+
+async def test_rules_that_are_edited_again_and_again_are_logged_once() -> None:
+    firewall = MemoryFirewall()
+    with capture_logs() as logs:
+        async with running(firewall, ScriptedResolver()):
+            for count in range(1, 5):
+                await eventually(partial(firewall.was_applied, count))
+                firewall.edited = True
+    assert [line["event"] for line in logs].count("firewall.gone") == 1
+
+
+async def test_a_table_that_drops_what_we_forward_is_in_health() -> None:
+    firewall = MemoryFirewall(drops="FORWARD_TO: the table 'ip filter' drops")
+    async with running(firewall, ScriptedResolver({"web": "192.0.2.7"}), "80=web", "81=gone") as gate:
+        await eventually(lambda: gate.facts.firewall_problem and "drops" in gate.facts.firewall_problem)
+        assert gate.facts.firewall_problem == f"FORWARD_TO: no address for tcp:81=gone:81; {firewall.drops}"
+        assert firewall.rules is not None and firewall.rules.handings
+        firewall.drops = None
+        await eventually(lambda: "drops" not in (gate.facts.firewall_problem or ""))
 
 
 async def test_a_refusal_is_told_and_tried_again() -> None:

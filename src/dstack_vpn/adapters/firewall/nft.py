@@ -11,13 +11,17 @@ quoted and has been validated.
     handing, behind    FORWARD_TO: to whom, and so that the answers come back to us
 
 The chains have a priority before that of others, and accept: what other tables refuse stays refused.
+
+A table of our name is ours only if it has our chains and no others. What `apply` has made is listed and kept,
+so an edit by another program is seen, whatever it changed.
 """
 
 import asyncio
 import ipaddress
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Final
 
@@ -36,9 +40,58 @@ _PROBLEMS: Final = (
 )
 
 
+_CHAINS: Final = frozenset({"leaving", "arriving", "passing", "handing", "behind"})
+_FAMILIES: Final = {4: ("ip", "inet"), 6: ("ip6", "inet")}
+
+
 def table_name(interface: str) -> str:
-    """The table of an interface; its own, so that several daemons on a host leave each other's alone."""
+    """The table of an interface: another one for each name, so daemons on a host leave each other's alone."""
+    return "dstack_vpn_" + re.sub("[^A-Za-z0-9]", lambda sign: _escaped(sign[0]), interface)
+
+
+def _escaped(sign: str) -> str:
+    return "__" if sign == "_" else f"_{ord(sign):02x}"
+
+
+def former_name(interface: str) -> str:
+    """The table's name in releases up to 0.1, which was the same for ``a-b`` and ``a_b``."""
     return "dstack_vpn_" + re.sub("[^A-Za-z0-9]", "_", interface)
+
+
+def is_ours(table: str) -> bool:
+    """Whether a listed table has our chains and nothing else."""
+    parts = re.findall(r"^\t(\w+) (\S+) ?(?:\{|$)", table, re.MULTILINE)
+    return all(kind == "chain" and name in _CHAINS for kind, name in parts)
+
+
+def refuses_forwarding(chains: str) -> list[tuple[str, str]]:
+    """The tables, by family and name, of which a chain drops what is forwarded; from ``nft list chains``."""
+    found, table = [], ("", "")
+    for line in chains.splitlines():
+        if head := re.match(r"table (\S+) (\S+) \{", line):
+            table = (head[1], head[2])
+        elif "hook forward" in line and "policy drop" in line:
+            found.append(table)
+    return found
+
+
+def _advice(family: str, name: str, interface: str) -> str:
+    add = f"{'ip6tables' if family == 'ip6' else 'iptables'} -I FORWARD"
+    return (
+        f"FORWARD_TO: the table '{family} {name}' drops what is forwarded (Docker sets that policy): "
+        f"{add} -i {interface} -m conntrack --ctstate DNAT -j ACCEPT, and "
+        f"{add} -o {interface} -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"
+    )
+
+
+def lets_through(table: str, interface: str) -> bool:
+    """Whether a rule of a listed table names our interface, or translated packets, and does not drop."""
+    for line in table.splitlines():
+        verdict = re.search(r"\b(accept|jump|goto)\b", line)
+        names = re.findall(r'iifname "([^"]*)"', line)
+        if verdict and ("dnat" in line or any(fnmatchcase(interface, name) for name in names)):
+            return True
+    return False
 
 
 def render(rules: FirewallRules) -> str:
@@ -108,6 +161,8 @@ class NftFirewall:
 
     def __init__(self, program: str = "nft", proc: Path = Path("/proc/sys/net")) -> None:
         self._program, self._proc = program, proc
+        self._made: dict[str, str] = {}
+        """Our table, as it was listed after it had been made, by its name."""
 
     @property
     def is_there(self) -> bool:
@@ -118,22 +173,54 @@ class NftFirewall:
         """See `ports.Firewall.apply`."""
         for version in sorted({ipaddress.ip_address(handing.address).version for handing in rules.handings}):
             self._check_forwarding(version)
+        name = table_name(rules.interface)
+        if name not in self._made:
+            await self._make_way(rules.interface)
         await self._nft("-f", "-", text=render(rules))
+        self._made[name] = await self._list(name) or ""
 
     async def is_applied(self, interface: str) -> bool:
         """See `ports.Firewall.is_applied`."""
-        try:
-            await self._nft("list", "table", "inet", table_name(interface))
-        except FirewallError as error:
-            if "No such file" in str(error):
-                return False
-            raise
-        return True
+        name = table_name(interface)
+        return await self._list(name) == self._made.get(name, "")
 
     async def remove(self, interface: str) -> None:
         """See `ports.Firewall.remove`."""
         name = table_name(interface)
-        await self._nft("-f", "-", text=f"add table inet {name}\ndelete table inet {name}\n")
+        if self._made.pop(name, None) is not None:
+            await self._nft("-f", "-", text=f"add table inet {name}\ndelete table inet {name}\n")
+
+    async def conflict(self, interface: str, versions: Collection[int]) -> str | None:
+        """See `ports.Firewall.conflict`."""
+        families = {family for version in versions for family in _FAMILIES[version]}
+        for family, name in refuses_forwarding(await self._nft("list", "chains")):
+            if family not in families:
+                continue
+            if not lets_through(await self._nft("list", "table", family, name), interface):
+                return _advice(family, name, interface)
+        return None
+
+    async def _make_way(self, interface: str) -> None:
+        """See that a table of our name is ours, and remove the one that an earlier release has left."""
+        name, former = table_name(interface), former_name(interface)
+        present = await self._list(name)
+        if present is not None and not is_ours(present):
+            raise FirewallError(
+                f"the table 'inet {name}' was not made by dstack-vpn: 'nft delete table inet {name}', if "
+                "it is of no use"
+            )
+        left = await self._list(former) if former != name else None
+        if left is not None and is_ours(left) and f'"{interface}"' in left:
+            await self._nft("delete", "table", "inet", former)
+
+    async def _list(self, name: str) -> str | None:
+        """The table without its counters' values; None if there is none."""
+        try:
+            return await self._nft("--stateless", "list", "table", "inet", name)
+        except FirewallError as error:
+            if "No such file" in str(error):
+                return None
+            raise
 
     def _check_forwarding(self, version: int) -> None:
         path = self._proc / _FORWARDING[version]
@@ -147,12 +234,12 @@ class NftFirewall:
                 f"FORWARD_TO: packets are not forwarded here: set {name}=1 (a container: in its sysctls)"
             )
 
-    async def _nft(self, *arguments: str, text: str = "") -> None:
+    async def _nft(self, *arguments: str, text: str = "") -> str:
         try:
             child = await asyncio.create_subprocess_exec(
                 *(self._program, *arguments),
                 stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
             )
         except FileNotFoundError:
@@ -164,12 +251,13 @@ class NftFirewall:
             raise FirewallError(f"can't start {self._program}: {error.strerror}") from error
         try:
             async with asyncio.timeout(DEADLINE):
-                _, said = await child.communicate(text.encode())
+                printed, said = await child.communicate(text.encode())
         except TimeoutError:
             child.kill()
             raise FirewallError(f"{self._program} did not answer within {DEADLINE:g} s") from None
         if child.returncode:
             raise FirewallError(_explain(said.decode("utf-8", "replace")))
+        return printed.decode("utf-8", "replace")
 
 
 def _explain(said: str) -> str:

@@ -1,10 +1,19 @@
 """The rules as text, and what is told where nft does not take them. What they do is for tests/netns."""
 
+from itertools import product
 from pathlib import Path
 
 import pytest
 
-from dstack_vpn.adapters.firewall.nft import NftFirewall, render, table_name
+from dstack_vpn.adapters.firewall.nft import (
+    NftFirewall,
+    former_name,
+    is_ours,
+    lets_through,
+    refuses_forwarding,
+    render,
+    table_name,
+)
 from dstack_vpn.errors import FirewallError
 from dstack_vpn.ports import FirewallRules, Handing
 
@@ -56,9 +65,78 @@ def test_forwards_alone_protect_nothing() -> None:
     assert "ip daddr" not in text, "an IPv4 packet can't go to an IPv6 address"
 
 
-@pytest.mark.parametrize("name", ["wg0", "a.b", "x=+-_"])
-def test_every_interface_has_a_table_of_its_own(name: str) -> None:
-    assert table_name(name).replace("_", "").isalnum()
+def test_every_interface_has_a_table_of_its_own() -> None:
+    signs = "aA0_=+.-2d"
+    names = ["".join(word) for size in (1, 2, 3) for word in product(signs, repeat=size)]
+    assert len({table_name(name) for name in names}) == len(names)
+    assert all(table_name(name).replace("_", "").isalnum() for name in names)
+    assert table_name("wg0") == former_name("wg0") == "dstack_vpn_wg0"
+    assert table_name("h1-w") != table_name("h1_w")
+
+
+LISTED = """\
+table inet dstack_vpn_wg0 {
+\tchain leaving {
+\t\ttype filter hook output priority filter - 5; policy accept;
+\t\toifname != { "wg0", "lo" } ip daddr 10.77.0.0/16 counter drop
+\t}
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "ours"),
+    [
+        ("leaving", "leaving", True),
+        ("leaving", "outgoing", False),
+        ("\tchain leaving", "\tset leaving", False),
+        ("\tchain leaving", "\tchain mine {\n\t}\n\tchain leaving", False),
+    ],
+)
+def test_a_table_is_ours_by_its_chains(old: str, new: str, *, ours: bool) -> None:
+    assert is_ours(LISTED.replace(old, new)) is ours
+
+
+CHAINS = """\
+table ip filter {
+\tchain FORWARD {
+\t\ttype filter hook forward priority filter; policy drop;
+\t}
+\tchain INPUT {
+\t\ttype filter hook input priority filter; policy drop;
+\t}
+}
+table inet other {
+\tchain forward {
+\t\ttype filter hook forward priority filter; policy accept;
+\t}
+}
+table ip6 filter {
+\tchain FORWARD {
+\t\ttype filter hook forward priority filter; policy drop;
+\t}
+}
+"""
+
+
+def test_tables_that_drop_what_is_forwarded_are_found() -> None:
+    assert refuses_forwarding(CHAINS) == [("ip", "filter"), ("ip6", "filter")]
+    assert refuses_forwarding("") == []
+
+
+@pytest.mark.parametrize(
+    ("rule", "passes"),
+    [
+        ('iifname "wg0" counter accept', True),
+        ('iifname "wg*" counter jump VPN', True),
+        ("ct status dnat accept", True),
+        ('iifname "wg0" counter drop', False),
+        ('iifname "docker0" counter accept', False),
+        ("counter jump DOCKER-USER", False),
+    ],
+)
+def test_a_rule_for_our_interface_lets_packets_through(rule: str, *, passes: bool) -> None:
+    assert lets_through(f"table ip filter {{\n\t\t{rule}\n}}", "wg0") is passes
 
 
 @pytest.mark.parametrize(
@@ -82,7 +160,8 @@ async def test_a_missing_program_is_told() -> None:
     firewall = NftFirewall("/nowhere/nft")
     assert not firewall.is_there
     with pytest.raises(FirewallError, match="is not installed: apt install nftables"):
-        await firewall.remove("wg0")
+        await firewall.apply(FirewallRules("wg0", BOTH, True))
+    await firewall.remove("wg0")
 
 
 @pytest.mark.parametrize(("handing", "name"), [(V4, "ipv4.ip_forward"), (V6, "ipv6.conf.all.forwarding")])
