@@ -68,6 +68,13 @@ class Tunnel:
         assert self._device is not None
         return self._device
 
+    @property
+    def own_addresses(self) -> frozenset[Cidr]:
+        """The addresses of our token that the interface can have: no IPv6 if the host has it disabled."""
+        own, plan = self.members.own_node, self.members.addresses
+        found = frozenset[Cidr]() if own is None else plan.allowed_ips(own.token_id)
+        return frozenset(cidr for cidr in found if ":" not in cidr or not self.facts.without_ipv6)
+
     def lost(self) -> None:
         """Somebody found the device gone: set it up anew."""
         self.up.clear()

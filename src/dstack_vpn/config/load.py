@@ -5,6 +5,7 @@ are found in one pass and reported together, each naming the variable, what is w
 nothing is touched before that. Only this module reads the environment.
 """
 
+import codecs
 import os
 import stat
 import tomllib
@@ -17,7 +18,7 @@ from dstack_vpn.config.options import COMPONENTS, LEVELS, OPTIONS, Option
 from dstack_vpn.config.relay import RELAY_OPTIONS, RelaySettings
 from dstack_vpn.config.settings import Network, Settings
 from dstack_vpn.core.transport import Transport
-from dstack_vpn.errors import ConfigError
+from dstack_vpn.errors import ConfigError, FormatError
 
 DEFAULT_FILE: Final = Path("/etc/dstack-vpn/config.toml")
 KEY_FILE: Final = "wireguard.key"
@@ -241,7 +242,7 @@ def _read_file(path: Path | None, environment: Mapping[str, str], problems: list
         if not named and not path.exists():
             return {}
     try:
-        document = tomllib.loads(path.read_text())
+        document = tomllib.loads(_without_mark(path.read_bytes()).decode())
     except (OSError, ValueError, RecursionError) as error:  # the last: nested too deep
         problems.append(f"CONFIG_FILE: {path}: {error}. Example: CONFIG_FILE={DEFAULT_FILE}")
         return {}
@@ -282,4 +283,15 @@ def _read_secret(option: Option, path: Path, problems: list[str]) -> str | None:
     if len(content) > _SECRET_LIMIT or not content.strip():
         problems.append(f"{name}: {path} is empty, or too long for a key")
         return None
-    return content.decode("ascii", "replace").strip()
+    try:
+        return _without_mark(content).decode("ascii", "replace").strip()
+    except FormatError as error:
+        problems.append(f"{name}: {path}: {error}")
+        return None
+
+
+def _without_mark(content: bytes) -> bytes:
+    """A file's content without the byte order mark that some editors put first; raises `FormatError`."""
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise FormatError("the file is UTF-16 text: save it as UTF-8")
+    return content.removeprefix(codecs.BOM_UTF8)

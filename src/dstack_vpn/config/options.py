@@ -151,7 +151,7 @@ OPTIONS: Final[tuple[Option, ...]] = (
         "VPN_CIDR",
         parsers.cidr,
         "10.77.0.0/16",
-        "The tunnel's IPv4 range, equal on all nodes.",
+        "The tunnel's IPv4 range, equal on all nodes: private (RFC 1918), and no network of the host's.",
         "10.77.0.0/16",
     ),
     Option("INTERFACE", parsers.interface, "wg0", "Name of the WireGuard interface.", "wg0"),

@@ -101,13 +101,41 @@ def address(text: str) -> Address:
 
 
 def cidr(text: str) -> ipaddress.IPv4Network:
-    """A private IPv4 network with room for peers."""
+    """A private IPv4 network with room for peers.
+
+    RFC 1918 alone: any other range belongs to others. 100.64.0.0/10 is the access provider's (RFC 6598), and
+    other overlay networks use it.
+    """
     network = ipaddress.ip_network(text)
     if not isinstance(network, ipaddress.IPv4Network) or network.prefixlen > 30:
         raise FormatError("expected an IPv4 network of /30 or larger")
-    if not network.is_private:
-        raise FormatError("expected a private network (RFC 1918)")
+    if not any(network.subnet_of(private) for private in _PRIVATE):
+        special = next((why for other, why in _SPECIAL.items() if network.overlaps(other)), "public")
+        raise FormatError(
+            f"expected a network within 10.0.0.0/8, 172.16.0.0/12 or 192.168.0.0/16 (RFC 1918): {network} is "
+            f"{special}"
+        )
     return network
+
+
+_PRIVATE: Final = tuple(map(ipaddress.IPv4Network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")))
+_SPECIAL: Final = {
+    ipaddress.IPv4Network(text): why
+    for text, why in {
+        "0.0.0.0/8": "this host's own network",
+        "100.64.0.0/10": "the access provider's (carrier-grade NAT)",
+        "127.0.0.0/8": "loopback",
+        "169.254.0.0/16": "link-local",
+        "192.0.0.0/24": "reserved for protocols",
+        "192.0.2.0/24": "for documentation",
+        "198.18.0.0/15": "for benchmarks",
+        "198.51.100.0/24": "for documentation",
+        "203.0.113.0/24": "for documentation",
+        "224.0.0.0/4": "multicast",
+        "240.0.0.0/4": "reserved (class E)",
+    }.items()
+}
+"""What other networks are for (the IANA's registry of special-purpose addresses)."""
 
 
 def interface(text: str) -> str:

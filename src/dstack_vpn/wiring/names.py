@@ -1,10 +1,10 @@
 """The names of a running node, served by its DNS responder."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dstack_vpn.bridge.node import Node
 from dstack_vpn.config import Settings
-from dstack_vpn.core.names import Answer, Names
+from dstack_vpn.core.names import Answer, Names, Verdict
 from dstack_vpn.wiring.view import NodeView
 
 
@@ -18,7 +18,8 @@ class Directory:
     def answer(self, name: str, kind: str) -> Answer:
         """See there."""
         tunnel = self.node.tunnel
-        return self.names.answer(name, kind, tunnel.members.access, tunnel.clock.now())
+        found = self.names.answer(name, kind, tunnel.members.access, tunnel.clock.now())
+        return without_ipv6(found) if self.node.facts.without_ipv6 else found
 
     def authority(self, zone: str) -> str:
         """See there. The serial is the number of the block that we are at."""
@@ -27,14 +28,19 @@ class Directory:
 
     def addresses(self) -> frozenset[str]:
         """See there."""
-        members = self.node.tunnel.members
-        own = members.own_node
-        prefixes = () if own is None else members.addresses.allowed_ips(own.token_id)
-        return frozenset(prefix.partition("/")[0] for prefix in prefixes)
+        return frozenset(cidr.partition("/")[0] for cidr in self.node.tunnel.own_addresses)
 
     def is_member_address(self, host: str) -> bool:
         """See there."""
         return self.names.addresses.token_at(host) is not None
+
+
+def without_ipv6(answer: Answer) -> Answer:
+    """The answer on a host that has IPv6 disabled, from which no IPv6 address can be reached."""
+    kept = tuple(record for record in answer.records if record.kind != "AAAA")
+    if len(kept) == len(answer.records):
+        return answer
+    return replace(answer, records=kept, verdict=answer.verdict if kept else Verdict.NO_DATA)
 
 
 async def serve_names(settings: Settings, node: Node, view: NodeView) -> None:

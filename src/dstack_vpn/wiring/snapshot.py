@@ -133,7 +133,7 @@ def _common(node: Node, relay: "Tcp2Udp | None") -> dict[str, Any]:
         "node_id": members.own_node_id if own is None else str(own.node_id),
         "token": None if own is None else own.token_id,
         "public_key": str(members.own_key),
-        "addresses": [] if own is None else sorted(members.addresses.allowed_ips(own.token_id)),
+        "addresses": sorted(node.tunnel.own_addresses),
         "interface": node.tunnel.name,
         "device_restarts": max(node.tunnel.restarts, 0),
         "chain": {

@@ -5,12 +5,14 @@ from collections.abc import AsyncIterator
 
 import pytest
 from structlog.testing import capture_logs
+from tests import netns_support
 from tests.conformance.device.conftest import NAME, new_link
-from tests.netns_support import Namespace
+from tests.netns_support import Namespace, claim
 
 from dstack_vpn.adapters.device.link import KernelLink, UserspaceLink
 from dstack_vpn.core.keys import PrivateKey, PublicKey
 from dstack_vpn.core.model import SetPeer
+from dstack_vpn.core.x25519 import derive
 from dstack_vpn.errors import DeviceError
 from dstack_vpn.ports import LinkSettings
 
@@ -177,17 +179,118 @@ async def test_a_host_without_ipv6_is_served_with_one_warning(link: AnyRealLink,
     with capture_logs() as logs:
         await link.start()
         await link.configure(SETTINGS)
-        await link.configure(SETTINGS)
+        assert not await link.configure(SETTINGS), "it was so already, as far as it can be"
+    assert link.without_ipv6
     assert addresses(inside) == {"10.77.0.2/32"}
     assert {(NAME, "10.77.0.0/16"), ("blackhole", "10.77.0.0/16")} <= routes(inside)
     assert [entry["event"] for entry in logs if entry["log_level"] == "warning"] == ["device.no_ipv6"]
 
 
-async def test_an_interface_of_another_kind_is_left_alone(link: AnyRealLink, inside: Namespace) -> None:
-    inside.run("ip", "link", "add", NAME, "type", "veth", "peer", "other")
+@pytest.mark.parametrize(
+    "kind",
+    [
+        ("link", "add", NAME, "type", "veth", "peer", "other"),
+        ("link", "add", NAME, "type", "bridge"),
+        ("tuntap", "add", "dev", NAME, "mode", "tun"),
+    ],
+    ids=["veth", "bridge", "tun"],
+)
+async def test_an_interface_of_another_kind_is_left_alone(
+    link: AnyRealLink, inside: Namespace, kind: tuple[str, ...]
+) -> None:
+    inside.run("ip", *kind)
+    inside.run("ip", "address", "add", "10.99.0.1/24", "dev", NAME)
+    before = inside.run("ip", "-j", "address")
     with pytest.raises(DeviceError, match=NAME):
         await link.start()
-    assert NAME in inside.run("ip", "link", "show", "type", "veth")
+    with capture_logs() as logs:
+        await link.stop(keep=False)
+    assert inside.run("ip", "-j", "address") == before
+    assert [entry["event"] for entry in logs] == ["device.left_alone"]
+    inside.run("ip", "link", "delete", NAME)
+
+
+async def test_an_interface_that_takes_our_name_while_we_run_is_left_alone(
+    link: AnyRealLink, inside: Namespace
+) -> None:
+    await link.start()
+    await link.configure(SETTINGS)
+    inside.run("ip", "link", "delete", NAME)
+    inside.run("ip", "link", "add", NAME, "type", "bridge")
+    with pytest.raises(DeviceError, match=f"another interface is called {NAME} now"):
+        await link.configure(SETTINGS)
+    await link.stop(keep=False)
+    assert NAME in inside.run("ip", "link", "show", "type", "bridge")
+    assert routes(inside) == set()
+    inside.run("ip", "link", "delete", NAME)
+
+
+@pytest.mark.parametrize("to", ["10.77.0.0/16", "10.77.5.0/24", "fd77::/48"])
+async def test_a_route_that_others_take_while_we_run_is_named_and_stays(
+    link: AnyRealLink, inside: Namespace, to: str
+) -> None:
+    show = ("ip", "-6" if ":" in to else "-4", "route", "show", to)
+    await link.start()
+    await link.configure(SETTINGS)
+    assert link.obstacle() is None
+    for own in (r for r in (to,) if r in SETTINGS.routes):
+        inside.run("ip", "route", "del", own, "dev", NAME)
+    inside.run("ip", "route", "add", to, "dev", "uplink", "proto", "static")
+    for _ in range(2):
+        await link.configure(SETTINGS)
+        assert f"the route {to} dev uplink proto static" in str(link.obstacle())
+    assert "uplink" in inside.run(*show)
+    inside.run("ip", "route", "del", to, "dev", "uplink")
+    await link.configure(SETTINGS)
+    assert link.obstacle() is None
+    assert routes(inside) == EVERYTHING
+    inside.run("ip", "route", "add", to, "dev", "uplink", "proto", "static", "metric", "2000")
+    await link.configure(SETTINGS)
+    await link.stop(keep=False)
+    assert "uplink" in inside.run(*show), "and after the end"
+
+
+async def test_a_tunnel_of_others_is_refused_and_one_with_our_key_is_taken_over(
+    link: AnyRealLink, backend: str, inside: Namespace
+) -> None:
+    device = await link.start()
+    await device.configure(SECRET, 51820)
+    await device.apply([PEER])
+    await link.stop(keep=True)
+    inside.run("ip", "link", "set", NAME, "alias", "")
+    before = inside.run("wg", "show", NAME, "dump")
+    stranger = fresh(backend)
+    with pytest.raises(DeviceError, match=r"did not set up \(public key j0DFrbaPJWJK5bIU6nZ6bsl.*, 1 peer\)"):
+        await stranger.start()
+    await stranger.stop(keep=False)
+    assert inside.run("wg", "show", NAME, "dump") == before
+    owner = type(stranger)(claim(NAME, "another", derive(SECRET)))
+    if isinstance(owner, UserspaceLink):
+        owner = UserspaceLink(claim(NAME, "another", derive(SECRET)), netns_support.wireguard_go() or "")
+    assert len((await (await owner.start()).read()).peers) == 1
+    await owner.stop(keep=False)
+    assert NAME not in inside.run("ip", "link")
+
+
+async def test_a_blank_tunnel_is_used_and_left_blank(
+    link: AnyRealLink, backend: str, inside: Namespace
+) -> None:
+    made = await link.start()
+    await made.apply([])
+    await link.stop(keep=True)
+    inside.run("ip", "link", "set", NAME, "alias", "")
+    for keep in (True, False):
+        user = fresh(backend)
+        device = await user.start()
+        await device.configure(SECRET, 51820)
+        await device.apply([PEER])
+        await user.configure(SETTINGS)
+        await user.stop(keep=keep)
+    assert inside.run("wg", "show", NAME, "dump").split()[:2] == ["(none)", "(none)"]
+    assert str(PEER.public_key) not in inside.run("wg", "show", NAME)
+    assert not addresses(inside)
+    assert not routes(inside)
+    assert "alias" not in inside.run("ip", "link", "show", NAME)
     inside.run("ip", "link", "delete", NAME)
 
 

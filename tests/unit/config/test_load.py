@@ -223,3 +223,47 @@ def test_a_null_byte_in_a_path_of_the_file_is_a_problem(write: Write) -> None:
     key, state = problems({}, file=file)
     assert "WIREGUARD_PRIVATE_KEY_FILE: '/a\\x00b': no path can have a null byte" in key
     assert state.startswith("STATE_DIR: ")
+
+
+@pytest.mark.parametrize(
+    ("network", "why"),
+    [
+        ("127.0.0.0/8", "loopback"),
+        ("169.254.0.0/16", "link-local"),
+        ("240.0.0.0/4", "reserved (class E)"),
+        ("192.0.2.0/24", "for documentation"),
+        ("198.18.0.0/15", "for benchmarks"),
+        ("224.0.0.0/8", "multicast"),
+        ("0.0.0.0/8", "this host's own network"),
+        ("100.64.0.0/10", "the access provider's (carrier-grade NAT)"),
+        ("100.100.0.0/16", "the access provider's (carrier-grade NAT)"),
+        ("8.8.8.0/24", "public"),
+        ("10.0.0.0/7", "public"),
+    ],
+)
+def test_a_range_that_belongs_to_others_is_refused_with_the_reason(network: str, why: str) -> None:
+    (problem,) = problems({"VPN_CIDR": network})
+    assert problem.startswith("VPN_CIDR: expected a network within 10.0.0.0/8, 172.16.0.0/12 or 192")
+    assert f"{network} is {why}. Example: VPN_CIDR=10.77.0.0/16" in problem
+
+
+@pytest.mark.parametrize("network", ["10.0.0.0/8", "172.31.0.0/16", "192.168.7.0/30"])
+def test_private_ranges_are_taken(network: str) -> None:
+    assert str(load({}, {"VPN_CIDR": network}).vpn_cidr) == network
+
+
+def test_a_byte_order_mark_is_passed_over_and_utf_16_is_named(tmp_path: Path) -> None:
+    for name, text in (("key", KEY), ("c.toml", "mtu = 1300\n")):
+        for encoding in ("utf-8-sig", "utf-16"):
+            path = tmp_path / f"{name}.{encoding}"
+            path.write_bytes(text.encode(encoding))
+            path.chmod(0o600)
+    key, file = tmp_path / "key", tmp_path / "c.toml"
+    settings = load(
+        {}, {"WIREGUARD_PRIVATE_KEY_FILE": f"{key}.utf-8-sig", "CONFIG_FILE": f"{file}.utf-8-sig"}
+    )
+    assert settings.wireguard_private_key is not None
+    assert settings.mtu == 1300
+    found = problems({name: f"{path}.utf-16" for name, path in names.items()})
+    assert len(found) == 2
+    assert all("the file is UTF-16 text: save it as UTF-8" in problem for problem in found)
