@@ -18,7 +18,7 @@ functions.
 import ipaddress
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final
 
@@ -172,6 +172,13 @@ class Obstacle:
 
     def __str__(self) -> str:
         return f"{self.what}: {self.remedy}"
+
+
+def with_addresses(link: LinkFact, found: Iterable[AddressFact]) -> LinkFact:
+    """The link with its addresses, except for link-local ones, which the kernel makes up."""
+    own = (address.cidr for address in found if address.index == link.index)
+    kept = frozenset(cidr for cidr in own if not ipaddress.ip_interface(cidr).is_link_local)
+    return replace(link, addresses=kept)
 
 
 def blackhole_metric(name: str) -> int:

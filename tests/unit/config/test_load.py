@@ -259,9 +259,8 @@ def test_a_byte_order_mark_is_passed_over_and_utf_16_is_named(tmp_path: Path) ->
             path.write_bytes(text.encode(encoding))
             path.chmod(0o600)
     key, file = tmp_path / "key", tmp_path / "c.toml"
-    settings = load(
-        {}, {"WIREGUARD_PRIVATE_KEY_FILE": f"{key}.utf-8-sig", "CONFIG_FILE": f"{file}.utf-8-sig"}
-    )
+    names = {"WIREGUARD_PRIVATE_KEY_FILE": key, "CONFIG_FILE": file}
+    settings = load({}, {name: f"{path}.utf-8-sig" for name, path in names.items()})
     assert settings.wireguard_private_key is not None
     assert settings.mtu == 1300
     found = problems({name: f"{path}.utf-16" for name, path in names.items()})

@@ -103,15 +103,11 @@ class Interface:
         return None
 
     async def fact(self) -> LinkFact | None:
-        """The link as `core.ownership` judges it; None if there is none."""
+        """The link as `core.ownership` judges it, but for its addresses; None if there is none."""
         described = await self.describe()
         if described is None:
             return None
-        index = int(described["index"])
-        found = [address.cidr for address in await self.host_addresses() if address.index == index]
-        # The kernel makes up link-local addresses of its own.
-        own = frozenset(cidr for cidr in found if not ipaddress.ip_interface(cidr).is_link_local)
-        return LinkFact(index, described["kind"], described["alias"], own)
+        return LinkFact(int(described["index"]), described["kind"], described["alias"])
 
     async def _described(self) -> dict[str, Any]:
         """The link that is ours; raises `DeviceError` if it is gone, or if another has its name now."""

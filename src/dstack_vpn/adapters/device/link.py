@@ -26,7 +26,16 @@ from dstack_vpn.adapters.device.netlink import LinkWatch, find_family
 from dstack_vpn.adapters.device.userspace import UserspaceDevice
 from dstack_vpn.adapters.device.wgnetlink import FAMILY_NAME
 from dstack_vpn.core.model import DeviceState, RemovePeer
-from dstack_vpn.core.ownership import Claim, DeviceFact, LinkFact, Proof, elsewhere, foreign, taken
+from dstack_vpn.core.ownership import (
+    Claim,
+    DeviceFact,
+    LinkFact,
+    Proof,
+    elsewhere,
+    foreign,
+    taken,
+    with_addresses,
+)
 from dstack_vpn.errors import DeviceError, DeviceGoneError
 from dstack_vpn.ports import Device, LinkSettings
 
@@ -99,6 +108,8 @@ class _Link(ABC):
     async def _own(self, link: LinkFact, state: DeviceState | None, *, made: bool = False) -> None:
         """Make sure that the interface is ours, and mark it; raises `DeviceError` if it is not."""
         identity, known = self._claim.identity, link.index == self._interface.claimed
+        if state is not None and state.public_key is None:
+            link = with_addresses(link, await self._interface.host_addresses())
         device = None if state is None else DeviceFact(state.public_key, len(state.peers))
         proof = Proof.MADE if made else self._proof if known else identity.proof(link, device)
         if proof is None:

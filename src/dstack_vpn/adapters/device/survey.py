@@ -14,7 +14,7 @@ from dstack_vpn.adapters.device.netlink import find_family
 from dstack_vpn.adapters.device.userspace import UserspaceDevice
 from dstack_vpn.adapters.device.wgnetlink import FAMILY_NAME
 from dstack_vpn.core.model import DeviceState
-from dstack_vpn.core.ownership import Claim, DeviceFact, Host, LinkFact
+from dstack_vpn.core.ownership import Claim, DeviceFact, Host, LinkFact, with_addresses
 from dstack_vpn.errors import DeviceError, DeviceGoneError
 
 PATIENCE: Final = 3.0
@@ -29,6 +29,7 @@ async def survey(claim: Claim, backend: str) -> Host:
         link = await interface.fact()
         addresses = await interface.host_addresses()
         routes = await interface.routes(claim.prefixes)
+        link = None if link is None else with_addresses(link, addresses)
     finally:
         await interface.close()
     if await _needs_socket(backend) and process.is_elsewhere(path):

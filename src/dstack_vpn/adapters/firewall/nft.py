@@ -94,10 +94,14 @@ def lets_through(table: str, interface: str) -> bool:
     return False
 
 
-def render(rules: FirewallRules) -> str:
-    """The whole table, as input of ``nft -f``; what was there before goes in the same transaction."""
+def render(rules: FirewallRules, *, new: bool = False) -> str:
+    """The whole table, as input of ``nft -f``; what was there before goes in the same transaction.
+
+    With ``new`` a table that is there is an error instead.
+    """
     name = table_name(rules.interface)
-    lines = [f"add table inet {name}", f"delete table inet {name}", f"table inet {name} {{"]
+    begin = [f"create table inet {name}"] if new else [f"add table inet {name}", f"delete table inet {name}"]
+    lines = [*begin, f"table inet {name} {{"]
     for chain in _chains(rules):
         lines += ["  " + chain[0], *("    " + line for line in chain[1:]), "  }"]
     return "\n".join([*lines, "}", ""])
@@ -174,10 +178,22 @@ class NftFirewall:
         for version in sorted({ipaddress.ip_address(handing.address).version for handing in rules.handings}):
             self._check_forwarding(version)
         name = table_name(rules.interface)
-        if name not in self._made:
-            await self._make_way(rules.interface)
-        await self._nft("-f", "-", text=render(rules))
+        if name in self._made:
+            await self._nft("-f", "-", text=render(rules))
+        else:
+            await self._apply_first(rules)
         self._made[name] = await self._list(name) or ""
+
+    async def _apply_first(self, rules: FirewallRules) -> None:
+        """Make the table; one that is there must be ours."""
+        try:
+            await self._nft("-f", "-", text=render(rules, new=True))
+        except FirewallError as error:
+            if "File exists" not in str(error):
+                raise
+            await self._check_table(table_name(rules.interface))
+            await self._nft("-f", "-", text=render(rules))
+        await self._remove_former(rules.interface)
 
     async def is_applied(self, interface: str) -> bool:
         """See `ports.Firewall.is_applied`."""
@@ -200,16 +216,18 @@ class NftFirewall:
                 return _advice(family, name, interface)
         return None
 
-    async def _make_way(self, interface: str) -> None:
-        """See that a table of our name is ours, and remove the one that an earlier release has left."""
-        name, former = table_name(interface), former_name(interface)
+    async def _check_table(self, name: str) -> None:
         present = await self._list(name)
         if present is not None and not is_ours(present):
             raise FirewallError(
                 f"the table 'inet {name}' was not made by dstack-vpn: 'nft delete table inet {name}', if "
                 "it is of no use"
             )
-        left = await self._list(former) if former != name else None
+
+    async def _remove_former(self, interface: str) -> None:
+        """Remove the table that an earlier release has left under another name."""
+        former = former_name(interface)
+        left = await self._list(former) if former != table_name(interface) else None
         if left is not None and is_ours(left) and f'"{interface}"' in left:
             await self._nft("delete", "table", "inet", former)
 
