@@ -200,12 +200,12 @@ async def test_an_interface_of_another_kind_is_left_alone(
 ) -> None:
     inside.run("ip", *kind)
     inside.run("ip", "address", "add", "10.99.0.1/24", "dev", NAME)
-    before = inside.run("ip", "-j", "address")
+    before = inside.run("ip", "-j", "address", "show", "dev", NAME)
     with pytest.raises(DeviceError, match=NAME):
         await link.start()
     with capture_logs() as logs:
         await link.stop(keep=False)
-    assert inside.run("ip", "-j", "address") == before
+    assert inside.run("ip", "-j", "address", "show", "dev", NAME) == before
     assert [entry["event"] for entry in logs] == ["device.left_alone"]
     inside.run("ip", "link", "delete", NAME)
 
