@@ -89,9 +89,16 @@ class Caller:
                 raise answer
         return answers
 
-    async def call_each(self, calls: Sequence[Call], *, deadline: float = DEADLINE) -> list[Outcome]:
+    async def call_each(
+        self,
+        calls: Sequence[Call],
+        *,
+        deadline: float = DEADLINE,
+        lag: float = 0.0,
+        attempts: int = _ATTEMPTS,
+    ) -> list[Outcome]:
         """Many calls together, each with its own result or error."""
-        return await self._with_retries(calls, deadline)
+        return await self._with_retries(calls, deadline, lag, attempts)
 
     async def _with_retries(
         self, calls: Sequence[Call], deadline: float, lag: float = 0.0, attempts: int = _ATTEMPTS

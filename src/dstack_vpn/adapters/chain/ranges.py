@@ -36,6 +36,8 @@ RANGE_DEADLINE: Final = 12.0
 _RANGE_ATTEMPTS: Final = 2
 _PAUSE: Final = 0.1
 """Seconds between two questions for a block that a backend does not have yet."""
+_ROUNDS: Final = 20
+"""Questions for headers by their numbers, before they are asked for by their hashes."""
 _CHECKPOINT: Final = 8
 """Ranges between two checkpoints of the progress."""
 _PATIENT_CALLS: Final = 100
@@ -80,12 +82,7 @@ class BlockLogs:
 
     async def _links(self, first: int, last: BlockRef) -> list[BlockRef] | None:
         """The blocks from ``first`` to ``last``, linked by their parents; None if ``last`` was replaced."""
-        numbers = range(first, last.number)
-        answers: Sequence[Json] = []
-        if numbers:
-            answers = await self.caller.call_many(
-                [("eth_getBlockByNumber", (hex(n), False)) for n in numbers]
-            )
+        answers = await self._headers(list(range(first, last.number)))
         chain = [last]
         for answer in reversed(answers):
             block = None if answer is None else parse_header(answer)
@@ -96,6 +93,19 @@ class BlockLogs:
                 return None
             chain.append(block)
         return chain[::-1]
+
+    async def _headers(self, numbers: Sequence[int]) -> list[Json]:
+        """Headers by their numbers; null for those that no backend has shown in a few rounds."""
+        found: dict[int, Json] = {}
+        for turn in range(_ROUNDS):
+            missing = [number for number in numbers if found.get(number) is None]
+            if not missing:
+                break
+            if turn:
+                await asyncio.sleep(_PAUSE)
+            calls = [("eth_getBlockByNumber", (hex(number), False)) for number in missing]
+            found.update(zip(missing, await self.caller.call_many(calls), strict=True))
+        return [found[number] for number in numbers]
 
     async def _parent(self, child: BlockRef) -> BlockRef | None:
         """A block's parent, by its hash; None if the endpoint has another block in the child's place."""
@@ -114,20 +124,30 @@ class BlockLogs:
         """The events of these linked blocks; None if they were replaced."""
         if not self.memory.by_hash:
             return await self._by_numbers(chain)
-        calls = [("eth_getLogs", ({**self.reader.filter, "blockHash": b.hash},)) for b in chain]
+        found: dict[str, list[LoggedEvent]] = {}
         async for _ in self._patiently():
+            missing = [block for block in chain if block.hash not in found]
             try:
-                answers = await self.caller.call_many(calls, deadline=DEADLINE, lag=0.2, attempts=2)
-            except UnknownBlockError:
-                if await self._replaced(chain[-1]):
-                    return None
+                await self._take(missing, found)
             except UnsupportedError:
                 self.memory.by_hash = False
                 return await self._by_numbers(chain)
-            else:
-                pairs = zip(chain, answers, strict=True)
-                return [event for block, answer in pairs for event in self._of_block(block.hash, answer)]
+            if len(found) == len(chain):
+                return [event for block in chain for event in found[block.hash]]
+            if await self._replaced(chain[-1]):
+                return None
         raise EndpointError(f"the endpoint does not know block {chain[-1].number}, which it has announced")
+
+    async def _take(self, blocks: Sequence[BlockRef], found: dict[str, list[LoggedEvent]]) -> None:
+        """Ask for the logs of blocks; those that the backend does not know stay out."""
+        calls = [("eth_getLogs", ({**self.reader.filter, "blockHash": b.hash},)) for b in blocks]
+        answers = await self.caller.call_each(calls, deadline=DEADLINE, lag=0.2, attempts=2)
+        for block, answer in zip(blocks, answers, strict=True):
+            if isinstance(answer, UnknownBlockError):
+                continue
+            if isinstance(answer, ChainError):
+                raise answer
+            found[block.hash] = self._of_block(block.hash, answer)
 
     async def block(self, block_hash: str) -> list[LoggedEvent]:
         """All events of one block (EIP-234), by whichever backend has it. Raises `ChainError`."""
