@@ -63,12 +63,20 @@ HEAD = """\
 <!-- Made by scripts/generate_docs.py from the table of settings: change that, then run `make docs`. -->
 # Configuration
 
-Every setting is an environment variable, a flag and a key in a TOML file. Where several name the same one,
-the environment comes first, then the flag, then the file. The file is `--config FILE`, else the one that
-`CONFIG_FILE` names, else `/etc/dstack-vpn/config.toml` if there is one.
+Every setting is an environment variable, a flag and a key in a TOML file. If several name the same one,
+the flag wins over the environment, and the environment over the file. The file is `--config FILE`, else the
+one that `CONFIG_FILE` names, else `/etc/dstack-vpn/config.toml` if there is one.
 
 All problems are reported at once, each with the variable, what is wrong and an example; the exit code is
-then 78, and nothing has been touched.
+then 78, and nothing has been touched. A variable that is one or two letters from a setting's name gives a
+warning.
+
+Times have a unit: `500ms`, `30s`, `15m`, `24h`, `90d`. A plain number is in milliseconds, unless its
+meaning says otherwise.
+
+`doctor`, `plan`, `config`, `audit` and `support-bundle` take the settings of the daemon that runs on this
+machine, for what the shell does not set. The daemon keeps them in `STATE_DIR/settings.json`, which only its
+user can read.
 
 Secrets have no flag, because every user of a machine can read a process's arguments. Give them by a file
 that only its owner can read (`…_FILE`; a file that others can read is refused), or by the environment.

@@ -152,6 +152,14 @@ MEANINGS: Final[Mapping[str, tuple[str, str]]] = {
     "node.restored": ("Members came back from STATE_DIR, before the chain was read.", NOTHING),
     "node.stopped": ("The daemon has ended.", NOTHING),
     "node.stopping": ("The daemon was asked to end.", NOTHING),
+    "config.not_published": (
+        "Commands will not find the daemon's settings in STATE_DIR.",
+        "Check STATE_DIR.",
+    ),
+    "config.unknown_variable": (
+        "The environment sets a variable that is nearly a setting, and is not one.",
+        "Correct its name, or remove it.",
+    ),
     "peer.answered": ("A peer that did not answer was heard again.", NOTHING),
     "peer.no_answer": (
         "Bytes go to a peer, and none have come back for 12 s.",

@@ -78,7 +78,7 @@ def _check(access: AccessControl, now: int) -> None:
         assert isinstance(node.node_id, str)
         assert node.public_key not in {access.own_key, node.suspended_key}
         assert not 0 < node.expires_at < now
-        assert access.height - node.key_since.block >= access.confirmations
+        assert max(access.height - node.key_since.block, 0) >= access.confirmations
         assert access.addresses.allowed_ips(node.token_id)
         assert access.quorum is None or access.quorum.doubt(node) is None
     subjects: list[TokenId | str | PublicKey] = [

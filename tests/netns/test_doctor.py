@@ -62,3 +62,31 @@ def test_each_thing_that_is_broken_is_named_with_what_to_do(lab: Lab) -> None:
     assert checks["udp port"]["found"] == "51820 is free"
     assert checks["membership"]["status"] == "fail"
     assert "NODE_ID is b, but our key is registered for node c" in checks["membership"]["found"]
+
+
+def bare(node: Node, *arguments: str) -> str:
+    """What a command prints in a shell that has nothing of the daemon's environment."""
+    command = node.namespace.command(sys.executable, "-m", "dstack_vpn", *arguments)
+    environment = {"PATH": os.environ["PATH"]}  # noqa: TID251  # the child's
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_commands_about_the_daemon_take_its_settings(lab: Lab) -> None:
+    a = lab.nodes["a"]
+    wait_until(
+        lambda: a.namespace.run("dig", "+short", f"@{a.address}", "a.vpn.internal", check=False), "names"
+    )
+    wait_until((a.home / "state" / "audit.sqlite").exists, "the audit log is begun")
+    settings = a.home / "state" / "settings.json"
+    assert settings.stat().st_mode & 0o777 == 0o600
+    assert str(a.key_file) in settings.read_text()
+    found = {check["name"]: check for check in json.loads(bare(a, "doctor", "--json"))["checks"]}
+    assert {name: c["found"] for name, c in found.items() if c["status"] != "pass"} == {}
+    assert found["membership"]["found"] == f"node a, token {a.token}, with our key"
+    assert json.loads(bare(a, "plan", "--json"))["changes"] == []
+    assert json.loads(bare(a, "audit", "show", "--json", "--kind", "node.started"))
+    wait_until(lambda: json.loads(bare(a, "config", "list", "--json"))["backups"], "there is a backup")
+    a.stop()
+    assert not settings.exists(), "without a daemon a command has the shell's settings"

@@ -93,6 +93,13 @@ def tell_exposed(names: Sequence[str]) -> None:
         log.warning("config.secret_in_environment", names=names, better="give its file's path as NAME_FILE")
 
 
+def tell_unknown(names: Sequence[str]) -> None:
+    """Warn about variables that are nearly settings of ours."""
+    if names:
+        log = structlog.get_logger(component="config")
+        log.warning("config.unknown_variable", names=names)
+
+
 def _in_order(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """What every line has comes first, so that lines can be read one below the other."""
     first = ("timestamp", "level", "component", "event")

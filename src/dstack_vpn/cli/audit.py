@@ -34,7 +34,7 @@ Examples:
 @click.option("--node", help="Only what names this node.")
 @click.option("--kind", help="Only these kinds: a kind, or its beginning, such as peer or access.decided.")
 @_as_json
-@with_settings("STATE_DIR")
+@with_settings("STATE_DIR", of_daemon=True)
 def show(settings: Settings, *, last: int, node: str | None, kind: str | None, as_json: bool) -> None:
     """Show the newest records."""
     found = [r for r in _ledger(settings).read() if _fits(r, node, kind)][-last:]
@@ -53,7 +53,7 @@ Examples:
 )
 @click.option("--contains", metavar="NUMBER:HASH", help="A place in the log that was noted elsewhere before.")
 @_as_json
-@with_settings("STATE_DIR")
+@with_settings("STATE_DIR", of_daemon=True)
 @click.pass_context
 def verify(ctx: click.Context, settings: Settings, *, contains: str | None, as_json: bool) -> None:
     """Check that no record was altered, left out or slipped in; exit code 1 if one was.
@@ -80,7 +80,7 @@ Example:
   dstack-vpn audit export > audit.jsonl"""
 )
 @click.option("--after", type=click.IntRange(0), default=0, help="Only records with higher numbers.")
-@with_settings("STATE_DIR")
+@with_settings("STATE_DIR", of_daemon=True)
 def export(settings: Settings, *, after: int) -> None:
     """Write all records as JSON lines, each with its hash."""
     for record in _ledger(settings).read(after=after):

@@ -26,7 +26,7 @@ Examples:
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
     help="A log of the daemon's to put in; may be given several times. systemd's journal is taken anyway.",
 )
-@with_settings()
+@with_settings(of_daemon=True)
 def support_bundle(settings: Settings, *, output: Path | None, logs: tuple[Path, ...]) -> None:
     """Collect what helps to find a fault into one archive, with every secret taken out.
 

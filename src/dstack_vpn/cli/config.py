@@ -19,7 +19,7 @@ def config() -> None:
 
 @config.command("list")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
-@with_settings(*_FILES)
+@with_settings(*_FILES, of_daemon=True)
 def list_(settings: Settings, *, as_json: bool) -> None:
     """List the backups, the newest first."""
     from dstack_vpn.wiring import node as wiring
@@ -41,7 +41,7 @@ Example:
   dstack-vpn config show current"""
 )
 @click.argument("name", default="current")
-@with_settings(*_FILES)
+@with_settings(*_FILES, of_daemon=True)
 def show(settings: Settings, name: str) -> None:
     """Show a backup, or the current file, without its private key."""
     from dstack_vpn.wiring import node as wiring
@@ -56,7 +56,7 @@ Example:
 )
 @click.argument("old")
 @click.argument("new", default="current")
-@with_settings(*_FILES)
+@with_settings(*_FILES, of_daemon=True)
 def diff(settings: Settings, old: str, new: str) -> None:
     """Show what changed from one configuration to another."""
     from dstack_vpn.wiring import node as wiring
@@ -74,7 +74,7 @@ Example:
   dstack-vpn config rollback 20261123T121500.123Z"""
 )
 @click.argument("name")
-@with_settings(*_FILES)
+@with_settings(*_FILES, of_daemon=True)
 def rollback(settings: Settings, name: str) -> None:
     """Hold the peers to a backup's, minus every key that the chain has revoked since.
 
@@ -90,7 +90,7 @@ def rollback(settings: Settings, name: str) -> None:
 
 
 @config.command()
-@with_settings(*_FILES)
+@with_settings(*_FILES, of_daemon=True)
 def resume(settings: Settings) -> None:
     """End a rollback: follow the registry again."""
     from dstack_vpn.wiring import node as wiring

@@ -19,7 +19,7 @@ Examples:
   dstack-vpn contract deploy --owner 0x70997970C51812dc3A010C7d01b50e0d17dc79C8 --json"""
 )
 @click.option("--owner", type=ACCOUNT, help="The contract's owner; default: the account that signs.")
-@sends("NETWORK", "RPC_URL", "CHAIN_ID", fallback={"contract_address": ZERO_ADDRESS})
+@sends("NETWORK", "RPC_URL", "CHAIN_ID", fallback={"CONTRACT_ADDRESS": ZERO_ADDRESS})
 def deploy(sending: Sending, owner: str | None) -> None:
     """Deploy a registry contract; CONTRACT_PRIVATE_KEY signs and pays."""
     receipt = sending.carry_out(lambda admin: admin.deploy(owner))

@@ -16,7 +16,7 @@ from dstack_vpn.config import Settings
 Example:
   NODE_ID=web-1 NETWORK=base WIREGUARD_PRIVATE_KEY_FILE=/etc/dstack-vpn/wireguard.key dstack-vpn run"""
 )
-@with_settings(need=["WIREGUARD_PRIVATE_KEY"])
+@with_settings(need=["WIREGUARD_PRIVATE_KEY"], serves=True)
 def run(settings: Settings) -> None:
     """Be a member of the network: follow the registry and keep WireGuard's peers equal to it.
 

@@ -26,7 +26,7 @@ Examples:
   dstack-vpn doctor --json | jq '.checks[] | select(.status != "pass")'"""
 )
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
-@with_settings()
+@with_settings(of_daemon=True)
 @click.pass_context
 def doctor(ctx: click.Context, settings: Settings, *, as_json: bool) -> None:
     """Check this machine, the chain, our registration and the ways to the peers; nothing is changed.

@@ -61,7 +61,7 @@ Examples:
   dstack-vpn plan --json | jq '.changes[] | select(.action == "remove")'"""
 )
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
-@with_settings()
+@with_settings(of_daemon=True)
 def plan(settings: Settings, *, as_json: bool) -> None:
     """Show what would change on the interface now, and why; nothing is changed.
 

@@ -1,6 +1,6 @@
 """The configuration: `load` gives one frozen `Settings`, or one `ConfigError` with all that is wrong."""
 
-from dstack_vpn.config.load import load, load_either, load_relay
+from dstack_vpn.config.load import load, load_either, load_relay, look_up
 from dstack_vpn.config.options import COMPONENTS, LEVELS, OPTIONS, Option
 from dstack_vpn.config.relay import RELAY_OPTIONS, TCP2UDP, UDP2TCP, RelaySettings
 from dstack_vpn.config.settings import NETWORKS, Network, Secret, Settings
@@ -21,4 +21,5 @@ __all__ = [
     "load",
     "load_either",
     "load_relay",
+    "look_up",
 ]

@@ -1,8 +1,9 @@
 """Gathering the settings: from the environment, the command line and a TOML file.
 
-Where several name the same setting, the environment comes first, then the flag, then the file. All problems
-are found in one pass and reported together, each naming the variable, what is wrong and an example;
-nothing is touched before that. Only this module reads the environment.
+If several name the same setting, the flag wins over the environment, and the environment over the file. A
+command may have a last source: the settings of the daemon that runs on this machine. All problems are found
+in one pass and reported together, each naming the variable, what is wrong and an example; nothing is touched
+before that. Only this module reads the environment.
 """
 
 import codecs
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from dstack_vpn.config import parsers, relay
+from dstack_vpn.config.nearest import nearest
 from dstack_vpn.config.options import COMPONENTS, LEVELS, OPTIONS, Option
 from dstack_vpn.config.relay import RELAY_OPTIONS, RelaySettings
 from dstack_vpn.config.settings import Network, Settings
@@ -36,13 +38,23 @@ def load(
     file: Path | None = None,
     *,
     need: frozenset[str] = frozenset(),
+    last: Mapping[str, str] | None = None,
 ) -> Settings:
     """Gather and validate everything; raises `ConfigError` with all problems at once.
 
     ``flags`` are by option key. ``file`` is the TOML file; by default the one that ``CONFIG_FILE`` names, or
-    /etc/dstack-vpn/config.toml where that exists. ``need`` names the options that can't be left out.
+    /etc/dstack-vpn/config.toml if that exists. ``need`` names the options that can't be left out. ``last``
+    has texts by variable, as `Settings.texts` has them, for what no other source sets.
     """
-    return _load(OPTIONS, _settle, (flags or {}, environment, file), need)
+    return _load(OPTIONS, _settle, Sources(flags or {}, environment, file, last or {}), need)
+
+
+def look_up(key: str, flags: Mapping[str, str] | None = None, file: Path | None = None) -> str | None:
+    """Return the text of one option as `load` would find it, without judging it; None if nothing sets it."""
+    sources = Sources(flags or {}, None, file, {})
+    option = next(option for option in OPTIONS if option.key == key)
+    found = _gather([option], sources, _read_file(sources.file, sources.environment, []), [])
+    return found.get(option.name)
 
 
 def load_relay(
@@ -51,7 +63,8 @@ def load_relay(
     file: Path | None = None,
 ) -> RelaySettings:
     """The same for a relay."""
-    return _load(RELAY_OPTIONS, relay.settle, (flags or {}, environment, file), frozenset({"RELAY_MODE"}))
+    sources = Sources(flags or {}, environment, file, {})
+    return _load(RELAY_OPTIONS, relay.settle, sources, frozenset({"RELAY_MODE"}))
 
 
 def load_either(
@@ -66,18 +79,34 @@ def load_either(
     return load(flags, environment, file)
 
 
+class Sources:
+    """Where settings come from, the first first."""
+
+    def __init__(
+        self,
+        flags: Mapping[str, str],
+        environment: Mapping[str, str] | None,
+        file: Path | None,
+        last: Mapping[str, str],
+    ) -> None:
+        self.flags, self.file, self.last = flags, file, last
+        self.environment: Mapping[str, str] = (
+            os.environ if environment is None else environment  # noqa: TID251 - the one place
+        )
+
+
 def _load(
     options: Sequence[Option],
     settle: Callable[[dict[str, Any], dict[str, str], list[str]], _T | None],
-    sources: tuple[Mapping[str, str], Mapping[str, str] | None, Path | None],
+    sources: Sources,
     need: frozenset[str],
 ) -> _T:
-    flags, environment, file = sources
-    environment = os.environ if environment is None else environment  # noqa: TID251 - the one place
-    problems: list[str] = []
-    texts = _gather(options, flags, environment, _read_file(file, environment, problems), problems)
+    environment, problems = sources.environment, list[str]()
+    texts = _gather(options, sources, _read_file(sources.file, environment, problems), problems)
     values = {option.key: _parse(option, texts.get(option.name), problems) for option in options}
     values["exposed"] = _exposed(options, environment)
+    values["unknown"] = _unknown(environment)
+    values["texts"] = _public(options, texts)
     missing = (option for option in options if option.name in need and option.name not in texts)
     problems += [_problem(option, "is not set") for option in missing]
     settings = settle(values, _component_levels(environment, problems), problems)
@@ -118,8 +147,8 @@ def _settle_times(values: dict[str, Any], problems: list[str]) -> None:
     interval, limit = values["sync_interval"], values["max_staleness"]
     if interval is not None and limit is not None and limit < 2 * interval:
         problems.append(
-            f"MAX_STALENESS: {limit * 1000:.0f} ms is less than two times SYNC_INTERVAL: audits have to come "
-            f"well before. Example: MAX_STALENESS={10 * interval * 1000:.0f}"
+            f"MAX_STALENESS: {limit:g} s is less than two times SYNC_INTERVAL: audits have to come well "
+            f"before. Example: MAX_STALENESS={10 * interval:.0f}s"
         )
 
 
@@ -184,27 +213,47 @@ def _exposed(options: Sequence[Option], environment: Mapping[str, str]) -> tuple
 
 
 def _gather(
-    options: Sequence[Option],
-    flags: Mapping[str, str],
-    environment: Mapping[str, str],
-    file: Mapping[str, str],
-    problems: list[str],
+    options: Sequence[Option], sources: Sources, file: Mapping[str, str], problems: list[str]
 ) -> dict[str, str]:
-    """Each option's text by its name, from the first source that has one."""
-    texts = {}
+    """Each option's text by its name, from the first source that has one; a secret's file by its variable."""
+    environment, last, texts = sources.environment, sources.last, dict[str, str]()
     for option in options:
-        text = environment.get(option.name) or flags.get(option.key) or file.get(option.key)
-        if option.secret:
+        flag, path = sources.flags.get(option.key), None
+        text = flag or environment.get(option.name) or file.get(option.key)
+        if option.secret and not flag:
             path = environment.get(f"{option.name}_FILE") or file.get(f"{option.key}_file")
+        if not text and not path:
+            text, path = last.get(option.name), last.get(f"{option.name}_FILE")
+        if option.secret:
             if text == parsers.GENERATE and path:
                 text = None  # an image or a compose file may ask for one, where there is no other
             if text and path:
                 problems.append(f"{option.name} and {option.name}_FILE are both set: keep one")
             elif path:
-                text = _read_secret(option, Path(path), problems)
+                text, texts[f"{option.name}_FILE"] = _read_secret(option, Path(path), problems), path
         if text:
             texts[option.name] = text
     return texts
+
+
+def _public(options: Sequence[Option], texts: Mapping[str, str]) -> dict[str, str]:
+    """What another process may be given to find the same settings: of a secret, the file that has it."""
+    secret = {
+        o.name for o in options if o.secret and texts.get(o.name) not in {parsers.GENERATE, parsers.DSTACK}
+    }
+    return {name: text for name, text in texts.items() if name not in secret}
+
+
+def _unknown(environment: Mapping[str, str]) -> tuple[str, ...]:
+    """Variables that are nearly settings of ours and are not: "NETWROK (NETWORK?)"."""
+    every = (*OPTIONS, *RELAY_OPTIONS)
+    known = {option.name for option in every} | {f"{option.name}_FILE" for option in every if option.secret}
+    known |= {"CONFIG_FILE", *(f"LOG_LEVEL_{component.upper()}" for component in COMPONENTS)}
+    return tuple(
+        f"{name} ({near}?)"
+        for name in sorted(environment.keys() - known)
+        if (near := nearest(name, known - environment.keys())) is not None
+    )
 
 
 def _parse(option: Option, text: str | None, problems: list[str]) -> Any:  # noqa: ANN401 - by option
@@ -249,7 +298,10 @@ def _read_file(path: Path | None, environment: Mapping[str, str], problems: list
     every = (*OPTIONS, *RELAY_OPTIONS)  # a node and a relay may share a file
     known = {option.key for option in every} | {f"{o.key}_file" for o in every if o.secret}
     strange = sorted(document.keys() - known)
-    problems += [f"CONFIG_FILE: {path} sets {key!r}, which is no setting of ours" for key in strange]
+    for key in strange:
+        near = nearest(key, known)
+        hint = "" if near is None else f": did you mean {near!r}?"
+        problems.append(f"CONFIG_FILE: {path} sets {key!r}, which is not a setting{hint}")
     return {key: _flat(value) for key, value in document.items() if key in known}
 
 

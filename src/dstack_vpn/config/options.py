@@ -111,26 +111,26 @@ OPTIONS: Final[tuple[Option, ...]] = (
     ),
     Option(
         "KEY_MAX_AGE",
-        parsers.number_or_0(3_600_000, 315_360_000_000, " ms"),
+        parsers.duration("1h", "3650d", or_0=True),
         "0",
-        "Milliseconds until our WireGuard key is changed, with WIREGUARD_PRIVATE_KEY=generate; 0: never. The "
+        "Age at which our WireGuard key is changed, with WIREGUARD_PRIVATE_KEY=generate; 0: never. The "
         "daemon does it with CONTRACT_PRIVATE_KEY; without, health and log remind of it.",
-        "7776000000",
+        "90d",
     ),
     Option(
         "SYNC_INTERVAL",
-        parsers.number(1000, 86_400_000, " ms"),
-        "30000",
-        "Milliseconds between full audits against the contract.",
-        "30000",
+        parsers.duration("1s", "1d"),
+        "30s",
+        "Time between full audits against the contract.",
+        "30s",
     ),
     Option(
         "MAX_STALENESS",
-        parsers.number(60_000, 2_592_000_000, " ms"),
-        "86400000",
-        "Milliseconds that the last known members count without the chain having been read; at a restart, "
-        "what is older than that brings nobody back.",
-        "3600000",
+        parsers.duration("1m", "30d"),
+        "24h",
+        "Time for which the last known members count without the chain being read; at a restart, older "
+        "members do not come back.",
+        "1h",
     ),
     Option(
         "STALE_POLICY",
@@ -256,10 +256,10 @@ OPTIONS: Final[tuple[Option, ...]] = (
     ),
     Option(
         "PERSISTENT_KEEPALIVE",
-        parsers.number(0, 65535),
+        parsers.seconds(0, 65535),
         "0",
-        "Seconds between keepalives to each peer; 25 behind NAT, else 0.",
-        "25",
+        "Time between keepalives to each peer; 25s behind NAT, else 0. A plain number is in seconds.",
+        "25s",
     ),
     Option("HEALTH_CHECK_HOST", parsers.host, "127.0.0.1", "Address that HTTP binds.", "127.0.0.1"),
     Option("HEALTH_CHECK_PORT", parsers.number(0, 65535), "8080", "Its TCP port; 0 switches it off.", "8080"),

@@ -34,17 +34,42 @@ def number(low: int, high: int, unit: str = "") -> Callable[[str], int]:
     return parse
 
 
-def number_or_0(low: int, high: int, unit: str = "") -> Callable[[str], int]:
-    """A whole number from ``low`` to ``high``, or 0 for not at all."""
-    within = number(low, high, unit)
+_UNITS: Final = {"ms": 1, "s": 1000, "m": 60_000, "min": 60_000, "h": 3_600_000, "d": 86_400_000}
+"""Milliseconds."""
+
+
+def duration(low: str, high: str, *, or_0: bool = False, plain: str = "ms") -> Callable[[str], int]:
+    """A time with a unit, such as 30s, in milliseconds; a plain number has the unit ``plain``."""
+    least, most = _milliseconds(low, plain), _milliseconds(high, plain)
 
     def parse(text: str) -> int:
-        try:
-            return 0 if text == "0" else within(text)
-        except FormatError as error:
-            raise FormatError(f"{error}, or 0") from None
+        found = _milliseconds(text, plain)
+        if or_0 and found == 0:
+            return 0
+        if found is None or least is None or most is None or not least <= found <= most:
+            more = ", or 0" if or_0 else ""
+            raise FormatError(f"expected a time from {low} to {high}, with ms, s, m, h or d{more}")
+        return found
 
     return parse
+
+
+def seconds(low: int, high: int) -> Callable[[str], int]:
+    """A time in whole seconds, with or without a unit."""
+    within = duration(f"{low}s", f"{high}s", plain="s")
+
+    def parse(text: str) -> int:
+        whole, rest = divmod(within(text), 1000)
+        if rest:
+            raise FormatError("expected whole seconds")
+        return whole
+
+    return parse
+
+
+def _milliseconds(text: str, plain: str) -> int | None:
+    found = re.fullmatch(r"([0-9]{1,15})[ ]?(ms|s|min|m|h|d)?", text, re.ASCII)
+    return None if found is None else int(found[1]) * _UNITS[found[2] or plain]
 
 
 def choice(*choices: str) -> Callable[[str], str]:

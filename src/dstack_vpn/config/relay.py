@@ -65,7 +65,7 @@ RELAY_OPTIONS: Final[tuple[Option, ...]] = (
     ),
     Option(
         "RELAY_IDLE_TIMEOUT",
-        parsers.number(180, 86_400, " s"),
+        parsers.seconds(180, 86_400),
         "540",
         "Seconds of silence after which one is given up. WireGuard forgets a silent session after 540.",
         "540",
@@ -103,6 +103,8 @@ class RelaySettings:
     log_format: str
     exposed: tuple[str, ...] = ()
     """Secrets that came by the environment, which more can read than their files."""
+    unknown: tuple[str, ...] = ()
+    """Variables that are nearly settings and are not, each with the setting that may be meant."""
 
 
 def settle(values: Mapping[str, Any], levels: Mapping[str, str], problems: list[str]) -> RelaySettings | None:

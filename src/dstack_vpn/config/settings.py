@@ -77,6 +77,10 @@ class Settings:
     """The dstack guest agent has the key; it is never on a disk."""
     exposed: tuple[str, ...]
     """Secrets that came by the environment, which more can read than their files."""
+    unknown: tuple[str, ...]
+    """Variables that are nearly settings and are not, each with the setting that may be meant."""
+    texts: Mapping[str, str] = field(repr=False)
+    """Every setting that was given, as its text, by variable; of a secret, the file that has it."""
     contract_private_key: Secret | None
     key_max_age: float
     """Seconds; 0: our key may get as old as it likes."""

@@ -54,6 +54,7 @@ from dstack_vpn.wiring.ledger import auditor_of
 from dstack_vpn.wiring.names import serve_names
 from dstack_vpn.wiring.ownership import taken
 from dstack_vpn.wiring.renewal import renewal_of
+from dstack_vpn.wiring.running import published
 from dstack_vpn.wiring.transports import Relays
 from dstack_vpn.wiring.view import NodeView
 
@@ -235,8 +236,10 @@ async def run(settings: Settings) -> None:
     lock(settings.state_dir)
     settings = await with_key(settings)
     logs.tell_exposed(settings.exposed)
+    logs.tell_unknown(settings.unknown)
     async with taken(settings) as claim:
-        await _run(settings, claim)
+        with published(settings):
+            await _run(settings, claim)
 
 
 async def _run(settings: Settings, claim: Claim) -> None:
@@ -258,7 +261,7 @@ async def _run(settings: Settings, claim: Claim) -> None:
     # The threads that write files share the interpreter: none may hold it up for 5 ms, as is the default.
     sys.setswitchinterval(0.0005)
     services: dict[str, Callable[[], Awaitable[None]]] = {}
-    view = NodeView(node)
+    view = NodeView(node, settings.state_dir)
     if isinstance(node.chain.source, RpcPool):
         view.rpc = node.chain.source.calls
     if settings.relay_listen is not None:

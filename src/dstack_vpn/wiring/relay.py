@@ -38,6 +38,7 @@ async def run(settings: RelaySettings, reread: Callable[[], RelaySettings], show
     """Serve until SIGTERM or SIGINT; SIGHUP has the settings read again. Raises `RelayError`."""
     logs.configure(settings.log_level, settings.log_levels, settings.log_format)
     logs.tell_exposed(settings.exposed)
+    logs.tell_unknown(settings.unknown)
     service = await build(settings)
     view = RelayView(service, __version__, SystemClock().now())
     stop = asyncio.Event()

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from dstack_vpn import __version__
@@ -28,8 +29,9 @@ _HISTORY: Final = 100
 class NodeView:
     """What can be seen of a running node: implements `adapters.web.api.NodeView`."""
 
-    def __init__(self, node: Node) -> None:
-        self._node = node
+    def __init__(self, node: Node, state_dir: Path | None = None) -> None:
+        """``state_dir`` is where a command on this machine finds the daemon's settings."""
+        self._node, self._state_dir = node, state_dir
         self.feed = node.journal
         self.version: Mapping[str, Any] = {
             "version": __version__,
@@ -64,7 +66,8 @@ class NodeView:
 
     async def stats(self) -> "Later":
         """Counters and peers."""
-        return await self._written(Snapshot.stats)
+        where = {"state_dir": None if self._state_dir is None else str(self._state_dir)}
+        return await self._written(lambda snapshot: where | snapshot.stats())
 
     async def peers(self) -> "Later":
         """The peers alone."""

@@ -9,12 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dstack_vpn.adapters import keyfile
-from dstack_vpn.config import OPTIONS, load
+from dstack_vpn.config import OPTIONS, Settings, load
 from dstack_vpn.config.parsers import interface
+from dstack_vpn.core.keys import PrivateKey, PublicKey
 from dstack_vpn.core.staleness import StalePolicy
+from dstack_vpn.core.x25519 import derive
 from dstack_vpn.errors import ConfigError, FormatError
 
+OTHER_KEY = "AwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwM="
 KEY = "AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI="
+PUBLIC, OTHER_PUBLIC = (derive(PrivateKey.parse(text)) for text in (KEY, OTHER_KEY))
 Write = Callable[[str, str, int], Path]
 
 
@@ -27,6 +31,11 @@ def write(tmp_path: Path) -> Write:
         return path
 
     return put
+
+
+def public(settings: Settings) -> PublicKey:
+    assert settings.wireguard_private_key is not None
+    return derive(settings.wireguard_private_key)
 
 
 def problems(environment: dict[str, str], **rest: Any) -> tuple[str, ...]:
@@ -43,10 +52,89 @@ def test_defaults_are_those_of_base() -> None:
     assert str(settings.wireguard_config) == "/etc/wireguard/wg0.conf"
 
 
-def test_the_environment_comes_before_flags_and_these_before_the_file(write: Write) -> None:
+def test_flags_win_over_the_environment_and_that_over_the_file(write: Write) -> None:
     file = write("c.toml", 'node_id = "file"\ninterface = "wgfile"\nmtu = 1300', 0o644)
-    settings = load({"node_id": "flag", "interface": "wgflag"}, {"NODE_ID": "env"}, file)
-    assert (settings.node_id, settings.interface, settings.mtu) == ("env", "wgflag", 1300)
+    settings = load({"node_id": "flag"}, {"NODE_ID": "env", "INTERFACE": "wgenv"}, file)
+    assert (settings.node_id, settings.interface, settings.mtu) == ("flag", "wgenv", 1300)
+
+
+def test_what_another_daemon_has_comes_last_and_a_key_from_one_place_only(write: Write) -> None:
+    ours, theirs = write("ours", KEY, 0o600), write("theirs", OTHER_KEY, 0o600)
+    last = {"NODE_ID": "theirs", "MTU": "1300", "WIREGUARD_PRIVATE_KEY_FILE": str(theirs)}
+    settings = load({}, {"NODE_ID": "ours", "WIREGUARD_PRIVATE_KEY_FILE": str(ours)}, last=last)
+    assert (settings.node_id, settings.mtu) == ("ours", 1300)
+    assert public(settings) == PUBLIC
+    assert public(load({}, {}, last=last)) == OTHER_PUBLIC
+    assert public(load({}, {"WIREGUARD_PRIVATE_KEY": KEY}, last=last)) == PUBLIC
+
+
+def test_the_texts_of_settings_have_no_secret_but_its_file(write: Write) -> None:
+    path = str(write("key", KEY, 0o600))
+    token = "0123456789abcdef-a-token"
+    settings = load({}, {"MTU": "1300", "WIREGUARD_PRIVATE_KEY_FILE": path, "API_TOKEN": token})
+    assert settings.texts == {"MTU": "1300", "WIREGUARD_PRIVATE_KEY_FILE": path}
+    assert load({}, {}, last=settings.texts).mtu == 1300
+    assert load({}, {"WIREGUARD_PRIVATE_KEY": "generate"}).texts == {"WIREGUARD_PRIVATE_KEY": "generate"}
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("NETWROK", "NETWORK"),
+        ("RPC_URLS", "RPC_URL"),
+        ("API_TOKEN_FIEL", "API_TOKEN_FILE"),
+        ("STATEDIR", "STATE_DIR"),
+    ],
+)
+def test_a_variable_that_is_nearly_a_setting_is_known(name: str, near: str) -> None:
+    assert load({}, {name: "local"}).unknown == (f"{name} ({near}?)",)
+
+
+@pytest.mark.parametrize(
+    "name", ["PATH", "HOME", "LANG", "MTA", "NETWORK_MODE", "LOG_LEVEL_CHAIN", "CONFIG_FILE_2X"]
+)
+def test_other_variables_are_passed_over(name: str) -> None:
+    assert load({}, {name: "debug"}).unknown == ()
+
+
+def test_a_setting_that_is_set_has_no_twin(write: Write) -> None:
+    assert load({}, {"NODE_ID": "web-1", "NODE_IP": "192.0.2.1"}).unknown == ()
+
+
+def test_a_mistyped_key_of_the_file_names_the_right_one(write: Write) -> None:
+    with pytest.raises(ConfigError, match="sets 'netwrok', which is not a setting: did you mean 'network'"):
+        load({}, {}, write("c.toml", 'netwrok = "local"', 0o644))
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("30000", 30),
+        ("30s", 30),
+        ("1500ms", 1.5),
+        ("2m", 120),
+        ("2min", 120),
+        ("1h", 3600),
+        ("1d", 86_400),
+        ("5 s", 5),
+    ],
+)
+def test_a_time_has_a_unit_or_is_in_milliseconds(text: str, seconds: float) -> None:
+    assert load({}, {"SYNC_INTERVAL": text, "MAX_STALENESS": "30d"}).sync_interval == seconds
+
+
+@pytest.mark.parametrize(
+    "text", ["30S", "s", "1w", "-1s", "1.5h", "1h30m", "٣s", "999999999999999999s", "500"]
+)
+def test_a_time_that_is_none_is_refused(text: str) -> None:
+    (problem,) = problems({"SYNC_INTERVAL": text})
+    assert problem.startswith("SYNC_INTERVAL: expected a time from 1s to 1d, with ms, s, m, h or d. Example")
+
+
+def test_a_keepalive_is_in_seconds() -> None:
+    assert load({}, {"PERSISTENT_KEEPALIVE": "25"}).persistent_keepalive == 25
+    assert load({}, {"PERSISTENT_KEEPALIVE": "25s"}).persistent_keepalive == 25
+    assert problems({"PERSISTENT_KEEPALIVE": "1500ms"})
 
 
 def test_a_file_may_hold_lists_and_tables(write: Write) -> None:
@@ -196,7 +284,7 @@ def test_secrets_in_the_environment_are_known(write: Write) -> None:
 
 def test_staleness_that_begins_before_the_next_audit() -> None:
     (problem,) = problems({"MAX_STALENESS": "60000", "SYNC_INTERVAL": "30001"})
-    assert problem.startswith("MAX_STALENESS: 60000 ms is less than two times SYNC_INTERVAL")
+    assert problem.startswith("MAX_STALENESS: 60 s is less than two times SYNC_INTERVAL")
     settings = load({}, {"MAX_STALENESS": "60000", "STALE_POLICY": "isolate"})
     assert (settings.max_staleness, settings.stale_policy) == (60, StalePolicy.ISOLATE)
     assert problems({"STALE_POLICY": "panic"})
