@@ -46,7 +46,7 @@ def forms(secret: str) -> set[str]:
     found: set[str] = set()
     for plain in {secret, unquote(secret), unquote_plus(secret)} - {""}:
         raw = plain.encode("utf-8", "surrogateescape")
-        found |= {plain, quote(plain, safe=""), quote(plain), quote_plus(plain)}
+        found |= {plain, quote(raw, safe=""), quote(raw), quote_plus(raw)}
         found |= {html.escape(plain), json.dumps(plain)[1:-1], plain.replace("/", "\\/")}
         for coded in (base64.b64encode(raw).decode(), base64.urlsafe_b64encode(raw).decode()):
             found |= {coded, coded.rstrip("=")}

@@ -85,7 +85,8 @@ def _is_key(label: str) -> bool:
 def _hide(label: str) -> str:
     if not _is_key(label):
         return label
-    return f"...{hashlib.sha256(label.encode()).hexdigest()[:4]}"
+    digest = hashlib.sha256(label.encode("utf-8", "surrogateescape")).hexdigest()
+    return f"...{digest[:4]}"
 
 
 def _secrets(parts: SplitResult) -> list[str]:
