@@ -30,7 +30,7 @@ test: ## Run the whole test suite; installs what is missing
 
 test-docker: ## Build the images and test the compose stacks; installs Docker where it is missing
 	@scripts/setup test
-	@scripts/setup-docker
+	@scripts/setup-docker test
 	@docker compose build -q
 	@python -m pytest -m docker $(PYTEST_ARGS)
 

@@ -1,0 +1,177 @@
+"""The files under deploy/ that listen on ports below 1024, each run where such a port takes a capability.
+
+An engine sets net.ipv4.ip_unprivileged_port_start to 0 in the networks that it makes. The host's network, a
+machine with systemd and a Kubernetes cluster have the kernel's 1024. DNS is on port 53 by default,
+RELAY_LISTEN on 443 here. A file is changed only in what a test lacks: image, chain, the kernel's WireGuard.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import yaml
+from scripts.stack import IMAGE, OWNER, ROOT, DockerError, Stack, docker, wait_for
+from tests.guest_agent import Agent, serving
+
+DEPLOY: Final = ROOT / "deploy"
+SYSTEMD: Final = Path(__file__).parent / "systemd"
+LOOK: Final = Path(__file__).with_name("look.py").read_text()
+PREFIX: Final = f"dvpn-low-{os.getpid()}"
+NODE: Final = "web-1"
+LOW: Final = ("--sysctl", "net.ipv4.ip_unprivileged_port_start=1024")
+TUN: Final = "/dev/net/tun:/dev/net/tun:rw"
+MACHINE: Final = (
+    *("--cgroupns", "private", "--cap-add", "SYS_ADMIN", "--cap-add", "NET_ADMIN"),
+    *("--security-opt", "seccomp=unconfined", "--security-opt", "apparmor=unconfined"),
+    *("--device", TUN, "--tmpfs", "/run", "--tmpfs", "/tmp", *LOW),
+)
+"""For a container with systemd in it. /proc/sys stays read-only."""
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A dev chain with the registry, in a network of the engine's."""
+
+    network: str
+    container: str
+    url: str = "ws://devchain:8545"
+
+    def register(self, key: str) -> None:
+        """Give the node this key: a new token, or a new key for the one that it has."""
+        command = ("exec", self.container, "dstack-vpn", "node")
+        try:
+            docker(*command, "register", NODE, "--to", OWNER, "--public-key", key)
+        except DockerError as error:
+            if "NodeIdTaken" not in str(error):
+                raise
+            docker(*command, "update-key", NODE, "--public-key", key)
+
+
+@pytest.fixture(scope="module")
+def chain() -> Iterator[Chain]:
+    found = Chain(f"{PREFIX}-chain", f"{PREFIX}-devchain")
+    try:
+        docker("network", "create", "--internal", found.network)
+        docker("run", "-d", "--name", found.container, "--network", found.network,
+               "--network-alias", "devchain", "dstack-vpn/devchain:local")  # fmt: skip
+        docker("exec", found.container, "dstack-vpn", "dev", "deploy")
+        yield found
+    finally:
+        docker("rm", "-f", "-v", found.container, check=False)
+        docker("network", "rm", found.network, check=False)
+
+
+@contextmanager
+def container(name: str, *arguments: str) -> Iterator[str]:
+    """A container that runs meanwhile; its name."""
+    name = f"{PREFIX}-{name}"
+    try:
+        docker("run", "-d", "--name", name, *arguments)
+        yield name
+    finally:
+        docker("rm", "-f", "-v", name, check=False)
+
+
+def look(name: str) -> dict[str, Any]:
+    """See look.py; nothing while the daemon does not answer."""
+    with suppress(DockerError):
+        return dict(json.loads(docker("exec", "-i", name, "/usr/bin/python3", "-", NODE, stdin=LOOK)))
+    return {}
+
+
+def serves_low_ports(name: str, chain: Chain, log: Callable[[], str]) -> None:
+    """Register the node that runs there, and hold it to its names, its relay and their places in health."""
+    key = wait_for("the daemon answers", lambda: look(name).get("public_key"), 30)
+    chain.register(key)
+    found: dict[str, Any] = {}
+
+    def done() -> bool:
+        found.update(look(name))
+        return bool(found.get("dns") and found["relay"])
+
+    with suppress(DockerError):
+        wait_for("both ports answer", done, 15)
+    assert found["port_start"] == 1024, "the test is one only where low ports are privileged"
+    assert found["dns"] == found["address"], log()
+    assert found["relay"] == "TLSv1.3", log()
+    assert found["health"]["dns"]["status"] == found["health"]["relay"]["status"] == "ok", found["health"]
+
+
+def test_the_systemd_unit(chain: Chain) -> None:
+    docker("build", "-q", "-t", "dstack-vpn/systemd:local", str(SYSTEMD))
+    text = "".join(f"{name}={value}\n" for name, value in (settings(chain) | {"NODE_ID": NODE}).items())
+    with container("systemd", "--network", chain.network, *MACHINE, "dstack-vpn/systemd:local") as name:
+        wait_for("systemd is up", lambda: "running" in systemctl(name, "is-system-running"), 30)
+        docker("exec", name, "install", "-d", "-m", "0700", "/etc/dstack-vpn")
+        docker("exec", "-i", name, "install", "-m", "0600", "/dev/stdin", "/etc/dstack-vpn/env", stdin=text)
+        docker("cp", str(DEPLOY / "systemd" / "dstack-vpn.service"), f"{name}:/etc/systemd/system/")
+        systemctl(name, "daemon-reload")
+        systemctl(name, "enable", "--now", "dstack-vpn")
+        journal = ("exec", name, "journalctl", "-u", "dstack-vpn", "--no-pager", "-n", "40")
+        serves_low_ports(name, chain, lambda: docker(*journal))
+        assert systemctl(name, "show", "-p", "NRestarts", "dstack-vpn") == "NRestarts=0"
+
+
+def settings(chain: Chain) -> dict[str, str]:
+    """The settings that a file leaves to its user, with a relay, and with the test's chain."""
+    return {
+        "NETWORK": "local",
+        "RPC_URL": chain.url,
+        "WIREGUARD_PRIVATE_KEY": "generate",
+        "RELAY_LISTEN": "tls://0.0.0.0:443",
+    }
+
+
+def systemctl(name: str, *arguments: str) -> str:
+    """Run systemctl there; its output."""
+    return docker("exec", name, "systemctl", *arguments, check=False).strip()
+
+
+def test_the_compose_file_for_dstack(chain: Chain, tmp_path: Path) -> None:
+    host = ("--network", chain.network, *LOW, "dstack-vpn/net:local")
+    with container("host", *host) as name, serving(Agent(), tmp_path) as agent:
+        files = ("deploy/dstack.compose.yml", "tests/compose/dstack.yml")
+        stack = Stack(f"{PREFIX}-dstack", files, {"NODE_ID": NODE, "HOST": name, "AGENT": agent})
+        try:
+            stack.compose("up", "-d", "--no-build")
+            node = stack.container("node")
+            serves_low_ports(node, chain, lambda: docker("logs", "-n", "40", node, check=False))
+        finally:
+            stack.down()
+
+
+def test_the_kubernetes_manifest(chain: Chain) -> None:
+    text = (DEPLOY / "kubernetes" / "node.yaml").read_text()
+    documents = {document["kind"]: document for document in yaml.safe_load_all(text)}
+    pod = documents["StatefulSet"]["spec"]["template"]["spec"]
+    (node,) = pod["containers"]
+    values = documents["ConfigMap"]["data"] | settings(chain)
+    options = [*of_the_pod(pod, node), *(f"--env={name}={value}" for name, value in values.items())]
+    network = ("--network", chain.network, *LOW, "--device", TUN)
+    with container("kubernetes", *network, *options, IMAGE, *node["args"]) as name:
+        serves_low_ports(name, chain, lambda: docker("logs", "-n", "40", name, check=False))
+        for probe in ("startupProbe", "readinessProbe"):
+            docker("exec", name, *node[probe]["exec"]["command"])
+
+
+def of_the_pod(pod: dict[str, Any], node: dict[str, Any]) -> Iterator[str]:
+    """The rights and mounts of a pod's container, as options of `docker run`."""
+    context = node["securityContext"]
+    assert context["seccompProfile"] == {"type": "RuntimeDefault"}, "the engine's default, too"
+    yield f"--user={context['runAsUser']}"
+    yield from (f"--cap-drop={name}" for name in context["capabilities"]["drop"])
+    yield from (f"--cap-add={name}" for name in context["capabilities"]["add"])
+    if not context["allowPrivilegeEscalation"]:
+        yield "--security-opt=no-new-privileges:true"
+    if context["readOnlyRootFilesystem"]:
+        yield "--read-only"
+    yield f"--memory={node['resources']['limits']['memory'].removesuffix('i').lower()}"
+    in_memory = {volume["name"] for volume in pod["volumes"] if volume["emptyDir"]["medium"] == "Memory"}
+    for mount in node["volumeMounts"]:
+        kind = "tmpfs" if mount["name"] in in_memory else "volume"
+        yield f"--{kind}={mount['mountPath']}"
