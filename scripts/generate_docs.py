@@ -81,6 +81,8 @@ user can read.
 Secrets have no flag, because every user of a machine can read a process's arguments. Give them by a file
 that only its owner can read (`…_FILE`; a file that others can read is refused), or by the environment.
 
+The variables of proxies are [below](#proxies-for-rpc-endpoints).
+
 | variable | flag | default | meaning | example |
 |---|---|---|---|---|
 """
@@ -94,6 +96,31 @@ RELAY_HEAD = """
 
 | variable | flag | default | meaning | example |
 |---|---|---|---|---|
+"""
+
+PROXIES = """
+## Proxies for RPC endpoints
+
+The daemon and all commands reach RPC endpoints through an HTTP proxy if the usual variables name one. They
+are read as curl reads them. They have no flag and no key in the file.
+
+| variable | meaning |
+|---|---|
+| `HTTPS_PROXY` | The proxy for `https://` and `wss://` endpoints, by a tunnel (`CONNECT`). |
+| `HTTP_PROXY` | The proxy for `http://` and `ws://` endpoints. It must forward `Upgrade` for `ws://`. |
+| `ALL_PROXY` | The proxy for endpoints without one of the above. |
+| `NO_PROXY` | Hosts that are reached directly, separated by commas. |
+
+- A variable in lower case wins over the same one in upper case. An empty variable is not set.
+- The proxy is a URL such as `http://USER:PASSWORD@proxy.example.org:3128`. Without a scheme it is an HTTP
+  proxy. User and password are percent-encoded. Logs and errors do not show them.
+- An entry of `NO_PROXY` is a domain (which covers all names below it), an address, a network such as
+  `10.0.0.0/8`, or `*` for all hosts. Names are not resolved for a comparison with addresses.
+- A loopback address or `localhost` is never reached through a proxy.
+- SOCKS proxies are not supported. A `socks5://` URL is refused if an endpoint would need it.
+- Only RPC uses these proxies. A relay of a peer has its own (`?via=` in its URL); UDP has none.
+- `doctor` and the other commands that take the daemon's settings take its proxies too, unless the shell sets
+  one of these variables.
 """
 
 TAIL = f"""
@@ -128,7 +155,7 @@ def reference() -> str:
     """docs/configuration.md."""
     node = (row(option, None if option.secret else option.flag) for option in OPTIONS)
     relay = (row(option, flag_of(option)) for option in RELAY_OPTIONS if option.name not in SHARED)
-    return HEAD + "".join(node) + RELAY_HEAD + "".join(relay) + TAIL
+    return HEAD + "".join(node) + PROXIES + RELAY_HEAD + "".join(relay) + TAIL
 
 
 def example() -> str:

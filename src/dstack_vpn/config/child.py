@@ -5,10 +5,12 @@ import os
 from typing import Final
 
 from dstack_vpn.config.parsers import GENERATE
+from dstack_vpn.config.proxies import PROXY_VARIABLES
 from dstack_vpn.config.settings import Settings
 
-PASSED: Final = ("PATH", "LANG", "LC_ALL", "SSL_CERT_FILE", "SSL_CERT_DIR")
-"""Nothing of these is a setting of ours; the last two say whom TLS believes."""
+_PROXIES: Final = (*PROXY_VARIABLES, *(name.lower() for name in PROXY_VARIABLES))
+PASSED: Final = ("PATH", "LANG", "LC_ALL", "SSL_CERT_FILE", "SSL_CERT_DIR", *_PROXIES)
+"""None of these is a setting of ours: the certificates that TLS trusts, and the proxies for RPC endpoints."""
 
 
 def environment() -> dict[str, str]:

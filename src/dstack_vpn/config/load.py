@@ -17,6 +17,7 @@ from typing import Any, Final, TypeVar
 from dstack_vpn.config import parsers, relay
 from dstack_vpn.config.nearest import nearest
 from dstack_vpn.config.options import COMPONENTS, LEVELS, OPTIONS, Option
+from dstack_vpn.config.proxies import proxy_texts, settle_proxies
 from dstack_vpn.config.relay import RELAY_OPTIONS, RelaySettings
 from dstack_vpn.config.settings import Network, Settings
 from dstack_vpn.core.transport import Transport
@@ -106,7 +107,7 @@ def _load(
     values = {option.key: _parse(option, texts.get(option.name), problems) for option in options}
     values["exposed"] = _exposed(options, environment)
     values["unknown"] = _unknown(environment)
-    values["texts"] = _public(options, texts)
+    values["texts"] = _public(options, texts) | proxy_texts(environment, sources.last)
     missing = (option for option in options if option.name in need and option.name not in texts)
     problems += [_problem(option, "is not set") for option in missing]
     settings = settle(values, _component_levels(environment, problems), problems)
@@ -132,6 +133,7 @@ def _settle(values: dict[str, Any], levels: dict[str, str], problems: list[str])
         values["wireguard_config"] = Path(f"/etc/wireguard/{values['interface']}.conf")
     if values["mtu"] is None:
         values["mtu"] = _MTU if values["transport"] in {Transport.AUTO, Transport.UDP} else _MTU_RELAYED
+    values["proxies"] = settle_proxies(values["texts"], values["rpc_url"] or (), problems)
     _settle_times(values, problems)
     _check_quorum(values, problems)
     _check_key_age(values, problems)

@@ -9,6 +9,7 @@ from typing import Final
 from dstack_vpn.core.forward import Forward
 from dstack_vpn.core.keys import PrivateKey
 from dstack_vpn.core.model import Address, SocketAddress
+from dstack_vpn.core.proxy import Proxies
 from dstack_vpn.core.reach import Reach
 from dstack_vpn.core.staleness import StalePolicy
 from dstack_vpn.core.transport import Transport
@@ -65,6 +66,8 @@ class Settings:
     node_id: str | None
     network: Network
     rpc_url: tuple[str, ...] = field(repr=False)
+    proxies: Proxies
+    """For the RPC endpoints."""
     rpc_quorum: int
     chain_id: int
     contract_address: Address
@@ -80,7 +83,8 @@ class Settings:
     unknown: tuple[str, ...]
     """Variables that are nearly settings and are not, each with the setting that may be meant."""
     texts: Mapping[str, str] = field(repr=False)
-    """Every setting that was given, as its text, by variable; of a secret, the file that has it."""
+    """Every setting that was given, as its text, by variable; of a secret, the file that has it. Also the
+    variables of the proxies."""
     contract_private_key: Secret | None
     key_max_age: float
     """Seconds; 0: our key may get as old as it likes."""

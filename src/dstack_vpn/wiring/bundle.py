@@ -14,13 +14,13 @@ from typing import Any, Final
 
 from dstack_vpn import __version__
 from dstack_vpn.adapters.bundle import Scrubber, write
-from dstack_vpn.adapters.chain.url import RpcUrl
 from dstack_vpn.config import OPTIONS, Settings
 from dstack_vpn.config.settings import Secret
 from dstack_vpn.core.keys import PrivateKey
 from dstack_vpn.errors import DstackVpnError
 from dstack_vpn.wiring.doctor import examine
 from dstack_vpn.wiring.ledger import ledger_of
+from dstack_vpn.wiring.rpc import rpc_urls
 
 RECORDS: Final = 2_000
 """Of the audit log, the newest."""
@@ -76,8 +76,8 @@ def _secrets(settings: Settings) -> Iterator[str]:
                 yield secret.reveal()
             case PrivateKey() as key:
                 yield base64.b64encode(key.reveal()).decode()
-    for url in settings.rpc_url:
-        yield from RpcUrl.parse(url).secrets
+    for url in rpc_urls(settings):
+        yield from url.secrets
 
 
 def _version() -> str:
@@ -93,7 +93,7 @@ def _settings(settings: Settings) -> str:
         if option.secret:
             found[option.name] = None if value is None else "(set)"
         elif option.name == "RPC_URL":
-            found[option.name] = [RpcUrl.parse(url).name for url in settings.rpc_url]
+            found[option.name] = [url.way for url in rpc_urls(settings)]
         else:
             found[option.name] = value if isinstance(value, int | float | bool | None) else str(value)
     return json.dumps(found, indent=1)

@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from dstack_vpn.adapters import logs
 from dstack_vpn.adapters.chain.identity import Target
@@ -23,6 +22,7 @@ from dstack_vpn.errors import AgentError, DeviceError, FormatError
 from dstack_vpn.wiring import ownership
 from dstack_vpn.wiring.firewall import forwarding
 from dstack_vpn.wiring.node import address_plan, look_at_device, now
+from dstack_vpn.wiring.rpc import contacts, rpc_urls
 
 PEERS: Final = 16
 """Peers whose ways are tried; a network of hundreds would take minutes."""
@@ -99,17 +99,22 @@ async def _device(settings: Settings, daemon: Daemon) -> tuple[DeviceState | Non
     return device, passed("interface", f"{name} has {len(device.peers)} peers")
 
 
-def _hosts(settings: Settings) -> set[str]:
-    hosts = {urlsplit(url).hostname or "" for url in settings.rpc_url}
-    return {host for host in hosts if host.strip("0123456789.") and ":" not in host and host != "localhost"}
+def _hosts(settings: Settings) -> dict[str, str]:
+    """The names to resolve, by how they are shown."""
+    return {
+        shown: host
+        for shown, host in contacts(settings).items()
+        if host.strip("0123456789.") and ":" not in host and host != "localhost"
+    }
 
 
 async def _endpoints(settings: Settings) -> Sequence[chain.Endpoint]:
     abi = None if settings.contract_abi == "auto" else by_name(settings.contract_abi)
     session = SessionSettings(settings.network.block_time, start_block=settings.start_block)
     # Each with a target of its own: none may learn from another what to expect.
-    targets = [Target(settings.contract_address, settings.chain_id, abi=abi) for _ in settings.rpc_url]
-    pairs = zip(settings.rpc_url, targets, strict=True)
+    urls = rpc_urls(settings)
+    targets = [Target(settings.contract_address, settings.chain_id, abi=abi) for _ in urls]
+    pairs = zip(urls, targets, strict=True)
     return await asyncio.gather(*(chain.endpoint(url, target, session, now()) for url, target in pairs))
 
 

@@ -54,6 +54,7 @@ from dstack_vpn.wiring.ledger import auditor_of
 from dstack_vpn.wiring.names import serve_names
 from dstack_vpn.wiring.ownership import taken
 from dstack_vpn.wiring.renewal import renewal_of
+from dstack_vpn.wiring.rpc import rpc_urls
 from dstack_vpn.wiring.running import published
 from dstack_vpn.wiring.transports import Relays
 from dstack_vpn.wiring.view import NodeView
@@ -86,6 +87,7 @@ def chain_source(settings: Settings) -> RpcPool:
     return RpcPool(
         settings.rpc_url,
         settings.contract_address,
+        proxies=settings.proxies,
         chain_id=settings.chain_id,
         abi=None if settings.contract_abi == "auto" else by_name(settings.contract_abi),
         block_time=settings.network.block_time,
@@ -99,9 +101,7 @@ def registry_access(settings: Settings) -> "Access":
 
     logs.configure("error", {}, "console")
     abi = None if settings.contract_abi == "auto" else by_name(settings.contract_abi)
-    return Access(
-        settings.rpc_url, settings.chain_id, settings.contract_address, abi, start_block=settings.start_block
-    )
+    return Access(rpc_urls(settings), settings.chain_id, settings.contract_address, abi, settings.start_block)
 
 
 def administrator(settings: Settings, tell: Callable[[str], None], timeout: float) -> "Administrator":

@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import replace
 from typing import Final
-from urllib.parse import urlsplit
 
 import structlog
 
@@ -21,6 +20,7 @@ from dstack_vpn.core.addressing import unique_local_prefix
 from dstack_vpn.core.ownership import Claim, Host, Identity, in_the_way, within
 from dstack_vpn.core.x25519 import derive
 from dstack_vpn.errors import DeviceError, InTheWayError
+from dstack_vpn.wiring.rpc import contacts
 
 _log = structlog.get_logger(component="node")
 
@@ -92,9 +92,9 @@ async def _look_or_not(settings: Settings, claim: Claim) -> Host:
 
 async def _hosts(settings: Settings, claim: Claim) -> list[tuple[str, str]]:
     """The hosts that the node reaches outside of the tunnel, whose addresses are within our prefixes."""
-    rpc = {urlsplit(url).hostname or "" for url in settings.rpc_url}
-    found = await asyncio.gather(*(_resolved(host) for host in sorted(rpc)))
-    known = [(f"the RPC host {host}", address) for host, address in zip(sorted(rpc), found, strict=True)]
+    rpc = contacts(settings)
+    found = await asyncio.gather(*map(_resolved, rpc.values()))
+    known = [(f"the RPC host {shown}", address) for shown, address in zip(rpc, found, strict=True)]
     known += [(f"the endpoint of {node} in PEER_ENDPOINTS", host) for node, host in _endpoints(settings)]
     return [(name, address) for name, address in known if within(address, claim.prefixes) is not None]
 

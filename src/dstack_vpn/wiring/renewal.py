@@ -3,13 +3,13 @@
 import random
 from importlib.util import find_spec
 
-from dstack_vpn.adapters.chain.url import RpcUrl
 from dstack_vpn.adapters.keys.changer import CommandKeyChanger
 from dstack_vpn.bridge.follow import ChainLoop
 from dstack_vpn.bridge.renewal import Renewal
 from dstack_vpn.config import Settings, child
 from dstack_vpn.core.keyage import Schedule
 from dstack_vpn.ports import KeyRing
+from dstack_vpn.wiring.rpc import rpc_urls
 
 
 def renewal_of(settings: Settings, chain: ChainLoop, ring: KeyRing) -> Renewal | None:
@@ -18,7 +18,7 @@ def renewal_of(settings: Settings, chain: ChainLoop, ring: KeyRing) -> Renewal |
         return None
     account = settings.contract_private_key
     secret = "" if account is None else account.reveal()
-    credentials = (part for url in settings.rpc_url for part in RpcUrl.parse(url).secrets)
+    credentials = (part for url in rpc_urls(settings) for part in url.secrets)
     changer = CommandKeyChanger(
         child.document(settings),
         child.environment(),

@@ -17,7 +17,7 @@ _T = TypeVar("_T")
 Work: TypeAlias = Callable[[Caller], Awaitable[_T]]
 
 
-async def on_first(urls: Sequence[str], work: Work[_T]) -> _T:
+async def on_first(urls: Sequence[RpcUrl], work: Work[_T]) -> _T:
     """What ``work`` comes to on the first endpoint where it ends without a `ChainError`.
 
     A revert is the contract's answer, which no other endpoint would change: it is raised at once. So is any
@@ -25,7 +25,7 @@ async def on_first(urls: Sequence[str], work: Work[_T]) -> _T:
     fail, raises the only one's error, or an `EndpointError` that tells of all.
     """
     problems: list[tuple[str, ChainError]] = []
-    for url in map(RpcUrl.parse, urls):
+    for url in urls:
         try:
             async with open_transport(url) as transport:
                 return await work(Caller(transport))

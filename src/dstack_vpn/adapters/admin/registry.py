@@ -15,6 +15,7 @@ from dstack_vpn.adapters.chain.caller import Caller
 from dstack_vpn.adapters.chain.fields import chain_id
 from dstack_vpn.adapters.chain.identity import Target
 from dstack_vpn.adapters.chain.session import SessionSettings
+from dstack_vpn.adapters.chain.url import RpcUrl
 from dstack_vpn.adapters.contracts import AccessRegistry, calls
 from dstack_vpn.core.events import Granted
 from dstack_vpn.core.keys import PublicKey
@@ -46,7 +47,7 @@ def require(abi: RegistryAbi, action: Action) -> None:
 class Access:
     """Where the registry is, and how to get there."""
 
-    urls: Sequence[str]
+    urls: Sequence[RpcUrl]
     chain_id: int
     contract: Address
     abi: RegistryAbi | None

@@ -100,7 +100,7 @@ class HttpTransport:
 
     async def _body(self, body: str) -> bytes:
         async with self._client.post(
-            self.url.raw, data=body, headers=_HEADERS, allow_redirects=False
+            self.url.raw, data=body, headers=_HEADERS, allow_redirects=False, proxy=self.url.proxy
         ) as response:
             content = await _limited(response.content)
         # Some endpoints put a JSON-RPC error under a 4xx or 5xx: it says more than the number does.

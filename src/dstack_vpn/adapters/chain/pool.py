@@ -25,6 +25,7 @@ from dstack_vpn.adapters.chain.tally import Calls
 from dstack_vpn.adapters.chain.url import RpcUrl
 from dstack_vpn.core.backoff import Backoff
 from dstack_vpn.core.model import Address
+from dstack_vpn.core.proxy import DIRECT, Proxies
 from dstack_vpn.errors import ChainError, FormatError, RetryError, WrongChainError
 from dstack_vpn.ports import ChainSession, Quarantine, RegistryAbi
 
@@ -63,6 +64,7 @@ class RpcPool:
         urls: Sequence[str],
         contract: Address,
         *,
+        proxies: Proxies = DIRECT,
         chain_id: int | None = None,
         genesis_hash: str | None = None,
         abi: RegistryAbi | None = None,
@@ -74,7 +76,8 @@ class RpcPool:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         open_: Open = open_session,
     ) -> None:
-        """``urls`` in order of preference; `FormatError` where one is none, or where there are none.
+        """``urls`` in order of preference, reached through ``proxies``. Raises `FormatError` if one is not
+        an RPC URL, or if there are none.
 
         ``chain_id`` and ``genesis_hash`` are what is expected; what is None is learned from the first
         endpoint and then expected of the others. ``abi`` None detects the contract's. For ``block_time``,
@@ -82,7 +85,7 @@ class RpcPool:
         """
         if not urls:
             raise FormatError("no RPC URL is configured")
-        self._endpoints = [_Endpoint(RpcUrl.parse(url)) for url in urls]
+        self._endpoints = [_Endpoint(RpcUrl.parse(url, proxies)) for url in urls]
         self.calls: dict[str, Calls] = {}
         """What calls have cost, by endpoint; endpoints that differ only in what is secret share a name."""
         for endpoint in self._endpoints:

@@ -23,6 +23,7 @@ LONGEST_WISH: Final = 60.0
 """Seconds: more than that no ``Retry-After`` can keep us away."""
 
 _SAID_LATER: Final = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529})
+_PROXY_AUTHENTICATION: Final = 407
 _TOO_LARGE: Final = 413
 
 Outcome: TypeAlias = Json | ChainError
@@ -68,9 +69,23 @@ def unreachable(error: aiohttp.ClientError | OSError | ValueError) -> EndpointEr
     """
     if isinstance(error, TimeoutError):
         return EndpointError("the endpoint did not answer in time")
+    if isinstance(error, aiohttp.ClientProxyConnectionError):
+        reason = getattr(error, "strerror", None) or "no connection"
+        return EndpointError(
+            f"the proxy can't be reached: {excerpt(str(reason))}; check HTTPS_PROXY and NO_PROXY"
+        )
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        return by_proxy(error.status)
     reason = getattr(error, "strerror", None) or type(error).__name__
     return EndpointError(
         f"the endpoint can't be reached: {excerpt(str(reason))}; check RPC_URL and the way there"
+    )
+
+
+def by_proxy(status: int) -> EndpointError:
+    """A proxy's refusal to connect to the endpoint."""
+    return EndpointError(
+        f"the proxy refused with HTTP status {status}; check HTTPS_PROXY, its user and password, and NO_PROXY"
     )
 
 
@@ -83,6 +98,8 @@ def lost(error: aiohttp.ClientError | OSError | ValueError) -> ChainError:
 
 def refused(status: int, headers: Mapping[str, str] | None) -> ChainError:
     """What an HTTP status other than success means."""
+    if status == _PROXY_AUTHENTICATION:
+        return by_proxy(status)
     sentence = f"the endpoint answered with HTTP status {status}"
     if status == _TOO_LARGE:
         return RangeError(sentence)

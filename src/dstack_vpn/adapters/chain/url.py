@@ -1,7 +1,8 @@
 """An RPC endpoint's URL, which is a secret: providers put API keys into paths, queries, user and host names.
 
 Only `RpcUrl.name` (scheme, host, port) is for people; `redact` takes the rest out of any text that an
-endpoint or a library quotes back at us.
+endpoint or a library quotes back at us. The proxy on the way to an endpoint belongs to its URL, so that its
+password is redacted with the endpoint's.
 
 A host name keeps its last two labels and those that look like words (``base-mainnet``). Every other label may
 be a key: it is shown as ``...`` with four digits of its hash, which keep two endpoints apart.
@@ -15,6 +16,7 @@ from typing import Final, Self
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from dstack_vpn.adapters.redact import Redactor
+from dstack_vpn.core.proxy import DIRECT, Proxies
 from dstack_vpn.errors import FormatError
 
 _SCHEMES: Final = frozenset({"http", "https", "ws", "wss"})
@@ -42,9 +44,11 @@ class RpcUrl:
     redactor: Redactor = field(repr=False, compare=False, default_factory=lambda: Redactor(()))
     site: tuple[str, int] = field(repr=False, default=("", 0))
     """Host and port: whoever answers there is one witness, by whichever scheme and key it is asked."""
+    proxy: str | None = field(repr=False, default=None)
+    """The HTTP proxy through which the endpoint is reached; its URL may have a password."""
 
     @classmethod
-    def parse(cls, text: str) -> Self:
+    def parse(cls, text: str, proxies: Proxies = DIRECT) -> Self:
         """Accept ``http``, ``https``, ``ws`` and ``wss``; raises `FormatError` without quoting the text."""
         try:
             parts = urlsplit(text.strip())
@@ -58,8 +62,25 @@ class RpcUrl:
         name = f"{parts.scheme}://{bracketed}" + (f":{port}" if port else "")
         site = host.lower(), port or (443 if parts.scheme in {"https", "wss"} else 80)
         hidden = [label for label in host.lower().split(".") if shown != host.lower() and _is_key(label)]
-        redactor = Redactor([*_secrets(parts), *hidden])
-        return cls(name, text.strip(), parts.scheme.startswith("ws"), redactor.forms, redactor, site)
+        proxy = proxies.of(parts.scheme, host)
+        passwords = [] if proxy is None else _secrets(urlsplit(proxy))
+        redactor = Redactor([*_secrets(parts), *hidden, *passwords])
+        return cls(name, text.strip(), parts.scheme.startswith("ws"), redactor.forms, redactor, site, proxy)
+
+    @property
+    def contact(self) -> tuple[str, str]:
+        """The host that we connect to, the endpoint's or its proxy's, and that host's name for people."""
+        host = self.site[0] if self.proxy is None else (urlsplit(self.proxy).hostname or "")
+        return host, _shown(host)
+
+    @property
+    def way(self) -> str:
+        """The endpoint's name, and the proxy's if there is one."""
+        if self.proxy is None:
+            return self.name
+        parts = urlsplit(self.proxy)
+        port = f":{parts.port}" if parts.port else ""
+        return f"{self.name} through the proxy {self.contact[1]}{port}"
 
     def redact(self, text: str) -> str:
         """The text without any part of the URL that may be a credential."""

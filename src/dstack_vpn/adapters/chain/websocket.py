@@ -208,7 +208,9 @@ async def _handshake(
     try:
         async with asyncio.timeout(OPEN_TIMEOUT):
             return await client.ws_connect(
-                url.raw,
+                # A proxy gets a request for an http URL: few know another scheme.
+                "http" + url.raw[2:] if url.proxy else url.raw,
+                proxy=url.proxy,
                 heartbeat=heartbeat,
                 max_msg_size=MAX_MESSAGE,
                 compress=0,

@@ -37,15 +37,14 @@ class Endpoint:
     """Seconds by which our clock is ahead of its newest block; less than a block's time is none."""
 
 
-async def endpoint(url: str, target: Target, settings: SessionSettings, now: float) -> Endpoint:
+async def endpoint(url: RpcUrl, target: Target, settings: SessionSettings, now: float) -> Endpoint:
     """Ask one endpoint everything that the daemon would; ``now`` in Unix seconds.
 
     Absorbs every `ChainError`: it becomes the check's outcome.
     """
-    parsed = RpcUrl.parse(url)
-    name = f"rpc {parsed.name}"
+    name = f"rpc {url.way}"
     try:
-        async with asyncio.timeout(DEADLINE), open_transport(parsed) as transport:
+        async with asyncio.timeout(DEADLINE), open_transport(url) as transport:
             caller = Caller(transport)
             reader = await RegistryReader.open(caller, target, settings)
             return await _examine(name, caller, reader, settings, now)
@@ -53,7 +52,7 @@ async def endpoint(url: str, target: Target, settings: SessionSettings, now: flo
         return Endpoint(failed(name, f"no answers within {DEADLINE:.0f} s", "use another endpoint"))
     except ChainError as error:
         return Endpoint(
-            failed(name, parsed.redact(str(error)), "check the URL and its key, or use another endpoint")
+            failed(name, url.redact(str(error)), "check the URL and its key, or use another endpoint")
         )
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import socket
+from collections.abc import Mapping
 from typing import Final
 
 from dstack_vpn.adapters.doctor.check import Check, failed, passed, warned
@@ -112,11 +113,11 @@ async def _relay(node: str, upstream: Upstream, *, foreign: bool) -> Check:
     return passed(name, f"{upstream.name}: connected in {dialled.took * 1000:.0f} ms{secured}")
 
 
-async def resolves(hosts: set[str]) -> Check:
-    """Whether the system's resolver knows these names."""
+async def resolves(hosts: Mapping[str, str]) -> Check:
+    """Check that the system's resolver knows these hosts, which are given by their names for people."""
     resolver = SystemResolver()
-    found = await asyncio.gather(*(resolver.resolve(host, 443) for host in sorted(hosts)))
-    unknown = [host for host, address in zip(sorted(hosts), found, strict=True) if address is None]
+    found = await asyncio.gather(*(resolver.resolve(host, 443) for host in hosts.values()))
+    unknown = [shown for shown, address in zip(hosts, found, strict=True) if address is None]
     if unknown:
         return failed("dns", f"no address for {', '.join(unknown)}", "check /etc/resolv.conf and the names")
     return passed("dns", f"{len(hosts)} names resolve" if hosts else "no names to resolve")

@@ -1,0 +1,60 @@
+"""The choice of a proxy for an RPC endpoint, by the rules that curl has for its variables.
+
+A loopback address never goes through a proxy, for the proxy's loopback is another machine's.
+"""
+
+import ipaddress
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Proxies:
+    """The proxies of the environment; the repr hides them, because a proxy's URL may have a password."""
+
+    plain: str | None = field(default=None, repr=False)
+    """For ``http`` and ``ws``: a URL, or None."""
+    secure: str | None = field(default=None, repr=False)
+    """For ``https`` and ``wss``."""
+    exempt: tuple[str, ...] = ()
+    """Hosts that are reached directly: names with all names below them, addresses, networks, or ``*``."""
+
+    def of(self, scheme: str, host: str) -> str | None:
+        """Return the proxy for a host; None: it is reached directly."""
+        proxy = self.secure if scheme in {"https", "wss"} else self.plain
+        if proxy is None or _is_loopback(host) or any(_matches(host, entry) for entry in self.exempt):
+            return None
+        return proxy
+
+
+DIRECT = Proxies()
+"""No proxies at all."""
+
+
+def _is_loopback(host: str) -> bool:
+    address = _address(host)
+    if address is None:
+        name = host.lower().rstrip(".")
+        return name == "localhost" or name.endswith(".localhost")
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return (mapped or address).is_loopback
+
+
+def _matches(host: str, entry: str) -> bool:
+    """Whether an entry of NO_PROXY covers a host."""
+    if entry == "*":
+        return True
+    address = _address(host)
+    if address is None:
+        name, suffix = host.lower().rstrip("."), entry.lower().strip(".")
+        return bool(suffix) and (name == suffix or name.endswith(f".{suffix}"))
+    try:
+        return address in ipaddress.ip_network(entry.strip("[]"), strict=False)
+    except ValueError:
+        return False
+
+
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(host.strip("[]").partition("%")[0])
+    except ValueError:
+        return None

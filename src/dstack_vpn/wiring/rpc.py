@@ -1,0 +1,14 @@
+"""The RPC endpoints of the settings, each with the proxy on the way to it."""
+
+from dstack_vpn.adapters.chain.url import RpcUrl
+from dstack_vpn.config import Settings
+
+
+def rpc_urls(settings: Settings) -> tuple[RpcUrl, ...]:
+    """Return the endpoints in order of preference."""
+    return tuple(RpcUrl.parse(url, settings.proxies) for url in settings.rpc_url)
+
+
+def contacts(settings: Settings) -> dict[str, str]:
+    """Return the hosts that are connected to, by their names for people: endpoints and proxies."""
+    return {name: host for host, name in sorted(url.contact for url in rpc_urls(settings))}
