@@ -45,11 +45,16 @@ class DevChain:
     _ids: "itertools.count[int]" = field(default_factory=lambda: itertools.count(1))
 
     @classmethod
-    def of(cls, settings: Settings) -> "DevChain":
-        """The first endpoint that is configured, once it answers; it must be of the chain that is meant."""
+    def at(cls, settings: Settings) -> "DevChain":
+        """The first endpoint that is configured, by HTTP: anvil serves both on one port."""
         parts = urlsplit(settings.rpc_url[0])
         scheme = {"ws": "http", "wss": "https"}.get(parts.scheme, parts.scheme)
-        chain = cls(parts._replace(scheme=scheme).geturl())
+        return cls(parts._replace(scheme=scheme).geturl())
+
+    @classmethod
+    def of(cls, settings: Settings) -> "DevChain":
+        """The first endpoint, once it answers. Raises `AdminError` if it serves another chain."""
+        chain = cls.at(settings)
         found = int(_patiently(lambda: chain.rpc("eth_chainId")), 16)
         if found != settings.chain_id:
             raise AdminError(
@@ -124,7 +129,7 @@ def dev() -> None:
 @with_settings("NETWORK", "RPC_URL", "CHAIN_ID")
 def status(settings: Settings) -> None:
     """Exit with 0 if the dev chain answers: for a container's health check."""
-    click.echo(f"block {int(DevChain(settings.rpc_url[0]).rpc('eth_blockNumber'), 16)}")
+    click.echo(f"block {int(DevChain.at(settings).rpc('eth_blockNumber'), 16)}")
 
 
 @dev.command()

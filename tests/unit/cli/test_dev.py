@@ -72,6 +72,12 @@ def test_what_is_wrong_is_said(cli: Cli, chain: dict[str, str], answers: dict[st
     assert said in ran.err
 
 
+def test_status_asks_a_websocket_endpoint_by_http(cli: Cli, chain: dict[str, str]) -> None:
+    _Chain.answers["eth_blockNumber"] = {"result": "0x10"}
+    ran = cli("dev", "status", **chain)
+    assert (ran.code, ran.out) == (0, "block 16\n"), ran.err
+
+
 def test_no_chain_is_said(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dev, "PATIENCE", 0.0)
     ran = cli("dev", "status", RPC_URL="http://127.0.0.1:9")
