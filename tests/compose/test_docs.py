@@ -3,7 +3,9 @@
 import os
 import re
 import shutil
+import socket
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,31 @@ from scripts.stack import ROOT, Stack, docker
 BLOCK = re.compile(r"^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
 GUIDES = ("deployment.md", "troubleshooting.md")
 NAMES = ("web-1", "relay")
+ACCOUNT = ROOT / "docker" / "devchain" / "account0.key"
+
+
+@pytest.fixture(scope="module")
+def chain() -> Iterator[str]:
+    """The URL of a dev chain with the registry, which every network of the engine can reach."""
+    name = f"dvpn-docs-{os.getpid()}-chain"
+    docker("network", "create", name)  # for its gateway, an address of the host's that no other machine has
+    bridge = docker("network", "inspect", name, "-f", "{{(index .IPAM.Config 0).Gateway}}").strip()
+    with socket.create_server((bridge, 0)) as free:
+        port = free.getsockname()[1]
+    serve = ("anvil", "--silent", "--host", bridge, "--port", str(port))
+    try:
+        docker("run", "-d", "--name", name, "--network", "host", "dstack-vpn/devchain:local", *serve)
+        docker("exec", "-e", f"RPC_URL=http://{bridge}:{port}", name, "dstack-vpn", "dev", "deploy")
+        yield f"ws://{bridge}:{port}"
+    finally:
+        docker("rm", "-f", "-v", name, check=False)
+        docker("network", "rm", name, check=False)
+
+
+def on_the_chain(text: str, url: str) -> str:
+    """A guide with the test's chain in place of Base."""
+    assert text.count("\nNETWORK=base\n") <= 1
+    return text.replace("\nNETWORK=base\n", f"\nNETWORK=local\nRPC_URL={url}\n")
 
 
 def copy_of_the_tree(folder: Path) -> Path:
@@ -27,11 +54,12 @@ def copy_of_the_tree(folder: Path) -> Path:
 
 @pytest.mark.timeout(500)
 @pytest.mark.parametrize("guide", GUIDES)
-def test_every_command_works(guide: str, tmp_path: Path) -> None:
+def test_every_command_works(guide: str, chain: str, tmp_path: Path) -> None:
     project = f"dvpn-docs-{os.getpid()}"
     tree = copy_of_the_tree(tmp_path)
     environment = {**os.environ, "COMPOSE_PROJECT_NAME": project}  # noqa: TID251 - for the commands
-    text = (ROOT / "docs" / guide).read_text().replace("-p production", f"-p {project}-production")
+    text = on_the_chain((ROOT / "docs" / guide).read_text(), chain)
+    text = text.replace("-p production", f"-p {project}-production")
     for name in NAMES:
         text = re.sub(rf"(?<=[ =]){name}(-state)?(?=[ \n:])", rf"{project}-run-{name}\1", text)
     blocks = BLOCK.findall(text)
@@ -44,7 +72,7 @@ def test_every_command_works(guide: str, tmp_path: Path) -> None:
                 ["bash", "-euo", "pipefail", "-c", block],
                 cwd=tree,
                 env=environment,
-                stdin=subprocess.DEVNULL,
+                input=ACCOUNT.read_text() if ">owner.key" in block else "",
                 capture_output=True,
                 text=True,
                 check=False,

@@ -329,7 +329,8 @@ def _read_secret(option: Option, path: Path, problems: list[str]) -> str | None:
             content = file.read(_SECRET_LIMIT + 1)
     except (OSError, ValueError) as error:  # the latter: a null byte in the path
         reason = error.strerror if isinstance(error, OSError) else "no path can have a null byte"
-        problems.append(f"{name}: {str(path)!r}: {reason}. Example: {name}=/etc/dstack-vpn/wireguard.key")
+        why = f"{reason}{_whose(path, error)}"
+        problems.append(f"{name}: {str(path)!r}: {why}. Example: {name}=/etc/dstack-vpn/wireguard.key")
         return None
     if mode & (stat.S_IRWXG | stat.S_IRWXO):
         problems.append(f"{name}: {path} can be read by others (mode {mode & 0o777:04o}): chmod 0600 {path}")
@@ -342,6 +343,16 @@ def _read_secret(option: Option, path: Path, problems: list[str]) -> str | None:
     except FormatError as error:
         problems.append(f"{name}: {path}: {error}")
         return None
+
+
+def _whose(path: Path, error: Exception) -> str:
+    """Name both users if that is why: in a container, even root may not pass over a file's mode."""
+    if not isinstance(error, PermissionError):
+        return ""
+    try:
+        return f": it belongs to user {path.stat().st_uid}, and this process to user {os.geteuid()}"
+    except OSError:
+        return ""  # the folder can't be searched
 
 
 def _without_mark(content: bytes) -> bytes:

@@ -1,5 +1,6 @@
 """Settings: precedence, every problem at once, and secrets that stay where they are."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -174,6 +175,20 @@ def test_secrets_come_from_files_that_only_their_owner_can_read(write: Write) ->
         (problem,) = problems({"WIREGUARD_PRIVATE_KEY_FILE": str(write("open", KEY, mode))})
         assert "can be read by others" in problem
         assert "chmod 0600" in problem
+
+
+def test_a_secret_of_another_user_names_both_users(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container: the admin image's user 65532, and a file of the host's root."""
+    path = write("key", KEY, 0o600)
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr(os, "geteuid", lambda: 65532)
+    (problem,) = problems({"WIREGUARD_PRIVATE_KEY_FILE": str(path)})
+    owner = path.stat().st_uid
+    assert f"Permission denied: it belongs to user {owner}, and this process to user 65532" in problem
 
 
 @pytest.mark.parametrize("text", ["", "x" * 5000, "not a key", KEY + KEY])
