@@ -1,5 +1,6 @@
 """Sockets to listen on: each has its port alone, at an address that this machine need not have yet."""
 
+import os
 import socket
 from typing import Final
 
@@ -9,6 +10,9 @@ _IP_FREEBIND: Final = 15
 """linux/in.h: bind before the tunnel has its address, and keep it while the interface is made again."""
 _IPV6_FREEBIND: Final = 78
 """linux/in6.h"""
+
+_UNPRIVILEGED: Final = 1024
+"""The kernel's default of net.ipv4.ip_unprivileged_port_start."""
 
 
 def bound(address: SocketAddress, kind: socket.SocketKind) -> socket.socket:
@@ -33,6 +37,14 @@ def bound(address: SocketAddress, kind: socket.SocketKind) -> socket.socket:
         made.close()
         raise
     return made
+
+
+def refusal(error: OSError, port: int) -> str:
+    """Return why the system refused to bind a port, and what a low port needs."""
+    reason = os.strerror(error.errno) if error.errno else str(error)
+    if isinstance(error, PermissionError) and port < _UNPRIVILEGED:
+        return f"{reason}: ports below {_UNPRIVILEGED} need CAP_NET_BIND_SERVICE here"
+    return reason
 
 
 def is_here(host: str) -> bool:

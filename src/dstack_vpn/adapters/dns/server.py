@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import structlog
 
-from dstack_vpn.adapters.binding import is_here
+from dstack_vpn.adapters.binding import is_here, refusal
 from dstack_vpn.adapters.dns.listener import Listener, is_private
 from dstack_vpn.adapters.seldom import Seldom
 from dstack_vpn.core.model import SocketAddress
@@ -97,7 +97,7 @@ class DnsServer:
                 await listener.open()
             except OSError as error:
                 listener.close()
-                self._tell(address, f"can't listen on {address}: {error.strerror}")
+                self._tell(address, f"can't listen on {address}: {refusal(error, address.port)}")
                 continue
             self._open[address] = listener
             self._problems.pop(address, None)

@@ -1,12 +1,12 @@
 """How the relay's TCP connections should behave, as far as the system knows the options (tcp(7))."""
 
 import errno
-import os
 import socket
 import struct
 from contextlib import suppress
 from typing import Final
 
+from dstack_vpn.adapters.binding import refusal
 from dstack_vpn.core.model import SocketAddress
 from dstack_vpn.core.upstream import Listen
 from dstack_vpn.errors import RelayError
@@ -91,7 +91,6 @@ def listening(listen: Listen) -> socket.socket:
             dualstack_ipv6=listen.host == "::" and socket.has_dualstack_ipv6(),
         )
     except OSError as error:
-        why = os.strerror(error.errno) if error.errno else str(error)
-        raise RelayError(f"can't listen on {listen.name}: {why}") from error
+        raise RelayError(f"can't listen on {listen.name}: {refusal(error, listen.port)}") from error
     listener.setblocking(False)
     return listener

@@ -12,7 +12,7 @@ from typing import Final
 
 import structlog
 
-from dstack_vpn.adapters.binding import bound, is_here
+from dstack_vpn.adapters.binding import bound, is_here, refusal
 from dstack_vpn.core.model import SocketAddress
 
 _log = structlog.get_logger(component="web")
@@ -49,7 +49,7 @@ class Listening:
             try:
                 opened = self._open()
             except OSError as error:
-                self._tell(f"can't listen on {self._where}: {error.strerror}")
+                self._tell(f"can't listen on {self._where}: {refusal(error, self.port)}")
                 await asyncio.sleep(RETRY)
             else:
                 return [await loop.create_server(make, sock=each, backlog=_BACKLOG) for each in opened]
