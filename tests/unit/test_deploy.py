@@ -9,7 +9,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from dstack_vpn.config import OPTIONS, load
+from dstack_vpn.config import OPTIONS, load, load_relay
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 NAMES = {option.name for option in OPTIONS} | {f"{option.name}_FILE" for option in OPTIONS if option.secret}
@@ -50,3 +50,12 @@ def test_the_systemd_unit_is_one(tmp_path: Path) -> None:
     copy.write_text(unit.replace("/usr/local/bin/dstack-vpn", "/bin/true"))
     checked = subprocess.run(["systemd-analyze", "verify", copy], capture_output=True, text=True, check=False)
     assert checked.returncode == 0 and not checked.stderr, checked.stderr
+
+
+def test_a_relay_has_a_status_page_in_its_container_alone() -> None:
+    relay = {"RELAY_MODE": "tcp2udp", "PROXY_PORT": "443", "RELAY_TO": "192.0.2.1:51820"}
+    assert load_relay({}, relay).health_check_port == 0
+    stages = (DEPLOY.parent / "docker" / "Dockerfile").read_text().split("\nFROM ")
+    (image,) = (stage for stage in stages if "AS mullvad-proxy" in stage)
+    assert "\nENV HEALTH_CHECK_PORT=8080\n" in image
+    assert '"dstack-vpn", "healthcheck"' in image
