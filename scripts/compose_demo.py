@@ -55,13 +55,19 @@ def story(stack: Stack) -> None:
     print("\nEverything came about.", flush=True)
 
 
+def dashboard(stack: Stack) -> str:
+    """The URL of node a's dashboard on this machine."""
+    return f"http://{stack.compose('port', 'dashboard', '8080').strip()}/"
+
+
 def main() -> int:
     """Returns the exit code."""
     stack = Stack("dstack-vpn")
     if "--keep" in sys.argv[1:]:
         stack.compose("up", "-d", "--build", "--wait")
         story(stack)
-        print("It goes on running: docker compose ps, docker compose logs -f client, docker compose down -v")
+        print(f"It goes on running. The dashboard of node a: {dashboard(stack)}")
+        print("docker compose ps, docker compose logs -f client, docker compose down -v")
         return 0
     with running(Stack(f"dvpn-demo-{os.getpid()}")) as own:
         story(own)

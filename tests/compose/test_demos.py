@@ -1,5 +1,7 @@
 """The demos, as they are shown."""
 
+import urllib.request
+
 import pytest
 from scripts import compose_demo
 from scripts.stack import Stack
@@ -11,6 +13,8 @@ def test_the_compose_demo_comes_to_its_end(stack: Stack, capsys: pytest.CaptureF
     told = capsys.readouterr().out
     assert "peer.removed" in told and "peer.set" in told
     assert told.rstrip().endswith("Everything came about.")
+    with urllib.request.urlopen(compose_demo.dashboard(stack), timeout=5) as page:
+        assert b"<title>" in page.read()
 
 
 def test_an_upgrade_with_a_long_lived_interface_loses_nothing() -> None:

@@ -1,6 +1,8 @@
 """The local profile: what a stranger gets from `docker compose up`."""
 
+import http.client
 import json
+from contextlib import closing
 
 import pytest
 from scripts.stack import DockerError, Stack, docker, documents, health, inspect, wait_for, wait_healthy
@@ -8,7 +10,10 @@ from scripts.stack import DockerError, Stack, docker, documents, health, inspect
 NET_ADMIN = 1 << 12
 ALLOWED = {"node-a": NET_ADMIN, "node-b": NET_ADMIN}
 """The capabilities of each service's process; nothing where it is not named."""
-SERVICES = ("devchain", "net-a", "node-a", "web", "proxy-a", "proxy-b", "net-b", "node-b", "client")
+SERVICES = (
+    *("devchain", "net-a", "node-a", "web", "proxy-a", "proxy-b", "net-b", "node-b", "client"),
+    *("inside-a", "dashboard"),
+)
 
 
 def capabilities(container: str) -> dict[str, int]:
@@ -56,7 +61,8 @@ def test_containers_are_shut_in(stack: Stack, service: str) -> None:
     assert host["ReadonlyRootfs"] and not host["Privileged"]
     assert host["SecurityOpt"] == ["no-new-privileges:true"], "the default seccomp profile, too"
     assert host["PidMode"] == "" and host["IpcMode"] == "private"
-    assert not host["PortBindings"]
+    published = [place["HostIp"] for places in (host["PortBindings"] or {}).values() for place in places]
+    assert published == (["127.0.0.1"] if service == "dashboard" else []), "on the host's loopback alone"
     is_node = service in ALLOWED
     assert [device["PathOnHost"] for device in host["Devices"] or ()] == (["/dev/net/tun"] if is_node else [])
     assert (found["Config"]["User"] == "") == is_node, "only nodes run as root"
@@ -153,9 +159,29 @@ def test_the_web_server_is_reached_over_the_vpn_alone(stack: Stack) -> None:
             stack.exec("node-b", "/usr/bin/python3", "-c", CONNECT, network["IPAddress"], "80")
 
 
-def test_every_network_is_internal(stack: Stack) -> None:
+def test_every_network_is_internal_but_the_dashboards(stack: Stack) -> None:
     names = docker(
         "network", "ls", "-q", "--filter", f"label=com.docker.compose.project={stack.project}"
     ).split()
-    assert len(names) == 4
-    assert all(inspect(name)["Internal"] for name in names)
+    assert len(names) == 5
+    (other,) = (found for name in names if not (found := inspect(name))["Internal"])
+    assert list(other["Containers"]) == [stack.container("dashboard")]
+    assert other["Options"]["com.docker.network.bridge.enable_ip_masquerade"] == "false"
+
+
+def test_the_dashboard_is_on_the_hosts_loopback(stack: Stack) -> None:
+    """Without a token, because API_OPEN_TO=users counts the forwarder as a process of node a's machine."""
+    host, port = stack.compose("port", "dashboard", "8080").strip().split(":")
+    assert host == "127.0.0.1"
+
+    def get(path: str, **headers: str) -> tuple[int, str]:
+        with closing(http.client.HTTPConnection(host, int(port), timeout=5)) as connection:
+            connection.request("GET", path, headers=headers)
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode()
+
+    assert "<title>" in get("/")[1]
+    status, peers = get("/peers")
+    assert status == 200
+    assert "b" in [peer["node_id"] for peer in json.loads(peers)["peers"]]
+    assert get("/peers", Host="evil.example")[0] == 421, "a web page can't ask by a name of its own"

@@ -124,6 +124,10 @@ def test_a_kept_one_goes_on_until_it_is_cleaned_up(demo: Demo, tmp_path: Path) -
     subprocess.run(
         [*inside[1].split(), "ping", "-c", "1", "-W", "2", "10.77.0.2"], check=True, capture_output=True
     )
+    dashboard = re.search(r"dashboard +(nsenter \S+-b \S+) chromium \S+ (http://\S+)", said)
+    assert dashboard is not None
+    fetch = [*dashboard[1].split(), "curl", "-fsS", dashboard[2]]
+    assert b"<title>" in subprocess.run(fetch, check=True, capture_output=True).stdout
     with demo("--clean") as cleaning:
         assert "removed 1 demo" in cleaning.communicate(timeout=30)[0]
     assert_nothing_left(tmp_path, tag)

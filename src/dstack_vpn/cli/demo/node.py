@@ -93,6 +93,11 @@ class Node:
         return f"{self.underlay}:{WIREGUARD_PORT}"
 
     @property
+    def dashboard(self) -> str:
+        """The URL of its dashboard, for a browser in its namespace."""
+        return f"http://127.0.0.1:{HEALTH_PORT}/"
+
+    @property
     def log(self) -> Path:
         """The daemon's log, over all of its lives."""
         return self.home / "daemon.log"

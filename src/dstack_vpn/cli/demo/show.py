@@ -104,6 +104,7 @@ def _say_how_to_look(lab: Lab, screen: Screen) -> None:
             ("status", inside(program, "status")),
             ("WireGuard", inside("wg", "show")),
             ("log", f"tail -f {node.log}"),
+            ("dashboard", inside("chromium", "--no-sandbox", node.dashboard)),
         ):
             _say(screen, what, command)
     if lab.has_chain:
