@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from typing import Final
 
 import click
+from click.exceptions import NoSuchCommand
 
+from dstack_vpn import __version__
 from dstack_vpn.errors import ConfigError, DstackVpnError, InTheWayError, UnknownOutcomeError
 
 FAILED: Final = 1
@@ -52,12 +54,22 @@ class _Lazy(click.Group):
         command: click.Command = getattr(importlib.import_module(f"dstack_vpn.cli.{module}"), name)
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except NoSuchCommand as error:
+            # The library looks only among commands that are loaded.
+            raise NoSuchCommand(error.command_name, possibilities=_COMMANDS, ctx=ctx) from None
+
 
 @click.group(
     cls=_Lazy,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Settings come from the environment, from flags and from a TOML file: see docs/configuration.md.",
 )
+@click.version_option(__version__, message="dstack-vpn %(version)s")
 def main() -> None:
     """A private WireGuard network whose members are decided on chain."""
 

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dstack_vpn.cli.layout import Layout, Row
 from dstack_vpn.cli.options import with_settings
-from dstack_vpn.cli.tables import console, table
+from dstack_vpn.cli.tables import console
+from dstack_vpn.cli.words import sentence
 from dstack_vpn.config import Settings
 from dstack_vpn.core.ledger import Record
 from dstack_vpn.errors import AdminError
@@ -41,8 +43,8 @@ def show(settings: Settings, *, last: int, node: str | None, kind: str | None, a
     if as_json:
         click.echo(json.dumps([_plain(record) for record in found]))
         return
-    rows = ([r.number, _moment(r.note.at), r.note.kind, _details(r)] for r in found)
-    console().print(table("", ("number", "when", "what", "details"), rows))
+    rows = [Row((r.number, _second(r.note.at), sentence(r.note.kind, r.note.body))) for r in found]
+    console().print(Layout(("number", "when", "event"), rows))
 
 
 @audit.command(
@@ -122,8 +124,8 @@ def _plain(record: Record) -> dict[str, Any]:
     }
 
 
-def _details(record: Record) -> str:
-    return ", ".join(f"{name} {value}" for name, value in record.note.body.items() if value not in (None, ""))
+def _second(at: float) -> str:
+    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def _moment(at: float) -> str:

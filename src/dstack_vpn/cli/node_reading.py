@@ -8,11 +8,13 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING, Any, Final
 
 import click
+from rich.text import Text
 
+from dstack_vpn.cli.layout import Layout, Row
 from dstack_vpn.cli.options import with_settings
-from dstack_vpn.cli.params import NAME, SUBJECT, Subject
+from dstack_vpn.cli.params import NAMED, SUBJECT, Subject
 from dstack_vpn.cli.sending import CHAIN
-from dstack_vpn.cli.tables import console, lines, table
+from dstack_vpn.cli.tables import console
 from dstack_vpn.cli.text import printable
 from dstack_vpn.config import Settings
 from dstack_vpn.core.access import AccessControl, Decision
@@ -59,22 +61,35 @@ def access_over(settings: Settings, snapshot: "Snapshot", own: PublicKey | None 
     epilog="""\b
 Examples:
   dstack-vpn node info web-1
+  dstack-vpn node info 10.77.0.8
   dstack-vpn node info token:7 --json"""
 )
-@click.argument("name", metavar="NODE", type=NAME)
+@click.argument("subject", metavar="NODE|TUNNEL-ADDRESS", type=NAMED)
 @_as_json
 @with_settings(*_READING)
-def info(settings: Settings, name: "NodeName", *, as_json: bool) -> None:
-    """Show what the registry knows about a node."""
+def info(settings: Settings, subject: Subject, *, as_json: bool) -> None:
+    """Show the registry's entry of a node, and whether it has access."""
     from dstack_vpn.wiring import node as wiring
 
+    name = _question(settings, subject)
+    assert not isinstance(name, PublicKey)
     node, snapshot = asyncio.run(find(settings, name))
-    entry = describe(node, wiring.address_plan(settings))
+    access = access_over(settings, snapshot)
+    verdict = _verdict(access.decide(node.token_id, wiring.now()))
+    entry = describe(node, access.addresses)
     if as_json:
-        click.echo(json.dumps({"block": snapshot.at.number, **entry}))
+        click.echo(json.dumps({"block": snapshot.at.number, **entry, **verdict}))
         return
-    for field, value in entry.items():
-        click.echo(f"{field.replace('_', ' ') + ':':<18}{_cell(value)}")
+    # A contract's flag alone is not access: a node that has expired has it, too.
+    shown = {"access": _access(verdict), **{field: v for field, v in entry.items() if field != "active"}}
+    console().print(
+        Layout(("field", "value"), [Row((f.replace("_", " "), _cell(v))) for f, v in shown.items()])
+    )
+
+
+def _access(verdict: dict[str, Any]) -> Text:
+    granted = verdict["granted"]
+    return Text(f"{'granted' if granted else 'denied'}: {verdict['reason']}", "green" if granted else "red")
 
 
 @click.command(
@@ -98,8 +113,7 @@ def list_(settings: Settings, *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"block": snapshot.at.number, "nodes": entries}))
         return
-    columns = ("token", "node", "addresses", "owner", "endpoint", "access")
-    console().print(table("", columns, map(_row, entries)))
+    console().print(Layout(("token", "node", "address", "access"), [_row(entry) for entry in entries]))
 
 
 @click.command(
@@ -199,13 +213,19 @@ def _sentence(decision: Decision, entry: dict[str, Any] | None) -> str:
     return f"{verdict}; {printable(entry['node_id'])}, token {entry['token']}, {where}"
 
 
-def _row(entry: dict[str, Any]) -> list[object]:
-    addresses = lines(entry["addresses"])
+def _row(entry: dict[str, Any]) -> Row:
+    first, *others = entry["addresses"] or [None]
     endpoint = entry["endpoint"] or entry["uri_endpoint"]
-    return [entry["token"], entry["node_id"], addresses, entry["owner"], endpoint, entry["reason"]]
+    where = [f"endpoint {endpoint}"] if endpoint else []
+    access = Text(entry["reason"], "green" if entry["granted"] else "red")
+    return Row(
+        (entry["token"], entry["node_id"], first, access), (*others, f"owner {entry['owner']}", *where)
+    )
 
 
-def _cell(value: object) -> str:
+def _cell(value: object) -> str | Text:
+    if isinstance(value, Text):
+        return value
     if isinstance(value, list):
         return ", ".join(map(printable, value)) or "-"
     return printable({True: "yes", False: "no"}[value] if isinstance(value, bool) else value)

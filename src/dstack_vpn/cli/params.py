@@ -115,11 +115,20 @@ Subject: TypeAlias = "PublicKey | ipaddress.IPv4Address | ipaddress.IPv6Address 
 
 def parse_subject(text: str) -> Subject:
     """Whom to decide about: a key, a tunnel address, or a node; raises `FormatError`."""
-    parsers: tuple[Callable[[str], Subject], ...] = (PublicKey.parse, ipaddress.ip_address, parse_name)
+    with suppress(ValueError):
+        return PublicKey.parse(text)
+    with suppress(ValueError):
+        return parse_named(text)
+    raise FormatError("expected a node id, a token id, a public key or a tunnel address")
+
+
+def parse_named(text: str) -> Subject:
+    """A tunnel address or a node; raises `FormatError`."""
+    parsers: tuple[Callable[[str], Subject], ...] = (ipaddress.ip_address, parse_name)
     for parse in parsers:
         with suppress(ValueError):
             return parse(text)
-    raise FormatError("expected a node id, a token id, a public key or a tunnel address")
+    raise FormatError("expected a node id, a token id or a tunnel address")
 
 
 ACCOUNT: Final = Checked("address", parse_account)
@@ -128,6 +137,7 @@ CONTRACT_ENDPOINT: Final = Checked("endpoint", parse_contract_endpoint)
 KEY: Final = Checked("key", PublicKey.parse)
 MOMENT: Final = Checked("time", parse_moment)
 NAME: Final = Checked("node", parse_name)
+NAMED: Final = Checked("node", parse_named)
 NODE_ID: Final = Checked("node id", parse_node_id)
 SUBJECT: Final = Checked("subject", parse_subject)
 TOKEN_URI: Final = Checked("uri", parse_token_uri)

@@ -5,13 +5,15 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
+from rich.text import Text
 
+from dstack_vpn.cli.layout import Layout, Row
 from dstack_vpn.cli.node_reading import access_over
 from dstack_vpn.cli.options import with_settings
-from dstack_vpn.cli.tables import console, lines, table
+from dstack_vpn.cli.tables import console
 from dstack_vpn.cli.text import printable
 from dstack_vpn.config import Settings
 from dstack_vpn.core.access import AccessControl, Admission
@@ -27,6 +29,9 @@ from dstack_vpn.errors import FormatError, StoreError
 
 if TYPE_CHECKING:
     from dstack_vpn.wiring.node import Snapshot
+
+
+_COLOURS: Final = {"add": "green", "update": "yellow", "remove": "red"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,14 +212,17 @@ def _show(document: dict[str, Any]) -> None:
         f"{_count(len(changes), 'change')}"
     )
     if changes:
-        rows = (
-            [c["action"], c["node_id"], c["token"], c["public_key"], c["reason"], lines(c["details"])]
+        rows = [
+            Row(
+                (Text(c["action"], _COLOURS[c["action"]]), c["node_id"], c["token"], c["reason"]),
+                (*c["details"], f"key {c['public_key']}"),
+            )
             for c in changes
-        )
-        console().print(table("", ("change", "node", "token", "key", "reason", "details"), rows))
+        ]
+        console().print(Layout(("change", "node", "token", "reason"), rows))
     if others:
-        rows = ([o["node_id"], o["token"], o["reason"]] for o in others)
-        console().print(table("No peers", ("node", "token", "why"), rows))
+        rows = [Row((o["node_id"], o["token"], o["reason"])) for o in others]
+        console().print(Layout(("node", "token", "reason"), rows, "Not peers"))
     for note in document["notes"]:
         click.echo(f"note: {printable(note)}")
 

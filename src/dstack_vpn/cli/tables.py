@@ -5,9 +5,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
+from dstack_vpn.cli.layout import Layout, Row
 from dstack_vpn.cli.text import printable
 
 _PIPE_WIDTH = 1000
@@ -16,25 +16,10 @@ _PIPE_WIDTH = 1000
 _COLOURS = {"ok": "green", "warning": "yellow", "failed": "red"}
 
 
-def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> Table:
-    """A plain table whose cells are never interpreted."""
-    result = Table(title=title or None, title_justify="left", box=None, header_style="bold", pad_edge=False)
-    for column in columns:
-        result.add_column(column, overflow="fold")
-    for row in rows:
-        result.add_row(*(cell if isinstance(cell, Text) else Text(printable(cell)) for cell in row))
-    return result
-
-
-def lines(values: Iterable[object]) -> Text:
-    """A cell with one value a line."""
-    return Text("\n".join(map(printable, values)) or "-")
-
-
 def console() -> Console:
-    """Standard output; in a pipe no line is broken."""
-    result = Console()
-    return result if result.is_terminal else Console(width=_PIPE_WIDTH)
+    """Standard output; in a pipe no line is broken or coloured."""
+    result = Console(highlight=False)
+    return result if result.is_terminal else Console(width=_PIPE_WIDTH, highlight=False)
 
 
 def status_line(health: dict[str, Any], stats: dict[str, Any]) -> Text:
@@ -50,32 +35,35 @@ def status_line(health: dict[str, Any], stats: dict[str, Any]) -> Text:
 
 def status_view(health: dict[str, Any], stats: dict[str, Any]) -> RenderableType:
     """What `status` shows."""
-    components = table(
-        "",
-        ("component", "status", "reason"),
-        (
-            (c["name"], Text(c["status"], _COLOURS.get(c["status"], "red")), c["reason"])
-            for c in health["components"]
-        ),
+    return Group(status_line(health, stats), Text(), components_view(health), Text(), _peers(stats["peers"]))
+
+
+def components_view(health: dict[str, Any]) -> RenderableType:
+    """The state of each part of the daemon."""
+    rows = [
+        Row((c["name"], Text(c["status"], _COLOURS.get(c["status"], "red")), c["reason"]))
+        for c in health["components"]
+    ]
+    return Layout(("component", "status", "reason"), rows)
+
+
+def _peers(peers: Iterable[Mapping[str, Any]]) -> RenderableType:
+    columns = ("node", "address", "handshake", "by", "received", "sent")
+    return Layout(columns, [_peer(peer) for peer in peers])
+
+
+def _peer(peer: Mapping[str, Any]) -> Row:
+    first, *others = [a.partition("/")[0] for a in peer["addresses"]] or [None]
+    traffic = size(peer["rx_bytes"]), size(peer["tx_bytes"])
+    return Row(
+        (peer["node_id"], first, heard(peer), peer.get("transport"), *traffic),
+        (f"token {peer['token']}", *others, *endpoint_of(peer)),
     )
-    peers = table(
-        "",
-        ("node", "token", "addresses", "endpoint", "by", "handshake", "received", "sent"),
-        (
-            (
-                p["node_id"],
-                p["token"],
-                lines(a.partition("/")[0] for a in p["addresses"]),
-                p["endpoint"],
-                p.get("transport"),
-                heard(p),
-                size(p["rx_bytes"]),
-                size(p["tx_bytes"]),
-            )
-            for p in stats["peers"]
-        ),
-    )
-    return Group(status_line(health, stats), Text(), components, Text(), peers)
+
+
+def endpoint_of(peer: Mapping[str, Any]) -> list[str]:
+    """A remark on a peer's endpoint, if it has one."""
+    return [f"endpoint {peer['endpoint']}"] if peer["endpoint"] else []
 
 
 def heard(peer: Mapping[str, Any]) -> str | Text:

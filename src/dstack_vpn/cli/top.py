@@ -12,14 +12,17 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import click
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
+from dstack_vpn.cli.layout import Layout, Row
 from dstack_vpn.cli.options import with_settings
-from dstack_vpn.cli.tables import ago, size, status_line, table
+from dstack_vpn.cli.tables import console as standard_output
+from dstack_vpn.cli.tables import endpoint_of, heard, size, status_line
 from dstack_vpn.cli.text import printable
 from dstack_vpn.cli.watch import HTTP, fetch, request_to
+from dstack_vpn.cli.words import sentence
 from dstack_vpn.config import Settings
 
 INTERVAL: Final = 1.0
@@ -66,7 +69,7 @@ def top(settings: Settings) -> None:
 
     Where there is no terminal, it shows all of that once.
     """
-    console, rates = Console(), Rates()
+    console, rates = standard_output(), Rates()
     events: deque[dict[str, Any]] = deque(maxlen=EVENTS)
 
     def view() -> RenderableType:
@@ -95,34 +98,37 @@ def top_view(
 ) -> RenderableType:
     """The whole screen: the busiest peers first, the newest event last."""
     peers = sorted(stats["peers"], key=lambda p: sum(rates.get(p["public_key"], (0, 0))), reverse=True)
-    rows = (
-        (
-            p["node_id"],
-            p["token"],
-            p["endpoint"],
-            p.get("transport"),
-            ago(p["last_handshake"]),
-            f"{size(round(rates.get(p['public_key'], (0, 0))[0]))}/s",
-            f"{size(round(rates.get(p['public_key'], (0, 0))[1]))}/s",
-            size(p["rx_bytes"]),
-            size(p["tx_bytes"]),
-        )
-        for p in peers
-    )
-    columns = ("node", "token", "endpoint", "by", "handshake", "down", "up", "received", "sent")
     troubles = [
         Text(f"{c['name']}: {printable(c['reason'])}", "yellow")
         for c in health["components"]
         if c["status"] != "ok"
     ]
-    told = table("Events", ("when", "what", "details"), (_event(event) for event in events))
-    return Group(status_line(health, stats), *troubles, Text(), table("", columns, rows), Text(), told)
+    shown = Layout(
+        ("node", "handshake", "by", "down", "up"),
+        [_peer(peer, *rates.get(peer["public_key"], (0.0, 0.0))) for peer in peers],
+    )
+    happened = Layout(("when", "event"), [_event(event) for event in events], "Events")
+    return Group(status_line(health, stats), *troubles, Text(), shown, Text(), happened)
 
 
-def _event(event: Mapping[str, Any]) -> tuple[str, str, str]:
-    shown = {name: value for name, value in event.items() if name not in {"kind", "at", "number"}}
-    details = ", ".join(f"{name} {value}" for name, value in shown.items() if value not in (None, ""))
-    return time.strftime("%H:%M:%S", time.localtime(event.get("at", 0))), str(event.get("kind", "")), details
+def _peer(peer: Mapping[str, Any], down: float, up: float) -> Row:
+    """A peer, with its rates in bytes a second."""
+    carried = f"received {size(peer['rx_bytes'])}, sent {size(peer['tx_bytes'])}"
+    return Row(
+        (
+            peer["node_id"],
+            heard(peer),
+            peer.get("transport"),
+            f"{size(round(down))}/s",
+            f"{size(round(up))}/s",
+        ),
+        (f"token {peer['token']}", carried, *endpoint_of(peer)),
+    )
+
+
+def _event(event: Mapping[str, Any]) -> Row:
+    when = time.strftime("%H:%M:%S", time.localtime(event.get("at", 0)))
+    return Row((when, sentence(str(event.get("kind", "")), event)))
 
 
 def _follow(settings: Settings, events: deque[dict[str, Any]]) -> None:

@@ -35,12 +35,12 @@ def status(settings: Settings, *, as_json: bool, once: bool) -> None:
     if as_json:
         click.echo(json.dumps({"health": fetch(settings, "/health"), "stats": fetch(settings, "/stats")}))
         return
-    from rich.console import Console
     from rich.live import Live
 
+    from dstack_vpn.cli import tables
     from dstack_vpn.cli.tables import status_view
 
-    console = Console()
+    console = tables.console()
     view = status_view(fetch(settings, "/health"), fetch(settings, "/stats"))
     if once or not console.is_terminal:
         console.print(view)

@@ -40,6 +40,13 @@ class Option:
         """The key in the TOML file, and the field of `Settings`."""
         return self.name.lower()
 
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The values of a setting with a fixed choice; else empty."""
+        if isinstance(self.parse, parsers.OneOf):
+            return tuple(self.parse.values)
+        return ("1", "0") if self.parse is parsers.boolean else ()
+
 
 OPTIONS: Final[tuple[Option, ...]] = (
     Option(

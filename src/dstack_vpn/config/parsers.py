@@ -2,12 +2,13 @@
 
 import ipaddress
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Generic, TypeVar
 from urllib.parse import urlsplit
 
-from dstack_vpn.config.settings import NETWORKS, Network, Secret
+from dstack_vpn.config.settings import NETWORKS, Secret
 from dstack_vpn.core.desired import fill_template
 from dstack_vpn.core.keys import PrivateKey
 from dstack_vpn.core.model import Address, SocketAddress, parse_node_id
@@ -72,15 +73,25 @@ def _milliseconds(text: str, plain: str) -> int | None:
     return None if found is None else int(found[1]) * _UNITS[found[2] or plain]
 
 
-def choice(*choices: str) -> Callable[[str], str]:
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class OneOf(Generic[T]):
+    """The parser of a setting with a fixed choice: the values by their names."""
+
+    values: Mapping[str, T]
+
+    def __call__(self, text: str) -> T:
+        """Return the value of that name; raises `FormatError` with the names."""
+        if text not in self.values:
+            raise FormatError(f"expected one of {', '.join(self.values)}")
+        return self.values[text]
+
+
+def choice(*choices: str) -> OneOf[str]:
     """One of a few words."""
-
-    def parse(text: str) -> str:
-        if text not in choices:
-            raise FormatError(f"expected one of {', '.join(choices)}")
-        return text
-
-    return parse
+    return OneOf({each: each for each in choices})
 
 
 def boolean(text: str) -> bool:
@@ -194,20 +205,8 @@ def template(text: str) -> str:
     return text
 
 
-def transport(text: str) -> Transport:
-    """One of the transports."""
-    try:
-        return Transport(text)
-    except ValueError:
-        raise FormatError(f"expected one of {', '.join(Transport)}") from None
-
-
-def stale_policy(text: str) -> StalePolicy:
-    """One of the policies."""
-    try:
-        return StalePolicy(text)
-    except ValueError:
-        raise FormatError(f"expected one of {', '.join(StalePolicy)}") from None
+transport: Final = OneOf({each.value: each for each in Transport})
+stale_policy: Final = OneOf({each.value: each for each in StalePolicy})
 
 
 def relay_listen(text: str) -> Listen:
@@ -287,6 +286,4 @@ def contract_key(text: str) -> Secret:
     return Secret(digits.replace("0X", "0x") if digits.startswith("0X") else digits)
 
 
-def network(text: str) -> Network:
-    """A preset by its name."""
-    return NETWORKS[choice(*NETWORKS)(text)]
+network: Final = OneOf(NETWORKS)

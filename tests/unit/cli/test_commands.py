@@ -268,3 +268,25 @@ def test_status_shows_text_as_text(cli: Cli, daemon: dict[str, str]) -> None:
     assert "[red]x\\x1b[31m\\x0a" in shown
     assert "10.77.0.4" in shown and "\\x0afd00" not in shown and "fd00::4" in shown
     assert json.loads(cli("status", "--json", **daemon).out) == {"health": health, "stats": stats}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["stat"], "No such command 'stat'. Did you mean 'status'?"),
+        (["node", "lst"], "No such command 'lst'. Did you mean 'list'?"),
+        (["plan", "--netwrok", "base"], "No such option '--netwrok'. Did you mean '--network'?"),
+    ],
+)
+def test_a_mistyped_name_is_answered_with_the_nearest(cli: Cli, arguments: list[str], said: str) -> None:
+    ran = cli(*arguments)
+    assert (ran.code, ran.out) == (2, "")
+    assert said in ran.err
+
+
+def test_nothing_is_suggested_for_what_is_near_to_no_command(cli: Cli) -> None:
+    assert "Did you mean" not in cli("xyzzy").err
+
+
+def test_the_version_is_a_flag_too(cli: Cli) -> None:
+    assert cli("--version") == cli("version")

@@ -1,0 +1,103 @@
+"""Events of the journal and records of the audit log, in words.
+
+A key is shortened; `--json` has it in full, and the fields that the words leave out. The kind ends the line,
+as `audit show --kind` takes it.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeAlias
+
+Body: TypeAlias = Mapping[str, Any]
+
+KEY: Final = 8
+"""Characters of a public key that are shown."""
+_FIELDS_OF_PLACE: Final = frozenset({"kind", "at", "number"})
+
+
+def sentence(kind: str, body: Body) -> str:
+    """What happened, and the kind in brackets; a kind or a body that is not ours is shown field by field."""
+    try:
+        words = _WORDS[kind](body)
+    except (KeyError, TypeError):
+        words = _fields(body)
+    return f"{words} [{kind}]" if words else f"[{kind}]"
+
+
+def _fields(body: Body) -> str:
+    """Every field that says something; a flag by its name if it is set."""
+    shown = ((n, v) for n, v in body.items() if n not in _FIELDS_OF_PLACE and v not in (None, "", False))
+    return ", ".join(n.replace("_", " ") if v is True else f"{n.replace('_', ' ')} {v}" for n, v in shown)
+
+
+def _who(body: Body) -> str:
+    """The node by its id and token; by its key if it has neither."""
+    node, token, key = body.get("node"), body.get("token"), body.get("peer")
+    if node:
+        return f"{node} (token {token})" if token is not None else str(node)
+    if token is not None:
+        return f"token {token}"
+    return f"key {str(key)[:KEY]}..." if key else "a node"
+
+
+def _event(body: Body) -> str:
+    subject = f"owner {body['owner']}" if body["token"] is None and body.get("owner") else _who(body)
+    undone = ", undone by a reorg" if body.get("undone") else ""
+    return f"{subject}: {body['event']} in block {body['block']}{undone}"
+
+
+def _many(body: Body) -> str:
+    undone = f", {body['undone']} undone by a reorg" if body["undone"] else ""
+    return f"{body['added']} registry events up to block {body['block']}{undone}"
+
+
+def _health(body: Body) -> str:
+    reason = f": {body['reason']}" if body["reason"] else ""
+    return f"{body['component']} was {body['before']}, is {body['status']}{reason}"
+
+
+def _plan_failed(body: Body) -> str:
+    back = ", rolled back" if body["rolled_back"] else ""
+    return f"a plan of {body['steps']} steps failed{back}: {body['problem']}"
+
+
+def _pin(body: Body) -> str:
+    if body["peers"] is None:
+        return "no configuration is pinned: the registry decides"
+    return f"a configuration of {body['peers']} peers is pinned"
+
+
+_WORDS: Final[Mapping[str, Callable[[Body], str]]] = {
+    "access.decided": lambda b: f"{_who(b)}: access {'granted' if b['granted'] else 'denied'}: {b['reason']}",
+    "access.decided_many": lambda b: f"access granted to {b['granted']} nodes, denied to {b['refused']}",
+    "brake.contradicted": lambda b: f"{b['endpoint']} contradicts the removal of {b['peers']} peers",
+    "brake.engaged": lambda b: f"{b['removals']} of {b['peers']} peers would go: the removal waits",
+    "brake.released": lambda b: f"the removal of {b['removals']} peers waits no longer",
+    "chain.connected": lambda b: f"connected to {b['endpoint']}",
+    "chain.event": _event,
+    "chain.events": _many,
+    "chain.lost": lambda b: f"connection lost: {b['problem']}",
+    "chain.quarantined": lambda b: f"{b['endpoint']} is not used for now: {b['problem']}",
+    "chain.read": lambda b: f"registry read: {b['tokens']} tokens at block {b['block']}",
+    "chain.reorg": lambda b: (
+        f"reorg of {b['depth']} blocks at block {b['block']}: {b['dropped']} events undone, {b['added']} new"
+    ),
+    "config.pin": _pin,
+    "health.changed": _health,
+    "key.change_failed": lambda b: f"the key was not changed, {b['tries']} tries: {b['problem']}",
+    "key.changed": lambda b: f"our key is {str(b['key'])[:KEY]}... now",
+    "peer.answered": lambda b: f"{_who(b)}: answers again",
+    "peer.no_answer": lambda b: f"{_who(b)}: no answer",
+    "peer.refused": lambda b: f"{_who(b)}: refused by the interface: {b['problem']}",
+    "peer.removed": lambda b: f"{_who(b)}: peer removed: {b['reason']}",
+    "peer.set": lambda b: f"{_who(b)}: peer {'added' if b['added'] else 'changed'}: {b['reason']}",
+    "peer.transport": lambda b: f"{_who(b)}: reached by {b['way']}",
+    "peers.answering": lambda b: f"{b['silent']} peers do not answer, {b['answering']} answer",
+    "peers.changed": lambda b: f"{b['set']} peers set, {b['removed']} removed",
+    "plan.failed": _plan_failed,
+    "token.refused": lambda b: f"{_who(b)}: malformed {b['field']}: {b['problem']}",
+    "admin.resume": lambda b: (
+        "resumed: the registry decides" if b["was_pinned"] else "resumed; nothing was pinned"
+    ),
+    "admin.rollback": lambda b: f"rolled back to {b['backup']}",
+    "admin.transaction": lambda b: f"{b['what']}; transaction {b['transaction']}, block {b['block']}",
+}

@@ -1,0 +1,201 @@
+"""Every table fits 80 columns in a terminal with nothing lost, and is plain, one line a row, in a pipe."""
+
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from rich.console import Console, RenderableType
+from rich.text import Text
+
+from dstack_vpn.cli import node_reading, plan
+from dstack_vpn.cli.layout import Layout, Row
+from dstack_vpn.cli.tables import status_view
+from dstack_vpn.cli.top import top_view
+from dstack_vpn.cli.words import sentence
+from dstack_vpn.core.happenings import KINDS
+
+LONG = "web-" + "0123456789." * 5 + "end"
+V6 = "fd77:1a2b:3c4d:5e6f:7a8b:9cad:beef:cafe"
+KEY = "nOKUqvjA3kwlcXOy3vhPvL1TBVsDVU8sLIjAUZ3ckHc="
+RELAY = "vpn.example.org:51820,tls://relay.a-long-name.example.org:443?pin=sha256:" + "ab" * 32
+NOW = time.time()  # noqa: TID251  # what is shown is relative to it
+
+
+def rendered(view: RenderableType, width: int = 80, *, terminal: bool = False) -> str:
+    console = Console(
+        width=width, highlight=False, force_terminal=terminal, color_system="standard" if terminal else None
+    )
+    with console.capture() as captured:
+        console.print(view)
+    return captured.get()
+
+
+def fits(said: str) -> bool:
+    return max(map(len, said.splitlines())) <= 80
+
+
+def letters(said: str) -> str:
+    """The text without its line breaks: what was broken is still whole."""
+    return "".join(said.split())
+
+
+def peer(name: str, **more: object) -> dict[str, Any]:
+    return {
+        "node_id": name,
+        "public_key": name,
+        "token": 65533,
+        "addresses": ["10.77.255.254/32", f"{V6}/128"],
+        "endpoint": f"[{V6}]:51820",
+        "transport": "udp",
+        "state": "ok",
+        "last_handshake": NOW - 34,
+        "rx_bytes": 1023 * 1024**3,
+        "tx_bytes": 1022 * 1024**2,
+        **more,
+    }
+
+
+PEERS = [
+    peer("db"),
+    peer(LONG, transport="tls", endpoint="127.0.0.1:41822"),
+    peer("silent", state="no answer", last_handshake=NOW - 90 * 60),
+    peer("new", endpoint=None, last_handshake=None, rx_bytes=0, tx_bytes=None, addresses=[]),
+]
+HEALTH = {
+    "status": "warning",
+    "components": [
+        {"name": "chain", "status": "ok", "reason": "block 34567890"},
+        {"name": "endpoints", "status": "warning", "reason": "of 3 peers, 1 does not answer: silent; " * 4},
+    ],
+}
+STATS = {
+    "node_id": LONG,
+    "interface": "wg0",
+    "addresses": ["10.77.0.2", V6],
+    "tokens": 4,
+    "chain": {"head": 34567890},
+    "peers": PEERS,
+}
+EVENT = {"at": 1.0, "kind": "access.decided", "token": 7, "node": LONG, "granted": False, "reason": "revoked"}
+RATES = {p["public_key"]: (1023.9e6, 1023.9e6) for p in PEERS}
+
+
+@pytest.mark.parametrize("view", [status_view(HEALTH, STATS), top_view(HEALTH, STATS, RATES, [EVENT])])
+def test_live_views_fit_80_columns(view: RenderableType) -> None:
+    said = rendered(view)
+    assert fits(said)
+    assert "no answer" in said
+    for whole in (LONG, "token 65533", f"[{V6}]:51820", "127.0.0.1:41822", "1023.0 GiB", "1022.0 MiB"):
+        assert whole in said
+
+
+def test_status_has_the_first_address_beside_the_node_and_the_second_below() -> None:
+    shown = [line.split() for line in rendered(status_view(HEALTH, STATS)).splitlines()]
+    number = next(i for i, line in enumerate(shown) if line[:1] == ["db"])
+    assert shown[number][1] == "10.77.255.254"
+    assert shown[number][-5:] == ["udp", "1023.0", "GiB", "1022.0", "MiB"]
+    assert V6 in shown[number + 1]
+
+
+def test_a_pipe_has_one_line_a_row_without_colours_or_blanks_at_the_end() -> None:
+    said = rendered(status_view(HEALTH, STATS), 1000)
+    assert [V6 in line for line in said.splitlines() if line.startswith(("db ", LONG, "silent "))] == [
+        True
+    ] * 3
+    assert "\x1b" not in said
+    assert not any(line != line.rstrip() for line in said.splitlines())
+
+
+def test_a_terminal_has_colours() -> None:
+    assert "\x1b[31mno answer" in rendered(status_view(HEALTH, STATS), terminal=True)
+
+
+def entry(name: str, endpoint: str | None, *, granted: bool) -> dict[str, Any]:
+    return {
+        "token": 65533,
+        "node_id": name,
+        "addresses": ["10.77.255.254", V6],
+        "owner": "0x70997970c51812dc3a010c7d01b50e0d17dc79c8",
+        "endpoint": endpoint,
+        "uri_endpoint": None,
+        "granted": granted,
+        "reason": "active" if granted else "not confirmed by the chain since the start",
+    }
+
+
+def test_node_list_fits_80_columns() -> None:
+    rows = [
+        node_reading._row(entry(LONG, RELAY, granted=False)),
+        node_reading._row(entry("db", None, granted=True)),
+    ]
+    said = rendered(Layout(("token", "node", "address", "access"), rows))
+    assert fits(said)
+    for whole in (LONG, V6, RELAY, "since the start"):
+        assert letters(whole) in letters(said)
+
+
+def test_plan_fits_80_columns(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "console", lambda: Console(width=80))
+    change = {"action": "update", "node_id": LONG, "token": 65533, "public_key": KEY, "reason": "active"}
+    plan._show(
+        {
+            "interface": "wg0",
+            "peers_now": 1,
+            "peers_then": 2,
+            "block": 34567890,
+            "changes": [
+                {**change, "details": [f"allowed IPs 10.77.255.254/32, {V6}/128", f"endpoint [{V6}]:1"]}
+            ],
+            "no_peers": [{"token": 1, "node_id": LONG, "reason": "token id beyond the address range"}],
+            "notes": [],
+        }
+    )
+    said = capsys.readouterr().out
+    assert fits(said)
+    assert KEY in said and LONG in said
+
+
+@pytest.mark.parametrize("width", [80, 1000])
+def test_a_cell_that_is_too_wide_is_whole_and_the_next_one_keeps_its_column(width: int) -> None:
+    rows = [Row((LONG * 2, "x")), Row(("short", Text("y" * 30)))]
+    lines = rendered(Layout(("one", "two"), rows), width).splitlines()
+    assert LONG * 2 in letters("".join(lines))
+    assert lines[-1].index("y") == lines[0].index("two")
+
+
+BODIES: dict[str, dict[str, object]] = {
+    "access.decided": {"token": 7, "node": "web-1", "granted": True, "reason": "active", "cause": "12-3"},
+    "chain.event": {"event": "granted", "token": 7, "node": None, "owner": None, "block": 12, "undone": True},
+    "peer.set": {"peer": KEY, "token": None, "node": None, "reason": "active", "added": True},
+    "of.another.version": {"granted": True, "undone": False, "more_of": 3, "text": ""},
+}
+SENTENCES = {
+    "access.decided": "web-1 (token 7): access granted: active [access.decided]",
+    "chain.event": "token 7: granted in block 12, undone by a reorg [chain.event]",
+    "peer.set": "key nOKUqvjA...: peer added: active [peer.set]",
+    "of.another.version": "granted, more of 3 [of.another.version]",
+}
+
+
+@pytest.mark.parametrize("kind", BODIES)
+def test_events_are_sentences(kind: str) -> None:
+    assert sentence(kind, BODIES[kind]) == SENTENCES[kind]
+    assert sentence(kind, json.loads(json.dumps(BODIES[kind]))) == SENTENCES[kind]
+
+
+class _Any(dict[str, object]):
+    """A body that has every field."""
+
+    def __missing__(self, name: str) -> object:
+        return 1
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "admin.resume", "admin.rollback", "admin.transaction"])
+@pytest.mark.parametrize("body", [dict, _Any])
+def test_every_kind_has_words_and_no_raw_flag(kind: str, body: Callable[[], dict[str, Any]]) -> None:
+    said = sentence(kind, body())
+    assert said.endswith(f"[{kind}]")
+    assert "True" not in said and "False" not in said
+    assert body is dict or not said.startswith("[")
