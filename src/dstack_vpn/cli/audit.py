@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dstack_vpn.cli.completing import nodes
 from dstack_vpn.cli.layout import Layout, Row
 from dstack_vpn.cli.options import with_settings
 from dstack_vpn.cli.tables import console
@@ -33,7 +34,7 @@ Examples:
   dstack-vpn audit show --node web-1 --kind peer"""
 )
 @click.option("--last", type=click.IntRange(1, 100_000), default=50, show_default=True, help="How many.")
-@click.option("--node", help="Only what names this node.")
+@click.option("--node", shell_complete=nodes, help="Only what names this node.")
 @click.option("--kind", help="Only these kinds: a kind, or its beginning, such as peer or access.decided.")
 @_as_json
 @with_settings("STATE_DIR", of_daemon=True)

@@ -6,6 +6,7 @@ import re
 
 import click
 
+from dstack_vpn.cli.completing import backups
 from dstack_vpn.cli.options import with_settings
 from dstack_vpn.config import Settings
 
@@ -40,7 +41,7 @@ def list_(settings: Settings, *, as_json: bool) -> None:
 Example:
   dstack-vpn config show current"""
 )
-@click.argument("name", default="current")
+@click.argument("name", default="current", shell_complete=backups)
 @with_settings(*_FILES, of_daemon=True)
 def show(settings: Settings, name: str) -> None:
     """Show a backup, or the current file, without its private key."""
@@ -54,8 +55,8 @@ def show(settings: Settings, name: str) -> None:
 Example:
   dstack-vpn config diff 20261123T121500.123Z"""
 )
-@click.argument("old")
-@click.argument("new", default="current")
+@click.argument("old", shell_complete=backups)
+@click.argument("new", default="current", shell_complete=backups)
 @with_settings(*_FILES, of_daemon=True)
 def diff(settings: Settings, old: str, new: str) -> None:
     """Show what changed from one configuration to another."""
@@ -73,7 +74,7 @@ def diff(settings: Settings, old: str, new: str) -> None:
 Example:
   dstack-vpn config rollback 20261123T121500.123Z"""
 )
-@click.argument("name")
+@click.argument("name", shell_complete=backups)
 @with_settings(*_FILES, of_daemon=True)
 def rollback(settings: Settings, name: str) -> None:
     """Hold the peers to a backup's, minus every key that the chain has revoked since.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 from rich.text import Text
 
+from dstack_vpn.cli.completing import nodes
 from dstack_vpn.cli.layout import Layout, Row
 from dstack_vpn.cli.options import with_settings
 from dstack_vpn.cli.params import NAMED, SUBJECT, Subject
@@ -64,7 +65,7 @@ Examples:
   dstack-vpn node info 10.77.0.8
   dstack-vpn node info token:7 --json"""
 )
-@click.argument("subject", metavar="NODE|TUNNEL-ADDRESS", type=NAMED)
+@click.argument("subject", metavar="NODE|TUNNEL-ADDRESS", type=NAMED, shell_complete=nodes)
 @_as_json
 @with_settings(*_READING)
 def info(settings: Settings, subject: Subject, *, as_json: bool) -> None:
@@ -123,7 +124,7 @@ Examples:
   dstack-vpn node verify 10.77.0.8 && echo welcome
   dstack-vpn node verify 'nOKUqvjA3kwlcXOy3vhPvL1TBVsDVU8sLIjAUZ3ckHc=' --json"""
 )
-@click.argument("subject", metavar="NODE|KEY|TUNNEL-ADDRESS", type=SUBJECT)
+@click.argument("subject", metavar="NODE|KEY|TUNNEL-ADDRESS", type=SUBJECT, shell_complete=nodes)
 @_as_json
 @with_settings(*_READING)
 @click.pass_context

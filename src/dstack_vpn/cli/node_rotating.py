@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from dstack_vpn.cli.completing import nodes
 from dstack_vpn.cli.node_writing import find_node, label
 from dstack_vpn.cli.params import NAME
 from dstack_vpn.cli.sending import CHAIN, Sending, sends
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 Example (on the node itself, beside its daemon and with its STATE_DIR):
   WIREGUARD_PRIVATE_KEY=generate CONTRACT_PRIVATE_KEY_FILE=holder.key dstack-vpn node rotate-key web-1""",
 )
-@click.argument("name", metavar="NODE", type=NAME)
+@click.argument("name", metavar="NODE", type=NAME, shell_complete=nodes)
 @sends(*CHAIN, "STATE_DIR")
 def rotate_key(sending: Sending, name: "NodeName") -> None:
     """Make a new key, and announce it: the daemon takes it when the registry has it.

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from dstack_vpn.cli.completing import nodes
 from dstack_vpn.cli.node_reading import date, find
 from dstack_vpn.cli.params import (
     ACCOUNT,
@@ -96,7 +97,7 @@ def label(node: Node) -> str:
 Example:
   dstack-vpn node update-key web-1 --public-key "$(dstack-vpn pubkey < new.key)\"""",
 )
-@click.argument("name", metavar="NODE", type=NAME)
+@click.argument("name", metavar="NODE", type=NAME, shell_complete=nodes)
 @click.option("--public-key", required=True, type=KEY, help="The node's new WireGuard key.")
 @sends(*CHAIN)
 def update_key(sending: Sending, name: "NodeName", public_key: PublicKey) -> None:
@@ -114,7 +115,7 @@ Examples:
   dstack-vpn node set-endpoint web-1 vpn.example.org:51820,tls://vpn.example.org:443
   dstack-vpn node set-endpoint web-1 ''    # none: the node calls its peers""",
 )
-@click.argument("name", metavar="NODE", type=NAME)
+@click.argument("name", metavar="NODE", type=NAME, shell_complete=nodes)
 @click.argument("endpoint", type=CONTRACT_ENDPOINT)
 @sends(*CHAIN)
 def set_endpoint(sending: Sending, name: "NodeName", endpoint: Reach | None) -> None:
@@ -133,7 +134,7 @@ Examples:
   dstack-vpn node set-expiry web-1 2027-01-31T18:00:00Z
   dstack-vpn node set-expiry web-1 never""",
 )
-@click.argument("name", metavar="NODE", type=NAME)
+@click.argument("name", metavar="NODE", type=NAME, shell_complete=nodes)
 @click.argument("time", type=MOMENT)
 @sends(*CHAIN)
 def set_expiry(sending: Sending, name: "NodeName", time: Moment) -> None:
@@ -159,7 +160,7 @@ def _until(expires_at: int) -> str:
 Example:
   dstack-vpn node revoke web-1 --yes"""
 )
-@click.argument("name", metavar="NODE", type=NAME)
+@click.argument("name", metavar="NODE", type=NAME, shell_complete=nodes)
 @_yes
 @sends(*CHAIN)
 def revoke(sending: Sending, name: "NodeName", *, yes: bool) -> None:
@@ -176,7 +177,7 @@ def revoke(sending: Sending, name: "NodeName", *, yes: bool) -> None:
 Example:
   dstack-vpn node transfer web-1 --to 0x3C44CdDdB6a900fa2b585dd299e03d12FA4293BC"""
 )
-@click.argument("name", metavar="NODE", type=NAME)
+@click.argument("name", metavar="NODE", type=NAME, shell_complete=nodes)
 @click.option("--to", required=True, type=ACCOUNT, help="The account that is to hold it.")
 @_yes
 @sends(*CHAIN)

@@ -8,6 +8,7 @@ from typing import Any, Concatenate, Final, ParamSpec, TypeVar, cast
 import click
 
 from dstack_vpn import config
+from dstack_vpn.cli.completing import one_of
 from dstack_vpn.config import OPTIONS, Settings
 from dstack_vpn.errors import DstackVpnError, StoreError
 
@@ -45,7 +46,13 @@ def with_settings(
 
         result = cast("Callable[_P, _T]", functools.update_wrapper(wrapped, command))
         for option in reversed(options):
-            result = click.option(option.flag, option.key, metavar="TEXT", help=_help(option))(result)
+            result = click.option(
+                option.flag,
+                option.key,
+                type=one_of(option),
+                metavar="|".join(option.choices) or "TEXT",
+                help=_help(option),
+            )(result)
         path = click.Path(path_type=Path, dir_okay=False)
         return click.option("--config", "config_file", type=path, help="A TOML file with settings.")(result)
 

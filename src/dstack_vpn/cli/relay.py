@@ -9,6 +9,7 @@ from typing import Any, Final
 import click
 
 from dstack_vpn import config
+from dstack_vpn.cli.completing import one_of
 from dstack_vpn.config import RELAY_OPTIONS, TCP2UDP, UDP2TCP, Option, RelaySettings
 from dstack_vpn.core.upstream import has_password
 
@@ -32,7 +33,13 @@ def _relay_options(command: Callable[..., None]) -> Callable[..., None]:
         if flag is None:
             continue
         default = f" [default: {option.default}]" if option.default else ""
-        command = click.option(flag, option.key, metavar="TEXT", help=f"{option.help}{default}")(command)
+        command = click.option(
+            flag,
+            option.key,
+            type=one_of(option),
+            metavar="|".join(option.choices) or "TEXT",
+            help=f"{option.help}{default}",
+        )(command)
     path = click.Path(path_type=Path, dir_okay=False)
     return click.option("--config", "config_file", type=path, help="A TOML file with settings.")(command)
 

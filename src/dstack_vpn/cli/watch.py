@@ -88,14 +88,14 @@ def request_to(settings: Settings | RelaySettings, path: str) -> urllib.request.
     return request
 
 
-def fetch(settings: Settings | RelaySettings, path: str) -> dict[str, Any]:
-    """GET a document from the running daemon; raises `AdminError`."""
+def fetch(settings: Settings | RelaySettings, path: str, deadline: float = _DEADLINE) -> dict[str, Any]:
+    """GET a document from the running daemon; raises `AdminError`. ``deadline`` in seconds."""
     if not settings.health_check_port:
         raise AdminError("HEALTH_CHECK_PORT is 0, so there is no status page to ask: set it")
     request = request_to(settings, path)
     url = request.full_url
     try:
-        status, body = _get(request)
+        status, body = _get(request, deadline)
     except http.client.HTTPException as error:
         raise AdminError(f"what answers at {url} does not speak HTTP, so it is not dstack-vpn") from error
     except OSError as error:
@@ -114,12 +114,12 @@ def fetch(settings: Settings | RelaySettings, path: str) -> dict[str, Any]:
     return document
 
 
-def _get(request: urllib.request.Request) -> tuple[int, bytes]:
+def _get(request: urllib.request.Request, deadline: float) -> tuple[int, bytes]:
     """Return status and body; raises `OSError` and `http.client.HTTPException`."""
     # No proxy of the environment stands between us and our own daemon.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(request, timeout=_DEADLINE) as reply:
+        with opener.open(request, timeout=deadline) as reply:
             return reply.status, reply.read(_LONGEST)
     except urllib.error.HTTPError as error:
         with error:

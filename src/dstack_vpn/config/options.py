@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from dstack_vpn.config import parsers
+from dstack_vpn.config.settings import NETWORKS
 from dstack_vpn.core.forward import parse_forwards
 from dstack_vpn.core.model import parse_node_id
 
@@ -52,7 +53,13 @@ OPTIONS: Final[tuple[Option, ...]] = (
     Option(
         "NODE_ID", parse_node_id, None, "Our own node id; without it, our key alone says who we are.", "web-1"
     ),
-    Option("NETWORK", parsers.network, "base", "The chain: presets for all that belongs to it.", "base"),
+    Option(
+        "NETWORK",
+        parsers.network,
+        "base",
+        f"The chain: presets for all that belongs to it; one of {', '.join(NETWORKS)}.",
+        "base",
+    ),
     Option(
         "RPC_URL",
         parsers.urls,

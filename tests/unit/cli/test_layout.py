@@ -67,7 +67,11 @@ HEALTH = {
     "status": "warning",
     "components": [
         {"name": "chain", "status": "ok", "reason": "block 34567890"},
-        {"name": "endpoints", "status": "warning", "reason": "of 3 peers, 1 does not answer: silent; " * 4},
+        {
+            "name": "endpoints",
+            "status": "warning",
+            "reason": ("of 3 peers, 1 does not answer: silent; " * 4).strip(),
+        },
     ],
 }
 STATS = {

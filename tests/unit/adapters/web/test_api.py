@@ -51,6 +51,15 @@ async def test_questions(path: str, code: int) -> None:
             assert body["error"]
 
 
+@pytest.mark.parametrize("plus", ["+", "%2B", "%20"])
+async def test_a_key_may_have_a_raw_plus(plus: str) -> None:
+    key = PublicKey(b"\xfb" * 32)
+    assert str(key).count("+") > 1
+    async with serving() as served:
+        code, found = (await served.get(f"/decisions?key={str(key).replace('+', plus)}"))[:2]
+    assert (code, found) == (200, {"subject": "PublicKey"})
+
+
 async def test_what_was_asked_is_never_taken_for_something_else() -> None:
     async with serving() as served:
         assert (await served.get("/decisions?node=10.77.0.2"))[1] == {"subject": "str"}

@@ -1,0 +1,76 @@
+"""Shell completion of values: fixed choices, the nodes that the daemon knows, and backups.
+
+Completion never prints an error: what can't be known completes to nothing.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Final
+
+import click
+from click.shell_completion import CompletionItem
+
+from dstack_vpn import config
+from dstack_vpn.config import OPTIONS, Option, Settings
+from dstack_vpn.errors import DstackVpnError
+
+DEADLINE: Final = 0.5
+"""Seconds that a person who pressed Tab waits for the daemon, at most, for each read of its answer."""
+_ANY: Final = "0x" + "0" * 40
+"""A contract that is not asked."""
+
+
+def one_of(option: Option) -> "Choices | None":
+    """The type of a flag with a fixed choice; None for others. The configuration checks the value."""
+    return Choices(option.choices) if option.choices else None
+
+
+class Choices(click.ParamType[str]):
+    """A text that has completions; whether it is allowed is not decided here."""
+
+    name = "text"
+
+    def __init__(self, choices: Iterable[str]) -> None:
+        self.choices = tuple(choices)
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem[Any]]:
+        """See `click.ParamType.shell_complete`."""
+        return [CompletionItem(each) for each in self.choices if each.startswith(incomplete)]
+
+
+def nodes(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """The ids of the running daemon's peers, and its own."""
+    from dstack_vpn.cli.watch import fetch
+
+    try:
+        found = fetch(_settings(ctx), "/stats", deadline=DEADLINE)
+        names = [found["node_id"], *(peer["node_id"] for peer in found["peers"])]
+    except (DstackVpnError, KeyError, TypeError):
+        return []
+    return sorted({n for n in names if isinstance(n, str) and n.isprintable() and n.startswith(incomplete)})
+
+
+def backups(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """The backups' names, and ``current`` if the command takes it."""
+    from dstack_vpn.wiring import node as wiring
+
+    also = [] if ctx.info_name == "rollback" else ["current"]
+    try:
+        names = [*also, *(backup.name for backup in wiring.archive(_settings(ctx)).list())]
+    except (DstackVpnError, OSError):
+        return []
+    return [name for name in names if name.startswith(incomplete)]
+
+
+def _settings(ctx: click.Context) -> Settings:
+    """The flags so far, else the running daemon's settings; raises `ConfigError` and `StoreError`."""
+    from dstack_vpn.wiring.running import settings_of
+
+    known = {option.key: option for option in OPTIONS if not option.secret}
+    flags = {key: text for key, text in ctx.params.items() if key in known and isinstance(text, str)}
+    file: Path | None = ctx.params.get("config_file")
+    state_dir = config.look_up("state_dir", flags, file) or known["state_dir"].default
+    last = {"CONTRACT_ADDRESS": _ANY, **settings_of(Path(state_dir or ""))}
+    return config.load(flags, file=file, last=last)
