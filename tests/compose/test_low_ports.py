@@ -84,10 +84,13 @@ def look(name: str) -> dict[str, Any]:
     return {}
 
 
-def serves_low_ports(name: str, chain: Chain, log: Callable[[], str]) -> None:
-    """Register the node that runs there, and hold it to its names, its relay and their places in health."""
-    key = wait_for("the daemon answers", lambda: look(name).get("public_key"), 30)
-    chain.register(key)
+def register(name: str, chain: Chain) -> None:
+    """Register the node that runs there."""
+    chain.register(wait_for("the daemon answers", lambda: look(name).get("public_key"), 30))
+
+
+def serves_low_ports(name: str, log: Callable[[], str]) -> None:
+    """Hold the node that runs there to its names, its relay and their places in health."""
     found: dict[str, Any] = {}
 
     def done() -> bool:
@@ -104,7 +107,8 @@ def serves_low_ports(name: str, chain: Chain, log: Callable[[], str]) -> None:
 
 def test_the_systemd_unit(chain: Chain) -> None:
     docker("build", "-q", "-t", "dstack-vpn/systemd:local", str(SYSTEMD))
-    text = "".join(f"{name}={value}\n" for name, value in (settings(chain) | {"NODE_ID": NODE}).items())
+    values = settings(chain) | {"NODE_ID": NODE, "KEEP_INTERFACE": "1"}
+    text = "".join(f"{name}={value}\n" for name, value in values.items())
     with container("systemd", "--network", chain.network, *MACHINE, "dstack-vpn/systemd:local") as name:
         wait_for("systemd is up", lambda: "running" in systemctl(name, "is-system-running"), 30)
         docker("exec", name, "install", "-d", "-m", "0700", "/etc/dstack-vpn")
@@ -113,8 +117,13 @@ def test_the_systemd_unit(chain: Chain) -> None:
         systemctl(name, "daemon-reload")
         systemctl(name, "enable", "--now", "dstack-vpn")
         journal = ("exec", name, "journalctl", "-u", "dstack-vpn", "--no-pager", "-n", "40")
-        serves_low_ports(name, chain, lambda: docker(*journal))
+        register(name, chain)
+        serves_low_ports(name, lambda: docker(*journal))
         assert systemctl(name, "show", "-p", "NRestarts", "dstack-vpn") == "NRestarts=0"
+        before = wireguard_go(name)
+        systemctl(name, "restart", "dstack-vpn")
+        serves_low_ports(name, lambda: docker(*journal))
+        assert wireguard_go(name) == before, "KillMode=process, and the daemon adopts its own tunnel"
 
 
 def settings(chain: Chain) -> dict[str, str]:
@@ -125,6 +134,11 @@ def settings(chain: Chain) -> dict[str, str]:
         "WIREGUARD_PRIVATE_KEY": "generate",
         "RELAY_LISTEN": "tls://0.0.0.0:443",
     }
+
+
+def wireguard_go(name: str) -> list[str]:
+    """The processes there of that name; none with the kernel's WireGuard."""
+    return docker("exec", name, "sh", "-c", "grep -l ^wireguard-go /proc/[0-9]*/comm || true").split()
 
 
 def systemctl(name: str, *arguments: str) -> str:
@@ -140,7 +154,8 @@ def test_the_compose_file_for_dstack(chain: Chain, tmp_path: Path) -> None:
         try:
             stack.compose("up", "-d", "--no-build")
             node = stack.container("node")
-            serves_low_ports(node, chain, lambda: docker("logs", "-n", "40", node, check=False))
+            register(node, chain)
+            serves_low_ports(node, lambda: docker("logs", "-n", "40", node, check=False))
         finally:
             stack.down()
 
@@ -154,7 +169,8 @@ def test_the_kubernetes_manifest(chain: Chain) -> None:
     options = [*of_the_pod(pod, node), *(f"--env={name}={value}" for name, value in values.items())]
     network = ("--network", chain.network, *LOW, "--device", TUN)
     with container("kubernetes", *network, *options, IMAGE, *node["args"]) as name:
-        serves_low_ports(name, chain, lambda: docker("logs", "-n", "40", name, check=False))
+        register(name, chain)
+        serves_low_ports(name, lambda: docker("logs", "-n", "40", name, check=False))
         for probe in ("startupProbe", "readinessProbe"):
             docker("exec", name, *node[probe]["exec"]["command"])
 
