@@ -13,6 +13,7 @@ import click
 from click.exceptions import NoSuchCommand
 
 from dstack_vpn import __version__
+from dstack_vpn.cli.text import printable_lines
 from dstack_vpn.errors import ConfigError, DstackVpnError, InTheWayError, UnknownOutcomeError
 
 FAILED: Final = 1
@@ -108,12 +109,12 @@ def _explain(error: DstackVpnError) -> int:
     if isinstance(error, ConfigError):
         click.echo("The configuration can't be used:", err=True)
         for problem in error.problems:
-            click.echo(f"  - {problem}", err=True)
+            click.echo(f"  - {printable_lines(problem)}", err=True)
         return CONFIGURATION
     if isinstance(error, InTheWayError):
         click.echo("This host has something in the way; nothing was changed:", err=True)
         for problem in error.problems:
-            click.echo(f"  - {problem}", err=True)
+            click.echo(f"  - {printable_lines(problem)}", err=True)
         return CONFIGURATION
-    click.secho(f"error: {error}", err=True, fg="red" if sys.stderr.isatty() else None)
+    click.secho(f"error: {printable_lines(error)}", err=True, fg="red" if sys.stderr.isatty() else None)
     return UNKNOWN if isinstance(error, UnknownOutcomeError) else FAILED

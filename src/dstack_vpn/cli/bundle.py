@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from dstack_vpn.cli.options import with_settings
+from dstack_vpn.cli.text import printable
 from dstack_vpn.cli.watch import fetch
 from dstack_vpn.config import Settings
 
@@ -37,4 +38,4 @@ def support_bundle(settings: Settings, *, output: Path | None, logs: tuple[Path,
 
     path = output or Path(time.strftime("dstack-vpn-support-%Y%m%dT%H%M%SZ.tar.gz", time.gmtime()))
     count = make(path, settings, logs, partial(fetch, settings))
-    click.echo(f"{path}: {count} files, readable by you alone. Look at it before you pass it on.")
+    click.echo(f"{printable(path)}: {count} files, readable by you alone. Look at it before you pass it on.")
