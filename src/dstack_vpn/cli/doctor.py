@@ -2,6 +2,9 @@
 
 import asyncio
 import json
+import shutil
+import sys
+import textwrap
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,6 +19,7 @@ from dstack_vpn.errors import AdminError
 if TYPE_CHECKING:
     from dstack_vpn.adapters.doctor.check import Check
 
+_INDENT: Final = " " * 6
 _COLOURS: Final = {"pass": "green", "warn": "yellow", "fail": "red"}
 
 
@@ -57,7 +61,28 @@ def _daemon(settings: Settings) -> dict[str, Any]:
 
 
 def _tell(check: "Check") -> None:
-    click.echo(f"{click.style(check.status, _COLOURS[check.status])}  {printable(check.name)}: ", nl=False)
-    click.echo(printable(check.found))
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    first, *rest = check_lines(check, width)
+    click.echo(first.replace(check.status, click.style(check.status, _COLOURS[check.status]), 1))
+    for line in rest:
+        click.echo(line)
+
+
+def check_lines(check: "Check", width: int | None) -> list[str]:
+    """Return a check as lines of at most ``width`` columns, as far as its words allow; None: unbroken."""
+    parts = [("", f"{check.status}  {printable(check.name)}: {printable(check.found)}")]
     if check.advice:
-        click.echo(f"      → {printable(check.advice)}")
+        parts.append((_INDENT, f"→ {printable(check.advice)}"))
+    if width is None:
+        return [indent + text for indent, text in parts]
+    return [
+        line
+        for indent, text in parts
+        for line in textwrap.wrap(
+            text,
+            width,
+            initial_indent=indent,
+            subsequent_indent=f"{_INDENT}  " if indent else _INDENT,
+            break_on_hyphens=False,
+        )
+    ]
