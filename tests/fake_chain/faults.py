@@ -22,6 +22,8 @@ class Fault:
     """Answer with this JSON-RPC error."""
     result: Any = ...
     """Answer with this result."""
+    drop: bool = False
+    """Cut the connection (HTTP)."""
     stall: bool = False
     """Never answer."""
     times: int | None = None
@@ -65,6 +67,10 @@ class Faults:
     most_nodes: int | None = None
     """A page of more nodes runs out of gas."""
     no_batches: bool = False
+    batches: Fault | None = None
+    """What becomes of a batch as a whole; an ``error`` becomes that of each call in it."""
+    genesis: Any = ...
+    """What block 0 is, or a `Fault`."""
     no_finalized: bool = False
     pruned_before: int = 0
     """State of earlier blocks is gone."""

@@ -133,6 +133,8 @@ class FakeServer:
             )
         except _MisbehaveError as error:
             fault = error.fault
+            if fault.drop and request.transport is not None:
+                request.transport.close()
             return web.Response(
                 status=fault.status or 200,
                 headers=fault.headers,
@@ -202,6 +204,10 @@ class FakeServer:
         if self.faults.no_batches:
             error = {"code": -32600, "message": "batch requests are not supported"}
             return json.dumps({"jsonrpc": "2.0", "id": None, "error": error})
+        if (fault := self.faults.batches) is not None:
+            if fault.error is None:
+                raise _MisbehaveError(fault)
+            return json.dumps([{"jsonrpc": "2.0", "id": x["id"], "error": fault.error} for x in document])
         # Out of order, which the specification allows.
         return json.dumps([await self._one(each, socket) for each in reversed(document)])
 
@@ -234,6 +240,10 @@ class FakeServer:
             case "eth_chainId":
                 return hex(self.chain.chain_id)
             case "eth_getBlockByNumber":
+                if params[0] == "0x0" and self.faults.genesis is not ...:
+                    if isinstance(self.faults.genesis, Fault):
+                        raise _MisbehaveError(self.faults.genesis)
+                    return self.faults.genesis
                 block = self._block(params[0])
                 return block and block.header()
             case "eth_getBlockByHash":

@@ -369,3 +369,27 @@ def test_a_byte_order_mark_is_passed_over_and_utf_16_is_named(tmp_path: Path) ->
     found = problems({name: f"{path}.utf-16" for name, path in names.items()})
     assert len(found) == 2
     assert all("the file is UTF-16 text: save it as UTF-8" in problem for problem in found)
+
+
+DIGITS = "C0ffee" * 10 + "beef"
+
+
+@pytest.mark.parametrize("text", ["{}", "0x{}", "0X{}", "{}\n", "0x{}\r\n", " \t0x{} \n\n", "\ufeff0x{}\r\n"])
+@pytest.mark.parametrize("by_file", [False, True], ids=["environment", "file"])
+def test_forms_of_an_accounts_key(write: Write, text: str, by_file: bool) -> None:
+    content = text.format(DIGITS)
+    name, value = ("CONTRACT_PRIVATE_KEY", content)
+    if by_file:
+        name, value = f"{name}_FILE", str(write("account.key", content, 0o600))
+    key = load({}, {name: value}).contract_private_key
+    assert key is not None
+    assert key.reveal().removeprefix("0x") == DIGITS
+
+
+@pytest.mark.parametrize(
+    "text", [DIGITS[1:], DIGITS + "0", "0x0x" + DIGITS[4:], DIGITS[:-1] + "g", "x" + DIGITS]
+)
+def test_what_is_not_an_accounts_key_is_refused_without_showing_it(text: str) -> None:
+    (problem,) = problems({"CONTRACT_PRIVATE_KEY": text})
+    assert "expected 64 hexadecimal digits" in problem
+    assert DIGITS[4:20] not in problem

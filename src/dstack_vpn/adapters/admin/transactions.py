@@ -101,7 +101,7 @@ class Sender:
 
     def _reason(self, error: CallRevertedError) -> str:
         """The contract's reason, which is text that the endpoint sent."""
-        return self.caller.transport.url.redact(describe_revert(error.data))
+        return describe_revert(error.data, self.caller.transport.url.redactor.beginning)
 
     async def _simulate(self, transaction: dict[str, str]) -> None:
         try:

@@ -4,14 +4,17 @@ The arguments may be any stranger's text, so they are quoted, escaped and cut.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from dstack_vpn.adapters.contracts import signatures
 from dstack_vpn.adapters.contracts.abi import SELECTOR, WORD, Reader
 from dstack_vpn.adapters.contracts.artifact import load_artifact
+from dstack_vpn.adapters.redact import WINDOW
 from dstack_vpn.errors import FormatError
 
+_LOOKED_AT: Final = 4 * WINDOW
+"""Bytes of a foreign text."""
 _MAX_TEXT: Final = 100
 """Characters of a text argument that are shown."""
 
@@ -29,44 +32,47 @@ _PANICS: Final = {
 }
 
 
-def describe_revert(data: bytes) -> str:
-    """What a revert's data says; never raises, whatever the data is."""
+def describe_revert(data: bytes, clean: Callable[[str], str] = str) -> str:
+    """Return the reason that a revert's data has. Never raises, whatever the data is.
+
+    ``clean`` takes secrets out of a foreign text, before it is cut.
+    """
     selector, arguments = data[:SELECTOR], data[SELECTOR:]
     if not data:
         return "reverted without a reason"
     try:
-        return _describe(selector, arguments)
+        return _describe(selector, arguments, clean)
     except FormatError:
         return f"reverted with an error that can't be read (0x{selector.hex()})"
 
 
-def _describe(selector: bytes, arguments: bytes) -> str:
+def _describe(selector: bytes, arguments: bytes, clean: Callable[[str], str]) -> str:
     if selector == signatures.ERROR:
-        return f"reverted: {_text(Reader(arguments).blob(0, 0))}"
+        return f"reverted: {_text(Reader(arguments).blob(0, 0), clean)}"
     if selector == signatures.PANIC:
         code = Reader(arguments).uint(0)
         return f"panic: {_PANICS.get(code, f'code {code}')}"
     error = load_artifact().errors.get(selector)
     if error is None:
         return f"reverted with an unknown error (0x{selector.hex()})"
-    return f"{error.name}({', '.join(_arguments(error.types, arguments))})"
+    return f"{error.name}({', '.join(_arguments(error.types, arguments, clean))})"
 
 
-def _arguments(types: Sequence[str], data: bytes) -> list[str]:
+def _arguments(types: Sequence[str], data: bytes, clean: Callable[[str], str]) -> list[str]:
     reader = Reader(data)
-    return [_argument(reader, kind, WORD * i) for i, kind in enumerate(types)]
+    return [_argument(reader, kind, WORD * i, clean) for i, kind in enumerate(types)]
 
 
-def _argument(reader: Reader, kind: str, at: int) -> str:
+def _argument(reader: Reader, kind: str, at: int, clean: Callable[[str], str]) -> str:
     match kind:
         case "string":
-            return _text(reader.blob(0, at))
+            return _text(reader.blob(0, at), clean)
         case "address":
             return reader.address(at)
         case _:  # the contract's other arguments are integers; a test holds it to that
             return str(reader.uint(at))
 
 
-def _text(raw: bytes) -> str:
-    text = raw[: 4 * _MAX_TEXT].decode("utf-8", "replace")
+def _text(raw: bytes, clean: Callable[[str], str]) -> str:
+    text = clean(raw[:_LOOKED_AT].decode("utf-8", "replace"))
     return json.dumps(text if len(text) <= _MAX_TEXT else text[: _MAX_TEXT - 1] + "…")

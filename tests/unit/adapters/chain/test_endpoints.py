@@ -5,7 +5,7 @@ from collections.abc import Awaitable
 
 import pytest
 from structlog.testing import capture_logs
-from tests.fake_chain import FakeServer, Fault
+from tests.fake_chain import FakeServer, Fault, serve
 from tests.unit.adapters.chain.connecting import DEADLINE, SECRET, connected, pool_of
 
 from dstack_vpn.adapters.chain.jsonrpc import Request
@@ -107,6 +107,17 @@ async def test_a_refused_handshake(fake_chain: FakeServer, status: int, kind: ty
         async with connected(fake_chain, "ws"):
             pass
     assert isinstance(caught.value, EndpointError) or getattr(caught.value, "retry_after", None) == 3.0
+
+
+async def test_a_redirected_websocket_is_not_followed(fake_chain: FakeServer) -> None:
+    async with serve() as elsewhere:
+        away = Fault(status=302, headers={"Location": f"{elsewhere.http}/{SECRET}"})
+        fake_chain.faults.by_method["handshake"] = away
+        with pytest.raises(EndpointError, match="redirects elsewhere") as caught:
+            async with connected(fake_chain, "ws"):
+                pass
+        assert SECRET not in str(caught.value)
+        assert (elsewhere.connections, sum(elsewhere.faults.calls.values())) == (0, 0)
 
 
 async def test_a_cut_connection_fails_facts_and_waiting_calls(fake_chain: FakeServer) -> None:

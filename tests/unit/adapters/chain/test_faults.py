@@ -34,6 +34,10 @@ RETRIES = [
     (-32002, ""),
     (-32000, "request timed out"),
     (0, "service temporarily unavailable"),
+    (-32000, "context deadline exceeded"),
+    (-32010, "backend returned an invalid response"),
+    (-32011, "no backends available for method"),
+    (-32014, "backend is over capacity"),
 ]
 REVERTS = [
     (3, "execution reverted: out of gas range block not found rate limit"),
@@ -51,6 +55,7 @@ UNKNOWN_BLOCKS = [
     (-32000, "finalized block not found"),
     (-32602, "BlockOutOfRangeError: block height is 206 but requested was 300"),
     (-32000, "block not found: 0x1234"),
+    (-32019, "block is out of range"),
 ]
 UNSUPPORTED = [
     (-32601, "the method eth_foo does not exist/is not available"),

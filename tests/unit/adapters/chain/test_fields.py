@@ -45,6 +45,15 @@ def test_a_log_is_read_in_lower_case() -> None:
     assert (parsed.block_number, parsed.log_index, parsed.removed) == (16, 0, False)
     assert fields.log_address(log()) == "0x" + "cd" * 20
     assert fields.parse_log(log(removed=True)).removed
+    assert not fields.parse_log(log(removed=None)).removed
+
+
+@pytest.mark.parametrize("value", ["0x10", "0X10", "0x0010", "0x" + "0" * 62 + "10", 16])
+def test_accepted_forms_of_a_quantity(value: object) -> None:
+    assert fields.quantity(value, "number") == 16
+    assert fields.parse_log(log(blockNumber=value, logIndex=value)).block_number == 16
+    assert fields.chain_id(value) == 16
+    assert fields.chain_id("16") == 16
 
 
 @pytest.mark.parametrize(

@@ -115,3 +115,8 @@ def test_only_chain_errors_escape_a_hostile_envelope(envelope: Any) -> None:
                 assert isinstance(classify(message.fault, "eth_call", ""), ChainError)
     except EndpointError:
         pass
+
+
+def test_an_id_that_comes_back_as_a_text_is_the_number_that_was_sent() -> None:
+    (reply,) = decode('{"jsonrpc":"2.0","id":"7","result":"0x1"}')
+    assert reply == Reply(7, "0x1")

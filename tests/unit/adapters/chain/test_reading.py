@@ -1,6 +1,7 @@
 """Logs and state as real endpoints serve them: in parts, with strangers among them, or not at all."""
 
 import asyncio
+import json
 
 import pytest
 from structlog.testing import capture_logs
@@ -109,6 +110,53 @@ async def test_an_endpoint_without_batches_is_asked_one_by_one(fake_chain: FakeS
     async with connected(fake_chain, "http") as session:
         observed = await session.read_tokens([1, 2, 3], await session.head())
     assert [one.node is not None for one in observed] == [True, False, False]
+
+
+REFUSED = {"jsonrpc": "2.0", "id": None, "error": {"code": -32600, "message": "no batches here"}}
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        Fault(status=405, body="<html>Method Not Allowed</html>"),
+        Fault(status=400, body="Bad Request"),
+        Fault(status=500, body=json.dumps(REFUSED)),
+        Fault(status=200, body=json.dumps(REFUSED)),
+        Fault(status=200, body="[]"),
+        Fault(error={"code": -32600, "message": "batch requests are not allowed"}),
+        Fault(drop=True),
+    ],
+    ids=["405", "400", "500", "one error", "nothing", "an error for each", "a cut connection"],
+)
+async def test_batches_that_are_refused_as_a_whole(fake_chain: FakeServer, refusal: Fault) -> None:
+    await fake_chain.chain.mint(1)
+    fake_chain.faults.batches = refusal
+    async with connected(fake_chain, "http") as session:
+        observed = await session.read_tokens([1, 2, 3], await session.head())
+    assert [one.node is not None for one in observed] == [True, False, False]
+
+
+@pytest.mark.parametrize(
+    "genesis",
+    [None, Fault(error={"code": 4444, "message": "pruned history unavailable"})],
+    ids=["null", "pruned"],
+)
+async def test_an_endpoint_without_block_0_counts_if_the_block_is_known(
+    fake_chain: FakeServer, scheme: str, genesis: Fault | None
+) -> None:
+    known = fake_chain.chain.blocks[0].hash
+    fake_chain.faults.genesis = genesis
+    async with connected(fake_chain, scheme, genesis_hash=known) as session:
+        assert session.identity.genesis_hash == known
+    with pytest.raises(EndpointError, match="does not have block 0"):
+        async with connected(fake_chain, scheme):
+            pass
+
+
+async def test_a_chain_id_as_a_decimal_text(fake_chain: FakeServer, scheme: str) -> None:
+    fake_chain.faults.by_method["eth_chainId"] = Fault(result="31337")
+    async with connected(fake_chain, scheme, chain_id=31337) as session:
+        assert session.identity.chain_id == 31337
 
 
 async def test_without_finality_there_is_none(fake_chain: FakeServer, scheme: str) -> None:

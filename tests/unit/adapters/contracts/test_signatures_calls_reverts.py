@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from tests.unit.adapters.contracts.oracle import artifact
 
 from dstack_vpn.adapters.contracts import ABIS, by_name, calls, describe_revert, load_artifact, signatures
+from dstack_vpn.adapters.redact import Redactor
 from dstack_vpn.core.keys import PublicKey
 from dstack_vpn.errors import FormatError
 
@@ -127,3 +128,10 @@ def test_whatever_the_data_is_there_is_one_printable_line(selector: bytes, argum
     text = describe_revert(selector + arguments)
     assert text.isprintable()
     assert len(text) < 1000
+
+
+def test_a_secret_in_a_reason_is_redacted_before_the_reason_is_cut() -> None:
+    redactor = Redactor(["s3cr3t-key"])
+    for blanks in range(260):
+        data = signatures.ERROR + bytes(encode(["string"], [" " * blanks + "s3cr3t-key"]))
+        assert "s3" not in describe_revert(data, redactor.beginning)
