@@ -87,3 +87,9 @@ def test_a_host_name_keeps_what_looks_like_words(host: str, shown: str) -> None:
 def test_two_endpoints_with_keys_in_their_host_names_stay_apart() -> None:
     names = {RpcUrl.parse(f"wss://k3y{n}k3y{n}k3y.example.org").name for n in range(20)}
     assert len(names) == 20
+
+
+def test_the_form_in_which_a_url_is_sent_is_taken_out_too() -> None:
+    url = RpcUrl.parse("https://rpc.example.org/?apikey=qu3ry%2Fk3y%22q")
+    coded = base64.b64encode(b"qu3ry/k3y%22q").decode()
+    assert url.redact(f"key qu3ry/k3y%22q, {coded}") == "key ***, ***"

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from typing import Final, Self
 from urllib.parse import SplitResult, unquote, urlsplit
 
+import yarl
+
 from dstack_vpn.adapters.redact import Redactor
 from dstack_vpn.core.proxy import DIRECT, Proxies
 from dstack_vpn.errors import FormatError
@@ -64,7 +66,7 @@ class RpcUrl:
         hidden = [label for label in host.lower().split(".") if shown != host.lower() and _is_key(label)]
         proxy = proxies.of(parts.scheme, host)
         passwords = [] if proxy is None else _secrets(urlsplit(proxy))
-        redactor = Redactor([*_secrets(parts), *hidden, *passwords])
+        redactor = Redactor([*_secrets(parts), *_secrets(_as_sent(text)), *hidden, *passwords])
         return cls(name, text.strip(), parts.scheme.startswith("ws"), redactor.forms, redactor, site, proxy)
 
     @property
@@ -108,6 +110,14 @@ def _hide(label: str) -> str:
         return label
     digest = hashlib.sha256(label.encode("utf-8", "surrogateescape")).hexdigest()
     return f"...{digest[:4]}"
+
+
+def _as_sent(text: str) -> SplitResult:
+    """The URL as aiohttp sends it, with some of its characters encoded or decoded."""
+    try:
+        return urlsplit(str(yarl.URL(text.strip())))
+    except ValueError:
+        return urlsplit("")  # it can't be sent
 
 
 def _secrets(parts: SplitResult) -> list[str]:
