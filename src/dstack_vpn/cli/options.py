@@ -41,7 +41,7 @@ def with_settings(
             last = {**(fallback or {}), **(_of_daemon(given, config_file) if of_daemon else {})}
             settings = config.load(given, file=config_file, need=frozenset(need), last=last)
             for unknown in () if serves else settings.unknown:
-                click.echo(f"warning: the environment sets {unknown}", err=True)
+                click.echo(f"warning: the environment sets what is not a setting: {unknown}", err=True)
             return command(settings, *args, **values)
 
         result = cast("Callable[_P, _T]", functools.update_wrapper(wrapped, command))

@@ -247,12 +247,12 @@ def _public(options: Sequence[Option], texts: Mapping[str, str]) -> dict[str, st
 
 
 def _unknown(environment: Mapping[str, str]) -> tuple[str, ...]:
-    """Variables that are nearly settings of ours and are not: "NETWROK (NETWORK?)"."""
+    """Variables that are nearly settings of ours and are not: "NETWROK (did you mean NETWORK?)"."""
     every = (*OPTIONS, *RELAY_OPTIONS)
     known = {option.name for option in every} | {f"{option.name}_FILE" for option in every if option.secret}
     known |= {"CONFIG_FILE", *(f"LOG_LEVEL_{component.upper()}" for component in COMPONENTS)}
     return tuple(
-        f"{name} ({near}?)"
+        f"{name} (did you mean {near}?)"
         for name in sorted(environment.keys() - known)
         if (near := nearest(name, known - environment.keys())) is not None
     )

@@ -88,7 +88,7 @@ def test_the_texts_of_settings_have_no_secret_but_its_file(write: Write) -> None
     ],
 )
 def test_a_variable_that_is_nearly_a_setting_is_known(name: str, near: str) -> None:
-    assert load({}, {name: "local"}).unknown == (f"{name} ({near}?)",)
+    assert load({}, {name: "local"}).unknown == (f"{name} (did you mean {near}?)",)
 
 
 @pytest.mark.parametrize(
