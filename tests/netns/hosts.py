@@ -67,7 +67,8 @@ class Host:
             "routes": run("ip", "-j", "-4", "route", "show", "table", "all"),
             "IPv6 routes": run("ip", "-j", "-6", "route", "show", "table", "all"),
             "rules": run("nft", "list", "ruleset"),
-            "wg": run("wg", "show", "all", "dump"),
+            # wireguard-go lists its peers in any order.
+            "wg": "\n".join(sorted(run("wg", "show", "all", "dump").splitlines())),
             "sockets": run("ls", "-A", "/run/wireguard"),
         }
         for path in sorted(self.etc.rglob("*")):

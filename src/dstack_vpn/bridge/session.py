@@ -36,7 +36,7 @@ _log = structlog.get_logger(component="chain")
 
 QUEUE: Final = 4096
 """Facts and answers that may wait; when it is full, reading from the endpoint pauses."""
-LATE: Final = 0.3
+LATE: Final = 0.15
 """Seconds after a head until its logs, if none has come, are asked for."""
 SLICE: Final = 250
 """Tokens that are compared without a pause."""

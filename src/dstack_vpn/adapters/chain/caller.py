@@ -31,7 +31,7 @@ Call: TypeAlias = tuple[str, Sequence[Json]]
 _ATTEMPTS: Final = 4
 _BASE: Final = 0.1
 _CAP: Final = 2.0
-_LAGGING: Final = 0.15
+_LAGGING: Final = 0.06
 """Seconds between attempts, at most, when a backend lags: the next attempt may reach another one."""
 
 

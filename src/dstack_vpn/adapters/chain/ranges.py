@@ -34,9 +34,9 @@ DEADLINE: Final = 30.0
 RANGE_DEADLINE: Final = 12.0
 """Seconds for the logs of several blocks; after that, a smaller range is asked for."""
 _RANGE_ATTEMPTS: Final = 2
-_PAUSE: Final = 0.1
+_PAUSE: Final = 0.05
 """Seconds between two questions for a block that a backend does not have yet."""
-_ROUNDS: Final = 20
+_ROUNDS: Final = 40
 """Questions for headers by their numbers, before they are asked for by their hashes."""
 _CHECKPOINT: Final = 8
 """Ranges between two checkpoints of the progress."""
