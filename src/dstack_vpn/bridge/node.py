@@ -82,6 +82,8 @@ class Node:
     """Where it is to be changed by its age."""
     peers_seen: Mapping[PublicKey, PeerState] = field(default_factory=dict)
     """The peers when the device was last found as it should be."""
+    filled: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set as soon as the device has been found as it should be, for the first time."""
     journal: Journal = field(init=False)
     """What happens here."""
     tally: Tally = field(default_factory=Tally)
@@ -200,6 +202,7 @@ class Node:
 
     def _repaired(self, state: DeviceState) -> None:
         before, self.peers_seen = self.peers_seen, state.peers
+        self.filled.set()
         self.glance.saw(state)
         self.recorder.config_changed()
         self.greeter.saw(state)

@@ -13,7 +13,7 @@ from typing import Final, TypeAlias
 import structlog
 
 from dstack_vpn.bridge.bootstrap import SAFE_DEPTH, bootstrap, check_genesis, final_block
-from dstack_vpn.bridge.report import tell_advanced
+from dstack_vpn.bridge.report import log_advanced, tell_advanced
 from dstack_vpn.bridge.slices import slices
 from dstack_vpn.bridge.state import Began, ChainState
 from dstack_vpn.core.commands import (
@@ -229,19 +229,16 @@ class SessionDriver:
         state = self.state
         state.members.advanced(advanced, seen)
         state.events += len(advanced.added)
-        tell_advanced(state.announce, advanced, state.follower.registry)
         if advanced.reorg_depth:
             state.reorgs += 1
             state.reorg_depths.observe(advanced.reorg_depth)
-            _log.warning(
-                "chain.reorg",
-                depth=advanced.reorg_depth,
-                dropped=len(advanced.dropped),
-                added=len(advanced.added),
-                block=advanced.tip.number,
-            )
+        told = tell_advanced(state.announce, advanced, state.follower.registry)
         self._reread(advanced)
         await state.changed.put(advanced)
+        try:
+            await asyncio.sleep(0)  # the device's turn
+        finally:
+            log_advanced(advanced, told)
 
     def _reread(self, advanced: Advanced) -> None:
         """Have tokens read again whose events leave open what they are now, once their block is ours."""

@@ -6,8 +6,9 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Literal, TypeAlias, cast
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias, cast
 
 import structlog
 
@@ -72,6 +73,8 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger(component="node")
 
+TUNNEL_FIRST: Final = 1.0
+"""Seconds that the API waits for the tunnel at the start."""
 _CHANGES = 10_000
 """Steps of the registry that may wait to be stored."""
 
@@ -255,9 +258,7 @@ async def _run(settings: Settings, claim: Claim) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
-    # Nodes, events and peers hold no cycles: looking for some in thousands of them costs up to 20 ms a time.
     gc.freeze()
-    gc.set_threshold(20_000, 50, 1000)
     # The threads that write files share the interpreter: none may hold it up for 5 ms, as is the default.
     sys.setswitchinterval(0.0005)
     services: dict[str, Callable[[], Awaitable[None]]] = {}
@@ -269,7 +270,7 @@ async def _run(settings: Settings, claim: Claim) -> None:
         view.watch("relay", lambda: own.problem)
         services["relay"] = own.run
     if settings.health_check_port:
-        services["web"] = _serve(view, settings)
+        services["web"] = _serve(node, view, settings)
     if settings.dns_port or settings.dns_listen:
         services["dns"] = partial(serve_names, settings, node, view)
     auditor = auditor_of(settings, node)
@@ -284,9 +285,11 @@ async def _run(settings: Settings, claim: Claim) -> None:
         await guard.stop()
 
 
-def _serve(view: NodeView, settings: Settings) -> Callable[[], Awaitable[None]]:
+def _serve(node: Node, view: NodeView, settings: Settings) -> Callable[[], Awaitable[None]]:
     async def serve() -> None:
-        # Imported here: the tunnel does not wait for a web server's 50 ms.
+        # The web server takes 30 ms to import. The tunnel comes first, if it comes up at all.
+        with suppress(TimeoutError):
+            await asyncio.wait_for(node.filled.wait(), TUNNEL_FIRST)
         from dstack_vpn.wiring.web import serve_node
 
         await serve_node(view, settings)
