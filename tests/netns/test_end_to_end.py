@@ -176,7 +176,9 @@ def test_a_restart_without_the_chain_comes_up_from_what_was_stored(lab: Lab) -> 
     a.wait_reaches(b.address)
     a.wait_reaches(c.address)
     assert time.monotonic() - began < 10
-    assert a.component("registry")[0] == "warning"
+    wait_until(
+        lambda: a.component("registry")[0] == "warning", "the API, which starts after the tunnel, says so"
+    )
     assert a.component("chain")[0] == "failed"
     lab.chain.start()
     wait_chain(lab, "ok")

@@ -90,7 +90,7 @@ def tell_advanced(announce: Announce, advanced: Advanced, registry: Registry) ->
 
 
 def log_advanced(advanced: Advanced, told: Iterable[TokenChanged]) -> None:
-    """Log what was announced. A line takes 0.1 ms or more, so the device has its turn first."""
+    """Log what was announced."""
     for each in told:
         _log.info(
             "chain.event",

@@ -16,6 +16,7 @@ from dstack_vpn.bridge.bootstrap import SAFE_DEPTH, bootstrap, check_genesis, fi
 from dstack_vpn.bridge.report import log_advanced, tell_advanced
 from dstack_vpn.bridge.slices import slices
 from dstack_vpn.bridge.state import Began, ChainState
+from dstack_vpn.core.chain_happenings import TokenChanged
 from dstack_vpn.core.commands import (
     Advanced,
     Command,
@@ -69,6 +70,8 @@ class SessionDriver:
     session: ChainSession
     group: asyncio.TaskGroup
     queue: asyncio.Queue[Item] = field(default_factory=lambda: asyncio.Queue(QUEUE))
+    _told: list[tuple[Advanced, list[TokenChanged]]] = field(default_factory=list)
+    """What was announced and is not logged yet."""
     _subscribed: bool = False
     """Whether a fact has come: only the logs of blocks after the first are announced."""
     _logged: str = ""
@@ -100,14 +103,28 @@ class SessionDriver:
 
     async def drive(self) -> None:
         """Feed the follower for as long as the session lasts."""
+        item = await self.queue.get()
         while True:
-            item = await self.queue.get()
             seen = self.state.clock.monotonic()
             if isinstance(item, ChainError):
                 raise item
             await self._obey(self._feed(item), seen)
             if self.state.facts.chain_problem is not None and not self.state.follower.walking:
                 self.state.connected(self.session.name)
+            waiting = None if self.queue.empty() else self.queue.get_nowait()
+            # Events that came together go to the device together, so that the brake sees how many they are.
+            if self._told and not isinstance(waiting, LoggedEvent):
+                await self._log_events()
+            item = waiting or await self.queue.get()
+
+    async def _log_events(self) -> None:
+        """Log what was announced, after the device had its turn: a line takes 0.1 ms or more."""
+        told, self._told = self._told, []
+        try:
+            await asyncio.sleep(0)
+        finally:
+            for advanced, events in told:
+                log_advanced(advanced, events)
 
     def _feed(self, item: ChainFact | Unannounced | _Answer | _Reading | Resync) -> list[Command]:
         match item:
@@ -234,11 +251,8 @@ class SessionDriver:
             state.reorg_depths.observe(advanced.reorg_depth)
         told = tell_advanced(state.announce, advanced, state.follower.registry)
         self._reread(advanced)
+        self._told.append((advanced, told))
         await state.changed.put(advanced)
-        try:
-            await asyncio.sleep(0)  # the device's turn
-        finally:
-            log_advanced(advanced, told)
 
     def _reread(self, advanced: Advanced) -> None:
         """Have tokens read again whose events leave open what they are now, once their block is ours."""
