@@ -62,10 +62,10 @@ docs: ## Write what is generated of the documentation
 
 lock: ## Pin the dependencies anew (UPGRADE=1 takes the newest that pyproject.toml allows)
 	@scripts/setup test
-	@uv pip compile $(LOCK) --extra admin pyproject.toml -o requirements.lock
+	@uv pip compile $(LOCK) --extra admin --extra attest pyproject.toml -o requirements.lock
 	@uv pip compile $(LOCK) -c requirements.lock pyproject.toml -o requirements-run.lock
 	@sed -n 's/^requires = \["\(.*\)"\]/\1/p' pyproject.toml | uv pip compile $(LOCK) - -o requirements-build.lock
-	@uv pip compile $(LOCK) --extra admin --group dev pyproject.toml -o requirements-dev.lock
+	@uv pip compile $(LOCK) --extra admin --extra attest --group dev pyproject.toml -o requirements-dev.lock
 
 fuzz: ## Feed mutated inputs to each decoder (RUNS=1000000, SEED=1, ONLY="name name")
 	@scripts/setup test

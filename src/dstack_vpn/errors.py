@@ -19,6 +19,7 @@ An error's type says what to do about it:
     ├── AgentError                  the dstack guest agent does not answer, or not what it should
     ├── RelayError                  a relay can't listen, connect or agree on TLS with the other side
     └── AdminError                  an admin command failed; nothing more to do here
+        ├── TryAgainError               a service that the command needs does not answer (exit code 75)
         └── UnknownOutcomeError         a transaction was sent, its outcome is not known (exit code 75)
 
 Errors of libraries are translated where they are met, with the cause chained.
@@ -119,6 +120,10 @@ class RelayError(DstackVpnError):
 
 class AdminError(DstackVpnError):
     """An administrative command could not be carried out."""
+
+
+class TryAgainError(AdminError):
+    """A service that a command needs did not answer: the same command may work later."""
 
 
 class UnknownOutcomeError(AdminError):

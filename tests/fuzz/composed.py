@@ -7,18 +7,22 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from tests.fuzz.cursor import Cursor
+from tests.quotes import rooted
 
-from dstack_vpn.adapters.attest.verify import Expected, verify
+from dstack_vpn.adapters.attest import collateral
+from dstack_vpn.adapters.attest.verify import Judgement, verify
 from dstack_vpn.adapters.device import netlink, uapi, wgnetlink
 from dstack_vpn.adapters.store import records
 from dstack_vpn.config import load, load_relay
 from dstack_vpn.core import wgconf
 from dstack_vpn.core.attestation import replay
 from dstack_vpn.core.keys import PublicKey
+from dstack_vpn.core.measurements import Expected, Verdict
 from dstack_vpn.errors import DeviceError
 
 _T = TypeVar("_T")
 _NOW: Final = datetime(2026, 11, 24, tzinfo=UTC)
+_ROOT: Final = rooted()
 _KEY: Final = PublicKey(bytes(range(32)))
 
 
@@ -147,9 +151,13 @@ def event_log(data: bytes) -> object:
 
 
 def attestation(data: bytes) -> object:
-    """The root's key, a quote, and the rest is its event log; None unless all of it fits together."""
+    """Collateral, a quote and its event log, by a known root; None unless all of it fits together.
+
+    dcap-qvl aborts at some roots that are no certificates: the root is never of others' making.
+    """
     cursor = Cursor(data)
-    root, quote = cursor.take(65), cursor.blob()
+    intel, quote = cursor.blob(), cursor.blob()
     log = cursor.rest().decode("utf-8", "replace")
-    finding = verify(quote.hex(), log, _KEY, expected=Expected(), now=_NOW, root=root)
-    return finding if finding.valid else None
+    by = Judgement(collateral.parse(intel.decode("utf-8", "replace")), _NOW.timestamp(), root=_ROOT.anchor)
+    finding = verify(quote, log, _KEY, expected=Expected({}), by=by)
+    return None if finding.verdict is Verdict.INVALID else finding

@@ -9,11 +9,11 @@ from typing import Final
 
 from tests.fuzz import chain, composed, policy, relaying, witnesses, zone
 
+from dstack_vpn.adapters.attest.verify import report_of
 from dstack_vpn.adapters.chain.url import RpcUrl
 from dstack_vpn.adapters.device import uapi
 from dstack_vpn.config import parsers
 from dstack_vpn.core.forward import parse_forwards
-from dstack_vpn.core.tdx import Quote
 from dstack_vpn.errors import ConfigError, DeviceError, EndpointError, FormatError
 
 
@@ -72,7 +72,7 @@ DECODERS: Final = {
     "wgconf": Decoder(composed.wg_config, (FormatError,)),
     "record": Decoder(composed.record, (FormatError,)),
     # attestation
-    "quote": Decoder(Quote.parse, (FormatError,)),
+    "quote": Decoder(report_of, (FormatError,)),
     "event-log": Decoder(composed.event_log, (FormatError,)),
     "attest": Decoder(composed.attestation, (FormatError,)),
 }

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 from tests.guest_agent import Agent, serving
-from tests.quotes import NOW
+from tests.quotes import NOW, Made
 
-from dstack_vpn.adapters.attest.verify import Expected, verify
+from dstack_vpn.adapters.attest.verify import GENUINE, Judgement, verify
 from dstack_vpn.adapters.keys.guest_agent import GuestAgent
 from dstack_vpn.cli.demo.lab import Lab
+from dstack_vpn.core.measurements import Expected
 
 pytestmark = [pytest.mark.netns, pytest.mark.anvil]
 
@@ -35,20 +36,24 @@ async def test_a_derived_key_carries_a_tunnel_and_is_on_no_disk(empty_lab: Lab, 
 
         said = a.get("/attestation")
         assert said["public_key"] == str(a.public_key)
+        expected = Made(b"", agent.authority).expected | {"instance-id": [agent.instance_id]}
+        intel = agent.authority.parsed()
         found = verify(
-            said["quote"],
+            bytes.fromhex(said["quote"]),
             said["event_log"],
             a.public_key,
-            expected=Expected(instance_id=agent.instance_id),
-            now=NOW,
-            root=agent.authority.anchor,
+            expected=Expected.parse(expected),
+            by=Judgement(intel, NOW.timestamp(), root=agent.authority.anchor),
         )
         assert found.valid, found
         # To anybody else it is what it is: signed, but not by Intel.
-        verdict = _verify(json.dumps(said), "--public-key", str(a.public_key), "--json")
+        (tmp_path / "intel.json").write_text(intel.to_json())
+        (tmp_path / "expected.json").write_text(json.dumps(expected))
+        files = ("--collateral", str(tmp_path / "intel.json"), "--expect", str(tmp_path / "expected.json"))
+        verdict = _verify(json.dumps(said), "--public-key", str(a.public_key), *files, "--json")
         assert verdict.returncode == 1
         problems = {name: text for name, text in json.loads(verdict.stdout)["checks"].items() if text}
-        assert problems == {"Intel's root certifies the processor": "the chain does not end at Intel's root"}
+        assert list(problems) == [GENUINE]
         assert "it has no attestation" in b.fetch("127.0.0.1", 8080, "/attestation")
         assert a.stop() == 0
     secret = a.key.reveal()

@@ -14,7 +14,7 @@ from click.exceptions import NoSuchCommand
 
 from dstack_vpn import __version__
 from dstack_vpn.cli.text import printable_lines
-from dstack_vpn.errors import ConfigError, DstackVpnError, InTheWayError, UnknownOutcomeError
+from dstack_vpn.errors import ConfigError, DstackVpnError, InTheWayError, TryAgainError, UnknownOutcomeError
 
 FAILED: Final = 1
 UNKNOWN: Final = 75
@@ -117,4 +117,4 @@ def _explain(error: DstackVpnError) -> int:
             click.echo(f"  - {printable_lines(problem)}", err=True)
         return CONFIGURATION
     click.secho(f"error: {printable_lines(error)}", err=True, fg="red" if sys.stderr.isatty() else None)
-    return UNKNOWN if isinstance(error, UnknownOutcomeError) else FAILED
+    return UNKNOWN if isinstance(error, (TryAgainError, UnknownOutcomeError)) else FAILED

@@ -1,16 +1,41 @@
 """`attest`: is a node's key that of a confidential VM which runs what it should?"""
 
 import json
-import sys
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
 from dstack_vpn.cli.params import KEY
 from dstack_vpn.cli.text import printable
 from dstack_vpn.core.keys import PublicKey
+from dstack_vpn.core.measurements import BY_NAME, MEASUREMENTS, Expected, Finding, Verdict
 from dstack_vpn.errors import FormatError
+
+if TYPE_CHECKING:
+    from dstack_vpn.adapters.attest.verify import Judgement
+
+_LONGEST: Final = 1 << 22
+_SENTENCES: Final = {
+    Verdict.VALID: "is attested",
+    Verdict.INCOMPLETE: "is NOT attested: what is marked with ! was not compared",
+    Verdict.INVALID: "is NOT attested",
+}
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+def _expectations(command: _Command) -> _Command:
+    """An option for each measurement; given twice, either value will do."""
+    for measurement in reversed(MEASUREMENTS):
+        option = click.option(
+            f"--{measurement.name}",
+            multiple=True,
+            metavar="HEX",
+            help=f"Expected: {measurement.label}.",
+        )
+        command = option(command)
+    return command
 
 
 @click.group()
@@ -21,69 +46,132 @@ def attest() -> None:
 @attest.command(
     epilog="""\b
 Examples:
-  curl -s http://10.77.0.2:8080/attestation | dstack-vpn attest verify --public-key 'nOKU...='
-  dstack-vpn attest verify web-1.json --public-key 'nOKU...=' --compose-hash 5f0c... --app-id 3327..."""
+  curl -s http://10.77.0.2:8080/attestation | dstack-vpn attest verify --public-key 'nOKU...=' \\
+    --pccs https://pccs.example:8081 --expect web.json
+  dstack-vpn attest verify web-1.json --public-key 'nOKU...=' --collateral intel.json \\
+    --mrseam 5b38... --mrtd 91eb... --rtmr0 44c0... --rtmr1 0084... --rtmr2 d833... --compose-hash 5f0c..."""
 )
 @click.argument("file", type=click.File("rb"), default="-")
+@click.option("--public-key", type=KEY, help="The key that the registry has for the node.")
+@click.option("--collateral", type=click.File("rb"), help="Intel's collateral, as dcap-qvl writes it (JSON).")
+@click.option("--pccs", metavar="URL", help="A PCCS to get Intel's collateral from.")
 @click.option(
-    "--public-key", type=KEY, help="The key that the registry has for the node; else what the file says."
+    "--accept-tcb",
+    multiple=True,
+    metavar="STATUS",
+    help="A TCB status to accept beside UpToDate, such as SWHardeningNeeded.",
 )
-@click.option("--compose-hash", help="What the compose file must have been measured as.")
-@click.option("--app-id", help="The app that it must be.")
-@click.option("--instance-id", help="The instance that it must be.")
-@click.option("--mrtd", help="What the firmware must have been measured as.")
+@click.option(
+    "--expect",
+    type=click.File("rb"),
+    help='A JSON file of expected values, such as {"rtmr1": "0084...", "mrseam": ["5b38...", "49b6..."]}.',
+)
+@_expectations
 @click.option("--json", "as_json", is_flag=True, help="The result as JSON.")
 def verify(
     file: IO[bytes],
     public_key: PublicKey | None,
     *,
+    collateral: IO[bytes] | None,
+    pccs: str | None,
+    accept_tcb: Sequence[str],
+    expect: IO[bytes] | None,
     as_json: bool,
-    mrtd: str | None,
-    **expected: str | None,
+    **options: Sequence[str],
 ) -> None:
-    """Check the answer of a node's /attestation: signatures up to Intel's root, and what is measured.
+    """Check the answer of a node's /attestation, and say what was compared and what was not.
 
-    Without --public-key it shows no more than that *some* key is attested. Exits with 1 where anything is
-    wrong. What can't be checked without Intel's collateral is said.
+    The verdict is "valid", with exit code 0, only if the quote is genuine by Intel's collateral, binds the
+    public key, and the TDX module, firmware, virtual hardware, kernel, command line and compose file (or
+    RTMR3) are as expected. Anything else exits with 1, and with 75 if the PCCS does not answer.
     """
-    from dstack_vpn.adapters.attest.verify import UNCHECKED, Expected
-    from dstack_vpn.adapters.attest.verify import verify as check
+    from dstack_vpn.adapters.attest import verify as verifier
 
     said = _read(file)
-    key = PublicKey.parse(said["public_key"]) if public_key is None else public_key
-    lowered = {name: None if text is None else text.lower() for name, text in expected.items()}
-    wanted = Expected(**lowered, mr_td=None if mrtd is None else mrtd.lower())
-    now = datetime.now(UTC)  # noqa: TID251 - a command's own clock
-    finding = check(said["quote"], said["event_log"], key, expected=wanted, now=now)
+    quote = verifier.decode(said["quote"])
+    expected = _expected(expect, options)
+    by = _judgement(quote, collateral, pccs, accept_tcb)
+    finding = verifier.verify(quote, said["event_log"], public_key, expected=expected, by=by)
+    subject = said["public_key"] if public_key is None else str(public_key)
     if as_json:
-        document = {
-            "valid": finding.valid,
-            "public_key": str(key),
-            "checks": {c.name: c.problem for c in finding.checks},
-            "unchecked": UNCHECKED,
-            "measurements": finding.measurements,
-        }
-        click.echo(json.dumps(document))
+        click.echo(json.dumps(_document(finding, subject)))
     else:
-        for c in finding.checks:
-            click.echo(printable(f"{'FAILED' if c.problem else 'ok    '}  {c.name}{_tail(c.problem)}"))
-        for name, value in finding.measurements.items():
-            click.echo(printable(f"        {name}: {value}"))
-        for what in UNCHECKED:
-            click.echo(f"not checked: {what}")
-        click.echo(f"{key} is {'attested' if finding.valid else 'NOT attested'}")
+        for line in _lines(finding, subject):
+            click.echo(printable(line))
     if not finding.valid:
-        sys.exit(1)
+        click.get_current_context().exit(1)
 
 
-def _tail(problem: str | None) -> str:
-    return f": {problem}" if problem else ""
+def _judgement(
+    quote: bytes, collateral: IO[bytes] | None, pccs: str | None, accept: Sequence[str]
+) -> "Judgement":
+    from dstack_vpn.adapters.attest import collateral as collaterals
+    from dstack_vpn.adapters.attest.verify import LEVELS, UP_TO_DATE, Judgement
+
+    if collateral is not None and pccs is not None:
+        raise click.UsageError("--collateral and --pccs both say where Intel's collateral is: give one")
+    if unknown := set(accept) - set(LEVELS):
+        raise click.UsageError(f"--accept-tcb {min(unknown)[:40]!r}: expected one of {', '.join(LEVELS)}")
+    found = None
+    if collateral is not None:
+        found = collaterals.parse(collateral.read(_LONGEST + 1).decode("utf-8", "replace"))
+    elif pccs is not None:
+        found = collaterals.fetch(pccs, quote)
+    now = datetime.now(UTC).timestamp()  # noqa: TID251 - a command's own clock
+    return Judgement(found, now, (UP_TO_DATE, *accept))
+
+
+def _expected(file: IO[bytes] | None, options: Mapping[str, Sequence[str]]) -> Expected:
+    """The file's expectations, with those of the command line in their place; raises `click.UsageError`."""
+    given = {name.replace("_", "-"): list(texts) for name, texts in options.items() if texts}
+    try:
+        return Expected.parse(({} if file is None else _expect_file(file)) | given)
+    except FormatError as error:
+        raise click.UsageError(str(error)) from error
+
+
+def _expect_file(file: IO[bytes]) -> dict[str, list[str]]:
+    try:
+        said = json.loads(file.read(_LONGEST))
+    except (ValueError, RecursionError):
+        said = None
+    if not isinstance(said, dict):
+        raise FormatError(f"--expect: expected a JSON object with any of {', '.join(BY_NAME)}")
+    found = {}
+    for name, value in said.items():
+        texts = value if isinstance(value, list) else [value]
+        if not texts or not all(isinstance(text, str) for text in texts):
+            raise FormatError(f"--expect: {name[:40]!r} is not a text or a list of texts")
+        found[name] = texts
+    return found
+
+
+def _document(finding: Finding, subject: str) -> dict[str, Any]:
+    return {
+        "verdict": finding.verdict,
+        "valid": finding.valid,
+        "public_key": subject,
+        "checks": {check.name: check.problem for check in finding.checks},
+        "not_compared": [gap.name for gap in finding.gaps],
+        "missing": [gap.name for gap in finding.gaps if gap.needed],
+        "measurements": dict(finding.measurements),
+    }
+
+
+def _lines(finding: Finding, subject: str) -> list[str]:
+    lines = []
+    for check in finding.checks:
+        problem = f": {check.problem}" if check.problem else ""
+        lines.append(f"{'FAILED' if check.problem else 'ok    '}  {check.name}{problem}")
+    lines += [f"{'!' if gap.needed else ' '} not compared: {gap.name}" for gap in finding.gaps]
+    lines += [f"        {name}: {value}" for name, value in finding.measurements.items()]
+    return [*lines, f"{finding.verdict}: {subject} {_SENTENCES[finding.verdict]}"]
 
 
 def _read(file: IO[bytes]) -> dict[str, Any]:
     """The texts that are needed; raises `FormatError`."""
     try:
-        said = json.loads(file.read(1 << 22))
+        said = json.loads(file.read(_LONGEST))
     except (ValueError, RecursionError):
         raise FormatError("expected the JSON that a node serves at /attestation") from None
     names = ("quote", "event_log", "public_key")

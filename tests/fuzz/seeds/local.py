@@ -7,7 +7,7 @@ from typing import Final
 from tests.fuzz.cursor import blob
 from tests.fuzz.seeds.texts import OTHER, OWNER, PIN, REACH
 from tests.fuzz.zone import PLAN
-from tests.quotes import Made
+from tests.quotes import Made, rooted
 from tests.scripted import key
 
 from dstack_vpn.adapters.store.records import dump_event, dump_node
@@ -147,7 +147,7 @@ def for_record() -> Iterable[str]:
 
 
 def _made(version: int = 4) -> Made:
-    return Made(report_data(PublicKey(bytes(range(32)))), version=version)
+    return Made(report_data(PublicKey(bytes(range(32)))), rooted(), version=version)
 
 
 def for_quote() -> Iterable[bytes]:
@@ -163,4 +163,5 @@ def for_event_log() -> Iterable[str]:
 def for_attest() -> Iterable[bytes]:
     for version in (4, 5):
         made = _made(version)
-        yield made.authority.anchor + blob(made.quote()) + made.event_log.encode()
+        intel = made.authority.collateral().encode()
+        yield blob(intel) + blob(made.quote()) + made.event_log.encode()

@@ -4,12 +4,13 @@ from pathlib import Path
 
 import pytest
 from tests.guest_agent import Agent, serving
-from tests.quotes import NOW
+from tests.quotes import NOW, Made
 
-from dstack_vpn.adapters.attest.verify import Expected, verify
+from dstack_vpn.adapters.attest.verify import Judgement, verify
 from dstack_vpn.adapters.keys.guest_agent import GuestAgent
 from dstack_vpn.core.attestation import report_data
 from dstack_vpn.core.keys import PrivateKey
+from dstack_vpn.core.measurements import Expected
 from dstack_vpn.core.x25519 import derive
 from dstack_vpn.errors import AgentError
 
@@ -36,10 +37,10 @@ async def test_its_attestation_can_be_checked(tmp_path: Path) -> None:
         key = derive(await client.wireguard_key())
         said = await client.attestation(key)
     assert said["report_data"] == report_data(key).hex()
-    expected = Expected(said["compose_hash"], said["app_id"], said["instance_id"])
-    finding = verify(
-        said["quote"], said["event_log"], key, expected=expected, now=NOW, root=agent.authority.anchor
-    )
+    own = {name: [said[name.replace("-", "_")]] for name in ("compose-hash", "app-id", "instance-id")}
+    expected = Expected.parse(Made(b"", agent.authority).expected | own)
+    by = Judgement(agent.authority.parsed(), NOW.timestamp(), root=agent.authority.anchor)
+    finding = verify(bytes.fromhex(said["quote"]), said["event_log"], key, expected=expected, by=by)
     assert finding.valid, finding
 
 

@@ -1,0 +1,17 @@
+"""dcap-qvl, the verifier that dstack itself uses: loaded by the command that needs it."""
+
+from types import ModuleType
+from typing import Any
+
+from dstack_vpn.errors import AdminError
+
+
+def library() -> ModuleType | Any:  # noqa: ANN401 - its classes are made in Rust; mypy has no stubs for all
+    """The module; raises `AdminError` if it is not installed."""
+    try:
+        import dcap_qvl
+    except ImportError as error:
+        raise AdminError(
+            "this command checks quotes, which needs dcap-qvl: pip install 'dstack-vpn[attest]'"
+        ) from error
+    return dcap_qvl
