@@ -1,5 +1,6 @@
-"""The brake: a plan that would take away more than half of the peers waits for a second reading of the chain.
+"""The brake: removals wait for a second reading of the chain if more than half of the peers would be gone.
 
+They are counted over an hour (`core.removals`), so that many small plans are held as one large plan is.
 Only removals that the chain alone speaks for are in doubt. What the operator's pin leaves out goes at once,
 and so does everybody where the operator has a node isolate itself.
 """
@@ -15,8 +16,9 @@ from dstack_vpn.core.happenings import BrakeEngaged, BrakeReleased
 from dstack_vpn.core.health import Facts
 from dstack_vpn.core.keys import PublicKey
 from dstack_vpn.core.model import TokenId
-from dstack_vpn.core.plan import Plan, brake
-from dstack_vpn.ports import Announce, nobody
+from dstack_vpn.core.plan import Plan
+from dstack_vpn.core.removals import Removals
+from dstack_vpn.ports import Announce, Clock, nobody
 
 _log = structlog.get_logger(component="device")
 
@@ -27,30 +29,47 @@ class Brake:
 
     members: Members
     facts: Facts
+    clock: Clock
     announce: Announce = nobody
     held: set[PublicKey] = field(default_factory=set)
     """Removals that wait."""
     released: set[PublicKey] = field(default_factory=set)
     """Removals that a second reading of the chain has confirmed."""
+    counted: Removals = field(default_factory=Removals)
+    """Removals that were let through without a second reading."""
     engaged: asyncio.Event = field(default_factory=asyncio.Event)
     """Set while there may be something to confirm."""
 
     def check(self, steps: Plan, present: Mapping[PublicKey, TokenId | None]) -> Plan:
         """The plan without the removals that have to wait; ``present`` are the peers that the device has."""
+        now = self.clock.monotonic()
+        self.counted.observe(len(present), now)
         self.forget_what_stays(present)
         left_out = self._left_out(steps)
         self.held -= left_out
-        unconfirmed = steps.keeping(self.released | left_out)
-        if self.held or brake(unconfirmed, len(present)):
-            self._hold({step.change.public_key for step in unconfirmed.removals}, len(present))
+        going = {step.change.public_key for step in steps.removals} & present.keys()
+        unconfirmed = going - self.released - left_out
+        if self.held or self.counted.exceed(unconfirmed):
+            self._hold(unconfirmed, len(present))
+        else:
+            self.counted.let_go({key: present[key] for key in unconfirmed}, now)
         return steps.keeping(self.held)
+
+    def doubtful(self, present: Mapping[PublicKey, TokenId | None]) -> dict[PublicKey, TokenId | None]:
+        """What a second reading is asked about, with its tokens: what waits, and what went without one."""
+        gone = {key: gone.token for key, gone in self.counted.gone.items()}
+        return gone | {key: present.get(key) for key in self.held}
 
     def release(self, keys: Collection[PublicKey]) -> None:
         """A second reading has confirmed these removals."""
-        _log.warning("brake.released", peers=len(keys))
-        self.announce(BrakeReleased(len(keys)))
-        self.released.update(keys)
-        self.held.difference_update(keys)
+        self.counted.forget(keys)
+        waited = self.held & set(keys)
+        if not waited:
+            return
+        _log.warning("brake.released", peers=len(waited))
+        self.announce(BrakeReleased(len(waited)))
+        self.released |= waited
+        self.held -= waited
 
     def tell(self) -> None:
         """Let health, and who has removals confirmed, know how many there are."""
@@ -62,6 +81,7 @@ class Brake:
 
     def forget_what_stays(self, present: Mapping[PublicKey, TokenId | None]) -> None:
         """Neither a doubt nor the leave to go outlives the peer that it was about, or its coming back."""
+        self.counted.forget([key for key in self.counted.gone if key in self.members.membership.peers])
         if self.held or self.released:
             going = present.keys() - self.members.membership.peers.keys()
             self.held &= going

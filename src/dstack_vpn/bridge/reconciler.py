@@ -77,7 +77,7 @@ class Reconciler:
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def __post_init__(self) -> None:
-        self._brake = Brake(self.members, self.facts)
+        self._brake = Brake(self.members, self.facts, self.clock)
         self._repairs = Debounce(self.clock)
         self.carrier = Carrier(self.tunnel, self._note, self._token_of)
 
@@ -162,8 +162,7 @@ class Reconciler:
         """Have held removals confirmed by a second reading of the chain."""
         while True:
             await self._brake.engaged.wait()
-            held = {key: self._present.get(key) for key in self._brake.held}
-            if held and (out := await self.confirm(held)):
+            if self._brake.held and (out := await self.confirm(self._brake.doubtful(self._present))):
                 self._brake.release(out)
                 await self.repair()
             self._brake.tell()

@@ -200,8 +200,8 @@ def _chain(facts: Facts, now: float) -> Component:
 def _registry(facts: Facts) -> Component:
     if facts.braked:
         reason = (
-            f"{facts.braked} removals, more than half of the peers, wait until a second reading of the chain "
-            "confirms them"
+            f"{facts.braked} removals, more than half of the peers within an hour, wait until a second "
+            "reading of the chain confirms them"
         )
         return Component("registry", Status.FAILED, reason)
     if facts.too_old is not None:

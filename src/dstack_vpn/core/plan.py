@@ -137,7 +137,12 @@ def plan_deltas(deltas: Iterable[Delta]) -> Plan:
 
 def brake(plan: Plan, peers: int) -> bool:
     """Whether a plan takes so many of ``peers`` away that a second reading of the chain must confirm it."""
-    return peers > BRAKE_PEERS and 2 * len(plan.removals) > peers
+    return too_many(len(plan.removals), peers)
+
+
+def too_many(removals: int, peers: int) -> bool:
+    """Whether so many removals need a second reading of the chain, for a network of so many peers."""
+    return peers > BRAKE_PEERS and 2 * removals > peers
 
 
 def _keepalive(step: Step) -> bool:

@@ -193,6 +193,34 @@ async def test_a_pin_needs_no_second_reading(bench: Bench) -> None:
         assert bench.node.facts.braked == 0
 
 
+async def test_many_small_removals_wait_like_one_large_one(bench: Bench) -> None:
+    bench.chain.mine(*(grant(token) for token in range(1, 9)))
+    honest = ScriptedChain()
+    honest.mine(*(grant(token) for token in range(1, 9)))
+    async with bench.running() as node:
+        await _eight_peers(bench)
+        bench.source.second = honest
+        for token in range(1, 5):
+            bench.source.tell(bench.chain.mine(Revoked(token)))
+            await eventually(lambda gone=token: bench.tokens() == set(range(gone + 1, 9)))  # type: ignore[misc]
+        bench.source.tell(bench.chain.mine(Revoked(5)))
+        await eventually(lambda: node.facts.braked == 1)
+        await eventually(lambda: bench.source.seconds >= 1)
+        assert bench.tokens() == {5, 6, 7, 8}, "the other endpoint still has all of them"
+        assert "more than half of the peers within an hour" in bench.component("registry")
+
+
+async def test_honest_revocations_one_by_one_are_confirmed_and_go(bench: Bench) -> None:
+    bench.chain.mine(*(grant(token) for token in range(1, 9)))
+    async with bench.running() as node:
+        await _eight_peers(bench)
+        for token in range(1, 9):
+            bench.source.tell(bench.chain.mine(Revoked(token)))
+            await eventually(lambda gone=token: bench.tokens() == set(range(gone + 1, 9)), timeout=2.0)  # type: ignore[misc]
+        assert bench.source.seconds == 1, "one reading confirms those before as well"
+        await eventually(lambda: node.facts.braked == 0)
+
+
 async def test_what_both_readings_revoke_goes_though_they_differ_in_more(bench: Bench) -> None:
     bench.chain.mine(*(grant(token) for token in range(1, 9)))
     async with bench.running():
