@@ -23,11 +23,11 @@ MEANINGS: Final[Mapping[str, tuple[str, str]]] = {
         "Make room in STATE_DIR, or make it writable.",
     ),
     "brake.contradicted": (
-        "A second endpoint says that peers whose removal was held back are members: they stay.",
+        "A second endpoint says that peers are members whose removal was held back, or let through in the last hour: the former stay.",
         "One of the two endpoints lies or lags: compare them with `dstack-vpn doctor`, drop the wrong one.",
     ),
     "brake.engaged": (
-        "More than half of the peers would go: held back for a second reading of the registry.",
+        "More than half of the peers would be gone within an hour: held back for a second reading of the registry.",
         "Was that meant? If not, look at the registry's owner and at the endpoint.",
     ),
     "brake.released": ("A second reading has confirmed the removals that were held back.", NOTHING),
