@@ -1,6 +1,7 @@
 """Who gets in: members by the registry's facts, and clients of the HTTP API by their requests."""
 
 import ipaddress
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, Final, cast
 
@@ -12,7 +13,7 @@ from tests.scripted import key
 
 from dstack_vpn.adapters.contracts import fields
 from dstack_vpn.adapters.web.access import Policy
-from dstack_vpn.core.access import AccessControl, Reason, own_problem
+from dstack_vpn.core.access import AccessControl, Identity, Reason, own_problem
 from dstack_vpn.core.addressing import AddressPlan
 from dstack_vpn.core.desired import Membership, PeerPolicy, keys_of
 from dstack_vpn.core.events import (
@@ -92,7 +93,11 @@ def _check(access: AccessControl, now: int) -> None:
         assert decision.granted is (decision.reason is Reason.ACTIVE)
         assert not decision.granted or decision.node in granted
         assert str(decision).isprintable()
-        assert isinstance(subject, PublicKey | int) or (own_problem(access, subject, now) or "").isprintable()
+        if isinstance(subject, str):
+            named = replace(access, identity=Identity(subject))
+            assert (own_problem(named, now) or "").isprintable()
+            own = named.decide(named.own_key, now)
+            assert own.reason is not Reason.OWN_KEY or (own.node is not None and own.node.node_id == subject)
 
 
 def fact(cursor: Cursor) -> tuple[Position, RegistryEvent]:

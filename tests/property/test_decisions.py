@@ -10,6 +10,7 @@ from tests.property.test_quorum import block, step
 from tests.scripted import key
 
 from dstack_vpn.bridge.members import Members
+from dstack_vpn.core.access import Identity
 from dstack_vpn.core.addressing import AddressPlan, unique_local_prefix
 from dstack_vpn.core.commands import Advanced
 from dstack_vpn.core.decisions import Standing, standing
@@ -60,7 +61,7 @@ class Player:
     def __post_init__(self) -> None:
         self.members = Members(
             own_key=OWN,
-            own_node_id="node-1",
+            identity=Identity("node-1"),
             addresses=PLAN,
             policy=PeerPolicy(),
             confirmations=self.confirmations,

@@ -11,7 +11,7 @@ from typing import Final
 
 import structlog
 
-from dstack_vpn.core.access import EVERYONE, AccessControl, Admission, Decision, Reason, own_problem
+from dstack_vpn.core.access import EVERYONE, AccessControl, Admission, Decision, Identity, Reason, own_problem
 from dstack_vpn.core.addressing import AddressPlan
 from dstack_vpn.core.commands import Advanced
 from dstack_vpn.core.decisions import DecisionRecord
@@ -47,7 +47,8 @@ class Members:
     """What the chain says and what this node makes of it."""
 
     own_key: PublicKey
-    own_node_id: str | None
+    identity: Identity
+    """How our own token is known, beside our key."""
     addresses: AddressPlan
     policy: PeerPolicy
     confirmations: int
@@ -75,6 +76,8 @@ class Members:
     _seen: Registry = field(default_factory=Registry, init=False)
     """The registry that the peers were last derived from."""
     _own_token: TokenId | None = field(default=None, init=False)
+    _last_own: Node | None = field(default=None, init=False)
+    """Our token as it was when it was last in force, and no other token had our key without reason."""
 
     def __post_init__(self) -> None:
         self.membership = Membership(self.policy, self.lookup)
@@ -95,6 +98,7 @@ class Members:
             self.confirmations,
             self.quorum,
             self.admission,
+            replace(self.identity, last=self._last_own),
         )
 
     @property
@@ -236,9 +240,11 @@ class Members:
 
     def judge_own(self) -> None:
         """Find out whether this node is a member itself, and what is wrong if not."""
-        own, problem = self.own_node, own_problem(self.access, self.own_node_id, self.clock.now())
+        own, problem = self.own_node, own_problem(self.access, self.clock.now())
         if self.facts.synced is None and not self.facts.stale:
             problem = None  # a registry that nobody has read yet says nothing about us
+        elif own is not None and problem is None:
+            self._last_own = own
         token = own.token_id if own is not None else None
         if token != self._own_token:
             self._own_token = token
@@ -246,7 +252,7 @@ class Members:
         if problem != self.facts.own_problem:
             self.facts.own_problem = problem
             if problem is None:
-                _log.info("membership.ok", node=self.own_node_id)
+                _log.info("membership.ok", node=self.identity.node_id)
             else:
                 _log.warning("membership.problem", problem=problem)
 

@@ -18,7 +18,7 @@ from dstack_vpn.cli.sending import CHAIN
 from dstack_vpn.cli.tables import console
 from dstack_vpn.cli.text import printable
 from dstack_vpn.config import Settings
-from dstack_vpn.core.access import AccessControl, Decision
+from dstack_vpn.core.access import BY_KEY, AccessControl, Decision
 from dstack_vpn.core.addressing import AddressPlan
 from dstack_vpn.core.keys import PublicKey
 from dstack_vpn.core.model import Malformed
@@ -46,6 +46,7 @@ async def find(settings: Settings, name: "NodeName") -> "tuple[Node, Snapshot]":
 def access_over(settings: Settings, snapshot: "Snapshot", own: PublicKey | None = None) -> AccessControl:
     """Access control as the node with the key ``own`` sees it, or (None) as somebody who is no node."""
     from dstack_vpn.wiring import node as wiring
+    from dstack_vpn.wiring.keys import identity_of
 
     return AccessControl(
         snapshot.registry,
@@ -55,6 +56,7 @@ def access_over(settings: Settings, snapshot: "Snapshot", own: PublicKey | None 
         snapshot.at.number,
         # A node that was read alone does not always tell since when it has its key.
         settings.grant_confirmations if snapshot.complete else 0,
+        identity=BY_KEY if own is None else identity_of(settings),
     )
 
 

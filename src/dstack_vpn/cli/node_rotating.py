@@ -27,11 +27,10 @@ def rotate_key(sending: Sending, name: "NodeName") -> None:
     """Make a new key, and announce it: the daemon takes it when the registry has it.
 
     Only with WIREGUARD_PRIVATE_KEY=generate, where the key is ours to change; and only the node's holder can
-    announce it. If the transaction is refused, the old key stays in use, and the new one waits for the next
-    try.
+    announce it. If the transaction is refused, the old key stays in use. Each try makes another key, because
+    another member can be first to register a key that was announced once.
     """
-    from dstack_vpn.adapters import keyfile
-    from dstack_vpn.adapters.keys.keyring import next_of
+    from dstack_vpn.adapters.keys.keyring import FileKeyRing, forget, make_next
 
     settings = sending.settings
     if settings.key_file is None:
@@ -44,18 +43,24 @@ def rotate_key(sending: Sending, name: "NodeName") -> None:
             f"there is no key in {settings.key_file} yet: the daemon makes it at its first start"
         )
     node = find_node(sending, name)
-    if node.public_key != derive(settings.wireguard_private_key):
+    ours = {derive(settings.wireguard_private_key), *FileKeyRing(settings.key_file).others()}
+    if node.public_key not in ours:
         raise AdminError(f"{label(node)} does not have this machine's key: rotate it where its daemon runs")
-    waiting = next_of(settings.key_file)
-    public = derive(keyfile.make(waiting))
+    public, waiting = make_next(settings.key_file)
     try:
         receipt = sending.carry_out(lambda admin: admin.update_key(node, public))
     except UnknownOutcomeError as error:
         raise UnknownOutcomeError(
             f"{error}\nThe new key waits in {waiting}: the daemon takes it when the registry has it"
         ) from error
-    except (AdminError, ChainError) as error:
-        raise AdminError(f"{error}\nThe old key stays in use; the new one waits in {waiting}") from error
+    except ChainError as error:  # before anything was signed
+        forget(waiting)
+        raise AdminError(f"{error}\nThe old key stays in use; nothing was sent") from error
+    except AdminError as error:
+        raise AdminError(
+            f"{error}\nThe old key stays in use. Another try makes another key, because this one may have "
+            f"been seen, and registered for another node. It waits in {waiting}, if it is mined after all"
+        ) from error
     sending.tell(
         f"{label(node)} has the key {public}; its daemon takes it now", receipt, public_key=str(public)
     )

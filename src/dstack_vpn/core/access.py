@@ -7,10 +7,11 @@ a peer: what `granted` yields is what the device gets.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 from dstack_vpn.core.addressing import AddressPlan
 from dstack_vpn.core.keys import PublicKey
-from dstack_vpn.core.model import Malformed, TokenId
+from dstack_vpn.core.model import Address, Malformed, TokenId
 from dstack_vpn.core.node import Node
 from dstack_vpn.core.quorum import Quorum
 from dstack_vpn.core.registry import Registry
@@ -28,6 +29,7 @@ class Reason(StrEnum):
     MALFORMED_NODE_ID = "malformed node id"
     DUPLICATE_KEY = "duplicate key"
     OWN_KEY = "own key"
+    COPIED_KEY = "our key, registered for a token that is not ours"
     UNCONFIRMED = "unconfirmed"
     UNWITNESSED = "not witnessed"
     NO_ADDRESS = "token id beyond the address range"
@@ -79,6 +81,47 @@ EVERYONE = Admission()
 """Admits every key that the registry grants."""
 
 
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """How this node knows its own token, beside its key.
+
+    A public key proves nothing: whoever sees it first, in a transaction that waits, can register it for
+    another token. A node that took that token for its own would run under the address and name of another.
+    """
+
+    node_id: str | None = None
+    """NODE_ID."""
+    account: Address | None = None
+    """The account that has to hold the token; it counts if there is no node id."""
+    last: Node | None = None
+    """Our token as it was last known; it counts if there is neither. Another one of its owner's will do."""
+
+    def matches(self, node: Node) -> bool:
+        """Whether that token can be ours."""
+        if self.node_id is not None:
+            return node.node_id == self.node_id
+        if self.account is not None:
+            return node.owner.lower() == self.account
+        last = self.last
+        return last is None or last.token_id == node.token_id or last.owner == node.owner
+
+    @property
+    def is_key_alone(self) -> bool:
+        """Whether nothing beside the key is known."""
+        return self.node_id is None and self.account is None and self.last is None
+
+    def __str__(self) -> str:
+        if self.node_id is not None:
+            return f"NODE_ID is {self.node_id}"
+        if self.account is not None:
+            return f"our account is {self.account}"
+        return "NODE_ID is not set" if self.last is None else f"this was {_named(self.last)}"
+
+
+BY_KEY = Identity()
+"""Nothing beside the key is known."""
+
+
 @dataclass(frozen=True)
 class AccessControl:
     """Decisions over one state of the registry, as the node with ``own_key`` sees it.
@@ -95,6 +138,7 @@ class AccessControl:
     quorum: Quorum | None = None
     """Where several endpoints have to agree, what they do agree on."""
     admission: Admission = EVERYONE
+    identity: Identity = BY_KEY
 
     def decide(self, subject: TokenId | str | PublicKey, now: float) -> Decision:
         """Decide about a token, a node id, a key, or a tunnel address; ``now`` in Unix seconds.
@@ -137,7 +181,8 @@ class AccessControl:
         if holder != node.token_id:
             return Reason.DUPLICATE_KEY, f"token {holder} had it first"
         if node.public_key == self.own_key:
-            return Reason.OWN_KEY, ""
+            ours = self.identity.matches(node)
+            return (Reason.OWN_KEY if ours else Reason.COPIED_KEY), ""
         if not self.addresses.has_room_for(node.token_id):
             return Reason.NO_ADDRESS, ""
         # A log of the next block may be here before its head.
@@ -167,21 +212,33 @@ class AccessControl:
         return min(rivals, key=lambda n: (n.key_since, n.token_id)).token_id
 
 
-def own_problem(access: AccessControl, node_id: str | None, now: float) -> str | None:
-    """What is wrong with this node's own membership, and what to do; None: nothing.
-
-    ``node_id`` is its configured id, if any; ``now`` in Unix seconds.
-    """
+def own_problem(access: AccessControl, now: float) -> str | None:
+    """The problem of this node's own membership and what to do, or None; ``now`` in Unix seconds."""
     decision = access.decide(access.own_key, now)
+    if decision.reason is Reason.COPIED_KEY and decision.node is not None:
+        return f"{access.identity}, but our key is registered for {_named(decision.node)}; {_ANOTHER_KEY}"
     if decision.reason is not Reason.OWN_KEY:
-        return _own_absence(access, node_id, now)
-    node = decision.node
-    if node_id is not None and node is not None and node.node_id != node_id:
-        return f"NODE_ID is {node_id}, but our key is registered for node {node.node_id}"
+        return _own_absence(access, now)
+    rivals = map(access.registry.nodes.__getitem__, access.registry.with_key(access.own_key))
+    claims = [node for node in rivals if _fault(node, now) is None]
+    if access.identity.is_key_alone and len(claims) > 1:
+        named = " and ".join(_named(node) for node in sorted(claims, key=lambda node: node.token_id)[:3])
+        return f"our key is registered for {named}; set NODE_ID, so that this node knows which one it is"
     return None
 
 
-def _own_absence(access: AccessControl, node_id: str | None, now: float) -> str:
+_ANOTHER_KEY: Final = (
+    "correct NODE_ID, or, if another member has registered our key before us, make another key "
+    "('dstack-vpn keygen', or a new STATE_DIR with WIREGUARD_PRIVATE_KEY=generate) and register that"
+)
+
+
+def _named(node: Node) -> str:
+    return f"node {node.node_id} (token {node.token_id} of {node.owner})"
+
+
+def _own_absence(access: AccessControl, now: float) -> str:
+    node_id = access.identity.node_id
     if node_id is None:
         return f"our public key {access.own_key} is not registered; register it, or set NODE_ID"
     decision = access.decide(node_id, now)
@@ -211,7 +268,10 @@ def _fault(node: Node, now: float) -> tuple[Reason, str] | None:
 
 
 _HOLDS_THE_KEY = frozenset(
-    {Reason.OWN_KEY, Reason.UNCONFIRMED, Reason.UNSETTLED, Reason.ISOLATED, Reason.PINNED_OUT}
+    {
+        *(Reason.OWN_KEY, Reason.COPIED_KEY, Reason.UNCONFIRMED),
+        *(Reason.UNSETTLED, Reason.ISOLATED, Reason.PINNED_OUT),
+    }
 )
 
 

@@ -21,7 +21,7 @@ def clamp(raw: bytes) -> PrivateKey:
     return PrivateKey(bytes([raw[0] & 248, *raw[1:31], (raw[31] & 127) | 64]))
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=32)
 def derive(private_key: PrivateKey) -> PublicKey:
     """The public key that belongs to a private key."""
     scalar = int.from_bytes(clamp(private_key.reveal()).reveal(), "little")

@@ -21,6 +21,7 @@ from dstack_vpn.core.x25519 import derive
 from dstack_vpn.errors import AgentError, DeviceError, FormatError
 from dstack_vpn.wiring import ownership
 from dstack_vpn.wiring.firewall import forwarding
+from dstack_vpn.wiring.keys import identity_of
 from dstack_vpn.wiring.node import address_plan, look_at_device, now
 from dstack_vpn.wiring.rpc import contacts, rpc_urls
 
@@ -125,7 +126,12 @@ def _access(settings: Settings, found: Sequence[chain.Endpoint]) -> AccessContro
         return None
     height = snapshot.at.number
     return AccessControl(
-        snapshot.registry, address_plan(settings), derive(key), height, settings.grant_confirmations
+        snapshot.registry,
+        address_plan(settings),
+        derive(key),
+        height,
+        settings.grant_confirmations,
+        identity=identity_of(settings),
     )
 
 
@@ -136,7 +142,7 @@ def _membership(settings: Settings, access: AccessControl | None, found: Sequenc
         if all(endpoint.check.status is Status.FAIL for endpoint in found):
             return failed("membership", "no endpoint could be asked", "mend RPC_URL first")
         return warned("membership", "this contract does not enumerate", "ask 'dstack-vpn node info NODE'")
-    problem = own_problem(access, settings.node_id, now())
+    problem = own_problem(access, now())
     if problem is not None:
         return failed("membership", problem, "see 'dstack-vpn node register' and 'node update-key'")
     node = access.decide(access.own_key, now()).node

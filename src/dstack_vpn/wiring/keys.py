@@ -1,6 +1,7 @@
-"""Where a node's own key comes from, when it is not in the settings: made here, or the guest agent's."""
+"""A node's own key, if it is not in the settings (made here, or the guest agent's), and its own token."""
 
 import asyncio
+from contextlib import suppress
 from dataclasses import replace
 from typing import Final
 
@@ -8,14 +9,25 @@ import structlog
 
 from dstack_vpn.adapters import keyfile
 from dstack_vpn.config import Settings
+from dstack_vpn.core.access import Identity
+from dstack_vpn.core.account import address_of
 from dstack_vpn.core.x25519 import derive
-from dstack_vpn.errors import AgentError
+from dstack_vpn.errors import AgentError, FormatError
 
 _log = structlog.get_logger(component="node")
 
 PATIENCE: Final = 30
 """Tries to reach the guest agent, which starts with the machine, and seconds between them."""
 PAUSE: Final = 1.0
+
+
+def identity_of(settings: Settings) -> Identity:
+    """How this node knows its own token: by NODE_ID, or by the account that changes its key (KEY_MAX_AGE)."""
+    account = None
+    if settings.key_max_age and settings.contract_private_key is not None:
+        with suppress(FormatError):  # whatever uses it says what is wrong with it
+            account = address_of(settings.contract_private_key.reveal())
+    return Identity(settings.node_id, account)
 
 
 async def with_key(settings: Settings) -> Settings:

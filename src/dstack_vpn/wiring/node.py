@@ -50,7 +50,7 @@ from dstack_vpn.core.x25519 import derive
 from dstack_vpn.errors import ConfigError
 from dstack_vpn.ports import Link
 from dstack_vpn.wiring.firewall import gate
-from dstack_vpn.wiring.keys import with_key
+from dstack_vpn.wiring.keys import identity_of, with_key
 from dstack_vpn.wiring.ledger import auditor_of
 from dstack_vpn.wiring.names import serve_names
 from dstack_vpn.wiring.ownership import taken
@@ -172,7 +172,7 @@ def build(settings: Settings, link: Link, relays: Relays) -> Node:
     transports = Transports(settings.transport, endpoints, clock, relays.to_peer, can_send, facts=facts)
     members = Members(
         own_key=derive(settings.wireguard_private_key),
-        own_node_id=settings.node_id,
+        identity=identity_of(settings),
         addresses=address_plan(settings),
         policy=PeerPolicy(
             settings.peer_endpoints, settings.peer_endpoint_template, settings.persistent_keepalive

@@ -130,7 +130,7 @@ def _common(node: Node, relay: "Tcp2Udp | None") -> dict[str, Any]:
     return {
         "version": __version__,
         "started": facts.started,
-        "node_id": members.own_node_id if own is None else str(own.node_id),
+        "node_id": members.identity.node_id if own is None else str(own.node_id),
         "token": None if own is None else own.token_id,
         "public_key": str(members.own_key),
         "addresses": sorted(node.tunnel.own_addresses),

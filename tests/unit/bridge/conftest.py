@@ -22,6 +22,7 @@ from dstack_vpn.bridge.recorder import Recorder
 from dstack_vpn.bridge.state import ChainState
 from dstack_vpn.bridge.transports import Transports
 from dstack_vpn.bridge.tunnel import Tunnel
+from dstack_vpn.core.access import Identity
 from dstack_vpn.core.addressing import AddressPlan, unique_local_prefix
 from dstack_vpn.core.desired import PeerPolicy
 from dstack_vpn.core.health import Facts, Health, evaluate
@@ -166,7 +167,7 @@ class Bench:
         transports = Transports(self.transport, book, clock, self.relays.make, self.relays.can_send)
         members = Members(
             derive(OWN),
-            self.own_node_id,
+            Identity(self.own_node_id),
             AddressPlan(IPv4Network("10.77.0.0/16"), unique_local_prefix(31337, IDENTITY.contract)),
             self.policy,
             self.confirmations,

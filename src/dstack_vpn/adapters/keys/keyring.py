@@ -1,20 +1,40 @@
-"""The files of a key that is changed: the one in use, the next one, and the one before, each 0600.
+"""The files of a key that is changed, each 0600: the one in use, those that wait, and those before.
 
-A crash at any point leaves the key in use in its file. ``next`` is there before the chain is told of it, and
-``old`` until that can't be undone any more.
+    wireguard.key           the key in use
+    wireguard.key.next      a key that waits for the registry to name it
+    wireguard.key.next-ID   the same, for each further attempt; ID is a hash of the public key
+    wireguard.key.old       the key before, until the change can't be undone any more
+    wireguard.key.old-ID    the same, if there were several changes meanwhile
+
+Each attempt to change the key makes another one. A key that was announced once is public: another member can
+register it first, and then it is of no use to us for good. But a transaction whose outcome is unknown may
+still be mined, so a key that was announced waits until a newer one is in use for good.
+
+A crash at any point leaves the key in use in its file. A waiting key is on the disk before the chain is asked
+for it.
 """
 
-from collections.abc import Mapping
+import base64
+import hashlib
+import secrets
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
 import structlog
 
-from dstack_vpn.core.keys import PrivateKey, PublicKey
-from dstack_vpn.core.x25519 import derive
-from dstack_vpn.errors import FormatError, StoreError
+from dstack_vpn.adapters.store.private import create_private
+from dstack_vpn.core.keys import KEY_LENGTH, PrivateKey, PublicKey
+from dstack_vpn.core.x25519 import clamp, derive
+from dstack_vpn.errors import DstackVpnError, FormatError, StoreError
 
 _log = structlog.get_logger(component="node")
+
+KEPT: Final = 16
+"""Waiting keys that are kept in any case: the newest ones."""
+PENDING: Final = 7 * 86_400.0
+"""Seconds for which a waiting key is kept in any case: a transaction may be pending for so long."""
 
 
 def next_of(path: Path) -> Path:
@@ -27,6 +47,27 @@ def old_of(path: Path) -> Path:
     return path.with_name(path.name + ".old")
 
 
+def make_next(path: Path) -> tuple[PublicKey, Path]:
+    """Make another key beside the one in use, and its file; raises `DstackVpnError`."""
+    _sweep(path)
+    key = clamp(secrets.token_bytes(KEY_LENGTH))
+    content = base64.b64encode(key.reveal()) + b"\n"
+    public = derive(key)
+    try:
+        for file in (next_of(path), _named(next_of(path), public)):
+            if create_private(file, content):
+                return public, file
+    except OSError as error:
+        raise DstackVpnError(f"STATE_DIR: can't keep a key beside {path}: {error.strerror}") from error
+    raise AssertionError("a new key's hash is taken")
+
+
+def forget(file: Path) -> None:
+    """Remove a waiting key that was never announced. Absorbs errors: it then waits without use."""
+    with suppress(OSError):
+        file.unlink()
+
+
 class FileKeyRing:
     """Implements `ports.KeyRing` around the file of the key in use."""
 
@@ -36,7 +77,7 @@ class FileKeyRing:
     def others(self) -> Mapping[PublicKey, PrivateKey]:
         """See `ports.KeyRing.others`."""
         found = {}
-        for path in (self._next, self._old):
+        for path in (*_family(self._next), *_family(self._old)):
             key = _read(path)
             if key is not None:
                 found[derive(key)] = key
@@ -45,22 +86,30 @@ class FileKeyRing:
     def use(self, key: PublicKey) -> None:
         """See `ports.KeyRing.use`."""
         try:
-            for source, spare in ((self._next, self._old), (self._old, self._next)):
-                private = _read(source)
-                if private is not None and derive(private) == key:
-                    spare.unlink(missing_ok=True)
-                    spare.hardlink_to(self._path)
-                    source.replace(self._path)
-                    return
+            if (source := self._find(self._next, key)) is not None:
+                self._keep_as(self._old)
+            elif (source := self._find(self._old, key)) is not None:
+                self._keep_as(self._next)
+            else:
+                return
+            source.replace(self._path)
         except OSError as error:
             raise StoreError(
                 f"STATE_DIR: can't keep the new key in {self._path}: {error.strerror}"
             ) from error
 
     def settle(self) -> None:
-        """See `ports.KeyRing.settle`."""
-        with suppress(OSError):
-            self._old.unlink(missing_ok=True)
+        """See `ports.KeyRing.settle`: the keys before go, and those that waited before this one was made."""
+        since = self.made()
+        for path in _family(self._old):
+            with suppress(OSError):
+                path.unlink()
+        if since is None:
+            return
+        for path in _family(self._next):
+            with suppress(OSError):
+                if path.stat().st_mtime < since - PENDING:
+                    path.unlink()
 
     def made(self) -> float | None:
         """See `ports.KeyRing.made`: taking a key moves its file, which leaves the time as it is."""
@@ -68,6 +117,44 @@ class FileKeyRing:
             return self._path.stat().st_mtime
         except OSError:
             return None
+
+    def _find(self, base: Path, key: PublicKey) -> Path | None:
+        for path in _family(base):
+            private = _read(path)
+            if private is not None and derive(private) == key:
+                return path
+        return None
+
+    def _keep_as(self, base: Path) -> None:
+        """Keep the key in use under another name as well; a step that was made before is not made again."""
+        private = _read(self._path)
+        if private is None or self._find(base, derive(private)) is not None:
+            return
+        if not base.exists():
+            base.hardlink_to(self._path)
+        else:
+            _named(base, derive(private)).hardlink_to(self._path)
+
+
+def _named(base: Path, key: PublicKey) -> Path:
+    return base.with_name(f"{base.name}-{hashlib.sha256(key).hexdigest()[:16]}")
+
+
+def _family(base: Path) -> Iterator[Path]:
+    """The files that there may be under this name; the plain one first."""
+    yield base
+    with suppress(OSError):
+        yield from sorted(base.parent.glob(f"{base.name}-*"))
+
+
+def _sweep(path: Path) -> None:
+    """Remove waiting keys of long ago, of which there are too many. Absorbs errors."""
+    with suppress(OSError):
+        ages = sorted((file.stat().st_mtime, file) for file in _family(next_of(path)) if file.exists())
+        newest = ages[-1][0] if ages else 0.0
+        for made, file in ages[:-KEPT]:
+            if made < newest - PENDING:
+                file.unlink()
 
 
 def _read(path: Path) -> PrivateKey | None:

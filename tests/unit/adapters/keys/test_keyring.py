@@ -1,11 +1,12 @@
 """The files of a key that is changed, and what a crash between two steps leaves."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 from dstack_vpn.adapters import keyfile
-from dstack_vpn.adapters.keys.keyring import FileKeyRing, next_of, old_of
+from dstack_vpn.adapters.keys.keyring import KEPT, PENDING, FileKeyRing, make_next, next_of, old_of
 from dstack_vpn.core.keys import PrivateKey, PublicKey
 from dstack_vpn.core.x25519 import derive
 from dstack_vpn.errors import DstackVpnError, StoreError
@@ -69,3 +70,48 @@ def test_garbage_in_one_file_keeps_no_other_key_from_being_used(tmp_path: Path) 
     next_of(path).write_text("nonsense")
     FileKeyRing(path).use(derive(old))
     assert read(path) == old
+
+
+def test_each_try_makes_another_key_and_all_of_them_wait(tmp_path: Path) -> None:
+    path = tmp_path / "wireguard.key"
+    old = keyfile.make(path)
+    made = dict(make_next(path) for _ in range(3))
+    assert len(made) == 3
+    assert {file.stat().st_mode & 0o777 for file in made.values()} == {0o600}
+    ring = FileKeyRing(path)
+    assert ring.others().keys() == made.keys()
+    for public in list(made)[::-1]:
+        ring.use(public)
+        assert derive(read(path)) == public, "whichever the registry names, and in any order"
+    assert ring.others().keys() == {derive(old), *made} - {derive(read(path))}, "a reorg may undo all of it"
+    ring.use(derive(old))
+    assert read(path) == old
+    assert ring.others().keys() == made.keys()
+
+
+def test_what_waits_goes_when_it_can_not_be_mined_any_more(tmp_path: Path) -> None:
+    path = tmp_path / "wireguard.key"
+    keyfile.make(path)
+    (pending, _), (dead, file) = make_next(path), make_next(path)
+    current, _ = make_next(path)
+    ring = FileKeyRing(path)
+    ring.use(current)
+    made = ring.made()
+    assert made is not None
+    os.utime(file, (made - PENDING - 1,) * 2)
+    ring.settle()
+    assert ring.others().keys() == {pending}
+    assert dead not in ring.others()
+
+
+def test_the_number_of_waiting_keys_is_bounded_but_for_those_of_a_week(tmp_path: Path) -> None:
+    path = tmp_path / "wireguard.key"
+    keyfile.make(path)
+    for number in range(KEPT + 5):
+        _, file = make_next(path)
+        if number < 10:
+            made = file.stat().st_mtime - PENDING - 60
+            os.utime(file, (made, made))
+    make_next(path)
+    waiting = len(FileKeyRing(path).others())
+    assert waiting == KEPT + 1
