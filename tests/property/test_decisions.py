@@ -98,6 +98,7 @@ class Player:
     def time(self) -> None:
         self.clock.at += self.random.choice([0.5, 3.0, 11.0])
         self.members.expire()
+        self.check()  # a decision may change here, and again below
         self.members.grow_old()
 
     def quorum(self) -> None:

@@ -54,8 +54,8 @@ OPTIONS: Final[tuple[Option, ...]] = (
         "NODE_ID",
         parse_node_id,
         None,
-        "Our own node id. A token of another id is not ours, even if it has our key, which another member can "
-        "have copied; without NODE_ID, our key says who we are, and with KEY_MAX_AGE the account.",
+        "Our own node id. A token of another id is not ours, even if it has our key, which another member "
+        "can have copied; without NODE_ID, our key says who we are, and with KEY_MAX_AGE the account.",
         "web-1",
     ),
     Option(
