@@ -5,24 +5,28 @@ which neither other threads' work nor the end of the process may wait for it.
 """
 
 import asyncio
-import ipaddress
 import socket
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
-from dstack_vpn.core.model import SocketAddress, check_reachable
-from dstack_vpn.errors import FormatError
+from dstack_vpn.core.destination import Destinations
+from dstack_vpn.core.model import SocketAddress
 
 DEADLINE: float = 20.0
 """Seconds: libc gives each silent name server five before it asks the next one (resolv.conf(5))."""
 
 _Found: TypeAlias = list[tuple[Any, ...]]
+_ANYWHERE: Final = Destinations()
 
 
 class SystemResolver:
     """Implements `ports.Resolver`."""
+
+    def __init__(self, destinations: Destinations = _ANYWHERE) -> None:
+        """``destinations`` judges what a name resolves to: its owner may have it lead anywhere."""
+        self._destinations = destinations
 
     async def resolve(self, host: str, port: int) -> SocketAddress | None:
         """The first usable address in the system's order of preference (RFC 6724)."""
@@ -31,7 +35,8 @@ class SystemResolver:
                 found = await aside(lambda: [*socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)])
         except (OSError, TimeoutError, UnicodeError):
             return None
-        return next((SocketAddress(str(a[0]), port) for *_, a in found if _usable(str(a[0]))), None)
+        usable = (host for *_, (host, *_) in found if self._destinations.refusal(str(host)) is None)
+        return next((SocketAddress(str(host), port) for host in usable), None)
 
 
 def aside(work: Callable[[], _Found]) -> "asyncio.Future[_Found]":
@@ -58,12 +63,3 @@ def aside(work: Callable[[], _Found]) -> "asyncio.Future[_Found]":
 
     threading.Thread(target=run, name="resolver", daemon=True).start()
     return future
-
-
-def _usable(address: str) -> bool:
-    """Whether it can be another machine: a name may point to us, or be made to."""
-    try:
-        check_reachable(ipaddress.ip_address(address))
-    except (FormatError, ValueError):
-        return False
-    return "%" not in address

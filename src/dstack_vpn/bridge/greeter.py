@@ -103,7 +103,8 @@ class Greeter:
     async def run(self) -> None:
         """Call and remember until cancelled. Absorbs `StoreError`: what it can't keep is a convenience."""
         try:
-            self._known = dict(await self.memory.load())
+            known = await self.memory.load()
+            self._known = {key: place for key, place in known.items() if self._is_usable(place)}
         except StoreError as error:
             _log.info("endpoints.unknown", reason=str(error))
         while True:
@@ -181,11 +182,15 @@ class Greeter:
             if peer is None or peer.last_handshake or key not in wanted or call.made >= CALLS:
                 del self._calls[key]
 
+    def _is_usable(self, place: SocketAddress) -> bool:
+        """Whether a peer may be called there: it is another machine, outside of the tunnel."""
+        return self.members.policy.destinations.refusal(place.host) is None
+
     async def _remember(self, state: DeviceState) -> None:
         heard = {
             key: peer.endpoint
             for key, peer in state.peers.items()
-            if peer.endpoint is not None and peer.last_handshake and not peer.endpoint.is_loopback
+            if peer.endpoint is not None and peer.last_handshake and self._is_usable(peer.endpoint)
         }
         known = {key: place for key, place in (self._known | heard).items() if key in state.peers}
         if known == self._known:

@@ -31,6 +31,7 @@ from dstack_vpn.core.keys import PublicKey
 from dstack_vpn.core.model import Endpoint, Malformed, Peer, TokenId
 from dstack_vpn.core.node import Node
 from dstack_vpn.core.quorum import Quorum
+from dstack_vpn.core.reach import Reach
 from dstack_vpn.core.registry import Registry
 from dstack_vpn.core.staleness import Staleness, StalePolicy
 from dstack_vpn.core.transport import Way
@@ -279,9 +280,16 @@ class Members:
                 _log.info("node.ipv6_only", token=token, reason="its id is beyond VPN_CIDR")
             for name in ("node_id", "public_key", "endpoint", "uri_endpoint"):
                 value = getattr(new, name)
-                if isinstance(value, Malformed) and (old is None or getattr(old, name) != value):
-                    _log.warning("node.field_refused", token=token, field=name, problem=value.problem)
-                    self.announce(FieldRefused(token, name, value.problem))
+                problem = self._problem(value)
+                if problem is not None and (old is None or getattr(old, name) != value):
+                    _log.warning("node.field_refused", token=token, field=name, problem=problem)
+                    self.announce(FieldRefused(token, name, problem))
+
+    def _problem(self, value: object) -> str | None:
+        """Why a token's field is not used."""
+        if isinstance(value, Malformed):
+            return value.problem
+        return value.refusal(self.policy.destinations) if isinstance(value, Reach) else None
 
     def _admit_only(self, keys: frozenset[PublicKey] | None, otherwise: Reason) -> None:
         self.admission = replace(self.admission, only=keys, otherwise=otherwise)

@@ -45,12 +45,12 @@ async def find(settings: Settings, name: "NodeName") -> "tuple[Node, Snapshot]":
 
 def access_over(settings: Settings, snapshot: "Snapshot", own: PublicKey | None = None) -> AccessControl:
     """Access control as the node with the key ``own`` sees it, or (None) as somebody who is no node."""
-    from dstack_vpn.wiring import node as wiring
+    from dstack_vpn.wiring.addresses import address_plan
     from dstack_vpn.wiring.keys import identity_of
 
     return AccessControl(
         snapshot.registry,
-        wiring.address_plan(settings),
+        address_plan(settings),
         # A key that nobody has.
         own or PublicKey(secrets.token_bytes(32)),
         snapshot.at.number,
@@ -157,10 +157,11 @@ def verify(ctx: click.Context, settings: Settings, subject: Subject, *, as_json:
 def _question(settings: Settings, subject: Subject) -> "PublicKey | NodeName":
     """Whom it is about: an address is its token's."""
     from dstack_vpn.wiring import node as wiring
+    from dstack_vpn.wiring.addresses import address_plan
 
     if not isinstance(subject, IPv4Address | IPv6Address):
         return subject
-    token = wiring.address_plan(settings).token_at(str(subject))
+    token = address_plan(settings).token_at(str(subject))
     if token is None:
         raise AdminError("the address is no token's: it is in neither VPN_CIDR nor the contract's IPv6 range")
     return wiring.node_name(f"token:{token}")

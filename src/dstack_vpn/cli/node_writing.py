@@ -59,6 +59,7 @@ def register(
     """Register a node: mint a token that gives it access."""
     if endpoint is not None and token_uri:
         raise click.UsageError("--endpoint and --token-uri can't be given together")
+    _check_endpoint(sending, endpoint)
     done = sending.carry_out(lambda admin: admin.register(to, node_id, public_key, endpoint, token_uri))
     addresses = _addresses(sending, done.token)
     sending.tell(
@@ -70,10 +71,19 @@ def register(
     )
 
 
-def _addresses(sending: Sending, token: TokenId) -> list[str]:
-    from dstack_vpn.wiring import node as wiring
+def _check_endpoint(sending: Sending, endpoint: Reach | None) -> None:
+    """Raise `UsageError` for an endpoint that every node would refuse."""
+    from dstack_vpn.wiring.addresses import destinations
 
-    return sorted(cidr.partition("/")[0] for cidr in wiring.address_plan(sending.settings).allowed_ips(token))
+    problem = None if endpoint is None else endpoint.refusal(destinations(sending.settings))
+    if problem is not None:
+        raise click.UsageError(problem)
+
+
+def _addresses(sending: Sending, token: TokenId) -> list[str]:
+    from dstack_vpn.wiring.addresses import address_plan
+
+    return sorted(cidr.partition("/")[0] for cidr in address_plan(sending.settings).allowed_ips(token))
 
 
 def find_node(sending: Sending, name: "NodeName") -> Node:
@@ -121,6 +131,7 @@ Examples:
 def set_endpoint(sending: Sending, name: "NodeName", endpoint: Reach | None) -> None:
     """Say where a node can be reached. Only its holder can."""
     text = None if endpoint is None else str(endpoint)
+    _check_endpoint(sending, endpoint)
     node = find_node(sending, name)
     receipt = sending.carry_out(lambda admin: admin.set_endpoint(node, endpoint))
     _tell(sending, node, f"has {f'the endpoint {text}' if text else 'no endpoint'}", receipt, endpoint=text)

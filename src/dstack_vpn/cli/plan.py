@@ -17,7 +17,7 @@ from dstack_vpn.cli.tables import console
 from dstack_vpn.cli.text import printable
 from dstack_vpn.config import Settings
 from dstack_vpn.core.access import AccessControl, Admission
-from dstack_vpn.core.desired import Lookup, Membership, PeerPolicy
+from dstack_vpn.core.desired import Lookup, Membership
 from dstack_vpn.core.keys import PublicKey
 from dstack_vpn.core.model import DeviceState, Peer, RemovePeer, SetPeer, SocketAddress, TokenId
 from dstack_vpn.core.plan import Plan, Step, brake
@@ -96,15 +96,14 @@ def plan(settings: Settings, *, as_json: bool) -> None:
 
 async def _read(settings: Settings) -> _Facts:
     from dstack_vpn.wiring import node as wiring
+    from dstack_vpn.wiring.addresses import peer_policy
 
     snapshot = await wiring.registry_access(settings).everything()
     device = await wiring.look_at_device(settings)
     own = _own_key(settings, device)
     access, now = access_over(settings, snapshot, own), wiring.now()
-    names = wiring.endpoint_book()
-    policy = PeerPolicy(
-        settings.peer_endpoints, settings.peer_endpoint_template, settings.persistent_keepalive
-    )
+    names = wiring.endpoint_book(settings)
+    policy = peer_policy(settings)
     lookup = partial(_where, device, names.by_udp)
     pinned = await _pinned(settings)
     if pinned is not None:

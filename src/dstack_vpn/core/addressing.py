@@ -30,6 +30,11 @@ class AddressPlan:
     ipv4: IPv4Network
     ipv6: IPv6Network
 
+    @property
+    def networks(self) -> tuple[IPv4Network, IPv6Network]:
+        """Both prefixes."""
+        return self.ipv4, self.ipv6
+
     @cached_property
     def _ipv4_base(self) -> int:
         return int(self.ipv4.network_address) + 1

@@ -10,8 +10,9 @@ from typing import TypeAlias
 
 from dstack_vpn.core.access import AccessControl, Decision
 from dstack_vpn.core.addressing import AddressPlan
+from dstack_vpn.core.destination import Destinations
 from dstack_vpn.core.keys import PublicKey
-from dstack_vpn.core.model import Peer, SocketAddress, TokenId
+from dstack_vpn.core.model import Malformed, Peer, SocketAddress, TokenId
 from dstack_vpn.core.node import Node
 from dstack_vpn.core.reach import Reach
 from dstack_vpn.core.registry import Registry
@@ -31,19 +32,26 @@ class PeerPolicy:
     """Where a peer without an endpoint is looked for, such as ``{node_id}.vpn.internal:51820``."""
     keepalive: int = 0
     """Seconds between persistent keepalives; 0 is off."""
+    destinations: Destinations = field(default_factory=Destinations)
+    """Where packets for peers may be sent to."""
 
     def endpoint_of(self, node: Node) -> Reach | None:
-        """The first endpoint that exists: ours, the contract's, the token URI's, the template's."""
+        """The first endpoint that is usable: ours, the contract's, the token URI's, the template's.
+
+        Ours wins even if it is refused: the operator does not want another one.
+        """
         if not isinstance(node.node_id, str):
             return None
         ours = self.endpoints.get(node.node_id)
         if ours is not None:
-            return ours
-        if isinstance(node.endpoint, Reach):
-            return node.endpoint
-        if isinstance(node.uri_endpoint, Reach):
-            return node.uri_endpoint
-        return self._from_template(node.node_id, node.token_id)
+            return self._allowed(ours)
+        found = self._allowed(node.endpoint) or self._allowed(node.uri_endpoint)
+        return found or self._allowed(self._from_template(node.node_id, node.token_id))
+
+    def _allowed(self, reach: Reach | Malformed | None) -> Reach | None:
+        if not isinstance(reach, Reach) or reach.refusal(self.destinations) is not None:
+            return None
+        return reach
 
     def _from_template(self, node_id: str, token_id: TokenId) -> Reach | None:
         if self.template is None:
@@ -116,15 +124,15 @@ class Membership:
             return None
         peer = peer_of(decision.node, key, access.addresses, self.policy, self.lookup)
         if self.pinned is not None:
-            peer = _as_pinned(peer, self.pinned[key])
+            peer = _as_pinned(peer, self.pinned[key], self.policy.destinations)
         self.peers[key] = peer
         self.tokens[key] = decision.node.token_id
         return peer
 
 
-def _as_pinned(peer: Peer, pin: Peer) -> Peer:
-    """As it was then; where that had no endpoint of its own, as with a relay, it has today's."""
-    known = pin.endpoint is not None and not pin.endpoint.is_loopback
+def _as_pinned(peer: Peer, pin: Peer, destinations: Destinations) -> Peer:
+    """The peer as it was then, with today's endpoint if it had none, as with a relay, or a refused one."""
+    known = pin.endpoint is not None and destinations.refusal(pin.endpoint.host) is None
     return replace(peer, endpoint=pin.endpoint if known else peer.endpoint, keepalive=pin.keepalive)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Self, TypeAlias
 
+from dstack_vpn.core.destination import check_reachable
 from dstack_vpn.core.keys import PublicKey
 from dstack_vpn.errors import FormatError
 
@@ -75,8 +76,8 @@ class Endpoint:
     def parse(cls, text: str) -> Self:
         """Parse ``host:port`` or ``[v6]:port``; raises `FormatError`.
 
-        Refused besides nonsense: URLs, and addresses that can't be another machine (loopback,
-        unspecified, multicast), so that nobody's registration makes a node talk to itself.
+        URLs are refused, and addresses that can't be another machine's (`core.destination`), so that no
+        registration makes a node send to itself or to its link.
         """
         if len(text) > ENDPOINT_LENGTH:
             raise FormatError(f"endpoint: longer than {ENDPOINT_LENGTH} characters")
@@ -110,13 +111,6 @@ def _parse_host(host: str) -> str:
         raise FormatError("endpoint: write an IPv6 address in brackets and without a zone")
     check_reachable(address)
     return str(address)
-
-
-def check_reachable(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> None:
-    """Raise `FormatError` for an address that can't be another machine's."""
-    plain = getattr(address, "ipv4_mapped", None) or address
-    if plain.is_loopback or plain.is_unspecified or plain.is_multicast:
-        raise FormatError("endpoint: a loopback, unspecified or multicast address is nobody's endpoint")
 
 
 def parse_host_name(host: str) -> str:

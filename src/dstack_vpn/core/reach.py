@@ -8,9 +8,10 @@ The text is the whole truth: if one alternative is bad, so is the endpoint, for 
 might be the half that is not meant to be used alone.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Self
 
+from dstack_vpn.core.destination import Destinations
 from dstack_vpn.core.model import Endpoint
 from dstack_vpn.core.upstream import Upstream
 from dstack_vpn.errors import FormatError
@@ -54,6 +55,14 @@ class Reach:
         if len(str(reach)) > REACH_LENGTH:
             raise FormatError(f"endpoint: longer than {REACH_LENGTH} characters")
         return reach
+
+    def refusal(self, destinations: Destinations) -> str | None:
+        """Why nothing may be sent to one of its addresses; names are judged when they are resolved."""
+        hosts = [relay.host for relay in self.relays]
+        if self.udp is not None:
+            hosts.append(self.udp.host)
+        allowed = replace(destinations, local=self.local)
+        return next(filter(None, map(allowed.refusal, hosts)), None)
 
     def __str__(self) -> str:
         """The canonical text; a relay's proxy is hidden, for it may hold a password."""

@@ -14,15 +14,15 @@ from dstack_vpn.adapters.doctor.check import Check, Status, failed, passed, warn
 from dstack_vpn.adapters.keys.guest_agent import GuestAgent
 from dstack_vpn.config import Settings
 from dstack_vpn.core.access import AccessControl, Reason, own_problem
-from dstack_vpn.core.desired import PeerPolicy
 from dstack_vpn.core.model import DeviceState, Endpoint
 from dstack_vpn.core.node import Node
 from dstack_vpn.core.x25519 import derive
 from dstack_vpn.errors import AgentError, DeviceError, FormatError
 from dstack_vpn.wiring import ownership
+from dstack_vpn.wiring.addresses import address_plan, peer_policy
 from dstack_vpn.wiring.firewall import forwarding
 from dstack_vpn.wiring.keys import identity_of
-from dstack_vpn.wiring.node import address_plan, look_at_device, now
+from dstack_vpn.wiring.node import look_at_device, now
 from dstack_vpn.wiring.rpc import contacts, rpc_urls
 
 PEERS: Final = 16
@@ -160,7 +160,7 @@ async def _names(settings: Settings, access: AccessControl, daemon: Daemon) -> l
 
 
 async def _peers(settings: Settings, access: AccessControl, daemon: Daemon) -> list[list[Check]]:
-    policy = PeerPolicy(settings.peer_endpoints, settings.peer_endpoint_template, 0)
+    policy = peer_policy(settings)
     seen = {peer["token"]: peer for peer in daemon.get("peers", ())}
     handshakes = {token: peer["last_handshake"] for token, peer in seen.items()}
     members = sorted(access.granted(now()), key=lambda node: node.token_id)
@@ -175,7 +175,8 @@ async def _peers(settings: Settings, access: AccessControl, daemon: Daemon) -> l
         last = handshakes.get(node.token_id)
         if way.udp is not None and (used := _in_use(seen.get(node.token_id), now())) is not None:
             way = replace(way, udp=used)
-        return await peers.reach(str(node.node_id), way, settings.mtu, last, now())
+        age = now() - last if last else None
+        return await peers.reach(str(node.node_id), way, settings.mtu, age, policy.destinations)
 
     found = await asyncio.gather(*(one(node) for node in members[:PEERS]))
     if len(members) > PEERS:

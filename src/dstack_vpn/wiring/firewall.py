@@ -8,6 +8,7 @@ from dstack_vpn.adapters.resolver import SystemResolver
 from dstack_vpn.bridge.gate import Gate
 from dstack_vpn.bridge.node import Node
 from dstack_vpn.config import Settings
+from dstack_vpn.core.destination import Destinations
 from dstack_vpn.errors import FirewallError
 
 _log = structlog.get_logger(component="firewall")
@@ -25,7 +26,7 @@ def gate(settings: Settings, node: Node) -> Gate | None:
     prefixes = frozenset({str(addresses.ipv4), str(addresses.ipv6)})
     return Gate(
         firewall,
-        SystemResolver(),
+        SystemResolver(Destinations(addresses.networks)),
         node.facts,
         settings.interface,
         prefixes,

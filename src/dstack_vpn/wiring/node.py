@@ -39,8 +39,6 @@ from dstack_vpn.bridge.state import ChainState
 from dstack_vpn.bridge.transports import Transports
 from dstack_vpn.bridge.tunnel import Tunnel
 from dstack_vpn.config import Settings
-from dstack_vpn.core.addressing import AddressPlan, unique_local_prefix
-from dstack_vpn.core.desired import PeerPolicy
 from dstack_vpn.core.health import Facts, QuorumFacts
 from dstack_vpn.core.model import DeviceState
 from dstack_vpn.core.ownership import Claim
@@ -49,6 +47,7 @@ from dstack_vpn.core.staleness import Staleness
 from dstack_vpn.core.x25519 import derive
 from dstack_vpn.errors import ConfigError
 from dstack_vpn.ports import Link
+from dstack_vpn.wiring.addresses import address_plan, destinations, peer_policy
 from dstack_vpn.wiring.firewall import gate
 from dstack_vpn.wiring.keys import identity_of, with_key
 from dstack_vpn.wiring.ledger import auditor_of
@@ -77,12 +76,6 @@ TUNNEL_FIRST: Final = 1.0
 """Seconds that the API waits for the tunnel at the start."""
 _CHANGES = 10_000
 """Steps of the registry that may wait to be stored."""
-
-
-def address_plan(settings: Settings) -> AddressPlan:
-    """The tunnel addresses of this network."""
-    ipv6 = unique_local_prefix(settings.chain_id, settings.contract_address)
-    return AddressPlan(settings.vpn_cidr, ipv6)
 
 
 def chain_source(settings: Settings) -> RpcPool:
@@ -137,9 +130,9 @@ async def look_at_device(settings: Settings) -> DeviceState | None:
     return await look(settings.interface)
 
 
-def endpoint_book() -> EndpointBook:
+def endpoint_book(settings: Settings) -> EndpointBook:
     """Host names, resolved by the system."""
-    return EndpointBook(SystemResolver(), SystemClock())
+    return EndpointBook(SystemResolver(destinations(settings)), SystemClock())
 
 
 def late_link(settings: Settings, claim: Claim) -> Link:
@@ -168,15 +161,13 @@ def build(settings: Settings, link: Link, relays: Relays) -> Node:
         max_staleness=settings.max_staleness,
         stale_policy=settings.stale_policy,
     )
-    endpoints = EndpointBook(SystemResolver(), clock)
+    endpoints = endpoint_book(settings)
     transports = Transports(settings.transport, endpoints, clock, relays.to_peer, can_send, facts=facts)
     members = Members(
         own_key=derive(settings.wireguard_private_key),
         identity=identity_of(settings),
         addresses=address_plan(settings),
-        policy=PeerPolicy(
-            settings.peer_endpoints, settings.peer_endpoint_template, settings.persistent_keepalive
-        ),
+        policy=peer_policy(settings),
         confirmations=settings.grant_confirmations,
         facts=facts,
         clock=clock,

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from dstack_vpn.config import Settings
+from dstack_vpn.core.destination import Destinations
 from dstack_vpn.core.reach import Reach
 from dstack_vpn.core.upstream import Listen
 from dstack_vpn.errors import RelayError
 from dstack_vpn.ports import PeerRelay
+from dstack_vpn.wiring.addresses import address_plan
 
 if TYPE_CHECKING:
     from dstack_vpn.adapters.relay.engine import Engine
@@ -40,8 +42,9 @@ class Relays:
         await asyncio.to_thread(import_module, "dstack_vpn.adapters.relay.peer")
         from dstack_vpn.adapters.relay.peer import LoopbackRelay
 
-        mark = self._settings.fwmark
-        return LoopbackRelay(self._shared_engine(), reach.relays, mark=mark, foreign=not reach.local)
+        mark, engine = self._settings.fwmark, self._shared_engine()
+        allowed = Destinations(address_plan(self._settings).networks, local=reach.local)
+        return LoopbackRelay(engine, reach.relays, mark=mark, destinations=allowed)
 
     async def of_our_own(self, listen: Listen) -> "OwnRelay":
         """Return what lets peers reach this node's WireGuard over TCP or TLS.

@@ -21,6 +21,7 @@ from dstack_vpn.core.wgconf import ConfPeer, WgConfig, render
 from dstack_vpn.core.x25519 import derive
 from dstack_vpn.errors import DeviceError
 from dstack_vpn.wiring import node as wiring
+from dstack_vpn.wiring.addresses import address_plan
 
 OWN = PrivateKey(bytes(range(1, 33)))
 OWN_TEXT = "AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyA="
@@ -117,7 +118,7 @@ def test_a_relay_that_the_daemon_has_chosen_is_no_difference(
 
 
 def _addresses() -> AddressPlan:
-    return wiring.address_plan(config.load({}, {"NETWORK": "local"}))
+    return address_plan(config.load({}, {"NETWORK": "local"}))
 
 
 def test_without_a_device_everybody_is_added(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,10 +4,12 @@ import asyncio
 import errno
 import socket
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Final
 
 from dstack_vpn.adapters.doctor.check import Check, failed, passed, warned
 from dstack_vpn.adapters.resolver import SystemResolver
+from dstack_vpn.core.destination import Destinations
 from dstack_vpn.core.model import Endpoint, SocketAddress
 from dstack_vpn.core.reach import Reach
 from dstack_vpn.core.upstream import Upstream
@@ -29,19 +31,23 @@ _DO: Final = 2
 """IP_PMTUDISC_DO: never fragment."""
 
 
-async def reach(node: str, way: Reach, mtu: int, last_handshake: float | None, now: float) -> list[Check]:
-    """All ways to a peer. ``mtu`` is the tunnel's; a daemon has seen the handshake (Unix seconds)."""
+async def reach(node: str, way: Reach, mtu: int, age: float | None, allowed: Destinations) -> list[Check]:
+    """All ways to a peer. ``mtu`` is the tunnel's, ``age`` that of the newest handshake in seconds."""
     checks = []
     if way.udp is not None:
-        checks.append(await _udp(f"udp to {node}", way.udp, mtu, last_handshake, now))
-    checks += [await _relay(node, upstream, foreign=not way.local) for upstream in way.relays]
+        at = way.udp.address or await SystemResolver(allowed).resolve(way.udp.host, way.udp.port)
+        checks.append(await _udp(f"udp to {node}", at, mtu, age) if at else _unresolved(node, way.udp))
+    destinations = replace(allowed, local=way.local)
+    checks += [await _relay(node, upstream, destinations) for upstream in way.relays]
     return checks
 
 
-async def _udp(name: str, at: Endpoint, mtu: int, last_handshake: float | None, now: float) -> Check:
-    address = at.address or await SystemResolver().resolve(at.host, at.port)
-    if address is None:
-        return failed(name, f"{at.host} does not resolve", "mend the name, or the node's endpoint")
+def _unresolved(node: str, at: Endpoint) -> Check:
+    found = f"{at.host} does not resolve to an address of another machine outside of the VPN"
+    return failed(f"udp to {node}", found, "mend the name, or the node's endpoint")
+
+
+async def _udp(name: str, address: SocketAddress, mtu: int, age: float | None) -> Check:
     try:
         path = await _path_mtu(address, mtu)
     except OSError as error:
@@ -50,8 +56,8 @@ async def _udp(name: str, at: Endpoint, mtu: int, last_handshake: float | None, 
         return failed(name, f"{address}: {error.strerror}", "check routes and firewalls on the way")
     if path < mtu:
         return warned(name, f"{address}: the path carries an MTU of {path} only", _advice(path))
-    if last_handshake and now - last_handshake < 180:
-        return passed(name, f"{address}: a handshake {now - last_handshake:.0f} s ago, MTU {mtu} fits")
+    if age is not None and age < 180:
+        return passed(name, f"{address}: a handshake {age:.0f} s ago, MTU {mtu} fits")
     # WireGuard answers nobody but members: silence is what to expect.
     return passed(name, f"{address}: nothing objects, MTU {mtu} fits; no handshake is known")
 
@@ -100,12 +106,12 @@ async def _refusal(probe: socket.socket) -> None:
             raise
 
 
-async def _relay(node: str, upstream: Upstream, *, foreign: bool) -> Check:
+async def _relay(node: str, upstream: Upstream, destinations: Destinations) -> Check:
     from dstack_vpn.adapters.relay.dial import dial
 
     name = f"relay to {node}"
     try:
-        dialled = await dial(upstream, timeout=5.0, foreign=foreign)
+        dialled = await dial(upstream, timeout=5.0, destinations=destinations)
     except (RelayError, OSError) as error:
         return failed(name, str(error), "start the peer's relay, or mend the node's endpoint")
     dialled.stream.close()

@@ -5,7 +5,6 @@ and its mark, before it connects.
 """
 
 import asyncio
-import ipaddress
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,10 +18,13 @@ from dstack_vpn.adapters.relay import sockets, tls
 from dstack_vpn.adapters.relay.connect import open_tunnel
 from dstack_vpn.adapters.relay.lookup import Found, Names
 from dstack_vpn.adapters.relay.stream import PlainStream, Stream
-from dstack_vpn.core.model import SocketAddress, check_reachable
+from dstack_vpn.core.destination import Destinations
+from dstack_vpn.core.model import SocketAddress
 from dstack_vpn.core.upstream import Upstream
-from dstack_vpn.errors import FormatError, RelayError
+from dstack_vpn.errors import RelayError
 
+ANYWHERE: Final = Destinations(local=True)
+"""For upstreams that the operator has named."""
 STAGGER: Final = 0.25
 """Seconds between the starts of attempts to several addresses (RFC 8305, 5)."""
 
@@ -54,16 +56,16 @@ async def dial(
     *,
     mark: int | None = None,
     timeout: float = 5.0,
-    foreign: bool = False,
+    destinations: Destinations = ANYWHERE,
 ) -> Dialled:
     """Connect within ``timeout`` seconds once the name is resolved; raises `RelayError`.
 
-    With ``foreign`` the upstream is the word of another member: a name that resolves to this machine, or to
-    an address that can't be another machine's, is refused.
+    ``destinations`` judges the addresses: the upstream may have been chosen by another member, whose name
+    must not lead to this machine or into the tunnel.
     """
     loop = asyncio.get_running_loop()
     began = loop.time()
-    addresses = await _resolved(upstream, names or Names(), foreign=foreign)
+    addresses = await _resolved(upstream, names or Names(), destinations)
     try:
         async with asyncio.timeout(timeout):
             connection = await _connect(upstream, addresses, mark)
@@ -80,7 +82,7 @@ async def dial(
     return Dialled(stream, connection, address, loop.time() - began)
 
 
-async def _resolved(upstream: Upstream, names: Names, *, foreign: bool) -> Found:
+async def _resolved(upstream: Upstream, names: Names, destinations: Destinations) -> Found:
     """Return the addresses to connect to, which are the proxy's if there is one; raises `RelayError`."""
     name, host, port = upstream.name, upstream.host, upstream.port
     if upstream.via is not None:
@@ -90,7 +92,7 @@ async def _resolved(upstream: Upstream, names: Names, *, foreign: bool) -> Found
         found = await names.find(host, port)
     except RelayError as error:
         raise RelayError(f"{name}: {error}") from error
-    usable = [info for info in found if not foreign or _elsewhere(info[4][0])]
+    usable = [info for info in found if destinations.refusal(str(info[4][0])) is None]
     if not usable:
         raise RelayError(f"{name}: {host} leads to no address of another machine")
     return usable
@@ -168,12 +170,3 @@ def _socket(mark: int | None, info: Sequence[Any]) -> socket.socket:
         made.close()
         raise
     return made
-
-
-def _elsewhere(text: object) -> bool:
-    try:
-        address = ipaddress.ip_address(str(text).partition("%")[0])
-        check_reachable(address)
-    except FormatError:
-        return False
-    return not address.is_link_local

@@ -9,6 +9,7 @@ import structlog
 from dstack_vpn.adapters.relay.engine import Engine
 from dstack_vpn.adapters.relay.limits import Limits
 from dstack_vpn.adapters.relay.udp2tcp import Udp2Tcp
+from dstack_vpn.core.destination import Destinations
 from dstack_vpn.core.model import SocketAddress
 from dstack_vpn.core.upstream import Upstream
 from dstack_vpn.errors import RelayError
@@ -24,11 +25,13 @@ class LoopbackRelay:
     """Implements `ports.PeerRelay`."""
 
     def __init__(
-        self, engine: Engine, upstreams: Sequence[Upstream], *, mark: int | None, foreign: bool
+        self, engine: Engine, upstreams: Sequence[Upstream], *, mark: int | None, destinations: Destinations
     ) -> None:
         """Bind; raises `RelayError`."""
         self._mark = mark
-        self._service = Udp2Tcp(engine, LOOPBACK, upstreams, limits=_SOURCES, mark=mark, foreign=foreign)
+        self._service = Udp2Tcp(
+            engine, LOOPBACK, upstreams, limits=_SOURCES, mark=mark, destinations=destinations
+        )
 
     @property
     def address(self) -> SocketAddress:

@@ -15,13 +15,14 @@ import structlog
 from dstack_vpn.adapters.destination import receive_with_destination
 from dstack_vpn.adapters.relay.choice import Choice
 from dstack_vpn.adapters.relay.counters import Counters, Drop
-from dstack_vpn.adapters.relay.dial import Dialled, dial
+from dstack_vpn.adapters.relay.dial import ANYWHERE, Dialled, dial
 from dstack_vpn.adapters.relay.engine import Engine
 from dstack_vpn.adapters.relay.flow import Flow
 from dstack_vpn.adapters.relay.limits import Limits, Occupancy
 from dstack_vpn.adapters.relay.pktinfo import bind_beside, listen_datagrams
 from dstack_vpn.adapters.relay.race import race
 from dstack_vpn.adapters.seldom import Seldom
+from dstack_vpn.core.destination import Destinations
 from dstack_vpn.core.model import SocketAddress
 from dstack_vpn.core.upstream import Upstream
 from dstack_vpn.errors import RelayError
@@ -55,14 +56,14 @@ class Udp2Tcp:
         *,
         limits: Limits | None = None,
         mark: int | None = None,
-        foreign: bool = False,
+        destinations: Destinations = ANYWHERE,
     ) -> None:
-        """Bind; raises `RelayError`. ``foreign`` says that the upstreams are somebody else's words."""
+        """Bind; raises `RelayError`. ``destinations`` judges what the upstreams' names resolve to."""
         self.engine, self.counters = engine, Counters()
         self.current: Upstream | None = None
         """The upstream that the last flow to connect uses."""
         self._choice = Choice(upstreams)
-        self._mark, self._foreign = mark, foreign
+        self._mark, self._destinations = mark, destinations
         self._occupancy = Occupancy(limits or Limits())
         self._flows: dict[SocketAddress, Flow] = {}
         self._runners: dict[SocketAddress, asyncio.Task[None]] = {}
@@ -143,7 +144,7 @@ class Udp2Tcp:
         self.counters.connects += 1
         try:
             dialled = await dial(
-                upstream, self.engine.names, mark=self._mark, timeout=CONNECT, foreign=self._foreign
+                upstream, self.engine.names, mark=self._mark, timeout=CONNECT, destinations=self._destinations
             )
         except (RelayError, OSError) as error:
             self.counters.connect_failures += 1

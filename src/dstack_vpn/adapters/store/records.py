@@ -97,6 +97,14 @@ def _load(text: str) -> Any:  # noqa: ANN401 - the callers check what it is
         raise FormatError(f"the record is damaged: {error}") from error
 
 
+def _reach(text: str) -> Reach | Malformed:
+    """An endpoint; one that an earlier release accepted may be refused now."""
+    try:
+        return Reach.parse(text)
+    except FormatError as error:
+        return Malformed(str(error))
+
+
 def _revive(members: dict[str, Any]) -> object:
     match members:
         case {"key": str(digits)}:
@@ -104,9 +112,9 @@ def _revive(members: dict[str, Any]) -> object:
         case {"at": [int(block), int(log_index)]}:
             return Position(block, log_index)
         case {"reach": str(text)}:
-            return Reach.parse(text)
+            return _reach(text)
         case {"type": "Endpoint", "host": str(host), "port": int(port)}:
-            return Reach(Endpoint(host, port))  # as stored before there were relays
+            return _reach(str(Endpoint(host, port)))  # as stored before there were relays
         case {"type": str(name), **fields}:
             kinds: dict[str, type] = {"Node": Node, "Malformed": Malformed, **_EVENTS}
             for field, value in fields.items():

@@ -13,6 +13,7 @@ from dstack_vpn.adapters.relay import lookup
 from dstack_vpn.adapters.relay.dial import dial
 from dstack_vpn.adapters.relay.lookup import Names
 from dstack_vpn.adapters.relay.sockets import KEEPALIVE, can_send
+from dstack_vpn.core.destination import Destinations
 from dstack_vpn.core.model import SocketAddress
 from dstack_vpn.core.upstream import Upstream
 from dstack_vpn.errors import RelayError
@@ -95,7 +96,7 @@ async def test_a_name_that_does_not_resolve_says_which() -> None:
 async def test_somebody_elses_name_must_not_lead_to_this_machine() -> None:
     async with server(hello) as port:
         with pytest.raises(RelayError, match="no address of another machine"):
-            await dial(Upstream.parse(f"tcp://localhost:{port}"), foreign=True)
+            await dial(Upstream.parse(f"tcp://localhost:{port}"), destinations=Destinations())
 
 
 # -- proxies ------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from dstack_vpn.adapters.relay.peer import LoopbackRelay
 from dstack_vpn.adapters.relay.pktinfo import bind_beside, listen_datagrams
 from dstack_vpn.adapters.relay.tcp2udp import Tcp2Udp
 from dstack_vpn.adapters.relay.udp2tcp import Udp2Tcp
+from dstack_vpn.core.destination import Destinations
 from dstack_vpn.core.model import SocketAddress
 from dstack_vpn.core.upstream import Listen, Upstream
 from dstack_vpn.errors import RelayError
@@ -26,7 +27,7 @@ THIEF = 0.5
 
 async def test_a_thousand_relays_of_one_node_share_no_port() -> None:
     engine, upstream = Engine(), Upstream.parse("tcp://192.0.2.1:443")
-    relays = [LoopbackRelay(engine, [upstream], mark=None, foreign=True) for _ in range(1000)]
+    relays = [LoopbackRelay(engine, [upstream], mark=None, destinations=Destinations()) for _ in range(1000)]
     try:
         assert len({relay.address for relay in relays}) == len(relays)
     finally:

@@ -15,7 +15,7 @@ from tests.scripted import IDENTITY, MemoryStore, grant
 from dstack_vpn.adapters.store.records import dump_event, dump_node, load_event, load_node
 from dstack_vpn.adapters.store.sqlite import SqliteStore
 from dstack_vpn.core.events import LoggedEvent, Observed, RegistryEvent, Revoked
-from dstack_vpn.core.model import END_OF_BLOCK, BlockRef, Endpoint
+from dstack_vpn.core.model import END_OF_BLOCK, BlockRef, Endpoint, Malformed
 from dstack_vpn.core.node import Node
 from dstack_vpn.core.reach import Reach
 from dstack_vpn.errors import FormatError, StoreError
@@ -187,6 +187,14 @@ def test_what_was_stored_before_there_were_relays_is_still_read() -> None:
     )
     assert old != dump_node(NODE)
     assert load_node(old) == NODE
+
+
+def test_a_stored_endpoint_that_is_refused_by_now_is_malformed_and_the_rest_is_read() -> None:
+    old = dump_node(NODE).replace("192.0.2.1:1", "169.254.169.254:1")
+    assert old != dump_node(NODE)
+    refused = load_node(old).endpoint
+    assert isinstance(refused, Malformed)
+    assert replace(load_node(old), endpoint=NODE.endpoint) == NODE
 
 
 @given(st.one_of(st.text(), st.recursive(st.none() | st.integers(), st.lists).map(repr)))
