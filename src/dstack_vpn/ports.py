@@ -297,6 +297,8 @@ class FirewallRules:
     """What belongs to the VPN."""
     protect: bool
     """Keep packets for the VPN, and those from it, from going another way."""
+    closed: frozenset[tuple[str, int]] = frozenset()
+    """Ports, by protocol, of WireGuard and of our relay: packets from the tunnel would go into it again."""
     handings: frozenset[Handing] = frozenset()
 
 

@@ -62,7 +62,7 @@ def test_what_is_not_forwarded_stays_out(forwarding: Stack) -> None:
     node_a, node_b = forwarding.container("node-a"), forwarding.container("node-b")
     networks = inspect(forwarding.container("printer"))["NetworkSettings"]["Networks"]
     (printer,) = (network["IPAddress"] for network in networks.values())
-    before = dropped(node_a, "passing")
+    before = dropped(node_a, "entering")
     # What a hostile peer would do: its own WireGuard sends whatever it is told to.
     inside(node_b, "ip", "route", "replace", f"{printer}/32", "dev", "wg0")
     peer = forwarding.status("node-a")["stats"]["public_key"]
@@ -73,7 +73,7 @@ def test_what_is_not_forwarded_stays_out(forwarding: Stack) -> None:
     )
     docker("exec", node_b, "/usr/bin/python3", "-c", socket_program)
     assert sends(node_b, printer)
-    wait_for("the packet is dropped", lambda: dropped(node_a, "passing") > before, 10)
+    wait_for("the packet is dropped", lambda: dropped(node_a, "entering") > before, 10)
 
 
 def test_a_packet_for_the_vpn_leaves_by_no_other_interface(forwarding: Stack) -> None:

@@ -1,10 +1,13 @@
 """The packet filter on a real kernel: what others do to our table is seen, and theirs is left alone."""
 
+import re
+import socket
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import pytest
 from tests import netns_support
-from tests.netns_support import Namespace
+from tests.netns_support import Namespace, connect
 
 from dstack_vpn.adapters.firewall.nft import NftFirewall
 from dstack_vpn.errors import FirewallError
@@ -17,6 +20,14 @@ pytestmark = [
 BOTH = frozenset({"10.77.0.0/16", "fd01::/48"})
 RULES = FirewallRules("h1-w", BOTH, True)
 TABLE = "dstack_vpn_h1_2dw"
+HANDED = frozenset({Handing("tcp", 80, "192.0.2.7", 80)})
+PUBLISHED = """\
+table inet docker {
+  chain publish { type nat hook prerouting priority dstnat - 1; policy accept;
+    meta nfproto ipv4 fib daddr type local udp dport 8080 dnat ip to 172.30.0.2:9
+  }
+}
+"""
 DOCKER = """\
 table ip filter {
   chain FORWARD { type filter hook forward priority filter; policy drop;
@@ -94,7 +105,7 @@ async def test_the_table_of_an_earlier_release_is_taken_over_if_it_is_ours(names
 async def test_a_policy_that_drops_what_is_forwarded_is_named(namespace: Namespace) -> None:
     firewall = NftFirewall()
     namespace.run("sysctl", "-qw", "net.ipv4.ip_forward=1")
-    await firewall.apply(FirewallRules("wg0", BOTH, True, frozenset({Handing("tcp", 80, "192.0.2.7", 80)})))
+    await firewall.apply(FirewallRules("wg0", BOTH, True, handings=HANDED))
     assert await firewall.conflict("wg0", {4, 6}) is None
     namespace.run("nft", "-f", "-", text=DOCKER)
     found = await firewall.conflict("wg0", {4})
@@ -104,3 +115,95 @@ async def test_a_policy_that_drops_what_is_forwarded_is_named(namespace: Namespa
     assert await firewall.conflict("wg0", {6}) is None
     namespace.run("nft", "add", "rule", "ip", "filter", "FORWARD", "iifname", "wg0", "accept")
     assert await firewall.conflict("wg0", {4}) is None
+
+
+# -- what members reach ---------------------------------------------------------------------------------
+
+TUNNEL, OTHERS = ("10.77.0.1", "fd01::1"), ("192.168.77.1", "10.9.0.1", "2001:db8:77::1")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A node, and a member at the other end of what the rules take for the tunnel."""
+
+    node: Namespace
+    member: Namespace
+
+
+@pytest.fixture
+def pair() -> Iterator[Pair]:
+    """The node has other addresses, too; the test runs there."""
+    with Namespace("f") as namespace, Namespace("m") as member:
+        pairs = (("10.77.0.1/24", "10.77.0.2/24"), ("fd01::1/64", "fd01::2/64"), ("10.9.0.1/24", ""))
+        connect(namespace, member, *pairs, names=("h1-w", "to-node"))
+        namespace.run("ip", "link", "add", "bridge0", "type", "veth", "peer", "behind")
+        for name in ("bridge0", "behind"):
+            namespace.run("ip", "link", "set", name, "up")
+        for address in ("192.168.77.1/24", "2001:db8:77::1/64", "172.30.0.1/24"):
+            nodad = ("nodad",) if ":" in address else ()
+            namespace.run("ip", "address", "add", address, "dev", "bridge0", *nodad)
+        for version, route in (("-4", "default via 10.77.0.1"), ("-6", "default via fd01::1")):
+            member.run("ip", version, "route", "add", *route.split())
+        namespace.run("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
+        with namespace.entered():
+            yield Pair(namespace, member)
+
+
+def arrives(pair: Pair, to: str, port: int = 4000) -> bool:
+    """Whether a datagram of the member's reaches a socket on all addresses of the node."""
+    family = socket.AF_INET6 if ":" in to else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_DGRAM)
+    with pair.member.entered():
+        calling = socket.socket(family, socket.SOCK_DGRAM)
+    with listening, calling:
+        listening.bind(("", port))
+        listening.settimeout(0.2)
+        calling.sendto(b"x", (to, port))
+        try:
+            return bool(listening.recv(10))
+        except TimeoutError:
+            return False
+
+
+def counted(namespace: Namespace, chain: str) -> int:
+    """Packets that the rules of one of our chains have counted."""
+    listed = namespace.run("nft", "list", "chain", "inet", TABLE, chain)
+    return sum(int(count) for count in re.findall(r"counter packets (\d+)", listed))
+
+
+async def test_a_member_reaches_our_tunnel_addresses_and_no_other_of_this_machine(pair: Pair) -> None:
+    for address in (*TUNNEL, *OTHERS):
+        assert arrives(pair, address), f"{address}: without rules it does"
+    await NftFirewall().apply(RULES)
+    assert all(arrives(pair, address) for address in TUNNEL)
+    assert [address for address in OTHERS if arrives(pair, address)] == []
+    assert counted(pair.node, "entering") >= len(OTHERS)
+
+
+async def test_a_member_gets_into_no_tunnel_through_the_tunnel_and_no_further_by_it(pair: Pair) -> None:
+    await NftFirewall().apply(replace(RULES, closed=frozenset({("udp", 51820)})))
+    assert not arrives(pair, TUNNEL[0], 51820)
+    assert arrives(pair, TUNNEL[0], 51821)
+    pair.node.run("ip", "route", "add", "10.77.9.0/24", "dev", "h1-w")
+    pair.member.run("ip", "route", "add", "10.77.9.0/24", "via", "10.77.0.1")
+    before = counted(pair.node, "passing")
+    assert not arrives(pair, "10.77.9.9")
+    assert counted(pair.node, "passing") == before + 1
+
+
+async def test_a_port_that_another_program_publishes_is_reached_at_our_tunnel_addresses_only(
+    pair: Pair,
+) -> None:
+    pair.node.run("nft", "-f", "-", text=PUBLISHED)
+    await NftFirewall().apply(replace(RULES, handings=HANDED))
+    before = counted(pair.node, "entering")
+    arrives(pair, OTHERS[0], 8080)
+    assert counted(pair.node, "entering") == before + 1
+    # What the node forwards on purpose is translated after that, and goes on.
+    pair.node.run("ip", "route", "add", "192.0.2.7", "dev", "bridge0")
+    with pair.member.entered(), socket.socket() as calling:
+        calling.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            calling.connect((TUNNEL[0], 80))
+        netns_support.wait_until(lambda: counted(pair.node, "behind") == 1, "it is handed on", 3)
+    assert counted(pair.node, "entering") == before + 1

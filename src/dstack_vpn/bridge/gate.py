@@ -32,6 +32,8 @@ class Gate:
     interface: str
     prefixes: frozenset[Cidr]
     protect: bool
+    closed: frozenset[tuple[str, int]] = frozenset()
+    """See `ports.FirewallRules.closed`."""
     forwards: Sequence[Forward] = ()
     check: float = CHECK
     _applied: FirewallRules | None = field(default=None, init=False)
@@ -80,7 +82,7 @@ class Gate:
         return Handing(forward.protocol, forward.port, address.host, address.port)
 
     def _rules(self, handings: frozenset[Handing]) -> FirewallRules:
-        return FirewallRules(self.interface, self.prefixes, self.protect, handings)
+        return FirewallRules(self.interface, self.prefixes, self.protect, self.closed, handings)
 
     async def _apply(self, rules: FirewallRules) -> None:
         if rules == self._applied:

@@ -194,7 +194,8 @@ OPTIONS: Final[tuple[Option, ...]] = (
         parsers.choice("auto", "on", "off"),
         "auto",
         "Have nftables keep packets for the VPN from other interfaces, and packets from it from other "
-        "networks; auto does where nft is installed. Blackhole routes do the former anyway.",
+        "networks and from this machine's other addresses; auto does if nft is installed. Blackhole routes "
+        "do the former anyway.",
         "on",
     ),
     Option(

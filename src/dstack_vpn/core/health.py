@@ -114,6 +114,10 @@ class Facts:
     firewall: bool = False
     """Whether there is to be one."""
     firewall_problem: str | None = None
+    unprotected: str | None = None
+    """What no packet filter enforces, and why; None: it is enforced."""
+    unprotected_by_choice: bool = False
+    """Whether the settings ask for that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +169,7 @@ def evaluate(facts: Facts, now: float, parts: Mapping[str, str | None] = _NO_PAR
         components.append(_key(facts.key))
     if facts.relay_problems:
         components.append(_relays(facts.relay_problems))
-    if facts.firewall:
+    if facts.firewall or facts.unprotected is not None:
         components.append(_firewall(facts))
     components += [
         Component(name, Status.OK if problem is None else Status.FAILED, problem or "")
@@ -300,5 +304,8 @@ def _relays(problems: dict[str, str]) -> Component:
 
 
 def _firewall(facts: Facts) -> Component:
-    status = Status.OK if facts.firewall_problem is None else Status.FAILED
-    return Component("firewall", status, facts.firewall_problem or "")
+    """A failure while rules can't be set, and a warning without a packet filter unless that was chosen."""
+    if facts.firewall_problem is not None:
+        return Component("firewall", Status.FAILED, facts.firewall_problem)
+    chosen = facts.unprotected is None or facts.unprotected_by_choice
+    return Component("firewall", Status.OK if chosen else Status.WARNING, facts.unprotected or "")

@@ -1,5 +1,7 @@
 """The packet filter, where the settings ask for one."""
 
+from typing import Final
+
 import structlog
 
 from dstack_vpn.adapters.doctor.check import Check, failed, passed, warned
@@ -11,6 +13,9 @@ from dstack_vpn.config import Settings
 from dstack_vpn.core.destination import Destinations
 from dstack_vpn.errors import FirewallError
 
+UNPROTECTED: Final = (
+    "packets from the VPN reach every address of this machine; blackhole routes alone stop leaks"
+)
 _log = structlog.get_logger(component="firewall")
 
 
@@ -18,9 +23,12 @@ def gate(settings: Settings, node: Node) -> Gate | None:
     """The node's packet filter; None where there is to be none."""
     firewall = NftFirewall()
     protect = settings.leak_protection == "on" or (settings.leak_protection == "auto" and firewall.is_there)
+    if not protect:
+        why = "LEAK_PROTECTION=off" if settings.leak_protection == "off" else "nft is not installed"
+        node.facts.unprotected = f"{why}: {UNPROTECTED}"
+        node.facts.unprotected_by_choice = settings.leak_protection == "off"
+        _log.info("firewall.none", reason=node.facts.unprotected)
     if not protect and not settings.forward_to:
-        if settings.leak_protection == "auto":
-            _log.info("firewall.none", reason="nft is not installed: only blackhole routes keep packets in")
         return None
     addresses = node.tunnel.members.addresses
     prefixes = frozenset({str(addresses.ipv4), str(addresses.ipv6)})
@@ -31,8 +39,17 @@ def gate(settings: Settings, node: Node) -> Gate | None:
         settings.interface,
         prefixes,
         protect,
+        _closed(settings),
         settings.forward_to,
     )
+
+
+def _closed(settings: Settings) -> frozenset[tuple[str, int]]:
+    """The ports of our own that lead into the tunnel again; a port of the kernel's choice is not known."""
+    ports = {("udp", settings.listen_port)}
+    if settings.relay_listen is not None:
+        ports.add(("tcp", settings.relay_listen.port))
+    return frozenset((protocol, port) for protocol, port in ports if port)
 
 
 async def forwarding(settings: Settings) -> Check:

@@ -16,6 +16,7 @@ from dstack_vpn.errors import FirewallError
 from dstack_vpn.ports import FirewallRules, Handing
 
 PREFIXES = frozenset({"10.77.0.0/16"})
+CLOSED = frozenset({("udp", 51820)})
 
 
 @dataclass
@@ -56,7 +57,7 @@ async def running(
     firewall: MemoryFirewall, resolver: ScriptedResolver, *forwards: str
 ) -> AsyncIterator[Gate]:
     parsed = tuple(map(Forward.parse, forwards))
-    gate = Gate(firewall, resolver, Facts(0.0), "wg0", PREFIXES, True, parsed, check=0.005)
+    gate = Gate(firewall, resolver, Facts(0.0), "wg0", PREFIXES, True, CLOSED, parsed, check=0.005)
     async with asyncio.TaskGroup() as group:
         task = group.create_task(gate.run())
         yield gate
@@ -68,6 +69,7 @@ async def test_what_protects_does_not_wait_for_names() -> None:
     async with running(firewall, ScriptedResolver({"web": "192.0.2.7"}), "80=web:8000") as gate:
         await eventually(lambda: len(firewall.history) == 2)
         assert not firewall.history[0].handings
+        assert {rules.closed for rules in firewall.history} == {CLOSED}
         assert firewall.history[1].handings == {Handing("tcp", 80, "192.0.2.7", 8000)}
         assert gate.facts.firewall and gate.facts.firewall_problem is None
         await gate.stop()

@@ -49,6 +49,8 @@ def test_at_the_start_nothing_is() -> None:
         ({"store_problem": "disk full"}, "store", Status.WARNING, True),
         ({"clock_problem": "behind"}, "clock", Status.WARNING, True),
         ({"firewall": True, "firewall_problem": "no nft"}, "firewall", Status.FAILED, True),
+        ({"unprotected": "nft is not installed"}, "firewall", Status.WARNING, True),
+        ({"unprotected": "off", "unprotected_by_choice": True}, "firewall", Status.OK, True),
     ],
 )
 def test_each_trouble_shows_with_a_reason(

@@ -6,9 +6,13 @@ input. There is no shell, and what is written into them are addresses, numbers, 
 quoted and has been validated.
 
     leaving, passing   a packet for the VPN goes by its interface, or not at all
-    passing            what comes from the VPN goes on only to where FORWARD_TO says
-    arriving           who uses an address of the VPN comes from the VPN
+    entering           a packet from the VPN is for an address of the VPN: no other address of this machine
+    passing            a packet from the VPN goes on only to where FORWARD_TO says, and not to other members
+    arriving           a packet from an address of the VPN comes from the VPN, and is not for WireGuard itself
     handing, behind    FORWARD_TO: to whom, and so that the answers come back to us
+
+`entering` comes before connections are tracked and before any table translates addresses, so that a port that
+another program publishes (Docker's) is judged by the address that the member has used.
 
 The chains have a priority before that of others, and accept: what other tables refuse stays refused.
 
@@ -40,7 +44,7 @@ _PROBLEMS: Final = (
 )
 
 
-_CHAINS: Final = frozenset({"leaving", "arriving", "passing", "handing", "behind"})
+_CHAINS: Final = frozenset({"leaving", "entering", "arriving", "passing", "handing", "behind"})
 _FAMILIES: Final = {4: ("ip", "inet"), 6: ("ip6", "inet")}
 
 
@@ -119,13 +123,21 @@ def _chains(rules: FirewallRules) -> Iterator[list[str]]:
         yield [
             "chain arriving { type filter hook input priority filter - 5; policy accept;",
             *(f'iifname != {{ {ours}, "lo" }} {_match(prefix, "saddr")} counter drop' for prefix in prefixes),
+            *(
+                f"iifname {ours} {protocol} dport {port} counter drop"
+                for protocol, port in sorted(rules.closed)
+            ),
+        ]
+        yield [
+            "chain entering { type filter hook prerouting priority raw; policy accept;",
+            *(f"iifname {ours} {_match(prefix, 'daddr', '!= ')} counter drop" for prefix in prefixes),
         ]
         yield [
             "chain passing { type filter hook forward priority filter - 5; policy accept;",
             *(f"oifname != {ours} {_match(prefix, 'daddr')} counter drop" for prefix in prefixes),
             # Without a forward there is nothing to remember, and no reason to have connections tracked.
             *([f"iifname {ours} ct status dnat accept"] if rules.handings else []),
-            f"iifname {ours} oifname != {ours} counter drop",
+            f"iifname {ours} counter drop",
         ]
     if rules.handings:
         yield [
@@ -146,8 +158,8 @@ def _chains(rules: FirewallRules) -> Iterator[list[str]]:
         ]
 
 
-def _match(prefix: Cidr, field: str) -> str:
-    return f"{'ip6' if ipaddress.ip_network(prefix).version == 6 else 'ip'} {field} {prefix}"
+def _match(prefix: Cidr, field: str, unlike: str = "") -> str:
+    return f"{'ip6' if ipaddress.ip_network(prefix).version == 6 else 'ip'} {field} {unlike}{prefix}"
 
 
 def _hand_on(handing: Handing, prefix: Cidr) -> str | None:

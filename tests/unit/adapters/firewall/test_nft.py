@@ -18,12 +18,13 @@ from dstack_vpn.errors import FirewallError
 from dstack_vpn.ports import FirewallRules, Handing
 
 BOTH = frozenset({"10.77.0.0/16", "fd01::/48"})
+CLOSED = frozenset({("udp", 51820), ("tcp", 443)})
 V4 = Handing("tcp", 80, "192.0.2.7", 8000)
 V6 = Handing("udp", 53, "2001:db8::7", 53)
 
 
 def test_the_whole_table() -> None:
-    text = render(FirewallRules("wg0", frozenset({"10.77.0.0/16"}), True, frozenset({V4})))
+    text = render(FirewallRules("wg0", frozenset({"10.77.0.0/16"}), True, CLOSED, handings=frozenset({V4})))
     assert (
         text
         == """\
@@ -35,11 +36,16 @@ table inet dstack_vpn_wg0 {
   }
   chain arriving { type filter hook input priority filter - 5; policy accept;
     iifname != { "wg0", "lo" } ip saddr 10.77.0.0/16 counter drop
+    iifname "wg0" tcp dport 443 counter drop
+    iifname "wg0" udp dport 51820 counter drop
+  }
+  chain entering { type filter hook prerouting priority raw; policy accept;
+    iifname "wg0" ip daddr != 10.77.0.0/16 counter drop
   }
   chain passing { type filter hook forward priority filter - 5; policy accept;
     oifname != "wg0" ip daddr 10.77.0.0/16 counter drop
     iifname "wg0" ct status dnat accept
-    iifname "wg0" oifname != "wg0" counter drop
+    iifname "wg0" counter drop
   }
   chain handing { type nat hook prerouting priority dstnat; policy accept;
     iifname "wg0" ip daddr 10.77.0.0/16 tcp dport 80 counter dnat ip to 192.0.2.7:8000
@@ -59,7 +65,7 @@ def test_without_forwards_no_connection_is_tracked() -> None:
 
 
 def test_forwards_alone_protect_nothing() -> None:
-    text = render(FirewallRules("wg0", BOTH, False, frozenset({V6})))
+    text = render(FirewallRules("wg0", BOTH, False, handings=frozenset({V6})))
     assert "drop" not in text
     assert "ip6 daddr fd01::/48 udp dport 53 counter dnat ip6 to [2001:db8::7]:53" in text
     assert "ip daddr" not in text, "an IPv4 packet can't go to an IPv6 address"
@@ -170,4 +176,6 @@ async def test_a_machine_that_does_not_forward_is_told(tmp_path: Path, handing: 
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).write_text("0\n")
     with pytest.raises(FirewallError, match=name):
-        await NftFirewall(proc=tmp_path).apply(FirewallRules("wg0", BOTH, True, frozenset({handing})))
+        await NftFirewall(proc=tmp_path).apply(
+            FirewallRules("wg0", BOTH, True, handings=frozenset({handing}))
+        )
