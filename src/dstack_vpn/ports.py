@@ -187,7 +187,13 @@ class Witness(Protocol):
     `Statement` from the proven storage instead of from what an endpoint says.
     """
 
-    name: str
+    @property
+    def name(self) -> str:
+        """The endpoint's."""
+
+    @property
+    def problem(self) -> str | None:
+        """Why it can't be asked now; None if it can, or if nobody knows."""
 
     async def testify(self, question: Question) -> Statement:
         """What it says; raises `ChainError` where it says nothing in time."""

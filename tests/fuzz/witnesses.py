@@ -46,7 +46,7 @@ def _round(cursor: Cursor, quorum: Quorum, state: Registry, shown: dict[TokenId,
         for token in word.same if word.on_our_chain else ():
             shown[token].add(word.endpoint)
     leader = Word("a", cursor.byte(), frozenset(state.nodes), {})
-    verdict = quorum.heard(leader, state, state, words)
+    verdict = quorum.heard(state, state, [leader, *words] if cursor.byte() & 7 else words)
     assert verdict.liars.keys() <= {"a", *OTHERS}
     honest = [word for word in words if word.endpoint not in verdict.liars and word.on_our_chain]
     return {

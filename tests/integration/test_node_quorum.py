@@ -13,6 +13,7 @@ from tests.integration.pairs import members
 from tests.integration.support import Rig, eventually
 
 from dstack_vpn.adapters.chain import pool
+from dstack_vpn.bridge import jury, session
 from dstack_vpn.bridge.witnesses import LOOK
 from dstack_vpn.core.access import Reason
 from dstack_vpn.core.keys import PublicKey
@@ -165,8 +166,9 @@ async def test_a_hidden_revocation_comes_with_the_next_audit(
 
 @pytest.mark.parametrize("count", [2, 3])
 async def test_an_endpoint_that_stands_still_hides_no_revocation(
-    trio: Trio, make_rig: MakeRig, count: int
+    trio: Trio, make_rig: MakeRig, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(session, "BOUND", 2.0)
     chain = trio.chain
     await chain.mint(1)
     await chain.mint(2)
@@ -175,15 +177,17 @@ async def test_an_endpoint_that_stands_still_hides_no_revocation(
         trio.liar.faults.lies.stuck_at = chain.head.number
         await chain.revoke(1)
         await settled(rig, chain, "what another endpoint shows")
-        if count == 3:
-            await eventually(lambda: trio.liar.ws in quarantined(rig), "who withholds is found")
-            assert "block" in quarantined(rig)[trio.liar.ws]
+        await eventually(lambda: rig.node.facts.endpoint not in {trio.liar.ws, None}, "another is followed")
+        await chain.mint(3)
+        await eventually(lambda: rig.tip == chain.head.number, "and gets to the newest block")
+        assert not quarantined(rig), "one that is behind contradicts nobody"
 
 
 async def test_an_endpoint_whose_blocks_are_made_up_hides_no_revocation(
-    trio: Trio, make_rig: MakeRig
+    trio: Trio, make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It goes on with a fork of its own, whose blocks nobody else has."""
+    monkeypatch.setattr(jury, "AGREED", 2.0)
     chain = trio.chain
     await chain.mint(1)
     await chain.mint(2)
@@ -305,11 +309,11 @@ async def test_a_grant_beside_a_walk_that_ends_where_it_began_waits_for_no_audit
 
 async def test_tokens_that_wait_during_a_walk_are_looked_at_again_soon(trio: Trio, make_rig: MakeRig) -> None:
     async with running(make_rig, trio, audit_interval=3600.0) as rig:
-        jury, follower = rig.node.chain.jury, rig.node.chain.state.follower
-        assert jury is not None
-        assert jury._patience() is None
-        jury.quorum._pending.add(99)
+        judges, follower = rig.node.chain.jury, rig.node.chain.state.follower
+        assert judges is not None
+        assert judges._patience() is None
+        judges.quorum._pending.add(99)
         follower._walk = Walk(None)
-        assert jury._patience() == LOOK
+        assert judges._patience() == LOOK
         follower._walk = None
-        jury.quorum._pending.clear()
+        judges.quorum._pending.clear()

@@ -108,7 +108,8 @@ class Player:
         ours, at = Registry.of(self.state.values()), self._block()
         shown = [self.random.choice([self.state, self._changed(), {}]) for _ in range(2)]
         words = [self._word(f"e{number}", ours, state, at) for number, state in enumerate(shown)]
-        verdict = self.members.quorum.heard(self._word("followed", ours, self.state, at), ours, ours, words)
+        words.append(self._word("followed", ours, self.state, at))
+        verdict = self.members.quorum.heard(ours, ours, words)
         self.members.testified(verdict.changed)
 
     def strike(self) -> None:

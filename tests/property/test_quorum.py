@@ -103,8 +103,12 @@ class World:
         others = [n for n in (*self.honest, *self.liars) if n not in {self.leader, *self.accused}]
         statements = [self.statement(name) for name in others]
         words = [Word.of(s, at, *compare(self.registry, s.observed)) for s in statements]
+        # The followed endpoint answers first, last, somewhere between, or not at all.
+        if self.random.random() >= 0.2:
+            words.insert(self.random.randint(0, len(words)), own)
         for count in range(1, len(words) + 1):
-            verdict = self.quorum.heard(own, self.registry, self.registry, words[:count])
+            heard = [word for word in words[:count] if word.endpoint not in self.accused]
+            verdict = self.quorum.heard(self.registry, self.registry, heard)
             self.accused |= verdict.liars.keys()
         return statements
 
@@ -167,20 +171,25 @@ def test_what_k_honest_endpoints_show_is_granted(world: World) -> None:
     assert kept_out == ahead
 
 
-def test_who_withholds_blocks_and_who_makes_them_up() -> None:
+def test_who_makes_blocks_up() -> None:
     def said(name: str, head: int, *, earlier: bool | None = True) -> Statement:
         return Statement(name, "h", block(head), (), head, earlier)
 
-    three = [said("b", 10), said("c", 10)]
-    assert judge_blocks(2, "a", 10, three, {}) == {}
-    lacks = judge_blocks(2, "a", 10, [said("b", 10), said("c", 4, earlier=False)], {})
-    assert lacks.keys() == {"c"}
-    alone = [said("b", 10, earlier=False), said("c", 10, earlier=False)]
-    assert judge_blocks(2, "a", 10, alone, {}).keys() == {"a"}
-    assert judge_blocks(2, "a", 4, three, {"b": 9, "c": 9}).keys() == {"a"}
-    assert judge_blocks(2, "a", 10, [said("b", 99), said("c", 10)], {"b": 98}).keys() == {"b"}
-    assert judge_blocks(2, "a", 10, [said("b", 99)], {"b": 98}) == {}, "one against one is nobody's fault"
-    assert judge_blocks(2, "a", 10, [replace(three[0], has_earlier=None)], {}) == {}
+    three = [said("a", 10), said("b", 10), said("c", 10)]
+    assert judge_blocks(2, three, 9, {}) == {}
+    assert judge_blocks(2, [*three[:2], said("c", 10, earlier=False)], 9, {}).keys() == {"c"}
+    fork = [said("a", 10), said("b", 10, earlier=False), said("c", 10, earlier=False)]
+    assert judge_blocks(2, fork, 9, {}).keys() == {"a"}
+    assert judge_blocks(2, [*three[:2], said("c", 4, earlier=None)], {}) == {}, (
+        "one that lags contradicts nobody"
+    )
+    ahead = [said("a", 10), said("b", 8, earlier=None), said("c", 8, earlier=None)]
+    assert judge_blocks(2, ahead, 9, {}).keys() == {"a"}, "k are not as late as that"
+    assert judge_blocks(2, [said("a", 10), said("b", 99), said("c", 10)], 9, {"b": 98}).keys() == {"b"}
+    assert judge_blocks(2, [said("b", 99), said("c", 10)], 9, {"b": 98}) == {}, (
+        "one against one is nobody's fault"
+    )
+    assert judge_blocks(2, [said("a", 4), said("b", 10), said("c", 10)], None, {"b": 9, "c": 9}) == {}
 
 
 def vouched_at(height: int, node: Node) -> tuple[Quorum, Registry, Word]:
@@ -188,7 +197,7 @@ def vouched_at(height: int, node: Node) -> tuple[Quorum, Registry, Word]:
     quorum, registry, at = Quorum(2), Registry.of([node]), block(height)
     quorum.followed([1], registry)
     own = Word("a", height, frozenset({1}), {})
-    quorum.heard(own, registry, registry, [Word("b", height, frozenset({1}), {})])
+    quorum.heard(registry, registry, [own, Word("b", height, frozenset({1}), {})])
     assert quorum.doubt(node) is None, at
     return quorum, registry, own
 
@@ -199,16 +208,16 @@ NODE = Node(1, "0xa", "node-1", key(1), expires_at=20)
 def test_an_endpoint_that_lags_does_not_put_out_what_is_new() -> None:
     quorum, registry, own = vouched_at(9, NODE)
     lagging = Word("c", 8, frozenset(), {1: None}, on_our_chain=False, definitive=False)
-    quorum.heard(own, registry, registry, [lagging])
+    quorum.heard(registry, registry, [own, lagging])
     assert quorum.doubt(NODE) is None
-    quorum.heard(own, registry, registry, [replace(lagging, height=9)])
+    quorum.heard(registry, registry, [own, replace(lagging, height=9)])
     assert quorum.doubt(NODE) == "out according to c", "another fork, but not an older block"
 
 
 def test_the_sooner_end_counts_whoever_shows_it() -> None:
     quorum, registry, own = vouched_at(9, NODE)
     sooner = Word("b", 10, frozenset(), {1: replace(NODE, expires_at=15)}, definitive=False)
-    quorum.heard(own, registry, registry, [sooner])
+    quorum.heard(registry, registry, [own, sooner])
     assert (quorum.doubt(NODE), quorum.ends(NODE)) == (None, 15), "it stays in until then"
     assert quorum.questions(10) == [1]
 

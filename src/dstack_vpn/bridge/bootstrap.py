@@ -3,7 +3,9 @@
 Until all of it has been read, what is held stays as it is.
 """
 
-from typing import Final
+import asyncio
+from collections.abc import Awaitable
+from typing import Final, TypeVar
 
 import structlog
 
@@ -22,6 +24,19 @@ RESYNC_ABOVE: Final = 20_000
 SAFE_DEPTH: Final = 64
 """Blocks below the head that count as final on a chain that does not say; where a contract can't enumerate,
 an audit asks for the logs of so many again."""
+AUDIT_DEADLINE: Final = 60.0
+"""Seconds that an endpoint has to show everything."""
+
+_T = TypeVar("_T")
+
+
+async def in_time(name: str, reading: Awaitable[_T]) -> _T:
+    """Read everything, within the deadline: an endpoint can make any number of pages. Raises `ChainError`."""
+    try:
+        async with asyncio.timeout(AUDIT_DEADLINE):
+            return await reading
+    except TimeoutError as error:
+        raise EndpointError(f"{name} has not shown everything in {AUDIT_DEADLINE:.0f} s") from error
 
 
 async def check_genesis(session: ChainSession) -> None:
@@ -40,7 +55,7 @@ async def bootstrap(state: ChainState, session: ChainSession, head: BlockRef) ->
     """Read everything: from the state at one block where the contract enumerates, else from all logs."""
     began = state.clock.monotonic()
     follower = state.follower
-    observed = await session.read_all(head)
+    observed = await in_time(session.name, session.read_all(head))
     if observed is not None:
         nodes = [x.node for x in observed if x.node is not None]
         follower.resync_above = RESYNC_ABOVE

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from dstack_vpn.bridge.jury import Court, Jury
+from dstack_vpn.bridge.jury import Jury
 from dstack_vpn.bridge.session import SessionDriver
 from dstack_vpn.bridge.state import ChainState
 from dstack_vpn.core.access import EVERYONE
@@ -37,12 +37,15 @@ class ChainLoop:
 
     async def run(self) -> None:
         """Follow for ever. Absorbs `ChainError`: the session is left and the next one opened."""
-        while True:
-            try:
-                async with self.source.session() as session:
-                    await self._follow(session)
-            except ChainError as error:
-                self.state.down(error)
+        async with asyncio.TaskGroup() as group:
+            if self.jury is not None:
+                self.jury.start(group)
+            while True:
+                try:
+                    async with self.source.session() as session:
+                        await self._follow(session)
+                except ChainError as error:
+                    self.state.down(error)
 
     async def confirm(self, held: Mapping[PublicKey, TokenId | None]) -> set[PublicKey]:
         """Which of these keys another reading, by another endpoint if there is one, shows out."""
@@ -76,13 +79,16 @@ class ChainLoop:
             async with asyncio.TaskGroup() as group:
                 driver = SessionDriver(self.state, session, group)
                 group.create_task(driver.pump(), name="chain facts")
-                await driver.begin()
+                group.create_task(driver.until_ended(), name="chain end")
+                group.create_task(driver.keep_up(lambda: self._has_others(session)), name="chain progress")
                 if self.jury is None:
+                    await driver.begin()
                     group.create_task(driver.audit_forever(), name="audit")
+                    await driver.drive()
                 else:
-                    court = Court(session, driver.audit, driver.correct, driver.end)
-                    group.create_task(self.jury.sit(court), name="quorum")
-                await driver.drive()
+                    with self.jury.following(driver):
+                        await driver.begin()
+                        await driver.drive()
         except BaseExceptionGroup as errors:
             if (found := errors.subgroup(ChainError)) is None or found.exceptions != errors.exceptions:
                 raise
@@ -91,6 +97,9 @@ class ChainLoop:
                 error = error.exceptions[0]
             # One plain error, so that the source sees what it was.
             raise error from None
+
+    def _has_others(self, session: ChainSession) -> bool:
+        return bool(self.source.others(than=session.name))
 
     def _check(self, session: ChainSession) -> None:
         seen, known = session.identity, self.identity

@@ -1,92 +1,128 @@
-"""Has other endpoints say what they see of what the followed one says; `core.quorum` judges.
+"""Has every endpoint say what it sees of what the followed one says; `core.quorum` judges.
 
-Two kinds of question go out, each to all other endpoints at once and judged by every answer as it comes, so
-that one that stalls holds up nobody: about the tokens that wait for a quorum, as soon as the block that
-changed them is our tip; and about everything, at every audit. An endpoint that is found to lie goes into
-quarantine, and where it is the followed one, the session ends and another endpoint is followed.
+Two kinds of question go out, each to all endpoints at once, and each answer is judged when it comes: about
+the tokens that wait for a quorum, as soon as the block that changed them is our tip; and about everything, at
+every audit. The followed endpoint is one of those that are asked, over the session that follows it. Nothing
+waits for it: this goes on while its session begins, walks, stalls, or ends. It is left if it does not answer
+an audit in time. An endpoint that is found to lie goes into quarantine.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import structlog
 
-from dstack_vpn.bridge.bootstrap import SAFE_DEPTH
+from dstack_vpn.bridge.bootstrap import AUDIT_DEADLINE, SAFE_DEPTH
+from dstack_vpn.bridge.session import SessionDriver
 from dstack_vpn.bridge.slices import slices
 from dstack_vpn.bridge.state import Began, ChainState
-from dstack_vpn.bridge.witnesses import LOOK, Witnesses
+from dstack_vpn.bridge.witnesses import LOOK, Witnesses, answer
 from dstack_vpn.core.agenda import RETRY, Agenda
 from dstack_vpn.core.chain_happenings import EndpointQuarantined
-from dstack_vpn.core.events import Observed
 from dstack_vpn.core.health import QuorumFacts
 from dstack_vpn.core.model import BlockRef, TokenId
 from dstack_vpn.core.node import Node
 from dstack_vpn.core.quorum import Quorum
-from dstack_vpn.core.registry import Registry, contradicts
-from dstack_vpn.core.witness import Question, Statement, Word, compare, judge_blocks
+from dstack_vpn.core.registry import Registry
+from dstack_vpn.core.witness import AGREED, Question, Statement, Word, compare, judge_blocks
 from dstack_vpn.errors import ChainError, EndpointError
-from dstack_vpn.ports import ChainSession, ChainSource, Witness
+from dstack_vpn.ports import ChainSource, Witness
 
 _log = structlog.get_logger(component="quorum")
 
 DEADLINE: Final = 8.0
-"""Seconds that the others have to answer a question about some tokens..."""
-AUDIT_DEADLINE: Final = 60.0
-"""...and about everything."""
+"""Seconds that endpoints have to answer a question about some tokens; an audit's is longer."""
 IN_FLIGHT: Final = 4
 """Questions under way at once."""
 SLICE: Final = 250
 """Tokens that are compared without a pause."""
 
 
-@dataclass(frozen=True, slots=True)
-class Court:
-    """The session that is followed, and what can be done to it."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Followed:
+    """The followed endpoint as one that is asked: implements `ports.Witness`."""
 
-    session: ChainSession
-    audit: Callable[[], Awaitable[Sequence[Observed] | None]]
-    """Reads everything at our tip from it, and corrects what we hold by that."""
-    correct: Callable[[BlockRef, list[Observed]], Awaitable[None]]
-    """Corrects what we hold by what it was read to say."""
-    end: Callable[[ChainError], Awaitable[None]]
-    """Ends it."""
+    driver: SessionDriver
+
+    problem: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The endpoint's."""
+        return self.driver.session.name
+
+    async def testify(self, question: Question) -> Statement:
+        """See `ports.Witness.testify`. Corrects what we hold, and ends a session that fails.
+
+        Over a reorg that we have not heard of, it may not know our block any more: that is no failure.
+        """
+        follower, at = self.driver.state.follower, question.at
+        try:
+            said = await answer(self.driver.session, replace(question, exact=True))
+        except ChainError as error:
+            if follower.stands_on(at) and not follower.walking:
+                self.driver.end(error)
+            raise
+        if said.hash == at.hash:
+            await self.driver.correct(at, said.observed)
+            if question.whole:
+                self.driver.group.create_task(self.driver.settle(at), name="chain finality")
+        return said
 
 
 @dataclass(slots=True)
 class Jury:
-    """The other endpoints, asked while one is followed."""
+    """All endpoints, asked."""
 
     state: ChainState
     source: ChainSource
     quorum: Quorum
+    _followed: Followed | None = None
+    """The endpoint that is followed now; None between two sessions."""
     _work: asyncio.Event = field(default_factory=asyncio.Event)
     _witnesses: Witnesses = field(init=False)
     _agenda: Agenda = field(default_factory=Agenda)
-    _earlier: int | None = None
-    """The height that we stood at at the last audit."""
-    _ahead: dict[str, int] = field(default_factory=dict)
-    """How far the others were then, where that was further."""
+    _busy: set[str] = field(default_factory=set)
+    """Endpoints that are answering an audit."""
+    _contested: set[TokenId] = field(default_factory=set)
+    """What the log has about contested tokens."""
+    _tips: deque[tuple[float, int]] = field(default_factory=deque)
+    """When we stood at which height, at the audits."""
 
     def wake(self) -> None:
-        """There may be tokens to ask about."""
+        """Look for tokens to ask about."""
         self._work.set()
 
-    async def sit(self, court: Court) -> None:
-        """Ask and judge for as long as the session lasts."""
-        self._agenda, self._earlier, self._ahead = Agenda(), None, {}
+    @contextmanager
+    def following(self, driver: SessionDriver) -> Iterator[None]:
+        """Ask this endpoint over its session for as long as it is followed."""
+        self._followed = Followed(driver)
+        self._witnesses.dismiss(driver.session.name)
         self._work.set()
-        async with asyncio.TaskGroup() as group:
-            self._witnesses = Witnesses(self.source, group)
-            self._witnesses.call(besides=court.session.name)
-            group.create_task(self._audit_forever(court), name="quorum audits")
-            group.create_task(self._ask_forever(court, group), name="quorum questions")
+        try:
+            yield
+        finally:
+            self._followed = None
+
+    def start(self, group: asyncio.TaskGroup) -> None:
+        """Ask and judge for as long as the group runs, whatever is followed."""
+        self._witnesses = Witnesses(self.source, group)
+        group.create_task(self._audit_forever(group), name="quorum audits")
+        group.create_task(self._ask_forever(group), name="quorum questions")
+
+    def _asked(self) -> list[Witness]:
+        """Everybody, each with a connection."""
+        followed = self._followed
+        self._witnesses.call(besides="" if followed is None else followed.name)
+        return [*self._witnesses] if followed is None else [followed, *self._witnesses]
 
     # -- questions about some tokens ------------------------------------------------------------------
 
-    async def _ask_forever(self, court: Court, group: asyncio.TaskGroup) -> None:
+    async def _ask_forever(self, group: asyncio.TaskGroup) -> None:
         limit = asyncio.Semaphore(IN_FLIGHT)
         while True:
             with suppress(TimeoutError):
@@ -96,7 +132,7 @@ class Jury:
             if (question := self._next_question()) is None:
                 limit.release()
             else:
-                group.create_task(self._ask(court, question, limit), name="quorum question")
+                group.create_task(self._ask(question, limit), name="quorum question")
 
     def _patience(self) -> float | None:
         """Seconds until the next look at what to ask, without being woken; None: as long as it takes."""
@@ -122,7 +158,7 @@ class Jury:
             self._work.set()
         return Question(tip, tokens) if tokens else None
 
-    async def _ask(self, court: Court, question: Question, limit: asyncio.Semaphore) -> None:
+    async def _ask(self, question: Question, limit: asyncio.Semaphore) -> None:
         """One question, to all; it holds up others only until its tokens are settled."""
         height, under_way = question.at.number, True
 
@@ -135,106 +171,149 @@ class Jury:
                 limit.release()
                 self._work.set()
 
-        def judged() -> None:
+        def judged(_: Statement) -> None:
             if not set(question.tokens).intersection(self.quorum.questions(height)):
                 end()
 
-        async def own() -> Sequence[Observed]:
-            observed = await court.session.read_tokens(question.tokens, question.at)
-            if wrong := [x for x in observed if contradicts(self.state.follower.registry, x)]:
-                await court.correct(question.at, wrong)
-            return observed
-
         try:
-            await self._hear(court, question, own, DEADLINE, judged)
+            await self._hear(question, self._asked(), DEADLINE, judged)
         finally:
             end()
             self._tell()
 
     # -- audits ---------------------------------------------------------------------------------------
 
-    async def _audit_forever(self, court: Court) -> None:
+    async def _audit_forever(self, group: asyncio.TaskGroup) -> None:
+        """Begin an audit every interval, also while one goes on; sooner for another followed endpoint."""
         pause = RETRY[0]
         while True:
-            self._witnesses.call(besides=court.session.name)
-            if await self._audit(court):
-                self.state.members.confirmed()
-                pause = RETRY[0]
-                await asyncio.sleep(self.state.audit_interval)
-            else:
-                await asyncio.sleep(min(pause, self.state.audit_interval))
+            began, interval = self.state.clock.monotonic(), self.state.audit_interval
+            self.state.fresh.clear()
+            audit = group.create_task(self._audit(), name="quorum audit")
+            await asyncio.wait([audit], timeout=interval)
+            if audit.done() and not audit.result():
+                await self._rest(min(pause, interval))
                 pause = min(2 * pause, RETRY[1])
+            else:
+                pause = RETRY[0]
+                await self._rest(began + interval - self.state.clock.monotonic())
 
-    async def _audit(self, court: Court) -> bool:
-        """Everything, with all; returns whether a quorum was heard."""
+    async def _rest(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self.state.fresh.wait(), max(seconds, 0.0))
+
+    async def _audit(self) -> bool:
+        """Everything, with all that don't answer the audit before; returns whether a quorum was heard."""
         follower = self.state.follower
-        while follower.walking:  # noqa: ASYNC110 - a moment, at the beginning of a session
-            await asyncio.sleep(LOOK)
         if (tip := follower.tip) is None:
             return False
+        asked = [x for x in self._asked() if x.name not in self._busy]
         known = tuple(follower.registry.nodes)
-        hash_ = None if self._earlier is None else follower.hash_at(self._earlier)
-        earlier = None if self._earlier is None or hash_ is None else (self._earlier, hash_)
-        question = Question(tip, known, True, earlier, max(self.state.audited_to - SAFE_DEPTH, 0))
-        statements = await self._hear(court, question, court.audit, AUDIT_DEADLINE)
-        if statements is None:
-            return False
-        liars = judge_blocks(self.quorum.needed, court.session.name, tip.number, statements, self._ahead)
-        for name, reason in liars.items():
-            await self._sentence(court, name, reason)
-        self._earlier = tip.number
-        self._ahead = {x.endpoint: x.head for x in statements if x.head is not None and x.head > tip.number}
-        facts = self._facts
-        facts.agreeing = 1 + sum(x.hash == tip.hash and x.endpoint not in liars for x in statements)
-        heard = {x.endpoint for x in statements}
-        facts.silent = {
-            witness.name: witness.problem or "it does not answer in time"
-            for witness in self._witnesses
-            if witness.name not in heard
-        }
+        question = Question(
+            tip, known, True, earlier=self._earlier(), logs_from=max(self.state.audited_to - SAFE_DEPTH, 0)
+        )
+        statements: list[Statement] = []
+        confirmed = False
+
+        def heard(statement: Statement) -> None:
+            nonlocal confirmed
+            statements.append(statement)
+            if statement.head is not None:
+                self.state.lag.shown(statement.endpoint, statement.head, self.state.clock.monotonic())
+            confirmed = self._confirms(tip, statements)
+
+        in_time = await self._hear(question, asked, AUDIT_DEADLINE, heard)
+        self._judge_blocks(question, statements)
+        answered = {x.endpoint for x in statements}
+        silent = [x for x in asked if x.name not in answered]
+        self._facts.silent = {x.name: x.problem or "it does not answer in time" for x in silent}
+        if not in_time:
+            self._leave_silent(silent)
         self._tell()
         await self.state.changed.put(Began())
-        return facts.agreeing >= self.quorum.needed
+        return confirmed
+
+    def _earlier(self) -> tuple[int, str] | None:
+        """A block that we stood on `AGREED` ago."""
+        follower, now = self.state.follower, self.state.clock.monotonic()
+        if follower.tip is not None:
+            self._tips.append((now, follower.tip.number))
+        while len(self._tips) > 1 and self._tips[1][0] <= now - AGREED:
+            self._tips.popleft()
+        since, height = self._tips[0] if self._tips else (now, 0)
+        hash_ = follower.hash_at(height) if since <= now - AGREED else None
+        return None if hash_ is None else (height, hash_)
+
+    def _confirms(self, tip: BlockRef, statements: Sequence[Statement]) -> bool:
+        """With the answers of k endpoints that have our block, the registry is known; returns whether it is.
+
+        At the start an endpoint has to be followed, too: our block may be the one that was stored.
+        """
+        facts = self.state.facts
+        self._facts.agreeing = sum(x.hash == tip.hash for x in statements)
+        known = facts.synced is not None or facts.chain_problem is None
+        if known and self._facts.agreeing >= self.quorum.needed:
+            self.state.members.confirmed()
+            return True
+        return False
+
+    def _judge_blocks(self, question: Question, statements: Sequence[Statement]) -> None:
+        claims = self.state.lag.overdue(question.at, self.state.clock.monotonic())
+        earlier = None if question.earlier is None else question.earlier[0]
+        for name, reason in judge_blocks(self.quorum.needed, statements, earlier, claims).items():
+            self._sentence(name, reason)
+
+    def _leave_silent(self, silent: Sequence[Witness]) -> None:
+        followed = self._followed
+        if followed is not None and any(x is followed for x in silent):
+            seconds = f"{AUDIT_DEADLINE:.0f} s"
+            followed.driver.end(EndpointError(f"{followed.name} has not answered an audit in {seconds}"))
 
     # -- both -----------------------------------------------------------------------------------------
 
     async def _hear(
         self,
-        court: Court,
         question: Question,
-        own: Callable[[], Awaitable[Sequence[Observed] | None]],
+        asked: Sequence[Witness],
         deadline: float,
-        judged: Callable[[], None] = lambda: None,
-    ) -> list[Statement] | None:
-        """Ask everybody, and judge by each answer as it comes; None where the followed endpoint fails.
+        heard: Callable[[Statement], None],
+    ) -> bool:
+        """Ask everybody, and judge by each answer as it comes; returns whether all have answered in time.
 
-        Absorbs `ChainError` of the others; with one of the followed endpoint the session ends.
+        Absorbs `ChainError`: an endpoint that fails has answered.
         """
-        ours, heard = self.state.follower.registry, list[Statement]()
+        ours, unsettled = self.state.follower.registry, self.state.follower.open_tokens()
         answers: asyncio.Queue[Statement | None] = asyncio.Queue()
-        with suppress(TimeoutError):
+        words: list[Word] = []
+        try:
             async with asyncio.timeout(deadline), asyncio.TaskGroup() as group:
-                asking = [group.create_task(_into(answers, witness, question)) for witness in self._witnesses]
-                try:
-                    observed = await own()
-                except ChainError as error:
-                    await court.end(error)
-                    observed = None
-                if observed is None:
-                    for task in asking:
-                        task.cancel()
-                    return None
-                said = Statement(court.session.name, question.at.hash, question.at, observed)
-                leader = await self._compare(ours, question.at, said)
-                words: list[Word] = []
-                for _ in asking:
+                for each in asked:
+                    group.create_task(self._into(answers, each, question))
+                for _ in asked:
                     if (statement := await answers.get()) is None:
                         continue
-                    heard.append(statement)
                     words.append(await self._compare(ours, question.at, statement))
-                    await self._judge(court, leader, ours, words)
-                    judged()
-        return heard
+                    self._judge(ours, words, unsettled)
+                    heard(statement)
+        except TimeoutError:
+            return False
+        return True
+
+    async def _into(
+        self, answers: asyncio.Queue[Statement | None], witness: Witness, question: Question
+    ) -> None:
+        """Put what it says there, or None."""
+        said: Statement | None = None
+        if question.whole:
+            self._busy.add(witness.name)
+        try:
+            said = await witness.testify(question)
+        except ChainError as error:
+            _log.debug("quorum.unanswered", endpoint=witness.name, problem=str(error))
+        finally:
+            if question.whole:
+                self._busy.discard(witness.name)
+            answers.put_nowait(said)
 
     @staticmethod
     async def _compare(ours: Registry, at: BlockRef, statement: Statement) -> Word:
@@ -247,26 +326,28 @@ class Jury:
             differs |= other
         return Word.of(statement, at, same, differs)
 
-    async def _judge(self, court: Court, leader: Word, ours: Registry, words: Sequence[Word]) -> None:
-        follower = self.state.follower
-        verdict = self.quorum.heard(leader, ours, follower.registry, words)
+    def _judge(self, ours: Registry, words: Sequence[Word], unsettled: Collection[TokenId]) -> None:
+        free = self.source.quarantined()
+        heard = [x for x in words if x.endpoint not in free or not free[x.endpoint].seconds_left]
+        verdict = self.quorum.heard(ours, self.state.follower.registry, heard, unsettled)
         self.state.members.testified(verdict.changed)
         for name, reason in verdict.liars.items():
-            await self._sentence(court, name, reason)
-        if self.quorum.contested:
-            _log.warning(
-                "quorum.contested", tokens=list(self.quorum.contested)[:20], count=len(self.quorum.contested)
-            )
+            self._sentence(name, reason)
+        contested = set(self.quorum.contested)
+        if contested - self._contested:
+            _log.warning("quorum.contested", tokens=sorted(contested)[:20], count=len(contested))
+        self._contested = contested
 
-    async def _sentence(self, court: Court, name: str, reason: str) -> None:
+    def _sentence(self, name: str, reason: str) -> None:
         """An endpoint lies: it is asked nothing more for a while, and what it said is void."""
         self.source.quarantine(name, reason)
         self.state.announce(EndpointQuarantined(name, reason))
         self.state.members.testified(self.quorum.strike(name))
+        self.state.lag.void(name)
         self._witnesses.dismiss(name)
         self._tell()
-        if name == court.session.name:
-            await court.end(EndpointError(f"{name} was found to lie: {reason}"))
+        if self._followed is not None and name == self._followed.name:
+            self._followed.driver.end(EndpointError(f"{name} was found to lie: {reason}"))
 
     def _tell(self) -> None:
         """Let health know."""
@@ -283,11 +364,3 @@ class Jury:
         if facts.quorum is None:
             facts.quorum = QuorumFacts(self.quorum.needed)
         return facts.quorum
-
-
-async def _into(answers: asyncio.Queue[Statement | None], witness: Witness, question: Question) -> None:
-    """Put what is said there, or None."""
-    try:
-        answers.put_nowait(await witness.testify(question))
-    except ChainError:
-        answers.put_nowait(None)

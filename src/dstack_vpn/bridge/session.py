@@ -6,13 +6,13 @@ session fails, everything it had under way ends with it.
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 import structlog
 
-from dstack_vpn.bridge.bootstrap import SAFE_DEPTH, bootstrap, check_genesis, final_block
+from dstack_vpn.bridge.bootstrap import SAFE_DEPTH, bootstrap, check_genesis, final_block, in_time
 from dstack_vpn.bridge.report import log_advanced, tell_advanced
 from dstack_vpn.bridge.slices import slices
 from dstack_vpn.bridge.state import Began, ChainState
@@ -28,6 +28,7 @@ from dstack_vpn.core.commands import (
     Resync,
 )
 from dstack_vpn.core.events import LoggedEvent, Observed, OwnerKeyUpdated
+from dstack_vpn.core.lag import BOUND
 from dstack_vpn.core.model import BlockRef, TokenId
 from dstack_vpn.core.registry import contradicts
 from dstack_vpn.errors import ChainError, EndpointError, LogsError
@@ -39,6 +40,8 @@ QUEUE: Final = 4096
 """Facts and answers that may wait; when it is full, reading from the endpoint pauses."""
 LATE: Final = 0.15
 """Seconds after a head until its logs, if none has come, are asked for."""
+PROGRESS: Final = 1.0
+"""Seconds between looks at how far we are behind."""
 SLICE: Final = 250
 """Tokens that are compared without a pause."""
 
@@ -72,6 +75,9 @@ class SessionDriver:
     queue: asyncio.Queue[Item] = field(default_factory=lambda: asyncio.Queue(QUEUE))
     _told: list[tuple[Advanced, list[TokenChanged]]] = field(default_factory=list)
     """What was announced and is not logged yet."""
+    _over: asyncio.Event = field(default_factory=asyncio.Event)
+    _error: ChainError | None = None
+    """What the session is to end with."""
     _subscribed: bool = False
     """Whether a fact has come: only the logs of blocks after the first are announced."""
     _logged: str = ""
@@ -84,6 +90,8 @@ class SessionDriver:
     async def pump(self) -> None:
         """Move what the endpoint says by itself into the queue."""
         async for fact in self.session.facts():
+            if isinstance(fact, BlockRef):
+                self.state.lag.shown(self.session.name, fact.number, self.state.clock.monotonic())
             await self.queue.put(fact)
         raise EndpointError("the endpoint has ended the subscription")
 
@@ -156,13 +164,13 @@ class SessionDriver:
             except ChainError as error:
                 await self.queue.put(error)
 
-    async def audit(self) -> list[Observed] | None:
-        """Read the registry's state at our tip, and what has become final; returns what was read."""
+    async def audit(self) -> None:
+        """Read the registry's state at our tip, and what has become final. Raises `ChainError`."""
         follower, state = self.state.follower, self.state
         tip = follower.tip
         if tip is None or follower.walking:
-            return None
-        observed = await self.session.read_all(tip)
+            return
+        observed = await in_time(self.session.name, self.session.read_all(tip))
         if observed is None:
             for logged in await self.session.events(max(state.audited_to - SAFE_DEPTH, 0), tip.number):
                 await self.queue.put(logged)
@@ -170,28 +178,60 @@ class SessionDriver:
         else:
             gone = follower.registry.nodes.keys() - {observation.token_id for observation in observed}
             observed += [Observed(token, None) for token in gone]
-        if wrong := await self._contradictions(observed):
-            _log.warning("registry.audit_differs", tokens=[x.token_id for x in wrong[:20]], count=len(wrong))
-            await self.correct(tip, wrong)
-        state.audited_to = tip.number
-        state.audits += 1
-        final, above = await final_block(self.session, tip), len(follower.timeline.events)
-        if final is not None and follower.settle(final):
-            state.confirmed += above - len(follower.timeline.events)
-            await state.changed.put(Began())
+        await self.correct(tip, observed)
+        await self.settle(tip)
         if state.members.quorum is None:
             state.members.confirmed()
-        return observed
 
-    async def correct(self, at: BlockRef, observed: list[Observed]) -> None:
-        """Have what we hold corrected by what was read after that block."""
-        await self.queue.put(_Reading(at, observed))
+    async def correct(self, at: BlockRef, observed: Sequence[Observed]) -> None:
+        """Have what we hold corrected by what was read after that block, where it differs."""
+        if wrong := await self._contradictions(observed):
+            _log.warning("registry.audit_differs", tokens=[x.token_id for x in wrong[:20]], count=len(wrong))
+            await self.queue.put(_Reading(at, wrong))
 
-    async def end(self, error: ChainError) -> None:
-        """Have the session end with that error."""
-        await self.queue.put(error)
+    async def settle(self, tip: BlockRef) -> None:
+        """Everything was compared up to our block: see which blocks are final. Raises `ChainError`."""
+        state = self.state
+        state.audited_to = tip.number
+        state.audits += 1
+        final, above = await final_block(self.session, tip), len(state.follower.timeline.events)
+        if final is not None and state.follower.settle(final):
+            state.confirmed += above - len(state.follower.timeline.events)
+            await state.changed.put(Began())
 
-    async def _contradictions(self, observed: list[Observed]) -> list[Observed]:
+    def end(self, error: ChainError) -> None:
+        """Have the session end with that error, whatever it is doing."""
+        self._error = self._error or error
+        self._over.set()
+
+    async def until_ended(self) -> None:
+        """Raise the error that the session is to end with."""
+        await self._over.wait()
+        assert self._error is not None
+        raise self._error
+
+    async def keep_up(self, have_others: Callable[[], bool]) -> None:
+        """Raise `EndpointError` when we stay too far behind what endpoints show.
+
+        The only endpoint that there is is left if it makes no progress at all: another session may be better.
+        """
+        state, began = self.state, self.state.clock.monotonic()
+        tip, moved = state.follower.tip, began
+        while True:
+            await asyncio.sleep(PROGRESS)
+            now = state.clock.monotonic()
+            if state.follower.tip != tip:
+                tip, moved = state.follower.tip, now
+            seconds, blocks = state.lag.behind(tip, now)
+            state.facts.lag = seconds, blocks
+            since = began if have_others() else max(began, moved)
+            if seconds > BOUND and now - since > BOUND:
+                state.lag.void(self.session.name)
+                raise EndpointError(
+                    f"{self.session.name}: following it, we are {blocks} blocks and {seconds:.0f} s behind"
+                )
+
+    async def _contradictions(self, observed: Sequence[Observed]) -> list[Observed]:
         """What says anything else than our registry; a few hundred at a time, so that no event waits."""
         wrong: list[Observed] = []
         async for part in slices(observed, SLICE):

@@ -12,6 +12,7 @@ from dstack_vpn.core.commands import Advanced
 from dstack_vpn.core.follower import Follower
 from dstack_vpn.core.health import Facts, clock_problem
 from dstack_vpn.core.histogram import Histogram
+from dstack_vpn.core.lag import Lag
 from dstack_vpn.core.model import BlockRef, TokenId
 from dstack_vpn.errors import ChainError
 from dstack_vpn.ports import Announce, Clock, nobody
@@ -39,6 +40,10 @@ class ChainState:
     changed: asyncio.Queue[Advanced | Began]
     """Told of what is to be stored."""
     announce: Announce = nobody
+    lag: Lag = field(default_factory=Lag)
+    """How far we are behind what endpoints show."""
+    fresh: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when another endpoint is followed, or the same one again."""
     reorgs: int = 0
     reorg_depths: Histogram = field(default_factory=lambda: Histogram(REORG_DEPTHS))
     """In blocks."""
@@ -60,6 +65,7 @@ class ChainState:
         """The registry is what the endpoint ``name`` says it is."""
         if self.facts.chain_problem is not None or self.facts.endpoint != name:
             self.facts.chain_since = self.clock.now()
+            self.fresh.set()
             self.announce(EndpointUsed(name))
         self.facts.endpoint, self.facts.chain_problem = name, None
         if self.members.quorum is None:

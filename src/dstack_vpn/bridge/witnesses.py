@@ -55,9 +55,8 @@ class EndpointWitness:
         """See `ports.Witness.testify`. Has no deadline of its own but for an endpoint that is behind."""
         await self._connected.wait()
         assert self._session is not None
-        session = self._session
         try:
-            said = await (_audited(session, question) if question.whole else _asked(session, question))
+            said = await answer(self._session, question)
         except ChainError as error:
             self.problem = str(error)
             self._broken.set()
@@ -68,28 +67,36 @@ class EndpointWitness:
 
 @dataclass(slots=True)
 class Witnesses:
-    """A witness for every other endpoint."""
+    """A witness for every endpoint but the followed one."""
 
     source: ChainSource
     group: asyncio.TaskGroup
-    """What their connections run in."""
+    """Runs their connections."""
     _called: dict[str, EndpointWitness] = field(default_factory=dict)
     _running: dict[str, asyncio.Task[None]] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[EndpointWitness]:
-        return iter(self._called.values())
+        return iter(list(self._called.values()))
 
     def call(self, *, besides: str) -> None:
-        """Have a connection to every endpoint besides that one that is not in quarantine."""
-        for name in self.source.others(than=besides):
+        """Have a connection to every endpoint that is neither that one nor in quarantine, and to no other."""
+        wanted = self.source.others(than=besides)
+        for name in self._called.keys() - set(wanted):
+            self.dismiss(name)
+        for name in wanted:
             if name not in self._called:
                 witness = self._called[name] = EndpointWitness(name, self.source)
                 self._running[name] = self.group.create_task(witness.run(), name=f"witness {name}")
 
     def dismiss(self, name: str) -> None:
-        """Ask that one nothing more, where it was asked."""
+        """Ask that one nothing more, if it was asked."""
         if self._called.pop(name, None) is not None:
             self._running.pop(name).cancel()
+
+
+async def answer(session: ChainSession, question: Question) -> Statement:
+    """Ask an endpoint over its session; raises `ChainError`."""
+    return await (_audited(session, question) if question.whole else _asked(session, question))
 
 
 async def _asked(session: ChainSession, question: Question) -> Statement:
@@ -108,20 +115,21 @@ async def _asked(session: ChainSession, question: Question) -> Statement:
 
 
 async def _audited(session: ChainSession, question: Question) -> Statement:
-    """Everything as of its own head, and whether it has our blocks."""
+    """Everything as of its own head (or of ours), and whether it has our blocks."""
     at, earlier = question.at, question.earlier
     head = await session.head()
     header = at if head.hash == at.hash else await session.header(at.number)
     was = None if earlier is None else await session.header(earlier[0])
-    has_earlier = None if earlier is None else was is not None and was.hash == earlier[1]
-    observed = await session.read_all(head)
+    has_earlier = None if earlier is None or was is None else was.hash == earlier[1]
+    place = at if question.exact else head
+    observed = await session.read_all(place)
     if observed is None:
-        observed = await _known(session, question, head)
+        observed = await _known(session, question, place)
     else:
         gone = set(question.tokens) - {x.token_id for x in observed}
         observed += [Observed(token, None) for token in gone]
     said = None if header is None else header.hash
-    return Statement(session.name, said, head, observed, head.number, has_earlier)
+    return Statement(session.name, said, place, observed, head.number, has_earlier)
 
 
 async def _known(session: ChainSession, question: Question, at: BlockRef) -> list[Observed]:

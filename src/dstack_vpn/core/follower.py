@@ -48,8 +48,8 @@ from dstack_vpn.core.commands import (
     Leave,
     Resync,
 )
-from dstack_vpn.core.events import LoggedEvent, Observed
-from dstack_vpn.core.model import BlockRef
+from dstack_vpn.core.events import LoggedEvent, Observed, OwnerKeyUpdated
+from dstack_vpn.core.model import BlockRef, TokenId
 from dstack_vpn.core.registry import Registry, contradicts
 from dstack_vpn.core.ring import LENGTH, Ring
 from dstack_vpn.core.timeline import Timeline, observed_at
@@ -58,7 +58,7 @@ from dstack_vpn.core.walk import Walk
 WAITING: Final = 4096
 """Logs that may wait for their block. What is more is left out, and fetched with a walk."""
 NEXT: Final = 64
-"""Heads that are remembered while a walk goes on."""
+"""Heads that are remembered while a walk goes on: the highest ones."""
 RESTARTS: Final = 8
 """Walks that one endpoint may spoil by contradicting itself."""
 
@@ -94,6 +94,18 @@ class Follower:
     def walking(self) -> bool:
         """Whether common ground with the chain is being looked for."""
         return self._walk is not None
+
+    def open_tokens(self) -> set[TokenId]:
+        """The tokens that the logs of blocks above our tip speak of."""
+        found: set[TokenId] = set()
+        for logged in self.timeline.events:
+            if self.tip is not None and logged.block_number > self.tip.number:
+                event = logged.event
+                if isinstance(event, OwnerKeyUpdated):
+                    found |= self.registry.with_owner(event.owner)
+                else:
+                    found.add(event.token_id)
+        return found
 
     def stands_on(self, block: BlockRef) -> bool:
         """Whether that very block is part of the chain that we follow."""
@@ -188,14 +200,13 @@ class Follower:
         if self._ring.get(head.number) == head.hash:
             return []
         if self._walk is not None:
-            if len(self._next) < NEXT:
-                self._next[head.number] = head
+            self._next[head.number] = head
+            if len(self._next) > NEXT:
+                del self._next[min(self._next)]
             return []
-        is_next = head.number == tip.number + 1 and head.parent_hash == tip.hash
-        # Whether the block's logs were sent by themselves, or will be; an overflow has lost some.
-        announced = self.announced_above is not None and head.number > self.announced_above
-        if is_next and announced and not self._overflow:
+        if self._extends(head, tip):
             return [self._extend(head)]
+        is_next = head.number == tip.number + 1 and head.parent_hash == tip.hash
         if head.number <= tip.number + 1 and not is_next:
             self._walk = Walk(None)
             return [FetchHead()]
@@ -295,10 +306,22 @@ class Follower:
         return self._advanced(target, added, dropped, depth)
 
     def _following(self) -> list[Command]:
-        """The walk is over: link the heads that came meanwhile."""
-        self._walk, waiting = None, sorted(self._next.items())
+        """End the walk: take the heads that came meanwhile, and go to the newest if they don't link.
+
+        One walk for each of them would make an endpoint that is slower than its blocks fall behind for ever.
+        """
+        self._walk, remembered = None, sorted(self._next.items())
         self._next.clear()
+        waiting = [head for height, head in remembered if self._ring.get(height) != head.hash]
         commands: list[Command] = []
-        for _, head in waiting:
-            commands += self._head(head, self.tip or head)
+        for head in waiting:
+            if not self._extends(head, self.tip or head):
+                return commands + self._head(waiting[-1], self.tip or head)
+            commands += [self._extend(head)]
         return commands
+
+    def _extends(self, head: BlockRef, tip: BlockRef) -> bool:
+        """Whether a head goes on from our tip, and its logs were sent by themselves, or will be."""
+        is_next = head.number == tip.number + 1 and head.parent_hash == tip.hash
+        announced = self.announced_above is not None and head.number > self.announced_above
+        return is_next and announced and not self._overflow

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Final
 
 from dstack_vpn.core.keyage import KeyFacts, span
+from dstack_vpn.core.lag import WORTH_A_LOOK
 from dstack_vpn.core.staleness import StalePolicy
 
 CLOCK_TOLERANCE: Final = 30.0
@@ -68,6 +69,8 @@ class Facts:
     """Since when the chain has been as it is now: reachable or not."""
     head: int | None = None
     head_seen: float | None = None
+    lag: tuple[float, int] = 0.0, 0
+    """Seconds and blocks that we are behind what endpoints show."""
     paced: bool = False
     """Whether blocks come at a known pace, so that silence means something."""
     synced: float | None = None
@@ -198,6 +201,10 @@ def _chain(facts: Facts, now: float) -> Component:
     age = now - (facts.head_seen or facts.started)
     if facts.paced and age > HEAD_PATIENCE:
         return Component("chain", Status.FAILED, f"no new block for {age:.0f} s", facts.head_seen)
+    seconds, blocks = facts.lag
+    if seconds > WORTH_A_LOOK:
+        reason = f"{blocks} blocks and {seconds:.0f} s behind the newest block that an endpoint has shown"
+        return Component("chain", Status.FAILED, reason, facts.chain_since)
     return Component("chain", Status.OK, f"following {facts.endpoint}", facts.chain_since)
 
 

@@ -1,29 +1,29 @@
 """A quorum of endpoints: with k of them needed, fewer than k can give nobody access.
 
 One endpoint is followed, and tells us of heads and logs. That k endpoints agree on a block's hash is not
-enough to believe it: it can hand out forged logs under an honest hash. So others are asked what a token's
-state is *after that very block*, and a grant counts only once k endpoints, the followed one included, say
-the same. Taking away needs no quorum: whoever says that a token is out puts it out, until that is cleared up.
+enough to believe it: it can hand out forged logs under an honest hash. So every endpoint, the followed one
+included, is asked for a token's state *after that very block*. A grant counts once k of them say what we
+hold. A revocation needs no quorum: a token that any endpoint shows out is out, until that is settled.
 
-    what is said                                        what follows
-    the followed endpoint shows a token in              pending: the others are asked
-    k say the same of it, at one block, no k others     vouched: access control may grant it
+Each answer is judged when it comes. No answer is waited for, and the followed endpoint's is one among others.
+
+    an answer                                           its effect
+    the followed endpoint shows a token in              pending: all are asked
+    k show what we hold, at one block, and no k others  vouched: access control may grant it
     the followed endpoint shows it out, or another key  out at once; what was vouched is forgotten
-    another shows it out, or with another key           disputed: out at once, until that endpoint says
-                                                        otherwise of a later block, or is found to lie
+    another shows it out, or with another key           disputed: out at once, until that endpoint shows
+                                                        otherwise at a later block, or is found to lie
     another shows it ending sooner                      that end counts
-    k agree at one block, and fewer say otherwise       the fewer lie: quarantine, their disputes are void
-    k others agree against the followed one             the followed one lies: quarantine, follow another
+    k agree at one block, and fewer say otherwise       the fewer lie: quarantine, their disputes are void;
+                                                        the followed one may be among them
     neither side has k, or both have                    contested: out, and health names who is at odds
 
-"At one block" means: the other endpoint has the same hash at our tip's height. An endpoint that stays behind
-can't lie about a block that it does not show, but withholds; `witness.judge_blocks` finds that, by the blocks
-of the audit before. What is vouched holds until the followed endpoint shows the token otherwise, so a token
-that was revoked is witnessed anew before it comes back.
+"At one block" means: the endpoint has our hash at our tip's height. An endpoint that stays behind can't lie
+about a block that it does not show; it only does not count. A vouched state holds until the followed endpoint
+shows the token otherwise, so a token that was revoked needs a quorum again before it comes back.
 """
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from dstack_vpn.core.model import TokenId
@@ -141,47 +141,55 @@ class Quorum:
             del self.contested[token]
         return frozenset(concerned)
 
-    def heard(self, leader: Word, asked: Registry, now: Registry, others: Sequence[Word]) -> Verdict:
-        """Take in what is said of the tokens of ``asked``; what is another in ``now`` is left open.
+    def heard(
+        self, asked: Registry, now: Registry, words: Sequence[Word], unsettled: Collection[TokenId] = ()
+    ) -> Verdict:
+        """Take in what endpoints say of tokens, compared with what we held (``asked``) at that block.
 
-        ``leader`` is what the followed endpoint itself was read to say at that block: where that is not what
-        we hold, its logs were lost or forged, and nothing is judged by what we hold.
+        ``now`` is what we hold by now. Nobody is judged by a token that has changed since, or that is
+        ``unsettled``: logs of blocks above ours speak of it. A word that takes it away still counts.
         """
         changed: set[TokenId] = set()
         liars: dict[str, str] = {}
-        judged: dict[TokenId, Node | None] = {}
-        for token, agree in self._tally(leader, others).items():
-            ours = asked.get(token)
-            if now.get(token) != ours:
-                continue
-            judged[token] = ours
-            camps = _camps(token, others)
-            biggest = max(map(len, camps), default=0)
-            self.contested.pop(token, None)
-            if agree >= self.needed > biggest:
-                _accuse(liars, (name for camp in camps for name in camp), token)
-                changed |= self._vouch(token, ours, leader.height)
-            elif biggest >= self.needed > agree:
-                _accuse(liars, [leader.endpoint], token)
-            elif camps:
-                self.contested[token] = frozenset({leader.endpoint}.union(*camps))
-        honest = [x for x in (leader, *others) if x.endpoint not in liars]
-        for token, ours in judged.items():
-            changed |= self._weigh(token, ours, honest)
+        tokens = self._in_question(words)
+        current = {token for token in tokens if now.get(token) == asked.get(token)}
+        for token in current.difference(unsettled):
+            changed |= self._settle(token, asked.get(token), words, liars)
+        honest = [word for word in words if word.endpoint not in liars]
+        for token in tokens:
+            ours, held = asked.get(token), now.get(token)
+            if token in current or (ours is not None and held is not None and is_same_member(ours, held)):
+                changed |= self._weigh(token, held, honest)
         for name in liars:
             changed |= self.strike(name)
         return Verdict(frozenset(changed), liars)
 
     # -- helpers --------------------------------------------------------------------------------------
 
-    @staticmethod
-    def _tally(leader: Word, others: Sequence[Word]) -> dict[TokenId, int]:
-        """How many endpoints, with the followed one, show each token as we do."""
-        counts = Counter(leader.same)
-        for word in others:
-            if word.on_our_chain:
-                counts.update(word.same & leader.same)
-        return counts
+    def _in_question(self, words: Sequence[Word]) -> set[TokenId]:
+        """The tokens of which these words may change anything: of thousands of tokens, mostly none."""
+        found = self._pending | self._odds.keys() | self.contested.keys()
+        found = {token for token in found if any(token in w.same or token in w.differs for w in words)}
+        return found.union(*(word.differs for word in words))
+
+    def _settle(
+        self, token: TokenId, ours: Node | None, words: Sequence[Word], liars: dict[str, str]
+    ) -> set[TokenId]:
+        """Find out whether k agree about a token, and who lies then; returns it if it is vouched for now."""
+        agree = [word for word in words if word.on_our_chain and token in word.same]
+        here = [word.endpoint for word in agree if word.definitive]
+        camps = _camps(token, words)
+        biggest = max(map(len, camps), default=0)
+        self.contested.pop(token, None)
+        if len(agree) >= self.needed > biggest:
+            if len(here) >= self.needed:
+                _accuse(liars, (name for camp in camps for name in camp), token)
+            return self._vouch(token, ours, min(word.height for word in agree))
+        if biggest >= self.needed > len(agree):
+            _accuse(liars, here, token)
+        elif camps and (agree or len(camps) > 1):
+            self.contested[token] = frozenset({word.endpoint for word in agree}.union(*camps))
+        return set()
 
     def _vouch(self, token: TokenId, ours: Node | None, height: int) -> set[TokenId]:
         if ours is None or not in_force(ours):

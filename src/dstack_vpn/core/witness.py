@@ -2,13 +2,16 @@
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Final, Self
 
 from dstack_vpn.core.events import Observed
 from dstack_vpn.core.keys import PublicKey
 from dstack_vpn.core.model import BlockRef, TokenId
 from dstack_vpn.core.node import Node
 from dstack_vpn.core.registry import Registry, read_over
+
+AGREED: Final = 60.0
+"""Seconds after which endpoints that follow one chain agree on a block, whatever reorg there was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +24,10 @@ class Question:
     """Whose state after that block is wanted; with `whole` those that we know, where it can't enumerate."""
     whole: bool = False
     """Ask for its head and for everything, as of its own head where that is newer: an audit."""
+    exact: bool = False
+    """Ask for everything after our very block: the followed endpoint has it."""
     earlier: tuple[int, str] | None = None
-    """Height and hash of the block that we stood on at the audit before."""
+    """Height and hash of a block that we stood on `AGREED` ago."""
     logs_from: int = 0
     """Where it can't enumerate: tokens named by the logs from this block on are wanted as well."""
 
@@ -41,7 +46,7 @@ class Statement:
     head: int | None = None
     """Its latest block's height, where it was asked for that."""
     has_earlier: bool | None = None
-    """Whether it has the block that we stood on at the audit before; None where it was not asked."""
+    """Whether it has our earlier block: False if it has another at that height, None if it has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,33 +121,29 @@ def lasts(held: Node, asked: Node) -> bool:
 
 
 def judge_blocks(
-    needed: int,
-    leader: str,
-    tip: int,
-    statements: Collection[Statement],
-    ahead: Mapping[str, int],
+    needed: int, statements: Collection[Statement], earlier: int | None, claims: Mapping[str, int]
 ) -> Mapping[str, str]:
-    """Who withholds blocks or makes some up, and how; empty while no k agree.
+    """Return the endpoints that make blocks up, and how; empty while no k agree.
 
-    Asked an audit later, every endpoint must have the block that we stood on at the audit before, and we must
-    have got as far as each of them had been then (``ahead``: their heights, by endpoint).
+    The endpoints were asked for a block of ours at the height ``earlier``, on which we stood `AGREED` ago.
+    ``claims`` are heights that endpoints have shown long ago and that we have not reached. An endpoint that
+    lags contradicts nobody; k that lag for so long contradict the one whose block they don't get to.
     """
-    asked = [x for x in statements if x.has_earlier is not None]
-    without = [x.endpoint for x in asked if not x.has_earlier]
-    having = 1 + len(asked) - len(without)
-    if having >= needed > len(without):
-        liars = dict.fromkeys(without, "it lacks a block that the others had an audit ago")
-    elif len(without) >= needed > having:
-        return {leader: "its blocks are not those of the others"}
-    else:
-        liars = {}
-    heads = {x.endpoint: x.head for x in statements if x.head is not None}
-    for name, height in ahead.items():
-        if height <= tip or name not in heads:
-            continue
-        as_far = [other for other, head in heads.items() if head >= height]
-        if len(as_far) >= needed:
-            return {leader: f"it has not got to block {height}, where the others were an audit ago"}
-        if 1 + len(heads) - len(as_far) >= needed:
-            liars[name] = f"nobody else has got to block {height}, where it was an audit ago"
+    liars: dict[str, str] = {}
+    having = [x.endpoint for x in statements if x.has_earlier is True]
+    without = [x.endpoint for x in statements if x.has_earlier is False]
+    below = (
+        [] if earlier is None else [x for x in statements if x.has_earlier is None and _is_below(x, earlier)]
+    )
+    if len(having) >= needed > len(without):
+        liars |= dict.fromkeys(without, "it has another block than the others had a while ago")
+    elif len(without) + len(below) >= needed > len(having):
+        liars |= dict.fromkeys(having, "its blocks are not those of the others")
+    for name, height in claims.items():
+        if sum(x.endpoint != name and _is_below(x, height) for x in statements) >= needed:
+            liars.setdefault(name, f"no other endpoint has the block {height} that it showed a while ago")
     return liars
+
+
+def _is_below(statement: Statement, height: int) -> bool:
+    return statement.head is not None and statement.head < height

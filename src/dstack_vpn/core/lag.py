@@ -1,0 +1,65 @@
+"""How far we are behind the newest block that any endpoint has shown.
+
+The pace of the followed endpoint says nothing about that: it may announce what it likes. So the blocks that
+every endpoint shows count, and the lag is the time since the first block above our tip was shown. A claim to
+a block that does not exist would make that time grow for ever; `overdue` names who claims it.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Final
+
+from dstack_vpn.core.model import BlockRef
+
+BOUND: Final = 45.0
+"""Seconds that we may be behind, until another endpoint is followed."""
+WORTH_A_LOOK: Final = 15.0
+"""Seconds from which health says so."""
+MOST: Final = 1024
+"""Blocks that are remembered of each endpoint."""
+
+
+@dataclass(slots=True)
+class Lag:
+    """The blocks above our tip that endpoints have shown, and when. Times are monotonic seconds."""
+
+    _shown: dict[str, deque[tuple[int, float]]] = field(default_factory=dict)
+    """Heights and times of each endpoint, both ascending."""
+
+    def shown(self, endpoint: str, height: int, now: float) -> None:
+        """Take note of a block that an endpoint shows."""
+        claims = self._shown.setdefault(endpoint, deque())
+        if claims and height <= claims[-1][0]:
+            return
+        if len(claims) >= MOST:
+            claims[-1] = height, claims[-1][1]
+        else:
+            claims.append((height, now))
+
+    def void(self, endpoint: str) -> None:
+        """Forget what an endpoint has shown: it could not deliver it."""
+        self._shown.pop(endpoint, None)
+
+    def behind(self, tip: BlockRef | None, now: float) -> tuple[float, int]:
+        """Return the seconds and the blocks that we are behind at this tip; zeros if we are not."""
+        if tip is None:
+            return 0.0, 0
+        self._forget(tip.number)
+        ahead = [claims for claims in self._shown.values() if claims]
+        if not ahead:
+            return 0.0, 0
+        return now - min(claims[0][1] for claims in ahead), max(x[-1][0] for x in ahead) - tip.number
+
+    def overdue(self, tip: BlockRef, now: float) -> dict[str, int]:
+        """Return the endpoints that showed a block above our tip longer than `BOUND` ago, and its height."""
+        self._forget(tip.number)
+        return {
+            name: claims[0][0]
+            for name, claims in self._shown.items()
+            if claims and now - claims[0][1] > BOUND
+        }
+
+    def _forget(self, height: int) -> None:
+        for claims in self._shown.values():
+            while claims and claims[0][0] <= height:
+                claims.popleft()

@@ -1,0 +1,133 @@
+"""A chain that makes blocks in simulated time, with grants, revocations, other keys, and short reorgs."""
+
+from bisect import bisect_right
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from random import Random
+
+from tests.scripted import key
+
+from dstack_vpn.core.events import EndpointUpdated, Granted, KeyUpdated, LoggedEvent, RegistryEvent, Revoked
+from dstack_vpn.core.keys import PublicKey
+from dstack_vpn.core.model import BlockRef, Endpoint, Position, TokenId
+from dstack_vpn.core.reach import Reach
+from dstack_vpn.core.registry import Registry, apply
+
+TOKENS = range(1, 6)
+OWNER = "0x" + "0a" * 20
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """A block with all that there is to know about it."""
+
+    ref: BlockRef
+    state: Registry
+    logs: tuple[LoggedEvent, ...]
+    line: list["Block"]
+    """The chain that it was made on: its own ancestors are at the indexes below its number."""
+
+    def at(self, number: int) -> "Block | None":
+        """The ancestor of that number, or itself."""
+        return self.line[number] if 0 <= number <= self.ref.number else None
+
+
+def after(parent: Block | None, event: RegistryEvent | None, mark: str, line: list[Block]) -> Block:
+    """The block that follows, with that event."""
+    number = 0 if parent is None else parent.ref.number + 1
+    hash_ = f"{number}{mark}"
+    ref = BlockRef(number, hash_, "" if parent is None else parent.ref.hash, 0)
+    state = Registry() if parent is None else parent.state
+    logs: tuple[LoggedEvent, ...] = ()
+    if event is not None:
+        logs = (LoggedEvent(number, hash_, 0, event),)
+        state, _ = apply(state, event, Position(number, 0))
+    block = Block(ref, state, logs, line)
+    line.append(block)
+    return block
+
+
+@dataclass
+class Chain:
+    """The truth."""
+
+    random: Random
+    blocks: dict[str, Block] = field(default_factory=dict)
+    heads: list[tuple[float, Block]] = field(default_factory=list)
+    """When each head came."""
+    members: dict[PublicKey, set[TokenId]] = field(default_factory=dict)
+    """Whose key was ever in force."""
+    ends: dict[PublicKey, float] = field(default_factory=dict)
+    """Since when a key is out."""
+    _forks: int = 0
+
+    def __post_init__(self) -> None:
+        block, line = None, list[Block]()
+        for token in (None, *TOKENS):
+            event = None if token is None else self._grant(token)
+            block = after(block, event, "", line)
+            self._take(block, -1000.0)
+
+    @property
+    def head(self) -> Block:
+        return self.heads[-1][1]
+
+    def seen(self, time: float) -> Block:
+        """The head at that time."""
+        return self.heads[max(bisect_right(self.heads, time, key=lambda x: x[0]) - 1, 0)][1]
+
+    def mine(self, now: float) -> None:
+        """Another block; now and then the last one or two are replaced."""
+        if self.random.random() < 0.03:
+            self._forks += 1
+            depth = self.random.randint(1, 2)
+            parent = self.head.at(self.head.ref.number - depth)
+            assert parent is not None
+            line = parent.line[: parent.ref.number + 1]
+            for _ in range(depth + 1):
+                parent = after(parent, self._event(parent.state), f"f{self._forks}", line)
+                self.blocks[parent.ref.hash] = parent
+            self._take(parent, now)
+        else:
+            mark = self.head.ref.hash.removeprefix(str(self.head.ref.number))
+            self._take(after(self.head, self._event(self.head.state), mark, self.head.line), now)
+
+    def _take(self, block: Block, now: float) -> None:
+        self.blocks[block.ref.hash] = block
+        self.heads.append((now, block))
+        keys = {node.public_key for node in block.state.nodes.values() if node.active}
+        for node in block.state.nodes.values():
+            if node.active and isinstance(node.public_key, PublicKey):
+                self.members.setdefault(node.public_key, set()).add(node.token_id)
+        for each in self.members:
+            if each in keys:
+                self.ends.pop(each, None)
+            else:
+                self.ends.setdefault(each, now)
+
+    def _grant(self, token: TokenId, turn: int = 0) -> Granted:
+        return Granted(token, OWNER, f"node-{token}", key(10 * token + turn))
+
+    def _event(self, state: Registry) -> RegistryEvent | None:
+        if self.random.random() < 0.6:
+            return None
+        return some_event(self.random, state)
+
+
+def some_event(random: Random, state: Registry) -> RegistryEvent:
+    """Something that may happen to a token."""
+    token = random.choice(TOKENS)
+    node = state.get(token)
+    if node is None or not node.active:
+        return Granted(token, OWNER, f"node-{token}", key(10 * token + random.randrange(5)))
+    kind = random.random()
+    if kind < 0.5:
+        return Revoked(token)
+    if kind < 0.8:
+        return KeyUpdated(token, key(10 * token + random.randrange(5)))
+    return EndpointUpdated(token, Reach(udp=Endpoint("192.0.2.1", random.randrange(1, 9))))
+
+
+def standing(states: Mapping[TokenId, object]) -> set[TokenId]:
+    """The tokens of a state."""
+    return set(states)

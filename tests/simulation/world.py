@@ -1,0 +1,190 @@
+"""The node's own code that follows and judges, on simulated endpoints, held to what is promised."""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, suppress
+from dataclasses import dataclass, field
+from ipaddress import IPv4Network
+from random import Random
+
+import structlog
+from tests.scripted import key
+from tests.simulation.adversary import Adversary, honest
+from tests.simulation.chain import Chain
+from tests.simulation.endpoints import IDENTITY, SimulatedEndpoint
+from tests.simulation.loop import LoopClock
+
+from dstack_vpn.adapters.chain.pool import RpcPool
+from dstack_vpn.adapters.chain.url import RpcUrl
+from dstack_vpn.bridge.bootstrap import AUDIT_DEADLINE
+from dstack_vpn.bridge.follow import ChainLoop
+from dstack_vpn.bridge.jury import Jury
+from dstack_vpn.bridge.members import Members
+from dstack_vpn.bridge.state import ChainState
+from dstack_vpn.core import lag
+from dstack_vpn.core.addressing import AddressPlan, unique_local_prefix
+from dstack_vpn.core.desired import PeerPolicy
+from dstack_vpn.core.health import Facts, QuorumFacts
+from dstack_vpn.core.keys import PublicKey
+from dstack_vpn.core.quorum import Quorum
+from dstack_vpn.ports import ChainSession
+
+BLOCK = 4.0
+"""Seconds."""
+INTERVAL = 30.0
+"""Seconds between audits."""
+SECONDS = 300.0
+"""A run's."""
+SLACK = 3.0
+"""Seconds for what takes a moment of its own: an endpoint's own look at its head, a tick."""
+
+
+@dataclass
+class World:
+    """One run."""
+
+    seed: int
+    endpoints: int
+    needed: int
+    liars: int
+    worst: dict[str, float] = field(default_factory=dict)
+    """The longest revocation and the longest lag that was seen, in seconds."""
+    problems: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.random = Random(self.seed)
+        self.chain = Chain(Random(self.seed + 1))
+        names = [f"ws://e{number}.example:80" for number in range(self.endpoints)]
+        self.all = [SimulatedEndpoint(name, self.chain, Random(self.random.random())) for name in names]
+        crooks = self.random.sample(self.all, self.liars)
+        self.honest = [x for x in self.all if x not in crooks]
+        for each in self.honest:
+            each.conduct = honest(self.random)
+        self.adversary = Adversary(self.random, self.chain, crooks)
+
+    async def run(self) -> "World":
+        structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
+        clock = LoopClock()
+        facts = Facts(started=clock.now())
+        self.members = Members(
+            own_key=key(250),
+            own_node_id=None,
+            addresses=AddressPlan(IPv4Network("10.77.0.0/16"), unique_local_prefix(1, IDENTITY.contract)),
+            policy=PeerPolicy({}, None, 0),
+            confirmations=0,
+            facts=facts,
+            clock=clock,
+            lookup=lambda *_: None,
+            quorum=Quorum(self.needed) if self.needed > 1 else None,
+        )
+        self.members.submit = lambda deltas, seen: self._check_grants()
+        state = ChainState(self.members, facts, clock, INTERVAL, asyncio.Queue(10_000))
+        self.loop = ChainLoop(self._pool(clock.monotonic), state)
+        if self.members.quorum is not None:
+            self.loop.jury = Jury(state, self.loop.source, self.members.quorum)
+            self.members.doubted = self.loop.jury.wake
+            facts.quorum = QuorumFacts(self.needed)
+        tasks = [self.loop.run(), self._mine(), self._scheme(), self._drain(state), self._watch()]
+        with suppress(TimeoutError):
+            async with asyncio.timeout(SECONDS), asyncio.TaskGroup() as group:
+                for task in tasks:
+                    group.create_task(task)
+        return self
+
+    def _pool(self, monotonic: Callable[[], float]) -> RpcPool:
+        by_name = {x.name: x for x in self.all}
+
+        def open_(url: RpcUrl, *_: object) -> AbstractAsyncContextManager[ChainSession]:
+            return by_name[url.name].open()
+
+        return RpcPool(
+            [x.name for x in self.all],
+            IDENTITY.contract,
+            monotonic=monotonic,
+            draw=self.random.random,
+            open_=open_,
+        )
+
+    # -- what happens ---------------------------------------------------------------------------------
+
+    async def _mine(self) -> None:
+        while True:
+            await asyncio.sleep(BLOCK * self.random.uniform(0.5, 1.5))
+            self.chain.mine(self._now())
+            for liar in self.adversary.liars:
+                liar.grow_fork()
+
+    async def _scheme(self) -> None:
+        while True:
+            await asyncio.sleep(self.random.choice([1.0, 5.0, 20.0, 60.0]))
+            self.adversary.act(self.members.facts.endpoint)
+            for each in self.honest:
+                if self.random.random() < 0.05:  # a connection that breaks, and is back at once
+                    each.conduct.down_until = self._now() + self.random.choice([0.1, 1.0])
+
+    @staticmethod
+    async def _drain(state: ChainState) -> None:
+        while True:
+            await state.changed.get()
+
+    # -- what is promised -----------------------------------------------------------------------------
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(1.0)
+            self._check_grants()
+            self._check_revocations()
+            self._check_quarantine()
+            self._check_progress()
+
+    def _check_grants(self) -> None:
+        """Fewer than k liars grant nothing."""
+        for each in self._granted():
+            if each not in self.chain.members:
+                self._fail(f"a key was granted that no member ever had: {each}")
+
+    def _check_revocations(self) -> None:
+        """Every revocation is applied an audit interval and a deadline after it at the latest."""
+        late = max(each.conduct.lag for each in self.honest)
+        for each in self._granted():
+            since = self.chain.ends.get(each)
+            if since is not None and since >= 0:
+                age = self._now() - since
+                self._note("revocation", age)
+                if age > INTERVAL + AUDIT_DEADLINE + late + SLACK:
+                    self._fail(f"a key is granted {age:.0f} s after it was out")
+
+    def _check_quarantine(self) -> None:
+        """No honest endpoint is found to lie."""
+        for name, entry in self.loop.source.quarantined().items():
+            if any(each.name == name for each in self.honest):
+                self._fail(f"{name} is honest, and in quarantine: {entry.reason}")
+
+    def _check_progress(self) -> None:
+        """We stand within a bound of the best honest head."""
+        tip = self.loop.state.follower.tip
+        if tip is None:
+            if self._now() > (self.liars + 1) * (AUDIT_DEADLINE + 10.0):
+                self._fail("nothing was read")
+            return
+        heads = [block.ref.number for time, block in self.chain.heads if time > 0]
+        times = [time for time, block in self.chain.heads if block.ref.number > tip.number]
+        if heads and times:
+            behind = self._now() - max(times[0], 0.0)
+            self._note("lag", behind)
+            if behind > (self.liars + 1) * (lag.BOUND + 15.0) + 30.0:
+                self._fail(f"we are {behind:.0f} s behind")
+
+    def _granted(self) -> set[PublicKey]:
+        return set(self.members.membership.peers)
+
+    def _note(self, what: str, seconds: float) -> None:
+        self.worst[what] = max(self.worst.get(what, 0.0), seconds)
+
+    def _fail(self, what: str) -> None:
+        if what not in self.problems:
+            self.problems.append(f"{self._now():.0f} s: {what}")
+
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()
