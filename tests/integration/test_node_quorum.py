@@ -1,5 +1,6 @@
 """The whole node where several endpoints have to agree, with one that forges, hides, or withholds."""
 
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 from tests.anvil import key_of
 from tests.fake_chain import FakeChain, FakeServer, registry, serve
+from tests.fake_chain.faults import Fault
 from tests.integration.conftest import MakeRig
 from tests.integration.pairs import members
 from tests.integration.support import Rig, eventually
@@ -181,6 +183,85 @@ async def test_an_endpoint_that_stands_still_hides_no_revocation(
         await chain.mint(3)
         await eventually(lambda: rig.tip == chain.head.number, "and gets to the newest block")
         assert not quarantined(rig), "one that is behind contradicts nobody"
+
+
+def hide(trio: Trio) -> None:
+    """The followed endpoint shows from now on what is true now, in logs and calls, whatever happens."""
+    before = dict(trio.chain.head.tokens)
+    trio.liar.faults.lies.state = lambda tokens, number: before
+    trio.liar.faults.lies.hides = lambda log: True
+
+
+async def test_an_endpoint_that_answers_no_audit_hides_no_revocation_and_is_left(
+    trio: Trio, make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It follows well, but its own audit stalls for as long as it likes."""
+    monkeypatch.setattr(jury, "AUDIT_DEADLINE", 1.5)
+    chain = trio.chain
+    await chain.mint(1)
+    await chain.mint(2)
+    async with running(make_rig, trio) as rig:
+        await settled(rig, chain, "what was there")
+        hide(trio)
+        trio.liar.faults.by_method["eth_call"] = Fault(stall=True)
+        await chain.revoke(1)
+        began = time.monotonic()
+        await settled(rig, chain, "what another endpoint shows")
+        assert time.monotonic() - began < 1.5, "nobody waited for it"
+        await eventually(lambda: rig.node.facts.endpoint == trio.servers[1].ws, "it is left")
+        assert not quarantined(rig), "nobody was seen to lie"
+        assert rig.component("quorum").startswith("ok") or trio.liar.ws in rig.component("quorum")
+
+
+async def test_an_endpoint_that_never_lets_a_walk_end_hides_no_revocation_and_is_left(
+    trio: Trio, make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It announces each second head, so that the logs between have to be asked for, and answers them late."""
+    monkeypatch.setattr(session, "BOUND", 2.0)
+    chain = trio.chain
+    await chain.mint(1)
+    await chain.mint(2)
+    async with running(make_rig, trio) as rig:
+        await settled(rig, chain, "what was there")
+        trio.liar.faults.silent = True
+        trio.liar.faults.by_method["eth_getLogs"] = Fault(stall=True)
+        await chain.revoke(1)
+        await chain.mine()
+        await trio.liar.push("newHeads", chain.head.header())
+        await eventually(lambda: rig.node.chain.state.follower.walking, "the walk has begun")
+        await settled(rig, chain, "what another endpoint shows")
+        assert rig.node.chain.state.follower.walking, "the walk has not ended"
+        await eventually(lambda: rig.node.facts.endpoint == trio.servers[1].ws, "it is left")
+        await eventually(lambda: rig.tip == chain.head.number, "and the newest block is reached")
+
+
+async def test_an_endpoint_that_stalls_calls_holds_up_no_grant(trio: Trio, make_rig: MakeRig) -> None:
+    chain = trio.chain
+    await chain.mint(1)
+    async with running(make_rig, trio, audit_interval=3600) as rig:
+        await settled(rig, chain, "what was there")
+        trio.liar.faults.by_method["eth_call"] = Fault(stall=True)
+        await chain.mint(2)
+        await settled(rig, chain, "two others have shown it")
+        assert rig.node.facts.endpoint == trio.liar.ws
+
+
+async def test_endpoints_whose_sessions_do_not_begin_hide_no_revocation(
+    trio: Trio, make_rig: MakeRig
+) -> None:
+    chain = trio.chain
+    await chain.mint(1)
+    await chain.mint(2)
+    async with running(make_rig, trio) as rig:
+        await settled(rig, chain, "what was there")
+        for server in trio.servers[:2]:
+            server.faults.by_method["eth_getBlockByNumber"] = Fault(stall=True)
+        hide(trio)
+        await trio.liar.drop_sockets()
+        await eventually(lambda: rig.node.facts.endpoint is None, "nothing is followed")
+        await chain.revoke(1)
+        await settled(rig, chain, "what the third endpoint shows")
+        assert rig.node.facts.endpoint is None
 
 
 async def test_an_endpoint_whose_blocks_are_made_up_hides_no_revocation(

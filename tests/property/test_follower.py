@@ -25,7 +25,7 @@ from dstack_vpn.core.commands import (
 )
 from dstack_vpn.core.desired import keys_of
 from dstack_vpn.core.events import Granted, KeyUpdated, LoggedEvent, RegistryEvent, Revoked, Transferred
-from dstack_vpn.core.follower import Follower
+from dstack_vpn.core.follower import NEXT, Follower
 from dstack_vpn.core.keys import PublicKey
 from dstack_vpn.core.model import BlockRef
 from dstack_vpn.core.registry import Registry
@@ -197,6 +197,21 @@ def test_a_key_that_goes_in_the_last_of_several_steps_at_once_goes() -> None:
         driver.serve()
     assert driver.follower.tip == head
     assert driver.peers == {key(2)}
+
+
+def test_after_a_walk_one_other_goes_to_the_newest_of_all_heads_that_came() -> None:
+    """One for each would make an endpoint that is slower than its blocks late by more and more."""
+    chain = ScriptedChain()
+    driver = Driver(chain)
+    driver.follower.announced_above = None
+    for _ in range(3 * NEXT):
+        driver.receive(next(x for x in chain.mine() if isinstance(x, BlockRef)))
+    fetched = 0
+    while driver.pending:
+        fetched += isinstance(driver.pending[0], FetchEvents)
+        driver.serve()
+    assert driver.follower.tip == chain.blocks[-1]
+    assert fetched == 2
 
 
 def test_a_restart_between_a_log_and_its_head_takes_the_head_when_it_comes() -> None:

@@ -180,7 +180,7 @@ def test_who_makes_blocks_up() -> None:
     assert judge_blocks(2, [*three[:2], said("c", 10, earlier=False)], 9, {}).keys() == {"c"}
     fork = [said("a", 10), said("b", 10, earlier=False), said("c", 10, earlier=False)]
     assert judge_blocks(2, fork, 9, {}).keys() == {"a"}
-    assert judge_blocks(2, [*three[:2], said("c", 4, earlier=None)], {}) == {}, (
+    assert judge_blocks(2, [*three[:2], said("c", 4, earlier=None)], 9, {}) == {}, (
         "one that lags contradicts nobody"
     )
     ahead = [said("a", 10), said("b", 8, earlier=None), said("c", 8, earlier=None)]

@@ -42,7 +42,9 @@ class Adversary:
         random, conduct = self.random, replace(liar.conduct, boast=0, raises=frozenset())
         moves = [self._hide, self._stall, self._skip, self._flip, self._forge_grant, self._run_ahead]
         others = [self._forge_revocation, self._boast, self._stall, self._stick, self._go_astray, self._fail]
-        chosen = random.sample(moves if is_followed or random.random() < 0.3 else others, random.choice([1, 2]))
+        chosen = random.sample(
+            moves if is_followed or random.random() < 0.3 else others, random.choice([1, 2])
+        )
         if random.random() < 0.25:
             conduct = Conduct(announces=conduct.announces)  # as if honest again
         liar.conduct = conduct

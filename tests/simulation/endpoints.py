@@ -19,6 +19,8 @@ from dstack_vpn.ports import ChainFact, Unannounced
 IDENTITY = ChainIdentity(1, "0", "0x" + "c0" * 20)
 TICK = 0.5
 """Seconds between looks of an endpoint at its own head."""
+CALL = 20.0
+"""Seconds after which a call fails, as the real session's do."""
 FOREVER = 3600.0
 """Seconds: an answer that never comes."""
 
@@ -105,7 +107,10 @@ class SimulatedSession:
         """Wait as long as the answer takes; raises what the endpoint fails with."""
         conduct = self.endpoint.conduct
         self.endpoint.calls += 1
-        await asyncio.sleep(conduct.delays.get(method, conduct.delay))
+        delay = conduct.delays.get(method, conduct.delay)
+        await asyncio.sleep(min(delay, CALL))
+        if delay > CALL:
+            raise EndpointError(f"{self.name} has not answered {method} in {CALL:.0f} s")
         if self.endpoint.now() < conduct.down_until or method in conduct.raises:
             raise EndpointError(f"{self.name} is down")
 

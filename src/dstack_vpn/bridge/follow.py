@@ -86,6 +86,7 @@ class ChainLoop:
                     group.create_task(driver.audit_forever(), name="audit")
                     await driver.drive()
                 else:
+                    group.create_task(driver.settle_forever(), name="chain finality")
                     with self.jury.following(driver):
                         await driver.begin()
                         await driver.drive()

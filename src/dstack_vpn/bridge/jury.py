@@ -28,7 +28,7 @@ from dstack_vpn.core.model import BlockRef, TokenId
 from dstack_vpn.core.node import Node
 from dstack_vpn.core.quorum import Quorum
 from dstack_vpn.core.registry import Registry
-from dstack_vpn.core.witness import AGREED, Question, Statement, Word, compare, judge_blocks
+from dstack_vpn.core.witness import AGREED, Question, Statement, Word, compare, is_made_up, judge_blocks
 from dstack_vpn.errors import ChainError, EndpointError
 from dstack_vpn.ports import ChainSource, Witness
 
@@ -70,7 +70,7 @@ class Followed:
         if said.hash == at.hash:
             await self.driver.correct(at, said.observed)
             if question.whole:
-                self.driver.group.create_task(self.driver.settle(at), name="chain finality")
+                self.driver.compared(at)
         return said
 
 
@@ -258,10 +258,15 @@ class Jury:
         return False
 
     def _judge_blocks(self, question: Question, statements: Sequence[Statement]) -> None:
-        claims = self.state.lag.overdue(question.at, self.state.clock.monotonic())
+        needed, tip = self.quorum.needed, question.at
+        claims = self.state.lag.overdue(tip, self.state.clock.monotonic())
         earlier = None if question.earlier is None else question.earlier[0]
-        for name, reason in judge_blocks(self.quorum.needed, statements, earlier, claims).items():
+        for name, reason in judge_blocks(needed, statements, earlier, claims).items():
             self._sentence(name, reason)
+        if is_made_up(needed, statements, earlier):
+            self._tips.clear()
+            if self._followed is not None:
+                self._followed.driver.restart("the endpoints don't have our blocks")
 
     def _leave_silent(self, silent: Sequence[Witness]) -> None:
         followed = self._followed

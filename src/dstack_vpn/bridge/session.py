@@ -7,6 +7,7 @@ session fails, everything it had under way ends with it.
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
@@ -75,6 +76,9 @@ class SessionDriver:
     queue: asyncio.Queue[Item] = field(default_factory=lambda: asyncio.Queue(QUEUE))
     _told: list[tuple[Advanced, list[TokenChanged]]] = field(default_factory=list)
     """What was announced and is not logged yet."""
+    _compared: BlockRef | None = None
+    """The block up to which everything was compared."""
+    _settle: asyncio.Event = field(default_factory=asyncio.Event)
     _over: asyncio.Event = field(default_factory=asyncio.Event)
     _error: ChainError | None = None
     """What the session is to end with."""
@@ -189,6 +193,19 @@ class SessionDriver:
             _log.warning("registry.audit_differs", tokens=[x.token_id for x in wrong[:20]], count=len(wrong))
             await self.queue.put(_Reading(at, wrong))
 
+    def compared(self, at: BlockRef) -> None:
+        """Somebody else has compared everything up to that block: have it settled."""
+        self._compared = at
+        self._settle.set()
+
+    async def settle_forever(self) -> None:
+        """See what is final after each comparison. Raises `ChainError`."""
+        while True:
+            await self._settle.wait()
+            self._settle.clear()
+            if self._compared is not None:
+                await self.settle(self._compared)
+
     async def settle(self, tip: BlockRef) -> None:
         """Everything was compared up to our block: see which blocks are final. Raises `ChainError`."""
         state = self.state
@@ -203,6 +220,11 @@ class SessionDriver:
         """Have the session end with that error, whatever it is doing."""
         self._error = self._error or error
         self._over.set()
+
+    def restart(self, reason: str) -> None:
+        """Have everything read again."""
+        with suppress(asyncio.QueueFull):
+            self.queue.put_nowait(Resync(reason))
 
     async def until_ended(self) -> None:
         """Raise the error that the session is to end with."""

@@ -115,13 +115,13 @@ async def _asked(session: ChainSession, question: Question) -> Statement:
 
 
 async def _audited(session: ChainSession, question: Question) -> Statement:
-    """Everything as of its own head (or of ours), and whether it has our blocks."""
+    """Everything as of its own head, or of ours, and whether it has our blocks."""
     at, earlier = question.at, question.earlier
     head = await session.head()
     header = at if head.hash == at.hash else await session.header(at.number)
     was = None if earlier is None else await session.header(earlier[0])
     has_earlier = None if earlier is None or was is None else was.hash == earlier[1]
-    place = at if question.exact else head
+    place = at if question.exact and header is not None and header.hash == at.hash else head
     observed = await session.read_all(place)
     if observed is None:
         observed = await _known(session, question, place)

@@ -25,7 +25,7 @@ class Question:
     whole: bool = False
     """Ask for its head and for everything, as of its own head where that is newer: an audit."""
     exact: bool = False
-    """Ask for everything after our very block: the followed endpoint has it."""
+    """Ask for everything after our very block, if the endpoint has it: the followed one should."""
     earlier: tuple[int, str] | None = None
     """Height and hash of a block that we stood on `AGREED` ago."""
     logs_from: int = 0
@@ -130,11 +130,7 @@ def judge_blocks(
     lags contradicts nobody; k that lag for so long contradict the one whose block they don't get to.
     """
     liars: dict[str, str] = {}
-    having = [x.endpoint for x in statements if x.has_earlier is True]
-    without = [x.endpoint for x in statements if x.has_earlier is False]
-    below = (
-        [] if earlier is None else [x for x in statements if x.has_earlier is None and _is_below(x, earlier)]
-    )
+    having, without, below = _camps_of(statements, earlier)
     if len(having) >= needed > len(without):
         liars |= dict.fromkeys(without, "it has another block than the others had a while ago")
     elif len(without) + len(below) >= needed > len(having):
@@ -143,6 +139,23 @@ def judge_blocks(
         if sum(x.endpoint != name and _is_below(x, height) for x in statements) >= needed:
             liars.setdefault(name, f"no other endpoint has the block {height} that it showed a while ago")
     return liars
+
+
+def is_made_up(needed: int, statements: Collection[Statement], earlier: int | None) -> bool:
+    """Return whether our own chain is made up: k endpoints don't have our earlier block, or none has it."""
+    having, without, below = _camps_of(statements, earlier)
+    lacking = len(without) + len(below)
+    return lacking >= needed > len(having) or (lacking > 0 and not having)
+
+
+def _camps_of(
+    statements: Collection[Statement], earlier: int | None
+) -> tuple[list[str], list[str], list[str]]:
+    """Return who has our block at that height, who has another one, and who has not got there."""
+    having = [x.endpoint for x in statements if x.has_earlier is True]
+    without = [x.endpoint for x in statements if x.has_earlier is False]
+    lagging = [x for x in statements if x.has_earlier is None and earlier is not None]
+    return having, without, [x.endpoint for x in lagging if _is_below(x, earlier or 0)]
 
 
 def _is_below(statement: Statement, height: int) -> bool:

@@ -115,6 +115,9 @@ def _chain(node: Node, now: float) -> Iterator[Metric]:
     yield from gauge("chain_head_block", "The newest block's height.", facts.head)
     age = None if facts.head_seen is None else max(now - facts.head_seen, 0)
     yield from gauge("chain_head_age_seconds", "Time since the newest block was seen.", age)
+    seconds, blocks = facts.lag
+    yield from gauge("chain_lag_seconds", "Time that we are behind what endpoints show.", seconds)
+    yield from gauge("chain_lag_blocks", "Blocks that we are behind what endpoints show.", blocks)
     yield from gauge("registry_tokens", "Tokens in the registry.", len(state.follower.registry.nodes))
     unconfirmed = sum(not isinstance(x.event, Observed) for x in state.follower.timeline.events)
     yield from gauge("chain_unconfirmed_events", "Events that a reorg could still undo.", unconfirmed)

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from dstack_vpn.core.health import HEAD_PATIENCE, Facts, QuorumFacts, Status, clock_problem, evaluate
+from dstack_vpn.core.lag import WORTH_A_LOOK
 
 NOW = 1000.0
 WELL = Facts(
@@ -38,6 +39,8 @@ def test_at_the_start_nothing_is() -> None:
     [
         ({"chain_problem": "connection refused"}, "chain", Status.FAILED, True),
         ({"paced": True, "head_seen": NOW - HEAD_PATIENCE - 1}, "chain", Status.FAILED, True),
+        ({"lag": (WORTH_A_LOOK, 9)}, "chain", Status.OK, True),
+        ({"lag": (WORTH_A_LOOK + 1, 9)}, "chain", Status.FAILED, True),
         ({"paced": False, "head_seen": NOW - 10 * HEAD_PATIENCE}, "chain", Status.OK, True),
         ({"braked": 5}, "registry", Status.FAILED, True),
         ({"stale": True, "synced": None}, "registry", Status.WARNING, True),
