@@ -78,6 +78,10 @@ class EndpointError(ChainError):
     """The endpoint is unreachable, silent, or answers nonsense."""
 
 
+class BehindError(EndpointError):
+    """Following the endpoint leaves us behind what others show: follow another one for a while."""
+
+
 class LogsError(EndpointError):
     """The endpoint answers, but does not serve the logs that are missing: read the state instead."""
 

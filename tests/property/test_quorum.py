@@ -173,7 +173,7 @@ def test_what_k_honest_endpoints_show_is_granted(world: World) -> None:
 
 def test_who_makes_blocks_up() -> None:
     def said(name: str, head: int, *, earlier: bool | None = True) -> Statement:
-        return Statement(name, "h", block(head), (), head, earlier)
+        return Statement(name, "h", block(head), (), (), head, earlier)
 
     three = [said("a", 10), said("b", 10), said("c", 10)]
     assert judge_blocks(2, three, 9, {}) == {}

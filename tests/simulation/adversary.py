@@ -1,7 +1,9 @@
 """A seeded adversary: it sees what the node does, and has its endpoints do the worst that it knows."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from random import Random
+from typing import Final
 
 from tests.scripted import key
 from tests.simulation.chain import OWNER, TOKENS, Chain
@@ -27,29 +29,39 @@ def honest(random: Random) -> Conduct:
 
 @dataclass
 class Adversary:
-    """The liars' common will."""
+    """The liars' common will: in half of the runs one campaign, else whatever comes to its mind."""
 
     random: Random
     chain: Chain
     liars: list[SimulatedEndpoint]
+    campaign: tuple[str, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.campaign = self.random.choice(CAMPAIGNS) if self.random.random() < 0.5 else ()
+
+    @property
+    def may_make_up_blocks(self) -> bool:
+        """Whether the node may be led to blocks that are not the chain's."""
+        return not self.campaign or bool({"boast_for_ever", "stay_astray"}.intersection(self.campaign))
 
     def act(self, followed: str | None) -> None:
         """Choose a conduct for each, knowing which endpoint the node follows."""
         for liar in self.liars:
-            self._act(liar, is_followed=liar.name == followed)
+            if self.campaign:
+                for move in self.campaign:
+                    MOVES[move](self, liar)
+            else:
+                self._improvise(liar, is_followed=liar.name == followed)
 
-    def _act(self, liar: SimulatedEndpoint, *, is_followed: bool) -> None:
-        random, conduct = self.random, replace(liar.conduct, boast=0, raises=frozenset())
-        moves = [self._hide, self._stall, self._skip, self._flip, self._forge_grant, self._run_ahead]
-        others = [self._forge_revocation, self._boast, self._stall, self._stick, self._go_astray, self._fail]
-        chosen = random.sample(
-            moves if is_followed or random.random() < 0.3 else others, random.choice([1, 2])
-        )
+    def _improvise(self, liar: SimulatedEndpoint, *, is_followed: bool) -> None:
+        random = self.random
         if random.random() < 0.25:
-            conduct = Conduct(announces=conduct.announces)  # as if honest again
-        liar.conduct = conduct
-        for move in chosen:
-            move(liar)
+            liar.conduct = Conduct(announces=liar.conduct.announces)  # as if honest again
+        else:
+            liar.conduct = replace(liar.conduct, boast=0, raises=frozenset())
+        known = AS_FOLLOWED if is_followed or random.random() < 0.3 else AS_WITNESS
+        for move in random.sample(known, random.choice([1, 2])):
+            MOVES[move](self, liar)
 
     def _hide(self, liar: SimulatedEndpoint) -> None:
         """Keep tokens as they are now, whatever becomes of them."""
@@ -109,3 +121,40 @@ class Adversary:
 
     def _fail(self, liar: SimulatedEndpoint) -> None:
         liar.conduct.raises = frozenset(self.random.sample(METHODS, 1))
+
+    def _stall_audits(self, liar: SimulatedEndpoint) -> None:
+        liar.conduct.delays |= {"read_all": FOREVER, "finalized": 9.0}
+
+    def _boast_for_ever(self, liar: SimulatedEndpoint) -> None:
+        liar.conduct.boast = 10**9
+
+    def _stand_still(self, liar: SimulatedEndpoint) -> None:
+        liar.conduct.stuck = liar.conduct.stuck or liar.head()
+
+    def _stay_astray(self, liar: SimulatedEndpoint) -> None:
+        if liar.conduct.fork is None:
+            self._go_astray(liar)
+
+
+MOVES: Final[dict[str, Callable[[Adversary, SimulatedEndpoint], None]]] = {
+    name: getattr(Adversary, f"_{name}")
+    for name in (
+        *("hide", "stall", "skip", "flip", "forge_grant", "run_ahead", "forge_revocation", "boast", "stick"),
+        *("go_astray", "fail", "stall_audits", "boast_for_ever", "stand_still", "stay_astray"),
+    )
+}
+AS_FOLLOWED: Final = ("hide", "stall", "skip", "flip", "forge_grant", "run_ahead")
+AS_WITNESS: Final = ("forge_revocation", "boast", "stall", "stick", "go_astray", "fail")
+CAMPAIGNS: Final = (
+    ("hide", "stall_audits"),
+    ("hide", "skip"),
+    ("hide", "flip"),
+    ("stand_still",),
+    ("stand_still", "stall_audits"),
+    ("boast_for_ever",),
+    ("boast_for_ever", "hide"),
+    ("stay_astray",),
+    ("forge_grant", "hide"),
+    ("run_ahead", "hide"),
+)
+"""What the red team did, and worse."""

@@ -23,12 +23,13 @@ from dstack_vpn.bridge.state import Began, ChainState
 from dstack_vpn.bridge.witnesses import LOOK, Witnesses, answer
 from dstack_vpn.core.agenda import RETRY, Agenda
 from dstack_vpn.core.chain_happenings import EndpointQuarantined
+from dstack_vpn.core.events import Observed
 from dstack_vpn.core.health import QuorumFacts
 from dstack_vpn.core.model import BlockRef, TokenId
 from dstack_vpn.core.node import Node
 from dstack_vpn.core.quorum import Quorum
 from dstack_vpn.core.registry import Registry
-from dstack_vpn.core.witness import AGREED, Question, Statement, Word, compare, is_made_up, judge_blocks
+from dstack_vpn.core.witness import AGREED, Question, Statement, Word, compare, judge_blocks, lacking
 from dstack_vpn.errors import ChainError, EndpointError
 from dstack_vpn.ports import ChainSource, Witness
 
@@ -90,8 +91,8 @@ class Jury:
     """Endpoints that are answering an audit."""
     _contested: set[TokenId] = field(default_factory=set)
     """What the log has about contested tokens."""
-    _tips: deque[tuple[float, int]] = field(default_factory=deque)
-    """When we stood at which height, at the audits."""
+    _tips: deque[tuple[float, BlockRef]] = field(default_factory=deque)
+    """When we stood on which block, at the audits."""
 
     def wake(self) -> None:
         """Look for tokens to ask about."""
@@ -234,15 +235,16 @@ class Jury:
         return confirmed
 
     def _earlier(self) -> tuple[int, str] | None:
-        """A block that we stood on `AGREED` ago."""
+        """A block that we stood on `AGREED` ago, or the one that a reorg put in its place."""
         follower, now = self.state.follower, self.state.clock.monotonic()
         if follower.tip is not None:
-            self._tips.append((now, follower.tip.number))
+            self._tips.append((now, follower.tip))
         while len(self._tips) > 1 and self._tips[1][0] <= now - AGREED:
             self._tips.popleft()
-        since, height = self._tips[0] if self._tips else (now, 0)
-        hash_ = follower.hash_at(height) if since <= now - AGREED else None
-        return None if hash_ is None else (height, hash_)
+        if not self._tips or self._tips[0][0] > now - AGREED:
+            return None
+        block = self._tips[0][1]
+        return block.number, follower.hash_at(block.number) or block.hash
 
     def _confirms(self, tip: BlockRef, statements: Sequence[Statement]) -> bool:
         """With the answers of k endpoints that have our block, the registry is known; returns whether it is.
@@ -263,10 +265,19 @@ class Jury:
         earlier = None if question.earlier is None else question.earlier[0]
         for name, reason in judge_blocks(needed, statements, earlier, claims).items():
             self._sentence(name, reason)
-        if is_made_up(needed, statements, earlier):
-            self._tips.clear()
-            if self._followed is not None:
-                self._followed.driver.restart("the endpoints don't have our blocks")
+        if without := lacking(needed, statements, earlier):
+            self._discredit(without)
+
+    def _discredit(self, honest: Collection[str]) -> None:
+        """Our chain is made up: have the registry read again, from an endpoint that follows another one."""
+        self._tips.clear()
+        followed = self._followed
+        if followed is not None and followed.name in honest:
+            followed.driver.restart("the endpoints don't have our blocks")
+            return
+        self.state.discredited = True
+        if followed is not None:
+            followed.driver.end(EndpointError(f"{followed.name}: its blocks are not those of the others"))
 
     def _leave_silent(self, silent: Sequence[Witness]) -> None:
         followed = self._followed
@@ -297,7 +308,7 @@ class Jury:
                 for _ in asked:
                     if (statement := await answers.get()) is None:
                         continue
-                    words.append(await self._compare(ours, question.at, statement))
+                    words += await self._words(ours, question.at, statement)
                     self._judge(ours, words, unsettled)
                     heard(statement)
         except TimeoutError:
@@ -320,16 +331,26 @@ class Jury:
                 self._busy.discard(witness.name)
             answers.put_nowait(said)
 
+    async def _words(self, ours: Registry, at: BlockRef, statement: Statement) -> list[Word]:
+        """What it says of our block, and of its head if that differs."""
+        word = Word.of(statement, at, *await self._compare(ours, statement.observed))
+        _, differs = await self._compare(ours, statement.later)
+        if differs and statement.head is not None:
+            return [*word.until(statement.head, differs)]
+        return [word]
+
     @staticmethod
-    async def _compare(ours: Registry, at: BlockRef, statement: Statement) -> Word:
+    async def _compare(
+        ours: Registry, observed: Sequence[Observed]
+    ) -> tuple[set[TokenId], dict[TokenId, Node | None]]:
         """A few hundred tokens at a time, so that no event waits."""
         same: set[TokenId] = set()
         differs: dict[TokenId, Node | None] = {}
-        async for part in slices(statement.observed, SLICE):
+        async for part in slices(observed, SLICE):
             equal, other = compare(ours, part)
             same |= equal
             differs |= other
-        return Word.of(statement, at, same, differs)
+        return same, differs
 
     def _judge(self, ours: Registry, words: Sequence[Word], unsettled: Collection[TokenId]) -> None:
         free = self.source.quarantined()

@@ -32,7 +32,7 @@ from dstack_vpn.core.events import LoggedEvent, Observed, OwnerKeyUpdated
 from dstack_vpn.core.lag import BOUND
 from dstack_vpn.core.model import BlockRef, TokenId
 from dstack_vpn.core.registry import contradicts
-from dstack_vpn.errors import ChainError, EndpointError, LogsError
+from dstack_vpn.errors import BehindError, ChainError, EndpointError, LogsError
 from dstack_vpn.ports import ChainFact, ChainSession, Unannounced
 
 _log = structlog.get_logger(component="chain")
@@ -105,8 +105,9 @@ class SessionDriver:
         follower.announced_above = None
         head = await self.session.head()
         self.state.saw(head)
-        if follower.tip is None:
+        if follower.tip is None or self.state.discredited:
             await bootstrap(self.state, self.session, head)
+            self.state.discredited = False
             return
         commands = follower.receive(head)
         await self._obey(commands, self.state.clock.monotonic())
@@ -233,7 +234,7 @@ class SessionDriver:
         raise self._error
 
     async def keep_up(self, have_others: Callable[[], bool]) -> None:
-        """Raise `EndpointError` when we stay too far behind what endpoints show.
+        """Raise `BehindError` when we stay too far behind what endpoints show.
 
         The only endpoint that there is is left if it makes no progress at all: another session may be better.
         """
@@ -249,7 +250,7 @@ class SessionDriver:
             since = began if have_others() else max(began, moved)
             if seconds > BOUND and now - since > BOUND:
                 state.lag.void(self.session.name)
-                raise EndpointError(
+                raise BehindError(
                     f"{self.session.name}: following it, we are {blocks} blocks and {seconds:.0f} s behind"
                 )
 

@@ -42,6 +42,8 @@ class ChainState:
     announce: Announce = nobody
     lag: Lag = field(default_factory=Lag)
     """How far we are behind what endpoints show."""
+    discredited: bool = False
+    """Whether our blocks were found to be made up, so that the next session has to read everything."""
     fresh: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when another endpoint is followed, or the same one again."""
     reorgs: int = 0

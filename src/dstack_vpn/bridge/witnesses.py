@@ -1,7 +1,8 @@
 """Another endpoint as a witness: a connection of its own, kept open, over which it is asked.
 
-It is asked for little and at once: its header at our height, and some tokens after our very block. One that
-has not got that far yet is given a moment.
+It is asked for little and at once: its head, and some tokens after our very block. One that has not got that
+far yet is given a moment. One that is further is asked for the tokens as of its head, too: the followed one
+could stand at an old block, at which a member that was revoked since is one.
 """
 
 import asyncio
@@ -100,18 +101,34 @@ async def answer(session: ChainSession, question: Question) -> Statement:
 
 
 async def _asked(session: ChainSession, question: Question) -> Statement:
-    """A few tokens after our block; header and tokens are asked for at the same time."""
+    """A few tokens after our block, and after its own head if that is another one."""
     at, waited = question.at, 0.0
     while True:
-        header, observed = await asyncio.gather(
-            session.header(at.number), _or_error(session.read_tokens(question.tokens, at))
+        head, observed = await asyncio.gather(
+            session.head(), _or_error(session.read_tokens(question.tokens, at))
         )
-        if header is not None and header.hash == at.hash and not isinstance(observed, ChainError):
-            return Statement(session.name, header.hash, at, observed)
-        if (header is not None and header.hash != at.hash) or waited >= PATIENCE:
-            return Statement(session.name, None if header is None else header.hash, at)
+        if head.hash == at.hash and not isinstance(observed, ChainError):
+            return Statement(session.name, at.hash, at, observed, head=head.number)
+        if head.number > at.number:
+            return await _asked_later(session, question, head, observed)
+        if waited >= PATIENCE:
+            return Statement(session.name, head.hash if head.number == at.number else None, at)
         await asyncio.sleep(LOOK)
         waited += LOOK
+
+
+async def _asked_later(
+    session: ChainSession, question: Question, head: BlockRef, observed: list[Observed] | ChainError
+) -> Statement:
+    """Its head is newer than our block."""
+    at = question.at
+    header, later = await asyncio.gather(
+        session.header(at.number), session.read_tokens(question.tokens, head)
+    )
+    if header is None or header.hash != at.hash or isinstance(observed, ChainError):
+        said = None if header is None else header.hash
+        return Statement(session.name, said, head, later, head=head.number)
+    return Statement(session.name, at.hash, at, observed, later, head.number)
 
 
 async def _audited(session: ChainSession, question: Question) -> Statement:
@@ -129,7 +146,7 @@ async def _audited(session: ChainSession, question: Question) -> Statement:
         gone = set(question.tokens) - {x.token_id for x in observed}
         observed += [Observed(token, None) for token in gone]
     said = None if header is None else header.hash
-    return Statement(session.name, said, place, observed, head.number, has_earlier)
+    return Statement(session.name, said, place, observed, (), head.number, has_earlier)
 
 
 async def _known(session: ChainSession, question: Question, at: BlockRef) -> list[Observed]:

@@ -1,7 +1,7 @@
 """What other endpoints are asked about our blocks, what they say, and how that compares with what we hold."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Self
 
 from dstack_vpn.core.events import Observed
@@ -43,6 +43,8 @@ class Statement:
     """The block that `observed` is the state after: ours, or its own head where that is newer."""
     observed: Sequence[Observed] = ()
     """The tokens' states; a token that does not exist is there, too, without a node."""
+    later: Sequence[Observed] = ()
+    """The same tokens as of its own head, if that is newer: what is out by now is not to be granted."""
     head: int | None = None
     """Its latest block's height, where it was asked for that."""
     has_earlier: bool | None = None
@@ -76,6 +78,11 @@ class Word:
         ours = statement.hash == at.hash
         exact = ours and statement.at == at
         return cls(statement.endpoint, statement.at.number, frozenset(same), differs, ours, exact)
+
+    def until(self, height: int, differs: Mapping[TokenId, Node | None]) -> tuple[Self, Self]:
+        """Split off what differs later: this word does not stand for that, and the other one says it."""
+        still = replace(self, same=self.same - differs.keys())
+        return still, replace(self, height=height, same=frozenset(), differs=differs, definitive=False)
 
 
 def in_force(node: Node | None) -> bool:
@@ -141,11 +148,10 @@ def judge_blocks(
     return liars
 
 
-def is_made_up(needed: int, statements: Collection[Statement], earlier: int | None) -> bool:
-    """Return whether our own chain is made up: k endpoints don't have our earlier block, or none has it."""
+def lacking(needed: int, statements: Collection[Statement], earlier: int | None) -> Collection[str]:
+    """Return who has not got our earlier block, if k have not, and no k have: our own chain is made up."""
     having, without, below = _camps_of(statements, earlier)
-    lacking = len(without) + len(below)
-    return lacking >= needed > len(having) or (lacking > 0 and not having)
+    return {*without, *below} if len(without) + len(below) >= needed > len(having) else ()
 
 
 def _camps_of(

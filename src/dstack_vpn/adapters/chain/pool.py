@@ -4,11 +4,14 @@ The first endpoint that is not being left alone gets the session. One that fails
 that grows (`core.backoff`), so the next session goes to another at once; one that serves another chain is
 left alone for longer. Nothing here retries: the caller opens the next session when one has failed.
 
+One that left us behind what others show is followed again only if no other can be, for a while.
+
 One that was found to lie is in quarantine, with all other URLs of its host: for a minute, and for twice as
 long each time. Where all are, the one that comes free first is waited for.
 """
 
 import asyncio
+import math
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -26,13 +29,16 @@ from dstack_vpn.adapters.chain.url import RpcUrl
 from dstack_vpn.core.backoff import Backoff
 from dstack_vpn.core.model import Address
 from dstack_vpn.core.proxy import DIRECT, Proxies
-from dstack_vpn.errors import ChainError, FormatError, RetryError, WrongChainError
+from dstack_vpn.errors import BehindError, ChainError, FormatError, RetryError, WrongChainError
 from dstack_vpn.ports import ChainSession, Quarantine, RegistryAbi
 
 _log = structlog.get_logger()
 
 WRONG_CHAIN_PAUSE: Final = 60.0
 """Seconds to leave an endpoint alone that serves another chain."""
+
+BEHIND_PAUSE: Final = 180.0
+"""Seconds for which others are followed rather than an endpoint that left us behind."""
 
 QUARANTINE: Final = 60.0
 """Seconds that an endpoint is left alone the first time that it is found to lie."""
@@ -52,6 +58,8 @@ class _Endpoint:
     quarantine: Backoff = field(
         default_factory=lambda: Backoff(QUARANTINE, LONGEST_QUARANTINE, LONGEST_QUARANTINE)
     )
+    behind_until: float = -math.inf
+    """Until then, it is followed only if no other endpoint can be; it is still asked."""
     lies: int = 0
     last_lie: str = ""
 
@@ -98,7 +106,10 @@ class RpcPool:
     @asynccontextmanager
     async def session(self) -> AsyncIterator[ChainSession]:
         """See `ports.ChainSource.session`."""
-        endpoint = min(self._endpoints, key=self._wait)
+        now = self._settings.monotonic()
+        endpoint = min(
+            self._endpoints, key=lambda x: (max(x.behind_until - now, 0.0) + self._wait(x), x.behind_until)
+        )
         while (pause := self._wait(endpoint)) > 0:
             await self._sleep(pause)
         async with self._use(endpoint) as session:
@@ -171,6 +182,8 @@ class RpcPool:
 
     def _leave(self, endpoint: _Endpoint, error: ChainError, connected_at: float | None) -> None:
         now = self._settings.monotonic()
+        if isinstance(error, BehindError):
+            endpoint.behind_until = now + BEHIND_PAUSE
         at_least = WRONG_CHAIN_PAUSE if isinstance(error, WrongChainError) else 0.0
         if isinstance(error, RetryError):
             at_least = error.retry_after or 0.0
