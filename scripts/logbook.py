@@ -180,6 +180,7 @@ MEANINGS: Final[Mapping[str, tuple[str, str]]] = {
         "Endpoints do not agree on tokens that one of them grants: they stay out.",
         "See /health for which endpoint stands alone.",
     ),
+    "quorum.unanswered": ("An endpoint has not answered what it was asked about tokens.", NOTHING),
     "registry.audit_differs": (
         "The contract says otherwise than the events did; the contract counts.",
         "None once; often: use another endpoint, which loses logs.",

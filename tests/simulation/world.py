@@ -22,6 +22,7 @@ from dstack_vpn.bridge.jury import Jury
 from dstack_vpn.bridge.members import Members
 from dstack_vpn.bridge.state import ChainState
 from dstack_vpn.core import lag
+from dstack_vpn.core.access import Identity
 from dstack_vpn.core.addressing import AddressPlan, unique_local_prefix
 from dstack_vpn.core.desired import PeerPolicy
 from dstack_vpn.core.health import Facts, QuorumFacts
@@ -71,7 +72,7 @@ class World:
         facts = Facts(started=clock.now())
         self.members = Members(
             own_key=key(250),
-            own_node_id=None,
+            identity=Identity(None),
             addresses=AddressPlan(IPv4Network("10.77.0.0/16"), unique_local_prefix(1, IDENTITY.contract)),
             policy=PeerPolicy({}, None, 0),
             confirmations=0,
