@@ -15,8 +15,8 @@ NEEDS_PASSWORD = b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length:
 class HttpProxy:
     """Made by `proxy`."""
 
-    hosts: Mapping[str, int]
-    """Names that only the proxy knows, and the ports of the loopback interface that they stand for."""
+    hosts: Mapping[str, tuple[str, int]]
+    """Names that only the proxy knows, and the addresses and ports that they stand for."""
     needs_password: bool = False
     port: int = 0
     asked: list[str] = field(default_factory=list)
@@ -46,7 +46,7 @@ class HttpProxy:
         if found is None or found[1] not in self.hosts:
             writer.write(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n")
             return
-        up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self.hosts[found[1]])
+        up_reader, up_writer = await asyncio.open_connection(*self.hosts[found[1]])
         if method == "CONNECT":
             writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
         else:
@@ -65,7 +65,9 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 @asynccontextmanager
-async def http_proxy(hosts: Mapping[str, int], *, needs_password: bool = False) -> AsyncIterator[HttpProxy]:
+async def http_proxy(
+    hosts: Mapping[str, tuple[str, int]], *, needs_password: bool = False
+) -> AsyncIterator[HttpProxy]:
     proxy = HttpProxy(hosts, needs_password)
     server = await asyncio.start_server(proxy.serve, "127.0.0.1", 0)
     proxy.port = server.sockets[0].getsockname()[1]

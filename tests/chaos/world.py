@@ -38,7 +38,9 @@ from dstack_vpn.cli.demo.ping import Ping
 from dstack_vpn.core.x25519 import derive
 from dstack_vpn.errors import AdminError
 
-ENDPOINTS: Final = 3
+HOSTS: Final = ("192.168.77.251", "192.168.77.252", "192.168.77.253")
+"""The endpoints' addresses: two ports of one host would be one endpoint of d's quorum."""
+ENDPOINTS: Final = len(HOSTS)
 AUDIT: Final = 5000
 """Milliseconds between audits; the default is 30 s."""
 PROBE: Final = "probe"
@@ -86,7 +88,7 @@ class World:
     def start(self, node: Node, **more: str) -> None:
         """Start a node's daemon, perhaps with more in its environment."""
         settings = {
-            "RPC_URL": ",".join(f"ws://{self.lab.chain.address}:{port}" for port in ports(node)),
+            "RPC_URL": ",".join(f"ws://{host}:{port}" for host, port in zip(HOSTS, ports(node), strict=True)),
             "RPC_QUORUM": "2" if node.name == "d" else "1",
             "SYNC_INTERVAL": str(AUDIT),
             "WIREGUARD_CONFIG": str(node.home / "state" / "wg0.conf"),
@@ -234,6 +236,8 @@ def world(tools: Tools) -> Iterator[World]:
     """A network in which all is well; everything of it is gone afterwards."""
     with Lab(tools) as lab:
         lab.start_chain("--state-interval", "5")
+        for host in HOSTS:
+            lab.chain.namespace.run("ip", "address", "add", f"{host}/24", "dev", "lan")
         for name in "abcd":
             lab.add_node(name)
         relay, relay_address = lab.add_namespace("relay")
@@ -248,7 +252,7 @@ def world(tools: Tools) -> Iterator[World]:
 def _start_gateway(lab: Lab) -> "subprocess.Popen[str]":
     with (lab.run.home / "gateway.log").open("wb") as log:
         process = lab.chain.namespace.popen(
-            *(sys.executable, "-P", gateway.__file__, "--host", lab.chain.address),
+            *(sys.executable, "-P", gateway.__file__, "--host", "0.0.0.0"),
             *("--upstream", f"http://{lab.chain.address}:{PORT}"),
             *(str(port) for node in lab.nodes.values() for port in ports(node)),
             stdin=subprocess.PIPE,

@@ -6,7 +6,7 @@ import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from aiohttp import web
 from eth_abi.abi import decode, encode
@@ -33,6 +33,10 @@ class _MisbehaveError(Exception):
         self.fault = fault
 
 
+_HOSTS: Final = (f"127.0.{number // 250 % 250}.{number % 250 + 2}" for number in itertools.count())
+"""Two ports of one host would be one endpoint of a quorum."""
+
+
 @dataclass
 class FakeServer:
     """Made by `serve`."""
@@ -40,7 +44,7 @@ class FakeServer:
     chain: FakeChain
     faults: Faults = field(default_factory=Faults)
     port: int = 0
-    host: str = "127.0.0.1"
+    host: str = field(default_factory=lambda: next(_HOSTS))
     _subscriptions: dict[str, tuple[str, dict[str, Any], web.WebSocketResponse]] = field(default_factory=dict)
     _sockets: dict[web.WebSocketResponse, asyncio.Transport] = field(default_factory=dict)
     _ids: "itertools.count[int]" = field(default_factory=lambda: itertools.count(1))
@@ -48,11 +52,21 @@ class FakeServer:
 
     @property
     def http(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.reached_at}:{self.port}"
 
     @property
     def ws(self) -> str:
-        return f"ws://127.0.0.1:{self.port}"
+        return f"ws://{self.reached_at}:{self.port}"
+
+    @property
+    def reached_at(self) -> str:
+        """The address in its URLs."""
+        return "127.0.0.1" if self.host in ("0.0.0.0", "::") else self.host
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where it is reached on this machine."""
+        return self.reached_at, self.port
 
     @property
     def connections(self) -> int:
@@ -333,9 +347,9 @@ def _matches(log: dict[str, Any], query: dict[str, Any]) -> bool:
 
 
 @asynccontextmanager
-async def serve(chain: FakeChain | None = None, host: str = "127.0.0.1") -> AsyncIterator[FakeServer]:
-    """The chain behind a port for as long as the body runs."""
-    server = FakeServer(chain or FakeChain(), host=host)
+async def serve(chain: FakeChain | None = None, host: str | None = None) -> AsyncIterator[FakeServer]:
+    """The chain behind a port for as long as the body runs; each on a loopback address of its own."""
+    server = FakeServer(chain or FakeChain(), host=host or next(_HOSTS))
     await server.start()
     try:
         yield server

@@ -31,7 +31,7 @@ async def run(environment: dict[str, str], *arguments: str) -> tuple[int | None,
     ("scheme", "variable"), [("http", "HTTP_PROXY"), ("ws", "http_proxy"), ("ws", "ALL_PROXY")]
 )
 async def test_the_daemons_endpoints(fake_chain: FakeServer, scheme: str, variable: str) -> None:
-    async with http_proxy({HOST: fake_chain.port}) as proxy:
+    async with http_proxy({HOST: fake_chain.address}) as proxy:
         settings = load(
             {},
             {
@@ -51,7 +51,7 @@ async def test_the_daemons_endpoints(fake_chain: FakeServer, scheme: str, variab
 async def test_commands(anvil: Anvil, scheme: str, tmp_path: object) -> None:
     await anvil.mint(1)
     port = int(anvil.http.rpartition(":")[2])
-    async with http_proxy({HOST: port}) as proxy:
+    async with http_proxy({HOST: ("127.0.0.1", port)}) as proxy:
         environment = {
             "RPC_URL": f"{scheme}://{HOST}",
             "CONTRACT_ADDRESS": anvil.contract,

@@ -13,6 +13,7 @@ from dstack_vpn.core.desired import fill_template
 from dstack_vpn.core.keys import PrivateKey
 from dstack_vpn.core.model import Address, SocketAddress, parse_node_id
 from dstack_vpn.core.reach import Reach
+from dstack_vpn.core.site import site_of
 from dstack_vpn.core.staleness import StalePolicy
 from dstack_vpn.core.transport import Transport
 from dstack_vpn.core.upstream import Listen
@@ -123,10 +124,9 @@ def _is_rpc_url(url: str) -> bool:
         return False
 
 
-def sites(urls: Iterable[str]) -> set[tuple[str | None, int]]:
-    """Whom RPC URLs ask: host and port, by whichever scheme and with whichever key."""
-    parts = map(urlsplit, urls)
-    return {(p.hostname, p.port or (443 if p.scheme in {"https", "wss"} else 80)) for p in parts}
+def sites(urls: Iterable[str]) -> set[str]:
+    """The hosts that RPC URLs name, each in one spelling."""
+    return {site_of(urlsplit(url).hostname or "") for url in urls}
 
 
 def address(text: str) -> Address:

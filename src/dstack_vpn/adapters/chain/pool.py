@@ -126,7 +126,7 @@ class RpcPool:
     def others(self, *, than: str) -> Sequence[str]:
         """See `ports.ChainSource.others`."""
         own = {e.url.site for e in self._endpoints if e.url.name == than}
-        found: dict[tuple[str, int], str] = {}
+        found: dict[str, str] = {}
         for endpoint in self._endpoints:
             if endpoint.url.site not in own and not endpoint.quarantine.wait(self._settings.monotonic()):
                 found.setdefault(endpoint.url.site, endpoint.url.name)

@@ -19,6 +19,7 @@ import yarl
 
 from dstack_vpn.adapters.redact import Redactor
 from dstack_vpn.core.proxy import DIRECT, Proxies
+from dstack_vpn.core.site import site_of
 from dstack_vpn.errors import FormatError
 
 _SCHEMES: Final = frozenset({"http", "https", "ws", "wss"})
@@ -44,8 +45,9 @@ class RpcUrl:
     secrets: tuple[str, ...] = field(repr=False, default=())
     """Whatever of it may be a credential, in all forms in which a text may quote it."""
     redactor: Redactor = field(repr=False, compare=False, default_factory=lambda: Redactor(()))
-    site: tuple[str, int] = field(repr=False, default=("", 0))
-    """Host and port: whoever answers there is one witness, by whichever scheme and key it is asked."""
+    host: str = field(repr=False, default="")
+    site: str = field(repr=False, default="")
+    """The host in one spelling: whatever answers there is one endpoint, by any scheme, port and key."""
     proxy: str | None = field(repr=False, default=None)
     """The HTTP proxy through which the endpoint is reached; its URL may have a password."""
 
@@ -62,17 +64,18 @@ class RpcUrl:
         shown = _shown(host.lower())
         bracketed = f"[{host}]" if ":" in host else shown
         name = f"{parts.scheme}://{bracketed}" + (f":{port}" if port else "")
-        site = host.lower(), port or (443 if parts.scheme in {"https", "wss"} else 80)
         hidden = [label for label in host.lower().split(".") if shown != host.lower() and _is_key(label)]
         proxy = proxies.of(parts.scheme, host)
         passwords = [] if proxy is None else _secrets(urlsplit(proxy))
         redactor = Redactor([*_secrets(parts), *_secrets(_as_sent(text)), *hidden, *passwords])
-        return cls(name, text.strip(), parts.scheme.startswith("ws"), redactor.forms, redactor, site, proxy)
+        streams = parts.scheme.startswith("ws")
+        named = host.lower(), site_of(host)
+        return cls(name, text.strip(), streams, redactor.forms, redactor, *named, proxy)
 
     @property
     def contact(self) -> tuple[str, str]:
         """The host that we connect to, the endpoint's or its proxy's, and that host's name for people."""
-        host = self.site[0] if self.proxy is None else (urlsplit(self.proxy).hostname or "")
+        host = self.host if self.proxy is None else (urlsplit(self.proxy).hostname or "")
         return host, _shown(host)
 
     @property

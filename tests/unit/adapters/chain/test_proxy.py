@@ -28,7 +28,7 @@ async def failure(chain: FakeServer, scheme: str, proxy: str) -> str:
 
 async def test_a_session_through_a_proxy(fake_chain: FakeServer, scheme: str) -> None:
     async with (
-        http_proxy({HOST: fake_chain.port}) as proxy,
+        http_proxy({HOST: fake_chain.address}) as proxy,
         pool(fake_chain, scheme, Proxies(proxy.url)).session() as session,
     ):
         facts = session.facts()
@@ -40,7 +40,7 @@ async def test_a_session_through_a_proxy(fake_chain: FakeServer, scheme: str) ->
 
 
 async def test_a_proxy_that_wants_a_password_gets_it(fake_chain: FakeServer, scheme: str) -> None:
-    async with http_proxy({HOST: fake_chain.port}, needs_password=True) as proxy:
+    async with http_proxy({HOST: fake_chain.address}, needs_password=True) as proxy:
         login = f"{quote(USER, safe='')}:{quote(PASSWORD, safe='')}@"
         with_login = proxy.url.replace("//", f"//{login}")
         async with pool(fake_chain, scheme, Proxies(with_login)).session() as session:
@@ -49,7 +49,7 @@ async def test_a_proxy_that_wants_a_password_gets_it(fake_chain: FakeServer, sch
 
 @pytest.mark.parametrize("kind", ["http", "ws", "https", "wss"])
 async def test_a_proxy_that_refuses_is_named(fake_chain: FakeServer, kind: str) -> None:
-    async with http_proxy({HOST: fake_chain.port}, needs_password=True) as proxy:
+    async with http_proxy({HOST: fake_chain.address}, needs_password=True) as proxy:
         told = await failure(fake_chain, kind, proxy.url.replace("//", "//me:wr0ngpass@"))
     assert "the proxy refused with HTTP status 407" in told
     assert "wr0ngpass" not in told
@@ -66,7 +66,7 @@ async def test_a_proxy_that_is_not_there_is_named(fake_chain: FakeServer, kind: 
 
 @pytest.mark.parametrize("kind", ["https", "wss"])
 async def test_tls_goes_through_a_tunnel(fake_chain: FakeServer, kind: str) -> None:
-    async with http_proxy({HOST: fake_chain.port}) as proxy:
+    async with http_proxy({HOST: fake_chain.address}) as proxy:
         await failure(fake_chain, kind, proxy.url)  # the chain here speaks no TLS
     assert set(proxy.asked) == {f"CONNECT {HOST}:8545 HTTP/1.1"}
 

@@ -1,0 +1,60 @@
+"""Which RPC URLs are answered by one host, and so count as one endpoint in a quorum.
+
+One machine can listen on many ports, and has many spellings: a name with a dot at its end, in capitals or
+in Unicode; ``localhost``, ``127.0.0.1``, ``::1``, ``127.1``. Neither scheme, port nor key makes another
+endpoint. Two names of one provider are not detected: the operator chooses them.
+
+Other loopback addresses (127.0.0.2) count by themselves. Nothing answers there unless the operator arranges
+it, so they are the way to count tunnels on this machine that lead to different providers.
+"""
+
+import ipaddress
+from typing import Final
+
+_HERE: Final = "127.0.0.1"
+
+
+def site_of(host: str) -> str:
+    """The host that a URL's host name stands for, in one spelling."""
+    name = host.lower().rstrip(".")
+    if name == "localhost" or name.endswith(".localhost"):
+        return _HERE
+    try:
+        address = ipaddress.ip_address(name.partition("%")[0])
+    except ValueError:
+        number = _ancient(name)
+        if number is None:
+            return _ascii(name)
+        address = ipaddress.IPv4Address(number)
+    if isinstance(address, ipaddress.IPv6Address):
+        if address == ipaddress.IPv6Address("::1"):
+            return _HERE
+        address = address.ipv4_mapped or address
+    # Whoever connects to the unspecified address reaches this machine.
+    return _HERE if address.is_unspecified else str(address)
+
+
+def _ascii(name: str) -> str:
+    try:
+        return name.encode("idna").decode("ascii")
+    except UnicodeError:
+        return name
+
+
+def _ancient(name: str) -> int | None:
+    """An IPv4 address as ``inet_aton`` reads it (one to four numbers, also octal or hexadecimal), or None."""
+    numbers = [_number(part) for part in name.split(".")]
+    if len(numbers) > 4 or not all(number is not None for number in numbers):
+        return None
+    *octets, last = [number for number in numbers if number is not None]
+    if any(octet > 255 for octet in octets) or last >= 256 ** (4 - len(octets)):
+        return None
+    return sum(octet << (24 - 8 * i) for i, octet in enumerate(octets)) + last
+
+
+def _number(text: str) -> int | None:
+    base = 16 if text.startswith("0x") else 8 if text.startswith("0") and text != "0" else 10
+    try:
+        return int(text, base) if text.isascii() and text.isalnum() else None
+    except ValueError:
+        return None
