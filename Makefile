@@ -26,7 +26,12 @@ upgrade-demo: ## Replace a node's image under traffic, the plain way and with a 
 
 test: ## Run the whole test suite; installs what is missing
 	@scripts/setup test
+ifeq ($(PYTEST_ARGS),)
+	@python -m pytest -m "not docker and not netns" -n auto --maxprocesses 4
+	@python -m pytest -m "not docker and netns"
+else
 	@python -m pytest -m "not docker" $(PYTEST_ARGS)
+endif
 
 test-docker: ## Build the images and test the compose stacks; installs Docker where it is missing
 	@scripts/setup test
