@@ -154,7 +154,8 @@ class World:
         """
         bound = INTERVAL + SLACK + min(2 * _audit_time(x.conduct) + x.conduct.lag for x in self.honest)
         if self.needed == 1:  # nobody is asked but the followed endpoint, whichever that is
-            bound = SLACK + max(2 * _walk_time(x.conduct) + x.conduct.lag for x in self.honest)
+            # The walk before, the walk itself, and another one if a reorg spoils it.
+            bound = SLACK + max(3 * _walk_time(x.conduct) + x.conduct.lag for x in self.honest)
         for each in self._granted():
             since = self.chain.ends.get(each)
             if since is not None and since >= 0:
