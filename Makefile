@@ -80,9 +80,9 @@ chaos: ## Let faults happen at random to a whole network, and hold it to the inv
 	@scripts/setup test
 	@python -m tests.chaos --minutes $(or $(MINUTES),60) --seed $(or $(SEED),1) $(if $(FIRST),--first $(FIRST))
 
-adversaries: ## Let a seeded adversary play endpoints against the node in simulated time (RUNS=10000, FIRST=0)
+adversaries: ## Let a seeded adversary play endpoints against the node, in simulated time (RUNS=10000) or live (MINUTES=30)
 	@scripts/setup test
-	@python -m tests.simulation --runs $(or $(RUNS),10000) --first $(or $(FIRST),0)
+	@python -m tests.simulation$(if $(MINUTES),.live --minutes $(MINUTES), --runs $(or $(RUNS),10000) --first $(or $(FIRST),0))
 
 audit: ## Look for known vulnerabilities in the locked dependencies
 	@scripts/setup test
