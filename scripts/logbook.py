@@ -197,6 +197,10 @@ MEANINGS: Final[Mapping[str, tuple[str, str]]] = {
     "relay.certificate_refused": ("A new certificate can't be used; the old one stays.", "Mend the files."),
     "relay.closed": ("A relay connection has ended.", NOTHING),
     "relay.connect_failed": ("An upstream can't be reached; others are tried.", "Check it, if it stays so."),
+    "relay.displaced": (
+        "The relay is full: the source with the most connections has lost one to another source.",
+        "Raise RELAY_MAX_CONNECTIONS, if that source is a gateway that many share.",
+    ),
     "relay.few_descriptors": ("Fewer descriptors are allowed than connections.", "Raise `ulimit -n`."),
     "relay.limit": (
         "The relay has no room for another client.",

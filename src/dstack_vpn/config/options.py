@@ -235,7 +235,7 @@ OPTIONS: Final[tuple[Option, ...]] = (
         "RELAY_MAX_PER_SOURCE",
         parsers.number(1, 65535),
         "256",
-        "Of these, from one IP address. Behind a gateway all come from the gateway's.",
+        "Of these, from one IPv4 address or IPv6 /64. Behind a gateway all come from the gateway's.",
         "256",
     ),
     Option(

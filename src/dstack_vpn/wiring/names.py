@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from dstack_vpn.bridge.node import Node
 from dstack_vpn.config import Settings
 from dstack_vpn.core.names import Answer, Names, Verdict
+from dstack_vpn.core.shares import Sources
 from dstack_vpn.wiring.view import NodeView
 
 
@@ -50,6 +51,9 @@ async def serve_names(settings: Settings, node: Node, view: NodeView) -> None:
 
     members = node.tunnel.members
     names = Names(settings.dns_suffix, members.addresses, settings.node_id)
-    server = DnsServer(Directory(node, names), settings.dns_port, settings.dns_listen, settings.dns_upstream)
+    sources = Sources(members.addresses)
+    server = DnsServer(
+        Directory(node, names), settings.dns_port, settings.dns_listen, settings.dns_upstream, sources
+    )
     view.watch("dns", lambda: server.problem)
     await server.run()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from dstack_vpn import __version__
 from dstack_vpn.bridge.node import Node
 from dstack_vpn.core.access import Decision, Reason
+from dstack_vpn.core.addressing import AddressPlan
 from dstack_vpn.core.happenings import plain
 from dstack_vpn.core.health import Health
 from dstack_vpn.core.keys import PublicKey
@@ -16,10 +17,10 @@ from dstack_vpn.wiring.snapshot import Snapshot, take
 if TYPE_CHECKING:
     from dstack_vpn.adapters.chain.tally import Calls
     from dstack_vpn.adapters.relay.tcp2udp import Tcp2Udp
-    from dstack_vpn.adapters.web.client import Address
     from dstack_vpn.adapters.web.documents import Later
     from dstack_vpn.adapters.web.server import HealthServer
     from dstack_vpn.adapters.web.stream import Streams
+    from dstack_vpn.core.shares import Address
     from dstack_vpn.wiring.transports import OwnRelay
 
 _HISTORY: Final = 100
@@ -133,15 +134,13 @@ class NodeView:
 
     def is_ours(self, address: "Address") -> bool:
         """Whether that is an address of the tunnel's networks."""
-        plan = self._node.tunnel.members.addresses
+        plan = self.addresses
         return address in (plan.ipv4 if address.version == 4 else plan.ipv6)
 
-    def client_name(self, address: "Address") -> str:
-        """What an address counts as in limits: the token that has it, by whichever of its addresses."""
-        from dstack_vpn.adapters.web.client import same_client
-
-        token = self._node.tunnel.members.addresses.token_at(str(address))
-        return same_client(address) if token is None else f"token {token}"
+    @property
+    def addresses(self) -> AddressPlan:
+        """The tunnel addresses of this network."""
+        return self._node.tunnel.members.addresses
 
     def is_member(self, address: "Address") -> bool:
         """Whether a member of the network has that tunnel address."""

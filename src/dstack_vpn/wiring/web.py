@@ -20,7 +20,7 @@ async def serve_node(view: NodeView, settings: Settings) -> None:
         proxies=settings.api_trusted_proxies,
         suffix=settings.dns_suffix,
         is_member=view.is_member,
-        name_of=view.client_name,
+        members=view.addresses,
     )
     api = Api(view, policy)
     address = settings.health_check_host, settings.health_check_port

@@ -1,6 +1,6 @@
 """One address of the DNS responder, over UDP and TCP.
 
-An answer comes from the address that was asked, also where the socket is on all of them.
+An answer comes from the address that was asked, also if the socket is on all of them.
 """
 
 import asyncio
@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from dstack_vpn.adapters.binding import bound
 from dstack_vpn.adapters.destination import ask_for_destination, receive, send_from
+from dstack_vpn.adapters.dns.desk import TcpClient
 from dstack_vpn.core.model import SocketAddress
+from dstack_vpn.core.shares import Source
 
 if TYPE_CHECKING:
     from dstack_vpn.adapters.dns.messages import Query
     from dstack_vpn.adapters.dns.server import DnsServer
 
-CONNECTIONS: Final = 16
-"""TCP clients at once."""
+BACKLOG: Final = 64
+"""TCP clients that wait to be accepted."""
 IDLE: Final = 5.0
 """Seconds that a TCP client may take for a question."""
-FORWARDED: Final = 64
-"""Questions over UDP that wait for another server's answer at once."""
 BATCH: Final = 64
 """Datagrams that are read before others have their turn."""
 
@@ -35,8 +35,6 @@ class Listener:
         self._server, self._address, self._allows = server, address, allows
         self._udp: socket.socket | None = None
         self._tcp: asyncio.Server | None = None
-        self._clients = 0
-        self._waiting = 0
 
     async def open(self) -> None:
         """Bind; raises `OSError`."""
@@ -44,7 +42,7 @@ class Listener:
         udp.setblocking(False)
         ask_for_destination(udp)
         tcp = bound(self._address, socket.SOCK_STREAM)
-        self._tcp = await asyncio.start_server(self._serve, sock=tcp, limit=1 << 16, backlog=CONNECTIONS)
+        self._tcp = await asyncio.start_server(self._serve, sock=tcp, limit=1 << 16, backlog=BACKLOG)
         asyncio.get_running_loop().add_reader(udp.fileno(), self._on_datagrams)
 
     def close(self) -> None:
@@ -72,34 +70,34 @@ class Listener:
         host = plain(client.address[0])
         if not self._allows(host):
             return self._server.refused(host)
+        source = self._server.desk.sources.of(host, client.asked)
+        if not self._server.desk.hears(source):
+            return None
         if not self._server.loaded:
-            return self._later(self._begin(data, client))
-        return self._answer(data, client)
+            return self._later(source, self._begin(data, client, source))
+        return self._answer(data, client, source)
 
-    def _answer(self, data: bytes, client: "_Client") -> None:
+    def _answer(self, data: bytes, client: "_Client", source: Source) -> None:
         answer = self._server.respond(data, over_udp=True)
         if isinstance(answer, bytes):
             self._send(answer, client)
         elif answer is not None:
-            self._later(self._pass_on(answer, client))
+            self._later(source, self._pass_on(answer, client))
 
-    def _later(self, work: Coroutine[None, None, None]) -> None:
-        """Do what takes a while, if not too much of it is under way."""
-        if self._waiting < FORWARDED:
-            self._waiting += 1
-            self._server.in_background(self._counted(work))
-        else:
-            work.close()
+    def _later(self, source: Source, work: Coroutine[None, None, None]) -> None:
+        """Do what takes a while, if that source has not too much of it under way."""
+        self._server.in_background(self._within_share(source, work))
 
-    async def _counted(self, work: Coroutine[None, None, None]) -> None:
-        try:
-            await work
-        finally:
-            self._waiting -= 1
+    async def _within_share(self, source: Source, work: Coroutine[None, None, None]) -> None:
+        async with self._server.desk.question(source) as admitted:
+            if admitted:
+                await work
+            else:
+                work.close()
 
-    async def _begin(self, data: bytes, client: "_Client") -> None:
+    async def _begin(self, data: bytes, client: "_Client", source: Source) -> None:
         await self._server.load()
-        self._answer(data, client)
+        self._answer(data, client, source)
 
     async def _pass_on(self, query: "Query", client: "_Client") -> None:
         self._send(await self._server.forward(query, over_udp=True), client)
@@ -113,32 +111,40 @@ class Listener:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer one client's questions. Absorbs whatever ends the connection."""
-        host = plain(writer.get_extra_info("peername")[0])
-        if not self._allows(host):
-            self._server.refused(host)
-        elif self._clients < CONNECTIONS:
-            self._clients += 1
-            try:
-                with suppress(OSError, EOFError, TimeoutError):
-                    await self._converse(reader, writer)
-            finally:
-                self._clients -= 1
-        writer.close()
+        host, here = (plain(writer.get_extra_info(end)[0]) for end in ("peername", "sockname"))
+        client = TcpClient(reader, writer, self._server.desk.sources.of(host, here))
+        try:
+            if not self._allows(host):
+                return self._server.refused(host)
+            with self._server.desk.seat(client) as admitted, suppress(OSError, EOFError, TimeoutError):
+                if admitted:
+                    await self._converse(client)
+        finally:
+            writer.close()
 
-    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _converse(self, client: TcpClient) -> None:
+        reader, writer, desk = client.reader, client.writer, self._server.desk
         while True:
             async with asyncio.timeout(IDLE):
                 size = int.from_bytes(await reader.readexactly(2), "big")
                 data = await reader.readexactly(size)
-            await self._server.load()
-            answer = self._server.respond(data, over_udp=False)
+            if not desk.hears(client.source):
+                return
+            with desk.serving(client):
+                answer = await self._reply(data, client.source)
             if answer is None:
                 return
-            if not isinstance(answer, bytes):
-                answer = await self._server.forward(answer, over_udp=False)
             writer.write(len(answer).to_bytes(2, "big") + answer)
             async with asyncio.timeout(IDLE):
                 await writer.drain()
+
+    async def _reply(self, data: bytes, source: Source) -> bytes | None:
+        await self._server.load()
+        answer = self._server.respond(data, over_udp=False)
+        if answer is None or isinstance(answer, bytes):
+            return answer
+        async with self._server.desk.question(source) as admitted:
+            return await self._server.forward(answer, over_udp=False) if admitted else None
 
 
 class _Client(NamedTuple):

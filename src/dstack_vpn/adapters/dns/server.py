@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Final, Protocol
 import structlog
 
 from dstack_vpn.adapters.binding import is_here, refusal
+from dstack_vpn.adapters.dns.desk import Desk
 from dstack_vpn.adapters.dns.listener import Listener, is_private
 from dstack_vpn.adapters.seldom import Seldom
 from dstack_vpn.core.model import SocketAddress
 from dstack_vpn.core.names import Answer, Verdict
+from dstack_vpn.core.shares import Sources
 from dstack_vpn.errors import FormatError
 
 if TYPE_CHECKING:
@@ -58,15 +60,20 @@ class DnsServer:
     """Addresses of the operator's choice."""
     resolvers: Sequence[SocketAddress] = ()
     """Where to forward what is not ours; none: refuse it."""
+    sources: Sources = field(default_factory=Sources)
     answers: Counter[str] = field(default_factory=Counter)
     """How many, by response code."""
     loaded: bool = False
     """Whether a question has come yet, and what answers it has been imported."""
+    desk: Desk = field(init=False)
     _open: dict[SocketAddress, Listener] = field(default_factory=dict)
     _problems: dict[SocketAddress, str] = field(default_factory=dict)
     _upstream: "Upstream | None" = None
     _seldom: Seldom = field(default_factory=lambda: Seldom(_log))
     _forwarding: asyncio.TaskGroup | None = None
+
+    def __post_init__(self) -> None:
+        self.desk = Desk(self.sources)
 
     async def run(self) -> None:
         """Serve until cancelled. An address that can't be had is tried again; a log line tells."""

@@ -1,4 +1,4 @@
-"""Forwards what is not ours to the operator's resolvers, a bounded number at once.
+"""Forwards what is not ours to the operator's resolvers. `desk` bounds how many questions there are at once.
 
 They are asked in the operator's order. One that does not answer soon has the next one asked besides, and
 comes last for a while: so a dead resolver costs a moment once, not each lookup.
@@ -23,7 +23,6 @@ EARLY: Final = 0.25
 """Seconds after which the next resolver is asked, too."""
 LATE: Final = 30.0
 """Seconds for which a resolver that another one was faster than is asked last."""
-AT_ONCE: Final = 64
 
 
 class Upstream:
@@ -31,7 +30,6 @@ class Upstream:
 
     def __init__(self, resolvers: Sequence[SocketAddress]) -> None:
         self._resolvers = tuple(resolvers)
-        self._room = AT_ONCE
         self._late: dict[SocketAddress, float] = {}
         """Until when a resolver is asked last, on the event loop's clock."""
 
@@ -41,13 +39,8 @@ class Upstream:
         An answer is taken only from where it was asked for, with the id and the question that were sent, from
         a port of its own for each (RFC 5452).
         """
-        if self._room:
-            self._room -= 1
-            try:
-                if (answer := await self._first(query, over_udp=over_udp)) is not None:
-                    return answer
-            finally:
-                self._room += 1
+        if (answer := await self._first(query, over_udp=over_udp)) is not None:
+            return answer
         return refusal(query, dns.rcode.SERVFAIL, recursive=True)
 
     async def _first(self, query: Query, *, over_udp: bool) -> bytes | None:

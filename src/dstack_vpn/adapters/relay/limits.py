@@ -1,9 +1,15 @@
-"""How much a relay does for whom."""
+"""The bounds of a relay: how much it does, and for whom."""
 
-from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Final
 
+from dstack_vpn.core.shares import Kind, Shares
 from dstack_vpn.core.wgwire import SESSION_FORGOTTEN
+
+UNHEARD: Final = 10.0
+"""Seconds after which a source or connection that WireGuard never answered may be displaced by another."""
+_RESERVED: Final = 16
+"""One place of so many is reserved for this machine, and one for strangers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,33 +19,15 @@ class Limits:
     total: int = 1024
     """UDP sources, or connections, at once."""
     per_source: int = 256
-    """Of these, from one IP address. Behind a gateway all come from the gateway's."""
+    """Of these, from one IPv4 address or IPv6 /64. Behind a gateway all come from the gateway's."""
     idle: float = SESSION_FORGOTTEN
     """Seconds of silence after which one is given up: WireGuard has then forgotten its session, too."""
     opening: float = 10.0
     """Seconds that a new connection may take to its first whole frame."""
 
-
-@dataclass(slots=True)
-class Occupancy:
-    """Who uses how much."""
-
-    limits: Limits
-    total: int = 0
-    _by_source: Counter[str] = field(default_factory=Counter)
-
-    def admits(self, source: str) -> bool:
-        """Whether there is room for one more of this source."""
-        return self.total < self.limits.total and self._by_source[source] < self.limits.per_source
-
-    def enter(self, source: str) -> None:
-        """One more."""
-        self.total += 1
-        self._by_source[source] += 1
-
-    def leave(self, source: str) -> None:
-        """One less."""
-        self.total -= 1
-        self._by_source[source] -= 1
-        if not self._by_source[source]:
-            del self._by_source[source]
+    def shares(self) -> Shares:
+        """Return the division of the places. A place is firm once WireGuard has answered."""
+        part = self.total // _RESERVED
+        return Shares(
+            self.total, self.per_source, reserved={Kind.OURS: part, Kind.STRANGER: part}, stale=UNHEARD
+        )

@@ -11,13 +11,14 @@ from dstack_vpn.adapters.relay import sockets
 from dstack_vpn.adapters.relay.counters import Counters
 from dstack_vpn.adapters.relay.downlink import Downlink
 from dstack_vpn.adapters.relay.engine import Engine
-from dstack_vpn.adapters.relay.limits import Limits, Occupancy
+from dstack_vpn.adapters.relay.limits import Limits
 from dstack_vpn.adapters.relay.outbox import Sink
 from dstack_vpn.adapters.relay.stream import PlainStream, Stream
 from dstack_vpn.adapters.relay.uplink import Uplink
 from dstack_vpn.adapters.seldom import Seldom
 from dstack_vpn.core.framing import PROXY
 from dstack_vpn.core.model import SocketAddress
+from dstack_vpn.core.shares import Places, Sources
 from dstack_vpn.core.upstream import Listen
 from dstack_vpn.errors import RelayError
 
@@ -75,11 +76,13 @@ class Connection:
         """Bytes that wait."""
         return self._uplink.queued()
 
-    def tick(self, now: float) -> None:
-        """Note whether anything happened since the last time."""
-        if self._uplink.take_sent() or self._downlink.received:
+    def tick(self, now: float) -> bool:
+        """Note whether anything happened since the last time; returns whether WireGuard has answered."""
+        answered = self._uplink.take_sent()
+        if answered or self._downlink.received:
             self.active_at = now
         self._downlink.received = False
+        return answered
 
     def close(self) -> None:
         """Give everything back."""
@@ -90,6 +93,23 @@ class Connection:
 
     def _end(self, reason: str) -> None:
         self._ended(self, reason)
+
+
+class _Guest:
+    """A place: a client from the moment that it was accepted until it has gone."""
+
+    def __init__(self, host: str, accepted: socket.socket, spare: socket.socket) -> None:
+        self.host, self.accepted = host, accepted
+        self.spare = spare
+        """Holds the descriptor for its UDP socket: a client that couldn't be given one waits."""
+        self.begun: asyncio.Task[None] | None = None
+        self.connection: Connection | None = None
+        """Once it is open."""
+
+    def turn_away(self) -> None:
+        """Close what was accepted, and nothing more."""
+        self.accepted.close()
+        self.spare.close()
 
 
 class Tcp2Udp:
@@ -104,12 +124,15 @@ class Tcp2Udp:
         limits: Limits | None = None,
         secure: Secure | None = None,
         mark: int | None = None,
+        sources: Sources = Sources(),  # noqa: B008 - frozen
     ) -> None:
-        """Bind; raises `RelayError`. ``secure`` shakes hands where the scheme is tls."""
+        """Bind; raises `RelayError`. ``secure`` shakes hands if the scheme is tls."""
         self.engine, self.counters, self.listen = engine, Counters(), listen
         self._target, self._secure, self._mark = target, secure if listen.tls else None, mark
-        self._occupancy = Occupancy(limits or Limits())
-        self._connections: dict[Connection, str] = {}
+        self._limits = limits or Limits()
+        self._places: Places[_Guest] = Places(self._limits.shares())
+        self._sources = sources
+        self._guests: dict[Connection, _Guest] = {}
         self._seldom = Seldom(_log)
         self._listener = sockets.listening(listen)
         self._group: asyncio.TaskGroup | None = None
@@ -153,7 +176,7 @@ class Tcp2Udp:
                 self._resumption.cancel()
             loop.remove_reader(self._listener.fileno())
             self._listener.close()
-            for connection in self._connections:
+            for connection in self._guests:
                 connection.close()
 
     # -- connections ----------------------------------------------------------------------------------
@@ -172,65 +195,74 @@ class Tcp2Udp:
 
     def _accept(self) -> None:
         """Take one connection; raises `OSError`."""
-        # Holds the descriptor for its UDP socket: who couldn't be given one waits, and is not turned away.
         spare = self._listener.dup()
         try:
             accepted, address = self._listener.accept()
         except OSError:
             spare.close()
             raise
-        self._consider(accepted, spare, address[0])
+        self._consider(_Guest(address[0], accepted, spare))
 
     def _pause(self) -> None:
         loop, listener = self.engine.loop, self._listener.fileno()
         loop.remove_reader(listener)
         self._resumption = loop.call_later(TICK, loop.add_reader, listener, self._on_connections)
 
-    def _consider(self, accepted: socket.socket, spare: socket.socket, source: str) -> None:
-        if not self._occupancy.admits(source):
-            accepted.close()
-            spare.close()
+    def _consider(self, guest: _Guest) -> None:
+        taken = self._places.take(self._sources.of(guest.host), guest, self.engine.loop.time())
+        if taken is None:
+            guest.turn_away()
             self.counters.refused += 1
-            self._seldom.warning("relay.limit", source=source, connections=self._occupancy.total)
+            self._seldom.warning("relay.limit", source=guest.host, connections=len(self._places))
             return
+        if taken.displaced is not None:
+            self._displace(taken.displaced)
         assert self._group is not None
-        self._occupancy.enter(source)
         self.counters.accepted += 1
-        begun = self._group.create_task(self._begin(accepted, spare, source), name=f"connection {source}")
+        begun = guest.begun = self._group.create_task(self._begin(guest), name=f"connection {guest.host}")
 
         def give_back(done: "asyncio.Task[None]") -> None:
-            spare.close()
+            guest.spare.close()
             if done.cancelled():  # perhaps before it could begin
-                accepted.close()
+                guest.accepted.close()
 
         begun.add_done_callback(give_back)
 
-    async def _begin(self, accepted: socket.socket, spare: socket.socket, source: str) -> None:
+    def _displace(self, guest: _Guest) -> None:
+        """End a connection whose place another has."""
+        self._seldom.warning("relay.displaced", source=guest.host, connections=len(self._places))
+        if guest.connection is not None:
+            self._ended(guest.connection, "its place is another source's share")
+        elif guest.begun is not None:
+            guest.begun.cancel()
+
+    async def _begin(self, guest: _Guest) -> None:
         """Shake hands, and connect to WireGuard. Absorbs what a client or a name server can do wrong."""
         stream: Stream | None = None
+        accepted = guest.accepted
         try:
             sockets.tune(accepted, mark=self._mark)
             stream = await self._stream(accepted)
             address = await self._resolved()
-            spare.close()
+            guest.spare.close()
             udp = _connected(*address)
         except (RelayError, OSError) as error:
             (accepted if stream is None else stream).close()
-            self._occupancy.leave(source)
-            self._seldom.warning("relay.refused", source=source, problem=str(error))
+            self._places.leave(guest)
+            self._seldom.warning("relay.refused", source=guest.host, problem=str(error))
             return
         except asyncio.CancelledError:
             (accepted if stream is None else stream).close()
             raise
-        connection = Connection(self.engine, stream, udp, self.counters, self._ended)
-        self._connections[connection] = source
+        connection = guest.connection = Connection(self.engine, stream, udp, self.counters, self._ended)
+        self._guests[connection] = guest
 
     async def _stream(self, accepted: socket.socket) -> Stream:
         accepted.setblocking(False)
         if self._secure is None:
             return PlainStream(accepted)
         try:
-            return await self._secure(accepted, self._occupancy.limits.opening)
+            return await self._secure(accepted, self._limits.opening)
         except RelayError:
             self.counters.handshake_failures += 1
             raise
@@ -245,21 +277,22 @@ class Tcp2Udp:
         return found[0][0], found[0][4]
 
     def _ended(self, connection: Connection, reason: str) -> None:
-        source = self._connections.pop(connection, None)
-        if source is None:
+        guest = self._guests.pop(connection, None)
+        if guest is None:
             return
         connection.close()
-        self._occupancy.leave(source)
+        self._places.leave(guest)
         if not connection.opened:
             self._foreign = connection.foreign
-            self._seldom.warning("relay.unopened", source=source, problem=reason)
+            self._seldom.warning("relay.unopened", source=guest.host, problem=reason)
         else:
-            _log.debug("relay.closed", source=source, reason=reason)
+            _log.debug("relay.closed", source=guest.host, reason=reason)
 
     def _tick(self, now: float) -> None:
-        limits = self._occupancy.limits
-        for connection in list(self._connections):
-            connection.tick(now)
+        limits = self._limits
+        for connection, guest in list(self._guests.items()):
+            if connection.tick(now):
+                self._places.firm(guest)
             if connection.opened:
                 self._opened, self._foreign = True, None
             if not connection.opened and now - connection.began > limits.opening:
@@ -270,9 +303,9 @@ class Tcp2Udp:
     def snapshot(self) -> dict[str, Any]:
         """What an operator wants to see, as JSON can hold it."""
         return {
-            "connections": len(self._connections),
-            "connected": sum(connection.opened for connection in self._connections),
-            "queued_bytes": sum(connection.queued for connection in self._connections),
+            "connections": len(self._guests),
+            "connected": sum(connection.opened for connection in self._guests),
+            "queued_bytes": sum(connection.queued for connection in self._guests),
         }
 
 

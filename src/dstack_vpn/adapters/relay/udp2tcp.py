@@ -18,12 +18,13 @@ from dstack_vpn.adapters.relay.counters import Counters, Drop
 from dstack_vpn.adapters.relay.dial import ANYWHERE, Dialled, dial
 from dstack_vpn.adapters.relay.engine import Engine
 from dstack_vpn.adapters.relay.flow import Flow
-from dstack_vpn.adapters.relay.limits import Limits, Occupancy
+from dstack_vpn.adapters.relay.limits import Limits
 from dstack_vpn.adapters.relay.pktinfo import bind_beside, listen_datagrams
 from dstack_vpn.adapters.relay.race import race
 from dstack_vpn.adapters.seldom import Seldom
 from dstack_vpn.core.destination import Destinations
 from dstack_vpn.core.model import SocketAddress
+from dstack_vpn.core.shares import Places, Sources
 from dstack_vpn.core.upstream import Upstream
 from dstack_vpn.errors import RelayError
 
@@ -39,8 +40,6 @@ SPREAD: Final = (0.002, 1.0)
 """Seconds for each flow, and at most, over which reconnections are spread."""
 BATCH: Final = 64
 """New sources that are looked at before others have their turn."""
-UNHEARD: Final = 10.0
-"""Seconds after which a source that nothing was ever sent back to makes room for another."""
 ALIVE: Final = 5.0
 """Seconds: an upstream that some flow heard from so lately is not what keeps another waiting."""
 
@@ -57,6 +56,7 @@ class Udp2Tcp:
         limits: Limits | None = None,
         mark: int | None = None,
         destinations: Destinations = ANYWHERE,
+        sources: Sources = Sources(),  # noqa: B008 - frozen
     ) -> None:
         """Bind; raises `RelayError`. ``destinations`` judges what the upstreams' names resolve to."""
         self.engine, self.counters = engine, Counters()
@@ -64,7 +64,9 @@ class Udp2Tcp:
         """The upstream that the last flow to connect uses."""
         self._choice = Choice(upstreams)
         self._mark, self._destinations = mark, destinations
-        self._occupancy = Occupancy(limits or Limits())
+        self._limits = limits or Limits()
+        self._places: Places[SocketAddress] = Places(self._limits.shares())
+        self._sources = sources
         self._flows: dict[SocketAddress, Flow] = {}
         self._runners: dict[SocketAddress, asyncio.Task[None]] = {}
         self._seldom = Seldom(_log)
@@ -218,31 +220,26 @@ class Udp2Tcp:
                 self._begin(datagram, source, destination)
 
     def _admit(self, source: SocketAddress) -> bool:
-        if self._occupancy.admits(source.host) or self._make_room(source.host):
+        """Take a source in; a source that WireGuard's far end never answered may lose its place for it."""
+        taken = self._places.take(self._sources.of(source.host), source, self.engine.loop.time())
+        if taken is not None:
+            if taken.displaced is not None:
+                self._end(taken.displaced)
             return True
         self.counters.refused += 1
         self.counters.drops[Drop.LIMIT] += 1
         self._seldom.warning("relay.limit", source=source.host, sources=len(self._flows))
         return False
 
-    def _make_room(self, host: str) -> bool:
-        """End the oldest source that never had an answer, if it had the time for one."""
-        before = self.engine.loop.time() - UNHEARD
-        for source, flow in self._flows.items():
-            if not flow.heard_at and flow.began < before:
-                self._end(source)
-                return self._occupancy.admits(host)
-        return False
-
     def _begin(self, datagram: bytes, source: SocketAddress, destination: str) -> None:
         try:
             udp = bind_beside(self._socket, SocketAddress(destination, self.address.port), source)
         except (RelayError, OSError) as error:
+            self._places.leave(source)
             self._seldom.warning("relay.source_refused", source=source.host, problem=str(error))
             return
         assert self._group is not None
         flow = self._flows[source] = Flow(self, udp, source, self.engine.loop.time())
-        self._occupancy.enter(source.host)
         self.counters.accepted += 1
         self._served.set()
         flow.offer(datagram)
@@ -251,14 +248,16 @@ class Udp2Tcp:
     def _end(self, source: SocketAddress) -> None:
         self._flows.pop(source).close()
         self._runners.pop(source).cancel()
-        self._occupancy.leave(source.host)
+        self._places.leave(source)
         if not self._flows:
             self._served.clear()
 
     def _tick(self, now: float) -> None:
-        idle = self._occupancy.limits.idle
+        idle = self._limits.idle
         for source, flow in list(self._flows.items()):
             flow.tick(now)
+            if flow.heard_at:
+                self._places.firm(source)
             if now - flow.active_at > idle:
                 self._end(source)
         self._compare(now)

@@ -3,7 +3,8 @@
 Three things let a request in: a path that is open to all, the token, or the address that it comes from, if
 the operator allows that. Trust in this machine rests on what the kernel says of the other end's process
 (`owner`), never on the absence of a header: a proxy need not add any. A request that shows a proxy, or
-names another machine in ``Host``, as a foreign web page would, is refused besides.
+names another machine in ``Host``, as a foreign web page would, is refused besides. A page's script can set
+almost any header, so no header exempts a request from that.
 """
 
 import hmac
@@ -16,15 +17,15 @@ from weakref import WeakKeyDictionary
 from aiohttp import HttpVersion11, web
 
 from dstack_vpn.adapters.web.client import (
-    Address,
-    Network,
     forwarded_client,
     is_plain_host,
+    names_our_port,
     parse_address,
-    same_client,
     shows_a_proxy,
 )
 from dstack_vpn.adapters.web.owner import TRUSTED, End, owner_of
+from dstack_vpn.core.addressing import AddressPlan
+from dstack_vpn.core.shares import Address, Network, Source, Sources
 from dstack_vpn.errors import FormatError
 
 FORWARD_AUTH: Final = "/auth"
@@ -67,24 +68,32 @@ class Policy:
     suffix: str | None = None
     """The zone of the network's own names."""
     is_member: Callable[[Address], bool] = field(default=lambda address: False)
-    name_of: Callable[[Address], str] = same_client
-    """What an address counts as in limits."""
+    members: AddressPlan | None = None
+    """The tunnel addresses, by which limits count members."""
     owner: Callable[[End, End], int | None] = owner_of
     """Tells the user of a connection's other end on this machine."""
     _owners: "WeakKeyDictionary[object, int | None]" = field(default_factory=WeakKeyDictionary, repr=False)
     """By transport: it stays the same for a connection."""
 
+    @property
+    def sources(self) -> Sources:
+        """The parties that limits count."""
+        return Sources(self.members, self.proxies)
+
     def judge(self, request: web.Request, *, is_open: bool) -> Refusal | None:
-        """Why a request is not to be answered; None where it is."""
+        """Return the reason for not answering a request, or None."""
         peer = peer_of(request)
         if is_open:
-            rebound = peer is not None and peer.is_loopback and not self._is_plain(request)
+            rebound = _is_here(request, peer) and not self._is_plain(request)
             return Refusal(421, _REBOUND) if rebound and not self._has_token(request) else None
         if self.asks_for_a_client(request, peer):
-            return None  # the proxy passes its client's Authorization on, which is none of ours
+            # The proxy passes its client's Authorization on, which is none of ours, and often its Host. A
+            # browser here that asks us directly names our own port besides, as no client of a proxy does.
+            rebound = _is_here(request, peer) and not self._is_plain(request) and _names_our_port(request)
+            return Refusal(421, _REBOUND) if rebound else None
         if self._has_token(request):
             return None
-        if peer is None or not self._open_to(peer, request) or self._by_proxy(request):
+        if peer is None or not self._open_to(peer, request) or self.by_proxy(request):
             return Refusal(401, _CLOSED if self.token is None else _WRONG)
         return None if self._is_plain(request) else Refusal(421, _REBOUND)
 
@@ -126,7 +135,8 @@ class Policy:
         return self._owners[transport]
 
     @staticmethod
-    def _by_proxy(request: web.Request) -> bool:
+    def by_proxy(request: web.Request) -> bool:
+        """Whether a request shows that a proxy has passed it on; if not, that proves nothing."""
         # Of those that still speak HTTP/1.0, nginx passes on the requests of others.
         return request.version < HttpVersion11 or shows_a_proxy(request.headers)
 
@@ -143,9 +153,24 @@ def behind(request: web.Request, peer: Address, proxies: Sequence[Network]) -> A
     return forwarded_client(peer, forwarded, request.headers.getall("X-Real-IP", []), proxies)
 
 
+def _is_here(request: web.Request, peer: Address | None) -> bool:
+    """Whether a request comes from this machine, by loopback or by an address of its own."""
+    return peer is not None and (peer.is_loopback or peer == _address_of(request, "sockname"))
+
+
+def _names_our_port(request: web.Request) -> bool:
+    own = None if request.transport is None else request.transport.get_extra_info("sockname")
+    return own is not None and names_our_port(request.headers.get("Host"), own[1])
+
+
 def peer_of(request: web.Request) -> Address | None:
     """The address at the other end of the connection."""
     return _address_of(request, "peername")
+
+
+def source_of(request: web.Request, sources: Sources) -> Source:
+    """The party at the other end of the connection, whatever the request says."""
+    return sources.of(peer_of(request), _address_of(request, "sockname"))
 
 
 def _address_of(request: web.Request, end: str) -> Address | None:

@@ -6,14 +6,15 @@ from typing import Any, Final, Protocol
 from aiohttp import web
 from multidict import MultiDict, MultiMapping
 
-from dstack_vpn.adapters.web.access import FORWARD_AUTH, Policy, behind, peer_of
-from dstack_vpn.adapters.web.client import Address, parse_address
+from dstack_vpn.adapters.web.access import FORWARD_AUTH, Policy, behind, peer_of, source_of
+from dstack_vpn.adapters.web.client import parse_address
 from dstack_vpn.adapters.web.documents import Later
 from dstack_vpn.adapters.web.openapi import MOST_NAMES, document
 from dstack_vpn.adapters.web.server import Documents, Route, answer, problem
 from dstack_vpn.adapters.web.stream import Feed, Streams
 from dstack_vpn.core.keys import PublicKey
 from dstack_vpn.core.model import parse_node_id
+from dstack_vpn.core.shares import Address
 from dstack_vpn.errors import FormatError
 
 _MOST_WAIT: Final = 86_400
@@ -140,9 +141,11 @@ class Api:
         last_id = request.headers.get("Last-Event-ID") or given.get("last_event_id", "")
         backlog = _number(given, "backlog", _MOST_BACKLOG) or 0
         wait = _number(given, "wait", _MOST_WAIT)
-        if self.streams.is_full:
+        source = source_of(request, self._policy.sources)
+        stream = await self.streams.serve(request, source, last_id=last_id, backlog=backlog, wait=wait)
+        if stream is None:
             return problem(503, "too many are reading events already", {"Retry-After": "10"})
-        return await self.streams.serve(request, last_id=last_id, backlog=backlog, wait=wait)
+        return stream
 
     async def _version(self, _: web.Request) -> web.Response:
         return answer(self._view.version)

@@ -8,12 +8,10 @@ the same: a proxy that sets one of the two passes the client's own version of th
 
 import ipaddress
 from collections.abc import Iterable, Sequence
-from typing import Final, TypeAlias
+from typing import Final
 
+from dstack_vpn.core.shares import Address, Network
 from dstack_vpn.errors import FormatError
-
-Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
-Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _MARKS: Final = frozenset(
     {"forwarded", "via", "x-real-ip", "x-client-ip", "x-cluster-client-ip", "true-client-ip", "cdn-loop"}
@@ -35,13 +33,6 @@ def parse_address(text: str) -> Address:
     except ValueError:
         raise FormatError("not an IP address") from None
     return getattr(address, "ipv4_mapped", None) or address
-
-
-def same_client(address: Address) -> str:
-    """What counts as one client: an address, or for IPv6 a /64, which one machine may have all of."""
-    if address.version == 4:
-        return str(address)
-    return str(ipaddress.IPv6Network((int(address) >> 64 << 64, 64)))
 
 
 def forwarded_client(
@@ -92,10 +83,22 @@ def is_plain_host(host: str | None, suffix: str | None = None) -> bool:
     """
     if host is None:
         return True
-    name = host.rpartition(":")[0] if host.count(":") == 1 or "]" in host.rpartition(":")[0] else host
-    name = name.removeprefix("[").removesuffix("]").lower()
+    name, _ = _split(host)
     try:
         ipaddress.ip_address(name)
     except ValueError:
         return name == "localhost" or (suffix is not None and name.endswith(f".{suffix.lower()}"))
     return True
+
+
+def names_our_port(host: str | None, port: int) -> bool:
+    """Return whether a ``Host`` header names this port, as a browser does that asks at it directly."""
+    named = "" if host is None else _split(host)[1]
+    return (named or "80") == str(port)
+
+
+def _split(host: str) -> tuple[str, str]:
+    """Return a ``Host`` header's name, in lower case, and its port, if it has one."""
+    head, _, port = host.rpartition(":")
+    name, port = (head, port) if host.count(":") == 1 or "]" in head else (host, "")
+    return name.removeprefix("[").removesuffix("]").lower(), port.strip()

@@ -1,81 +1,113 @@
-"""Connections within bounds: how many there are, and how long one may take to ask.
+"""Connections within bounds: who may hold how many, and how long one may take to ask.
 
 A connection is closed that has not sent a whole request head within `PATIENCE` of its beginning, or of its
 last answer. While a request is being answered, the clock stands still.
+
+The places are divided by `core.shares`. A connection that gets none may still ask for health: the lobby
+answers open paths, once, and the newest there displaces the oldest. So no number of connections keeps a
+health check out.
 """
 
 import asyncio
-from collections import Counter
+import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Final, cast
 
-from dstack_vpn.adapters.web.client import Address, parse_address, same_client
-from dstack_vpn.errors import FormatError
+from dstack_vpn.core.shares import Kind, Places, Shares, Source, Sources
 
 PATIENCE: Final = 15.0
 """Seconds."""
-CONNECTIONS: Final = 512
-SHARE: Final = 384
-"""Of these, from all that are no trusted proxy, and from one proxy: neither can take every place."""
-PER_CLIENT: Final = 100
-"""Of these, from one client."""
+LOBBY_PATIENCE: Final = 2.0
+"""Seconds that a connection may take in the lobby."""
+CONNECTIONS: Final = Shares(
+    total=512,
+    each=100,
+    ours=384,
+    reserved={Kind.OURS: 96, Kind.MEMBER: 96, Kind.STRANGER: 32},
+    stale=2.0,
+)
+LOBBY: Final = Shares(total=24, each=8, reserved={Kind.OURS: 8, Kind.MEMBER: 4, Kind.STRANGER: 4}, stale=0.0)
 
 
-@dataclass(slots=True)
 class Connections:
     """All that are open."""
 
-    patience: float = PATIENCE
-    most: int = CONNECTIONS
-    per_client: int = PER_CLIENT
-    share: int = SHARE
-    name_of: Callable[[Address], str] = same_client
-    """What an address counts as."""
-    trusts: Callable[[Address], bool] = field(default=lambda address: False)
-    """Whether an address is a trusted proxy's, which asks for all of its clients."""
-    refused: int = 0
-    _open: "dict[asyncio.BaseTransport, _Connection]" = field(default_factory=dict)
-    _clients: Counter[str] = field(default_factory=Counter)
-    _strangers: int = 0
+    def __init__(
+        self,
+        sources: Sources,
+        patience: float = PATIENCE,
+        shares: Shares = CONNECTIONS,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.patience = patience
+        self._sources, self._monotonic = sources, monotonic
+        self._places: Places[_Connection] = Places(shares)
+        self._lobby: Places[_Connection] = Places(LOBBY)
+        self._open: dict[asyncio.BaseTransport, _Connection] = {}
 
     def __len__(self) -> int:
-        return len(self._open)
+        return len(self._places)
+
+    @property
+    def refused(self) -> int:
+        """Connections that got no place, those in the lobby among them."""
+        return self._places.refused
 
     def guard(self, make: Callable[[], asyncio.Protocol]) -> Callable[[], asyncio.Protocol]:
         """The protocols that ``make`` makes, within bounds."""
         return lambda: _Connection(make(), self)
 
+    def source_of(self, transport: asyncio.BaseTransport | None) -> Source:
+        """Return the source at the other end."""
+        there, here = (_address(transport, end) for end in ("peername", "sockname"))
+        return self._sources.of(there, here)
+
+    def in_lobby(self, transport: asyncio.BaseTransport | None) -> bool:
+        """Whether a connection got no place, and may only ask for health."""
+        return transport is not None and (found := self._open.get(transport)) is not None and found.in_lobby
+
     def busy(self, transport: asyncio.BaseTransport | None) -> None:
         """A request has come: it takes the time it takes."""
         if transport is not None and (connection := self._open.get(transport)) is not None:
             connection.rest()
+            self._places_of(connection).firm(connection)
 
     def idle(self, transport: asyncio.BaseTransport | None) -> None:
         """It was answered: the next one has to come soon."""
         if transport is not None and (connection := self._open.get(transport)) is not None:
-            connection.watch()
+            self._places_of(connection).loosen(connection, self._monotonic())
+            connection.watch(self._patience_of(connection))
 
-    def admit(self, connection: "_Connection", client: str, *, is_proxy: bool) -> bool:
-        """Take a connection in; False: there is no room."""
-        limit = self.share if is_proxy else self.per_client
-        full = len(self._open) >= self.most or (not is_proxy and self._strangers >= self.share)
-        if full or self._clients[client] >= limit:
-            self.refused += 1
+    def admit(self, connection: "_Connection", transport: asyncio.Transport) -> bool:
+        """Take a connection in; False: there is no room, not even in the lobby."""
+        source, now = self.source_of(transport), self._monotonic()
+        taken = self._places.take(source, connection, now)
+        if taken is None:
+            connection.in_lobby = True
+            taken = self._lobby.take(source, connection, now)
+        if taken is None:
             return False
-        self._strangers += not is_proxy
-        assert connection.transport is not None
-        self._open[connection.transport] = connection
-        self._clients[client] += 1
+        self._open[transport] = connection
+        connection.watch(self._patience_of(connection))
+        if taken.displaced is not None:
+            taken.displaced.abort()
         return True
 
-    def leave(self, connection: "_Connection", client: str) -> None:
-        """A connection that was taken in has ended."""
-        if connection.transport is not None and self._open.pop(connection.transport, None) is not None:
-            self._strangers -= not connection.is_proxy
-            self._clients[client] -= 1
-            if not self._clients[client]:
-                del self._clients[client]
+    def leave(self, connection: "_Connection", transport: asyncio.BaseTransport) -> None:
+        """A connection has ended."""
+        self._places_of(connection).leave(connection)
+        self._open.pop(transport, None)
+
+    def _places_of(self, connection: "_Connection") -> "Places[_Connection]":
+        return self._lobby if connection.in_lobby else self._places
+
+    def _patience_of(self, connection: "_Connection") -> float:
+        return min(self.patience, LOBBY_PATIENCE) if connection.in_lobby else self.patience
+
+
+def _address(transport: asyncio.BaseTransport | None, end: str) -> str | None:
+    found = None if transport is None else transport.get_extra_info(end)
+    return found[0] if found else None
 
 
 class _Connection(asyncio.Protocol):
@@ -83,32 +115,29 @@ class _Connection(asyncio.Protocol):
 
     def __init__(self, inner: asyncio.Protocol, all_: Connections) -> None:
         self._inner, self._all = inner, all_
-        self._client, self.is_proxy = "", False
+        self.in_lobby = False
         self._admitted = False
         self._timer: asyncio.TimerHandle | None = None
-        self.transport: asyncio.Transport | None = None
+        self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast("asyncio.Transport", transport)
-        peer = transport.get_extra_info("peername")
-        try:
-            address = parse_address(peer[0])
-            self._client, self.is_proxy = self._all.name_of(address), self._all.trusts(address)
-        except (TypeError, FormatError):
-            self._client = "?"
-        if not self._all.admit(self, self._client, is_proxy=self.is_proxy):
-            self.transport.abort()
+        self._transport = cast("asyncio.Transport", transport)
+        if not self._all.admit(self, self._transport):
+            self._transport.abort()
             return
         self._admitted = True
         self._inner.connection_made(transport)
-        self.watch()
 
-    def watch(self) -> None:
-        """Wait for a request, but not for ever."""
+    def abort(self) -> None:
+        """End it: another connection has its place."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def watch(self, patience: float) -> None:
+        """Give the client so many seconds for a request."""
         self.rest()
-        if self.transport is not None and not self.transport.is_closing():
-            loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(self._all.patience, self.transport.abort)
+        if self._transport is not None and not self._transport.is_closing():
+            self._timer = asyncio.get_running_loop().call_later(patience, self.abort)
 
     def rest(self) -> None:
         """Stop the clock."""
@@ -133,6 +162,7 @@ class _Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.rest()
-        self._all.leave(self, self._client)
+        if self._transport is not None:
+            self._all.leave(self, self._transport)
         if self._admitted:
             self._inner.connection_lost(exc)

@@ -7,7 +7,7 @@
     /metrics  the same for Prometheus, where the view has it
 
 A node adds `api` and `page`. It answers GET only, tells no secret, and is bounded: connections and their
-patience (`connections`), requests by client (`limits`), heads by aiohttp, who may ask (`access`).
+patience (`connections`), requests by source (`core.pace`), heads by aiohttp, who may ask (`access`).
 """
 
 import asyncio
@@ -22,12 +22,13 @@ from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 import structlog
 from aiohttp import web
 
-from dstack_vpn.adapters.web.access import Policy, peer_of
+from dstack_vpn.adapters.web.access import Policy, peer_of, source_of
 from dstack_vpn.adapters.web.connections import Connections
 from dstack_vpn.adapters.web.documents import Document, Later, to_json
-from dstack_vpn.adapters.web.limits import LONGEST, Limiter, for_proxies
 from dstack_vpn.adapters.web.listening import Listening
 from dstack_vpn.core.health import Health
+from dstack_vpn.core.pace import Limiter, Pace
+from dstack_vpn.core.shares import Kind, Source
 from dstack_vpn.errors import DstackVpnError
 
 _log = structlog.get_logger(component="web")
@@ -36,6 +37,11 @@ Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 OPEN: Final = frozenset({"/live", "/ready", "/health"})
 """Paths that anybody may ask for."""
+PACE: Final = Pace()
+"""Requests of a source."""
+PROXIED: Final = Pace(burst=800, burst_of_kind=1600, longest=0.25)
+"""A trusted proxy's questions about one client. A page has hundreds of parts, and a browser asks for a
+hundred at once; each question holds one of the proxy's connections, so it is held back for less long."""
 DEADLINE: Final = 10.0
 """Seconds for an answer, but for streams."""
 _LINE, _FIELD, _FIELDS = 8190, 8190, 64
@@ -96,8 +102,9 @@ class HealthServer:
         self._parts = tuple(parts)
         self._open = OPEN.union(*(part.open_paths for part in self._parts))
         self._slow = frozenset[str]().union(*(part.slow_paths for part in self._parts))
-        self._limiter, self._proxied = Limiter(time.monotonic), for_proxies(time.monotonic)
-        self.connections = Connections(name_of=policy.name_of, trusts=policy.trusts)
+        self._limiter, self._checks, self._proxied = Limiter(PACE), Limiter(PACE), Limiter(PROXIED)
+        self._sources = policy.sources
+        self.connections = Connections(self._sources)
         self.answers: Counter[int] = Counter()
         """Answers by status."""
 
@@ -151,10 +158,11 @@ class HealthServer:
         return answer
 
     async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        is_open, client = request.path in self._open, self._policy.client(request)
+        is_open = request.path in self._open
+        if self.connections.in_lobby(request.transport):
+            return await self._in_lobby(request, handler, is_open=is_open)
         by_proxy = self._policy.asks_for_a_client(request, peer_of(request))
-        limiter = self._proxied if by_proxy else self._limiter
-        wait = limiter.take("?" if client is None else self._policy.name_of(client), shared=not is_open)
+        wait = self._turn(request, by_proxy=by_proxy, is_open=is_open)
         if wait is None:
             return await self._too_many(by_proxy=by_proxy)
         if wait:
@@ -166,10 +174,41 @@ class HealthServer:
             return problem(413, "a request here has no body")
         return await self._carefully(request, handler)
 
+    async def _in_lobby(self, request: web.Request, handler: Handler, *, is_open: bool) -> web.StreamResponse:
+        """Answer on a connection that got no place: health, once, and nothing else."""
+        said: web.StreamResponse
+        refusal = self._policy.judge(request, is_open=True) if is_open else None
+        if not is_open or request.can_read_body:
+            said = problem(503, "too many connections", {"Retry-After": "1"})
+        elif refusal is not None:
+            said = problem(refusal.status, refusal.reason)
+        else:
+            said = await self._carefully(request, handler)
+        said.force_close()
+        return said
+
+    def _turn(self, request: web.Request, *, by_proxy: bool, is_open: bool) -> float | None:
+        """Seconds until a request may be answered; None: it is refused.
+
+        Only a trusted proxy's word on its client counts, and only in forward-auth; any other request counts
+        for the other end of its connection, whatever its headers say. Health checks count apart, and those
+        that show a proxy apart from those that don't: what a proxy here passes on keeps no check of this
+        machine's waiting.
+        """
+        now = time.monotonic()
+        if by_proxy:
+            return self._proxied.take(self._sources.of(self._policy.client(request)), now)
+        source = source_of(request, self._sources)
+        if not is_open:
+            return self._limiter.take(source, now)
+        if source.kind is Kind.OURS and self._policy.by_proxy(request):
+            source = Source(source.kind, f"{source.name}, by a proxy")
+        return self._checks.take(source, now, shared=False)
+
     async def _too_many(self, *, by_proxy: bool) -> web.Response:
         """Refuse. nginx makes a 500 of any answer to auth_request but 2xx, 401 and 403."""
         if not by_proxy:
-            await asyncio.sleep(LONGEST)
+            await asyncio.sleep(PACE.longest)
         return problem(403 if by_proxy else 429, "too many requests", {"Retry-After": "1"})
 
     async def _carefully(self, request: web.Request, handler: Handler) -> web.StreamResponse:

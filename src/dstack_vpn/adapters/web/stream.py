@@ -2,12 +2,14 @@
 
 A message's id is the node's life and the entry's number in it. A reader that comes back with the last id it
 has seen (``Last-Event-ID``) gets what it missed, as far as that is still kept; else a ``reset`` tells it to
-read the present state anew. Readers are followed from one shared ring: one that is slower than the ring, or
-takes nothing for `STALL` seconds, is dropped, and nobody else notices.
+read the present state again. Readers are followed from one shared ring: one that is slower than the ring, or
+takes nothing for `STALL` seconds, is dropped, and no other reader is affected. The places are divided by
+`core.shares`; a reader that loses its place to another's first one is ended, and comes back with its last id.
 """
 
 import asyncio
 import json
+import math
 import re
 import time
 from collections.abc import Callable
@@ -17,12 +19,15 @@ from typing import Final, Protocol
 from aiohttp import web
 
 from dstack_vpn.core.happenings import Entry, plain
+from dstack_vpn.core.shares import Kind, Places, Shares, Source
 
 KEEPALIVE: Final = 15.0
 """Seconds of silence after which a comment is sent, so that dead connections are found."""
 STALL: Final = 10.0
-STREAMS: Final = 48
-"""Readers at once."""
+STREAMS: Final = Shares(
+    total=64, each=12, ours=40, reserved={Kind.OURS: 8, Kind.MEMBER: 16, Kind.STRANGER: 4}, stale=math.inf
+)
+"""Readers at once. This machine, and a proxy, may read for many; a stream is never stale."""
 PORTION: Final = 200
 """Entries that are written together."""
 _BUFFER: Final = 64 * 1024
@@ -51,16 +56,12 @@ class Streams:
     def __init__(self, feed: Feed, stall: float = STALL, keepalive: float = KEEPALIVE) -> None:
         self._feed, self._stall, self._keepalive = feed, stall, keepalive
         self._tasks: set[asyncio.Task[object]] = set()
+        self._places: Places[asyncio.Task[object]] = Places(STREAMS)
         self.dropped = 0
         """Readers that were too slow."""
 
     def __len__(self) -> int:
         return len(self._tasks)
-
-    @property
-    def is_full(self) -> bool:
-        """Whether there is no room for another reader."""
-        return len(self._tasks) >= STREAMS
 
     async def close(self) -> None:
         """End all streams."""
@@ -68,14 +69,20 @@ class Streams:
             task.cancel()
 
     async def serve(
-        self, request: web.Request, *, last_id: str, backlog: int, wait: float | None
-    ) -> web.StreamResponse:
+        self, request: web.Request, source: Source, *, last_id: str, backlog: int, wait: float | None
+    ) -> web.StreamResponse | None:
         """Answer with the stream: from ``last_id`` on, or with ``backlog`` entries before what comes.
 
-        It ends ``wait`` seconds from now at the latest (None: when the reader leaves).
+        It ends ``wait`` seconds from now at the latest (None: when the reader leaves). Returns None, and
+        answers nothing, if the source can have no more places.
         """
         task = asyncio.current_task()
         assert task is not None
+        taken = self._places.take(source, task, time.monotonic())
+        if taken is None:
+            return None
+        if taken.displaced is not None:
+            taken.displaced.cancel()
         response = web.StreamResponse(headers={"X-Accel-Buffering": "no"})
         response.content_type, response.charset = "text/event-stream", "utf-8"
         self._tasks.add(task)
@@ -91,6 +98,7 @@ class Streams:
             pass
         finally:
             self._tasks.discard(task)
+            self._places.leave(task)
         return response
 
     def _start(self, last_id: str, backlog: int) -> tuple[int, bytes]:

@@ -19,7 +19,7 @@ import dns.rdata
 import pytest
 from tests.integration.support import eventually
 
-from dstack_vpn.adapters.dns.listener import CONNECTIONS
+from dstack_vpn.adapters.dns.desk import CONNECTIONS
 from dstack_vpn.adapters.dns.server import DnsServer
 from dstack_vpn.core.model import SocketAddress
 from dstack_vpn.core.names import Answer, Record, Verdict
@@ -343,7 +343,9 @@ async def test_it_follows_the_tunnels_address() -> None:
 async def test_clients_that_say_nothing_take_no_room_from_others() -> None:
     query = dns.message.make_query(f"web.{ZONE}", "A").to_wire()
     async with serving(Told()) as server:
-        silent = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(CONNECTIONS + 4)]
+        silent = [
+            await asyncio.open_connection("127.0.0.1", server.port) for _ in range(CONNECTIONS.total + 4)
+        ]
         assert await udp(server, query)
         for _, writer in silent:
             writer.close()

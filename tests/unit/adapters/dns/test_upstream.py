@@ -11,6 +11,7 @@ import dns.message
 import pytest
 
 from dstack_vpn.adapters.dns import upstream as forwarding
+from dstack_vpn.adapters.dns.desk import QUESTIONS
 from dstack_vpn.adapters.dns.messages import parse
 from dstack_vpn.adapters.dns.upstream import Upstream
 from dstack_vpn.core.model import SocketAddress
@@ -71,7 +72,7 @@ async def test_a_hundred_lookups_at_once_are_all_answered_beside_a_dead_resolver
     dead, well = Resolver(silent=True), Resolver()
     async with resolvers(dead, well) as upstream:
         await asks(upstream)
-        await asyncio.gather(*(asks(upstream) for _ in range(forwarding.AT_ONCE)))
+        await asyncio.gather(*(asks(upstream) for _ in range(QUESTIONS.total)))
 
 
 async def test_the_first_resolver_is_asked_first_again_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:

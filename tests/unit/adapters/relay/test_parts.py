@@ -13,7 +13,6 @@ from structlog.testing import LogCapture
 from tests.unit.adapters.relay.conftest import Pair, running
 
 from dstack_vpn.adapters.relay import tcp2udp
-from dstack_vpn.adapters.relay.limits import Limits, Occupancy
 from dstack_vpn.adapters.relay.race import race
 from dstack_vpn.adapters.seldom import Seldom
 from dstack_vpn.errors import RelayError
@@ -50,19 +49,6 @@ async def test_a_failure_begins_the_next_attempt_at_once() -> None:
 async def test_where_all_fail_the_reason_is_told() -> None:
     with pytest.raises(RelayError, match="refused"):
         await race([after(0, None, []), after(0, None, [])], 0.01, lambda _: None)
-
-
-def test_no_source_may_use_up_the_room_of_all() -> None:
-    occupancy = Occupancy(Limits(total=3, per_source=2))
-    for source in "aa":
-        assert occupancy.admits(source)
-        occupancy.enter(source)
-    assert not occupancy.admits("a")
-    occupancy.enter("b")
-    assert not occupancy.admits("c")
-    occupancy.leave("a")
-    assert occupancy.admits("c")
-    assert occupancy.admits("a")
 
 
 def test_what_happens_again_and_again_is_logged_once_with_its_count(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,12 +13,12 @@ import aiohttp
 from dstack_vpn.adapters.clock import SystemClock
 from dstack_vpn.adapters.web.access import Policy
 from dstack_vpn.adapters.web.api import Api
-from dstack_vpn.adapters.web.client import Address
 from dstack_vpn.adapters.web.documents import Later, to_json
 from dstack_vpn.adapters.web.server import HealthServer, Part
 from dstack_vpn.bridge.journal import Journal
 from dstack_vpn.core.health import Component, Health, Status
 from dstack_vpn.core.keys import PublicKey
+from dstack_vpn.core.shares import Address
 
 WELL = Health(ready=True, components=(Component("chain", Status.OK),))
 ILL = Health(ready=False, components=(Component("chain", Status.FAILED, "no endpoint", 5.0),))

@@ -2,12 +2,14 @@
 
 import asyncio
 import ipaddress
+from types import SimpleNamespace
 
 import pytest
+from aiohttp.test_utils import make_mocked_request
 from tests.unit.adapters.web.serving import TOKEN, FixedView, serving
 
 from dstack_vpn.adapters.web.access import Policy
-from dstack_vpn.adapters.web.limits import Limiter
+from dstack_vpn.core.pace import Limiter, Pace
 
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
 CLOSED = Policy(TOKEN, loopback=False, proxies=())
@@ -73,6 +75,37 @@ async def test_a_page_that_rebinds_its_name_reads_nothing() -> None:
             assert await served.status(path, Host="evil.example:8080", **forged) == refused
         assert await served.status("/stats", Host="evil.example:8080", **BEARER) == 200
         assert await served.status("/stats", Host="localhost:8080") == 200
+
+
+REBOUND = [
+    {},
+    {"X-Forwarded-For": "10.77.0.2"},
+    {"X-Forwarded-For": "127.0.0.1", "X-Real-IP": "127.0.0.1", "Forwarded": "for=127.0.0.1"},
+    {"X-Forwarded-For": "10.77.0.2", "X-Forwarded-Host": "localhost", "X-Forwarded-Proto": "https"},
+    {"Authorization": "Bearer x", "X-Forwarded-For": "10.77.0.2", "Via": "1.1 proxy"},
+]
+"""Headers that a page's script can set."""
+
+
+@pytest.mark.parametrize("forged", REBOUND)
+@pytest.mark.parametrize("path", ["/live", "/ready", "/health", "/auth", "/auth?node=web-1", "/auth/app"])
+async def test_no_header_of_a_page_skips_the_rebinding_guard(path: str, forged: dict[str, str]) -> None:
+    for policy in (Policy(TOKEN), Policy(TOKEN, loopback=False, users=True, vpn=True)):
+        async with serving(policy=policy) as served:
+            # A browser that a page's name leads here names the page's host and our port.
+            assert await served.status(path, Host=f"evil.example:{served.port}", **forged) == 421
+
+
+@pytest.mark.parametrize(("peer", "status"), [("192.0.2.7", 421), ("::1", 421), ("192.0.2.8", None)])
+def test_a_page_that_rebinds_its_name_to_another_address_of_this_machine_reads_nothing(
+    peer: str, status: int | None
+) -> None:
+    ends = {"peername": (peer, 40_000), "sockname": ("192.0.2.7", 8080)}
+    transport = SimpleNamespace(get_extra_info=ends.get)
+    headers = {"Host": "evil.example:8080", "X-Forwarded-For": "10.77.0.2"}
+    request = make_mocked_request("GET", "/health", headers, transport=transport)
+    refusal = Policy(TOKEN).judge(request, is_open=True)
+    assert (refusal and refusal.status) == status
 
 
 async def test_another_users_process_on_this_machine_needs_the_token_unless_all_may_ask() -> None:
@@ -153,7 +186,7 @@ async def test_a_stranger_can_not_ask_for_others() -> None:
 
 async def test_a_proxys_clients_do_not_use_each_other_up() -> None:
     async with serving() as served:
-        served.server._proxied = Limiter(lambda: 0.0, rate=1, longest=0.1)  # its clock stands still
+        served.server._proxied = Limiter(Pace(rate=0.01, longest=0.1))
         flood = {"X-Forwarded-For": "192.0.2.1"}
         answers = await asyncio.gather(*(served.status("/auth", **flood) for _ in range(45)))
         assert set(answers) == {401, 403}  # nginx would make a 500 of 429

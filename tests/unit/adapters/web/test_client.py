@@ -5,12 +5,12 @@ import ipaddress
 import pytest
 
 from dstack_vpn.adapters.web.client import (
-    Network,
     forwarded_client,
     is_plain_host,
+    names_our_port,
     parse_address,
-    same_client,
 )
+from dstack_vpn.core.shares import Network
 from dstack_vpn.errors import FormatError
 
 PROXIES: tuple[Network, ...] = (
@@ -91,7 +91,17 @@ def test_names_of_our_own_zone_are_ours() -> None:
     assert not is_plain_host("evil-vpn.internal", "vpn.internal")
 
 
-def test_a_client_is_an_address_or_a_whole_network_of_one() -> None:
-    assert same_client(parse_address("192.0.2.1")) == "192.0.2.1"
-    assert same_client(parse_address("fd00:1:2:3::4")) == same_client(parse_address("fd00:1:2:3:ffff::1"))
-    assert same_client(parse_address("fe80::1%eth0")) == "fe80::/64"
+@pytest.mark.parametrize(
+    ("host", "port", "ours"),
+    [
+        ("evil.example:8080", 8080, True),
+        ("[::1]:8080", 8080, True),
+        ("evil.example", 80, True),
+        ("app.example.org", 8080, False),
+        ("app.example.org:8443", 8080, False),
+        ("::1", 8080, False),
+        (None, 8080, False),
+    ],
+)
+def test_a_browser_names_the_port_that_it_asks_at(host: str | None, port: int, *, ours: bool) -> None:
+    assert names_our_port(host, port) is ours

@@ -11,9 +11,10 @@ from tests.unit.adapters.web.serving import ILL, WELL, FixedView, free_port, ser
 
 from dstack_vpn.adapters.web import listening
 from dstack_vpn.adapters.web.access import Policy
-from dstack_vpn.adapters.web.limits import Limiter
 from dstack_vpn.adapters.web.server import HealthServer, of_view
 from dstack_vpn.core.health import Health
+from dstack_vpn.core.pace import Limiter, Pace
+from dstack_vpn.core.shares import Shares
 
 
 class RelayView:
@@ -122,7 +123,8 @@ async def test_who_does_not_ask_is_hung_up_on(said: bytes) -> None:
 
 async def test_connections_are_bounded_and_others_are_let_in_again() -> None:
     async with serving(policy=Policy(proxies=())) as served:
-        served.server.connections.per_client = 3
+        served.server.connections._places.shares = Shares(512, each=3, ours=3)
+        served.server.connections._lobby.shares = Shares(0, each=0)
         open_ = [await asyncio.open_connection("127.0.0.1", served.port) for _ in range(3)]
         reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
         with pytest.raises((ConnectionResetError, asyncio.IncompleteReadError)):
@@ -137,9 +139,7 @@ async def test_connections_are_bounded_and_others_are_let_in_again() -> None:
 
 async def test_who_asks_too_much_is_slowed_down_and_then_refused() -> None:
     async with serving() as served:
-        served.server._limiter = Limiter(
-            lambda: 0.0, rate=50
-        )  # a clock that stands still: nothing comes back
+        served.server._checks = Limiter(Pace(rate=50))
         statuses = await asyncio.gather(*(served.status("/live") for _ in range(95)))
         # A burst of 40, and what one second brings.
         assert statuses.count(200) == pytest.approx(90, abs=1)

@@ -16,6 +16,7 @@ from dstack_vpn.adapters.web.access import Policy
 from dstack_vpn.adapters.web.api import Api
 from dstack_vpn.bridge.journal import KEPT
 from dstack_vpn.core.happenings import BrakeReleased, HealthChanged
+from dstack_vpn.core.shares import Shares
 
 
 @dataclass
@@ -141,7 +142,7 @@ async def test_a_reader_that_takes_nothing_is_dropped_and_nobody_else() -> None:
 
 
 async def test_readers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream, "STREAMS", 1)
+    monkeypatch.setattr(stream, "STREAMS", Shares(1, each=1))
     async with serving() as served, reading(served):
         status, _, headers = await served.get("/events")
         assert (status, headers["Retry-After"]) == (503, "10")

@@ -1,0 +1,81 @@
+"""The DNS responder's places and pace, for all of its listeners together (`core.shares`, `core.pace`)."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from dstack_vpn.core.pace import Limiter, Pace
+from dstack_vpn.core.shares import Kind, Places, Shares, Source, Sources
+
+CONNECTIONS: Final = Shares(
+    total=48, each=4, ours=16, reserved={Kind.OURS: 4, Kind.MEMBER: 16, Kind.STRANGER: 8}, stale=1.0
+)
+"""TCP clients at once."""
+QUESTIONS: Final = Shares(
+    total=64, each=24, ours=40, reserved={Kind.OURS: 8, Kind.MEMBER: 16, Kind.STRANGER: 8}, stale=float("inf")
+)
+"""Questions at once that another server has to answer."""
+PACE: Final = Pace(rate=500, burst=500, rate_of_kind=2000, burst_of_kind=2000, longest=0.0)
+"""Questions of a source. One beyond that gets no answer: its client asks again, a flood does not wait."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TcpClient:
+    """One connection."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+    source: Source
+
+
+class Desk:
+    """Admits clients and questions."""
+
+    def __init__(self, sources: Sources) -> None:
+        self.sources = sources
+        self._limiter = Limiter(PACE)
+        self._clients: Places[TcpClient] = Places(CONNECTIONS)
+        self._questions: Places[asyncio.Task[object]] = Places(QUESTIONS)
+
+    def hears(self, source: Source) -> bool:
+        """Whether a source may ask a question now."""
+        return self._limiter.take(source, time.monotonic()) is not None
+
+    @contextmanager
+    def seat(self, client: TcpClient) -> Iterator[bool]:
+        """Hold a place for a TCP client; False: there is none."""
+        taken = self._clients.take(client.source, client, time.monotonic())
+        if taken is not None and taken.displaced is not None:
+            taken.displaced.writer.transport.abort()
+        try:
+            yield taken is not None
+        finally:
+            self._clients.leave(client)
+
+    @contextmanager
+    def serving(self, client: TcpClient) -> Iterator[None]:
+        """Keep a client's place firm while its question is answered."""
+        self._clients.firm(client)
+        try:
+            yield
+        finally:
+            self._clients.loosen(client, time.monotonic())
+
+    @asynccontextmanager
+    async def question(self, source: Source) -> AsyncIterator[bool]:
+        """Hold a place for a question that the current task has another server answer; False: there is none.
+
+        The task is cancelled if its place goes to another source.
+        """
+        task = asyncio.current_task()
+        assert task is not None
+        taken = self._questions.take(source, task, time.monotonic())
+        if taken is not None and taken.displaced is not None:
+            taken.displaced.cancel()
+        try:
+            yield taken is not None
+        finally:
+            self._questions.leave(task)

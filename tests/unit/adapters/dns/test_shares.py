@@ -1,0 +1,127 @@
+"""Few sources that take all: TCP clients, questions under way and floods of the DNS responder."""
+
+import asyncio
+import socket
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from types import SimpleNamespace
+
+import dns.message
+import pytest
+from tests.integration.support import eventually
+from tests.unit.adapters.crowd import CROWD, connected
+from tests.unit.adapters.dns.test_server import ZONE, Told, free_port
+
+from dstack_vpn.adapters.dns import desk
+from dstack_vpn.adapters.dns.desk import CONNECTIONS, PACE, QUESTIONS
+from dstack_vpn.adapters.dns.server import DnsServer
+from dstack_vpn.core.model import SocketAddress
+
+OURS = dns.message.make_query(f"web.{ZONE}", "A").to_wire()
+FOREIGN = dns.message.make_query("example.org", "A").to_wire()
+GREEDY = {
+    "one member": ["127.3.0.7", "127.4.0.7"],
+    "one /64": [f"127.2.0.{number}" for number in range(1, 6)],
+    "many": [f"127.1.0.{number}" for number in range(1, 13)],
+}
+OTHERS = ["127.0.0.1", "127.3.0.8", "127.4.0.9", "127.1.9.9"]
+
+
+@asynccontextmanager
+async def serving(*resolvers: SocketAddress) -> AsyncIterator[DnsServer]:
+    server = DnsServer(Told(), free_port(), (), resolvers, CROWD)
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(server.run())
+        await eventually(lambda: server.listening, "it listens")
+        await server.load()
+        yield server
+        task.cancel()
+
+
+def asking(port: int, source: str) -> socket.socket:
+    made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    made.setblocking(False)
+    made.bind((source, 0))
+    made.connect(("127.0.0.1", port))
+    return made
+
+
+async def udp(port: int, source: str, data: bytes = OURS) -> bytes:
+    with asking(port, source) as client:
+        client.send(data)
+        async with asyncio.timeout(5):
+            return await asyncio.get_running_loop().sock_recv(client, 65535)
+
+
+async def tcp(port: int, source: str) -> bytes:
+    reader, writer = await connected(port, source)
+    writer.write(len(OURS).to_bytes(2, "big") + OURS)
+    try:
+        async with asyncio.timeout(5):
+            return await reader.readexactly(int.from_bytes(await reader.readexactly(2), "big"))
+    finally:
+        writer.close()
+
+
+@pytest.mark.parametrize("sources", GREEDY.values(), ids=GREEDY)
+async def test_sources_that_hold_all_tcp_connections_they_can_lock_nobody_out(sources: list[str]) -> None:
+    async with serving() as server:
+        silent = [await connected(server.port, source) for source in sources for _ in range(20)]
+        assert len(server.desk._clients) <= CONNECTIONS.total
+        for other in OTHERS:
+            assert await tcp(server.port, other)
+        for _, writer in silent:
+            writer.close()
+
+
+@pytest.mark.parametrize("sources", GREEDY.values(), ids=GREEDY)
+async def test_questions_that_no_resolver_answers_keep_no_others_waiting(sources: list[str]) -> None:
+    """The only resolver answers a name that is asked for once, and no other."""
+    async with resolving() as resolver, serving(resolver) as server, AsyncExitStack() as stack:
+        for source in sources:
+            client = stack.enter_context(asking(server.port, source))
+            for _ in range(40):
+                client.send(FOREIGN)
+        await eventually(lambda: len(server.desk._questions) >= QUESTIONS.each, "they wait")
+        assert len(server.desk._questions) <= QUESTIONS.total
+        for other in OTHERS:
+            assert await udp(server.port, other, dns.message.make_query("known.example", "A").to_wire())
+
+
+@asynccontextmanager
+async def resolving() -> AsyncIterator[SocketAddress]:
+    """A resolver that answers for known.example alone."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as made:
+        made.setblocking(False)
+        made.bind(("127.0.0.1", 0))
+
+        def on_question() -> None:
+            with suppress(OSError):
+                while True:
+                    data, client = made.recvfrom(4096)
+                    query = dns.message.from_wire(data)
+                    if query.question[0].name.to_text() == "known.example.":
+                        made.sendto(dns.message.make_response(query).to_wire(), client)
+
+        loop = asyncio.get_running_loop()
+        loop.add_reader(made.fileno(), on_question)
+        yield SocketAddress(*made.getsockname())
+        loop.remove_reader(made.fileno())
+
+
+async def test_a_flood_by_both_addresses_of_a_member_is_cut_to_its_pace_and_delays_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with serving() as server, AsyncExitStack() as stack:
+        moment = time.monotonic()
+        monkeypatch.setattr(desk, "time", SimpleNamespace(monotonic=lambda: moment))  # it stands still
+        floods = [stack.enter_context(asking(server.port, source)) for source in GREEDY["one member"]]
+        for _ in range(60):
+            for flood in floods:
+                for _ in range(10):
+                    flood.send(OURS)
+            await asyncio.sleep(0)
+        for other in OTHERS:
+            assert await udp(server.port, other)
+        assert server.answers["noerror"] == pytest.approx(PACE.burst + len(OTHERS), abs=2)
