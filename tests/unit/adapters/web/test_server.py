@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import socket
+import time
+from types import SimpleNamespace
 
 import aiohttp
 import pytest
@@ -10,6 +12,7 @@ from structlog.testing import capture_logs
 from tests.unit.adapters.web.serving import ILL, WELL, FixedView, free_port, serving, until
 
 from dstack_vpn.adapters.web import listening
+from dstack_vpn.adapters.web import server as web_server
 from dstack_vpn.adapters.web.access import Policy
 from dstack_vpn.adapters.web.server import HealthServer, of_view
 from dstack_vpn.core.health import Health
@@ -137,9 +140,12 @@ async def test_connections_are_bounded_and_others_are_let_in_again() -> None:
         assert await served.status("/live") == 200
 
 
-async def test_who_asks_too_much_is_slowed_down_and_then_refused() -> None:
+async def test_who_asks_too_much_is_slowed_down_and_then_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     async with serving() as served:
         served.server._checks = Limiter(Pace(rate=50))
+        moment = time.monotonic()
+        # A clock that stands still: nothing comes back.
+        monkeypatch.setattr(web_server, "time", SimpleNamespace(monotonic=lambda: moment))
         statuses = await asyncio.gather(*(served.status("/live") for _ in range(95)))
         # A burst of 40, and what one second brings.
         assert statuses.count(200) == pytest.approx(90, abs=1)
