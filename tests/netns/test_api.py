@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 import pytest
 from tests.netns_support import wait_until
@@ -151,22 +152,24 @@ http://:8000 {{
   respond "hello {{http.request.header.X-Vpn-Node}}"
 }}
 """
-Proxy = Callable[[Node, Path], None]
+Proxy = Callable[[Node, Path], "subprocess.Popen[str]"]
+START: Final = 60.0
+"""Seconds for a proxy's own start, which is not what is tested. One that ends meanwhile is reported at once."""
 
 
-def nginx(node: Node, home: Path) -> None:
+def nginx(node: Node, home: Path) -> "subprocess.Popen[str]":
     config = home / "nginx.conf"
     config.write_text(NGINX.format(home=home))
-    node.namespace.popen("nginx", "-c", config, "-e", home / "nginx.log")
+    return node.namespace.popen("nginx", "-c", config, "-e", home / "nginx.log")
 
 
-def caddy(node: Node, home: Path) -> None:
+def caddy(node: Node, home: Path) -> "subprocess.Popen[str]":
     config = home / "Caddyfile"
     config.write_text(CADDY.format(home=home))
     environment = {"HOME": str(home), "PATH": "/usr/bin:/bin:/usr/sbin"}
     log = (home / "caddy.log").open("w")
     with log:
-        node.namespace.popen(
+        return node.namespace.popen(
             *(str(shutil.which("caddy")), "run", "--config", config, "--adapter", "caddyfile"),
             env=environment,
             stderr=log,
@@ -179,9 +182,15 @@ def proxied(proxy: Proxy, node: Node, home: Path) -> Iterator[None]:
         pytest.skip(
             f"NO {proxy.__name__.upper()}: forward-auth is NOT tested with it; scripts/setup installs it"
         )
-    proxy(node, home)
-    wait_until(lambda: status(node, "127.0.0.1"), f"{proxy.__name__} answers (its log: {home})")
-    yield
+    name = proxy.__name__
+    process = proxy(node, home)
+    try:
+        wait_until(lambda: process.poll() is not None or status(node, "127.0.0.1"), f"{name} answers", START)
+        assert process.poll() is None, f"{name} has ended: {(home / f'{name}.log').read_text()}"
+        yield
+    finally:
+        process.terminate()
+        process.wait(5)
 
 
 def status(node: Node, address: str, *headers: str) -> str:

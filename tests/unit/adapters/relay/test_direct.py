@@ -9,6 +9,7 @@ import pytest
 from tests.unit.adapters.relay.conftest import Pair, running
 
 from dstack_vpn.adapters.relay import direct
+from dstack_vpn.adapters.relay.engine import UDP_BUFFER
 from dstack_vpn.core.model import SocketAddress
 
 DATA = b"\x04\x00\x00\x00"
@@ -114,3 +115,19 @@ async def test_a_probe_without_an_answer_gives_up(probed: Probed, monkeypatch: p
     await until(lambda: probed.flow._probe is not None and probed.flow._probe._udp is None)
     probed.pair.source.send(b"by the relay alone")
     assert await probed.pair.take(probed.pair.sink, 1) == [b"by the relay alone"]
+
+
+async def test_a_peer_at_full_speed_loses_nothing_while_its_answers_are_held(probed: Probed) -> None:
+    """A quarter of a second at 50 Mbit/s, for which the system's default buffer is far too small."""
+    probed.pair.engine.widen(probed.pair.source)  # as WireGuard's own socket is
+    if probed.pair.source.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) < UDP_BUFFER:
+        pytest.skip("a large buffer takes CAP_NET_ADMIN, which a node has")
+    probed.probe()
+    probed.pair.source.send(b"hello")
+    _, source = await probed.copy()
+    probed.flow.hold(on=True)
+    burst = [DATA + number.to_bytes(2, "big") + bytes(1400) for number in range(1200)]
+    for datagram in burst:
+        probed.peer.sendto(datagram, source)
+    probed.flow.hold(on=False)
+    assert await probed.pair.take(probed.pair.source, len(burst)) == burst
