@@ -154,7 +154,7 @@ http://:8000 {{
 """
 Proxy = Callable[[Node, Path], "subprocess.Popen[str]"]
 START: Final = 60.0
-"""Seconds for a proxy's own start, which is not what is tested. One that ends meanwhile is reported at once."""
+"""Seconds for a proxy's own start, which is not tested. One that ends meanwhile is reported at once."""
 
 
 def nginx(node: Node, home: Path) -> "subprocess.Popen[str]":
