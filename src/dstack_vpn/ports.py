@@ -377,8 +377,8 @@ class Ledger(Protocol):
     def append(self, notes: Sequence[Note]) -> Anchor:
         """Record them in their order; returns the end of the chain."""
 
-    def forget(self, *, before: float, largest: int) -> int:
-        """Drop the oldest records, by age (Unix seconds) and size (bytes); returns how many."""
+    def forget(self, *, now: float, before: float, largest: int) -> int:
+        """Cut records by age (``before``, Unix seconds) and size (bytes), and record it; returns how many."""
 
 
 class ConfigArchive(Protocol):

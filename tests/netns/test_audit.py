@@ -67,7 +67,7 @@ def test_a_revocation_has_one_cause_from_the_chain_to_the_peer(lab: Lab) -> None
     assert command(a, "audit", "verify", "--contains", verdict["end"])[0] == 0
 
     with sqlite3.connect(a.home / "state" / "audit.sqlite") as file:
-        file.execute("DROP TRIGGER record_ages")
+        file.execute("DROP TRIGGER record_goes")
         file.execute("DELETE FROM record WHERE number = ?", (exported[-1]["number"],))
     assert command(a, "audit", "verify")[0] == 0
     code, said = command(a, "audit", "verify", "--contains", verdict["end"])

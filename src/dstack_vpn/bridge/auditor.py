@@ -1,10 +1,11 @@
 """Writes the audit log: everything that happens here, behind the events and never in their way.
 
-What can't be written waits, up to a bound; beyond it the oldest is dropped, and the next record says how many
-were. Health shows the trouble.
+What can't be written waits, up to a bound. Beyond it the oldest record of a passing kind (`core.cuts`) is
+dropped, and only if there is none, the oldest of all. The next record says how many were; health shows it.
 """
 
 import asyncio
+import heapq
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from typing import Final
 
 import structlog
 
+from dstack_vpn.core.cuts import is_lasting
 from dstack_vpn.core.happenings import DecisionsChanged, Entry, plain
 from dstack_vpn.core.health import Facts
 from dstack_vpn.core.ledger import Anchor, Note
@@ -26,6 +28,7 @@ GATHER: Final = 0.25
 """Seconds in which what happens is written together."""
 RETRY: Final = 5.0
 """Seconds after a failure."""
+DAY: Final = 86_400.0
 TIDY: Final = 3600.0
 """Seconds between looks for records that are past their keeping."""
 
@@ -40,7 +43,11 @@ class Auditor:
     keep_for: float
     """Seconds."""
     keep_bytes: int
-    _waiting: deque[Note] = field(default_factory=deque)
+    _passing: deque[tuple[int, Note]] = field(default_factory=deque)
+    """Notes that wait, by their number."""
+    _lasting: deque[tuple[int, Note]] = field(default_factory=deque)
+    _last: int = 0
+    """The number of the newest note."""
     _dropped: int = 0
     _writing: tuple[asyncio.Future[Anchor], list[Note]] | None = None
     _news: asyncio.Event = field(default_factory=asyncio.Event)
@@ -54,11 +61,15 @@ class Auditor:
 
     def note(self, note: Note) -> None:
         """Have something written."""
-        if len(self._waiting) >= WAITING:
-            self._waiting.popleft()
+        self._last += 1
+        self._lane(note).append((self._last, note))
+        if len(self._passing) + len(self._lasting) > WAITING:
+            (self._passing or self._lasting).popleft()
             self._dropped += 1
-        self._waiting.append(note)
         self._news.set()
+
+    def _lane(self, note: Note) -> deque[tuple[int, Note]]:
+        return self._lasting if is_lasting(note.kind) else self._passing
 
     async def run(self) -> None:
         """Write what comes until cancelled."""
@@ -79,7 +90,7 @@ class Auditor:
         try:
             await self._settle()
             self._news.clear()
-            if self._waiting:
+            if self._passing or self._lasting:
                 notes, self._dropped = self._taken(), 0
                 append = asyncio.get_running_loop().run_in_executor(None, self.ledger.append, notes)
                 # A write goes on although its task is cancelled: whoever flushes next has to know of it.
@@ -99,8 +110,9 @@ class Auditor:
 
     def _taken(self) -> list[Note]:
         gap = [Note(self.clock.now(), "audit.gap", {"records": self._dropped})] if self._dropped else []
-        notes = [*gap, *self._waiting]
-        self._waiting.clear()
+        notes = [*gap, *(note for _, note in heapq.merge(self._passing, self._lasting))]
+        self._passing.clear()
+        self._lasting.clear()
         return notes
 
     async def _settle(self) -> None:
@@ -111,22 +123,29 @@ class Auditor:
         try:
             await append
         except StoreError:
-            for note in reversed(notes):
-                if note.kind == "audit.gap":
-                    self._dropped += int(note.body["records"] or 0)
-                elif len(self._waiting) >= WAITING:
-                    self._dropped += 1
-                else:
-                    self._waiting.appendleft(note)
+            self._wait_again(notes)
             raise
+
+    def _wait_again(self, notes: list[Note]) -> None:
+        """Put notes before those that came since, in their order."""
+        since = [note for _, note in heapq.merge(self._passing, self._lasting)]
+        self._passing.clear()
+        self._lasting.clear()
+        for note in (*notes, *since):
+            if note.kind == "audit.gap":
+                self._dropped += int(note.body["records"] or 0)
+            else:
+                self.note(note)
 
     async def _tidy(self) -> None:
         now = self.clock.now()
         if now - self._tidied < TIDY:
             return
         self._tidied = now
+        # By whole days, so that a day has one record of a cut by age.
+        before = (now - self.keep_for) // DAY * DAY
         gone = await asyncio.to_thread(
-            lambda: self.ledger.forget(before=now - self.keep_for, largest=self.keep_bytes)
+            lambda: self.ledger.forget(now=now, before=before, largest=self.keep_bytes)
         )
         if gone:
             _log.info("audit.forgot", records=gone)

@@ -59,22 +59,31 @@ Examples:
 @with_settings("STATE_DIR", of_daemon=True)
 @click.pass_context
 def verify(ctx: click.Context, settings: Settings, *, contains: str | None, as_json: bool) -> None:
-    """Check that no record was altered, left out or slipped in; exit code 1 if one was.
+    """Check that no record was altered, left out or slipped in; exit code 1 if one was, 75 if --contains can't tell.
 
-    What a chain can't show by itself is that its end was cut off: note the place that this prints elsewhere,
-    and give it with --contains the next time.
+    Records that were cut by age or size leave a record of the cut behind. This prints the record that the log
+    begins with, and each cut. A chain can't show by itself that its end was cut off: note the place that this
+    prints elsewhere, and give it with --contains the next time.
     """
     ledger = _ledger(settings)
     end, problem = ledger.verify()
-    if problem is None and contains is not None and not _contains(ledger, contains):
-        problem = f"it does not contain {contains}: the log was cut off, or written anew"
+    first, cuts = next(ledger.read(), None), [_plain(record) for record in ledger.cuts()]
+    code = 0 if problem is None else 1
+    if problem is None and contains is not None:
+        code, problem = _compared(ledger, contains)
     if as_json:
-        click.echo(json.dumps({"sound": problem is None, "problem": problem, "end": str(end)}))
+        begins = None if first is None else first.number
+        sound = None if code == 75 else code == 0
+        said = {"sound": sound, "problem": problem, "end": str(end), "begins": begins, "cuts": cuts}
+        click.echo(json.dumps(said))
     elif problem is None:
         click.echo(f"sound, up to {end}")
+        for line in _completeness(first, cuts):
+            click.echo(line)
     else:
-        click.echo(f"NOT SOUND: {problem}. Sound up to {end}", err=True)
-    ctx.exit(0 if problem is None else 1)
+        verdict = "UNKNOWN" if code == 75 else "NOT SOUND"
+        click.echo(f"{verdict}: {problem}. Sound up to {end}", err=True)
+    ctx.exit(code)
 
 
 @audit.command(
@@ -99,13 +108,29 @@ def _ledger(settings: Settings) -> "SqliteLedger":
     return ledger
 
 
-def _contains(ledger: "SqliteLedger", place: str) -> bool:
+def _completeness(first: Record | None, cuts: list[dict[str, Any]]) -> Iterator[str]:
+    """Say which part of the record is there, and what was cut."""
+    if first is not None and not cuts and first.number == 1:
+        yield "complete from record 1 on"
+        return
+    if first is not None:
+        yield f"begins with record {first.number}, of {_second(first.note.at)}"
+    for cut in cuts:
+        yield f"cut on {cut['time'][:10]}: {sentence(cut['kind'], cut['body'])}"
+
+
+def _compared(ledger: "SqliteLedger", place: str) -> tuple[int, str | None]:
+    """Return an exit code and the problem, if the log does not have that place, or has it no more."""
     number, _, digest = place.partition(":")
     if not number.isascii() or not number.isdigit():
         raise click.UsageError("--contains takes what 'audit verify' has printed: NUMBER:HASH")
     records: Iterator[Record] = ledger.read(after=int(number) - 1)
     record = next(records, None)
-    return record is not None and str(record.anchor) == f"{int(number)}:{digest}"
+    if record is not None and record.number > int(number):
+        return 75, f"record {int(number)} was cut since, so {place} can't be compared: note a newer place"
+    if record is not None and str(record.anchor) == f"{int(number)}:{digest}":
+        return 0, None
+    return 1, f"it does not contain {place}: the log was cut off, or written anew"
 
 
 def _fits(record: Record, node: str | None, kind: str | None) -> bool:

@@ -55,6 +55,12 @@ def _health(body: Body) -> str:
     return f"{body['component']} was {body['before']}, is {body['status']}{reason}"
 
 
+def _cut(body: Body) -> str:
+    kinds = f" ({body['kinds']})" if body.get("kinds") else ""
+    among = "up to" if "hash" in body else "among those up to"
+    return f"{body['records']} records {among} number {body['through']}, by {body['by']}{kinds}"
+
+
 def _plan_failed(body: Body) -> str:
     back = ", rolled back" if body["rolled_back"] else ""
     return f"a plan of {body['steps']} steps failed{back}: {body['problem']}"
@@ -98,6 +104,7 @@ _WORDS: Final[Mapping[str, Callable[[Body], str]]] = {
     "admin.resume": lambda b: (
         "resumed: the registry decides" if b["was_pinned"] else "resumed; nothing was pinned"
     ),
+    "audit.cut": _cut,
     "admin.rollback": lambda b: f"rolled back to {b['backup']}",
     "admin.transaction": lambda b: f"{b['what']}; transaction {b['transaction']}, block {b['block']}",
 }

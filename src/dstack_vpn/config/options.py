@@ -353,7 +353,7 @@ OPTIONS: Final[tuple[Option, ...]] = (
         "AUDIT_KEEP_MB",
         parsers.number(1, 1_000_000, " MB"),
         "64",
-        "How large the audit log may grow before its oldest records go.",
+        "How large the audit log may grow. What others can cause is cut first, then the oldest.",
         "64",
     ),
     Option(

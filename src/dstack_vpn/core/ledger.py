@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final, NamedTuple, TypeAlias
 
 Scalar: TypeAlias = str | int | float | bool | None
@@ -65,9 +66,18 @@ def seal(after: Anchor, note: Note) -> Record:
     return Record(number, note, digest.hexdigest())
 
 
-def check(after: Anchor, records: Iterable[Record]) -> tuple[Anchor, str | None]:
-    """Follow the chain from an anchor: the last place that is sound, and what is wrong after it, if any."""
+def check(
+    after: Anchor, records: Iterable[Record], gaps: Mapping[int, Anchor] = MappingProxyType({})
+) -> tuple[Anchor, str | None]:
+    """Follow the chain from an anchor: the last place that is sound, and the problem after it, if any.
+
+    ``gaps`` are runs of records that were cut: by the number of the first, the place of the last.
+    """
     for record in records:
+        while after.number < record.number - 1 and (last := gaps.get(after.number + 1)) is not None:
+            if last.number <= after.number:
+                return after, f"the gap after record {after.number} is damaged"
+            after = last
         if record.number != after.number + 1:
             return after, f"record {after.number + 1} is missing: {record.number} follows {after.number}"
         if seal(after, record.note).hash != record.hash:

@@ -29,7 +29,7 @@ class Pages:
         self.notes += notes
         return ORIGIN
 
-    def forget(self, *, before: float, largest: int) -> int:
+    def forget(self, *, now: float, before: float, largest: int) -> int:
         return 0
 
     @property
@@ -84,6 +84,25 @@ async def test_a_full_disk_is_told_and_what_was_too_much_is_counted(
         await eventually(lambda: pages.notes, "it is written after all")
         await eventually(lambda: made.facts.audit_problem is None, "health knows that, too")
         task.cancel()
-    gap, *rest = pages.notes
+    gap, started, *rest = pages.notes
     assert (gap.kind, gap.body) == ("audit.gap", {"records": 3})
-    assert [note.body["depth"] for note in rest] == [2, 3, 4, 5, 6]
+    assert started.kind == "node.started"  # what strangers can cause is dropped first
+    assert [note.body["depth"] for note in rest] == [3, 4, 5, 6]
+
+
+async def test_events_push_no_decision_out_of_the_waiting_line(
+    made: Auditor, pages: Pages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auditor, "WAITING", 50)
+    pages.full = True
+    made.take(Entry(1, 7.0, Decided(1, "web-1", False, "revoked", "7-1")))
+    for number in range(500):
+        made.take(Entry(number, 7.0, Reorged(number, 0, 0, 9)))
+        if number % 100 == 0:
+            await made.flush()
+    pages.full = False
+    assert await made.flush()
+    kinds = pages.kinds
+    assert kinds[:2] == ["audit.gap", "access.decided"]
+    assert kinds[2:] == ["chain.reorg"] * 49
+    assert pages.notes[0].body == {"records": 451}

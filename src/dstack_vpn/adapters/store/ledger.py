@@ -1,8 +1,8 @@
 """The audit log on disk: an append-only table, chained by `core.ledger`.
 
 The daemon and an administrator's commands write to the same file; each append reads the end of the chain in
-its own transaction. The table refuses updates, and deletions but for the oldest records that are past their
-keeping: the last of those leaves its number and hash behind, so that the rest can still be followed.
+its own transaction. The table refuses updates, and deletions except by `forget`. That leaves behind the place
+of the last record of each run, so that the rest can still be followed, and a record of the cut.
 """
 
 import json
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from dstack_vpn.adapters.store.advice import advice
+from dstack_vpn.core.cuts import CUT, Kept, Run, of_head, of_thinning, runs, too_much, unexplained
 from dstack_vpn.core.ledger import ORIGIN, Anchor, Note, Record, check, seal
 from dstack_vpn.errors import StoreError
 
@@ -23,10 +24,22 @@ CREATE TABLE IF NOT EXISTS record (
 CREATE TABLE IF NOT EXISTS anchor (only INTEGER PRIMARY KEY CHECK (only = 1), number INTEGER, hash TEXT);
 CREATE TRIGGER IF NOT EXISTS record_stays BEFORE UPDATE ON record
   BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
-CREATE TRIGGER IF NOT EXISTS record_ages BEFORE DELETE ON record
+DROP TRIGGER IF EXISTS record_ages;
+CREATE TABLE IF NOT EXISTS thinned (
+  first INTEGER PRIMARY KEY, last INTEGER NOT NULL, hash TEXT NOT NULL, cut INTEGER NOT NULL
+);
+CREATE TRIGGER IF NOT EXISTS record_goes BEFORE DELETE ON record
   WHEN OLD.number > (SELECT coalesce(max(number), 0) FROM anchor)
+  AND NOT EXISTS (
+    SELECT 1 FROM (SELECT last FROM thinned WHERE first <= OLD.number ORDER BY first DESC LIMIT 1)
+    WHERE last >= OLD.number
+  )
   BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
 """
+_KNOWS_CUTS: Final = 1
+"""SQLite's ``user_version`` since which each cut has its record."""
+_ROW: Final = 120
+"""Bytes of a record beside its body."""
 _TIMEOUT: Final = 5.0
 """Seconds to wait for another process's append."""
 _PAGE: Final = 1000
@@ -47,27 +60,31 @@ class SqliteLedger:
     def append(self, notes: Sequence[Note]) -> Anchor:
         """Record them in their order; returns the end of the chain. Raises `StoreError`."""
         with self._open() as connection, _transaction(connection):
-            end = _end(connection)
             for note in notes:
-                record = seal(end, note)
-                body = json.dumps(dict(note.body), sort_keys=True)
-                row = (record.number, note.at, note.kind, body, record.hash)
-                connection.execute("INSERT INTO record VALUES (?, ?, ?, ?, ?)", row)
-                end = record.anchor
-        return end
+                _add(connection, note)
+            return _end(connection)
 
-    def forget(self, *, before: float, largest: int) -> int:
-        """Drop what is older than ``before`` (Unix seconds), and the oldest above ``largest`` bytes in all.
+    def forget(self, *, now: float, before: float, largest: int) -> int:
+        """Cut what is older than ``before`` (Unix seconds), and what is beyond ``largest`` bytes in all.
 
-        Returns how many records went; raises `StoreError`.
+        Records that strangers and holders can cause go before our own decisions (`core.cuts`). Returns how
+        many records went; raises `StoreError`.
         """
         with self._open() as connection, _transaction(connection):
-            last = _last_to_forget(connection, before, largest)
-            found = connection.execute("SELECT number, hash FROM record WHERE number = ?", (last,)).fetchone()
-            if found is None:
-                return 0
-            connection.execute("INSERT OR REPLACE INTO anchor VALUES (1, ?, ?)", found)
-            return connection.execute("DELETE FROM record WHERE number <= ?", (last,)).rowcount
+            _tell_of_earlier_cuts(connection, now)
+            (aged,) = connection.execute(
+                "SELECT coalesce(max(number), 0) FROM record WHERE at < ?", (before,)
+            ).fetchone()
+            gone = _cut_head(connection, now, "age", aged)
+            (size,) = connection.execute(
+                "SELECT coalesce(sum(length(body) + ?), 0) FROM record", (_ROW,)
+            ).fetchone()
+            if size > largest:
+                kept = _kept(connection)
+                head, thin = too_much(kept, largest)
+                gone += _cut_head(connection, now, "size", head)
+                gone += _thin(connection, now, [record for record in kept if record.number in set(thin)])
+        return gone
 
     def read(self, *, after: int = 0) -> Iterator[Record]:
         """The records from the one after that number on; raises `StoreError`."""
@@ -88,8 +105,22 @@ class SqliteLedger:
     def verify(self) -> tuple[Anchor, str | None]:
         """As `core.ledger.check`, over all that is kept; raises `StoreError`."""
         with self._open() as connection:
-            start = _anchor(connection)
-        return check(start, self.read())
+            start, thinned = _anchor(connection), _thinned(connection)
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+        end, problem = check(start, self.read(), {run.first: run.last for run in thinned})
+        if problem is None and version >= _KNOWS_CUTS:
+            problem = unexplained(start, thinned, self.cuts())
+        return end, problem
+
+    def cuts(self) -> list[Record]:
+        """Return the records that tell of cuts; raises `StoreError`."""
+        with self._open() as connection:
+            rows = connection.execute(
+                "SELECT number, at, kind, body, hash FROM record WHERE kind = ? ORDER BY number", (CUT,)
+            )
+            return [
+                Record(number, Note(at, kind, _body(body)), digest) for number, at, kind, body, digest in rows
+            ]
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
@@ -126,20 +157,69 @@ def _end(connection: sqlite3.Connection) -> Anchor:
     return _anchor(connection) if found is None else Anchor(*found)
 
 
-def _last_to_forget(connection: sqlite3.Connection, before: float, largest: int) -> int:
-    """The number of the newest record that is past its keeping; 0: none."""
-    (aged,) = connection.execute(
-        "SELECT coalesce(max(number), 0) FROM record WHERE at < ?", (before,)
-    ).fetchone()
-    (size,) = connection.execute("SELECT coalesce(sum(length(body) + 120), 0) FROM record").fetchone()
-    if size <= largest:
-        return int(aged)
-    over, last = size - largest, 0
-    for number, length in connection.execute("SELECT number, length(body) + 120 FROM record ORDER BY number"):
-        over, last = over - length, number
-        if over <= 0:
-            break
-    return max(int(aged), last)
+def _add(connection: sqlite3.Connection, note: Note) -> Anchor:
+    record = seal(_end(connection), note)
+    body = json.dumps(dict(note.body), sort_keys=True)
+    row = (record.number, note.at, note.kind, body, record.hash)
+    connection.execute("INSERT INTO record VALUES (?, ?, ?, ?, ?)", row)
+    return record.anchor
+
+
+def _thinned(connection: sqlite3.Connection) -> list[Run]:
+    rows = connection.execute("SELECT first, last, hash, cut FROM thinned ORDER BY first")
+    return [Run(first, Anchor(last, digest), cut) for first, last, digest, cut in rows]
+
+
+def _kept(connection: sqlite3.Connection) -> list[Kept]:
+    rows = connection.execute(
+        "SELECT number, kind, CASE WHEN kind = 'access.decided' AND json_valid(body)"
+        " THEN json_extract(body, '$.token') END, length(body) + ? FROM record ORDER BY number",
+        (_ROW,),
+    )
+    return [Kept(*row) for row in rows]
+
+
+def _tell_of_earlier_cuts(connection: sqlite3.Connection, now: float) -> None:
+    """Earlier releases cut without a record: have one for what is missing already."""
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version < _KNOWS_CUTS:
+        start = _anchor(connection)
+        if start.number:
+            _add(connection, Note(now, CUT, of_head("an earlier release", start.number, start, 0.0)))
+        connection.execute(f"PRAGMA user_version = {_KNOWS_CUTS}")
+
+
+def _cut_head(connection: sqlite3.Connection, now: float, by: str, last: int) -> int:
+    """Cut all up to a number; 0: nothing. Returns how many records went."""
+    found = connection.execute("SELECT number, hash FROM record WHERE number = ?", (last,)).fetchone()
+    if found is None:
+        return 0
+    place = Anchor(*found)
+    (since,) = connection.execute("SELECT at FROM record ORDER BY number LIMIT 1").fetchone()
+    connection.execute("INSERT OR REPLACE INTO anchor VALUES (1, ?, ?)", place)
+    gone = connection.execute("DELETE FROM record WHERE number <= ?", (last,)).rowcount
+    # The runs of a cut whose own record is here still have to be here, too: its digest is over all of them.
+    connection.execute("DELETE FROM thinned WHERE cut <= ?", (last,))
+    _add(connection, Note(now, CUT, of_head(by, gone, place, since)))
+    return gone
+
+
+def _thin(connection: sqlite3.Connection, now: float, gone: Sequence[Kept]) -> int:
+    """Cut records from between others. Returns how many."""
+    if not gone:
+        return 0
+    numbers = [(record.number,) for record in gone]
+    places = (
+        Anchor(*connection.execute("SELECT number, hash FROM record WHERE number = ?", number).fetchone())
+        for number in numbers
+    )
+    made = list(runs(places, _end(connection).number + 1))
+    connection.executemany(
+        "INSERT INTO thinned VALUES (?, ?, ?, ?)", [(run.first, *run.last, run.cut) for run in made]
+    )
+    connection.executemany("DELETE FROM record WHERE number = ?", numbers)
+    _add(connection, Note(now, CUT, of_thinning(gone, made)))
+    return len(numbers)
 
 
 def _body(text: str) -> dict[str, str | int | float | bool | None]:

@@ -1,0 +1,48 @@
+"""`audit verify` says which part of the record is there, and what was cut."""
+
+import json
+from pathlib import Path
+
+import pytest
+from tests.unit.cli.conftest import Cli
+
+from dstack_vpn.adapters.store.ledger import SqliteLedger
+from dstack_vpn.core.ledger import Body, Note
+
+STATE = "STATE_DIR"
+
+
+@pytest.fixture
+def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SqliteLedger:
+    monkeypatch.setenv(STATE, str(tmp_path))
+    tmp_path.chmod(0o700)
+    made = SqliteLedger(tmp_path / "audit.sqlite")
+    made.append([Note(86_400.0 * n, "node.started", {}) for n in range(4)])
+    return made
+
+
+def test_a_whole_log_is_complete(cli: Cli, ledger: SqliteLedger) -> None:
+    ran = cli("audit", "verify")
+    assert ran.code == 0
+    assert ran.out.splitlines() == [f"sound, up to {ledger.end()}", "complete from record 1 on"]
+
+
+def test_what_a_holder_pushed_out_is_told(cli: Cli, ledger: SqliteLedger) -> None:
+    event: Body = {"event": "endpoint updated", "token": 6}
+    ledger.append([Note(400_000.0 + n, "chain.event", event) for n in range(500)])
+    ledger.append([Note(500_000.0, "config.pin", {"peers": 3})])
+    gone = ledger.forget(now=600_000.0, before=86_401.0, largest=20_000)
+    ran = cli("audit", "verify")
+    assert ran.code == 0
+    said = ran.out.splitlines()
+    assert said[1] == "begins with record 3, of 1970-01-03T00:00:00Z"
+    assert said[2].endswith("2 records up to number 2, by age [audit.cut]")
+    assert said[3].endswith(f"by size (chain.event {gone - 2}) [audit.cut]")
+    document = json.loads(cli("audit", "verify", "--json").out)
+    assert (document["sound"], document["begins"]) == (True, 3)
+    assert [cut["body"]["by"] for cut in document["cuts"]] == ["age", "size"]
+    # A place that was noted before, and cut since, is neither there nor a forgery.
+    ran = cli("audit", "verify", "--contains", f"10:{'0' * 64}")
+    assert (ran.code, "record 10 was cut since" in ran.err) == (75, True)
+    assert cli("audit", "verify", "--contains", document["end"]).code == 0
+    assert cli("audit", "verify", "--contains", f"3:{'0' * 64}").code == 1
