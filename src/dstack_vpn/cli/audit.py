@@ -59,7 +59,9 @@ Examples:
 @with_settings("STATE_DIR", of_daemon=True)
 @click.pass_context
 def verify(ctx: click.Context, settings: Settings, *, contains: str | None, as_json: bool) -> None:
-    """Check that no record was altered, left out or slipped in; exit code 1 if one was, 75 if --contains can't tell.
+    """Check that no record was altered, left out or slipped in.
+
+    The exit code is 1 if one was, and 75 if --contains names a record that was cut since.
 
     Records that were cut by age or size leave a record of the cut behind. This prints the record that the log
     begins with, and each cut. A chain can't show by itself that its end was cut off: note the place that this
