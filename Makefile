@@ -36,7 +36,7 @@ endif
 test-docker: ## Build the images and test the compose stacks; installs Docker where it is missing
 	@scripts/setup test
 	@scripts/setup-docker test
-	@docker compose build -q
+	@python -m scripts.stack
 	@python -m pytest -m docker $(PYTEST_ARGS)
 
 test-fast: ## Run the tests that need neither root nor a dev chain
@@ -91,7 +91,7 @@ audit: ## Look for known vulnerabilities in the locked dependencies
 scan: ## Look for what has no business in the images, and for packages that Debian has newer
 	@scripts/setup test
 	@scripts/setup-docker
-	@docker compose build -q
+	@python -m scripts.stack
 	@python -m scripts.scan_images
 
 sbom: ## Write the bill of materials (CycloneDX) of what the images have

@@ -12,14 +12,13 @@ from datetime import datetime
 from statistics import median
 from typing import Any, Final
 
-from scripts.stack import IMAGE, Stack, docker, health, inspect, running, wait_for
+from scripts.stack import IMAGE, Stack, base_image, docker, health, inspect, running, wait_for
 from scripts.upgrade_demo import FILES_KEPT, FILES_PLAIN, build_next, upgrade
 
 from benchmarks.harness import NotMeasurableError
 
 RUNS: Final = 5
 PEERS: Final = 100
-BASE: Final = "debian:trixie-slim"
 IMAGES: Final = ("wireguard", "mullvad-proxy", "net", "admin", "devchain")
 PYTHON: Final = "/opt/dstack-vpn/bin/python"
 _MINT: Final = """
@@ -44,7 +43,7 @@ def sizes() -> dict[str, Any]:
     """Megabytes (10^6 bytes) that each image adds to the base, uncompressed, and its layers."""
     if docker("image", "inspect", IMAGE, check=False).startswith("[]"):
         raise NotMeasurableError("the images are missing: scripts/setup-docker, docker compose build")
-    base = inspect(BASE)["Size"]
+    base = inspect(base_image())["Size"]
     found: dict[str, Any] = {"base_mb": round(base / 1e6, 1)}
     for name in IMAGES:
         image = f"dstack-vpn/{name}:local"

@@ -4,6 +4,7 @@ Every stack has a project name of its own, so that several never meet, and leave
 """
 
 import json
+import re
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,6 +17,8 @@ ROOT: Final = Path(__file__).parents[1]
 OWNER: Final = "0xf39Fd6e51aad88F6F4ce6aB8827279cffFb92266"
 """anvil's first account."""
 IMAGE: Final = "dstack-vpn/wireguard:local"
+DOCKERFILE: Final = ROOT / "docker" / "Dockerfile"
+OWN_BASE: Final = ROOT / ".cache" / "docker-base"
 _T = TypeVar("_T")
 
 
@@ -23,10 +26,28 @@ class DockerError(Exception):
     """A docker command that failed, with what it said."""
 
 
+def own_base() -> str | None:
+    """The base image that scripts/setup-docker made, if the pinned one could not be pulled."""
+    return OWN_BASE.read_text().strip() if OWN_BASE.exists() else None
+
+
+def base_image() -> str:
+    """The image that all images are built on."""
+    pinned = re.search(r"^ARG DSTACK_VPN_BASE=(\S+)$", DOCKERFILE.read_text(), re.MULTILINE)
+    assert pinned is not None
+    return own_base() or pinned[1]
+
+
+def _with_base() -> list[str]:
+    own = own_base()
+    return [] if own is None else [f"DSTACK_VPN_BASE={own}"]
+
+
 def docker(*arguments: str, check: bool = True, timeout: float = 600, stdin: str | None = None) -> str:
     """Run docker; its standard output. Raises `DockerError`."""
+    more = ("--build-arg", "DSTACK_VPN_BASE") if arguments[0] == "build" and own_base() else ()
     done = subprocess.run(
-        ["docker", *arguments],
+        ["env", *_with_base(), "docker", *arguments[:1], *more, *arguments[1:]],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -97,7 +118,7 @@ class Stack:
     def compose(self, *arguments: str, check: bool = True, timeout: float = 600) -> str:
         """Run docker compose on it."""
         files = [option for file in self.files for option in ("-f", file)]
-        settings = [f"{name}={value}" for name, value in self.environment.items()]
+        settings = [*_with_base(), *(f"{name}={value}" for name, value in self.environment.items())]
         command = ["docker", "compose", "--ansi", "never", "-p", self.project, *files, *arguments]
         done = subprocess.run(
             ["env", *settings, *command],
@@ -145,3 +166,7 @@ def running(stack: Stack, *services: str, build: bool = True) -> Iterator[Stack]
         yield stack
     finally:
         stack.down()
+
+
+if __name__ == "__main__":
+    Stack("dstack-vpn").compose("build", "-q", timeout=3600)
