@@ -15,7 +15,7 @@ from tests.integration.pairs import members
 from tests.integration.support import Rig, eventually
 
 from dstack_vpn.adapters.chain import pool
-from dstack_vpn.bridge import jury, session
+from dstack_vpn.bridge import jury, progress
 from dstack_vpn.bridge.witnesses import LOOK
 from dstack_vpn.core.access import Reason
 from dstack_vpn.core.keys import PublicKey
@@ -170,7 +170,7 @@ async def test_a_hidden_revocation_comes_with_the_next_audit(
 async def test_an_endpoint_that_stands_still_hides_no_revocation(
     trio: Trio, make_rig: MakeRig, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session, "BOUND", 2.0)
+    monkeypatch.setattr(progress, "BOUND", 3.0)
     chain = trio.chain
     await chain.mint(1)
     await chain.mint(2)
@@ -217,7 +217,7 @@ async def test_an_endpoint_that_never_lets_a_walk_end_hides_no_revocation_and_is
     trio: Trio, make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It announces each second head, so that the logs between have to be asked for, and answers them late."""
-    monkeypatch.setattr(session, "BOUND", 2.0)
+    monkeypatch.setattr(progress, "BOUND", 3.0)
     chain = trio.chain
     await chain.mint(1)
     await chain.mint(2)

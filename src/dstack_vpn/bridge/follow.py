@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import structlog
 
 from dstack_vpn.bridge.jury import Jury
+from dstack_vpn.bridge.progress import keep_up
 from dstack_vpn.bridge.session import SessionDriver
 from dstack_vpn.bridge.state import ChainState
 from dstack_vpn.core.access import EVERYONE
@@ -80,7 +81,8 @@ class ChainLoop:
                 driver = SessionDriver(self.state, session, group)
                 group.create_task(driver.pump(), name="chain facts")
                 group.create_task(driver.until_ended(), name="chain end")
-                group.create_task(driver.keep_up(lambda: self._has_others(session)), name="chain progress")
+                progress = keep_up(self.state, session.name, lambda: self._has_others(session))
+                group.create_task(progress, name="chain progress")
                 if self.jury is None:
                     await driver.begin()
                     group.create_task(driver.audit_forever(), name="audit")

@@ -6,7 +6,7 @@ session fails, everything it had under way ends with it.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
@@ -29,10 +29,9 @@ from dstack_vpn.core.commands import (
     Resync,
 )
 from dstack_vpn.core.events import LoggedEvent, Observed, OwnerKeyUpdated
-from dstack_vpn.core.lag import BOUND
 from dstack_vpn.core.model import BlockRef, TokenId
 from dstack_vpn.core.registry import contradicts
-from dstack_vpn.errors import BehindError, ChainError, EndpointError, LogsError
+from dstack_vpn.errors import ChainError, EndpointError, LogsError
 from dstack_vpn.ports import ChainFact, ChainSession, Unannounced
 
 _log = structlog.get_logger(component="chain")
@@ -41,8 +40,6 @@ QUEUE: Final = 4096
 """Facts and answers that may wait; when it is full, reading from the endpoint pauses."""
 LATE: Final = 0.15
 """Seconds after a head until its logs, if none has come, are asked for."""
-PROGRESS: Final = 1.0
-"""Seconds between looks at how far we are behind."""
 SLICE: Final = 250
 """Tokens that are compared without a pause."""
 
@@ -232,27 +229,6 @@ class SessionDriver:
         await self._over.wait()
         assert self._error is not None
         raise self._error
-
-    async def keep_up(self, have_others: Callable[[], bool]) -> None:
-        """Raise `BehindError` when we stay too far behind what endpoints show.
-
-        The only endpoint that there is is left if it makes no progress at all: another session may be better.
-        """
-        state, began = self.state, self.state.clock.monotonic()
-        tip, moved = state.follower.tip, began
-        while True:
-            await asyncio.sleep(PROGRESS)
-            now = state.clock.monotonic()
-            if state.follower.tip != tip:
-                tip, moved = state.follower.tip, now
-            seconds, blocks = state.lag.behind(tip, now)
-            state.facts.lag = seconds, blocks
-            since = began if have_others() else max(began, moved)
-            if seconds > BOUND and now - since > BOUND:
-                state.lag.void(self.session.name)
-                raise BehindError(
-                    f"{self.session.name}: following it, we are {blocks} blocks and {seconds:.0f} s behind"
-                )
 
     async def _contradictions(self, observed: Sequence[Observed]) -> list[Observed]:
         """What says anything else than our registry; a few hundred at a time, so that no event waits."""

@@ -20,7 +20,7 @@ from dstack_vpn.ports import ChainSession, ChainSource
 _T = TypeVar("_T")
 
 PATIENCE: Final = 3.0
-"""Seconds that an endpoint is given to get to our block."""
+"""Seconds that an endpoint is given to connect, and to get to our block."""
 LOOK: Final = 0.05
 """Seconds between looks at whether it has."""
 
@@ -53,8 +53,12 @@ class EndpointWitness:
                 self._session = None
 
     async def testify(self, question: Question) -> Statement:
-        """See `ports.Witness.testify`. Has no deadline of its own but for an endpoint that is behind."""
-        await self._connected.wait()
+        """See `ports.Witness.testify`. An endpoint that is behind or not connected has `PATIENCE`."""
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await self._connected.wait()
+        except TimeoutError as error:
+            raise EndpointError(self.problem or "it is not connected") from error
         assert self._session is not None
         try:
             said = await answer(self._session, question)
