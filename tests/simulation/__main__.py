@@ -5,6 +5,7 @@ import sys
 from collections import Counter
 from random import Random
 
+from structlog.testing import capture_logs
 from tests.simulation.loop import simulate
 from tests.simulation.world import World
 
@@ -19,9 +20,10 @@ def world_of(seed: int) -> World:
 
 
 def run(seed: int) -> World:
-    """One run, to its end."""
+    """One run, to its end, without its logs."""
     world = world_of(seed)
-    simulate(world.run())
+    with capture_logs():
+        simulate(world.run())
     return world
 
 

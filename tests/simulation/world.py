@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Network
 from random import Random
 
-import structlog
 from tests.scripted import key
 from tests.simulation.adversary import Adversary, honest
 from tests.simulation.chain import Chain
@@ -67,7 +66,6 @@ class World:
         self.adversary = Adversary(self.random, self.chain, crooks)
 
     async def run(self) -> "World":
-        structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
         clock = LoopClock()
         facts = Facts(started=clock.now())
         self.members = Members(
