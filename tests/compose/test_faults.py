@@ -109,7 +109,7 @@ def test_not_even_root_can_do_without_it_and_no_other_user_gets_it() -> None:
 
 
 def test_a_full_disk_for_the_key() -> None:
-    full = ("--tmpfs", "/var/lib/dstack-vpn:size=4k,nr_inodes=1")
+    full = ("--tmpfs", "/var/lib/dstack-vpn:size=4k,nr_inodes=1,mode=0700")
     with container(*ADMIN, *TUN, *NOWHERE, *KEY, *full) as name:
         assert docker("wait", name).strip() == "1"
         assert "STATE_DIR: can't keep a key in /var/lib/dstack-vpn" in logged(name)
@@ -130,8 +130,8 @@ def key_file(tmp_path: Path) -> tuple[str, ...]:
 @pytest.mark.parametrize(
     ("state", "advice"),
     [
-        ("size=4k,nr_inodes=1", "free some space in STATE_DIR"),
-        ("ro", "STATE_DIR"),
+        ("size=4k,nr_inodes=1,mode=0700", "free some space in STATE_DIR"),
+        ("ro,mode=0700", "STATE_DIR"),
     ],
 )
 def test_a_disk_that_takes_nothing(key_file: tuple[str, ...], state: str, advice: str) -> None:

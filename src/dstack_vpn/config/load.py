@@ -17,6 +17,7 @@ from typing import Any, Final, TypeVar
 from dstack_vpn.config import parsers, relay
 from dstack_vpn.config.nearest import nearest
 from dstack_vpn.config.options import COMPONENTS, LEVELS, OPTIONS, Option
+from dstack_vpn.config.private import replaceable
 from dstack_vpn.config.proxies import proxy_texts, settle_proxies
 from dstack_vpn.config.relay import RELAY_OPTIONS, RelaySettings
 from dstack_vpn.config.settings import Network, Settings
@@ -334,6 +335,9 @@ def _read_secret(option: Option, path: Path, problems: list[str]) -> str | None:
         return None
     if mode & (stat.S_IRWXG | stat.S_IRWXO):
         problems.append(f"{name}: {path} can be read by others (mode {mode & 0o777:04o}): chmod 0600 {path}")
+        return None
+    if (problem := replaceable(path)) is not None:
+        problems.append(f"{name}: {problem}")
         return None
     if len(content) > _SECRET_LIMIT or not content.strip():
         problems.append(f"{name}: {path} is empty, or too long for a key")

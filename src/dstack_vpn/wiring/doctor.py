@@ -24,6 +24,7 @@ from dstack_vpn.wiring.firewall import forwarding
 from dstack_vpn.wiring.keys import identity_of
 from dstack_vpn.wiring.node import look_at_device, now
 from dstack_vpn.wiring.rpc import contacts, rpc_urls
+from dstack_vpn.wiring.secrets import directories
 
 PEERS: Final = 16
 """Peers whose ways are tried; a network of hundreds would take minutes."""
@@ -50,7 +51,7 @@ async def examine(settings: Settings, daemon: Daemon, tell: Callable[[Check], No
     if settings.forward_to:
         add(await forwarding(settings))
     device, seen = await _device(settings, daemon)
-    add(seen, machine.state(settings.state_dir))
+    add(seen, machine.state(settings.state_dir), directories(settings))
     add(machine.udp_port(settings.listen_port, settings.interface, device))
     host, port = settings.health_check_host, settings.health_check_port
     add(machine.http_port(host, port, running=bool(daemon)))

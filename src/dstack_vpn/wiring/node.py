@@ -56,6 +56,7 @@ from dstack_vpn.wiring.ownership import taken
 from dstack_vpn.wiring.renewal import renewal_of
 from dstack_vpn.wiring.rpc import rpc_urls
 from dstack_vpn.wiring.running import published
+from dstack_vpn.wiring.secrets import of_node, refuse_exposed
 from dstack_vpn.wiring.transports import Relays
 from dstack_vpn.wiring.view import NodeView
 
@@ -224,9 +225,10 @@ def build(settings: Settings, link: Link, relays: Relays) -> Node:
 
 
 async def run(settings: Settings) -> None:
-    """Run the daemon until SIGTERM or SIGINT; a second signal ends it at once."""
+    """Run the daemon until SIGTERM or SIGINT; a second signal ends it at once. Raises `ConfigError`."""
     logs.configure(settings.log_level, settings.log_levels, settings.log_format)
     harden()
+    refuse_exposed(of_node(settings))
     lock(settings.state_dir)
     settings = await with_key(settings)
     logs.tell_exposed(settings.exposed)

@@ -22,8 +22,9 @@ from dstack_vpn.adapters.web.access import Policy
 from dstack_vpn.adapters.web.server import HealthServer, of_view
 from dstack_vpn.config import RelaySettings
 from dstack_vpn.core.model import SocketAddress
-from dstack_vpn.core.upstream import Listen
+from dstack_vpn.core.upstream import DSTACK, Listen
 from dstack_vpn.errors import ConfigError
+from dstack_vpn.wiring.secrets import refuse_exposed
 
 _log = structlog.get_logger(component="relay")
 
@@ -66,7 +67,7 @@ async def run(settings: RelaySettings, reread: Callable[[], RelaySettings], show
 
 
 async def build(settings: RelaySettings) -> Service:
-    """The service, listening; raises `RelayError`."""
+    """The service, listening; raises `RelayError`, and `ConfigError` if others can write to its secrets."""
     engine = Engine(offload=settings.offload)
     if engine.descriptors < (needed := 2 * settings.max_connections + RESERVE):
         _log.warning(
@@ -79,6 +80,8 @@ async def build(settings: RelaySettings) -> Service:
         assert settings.target is not None
         secure = None
         if settings.listen.tls:
+            if settings.listen.cert in {None, DSTACK}:
+                refuse_exposed({"STATE_DIR": settings.state_dir})
             secure = await Certificates.load(settings.listen, settings.state_dir, settings.guest_agent)
             pin = secure.pin
         service = Tcp2Udp(

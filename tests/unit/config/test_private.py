@@ -1,0 +1,127 @@
+"""Directories of secrets that another user could write to are refused, with what to do."""
+
+import os
+from pathlib import Path
+
+import pytest
+from tests.unit.cli.conftest import Cli, cli
+
+from dstack_vpn.adapters.doctor.check import Status
+from dstack_vpn.config.load import load
+from dstack_vpn.config.private import exposure, replaceable
+from dstack_vpn.errors import ConfigError
+from dstack_vpn.wiring.secrets import directories
+
+__all__ = ["cli"]
+KEY = "gI6EdUSYvn8ugXOt8QQD6Yc+JyiZxIhp3GInSWRfWGE="
+ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="NOT ROOT: what belongs to another user is NOT tested")
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o1777, 0o770, 0o720, 0o702, 0o2775])
+def test_a_directory_that_others_can_write_to_is_exposed(tmp_path: Path, mode: int) -> None:
+    state = tmp_path / "state"
+    state.mkdir()
+    state.chmod(mode)
+    problem = exposure(state)
+    assert problem is not None
+    assert f"mode {mode:04o}" in problem
+    assert problem.endswith(f"chmod 0700 {state}")
+
+
+@pytest.mark.parametrize("mode", [0o700, 0o755, 0o750, 0o2750])
+def test_a_directory_that_others_can_at_most_read_is_not(tmp_path: Path, mode: int) -> None:
+    state = tmp_path / "state"
+    state.mkdir()
+    state.chmod(mode)
+    assert exposure(state) is None
+    assert exposure(state / "missing" / "deeper") is None
+
+
+@ROOT
+def test_a_directory_of_another_user_is_exposed(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    state.mkdir(mode=0o700)
+    os.chown(state, 12345, -1)
+    assert exposure(state) == (f"{state} belongs to user 12345, who could replace keys: chown 0 {state}")
+
+
+def test_a_directory_below_one_that_others_can_write_to_is_exposed_but_for_the_sticky_bit(
+    tmp_path: Path,
+) -> None:
+    above, state = tmp_path / "above", tmp_path / "above" / "state"
+    state.mkdir(parents=True, mode=0o700)
+    link = tmp_path / "link"
+    link.symlink_to(state)
+    for mode, found in ((0o777, True), (0o1777, False), (0o755, False)):
+        above.chmod(mode)
+        for path in (state, link, state / "missing", above / "missing"):
+            assert (exposure(path) is not None) is found
+        assert (replaceable(state / "key") is not None) is found
+
+
+def test_a_key_file_that_another_user_could_replace_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "keys"
+    folder.mkdir()
+    key = folder / "wireguard.key"
+    key.write_text(KEY)
+    key.chmod(0o600)
+    environment = {
+        "NETWORK": "local",
+        "RPC_URL": "http://127.0.0.1:9",
+        "CONTRACT_ADDRESS": "0x" + "11" * 20,
+        "WIREGUARD_PRIVATE_KEY_FILE": str(key),
+    }
+    load(environment=environment)
+    folder.chmod(0o777)
+    with pytest.raises(ConfigError, match=r"WIREGUARD_PRIVATE_KEY_FILE: other users can replace what is in"):
+        load(environment=environment)
+    folder.chmod(0o1777)  # as Kubernetes mounts its secrets
+    load(environment=environment)
+
+
+@pytest.mark.parametrize("setting", ["STATE_DIR", "WIREGUARD_CONFIG"])
+def test_the_daemon_refuses_to_start_with_exit_code_78(cli: Cli, tmp_path: Path, setting: str) -> None:
+    folder = tmp_path / "open"
+    folder.mkdir()
+    folder.chmod(0o777)
+    key = tmp_path / "wireguard.key"
+    key.write_text(KEY)
+    key.chmod(0o600)
+    values = {
+        "STATE_DIR": str(tmp_path / "state"),
+        "WIREGUARD_CONFIG": str(tmp_path / "state" / "wg.conf"),
+        "CONTRACT_ADDRESS": "0x" + "11" * 20,
+        "WIREGUARD_PRIVATE_KEY_FILE": str(key),
+    }
+    values[setting] = str(folder if setting == "STATE_DIR" else folder / "wg.conf")
+    ran = cli("run", **values)
+    assert ran.code == 78
+    assert f"{setting}: other users can write to {folder} (mode 0777)" in ran.err
+    assert f"chmod 0700 {folder}" in ran.err
+    assert not list(folder.iterdir())
+
+
+def test_a_relay_that_keeps_a_certificate_refuses_to_start(cli: Cli, tmp_path: Path) -> None:
+    tmp_path.chmod(0o777)
+    given = ("relay", "tcp2udp", "--listen", "tls://127.0.0.1:0", "--to", "127.0.0.1:9")
+    ran = cli(*given, STATE_DIR=str(tmp_path))
+    assert ran.code == 78
+    assert "STATE_DIR: other users can write to" in ran.err
+
+
+def test_doctor_says_the_same(tmp_path: Path) -> None:
+    tmp_path.chmod(0o777)
+    settings = load(
+        {"state_dir": str(tmp_path)},
+        environment={
+            "NETWORK": "local",
+            "RPC_URL": "http://127.0.0.1:9",
+            "CONTRACT_ADDRESS": "0x" + "11" * 20,
+            "WIREGUARD_CONFIG": str(tmp_path / "wg.conf"),
+        },
+    )
+    check = directories(settings)
+    assert check.status is Status.FAIL
+    assert f"chmod 0700 {tmp_path}" in check.advice
+    tmp_path.chmod(0o700)
+    assert directories(settings).status is Status.PASS
