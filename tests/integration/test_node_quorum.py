@@ -1,6 +1,7 @@
 """The whole node where several endpoints have to agree, with one that forges, hides, or withholds."""
 
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -93,6 +94,26 @@ async def test_what_all_show_is_granted_and_revoked_as_ever(trio: Trio, make_rig
         await settled(rig, trio.chain, "a revocation")
         assert rig.keys == {key_of(12)}
         await eventually(lambda: rig.component("quorum") == "ok: ", "nothing is amiss")
+
+
+async def test_a_grant_costs_two_calls_of_each_endpoint_and_a_revocation_none(
+    trio: Trio, make_rig: MakeRig
+) -> None:
+    await trio.chain.mint(1)
+    async with running(make_rig, trio, audit_interval=3600) as rig:
+        await settled(rig, trio.chain, "what was there")
+        facts = rig.node.facts.quorum
+        await eventually(lambda: facts is not None and facts.agreeing == 3, "all have answered an audit")
+        await eventually(lambda: rig.node.chain.state.audits, "and it is settled")
+        rig.asked.clear()
+        await trio.chain.mint(2)
+        await settled(rig, trio.chain, "a grant")
+        await eventually(lambda: len(rig.asked) >= 6, "all endpoints were asked")
+        asked = Counter(method for method, _ in rig.asked)
+        assert asked == {"eth_getBlockByNumber": 3, "eth_call": 3}
+        await trio.chain.revoke(1)
+        await settled(rig, trio.chain, "a revocation")
+        assert len(rig.asked) == 6
 
 
 @pytest.mark.parametrize("logs", [True, False])

@@ -1,7 +1,16 @@
 """A part of the runs of `make adversaries`, and what was found by it."""
 
+from random import Random
+
 import pytest
 from tests.simulation.__main__ import run
+from tests.simulation.chain import Chain
+from tests.simulation.endpoints import SimulatedEndpoint
+from tests.simulation.loop import simulate
+
+from dstack_vpn.bridge.witnesses import answer
+from dstack_vpn.core.model import BlockRef
+from dstack_vpn.core.witness import Question, Statement
 
 RUNS = 120
 AT_ONCE = 12
@@ -12,3 +21,35 @@ def test_fewer_than_k_liars_break_no_promise_whatever_they_do_and_when(first: in
     for seed in range(first, first + AT_ONCE):
         world = run(seed)
         assert not world.problems, f"seed {seed}"
+
+
+def asked(chain: Chain, question: Question) -> Statement:
+    """What an honest endpoint says."""
+
+    async def ask() -> Statement:
+        async with SimulatedEndpoint("e", chain, Random(1)).open() as session:
+            return await answer(session, question)
+
+    return simulate(ask())
+
+
+def test_an_endpoint_that_lacks_our_block_shows_everything_at_its_own_head() -> None:
+    """Our block may be made up: an honest endpoint that is followed then must not be mute."""
+    chain = Chain(Random(1))
+    ours = BlockRef(10**9, "made up", "?", 0)
+    said = asked(chain, Question(ours, (1, 2), whole=True, exact=True))
+    assert (said.hash, said.at) == (None, chain.head.ref)
+    assert {x.token_id for x in said.observed} == set(chain.head.state.nodes)
+
+
+def test_an_endpoint_whose_head_is_newer_shows_what_has_become_of_a_token() -> None:
+    """The followed endpoint may stand at an old block, at which a revoked member is one still."""
+    chain = Chain(Random(1))
+    old = chain.head
+    while (node := chain.head.state.get(1)) is not None and node.active:
+        chain.mine(0.0)
+    said = asked(chain, Question(old.ref, (1,)))
+    assert (said.hash, said.at) == (old.ref.hash, old.ref)
+    (then,), (now,) = said.observed, said.later
+    assert then.node is not None and then.node.active
+    assert now.node is None or not now.node.active
