@@ -17,9 +17,9 @@ from dstack_vpn.bridge.state import ChainState
 from dstack_vpn.core.access import EVERYONE
 from dstack_vpn.core.happenings import BrakeContradicted
 from dstack_vpn.core.keys import PublicKey
-from dstack_vpn.core.model import ChainIdentity, TokenId
+from dstack_vpn.core.model import BlockRef, ChainIdentity, TokenId
 from dstack_vpn.core.registry import Registry
-from dstack_vpn.errors import ChainError, WrongChainError
+from dstack_vpn.errors import BehindError, ChainError, EndpointError, WrongChainError
 from dstack_vpn.ports import ChainSession, ChainSource
 
 _log = structlog.get_logger(component="chain")
@@ -76,6 +76,7 @@ class ChainLoop:
         """One session, from its first head to the error that ends it."""
         self._check(session)
         self.state.follower.abandon()
+        tip = self.state.follower.tip
         try:
             async with asyncio.TaskGroup() as group:
                 driver = SessionDriver(self.state, session, group)
@@ -98,8 +99,15 @@ class ChainLoop:
             error: BaseException = found
             while isinstance(error, BaseExceptionGroup):
                 error = error.exceptions[0]
+            if isinstance(error, EndpointError) and self._is_no_progress(tip):
+                error = BehindError(str(error))
             # One plain error, so that the source sees what it was.
             raise error from None
+
+    def _is_no_progress(self, tip: BlockRef | None) -> bool:
+        """Whether a session that began at that tip has ended there, though an endpoint shows newer blocks."""
+        seconds, _ = self.state.lag.behind(tip, self.state.clock.monotonic())
+        return tip is not None and self.state.follower.tip == tip and seconds > 0.0
 
     def _has_others(self, session: ChainSession) -> bool:
         return bool(self.source.others(than=session.name))
