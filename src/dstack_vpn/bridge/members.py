@@ -17,6 +17,7 @@ from dstack_vpn.core.commands import Advanced
 from dstack_vpn.core.decisions import DecisionRecord
 from dstack_vpn.core.desired import Delta, Lookup, Membership, PeerPolicy, keys_of
 from dstack_vpn.core.events import Observed, OwnerKeyUpdated
+from dstack_vpn.core.expiry import ExpiryClock
 from dstack_vpn.core.follower import Follower
 from dstack_vpn.core.happenings import (
     Decided,
@@ -28,7 +29,7 @@ from dstack_vpn.core.happenings import (
 )
 from dstack_vpn.core.health import Facts
 from dstack_vpn.core.keys import PublicKey
-from dstack_vpn.core.model import Endpoint, Malformed, Peer, TokenId
+from dstack_vpn.core.model import BlockRef, Endpoint, Malformed, Peer, TokenId
 from dstack_vpn.core.node import Node
 from dstack_vpn.core.quorum import Quorum
 from dstack_vpn.core.reach import Reach
@@ -76,12 +77,19 @@ class Members:
     """The last event of each token that had one since the start: block and log index."""
     _seen: Registry = field(default_factory=Registry, init=False)
     """The registry that the peers were last derived from."""
+    _expiry: ExpiryClock = field(default_factory=ExpiryClock, init=False)
+    _timed: BlockRef | None = field(default=None, init=False)
+    """The block whose time was taken last."""
     _own_token: TokenId | None = field(default=None, init=False)
     _last_own: Node | None = field(default=None, init=False)
     """Our token as it was when it was last in force, and no other token had our key without reason."""
 
     def __post_init__(self) -> None:
         self.membership = Membership(self.policy, self.lookup)
+
+    def now(self) -> float:
+        """The Unix time by which access expires: the wall clock, corrected by block time."""
+        return self._expiry.now(self.clock.now(), self.clock.monotonic())
 
     @property
     def access(self) -> AccessControl:
@@ -105,7 +113,7 @@ class Members:
     @property
     def own_node(self) -> Node | None:
         """Our own token, while it is in force."""
-        decision = self.access.decide(self.own_key, self.clock.now())
+        decision = self.access.decide(self.own_key, self.now())
         return decision.node if decision.reason is Reason.OWN_KEY else None
 
     # -- what happens ---------------------------------------------------------------------------------
@@ -114,7 +122,11 @@ class Members:
         """Begin with what was stored: members that were final then, less those revoked since."""
         base = Registry.of(checkpoint.nodes)
         self.follower.restore(base, checkpoint.finalized, checkpoint.events, checkpoint.tip)
-        now = self.clock.now()
+        wall, monotonic = self.clock.now(), self.clock.monotonic()
+        if checkpoint.synced is not None:
+            self._expiry.seen(checkpoint.synced, monotonic)
+        self._take_time()
+        now = self.now()
         if self.quorum is not None:
             witnessed = [node for node in checkpoint.nodes if node.token_id in checkpoint.witnessed]
             self.quorum.remember(witnessed, checkpoint.finalized.number)
@@ -123,7 +135,7 @@ class Members:
         self.decisions.begin(self.access, now)
         self._admit_only(frozenset(final.peers), Reason.UNSETTLED)
         self.facts.stale = True
-        self.facts.too_old = self.staleness.restored(checkpoint.synced, now, self.clock.monotonic())
+        self.facts.too_old = self.staleness.restored(checkpoint.synced, wall, monotonic)
         if self.facts.too_old is not None:
             # Without members from the disk; who isolates does not go by an adopted interface's either.
             _log.error("members.too_old", problem=self.facts.too_old)
@@ -145,6 +157,7 @@ class Members:
 
     def confirmed(self) -> None:
         """The chain has been read: from now on it alone says who is a member."""
+        self._take_time()
         first, self.facts.synced = self.facts.synced is None, self.clock.now()
         self.staleness.confirmed(self.clock.monotonic())
         self.facts.age = 0.0
@@ -163,6 +176,7 @@ class Members:
 
     def advanced(self, advanced: Advanced, seen: float) -> None:
         """The follower has moved: decide about whom that may concern, and hand the deltas on."""
+        self._take_time()
         before, after = self._seen, advanced.registry
         self._seen = after
         for logged in (*advanced.dropped, *advanced.added):
@@ -188,7 +202,7 @@ class Members:
         self._take_key()
         tokens = [*self._seen.nodes, *gone]
         self._follow(tokens)
-        access, now = self.access, self.clock.now()
+        access, now = self.access, self.now()
         self._hand_on(self.membership.rebuild(access, now), seen)
         self._record(self.decisions.update(access, {*tokens, *self.decisions.due(access, now)}, now))
         self.judge_own()
@@ -221,7 +235,7 @@ class Members:
 
     def reached_anew(self, keys: Iterable[PublicKey]) -> None:
         """These peers are reached in another way now."""
-        deltas = self.membership.update(self.access, list(keys), self.clock.now())
+        deltas = self.membership.update(self.access, list(keys), self.now())
         self._hand_on(deltas, self.clock.monotonic())
 
     def rerouted(self, key: PublicKey, way: Way) -> None:
@@ -241,7 +255,7 @@ class Members:
 
     def judge_own(self) -> None:
         """Find out whether this node is a member itself, and what is wrong if not."""
-        own, problem = self.own_node, own_problem(self.access, self.clock.now())
+        own, problem = self.own_node, own_problem(self.access, self.now())
         if self.facts.synced is None and not self.facts.stale:
             problem = None  # a registry that nobody has read yet says nothing about us
         elif own is not None and problem is None:
@@ -259,12 +273,19 @@ class Members:
 
     def _take_key(self) -> None:
         """Where the registry has another key of ours for us by now, that is our key."""
-        now = self.clock.now()
+        now = self.now()
         if self.own_node is None and (key := self.rekey(self.access, now)) is not None:
             self.own_key = key
             self.announce(KeyChanged(key))
 
     # -- helpers --------------------------------------------------------------------------------------
+
+    def _take_time(self) -> None:
+        """Take the time of our newest block, unless that is of a development chain: anybody sets its time."""
+        tip = self.follower.tip
+        if self.facts.paced and tip is not None and tip.timestamp and tip != self._timed:
+            self._timed = tip
+            self._expiry.adopted(float(tip.timestamp), self.clock.monotonic())
 
     def _hand_on(self, deltas: list[Delta], seen: float) -> None:
         if deltas:
@@ -299,7 +320,7 @@ class Members:
 
         ``registries`` are the states before and after an event. The keys in any of them are concerned.
         """
-        access, now = self.access, self.clock.now()
+        access, now = self.access, self.now()
         due = {*tokens, *self.decisions.due(access, now)}
         if not due:
             return

@@ -180,7 +180,7 @@ class Node:
         compared = clock.monotonic()
         while True:
             end = members.decisions.next_end
-            due = TICK if end is None else end - clock.now() + EXPIRED
+            due = TICK if end is None else end - members.now() + EXPIRED
             await asyncio.sleep(min(max(due, EXPIRED), TICK))
             members.expire()
             members.grow_old()

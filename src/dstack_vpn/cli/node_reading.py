@@ -78,7 +78,7 @@ def info(settings: Settings, subject: Subject, *, as_json: bool) -> None:
     assert not isinstance(name, PublicKey)
     node, snapshot = asyncio.run(find(settings, name))
     access = access_over(settings, snapshot)
-    verdict = _verdict(access.decide(node.token_id, wiring.now()))
+    verdict = _verdict(access.decide(node.token_id, wiring.judged_now(settings, snapshot.at)))
     entry = describe(node, access.addresses)
     if as_json:
         click.echo(json.dumps({"block": snapshot.at.number, **entry, **verdict}))
@@ -108,7 +108,7 @@ def list_(settings: Settings, *, as_json: bool) -> None:
     from dstack_vpn.wiring import node as wiring
 
     snapshot = asyncio.run(wiring.registry_access(settings).list())
-    access, now = access_over(settings, snapshot), wiring.now()
+    access, now = access_over(settings, snapshot), wiring.judged_now(settings, snapshot.at)
     entries = [
         {**describe(node, access.addresses), **_verdict(access.decide(token, now))}
         for token, node in sorted(snapshot.registry.nodes.items())
@@ -141,7 +141,7 @@ def verify(ctx: click.Context, settings: Settings, subject: Subject, *, as_json:
     name = None if isinstance(question, PublicKey) else question
     snapshot = asyncio.run(wiring.registry_access(settings).around(name))
     access = access_over(settings, snapshot)
-    decision = _decide(access, question, wiring.now())
+    decision = _decide(access, question, wiring.judged_now(settings, snapshot.at))
     entry = None if decision.node is None else describe(decision.node, access.addresses)
     if as_json:
         click.echo(json.dumps({"block": snapshot.at.number, **_verdict(decision), "node": entry}))

@@ -101,7 +101,7 @@ async def _read(settings: Settings) -> _Facts:
     snapshot = await wiring.registry_access(settings).everything()
     device = await wiring.look_at_device(settings)
     own = _own_key(settings, device)
-    access, now = access_over(settings, snapshot, own), wiring.now()
+    access, now = access_over(settings, snapshot, own), wiring.judged_now(settings, snapshot.at)
     names = wiring.endpoint_book(settings)
     policy = peer_policy(settings)
     lookup = partial(_where, device, names.by_udp)

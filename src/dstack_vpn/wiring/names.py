@@ -19,7 +19,7 @@ class Directory:
     def answer(self, name: str, kind: str) -> Answer:
         """See there."""
         tunnel = self.node.tunnel
-        found = self.names.answer(name, kind, tunnel.members.access, tunnel.clock.now())
+        found = self.names.answer(name, kind, tunnel.members.access, tunnel.members.now())
         return without_ipv6(found) if self.node.facts.without_ipv6 else found
 
     def authority(self, zone: str) -> str:

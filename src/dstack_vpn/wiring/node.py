@@ -39,8 +39,9 @@ from dstack_vpn.bridge.state import ChainState
 from dstack_vpn.bridge.transports import Transports
 from dstack_vpn.bridge.tunnel import Tunnel
 from dstack_vpn.config import Settings
+from dstack_vpn.core.expiry import ExpiryClock
 from dstack_vpn.core.health import Facts, QuorumFacts
-from dstack_vpn.core.model import DeviceState
+from dstack_vpn.core.model import BlockRef, DeviceState
 from dstack_vpn.core.ownership import Claim
 from dstack_vpn.core.quorum import Quorum
 from dstack_vpn.core.staleness import Staleness
@@ -122,6 +123,14 @@ def node_name(text: str) -> "NodeName":
 def now() -> float:
     """Unix seconds."""
     return SystemClock().now()
+
+
+def judged_now(settings: Settings, at: BlockRef) -> float:
+    """Return the Unix time by which a command judges expiry in the state after a block."""
+    clock = ExpiryClock()
+    if settings.network.block_time is not None:  # else anybody sets the chain's time
+        clock.adopted(float(at.timestamp), 0.0)
+    return clock.now(now(), 0.0)
 
 
 async def look_at_device(settings: Settings) -> DeviceState | None:

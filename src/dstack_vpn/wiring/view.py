@@ -148,7 +148,7 @@ class NodeView:
 
     def _decide(self, subject: "str | PublicKey | Address") -> Decision:
         members = self._node.tunnel.members
-        now = members.clock.now()
+        now = members.now()
         if isinstance(subject, PublicKey) or (
             isinstance(subject, str) and members.follower.registry.with_node_id(subject)
         ):
