@@ -2,6 +2,8 @@
 
 import asyncio
 from collections.abc import Iterable
+from dataclasses import replace
+from ipaddress import IPv4Network
 from typing import TypeAlias
 
 from hypothesis import given
@@ -11,15 +13,18 @@ from tests.scripted import key
 from dstack_vpn.adapters.device.memory import MemoryDevice
 from dstack_vpn.core.access import Decision, Reason
 from dstack_vpn.core.desired import Delta
+from dstack_vpn.core.destination import Destinations
 from dstack_vpn.core.keys import PublicKey
 from dstack_vpn.core.model import DeviceState, Peer, PeerChange, PeerState, RemovePeer, SetPeer, SocketAddress
-from dstack_vpn.core.plan import Plan, brake, plan, plan_deltas
+from dstack_vpn.core.moving import Evidence
+from dstack_vpn.core.plan import Plan, brake, differing, plan, plan_deltas
 
 PREFIXES = [f"10.77.0.{n}/32" for n in range(1, 9)]
 hosts = st.sampled_from(["192.0.2.1", "192.0.2.2"])
 endpoints = st.one_of(st.none(), st.builds(SocketAddress, hosts, st.just(1)))
 Peers: TypeAlias = dict[PublicKey, Peer]
 NOW = 1000.0
+EVIDENCE = Evidence(NOW)
 
 
 @st.composite
@@ -59,7 +64,7 @@ def run(before: Peers, changes: Iterable[PeerChange], *more: PeerChange) -> dict
 
 def make(before: Peers, after: Peers) -> Plan:
     sent = {k: p.endpoint for k, p in before.items() if p.endpoint is not None}
-    return plan(DeviceState(None, 1, peers=settled(before.values())), after, sent, {}, NOW)
+    return plan(DeviceState(None, 1, peers=settled(before.values())), after, sent, {}, EVIDENCE)
 
 
 def without_endpoints(peers: Iterable[PeerState | Peer]) -> set[tuple[object, ...]]:
@@ -72,9 +77,32 @@ def test_a_plan_leads_to_the_desired_peers_and_then_there_is_none(before: Peers,
     device = run(before, steps.changes)
     assert without_endpoints(device.values()) == without_endpoints(after.values())
     for k, peer in after.items():
-        assert peer.endpoint is None or device[k].endpoint == peer.endpoint
+        assert peer.endpoint is None or device[k].endpoint == peer.endpoint or k in steps.waiting
     sent = {k: p.endpoint for k, p in after.items() if p.endpoint is not None}
-    assert not plan(DeviceState(None, 1, peers=device), after, sent, {}, NOW)
+    again = plan(DeviceState(None, 1, peers=device), after, sent, {}, EVIDENCE)
+    assert not again
+
+
+@given(peer_sets(), peer_sets(), st.sets(st.integers(0, 7).map(key)), st.sampled_from([0.0, NOW - 181, NOW]))
+def test_a_session_never_goes_on_at_an_address_that_has_not_answered(
+    before: Peers, after: Peers, silent: set[PublicKey], handshake: float
+) -> None:
+    states = {k: replace(state, last_handshake=handshake) for k, state in settled(before.values()).items()}
+    sent = {k: p.endpoint for k, p in before.items() if p.endpoint is not None}
+    steps = plan(DeviceState(None, 1, peers=states), after, sent, {}, Evidence(NOW, silent))
+    device, fresh = dict(states), set[PublicKey]()
+    for change in steps.changes:
+        k = change.public_key
+        if isinstance(change, RemovePeer):
+            device.pop(k, None)
+            fresh.add(k)
+        elif change.endpoint is not None and k in device:
+            was = device[k]
+            alive = k not in fresh and was.last_handshake > NOW - 180 and was.endpoint is not None
+            assert not alive, "data of a live session would go there"
+    for k in steps.waiting:
+        assert k not in silent, "a peer that does not answer is tried at its new endpoint"
+        assert handshake > NOW - 180, "without a session there is nothing to wait for"
 
 
 @given(peer_sets(), peer_sets())
@@ -126,13 +154,41 @@ def test_a_roamed_endpoint_is_left_alone_while_the_session_lives() -> None:
     def steps(wanted: Peer, handshake: float, sent: SocketAddress | None) -> Plan:
         state = PeerState(key(1), peer.allowed_ips, roamed, 0, handshake)
         known = {} if sent is None else {key(1): sent}
-        return plan(DeviceState(None, 1, peers={key(1): state}), {key(1): wanted}, known, {}, NOW)
+        return plan(DeviceState(None, 1, peers={key(1): state}), {key(1): wanted}, known, {}, EVIDENCE)
 
     assert not steps(peer, NOW - 100, ours)
     assert not steps(peer, NOW - 100, None)
     moved = Peer(key(1), peer.allowed_ips, other)
-    assert steps(moved, NOW - 100, ours).changes == (SetPeer(key(1), other),)
+    assert not steps(moved, NOW - 100, ours)
+    assert steps(moved, NOW - 100, ours).waiting == {key(1)}
+    assert steps(moved, NOW - 181, ours).changes == (SetPeer(key(1), other),)
     assert steps(peer, NOW - 181, ours).changes == (SetPeer(key(1), ours),)
+
+
+def test_a_silent_peer_is_reached_at_its_new_endpoint_without_its_session() -> None:
+    old, new = SocketAddress("192.0.2.1", 1), SocketAddress("192.0.2.2", 1)
+    peer = Peer(key(1), frozenset({PREFIXES[0]}), new, 25)
+    device = DeviceState(None, 1, 0, {key(1): PeerState(key(1), peer.allowed_ips, old, 25, NOW - 20)})
+
+    def steps(evidence: Evidence) -> Plan:
+        return plan(device, {key(1): peer}, {key(1): old}, {}, evidence)
+
+    anew = SetPeer(key(1), new, 25, peer.allowed_ips)
+    assert steps(Evidence(NOW)).waiting == {key(1)}
+    assert steps(Evidence(NOW, silent={key(1)})).changes == (RemovePeer(key(1)), anew)
+    assert steps(Evidence(NOW, proven={key(1)})).changes == (SetPeer(key(1), new),)
+
+
+def test_a_peer_that_strays_into_the_tunnel_is_set_anew() -> None:
+    inside = SocketAddress("10.77.0.3", 51820)
+    destinations = Destinations((IPv4Network("10.77.0.0/16"),))
+    for ours in (None, SocketAddress("192.0.2.1", 1)):
+        peer = Peer(key(1), frozenset({PREFIXES[0]}), ours)
+        states = {key(1): PeerState(key(1), peer.allowed_ips, inside, 0, NOW)}
+        assert differing(states, {key(1): peer}, [key(1)], destinations) == [key(1)]
+        evidence = Evidence(NOW, destinations=destinations)
+        steps = plan(DeviceState(None, 1, 0, states), {key(1): peer}, {}, {}, evidence)
+        assert steps.changes == (RemovePeer(key(1)), SetPeer(key(1), ours, allowed_ips=peer.allowed_ips))
 
 
 def test_the_brake() -> None:
@@ -150,6 +206,7 @@ def test_a_relays_port_of_the_process_before_us_is_replaced_at_once() -> None:
     ours, left = SocketAddress("192.0.2.1", 1), SocketAddress("127.0.0.1", 40_000)
     peer = Peer(key(1), frozenset({"10.77.0.2/32"}), ours)
     device = DeviceState(None, 1, 0, {key(1): PeerState(key(1), peer.allowed_ips, left, 0, NOW)})
-    (step,) = plan(device, {key(1): peer}, {}, {}, NOW).steps
-    assert step.change == SetPeer(key(1), ours)
-    assert not plan(device, {key(1): peer}, {key(1): ours}, {}, NOW)
+    (step,) = plan(device, {key(1): peer}, {}, {}, EVIDENCE).steps
+    # With a session that may live it begins anew: nobody knows what is at the other address.
+    assert step.changes == (RemovePeer(key(1)), SetPeer(key(1), ours, allowed_ips=peer.allowed_ips))
+    assert not plan(device, {key(1): peer}, {key(1): ours}, {}, EVIDENCE)

@@ -57,7 +57,7 @@ class Carrier:
         if not others:
             return
         try:
-            await self.tunnel.device.apply([step.change for step in others])
+            await self.tunnel.device.apply([change for step in others for change in step.changes])
         except DeviceGoneError:
             raise
         except DeviceError as error:
@@ -73,7 +73,7 @@ class Carrier:
         _log.warning("plan.rolled_back", steps=len(steps))
         for step in steps:
             try:
-                await self.tunnel.device.apply([step.change])
+                await self.tunnel.device.apply(step.changes)
             except DeviceGoneError:
                 raise
             except DeviceError as error:

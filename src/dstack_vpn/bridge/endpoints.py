@@ -13,8 +13,8 @@ import structlog
 
 from dstack_vpn.core.keys import PublicKey
 from dstack_vpn.core.model import DeviceState, Endpoint, PeerState, SocketAddress
-from dstack_vpn.core.plan import SESSION_LIFE
 from dstack_vpn.core.reach import Reach
+from dstack_vpn.core.wgwire import SESSION_LIFE
 from dstack_vpn.ports import Clock, Resolver
 
 _log = structlog.get_logger(component="endpoints")

@@ -28,7 +28,7 @@ from dstack_vpn.bridge.reconciler import Places
 from dstack_vpn.bridge.tunnel import Tunnel
 from dstack_vpn.core.keys import PublicKey
 from dstack_vpn.core.model import DeviceState, SocketAddress
-from dstack_vpn.core.plan import SESSION_LIFE
+from dstack_vpn.core.wgwire import SESSION_LIFE
 from dstack_vpn.errors import StoreError
 from dstack_vpn.ports import Device, EndpointMemory
 

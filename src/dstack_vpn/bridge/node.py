@@ -14,6 +14,7 @@
     health      notice what has become of it                              (watch)
     store       write the registry down                                   (recorder)
     answers     notice peers that do not answer                           (answers)
+    moves       reach silent peers at their new endpoints                 (here)
     greeter     call the peers of a new device                            (greeter)
     config      write the wg-quick file, follow pins                      (recorder)
 
@@ -102,7 +103,7 @@ class Node:
             self.renewal.announce = announce
         self.health = HealthWatch(self.facts, clock, announce)
         self.glance = Glance(self.tunnel)
-        self.answers = AnswerWatch(self.glance, members, clock, announce)
+        self.answers = AnswerWatch(self.glance, members, clock, announce, self.reconciler.answers)
 
     async def run(self, stop: asyncio.Event, services: Mapping[str, Callable[[], Awaitable[None]]]) -> None:
         """Run until ``stop`` is set, with further services by name; raises what a task failed with."""
@@ -123,6 +124,7 @@ class Node:
             "store": self.recorder.run_store,
             "config": self.recorder.run_config,
             "answers": self.answers.run,
+            "moves": self._watch_moves,
             "greeter": self.greeter.run,
             **({} if self.rotation is None else {"key": self.rotation.run}),
             **({} if self.renewal is None else {"key age": self.renewal.run}),
@@ -186,6 +188,13 @@ class Node:
             members.grow_old()
             if clock.monotonic() - compared >= self.chain.state.audit_interval:
                 compared = clock.monotonic()
+                self.reconciler.request_repair()
+
+    async def _watch_moves(self) -> None:
+        """Have the device compared when a peer is to be reached elsewhere after all."""
+        while True:
+            await asyncio.sleep(TICK)
+            if self.reconciler.may_move(self.glance.peers):
                 self.reconciler.request_repair()
 
     async def _resolve(self) -> None:

@@ -8,7 +8,7 @@ delta never lives long. `carrier` says in which order, and what happens to what 
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Final, TypeAlias
@@ -22,11 +22,21 @@ from dstack_vpn.bridge.members import Members
 from dstack_vpn.bridge.report import report
 from dstack_vpn.bridge.slices import slices
 from dstack_vpn.bridge.tunnel import Tunnel
+from dstack_vpn.core.answers import Answers
 from dstack_vpn.core.batch import Batch
 from dstack_vpn.core.desired import Delta
 from dstack_vpn.core.health import Facts
 from dstack_vpn.core.keys import PublicKey
-from dstack_vpn.core.model import DeviceState, PeerChange, RemovePeer, SetPeer, SocketAddress, TokenId
+from dstack_vpn.core.model import (
+    DeviceState,
+    PeerChange,
+    PeerState,
+    RemovePeer,
+    SetPeer,
+    SocketAddress,
+    TokenId,
+)
+from dstack_vpn.core.moving import Evidence, strays
 from dstack_vpn.core.plan import Plan, Step, differing, plan, plan_deltas
 from dstack_vpn.errors import DeviceError, DeviceGoneError
 from dstack_vpn.ports import Announce, Clock, nobody
@@ -65,6 +75,12 @@ class Reconciler:
     announce: Announce = nobody
     applied: int = 0
     """Changes that the device has acknowledged."""
+    answers: Answers = field(default_factory=Answers)
+    """Which peers do not answer."""
+    proven: Callable[[], Collection[PublicKey]] = frozenset
+    """The peers whose endpoint was chosen by what they answer to."""
+    _waiting: set[PublicKey] = field(default_factory=set)
+    """The peers whose new endpoint waits until they stop answering at the old one."""
     _batch: Batch = field(default_factory=Batch)
     _sent: dict[PublicKey, SocketAddress] = field(default_factory=dict)
     _present: dict[PublicKey, TokenId | None] = field(default_factory=dict)
@@ -99,6 +115,12 @@ class Reconciler:
     def request_repair(self) -> None:
         """Have everything compared, a moment from now."""
         self._repairs.request()
+
+    def may_move(self, peers: Mapping[PublicKey, PeerState]) -> bool:
+        """Whether a repair would move a peer: one that waits is silent, or one strays into the tunnel."""
+        allowed = self.members.policy.destinations
+        silent = not self._waiting.isdisjoint(self.answers.overdue)
+        return silent or any(strays(peer, allowed) for peer in peers.values())
 
     async def point(self, key: PublicKey, endpoint: SocketAddress) -> None:
         """Send a peer's endpoint again: the device has followed the peer elsewhere. Absorbs device errors."""
@@ -211,7 +233,7 @@ class Reconciler:
     # -- fast path ------------------------------------------------------------------------------------
 
     async def _apply_deltas(self, batch: Batch) -> None:
-        steps = self._brake.check(plan_deltas(batch.deltas.values()), self._present)
+        steps = self._brake.check(plan_deltas(batch.deltas.values(), self.proven()), self._present)
         tokens = self._tokens_of(steps)
         try:
             await self.carrier.carry_out(steps)
@@ -236,7 +258,7 @@ class Reconciler:
         keys = [*wanted, *(key for key in state.peers if key not in wanted)]
         found: list[PublicKey] = []
         async for part in slices(keys, SLICE):
-            found += differing(state.peers, wanted, part)
+            found += differing(state.peers, wanted, part, self.members.policy.destinations)
         return found
 
     async def _read_back(self) -> tuple[DeviceState, Plan]:
@@ -255,13 +277,17 @@ class Reconciler:
     def _plan(self, state: DeviceState, keys: list[PublicKey]) -> Plan:
         """The plan for these peers, from what was just read, less what the brake holds."""
         self._present = {key: self._token_of(key) for key in state.peers}
-        return self._brake.check(self._compare(state, keys), self._present)
+        steps = self._compare(state, keys)
+        self._waiting = set(steps.waiting)
+        return self._brake.check(steps, self._present)
 
     def _compare(self, state: DeviceState, keys: list[PublicKey]) -> Plan:
         wanted = self.members.membership
         part = replace(state, peers={key: state.peers[key] for key in keys if key in state.peers})
         peers = {key: wanted.peers[key] for key in keys if key in wanted.peers}
-        return plan(part, peers, self._sent, self._reasons, self.clock.now())
+        allowed = self.members.policy.destinations
+        evidence = Evidence(self.clock.now(), self.answers.overdue, self.proven(), allowed)
+        return plan(part, peers, self._sent, self._reasons, evidence)
 
     def _note(self, steps: tuple[Step, ...]) -> None:
         """Remember what the device has acknowledged."""

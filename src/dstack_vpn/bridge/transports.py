@@ -22,9 +22,9 @@ from dstack_vpn.bridge.endpoints import EndpointBook
 from dstack_vpn.core.health import Facts
 from dstack_vpn.core.keys import PublicKey
 from dstack_vpn.core.model import DeviceState, PeerState, SocketAddress
-from dstack_vpn.core.plan import SESSION_LIFE
 from dstack_vpn.core.reach import Reach
 from dstack_vpn.core.transport import Course, Transport, Way, usable
+from dstack_vpn.core.wgwire import SESSION_LIFE
 from dstack_vpn.errors import RelayError
 from dstack_vpn.ports import Clock, PeerRelay
 
@@ -58,6 +58,8 @@ class _Peer:
     """Why it has no relay."""
     ask_at: float = 0.0
     """When to ask again whether UDP goes out."""
+    heard_at: SocketAddress | None = None
+    """The UDP address at which it was heard last."""
 
     @property
     def way(self) -> Way:
@@ -111,6 +113,19 @@ class Transports:
         if peer.relay is None:
             self._work.set()
         return None if peer.relay is None else peer.relay.address
+
+    def proven(self) -> set[PublicKey]:
+        """The peers whose way was chosen by what they answer to: data may be sent there at once.
+
+        A relay has accepted our connection, and one that gets no answers is left within seconds.
+        """
+        return {key for key, peer in self._peers.items() if self._is_proven(key, peer)}
+
+    def _is_proven(self, key: PublicKey, peer: _Peer) -> bool:
+        course = peer.course
+        if course is None or course.way is Way.RELAY:
+            return course is not None
+        return course.proven and peer.heard_at == self.names.by_udp(key, peer.reach)
 
     @staticmethod
     def _changed(peer: _Peer, allowed: Reach) -> None:
@@ -190,15 +205,21 @@ class Transports:
             turned = course.nowhere(now)
         else:
             at_home = direct is not None and seen.endpoint == direct
-            turned = course.look(now, seen.tx_bytes, seen.rx_bytes, session=session, direct=at_home)
+            relayed = peer.relay is not None and seen.endpoint == peer.relay.address
+            turned = course.look(
+                now, seen.tx_bytes, seen.rx_bytes, session=session, direct=at_home, relayed=relayed
+            )
+            if course.proven and at_home:
+                peer.heard_at = direct
         if turned:
             self._turned(key, course)
         elif peer.relay is None or direct is None:
             return
         elif course.probe(now, _chance()):
             peer.relay.probe(direct, lambda: self._answered(key, peer))
-        elif course.way is Way.UDP and seen.endpoint == peer.relay.address and self.point is not None:
-            await self.point(key, direct)  # a straggler has turned WireGuard back
+        elif course.way is Way.UDP and seen.endpoint == peer.relay.address and self._is_proven(key, peer):
+            if self.point is not None:
+                await self.point(key, direct)  # a straggler has turned WireGuard back
         elif course.by_udp_for(now) > LINGER:
             self._end_relay(peer)
 
@@ -234,6 +255,7 @@ class Transports:
         direct = self.names.by_udp(key, peer.reach)
         if relay is None or course is None or direct is None or not course.by_udp(self.clock.monotonic()):
             return
+        peer.heard_at = direct
         relay.hold(on=True)
         try:
             self._turned(key, course)

@@ -20,6 +20,7 @@ from dstack_vpn.core.access import AccessControl, Admission
 from dstack_vpn.core.desired import Lookup, Membership
 from dstack_vpn.core.keys import PublicKey
 from dstack_vpn.core.model import DeviceState, Peer, RemovePeer, SetPeer, SocketAddress, TokenId
+from dstack_vpn.core.moving import Evidence
 from dstack_vpn.core.plan import Plan, Step, brake
 from dstack_vpn.core.plan import plan as make_plan
 from dstack_vpn.core.reach import Reach
@@ -56,7 +57,8 @@ class _Facts:
         tokens = self.membership.tokens
         # By token, so that the same question has the same answer.
         desired = dict(sorted(self.membership.peers.items(), key=lambda item: tokens[item[0]]))
-        return make_plan(self.actual, desired, {}, gone, self.now)
+        evidence = Evidence(self.now, destinations=self.membership.policy.destinations)
+        return make_plan(self.actual, desired, {}, gone, evidence)
 
 
 @click.command(

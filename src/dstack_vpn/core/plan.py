@@ -5,8 +5,8 @@ What disturbs a running tunnel was measured (docs/architecture.md), hence the ru
 * never remove and re-add a peer that stays, never replace the whole set, send only what differs;
 * removals first, so that an allowed IP is never claimed by two peers; then changes; then additions, those
   with a keepalive last, because wireguard-go makes every later peer of an operation handshake too;
-* an endpoint that roamed is the peer's own business: ours is sent only where the peer has none, where ours
-  has changed since we sent it, or where nothing has come from there for as long as a session can live.
+* an endpoint that roamed is the peer's own business, and one that has changed does not move a session that is
+  answered (`core.moving`). The fast path does not know of sessions: it leaves endpoints to the sure path.
 
 A device changes nothing atomically. Every step therefore knows its inverse, and `Plan.undo` takes back
 what was granted; what was revoked stays revoked.
@@ -17,11 +17,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from dstack_vpn.core.desired import Delta
+from dstack_vpn.core.destination import Destinations
 from dstack_vpn.core.keys import PublicKey
 from dstack_vpn.core.model import DeviceState, Peer, PeerChange, PeerState, RemovePeer, SetPeer, SocketAddress
-
-SESSION_LIFE: Final = 180.0
-"""Seconds after a handshake until its session is refused (REJECT_AFTER_TIME, WireGuard paper 6.1)."""
+from dstack_vpn.core.moving import Evidence, Move, move, strays
 
 BRAKE_PEERS: Final = 4
 """Up to so many peers, a plan may remove any number of them."""
@@ -34,6 +33,13 @@ class Step:
     change: PeerChange
     reason: str
     inverse: PeerChange | None = None
+    anew: bool = False
+    """Whether the peer is removed first, so that its session ends."""
+
+    @property
+    def changes(self) -> tuple[PeerChange, ...]:
+        """What the device is sent for it, at once."""
+        return (RemovePeer(self.change.public_key), self.change) if self.anew else (self.change,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +47,8 @@ class Plan:
     """Ordered steps; false where there is nothing to do."""
 
     steps: tuple[Step, ...] = ()
+    waiting: frozenset[PublicKey] = frozenset()
+    """Peers whose new endpoint waits until they stop answering at the old one."""
 
     def __bool__(self) -> bool:
         return bool(self.steps)
@@ -48,7 +56,7 @@ class Plan:
     @property
     def changes(self) -> tuple[PeerChange, ...]:
         """What the device is told, in order."""
-        return tuple(step.change for step in self.steps)
+        return tuple(change for step in self.steps for change in step.changes)
 
     @property
     def removals(self) -> tuple[Step, ...]:
@@ -65,7 +73,7 @@ class Plan:
         if not keys:
             return self
         kept = (s for s in self.removals if s.change.public_key not in keys)
-        return Plan((*kept, *self.others))
+        return Plan((*kept, *self.others), self.waiting)
 
     @property
     def undo(self) -> tuple[PeerChange, ...]:
@@ -78,12 +86,12 @@ def plan(
     desired: Mapping[PublicKey, Peer],
     sent: Mapping[PublicKey, SocketAddress],
     reasons: Mapping[PublicKey, str],
-    now: float,
+    evidence: Evidence,
 ) -> Plan:
     """The smallest plan from ``actual`` to ``desired``.
 
-    ``sent`` holds the endpoints that we have sent to the device before, ``reasons`` why a peer is to go or to
-    come, and ``now`` is in Unix seconds like the device's handshake times.
+    ``sent`` holds the endpoints that we have sent to the device before, and ``reasons`` why a peer is to go
+    or to come.
     """
     removals = [
         Step(RemovePeer(key), reasons.get(key, "not in the registry"))
@@ -92,19 +100,26 @@ def plan(
     ]
     updates: list[Step] = []
     additions: list[Step] = []
+    waiting: set[PublicKey] = set()
     for key, peer in desired.items():
         before = actual.peers.get(key)
         if before is None:
             additions.append(_addition(peer, reasons.get(key, "active")))
-        elif step := _update(before, peer, sent.get(key), now):
+            continue
+        moves = move(before, peer, sent.get(key), evidence)
+        if moves is Move.WAIT:
+            waiting.add(key)
+        if step := _update(before, peer, moves):
             updates.append(step)
-    return Plan(
-        (*removals, *_releases(updates, additions, actual), *sorted([*updates, *additions], key=_keepalive))
-    )
+    ordered = sorted([*updates, *additions], key=_keepalive)
+    return Plan((*removals, *_releases(updates, additions, actual), *ordered), frozenset(waiting))
 
 
 def differing(
-    actual: Mapping[PublicKey, PeerState], desired: Mapping[PublicKey, Peer], keys: Iterable[PublicKey]
+    actual: Mapping[PublicKey, PeerState],
+    desired: Mapping[PublicKey, Peer],
+    keys: Iterable[PublicKey],
+    destinations: Destinations,
 ) -> list[PublicKey]:
     """Which of the keys a plan might have to speak of: a quick look, before `plan` looks closely."""
     return [
@@ -115,11 +130,15 @@ def differing(
         or peer.allowed_ips != state.allowed_ips
         or peer.keepalive != state.keepalive
         or (peer.endpoint is not None and peer.endpoint != state.endpoint)
+        or strays(state, destinations)
     ]
 
 
-def plan_deltas(deltas: Iterable[Delta]) -> Plan:
-    """The plan for peers whose events have just come, without reading the device: the fast path."""
+def plan_deltas(deltas: Iterable[Delta], proven: Collection[PublicKey] = frozenset()) -> Plan:
+    """The plan for peers whose events have just come, without reading the device: the fast path.
+
+    Of the peers that stay, only those in ``proven`` have another endpoint set.
+    """
     removals: list[Step] = []
     others: list[Step] = []
     for delta in deltas:
@@ -130,7 +149,8 @@ def plan_deltas(deltas: Iterable[Delta]) -> Plan:
         else:
             old = delta.old
             before = PeerState(old.public_key, old.allowed_ips, old.endpoint, old.keepalive)
-            if step := _update(before, delta.new, old.endpoint, 0.0):
+            moves = delta.public_key in proven and delta.new.endpoint not in {None, old.endpoint}
+            if step := _update(before, delta.new, Move.SET if moves else Move.STAY):
                 others.append(step)
     return Plan((*removals, *sorted(others, key=_keepalive)))
 
@@ -155,10 +175,14 @@ def _addition(peer: Peer, reason: str) -> Step:
     return Step(change, reason, RemovePeer(peer.public_key))
 
 
-def _update(before: PeerState, peer: Peer, sent: SocketAddress | None, now: float) -> Step | None:
+def _update(before: PeerState, peer: Peer, moves: Move) -> Step | None:
+    if moves is Move.RESET:
+        change = SetPeer(peer.public_key, peer.endpoint, peer.keepalive or None, peer.allowed_ips)
+        back = SetPeer(peer.public_key, before.endpoint, before.keepalive, before.allowed_ips, True)
+        return Step(change, "moved", back, anew=True)
     prefixes = peer.allowed_ips if peer.allowed_ips != before.allowed_ips else None
     keepalive = peer.keepalive if peer.keepalive != before.keepalive else None
-    endpoint = peer.endpoint if _endpoint_differs(before, peer, sent, now) else None
+    endpoint = peer.endpoint if moves is Move.SET else None
     if prefixes is None and keepalive is None and endpoint is None:
         return None
     grows = prefixes is not None and prefixes > before.allowed_ips
@@ -177,16 +201,6 @@ def _update(before: PeerState, peer: Peer, sent: SocketAddress | None, now: floa
         replace_allowed_ips=prefixes is not None,
     )
     return Step(change, "changed", inverse)
-
-
-def _endpoint_differs(before: PeerState, peer: Peer, sent: SocketAddress | None, now: float) -> bool:
-    if peer.endpoint is None or peer.endpoint == before.endpoint:
-        return False
-    if before.endpoint is None or (sent is not None and sent != peer.endpoint):
-        return True
-    if sent is None and before.endpoint.is_loopback:
-        return True  # a relay of the process before us, which has ended with it
-    return now - before.last_handshake > SESSION_LIFE
 
 
 def _releases(updates: list[Step], additions: list[Step], actual: DeviceState) -> list[Step]:

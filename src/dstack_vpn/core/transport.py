@@ -69,19 +69,25 @@ class Course:
     """Changes of the way since something was heard."""
     _failures: int = 0
     """Times that UDP failed and was not forgiven."""
+    proven: bool = False
+    """Whether the peer was heard by UDP since UDP became the way."""
     _probes: int = 0
     _probe_at: float = 0.0
 
-    def look(self, now: float, sent: int, received: int, *, session: bool, direct: bool) -> bool:
+    def look(
+        self, now: float, sent: int, received: int, *, session: bool, direct: bool, relayed: bool = False
+    ) -> bool:
         """Take note of the peer's byte counters; returns whether the way has changed.
 
         ``session`` tells whether a handshake was completed that still counts, ``direct`` whether the device
-        has heard the peer last from its own UDP address: a peer that calls by UDP can be answered by UDP.
+        has heard the peer last from its own UDP address, and ``relayed`` whether it has from our relay. A
+        peer that calls by UDP can be answered by UDP. One that is heard by the relay alone is not at its UDP
+        address, as far as is known.
         """
         before, self._counters = self._counters, (sent, received)
         if received > before[1]:
             self._heard(now)
-            return direct and self.by_udp(now)
+            return (direct and self.by_udp(now)) or (relayed and self._by_relay(now))
         return asks_for_answer(sent - before[0]) and self._overdue(now, session=session)
 
     def nowhere(self, now: float) -> bool:
@@ -112,9 +118,17 @@ class Course:
 
     def by_udp(self, now: float) -> bool:
         """The peer was heard by UDP; returns whether the way has changed."""
+        self.proven = True
         if self.way is Way.UDP:
             return False
         self.way, self._since, self._unanswered, self._silent = Way.UDP, now, None, 0
+        return True
+
+    def _by_relay(self, now: float) -> bool:
+        if self.way is Way.RELAY or self.proven:
+            return False
+        self._turn(now)
+        self._silent = 0
         return True
 
     def _heard(self, now: float) -> None:
@@ -133,7 +147,7 @@ class Course:
 
     def _turn(self, now: float) -> None:
         """Try the other way."""
-        self.way = Way.RELAY if self.way is Way.UDP else Way.UDP
+        self.way, self.proven = Way.RELAY if self.way is Way.UDP else Way.UDP, False
         if self.way is Way.RELAY and not self._silent:
             self._failures += 1
         self._silent = min(self._silent + 1, PATIENCE)

@@ -13,6 +13,8 @@ INITIATION: Final = 1
 """Its first byte."""
 KEEPALIVE_SIZE: Final = 32
 """Bytes of a keepalive, which is data of length 0 (section 5.4.6). The smallest packet makes 64 of them."""
+SESSION_LIFE: Final = 180.0
+"""Seconds after a handshake until its session is refused (REJECT_AFTER_TIME, section 6.1)."""
 ANSWER_TO_INITIATION: Final = 5.0
 """Seconds: REKEY_TIMEOUT, after which WireGuard itself tries again."""
 ANSWER_TO_DATA: Final = 12.0

@@ -202,7 +202,7 @@ def build(settings: Settings, link: Link, relays: Relays) -> Node:
         chain.jury = Jury(state, chain.source, members.quorum)
         members.doubted = chain.jury.wake
         facts.quorum = QuorumFacts(settings.rpc_quorum)
-    reconciler = Reconciler(members, tunnel, facts, clock, chain.confirm)
+    reconciler = Reconciler(members, tunnel, facts, clock, chain.confirm, proven=transports.proven)
     members.submit, members.own_changed = reconciler.submit, tunnel.look
     rotation = renewal = None
     if settings.key_file is not None:

@@ -15,8 +15,8 @@ from dstack_vpn.bridge.node import Node
 from dstack_vpn.core.health import Health
 from dstack_vpn.core.keys import PublicKey
 from dstack_vpn.core.model import Peer, PeerState, TokenId
-from dstack_vpn.core.plan import SESSION_LIFE
 from dstack_vpn.core.registry import Registry
+from dstack_vpn.core.wgwire import SESSION_LIFE
 
 if TYPE_CHECKING:
     from dstack_vpn.adapters.relay.tcp2udp import Tcp2Udp

@@ -179,7 +179,7 @@ class Bench:
         tunnel = Tunnel(self.link, members, OWN, 51820, "wg0", 1420, facts, clock)
         state = ChainState(members, facts, clock, self.audit_interval, asyncio.Queue(1000))
         chain = ChainLoop(self.source, state)
-        reconciler = Reconciler(members, tunnel, facts, clock, chain.confirm)
+        reconciler = Reconciler(members, tunnel, facts, clock, chain.confirm, proven=transports.proven)
         members.submit, members.own_changed = reconciler.submit, tunnel.look
         transports.read, transports.changed = tunnel.read, members.reached_anew
         transports.point, transports.in_use = reconciler.point, members.membership.peers.keys
