@@ -17,6 +17,9 @@ from dstack_vpn.core.model import SocketAddress
 DEADLINE: float = 20.0
 """Seconds: libc gives each silent name server five before it asks the next one (resolv.conf(5))."""
 
+THREADS: Final = 64
+"""Lookups of a resolver under way; libc may hold a thread for longer than `DEADLINE`."""
+
 _Found: TypeAlias = list[tuple[Any, ...]]
 _ANYWHERE: Final = Destinations()
 
@@ -27,16 +30,29 @@ class SystemResolver:
     def __init__(self, destinations: Destinations = _ANYWHERE) -> None:
         """``destinations`` judges what a name resolves to: its owner may have it lead anywhere."""
         self._destinations = destinations
+        self._room = asyncio.Semaphore(THREADS)
 
     async def resolve(self, host: str, port: int) -> SocketAddress | None:
         """The first usable address in the system's order of preference (RFC 6724)."""
         try:
             async with asyncio.timeout(DEADLINE):
-                found = await aside(lambda: [*socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)])
+                found = await self._look_up(host, port)
         except (OSError, TimeoutError, UnicodeError):
             return None
         usable = (host for *_, (host, *_) in found if self._destinations.refusal(str(host)) is None)
         return next((SocketAddress(str(host), port) for host in usable), None)
+
+    async def _look_up(self, host: str, port: int) -> _Found:
+        """Look it up in a thread, whose room is taken until it ends, also if nothing waits for it by then."""
+        await self._room.acquire()
+        lookup = aside(lambda: [*socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)])
+        lookup.add_done_callback(self._ended)
+        return await asyncio.shield(lookup)
+
+    def _ended(self, lookup: "asyncio.Future[_Found]") -> None:
+        if not lookup.cancelled():
+            lookup.exception()
+        self._room.release()
 
 
 def aside(work: Callable[[], _Found]) -> "asyncio.Future[_Found]":

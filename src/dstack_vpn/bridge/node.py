@@ -199,10 +199,8 @@ class Node:
 
     async def _resolve(self) -> None:
         """Resolve host names when they are due."""
-        while True:
-            await self.endpoints.wait(TICK)
-            self.endpoints.forget_unused(self.tunnel.members.reached_by)
-            self.tunnel.members.resolved(await self.endpoints.resolve_due())
+        members = self.tunnel.members
+        await self.endpoints.run(members.resolved, members.reached_by)
 
     async def _renew(self) -> None:
         """Begin new sessions with all peers, and say so to them: some may have begun one meanwhile."""

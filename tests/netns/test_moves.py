@@ -1,0 +1,46 @@
+"""A member that points its endpoint at a third party, on real daemons and real WireGuard."""
+
+import socket
+from contextlib import suppress
+
+import pytest
+from tests.netns.test_transports import events
+
+from dstack_vpn.adapters.contracts import calls
+from dstack_vpn.cli.demo.lab import Lab
+from dstack_vpn.cli.demo.namespaces import wait_until
+from dstack_vpn.cli.demo.node import Node
+from dstack_vpn.cli.demo.ping import Ping
+
+pytestmark = [pytest.mark.netns, pytest.mark.anvil]
+WATCHED = 400
+"""Packets of the stream: 2 s."""
+
+
+def knows(node: Node, other: Node) -> bool:
+    """Whether the node has seen that the other's endpoint is the new one."""
+    kinds = [e["event_kind"] for e in events(node, "chain.event") if e["token"] == other.token]
+    return kinds.count("endpoint updated") == 2
+
+
+def test_a_stream_does_not_follow_a_members_endpoint_to_a_third_party(lab: Lab, ping: Ping) -> None:
+    a, b, third = lab.nodes["a"], lab.nodes["b"], lab.nodes["c"]
+    with third.namespace.entered():
+        listening = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    with listening:
+        listening.bind((third.underlay, 5555))
+        listening.setblocking(False)
+        first = ping.mark()
+        lab.chain.send(calls.set_endpoint(b.token, f"{third.underlay}:5555"), sender=b.owner)
+        wait_until(
+            lambda: any(
+                e["token"] == b.token and "endpoint" in e["event_kind"] for e in events(a, "chain.event")
+            ),
+            "a knows",
+        )
+        found = ping.between(first, ping.mark(at_least=ping.mark() + WATCHED))
+        assert found.lost == 0, "the session goes on"
+        with suppress(BlockingIOError):
+            datagram = listening.recv(2048)
+            raise AssertionError(f"{len(datagram)} bytes came")
+        assert a.place_of(b.public_key) == b.endpoint
