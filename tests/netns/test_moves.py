@@ -17,10 +17,16 @@ WATCHED = 400
 """Packets of the stream: 2 s."""
 
 
-def knows(node: Node, other: Node) -> bool:
-    """Whether the node has seen that the other's endpoint is the new one."""
-    kinds = [e["event_kind"] for e in events(node, "chain.event") if e["token"] == other.token]
-    return kinds.count("endpoint updated") == 2
+def set_endpoint(lab: Lab, other: Node, endpoint: str, on: Node) -> None:
+    """Write an endpoint into the registry, and wait until a node has seen that."""
+
+    def seen() -> int:
+        kinds = [e["event_kind"] for e in events(on, "chain.event") if e["token"] == other.token]
+        return kinds.count("endpoint updated")
+
+    before = seen()
+    lab.chain.send(calls.set_endpoint(other.token, endpoint), sender=other.owner)
+    wait_until(lambda: seen() > before, f"{on.name} has seen that")
 
 
 def test_a_stream_does_not_follow_a_members_endpoint_to_a_third_party(lab: Lab, ping: Ping) -> None:
