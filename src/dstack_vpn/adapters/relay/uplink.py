@@ -269,11 +269,13 @@ class Uplink:
                 self._sender.backlog.add(frames, datagrams)
 
     def _on_mirrored(self) -> None:
-        """Somebody wants to see the datagrams."""
-        for frames, datagrams in self._take():
+        """A probe wants to see the datagrams; all of them leave in one piece, of which nothing is dropped."""
+        taken = self._take()
+        for frames, _ in taken:
             if self._mirror is not None:
                 self._mirror(frames)
-            self._sender.put(frames, datagrams)
+        if taken:
+            self._sender.put(b"".join([frames for frames, _ in taken]), sum(count for _, count in taken))
 
     def _take(self) -> list[tuple[bytes, int]]:
         """Read once, in the gear that it is: frames, and how many they are."""

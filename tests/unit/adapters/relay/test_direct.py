@@ -10,6 +10,7 @@ from tests.unit.adapters.relay.conftest import Pair, running
 
 from dstack_vpn.adapters.relay import direct
 from dstack_vpn.adapters.relay.engine import UDP_BUFFER
+from dstack_vpn.core.framing import frame
 from dstack_vpn.core.model import SocketAddress
 
 DATA = b"\x04\x00\x00\x00"
@@ -131,3 +132,22 @@ async def test_a_peer_at_full_speed_loses_nothing_while_its_answers_are_held(pro
         probed.peer.sendto(datagram, source)
     probed.flow.hold(on=False)
     assert await probed.pair.take(probed.pair.source, len(burst)) == burst
+
+
+async def test_what_is_copied_is_held_and_not_dropped_while_the_relay_takes_nothing(
+    probed: Probed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several reads' worth of datagrams, of which the stream takes none at the moment."""
+    probed.probe()
+    uplink = probed.flow._uplink
+    stream = uplink._sender.stream
+    assert stream is not None
+    chunks = [(frame(DATA + bytes(size)), 1) for size in (100, 1200, 1400)]
+    with monkeypatch.context() as patch:
+        patch.setattr(type(stream), "send", lambda *_: 0)
+        patch.setattr(uplink, "_take", lambda: chunks)
+        uplink._on_mirrored()
+    assert uplink.queued() == sum(len(frames) for frames, _ in chunks)
+    received = await probed.pair.take(probed.pair.sink, 3)
+    assert received == [frames[2:] for frames, _ in chunks]
+    assert sum(probed.pair.near.counters.drops.values()) == 0
