@@ -18,8 +18,9 @@ kind are never displaced by another kind. A source at its most may still replace
 """
 
 import ipaddress
+import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, Generic, NamedTuple, TypeAlias, TypeVar
@@ -123,15 +124,25 @@ class Taken(Generic[_H]):
 
 
 class Places(Generic[_H]):
-    """Who holds which place. A holder is any hashable object."""
+    """Who holds which place. A holder is any hashable object.
+
+    A refusal takes constant time, because a flood is nothing but refusals: so the oldest loose place of each
+    kind and the most that one source of it holds are kept at hand.
+    """
 
     def __init__(self, shares: Shares) -> None:
         self.shares = shares
         self.refused = 0
         self._sources: dict[_H, Source] = {}
         self._held: dict[Source, dict[_H, float | None]] = {}
-        """By holder, oldest first: since when its place is loose (monotonic seconds); None: it is firm."""
+        """By holder: since when its place is loose (monotonic seconds), ascending; None: it is firm."""
+        self._loose: dict[Kind, dict[_H, float]] = {kind: {} for kind in Kind}
+        """The same for all loose places of a kind."""
         self._used: Counter[Kind] = Counter()
+        self._levels: dict[Kind, Counter[int]] = {kind: Counter() for kind in Kind}
+        """How many sources of a kind hold so many places."""
+        self._top: Counter[Kind] = Counter()
+        """The most that a source of a kind holds."""
 
     def __len__(self) -> int:
         return len(self._sources)
@@ -144,15 +155,12 @@ class Places(Generic[_H]):
         """Give a newcomer a place, if it can have one; ``now`` in monotonic seconds."""
         victim: _H | None = None
         if self.held(source) >= self.shares.most(source):
-            victim = self._stale([source], now)
+            victim = self._stale(source, now - self.shares.stale)
         elif self._has_room(source.kind):
             self._enter(source, holder, now)
             return Taken(None)
         else:
-            rivals = self._rivals(source.kind)
-            victim = self._stale(rivals, now)
-            if victim is None:
-                victim = self._surplus(rivals, self.held(source) + 2)
+            victim = self._of_others(source, now - self.shares.stale)
         if victim is None:
             self.refused += 1
             return None
@@ -165,8 +173,10 @@ class Places(Generic[_H]):
         source = self._sources.pop(holder, None)
         if source is None:
             return False
-        self._used[source.kind] -= 1
         held = self._held[source]
+        self._count(source.kind, len(held), len(held) - 1)
+        self._used[source.kind] -= 1
+        self._loose[source.kind].pop(holder, None)
         del held[holder]
         if not held:
             del self._held[source]
@@ -174,45 +184,57 @@ class Places(Generic[_H]):
 
     def firm(self, holder: _H) -> None:
         """The place is in use."""
-        self._mark(holder, None)
+        if (source := self._sources.get(holder)) is not None:
+            self._held[source][holder] = None
+            self._loose[source.kind].pop(holder, None)
 
     def loosen(self, holder: _H, now: float) -> None:
         """The place is not in use, from now on."""
-        self._mark(holder, now)
-
-    def _mark(self, holder: _H, since: float | None) -> None:
         if (source := self._sources.get(holder)) is not None:
-            self._held[source][holder] = since
+            del self._held[source][holder]
+            self._loose[source.kind].pop(holder, None)
+            self._put(source, holder, now)
 
     def _enter(self, source: Source, holder: _H, now: float) -> None:
         self._sources[holder] = source
-        self._held.setdefault(source, {})[holder] = now
+        held = self._held.setdefault(source, {})
+        self._count(source.kind, len(held), len(held) + 1)
         self._used[source.kind] += 1
+        self._put(source, holder, now)
+
+    def _put(self, source: Source, holder: _H, now: float) -> None:
+        self._held[source][holder] = self._loose[source.kind][holder] = now
+
+    def _count(self, kind: Kind, before: int, after: int) -> None:
+        levels = self._levels[kind]
+        levels[before] -= 1
+        levels[after] += 1
+        if after > self._top[kind] or (before == self._top[kind] and not levels[before]):
+            self._top[kind] = after
 
     def _has_room(self, kind: Kind) -> bool:
         reserved = self.shares.reserved
         taken = sum(max(self._used[each], reserved.get(each, 0)) for each in Kind)
         return self._used[kind] < reserved.get(kind, 0) or taken < self.shares.total
 
-    def _rivals(self, kind: Kind) -> list[Source]:
-        """The sources that may lose a place to that kind: those of kinds that hold more than is reserved."""
+    def _of_others(self, source: Source, before: float) -> _H | None:
+        """The place that a newcomer displaces: a stale one, or the newest of a source with two more."""
         reserved = self.shares.reserved
-        beyond = {each for each in Kind if each is kind or self._used[each] > reserved.get(each, 0)}
-        return sorted((s for s in self._held if s.kind in beyond), key=self.held, reverse=True)
-
-    def _stale(self, sources: Iterable[Source], now: float) -> _H | None:
-        """The first stale place of the first source that has one."""
-        before = now - self.shares.stale
-        for source in sources:
-            for holder, since in self._held.get(source, {}).items():
-                if since is not None and since <= before:
-                    return holder
-        return None
-
-    def _surplus(self, rivals: list[Source], least: int) -> _H | None:
-        """The newest place of the richest source, if that holds enough; a loose one if there is any."""
-        if not rivals or self.held(rivals[0]) < least:
+        kinds = [k for k in Kind if k is source.kind or self._used[k] > reserved.get(k, 0)]
+        if any(next(iter(self._loose[kind].values()), math.inf) <= before for kind in kinds):
+            stale = (self._stale(rival, before) for rival in self._richest_first(kinds))
+            return next((holder for holder in stale if holder is not None), None)
+        if max(self._top[kind] for kind in kinds) < self.held(source) + 2:
             return None
-        held = self._held[rivals[0]]
+        held = self._held[self._richest_first(kinds)[0]]
         newest = list(reversed(held))
         return next((holder for holder in newest if held[holder] is not None), newest[0])
+
+    def _richest_first(self, kinds: Collection[Kind]) -> list[Source]:
+        return sorted((s for s in self._held if s.kind in kinds), key=self.held, reverse=True)
+
+    def _stale(self, source: Source, before: float) -> _H | None:
+        """The oldest loose place of a source, if it is stale."""
+        loose = ((h, since) for h, since in self._held.get(source, {}).items() if since is not None)
+        holder, since = next(loose, (None, math.inf))
+        return holder if since <= before else None

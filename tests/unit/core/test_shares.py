@@ -196,5 +196,7 @@ def test_whatever_comes_the_bounds_hold_and_nobody_is_kept_from_a_fair_share(
         counts = {kind: sum(len(m) for s, m in holders.items() if s.kind is kind) for kind in Kind}
         assert len(places) == sum(counts.values()) <= SHARES.total
         assert all(len(mine) <= SHARES.most(s) for s, mine in holders.items())
+        most = {kind: max((len(m) for s, m in holders.items() if s.kind is kind), default=0) for kind in Kind}
+        assert {kind: places._top[kind] for kind in Kind} == most
         kept = sum(max(counts[kind], SHARES.reserved[kind]) for kind in Kind)
         assert kept <= SHARES.total
