@@ -16,7 +16,7 @@ import aiohappyeyeballs
 
 from dstack_vpn.adapters.relay import sockets, tls
 from dstack_vpn.adapters.relay.connect import open_tunnel
-from dstack_vpn.adapters.relay.lookup import Found, Names
+from dstack_vpn.adapters.relay.lookup import Found, Names, Share
 from dstack_vpn.adapters.relay.stream import PlainStream, Stream
 from dstack_vpn.core.destination import Destinations
 from dstack_vpn.core.model import SocketAddress
@@ -57,15 +57,16 @@ async def dial(
     mark: int | None = None,
     timeout: float = 5.0,
     destinations: Destinations = ANYWHERE,
+    share: Share | None = None,
 ) -> Dialled:
     """Connect within ``timeout`` seconds once the name is resolved; raises `RelayError`.
 
     ``destinations`` judges the addresses: the upstream may have been chosen by another member, whose name
-    must not lead to this machine or into the tunnel.
+    must not lead to this machine or into the tunnel. ``share`` is whose room the lookup takes.
     """
     loop = asyncio.get_running_loop()
     began = loop.time()
-    addresses = await _resolved(upstream, names or Names(), destinations)
+    addresses = await _resolved(upstream, names or Names(), destinations, share)
     try:
         async with asyncio.timeout(timeout):
             connection = await _connect(upstream, addresses, mark)
@@ -82,14 +83,16 @@ async def dial(
     return Dialled(stream, connection, address, loop.time() - began)
 
 
-async def _resolved(upstream: Upstream, names: Names, destinations: Destinations) -> Found:
+async def _resolved(
+    upstream: Upstream, names: Names, destinations: Destinations, share: Share | None
+) -> Found:
     """Return the addresses to connect to, which are the proxy's if there is one; raises `RelayError`."""
     name, host, port = upstream.name, upstream.host, upstream.port
     if upstream.via is not None:
         proxy = urlsplit(upstream.via)
         name, host, port = f"{name}: via: {_shown(proxy)}", proxy.hostname or "", proxy.port or 0
     try:
-        found = await names.find(host, port)
+        found = await names.find(host, port, share=share)
     except RelayError as error:
         raise RelayError(f"{name}: {error}") from error
     usable = [info for info in found if destinations.refusal(str(info[4][0])) is None]

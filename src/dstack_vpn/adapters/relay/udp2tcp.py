@@ -19,6 +19,7 @@ from dstack_vpn.adapters.relay.dial import ANYWHERE, Dialled, dial
 from dstack_vpn.adapters.relay.engine import Engine
 from dstack_vpn.adapters.relay.flow import Flow
 from dstack_vpn.adapters.relay.limits import Limits
+from dstack_vpn.adapters.relay.lookup import Share
 from dstack_vpn.adapters.relay.pktinfo import bind_beside, listen_datagrams
 from dstack_vpn.adapters.relay.race import race
 from dstack_vpn.adapters.seldom import Seldom
@@ -63,7 +64,7 @@ class Udp2Tcp:
         self.current: Upstream | None = None
         """The upstream that the last flow to connect uses."""
         self._choice = Choice(upstreams)
-        self._mark, self._destinations = mark, destinations
+        self._mark, self._destinations, self._share = mark, destinations, Share()
         self._limits = limits or Limits()
         self._places: Places[SocketAddress] = Places(self._limits.shares())
         self._sources = sources
@@ -146,7 +147,12 @@ class Udp2Tcp:
         self.counters.connects += 1
         try:
             dialled = await dial(
-                upstream, self.engine.names, mark=self._mark, timeout=CONNECT, destinations=self._destinations
+                upstream,
+                self.engine.names,
+                mark=self._mark,
+                timeout=CONNECT,
+                destinations=self._destinations,
+                share=self._share,
             )
         except (RelayError, OSError) as error:
             self.counters.connect_failures += 1
