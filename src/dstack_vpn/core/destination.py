@@ -111,3 +111,7 @@ class Destinations:
             return "endpoint: a link-local address is nobody's endpoint"
         why = special_use(address)
         return None if why is None else f"endpoint: {why} is nobody's endpoint"
+
+
+ANYWHERE: Final = Destinations(local=True)
+"""For addresses that the operator has chosen, outside of any VPN."""

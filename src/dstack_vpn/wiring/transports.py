@@ -67,6 +67,7 @@ class Relays:
             limits=Limits(settings.relay_max_connections, settings.relay_max_per_source),
             secure=secure,
             mark=settings.fwmark,
+            destinations=Destinations(address_plan(settings).networks, local=True),
         )
         return OwnRelay(listen, None if secure is None else secure.pin, make)
 

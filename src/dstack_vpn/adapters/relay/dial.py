@@ -18,13 +18,11 @@ from dstack_vpn.adapters.relay import sockets, tls
 from dstack_vpn.adapters.relay.connect import open_tunnel
 from dstack_vpn.adapters.relay.lookup import Found, Names, Share
 from dstack_vpn.adapters.relay.stream import PlainStream, Stream
-from dstack_vpn.core.destination import Destinations
+from dstack_vpn.core.destination import ANYWHERE, Destinations
 from dstack_vpn.core.model import SocketAddress
 from dstack_vpn.core.upstream import Upstream
 from dstack_vpn.errors import RelayError
 
-ANYWHERE: Final = Destinations(local=True)
-"""For upstreams that the operator has named."""
 STAGGER: Final = 0.25
 """Seconds between the starts of attempts to several addresses (RFC 8305, 5)."""
 

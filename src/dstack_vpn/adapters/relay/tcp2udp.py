@@ -16,6 +16,7 @@ from dstack_vpn.adapters.relay.outbox import Sink
 from dstack_vpn.adapters.relay.stream import PlainStream, Stream
 from dstack_vpn.adapters.relay.uplink import Uplink
 from dstack_vpn.adapters.seldom import Seldom
+from dstack_vpn.core.destination import ANYWHERE, Destinations
 from dstack_vpn.core.framing import PROXY
 from dstack_vpn.core.model import SocketAddress
 from dstack_vpn.core.shares import Places, Sources
@@ -125,13 +126,18 @@ class Tcp2Udp:
         secure: Secure | None = None,
         mark: int | None = None,
         sources: Sources = Sources(),  # noqa: B008 - frozen
+        destinations: Destinations = ANYWHERE,
     ) -> None:
-        """Bind; raises `RelayError`. ``secure`` shakes hands if the scheme is tls."""
+        """Bind; raises `RelayError`. ``secure`` shakes hands if the scheme is tls.
+
+        A client within the VPN's own prefixes (``destinations``) is turned away: its tunnel would be carried
+        in itself.
+        """
         self.engine, self.counters, self.listen = engine, Counters(), listen
         self._target, self._secure, self._mark = target, secure if listen.tls else None, mark
         self._limits = limits or Limits()
         self._places: Places[_Guest] = Places(self._limits.shares())
-        self._sources = sources
+        self._sources, self._destinations = sources, destinations
         self._guests: dict[Connection, _Guest] = {}
         self._seldom = Seldom(_log)
         self._listener = sockets.listening(listen)
@@ -209,6 +215,11 @@ class Tcp2Udp:
         self._resumption = loop.call_later(TICK, loop.add_reader, listener, self._on_connections)
 
     def _consider(self, guest: _Guest) -> None:
+        if (problem := self._destinations.refusal(guest.host)) is not None:
+            guest.turn_away()
+            self.counters.refused += 1
+            self._seldom.warning("relay.refused", source=guest.host, problem=problem)
+            return
         taken = self._places.take(self._sources.of(guest.host), guest, self.engine.loop.time())
         if taken is None:
             guest.turn_away()

@@ -15,7 +15,7 @@ import structlog
 from dstack_vpn.adapters.destination import receive_with_destination
 from dstack_vpn.adapters.relay.choice import Choice
 from dstack_vpn.adapters.relay.counters import Counters, Drop
-from dstack_vpn.adapters.relay.dial import ANYWHERE, Dialled, dial
+from dstack_vpn.adapters.relay.dial import Dialled, dial
 from dstack_vpn.adapters.relay.engine import Engine
 from dstack_vpn.adapters.relay.flow import Flow
 from dstack_vpn.adapters.relay.limits import Limits
@@ -23,7 +23,7 @@ from dstack_vpn.adapters.relay.lookup import Share
 from dstack_vpn.adapters.relay.pktinfo import bind_beside, listen_datagrams
 from dstack_vpn.adapters.relay.race import race
 from dstack_vpn.adapters.seldom import Seldom
-from dstack_vpn.core.destination import Destinations
+from dstack_vpn.core.destination import ANYWHERE, Destinations
 from dstack_vpn.core.model import SocketAddress
 from dstack_vpn.core.shares import Places, Sources
 from dstack_vpn.core.upstream import Upstream

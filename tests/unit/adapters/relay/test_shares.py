@@ -4,6 +4,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from ipaddress import ip_network
 
 import pytest
 from tests.unit.adapters.crowd import CROWD, connected, is_open
@@ -15,6 +16,7 @@ from dstack_vpn.adapters.relay.engine import Engine
 from dstack_vpn.adapters.relay.limits import Limits
 from dstack_vpn.adapters.relay.tcp2udp import Tcp2Udp
 from dstack_vpn.adapters.relay.udp2tcp import Udp2Tcp
+from dstack_vpn.core.destination import Destinations
 from dstack_vpn.core.framing import frame
 from dstack_vpn.core.model import SocketAddress
 from dstack_vpn.core.upstream import Listen, Upstream
@@ -116,3 +118,17 @@ async def test_udp_sources_of_one_64_are_one_source() -> None:
         assert len(relay.flows) == LIMITS.per_source + 1
         for sending in made:
             sending.close()
+
+
+async def test_a_client_that_comes_through_the_tunnel_is_turned_away() -> None:
+    """WireGuard would follow it to this relay, and carry its tunnel in itself."""
+    tunnel = Destinations((ip_network("127.77.0.0/16"),), local=True)
+    relay = Tcp2Udp(Engine(), Listen.parse("tcp://127.0.0.1:0"), ("127.0.0.1", 9), destinations=tunnel)
+    async with running(relay):
+        port = relay.address.port
+        inside, outside = await connected(port, "127.77.0.2"), await connected(port, "127.0.0.1")
+        assert not await is_open(inside[0])
+        assert await is_open(outside[0])
+        assert relay.counters.refused == 1
+        for _, writer in (inside, outside):
+            writer.close()
