@@ -164,7 +164,10 @@ class Rig:
 
     async def settle(self, want: Peers, what: str) -> None:
         """Wait until the device has just these peers, then hold it to that: nothing is left to repair."""
-        await eventually(lambda: agree(self.peers, want), f"{what}: {sorted(want)} on the device")
+        work = self.node.reconciler._work
+        await eventually(
+            lambda: not work.is_set() and agree(self.peers, want), f"{what}: {sorted(want)} on the device"
+        )
         applied = len(self.device.applied)
         assert await self.node.reconciler.repair(), self.component("device")
         assert len(self.device.applied) == applied, f"{what}: there was something left to repair"

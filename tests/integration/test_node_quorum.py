@@ -286,6 +286,24 @@ async def test_endpoints_whose_sessions_do_not_begin_hide_no_revocation(
         assert rig.node.facts.endpoint is None
 
 
+@pytest.mark.parametrize("stalls", [True, False])
+async def test_no_one_endpoint_keeps_a_mass_revocation_held(
+    trio: Trio, make_rig: MakeRig, *, stalls: bool
+) -> None:
+    """More than half of the peers wait for a second reading. One endpoint denies it or stalls, one does not."""
+    chain = trio.chain
+    for number in range(1, 7):
+        await chain.mint(number)
+    async with running(make_rig, trio, audit_interval=3600) as rig:
+        await settled(rig, chain, "what was there")
+        liar, before = trio.servers[1], dict(chain.head.tokens)
+        liar.faults.lies.state = lambda tokens, number: before
+        if stalls:
+            liar.faults.by_method["eth_call"] = Fault(stall=True)
+        await chain.mine(*(registry.revoke(token) for token in range(1, 6)))
+        await settled(rig, chain, "the third endpoint has confirmed it")
+
+
 async def test_an_endpoint_whose_blocks_are_made_up_hides_no_revocation(
     trio: Trio, make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

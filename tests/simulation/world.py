@@ -180,7 +180,7 @@ class World:
             return
         decidable = len(self.honest) >= self.needed
         if tip.hash in self.chain.blocks or not decidable:
-            self._stood = max(self._stood, tip.number) if decidable else tip.number
+            self._stood = tip.number
         times = [time for time, block in self.chain.heads if block.ref.number > self._stood]
         if times:
             behind = self._now() - max(times[0], 0.0)

@@ -6,7 +6,9 @@ all the while. A second opinion, when one is needed, comes from another endpoint
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
+from typing import Final
 
 import structlog
 
@@ -23,6 +25,9 @@ from dstack_vpn.errors import BehindError, ChainError, EndpointError, WrongChain
 from dstack_vpn.ports import ChainSession, ChainSource
 
 _log = structlog.get_logger(component="chain")
+
+SECOND_READING: Final = 30.0
+"""Seconds that another endpoint has to show everything."""
 
 
 @dataclass(slots=True)
@@ -49,9 +54,37 @@ class ChainLoop:
                     self.state.down(error)
 
     async def confirm(self, held: Mapping[PublicKey, TokenId | None]) -> set[PublicKey]:
-        """Which of these keys another reading, by another endpoint if there is one, shows out."""
+        """Return which of these keys another reading shows out, by another endpoint if there is one.
+
+        With a quorum one other endpoint is enough, whatever the rest say or don't: taking away needs no more.
+        """
+        endpoint, quorum = self.state.facts.endpoint or "", self.state.members.quorum
+        if quorum is None:
+            return await self._read_again(self.source.other(than=endpoint), held)
+        disputed = set(quorum.disputed)
+        out = {key for key, token in held.items() if token in disputed}
+        found: asyncio.Queue[set[PublicKey]] = asyncio.Queue()
+        names = self.source.others(than=endpoint)
+
+        async def ask(name: str) -> None:
+            found.put_nowait(await self._read_again(self.source.to(name), held))
+
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(ask(name)) for name in names]
+            for _ in tasks:
+                if out == held.keys():
+                    break
+                out |= await found.get()
+            for task in tasks:
+                task.cancel()
+        return out
+
+    async def _read_again(
+        self, opened: AbstractAsyncContextManager[ChainSession], held: Mapping[PublicKey, TokenId | None]
+    ) -> set[PublicKey]:
+        """Read everything over another session; absorbs `ChainError`."""
         try:
-            async with self.source.other(than=self.state.facts.endpoint or "") as session:
+            async with asyncio.timeout(SECOND_READING), opened as session:
                 self._check(session)
                 head = await session.head()
                 observed = await session.read_all(head)
@@ -59,14 +92,14 @@ class ChainLoop:
                     tokens = sorted({token for token in held.values() if token is not None})
                     observed = await session.read_tokens(tokens, head)
                 name = session.name
-        except ChainError as error:
-            _log.error("brake.unconfirmed", problem=str(error))
+        except (ChainError, TimeoutError) as error:
+            _log.error("brake.unconfirmed", problem=str(error) or "the endpoint has not answered in time")
             return set()
         registry = Registry.of(x.node for x in observed if x.node is not None)
         # A state that was just read does not always tell since when a key has been there.
         access = self.state.members.access_over(registry)
         access = replace(access, height=head.number, confirmations=0, quorum=None, admission=EVERYONE)
-        standing = {key for key in held if access.decide(key, self.state.clock.now()).granted}
+        standing = {key for key in held if access.decide(key, self.state.members.now()).granted}
         if standing:
             _log.error("brake.contradicted", endpoint=name, peers=len(standing))
             self.state.announce(BrakeContradicted(name, len(standing)))
@@ -106,8 +139,9 @@ class ChainLoop:
 
     def _is_no_progress(self, tip: BlockRef | None) -> bool:
         """Whether a session that began at that tip has ended there, though an endpoint shows newer blocks."""
+        now = self.state.follower.tip
         seconds, _ = self.state.lag.behind(tip, self.state.clock.monotonic())
-        return tip is not None and self.state.follower.tip == tip and seconds > 0.0
+        return tip is not None and now is not None and now.number <= tip.number and seconds > 0.0
 
     def _has_others(self, session: ChainSession) -> bool:
         return bool(self.source.others(than=session.name))

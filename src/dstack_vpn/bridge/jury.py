@@ -32,6 +32,8 @@ _log = structlog.get_logger(component="quorum")
 
 DEADLINE: Final = 8.0
 """Seconds that endpoints have to answer a question about some tokens; an audit's is longer."""
+TIPS: Final = 256
+"""Blocks that we stood on at audits, and that are remembered."""
 IN_FLIGHT: Final = 4
 """Questions under way at once."""
 SLICE: Final = 250
@@ -50,7 +52,7 @@ class Jury:
     _agenda: Agenda = field(default_factory=Agenda)
     _agreed: dict[str, float] = field(default_factory=dict)
     """When each endpoint was last seen to have our block; those that don't any more are not there."""
-    _tips: deque[tuple[float, BlockRef]] = field(default_factory=deque)
+    _tips: deque[tuple[float, BlockRef]] = field(default_factory=lambda: deque(maxlen=TIPS))
     """When we stood on which block, at the audits."""
 
     def wake(self) -> None:
@@ -191,16 +193,19 @@ class Jury:
         return confirmed
 
     def _earlier(self) -> tuple[int, str] | None:
-        """A block that we stood on `AGREED` ago, or the one that a reorg put in its place."""
+        """A block that we stood on `AGREED` ago, as our chain has it now: a reorg may have replaced it.
+
+        If our chain has none of the blocks that we stood on, it was read anew: then as it was.
+        """
         follower, now = self.state.follower, self.state.clock.monotonic()
+        old = [block for since, block in self._tips if since <= now - AGREED]
+        known = [(x.number, hash_) for x in old if (hash_ := follower.hash_at(x.number)) is not None]
+        ours = any(follower.stands_on(block) for _, block in self._tips)
         if follower.tip is not None:
             self._tips.append((now, follower.tip))
-        while len(self._tips) > 1 and self._tips[1][0] <= now - AGREED:
-            self._tips.popleft()
-        if not self._tips or self._tips[0][0] > now - AGREED:
-            return None
-        block = self._tips[0][1]
-        return block.number, follower.hash_at(block.number) or block.hash
+        if known:
+            return known[-1]
+        return None if ours or not old else (old[-1].number, old[-1].hash)
 
     def _confirms(self, tip: BlockRef, statement: Statement) -> bool:
         """With the answers of k endpoints that have our block, the registry is known; returns whether it is.

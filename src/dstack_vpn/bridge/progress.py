@@ -24,6 +24,8 @@ async def keep_up(state: ChainState, endpoint: str, have_others: Callable[[], bo
         now = state.clock.monotonic()
         if state.follower.tip != tip:
             tip, moved = state.follower.tip, now
+        if tip is not None:
+            state.lag.stands(tip, now)
         seconds, blocks = state.lag.behind(tip, now)
         state.facts.lag = seconds, blocks
         since = began if have_others() else moved

@@ -31,7 +31,7 @@ from dstack_vpn.core.commands import (
 from dstack_vpn.core.events import LoggedEvent, Observed, OwnerKeyUpdated
 from dstack_vpn.core.model import BlockRef, TokenId
 from dstack_vpn.core.registry import contradicts
-from dstack_vpn.errors import ChainError, EndpointError, LogsError
+from dstack_vpn.errors import BehindError, ChainError, EndpointError, LogsError
 from dstack_vpn.ports import ChainFact, ChainSession, Unannounced
 
 _log = structlog.get_logger(component="chain")
@@ -100,7 +100,7 @@ class SessionDriver:
         """Bring the registry to the session's head: from its state, from its logs, or from where we were."""
         follower = self.state.follower
         follower.announced_above = None
-        head = await self.session.head()
+        head = await self._head()
         self.state.saw(head)
         if follower.tip is None or self.state.discredited:
             await bootstrap(self.state, self.session, head)
@@ -275,11 +275,20 @@ class SessionDriver:
     async def _ask(self, fetch: Fetch) -> BlockRef | list[LoggedEvent] | None:
         match fetch:
             case FetchHead():
-                return await self.session.head()
+                return await self._head()
             case FetchHeader(number):
                 return await self.session.header(number)
             case FetchEvents(first, last):
                 return await self.session.events_up_to(first, last)
+
+    async def _head(self) -> BlockRef:
+        """Ask for the latest block; raises `BehindError` if the endpoint stays where we were long ago."""
+        head = await self.session.head()
+        state, name = self.state, self.session.name
+        tip, now = state.follower.tip, state.clock.monotonic()
+        if tip is not None and not state.discredited and state.lag.is_stale(name, head, tip, now):
+            raise BehindError(f"{name} is at block {head.number}, and others are at {tip.number}")
+        return head
 
     async def _advanced(self, advanced: Advanced, seen: float) -> None:
         state = self.state

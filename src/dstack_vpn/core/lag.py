@@ -25,9 +25,14 @@ class Lag:
 
     _shown: dict[str, deque[tuple[int, float]]] = field(default_factory=dict)
     """Heights and times of each endpoint, both ascending."""
+    _newest: dict[str, int] = field(default_factory=dict)
+    """The height that each endpoint has shown last."""
+    _stood: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=MOST))
+    """The heights that we stood at, and since when, both ascending."""
 
     def shown(self, endpoint: str, height: int, now: float) -> None:
         """Take note of a block that an endpoint shows."""
+        self._newest[endpoint] = height
         claims = self._shown.setdefault(endpoint, deque())
         if claims and height <= claims[-1][0]:
             return
@@ -39,6 +44,23 @@ class Lag:
     def void(self, endpoint: str) -> None:
         """Forget what an endpoint has shown: it could not deliver it."""
         self._shown.pop(endpoint, None)
+        self._newest.pop(endpoint, None)
+
+    def stands(self, tip: BlockRef, now: float) -> None:
+        """Take note of our tip."""
+        while self._stood and self._stood[-1][0] > tip.number:
+            self._stood.pop()
+        if not self._stood or self._stood[-1][0] < tip.number:
+            self._stood.append((tip.number, now))
+
+    def is_stale(self, endpoint: str, head: BlockRef, tip: BlockRef, now: float) -> bool:
+        """Return whether we left an endpoint's head behind long ago, and others are where we are.
+
+        Such a head is no reorg to a shorter chain, and must not take anything back.
+        """
+        above = next((since for height, since in self._stood if height > head.number), now)
+        others = any(height >= tip.number for name, height in self._newest.items() if name != endpoint)
+        return others and head.number < tip.number and now - above > WORTH_A_LOOK
 
     def behind(self, tip: BlockRef | None, now: float) -> tuple[float, int]:
         """Return the seconds and the blocks that we are behind at this tip; zeros if we are not."""

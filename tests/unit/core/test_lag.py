@@ -1,6 +1,6 @@
 """How far behind we are, by what every endpoint shows."""
 
-from dstack_vpn.core.lag import BOUND, MOST, Lag
+from dstack_vpn.core.lag import BOUND, MOST, WORTH_A_LOOK, Lag
 from dstack_vpn.core.model import BlockRef
 
 
@@ -44,3 +44,19 @@ def test_an_endpoint_that_shows_many_blocks_takes_bounded_memory() -> None:
         lag.shown("a", height, float(height))
     assert len(lag._shown["a"]) == MOST
     assert lag.behind(block(0), 3.0 * MOST) == (3.0 * MOST - 1, 3 * MOST - 1)
+
+
+def test_a_head_that_we_left_long_ago_is_stale_if_others_are_ahead() -> None:
+    lag = Lag()
+    for height in range(5, 10):
+        lag.stands(block(height), float(height))
+    long = 9.0 + WORTH_A_LOOK
+    lag.shown("a", 5, long)
+    assert not lag.is_stale("a", block(5), block(9), long), "the chain may have been cut short"
+    lag.shown("b", 9, long)
+    assert lag.is_stale("a", block(5), block(9), long)
+    assert not lag.is_stale("a", block(8), block(9), long), "it is late by no more than an endpoint may be"
+    assert not lag.is_stale("a", block(9), block(9), long + 99)
+    lag.stands(block(6), long)
+    lag.shown("b", 6, long)
+    assert not lag.is_stale("a", block(6), block(6), long + 99), "a reorg to a shorter chain"
