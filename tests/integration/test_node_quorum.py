@@ -290,7 +290,7 @@ async def test_endpoints_whose_sessions_do_not_begin_hide_no_revocation(
 async def test_no_one_endpoint_keeps_a_mass_revocation_held(
     trio: Trio, make_rig: MakeRig, *, stalls: bool
 ) -> None:
-    """More than half of the peers wait for a second reading. One endpoint denies it or stalls, one does not."""
+    """More than half of the peers wait for a second reading. One endpoint denies it, or stalls."""
     chain = trio.chain
     for number in range(1, 7):
         await chain.mint(number)
