@@ -8,7 +8,8 @@ import random
 import shutil
 import socket
 import sys
-from collections.abc import AsyncIterator
+import tempfile
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -65,10 +66,18 @@ FORWARD_AUTH = """
 """
 
 
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """A folder that nginx's user may read. Pytest closes its own ones whenever another worker begins."""
+    with tempfile.TemporaryDirectory(prefix="dstack-vpn-nginx-") as folder:
+        path = Path(folder)
+        path.chmod(0o755)
+        yield path
+
+
 @asynccontextmanager
 async def nginx(home: Path, locations: str, port: int, user: str = "nobody nogroup") -> AsyncIterator[str]:
     """An nginx in front of a port; its URL."""
-    _readable(home)
     listen = _port()
     config = home / "nginx.conf"
     inside = locations.format(home=home, port=port)
@@ -92,12 +101,6 @@ def _port() -> int:
         with contextlib.suppress(OSError), socket.socket() as probe:
             probe.bind(("0.0.0.0", port))
             return port
-
-
-def _readable(home: Path) -> None:
-    """Let nginx's user in, whose way leads through pytest's folders."""
-    for folder in (home, *list(home.parents)[:2]):
-        folder.chmod(0o755)
 
 
 async def _answers(port: int) -> None:
@@ -127,19 +130,19 @@ async def _lets_nothing_through(proxy: str) -> None:
 
 
 @pytest.mark.parametrize("locations", [BARE, NEWER])
-async def test_an_nginx_that_adds_nothing_opens_nothing(locations: str, tmp_path: Path) -> None:
+async def test_an_nginx_that_adds_nothing_opens_nothing(locations: str, home: Path) -> None:
     async with (
         serving(policy=Policy(TOKEN)) as served,
-        nginx(tmp_path, locations, served.port) as proxy,
+        nginx(home, locations, served.port) as proxy,
     ):
         await _lets_nothing_through(proxy)
         assert await _status(f"{served.url}/peers") == 200, "this machine's root still gets in"
 
 
-async def test_an_nginx_that_runs_as_root_and_adds_nothing_opens_nothing(tmp_path: Path) -> None:
+async def test_an_nginx_that_runs_as_root_and_adds_nothing_opens_nothing(home: Path) -> None:
     async with (
         serving(policy=Policy(TOKEN)) as served,
-        nginx(tmp_path, BARE, served.port, user="root") as proxy,
+        nginx(home, BARE, served.port, user="root") as proxy,
     ):
         await _lets_nothing_through(proxy)
 
@@ -176,8 +179,8 @@ async def test_a_proxy_that_changes_no_byte_opens_nothing() -> None:
             await process.wait()
 
 
-async def test_a_page_of_400_parts_behind_forward_auth_is_whole(tmp_path: Path) -> None:
-    site = tmp_path / "www"
+async def test_a_page_of_400_parts_behind_forward_auth_is_whole(home: Path) -> None:
+    site = home / "www"
     site.mkdir()
     for number in range(400):
         (site / f"{number}.js").write_text("x" * 1000)
@@ -185,7 +188,7 @@ async def test_a_page_of_400_parts_behind_forward_auth_is_whole(tmp_path: Path) 
     policy = Policy(TOKEN, loopback=False, proxies=proxies)
     async with (
         serving(FixedView(), policy) as served,
-        nginx(tmp_path, FORWARD_AUTH, served.port) as proxy,
+        nginx(home, FORWARD_AUTH, served.port) as proxy,
         aiohttp.TCPConnector(limit=100, local_addr=(MEMBER, 0)) as connector,
         aiohttp.ClientSession(connector=connector) as browser,
     ):
