@@ -84,7 +84,7 @@ class Names:
             share.waiting[key] -= 1
 
     def _begin(self, key: _Key, share: Share) -> "asyncio.Future[Found]":
-        lookup = asyncio.ensure_future(self._look_up(key, share))  # noqa: TID251 - ends by itself
+        lookup = asyncio.ensure_future(self._look_up(key, share))  # noqa: TID251 - shared by who waits
         share.running[key] = lookup
         lookup.add_done_callback(lambda done: self._ended(key, share, done))
         return lookup
