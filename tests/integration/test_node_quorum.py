@@ -1,6 +1,5 @@
 """The whole node where several endpoints have to agree, with one that forges, hides, or withholds."""
 
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -218,7 +217,7 @@ async def test_an_endpoint_that_answers_no_audit_hides_no_revocation_and_is_left
     trio: Trio, make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It follows well, but its own audit stalls for as long as it likes."""
-    monkeypatch.setattr(jury, "AUDIT_DEADLINE", 1.5)
+    monkeypatch.setattr(jury, "AUDIT_DEADLINE", 4.0)
     chain = trio.chain
     await chain.mint(1)
     await chain.mint(2)
@@ -227,12 +226,10 @@ async def test_an_endpoint_that_answers_no_audit_hides_no_revocation_and_is_left
         hide(trio)
         trio.liar.faults.by_method["eth_call"] = Fault(stall=True)
         await chain.revoke(1)
-        began = time.monotonic()
         await settled(rig, chain, "what another endpoint shows")
-        assert time.monotonic() - began < 1.5, "nobody waited for it"
+        assert rig.node.facts.endpoint == trio.liar.ws, "nobody waited for its deadline"
         await eventually(lambda: rig.node.facts.endpoint == trio.servers[1].ws, "it is left")
         assert not quarantined(rig), "nobody was seen to lie"
-        assert rig.component("quorum").startswith("ok") or trio.liar.ws in rig.component("quorum")
 
 
 async def test_an_endpoint_that_never_lets_a_walk_end_hides_no_revocation_and_is_left(
