@@ -235,15 +235,16 @@ async def test_an_endpoint_that_answers_no_audit_hides_no_revocation_and_is_left
 async def test_an_endpoint_that_never_lets_a_walk_end_hides_no_revocation_and_is_left(
     trio: Trio, make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It announces each second head, so that the logs between have to be asked for, and answers them late."""
+    """It announces each second head, but no logs, so that these have to be asked for, and answers them late."""
     monkeypatch.setattr(progress, "BOUND", 3.0)
     chain = trio.chain
     await chain.mint(1)
     await chain.mint(2)
     async with running(make_rig, trio) as rig:
         await settled(rig, chain, "what was there")
-        trio.liar.faults.silent = True
+        trio.liar.faults.silent = trio.liar.faults.mute_logs = True
         trio.liar.faults.by_method["eth_getLogs"] = Fault(stall=True)
+        trio.liar.faults.by_method["eth_call"] = Fault(stall=True)
         await chain.revoke(1)
         await chain.mine()
         await trio.liar.push("newHeads", chain.head.header())
