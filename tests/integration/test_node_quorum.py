@@ -235,7 +235,7 @@ async def test_an_endpoint_that_answers_no_audit_hides_no_revocation_and_is_left
 async def test_an_endpoint_that_never_lets_a_walk_end_hides_no_revocation_and_is_left(
     trio: Trio, make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It announces each second head, but no logs, so that these have to be asked for, and answers them late."""
+    """It announces each second head and no logs, so that logs have to be asked for, and answers them late."""
     monkeypatch.setattr(progress, "BOUND", 3.0)
     chain = trio.chain
     await chain.mint(1)

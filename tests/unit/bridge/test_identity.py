@@ -53,6 +53,19 @@ async def test_a_node_stays_itself_when_its_key_goes_to_another() -> None:
         assert bench.tokens() == {1}, "and a key of our own is no peer of ours"
 
 
+async def test_a_member_keeps_its_key_and_addresses_when_another_registers_the_same_key() -> None:
+    bench = Bench()
+    bench.chain.mine(grant(1))
+    async with bench.running() as node:
+        await eventually(lambda: bench.tokens() == {1})
+        before = bench.device.peers[key(1)].allowed_ips
+        bench.source.tell(bench.chain.mine(registered(C, key(1)), grant(2)))
+        await eventually(lambda: 2 in bench.tokens())
+        assert bench.device.peers[key(1)].allowed_ips == before
+        refused = node.tunnel.members.access.decide(C, 0)
+        assert (refused.reason, refused.detail) == (Reason.DUPLICATE_KEY, "token 1 had it first")
+
+
 def access(identity: Identity, *events: Granted) -> AccessControl:
     chain = ScriptedChain()
     for event in events:
