@@ -50,3 +50,21 @@ def test_a_stream_does_not_follow_a_members_endpoint_to_a_third_party(lab: Lab, 
             datagram = listening.recv(2048)
             raise AssertionError(f"{len(datagram)} bytes came")
         assert a.place_of(b.public_key) == b.endpoint
+
+
+def test_packets_for_a_member_that_went_silent_do_not_follow_it_to_a_third_party(lab: Lab) -> None:
+    """Without answers WireGuard does not find back by itself: the stream stays where the device was sent."""
+    a, b, third = lab.nodes["a"], lab.nodes["b"], lab.nodes["c"]
+    with third.namespace.entered():
+        listening = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    with listening:
+        listening.bind((third.underlay, 5556))
+        listening.setblocking(False)
+        assert a.reaches(b.address, wait=1)
+        b.namespace.run("ip", "route", "add", "blackhole", f"{a.underlay}/32")
+        set_endpoint(lab, b, f"{third.underlay}:5556", on=a)
+        for _ in range(5):
+            assert not a.reaches(b.address, wait=0.2)
+        with suppress(BlockingIOError):
+            while True:
+                assert listening.recv(2048)[0] == 1, "nothing but initiations of handshakes"
