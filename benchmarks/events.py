@@ -68,7 +68,7 @@ def _stamp(server: FakeServer) -> list[float]:
 
 
 async def _filled(daemon: Daemon, peers: int) -> None:
-    await daemon.wait(lambda e: e["event"] == "chain.bootstrapped")
+    await daemon.wait(lambda e: e["event"] == "chain.read")
     if peers > 50:
         await daemon.wait(lambda e: e["event"] == "peers.changed" and e["set"] == peers)
     # The comparison, the checkpoint and the file that follow the start are not what is measured.

@@ -1,4 +1,6 @@
-"""Writes docs/configuration.md, docs/logs.md and .env.example from the code; ``--check`` only compares.
+"""Writes docs/configuration.md, docs/logs.md, the events in docs/api.md and .env.example from the code.
+
+``--check`` only compares.
 
 Run it as a module: ``python -m scripts.generate_docs``.
 """
@@ -46,6 +48,8 @@ GROUPS = {
     ),
 }
 """How .env.example is ordered."""
+EVENTS_BEGIN = "<!-- Made by scripts/generate_docs.py from the events: run `make docs`. -->"
+EVENTS_END = "<!-- End of the table. -->"
 COMPOSE = """
 # -- what deploy/compose.production.yml needs besides; no settings of the daemon --
 
@@ -180,11 +184,21 @@ def entry(option: Option) -> str:
     return f"\n{comment}\n#{option.name}={option.example}\n"
 
 
+def with_events(text: str) -> str:
+    """Return docs/api.md with the present table of events; raises `ValueError` without its marks."""
+    before, _, rest = text.partition(EVENTS_BEGIN)
+    _, _, after = rest.partition(EVENTS_END)
+    if not after:
+        raise ValueError("docs/api.md: the marks around the table of events are missing")
+    return f"{before}{EVENTS_BEGIN}\n{logbook.events()}{EVENTS_END}{after}"
+
+
 def main() -> int:
     """Write or check; returns the exit code."""
     made = {
         ROOT / "docs" / "configuration.md": reference(),
         ROOT / "docs" / "logs.md": logbook.document(ROOT / "src", AREAS),
+        ROOT / "docs" / "api.md": with_events((ROOT / "docs" / "api.md").read_text()),
         ROOT / ".env.example": example(),
     }
     if "--check" not in sys.argv[1:]:

@@ -1,14 +1,19 @@
-"""docs/logs.md: every event that the code logs, with its level, and what to do about it.
+"""The tables of log lines and events: docs/logs.md, and the events in docs/api.md.
 
-What there is comes from the code itself (`scan`); what it means, and what to do, from `MEANINGS`. The two
-must name the same events, so that neither a new event nor one that is gone goes unnoticed.
+An event (`core.observe.events`) has its level, fields, meaning and advice in its definition. A line that is
+only logged has its level and fields at its call, found by `scan`, and the rest in `MEANINGS`. The two must
+name the same lines, and no call may log the name of an event.
 """
 
 import ast
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
+
+from dstack_vpn.bridge.event_logger import LOGGED_AS
+from dstack_vpn.core.observe.event import Event
+from dstack_vpn.core.observe.events import EVENTS
 
 LEVELS: Final = ("debug", "info", "warning", "error")
 LOGGERS: Final = frozenset({"_log", "log", "_seldom"})
@@ -22,25 +27,14 @@ MEANINGS: Final[Mapping[str, tuple[str, str]]] = {
         "The audit log can't be written; what happens waits in memory, up to 20,000 records.",
         "Make room in STATE_DIR, or make it writable.",
     ),
-    "brake.contradicted": (
-        "A second endpoint says that peers are members whose removal was held back, or let through in the last hour: the former stay.",
-        "One of the two endpoints lies or lags: compare them with `dstack-vpn doctor`, drop the wrong one.",
-    ),
-    "brake.engaged": (
-        "More than half of the peers would be gone within an hour: held back for a second reading of the registry.",
-        "Was that meant? If not, look at the registry's owner and at the endpoint.",
-    ),
-    "brake.released": ("A second reading has confirmed the removals that were held back.", NOTHING),
     "brake.unconfirmed": (
         "No second reading of the registry could be had; held peers stay.",
         "Name a second endpoint in RPC_URL.",
     ),
-    "chain.bootstrapped": ("The whole registry was read.", NOTHING),
     "chain.clock_off": (
         "This machine's clock and the chain's are apart.",
         "Set the clock (chrony, systemd-timesyncd): expiry is judged by it.",
     ),
-    "chain.event": ("An event of the registry contract was taken in, or taken back (`undone`).", NOTHING),
     "chain.first_block_unknown": (
         "An endpoint keeps too little history to find the contract's first block.",
         "Set START_BLOCK, or use an endpoint with more history.",
@@ -51,13 +45,7 @@ MEANINGS: Final[Mapping[str, tuple[str, str]]] = {
     ),
     "chain.logs_unseen": ("A block's logs could not be asked for; the next audit compares.", NOTHING),
     "chain.log_refused": ("A log of the contract does not decode; it changes nothing.", NOTHING),
-    "chain.reorg": (
-        "The chain has replaced blocks; what they brought was undone or moved.",
-        "None, unless it is deep or frequent: then raise GRANT_CONFIRMATIONS.",
-    ),
     "chain.resync": ("Too far behind to follow events: the registry is read anew.", NOTHING),
-    "config.pinned": ("`config rollback` holds the peers to a backup.", "`config resume`, once it is time."),
-    "config.resumed": ("The registry alone decides again.", NOTHING),
     "config.secret_in_environment": (
         "A secret stands in the environment, which more can read than a file.",
         "Give its file's path as NAME_FILE.",
@@ -111,21 +99,16 @@ MEANINGS: Final[Mapping[str, tuple[str, str]]] = {
         "The dstack guest agent does not answer yet; it is asked again.",
         "Mount its socket.",
     ),
-    "key.changed": ("The registry has the key that waited here: it is ours from now on.", NOTHING),
-    "key.change_failed": (
-        "The device or the disk did not take our new key; it is tried again.",
-        "If that goes on: look at STATE_DIR and the interface.",
-    ),
     "key.unreadable": ("A key that waits in STATE_DIR can't be read.", "`node rotate-key` makes another."),
     "key.derived": ("The dstack guest agent has derived our WireGuard key.", NOTHING),
+    "key.not_applied": (
+        "The device or the disk did not take the node's new key; it is tried again.",
+        "If that lasts, check STATE_DIR and the interface.",
+    ),
     "key.announced": ("Our next key is in the registry; it is taken in a moment.", NOTHING),
     "key.old": (
         "Our key is as old as KEY_MAX_AGE allows, and this node can't change it.",
         "`problem` says what is missing; or run `node rotate-key`.",
-    ),
-    "key.renewal_failed": (
-        "Our key is old, and announcing another failed; the old one stays in use. Tried again after a while.",
-        "Read `problem`: often the account has no funds, or is not the node's holder.",
     ),
     "key.renewing": ("Our key is old: `node rotate-key` was started.", NOTHING),
     "key.undated": ("The endpoint did not tell when our key was set; it is asked again.", NOTHING),
@@ -147,7 +130,6 @@ MEANINGS: Final[Mapping[str, tuple[str, str]]] = {
     "membership.ok": ("This node is a member.", NOTHING),
     "membership.problem": ("This node is no member; `problem` says why.", "Register it, or its key."),
     "node.drain_failed": ("A step of the orderly end took too long, or failed.", "Read `problem`."),
-    "node.field_refused": ("What the registry says of a token can't be used; it changes no peer.", NOTHING),
     "node.ipv6_only": ("A token is beyond VPN_CIDR and has an IPv6 address only.", "A larger VPN_CIDR."),
     "node.restored": ("Members came back from STATE_DIR, before the chain was read.", NOTHING),
     "node.stopped": ("The daemon has ended.", NOTHING),
@@ -160,22 +142,7 @@ MEANINGS: Final[Mapping[str, tuple[str, str]]] = {
         "The environment sets a variable that is nearly a setting, and is not one.",
         "Correct its name, or remove it.",
     ),
-    "peer.answered": ("A peer that did not answer was heard again.", NOTHING),
-    "peer.no_answer": (
-        "Bytes go to a peer, and none have come back for 12 s.",
-        "Check that the peer's machine runs; `doctor` checks the path.",
-    ),
-    "peer.refused": ("The device refuses one peer; the others have theirs.", "Read `problem`."),
-    "peer.removed": ("A peer is gone from the device; `reason` says why.", NOTHING),
-    "peer.set": ("A peer is on the device, or changed there; `reason` says why.", NOTHING),
     "peers.called": ("Peers of a new device were called, so that sessions begin at once.", NOTHING),
-    "peers.changed": ("Many peers changed at once.", NOTHING),
-    "peers.answering": (
-        "Many peers stopped answering (`silent`) or answer again (`answering`) at once.",
-        "If many are silent, check this machine's own connection.",
-    ),
-    "plan.failed": ("The device refused a set of changes.", "Read `problem`, and the peer.refused after it."),
-    "plan.rolled_back": ("What was refused in part was taken back, to be tried one by one.", NOTHING),
     "quorum.contested": (
         "Endpoints do not agree on tokens that one of them grants: they stay out.",
         "See /health for which endpoint stands alone.",
@@ -220,19 +187,16 @@ MEANINGS: Final[Mapping[str, tuple[str, str]]] = {
     "relay.unopened": ("A client's UDP socket could not be made.", "Raise `ulimit -n`."),
     "relay.unreachable": ("No upstream can be reached.", "Check RELAY_TO, and the way there."),
     "relay.upstream": ("This upstream is used from now on.", NOTHING),
-    "rpc.connected": ("An endpoint is followed.", NOTHING),
     "rpc.endpoint_left": (
         "An endpoint failed; the next one is tried after a pause.",
         "Another, if it lasts.",
     ),
-    "rpc.quarantined": ("An endpoint was found lying or lagging; it is left alone for a while.", "Drop it."),
     "store.other_registry": ("STATE_DIR belongs to another registry; it is not used.", "Its own STATE_DIR."),
     "store.rebuilt": (
         "The store was damaged; it is moved aside and built anew from the chain.",
         "Check the disk.",
     ),
     "store.trouble": ("STATE_DIR can't be written; the tunnel goes on.", "Make room, or make it writable."),
-    "transport.changed": ("A peer is reached in another way.", NOTHING),
     "transport.no_relay": ("A peer's relay can't be set up.", "Read `problem`."),
     "web.failed": ("A request could not be answered, by a fault of ours.", "Report it, with the line."),
     "web.trouble": (
@@ -264,8 +228,8 @@ and `event`; event names stay the same over versions. `LOG_LEVEL` and `LOG_LEVEL
 
 
 @dataclass
-class Event:
-    """One event, wherever it is logged."""
+class Line:
+    """One line that is only logged, wherever that is."""
 
     name: str
     component: str
@@ -274,26 +238,61 @@ class Event:
 
 
 def document(sources: Path, areas: Mapping[str, str]) -> str:
-    """docs/logs.md; raises `ValueError` where the code and `MEANINGS` name different events."""
+    """Return docs/logs.md; raises `ValueError` if code, `MEANINGS` and events do not fit."""
     found = scan(sources, areas)
+    if twice := found.keys() & EVENTS.keys():
+        raise ValueError(f"these are events: publish them, and don't log them as well: {sorted(twice)}")
     if found.keys() != MEANINGS.keys():
         raise ValueError(
-            "scripts/logbook.py: say in MEANINGS what these events mean, and drop those that are gone: "
+            "scripts/logbook.py: add the meaning of new lines to MEANINGS, and remove lines that are gone: "
             f"{sorted(found.keys() ^ MEANINGS.keys())}"
         )
-    return HEAD + "".join(_row(event) for event in found.values())
+    rows = {line.name: _row_of_line(line) for line in found.values()}
+    rows |= {name: _row_of_event(event) for name, event in EVENTS.items()}
+    return HEAD + "".join(rows[name] for name in sorted(rows))
 
 
-def _row(event: Event) -> str:
-    meaning, action = MEANINGS[event.name]
-    levels = ", ".join(level for level in LEVELS if level in event.levels)
-    fields = ", ".join(f"`{name}`" for name in sorted(event.fields - {"component"}))
-    return f"| `{event.name}` | {levels} | {event.component} | {fields} | {meaning} | {action or '-'} |\n"
+def events() -> str:
+    """Return the table of events for docs/api.md."""
+    rows = (
+        f"| `{name}` | {_fields(event.field_names())} | {meaning(event)} |\n"
+        for name, event in sorted(EVENTS.items())
+    )
+    return "| event | fields | meaning |\n|---|---|---|\n" + "".join(rows)
 
 
-def scan(sources: Path, areas: Mapping[str, str]) -> dict[str, Event]:
-    """The events by name; ``areas`` maps those that are not named after their component."""
-    found: dict[str, Event] = {}
+def meaning(event: type[Event]) -> str:
+    """Return the first paragraph of an event's docstring."""
+    return " ".join((event.__doc__ or "").partition("\n\n")[0].split()).replace("``", "`")
+
+
+def _fields(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name.replace('latency', 'latency_ms')}`" for name in names)
+
+
+def _row_of_event(event: type[Event]) -> str:
+    renamed = (LOGGED_AS.get(name, name) for name in event.field_names())
+    cells = (
+        f"`{event.name}`",
+        event.level,
+        event.logger,
+        _fields(renamed),
+        meaning(event),
+        event.action or "-",
+    )
+    return f"| {' | '.join(cells)} |\n"
+
+
+def _row_of_line(line: Line) -> str:
+    meant, action = MEANINGS[line.name]
+    levels = ", ".join(level for level in LEVELS if level in line.levels)
+    fields = _fields(sorted(line.fields - {"component"}))
+    return f"| `{line.name}` | {levels} | {line.component} | {fields} | {meant} | {action or '-'} |\n"
+
+
+def scan(sources: Path, areas: Mapping[str, str]) -> dict[str, Line]:
+    """Return the lines by name; ``areas`` maps those that are not named after their component."""
+    found: dict[str, Line] = {}
     for path in sorted(sources.rglob("*.py")):
         tree = ast.parse(path.read_text())
         of_file = _component(tree)
@@ -301,9 +300,9 @@ def scan(sources: Path, areas: Mapping[str, str]) -> dict[str, Event]:
             for name in _names(call.args[0], path):
                 area = name.partition(".")[0]
                 component = _component(call) or of_file or areas.get(area, area)
-                event = found.setdefault(name, Event(name, component))
-                event.levels.add(level)
-                event.fields |= {keyword.arg for keyword in call.keywords if keyword.arg}
+                line = found.setdefault(name, Line(name, component))
+                line.levels.add(level)
+                line.fields |= {keyword.arg for keyword in call.keywords if keyword.arg}
     return dict(sorted(found.items()))
 
 

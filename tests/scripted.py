@@ -5,18 +5,24 @@ For tests of what stands above the RPC adapters; those have the fake chain serve
 
 import asyncio
 import itertools
+import math
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from dstack_vpn.bridge.members import Members
+from dstack_vpn.core.access import Identity
+from dstack_vpn.core.addressing import AddressPlan
+from dstack_vpn.core.desired import PeerPolicy
 from dstack_vpn.core.events import Granted, LoggedEvent, Observed, RegistryEvent
 from dstack_vpn.core.keys import PublicKey
 from dstack_vpn.core.model import BlockRef, ChainIdentity, Position, TokenId
 from dstack_vpn.core.reach import Reach
 from dstack_vpn.core.registry import Registry, apply
+from dstack_vpn.core.staleness import Staleness
 from dstack_vpn.errors import ChainError, EndpointError
-from dstack_vpn.ports import ChainFact, ChainSession, Checkpoint, Quarantine
+from dstack_vpn.ports import ChainFact, ChainSession, Checkpoint, Clock, Quarantine
 
 _T = TypeVar("_T")
 
@@ -29,6 +35,25 @@ def key(number: int) -> PublicKey:
 
 def grant(token: int, number: int | None = None) -> Granted:
     return Granted(token, f"0xowner{token}", f"node-{token}", key(token if number is None else number))
+
+
+def members_of(policy: PeerPolicy, addresses: AddressPlan, clock: Clock, **others: Any) -> Members:
+    """A membership that nothing is attached to, but for what ``others`` say."""
+    given: dict[str, Any] = {
+        "own_key": key(9),
+        "identity": Identity(None),
+        "confirmations": 0,
+        "paced": False,
+        "lookup": lambda peer, reach: None,
+        "quorum": None,
+        "staleness": Staleness(math.inf),
+        "submit": lambda deltas, seen: None,
+        "doubted": lambda: None,
+        "own_changed": lambda: None,
+        "rekey": lambda access, now: None,
+        "publish": lambda event: None,
+    }
+    return Members(policy=policy, addresses=addresses, clock=clock, **(given | others))
 
 
 @dataclass

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 from dstack_vpn.core.events import LoggedEvent, Observed, RegistryEvent
-from dstack_vpn.core.happenings import Happening
 from dstack_vpn.core.keys import PrivateKey, PublicKey
 from dstack_vpn.core.ledger import Anchor, Note
 from dstack_vpn.core.model import (
@@ -23,15 +22,12 @@ from dstack_vpn.core.model import (
     TokenId,
 )
 from dstack_vpn.core.node import Node
+from dstack_vpn.core.observe.event import Event
 from dstack_vpn.core.upstream import Upstream
 from dstack_vpn.core.witness import Question, Statement
 
-Announce: TypeAlias = Callable[[Happening], None]
-"""Told of what has happened; never waits, and raises nothing."""
-
-
-def nobody(_: Happening) -> None:
-    """Nobody listens."""
+Publish: TypeAlias = Callable[[Event], None]
+"""Publishes an event; never waits, and raises nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +75,7 @@ class RegistryAbi(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Unannounced:
-    """A head whose logs the endpoint may not announce: ask for them."""
+    """A head whose logs the endpoint may not publish: ask for them."""
 
     block: BlockRef
 

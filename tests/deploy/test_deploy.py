@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import pytest
 
-from dstack_vpn.core.happenings import KINDS
+from dstack_vpn.core.observe.events import EVENTS
 
 ROOT: Final = Path(__file__).parents[2]
 RULES: Final = ROOT / "deploy" / "prometheus"
@@ -120,4 +120,4 @@ def test_expressions_name_metrics_that_there_are(dashboard: dict[str, Any]) -> N
     missing = {name for name, forms in written.items() if not any(form in sources for form in forms)}
     assert missing == set()
     for kind in re.findall(r'kind="([a-z.]+)"', json.dumps(dashboard).replace('\\"', '"')):
-        assert kind in KINDS
+        assert kind in EVENTS

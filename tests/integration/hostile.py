@@ -12,7 +12,7 @@ def lines_about(lines: list[Any]) -> list[Any]:
 
 def check_line(line: Any, token: int, problem: str) -> None:
     """It says where and what, in our own words, on one line."""
-    assert (line["event"], line["token"]) == ("node.field_refused", token)
+    assert (line["event"], line["token"]) == ("token.refused", token)
     assert problem in line["problem"]
     assert len(str(line)) < 500
     assert str(line["problem"]).isprintable()

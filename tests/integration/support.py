@@ -8,7 +8,7 @@ import base64
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,12 @@ from dstack_vpn.adapters.device.memory import MemoryDevice, MemoryLink
 from dstack_vpn.bridge.node import Node
 from dstack_vpn.config import load
 from dstack_vpn.core.access import Decision
-from dstack_vpn.core.health import Health, evaluate
 from dstack_vpn.core.keys import PrivateKey, PublicKey
 from dstack_vpn.core.model import PeerState, TokenId
+from dstack_vpn.core.observe.health import Health, evaluate
 from dstack_vpn.core.x25519 import derive
 from dstack_vpn.ports import ChainSession, Quarantine
-from dstack_vpn.wiring import node as wiring
+from dstack_vpn.wiring import daemon as wiring
 from dstack_vpn.wiring.transports import Relays
 
 OWN = PrivateKey(bytes(range(1, 33)))
@@ -81,8 +81,7 @@ class Rig:
             "HEALTH_CHECK_PORT": "0",
             **self.environment,
         }
-        settings = load(environment=environment)
-        node = wiring.build(settings, self.link, Relays(settings))
+        settings = replace(load(environment=environment), sync_interval=self.audit_interval)
         named = settings.contract_abi
         pool = RpcPool(
             self.urls,
@@ -93,11 +92,7 @@ class Rig:
             poll_interval=0.05,
             draw=lambda: 0.1,
         )
-        node.chain.source = _Watched(pool, self)
-        if node.chain.jury is not None:
-            node.chain.jury.source = node.chain.source
-        node.chain.state.audit_interval = self.audit_interval
-        return node
+        return wiring.build(settings, self.link, Relays(settings), _Watched(pool, self))
 
     @asynccontextmanager
     async def running(self, *, settled: bool = True) -> AsyncIterator["Rig"]:
@@ -114,8 +109,10 @@ class Rig:
 
     def follows(self) -> bool:
         """Whether the chain is followed and the device is up."""
-        facts = self.node.facts
-        return facts.synced is not None and facts.chain_problem is None and self.node.tunnel.up.is_set()
+        node = self.node
+        return (
+            node.members.synced is not None and node.chain.state.problem is None and node.tunnel.up.is_set()
+        )
 
     # -- what it shows --------------------------------------------------------------------------------
 
@@ -146,7 +143,7 @@ class Rig:
         return self.node.tunnel.members.access.decide(subject, time.time())  # noqa: TID251  # the test's clock
 
     def health(self) -> Health:
-        return evaluate(self.node.facts, time.time())  # noqa: TID251  # the test's own clock
+        return evaluate(self.node.reporter.collect(), time.time())  # noqa: TID251  # the test's own clock
 
     def component(self, name: str) -> str:
         """A component's status and reason in one line."""
@@ -164,7 +161,7 @@ class Rig:
 
     async def settle(self, want: Peers, what: str) -> None:
         """Wait until the device has just these peers, then hold it to that: nothing is left to repair."""
-        work = self.node.reconciler._work
+        work = self.node.reconciler.changes.work
         await eventually(
             lambda: not work.is_set() and agree(self.peers, want), f"{what}: {sorted(want)} on the device"
         )

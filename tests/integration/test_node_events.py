@@ -1,24 +1,39 @@
 """What a node says has happened: on a real dev chain, in order, with what a person wants to know."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
+from prometheus_client.core import Metric
 from tests.anvil import Anvil, key_of
 from tests.integration.conftest import MakeRig
 from tests.integration.support import Rig, eventually
 
-from dstack_vpn.core.chain_happenings import EndpointLost, Reorged, TokenChanged
-from dstack_vpn.core.happenings import Happening, HealthChanged, PeerRemoved, PeerSet
+from dstack_vpn.core.observe.event import Event
+from dstack_vpn.core.observe.events import (
+    EndpointLost,
+    HealthChanged,
+    PeerRemoved,
+    PeerSet,
+    Reorged,
+    TokenChanged,
+)
+from dstack_vpn.wiring.event_metrics import EventMetrics
 from dstack_vpn.wiring.view import NodeView
 
 pytestmark = pytest.mark.anvil
 
 
-def said(rig: Rig) -> list[Happening]:
-    return [entry.what for entry in rig.node.journal.latest()]
+def said(rig: Rig) -> list[Event]:
+    return [entry.event for entry in rig.node.event_log.latest()]
 
 
-async def until(rig: Rig, wanted: Callable[[Happening], bool], what: str) -> Happening:
+def count(rig: Rig) -> Iterator[Metric]:
+    metrics = EventMetrics()
+    rig.node.event_log.subscribe(metrics.take)
+    return metrics.collect()
+
+
+async def until(rig: Rig, wanted: Callable[[Event], bool], what: str) -> Event:
     await eventually(lambda: any(map(wanted, said(rig))), what)
     return next(filter(wanted, said(rig)))
 
@@ -48,8 +63,9 @@ async def test_a_mint_a_revocation_and_a_reorg_are_told(anvil: Anvil, make_rig: 
         assert (reorg.depth, reorg.dropped) == (1, 1)
         await until(rig, lambda h: isinstance(h, TokenChanged) and h.undone, "what it took back is told")
         await eventually(lambda: sum(isinstance(h, PeerSet) for h in said(rig)) == 2, "the peer is back")
-        assert rig.node.tally.kinds["chain.reorg"] == 1
-        assert sum(rig.node.tally.latencies.counts) >= 3
+        counted = {s.name: s.value for m in count(rig) for s in m.samples if not s.labels}
+        assert counted["dstack_vpn_chain_reorg_depth_blocks_count"] == 1
+        assert counted["dstack_vpn_event_to_peer_seconds_count"] >= 3
 
 
 async def test_an_outage_is_told_with_the_health(anvil: Anvil, make_rig: MakeRig) -> None:
@@ -77,7 +93,7 @@ async def test_a_name_is_never_taken_for_an_address(anvil: Anvil, make_rig: Make
     rig = make_rig(anvil.ws, anvil.contract)
     await anvil.mint(1)
     async with rig.running():
-        view = NodeView(rig.node)
+        view = NodeView(rig.node, None, None, {})
         await until(rig, lambda h: isinstance(h, PeerSet), "the device has the peer")
         assert view.decide("10.77.0.2")["reason"] == "unknown"
         found = await view.peer("node-1")

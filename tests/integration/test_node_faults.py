@@ -66,12 +66,12 @@ async def test_the_second_endpoint_takes_over_without_a_peer_lost(
         await pair.chain.mint(number)
     rig = make_rig(pair.urls(scheme), pair.chain.contract, pace=0.2)
     async with rig.running():
-        assert rig.node.facts.endpoint == getattr(pair.first, scheme)
+        assert rig.node.chain.state.endpoint == getattr(pair.first, scheme)
         await rig.settle(members(pair.chain), "what was there")
         await fault(pair)
         await pair.chain.mint(3)
         await eventually(
-            lambda: rig.node.facts.endpoint == getattr(pair.second, scheme), "the other endpoint"
+            lambda: rig.node.chain.state.endpoint == getattr(pair.second, scheme), "the other endpoint"
         )
         await pair.chain.mint(4)
         await rig.settle(members(pair.chain), "what came meanwhile and after")

@@ -158,7 +158,7 @@ def text(raw: bytes) -> bytes:
 LOGS = {
     "an endpoint that is no UTF-8": (
         Emitted((signatures.NODE_ENDPOINT_UPDATED, word(1)), text(b"\xff\xfe:51820")),
-        "node.field_refused",
+        "token.refused",
     ),
     "data that ends too early": (
         Emitted((signatures.NODE_KEY_UPDATED, word(1)), text(GOOD.encode())[:-32]),

@@ -100,7 +100,7 @@ async def test_a_mass_removal_that_the_other_endpoint_confirms(
         await revoke_six(pair.chain)
         await rig.settle(members(pair.chain), "what was confirmed")
         assert pair.second.faults.calls["eth_call"] > asked, "by the other endpoint"
-        await eventually(lambda: not rig.node.facts.braked, "nothing is held")
+        await eventually(lambda: not rig.node.reconciler.brake.held, "nothing is held")
 
 
 @pytest.mark.usefixtures("eager")
@@ -131,7 +131,7 @@ async def honest_again(rig: Rig, liar: FakeChain, honest: FakeChain) -> None:
     await liar.reorg(1)
     await honest.mine_empty(1)
     await rig.settle(members(honest), "as if nothing had been")
-    await eventually(lambda: not rig.node.facts.braked, "nothing is held")
+    await eventually(lambda: not rig.node.reconciler.brake.held, "nothing is held")
 
 
 async def test_an_empty_registry_at_the_next_session_is_a_mass_removal(
@@ -146,6 +146,6 @@ async def test_an_empty_registry_at_the_next_session_is_a_mass_removal(
         before = members(chain)
         await rig.settle(before, "what was there")
         object.__setattr__(chain.head, "tokens", {})
-        await eventually(lambda: rig.node.facts.braked == 8, "the removal is held")
+        await eventually(lambda: len(rig.node.reconciler.brake.held) == 8, "the removal is held")
         assert rig.peers == before
         assert rig.component("registry").startswith("failed: 8 removals")

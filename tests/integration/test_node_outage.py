@@ -52,7 +52,7 @@ async def test_a_daemon_that_starts_without_a_chain(scheme: str, make_rig: MakeR
         again = make_rig(getattr(anvil, scheme), anvil.contract)
         async with again.running(settled=False):
             await eventually(lambda: again.peers == before, "the members of the last time", timeout=1.0)
-            await eventually(lambda: again.node.facts.chain_problem, "no endpoint answers")
+            await eventually(lambda: again.node.chain.state.problem, "no endpoint answers")
             assert again.component("registry").startswith("warning: members are from the state directory")
             assert again.component("chain").startswith("failed: ")
             assert again.health().ready

@@ -1,7 +1,7 @@
 """The whole node where several endpoints have to agree, with one that forges, hides, or withholds."""
 
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -66,8 +66,8 @@ def mint(chain: FakeChain, number: int) -> registry.Transaction:
     return registry.mint(chain.accounts[1], f"node-{number}", str(key_of(number)))
 
 
-def quarantined(rig: Rig) -> dict[str, str]:
-    facts = rig.node.facts.quorum
+def quarantined(rig: Rig) -> Mapping[str, str]:
+    facts = rig.node.reporter.collect().quorum
     assert facts is not None
     return facts.quarantined
 
@@ -101,7 +101,7 @@ async def test_a_grant_costs_two_calls_of_each_endpoint_and_a_revocation_none(
     await trio.chain.mint(1)
     async with running(make_rig, trio, audit_interval=3600) as rig:
         await settled(rig, trio.chain, "what was there")
-        facts = rig.node.facts.quorum
+        facts = rig.node.reporter.collect().quorum
         await eventually(lambda: facts is not None and facts.agreeing == 3, "all have answered an audit")
         await eventually(lambda: rig.node.chain.state.audits, "and it is settled")
         rig.asked.clear()
@@ -128,9 +128,9 @@ async def test_a_forged_grant_adds_no_peer_and_its_forger_is_found(
         await trio.liar.forge(mint(chain, 66), logs=logs)
         await eventually(lambda: trio.liar.ws in quarantined(rig), "the liar is found")
         assert "quarantine" in rig.component("quorum")
-        _, metrics = (await NodeView(rig.node).metrics())()
+        _, metrics = (await NodeView(rig.node, None, None, {}).metrics())()
         assert f'dstack_vpn_rpc_quarantined{{endpoint="{trio.liar.ws}"}} 1.0' in metrics.decode()
-        await eventually(lambda: rig.node.facts.endpoint == trio.servers[1].ws, "another is followed")
+        await eventually(lambda: rig.node.chain.state.endpoint == trio.servers[1].ws, "another is followed")
         await chain.mint(2)
         await settled(rig, chain, "what is true goes on")
         assert key_of(66) not in ever(rig), "not for a moment"
@@ -200,7 +200,9 @@ async def test_an_endpoint_that_stands_still_hides_no_revocation(
         trio.liar.faults.lies.stuck_at = chain.head.number
         await chain.revoke(1)
         await settled(rig, chain, "what another endpoint shows")
-        await eventually(lambda: rig.node.facts.endpoint not in {trio.liar.ws, None}, "another is followed")
+        await eventually(
+            lambda: rig.node.chain.state.endpoint not in {trio.liar.ws, None}, "another is followed"
+        )
         await chain.mint(3)
         await eventually(lambda: rig.tip == chain.head.number, "and gets to the newest block")
         assert not quarantined(rig), "one that is behind contradicts nobody"
@@ -227,8 +229,8 @@ async def test_an_endpoint_that_answers_no_audit_hides_no_revocation_and_is_left
         trio.liar.faults.by_method["eth_call"] = Fault(stall=True)
         await chain.revoke(1)
         await settled(rig, chain, "what another endpoint shows")
-        assert rig.node.facts.endpoint == trio.liar.ws, "nobody waited for its deadline"
-        await eventually(lambda: rig.node.facts.endpoint == trio.servers[1].ws, "it is left")
+        assert rig.node.chain.state.endpoint == trio.liar.ws, "nobody waited for its deadline"
+        await eventually(lambda: rig.node.chain.state.endpoint == trio.servers[1].ws, "it is left")
         assert not quarantined(rig), "nobody was seen to lie"
 
 
@@ -251,7 +253,7 @@ async def test_an_endpoint_that_never_lets_a_walk_end_hides_no_revocation_and_is
         await eventually(lambda: rig.node.chain.state.follower.walking, "the walk has begun")
         await settled(rig, chain, "what another endpoint shows")
         assert rig.node.chain.state.follower.walking, "the walk has not ended"
-        await eventually(lambda: rig.node.facts.endpoint == trio.servers[1].ws, "it is left")
+        await eventually(lambda: rig.node.chain.state.endpoint == trio.servers[1].ws, "it is left")
         await eventually(lambda: rig.tip == chain.head.number, "and the newest block is reached")
 
 
@@ -263,7 +265,7 @@ async def test_an_endpoint_that_stalls_calls_holds_up_no_grant(trio: Trio, make_
         trio.liar.faults.by_method["eth_call"] = Fault(stall=True)
         await chain.mint(2)
         await settled(rig, chain, "two others have shown it")
-        assert rig.node.facts.endpoint == trio.liar.ws
+        assert rig.node.chain.state.endpoint == trio.liar.ws
 
 
 async def test_endpoints_whose_sessions_do_not_begin_hide_no_revocation(
@@ -278,10 +280,10 @@ async def test_endpoints_whose_sessions_do_not_begin_hide_no_revocation(
             server.faults.by_method["eth_getBlockByNumber"] = Fault(stall=True)
         hide(trio)
         await trio.liar.drop_sockets()
-        await eventually(lambda: rig.node.facts.endpoint is None, "nothing is followed")
+        await eventually(lambda: rig.node.chain.state.endpoint is None, "nothing is followed")
         await chain.revoke(1)
         await settled(rig, chain, "what the third endpoint shows")
-        assert rig.node.facts.endpoint is None
+        assert rig.node.chain.state.endpoint is None
 
 
 @pytest.mark.parametrize("stalls", [True, False])
@@ -344,7 +346,7 @@ async def test_a_forged_revocation_by_another_endpoint_is_undone(trio: Trio, mak
         await trio.servers[2].forge(registry.revoke(1))
         await eventually(lambda: trio.servers[2].ws in quarantined(rig), "the liar is found")
         await settled(rig, chain, "as if nothing had been")
-        assert rig.node.facts.endpoint == trio.liar.ws
+        assert rig.node.chain.state.endpoint == trio.liar.ws
 
 
 async def test_an_end_that_one_endpoint_puts_off_does_not_move(trio: Trio, make_rig: MakeRig) -> None:
@@ -354,7 +356,7 @@ async def test_an_end_that_one_endpoint_puts_off_does_not_move(trio: Trio, make_
     async with running(make_rig, trio, 2) as rig:
         await settled(rig, chain, "what was there")
         await trio.liar.forge(registry.set_expiry(1, 0))
-        await eventually(lambda: rig.node.facts.quorum and rig.node.facts.quorum.waiting, "it waits")
+        await eventually(lambda: rig.node.chain.jury and rig.node.chain.jury.report().waiting, "it waits")
         assert rig.decide(1).ends == 4_000_000_000
         assert rig.peers == members(chain)
 

@@ -21,13 +21,13 @@ from dstack_vpn.adapters.contracts import calls
 from dstack_vpn.adapters.keys.keyring import make_next, next_of, old_of
 from dstack_vpn.bridge import renewal as renewal_module
 from dstack_vpn.bridge.renewal import Renewal
+from dstack_vpn.core import keyage
 from dstack_vpn.core.keyage import SHORTEST
 from dstack_vpn.core.keys import PrivateKey
 from dstack_vpn.core.model import TokenId
 from dstack_vpn.core.x25519 import derive
 from dstack_vpn.errors import AdminError, EndpointError
-from dstack_vpn.wiring import node as wiring
-from dstack_vpn.wiring.renewal import renewal_of
+from dstack_vpn.wiring import daemon as wiring
 from dstack_vpn.wiring.snapshot import take
 from dstack_vpn.wiring.trust_metrics import trust_families
 
@@ -55,16 +55,12 @@ class Scripted:
 def hurry(monkeypatch: pytest.MonkeyPatch) -> Callable[[Scripted | None], None]:
     """Have the node look often and begin at once, perhaps with another one that changes the key."""
 
-    def with_(changer: Scripted | None = None) -> None:
-        def made(*arguments: Any) -> Renewal | None:
-            renewal = renewal_of(*arguments)
-            if renewal is not None:
-                renewal.every, renewal.schedule = 0.02, replace(renewal.schedule, ready_at=0.0)
-                if changer is not None:
-                    renewal.changer, renewal.key.hindrance = changer, changer.hindrance
-            return renewal
+    monkeypatch.setattr(renewal_module, "EVERY", 0.02)
+    monkeypatch.setattr(keyage, "START", 0.0)
 
-        monkeypatch.setattr(wiring, "renewal_of", made)
+    def with_(changer: Scripted | None = None) -> None:
+        if changer is not None:
+            monkeypatch.setattr(wiring, "changer_of", lambda settings: changer)
 
     return with_
 
@@ -131,12 +127,12 @@ async def test_an_old_key_is_changed_once_and_no_peer_goes(
         await eventually(lambda: in_use(tmp_path) != old, "another key")
         new = in_use(tmp_path)
         await eventually(lambda: rig.device.public_key == derive(new), "on the device, too")
-        await eventually(lambda: (renewal(rig).key.age or HOUR) < HOUR / 2, "a young key, by its file")
+        await eventually(lambda: (renewal(rig).report().age or HOUR) < HOUR / 2, "a young key, by its file")
         assert rig.component("key") == "ok: "
         assert rig.component("membership") == "ok: "
         assert rig.keys == {key_of(2)}
-        kinds = rig.node.tally.kinds
-        assert (kinds["key.changed"], kinds["key.change_failed"]) == (1, 0)
+        names = [entry.event.name for entry in rig.node.event_log.latest()]
+        assert (names.count("key.changed"), names.count("key.change_failed")) == (1, 0)
         await asyncio.sleep(0.3)  # a dozen looks at a registry that says of every key that it is old
         assert len(changer.calls) == 1
     assert in_use(tmp_path) == new
@@ -149,7 +145,7 @@ async def test_a_young_key_is_left_alone_and_so_is_one_that_only_the_registry_ca
     hurry(changer)
     rig, _ = await with_an_old_key(fake_chain, make_rig, tmp_path, age=0.8 * HOUR)
     async with rig.running():
-        await eventually(lambda: renewal(rig).key.age is not None, "its age")
+        await eventually(lambda: renewal(rig).report().age is not None, "its age")
         await asyncio.sleep(0.2)
         assert not changer.calls
         written(current(tmp_path), 0.2 * HOUR)
@@ -163,14 +159,14 @@ async def test_a_failure_leaves_the_old_key_and_is_told(
     hurry(changer)
     rig, old = await with_an_old_key(fake_chain, make_rig, tmp_path)
     async with rig.running():
-        await eventually(lambda: renewal(rig).key.failures, "a failure")
+        await eventually(lambda: renewal(rig).report().failures, "a failure")
         assert rig.component("key").startswith(
             "warning: our key is 2 hours old, and KEY_MAX_AGE allows 60 min"
         )
         assert rig.component("key").endswith("; the first try to change it failed: the account has no funds")
         assert rig.health().ready
-        assert rig.node.tally.kinds["key.change_failed"] == 1
-        (line,) = (line for line in log_lines if line["event"] == "key.renewal_failed")
+        rig.node.event_logger.flush()
+        (line,) = (line for line in log_lines if line["event"] == "key.change_failed")
         assert line["problem"] == "the account has no funds"
         assert line["again_in"] >= SHORTEST
         await asyncio.sleep(0.3)
@@ -180,13 +176,12 @@ async def test_a_failure_leaves_the_old_key_and_is_told(
         renewal(rig).schedule = replace(renewal(rig).schedule, ready_at=0.0)
         await eventually(lambda: in_use(tmp_path) != old, "the next try")
         await eventually(lambda: rig.component("key") == "ok: ", "all is well again")
-        samples = [sample for family in trust_families(rig.node) for sample in family.samples]
+        families = list(trust_families(rig.node.reporter.collect()))
+        samples = [sample for family in families for sample in family.samples]
         metrics = {s.name: s.value for s in samples if not s.labels}
         assert metrics["dstack_vpn_key_max_age_seconds"] == HOUR
         assert 0 <= metrics["dstack_vpn_key_age_seconds"] < HOUR
-        tries = {
-            s.labels["outcome"]: s.value for f in trust_families(rig.node) for s in f.samples if s.labels
-        }
+        tries = {s.labels["outcome"]: s.value for s in samples if s.labels}
         assert tries == {"announced": 1, "failed": 1}
 
 
@@ -209,7 +204,7 @@ async def test_who_is_no_member_changes_nothing(
         await eventually(lambda: rig.component("membership").startswith("failed"), "no member")
         await asyncio.sleep(0.3)
         assert not changer.calls
-        assert renewal(rig).key.age is None
+        assert renewal(rig).report().age is None
         assert in_use(tmp_path) == old
 
 
@@ -220,10 +215,10 @@ async def test_while_the_chain_is_away_nothing_is_tried(
     hurry(changer)
     rig, _ = await with_an_old_key(fake_chain, make_rig, tmp_path, age=0.8 * HOUR)
     async with rig.running():
-        await eventually(lambda: renewal(rig).key.age is not None, "its age")
+        await eventually(lambda: renewal(rig).report().age is not None, "its age")
         rig.node.chain.state.down(EndpointError("away"))
         written(current(tmp_path), HOUR)
-        await eventually(lambda: (renewal(rig).key.age or 0) > HOUR, "it goes on growing old")
+        await eventually(lambda: (renewal(rig).report().age or 0) > HOUR, "it goes on growing old")
         await asyncio.sleep(0.2)
         assert not changer.calls
         rig.node.chain.state.connected(rig.sessions[-1].name)
@@ -288,7 +283,7 @@ async def test_two_with_the_same_key_do_not_take_turns(
     hurry(changer)
     rig, old = await with_an_old_key(fake_chain, make_rig, tmp_path, age=0.8 * HOUR)
     async with rig.running():
-        await eventually(lambda: renewal(rig).key.age is not None, "its age")
+        await eventually(lambda: renewal(rig).report().age is not None, "its age")
         await fake_chain.chain.mine(registry.update_key(1, str(key_of(77))))
         await eventually(lambda: rig.component("membership").startswith("failed"), "no member any more")
         written(current(tmp_path), HOUR)
@@ -357,7 +352,7 @@ async def test_the_command_changes_it_and_no_secret_shows(
             await eventually(lambda: watched(children) or in_use(tmp_path) != old, "another key")
             await eventually(lambda: rig.device.public_key == derive(in_use(tmp_path)), "on the device")
             await eventually(lambda: rig.component("key") == "ok: ", "all is well")
-            assert renewal(rig).key.announced == 1
+            assert renewal(rig).report().announced == 1
             assert rig.keys == {key_of(2)}
             assert rig.component("membership") == "ok: "
             stats = json.dumps(take(rig.node, None, {}).stats(), default=str)
@@ -395,7 +390,7 @@ async def test_what_the_chain_refuses_leaves_the_old_key(
             # Without a node id, such an account would say that the token is not ours.
             rig.environment = {**rig.environment, "CONTRACT_PRIVATE_KEY": "0x" + "17" * 32, "NODE_ID": "us"}
         async with rig.running():
-            await eventually(lambda: renewal(rig).key.failures == 1, "it was refused")
+            await eventually(lambda: renewal(rig).report().failures == 1, "it was refused")
             reason = rig.component("key")
             assert reason.startswith("warning: ")
             assert {"no funds": "has 0", "not the holder": "the contract refused"}[trouble] in reason

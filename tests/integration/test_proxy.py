@@ -11,7 +11,7 @@ from tests.http_proxy import http_proxy
 from tests.integration.test_admin_cli import KEYS
 
 from dstack_vpn.config import load
-from dstack_vpn.wiring.node import chain_source
+from dstack_vpn.wiring.daemon import chain_source
 
 HOST = "rpc.behind-proxy.test"
 

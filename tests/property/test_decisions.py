@@ -7,19 +7,18 @@ from random import Random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.property.test_quorum import block, step
-from tests.scripted import key
+from tests.scripted import key, members_of
 
-from dstack_vpn.bridge.members import Members
 from dstack_vpn.core.access import Identity
 from dstack_vpn.core.addressing import AddressPlan, unique_local_prefix
 from dstack_vpn.core.commands import Advanced
 from dstack_vpn.core.decisions import Standing, standing
 from dstack_vpn.core.desired import PeerPolicy
 from dstack_vpn.core.events import Observed
-from dstack_vpn.core.happenings import Decided, DecisionsChanged, Happening
-from dstack_vpn.core.health import Facts
 from dstack_vpn.core.model import BlockRef, ChainIdentity, Peer, Position, TokenId
 from dstack_vpn.core.node import Node
+from dstack_vpn.core.observe.event import Event
+from dstack_vpn.core.observe.events import Decided, DecisionsChanged
 from dstack_vpn.core.quorum import Quorum
 from dstack_vpn.core.registry import Registry
 from dstack_vpn.core.staleness import Staleness, StalePolicy
@@ -59,22 +58,20 @@ class Player:
     fork: int = 0
 
     def __post_init__(self) -> None:
-        self.members = Members(
+        self.members = members_of(
+            PeerPolicy(),
+            PLAN,
+            self.clock,
             own_key=OWN,
             identity=Identity("node-1"),
-            addresses=PLAN,
-            policy=PeerPolicy(),
             confirmations=self.confirmations,
-            facts=Facts(started=0.0),
-            clock=self.clock,
-            lookup=lambda key, reach: None,
             quorum=None if self.needed is None else Quorum(self.needed),
             staleness=Staleness(self.random.choice([7.0, 1e9]), StalePolicy.ISOLATE),
-            announce=self.hear,
+            publish=self.hear,
         )
         self.recorded: dict[TokenId, Standing] = {}
 
-    def hear(self, what: Happening) -> None:
+    def hear(self, what: Event) -> None:
         if isinstance(what, Decided):
             self.announced.append(what)
         elif isinstance(what, DecisionsChanged):

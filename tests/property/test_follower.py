@@ -124,7 +124,7 @@ steps = st.lists(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(steps, st.randoms(use_true_random=False))
 def test_any_order_of_messages_ends_with_what_the_chain_says(script: Script, rng: Random) -> None:
     chain = ScriptedChain()
@@ -163,7 +163,7 @@ def test_any_order_of_messages_ends_with_what_the_chain_says(script: Script, rng
     assert driver.peers == driver.members()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(events, min_size=1, max_size=12), st.randoms(use_true_random=False))
 def test_a_mint_that_a_reorg_moves_is_never_taken_away_in_between(block_events: Events, rng: Random) -> None:
     chain = ScriptedChain()
@@ -203,7 +203,7 @@ def test_after_a_walk_one_other_goes_to_the_newest_of_all_heads_that_came() -> N
     """One for each would make an endpoint that is slower than its blocks late by more and more."""
     chain = ScriptedChain()
     driver = Driver(chain)
-    driver.follower.announced_above = None
+    driver.follower.subscribed_from(None)
     for _ in range(3 * NEXT):
         driver.receive(next(x for x in chain.mine() if isinstance(x, BlockRef)))
     fetched = 0

@@ -113,7 +113,7 @@ class Siege:
             self.peers.discard(entry["peer"])
             if entry["peer"] in self._out:
                 self.taken.append(time.monotonic() - self._out.pop(entry["peer"]))
-        elif entry["event"] == "rpc.quarantined" and entry["endpoint"] != self.liar.ws:
+        elif entry["event"] == "chain.quarantined" and entry["endpoint"] != self.liar.ws:
             self.problems.append(f"{entry['endpoint']} is honest, and in quarantine: {entry['reason']}")
 
     async def begin(self, daemon: Daemon) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Network
 from random import Random
 
-from tests.scripted import key
+from tests.scripted import key, members_of
 from tests.simulation.adversary import Adversary, honest
 from tests.simulation.chain import Chain
 from tests.simulation.endpoints import IDENTITY, Conduct, SimulatedEndpoint
@@ -18,13 +18,10 @@ from dstack_vpn.adapters.chain.url import RpcUrl
 from dstack_vpn.bridge.bootstrap import AUDIT_DEADLINE
 from dstack_vpn.bridge.follow import ChainLoop
 from dstack_vpn.bridge.jury import Jury
-from dstack_vpn.bridge.members import Members
 from dstack_vpn.bridge.state import ChainState
 from dstack_vpn.core import lag
-from dstack_vpn.core.access import Identity
 from dstack_vpn.core.addressing import AddressPlan, unique_local_prefix
 from dstack_vpn.core.desired import PeerPolicy
-from dstack_vpn.core.health import Facts, QuorumFacts
 from dstack_vpn.core.keys import PublicKey
 from dstack_vpn.core.quorum import Quorum
 from dstack_vpn.core.witness import AGREED
@@ -67,25 +64,20 @@ class World:
 
     async def run(self) -> "World":
         clock = LoopClock()
-        facts = Facts(started=clock.now())
-        self.members = Members(
+        doubted = asyncio.Event()
+        self.members = members_of(
+            PeerPolicy({}, None, 0),
+            AddressPlan(IPv4Network("10.77.0.0/16"), unique_local_prefix(1, IDENTITY.contract)),
+            clock,
             own_key=key(250),
-            identity=Identity(None),
-            addresses=AddressPlan(IPv4Network("10.77.0.0/16"), unique_local_prefix(1, IDENTITY.contract)),
-            policy=PeerPolicy({}, None, 0),
-            confirmations=0,
-            facts=facts,
-            clock=clock,
-            lookup=lambda *_: None,
             quorum=Quorum(self.needed) if self.needed > 1 else None,
+            submit=lambda deltas, seen: self._check_grants(),
+            doubted=doubted.set,
         )
-        self.members.submit = lambda deltas, seen: self._check_grants()
-        state = ChainState(self.members, facts, clock, INTERVAL, asyncio.Queue(10_000))
-        self.loop = ChainLoop(self._pool(clock.monotonic), state)
-        if self.members.quorum is not None:
-            self.loop.jury = Jury(state, self.loop.source, self.members.quorum)
-            self.members.doubted = self.loop.jury.wake
-            facts.quorum = QuorumFacts(self.needed)
+        state = ChainState(self.members, clock, INTERVAL, asyncio.Queue(10_000), lambda event: None)
+        source, quorum = self._pool(clock.monotonic), self.members.quorum
+        jury = None if quorum is None else Jury(state, source, quorum, doubted)
+        self.loop = ChainLoop(source, state, jury)
         tasks = [self.loop.run(), self._mine(), self._scheme(), self._drain(state), self._watch()]
         with suppress(TimeoutError):
             async with asyncio.timeout(SECONDS), asyncio.TaskGroup() as group:
@@ -119,7 +111,7 @@ class World:
     async def _scheme(self) -> None:
         while True:
             await asyncio.sleep(self.random.choice([1.0, 5.0, 20.0, 60.0]))
-            self.adversary.act(self.members.facts.endpoint)
+            self.adversary.act(self.loop.state.endpoint)
             for each in self.honest:
                 if self.random.random() < 0.05:  # a connection that breaks, and is back at once
                     each.conduct.down_until = self._now() + self.random.choice([0.1, 1.0])

@@ -50,7 +50,7 @@ def configure(level: str, levels: Mapping[str, str], log_format: str) -> None:
             select,
             fold,
             structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.MaybeTimeStamper(fmt="iso", utc=True),
             _in_order,
             structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer(),
         ],

@@ -9,36 +9,31 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Final
 
-import structlog
-
 from dstack_vpn.bridge.glance import Glance
 from dstack_vpn.bridge.members import Members
 from dstack_vpn.core.answers import Answers
-from dstack_vpn.core.happenings import PeerAnswered, PeersAnswering, PeerSilent
 from dstack_vpn.core.keys import PublicKey
-from dstack_vpn.core.model import Malformed
-from dstack_vpn.ports import Announce, Clock
-
-_log = structlog.get_logger(component="device")
+from dstack_vpn.core.observe.events import PeerAnswered, PeersAnswering, PeerSilent
+from dstack_vpn.ports import Clock, Publish
 
 TICK: Final = 1.0
 """Seconds between looks."""
 SLICE: Final = 500
 """Peers that are compared without a pause."""
 SINGLY: Final = 50
-"""Peers that are announced one by one; more at once are counted."""
+"""Peers that are published one by one; more at once are counted."""
 
 
 @dataclass(slots=True)
 class AnswerWatch:
-    """Keeps `Answers` current, and announces what changes."""
+    """Keeps `Answers` current, and publishes what changes."""
 
     glance: Glance
     members: Members
     clock: Clock
-    announce: Announce
-    answers: Answers = field(default_factory=Answers)
-    _looked: float | None = None
+    publish: Publish
+    answers: Answers
+    _looked: float | None = field(default=None, init=False)
 
     def since(self, key: PublicKey) -> float | None:
         """Return when the peer began to owe an answer (Unix seconds); None if it answers or is idle."""
@@ -66,23 +61,13 @@ class AnswerWatch:
             back += found
             await asyncio.sleep(0)
         self.answers.keep(peers)
-        self._tell(silent, back)
+        self._publish(silent, back)
 
-    def _tell(self, silent: list[PublicKey], back: list[PublicKey]) -> None:
+    def _publish(self, silent: list[PublicKey], back: list[PublicKey]) -> None:
         if len(silent) + len(back) > SINGLY:
-            _log.warning("peers.answering", silent=len(silent), answering=len(back))
-            self.announce(PeersAnswering(len(silent), len(back)))
+            self.publish(PeersAnswering(len(silent), len(back)))
             return
         for key in silent:
-            token, name = self._named(key)
-            _log.warning("peer.no_answer", peer=str(key), token=token, node=name)
-            self.announce(PeerSilent(key, token, name))
+            self.publish(PeerSilent(key, *self.members.named(key)))
         for key in back:
-            token, name = self._named(key)
-            _log.info("peer.answered", peer=str(key), token=token, node=name)
-            self.announce(PeerAnswered(key, token, name))
-
-    def _named(self, key: PublicKey) -> tuple[int | None, str | None]:
-        token = self.members.membership.tokens.get(key)
-        node = None if token is None else self.members.follower.registry.get(token)
-        return token, None if node is None or isinstance(node.node_id, Malformed) else node.node_id
+            self.publish(PeerAnswered(key, *self.members.named(key)))

@@ -14,9 +14,9 @@ from typing import Final
 import structlog
 
 from dstack_vpn.core.cuts import is_lasting
-from dstack_vpn.core.happenings import DecisionsChanged, Entry, plain
-from dstack_vpn.core.health import Facts
 from dstack_vpn.core.ledger import Anchor, Note
+from dstack_vpn.core.observe.event import Entry, Event
+from dstack_vpn.core.observe.events import DecisionsChanged
 from dstack_vpn.errors import StoreError
 from dstack_vpn.ports import Clock, Ledger
 
@@ -39,10 +39,11 @@ class Auditor:
 
     ledger: Ledger
     clock: Clock
-    facts: Facts
     keep_for: float
     """Seconds."""
     keep_bytes: int
+    problem: str | None = field(default=None, init=False)
+    """Why the audit log can't be written."""
     _passing: deque[tuple[int, Note]] = field(default_factory=deque)
     """Notes that wait, by their number."""
     _lasting: deque[tuple[int, Note]] = field(default_factory=deque)
@@ -54,10 +55,11 @@ class Auditor:
     _tidied: float = float("-inf")
 
     def take(self, entry: Entry) -> None:
-        """Have an entry of the journal written."""
-        for what in entry.what.decisions if isinstance(entry.what, DecisionsChanged) else (entry.what,):
-            body = plain(what)
-            self.note(Note(entry.at, str(body.pop("kind")), body))
+        """Have an event written; it is a listener of the event log."""
+        many = entry.event if isinstance(entry.event, DecisionsChanged) else None
+        events: tuple[Event, ...] = (entry.event,) if many is None else many.decisions
+        for event in events:
+            self.note(Note(entry.at, event.name, event.shown()))
 
     def note(self, note: Note) -> None:
         """Have something written."""
@@ -100,12 +102,12 @@ class Auditor:
                 await self._settle()
             await self._tidy()
         except StoreError as error:
-            if self.facts.audit_problem is None:
+            if self.problem is None:
                 _log.error("audit.trouble", problem=str(error))
-            self.facts.audit_problem = str(error)
+            self.problem = str(error)
             self._news.set()
             return False
-        self.facts.audit_problem = None
+        self.problem = None
         return True
 
     def _taken(self) -> list[Note]:

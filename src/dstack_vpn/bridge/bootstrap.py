@@ -5,19 +5,15 @@ Until all of it has been read, what is held stays as it is.
 
 import asyncio
 from collections.abc import Awaitable
-from typing import Final, TypeVar
-
-import structlog
+from typing import Final, Literal, TypeVar
 
 from dstack_vpn.bridge.state import Began, ChainState
-from dstack_vpn.core.chain_happenings import RegistryRead
 from dstack_vpn.core.follower import Follower
 from dstack_vpn.core.model import BlockRef, Position
+from dstack_vpn.core.observe.events import RegistryRead
 from dstack_vpn.core.registry import Registry, apply_all
 from dstack_vpn.errors import EndpointError, WrongChainError
 from dstack_vpn.ports import ChainSession
-
-_log = structlog.get_logger(component="chain")
 
 RESYNC_ABOVE: Final = 20_000
 """Blocks: a longer gap is not fetched log by log where the contract can enumerate."""
@@ -58,22 +54,16 @@ async def bootstrap(state: ChainState, session: ChainSession, head: BlockRef) ->
     observed = await in_time(session.name, session.read_all(head))
     if observed is not None:
         nodes = [x.node for x in observed if x.node is not None]
-        follower.resync_above = RESYNC_ABOVE
-        follower.bootstrapped(Registry.of(nodes), head)
+        follower.bootstrapped(Registry.of(nodes), head, resync_above=RESYNC_ABOVE)
     else:
         await _from_logs(follower, session, head)
-    state.audited_to = head.number
+    state.read(head)
     state.members.rebuild(began)
     state.connected(session.name)
-    state.announce(RegistryRead(len(follower.registry.nodes), head.number))
+    source: Literal["state", "logs"] = "logs" if observed is None else "state"
+    seconds = round(state.clock.monotonic() - began, 3)
+    state.publish(RegistryRead(len(follower.registry.nodes), head.number, source, seconds))
     await state.changed.put(Began())
-    _log.info(
-        "chain.bootstrapped",
-        tokens=len(follower.registry.nodes),
-        source="logs" if observed is None else "state",
-        block=head.number,
-        seconds=round(state.clock.monotonic() - began, 3),
-    )
 
 
 async def final_block(session: ChainSession, head: BlockRef) -> BlockRef | None:

@@ -9,18 +9,13 @@ import asyncio
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-import structlog
-
 from dstack_vpn.bridge.members import Members
-from dstack_vpn.core.happenings import BrakeEngaged, BrakeReleased
-from dstack_vpn.core.health import Facts
 from dstack_vpn.core.keys import PublicKey
 from dstack_vpn.core.model import TokenId
+from dstack_vpn.core.observe.events import BrakeEngaged, BrakeReleased
 from dstack_vpn.core.plan import Plan
 from dstack_vpn.core.removals import Removals
-from dstack_vpn.ports import Announce, Clock, nobody
-
-_log = structlog.get_logger(component="device")
+from dstack_vpn.ports import Clock, Publish
 
 
 @dataclass(slots=True)
@@ -28,9 +23,8 @@ class Brake:
     """Which removals wait, and which may go."""
 
     members: Members
-    facts: Facts
     clock: Clock
-    announce: Announce = nobody
+    publish: Publish
     held: set[PublicKey] = field(default_factory=set)
     """Removals that wait."""
     released: set[PublicKey] = field(default_factory=set)
@@ -66,14 +60,12 @@ class Brake:
         waited = self.held & set(keys)
         if not waited:
             return
-        _log.warning("brake.released", peers=len(waited))
-        self.announce(BrakeReleased(len(waited)))
+        self.publish(BrakeReleased(len(waited)))
         self.released |= waited
         self.held -= waited
 
-    def tell(self) -> None:
-        """Let health, and who has removals confirmed, know how many there are."""
-        self.facts.braked = len(self.held)
+    def settle(self) -> None:
+        """Have held removals confirmed for as long as there are any."""
         if self.held:
             self.engaged.set()
         else:
@@ -89,14 +81,13 @@ class Brake:
 
     def _hold(self, doubtful: set[PublicKey], peers: int) -> None:
         if doubtful - self.held:
-            _log.error("brake.engaged", removals=len(doubtful), peers=peers)
-            self.announce(BrakeEngaged(len(doubtful), peers))
+            self.publish(BrakeEngaged(len(doubtful), peers))
         self.held |= doubtful
-        self.tell()
+        self.settle()
 
     def _left_out(self, steps: Plan) -> set[PublicKey]:
         """The removals that the operator asks for, by a pin or by isolation: no reading has a say in them."""
-        if self.facts.isolated:
+        if self.members.isolated:
             return {step.change.public_key for step in steps.removals}
         pinned = self.members.membership.pinned
         removed = {step.change.public_key for step in steps.removals}

@@ -14,11 +14,10 @@ from dstack_vpn.bridge.session import SessionDriver
 from dstack_vpn.bridge.slices import slices
 from dstack_vpn.bridge.state import ChainState
 from dstack_vpn.bridge.witnesses import Witnesses, answer
-from dstack_vpn.core.chain_happenings import EndpointQuarantined
 from dstack_vpn.core.events import Observed
-from dstack_vpn.core.health import QuorumFacts
 from dstack_vpn.core.model import BlockRef, TokenId
 from dstack_vpn.core.node import Node
+from dstack_vpn.core.observe.events import EndpointQuarantined
 from dstack_vpn.core.quorum import Quorum
 from dstack_vpn.core.registry import Registry
 from dstack_vpn.core.witness import Question, Statement, Word, compare
@@ -77,6 +76,12 @@ class Court:
     """Endpoints that are answering an audit."""
     _contested: set[TokenId] = field(default_factory=set)
     """What the log has about contested tokens."""
+
+    def follow(self, followed: Followed | None) -> None:
+        """Ask this endpoint over its session from now on; None: no endpoint is followed."""
+        self.followed = followed
+        if followed is not None:
+            self.witnesses.dismiss(followed.name)
 
     def everybody(self) -> list[Witness]:
         """All endpoints that are not in quarantine, each with a connection."""
@@ -164,27 +169,9 @@ class Court:
     def sentence(self, name: str, reason: str) -> None:
         """An endpoint lies: it is asked nothing more for a while, and what it said is void."""
         self.source.quarantine(name, reason)
-        self.state.announce(EndpointQuarantined(name, reason))
+        self.state.publish(EndpointQuarantined(name, reason))
         self.state.members.testified(self.quorum.strike(name))
         self.state.lag.void(name)
         self.witnesses.dismiss(name)
-        self.tell()
         if self.followed is not None and name == self.followed.name:
             self.followed.driver.end(EndpointError(f"{name} was found to lie: {reason}"))
-
-    def tell(self) -> None:
-        """Let health know."""
-        facts, quorum = self.facts, self.quorum
-        facts.waiting, facts.disputed = quorum.pending, quorum.disputed
-        facts.contested = {token: sorted(who) for token, who in quorum.contested.items()}
-        found = self.source.quarantined()
-        facts.lies = {name: entry.times for name, entry in found.items()}
-        facts.quarantined = {name: entry.reason for name, entry in found.items() if entry.seconds_left}
-
-    @property
-    def facts(self) -> QuorumFacts:
-        """What health is told of the endpoints."""
-        facts = self.state.facts
-        if facts.quorum is None:
-            facts.quorum = QuorumFacts(self.quorum.needed)
-        return facts.quorum

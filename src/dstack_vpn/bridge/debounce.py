@@ -5,14 +5,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
+from dstack_vpn.core.time_share import TimeShare
 from dstack_vpn.ports import Clock
 
 QUIET: Final = 0.3
 """Seconds of quiet after the last event until the full comparison."""
-LIMIT: Final = 3.0
-"""Seconds after which it is made even if events go on..."""
-READ_SHARE: Final = 200
-"""...or so many times as long as it takes to read the device, which no change can enter meanwhile."""
+LIMIT: Final = TimeShare(parts=200, least=3.0)
+"""When it is made even if events go on: no change can enter the device while it is read."""
 
 
 @dataclass(slots=True)
@@ -31,13 +30,17 @@ class Debounce:
         self._at = self.clock.monotonic()
         self._requested.set()
 
+    def took(self, seconds: float) -> None:
+        """Take note of how long it took to read the device."""
+        self.cost = seconds
+
     async def due(self, pause: float | None) -> None:
         """Return when a requested comparison is due, or where none was requested, after ``pause`` seconds."""
         with suppress(TimeoutError):
             await asyncio.wait_for(self._requested.wait(), pause)
         began = self.clock.monotonic()
         while True:
-            latest = began + max(LIMIT, READ_SHARE * self.cost)
+            latest = began + LIMIT.pause(self.cost)
             rest = min(self._at + QUIET, latest) - self.clock.monotonic()
             if rest <= 0:
                 break

@@ -7,7 +7,7 @@ all the while. A second opinion, when one is needed, comes from another endpoint
 import asyncio
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import structlog
@@ -17,9 +17,9 @@ from dstack_vpn.bridge.progress import keep_up
 from dstack_vpn.bridge.session import SessionDriver
 from dstack_vpn.bridge.state import ChainState
 from dstack_vpn.core.access import EVERYONE
-from dstack_vpn.core.happenings import BrakeContradicted
 from dstack_vpn.core.keys import PublicKey
 from dstack_vpn.core.model import BlockRef, ChainIdentity, TokenId
+from dstack_vpn.core.observe.events import BrakeContradicted
 from dstack_vpn.core.registry import Registry
 from dstack_vpn.errors import BehindError, ChainError, EndpointError, WrongChainError
 from dstack_vpn.ports import ChainSession, ChainSource
@@ -36,10 +36,14 @@ class ChainLoop:
 
     source: ChainSource
     state: ChainState
-    identity: ChainIdentity | None = None
-    """The chain and contract that the state directory knows; every session must match it."""
-    jury: Jury | None = None
-    """Asks other endpoints, where several have to agree."""
+    jury: Jury | None
+    """Asks the other endpoints; None if one is enough."""
+    identity: ChainIdentity | None = field(default=None, init=False)
+    """The chain and contract that the state directory holds; every session must match it."""
+
+    def restore(self, identity: ChainIdentity) -> None:
+        """Follow this chain and contract only."""
+        self.identity = identity
 
     async def run(self) -> None:
         """Follow for ever. Absorbs `ChainError`: the session is left and the next one opened."""
@@ -58,7 +62,7 @@ class ChainLoop:
 
         With a quorum one other endpoint is enough, whatever the rest say or don't: taking away needs no more.
         """
-        endpoint, quorum = self.state.facts.endpoint or "", self.state.members.quorum
+        endpoint, quorum = self.state.endpoint or "", self.state.members.quorum
         if quorum is None:
             return await self._read_again(self.source.other(than=endpoint), held)
         disputed = set(quorum.disputed)
@@ -101,8 +105,7 @@ class ChainLoop:
         access = replace(access, height=head.number, confirmations=0, quorum=None, admission=EVERYONE)
         standing = {key for key in held if access.decide(key, self.state.members.now()).granted}
         if standing:
-            _log.error("brake.contradicted", endpoint=name, peers=len(standing))
-            self.state.announce(BrakeContradicted(name, len(standing)))
+            self.state.publish(BrakeContradicted(name, len(standing)))
         return held.keys() - standing
 
     async def _follow(self, session: ChainSession) -> None:

@@ -9,7 +9,6 @@ from typing import Final
 import structlog
 
 from dstack_vpn.core.forward import Forward
-from dstack_vpn.core.health import Facts
 from dstack_vpn.core.model import Cidr
 from dstack_vpn.errors import FirewallError
 from dstack_vpn.ports import Firewall, FirewallRules, Handing, Resolver
@@ -28,7 +27,6 @@ class Gate:
 
     firewall: Firewall
     resolver: Resolver
-    facts: Facts
     interface: str
     prefixes: frozenset[Cidr]
     protect: bool
@@ -36,22 +34,23 @@ class Gate:
     """See `ports.FirewallRules.closed`."""
     forwards: Sequence[Forward] = ()
     check: float = CHECK
+    problem: str | None = field(default=None, init=False)
+    """Why the rules can't be set."""
     _applied: FirewallRules | None = field(default=None, init=False)
     _edited: bool = field(default=False, init=False)
     """Whether the last look found the rules edited, so that the log has it already."""
 
     async def run(self) -> None:
         """Keep it until cancelled. Absorbs `FirewallError`: health shows it."""
-        self.facts.firewall = True
         while True:
             problem = None
             try:
                 problem = await self._keep()
             except FirewallError as error:
                 self._applied, problem = None, str(error)
-            if problem is not None and problem != self.facts.firewall_problem:
+            if problem is not None and problem != self.problem:
                 _log.error("firewall.trouble", problem=problem)
-            self.facts.firewall_problem = problem
+            self.problem = problem
             await asyncio.sleep(self.check if problem is None else min(RETRY, self.check))
 
     async def _keep(self) -> str | None:

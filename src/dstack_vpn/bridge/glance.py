@@ -13,11 +13,10 @@ from typing import Final
 from dstack_vpn.bridge.tunnel import Tunnel
 from dstack_vpn.core.keys import PublicKey
 from dstack_vpn.core.model import DeviceState, PeerState
+from dstack_vpn.core.time_share import TimeShare
 
-FRESH: Final = 1.0
-"""Seconds for which a reading is good enough..."""
-READ_SHARE: Final = 100
-"""...or so many times as long as reading takes."""
+READING: Final = TimeShare(parts=100, least=1.0)
+"""How often the device is read."""
 SLICE: Final = 500
 """Peers that are added up without a pause."""
 
@@ -46,7 +45,7 @@ class Glance:
             if began >= self._due and (state := await self.tunnel.read()) is not None:
                 self.saw(state)
                 now = self.tunnel.clock.monotonic()
-                self._due = now + max(FRESH, READ_SHARE * (now - began))
+                self._due = now + READING.pause(now - began)
             await self._add_up()
         return self.peers
 

@@ -23,8 +23,8 @@ from typing import Final, Protocol
 
 import structlog
 
+from dstack_vpn.bridge.executor import Places
 from dstack_vpn.bridge.members import Members
-from dstack_vpn.bridge.reconciler import Places
 from dstack_vpn.bridge.tunnel import Tunnel
 from dstack_vpn.core.keys import PublicKey
 from dstack_vpn.core.model import DeviceState, SocketAddress

@@ -14,8 +14,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Final
 
-import structlog
-
 from dstack_vpn.bridge.bootstrap import AUDIT_DEADLINE, SAFE_DEPTH
 from dstack_vpn.bridge.court import Court, Followed
 from dstack_vpn.bridge.session import SessionDriver
@@ -23,12 +21,11 @@ from dstack_vpn.bridge.state import Began, ChainState
 from dstack_vpn.bridge.witnesses import LOOK, Witnesses
 from dstack_vpn.core.agenda import RETRY, Agenda
 from dstack_vpn.core.model import BlockRef
+from dstack_vpn.core.observe.reports import QuorumReport
 from dstack_vpn.core.quorum import Quorum
 from dstack_vpn.core.witness import AGREED, Question, Statement, judge_blocks, lacking
 from dstack_vpn.errors import EndpointError
 from dstack_vpn.ports import ChainSource, Witness
-
-_log = structlog.get_logger(component="quorum")
 
 DEADLINE: Final = 8.0
 """Seconds that endpoints have to answer a question about some tokens; an audit's is longer."""
@@ -47,32 +44,48 @@ class Jury:
     state: ChainState
     source: ChainSource
     quorum: Quorum
-    _work: asyncio.Event = field(default_factory=asyncio.Event)
+    doubted: asyncio.Event
+    """Set when there may be tokens to ask about."""
     court: Court = field(init=False)
+    _silent: dict[str, str] = field(default_factory=dict, init=False)
+    """Endpoints that did not answer the last audit, and why."""
+    _agreeing: int = field(default=0, init=False)
     _agenda: Agenda = field(default_factory=Agenda)
     _agreed: dict[str, float] = field(default_factory=dict)
     """When each endpoint was last seen to have our block; those that don't any more are not there."""
     _tips: deque[tuple[float, BlockRef]] = field(default_factory=lambda: deque(maxlen=TIPS))
     """When we stood on which block, at the audits."""
 
-    def wake(self) -> None:
-        """Look for tokens to ask about."""
-        self._work.set()
+    def __post_init__(self) -> None:
+        self.court = Court(self.state, self.source, self.quorum, Witnesses(self.source))
+
+    def report(self) -> QuorumReport:
+        """Report for health and metrics."""
+        quorum, found = self.quorum, self.source.quarantined()
+        return QuorumReport(
+            needed=quorum.needed,
+            agreeing=self._agreeing,
+            waiting=quorum.pending,
+            disputed=tuple(quorum.disputed),
+            contested={token: tuple(sorted(who)) for token, who in quorum.contested.items()},
+            quarantined={name: entry.reason for name, entry in found.items() if entry.seconds_left},
+            contradictions={name: entry.times for name, entry in found.items()},
+            silent=self._silent,
+        )
 
     @contextmanager
     def following(self, driver: SessionDriver) -> Iterator[None]:
         """Ask this endpoint over its session for as long as it is followed."""
-        self.court.followed = Followed(driver)
-        self.court.witnesses.dismiss(driver.session.name)
-        self._work.set()
+        self.court.follow(Followed(driver))
+        self.doubted.set()
         try:
             yield
         finally:
-            self.court.followed = None
+            self.court.follow(None)
 
     def start(self, group: asyncio.TaskGroup) -> None:
         """Ask and judge for as long as the group runs, whatever is followed."""
-        self.court = Court(self.state, self.source, self.quorum, Witnesses(self.source, group))
+        self.court.witnesses.start(group)
         group.create_task(self._audit_forever(group), name="quorum audits")
         group.create_task(self._ask_forever(group), name="quorum questions")
 
@@ -82,8 +95,8 @@ class Jury:
         limit = asyncio.Semaphore(IN_FLIGHT)
         while True:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._work.wait(), self._patience())
-            self._work.clear()
+                await asyncio.wait_for(self.doubted.wait(), self._patience())
+            self.doubted.clear()
             await limit.acquire()
             if (question := self._next_question()) is None:
                 limit.release()
@@ -111,7 +124,7 @@ class Jury:
         now = self.state.clock.monotonic()
         tokens, left = self._agenda.take(self.quorum.questions(tip.number), now)
         if left:
-            self._work.set()
+            self.doubted.set()
         return Question(tip, tokens) if tokens else None
 
     async def _ask(self, question: Question, limit: asyncio.Semaphore) -> None:
@@ -125,7 +138,7 @@ class Jury:
                 now = self.state.clock.monotonic()
                 self._agenda.answered(question.tokens, self.quorum.questions(height), now)
                 limit.release()
-                self._work.set()
+                self.doubted.set()
 
         def judged(_: Statement) -> None:
             if not set(question.tokens).intersection(self.quorum.questions(height)):
@@ -135,7 +148,6 @@ class Jury:
             await self.court.hear(question, self.court.everybody(), DEADLINE, judged)
         finally:
             end()
-            self.court.tell()
 
     # -- audits ---------------------------------------------------------------------------------------
 
@@ -182,13 +194,12 @@ class Jury:
         self._judge_blocks(question, statements)
         answered = {x.endpoint for x in statements}
         silent = [x for x in asked if x.name not in answered]
-        self.court.facts.silent = {x.name: x.problem or "it does not answer in time" for x in silent}
+        self._silent = {x.name: x.problem or "it does not answer in time" for x in silent}
         for each in silent:
             self._agreed.pop(each.name, None)
-        self.court.facts.agreeing = len(self._agreed)
+        self._agreeing = len(self._agreed)
         if not in_time:
             self._leave_silent(silent)
-        self.court.tell()
         await self.state.changed.put(Began())
         return confirmed
 
@@ -212,15 +223,15 @@ class Jury:
 
         At the start an endpoint has to be followed, too: our block may be the one that was stored.
         """
-        facts, now = self.state.facts, self.state.clock.monotonic()
+        now = self.state.clock.monotonic()
         if statement.hash == tip.hash:
             self._agreed[statement.endpoint] = now
         else:
             self._agreed.pop(statement.endpoint, None)
         lately = now - self.state.audit_interval - AUDIT_DEADLINE
-        self.court.facts.agreeing = sum(seen >= lately for seen in self._agreed.values())
-        known = facts.synced is not None or facts.chain_problem is None
-        if known and self.court.facts.agreeing >= self.quorum.needed:
+        self._agreeing = sum(seen >= lately for seen in self._agreed.values())
+        known = self.state.members.synced is not None or self.state.problem is None
+        if known and self._agreeing >= self.quorum.needed:
             self.state.members.confirmed()
             return True
         return False
@@ -241,7 +252,7 @@ class Jury:
         if followed is not None and followed.name in honest:
             followed.driver.restart("the endpoints don't have our blocks")
             return
-        self.state.discredited = True
+        self.state.discredit()
         if followed is not None:
             followed.driver.end(EndpointError(f"{followed.name}: its blocks are not those of the others"))
 

@@ -4,7 +4,6 @@ Synchronous on purpose: an event is folded, decided about and handed on as peer 
 can come in between.
 """
 
-import math
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -19,29 +18,27 @@ from dstack_vpn.core.desired import Delta, Lookup, Membership, PeerPolicy, keys_
 from dstack_vpn.core.events import Observed, OwnerKeyUpdated
 from dstack_vpn.core.expiry import ExpiryClock
 from dstack_vpn.core.follower import Follower
-from dstack_vpn.core.happenings import (
+from dstack_vpn.core.keys import PublicKey
+from dstack_vpn.core.model import BlockRef, Endpoint, Malformed, Peer, TokenId
+from dstack_vpn.core.node import Node
+from dstack_vpn.core.observe.events import (
     Decided,
     DecisionsChanged,
     FieldRefused,
     KeyChanged,
     PinChanged,
-    TransportChanged,
 )
-from dstack_vpn.core.health import Facts
-from dstack_vpn.core.keys import PublicKey
-from dstack_vpn.core.model import BlockRef, Endpoint, Malformed, Peer, TokenId
-from dstack_vpn.core.node import Node
+from dstack_vpn.core.observe.reports import MembersReport
 from dstack_vpn.core.quorum import Quorum
 from dstack_vpn.core.reach import Reach
 from dstack_vpn.core.registry import Registry
 from dstack_vpn.core.staleness import Staleness, StalePolicy
-from dstack_vpn.core.transport import Way
-from dstack_vpn.ports import Announce, Checkpoint, Clock, nobody
+from dstack_vpn.ports import Checkpoint, Clock, Publish
 
 _log = structlog.get_logger(component="registry")
 
 SINGLY: Final = 50
-"""Changed decisions that are announced one by one; more at once are announced together."""
+"""Changed decisions that are published one by one; more at once are published together."""
 
 
 @dataclass(slots=True)
@@ -54,22 +51,29 @@ class Members:
     addresses: AddressPlan
     policy: PeerPolicy
     confirmations: int
-    facts: Facts
     clock: Clock
+    paced: bool
+    """Whether blocks come at a known pace; on other chains anybody sets their time."""
     lookup: Lookup
-    quorum: Quorum | None = None
-    """Where several endpoints have to agree, what they do agree on."""
-    staleness: Staleness = field(default_factory=lambda: Staleness(math.inf))
+    quorum: Quorum | None
+    """What the RPC endpoints agree on; None if one is enough."""
+    staleness: Staleness
+    submit: Callable[[list[Delta], float], None]
+    """Takes the deltas of one event, and when it arrived (monotonic seconds)."""
+    doubted: Callable[[], None]
+    """Called when there may be tokens that other endpoints have to be asked about."""
+    own_changed: Callable[[], None]
+    """Called when our own token, and with it our address, has changed."""
+    rekey: Callable[[AccessControl, float], PublicKey | None]
+    """Returns another key of ours that the registry names; called while ours is not in force."""
+    publish: Publish
     follower: Follower = field(default_factory=Follower)
-    submit: Callable[[list[Delta], float], None] = field(default=lambda deltas, seen: None)
-    """Takes the deltas of one event, and when it was seen (monotonic seconds)."""
-    doubted: Callable[[], None] = field(default=lambda: None)
-    """Told when there may be tokens that other endpoints have to be asked about."""
-    own_changed: Callable[[], None] = field(default=lambda: None)
-    """Told when our own token, and with it our address, has become another."""
-    rekey: Callable[[AccessControl, float], PublicKey | None] = field(default=lambda access, now: None)
-    """Asked for another key of ours that the registry names, when ours is not in force."""
-    announce: Announce = nobody
+    synced: float | None = field(default=None, init=False)
+    """When the registry was last known to be what the chain says (Unix seconds)."""
+    stale: bool = field(default=False, init=False)
+    """The members come from the state directory; the chain has not confirmed them since the start."""
+    isolated: bool = field(default=False, init=False)
+    """There are no peers, because the registry is too old."""
     membership: Membership = field(init=False)
     decisions: DecisionRecord = field(default_factory=DecisionRecord, init=False)
     admission: Admission = field(default=EVERYONE, init=False)
@@ -81,6 +85,11 @@ class Members:
     _timed: BlockRef | None = field(default=None, init=False)
     """The block whose time was taken last."""
     _own_token: TokenId | None = field(default=None, init=False)
+    _own_problem: str | None = field(default=None, init=False)
+    _too_old: str | None = field(default=None, init=False)
+    """Why no member was restored from the state directory."""
+    _age: float | None = field(default=None, init=False)
+    """The registry's, as of the last look (seconds)."""
     _last_own: Node | None = field(default=None, init=False)
     """Our token as it was when it was last in force, and no other token had our key without reason."""
 
@@ -111,6 +120,25 @@ class Members:
         )
 
     @property
+    def known(self) -> bool:
+        """Whether there are members to go by, from the chain or from the store."""
+        return self.synced is not None or self.stale
+
+    def report(self) -> MembersReport:
+        """Report for health and metrics."""
+        return MembersReport(
+            synced=self.synced,
+            stale=self.stale,
+            age=self._age,
+            max_staleness=self.staleness.limit,
+            stale_policy=self.staleness.policy,
+            isolated=self.isolated,
+            too_old=self._too_old,
+            pinned=self.membership.pinned is not None,
+            own_problem=self._own_problem,
+        )
+
+    @property
     def own_node(self) -> Node | None:
         """Our own token, while it is in force."""
         decision = self.access.decide(self.own_key, self.now())
@@ -134,39 +162,37 @@ class Members:
         final.rebuild(self.access_over(base), now)
         self.decisions.begin(self.access, now)
         self._admit_only(frozenset(final.peers), Reason.UNSETTLED)
-        self.facts.stale = True
-        self.facts.too_old = self.staleness.restored(checkpoint.synced, wall, monotonic)
-        if self.facts.too_old is not None:
+        self.stale = True
+        self._too_old = self.staleness.restored(checkpoint.synced, wall, monotonic)
+        if self._too_old is not None:
             # Without members from the disk; who isolates does not go by an adopted interface's either.
-            _log.error("members.too_old", problem=self.facts.too_old)
+            _log.error("members.too_old", problem=self._too_old)
             self._admit_only(frozenset(), Reason.ISOLATED)
-            self.facts.isolated = self.facts.stale = self.staleness.policy is StalePolicy.ISOLATE
+            self.isolated = self.stale = self.staleness.policy is StalePolicy.ISOLATE
         self.rebuild(self.clock.monotonic())
 
     def grow_old(self) -> None:
         """Time has passed: where it was too much without the chain, the policy says what becomes of them."""
         now = self.clock.monotonic()
-        self.facts.age = self.staleness.age(now)
-        if self.staleness.isolates(now) and not self.facts.isolated:
-            _log.error(
-                "members.isolated", age=round(self.facts.age or 0.0), members=len(self.membership.peers)
-            )
-            self.facts.isolated = True
+        self._age = self.staleness.age(now)
+        if self.staleness.isolates(now) and not self.isolated:
+            _log.error("members.isolated", age=round(self._age or 0.0), members=len(self.membership.peers))
+            self.isolated = True
             self._admit_only(frozenset(), Reason.ISOLATED)
             self.rebuild(now)
 
     def confirmed(self) -> None:
         """The chain has been read: from now on it alone says who is a member."""
         self._take_time()
-        first, self.facts.synced = self.facts.synced is None, self.clock.now()
+        first, self.synced = self.synced is None, self.clock.now()
         self.staleness.confirmed(self.clock.monotonic())
-        self.facts.age = 0.0
-        if self.admission.only is not None or self.facts.stale:
-            if self.facts.isolated:
+        self._age = 0.0
+        if self.admission.only is not None or self.stale:
+            if self.isolated:
                 _log.warning("members.rejoined")
             self._admit_only(None, Reason.UNSETTLED)
-            self.facts.stale = self.facts.isolated = False
-            self.facts.too_old = None
+            self.stale = self.isolated = False
+            self._too_old = None
             self.rebuild(self.clock.monotonic())
         if first:
             # An interface that was adopted may hold what nobody grants any more.
@@ -238,25 +264,23 @@ class Members:
         deltas = self.membership.update(self.access, list(keys), self.now())
         self._hand_on(deltas, self.clock.monotonic())
 
-    def rerouted(self, key: PublicKey, way: Way) -> None:
-        """A peer is reached in another way: say so."""
+    def named(self, key: PublicKey) -> tuple[TokenId | None, str | None]:
+        """Return a peer's token and node id, as far as it has them."""
         token = self.membership.tokens.get(key)
         node = None if token is None else self.follower.registry.get(token)
-        name = None if node is None or isinstance(node.node_id, Malformed) else node.node_id
-        self.announce(TransportChanged(key, token, name, way.value))
+        return token, None if node is None or isinstance(node.node_id, Malformed) else node.node_id
 
     def pin(self, peers: dict[PublicKey, Peer] | None) -> None:
         """Hold the peers to a set of the operator's choice, or (None) let go of it."""
-        self.announce(PinChanged(None if peers is None else len(peers)))
-        self.membership.pinned = peers
+        self.publish(PinChanged(None if peers is None else len(peers)))
+        self.membership.pin(peers)
         self.admission = replace(self.admission, pinned=None if peers is None else frozenset(peers))
-        self.facts.pinned = peers is not None
         self.rebuild(self.clock.monotonic())
 
     def judge_own(self) -> None:
         """Find out whether this node is a member itself, and what is wrong if not."""
         own, problem = self.own_node, own_problem(self.access, self.now())
-        if self.facts.synced is None and not self.facts.stale:
+        if not self.known:
             problem = None  # a registry that nobody has read yet says nothing about us
         elif own is not None and problem is None:
             self._last_own = own
@@ -264,8 +288,8 @@ class Members:
         if token != self._own_token:
             self._own_token = token
             self.own_changed()
-        if problem != self.facts.own_problem:
-            self.facts.own_problem = problem
+        if problem != self._own_problem:
+            self._own_problem = problem
             if problem is None:
                 _log.info("membership.ok", node=self.identity.node_id)
             else:
@@ -276,14 +300,14 @@ class Members:
         now = self.now()
         if self.own_node is None and (key := self.rekey(self.access, now)) is not None:
             self.own_key = key
-            self.announce(KeyChanged(key))
+            self.publish(KeyChanged(key))
 
     # -- helpers --------------------------------------------------------------------------------------
 
     def _take_time(self) -> None:
         """Take the time of our newest block, unless that is of a development chain: anybody sets its time."""
         tip = self.follower.tip
-        if self.facts.paced and tip is not None and tip.timestamp and tip != self._timed:
+        if self.paced and tip is not None and tip.timestamp and tip != self._timed:
             self._timed = tip
             self._expiry.adopted(float(tip.timestamp), self.clock.monotonic())
 
@@ -303,8 +327,7 @@ class Members:
                 value = getattr(new, name)
                 problem = self._problem(value)
                 if problem is not None and (old is None or getattr(old, name) != value):
-                    _log.warning("node.field_refused", token=token, field=name, problem=problem)
-                    self.announce(FieldRefused(token, name, problem))
+                    self.publish(FieldRefused(token, name, problem))
 
     def _problem(self, value: object) -> str | None:
         """Why a token's field is not used."""
@@ -330,14 +353,14 @@ class Members:
         self._record(self.decisions.update(access, due.union(rivals), now))
 
     def _record(self, changed: list[tuple[TokenId, Decision]]) -> None:
-        """Announce each changed decision; the audit log is a listener."""
+        """Publish each changed decision; the audit log is a listener."""
         decided = tuple(self._decided(token, decision) for token, decision in changed)
         if len(decided) <= SINGLY:
             for each in decided:
-                self.announce(each)
+                self.publish(each)
         else:
             granted = sum(each.granted for each in decided)
-            self.announce(DecisionsChanged(granted, len(decided) - granted, decided))
+            self.publish(DecisionsChanged(granted, len(decided) - granted, decided))
 
     def _decided(self, token: TokenId, decision: Decision) -> Decided:
         name = decision.node.node_id if decision.node is not None else None

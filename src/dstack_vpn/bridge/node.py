@@ -6,12 +6,12 @@
     brake       have mass removals confirmed                              (reconciler)
     device      set the device up again when it has vanished              (tunnel)
     link        keep addresses, routes and the up state                   (tunnel)
-    names       resolve peers' host names                                 (endpoints)
-    transports  choose between UDP and relays                             (transports)
-    key         take another key of ours when the registry has it         (rotation)
+    names       resolve peers' host names                                 (resolving)
+    paths       choose between UDP and relays                             (path_keeper)
+    key         carry out a change of our own key                         (rotation)
     key age     have the key changed before it is too old                 (renewal)
     clock       end access that expires, ask for a repair every audit     (here)
-    health      notice what has become of it                              (watch)
+    health      publish changes of health                                 (watch)
     store       write the registry down                                   (recorder)
     answers     notice peers that do not answer                           (answers)
     moves       reach silent peers at their new endpoints                 (here)
@@ -24,28 +24,31 @@ its supervisor than half alive. The data plane survives that (docs/architecture.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 import structlog
 
 from dstack_vpn.bridge.answers import AnswerWatch
-from dstack_vpn.bridge.endpoints import EndpointBook, overdue
+from dstack_vpn.bridge.auditor import Auditor
+from dstack_vpn.bridge.event_log import EventLog
+from dstack_vpn.bridge.event_logger import EventLogger
 from dstack_vpn.bridge.follow import ChainLoop
+from dstack_vpn.bridge.gate import Gate
 from dstack_vpn.bridge.glance import Glance
 from dstack_vpn.bridge.greeter import Greeter
-from dstack_vpn.bridge.journal import Journal
+from dstack_vpn.bridge.members import Members
+from dstack_vpn.bridge.own_keys import OwnKeys
+from dstack_vpn.bridge.path_keeper import PathKeeper
 from dstack_vpn.bridge.reconciler import Reconciler
 from dstack_vpn.bridge.recorder import Recorder
 from dstack_vpn.bridge.renewal import Renewal
+from dstack_vpn.bridge.reporter import Reporter
+from dstack_vpn.bridge.resolving import EndpointResolver
 from dstack_vpn.bridge.rotation import Rotation
-from dstack_vpn.bridge.tally import Tally
-from dstack_vpn.bridge.transports import Transports
-from dstack_vpn.bridge.tunnel import Tunnel
+from dstack_vpn.bridge.tunnel import Tunnel, TunnelKeeper
 from dstack_vpn.bridge.watch import HealthWatch
-from dstack_vpn.core.health import Facts
-from dstack_vpn.core.keys import PublicKey
-from dstack_vpn.core.model import Address, DeviceState, PeerState
+from dstack_vpn.core.model import Address
 from dstack_vpn.errors import DeviceError, DstackVpnError, StoreError
 from dstack_vpn.ports import Checkpoint
 
@@ -61,64 +64,50 @@ DRAIN: Final = 1.5
 """Seconds that each step of an orderly end may take."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Node:
-    """A running member of the network."""
+    """A running member of the network: its parts, and the tasks that they run."""
 
-    facts: Facts
-    tunnel: Tunnel
-    chain: ChainLoop
-    reconciler: Reconciler
-    recorder: Recorder
-    endpoints: EndpointBook
-    transports: Transports
-    greeter: Greeter
-    registry: tuple[int, Address] | None = None
-    """Chain id and contract that the settings name; a store of any other registry is not for us."""
-    keep_interface: bool = False
+    registry: tuple[int, Address] | None
+    """Chain id and contract that the settings name; a store of any other registry is not used."""
+    keep_interface: bool
     """Leave the tunnel up at the end."""
-    rotation: Rotation | None = None
-    """Where the key is ours to change."""
-    renewal: Renewal | None = None
-    """Where it is to be changed by its age."""
-    peers_seen: Mapping[PublicKey, PeerState] = field(default_factory=dict)
-    """The peers when the device was last found as it should be."""
-    filled: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set as soon as the device has been found as it should be, for the first time."""
-    journal: Journal = field(init=False)
-    """What happens here."""
-    tally: Tally = field(default_factory=Tally)
-    health: HealthWatch = field(init=False)
-    glance: Glance = field(init=False)
-    answers: AnswerWatch = field(init=False)
-
-    def __post_init__(self) -> None:
-        clock, members = self.tunnel.clock, self.tunnel.members
-        self.journal = Journal(clock, [self.tally.take])
-        announce = self.journal.announce
-        members.announce = self.chain.state.announce = announce
-        self.reconciler.tell(announce)
-        self.transports.rerouted = members.rerouted
-        if self.renewal is not None:
-            self.renewal.announce = announce
-        self.health = HealthWatch(self.facts, clock, announce)
-        self.glance = Glance(self.tunnel)
-        self.answers = AnswerWatch(self.glance, members, clock, announce, self.reconciler.answers)
+    event_log: EventLog
+    event_logger: EventLogger
+    keys: OwnKeys
+    members: Members
+    chain: ChainLoop
+    tunnel: Tunnel
+    keeper: TunnelKeeper
+    reconciler: Reconciler
+    path_keeper: PathKeeper
+    resolver: EndpointResolver
+    recorder: Recorder
+    greeter: Greeter
+    glance: Glance
+    answers: AnswerWatch
+    health: HealthWatch
+    reporter: Reporter
+    auditor: Auditor
+    gate: Gate | None
+    """The packet filter, if one is wanted."""
+    rotation: Rotation | None
+    """Carries key changes out, if the key is ours to change."""
+    renewal: Renewal | None
+    """Has the key changed by its age, if the settings ask for that."""
 
     async def run(self, stop: asyncio.Event, services: Mapping[str, Callable[[], Awaitable[None]]]) -> None:
         """Run until ``stop`` is set, with further services by name; raises what a task failed with."""
-        self.reconciler.repaired = self._repaired
-        self.tunnel.refill, self.tunnel.renew = self.reconciler.repair, self._renew
         await self._restore()
         tasks: dict[str, Callable[[], Awaitable[None]]] = {
             "chain": self.chain.run,
             "events": self.reconciler.run_events,
             "repairs": self.reconciler.run_repairs,
             "brake": self.reconciler.run_confirmations,
-            "device": self.tunnel.run,
-            "link": self.tunnel.watch,
-            "names": self._resolve,
-            "transports": self.transports.run,
+            "device": self.keeper.run,
+            "link": self.keeper.watch,
+            "names": self.resolver.run,
+            "paths": self.path_keeper.run,
             "clock": self._tick,
             "health": self.health.run,
             "store": self.recorder.run_store,
@@ -130,11 +119,14 @@ class Node:
             **({} if self.renewal is None else {"key age": self.renewal.run}),
             **services,
         }
-        async with asyncio.TaskGroup() as group:
-            running = [group.create_task(_forever(name, task), name=name) for name, task in tasks.items()]
-            await stop.wait()
-            _log.info("node.stopping")
-            await _end(running)
+        try:
+            async with asyncio.TaskGroup() as group:
+                running = [group.create_task(_forever(name, task), name=name) for name, task in tasks.items()]
+                await stop.wait()
+                _log.info("node.stopping")
+                await _end(running)
+        finally:
+            self.event_logger.flush()
         await self._drain()
 
     async def _restore(self) -> None:
@@ -143,7 +135,7 @@ class Node:
         try:
             checkpoint = await self.recorder.store.load()
         except StoreError as error:
-            self.facts.store_problem = str(error)
+            self.recorder.restored_with(str(error))
             _log.error("store.trouble", problem=str(error))
         if checkpoint is None:
             return
@@ -151,7 +143,7 @@ class Node:
         if self.registry not in {None, (known.chain_id, known.contract)}:
             _log.warning("store.other_registry", chain_id=known.chain_id, contract=known.contract)
             return
-        self.chain.identity = checkpoint.identity
+        self.chain.restore(checkpoint.identity)
         self.tunnel.members.restore(checkpoint)
         _log.info(
             "node.restored",
@@ -196,35 +188,6 @@ class Node:
             await asyncio.sleep(TICK)
             if self.reconciler.may_move(self.glance.peers):
                 self.reconciler.request_repair()
-
-    async def _resolve(self) -> None:
-        """Resolve host names when they are due."""
-        members = self.tunnel.members
-        await self.endpoints.run(members.resolved, members.reached_by)
-
-    async def _renew(self) -> None:
-        """Begin new sessions with all peers, and say so to them: some may have begun one meanwhile."""
-        self.greeter.call_again()
-        await self.reconciler.renew()
-
-    def _repaired(self, state: DeviceState) -> None:
-        before, self.peers_seen = self.peers_seen, state.peers
-        self.filled.set()
-        self.glance.saw(state)
-        self.recorder.config_changed()
-        self.greeter.saw(state)
-        if not self.endpoints.in_use:
-            return
-        late = overdue(state, before, self.tunnel.clock.now())
-        members = self.tunnel.members
-        nodes = (
-            members.follower.registry.get(token)
-            for key in late
-            if (token := members.membership.tokens.get(key)) is not None
-        )
-        found = (members.policy.endpoint_of(node) for node in nodes if node is not None)
-        reached = (reach.udp for reach in found if reach is not None)
-        self.endpoints.refresh(endpoint for endpoint in reached if endpoint is not None)
 
 
 async def _end(tasks: Collection[asyncio.Task[None]]) -> None:

@@ -24,10 +24,7 @@ async def keep_up(state: ChainState, endpoint: str, have_others: Callable[[], bo
         now = state.clock.monotonic()
         if state.follower.tip != tip:
             tip, moved = state.follower.tip, now
-        if tip is not None:
-            state.lag.stands(tip, now)
-        seconds, blocks = state.lag.behind(tip, now)
-        state.facts.lag = seconds, blocks
+        seconds, blocks = state.measure_lag()
         since = began if have_others() else moved
         if seconds > BOUND and now - since > BOUND:
             state.lag.void(endpoint)

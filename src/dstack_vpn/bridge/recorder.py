@@ -12,6 +12,7 @@ from typing import Final
 import structlog
 
 from dstack_vpn.bridge.follow import ChainLoop
+from dstack_vpn.bridge.own_keys import OwnKeys
 from dstack_vpn.bridge.state import Began
 from dstack_vpn.bridge.tunnel import Tunnel
 from dstack_vpn.core.commands import Advanced
@@ -19,6 +20,7 @@ from dstack_vpn.core.events import LoggedEvent
 from dstack_vpn.core.keys import PublicKey
 from dstack_vpn.core.model import Peer, TokenId
 from dstack_vpn.core.registry import Registry
+from dstack_vpn.core.time_share import TimeShare
 from dstack_vpn.core.wgconf import ConfPeer, WgConfig, parse, render
 from dstack_vpn.errors import FormatError, StoreError
 from dstack_vpn.ports import Checkpoint, ConfigArchive, Store
@@ -29,6 +31,8 @@ TIP_INTERVAL: Final = 5.0
 """Seconds between writes of a tip that brought no event."""
 CONFIG_INTERVAL: Final = 1.0
 """Seconds between writes of the wg-quick file, and between looks for a pinned backup."""
+WRITING: Final = TimeShare(parts=20)
+"""How much of the time is spent writing a large wg-quick file."""
 
 
 @dataclass(slots=True)
@@ -39,6 +43,7 @@ class Recorder:
     archive: ConfigArchive
     chain: ChainLoop
     tunnel: Tunnel
+    keys: OwnKeys
     changed: asyncio.Queue[Advanced | Began]
     _base: Registry | None = field(default=None, init=False)
     """The base that the store holds."""
@@ -52,7 +57,16 @@ class Recorder:
     _problems: dict[str, str] = field(default_factory=dict, init=False)
     """What is wrong with the store, the pin, the file; each is well again only by itself."""
 
-    def config_changed(self) -> None:
+    @property
+    def problem(self) -> str | None:
+        """Why something can't be written; None: all of it can."""
+        return "; ".join(self._problems.values()) or None
+
+    def restored_with(self, problem: str) -> None:
+        """Take note that the store could not be read."""
+        self._problems["store"] = problem
+
+    def config_changed(self, _: object = None) -> None:
         """The peers on the device are as they should be, and perhaps others than before."""
         self._config.set()
 
@@ -74,8 +88,8 @@ class Recorder:
             if self._config.is_set() and began >= next_write:
                 self._config.clear()
                 await self._attempt("config", self._write_config())
-                # A large file in lively times may take a twentieth of the machine, not all of it.
-                next_write = clock.monotonic() + 20 * (clock.monotonic() - began)
+                now = clock.monotonic()
+                next_write = now + WRITING.pause(now - began)
 
     async def read_pin(self) -> None:
         """Follow the operator's pin; raises `StoreError`."""
@@ -85,7 +99,6 @@ class Recorder:
         members = self.tunnel.members
         if text is None:
             self._pin = None
-            _log.warning("config.resumed")
             members.pin(None)
             return
         try:
@@ -93,7 +106,6 @@ class Recorder:
         except FormatError as error:
             raise StoreError(f"the pinned configuration can't be read: {error}") from error
         self._pin = text
-        _log.warning("config.pinned", peers=len(peers))
         members.pin(peers)
 
     async def flush(self) -> None:
@@ -146,7 +158,7 @@ class Recorder:
         tunnel, members = self.tunnel, self.tunnel.members
         own = members.own_node
         addresses = frozenset[str]() if own is None else members.addresses.allowed_ips(own.token_id)
-        key = tunnel.private_key if tunnel.key_on_disk else None
+        key = self.keys.private if self.keys.on_disk else None
         bare = WgConfig(key, tunnel.listen_port, addresses, tunnel.mtu)
         peers, tokens = dict(members.membership.peers), dict(members.membership.tokens)
         # Thousands of peers take a while to write out: aside, so that no event waits for it.
@@ -165,7 +177,6 @@ class Recorder:
             self._problems[what] = str(error)
         else:
             self._problems.pop(what, None)
-        self.tunnel.facts.store_problem = "; ".join(self._problems.values()) or None
 
 
 def _text(

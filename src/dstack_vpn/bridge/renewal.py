@@ -14,12 +14,13 @@ from typing import Final
 import structlog
 
 from dstack_vpn.bridge.follow import ChainLoop
-from dstack_vpn.core.happenings import KeyChangeFailed
-from dstack_vpn.core.keyage import KeyFacts, Look, Schedule, Verdict, age_of
+from dstack_vpn.core.keyage import Look, Schedule, Verdict, age_of
 from dstack_vpn.core.model import TokenId
 from dstack_vpn.core.node import Node
+from dstack_vpn.core.observe.events import KeyChangeFailed
+from dstack_vpn.core.observe.reports import KeyReport
 from dstack_vpn.errors import AdminError, ChainError
-from dstack_vpn.ports import Announce, KeyChanger, KeyRing, nobody
+from dstack_vpn.ports import KeyChanger, KeyRing, Publish
 
 _log = structlog.get_logger(component="node")
 
@@ -39,10 +40,15 @@ class Renewal:
     ring: KeyRing
     changer: KeyChanger
     schedule: Schedule
-    announce: Announce = nobody
+    publish: Publish
     draw: Callable[[], float] = random.random
-    every: float = EVERY
-    key: KeyFacts = field(init=False)
+    age: float | None = field(default=None, init=False)
+    """Seconds; None: not known yet, or the registry has no key of ours."""
+    problem: str | None = field(default=None, init=False)
+    """Why the last try failed."""
+    _announced: int = field(default=0, init=False)
+    _failed: int = field(default=0, init=False)
+    _failures: int = field(default=0, init=False)
     _block: int | None = None
     """The block that set our key, by whose time..."""
     _set_at: float | None = None
@@ -50,33 +56,44 @@ class Renewal:
     _ask_at: float = 0.0
 
     def __post_init__(self) -> None:
-        state, schedule = self.chain.state, self.schedule
-        self.schedule = schedule.started(state.clock.monotonic())
-        self.key = state.facts.key = KeyFacts(schedule.longest, schedule.due, self.changer.hindrance)
+        self.schedule = self.schedule.started(self.chain.state.clock.monotonic())
+
+    def report(self) -> KeyReport:
+        """Report for health and metrics."""
+        return KeyReport(
+            longest=self.schedule.longest,
+            due=self.schedule.due,
+            hindrance=self.changer.hindrance,
+            age=self.age,
+            failures=self._failures,
+            problem=self.problem,
+            announced=self._announced,
+            failed=self._failed,
+        )
 
     async def run(self) -> None:
         """Look at the clock again and again. Absorbs `AdminError` and `ChainError`: both are tried again."""
         before = Verdict.REST
         while True:
-            await asyncio.sleep(self.every)
+            await asyncio.sleep(EVERY)
             verdict, own = await self._look()
             if verdict is Verdict.RENEW and own is not None:
                 await self._renew(own.token_id)
             elif verdict is Verdict.REMIND and before is not Verdict.REMIND:
-                _log.warning("key.old", age=round(self.key.age or 0), problem=self.key.hindrance)
+                _log.warning("key.old", age=round(self.age or 0), problem=self.changer.hindrance)
             before = verdict
 
     async def _look(self) -> tuple[Verdict, Node | None]:
-        state, key = self.chain.state, self.key
-        own, facts = state.members.own_node, state.facts
-        followed = facts.synced is not None and facts.chain_problem is None
+        state = self.chain.state
+        own = state.members.own_node
+        followed = state.members.synced is not None and state.problem is None
         if own is not None and followed:
             await self._date(own.key_since.block)
-        key.age = None if own is None else self._age(own.key_since.block)
-        if key.age is not None and key.age < key.due:
-            key.failures, key.problem = 0, None  # whoever has changed it
+        self.age = None if own is None else self._age(own.key_since.block)
+        if self.age is not None and self.age < self.schedule.due:
+            self._failures, self.problem = 0, None  # it was changed, by us or by hand
         able = self.changer.hindrance is None
-        look = Look(state.clock.monotonic(), key.age, own is not None and followed, able)
+        look = Look(state.clock.monotonic(), self.age, own is not None and followed, able)
         return self.schedule.decide(look), own
 
     def _age(self, block: int) -> float | None:
@@ -85,7 +102,7 @@ class Renewal:
             return None
         state, since = self.chain.state, self.ring.made()
         now, tip = state.clock.now(), state.follower.tip
-        by_chain = tip.timestamp if state.facts.paced and tip is not None and tip.timestamp else now
+        by_chain = tip.timestamp if state.members.paced and tip is not None and tip.timestamp else now
         return age_of(registry=by_chain - self._set_at, file=None if since is None else now - since)
 
     async def _date(self, block: int) -> None:
@@ -95,7 +112,7 @@ class Renewal:
             return
         self._block, self._set_at = block, None
         self._ask_at = now + ASK_AGAIN
-        name = self.chain.state.facts.endpoint or ""
+        name = self.chain.state.endpoint or ""
         try:
             async with asyncio.timeout(ASK), self.chain.source.to(name) as session:
                 header = await session.header(block)
@@ -106,22 +123,21 @@ class Renewal:
             self._set_at, self._ask_at = float(header.timestamp), 0.0
 
     async def _renew(self, token: TokenId) -> None:
-        _log.info("key.renewing", age=round(self.key.age or 0), tries=self.key.failures)
+        _log.info("key.renewing", age=round(self.age or 0), tries=self._failures)
         try:
             await self.changer.change(token)
         except AdminError as error:
-            self._failed(str(error))
+            self._has_failed(str(error))
         else:
             self.schedule = self.schedule.announced(self.chain.state.clock.monotonic())
-            self.key.failures, self.key.problem = 0, None
-            self.key.announced += 1
+            self._failures, self.problem = 0, None
+            self._announced += 1
             _log.info("key.announced", token=token)
 
-    def _failed(self, problem: str) -> None:
+    def _has_failed(self, problem: str) -> None:
         now = self.chain.state.clock.monotonic()
         self.schedule = self.schedule.failed(now, self.draw())
-        self.key.failures, self.key.problem = self.schedule.failures, problem
-        self.key.failed += 1
+        self._failures, self.problem = self.schedule.failures, problem
+        self._failed += 1
         pause = round(self.schedule.ready_at - now)
-        _log.warning("key.renewal_failed", tries=self.key.failures, problem=problem, again_in=pause)
-        self.announce(KeyChangeFailed(self.key.failures, problem))
+        self.publish(KeyChangeFailed(self._failures, problem, pause))

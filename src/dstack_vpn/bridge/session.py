@@ -14,10 +14,9 @@ from typing import Final, TypeAlias
 import structlog
 
 from dstack_vpn.bridge.bootstrap import SAFE_DEPTH, bootstrap, check_genesis, final_block, in_time
-from dstack_vpn.bridge.report import log_advanced, tell_advanced
+from dstack_vpn.bridge.report import publish_advanced
 from dstack_vpn.bridge.slices import slices
 from dstack_vpn.bridge.state import Began, ChainState
-from dstack_vpn.core.chain_happenings import TokenChanged
 from dstack_vpn.core.commands import (
     Advanced,
     Command,
@@ -71,8 +70,6 @@ class SessionDriver:
     session: ChainSession
     group: asyncio.TaskGroup
     queue: asyncio.Queue[Item] = field(default_factory=lambda: asyncio.Queue(QUEUE))
-    _told: list[tuple[Advanced, list[TokenChanged]]] = field(default_factory=list)
-    """What was announced and is not logged yet."""
     _compared: BlockRef | None = None
     """The block up to which everything was compared."""
     _settle: asyncio.Event = field(default_factory=asyncio.Event)
@@ -99,12 +96,11 @@ class SessionDriver:
     async def begin(self) -> None:
         """Bring the registry to the session's head: from its state, from its logs, or from where we were."""
         follower = self.state.follower
-        follower.announced_above = None
+        follower.subscribed_from(None)
         head = await self._head()
         self.state.saw(head)
         if follower.tip is None or self.state.discredited:
             await bootstrap(self.state, self.session, head)
-            self.state.discredited = False
             return
         commands = follower.receive(head)
         await self._obey(commands, self.state.clock.monotonic())
@@ -119,22 +115,13 @@ class SessionDriver:
             if isinstance(item, ChainError):
                 raise item
             await self._obey(self._feed(item), seen)
-            if self.state.facts.chain_problem is not None and not self.state.follower.walking:
+            if self.state.problem is not None and not self.state.follower.walking:
                 self.state.connected(self.session.name)
             waiting = None if self.queue.empty() else self.queue.get_nowait()
             # Events that came together go to the device together, so that the brake sees how many they are.
-            if self._told and not isinstance(waiting, LoggedEvent):
-                await self._log_events()
+            if not isinstance(waiting, LoggedEvent):
+                await asyncio.sleep(0)
             item = waiting or await self.queue.get()
-
-    async def _log_events(self) -> None:
-        """Log what was announced, after the device had its turn: a line takes 0.1 ms or more."""
-        told, self._told = self._told, []
-        try:
-            await asyncio.sleep(0)
-        finally:
-            for advanced, events in told:
-                log_advanced(advanced, events)
 
     def _feed(self, item: ChainFact | Unannounced | _Answer | _Reading | Resync) -> list[Command]:
         match item:
@@ -148,7 +135,8 @@ class SessionDriver:
             case BlockRef():
                 self.state.saw(item)
                 if not self._subscribed and self.session.announces_logs:
-                    self._subscribed, self.state.follower.announced_above = True, item.number
+                    self._subscribed = True
+                    self.state.follower.subscribed_from(item.number)
                 return self.state.follower.receive(item)
             case LoggedEvent():
                 self._logged = item.block_hash
@@ -207,11 +195,10 @@ class SessionDriver:
     async def settle(self, tip: BlockRef) -> None:
         """Everything was compared up to our block: see which blocks are final. Raises `ChainError`."""
         state = self.state
-        state.audited_to = tip.number
-        state.audits += 1
+        state.compared(tip)
         final, above = await final_block(self.session, tip), len(state.follower.timeline.events)
         if final is not None and state.follower.settle(final):
-            state.confirmed += above - len(state.follower.timeline.events)
+            state.finalized(above - len(state.follower.timeline.events))
             await state.changed.put(Began())
 
     def end(self, error: ChainError) -> None:
@@ -293,13 +280,9 @@ class SessionDriver:
     async def _advanced(self, advanced: Advanced, seen: float) -> None:
         state = self.state
         state.members.advanced(advanced, seen)
-        state.events += len(advanced.added)
-        if advanced.reorg_depth:
-            state.reorgs += 1
-            state.reorg_depths.observe(advanced.reorg_depth)
-        told = tell_advanced(state.announce, advanced, state.follower.registry)
+        state.took(advanced)
+        publish_advanced(state.publish, advanced, state.follower.registry)
         self._reread(advanced)
-        self._told.append((advanced, told))
         await state.changed.put(advanced)
 
     def _reread(self, advanced: Advanced) -> None:
@@ -311,13 +294,14 @@ class SessionDriver:
                 continue
             match logged.event:
                 case OwnerKeyUpdated(owner):
-                    state.unread |= registry.with_owner(owner)
+                    state.unread.update(registry.with_owner(owner))
                 case event:
                     state.unread.add(event.token_id)
         if state.unread and all(x.block_number <= advanced.tip.number for x in advanced.added):
             if self._read_after != advanced.tip.hash:
                 self._read_after, self._read_there = advanced.tip.hash, set()
-            tokens, state.unread = sorted(state.unread - self._read_there), set()
+            tokens = sorted(state.unread - self._read_there)
+            state.unread.clear()
             self._read_there |= set(tokens)
             if tokens:
                 self.group.create_task(self._read(tokens, advanced.tip), name="chain read")
@@ -326,13 +310,14 @@ class SessionDriver:
         try:
             observed = await self.session.read_tokens(tokens, at)
         except ChainError as error:
-            self.state.unread |= set(tokens)
+            self.state.unread.update(tokens)
             await self.queue.put(error)
             return
         await self.queue.put(_Reading(at, observed))
 
     def _take_reading(self, at: BlockRef, observed: list[Observed]) -> list[Command]:
         if not self.state.follower.stands_on(at):  # a reorg has overtaken us: the next step reads again
-            self.state.unread |= (tokens := {x.token_id for x in observed})
+            tokens = {x.token_id for x in observed}
+            self.state.unread.update(tokens)
             self._read_there -= tokens
         return self.state.follower.audited(at, observed)

@@ -1,4 +1,4 @@
-"""Health over time: since when each component is as it is, and word of every change."""
+"""Health over time: since when each component is as it is, and an event for every change."""
 
 import asyncio
 import re
@@ -6,9 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from dstack_vpn.core.happenings import HealthChanged
-from dstack_vpn.core.health import Component, Facts, Health, evaluate
-from dstack_vpn.ports import Announce, Clock
+from dstack_vpn.core.observe.events import HealthChanged
+from dstack_vpn.core.observe.health import Component, Health, evaluate
+from dstack_vpn.core.observe.reports import Reports
+from dstack_vpn.ports import Clock, Publish
 
 TICK: Final = 0.5
 """Seconds between looks."""
@@ -17,11 +18,12 @@ _NUMBERS: Final = re.compile(r"[0-9]+(?:\.[0-9]+)?", re.ASCII)
 
 @dataclass(slots=True)
 class HealthWatch:
-    """Judges the facts, and remembers what it found."""
+    """Judges the reports, and remembers what it found."""
 
-    facts: Facts
+    reports: Callable[[], Reports]
+    """Collects the reports of all parts but the optional ones."""
     clock: Clock
-    announce: Announce
+    publish: Publish
     _parts: dict[str, Callable[[], str | None]] = field(default_factory=dict)
     _found: dict[str, Component] = field(default_factory=dict)
 
@@ -32,7 +34,7 @@ class HealthWatch:
     def verdict(self) -> Health:
         """The verdict now, each component with the time since when it has its status."""
         parts = {name: problem() for name, problem in self._parts.items()}
-        health = evaluate(self.facts, self.clock.now(), parts)
+        health = evaluate(replace(self.reports(), parts=parts), self.clock.now())
         return replace(health, components=tuple(map(self._take, health.components)))
 
     async def run(self) -> None:
@@ -44,13 +46,13 @@ class HealthWatch:
     def _take(self, component: Component) -> Component:
         before = self._found.get(component.name)
         if before is None or before.status is not component.status:
-            if component.since is None:  # else the facts know better than our looks
+            if component.since is None:  # else the report knows better
                 component = replace(component, since=self.clock.now())
         else:
             component = replace(component, since=before.since)
         self._found[component.name] = component
         if before is not None and _differs(before, component):
-            self.announce(
+            self.publish(
                 HealthChanged(component.name, before.status.value, component.status.value, component.reason)
             )
         return component

@@ -75,23 +75,28 @@ class Witnesses:
     """A witness for every endpoint but the followed one."""
 
     source: ChainSource
-    group: asyncio.TaskGroup
+    _group: asyncio.TaskGroup | None = field(default=None, init=False)
     """Runs their connections."""
     _called: dict[str, EndpointWitness] = field(default_factory=dict)
     _running: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+
+    def start(self, group: asyncio.TaskGroup) -> None:
+        """Run the connections in this group from now on."""
+        self._group = group
 
     def __iter__(self) -> Iterator[EndpointWitness]:
         return iter(list(self._called.values()))
 
     def call(self, *, besides: str) -> None:
         """Have a connection to every endpoint that is neither that one nor in quarantine, and to no other."""
+        assert self._group is not None
         wanted = self.source.others(than=besides)
         for name in self._called.keys() - set(wanted):
             self.dismiss(name)
         for name in wanted:
             if name not in self._called:
                 witness = self._called[name] = EndpointWitness(name, self.source)
-                self._running[name] = self.group.create_task(witness.run(), name=f"witness {name}")
+                self._running[name] = self._group.create_task(witness.run(), name=f"witness {name}")
 
     def dismiss(self, name: str) -> None:
         """Ask that one nothing more, if it was asked."""

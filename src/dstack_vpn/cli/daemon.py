@@ -28,6 +28,6 @@ def run(settings: Settings) -> None:
     gc.set_threshold(20_000, 50, 1000)
     # structlog loads rich where it finds it: 3 MB that a daemon has no use for.
     sys.modules.setdefault("rich", cast("ModuleType", None))
-    from dstack_vpn.wiring import node as wiring
+    from dstack_vpn.wiring import daemon as wiring
 
     asyncio.run(wiring.run(settings))

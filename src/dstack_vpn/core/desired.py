@@ -102,6 +102,10 @@ class Membership:
     """The peers that the operator has rolled back to, as they were then. Access control admits no other key
     meanwhile, and still decides about these: a pin never restores a peer that the chain has revoked."""
 
+    def pin(self, peers: Mapping[PublicKey, Peer] | None) -> None:
+        """Hold the peers to these, from the next decision on; None: let go of them."""
+        self.pinned = peers
+
     def update(self, access: AccessControl, keys: Iterable[PublicKey], now: float) -> list[Delta]:
         """Decide about these keys again; returns what became different."""
         deltas = (self._decide(access, key, now) for key in set(keys))

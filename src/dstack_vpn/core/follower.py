@@ -128,8 +128,13 @@ class Follower:
         self.abandon()
         self.settled, self.tip, self._caught_up = settled, tip, False
 
-    def bootstrapped(self, base: Registry, at: BlockRef) -> None:
+    def subscribed_from(self, height: int | None) -> None:
+        """Take it that the logs of blocks above this height are announced; None: of none."""
+        self.announced_above = height
+
+    def bootstrapped(self, base: Registry, at: BlockRef, *, resync_above: int | None = None) -> None:
         """Start from a state that was read after the block ``at``."""
+        self.resync_above = resync_above or self.resync_above
         self.restore(base, at, [], at)
         self._caught_up = True
 

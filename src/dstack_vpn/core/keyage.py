@@ -43,28 +43,6 @@ class Verdict(StrEnum):
     REMIND = "remind"
 
 
-@dataclass(slots=True)
-class KeyFacts:
-    """What the bridge knows about the age of our key; seconds."""
-
-    longest: float
-    """What KEY_MAX_AGE allows."""
-    due: float
-    """From when on it is to be changed."""
-    hindrance: str | None = None
-    """Why this node can't change it by itself, and what to do."""
-    age: float | None = None
-    """None: not known yet, or the registry has no key of ours."""
-    failures: int = 0
-    """Tries in a row that came to nothing."""
-    problem: str | None = None
-    """What the last of them failed with."""
-    announced: int = 0
-    """Keys that were announced since the start."""
-    failed: int = 0
-    """Tries that failed since the start."""
-
-
 @dataclass(frozen=True, slots=True)
 class Look:
     """The facts at one moment."""

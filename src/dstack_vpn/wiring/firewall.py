@@ -8,10 +8,11 @@ from dstack_vpn.adapters.doctor.check import Check, failed, passed, warned
 from dstack_vpn.adapters.firewall import NftFirewall
 from dstack_vpn.adapters.resolver import SystemResolver
 from dstack_vpn.bridge.gate import Gate
-from dstack_vpn.bridge.node import Node
 from dstack_vpn.config import Settings
 from dstack_vpn.core.destination import Destinations
+from dstack_vpn.core.observe.reports import FirewallReport
 from dstack_vpn.errors import FirewallError
+from dstack_vpn.wiring.addresses import address_plan
 
 UNPROTECTED: Final = (
     "packets from the VPN reach every address of this machine; blackhole routes alone stop leaks"
@@ -19,29 +20,38 @@ UNPROTECTED: Final = (
 _log = structlog.get_logger(component="firewall")
 
 
-def gate(settings: Settings, node: Node) -> Gate | None:
-    """The node's packet filter; None where there is to be none."""
+def gate(settings: Settings) -> Gate | None:
+    """Return the node's packet filter; None if the settings need none."""
     firewall = NftFirewall()
-    protect = settings.leak_protection == "on" or (settings.leak_protection == "auto" and firewall.is_there)
-    if not protect:
-        why = "LEAK_PROTECTION=off" if settings.leak_protection == "off" else "nft is not installed"
-        node.facts.unprotected = f"{why}: {UNPROTECTED}"
-        node.facts.unprotected_by_choice = settings.leak_protection == "off"
-        _log.info("firewall.none", reason=node.facts.unprotected)
+    protect = _protects(settings, firewall)
     if not protect and not settings.forward_to:
         return None
-    addresses = node.tunnel.members.addresses
+    addresses = address_plan(settings)
     prefixes = frozenset({str(addresses.ipv4), str(addresses.ipv6)})
     return Gate(
         firewall,
         SystemResolver(Destinations(addresses.networks)),
-        node.facts,
         settings.interface,
         prefixes,
         protect,
         _closed(settings),
         settings.forward_to,
     )
+
+
+def unprotected(settings: Settings) -> FirewallReport | None:
+    """Report what no packet filter enforces, and log it; None if one does."""
+    if _protects(settings, NftFirewall()):
+        return None
+    off = settings.leak_protection == "off"
+    why = "LEAK_PROTECTION=off" if off else "nft is not installed"
+    report = FirewallReport(unprotected=f"{why}: {UNPROTECTED}", by_choice=off)
+    _log.info("firewall.none", reason=report.unprotected)
+    return report
+
+
+def _protects(settings: Settings, firewall: NftFirewall) -> bool:
+    return settings.leak_protection == "on" or (settings.leak_protection == "auto" and firewall.is_there)
 
 
 def _closed(settings: Settings) -> frozenset[tuple[str, int]]:

@@ -5,8 +5,6 @@ from typing import Final
 
 from dstack_vpn.adapters.clock import SystemClock
 from dstack_vpn.adapters.store.ledger import SqliteLedger
-from dstack_vpn.bridge.auditor import Auditor
-from dstack_vpn.bridge.node import Node
 from dstack_vpn.config import Settings
 from dstack_vpn.core.ledger import Note, Scalar
 from dstack_vpn.errors import StoreError
@@ -18,19 +16,6 @@ FILE: Final = "audit.sqlite"
 def ledger_of(settings: Settings) -> SqliteLedger:
     """The audit log on this machine."""
     return SqliteLedger(settings.state_dir / FILE)
-
-
-def auditor_of(settings: Settings, node: Node) -> Auditor:
-    """Who writes down what happens to a node."""
-    auditor = Auditor(
-        ledger_of(settings),
-        node.tunnel.clock,
-        node.facts,
-        keep_for=settings.audit_keep_days * 86_400.0,
-        keep_bytes=settings.audit_keep_mb * 1_000_000,
-    )
-    node.journal.listeners.append(auditor.take)
-    return auditor
 
 
 def record(settings: Settings, kind: str, **body: Scalar) -> None:

@@ -9,15 +9,14 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, ProcessCollector, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from dstack_vpn import __version__
 from dstack_vpn.adapters.store.archive import FileArchive
 from dstack_vpn.bridge.node import Node
 from dstack_vpn.core.events import Observed
-from dstack_vpn.core.health import Status
-from dstack_vpn.core.histogram import Histogram
+from dstack_vpn.core.observe.health import Status
 from dstack_vpn.wiring.peer_metrics import peer_families
 from dstack_vpn.wiring.snapshot import Snapshot
 from dstack_vpn.wiring.trust_metrics import trust_families
@@ -32,12 +31,13 @@ def gather(view: "NodeView", node: Node, snapshot: Snapshot) -> Callable[[], tup
     """Gather everything now; what is returned writes it out."""
     families = [
         *_node(node, snapshot),
-        *_chain(node, snapshot.now),
-        *_rpc(view),
-        *_plans(node),
+        *_chain(node, snapshot),
+        *view.rpc().collect(),
+        *_plans(node, snapshot),
         *_peers_totals(node),
         *_web(view),
-        *trust_families(node),
+        *view.counted().collect(),
+        *trust_families(snapshot.reports),
     ]
     if view.relay is not None:
         from dstack_vpn.adapters.relay.view import RelayMetrics
@@ -79,17 +79,15 @@ def counter(name: str, text: str, value: float) -> Metric:
     return CounterMetricFamily(_PREFIX + name, text, value=value)
 
 
-def _histogram(name: str, text: str, found: Histogram) -> Metric:
-    return HistogramMetricFamily(_PREFIX + name, text, buckets=found.cumulative, sum_value=found.total)
-
-
 def _node(node: Node, snapshot: Snapshot) -> Iterator[Metric]:
     info = GaugeMetricFamily(
         f"{_PREFIX}build_info", "Which version runs; always 1.", labels=["version", "python"]
     )
     info.add_metric([__version__, platform.python_version()], 1)
     yield info
-    yield from gauge("start_time_seconds", "When the node was started, in Unix seconds.", node.facts.started)
+    yield from gauge(
+        "start_time_seconds", "When the node was started, in Unix seconds.", snapshot.reports.started
+    )
     yield from gauge("ready", "Whether the tunnel carries the registry's members.", snapshot.health.ready)
     status = GaugeMetricFamily(
         f"{_PREFIX}component_status",
@@ -100,68 +98,40 @@ def _node(node: Node, snapshot: Snapshot) -> Iterator[Metric]:
         for name in Status:
             status.add_metric([component.name, name.value], component.status is name)
     yield status
-    happenings = CounterMetricFamily(
-        f"{_PREFIX}happenings", "What has happened, by kind: see /events.", labels=["kind"]
-    )
-    for kind, count in node.tally.kinds.items():
-        happenings.add_metric([kind], count)
-    yield happenings
     yield counter("device_restarts", "Times that the device was set up anew.", max(node.tunnel.restarts, 0))
 
 
-def _chain(node: Node, now: float) -> Iterator[Metric]:
-    facts, state = node.facts, node.chain.state
-    yield from gauge("chain_connected", "Whether an endpoint is followed.", facts.chain_problem is None)
-    yield from gauge("chain_head_block", "The newest block's height.", facts.head)
-    age = None if facts.head_seen is None else max(now - facts.head_seen, 0)
+def _chain(node: Node, snapshot: Snapshot) -> Iterator[Metric]:
+    state, report = node.chain.state, snapshot.reports.chain
+    yield from gauge("chain_connected", "Whether an endpoint is followed.", report.problem is None)
+    yield from gauge("chain_head_block", "The newest block's height.", report.head)
+    age = None if report.head_seen is None else max(snapshot.now - report.head_seen, 0)
     yield from gauge("chain_head_age_seconds", "Time since the newest block was seen.", age)
-    seconds, blocks = facts.lag
-    yield from gauge("chain_lag_seconds", "Time that we are behind what endpoints show.", seconds)
-    yield from gauge("chain_lag_blocks", "Blocks that we are behind what endpoints show.", blocks)
+    yield from gauge("chain_lag_seconds", "Time that we are behind what endpoints show.", report.behind)
+    yield from gauge(
+        "chain_lag_blocks", "Blocks that we are behind what endpoints show.", report.blocks_behind
+    )
     yield from gauge("registry_tokens", "Tokens in the registry.", len(state.follower.registry.nodes))
     unconfirmed = sum(not isinstance(x.event, Observed) for x in state.follower.timeline.events)
     yield from gauge("chain_unconfirmed_events", "Events that a reorg could still undo.", unconfirmed)
     yield counter("chain_events", "Events of the registry that were taken in.", state.events)
     yield counter("chain_confirmed_events", "Events that have become final.", state.confirmed)
     yield counter("chain_audits", "Full comparisons with the contract.", state.audits)
-    yield _histogram("chain_reorg_depth_blocks", "Reorgs, by the blocks replaced.", state.reorg_depths)
-    yield _histogram(
-        "event_to_peer_seconds",
-        "From a registry event's arrival to the device's acknowledgement of the peer.",
-        node.tally.latencies,
-    )
 
 
-def _rpc(view: "NodeView") -> Iterator[Metric]:
-    labels = ["endpoint", "method"]
-    errors = CounterMetricFamily(f"{_PREFIX}rpc_errors", "RPC calls that failed.", labels=labels)
-    latencies = HistogramMetricFamily(
-        f"{_PREFIX}rpc_duration_seconds", "RPC calls, by how long they took.", labels=labels
-    )
-    for endpoint, calls in view.rpc.items():
-        for method, stats in calls.items():
-            errors.add_metric([endpoint, method], stats.errors)
-            found = stats.latencies
-            latencies.add_metric([endpoint, method], buckets=found.cumulative, sum_value=found.total)
-    yield errors
-    yield latencies
-
-
-def _plans(node: Node) -> Iterator[Metric]:
-    reconciler, carrier = node.reconciler, node.reconciler.carrier
+def _plans(node: Node, snapshot: Snapshot) -> Iterator[Metric]:
+    executor, reports = node.reconciler.executor, snapshot.reports
     plans = CounterMetricFamily(
         f"{_PREFIX}plans", "Plans for the device, by what came of them.", labels=["outcome"]
     )
     for outcome in ("applied", "failed", "rolled_back"):
-        count = {"applied": carrier.plans, "failed": carrier.failed, "rolled_back": carrier.rolled_back}
+        count = {"applied": executor.plans, "failed": executor.failed, "rolled_back": executor.rolled_back}
         plans.add_metric([outcome], count[outcome])
     yield plans
-    yield counter("peer_changes", "Changes of peers that the device has acknowledged.", reconciler.applied)
-    yield from gauge(
-        "brake_held_removals", "Removals that wait for a second reading of the chain.", node.facts.braked
-    )
-    yield counter("brake_engagements", "Times that removals had to wait.", node.tally.kinds["brake.engaged"])
-    yield from gauge("config_pinned", "Whether an earlier configuration is pinned.", node.facts.pinned)
+    yield counter("peer_changes", "Changes of peers that the device has acknowledged.", executor.applied)
+    held = "Removals that wait for a second reading of the chain."
+    yield from gauge("brake_held_removals", held, reports.device.held)
+    yield from gauge("config_pinned", "Whether an earlier configuration is pinned.", reports.members.pinned)
 
 
 def _peers_totals(node: Node) -> Iterator[Metric]:

@@ -6,7 +6,6 @@ from dstack_vpn.bridge.node import Node
 from dstack_vpn.config import Settings
 from dstack_vpn.core.names import Answer, Names, Verdict
 from dstack_vpn.core.shares import Sources
-from dstack_vpn.wiring.view import NodeView
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +19,7 @@ class Directory:
         """See there."""
         tunnel = self.node.tunnel
         found = self.names.answer(name, kind, tunnel.members.access, tunnel.members.now())
-        return without_ipv6(found) if self.node.facts.without_ipv6 else found
+        return without_ipv6(found) if tunnel.without_ipv6 else found
 
     def authority(self, zone: str) -> str:
         """See there. The serial is the number of the block that we are at."""
@@ -44,7 +43,7 @@ def without_ipv6(answer: Answer) -> Answer:
     return replace(answer, records=kept, verdict=answer.verdict if kept else Verdict.NO_DATA)
 
 
-async def serve_names(settings: Settings, node: Node, view: NodeView) -> None:
+async def serve_names(settings: Settings, node: Node) -> None:
     """Serve the names until cancelled."""
     await node.tunnel.up.wait()
     from dstack_vpn.adapters.dns.server import DnsServer
@@ -55,5 +54,5 @@ async def serve_names(settings: Settings, node: Node, view: NodeView) -> None:
     server = DnsServer(
         Directory(node, names), settings.dns_port, settings.dns_listen, settings.dns_upstream, sources
     )
-    view.watch("dns", lambda: server.problem)
+    node.health.watch("dns", lambda: server.problem)
     await server.run()

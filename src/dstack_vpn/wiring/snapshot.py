@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from dstack_vpn import __version__
 from dstack_vpn.bridge.node import Node
-from dstack_vpn.core.health import Health
 from dstack_vpn.core.keys import PublicKey
 from dstack_vpn.core.model import Peer, PeerState, TokenId
+from dstack_vpn.core.observe.health import Health
+from dstack_vpn.core.observe.reports import Reports
 from dstack_vpn.core.registry import Registry
 from dstack_vpn.core.wgwire import SESSION_LIFE
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from dstack_vpn.adapters.relay.tcp2udp import Tcp2Udp
 
 Way: TypeAlias = dict[str, Any]
-"""``transport`` and ``relay`` of a peer, as `bridge.transports.Transports.describe` has them."""
+"""``transport`` and ``relay`` of a peer, as `bridge.paths.Paths.describe` has them."""
 
 PEER_STATES: Final = ("connected", "no answer", "stale", "never")
 """A peer has a session, does not answer, had a session, or never had one."""
@@ -48,6 +49,7 @@ class Snapshot:
     """What all relays to peers have done."""
     calls_by: str | None
     """By what peers call that we hear from this machine: our relay's scheme."""
+    reports: Reports
     common: dict[str, Any]
     """`stats` but for the peers."""
 
@@ -108,7 +110,8 @@ class Snapshot:
 def take(node: Node, relay: "Tcp2Udp | None", seen: Mapping[PublicKey, PeerState]) -> Snapshot:
     """The node as it is now, with its peers as the device had them last."""
     members, membership = node.tunnel.members, node.tunnel.members.membership
-    relayed = node.transports.describe_all()
+    reports = node.reporter.collect()
+    relayed = node.path_keeper.paths.describe_all()
     return Snapshot(
         now=node.tunnel.clock.now(),
         health=node.health.verdict(),
@@ -118,18 +121,19 @@ def take(node: Node, relay: "Tcp2Udp | None", seen: Mapping[PublicKey, PeerState
         seen=seen,
         silent={key: since for key in membership.peers if (since := node.answers.since(key)) is not None},
         relayed=relayed,
-        carried=node.transports.carried(relayed),
+        carried=node.path_keeper.paths.carried(relayed),
         calls_by=None if relay is None else relay.listen.scheme,
-        common=_common(node, relay),
+        reports=reports,
+        common=_common(node, relay, reports),
     )
 
 
-def _common(node: Node, relay: "Tcp2Udp | None") -> dict[str, Any]:
-    facts, members, state = node.facts, node.tunnel.members, node.chain.state
-    own, reconciler = members.own_node, node.reconciler
+def _common(node: Node, relay: "Tcp2Udp | None", reports: Reports) -> dict[str, Any]:
+    members, state, chain = node.tunnel.members, node.chain.state, reports.chain
+    own, executor = members.own_node, node.reconciler.executor
     return {
         "version": __version__,
-        "started": facts.started,
+        "started": reports.started,
         "node_id": members.identity.node_id if own is None else str(own.node_id),
         "token": None if own is None else own.token_id,
         "public_key": str(members.own_key),
@@ -137,22 +141,22 @@ def _common(node: Node, relay: "Tcp2Udp | None") -> dict[str, Any]:
         "interface": node.tunnel.name,
         "device_restarts": max(node.tunnel.restarts, 0),
         "chain": {
-            "endpoint": facts.endpoint,
-            "head": facts.head,
-            "head_seen": facts.head_seen,
-            "synced": facts.synced,
-            "stale": facts.stale,
+            "endpoint": chain.endpoint,
+            "head": chain.head,
+            "head_seen": chain.head_seen,
+            "synced": members.synced,
+            "stale": members.stale,
             "events": state.events,
             "reorgs": state.reorgs,
             "audits": state.audits,
         },
         "tokens": len(members.follower.registry.nodes),
         "relay": None if relay is None else relay.snapshot() | asdict(relay.counters),
-        "changes_applied": reconciler.applied,
-        "changes_rolled_back": reconciler.carrier.rolled_back,
+        "changes_applied": executor.applied,
+        "changes_rolled_back": executor.rolled_back,
         "device_read": node.glance.at,
-        "event_to_peer_ms": _percentiles(reconciler.latencies),
-        "facts": asdict(facts),
+        "event_to_peer_ms": _percentiles(node.reconciler.latencies),
+        "reports": asdict(reports),
     }
 
 

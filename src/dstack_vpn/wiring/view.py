@@ -9,9 +9,8 @@ from dstack_vpn import __version__
 from dstack_vpn.bridge.node import Node
 from dstack_vpn.core.access import Decision, Reason
 from dstack_vpn.core.addressing import AddressPlan
-from dstack_vpn.core.happenings import plain
-from dstack_vpn.core.health import Health
 from dstack_vpn.core.keys import PublicKey
+from dstack_vpn.core.observe.health import Health
 from dstack_vpn.wiring.snapshot import Snapshot, take
 
 if TYPE_CHECKING:
@@ -21,6 +20,8 @@ if TYPE_CHECKING:
     from dstack_vpn.adapters.web.server import HealthServer
     from dstack_vpn.adapters.web.stream import Streams
     from dstack_vpn.core.shares import Address
+    from dstack_vpn.wiring.event_metrics import EventMetrics
+    from dstack_vpn.wiring.rpc_metrics import RpcMetrics
     from dstack_vpn.wiring.transports import OwnRelay
 
 _HISTORY: Final = 100
@@ -30,26 +31,47 @@ _HISTORY: Final = 100
 class NodeView:
     """What can be seen of a running node: implements `adapters.web.api.NodeView`."""
 
-    def __init__(self, node: Node, state_dir: Path | None = None) -> None:
-        """``state_dir`` is where a command on this machine finds the daemon's settings."""
-        self._node, self._state_dir = node, state_dir
-        self.feed = node.journal
+    def __init__(
+        self,
+        node: Node,
+        state_dir: Path | None,
+        own_relay: "OwnRelay | None",
+        rpc: "Mapping[str, Calls]",
+    ) -> None:
+        """``state_dir`` is where a command on this machine finds the daemon's settings.
+
+        ``own_relay`` lets peers reach us over TCP or TLS; ``rpc`` has what RPC calls have cost, by endpoint.
+        """
+        self._node, self._state_dir, self._own_relay, self._calls = node, state_dir, own_relay, rpc
+        self.feed = node.event_log
         self.version: Mapping[str, Any] = {
             "version": __version__,
             "python": ".".join(map(str, sys.version_info[:3])),
             "api": "1",
         }
-        self.own_relay: OwnRelay | None = None
-        """What lets peers reach us over TCP or TLS."""
-        self.rpc: Mapping[str, Calls] = {}
-        """What RPC calls have cost, by endpoint."""
         self.web: tuple[HealthServer, Streams] | None = None
         """What serves this view, once it does."""
+        self._events: EventMetrics | None = None
+        self._rpc: RpcMetrics | None = None
 
     @property
     def relay(self) -> "Tcp2Udp | None":
-        """The same, once it listens."""
-        return None if self.own_relay is None else self.own_relay.service
+        """What lets peers reach us over TCP or TLS, once it listens."""
+        return None if self._own_relay is None else self._own_relay.service
+
+    def served_by(self, server: "HealthServer", streams: "Streams") -> None:
+        """Show what these have served, too."""
+        self.web = server, streams
+
+    def counted(self) -> "EventMetrics":
+        """Return the counts of all events; they are counted from the first call on."""
+        if self._events is None:
+            # Imported late: Prometheus' client takes 15 ms.
+            from dstack_vpn.wiring.event_metrics import EventMetrics
+
+            self._events = EventMetrics()
+            self._node.event_log.subscribe(self._events.take)
+        return self._events
 
     def watch(self, name: str, problem: Callable[[], str | None]) -> None:
         """Give an optional part of the node a component of its health."""
@@ -62,6 +84,14 @@ class NodeView:
     def own_key(self) -> PublicKey:
         """Our public key, as it is now."""
         return self._node.tunnel.members.own_key
+
+    def rpc(self) -> "RpcMetrics":
+        """Return what RPC calls have cost."""
+        if self._rpc is None:
+            from dstack_vpn.wiring.rpc_metrics import RpcMetrics
+
+            self._rpc = RpcMetrics(self._calls)
+        return self._rpc
 
     # -- documents ------------------------------------------------------------------------------------
 
@@ -101,11 +131,11 @@ class NodeView:
         return lambda: to_json(write(snapshot))
 
     def _history(self, node_id: str, token: int) -> list[dict[str, Any]]:
-        feed = self._node.journal
+        feed = self._node.event_log
         found = [
-            {"id": f"{feed.epoch}-{entry.number}", "at": entry.at, **plain(entry.what)}
+            {"id": f"{feed.epoch}-{entry.number}", "at": entry.at, **entry.shown()}
             for entry in feed.latest()
-            if getattr(entry.what, "token", None) == token or getattr(entry.what, "node", None) == node_id
+            if getattr(entry.event, "token", None) == token or getattr(entry.event, "node", None) == node_id
         ]
         return found[-_HISTORY:]
 

@@ -27,7 +27,8 @@ async def serve_node(view: NodeView, settings: Settings) -> None:
     agent = GuestAgent(settings.dstack_simulator_endpoint) if settings.key_from_agent else None
     attestation = Attestation(view.own_key, None if agent is None else agent.attestation)
     server = HealthServer(*address, policy, view.health, [api, Page(), attestation])
-    view.web = server, api.streams
+    view.served_by(server, api.streams)
+    view.counted()
     view.watch("api", lambda: server.problem)
     view.watch("metrics", lambda: server.problem or api.metrics_problem)
     await server.run()

@@ -12,28 +12,20 @@ from tests.scripted import IDENTITY, MemoryArchive, MemoryStore, ScriptedChain, 
 
 from dstack_vpn.adapters.clock import SystemClock
 from dstack_vpn.adapters.device.memory import MemoryDevice, MemoryLink
-from dstack_vpn.bridge.endpoints import EndpointBook
-from dstack_vpn.bridge.follow import ChainLoop
-from dstack_vpn.bridge.greeter import Greeter
-from dstack_vpn.bridge.members import Members
 from dstack_vpn.bridge.node import Node
-from dstack_vpn.bridge.reconciler import Reconciler
-from dstack_vpn.bridge.recorder import Recorder
-from dstack_vpn.bridge.state import ChainState
-from dstack_vpn.bridge.transports import Transports
-from dstack_vpn.bridge.tunnel import Tunnel
 from dstack_vpn.core.access import Identity
 from dstack_vpn.core.addressing import AddressPlan, unique_local_prefix
 from dstack_vpn.core.desired import PeerPolicy
-from dstack_vpn.core.health import Facts, Health, evaluate
 from dstack_vpn.core.keys import PrivateKey, PublicKey
+from dstack_vpn.core.ledger import ORIGIN, Anchor, Note
 from dstack_vpn.core.model import SocketAddress
+from dstack_vpn.core.observe.health import Health, evaluate
 from dstack_vpn.core.reach import Reach
-from dstack_vpn.core.staleness import Staleness, StalePolicy
+from dstack_vpn.core.staleness import StalePolicy
 from dstack_vpn.core.transport import Transport
 from dstack_vpn.core.upstream import Upstream
-from dstack_vpn.core.x25519 import derive
 from dstack_vpn.errors import StoreError
+from dstack_vpn.wiring.assembly import Options, Outside, assemble
 
 OWN = PrivateKey(bytes(range(1, 33)))
 
@@ -66,6 +58,20 @@ class MemoryOfEndpoints:
         await asyncio.sleep(0)
         if self.broken:
             raise StoreError("the disk is full")
+
+
+class MemoryLedger:
+    """Implements `ports.Ledger`."""
+
+    def __init__(self) -> None:
+        self.notes: list[Note] = []
+
+    def append(self, notes: Sequence[Note]) -> Anchor:
+        self.notes += notes
+        return ORIGIN
+
+    def forget(self, *, now: float, before: float, largest: int) -> int:
+        return 0
 
 
 class FakeRelay:
@@ -131,6 +137,7 @@ class Bench:
     own_node_id: str | None = "node-0"
     registry: tuple[int, str] | None = None
     staleness: float = 3600.0
+    keep_interface: bool = False
     policy_when_stale: StalePolicy = StalePolicy.KEEP
     source: ScriptedSource = field(init=False)
     node: Node = field(init=False)
@@ -151,42 +158,60 @@ class Bench:
         return {token for token in found if token is not None}
 
     def health(self) -> Health:
-        return evaluate(self.node.facts, SystemClock().now())
+        return evaluate(self.node.reporter.collect(), SystemClock().now())
 
     def component(self, name: str) -> str:
         return next(f"{c.status}: {c.reason}" for c in self.health().components if c.name == name)
 
     def follows(self) -> bool:
         """Whether the chain is followed."""
-        return self.node.facts.synced is not None and self.node.facts.chain_problem is None
+        return self.node.members.synced is not None and self.node.chain.state.problem is None
 
     def build(self) -> Node:
-        clock = SystemClock()
-        facts = Facts(started=clock.now())
-        book = EndpointBook(self.resolver, clock)
-        transports = Transports(self.transport, book, clock, self.relays.make, self.relays.can_send)
-        members = Members(
-            derive(OWN),
-            Identity(self.own_node_id),
-            AddressPlan(IPv4Network("10.77.0.0/16"), unique_local_prefix(31337, IDENTITY.contract)),
-            self.policy,
-            self.confirmations,
-            facts,
-            clock,
-            transports.where,
-            staleness=Staleness(self.staleness, self.policy_when_stale),
-        )
-        tunnel = Tunnel(self.link, members, OWN, 51820, "wg0", 1420, facts, clock)
-        state = ChainState(members, facts, clock, self.audit_interval, asyncio.Queue(1000))
-        chain = ChainLoop(self.source, state)
-        reconciler = Reconciler(members, tunnel, facts, clock, chain.confirm, proven=transports.proven)
-        members.submit, members.own_changed = reconciler.submit, tunnel.look
-        transports.read, transports.changed = tunnel.read, members.reached_anew
-        transports.point, transports.in_use = reconciler.point, members.membership.peers.keys
-        recorder = Recorder(self.store, self.archive, chain, tunnel, state.changed)
-        greeter = Greeter(tunnel, members, self.memory, reconciler.initiate)
-        self.node = Node(facts, tunnel, chain, reconciler, recorder, book, transports, greeter, self.registry)
+        self.node = assemble(self._outside(), self._options())
         return self.node
+
+    def _outside(self) -> Outside:
+        return Outside(
+            clock=SystemClock(),
+            source=self.source,
+            link=self.link,
+            store=self.store,
+            archive=self.archive,
+            ledger=MemoryLedger(),
+            memory=self.memory,
+            resolver=self.resolver,
+            make_relay=self.relays.make,
+            can_send=self.relays.can_send,
+            ring=None,
+            changer=None,
+            gate=None,
+        )
+
+    def _options(self) -> Options:
+        return Options(
+            private_key=OWN,
+            key_on_disk=True,
+            identity=Identity(self.own_node_id),
+            addresses=AddressPlan(IPv4Network("10.77.0.0/16"), unique_local_prefix(31337, IDENTITY.contract)),
+            policy=self.policy,
+            registry=self.registry,
+            paced=False,
+            confirmations=self.confirmations,
+            quorum=1,
+            audit_interval=self.audit_interval,
+            max_staleness=self.staleness,
+            stale_policy=self.policy_when_stale,
+            interface="wg0",
+            listen_port=51820,
+            mtu=1420,
+            transport=self.transport,
+            keep_interface=self.keep_interface,
+            key_schedule=None,
+            audit_keep_for=3600.0,
+            audit_keep_bytes=1_000_000,
+            unprotected=None,
+        )
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Node]:

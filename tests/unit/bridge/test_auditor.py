@@ -9,10 +9,9 @@ from tests.integration.support import eventually
 from dstack_vpn.adapters.clock import SystemClock
 from dstack_vpn.bridge import auditor
 from dstack_vpn.bridge.auditor import Auditor
-from dstack_vpn.core.chain_happenings import Reorged
-from dstack_vpn.core.happenings import Decided, DecisionsChanged, Entry
-from dstack_vpn.core.health import Facts
 from dstack_vpn.core.ledger import ORIGIN, Anchor, Note
+from dstack_vpn.core.observe.event import Entry
+from dstack_vpn.core.observe.events import Decided, DecisionsChanged, Reorged
 from dstack_vpn.errors import StoreError
 
 
@@ -46,7 +45,7 @@ def pages() -> Pages:
 def made(pages: Pages, monkeypatch: pytest.MonkeyPatch) -> Auditor:
     monkeypatch.setattr(auditor, "GATHER", 0.01)
     monkeypatch.setattr(auditor, "RETRY", 0.01)
-    return Auditor(pages, SystemClock(), Facts(0.0), keep_for=100.0, keep_bytes=1000)
+    return Auditor(pages, SystemClock(), keep_for=100.0, keep_bytes=1000)
 
 
 async def test_what_happens_is_written_in_its_order(made: Auditor, pages: Pages) -> None:
@@ -77,12 +76,12 @@ async def test_a_full_disk_is_told_and_what_was_too_much_is_counted(
     pages.full = True
     async with asyncio.TaskGroup() as group:
         task = group.create_task(made.run())
-        await eventually(lambda: made.facts.audit_problem, "health knows")
+        await eventually(lambda: made.problem, "health knows")
         for number in range(7):
             made.take(Entry(number, 7.0, Reorged(number, 0, 0, 9)))
         pages.full = False
         await eventually(lambda: pages.notes, "it is written after all")
-        await eventually(lambda: made.facts.audit_problem is None, "health knows that, too")
+        await eventually(lambda: made.problem is None, "health knows that, too")
         task.cancel()
     gap, started, *rest = pages.notes
     assert (gap.kind, gap.body) == ("audit.gap", {"records": 3})

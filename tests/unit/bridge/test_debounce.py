@@ -5,6 +5,7 @@ import pytest
 from dstack_vpn.adapters.clock import SystemClock
 from dstack_vpn.bridge import debounce
 from dstack_vpn.bridge.debounce import Debounce
+from dstack_vpn.core.time_share import TimeShare
 
 
 async def test_a_comparison_waits_for_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -25,7 +26,7 @@ async def test_a_comparison_waits_for_quiet(monkeypatch: pytest.MonkeyPatch) -> 
 async def test_events_without_end_put_it_off_for_a_while_only(
     monkeypatch: pytest.MonkeyPatch, cost: float
 ) -> None:
-    monkeypatch.setattr(debounce, "LIMIT", 0.05)
+    monkeypatch.setattr(debounce, "LIMIT", TimeShare(200, 0.05))
     clock = SystemClock()
     made = Debounce(clock, cost)
     began = clock.monotonic()
@@ -34,7 +35,7 @@ async def test_events_without_end_put_it_off_for_a_while_only(
         while not due.done():
             made.request()
             await asyncio.sleep(0.01)
-    assert clock.monotonic() - began >= max(0.05, debounce.READ_SHARE * cost)
+    assert clock.monotonic() - began >= max(0.05, 200 * cost)
 
 
 async def test_without_a_request_it_is_due_after_the_pause() -> None:

@@ -11,8 +11,8 @@ from dstack_vpn.core.addressing import AddressPlan, unique_local_prefix
 from dstack_vpn.core.desired import PeerPolicy
 from dstack_vpn.core.destination import Destinations
 from dstack_vpn.core.events import EndpointUpdated
-from dstack_vpn.core.happenings import FieldRefused
 from dstack_vpn.core.model import Peer, SetPeer, SocketAddress
+from dstack_vpn.core.observe.events import FieldRefused
 from dstack_vpn.core.reach import Reach
 from dstack_vpn.core.wgconf import ConfPeer, WgConfig, render
 
@@ -36,7 +36,7 @@ async def test_a_members_endpoint_inside_the_vpn_is_refused_and_named(bench: Ben
         await eventually(lambda: bench.tokens() == {1, 2})
         assert endpoints_sent(bench) == set()
         assert not bench.relays.made
-        refused = [e.what for e in node.journal.latest() if isinstance(e.what, FieldRefused)]
+        refused = [e.event for e in node.event_log.latest() if isinstance(e.event, FieldRefused)]
         assert [(h.token, h.field) for h in refused] == [(1, "endpoint")]
 
 
@@ -58,6 +58,6 @@ async def test_a_pinned_backup_and_a_remembered_place_are_judged_as_well(bench: 
     bench.archive.pin = render(WgConfig(None, 51820, peers=(ConfPeer(peer),)))
     bench.chain.mine(grant(1), grant(2))
     async with bench.running() as node:
-        await eventually(lambda: node.facts.pinned and bench.tokens() == {1})
+        await eventually(lambda: node.members.membership.pinned and bench.tokens() == {1})
         await asyncio.sleep(0)
         assert endpoints_sent(bench) == set()

@@ -4,14 +4,13 @@ import ipaddress
 from dataclasses import dataclass
 
 import pytest
-from tests.scripted import key
+from tests.scripted import key, members_of
 
 from dstack_vpn.bridge.members import Members
-from dstack_vpn.core.access import Identity, Reason
+from dstack_vpn.core.access import Reason
 from dstack_vpn.core.addressing import AddressPlan, unique_local_prefix
 from dstack_vpn.core.commands import Advanced
 from dstack_vpn.core.desired import PeerPolicy
-from dstack_vpn.core.health import Facts
 from dstack_vpn.core.model import BlockRef, ChainIdentity
 from dstack_vpn.core.node import Node
 from dstack_vpn.core.registry import Registry
@@ -46,16 +45,7 @@ class Clock:
 
 
 def members_by(clock: Clock, *, paced: bool = True) -> Members:
-    return Members(
-        own_key=key(9),
-        identity=Identity(None),
-        addresses=PLAN,
-        policy=PeerPolicy(),
-        confirmations=0,
-        facts=Facts(started=0.0, paced=paced),
-        clock=clock,
-        lookup=lambda peer, reach: None,
-    )
+    return members_of(PeerPolicy(), PLAN, clock, paced=paced)
 
 
 def block(number: int, timestamp: float) -> BlockRef:

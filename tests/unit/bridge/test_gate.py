@@ -11,7 +11,6 @@ from tests.unit.bridge.conftest import ScriptedResolver, eventually
 
 from dstack_vpn.bridge.gate import Gate
 from dstack_vpn.core.forward import Forward
-from dstack_vpn.core.health import Facts
 from dstack_vpn.errors import FirewallError
 from dstack_vpn.ports import FirewallRules, Handing
 
@@ -57,7 +56,7 @@ async def running(
     firewall: MemoryFirewall, resolver: ScriptedResolver, *forwards: str
 ) -> AsyncIterator[Gate]:
     parsed = tuple(map(Forward.parse, forwards))
-    gate = Gate(firewall, resolver, Facts(0.0), "wg0", PREFIXES, True, CLOSED, parsed, check=0.005)
+    gate = Gate(firewall, resolver, "wg0", PREFIXES, True, CLOSED, parsed, check=0.005)
     async with asyncio.TaskGroup() as group:
         task = group.create_task(gate.run())
         yield gate
@@ -71,7 +70,7 @@ async def test_what_protects_does_not_wait_for_names() -> None:
         assert not firewall.history[0].handings
         assert {rules.closed for rules in firewall.history} == {CLOSED}
         assert firewall.history[1].handings == {Handing("tcp", 80, "192.0.2.7", 8000)}
-        assert gate.facts.firewall and gate.facts.firewall_problem is None
+        assert gate.problem is None
         await gate.stop()
         assert firewall.rules is None
 
@@ -82,10 +81,10 @@ async def test_a_name_that_moves_is_followed_and_one_that_vanishes_is_told() -> 
         await eventually(lambda: firewall.rules and len(firewall.rules.handings) == 1)
         resolver.names |= {"web": "192.0.2.8", "192.0.2.9": "192.0.2.9"}
         await eventually(lambda: firewall.rules and len(firewall.rules.handings) == 2)
-        await eventually(lambda: gate.facts.firewall_problem is None)
+        await eventually(lambda: gate.problem is None)
         del resolver.names["web"]
-        await eventually(lambda: gate.facts.firewall_problem)
-        assert gate.facts.firewall_problem == "FORWARD_TO: no address for tcp:80=web:80"
+        await eventually(lambda: gate.problem)
+        assert gate.problem == "FORWARD_TO: no address for tcp:80=web:80"
         assert firewall.rules is not None
         assert {handing.port for handing in firewall.rules.handings} == {81}, "the other goes on"
 
@@ -111,18 +110,18 @@ async def test_rules_that_are_edited_again_and_again_are_logged_once() -> None:
 async def test_a_table_that_drops_what_we_forward_is_in_health() -> None:
     firewall = MemoryFirewall(drops="FORWARD_TO: the table 'ip filter' drops")
     async with running(firewall, ScriptedResolver({"web": "192.0.2.7"}), "80=web", "81=gone") as gate:
-        await eventually(lambda: gate.facts.firewall_problem and "drops" in gate.facts.firewall_problem)
-        assert gate.facts.firewall_problem == f"FORWARD_TO: no address for tcp:81=gone:81; {firewall.drops}"
+        await eventually(lambda: gate.problem and "drops" in gate.problem)
+        assert gate.problem == f"FORWARD_TO: no address for tcp:81=gone:81; {firewall.drops}"
         assert firewall.rules is not None and firewall.rules.handings
         firewall.drops = None
-        await eventually(lambda: "drops" not in (gate.facts.firewall_problem or ""))
+        await eventually(lambda: "drops" not in (gate.problem or ""))
 
 
 async def test_a_refusal_is_told_and_tried_again() -> None:
     firewall = MemoryFirewall(refuse="no")
     async with running(firewall, ScriptedResolver()) as gate:
-        await eventually(lambda: gate.facts.firewall_problem == "no")
+        await eventually(lambda: gate.problem == "no")
         firewall.refuse = None
-        await eventually(lambda: firewall.rules and gate.facts.firewall_problem is None)
+        await eventually(lambda: firewall.rules and gate.problem is None)
         firewall.refuse = "no more"
         await gate.stop()

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import cast
 
-from dstack_vpn.bridge.glance import FRESH, Glance
+from dstack_vpn.bridge.glance import READING, Glance
 from dstack_vpn.bridge.tunnel import Tunnel
 from dstack_vpn.core.keys import PublicKey
 from dstack_vpn.core.model import DeviceState, PeerState
@@ -46,7 +46,7 @@ async def test_it_is_read_once_a_second_however_many_look() -> None:
     for _ in range(5):
         assert A in await glance.look()
     assert device.reads == 1
-    device.at += FRESH
+    device.at += READING.least
     await glance.look()
     assert device.reads == 2
 
@@ -55,7 +55,7 @@ async def test_a_device_that_is_slow_to_read_is_read_less_often() -> None:
     device = Device(state(a=(1, 1)), cost=0.03)
     glance = Glance(cast("Tunnel", device))
     await glance.look()
-    device.at += FRESH
+    device.at += READING.least
     await glance.look()
     assert device.reads == 1
 

@@ -124,7 +124,7 @@ async def test_a_call_never_brings_a_revoked_peer_back(bench: Bench) -> None:
         await eventually(lambda: calls(bench, key(1))[2:])
         bench.source.tell(bench.chain.mine(Revoked(1)))
         await eventually(lambda: bench.tokens() == set())
-        await node.reconciler.initiate({key(1): HERE}, anew=True)
+        await node.reconciler.executor.initiate({key(1): HERE}, anew=True)
         assert key(1) not in bench.device.peers
 
 
@@ -138,7 +138,7 @@ async def test_a_peer_that_is_lost_while_others_are_called_is_called_too(bench: 
             peer = bench.device.peers[key(number)]
             bench.device.peers[key(number)] = replace(peer, endpoint=HERE, last_handshake=now)
         await node.reconciler.repair()
-        async with node.reconciler._lock:  # the call below has to wait here
+        async with node.reconciler.executor.lock:  # the call below has to wait here
             first = await lose(bench, node, 1)
             await eventually(lambda: not node.greeter._lost)
             second = await lose(bench, node, 2)
@@ -193,7 +193,7 @@ async def test_a_memory_that_fails_is_in_nobodys_way(bench: Bench) -> None:
         peer = bench.device.peers[key(1)]
         bench.device.peers[key(1)] = replace(peer, endpoint=THERE, last_handshake=SystemClock().now())
         node.reconciler.request_repair()
-        await eventually(lambda: bench.node.facts.applied)
+        await eventually(lambda: bench.node.reconciler.compared_at)
         assert bench.component("store") == "ok: "
 
 

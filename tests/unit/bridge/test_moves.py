@@ -8,7 +8,7 @@ from tests.scripted import grant, key
 from tests.unit.bridge.conftest import Bench, eventually
 
 from dstack_vpn.adapters.clock import SystemClock
-from dstack_vpn.bridge import answers, debounce, glance, node, transports
+from dstack_vpn.bridge import answers, debounce, glance, node, path_keeper
 from dstack_vpn.core import answers as core_answers
 from dstack_vpn.core import transport
 from dstack_vpn.core.desired import PeerPolicy
@@ -16,6 +16,7 @@ from dstack_vpn.core.destination import Destinations
 from dstack_vpn.core.events import EndpointUpdated
 from dstack_vpn.core.model import PeerState, RemovePeer, SetPeer, SocketAddress
 from dstack_vpn.core.reach import Reach
+from dstack_vpn.core.time_share import TimeShare
 from dstack_vpn.core.transport import Way
 
 OLD, NEW = SocketAddress("192.0.2.1", 51820), SocketAddress("192.0.2.66", 53)
@@ -25,8 +26,7 @@ OLD, NEW = SocketAddress("192.0.2.1", 51820), SocketAddress("192.0.2.66", 53)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(core_answers, "ANSWER_TO_DATA", 0.05)
     monkeypatch.setattr(answers, "TICK", 0.01)
-    monkeypatch.setattr(glance, "FRESH", 0.01)
-    monkeypatch.setattr(glance, "READ_SHARE", 0)
+    monkeypatch.setattr(glance, "READING", TimeShare(0, 0.01))
     monkeypatch.setattr(node, "TICK", 0.01)
     monkeypatch.setattr(debounce, "QUIET", 0.002)
 
@@ -104,7 +104,7 @@ async def test_a_name_that_is_made_to_resolve_elsewhere_does_not_move_a_session(
         await eventually(lambda: bench.tokens() == {1} and peer(bench).endpoint == OLD)
         becomes(bench, OLD)
         bench.resolver.names = {"moving.example": NEW.host}
-        running.endpoints.refresh([*running.endpoints._names])
+        running.resolver.book.refresh([*running.resolver.book._names])
         await eventually(lambda: running.reconciler._waiting == {key(1)})
         assert peer(bench).endpoint == OLD
 
@@ -123,7 +123,7 @@ async def test_a_peer_heard_by_its_relay_is_not_turned_to_an_address_that_never_
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The UDP address may be a third party's: each packet by the relay would have data sent there."""
-    monkeypatch.setattr(transports, "TICK", 0.01)
+    monkeypatch.setattr(path_keeper, "TICK", 0.01)
     monkeypatch.setattr(transport, "NO_HANDSHAKE", 0.2)
     monkeypatch.setattr(transport, "NO_ANSWER", 0.2)
     third = Reach.parse(f"{NEW},tcp://192.0.2.1:443")
@@ -146,7 +146,7 @@ async def test_a_peer_heard_by_its_relay_is_not_turned_to_an_address_that_never_
 
         def heard_by_relay() -> bool:
             becomes(bench, relay, received=148)
-            return bench.node.transports._peers[key(1)].way is Way.RELAY
+            return bench.node.path_keeper.paths.peers[key(1)].way is Way.RELAY
 
         await eventually(heard_by_relay)
         for _ in range(5):

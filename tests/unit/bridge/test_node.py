@@ -10,8 +10,8 @@ from dstack_vpn.adapters.device.memory import MemoryDevice
 from dstack_vpn.core.access import Reason
 from dstack_vpn.core.desired import PeerPolicy
 from dstack_vpn.core.events import EndpointUpdated, ExpiryUpdated, Granted, KeyUpdated, Revoked, Transferred
-from dstack_vpn.core.happenings import Decided
 from dstack_vpn.core.model import Endpoint, RemovePeer, SetPeer, SocketAddress
+from dstack_vpn.core.observe.events import Decided
 from dstack_vpn.core.reach import Reach
 from dstack_vpn.core.x25519 import derive
 from dstack_vpn.errors import DeviceError
@@ -148,7 +148,7 @@ async def test_a_restart_without_a_chain_brings_back_final_members_less_the_revo
         assert again.health().ready
         again.source.up = True
         await eventually(lambda: again.tokens() == {2, 3})
-        await eventually(lambda: not again.node.facts.stale)
+        await eventually(lambda: not again.node.members.stale)
 
 
 async def test_another_chain_is_refused_and_changes_no_peer(bench: Bench) -> None:
@@ -188,7 +188,7 @@ async def test_mass_removal_waits_for_a_second_reading(bench: Bench) -> None:
         honest.mine(*(grant(token) for token in range(1, 9)))
         bench.source.second = honest
         bench.source.tell(bench.chain.mine(*(Revoked(token) for token in range(1, 7))))
-        await eventually(lambda: bench.node.facts.braked == 6)
+        await eventually(lambda: len(bench.node.reconciler.brake.held) == 6)
         assert len(bench.tokens()) == 8
         assert not bench.health().healthy
         await eventually(lambda: bench.source.seconds >= 1)
@@ -202,7 +202,7 @@ async def test_a_confirmed_mass_removal_is_carried_out_at_once(bench: Bench) -> 
         bench.source.tell(bench.chain.mine(*(Revoked(token) for token in range(1, 7))))
         await eventually(lambda: bench.tokens() == {7, 8}, timeout=2.0)
         assert bench.source.seconds == 1
-        await eventually(lambda: bench.node.facts.braked == 0)
+        await eventually(lambda: not bench.node.reconciler.brake.held)
 
 
 async def test_one_refused_peer_keeps_nobody_else_out(bench: Bench) -> None:
@@ -211,7 +211,7 @@ async def test_one_refused_peer_keeps_nobody_else_out(bench: Bench) -> None:
         bench.device.fail_change(2)
         bench.source.tell(bench.chain.mine(grant(1), grant(2), grant(3)))
         await eventually(lambda: bench.tokens() == {1, 2, 3})
-        await eventually(lambda: bench.node.facts.device_problem is None)
+        await eventually(lambda: bench.node.reporter.collect().device.problem is None)
 
 
 async def test_a_device_that_vanishes_is_set_up_again_with_all_its_peers(bench: Bench) -> None:
@@ -305,7 +305,7 @@ async def test_a_contract_that_cannot_enumerate_is_read_from_its_logs(bench: Ben
 async def test_a_token_is_read_again_where_its_event_leaves_something_open(bench: Bench) -> None:
     bench.source.rereads = frozenset({Granted})
     async with bench.running():
-        await eventually(lambda: bench.node.facts.synced)
+        await eventually(lambda: bench.node.members.synced)
         bench.chain.uris[1] = Reach.parse("192.0.2.7:51820")
         calls = len(bench.source.calls)
         bench.source.tell(bench.chain.mine(grant(1)))
@@ -323,10 +323,10 @@ async def test_host_names_are_resolved_aside_and_followed(bench: Bench) -> None:
         assert bench.device.peers[key(1)].endpoint is None
         bench.resolver.names["node-1.vpn.internal"] = "192.0.2.1"
         endpoint = Endpoint("node-1.vpn.internal", 51820)
-        node.endpoints.refresh([endpoint])
+        node.resolver.book.refresh([endpoint])
         await eventually(lambda: bench.device.peers[key(1)].endpoint == SocketAddress("192.0.2.1", 51820))
         bench.resolver.names["node-1.vpn.internal"] = "192.0.2.2"
-        node.endpoints.refresh([endpoint])
+        node.resolver.book.refresh([endpoint])
         await eventually(lambda: bench.device.peers[key(1)].endpoint == SocketAddress("192.0.2.2", 51820))
 
 
@@ -365,7 +365,7 @@ async def test_grants_wait_for_confirmations_and_revocations_do_not(bench: Bench
         await eventually(lambda: bench.tokens() == {1})
         bench.source.tell(bench.chain.mine(Revoked(1)))
         await eventually(lambda: bench.tokens() == set())
-        decided = [entry.what for entry in node.journal.latest() if isinstance(entry.what, Decided)]
+        decided = [entry.event for entry in node.event_log.latest() if isinstance(entry.event, Decided)]
         assert [(each.granted, each.reason.partition(" (")[0]) for each in decided] == [
             (False, "unconfirmed"),
             (True, "active"),
@@ -381,10 +381,10 @@ async def test_an_expiry_and_a_pin_are_recorded(bench: Bench) -> None:
         await eventually(lambda: bench.tokens() == {2})
         await eventually(lambda: bench.archive.text.count("[Peer]") == 1)
         bench.archive.pin = bench.archive.text
-        await eventually(lambda: bench.node.facts.pinned)
+        await eventually(lambda: bench.node.members.membership.pinned)
         bench.source.tell(bench.chain.mine(grant(3)))
         await eventually(lambda: node.tunnel.members.decisions.answer(3) is Reason.PINNED_OUT)
-        decided = [entry.what for entry in node.journal.latest() if isinstance(entry.what, Decided)]
+        decided = [entry.event for entry in node.event_log.latest() if isinstance(entry.event, Decided)]
         assert [(each.token, each.granted, each.reason) for each in decided] == [
             (1, True, "active"),
             (2, True, "active"),
@@ -398,7 +398,7 @@ async def test_a_pin_holds_the_peers_but_never_what_was_revoked(bench: Bench) ->
     async with bench.running():
         await eventually(lambda: bench.archive.text.count("[Peer]") == 2)
         bench.archive.pin = bench.archive.text
-        await eventually(lambda: bench.node.facts.pinned)
+        await eventually(lambda: bench.node.members.membership.pinned)
         bench.source.tell(bench.chain.mine(grant(3), Revoked(1)))
         await eventually(lambda: bench.tokens() == {2})
         assert bench.component("registry").startswith("warning: pinned")

@@ -44,7 +44,7 @@ async def test_nobody_takes_our_address_by_claiming_our_key(bench: Bench) -> Non
 async def test_a_second_claim_does_not_keep_the_first_from_being_confirmed(bench: Bench) -> None:
     bench.confirmations = 2
     async with bench.running() as node:
-        await eventually(lambda: node.facts.synced)
+        await eventually(lambda: node.members.synced)
         bench.source.tell(bench.chain.mine(grant(1)))
         bench.source.tell(bench.chain.mine(grant(2, 1)))
         for _ in range(3):
@@ -173,7 +173,7 @@ async def test_a_name_in_use_is_resolved_for_as_long_as_it_is(
         bench.resolver.names["node-1.vpn.internal"] = "192.0.2.2"
         await eventually(lambda: host() == "192.0.2.2")
         bench.source.tell(bench.chain.mine(Revoked(1)))
-        await eventually(lambda: not node.endpoints.in_use)
+        await eventually(lambda: not node.resolver.book.in_use)
 
 
 # -- the brake ----------------------------------------------------------------------------------------
@@ -196,7 +196,7 @@ async def test_a_pin_needs_no_second_reading(bench: Bench) -> None:
         config = parse(bench.archive.text)
         bench.archive.pin = render(replace(config, peers=config.peers[:2]))
         await eventually(lambda: bench.tokens() == {1, 2})
-        assert bench.node.facts.braked == 0
+        assert not bench.node.reconciler.brake.held
 
 
 async def test_many_small_removals_wait_like_one_large_one(bench: Bench) -> None:
@@ -210,7 +210,7 @@ async def test_many_small_removals_wait_like_one_large_one(bench: Bench) -> None
             bench.source.tell(bench.chain.mine(Revoked(token)))
             await eventually(partial(left_above, bench, token))
         bench.source.tell(bench.chain.mine(Revoked(5)))
-        await eventually(lambda: node.facts.braked == 1)
+        await eventually(lambda: len(node.reconciler.brake.held) == 1)
         await eventually(lambda: bench.source.seconds >= 1)
         assert bench.tokens() == {5, 6, 7, 8}, "the other endpoint still has all of them"
         assert "more than half of the peers within an hour" in bench.component("registry")
@@ -224,7 +224,7 @@ async def test_honest_revocations_one_by_one_are_confirmed_and_go(bench: Bench) 
             bench.source.tell(bench.chain.mine(Revoked(token)))
             await eventually(partial(left_above, bench, token), timeout=2.0)
         assert bench.source.seconds == 1, "one reading confirms those before as well"
-        await eventually(lambda: node.facts.braked == 0)
+        await eventually(lambda: not node.reconciler.brake.held)
 
 
 async def test_what_both_readings_revoke_goes_though_they_differ_in_more(bench: Bench) -> None:
@@ -236,7 +236,7 @@ async def test_what_both_readings_revoke_goes_though_they_differ_in_more(bench: 
         bench.source.second = honest
         bench.source.tell(bench.chain.mine(*(Revoked(token) for token in range(1, 7))))
         await eventually(lambda: bench.tokens() == set(range(2, 9)))
-        await eventually(lambda: bench.node.facts.braked == 5)
+        await eventually(lambda: len(bench.node.reconciler.brake.held) == 5)
 
 
 async def test_what_was_released_once_is_doubted_again(bench: Bench) -> None:
@@ -244,9 +244,9 @@ async def test_what_was_released_once_is_doubted_again(bench: Bench) -> None:
     bench.chain.mine(*(grant(token) for token in range(1, 9)))
     async with bench.running() as node:
         await _eight_peers(bench)
-        node.reconciler._brake.released |= {key(token) for token in range(1, 7)}
+        node.reconciler.brake.released |= {key(token) for token in range(1, 7)}
         node.reconciler.request_repair()
-        await eventually(lambda: not node.reconciler._brake.released)
+        await eventually(lambda: not node.reconciler.brake.released)
 
 
 async def test_a_doubt_ends_when_the_key_is_granted_again(bench: Bench) -> None:
@@ -257,7 +257,7 @@ async def test_a_doubt_ends_when_the_key_is_granted_again(bench: Bench) -> None:
         honest.mine(*(grant(token) for token in range(1, 9)))
         bench.source.second = honest
         bench.source.tell(bench.chain.mine(*(Revoked(token) for token in range(1, 7))))
-        await eventually(lambda: bench.node.facts.braked == 6)
+        await eventually(lambda: len(bench.node.reconciler.brake.held) == 6)
         bench.source.tell(bench.chain.mine(*(grant(token) for token in range(1, 7))))
         bench.source.tell(bench.chain.mine(Revoked(8)))
         await eventually(lambda: bench.tokens() == set(range(1, 8)), timeout=2.0)
@@ -287,7 +287,9 @@ async def test_a_repair_that_failed_is_tried_again_before_the_audit(
     bench.chain.mine(grant(1))
     async with bench.running() as node:
         await eventually(lambda: bench.link.device is not None and bench.tokens() == {1})
-        await eventually(lambda: node.facts.device_problem is None and node.facts.applied)
+        await eventually(
+            lambda: node.reporter.collect().device.problem is None and node.reconciler.compared_at
+        )
         device, apply, failures = bench.device, bench.device.apply, 3
 
         async def failing(changes: object) -> None:
@@ -404,7 +406,11 @@ async def test_a_link_that_is_well_again_is_so_in_health_before_the_audit(
                 raise DeviceError("no answer from the kernel")
             return await is_up()
 
-        await eventually(lambda: node.facts.applied and node.tunnel.clock.now() - node.facts.applied > 0.7)
+        await eventually(
+            lambda: (
+                node.reconciler.compared_at and node.tunnel.clock.now() - node.reconciler.compared_at > 0.7
+            )
+        )
         monkeypatch.setattr(bench.link, "is_up", failing)
         await eventually(lambda: "no answer" in bench.component("device"))
         await eventually(lambda: bench.component("device") == "ok: ")

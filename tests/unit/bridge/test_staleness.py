@@ -19,9 +19,8 @@ def eager(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def limit(bench: Bench, seconds: float, policy: StalePolicy) -> None:
-    staleness, facts = bench.node.tunnel.members.staleness, bench.node.facts
-    staleness.limit = facts.max_staleness = seconds
-    staleness.policy = facts.stale_policy = policy
+    staleness = bench.node.members.staleness
+    staleness.limit, staleness.policy = seconds, policy
 
 
 @POLICIES
@@ -31,8 +30,8 @@ async def test_the_chain_is_gone_for_too_long(bench: Bench, policy: StalePolicy)
     async with bench.running() as node:
         await eventually(lambda: bench.tokens() == everybody)
         bench.source.fail()
-        await eventually(lambda: node.facts.chain_problem is not None)
-        limit(bench, 2 * (node.facts.age or 0) + 0.5, policy)
+        await eventually(lambda: node.chain.state.problem is not None)
+        limit(bench, 2 * (node.members.report().age or 0) + 0.5, policy)
         await eventually(lambda: bench.component("registry").startswith("warning"), "before it bites")
         assert "not confirmed by the chain for" in bench.component("registry")
         assert bench.tokens() == everybody
@@ -52,9 +51,9 @@ async def test_the_chain_is_gone_for_too_long(bench: Bench, policy: StalePolicy)
 async def stored_long_ago(bench: Bench, seconds: float) -> None:
     """A state directory that was last confirmed so long ago, and an interface that has its peers."""
     bench.chain.mine(*(grant(token) for token in range(1, 9)))
-    async with bench.running() as node:
+    bench.keep_interface = True
+    async with bench.running():
         await eventually(lambda: len(bench.tokens()) == 8 and bench.store.saved)
-        node.keep_interface = True
     assert bench.store.saved is not None
     assert bench.store.saved.synced is not None
     bench.store.saved = replace(bench.store.saved, synced=SystemClock().now() - seconds)

@@ -6,7 +6,7 @@ import pytest
 from tests.scripted import grant, key
 from tests.unit.bridge.conftest import Bench, FakeRelay, eventually
 
-from dstack_vpn.bridge import transports
+from dstack_vpn.bridge import path_keeper
 from dstack_vpn.core import transport
 from dstack_vpn.core.events import EndpointUpdated, RegistryEvent, Revoked
 from dstack_vpn.core.model import SocketAddress
@@ -20,9 +20,9 @@ RELAYED = Reach.parse("tcp://192.0.2.9:443")
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transports, "TICK", 0.01)
-    monkeypatch.setattr(transports, "HOLD", (0.01, 0.01))
-    monkeypatch.setattr(transports, "SETTLE", 0.01)
+    monkeypatch.setattr(path_keeper, "TICK", 0.01)
+    monkeypatch.setattr(path_keeper, "HOLD", (0.01, 0.01))
+    monkeypatch.setattr(path_keeper, "SETTLE", 0.01)
     monkeypatch.setattr(transport, "NO_HANDSHAKE", 0.05)
     monkeypatch.setattr(transport, "PROBE", (0.02, 0.02))
 
@@ -98,7 +98,7 @@ async def test_a_packet_that_comes_late_by_the_relay_does_not_turn_wireguard_bac
 async def test_a_relay_goes_when_udp_has_carried_for_a_while(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transports, "LINGER", 0.1)
+    monkeypatch.setattr(path_keeper, "LINGER", 0.1)
     async with bench.running():
         relay = await switched(bench)
         await eventually(lambda: relay.probes)

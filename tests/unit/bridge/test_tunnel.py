@@ -12,6 +12,7 @@ from dstack_vpn.adapters.device.memory import MemoryDevice
 from dstack_vpn.bridge import tunnel as module
 from dstack_vpn.core.events import Granted
 from dstack_vpn.core.names import Answer, Record, Verdict
+from dstack_vpn.core.time_share import TimeShare
 from dstack_vpn.core.x25519 import derive
 from dstack_vpn.errors import DeviceError
 from dstack_vpn.wiring.names import without_ipv6
@@ -43,7 +44,7 @@ async def test_a_port_in_use_is_logged_once(bench: Bench, monkeypatch: pytest.Mo
 async def test_a_route_of_others_is_in_health_and_logged_once(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "COMPARE", 0.001)
+    monkeypatch.setattr(module, "COMPARE", TimeShare(200, 0.001))
     monkeypatch.setattr(module, "CHECK", 0.001)
     with capture_logs() as logs:
         async with bench.running() as node:
@@ -51,7 +52,7 @@ async def test_a_route_of_others_is_in_health_and_logged_once(
             for _ in range(2):
                 bench.link.taken = "the route 10.77.0.0/16 dev wg1 proto 118 of another program takes packets"
                 await eventually(lambda: "failed: the route 10.77" in bench.component("device"))
-                assert node.facts.interface_up
+                assert node.reporter.collect().device.up
                 bench.link.taken = None
                 await eventually(lambda: bench.component("device").startswith("ok"))
     assert [line["event"] for line in logs].count("device.route_taken") == 2
@@ -60,7 +61,7 @@ async def test_a_route_of_others_is_in_health_and_logged_once(
 async def test_a_host_without_ipv6_has_no_ipv6_address_to_show(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "COMPARE", 0.001)
+    monkeypatch.setattr(module, "COMPARE", TimeShare(200, 0.001))
     monkeypatch.setattr(module, "CHECK", 0.001)
     bench.chain.mine(Granted(3, "0xme", "node-0", derive(OWN)))
     async with bench.running() as node:

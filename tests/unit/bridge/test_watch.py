@@ -1,8 +1,9 @@
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from dstack_vpn.bridge.watch import HealthWatch
-from dstack_vpn.core.happenings import Happening, HealthChanged
-from dstack_vpn.core.health import Facts
+from dstack_vpn.core.observe.event import Event
+from dstack_vpn.core.observe.events import HealthChanged
+from dstack_vpn.core.observe.reports import ChainReport, DeviceReport, MembersReport, Reports, StorageReport
 
 
 @dataclass
@@ -18,16 +19,22 @@ class Hand:
         return self.at
 
 
+WELL = Reports(
+    started=1000.0,
+    chain=ChainReport("ws://a", None, head_seen=1000.0, paced=True),
+    members=MembersReport(synced=1000.0),
+    device=DeviceReport(up=True, problem=None),
+)
+
+
 @dataclass
 class Bench:
-    facts: Facts = field(default_factory=lambda: Facts(started=1000.0, synced=1000.0, paced=True))
+    reports: Reports = WELL
     clock: Hand = field(default_factory=Hand)
-    told: list[Happening] = field(default_factory=list)
+    told: list[Event] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.facts.interface_up, self.facts.device_problem, self.facts.chain_problem = True, None, None
-        self.facts.head_seen = 1000.0
-        self.watch = HealthWatch(self.facts, self.clock, self.told.append)
+        self.watch = HealthWatch(lambda: self.reports, self.clock, self.told.append)
 
     def since(self, name: str) -> float | None:
         return next(c.since for c in self.watch.verdict().components if c.name == name)
@@ -37,7 +44,7 @@ def test_since_when_is_when_the_status_changed() -> None:
     bench = Bench()
     assert bench.since("store") == 1000.0
     bench.clock.at = 1010.0
-    bench.facts.store_problem = "disk full"
+    bench.reports = replace(bench.reports, storage=StorageReport("disk full"))
     assert bench.since("store") == 1010.0
     bench.clock.at = 1020.0
     assert bench.since("store") == 1010.0
@@ -50,6 +57,6 @@ def test_a_count_of_seconds_is_no_news_but_another_reason_is() -> None:
     for bench.clock.at in (1070.0, 1071.0, 1072.5):
         bench.watch.verdict()
     assert [h.component for h in bench.told if isinstance(h, HealthChanged)] == ["chain"]
-    bench.facts.chain_problem = "no endpoint answers"
+    bench.reports = replace(bench.reports, chain=ChainReport(problem="no endpoint answers"))
     bench.watch.verdict()
     assert len(bench.told) == 2

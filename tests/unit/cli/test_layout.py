@@ -14,7 +14,7 @@ from dstack_vpn.cli.layout import Layout, Row
 from dstack_vpn.cli.tables import status_view
 from dstack_vpn.cli.top import top_view
 from dstack_vpn.cli.words import sentence
-from dstack_vpn.core.happenings import KINDS
+from dstack_vpn.core.observe.events import EVENTS
 
 LONG = "web-" + "0123456789." * 5 + "end"
 V6 = "fd77:1a2b:3c4d:5e6f:7a8b:9cad:beef:cafe"
@@ -196,7 +196,7 @@ class _Any(dict[str, object]):
         return 1
 
 
-@pytest.mark.parametrize("kind", [*KINDS, "admin.resume", "admin.rollback", "admin.transaction"])
+@pytest.mark.parametrize("kind", [*EVENTS, "admin.resume", "admin.rollback", "admin.transaction"])
 @pytest.mark.parametrize("body", [dict, _Any])
 def test_every_kind_has_words_and_no_raw_flag(kind: str, body: Callable[[], dict[str, Any]]) -> None:
     said = sentence(kind, body())

@@ -10,14 +10,14 @@ from dstack_vpn.core.account import address_of, keccak256
 from dstack_vpn.errors import FormatError
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(1, 2**255))
 def test_the_address_is_the_librarys(scalar: int) -> None:
     secret = f"0x{scalar:064x}"
     assert address_of(secret) == Account.from_key(secret).address.lower()
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.binary(max_size=300))
 def test_the_hash_is_the_librarys(data: bytes) -> None:
     assert keccak256(data) == keccak(data)

@@ -1,22 +1,23 @@
 """How old a key is, when it is changed, and what health says of it."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from dstack_vpn.core.health import Component, Facts, Status, evaluate
 from dstack_vpn.core.keyage import (
     LONGEST,
     SETTLING,
     SHORTEST,
     START,
-    KeyFacts,
     Look,
     Schedule,
     Verdict,
     age_of,
     span,
 )
+from dstack_vpn.core.observe.health import Component, Status, evaluate
+from dstack_vpn.core.observe.reports import DeviceReport, KeyReport, MembersReport, Reports
 
 DAY = 86_400.0
 SCHEDULE = Schedule(90 * DAY, 0.5)
@@ -84,11 +85,10 @@ def test_times_for_people(seconds: float, text: str) -> None:
     assert span(seconds) == text
 
 
-def verdict(**facts: object) -> Component:
-    key = KeyFacts(longest=90 * DAY, due=82 * DAY)
-    for name, value in facts.items():
-        setattr(key, name, value)
-    health = evaluate(Facts(started=0.0, interface_up=True, device_problem=None, synced=1.0, key=key), 2.0)
+def verdict(**facts: Any) -> Component:
+    key = replace(KeyReport(longest=90 * DAY, due=82 * DAY), **facts)
+    device, members = DeviceReport(up=True, problem=None), MembersReport(synced=1.0)
+    health = evaluate(Reports(started=0.0, members=members, device=device, key=key), 2.0)
     assert health.ready, "a key of any age carries packets"
     return next(component for component in health.components if component.name == "key")
 
@@ -113,4 +113,4 @@ def test_health_says_why_it_could_not_be_changed() -> None:
 
 
 def test_without_a_longest_age_there_is_no_component() -> None:
-    assert all(component.name != "key" for component in evaluate(Facts(started=0.0), 1.0).components)
+    assert all(component.name != "key" for component in evaluate(Reports(started=0.0), 1.0).components)

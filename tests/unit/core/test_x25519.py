@@ -30,7 +30,7 @@ def test_vectors(private: str, public: str) -> None:
 
 
 @pytest.mark.skipif(shutil.which("wg") is None, reason="NO wg: install wireguard-tools")
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.binary(min_size=32, max_size=32))
 def test_as_wg_does(raw: bytes) -> None:
     key = clamp(raw)

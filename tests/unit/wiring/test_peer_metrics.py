@@ -9,10 +9,11 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from tests.anvil import key_of
 
-from dstack_vpn.core.health import Health
 from dstack_vpn.core.keys import PublicKey
 from dstack_vpn.core.model import Malformed, Peer, PeerState
 from dstack_vpn.core.node import Node
+from dstack_vpn.core.observe.health import Health
+from dstack_vpn.core.observe.reports import Reports
 from dstack_vpn.core.registry import Registry
 from dstack_vpn.wiring.metrics import _written
 from dstack_vpn.wiring.peer_metrics import ONE_BY_ONE, peer_families
@@ -47,6 +48,7 @@ def snapshot(count: int) -> Snapshot:
         relayed=relayed,
         carried=Counter({"datagrams_up": 5, "dropped queue": 2}),
         calls_by=None,
+        reports=Reports(started=0.0),
         common={},
     )
 

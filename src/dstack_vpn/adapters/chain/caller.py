@@ -150,5 +150,4 @@ class Caller:
     def _count(self, requests: Sequence[Request], found: Sequence[Outcome], seconds: float) -> None:
         for request, answer in zip(requests, found, strict=True):
             stats = self._stats.setdefault(request.method, MethodStats())
-            stats.errors += isinstance(answer, ChainError)
-            stats.latencies.observe(seconds)
+            stats.add(seconds, failed=isinstance(answer, ChainError))

@@ -150,8 +150,6 @@ class RpcPool:
             endpoint.quarantine = endpoint.quarantine.failed(now, 1.0, served=honest)
             endpoint.lies += 1
             endpoint.last_lie = reason
-            pause = endpoint.quarantine.wait(now)
-            _log.error("rpc.quarantined", endpoint=endpoint.url.name, reason=reason, pause=round(pause, 3))
 
     def quarantined(self) -> Mapping[str, Quarantine]:
         """See `ports.ChainSource.quarantined`."""
@@ -174,7 +172,6 @@ class RpcPool:
         try:
             async with self._open(endpoint.url, self._target, endpoint.memory, self._settings) as session:
                 connected_at = self._settings.monotonic()
-                _log.info("rpc.connected", endpoint=endpoint.url.name, chain_id=session.identity.chain_id)
                 yield session
         except ChainError as error:
             self._leave(endpoint, error, connected_at)

@@ -1,26 +1,28 @@
-"""What RPC calls have cost, by endpoint and method."""
+"""The cost of RPC calls, by endpoint and method."""
 
+from collections import deque
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
-from dstack_vpn.core.histogram import Histogram
-
-LATENCIES: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-"""Seconds."""
+WAITING: Final = 4096
+"""Durations that wait for the next scrape; without scrapes the oldest are dropped."""
 
 
 @dataclass(slots=True)
 class MethodStats:
-    """What one RPC method cost so far."""
+    """The cost of one RPC method."""
 
+    count: int = 0
+    """Calls, the failed ones included."""
     errors: int = 0
-    latencies: Histogram = field(default_factory=lambda: Histogram(LATENCIES))
-    """Seconds; a batch's latency is counted once for each of its calls."""
+    durations: deque[float] = field(default_factory=lambda: deque(maxlen=WAITING))
+    """Seconds of the calls that no histogram has taken; a batch's duration is there for each of its calls."""
 
-    @property
-    def count(self) -> int:
-        """Calls, the failed ones included."""
-        return sum(self.latencies.counts)
+    def add(self, seconds: float, *, failed: bool) -> None:
+        """Count a call."""
+        self.count += 1
+        self.errors += failed
+        self.durations.append(seconds)
 
 
 Calls: TypeAlias = dict[str, MethodStats]

@@ -10,7 +10,7 @@ from prometheus_client.registry import Collector
 
 from dstack_vpn.adapters.relay.tcp2udp import Tcp2Udp
 from dstack_vpn.adapters.relay.udp2tcp import Udp2Tcp
-from dstack_vpn.core.health import Component, Health, Status
+from dstack_vpn.core.observe.health import Component, Health, Status
 
 Service: TypeAlias = Udp2Tcp | Tcp2Udp
 

@@ -1,8 +1,8 @@
 """Documents whose making takes a while: made aside, and not more often than a share of the time allows.
 
 With a thousand peers, a document takes some ten milliseconds, which no event should have to wait for. It is
-therefore gathered at once and written out in a thread, and handed out again for `SHARE` times as long as
-that took, so that no number of readers can take more than a twentieth of a processor.
+therefore gathered at once and written out in a thread, and handed out again for 20 times as long as that
+took, so that no number of readers can take more than a twentieth of a processor.
 """
 
 import asyncio
@@ -11,7 +11,9 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeAlias
 
-SHARE: Final = 20
+from dstack_vpn.core.time_share import TimeShare
+
+WRITING: Final = TimeShare(parts=20)
 
 Later: TypeAlias = Callable[[], tuple[str, bytes]]
 """Writes out what was gathered, in a thread: a content type and a body."""
@@ -40,7 +42,7 @@ class Document:
                     raise
                 self.problem = None
                 now = time.monotonic()
-                self._due = now + SHARE * (now - began)
+                self._due = now + WRITING.pause(now - began)
         return self._made
 
 

@@ -2,7 +2,7 @@
 
 from typing import Any, Final
 
-from dstack_vpn.core.happenings import KINDS
+from dstack_vpn.core.observe.events import EVENTS
 
 Schema = dict[str, Any]
 
@@ -92,7 +92,7 @@ _MESSAGE: Final[Schema] = {
     "description": "a message; `data` is an Event in JSON but for its id, and empty for `reset`",
     "properties": {
         "id": {"type": "string", "pattern": "^[0-9a-f]+-[0-9]+$"},
-        "event": {"enum": [*KINDS, "reset"]},
+        "event": {"enum": [*EVENTS, "reset"]},
         "data": {"type": "string", "contentMediaType": "application/json"},
     },
     "required": ["id", "event", "data"],

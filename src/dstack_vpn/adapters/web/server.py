@@ -26,7 +26,7 @@ from dstack_vpn.adapters.web.access import Policy, peer_of, source_of
 from dstack_vpn.adapters.web.connections import Connections
 from dstack_vpn.adapters.web.documents import Document, Later, to_json
 from dstack_vpn.adapters.web.listening import Listening
-from dstack_vpn.core.health import Health
+from dstack_vpn.core.observe.health import Health
 from dstack_vpn.core.pace import Limiter, Pace
 from dstack_vpn.core.shares import Kind, Source
 from dstack_vpn.errors import DstackVpnError

@@ -18,7 +18,7 @@ from typing import Final, Protocol
 
 from aiohttp import web
 
-from dstack_vpn.core.happenings import Entry, plain
+from dstack_vpn.core.observe.event import Entry
 from dstack_vpn.core.shares import Kind, Places, Shares, Source
 
 KEEPALIVE: Final = 15.0
@@ -35,7 +35,7 @@ _ID: Final = re.compile(r"([0-9a-f]{1,16})-([0-9]{1,15})", re.ASCII)
 
 
 class Feed(Protocol):
-    """What has happened, by number; implemented by `bridge.journal.Journal`."""
+    """Events by number; implemented by `bridge.event_log.EventLog`."""
 
     epoch: str
     last: int
@@ -132,8 +132,10 @@ class Streams:
             said = b": still here\n\n"
 
     def _message(self, entry: Entry) -> bytes:
-        data = json.dumps({"at": round(entry.at, 6), **plain(entry.what)}, separators=(",", ":"))
-        return (f"id: {self._feed.epoch}-{entry.number}\nevent: {entry.what.kind}\ndata: {data}\n\n").encode()
+        data = json.dumps({"at": round(entry.at, 6), **entry.shown()}, separators=(",", ":"))
+        return (
+            f"id: {self._feed.epoch}-{entry.number}\nevent: {entry.event.name}\ndata: {data}\n\n"
+        ).encode()
 
     def _reset(self) -> bytes:
         return f"id: {self._feed.epoch}-{self._feed.last}\nevent: reset\ndata: {{}}\n\n".encode()

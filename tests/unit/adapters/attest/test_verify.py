@@ -244,7 +244,7 @@ def test_two_events_of_a_name_measure_nothing() -> None:
     assert problems(find(it))["compose file"] == "it is not measured"
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data())
 def test_any_bytes_are_refused_or_found_wanting(data: st.DataObject) -> None:
     quote = bytearray(MADE)

@@ -19,7 +19,7 @@ bent = st.lists(st.tuples(st.integers(0, len(VALID) - 1), st.integers(0, 255)), 
 data = st.one_of(st.binary(max_size=600), st.builds(lambda h, b: h + b, headers, labels), bent)
 
 
-@settings(max_examples=2000, deadline=None)
+@settings(max_examples=2000)
 @given(data, st.booleans())
 def test_any_bytes_are_answered_within_bounds_or_refused(some: bytes, over_udp: bool) -> None:
     try:

@@ -17,8 +17,8 @@ from dstack_vpn.adapters.relay.tcp2udp import Tcp2Udp
 from dstack_vpn.adapters.relay.udp2tcp import Udp2Tcp
 from dstack_vpn.adapters.relay.view import RelayView
 from dstack_vpn.core.framing import foreign_protocol, frame
-from dstack_vpn.core.health import Component, Status
 from dstack_vpn.core.model import SocketAddress
+from dstack_vpn.core.observe.health import Component, Status
 from dstack_vpn.core.upstream import Listen, Upstream
 
 ANY = SocketAddress("127.0.0.1", 0)

@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.unit.adapters.relay.conftest import Pair, running
 
 from dstack_vpn.adapters.relay.view import RelayView
-from dstack_vpn.core.health import Status
+from dstack_vpn.core.observe.health import Status
 
 
 @pytest.mark.parametrize("offload", [True, False])

@@ -15,9 +15,9 @@ from dstack_vpn.adapters.web.access import Policy
 from dstack_vpn.adapters.web.api import Api
 from dstack_vpn.adapters.web.documents import Later, to_json
 from dstack_vpn.adapters.web.server import HealthServer, Part
-from dstack_vpn.bridge.journal import Journal
-from dstack_vpn.core.health import Component, Health, Status
+from dstack_vpn.bridge.event_log import EventLog
 from dstack_vpn.core.keys import PublicKey
+from dstack_vpn.core.observe.health import Component, Health, Status
 from dstack_vpn.core.shares import Address
 
 WELL = Health(ready=True, components=(Component("chain", Status.OK),))
@@ -37,7 +37,7 @@ MEMBER = {
 class FixedView:
     """Implements `adapters.web.api.NodeView`: 10.77.0.2 is a member's, the rest of 10.77 nobody's."""
 
-    feed: Journal = field(default_factory=lambda: Journal(SystemClock()))
+    feed: EventLog = field(default_factory=lambda: EventLog(SystemClock()))
     version: Mapping[str, Any] = field(
         default_factory=lambda: {"version": "1.2.3", "python": "3", "api": "1"}
     )

@@ -5,7 +5,7 @@ from tests.unit.adapters.web.serving import TOKEN, serving
 
 from dstack_vpn.adapters.web.access import Policy
 from dstack_vpn.adapters.web.page import Page
-from dstack_vpn.core.happenings import KINDS
+from dstack_vpn.core.observe.events import EVENTS
 
 
 async def test_every_file_is_served_to_all_and_loads_nothing_else() -> None:
@@ -25,7 +25,7 @@ async def test_every_file_is_served_to_all_and_loads_nothing_else() -> None:
         assert await served.status("/ui/nothing.js") == 401
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EVENTS)
 def test_every_happening_has_its_words(kind: str) -> None:
     words = files("dstack_vpn.adapters.web").joinpath("page", "text.js").read_text()
     assert f'case "{kind}":' in words

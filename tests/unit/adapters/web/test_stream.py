@@ -14,8 +14,8 @@ from tests.unit.adapters.web.serving import FixedView, Serving, serving, until
 from dstack_vpn.adapters.web import stream
 from dstack_vpn.adapters.web.access import Policy
 from dstack_vpn.adapters.web.api import Api
-from dstack_vpn.bridge.journal import KEPT
-from dstack_vpn.core.happenings import BrakeReleased, HealthChanged
+from dstack_vpn.bridge.event_log import KEPT
+from dstack_vpn.core.observe.events import BrakeReleased, HealthChanged
 from dstack_vpn.core.shares import Shares
 
 
@@ -55,10 +55,10 @@ async def reading(served: Serving, query: str = "", **headers: str) -> AsyncIter
 
 async def test_what_happens_comes_as_it_happens() -> None:
     view = FixedView()
-    view.feed.announce(BrakeReleased(1))
+    view.feed.publish(BrakeReleased(1))
     async with serving(view) as served, reading(served) as first, reading(served, "?backlog=1") as second:
         assert (await second.next()).data["removals"] == 1
-        view.feed.announce(HealthChanged("chain", "ok", "failed", "line\nbreak"))
+        view.feed.publish(HealthChanged("chain", "ok", "failed", "line\nbreak"))
         for reader in (first, second):
             message = await reader.next()
             assert (message.event, message.id) == ("health.changed", f"{view.feed.epoch}-2")
@@ -69,7 +69,7 @@ async def test_what_happens_comes_as_it_happens() -> None:
 async def test_a_reader_goes_on_where_it_was() -> None:
     view = FixedView()
     for number in range(5):
-        view.feed.announce(BrakeReleased(number))
+        view.feed.publish(BrakeReleased(number))
     last = {"Last-Event-ID": f"{view.feed.epoch}-3"}
     async with serving(view) as served:
         async with reading(served, **last) as reader:
@@ -82,7 +82,7 @@ async def test_a_reader_goes_on_where_it_was() -> None:
 async def test_what_can_not_be_made_up_for_is_a_reset(last: str) -> None:
     view = FixedView()
     for number in range(KEPT + 5):
-        view.feed.announce(BrakeReleased(number))
+        view.feed.publish(BrakeReleased(number))
     async with serving(view) as served:
         header = {"Last-Event-ID": last.format(epoch=view.feed.epoch)}
         if last == "{epoch}-99":
@@ -90,13 +90,13 @@ async def test_what_can_not_be_made_up_for_is_a_reset(last: str) -> None:
         async with reading(served, **header) as reader:
             message = await reader.next()
             assert (message.event, message.id) == ("reset", f"{view.feed.epoch}-{view.feed.last}")
-            view.feed.announce(BrakeReleased(7))
+            view.feed.publish(BrakeReleased(7))
             assert (await reader.next()).data["removals"] == 7
 
 
 async def test_a_stream_can_end_by_itself() -> None:
     view = FixedView()
-    view.feed.announce(BrakeReleased(1))
+    view.feed.publish(BrakeReleased(1))
     async with serving(view) as served:
         status, body, _ = await served.get("/events?backlog=10&wait=0")
         assert status == 200
@@ -107,7 +107,7 @@ async def test_many_at_once_are_all_told() -> None:
     view = FixedView()
     async with serving(view) as served, reading(served) as reader:
         for number in range(3 * stream.PORTION):
-            view.feed.announce(BrakeReleased(number))
+            view.feed.publish(BrakeReleased(number))
         found = [(await reader.next()).data["removals"] for _ in range(3 * stream.PORTION)]
         assert found == list(range(3 * stream.PORTION))
 
@@ -134,7 +134,7 @@ async def test_a_reader_that_takes_nothing_is_dropped_and_nobody_else() -> None:
             await until(lambda: len(api.streams) == 2)
             number = 0
             while not api.streams.dropped:
-                view.feed.announce(HealthChanged("a", "ok", "ok", "x" * 20_000))
+                view.feed.publish(HealthChanged("a", "ok", "ok", "x" * 20_000))
                 number += 1
                 assert (await good.next()).event == "health.changed"
             assert len(api.streams) == 1

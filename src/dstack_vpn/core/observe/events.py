@@ -1,0 +1,372 @@
+"""Every event that a node publishes, defined once (`core.observe.event`).
+
+The daemon publishes an event after it has come about: a change of a peer after the device has acknowledged
+it, a chain event after the registry has taken it. The log, `/events`, the audit log and the metrics are
+listeners of `EventLog`. Fields are validated before they get here.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias, get_args
+
+from dstack_vpn.core.keys import PublicKey
+from dstack_vpn.core.model import Address, TokenId
+from dstack_vpn.core.observe.event import Event, Scalar
+
+_COMPARE: Final = "Compare the endpoints with `dstack-vpn doctor`; remove the wrong one from RPC_URL."
+
+
+# -- the chain ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointFollowed(Event, name="chain.connected", logger="chain"):
+    """The node follows an RPC endpoint."""
+
+    endpoint: str
+    """Scheme and host; never a path or a credential."""
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointLost(Event, name="chain.lost", logger="chain"):
+    """The node follows no RPC endpoint; it tries the next one."""
+
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointQuarantined(Event, name="chain.quarantined", level="error", logger="chain", action=_COMPARE):
+    """An RPC endpoint contradicted the others. The node does not use it for a while."""
+
+    endpoint: str
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryRead(Event, name="chain.read", logger="chain"):
+    """The node has read the whole registry from the chain."""
+
+    tokens: int
+    block: int
+    source: Literal["state", "logs"]
+    """From the contract's state at one block, or from all of its logs."""
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class TokenChanged(Event, name="chain.event", logger="chain"):
+    """The registry contract emitted an event, or a reorg took one back (``undone``)."""
+
+    event: str
+    """Such as ``granted`` or ``key updated``."""
+    token: TokenId | None
+    """None if the event names an owner and no token."""
+    node: str | None
+    owner: Address | None
+    block: int
+    log_index: int
+    undone: bool = False
+
+    @property
+    def cause(self) -> str:
+        """The name of this event as the cause of others: the same on every node."""
+        return f"{self.block}-{self.log_index}"
+
+    def shown(self) -> dict[str, Scalar]:
+        """Return the fields and the cause."""
+        return {**Event.shown(self), "cause": self.cause}
+
+
+@dataclass(frozen=True, slots=True)
+class TokensChanged(Event, name="chain.events", logger="chain"):
+    """The registry contract emitted many events at once."""
+
+    added: int
+    undone: int
+    block: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reorged(
+    Event,
+    name="chain.reorg",
+    level="warning",
+    logger="chain",
+    action="Raise GRANT_CONFIRMATIONS if reorgs are deep or frequent.",
+):
+    """The chain replaced blocks; the node undid or moved the events in them."""
+
+    depth: int
+    """Blocks."""
+    dropped: int
+    added: int
+    block: int
+
+
+# -- access and peers ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Decided(Event, name="access.decided", level="debug", logger="registry"):
+    """The decision about a token changed, by an event, a block, the time or a pin."""
+
+    token: TokenId
+    node: str | None
+    granted: bool
+    reason: str
+    cause: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionsChanged(
+    Event,
+    name="access.decided_many",
+    level="debug",
+    logger="registry",
+    unnamed=frozenset({"decisions"}),
+):
+    """The decisions about many tokens changed at once. The audit log has a record for each."""
+
+    granted: int
+    refused: int
+    decisions: tuple[Decided, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PeerSet(Event, name="peer.set", logger="device"):
+    """The device has a new peer (``added``), or a peer changed."""
+
+    peer: PublicKey
+    token: TokenId | None
+    node: str | None
+    owner: Address | None
+    reason: str
+    added: bool
+    block: int | None
+    latency: float | None
+    """Seconds from the chain event's arrival to the device's acknowledgement; None for a repair."""
+    cause: str | None = None
+    """The token's last event (`TokenChanged.cause`); None if there was none since the start."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerRemoved(Event, name="peer.removed", logger="device"):
+    """The device has removed a peer."""
+
+    peer: PublicKey
+    token: TokenId | None
+    node: str | None
+    owner: Address | None
+    reason: str
+    block: int | None
+    latency: float | None
+    """See `PeerSet`."""
+    cause: str | None = None
+    """See `PeerSet`."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeersChanged(Event, name="peers.changed", logger="device"):
+    """Many peers changed at once."""
+
+    set: int
+    removed: int
+    block: int | None
+    latency: float | None
+    """See `PeerSet`."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerRefused(
+    Event, name="peer.refused", level="error", logger="device", action="Read `problem`; report it."
+):
+    """The device refused a peer. The other peers stay."""
+
+    peer: PublicKey
+    token: TokenId | None
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
+class FieldRefused(
+    Event,
+    name="token.refused",
+    level="warning",
+    logger="registry",
+    action="Tell the token's owner.",
+):
+    """A field of a token can't be used."""
+
+    token: TokenId
+    field: str
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
+class TransportChanged(Event, name="peer.transport", logger="relay"):
+    """The node reaches a peer in another way."""
+
+    peer: PublicKey
+    token: TokenId | None
+    node: str | None
+    way: Literal["udp", "relay"]
+
+
+@dataclass(frozen=True, slots=True)
+class PeerSilent(
+    Event,
+    name="peer.no_answer",
+    level="warning",
+    logger="device",
+    action="Check whether that node runs, and its firewall.",
+):
+    """Bytes go to a peer and none come back."""
+
+    peer: PublicKey
+    token: TokenId | None
+    node: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class PeerAnswered(Event, name="peer.answered", logger="device"):
+    """A silent peer answers again."""
+
+    peer: PublicKey
+    token: TokenId | None
+    node: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class PeersAnswering(
+    Event,
+    name="peers.answering",
+    level="warning",
+    logger="device",
+    action="Check this machine's network if most peers are silent.",
+):
+    """Many peers became silent or answer again at once."""
+
+    silent: int
+    answering: int
+
+
+# -- plans --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class PlanFailed(Event, name="plan.failed", level="error", logger="device", action="Read `problem`."):
+    """The device refused a plan, or vanished while it was applied. The node repairs the device."""
+
+    steps: int
+    problem: str
+    rolled_back: bool
+
+
+@dataclass(frozen=True, slots=True)
+class BrakeEngaged(
+    Event,
+    name="brake.engaged",
+    level="error",
+    logger="device",
+    action="If this was not intended, check the registry's owner and the RPC endpoints.",
+):
+    """More than half of the peers would be removed within an hour. They wait for a second reading."""
+
+    removals: int
+    peers: int
+
+
+@dataclass(frozen=True, slots=True)
+class BrakeReleased(Event, name="brake.released", level="warning", logger="device"):
+    """A second reading of the registry confirmed removals that waited."""
+
+    removals: int
+
+
+@dataclass(frozen=True, slots=True)
+class BrakeContradicted(Event, name="brake.contradicted", level="error", logger="device", action=_COMPARE):
+    """A second reading of the registry shows peers as members whose removal waits, or was let through."""
+
+    endpoint: str
+    peers: int
+
+
+@dataclass(frozen=True, slots=True)
+class PinChanged(
+    Event,
+    name="config.pin",
+    level="warning",
+    logger="store",
+    action="Run `dstack-vpn config resume` to follow the registry again.",
+):
+    """The operator pinned a backup of the configuration, or (``peers`` is null) resumed."""
+
+    peers: int | None
+
+
+# -- the node -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class KeyChanged(Event, name="key.changed", level="warning", logger="node"):
+    """The registry names another key of this node, and the node uses it."""
+
+    key: PublicKey
+
+
+@dataclass(frozen=True, slots=True)
+class KeyChangeFailed(
+    Event, name="key.change_failed", level="warning", logger="node", action="Read `problem`."
+):
+    """The node's key is old, and a new one could not be registered. The old key stays in use."""
+
+    tries: int
+    """In a row."""
+    problem: str
+    again_in: int
+    """Seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class HealthChanged(
+    Event, name="health.changed", logger="node", action="Read `reason` if the status is not ok."
+):
+    """A component of the health has another status or reason."""
+
+    component: str
+    before: str
+    status: str
+    reason: str
+
+
+NodeEvent: TypeAlias = (
+    EndpointFollowed
+    | EndpointLost
+    | EndpointQuarantined
+    | RegistryRead
+    | TokenChanged
+    | TokensChanged
+    | Reorged
+    | Decided
+    | DecisionsChanged
+    | PeerSet
+    | PeerRemoved
+    | PeersChanged
+    | PeerRefused
+    | FieldRefused
+    | TransportChanged
+    | PeerSilent
+    | PeerAnswered
+    | PeersAnswering
+    | PlanFailed
+    | BrakeEngaged
+    | BrakeReleased
+    | BrakeContradicted
+    | PinChanged
+    | KeyChanged
+    | KeyChangeFailed
+    | HealthChanged
+)
+
+EVENTS: Final[Mapping[str, type[Event]]] = {each.name: each for each in get_args(NodeEvent)}
+"""By name."""

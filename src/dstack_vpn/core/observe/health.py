@@ -1,0 +1,238 @@
+"""Health: the reports of all parts, judged.
+
+`live` means that the daemon runs, `ready` that the tunnel carries the registry's members, and `healthy` that
+no operator needs to look. An unreachable chain makes a node unhealthy, never unready: the tunnels keep the
+last known members, and a restart would not help.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final
+
+from dstack_vpn.core.keyage import span
+from dstack_vpn.core.lag import WORTH_A_LOOK
+from dstack_vpn.core.observe.reports import (
+    ChainReport,
+    DeviceReport,
+    FirewallReport,
+    KeyReport,
+    MembersReport,
+    QuorumReport,
+    Reports,
+    StorageReport,
+)
+from dstack_vpn.core.staleness import StalePolicy
+
+CLOCK_TOLERANCE: Final = 30.0
+"""Seconds by which a block's time may differ from ours: sequencers' clocks are not perfect either."""
+DEV_CLOCK_TOLERANCE: Final = 600.0
+"""A dev chain gives every block a second of its own, so that a busy one runs ahead of the time."""
+HEAD_PATIENCE: Final = 60.0
+"""Seconds without a new head until that is worth a person's look, where blocks come at a known pace."""
+
+MOST_NAMED: Final = 10
+"""Tokens that a reason names."""
+
+
+class Status(StrEnum):
+    """How a component is."""
+
+    OK = "ok"
+    WARNING = "warning"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Component:
+    """One part of the system, how it is, why, and since when (Unix seconds)."""
+
+    name: str
+    status: Status
+    reason: str = ""
+    since: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """The verdict."""
+
+    ready: bool
+    components: tuple[Component, ...] = field(default_factory=tuple)
+
+    @property
+    def healthy(self) -> bool:
+        """Whether no component has failed."""
+        return all(component.status is not Status.FAILED for component in self.components)
+
+    @property
+    def status(self) -> Status:
+        """The worst of the components."""
+        order = list(Status)
+        return max((c.status for c in self.components), key=order.index, default=Status.OK)
+
+
+def evaluate(reports: Reports, now: float) -> Health:
+    """Judge the reports at ``now`` (Unix seconds)."""
+    members, device = reports.members, reports.device
+    known = members.known and not members.isolated
+    ready = device.up and device.problem is None and known
+    components = [
+        _chain(reports.chain, reports.started, now),
+        _registry(members, device.held),
+        _device(device),
+        _own(members),
+        _store(reports.storage),
+    ]
+    if reports.quorum is not None:
+        components.append(_quorum(reports.quorum))
+    if reports.chain.clock_problem is not None:
+        components.append(Component("clock", Status.WARNING, reports.chain.clock_problem))
+    if reports.key is not None:
+        components.append(_key(reports.key))
+    if reports.relays:
+        components.append(_relays(reports.relays))
+    if reports.firewall is not None:
+        components.append(_firewall(reports.firewall))
+    components += [
+        Component(name, Status.OK if problem is None else Status.FAILED, problem or "")
+        for name, problem in reports.parts.items()
+    ]
+    return Health(ready, tuple(components))
+
+
+def clock_problem(lag: float, *, paced: bool) -> str | None:
+    """What is wrong with our clock, by how much later than its block's time a head came; seconds.
+
+    Where blocks come when there is something to put in, an old one means nothing.
+    """
+    advice = "correct the time (NTP): access that expires is judged by it"
+    if lag < -(CLOCK_TOLERANCE if paced else DEV_CLOCK_TOLERANCE):
+        return f"this machine's clock is {-lag:.0f} s behind the newest block; {advice}"
+    if paced and lag > HEAD_PATIENCE + CLOCK_TOLERANCE:
+        ahead = f"this machine's clock is {lag:.0f} s ahead of the newest block"
+        return f"{ahead}, or the endpoint is late; {advice}"
+    return None
+
+
+def _chain(chain: ChainReport, started: float, now: float) -> Component:
+    if chain.problem is not None:
+        return Component("chain", Status.FAILED, chain.problem, chain.since)
+    age = now - (chain.head_seen or started)
+    if chain.paced and age > HEAD_PATIENCE:
+        return Component("chain", Status.FAILED, f"no new block for {age:.0f} s", chain.head_seen)
+    if chain.behind > WORTH_A_LOOK:
+        how_far = f"{chain.blocks_behind} blocks and {chain.behind:.0f} s"
+        reason = f"{how_far} behind the newest block that an endpoint has shown"
+        return Component("chain", Status.FAILED, reason, chain.since)
+    return Component("chain", Status.OK, f"following {chain.endpoint}", chain.since)
+
+
+def _registry(members: MembersReport, held: int) -> Component:
+    if held:
+        reason = (
+            f"{held} removals, more than half of the peers within an hour, wait until a second "
+            "reading of the chain confirms them"
+        )
+        return Component("registry", Status.FAILED, reason)
+    if members.too_old is not None:
+        reason = f"no members until the chain was read: {members.too_old}"
+        return Component("registry", Status.FAILED, reason)
+    if members.age is not None and members.age > members.max_staleness / 2:
+        return _old(members, members.age)
+    if not members.known:
+        return Component("registry", Status.FAILED, "not read from the chain yet")
+    if members.stale:
+        return Component(
+            "registry", Status.WARNING, "members are from the state directory, not confirmed yet"
+        )
+    if members.pinned:
+        return Component("registry", Status.WARNING, "pinned by 'config rollback'; 'config resume' ends that")
+    return Component("registry", Status.OK)
+
+
+def _old(members: MembersReport, age: float) -> Component:
+    """Warn if the chain has not confirmed the registry for a long time; fail after MAX_STALENESS."""
+    said = f"not confirmed by the chain for {age:.0f} s"
+    isolates = members.stale_policy is StalePolicy.ISOLATE
+    if age > members.max_staleness:
+        then = "no peers until it is" if isolates else "the members of then are kept"
+        return Component("registry", Status.FAILED, f"{said}, longer than MAX_STALENESS: {then}")
+    then = "no peers are left" if isolates else "that is a failure"
+    left = members.max_staleness - age
+    return Component("registry", Status.WARNING, f"{said}; after another {left:.0f} s {then}")
+
+
+def _device(device: DeviceReport) -> Component:
+    if device.problem is not None:
+        return Component("device", Status.FAILED, device.problem, device.since)
+    if not device.up:
+        return Component("device", Status.FAILED, "the interface is gone or down", device.since)
+    if device.route_problem is not None:
+        return Component("device", Status.FAILED, device.route_problem, device.since)
+    reason = "IPv4 only: IPv6 is disabled on this host" if device.without_ipv6 else ""
+    return Component("device", Status.OK, reason)
+
+
+def _own(members: MembersReport) -> Component:
+    status = Status.OK if members.own_problem is None else Status.FAILED
+    return Component("membership", status, members.own_problem or "")
+
+
+def _key(key: KeyReport) -> Component:
+    """Return a warning at most: an old key works as well as a new one."""
+    age = key.age
+    if age is None or (age < key.due and not key.failures):
+        return Component("key", Status.OK)
+    reason = f"our key is {span(age)} old, and KEY_MAX_AGE allows {span(key.longest)}"
+    if key.hindrance is not None:
+        return Component("key", Status.WARNING, f"{reason}: {key.hindrance}")
+    if key.failures:
+        tries = f"{key.failures} tries" if key.failures > 1 else "the first try"
+        return Component("key", Status.WARNING, f"{reason}; {tries} to change it failed: {key.problem}")
+    return Component("key", Status.WARNING if age > key.longest else Status.OK, reason)
+
+
+def _store(storage: StorageReport) -> Component:
+    problem = "; ".join(filter(None, (storage.store, storage.audit)))
+    return Component("store", Status.WARNING if problem else Status.OK, problem)
+
+
+def _quorum(quorum: QuorumReport) -> Component:
+    """Fail while endpoints contradict each other or too few agree; warn while one is in quarantine."""
+    failures = [
+        f"{' and '.join(who)} contradict each other about token {token}, which stays out"
+        for token, who in list(quorum.contested.items())[:MOST_NAMED]
+    ]
+    if quorum.agreeing < quorum.needed:
+        failures.append(f"{quorum.agreeing} of the {quorum.needed} endpoints that RPC_QUORUM asks for agree")
+    warnings = [f"{name} is in quarantine: {why}" for name, why in quorum.quarantined.items()]
+    warnings += [f"{name} does not answer: {why}" for name, why in quorum.silent.items()]
+    if quorum.disputed:
+        warnings.append(f"tokens {_few(quorum.disputed)} are out according to one endpoint")
+    if quorum.waiting:
+        warnings.append(f"{quorum.waiting} grants wait until {quorum.needed} endpoints show them")
+    reason = "; ".join(failures + warnings)
+    if failures:
+        return Component("quorum", Status.FAILED, reason)
+    return Component("quorum", Status.WARNING if warnings else Status.OK, reason)
+
+
+def _few(tokens: tuple[int, ...]) -> str:
+    text = ", ".join(map(str, tokens[:MOST_NAMED]))
+    return f"{text} and {len(tokens) - MOST_NAMED} more" if len(tokens) > MOST_NAMED else text
+
+
+def _relays(problems: Mapping[str, str]) -> Component:
+    """Return a warning: the network works without other members' relays."""
+    named = [f"peer {key}: {problem}" for key, problem in list(problems.items())[:MOST_NAMED]]
+    more = [f"and {len(problems) - MOST_NAMED} more"] if len(problems) > MOST_NAMED else []
+    return Component("peer relays", Status.WARNING, "; ".join(named + more))
+
+
+def _firewall(firewall: FirewallReport) -> Component:
+    """Fail while rules can't be set; warn without a packet filter unless the settings ask for that."""
+    if firewall.problem is not None:
+        return Component("firewall", Status.FAILED, firewall.problem)
+    chosen = firewall.unprotected is None or firewall.by_choice
+    return Component("firewall", Status.OK if chosen else Status.WARNING, firewall.unprotected or "")

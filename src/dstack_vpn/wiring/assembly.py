@@ -1,0 +1,229 @@
+"""A node from its parts, bottom-up: each object gets what it needs when it is made.
+
+What adapters implement comes in `Outside`, what the settings say in `Options`. Nothing here knows either.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final
+
+from dstack_vpn.bridge.answers import AnswerWatch
+from dstack_vpn.bridge.auditor import Auditor
+from dstack_vpn.bridge.brake import Brake
+from dstack_vpn.bridge.debounce import Debounce
+from dstack_vpn.bridge.endpoints import EndpointBook
+from dstack_vpn.bridge.event_log import EventLog
+from dstack_vpn.bridge.event_logger import EventLogger
+from dstack_vpn.bridge.executor import PlanExecutor
+from dstack_vpn.bridge.follow import ChainLoop
+from dstack_vpn.bridge.gate import Gate
+from dstack_vpn.bridge.glance import Glance
+from dstack_vpn.bridge.greeter import Greeter
+from dstack_vpn.bridge.jury import Jury
+from dstack_vpn.bridge.members import Members
+from dstack_vpn.bridge.node import Node
+from dstack_vpn.bridge.own_keys import OwnKeys
+from dstack_vpn.bridge.path_keeper import PathKeeper
+from dstack_vpn.bridge.paths import Paths
+from dstack_vpn.bridge.pending import PendingChanges
+from dstack_vpn.bridge.reconciler import Reconciler
+from dstack_vpn.bridge.recorder import Recorder
+from dstack_vpn.bridge.renewal import Renewal
+from dstack_vpn.bridge.reporter import Reporter
+from dstack_vpn.bridge.resolving import EndpointResolver
+from dstack_vpn.bridge.rotation import Rotation
+from dstack_vpn.bridge.state import ChainState
+from dstack_vpn.bridge.tunnel import Tunnel, TunnelKeeper
+from dstack_vpn.bridge.watch import HealthWatch
+from dstack_vpn.core.access import Identity
+from dstack_vpn.core.addressing import AddressPlan
+from dstack_vpn.core.answers import Answers
+from dstack_vpn.core.desired import PeerPolicy
+from dstack_vpn.core.keyage import Schedule
+from dstack_vpn.core.keys import PrivateKey
+from dstack_vpn.core.model import Address, SocketAddress
+from dstack_vpn.core.observe.reports import FirewallReport
+from dstack_vpn.core.quorum import Quorum
+from dstack_vpn.core.reach import Reach
+from dstack_vpn.core.staleness import Staleness, StalePolicy
+from dstack_vpn.core.transport import Transport
+from dstack_vpn.core.x25519 import derive
+from dstack_vpn.ports import (
+    ChainSource,
+    Clock,
+    ConfigArchive,
+    EndpointMemory,
+    KeyChanger,
+    KeyRing,
+    Ledger,
+    Link,
+    PeerRelay,
+    Resolver,
+    Store,
+)
+
+_CHANGES: Final = 10_000
+"""Steps of the registry that may wait to be stored."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outside:
+    """The outside world, as adapters implement it."""
+
+    clock: Clock
+    source: ChainSource
+    link: Link
+    store: Store
+    archive: ConfigArchive
+    ledger: Ledger
+    memory: EndpointMemory
+    resolver: Resolver
+    make_relay: Callable[[Reach], Awaitable[PeerRelay]]
+    can_send: Callable[[SocketAddress], bool]
+    ring: KeyRing | None
+    """Our keys, if they are ours to change."""
+    changer: KeyChanger | None
+    """Changes our key by its age, if the settings ask for that."""
+    gate: Gate | None
+    """The packet filter, if the settings ask for one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What the settings say."""
+
+    private_key: PrivateKey
+    key_on_disk: bool
+    identity: Identity
+    addresses: AddressPlan
+    policy: PeerPolicy
+    registry: tuple[int, Address] | None
+    """Chain id and contract."""
+    paced: bool
+    """Whether blocks come at a known pace."""
+    confirmations: int
+    quorum: int
+    audit_interval: float
+    """Seconds."""
+    max_staleness: float
+    """Seconds."""
+    stale_policy: StalePolicy
+    interface: str
+    listen_port: int
+    mtu: int
+    transport: Transport
+    keep_interface: bool
+    key_schedule: Schedule | None
+    audit_keep_for: float
+    """Seconds."""
+    audit_keep_bytes: int
+    unprotected: FirewallReport | None
+    """What is reported if no packet filter keeps packets in the tunnel."""
+
+
+def assemble(outside: Outside, options: Options) -> Node:
+    """Return a node that is ready to run."""
+    clock = outside.clock
+    event_log, event_logger = EventLog(clock), EventLogger()
+    auditor = Auditor(outside.ledger, clock, options.audit_keep_for, options.audit_keep_bytes)
+    event_log.subscribe(event_logger.take)
+    event_log.subscribe(auditor.take)
+    publish = event_log.publish
+
+    # Who is a member, and how each is reached.
+    keys = OwnKeys(options.private_key, outside.ring, options.key_on_disk)
+    book = EndpointBook(outside.resolver, clock)
+    paths = Paths(options.transport, book)
+    changes = PendingChanges(Debounce(clock))
+    doubted, own_changed = asyncio.Event(), asyncio.Event()
+    members = Members(
+        own_key=derive(options.private_key),
+        identity=options.identity,
+        addresses=options.addresses,
+        policy=options.policy,
+        confirmations=options.confirmations,
+        clock=clock,
+        paced=options.paced,
+        lookup=paths.where,
+        quorum=Quorum(options.quorum) if options.quorum > 1 else None,
+        staleness=Staleness(options.max_staleness, options.stale_policy),
+        submit=changes.submit,
+        doubted=doubted.set,
+        own_changed=own_changed.set,
+        rekey=keys.adopt,
+        publish=publish,
+    )
+
+    # The chain.
+    state = ChainState(members, clock, options.audit_interval, asyncio.Queue(_CHANGES), publish)
+    jury = None if members.quorum is None else Jury(state, outside.source, members.quorum, doubted)
+    chain = ChainLoop(outside.source, state, jury)
+
+    # The device.
+    tunnel = Tunnel(outside.link, members, keys, options.listen_port, options.interface, options.mtu, clock)
+    executor = PlanExecutor(tunnel, members, publish)
+    brake = Brake(members, clock, publish)
+    greeter = Greeter(tunnel, members, outside.memory, executor.initiate)
+    recorder = Recorder(outside.store, outside.archive, chain, tunnel, keys, state.changed)
+    resolver = EndpointResolver(book, members, clock)
+    glance, answers = Glance(tunnel), Answers()
+    reconciler = Reconciler(
+        members=members,
+        tunnel=tunnel,
+        executor=executor,
+        brake=brake,
+        changes=changes,
+        answers=answers,
+        clock=clock,
+        confirm=chain.confirm,
+        proven=paths.proven,
+        renewing=greeter.call_again,
+        observers=(glance.saw, recorder.config_changed, greeter.saw, resolver.saw),
+        publish=publish,
+    )
+    rotation = None if outside.ring is None else Rotation(keys, outside.ring, tunnel, executor.initiate)
+    renewal = None
+    if outside.ring is not None and outside.changer is not None and options.key_schedule is not None:
+        renewal = Renewal(chain, outside.ring, outside.changer, options.key_schedule, publish)
+
+    # What is seen from outside.
+    reporter = Reporter(
+        started=clock.now(),
+        chain=state,
+        tunnel=tunnel,
+        brake=brake,
+        paths=paths,
+        recorder=recorder,
+        auditor=auditor,
+        jury=jury,
+        renewal=renewal,
+        gate=outside.gate,
+        unprotected=options.unprotected,
+    )
+    return Node(
+        registry=options.registry,
+        keep_interface=options.keep_interface,
+        event_log=event_log,
+        event_logger=event_logger,
+        keys=keys,
+        members=members,
+        chain=chain,
+        tunnel=tunnel,
+        keeper=TunnelKeeper(tunnel, own_changed, reconciler.repair, reconciler.renew),
+        reconciler=reconciler,
+        path_keeper=PathKeeper(
+            paths, tunnel, members, executor, clock, outside.make_relay, outside.can_send, publish
+        ),
+        resolver=resolver,
+        recorder=recorder,
+        greeter=greeter,
+        glance=glance,
+        answers=AnswerWatch(glance, members, clock, publish, answers),
+        health=HealthWatch(reporter.collect, clock, publish),
+        reporter=reporter,
+        auditor=auditor,
+        gate=outside.gate,
+        rotation=rotation,
+        renewal=renewal,
+    )

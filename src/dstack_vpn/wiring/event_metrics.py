@@ -1,0 +1,66 @@
+"""Counts events for Prometheus; a listener of the event log."""
+
+from collections.abc import Iterator
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
+from prometheus_client.core import Metric
+
+from dstack_vpn.core.observe.event import Entry
+from dstack_vpn.core.observe.events import EVENTS, PeerRemoved, PeerSet, Reorged
+
+LATENCIES: Final = (
+    *(0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5),
+    10.0,
+)
+"""Seconds."""
+DEPTHS: Final = (1, 2, 3, 5, 8, 16, 32, 64, 128)
+"""Blocks."""
+
+
+class EventMetrics:
+    """Sums since the start."""
+
+    def __init__(self) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # the library has no types for it
+        self._registry = registry = CollectorRegistry()
+        self._events = Counter(
+            "dstack_vpn_events", "Events, by name: see /events.", ["event"], registry=registry
+        )
+        self._happenings = Counter(
+            "dstack_vpn_happenings", "The former name of dstack_vpn_events.", ["kind"], registry=registry
+        )
+        self._engagements = Counter(
+            "dstack_vpn_brake_engagements", "Times that removals had to wait.", registry=registry
+        )
+        self._reorgs = Histogram(
+            "dstack_vpn_chain_reorg_depth_blocks",
+            "Reorgs, by the blocks replaced.",
+            registry=registry,
+            buckets=DEPTHS,
+        )
+        self._latencies = Histogram(
+            "dstack_vpn_event_to_peer_seconds",
+            "From a registry event's arrival to the device's acknowledgement of the peer.",
+            registry=registry,
+            buckets=LATENCIES,
+        )
+        for name in EVENTS:
+            self._events.labels(name)
+            self._happenings.labels(name)
+
+    def take(self, entry: Entry) -> None:
+        """Count an event."""
+        event = entry.event
+        self._events.labels(event.name).inc()
+        self._happenings.labels(event.name).inc()
+        if event.name == "brake.engaged":
+            self._engagements.inc()
+        if isinstance(event, Reorged):
+            self._reorgs.observe(event.depth)
+        if isinstance(event, PeerSet | PeerRemoved) and event.latency is not None:
+            self._latencies.observe(event.latency)
+
+    def collect(self) -> Iterator[Metric]:
+        """Return the metrics as they are now."""
+        yield from self._registry.collect()

@@ -1,0 +1,74 @@
+"""Objects get all that they need when they are made: nothing is attached to them afterwards."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SOURCES = Path(__file__).parents[2] / "src" / "dstack_vpn"
+FILES = sorted(path for room in ("bridge", "wiring") for path in (SOURCES / room).rglob("*.py"))
+
+
+def own_attributes(tree: ast.Module) -> set[str]:
+    """The attributes that classes of this module declare: their own objects are theirs to change."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef):
+            found |= {
+                each.target.id
+                for each in node.body
+                if isinstance(each, ast.AnnAssign) and isinstance(each.target, ast.Name)
+            }
+    return found
+
+
+def assigned(tree: ast.Module) -> Iterator[ast.Attribute]:
+    """Every attribute that is assigned to, but for those of ``self``."""
+    for node in ast.walk(tree):
+        targets = node.targets if isinstance(node, ast.Assign) else []
+        if isinstance(node, ast.AugAssign | ast.AnnAssign | ast.For | ast.AsyncFor):
+            targets = [node.target]
+        for target in targets:
+            for each in ast.walk(target):
+                match each:
+                    case ast.Attribute(value=ast.Name(id="self")):
+                        pass
+                    case ast.Attribute(ctx=ast.Store()):
+                        yield each
+
+
+def wrong_assignments(source: str) -> list[str]:
+    tree = ast.parse(source)
+    own = own_attributes(tree)
+    return [f"{each.lineno}: {ast.unparse(each)}" for each in assigned(tree) if each.attr not in own]
+
+
+def idle_callbacks(source: str) -> list[str]:
+    """Attributes whose default is a function that does nothing."""
+    return [
+        f"{node.lineno}: {ast.unparse(node.target)}"
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.AnnAssign) and node.value is not None
+        for each in ast.walk(node.value)
+        if isinstance(each, ast.Lambda) and isinstance(each.body, ast.Constant)
+    ]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCES)))
+def test_nothing_is_attached_after_construction(path: Path) -> None:
+    assert wrong_assignments(path.read_text()) == []
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCES)))
+def test_no_callback_has_a_default_that_does_nothing(path: Path) -> None:
+    assert idle_callbacks(path.read_text()) == []
+
+
+def test_the_checks_find_what_they_look_for() -> None:
+    assert wrong_assignments("members.submit = reconciler.submit") == ["1: members.submit"]
+    assert wrong_assignments("self.state.count += 1") == ["1: self.state.count"]
+    assert wrong_assignments("a, tunnel.renew = 1, 2") == ["1: tunnel.renew"]
+    assert wrong_assignments("self.count = 1") == []
+    assert wrong_assignments("class Peer:\n    relay: int\n\npeer.relay = 1") == []
+    assert idle_callbacks("class A:\n    told: object = field(default=lambda x: None)") == ["2: told"]
