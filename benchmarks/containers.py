@@ -25,7 +25,7 @@ _MINT: Final = """
 import secrets, sys
 from dstack_vpn.adapters.contracts import calls
 from dstack_vpn.cli.dev import DevChain
-from dstack_vpn.core.keys import PublicKey
+from dstack_vpn.core.wireguard.keys import PublicKey
 chain = DevChain("http://127.0.0.1:8545")
 for number in range(int(sys.argv[1])):
     data = calls.mint(chain.owner(), f"bench-{number}", PublicKey(secrets.token_bytes(32)))

@@ -17,7 +17,7 @@ from tests.fake_chain import FakeServer, registry, serve
 from tests.netns_support import Namespace, connect
 
 from benchmarks.harness import Daemon, Entry, new_key, running_daemon
-from dstack_vpn.core.x25519 import derive
+from dstack_vpn.core.wireguard.x25519 import derive
 
 CHANGES = 1000
 SECONDS = 25

@@ -22,8 +22,8 @@ from typing import Any
 
 from tests.netns_support import Namespace, wireguard_go
 
-from dstack_vpn.core.keys import PrivateKey
-from dstack_vpn.core.x25519 import clamp
+from dstack_vpn.core.wireguard.keys import PrivateKey
+from dstack_vpn.core.wireguard.x25519 import clamp
 
 Entry = dict[str, Any]
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from dstack_vpn.bridge.event_logger import LOGGED_AS
 from dstack_vpn.core.observe.event import Event
 from dstack_vpn.core.observe.events import EVENTS
+from dstack_vpn.daemon.observe.event_logger import LOGGED_AS
 
 LEVELS: Final = ("debug", "info", "warning", "error")
 LOGGERS: Final = frozenset({"_log", "log", "_seldom"})

@@ -22,7 +22,7 @@ import aiohttp
 import pytest
 
 from dstack_vpn.adapters.contracts import calls
-from dstack_vpn.core.keys import PublicKey
+from dstack_vpn.core.wireguard.keys import PublicKey
 
 _INSTALLED = Path(__file__).parent.parent / ".cache" / "npm" / "node_modules" / ".bin" / "anvil"
 _GAS = 30_000_000

@@ -20,8 +20,8 @@ from dstack_vpn.cli.demo.namespaces import (
     run,
     wait_until,
 )
-from dstack_vpn.core.keys import PublicKey
 from dstack_vpn.core.ownership import Claim, Identity
+from dstack_vpn.core.wireguard.keys import PublicKey
 
 _OURS: Final = re.compile(r"dv([0-9]+)[a-z].*", re.ASCII)
 

@@ -11,16 +11,16 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-from dstack_vpn.bridge.members import Members
-from dstack_vpn.core.access import Identity
-from dstack_vpn.core.addressing import AddressPlan
-from dstack_vpn.core.desired import PeerPolicy
-from dstack_vpn.core.events import Granted, LoggedEvent, Observed, RegistryEvent
-from dstack_vpn.core.keys import PublicKey
+from dstack_vpn.core.access.addressing import AddressPlan
+from dstack_vpn.core.access.control import Identity
+from dstack_vpn.core.access.membership import PeerPolicy
+from dstack_vpn.core.access.staleness import Staleness
+from dstack_vpn.core.chain.events import Granted, LoggedEvent, Observed, RegistryEvent
+from dstack_vpn.core.chain.registry import Registry, apply
 from dstack_vpn.core.model import BlockRef, ChainIdentity, Position, TokenId
-from dstack_vpn.core.reach import Reach
-from dstack_vpn.core.registry import Registry, apply
-from dstack_vpn.core.staleness import Staleness
+from dstack_vpn.core.paths.peer_endpoint import Reach
+from dstack_vpn.core.wireguard.keys import PublicKey
+from dstack_vpn.daemon.peers.members import Members
 from dstack_vpn.errors import ChainError, EndpointError
 from dstack_vpn.ports import ChainFact, ChainSession, Checkpoint, Clock, Quarantine
 

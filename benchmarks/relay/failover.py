@@ -21,7 +21,7 @@ from tests.integration.relay.programs import OUR_KIND, Program, text
 from tests.netns_support import Namespace, run
 
 from benchmarks.relay.pairs import Figures, rounded, table
-from dstack_vpn.core.wgwire import INITIATION_SIZE
+from dstack_vpn.core.wireguard.wire import INITIATION_SIZE
 
 BEFORE: Final = 1.0
 """Seconds of traffic before an upstream fails; and after it came back."""

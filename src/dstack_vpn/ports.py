@@ -9,9 +9,9 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
-from dstack_vpn.core.events import LoggedEvent, Observed, RegistryEvent
-from dstack_vpn.core.keys import PrivateKey, PublicKey
-from dstack_vpn.core.ledger import Anchor, Note
+from dstack_vpn.core.access.replies import Question, Statement
+from dstack_vpn.core.chain.events import LoggedEvent, Observed, RegistryEvent
+from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.model import (
     BlockRef,
     ChainIdentity,
@@ -21,10 +21,10 @@ from dstack_vpn.core.model import (
     SocketAddress,
     TokenId,
 )
-from dstack_vpn.core.node import Node
+from dstack_vpn.core.observe.audit_chain import Anchor, Note
 from dstack_vpn.core.observe.event import Event
-from dstack_vpn.core.upstream import Upstream
-from dstack_vpn.core.witness import Question, Statement
+from dstack_vpn.core.paths.relay_url import Upstream
+from dstack_vpn.core.wireguard.keys import PrivateKey, PublicKey
 
 Publish: TypeAlias = Callable[[Event], None]
 """Publishes an event; never waits, and raises nothing."""
@@ -368,7 +368,7 @@ class EndpointMemory(Protocol):
 
 
 class Ledger(Protocol):
-    """The audit log: append-only, chained (`core.ledger`). All methods raise `StoreError`."""
+    """The audit log: append-only, chained (`core.observe.audit_chain`). All methods raise `StoreError`."""
 
     def append(self, notes: Sequence[Note]) -> Anchor:
         """Record them in their order; returns the end of the chain."""

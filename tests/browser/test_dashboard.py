@@ -12,7 +12,7 @@ from tests.browser.conftest import TOKEN, URL
 from dstack_vpn.adapters.contracts import calls
 from dstack_vpn.cli.demo.lab import Lab
 from dstack_vpn.cli.demo.node import new_key
-from dstack_vpn.core.x25519 import derive
+from dstack_vpn.core.wireguard.x25519 import derive
 
 pytestmark = [pytest.mark.netns, pytest.mark.anvil]
 AXE: Final = Path(__file__).parents[2] / ".cache" / "web" / "node_modules" / "axe-core" / "axe.min.js"

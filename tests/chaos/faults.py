@@ -17,7 +17,7 @@ from tests.chaos.world import World
 
 from dstack_vpn.cli.demo.namespaces import wait_until
 from dstack_vpn.cli.demo.node import INTERFACE, WIREGUARD_PORT, Node, new_key
-from dstack_vpn.core.x25519 import derive
+from dstack_vpn.core.wireguard.x25519 import derive
 
 Heal = Callable[[], None]
 DEEPEST: Final = 64

@@ -35,7 +35,7 @@ from dstack_vpn.cli.demo.lab import Lab, Tools
 from dstack_vpn.cli.demo.namespaces import Namespace
 from dstack_vpn.cli.demo.node import WIREGUARD_PORT, Node, new_key
 from dstack_vpn.cli.demo.ping import Ping
-from dstack_vpn.core.x25519 import derive
+from dstack_vpn.core.wireguard.x25519 import derive
 from dstack_vpn.errors import AdminError
 
 HOSTS: Final = ("192.168.77.251", "192.168.77.252", "192.168.77.253")

@@ -7,10 +7,10 @@ import pytest
 from tests.contracts.evm import ALICE, BOB, OWNER, Chain, Contract, RawLog, Reverted, key
 
 from dstack_vpn.adapters.contracts import AccessRegistry, DstackAccessNft, describe_revert, detect
-from dstack_vpn.core.events import Observed
-from dstack_vpn.core.keys import PublicKey
+from dstack_vpn.core.chain.events import Observed
+from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.model import BlockRef, Malformed
-from dstack_vpn.core.node import Node
+from dstack_vpn.core.wireguard.keys import PublicKey
 from dstack_vpn.errors import WrongChainError
 from dstack_vpn.ports import Log, RegistryAbi
 

@@ -205,8 +205,6 @@ def expected() -> Iterator[Outcome]:
 
 def test_the_contract_does_what_the_model_says() -> None:
     CALLS[0] = SUCCESSES[0] = 0
-    run_state_machine_as_test(
-        RegistryMachine, settings=settings(max_examples=150, stateful_step_count=80)
-    )
+    run_state_machine_as_test(RegistryMachine, settings=settings(max_examples=150, stateful_step_count=80))
     assert CALLS[0] > 2000, "too few calls reached the contract to mean anything"
     assert SUCCESSES[0] > 1000, "too few of them did anything"

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.contracts.evm import ALICE, OWNER, Chain, Contract, Reverted, key
 from tests.contracts.test_nodes import refused
 
-from dstack_vpn.core.keys import PublicKey
+from dstack_vpn.core.wireguard.keys import PublicKey
 from dstack_vpn.errors import FormatError
 
 NODE_ID = re.compile(rb"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")

@@ -12,7 +12,7 @@ from dstack_vpn.adapters.contracts.abi import Reader
 from dstack_vpn.adapters.contracts.reverts import describe_revert
 from dstack_vpn.adapters.contracts.token_uri import endpoint_of
 from dstack_vpn.core.model import BlockRef, Malformed
-from dstack_vpn.core.reach import Reach
+from dstack_vpn.core.paths.peer_endpoint import Reach
 from dstack_vpn.errors import ChainError, FormatError
 from dstack_vpn.ports import Log
 

@@ -14,10 +14,10 @@ from dstack_vpn.adapters.attest.verify import Judgement, verify
 from dstack_vpn.adapters.device import netlink, uapi, wgnetlink
 from dstack_vpn.adapters.store import records
 from dstack_vpn.config import load, load_relay
-from dstack_vpn.core import wgconf
-from dstack_vpn.core.attestation import replay
-from dstack_vpn.core.keys import PublicKey
-from dstack_vpn.core.measurements import Expected, Verdict
+from dstack_vpn.core.attest.measurements import Expected, Verdict
+from dstack_vpn.core.attest.quote import replay
+from dstack_vpn.core.wireguard import config_file as wgconf
+from dstack_vpn.core.wireguard.keys import PublicKey
 from dstack_vpn.errors import DeviceError
 
 _T = TypeVar("_T")

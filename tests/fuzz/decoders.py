@@ -13,7 +13,7 @@ from dstack_vpn.adapters.attest.verify import report_of
 from dstack_vpn.adapters.chain.url import RpcUrl
 from dstack_vpn.adapters.device import uapi
 from dstack_vpn.config import parsers
-from dstack_vpn.core.forward import parse_forwards
+from dstack_vpn.core.paths.port_forward import parse_forwards
 from dstack_vpn.errors import ConfigError, DeviceError, EndpointError, FormatError
 
 

@@ -13,10 +13,11 @@ from tests.scripted import key
 
 from dstack_vpn.adapters.contracts import fields
 from dstack_vpn.adapters.web.access import Policy
-from dstack_vpn.core.access import AccessControl, Identity, Reason, own_problem
-from dstack_vpn.core.addressing import AddressPlan
-from dstack_vpn.core.desired import Membership, PeerPolicy, keys_of
-from dstack_vpn.core.events import (
+from dstack_vpn.core.access.addressing import AddressPlan
+from dstack_vpn.core.access.control import AccessControl, Identity, Reason, own_problem
+from dstack_vpn.core.access.membership import Membership, PeerPolicy, keys_of
+from dstack_vpn.core.access.quorum import Quorum
+from dstack_vpn.core.chain.events import (
     EndpointUpdated,
     ExpiryUpdated,
     Granted,
@@ -27,11 +28,10 @@ from dstack_vpn.core.events import (
     Revoked,
     Transferred,
 )
-from dstack_vpn.core.keys import PublicKey
+from dstack_vpn.core.chain.node import Node
+from dstack_vpn.core.chain.registry import Registry, apply, revert
 from dstack_vpn.core.model import Malformed, Position, TokenId
-from dstack_vpn.core.node import Node
-from dstack_vpn.core.quorum import Quorum
-from dstack_vpn.core.registry import Registry, apply, revert
+from dstack_vpn.core.wireguard.keys import PublicKey
 
 _FACTS: Final = 24
 SMALL: Final = AddressPlan(ipaddress.IPv4Network("10.77.0.0/29"), PLAN.ipv6)

@@ -16,8 +16,8 @@ from dstack_vpn.adapters.relay.downlink import Downlink
 from dstack_vpn.adapters.relay.engine import Engine
 from dstack_vpn.adapters.relay.offload import Offload
 from dstack_vpn.adapters.relay.outbox import Outbox, Sink
-from dstack_vpn.core import framing
-from dstack_vpn.core.wgwire import Watch
+from dstack_vpn.core.wireguard import framing
+from dstack_vpn.core.wireguard.wire import Watch
 
 _WAYS: Final = tuple(
     Offload(mmsg=mmsg, gro=False, gso=gso) for gso in (False, True) for mmsg in (False, True)

@@ -1,4 +1,4 @@
-"""What several endpoints say of the registry, through `core.quorum`: who is granted, and by whose word."""
+"""What several endpoints say of the registry, through `core.access.quorum`: who is granted, and by whose word."""
 
 from collections import defaultdict
 from typing import Final
@@ -7,12 +7,12 @@ from tests.fuzz.cursor import Cursor
 from tests.fuzz.policy import SMALL, fact, node
 from tests.scripted import key
 
-from dstack_vpn.core.access import AccessControl
-from dstack_vpn.core.events import Observed
+from dstack_vpn.core.access.control import AccessControl
+from dstack_vpn.core.access.quorum import Quorum
+from dstack_vpn.core.access.replies import Word, compare, in_force
+from dstack_vpn.core.chain.events import Observed
+from dstack_vpn.core.chain.registry import Registry, apply
 from dstack_vpn.core.model import Position, TokenId
-from dstack_vpn.core.quorum import Quorum
-from dstack_vpn.core.registry import Registry, apply
-from dstack_vpn.core.witness import Word, compare, in_force
 
 OTHERS: Final = ("b", "c", "d")
 _STEPS: Final = 24

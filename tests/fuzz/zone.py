@@ -9,11 +9,11 @@ from tests.scripted import key
 
 from dstack_vpn.adapters.dns import messages
 from dstack_vpn.adapters.dns.server import DnsServer
-from dstack_vpn.core.access import AccessControl
-from dstack_vpn.core.addressing import AddressPlan, unique_local_prefix
+from dstack_vpn.core.access.addressing import AddressPlan, unique_local_prefix
+from dstack_vpn.core.access.control import AccessControl
+from dstack_vpn.core.chain.node import Node
+from dstack_vpn.core.chain.registry import Registry
 from dstack_vpn.core.names import Answer, Names
-from dstack_vpn.core.node import Node
-from dstack_vpn.core.registry import Registry
 
 OWNER: Final = "0x" + "ab" * 20
 PLAN: Final = AddressPlan(ipaddress.IPv4Network("10.77.0.0/20"), unique_local_prefix(1, OWNER))

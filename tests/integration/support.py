@@ -18,13 +18,13 @@ from dstack_vpn.adapters.chain.session import RpcSession
 from dstack_vpn.adapters.chain.transport import Outcome
 from dstack_vpn.adapters.contracts import by_name
 from dstack_vpn.adapters.device.memory import MemoryDevice, MemoryLink
-from dstack_vpn.bridge.node import Node
 from dstack_vpn.config import load
-from dstack_vpn.core.access import Decision
-from dstack_vpn.core.keys import PrivateKey, PublicKey
+from dstack_vpn.core.access.control import Decision
 from dstack_vpn.core.model import PeerState, TokenId
 from dstack_vpn.core.observe.health import Health, evaluate
-from dstack_vpn.core.x25519 import derive
+from dstack_vpn.core.wireguard.keys import PrivateKey, PublicKey
+from dstack_vpn.core.wireguard.x25519 import derive
+from dstack_vpn.daemon.daemon import Node
 from dstack_vpn.ports import ChainSession, Quarantine
 from dstack_vpn.wiring import daemon as wiring
 from dstack_vpn.wiring.transports import Relays

@@ -13,8 +13,8 @@ from tests.integration.test_admin_cli import Ran, User
 from dstack_vpn.adapters import keyfile
 from dstack_vpn.adapters.contracts import calls
 from dstack_vpn.adapters.keys.keyring import FileKeyRing
-from dstack_vpn.core.keys import PrivateKey, PublicKey
-from dstack_vpn.core.x25519 import derive
+from dstack_vpn.core.wireguard.keys import PrivateKey, PublicKey
+from dstack_vpn.core.wireguard.x25519 import derive
 
 pytestmark = pytest.mark.anvil
 US, THIEF = 1, 2

@@ -9,8 +9,8 @@ from tests.integration.conftest import MakeRig
 from tests.integration.pairs import Pair, members
 from tests.integration.support import Rig, eventually
 
-from dstack_vpn.bridge import reconciler
 from dstack_vpn.core.model import RemovePeer
+from dstack_vpn.daemon.peers import reconciler
 
 
 @pytest.fixture

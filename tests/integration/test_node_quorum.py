@@ -15,12 +15,13 @@ from tests.integration.pairs import members
 from tests.integration.support import Rig, eventually
 
 from dstack_vpn.adapters.chain import pool
-from dstack_vpn.bridge import jury, progress
-from dstack_vpn.bridge.witnesses import LOOK
-from dstack_vpn.core.access import Reason
-from dstack_vpn.core.keys import PublicKey
+from dstack_vpn.core.access.control import Reason
+from dstack_vpn.core.chain.fork_search import Walk
 from dstack_vpn.core.model import RemovePeer, SetPeer
-from dstack_vpn.core.walk import Walk
+from dstack_vpn.core.wireguard.keys import PublicKey
+from dstack_vpn.daemon.chain import progress
+from dstack_vpn.daemon.chain import quorum_checker as jury
+from dstack_vpn.daemon.chain.verifiers import LOOK
 from dstack_vpn.wiring.view import NodeView
 
 AUDIT = 0.2

@@ -19,13 +19,13 @@ from tests.integration.support import Rig, eventually
 from dstack_vpn.adapters import keyfile
 from dstack_vpn.adapters.contracts import calls
 from dstack_vpn.adapters.keys.keyring import make_next, next_of, old_of
-from dstack_vpn.bridge import renewal as renewal_module
-from dstack_vpn.bridge.renewal import Renewal
-from dstack_vpn.core import keyage
-from dstack_vpn.core.keyage import SHORTEST
-from dstack_vpn.core.keys import PrivateKey
 from dstack_vpn.core.model import TokenId
-from dstack_vpn.core.x25519 import derive
+from dstack_vpn.core.wireguard import key_age as keyage
+from dstack_vpn.core.wireguard.key_age import SHORTEST
+from dstack_vpn.core.wireguard.keys import PrivateKey
+from dstack_vpn.core.wireguard.x25519 import derive
+from dstack_vpn.daemon.device import key_expiry as renewal_module
+from dstack_vpn.daemon.device.key_expiry import Renewal
 from dstack_vpn.errors import AdminError, EndpointError
 from dstack_vpn.wiring import daemon as wiring
 from dstack_vpn.wiring.snapshot import take

@@ -9,9 +9,9 @@ from tests.integration.support import Rig, eventually
 
 from dstack_vpn.adapters import keyfile
 from dstack_vpn.adapters.keys.keyring import next_of, old_of
-from dstack_vpn.core.keys import PrivateKey
 from dstack_vpn.core.model import RemovePeer
-from dstack_vpn.core.x25519 import derive
+from dstack_vpn.core.wireguard.keys import PrivateKey
+from dstack_vpn.core.wireguard.x25519 import derive
 
 
 async def with_two_members(

@@ -11,8 +11,8 @@ from dstack_vpn.adapters.device.backend import choose_backend
 from dstack_vpn.adapters.device.kernel import KernelDevice
 from dstack_vpn.adapters.device.link import KernelLink
 from dstack_vpn.adapters.device.netlink import find_family
-from dstack_vpn.core.keys import PublicKey
 from dstack_vpn.core.model import RemovePeer, SetPeer
+from dstack_vpn.core.wireguard.keys import PublicKey
 from dstack_vpn.errors import DeviceError, DeviceGoneError
 
 pytestmark = [

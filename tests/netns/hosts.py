@@ -13,8 +13,8 @@ from typing import Any
 from tests.netns_support import Namespace, wait_until, wireguard_go
 
 from dstack_vpn.cli.demo.node import new_key, write_secret
-from dstack_vpn.core.keys import PrivateKey, PublicKey
-from dstack_vpn.core.x25519 import derive
+from dstack_vpn.core.wireguard.keys import PrivateKey, PublicKey
+from dstack_vpn.core.wireguard.x25519 import derive
 from dstack_vpn.errors import AdminError
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

@@ -14,7 +14,7 @@ from tests.quotes import NOW, Made
 from dstack_vpn.adapters.attest.verify import GENUINE, Judgement, verify
 from dstack_vpn.adapters.keys.guest_agent import GuestAgent
 from dstack_vpn.cli.demo.lab import Lab
-from dstack_vpn.core.measurements import Expected
+from dstack_vpn.core.attest.measurements import Expected
 
 pytestmark = [pytest.mark.netns, pytest.mark.anvil]
 

@@ -21,7 +21,7 @@ from tests.netns_support import wait_until
 from dstack_vpn.cli.demo.lab import Lab, Tools
 from dstack_vpn.cli.demo.node import INTERFACE, Node, new_key
 from dstack_vpn.cli.demo.ping import Ping
-from dstack_vpn.core.x25519 import derive
+from dstack_vpn.core.wireguard.x25519 import derive
 from dstack_vpn.errors import AdminError
 
 pytestmark = [pytest.mark.netns, pytest.mark.anvil]

@@ -13,7 +13,7 @@ from tests.netns.hosts import Host, Member, hosted
 from tests.netns_support import wait_until
 
 from dstack_vpn.cli.demo.node import new_key
-from dstack_vpn.core.x25519 import derive
+from dstack_vpn.core.wireguard.x25519 import derive
 from dstack_vpn.errors import AdminError
 
 pytestmark = [
@@ -39,7 +39,7 @@ def member(tmp_path: Path) -> Member:
 def ula(member: Member) -> str:
     """The network's IPv6 prefix."""
     from dstack_vpn.config.settings import NETWORKS
-    from dstack_vpn.core.addressing import unique_local_prefix
+    from dstack_vpn.core.access.addressing import unique_local_prefix
 
     local = NETWORKS["local"]
     assert local.contract is not None

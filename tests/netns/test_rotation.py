@@ -16,8 +16,8 @@ from dstack_vpn.adapters import keyfile
 from dstack_vpn.cli.demo.lab import Lab, Tools
 from dstack_vpn.cli.demo.node import Node
 from dstack_vpn.cli.demo.ping import Ping
-from dstack_vpn.core.keys import PrivateKey
-from dstack_vpn.core.x25519 import derive
+from dstack_vpn.core.wireguard.keys import PrivateKey
+from dstack_vpn.core.wireguard.x25519 import derive
 
 pytestmark = [pytest.mark.netns, pytest.mark.anvil]
 

@@ -3,7 +3,7 @@
 from hypothesis import strategies as st
 from tests.scripted import key
 
-from dstack_vpn.core.events import (
+from dstack_vpn.core.chain.events import (
     EndpointUpdated,
     ExpiryUpdated,
     Granted,
@@ -14,9 +14,9 @@ from dstack_vpn.core.events import (
     Revoked,
     Transferred,
 )
+from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.model import Malformed, Position
-from dstack_vpn.core.node import Node
-from dstack_vpn.core.reach import Reach
+from dstack_vpn.core.paths.peer_endpoint import Reach
 
 tokens = st.integers(0, 5)
 owners = st.sampled_from(["0xa", "0xb", "0xc"])

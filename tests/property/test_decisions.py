@@ -9,20 +9,20 @@ from hypothesis import strategies as st
 from tests.property.test_quorum import block, step
 from tests.scripted import key, members_of
 
-from dstack_vpn.core.access import Identity
-from dstack_vpn.core.addressing import AddressPlan, unique_local_prefix
-from dstack_vpn.core.commands import Advanced
-from dstack_vpn.core.decisions import Standing, standing
-from dstack_vpn.core.desired import PeerPolicy
-from dstack_vpn.core.events import Observed
+from dstack_vpn.core.access.addressing import AddressPlan, unique_local_prefix
+from dstack_vpn.core.access.control import Identity
+from dstack_vpn.core.access.decisions import Standing, standing
+from dstack_vpn.core.access.membership import PeerPolicy
+from dstack_vpn.core.access.quorum import Quorum
+from dstack_vpn.core.access.replies import Statement, Word, compare
+from dstack_vpn.core.access.staleness import Staleness, StalePolicy
+from dstack_vpn.core.chain.commands import Advanced
+from dstack_vpn.core.chain.events import Observed
+from dstack_vpn.core.chain.node import Node
+from dstack_vpn.core.chain.registry import Registry
 from dstack_vpn.core.model import BlockRef, ChainIdentity, Peer, Position, TokenId
-from dstack_vpn.core.node import Node
 from dstack_vpn.core.observe.event import Event
 from dstack_vpn.core.observe.events import Decided, DecisionsChanged
-from dstack_vpn.core.quorum import Quorum
-from dstack_vpn.core.registry import Registry
-from dstack_vpn.core.staleness import Staleness, StalePolicy
-from dstack_vpn.core.witness import Statement, Word, compare
 from dstack_vpn.ports import Checkpoint
 
 PLAN = AddressPlan(ipaddress.IPv4Network("10.77.0.0/24"), unique_local_prefix(1, "0x" + "0" * 40))

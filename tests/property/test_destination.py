@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from dstack_vpn.adapters.relay import dial
 from dstack_vpn.adapters.relay.lookup import Found, Names
 from dstack_vpn.adapters.resolver import SystemResolver
-from dstack_vpn.core.addressing import AddressPlan, unique_local_prefix
-from dstack_vpn.core.destination import Destinations
+from dstack_vpn.core.access.addressing import AddressPlan, unique_local_prefix
 from dstack_vpn.core.model import Endpoint, SocketAddress
-from dstack_vpn.core.reach import Reach
-from dstack_vpn.core.upstream import Upstream
+from dstack_vpn.core.paths.destination import Destinations
+from dstack_vpn.core.paths.peer_endpoint import Reach
+from dstack_vpn.core.paths.relay_url import Upstream
 from dstack_vpn.errors import FormatError, RelayError
 
 PLAN: Final = AddressPlan(ipaddress.IPv4Network("10.77.0.0/16"), unique_local_prefix(31337, "0x" + "ab" * 20))

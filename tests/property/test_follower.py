@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.scripted import ScriptedChain, key
 
-from dstack_vpn.core.commands import (
+from dstack_vpn.core.access.membership import keys_of
+from dstack_vpn.core.chain.commands import (
     Advanced,
     Command,
     Fetch,
@@ -23,12 +24,11 @@ from dstack_vpn.core.commands import (
     Leave,
     Resync,
 )
-from dstack_vpn.core.desired import keys_of
-from dstack_vpn.core.events import Granted, KeyUpdated, LoggedEvent, RegistryEvent, Revoked, Transferred
-from dstack_vpn.core.follower import NEXT, Follower
-from dstack_vpn.core.keys import PublicKey
+from dstack_vpn.core.chain.events import Granted, KeyUpdated, LoggedEvent, RegistryEvent, Revoked, Transferred
+from dstack_vpn.core.chain.follower import NEXT, Follower
+from dstack_vpn.core.chain.registry import Registry
 from dstack_vpn.core.model import BlockRef
-from dstack_vpn.core.registry import Registry
+from dstack_vpn.core.wireguard.keys import PublicKey
 
 Script: TypeAlias = list[tuple[Any, ...]]
 Events: TypeAlias = list[RegistryEvent]

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dstack_vpn.core.framing import HEADER, RUN, RUN_BYTES, frame, scan
+from dstack_vpn.core.wireguard.framing import HEADER, RUN, RUN_BYTES, frame, scan
 
 sizes = st.one_of(
     st.lists(st.integers(0, 40), max_size=40),

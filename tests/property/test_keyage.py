@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dstack_vpn.core.keyage import (
+from dstack_vpn.core.wireguard.key_age import (
     LONGEST,
     SETTLING,
     SHORTEST,

@@ -7,13 +7,13 @@ from hypothesis import strategies as st
 from tests.property.strategies import events, positions
 from tests.scripted import key
 
-from dstack_vpn.core.access import AccessControl, Reason
-from dstack_vpn.core.addressing import AddressPlan, unique_local_prefix
-from dstack_vpn.core.desired import Membership, PeerPolicy, keys_of
-from dstack_vpn.core.events import RegistryEvent
+from dstack_vpn.core.access.addressing import AddressPlan, unique_local_prefix
+from dstack_vpn.core.access.control import AccessControl, Reason
+from dstack_vpn.core.access.membership import Membership, PeerPolicy, keys_of
+from dstack_vpn.core.chain.events import RegistryEvent
+from dstack_vpn.core.chain.node import Node
+from dstack_vpn.core.chain.registry import Registry, apply, apply_all
 from dstack_vpn.core.model import Position
-from dstack_vpn.core.node import Node
-from dstack_vpn.core.registry import Registry, apply, apply_all
 
 PLAN = AddressPlan(ipaddress.IPv4Network("10.77.0.0/29"), unique_local_prefix(1, "0x" + "0" * 40))
 OWN = key(0)

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from tests.scripted import key
 
 from dstack_vpn.adapters.device.memory import MemoryDevice
-from dstack_vpn.core.access import Decision, Reason
-from dstack_vpn.core.desired import Delta
-from dstack_vpn.core.destination import Destinations
-from dstack_vpn.core.keys import PublicKey
+from dstack_vpn.core.access.control import Decision, Reason
+from dstack_vpn.core.access.membership import Delta
+from dstack_vpn.core.access.plan import Plan, brake, differing, plan, plan_deltas
 from dstack_vpn.core.model import DeviceState, Peer, PeerChange, PeerState, RemovePeer, SetPeer, SocketAddress
-from dstack_vpn.core.moving import Evidence
-from dstack_vpn.core.plan import Plan, brake, differing, plan, plan_deltas
+from dstack_vpn.core.paths.destination import Destinations
+from dstack_vpn.core.paths.moving import Evidence
+from dstack_vpn.core.wireguard.keys import PublicKey
 
 PREFIXES = [f"10.77.0.{n}/32" for n in range(1, 9)]
 hosts = st.sampled_from(["192.0.2.1", "192.0.2.2"])

@@ -7,12 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.scripted import key
 
-from dstack_vpn.core.events import Observed
+from dstack_vpn.core.access.quorum import Quorum
+from dstack_vpn.core.access.replies import Statement, Word, compare, in_force, is_same_member, judge_blocks
+from dstack_vpn.core.chain.events import Observed
+from dstack_vpn.core.chain.node import Node
+from dstack_vpn.core.chain.registry import Registry
 from dstack_vpn.core.model import BlockRef, TokenId
-from dstack_vpn.core.node import Node
-from dstack_vpn.core.quorum import Quorum
-from dstack_vpn.core.registry import Registry
-from dstack_vpn.core.witness import Statement, Word, compare, in_force, is_same_member, judge_blocks
 
 TOKENS = range(1, 5)
 State = dict[TokenId, Node]

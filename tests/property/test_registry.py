@@ -6,11 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.property.strategies import events, logs, nodes, positions
 
-from dstack_vpn.core.events import LoggedEvent, Observed, RegistryEvent
+from dstack_vpn.core.chain.events import LoggedEvent, Observed, RegistryEvent
+from dstack_vpn.core.chain.history import Timeline, observed_at
+from dstack_vpn.core.chain.node import Node
+from dstack_vpn.core.chain.registry import Registry, apply, apply_all, contradicts, revert
 from dstack_vpn.core.model import Position
-from dstack_vpn.core.node import Node
-from dstack_vpn.core.registry import Registry, apply, apply_all, contradicts, revert
-from dstack_vpn.core.timeline import Timeline, observed_at
 
 histories = st.lists(st.tuples(positions, events), max_size=12)
 

@@ -9,10 +9,10 @@ from tests.scripted import key
 from tests.simulation.chain import OWNER, TOKENS, Chain
 from tests.simulation.endpoints import FOREVER, Conduct, SimulatedEndpoint
 
-from dstack_vpn.core.events import EndpointUpdated, Granted, KeyUpdated, Revoked
+from dstack_vpn.core.chain.events import EndpointUpdated, Granted, KeyUpdated, Revoked
+from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.model import Endpoint
-from dstack_vpn.core.node import Node
-from dstack_vpn.core.reach import Reach
+from dstack_vpn.core.paths.peer_endpoint import Reach
 
 FORGED = range(200, 206)
 """Numbers of keys that no member ever had."""

@@ -7,11 +7,18 @@ from random import Random
 
 from tests.scripted import key
 
-from dstack_vpn.core.events import EndpointUpdated, Granted, KeyUpdated, LoggedEvent, RegistryEvent, Revoked
-from dstack_vpn.core.keys import PublicKey
+from dstack_vpn.core.chain.events import (
+    EndpointUpdated,
+    Granted,
+    KeyUpdated,
+    LoggedEvent,
+    RegistryEvent,
+    Revoked,
+)
+from dstack_vpn.core.chain.registry import Registry, apply
 from dstack_vpn.core.model import BlockRef, Endpoint, Position, TokenId
-from dstack_vpn.core.reach import Reach
-from dstack_vpn.core.registry import Registry, apply
+from dstack_vpn.core.paths.peer_endpoint import Reach
+from dstack_vpn.core.wireguard.keys import PublicKey
 
 TOKENS = range(1, 6)
 OWNER = "0x" + "0a" * 20

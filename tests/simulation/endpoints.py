@@ -9,10 +9,10 @@ from random import Random
 
 from tests.simulation.chain import Block, Chain, after, some_event
 
-from dstack_vpn.core.events import EndpointUpdated, KeyUpdated, LoggedEvent, Observed, RegistryEvent
+from dstack_vpn.core.chain.events import EndpointUpdated, KeyUpdated, LoggedEvent, Observed, RegistryEvent
+from dstack_vpn.core.chain.node import Node
+from dstack_vpn.core.chain.registry import Registry
 from dstack_vpn.core.model import BlockRef, ChainIdentity, TokenId
-from dstack_vpn.core.node import Node
-from dstack_vpn.core.registry import Registry
 from dstack_vpn.errors import ChainError, EndpointError
 from dstack_vpn.ports import ChainFact, Unannounced
 

@@ -8,9 +8,9 @@ from tests.simulation.chain import Chain
 from tests.simulation.endpoints import SimulatedEndpoint
 from tests.simulation.loop import simulate
 
-from dstack_vpn.bridge.witnesses import answer
+from dstack_vpn.core.access.replies import Question, Statement
 from dstack_vpn.core.model import BlockRef
-from dstack_vpn.core.witness import Question, Statement
+from dstack_vpn.daemon.chain.verifiers import answer
 
 RUNS = 120
 AT_ONCE = 12

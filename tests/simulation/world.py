@@ -15,16 +15,16 @@ from tests.simulation.loop import LoopClock
 
 from dstack_vpn.adapters.chain.pool import RpcPool
 from dstack_vpn.adapters.chain.url import RpcUrl
-from dstack_vpn.bridge.bootstrap import AUDIT_DEADLINE
-from dstack_vpn.bridge.follow import ChainLoop
-from dstack_vpn.bridge.jury import Jury
-from dstack_vpn.bridge.state import ChainState
-from dstack_vpn.core import lag
-from dstack_vpn.core.addressing import AddressPlan, unique_local_prefix
-from dstack_vpn.core.desired import PeerPolicy
-from dstack_vpn.core.keys import PublicKey
-from dstack_vpn.core.quorum import Quorum
-from dstack_vpn.core.witness import AGREED
+from dstack_vpn.core.access.addressing import AddressPlan, unique_local_prefix
+from dstack_vpn.core.access.membership import PeerPolicy
+from dstack_vpn.core.access.quorum import Quorum
+from dstack_vpn.core.access.replies import AGREED
+from dstack_vpn.core.chain import lag
+from dstack_vpn.core.wireguard.keys import PublicKey
+from dstack_vpn.daemon.chain.bootstrap import AUDIT_DEADLINE
+from dstack_vpn.daemon.chain.loop import ChainLoop
+from dstack_vpn.daemon.chain.quorum_checker import Jury
+from dstack_vpn.daemon.chain.state import ChainState
 from dstack_vpn.ports import ChainSession
 
 BLOCK = 4.0

@@ -5,8 +5,8 @@ import secrets
 from pathlib import Path
 
 from dstack_vpn.adapters.store.private import create_private
-from dstack_vpn.core.keys import KEY_LENGTH, PrivateKey
-from dstack_vpn.core.x25519 import clamp
+from dstack_vpn.core.wireguard.keys import KEY_LENGTH, PrivateKey
+from dstack_vpn.core.wireguard.x25519 import clamp
 from dstack_vpn.errors import DstackVpnError, FormatError
 
 

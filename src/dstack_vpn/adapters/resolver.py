@@ -11,8 +11,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final, TypeAlias
 
-from dstack_vpn.core.destination import Destinations
 from dstack_vpn.core.model import SocketAddress
+from dstack_vpn.core.paths.destination import Destinations
 
 DEADLINE: float = 20.0
 """Seconds: libc gives each silent name server five before it asks the next one (resolv.conf(5))."""

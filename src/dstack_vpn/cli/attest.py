@@ -9,8 +9,8 @@ import click
 
 from dstack_vpn.cli.params import KEY
 from dstack_vpn.cli.text import printable
-from dstack_vpn.core.keys import PublicKey
-from dstack_vpn.core.measurements import BY_NAME, MEASUREMENTS, Expected, Finding, Verdict
+from dstack_vpn.core.attest.measurements import BY_NAME, MEASUREMENTS, Expected, Finding, Verdict
+from dstack_vpn.core.wireguard.keys import PublicKey
 from dstack_vpn.errors import FormatError
 
 if TYPE_CHECKING:

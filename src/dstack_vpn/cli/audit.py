@@ -13,7 +13,7 @@ from dstack_vpn.cli.options import with_settings
 from dstack_vpn.cli.tables import console
 from dstack_vpn.cli.words import sentence
 from dstack_vpn.config import Settings
-from dstack_vpn.core.ledger import Record
+from dstack_vpn.core.observe.audit_chain import Record
 from dstack_vpn.errors import AdminError
 
 if TYPE_CHECKING:

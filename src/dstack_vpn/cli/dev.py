@@ -24,10 +24,10 @@ from dstack_vpn.adapters.contracts import calls
 from dstack_vpn.cli.options import with_settings
 from dstack_vpn.cli.sending import CHAIN
 from dstack_vpn.config import Settings
-from dstack_vpn.core.keys import PublicKey
+from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.model import Address, parse_node_id
-from dstack_vpn.core.node import Node
-from dstack_vpn.core.x25519 import derive
+from dstack_vpn.core.wireguard.keys import PublicKey
+from dstack_vpn.core.wireguard.x25519 import derive
 from dstack_vpn.errors import AdminError, FormatError
 
 PATIENCE: Final = 30.0

@@ -6,8 +6,8 @@ import sys
 
 import click
 
-from dstack_vpn.core.keys import KEY_LENGTH, PrivateKey
-from dstack_vpn.core.x25519 import clamp, derive
+from dstack_vpn.core.wireguard.keys import KEY_LENGTH, PrivateKey
+from dstack_vpn.core.wireguard.x25519 import clamp, derive
 from dstack_vpn.errors import AdminError, FormatError
 
 

@@ -18,11 +18,11 @@ from dstack_vpn.cli.sending import CHAIN
 from dstack_vpn.cli.tables import console
 from dstack_vpn.cli.text import printable
 from dstack_vpn.config import Settings
-from dstack_vpn.core.access import BY_KEY, AccessControl, Decision
-from dstack_vpn.core.addressing import AddressPlan
-from dstack_vpn.core.keys import PublicKey
+from dstack_vpn.core.access.addressing import AddressPlan
+from dstack_vpn.core.access.control import BY_KEY, AccessControl, Decision
+from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.model import Malformed
-from dstack_vpn.core.node import Node
+from dstack_vpn.core.wireguard.keys import PublicKey
 from dstack_vpn.errors import AdminError
 
 if TYPE_CHECKING:

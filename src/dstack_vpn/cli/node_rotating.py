@@ -8,7 +8,7 @@ from dstack_vpn.cli.completing import nodes
 from dstack_vpn.cli.node_writing import find_node, label
 from dstack_vpn.cli.params import NAME
 from dstack_vpn.cli.sending import CHAIN, Sending, sends
-from dstack_vpn.core.x25519 import derive
+from dstack_vpn.core.wireguard.x25519 import derive
 from dstack_vpn.errors import AdminError, ChainError, UnknownOutcomeError
 
 if TYPE_CHECKING:

@@ -19,10 +19,10 @@ from dstack_vpn.cli.params import (
     Moment,
 )
 from dstack_vpn.cli.sending import CHAIN, Sending, check_can_ask, confirm, sends
-from dstack_vpn.core.keys import PublicKey
+from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.model import TokenId
-from dstack_vpn.core.node import Node
-from dstack_vpn.core.reach import Reach
+from dstack_vpn.core.paths.peer_endpoint import Reach
+from dstack_vpn.core.wireguard.keys import PublicKey
 
 if TYPE_CHECKING:
     from dstack_vpn.wiring.node import NodeName, Receipt

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import click
 
 from dstack_vpn.config.parsers import address
-from dstack_vpn.core.keys import PublicKey
 from dstack_vpn.core.model import ENDPOINT_LENGTH, parse_node_id
-from dstack_vpn.core.reach import Reach
+from dstack_vpn.core.paths.peer_endpoint import Reach
+from dstack_vpn.core.wireguard.keys import PublicKey
 from dstack_vpn.errors import FormatError
 
 if TYPE_CHECKING:

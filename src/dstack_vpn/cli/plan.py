@@ -16,16 +16,16 @@ from dstack_vpn.cli.options import with_settings
 from dstack_vpn.cli.tables import console
 from dstack_vpn.cli.text import printable
 from dstack_vpn.config import Settings
-from dstack_vpn.core.access import AccessControl, Admission
-from dstack_vpn.core.desired import Lookup, Membership
-from dstack_vpn.core.keys import PublicKey
+from dstack_vpn.core.access.control import AccessControl, Admission
+from dstack_vpn.core.access.membership import Lookup, Membership
+from dstack_vpn.core.access.plan import Plan, Step, brake
+from dstack_vpn.core.access.plan import plan as make_plan
 from dstack_vpn.core.model import DeviceState, Peer, RemovePeer, SetPeer, SocketAddress, TokenId
-from dstack_vpn.core.moving import Evidence
-from dstack_vpn.core.plan import Plan, Step, brake
-from dstack_vpn.core.plan import plan as make_plan
-from dstack_vpn.core.reach import Reach
-from dstack_vpn.core.wgconf import parse as parse_config
-from dstack_vpn.core.x25519 import derive
+from dstack_vpn.core.paths.moving import Evidence
+from dstack_vpn.core.paths.peer_endpoint import Reach
+from dstack_vpn.core.wireguard.config_file import parse as parse_config
+from dstack_vpn.core.wireguard.keys import PublicKey
+from dstack_vpn.core.wireguard.x25519 import derive
 from dstack_vpn.errors import FormatError, StoreError
 
 if TYPE_CHECKING:

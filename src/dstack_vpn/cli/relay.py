@@ -11,7 +11,7 @@ import click
 from dstack_vpn import config
 from dstack_vpn.cli.completing import one_of
 from dstack_vpn.config import RELAY_OPTIONS, TCP2UDP, UDP2TCP, Option, RelaySettings
-from dstack_vpn.core.upstream import has_password
+from dstack_vpn.core.paths.relay_url import has_password
 
 _NAMES = {"RELAY_LISTEN": "--listen", "RELAY_TO": "--to"}
 _VISIBLE: Final = "RELAY_TO"

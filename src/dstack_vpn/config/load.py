@@ -21,7 +21,7 @@ from dstack_vpn.config.private import replaceable
 from dstack_vpn.config.proxies import proxy_texts, settle_proxies
 from dstack_vpn.config.relay import RELAY_OPTIONS, RelaySettings
 from dstack_vpn.config.settings import Network, Settings
-from dstack_vpn.core.transport import Transport
+from dstack_vpn.core.paths.selector import Transport
 from dstack_vpn.errors import ConfigError, FormatError
 
 DEFAULT_FILE: Final = Path("/etc/dstack-vpn/config.toml")

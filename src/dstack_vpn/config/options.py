@@ -6,8 +6,8 @@ from typing import Any, Final
 
 from dstack_vpn.config import parsers
 from dstack_vpn.config.settings import NETWORKS
-from dstack_vpn.core.forward import parse_forwards
 from dstack_vpn.core.model import parse_node_id
+from dstack_vpn.core.paths.port_forward import parse_forwards
 
 LEVELS: Final = ("debug", "info", "warning", "error")
 COMPONENTS: Final = (

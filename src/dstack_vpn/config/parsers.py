@@ -9,14 +9,14 @@ from typing import Final, Generic, TypeVar
 from urllib.parse import urlsplit
 
 from dstack_vpn.config.settings import NETWORKS, Secret
-from dstack_vpn.core.desired import fill_template
-from dstack_vpn.core.keys import PrivateKey
+from dstack_vpn.core.access.membership import fill_template
+from dstack_vpn.core.access.staleness import StalePolicy
+from dstack_vpn.core.chain.site import site_of
 from dstack_vpn.core.model import Address, SocketAddress, parse_node_id
-from dstack_vpn.core.reach import Reach
-from dstack_vpn.core.site import site_of
-from dstack_vpn.core.staleness import StalePolicy
-from dstack_vpn.core.transport import Transport
-from dstack_vpn.core.upstream import Listen
+from dstack_vpn.core.paths.peer_endpoint import Reach
+from dstack_vpn.core.paths.relay_url import Listen
+from dstack_vpn.core.paths.selector import Transport
+from dstack_vpn.core.wireguard.keys import PrivateKey
 from dstack_vpn.errors import FormatError
 
 GENERATE: Final = "generate"

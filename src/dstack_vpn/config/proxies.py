@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 from urllib.parse import urlsplit
 
-from dstack_vpn.core.proxy import Proxies
+from dstack_vpn.core.chain.proxy import Proxies
 
 PROXY_VARIABLES: Final = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 _EXAMPLE: Final = "http://proxy.example.org:3128"

@@ -10,8 +10,8 @@ from dstack_vpn.config import parsers
 from dstack_vpn.config.options import OPTIONS, Option
 from dstack_vpn.config.settings import Secret
 from dstack_vpn.core.model import SocketAddress
-from dstack_vpn.core.reach import split_alternatives
-from dstack_vpn.core.upstream import Listen, Upstream, split_host_port
+from dstack_vpn.core.paths.peer_endpoint import split_alternatives
+from dstack_vpn.core.paths.relay_url import Listen, Upstream, split_host_port
 from dstack_vpn.errors import FormatError
 
 UDP2TCP: Final = "udp2tcp"

@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from dstack_vpn.core.forward import Forward
-from dstack_vpn.core.keys import PrivateKey
+from dstack_vpn.core.access.staleness import StalePolicy
+from dstack_vpn.core.chain.proxy import Proxies
 from dstack_vpn.core.model import Address, SocketAddress
-from dstack_vpn.core.proxy import Proxies
-from dstack_vpn.core.reach import Reach
-from dstack_vpn.core.staleness import StalePolicy
-from dstack_vpn.core.transport import Transport
-from dstack_vpn.core.upstream import Listen
+from dstack_vpn.core.paths.peer_endpoint import Reach
+from dstack_vpn.core.paths.port_forward import Forward
+from dstack_vpn.core.paths.relay_url import Listen
+from dstack_vpn.core.paths.selector import Transport
+from dstack_vpn.core.wireguard.keys import PrivateKey
 
 
 class Secret:

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Self, TypeAlias
 
-from dstack_vpn.core.destination import check_reachable
-from dstack_vpn.core.keys import PublicKey
+from dstack_vpn.core.paths.destination import check_reachable
+from dstack_vpn.core.wireguard.keys import PublicKey
 from dstack_vpn.errors import FormatError
 
 TokenId: TypeAlias = int
@@ -76,7 +76,7 @@ class Endpoint:
     def parse(cls, text: str) -> Self:
         """Parse ``host:port`` or ``[v6]:port``; raises `FormatError`.
 
-        URLs are refused, and addresses that can't be another machine's (`core.destination`), so that no
+        URLs are refused, and addresses that can't be another machine's (`core.paths.destination`), so that no
         registration makes a node send to itself or to its link.
         """
         if len(text) > ENDPOINT_LENGTH:

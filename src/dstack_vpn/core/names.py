@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Final, NamedTuple
 
-from dstack_vpn.core.access import AccessControl, Reason
-from dstack_vpn.core.addressing import AddressPlan
+from dstack_vpn.core.access.addressing import AddressPlan
+from dstack_vpn.core.access.control import AccessControl, Reason
+from dstack_vpn.core.chain.node import Node
+from dstack_vpn.core.chain.registry import Registry
 from dstack_vpn.core.model import TokenId
-from dstack_vpn.core.node import Node
-from dstack_vpn.core.registry import Registry
 
 _REVERSE: Final = {4: (".in-addr.arpa", 8, 4), 6: (".ip6.arpa", 4, 32)}
 """By IP version: the end of reverse names, bits in a label, labels of a whole address (RFC 1035, 3596)."""

@@ -22,8 +22,8 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final
 
-from dstack_vpn.core.keys import PublicKey
 from dstack_vpn.core.model import Cidr
+from dstack_vpn.core.wireguard.keys import PublicKey
 
 MARK: Final = "dstack-vpn"
 PROTOCOL: Final = 118

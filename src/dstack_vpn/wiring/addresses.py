@@ -1,9 +1,9 @@
 """The network's addresses, as the settings give them."""
 
 from dstack_vpn.config import Settings
-from dstack_vpn.core.addressing import AddressPlan, unique_local_prefix
-from dstack_vpn.core.desired import PeerPolicy
-from dstack_vpn.core.destination import Destinations
+from dstack_vpn.core.access.addressing import AddressPlan, unique_local_prefix
+from dstack_vpn.core.access.membership import PeerPolicy
+from dstack_vpn.core.paths.destination import Destinations
 
 
 def address_plan(settings: Settings) -> AddressPlan:

@@ -8,47 +8,47 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
-from dstack_vpn.bridge.answers import AnswerWatch
-from dstack_vpn.bridge.auditor import Auditor
-from dstack_vpn.bridge.brake import Brake
-from dstack_vpn.bridge.debounce import Debounce
-from dstack_vpn.bridge.endpoints import EndpointBook
-from dstack_vpn.bridge.event_log import EventLog
-from dstack_vpn.bridge.event_logger import EventLogger
-from dstack_vpn.bridge.executor import PlanExecutor
-from dstack_vpn.bridge.follow import ChainLoop
-from dstack_vpn.bridge.gate import Gate
-from dstack_vpn.bridge.glance import Glance
-from dstack_vpn.bridge.greeter import Greeter
-from dstack_vpn.bridge.jury import Jury
-from dstack_vpn.bridge.members import Members
-from dstack_vpn.bridge.node import Node
-from dstack_vpn.bridge.own_keys import OwnKeys
-from dstack_vpn.bridge.path_keeper import PathKeeper
-from dstack_vpn.bridge.paths import Paths
-from dstack_vpn.bridge.pending import PendingChanges
-from dstack_vpn.bridge.reconciler import Reconciler
-from dstack_vpn.bridge.recorder import Recorder
-from dstack_vpn.bridge.renewal import Renewal
-from dstack_vpn.bridge.reporter import Reporter
-from dstack_vpn.bridge.resolving import EndpointResolver
-from dstack_vpn.bridge.rotation import Rotation
-from dstack_vpn.bridge.state import ChainState
-from dstack_vpn.bridge.tunnel import Tunnel, TunnelKeeper
-from dstack_vpn.bridge.watch import HealthWatch
-from dstack_vpn.core.access import Identity
-from dstack_vpn.core.addressing import AddressPlan
-from dstack_vpn.core.answers import Answers
-from dstack_vpn.core.desired import PeerPolicy
-from dstack_vpn.core.keyage import Schedule
-from dstack_vpn.core.keys import PrivateKey
+from dstack_vpn.core.access.addressing import AddressPlan
+from dstack_vpn.core.access.answers import Answers
+from dstack_vpn.core.access.control import Identity
+from dstack_vpn.core.access.membership import PeerPolicy
+from dstack_vpn.core.access.quorum import Quorum
+from dstack_vpn.core.access.staleness import Staleness, StalePolicy
 from dstack_vpn.core.model import Address, SocketAddress
 from dstack_vpn.core.observe.reports import FirewallReport
-from dstack_vpn.core.quorum import Quorum
-from dstack_vpn.core.reach import Reach
-from dstack_vpn.core.staleness import Staleness, StalePolicy
-from dstack_vpn.core.transport import Transport
-from dstack_vpn.core.x25519 import derive
+from dstack_vpn.core.paths.peer_endpoint import Reach
+from dstack_vpn.core.paths.selector import Transport
+from dstack_vpn.core.wireguard.key_age import Schedule
+from dstack_vpn.core.wireguard.keys import PrivateKey
+from dstack_vpn.core.wireguard.x25519 import derive
+from dstack_vpn.daemon.chain.loop import ChainLoop
+from dstack_vpn.daemon.chain.quorum_checker import Jury
+from dstack_vpn.daemon.chain.state import ChainState
+from dstack_vpn.daemon.daemon import Node
+from dstack_vpn.daemon.device.firewall import Gate
+from dstack_vpn.daemon.device.key_expiry import Renewal
+from dstack_vpn.daemon.device.key_rotation import Rotation
+from dstack_vpn.daemon.device.own_keys import OwnKeys
+from dstack_vpn.daemon.device.tunnel import Tunnel, TunnelKeeper
+from dstack_vpn.daemon.observe.answers import AnswerWatch
+from dstack_vpn.daemon.observe.audit_writer import Auditor
+from dstack_vpn.daemon.observe.event_log import EventLog
+from dstack_vpn.daemon.observe.event_logger import EventLogger
+from dstack_vpn.daemon.observe.health import HealthWatch
+from dstack_vpn.daemon.observe.peer_stats import Glance
+from dstack_vpn.daemon.observe.persistence import Recorder
+from dstack_vpn.daemon.observe.reporter import Reporter
+from dstack_vpn.daemon.peers.debounce import Debounce
+from dstack_vpn.daemon.peers.endpoints import EndpointBook
+from dstack_vpn.daemon.peers.executor import PlanExecutor
+from dstack_vpn.daemon.peers.handshakes import Greeter
+from dstack_vpn.daemon.peers.members import Members
+from dstack_vpn.daemon.peers.path_keeper import PathKeeper
+from dstack_vpn.daemon.peers.paths import Paths
+from dstack_vpn.daemon.peers.pending import PendingChanges
+from dstack_vpn.daemon.peers.reconciler import Reconciler
+from dstack_vpn.daemon.peers.removal_guard import Brake
+from dstack_vpn.daemon.peers.resolving import EndpointResolver
 from dstack_vpn.ports import (
     ChainSource,
     Clock,

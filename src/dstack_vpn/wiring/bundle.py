@@ -16,7 +16,7 @@ from dstack_vpn import __version__
 from dstack_vpn.adapters.bundle import Scrubber, write
 from dstack_vpn.config import OPTIONS, Settings
 from dstack_vpn.config.settings import Secret
-from dstack_vpn.core.keys import PrivateKey
+from dstack_vpn.core.wireguard.keys import PrivateKey
 from dstack_vpn.errors import DstackVpnError
 from dstack_vpn.wiring.doctor import examine
 from dstack_vpn.wiring.ledger import ledger_of

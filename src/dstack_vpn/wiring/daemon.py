@@ -25,10 +25,10 @@ from dstack_vpn.adapters.store.archive import FileArchive
 from dstack_vpn.adapters.store.endpoints import EndpointFile
 from dstack_vpn.adapters.store.lock import lock
 from dstack_vpn.adapters.store.sqlite import SqliteStore
-from dstack_vpn.bridge.node import Node
 from dstack_vpn.config import Settings
-from dstack_vpn.core.keyage import Schedule
 from dstack_vpn.core.ownership import Claim
+from dstack_vpn.core.wireguard.key_age import Schedule
+from dstack_vpn.daemon.daemon import Node
 from dstack_vpn.errors import ConfigError
 from dstack_vpn.ports import ChainSource, Link
 from dstack_vpn.wiring.addresses import address_plan, destinations, peer_policy

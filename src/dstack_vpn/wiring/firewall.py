@@ -7,10 +7,10 @@ import structlog
 from dstack_vpn.adapters.doctor.check import Check, failed, passed, warned
 from dstack_vpn.adapters.firewall import NftFirewall
 from dstack_vpn.adapters.resolver import SystemResolver
-from dstack_vpn.bridge.gate import Gate
 from dstack_vpn.config import Settings
-from dstack_vpn.core.destination import Destinations
 from dstack_vpn.core.observe.reports import FirewallReport
+from dstack_vpn.core.paths.destination import Destinations
+from dstack_vpn.daemon.device.firewall import Gate
 from dstack_vpn.errors import FirewallError
 from dstack_vpn.wiring.addresses import address_plan
 

@@ -9,9 +9,9 @@ import structlog
 
 from dstack_vpn.adapters import keyfile
 from dstack_vpn.config import Settings
-from dstack_vpn.core.access import Identity
-from dstack_vpn.core.account import address_of
-from dstack_vpn.core.x25519 import derive
+from dstack_vpn.core.access.control import Identity
+from dstack_vpn.core.chain.account import address_of
+from dstack_vpn.core.wireguard.x25519 import derive
 from dstack_vpn.errors import AgentError, FormatError
 
 _log = structlog.get_logger(component="node")

@@ -6,7 +6,7 @@ from typing import Final
 from dstack_vpn.adapters.clock import SystemClock
 from dstack_vpn.adapters.store.ledger import SqliteLedger
 from dstack_vpn.config import Settings
-from dstack_vpn.core.ledger import Note, Scalar
+from dstack_vpn.core.observe.audit_chain import Note, Scalar
 from dstack_vpn.errors import StoreError
 
 FILE: Final = "audit.sqlite"

@@ -14,9 +14,9 @@ from prometheus_client.registry import Collector
 
 from dstack_vpn import __version__
 from dstack_vpn.adapters.store.archive import FileArchive
-from dstack_vpn.bridge.node import Node
-from dstack_vpn.core.events import Observed
+from dstack_vpn.core.chain.events import Observed
 from dstack_vpn.core.observe.health import Status
+from dstack_vpn.daemon.daemon import Node
 from dstack_vpn.wiring.peer_metrics import peer_families
 from dstack_vpn.wiring.snapshot import Snapshot
 from dstack_vpn.wiring.trust_metrics import trust_families

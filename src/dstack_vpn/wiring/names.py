@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass, replace
 
-from dstack_vpn.bridge.node import Node
 from dstack_vpn.config import Settings
+from dstack_vpn.core.limits.shares import Sources
 from dstack_vpn.core.names import Answer, Names, Verdict
-from dstack_vpn.core.shares import Sources
+from dstack_vpn.daemon.daemon import Node
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,10 @@ from dstack_vpn.adapters.clock import SystemClock
 from dstack_vpn.adapters.contracts import by_name
 from dstack_vpn.adapters.resolver import SystemResolver
 from dstack_vpn.adapters.store.archive import FileArchive
-from dstack_vpn.bridge.endpoints import EndpointBook
 from dstack_vpn.config import Settings
-from dstack_vpn.core.expiry import ExpiryClock
+from dstack_vpn.core.access.expiry import ExpiryClock
 from dstack_vpn.core.model import BlockRef, DeviceState
+from dstack_vpn.daemon.peers.endpoints import EndpointBook
 from dstack_vpn.errors import ConfigError
 from dstack_vpn.wiring.addresses import destinations
 from dstack_vpn.wiring.rpc import rpc_urls

@@ -16,9 +16,9 @@ from dstack_vpn.adapters.store import instance
 from dstack_vpn.adapters.store.archive import FileArchive
 from dstack_vpn.adapters.store.lock import claim_interface, holder, is_locked
 from dstack_vpn.config import Settings
-from dstack_vpn.core.addressing import unique_local_prefix
+from dstack_vpn.core.access.addressing import unique_local_prefix
 from dstack_vpn.core.ownership import Claim, Host, Identity, in_the_way, within
-from dstack_vpn.core.x25519 import derive
+from dstack_vpn.core.wireguard.x25519 import derive
 from dstack_vpn.errors import DeviceError, InTheWayError
 from dstack_vpn.wiring.rpc import contacts
 

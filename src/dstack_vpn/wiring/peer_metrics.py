@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from dstack_vpn.core.keys import PublicKey
+from dstack_vpn.core.wireguard.keys import PublicKey
 from dstack_vpn.wiring.snapshot import PEER_STATES, Snapshot
 
 ONE_BY_ONE: Final = 200

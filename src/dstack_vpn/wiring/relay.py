@@ -22,7 +22,7 @@ from dstack_vpn.adapters.web.access import Policy
 from dstack_vpn.adapters.web.server import HealthServer, of_view
 from dstack_vpn.config import RelaySettings
 from dstack_vpn.core.model import SocketAddress
-from dstack_vpn.core.upstream import DSTACK, Listen
+from dstack_vpn.core.paths.relay_url import DSTACK, Listen
 from dstack_vpn.errors import ConfigError
 from dstack_vpn.wiring.secrets import refuse_exposed
 

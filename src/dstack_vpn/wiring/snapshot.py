@@ -11,19 +11,19 @@ from statistics import quantiles
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from dstack_vpn import __version__
-from dstack_vpn.bridge.node import Node
-from dstack_vpn.core.keys import PublicKey
+from dstack_vpn.core.chain.registry import Registry
 from dstack_vpn.core.model import Peer, PeerState, TokenId
 from dstack_vpn.core.observe.health import Health
 from dstack_vpn.core.observe.reports import Reports
-from dstack_vpn.core.registry import Registry
-from dstack_vpn.core.wgwire import SESSION_LIFE
+from dstack_vpn.core.wireguard.keys import PublicKey
+from dstack_vpn.core.wireguard.wire import SESSION_LIFE
+from dstack_vpn.daemon.daemon import Node
 
 if TYPE_CHECKING:
     from dstack_vpn.adapters.relay.tcp2udp import Tcp2Udp
 
 Way: TypeAlias = dict[str, Any]
-"""``transport`` and ``relay`` of a peer, as `bridge.paths.Paths.describe` has them."""
+"""``transport`` and ``relay`` of a peer, as `daemon.peers.paths.Paths.describe` has them."""
 
 PEER_STATES: Final = ("connected", "no answer", "stale", "never")
 """A peer has a session, does not answer, had a session, or never had one."""

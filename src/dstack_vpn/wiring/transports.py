@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from dstack_vpn.config import Settings
-from dstack_vpn.core.destination import Destinations
-from dstack_vpn.core.reach import Reach
-from dstack_vpn.core.upstream import Listen
+from dstack_vpn.core.paths.destination import Destinations
+from dstack_vpn.core.paths.peer_endpoint import Reach
+from dstack_vpn.core.paths.relay_url import Listen
 from dstack_vpn.errors import RelayError
 from dstack_vpn.ports import PeerRelay
 from dstack_vpn.wiring.addresses import address_plan

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from dstack_vpn import __version__
-from dstack_vpn.bridge.node import Node
-from dstack_vpn.core.access import Decision, Reason
-from dstack_vpn.core.addressing import AddressPlan
-from dstack_vpn.core.keys import PublicKey
+from dstack_vpn.core.access.addressing import AddressPlan
+from dstack_vpn.core.access.control import Decision, Reason
 from dstack_vpn.core.observe.health import Health
+from dstack_vpn.core.wireguard.keys import PublicKey
+from dstack_vpn.daemon.daemon import Node
 from dstack_vpn.wiring.snapshot import Snapshot, take
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from dstack_vpn.adapters.web.documents import Later
     from dstack_vpn.adapters.web.server import HealthServer
     from dstack_vpn.adapters.web.stream import Streams
-    from dstack_vpn.core.shares import Address
+    from dstack_vpn.core.limits.shares import Address
     from dstack_vpn.wiring.event_metrics import EventMetrics
     from dstack_vpn.wiring.rpc_metrics import RpcMetrics
     from dstack_vpn.wiring.transports import OwnRelay

@@ -8,7 +8,7 @@ from tests.anvil import key_of
 from tests.conformance.chain.conftest import Connected, DevChain
 
 from dstack_vpn.adapters.chain import ranges
-from dstack_vpn.core.events import (
+from dstack_vpn.core.chain.events import (
     Granted,
     KeyUpdated,
     LoggedEvent,
@@ -17,8 +17,8 @@ from dstack_vpn.core.events import (
     Revoked,
     Transferred,
 )
+from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.model import BlockRef
-from dstack_vpn.core.node import Node
 from dstack_vpn.errors import EndpointError
 from dstack_vpn.ports import ChainFact, Unannounced
 

@@ -15,8 +15,8 @@ from tests import netns_support
 from dstack_vpn.adapters.device.link import KernelLink, UserspaceLink
 from dstack_vpn.adapters.device.memory import MemoryLink
 from dstack_vpn.adapters.device.netlink import find_family
-from dstack_vpn.core.keys import PublicKey
 from dstack_vpn.core.model import DeviceState, PeerState, SocketAddress
+from dstack_vpn.core.wireguard.keys import PublicKey
 from dstack_vpn.ports import Device
 
 NAME = "wg0"

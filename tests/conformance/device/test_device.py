@@ -9,9 +9,9 @@ import pytest
 from tests.conformance.device.conftest import Subject
 
 from dstack_vpn.adapters.device.memory import MemoryDevice
-from dstack_vpn.core.keys import PrivateKey, PublicKey
 from dstack_vpn.core.model import PeerState, RemovePeer, SetPeer, SocketAddress
-from dstack_vpn.core.x25519 import derive
+from dstack_vpn.core.wireguard.keys import PrivateKey, PublicKey
+from dstack_vpn.core.wireguard.x25519 import derive
 from dstack_vpn.errors import DeviceError
 
 ONE, TWO, THREE = (PublicKey(bytes([n]) * 32) for n in (1, 2, 3))

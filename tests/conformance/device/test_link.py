@@ -10,9 +10,9 @@ from tests.conformance.device.conftest import NAME, new_link
 from tests.netns_support import Namespace, claim
 
 from dstack_vpn.adapters.device.link import KernelLink, UserspaceLink
-from dstack_vpn.core.keys import PrivateKey, PublicKey
 from dstack_vpn.core.model import SetPeer
-from dstack_vpn.core.x25519 import derive
+from dstack_vpn.core.wireguard.keys import PrivateKey, PublicKey
+from dstack_vpn.core.wireguard.x25519 import derive
 from dstack_vpn.errors import DeviceError
 from dstack_vpn.ports import LinkSettings
 

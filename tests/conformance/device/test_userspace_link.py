@@ -15,9 +15,9 @@ from tests.netns_support import Namespace
 
 from dstack_vpn.adapters.device import process
 from dstack_vpn.adapters.device.link import UserspaceLink
-from dstack_vpn.core.keys import PrivateKey
 from dstack_vpn.core.model import SetPeer, SocketAddress
-from dstack_vpn.core.x25519 import derive
+from dstack_vpn.core.wireguard.keys import PrivateKey
+from dstack_vpn.core.wireguard.x25519 import derive
 from dstack_vpn.errors import DeviceError
 from dstack_vpn.ports import LinkSettings
 

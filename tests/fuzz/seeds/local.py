@@ -11,13 +11,13 @@ from tests.quotes import Made, rooted
 from tests.scripted import key
 
 from dstack_vpn.adapters.store.records import dump_event, dump_node
-from dstack_vpn.core import events as ev
-from dstack_vpn.core import wgconf
-from dstack_vpn.core.attestation import report_data
-from dstack_vpn.core.keys import PrivateKey, PublicKey
+from dstack_vpn.core.attest.quote import report_data
+from dstack_vpn.core.chain import events as ev
+from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.model import Malformed, Peer, Position, SocketAddress
-from dstack_vpn.core.node import Node
-from dstack_vpn.core.reach import Reach
+from dstack_vpn.core.paths.peer_endpoint import Reach
+from dstack_vpn.core.wireguard import config_file as wgconf
+from dstack_vpn.core.wireguard.keys import PrivateKey, PublicKey
 
 # -- settings ---------------------------------------------------------------------------------------
 

@@ -11,8 +11,8 @@ from tests.scripted import key
 
 from dstack_vpn.adapters.device import netlink, wgnetlink
 from dstack_vpn.adapters.device.netlink import attribute, generic, nested
-from dstack_vpn.core import framing
 from dstack_vpn.core.model import SetPeer, SocketAddress
+from dstack_vpn.core.wireguard import framing
 
 # -- devices ----------------------------------------------------------------------------------------
 

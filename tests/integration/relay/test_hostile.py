@@ -18,7 +18,7 @@ from tests.integration.relay.conftest import PATIENCE
 from tests.integration.relay.programs import OUR_KIND, OUR_TLS, Kind, Program
 from tests.netns_support import wait_until
 
-from dstack_vpn.core.framing import frame
+from dstack_vpn.core.wireguard.framing import frame
 
 MEMORY = 12 << 20
 """Bytes that any abuse may cost for good: the buffers of a batch, and the allocator's own ways."""

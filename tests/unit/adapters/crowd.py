@@ -5,8 +5,8 @@ import ipaddress
 import socket
 from typing import Final
 
-from dstack_vpn.core.addressing import AddressPlan
-from dstack_vpn.core.shares import Address, Source, Sources
+from dstack_vpn.core.access.addressing import AddressPlan
+from dstack_vpn.core.limits.shares import Address, Source, Sources
 
 PLAN: Final = AddressPlan(ipaddress.IPv4Network("10.77.0.0/16"), ipaddress.IPv6Network("fd77:1:2::/48"))
 

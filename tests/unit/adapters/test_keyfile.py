@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from dstack_vpn.adapters import keyfile
-from dstack_vpn.core.keys import PrivateKey
-from dstack_vpn.core.x25519 import clamp
+from dstack_vpn.core.wireguard.keys import PrivateKey
+from dstack_vpn.core.wireguard.x25519 import clamp
 from dstack_vpn.errors import DstackVpnError
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from tests.unit.bridge.conftest import eventually
+from tests.unit.daemon.conftest import eventually
 
 from dstack_vpn.adapters import resolver
 from dstack_vpn.adapters.resolver import SystemResolver

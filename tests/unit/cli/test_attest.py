@@ -12,8 +12,8 @@ from tests.unit.cli.conftest import Cli, Ran
 
 from dstack_vpn.adapters.attest.verify import Judgement
 from dstack_vpn.cli import attest
-from dstack_vpn.core.attestation import report_data
-from dstack_vpn.core.keys import PublicKey
+from dstack_vpn.core.attest.quote import report_data
+from dstack_vpn.core.wireguard.keys import PublicKey
 
 KEY: Final = PublicKey(bytes(range(32)))
 AUTHORITY: Final = Authority()

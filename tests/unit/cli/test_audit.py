@@ -7,7 +7,7 @@ import pytest
 from tests.unit.cli.conftest import Cli
 
 from dstack_vpn.adapters.store.ledger import SqliteLedger
-from dstack_vpn.core.ledger import Body, Note
+from dstack_vpn.core.observe.audit_chain import Body, Note
 
 STATE = "STATE_DIR"
 

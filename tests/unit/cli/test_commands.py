@@ -15,8 +15,8 @@ from tests.unit.cli.conftest import Cli
 
 from dstack_vpn import __version__
 from dstack_vpn.cli import _COMMANDS, main
-from dstack_vpn.core.keys import PrivateKey
-from dstack_vpn.core.x25519 import derive
+from dstack_vpn.core.wireguard.keys import PrivateKey
+from dstack_vpn.core.wireguard.x25519 import derive
 from dstack_vpn.errors import AdminError, DeviceError
 
 COMMANDS = sorted(set(_COMMANDS) - {"demo"})

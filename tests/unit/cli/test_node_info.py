@@ -8,10 +8,10 @@ from tests.anvil import key_of
 from tests.unit.cli.conftest import Cli
 
 from dstack_vpn.adapters.admin.reading import Snapshot
+from dstack_vpn.core.chain.node import Node
+from dstack_vpn.core.chain.registry import Registry
 from dstack_vpn.core.model import BlockRef
-from dstack_vpn.core.node import Node
-from dstack_vpn.core.reach import Reach
-from dstack_vpn.core.registry import Registry
+from dstack_vpn.core.paths.peer_endpoint import Reach
 from dstack_vpn.wiring import node as wiring
 
 AT = BlockRef(12, "0x" + "1" * 64, "0x" + "0" * 64, 1)

@@ -11,14 +11,14 @@ from tests.unit.cli.conftest import Cli
 
 from dstack_vpn import config
 from dstack_vpn.adapters.admin.reading import Snapshot
-from dstack_vpn.core.addressing import AddressPlan
-from dstack_vpn.core.keys import PrivateKey
+from dstack_vpn.core.access.addressing import AddressPlan
+from dstack_vpn.core.chain.node import Node
+from dstack_vpn.core.chain.registry import Registry
 from dstack_vpn.core.model import BlockRef, DeviceState, Malformed, Peer, PeerState, SocketAddress
-from dstack_vpn.core.node import Node
-from dstack_vpn.core.reach import Reach
-from dstack_vpn.core.registry import Registry
-from dstack_vpn.core.wgconf import ConfPeer, WgConfig, render
-from dstack_vpn.core.x25519 import derive
+from dstack_vpn.core.paths.peer_endpoint import Reach
+from dstack_vpn.core.wireguard.config_file import ConfPeer, WgConfig, render
+from dstack_vpn.core.wireguard.keys import PrivateKey
+from dstack_vpn.core.wireguard.x25519 import derive
 from dstack_vpn.errors import DeviceError
 from dstack_vpn.wiring import node as wiring
 from dstack_vpn.wiring.addresses import address_plan

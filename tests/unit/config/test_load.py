@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from dstack_vpn.adapters import keyfile
 from dstack_vpn.config import OPTIONS, Settings, load
 from dstack_vpn.config.parsers import interface
-from dstack_vpn.core.keys import PrivateKey, PublicKey
-from dstack_vpn.core.staleness import StalePolicy
-from dstack_vpn.core.x25519 import derive
+from dstack_vpn.core.access.staleness import StalePolicy
+from dstack_vpn.core.wireguard.keys import PrivateKey, PublicKey
+from dstack_vpn.core.wireguard.x25519 import derive
 from dstack_vpn.errors import ConfigError, FormatError
 
 OTHER_KEY = "AwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwM="

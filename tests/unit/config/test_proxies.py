@@ -3,7 +3,7 @@
 import pytest
 
 from dstack_vpn.config import child, load
-from dstack_vpn.core.proxy import DIRECT, Proxies
+from dstack_vpn.core.chain.proxy import DIRECT, Proxies
 from dstack_vpn.errors import ConfigError
 
 URLS = {"RPC_URL": "https://rpc.example.org/KEY,ws://other.example.org"}

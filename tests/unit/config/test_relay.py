@@ -6,7 +6,7 @@ import pytest
 
 from dstack_vpn.config import TCP2UDP, UDP2TCP, load_relay
 from dstack_vpn.core.model import SocketAddress
-from dstack_vpn.core.upstream import Listen
+from dstack_vpn.core.paths.relay_url import Listen
 from dstack_vpn.errors import ConfigError
 
 PIN = "sha256:" + "ab" * 32

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dstack_vpn.core.keys import PrivateKey, PublicKey
 from dstack_vpn.core.model import Endpoint, parse_node_id
+from dstack_vpn.core.wireguard.keys import PrivateKey, PublicKey
 from dstack_vpn.errors import FormatError
 
 KEY = "AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI="

@@ -6,12 +6,12 @@ from dataclasses import replace
 import pytest
 from tests.scripted import key
 
-from dstack_vpn.core.access import AccessControl
-from dstack_vpn.core.addressing import AddressPlan, unique_local_prefix
+from dstack_vpn.core.access.addressing import AddressPlan, unique_local_prefix
+from dstack_vpn.core.access.control import AccessControl
+from dstack_vpn.core.chain.node import Node
+from dstack_vpn.core.chain.registry import Registry
 from dstack_vpn.core.model import Malformed, Position
 from dstack_vpn.core.names import Answer, Names, Record, Verdict
-from dstack_vpn.core.node import Node
-from dstack_vpn.core.registry import Registry
 
 HEIGHT = 100_000
 OWNER = "0x" + "ab" * 20

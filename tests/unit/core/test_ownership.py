@@ -2,7 +2,6 @@
 
 import pytest
 
-from dstack_vpn.core.keys import PublicKey
 from dstack_vpn.core.ownership import (
     BLACKHOLE,
     PROTOCOL,
@@ -20,6 +19,7 @@ from dstack_vpn.core.ownership import (
     taken,
     within,
 )
+from dstack_vpn.core.wireguard.keys import PublicKey
 
 OURS, NEXT, THEIRS = (PublicKey(bytes([number]) * 32) for number in (1, 2, 3))
 IDENTITY = Identity("a" * 32, frozenset({OURS, NEXT}), OURS)

@@ -1,6 +1,6 @@
-from dstack_vpn.core.keys import PublicKey
 from dstack_vpn.core.observe.event import Entry, Event
 from dstack_vpn.core.observe.events import EVENTS, BrakeEngaged, PeerSet, Reorged
+from dstack_vpn.core.wireguard.keys import PublicKey
 from dstack_vpn.wiring.event_metrics import EventMetrics
 
 KEY = PublicKey(b"\1" * 32)

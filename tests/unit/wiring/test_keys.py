@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from dstack_vpn import config
-from dstack_vpn.core.access import Identity
+from dstack_vpn.core.access.control import Identity
 from dstack_vpn.wiring.keys import identity_of
 
 SECRET = "59c6995e998f97a5a0044966f0945389dc9e86dae88c7a8412f4603b6b78690d"
@@ -38,7 +38,7 @@ def test_the_node_id_or_the_account_that_changes_the_key(
 
 def test_no_library_that_signs_is_loaded_for_it() -> None:
     code = (
-        "import sys, json; from dstack_vpn.core.account import address_of; "
+        "import sys, json; from dstack_vpn.core.chain.account import address_of; "
         f"print(json.dumps([address_of('{SECRET}'), sorted(m for m in sys.modules if m.startswith('eth_'))]))"
     )
     done = subprocess.run(

@@ -9,12 +9,12 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from tests.anvil import key_of
 
-from dstack_vpn.core.keys import PublicKey
+from dstack_vpn.core.chain.node import Node
+from dstack_vpn.core.chain.registry import Registry
 from dstack_vpn.core.model import Malformed, Peer, PeerState
-from dstack_vpn.core.node import Node
 from dstack_vpn.core.observe.health import Health
 from dstack_vpn.core.observe.reports import Reports
-from dstack_vpn.core.registry import Registry
+from dstack_vpn.core.wireguard.keys import PublicKey
 from dstack_vpn.wiring.metrics import _written
 from dstack_vpn.wiring.peer_metrics import ONE_BY_ONE, peer_families
 from dstack_vpn.wiring.snapshot import Snapshot

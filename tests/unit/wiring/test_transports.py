@@ -11,7 +11,7 @@ from tests.integration.support import eventually
 
 from dstack_vpn.adapters.relay.engine import Engine
 from dstack_vpn.adapters.relay.tcp2udp import Tcp2Udp
-from dstack_vpn.core.upstream import Listen
+from dstack_vpn.core.paths.relay_url import Listen
 from dstack_vpn.wiring import transports
 from dstack_vpn.wiring.transports import OwnRelay
 

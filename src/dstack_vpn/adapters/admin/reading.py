@@ -1,7 +1,7 @@
 """The registry as one endpoint shows it at one block, read once.
 
 Where the contract enumerates, its state is read; where it doesn't, its logs tell which tokens there are, as
-in `bridge.session`. A node that is named is asked for by its token, or by ``getTokenIdByNodeId``.
+in `daemon.chain.session`. A node that is named is asked for by its token, or by ``getTokenIdByNodeId``.
 """
 
 import re
@@ -15,9 +15,9 @@ from dstack_vpn.adapters.chain.memory import EndpointMemory
 from dstack_vpn.adapters.chain.session import RpcSession, SessionSettings
 from dstack_vpn.adapters.contracts import calls
 from dstack_vpn.adapters.contracts.abi import WORD, Reader
+from dstack_vpn.core.chain.node import Node
+from dstack_vpn.core.chain.registry import Registry, apply_all
 from dstack_vpn.core.model import BlockRef, Position, TokenId, parse_node_id
-from dstack_vpn.core.node import Node
-from dstack_vpn.core.registry import Registry, apply_all
 from dstack_vpn.errors import AdminError, CallRevertedError, FormatError
 from dstack_vpn.ports import RegistryAbi
 

@@ -17,11 +17,11 @@ from dstack_vpn.adapters.chain.identity import Target
 from dstack_vpn.adapters.chain.session import SessionSettings
 from dstack_vpn.adapters.chain.url import RpcUrl
 from dstack_vpn.adapters.contracts import AccessRegistry, calls
-from dstack_vpn.core.events import Granted
-from dstack_vpn.core.keys import PublicKey
+from dstack_vpn.core.chain.events import Granted
+from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.model import Address, TokenId
-from dstack_vpn.core.node import Node
-from dstack_vpn.core.reach import Reach
+from dstack_vpn.core.paths.peer_endpoint import Reach
+from dstack_vpn.core.wireguard.keys import PublicKey
 from dstack_vpn.errors import AdminError, UnknownOutcomeError, WrongChainError
 from dstack_vpn.ports import RegistryAbi
 

@@ -4,7 +4,7 @@ dcap-qvl checks the quote by Intel's collateral: the signatures, from the machin
 enclave's to Intel's root; that no certificate is revoked; that the quoting enclave is Intel's and not in
 debug mode; that Intel signed the TDX module; and how current the platform's firmware is. The rest is ours:
 that the report data binds the public key, that the event log replays to the registers, and the comparison of
-the measurements with expected ones (`core.measurements`).
+the measurements with expected ones (`core.attest.measurements`).
 
 A quote does not say when it was made. That the node has the key now is shown by a WireGuard handshake.
 """
@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from dstack_vpn.adapters.attest.library import library
-from dstack_vpn.core.attestation import REGISTERS, Measured, replay, report_data
-from dstack_vpn.core.keys import PublicKey
-from dstack_vpn.core.measurements import Check, Expected, Finding, Gap, compare, measured
+from dstack_vpn.core.attest.measurements import Check, Expected, Finding, Gap, compare, measured
+from dstack_vpn.core.attest.quote import REGISTERS, Measured, replay, report_data
+from dstack_vpn.core.wireguard.keys import PublicKey
 from dstack_vpn.errors import FormatError
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from dstack_vpn.adapters.chain.faults import UnknownBlockError
 from dstack_vpn.adapters.chain.jsonrpc import Json, Request
 from dstack_vpn.adapters.chain.tally import Calls, MethodStats
 from dstack_vpn.adapters.chain.transport import Outcome, Transport
-from dstack_vpn.core.backoff import full_jitter
+from dstack_vpn.core.limits.backoff import full_jitter
 from dstack_vpn.errors import CallRevertedError, ChainError, RetryError
 
 DEADLINE: Final = 10.0

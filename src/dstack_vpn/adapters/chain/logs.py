@@ -10,7 +10,7 @@ import structlog
 
 from dstack_vpn.adapters.chain.fields import log_address, parse_log, sequence
 from dstack_vpn.adapters.chain.jsonrpc import Json
-from dstack_vpn.core.events import LoggedEvent
+from dstack_vpn.core.chain.events import LoggedEvent
 from dstack_vpn.core.model import Address
 from dstack_vpn.errors import FormatError
 from dstack_vpn.ports import Log, RegistryAbi

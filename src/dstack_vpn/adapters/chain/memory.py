@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from dstack_vpn.adapters.chain.tally import Calls
-from dstack_vpn.core.events import LoggedEvent
+from dstack_vpn.core.chain.events import LoggedEvent
 from dstack_vpn.core.model import BlockRef
 
 _START: Final = 10_000

@@ -1,7 +1,7 @@
 """The configured endpoints, in order of preference: implements `ports.ChainSource`.
 
 The first endpoint that is not being left alone gets the session. One that fails is left alone for a while
-that grows (`core.backoff`), so the next session goes to another at once; one that serves another chain is
+that grows (`core.limits.backoff`), so the next session goes to another at once; one that serves another chain is
 left alone for longer. Nothing here retries: the caller opens the next session when one has failed.
 
 One that left us behind what others show is followed again only if no other can be, for a while.
@@ -26,9 +26,9 @@ from dstack_vpn.adapters.chain.memory import EndpointMemory
 from dstack_vpn.adapters.chain.session import SessionSettings, open_session
 from dstack_vpn.adapters.chain.tally import Calls
 from dstack_vpn.adapters.chain.url import RpcUrl
-from dstack_vpn.core.backoff import Backoff
+from dstack_vpn.core.chain.proxy import DIRECT, Proxies
+from dstack_vpn.core.limits.backoff import Backoff
 from dstack_vpn.core.model import Address
-from dstack_vpn.core.proxy import DIRECT, Proxies
 from dstack_vpn.errors import BehindError, ChainError, FormatError, RetryError, WrongChainError
 from dstack_vpn.ports import ChainSession, Quarantine, RegistryAbi
 

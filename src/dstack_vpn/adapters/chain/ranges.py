@@ -23,7 +23,7 @@ from dstack_vpn.adapters.chain.fields import parse_header
 from dstack_vpn.adapters.chain.jsonrpc import Json
 from dstack_vpn.adapters.chain.logs import LogReader
 from dstack_vpn.adapters.chain.memory import EndpointMemory, Progress
-from dstack_vpn.core.events import LoggedEvent
+from dstack_vpn.core.chain.events import LoggedEvent
 from dstack_vpn.core.model import BlockRef
 from dstack_vpn.errors import ChainError, EndpointError, LogsError, RangeError, RetryError
 

@@ -29,7 +29,7 @@ from dstack_vpn.adapters.chain.transport import Transport
 from dstack_vpn.adapters.chain.url import RpcUrl
 from dstack_vpn.adapters.chain.watchdog import HeadWatch
 from dstack_vpn.adapters.chain.websocket import open_websocket
-from dstack_vpn.core.events import LoggedEvent, Observed
+from dstack_vpn.core.chain.events import LoggedEvent, Observed
 from dstack_vpn.core.model import BlockRef, ChainIdentity, TokenId
 from dstack_vpn.errors import EndpointError
 from dstack_vpn.ports import ChainFact, RegistryAbi, Unannounced

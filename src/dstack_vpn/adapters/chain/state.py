@@ -15,7 +15,7 @@ from dstack_vpn.adapters.chain.fields import data
 from dstack_vpn.adapters.chain.jsonrpc import Json
 from dstack_vpn.adapters.chain.memory import EndpointMemory
 from dstack_vpn.adapters.chain.multicall import MULTICALL3, decode_aggregate3, encode_aggregate3
-from dstack_vpn.core.events import Observed
+from dstack_vpn.core.chain.events import Observed
 from dstack_vpn.core.model import Address, BlockRef, TokenId
 from dstack_vpn.errors import CallRevertedError, EndpointError, FormatError, RangeError
 from dstack_vpn.ports import RegistryAbi

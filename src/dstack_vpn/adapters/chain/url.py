@@ -18,8 +18,8 @@ from urllib.parse import SplitResult, unquote, urlsplit
 import yarl
 
 from dstack_vpn.adapters.redact import Redactor
-from dstack_vpn.core.proxy import DIRECT, Proxies
-from dstack_vpn.core.site import site_of
+from dstack_vpn.core.chain.proxy import DIRECT, Proxies
+from dstack_vpn.core.chain.site import site_of
 from dstack_vpn.errors import FormatError
 
 _SCHEMES: Final = frozenset({"http", "https", "ws", "wss"})

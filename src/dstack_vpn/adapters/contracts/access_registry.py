@@ -14,7 +14,7 @@ from typing import Final
 from dstack_vpn.adapters.contracts import fields, logs, signatures
 from dstack_vpn.adapters.contracts.abi import WORD, Reader, encode, topic_uint
 from dstack_vpn.adapters.contracts.token_uri import endpoint_of
-from dstack_vpn.core.events import (
+from dstack_vpn.core.chain.events import (
     EndpointUpdated,
     ExpiryUpdated,
     Granted,
@@ -22,8 +22,8 @@ from dstack_vpn.core.events import (
     Observed,
     RegistryEvent,
 )
+from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.model import BlockRef, Position, TokenId
-from dstack_vpn.core.node import Node
 from dstack_vpn.errors import FormatError
 from dstack_vpn.ports import Log
 

@@ -6,8 +6,8 @@ Texts are encoded as they are: the contract validates them, and names what it re
 from dstack_vpn.adapters.contracts import signatures
 from dstack_vpn.adapters.contracts.abi import address_word, encode
 from dstack_vpn.adapters.contracts.artifact import load_artifact
-from dstack_vpn.core.keys import PublicKey
 from dstack_vpn.core.model import Address, TokenId
+from dstack_vpn.core.wireguard.keys import PublicKey
 
 
 def deploy(owner: Address) -> bytes:

@@ -12,7 +12,7 @@ from typing import Final
 from dstack_vpn.adapters.contracts import fields, logs, signatures
 from dstack_vpn.adapters.contracts.abi import WORD, Reader, encode, topic_address
 from dstack_vpn.adapters.contracts.token_uri import endpoint_of
-from dstack_vpn.core.events import (
+from dstack_vpn.core.chain.events import (
     Granted,
     Observed,
     OwnerKeyUpdated,
@@ -20,9 +20,9 @@ from dstack_vpn.core.events import (
     Revoked,
     Transferred,
 )
+from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.model import END_OF_BLOCK, ZERO_ADDRESS, BlockRef, Malformed, Position, TokenId
-from dstack_vpn.core.node import Node
-from dstack_vpn.core.reach import Reach
+from dstack_vpn.core.paths.peer_endpoint import Reach
 from dstack_vpn.errors import FormatError
 from dstack_vpn.ports import Log
 

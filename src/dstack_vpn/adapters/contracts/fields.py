@@ -7,9 +7,9 @@ told in our own words, so that no hostile text reaches a log line or a page thro
 from collections.abc import Callable
 from typing import Final, TypeVar
 
-from dstack_vpn.core.keys import PublicKey
 from dstack_vpn.core.model import ENDPOINT_LENGTH, Malformed, parse_node_id
-from dstack_vpn.core.reach import Reach
+from dstack_vpn.core.paths.peer_endpoint import Reach
+from dstack_vpn.core.wireguard.keys import PublicKey
 from dstack_vpn.errors import FormatError
 
 T = TypeVar("T")

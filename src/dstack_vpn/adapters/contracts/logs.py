@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from dstack_vpn.adapters.contracts import fields
 from dstack_vpn.adapters.contracts.abi import Reader, topic_address, topic_uint
-from dstack_vpn.core.events import Granted, RegistryEvent, Revoked, Transferred
+from dstack_vpn.core.chain.events import Granted, RegistryEvent, Revoked, Transferred
 from dstack_vpn.core.model import ZERO_ADDRESS
 from dstack_vpn.errors import FormatError
 from dstack_vpn.ports import Log

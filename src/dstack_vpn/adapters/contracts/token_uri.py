@@ -12,7 +12,7 @@ from typing import Final
 from urllib.parse import unquote_to_bytes
 
 from dstack_vpn.core.model import Malformed
-from dstack_vpn.core.reach import Reach
+from dstack_vpn.core.paths.peer_endpoint import Reach
 from dstack_vpn.errors import FormatError
 
 MAX_URI: Final = 64 * 1024

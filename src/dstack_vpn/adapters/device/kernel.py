@@ -17,9 +17,9 @@ from dstack_vpn.adapters.device.netlink import (
     GenericSocket,
     NetlinkRefusalError,
 )
-from dstack_vpn.core.keys import PrivateKey
 from dstack_vpn.core.model import DeviceState, PeerChange, RemovePeer
-from dstack_vpn.core.x25519 import derive
+from dstack_vpn.core.wireguard.keys import PrivateKey
+from dstack_vpn.core.wireguard.x25519 import derive
 from dstack_vpn.errors import DeviceError, DeviceGoneError
 
 DUMP_ATTEMPTS: Final = 10

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Final
 
 from dstack_vpn.adapters.device import uapi
-from dstack_vpn.core.keys import PrivateKey
 from dstack_vpn.core.model import DeviceState, PeerChange
-from dstack_vpn.core.x25519 import derive
+from dstack_vpn.core.wireguard.keys import PrivateKey
+from dstack_vpn.core.wireguard.x25519 import derive
 from dstack_vpn.errors import DeviceError, DeviceGoneError
 
 ANSWER_TIMEOUT: Final = 30.0

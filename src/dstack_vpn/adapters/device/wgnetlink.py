@@ -17,8 +17,8 @@ from typing import Final
 
 from dstack_vpn.adapters.device.addresses import check_keepalive, check_port, pack_cidr, pack_endpoint
 from dstack_vpn.adapters.device.netlink import attribute, generic, nested, parse_attributes, parse_generic
-from dstack_vpn.core.keys import PrivateKey, PublicKey
 from dstack_vpn.core.model import Cidr, DeviceState, PeerChange, PeerState, RemovePeer, SetPeer, SocketAddress
+from dstack_vpn.core.wireguard.keys import PrivateKey, PublicKey
 from dstack_vpn.errors import DeviceError
 
 FAMILY_NAME: Final = "wireguard"

@@ -1,4 +1,4 @@
-"""The DNS responder's places and pace, for all of its listeners together (`core.shares`, `core.pace`)."""
+"""The DNS responder's places and pace, for all of its listeners together (`core.limits.shares`, `core.limits.pace`)."""
 
 import asyncio
 import time
@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from dstack_vpn.core.pace import Limiter, Pace
-from dstack_vpn.core.shares import Kind, Places, Shares, Source, Sources
+from dstack_vpn.core.limits.pace import Limiter, Pace
+from dstack_vpn.core.limits.shares import Kind, Places, Shares, Source, Sources
 
 CONNECTIONS: Final = Shares(
     total=48, each=4, ours=16, reserved={Kind.OURS: 4, Kind.MEMBER: 16, Kind.STRANGER: 8}, stale=1.0

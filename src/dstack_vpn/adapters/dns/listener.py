@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from dstack_vpn.adapters.binding import bound
 from dstack_vpn.adapters.destination import ask_for_destination, receive, send_from
 from dstack_vpn.adapters.dns.desk import TcpClient
+from dstack_vpn.core.limits.shares import Source
 from dstack_vpn.core.model import SocketAddress
-from dstack_vpn.core.shares import Source
 
 if TYPE_CHECKING:
     from dstack_vpn.adapters.dns.messages import Query

@@ -18,9 +18,9 @@ from dstack_vpn.adapters.binding import is_here, refusal
 from dstack_vpn.adapters.dns.desk import Desk
 from dstack_vpn.adapters.dns.listener import Listener, is_private
 from dstack_vpn.adapters.seldom import Seldom
+from dstack_vpn.core.limits.shares import Sources
 from dstack_vpn.core.model import SocketAddress
 from dstack_vpn.core.names import Answer, Verdict
-from dstack_vpn.core.shares import Sources
 from dstack_vpn.errors import FormatError
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ from typing import Final
 
 from dstack_vpn.adapters.doctor.check import Check, failed, passed, warned
 from dstack_vpn.adapters.resolver import SystemResolver
-from dstack_vpn.core.destination import Destinations
 from dstack_vpn.core.model import Endpoint, SocketAddress
-from dstack_vpn.core.reach import Reach
-from dstack_vpn.core.upstream import Upstream
+from dstack_vpn.core.paths.destination import Destinations
+from dstack_vpn.core.paths.peer_endpoint import Reach
+from dstack_vpn.core.paths.relay_url import Upstream
 from dstack_vpn.errors import RelayError
 
 WAIT: Final = 0.7

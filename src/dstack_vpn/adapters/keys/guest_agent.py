@@ -10,9 +10,9 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from dstack_vpn.core.attestation import report_data
-from dstack_vpn.core.keys import KEY_LENGTH, PrivateKey, PublicKey
-from dstack_vpn.core.x25519 import clamp
+from dstack_vpn.core.attest.quote import report_data
+from dstack_vpn.core.wireguard.keys import KEY_LENGTH, PrivateKey, PublicKey
+from dstack_vpn.core.wireguard.x25519 import clamp
 from dstack_vpn.errors import AgentError
 
 if TYPE_CHECKING:

@@ -25,8 +25,8 @@ from typing import Final
 import structlog
 
 from dstack_vpn.adapters.store.private import create_private
-from dstack_vpn.core.keys import KEY_LENGTH, PrivateKey, PublicKey
-from dstack_vpn.core.x25519 import clamp, derive
+from dstack_vpn.core.wireguard.keys import KEY_LENGTH, PrivateKey, PublicKey
+from dstack_vpn.core.wireguard.x25519 import clamp, derive
 from dstack_vpn.errors import DstackVpnError, FormatError, StoreError
 
 _log = structlog.get_logger(component="node")

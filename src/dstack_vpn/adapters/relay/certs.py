@@ -17,7 +17,7 @@ from dstack_vpn.adapters.clock import SystemClock
 from dstack_vpn.adapters.keys.guest_agent import GuestAgent
 from dstack_vpn.adapters.relay import tls
 from dstack_vpn.adapters.store.private import write_private
-from dstack_vpn.core.upstream import DSTACK, Listen
+from dstack_vpn.core.paths.relay_url import DSTACK, Listen
 from dstack_vpn.errors import AgentError, RelayError
 
 _log = structlog.get_logger(component="relay")

@@ -1,4 +1,4 @@
-"""The upstreams of a udp2tcp: which one to use (`core.failover`), and why none carries.
+"""The upstreams of a udp2tcp: which one to use (`core.paths.failover`), and why none carries.
 
 An upstream is *barren* when its connections end without having carried anything: a gateway whose backend is
 away, another protocol, a limit. A connection to such an upstream proves nothing, so only a frame from it
@@ -11,8 +11,8 @@ from typing import Final
 
 import structlog
 
-from dstack_vpn.core.failover import Failover
-from dstack_vpn.core.upstream import Upstream
+from dstack_vpn.core.paths.failover import Failover
+from dstack_vpn.core.paths.relay_url import Upstream
 
 _log = structlog.get_logger(component="relay")
 _chance: Final = random.SystemRandom().random

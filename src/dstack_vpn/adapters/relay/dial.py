@@ -18,9 +18,9 @@ from dstack_vpn.adapters.relay import sockets, tls
 from dstack_vpn.adapters.relay.connect import open_tunnel
 from dstack_vpn.adapters.relay.lookup import Found, Names, Share
 from dstack_vpn.adapters.relay.stream import PlainStream, Stream
-from dstack_vpn.core.destination import ANYWHERE, Destinations
 from dstack_vpn.core.model import SocketAddress
-from dstack_vpn.core.upstream import Upstream
+from dstack_vpn.core.paths.destination import ANYWHERE, Destinations
+from dstack_vpn.core.paths.relay_url import Upstream
 from dstack_vpn.errors import RelayError
 
 STAGGER: Final = 0.25

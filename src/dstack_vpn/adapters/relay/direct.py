@@ -13,8 +13,8 @@ from typing import Final
 from dstack_vpn.adapters.relay.engine import Engine
 from dstack_vpn.adapters.relay.sockets import set_mark
 from dstack_vpn.adapters.relay.uplink import Uplink
-from dstack_vpn.core.framing import HEADER
 from dstack_vpn.core.model import SocketAddress
+from dstack_vpn.core.wireguard.framing import HEADER
 from dstack_vpn.errors import RelayError
 
 COPIES: Final = 32

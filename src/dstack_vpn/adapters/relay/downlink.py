@@ -11,8 +11,8 @@ from dstack_vpn.adapters.relay.counters import Counters
 from dstack_vpn.adapters.relay.engine import Engine
 from dstack_vpn.adapters.relay.outbox import READ, Sink
 from dstack_vpn.adapters.relay.stream import Stream
-from dstack_vpn.core.framing import HEADER, LONGEST_FRAME, foreign_protocol, scan
-from dstack_vpn.core.wgwire import Watch
+from dstack_vpn.core.wireguard.framing import HEADER, LONGEST_FRAME, foreign_protocol, scan
+from dstack_vpn.core.wireguard.wire import Watch
 
 RUNS: Final = 2048
 """Runs that are delivered before other connections have their turn."""

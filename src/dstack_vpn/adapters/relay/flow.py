@@ -24,10 +24,10 @@ from dstack_vpn.adapters.relay.direct import DirectProbe
 from dstack_vpn.adapters.relay.downlink import Downlink
 from dstack_vpn.adapters.relay.outbox import Sink
 from dstack_vpn.adapters.relay.uplink import Uplink
-from dstack_vpn.core.backoff import full_jitter
-from dstack_vpn.core.framing import TLS
+from dstack_vpn.core.limits.backoff import full_jitter
 from dstack_vpn.core.model import SocketAddress
-from dstack_vpn.core.upstream import Upstream
+from dstack_vpn.core.paths.relay_url import Upstream
+from dstack_vpn.core.wireguard.framing import TLS
 from dstack_vpn.errors import RelayError
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from dstack_vpn.adapters.relay.vectors import (
     Message,
     recvmmsg,
 )
-from dstack_vpn.core.framing import HEADER
+from dstack_vpn.core.wireguard.framing import HEADER
 
 SLOTS: Final = 64
 """Datagrams that are received at once at most."""

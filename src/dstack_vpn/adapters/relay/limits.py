@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Final
 
-from dstack_vpn.core.shares import Kind, Shares
-from dstack_vpn.core.wgwire import SESSION_FORGOTTEN
+from dstack_vpn.core.limits.shares import Kind, Shares
+from dstack_vpn.core.wireguard.wire import SESSION_FORGOTTEN
 
 UNHEARD: Final = 10.0
 """Seconds after which a source or connection that WireGuard never answered may be displaced by another."""

@@ -15,7 +15,7 @@ from dstack_vpn.adapters.relay import vectors
 from dstack_vpn.adapters.relay.counters import Counters, Drop
 from dstack_vpn.adapters.relay.offload import SOL_UDP, UDP_SEGMENT, Offload
 from dstack_vpn.adapters.relay.vectors import IOVEC, MMSGHDR, MOST, Memory, Message
-from dstack_vpn.core.framing import HEADER, LONGEST_FRAME, RUN, RUN_BYTES, Run
+from dstack_vpn.core.wireguard.framing import HEADER, LONGEST_FRAME, RUN, RUN_BYTES, Run
 
 READ: Final = 1 << 18
 """Bytes that are read from a stream at once at most."""

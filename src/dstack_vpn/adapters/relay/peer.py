@@ -9,9 +9,9 @@ import structlog
 from dstack_vpn.adapters.relay.engine import Engine
 from dstack_vpn.adapters.relay.limits import Limits
 from dstack_vpn.adapters.relay.udp2tcp import Udp2Tcp
-from dstack_vpn.core.destination import Destinations
 from dstack_vpn.core.model import SocketAddress
-from dstack_vpn.core.upstream import Upstream
+from dstack_vpn.core.paths.destination import Destinations
+from dstack_vpn.core.paths.relay_url import Upstream
 from dstack_vpn.errors import RelayError
 
 _log = structlog.get_logger(component="relay")

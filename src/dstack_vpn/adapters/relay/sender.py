@@ -16,7 +16,7 @@ from dstack_vpn.adapters.relay.counters import Counters, Drop
 from dstack_vpn.adapters.relay.engine import Engine
 from dstack_vpn.adapters.relay.stream import Buffer, Stream
 from dstack_vpn.adapters.relay.vectors import Message
-from dstack_vpn.core.framing import HEADER, frame
+from dstack_vpn.core.wireguard.framing import HEADER, frame
 
 HELD: Final = 1 << 18
 """Bytes of frames that wait for a stream at most; a batch's frames beyond are dropped."""

@@ -8,7 +8,7 @@ from typing import Final
 
 from dstack_vpn.adapters.binding import refusal
 from dstack_vpn.core.model import SocketAddress
-from dstack_vpn.core.upstream import Listen
+from dstack_vpn.core.paths.relay_url import Listen
 from dstack_vpn.errors import RelayError
 
 UNSENT: Final = 128 << 10

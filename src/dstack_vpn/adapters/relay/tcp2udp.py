@@ -16,11 +16,11 @@ from dstack_vpn.adapters.relay.outbox import Sink
 from dstack_vpn.adapters.relay.stream import PlainStream, Stream
 from dstack_vpn.adapters.relay.uplink import Uplink
 from dstack_vpn.adapters.seldom import Seldom
-from dstack_vpn.core.destination import ANYWHERE, Destinations
-from dstack_vpn.core.framing import PROXY
+from dstack_vpn.core.limits.shares import Places, Sources
 from dstack_vpn.core.model import SocketAddress
-from dstack_vpn.core.shares import Places, Sources
-from dstack_vpn.core.upstream import Listen
+from dstack_vpn.core.paths.destination import ANYWHERE, Destinations
+from dstack_vpn.core.paths.relay_url import Listen
+from dstack_vpn.core.wireguard.framing import PROXY
 from dstack_vpn.errors import RelayError
 
 _log = structlog.get_logger(component="relay")

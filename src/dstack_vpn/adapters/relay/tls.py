@@ -13,7 +13,7 @@ from hashlib import sha256
 from typing import Final
 
 from dstack_vpn.adapters.relay.stream import Buffer
-from dstack_vpn.core.upstream import Upstream
+from dstack_vpn.core.paths.relay_url import Upstream
 from dstack_vpn.errors import RelayError
 
 RECORD: Final = 1 << 14

@@ -23,10 +23,10 @@ from dstack_vpn.adapters.relay.lookup import Share
 from dstack_vpn.adapters.relay.pktinfo import bind_beside, listen_datagrams
 from dstack_vpn.adapters.relay.race import race
 from dstack_vpn.adapters.seldom import Seldom
-from dstack_vpn.core.destination import ANYWHERE, Destinations
+from dstack_vpn.core.limits.shares import Places, Sources
 from dstack_vpn.core.model import SocketAddress
-from dstack_vpn.core.shares import Places, Sources
-from dstack_vpn.core.upstream import Upstream
+from dstack_vpn.core.paths.destination import ANYWHERE, Destinations
+from dstack_vpn.core.paths.relay_url import Upstream
 from dstack_vpn.errors import RelayError
 
 _log = structlog.get_logger(component="relay")

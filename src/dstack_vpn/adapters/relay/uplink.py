@@ -28,8 +28,8 @@ from dstack_vpn.adapters.relay.inbox import COALESCED_SLOTS, SLOTS
 from dstack_vpn.adapters.relay.offload import SOL_UDP, UDP_GRO
 from dstack_vpn.adapters.relay.sender import Sender, Source
 from dstack_vpn.adapters.relay.stream import Stream
-from dstack_vpn.core.framing import HEADER, LONGEST_FRAME
-from dstack_vpn.core.wgwire import INITIATION, INITIATION_SIZE, Watch
+from dstack_vpn.core.wireguard.framing import HEADER, LONGEST_FRAME
+from dstack_vpn.core.wireguard.wire import INITIATION, INITIATION_SIZE, Watch
 
 SHIFT_UP: Final = (16, 0.008)
 """So many datagrams within so many seconds."""

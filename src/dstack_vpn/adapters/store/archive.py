@@ -2,7 +2,7 @@
 
 Written atomically (a new file, synced, renamed over the old one), readable by root alone, only where the
 text differs. A file that is not ours is never overwritten. Ours equals one of the backups, or has our first
-line and nothing that `core.wgconf` does not write (a hook, above all). The last `KEEP` versions stay in the
+line and nothing that `core.wireguard.config_file` does not write (a hook, above all). The last `KEEP` versions stay in the
 state directory. Pinning one of them is a matter of the operator and the disk: the daemon follows the pin
 file, whoever wrote it.
 """
@@ -17,7 +17,7 @@ from typing import Final, ParamSpec, TypeVar
 
 from dstack_vpn.adapters.store.advice import advice
 from dstack_vpn.adapters.store.private import write_private
-from dstack_vpn.core import wgconf
+from dstack_vpn.core.wireguard import config_file as wgconf
 from dstack_vpn.errors import FormatError, StoreError
 
 _P = ParamSpec("_P")

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from dstack_vpn.adapters.store.private import write_private
-from dstack_vpn.core.keys import PublicKey
 from dstack_vpn.core.model import SocketAddress
+from dstack_vpn.core.wireguard.keys import PublicKey
 from dstack_vpn.errors import FormatError, StoreError
 
 

@@ -1,4 +1,4 @@
-"""The audit log on disk: an append-only table, chained by `core.ledger`.
+"""The audit log on disk: an append-only table, chained by `core.observe.audit_chain`.
 
 The daemon and an administrator's commands write to the same file; each append reads the end of the chain in
 its own transaction. The table refuses updates, and deletions except by `forget`. That leaves behind the place
@@ -13,8 +13,17 @@ from pathlib import Path
 from typing import Final
 
 from dstack_vpn.adapters.store.advice import advice
-from dstack_vpn.core.cuts import CUT, Kept, Run, of_head, of_thinning, runs, too_much, unexplained
-from dstack_vpn.core.ledger import ORIGIN, Anchor, Note, Record, check, seal
+from dstack_vpn.core.observe.audit_chain import ORIGIN, Anchor, Note, Record, check, seal
+from dstack_vpn.core.observe.audit_retention import (
+    CUT,
+    Kept,
+    Run,
+    of_head,
+    of_thinning,
+    runs,
+    too_much,
+    unexplained,
+)
 from dstack_vpn.errors import StoreError
 
 _SCHEMA: Final = """
@@ -67,7 +76,7 @@ class SqliteLedger:
     def forget(self, *, now: float, before: float, largest: int) -> int:
         """Cut what is older than ``before`` (Unix seconds), and what is beyond ``largest`` bytes in all.
 
-        Records that strangers and holders can cause go before our own decisions (`core.cuts`). Returns how
+        Records that strangers and holders can cause go before our own decisions (`core.observe.audit_retention`). Returns how
         many records went; raises `StoreError`.
         """
         with self._open() as connection, _transaction(connection):
@@ -103,7 +112,7 @@ class SqliteLedger:
             return _end(connection)
 
     def verify(self) -> tuple[Anchor, str | None]:
-        """As `core.ledger.check`, over all that is kept; raises `StoreError`."""
+        """As `core.observe.audit_chain.check`, over all that is kept; raises `StoreError`."""
         with self._open() as connection:
             start, thinned = _anchor(connection), _thinned(connection)
             (version,) = connection.execute("PRAGMA user_version").fetchone()

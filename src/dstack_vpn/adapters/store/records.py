@@ -8,11 +8,11 @@ import json
 from types import NoneType
 from typing import Any, Final
 
-from dstack_vpn.core import events as ev
-from dstack_vpn.core.keys import PublicKey
+from dstack_vpn.core.chain import events as ev
+from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.model import Endpoint, Malformed, Position
-from dstack_vpn.core.node import Node
-from dstack_vpn.core.reach import Reach
+from dstack_vpn.core.paths.peer_endpoint import Reach
+from dstack_vpn.core.wireguard.keys import PublicKey
 from dstack_vpn.errors import FormatError
 
 _EVENTS: Final[dict[str, type[ev.RegistryEvent]]] = {

@@ -15,9 +15,9 @@ import structlog
 
 from dstack_vpn.adapters.store.advice import advice
 from dstack_vpn.adapters.store.records import dump_event, dump_node, load_event, load_node
-from dstack_vpn.core.events import LoggedEvent
+from dstack_vpn.core.chain.events import LoggedEvent
+from dstack_vpn.core.chain.history import position_of
 from dstack_vpn.core.model import BlockRef, ChainIdentity
-from dstack_vpn.core.timeline import position_of
 from dstack_vpn.errors import FormatError, StoreError
 from dstack_vpn.ports import Checkpoint
 

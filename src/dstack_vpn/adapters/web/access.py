@@ -24,8 +24,8 @@ from dstack_vpn.adapters.web.client import (
     shows_a_proxy,
 )
 from dstack_vpn.adapters.web.owner import TRUSTED, End, owner_of
-from dstack_vpn.core.addressing import AddressPlan
-from dstack_vpn.core.shares import Address, Network, Source, Sources
+from dstack_vpn.core.access.addressing import AddressPlan
+from dstack_vpn.core.limits.shares import Address, Network, Source, Sources
 from dstack_vpn.errors import FormatError
 
 FORWARD_AUTH: Final = "/auth"

@@ -12,9 +12,9 @@ from dstack_vpn.adapters.web.documents import Later
 from dstack_vpn.adapters.web.openapi import MOST_NAMES, document
 from dstack_vpn.adapters.web.server import Documents, Route, answer, problem
 from dstack_vpn.adapters.web.stream import Feed, Streams
-from dstack_vpn.core.keys import PublicKey
+from dstack_vpn.core.limits.shares import Address
 from dstack_vpn.core.model import parse_node_id
-from dstack_vpn.core.shares import Address
+from dstack_vpn.core.wireguard.keys import PublicKey
 from dstack_vpn.errors import FormatError
 
 _MOST_WAIT: Final = 86_400

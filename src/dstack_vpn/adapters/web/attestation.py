@@ -10,7 +10,7 @@ from typing import Any
 from aiohttp import web
 
 from dstack_vpn.adapters.web.server import Route, answer, problem
-from dstack_vpn.core.keys import PublicKey
+from dstack_vpn.core.wireguard.keys import PublicKey
 from dstack_vpn.errors import AgentError
 
 

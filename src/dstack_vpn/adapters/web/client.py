@@ -10,7 +10,7 @@ import ipaddress
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from dstack_vpn.core.shares import Address, Network
+from dstack_vpn.core.limits.shares import Address, Network
 from dstack_vpn.errors import FormatError
 
 _MARKS: Final = frozenset(

@@ -3,7 +3,7 @@
 A connection is closed that has not sent a whole request head within `PATIENCE` of its beginning, or of its
 last answer. While a request is being answered, the clock stands still.
 
-The places are divided by `core.shares`. A connection that gets none may still ask for health: the lobby
+The places are divided by `core.limits.shares`. A connection that gets none may still ask for health: the lobby
 answers open paths, once, and the newest there displaces the oldest. So no number of connections keeps a
 health check out.
 """
@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Final, cast
 
-from dstack_vpn.core.shares import Kind, Places, Shares, Source, Sources
+from dstack_vpn.core.limits.shares import Kind, Places, Shares, Source, Sources
 
 PATIENCE: Final = 15.0
 """Seconds."""

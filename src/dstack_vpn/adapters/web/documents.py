@@ -11,7 +11,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeAlias
 
-from dstack_vpn.core.time_share import TimeShare
+from dstack_vpn.core.limits.time_share import TimeShare
 
 WRITING: Final = TimeShare(parts=20)
 

@@ -7,7 +7,7 @@
     /metrics  the same for Prometheus, where the view has it
 
 A node adds `api` and `page`. It answers GET only, tells no secret, and is bounded: connections and their
-patience (`connections`), requests by source (`core.pace`), heads by aiohttp, who may ask (`access`).
+patience (`connections`), requests by source (`core.limits.pace`), heads by aiohttp, who may ask (`access`).
 """
 
 import asyncio
@@ -26,9 +26,9 @@ from dstack_vpn.adapters.web.access import Policy, peer_of, source_of
 from dstack_vpn.adapters.web.connections import Connections
 from dstack_vpn.adapters.web.documents import Document, Later, to_json
 from dstack_vpn.adapters.web.listening import Listening
+from dstack_vpn.core.limits.pace import Limiter, Pace
+from dstack_vpn.core.limits.shares import Kind, Source
 from dstack_vpn.core.observe.health import Health
-from dstack_vpn.core.pace import Limiter, Pace
-from dstack_vpn.core.shares import Kind, Source
 from dstack_vpn.errors import DstackVpnError
 
 _log = structlog.get_logger(component="web")

@@ -4,7 +4,7 @@ A message's id is the node's life and the entry's number in it. A reader that co
 has seen (``Last-Event-ID``) gets what it missed, as far as that is still kept; else a ``reset`` tells it to
 read the present state again. Readers are followed from one shared ring: one that is slower than the ring, or
 takes nothing for `STALL` seconds, is dropped, and no other reader is affected. The places are divided by
-`core.shares`; a reader that loses its place to another's first one is ended, and comes back with its last id.
+`core.limits.shares`; a reader that loses its place to another's first one is ended, and comes back with its last id.
 """
 
 import asyncio
@@ -18,8 +18,8 @@ from typing import Final, Protocol
 
 from aiohttp import web
 
+from dstack_vpn.core.limits.shares import Kind, Places, Shares, Source
 from dstack_vpn.core.observe.event import Entry
-from dstack_vpn.core.shares import Kind, Places, Shares, Source
 
 KEEPALIVE: Final = 15.0
 """Seconds of silence after which a comment is sent, so that dead connections are found."""
@@ -35,7 +35,7 @@ _ID: Final = re.compile(r"([0-9a-f]{1,16})-([0-9]{1,15})", re.ASCII)
 
 
 class Feed(Protocol):
-    """Events by number; implemented by `bridge.event_log.EventLog`."""
+    """Events by number; implemented by `daemon.observe.event_log.EventLog`."""
 
     epoch: str
     last: int

@@ -12,8 +12,8 @@ from dstack_vpn.cli.demo.lab import Change, Lab
 from dstack_vpn.cli.demo.namespaces import wait_until
 from dstack_vpn.cli.demo.node import Node, new_key
 from dstack_vpn.cli.demo.story import Act, Story
-from dstack_vpn.core.keys import PublicKey
-from dstack_vpn.core.x25519 import derive
+from dstack_vpn.core.wireguard.keys import PublicKey
+from dstack_vpn.core.wireguard.x25519 import derive
 from dstack_vpn.errors import AdminError
 
 PAGE: Final = "Hello from node a, over the tunnel."

@@ -23,7 +23,7 @@ from dstack_vpn.adapters.contracts import calls
 from dstack_vpn.cli.demo.chain import DevChain, Mined
 from dstack_vpn.cli.demo.namespaces import MOUNTS, NAMED, Namespace, connect, remove, wait_until
 from dstack_vpn.cli.demo.node import Applied, Node
-from dstack_vpn.core.keys import PublicKey
+from dstack_vpn.core.wireguard.keys import PublicKey
 
 _PREFIX: Final = "dstack-vpn-demo-"
 _NETWORK: Final = "192.168.77"

@@ -24,9 +24,9 @@ from dstack_vpn.adapters.device.uapi import GET, GetParser
 from dstack_vpn.cli.demo.chain import InsideConnection
 from dstack_vpn.cli.demo.journal import Journal, logged_at
 from dstack_vpn.cli.demo.namespaces import Namespace, wait_until
-from dstack_vpn.core.keys import KEY_LENGTH, PrivateKey, PublicKey
 from dstack_vpn.core.model import DeviceState, TokenId
-from dstack_vpn.core.x25519 import clamp, derive
+from dstack_vpn.core.wireguard.keys import KEY_LENGTH, PrivateKey, PublicKey
+from dstack_vpn.core.wireguard.x25519 import clamp, derive
 from dstack_vpn.errors import AdminError, DstackVpnError
 
 INTERFACE: Final = "wg0"

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Final, Literal, TypeAlias
 
-from dstack_vpn.core.keys import PublicKey
+from dstack_vpn.core.wireguard.keys import PublicKey
 
 Scalar: TypeAlias = str | int | float | bool | None
 _OF_THE_CLASS: Final = frozenset({"name", "level", "logger", "action", "unnamed"})

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias, get_args
 
-from dstack_vpn.core.keys import PublicKey
 from dstack_vpn.core.model import Address, TokenId
 from dstack_vpn.core.observe.event import Event, Scalar
+from dstack_vpn.core.wireguard.keys import PublicKey
 
 _COMPARE: Final = "Compare the endpoints with `dstack-vpn doctor`; remove the wrong one from RPC_URL."
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
-from dstack_vpn.core.keyage import span
-from dstack_vpn.core.lag import WORTH_A_LOOK
+from dstack_vpn.core.access.staleness import StalePolicy
+from dstack_vpn.core.chain.lag import WORTH_A_LOOK
 from dstack_vpn.core.observe.reports import (
     ChainReport,
     DeviceReport,
@@ -22,7 +22,7 @@ from dstack_vpn.core.observe.reports import (
     Reports,
     StorageReport,
 )
-from dstack_vpn.core.staleness import StalePolicy
+from dstack_vpn.core.wireguard.key_age import span
 
 CLOCK_TOLERANCE: Final = 30.0
 """Seconds by which a block's time may differ from ours: sequencers' clocks are not perfect either."""

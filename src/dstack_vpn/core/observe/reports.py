@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from dstack_vpn.core.staleness import StalePolicy
+from dstack_vpn.core.access.staleness import StalePolicy
 
 
 @dataclass(frozen=True, slots=True)

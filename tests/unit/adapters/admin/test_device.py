@@ -9,8 +9,8 @@ from tests import netns_support
 
 from dstack_vpn.adapters.admin.device import look
 from dstack_vpn.adapters.device.link import UserspaceLink
-from dstack_vpn.core.keys import PublicKey
 from dstack_vpn.core.model import SetPeer
+from dstack_vpn.core.wireguard.keys import PublicKey
 from dstack_vpn.errors import DeviceError
 
 NAME = "wg0"

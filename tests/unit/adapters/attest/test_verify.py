@@ -13,9 +13,9 @@ from tests.quotes import DAY, NOW, Authority, Made, boot, event
 
 from dstack_vpn.adapters.attest import collateral
 from dstack_vpn.adapters.attest.verify import CURRENT, GENUINE, Judgement, decode, verify
-from dstack_vpn.core.attestation import report_data
-from dstack_vpn.core.keys import PublicKey
-from dstack_vpn.core.measurements import BY_NAME, Expected, Finding, Verdict
+from dstack_vpn.core.attest.measurements import BY_NAME, Expected, Finding, Verdict
+from dstack_vpn.core.attest.quote import report_data
+from dstack_vpn.core.wireguard.keys import PublicKey
 from dstack_vpn.errors import FormatError
 
 KEY: Final = PublicKey(bytes(range(32)))

@@ -8,7 +8,7 @@ from tests.http_proxy import PASSWORD, USER, http_proxy
 
 from dstack_vpn.adapters.chain import RpcPool
 from dstack_vpn.adapters.chain.url import RpcUrl
-from dstack_vpn.core.proxy import Proxies
+from dstack_vpn.core.chain.proxy import Proxies
 from dstack_vpn.errors import EndpointError
 
 HOST = "rpc.behind-proxy.test"

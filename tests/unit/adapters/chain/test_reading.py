@@ -10,7 +10,7 @@ from tests.fake_chain.registry import Emitted, emit
 from tests.unit.adapters.chain.connecting import DEADLINE, connected
 
 from dstack_vpn.adapters.contracts import signatures
-from dstack_vpn.core.events import LoggedEvent
+from dstack_vpn.core.chain.events import LoggedEvent
 from dstack_vpn.core.model import BlockRef
 from dstack_vpn.errors import EndpointError
 

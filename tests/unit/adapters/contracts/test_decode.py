@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.unit.adapters.contracts.oracle import ZERO, event_log, log
 
 from dstack_vpn.adapters.contracts import ABIS, AccessRegistry, DstackAccessNft
-from dstack_vpn.core.events import (
+from dstack_vpn.core.chain.events import (
     EndpointUpdated,
     ExpiryUpdated,
     Granted,
@@ -19,9 +19,9 @@ from dstack_vpn.core.events import (
     Revoked,
     Transferred,
 )
-from dstack_vpn.core.keys import PublicKey
 from dstack_vpn.core.model import Endpoint, Malformed
-from dstack_vpn.core.reach import Reach
+from dstack_vpn.core.paths.peer_endpoint import Reach
+from dstack_vpn.core.wireguard.keys import PublicKey
 from dstack_vpn.errors import FormatError
 from dstack_vpn.ports import RegistryAbi
 

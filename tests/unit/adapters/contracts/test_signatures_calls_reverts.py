@@ -8,7 +8,7 @@ from tests.unit.adapters.contracts.oracle import artifact
 
 from dstack_vpn.adapters.contracts import ABIS, by_name, calls, describe_revert, load_artifact, signatures
 from dstack_vpn.adapters.redact import Redactor
-from dstack_vpn.core.keys import PublicKey
+from dstack_vpn.core.wireguard.keys import PublicKey
 from dstack_vpn.errors import FormatError
 
 ALICE, BOB = "0x" + "aa" * 20, "0x" + "bb" * 20

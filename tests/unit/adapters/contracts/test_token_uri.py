@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from dstack_vpn.adapters.contracts.token_uri import MAX_URI, endpoint_of
 from dstack_vpn.core.model import Endpoint, Malformed
-from dstack_vpn.core.reach import Reach
+from dstack_vpn.core.paths.peer_endpoint import Reach
 
 EXPECTED = Reach(Endpoint("vpn.example.org", 51820))
 JSON = json.dumps({"name": "web", "endpoint": "vpn.example.org:51820"}).encode()

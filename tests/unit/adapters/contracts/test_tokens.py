@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from tests.unit.adapters.contracts.oracle import AT, NODE_VIEW, ZERO
 
 from dstack_vpn.adapters.contracts import AccessRegistry, DstackAccessNft
-from dstack_vpn.core.events import Observed
-from dstack_vpn.core.keys import PublicKey
+from dstack_vpn.core.chain.events import Observed
+from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.model import END_OF_BLOCK, Endpoint, Malformed, Position
-from dstack_vpn.core.node import Node
-from dstack_vpn.core.reach import Reach
+from dstack_vpn.core.paths.peer_endpoint import Reach
+from dstack_vpn.core.wireguard.keys import PublicKey
 from dstack_vpn.errors import FormatError
 
 OURS, DEPLOYED = AccessRegistry(), DstackAccessNft()

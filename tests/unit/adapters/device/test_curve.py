@@ -5,8 +5,8 @@ import subprocess
 
 import pytest
 
-from dstack_vpn.core.keys import PrivateKey
-from dstack_vpn.core.x25519 import derive
+from dstack_vpn.core.wireguard.keys import PrivateKey
+from dstack_vpn.core.wireguard.x25519 import derive
 
 
 @pytest.mark.skipif(shutil.which("wg") is None, reason="needs wg")

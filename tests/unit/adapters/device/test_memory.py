@@ -3,8 +3,8 @@ import asyncio
 import pytest
 
 from dstack_vpn.adapters.device.memory import MemoryDevice, MemoryLink
-from dstack_vpn.core.keys import PublicKey
 from dstack_vpn.core.model import SetPeer
+from dstack_vpn.core.wireguard.keys import PublicKey
 from dstack_vpn.errors import DeviceError, DeviceGoneError
 from dstack_vpn.ports import Device, Link, LinkSettings
 

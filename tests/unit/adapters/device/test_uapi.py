@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dstack_vpn.adapters.device import uapi
-from dstack_vpn.core.keys import PrivateKey, PublicKey
 from dstack_vpn.core.model import PeerState, RemovePeer, SetPeer, SocketAddress
-from dstack_vpn.core.x25519 import derive
+from dstack_vpn.core.wireguard.keys import PrivateKey, PublicKey
+from dstack_vpn.core.wireguard.x25519 import derive
 from dstack_vpn.errors import DeviceError
 
 ONE = PublicKey(b"\1" * 32)

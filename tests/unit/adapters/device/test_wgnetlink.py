@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from dstack_vpn.adapters.device import netlink, wgnetlink
 from dstack_vpn.adapters.device.netlink import attribute, nested
-from dstack_vpn.core.keys import PrivateKey, PublicKey
 from dstack_vpn.core.model import PeerChange, PeerState, RemovePeer, SetPeer, SocketAddress
+from dstack_vpn.core.wireguard.keys import PrivateKey, PublicKey
 from dstack_vpn.errors import DeviceError
 
 ONE = PublicKey(b"\1" * 32)

@@ -11,7 +11,7 @@ import pytest
 
 from dstack_vpn.adapters.keys.changer import COMMAND, CommandKeyChanger
 from dstack_vpn.config import child, load
-from dstack_vpn.core.keys import PrivateKey
+from dstack_vpn.core.wireguard.keys import PrivateKey
 from dstack_vpn.errors import AdminError
 
 SECRET = "5f" * 31 + "a7"

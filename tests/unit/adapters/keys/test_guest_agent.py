@@ -8,10 +8,10 @@ from tests.quotes import NOW, Made
 
 from dstack_vpn.adapters.attest.verify import Judgement, verify
 from dstack_vpn.adapters.keys.guest_agent import GuestAgent
-from dstack_vpn.core.attestation import report_data
-from dstack_vpn.core.keys import PrivateKey
-from dstack_vpn.core.measurements import Expected
-from dstack_vpn.core.x25519 import derive
+from dstack_vpn.core.attest.measurements import Expected
+from dstack_vpn.core.attest.quote import report_data
+from dstack_vpn.core.wireguard.keys import PrivateKey
+from dstack_vpn.core.wireguard.x25519 import derive
 from dstack_vpn.errors import AgentError
 
 

@@ -7,8 +7,8 @@ import pytest
 
 from dstack_vpn.adapters import keyfile
 from dstack_vpn.adapters.keys.keyring import KEPT, PENDING, FileKeyRing, make_next, next_of, old_of
-from dstack_vpn.core.keys import PrivateKey, PublicKey
-from dstack_vpn.core.x25519 import derive
+from dstack_vpn.core.wireguard.keys import PrivateKey, PublicKey
+from dstack_vpn.core.wireguard.x25519 import derive
 from dstack_vpn.errors import DstackVpnError, StoreError
 
 

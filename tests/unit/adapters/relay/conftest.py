@@ -12,7 +12,7 @@ from dstack_vpn.adapters.relay.tcp2udp import Tcp2Udp
 from dstack_vpn.adapters.relay.udp2tcp import Udp2Tcp
 from dstack_vpn.adapters.relay.view import Service
 from dstack_vpn.core.model import SocketAddress
-from dstack_vpn.core.upstream import Listen, Upstream
+from dstack_vpn.core.paths.relay_url import Listen, Upstream
 
 
 @asynccontextmanager

@@ -16,10 +16,10 @@ from dstack_vpn.adapters.relay.engine import Engine
 from dstack_vpn.adapters.relay.tcp2udp import Tcp2Udp
 from dstack_vpn.adapters.relay.udp2tcp import Udp2Tcp
 from dstack_vpn.adapters.relay.view import RelayView
-from dstack_vpn.core.framing import foreign_protocol, frame
 from dstack_vpn.core.model import SocketAddress
 from dstack_vpn.core.observe.health import Component, Status
-from dstack_vpn.core.upstream import Listen, Upstream
+from dstack_vpn.core.paths.relay_url import Listen, Upstream
+from dstack_vpn.core.wireguard.framing import foreign_protocol, frame
 
 ANY = SocketAddress("127.0.0.1", 0)
 INITIATION = b"\x01\x00\x00\x00" + bytes(144)

@@ -13,9 +13,9 @@ from dstack_vpn.adapters.relay import lookup
 from dstack_vpn.adapters.relay.dial import dial
 from dstack_vpn.adapters.relay.lookup import Names
 from dstack_vpn.adapters.relay.sockets import KEEPALIVE, can_send
-from dstack_vpn.core.destination import Destinations
 from dstack_vpn.core.model import SocketAddress
-from dstack_vpn.core.upstream import Upstream
+from dstack_vpn.core.paths.destination import Destinations
+from dstack_vpn.core.paths.relay_url import Upstream
 from dstack_vpn.errors import RelayError
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]

@@ -10,8 +10,8 @@ from tests.unit.adapters.relay.conftest import Pair, running
 
 from dstack_vpn.adapters.relay import direct
 from dstack_vpn.adapters.relay.engine import UDP_BUFFER
-from dstack_vpn.core.framing import frame
 from dstack_vpn.core.model import SocketAddress
+from dstack_vpn.core.wireguard.framing import frame
 
 DATA = b"\x04\x00\x00\x00"
 """As WireGuard's data begins."""

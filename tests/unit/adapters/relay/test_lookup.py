@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from tests.unit.bridge.conftest import eventually
+from tests.unit.daemon.conftest import eventually
 
 from dstack_vpn.adapters.relay import lookup
 from dstack_vpn.adapters.relay.lookup import SHARE, Found, Names, Share

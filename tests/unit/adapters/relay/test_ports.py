@@ -14,9 +14,9 @@ from dstack_vpn.adapters.relay.peer import LoopbackRelay
 from dstack_vpn.adapters.relay.pktinfo import bind_beside, listen_datagrams
 from dstack_vpn.adapters.relay.tcp2udp import Tcp2Udp
 from dstack_vpn.adapters.relay.udp2tcp import Udp2Tcp
-from dstack_vpn.core.destination import Destinations
 from dstack_vpn.core.model import SocketAddress
-from dstack_vpn.core.upstream import Listen, Upstream
+from dstack_vpn.core.paths.destination import Destinations
+from dstack_vpn.core.paths.relay_url import Listen, Upstream
 from dstack_vpn.errors import RelayError
 
 ANY = SocketAddress("127.0.0.1", 0)

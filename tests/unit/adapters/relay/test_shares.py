@@ -16,10 +16,10 @@ from dstack_vpn.adapters.relay.engine import Engine
 from dstack_vpn.adapters.relay.limits import Limits
 from dstack_vpn.adapters.relay.tcp2udp import Tcp2Udp
 from dstack_vpn.adapters.relay.udp2tcp import Udp2Tcp
-from dstack_vpn.core.destination import Destinations
-from dstack_vpn.core.framing import frame
 from dstack_vpn.core.model import SocketAddress
-from dstack_vpn.core.upstream import Listen, Upstream
+from dstack_vpn.core.paths.destination import Destinations
+from dstack_vpn.core.paths.relay_url import Listen, Upstream
+from dstack_vpn.core.wireguard.framing import frame
 
 LIMITS = Limits(total=64, per_source=16)
 ONE_64 = [f"127.2.0.{number}" for number in range(1, 6)]

@@ -19,8 +19,8 @@ from dstack_vpn.adapters.relay.certs import Certificates
 from dstack_vpn.adapters.relay.dial import Dialled, dial
 from dstack_vpn.adapters.relay.engine import Engine
 from dstack_vpn.adapters.relay.tcp2udp import Tcp2Udp
-from dstack_vpn.core.framing import frame
-from dstack_vpn.core.upstream import Listen, Upstream
+from dstack_vpn.core.paths.relay_url import Listen, Upstream
+from dstack_vpn.core.wireguard.framing import frame
 from dstack_vpn.errors import RelayError
 
 HOST = "relay.test"

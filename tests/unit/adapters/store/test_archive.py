@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from dstack_vpn.adapters.store.archive import KEEP, FileArchive
-from dstack_vpn.core.wgconf import HEADER
+from dstack_vpn.core.wireguard.config_file import HEADER
 from dstack_vpn.errors import StoreError
 
 

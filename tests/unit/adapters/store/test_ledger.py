@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dstack_vpn.adapters.store.ledger import SqliteLedger
-from dstack_vpn.core.ledger import Note
+from dstack_vpn.core.observe.audit_chain import Note
 from dstack_vpn.errors import StoreError
 
 ALL = 1 << 40

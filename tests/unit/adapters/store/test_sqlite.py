@@ -14,10 +14,10 @@ from tests.scripted import IDENTITY, MemoryStore, grant
 
 from dstack_vpn.adapters.store.records import dump_event, dump_node, load_event, load_node
 from dstack_vpn.adapters.store.sqlite import SqliteStore
-from dstack_vpn.core.events import LoggedEvent, Observed, RegistryEvent, Revoked
+from dstack_vpn.core.chain.events import LoggedEvent, Observed, RegistryEvent, Revoked
+from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.model import END_OF_BLOCK, BlockRef, Endpoint, Malformed
-from dstack_vpn.core.node import Node
-from dstack_vpn.core.reach import Reach
+from dstack_vpn.core.paths.peer_endpoint import Reach
 from dstack_vpn.errors import FormatError, StoreError
 from dstack_vpn.ports import Checkpoint, Store
 

@@ -15,10 +15,10 @@ from dstack_vpn.adapters.web.access import Policy
 from dstack_vpn.adapters.web.api import Api
 from dstack_vpn.adapters.web.documents import Later, to_json
 from dstack_vpn.adapters.web.server import HealthServer, Part
-from dstack_vpn.bridge.event_log import EventLog
-from dstack_vpn.core.keys import PublicKey
+from dstack_vpn.core.limits.shares import Address
 from dstack_vpn.core.observe.health import Component, Health, Status
-from dstack_vpn.core.shares import Address
+from dstack_vpn.core.wireguard.keys import PublicKey
+from dstack_vpn.daemon.observe.event_log import EventLog
 
 WELL = Health(ready=True, components=(Component("chain", Status.OK),))
 ILL = Health(ready=False, components=(Component("chain", Status.FAILED, "no endpoint", 5.0),))

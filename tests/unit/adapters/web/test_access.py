@@ -9,7 +9,7 @@ from aiohttp.test_utils import make_mocked_request
 from tests.unit.adapters.web.serving import TOKEN, FixedView, serving
 
 from dstack_vpn.adapters.web.access import Policy
-from dstack_vpn.core.pace import Limiter, Pace
+from dstack_vpn.core.limits.pace import Limiter, Pace
 
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
 CLOSED = Policy(TOKEN, loopback=False, proxies=())

@@ -10,7 +10,7 @@ from dstack_vpn.adapters.web.api import Api
 from dstack_vpn.adapters.web.attestation import Attestation
 from dstack_vpn.adapters.web.openapi import document
 from dstack_vpn.adapters.web.server import OPEN
-from dstack_vpn.core.keys import PublicKey
+from dstack_vpn.core.wireguard.keys import PublicKey
 from dstack_vpn.errors import AgentError
 
 KEY = str(PublicKey(b"\1" * 32)).replace("+", "%2B")

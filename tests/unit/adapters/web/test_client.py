@@ -10,7 +10,7 @@ from dstack_vpn.adapters.web.client import (
     names_our_port,
     parse_address,
 )
-from dstack_vpn.core.shares import Network
+from dstack_vpn.core.limits.shares import Network
 from dstack_vpn.errors import FormatError
 
 PROXIES: tuple[Network, ...] = (

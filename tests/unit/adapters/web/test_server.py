@@ -15,9 +15,9 @@ from dstack_vpn.adapters.web import listening
 from dstack_vpn.adapters.web import server as web_server
 from dstack_vpn.adapters.web.access import Policy
 from dstack_vpn.adapters.web.server import HealthServer, of_view
+from dstack_vpn.core.limits.pace import Limiter, Pace
+from dstack_vpn.core.limits.shares import Shares
 from dstack_vpn.core.observe.health import Health
-from dstack_vpn.core.pace import Limiter, Pace
-from dstack_vpn.core.shares import Shares
 
 
 class RelayView:

@@ -12,7 +12,7 @@ from tests.unit.adapters.web.serving import TOKEN, Serving, serving, until
 from dstack_vpn.adapters.web.access import Policy
 from dstack_vpn.adapters.web.connections import CONNECTIONS, LOBBY
 from dstack_vpn.adapters.web.stream import STREAMS
-from dstack_vpn.core.shares import Kind, Source, Sources
+from dstack_vpn.core.limits.shares import Kind, Source, Sources
 
 CHECK = b"GET /ready HTTP/1.1\r\nHost: localhost\r\n\r\n"
 

@@ -14,9 +14,9 @@ from tests.unit.adapters.web.serving import FixedView, Serving, serving, until
 from dstack_vpn.adapters.web import stream
 from dstack_vpn.adapters.web.access import Policy
 from dstack_vpn.adapters.web.api import Api
-from dstack_vpn.bridge.event_log import KEPT
+from dstack_vpn.core.limits.shares import Shares
 from dstack_vpn.core.observe.events import BrakeReleased, HealthChanged
-from dstack_vpn.core.shares import Shares
+from dstack_vpn.daemon.observe.event_log import KEPT
 
 
 @dataclass

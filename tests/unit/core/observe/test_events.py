@@ -3,7 +3,6 @@ import json
 import pytest
 
 from dstack_vpn.config import COMPONENTS
-from dstack_vpn.core.keys import PublicKey
 from dstack_vpn.core.observe.event import Entry, Event
 from dstack_vpn.core.observe.events import (
     EVENTS,
@@ -13,6 +12,7 @@ from dstack_vpn.core.observe.events import (
     PeersChanged,
     TokenChanged,
 )
+from dstack_vpn.core.wireguard.keys import PublicKey
 
 CLASS_VARIABLES = {"name", "level", "logger", "action", "unnamed"}
 KEY = PublicKey(bytes(range(32)))

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from dstack_vpn.core.lag import WORTH_A_LOOK
+from dstack_vpn.core.chain.lag import WORTH_A_LOOK
 from dstack_vpn.core.observe.health import HEAD_PATIENCE, Status, clock_problem, evaluate
 from dstack_vpn.core.observe.reports import (
     ChainReport,

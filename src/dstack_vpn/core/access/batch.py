@@ -1,0 +1,24 @@
+"""Peer deltas that wait for the device: what several events come to, one delta for each peer."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+from dstack_vpn.core.access.membership import Delta
+from dstack_vpn.core.wireguard.keys import PublicKey
+
+
+@dataclass(slots=True)
+class Batch:
+    """Deltas, and when the first of their events was seen (monotonic seconds)."""
+
+    deltas: dict[PublicKey, Delta] = field(default_factory=dict)
+    seen: float = 0.0
+
+    def add(self, deltas: Iterable[Delta], seen: float) -> None:
+        """Take in the deltas of one more event; a peer that came and went again leaves none."""
+        self.seen = min(self.seen or seen, seen)
+        for delta in deltas:
+            earlier = self.deltas.pop(delta.public_key, None)
+            old = delta.old if earlier is None else earlier.old
+            if old != delta.new:
+                self.deltas[delta.public_key] = replace(delta, old=old)

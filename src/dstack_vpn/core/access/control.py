@@ -1,0 +1,281 @@
+"""Access control: who is on the network now, and why.
+
+`AccessControl` looks at one registry state from one node's point of view. Nothing else in the system makes
+a peer: what `granted` yields is what the device gets.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from dstack_vpn.core.access.addressing import AddressPlan
+from dstack_vpn.core.access.quorum import Quorum
+from dstack_vpn.core.chain.node import Node
+from dstack_vpn.core.chain.registry import Registry
+from dstack_vpn.core.model import Address, Malformed, TokenId
+from dstack_vpn.core.wireguard.keys import PublicKey
+
+
+class Reason(StrEnum):
+    """Why a node is, or is not, on the network."""
+
+    ACTIVE = "active"
+    REVOKED = "revoked"
+    EXPIRED = "expired"
+    TRANSFERRED = "transferred without a new key"
+    NO_KEY = "no key"
+    MALFORMED_KEY = "malformed key"
+    MALFORMED_NODE_ID = "malformed node id"
+    DUPLICATE_KEY = "duplicate key"
+    OWN_KEY = "own key"
+    COPIED_KEY = "our key, registered for a token that is not ours"
+    UNCONFIRMED = "unconfirmed"
+    UNWITNESSED = "not witnessed"
+    NO_ADDRESS = "token id beyond the address range"
+    UNSETTLED = "not confirmed by the chain since the start"
+    ISOLATED = "the registry was not confirmed for too long"
+    PINNED_OUT = "not in the pinned configuration"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The answer about one node: whether it is a peer of ours, and the reason."""
+
+    granted: bool
+    reason: Reason
+    node: Node | None = None
+    detail: str = ""
+    ends: int = 0
+    """The last Unix second of the access that is granted; 0: it does not end."""
+
+    def __str__(self) -> str:
+        return f"{self.reason.value} ({self.detail})" if self.detail else self.reason.value
+
+
+_UNKNOWN = Decision(granted=False, reason=Reason.UNKNOWN)
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """The keys that this node admits, whatever the registry grants."""
+
+    only: frozenset[PublicKey] | None = None
+    """The only keys that are admitted; None: every key."""
+    otherwise: Reason = Reason.UNSETTLED
+    """The reason for refusing a key that is not in ``only``."""
+    pinned: frozenset[PublicKey] | None = None
+    """The keys of the configuration that the operator has pinned; None: nothing is pinned."""
+
+    def refuses(self, key: PublicKey) -> Reason | None:
+        """Return the reason for refusing this key, or None."""
+        if self.only is not None and key not in self.only:
+            return self.otherwise
+        if self.pinned is not None and key not in self.pinned:
+            return Reason.PINNED_OUT
+        return None
+
+
+EVERYONE = Admission()
+"""Admits every key that the registry grants."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """How this node knows its own token, beside its key.
+
+    A public key proves nothing: whoever sees it first, in a transaction that waits, can register it for
+    another token. A node that took that token for its own would run under the address and name of another.
+    """
+
+    node_id: str | None = None
+    """NODE_ID."""
+    account: Address | None = None
+    """The account that has to hold the token; it counts if there is no node id."""
+    last: Node | None = None
+    """Our token as it was last known; it counts if there is neither. Another one of its owner's will do."""
+
+    def matches(self, node: Node) -> bool:
+        """Whether that token can be ours."""
+        if self.node_id is not None:
+            return node.node_id == self.node_id
+        if self.account is not None:
+            return node.owner.lower() == self.account
+        last = self.last
+        return last is None or last.token_id == node.token_id or last.owner == node.owner
+
+    @property
+    def is_key_alone(self) -> bool:
+        """Whether nothing beside the key is known."""
+        return self.node_id is None and self.account is None and self.last is None
+
+    def __str__(self) -> str:
+        if self.node_id is not None:
+            return f"NODE_ID is {self.node_id}"
+        if self.account is not None:
+            return f"our account is {self.account}"
+        return "NODE_ID is not set" if self.last is None else f"this was {_named(self.last)}"
+
+
+BY_KEY = Identity()
+"""Nothing beside the key is known."""
+
+
+@dataclass(frozen=True)
+class AccessControl:
+    """Decisions over one state of the registry, as the node with ``own_key`` sees it.
+
+    ``confirmations`` is how many blocks a grant must have above its own before it counts; a revocation
+    always counts at once. ``height`` is the number of the block that the state was read at.
+    """
+
+    registry: Registry
+    addresses: AddressPlan
+    own_key: PublicKey
+    height: int = 0
+    confirmations: int = 0
+    quorum: Quorum | None = None
+    """Where several endpoints have to agree, what they do agree on."""
+    admission: Admission = EVERYONE
+    identity: Identity = BY_KEY
+
+    def decide(self, subject: TokenId | str | PublicKey, now: float) -> Decision:
+        """Decide about a token, a node id, a key, or a tunnel address; ``now`` in Unix seconds.
+
+        Where several tokens match, the one that is on the network speaks for all, else the one that will be,
+        else the newest.
+        """
+        decisions = [self._decide(self.registry.nodes[token], now) for token in self._tokens(subject)]
+        return max(decisions, key=_standing, default=_UNKNOWN)
+
+    def granted(self, now: float) -> Iterator[Node]:
+        """Every node that is a peer of ours at ``now``."""
+        return (node for node in self.registry.nodes.values() if self._decide(node, now).granted)
+
+    def _tokens(self, subject: TokenId | str | PublicKey) -> frozenset[TokenId]:
+        match subject:
+            case PublicKey():
+                return self.registry.with_key(subject)
+            case int():
+                token: TokenId | None = subject
+            case _:
+                # An address first: on the deployed contract a node may call itself like another's.
+                token = self.addresses.token_at(subject)
+                if token is None:
+                    return self.registry.with_node_id(subject)
+        return frozenset({token}) if token in self.registry.nodes and token is not None else frozenset()
+
+    def _decide(self, node: Node, now: float) -> Decision:
+        found = _fault(node, now) or self._hindrance(node, now)
+        if found is not None:
+            reason, detail = found
+            return Decision(granted=False, reason=reason, node=node, detail=detail)
+        ends = node.expires_at if self.quorum is None else self.quorum.ends(node)
+        return Decision(granted=True, reason=Reason.ACTIVE, node=node, ends=ends)
+
+    def _hindrance(self, node: Node, now: float) -> tuple[Reason, str] | None:
+        """Return what keeps a node without a fault of its own from being a peer of ours, or None."""
+        assert isinstance(node.public_key, PublicKey)
+        holder = self._holder(node, now)
+        if holder != node.token_id:
+            return Reason.DUPLICATE_KEY, f"token {holder} had it first"
+        if node.public_key == self.own_key:
+            ours = self.identity.matches(node)
+            return (Reason.OWN_KEY if ours else Reason.COPIED_KEY), ""
+        if not self.addresses.has_room_for(node.token_id):
+            return Reason.NO_ADDRESS, ""
+        # A log of the next block may be here before its head.
+        above = max(self.height - node.key_since.block, 0)
+        if above < self.confirmations:
+            return Reason.UNCONFIRMED, f"{above} of {self.confirmations} blocks"
+        if self.quorum is not None:
+            if doubt := self.quorum.doubt(node):
+                return Reason.UNWITNESSED, doubt
+            if 0 < self.quorum.ends(node) < now:
+                return Reason.EXPIRED, ""
+        refused = self.admission.refuses(node.public_key)
+        return None if refused is None else (refused, "")
+
+    def _holder(self, node: Node, now: float) -> TokenId:
+        """Which of the tokens that claim this node's key has it: the earliest among those without a fault.
+
+        A claim that only one endpoint shows, where several have to, takes nobody's key away.
+        """
+        assert isinstance(node.public_key, PublicKey)
+        claims = self.registry.with_key(node.public_key)
+        if len(claims) == 1:
+            return node.token_id
+        rivals = [n for n in map(self.registry.nodes.__getitem__, claims) if _fault(n, now) is None]
+        if self.quorum is not None:
+            rivals = [n for n in rivals if n is node or self.quorum.doubt(n) is None]
+        return min(rivals, key=lambda n: (n.key_since, n.token_id)).token_id
+
+
+def own_problem(access: AccessControl, now: float) -> str | None:
+    """The problem of this node's own membership and what to do, or None; ``now`` in Unix seconds."""
+    decision = access.decide(access.own_key, now)
+    if decision.reason is Reason.COPIED_KEY and decision.node is not None:
+        return f"{access.identity}, but our key is registered for {_named(decision.node)}; {_ANOTHER_KEY}"
+    if decision.reason is not Reason.OWN_KEY:
+        return _own_absence(access, now)
+    rivals = map(access.registry.nodes.__getitem__, access.registry.with_key(access.own_key))
+    claims = [node for node in rivals if _fault(node, now) is None]
+    if access.identity.is_key_alone and len(claims) > 1:
+        named = " and ".join(_named(node) for node in sorted(claims, key=lambda node: node.token_id)[:3])
+        return f"our key is registered for {named}; set NODE_ID, so that this node knows which one it is"
+    return None
+
+
+_ANOTHER_KEY: Final = (
+    "correct NODE_ID, or, if another member has registered our key before us, make another key "
+    "('dstack-vpn keygen', or a new STATE_DIR with WIREGUARD_PRIVATE_KEY=generate) and register that"
+)
+
+
+def _named(node: Node) -> str:
+    return f"node {node.node_id} (token {node.token_id} of {node.owner})"
+
+
+def _own_absence(access: AccessControl, now: float) -> str:
+    node_id = access.identity.node_id
+    if node_id is None:
+        return f"our public key {access.own_key} is not registered; register it, or set NODE_ID"
+    decision = access.decide(node_id, now)
+    if decision.granted:
+        return (
+            f"node {node_id} is registered with another public key than ours ({access.own_key}); "
+            "update it with 'dstack-vpn node update-key', or use the private key that belongs to it"
+        )
+    return f"node {node_id} is not on the network: {decision}"
+
+
+def _fault(node: Node, now: float) -> tuple[Reason, str] | None:
+    """What keeps a node off the network whatever the others are, or None."""
+    if not node.active:
+        return Reason.REVOKED, ""
+    if isinstance(node.node_id, Malformed):
+        return Reason.MALFORMED_NODE_ID, node.node_id.problem
+    if isinstance(node.public_key, Malformed):
+        return Reason.MALFORMED_KEY, node.public_key.problem
+    if node.suspended_key is not None and node.public_key == node.suspended_key:
+        return Reason.TRANSFERRED, ""
+    if node.public_key is None:
+        return Reason.NO_KEY, ""
+    if 0 < node.expires_at < now:
+        return Reason.EXPIRED, ""
+    return None
+
+
+_HOLDS_THE_KEY = frozenset(
+    {
+        *(Reason.OWN_KEY, Reason.COPIED_KEY, Reason.UNCONFIRMED),
+        *(Reason.UNSETTLED, Reason.ISOLATED, Reason.PINNED_OUT),
+    }
+)
+
+
+def _standing(decision: Decision) -> tuple[bool, bool, int]:
+    """What a question with several answers hears first: a grant, then who holds the key, then the newest."""
+    token = decision.node.token_id if decision.node else -1
+    return decision.granted, decision.reason in _HOLDS_THE_KEY, token

@@ -1,0 +1,146 @@
+"""The peers that this node should have: what access control grants, as WireGuard peers.
+
+`Membership` keeps that set up to date by deltas: an event touches a few keys, and only those are decided
+again. `rebuild` decides about everything and must come to the same set; the audit relies on it.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias
+
+from dstack_vpn.core.access.addressing import AddressPlan
+from dstack_vpn.core.access.control import AccessControl, Decision
+from dstack_vpn.core.chain.node import Node
+from dstack_vpn.core.chain.registry import Registry
+from dstack_vpn.core.model import Malformed, Peer, SocketAddress, TokenId
+from dstack_vpn.core.paths.destination import Destinations
+from dstack_vpn.core.paths.peer_endpoint import Reach
+from dstack_vpn.core.wireguard.keys import PublicKey
+from dstack_vpn.errors import FormatError
+
+Lookup: TypeAlias = Callable[[PublicKey, Reach], SocketAddress | None]
+"""Where WireGuard is to send for a peer, as far as is known now."""
+
+
+@dataclass(frozen=True)
+class PeerPolicy:
+    """What the operator of this node says about its peers."""
+
+    endpoints: Mapping[str, Reach] = field(default_factory=dict)
+    """Endpoints by node id; they win over whatever the chain says."""
+    template: str | None = None
+    """Where a peer without an endpoint is looked for, such as ``{node_id}.vpn.internal:51820``."""
+    keepalive: int = 0
+    """Seconds between persistent keepalives; 0 is off."""
+    destinations: Destinations = field(default_factory=Destinations)
+    """Where packets for peers may be sent to."""
+
+    def endpoint_of(self, node: Node) -> Reach | None:
+        """The first endpoint that is usable: ours, the contract's, the token URI's, the template's.
+
+        Ours wins even if it is refused: the operator does not want another one.
+        """
+        if not isinstance(node.node_id, str):
+            return None
+        ours = self.endpoints.get(node.node_id)
+        if ours is not None:
+            return self._allowed(ours)
+        found = self._allowed(node.endpoint) or self._allowed(node.uri_endpoint)
+        return found or self._allowed(self._from_template(node.node_id, node.token_id))
+
+    def _allowed(self, reach: Reach | Malformed | None) -> Reach | None:
+        if not isinstance(reach, Reach) or reach.refusal(self.destinations) is not None:
+            return None
+        return reach
+
+    def _from_template(self, node_id: str, token_id: TokenId) -> Reach | None:
+        if self.template is None:
+            return None
+        try:
+            return Reach.parse(fill_template(self.template, node_id, token_id), local=True)
+        except FormatError:
+            return None  # this node id makes no host name: the peer has to call
+
+
+def fill_template(template: str, node_id: str, token_id: TokenId) -> str:
+    """Fill ``{node_id}`` and ``{token_id}`` in."""
+    return template.replace("{node_id}", node_id).replace("{token_id}", str(token_id))
+
+
+def peer_of(node: Node, key: PublicKey, addresses: AddressPlan, policy: PeerPolicy, lookup: Lookup) -> Peer:
+    """A granted node as a WireGuard peer."""
+    reach = policy.endpoint_of(node)
+    address = None if reach is None else lookup(key, reach)
+    return Peer(key, addresses.allowed_ips(node.token_id), address, policy.keepalive)
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """A peer before and after, and why; None where it is not there."""
+
+    public_key: PublicKey
+    old: Peer | None
+    new: Peer | None
+    decision: Decision
+
+    @property
+    def reason(self) -> str:
+        """Why, for a person."""
+        return str(self.decision)
+
+
+@dataclass(slots=True)
+class Membership:
+    """The desired peers, kept current by deltas."""
+
+    policy: PeerPolicy
+    lookup: Lookup
+    peers: dict[PublicKey, Peer] = field(default_factory=dict)
+    tokens: dict[PublicKey, TokenId] = field(default_factory=dict)
+    """Which token each peer stands for."""
+    pinned: Mapping[PublicKey, Peer] | None = None
+    """The peers that the operator has rolled back to, as they were then. Access control admits no other key
+    meanwhile, and still decides about these: a pin never restores a peer that the chain has revoked."""
+
+    def pin(self, peers: Mapping[PublicKey, Peer] | None) -> None:
+        """Hold the peers to these, from the next decision on; None: let go of them."""
+        self.pinned = peers
+
+    def update(self, access: AccessControl, keys: Iterable[PublicKey], now: float) -> list[Delta]:
+        """Decide about these keys again; returns what became different."""
+        deltas = (self._decide(access, key, now) for key in set(keys))
+        return [delta for delta in deltas if delta is not None]
+
+    def rebuild(self, access: AccessControl, now: float) -> list[Delta]:
+        """Decide about everything."""
+        return self.update(access, {*self.peers, *access.registry.by_key}, now)
+
+    def _decide(self, access: AccessControl, key: PublicKey, now: float) -> Delta | None:
+        decision = access.decide(key, now)
+        old = self.peers.get(key)
+        new = self._grant(access, key, decision)
+        return Delta(key, old, new, decision) if new != old else None
+
+    def _grant(self, access: AccessControl, key: PublicKey, decision: Decision) -> Peer | None:
+        if not decision.granted or decision.node is None:
+            self.peers.pop(key, None)
+            self.tokens.pop(key, None)
+            return None
+        peer = peer_of(decision.node, key, access.addresses, self.policy, self.lookup)
+        if self.pinned is not None:
+            peer = _as_pinned(peer, self.pinned[key], self.policy.destinations)
+        self.peers[key] = peer
+        self.tokens[key] = decision.node.token_id
+        return peer
+
+
+def _as_pinned(peer: Peer, pin: Peer, destinations: Destinations) -> Peer:
+    """The peer as it was then, with today's endpoint if it had none, as with a relay, or a refused one."""
+    known = pin.endpoint is not None and destinations.refusal(pin.endpoint.host) is None
+    return replace(peer, endpoint=pin.endpoint if known else peer.endpoint, keepalive=pin.keepalive)
+
+
+def keys_of(tokens: Iterable[TokenId], *registries: Registry) -> set[PublicKey]:
+    """The keys that these tokens have in any of the registries: whom a change of them may concern."""
+    nodes = (registry.get(token) for token in tokens for registry in registries)
+    return {n.public_key for n in nodes if n is not None and isinstance(n.public_key, PublicKey)}

@@ -1,0 +1,157 @@
+"""The verdict on an attested machine: what was compared, what was not, and what follows.
+
+A quote is signed by the processor, so its registers are true; but true registers of an unknown machine prove
+nothing. The values of RTMR3's log (app, compose file, OS image, instance) are the words of the kernel that
+wrote them: a foreign kernel writes the right ones. So the verdict is "valid" only if everything below the
+application was compared as well: the TDX module, the firmware, the virtual hardware, the kernel and its
+command line. A comparison that is missing makes the verdict "incomplete", one that fails makes it "invalid".
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from dstack_vpn.core.attest.quote import Measured
+from dstack_vpn.errors import FormatError
+
+REGISTER: Final = 48
+"""Bytes of a register of TDX (SHA-384)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """One value that can be expected."""
+
+    name: str
+    """As in options and documents."""
+    label: str
+    length: int = REGISTER
+    """Bytes."""
+    needed: bool = False
+    """Without a comparison of this one nothing is "valid"."""
+    event: str | None = None
+    """The event of RTMR3's log that has it; None: the quote itself has it."""
+
+
+MEASUREMENTS: Final = (
+    Measurement("mrseam", "TDX module (MRSEAM)", needed=True),
+    Measurement("mrsignerseam", "signer of the TDX module (MRSIGNERSEAM)"),
+    Measurement("mrtd", "firmware (MRTD)", needed=True),
+    Measurement("mrconfigid", "configuration given by the host (MRCONFIGID)"),
+    Measurement("mrowner", "owner given by the host (MROWNER)"),
+    Measurement("mrownerconfig", "owner's configuration given by the host (MROWNERCONFIG)"),
+    Measurement("rtmr0", "virtual hardware (RTMR0)", needed=True),
+    Measurement("rtmr1", "kernel (RTMR1)", needed=True),
+    Measurement("rtmr2", "kernel command line and initrd (RTMR2)", needed=True),
+    Measurement("rtmr3", "application (RTMR3)"),
+    Measurement("os-image-hash", "OS image, as its kernel states it", 32, event="os-image-hash"),
+    Measurement("compose-hash", "compose file", 32, event="compose-hash"),
+    Measurement("app-id", "app id", 20, event="app-id"),
+    Measurement("instance-id", "instance id", 20, event="instance-id"),
+)
+BY_NAME: Final = {measurement.name: measurement for measurement in MEASUREMENTS}
+APPLICATION: Final = frozenset({"compose-hash", "rtmr3"})
+"""Either of them says which application runs."""
+
+
+class Verdict(StrEnum):
+    """What follows from all comparisons."""
+
+    VALID = "valid"
+    INCOMPLETE = "incomplete"
+    """Nothing contradicts, but something that matters was not compared."""
+    INVALID = "invalid"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was compared; ``problem`` says what is wrong with it."""
+
+    name: str
+    problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """One thing that was not compared; without a ``needed`` one nothing is "valid"."""
+
+    name: str
+    needed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """All comparisons, all gaps, and the measured values by name (lower-case hexadecimal)."""
+
+    checks: tuple[Check, ...]
+    gaps: tuple[Gap, ...]
+    measurements: Mapping[str, str]
+
+    @property
+    def verdict(self) -> Verdict:
+        """Never stronger than what was compared."""
+        if any(check.problem for check in self.checks):
+            return Verdict.INVALID
+        return Verdict.INCOMPLETE if any(gap.needed for gap in self.gaps) else Verdict.VALID
+
+    @property
+    def valid(self) -> bool:
+        """Everything that matters was compared, and all of it is right."""
+        return self.verdict is Verdict.VALID
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """The values that a measurement may have, by its name."""
+
+    values: Mapping[str, frozenset[str]]
+
+    @classmethod
+    def parse(cls, texts: Mapping[str, Sequence[str]]) -> "Expected":
+        """Read hexadecimal texts, in any case and with or without 0x; raises `FormatError`."""
+        found = {}
+        for name, alternatives in texts.items():
+            if name not in BY_NAME:
+                raise FormatError(f"{name[:40]!r} can't be expected; expected one of {', '.join(BY_NAME)}")
+            if alternatives:
+                found[name] = frozenset(_digits(BY_NAME[name], text) for text in alternatives)
+        return cls(found)
+
+
+def _digits(measurement: Measurement, text: str) -> str:
+    digits = text.strip().lower().removeprefix("0x")
+    try:
+        right = len(bytes.fromhex(digits)) == measurement.length and " " not in digits
+    except ValueError:
+        right = False
+    if not right:
+        raise FormatError(f"{measurement.name}: expected {2 * measurement.length} hexadecimal digits")
+    return digits
+
+
+def measured(registers: Mapping[str, bytes], log: Measured | None) -> dict[str, str]:
+    """Every value that the quote and its log have, by name; a log that does not replay has none."""
+    found = {name: value.hex() for name, value in registers.items()}
+    for measurement in MEASUREMENTS if log is not None else ():
+        if measurement.event is not None and log is not None:
+            value = log.value(measurement.event)
+            if value is not None:
+                found[measurement.name] = value
+    return found
+
+
+def compare(values: Mapping[str, str], expected: Expected) -> tuple[list[Check], list[Gap]]:
+    """Compare what was measured with what is expected, and name what is not expected."""
+    checks, gaps = [], []
+    application = any(name in expected.values for name in APPLICATION)
+    for measurement in MEASUREMENTS:
+        wanted = expected.values.get(measurement.name)
+        if wanted is None:
+            needed = measurement.needed or (measurement.name == "compose-hash" and not application)
+            gaps.append(Gap(measurement.label, needed))
+        else:
+            has = values.get(measurement.name)
+            problem = None if has in wanted else f"it is {has or 'not measured'}"
+            checks.append(Check(measurement.label, problem))
+    return checks, gaps

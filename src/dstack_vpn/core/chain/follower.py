@@ -1,0 +1,332 @@
+"""Following a chain: a state machine that turns what an endpoint says into changes of the registry.
+
+Facts go in (`bootstrapped`, `receive`, `fetched`, `audited`), and out come commands: what to fetch next,
+and what the registry has become. Nothing here waits, reads a clock or talks to anyone.
+
+How it stays right:
+
+* A *ring* remembers the hash of every block that we stand on. A head extends it only if its parent is
+  our tip; anything else (a gap, a fork, a reconnect) goes through a *walk*: find the newest block that we
+  and the chain agree on, fetch the logs above it, and only then drop the old fork's events and add the
+  new one's, as one step. A mint that a reorg moves to another block is thus never taken away in between.
+* A walk ends at a head whose header is confirmed after its logs were fetched, because endpoints answer
+  ``[]`` for blocks that they don't have.
+* Only heads whose logs are announced as well extend the ring just so; below the first head of a subscription,
+  and where there are no subscriptions, a head's logs are fetched by a walk.
+* A log of the next block is taken at first sight, before its head; one of our own blocks is slipped in
+  where it belongs; any other waits for its block, in bounded number.
+* ``removed: true`` is a hint to look, and not needed: some endpoints never send it.
+
+    state        on                     does
+    following    head on our tip        extend the ring, take the logs that waited for it; or, where those are
+                                        not announced, -> fetching, with that head as the target
+    following    head that we know      nothing
+    following    head after a gap       -> searching, with that head as the target
+    following    head of a fork         -> aiming: fetch the latest head, to take the whole branch in one walk
+    aiming       head that we know      -> following: the endpoint was behind, and nothing has changed
+    aiming       any other head         -> searching, with that head as the target
+    searching    header at our height   narrow the search; common block found -> fetching; none that is not
+                                        settled -> `Resync`
+    searching    target below our tip   and no block of ours that differs -> following: the endpoint is behind
+                                        (below what is settled, if an endpoint has moved the tip since)
+    fetching     logs above the common  -> confirming: fetch the target's header again
+    confirming   the target's header    replace the events above the common block -> following
+    confirming   another header         -> aiming, a bounded number of times, then `Leave`
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+from dstack_vpn.core.chain.block_hashes import LENGTH, Ring
+from dstack_vpn.core.chain.commands import (
+    Advanced,
+    Command,
+    Fetch,
+    FetchEvents,
+    FetchHead,
+    FetchHeader,
+    Leave,
+    Resync,
+)
+from dstack_vpn.core.chain.events import LoggedEvent, Observed, OwnerKeyUpdated
+from dstack_vpn.core.chain.fork_search import Walk
+from dstack_vpn.core.chain.history import Timeline, observed_at
+from dstack_vpn.core.chain.registry import Registry, contradicts
+from dstack_vpn.core.model import BlockRef, TokenId
+
+WAITING: Final = 4096
+"""Logs that may wait for their block. What is more is left out, and fetched with a walk."""
+NEXT: Final = 64
+"""Heads that are remembered while a walk goes on: the highest ones."""
+RESTARTS: Final = 8
+"""Walks that one endpoint may spoil by contradicting itself."""
+
+
+@dataclass(slots=True)
+class Follower:
+    """Follows one chain; `registry` is what the chain says at `tip`."""
+
+    timeline: Timeline = field(default_factory=Timeline)
+    tip: BlockRef | None = None
+    settled: BlockRef | None = None
+    """The block of the timeline's base: everything up to it is final, or was read as one state."""
+    resync_above: int | None = None
+    """A gap of more blocks than this is answered with `Resync`, where reading the state is cheaper."""
+    announced_above: int | None = -1
+    """The logs of blocks above this height are announced, those of others have to be fetched; None: all."""
+    _ring: Ring = field(default_factory=Ring)
+    _waiting: dict[str, list[LoggedEvent]] = field(default_factory=dict)
+    _next: dict[int, BlockRef] = field(default_factory=dict)
+    _walk: Walk | None = None
+    _restarts: int = 0
+    _overflow: bool = False
+    _caught_up: bool = False
+    """Whether an endpoint has moved our tip since it was restored: a lower head is then no lag, unless it is
+    below what is settled."""
+
+    @property
+    def registry(self) -> Registry:
+        """The registry at the tip, and with what the next block's logs have already said."""
+        return self.timeline.state
+
+    @property
+    def walking(self) -> bool:
+        """Whether common ground with the chain is being looked for."""
+        return self._walk is not None
+
+    def open_tokens(self) -> set[TokenId]:
+        """The tokens that the logs of blocks above our tip speak of."""
+        found: set[TokenId] = set()
+        for logged in self.timeline.events:
+            if self.tip is not None and logged.block_number > self.tip.number:
+                event = logged.event
+                if isinstance(event, OwnerKeyUpdated):
+                    found |= self.registry.with_owner(event.owner)
+                else:
+                    found.add(event.token_id)
+        return found
+
+    def stands_on(self, block: BlockRef) -> bool:
+        """Whether that very block is part of the chain that we follow."""
+        return self._ring.get(block.number) == block.hash
+
+    def hash_at(self, number: int) -> str | None:
+        """Our block's hash at that height, as far as it is remembered."""
+        return self._ring.get(number)
+
+    def restore(
+        self, base: Registry, settled: BlockRef, events: Iterable[LoggedEvent], tip: BlockRef
+    ) -> None:
+        """Start from what was stored: a base that is final, events above it, and where we stood."""
+        self.timeline = Timeline(base)
+        self.timeline.insert(event for event in events if event.block_number > settled.number)
+        # A log of the next block may have been stored before its head came: that block is not ours yet.
+        below = (event for event in self.timeline.events if event.block_number <= tip.number)
+        self._ring = Ring((event.block_number, event.block_hash) for event in below)
+        self._ring |= {settled.number: settled.hash, tip.number: tip.hash}
+        self.abandon()
+        self.settled, self.tip, self._caught_up = settled, tip, False
+
+    def subscribed_from(self, height: int | None) -> None:
+        """Take it that the logs of blocks above this height are announced; None: of none."""
+        self.announced_above = height
+
+    def bootstrapped(self, base: Registry, at: BlockRef, *, resync_above: int | None = None) -> None:
+        """Start from a state that was read after the block ``at``."""
+        self.resync_above = resync_above or self.resync_above
+        self.restore(base, at, [], at)
+        self._caught_up = True
+
+    def abandon(self) -> None:
+        """The session ended: forget what its endpoint was about to answer, and what waited for it."""
+        self._walk = None
+        self._restarts = 0
+        self._waiting.clear()
+        self._next.clear()
+
+    # -- facts ----------------------------------------------------------------------------------------
+
+    def receive(self, fact: BlockRef | LoggedEvent) -> list[Command]:
+        """A head or a log that the endpoint sent by itself."""
+        if self.tip is None:
+            return [Resync("nothing is known yet")]
+        if isinstance(fact, BlockRef):
+            return self._head(fact, self.tip)
+        return self._removed(fact) if fact.removed else self._log(fact, self.tip)
+
+    def fetched(self, fetch: Fetch, result: BlockRef | list[LoggedEvent] | None) -> list[Command]:
+        """What a fetch that we asked for has brought. Answers that no walk waits for say nothing."""
+        walk = self._walk
+        if self.tip is None or walk is None:
+            return []
+        match fetch, result:
+            case FetchHead(), BlockRef() if walk.target is None:
+                return self._aimed(walk, result, self.tip)
+            case FetchHeader(number), BlockRef() | None if walk.events is not None:
+                return self._confirmed(walk, result)
+            case FetchHeader(number), BlockRef() | None if walk.target is not None:
+                walk.narrow(number, equal=result is not None and result.hash == self._ring.get(number))
+                return self._search(walk)
+            case FetchEvents(), None if walk.target is not None:
+                return self._restarted()
+            case FetchEvents(), list() if walk.target is not None:
+                walk.events = result
+                return [FetchHeader(walk.target.number)]
+            case _:
+                return []
+
+    def audited(self, at: BlockRef, observed: Iterable[Observed]) -> list[Command]:
+        """States that were read after the block ``at``."""
+        if not self.stands_on(at) or self.tip is None:
+            return []  # read on a fork, or ahead of us: the next audit will do
+        before = self.registry
+        events = [observed_at(at.number, at.hash, x) for x in observed if contradicts(before, x)]
+        added = self.timeline.insert(events)
+        if self.registry != before:
+            return [self._advanced(self.tip, added)]
+        # They said the same in other words (or speak of what later events changed): not worth keeping.
+        self.timeline.drop_above(at.number - 1, lambda x: x not in added)
+        return []
+
+    def settle(self, final: BlockRef) -> bool:
+        """Blocks up to ``final`` can't be undone any more; False where that is no block of ours."""
+        if self.tip is None or self._walk is not None:
+            return False  # a walk stands on blocks that this would forget
+        if final.number > self.tip.number or not self._ring.settle(final):
+            return False
+        self.timeline.settle(final.number)
+        self.settled = final
+        return True
+
+    # -- heads and logs -------------------------------------------------------------------------------
+
+    def _head(self, head: BlockRef, tip: BlockRef) -> list[Command]:
+        if self._ring.get(head.number) == head.hash:
+            return []
+        if self._walk is not None:
+            self._next[head.number] = head
+            if len(self._next) > NEXT:
+                del self._next[min(self._next)]
+            return []
+        if self._extends(head, tip):
+            return [self._extend(head)]
+        is_next = head.number == tip.number + 1 and head.parent_hash == tip.hash
+        if head.number <= tip.number + 1 and not is_next:
+            self._walk = Walk(None)
+            return [FetchHead()]
+        self._overflow = False
+        self._walk = Walk(head)
+        return self._aimed(self._walk, head, tip)
+
+    def _extend(self, head: BlockRef) -> Advanced:
+        dropped = self.timeline.drop_above(head.number - 1, lambda x: x.block_hash == head.hash)
+        added = self.timeline.insert(self._waiting.pop(head.hash, ()))
+        self._stand_on(head)
+        return self._advanced(head, added, dropped)
+
+    def _advanced(
+        self,
+        tip: BlockRef,
+        added: Iterable[LoggedEvent],
+        dropped: Iterable[LoggedEvent] = (),
+        reorg_depth: int = 0,
+    ) -> Advanced:
+        touched = self.timeline.touched()
+        return Advanced(tip, self.registry, touched, tuple(added), tuple(dropped), reorg_depth)
+
+    def _stand_on(self, head: BlockRef) -> None:
+        self.tip, self._caught_up = head, True
+        self._ring[head.number] = head.hash
+        while len(self._ring) > LENGTH:
+            del self._ring[min(self._ring)]
+        self._waiting = {x: logs for x, logs in self._waiting.items() if logs[0].block_number > head.number}
+
+    def _log(self, log: LoggedEvent, tip: BlockRef) -> list[Command]:
+        if self.settled is not None and log.block_number <= self.settled.number:
+            return []  # the base has it, and what came after it
+        ours = self._ring.get(log.block_number) == log.block_hash
+        if ours or (self._walk is None and log.block_number == tip.number + 1):
+            added = self.timeline.insert([log])
+            return [self._advanced(tip, added)] if added else []
+        if sum(map(len, self._waiting.values())) < WAITING:
+            self._waiting.setdefault(log.block_hash, []).append(log)
+        else:
+            self._overflow = True  # the next head is treated like a gap, so its logs are fetched
+        return []
+
+    def _removed(self, log: LoggedEvent) -> list[Command]:
+        """A hint that a block is not canonical any more: look, and believe only what the chain shows."""
+        self._waiting.pop(log.block_hash, None)
+        if self._walk is not None or self._ring.get(log.block_number) != log.block_hash:
+            return []
+        self._walk = Walk(None)
+        return [FetchHead()]
+
+    # -- walks ----------------------------------------------------------------------------------------
+
+    def _aimed(self, walk: Walk, target: BlockRef, tip: BlockRef) -> list[Command]:
+        if self._ring.get(target.number) == target.hash:
+            return self._following()
+        gap = target.number - tip.number
+        if self.resync_above is not None and gap > self.resync_above:
+            self._walk = None
+            return [Resync(f"{gap} blocks behind")]
+        walk.aim(target, self._ring)
+        return self._search(walk)
+
+    def _search(self, walk: Walk) -> list[Command]:
+        if walk.high - walk.low > 1 or walk.target is None:
+            return [FetchHeader(walk.probe())]
+        ours = self.settled if self._caught_up else self.tip
+        if ours is not None and walk.target.number < ours.number and not walk.forked:
+            return self._following()  # the endpoint is behind us, and must not take anything back
+        if walk.high == 0 or (self.settled is not None and walk.common < self.settled.number):
+            self._walk = None
+            return [Resync("no block above what is settled is on this chain")]
+        return [FetchEvents(walk.common + 1, walk.target)]
+
+    def _confirmed(self, walk: Walk, header: BlockRef | None) -> list[Command]:
+        if walk.target is None or walk.events is None or header is None or header.hash != walk.target.hash:
+            return self._restarted()
+        depth = max(self.tip.number - walk.common, 0) if self.tip else 0
+        return [self._adopt(walk.common, walk.target, walk.events, depth), *self._following()]
+
+    def _restarted(self) -> list[Command]:
+        """The target is not on the chain any more: begin again with the latest head."""
+        self._restarts += 1
+        if self._restarts > RESTARTS:
+            return [Leave("its blocks keep changing under a query")]
+        self._walk = Walk(None)
+        return [FetchHead()]
+
+    def _adopt(self, common: int, target: BlockRef, events: list[LoggedEvent], depth: int) -> Advanced:
+        """Replace whatever we held above the common block, as one step."""
+        held = set(events)
+        dropped = self.timeline.drop_above(common, held.__contains__)
+        added = self.timeline.insert(events)
+        self._ring.drop_above(common)
+        self._ring.update((event.block_number, event.block_hash) for event in events)
+        self._stand_on(target)
+        return self._advanced(target, added, dropped, depth)
+
+    def _following(self) -> list[Command]:
+        """End the walk: take the heads that came meanwhile, and go to the newest if they don't link.
+
+        One walk for each of them would make an endpoint that is slower than its blocks fall behind for ever.
+        """
+        self._walk, remembered = None, sorted(self._next.items())
+        self._next.clear()
+        waiting = [head for height, head in remembered if self._ring.get(height) != head.hash]
+        commands: list[Command] = []
+        for head in waiting:
+            if not self._extends(head, self.tip or head):
+                return commands + self._head(waiting[-1], self.tip or head)
+            commands += [self._extend(head)]
+        return commands
+
+    def _extends(self, head: BlockRef, tip: BlockRef) -> bool:
+        """Whether a head goes on from our tip, and its logs were sent by themselves, or will be."""
+        is_next = head.number == tip.number + 1 and head.parent_hash == tip.hash
+        announced = self.announced_above is not None and head.number > self.announced_above
+        return is_next and announced and not self._overflow

@@ -1,0 +1,107 @@
+"""Registry events in the chain's order, on top of a state that can't be undone any more.
+
+Logs reach us in no certain order: two of one block swapped, one late, one again after a reconnect, or
+from a block that a reorg then drops. The timeline makes that harmless. It keeps the events above a base
+state with what each of them changed, so it can step back (`registry.revert`), slip an event in where it
+belongs or leave some out, and step forward again. Any arrival order of the same events gives the same
+state, and an event is held once however often it comes.
+"""
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from dstack_vpn.core.chain.events import LoggedEvent, Observed
+from dstack_vpn.core.chain.registry import Change, Registry, apply_all, revert
+from dstack_vpn.core.model import END_OF_BLOCK, Position, TokenId
+
+
+def position_of(logged: LoggedEvent) -> tuple[Position, int]:
+    """What orders events: their place on the chain, and the token for states read after one block."""
+    token = logged.event.token_id if isinstance(logged.event, Observed) else 0
+    return Position(logged.block_number, logged.log_index), token
+
+
+def observed_at(block_number: int, block_hash: str, event: Observed) -> LoggedEvent:
+    """A token's state after a block, as an event that follows all of the block's logs."""
+    return LoggedEvent(block_number, block_hash, END_OF_BLOCK, event)
+
+
+@dataclass(slots=True)
+class Timeline:
+    """The base state, the events above it, and the state that they lead to."""
+
+    base: Registry = field(default_factory=Registry)
+    state: Registry = field(init=False)
+    _events: list[LoggedEvent] = field(default_factory=list, init=False)
+    _changes: list[Change] = field(default_factory=list, init=False)
+    """Parallel to ``_events``: what each changed when it was applied."""
+    _touched: set[TokenId] = field(default_factory=set, init=False)
+
+    def __post_init__(self) -> None:
+        self.state = self.base
+
+    @property
+    def events(self) -> tuple[LoggedEvent, ...]:
+        """The events above the base, in order."""
+        return tuple(self._events)
+
+    def insert(self, events: Iterable[LoggedEvent]) -> list[LoggedEvent]:
+        """Add what is not held yet, wherever it belongs; returns what was added, in order."""
+        added = sorted((x for x in events if not self._holds(x)), key=position_of)
+        if added:
+            later = self._rewind(self._index(added[0]))
+            # Where both speak of one place, on another fork or read anew, the newer word counts.
+            merged = {position_of(x): x for x in (*later, *added)}
+            self._replay([merged[position] for position in sorted(merged)])
+        return added
+
+    def drop_above(self, block_number: int, keep: Callable[[LoggedEvent], bool]) -> list[LoggedEvent]:
+        """Take out the events above that block but for those to ``keep``; returns them, in order."""
+        first = self._first_above(block_number)
+        if all(keep(logged) for logged in self._events[first:]):
+            return []
+        later = self._rewind(first)
+        self._replay([logged for logged in later if keep(logged)])
+        return [logged for logged in later if not keep(logged)]
+
+    def touched(self) -> frozenset[TokenId]:
+        """The tokens that may have changed since this was asked last."""
+        touched = frozenset(self._touched)
+        self._touched.clear()
+        return touched
+
+    def settle(self, block_number: int) -> None:
+        """Fold everything up to that block into the base: it can't be undone any more."""
+        count = self._first_above(block_number)
+        settled = [(position_of(x)[0], x.event) for x in self._events[:count]]
+        self.base, _ = apply_all(self.base, settled)
+        del self._events[:count], self._changes[:count]
+
+    def _first_above(self, block_number: int) -> int:
+        return bisect_right(self._events, block_number, key=lambda logged: logged.block_number)
+
+    def _index(self, logged: LoggedEvent) -> int:
+        return bisect_left(self._events, position_of(logged), key=position_of)
+
+    def _holds(self, logged: LoggedEvent) -> bool:
+        index = self._index(logged)
+        return index < len(self._events) and self._events[index] == logged
+
+    def _rewind(self, index: int) -> list[LoggedEvent]:
+        """Step back to before the event at ``index``; returns the events that were undone, in order."""
+        undone = self._events[index:]
+        if undone:
+            self._touch(self._changes[index:])
+            self.state = revert(self.state, *self._changes[index:])
+        del self._events[index:], self._changes[index:]
+        return undone
+
+    def _replay(self, events: list[LoggedEvent]) -> None:
+        self.state, changes = apply_all(self.state, [(position_of(x)[0], x.event) for x in events])
+        self._events += events
+        self._changes += changes
+        self._touch(changes)
+
+    def _touch(self, changes: Iterable[Change]) -> None:
+        self._touched.update(change.token_id for group in changes for change in group)

@@ -1,0 +1,28 @@
+"""A token of the registry, as the chain describes it."""
+
+from dataclasses import dataclass
+
+from dstack_vpn.core.model import GENESIS, Address, Malformed, Position, TokenId
+from dstack_vpn.core.paths.peer_endpoint import Reach
+from dstack_vpn.core.wireguard.keys import PublicKey
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A member, or what was one. ``None`` means that the chain has nothing there."""
+
+    token_id: TokenId
+    owner: Address
+    node_id: str | Malformed
+    public_key: PublicKey | Malformed | None
+    endpoint: Reach | Malformed | None = None
+    """The contract's own endpoint field."""
+    uri_endpoint: Reach | Malformed | None = None
+    """The ``endpoint`` member of a ``data:`` token URI."""
+    active: bool = True
+    expires_at: int = 0
+    """The last Unix second of access; 0 means that it does not end."""
+    suspended_key: PublicKey | None = None
+    """The key that the previous owner had: it stays out until this owner sets one."""
+    key_since: Position = GENESIS
+    """When ``public_key`` was set: confirmations count from here, and the earliest of duplicates wins."""

@@ -1,0 +1,91 @@
+"""How a peer can be reached: by UDP, over relays, or both, as one text.
+
+    vpn.example.org:51820                                    by UDP, as WireGuard itself does
+    udp://vpn.example.org:51820                              the same
+    vpn.example.org:51820,tls://vpn.example.org:443?pin=…    by UDP, or over a relay where UDP is blocked
+
+The text is the whole truth: if one alternative is bad, so is the endpoint, for a half of what its owner wrote
+might be the half that is not meant to be used alone.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Final, Self
+
+from dstack_vpn.core.model import Endpoint
+from dstack_vpn.core.paths.destination import Destinations
+from dstack_vpn.core.paths.relay_url import Upstream
+from dstack_vpn.errors import FormatError
+
+RELAYS: Final = 4
+"""Relays that an endpoint may name: enough for two each at two providers, and little to try in vain."""
+REACH_LENGTH: Final = 1024
+"""Characters, written out; a registry contract allows fewer."""
+_UDP: Final = "udp://"
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """The alternatives of a peer's endpoint: at least one."""
+
+    udp: Endpoint | None = None
+    relays: tuple[Upstream, ...] = ()
+    """In order of preference."""
+    local: bool = False
+    """Whether the operator of this node wrote it: such relays may name files, proxies and this machine."""
+
+    @classmethod
+    def parse(cls, text: str, *, local: bool = False) -> Self:
+        """Parse alternatives that commas separate; raises `FormatError` that says which one is wrong.
+
+        ``local`` text is the operator's: its relays may name files and proxies of this machine. The text of
+        anybody else comes back whole from ``str``.
+        """
+        if "," not in text and "://" not in text:
+            return cls(Endpoint.parse(text), local=local)
+        parts = split_alternatives(text)
+        if len(text) > REACH_LENGTH or len(parts) > 1 + RELAYS:
+            raise FormatError(f"endpoint: more than {REACH_LENGTH} characters or {1 + RELAYS} alternatives")
+        found = [_alternative(part, number, len(parts), local=local) for number, part in enumerate(parts, 1)]
+        udp = [alternative for alternative in found if isinstance(alternative, Endpoint)]
+        relays = dict.fromkeys(alternative for alternative in found if isinstance(alternative, Upstream))
+        if len(udp) > 1 or len(relays) > RELAYS:
+            raise FormatError(f"endpoint: expected one UDP address and {RELAYS} relays at most")
+        reach = cls(udp[0] if udp else None, tuple(relays), local)
+        # Written out it can be a little longer: what is stored must be read again.
+        if len(str(reach)) > REACH_LENGTH:
+            raise FormatError(f"endpoint: longer than {REACH_LENGTH} characters")
+        return reach
+
+    def refusal(self, destinations: Destinations) -> str | None:
+        """Why nothing may be sent to one of its addresses; names are judged when they are resolved."""
+        hosts = [relay.host for relay in self.relays]
+        if self.udp is not None:
+            hosts.append(self.udp.host)
+        allowed = replace(destinations, local=self.local)
+        return next(filter(None, map(allowed.refusal, hosts)), None)
+
+    def __str__(self) -> str:
+        """The canonical text; a relay's proxy is hidden, for it may hold a password."""
+        udp = () if self.udp is None else (str(self.udp),)
+        return ",".join((*udp, *map(str, self.relays)))
+
+
+def split_alternatives(text: str) -> list[str]:
+    """What commas separate, save that between two pins of one URL."""
+    parts: list[str] = []
+    for part in text.split(","):
+        if parts and part.startswith("sha256:"):
+            parts[-1] += f",{part}"
+        else:
+            parts.append(part)
+    return parts
+
+
+def _alternative(text: str, number: int, count: int, *, local: bool) -> Endpoint | Upstream:
+    try:
+        if text.startswith(_UDP) or "://" not in text:
+            return Endpoint.parse(text.removeprefix(_UDP))
+        return Upstream.parse(text, local=local)
+    except FormatError as error:
+        which = f"alternative {number}: " if count > 1 else ""
+        raise FormatError(f"endpoint: {which}{str(error).removeprefix('endpoint: ')}") from None

@@ -1,0 +1,89 @@
+"""Reading the whole registry from an endpoint: at the first beginning, and where nothing remembered helps.
+
+Until all of it has been read, what is held stays as it is.
+"""
+
+import asyncio
+from collections.abc import Awaitable
+from typing import Final, Literal, TypeVar
+
+from dstack_vpn.core.chain.follower import Follower
+from dstack_vpn.core.chain.registry import Registry, apply_all
+from dstack_vpn.core.model import BlockRef, Position
+from dstack_vpn.core.observe.events import RegistryRead
+from dstack_vpn.daemon.chain.state import Began, ChainState
+from dstack_vpn.errors import EndpointError, WrongChainError
+from dstack_vpn.ports import ChainSession
+
+RESYNC_ABOVE: Final = 20_000
+"""Blocks: a longer gap is not fetched log by log where the contract can enumerate."""
+SAFE_DEPTH: Final = 64
+"""Blocks below the head that count as final on a chain that does not say; where a contract can't enumerate,
+an audit asks for the logs of so many again."""
+AUDIT_DEADLINE: Final = 60.0
+"""Seconds that an endpoint has to show everything."""
+
+_T = TypeVar("_T")
+
+
+async def in_time(name: str, reading: Awaitable[_T]) -> _T:
+    """Read everything, within the deadline: an endpoint can make any number of pages. Raises `ChainError`."""
+    try:
+        async with asyncio.timeout(AUDIT_DEADLINE):
+            return await reading
+    except TimeoutError as error:
+        raise EndpointError(f"{name} has not shown everything in {AUDIT_DEADLINE:.0f} s") from error
+
+
+async def check_genesis(session: ChainSession) -> None:
+    """A chain can be wiped under a session: over HTTP, nothing but its blocks shows it.
+
+    An endpoint that has pruned block 0 shows nothing. Raises `WrongChainError`.
+    """
+    genesis = await session.header(0)
+    if genesis is not None and genesis.hash != session.identity.genesis_hash:
+        raise WrongChainError(
+            f"{session.name} serves another chain than a moment ago, or a wiped one. The last peers are kept"
+        )
+
+
+async def bootstrap(state: ChainState, session: ChainSession, head: BlockRef) -> None:
+    """Read everything: from the state at one block where the contract enumerates, else from all logs."""
+    began = state.clock.monotonic()
+    follower = state.follower
+    observed = await in_time(session.name, session.read_all(head))
+    if observed is not None:
+        nodes = [x.node for x in observed if x.node is not None]
+        follower.bootstrapped(Registry.of(nodes), head, resync_above=RESYNC_ABOVE)
+    else:
+        await _from_logs(follower, session, head)
+    state.read(head)
+    state.members.rebuild(began)
+    state.connected(session.name)
+    source: Literal["state", "logs"] = "logs" if observed is None else "state"
+    seconds = round(state.clock.monotonic() - began, 3)
+    state.publish(RegistryRead(len(follower.registry.nodes), head.number, source, seconds))
+    await state.changed.put(Began())
+
+
+async def final_block(session: ChainSession, head: BlockRef) -> BlockRef | None:
+    """The newest block that can't be undone, up to ``head``; None where there is none yet."""
+    final = await session.finalized()
+    if final is None and head.number > SAFE_DEPTH:
+        final = await session.header(head.number - SAFE_DEPTH)
+    return final if final is not None and final.number <= head.number else None
+
+
+async def _from_logs(follower: Follower, session: ChainSession, head: BlockRef) -> None:
+    final = await final_block(session, head) or head
+    events = await session.events(await session.first_block(), head.number)
+    again = await session.header(head.number)
+    if again is None or again.hash != head.hash:
+        raise EndpointError(f"{session.name}: a reorg overtook the first reading")
+    placed = [(Position(x.block_number, x.log_index), x.event) for x in events]
+    base, _ = apply_all(Registry(), [x for x in placed if x[0].block <= final.number])
+    tokens = sorted(apply_all(Registry(), placed)[0].nodes)
+    observed = await session.read_tokens(tokens, head) if tokens else []
+    # Nothing can fail from here on: a registry that is known is one that the peers are derived from.
+    follower.restore(base, final, events, head)
+    follower.audited(head, observed)

@@ -1,0 +1,323 @@
+"""One session with one endpoint, driven by the core's follower.
+
+All that the endpoint says, and all that it answers, goes through one bounded queue into the follower, in
+the order of arrival; what the follower asks for is fetched by tasks of the session's own group. When the
+session fails, everything it had under way ends with it.
+"""
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Final, TypeAlias
+
+import structlog
+
+from dstack_vpn.core.chain.commands import (
+    Advanced,
+    Command,
+    Fetch,
+    FetchEvents,
+    FetchHead,
+    FetchHeader,
+    Leave,
+    Resync,
+)
+from dstack_vpn.core.chain.events import LoggedEvent, Observed, OwnerKeyUpdated
+from dstack_vpn.core.chain.registry import contradicts
+from dstack_vpn.core.model import BlockRef, TokenId
+from dstack_vpn.daemon.chain.bootstrap import SAFE_DEPTH, bootstrap, check_genesis, final_block, in_time
+from dstack_vpn.daemon.chain.state import Began, ChainState
+from dstack_vpn.daemon.observe.changes import publish_advanced
+from dstack_vpn.daemon.slices import slices
+from dstack_vpn.errors import BehindError, ChainError, EndpointError, LogsError
+from dstack_vpn.ports import ChainFact, ChainSession, Unannounced
+
+_log = structlog.get_logger(component="chain")
+
+QUEUE: Final = 4096
+"""Facts and answers that may wait; when it is full, reading from the endpoint pauses."""
+LATE: Final = 0.15
+"""Seconds after a head until its logs, if none has come, are asked for."""
+SLICE: Final = 250
+"""Tokens that are compared without a pause."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What a fetch has brought."""
+
+    fetch: Fetch
+    result: BlockRef | list[LoggedEvent] | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """States that were read after a block."""
+
+    at: BlockRef
+    observed: list[Observed]
+
+
+Item: TypeAlias = ChainFact | Unannounced | _Answer | _Reading | Resync | ChainError
+
+
+@dataclass(slots=True)
+class SessionDriver:
+    """What lives as long as one connection to one endpoint."""
+
+    state: ChainState
+    session: ChainSession
+    group: asyncio.TaskGroup
+    queue: asyncio.Queue[Item] = field(default_factory=lambda: asyncio.Queue(QUEUE))
+    _compared: BlockRef | None = None
+    """The block up to which everything was compared."""
+    _settle: asyncio.Event = field(default_factory=asyncio.Event)
+    _over: asyncio.Event = field(default_factory=asyncio.Event)
+    _error: ChainError | None = None
+    """What the session is to end with."""
+    _subscribed: bool = False
+    """Whether a fact has come: only the logs of blocks after the first are announced."""
+    _logged: str = ""
+    """The block of the last log that was announced, by its hash."""
+    _read_after: str = ""
+    """The block that tokens were last read after, by its hash..."""
+    _read_there: set[TokenId] = field(default_factory=set)
+    """...and which: another log of that block leaves nothing open about them."""
+
+    async def pump(self) -> None:
+        """Move what the endpoint says by itself into the queue."""
+        async for fact in self.session.facts():
+            if isinstance(fact, BlockRef):
+                self.state.lag.shown(self.session.name, fact.number, self.state.clock.monotonic())
+            await self.queue.put(fact)
+        raise EndpointError("the endpoint has ended the subscription")
+
+    async def begin(self) -> None:
+        """Bring the registry to the session's head: from its state, from its logs, or from where we were."""
+        follower = self.state.follower
+        follower.subscribed_from(None)
+        head = await self._head()
+        self.state.saw(head)
+        if follower.tip is None or self.state.discredited:
+            await bootstrap(self.state, self.session, head)
+            return
+        commands = follower.receive(head)
+        await self._obey(commands, self.state.clock.monotonic())
+        if not follower.walking:
+            self.state.connected(self.session.name)
+
+    async def drive(self) -> None:
+        """Feed the follower for as long as the session lasts."""
+        item = await self.queue.get()
+        while True:
+            seen = self.state.clock.monotonic()
+            if isinstance(item, ChainError):
+                raise item
+            await self._obey(self._feed(item), seen)
+            if self.state.problem is not None and not self.state.follower.walking:
+                self.state.connected(self.session.name)
+            waiting = None if self.queue.empty() else self.queue.get_nowait()
+            # Events that came together go to the device together, so that the brake sees how many they are.
+            if not isinstance(waiting, LoggedEvent):
+                await asyncio.sleep(0)
+            item = waiting or await self.queue.get()
+
+    def _feed(self, item: ChainFact | Unannounced | _Answer | _Reading | Resync) -> list[Command]:
+        match item:
+            case Resync():
+                self.state.follower.abandon()
+                return [item]
+            case _Answer(fetch, result):
+                return self.state.follower.fetched(fetch, result)
+            case _Reading(at, observed):
+                return self._take_reading(at, observed)
+            case BlockRef():
+                self.state.saw(item)
+                if not self._subscribed and self.session.announces_logs:
+                    self._subscribed = True
+                    self.state.follower.subscribed_from(item.number)
+                return self.state.follower.receive(item)
+            case LoggedEvent():
+                self._logged = item.block_hash
+                return self.state.follower.receive(item)
+            case Unannounced(block):
+                self.group.create_task(self._look(block), name="chain look")
+                return []
+
+    async def audit_forever(self) -> None:
+        """Compare everything with the contract, again and again."""
+        while True:
+            await asyncio.sleep(self.state.audit_interval)
+            try:
+                await self.audit()
+            except ChainError as error:
+                await self.queue.put(error)
+
+    async def audit(self) -> None:
+        """Read the registry's state at our tip, and what has become final. Raises `ChainError`."""
+        follower, state = self.state.follower, self.state
+        tip = follower.tip
+        if tip is None or follower.walking:
+            return
+        observed = await in_time(self.session.name, self.session.read_all(tip))
+        if observed is None:
+            for logged in await self.session.events(max(state.audited_to - SAFE_DEPTH, 0), tip.number):
+                await self.queue.put(logged)
+            observed = await self.session.read_tokens(sorted(follower.registry.nodes), tip)
+        else:
+            gone = follower.registry.nodes.keys() - {observation.token_id for observation in observed}
+            observed += [Observed(token, None) for token in gone]
+        await self.correct(tip, observed)
+        await self.settle(tip)
+        if state.members.quorum is None:
+            state.members.confirmed()
+
+    async def correct(self, at: BlockRef, observed: Sequence[Observed]) -> None:
+        """Have what we hold corrected by what was read after that block, where it differs."""
+        if wrong := await self._contradictions(observed):
+            _log.warning("registry.audit_differs", tokens=[x.token_id for x in wrong[:20]], count=len(wrong))
+            await self.queue.put(_Reading(at, wrong))
+
+    def compared(self, at: BlockRef) -> None:
+        """Somebody else has compared everything up to that block: have it settled."""
+        self._compared = at
+        self._settle.set()
+
+    async def settle_forever(self) -> None:
+        """See what is final after each comparison. Raises `ChainError`."""
+        while True:
+            await self._settle.wait()
+            self._settle.clear()
+            if self._compared is not None:
+                await self.settle(self._compared)
+
+    async def settle(self, tip: BlockRef) -> None:
+        """Everything was compared up to our block: see which blocks are final. Raises `ChainError`."""
+        state = self.state
+        state.compared(tip)
+        final, above = await final_block(self.session, tip), len(state.follower.timeline.events)
+        if final is not None and state.follower.settle(final):
+            state.finalized(above - len(state.follower.timeline.events))
+            await state.changed.put(Began())
+
+    def end(self, error: ChainError) -> None:
+        """Have the session end with that error, whatever it is doing."""
+        self._error = self._error or error
+        self._over.set()
+
+    def restart(self, reason: str) -> None:
+        """Have everything read again."""
+        with suppress(asyncio.QueueFull):
+            self.queue.put_nowait(Resync(reason))
+
+    async def until_ended(self) -> None:
+        """Raise the error that the session is to end with."""
+        await self._over.wait()
+        assert self._error is not None
+        raise self._error
+
+    async def _contradictions(self, observed: Sequence[Observed]) -> list[Observed]:
+        """What says anything else than our registry; a few hundred at a time, so that no event waits."""
+        wrong: list[Observed] = []
+        async for part in slices(observed, SLICE):
+            wrong += [x for x in part if contradicts(self.state.follower.registry, x)]
+        return wrong
+
+    # -- what the follower asks for -------------------------------------------------------------------
+
+    async def _obey(self, commands: Iterable[Command], seen: float) -> None:
+        for command in commands:
+            match command:
+                case Advanced():
+                    await self._advanced(command, seen)
+                case Resync(reason):
+                    _log.warning("chain.resync", reason=reason)
+                    await check_genesis(self.session)
+                    await bootstrap(self.state, self.session, await self.session.head())
+                case Leave(reason):
+                    raise EndpointError(f"{self.session.name}: {reason}")
+                case fetch:
+                    self.group.create_task(self._fetch(fetch), name="chain fetch")
+
+    async def _fetch(self, fetch: Fetch) -> None:
+        try:
+            await self.queue.put(_Answer(fetch, await self._ask(fetch)))
+        except LogsError as error:
+            await self.queue.put(Resync(f"no logs: {error}"))
+        except ChainError as error:
+            await self.queue.put(error)
+
+    async def _look(self, block: BlockRef) -> None:
+        """Ask for a block's logs, unless some have come by then. Absorbs `ChainError`: the audit will see."""
+        await asyncio.sleep(LATE)
+        if self._logged == block.hash:
+            return
+        try:
+            for logged in await self.session.block_events(block.hash):
+                await self.queue.put(logged)
+        except ChainError as error:
+            _log.debug("chain.logs_unseen", block=block.number, problem=str(error))
+
+    async def _ask(self, fetch: Fetch) -> BlockRef | list[LoggedEvent] | None:
+        match fetch:
+            case FetchHead():
+                return await self._head()
+            case FetchHeader(number):
+                return await self.session.header(number)
+            case FetchEvents(first, last):
+                return await self.session.events_up_to(first, last)
+
+    async def _head(self) -> BlockRef:
+        """Ask for the latest block; raises `BehindError` if the endpoint stays where we were long ago."""
+        head = await self.session.head()
+        state, name = self.state, self.session.name
+        tip, now = state.follower.tip, state.clock.monotonic()
+        if tip is not None and not state.discredited and state.lag.is_stale(name, head, tip, now):
+            raise BehindError(f"{name} is at block {head.number}, and others are at {tip.number}")
+        return head
+
+    async def _advanced(self, advanced: Advanced, seen: float) -> None:
+        state = self.state
+        state.members.advanced(advanced, seen)
+        state.took(advanced)
+        publish_advanced(state.publish, advanced, state.follower.registry)
+        self._reread(advanced)
+        await state.changed.put(advanced)
+
+    def _reread(self, advanced: Advanced) -> None:
+        """Have tokens read again whose events leave open what they are now, once their block is ours."""
+        state = self.state
+        registry = state.follower.registry
+        for logged in advanced.added:
+            if type(logged.event) not in self.session.rereads:
+                continue
+            match logged.event:
+                case OwnerKeyUpdated(owner):
+                    state.unread.update(registry.with_owner(owner))
+                case event:
+                    state.unread.add(event.token_id)
+        if state.unread and all(x.block_number <= advanced.tip.number for x in advanced.added):
+            if self._read_after != advanced.tip.hash:
+                self._read_after, self._read_there = advanced.tip.hash, set()
+            tokens = sorted(state.unread - self._read_there)
+            state.unread.clear()
+            self._read_there |= set(tokens)
+            if tokens:
+                self.group.create_task(self._read(tokens, advanced.tip), name="chain read")
+
+    async def _read(self, tokens: list[TokenId], at: BlockRef) -> None:
+        try:
+            observed = await self.session.read_tokens(tokens, at)
+        except ChainError as error:
+            self.state.unread.update(tokens)
+            await self.queue.put(error)
+            return
+        await self.queue.put(_Reading(at, observed))
+
+    def _take_reading(self, at: BlockRef, observed: list[Observed]) -> list[Command]:
+        if not self.state.follower.stands_on(at):  # a reorg has overtaken us: the next step reads again
+            tokens = {x.token_id for x in observed}
+            self.state.unread.update(tokens)
+            self._read_there -= tokens
+        return self.state.follower.audited(at, observed)

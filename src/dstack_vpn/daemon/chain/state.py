@@ -1,0 +1,137 @@
+"""What the chain's sessions share, and what outlives each of them."""
+
+import asyncio
+from dataclasses import dataclass, field
+
+import structlog
+
+from dstack_vpn.core.chain.commands import Advanced
+from dstack_vpn.core.chain.follower import Follower
+from dstack_vpn.core.chain.lag import Lag
+from dstack_vpn.core.model import BlockRef, TokenId
+from dstack_vpn.core.observe.events import EndpointFollowed, EndpointLost
+from dstack_vpn.core.observe.health import clock_problem
+from dstack_vpn.core.observe.reports import ChainReport
+from dstack_vpn.daemon.peers.members import Members
+from dstack_vpn.errors import ChainError
+from dstack_vpn.ports import Clock, Publish
+
+_log = structlog.get_logger(component="chain")
+
+
+@dataclass(frozen=True, slots=True)
+class Began:
+    """The registry was read anew, or more of it has become final: what is stored can be replaced."""
+
+
+@dataclass(slots=True)
+class ChainState:
+    """What outlives a session."""
+
+    members: Members
+    clock: Clock
+    audit_interval: float
+    """Seconds between full comparisons with the contract."""
+    changed: asyncio.Queue[Advanced | Began]
+    """Takes what is to be stored."""
+    publish: Publish
+    endpoint: str | None = field(default=None, init=False)
+    """The RPC endpoint that is followed; None while there is none."""
+    problem: str | None = field(default="no endpoint has answered yet", init=False)
+    """Why no endpoint is followed."""
+    lag: Lag = field(default_factory=Lag)
+    """How far we are behind what endpoints show."""
+    discredited: bool = False
+    """Whether our blocks were found to be made up, so that the next session has to read everything."""
+    fresh: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when another endpoint is followed, or the same one again."""
+    reorgs: int = 0
+    audits: int = 0
+    events: int = 0
+    confirmed: int = 0
+    """Events that have become final in this process."""
+    audited_to: int = 0
+    """The height up to which logs were compared."""
+    unread: set[TokenId] = field(default_factory=set)
+    """Tokens whose events leave open what they are now, and that have not been read since."""
+    _since: float | None = field(default=None, init=False)
+    _head: BlockRef | None = field(default=None, init=False)
+    _head_seen: float | None = field(default=None, init=False)
+    _behind: tuple[float, int] = field(default=(0.0, 0), init=False)
+    _clock_problem: str | None = field(default=None, init=False)
+
+    @property
+    def follower(self) -> Follower:
+        """The state machine that all sessions drive."""
+        return self.members.follower
+
+    def report(self) -> ChainReport:
+        """Report for health and metrics."""
+        behind, blocks = self._behind
+        return ChainReport(
+            endpoint=self.endpoint,
+            problem=self.problem,
+            since=self._since,
+            head=None if self._head is None else self._head.number,
+            head_seen=self._head_seen,
+            paced=self.members.paced,
+            behind=behind,
+            blocks_behind=blocks,
+            clock_problem=self._clock_problem,
+        )
+
+    def connected(self, name: str) -> None:
+        """Follow the endpoint ``name`` from now on: the registry is what it says."""
+        if self.problem is not None or self.endpoint != name:
+            self._since = self.clock.now()
+            self.fresh.set()
+            self.publish(EndpointFollowed(name))
+        self.endpoint, self.problem = name, None
+        if self.members.quorum is None:
+            self.members.confirmed()  # else a quorum has to confirm it
+
+    def saw(self, head: BlockRef) -> None:
+        """Take note of the endpoint's newest block; its time shows whether our clock is right."""
+        now = self.clock.now()
+        self._head, self._head_seen = head, now
+        problem = clock_problem(now - head.timestamp, paced=self.members.paced) if head.timestamp else None
+        if problem is not None and self._clock_problem is None:
+            _log.warning("chain.clock_off", problem=problem)
+        self._clock_problem = problem
+
+    def down(self, error: ChainError) -> None:
+        """Follow no endpoint for now."""
+        if self.problem is None:
+            self._since = self.clock.now()
+            self.publish(EndpointLost(str(error)))
+        self.problem, self.endpoint = str(error), None
+
+    def measure_lag(self) -> tuple[float, int]:
+        """Return the seconds and blocks by which our tip is behind what endpoints have shown."""
+        now, tip = self.clock.monotonic(), self.follower.tip
+        if tip is not None:
+            self.lag.stands(tip, now)
+        self._behind = self.lag.behind(tip, now)
+        return self._behind
+
+    def discredit(self) -> None:
+        """Have the next session read everything: our blocks were found to be made up."""
+        self.discredited = True
+
+    def read(self, head: BlockRef) -> None:
+        """Take note that everything was read at this block."""
+        self.audited_to, self.discredited = head.number, False
+
+    def compared(self, tip: BlockRef) -> None:
+        """Take note that everything was compared up to this block."""
+        self.audited_to = tip.number
+        self.audits += 1
+
+    def took(self, advanced: Advanced) -> None:
+        """Count the events, and the reorg if it is one."""
+        self.events += len(advanced.added)
+        self.reorgs += bool(advanced.reorg_depth)
+
+    def finalized(self, events: int) -> None:
+        """Count events that have become final."""
+        self.confirmed += events

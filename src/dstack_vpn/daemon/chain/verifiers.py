@@ -1,0 +1,173 @@
+"""Another endpoint as a witness: a connection of its own, kept open, over which it is asked.
+
+It is asked for little and at once: its head, and some tokens after our very block. One that has not got that
+far yet is given a moment. One that is further is asked for the tokens as of its head, too: the followed one
+could stand at an old block, at which a member that was revoked since is one.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Final, TypeVar
+
+from dstack_vpn.core.access.replies import Question, Statement
+from dstack_vpn.core.chain.events import Observed, OwnerKeyUpdated
+from dstack_vpn.core.model import BlockRef
+from dstack_vpn.errors import ChainError, EndpointError
+from dstack_vpn.ports import ChainSession, ChainSource
+
+_T = TypeVar("_T")
+
+PATIENCE: Final = 3.0
+"""Seconds that an endpoint is given to connect, and to get to our block."""
+LOOK: Final = 0.05
+"""Seconds between looks at whether it has."""
+
+
+@dataclass(slots=True)
+class EndpointWitness:
+    """Implements `ports.Witness`."""
+
+    name: str
+    source: ChainSource
+    problem: str | None = None
+    """Why it can't be asked now."""
+    _session: ChainSession | None = None
+    _connected: asyncio.Event = field(default_factory=asyncio.Event)
+    _broken: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def run(self) -> None:
+        """Keep a connection until cancelled. Absorbs `ChainError`: the source waits before the next one."""
+        while True:
+            try:
+                async with self.source.to(self.name) as self._session:
+                    self._broken.clear()
+                    self._connected.set()
+                    await self._broken.wait()
+                    raise EndpointError(self.problem or "the connection was lost")
+            except ChainError as error:
+                self.problem = str(error)
+            finally:
+                self._connected.clear()
+                self._session = None
+
+    async def testify(self, question: Question) -> Statement:
+        """See `ports.Witness.testify`. An endpoint that is behind or not connected has `PATIENCE`."""
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await self._connected.wait()
+        except TimeoutError as error:
+            raise EndpointError(self.problem or "it is not connected") from error
+        assert self._session is not None
+        try:
+            said = await answer(self._session, question)
+        except ChainError as error:
+            self.problem = str(error)
+            self._broken.set()
+            raise
+        self.problem = None
+        return said
+
+
+@dataclass(slots=True)
+class Witnesses:
+    """A witness for every endpoint but the followed one."""
+
+    source: ChainSource
+    _group: asyncio.TaskGroup | None = field(default=None, init=False)
+    """Runs their connections."""
+    _called: dict[str, EndpointWitness] = field(default_factory=dict)
+    _running: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+
+    def start(self, group: asyncio.TaskGroup) -> None:
+        """Run the connections in this group from now on."""
+        self._group = group
+
+    def __iter__(self) -> Iterator[EndpointWitness]:
+        return iter(list(self._called.values()))
+
+    def call(self, *, besides: str) -> None:
+        """Have a connection to every endpoint that is neither that one nor in quarantine, and to no other."""
+        assert self._group is not None
+        wanted = self.source.others(than=besides)
+        for name in self._called.keys() - set(wanted):
+            self.dismiss(name)
+        for name in wanted:
+            if name not in self._called:
+                witness = self._called[name] = EndpointWitness(name, self.source)
+                self._running[name] = self._group.create_task(witness.run(), name=f"witness {name}")
+
+    def dismiss(self, name: str) -> None:
+        """Ask that one nothing more, if it was asked."""
+        if self._called.pop(name, None) is not None:
+            self._running.pop(name).cancel()
+
+
+async def answer(session: ChainSession, question: Question) -> Statement:
+    """Ask an endpoint over its session; raises `ChainError`."""
+    return await (_audited(session, question) if question.whole else _asked(session, question))
+
+
+async def _asked(session: ChainSession, question: Question) -> Statement:
+    """A few tokens after our block, and after its own head if that is another one."""
+    at, waited = question.at, 0.0
+    while True:
+        head, observed = await asyncio.gather(
+            session.head(), _or_error(session.read_tokens(question.tokens, at))
+        )
+        if head.hash == at.hash and not isinstance(observed, ChainError):
+            return Statement(session.name, at.hash, at, observed, head=head.number)
+        if head.number > at.number:
+            return await _asked_later(session, question, head, observed)
+        if waited >= PATIENCE:
+            return Statement(session.name, head.hash if head.number == at.number else None, at)
+        await asyncio.sleep(LOOK)
+        waited += LOOK
+
+
+async def _asked_later(
+    session: ChainSession, question: Question, head: BlockRef, observed: list[Observed] | ChainError
+) -> Statement:
+    """Its head is newer than our block."""
+    at = question.at
+    header, later = await asyncio.gather(
+        session.header(at.number), session.read_tokens(question.tokens, head)
+    )
+    if header is None or header.hash != at.hash or isinstance(observed, ChainError):
+        said = None if header is None else header.hash
+        return Statement(session.name, said, head, later, head=head.number)
+    return Statement(session.name, at.hash, at, observed, later, head.number)
+
+
+async def _audited(session: ChainSession, question: Question) -> Statement:
+    """Everything as of its own head, or of ours, and whether it has our blocks."""
+    at, earlier = question.at, question.earlier
+    head = await session.head()
+    header = at if head.hash == at.hash else await session.header(at.number)
+    was = None if earlier is None else await session.header(earlier[0])
+    has_earlier = None if earlier is None or was is None else was.hash == earlier[1]
+    place = at if question.exact and header is not None and header.hash == at.hash else head
+    observed = await session.read_all(place)
+    if observed is None:
+        observed = await _known(session, question, place)
+    else:
+        gone = set(question.tokens) - {x.token_id for x in observed}
+        observed += [Observed(token, None) for token in gone]
+    said = None if header is None else header.hash
+    return Statement(session.name, said, place, observed, (), head.number, has_earlier)
+
+
+async def _known(session: ChainSession, question: Question, at: BlockRef) -> list[Observed]:
+    """The tokens that we know or that its latest logs name."""
+    tokens = set(question.tokens)
+    for logged in await session.events(question.logs_from, at.number):
+        if not isinstance(logged.event, OwnerKeyUpdated):
+            tokens.add(logged.event.token_id)
+    return await session.read_tokens(sorted(tokens), at)
+
+
+async def _or_error(work: Awaitable[_T]) -> _T | ChainError:
+    with suppress(ChainError):
+        return await work
+    return EndpointError("it has no state of that block")

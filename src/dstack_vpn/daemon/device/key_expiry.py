@@ -1,0 +1,143 @@
+"""Has our own key changed before it is older than KEY_MAX_AGE allows.
+
+When, is decided in `core.wireguard.key_age`; making and announcing the next key is somebody else's work
+(`ports.KeyChanger`), and taking it is `daemon.device.key_rotation`'s, whoever has announced it. So nothing here can cost
+us the key in use.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+import structlog
+
+from dstack_vpn.core.chain.node import Node
+from dstack_vpn.core.model import TokenId
+from dstack_vpn.core.observe.events import KeyChangeFailed
+from dstack_vpn.core.observe.reports import KeyReport
+from dstack_vpn.core.wireguard.key_age import Look, Schedule, Verdict, age_of
+from dstack_vpn.daemon.chain.loop import ChainLoop
+from dstack_vpn.errors import AdminError, ChainError
+from dstack_vpn.ports import KeyChanger, KeyRing, Publish
+
+_log = structlog.get_logger(component="node")
+
+EVERY: Final = 5.0
+"""Seconds between looks at the clock."""
+ASK: Final = 20.0
+"""Seconds for the time of the block that set our key; one that is not told is asked for again..."""
+ASK_AGAIN: Final = 60.0
+"""...after as many."""
+
+
+@dataclass(slots=True)
+class Renewal:
+    """Our key's age, and what is done about it."""
+
+    chain: ChainLoop
+    ring: KeyRing
+    changer: KeyChanger
+    schedule: Schedule
+    publish: Publish
+    draw: Callable[[], float] = random.random
+    age: float | None = field(default=None, init=False)
+    """Seconds; None: not known yet, or the registry has no key of ours."""
+    problem: str | None = field(default=None, init=False)
+    """Why the last try failed."""
+    _announced: int = field(default=0, init=False)
+    _failed: int = field(default=0, init=False)
+    _failures: int = field(default=0, init=False)
+    _block: int | None = None
+    """The block that set our key, by whose time..."""
+    _set_at: float | None = None
+    """...it was set (Unix seconds); None while nobody has told."""
+    _ask_at: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.schedule = self.schedule.started(self.chain.state.clock.monotonic())
+
+    def report(self) -> KeyReport:
+        """Report for health and metrics."""
+        return KeyReport(
+            longest=self.schedule.longest,
+            due=self.schedule.due,
+            hindrance=self.changer.hindrance,
+            age=self.age,
+            failures=self._failures,
+            problem=self.problem,
+            announced=self._announced,
+            failed=self._failed,
+        )
+
+    async def run(self) -> None:
+        """Look at the clock again and again. Absorbs `AdminError` and `ChainError`: both are tried again."""
+        before = Verdict.REST
+        while True:
+            await asyncio.sleep(EVERY)
+            verdict, own = await self._look()
+            if verdict is Verdict.RENEW and own is not None:
+                await self._renew(own.token_id)
+            elif verdict is Verdict.REMIND and before is not Verdict.REMIND:
+                _log.warning("key.old", age=round(self.age or 0), problem=self.changer.hindrance)
+            before = verdict
+
+    async def _look(self) -> tuple[Verdict, Node | None]:
+        state = self.chain.state
+        own = state.members.own_node
+        followed = state.members.synced is not None and state.problem is None
+        if own is not None and followed:
+            await self._date(own.key_since.block)
+        self.age = None if own is None else self._age(own.key_since.block)
+        if self.age is not None and self.age < self.schedule.due:
+            self._failures, self.problem = 0, None  # it was changed, by us or by hand
+        able = self.changer.hindrance is None
+        look = Look(state.clock.monotonic(), self.age, own is not None and followed, able)
+        return self.schedule.decide(look), own
+
+    def _age(self, block: int) -> float | None:
+        """Where blocks have a pace, the newest one tells what time it is: one clock for both ends."""
+        if block != self._block or self._set_at is None:
+            return None
+        state, since = self.chain.state, self.ring.made()
+        now, tip = state.clock.now(), state.follower.tip
+        by_chain = tip.timestamp if state.members.paced and tip is not None and tip.timestamp else now
+        return age_of(registry=by_chain - self._set_at, file=None if since is None else now - since)
+
+    async def _date(self, block: int) -> None:
+        """Find out when our key was set, once for each key."""
+        now = self.chain.state.clock.monotonic()
+        if (block == self._block and self._set_at is not None) or now < self._ask_at:
+            return
+        self._block, self._set_at = block, None
+        self._ask_at = now + ASK_AGAIN
+        name = self.chain.state.endpoint or ""
+        try:
+            async with asyncio.timeout(ASK), self.chain.source.to(name) as session:
+                header = await session.header(block)
+        except (ChainError, TimeoutError) as error:
+            _log.info("key.undated", block=block, problem=str(error) or "no answer in time")
+            return
+        if header is not None:
+            self._set_at, self._ask_at = float(header.timestamp), 0.0
+
+    async def _renew(self, token: TokenId) -> None:
+        _log.info("key.renewing", age=round(self.age or 0), tries=self._failures)
+        try:
+            await self.changer.change(token)
+        except AdminError as error:
+            self._has_failed(str(error))
+        else:
+            self.schedule = self.schedule.announced(self.chain.state.clock.monotonic())
+            self._failures, self.problem = 0, None
+            self._announced += 1
+            _log.info("key.announced", token=token)
+
+    def _has_failed(self, problem: str) -> None:
+        now = self.chain.state.clock.monotonic()
+        self.schedule = self.schedule.failed(now, self.draw())
+        self._failures, self.problem = self.schedule.failures, problem
+        self._failed += 1
+        pause = round(self.schedule.ready_at - now)
+        self.publish(KeyChangeFailed(self._failures, problem, pause))

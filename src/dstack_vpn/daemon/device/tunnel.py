@@ -1,0 +1,279 @@
+"""The interface and its device: its key, port, addresses and routes.
+
+The interface is never restarted to change a peer. Only what differs is set. `TunnelKeeper` keeps all of it,
+and sets the interface up again when it has vanished.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Final
+
+import structlog
+
+from dstack_vpn.core.limits.time_share import TimeShare
+from dstack_vpn.core.model import Cidr, DeviceState
+from dstack_vpn.core.observe.reports import DeviceReport
+from dstack_vpn.core.wireguard.keys import PrivateKey
+from dstack_vpn.core.wireguard.x25519 import derive
+from dstack_vpn.daemon.device.own_keys import OwnKeys
+from dstack_vpn.daemon.peers.members import Members
+from dstack_vpn.errors import DeviceError
+from dstack_vpn.ports import Clock, Device, Link, LinkSettings
+
+_log = structlog.get_logger(component="device")
+
+RETRY: Final = 1.0
+"""Seconds between attempts to set the interface up."""
+CHECK: Final = 2.0
+"""Seconds between looks at whether the interface is still there and up."""
+COMPARE: Final = TimeShare(parts=200, least=10.0)
+"""How often its addresses and routes are looked at: a host can have a million routes."""
+
+
+@dataclass(slots=True)
+class Tunnel:
+    """The WireGuard interface of this node."""
+
+    link: Link
+    members: Members
+    keys: OwnKeys
+    listen_port: int
+    name: str
+    mtu: int
+    clock: Clock
+    up: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+    """Set while there is a device that is configured."""
+    gone: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+    """Set when the device was found gone."""
+    restarts: int = field(default=-1, init=False)
+    without_ipv6: bool = field(default=False, init=False)
+    """Whether the host has IPv6 disabled, so that the interface has no IPv6 address."""
+    _device: Device | None = field(default=None, init=False)
+    _given: PrivateKey | None = field(default=None, init=False)
+    """The key that the device was given last; `keys` may be about to replace it."""
+    _settings: LinkSettings | None = field(default=None, init=False)
+    _logged: frozenset[Cidr] | None = field(default=None, init=False)
+    """The addresses that were logged last."""
+    _is_up: bool = field(default=False, init=False)
+    """Whether the interface was up at the last look."""
+    _problem: str | None = field(default="the interface has not been set up yet", init=False)
+    _since: float | None = field(default=None, init=False)
+    _route_problem: str | None = field(default=None, init=False)
+
+    @property
+    def device(self) -> Device:
+        """The device; only while `up` is set."""
+        assert self._device is not None
+        return self._device
+
+    @property
+    def own_addresses(self) -> frozenset[Cidr]:
+        """The addresses of our token that the interface can have: no IPv6 if the host has it disabled."""
+        own, plan = self.members.own_node, self.members.addresses
+        found = frozenset[Cidr]() if own is None else plan.allowed_ips(own.token_id)
+        return frozenset(cidr for cidr in found if ":" not in cidr or not self.without_ipv6)
+
+    def report(self, *, held: int) -> DeviceReport:
+        """Report for health; ``held`` removals wait for a second reading."""
+        return DeviceReport(
+            up=self._is_up,
+            problem=self._problem,
+            since=self._since,
+            route_problem=self._route_problem,
+            without_ipv6=self.without_ipv6,
+            held=held,
+        )
+
+    # -- how it is ------------------------------------------------------------------------------------
+
+    def fail(self, problem: str) -> None:
+        """Report that the device refuses or is gone; it is tried again."""
+        self._is_up = self.up.is_set() and self._is_up
+        if self._problem != problem:
+            self._problem, self._since = problem, self.clock.now()
+            _log.error("device.trouble", problem=problem)
+
+    def works(self) -> None:
+        """Report that the device is as it should be."""
+        self._problem = None
+
+    def lost(self) -> None:
+        """Have the device set up again: it is gone."""
+        self.up.clear()
+        self.gone.set()
+
+    async def is_up(self) -> bool:
+        """Return whether the interface exists and is up; raises `DeviceError`."""
+        self._is_up = await self.link.is_up()
+        return self._is_up
+
+    # -- what is set ----------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Set everything but the peers up; raises `DeviceError`."""
+        self._device = await self.link.start()
+        self._settings = None
+        await self.address()
+        await self.give(self.keys.private)
+        self.gone.clear()
+        self.restarts += 1
+        self._is_up, self._problem, self._since = True, None, self.clock.now()
+        _log.info("device.up", interface=self.name, port=self.listen_port, restarts=self.restarts)
+        self.up.set()
+
+    async def give(self, key: PrivateKey) -> None:
+        """Give the device its key and port; raises `DeviceError`."""
+        await self.device.configure(key, self.listen_port)
+        self._given = key
+
+    async def hold(self, state: DeviceState) -> bool:
+        """Undo what another program did to the device's key or port; raises `DeviceError`.
+
+        Returns whether there was anything: the sessions of all peers went with that.
+        """
+        if self._given is None or (
+            state.public_key == derive(self._given) and self.listen_port in {0, state.listen_port}
+        ):
+            return False
+        _log.warning("device.edited", what="key or port")
+        await self.give(self._given)
+        return True
+
+    async def read(self) -> DeviceState | None:
+        """Read the device; None if that is not possible now."""
+        if self._device is None or not self.up.is_set():
+            return None
+        try:
+            return await self._device.read()
+        except DeviceError:
+            return None  # the reconciler finds that out, too, and knows what to do
+
+    async def address(self) -> bool:
+        """Give the interface the routes, and the addresses of our token if we have one.
+
+        Until the registry is known, an interface that was adopted keeps the addresses that it has. Returns
+        whether we have other addresses than before: peers have forgotten our sessions. Raises `DeviceError`.
+        """
+        own, plan = self.members.own_node, self.members.addresses
+        addresses: frozenset[Cidr] | None = None
+        if own is not None:
+            addresses = plan.allowed_ips(own.token_id)
+        elif self.members.synced is not None:
+            addresses = frozenset()
+        settings = LinkSettings(self.name, self.mtu, addresses, frozenset({str(plan.ipv4), str(plan.ipv6)}))
+        if settings == self._settings:
+            return False
+        before = None if self._settings is None else self._settings.addresses
+        await self._configure(settings)
+        self._settings = settings
+        if addresses != self._logged:
+            self._logged = addresses
+            _log.info("device.addresses", addresses=sorted(addresses or ()))
+        return before is not None and bool(addresses)
+
+    async def configure_again(self) -> bool:
+        """Undo what another program did to the interface; raises `DeviceError`.
+
+        Returns whether addresses, MTU or routes were different.
+        """
+        if self._settings is None:
+            await self.address()
+            return False
+        return await self._configure(self._settings)
+
+    async def stop(self, *, keep: bool) -> None:
+        """Remove the interface, or leave it as it is."""
+        self.up.clear()
+        await self.link.stop(keep=keep)
+
+    async def _configure(self, settings: LinkSettings) -> bool:
+        changed = await self.link.configure(settings)
+        problem = self.link.obstacle()
+        if problem != self._route_problem:
+            self._route_problem = problem
+            if problem is not None:
+                _log.error("device.route_taken", problem=problem)
+        self.without_ipv6 = self.link.without_ipv6
+        return changed
+
+
+@dataclass(slots=True)
+class TunnelKeeper:
+    """Keeps the interface up, and its settings as they should be."""
+
+    tunnel: Tunnel
+    own_changed: asyncio.Event
+    """Set when our own addresses may have changed."""
+    fill: Callable[[], Awaitable[object]]
+    """Gives a device its peers; raises nothing."""
+    renew: Callable[[], Awaitable[object]]
+    """Begins new sessions with all peers; raises nothing."""
+
+    async def run(self) -> None:
+        """Start the device, wait until it is gone, start it again. Absorbs device errors."""
+        while True:
+            if await self._try_start():
+                await self._until_lost()
+            else:
+                await asyncio.sleep(RETRY)
+
+    async def watch(self) -> None:
+        """Keep addresses and the up state as they should be. Absorbs device errors; health shows them."""
+        tunnel, failed = self.tunnel, False
+        compare_at = tunnel.clock.monotonic() + COMPARE.least
+        while True:
+            await tunnel.up.wait()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.own_changed.wait(), CHECK)
+            self.own_changed.clear()
+            try:
+                await self._look()
+                if tunnel.clock.monotonic() >= compare_at:
+                    compare_at = await self._compare()
+                if failed:
+                    await self.fill()  # a full look at the device also tells health that it is well
+                failed = False
+            except DeviceError as error:
+                failed = True
+                tunnel.fail(str(error))
+
+    async def _look(self) -> None:
+        """Set the addresses if ours have changed, and bring the interface up if it is down."""
+        tunnel = self.tunnel
+        if await tunnel.address() and tunnel.up.is_set():
+            # We were off the network. WireGuard would find that out of each peer only after 15 s.
+            await self.renew()
+        if not await tunnel.is_up():
+            _log.warning("device.down", interface=tunnel.name)
+            await tunnel.configure_again()
+            await self.renew()  # the sessions went with the interface
+
+    async def _compare(self) -> float:
+        """Undo what another program did to addresses, MTU or routes; returns when to look again."""
+        clock = self.tunnel.clock
+        began = clock.monotonic()
+        if await self.tunnel.configure_again():
+            _log.warning("device.edited", what="addresses, MTU or routes")
+        now = clock.monotonic()
+        return now + COMPARE.pause(now - began)
+
+    async def _until_lost(self) -> None:
+        tunnel = self.tunnel
+        async with asyncio.TaskGroup() as group:
+            waits = [group.create_task(tunnel.link.gone()), group.create_task(tunnel.gone.wait())]
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            for wait in waits:
+                wait.cancel()
+        tunnel.lost()
+        tunnel.fail("the WireGuard device has vanished; it is being set up again")
+
+    async def _try_start(self) -> bool:
+        try:
+            await self.tunnel.start()
+        except DeviceError as error:
+            self.tunnel.fail(str(error))
+            return False
+        await self.fill()
+        return True

@@ -1,0 +1,73 @@
+"""Notices peers that stop answering, and peers that answer again.
+
+The device is read by `glance`, at most once a second and for a bounded share of the time, so a silent peer is
+noticed within 15 s on a device of up to a thousand peers, and later on a larger one.
+"""
+
+import asyncio
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Final
+
+from dstack_vpn.core.access.answers import Answers
+from dstack_vpn.core.observe.events import PeerAnswered, PeersAnswering, PeerSilent
+from dstack_vpn.core.wireguard.keys import PublicKey
+from dstack_vpn.daemon.observe.peer_stats import Glance
+from dstack_vpn.daemon.peers.members import Members
+from dstack_vpn.ports import Clock, Publish
+
+TICK: Final = 1.0
+"""Seconds between looks."""
+SLICE: Final = 500
+"""Peers that are compared without a pause."""
+SINGLY: Final = 50
+"""Peers that are published one by one; more at once are counted."""
+
+
+@dataclass(slots=True)
+class AnswerWatch:
+    """Keeps `Answers` current, and publishes what changes."""
+
+    glance: Glance
+    members: Members
+    clock: Clock
+    publish: Publish
+    answers: Answers
+    _looked: float | None = field(default=None, init=False)
+
+    def since(self, key: PublicKey) -> float | None:
+        """Return when the peer began to owe an answer (Unix seconds); None if it answers or is idle."""
+        at = self.answers.overdue.get(key)
+        return None if at is None else self.clock.now() - (self.clock.monotonic() - at)
+
+    async def run(self) -> None:
+        """Look once a second until cancelled; absorbs device errors."""
+        while True:
+            await asyncio.sleep(TICK)
+            await self.look()
+
+    async def look(self) -> None:
+        """Compare the newest reading of the device with the one before."""
+        peers = await self.glance.look()
+        if self.glance.at == self._looked:
+            return
+        self._looked = self.glance.at
+        now, entries = self.clock.monotonic(), iter(peers.items())
+        silent: list[PublicKey] = []
+        back: list[PublicKey] = []
+        while part := list(islice(entries, SLICE)):
+            lost, found = self.answers.look(now, part)
+            silent += lost
+            back += found
+            await asyncio.sleep(0)
+        self.answers.keep(peers)
+        self._publish(silent, back)
+
+    def _publish(self, silent: list[PublicKey], back: list[PublicKey]) -> None:
+        if len(silent) + len(back) > SINGLY:
+            self.publish(PeersAnswering(len(silent), len(back)))
+            return
+        for key in silent:
+            self.publish(PeerSilent(key, *self.members.named(key)))
+        for key in back:
+            self.publish(PeerAnswered(key, *self.members.named(key)))

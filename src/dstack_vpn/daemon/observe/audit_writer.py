@@ -1,0 +1,153 @@
+"""Writes the audit log: everything that happens here, behind the events and never in their way.
+
+What can't be written waits, up to a bound. Beyond it the oldest record of a passing kind (`core.observe.audit_retention`) is
+dropped, and only if there is none, the oldest of all. The next record says how many were; health shows it.
+"""
+
+import asyncio
+import heapq
+from collections import deque
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Final
+
+import structlog
+
+from dstack_vpn.core.observe.audit_chain import Anchor, Note
+from dstack_vpn.core.observe.audit_retention import is_lasting
+from dstack_vpn.core.observe.event import Entry, Event
+from dstack_vpn.core.observe.events import DecisionsChanged
+from dstack_vpn.errors import StoreError
+from dstack_vpn.ports import Clock, Ledger
+
+_log = structlog.get_logger(component="store")
+
+WAITING: Final = 20_000
+"""Notes that wait to be written."""
+GATHER: Final = 0.25
+"""Seconds in which what happens is written together."""
+RETRY: Final = 5.0
+"""Seconds after a failure."""
+DAY: Final = 86_400.0
+TIDY: Final = 3600.0
+"""Seconds between looks for records that are past their keeping."""
+
+
+@dataclass(slots=True)
+class Auditor:
+    """Keeps the audit log. Absorbs `StoreError`: health shows it."""
+
+    ledger: Ledger
+    clock: Clock
+    keep_for: float
+    """Seconds."""
+    keep_bytes: int
+    problem: str | None = field(default=None, init=False)
+    """Why the audit log can't be written."""
+    _passing: deque[tuple[int, Note]] = field(default_factory=deque)
+    """Notes that wait, by their number."""
+    _lasting: deque[tuple[int, Note]] = field(default_factory=deque)
+    _last: int = 0
+    """The number of the newest note."""
+    _dropped: int = 0
+    _writing: tuple[asyncio.Future[Anchor], list[Note]] | None = None
+    _news: asyncio.Event = field(default_factory=asyncio.Event)
+    _tidied: float = float("-inf")
+
+    def take(self, entry: Entry) -> None:
+        """Have an event written; it is a listener of the event log."""
+        many = entry.event if isinstance(entry.event, DecisionsChanged) else None
+        events: tuple[Event, ...] = (entry.event,) if many is None else many.decisions
+        for event in events:
+            self.note(Note(entry.at, event.name, event.shown()))
+
+    def note(self, note: Note) -> None:
+        """Have something written."""
+        self._last += 1
+        self._lane(note).append((self._last, note))
+        if len(self._passing) + len(self._lasting) > WAITING:
+            (self._passing or self._lasting).popleft()
+            self._dropped += 1
+        self._news.set()
+
+    def _lane(self, note: Note) -> deque[tuple[int, Note]]:
+        return self._lasting if is_lasting(note.kind) else self._passing
+
+    async def run(self) -> None:
+        """Write what comes until cancelled."""
+        self.note(Note(self.clock.now(), "node.started", {}))
+        while True:
+            await self._news.wait()
+            await asyncio.sleep(GATHER)
+            if not await self.flush():
+                await asyncio.sleep(RETRY)
+
+    async def close(self) -> None:
+        """Write what is left, at the end."""
+        self.note(Note(self.clock.now(), "node.stopped", {}))
+        await self.flush()
+
+    async def flush(self) -> bool:
+        """Write what waits; returns whether that worked."""
+        try:
+            await self._settle()
+            self._news.clear()
+            if self._passing or self._lasting:
+                notes, self._dropped = self._taken(), 0
+                append = asyncio.get_running_loop().run_in_executor(None, self.ledger.append, notes)
+                # A write goes on although its task is cancelled: whoever flushes next has to know of it.
+                self._writing = append, notes
+                with suppress(StoreError):
+                    await asyncio.shield(append)
+                await self._settle()
+            await self._tidy()
+        except StoreError as error:
+            if self.problem is None:
+                _log.error("audit.trouble", problem=str(error))
+            self.problem = str(error)
+            self._news.set()
+            return False
+        self.problem = None
+        return True
+
+    def _taken(self) -> list[Note]:
+        gap = [Note(self.clock.now(), "audit.gap", {"records": self._dropped})] if self._dropped else []
+        notes = [*gap, *(note for _, note in heapq.merge(self._passing, self._lasting))]
+        self._passing.clear()
+        self._lasting.clear()
+        return notes
+
+    async def _settle(self) -> None:
+        """See how the last write ended; what it could not write waits again. Raises `StoreError`."""
+        if self._writing is None:
+            return
+        (append, notes), self._writing = self._writing, None
+        try:
+            await append
+        except StoreError:
+            self._wait_again(notes)
+            raise
+
+    def _wait_again(self, notes: list[Note]) -> None:
+        """Put notes before those that came since, in their order."""
+        since = [note for _, note in heapq.merge(self._passing, self._lasting)]
+        self._passing.clear()
+        self._lasting.clear()
+        for note in (*notes, *since):
+            if note.kind == "audit.gap":
+                self._dropped += int(note.body["records"] or 0)
+            else:
+                self.note(note)
+
+    async def _tidy(self) -> None:
+        now = self.clock.now()
+        if now - self._tidied < TIDY:
+            return
+        self._tidied = now
+        # By whole days, so that a day has one record of a cut by age.
+        before = (now - self.keep_for) // DAY * DAY
+        gone = await asyncio.to_thread(
+            lambda: self.ledger.forget(now=now, before=before, largest=self.keep_bytes)
+        )
+        if gone:
+            _log.info("audit.forgot", records=gone)

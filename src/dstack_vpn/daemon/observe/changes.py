@@ -1,0 +1,107 @@
+"""Publishes changes: one by one, or many at once as one event."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Final
+
+from dstack_vpn.core.access.plan import Plan, Step
+from dstack_vpn.core.chain.commands import Advanced
+from dstack_vpn.core.chain.events import LoggedEvent, Observed, OwnerKeyUpdated
+from dstack_vpn.core.chain.node import Node
+from dstack_vpn.core.chain.registry import Registry
+from dstack_vpn.core.model import RemovePeer, TokenId
+from dstack_vpn.core.observe.events import (
+    PeerRemoved,
+    PeersChanged,
+    PeerSet,
+    Reorged,
+    TokenChanged,
+    TokensChanged,
+)
+from dstack_vpn.core.wireguard.keys import PublicKey
+from dstack_vpn.ports import Publish
+
+ONE_BY_ONE: Final = 50
+"""Changes at once; more of them become one event."""
+
+_EVENTS: Final = {
+    "Granted": "granted",
+    "Revoked": "revoked",
+    "Transferred": "transferred",
+    "KeyUpdated": "key updated",
+    "OwnerKeyUpdated": "key updated",
+    "EndpointUpdated": "endpoint updated",
+    "ExpiryUpdated": "expiry updated",
+}
+"""The registry's events in words."""
+
+
+def publish_plan(
+    publish: Publish,
+    steps: Plan,
+    *,
+    tokens: Mapping[PublicKey, TokenId | None],
+    registry: Registry,
+    block: int | None,
+    latency: float | None,
+    causes: Mapping[TokenId, str],
+) -> None:
+    """Publish what the device has acknowledged.
+
+    ``tokens`` has the token that each peer stands for, or stood for. ``latency`` is in seconds, and None for
+    a repair. ``causes`` has the last event of each token.
+    """
+    if len(steps.steps) > ONE_BY_ONE:
+        publish(PeersChanged(len(steps.others), len(steps.removals), block, latency))
+        return
+    for step in steps.steps:
+        token = tokens[step.change.public_key]
+        node = None if token is None else registry.get(token)
+        cause = None if token is None else causes.get(token)
+        publish(replace(_peer(step, token, node, block, latency), cause=cause))
+
+
+def publish_advanced(publish: Publish, advanced: Advanced, registry: Registry) -> None:
+    """Publish what the chain has brought, and what a reorg has undone."""
+    if advanced.reorg_depth:
+        dropped, added = len(advanced.dropped), len(advanced.added)
+        publish(Reorged(advanced.reorg_depth, dropped, added, advanced.tip.number))
+    # A state that was read is no event, however it got into the timeline.
+    undone = [x for x in advanced.dropped if not isinstance(x.event, Observed)]
+    new = [x for x in advanced.added if not isinstance(x.event, Observed)]
+    if len(undone) + len(new) > ONE_BY_ONE:
+        publish(TokensChanged(len(new), len(undone), advanced.tip.number))
+        return
+    for each in undone:
+        publish(_token(each, registry, undone=True))
+    for each in new:
+        publish(_token(each, registry, undone=False))
+
+
+def _peer(
+    step: Step, token: TokenId | None, node: Node | None, block: int | None, latency: float | None
+) -> PeerSet | PeerRemoved:
+    key, (name, owner) = step.change.public_key, _who(node)
+    if isinstance(step.change, RemovePeer):
+        return PeerRemoved(key, token, name, owner, step.reason, block, latency)
+    added = isinstance(step.inverse, RemovePeer)
+    return PeerSet(key, token, name, owner, step.reason, added, block, latency)
+
+
+def _token(logged: LoggedEvent, registry: Registry, *, undone: bool) -> TokenChanged:
+    event, token, owner = logged.event, None, None
+    name = None
+    if isinstance(event, OwnerKeyUpdated):
+        owner = event.owner
+    else:
+        token = event.token_id
+        name, owner = _who(registry.get(token))
+    kind = _EVENTS[type(event).__name__]
+    return TokenChanged(kind, token, name, owner, logged.block_number, logged.log_index, undone)
+
+
+def _who(node: Node | None) -> tuple[str | None, str | None]:
+    """Return a token's node id, if it has one that can be shown, and its owner."""
+    if node is None:
+        return None, None
+    return node.node_id if isinstance(node.node_id, str) else None, node.owner

@@ -1,0 +1,211 @@
+"""Writes down what the node knows: the registry into the store, the peers into the wg-quick file.
+
+Both are written behind the events, never in their way. A store that can't be written to is worth a warning
+and no more: the tunnel lives on the chain, not on the disk.
+"""
+
+import asyncio
+from collections.abc import Awaitable
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+import structlog
+
+from dstack_vpn.core.chain.commands import Advanced
+from dstack_vpn.core.chain.events import LoggedEvent
+from dstack_vpn.core.chain.registry import Registry
+from dstack_vpn.core.limits.time_share import TimeShare
+from dstack_vpn.core.model import Peer, TokenId
+from dstack_vpn.core.wireguard.config_file import ConfPeer, WgConfig, parse, render
+from dstack_vpn.core.wireguard.keys import PublicKey
+from dstack_vpn.daemon.chain.loop import ChainLoop
+from dstack_vpn.daemon.chain.state import Began
+from dstack_vpn.daemon.device.own_keys import OwnKeys
+from dstack_vpn.daemon.device.tunnel import Tunnel
+from dstack_vpn.errors import FormatError, StoreError
+from dstack_vpn.ports import Checkpoint, ConfigArchive, Store
+
+_log = structlog.get_logger(component="store")
+
+TIP_INTERVAL: Final = 5.0
+"""Seconds between writes of a tip that brought no event."""
+CONFIG_INTERVAL: Final = 1.0
+"""Seconds between writes of the wg-quick file, and between looks for a pinned backup."""
+WRITING: Final = TimeShare(parts=20)
+"""How much of the time is spent writing a large wg-quick file."""
+
+
+@dataclass(slots=True)
+class Recorder:
+    """Keeps the disk up with the node. Absorbs `StoreError`: health shows it."""
+
+    store: Store
+    archive: ConfigArchive
+    chain: ChainLoop
+    tunnel: Tunnel
+    keys: OwnKeys
+    changed: asyncio.Queue[Advanced | Began]
+    _base: Registry | None = field(default=None, init=False)
+    """The base that the store holds."""
+    _witnessed: frozenset[TokenId] = field(default=frozenset(), init=False)
+    """The tokens of it that the store holds as vouched for."""
+    _tip_written: float = field(default=0.0, init=False)
+    _config: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+    _incomplete: bool = field(default=False, init=False)
+    """Whether the store has refused something: only writing everything anew makes it whole again."""
+    _pin: str | None = field(default=None, init=False)
+    _problems: dict[str, str] = field(default_factory=dict, init=False)
+    """What is wrong with the store, the pin, the file; each is well again only by itself."""
+
+    @property
+    def problem(self) -> str | None:
+        """Why something can't be written; None: all of it can."""
+        return "; ".join(self._problems.values()) or None
+
+    def restored_with(self, problem: str) -> None:
+        """Take note that the store could not be read."""
+        self._problems["store"] = problem
+
+    def config_changed(self, _: object = None) -> None:
+        """The peers on the device are as they should be, and perhaps others than before."""
+        self._config.set()
+
+    async def run_store(self) -> None:
+        """Write the registry's steps as they come, many at once where they come quickly."""
+        while True:
+            news = [await self.changed.get()]
+            while not self.changed.empty():
+                news.append(self.changed.get_nowait())
+            await self._attempt("store", self._record(news))
+
+    async def run_config(self) -> None:
+        """Write the wg-quick file when the peers have changed; take and drop pins."""
+        clock, next_write = self.tunnel.clock, 0.0
+        while True:
+            await asyncio.sleep(CONFIG_INTERVAL)
+            await self._attempt("pin", self.read_pin())
+            began = clock.monotonic()
+            if self._config.is_set() and began >= next_write:
+                self._config.clear()
+                await self._attempt("config", self._write_config())
+                now = clock.monotonic()
+                next_write = now + WRITING.pause(now - began)
+
+    async def read_pin(self) -> None:
+        """Follow the operator's pin; raises `StoreError`."""
+        text = await self.archive.pinned()
+        if text == self._pin:
+            return
+        members = self.tunnel.members
+        if text is None:
+            self._pin = None
+            members.pin(None)
+            return
+        try:
+            peers = {entry.peer.public_key: entry.peer for entry in parse(text).peers}
+        except FormatError as error:
+            raise StoreError(f"the pinned configuration can't be read: {error}") from error
+        self._pin = text
+        members.pin(peers)
+
+    async def flush(self) -> None:
+        """Write what is left to write, at the end."""
+        news = []
+        while not self.changed.empty():
+            news.append(self.changed.get_nowait())
+        await self._attempt("store", self._record(news))
+        if self._config.is_set():
+            await self._attempt("config", self._write_config())
+
+    # -- the store ------------------------------------------------------------------------------------
+
+    async def _record(self, news: list[Advanced | Began]) -> None:
+        follower, identity = self.tunnel.members.follower, self.chain.identity
+        if follower.tip is None or follower.settled is None or identity is None:
+            return
+        now = self.tunnel.clock.monotonic()
+        age = self.tunnel.members.staleness.age(now)
+        synced = None if age is None else self.tunnel.clock.now() - age
+        incomplete, self._incomplete = self._incomplete, True
+        base, witnessed = (
+            follower.timeline.base,
+            self._witnessed_now() if Began() in news else self._witnessed,
+        )
+        if incomplete or (Began() in news and (base is not self._base or witnessed != self._witnessed)):
+            nodes = tuple(base.nodes.values())
+            events = follower.timeline.events
+            await self.store.checkpoint(
+                Checkpoint(identity, follower.settled, nodes, events, follower.tip, witnessed, synced)
+            )
+            self._base, self._witnessed = base, witnessed
+        else:
+            added, dropped = _net([step for step in news if isinstance(step, Advanced)])
+            if added or dropped or now - self._tip_written >= TIP_INTERVAL:
+                await self.store.append(follower.tip, added, dropped, synced)
+                self._tip_written = now
+        self._incomplete = False
+
+    def _witnessed_now(self) -> frozenset[TokenId]:
+        quorum, base = self.tunnel.members.quorum, self.tunnel.members.follower.timeline.base
+        if quorum is None:
+            return frozenset()
+        return frozenset(node.token_id for node in base.nodes.values() if quorum.vouches(node))
+
+    # -- the wg-quick file ----------------------------------------------------------------------------
+
+    async def _write_config(self) -> None:
+        """Write the interface down as wg-quick(8) would have it."""
+        tunnel, members = self.tunnel, self.tunnel.members
+        own = members.own_node
+        addresses = frozenset[str]() if own is None else members.addresses.allowed_ips(own.token_id)
+        key = self.keys.private if self.keys.on_disk else None
+        bare = WgConfig(key, tunnel.listen_port, addresses, tunnel.mtu)
+        peers, tokens = dict(members.membership.peers), dict(members.membership.tokens)
+        # Thousands of peers take a while to write out: aside, so that no event waits for it.
+        try:
+            text = await asyncio.to_thread(_text, bare, peers, tokens, members.follower.registry)
+        except FormatError as error:
+            raise StoreError(f"the wg-quick file can't be written: {error}") from error
+        await self.archive.write(text)
+
+    async def _attempt(self, what: str, work: Awaitable[None]) -> None:
+        try:
+            await work
+        except StoreError as error:
+            if self._problems.get(what) != str(error):
+                _log.error("store.trouble", problem=str(error))
+            self._problems[what] = str(error)
+        else:
+            self._problems.pop(what, None)
+
+
+def _text(
+    bare: WgConfig, peers: dict[PublicKey, Peer], tokens: dict[PublicKey, TokenId], registry: Registry
+) -> str:
+    """The file, from which wg-quick could bring the tunnel up: so without the relays of this process."""
+    entries = []
+    for key, peer in peers.items():
+        if peer.endpoint is not None and peer.endpoint.is_loopback:
+            peer = replace(peer, endpoint=None)  # noqa: PLW2901 - the rest of it stays
+        node = registry.get(tokens[key])
+        named = node is not None and isinstance(node.node_id, str)
+        entries.append(ConfPeer(peer, str(node.node_id), node.token_id) if node and named else ConfPeer(peer))
+    return render(replace(bare, peers=tuple(entries)))
+
+
+def _net(steps: list[Advanced]) -> tuple[list[LoggedEvent], list[LoggedEvent]]:
+    """What several steps come to: an event that came and went was never there."""
+    added: dict[LoggedEvent, None] = {}
+    dropped: dict[LoggedEvent, None] = {}
+    for step in steps:
+        for event in step.dropped:
+            if event in added:
+                del added[event]
+            else:
+                dropped[event] = None
+        for event in step.added:
+            if event in dropped:
+                del dropped[event]
+            else:
+                added[event] = None
+    return list(added), list(dropped)

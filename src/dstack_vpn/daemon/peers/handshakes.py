@@ -1,0 +1,202 @@
+"""Calls the peers of a device that has just been set up, instead of waiting until they notice.
+
+They still hold sessions with the WireGuard that we had before, and go on using them: one finds out after 15 s
+without an answer (KEEPALIVE_TIMEOUT and REKEY_TIMEOUT). A handshake of ours tells it at once. A peer that
+lost its session on this device is called too: it was taken away and set again, or it was revoked and granted
+again within the life of a session. The state directory keeps where each peer was heard last, so that a peer
+without an endpoint of its own (behind NAT, or a relay) is called as well.
+
+WireGuard sends one initiation in 5 s (REKEY_TIMEOUT). If that one is lost, the tunnel stands still for as
+long. It is easily lost: the other node may learn of the grant a moment later, and two initiations that cross
+cancel each other, since each side then answers as the responder and drops the answer to its own. So a peer
+that has no session soon after a call is set anew, which allows another initiation, and called again. The
+side with the smaller key does that first.
+"""
+
+import asyncio
+import math
+import random
+from collections.abc import Collection, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+import structlog
+
+from dstack_vpn.core.model import DeviceState, SocketAddress
+from dstack_vpn.core.wireguard.keys import PublicKey
+from dstack_vpn.core.wireguard.wire import SESSION_LIFE
+from dstack_vpn.daemon.device.tunnel import Tunnel
+from dstack_vpn.daemon.peers.executor import Places
+from dstack_vpn.daemon.peers.members import Members
+from dstack_vpn.errors import StoreError
+from dstack_vpn.ports import Device, EndpointMemory
+
+_log = structlog.get_logger(component="device")
+_chance: Final = random.SystemRandom().random
+
+AGAIN: Final = 0.5
+"""Seconds from a call to the next one; the side with the larger key waits twice as long."""
+JITTER: Final = 0.25
+"""Seconds at most that are added to it."""
+CALLS: Final = 4
+"""Calls at most, with a longer pause before each; WireGuard goes on by itself."""
+CALLED_AGAIN: Final = 200
+"""Peers at most that are called again: to set many anew holds up the device."""
+
+
+class Initiate(Protocol):
+    """Has WireGuard send peers a handshake initiation, to these places; raises nothing."""
+
+    async def __call__(self, places: Places, *, anew: bool = False) -> None:
+        """With ``anew`` the peers are set anew before."""
+
+
+@dataclass(slots=True)
+class _Call:
+    place: SocketAddress
+    due: float
+    """When to call again (monotonic seconds)."""
+    made: int = 1
+
+
+@dataclass(slots=True)
+class Greeter:
+    """Calls peers, and remembers where they were heard."""
+
+    tunnel: Tunnel
+    members: Members
+    memory: EndpointMemory
+    initiate: Initiate
+    _known: dict[PublicKey, SocketAddress] = field(default_factory=dict, init=False)
+    _called: Device | None = field(default=None, init=False)
+    """The device whose peers have been called."""
+    _state: DeviceState | None = field(default=None, init=False)
+    _lost: set[PublicKey] = field(default_factory=set, init=False)
+    """Peers that had a session, and have none any more."""
+    _left: dict[PublicKey, float] = field(default_factory=dict, init=False)
+    """Peers that were removed while they had a session, and when (monotonic seconds)."""
+    _calls: dict[PublicKey, _Call] = field(default_factory=dict, init=False)
+    """Peers that were called and have no session yet."""
+    _news: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+
+    def saw(self, state: DeviceState) -> None:
+        """Take note of the device, as it was read just now."""
+        before = {} if self._state is None else self._state.peers
+        now = self.tunnel.clock.monotonic()
+        for key, peer in before.items():
+            if peer.last_handshake and key not in state.peers:
+                self._left[key] = now
+        self._left = {key: at for key, at in self._left.items() if now - at < SESSION_LIFE}
+        for key, peer in state.peers.items():
+            had = key in before and before[key].last_handshake
+            if not peer.last_handshake and (had or key in self._left):
+                self._lost.add(key)
+            self._left.pop(key, None)
+        self._state = state
+        self._news.set()
+
+    def call_again(self) -> None:
+        """The device's peers have no sessions any more: have them called."""
+        self._called = self._state = None
+
+    async def run(self) -> None:
+        """Call and remember until cancelled. Absorbs `StoreError`: what it can't keep is a convenience."""
+        try:
+            known = await self.memory.load()
+            self._known = {key: place for key, place in known.items() if self._is_usable(place)}
+        except StoreError as error:
+            _log.info("endpoints.unknown", reason=str(error))
+        while True:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._news.wait(), self._pause())
+            self._news.clear()
+            if not self.tunnel.up.is_set():
+                continue
+            await self._call_those_without_session()
+            state = self._state
+            if state is None or not state.peers:
+                continue
+            lost, self._lost = self._lost, set()
+            if self._called is not self.tunnel.device:
+                self._called = self.tunnel.device
+                await self._call(state, state.peers)
+            elif lost:
+                await self._call(state, lost & state.peers.keys())
+            await self._remember(state)
+
+    async def last_look(self) -> None:
+        """At the end, while there is still a device: remember where peers are now. Absorbs device errors."""
+        state = await self.tunnel.read()
+        if state is not None:
+            await self._remember(state)
+
+    async def _call(self, state: DeviceState, keys: Iterable[PublicKey]) -> None:
+        places = {
+            key: state.peers[key].endpoint or self._known.get(key)
+            for key in keys
+            if not state.peers[key].last_handshake
+        }
+        wanted = self.members.membership.peers
+        called = {key: place for key, place in places.items() if place is not None and key in wanted}
+        if not called:
+            return
+        await self.initiate(called)
+        if len(called) <= CALLED_AGAIN:
+            self._calls |= {key: _Call(place, self._due(key, 1)) for key, place in called.items()}
+        _log.info("peers.called", peers=len(called))
+
+    # -- calls that were not answered -----------------------------------------------------------------
+
+    def _due(self, key: PublicKey, made: int) -> float:
+        """When to call again after so many calls: never at the same moment as the other side does."""
+        first = bytes(self.members.own_key) < bytes(key)
+        pause = AGAIN * made * (1 if first else 2)
+        return self.tunnel.clock.monotonic() + pause + JITTER * _chance()
+
+    def _pause(self) -> float | None:
+        """Seconds until a peer is to be called again; None if none is."""
+        due = min((call.due for call in self._calls.values()), default=math.inf)
+        return None if due == math.inf else max(due - self.tunnel.clock.monotonic(), 0.0)
+
+    async def _call_those_without_session(self) -> None:
+        """Call those again that are due and have no session; forget those that have one, or are gone."""
+        now = self.tunnel.clock.monotonic()
+        if not any(call.due <= now for call in self._calls.values()):
+            return
+        state = await self.tunnel.read()
+        if state is None:
+            self._calls.clear()
+            return
+        self._forget_calls(state, self.members.membership.peers.keys())
+        due = {key: call for key, call in self._calls.items() if call.due <= now}
+        if due:
+            await self.initiate({key: call.place for key, call in due.items()}, anew=True)
+        for key, call in due.items():
+            call.made += 1
+            call.due = self._due(key, call.made)
+
+    def _forget_calls(self, state: DeviceState, wanted: Collection[PublicKey]) -> None:
+        for key, call in list(self._calls.items()):
+            peer = state.peers.get(key)
+            if peer is None or peer.last_handshake or key not in wanted or call.made >= CALLS:
+                del self._calls[key]
+
+    def _is_usable(self, place: SocketAddress) -> bool:
+        """Whether a peer may be called there: it is another machine, outside of the tunnel."""
+        return self.members.policy.destinations.refusal(place.host) is None
+
+    async def _remember(self, state: DeviceState) -> None:
+        heard = {
+            key: peer.endpoint
+            for key, peer in state.peers.items()
+            if peer.endpoint is not None and peer.last_handshake and self._is_usable(peer.endpoint)
+        }
+        known = {key: place for key, place in (self._known | heard).items() if key in state.peers}
+        if known == self._known:
+            return
+        self._known = known
+        try:
+            await self.memory.save(known)
+        except StoreError as error:
+            _log.info("endpoints.not_kept", reason=str(error))

@@ -1,0 +1,382 @@
+"""The registry as this node sees it: the follower's state, the decisions over it, and the peers that follow.
+
+Synchronous on purpose: an event is folded, decided about and handed on as peer deltas in one go, so nothing
+can come in between.
+"""
+
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+import structlog
+
+from dstack_vpn.core.access.addressing import AddressPlan
+from dstack_vpn.core.access.control import (
+    EVERYONE,
+    AccessControl,
+    Admission,
+    Decision,
+    Identity,
+    Reason,
+    own_problem,
+)
+from dstack_vpn.core.access.decisions import DecisionRecord
+from dstack_vpn.core.access.expiry import ExpiryClock
+from dstack_vpn.core.access.membership import Delta, Lookup, Membership, PeerPolicy, keys_of
+from dstack_vpn.core.access.quorum import Quorum
+from dstack_vpn.core.access.staleness import Staleness, StalePolicy
+from dstack_vpn.core.chain.commands import Advanced
+from dstack_vpn.core.chain.events import Observed, OwnerKeyUpdated
+from dstack_vpn.core.chain.follower import Follower
+from dstack_vpn.core.chain.node import Node
+from dstack_vpn.core.chain.registry import Registry
+from dstack_vpn.core.model import BlockRef, Endpoint, Malformed, Peer, TokenId
+from dstack_vpn.core.observe.events import (
+    Decided,
+    DecisionsChanged,
+    FieldRefused,
+    KeyChanged,
+    PinChanged,
+)
+from dstack_vpn.core.observe.reports import MembersReport
+from dstack_vpn.core.paths.peer_endpoint import Reach
+from dstack_vpn.core.wireguard.keys import PublicKey
+from dstack_vpn.ports import Checkpoint, Clock, Publish
+
+_log = structlog.get_logger(component="registry")
+
+SINGLY: Final = 50
+"""Changed decisions that are published one by one; more at once are published together."""
+
+
+@dataclass(slots=True)
+class Members:
+    """What the chain says and what this node makes of it."""
+
+    own_key: PublicKey
+    identity: Identity
+    """How our own token is known, beside our key."""
+    addresses: AddressPlan
+    policy: PeerPolicy
+    confirmations: int
+    clock: Clock
+    paced: bool
+    """Whether blocks come at a known pace; on other chains anybody sets their time."""
+    lookup: Lookup
+    quorum: Quorum | None
+    """What the RPC endpoints agree on; None if one is enough."""
+    staleness: Staleness
+    submit: Callable[[list[Delta], float], None]
+    """Takes the deltas of one event, and when it arrived (monotonic seconds)."""
+    doubted: Callable[[], None]
+    """Called when there may be tokens that other endpoints have to be asked about."""
+    own_changed: Callable[[], None]
+    """Called when our own token, and with it our address, has changed."""
+    rekey: Callable[[AccessControl, float], PublicKey | None]
+    """Returns another key of ours that the registry names; called while ours is not in force."""
+    publish: Publish
+    follower: Follower = field(default_factory=Follower)
+    synced: float | None = field(default=None, init=False)
+    """When the registry was last known to be what the chain says (Unix seconds)."""
+    stale: bool = field(default=False, init=False)
+    """The members come from the state directory; the chain has not confirmed them since the start."""
+    isolated: bool = field(default=False, init=False)
+    """There are no peers, because the registry is too old."""
+    membership: Membership = field(init=False)
+    decisions: DecisionRecord = field(default_factory=DecisionRecord, init=False)
+    admission: Admission = field(default=EVERYONE, init=False)
+    causes: dict[TokenId, str] = field(default_factory=dict, init=False)
+    """The last event of each token that had one since the start: block and log index."""
+    _seen: Registry = field(default_factory=Registry, init=False)
+    """The registry that the peers were last derived from."""
+    _expiry: ExpiryClock = field(default_factory=ExpiryClock, init=False)
+    _timed: BlockRef | None = field(default=None, init=False)
+    """The block whose time was taken last."""
+    _own_token: TokenId | None = field(default=None, init=False)
+    _own_problem: str | None = field(default=None, init=False)
+    _too_old: str | None = field(default=None, init=False)
+    """Why no member was restored from the state directory."""
+    _age: float | None = field(default=None, init=False)
+    """The registry's, as of the last look (seconds)."""
+    _last_own: Node | None = field(default=None, init=False)
+    """Our token as it was when it was last in force, and no other token had our key without reason."""
+
+    def __post_init__(self) -> None:
+        self.membership = Membership(self.policy, self.lookup)
+
+    def now(self) -> float:
+        """The Unix time by which access expires: the wall clock, corrected by block time."""
+        return self._expiry.now(self.clock.now(), self.clock.monotonic())
+
+    @property
+    def access(self) -> AccessControl:
+        """Decisions over the registry as it is now."""
+        return self.access_over(self.follower.registry)
+
+    def access_over(self, registry: Registry) -> AccessControl:
+        """Decisions over another state, from this node's point of view."""
+        tip = self.follower.tip
+        return AccessControl(
+            registry,
+            self.addresses,
+            self.own_key,
+            tip.number if tip else 0,
+            self.confirmations,
+            self.quorum,
+            self.admission,
+            replace(self.identity, last=self._last_own),
+        )
+
+    @property
+    def known(self) -> bool:
+        """Whether there are members to go by, from the chain or from the store."""
+        return self.synced is not None or self.stale
+
+    def report(self) -> MembersReport:
+        """Report for health and metrics."""
+        return MembersReport(
+            synced=self.synced,
+            stale=self.stale,
+            age=self._age,
+            max_staleness=self.staleness.limit,
+            stale_policy=self.staleness.policy,
+            isolated=self.isolated,
+            too_old=self._too_old,
+            pinned=self.membership.pinned is not None,
+            own_problem=self._own_problem,
+        )
+
+    @property
+    def own_node(self) -> Node | None:
+        """Our own token, while it is in force."""
+        decision = self.access.decide(self.own_key, self.now())
+        return decision.node if decision.reason is Reason.OWN_KEY else None
+
+    # -- what happens ---------------------------------------------------------------------------------
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Begin with what was stored: members that were final then, less those revoked since."""
+        base = Registry.of(checkpoint.nodes)
+        self.follower.restore(base, checkpoint.finalized, checkpoint.events, checkpoint.tip)
+        wall, monotonic = self.clock.now(), self.clock.monotonic()
+        if checkpoint.synced is not None:
+            self._expiry.seen(checkpoint.synced, monotonic)
+        self._take_time()
+        now = self.now()
+        if self.quorum is not None:
+            witnessed = [node for node in checkpoint.nodes if node.token_id in checkpoint.witnessed]
+            self.quorum.remember(witnessed, checkpoint.finalized.number)
+        final = Membership(self.policy, self.lookup)
+        final.rebuild(self.access_over(base), now)
+        self.decisions.begin(self.access, now)
+        self._admit_only(frozenset(final.peers), Reason.UNSETTLED)
+        self.stale = True
+        self._too_old = self.staleness.restored(checkpoint.synced, wall, monotonic)
+        if self._too_old is not None:
+            # Without members from the disk; who isolates does not go by an adopted interface's either.
+            _log.error("members.too_old", problem=self._too_old)
+            self._admit_only(frozenset(), Reason.ISOLATED)
+            self.isolated = self.stale = self.staleness.policy is StalePolicy.ISOLATE
+        self.rebuild(self.clock.monotonic())
+
+    def grow_old(self) -> None:
+        """Time has passed: where it was too much without the chain, the policy says what becomes of them."""
+        now = self.clock.monotonic()
+        self._age = self.staleness.age(now)
+        if self.staleness.isolates(now) and not self.isolated:
+            _log.error("members.isolated", age=round(self._age or 0.0), members=len(self.membership.peers))
+            self.isolated = True
+            self._admit_only(frozenset(), Reason.ISOLATED)
+            self.rebuild(now)
+
+    def confirmed(self) -> None:
+        """The chain has been read: from now on it alone says who is a member."""
+        self._take_time()
+        first, self.synced = self.synced is None, self.clock.now()
+        self.staleness.confirmed(self.clock.monotonic())
+        self._age = 0.0
+        if self.admission.only is not None or self.stale:
+            if self.isolated:
+                _log.warning("members.rejoined")
+            self._admit_only(None, Reason.UNSETTLED)
+            self.stale = self.isolated = False
+            self._too_old = None
+            self.rebuild(self.clock.monotonic())
+        if first:
+            # An interface that was adopted may hold what nobody grants any more.
+            self.submit([], self.clock.monotonic())
+            self.own_changed()
+            self.judge_own()
+
+    def advanced(self, advanced: Advanced, seen: float) -> None:
+        """The follower has moved: decide about whom that may concern, and hand the deltas on."""
+        self._take_time()
+        before, after = self._seen, advanced.registry
+        self._seen = after
+        for logged in (*advanced.dropped, *advanced.added):
+            if not isinstance(logged.event, Observed | OwnerKeyUpdated):
+                self.causes[logged.event.token_id] = f"{logged.block_number}-{logged.log_index}"
+        self._take_key()
+        self._follow(advanced.tokens)
+        self._report(before, after, advanced.tokens)
+        self._reconsider(advanced.tokens, seen, before, after)
+        if advanced.tokens:
+            self.judge_own()
+
+    def testified(self, tokens: Collection[TokenId]) -> None:
+        """Other endpoints have said something new about these tokens."""
+        if tokens:
+            self._reconsider(tokens, self.clock.monotonic())
+
+    def rebuild(self, seen: float) -> None:
+        """Decide about everything anew."""
+        self._report(self._seen, self.follower.registry, self.follower.registry.nodes)
+        gone = self._seen.nodes.keys() - self.follower.registry.nodes.keys()
+        self._seen = self.follower.registry
+        self._take_key()
+        tokens = [*self._seen.nodes, *gone]
+        self._follow(tokens)
+        access, now = self.access, self.now()
+        self._hand_on(self.membership.rebuild(access, now), seen)
+        self._record(self.decisions.update(access, {*tokens, *self.decisions.due(access, now)}, now))
+        self.judge_own()
+
+    def expire(self) -> None:
+        """Decide again about the tokens whose access has ended by now."""
+        self._reconsider((), self.clock.monotonic())
+        self.judge_own()
+
+    def reached_by(self, endpoints: Collection[Endpoint]) -> set[Endpoint]:
+        """Which of these some peer is reached by."""
+        nodes = self.follower.registry.nodes
+        found = (self.policy.endpoint_of(nodes[t]) for t in self.membership.tokens.values() if t in nodes)
+        names = {reach.udp for reach in found if reach is not None and reach.udp is not None}
+        return names.intersection(endpoints)
+
+    def resolved(self, endpoints: Iterable[Endpoint]) -> None:
+        """Host names have other addresses now: tell the peers that are reached by them."""
+        changed = frozenset(endpoints)
+        if not changed:
+            return
+        nodes = self.follower.registry.nodes
+        self.reached_anew(
+            key
+            for key, token in self.membership.tokens.items()
+            if (node := nodes.get(token)) is not None
+            and (reach := self.policy.endpoint_of(node)) is not None
+            and reach.udp in changed
+        )
+
+    def reached_anew(self, keys: Iterable[PublicKey]) -> None:
+        """These peers are reached in another way now."""
+        deltas = self.membership.update(self.access, list(keys), self.now())
+        self._hand_on(deltas, self.clock.monotonic())
+
+    def named(self, key: PublicKey) -> tuple[TokenId | None, str | None]:
+        """Return a peer's token and node id, as far as it has them."""
+        token = self.membership.tokens.get(key)
+        node = None if token is None else self.follower.registry.get(token)
+        return token, None if node is None or isinstance(node.node_id, Malformed) else node.node_id
+
+    def pin(self, peers: dict[PublicKey, Peer] | None) -> None:
+        """Hold the peers to a set of the operator's choice, or (None) let go of it."""
+        self.publish(PinChanged(None if peers is None else len(peers)))
+        self.membership.pin(peers)
+        self.admission = replace(self.admission, pinned=None if peers is None else frozenset(peers))
+        self.rebuild(self.clock.monotonic())
+
+    def judge_own(self) -> None:
+        """Find out whether this node is a member itself, and what is wrong if not."""
+        own, problem = self.own_node, own_problem(self.access, self.now())
+        if not self.known:
+            problem = None  # a registry that nobody has read yet says nothing about us
+        elif own is not None and problem is None:
+            self._last_own = own
+        token = own.token_id if own is not None else None
+        if token != self._own_token:
+            self._own_token = token
+            self.own_changed()
+        if problem != self._own_problem:
+            self._own_problem = problem
+            if problem is None:
+                _log.info("membership.ok", node=self.identity.node_id)
+            else:
+                _log.warning("membership.problem", problem=problem)
+
+    def _take_key(self) -> None:
+        """Where the registry has another key of ours for us by now, that is our key."""
+        now = self.now()
+        if self.own_node is None and (key := self.rekey(self.access, now)) is not None:
+            self.own_key = key
+            self.publish(KeyChanged(key))
+
+    # -- helpers --------------------------------------------------------------------------------------
+
+    def _take_time(self) -> None:
+        """Take the time of our newest block, unless that is of a development chain: anybody sets its time."""
+        tip = self.follower.tip
+        if self.paced and tip is not None and tip.timestamp and tip != self._timed:
+            self._timed = tip
+            self._expiry.adopted(float(tip.timestamp), self.clock.monotonic())
+
+    def _hand_on(self, deltas: list[Delta], seen: float) -> None:
+        if deltas:
+            self.submit(deltas, seen)
+
+    def _report(self, before: Registry, after: Registry, tokens: Iterable[TokenId]) -> None:
+        """One line for each thing that is odd about a token, when it first is."""
+        for token in tokens:
+            old, new = before.get(token), after.get(token)
+            if new is None or new is old:
+                continue
+            if old is None and self.addresses.ipv4_of(token) is None:
+                _log.info("node.ipv6_only", token=token, reason="its id is beyond VPN_CIDR")
+            for name in ("node_id", "public_key", "endpoint", "uri_endpoint"):
+                value = getattr(new, name)
+                problem = self._problem(value)
+                if problem is not None and (old is None or getattr(old, name) != value):
+                    self.publish(FieldRefused(token, name, problem))
+
+    def _problem(self, value: object) -> str | None:
+        """Why a token's field is not used."""
+        if isinstance(value, Malformed):
+            return value.problem
+        return value.refusal(self.policy.destinations) if isinstance(value, Reach) else None
+
+    def _admit_only(self, keys: frozenset[PublicKey] | None, otherwise: Reason) -> None:
+        self.admission = replace(self.admission, only=keys, otherwise=otherwise)
+
+    def _reconsider(self, tokens: Iterable[TokenId], seen: float, *registries: Registry) -> None:
+        """Decide again about these tokens and about those that height or time may have changed.
+
+        ``registries`` are the states before and after an event. The keys in any of them are concerned.
+        """
+        access, now = self.access, self.now()
+        due = {*tokens, *self.decisions.due(access, now)}
+        if not due:
+            return
+        keys = keys_of(due, *registries, access.registry)
+        self._hand_on(self.membership.update(access, keys, now), seen)
+        rivals = (token for key in keys for token in access.registry.with_key(key))
+        self._record(self.decisions.update(access, due.union(rivals), now))
+
+    def _record(self, changed: list[tuple[TokenId, Decision]]) -> None:
+        """Publish each changed decision; the audit log is a listener."""
+        decided = tuple(self._decided(token, decision) for token, decision in changed)
+        if len(decided) <= SINGLY:
+            for each in decided:
+                self.publish(each)
+        else:
+            granted = sum(each.granted for each in decided)
+            self.publish(DecisionsChanged(granted, len(decided) - granted, decided))
+
+    def _decided(self, token: TokenId, decision: Decision) -> Decided:
+        name = decision.node.node_id if decision.node is not None else None
+        shown = None if isinstance(name, Malformed) else name
+        return Decided(token, shown, decision.granted, str(decision), self.causes.get(token))
+
+    def _follow(self, tokens: Collection[TokenId]) -> None:
+        """What the followed endpoint shows has to be shown by others, too, where that is asked for."""
+        if self.quorum is not None:
+            self.quorum.followed(tokens, self.follower.registry)
+            self.doubted()

@@ -1,0 +1,182 @@
+"""Chooses between UDP and relays for each peer as the network changes (`core.paths.selector`).
+
+On the way back to UDP nothing is lost, and nothing may arrive late: WireGuard follows a peer to wherever its
+last packet came from, so one that still comes by the relay would turn it back. Such packets are held until
+the peer must have seen that we are on UDP again. Then WireGuard is given the UDP address once more.
+"""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Final
+
+import structlog
+
+from dstack_vpn.core.limits.time_share import TimeShare
+from dstack_vpn.core.model import PeerState, SocketAddress
+from dstack_vpn.core.observe.events import TransportChanged
+from dstack_vpn.core.paths.peer_endpoint import Reach
+from dstack_vpn.core.paths.selector import Course, Way
+from dstack_vpn.core.wireguard.keys import PublicKey
+from dstack_vpn.core.wireguard.wire import SESSION_LIFE
+from dstack_vpn.daemon.device.tunnel import Tunnel
+from dstack_vpn.daemon.peers.executor import PlanExecutor
+from dstack_vpn.daemon.peers.members import Members
+from dstack_vpn.daemon.peers.paths import Paths, PeerPath
+from dstack_vpn.errors import RelayError
+from dstack_vpn.ports import Clock, PeerRelay, Publish
+
+_log = structlog.get_logger(component="relay")
+_chance: Final = random.SystemRandom().random
+
+TICK: Final = 1.0
+"""Seconds between looks at the peers that can be reached both ways, at least..."""
+READ_SHARE: Final = 50
+"""...and at most one part in so many of the time is spent reading the device."""
+LINGER: Final = 60.0
+"""Seconds by UDP after which a relay goes."""
+HOLD: Final = (0.1, 0.5)
+"""Seconds for which packets that still come by the relay are held: at least, and at most."""
+SETTLE: Final = 0.02
+"""Seconds for what was held to reach WireGuard."""
+
+
+@dataclass(slots=True)
+class PathKeeper:
+    """The task that keeps every peer reachable."""
+
+    paths: Paths
+    tunnel: Tunnel
+    members: Members
+    executor: PlanExecutor
+    clock: Clock
+    make_relay: Callable[[Reach], Awaitable[PeerRelay]]
+    """Raises `RelayError`."""
+    can_send: Callable[[SocketAddress], bool]
+    """Whether the system sends UDP there at all."""
+    publish: Publish
+    _group: asyncio.TaskGroup | None = field(default=None, init=False)
+
+    async def run(self) -> None:
+        """Choose paths until cancelled."""
+        work = self.paths.work
+        async with asyncio.TaskGroup() as self._group:
+            due = self.clock.monotonic() + TICK
+            while True:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(work.wait(), max(due - self.clock.monotonic(), 0))
+                work.clear()
+                if self.clock.monotonic() >= due:
+                    due = await self._tick() + self.clock.monotonic()
+                self.paths.end_forgotten()
+                await self._make_relays()
+
+    async def _tick(self) -> float:
+        """Look at the peers that can be reached both ways; returns the pause until the next look."""
+        began = self.clock.monotonic()
+        self.paths.keep(self.members.membership.peers.keys())
+        chosen = {key: peer for key, peer in self.paths.peers.items() if peer.course is not None}
+        state = await self.tunnel.read() if chosen else None
+        if state is None:
+            return TICK
+        cost = self.clock.monotonic() - began
+        for key, peer in chosen.items():
+            if (seen := state.peers.get(key)) is not None and self.paths.peers.get(key) is peer:
+                await self._look(key, peer, seen)
+        return TimeShare(READ_SHARE, TICK).pause(cost)
+
+    async def _look(self, key: PublicKey, peer: PeerPath, seen: PeerState) -> None:
+        assert peer.course is not None
+        course, now = peer.course, self.clock.monotonic()
+        session = self.clock.now() - seen.last_handshake < SESSION_LIFE
+        direct = self.paths.names.by_udp(key, peer.reach)
+        if course.way is Way.UDP and not session and not self._can_send(peer, direct, now):
+            turned = course.nowhere(now)
+        else:
+            at_home = direct is not None and seen.endpoint == direct
+            relayed = peer.relay is not None and seen.endpoint == peer.relay.address
+            turned = course.look(
+                now, seen.tx_bytes, seen.rx_bytes, session=session, direct=at_home, relayed=relayed
+            )
+            if course.proven and at_home:
+                peer.heard(direct)
+        if turned:
+            self._turned(key, course)
+        elif peer.relay is None or direct is None:
+            return
+        elif course.probe(now, _chance()):
+            peer.relay.probe(direct, lambda: self._answered(key, peer))
+        elif (
+            course.way is Way.UDP and seen.endpoint == peer.relay.address and self.paths.is_proven(key, peer)
+        ):
+            await self.executor.point(key, direct)  # a straggler has turned WireGuard back
+        elif course.by_udp_for(now) > LINGER:
+            self.paths.end_relay(peer)
+
+    def _can_send(self, peer: PeerPath, direct: SocketAddress | None, now: float) -> bool:
+        """Whether UDP goes out at all; asking sends a datagram, so a yes holds for a while."""
+        if direct is None:
+            return False
+        if peer.asks(now):
+            if not self.can_send(direct):
+                return False
+            peer.goes_out(now)
+        return True
+
+    def _turned(self, key: PublicKey, course: Course) -> None:
+        if not course.hopeless:
+            self.publish(TransportChanged(key, *self.members.named(key), course.way.value))
+        if course.way is Way.RELAY and self.paths.peers[key].relay is None:
+            self.paths.work.set()  # the members follow when the relay is there
+        else:
+            self.members.reached_anew([key])
+
+    def _answered(self, key: PublicKey, peer: PeerPath) -> None:
+        """A probe was answered by UDP."""
+        if self.paths.peers.get(key) is peer and self._group is not None:
+            self._group.create_task(self._return(key, peer), name=f"return {key}")
+
+    async def _return(self, key: PublicKey, peer: PeerPath) -> None:
+        """Go back to UDP without losing a packet."""
+        relay, course = peer.relay, peer.course
+        direct = self.paths.names.by_udp(key, peer.reach)
+        if relay is None or course is None or direct is None or not course.by_udp(self.clock.monotonic()):
+            return
+        peer.heard(direct)
+        relay.hold(on=True)
+        try:
+            self._turned(key, course)
+            await asyncio.sleep(_hold_for(relay))
+        finally:
+            relay.hold(on=False)
+        await asyncio.sleep(SETTLE)
+        await self.executor.point(key, direct)
+
+    async def _make_relays(self) -> None:
+        """Make the relays that are wanted. Absorbs failures: the next tick tries again."""
+        assert self._group is not None
+        made = []
+        for key, peer in list(self.paths.peers.items()):
+            if peer.way is Way.UDP or peer.relay is not None:
+                continue
+            try:
+                relay = await self.make_relay(peer.reach)
+            except (RelayError, OSError) as error:
+                if peer.fails(str(error)):
+                    _log.error("transport.no_relay", peer=str(key), problem=str(error))
+                continue
+            peer.begin(relay, self._group.create_task(relay.run(), name=f"relay {key}"))
+            if self.paths.peers.get(key) is peer:
+                made.append(key)
+            else:
+                self.paths.end_relay(peer)  # forgotten meanwhile
+        if made:
+            self.members.reached_anew(made)
+
+
+def _hold_for(relay: PeerRelay) -> float:
+    """Return twice the way to the peer and back, as far as it is known, within bounds; seconds."""
+    rtt_ms = relay.snapshot()["rtt_ms"] or 0.0
+    return float(min(max(2 * rtt_ms / 1000, HOLD[0]), HOLD[1]))

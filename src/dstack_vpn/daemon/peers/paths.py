@@ -1,0 +1,183 @@
+"""How each peer is reached now: by UDP or over relays. `daemon.peers.path_keeper` changes that.
+
+The membership asks `where` to send for a peer. A peer's relay is made when it is first needed, listens on a
+loopback port, and goes when UDP has carried for a while.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from dstack_vpn.core.model import SocketAddress
+from dstack_vpn.core.paths.peer_endpoint import Reach
+from dstack_vpn.core.paths.selector import Course, Transport, Way, usable
+from dstack_vpn.core.wireguard.keys import PublicKey
+from dstack_vpn.daemon.peers.endpoints import EndpointBook
+from dstack_vpn.ports import PeerRelay
+
+ASK: Final = 30.0
+"""Seconds between questions whether the system sends UDP to a peer without a session."""
+COUNTED: Final = ("datagrams_up", "datagrams_down", "bytes_up", "bytes_down", "reconnects", "stalls")
+"""Of a relay's counters, those that are added up."""
+
+
+@dataclass(slots=True, eq=False)
+class PeerPath:
+    """The path to one peer that has relays."""
+
+    reach: Reach
+    course: Course | None
+    """None: there is no choice."""
+    relay: PeerRelay | None = field(default=None, init=False)
+    heard_at: SocketAddress | None = field(default=None, init=False)
+    """The UDP address at which it was heard last."""
+    _running: "asyncio.Task[None] | None" = field(default=None, init=False)
+    _problem: str | None = field(default=None, init=False)
+    """Why it has no relay."""
+    _ask_at: float = field(default=0.0, init=False)
+    """When to ask again whether UDP goes out."""
+
+    @property
+    def way(self) -> Way:
+        """The way that is used."""
+        return Way.RELAY if self.course is None else self.course.way
+
+    def change(self, allowed: Reach) -> None:
+        """Take other endpoints for the same peer."""
+        if self.course is not None and self.reach.udp != allowed.udp:
+            self.course.probe_soon()
+        self.reach = allowed
+        if self.relay is not None:
+            self.relay.retarget(allowed.relays)
+
+    def begin(self, relay: PeerRelay, running: "asyncio.Task[None]") -> None:
+        """Use a relay from now on."""
+        self.relay, self._running = relay, running
+
+    def fails(self, problem: str) -> bool:
+        """Take note of why there is no relay; returns whether that is new."""
+        changed, self._problem = problem != self._problem, problem
+        return changed
+
+    def end(self) -> Counter[str]:
+        """End the relay, if there is one; returns what it has counted."""
+        counted = Counter[str]() if self.relay is None else counters(self.relay.snapshot())
+        if self._running is not None:
+            self._running.cancel()
+        self.relay = self._running = None
+        return counted
+
+    def heard(self, at: SocketAddress | None) -> None:
+        """Take note of the UDP address at which the peer was heard."""
+        self.heard_at = at
+
+    def asks(self, now: float) -> bool:
+        """Whether it is time to ask again whether UDP goes out."""
+        return now >= self._ask_at
+
+    def goes_out(self, now: float) -> None:
+        """Take note that the system sends UDP to it."""
+        self._ask_at = now + ASK
+
+
+@dataclass(slots=True)
+class Paths:
+    """The paths to all peers that have relays; the others are reached by UDP."""
+
+    transport: Transport
+    names: EndpointBook
+    peers: dict[PublicKey, PeerPath] = field(default_factory=dict, init=False)
+    work: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+    """Set when a relay has to be made or ended."""
+    _gone: list[PeerPath] = field(default_factory=list, init=False)
+    _past: Counter[str] = field(default_factory=Counter, init=False)
+    """What relays that are gone have counted."""
+
+    def where(self, key: PublicKey, reach: Reach) -> SocketAddress | None:
+        """Return where WireGuard is to send for a peer; None if nothing is known. Implements `Lookup`."""
+        allowed = usable(reach, self.transport)
+        if not allowed.relays:
+            self.forget(key)
+            return self.names.by_udp(key, allowed)
+        peer = self.peers.get(key)
+        if peer is None or (peer.reach.udp is None) != (allowed.udp is None):
+            self.forget(key)
+            peer = self.peers[key] = PeerPath(allowed, None if allowed.udp is None else Course())
+        elif peer.reach != allowed:
+            peer.change(allowed)
+        if peer.way is Way.UDP:
+            return self.names.by_udp(key, allowed)
+        if peer.relay is None:
+            self.work.set()
+        return None if peer.relay is None else peer.relay.address
+
+    def proven(self) -> set[PublicKey]:
+        """Return the peers whose path was chosen by what they answer to: data may be sent there at once.
+
+        A relay has accepted our connection, and one that gets no answers is left within seconds.
+        """
+        return {key for key, peer in self.peers.items() if self.is_proven(key, peer)}
+
+    def is_proven(self, key: PublicKey, peer: PeerPath) -> bool:
+        """Whether that holds for one peer."""
+        course = peer.course
+        if course is None or course.way is Way.RELAY:
+            return course is not None
+        return course.proven and peer.heard_at == self.names.by_udp(key, peer.reach)
+
+    def problems(self) -> dict[str, str]:
+        """Return the peers whose relays carry nothing, and why."""
+        relays = {key: peer.relay for key, peer in self.peers.items() if peer.way is Way.RELAY}
+        found = {key: relay.problem for key, relay in relays.items() if relay is not None}
+        return {str(key): problem for key, problem in found.items() if problem}
+
+    def describe(self, key: PublicKey) -> dict[str, Any]:
+        """Return how a peer is reached, as JSON can hold it."""
+        peer = self.peers.get(key)
+        if peer is None or peer.way is Way.UDP or peer.relay is None:
+            return {"transport": None if peer is not None and peer.way is Way.RELAY else "udp", "relay": None}
+        seen = peer.relay.snapshot()
+        upstream = seen["upstream"]
+        return {"transport": None if upstream is None else upstream.partition(":")[0], "relay": seen}
+
+    def describe_all(self) -> dict[PublicKey, dict[str, Any]]:
+        """Return the same for every peer that has relays."""
+        return {key: self.describe(key) for key in self.peers}
+
+    def carried(self, described: Mapping[PublicKey, Mapping[str, Any]]) -> Counter[str]:
+        """Return what all relays to peers have counted since the start, those that are gone included."""
+        found = Counter(self._past)
+        for key, peer in self.peers.items():
+            if peer.relay is not None:
+                # One that is not used any more, but has not gone yet, is not described.
+                found.update(counters(described[key]["relay"] or peer.relay.snapshot()))
+        return found
+
+    def keep(self, keys: Collection[PublicKey]) -> None:
+        """Forget all other peers."""
+        for key in self.peers.keys() - set(keys):
+            self.forget(key)
+
+    def forget(self, key: PublicKey) -> None:
+        """Forget a peer; its relay ends soon."""
+        peer = self.peers.pop(key, None)
+        if peer is not None and peer.relay is not None:
+            self._gone.append(peer)
+            self.work.set()
+
+    def end_forgotten(self) -> None:
+        """End the relays of peers that were forgotten."""
+        while self._gone:
+            self.end_relay(self._gone.pop())
+
+    def end_relay(self, peer: PeerPath) -> None:
+        """End a peer's relay, and keep what it has counted."""
+        self._past.update(peer.end())
+
+
+def counters(seen: Mapping[str, Any]) -> Counter[str]:
+    """Return a relay's counters, each drop under its reason."""
+    drops = {f"dropped {reason}": count for reason, count in seen.get("drops", {}).items()}
+    return Counter({name: seen.get(name, 0) for name in COUNTED} | drops)

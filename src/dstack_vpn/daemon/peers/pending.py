@@ -1,0 +1,43 @@
+"""Peer deltas on their way to the device, and requests to compare all of it."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from dstack_vpn.core.access.batch import Batch
+from dstack_vpn.core.access.membership import Delta
+from dstack_vpn.core.wireguard.keys import PublicKey
+from dstack_vpn.daemon.peers.debounce import Debounce
+
+
+@dataclass(slots=True)
+class PendingChanges:
+    """Where the membership puts changes, and the reconciler takes them from."""
+
+    repairs: Debounce
+    """When the whole device is compared."""
+    work: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when there are deltas."""
+    reasons: dict[PublicKey, str] = field(default_factory=dict)
+    """Why each peer changes."""
+    batch: Batch = field(default_factory=Batch)
+
+    def submit(self, deltas: Sequence[Delta], seen: float) -> None:
+        """Add the deltas of an event that arrived at ``seen`` (monotonic seconds).
+
+        The device is compared a moment later. Without deltas it is only compared.
+        """
+        if deltas:
+            self.batch.add(deltas, seen)
+            self.reasons |= {delta.public_key: delta.reason for delta in deltas}
+            self.work.set()
+        self.repairs.request()
+
+    def take(self) -> Batch:
+        """Return the deltas that wait, and forget them."""
+        batch, self.batch = self.batch, Batch()
+        return batch
+
+    def keep_reasons(self, keys: set[PublicKey]) -> None:
+        """Forget the reasons for all other peers."""
+        self.reasons = {key: reason for key, reason in self.reasons.items() if key in keys}

@@ -1,0 +1,235 @@
+"""Keeps the device's peers equal to the membership, by two paths with one plan language.
+
+Fast: the deltas of an event go to the device at once, without reading it. Sure: read everything, compare,
+apply the smallest plan, read back. The sure path follows events by a moment and runs at every resync, so a
+lost or wrong delta never lives long. Removals that `brake` holds wait for a second reading of the chain.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from dstack_vpn.core.access.answers import Answers
+from dstack_vpn.core.access.batch import Batch
+from dstack_vpn.core.access.plan import Plan, differing, plan, plan_deltas
+from dstack_vpn.core.model import DeviceState, PeerState, TokenId
+from dstack_vpn.core.paths.moving import Evidence, strays
+from dstack_vpn.core.wireguard.keys import PublicKey
+from dstack_vpn.daemon.device.tunnel import Tunnel
+from dstack_vpn.daemon.observe.changes import publish_plan
+from dstack_vpn.daemon.peers.executor import PlanExecutor
+from dstack_vpn.daemon.peers.members import Members
+from dstack_vpn.daemon.peers.pending import PendingChanges
+from dstack_vpn.daemon.peers.removal_guard import Brake
+from dstack_vpn.daemon.slices import slices
+from dstack_vpn.errors import DeviceError, DeviceGoneError
+from dstack_vpn.ports import Clock, Publish
+
+SLICE: Final = 500
+"""Peers that are compared without a pause."""
+CONFIRM_PAUSE: Final = 5.0
+"""Seconds between attempts to have held removals confirmed."""
+RETRY: Final = 5.0
+"""Seconds after which a repair that failed is tried again."""
+
+Confirm = Callable[[Mapping[PublicKey, TokenId | None]], Awaitable[set[PublicKey]]]
+"""Return which of these keys another reading of the chain shows out; raises nothing."""
+
+
+@dataclass(slots=True)
+class Reconciler:
+    """Plans every change of the device's peers."""
+
+    members: Members
+    tunnel: Tunnel
+    executor: PlanExecutor
+    brake: Brake
+    changes: PendingChanges
+    answers: Answers
+    """Which peers do not answer."""
+    clock: Clock
+    confirm: Confirm
+    proven: Callable[[], Collection[PublicKey]]
+    """The peers whose endpoint was chosen by what they answer to."""
+    renewing: Callable[[], None]
+    """Called before all peers are removed and set again."""
+    observers: Sequence[Callable[[DeviceState], None]]
+    """Called with every device state that was found, or made, to be as it should be."""
+    publish: Publish
+    latencies: deque[float] = field(default_factory=lambda: deque(maxlen=1000))
+    """Seconds from an event's arrival to the device's acknowledgement; the last thousand."""
+    filled: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the device has been found as it should be for the first time."""
+    compared_at: float | None = field(default=None, init=False)
+    """When the device was last found as it should be (Unix seconds)."""
+    _waiting: set[PublicKey] = field(default_factory=set)
+    """The peers whose new endpoint waits until they stop answering at the old one."""
+
+    def request_repair(self) -> None:
+        """Have everything compared, a moment from now."""
+        self.changes.repairs.request()
+
+    def may_move(self, peers: Mapping[PublicKey, PeerState]) -> bool:
+        """Whether a repair would move a peer: one that waits is silent, or one strays into the tunnel."""
+        allowed = self.members.policy.destinations
+        silent = not self._waiting.isdisjoint(self.answers.overdue)
+        return silent or any(strays(peer, allowed) for peer in peers.values())
+
+    async def renew(self) -> None:
+        """Remove every peer and set it again, without its session. Absorbs device errors."""
+        await self._forget_sessions()
+        await self.repair()
+
+    async def _forget_sessions(self) -> None:
+        self.renewing()
+        await self.executor.remove_all()
+
+    # -- tasks ----------------------------------------------------------------------------------------
+
+    async def run_events(self) -> None:
+        """Carry deltas to the device as they come. Absorbs device errors: the repair tries again."""
+        while True:
+            await self.changes.work.wait()
+            self.changes.work.clear()
+            await self.tunnel.up.wait()
+            batch = self.changes.take()
+            async with self.executor.lock:
+                await self._apply_deltas(batch)
+
+    async def run_repairs(self) -> None:
+        """Compare and repair when asked to, after a moment of quiet; tries again after device errors."""
+        pause: float | None = None
+        while True:
+            await self.changes.repairs.due(pause)
+            await self.tunnel.up.wait()
+            pause = None if await self.repair() else RETRY
+
+    async def run_confirmations(self) -> None:
+        """Have held removals confirmed by a second reading of the chain."""
+        while True:
+            await self.brake.engaged.wait()
+            if self.brake.held and (out := await self.confirm(self.brake.doubtful(self.executor.present))):
+                self.brake.release(out)
+                await self.repair()
+            self.brake.settle()
+            if self.brake.held:
+                await asyncio.sleep(CONFIRM_PAUSE)
+                self.brake.forget_what_stays(self.executor.present)
+
+    async def repair(self) -> bool:
+        """Make the device equal to the membership, and read back; False where that did not come about.
+
+        Before the registry is known, from the chain or from the store, nothing is touched: an interface
+        that was adopted keeps its peers.
+        """
+        if not self.members.known:
+            return False
+        try:
+            began = self.clock.monotonic()
+            state = await self.tunnel.device.read()
+            self.changes.repairs.took(self.clock.monotonic() - began)
+            if await self.tunnel.hold(state):
+                await self._forget_sessions()  # they went with the key, and the peers don't know
+                state = await self.tunnel.device.read()
+            keys = await self._differing(state)
+            async with self.executor.lock:
+                steps = self._plan(state, keys)
+                if steps:
+                    tokens = self._tokens_of(steps)
+                    await self.executor.carry_out(steps)
+                    self._report(steps, tokens, None)
+            if steps:
+                state, steps = await self._read_back()
+        except DeviceError as error:
+            self.tunnel.fail(str(error))
+            if isinstance(error, DeviceGoneError):
+                self.tunnel.lost()
+            return False
+        if steps:
+            self.tunnel.fail(f"the device did not take {len(steps.steps)} of the changes it was given")
+            return False
+        self.tunnel.works()
+        self.compared_at = self.clock.now()
+        self.changes.keep_reasons(self.executor.present.keys() | self.brake.held)
+        self.filled.set()
+        for observer in self.observers:
+            observer(state)
+        return True
+
+    # -- fast path ------------------------------------------------------------------------------------
+
+    async def _apply_deltas(self, batch: Batch) -> None:
+        steps = self.brake.check(plan_deltas(batch.deltas.values(), self.proven()), self.executor.present)
+        tokens = self._tokens_of(steps)
+        try:
+            await self.executor.carry_out(steps)
+        except DeviceGoneError as error:
+            self.tunnel.fail(str(error))
+            self.tunnel.lost()
+            return
+        except DeviceError as error:
+            self.tunnel.fail(str(error))
+            self.request_repair()
+            return
+        latency = self.clock.monotonic() - batch.seen
+        if steps:
+            self.latencies.append(latency)
+        self._report(steps, tokens, latency)
+
+    # -- both paths -----------------------------------------------------------------------------------
+
+    async def _differing(self, state: DeviceState) -> list[PublicKey]:
+        """The peers that may need a change; a few hundred at a time, so that no event waits for thousands."""
+        wanted = self.members.membership.peers
+        keys = [*wanted, *(key for key in state.peers if key not in wanted)]
+        found: list[PublicKey] = []
+        async for part in slices(keys, SLICE):
+            found += differing(state.peers, wanted, part, self.members.policy.destinations)
+        return found
+
+    async def _read_back(self) -> tuple[DeviceState, Plan]:
+        """What the device has now, and what of a repair it did not take.
+
+        Where an event has changed it meanwhile, the repair that the event asked for will tell.
+        """
+        applied = self.executor.applied
+        state = await self.tunnel.device.read()
+        keys = await self._differing(state)
+        async with self.executor.lock:
+            if self.changes.batch.deltas or self.executor.applied != applied:
+                return state, Plan()
+            return state, self._compare(state, keys).keeping(self.brake.held)
+
+    def _plan(self, state: DeviceState, keys: list[PublicKey]) -> Plan:
+        """The plan for these peers, from what was just read, less what the brake holds."""
+        self.executor.found(state)
+        steps = self._compare(state, keys)
+        self._waiting = set(steps.waiting)
+        return self.brake.check(steps, self.executor.present)
+
+    def _compare(self, state: DeviceState, keys: list[PublicKey]) -> Plan:
+        wanted = self.members.membership
+        part = replace(state, peers={key: state.peers[key] for key in keys if key in state.peers})
+        peers = {key: wanted.peers[key] for key in keys if key in wanted.peers}
+        allowed = self.members.policy.destinations
+        evidence = Evidence(self.clock.now(), self.answers.overdue, self.proven(), allowed)
+        return plan(part, peers, self.executor.sent, self.changes.reasons, evidence)
+
+    def _tokens_of(self, steps: Plan) -> dict[PublicKey, TokenId | None]:
+        """Whose peers these are; to be asked before they are gone."""
+        return {key: self.executor.token_of(key) for key in (step.change.public_key for step in steps.steps)}
+
+    def _report(self, steps: Plan, tokens: Mapping[PublicKey, TokenId | None], latency: float | None) -> None:
+        follower = self.members.follower
+        block = None if follower.tip is None else follower.tip.number
+        publish_plan(
+            self.publish,
+            steps,
+            tokens=tokens,
+            registry=follower.registry,
+            block=block,
+            latency=latency,
+            causes=self.members.causes,
+        )

@@ -1,0 +1,94 @@
+"""The brake: removals wait for a second reading of the chain if more than half of the peers would be gone.
+
+They are counted over an hour (`core.access.removals`), so that many small plans are held as one large plan is.
+Only removals that the chain alone speaks for are in doubt. What the operator's pin leaves out goes at once,
+and so does everybody where the operator has a node isolate itself.
+"""
+
+import asyncio
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+from dstack_vpn.core.access.plan import Plan
+from dstack_vpn.core.access.removals import Removals
+from dstack_vpn.core.model import TokenId
+from dstack_vpn.core.observe.events import BrakeEngaged, BrakeReleased
+from dstack_vpn.core.wireguard.keys import PublicKey
+from dstack_vpn.daemon.peers.members import Members
+from dstack_vpn.ports import Clock, Publish
+
+
+@dataclass(slots=True)
+class Brake:
+    """Which removals wait, and which may go."""
+
+    members: Members
+    clock: Clock
+    publish: Publish
+    held: set[PublicKey] = field(default_factory=set)
+    """Removals that wait."""
+    released: set[PublicKey] = field(default_factory=set)
+    """Removals that a second reading of the chain has confirmed."""
+    counted: Removals = field(default_factory=Removals)
+    """Removals that were let through without a second reading."""
+    engaged: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set while there may be something to confirm."""
+
+    def check(self, steps: Plan, present: Mapping[PublicKey, TokenId | None]) -> Plan:
+        """The plan without the removals that have to wait; ``present`` are the peers that the device has."""
+        now = self.clock.monotonic()
+        self.counted.observe(len(present), now)
+        self.forget_what_stays(present)
+        left_out = self._left_out(steps)
+        self.held -= left_out
+        going = {step.change.public_key for step in steps.removals} & present.keys()
+        unconfirmed = going - self.released - left_out
+        if self.held or self.counted.exceed(unconfirmed):
+            self._hold(unconfirmed, len(present))
+        else:
+            self.counted.let_go({key: present[key] for key in unconfirmed}, now)
+        return steps.keeping(self.held)
+
+    def doubtful(self, present: Mapping[PublicKey, TokenId | None]) -> dict[PublicKey, TokenId | None]:
+        """What a second reading is asked about, with its tokens: what waits, and what went without one."""
+        gone = {key: gone.token for key, gone in self.counted.gone.items()}
+        return gone | {key: present.get(key) for key in self.held}
+
+    def release(self, keys: Collection[PublicKey]) -> None:
+        """A second reading has confirmed these removals."""
+        self.counted.forget(keys)
+        waited = self.held & set(keys)
+        if not waited:
+            return
+        self.publish(BrakeReleased(len(waited)))
+        self.released |= waited
+        self.held -= waited
+
+    def settle(self) -> None:
+        """Have held removals confirmed for as long as there are any."""
+        if self.held:
+            self.engaged.set()
+        else:
+            self.engaged.clear()
+
+    def forget_what_stays(self, present: Mapping[PublicKey, TokenId | None]) -> None:
+        """Neither a doubt nor the leave to go outlives the peer that it was about, or its coming back."""
+        self.counted.forget([key for key in self.counted.gone if key in self.members.membership.peers])
+        if self.held or self.released:
+            going = present.keys() - self.members.membership.peers.keys()
+            self.held &= going
+            self.released &= going
+
+    def _hold(self, doubtful: set[PublicKey], peers: int) -> None:
+        if doubtful - self.held:
+            self.publish(BrakeEngaged(len(doubtful), peers))
+        self.held |= doubtful
+        self.settle()
+
+    def _left_out(self, steps: Plan) -> set[PublicKey]:
+        """The removals that the operator asks for, by a pin or by isolation: no reading has a say in them."""
+        if self.members.isolated:
+            return {step.change.public_key for step in steps.removals}
+        pinned = self.members.membership.pinned
+        removed = {step.change.public_key for step in steps.removals}
+        return set() if pinned is None else removed - pinned.keys()

@@ -1,0 +1,39 @@
+"""The task that resolves peers' host names, and asks again for those of peers that went silent."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from dstack_vpn.core.model import DeviceState, PeerState
+from dstack_vpn.core.wireguard.keys import PublicKey
+from dstack_vpn.daemon.peers.endpoints import EndpointBook, overdue
+from dstack_vpn.daemon.peers.members import Members
+from dstack_vpn.ports import Clock
+
+
+@dataclass(slots=True)
+class EndpointResolver:
+    """Keeps the book of names current."""
+
+    book: EndpointBook
+    members: Members
+    clock: Clock
+    _seen: Mapping[PublicKey, PeerState] = field(default_factory=dict, init=False)
+    """The peers when the device was last found as it should be."""
+
+    async def run(self) -> None:
+        """Resolve names when they are due, until cancelled."""
+        await self.book.run(self.members.resolved, self.members.reached_by)
+
+    def saw(self, state: DeviceState) -> None:
+        """Ask again for the names of peers that we send to without a handshake."""
+        before, self._seen = self._seen, state.peers
+        if not self.book.in_use:
+            return
+        members, found = self.members, []
+        for key in overdue(state, before, self.clock.now()):
+            token = members.membership.tokens.get(key)
+            node = None if token is None else members.follower.registry.get(token)
+            reach = None if node is None else members.policy.endpoint_of(node)
+            if reach is not None and reach.udp is not None:
+                found.append(reach.udp)
+        self.book.refresh(found)

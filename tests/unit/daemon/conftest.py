@@ -1,0 +1,240 @@
+"""A whole node over a scripted chain and a device in memory."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from ipaddress import IPv4Network
+from typing import Any
+
+import pytest
+from tests.scripted import IDENTITY, MemoryArchive, MemoryStore, ScriptedChain, ScriptedSource
+
+from dstack_vpn.adapters.clock import SystemClock
+from dstack_vpn.adapters.device.memory import MemoryDevice, MemoryLink
+from dstack_vpn.core.access.addressing import AddressPlan, unique_local_prefix
+from dstack_vpn.core.access.control import Identity
+from dstack_vpn.core.access.membership import PeerPolicy
+from dstack_vpn.core.access.staleness import StalePolicy
+from dstack_vpn.core.model import SocketAddress
+from dstack_vpn.core.observe.audit_chain import ORIGIN, Anchor, Note
+from dstack_vpn.core.observe.health import Health, evaluate
+from dstack_vpn.core.paths.peer_endpoint import Reach
+from dstack_vpn.core.paths.relay_url import Upstream
+from dstack_vpn.core.paths.selector import Transport
+from dstack_vpn.core.wireguard.keys import PrivateKey, PublicKey
+from dstack_vpn.daemon.daemon import Node
+from dstack_vpn.errors import StoreError
+from dstack_vpn.wiring.assembly import Options, Outside, assemble
+
+OWN = PrivateKey(bytes(range(1, 33)))
+
+
+@dataclass
+class ScriptedResolver:
+    names: dict[str, str] = field(default_factory=dict)
+
+    async def resolve(self, host: str, port: int) -> SocketAddress | None:
+        await asyncio.sleep(0)
+        return SocketAddress(self.names[host], port) if host in self.names else None
+
+
+class MemoryOfEndpoints:
+    """Implements `ports.EndpointMemory`."""
+
+    def __init__(self) -> None:
+        self.saved: dict[PublicKey, SocketAddress] = {}
+        self.broken = False
+
+    async def load(self) -> Mapping[PublicKey, SocketAddress]:
+        await self._turn()
+        return dict(self.saved)
+
+    async def save(self, endpoints: Mapping[PublicKey, SocketAddress]) -> None:
+        await self._turn()
+        self.saved = dict(endpoints)
+
+    async def _turn(self) -> None:
+        await asyncio.sleep(0)
+        if self.broken:
+            raise StoreError("the disk is full")
+
+
+class MemoryLedger:
+    """Implements `ports.Ledger`."""
+
+    def __init__(self) -> None:
+        self.notes: list[Note] = []
+
+    def append(self, notes: Sequence[Note]) -> Anchor:
+        self.notes += notes
+        return ORIGIN
+
+    def forget(self, *, now: float, before: float, largest: int) -> int:
+        return 0
+
+
+class FakeRelay:
+    """Implements `ports.PeerRelay`, and notes what it is told."""
+
+    def __init__(self, port: int, upstreams: Sequence[Upstream]) -> None:
+        self.address = SocketAddress("127.0.0.1", port)
+        self.upstreams = tuple(upstreams)
+        self.running = self.held = False
+        self.problem: str | None = None
+        self.probes: list[tuple[SocketAddress, Callable[[], None]]] = []
+
+    async def run(self) -> None:
+        self.running = True
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.running = False
+
+    def retarget(self, upstreams: Sequence[Upstream]) -> None:
+        self.upstreams = tuple(upstreams)
+
+    def probe(self, to: SocketAddress, answered: Callable[[], None]) -> None:
+        self.probes.append((to, answered))
+
+    def hold(self, *, on: bool) -> None:
+        self.held = on
+
+    def snapshot(self) -> Mapping[str, Any]:
+        return {"upstream": self.upstreams[0].name, "rtt_ms": 1.0}
+
+
+@dataclass
+class FakeRelays:
+    """Makes relays, and says whether UDP can be sent."""
+
+    made: list[FakeRelay] = field(default_factory=list)
+    udp: bool = True
+
+    async def make(self, reach: Reach) -> FakeRelay:
+        self.made.append(FakeRelay(40_000 + len(self.made), reach.relays))
+        return self.made[-1]
+
+    def can_send(self, to: SocketAddress) -> bool:
+        return self.udp
+
+
+@dataclass
+class Bench:
+    """Everything around one node, for a test to pull at."""
+
+    chain: ScriptedChain = field(default_factory=ScriptedChain)
+    link: MemoryLink = field(default_factory=MemoryLink)
+    store: MemoryStore = field(default_factory=MemoryStore)
+    archive: MemoryArchive = field(default_factory=MemoryArchive)
+    memory: MemoryOfEndpoints = field(default_factory=MemoryOfEndpoints)
+    resolver: ScriptedResolver = field(default_factory=ScriptedResolver)
+    policy: PeerPolicy = field(default_factory=PeerPolicy)
+    relays: FakeRelays = field(default_factory=FakeRelays)
+    transport: Transport = Transport.AUTO
+    confirmations: int = 0
+    audit_interval: float = 3600.0
+    own_node_id: str | None = "node-0"
+    registry: tuple[int, str] | None = None
+    staleness: float = 3600.0
+    keep_interface: bool = False
+    policy_when_stale: StalePolicy = StalePolicy.KEEP
+    source: ScriptedSource = field(init=False)
+    node: Node = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.source = ScriptedSource(self.chain)
+
+    @property
+    def device(self) -> MemoryDevice:
+        assert self.link.device is not None
+        return self.link.device
+
+    def tokens(self) -> set[int]:
+        """The tokens of the device's peers, by their addresses."""
+        plan = self.node.tunnel.members.addresses
+        peers = [] if self.link.device is None else self.link.device.peers.values()
+        found = {plan.token_at(cidr.partition("/")[0]) for peer in peers for cidr in peer.allowed_ips}
+        return {token for token in found if token is not None}
+
+    def health(self) -> Health:
+        return evaluate(self.node.reporter.collect(), SystemClock().now())
+
+    def component(self, name: str) -> str:
+        return next(f"{c.status}: {c.reason}" for c in self.health().components if c.name == name)
+
+    def follows(self) -> bool:
+        """Whether the chain is followed."""
+        return self.node.members.synced is not None and self.node.chain.state.problem is None
+
+    def build(self) -> Node:
+        self.node = assemble(self._outside(), self._options())
+        return self.node
+
+    def _outside(self) -> Outside:
+        return Outside(
+            clock=SystemClock(),
+            source=self.source,
+            link=self.link,
+            store=self.store,
+            archive=self.archive,
+            ledger=MemoryLedger(),
+            memory=self.memory,
+            resolver=self.resolver,
+            make_relay=self.relays.make,
+            can_send=self.relays.can_send,
+            ring=None,
+            changer=None,
+            gate=None,
+        )
+
+    def _options(self) -> Options:
+        return Options(
+            private_key=OWN,
+            key_on_disk=True,
+            identity=Identity(self.own_node_id),
+            addresses=AddressPlan(IPv4Network("10.77.0.0/16"), unique_local_prefix(31337, IDENTITY.contract)),
+            policy=self.policy,
+            registry=self.registry,
+            paced=False,
+            confirmations=self.confirmations,
+            quorum=1,
+            audit_interval=self.audit_interval,
+            max_staleness=self.staleness,
+            stale_policy=self.policy_when_stale,
+            interface="wg0",
+            listen_port=51820,
+            mtu=1420,
+            transport=self.transport,
+            keep_interface=self.keep_interface,
+            key_schedule=None,
+            audit_keep_for=3600.0,
+            audit_keep_bytes=1_000_000,
+            unprotected=None,
+        )
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Node]:
+        """The node, running; it ends in order."""
+        node, stop = self.build(), asyncio.Event()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(node.run(stop, {}))
+            try:
+                yield node
+            finally:
+                stop.set()
+
+
+async def eventually(
+    condition: Callable[[], object], what: str = "the condition", timeout: float = 5.0
+) -> None:
+    """Wait until it holds; fail with what was waited for."""
+    async with asyncio.timeout(timeout):
+        while not condition():  # noqa: ASYNC110 - what is waited for is anything at all
+            await asyncio.sleep(0.002)
+    assert condition(), what
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()

@@ -1,0 +1,127 @@
+"""The gate over a packet filter in memory: names that move, rules that vanish, refusals."""
+
+import asyncio
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+
+from structlog.testing import capture_logs
+from tests.unit.daemon.conftest import ScriptedResolver, eventually
+
+from dstack_vpn.core.paths.port_forward import Forward
+from dstack_vpn.daemon.device.firewall import Gate
+from dstack_vpn.errors import FirewallError
+from dstack_vpn.ports import FirewallRules, Handing
+
+PREFIXES = frozenset({"10.77.0.0/16"})
+CLOSED = frozenset({("udp", 51820)})
+
+
+@dataclass
+class MemoryFirewall:
+    rules: FirewallRules | None = None
+    refuse: str | None = None
+    drops: str | None = None
+    edited: bool = False
+    history: list[FirewallRules] = field(default_factory=list)
+
+    def was_applied(self, times: int) -> bool:
+        return len(self.history) == times
+
+    async def apply(self, rules: FirewallRules) -> None:
+        await asyncio.sleep(0)
+        if self.refuse is not None:
+            raise FirewallError(self.refuse)
+        self.rules, self.edited = rules, False
+        self.history.append(rules)
+
+    async def is_applied(self, interface: str) -> bool:
+        await asyncio.sleep(0)
+        return self.rules is not None and not self.edited
+
+    async def conflict(self, interface: str, versions: Collection[int]) -> str | None:
+        await asyncio.sleep(0)
+        return self.drops
+
+    async def remove(self, interface: str) -> None:
+        await asyncio.sleep(0)
+        if self.refuse is not None:
+            raise FirewallError(self.refuse)
+        self.rules = None
+
+
+@asynccontextmanager
+async def running(
+    firewall: MemoryFirewall, resolver: ScriptedResolver, *forwards: str
+) -> AsyncIterator[Gate]:
+    parsed = tuple(map(Forward.parse, forwards))
+    gate = Gate(firewall, resolver, "wg0", PREFIXES, True, CLOSED, parsed, check=0.005)
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(gate.run())
+        yield gate
+        task.cancel()
+
+
+async def test_what_protects_does_not_wait_for_names() -> None:
+    firewall = MemoryFirewall()
+    async with running(firewall, ScriptedResolver({"web": "192.0.2.7"}), "80=web:8000") as gate:
+        await eventually(lambda: len(firewall.history) == 2)
+        assert not firewall.history[0].handings
+        assert {rules.closed for rules in firewall.history} == {CLOSED}
+        assert firewall.history[1].handings == {Handing("tcp", 80, "192.0.2.7", 8000)}
+        assert gate.problem is None
+        await gate.stop()
+        assert firewall.rules is None
+
+
+async def test_a_name_that_moves_is_followed_and_one_that_vanishes_is_told() -> None:
+    firewall, resolver = MemoryFirewall(), ScriptedResolver({"web": "192.0.2.7"})
+    async with running(firewall, resolver, "80=web", "81=192.0.2.9") as gate:
+        await eventually(lambda: firewall.rules and len(firewall.rules.handings) == 1)
+        resolver.names |= {"web": "192.0.2.8", "192.0.2.9": "192.0.2.9"}
+        await eventually(lambda: firewall.rules and len(firewall.rules.handings) == 2)
+        await eventually(lambda: gate.problem is None)
+        del resolver.names["web"]
+        await eventually(lambda: gate.problem)
+        assert gate.problem == "FORWARD_TO: no address for tcp:80=web:80"
+        assert firewall.rules is not None
+        assert {handing.port for handing in firewall.rules.handings} == {81}, "the other goes on"
+
+
+async def test_rules_that_somebody_flushed_are_set_again() -> None:
+    firewall = MemoryFirewall()
+    async with running(firewall, ScriptedResolver()):
+        await eventually(lambda: firewall.rules)
+        firewall.rules = None
+        await eventually(lambda: firewall.rules)
+
+
+async def test_rules_that_are_edited_again_and_again_are_logged_once() -> None:
+    firewall = MemoryFirewall()
+    with capture_logs() as logs:
+        async with running(firewall, ScriptedResolver()):
+            for count in range(1, 5):
+                await eventually(partial(firewall.was_applied, count))
+                firewall.edited = True
+    assert [line["event"] for line in logs].count("firewall.gone") == 1
+
+
+async def test_a_table_that_drops_what_we_forward_is_in_health() -> None:
+    firewall = MemoryFirewall(drops="FORWARD_TO: the table 'ip filter' drops")
+    async with running(firewall, ScriptedResolver({"web": "192.0.2.7"}), "80=web", "81=gone") as gate:
+        await eventually(lambda: gate.problem and "drops" in gate.problem)
+        assert gate.problem == f"FORWARD_TO: no address for tcp:81=gone:81; {firewall.drops}"
+        assert firewall.rules is not None and firewall.rules.handings
+        firewall.drops = None
+        await eventually(lambda: "drops" not in (gate.problem or ""))
+
+
+async def test_a_refusal_is_told_and_tried_again() -> None:
+    firewall = MemoryFirewall(refuse="no")
+    async with running(firewall, ScriptedResolver()) as gate:
+        await eventually(lambda: gate.problem == "no")
+        firewall.refuse = None
+        await eventually(lambda: firewall.rules and gate.problem is None)
+        firewall.refuse = "no more"
+        await gate.stop()

@@ -1,0 +1,81 @@
+"""The tunnel beside other programs: what they do is in health, and is logged once."""
+
+import asyncio
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+from tests.unit.daemon.conftest import OWN, Bench, eventually
+
+from dstack_vpn.adapters.device.memory import MemoryDevice
+from dstack_vpn.core.chain.events import Granted
+from dstack_vpn.core.limits.time_share import TimeShare
+from dstack_vpn.core.names import Answer, Record, Verdict
+from dstack_vpn.core.wireguard.x25519 import derive
+from dstack_vpn.daemon.device import tunnel as module
+from dstack_vpn.errors import DeviceError
+from dstack_vpn.wiring.names import without_ipv6
+
+
+async def test_a_port_in_use_is_logged_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    tries = 0
+
+    async def refuse(*_: Any) -> None:
+        nonlocal tries
+        tries += 1
+        await asyncio.sleep(0)
+        raise DeviceError("can't listen on UDP port 51820: the UDP port is in use by another program")
+
+    monkeypatch.setattr(MemoryDevice, "configure", refuse)
+    monkeypatch.setattr(module, "RETRY", 0.001)
+    bench.chain.mine(Granted(3, "0xme", "node-0", derive(OWN)))
+    with capture_logs() as logs, suppress(TimeoutError):
+        async with bench.running() as node:
+            await eventually(lambda: node.tunnel.members.own_node is not None)
+            before = tries
+            await eventually(lambda: tries > before + 10)
+            assert "in use by another program" in bench.component("device")
+    events = [line["event"] for line in logs]
+    assert events.count("device.trouble") == 1
+    assert events.count("device.addresses") <= 2, "none yet, and our token's"
+
+
+async def test_a_route_of_others_is_in_health_and_logged_once(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "COMPARE", TimeShare(200, 0.001))
+    monkeypatch.setattr(module, "CHECK", 0.001)
+    with capture_logs() as logs:
+        async with bench.running() as node:
+            await eventually(lambda: bench.component("device").startswith("ok"))
+            for _ in range(2):
+                bench.link.taken = "the route 10.77.0.0/16 dev wg1 proto 118 of another program takes packets"
+                await eventually(lambda: "failed: the route 10.77" in bench.component("device"))
+                assert node.reporter.collect().device.up
+                bench.link.taken = None
+                await eventually(lambda: bench.component("device").startswith("ok"))
+    assert [line["event"] for line in logs].count("device.route_taken") == 2
+
+
+async def test_a_host_without_ipv6_has_no_ipv6_address_to_show(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "COMPARE", TimeShare(200, 0.001))
+    monkeypatch.setattr(module, "CHECK", 0.001)
+    bench.chain.mine(Granted(3, "0xme", "node-0", derive(OWN)))
+    async with bench.running() as node:
+        await eventually(lambda: len(node.tunnel.own_addresses) == 2)
+        bench.link.without_ipv6 = True
+        await eventually(lambda: node.tunnel.own_addresses == {"10.77.0.4/32"})
+        assert bench.component("device") == "ok: IPv4 only: IPv6 is disabled on this host"
+        bench.link.without_ipv6 = False
+        await eventually(lambda: len(node.tunnel.own_addresses) == 2)
+
+
+def test_names_leave_out_what_a_host_without_ipv6_cannot_reach() -> None:
+    ipv4, ipv6 = Record("A", "10.77.0.4"), Record("AAAA", "fd00::4")
+    assert without_ipv6(Answer(Verdict.FOUND, "z", (ipv4, ipv6))) == Answer(Verdict.FOUND, "z", (ipv4,))
+    assert without_ipv6(Answer(Verdict.FOUND, "z", (ipv6,))) == Answer(Verdict.NO_DATA, "z")
+    assert without_ipv6(Answer(Verdict.FOUND, "z")) == Answer(Verdict.FOUND, "z")
+    assert without_ipv6(Answer(Verdict.NO_NAME, "z")) == Answer(Verdict.NO_NAME, "z")

@@ -1,0 +1,82 @@
+"""How often a device is read for onlookers, and what peers have carried over several readings."""
+
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import cast
+
+from dstack_vpn.core.model import DeviceState, PeerState
+from dstack_vpn.core.wireguard.keys import PublicKey
+from dstack_vpn.daemon.device.tunnel import Tunnel
+from dstack_vpn.daemon.observe.peer_stats import READING, Glance
+
+A, B = PublicKey(b"\1" * 32), PublicKey(b"\2" * 32)
+
+
+def state(**bytes_: tuple[int, int]) -> DeviceState:
+    keys = {"a": A, "b": B}
+    peers = {
+        keys[name]: PeerState(keys[name], frozenset(), rx_bytes=rx, tx_bytes=tx)
+        for name, (rx, tx) in bytes_.items()
+    }
+    return DeviceState(None, 1, peers=peers)
+
+
+@dataclass
+class Device:
+    """A tunnel, as far as a glance needs one."""
+
+    answer: DeviceState | None
+    at: float = 10.0
+    cost: float = 0.0
+    reads: int = 0
+
+    async def read(self) -> DeviceState | None:
+        self.reads += 1
+        self.at += self.cost
+        return self.answer
+
+    @property
+    def clock(self) -> SimpleNamespace:
+        return SimpleNamespace(monotonic=lambda: self.at, now=lambda: self.at)
+
+
+async def test_it_is_read_once_a_second_however_many_look() -> None:
+    device = Device(state(a=(1, 1)))
+    glance = Glance(cast("Tunnel", device))
+    for _ in range(5):
+        assert A in await glance.look()
+    assert device.reads == 1
+    device.at += READING.least
+    await glance.look()
+    assert device.reads == 2
+
+
+async def test_a_device_that_is_slow_to_read_is_read_less_often() -> None:
+    device = Device(state(a=(1, 1)), cost=0.03)
+    glance = Glance(cast("Tunnel", device))
+    await glance.look()
+    device.at += READING.least
+    await glance.look()
+    assert device.reads == 1
+
+
+async def test_without_a_device_the_last_reading_stands() -> None:
+    device = Device(state(a=(1, 1)))
+    glance = Glance(cast("Tunnel", device))
+    await glance.look()
+    device.answer, device.at = None, device.at + 60
+    assert A in await glance.look()
+
+
+async def test_sums_only_grow() -> None:
+    glance = Glance(cast("Tunnel", Device(None)))
+    readings = (
+        state(a=(100, 10), b=(5, 5)),
+        state(a=(150, 20)),  # b has gone
+        state(a=(30, 1), b=(7, 7)),  # both have begun anew
+    )
+    for reading in readings:
+        glance.saw(reading)
+        await glance.look()
+        await glance.look()
+    assert (glance.received, glance.sent) == (100 + 5 + 50 + 30 + 7, 10 + 5 + 10 + 1 + 7)

@@ -1,0 +1,208 @@
+"""Peers of a device that was just set up are called; those of one that was adopted are left alone."""
+
+from dataclasses import replace
+
+import pytest
+from tests.scripted import grant, key
+from tests.unit.daemon.conftest import Bench, eventually
+
+from dstack_vpn.adapters.clock import SystemClock
+from dstack_vpn.adapters.device.memory import MemoryDevice
+from dstack_vpn.core.access.membership import PeerPolicy
+from dstack_vpn.core.chain.events import Granted, Revoked
+from dstack_vpn.core.model import SetPeer, SocketAddress
+from dstack_vpn.core.paths.peer_endpoint import Reach
+from dstack_vpn.core.wireguard.keys import PrivateKey, PublicKey
+from dstack_vpn.daemon.daemon import Node
+from dstack_vpn.daemon.peers import handshakes as greeter
+
+HERE = SocketAddress("192.0.2.1", 51820)
+THERE = SocketAddress("192.0.2.2", 40000)
+
+
+def calls(bench: Bench, peer: PublicKey) -> list[SetPeer]:
+    """What was sent to a peer's keepalive alone."""
+    applied = [] if bench.link.device is None else bench.link.device.applied
+    changes = (change for change in applied if isinstance(change, SetPeer))
+    return [c for c in changes if c.public_key == peer and c.allowed_ips is None and c.keepalive is not None]
+
+
+def call_of(peer: PublicKey, place: SocketAddress, keepalive: int = 0) -> list[SetPeer]:
+    """What a call sends to the device: a keepalive is turned off and on, and is then what it was."""
+    return [SetPeer(peer, place, 0), SetPeer(peer, keepalive=25), SetPeer(peer, keepalive=keepalive)]
+
+
+def policy(keepalive: int = 0) -> PeerPolicy:
+    return PeerPolicy({"node-1": Reach.parse(str(HERE), local=True)}, keepalive=keepalive)
+
+
+@pytest.mark.parametrize("keepalive", [0, 15])
+async def test_peers_of_a_new_device_are_called_where_they_are_known(bench: Bench, keepalive: int) -> None:
+    bench.policy = policy(keepalive)
+    bench.memory.saved = {key(2): THERE}
+    bench.chain.mine(grant(1), grant(2), grant(3))
+    async with bench.running():
+        await eventually(lambda: calls(bench, key(2))[2:])
+        for peer, place in ((key(1), HERE), (key(2), THERE)):
+            assert calls(bench, peer)[:3] == call_of(peer, place, keepalive)
+        assert not calls(bench, key(3)), "nobody knows where it is"
+
+
+async def test_a_peer_with_a_session_is_left_alone_and_its_place_remembered(bench: Bench) -> None:
+    bench.policy = policy()
+    bench.chain.mine(grant(1))
+    async with bench.running() as node:
+        await eventually(lambda: calls(bench, key(1))[2:])
+        sent = len(bench.device.applied)
+        peer = bench.device.peers[key(1)]
+        bench.device.peers[key(1)] = replace(peer, endpoint=THERE, last_handshake=SystemClock().now())
+        node.reconciler.request_repair()
+        await eventually(lambda: bench.memory.saved == {key(1): THERE})
+        assert bench.device.applied[sent:] == []
+
+
+async def test_a_device_that_vanished_and_came_back_has_its_peers_called(bench: Bench) -> None:
+    bench.policy = policy()
+    bench.chain.mine(grant(1))
+    async with bench.running():
+        await eventually(lambda: calls(bench, key(1))[2:])
+        first: MemoryDevice = bench.device
+        first.vanish()
+        await eventually(lambda: bench.device is not first and calls(bench, key(1))[2:])
+
+
+async def test_a_peer_that_somebody_took_away_is_called_when_it_is_back(bench: Bench) -> None:
+    bench.policy = policy()
+    bench.chain.mine(grant(1), grant(2))
+    async with bench.running() as node:
+        await eventually(lambda: calls(bench, key(1))[2:])
+        for number in (1, 2):
+            peer = bench.device.peers[key(number)]
+            bench.device.peers[key(number)] = replace(peer, last_handshake=SystemClock().now())
+        await node.reconciler.repair()
+        sent = len(calls(bench, key(1)))
+        del bench.device.peers[key(1)]
+        await node.reconciler.repair()
+        await eventually(lambda: calls(bench, key(1))[sent + 2 :])
+        assert calls(bench, key(1))[sent : sent + 3] == call_of(key(1), HERE)
+        assert not calls(bench, key(2)), "it has kept its session"
+
+
+async def test_a_call_without_an_answer_is_made_again_until_there_is_a_session(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(greeter, "AGAIN", 0.02)
+    monkeypatch.setattr(greeter, "JITTER", 0.01)
+    bench.policy = policy()
+    bench.chain.mine(grant(1))
+    async with bench.running() as node:
+        await eventually(lambda: len(calls(bench, key(1))) >= 3 * 2)
+        peer = bench.device.peers[key(1)]
+        assert peer.allowed_ips == node.tunnel.members.membership.peers[key(1)].allowed_ips
+        bench.device.peers[key(1)] = replace(peer, last_handshake=SystemClock().now())
+        await eventually(lambda: not node.greeter._calls)
+        made = len(calls(bench, key(1)))
+        await node.reconciler.repair()
+        assert len(calls(bench, key(1))) == made
+
+
+async def test_a_peer_that_never_answers_is_called_four_times(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(greeter, "AGAIN", 0.01)
+    monkeypatch.setattr(greeter, "JITTER", 0.01)
+    bench.policy = policy()
+    bench.chain.mine(grant(1))
+    async with bench.running() as node:
+        await eventually(lambda: len(calls(bench, key(1))) == 3 * greeter.CALLS and not node.greeter._calls)
+
+
+async def test_a_call_never_brings_a_revoked_peer_back(bench: Bench) -> None:
+    bench.policy = policy()
+    bench.chain.mine(grant(1))
+    async with bench.running() as node:
+        await eventually(lambda: calls(bench, key(1))[2:])
+        bench.source.tell(bench.chain.mine(Revoked(1)))
+        await eventually(lambda: bench.tokens() == set())
+        await node.reconciler.executor.initiate({key(1): HERE}, anew=True)
+        assert key(1) not in bench.device.peers
+
+
+async def test_a_peer_that_is_lost_while_others_are_called_is_called_too(bench: Bench) -> None:
+    bench.policy = policy()
+    bench.chain.mine(grant(1), grant(2))
+    async with bench.running() as node:
+        await eventually(lambda: calls(bench, key(1))[2:])
+        now = SystemClock().now()
+        for number in (1, 2):
+            peer = bench.device.peers[key(number)]
+            bench.device.peers[key(number)] = replace(peer, endpoint=HERE, last_handshake=now)
+        await node.reconciler.repair()
+        async with node.reconciler.executor.lock:  # the call below has to wait here
+            first = await lose(bench, node, 1)
+            await eventually(lambda: not node.greeter._lost)
+            second = await lose(bench, node, 2)
+        await eventually(lambda: len(calls(bench, key(1))) >= first + 3)
+        await eventually(lambda: len(calls(bench, key(2))) >= second + 3)
+
+
+async def lose(bench: Bench, node: Node, number: int) -> int:
+    """Have a peer's session gone; returns how much was sent for its calls before."""
+    made = len(calls(bench, key(number)))
+    bench.device.peers[key(number)] = replace(bench.device.peers[key(number)], last_handshake=0.0)
+    node.greeter.saw(await bench.device.read())
+    return made
+
+
+async def test_a_peer_that_is_granted_again_within_a_session_is_called(bench: Bench) -> None:
+    bench.policy = policy()
+    bench.chain.mine(grant(1))
+    async with bench.running() as node:
+        await eventually(lambda: calls(bench, key(1))[2:])
+        peer = bench.device.peers[key(1)]
+        bench.device.peers[key(1)] = replace(peer, last_handshake=SystemClock().now())
+        await node.reconciler.repair()
+        bench.source.tell(bench.chain.mine(Revoked(1)))
+        await eventually(lambda: bench.tokens() == set())
+        await node.reconciler.repair()
+        made = len(calls(bench, key(1)))
+        bench.source.tell(bench.chain.mine(Granted(2, "0xa", "node-1", key(1))))
+        await eventually(lambda: len(calls(bench, key(1))) >= made + 3)
+
+
+async def test_a_device_that_somebody_gave_another_key_and_port_has_its_own_again(bench: Bench) -> None:
+    bench.policy = policy()
+    bench.chain.mine(grant(1))
+    async with bench.running() as node:
+        await eventually(lambda: calls(bench, key(1))[2:])
+        right, sent = await bench.device.read(), len(calls(bench, key(1)))
+        await bench.device.configure(PrivateKey(bytes(range(32))), 4242)
+        assert (await bench.device.read()).public_key != right.public_key
+        await node.reconciler.repair()
+        found = await bench.device.read()
+        assert (found.public_key, found.listen_port) == (right.public_key, right.listen_port)
+        assert found.peers.keys() == right.peers.keys()
+        await eventually(lambda: calls(bench, key(1))[sent + 2 :])
+
+
+async def test_a_memory_that_fails_is_in_nobodys_way(bench: Bench) -> None:
+    bench.policy, bench.memory.broken = policy(), True
+    bench.chain.mine(grant(1))
+    async with bench.running() as node:
+        await eventually(lambda: calls(bench, key(1))[2:])
+        peer = bench.device.peers[key(1)]
+        bench.device.peers[key(1)] = replace(peer, endpoint=THERE, last_handshake=SystemClock().now())
+        node.reconciler.request_repair()
+        await eventually(lambda: bench.node.reconciler.compared_at)
+        assert bench.component("store") == "ok: "
+
+
+async def test_at_the_end_the_latest_places_are_kept(bench: Bench) -> None:
+    bench.policy = policy()
+    bench.chain.mine(grant(1))
+    async with bench.running():
+        await eventually(lambda: calls(bench, key(1))[2:])
+        peer = bench.device.peers[key(1)]
+        bench.device.peers[key(1)] = replace(peer, endpoint=THERE, last_handshake=SystemClock().now())
+        assert not bench.memory.saved
+    assert bench.memory.saved == {key(1): THERE}
