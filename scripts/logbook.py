@@ -16,7 +16,7 @@ from dstack_vpn.core.observe.events import EVENTS
 from dstack_vpn.daemon.observe.event_logger import LOGGED_AS
 
 LEVELS: Final = ("debug", "info", "warning", "error")
-LOGGERS: Final = frozenset({"_log", "log", "_seldom"})
+LOGGERS: Final = frozenset({"_log", "log", "_rate_limited"})
 
 NOTHING: Final = ""
 """There is nothing to do."""
@@ -45,7 +45,7 @@ MEANINGS: Final[Mapping[str, tuple[str, str]]] = {
     ),
     "chain.logs_unseen": ("A block's logs could not be asked for; the next audit compares.", NOTHING),
     "chain.log_refused": ("A log of the contract does not decode; it changes nothing.", NOTHING),
-    "chain.resync": ("Too far behind to follow events: the registry is read anew.", NOTHING),
+    "chain.reload": ("The node is too far behind to follow events, and reads the registry again.", NOTHING),
     "config.secret_in_environment": (
         "A secret stands in the environment, which more can read than a file.",
         "Give its file's path as NAME_FILE.",
@@ -148,7 +148,7 @@ MEANINGS: Final[Mapping[str, tuple[str, str]]] = {
         "See /health for which endpoint stands alone.",
     ),
     "quorum.unanswered": ("An endpoint has not answered what it was asked about tokens.", NOTHING),
-    "registry.audit_differs": (
+    "registry.resync_differs": (
         "The contract says otherwise than the events did; the contract counts.",
         "None once; often: use another endpoint, which loses logs.",
     ),

@@ -12,13 +12,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from dstack_vpn.core.access.addressing import AddressPlan
-from dstack_vpn.core.access.control import Identity
+from dstack_vpn.core.access.control import NodeIdentity
 from dstack_vpn.core.access.membership import PeerPolicy
 from dstack_vpn.core.access.staleness import Staleness
-from dstack_vpn.core.chain.events import Granted, LoggedEvent, Observed, RegistryEvent
+from dstack_vpn.core.chain.events import Granted, LoggedEvent, RegistryEvent, TokenState
 from dstack_vpn.core.chain.registry import Registry, apply
 from dstack_vpn.core.model import BlockRef, ChainIdentity, Position, TokenId
-from dstack_vpn.core.paths.peer_endpoint import Reach
+from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
 from dstack_vpn.core.wireguard.keys import PublicKey
 from dstack_vpn.daemon.peers.members import Members
 from dstack_vpn.errors import ChainError, EndpointError
@@ -41,10 +41,10 @@ def members_of(policy: PeerPolicy, addresses: AddressPlan, clock: Clock, **other
     """A membership that nothing is attached to, but for what ``others`` say."""
     given: dict[str, Any] = {
         "own_key": key(9),
-        "identity": Identity(None),
+        "identity": NodeIdentity(None),
         "confirmations": 0,
         "paced": False,
-        "lookup": lambda peer, reach: None,
+        "lookup": lambda peer, peer_endpoint: None,
         "quorum": None,
         "staleness": Staleness(math.inf),
         "submit": lambda deltas, seen: None,
@@ -62,7 +62,7 @@ class ScriptedChain:
 
     blocks: list[BlockRef] = field(default_factory=lambda: [BlockRef(0, "h0", "", 0)])
     logs: dict[str, list[LoggedEvent]] = field(default_factory=dict)
-    uris: dict[TokenId, Reach] = field(default_factory=dict)
+    uris: dict[TokenId, PeerEndpoint] = field(default_factory=dict)
     """What reading a token tells beside its events: its token URI's endpoint."""
     _serial: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
@@ -187,11 +187,11 @@ class ScriptedSource:
     async def block_events(self, block_hash: str) -> list[LoggedEvent]:
         return await self._answer("block_events", self.chain.logs[block_hash])
 
-    async def read_tokens(self, tokens: Sequence[TokenId], at: BlockRef) -> list[Observed]:
+    async def read_tokens(self, tokens: Sequence[TokenId], at: BlockRef) -> list[TokenState]:
         registry = self.chain.registry(at.number)
         return await self._answer("read_tokens", [self._observe(registry, token) for token in tokens])
 
-    async def read_all(self, at: BlockRef) -> list[Observed] | None:
+    async def read_all(self, at: BlockRef) -> list[TokenState] | None:
         registry = self.chain.registry(at.number)
         everything = [self._observe(registry, token) for token in registry.nodes]
         self._was_read.set()
@@ -200,11 +200,11 @@ class ScriptedSource:
     async def first_block(self) -> int:
         return await self._answer("first_block", 0)
 
-    def _observe(self, registry: Registry, token: TokenId) -> Observed:
+    def _observe(self, registry: Registry, token: TokenId) -> TokenState:
         node = registry.get(token)
         if node is not None and token in self.chain.uris:
             node = replace(node, uri_endpoint=self.chain.uris[token])
-        return Observed(token, node)
+        return TokenState(token, node)
 
     async def _answer(self, call: str, result: _T) -> _T:
         self.calls.append(call)

@@ -9,8 +9,8 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
-from dstack_vpn.core.access.replies import Question, Statement
-from dstack_vpn.core.chain.events import LoggedEvent, Observed, RegistryEvent
+from dstack_vpn.core.access.replies import Question, Reply
+from dstack_vpn.core.chain.events import LoggedEvent, RegistryEvent, TokenState
 from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.model import (
     BlockRef,
@@ -21,9 +21,9 @@ from dstack_vpn.core.model import (
     SocketAddress,
     TokenId,
 )
-from dstack_vpn.core.observe.audit_chain import Anchor, Note
+from dstack_vpn.core.observe.audit_chain import Anchor, AuditRecord
 from dstack_vpn.core.observe.event import Event
-from dstack_vpn.core.paths.relay_url import Upstream
+from dstack_vpn.core.paths.relay_url import RelayUrl
 from dstack_vpn.core.wireguard.keys import PrivateKey, PublicKey
 
 Publish: TypeAlias = Callable[[Event], None]
@@ -63,13 +63,13 @@ class RegistryAbi(Protocol):
     def token_calls(self, token_id: TokenId) -> tuple[bytes, ...]:
         """Calldata of the ``eth_call`` requests that together read a token."""
 
-    def parse_token(self, token_id: TokenId, replies: Sequence[bytes | None], at: BlockRef) -> Observed:
+    def parse_token(self, token_id: TokenId, replies: Sequence[bytes | None], at: BlockRef) -> TokenState:
         """What the replies to `token_calls` say, in their order; None stands for a call that reverted."""
 
     def page_call(self, offset: int, limit: int) -> bytes:
         """Calldata that reads up to ``limit`` tokens from the ``offset``-th on."""
 
-    def parse_page(self, reply: bytes, at: BlockRef) -> tuple[list[Observed], int]:
+    def parse_page(self, reply: bytes, at: BlockRef) -> tuple[list[TokenState], int]:
         """The page's tokens, and how many tokens there are in all."""
 
 
@@ -126,10 +126,10 @@ class ChainSession(Protocol):
     async def block_events(self, block_hash: str) -> list[LoggedEvent]:
         """All registry events of one block; `EndpointError` where the endpoint doesn't know the block."""
 
-    async def read_tokens(self, tokens: Sequence[TokenId], at: BlockRef) -> list[Observed]:
+    async def read_tokens(self, tokens: Sequence[TokenId], at: BlockRef) -> list[TokenState]:
         """The tokens' state after that very block (EIP-1898)."""
 
-    async def read_all(self, at: BlockRef) -> list[Observed] | None:
+    async def read_all(self, at: BlockRef) -> list[TokenState] | None:
         """Every token's state after that very block; None where the contract can't enumerate."""
 
     async def first_block(self) -> int:
@@ -175,7 +175,7 @@ class ChainSource(Protocol):
         """The endpoints that were ever found to lie, by their names."""
 
 
-class Witness(Protocol):
+class Verifier(Protocol):
     """Somebody else's word on a block that we stand on.
 
     Here it is another endpoint's, which counts as one of several. A proof of membership (``eth_getProof``
@@ -191,7 +191,7 @@ class Witness(Protocol):
     def problem(self) -> str | None:
         """Why it can't be asked now; None if it can, or if nobody knows."""
 
-    async def testify(self, question: Question) -> Statement:
+    async def query(self, question: Question) -> Reply:
         """What it says; raises `ChainError` where it says nothing in time."""
 
 
@@ -221,7 +221,7 @@ class PeerRelay(Protocol):
     async def run(self) -> None:
         """Carry until cancelled."""
 
-    def retarget(self, upstreams: Sequence[Upstream]) -> None:
+    def retarget(self, upstreams: Sequence[RelayUrl]) -> None:
         """Use other relays from now on."""
 
     @property
@@ -280,7 +280,7 @@ class Link(Protocol):
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Handing:
+class PortForward:
     """A port of ours in the tunnel that leads on to another machine."""
 
     protocol: str
@@ -301,7 +301,7 @@ class FirewallRules:
     """Keep packets for the VPN, and those from it, from going another way."""
     closed: frozenset[tuple[str, int]] = frozenset()
     """Ports, by protocol, of WireGuard and of our relay: packets from the tunnel would go into it again."""
-    handings: frozenset[Handing] = frozenset()
+    port_forwards: frozenset[PortForward] = frozenset()
 
 
 class Firewall(Protocol):
@@ -367,10 +367,10 @@ class EndpointMemory(Protocol):
         """Replace everything."""
 
 
-class Ledger(Protocol):
+class AuditLog(Protocol):
     """The audit log: append-only, chained (`core.observe.audit_chain`). All methods raise `StoreError`."""
 
-    def append(self, notes: Sequence[Note]) -> Anchor:
+    def append(self, notes: Sequence[AuditRecord]) -> Anchor:
         """Record them in their order; returns the end of the chain."""
 
     def forget(self, *, now: float, before: float, largest: int) -> int:

@@ -62,7 +62,7 @@ def test_what_is_not_forwarded_stays_out(forwarding: Stack) -> None:
     node_a, node_b = forwarding.container("node-a"), forwarding.container("node-b")
     networks = inspect(forwarding.container("printer"))["NetworkSettings"]["Networks"]
     (printer,) = (network["IPAddress"] for network in networks.values())
-    before = dropped(node_a, "entering")
+    before = dropped(node_a, "prerouting_raw")
     # What a hostile peer would do: its own WireGuard sends whatever it is told to.
     inside(node_b, "ip", "route", "replace", f"{printer}/32", "dev", "wg0")
     peer = forwarding.status("node-a")["stats"]["public_key"]
@@ -73,16 +73,16 @@ def test_what_is_not_forwarded_stays_out(forwarding: Stack) -> None:
     )
     docker("exec", node_b, "/usr/bin/python3", "-c", socket_program)
     assert sends(node_b, printer)
-    wait_for("the packet is dropped", lambda: dropped(node_a, "entering") > before, 10)
+    wait_for("the packet is dropped", lambda: dropped(node_a, "prerouting_raw") > before, 10)
 
 
 def test_a_packet_for_the_vpn_leaves_by_no_other_interface(forwarding: Stack) -> None:
     node = forwarding.container("node-a")
     lost = "10.77.200.1"
     inside(node, "ip", "route", "replace", f"{lost}/32", "dev", "eth0")
-    before = dropped(node, "leaving")
+    before = dropped(node, "output")
     assert not sends(node, lost)
-    assert dropped(node, "leaving") == before + 1
+    assert dropped(node, "output") == before + 1
     # Without our rules it would have: they are what held it back. And they come back by themselves.
     inside(node, "nft", "delete", "table", "inet", TABLE)
     assert sends(node, lost)

@@ -7,7 +7,7 @@ import pytest
 from tests.contracts.evm import ALICE, BOB, OWNER, Chain, Contract, RawLog, Reverted, key
 
 from dstack_vpn.adapters.contracts import AccessRegistry, DstackAccessNft, describe_revert, detect
-from dstack_vpn.core.chain.events import Observed
+from dstack_vpn.core.chain.events import TokenState
 from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.model import BlockRef, Malformed
 from dstack_vpn.core.wireguard.keys import PublicKey
@@ -105,7 +105,7 @@ def test_our_pages(registry: Contract) -> None:
     pages = [abi.parse_page(registry.raw(abi.page_call(offset, 2)), at) for offset in (0, 2, 4, 6)]
     assert [total for _, total in pages] == [5] * 4
     observed = [x for page, _ in pages for x in page]
-    assert observed == [Observed(i, observe(abi, registry, i)) for i in range(1, 6)]
+    assert observed == [TokenState(i, observe(abi, registry, i)) for i in range(1, 6)]
 
 
 def test_a_revert_is_named(minted: Contract) -> None:

@@ -12,7 +12,7 @@ from dstack_vpn.adapters.contracts.abi import Reader
 from dstack_vpn.adapters.contracts.reverts import describe_revert
 from dstack_vpn.adapters.contracts.token_uri import endpoint_of
 from dstack_vpn.core.model import BlockRef, Malformed
-from dstack_vpn.core.paths.peer_endpoint import Reach
+from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
 from dstack_vpn.errors import ChainError, FormatError
 from dstack_vpn.ports import Log
 
@@ -115,8 +115,8 @@ def token_uri(data: bytes) -> object:
     return None if isinstance(found, Malformed) else found
 
 
-def reach(data: bytes) -> object:
+def peer_endpoint(data: bytes) -> object:
     """A peer's endpoint, which reads the same when it was written out."""
-    found = Reach.parse(data.decode("utf-8", "replace"))
-    assert Reach.parse(str(found)) == found
+    found = PeerEndpoint.parse(data.decode("utf-8", "replace"))
+    assert PeerEndpoint.parse(str(found)) == found
     return found

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from tests.fuzz import chain, composed, policy, relaying, witnesses, zone
+from tests.fuzz import chain, composed, policy, relaying, verifiers, zone
 
 from dstack_vpn.adapters.attest.verify import report_of
 from dstack_vpn.adapters.chain.url import RpcUrl
@@ -41,10 +41,10 @@ DECODERS: Final = {
     "abi": Decoder(chain.abi, (FormatError,)),
     # texts of the chain
     "token-uri": Decoder(chain.token_uri),
-    "reach": Decoder(chain.reach, (FormatError,)),
+    "reach": Decoder(chain.peer_endpoint, (FormatError,)),
     # policy
     "members": Decoder(policy.members),
-    "quorum": Decoder(witnesses.rounds),
+    "quorum": Decoder(verifiers.rounds),
     "http": Decoder(policy.request),
     # WireGuard devices
     "uapi": Decoder(composed.uapi_answer, (DeviceError,)),

@@ -14,7 +14,7 @@ from tests.scripted import key
 from dstack_vpn.adapters.contracts import fields
 from dstack_vpn.adapters.web.access import Policy
 from dstack_vpn.core.access.addressing import AddressPlan
-from dstack_vpn.core.access.control import AccessControl, Identity, Reason, own_problem
+from dstack_vpn.core.access.control import AccessControl, NodeIdentity, Reason, own_problem
 from dstack_vpn.core.access.membership import Membership, PeerPolicy, keys_of
 from dstack_vpn.core.access.quorum import Quorum
 from dstack_vpn.core.chain.events import (
@@ -22,10 +22,10 @@ from dstack_vpn.core.chain.events import (
     ExpiryUpdated,
     Granted,
     KeyUpdated,
-    Observed,
     OwnerKeyUpdated,
     RegistryEvent,
     Revoked,
+    TokenState,
     Transferred,
 )
 from dstack_vpn.core.chain.node import Node
@@ -46,7 +46,10 @@ def members(data: bytes) -> object:
     own, height, confirmations, now, quorum = key(head[0] % 5), head[1], head[2] % 4, head[3], None
     if head[4] & 1:
         quorum = Quorum(2)
-    state, peers = Registry(), Membership(PeerPolicy(template="{node_id}.example:1"), lambda key, reach: None)
+    state, peers = (
+        Registry(),
+        Membership(PeerPolicy(template="{node_id}.example:1"), lambda key, peer_endpoint: None),
+    )
     access = AccessControl(state, SMALL, own, height, confirmations, quorum)
     peers.rebuild(access, now)
     for _ in range(_FACTS):
@@ -94,7 +97,7 @@ def _check(access: AccessControl, now: int) -> None:
         assert not decision.granted or decision.node in granted
         assert str(decision).isprintable()
         if isinstance(subject, str):
-            named = replace(access, identity=Identity(subject))
+            named = replace(access, identity=NodeIdentity(subject))
             assert (own_problem(named, now) or "").isprintable()
             own = named.decide(named.own_key, now)
             assert own.reason is not Reason.OWN_KEY or (own.node is not None and own.node.node_id == subject)
@@ -119,7 +122,7 @@ def fact(cursor: Cursor) -> tuple[Position, RegistryEvent]:
                 return at, ExpiryUpdated(token, cursor.byte())
             return at, EndpointUpdated(token, fields.endpoint(cursor.blob()))
         case _:
-            return at, Observed(token, node(cursor, token, at) if cursor.byte() & 3 else None)
+            return at, TokenState(token, node(cursor, token, at) if cursor.byte() & 3 else None)
 
 
 def _token(cursor: Cursor) -> TokenId:

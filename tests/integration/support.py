@@ -24,7 +24,7 @@ from dstack_vpn.core.model import PeerState, TokenId
 from dstack_vpn.core.observe.health import Health, evaluate
 from dstack_vpn.core.wireguard.keys import PrivateKey, PublicKey
 from dstack_vpn.core.wireguard.x25519 import derive
-from dstack_vpn.daemon.daemon import Node
+from dstack_vpn.daemon.daemon import Daemon
 from dstack_vpn.ports import ChainSession, Quarantine
 from dstack_vpn.wiring import daemon as wiring
 from dstack_vpn.wiring.transports import Relays
@@ -57,16 +57,16 @@ class Rig:
     contract: str
     state_dir: Path
     environment: dict[str, str] = field(default_factory=dict)
-    audit_interval: float = 3600.0
+    resync_interval: float = 3600.0
     pace: float | None = None
     """Seconds between blocks, where the chain is configured to have a rhythm."""
     link: MemoryLink = field(default_factory=MemoryLink)
     asked: list[tuple[str, Sequence[Any]]] = field(default_factory=list)
     """Every RPC call of every session since it was connected: the method and its parameters."""
     sessions: list[RpcSession] = field(default_factory=list)
-    node: Node = field(init=False)
+    node: Daemon = field(init=False)
 
-    def build(self) -> Node:
+    def build(self) -> Daemon:
         """The node of `wiring.build`, which also waits less long where a test would only wait."""
         config = self.state_dir / "empty.toml"
         config.touch()
@@ -81,7 +81,7 @@ class Rig:
             "HEALTH_CHECK_PORT": "0",
             **self.environment,
         }
-        settings = replace(load(environment=environment), sync_interval=self.audit_interval)
+        settings = replace(load(environment=environment), sync_interval=self.resync_interval)
         named = settings.contract_abi
         pool = RpcPool(
             self.urls,

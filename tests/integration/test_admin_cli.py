@@ -122,7 +122,7 @@ def cast_path() -> str | None:
     return found or shutil.which("cast")
 
 
-async def witness(anvil: Anvil, signature: str, *arguments: str) -> list[str]:
+async def verifier(anvil: Anvil, signature: str, *arguments: str) -> list[str]:
     """What the contract answers to cast; skips loudly where there is none."""
     cast = cast_path()
     if cast is None:
@@ -148,7 +148,7 @@ async def test_a_contract_is_deployed_and_belongs_to_whom_it_should(user: User) 
     ran = await user("contract", "deploy", "--owner", anvil.accounts[2], "--json", by=0)
     assert "simulating" in ran.err and ran.json["transaction"] in ran.err
     anvil.contract = ran.json["address"]
-    assert await witness(anvil, "owner()(address)") == [_checksummed(anvil.accounts[2])]
+    assert await verifier(anvil, "owner()(address)") == [_checksummed(anvil.accounts[2])]
     receipt = await anvil.rpc("eth_getTransactionReceipt", ran.json["transaction"])
     assert int(receipt["gasUsed"], 16) == ran.json["gas_used"]
     assert int(receipt["blockNumber"], 16) == ran.json["block"]
@@ -156,17 +156,17 @@ async def test_a_contract_is_deployed_and_belongs_to_whom_it_should(user: User) 
         "contract", "deploy", by=1, NETWORK="base-sepolia", CHAIN_ID="31337", CONTRACT_ADDRESS=""
     )
     anvil.contract = re.findall(r"CONTRACT_ADDRESS=(0x[0-9a-f]{40})", plain.out)[0]
-    assert await witness(anvil, "owner()(address)") == [_checksummed(anvil.accounts[1])]
+    assert await verifier(anvil, "owner()(address)") == [_checksummed(anvil.accounts[1])]
 
 
 async def test_a_node_lives_and_ends(user: User) -> None:
     anvil = user.anvil
     token = await user.register(1)
-    name, key, _, active = await witness(anvil, ACCESS, str(token))
+    name, key, _, active = await verifier(anvil, ACCESS, str(token))
     assert (name, key, active) == ("node-1", str(key_of(1)), "true")
 
     await user("node", "update-key", "node-1", "--public-key", str(key_of(7)), by=1)
-    assert (await witness(anvil, ACCESS, str(token)))[1] == str(key_of(7))
+    assert (await verifier(anvil, ACCESS, str(token)))[1] == str(key_of(7))
 
     await user("node", "set-endpoint", str(token), "vpn.example.org:51820", by=1)
     assert (await user("node", "info", "node-1", "--json")).json["endpoint"] == "vpn.example.org:51820"
@@ -174,19 +174,19 @@ async def test_a_node_lives_and_ends(user: User) -> None:
     assert (await user("node", "info", "node-1", "--json")).json["endpoint"] is None
 
     ran = await user("node", "set-expiry", "token:1", "2100-01-01", "--json", by=0)
-    assert await witness(anvil, "expiresAt(uint256)(uint64)", "1") == ["4102444800"]
+    assert await verifier(anvil, "expiresAt(uint256)(uint64)", "1") == ["4102444800"]
     assert ran.json["expires_at"] == 4102444800
     await user("node", "set-expiry", "node:node-1", "never", by=0)
-    assert await witness(anvil, "expiresAt(uint256)(uint64)", "1") == ["0"]
+    assert await verifier(anvil, "expiresAt(uint256)(uint64)", "1") == ["0"]
 
     await user("node", "transfer", "node-1", "--to", _checksummed(anvil.accounts[2]), "--yes", by=1)
-    assert await witness(anvil, "ownerOf(uint256)(address)", "1") == [_checksummed(anvil.accounts[2])]
+    assert await verifier(anvil, "ownerOf(uint256)(address)", "1") == [_checksummed(anvil.accounts[2])]
     assert "no key" in (await user("node", "verify", "node-1", code=1)).out
     await user("node", "update-key", "node-1", "--public-key", str(key_of(8)), by=2)
     await user("node", "verify", "node-1")
 
     await user("node", "revoke", "node-1", "-y", by=0)
-    assert (await witness(anvil, ACCESS, "1"))[3] == "false"
+    assert (await verifier(anvil, ACCESS, "1"))[3] == "false"
     assert (await user("node", "info", "node-1", "--json")).json["active"] is False
 
 
@@ -408,7 +408,7 @@ async def test_the_deployed_contract_does_what_it_can(user: User) -> None:
 
     assert len((await user("plan", "--json", INTERFACE="dvpn-none")).json["changes"]) == 2
     await user("node", "transfer", "1", "--yes", "--to", anvil.accounts[2], by=1)
-    assert await witness(anvil, "ownerOf(uint256)(address)", "1") == [_checksummed(anvil.accounts[2])]
+    assert await verifier(anvil, "ownerOf(uint256)(address)", "1") == [_checksummed(anvil.accounts[2])]
     await user("node", "revoke", "node-2", "--yes", by=0)
     assert "revoked" in (await user("node", "verify", "2", code=1)).out
     assert len((await user("plan", "--json", INTERFACE="dvpn-none")).json["changes"]) == 0

@@ -69,4 +69,4 @@ async def test_each_change_is_applied_within_the_lag(
                 assert key_of(number) not in rig.keys, "a backend that lags brought a revoked key back"
             left = [line for line in log_lines if line["event"] == "rpc.endpoint_left"]
             assert not left, "no session ended because a backend lagged"
-            assert not [line for line in log_lines if line["event"] == "chain.resync"]
+            assert not [line for line in log_lines if line["event"] == "chain.reload"]

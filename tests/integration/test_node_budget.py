@@ -66,14 +66,14 @@ async def test_an_audit_of_a_thousand_tokens(scheme: str, make_rig: MakeRig) -> 
         rig = make_rig(getattr(anvil, scheme), anvil.contract)
         async with rig.running():
             await rig.settle(await members(anvil), "a thousand peers")
-            rig.audit_interval = 0.01
-        again = make_rig(getattr(anvil, scheme), anvil.contract, audit_interval=0.01)
+            rig.resync_interval = 0.01
+        again = make_rig(getattr(anvil, scheme), anvil.contract, resync_interval=0.01)
         async with again.running():
-            await eventually(lambda: again.node.chain.state.audits >= 1, "an audit")
+            await eventually(lambda: again.node.chain.state.resyncs >= 1, "an audit")
             begun = len(again.spent)
-            audits = again.node.chain.state.audits
-            await eventually(lambda: again.node.chain.state.audits > audits + 3, "more audits")
-            calls, count = len(again.spent) - begun, again.node.chain.state.audits - audits
+            resyncs = again.node.chain.state.resyncs
+            await eventually(lambda: again.node.chain.state.resyncs > resyncs + 3, "more audits")
+            calls, count = len(again.spent) - begun, again.node.chain.state.resyncs - resyncs
             assert calls / count <= AUDIT, again.spent[begun:]
 
 

@@ -48,8 +48,8 @@ async def set_key(anvil: Anvil, number: int, *, sender: int) -> None:
 
 async def audited(rig: Rig) -> None:
     """Wait for an audit that began after now."""
-    audits = rig.node.chain.state.audits
-    await eventually(lambda: rig.node.chain.state.audits >= audits + 2, "an audit")
+    resyncs = rig.node.chain.state.resyncs
+    await eventually(lambda: rig.node.chain.state.resyncs >= resyncs + 2, "an audit")
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ async def test_the_life_of_a_network(
     first, second, third = (flavour.first_id + i for i in range(3))
     await anvil.mint(1, owner=1)
     await anvil.mint(2, owner=2)
-    rig = make_rig(getattr(anvil, scheme), anvil.contract, audit_interval=0.05)
+    rig = make_rig(getattr(anvil, scheme), anvil.contract, resync_interval=0.05)
     async with rig.running():
         assert rig.sessions[-1].abi.name == "dstack-access-nft", "found out by itself"
         await rig.settle(await model_members(anvil, [first, second]), "what was there, from the logs")
@@ -99,7 +99,7 @@ async def test_a_node_that_starts_after_a_transfer(
     await transfer(anvil, first, 1, 4)
     rest = await model_members(anvil, [first, second], suspended=[first])
     for what in ("from the logs", "from the store"):
-        rig = make_rig(anvil.ws, anvil.contract, audit_interval=0.05)
+        rig = make_rig(anvil.ws, anvil.contract, resync_interval=0.05)
         async with rig.running():
             await rig.settle(rest, f"without the old owner's key, {what}")
             await audited(rig)
@@ -120,7 +120,7 @@ async def test_a_transfer_and_a_revoke_while_the_daemon_was_away(
         await rig.settle(await model_members(anvil, [first, second, third]), "what was there")
     await transfer(anvil, first, 1, 4)
     await anvil.revoke(second)
-    again = make_rig(anvil.ws, anvil.contract, audit_interval=0.05)
+    again = make_rig(anvil.ws, anvil.contract, resync_interval=0.05)
     async with again.running():
         await again.settle(await model_members(anvil, [third]), "without the two")
         await audited(again)

@@ -99,9 +99,9 @@ async def starts_over(rig: Rig, anvil: Anvil, make_rig: MakeRig, want: Peers) ->
     async with make_rig(anvil.http, anvil.contract).running() as again:
         await again.settle(want, "from the store")
     (rig.state_dir / "registry.sqlite").unlink()
-    async with make_rig(anvil.http, anvil.contract, audit_interval=0.05).running() as anew:
+    async with make_rig(anvil.http, anvil.contract, resync_interval=0.05).running() as anew:
         await anew.settle(want, "from the logs")
-        await eventually(lambda: anew.node.chain.state.audits >= 2, "audits")
+        await eventually(lambda: anew.node.chain.state.resyncs >= 2, "audits")
         await anew.settle(want, "after audits")
 
 

@@ -70,8 +70,8 @@ async def test_logs_that_a_subscription_lost_are_found_by_the_audit(
 ) -> None:
     chain = fake_chain.chain
     await chain.mint(1)
-    async with make_rig(fake_chain.ws, chain.contract, audit_interval=0.1).running() as rig:
-        await eventually(lambda: rig.node.chain.state.audits, "an audit")
+    async with make_rig(fake_chain.ws, chain.contract, resync_interval=0.1).running() as rig:
+        await eventually(lambda: rig.node.chain.state.resyncs, "an audit")
         fake_chain.faults.mute_logs = True
         await chain.mint(2)
         await chain.revoke(1)
@@ -100,7 +100,7 @@ async def test_a_mass_removal_that_the_other_endpoint_confirms(
         await revoke_six(pair.chain)
         await rig.settle(members(pair.chain), "what was confirmed")
         assert pair.second.faults.calls["eth_call"] > asked, "by the other endpoint"
-        await eventually(lambda: not rig.node.reconciler.brake.held, "nothing is held")
+        await eventually(lambda: not rig.node.reconciler.removal_guard.held, "nothing is held")
 
 
 @pytest.mark.usefixtures("eager")
@@ -131,7 +131,7 @@ async def honest_again(rig: Rig, liar: FakeChain, honest: FakeChain) -> None:
     await liar.reorg(1)
     await honest.mine_empty(1)
     await rig.settle(members(honest), "as if nothing had been")
-    await eventually(lambda: not rig.node.reconciler.brake.held, "nothing is held")
+    await eventually(lambda: not rig.node.reconciler.removal_guard.held, "nothing is held")
 
 
 async def test_an_empty_registry_at_the_next_session_is_a_mass_removal(
@@ -141,11 +141,11 @@ async def test_an_empty_registry_at_the_next_session_is_a_mass_removal(
     chain = fake_chain.chain
     await eight(chain, second_chain.chain)
     async with make_rig(
-        [fake_chain.ws, second_chain.ws], chain.contract, audit_interval=0.1
+        [fake_chain.ws, second_chain.ws], chain.contract, resync_interval=0.1
     ).running() as rig:
         before = members(chain)
         await rig.settle(before, "what was there")
         object.__setattr__(chain.head, "tokens", {})
-        await eventually(lambda: len(rig.node.reconciler.brake.held) == 8, "the removal is held")
+        await eventually(lambda: len(rig.node.reconciler.removal_guard.held) == 8, "the removal is held")
         assert rig.peers == before
         assert rig.component("registry").startswith("failed: 8 removals")

@@ -16,11 +16,10 @@ from tests.integration.support import Rig, eventually
 
 from dstack_vpn.adapters.chain import pool
 from dstack_vpn.core.access.control import Reason
-from dstack_vpn.core.chain.fork_search import Walk
+from dstack_vpn.core.chain.fork_search import ForkSearch
 from dstack_vpn.core.model import RemovePeer, SetPeer
 from dstack_vpn.core.wireguard.keys import PublicKey
-from dstack_vpn.daemon.chain import progress
-from dstack_vpn.daemon.chain import quorum_checker as jury
+from dstack_vpn.daemon.chain import progress, quorum_checker
 from dstack_vpn.daemon.chain.verifiers import LOOK
 from dstack_vpn.wiring.view import NodeView
 
@@ -84,7 +83,7 @@ async def settled(rig: Rig, chain: FakeChain, what: str) -> None:
 
 async def test_what_all_show_is_granted_and_revoked_as_ever(trio: Trio, make_rig: MakeRig) -> None:
     await trio.chain.mint(1)
-    async with running(make_rig, trio, audit_interval=3600) as rig:
+    async with running(make_rig, trio, resync_interval=3600) as rig:
         await settled(rig, trio.chain, "what was there")
         await trio.chain.mint(2)
         await settled(rig, trio.chain, "a grant")
@@ -100,11 +99,11 @@ async def test_a_grant_costs_two_calls_of_each_endpoint_and_a_revocation_none(
     trio: Trio, make_rig: MakeRig
 ) -> None:
     await trio.chain.mint(1)
-    async with running(make_rig, trio, audit_interval=3600) as rig:
+    async with running(make_rig, trio, resync_interval=3600) as rig:
         await settled(rig, trio.chain, "what was there")
         facts = rig.node.reporter.collect().quorum
         await eventually(lambda: facts is not None and facts.agreeing == 3, "all have answered an audit")
-        await eventually(lambda: rig.node.chain.state.audits, "and it is settled")
+        await eventually(lambda: rig.node.chain.state.resyncs, "and it is settled")
         rig.asked.clear()
         await trio.chain.mint(2)
         await settled(rig, trio.chain, "a grant")
@@ -161,7 +160,7 @@ async def test_a_forged_claim_to_a_members_key_keeps_it_not_out(trio: Trio, make
         thief = registry.mint(chain.accounts[1], "thief", str(key_of(1)))
         await trio.liar.forge(thief, lambda tokens, *_: (older(tokens), []), logs=False)
         await eventually(lambda: rig.decide("thief").reason is not Reason.UNKNOWN, "it is seen")
-        await eventually(lambda: rig.node.chain.state.audits > 2, "audits")
+        await eventually(lambda: rig.node.chain.state.resyncs > 2, "audits")
         assert rig.peers == members(chain)
 
 
@@ -220,7 +219,7 @@ async def test_an_endpoint_that_answers_no_audit_hides_no_revocation_and_is_left
     trio: Trio, make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It follows well, but its own audit stalls for as long as it likes."""
-    monkeypatch.setattr(jury, "AUDIT_DEADLINE", 4.0)
+    monkeypatch.setattr(quorum_checker, "AUDIT_DEADLINE", 4.0)
     chain = trio.chain
     await chain.mint(1)
     await chain.mint(2)
@@ -261,7 +260,7 @@ async def test_an_endpoint_that_never_lets_a_walk_end_hides_no_revocation_and_is
 async def test_an_endpoint_that_stalls_calls_holds_up_no_grant(trio: Trio, make_rig: MakeRig) -> None:
     chain = trio.chain
     await chain.mint(1)
-    async with running(make_rig, trio, audit_interval=3600) as rig:
+    async with running(make_rig, trio, resync_interval=3600) as rig:
         await settled(rig, chain, "what was there")
         trio.liar.faults.by_method["eth_call"] = Fault(stall=True)
         await chain.mint(2)
@@ -295,7 +294,7 @@ async def test_no_one_endpoint_keeps_a_mass_revocation_held(
     chain = trio.chain
     for number in range(1, 7):
         await chain.mint(number)
-    async with running(make_rig, trio, audit_interval=3600) as rig:
+    async with running(make_rig, trio, resync_interval=3600) as rig:
         await settled(rig, chain, "what was there")
         liar, before = trio.servers[1], dict(chain.head.tokens)
         liar.faults.lies.state = lambda tokens, number: before
@@ -309,7 +308,7 @@ async def test_an_endpoint_whose_blocks_are_made_up_hides_no_revocation(
     trio: Trio, make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It goes on with a fork of its own, whose blocks nobody else has."""
-    monkeypatch.setattr(jury, "AGREED", 2.0)
+    monkeypatch.setattr(quorum_checker, "AGREED", 2.0)
     chain = trio.chain
     await chain.mint(1)
     await chain.mint(2)
@@ -357,7 +356,10 @@ async def test_an_end_that_one_endpoint_puts_off_does_not_move(trio: Trio, make_
     async with running(make_rig, trio, 2) as rig:
         await settled(rig, chain, "what was there")
         await trio.liar.forge(registry.set_expiry(1, 0))
-        await eventually(lambda: rig.node.chain.jury and rig.node.chain.jury.report().waiting, "it waits")
+        await eventually(
+            lambda: rig.node.chain.quorum_checker and rig.node.chain.quorum_checker.report().waiting,
+            "it waits",
+        )
         assert rig.decide(1).ends == 4_000_000_000
         assert rig.peers == members(chain)
 
@@ -388,8 +390,8 @@ async def test_a_restart_brings_back_only_what_was_vouched_for(trio: Trio, make_
         await trio.liar.forge(mint(chain, 66))
         await chain.mine_empty(5)
         await eventually(lambda: rig.decide("node-66").reason is Reason.UNWITNESSED, "it is seen")
-        audits = rig.node.chain.state.audits
-        await eventually(lambda: rig.node.chain.state.audits > audits + 2, "it is stored")
+        resyncs = rig.node.chain.state.resyncs
+        await eventually(lambda: rig.node.chain.state.resyncs > resyncs + 2, "it is stored")
     for server in trio.servers:
         await server.stop()
     rig = make_rig(trio.urls()[:2], chain.contract, environment={"RPC_QUORUM": "2"})
@@ -420,7 +422,7 @@ async def test_quarantine_grows_and_is_followed_by_another_chance(
 async def test_a_grant_beside_a_walk_that_ends_where_it_began_waits_for_no_audit(
     trio: Trio, make_rig: MakeRig, number: int
 ) -> None:
-    async with running(make_rig, trio, audit_interval=3600.0) as rig:
+    async with running(make_rig, trio, resync_interval=3600.0) as rig:
         await trio.chain.mine_empty(number)
         # A head from elsewhere right after the mint's own: a walk, which finds that nothing has changed.
         elsewhere = replace(trio.chain.head, hash="0x" + "ab" * 32).header()
@@ -430,12 +432,12 @@ async def test_a_grant_beside_a_walk_that_ends_where_it_began_waits_for_no_audit
 
 
 async def test_tokens_that_wait_during_a_walk_are_looked_at_again_soon(trio: Trio, make_rig: MakeRig) -> None:
-    async with running(make_rig, trio, audit_interval=3600.0) as rig:
-        judges, follower = rig.node.chain.jury, rig.node.chain.state.follower
+    async with running(make_rig, trio, resync_interval=3600.0) as rig:
+        judges, follower = rig.node.chain.quorum_checker, rig.node.chain.state.follower
         assert judges is not None
         assert judges._patience() is None
         judges.quorum._pending.add(99)
-        follower._walk = Walk(None)
+        follower._walk = ForkSearch(None)
         assert judges._patience() == LOOK
         follower._walk = None
         judges.quorum._pending.clear()

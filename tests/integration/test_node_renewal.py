@@ -25,7 +25,7 @@ from dstack_vpn.core.wireguard.key_age import SHORTEST
 from dstack_vpn.core.wireguard.keys import PrivateKey
 from dstack_vpn.core.wireguard.x25519 import derive
 from dstack_vpn.daemon.device import key_expiry as renewal_module
-from dstack_vpn.daemon.device.key_expiry import Renewal
+from dstack_vpn.daemon.device.key_expiry import KeyExpiry
 from dstack_vpn.errors import AdminError, EndpointError
 from dstack_vpn.wiring import daemon as wiring
 from dstack_vpn.wiring.snapshot import take
@@ -79,9 +79,9 @@ def written(path: Path, ago: float) -> None:
     os.utime(path, (then, then))
 
 
-def renewal(rig: Rig) -> Renewal:
-    assert rig.node.renewal is not None
-    return rig.node.renewal
+def key_expiry(rig: Rig) -> KeyExpiry:
+    assert rig.node.key_expiry is not None
+    return rig.node.key_expiry
 
 
 async def with_an_old_key(
@@ -94,7 +94,7 @@ async def with_an_old_key(
     await chain.mine(registry.mint(chain.accounts[HOLDER], "us", str(derive(key))))
     await chain.mint(2)
     environment = {"WIREGUARD_PRIVATE_KEY": "generate", "NODE_ID": "us", "KEY_MAX_AGE": str(HOUR * 1000)}
-    return make_rig(server.ws, chain.contract, environment=environment, audit_interval=0.2), key
+    return make_rig(server.ws, chain.contract, environment=environment, resync_interval=0.2), key
 
 
 def announcing(server: FakeServer, folder: Path) -> Scripted:
@@ -127,7 +127,9 @@ async def test_an_old_key_is_changed_once_and_no_peer_goes(
         await eventually(lambda: in_use(tmp_path) != old, "another key")
         new = in_use(tmp_path)
         await eventually(lambda: rig.device.public_key == derive(new), "on the device, too")
-        await eventually(lambda: (renewal(rig).report().age or HOUR) < HOUR / 2, "a young key, by its file")
+        await eventually(
+            lambda: (key_expiry(rig).report().age or HOUR) < HOUR / 2, "a young key, by its file"
+        )
         assert rig.component("key") == "ok: "
         assert rig.component("membership") == "ok: "
         assert rig.keys == {key_of(2)}
@@ -145,7 +147,7 @@ async def test_a_young_key_is_left_alone_and_so_is_one_that_only_the_registry_ca
     hurry(changer)
     rig, _ = await with_an_old_key(fake_chain, make_rig, tmp_path, age=0.8 * HOUR)
     async with rig.running():
-        await eventually(lambda: renewal(rig).report().age is not None, "its age")
+        await eventually(lambda: key_expiry(rig).report().age is not None, "its age")
         await asyncio.sleep(0.2)
         assert not changer.calls
         written(current(tmp_path), 0.2 * HOUR)
@@ -159,7 +161,7 @@ async def test_a_failure_leaves_the_old_key_and_is_told(
     hurry(changer)
     rig, old = await with_an_old_key(fake_chain, make_rig, tmp_path)
     async with rig.running():
-        await eventually(lambda: renewal(rig).report().failures, "a failure")
+        await eventually(lambda: key_expiry(rig).report().failures, "a failure")
         assert rig.component("key").startswith(
             "warning: our key is 2 hours old, and KEY_MAX_AGE allows 60 min"
         )
@@ -172,8 +174,8 @@ async def test_a_failure_leaves_the_old_key_and_is_told(
         await asyncio.sleep(0.3)
         assert len(changer.calls) == 1, "not at every look"
         assert rig.device.public_key == derive(old)
-        renewal(rig).changer = announcing(fake_chain, tmp_path)
-        renewal(rig).schedule = replace(renewal(rig).schedule, ready_at=0.0)
+        key_expiry(rig).changer = announcing(fake_chain, tmp_path)
+        key_expiry(rig).schedule = replace(key_expiry(rig).schedule, ready_at=0.0)
         await eventually(lambda: in_use(tmp_path) != old, "the next try")
         await eventually(lambda: rig.component("key") == "ok: ", "all is well again")
         families = list(trust_families(rig.node.reporter.collect()))
@@ -204,7 +206,7 @@ async def test_who_is_no_member_changes_nothing(
         await eventually(lambda: rig.component("membership").startswith("failed"), "no member")
         await asyncio.sleep(0.3)
         assert not changer.calls
-        assert renewal(rig).report().age is None
+        assert key_expiry(rig).report().age is None
         assert in_use(tmp_path) == old
 
 
@@ -215,10 +217,10 @@ async def test_while_the_chain_is_away_nothing_is_tried(
     hurry(changer)
     rig, _ = await with_an_old_key(fake_chain, make_rig, tmp_path, age=0.8 * HOUR)
     async with rig.running():
-        await eventually(lambda: renewal(rig).report().age is not None, "its age")
+        await eventually(lambda: key_expiry(rig).report().age is not None, "its age")
         rig.node.chain.state.down(EndpointError("away"))
         written(current(tmp_path), HOUR)
-        await eventually(lambda: (renewal(rig).report().age or 0) > HOUR, "it goes on growing old")
+        await eventually(lambda: (key_expiry(rig).report().age or 0) > HOUR, "it goes on growing old")
         await asyncio.sleep(0.2)
         assert not changer.calls
         rig.node.chain.state.connected(rig.sessions[-1].name)
@@ -255,7 +257,7 @@ async def test_a_reorg_takes_a_new_key_back_and_it_is_announced_again_after_a_wh
         await eventually(lambda: in_use(tmp_path) == old, "the old one again")
         await asyncio.sleep(0.2)
         assert len(changer.calls) == 1, "it may yet come by itself"
-        renewal(rig).schedule = replace(renewal(rig).schedule, ready_at=0.0)
+        key_expiry(rig).schedule = replace(key_expiry(rig).schedule, ready_at=0.0)
         await eventually(lambda: in_use(tmp_path) not in {old, new}, "and another new one: that one was seen")
         assert len(changer.calls) == 2
 
@@ -283,7 +285,7 @@ async def test_two_with_the_same_key_do_not_take_turns(
     hurry(changer)
     rig, old = await with_an_old_key(fake_chain, make_rig, tmp_path, age=0.8 * HOUR)
     async with rig.running():
-        await eventually(lambda: renewal(rig).report().age is not None, "its age")
+        await eventually(lambda: key_expiry(rig).report().age is not None, "its age")
         await fake_chain.chain.mine(registry.update_key(1, str(key_of(77))))
         await eventually(lambda: rig.component("membership").startswith("failed"), "no member any more")
         written(current(tmp_path), HOUR)
@@ -352,7 +354,7 @@ async def test_the_command_changes_it_and_no_secret_shows(
             await eventually(lambda: watched(children) or in_use(tmp_path) != old, "another key")
             await eventually(lambda: rig.device.public_key == derive(in_use(tmp_path)), "on the device")
             await eventually(lambda: rig.component("key") == "ok: ", "all is well")
-            assert renewal(rig).report().announced == 1
+            assert key_expiry(rig).report().announced == 1
             assert rig.keys == {key_of(2)}
             assert rig.component("membership") == "ok: "
             stats = json.dumps(take(rig.node, None, {}).stats(), default=str)
@@ -390,7 +392,7 @@ async def test_what_the_chain_refuses_leaves_the_old_key(
             # Without a node id, such an account would say that the token is not ours.
             rig.environment = {**rig.environment, "CONTRACT_PRIVATE_KEY": "0x" + "17" * 32, "NODE_ID": "us"}
         async with rig.running():
-            await eventually(lambda: renewal(rig).report().failures == 1, "it was refused")
+            await eventually(lambda: key_expiry(rig).report().failures == 1, "it was refused")
             reason = rig.component("key")
             assert reason.startswith("warning: ")
             assert {"no funds": "has 0", "not the holder": "the contract refused"}[trouble] in reason

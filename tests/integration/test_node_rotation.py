@@ -23,7 +23,7 @@ async def with_two_members(
     await chain.mine(registry.mint(chain.accounts[1], "us", str(derive(current))))
     await chain.mint(2)
     environment = {"WIREGUARD_PRIVATE_KEY": "generate", "NODE_ID": "us"}
-    return make_rig(chain_server.ws, chain.contract, environment=environment, audit_interval=0.2), current
+    return make_rig(chain_server.ws, chain.contract, environment=environment, resync_interval=0.2), current
 
 
 def in_use(folder: Path) -> PrivateKey:

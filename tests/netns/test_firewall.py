@@ -11,7 +11,7 @@ from tests.netns_support import Namespace, connect
 
 from dstack_vpn.adapters.firewall.nft import NftFirewall
 from dstack_vpn.errors import FirewallError
-from dstack_vpn.ports import FirewallRules, Handing
+from dstack_vpn.ports import FirewallRules, PortForward
 
 pytestmark = [
     pytest.mark.netns,
@@ -20,7 +20,7 @@ pytestmark = [
 BOTH = frozenset({"10.77.0.0/16", "fd01::/48"})
 RULES = FirewallRules("h1-w", BOTH, True)
 TABLE = "dstack_vpn_h1_2dw"
-HANDED = frozenset({Handing("tcp", 80, "192.0.2.7", 80)})
+HANDED = frozenset({PortForward("tcp", 80, "192.0.2.7", 80)})
 PUBLISHED = """\
 table inet docker {
   chain publish { type nat hook prerouting priority dstnat - 1; policy accept;
@@ -46,9 +46,9 @@ def namespace() -> Iterator[Namespace]:
     "edit",
     [
         ("flush", "table", "inet", TABLE),
-        ("flush", "chain", "inet", TABLE, "arriving"),
+        ("flush", "chain", "inet", TABLE, "input"),
         ("delete", "table", "inet", TABLE),
-        ("insert", "rule", "inet", TABLE, "leaving", "accept"),
+        ("insert", "rule", "inet", TABLE, "output", "accept"),
         ("add", "chain", "inet", TABLE, "more"),
         ("flush", "ruleset"),
     ],
@@ -105,7 +105,7 @@ async def test_the_table_of_an_earlier_release_is_taken_over_if_it_is_ours(names
 async def test_a_policy_that_drops_what_is_forwarded_is_named(namespace: Namespace) -> None:
     firewall = NftFirewall()
     namespace.run("sysctl", "-qw", "net.ipv4.ip_forward=1")
-    await firewall.apply(FirewallRules("wg0", BOTH, True, handings=HANDED))
+    await firewall.apply(FirewallRules("wg0", BOTH, True, port_forwards=HANDED))
     assert await firewall.conflict("wg0", {4, 6}) is None
     namespace.run("nft", "-f", "-", text=DOCKER)
     found = await firewall.conflict("wg0", {4})
@@ -177,7 +177,7 @@ async def test_a_member_reaches_our_tunnel_addresses_and_no_other_of_this_machin
     await NftFirewall().apply(RULES)
     assert all(arrives(pair, address) for address in TUNNEL)
     assert [address for address in OTHERS if arrives(pair, address)] == []
-    assert counted(pair.node, "entering") >= len(OTHERS)
+    assert counted(pair.node, "prerouting_raw") >= len(OTHERS)
 
 
 async def test_a_member_gets_into_no_tunnel_through_the_tunnel_and_no_further_by_it(pair: Pair) -> None:
@@ -186,24 +186,24 @@ async def test_a_member_gets_into_no_tunnel_through_the_tunnel_and_no_further_by
     assert arrives(pair, TUNNEL[0], 51821)
     pair.node.run("ip", "route", "add", "10.77.9.0/24", "dev", "h1-w")
     pair.member.run("ip", "route", "add", "10.77.9.0/24", "via", "10.77.0.1")
-    before = counted(pair.node, "passing")
+    before = counted(pair.node, "forward")
     assert not arrives(pair, "10.77.9.9")
-    assert counted(pair.node, "passing") == before + 1
+    assert counted(pair.node, "forward") == before + 1
 
 
 async def test_a_port_that_another_program_publishes_is_reached_at_our_tunnel_addresses_only(
     pair: Pair,
 ) -> None:
     pair.node.run("nft", "-f", "-", text=PUBLISHED)
-    await NftFirewall().apply(replace(RULES, handings=HANDED))
-    before = counted(pair.node, "entering")
+    await NftFirewall().apply(replace(RULES, port_forwards=HANDED))
+    before = counted(pair.node, "prerouting_raw")
     arrives(pair, OTHERS[0], 8080)
-    assert counted(pair.node, "entering") == before + 1
+    assert counted(pair.node, "prerouting_raw") == before + 1
     # What the node forwards on purpose is translated after that, and goes on.
     pair.node.run("ip", "route", "add", "192.0.2.7", "dev", "bridge0")
     with pair.member.entered(), socket.socket() as calling:
         calling.setblocking(False)
         with pytest.raises(BlockingIOError):
             calling.connect((TUNNEL[0], 80))
-        netns_support.wait_until(lambda: counted(pair.node, "behind") == 1, "it is handed on", 3)
-    assert counted(pair.node, "entering") == before + 1
+        netns_support.wait_until(lambda: counted(pair.node, "postrouting_nat") == 1, "it is handed on", 3)
+    assert counted(pair.node, "prerouting_raw") == before + 1

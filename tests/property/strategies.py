@@ -9,21 +9,21 @@ from dstack_vpn.core.chain.events import (
     Granted,
     KeyUpdated,
     LoggedEvent,
-    Observed,
     OwnerKeyUpdated,
     Revoked,
+    TokenState,
     Transferred,
 )
 from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.model import Malformed, Position
-from dstack_vpn.core.paths.peer_endpoint import Reach
+from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
 
 tokens = st.integers(0, 5)
 owners = st.sampled_from(["0xa", "0xb", "0xc"])
 keys = st.one_of(st.integers(0, 4).map(key), st.none(), st.just(Malformed("a bad key")))
 node_ids = st.one_of(st.sampled_from(["web", "db", "cache"]), st.just(Malformed("a bad node id")))
 endpoints = st.one_of(
-    st.none(), st.just(Reach.parse("192.0.2.1:51820")), st.just(Malformed("a bad endpoint"))
+    st.none(), st.just(PeerEndpoint.parse("192.0.2.1:51820")), st.just(Malformed("a bad endpoint"))
 )
 expiries = st.integers(0, 20)
 positions = st.builds(Position, st.integers(0, 50), st.integers(0, 9))
@@ -39,7 +39,7 @@ nodes = st.builds(
     key_since=positions,
 )
 observations = st.one_of(
-    nodes.map(lambda node: Observed(node.token_id, node)), tokens.map(lambda token: Observed(token, None))
+    nodes.map(lambda node: TokenState(node.token_id, node)), tokens.map(lambda token: TokenState(token, None))
 )
 events = st.one_of(
     st.builds(Granted, tokens, owners, node_ids, keys),
@@ -51,7 +51,7 @@ events = st.one_of(
     st.builds(ExpiryUpdated, tokens, expiries),
     observations,
 )
-logs = st.lists(st.lists(events.filter(lambda e: not isinstance(e, Observed)), max_size=4), max_size=6).map(
+logs = st.lists(st.lists(events.filter(lambda e: not isinstance(e, TokenState)), max_size=4), max_size=6).map(
     lambda blocks: [
         LoggedEvent(number, f"h{number}", index, event)
         for number, block in enumerate(blocks, 1)

@@ -10,14 +10,14 @@ from tests.property.test_quorum import block, step
 from tests.scripted import key, members_of
 
 from dstack_vpn.core.access.addressing import AddressPlan, unique_local_prefix
-from dstack_vpn.core.access.control import Identity
+from dstack_vpn.core.access.control import NodeIdentity
 from dstack_vpn.core.access.decisions import Standing, standing
 from dstack_vpn.core.access.membership import PeerPolicy
 from dstack_vpn.core.access.quorum import Quorum
-from dstack_vpn.core.access.replies import Statement, Word, compare
+from dstack_vpn.core.access.replies import Comparison, Reply, compare
 from dstack_vpn.core.access.staleness import Staleness, StalePolicy
 from dstack_vpn.core.chain.commands import Advanced
-from dstack_vpn.core.chain.events import Observed
+from dstack_vpn.core.chain.events import TokenState
 from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.chain.registry import Registry
 from dstack_vpn.core.model import BlockRef, ChainIdentity, Peer, Position, TokenId
@@ -63,7 +63,7 @@ class Player:
             PLAN,
             self.clock,
             own_key=OWN,
-            identity=Identity("node-1"),
+            identity=NodeIdentity("node-1"),
             confirmations=self.confirmations,
             quorum=None if self.needed is None else Quorum(self.needed),
             staleness=Staleness(self.random.choice([7.0, 1e9]), StalePolicy.ISOLATE),
@@ -111,7 +111,7 @@ class Player:
 
     def strike(self) -> None:
         if self.members.quorum is not None:
-            self.members.testified(self.members.quorum.strike("e1"))
+            self.members.testified(self.members.quorum.discard("e1"))
 
     def pin(self) -> None:
         keys = {*self.members.membership.peers, key(20), key(30)}
@@ -176,10 +176,10 @@ class Player:
     def _block(self) -> BlockRef:
         return block(self.tip, f"-{self.fork}")
 
-    def _word(self, name: str, ours: Registry, state: dict[TokenId, Node], at: BlockRef) -> Word:
-        observed = [Observed(token, state.get(token)) for token in ALL_TOKENS]
+    def _word(self, name: str, ours: Registry, state: dict[TokenId, Node], at: BlockRef) -> Comparison:
+        observed = [TokenState(token, state.get(token)) for token in ALL_TOKENS]
         same, differs = compare(ours, observed)
-        return Word.of(Statement(name, at.hash, at, observed), at, same, differs)
+        return Comparison.of(Reply(name, at.hash, at, observed), at, same, differs)
 
 
 STEPS = ("event", "reorg", "head", "time", "quorum", "strike", "pin", "confirmed")

@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dstack_vpn.adapters.relay import dial
-from dstack_vpn.adapters.relay.lookup import Found, Names
+from dstack_vpn.adapters.relay.lookup import Found, NameCache
 from dstack_vpn.adapters.resolver import SystemResolver
 from dstack_vpn.core.access.addressing import AddressPlan, unique_local_prefix
 from dstack_vpn.core.model import Endpoint, SocketAddress
 from dstack_vpn.core.paths.destination import Destinations
-from dstack_vpn.core.paths.peer_endpoint import Reach
-from dstack_vpn.core.paths.relay_url import Upstream
+from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
+from dstack_vpn.core.paths.relay_url import RelayUrl
 from dstack_vpn.errors import FormatError, RelayError
 
 PLAN: Final = AddressPlan(ipaddress.IPv4Network("10.77.0.0/16"), unique_local_prefix(31337, "0x" + "ab" * 20))
@@ -83,7 +83,7 @@ def test_an_odd_address_is_refused_in_every_notation(text: str) -> None:
         with pytest.raises(FormatError):
             Endpoint.parse(as_text(form))
         with pytest.raises(FormatError):
-            Upstream.parse(f"tcp://{as_text(form)}", local=False)
+            RelayUrl.parse(f"tcp://{as_text(form)}", local=False)
 
 
 @given(addresses("10.77.0.0/16", str(PLAN.ipv6)))
@@ -93,13 +93,13 @@ def test_an_address_of_the_vpn_is_refused_in_every_notation_to_the_operator_as_w
             assert "leads back into the tunnel" in (destinations.refusal(form) or ""), form
     for written in (as_text(text), f"192.0.2.1:1,tls://{as_text(text)}"):
         for local in (False, True):
-            assert Reach.parse(written, local=local).refusal(FOREIGN) is not None
+            assert PeerEndpoint.parse(written, local=local).refusal(FOREIGN) is not None
 
 
 @given(addresses("10.78.0.0/16", "192.168.0.0/16", "203.0.113.0/24", "8.8.0.0/16", "2a00::/12", "fc00::/8"))
 def test_an_address_of_another_machine_is_accepted(text: str) -> None:
     assert FOREIGN.refusal(text) is None
-    assert Reach.parse(as_text(text)).refusal(FOREIGN) is None
+    assert PeerEndpoint.parse(as_text(text)).refusal(FOREIGN) is None
 
 
 @pytest.mark.parametrize("text", [*ROW, "10.77.0.2", "64:ff9b::10.77.0.2", "fe80::1%eth0"])
@@ -108,9 +108,9 @@ async def test_a_name_that_resolves_to_a_refused_address_leads_nowhere(
 ) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", answered(text))
     assert await SystemResolver(FOREIGN).resolve("evil.example", 51820) is None
-    names = Names(answered(text))
+    names = NameCache(answered(text))
     with pytest.raises(RelayError, match="no address of another machine"):
-        await dial.dial(Upstream.parse("tcp://evil.example:443"), names, destinations=FOREIGN)
+        await dial.dial(RelayUrl.parse("tcp://evil.example:443"), names, destinations=FOREIGN)
 
 
 @pytest.mark.parametrize("text", ROW)

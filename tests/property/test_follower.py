@@ -22,7 +22,7 @@ from dstack_vpn.core.chain.commands import (
     FetchHead,
     FetchHeader,
     Leave,
-    Resync,
+    Reload,
 )
 from dstack_vpn.core.chain.events import Granted, KeyUpdated, LoggedEvent, RegistryEvent, Revoked, Transferred
 from dstack_vpn.core.chain.follower import NEXT, Follower
@@ -74,7 +74,7 @@ class Driver:
                     concerned = keys_of(command.tokens, self.seen, command.registry)
                     self.peers = self.peers - concerned | concerned & self.members()
                     self.seen = command.registry
-                case Resync():
+                case Reload():
                     raise AssertionError("block 0 is always common ground")
                 case Leave():
                     self.lose_session()
@@ -235,11 +235,11 @@ def test_a_wiped_chain_is_a_resync_and_changes_nothing_by_itself() -> None:
     before = driver.follower.registry
     other = [BlockRef(i, f"x{i}", f"x{i - 1}", 0) for i in range(5)]
     commands = driver.follower.receive(other[4])
-    while commands and not isinstance(commands[-1], Resync):
+    while commands and not isinstance(commands[-1], Reload):
         fetch = commands[-1]
         assert isinstance(fetch, FetchHeader)
         commands = driver.follower.fetched(fetch, other[fetch.number])
-    assert isinstance(commands[-1], Resync)
+    assert isinstance(commands[-1], Reload)
     assert driver.follower.registry is before
 
 
@@ -276,7 +276,7 @@ def test_a_chain_that_forks_below_what_is_settled_is_read_anew() -> None:
     commands = driver.follower.receive(chain.mine()[0])
     while isinstance(commands[-1], FetchHead | FetchHeader):
         commands = driver.follower.fetched(commands[-1], answer(chain, commands[-1]))
-    assert isinstance(commands[-1], Resync)
+    assert isinstance(commands[-1], Reload)
 
 
 def test_an_answer_that_no_walk_waits_for_says_nothing() -> None:

@@ -10,9 +10,9 @@ from dstack_vpn.core.wireguard.key_age import (
     SETTLING,
     SHORTEST,
     START,
+    KeyAction,
     Look,
     Schedule,
-    Verdict,
     age_of,
 )
 
@@ -59,11 +59,11 @@ def test_only_an_old_key_that_somebody_would_take_is_changed(
     schedule = Schedule(longest, spread)
     assert 0.9 - ROUNDING <= schedule.due / longest <= 0.95 + ROUNDING
     verdict = schedule.decide(look)
-    if verdict is not Verdict.REST:
+    if verdict is not KeyAction.REST:
         assert look.age is not None
         assert look.age >= schedule.due
-    assert (verdict is Verdict.RENEW) <= (look.member and look.able)
-    assert (verdict is Verdict.REMIND) <= (not look.able)
+    assert (verdict is KeyAction.RENEW) <= (look.member and look.able)
+    assert (verdict is KeyAction.REMIND) <= (not look.able)
 
 
 @given(st.none() | AGES, st.none() | AGES)
@@ -91,7 +91,7 @@ def test_there_is_no_history_that_makes_a_storm(
             schedule, born = Schedule(longest, spread).started(now), now
             last_try = now - SHORTEST
         age = age_of(registry=now - set_at + it.registry_off, file=now + clock - written)
-        if schedule.decide(Look(now, age, it.followed, able=True)) is not Verdict.RENEW:
+        if schedule.decide(Look(now, age, it.followed, able=True)) is not KeyAction.RENEW:
             continue
         assert now - born >= START
         assert now - last_try >= SHORTEST or not last_try
@@ -112,7 +112,7 @@ def test_after_any_failures_it_is_changed_in_the_end(
     for draw in draws:
         schedule = schedule.failed(now, draw)
     look = Look(now, longest, member=True, able=True)
-    assert schedule.decide(replace(look, now=now + SHORTEST + LONGEST)) is Verdict.RENEW
+    assert schedule.decide(replace(look, now=now + SHORTEST + LONGEST)) is KeyAction.RENEW
 
 
 @given(st.floats(HOUR, 1e8), DRAWS, st.floats(0, 1e8))
@@ -122,4 +122,4 @@ def test_a_liar_makes_us_pay_no_more_than_the_file_allows(
     """An endpoint that says of every key that it is old gets one new key for each time KEY_MAX_AGE."""
     schedule = Schedule(longest, spread)
     young = age_of(registry=forged, file=0.89 * longest)
-    assert schedule.decide(Look(1e9, young, member=True, able=True)) is Verdict.REST
+    assert schedule.decide(Look(1e9, young, member=True, able=True)) is KeyAction.REST

@@ -61,7 +61,7 @@ def test_deltas_come_to_what_a_rebuild_does(
     history: list[tuple[Position, RegistryEvent]], more: list[tuple[Position, RegistryEvent]], now: int
 ) -> None:
     state, _ = apply_all(Registry(), history)
-    member = Membership(PeerPolicy(template="{node_id}.example:1"), lambda key, reach: None)
+    member = Membership(PeerPolicy(template="{node_id}.example:1"), lambda key, peer_endpoint: None)
     member.rebuild(AccessControl(state, PLAN, OWN, 99), now)
     peers = dict(member.peers)
     for at, event in more:

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from tests.scripted import key
 
 from dstack_vpn.core.access.quorum import Quorum
-from dstack_vpn.core.access.replies import Statement, Word, compare, in_force, is_same_member, judge_blocks
-from dstack_vpn.core.chain.events import Observed
+from dstack_vpn.core.access.replies import Comparison, Reply, compare, in_force, is_same_member, judge_blocks
+from dstack_vpn.core.chain.events import TokenState
 from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.chain.registry import Registry
 from dstack_vpn.core.model import BlockRef, TokenId
@@ -80,7 +80,7 @@ class World:
     def lie(self, state: State) -> State:
         return self.random.choice([state, step(state, self.random), {}, self.random.choice(self.history)])
 
-    def statement(self, name: str) -> Statement:
+    def statement(self, name: str) -> Reply:
         """About the tip, or about a head that lags; a liar may say anything, of any height."""
         behind = self.random.random() < 0.2
         height = self.random.randint(0, self.tip) if behind else self.tip
@@ -90,26 +90,26 @@ class World:
             height = self.random.choice([height, self.tip, self.tip + 3])
             fork = self.random.choice(["", "", "'"])
         said = None if height < self.tip else block(self.tip, fork).hash
-        observed = [Observed(token, state.get(token)) for token in TOKENS]
-        return Statement(name, said, block(height, fork), observed)
+        observed = [TokenState(token, state.get(token)) for token in TOKENS]
+        return Reply(name, said, block(height, fork), observed)
 
-    def audit(self) -> list[Statement]:
+    def audit(self) -> list[Reply]:
         at = block(self.tip)
-        own = Word.of(
-            Statement(self.leader, at.hash, at),
+        own = Comparison.of(
+            Reply(self.leader, at.hash, at),
             at,
-            *compare(self.registry, [Observed(t, self.registry.get(t)) for t in TOKENS]),
+            *compare(self.registry, [TokenState(t, self.registry.get(t)) for t in TOKENS]),
         )
         others = [n for n in (*self.honest, *self.liars) if n not in {self.leader, *self.accused}]
         statements = [self.statement(name) for name in others]
-        words = [Word.of(s, at, *compare(self.registry, s.observed)) for s in statements]
+        words = [Comparison.of(s, at, *compare(self.registry, s.observed)) for s in statements]
         # The followed endpoint answers first, last, somewhere between, or not at all.
         if self.random.random() >= 0.2:
             words.insert(self.random.randint(0, len(words)), own)
         for count in range(1, len(words) + 1):
             heard = [word for word in words[:count] if word.endpoint not in self.accused]
             verdict = self.quorum.heard(self.registry, self.registry, heard)
-            self.accused |= verdict.liars.keys()
+            self.accused |= verdict.contradicted.keys()
         return statements
 
     def granted(self) -> list[Node]:
@@ -172,8 +172,8 @@ def test_what_k_honest_endpoints_show_is_granted(world: World) -> None:
 
 
 def test_who_makes_blocks_up() -> None:
-    def said(name: str, head: int, *, earlier: bool | None = True) -> Statement:
-        return Statement(name, "h", block(head), (), (), head, earlier)
+    def said(name: str, head: int, *, earlier: bool | None = True) -> Reply:
+        return Reply(name, "h", block(head), (), (), head, earlier)
 
     three = [said("a", 10), said("b", 10), said("c", 10)]
     assert judge_blocks(2, three, 9, {}) == {}
@@ -192,12 +192,12 @@ def test_who_makes_blocks_up() -> None:
     assert judge_blocks(2, [said("a", 4), said("b", 10), said("c", 10)], None, {"b": 9, "c": 9}) == {}
 
 
-def vouched_at(height: int, node: Node) -> tuple[Quorum, Registry, Word]:
+def vouched_at(height: int, node: Node) -> tuple[Quorum, Registry, Comparison]:
     """A quorum of two that has heard of one token at that height, and what the followed endpoint says."""
     quorum, registry, at = Quorum(2), Registry.of([node]), block(height)
     quorum.followed([1], registry)
-    own = Word("a", height, frozenset({1}), {})
-    quorum.heard(registry, registry, [own, Word("b", height, frozenset({1}), {})])
+    own = Comparison("a", height, frozenset({1}), {})
+    quorum.heard(registry, registry, [own, Comparison("b", height, frozenset({1}), {})])
     assert quorum.doubt(node) is None, at
     return quorum, registry, own
 
@@ -207,7 +207,7 @@ NODE = Node(1, "0xa", "node-1", key(1), expires_at=20)
 
 def test_an_endpoint_that_lags_does_not_put_out_what_is_new() -> None:
     quorum, registry, own = vouched_at(9, NODE)
-    lagging = Word("c", 8, frozenset(), {1: None}, on_our_chain=False, definitive=False)
+    lagging = Comparison("c", 8, frozenset(), {1: None}, on_our_chain=False, definitive=False)
     quorum.heard(registry, registry, [own, lagging])
     assert quorum.doubt(NODE) is None
     quorum.heard(registry, registry, [own, replace(lagging, height=9)])
@@ -216,7 +216,7 @@ def test_an_endpoint_that_lags_does_not_put_out_what_is_new() -> None:
 
 def test_the_sooner_end_counts_whoever_shows_it() -> None:
     quorum, registry, own = vouched_at(9, NODE)
-    sooner = Word("b", 10, frozenset(), {1: replace(NODE, expires_at=15)}, definitive=False)
+    sooner = Comparison("b", 10, frozenset(), {1: replace(NODE, expires_at=15)}, definitive=False)
     quorum.heard(registry, registry, [own, sooner])
     assert (quorum.doubt(NODE), quorum.ends(NODE)) == (None, 15), "it stays in until then"
     assert quorum.questions(10) == [1]

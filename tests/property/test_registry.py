@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.property.strategies import events, logs, nodes, positions
 
-from dstack_vpn.core.chain.events import LoggedEvent, Observed, RegistryEvent
-from dstack_vpn.core.chain.history import Timeline, observed_at
+from dstack_vpn.core.chain.events import LoggedEvent, RegistryEvent, TokenState
+from dstack_vpn.core.chain.history import EventHistory, observed_at
 from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.chain.registry import Registry, apply, apply_all, contradicts, revert
 from dstack_vpn.core.model import Position
@@ -54,7 +54,7 @@ def test_what_was_observed_contradicts_nothing_any_more(
     history: list[tuple[Position, RegistryEvent]], node: Node
 ) -> None:
     state, _ = apply_all(Registry(), history)
-    observed = Observed(node.token_id, node)
+    observed = TokenState(node.token_id, node)
     after, change = apply(state, observed, Position(99, 0))
     assert bool(change) == contradicts(state, observed)
     assert not contradicts(after, observed)
@@ -62,7 +62,7 @@ def test_what_was_observed_contradicts_nothing_any_more(
 
 @given(logs, st.randoms(use_true_random=False))
 def test_any_arrival_order_in_any_portions_gives_the_same_state(log: list[LoggedEvent], rng: Random) -> None:
-    timeline = Timeline()
+    timeline = EventHistory()
     arrivals = [*log, *(event for event in log if rng.random() < 0.3)]
     rng.shuffle(arrivals)
     while arrivals:
@@ -77,7 +77,7 @@ def test_any_arrival_order_in_any_portions_gives_the_same_state(log: list[Logged
 def test_dropping_and_settling_leave_what_a_fold_gives(
     log: list[LoggedEvent], settled: int, kept: int
 ) -> None:
-    timeline = Timeline()
+    timeline = EventHistory()
     timeline.insert(log)
     timeline.settle(settled)
     assert timeline.base == fold([x for x in log if x.block_number <= settled])
@@ -88,9 +88,9 @@ def test_dropping_and_settling_leave_what_a_fold_gives(
 
 @given(logs, nodes)
 def test_a_reading_after_a_block_holds_until_later_events(log: list[LoggedEvent], node: Node) -> None:
-    timeline = Timeline()
+    timeline = EventHistory()
     timeline.insert(log)
-    at = observed_at(3, "h3", Observed(node.token_id, node))
+    at = observed_at(3, "h3", TokenState(node.token_id, node))
     timeline.insert([at])
     early = [x for x in log if x.block_number <= 3]
     late = [x for x in log if x.block_number > 3]
@@ -99,7 +99,7 @@ def test_a_reading_after_a_block_holds_until_later_events(log: list[LoggedEvent]
 
 @given(logs)
 def test_touched_names_every_token_that_differs(log: list[LoggedEvent]) -> None:
-    timeline = Timeline()
+    timeline = EventHistory()
     timeline.insert(log)
     timeline.touched()
     before = timeline.state

@@ -12,7 +12,7 @@ from tests.simulation.endpoints import FOREVER, Conduct, SimulatedEndpoint
 from dstack_vpn.core.chain.events import EndpointUpdated, Granted, KeyUpdated, Revoked
 from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.model import Endpoint
-from dstack_vpn.core.paths.peer_endpoint import Reach
+from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
 
 FORGED = range(200, 206)
 """Numbers of keys that no member ever had."""
@@ -82,8 +82,8 @@ class Adversary:
     def _flip(self, liar: SimulatedEndpoint) -> None:
         """Keep tokens changing, in ways that don't end their access."""
         for token in self.random.sample(list(TOKENS), 2):
-            reach = Reach(udp=Endpoint("192.0.2.9", self.random.randrange(1, 99)))
-            liar.conduct.forged.append(EndpointUpdated(token, reach))
+            peer_endpoint = PeerEndpoint(udp=Endpoint("192.0.2.9", self.random.randrange(1, 99)))
+            liar.conduct.forged.append(EndpointUpdated(token, peer_endpoint))
 
     def _forge_grant(self, liar: SimulatedEndpoint) -> None:
         token, number = self.random.choice([*TOKENS, 9]), self.random.choice(FORGED)

@@ -17,7 +17,7 @@ from dstack_vpn.core.chain.events import (
 )
 from dstack_vpn.core.chain.registry import Registry, apply
 from dstack_vpn.core.model import BlockRef, Endpoint, Position, TokenId
-from dstack_vpn.core.paths.peer_endpoint import Reach
+from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
 from dstack_vpn.core.wireguard.keys import PublicKey
 
 TOKENS = range(1, 6)
@@ -132,7 +132,7 @@ def some_event(random: Random, state: Registry) -> RegistryEvent:
         return Revoked(token)
     if kind < 0.8:
         return KeyUpdated(token, key(10 * token + random.randrange(5)))
-    return EndpointUpdated(token, Reach(udp=Endpoint("192.0.2.1", random.randrange(1, 9))))
+    return EndpointUpdated(token, PeerEndpoint(udp=Endpoint("192.0.2.1", random.randrange(1, 9))))
 
 
 def standing(states: Mapping[TokenId, object]) -> set[TokenId]:

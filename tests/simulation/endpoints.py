@@ -9,7 +9,7 @@ from random import Random
 
 from tests.simulation.chain import Block, Chain, after, some_event
 
-from dstack_vpn.core.chain.events import EndpointUpdated, KeyUpdated, LoggedEvent, Observed, RegistryEvent
+from dstack_vpn.core.chain.events import EndpointUpdated, KeyUpdated, LoggedEvent, RegistryEvent, TokenState
 from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.chain.registry import Registry
 from dstack_vpn.core.model import BlockRef, ChainIdentity, TokenId
@@ -172,14 +172,14 @@ class SimulatedSession:
         await self.answered("events")
         return list(self._known(block_hash).logs)
 
-    async def read_tokens(self, tokens: Sequence[TokenId], at: BlockRef) -> list[Observed]:
+    async def read_tokens(self, tokens: Sequence[TokenId], at: BlockRef) -> list[TokenState]:
         await self.answered("read_tokens")
         state = self._state("read_tokens", at)
-        return [Observed(token, state.get(token)) for token in tokens]
+        return [TokenState(token, state.get(token)) for token in tokens]
 
-    async def read_all(self, at: BlockRef) -> list[Observed] | None:
+    async def read_all(self, at: BlockRef) -> list[TokenState] | None:
         await self.answered("read_all")
-        return [Observed(token, node) for token, node in self._state("read_all", at).items()]
+        return [TokenState(token, node) for token, node in self._state("read_all", at).items()]
 
     async def first_block(self) -> int:
         return 0

@@ -8,7 +8,7 @@ from tests.simulation.chain import Chain
 from tests.simulation.endpoints import SimulatedEndpoint
 from tests.simulation.loop import simulate
 
-from dstack_vpn.core.access.replies import Question, Statement
+from dstack_vpn.core.access.replies import Question, Reply
 from dstack_vpn.core.model import BlockRef
 from dstack_vpn.daemon.chain.verifiers import answer
 
@@ -23,10 +23,10 @@ def test_fewer_than_k_liars_break_no_promise_whatever_they_do_and_when(first: in
         assert not world.problems, f"seed {seed}"
 
 
-def asked(chain: Chain, question: Question) -> Statement:
+def asked(chain: Chain, question: Question) -> Reply:
     """What an honest endpoint says."""
 
-    async def ask() -> Statement:
+    async def ask() -> Reply:
         async with SimulatedEndpoint("e", chain, Random(1)).open() as session:
             return await answer(session, question)
 

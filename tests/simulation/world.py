@@ -21,9 +21,9 @@ from dstack_vpn.core.access.quorum import Quorum
 from dstack_vpn.core.access.replies import AGREED
 from dstack_vpn.core.chain import lag
 from dstack_vpn.core.wireguard.keys import PublicKey
-from dstack_vpn.daemon.chain.bootstrap import AUDIT_DEADLINE
+from dstack_vpn.daemon.chain.bootstrap import RESYNC_DEADLINE
 from dstack_vpn.daemon.chain.loop import ChainLoop
-from dstack_vpn.daemon.chain.quorum_checker import Jury
+from dstack_vpn.daemon.chain.quorum_checker import QuorumChecker
 from dstack_vpn.daemon.chain.state import ChainState
 from dstack_vpn.ports import ChainSession
 
@@ -76,8 +76,8 @@ class World:
         )
         state = ChainState(self.members, clock, INTERVAL, asyncio.Queue(10_000), lambda event: None)
         source, quorum = self._pool(clock.monotonic), self.members.quorum
-        jury = None if quorum is None else Jury(state, source, quorum, doubted)
-        self.loop = ChainLoop(source, state, jury)
+        quorum_checker = None if quorum is None else QuorumChecker(state, source, quorum, doubted)
+        self.loop = ChainLoop(source, state, quorum_checker)
         tasks = [self.loop.run(), self._mine(), self._scheme(), self._drain(state), self._watch()]
         with suppress(TimeoutError):
             async with asyncio.timeout(SECONDS), asyncio.TaskGroup() as group:
@@ -167,7 +167,7 @@ class World:
         """
         tip = self.loop.state.follower.tip
         if tip is None:
-            if self._now() > (self.liars + 1) * (AUDIT_DEADLINE + 10.0):
+            if self._now() > (self.liars + 1) * (RESYNC_DEADLINE + 10.0):
                 self._fail("nothing was read")
             return
         decidable = len(self.honest) >= self.needed

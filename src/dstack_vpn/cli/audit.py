@@ -13,11 +13,11 @@ from dstack_vpn.cli.options import with_settings
 from dstack_vpn.cli.tables import console
 from dstack_vpn.cli.words import sentence
 from dstack_vpn.config import Settings
-from dstack_vpn.core.observe.audit_chain import Record
+from dstack_vpn.core.observe.audit_chain import ChainedRecord
 from dstack_vpn.errors import AdminError
 
 if TYPE_CHECKING:
-    from dstack_vpn.adapters.store.ledger import SqliteLedger
+    from dstack_vpn.adapters.store.audit_log import SqliteAuditLog
 
 _as_json = click.option("--json", "as_json", is_flag=True, help="As JSON.")
 
@@ -101,8 +101,8 @@ def export(settings: Settings, *, after: int) -> None:
         click.echo(json.dumps(_plain(record)))
 
 
-def _ledger(settings: Settings) -> "SqliteLedger":
-    from dstack_vpn.wiring.ledger import ledger_of
+def _ledger(settings: Settings) -> "SqliteAuditLog":
+    from dstack_vpn.wiring.audit_log import ledger_of
 
     ledger = ledger_of(settings)
     if not ledger.exists:
@@ -110,7 +110,7 @@ def _ledger(settings: Settings) -> "SqliteLedger":
     return ledger
 
 
-def _completeness(first: Record | None, cuts: list[dict[str, Any]]) -> Iterator[str]:
+def _completeness(first: ChainedRecord | None, cuts: list[dict[str, Any]]) -> Iterator[str]:
     """Say which part of the record is there, and what was cut."""
     if first is not None and not cuts and first.number == 1:
         yield "complete from record 1 on"
@@ -121,12 +121,12 @@ def _completeness(first: Record | None, cuts: list[dict[str, Any]]) -> Iterator[
         yield f"cut on {cut['time'][:10]}: {sentence(cut['kind'], cut['body'])}"
 
 
-def _compared(ledger: "SqliteLedger", place: str) -> tuple[int, str | None]:
+def _compared(ledger: "SqliteAuditLog", place: str) -> tuple[int, str | None]:
     """Return an exit code and the problem, if the log does not have that place, or has it no more."""
     number, _, digest = place.partition(":")
     if not number.isascii() or not number.isdigit():
         raise click.UsageError("--contains takes what 'audit verify' has printed: NUMBER:HASH")
-    records: Iterator[Record] = ledger.read(after=int(number) - 1)
+    records: Iterator[ChainedRecord] = ledger.read(after=int(number) - 1)
     record = next(records, None)
     if record is not None and record.number > int(number):
         return 75, f"record {int(number)} was cut since, so {place} can't be compared: note a newer place"
@@ -135,12 +135,12 @@ def _compared(ledger: "SqliteLedger", place: str) -> tuple[int, str | None]:
     return 1, f"it does not contain {place}: the log was cut off, or written anew"
 
 
-def _fits(record: Record, node: str | None, kind: str | None) -> bool:
+def _fits(record: ChainedRecord, node: str | None, kind: str | None) -> bool:
     by_kind = kind is None or record.note.kind == kind or record.note.kind.startswith(f"{kind}.")
     return by_kind and (node is None or record.note.body.get("node") == node)
 
 
-def _plain(record: Record) -> dict[str, Any]:
+def _plain(record: ChainedRecord) -> dict[str, Any]:
     note = record.note
     return {
         "number": record.number,

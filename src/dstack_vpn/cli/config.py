@@ -83,7 +83,7 @@ def rollback(settings: Settings, name: str) -> None:
     until 'config resume'.
     """
     from dstack_vpn.wiring import node as wiring
-    from dstack_vpn.wiring.ledger import record
+    from dstack_vpn.wiring.audit_log import record
 
     wiring.archive(settings).pin(name)
     record(settings, "admin.rollback", backup=name)
@@ -95,7 +95,7 @@ def rollback(settings: Settings, name: str) -> None:
 def resume(settings: Settings) -> None:
     """End a rollback: follow the registry again."""
     from dstack_vpn.wiring import node as wiring
-    from dstack_vpn.wiring.ledger import record
+    from dstack_vpn.wiring.audit_log import record
 
     was = wiring.archive(settings).resume()
     record(settings, "admin.resume", was_pinned=was)

@@ -21,7 +21,7 @@ from dstack_vpn.cli.params import (
 from dstack_vpn.cli.sending import CHAIN, Sending, check_can_ask, confirm, sends
 from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.model import TokenId
-from dstack_vpn.core.paths.peer_endpoint import Reach
+from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
 from dstack_vpn.core.wireguard.keys import PublicKey
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def register(
     *,
     to: str,
     public_key: PublicKey,
-    endpoint: Reach | None,
+    endpoint: PeerEndpoint | None,
     token_uri: str,
 ) -> None:
     """Register a node: mint a token that gives it access."""
@@ -71,7 +71,7 @@ def register(
     )
 
 
-def _check_endpoint(sending: Sending, endpoint: Reach | None) -> None:
+def _check_endpoint(sending: Sending, endpoint: PeerEndpoint | None) -> None:
     """Raise `UsageError` for an endpoint that every node would refuse."""
     from dstack_vpn.wiring.addresses import destinations
 
@@ -128,7 +128,7 @@ Examples:
 @click.argument("name", metavar="NODE", type=NAME, shell_complete=nodes)
 @click.argument("endpoint", type=CONTRACT_ENDPOINT)
 @sends(*CHAIN)
-def set_endpoint(sending: Sending, name: "NodeName", endpoint: Reach | None) -> None:
+def set_endpoint(sending: Sending, name: "NodeName", endpoint: PeerEndpoint | None) -> None:
     """Say where a node can be reached. Only its holder can."""
     text = None if endpoint is None else str(endpoint)
     _check_endpoint(sending, endpoint)

@@ -14,7 +14,7 @@ import click
 
 from dstack_vpn.config.parsers import address
 from dstack_vpn.core.model import ENDPOINT_LENGTH, parse_node_id
-from dstack_vpn.core.paths.peer_endpoint import Reach
+from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
 from dstack_vpn.core.wireguard.keys import PublicKey
 from dstack_vpn.errors import FormatError
 
@@ -51,20 +51,20 @@ def parse_account(text: str) -> str:
     return text
 
 
-def parse_endpoint(text: str) -> Reach | None:
+def parse_endpoint(text: str) -> PeerEndpoint | None:
     """An endpoint, or None for the empty text; raises `FormatError`."""
-    return Reach.parse(text) if text else None
+    return PeerEndpoint.parse(text) if text else None
 
 
-def parse_contract_endpoint(text: str) -> Reach | None:
+def parse_contract_endpoint(text: str) -> PeerEndpoint | None:
     """An endpoint that fits into the contract's field, or None; raises `FormatError`."""
-    reach = parse_endpoint(text)
-    if reach is not None and len(str(reach)) > ENDPOINT_LENGTH:
+    peer_endpoint = parse_endpoint(text)
+    if peer_endpoint is not None and len(str(peer_endpoint)) > ENDPOINT_LENGTH:
         raise FormatError(
-            f"endpoint: {len(str(reach))} characters, and the contract takes {ENDPOINT_LENGTH}: name fewer "
-            "relays or pins, or put it into a token URI (node register --endpoint)"
+            f"endpoint: {len(str(peer_endpoint))} characters, and the contract takes {ENDPOINT_LENGTH}: "
+            "name fewer relays or pins, or put it into a token URI (node register --endpoint)"
         )
-    return reach
+    return peer_endpoint
 
 
 def parse_token_uri(text: str) -> str:

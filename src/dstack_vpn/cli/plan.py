@@ -22,7 +22,7 @@ from dstack_vpn.core.access.plan import Plan, Step, brake
 from dstack_vpn.core.access.plan import plan as make_plan
 from dstack_vpn.core.model import DeviceState, Peer, RemovePeer, SetPeer, SocketAddress, TokenId
 from dstack_vpn.core.paths.moving import Evidence
-from dstack_vpn.core.paths.peer_endpoint import Reach
+from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
 from dstack_vpn.core.wireguard.config_file import parse as parse_config
 from dstack_vpn.core.wireguard.keys import PublicKey
 from dstack_vpn.core.wireguard.x25519 import derive
@@ -119,12 +119,19 @@ async def _read(settings: Settings) -> _Facts:
     return _Facts(snapshot, device, access, membership, notes, now)
 
 
-def _where(device: DeviceState | None, by_udp: Lookup, key: PublicKey, reach: Reach) -> SocketAddress | None:
+def _where(
+    device: DeviceState | None, by_udp: Lookup, key: PublicKey, peer_endpoint: PeerEndpoint
+) -> SocketAddress | None:
     """Where a peer is: what carries it over a relay now is the daemon's own choice, and no difference."""
     state = None if device is None else device.peers.get(key)
-    if reach.relays and state is not None and state.endpoint is not None and state.endpoint.is_loopback:
+    if (
+        peer_endpoint.relays
+        and state is not None
+        and state.endpoint is not None
+        and state.endpoint.is_loopback
+    ):
         return state.endpoint
-    return by_udp(key, reach)
+    return by_udp(key, peer_endpoint)
 
 
 def _own_key(settings: Settings, device: DeviceState | None) -> PublicKey | None:

@@ -50,7 +50,7 @@ class Sending:
 
     def tell(self, sentence: str, receipt: "Receipt", **facts: object) -> None:
         """The result: a sentence for people, or everything as JSON. The audit log gets it, too."""
-        from dstack_vpn.wiring.ledger import record
+        from dstack_vpn.wiring.audit_log import record
 
         record(self.settings, "admin.transaction", what=sentence, **_facts(receipt))
         if self.as_json:

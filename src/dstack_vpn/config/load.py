@@ -21,7 +21,7 @@ from dstack_vpn.config.private import replaceable
 from dstack_vpn.config.proxies import proxy_texts, settle_proxies
 from dstack_vpn.config.relay import RELAY_OPTIONS, RelaySettings
 from dstack_vpn.config.settings import Network, Settings
-from dstack_vpn.core.paths.selector import Transport
+from dstack_vpn.core.paths.selector import TransportMode
 from dstack_vpn.errors import ConfigError, FormatError
 
 DEFAULT_FILE: Final = Path("/etc/dstack-vpn/config.toml")
@@ -48,12 +48,12 @@ def load(
     /etc/dstack-vpn/config.toml if that exists. ``need`` names the options that can't be left out. ``last``
     has texts by variable, as `Settings.texts` has them, for what no other source sets.
     """
-    return _load(OPTIONS, _settle, Sources(flags or {}, environment, file, last or {}), need)
+    return _load(OPTIONS, _settle, SettingSources(flags or {}, environment, file, last or {}), need)
 
 
 def look_up(key: str, flags: Mapping[str, str] | None = None, file: Path | None = None) -> str | None:
     """Return the text of one option as `load` would find it, without judging it; None if nothing sets it."""
-    sources = Sources(flags or {}, None, file, {})
+    sources = SettingSources(flags or {}, None, file, {})
     option = next(option for option in OPTIONS if option.key == key)
     found = _gather([option], sources, _read_file(sources.file, sources.environment, []), [])
     return found.get(option.name)
@@ -65,7 +65,7 @@ def load_relay(
     file: Path | None = None,
 ) -> RelaySettings:
     """The same for a relay."""
-    sources = Sources(flags or {}, environment, file, {})
+    sources = SettingSources(flags or {}, environment, file, {})
     return _load(RELAY_OPTIONS, relay.settle, sources, frozenset({"RELAY_MODE"}))
 
 
@@ -81,7 +81,7 @@ def load_either(
     return load(flags, environment, file)
 
 
-class Sources:
+class SettingSources:
     """Where settings come from, the first first."""
 
     def __init__(
@@ -100,7 +100,7 @@ class Sources:
 def _load(
     options: Sequence[Option],
     settle: Callable[[dict[str, Any], dict[str, str], list[str]], _T | None],
-    sources: Sources,
+    sources: SettingSources,
     need: frozenset[str],
 ) -> _T:
     environment, problems = sources.environment, list[str]()
@@ -133,7 +133,9 @@ def _settle(values: dict[str, Any], levels: dict[str, str], problems: list[str])
     if values["interface"] is not None and values["wireguard_config"] is None:
         values["wireguard_config"] = Path(f"/etc/wireguard/{values['interface']}.conf")
     if values["mtu"] is None:
-        values["mtu"] = _MTU if values["transport"] in {Transport.AUTO, Transport.UDP} else _MTU_RELAYED
+        values["mtu"] = (
+            _MTU if values["transport"] in {TransportMode.AUTO, TransportMode.UDP} else _MTU_RELAYED
+        )
     values["proxies"] = settle_proxies(values["texts"], values["rpc_url"] or (), problems)
     _settle_times(values, problems)
     _check_quorum(values, problems)
@@ -216,7 +218,7 @@ def _exposed(options: Sequence[Option], environment: Mapping[str, str]) -> tuple
 
 
 def _gather(
-    options: Sequence[Option], sources: Sources, file: Mapping[str, str], problems: list[str]
+    options: Sequence[Option], sources: SettingSources, file: Mapping[str, str], problems: list[str]
 ) -> dict[str, str]:
     """Each option's text by its name, from the first source that has one; a secret's file by its variable."""
     environment, last, texts = sources.environment, sources.last, dict[str, str]()

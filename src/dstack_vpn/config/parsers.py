@@ -13,9 +13,9 @@ from dstack_vpn.core.access.membership import fill_template
 from dstack_vpn.core.access.staleness import StalePolicy
 from dstack_vpn.core.chain.site import site_of
 from dstack_vpn.core.model import Address, SocketAddress, parse_node_id
-from dstack_vpn.core.paths.peer_endpoint import Reach
+from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
 from dstack_vpn.core.paths.relay_url import Listen
-from dstack_vpn.core.paths.selector import Transport
+from dstack_vpn.core.paths.selector import TransportMode
 from dstack_vpn.core.wireguard.keys import PrivateKey
 from dstack_vpn.errors import FormatError
 
@@ -182,7 +182,7 @@ def interface(text: str) -> str:
     return text
 
 
-def endpoints(text: str) -> dict[str, Reach]:
+def endpoints(text: str) -> dict[str, PeerEndpoint]:
     """``node=host:port`` pairs, separated by commas; what begins no pair is another way to the last node."""
     ways: dict[str, list[str]] = {}
     last: list[str] | None = None
@@ -194,18 +194,18 @@ def endpoints(text: str) -> dict[str, Reach]:
             last.append(part)
         else:
             raise FormatError("expected node=host:port pairs, separated by commas")
-    return {node_id: Reach.parse(",".join(parts), local=True) for node_id, parts in ways.items()}
+    return {node_id: PeerEndpoint.parse(",".join(parts), local=True) for node_id, parts in ways.items()}
 
 
 def template(text: str) -> str:
     """An endpoint with a node id or token id to be filled in."""
     if not {"{node_id}", "{token_id}"} & set(re.findall(r"\{\w*\}", text)):
         raise FormatError("expected {node_id} or {token_id} in it")
-    Reach.parse(fill_template(text, "node", 1), local=True)
+    PeerEndpoint.parse(fill_template(text, "node", 1), local=True)
     return text
 
 
-transport: Final = OneOf({each.value: each for each in Transport})
+transport: Final = OneOf({each.value: each for each in TransportMode})
 stale_policy: Final = OneOf({each.value: each for each in StalePolicy})
 
 

@@ -11,7 +11,7 @@ from dstack_vpn.config.options import OPTIONS, Option
 from dstack_vpn.config.settings import Secret
 from dstack_vpn.core.model import SocketAddress
 from dstack_vpn.core.paths.peer_endpoint import split_alternatives
-from dstack_vpn.core.paths.relay_url import Listen, Upstream, split_host_port
+from dstack_vpn.core.paths.relay_url import Listen, RelayUrl, split_host_port
 from dstack_vpn.errors import FormatError
 
 UDP2TCP: Final = "udp2tcp"
@@ -81,7 +81,7 @@ class RelaySettings:
     mode: str
     listen: SocketAddress | Listen
     """An address for udp2tcp, a URL for tcp2udp."""
-    upstreams: tuple[Upstream, ...] = field(repr=False)
+    upstreams: tuple[RelayUrl, ...] = field(repr=False)
     """For udp2tcp; else empty."""
     target: tuple[str, int] | None
     """Host and port of WireGuard, for tcp2udp."""
@@ -171,7 +171,7 @@ def _udp_address(text: str) -> SocketAddress:
 
 def _destination(
     mode: str, text: str, problems: list[str]
-) -> tuple[tuple[Upstream, ...], tuple[str, int] | None]:
+) -> tuple[tuple[RelayUrl, ...], tuple[str, int] | None]:
     """Upstreams, or a target, by the mode."""
     if mode == TCP2UDP:
         try:
@@ -179,10 +179,10 @@ def _destination(
         except FormatError as error:
             problems.append(f"RELAY_TO: {error}. Example: RELAY_TO={_EXAMPLES[mode]}")
             return (), None
-    upstreams: list[Upstream] = []
+    upstreams: list[RelayUrl] = []
     for number, part in enumerate(_urls(text), 1):
         try:
-            upstreams.append(Upstream.parse(part))
+            upstreams.append(RelayUrl.parse(part))
         except FormatError as error:
             problems.append(f"RELAY_TO: entry {number}: {error}. Example: RELAY_TO={_EXAMPLES[mode]}")
     return tuple(dict.fromkeys(upstreams)), None

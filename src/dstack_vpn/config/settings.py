@@ -9,10 +9,10 @@ from typing import Final
 from dstack_vpn.core.access.staleness import StalePolicy
 from dstack_vpn.core.chain.proxy import Proxies
 from dstack_vpn.core.model import Address, SocketAddress
-from dstack_vpn.core.paths.peer_endpoint import Reach
+from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
 from dstack_vpn.core.paths.port_forward import Forward
 from dstack_vpn.core.paths.relay_url import Listen
-from dstack_vpn.core.paths.selector import Transport
+from dstack_vpn.core.paths.selector import TransportMode
 from dstack_vpn.core.wireguard.keys import PrivateKey
 
 
@@ -98,7 +98,7 @@ class Settings:
     interface: str
     listen_port: int
     mtu: int
-    transport: Transport
+    transport: TransportMode
     relay_listen: Listen | None
     relay_max_connections: int
     relay_max_per_source: int
@@ -109,7 +109,7 @@ class Settings:
     leak_protection: str
     forward_to: tuple[Forward, ...]
     keep_interface: bool
-    peer_endpoints: Mapping[str, Reach]
+    peer_endpoints: Mapping[str, PeerEndpoint]
     peer_endpoint_template: str | None
     persistent_keepalive: int
     health_check_host: str

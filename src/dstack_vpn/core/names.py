@@ -24,7 +24,7 @@ _REVERSE: Final = {4: (".in-addr.arpa", 8, 4), 6: (".ip6.arpa", 4, 32)}
 """By IP version: the end of reverse names, bits in a label, labels of a whole address (RFC 1035, 3596)."""
 
 
-class Verdict(Enum):
+class DnsStatus(Enum):
     """What kind of answer it is (RFC 1035, RFC 2308)."""
 
     FOUND = auto()
@@ -35,7 +35,7 @@ class Verdict(Enum):
     """A name that is not for us to speak of."""
 
 
-class Record(NamedTuple):
+class DnsRecord(NamedTuple):
     """A record as a zone file has it, without its name and time to live."""
 
     kind: str
@@ -46,13 +46,13 @@ class Record(NamedTuple):
 class Answer:
     """The answer to one question, without a trailing dot in any name."""
 
-    verdict: Verdict
+    verdict: DnsStatus
     zone: str = ""
     """Whose start of authority goes with it."""
-    records: tuple[Record, ...] = ()
+    records: tuple[DnsRecord, ...] = ()
 
 
-_FOREIGN: Final = Answer(Verdict.FOREIGN)
+_FOREIGN: Final = Answer(DnsStatus.FOREIGN)
 
 
 @dataclass(slots=True)
@@ -92,21 +92,21 @@ class Names:
 
     def _apex(self, zone: str, kind: str) -> Answer:
         if kind == "NS":
-            return Answer(Verdict.FOUND, zone, (Record("NS", f"{self._server}."),))
+            return Answer(DnsStatus.FOUND, zone, (DnsRecord("NS", f"{self._server}."),))
         if kind == "SOA":  # whoever carries the answer adds the record, with its serial
-            return Answer(Verdict.FOUND, zone)
-        return Answer(Verdict.NO_DATA, zone)
+            return Answer(DnsStatus.FOUND, zone)
+        return Answer(DnsStatus.NO_DATA, zone)
 
     def _forward(self, relative: str, kind: str, access: AccessControl, now: float) -> Answer:
         self._index(access.registry)
         node = self._member(self._tokens.get(relative, ()), access, now)
         if node is None:
             inner = relative in self._inner
-            return Answer(Verdict.NO_DATA if inner else Verdict.NO_NAME, self.suffix)
+            return Answer(DnsStatus.NO_DATA if inner else DnsStatus.NO_NAME, self.suffix)
         ipv4, ipv6 = self.addresses.ipv4_of(node.token_id), self.addresses.ipv6_of(node.token_id)
-        records = [Record("A", str(ipv4))] if ipv4 else []
-        records += [Record("AAAA", str(ipv6))] if ipv6 else []
-        records.append(Record("TXT", f'"token={node.token_id}" "owner={node.owner}"'))
+        records = [DnsRecord("A", str(ipv4))] if ipv4 else []
+        records += [DnsRecord("AAAA", str(ipv6))] if ipv6 else []
+        records.append(DnsRecord("TXT", f'"token={node.token_id}" "owner={node.owner}"'))
         return _of_kind(kind, records, self.suffix)
 
     def _reverse(self, name: str, version: int, kind: str, access: AccessControl, now: float) -> Answer:
@@ -123,12 +123,12 @@ class Names:
             return _FOREIGN
         zone = ".".join(parts[len(parts) - depth :]) + end
         if len(parts) < labels:
-            return self._apex(zone, kind) if len(parts) == depth else Answer(Verdict.NO_DATA, zone)
+            return self._apex(zone, kind) if len(parts) == depth else Answer(DnsStatus.NO_DATA, zone)
         token = self.addresses.token_at(str(address))
         node = None if token is None else self._member([token], access, now)
         if node is None:
-            return Answer(Verdict.NO_NAME, zone)
-        return _of_kind(kind, [Record("PTR", f"{str(node.node_id).lower()}.{self.suffix}.")], zone)
+            return Answer(DnsStatus.NO_NAME, zone)
+        return _of_kind(kind, [DnsRecord("PTR", f"{str(node.node_id).lower()}.{self.suffix}.")], zone)
 
     def _member(self, tokens: Iterable[TokenId], access: AccessControl, now: float) -> Node | None:
         """The node on the network among these: the one whose key came first."""
@@ -148,9 +148,9 @@ class Names:
         self._of, self._tokens, self._inner = registry, tokens, inner
 
 
-def _of_kind(kind: str, records: list[Record], zone: str) -> Answer:
+def _of_kind(kind: str, records: list[DnsRecord], zone: str) -> Answer:
     chosen = tuple(record for record in records if kind in {record.kind, "ANY"})
-    return Answer(Verdict.FOUND if chosen else Verdict.NO_DATA, zone, chosen)
+    return Answer(DnsStatus.FOUND if chosen else DnsStatus.NO_DATA, zone, chosen)
 
 
 def _number(labels: list[str], version: int) -> int | None:

@@ -31,20 +31,20 @@ import structlog
 
 from dstack_vpn.core.model import Address
 from dstack_vpn.daemon.chain.loop import ChainLoop
-from dstack_vpn.daemon.device.firewall import Gate
-from dstack_vpn.daemon.device.key_expiry import Renewal
-from dstack_vpn.daemon.device.key_rotation import Rotation
+from dstack_vpn.daemon.device.firewall import FirewallController
+from dstack_vpn.daemon.device.key_expiry import KeyExpiry
+from dstack_vpn.daemon.device.key_rotation import KeyRotation
 from dstack_vpn.daemon.device.own_keys import OwnKeys
 from dstack_vpn.daemon.device.tunnel import Tunnel, TunnelKeeper
 from dstack_vpn.daemon.observe.answers import AnswerWatch
-from dstack_vpn.daemon.observe.audit_writer import Auditor
+from dstack_vpn.daemon.observe.audit_writer import AuditWriter
 from dstack_vpn.daemon.observe.event_log import EventLog
 from dstack_vpn.daemon.observe.event_logger import EventLogger
 from dstack_vpn.daemon.observe.health import HealthWatch
-from dstack_vpn.daemon.observe.peer_stats import Glance
-from dstack_vpn.daemon.observe.persistence import Recorder
+from dstack_vpn.daemon.observe.peer_stats import PeerStatsCache
+from dstack_vpn.daemon.observe.persistence import Persistence
 from dstack_vpn.daemon.observe.reporter import Reporter
-from dstack_vpn.daemon.peers.handshakes import Greeter
+from dstack_vpn.daemon.peers.handshakes import HandshakeInitiator
 from dstack_vpn.daemon.peers.members import Members
 from dstack_vpn.daemon.peers.path_keeper import PathKeeper
 from dstack_vpn.daemon.peers.reconciler import Reconciler
@@ -65,7 +65,7 @@ DRAIN: Final = 1.5
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
+class Daemon:
     """A running member of the network: its parts, and the tasks that they run."""
 
     registry: tuple[int, Address] | None
@@ -82,18 +82,18 @@ class Node:
     reconciler: Reconciler
     path_keeper: PathKeeper
     resolver: EndpointResolver
-    recorder: Recorder
-    greeter: Greeter
-    glance: Glance
+    persistence: Persistence
+    handshakes: HandshakeInitiator
+    peer_stats: PeerStatsCache
     answers: AnswerWatch
     health: HealthWatch
     reporter: Reporter
-    auditor: Auditor
-    gate: Gate | None
+    audit_writer: AuditWriter
+    firewall_controller: FirewallController | None
     """The packet filter, if one is wanted."""
-    rotation: Rotation | None
+    key_rotation: KeyRotation | None
     """Carries key changes out, if the key is ours to change."""
-    renewal: Renewal | None
+    key_expiry: KeyExpiry | None
     """Has the key changed by its age, if the settings ask for that."""
 
     async def run(self, stop: asyncio.Event, services: Mapping[str, Callable[[], Awaitable[None]]]) -> None:
@@ -110,13 +110,13 @@ class Node:
             "paths": self.path_keeper.run,
             "clock": self._tick,
             "health": self.health.run,
-            "store": self.recorder.run_store,
-            "config": self.recorder.run_config,
+            "store": self.persistence.run_store,
+            "config": self.persistence.run_config,
             "answers": self.answers.run,
             "moves": self._watch_moves,
-            "greeter": self.greeter.run,
-            **({} if self.rotation is None else {"key": self.rotation.run}),
-            **({} if self.renewal is None else {"key age": self.renewal.run}),
+            "greeter": self.handshakes.run,
+            **({} if self.key_rotation is None else {"key": self.key_rotation.run}),
+            **({} if self.key_expiry is None else {"key age": self.key_expiry.run}),
             **services,
         }
         try:
@@ -133,9 +133,9 @@ class Node:
         """Bring back what was stored, so that the tunnel comes up even if no endpoint answers."""
         checkpoint: Checkpoint | None = None
         try:
-            checkpoint = await self.recorder.store.load()
+            checkpoint = await self.persistence.store.load()
         except StoreError as error:
-            self.recorder.restored_with(str(error))
+            self.persistence.restored_with(str(error))
             _log.error("store.trouble", problem=str(error))
         if checkpoint is None:
             return
@@ -155,10 +155,10 @@ class Node:
     async def _drain(self) -> None:
         """Write what is left, take the interface away or let go of it; no step holds up another for long."""
         steps = (
-            self.recorder.flush(),
-            self.greeter.last_look(),
+            self.persistence.flush(),
+            self.handshakes.last_look(),
             self.tunnel.stop(keep=self.keep_interface),
-            self.recorder.store.close(),
+            self.persistence.store.close(),
         )
         for step in steps:
             try:
@@ -178,7 +178,7 @@ class Node:
             await asyncio.sleep(min(max(due, EXPIRED), TICK))
             members.expire()
             members.grow_old()
-            if clock.monotonic() - compared >= self.chain.state.audit_interval:
+            if clock.monotonic() - compared >= self.chain.state.resync_interval:
                 compared = clock.monotonic()
                 self.reconciler.request_repair()
 
@@ -186,7 +186,7 @@ class Node:
         """Have the device compared when a peer is to be reached elsewhere after all."""
         while True:
             await asyncio.sleep(TICK)
-            if self.reconciler.may_move(self.glance.peers):
+            if self.reconciler.may_move(self.peer_stats.peers):
                 self.reconciler.request_repair()
 
 

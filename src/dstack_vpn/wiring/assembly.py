@@ -10,53 +10,53 @@ from typing import Final
 
 from dstack_vpn.core.access.addressing import AddressPlan
 from dstack_vpn.core.access.answers import Answers
-from dstack_vpn.core.access.control import Identity
+from dstack_vpn.core.access.control import NodeIdentity
 from dstack_vpn.core.access.membership import PeerPolicy
 from dstack_vpn.core.access.quorum import Quorum
 from dstack_vpn.core.access.staleness import Staleness, StalePolicy
 from dstack_vpn.core.model import Address, SocketAddress
 from dstack_vpn.core.observe.reports import FirewallReport
-from dstack_vpn.core.paths.peer_endpoint import Reach
-from dstack_vpn.core.paths.selector import Transport
+from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
+from dstack_vpn.core.paths.selector import TransportMode
 from dstack_vpn.core.wireguard.key_age import Schedule
 from dstack_vpn.core.wireguard.keys import PrivateKey
 from dstack_vpn.core.wireguard.x25519 import derive
 from dstack_vpn.daemon.chain.loop import ChainLoop
-from dstack_vpn.daemon.chain.quorum_checker import Jury
+from dstack_vpn.daemon.chain.quorum_checker import QuorumChecker
 from dstack_vpn.daemon.chain.state import ChainState
-from dstack_vpn.daemon.daemon import Node
-from dstack_vpn.daemon.device.firewall import Gate
-from dstack_vpn.daemon.device.key_expiry import Renewal
-from dstack_vpn.daemon.device.key_rotation import Rotation
+from dstack_vpn.daemon.daemon import Daemon
+from dstack_vpn.daemon.device.firewall import FirewallController
+from dstack_vpn.daemon.device.key_expiry import KeyExpiry
+from dstack_vpn.daemon.device.key_rotation import KeyRotation
 from dstack_vpn.daemon.device.own_keys import OwnKeys
 from dstack_vpn.daemon.device.tunnel import Tunnel, TunnelKeeper
 from dstack_vpn.daemon.observe.answers import AnswerWatch
-from dstack_vpn.daemon.observe.audit_writer import Auditor
+from dstack_vpn.daemon.observe.audit_writer import AuditWriter
 from dstack_vpn.daemon.observe.event_log import EventLog
 from dstack_vpn.daemon.observe.event_logger import EventLogger
 from dstack_vpn.daemon.observe.health import HealthWatch
-from dstack_vpn.daemon.observe.peer_stats import Glance
-from dstack_vpn.daemon.observe.persistence import Recorder
+from dstack_vpn.daemon.observe.peer_stats import PeerStatsCache
+from dstack_vpn.daemon.observe.persistence import Persistence
 from dstack_vpn.daemon.observe.reporter import Reporter
 from dstack_vpn.daemon.peers.debounce import Debounce
 from dstack_vpn.daemon.peers.endpoints import EndpointBook
 from dstack_vpn.daemon.peers.executor import PlanExecutor
-from dstack_vpn.daemon.peers.handshakes import Greeter
+from dstack_vpn.daemon.peers.handshakes import HandshakeInitiator
 from dstack_vpn.daemon.peers.members import Members
 from dstack_vpn.daemon.peers.path_keeper import PathKeeper
 from dstack_vpn.daemon.peers.paths import Paths
 from dstack_vpn.daemon.peers.pending import PendingChanges
 from dstack_vpn.daemon.peers.reconciler import Reconciler
-from dstack_vpn.daemon.peers.removal_guard import Brake
+from dstack_vpn.daemon.peers.removal_guard import MassRemovalGuard
 from dstack_vpn.daemon.peers.resolving import EndpointResolver
 from dstack_vpn.ports import (
+    AuditLog,
     ChainSource,
     Clock,
     ConfigArchive,
     EndpointMemory,
     KeyChanger,
     KeyRing,
-    Ledger,
     Link,
     PeerRelay,
     Resolver,
@@ -76,16 +76,16 @@ class Outside:
     link: Link
     store: Store
     archive: ConfigArchive
-    ledger: Ledger
+    ledger: AuditLog
     memory: EndpointMemory
     resolver: Resolver
-    make_relay: Callable[[Reach], Awaitable[PeerRelay]]
+    make_relay: Callable[[PeerEndpoint], Awaitable[PeerRelay]]
     can_send: Callable[[SocketAddress], bool]
     ring: KeyRing | None
     """Our keys, if they are ours to change."""
     changer: KeyChanger | None
     """Changes our key by its age, if the settings ask for that."""
-    gate: Gate | None
+    firewall_controller: FirewallController | None
     """The packet filter, if the settings ask for one."""
 
 
@@ -95,7 +95,7 @@ class Options:
 
     private_key: PrivateKey
     key_on_disk: bool
-    identity: Identity
+    identity: NodeIdentity
     addresses: AddressPlan
     policy: PeerPolicy
     registry: tuple[int, Address] | None
@@ -104,7 +104,7 @@ class Options:
     """Whether blocks come at a known pace."""
     confirmations: int
     quorum: int
-    audit_interval: float
+    resync_interval: float
     """Seconds."""
     max_staleness: float
     """Seconds."""
@@ -112,7 +112,7 @@ class Options:
     interface: str
     listen_port: int
     mtu: int
-    transport: Transport
+    transport: TransportMode
     keep_interface: bool
     key_schedule: Schedule | None
     audit_keep_for: float
@@ -122,13 +122,13 @@ class Options:
     """What is reported if no packet filter keeps packets in the tunnel."""
 
 
-def assemble(outside: Outside, options: Options) -> Node:
+def assemble(outside: Outside, options: Options) -> Daemon:
     """Return a node that is ready to run."""
     clock = outside.clock
     event_log, event_logger = EventLog(clock), EventLogger()
-    auditor = Auditor(outside.ledger, clock, options.audit_keep_for, options.audit_keep_bytes)
+    audit_writer = AuditWriter(outside.ledger, clock, options.audit_keep_for, options.audit_keep_bytes)
     event_log.subscribe(event_logger.take)
-    event_log.subscribe(auditor.take)
+    event_log.subscribe(audit_writer.take)
     publish = event_log.publish
 
     # Who is a member, and how each is reached.
@@ -156,52 +156,56 @@ def assemble(outside: Outside, options: Options) -> Node:
     )
 
     # The chain.
-    state = ChainState(members, clock, options.audit_interval, asyncio.Queue(_CHANGES), publish)
-    jury = None if members.quorum is None else Jury(state, outside.source, members.quorum, doubted)
-    chain = ChainLoop(outside.source, state, jury)
+    state = ChainState(members, clock, options.resync_interval, asyncio.Queue(_CHANGES), publish)
+    quorum_checker = (
+        None if members.quorum is None else QuorumChecker(state, outside.source, members.quorum, doubted)
+    )
+    chain = ChainLoop(outside.source, state, quorum_checker)
 
     # The device.
     tunnel = Tunnel(outside.link, members, keys, options.listen_port, options.interface, options.mtu, clock)
     executor = PlanExecutor(tunnel, members, publish)
-    brake = Brake(members, clock, publish)
-    greeter = Greeter(tunnel, members, outside.memory, executor.initiate)
-    recorder = Recorder(outside.store, outside.archive, chain, tunnel, keys, state.changed)
+    removal_guard = MassRemovalGuard(members, clock, publish)
+    handshakes = HandshakeInitiator(tunnel, members, outside.memory, executor.initiate)
+    persistence = Persistence(outside.store, outside.archive, chain, tunnel, keys, state.changed)
     resolver = EndpointResolver(book, members, clock)
-    glance, answers = Glance(tunnel), Answers()
+    peer_stats, answers = PeerStatsCache(tunnel), Answers()
     reconciler = Reconciler(
         members=members,
         tunnel=tunnel,
         executor=executor,
-        brake=brake,
+        removal_guard=removal_guard,
         changes=changes,
         answers=answers,
         clock=clock,
         confirm=chain.confirm,
         proven=paths.proven,
-        renewing=greeter.call_again,
-        observers=(glance.saw, recorder.config_changed, greeter.saw, resolver.saw),
+        renewing=handshakes.call_again,
+        observers=(peer_stats.saw, persistence.config_changed, handshakes.saw, resolver.saw),
         publish=publish,
     )
-    rotation = None if outside.ring is None else Rotation(keys, outside.ring, tunnel, executor.initiate)
-    renewal = None
+    key_rotation = (
+        None if outside.ring is None else KeyRotation(keys, outside.ring, tunnel, executor.initiate)
+    )
+    key_expiry = None
     if outside.ring is not None and outside.changer is not None and options.key_schedule is not None:
-        renewal = Renewal(chain, outside.ring, outside.changer, options.key_schedule, publish)
+        key_expiry = KeyExpiry(chain, outside.ring, outside.changer, options.key_schedule, publish)
 
     # What is seen from outside.
     reporter = Reporter(
         started=clock.now(),
         chain=state,
         tunnel=tunnel,
-        brake=brake,
+        removal_guard=removal_guard,
         paths=paths,
-        recorder=recorder,
-        auditor=auditor,
-        jury=jury,
-        renewal=renewal,
-        gate=outside.gate,
+        persistence=persistence,
+        audit_writer=audit_writer,
+        quorum_checker=quorum_checker,
+        key_expiry=key_expiry,
+        firewall_controller=outside.firewall_controller,
         unprotected=options.unprotected,
     )
-    return Node(
+    return Daemon(
         registry=options.registry,
         keep_interface=options.keep_interface,
         event_log=event_log,
@@ -216,14 +220,14 @@ def assemble(outside: Outside, options: Options) -> Node:
             paths, tunnel, members, executor, clock, outside.make_relay, outside.can_send, publish
         ),
         resolver=resolver,
-        recorder=recorder,
-        greeter=greeter,
-        glance=glance,
-        answers=AnswerWatch(glance, members, clock, publish, answers),
+        persistence=persistence,
+        handshakes=handshakes,
+        peer_stats=peer_stats,
+        answers=AnswerWatch(peer_stats, members, clock, publish, answers),
         health=HealthWatch(reporter.collect, clock, publish),
         reporter=reporter,
-        auditor=auditor,
-        gate=outside.gate,
-        rotation=rotation,
-        renewal=renewal,
+        audit_writer=audit_writer,
+        firewall_controller=outside.firewall_controller,
+        key_rotation=key_rotation,
+        key_expiry=key_expiry,
     )

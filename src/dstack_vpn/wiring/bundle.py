@@ -18,8 +18,8 @@ from dstack_vpn.config import OPTIONS, Settings
 from dstack_vpn.config.settings import Secret
 from dstack_vpn.core.wireguard.keys import PrivateKey
 from dstack_vpn.errors import DstackVpnError
+from dstack_vpn.wiring.audit_log import ledger_of
 from dstack_vpn.wiring.doctor import examine
-from dstack_vpn.wiring.ledger import ledger_of
 from dstack_vpn.wiring.rpc import rpc_urls
 
 RECORDS: Final = 2_000

@@ -16,7 +16,7 @@ from dstack_vpn.adapters.chain.pool import RpcPool
 from dstack_vpn.adapters.clock import SystemClock
 from dstack_vpn.adapters.contracts import by_name
 from dstack_vpn.adapters.device.backend import choose_backend, make_link
-from dstack_vpn.adapters.device.late import LateLink
+from dstack_vpn.adapters.device.deferred import DeferredLink
 from dstack_vpn.adapters.hardening import harden
 from dstack_vpn.adapters.keys.keyring import FileKeyRing
 from dstack_vpn.adapters.relay.sockets import can_send
@@ -28,17 +28,17 @@ from dstack_vpn.adapters.store.sqlite import SqliteStore
 from dstack_vpn.config import Settings
 from dstack_vpn.core.ownership import Claim
 from dstack_vpn.core.wireguard.key_age import Schedule
-from dstack_vpn.daemon.daemon import Node
+from dstack_vpn.daemon.daemon import Daemon
 from dstack_vpn.errors import ConfigError
 from dstack_vpn.ports import ChainSource, Link
 from dstack_vpn.wiring.addresses import address_plan, destinations, peer_policy
 from dstack_vpn.wiring.assembly import Options, Outside, assemble
-from dstack_vpn.wiring.firewall import gate, unprotected
+from dstack_vpn.wiring.audit_log import ledger_of
+from dstack_vpn.wiring.firewall import firewall_controller, unprotected
+from dstack_vpn.wiring.key_expiry import changer_of
 from dstack_vpn.wiring.keys import identity_of, with_key
-from dstack_vpn.wiring.ledger import ledger_of
 from dstack_vpn.wiring.names import serve_names
 from dstack_vpn.wiring.ownership import taken
-from dstack_vpn.wiring.renewal import changer_of
 from dstack_vpn.wiring.running import published
 from dstack_vpn.wiring.secrets import of_node, refuse_exposed
 from dstack_vpn.wiring.transports import Relays
@@ -72,10 +72,10 @@ def late_link(settings: Settings, claim: Claim) -> Link:
     async def choose() -> Link:
         return make_link(await choose_backend(wanted, settings.interface), claim)
 
-    return LateLink(choose)
+    return DeferredLink(choose)
 
 
-def build(settings: Settings, link: Link, relays: Relays, source: ChainSource) -> Node:
+def build(settings: Settings, link: Link, relays: Relays, source: ChainSource) -> Daemon:
     """Return a node that is ready to run; raises `ConfigError`."""
     if settings.wireguard_private_key is None:
         raise ConfigError(["WIREGUARD_PRIVATE_KEY (or WIREGUARD_PRIVATE_KEY_FILE): is not set"])
@@ -92,7 +92,7 @@ def build(settings: Settings, link: Link, relays: Relays, source: ChainSource) -
         can_send=can_send,
         ring=None if settings.key_file is None else FileKeyRing(settings.key_file),
         changer=changer_of(settings),
-        gate=gate(settings),
+        firewall_controller=firewall_controller(settings),
     )
     draw = random.random()  # noqa: S311 - no secret, but a place in a crowd
     options = Options(
@@ -105,7 +105,7 @@ def build(settings: Settings, link: Link, relays: Relays, source: ChainSource) -
         paced=settings.network.block_time is not None,
         confirmations=settings.grant_confirmations,
         quorum=settings.rpc_quorum,
-        audit_interval=settings.sync_interval,
+        resync_interval=settings.sync_interval,
         max_staleness=settings.max_staleness,
         stale_policy=settings.stale_policy,
         interface=settings.interface,
@@ -146,9 +146,9 @@ async def _run(settings: Settings, claim: Claim) -> None:
     own = None if settings.relay_listen is None else await relays.of_our_own(settings.relay_listen)
     await node.run(stop, _services(node, settings, source, own))
     node.keys.private.wipe()
-    await node.auditor.close()
-    if node.gate is not None and not settings.keep_interface:
-        await node.gate.stop()
+    await node.audit_writer.close()
+    if node.firewall_controller is not None and not settings.keep_interface:
+        await node.firewall_controller.stop()
 
 
 def _end_on_signals(stop: asyncio.Event) -> None:
@@ -163,10 +163,10 @@ def _end_on_signals(stop: asyncio.Event) -> None:
 
 
 def _services(
-    node: Node, settings: Settings, source: RpcPool, own: "OwnRelay | None"
+    node: Daemon, settings: Settings, source: RpcPool, own: "OwnRelay | None"
 ) -> dict[str, Callable[[], Awaitable[None]]]:
     """Return the optional parts that run besides the node, by name."""
-    services: dict[str, Callable[[], Awaitable[None]]] = {"audit": node.auditor.run}
+    services: dict[str, Callable[[], Awaitable[None]]] = {"audit": node.audit_writer.run}
     view = NodeView(node, settings.state_dir, own, source.calls)
     if own is not None:
         node.health.watch("relay", lambda: own.problem)
@@ -175,12 +175,12 @@ def _services(
         services["web"] = partial(_serve, node, view, settings)
     if settings.dns_port or settings.dns_listen:
         services["dns"] = partial(serve_names, settings, node)
-    if node.gate is not None:
-        services["firewall"] = node.gate.run
+    if node.firewall_controller is not None:
+        services["firewall"] = node.firewall_controller.run
     return services
 
 
-async def _serve(node: Node, view: NodeView, settings: Settings) -> None:
+async def _serve(node: Daemon, view: NodeView, settings: Settings) -> None:
     # The web server takes 30 ms to import. The tunnel comes first, if it comes up at all.
     with suppress(TimeoutError):
         await asyncio.wait_for(node.reconciler.filled.wait(), TUNNEL_FIRST)

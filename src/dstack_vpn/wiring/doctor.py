@@ -10,7 +10,7 @@ from dstack_vpn.adapters.chain.identity import Target
 from dstack_vpn.adapters.chain.session import SessionSettings
 from dstack_vpn.adapters.contracts import by_name
 from dstack_vpn.adapters.doctor import chain, machine, peers
-from dstack_vpn.adapters.doctor.check import Check, Status, failed, passed, warned
+from dstack_vpn.adapters.doctor.check import Check, CheckStatus, failed, passed, warned
 from dstack_vpn.adapters.keys.guest_agent import GuestAgent
 from dstack_vpn.config import Settings
 from dstack_vpn.core.access.control import AccessControl, Reason, own_problem
@@ -110,7 +110,7 @@ def _hosts(settings: Settings) -> dict[str, str]:
     }
 
 
-async def _endpoints(settings: Settings) -> Sequence[chain.Endpoint]:
+async def _endpoints(settings: Settings) -> Sequence[chain.ProbedEndpoint]:
     abi = None if settings.contract_abi == "auto" else by_name(settings.contract_abi)
     session = SessionSettings(settings.network.block_time, start_block=settings.start_block)
     # Each with a target of its own: none may learn from another what to expect.
@@ -120,7 +120,7 @@ async def _endpoints(settings: Settings) -> Sequence[chain.Endpoint]:
     return await asyncio.gather(*(chain.endpoint(url, target, session, now()) for url, target in pairs))
 
 
-def _access(settings: Settings, found: Sequence[chain.Endpoint]) -> AccessControl | None:
+def _access(settings: Settings, found: Sequence[chain.ProbedEndpoint]) -> AccessControl | None:
     snapshot = next((endpoint.snapshot for endpoint in found if endpoint.snapshot is not None), None)
     key = settings.wireguard_private_key
     if snapshot is None or key is None:
@@ -136,11 +136,13 @@ def _access(settings: Settings, found: Sequence[chain.Endpoint]) -> AccessContro
     )
 
 
-def _membership(settings: Settings, access: AccessControl | None, found: Sequence[chain.Endpoint]) -> Check:
+def _membership(
+    settings: Settings, access: AccessControl | None, found: Sequence[chain.ProbedEndpoint]
+) -> Check:
     if settings.wireguard_private_key is None:
         return failed("membership", "no key", "set WIREGUARD_PRIVATE_KEY_FILE; 'dstack-vpn keygen' makes one")
     if access is None:
-        if all(endpoint.check.status is Status.FAIL for endpoint in found):
+        if all(endpoint.check.status is CheckStatus.FAIL for endpoint in found):
             return failed("membership", "no endpoint could be asked", "mend RPC_URL first")
         return warned("membership", "this contract does not enumerate", "ask 'dstack-vpn node info NODE'")
     problem = own_problem(access, now())
@@ -177,7 +179,7 @@ async def _peers(settings: Settings, access: AccessControl, daemon: Daemon) -> l
         if way.udp is not None and (used := _in_use(seen.get(node.token_id), now())) is not None:
             way = replace(way, udp=used)
         age = now() - last if last else None
-        return await peers.reach(str(node.node_id), way, settings.mtu, age, policy.destinations)
+        return await peers.peer_endpoint(str(node.node_id), way, settings.mtu, age, policy.destinations)
 
     found = await asyncio.gather(*(one(node) for node in members[:PEERS]))
     if len(members) > PEERS:

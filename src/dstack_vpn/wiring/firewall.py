@@ -10,7 +10,7 @@ from dstack_vpn.adapters.resolver import SystemResolver
 from dstack_vpn.config import Settings
 from dstack_vpn.core.observe.reports import FirewallReport
 from dstack_vpn.core.paths.destination import Destinations
-from dstack_vpn.daemon.device.firewall import Gate
+from dstack_vpn.daemon.device.firewall import FirewallController
 from dstack_vpn.errors import FirewallError
 from dstack_vpn.wiring.addresses import address_plan
 
@@ -20,7 +20,7 @@ UNPROTECTED: Final = (
 _log = structlog.get_logger(component="firewall")
 
 
-def gate(settings: Settings) -> Gate | None:
+def firewall_controller(settings: Settings) -> FirewallController | None:
     """Return the node's packet filter; None if the settings need none."""
     firewall = NftFirewall()
     protect = _protects(settings, firewall)
@@ -28,7 +28,7 @@ def gate(settings: Settings) -> Gate | None:
         return None
     addresses = address_plan(settings)
     prefixes = frozenset({str(addresses.ipv4), str(addresses.ipv6)})
-    return Gate(
+    return FirewallController(
         firewall,
         SystemResolver(Destinations(addresses.networks)),
         settings.interface,

@@ -9,7 +9,7 @@ import structlog
 
 from dstack_vpn.adapters import keyfile
 from dstack_vpn.config import Settings
-from dstack_vpn.core.access.control import Identity
+from dstack_vpn.core.access.control import NodeIdentity
 from dstack_vpn.core.chain.account import address_of
 from dstack_vpn.core.wireguard.x25519 import derive
 from dstack_vpn.errors import AgentError, FormatError
@@ -21,13 +21,13 @@ PATIENCE: Final = 30
 PAUSE: Final = 1.0
 
 
-def identity_of(settings: Settings) -> Identity:
+def identity_of(settings: Settings) -> NodeIdentity:
     """How this node knows its own token: by NODE_ID, or by the account that changes its key (KEY_MAX_AGE)."""
     account = None
     if settings.key_max_age and settings.contract_private_key is not None:
         with suppress(FormatError):  # whatever uses it says what is wrong with it
             account = address_of(settings.contract_private_key.reveal())
-    return Identity(settings.node_id, account)
+    return NodeIdentity(settings.node_id, account)
 
 
 async def with_key(settings: Settings) -> Settings:

@@ -14,11 +14,11 @@ from prometheus_client.registry import Collector
 
 from dstack_vpn import __version__
 from dstack_vpn.adapters.store.archive import FileArchive
-from dstack_vpn.core.chain.events import Observed
+from dstack_vpn.core.chain.events import TokenState
 from dstack_vpn.core.observe.health import Status
-from dstack_vpn.daemon.daemon import Node
+from dstack_vpn.daemon.daemon import Daemon
 from dstack_vpn.wiring.peer_metrics import peer_families
-from dstack_vpn.wiring.snapshot import Snapshot
+from dstack_vpn.wiring.snapshot import NodeSnapshot
 from dstack_vpn.wiring.trust_metrics import trust_families
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _PREFIX: Final = "dstack_vpn_"
 
 
-def gather(view: "NodeView", node: Node, snapshot: Snapshot) -> Callable[[], tuple[str, bytes]]:
+def gather(view: "NodeView", node: Daemon, snapshot: NodeSnapshot) -> Callable[[], tuple[str, bytes]]:
     """Gather everything now; what is returned writes it out."""
     families = [
         *_node(node, snapshot),
@@ -43,7 +43,7 @@ def gather(view: "NodeView", node: Node, snapshot: Snapshot) -> Callable[[], tup
         from dstack_vpn.adapters.relay.view import RelayMetrics
 
         families += RelayMetrics(view.relay).collect()
-    archive = node.recorder.archive
+    archive = node.persistence.archive
     return lambda: _written(
         [*families, *_backups(archive), *peer_families(snapshot)]  # this reads files, and many peers
     )
@@ -79,7 +79,7 @@ def counter(name: str, text: str, value: float) -> Metric:
     return CounterMetricFamily(_PREFIX + name, text, value=value)
 
 
-def _node(node: Node, snapshot: Snapshot) -> Iterator[Metric]:
+def _node(node: Daemon, snapshot: NodeSnapshot) -> Iterator[Metric]:
     info = GaugeMetricFamily(
         f"{_PREFIX}build_info", "Which version runs; always 1.", labels=["version", "python"]
     )
@@ -101,7 +101,7 @@ def _node(node: Node, snapshot: Snapshot) -> Iterator[Metric]:
     yield counter("device_restarts", "Times that the device was set up anew.", max(node.tunnel.restarts, 0))
 
 
-def _chain(node: Node, snapshot: Snapshot) -> Iterator[Metric]:
+def _chain(node: Daemon, snapshot: NodeSnapshot) -> Iterator[Metric]:
     state, report = node.chain.state, snapshot.reports.chain
     yield from gauge("chain_connected", "Whether an endpoint is followed.", report.problem is None)
     yield from gauge("chain_head_block", "The newest block's height.", report.head)
@@ -112,14 +112,14 @@ def _chain(node: Node, snapshot: Snapshot) -> Iterator[Metric]:
         "chain_lag_blocks", "Blocks that we are behind what endpoints show.", report.blocks_behind
     )
     yield from gauge("registry_tokens", "Tokens in the registry.", len(state.follower.registry.nodes))
-    unconfirmed = sum(not isinstance(x.event, Observed) for x in state.follower.timeline.events)
+    unconfirmed = sum(not isinstance(x.event, TokenState) for x in state.follower.timeline.events)
     yield from gauge("chain_unconfirmed_events", "Events that a reorg could still undo.", unconfirmed)
     yield counter("chain_events", "Events of the registry that were taken in.", state.events)
     yield counter("chain_confirmed_events", "Events that have become final.", state.confirmed)
-    yield counter("chain_audits", "Full comparisons with the contract.", state.audits)
+    yield counter("chain_audits", "Full comparisons with the contract.", state.resyncs)
 
 
-def _plans(node: Node, snapshot: Snapshot) -> Iterator[Metric]:
+def _plans(node: Daemon, snapshot: NodeSnapshot) -> Iterator[Metric]:
     executor, reports = node.reconciler.executor, snapshot.reports
     plans = CounterMetricFamily(
         f"{_PREFIX}plans", "Plans for the device, by what came of them.", labels=["outcome"]
@@ -134,10 +134,10 @@ def _plans(node: Node, snapshot: Snapshot) -> Iterator[Metric]:
     yield from gauge("config_pinned", "Whether an earlier configuration is pinned.", reports.members.pinned)
 
 
-def _peers_totals(node: Node) -> Iterator[Metric]:
-    glance = node.glance
-    yield counter("receive_bytes", "Bytes from all peers, those that are gone included.", glance.received)
-    yield counter("transmit_bytes", "Bytes to all peers, those that are gone included.", glance.sent)
+def _peers_totals(node: Daemon) -> Iterator[Metric]:
+    peer_stats = node.peer_stats
+    yield counter("receive_bytes", "Bytes from all peers, those that are gone included.", peer_stats.received)
+    yield counter("transmit_bytes", "Bytes to all peers, those that are gone included.", peer_stats.sent)
 
 
 def _web(view: "NodeView") -> Iterator[Metric]:

@@ -4,15 +4,15 @@ from dataclasses import dataclass, replace
 
 from dstack_vpn.config import Settings
 from dstack_vpn.core.limits.shares import Sources
-from dstack_vpn.core.names import Answer, Names, Verdict
-from dstack_vpn.daemon.daemon import Node
+from dstack_vpn.core.names import Answer, DnsStatus, Names
+from dstack_vpn.daemon.daemon import Daemon
 
 
 @dataclass(frozen=True, slots=True)
-class Directory:
+class NodeDirectory:
     """Implements `adapters.dns.server.Directory`."""
 
-    node: Node
+    node: Daemon
     names: Names
 
     def answer(self, name: str, kind: str) -> Answer:
@@ -40,10 +40,10 @@ def without_ipv6(answer: Answer) -> Answer:
     kept = tuple(record for record in answer.records if record.kind != "AAAA")
     if len(kept) == len(answer.records):
         return answer
-    return replace(answer, records=kept, verdict=answer.verdict if kept else Verdict.NO_DATA)
+    return replace(answer, records=kept, verdict=answer.verdict if kept else DnsStatus.NO_DATA)
 
 
-async def serve_names(settings: Settings, node: Node) -> None:
+async def serve_names(settings: Settings, node: Daemon) -> None:
     """Serve the names until cancelled."""
     await node.tunnel.up.wait()
     from dstack_vpn.adapters.dns.server import DnsServer
@@ -52,7 +52,7 @@ async def serve_names(settings: Settings, node: Node) -> None:
     names = Names(settings.dns_suffix, members.addresses, settings.node_id)
     sources = Sources(members.addresses)
     server = DnsServer(
-        Directory(node, names), settings.dns_port, settings.dns_listen, settings.dns_upstream, sources
+        NodeDirectory(node, names), settings.dns_port, settings.dns_listen, settings.dns_upstream, sources
     )
     node.health.watch("dns", lambda: server.problem)
     await server.run()

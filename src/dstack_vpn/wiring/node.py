@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     Administrator: TypeAlias = registry.Administrator
     NodeName: TypeAlias = reading.NodeName
     Receipt: TypeAlias = transactions.Receipt
-    Snapshot: TypeAlias = reading.Snapshot
+    Snapshot: TypeAlias = reading.RegistrySnapshot
 
 
 def registry_access(settings: Settings) -> "Access":

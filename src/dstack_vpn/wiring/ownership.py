@@ -100,10 +100,10 @@ async def _hosts(settings: Settings, claim: Claim) -> list[tuple[str, str]]:
 
 
 def _endpoints(settings: Settings) -> Iterator[tuple[str, str]]:
-    for node, reach in settings.peer_endpoints.items():
-        if reach.udp is not None:
-            yield node, reach.udp.host
-        yield from ((node, upstream.host) for upstream in reach.relays)
+    for node, peer_endpoint in settings.peer_endpoints.items():
+        if peer_endpoint.udp is not None:
+            yield node, peer_endpoint.udp.host
+        yield from ((node, upstream.host) for upstream in peer_endpoint.relays)
 
 
 async def _resolved(host: str) -> str:

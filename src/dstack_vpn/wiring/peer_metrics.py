@@ -7,7 +7,7 @@ from typing import Any, Final
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from dstack_vpn.core.wireguard.keys import PublicKey
-from dstack_vpn.wiring.snapshot import PEER_STATES, Snapshot
+from dstack_vpn.wiring.snapshot import PEER_STATES, NodeSnapshot
 
 ONE_BY_ONE: Final = 200
 """Peers; of more there are only sums."""
@@ -24,7 +24,7 @@ _TRANSPORTS: Final = ("udp", "tcp", "tls", "none")
 _Labelled = list[tuple[tuple[str, str], PublicKey]]
 
 
-def peer_families(snapshot: Snapshot) -> Iterator[Metric]:
+def peer_families(snapshot: NodeSnapshot) -> Iterator[Metric]:
     """All of them."""
     yield from _sums(snapshot)
     yield from _relay_sums(snapshot)
@@ -39,7 +39,7 @@ def peer_families(snapshot: Snapshot) -> Iterator[Metric]:
     yield from _relays(relayed)
 
 
-def _sums(snapshot: Snapshot) -> Iterator[Metric]:
+def _sums(snapshot: NodeSnapshot) -> Iterator[Metric]:
     found = Counter((snapshot.state(key), snapshot.way(key)["transport"] or "none") for key in snapshot.peers)
     peers = GaugeMetricFamily(
         f"{_PREFIX}peers",
@@ -59,7 +59,7 @@ def _sums(snapshot: Snapshot) -> Iterator[Metric]:
         )
 
 
-def _relay_sums(snapshot: Snapshot) -> Iterator[Metric]:
+def _relay_sums(snapshot: NodeSnapshot) -> Iterator[Metric]:
     """What all relays to peers have carried; those that are gone count, too."""
     carried = snapshot.carried
     for what in ("datagrams", "bytes"):
@@ -84,7 +84,7 @@ def _relay_sums(snapshot: Snapshot) -> Iterator[Metric]:
     yield CounterMetricFamily(f"{_PREFIX}peers_relay_reconnects", text, value=carried["reconnects"])
 
 
-def _each(snapshot: Snapshot, labelled: _Labelled) -> Iterator[Metric]:
+def _each(snapshot: NodeSnapshot, labelled: _Labelled) -> Iterator[Metric]:
     ways = GaugeMetricFamily(
         f"{_PREFIX}peer_transport", "How a peer is reached.", labels=(*_LABELS, "transport")
     )

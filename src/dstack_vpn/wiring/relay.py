@@ -19,7 +19,7 @@ from dstack_vpn.adapters.relay.tcp2udp import Tcp2Udp
 from dstack_vpn.adapters.relay.udp2tcp import Udp2Tcp
 from dstack_vpn.adapters.relay.view import RelayView, Service
 from dstack_vpn.adapters.web.access import Policy
-from dstack_vpn.adapters.web.server import HealthServer, of_view
+from dstack_vpn.adapters.web.server import HttpServer, of_view
 from dstack_vpn.config import RelaySettings
 from dstack_vpn.core.model import SocketAddress
 from dstack_vpn.core.paths.relay_url import DSTACK, Listen
@@ -55,7 +55,7 @@ async def run(settings: RelaySettings, reread: Callable[[], RelaySettings], show
         token = None if settings.api_token is None else settings.api_token.reveal()
         open_to = settings.api_open_to
         policy = Policy(token, loopback="loopback" in open_to, users="users" in open_to)
-        tasks.append(HealthServer(*address, policy, view.health, [of_view(view)]).run())
+        tasks.append(HttpServer(*address, policy, view.health, [of_view(view)]).run())
     if show is not None:
         tasks.append(show(view))
     async with asyncio.TaskGroup() as group:

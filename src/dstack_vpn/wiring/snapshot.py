@@ -17,7 +17,7 @@ from dstack_vpn.core.observe.health import Health
 from dstack_vpn.core.observe.reports import Reports
 from dstack_vpn.core.wireguard.keys import PublicKey
 from dstack_vpn.core.wireguard.wire import SESSION_LIFE
-from dstack_vpn.daemon.daemon import Node
+from dstack_vpn.daemon.daemon import Daemon
 
 if TYPE_CHECKING:
     from dstack_vpn.adapters.relay.tcp2udp import Tcp2Udp
@@ -31,7 +31,7 @@ _BY_UDP: Way = {"transport": "udp", "relay": None}
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
+class NodeSnapshot:
     """What there is to show."""
 
     now: float
@@ -107,12 +107,12 @@ class Snapshot:
         return {**self.common, **self.all_peers()}
 
 
-def take(node: Node, relay: "Tcp2Udp | None", seen: Mapping[PublicKey, PeerState]) -> Snapshot:
+def take(node: Daemon, relay: "Tcp2Udp | None", seen: Mapping[PublicKey, PeerState]) -> NodeSnapshot:
     """The node as it is now, with its peers as the device had them last."""
     members, membership = node.tunnel.members, node.tunnel.members.membership
     reports = node.reporter.collect()
     relayed = node.path_keeper.paths.describe_all()
-    return Snapshot(
+    return NodeSnapshot(
         now=node.tunnel.clock.now(),
         health=node.health.verdict(),
         registry=members.follower.registry,
@@ -128,7 +128,7 @@ def take(node: Node, relay: "Tcp2Udp | None", seen: Mapping[PublicKey, PeerState
     )
 
 
-def _common(node: Node, relay: "Tcp2Udp | None", reports: Reports) -> dict[str, Any]:
+def _common(node: Daemon, relay: "Tcp2Udp | None", reports: Reports) -> dict[str, Any]:
     members, state, chain = node.tunnel.members, node.chain.state, reports.chain
     own, executor = members.own_node, node.reconciler.executor
     return {
@@ -148,13 +148,13 @@ def _common(node: Node, relay: "Tcp2Udp | None", reports: Reports) -> dict[str, 
             "stale": members.stale,
             "events": state.events,
             "reorgs": state.reorgs,
-            "audits": state.audits,
+            "audits": state.resyncs,
         },
         "tokens": len(members.follower.registry.nodes),
         "relay": None if relay is None else relay.snapshot() | asdict(relay.counters),
         "changes_applied": executor.applied,
         "changes_rolled_back": executor.rolled_back,
-        "device_read": node.glance.at,
+        "device_read": node.peer_stats.at,
         "event_to_peer_ms": _percentiles(node.reconciler.latencies),
         "reports": asdict(reports),
     }

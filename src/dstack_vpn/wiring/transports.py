@@ -13,7 +13,7 @@ import structlog
 
 from dstack_vpn.config import Settings
 from dstack_vpn.core.paths.destination import Destinations
-from dstack_vpn.core.paths.peer_endpoint import Reach
+from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
 from dstack_vpn.core.paths.relay_url import Listen
 from dstack_vpn.errors import RelayError
 from dstack_vpn.ports import PeerRelay
@@ -36,15 +36,15 @@ class Relays:
         self._settings = settings
         self._engine: Engine | None = None
 
-    async def to_peer(self, reach: Reach) -> PeerRelay:
+    async def to_peer(self, peer_endpoint: PeerEndpoint) -> PeerRelay:
         """A relay to one peer; raises `RelayError`."""
         # The import takes 50 ms that no event should have to wait for.
         await asyncio.to_thread(import_module, "dstack_vpn.adapters.relay.peer")
         from dstack_vpn.adapters.relay.peer import LoopbackRelay
 
         mark, engine = self._settings.fwmark, self._shared_engine()
-        allowed = Destinations(address_plan(self._settings).networks, local=reach.local)
-        return LoopbackRelay(engine, reach.relays, mark=mark, destinations=allowed)
+        allowed = Destinations(address_plan(self._settings).networks, local=peer_endpoint.local)
+        return LoopbackRelay(engine, peer_endpoint.relays, mark=mark, destinations=allowed)
 
     async def of_our_own(self, listen: Listen) -> "OwnRelay":
         """Return what lets peers reach this node's WireGuard over TCP or TLS.

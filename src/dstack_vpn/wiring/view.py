@@ -10,14 +10,14 @@ from dstack_vpn.core.access.addressing import AddressPlan
 from dstack_vpn.core.access.control import Decision, Reason
 from dstack_vpn.core.observe.health import Health
 from dstack_vpn.core.wireguard.keys import PublicKey
-from dstack_vpn.daemon.daemon import Node
-from dstack_vpn.wiring.snapshot import Snapshot, take
+from dstack_vpn.daemon.daemon import Daemon
+from dstack_vpn.wiring.snapshot import NodeSnapshot, take
 
 if TYPE_CHECKING:
     from dstack_vpn.adapters.chain.tally import Calls
     from dstack_vpn.adapters.relay.tcp2udp import Tcp2Udp
     from dstack_vpn.adapters.web.documents import Later
-    from dstack_vpn.adapters.web.server import HealthServer
+    from dstack_vpn.adapters.web.server import HttpServer
     from dstack_vpn.adapters.web.stream import Streams
     from dstack_vpn.core.limits.shares import Address
     from dstack_vpn.wiring.event_metrics import EventMetrics
@@ -29,11 +29,11 @@ _HISTORY: Final = 100
 
 
 class NodeView:
-    """What can be seen of a running node: implements `adapters.web.api.NodeView`."""
+    """What can be seen of a running node: implements `adapters.web.api.ApiView`."""
 
     def __init__(
         self,
-        node: Node,
+        node: Daemon,
         state_dir: Path | None,
         own_relay: "OwnRelay | None",
         rpc: "Mapping[str, Calls]",
@@ -49,7 +49,7 @@ class NodeView:
             "python": ".".join(map(str, sys.version_info[:3])),
             "api": "1",
         }
-        self.web: tuple[HealthServer, Streams] | None = None
+        self.web: tuple[HttpServer, Streams] | None = None
         """What serves this view, once it does."""
         self._events: EventMetrics | None = None
         self._rpc: RpcMetrics | None = None
@@ -59,7 +59,7 @@ class NodeView:
         """What lets peers reach us over TCP or TLS, once it listens."""
         return None if self._own_relay is None else self._own_relay.service
 
-    def served_by(self, server: "HealthServer", streams: "Streams") -> None:
+    def served_by(self, server: "HttpServer", streams: "Streams") -> None:
         """Show what these have served, too."""
         self.web = server, streams
 
@@ -102,13 +102,13 @@ class NodeView:
 
     async def peers(self) -> "Later":
         """The peers alone."""
-        return await self._written(Snapshot.all_peers)
+        return await self._written(NodeSnapshot.all_peers)
 
     async def metrics(self) -> "Later":
         """For Prometheus."""
         from dstack_vpn.wiring.metrics import gather
 
-        seen = await self._node.glance.look()
+        seen = await self._node.peer_stats.look()
         return gather(self, self._node, take(self._node, self.relay, seen))
 
     async def peer(self, node_id: str) -> dict[str, Any] | None:
@@ -116,7 +116,10 @@ class NodeView:
         decision = self._decide(node_id)
         if decision.node is None:
             return None
-        snapshot, key = take(self._node, self.relay, await self._node.glance.look()), decision.node.public_key
+        snapshot, key = (
+            take(self._node, self.relay, await self._node.peer_stats.look()),
+            decision.node.public_key,
+        )
         shown = snapshot.peer(key) if isinstance(key, PublicKey) and key in snapshot.peers else None
         return {
             "decision": self._shown(decision),
@@ -124,10 +127,10 @@ class NodeView:
             "history": self._history(node_id, decision.node.token_id),
         }
 
-    async def _written(self, write: Callable[[Snapshot], dict[str, Any]]) -> "Later":
+    async def _written(self, write: Callable[[NodeSnapshot], dict[str, Any]]) -> "Later":
         from dstack_vpn.adapters.web.documents import to_json
 
-        snapshot = take(self._node, self.relay, await self._node.glance.look())
+        snapshot = take(self._node, self.relay, await self._node.peer_stats.look())
         return lambda: to_json(write(snapshot))
 
     def _history(self, node_id: str, token: int) -> list[dict[str, Any]]:

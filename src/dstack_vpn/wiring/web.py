@@ -5,7 +5,7 @@ from dstack_vpn.adapters.web.access import Policy
 from dstack_vpn.adapters.web.api import Api
 from dstack_vpn.adapters.web.attestation import Attestation
 from dstack_vpn.adapters.web.page import Page
-from dstack_vpn.adapters.web.server import HealthServer
+from dstack_vpn.adapters.web.server import HttpServer
 from dstack_vpn.config import Settings
 from dstack_vpn.wiring.view import NodeView
 
@@ -26,7 +26,7 @@ async def serve_node(view: NodeView, settings: Settings) -> None:
     address = settings.health_check_host, settings.health_check_port
     agent = GuestAgent(settings.dstack_simulator_endpoint) if settings.key_from_agent else None
     attestation = Attestation(view.own_key, None if agent is None else agent.attestation)
-    server = HealthServer(*address, policy, view.health, [api, Page(), attestation])
+    server = HttpServer(*address, policy, view.health, [api, Page(), attestation])
     view.served_by(server, api.streams)
     view.counted()
     view.watch("api", lambda: server.problem)

@@ -12,9 +12,9 @@ from dstack_vpn.core.chain.events import (
     Granted,
     KeyUpdated,
     LoggedEvent,
-    Observed,
     RegistryEvent,
     Revoked,
+    TokenState,
     Transferred,
 )
 from dstack_vpn.core.chain.node import Node
@@ -157,7 +157,7 @@ async def test_tokens_are_read_as_they_were_at_that_block(connected: Connected, 
     ]
 
 
-def key_at(observed: list[Observed]) -> object:
+def key_at(observed: list[TokenState]) -> object:
     (one,) = observed
     assert isinstance(one.node, Node)
     return one.node.public_key
@@ -167,7 +167,7 @@ async def test_reading_tokens_says_which_do_not_exist(connected: Connected, chai
     await chain.mint(1)
     at = await connected.session.head()
     one, two = await connected.session.read_tokens([2, 1], at)
-    assert one == Observed(2, None)
+    assert one == TokenState(2, None)
     assert two.node is not None
     assert await connected.session.read_tokens([], at) == []
 

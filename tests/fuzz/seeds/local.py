@@ -15,7 +15,7 @@ from dstack_vpn.core.attest.quote import report_data
 from dstack_vpn.core.chain import events as ev
 from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.model import Malformed, Peer, Position, SocketAddress
-from dstack_vpn.core.paths.peer_endpoint import Reach
+from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
 from dstack_vpn.core.wireguard import config_file as wgconf
 from dstack_vpn.core.wireguard.keys import PrivateKey, PublicKey
 
@@ -123,8 +123,8 @@ def for_record() -> Iterable[str]:
             OWNER,
             "web",
             key(5),
-            Reach.parse(REACH),
-            Reach.parse("192.0.2.1:1"),
+            PeerEndpoint.parse(REACH),
+            PeerEndpoint.parse("192.0.2.1:1"),
             expires_at=9,
             key_since=Position(4, 2),
         ),
@@ -139,9 +139,9 @@ def for_record() -> Iterable[str]:
         ev.Transferred(5, OTHER),
         ev.KeyUpdated(5, Malformed("key: 3 bytes, of at most 44")),
         ev.OwnerKeyUpdated(OWNER, key(6)),
-        ev.EndpointUpdated(5, Reach.parse(REACH)),
+        ev.EndpointUpdated(5, PeerEndpoint.parse(REACH)),
         ev.ExpiryUpdated(5, 99),
-        ev.Observed(5, nodes[0]),
+        ev.TokenState(5, nodes[0]),
     ]
     yield from ("e" + dump_event(event) for event in events)
 

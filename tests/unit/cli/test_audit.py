@@ -6,31 +6,31 @@ from pathlib import Path
 import pytest
 from tests.unit.cli.conftest import Cli
 
-from dstack_vpn.adapters.store.ledger import SqliteLedger
-from dstack_vpn.core.observe.audit_chain import Body, Note
+from dstack_vpn.adapters.store.audit_log import SqliteAuditLog
+from dstack_vpn.core.observe.audit_chain import AuditRecord, Body
 
 STATE = "STATE_DIR"
 
 
 @pytest.fixture
-def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SqliteLedger:
+def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SqliteAuditLog:
     monkeypatch.setenv(STATE, str(tmp_path))
     tmp_path.chmod(0o700)
-    made = SqliteLedger(tmp_path / "audit.sqlite")
-    made.append([Note(86_400.0 * n, "node.started", {}) for n in range(4)])
+    made = SqliteAuditLog(tmp_path / "audit.sqlite")
+    made.append([AuditRecord(86_400.0 * n, "node.started", {}) for n in range(4)])
     return made
 
 
-def test_a_whole_log_is_complete(cli: Cli, ledger: SqliteLedger) -> None:
+def test_a_whole_log_is_complete(cli: Cli, ledger: SqliteAuditLog) -> None:
     ran = cli("audit", "verify")
     assert ran.code == 0
     assert ran.out.splitlines() == [f"sound, up to {ledger.end()}", "complete from record 1 on"]
 
 
-def test_what_a_holder_pushed_out_is_told(cli: Cli, ledger: SqliteLedger) -> None:
+def test_what_a_holder_pushed_out_is_told(cli: Cli, ledger: SqliteAuditLog) -> None:
     event: Body = {"event": "endpoint updated", "token": 6}
-    ledger.append([Note(400_000.0 + n, "chain.event", event) for n in range(500)])
-    ledger.append([Note(500_000.0, "config.pin", {"peers": 3})])
+    ledger.append([AuditRecord(400_000.0 + n, "chain.event", event) for n in range(500)])
+    ledger.append([AuditRecord(500_000.0, "config.pin", {"peers": 3})])
     gone = ledger.forget(now=600_000.0, before=86_401.0, largest=20_000)
     ran = cli("audit", "verify")
     assert ran.code == 0

@@ -7,11 +7,11 @@ import pytest
 from tests.anvil import key_of
 from tests.unit.cli.conftest import Cli
 
-from dstack_vpn.adapters.admin.reading import Snapshot
+from dstack_vpn.adapters.admin.reading import RegistrySnapshot
 from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.chain.registry import Registry
 from dstack_vpn.core.model import BlockRef
-from dstack_vpn.core.paths.peer_endpoint import Reach
+from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
 from dstack_vpn.wiring import node as wiring
 
 AT = BlockRef(12, "0x" + "1" * 64, "0x" + "0" * 64, 1)
@@ -21,7 +21,13 @@ FUTURE = int(time.time()) + 3600  # noqa: TID251  # the command reads the clock
 NODES = (
     Node(1, OWNER, "current", key_of(1), expires_at=FUTURE),
     Node(2, OWNER, "old", key_of(2), expires_at=5),
-    Node(3, OWNER, LONG, key_of(3), endpoint=Reach.parse("vpn.example.org:1,tls://" + "a" * 50 + ".org:443")),
+    Node(
+        3,
+        OWNER,
+        LONG,
+        key_of(3),
+        endpoint=PeerEndpoint.parse("vpn.example.org:1,tls://" + "a" * 50 + ".org:443"),
+    ),
     Node(4, OWNER, "gone", key_of(4), active=False),
 )
 
@@ -29,8 +35,8 @@ NODES = (
 @pytest.fixture(autouse=True)
 def registry(monkeypatch: pytest.MonkeyPatch) -> None:
     class Access:
-        async def one(self, _: object) -> Snapshot:
-            return Snapshot(Registry.of(NODES), AT, "http://scripted.example", complete=True)
+        async def one(self, _: object) -> RegistrySnapshot:
+            return RegistrySnapshot(Registry.of(NODES), AT, "http://scripted.example", complete=True)
 
     monkeypatch.setattr(wiring, "registry_access", lambda _: Access())
 

@@ -10,12 +10,12 @@ from tests.anvil import key_of
 from tests.unit.cli.conftest import Cli
 
 from dstack_vpn import config
-from dstack_vpn.adapters.admin.reading import Snapshot
+from dstack_vpn.adapters.admin.reading import RegistrySnapshot
 from dstack_vpn.core.access.addressing import AddressPlan
 from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.chain.registry import Registry
 from dstack_vpn.core.model import BlockRef, DeviceState, Malformed, Peer, PeerState, SocketAddress
-from dstack_vpn.core.paths.peer_endpoint import Reach
+from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
 from dstack_vpn.core.wireguard.config_file import ConfPeer, WgConfig, render
 from dstack_vpn.core.wireguard.keys import PrivateKey
 from dstack_vpn.core.wireguard.x25519 import derive
@@ -37,7 +37,7 @@ NODES = (
     node(1, public_key=derive(OWN)),
     node(2),
     node(3, active=False),
-    node(4, endpoint=Reach.parse("192.0.2.4:51820")),
+    node(4, endpoint=PeerEndpoint.parse("192.0.2.4:51820")),
     node(5, public_key=Malformed("key: not plain ASCII")),
     node(6, node_id=Malformed("node id: not plain ASCII")),
     node(7, expires_at=5),
@@ -57,8 +57,8 @@ def state_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Cli) -> Path
 
 def world(monkeypatch: pytest.MonkeyPatch, device: DeviceState | Exception | None) -> None:
     class Access:
-        async def everything(self) -> Snapshot:
-            return Snapshot(Registry.of(NODES), AT, "http://scripted.example", complete=True)
+        async def everything(self) -> RegistrySnapshot:
+            return RegistrySnapshot(Registry.of(NODES), AT, "http://scripted.example", complete=True)
 
     async def look(_: object) -> DeviceState | None:
         if isinstance(device, Exception):
@@ -109,8 +109,8 @@ def test_each_change_has_its_reason(cli: Cli, monkeypatch: pytest.MonkeyPatch) -
 def test_a_relay_that_the_daemon_has_chosen_is_no_difference(
     cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reach = Reach.parse("192.0.2.2:51820,tls://192.0.2.2:443")
-    member, allowed = node(2, endpoint=reach), _addresses().allowed_ips(2)
+    peer_endpoint = PeerEndpoint.parse("192.0.2.2:51820,tls://192.0.2.2:443")
+    member, allowed = node(2, endpoint=peer_endpoint), _addresses().allowed_ips(2)
     monkeypatch.setitem(globals(), "NODES", (NODES[0], member))
     for endpoint, changes in (("127.0.0.1", 0), ("192.0.2.9", 1)):
         world(monkeypatch, running(peer(2, *allowed, endpoint=SocketAddress(endpoint, 40_000))))

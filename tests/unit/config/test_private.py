@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from tests.unit.cli.conftest import Cli, cli
 
-from dstack_vpn.adapters.doctor.check import Status
+from dstack_vpn.adapters.doctor.check import CheckStatus
 from dstack_vpn.config.load import load
 from dstack_vpn.config.private import exposure, replaceable
 from dstack_vpn.errors import ConfigError
@@ -121,7 +121,7 @@ def test_doctor_says_the_same(tmp_path: Path) -> None:
         },
     )
     check = directories(settings)
-    assert check.status is Status.FAIL
+    assert check.status is CheckStatus.FAIL
     assert f"chmod 0700 {tmp_path}" in check.advice
     tmp_path.chmod(0o700)
-    assert directories(settings).status is Status.PASS
+    assert directories(settings).status is CheckStatus.PASS

@@ -11,7 +11,7 @@ from dstack_vpn.core.access.control import AccessControl
 from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.chain.registry import Registry
 from dstack_vpn.core.model import Malformed, Position
-from dstack_vpn.core.names import Answer, Names, Record, Verdict
+from dstack_vpn.core.names import Answer, DnsRecord, DnsStatus, Names
 
 HEIGHT = 100_000
 OWNER = "0x" + "ab" * 20
@@ -41,7 +41,7 @@ def test_a_member_has_its_addresses_and_says_who_it_is() -> None:
     assert texts(ask(name, "AAAA", member)) == [f"AAAA {IPV6}"]
     assert texts(ask(name, "TXT", member)) == [f'TXT "token=2" "owner={OWNER}"']
     assert [record.kind for record in ask(name, "ANY", member).records] == ["A", "AAAA", "TXT"]
-    assert ask(name, "MX", member) == Answer(Verdict.NO_DATA, "vpn.internal")
+    assert ask(name, "MX", member) == Answer(DnsStatus.NO_DATA, "vpn.internal")
 
 
 def test_this_node_has_a_name_as_well() -> None:
@@ -49,10 +49,10 @@ def test_this_node_has_a_name_as_well() -> None:
 
 
 def test_an_address_leads_back_to_its_node() -> None:
-    pointer = [Record("PTR", "web-1.vpn.internal.")]
+    pointer = [DnsRecord("PTR", "web-1.vpn.internal.")]
     assert list(ask("3.0.77.10.in-addr.arpa", "PTR", node(2)).records) == pointer
     assert list(ask(REVERSE_6, "PTR", node(2)).records) == pointer
-    assert ask(REVERSE_6.upper(), "PTR", node(2)).verdict is Verdict.FOUND
+    assert ask(REVERSE_6.upper(), "PTR", node(2)).verdict is DnsStatus.FOUND
 
 
 @pytest.mark.parametrize(
@@ -66,14 +66,14 @@ def test_an_address_leads_back_to_its_node() -> None:
     ],
 )
 def test_who_is_not_on_the_network_has_no_name(gone: Node) -> None:
-    assert ask("web-1.vpn.internal", "A", gone) == Answer(Verdict.NO_NAME, "vpn.internal")
-    assert ask("3.0.77.10.in-addr.arpa", "PTR", gone) == Answer(Verdict.NO_NAME, "77.10.in-addr.arpa")
-    assert ask(REVERSE_6, "PTR", gone).verdict is Verdict.NO_NAME
+    assert ask("web-1.vpn.internal", "A", gone) == Answer(DnsStatus.NO_NAME, "vpn.internal")
+    assert ask("3.0.77.10.in-addr.arpa", "PTR", gone) == Answer(DnsStatus.NO_NAME, "77.10.in-addr.arpa")
+    assert ask(REVERSE_6, "PTR", gone).verdict is DnsStatus.NO_NAME
 
 
 def test_beyond_the_ipv4_range_there_is_ipv6_only() -> None:
     member = node(70_000)
-    assert ask("web-1.vpn.internal", "A", member) == Answer(Verdict.NO_DATA, "vpn.internal")
+    assert ask("web-1.vpn.internal", "A", member) == Answer(DnsStatus.NO_DATA, "vpn.internal")
     assert len(ask("web-1.vpn.internal", "AAAA", member).records) == 1
 
 
@@ -85,18 +85,18 @@ def test_the_case_of_letters_does_not_matter_and_the_first_key_has_the_name() ->
 
 def test_a_node_id_with_dots_leads_through_names_that_are_there_but_empty() -> None:
     member = node(2, "db.eu.west")
-    assert ask("db.eu.west.vpn.internal", "A", member).verdict is Verdict.FOUND
-    assert ask("eu.west.vpn.internal", "A", member).verdict is Verdict.NO_DATA
-    assert ask("west.vpn.internal", "A", member).verdict is Verdict.NO_DATA
-    assert ask("st.vpn.internal", "A", member).verdict is Verdict.NO_NAME
+    assert ask("db.eu.west.vpn.internal", "A", member).verdict is DnsStatus.FOUND
+    assert ask("eu.west.vpn.internal", "A", member).verdict is DnsStatus.NO_DATA
+    assert ask("west.vpn.internal", "A", member).verdict is DnsStatus.NO_DATA
+    assert ask("st.vpn.internal", "A", member).verdict is DnsStatus.NO_NAME
 
 
 def test_the_zones_have_a_beginning() -> None:
     for zone in ("vpn.internal", "77.10.in-addr.arpa"):
-        assert ask(zone, "SOA") == Answer(Verdict.FOUND, zone)
+        assert ask(zone, "SOA") == Answer(DnsStatus.FOUND, zone)
         assert texts(ask(zone, "NS")) == ["NS own.vpn.internal."]
-        assert ask(zone, "A") == Answer(Verdict.NO_DATA, zone)
-    assert ask("0.77.10.in-addr.arpa", "PTR") == Answer(Verdict.NO_DATA, "77.10.in-addr.arpa")
+        assert ask(zone, "A") == Answer(DnsStatus.NO_DATA, zone)
+    assert ask("0.77.10.in-addr.arpa", "PTR") == Answer(DnsStatus.NO_DATA, "77.10.in-addr.arpa")
     assert NAMES.start_of_authority("vpn.internal", 2**32 + 7).split()[2] == "7"
 
 
@@ -121,18 +121,22 @@ def test_the_zones_have_a_beginning() -> None:
     ],
 )
 def test_what_is_not_ours_is_left_to_others(name: str) -> None:
-    assert ask(name, "PTR", node(2)) == Answer(Verdict.FOREIGN)
+    assert ask(name, "PTR", node(2)) == Answer(DnsStatus.FOREIGN)
 
 
 def test_where_the_range_ends_within_a_label_each_part_is_a_zone() -> None:
     plan = AddressPlan(ipaddress.IPv4Network("10.76.0.0/15"), PLAN.ipv6)
-    assert ask("3.0.76.10.in-addr.arpa", "PTR", node(2), plan=plan).verdict is Verdict.FOUND
-    assert ask("9.9.77.10.in-addr.arpa", "PTR", plan=plan) == Answer(Verdict.NO_NAME, "77.10.in-addr.arpa")
-    assert ask("9.9.78.10.in-addr.arpa", "PTR", plan=plan) == Answer(Verdict.FOREIGN)
+    assert ask("3.0.76.10.in-addr.arpa", "PTR", node(2), plan=plan).verdict is DnsStatus.FOUND
+    assert ask("9.9.77.10.in-addr.arpa", "PTR", plan=plan) == Answer(DnsStatus.NO_NAME, "77.10.in-addr.arpa")
+    assert ask("9.9.78.10.in-addr.arpa", "PTR", plan=plan) == Answer(DnsStatus.FOREIGN)
 
 
 def test_answers_change_with_the_registry_at_once() -> None:
     before, after = Registry.of([node(2)]), Registry.of([node(2, active=False)])
-    for registry, verdict in ((before, Verdict.FOUND), (after, Verdict.NO_NAME), (before, Verdict.FOUND)):
+    for registry, verdict in (
+        (before, DnsStatus.FOUND),
+        (after, DnsStatus.NO_NAME),
+        (before, DnsStatus.FOUND),
+    ):
         answer = NAMES.answer("web-1.vpn.internal", "A", AccessControl(registry, PLAN, key(1), HEIGHT), 0.0)
         assert answer.verdict is verdict

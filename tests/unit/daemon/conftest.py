@@ -13,17 +13,17 @@ from tests.scripted import IDENTITY, MemoryArchive, MemoryStore, ScriptedChain, 
 from dstack_vpn.adapters.clock import SystemClock
 from dstack_vpn.adapters.device.memory import MemoryDevice, MemoryLink
 from dstack_vpn.core.access.addressing import AddressPlan, unique_local_prefix
-from dstack_vpn.core.access.control import Identity
+from dstack_vpn.core.access.control import NodeIdentity
 from dstack_vpn.core.access.membership import PeerPolicy
 from dstack_vpn.core.access.staleness import StalePolicy
 from dstack_vpn.core.model import SocketAddress
-from dstack_vpn.core.observe.audit_chain import ORIGIN, Anchor, Note
+from dstack_vpn.core.observe.audit_chain import ORIGIN, Anchor, AuditRecord
 from dstack_vpn.core.observe.health import Health, evaluate
-from dstack_vpn.core.paths.peer_endpoint import Reach
-from dstack_vpn.core.paths.relay_url import Upstream
-from dstack_vpn.core.paths.selector import Transport
+from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
+from dstack_vpn.core.paths.relay_url import RelayUrl
+from dstack_vpn.core.paths.selector import TransportMode
 from dstack_vpn.core.wireguard.keys import PrivateKey, PublicKey
-from dstack_vpn.daemon.daemon import Node
+from dstack_vpn.daemon.daemon import Daemon
 from dstack_vpn.errors import StoreError
 from dstack_vpn.wiring.assembly import Options, Outside, assemble
 
@@ -61,12 +61,12 @@ class MemoryOfEndpoints:
 
 
 class MemoryLedger:
-    """Implements `ports.Ledger`."""
+    """Implements `ports.AuditLog`."""
 
     def __init__(self) -> None:
-        self.notes: list[Note] = []
+        self.notes: list[AuditRecord] = []
 
-    def append(self, notes: Sequence[Note]) -> Anchor:
+    def append(self, notes: Sequence[AuditRecord]) -> Anchor:
         self.notes += notes
         return ORIGIN
 
@@ -77,7 +77,7 @@ class MemoryLedger:
 class FakeRelay:
     """Implements `ports.PeerRelay`, and notes what it is told."""
 
-    def __init__(self, port: int, upstreams: Sequence[Upstream]) -> None:
+    def __init__(self, port: int, upstreams: Sequence[RelayUrl]) -> None:
         self.address = SocketAddress("127.0.0.1", port)
         self.upstreams = tuple(upstreams)
         self.running = self.held = False
@@ -91,7 +91,7 @@ class FakeRelay:
         finally:
             self.running = False
 
-    def retarget(self, upstreams: Sequence[Upstream]) -> None:
+    def retarget(self, upstreams: Sequence[RelayUrl]) -> None:
         self.upstreams = tuple(upstreams)
 
     def probe(self, to: SocketAddress, answered: Callable[[], None]) -> None:
@@ -111,8 +111,8 @@ class FakeRelays:
     made: list[FakeRelay] = field(default_factory=list)
     udp: bool = True
 
-    async def make(self, reach: Reach) -> FakeRelay:
-        self.made.append(FakeRelay(40_000 + len(self.made), reach.relays))
+    async def make(self, peer_endpoint: PeerEndpoint) -> FakeRelay:
+        self.made.append(FakeRelay(40_000 + len(self.made), peer_endpoint.relays))
         return self.made[-1]
 
     def can_send(self, to: SocketAddress) -> bool:
@@ -131,16 +131,16 @@ class Bench:
     resolver: ScriptedResolver = field(default_factory=ScriptedResolver)
     policy: PeerPolicy = field(default_factory=PeerPolicy)
     relays: FakeRelays = field(default_factory=FakeRelays)
-    transport: Transport = Transport.AUTO
+    transport: TransportMode = TransportMode.AUTO
     confirmations: int = 0
-    audit_interval: float = 3600.0
+    resync_interval: float = 3600.0
     own_node_id: str | None = "node-0"
     registry: tuple[int, str] | None = None
     staleness: float = 3600.0
     keep_interface: bool = False
     policy_when_stale: StalePolicy = StalePolicy.KEEP
     source: ScriptedSource = field(init=False)
-    node: Node = field(init=False)
+    node: Daemon = field(init=False)
 
     def __post_init__(self) -> None:
         self.source = ScriptedSource(self.chain)
@@ -167,7 +167,7 @@ class Bench:
         """Whether the chain is followed."""
         return self.node.members.synced is not None and self.node.chain.state.problem is None
 
-    def build(self) -> Node:
+    def build(self) -> Daemon:
         self.node = assemble(self._outside(), self._options())
         return self.node
 
@@ -185,21 +185,21 @@ class Bench:
             can_send=self.relays.can_send,
             ring=None,
             changer=None,
-            gate=None,
+            firewall_controller=None,
         )
 
     def _options(self) -> Options:
         return Options(
             private_key=OWN,
             key_on_disk=True,
-            identity=Identity(self.own_node_id),
+            identity=NodeIdentity(self.own_node_id),
             addresses=AddressPlan(IPv4Network("10.77.0.0/16"), unique_local_prefix(31337, IDENTITY.contract)),
             policy=self.policy,
             registry=self.registry,
             paced=False,
             confirmations=self.confirmations,
             quorum=1,
-            audit_interval=self.audit_interval,
+            resync_interval=self.resync_interval,
             max_staleness=self.staleness,
             stale_policy=self.policy_when_stale,
             interface="wg0",
@@ -214,7 +214,7 @@ class Bench:
         )
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[Node]:
+    async def running(self) -> AsyncIterator[Daemon]:
         """The node, running; it ends in order."""
         node, stop = self.build(), asyncio.Event()
         async with asyncio.TaskGroup() as group:

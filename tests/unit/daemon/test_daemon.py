@@ -19,7 +19,7 @@ from dstack_vpn.core.chain.events import (
 )
 from dstack_vpn.core.model import Endpoint, RemovePeer, SetPeer, SocketAddress
 from dstack_vpn.core.observe.events import Decided
-from dstack_vpn.core.paths.peer_endpoint import Reach
+from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
 from dstack_vpn.core.wireguard.x25519 import derive
 from dstack_vpn.errors import DeviceError
 
@@ -53,7 +53,7 @@ async def test_our_own_token_gives_the_interface_its_addresses(bench: Bench) -> 
 
 async def test_who_is_on_the_network_again_begins_new_sessions(bench: Bench) -> None:
     """The others have forgotten the old ones, and WireGuard would take 15 s to find that out."""
-    bench.policy = PeerPolicy({"node-1": Reach.parse("192.0.2.1:51820", local=True)})
+    bench.policy = PeerPolicy({"node-1": PeerEndpoint.parse("192.0.2.1:51820", local=True)})
     bench.chain.mine(own_grant(7), grant(1))
     async with bench.running():
         await eventually(
@@ -137,7 +137,7 @@ async def test_an_adopted_interface_keeps_its_peers_until_the_registry_is_known(
 
 async def test_a_restart_without_a_chain_brings_back_final_members_less_the_revoked(bench: Bench) -> None:
     bench.chain.mine(grant(1), grant(2))
-    bench.audit_interval = 0.02
+    bench.resync_interval = 0.02
     bench.source.final = 1
     async with bench.running():
         await eventually(lambda: bench.tokens() == {1, 2})
@@ -195,7 +195,7 @@ async def test_mass_removal_waits_for_a_second_reading(bench: Bench) -> None:
         honest.mine(*(grant(token) for token in range(1, 9)))
         bench.source.second = honest
         bench.source.tell(bench.chain.mine(*(Revoked(token) for token in range(1, 7))))
-        await eventually(lambda: len(bench.node.reconciler.brake.held) == 6)
+        await eventually(lambda: len(bench.node.reconciler.removal_guard.held) == 6)
         assert len(bench.tokens()) == 8
         assert not bench.health().healthy
         await eventually(lambda: bench.source.seconds >= 1)
@@ -209,7 +209,7 @@ async def test_a_confirmed_mass_removal_is_carried_out_at_once(bench: Bench) -> 
         bench.source.tell(bench.chain.mine(*(Revoked(token) for token in range(1, 7))))
         await eventually(lambda: bench.tokens() == {7, 8}, timeout=2.0)
         assert bench.source.seconds == 1
-        await eventually(lambda: not bench.node.reconciler.brake.held)
+        await eventually(lambda: not bench.node.reconciler.removal_guard.held)
 
 
 async def test_one_refused_peer_keeps_nobody_else_out(bench: Bench) -> None:
@@ -244,7 +244,7 @@ async def test_an_edit_behind_our_back_is_repaired_by_the_audit(bench: Bench) ->
 
 
 async def test_an_event_that_was_never_sent_is_found_by_the_audit(bench: Bench) -> None:
-    bench.audit_interval = 0.05
+    bench.resync_interval = 0.05
     async with bench.running():
         await eventually(bench.node.tunnel.up.is_set)
         head, *_ = bench.chain.mine(grant(1))
@@ -297,7 +297,7 @@ async def test_a_block_between_the_first_look_and_the_subscription_is_fetched(be
 async def test_a_contract_that_cannot_enumerate_is_read_from_its_logs(bench: Bench) -> None:
     bench.source.enumerates = False
     bench.source.rereads = frozenset({Granted})
-    bench.audit_interval = 0.05
+    bench.resync_interval = 0.05
     bench.chain.mine(grant(1))
     bench.chain.mine(grant(2), Revoked(1))
     async with bench.running():
@@ -313,7 +313,7 @@ async def test_a_token_is_read_again_where_its_event_leaves_something_open(bench
     bench.source.rereads = frozenset({Granted})
     async with bench.running():
         await eventually(lambda: bench.node.members.synced)
-        bench.chain.uris[1] = Reach.parse("192.0.2.7:51820")
+        bench.chain.uris[1] = PeerEndpoint.parse("192.0.2.7:51820")
         calls = len(bench.source.calls)
         bench.source.tell(bench.chain.mine(grant(1)))
         await eventually(lambda: bench.device.peers and bench.device.peers[key(1)].endpoint is not None)
@@ -342,7 +342,7 @@ async def test_an_endpoint_on_chain_changes_nothing_but_the_endpoint(bench: Benc
     async with bench.running():
         await eventually(lambda: bench.tokens() == {1})
         before = len(bench.device.applied)
-        bench.source.tell(bench.chain.mine(EndpointUpdated(1, Reach.parse("192.0.2.9:1"))))
+        bench.source.tell(bench.chain.mine(EndpointUpdated(1, PeerEndpoint.parse("192.0.2.9:1"))))
         await eventually(lambda: bench.device.peers[key(1)].endpoint is not None)
         changes = bench.device.applied[before:]
         # The call that follows turns a keepalive on and off.

@@ -13,7 +13,7 @@ from dstack_vpn.core.chain.events import EndpointUpdated
 from dstack_vpn.core.model import Peer, SetPeer, SocketAddress
 from dstack_vpn.core.observe.events import FieldRefused
 from dstack_vpn.core.paths.destination import Destinations
-from dstack_vpn.core.paths.peer_endpoint import Reach
+from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
 from dstack_vpn.core.wireguard.config_file import ConfPeer, WgConfig, render
 
 PLAN = AddressPlan(IPv4Network("10.77.0.0/16"), unique_local_prefix(31337, IDENTITY.contract))
@@ -32,7 +32,7 @@ async def test_a_members_endpoint_inside_the_vpn_is_refused_and_named(bench: Ben
     bench.chain.mine(grant(1))
     async with bench.running() as node:
         await eventually(lambda: bench.tokens() == {1})
-        bench.source.tell(bench.chain.mine(EndpointUpdated(1, Reach.parse(text)), grant(2)))
+        bench.source.tell(bench.chain.mine(EndpointUpdated(1, PeerEndpoint.parse(text)), grant(2)))
         await eventually(lambda: bench.tokens() == {1, 2})
         assert endpoints_sent(bench) == set()
         assert not bench.relays.made
@@ -41,9 +41,9 @@ async def test_a_members_endpoint_inside_the_vpn_is_refused_and_named(bench: Ben
 
 
 async def test_the_token_uri_the_template_and_the_operators_own_are_judged_as_well(bench: Bench) -> None:
-    own = {"node-1": Reach.parse(INSIDE, local=True)}
+    own = {"node-1": PeerEndpoint.parse(INSIDE, local=True)}
     bench.policy = PeerPolicy(own, "10.77.0.{token_id}:51820", destinations=ALLOWED)
-    bench.chain.uris[2] = Reach.parse(INSIDE)
+    bench.chain.uris[2] = PeerEndpoint.parse(INSIDE)
     bench.chain.mine(grant(1), grant(2), grant(3))
     async with bench.running():
         await eventually(lambda: bench.tokens() == {1, 2, 3})

@@ -6,7 +6,7 @@ from tests.scripted import ScriptedChain, grant, key
 from tests.unit.daemon.conftest import OWN, Bench, eventually
 
 from dstack_vpn.core.access.addressing import AddressPlan, unique_local_prefix
-from dstack_vpn.core.access.control import AccessControl, Identity, Reason, own_problem
+from dstack_vpn.core.access.control import AccessControl, NodeIdentity, Reason, own_problem
 from dstack_vpn.core.chain.events import Granted, KeyUpdated, Revoked
 from dstack_vpn.core.wireguard.keys import PublicKey
 from dstack_vpn.core.wireguard.x25519 import derive
@@ -66,7 +66,7 @@ async def test_a_member_keeps_its_key_and_addresses_when_another_registers_the_s
         assert (refused.reason, refused.detail) == (Reason.DUPLICATE_KEY, "token 1 had it first")
 
 
-def access(identity: Identity, *events: Granted) -> AccessControl:
+def access(identity: NodeIdentity, *events: Granted) -> AccessControl:
     chain = ScriptedChain()
     for event in events:
         chain.mine(event)
@@ -76,7 +76,7 @@ def access(identity: Identity, *events: Granted) -> AccessControl:
 
 def test_the_account_knows_its_token_where_no_node_id_is_set() -> None:
     both = (registered(C, MINE), registered(D, MINE))
-    of_c, of_d = Identity(account="0xowner3"), Identity(account="0xowner4")
+    of_c, of_d = NodeIdentity(account="0xowner3"), NodeIdentity(account="0xowner4")
     assert access(of_c, *both).decide(MINE, 0).reason is Reason.OWN_KEY
     copied = access(of_d, *both)
     assert copied.decide(MINE, 0).reason is Reason.COPIED_KEY
@@ -86,7 +86,7 @@ def test_the_account_knows_its_token_where_no_node_id_is_set() -> None:
 
 
 def test_a_node_that_knows_its_key_alone_says_when_two_tokens_have_it() -> None:
-    alone = Identity()
+    alone = NodeIdentity()
     assert own_problem(access(alone, registered(D, MINE)), 0) is None
     problem = own_problem(access(alone, registered(C, MINE), registered(D, MINE)), 0)
     assert problem is not None

@@ -15,11 +15,10 @@ from dstack_vpn.core.limits.time_share import TimeShare
 from dstack_vpn.core.model import PeerState, RemovePeer, SetPeer, SocketAddress
 from dstack_vpn.core.paths import selector as transport
 from dstack_vpn.core.paths.destination import Destinations
-from dstack_vpn.core.paths.peer_endpoint import Reach
-from dstack_vpn.core.paths.selector import Way
+from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
+from dstack_vpn.core.paths.selector import Path
 from dstack_vpn.daemon import daemon as node
-from dstack_vpn.daemon.observe import answers
-from dstack_vpn.daemon.observe import peer_stats as glance
+from dstack_vpn.daemon.observe import answers, peer_stats
 from dstack_vpn.daemon.peers import debounce, path_keeper
 
 OLD, NEW = SocketAddress("192.0.2.1", 51820), SocketAddress("192.0.2.66", 53)
@@ -29,7 +28,7 @@ OLD, NEW = SocketAddress("192.0.2.1", 51820), SocketAddress("192.0.2.66", 53)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(core_answers, "ANSWER_TO_DATA", 0.05)
     monkeypatch.setattr(answers, "TICK", 0.01)
-    monkeypatch.setattr(glance, "READING", TimeShare(0, 0.01))
+    monkeypatch.setattr(peer_stats, "READING", TimeShare(0, 0.01))
     monkeypatch.setattr(node, "TICK", 0.01)
     monkeypatch.setattr(debounce, "QUIET", 0.002)
 
@@ -48,11 +47,11 @@ def becomes(bench: Bench, endpoint: SocketAddress, *, sent: int = 0, received: i
 
 async def with_a_live_session(bench: Bench) -> int:
     """The member's endpoint becomes another while it answers at the old one; returns the changes before."""
-    bench.source.tell(bench.chain.mine(grant(1), EndpointUpdated(1, Reach.parse(str(OLD)))))
+    bench.source.tell(bench.chain.mine(grant(1), EndpointUpdated(1, PeerEndpoint.parse(str(OLD)))))
     await eventually(lambda: bench.tokens() == {1} and peer(bench).endpoint == OLD)
     becomes(bench, OLD)
     applied = len(bench.device.applied)
-    bench.source.tell(bench.chain.mine(EndpointUpdated(1, Reach.parse(str(NEW)))))
+    bench.source.tell(bench.chain.mine(EndpointUpdated(1, PeerEndpoint.parse(str(NEW)))))
     await eventually(lambda: bench.node.reconciler._waiting == {key(1)})
     return applied
 
@@ -103,7 +102,9 @@ async def test_a_peer_that_has_moved_is_followed_by_wireguard_itself(bench: Benc
 async def test_a_name_that_is_made_to_resolve_elsewhere_does_not_move_a_session(bench: Bench) -> None:
     bench.resolver.names = {"moving.example": OLD.host}
     async with bench.running() as running:
-        bench.source.tell(bench.chain.mine(grant(1), EndpointUpdated(1, Reach.parse("moving.example:51820"))))
+        bench.source.tell(
+            bench.chain.mine(grant(1), EndpointUpdated(1, PeerEndpoint.parse("moving.example:51820")))
+        )
         await eventually(lambda: bench.tokens() == {1} and peer(bench).endpoint == OLD)
         becomes(bench, OLD)
         bench.resolver.names = {"moving.example": NEW.host}
@@ -114,7 +115,7 @@ async def test_a_name_that_is_made_to_resolve_elsewhere_does_not_move_a_session(
 
 async def test_a_peer_that_wireguard_follows_into_the_tunnel_is_set_anew_within_a_look(bench: Bench) -> None:
     inside = Destinations((IPv4Network("10.77.0.0/16"),))
-    bench.policy = PeerPolicy({"node-1": Reach.parse(str(OLD), local=True)}, destinations=inside)
+    bench.policy = PeerPolicy({"node-1": PeerEndpoint.parse(str(OLD), local=True)}, destinations=inside)
     bench.chain.mine(grant(1))
     async with bench.running():
         await eventually(lambda: bench.tokens() == {1} and peer(bench).endpoint == OLD)
@@ -129,7 +130,7 @@ async def test_a_peer_heard_by_its_relay_is_not_turned_to_an_address_that_never_
     monkeypatch.setattr(path_keeper, "TICK", 0.01)
     monkeypatch.setattr(transport, "NO_HANDSHAKE", 0.2)
     monkeypatch.setattr(transport, "NO_ANSWER", 0.2)
-    third = Reach.parse(f"{NEW},tcp://192.0.2.1:443")
+    third = PeerEndpoint.parse(f"{NEW},tcp://192.0.2.1:443")
 
     def sending() -> bool:
         was = peer(bench)
@@ -149,7 +150,7 @@ async def test_a_peer_heard_by_its_relay_is_not_turned_to_an_address_that_never_
 
         def heard_by_relay() -> bool:
             becomes(bench, relay, received=148)
-            return bench.node.path_keeper.paths.peers[key(1)].way is Way.RELAY
+            return bench.node.path_keeper.paths.peers[key(1)].way is Path.RELAY
 
         await eventually(heard_by_relay)
         for _ in range(5):

@@ -18,7 +18,7 @@ from tests.unit.daemon.conftest import OWN, Bench, eventually
 from dstack_vpn.adapters.resolver import SystemResolver
 from dstack_vpn.adapters.store import sqlite
 from dstack_vpn.core.access.membership import PeerPolicy
-from dstack_vpn.core.chain.events import ExpiryUpdated, Granted, LoggedEvent, Observed, Revoked
+from dstack_vpn.core.chain.events import ExpiryUpdated, Granted, LoggedEvent, Revoked, TokenState
 from dstack_vpn.core.chain.follower import Follower
 from dstack_vpn.core.chain.registry import Registry
 from dstack_vpn.core.model import BlockRef, Endpoint, TokenId
@@ -132,7 +132,7 @@ class _StumblingSource(ScriptedSource):
 
     stumbles: int = 1
 
-    async def read_tokens(self, tokens: Sequence[TokenId], at: BlockRef) -> list[Observed]:
+    async def read_tokens(self, tokens: Sequence[TokenId], at: BlockRef) -> list[TokenState]:
         if self.stumbles:
             self.stumbles -= 1
             raise EndpointError("too many requests")
@@ -196,7 +196,7 @@ async def test_a_pin_needs_no_second_reading(bench: Bench) -> None:
         config = parse(bench.archive.text)
         bench.archive.pin = render(replace(config, peers=config.peers[:2]))
         await eventually(lambda: bench.tokens() == {1, 2})
-        assert not bench.node.reconciler.brake.held
+        assert not bench.node.reconciler.removal_guard.held
 
 
 async def test_many_small_removals_wait_like_one_large_one(bench: Bench) -> None:
@@ -210,7 +210,7 @@ async def test_many_small_removals_wait_like_one_large_one(bench: Bench) -> None
             bench.source.tell(bench.chain.mine(Revoked(token)))
             await eventually(partial(left_above, bench, token))
         bench.source.tell(bench.chain.mine(Revoked(5)))
-        await eventually(lambda: len(node.reconciler.brake.held) == 1)
+        await eventually(lambda: len(node.reconciler.removal_guard.held) == 1)
         await eventually(lambda: bench.source.seconds >= 1)
         assert bench.tokens() == {5, 6, 7, 8}, "the other endpoint still has all of them"
         assert "more than half of the peers within an hour" in bench.component("registry")
@@ -224,7 +224,7 @@ async def test_honest_revocations_one_by_one_are_confirmed_and_go(bench: Bench) 
             bench.source.tell(bench.chain.mine(Revoked(token)))
             await eventually(partial(left_above, bench, token), timeout=2.0)
         assert bench.source.seconds == 1, "one reading confirms those before as well"
-        await eventually(lambda: not node.reconciler.brake.held)
+        await eventually(lambda: not node.reconciler.removal_guard.held)
 
 
 async def test_what_both_readings_revoke_goes_though_they_differ_in_more(bench: Bench) -> None:
@@ -236,7 +236,7 @@ async def test_what_both_readings_revoke_goes_though_they_differ_in_more(bench: 
         bench.source.second = honest
         bench.source.tell(bench.chain.mine(*(Revoked(token) for token in range(1, 7))))
         await eventually(lambda: bench.tokens() == set(range(2, 9)))
-        await eventually(lambda: len(bench.node.reconciler.brake.held) == 5)
+        await eventually(lambda: len(bench.node.reconciler.removal_guard.held) == 5)
 
 
 async def test_what_was_released_once_is_doubted_again(bench: Bench) -> None:
@@ -244,9 +244,9 @@ async def test_what_was_released_once_is_doubted_again(bench: Bench) -> None:
     bench.chain.mine(*(grant(token) for token in range(1, 9)))
     async with bench.running() as node:
         await _eight_peers(bench)
-        node.reconciler.brake.released |= {key(token) for token in range(1, 7)}
+        node.reconciler.removal_guard.released |= {key(token) for token in range(1, 7)}
         node.reconciler.request_repair()
-        await eventually(lambda: not node.reconciler.brake.released)
+        await eventually(lambda: not node.reconciler.removal_guard.released)
 
 
 async def test_a_doubt_ends_when_the_key_is_granted_again(bench: Bench) -> None:
@@ -257,7 +257,7 @@ async def test_a_doubt_ends_when_the_key_is_granted_again(bench: Bench) -> None:
         honest.mine(*(grant(token) for token in range(1, 9)))
         bench.source.second = honest
         bench.source.tell(bench.chain.mine(*(Revoked(token) for token in range(1, 7))))
-        await eventually(lambda: len(bench.node.reconciler.brake.held) == 6)
+        await eventually(lambda: len(bench.node.reconciler.removal_guard.held) == 6)
         bench.source.tell(bench.chain.mine(*(grant(token) for token in range(1, 7))))
         bench.source.tell(bench.chain.mine(Revoked(8)))
         await eventually(lambda: bench.tokens() == set(range(1, 8)), timeout=2.0)
@@ -331,7 +331,7 @@ async def test_what_the_store_refused_is_written_once_it_can_be(bench: Bench) ->
         store.full = True
         bench.source.tell(bench.chain.mine(Revoked(1)))
         await eventually(lambda: "disk is full" in bench.component("store"))
-        await node.recorder._attempt("config", node.recorder.read_pin())
+        await node.persistence._attempt("config", node.persistence.read_pin())
         assert "disk is full" in bench.component("store"), (
             "another file that is well says nothing of this one"
         )
@@ -347,7 +347,7 @@ async def test_a_pin_that_cannot_be_read_goes_on_being_a_problem(bench: Bench) -
     async with bench.running() as node:
         await eventually(lambda: "pinned" in bench.component("store"))
         with pytest.raises(StoreError):
-            await node.recorder.read_pin()
+            await node.persistence.read_pin()
 
 
 async def test_a_failed_commit_leaves_no_transaction_open() -> None:

@@ -9,13 +9,13 @@ from tests.unit.daemon.conftest import Bench, FakeRelay, eventually
 from dstack_vpn.core.chain.events import EndpointUpdated, RegistryEvent, Revoked
 from dstack_vpn.core.model import SocketAddress
 from dstack_vpn.core.paths import selector as transport
-from dstack_vpn.core.paths.peer_endpoint import Reach
-from dstack_vpn.core.paths.selector import Transport
+from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
+from dstack_vpn.core.paths.selector import TransportMode
 from dstack_vpn.daemon.peers import path_keeper
 
 UDP = SocketAddress("192.0.2.9", 51820)
-BOTH = Reach.parse("192.0.2.9:51820,tcp://192.0.2.9:443")
-RELAYED = Reach.parse("tcp://192.0.2.9:443")
+BOTH = PeerEndpoint.parse("192.0.2.9:51820,tcp://192.0.2.9:443")
+RELAYED = PeerEndpoint.parse("tcp://192.0.2.9:443")
 
 
 @pytest.fixture(autouse=True)
@@ -125,10 +125,10 @@ async def test_without_udp_the_relay_is_there_from_the_start(bench: Bench) -> No
 async def test_other_relays_in_the_registry_take_the_place_of_these(bench: Bench) -> None:
     async with bench.running():
         relay = await switched(bench)
-        mine(bench, EndpointUpdated(1, Reach.parse("192.0.2.9:51820,tcp://192.0.2.10:443")))
+        mine(bench, EndpointUpdated(1, PeerEndpoint.parse("192.0.2.9:51820,tcp://192.0.2.10:443")))
         await eventually(lambda: relay.upstreams[0].host == "192.0.2.10")
         assert endpoint(bench) == relay.address
-        mine(bench, EndpointUpdated(1, Reach.parse("192.0.2.9:51820")))
+        mine(bench, EndpointUpdated(1, PeerEndpoint.parse("192.0.2.9:51820")))
         await eventually(lambda: endpoint(bench) == UDP and not relay.running)
 
 
@@ -142,9 +142,11 @@ async def test_where_the_system_does_not_let_udp_out_the_relay_is_taken_though_n
 
 
 @pytest.mark.parametrize(
-    ("setting", "relayed"), [(Transport.UDP, False), (Transport.TCP, True), (Transport.TLS, None)]
+    ("setting", "relayed"), [(TransportMode.UDP, False), (TransportMode.TCP, True), (TransportMode.TLS, None)]
 )
-async def test_a_fixed_transport_is_kept_to(bench: Bench, setting: Transport, relayed: bool | None) -> None:
+async def test_a_fixed_transport_is_kept_to(
+    bench: Bench, setting: TransportMode, relayed: bool | None
+) -> None:
     bench.transport = setting
     async with bench.running():
         mine(bench, grant(1), EndpointUpdated(1, BOTH), grant(2))

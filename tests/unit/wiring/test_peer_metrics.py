@@ -17,7 +17,7 @@ from dstack_vpn.core.observe.reports import Reports
 from dstack_vpn.core.wireguard.keys import PublicKey
 from dstack_vpn.wiring.metrics import _written
 from dstack_vpn.wiring.peer_metrics import ONE_BY_ONE, peer_families
-from dstack_vpn.wiring.snapshot import Snapshot
+from dstack_vpn.wiring.snapshot import NodeSnapshot
 
 NOW = 10_000.0
 RELAY = {
@@ -27,7 +27,7 @@ RELAY = {
 }
 
 
-def snapshot(count: int) -> Snapshot:
+def snapshot(count: int) -> NodeSnapshot:
     """The first peer by TLS, the second silent for an hour, the third never heard of, the others well."""
     keys = [key_of(number) for number in range(count)]
     seen = {
@@ -37,7 +37,7 @@ def snapshot(count: int) -> Snapshot:
     nodes = [Node(number + 1, "0xa", f"node-{number}", key) for number, key in enumerate(keys)]
     nodes[3] = Node(4, "0xa", Malformed("not a name"), keys[3])
     relayed: dict[PublicKey, dict[str, Any]] = {keys[0]: {"transport": "tls", "relay": RELAY}}
-    return Snapshot(
+    return NodeSnapshot(
         now=NOW,
         health=Health(ready=True),
         registry=Registry.of(nodes),

@@ -11,7 +11,7 @@ from typing import Final
 from dstack_vpn.adapters.chain.caller import Caller
 from dstack_vpn.adapters.chain.fields import data
 from dstack_vpn.adapters.chain.identity import Target, identify
-from dstack_vpn.adapters.chain.memory import EndpointMemory
+from dstack_vpn.adapters.chain.memory import EndpointCapabilities
 from dstack_vpn.adapters.chain.session import RpcSession, SessionSettings
 from dstack_vpn.adapters.contracts import calls
 from dstack_vpn.adapters.contracts.abi import WORD, Reader
@@ -26,7 +26,7 @@ _HIGHEST_TOKEN: Final = 2**256 - 1
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
+class RegistrySnapshot:
     """Nodes after one block."""
 
     registry: Registry
@@ -88,14 +88,14 @@ class RegistryReader:
     async def open(cls, caller: Caller, target: Target, settings: SessionSettings) -> "RegistryReader":
         """Check chain and contract; raises `ChainError`."""
         identity, abi = await identify(caller, target)
-        return cls(caller, RpcSession(caller, identity, abi, EndpointMemory(), settings))
+        return cls(caller, RpcSession(caller, identity, abi, EndpointCapabilities(), settings))
 
     @property
     def abi(self) -> RegistryAbi:
         """Which contract it is."""
         return self.session.abi
 
-    async def everything(self) -> Snapshot:
+    async def everything(self) -> RegistrySnapshot:
         """All nodes; raises `ChainError`."""
         head = await self.session.head()
         observed = await self.session.read_all(head)
@@ -113,7 +113,7 @@ class RegistryReader:
         registry, _ = apply_all(registry, [(Position(head.number, 2**32), entry) for entry in observed])
         return registry
 
-    async def one(self, name: NodeName) -> Snapshot:
+    async def one(self, name: NodeName) -> RegistrySnapshot:
         """The nodes of that name alone: none, one, or where it is ambiguous two. Raises `ChainError`."""
         head = await self.session.head()
         return self._snapshot(Registry.of(await self._candidates(name, head)), head, complete=False)
@@ -145,5 +145,5 @@ class RegistryReader:
             return None
         return Reader(reply).uint(0) if len(reply) == WORD else None
 
-    def _snapshot(self, registry: Registry, at: BlockRef, *, complete: bool) -> Snapshot:
-        return Snapshot(registry, at, self.session.name, complete)
+    def _snapshot(self, registry: Registry, at: BlockRef, *, complete: bool) -> RegistrySnapshot:
+        return RegistrySnapshot(registry, at, self.session.name, complete)

@@ -8,9 +8,9 @@ from enum import Enum
 from typing import Final, TypeVar
 
 from dstack_vpn.adapters.admin.endpoints import on_first
-from dstack_vpn.adapters.admin.reading import NodeName, RegistryReader, Snapshot
+from dstack_vpn.adapters.admin.reading import NodeName, RegistryReader, RegistrySnapshot
 from dstack_vpn.adapters.admin.signer import Signer, check_address
-from dstack_vpn.adapters.admin.transactions import Receipt, Sender, Tell
+from dstack_vpn.adapters.admin.transactions import Receipt, Tell, TransactionSender
 from dstack_vpn.adapters.chain.caller import Caller
 from dstack_vpn.adapters.chain.fields import chain_id
 from dstack_vpn.adapters.chain.identity import Target
@@ -20,7 +20,7 @@ from dstack_vpn.adapters.contracts import AccessRegistry, calls
 from dstack_vpn.core.chain.events import Granted
 from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.model import Address, TokenId
-from dstack_vpn.core.paths.peer_endpoint import Reach
+from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
 from dstack_vpn.core.wireguard.keys import PublicKey
 from dstack_vpn.errors import AdminError, UnknownOutcomeError, WrongChainError
 from dstack_vpn.ports import RegistryAbi
@@ -63,30 +63,30 @@ class Access:
 
         return await on_first(self.urls, read)
 
-    async def everything(self) -> Snapshot:
+    async def everything(self) -> RegistrySnapshot:
         """All nodes."""
         return await self.reading(RegistryReader.everything)
 
-    async def list(self) -> Snapshot:
+    async def list(self) -> RegistrySnapshot:
         """All nodes, where the contract enumerates them; else `AdminError`."""
 
-        async def read(reader: RegistryReader) -> Snapshot:
+        async def read(reader: RegistryReader) -> RegistrySnapshot:
             require(reader.abi, Action.LIST)
             return await reader.everything()
 
         return await self.reading(read)
 
-    async def one(self, name: NodeName) -> Snapshot:
+    async def one(self, name: NodeName) -> RegistrySnapshot:
         """One node alone."""
         return await self.reading(lambda reader: reader.one(name))
 
-    async def around(self, name: NodeName | None) -> Snapshot:
+    async def around(self, name: NodeName | None) -> RegistrySnapshot:
         """What a decision about a node needs: all nodes, or where they can't be enumerated that one.
 
         ``name`` None asks for all of them, and is an `AdminError` with a contract that does not enumerate.
         """
 
-        async def read(reader: RegistryReader) -> Snapshot:
+        async def read(reader: RegistryReader) -> RegistrySnapshot:
             if reader.abi.page_size:
                 return await reader.everything()
             if name is None:
@@ -137,7 +137,7 @@ class Administrator:
         return receipt
 
     async def register(
-        self, to: Address, node_id: str, key: PublicKey, endpoint: Reach | None, token_uri: str
+        self, to: Address, node_id: str, key: PublicKey, endpoint: PeerEndpoint | None, token_uri: str
     ) -> Registered:
         """Mint a node; an ``endpoint`` goes into a token URI, which holds for any holder and contract."""
         uri = token_uri if endpoint is None else _uri_of(endpoint)
@@ -148,7 +148,7 @@ class Administrator:
         """Set a node's key; only its holder can."""
         return await self._do(calls.update_key(node.token_id, key), Action.UPDATE_KEY)
 
-    async def set_endpoint(self, node: Node, endpoint: Reach | None) -> Receipt:
+    async def set_endpoint(self, node: Node, endpoint: PeerEndpoint | None) -> Receipt:
         """Set or clear a node's endpoint; only its holder can."""
         text = "" if endpoint is None else str(endpoint)
         return await self._do(calls.set_endpoint(node.token_id, text), Action.SET_ENDPOINT)
@@ -167,8 +167,8 @@ class Administrator:
 
     # -- helpers ------------------------------------------------------------------------------------------
 
-    def _sender(self, caller: Caller) -> Sender:
-        return Sender(caller, self.access.chain_id, self.signer, self.tell, self.timeout)
+    def _sender(self, caller: Caller) -> TransactionSender:
+        return TransactionSender(caller, self.access.chain_id, self.signer, self.tell, self.timeout)
 
     async def _do(self, data: bytes, action: Action | None = None) -> Receipt:
         return (await self._send(data, action))[1]
@@ -185,7 +185,7 @@ class Administrator:
 _URI_HEAD: Final = "data:application/json;base64,"
 
 
-def _uri_of(endpoint: Reach) -> str:
+def _uri_of(endpoint: PeerEndpoint) -> str:
     """A token URI that says where the node can be reached; `adapters.contracts.token_uri` reads it."""
     return _URI_HEAD + base64.b64encode(json.dumps({"endpoint": str(endpoint)}).encode()).decode("ascii")
 

@@ -70,7 +70,7 @@ class Receipt:
 
 
 @dataclass(frozen=True, slots=True)
-class Sender:
+class TransactionSender:
     """Sends transactions of one account to one chain."""
 
     caller: Caller

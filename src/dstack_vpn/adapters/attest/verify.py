@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from dstack_vpn.adapters.attest.library import library
-from dstack_vpn.core.attest.measurements import Check, Expected, Finding, Gap, compare, measured
+from dstack_vpn.core.attest.measurements import Expected, Finding, Gap, RegisterCheck, compare, measured
 from dstack_vpn.core.attest.quote import REGISTERS, Measured, replay, report_data
 from dstack_vpn.core.wireguard.keys import PublicKey
 from dstack_vpn.errors import FormatError
@@ -104,14 +104,14 @@ def report_of(quote: bytes) -> Any:  # noqa: ANN401 - one of dcap-qvl's report c
     return parsed.report
 
 
-def _check(name: str, work: Callable[[], _T]) -> tuple[Check, _T | None]:
+def _check(name: str, work: Callable[[], _T]) -> tuple[RegisterCheck, _T | None]:
     try:
-        return Check(name), work()
+        return RegisterCheck(name), work()
     except FormatError as error:
-        return Check(name, str(error)), None
+        return RegisterCheck(name, str(error)), None
 
 
-def _genuine(quote: bytes, by: Judgement) -> tuple[list[Check], list[Gap]]:
+def _genuine(quote: bytes, by: Judgement) -> tuple[list[RegisterCheck], list[Gap]]:
     if by.collateral is None:
         return [], [Gap(f"{name}: give Intel's collateral", needed=True) for name in (GENUINE, CURRENT)]
     check, judged = _check(GENUINE, lambda: _judged(quote, by))
@@ -122,7 +122,7 @@ def _genuine(quote: bytes, by: Judgement) -> tuple[list[Check], list[Gap]]:
     if level not in by.accepted:
         known = f", see {', '.join(advisories)}" if advisories else ""
         problem = f"Intel calls it {level}{known}; --accept-tcb {level} accepts that"
-    return [check, Check(CURRENT, problem)], []
+    return [check, RegisterCheck(CURRENT, problem)], []
 
 
 def _judged(quote: bytes, by: Judgement) -> tuple[str, list[str]]:

@@ -28,7 +28,7 @@ class Heads(Protocol):
         """Take note of a head that was announced."""
 
 
-class Stream:
+class Subscription:
     """Facts over a WebSocket."""
 
     def __init__(

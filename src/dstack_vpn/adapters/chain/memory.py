@@ -54,7 +54,7 @@ class Progress:
 
 
 @dataclass(slots=True)
-class EndpointMemory:
+class EndpointCapabilities:
     """What one endpoint taught us."""
 
     span: BlockSpan = field(default_factory=BlockSpan)

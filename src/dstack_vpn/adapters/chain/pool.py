@@ -1,8 +1,8 @@
 """The configured endpoints, in order of preference: implements `ports.ChainSource`.
 
 The first endpoint that is not being left alone gets the session. One that fails is left alone for a while
-that grows (`core.limits.backoff`), so the next session goes to another at once; one that serves another chain is
-left alone for longer. Nothing here retries: the caller opens the next session when one has failed.
+that grows (`core.limits.backoff`), so the next session goes to another at once. One that serves another chain
+is left alone for longer. Nothing here retries: the caller opens the next session when one has failed.
 
 One that left us behind what others show is followed again only if no other can be, for a while.
 
@@ -22,7 +22,7 @@ from typing import Final, TypeAlias
 import structlog
 
 from dstack_vpn.adapters.chain.identity import Target
-from dstack_vpn.adapters.chain.memory import EndpointMemory
+from dstack_vpn.adapters.chain.memory import EndpointCapabilities
 from dstack_vpn.adapters.chain.session import SessionSettings, open_session
 from dstack_vpn.adapters.chain.tally import Calls
 from dstack_vpn.adapters.chain.url import RpcUrl
@@ -46,14 +46,14 @@ LONGEST_QUARANTINE: Final = 86_400.0
 """Seconds; so long without another lie also forgets the earlier ones."""
 
 Open: TypeAlias = Callable[
-    [RpcUrl, Target, EndpointMemory, SessionSettings], AbstractAsyncContextManager[ChainSession]
+    [RpcUrl, Target, EndpointCapabilities, SessionSettings], AbstractAsyncContextManager[ChainSession]
 ]
 
 
 @dataclass(slots=True)
 class _Endpoint:
     url: RpcUrl
-    memory: EndpointMemory = field(default_factory=EndpointMemory)
+    memory: EndpointCapabilities = field(default_factory=EndpointCapabilities)
     backoff: Backoff = field(default_factory=Backoff)
     quarantine: Backoff = field(
         default_factory=lambda: Backoff(QUARANTINE, LONGEST_QUARANTINE, LONGEST_QUARANTINE)

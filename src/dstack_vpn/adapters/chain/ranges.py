@@ -22,7 +22,7 @@ from dstack_vpn.adapters.chain.faults import UnknownBlockError, UnsupportedError
 from dstack_vpn.adapters.chain.fields import parse_header
 from dstack_vpn.adapters.chain.jsonrpc import Json
 from dstack_vpn.adapters.chain.logs import LogReader
-from dstack_vpn.adapters.chain.memory import EndpointMemory, Progress
+from dstack_vpn.adapters.chain.memory import EndpointCapabilities, Progress
 from dstack_vpn.core.chain.events import LoggedEvent
 from dstack_vpn.core.model import BlockRef
 from dstack_vpn.errors import ChainError, EndpointError, LogsError, RangeError, RetryError
@@ -50,7 +50,7 @@ class BlockLogs:
 
     caller: Caller
     reader: LogReader
-    memory: EndpointMemory
+    memory: EndpointCapabilities
     enumerates: bool
     """Whether the state can be read instead of many logs."""
 

@@ -15,12 +15,12 @@ from typing import Final
 from dstack_vpn.adapters.chain.caller import LAG, Caller
 from dstack_vpn.adapters.chain.deployment import find_first_block
 from dstack_vpn.adapters.chain.faults import UnknownBlockError
-from dstack_vpn.adapters.chain.feed import Stream, poll
+from dstack_vpn.adapters.chain.feed import Subscription, poll
 from dstack_vpn.adapters.chain.fields import parse_header
 from dstack_vpn.adapters.chain.http import open_http
 from dstack_vpn.adapters.chain.identity import Target, identify
 from dstack_vpn.adapters.chain.logs import LogReader
-from dstack_vpn.adapters.chain.memory import EndpointMemory
+from dstack_vpn.adapters.chain.memory import EndpointCapabilities
 from dstack_vpn.adapters.chain.ranges import BlockLogs
 from dstack_vpn.adapters.chain.state import StateReader
 from dstack_vpn.adapters.chain.tally import MethodStats
@@ -29,7 +29,7 @@ from dstack_vpn.adapters.chain.transport import Transport
 from dstack_vpn.adapters.chain.url import RpcUrl
 from dstack_vpn.adapters.chain.watchdog import HeadWatch
 from dstack_vpn.adapters.chain.websocket import open_websocket
-from dstack_vpn.core.chain.events import LoggedEvent, Observed
+from dstack_vpn.core.chain.events import LoggedEvent, TokenState
 from dstack_vpn.core.model import BlockRef, ChainIdentity, TokenId
 from dstack_vpn.errors import EndpointError
 from dstack_vpn.ports import ChainFact, RegistryAbi, Unannounced
@@ -62,7 +62,7 @@ class RpcSession:
         caller: Caller,
         identity: ChainIdentity,
         abi: RegistryAbi,
-        memory: EndpointMemory,
+        memory: EndpointCapabilities,
         settings: SessionSettings,
     ) -> None:
         self.name = caller.transport.url.name
@@ -92,7 +92,7 @@ class RpcSession:
         monotonic = self._settings.monotonic
         watch = HeadWatch(self._settings.block_time, monotonic())
         if self.announces_logs:
-            return Stream(self._caller, self._reader, watch, monotonic, self).facts()
+            return Subscription(self._caller, self._reader, watch, monotonic, self).facts()
         return poll(watch, self, monotonic, self._settings.poll_interval)
 
     async def head(self) -> BlockRef:
@@ -167,11 +167,11 @@ class RpcSession:
         except UnknownBlockError as error:
             raise EndpointError(f"the endpoint does not know block {block_hash}") from error
 
-    async def read_tokens(self, tokens: Sequence[TokenId], at: BlockRef) -> list[Observed]:
+    async def read_tokens(self, tokens: Sequence[TokenId], at: BlockRef) -> list[TokenState]:
         """See `ports.ChainSession.read_tokens`; a token costs as many calls as its ABI needs, 1 for ours."""
         return await self._state.tokens(tokens, at)
 
-    async def read_all(self, at: BlockRef) -> list[Observed] | None:
+    async def read_all(self, at: BlockRef) -> list[TokenState] | None:
         """See `ports.ChainSession.read_all`."""
         return await self._state.all(at)
 
@@ -194,7 +194,7 @@ def open_transport(url: RpcUrl) -> AbstractAsyncContextManager[Transport]:
 
 @asynccontextmanager
 async def open_session(
-    url: RpcUrl, target: Target, memory: EndpointMemory, settings: SessionSettings
+    url: RpcUrl, target: Target, memory: EndpointCapabilities, settings: SessionSettings
 ) -> AsyncIterator[RpcSession]:
     """Connect and check. Raises `EndpointError`, `RetryError` or `WrongChainError`."""
     async with open_transport(url) as transport:

@@ -13,9 +13,9 @@ from typing import Final, TypeVar
 from dstack_vpn.adapters.chain.caller import LAG, Caller
 from dstack_vpn.adapters.chain.fields import data
 from dstack_vpn.adapters.chain.jsonrpc import Json
-from dstack_vpn.adapters.chain.memory import EndpointMemory
+from dstack_vpn.adapters.chain.memory import EndpointCapabilities
 from dstack_vpn.adapters.chain.multicall import MULTICALL3, decode_aggregate3, encode_aggregate3
-from dstack_vpn.core.chain.events import Observed
+from dstack_vpn.core.chain.events import TokenState
 from dstack_vpn.core.model import Address, BlockRef, TokenId
 from dstack_vpn.errors import CallRevertedError, EndpointError, FormatError, RangeError
 from dstack_vpn.ports import RegistryAbi
@@ -34,17 +34,17 @@ class StateReader:
     caller: Caller
     abi: RegistryAbi
     contract: Address
-    memory: EndpointMemory
+    memory: EndpointCapabilities
 
-    async def tokens(self, tokens: Sequence[TokenId], at: BlockRef) -> list[Observed]:
+    async def tokens(self, tokens: Sequence[TokenId], at: BlockRef) -> list[TokenState]:
         """These tokens after that block; raises `ChainError`."""
-        observed: list[Observed] = []
+        observed: list[TokenState] = []
         for start in range(0, len(tokens), _TOKENS_TOGETHER):
             chunk = tokens[start : start + _TOKENS_TOGETHER]
             observed += await _halving(lambda part: self._chunk(part, at), chunk)
         return observed
 
-    async def all(self, at: BlockRef) -> list[Observed] | None:
+    async def all(self, at: BlockRef) -> list[TokenState] | None:
         """Every token after that block, None where the contract can't enumerate; raises `ChainError`."""
         if not self.abi.page_size:
             return None
@@ -62,7 +62,7 @@ class StateReader:
             raise EndpointError(f"the endpoint showed {len(tokens)} tokens of {total}")
         return tokens
 
-    async def _page(self, offset: int, limit: int, at: BlockRef) -> tuple[list[Observed], int]:
+    async def _page(self, offset: int, limit: int, at: BlockRef) -> tuple[list[TokenState], int]:
         """A page, in halves where the endpoint can't serve it whole."""
         try:
             reply = await self._read(self.abi.page_call(offset, limit), at)
@@ -79,13 +79,13 @@ class StateReader:
         second, _ = await self._page(offset + half, limit - half, at)
         return first + second, total
 
-    def _parse_page(self, reply: bytes, at: BlockRef) -> tuple[list[Observed], int]:
+    def _parse_page(self, reply: bytes, at: BlockRef) -> tuple[list[TokenState], int]:
         try:
             return self.abi.parse_page(reply, at)
         except FormatError as error:
             raise EndpointError(f"the endpoint's page of tokens: {error}") from error
 
-    async def _chunk(self, tokens: Sequence[TokenId], at: BlockRef) -> list[Observed]:
+    async def _chunk(self, tokens: Sequence[TokenId], at: BlockRef) -> list[TokenState]:
         calls = [call for token in tokens for call in self.abi.token_calls(token)]
         replies = await self._calls(calls, at, together=len(tokens) > 1)
         observed, position = [], 0
@@ -95,7 +95,7 @@ class StateReader:
             position += count
         return observed
 
-    def _parse_token(self, token: TokenId, replies: Sequence[bytes | None], at: BlockRef) -> Observed:
+    def _parse_token(self, token: TokenId, replies: Sequence[bytes | None], at: BlockRef) -> TokenState:
         try:
             return self.abi.parse_token(token, replies, at)
         except FormatError as error:
@@ -142,8 +142,8 @@ def _call(to: Address, call: bytes, at: BlockRef) -> list[Json]:
 
 
 async def _halving(
-    read: Callable[[Sequence[TokenId]], Awaitable[list[Observed]]], tokens: Sequence[TokenId]
-) -> list[Observed]:
+    read: Callable[[Sequence[TokenId]], Awaitable[list[TokenState]]], tokens: Sequence[TokenId]
+) -> list[TokenState]:
     """Read the tokens together, or in halves where that was too much."""
     try:
         return await read(tokens)

@@ -19,8 +19,8 @@ from dstack_vpn.core.chain.events import (
     ExpiryUpdated,
     Granted,
     KeyUpdated,
-    Observed,
     RegistryEvent,
+    TokenState,
 )
 from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.model import BlockRef, Position, TokenId
@@ -88,23 +88,23 @@ class AccessRegistry:
         """One call: ``getNode`` has everything."""
         return (signatures.GET_NODE + encode(token_id),)
 
-    def parse_token(self, token_id: TokenId, replies: Sequence[bytes | None], at: BlockRef) -> Observed:
+    def parse_token(self, token_id: TokenId, replies: Sequence[bytes | None], at: BlockRef) -> TokenState:
         """See `ports.RegistryAbi.parse_token`; ``at`` adds nothing, for the contract says the key's block."""
         (reply,) = replies
         if reply is None:
-            return Observed(token_id, None)
+            return TokenState(token_id, None)
         data = Reader(reply)
         node = _node(data, data.uint(0))
         if node.token_id != token_id:
             raise FormatError("the contract answered with another token than was asked for")
-        return Observed(token_id, node)
+        return TokenState(token_id, node)
 
     def page_call(self, offset: int, limit: int) -> bytes:
         """``getNodes``; where token URIs are long, a node may want a smaller limit than `page_size`."""
         return signatures.GET_NODES + encode(offset, limit)
 
-    def parse_page(self, reply: bytes, at: BlockRef) -> tuple[list[Observed], int]:
+    def parse_page(self, reply: bytes, at: BlockRef) -> tuple[list[TokenState], int]:
         """See `ports.RegistryAbi.parse_page`."""
         data = Reader(reply)
         nodes = [_node(data, base) for base in data.tuples(0, 0)]
-        return [Observed(node.token_id, node) for node in nodes], data.uint(WORD)
+        return [TokenState(node.token_id, node) for node in nodes], data.uint(WORD)

@@ -14,15 +14,15 @@ from dstack_vpn.adapters.contracts.abi import WORD, Reader, encode, topic_addres
 from dstack_vpn.adapters.contracts.token_uri import endpoint_of
 from dstack_vpn.core.chain.events import (
     Granted,
-    Observed,
     OwnerKeyUpdated,
     RegistryEvent,
     Revoked,
+    TokenState,
     Transferred,
 )
 from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.model import END_OF_BLOCK, ZERO_ADDRESS, BlockRef, Malformed, Position, TokenId
-from dstack_vpn.core.paths.peer_endpoint import Reach
+from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
 from dstack_vpn.errors import FormatError
 from dstack_vpn.ports import Log
 
@@ -55,7 +55,7 @@ def _node(token_id: TokenId, owner: str, access: bytes, uri: bytes | None, at: B
     )
 
 
-def _uri_endpoint(reply: bytes | None) -> Reach | Malformed | None:
+def _uri_endpoint(reply: bytes | None) -> PeerEndpoint | Malformed | None:
     return None if reply is None else endpoint_of(Reader(reply).blob(0, 0))
 
 
@@ -76,20 +76,20 @@ class DstackAccessNft:
         selectors = (signatures.GET_NODE_ACCESS, signatures.OWNER_OF, signatures.TOKEN_URI)
         return tuple(selector + encode(token_id) for selector in selectors)
 
-    def parse_token(self, token_id: TokenId, replies: Sequence[bytes | None], at: BlockRef) -> Observed:
+    def parse_token(self, token_id: TokenId, replies: Sequence[bytes | None], at: BlockRef) -> TokenState:
         """See `ports.RegistryAbi.parse_token`. A token without an owner or without an entry is gone."""
         access, owner_reply, uri = replies
         if access is None or owner_reply is None:
-            return Observed(token_id, None)
+            return TokenState(token_id, None)
         owner = Reader(owner_reply).address(0)
         if owner == ZERO_ADDRESS:
-            return Observed(token_id, None)
-        return Observed(token_id, _node(token_id, owner, access, uri, at))
+            return TokenState(token_id, None)
+        return TokenState(token_id, _node(token_id, owner, access, uri, at))
 
     def page_call(self, offset: int, limit: int) -> bytes:
         """Never of use: `page_size` is 0. Raises `FormatError`."""
         raise FormatError("this contract can't enumerate its tokens")
 
-    def parse_page(self, reply: bytes, at: BlockRef) -> tuple[list[Observed], int]:
+    def parse_page(self, reply: bytes, at: BlockRef) -> tuple[list[TokenState], int]:
         """Never of use: `page_size` is 0. Raises `FormatError`."""
         raise FormatError("this contract can't enumerate its tokens")

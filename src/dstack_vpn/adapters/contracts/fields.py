@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Final, TypeVar
 
 from dstack_vpn.core.model import ENDPOINT_LENGTH, Malformed, parse_node_id
-from dstack_vpn.core.paths.peer_endpoint import Reach
+from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
 from dstack_vpn.core.wireguard.keys import PublicKey
 from dstack_vpn.errors import FormatError
 
@@ -28,9 +28,9 @@ def public_key(raw: bytes) -> PublicKey | Malformed | None:
     return _parse(raw, "key", _MAX_KEY, PublicKey.parse) if raw else None
 
 
-def endpoint(raw: bytes) -> Reach | Malformed | None:
+def endpoint(raw: bytes) -> PeerEndpoint | Malformed | None:
     """A node's endpoint; None where there is no text at all."""
-    return _parse(raw, "endpoint", ENDPOINT_LENGTH, Reach.parse) if raw else None
+    return _parse(raw, "endpoint", ENDPOINT_LENGTH, PeerEndpoint.parse) if raw else None
 
 
 def _parse(raw: bytes, what: str, limit: int, parse: Callable[[str], T]) -> T | Malformed:

@@ -12,7 +12,7 @@ from typing import Final
 from urllib.parse import unquote_to_bytes
 
 from dstack_vpn.core.model import Malformed
-from dstack_vpn.core.paths.peer_endpoint import Reach
+from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
 from dstack_vpn.errors import FormatError
 
 MAX_URI: Final = 64 * 1024
@@ -21,7 +21,7 @@ MAX_URI: Final = 64 * 1024
 _SCHEME: Final = b"data:application/json"
 
 
-def endpoint_of(uri: bytes) -> Reach | Malformed | None:
+def endpoint_of(uri: bytes) -> PeerEndpoint | Malformed | None:
     """The endpoint that the URI's JSON object names; None where it names none."""
     if len(uri) > MAX_URI:
         return Malformed(f"token URI: {len(uri)} bytes, of at most {MAX_URI}")
@@ -34,7 +34,7 @@ def endpoint_of(uri: bytes) -> Reach | Malformed | None:
     if not isinstance(endpoint, str) or not endpoint:
         return None
     try:
-        return Reach.parse(endpoint)
+        return PeerEndpoint.parse(endpoint)
     except FormatError as error:
         return Malformed(f"token URI: {error}")
 

@@ -55,7 +55,7 @@ class NetlinkRefusalError(DeviceError):
 # -- codec --------------------------------------------------------------------------------------------
 
 
-class Message(NamedTuple):
+class NetlinkMessage(NamedTuple):
     """A received message; the payload is a view of the buffer that it came in."""
 
     type: int
@@ -84,14 +84,14 @@ def generic(command: int, attributes: bytes) -> bytes:
     return _GENERIC.pack(command, 1, 0) + attributes
 
 
-def parse_messages(buffer: bytes) -> Iterator[Message]:
+def parse_messages(buffer: bytes) -> Iterator[NetlinkMessage]:
     """Split what was received; raises `DeviceError` where lengths don't add up."""
     view, offset = memoryview(buffer), 0
     while len(view) - offset >= _HEADER.size:
         length, kind, flags, sequence, _ = _HEADER.unpack_from(view, offset)
         if not _HEADER.size <= length <= len(view) - offset:
             raise DeviceError("netlink: a message is cut off")
-        yield Message(kind, flags, sequence, view[offset + _HEADER.size : offset + length])
+        yield NetlinkMessage(kind, flags, sequence, view[offset + _HEADER.size : offset + length])
         offset += (length + 3) & ~3
 
 
@@ -152,7 +152,7 @@ class GenericSocket:
 
     async def request(
         self, family: int, flags: int, payload: bytes, *, slow: bool = False
-    ) -> AsyncIterator[Message]:
+    ) -> AsyncIterator[NetlinkMessage]:
         """Send a request and yield what answers it up to its end.
 
         Raises `NetlinkRefusalError`, and `DeviceError` for any other failure. ``slow`` requests, and big
@@ -181,7 +181,7 @@ class GenericSocket:
                 self.close()
 
 
-async def _answers(opened: socket.socket, sequence: int) -> AsyncIterator[Message]:
+async def _answers(opened: socket.socket, sequence: int) -> AsyncIterator[NetlinkMessage]:
     loop = asyncio.get_running_loop()
     while True:
         for each in parse_messages(await loop.sock_recv(opened, RECEIVE_BYTES)):

@@ -1,4 +1,4 @@
-"""The DNS responder's places and pace, for all of its listeners together (`core.limits.shares`, `core.limits.pace`)."""
+"""The DNS responder's places and pace, for all of its listeners together (`core.limits`)."""
 
 import asyncio
 import time

@@ -16,7 +16,7 @@ import dns.rdataclass
 import dns.rdatatype
 import dns.rrset
 
-from dstack_vpn.core.names import Answer, Verdict
+from dstack_vpn.core.names import Answer, DnsStatus
 from dstack_vpn.errors import FormatError
 
 TTL: Final = 1
@@ -40,10 +40,10 @@ _OPCODE: Final = 0x78
 """In a header's third byte; 0 is a plain query."""
 
 _RCODES: Final = {
-    Verdict.FOUND: dns.rcode.NOERROR,
-    Verdict.NO_DATA: dns.rcode.NOERROR,
-    Verdict.NO_NAME: dns.rcode.NXDOMAIN,
-    Verdict.FOREIGN: dns.rcode.REFUSED,
+    DnsStatus.FOUND: dns.rcode.NOERROR,
+    DnsStatus.NO_DATA: dns.rcode.NOERROR,
+    DnsStatus.NO_NAME: dns.rcode.NXDOMAIN,
+    DnsStatus.FOREIGN: dns.rcode.REFUSED,
 }
 
 Query = dns.message.Message
@@ -140,7 +140,7 @@ def reply(
     """An answer of ours; ``authority`` gives a zone's SOA record."""
     message = _reply(query, _RCODES[answer.verdict], recursive=recursive)
     asked = query.question[0]
-    if answer.verdict is not Verdict.FOREIGN:
+    if answer.verdict is not DnsStatus.FOREIGN:
         message.flags |= dns.flags.AA
     kinds = dict.fromkeys(record.kind for record in answer.records)
     for kind in kinds:
@@ -148,7 +148,7 @@ def reply(
         message.answer.append(dns.rrset.from_text(asked.name, TTL, "IN", kind, *texts))
     if answer.zone and not kinds:
         soa = dns.rrset.from_text(answer.zone + ".", TTL, "IN", "SOA", authority(answer.zone))
-        (message.answer if answer.verdict is Verdict.FOUND else message.authority).append(soa)
+        (message.answer if answer.verdict is DnsStatus.FOUND else message.authority).append(soa)
     if not over_udp:
         return message.to_wire()
     room = min(max(query.payload, PLAIN), PAYLOAD) if query.edns >= 0 else PLAIN

@@ -17,15 +17,15 @@ import structlog
 from dstack_vpn.adapters.binding import is_here, refusal
 from dstack_vpn.adapters.dns.desk import Desk
 from dstack_vpn.adapters.dns.listener import Listener, is_private
-from dstack_vpn.adapters.seldom import Seldom
+from dstack_vpn.adapters.rate_limited_logger import RateLimitedLogger
 from dstack_vpn.core.limits.shares import Sources
 from dstack_vpn.core.model import SocketAddress
-from dstack_vpn.core.names import Answer, Verdict
+from dstack_vpn.core.names import Answer, DnsStatus
 from dstack_vpn.errors import FormatError
 
 if TYPE_CHECKING:
     from dstack_vpn.adapters.dns.messages import Query
-    from dstack_vpn.adapters.dns.upstream import Upstream
+    from dstack_vpn.adapters.dns.upstream import Forwarder
 
 _log = structlog.get_logger(component="dns")
 
@@ -68,8 +68,8 @@ class DnsServer:
     desk: Desk = field(init=False)
     _open: dict[SocketAddress, Listener] = field(default_factory=dict)
     _problems: dict[SocketAddress, str] = field(default_factory=dict)
-    _upstream: "Upstream | None" = None
-    _seldom: Seldom = field(default_factory=lambda: Seldom(_log))
+    _upstream: "Forwarder | None" = None
+    _rate_limited: RateLimitedLogger = field(default_factory=lambda: RateLimitedLogger(_log))
     _forwarding: asyncio.TaskGroup | None = None
 
     def __post_init__(self) -> None:
@@ -78,9 +78,9 @@ class DnsServer:
     async def run(self) -> None:
         """Serve until cancelled. An address that can't be had is tried again; a log line tells."""
         if self.resolvers:
-            from dstack_vpn.adapters.dns.upstream import Upstream
+            from dstack_vpn.adapters.dns.upstream import Forwarder
 
-            self._upstream = Upstream(self.resolvers)
+            self._upstream = Forwarder(self.resolvers)
         try:
             async with asyncio.TaskGroup() as self._forwarding:
                 while True:
@@ -145,7 +145,7 @@ class DnsServer:
     def refused(self, host: str) -> None:
         """Somebody asked who may not."""
         self.answers["none"] += 1
-        self._seldom.warning("dns.stranger", source=host)
+        self._rate_limited.warning("dns.stranger", source=host)
 
     def respond(self, data: bytes, *, over_udp: bool) -> "bytes | Query | None":
         """The answer at once; a query that is to be forwarded; None: no answer at all."""
@@ -162,7 +162,7 @@ class DnsServer:
             self.answers[asked.name.lower()] += 1
             return messages.refusal(query, asked, recursive=recursive)
         answer = self.directory.answer(*asked)
-        if answer.verdict is Verdict.FOREIGN and recursive:
+        if answer.verdict is DnsStatus.FOREIGN and recursive:
             self.answers["forwarded"] += 1
             return query
         self.answers[_CODES[answer.verdict]] += 1
@@ -180,8 +180,8 @@ class DnsServer:
 
 
 _CODES: Final = {
-    Verdict.FOUND: "noerror",
-    Verdict.NO_DATA: "noerror",
-    Verdict.NO_NAME: "nxdomain",
-    Verdict.FOREIGN: "refused",
+    DnsStatus.FOUND: "noerror",
+    DnsStatus.NO_DATA: "noerror",
+    DnsStatus.NO_NAME: "nxdomain",
+    DnsStatus.FOREIGN: "refused",
 }

@@ -25,7 +25,7 @@ LATE: Final = 30.0
 """Seconds for which a resolver that another one was faster than is asked last."""
 
 
-class Upstream:
+class Forwarder:
     """The resolvers."""
 
     def __init__(self, resolvers: Sequence[SocketAddress]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from dstack_vpn.adapters.admin.reading import RegistryReader, Snapshot
+from dstack_vpn.adapters.admin.reading import RegistryReader, RegistrySnapshot
 from dstack_vpn.adapters.chain.caller import Caller
 from dstack_vpn.adapters.chain.identity import Target
 from dstack_vpn.adapters.chain.session import SessionSettings, open_transport
@@ -28,16 +28,16 @@ CLOCK: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Endpoint:
+class ProbedEndpoint:
     """What one endpoint showed."""
 
     check: Check
-    snapshot: Snapshot | None = None
+    snapshot: RegistrySnapshot | None = None
     ahead: float | None = None
     """Seconds by which our clock is ahead of its newest block; less than a block's time is none."""
 
 
-async def endpoint(url: RpcUrl, target: Target, settings: SessionSettings, now: float) -> Endpoint:
+async def endpoint(url: RpcUrl, target: Target, settings: SessionSettings, now: float) -> ProbedEndpoint:
     """Ask one endpoint everything that the daemon would; ``now`` in Unix seconds.
 
     Absorbs every `ChainError`: it becomes the check's outcome.
@@ -49,16 +49,16 @@ async def endpoint(url: RpcUrl, target: Target, settings: SessionSettings, now: 
             reader = await RegistryReader.open(caller, target, settings)
             return await _examine(name, caller, reader, settings, now)
     except TimeoutError:
-        return Endpoint(failed(name, f"no answers within {DEADLINE:.0f} s", "use another endpoint"))
+        return ProbedEndpoint(failed(name, f"no answers within {DEADLINE:.0f} s", "use another endpoint"))
     except ChainError as error:
-        return Endpoint(
+        return ProbedEndpoint(
             failed(name, url.redact(str(error)), "check the URL and its key, or use another endpoint")
         )
 
 
 async def _examine(
     name: str, caller: Caller, reader: RegistryReader, settings: SessionSettings, now: float
-) -> Endpoint:
+) -> ProbedEndpoint:
     latency = statistics.median([await _latency(reader) for _ in range(3)])
     head = await reader.session.head()
     age = now - head.timestamp
@@ -77,7 +77,7 @@ async def _examine(
         check = warned(name, found, "a long gap is read in many small pieces; another provider allows more")
     else:
         check = passed(name, found)
-    return Endpoint(check, snapshot, age if paced else None)
+    return ProbedEndpoint(check, snapshot, age if paced else None)
 
 
 async def _latency(reader: RegistryReader) -> float:
@@ -103,7 +103,7 @@ async def _logs(caller: Caller, reader: RegistryReader, head: BlockRef) -> str:
     return ""
 
 
-def clock(found: Sequence[Endpoint]) -> Check:
+def clock(found: Sequence[ProbedEndpoint]) -> Check:
     """Our clock against the newest block of any endpoint."""
     ages = [endpoint.ahead for endpoint in found if endpoint.ahead is not None]
     if not ages:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 
-class Status(StrEnum):
+class CheckStatus(StrEnum):
     """How it went."""
 
     PASS = "pass"  # noqa: S105 - no password
@@ -18,7 +18,7 @@ class Check:
     """One line of the report."""
 
     name: str
-    status: Status
+    status: CheckStatus
     found: str
     """What was seen."""
     advice: str = ""
@@ -27,14 +27,14 @@ class Check:
 
 def passed(name: str, found: str) -> Check:
     """It is as it should be."""
-    return Check(name, Status.PASS, found)
+    return Check(name, CheckStatus.PASS, found)
 
 
 def warned(name: str, found: str, advice: str) -> Check:
     """Somebody should know."""
-    return Check(name, Status.WARN, found, advice)
+    return Check(name, CheckStatus.WARN, found, advice)
 
 
 def failed(name: str, found: str, advice: str) -> Check:
     """It can't work like that."""
-    return Check(name, Status.FAIL, found, advice)
+    return Check(name, CheckStatus.FAIL, found, advice)

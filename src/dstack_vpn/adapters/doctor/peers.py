@@ -11,8 +11,8 @@ from dstack_vpn.adapters.doctor.check import Check, failed, passed, warned
 from dstack_vpn.adapters.resolver import SystemResolver
 from dstack_vpn.core.model import Endpoint, SocketAddress
 from dstack_vpn.core.paths.destination import Destinations
-from dstack_vpn.core.paths.peer_endpoint import Reach
-from dstack_vpn.core.paths.relay_url import Upstream
+from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
+from dstack_vpn.core.paths.relay_url import RelayUrl
 from dstack_vpn.errors import RelayError
 
 WAIT: Final = 0.7
@@ -31,7 +31,9 @@ _DO: Final = 2
 """IP_PMTUDISC_DO: never fragment."""
 
 
-async def reach(node: str, way: Reach, mtu: int, age: float | None, allowed: Destinations) -> list[Check]:
+async def peer_endpoint(
+    node: str, way: PeerEndpoint, mtu: int, age: float | None, allowed: Destinations
+) -> list[Check]:
     """All ways to a peer. ``mtu`` is the tunnel's, ``age`` that of the newest handshake in seconds."""
     checks = []
     if way.udp is not None:
@@ -106,7 +108,7 @@ async def _refusal(probe: socket.socket) -> None:
             raise
 
 
-async def _relay(node: str, upstream: Upstream, destinations: Destinations) -> Check:
+async def _relay(node: str, upstream: RelayUrl, destinations: Destinations) -> Check:
     from dstack_vpn.adapters.relay.dial import dial
 
     name = f"relay to {node}"

@@ -5,14 +5,15 @@ one transaction, and because pyroute2's nftables has no expressions for NAT. The
 input. There is no shell, and what is written into them are addresses, numbers, and an interface name that is
 quoted and has been validated.
 
-    leaving, passing   a packet for the VPN goes by its interface, or not at all
-    entering           a packet from the VPN is for an address of the VPN: no other address of this machine
-    passing            a packet from the VPN goes on only to where FORWARD_TO says, and not to other members
-    arriving           a packet from an address of the VPN comes from the VPN, and is not for WireGuard itself
-    handing, behind    FORWARD_TO: to whom, and so that the answers come back to us
+    output, forward    a packet for the VPN goes by its interface, or not at all
+    prerouting_raw     a packet from the VPN is for an address of the VPN: no other address of this machine
+    forward            a packet from the VPN goes on only to where FORWARD_TO says, and not to other members
+    input              a packet from an address of the VPN comes from the VPN, and is not for WireGuard itself
+    prerouting_nat     FORWARD_TO: to which machine,
+    postrouting_nat    and so that the answers come back to us
 
-`entering` comes before connections are tracked and before any table translates addresses, so that a port that
-another program publishes (Docker's) is judged by the address that the member has used.
+`prerouting_raw` comes before connections are tracked and before any table translates addresses. So a port
+that another program publishes (Docker's) is judged by the address that the member has used.
 
 The chains have a priority before that of others, and accept: what other tables refuse stays refused.
 
@@ -31,7 +32,7 @@ from typing import Final
 
 from dstack_vpn.core.model import Cidr
 from dstack_vpn.errors import FirewallError
-from dstack_vpn.ports import FirewallRules, Handing
+from dstack_vpn.ports import FirewallRules, PortForward
 
 DEADLINE: Final = 5.0
 _FORWARDING: Final = {4: "ipv4/ip_forward", 6: "ipv6/conf/all/forwarding"}
@@ -44,7 +45,13 @@ _PROBLEMS: Final = (
 )
 
 
-_CHAINS: Final = frozenset({"leaving", "entering", "arriving", "passing", "handing", "behind"})
+_CHAINS: Final = frozenset(
+    {"output", "prerouting_raw", "input", "forward", "prerouting_nat", "postrouting_nat"}
+)
+_OURS_ALONE: Final = frozenset({"prerouting_raw", "prerouting_nat"})
+"""A table of ours has one of these; a table of another program may well have the other names."""
+_FORMER_CHAINS: Final = frozenset({"leaving", "entering", "arriving", "passing", "handing", "behind"})
+"""The names in tables that version 0.1 has left behind."""
 _FAMILIES: Final = {4: ("ip", "inet"), 6: ("ip6", "inet")}
 
 
@@ -65,7 +72,10 @@ def former_name(interface: str) -> str:
 def is_ours(table: str) -> bool:
     """Whether a listed table has our chains and nothing else."""
     parts = re.findall(r"^\t(\w+) (\S+) ?(?:\{|$)", table, re.MULTILINE)
-    return all(kind == "chain" and name in _CHAINS for kind, name in parts)
+    chains = {name for kind, name in parts if kind == "chain"}
+    if len(chains) < len(parts):
+        return False
+    return not chains or chains <= _FORMER_CHAINS or (chains <= _CHAINS and bool(chains & _OURS_ALONE))
 
 
 def refuses_forwarding(chains: str) -> list[tuple[str, str]]:
@@ -117,11 +127,11 @@ def _chains(rules: FirewallRules) -> Iterator[list[str]]:
     if rules.protect:
         away = f'oifname != {{ {ours}, "lo" }}'
         yield [
-            "chain leaving { type filter hook output priority filter - 5; policy accept;",
+            "chain output { type filter hook output priority filter - 5; policy accept;",
             *(f"{away} {_match(prefix, 'daddr')} counter drop" for prefix in prefixes),
         ]
         yield [
-            "chain arriving { type filter hook input priority filter - 5; policy accept;",
+            "chain input { type filter hook input priority filter - 5; policy accept;",
             *(f'iifname != {{ {ours}, "lo" }} {_match(prefix, "saddr")} counter drop' for prefix in prefixes),
             *(
                 f"iifname {ours} {protocol} dport {port} counter drop"
@@ -129,28 +139,28 @@ def _chains(rules: FirewallRules) -> Iterator[list[str]]:
             ),
         ]
         yield [
-            "chain entering { type filter hook prerouting priority raw; policy accept;",
+            "chain prerouting_raw { type filter hook prerouting priority raw; policy accept;",
             *(f"iifname {ours} {_match(prefix, 'daddr', '!= ')} counter drop" for prefix in prefixes),
         ]
         yield [
-            "chain passing { type filter hook forward priority filter - 5; policy accept;",
+            "chain forward { type filter hook forward priority filter - 5; policy accept;",
             *(f"oifname != {ours} {_match(prefix, 'daddr')} counter drop" for prefix in prefixes),
             # Without a forward there is nothing to remember, and no reason to have connections tracked.
-            *([f"iifname {ours} ct status dnat accept"] if rules.handings else []),
+            *([f"iifname {ours} ct status dnat accept"] if rules.port_forwards else []),
             f"iifname {ours} counter drop",
         ]
-    if rules.handings:
+    if rules.port_forwards:
         yield [
-            "chain handing { type nat hook prerouting priority dstnat; policy accept;",
+            "chain prerouting_nat { type nat hook prerouting priority dstnat; policy accept;",
             *(
                 f"iifname {ours} {rule}"
-                for handing in sorted(rules.handings)
+                for port_forward in sorted(rules.port_forwards)
                 for prefix in prefixes
-                if (rule := _hand_on(handing, prefix)) is not None
+                if (rule := _dnat_rule(port_forward, prefix)) is not None
             ),
         ]
         yield [
-            "chain behind { type nat hook postrouting priority srcnat; policy accept;",
+            "chain postrouting_nat { type nat hook postrouting priority srcnat; policy accept;",
             *(
                 f"oifname != {ours} {_match(prefix, 'saddr')} ct status dnat counter masquerade"
                 for prefix in prefixes
@@ -162,14 +172,14 @@ def _match(prefix: Cidr, field: str, unlike: str = "") -> str:
     return f"{'ip6' if ipaddress.ip_network(prefix).version == 6 else 'ip'} {field} {unlike}{prefix}"
 
 
-def _hand_on(handing: Handing, prefix: Cidr) -> str | None:
+def _dnat_rule(port_forward: PortForward, prefix: Cidr) -> str | None:
     """The rule for what arrives at an address within ``prefix``; None where that is of the other family."""
-    address = ipaddress.ip_address(handing.address)
+    address = ipaddress.ip_address(port_forward.address)
     if address.version != ipaddress.ip_network(prefix).version:
         return None
     family, to = ("ip6", f"[{address}]") if address.version == 6 else ("ip", str(address))
-    at = f"{_match(prefix, 'daddr')} {handing.protocol} dport {handing.port}"
-    return f"{at} counter dnat {family} to {to}:{handing.to_port}"
+    at = f"{_match(prefix, 'daddr')} {port_forward.protocol} dport {port_forward.port}"
+    return f"{at} counter dnat {family} to {to}:{port_forward.to_port}"
 
 
 class NftFirewall:
@@ -187,7 +197,9 @@ class NftFirewall:
 
     async def apply(self, rules: FirewallRules) -> None:
         """See `ports.Firewall.apply`."""
-        for version in sorted({ipaddress.ip_address(handing.address).version for handing in rules.handings}):
+        for version in sorted(
+            {ipaddress.ip_address(port_forward.address).version for port_forward in rules.port_forwards}
+        ):
             self._check_forwarding(version)
         name = table_name(rules.interface)
         if name in self._made:

@@ -16,11 +16,11 @@ import aiohappyeyeballs
 
 from dstack_vpn.adapters.relay import sockets, tls
 from dstack_vpn.adapters.relay.connect import open_tunnel
-from dstack_vpn.adapters.relay.lookup import Found, Names, Share
+from dstack_vpn.adapters.relay.lookup import Found, NameCache, Share
 from dstack_vpn.adapters.relay.stream import PlainStream, Stream
 from dstack_vpn.core.model import SocketAddress
 from dstack_vpn.core.paths.destination import ANYWHERE, Destinations
-from dstack_vpn.core.paths.relay_url import Upstream
+from dstack_vpn.core.paths.relay_url import RelayUrl
 from dstack_vpn.errors import RelayError
 
 STAGGER: Final = 0.25
@@ -49,8 +49,8 @@ class Dialled:
 
 
 async def dial(
-    upstream: Upstream,
-    names: Names | None = None,
+    upstream: RelayUrl,
+    names: NameCache | None = None,
     *,
     mark: int | None = None,
     timeout: float = 5.0,
@@ -64,7 +64,7 @@ async def dial(
     """
     loop = asyncio.get_running_loop()
     began = loop.time()
-    addresses = await _resolved(upstream, names or Names(), destinations, share)
+    addresses = await _resolved(upstream, names or NameCache(), destinations, share)
     try:
         async with asyncio.timeout(timeout):
             connection = await _connect(upstream, addresses, mark)
@@ -82,7 +82,7 @@ async def dial(
 
 
 async def _resolved(
-    upstream: Upstream, names: Names, destinations: Destinations, share: Share | None
+    upstream: RelayUrl, names: NameCache, destinations: Destinations, share: Share | None
 ) -> Found:
     """Return the addresses to connect to, which are the proxy's if there is one; raises `RelayError`."""
     name, host, port = upstream.name, upstream.host, upstream.port
@@ -99,7 +99,7 @@ async def _resolved(
     return usable
 
 
-async def _connect(upstream: Upstream, addresses: Found, mark: int | None) -> socket.socket:
+async def _connect(upstream: RelayUrl, addresses: Found, mark: int | None) -> socket.socket:
     """TCP to the upstream, through its proxy if it has one; raises `OSError`, `RelayError`."""
     if upstream.via is None:
         return await _tcp(addresses, mark)

@@ -86,7 +86,7 @@ class Downlink:
         self.received = self._watch.heard = True
         data = self._data
         if not have and self.opened and data[0] << 8 | data[1] == end - HEADER:
-            self._deliver_lone(end)
+            self._deliver_single(end)
         else:
             self._deliver(end)
 
@@ -118,7 +118,7 @@ class Downlink:
 
     # -- out ------------------------------------------------------------------------------------------
 
-    def _deliver_lone(self, end: int) -> None:
+    def _deliver_single(self, end: int) -> None:
         counters = self._counters
         counters.datagrams_down += 1
         counters.bytes_down += end - HEADER

@@ -12,7 +12,7 @@ from typing import Final
 import structlog
 
 from dstack_vpn.adapters.relay.inbox import Inbox
-from dstack_vpn.adapters.relay.lookup import Names
+from dstack_vpn.adapters.relay.lookup import NameCache
 from dstack_vpn.adapters.relay.offload import NONE, Offload, probe
 from dstack_vpn.adapters.relay.outbox import Outbox
 
@@ -41,7 +41,7 @@ class Engine:
         self.descriptors = raise_descriptor_limit()
         """How many files and sockets this process may have open."""
         self.offload: Offload = probe() if offload else NONE
-        self.names = Names()
+        self.names = NameCache()
         self.inbox = Inbox()
         self.outbox = Outbox(self.offload)
         if missing := self.offload.missing:

@@ -26,7 +26,7 @@ from dstack_vpn.adapters.relay.outbox import Sink
 from dstack_vpn.adapters.relay.uplink import Uplink
 from dstack_vpn.core.limits.backoff import full_jitter
 from dstack_vpn.core.model import SocketAddress
-from dstack_vpn.core.paths.relay_url import Upstream
+from dstack_vpn.core.paths.relay_url import RelayUrl
 from dstack_vpn.core.wireguard.framing import TLS
 from dstack_vpn.errors import RelayError
 
@@ -50,7 +50,7 @@ BRIEF: Final = 1.0
 class _Link:
     """A connection to an upstream."""
 
-    upstream: Upstream
+    upstream: RelayUrl
     dialled: Dialled
     downlink: Downlink
     since: float
@@ -83,7 +83,7 @@ class Flow:
         self._closed = self._moving = False
 
     @property
-    def upstream(self) -> Upstream | None:
+    def upstream(self) -> RelayUrl | None:
         """Which upstream carries it now."""
         return None if self._link is None else self._link.upstream
 
@@ -130,7 +130,7 @@ class Flow:
         """Whether to move now; the flows of a service take their turns by chance."""
         return not self._moving and self._link is not None and _chance() < MOVING
 
-    async def move(self, upstream: Upstream) -> None:
+    async def move(self, upstream: RelayUrl) -> None:
         """Connect to a better upstream, and only then leave the one in use. Absorbs failures to connect."""
         self._moving = True
         try:
@@ -203,7 +203,7 @@ class Flow:
 
     # -- helpers --------------------------------------------------------------------------------------
 
-    def _use(self, upstream: Upstream, dialled: Dialled) -> None:
+    def _use(self, upstream: RelayUrl, dialled: Dialled) -> None:
         service = self._service
         link: _Link
 

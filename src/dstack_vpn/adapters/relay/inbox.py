@@ -75,7 +75,7 @@ class Inbox:
         end = received * MMSGHDR
         self._headers.view[:end] = self._fresh[:end]
 
-    def lone(self) -> int:
+    def single(self) -> int:
         """The size of the first datagram, -1 where it is several in one."""
         return -1 if self._headers.data[CONTROL_LENGTH] else self._lengths[MESSAGE_LENGTH // 4]
 

@@ -49,7 +49,7 @@ def _by_system(host: str, port: int, kind: socket.SocketKind) -> Found:
     return [*socket.getaddrinfo(host, port, type=kind)]
 
 
-class Names:
+class NameCache:
     """Looks names up, for all relays of an event loop."""
 
     def __init__(self, find: Callable[[str, int, socket.SocketKind], Found] = _by_system) -> None:

@@ -11,7 +11,7 @@ from dstack_vpn.adapters.relay.limits import Limits
 from dstack_vpn.adapters.relay.udp2tcp import Udp2Tcp
 from dstack_vpn.core.model import SocketAddress
 from dstack_vpn.core.paths.destination import Destinations
-from dstack_vpn.core.paths.relay_url import Upstream
+from dstack_vpn.core.paths.relay_url import RelayUrl
 from dstack_vpn.errors import RelayError
 
 _log = structlog.get_logger(component="relay")
@@ -25,7 +25,7 @@ class LoopbackRelay:
     """Implements `ports.PeerRelay`."""
 
     def __init__(
-        self, engine: Engine, upstreams: Sequence[Upstream], *, mark: int | None, destinations: Destinations
+        self, engine: Engine, upstreams: Sequence[RelayUrl], *, mark: int | None, destinations: Destinations
     ) -> None:
         """Bind; raises `RelayError`."""
         self._mark = mark
@@ -46,7 +46,7 @@ class LoopbackRelay:
         """Give the port back; only for a relay that never ran."""
         self._service.close()
 
-    def retarget(self, upstreams: Sequence[Upstream]) -> None:
+    def retarget(self, upstreams: Sequence[RelayUrl]) -> None:
         """Use other relays from now on."""
         self._service.retarget(upstreams)
 

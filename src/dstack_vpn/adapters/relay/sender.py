@@ -27,7 +27,7 @@ _DONT_WAIT: Final = 0x4040
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class DatagramSource:
     """Where the frames come from."""
 
     pause: Callable[[], None]
@@ -43,7 +43,7 @@ class Source:
 class Sender:
     """Sends frames over whichever stream is attached."""
 
-    def __init__(self, engine: Engine, counters: Counters, source: Source) -> None:
+    def __init__(self, engine: Engine, counters: Counters, source: DatagramSource) -> None:
         self.sent = False
         """Whether anything was sent since somebody last looked."""
         self.stream: Stream | None = None

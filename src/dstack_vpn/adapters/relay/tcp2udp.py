@@ -7,6 +7,7 @@ from typing import Any, Final, Protocol
 
 import structlog
 
+from dstack_vpn.adapters.rate_limited_logger import RateLimitedLogger
 from dstack_vpn.adapters.relay import sockets
 from dstack_vpn.adapters.relay.counters import Counters
 from dstack_vpn.adapters.relay.downlink import Downlink
@@ -15,7 +16,6 @@ from dstack_vpn.adapters.relay.limits import Limits
 from dstack_vpn.adapters.relay.outbox import Sink
 from dstack_vpn.adapters.relay.stream import PlainStream, Stream
 from dstack_vpn.adapters.relay.uplink import Uplink
-from dstack_vpn.adapters.seldom import Seldom
 from dstack_vpn.core.limits.shares import Places, Sources
 from dstack_vpn.core.model import SocketAddress
 from dstack_vpn.core.paths.destination import ANYWHERE, Destinations
@@ -139,7 +139,7 @@ class Tcp2Udp:
         self._places: Places[_Guest] = Places(self._limits.shares())
         self._sources, self._destinations = sources, destinations
         self._guests: dict[Connection, _Guest] = {}
-        self._seldom = Seldom(_log)
+        self._rate_limited = RateLimitedLogger(_log)
         self._listener = sockets.listening(listen)
         self._group: asyncio.TaskGroup | None = None
         self._resumption: asyncio.TimerHandle | None = None
@@ -195,7 +195,7 @@ class Tcp2Udp:
                 return
             except OSError as error:
                 # Out of descriptors or memory, until connections end: the rest waits, and so do we.
-                self._seldom.warning("relay.accept_failed", problem=error.strerror)
+                self._rate_limited.warning("relay.accept_failed", problem=error.strerror)
                 self._pause()
                 return
 
@@ -218,13 +218,13 @@ class Tcp2Udp:
         if (problem := self._destinations.refusal(guest.host)) is not None:
             guest.turn_away()
             self.counters.refused += 1
-            self._seldom.warning("relay.refused", source=guest.host, problem=problem)
+            self._rate_limited.warning("relay.refused", source=guest.host, problem=problem)
             return
         taken = self._places.take(self._sources.of(guest.host), guest, self.engine.loop.time())
         if taken is None:
             guest.turn_away()
             self.counters.refused += 1
-            self._seldom.warning("relay.limit", source=guest.host, connections=len(self._places))
+            self._rate_limited.warning("relay.limit", source=guest.host, connections=len(self._places))
             return
         if taken.displaced is not None:
             self._displace(taken.displaced)
@@ -241,7 +241,7 @@ class Tcp2Udp:
 
     def _displace(self, guest: _Guest) -> None:
         """End a connection whose place another has."""
-        self._seldom.warning("relay.displaced", source=guest.host, connections=len(self._places))
+        self._rate_limited.warning("relay.displaced", source=guest.host, connections=len(self._places))
         if guest.connection is not None:
             self._ended(guest.connection, "its place is another source's share")
         elif guest.begun is not None:
@@ -260,7 +260,7 @@ class Tcp2Udp:
         except (RelayError, OSError) as error:
             (accepted if stream is None else stream).close()
             self._places.leave(guest)
-            self._seldom.warning("relay.refused", source=guest.host, problem=str(error))
+            self._rate_limited.warning("relay.refused", source=guest.host, problem=str(error))
             return
         except asyncio.CancelledError:
             (accepted if stream is None else stream).close()
@@ -295,7 +295,7 @@ class Tcp2Udp:
         self._places.leave(guest)
         if not connection.opened:
             self._foreign = connection.foreign
-            self._seldom.warning("relay.unopened", source=guest.host, problem=reason)
+            self._rate_limited.warning("relay.unopened", source=guest.host, problem=reason)
         else:
             _log.debug("relay.closed", source=guest.host, reason=reason)
 

@@ -13,7 +13,7 @@ from hashlib import sha256
 from typing import Final
 
 from dstack_vpn.adapters.relay.stream import Buffer
-from dstack_vpn.core.paths.relay_url import Upstream
+from dstack_vpn.core.paths.relay_url import RelayUrl
 from dstack_vpn.errors import RelayError
 
 RECORD: Final = 1 << 14
@@ -71,7 +71,7 @@ class TlsStream:
 
 
 @lru_cache(maxsize=256)
-def client_context(upstream: Upstream) -> ssl.SSLContext:
+def client_context(upstream: RelayUrl) -> ssl.SSLContext:
     """How to check a server; raises `RelayError` where the CA file is of no use."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -88,7 +88,7 @@ def client_context(upstream: Upstream) -> ssl.SSLContext:
     return context
 
 
-async def connect(connection: socket.socket, upstream: Upstream, timeout: float) -> TlsStream:
+async def connect(connection: socket.socket, upstream: RelayUrl, timeout: float) -> TlsStream:
     """Shake hands as a client; raises `RelayError`, and then the connection is closed."""
     try:
         name = upstream.sni or upstream.host
@@ -110,7 +110,7 @@ async def connect(connection: socket.socket, upstream: Upstream, timeout: float)
     return TlsStream(secured)
 
 
-def _check_pin(secured: ssl.SSLSocket, upstream: Upstream) -> None:
+def _check_pin(secured: ssl.SSLSocket, upstream: RelayUrl) -> None:
     if not upstream.pins:
         return
     certificate = secured.getpeercert(binary_form=True)

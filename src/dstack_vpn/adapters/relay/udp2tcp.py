@@ -13,6 +13,7 @@ from typing import Any, Final
 import structlog
 
 from dstack_vpn.adapters.destination import receive_with_destination
+from dstack_vpn.adapters.rate_limited_logger import RateLimitedLogger
 from dstack_vpn.adapters.relay.choice import Choice
 from dstack_vpn.adapters.relay.counters import Counters, Drop
 from dstack_vpn.adapters.relay.dial import Dialled, dial
@@ -22,11 +23,10 @@ from dstack_vpn.adapters.relay.limits import Limits
 from dstack_vpn.adapters.relay.lookup import Share
 from dstack_vpn.adapters.relay.pktinfo import bind_beside, listen_datagrams
 from dstack_vpn.adapters.relay.race import race
-from dstack_vpn.adapters.seldom import Seldom
 from dstack_vpn.core.limits.shares import Places, Sources
 from dstack_vpn.core.model import SocketAddress
 from dstack_vpn.core.paths.destination import ANYWHERE, Destinations
-from dstack_vpn.core.paths.relay_url import Upstream
+from dstack_vpn.core.paths.relay_url import RelayUrl
 from dstack_vpn.errors import RelayError
 
 _log = structlog.get_logger(component="relay")
@@ -52,7 +52,7 @@ class Udp2Tcp:
         self,
         engine: Engine,
         listen: SocketAddress,
-        upstreams: Sequence[Upstream],
+        upstreams: Sequence[RelayUrl],
         *,
         limits: Limits | None = None,
         mark: int | None = None,
@@ -61,7 +61,7 @@ class Udp2Tcp:
     ) -> None:
         """Bind; raises `RelayError`. ``destinations`` judges what the upstreams' names resolve to."""
         self.engine, self.counters = engine, Counters()
-        self.current: Upstream | None = None
+        self.current: RelayUrl | None = None
         """The upstream that the last flow to connect uses."""
         self._choice = Choice(upstreams)
         self._mark, self._destinations, self._share = mark, destinations, Share()
@@ -70,7 +70,7 @@ class Udp2Tcp:
         self._sources = sources
         self._flows: dict[SocketAddress, Flow] = {}
         self._runners: dict[SocketAddress, asyncio.Task[None]] = {}
-        self._seldom = Seldom(_log)
+        self._rate_limited = RateLimitedLogger(_log)
         self._socket = listen_datagrams(listen)
         engine.widen(self._socket)
         self._group: asyncio.TaskGroup | None = None
@@ -78,7 +78,7 @@ class Udp2Tcp:
         """Set while there are flows."""
 
     @property
-    def upstreams(self) -> tuple[Upstream, ...]:
+    def upstreams(self) -> tuple[RelayUrl, ...]:
         """In order of preference."""
         return self._choice.upstreams
 
@@ -117,7 +117,7 @@ class Udp2Tcp:
         for flow in self._flows.values():
             flow.close()
 
-    def retarget(self, upstreams: Sequence[Upstream]) -> None:
+    def retarget(self, upstreams: Sequence[RelayUrl]) -> None:
         """Use other upstreams from now on: flows connect to them before they leave theirs."""
         if tuple(upstreams) != self.upstreams:
             self._choice, self.current = Choice(upstreams), None
@@ -135,14 +135,14 @@ class Udp2Tcp:
 
     # -- for flows ------------------------------------------------------------------------------------
 
-    async def connect(self) -> tuple[Upstream, Dialled]:
+    async def connect(self) -> tuple[RelayUrl, Dialled]:
         """Connect to the best upstream that can be had; raises `RelayError`."""
         upstreams = self._choice.order(self.engine.loop.time())
         attempts = [partial(self.dial, upstream) for upstream in upstreams]
         won, dialled = await race(attempts, STAGGER, lambda late: late.stream.close())
         return upstreams[won], dialled
 
-    async def dial(self, upstream: Upstream) -> Dialled:
+    async def dial(self, upstream: RelayUrl) -> Dialled:
         """Connect to one; raises `RelayError`, and remembers that."""
         self.counters.connects += 1
         try:
@@ -157,12 +157,12 @@ class Udp2Tcp:
         except (RelayError, OSError) as error:
             self.counters.connect_failures += 1
             self._choice.failed(upstream, self.engine.loop.time())
-            self._seldom.warning("relay.connect_failed", upstream=upstream.name, problem=str(error))
+            self._rate_limited.warning("relay.connect_failed", upstream=upstream.name, problem=str(error))
             raise
         self._choice.connected(upstream, self.engine.loop.time(), dialled.rtt())
         return dialled
 
-    def lost(self, upstream: Upstream, reason: str, *, carried: bool) -> None:
+    def lost(self, upstream: RelayUrl, reason: str, *, carried: bool) -> None:
         """A connection ended. If it carried nothing, an upstream that others hear from is not to blame."""
         now = self.engine.loop.time()
         if carried:
@@ -171,13 +171,13 @@ class Udp2Tcp:
         elif not self._is_alive(upstream, now):
             self._choice.carried_nothing(upstream, now, reason)
             return
-        self._seldom.warning("relay.lost", upstream=upstream.name, problem=reason)
+        self._rate_limited.warning("relay.lost", upstream=upstream.name, problem=reason)
 
-    def heard(self, upstream: Upstream) -> None:
+    def heard(self, upstream: RelayUrl) -> None:
         """A frame came from an upstream."""
         self._choice.heard(upstream, self.engine.loop.time())
 
-    def stalled(self, upstream: Upstream, reason: str, now: float) -> bool:
+    def stalled(self, upstream: RelayUrl, reason: str, now: float) -> bool:
         """Answers are overdue on an upstream; returns whether to leave it.
 
         If others hear from it, the far peer is silent: it may be gone, or have revoked us.
@@ -186,10 +186,10 @@ class Udp2Tcp:
             return False
         self.counters.stalls += 1
         self._choice.failed(upstream, now, stalled=True)
-        self._seldom.warning("relay.stalled", upstream=upstream.name, problem=reason)
+        self._rate_limited.warning("relay.stalled", upstream=upstream.name, problem=reason)
         return True
 
-    def tell_upstream(self, upstream: Upstream, dialled: Dialled) -> None:
+    def tell_upstream(self, upstream: RelayUrl, dialled: Dialled) -> None:
         """A flow uses an upstream."""
         self._choice.unreachable = None
         if upstream == self.current:
@@ -203,14 +203,14 @@ class Udp2Tcp:
             took_ms=round(dialled.took * 1000, 1),
         )
 
-    def _is_alive(self, upstream: Upstream, now: float) -> bool:
+    def _is_alive(self, upstream: RelayUrl, now: float) -> bool:
         heard = (flow.heard_at for flow in self._flows.values() if flow.upstream == upstream)
         return any(at and now - at < ALIVE for at in heard)
 
     def trouble(self, problem: str) -> None:
         """Nothing can be reached."""
         self._choice.unreachable = problem
-        self._seldom.error("relay.unreachable", problem=problem)
+        self._rate_limited.error("relay.unreachable", problem=problem)
 
     # -- sources --------------------------------------------------------------------------------------
 
@@ -234,7 +234,7 @@ class Udp2Tcp:
             return True
         self.counters.refused += 1
         self.counters.drops[Drop.LIMIT] += 1
-        self._seldom.warning("relay.limit", source=source.host, sources=len(self._flows))
+        self._rate_limited.warning("relay.limit", source=source.host, sources=len(self._flows))
         return False
 
     def _begin(self, datagram: bytes, source: SocketAddress, destination: str) -> None:
@@ -242,7 +242,7 @@ class Udp2Tcp:
             udp = bind_beside(self._socket, SocketAddress(destination, self.address.port), source)
         except (RelayError, OSError) as error:
             self._places.leave(source)
-            self._seldom.warning("relay.source_refused", source=source.host, problem=str(error))
+            self._rate_limited.warning("relay.source_refused", source=source.host, problem=str(error))
             return
         assert self._group is not None
         flow = self._flows[source] = Flow(self, udp, source, self.engine.loop.time())
@@ -285,7 +285,7 @@ class Udp2Tcp:
             if better is not None and flow.may_move():
                 self._group.create_task(flow.move(better), name=f"move {flow.source}")
 
-    async def _probe(self, upstream: Upstream) -> None:
+    async def _probe(self, upstream: RelayUrl) -> None:
         """See whether an upstream can be connected to, and how far away it is."""
         try:
             dialled = await self.dial(upstream)

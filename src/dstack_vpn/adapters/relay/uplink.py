@@ -26,7 +26,7 @@ from dstack_vpn.adapters.relay.counters import Counters
 from dstack_vpn.adapters.relay.engine import Engine
 from dstack_vpn.adapters.relay.inbox import COALESCED_SLOTS, SLOTS
 from dstack_vpn.adapters.relay.offload import SOL_UDP, UDP_GRO
-from dstack_vpn.adapters.relay.sender import Sender, Source
+from dstack_vpn.adapters.relay.sender import DatagramSource, Sender
 from dstack_vpn.adapters.relay.stream import Stream
 from dstack_vpn.core.wireguard.framing import HEADER, LONGEST_FRAME
 from dstack_vpn.core.wireguard.wire import INITIATION, INITIATION_SIZE, Watch
@@ -50,10 +50,10 @@ class Uplink:
         self._descriptor = udp.fileno()
         self._mirror: Callable[[bytes], None] | None = None
         self._paused = False
-        source = Source(self._pause, self._read, self._catch_up, failed)
+        source = DatagramSource(self._pause, self._read, self._catch_up, failed)
         self._sender = Sender(engine, counters, source)
         self._slots, self._count, self._since = SLOTS, 0, time.monotonic()
-        self._bulk = False
+        self._batch_mode = False
         self._data, self._view = engine.inbox.slots.data, engine.inbox.slots.view
         self._room = self._view[HEADER:LONGEST_FRAME]
         engine.widen(udp)
@@ -114,7 +114,7 @@ class Uplink:
         elif not self._engine.offload.mmsg:
             handler = self._on_drained
         else:
-            handler = self._on_bulk if self._bulk else self._on_lone
+            handler = self._on_batch if self._batch_mode else self._on_single
         self._paused = False
         self._engine.loop.add_reader(self._descriptor, handler)
 
@@ -132,7 +132,7 @@ class Uplink:
 
     # -- gears ----------------------------------------------------------------------------------------
 
-    def _on_lone(self) -> None:
+    def _on_single(self) -> None:
         try:
             size = self._udp.recv_into(self._room)
         except OSError:
@@ -147,19 +147,19 @@ class Uplink:
         if self._count >= SHIFT_UP[0]:
             now = time.monotonic()
             if now - self._since < SHIFT_UP[1]:
-                self._shift(bulk=True)
+                self._shift(batch=True)
             self._since, self._count = now, 0
 
-    def _on_bulk(self) -> None:
+    def _on_batch(self) -> None:
         inbox = self._engine.inbox
         received = inbox.receive(self._descriptor, self._slots)
         if received <= 0:
             self.look_again()
             return
-        if received == 1 and (size := inbox.lone()) >= 0:
+        if received == 1 and (size := inbox.single()) >= 0:
             inbox.renew(1)
             self._slots = SLOTS
-            self._alone(size)
+            self._single_in_batch(size)
         elif inbox.coalesced(received):
             self._slots = COALESCED_SLOTS
             self._take_coalesced(received)
@@ -167,7 +167,7 @@ class Uplink:
             self._slots = SLOTS
             self._take_many(received)
 
-    def _alone(self, size: int) -> None:
+    def _single_in_batch(self, size: int) -> None:
         """A lone datagram in bulk gear; enough of them, slowly, and it is the wrong gear."""
         self._data[0], self._data[1] = size >> 8, size & 255
         if size == INITIATION_SIZE and self._data[HEADER] == INITIATION:
@@ -177,7 +177,7 @@ class Uplink:
         if self._count >= SHIFT_DOWN[0]:
             now = time.monotonic()
             if now - self._since > SHIFT_DOWN[1]:
-                self._shift(bulk=False)
+                self._shift(batch=False)
             self._since, self._count = now, 0
 
     def _take_many(self, received: int) -> None:
@@ -232,16 +232,16 @@ class Uplink:
             return
         self._sender.put(b"".join(frames), datagrams)
 
-    def _shift(self, *, bulk: bool) -> None:
+    def _shift(self, *, batch: bool) -> None:
         """Change the gear; down only over an empty queue."""
-        if not bulk:
+        if not batch:
             self._coalesce(on=False)
             queued = array.array("i", [0])
             fcntl.ioctl(self._descriptor, termios.FIONREAD, queued)
-            bulk = bool(queued[0])
-        if bulk:
+            batch = bool(queued[0])
+        if batch:
             self._coalesce(on=True)
-        self._bulk = bulk
+        self._batch_mode = batch
         self._read()
 
     def _coalesce(self, *, on: bool) -> None:
@@ -279,7 +279,7 @@ class Uplink:
 
     def _take(self) -> list[tuple[bytes, int]]:
         """Read once, in the gear that it is: frames, and how many they are."""
-        if not self._bulk:
+        if not self._batch_mode:
             try:
                 size = self._udp.recv_into(self._room)
             except OSError:

@@ -1,10 +1,9 @@
 """The wg-quick file and its backups.
 
-Written atomically (a new file, synced, renamed over the old one), readable by root alone, only where the
-text differs. A file that is not ours is never overwritten. Ours equals one of the backups, or has our first
-line and nothing that `core.wireguard.config_file` does not write (a hook, above all). The last `KEEP` versions stay in the
-state directory. Pinning one of them is a matter of the operator and the disk: the daemon follows the pin
-file, whoever wrote it.
+The file is written atomically (a new file, synced, renamed over the old one), readable by root alone, and
+only if the text differs. A file that is not ours is never overwritten. Ours equals one of the backups, or has
+our first line and nothing that `core.wireguard.config_file` does not write (above all, no hook). The last
+`KEEP` versions stay in the state directory. The operator pins one of them by a file there.
 """
 
 import asyncio

@@ -11,12 +11,20 @@ from typing import Any, Final
 from dstack_vpn.core.chain import events as ev
 from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.model import Endpoint, Malformed, Position
-from dstack_vpn.core.paths.peer_endpoint import Reach
+from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
 from dstack_vpn.core.wireguard.keys import PublicKey
 from dstack_vpn.errors import FormatError
 
+_FORMER_NAMES: Final = {"TokenState": "Observed"}
+"""Types that are stored under the name that they had at first, so that every release reads every store."""
+
+
+def _name_of(kind: type) -> str:
+    return _FORMER_NAMES.get(kind.__name__, kind.__name__)
+
+
 _EVENTS: Final[dict[str, type[ev.RegistryEvent]]] = {
-    kind.__name__: kind
+    _name_of(kind): kind
     for kind in (
         ev.Granted,
         ev.Revoked,
@@ -25,7 +33,7 @@ _EVENTS: Final[dict[str, type[ev.RegistryEvent]]] = {
         ev.OwnerKeyUpdated,
         ev.EndpointUpdated,
         ev.ExpiryUpdated,
-        ev.Observed,
+        ev.TokenState,
     )
 }
 
@@ -37,8 +45,8 @@ _TYPES: Final[dict[str, tuple[type, ...]]] = {
     "public_key": (PublicKey, Malformed, NoneType),
     "suspended_key": (PublicKey, NoneType),
     "key_since": (Position,),
-    "endpoint": (Reach, Malformed, NoneType),
-    "uri_endpoint": (Reach, Malformed, NoneType),
+    "endpoint": (PeerEndpoint, Malformed, NoneType),
+    "uri_endpoint": (PeerEndpoint, Malformed, NoneType),
     "active": (bool,),
     "expires_at": (int,),
     "node": (Node, NoneType),
@@ -83,11 +91,11 @@ def _plain(value: object) -> object:
             return {"key": value.hex()}
         case Position(block, log_index):
             return {"at": [block, log_index]}
-        case Reach():
+        case PeerEndpoint():
             return {"reach": str(value)}
         case _:
             fields = {name: _plain(getattr(value, name)) for name in type(value).__match_args__}  # type: ignore[attr-defined]  # dataclasses all
-            return {"type": type(value).__name__, **fields}
+            return {"type": _name_of(type(value)), **fields}
 
 
 def _load(text: str) -> Any:  # noqa: ANN401 - the callers check what it is
@@ -97,10 +105,10 @@ def _load(text: str) -> Any:  # noqa: ANN401 - the callers check what it is
         raise FormatError(f"the record is damaged: {error}") from error
 
 
-def _reach(text: str) -> Reach | Malformed:
+def _reach(text: str) -> PeerEndpoint | Malformed:
     """An endpoint; one that an earlier release accepted may be refused now."""
     try:
-        return Reach.parse(text)
+        return PeerEndpoint.parse(text)
     except FormatError as error:
         return Malformed(str(error))
 

@@ -21,7 +21,7 @@ _MOST_WAIT: Final = 86_400
 _MOST_BACKLOG: Final = 2048
 
 
-class NodeView(Protocol):
+class ApiView(Protocol):
     """What can be asked about a node; implemented by `wiring.view.NodeView`."""
 
     @property
@@ -60,7 +60,7 @@ class Api:
     open_paths = frozenset[str]()
     slow_paths = frozenset({"/events"})
 
-    def __init__(self, view: NodeView, policy: Policy) -> None:
+    def __init__(self, view: ApiView, policy: Policy) -> None:
         self._view, self._policy = view, policy
         self.streams = Streams(view.feed)
         self._documents = Documents({"/stats": view.stats, "/peers": view.peers, "/metrics": view.metrics})

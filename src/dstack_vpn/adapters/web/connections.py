@@ -3,9 +3,9 @@
 A connection is closed that has not sent a whole request head within `PATIENCE` of its beginning, or of its
 last answer. While a request is being answered, the clock stands still.
 
-The places are divided by `core.limits.shares`. A connection that gets none may still ask for health: the lobby
-answers open paths, once, and the newest there displaces the oldest. So no number of connections keeps a
-health check out.
+The places are divided by `core.limits.shares`. A connection that gets none may still ask for health: the
+lobby answers open paths, once, and the newest there displaces the oldest. So no number of connections keeps
+a health check out.
 """
 
 import asyncio

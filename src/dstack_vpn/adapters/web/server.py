@@ -92,7 +92,7 @@ class Part(Protocol):
         """The server ends."""
 
 
-class HealthServer:
+class HttpServer:
     """Serves a view over HTTP."""
 
     def __init__(

@@ -4,7 +4,8 @@ A message's id is the node's life and the entry's number in it. A reader that co
 has seen (``Last-Event-ID``) gets what it missed, as far as that is still kept; else a ``reset`` tells it to
 read the present state again. Readers are followed from one shared ring: one that is slower than the ring, or
 takes nothing for `STALL` seconds, is dropped, and no other reader is affected. The places are divided by
-`core.limits.shares`; a reader that loses its place to another's first one is ended, and comes back with its last id.
+`core.limits.shares`; a reader that loses its place to another's first one is ended, and comes back with its
+last id.
 """
 
 import asyncio

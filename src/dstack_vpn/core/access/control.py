@@ -82,7 +82,7 @@ EVERYONE = Admission()
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
+class NodeIdentity:
     """How this node knows its own token, beside its key.
 
     A public key proves nothing: whoever sees it first, in a transaction that waits, can register it for
@@ -118,7 +118,7 @@ class Identity:
         return "NODE_ID is not set" if self.last is None else f"this was {_named(self.last)}"
 
 
-BY_KEY = Identity()
+BY_KEY = NodeIdentity()
 """Nothing beside the key is known."""
 
 
@@ -138,7 +138,7 @@ class AccessControl:
     quorum: Quorum | None = None
     """Where several endpoints have to agree, what they do agree on."""
     admission: Admission = EVERYONE
-    identity: Identity = BY_KEY
+    identity: NodeIdentity = BY_KEY
 
     def decide(self, subject: TokenId | str | PublicKey, now: float) -> Decision:
         """Decide about a token, a node id, a key, or a tunnel address; ``now`` in Unix seconds.

@@ -14,11 +14,11 @@ from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.chain.registry import Registry
 from dstack_vpn.core.model import Malformed, Peer, SocketAddress, TokenId
 from dstack_vpn.core.paths.destination import Destinations
-from dstack_vpn.core.paths.peer_endpoint import Reach
+from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
 from dstack_vpn.core.wireguard.keys import PublicKey
 from dstack_vpn.errors import FormatError
 
-Lookup: TypeAlias = Callable[[PublicKey, Reach], SocketAddress | None]
+Lookup: TypeAlias = Callable[[PublicKey, PeerEndpoint], SocketAddress | None]
 """Where WireGuard is to send for a peer, as far as is known now."""
 
 
@@ -26,7 +26,7 @@ Lookup: TypeAlias = Callable[[PublicKey, Reach], SocketAddress | None]
 class PeerPolicy:
     """What the operator of this node says about its peers."""
 
-    endpoints: Mapping[str, Reach] = field(default_factory=dict)
+    endpoints: Mapping[str, PeerEndpoint] = field(default_factory=dict)
     """Endpoints by node id; they win over whatever the chain says."""
     template: str | None = None
     """Where a peer without an endpoint is looked for, such as ``{node_id}.vpn.internal:51820``."""
@@ -35,7 +35,7 @@ class PeerPolicy:
     destinations: Destinations = field(default_factory=Destinations)
     """Where packets for peers may be sent to."""
 
-    def endpoint_of(self, node: Node) -> Reach | None:
+    def endpoint_of(self, node: Node) -> PeerEndpoint | None:
         """The first endpoint that is usable: ours, the contract's, the token URI's, the template's.
 
         Ours wins even if it is refused: the operator does not want another one.
@@ -48,16 +48,19 @@ class PeerPolicy:
         found = self._allowed(node.endpoint) or self._allowed(node.uri_endpoint)
         return found or self._allowed(self._from_template(node.node_id, node.token_id))
 
-    def _allowed(self, reach: Reach | Malformed | None) -> Reach | None:
-        if not isinstance(reach, Reach) or reach.refusal(self.destinations) is not None:
+    def _allowed(self, peer_endpoint: PeerEndpoint | Malformed | None) -> PeerEndpoint | None:
+        if (
+            not isinstance(peer_endpoint, PeerEndpoint)
+            or peer_endpoint.refusal(self.destinations) is not None
+        ):
             return None
-        return reach
+        return peer_endpoint
 
-    def _from_template(self, node_id: str, token_id: TokenId) -> Reach | None:
+    def _from_template(self, node_id: str, token_id: TokenId) -> PeerEndpoint | None:
         if self.template is None:
             return None
         try:
-            return Reach.parse(fill_template(self.template, node_id, token_id), local=True)
+            return PeerEndpoint.parse(fill_template(self.template, node_id, token_id), local=True)
         except FormatError:
             return None  # this node id makes no host name: the peer has to call
 
@@ -69,8 +72,8 @@ def fill_template(template: str, node_id: str, token_id: TokenId) -> str:
 
 def peer_of(node: Node, key: PublicKey, addresses: AddressPlan, policy: PeerPolicy, lookup: Lookup) -> Peer:
     """A granted node as a WireGuard peer."""
-    reach = policy.endpoint_of(node)
-    address = None if reach is None else lookup(key, reach)
+    peer_endpoint = policy.endpoint_of(node)
+    address = None if peer_endpoint is None else lookup(key, peer_endpoint)
     return Peer(key, addresses.allowed_ips(node.token_id), address, policy.keepalive)
 
 

@@ -6,7 +6,7 @@ What disturbs a running tunnel was measured (docs/architecture.md), hence the ru
 * removals first, so that an allowed IP is never claimed by two peers; then changes; then additions, those
   with a keepalive last, because wireguard-go makes every later peer of an operation handshake too;
 * an endpoint that roamed is the peer's own business, and one that has changed does not move a session that is
-  answered (`core.paths.moving`). The fast path does not know of sessions: it leaves endpoints to the sure path.
+  answered (`core.paths.moving`). The fast path knows no sessions: it leaves endpoints to the sure path.
 
 A device changes nothing atomically. Every step therefore knows its inverse, and `Plan.undo` takes back
 what was granted; what was revoked stays revoked.

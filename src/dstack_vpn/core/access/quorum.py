@@ -26,7 +26,7 @@ shows the token otherwise, so a token that was revoked needs a quorum again befo
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from dstack_vpn.core.access.replies import Word, covers, in_force, is_same_member, lasts
+from dstack_vpn.core.access.replies import Comparison, covers, in_force, is_same_member, lasts
 from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.chain.registry import Registry
 from dstack_vpn.core.model import TokenId
@@ -43,12 +43,12 @@ class Odds:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Outcome:
     """What a round has come to."""
 
     changed: frozenset[TokenId]
     """Tokens about which a decision may be another now."""
-    liars: Mapping[str, str] = field(default_factory=dict)
+    contradicted: Mapping[str, str] = field(default_factory=dict)
     """Endpoints that k others contradict, and in what; the followed one may be among them."""
 
 
@@ -90,7 +90,7 @@ class Quorum:
         ends = [x.expires_at for x in (node, self._held(node.token_id)) if x is not None and x.expires_at]
         return min(ends, default=0)
 
-    def vouches(self, node: Node) -> bool:
+    def confirms(self, node: Node) -> bool:
         """Whether a token in that very form could be restored without asking anybody."""
         return not self._against(node.token_id) and covers(self._held(node.token_id), node)
 
@@ -131,7 +131,7 @@ class Quorum:
         due = {t for t, odds in self._odds.items() if max(x.height for x in odds.values()) <= height}
         return sorted(self._pending | due)
 
-    def strike(self, endpoint: str) -> frozenset[TokenId]:
+    def discard(self, endpoint: str) -> frozenset[TokenId]:
         """What this endpoint has said against others is void: it lies. Returns whom that concerns."""
         concerned = {token for token, odds in self._odds.items() if odds.pop(endpoint, None)}
         for token in concerned:
@@ -142,38 +142,38 @@ class Quorum:
         return frozenset(concerned)
 
     def heard(
-        self, asked: Registry, now: Registry, words: Sequence[Word], unsettled: Collection[TokenId] = ()
-    ) -> Verdict:
+        self, asked: Registry, now: Registry, words: Sequence[Comparison], unsettled: Collection[TokenId] = ()
+    ) -> Outcome:
         """Take in what endpoints say of tokens, compared with what we held (``asked``) at that block.
 
         ``now`` is what we hold by now. Nobody is judged by a token that has changed since, or that is
         ``unsettled``: logs of blocks above ours speak of it. A word that takes it away still counts.
         """
         changed: set[TokenId] = set()
-        liars: dict[str, str] = {}
+        contradicted: dict[str, str] = {}
         tokens = self._in_question(words)
         current = {token for token in tokens if now.get(token) == asked.get(token)}
         for token in current.difference(unsettled):
-            changed |= self._settle(token, asked.get(token), words, liars)
-        honest = [word for word in words if word.endpoint not in liars]
+            changed |= self._settle(token, asked.get(token), words, contradicted)
+        honest = [word for word in words if word.endpoint not in contradicted]
         for token in tokens:
             ours, held = asked.get(token), now.get(token)
             if token in current or (ours is not None and held is not None and is_same_member(ours, held)):
                 changed |= self._weigh(token, held, honest)
-        for name in liars:
-            changed |= self.strike(name)
-        return Verdict(frozenset(changed), liars)
+        for name in contradicted:
+            changed |= self.discard(name)
+        return Outcome(frozenset(changed), contradicted)
 
     # -- helpers --------------------------------------------------------------------------------------
 
-    def _in_question(self, words: Sequence[Word]) -> set[TokenId]:
+    def _in_question(self, words: Sequence[Comparison]) -> set[TokenId]:
         """The tokens of which these words may change anything: of thousands of tokens, mostly none."""
         found = self._pending | self._odds.keys() | self.contested.keys()
         found = {token for token in found if any(token in w.same or token in w.differs for w in words)}
         return found.union(*(word.differs for word in words))
 
     def _settle(
-        self, token: TokenId, ours: Node | None, words: Sequence[Word], liars: dict[str, str]
+        self, token: TokenId, ours: Node | None, words: Sequence[Comparison], contradicted: dict[str, str]
     ) -> set[TokenId]:
         """Find out whether k agree about a token, and who lies then; returns it if it is vouched for now."""
         agree = [word for word in words if word.on_our_chain and token in word.same]
@@ -183,10 +183,10 @@ class Quorum:
         self.contested.pop(token, None)
         if len(agree) >= self.needed > biggest:
             if len(here) >= self.needed:
-                _accuse(liars, (name for camp in camps for name in camp), token)
+                _accuse(contradicted, (name for camp in camps for name in camp), token)
             return self._vouch(token, ours, min(word.height for word in agree))
         if biggest >= self.needed > len(agree):
-            _accuse(liars, here, token)
+            _accuse(contradicted, here, token)
         elif camps and (agree or len(camps) > 1):
             self.contested[token] = frozenset({word.endpoint for word in agree}.union(*camps))
         return set()
@@ -200,7 +200,7 @@ class Quorum:
         self._vouched[token] = ours, height
         return {token}
 
-    def _weigh(self, token: TokenId, ours: Node | None, honest: Sequence[Word]) -> set[TokenId]:
+    def _weigh(self, token: TokenId, ours: Node | None, honest: Sequence[Comparison]) -> set[TokenId]:
         """Who is at odds with us about the token now, and who no more."""
         before = set(self._against(token))
         odds, shortened = dict(self._odds.get(token, {})), False
@@ -221,7 +221,9 @@ class Quorum:
             self._odds.pop(token, None)
         return {token} if shortened or set(self._against(token)) != before else set()
 
-    def _at_odds(self, token: TokenId, ours: Node | None, theirs: Node | None, word: Word) -> Odds | None:
+    def _at_odds(
+        self, token: TokenId, ours: Node | None, theirs: Node | None, word: Comparison
+    ) -> Odds | None:
         """What another word means; None where it is no more than an old or a foreign block's."""
         out = in_force(ours) and (
             not in_force(theirs) or theirs is None or ours is None or not is_same_member(theirs, ours)
@@ -242,7 +244,7 @@ class Quorum:
         return True
 
 
-def _camps(token: TokenId, words: Sequence[Word]) -> list[list[str]]:
+def _camps(token: TokenId, words: Sequence[Comparison]) -> list[list[str]]:
     """Who says otherwise of one and the same block, by what they say."""
     camps: dict[Node | None, list[str]] = {}
     for word in words:
@@ -251,6 +253,6 @@ def _camps(token: TokenId, words: Sequence[Word]) -> list[list[str]]:
     return list(camps.values())
 
 
-def _accuse(liars: dict[str, str], names: Iterable[str], token: TokenId) -> None:
+def _accuse(contradicted: dict[str, str], names: Iterable[str], token: TokenId) -> None:
     for name in names:
-        liars.setdefault(name, f"what it says of token {token} is not what the others say")
+        contradicted.setdefault(name, f"what it says of token {token} is not what the others say")

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Self
 
-from dstack_vpn.core.chain.events import Observed
+from dstack_vpn.core.chain.events import TokenState
 from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.chain.registry import Registry, read_over
 from dstack_vpn.core.model import BlockRef, TokenId
@@ -33,7 +33,7 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
-class Statement:
+class Reply:
     """What another endpoint says when it is asked about a block of ours."""
 
     endpoint: str
@@ -41,9 +41,9 @@ class Statement:
     """Its block's hash at that height; None where it has no such block (yet)."""
     at: BlockRef
     """The block that `observed` is the state after: ours, or its own head where that is newer."""
-    observed: Sequence[Observed] = ()
+    observed: Sequence[TokenState] = ()
     """The tokens' states; a token that does not exist is there, too, without a node."""
-    later: Sequence[Observed] = ()
+    later: Sequence[TokenState] = ()
     """The same tokens as of its own head, if that is newer: what is out by now is not to be granted."""
     head: int | None = None
     """Its latest block's height, where it was asked for that."""
@@ -52,7 +52,7 @@ class Statement:
 
 
 @dataclass(frozen=True, slots=True)
-class Word:
+class Comparison:
     """A statement, compared with what we hold."""
 
     endpoint: str
@@ -69,7 +69,7 @@ class Word:
     @classmethod
     def of(
         cls,
-        statement: Statement,
+        statement: Reply,
         at: BlockRef,
         same: Collection[TokenId],
         differs: Mapping[TokenId, Node | None],
@@ -103,7 +103,9 @@ def covers(held: Node | None, asked: Node) -> bool:
     )
 
 
-def compare(ours: Registry, observed: Iterable[Observed]) -> tuple[set[TokenId], dict[TokenId, Node | None]]:
+def compare(
+    ours: Registry, observed: Iterable[TokenState]
+) -> tuple[set[TokenId], dict[TokenId, Node | None]]:
     """Which tokens are read as we hold them, and what the others are read to be."""
     same: set[TokenId] = set()
     differs: dict[TokenId, Node | None] = {}
@@ -128,7 +130,7 @@ def lasts(held: Node, asked: Node) -> bool:
 
 
 def judge_blocks(
-    needed: int, statements: Collection[Statement], earlier: int | None, claims: Mapping[str, int]
+    needed: int, statements: Collection[Reply], earlier: int | None, claims: Mapping[str, int]
 ) -> Mapping[str, str]:
     """Return the endpoints that make blocks up, and how; empty while no k agree.
 
@@ -136,27 +138,27 @@ def judge_blocks(
     ``claims`` are heights that endpoints have shown long ago and that we have not reached. An endpoint that
     lags contradicts nobody; k that lag for so long contradict the one whose block they don't get to.
     """
-    liars: dict[str, str] = {}
+    contradicted: dict[str, str] = {}
     having, without, below = _camps_of(statements, earlier)
     if len(having) >= needed > len(without):
-        liars |= dict.fromkeys(without, "it has another block than the others had a while ago")
+        contradicted |= dict.fromkeys(without, "it has another block than the others had a while ago")
     elif len(without) + len(below) >= needed > len(having):
-        liars |= dict.fromkeys(having, "its blocks are not those of the others")
+        contradicted |= dict.fromkeys(having, "its blocks are not those of the others")
     for name, height in claims.items():
         if sum(x.endpoint != name and _is_below(x, height) for x in statements) >= needed:
-            liars.setdefault(name, f"no other endpoint has the block {height} that it showed a while ago")
-    return liars
+            contradicted.setdefault(
+                name, f"no other endpoint has the block {height} that it showed a while ago"
+            )
+    return contradicted
 
 
-def lacking(needed: int, statements: Collection[Statement], earlier: int | None) -> Collection[str]:
+def lacking(needed: int, statements: Collection[Reply], earlier: int | None) -> Collection[str]:
     """Return who has not got our earlier block, if k have not, and no k have: our own chain is made up."""
     having, without, below = _camps_of(statements, earlier)
     return {*without, *below} if len(without) + len(below) >= needed > len(having) else ()
 
 
-def _camps_of(
-    statements: Collection[Statement], earlier: int | None
-) -> tuple[list[str], list[str], list[str]]:
+def _camps_of(statements: Collection[Reply], earlier: int | None) -> tuple[list[str], list[str], list[str]]:
     """Return who has our block at that height, who has another one, and who has not got there."""
     having = [x.endpoint for x in statements if x.has_earlier is True]
     without = [x.endpoint for x in statements if x.has_earlier is False]
@@ -164,5 +166,5 @@ def _camps_of(
     return having, without, [x.endpoint for x in lagging if _is_below(x, earlier or 0)]
 
 
-def _is_below(statement: Statement, height: int) -> bool:
+def _is_below(statement: Reply, height: int) -> bool:
     return statement.head is not None and statement.head < height

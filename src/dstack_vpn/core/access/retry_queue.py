@@ -16,7 +16,7 @@ RETRY: Final = (1.0, 15.0)
 
 
 @dataclass(slots=True)
-class Agenda:
+class RetryQueue:
     """What is being asked, and what is to be asked again. All times are seconds of one monotonic clock."""
 
     _asked: set[TokenId] = field(default_factory=set)

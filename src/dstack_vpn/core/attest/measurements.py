@@ -65,7 +65,7 @@ class Verdict(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
+class RegisterCheck:
     """One thing that was compared; ``problem`` says what is wrong with it."""
 
     name: str
@@ -84,7 +84,7 @@ class Gap:
 class Finding:
     """All comparisons, all gaps, and the measured values by name (lower-case hexadecimal)."""
 
-    checks: tuple[Check, ...]
+    checks: tuple[RegisterCheck, ...]
     gaps: tuple[Gap, ...]
     measurements: Mapping[str, str]
 
@@ -141,7 +141,7 @@ def measured(registers: Mapping[str, bytes], log: Measured | None) -> dict[str, 
     return found
 
 
-def compare(values: Mapping[str, str], expected: Expected) -> tuple[list[Check], list[Gap]]:
+def compare(values: Mapping[str, str], expected: Expected) -> tuple[list[RegisterCheck], list[Gap]]:
     """Compare what was measured with what is expected, and name what is not expected."""
     checks, gaps = [], []
     application = any(name in expected.values for name in APPLICATION)
@@ -153,5 +153,5 @@ def compare(values: Mapping[str, str], expected: Expected) -> tuple[list[Check],
         else:
             has = values.get(measurement.name)
             problem = None if has in wanted else f"it is {has or 'not measured'}"
-            checks.append(Check(measurement.label, problem))
+            checks.append(RegisterCheck(measurement.label, problem))
     return checks, gaps

@@ -1,7 +1,7 @@
 """From an account's private key to its address: secp256k1 and Keccak-256, as Ethereum has them.
 
-In plain Python for the reason that `core.wireguard.x25519` has: the daemon needs one address, once, and does not carry
-the library that signs (42 MB). It takes about 10 ms and is not constant in time.
+In plain Python for the reason that `core.wireguard.x25519` has: the daemon needs one address, once, and does
+not carry the library that signs (42 MB). It takes about 10 ms and is not constant in time.
 """
 
 from typing import Final

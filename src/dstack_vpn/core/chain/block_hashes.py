@@ -10,7 +10,7 @@ PAST: Final = 1024
 """Blocks below the settled one whose hash is kept: they tell an endpoint that is far behind from a fork."""
 
 
-class Ring(dict[int, str]):
+class BlockHashes(dict[int, str]):
     """Each block's hash, by its height."""
 
     __slots__ = ()

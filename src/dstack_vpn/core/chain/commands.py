@@ -29,7 +29,7 @@ class FetchEvents:
 
 
 @dataclass(frozen=True, slots=True)
-class Resync:
+class Reload:
     """Nothing that we remember is on this chain any more, or too much is missing: read everything anew."""
 
     reason: str
@@ -58,4 +58,4 @@ class Advanced:
 
 
 Fetch: TypeAlias = FetchHead | FetchHeader | FetchEvents
-Command: TypeAlias = Fetch | Resync | Leave | Advanced
+Command: TypeAlias = Fetch | Reload | Leave | Advanced

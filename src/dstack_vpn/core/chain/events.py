@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.model import Address, Malformed, TokenId
-from dstack_vpn.core.paths.peer_endpoint import Reach
+from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
 from dstack_vpn.core.wireguard.keys import PublicKey
 
 
@@ -60,7 +60,7 @@ class EndpointUpdated:
     """A token's endpoint was set or cleared by its holder."""
 
     token_id: TokenId
-    endpoint: Reach | Malformed | None
+    endpoint: PeerEndpoint | Malformed | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class ExpiryUpdated:
 
 
 @dataclass(frozen=True, slots=True)
-class Observed:
+class TokenState:
     """A token's whole state after a block; ``node`` is None where the token does not exist (any more)."""
 
     token_id: TokenId
@@ -87,7 +87,7 @@ RegistryEvent: TypeAlias = (
     | OwnerKeyUpdated
     | EndpointUpdated
     | ExpiryUpdated
-    | Observed
+    | TokenState
 )
 
 

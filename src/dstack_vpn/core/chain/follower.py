@@ -38,7 +38,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
-from dstack_vpn.core.chain.block_hashes import LENGTH, Ring
+from dstack_vpn.core.chain.block_hashes import LENGTH, BlockHashes
 from dstack_vpn.core.chain.commands import (
     Advanced,
     Command,
@@ -47,11 +47,11 @@ from dstack_vpn.core.chain.commands import (
     FetchHead,
     FetchHeader,
     Leave,
-    Resync,
+    Reload,
 )
-from dstack_vpn.core.chain.events import LoggedEvent, Observed, OwnerKeyUpdated
-from dstack_vpn.core.chain.fork_search import Walk
-from dstack_vpn.core.chain.history import Timeline, observed_at
+from dstack_vpn.core.chain.events import LoggedEvent, OwnerKeyUpdated, TokenState
+from dstack_vpn.core.chain.fork_search import ForkSearch
+from dstack_vpn.core.chain.history import EventHistory, observed_at
 from dstack_vpn.core.chain.registry import Registry, contradicts
 from dstack_vpn.core.model import BlockRef, TokenId
 
@@ -67,18 +67,18 @@ RESTARTS: Final = 8
 class Follower:
     """Follows one chain; `registry` is what the chain says at `tip`."""
 
-    timeline: Timeline = field(default_factory=Timeline)
+    timeline: EventHistory = field(default_factory=EventHistory)
     tip: BlockRef | None = None
     settled: BlockRef | None = None
     """The block of the timeline's base: everything up to it is final, or was read as one state."""
-    resync_above: int | None = None
+    reload_above: int | None = None
     """A gap of more blocks than this is answered with `Resync`, where reading the state is cheaper."""
     announced_above: int | None = -1
     """The logs of blocks above this height are announced, those of others have to be fetched; None: all."""
-    _ring: Ring = field(default_factory=Ring)
+    _ring: BlockHashes = field(default_factory=BlockHashes)
     _waiting: dict[str, list[LoggedEvent]] = field(default_factory=dict)
     _next: dict[int, BlockRef] = field(default_factory=dict)
-    _walk: Walk | None = None
+    _walk: ForkSearch | None = None
     _restarts: int = 0
     _overflow: bool = False
     _caught_up: bool = False
@@ -119,11 +119,11 @@ class Follower:
         self, base: Registry, settled: BlockRef, events: Iterable[LoggedEvent], tip: BlockRef
     ) -> None:
         """Start from what was stored: a base that is final, events above it, and where we stood."""
-        self.timeline = Timeline(base)
+        self.timeline = EventHistory(base)
         self.timeline.insert(event for event in events if event.block_number > settled.number)
         # A log of the next block may have been stored before its head came: that block is not ours yet.
         below = (event for event in self.timeline.events if event.block_number <= tip.number)
-        self._ring = Ring((event.block_number, event.block_hash) for event in below)
+        self._ring = BlockHashes((event.block_number, event.block_hash) for event in below)
         self._ring |= {settled.number: settled.hash, tip.number: tip.hash}
         self.abandon()
         self.settled, self.tip, self._caught_up = settled, tip, False
@@ -132,9 +132,9 @@ class Follower:
         """Take it that the logs of blocks above this height are announced; None: of none."""
         self.announced_above = height
 
-    def bootstrapped(self, base: Registry, at: BlockRef, *, resync_above: int | None = None) -> None:
+    def bootstrapped(self, base: Registry, at: BlockRef, *, reload_above: int | None = None) -> None:
         """Start from a state that was read after the block ``at``."""
-        self.resync_above = resync_above or self.resync_above
+        self.reload_above = reload_above or self.reload_above
         self.restore(base, at, [], at)
         self._caught_up = True
 
@@ -150,7 +150,7 @@ class Follower:
     def receive(self, fact: BlockRef | LoggedEvent) -> list[Command]:
         """A head or a log that the endpoint sent by itself."""
         if self.tip is None:
-            return [Resync("nothing is known yet")]
+            return [Reload("nothing is known yet")]
         if isinstance(fact, BlockRef):
             return self._head(fact, self.tip)
         return self._removed(fact) if fact.removed else self._log(fact, self.tip)
@@ -176,7 +176,7 @@ class Follower:
             case _:
                 return []
 
-    def audited(self, at: BlockRef, observed: Iterable[Observed]) -> list[Command]:
+    def audited(self, at: BlockRef, observed: Iterable[TokenState]) -> list[Command]:
         """States that were read after the block ``at``."""
         if not self.stands_on(at) or self.tip is None:
             return []  # read on a fork, or ahead of us: the next audit will do
@@ -213,10 +213,10 @@ class Follower:
             return [self._extend(head)]
         is_next = head.number == tip.number + 1 and head.parent_hash == tip.hash
         if head.number <= tip.number + 1 and not is_next:
-            self._walk = Walk(None)
+            self._walk = ForkSearch(None)
             return [FetchHead()]
         self._overflow = False
-        self._walk = Walk(head)
+        self._walk = ForkSearch(head)
         return self._aimed(self._walk, head, tip)
 
     def _extend(self, head: BlockRef) -> Advanced:
@@ -260,22 +260,22 @@ class Follower:
         self._waiting.pop(log.block_hash, None)
         if self._walk is not None or self._ring.get(log.block_number) != log.block_hash:
             return []
-        self._walk = Walk(None)
+        self._walk = ForkSearch(None)
         return [FetchHead()]
 
     # -- walks ----------------------------------------------------------------------------------------
 
-    def _aimed(self, walk: Walk, target: BlockRef, tip: BlockRef) -> list[Command]:
+    def _aimed(self, walk: ForkSearch, target: BlockRef, tip: BlockRef) -> list[Command]:
         if self._ring.get(target.number) == target.hash:
             return self._following()
         gap = target.number - tip.number
-        if self.resync_above is not None and gap > self.resync_above:
+        if self.reload_above is not None and gap > self.reload_above:
             self._walk = None
-            return [Resync(f"{gap} blocks behind")]
+            return [Reload(f"{gap} blocks behind")]
         walk.aim(target, self._ring)
         return self._search(walk)
 
-    def _search(self, walk: Walk) -> list[Command]:
+    def _search(self, walk: ForkSearch) -> list[Command]:
         if walk.high - walk.low > 1 or walk.target is None:
             return [FetchHeader(walk.probe())]
         ours = self.settled if self._caught_up else self.tip
@@ -283,10 +283,10 @@ class Follower:
             return self._following()  # the endpoint is behind us, and must not take anything back
         if walk.high == 0 or (self.settled is not None and walk.common < self.settled.number):
             self._walk = None
-            return [Resync("no block above what is settled is on this chain")]
+            return [Reload("no block above what is settled is on this chain")]
         return [FetchEvents(walk.common + 1, walk.target)]
 
-    def _confirmed(self, walk: Walk, header: BlockRef | None) -> list[Command]:
+    def _confirmed(self, walk: ForkSearch, header: BlockRef | None) -> list[Command]:
         if walk.target is None or walk.events is None or header is None or header.hash != walk.target.hash:
             return self._restarted()
         depth = max(self.tip.number - walk.common, 0) if self.tip else 0
@@ -297,7 +297,7 @@ class Follower:
         self._restarts += 1
         if self._restarts > RESTARTS:
             return [Leave("its blocks keep changing under a query")]
-        self._walk = Walk(None)
+        self._walk = ForkSearch(None)
         return [FetchHead()]
 
     def _adopt(self, common: int, target: BlockRef, events: list[LoggedEvent], depth: int) -> Advanced:

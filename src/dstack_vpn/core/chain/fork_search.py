@@ -9,7 +9,7 @@ from dstack_vpn.core.model import BlockRef
 
 
 @dataclass(slots=True)
-class Walk:
+class ForkSearch:
     """The search for the newest block that we and the chain agree on, and what follows from it."""
 
     target: BlockRef | None

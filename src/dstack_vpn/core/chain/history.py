@@ -11,24 +11,24 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from dstack_vpn.core.chain.events import LoggedEvent, Observed
+from dstack_vpn.core.chain.events import LoggedEvent, TokenState
 from dstack_vpn.core.chain.registry import Change, Registry, apply_all, revert
 from dstack_vpn.core.model import END_OF_BLOCK, Position, TokenId
 
 
 def position_of(logged: LoggedEvent) -> tuple[Position, int]:
     """What orders events: their place on the chain, and the token for states read after one block."""
-    token = logged.event.token_id if isinstance(logged.event, Observed) else 0
+    token = logged.event.token_id if isinstance(logged.event, TokenState) else 0
     return Position(logged.block_number, logged.log_index), token
 
 
-def observed_at(block_number: int, block_hash: str, event: Observed) -> LoggedEvent:
+def observed_at(block_number: int, block_hash: str, event: TokenState) -> LoggedEvent:
     """A token's state after a block, as an event that follows all of the block's logs."""
     return LoggedEvent(block_number, block_hash, END_OF_BLOCK, event)
 
 
 @dataclass(slots=True)
-class Timeline:
+class EventHistory:
     """The base state, the events above it, and the state that they lead to."""
 
     base: Registry = field(default_factory=Registry)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from dstack_vpn.core.model import GENESIS, Address, Malformed, Position, TokenId
-from dstack_vpn.core.paths.peer_endpoint import Reach
+from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
 from dstack_vpn.core.wireguard.keys import PublicKey
 
 
@@ -15,9 +15,9 @@ class Node:
     owner: Address
     node_id: str | Malformed
     public_key: PublicKey | Malformed | None
-    endpoint: Reach | Malformed | None = None
+    endpoint: PeerEndpoint | Malformed | None = None
     """The contract's own endpoint field."""
-    uri_endpoint: Reach | Malformed | None = None
+    uri_endpoint: PeerEndpoint | Malformed | None = None
     """The ``endpoint`` member of a ``data:`` token URI."""
     active: bool = True
     expires_at: int = 0

@@ -19,10 +19,10 @@ from dstack_vpn.core.chain.events import (
     ExpiryUpdated,
     Granted,
     KeyUpdated,
-    Observed,
     OwnerKeyUpdated,
     RegistryEvent,
     Revoked,
+    TokenState,
     Transferred,
 )
 from dstack_vpn.core.chain.node import Node
@@ -114,7 +114,7 @@ def revert(state: Registry, *changes: Change) -> Registry:
     return draft
 
 
-def contradicts(state: Registry, observed: Observed) -> bool:
+def contradicts(state: Registry, observed: TokenState) -> bool:
     """Whether a token's state as it was read says anything else than ours."""
     old = state.get(observed.token_id)
     return read_over(old, observed.node) != old
@@ -125,7 +125,7 @@ def _effects(state: Registry, event: RegistryEvent, at: Position) -> list[tuple[
     match event:
         case Granted(token, owner, node_id, key):
             return [(token, _granted(state.nodes.get(token), Node(token, owner, node_id, key, key_since=at)))]
-        case Observed(token, node):
+        case TokenState(token, node):
             return [(token, read_over(state.nodes.get(token), node))]
         case OwnerKeyUpdated(owner, key):
             return [(token, _rekeyed(state.nodes[token], key, at)) for token in state.with_owner(owner)]

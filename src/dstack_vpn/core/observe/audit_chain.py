@@ -34,7 +34,7 @@ ORIGIN: Final = Anchor(0, BEGINNING)
 
 
 @dataclass(frozen=True, slots=True)
-class Note:
+class AuditRecord:
     """Something to be recorded: when it was, in Unix seconds, what kind of thing it is, and its details."""
 
     at: float
@@ -43,11 +43,11 @@ class Note:
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class ChainedRecord:
     """A note in its place."""
 
     number: int
-    note: Note
+    note: AuditRecord
     hash: str
 
     @property
@@ -56,18 +56,18 @@ class Record:
         return Anchor(self.number, self.hash)
 
 
-def seal(after: Anchor, note: Note) -> Record:
+def seal(after: Anchor, note: AuditRecord) -> ChainedRecord:
     """The record that follows there."""
     number = after.number + 1
     text = json.dumps(
         [number, float(note.at), note.kind, dict(note.body)], sort_keys=True, separators=(",", ":")
     )
     digest = hashlib.sha256(bytes.fromhex(after.hash) + text.encode())
-    return Record(number, note, digest.hexdigest())
+    return ChainedRecord(number, note, digest.hexdigest())
 
 
 def check(
-    after: Anchor, records: Iterable[Record], gaps: Mapping[int, Anchor] = MappingProxyType({})
+    after: Anchor, records: Iterable[ChainedRecord], gaps: Mapping[int, Anchor] = MappingProxyType({})
 ) -> tuple[Anchor, str | None]:
     """Follow the chain from an anchor: the last place that is sound, and the problem after it, if any.
 

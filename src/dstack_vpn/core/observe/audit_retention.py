@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from dstack_vpn.core.observe.audit_chain import Anchor, Body, Record
+from dstack_vpn.core.observe.audit_chain import Anchor, Body, ChainedRecord
 
 CUT: Final = "audit.cut"
 EACH_TOKEN: Final = 500
@@ -39,7 +39,7 @@ class Kept(NamedTuple):
     """Bytes."""
 
 
-class Run(NamedTuple):
+class RecordRun(NamedTuple):
     """Records in a row that are gone."""
 
     first: int
@@ -100,16 +100,16 @@ def _head(records: Sequence[Kept], passing: set[int], largest: int, over: int) -
     return head, over
 
 
-def runs(gone: Iterable[Anchor], cut: int) -> Iterator[Run]:
+def runs(gone: Iterable[Anchor], cut: int) -> Iterator[RecordRun]:
     """Group the places of records that go, in rising order, into runs."""
-    run: Run | None = None
+    run: RecordRun | None = None
     for place in gone:
         if run is not None and place.number == run.last.number + 1:
-            run = Run(run.first, place, cut)
+            run = RecordRun(run.first, place, cut)
             continue
         if run is not None:
             yield run
-        run = Run(place.number, place, cut)
+        run = RecordRun(place.number, place, cut)
     if run is not None:
         yield run
 
@@ -119,7 +119,7 @@ def of_head(by: str, records: int, last: Anchor, since: float) -> Body:
     return {"by": by, "records": records, "through": last.number, "hash": last.hash, "from": since}
 
 
-def of_thinning(gone: Sequence[Kept], thinned: Iterable[Run]) -> Body:
+def of_thinning(gone: Sequence[Kept], thinned: Iterable[RecordRun]) -> Body:
     """The body of the record that tells of a thinning."""
     kinds = Counter(record.kind for record in gone)
     named = ", ".join(f"{kind} {count}" for kind, count in sorted(kinds.items()))
@@ -132,13 +132,13 @@ def of_thinning(gone: Sequence[Kept], thinned: Iterable[Run]) -> Body:
     }
 
 
-def digest(thinned: Iterable[Run]) -> str:
+def digest(thinned: Iterable[RecordRun]) -> str:
     """Stand for all runs of one cut."""
     lines = (f"{run.first} {run.last}" for run in sorted(thinned))
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def unexplained(start: Anchor, thinned: Sequence[Run], told: Sequence[Record]) -> str | None:
+def unexplained(start: Anchor, thinned: Sequence[RecordRun], told: Sequence[ChainedRecord]) -> str | None:
     """Return the first gap that no record of a cut accounts for, or None.
 
     ``start`` is the place that the log begins after; ``told`` are the records of kind `CUT`.
@@ -146,8 +146,8 @@ def unexplained(start: Anchor, thinned: Sequence[Run], told: Sequence[Record]) -
     heads = [record for record in told if "hash" in record.note.body]
     if start.number and not any(_tells_of(record, start) for record in heads):
         return f"records up to {start.number} are missing, and no record of a cut says so"
-    cuts: Mapping[int, Record] = {record.number: record for record in told}
-    by_cut: dict[int, list[Run]] = {}
+    cuts: Mapping[int, ChainedRecord] = {record.number: record for record in told}
+    by_cut: dict[int, list[RecordRun]] = {}
     for run in thinned:
         by_cut.setdefault(run.cut, []).append(run)
     for number in sorted({*by_cut, *(n for n, record in cuts.items() if "digest" in record.note.body)}):
@@ -158,6 +158,6 @@ def unexplained(start: Anchor, thinned: Sequence[Run], told: Sequence[Record]) -
     return None
 
 
-def _tells_of(record: Record, start: Anchor) -> bool:
+def _tells_of(record: ChainedRecord, start: Anchor) -> bool:
     body = record.note.body
     return (body.get("through"), body.get("hash")) == tuple(start)

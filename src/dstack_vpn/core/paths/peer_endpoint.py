@@ -13,7 +13,7 @@ from typing import Final, Self
 
 from dstack_vpn.core.model import Endpoint
 from dstack_vpn.core.paths.destination import Destinations
-from dstack_vpn.core.paths.relay_url import Upstream
+from dstack_vpn.core.paths.relay_url import RelayUrl
 from dstack_vpn.errors import FormatError
 
 RELAYS: Final = 4
@@ -24,11 +24,11 @@ _UDP: Final = "udp://"
 
 
 @dataclass(frozen=True, slots=True)
-class Reach:
+class PeerEndpoint:
     """The alternatives of a peer's endpoint: at least one."""
 
     udp: Endpoint | None = None
-    relays: tuple[Upstream, ...] = ()
+    relays: tuple[RelayUrl, ...] = ()
     """In order of preference."""
     local: bool = False
     """Whether the operator of this node wrote it: such relays may name files, proxies and this machine."""
@@ -47,14 +47,14 @@ class Reach:
             raise FormatError(f"endpoint: more than {REACH_LENGTH} characters or {1 + RELAYS} alternatives")
         found = [_alternative(part, number, len(parts), local=local) for number, part in enumerate(parts, 1)]
         udp = [alternative for alternative in found if isinstance(alternative, Endpoint)]
-        relays = dict.fromkeys(alternative for alternative in found if isinstance(alternative, Upstream))
+        relays = dict.fromkeys(alternative for alternative in found if isinstance(alternative, RelayUrl))
         if len(udp) > 1 or len(relays) > RELAYS:
             raise FormatError(f"endpoint: expected one UDP address and {RELAYS} relays at most")
-        reach = cls(udp[0] if udp else None, tuple(relays), local)
+        peer_endpoint = cls(udp[0] if udp else None, tuple(relays), local)
         # Written out it can be a little longer: what is stored must be read again.
-        if len(str(reach)) > REACH_LENGTH:
+        if len(str(peer_endpoint)) > REACH_LENGTH:
             raise FormatError(f"endpoint: longer than {REACH_LENGTH} characters")
-        return reach
+        return peer_endpoint
 
     def refusal(self, destinations: Destinations) -> str | None:
         """Why nothing may be sent to one of its addresses; names are judged when they are resolved."""
@@ -81,11 +81,11 @@ def split_alternatives(text: str) -> list[str]:
     return parts
 
 
-def _alternative(text: str, number: int, count: int, *, local: bool) -> Endpoint | Upstream:
+def _alternative(text: str, number: int, count: int, *, local: bool) -> Endpoint | RelayUrl:
     try:
         if text.startswith(_UDP) or "://" not in text:
             return Endpoint.parse(text.removeprefix(_UDP))
-        return Upstream.parse(text, local=local)
+        return RelayUrl.parse(text, local=local)
     except FormatError as error:
         which = f"alternative {number}: " if count > 1 else ""
         raise FormatError(f"endpoint: {which}{str(error).removeprefix('endpoint: ')}") from None

@@ -27,7 +27,7 @@ _PIN: Final = re.compile(r"sha256:([0-9a-fA-F]{64})", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
-class Upstream:
+class RelayUrl:
     """A relay's other end: over TCP, or over TLS over TCP."""
 
     scheme: str

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
-from dstack_vpn.core.paths.peer_endpoint import Reach
+from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
 from dstack_vpn.core.wireguard.wire import asks_for_answer
 
 NO_HANDSHAKE: Final = 10.0
@@ -27,7 +27,7 @@ STEADY: Final = 600.0
 """Seconds that UDP must have carried until its earlier failures are forgotten."""
 
 
-class Transport(StrEnum):
+class TransportMode(StrEnum):
     """What the operator allows."""
 
     AUTO = "auto"
@@ -36,30 +36,30 @@ class Transport(StrEnum):
     TLS = "tls"
 
 
-class Way(StrEnum):
+class Path(StrEnum):
     """How a peer is reached now."""
 
     UDP = "udp"
     RELAY = "relay"
 
 
-def usable(reach: Reach, transport: Transport) -> Reach:
+def usable(peer_endpoint: PeerEndpoint, transport: TransportMode) -> PeerEndpoint:
     """The alternatives that the setting allows; there may be none."""
     match transport:
-        case Transport.AUTO:
-            return reach
-        case Transport.UDP:
-            return replace(reach, relays=())
+        case TransportMode.AUTO:
+            return peer_endpoint
+        case TransportMode.UDP:
+            return replace(peer_endpoint, relays=())
         case scheme:
-            relays = tuple(relay for relay in reach.relays if relay.scheme == scheme)
-            return replace(reach, udp=None, relays=relays)
+            relays = tuple(relay for relay in peer_endpoint.relays if relay.scheme == scheme)
+            return replace(peer_endpoint, udp=None, relays=relays)
 
 
 @dataclass(slots=True)
-class Course:
+class PathSelector:
     """The way to a peer that can be reached both ways. Times are monotonic seconds."""
 
-    way: Way = Way.UDP
+    way: Path = Path.UDP
     _since: float = 0.0
     _counters: tuple[int, int] = (0, 0)
     """Bytes sent and received, at the last look."""
@@ -95,17 +95,17 @@ class Course:
         return self._overdue(now, session=False)
 
     @property
-    def hopeless(self) -> bool:
+    def exhausted(self) -> bool:
         """Whether both ways were tried since the peer was last heard."""
         return self._silent > 1
 
     def by_udp_for(self, now: float) -> float:
         """Seconds since UDP became the way; 0 where it is not."""
-        return now - self._since if self.way is Way.UDP else 0.0
+        return now - self._since if self.way is Path.UDP else 0.0
 
     def probe(self, now: float, jitter: float) -> bool:
         """Whether to probe UDP now; ``jitter`` is from 0 to 1."""
-        if self.way is not Way.RELAY or now < self._probe_at:
+        if self.way is not Path.RELAY or now < self._probe_at:
             return False
         self._probes += 1
         self._plan_probe(now, jitter)
@@ -119,13 +119,13 @@ class Course:
     def by_udp(self, now: float) -> bool:
         """The peer was heard by UDP; returns whether the way has changed."""
         self.proven = True
-        if self.way is Way.UDP:
+        if self.way is Path.UDP:
             return False
-        self.way, self._since, self._unanswered, self._silent = Way.UDP, now, None, 0
+        self.way, self._since, self._unanswered, self._silent = Path.UDP, now, None, 0
         return True
 
     def _by_relay(self, now: float) -> bool:
-        if self.way is Way.RELAY or self.proven:
+        if self.way is Path.RELAY or self.proven:
             return False
         self._turn(now)
         self._silent = 0
@@ -133,7 +133,7 @@ class Course:
 
     def _heard(self, now: float) -> None:
         self._unanswered, self._silent = None, 0
-        if self.way is Way.UDP and now - self._since >= STEADY:
+        if self.way is Path.UDP and now - self._since >= STEADY:
             self._failures = 0
 
     def _overdue(self, now: float, *, session: bool) -> bool:
@@ -147,8 +147,8 @@ class Course:
 
     def _turn(self, now: float) -> None:
         """Try the other way."""
-        self.way, self.proven = Way.RELAY if self.way is Way.UDP else Way.UDP, False
-        if self.way is Way.RELAY and not self._silent:
+        self.way, self.proven = Path.RELAY if self.way is Path.UDP else Path.UDP, False
+        if self.way is Path.RELAY and not self._silent:
             self._failures += 1
         self._silent = min(self._silent + 1, PATIENCE)
         self._since, self._unanswered, self._probes = now, None, 0

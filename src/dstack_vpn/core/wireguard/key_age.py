@@ -35,7 +35,7 @@ SETTLING: Final = 600.0
 """Seconds that a key that was announced has to get here; then it is announced again."""
 
 
-class Verdict(StrEnum):
+class KeyAction(StrEnum):
     """What to do about our key."""
 
     REST = "rest"
@@ -73,13 +73,13 @@ class Schedule:
         """The age at which changing it begins; seconds."""
         return self.longest * (EARLIEST + SPREAD * self.spread)
 
-    def decide(self, look: Look) -> Verdict:
+    def decide(self, look: Look) -> KeyAction:
         """What to do now."""
         if look.age is None or look.age < self.due:
-            return Verdict.REST
+            return KeyAction.REST
         if not look.able:
-            return Verdict.REMIND
-        return Verdict.RENEW if look.member and look.now >= self.ready_at else Verdict.REST
+            return KeyAction.REMIND
+        return KeyAction.RENEW if look.member and look.now >= self.ready_at else KeyAction.REST
 
     def started(self, now: float) -> Self:
         """The daemon has just begun."""

@@ -15,12 +15,12 @@ from dstack_vpn.daemon.chain.state import Began, ChainState
 from dstack_vpn.errors import EndpointError, WrongChainError
 from dstack_vpn.ports import ChainSession
 
-RESYNC_ABOVE: Final = 20_000
+RELOAD_ABOVE: Final = 20_000
 """Blocks: a longer gap is not fetched log by log where the contract can enumerate."""
 SAFE_DEPTH: Final = 64
 """Blocks below the head that count as final on a chain that does not say; where a contract can't enumerate,
 an audit asks for the logs of so many again."""
-AUDIT_DEADLINE: Final = 60.0
+RESYNC_DEADLINE: Final = 60.0
 """Seconds that an endpoint has to show everything."""
 
 _T = TypeVar("_T")
@@ -29,10 +29,10 @@ _T = TypeVar("_T")
 async def in_time(name: str, reading: Awaitable[_T]) -> _T:
     """Read everything, within the deadline: an endpoint can make any number of pages. Raises `ChainError`."""
     try:
-        async with asyncio.timeout(AUDIT_DEADLINE):
+        async with asyncio.timeout(RESYNC_DEADLINE):
             return await reading
     except TimeoutError as error:
-        raise EndpointError(f"{name} has not shown everything in {AUDIT_DEADLINE:.0f} s") from error
+        raise EndpointError(f"{name} has not shown everything in {RESYNC_DEADLINE:.0f} s") from error
 
 
 async def check_genesis(session: ChainSession) -> None:
@@ -54,7 +54,7 @@ async def bootstrap(state: ChainState, session: ChainSession, head: BlockRef) ->
     observed = await in_time(session.name, session.read_all(head))
     if observed is not None:
         nodes = [x.node for x in observed if x.node is not None]
-        follower.bootstrapped(Registry.of(nodes), head, resync_above=RESYNC_ABOVE)
+        follower.bootstrapped(Registry.of(nodes), head, reload_above=RELOAD_ABOVE)
     else:
         await _from_logs(follower, session, head)
     state.read(head)

@@ -18,7 +18,7 @@ from dstack_vpn.core.model import BlockRef, ChainIdentity, TokenId
 from dstack_vpn.core.observe.events import BrakeContradicted
 from dstack_vpn.core.wireguard.keys import PublicKey
 from dstack_vpn.daemon.chain.progress import keep_up
-from dstack_vpn.daemon.chain.quorum_checker import Jury
+from dstack_vpn.daemon.chain.quorum_checker import QuorumChecker
 from dstack_vpn.daemon.chain.session import SessionDriver
 from dstack_vpn.daemon.chain.state import ChainState
 from dstack_vpn.errors import BehindError, ChainError, EndpointError, WrongChainError
@@ -36,7 +36,7 @@ class ChainLoop:
 
     source: ChainSource
     state: ChainState
-    jury: Jury | None
+    quorum_checker: QuorumChecker | None
     """Asks the other endpoints; None if one is enough."""
     identity: ChainIdentity | None = field(default=None, init=False)
     """The chain and contract that the state directory holds; every session must match it."""
@@ -48,8 +48,8 @@ class ChainLoop:
     async def run(self) -> None:
         """Follow for ever. Absorbs `ChainError`: the session is left and the next one opened."""
         async with asyncio.TaskGroup() as group:
-            if self.jury is not None:
-                self.jury.start(group)
+            if self.quorum_checker is not None:
+                self.quorum_checker.start(group)
             while True:
                 try:
                     async with self.source.session() as session:
@@ -120,13 +120,13 @@ class ChainLoop:
                 group.create_task(driver.until_ended(), name="chain end")
                 progress = keep_up(self.state, session.name, lambda: self._has_others(session))
                 group.create_task(progress, name="chain progress")
-                if self.jury is None:
+                if self.quorum_checker is None:
                     await driver.begin()
-                    group.create_task(driver.audit_forever(), name="audit")
+                    group.create_task(driver.resync_forever(), name="audit")
                     await driver.drive()
                 else:
                     group.create_task(driver.settle_forever(), name="chain finality")
-                    with self.jury.following(driver):
+                    with self.quorum_checker.following(driver):
                         await driver.begin()
                         await driver.drive()
         except BaseExceptionGroup as errors:

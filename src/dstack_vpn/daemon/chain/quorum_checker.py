@@ -15,17 +15,17 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from dstack_vpn.core.access.quorum import Quorum
-from dstack_vpn.core.access.replies import AGREED, Question, Statement, judge_blocks, lacking
-from dstack_vpn.core.access.retry_queue import RETRY, Agenda
+from dstack_vpn.core.access.replies import AGREED, Question, Reply, judge_blocks, lacking
+from dstack_vpn.core.access.retry_queue import RETRY, RetryQueue
 from dstack_vpn.core.model import BlockRef
 from dstack_vpn.core.observe.reports import QuorumReport
-from dstack_vpn.daemon.chain.bootstrap import AUDIT_DEADLINE, SAFE_DEPTH
-from dstack_vpn.daemon.chain.quorum_session import Court, Followed
+from dstack_vpn.daemon.chain.bootstrap import RESYNC_DEADLINE, SAFE_DEPTH
+from dstack_vpn.daemon.chain.quorum_session import FollowedVerifier, QuorumSession
 from dstack_vpn.daemon.chain.session import SessionDriver
 from dstack_vpn.daemon.chain.state import Began, ChainState
-from dstack_vpn.daemon.chain.verifiers import LOOK, Witnesses
+from dstack_vpn.daemon.chain.verifiers import LOOK, Verifiers
 from dstack_vpn.errors import EndpointError
-from dstack_vpn.ports import ChainSource, Witness
+from dstack_vpn.ports import ChainSource, Verifier
 
 DEADLINE: Final = 8.0
 """Seconds that endpoints have to answer a question about some tokens; an audit's is longer."""
@@ -38,7 +38,7 @@ SLICE: Final = 250
 
 
 @dataclass(slots=True)
-class Jury:
+class QuorumChecker:
     """All endpoints, asked."""
 
     state: ChainState
@@ -46,18 +46,18 @@ class Jury:
     quorum: Quorum
     doubted: asyncio.Event
     """Set when there may be tokens to ask about."""
-    court: Court = field(init=False)
+    session: QuorumSession = field(init=False)
     _silent: dict[str, str] = field(default_factory=dict, init=False)
     """Endpoints that did not answer the last audit, and why."""
     _agreeing: int = field(default=0, init=False)
-    _agenda: Agenda = field(default_factory=Agenda)
+    _agenda: RetryQueue = field(default_factory=RetryQueue)
     _agreed: dict[str, float] = field(default_factory=dict)
     """When each endpoint was last seen to have our block; those that don't any more are not there."""
     _tips: deque[tuple[float, BlockRef]] = field(default_factory=lambda: deque(maxlen=TIPS))
     """When we stood on which block, at the audits."""
 
     def __post_init__(self) -> None:
-        self.court = Court(self.state, self.source, self.quorum, Witnesses(self.source))
+        self.session = QuorumSession(self.state, self.source, self.quorum, Verifiers(self.source))
 
     def report(self) -> QuorumReport:
         """Report for health and metrics."""
@@ -76,16 +76,16 @@ class Jury:
     @contextmanager
     def following(self, driver: SessionDriver) -> Iterator[None]:
         """Ask this endpoint over its session for as long as it is followed."""
-        self.court.follow(Followed(driver))
+        self.session.follow(FollowedVerifier(driver))
         self.doubted.set()
         try:
             yield
         finally:
-            self.court.follow(None)
+            self.session.follow(None)
 
     def start(self, group: asyncio.TaskGroup) -> None:
         """Ask and judge for as long as the group runs, whatever is followed."""
-        self.court.witnesses.start(group)
+        self.session.verifiers.start(group)
         group.create_task(self._audit_forever(group), name="quorum audits")
         group.create_task(self._ask_forever(group), name="quorum questions")
 
@@ -140,12 +140,12 @@ class Jury:
                 limit.release()
                 self.doubted.set()
 
-        def judged(_: Statement) -> None:
+        def judged(_: Reply) -> None:
             if not set(question.tokens).intersection(self.quorum.questions(height)):
                 end()
 
         try:
-            await self.court.hear(question, self.court.everybody(), DEADLINE, judged)
+            await self.session.hear(question, self.session.everybody(), DEADLINE, judged)
         finally:
             end()
 
@@ -155,7 +155,7 @@ class Jury:
         """Begin an audit every interval, also while one goes on; sooner for another followed endpoint."""
         pause = RETRY[0]
         while True:
-            began, interval = self.state.clock.monotonic(), self.state.audit_interval
+            began, interval = self.state.clock.monotonic(), self.state.resync_interval
             self.state.fresh.clear()
             audit = group.create_task(self._audit(), name="quorum audit")
             await asyncio.wait([audit], timeout=interval)
@@ -175,22 +175,22 @@ class Jury:
         follower = self.state.follower
         if (tip := follower.tip) is None:
             return False
-        asked = [x for x in self.court.everybody() if x.name not in self.court.busy]
+        asked = [x for x in self.session.everybody() if x.name not in self.session.busy]
         known = tuple(follower.registry.nodes)
         question = Question(
-            tip, known, True, earlier=self._earlier(), logs_from=max(self.state.audited_to - SAFE_DEPTH, 0)
+            tip, known, True, earlier=self._earlier(), logs_from=max(self.state.resynced_to - SAFE_DEPTH, 0)
         )
-        statements: list[Statement] = []
+        statements: list[Reply] = []
         confirmed = False
 
-        def heard(statement: Statement) -> None:
+        def heard(statement: Reply) -> None:
             nonlocal confirmed
             statements.append(statement)
             if statement.head is not None:
                 self.state.lag.shown(statement.endpoint, statement.head, self.state.clock.monotonic())
             confirmed = self._confirms(tip, statement)
 
-        in_time = await self.court.hear(question, asked, AUDIT_DEADLINE, heard)
+        in_time = await self.session.hear(question, asked, RESYNC_DEADLINE, heard)
         self._judge_blocks(question, statements)
         answered = {x.endpoint for x in statements}
         silent = [x for x in asked if x.name not in answered]
@@ -218,7 +218,7 @@ class Jury:
             return known[-1]
         return None if ours or not old else (old[-1].number, old[-1].hash)
 
-    def _confirms(self, tip: BlockRef, statement: Statement) -> bool:
+    def _confirms(self, tip: BlockRef, statement: Reply) -> bool:
         """With the answers of k endpoints that have our block, the registry is known; returns whether it is.
 
         At the start an endpoint has to be followed, too: our block may be the one that was stored.
@@ -228,7 +228,7 @@ class Jury:
             self._agreed[statement.endpoint] = now
         else:
             self._agreed.pop(statement.endpoint, None)
-        lately = now - self.state.audit_interval - AUDIT_DEADLINE
+        lately = now - self.state.resync_interval - RESYNC_DEADLINE
         self._agreeing = sum(seen >= lately for seen in self._agreed.values())
         known = self.state.members.synced is not None or self.state.problem is None
         if known and self._agreeing >= self.quorum.needed:
@@ -236,19 +236,19 @@ class Jury:
             return True
         return False
 
-    def _judge_blocks(self, question: Question, statements: Sequence[Statement]) -> None:
+    def _judge_blocks(self, question: Question, statements: Sequence[Reply]) -> None:
         needed, tip = self.quorum.needed, question.at
         claims = self.state.lag.overdue(tip, self.state.clock.monotonic())
         earlier = None if question.earlier is None else question.earlier[0]
         for name, reason in judge_blocks(needed, statements, earlier, claims).items():
-            self.court.sentence(name, reason)
+            self.session.quarantine(name, reason)
         if without := lacking(needed, statements, earlier):
             self._discredit(without)
 
     def _discredit(self, honest: Collection[str]) -> None:
         """Our chain is made up: have the registry read again, from an endpoint that follows another one."""
         self._tips.clear()
-        followed = self.court.followed
+        followed = self.session.followed
         if followed is not None and followed.name in honest:
             followed.driver.restart("the endpoints don't have our blocks")
             return
@@ -256,8 +256,8 @@ class Jury:
         if followed is not None:
             followed.driver.end(EndpointError(f"{followed.name}: its blocks are not those of the others"))
 
-    def _leave_silent(self, silent: Sequence[Witness]) -> None:
-        followed = self.court.followed
+    def _leave_silent(self, silent: Sequence[Verifier]) -> None:
+        followed = self.session.followed
         if followed is not None and any(x is followed for x in silent):
-            seconds = f"{AUDIT_DEADLINE:.0f} s"
+            seconds = f"{RESYNC_DEADLINE:.0f} s"
             followed.driver.end(EndpointError(f"{followed.name} has not answered an audit in {seconds}"))

@@ -11,18 +11,18 @@ from typing import Final
 import structlog
 
 from dstack_vpn.core.access.quorum import Quorum
-from dstack_vpn.core.access.replies import Question, Statement, Word, compare
-from dstack_vpn.core.chain.events import Observed
+from dstack_vpn.core.access.replies import Comparison, Question, Reply, compare
+from dstack_vpn.core.chain.events import TokenState
 from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.chain.registry import Registry
 from dstack_vpn.core.model import BlockRef, TokenId
 from dstack_vpn.core.observe.events import EndpointQuarantined
 from dstack_vpn.daemon.chain.session import SessionDriver
 from dstack_vpn.daemon.chain.state import ChainState
-from dstack_vpn.daemon.chain.verifiers import Witnesses, answer
+from dstack_vpn.daemon.chain.verifiers import Verifiers, answer
 from dstack_vpn.daemon.slices import slices
 from dstack_vpn.errors import ChainError, EndpointError
-from dstack_vpn.ports import ChainSource, Witness
+from dstack_vpn.ports import ChainSource, Verifier
 
 _log = structlog.get_logger(component="quorum")
 
@@ -31,8 +31,8 @@ SLICE: Final = 250
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Followed:
-    """The followed endpoint as one that is asked: implements `ports.Witness`."""
+class FollowedVerifier:
+    """The followed endpoint as one that is asked: implements `ports.Verifier`."""
 
     driver: SessionDriver
 
@@ -43,8 +43,8 @@ class Followed:
         """The endpoint's."""
         return self.driver.session.name
 
-    async def testify(self, question: Question) -> Statement:
-        """See `ports.Witness.testify`. Corrects what we hold, and ends a session that fails.
+    async def query(self, question: Question) -> Reply:
+        """See `ports.Verifier.testify`. Corrects what we hold, and ends a session that fails.
 
         Over a reorg that we have not heard of, it may not know our block any more: that is no failure.
         """
@@ -63,46 +63,46 @@ class Followed:
 
 
 @dataclass(slots=True)
-class Court:
+class QuorumSession:
     """All endpoints, and what becomes of their words."""
 
     state: ChainState
     source: ChainSource
     quorum: Quorum
-    witnesses: Witnesses
-    followed: Followed | None = None
+    verifiers: Verifiers
+    followed: FollowedVerifier | None = None
     """The endpoint that is followed now; None between two sessions."""
     busy: set[str] = field(default_factory=set)
     """Endpoints that are answering an audit."""
     _contested: set[TokenId] = field(default_factory=set)
     """What the log has about contested tokens."""
 
-    def follow(self, followed: Followed | None) -> None:
+    def follow(self, followed: FollowedVerifier | None) -> None:
         """Ask this endpoint over its session from now on; None: no endpoint is followed."""
         self.followed = followed
         if followed is not None:
-            self.witnesses.dismiss(followed.name)
+            self.verifiers.dismiss(followed.name)
 
-    def everybody(self) -> list[Witness]:
+    def everybody(self) -> list[Verifier]:
         """All endpoints that are not in quarantine, each with a connection."""
         followed = self.followed
-        self.witnesses.call(besides="" if followed is None else followed.name)
-        return [*self.witnesses] if followed is None else [followed, *self.witnesses]
+        self.verifiers.call(besides="" if followed is None else followed.name)
+        return [*self.verifiers] if followed is None else [followed, *self.verifiers]
 
     async def hear(
         self,
         question: Question,
-        asked: Sequence[Witness],
+        asked: Sequence[Verifier],
         deadline: float,
-        heard: Callable[[Statement], None],
+        heard: Callable[[Reply], None],
     ) -> bool:
         """Ask everybody, and judge by each answer as it comes; returns whether all have answered in time.
 
         Absorbs `ChainError`: an endpoint that fails has answered.
         """
         ours, unsettled = self.state.follower.registry, self.state.follower.open_tokens()
-        answers: asyncio.Queue[Statement | None] = asyncio.Queue()
-        words: list[Word] = []
+        answers: asyncio.Queue[Reply | None] = asyncio.Queue()
+        words: list[Comparison] = []
         try:
             async with asyncio.timeout(deadline), asyncio.TaskGroup() as group:
                 for each in asked:
@@ -118,24 +118,24 @@ class Court:
         return True
 
     async def _into(
-        self, answers: asyncio.Queue[Statement | None], witness: Witness, question: Question
+        self, answers: asyncio.Queue[Reply | None], verifier: Verifier, question: Question
     ) -> None:
         """Put what it says there, or None."""
-        said: Statement | None = None
+        said: Reply | None = None
         if question.whole:
-            self.busy.add(witness.name)
+            self.busy.add(verifier.name)
         try:
-            said = await witness.testify(question)
+            said = await verifier.query(question)
         except ChainError as error:
-            _log.debug("quorum.unanswered", endpoint=witness.name, problem=str(error))
+            _log.debug("quorum.unanswered", endpoint=verifier.name, problem=str(error))
         finally:
             if question.whole:
-                self.busy.discard(witness.name)
+                self.busy.discard(verifier.name)
             answers.put_nowait(said)
 
-    async def _words(self, ours: Registry, at: BlockRef, statement: Statement) -> list[Word]:
+    async def _words(self, ours: Registry, at: BlockRef, statement: Reply) -> list[Comparison]:
         """What it says of our block, and of its head if that differs."""
-        word = Word.of(statement, at, *await self._compare(ours, statement.observed))
+        word = Comparison.of(statement, at, *await self._compare(ours, statement.observed))
         _, differs = await self._compare(ours, statement.later)
         if differs and statement.head is not None:
             return [*word.until(statement.head, differs)]
@@ -143,7 +143,7 @@ class Court:
 
     @staticmethod
     async def _compare(
-        ours: Registry, observed: Sequence[Observed]
+        ours: Registry, observed: Sequence[TokenState]
     ) -> tuple[set[TokenId], dict[TokenId, Node | None]]:
         """A few hundred tokens at a time, so that no event waits."""
         same: set[TokenId] = set()
@@ -154,24 +154,24 @@ class Court:
             differs |= other
         return same, differs
 
-    def _judge(self, ours: Registry, words: Sequence[Word], unsettled: Collection[TokenId]) -> None:
+    def _judge(self, ours: Registry, words: Sequence[Comparison], unsettled: Collection[TokenId]) -> None:
         free = self.source.quarantined()
         heard = [x for x in words if x.endpoint not in free or not free[x.endpoint].seconds_left]
         verdict = self.quorum.heard(ours, self.state.follower.registry, heard, unsettled)
         self.state.members.testified(verdict.changed)
-        for name, reason in verdict.liars.items():
-            self.sentence(name, reason)
+        for name, reason in verdict.contradicted.items():
+            self.quarantine(name, reason)
         contested = set(self.quorum.contested)
         if contested - self._contested:
             _log.warning("quorum.contested", tokens=sorted(contested)[:20], count=len(contested))
         self._contested = contested
 
-    def sentence(self, name: str, reason: str) -> None:
+    def quarantine(self, name: str, reason: str) -> None:
         """An endpoint lies: it is asked nothing more for a while, and what it said is void."""
         self.source.quarantine(name, reason)
         self.state.publish(EndpointQuarantined(name, reason))
-        self.state.members.testified(self.quorum.strike(name))
+        self.state.members.testified(self.quorum.discard(name))
         self.state.lag.void(name)
-        self.witnesses.dismiss(name)
+        self.verifiers.dismiss(name)
         if self.followed is not None and name == self.followed.name:
             self.followed.driver.end(EndpointError(f"{name} was found to lie: {reason}"))

@@ -21,9 +21,9 @@ from dstack_vpn.core.chain.commands import (
     FetchHead,
     FetchHeader,
     Leave,
-    Resync,
+    Reload,
 )
-from dstack_vpn.core.chain.events import LoggedEvent, Observed, OwnerKeyUpdated
+from dstack_vpn.core.chain.events import LoggedEvent, OwnerKeyUpdated, TokenState
 from dstack_vpn.core.chain.registry import contradicts
 from dstack_vpn.core.model import BlockRef, TokenId
 from dstack_vpn.daemon.chain.bootstrap import SAFE_DEPTH, bootstrap, check_genesis, final_block, in_time
@@ -56,10 +56,10 @@ class _Reading:
     """States that were read after a block."""
 
     at: BlockRef
-    observed: list[Observed]
+    observed: list[TokenState]
 
 
-Item: TypeAlias = ChainFact | Unannounced | _Answer | _Reading | Resync | ChainError
+Item: TypeAlias = ChainFact | Unannounced | _Answer | _Reading | Reload | ChainError
 
 
 @dataclass(slots=True)
@@ -123,9 +123,9 @@ class SessionDriver:
                 await asyncio.sleep(0)
             item = waiting or await self.queue.get()
 
-    def _feed(self, item: ChainFact | Unannounced | _Answer | _Reading | Resync) -> list[Command]:
+    def _feed(self, item: ChainFact | Unannounced | _Answer | _Reading | Reload) -> list[Command]:
         match item:
-            case Resync():
+            case Reload():
                 self.state.follower.abandon()
                 return [item]
             case _Answer(fetch, result):
@@ -145,10 +145,10 @@ class SessionDriver:
                 self.group.create_task(self._look(block), name="chain look")
                 return []
 
-    async def audit_forever(self) -> None:
+    async def resync_forever(self) -> None:
         """Compare everything with the contract, again and again."""
         while True:
-            await asyncio.sleep(self.state.audit_interval)
+            await asyncio.sleep(self.state.resync_interval)
             try:
                 await self.audit()
             except ChainError as error:
@@ -162,21 +162,21 @@ class SessionDriver:
             return
         observed = await in_time(self.session.name, self.session.read_all(tip))
         if observed is None:
-            for logged in await self.session.events(max(state.audited_to - SAFE_DEPTH, 0), tip.number):
+            for logged in await self.session.events(max(state.resynced_to - SAFE_DEPTH, 0), tip.number):
                 await self.queue.put(logged)
             observed = await self.session.read_tokens(sorted(follower.registry.nodes), tip)
         else:
             gone = follower.registry.nodes.keys() - {observation.token_id for observation in observed}
-            observed += [Observed(token, None) for token in gone]
+            observed += [TokenState(token, None) for token in gone]
         await self.correct(tip, observed)
         await self.settle(tip)
         if state.members.quorum is None:
             state.members.confirmed()
 
-    async def correct(self, at: BlockRef, observed: Sequence[Observed]) -> None:
+    async def correct(self, at: BlockRef, observed: Sequence[TokenState]) -> None:
         """Have what we hold corrected by what was read after that block, where it differs."""
         if wrong := await self._contradictions(observed):
-            _log.warning("registry.audit_differs", tokens=[x.token_id for x in wrong[:20]], count=len(wrong))
+            _log.warning("registry.resync_differs", tokens=[x.token_id for x in wrong[:20]], count=len(wrong))
             await self.queue.put(_Reading(at, wrong))
 
     def compared(self, at: BlockRef) -> None:
@@ -209,7 +209,7 @@ class SessionDriver:
     def restart(self, reason: str) -> None:
         """Have everything read again."""
         with suppress(asyncio.QueueFull):
-            self.queue.put_nowait(Resync(reason))
+            self.queue.put_nowait(Reload(reason))
 
     async def until_ended(self) -> None:
         """Raise the error that the session is to end with."""
@@ -217,9 +217,9 @@ class SessionDriver:
         assert self._error is not None
         raise self._error
 
-    async def _contradictions(self, observed: Sequence[Observed]) -> list[Observed]:
+    async def _contradictions(self, observed: Sequence[TokenState]) -> list[TokenState]:
         """What says anything else than our registry; a few hundred at a time, so that no event waits."""
-        wrong: list[Observed] = []
+        wrong: list[TokenState] = []
         async for part in slices(observed, SLICE):
             wrong += [x for x in part if contradicts(self.state.follower.registry, x)]
         return wrong
@@ -231,8 +231,8 @@ class SessionDriver:
             match command:
                 case Advanced():
                     await self._advanced(command, seen)
-                case Resync(reason):
-                    _log.warning("chain.resync", reason=reason)
+                case Reload(reason):
+                    _log.warning("chain.reload", reason=reason)
                     await check_genesis(self.session)
                     await bootstrap(self.state, self.session, await self.session.head())
                 case Leave(reason):
@@ -244,7 +244,7 @@ class SessionDriver:
         try:
             await self.queue.put(_Answer(fetch, await self._ask(fetch)))
         except LogsError as error:
-            await self.queue.put(Resync(f"no logs: {error}"))
+            await self.queue.put(Reload(f"no logs: {error}"))
         except ChainError as error:
             await self.queue.put(error)
 
@@ -315,7 +315,7 @@ class SessionDriver:
             return
         await self.queue.put(_Reading(at, observed))
 
-    def _take_reading(self, at: BlockRef, observed: list[Observed]) -> list[Command]:
+    def _take_reading(self, at: BlockRef, observed: list[TokenState]) -> list[Command]:
         if not self.state.follower.stands_on(at):  # a reorg has overtaken us: the next step reads again
             tokens = {x.token_id for x in observed}
             self.state.unread.update(tokens)

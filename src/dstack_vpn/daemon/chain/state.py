@@ -30,7 +30,7 @@ class ChainState:
 
     members: Members
     clock: Clock
-    audit_interval: float
+    resync_interval: float
     """Seconds between full comparisons with the contract."""
     changed: asyncio.Queue[Advanced | Began]
     """Takes what is to be stored."""
@@ -46,11 +46,11 @@ class ChainState:
     fresh: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when another endpoint is followed, or the same one again."""
     reorgs: int = 0
-    audits: int = 0
+    resyncs: int = 0
     events: int = 0
     confirmed: int = 0
     """Events that have become final in this process."""
-    audited_to: int = 0
+    resynced_to: int = 0
     """The height up to which logs were compared."""
     unread: set[TokenId] = field(default_factory=set)
     """Tokens whose events leave open what they are now, and that have not been read since."""
@@ -120,12 +120,12 @@ class ChainState:
 
     def read(self, head: BlockRef) -> None:
         """Take note that everything was read at this block."""
-        self.audited_to, self.discredited = head.number, False
+        self.resynced_to, self.discredited = head.number, False
 
     def compared(self, tip: BlockRef) -> None:
         """Take note that everything was compared up to this block."""
-        self.audited_to = tip.number
-        self.audits += 1
+        self.resynced_to = tip.number
+        self.resyncs += 1
 
     def took(self, advanced: Advanced) -> None:
         """Count the events, and the reorg if it is one."""

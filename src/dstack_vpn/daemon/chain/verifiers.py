@@ -11,8 +11,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
-from dstack_vpn.core.access.replies import Question, Statement
-from dstack_vpn.core.chain.events import Observed, OwnerKeyUpdated
+from dstack_vpn.core.access.replies import Question, Reply
+from dstack_vpn.core.chain.events import OwnerKeyUpdated, TokenState
 from dstack_vpn.core.model import BlockRef
 from dstack_vpn.errors import ChainError, EndpointError
 from dstack_vpn.ports import ChainSession, ChainSource
@@ -26,8 +26,8 @@ LOOK: Final = 0.05
 
 
 @dataclass(slots=True)
-class EndpointWitness:
-    """Implements `ports.Witness`."""
+class EndpointVerifier:
+    """Implements `ports.Verifier`."""
 
     name: str
     source: ChainSource
@@ -52,8 +52,8 @@ class EndpointWitness:
                 self._connected.clear()
                 self._session = None
 
-    async def testify(self, question: Question) -> Statement:
-        """See `ports.Witness.testify`. An endpoint that is behind or not connected has `PATIENCE`."""
+    async def query(self, question: Question) -> Reply:
+        """See `ports.Verifier.testify`. An endpoint that is behind or not connected has `PATIENCE`."""
         try:
             async with asyncio.timeout(PATIENCE):
                 await self._connected.wait()
@@ -71,20 +71,20 @@ class EndpointWitness:
 
 
 @dataclass(slots=True)
-class Witnesses:
+class Verifiers:
     """A witness for every endpoint but the followed one."""
 
     source: ChainSource
     _group: asyncio.TaskGroup | None = field(default=None, init=False)
     """Runs their connections."""
-    _called: dict[str, EndpointWitness] = field(default_factory=dict)
+    _called: dict[str, EndpointVerifier] = field(default_factory=dict)
     _running: dict[str, asyncio.Task[None]] = field(default_factory=dict)
 
     def start(self, group: asyncio.TaskGroup) -> None:
         """Run the connections in this group from now on."""
         self._group = group
 
-    def __iter__(self) -> Iterator[EndpointWitness]:
+    def __iter__(self) -> Iterator[EndpointVerifier]:
         return iter(list(self._called.values()))
 
     def call(self, *, besides: str) -> None:
@@ -95,8 +95,8 @@ class Witnesses:
             self.dismiss(name)
         for name in wanted:
             if name not in self._called:
-                witness = self._called[name] = EndpointWitness(name, self.source)
-                self._running[name] = self._group.create_task(witness.run(), name=f"witness {name}")
+                verifier = self._called[name] = EndpointVerifier(name, self.source)
+                self._running[name] = self._group.create_task(verifier.run(), name=f"witness {name}")
 
     def dismiss(self, name: str) -> None:
         """Ask that one nothing more, if it was asked."""
@@ -104,12 +104,12 @@ class Witnesses:
             self._running.pop(name).cancel()
 
 
-async def answer(session: ChainSession, question: Question) -> Statement:
+async def answer(session: ChainSession, question: Question) -> Reply:
     """Ask an endpoint over its session; raises `ChainError`."""
     return await (_audited(session, question) if question.whole else _asked(session, question))
 
 
-async def _asked(session: ChainSession, question: Question) -> Statement:
+async def _asked(session: ChainSession, question: Question) -> Reply:
     """A few tokens after our block, and after its own head if that is another one."""
     at, waited = question.at, 0.0
     while True:
@@ -117,18 +117,18 @@ async def _asked(session: ChainSession, question: Question) -> Statement:
             session.head(), _or_error(session.read_tokens(question.tokens, at))
         )
         if head.hash == at.hash and not isinstance(observed, ChainError):
-            return Statement(session.name, at.hash, at, observed, head=head.number)
+            return Reply(session.name, at.hash, at, observed, head=head.number)
         if head.number > at.number:
             return await _asked_later(session, question, head, observed)
         if waited >= PATIENCE:
-            return Statement(session.name, head.hash if head.number == at.number else None, at)
+            return Reply(session.name, head.hash if head.number == at.number else None, at)
         await asyncio.sleep(LOOK)
         waited += LOOK
 
 
 async def _asked_later(
-    session: ChainSession, question: Question, head: BlockRef, observed: list[Observed] | ChainError
-) -> Statement:
+    session: ChainSession, question: Question, head: BlockRef, observed: list[TokenState] | ChainError
+) -> Reply:
     """Its head is newer than our block."""
     at = question.at
     header, later = await asyncio.gather(
@@ -136,11 +136,11 @@ async def _asked_later(
     )
     if header is None or header.hash != at.hash or isinstance(observed, ChainError):
         said = None if header is None else header.hash
-        return Statement(session.name, said, head, later, head=head.number)
-    return Statement(session.name, at.hash, at, observed, later, head.number)
+        return Reply(session.name, said, head, later, head=head.number)
+    return Reply(session.name, at.hash, at, observed, later, head.number)
 
 
-async def _audited(session: ChainSession, question: Question) -> Statement:
+async def _audited(session: ChainSession, question: Question) -> Reply:
     """Everything as of its own head, or of ours, and whether it has our blocks."""
     at, earlier = question.at, question.earlier
     head = await session.head()
@@ -153,12 +153,12 @@ async def _audited(session: ChainSession, question: Question) -> Statement:
         observed = await _known(session, question, place)
     else:
         gone = set(question.tokens) - {x.token_id for x in observed}
-        observed += [Observed(token, None) for token in gone]
+        observed += [TokenState(token, None) for token in gone]
     said = None if header is None else header.hash
-    return Statement(session.name, said, place, observed, (), head.number, has_earlier)
+    return Reply(session.name, said, place, observed, (), head.number, has_earlier)
 
 
-async def _known(session: ChainSession, question: Question, at: BlockRef) -> list[Observed]:
+async def _known(session: ChainSession, question: Question, at: BlockRef) -> list[TokenState]:
     """The tokens that we know or that its latest logs name."""
     tokens = set(question.tokens)
     for logged in await session.events(question.logs_from, at.number):

@@ -11,7 +11,7 @@ import structlog
 from dstack_vpn.core.model import Cidr
 from dstack_vpn.core.paths.port_forward import Forward
 from dstack_vpn.errors import FirewallError
-from dstack_vpn.ports import Firewall, FirewallRules, Handing, Resolver
+from dstack_vpn.ports import Firewall, FirewallRules, PortForward, Resolver
 
 _log = structlog.get_logger(component="firewall")
 
@@ -22,7 +22,7 @@ RETRY: Final = 2.0
 
 
 @dataclass(slots=True)
-class Gate:
+class FirewallController:
     """The packet filter of this node."""
 
     firewall: Firewall
@@ -67,21 +67,21 @@ class Gate:
             self._applied, self._edited = None, True
         found = {forward: await self._resolve(forward) for forward in self.forwards}
         await self._apply(self._rules(frozenset(filter(None, found.values()))))
-        lost = [str(forward) for forward, handing in found.items() if handing is None]
+        lost = [str(forward) for forward, port_forward in found.items() if port_forward is None]
         problems = [f"FORWARD_TO: no address for {', '.join(lost)}"] if lost else []
         versions = {ipaddress.ip_address(h.address).version for h in found.values() if h is not None}
         if versions and (conflict := await self.firewall.conflict(self.interface, versions)) is not None:
             problems.append(conflict)
         return "; ".join(problems) or None
 
-    async def _resolve(self, forward: Forward) -> Handing | None:
+    async def _resolve(self, forward: Forward) -> PortForward | None:
         address = await self.resolver.resolve(forward.host, forward.to_port)
         if address is None:
             return None
-        return Handing(forward.protocol, forward.port, address.host, address.port)
+        return PortForward(forward.protocol, forward.port, address.host, address.port)
 
-    def _rules(self, handings: frozenset[Handing]) -> FirewallRules:
-        return FirewallRules(self.interface, self.prefixes, self.protect, self.closed, handings)
+    def _rules(self, port_forwards: frozenset[PortForward]) -> FirewallRules:
+        return FirewallRules(self.interface, self.prefixes, self.protect, self.closed, port_forwards)
 
     async def _apply(self, rules: FirewallRules) -> None:
         if rules == self._applied:
@@ -92,7 +92,9 @@ class Gate:
             "firewall.applied",
             interface=rules.interface,
             protects=sorted(rules.prefixes) if rules.protect else [],
-            hands_on=[f"{h.protocol}:{h.port} to {h.address}:{h.to_port}" for h in sorted(rules.handings)],
+            port_forwards=[
+                f"{h.protocol}:{h.port} to {h.address}:{h.to_port}" for h in sorted(rules.port_forwards)
+            ],
         )
 
     async def stop(self) -> None:

@@ -1,8 +1,7 @@
 """Has our own key changed before it is older than KEY_MAX_AGE allows.
 
-When, is decided in `core.wireguard.key_age`; making and announcing the next key is somebody else's work
-(`ports.KeyChanger`), and taking it is `daemon.device.key_rotation`'s, whoever has announced it. So nothing here can cost
-us the key in use.
+`core.wireguard.key_age` decides when. A `ports.KeyChanger` makes the next key and registers it, and
+`daemon.device.key_rotation` takes it. So nothing here can cost us the key in use.
 """
 
 import asyncio
@@ -17,7 +16,7 @@ from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.model import TokenId
 from dstack_vpn.core.observe.events import KeyChangeFailed
 from dstack_vpn.core.observe.reports import KeyReport
-from dstack_vpn.core.wireguard.key_age import Look, Schedule, Verdict, age_of
+from dstack_vpn.core.wireguard.key_age import KeyAction, Look, Schedule, age_of
 from dstack_vpn.daemon.chain.loop import ChainLoop
 from dstack_vpn.errors import AdminError, ChainError
 from dstack_vpn.ports import KeyChanger, KeyRing, Publish
@@ -33,7 +32,7 @@ ASK_AGAIN: Final = 60.0
 
 
 @dataclass(slots=True)
-class Renewal:
+class KeyExpiry:
     """Our key's age, and what is done about it."""
 
     chain: ChainLoop
@@ -73,17 +72,17 @@ class Renewal:
 
     async def run(self) -> None:
         """Look at the clock again and again. Absorbs `AdminError` and `ChainError`: both are tried again."""
-        before = Verdict.REST
+        before = KeyAction.REST
         while True:
             await asyncio.sleep(EVERY)
             verdict, own = await self._look()
-            if verdict is Verdict.RENEW and own is not None:
+            if verdict is KeyAction.RENEW and own is not None:
                 await self._renew(own.token_id)
-            elif verdict is Verdict.REMIND and before is not Verdict.REMIND:
+            elif verdict is KeyAction.REMIND and before is not KeyAction.REMIND:
                 _log.warning("key.old", age=round(self.age or 0), problem=self.changer.hindrance)
             before = verdict
 
-    async def _look(self) -> tuple[Verdict, Node | None]:
+    async def _look(self) -> tuple[KeyAction, Node | None]:
         state = self.chain.state
         own = state.members.own_node
         followed = state.members.synced is not None and state.problem is None

@@ -27,7 +27,7 @@ not would answer only WireGuard's next initiation, 5 s later."""
 
 
 @dataclass(slots=True)
-class Rotation:
+class KeyRotation:
     """The task that carries key changes out."""
 
     keys: OwnKeys

@@ -12,7 +12,7 @@ from typing import Final
 from dstack_vpn.core.access.answers import Answers
 from dstack_vpn.core.observe.events import PeerAnswered, PeersAnswering, PeerSilent
 from dstack_vpn.core.wireguard.keys import PublicKey
-from dstack_vpn.daemon.observe.peer_stats import Glance
+from dstack_vpn.daemon.observe.peer_stats import PeerStatsCache
 from dstack_vpn.daemon.peers.members import Members
 from dstack_vpn.ports import Clock, Publish
 
@@ -28,7 +28,7 @@ SINGLY: Final = 50
 class AnswerWatch:
     """Keeps `Answers` current, and publishes what changes."""
 
-    glance: Glance
+    peer_stats: PeerStatsCache
     members: Members
     clock: Clock
     publish: Publish
@@ -48,10 +48,10 @@ class AnswerWatch:
 
     async def look(self) -> None:
         """Compare the newest reading of the device with the one before."""
-        peers = await self.glance.look()
-        if self.glance.at == self._looked:
+        peers = await self.peer_stats.look()
+        if self.peer_stats.at == self._looked:
             return
-        self._looked = self.glance.at
+        self._looked = self.peer_stats.at
         now, entries = self.clock.monotonic(), iter(peers.items())
         silent: list[PublicKey] = []
         back: list[PublicKey] = []

@@ -1,7 +1,8 @@
 """Writes the audit log: everything that happens here, behind the events and never in their way.
 
-What can't be written waits, up to a bound. Beyond it the oldest record of a passing kind (`core.observe.audit_retention`) is
-dropped, and only if there is none, the oldest of all. The next record says how many were; health shows it.
+What can't be written waits, up to a bound. Beyond it the oldest record of a passing kind is dropped
+(`core.observe.audit_retention`), and only without one the oldest of all. The next record states how many
+were; health shows it.
 """
 
 import asyncio
@@ -13,12 +14,12 @@ from typing import Final
 
 import structlog
 
-from dstack_vpn.core.observe.audit_chain import Anchor, Note
+from dstack_vpn.core.observe.audit_chain import Anchor, AuditRecord
 from dstack_vpn.core.observe.audit_retention import is_lasting
 from dstack_vpn.core.observe.event import Entry, Event
 from dstack_vpn.core.observe.events import DecisionsChanged
 from dstack_vpn.errors import StoreError
-from dstack_vpn.ports import Clock, Ledger
+from dstack_vpn.ports import AuditLog, Clock
 
 _log = structlog.get_logger(component="store")
 
@@ -34,23 +35,23 @@ TIDY: Final = 3600.0
 
 
 @dataclass(slots=True)
-class Auditor:
+class AuditWriter:
     """Keeps the audit log. Absorbs `StoreError`: health shows it."""
 
-    ledger: Ledger
+    ledger: AuditLog
     clock: Clock
     keep_for: float
     """Seconds."""
     keep_bytes: int
     problem: str | None = field(default=None, init=False)
     """Why the audit log can't be written."""
-    _passing: deque[tuple[int, Note]] = field(default_factory=deque)
+    _passing: deque[tuple[int, AuditRecord]] = field(default_factory=deque)
     """Notes that wait, by their number."""
-    _lasting: deque[tuple[int, Note]] = field(default_factory=deque)
+    _lasting: deque[tuple[int, AuditRecord]] = field(default_factory=deque)
     _last: int = 0
     """The number of the newest note."""
     _dropped: int = 0
-    _writing: tuple[asyncio.Future[Anchor], list[Note]] | None = None
+    _writing: tuple[asyncio.Future[Anchor], list[AuditRecord]] | None = None
     _news: asyncio.Event = field(default_factory=asyncio.Event)
     _tidied: float = float("-inf")
 
@@ -59,9 +60,9 @@ class Auditor:
         many = entry.event if isinstance(entry.event, DecisionsChanged) else None
         events: tuple[Event, ...] = (entry.event,) if many is None else many.decisions
         for event in events:
-            self.note(Note(entry.at, event.name, event.shown()))
+            self.note(AuditRecord(entry.at, event.name, event.shown()))
 
-    def note(self, note: Note) -> None:
+    def note(self, note: AuditRecord) -> None:
         """Have something written."""
         self._last += 1
         self._lane(note).append((self._last, note))
@@ -70,12 +71,12 @@ class Auditor:
             self._dropped += 1
         self._news.set()
 
-    def _lane(self, note: Note) -> deque[tuple[int, Note]]:
+    def _lane(self, note: AuditRecord) -> deque[tuple[int, AuditRecord]]:
         return self._lasting if is_lasting(note.kind) else self._passing
 
     async def run(self) -> None:
         """Write what comes until cancelled."""
-        self.note(Note(self.clock.now(), "node.started", {}))
+        self.note(AuditRecord(self.clock.now(), "node.started", {}))
         while True:
             await self._news.wait()
             await asyncio.sleep(GATHER)
@@ -84,7 +85,7 @@ class Auditor:
 
     async def close(self) -> None:
         """Write what is left, at the end."""
-        self.note(Note(self.clock.now(), "node.stopped", {}))
+        self.note(AuditRecord(self.clock.now(), "node.stopped", {}))
         await self.flush()
 
     async def flush(self) -> bool:
@@ -110,8 +111,10 @@ class Auditor:
         self.problem = None
         return True
 
-    def _taken(self) -> list[Note]:
-        gap = [Note(self.clock.now(), "audit.gap", {"records": self._dropped})] if self._dropped else []
+    def _taken(self) -> list[AuditRecord]:
+        gap = (
+            [AuditRecord(self.clock.now(), "audit.gap", {"records": self._dropped})] if self._dropped else []
+        )
         notes = [*gap, *(note for _, note in heapq.merge(self._passing, self._lasting))]
         self._passing.clear()
         self._lasting.clear()
@@ -128,7 +131,7 @@ class Auditor:
             self._wait_again(notes)
             raise
 
-    def _wait_again(self, notes: list[Note]) -> None:
+    def _wait_again(self, notes: list[AuditRecord]) -> None:
         """Put notes before those that came since, in their order."""
         since = [note for _, note in heapq.merge(self._passing, self._lasting)]
         self._passing.clear()

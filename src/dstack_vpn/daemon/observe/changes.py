@@ -6,7 +6,7 @@ from typing import Final
 
 from dstack_vpn.core.access.plan import Plan, Step
 from dstack_vpn.core.chain.commands import Advanced
-from dstack_vpn.core.chain.events import LoggedEvent, Observed, OwnerKeyUpdated
+from dstack_vpn.core.chain.events import LoggedEvent, OwnerKeyUpdated, TokenState
 from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.chain.registry import Registry
 from dstack_vpn.core.model import RemovePeer, TokenId
@@ -67,8 +67,8 @@ def publish_advanced(publish: Publish, advanced: Advanced, registry: Registry) -
         dropped, added = len(advanced.dropped), len(advanced.added)
         publish(Reorged(advanced.reorg_depth, dropped, added, advanced.tip.number))
     # A state that was read is no event, however it got into the timeline.
-    undone = [x for x in advanced.dropped if not isinstance(x.event, Observed)]
-    new = [x for x in advanced.added if not isinstance(x.event, Observed)]
+    undone = [x for x in advanced.dropped if not isinstance(x.event, TokenState)]
+    new = [x for x in advanced.added if not isinstance(x.event, TokenState)]
     if len(undone) + len(new) > ONE_BY_ONE:
         publish(TokensChanged(len(new), len(undone), advanced.tip.number))
         return

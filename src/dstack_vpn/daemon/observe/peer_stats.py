@@ -22,7 +22,7 @@ SLICE: Final = 500
 
 
 @dataclass(slots=True)
-class Glance:
+class PeerStatsCache:
     """The device's peers as they were a moment ago."""
 
     tunnel: Tunnel

@@ -36,7 +36,7 @@ WRITING: Final = TimeShare(parts=20)
 
 
 @dataclass(slots=True)
-class Recorder:
+class Persistence:
     """Keeps the disk up with the node. Absorbs `StoreError`: health shows it."""
 
     store: Store
@@ -149,7 +149,7 @@ class Recorder:
         quorum, base = self.tunnel.members.quorum, self.tunnel.members.follower.timeline.base
         if quorum is None:
             return frozenset()
-        return frozenset(node.token_id for node in base.nodes.values() if quorum.vouches(node))
+        return frozenset(node.token_id for node in base.nodes.values() if quorum.confirms(node))
 
     # -- the wg-quick file ----------------------------------------------------------------------------
 

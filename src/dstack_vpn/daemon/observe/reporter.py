@@ -3,15 +3,15 @@
 from dataclasses import dataclass
 
 from dstack_vpn.core.observe.reports import FirewallReport, Reports, StorageReport
-from dstack_vpn.daemon.chain.quorum_checker import Jury
+from dstack_vpn.daemon.chain.quorum_checker import QuorumChecker
 from dstack_vpn.daemon.chain.state import ChainState
-from dstack_vpn.daemon.device.firewall import Gate
-from dstack_vpn.daemon.device.key_expiry import Renewal
+from dstack_vpn.daemon.device.firewall import FirewallController
+from dstack_vpn.daemon.device.key_expiry import KeyExpiry
 from dstack_vpn.daemon.device.tunnel import Tunnel
-from dstack_vpn.daemon.observe.audit_writer import Auditor
-from dstack_vpn.daemon.observe.persistence import Recorder
+from dstack_vpn.daemon.observe.audit_writer import AuditWriter
+from dstack_vpn.daemon.observe.persistence import Persistence
 from dstack_vpn.daemon.peers.paths import Paths
-from dstack_vpn.daemon.peers.removal_guard import Brake
+from dstack_vpn.daemon.peers.removal_guard import MassRemovalGuard
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,13 +22,13 @@ class Reporter:
     """Unix seconds."""
     chain: ChainState
     tunnel: Tunnel
-    brake: Brake
+    removal_guard: MassRemovalGuard
     paths: Paths
-    recorder: Recorder
-    auditor: Auditor
-    jury: Jury | None
-    renewal: Renewal | None
-    gate: Gate | None
+    persistence: Persistence
+    audit_writer: AuditWriter
+    quorum_checker: QuorumChecker | None
+    key_expiry: KeyExpiry | None
+    firewall_controller: FirewallController | None
     unprotected: FirewallReport | None
     """What is reported if no packet filter keeps packets in the tunnel."""
 
@@ -38,16 +38,16 @@ class Reporter:
             started=self.started,
             chain=self.chain.report(),
             members=self.chain.members.report(),
-            device=self.tunnel.report(held=len(self.brake.held)),
-            storage=StorageReport(self.recorder.problem, self.auditor.problem),
-            quorum=None if self.jury is None else self.jury.report(),
-            key=None if self.renewal is None else self.renewal.report(),
+            device=self.tunnel.report(held=len(self.removal_guard.held)),
+            storage=StorageReport(self.persistence.problem, self.audit_writer.problem),
+            quorum=None if self.quorum_checker is None else self.quorum_checker.report(),
+            key=None if self.key_expiry is None else self.key_expiry.report(),
             relays=self.paths.problems(),
             firewall=self._firewall(),
         )
 
     def _firewall(self) -> FirewallReport | None:
         if self.unprotected is not None:
-            problem = None if self.gate is None else self.gate.problem
+            problem = None if self.firewall_controller is None else self.firewall_controller.problem
             return FirewallReport(problem, self.unprotected.unprotected, self.unprotected.by_choice)
-        return None if self.gate is None else FirewallReport(self.gate.problem)
+        return None if self.firewall_controller is None else FirewallReport(self.firewall_controller.problem)

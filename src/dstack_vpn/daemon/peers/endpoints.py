@@ -17,7 +17,7 @@ from typing import Final
 import structlog
 
 from dstack_vpn.core.model import DeviceState, Endpoint, PeerState, SocketAddress
-from dstack_vpn.core.paths.peer_endpoint import Reach
+from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
 from dstack_vpn.core.wireguard.keys import PublicKey
 from dstack_vpn.core.wireguard.wire import SESSION_LIFE
 from dstack_vpn.ports import Clock, Resolver
@@ -80,12 +80,12 @@ class EndpointBook:
     """Of the lookups under way, those for peers whose lookups fail."""
     _work: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def by_udp(self, key: PublicKey, reach: Reach) -> SocketAddress | None:
+    def by_udp(self, key: PublicKey, peer_endpoint: PeerEndpoint) -> SocketAddress | None:
         """A peer's own UDP address, as far as it has one and it is known; a name is resolved soon."""
-        if reach.udp is None or reach.udp.address is not None:
+        if peer_endpoint.udp is None or peer_endpoint.udp.address is not None:
             self._leave(key)
-            return None if reach.udp is None else reach.udp.address
-        return self._lookup(key, reach.udp)
+            return None if peer_endpoint.udp is None else peer_endpoint.udp.address
+        return self._lookup(key, peer_endpoint.udp)
 
     @property
     def in_use(self) -> bool:

@@ -61,7 +61,7 @@ class _Call:
 
 
 @dataclass(slots=True)
-class Greeter:
+class HandshakeInitiator:
     """Calls peers, and remembers where they were heard."""
 
     tunnel: Tunnel

@@ -16,7 +16,7 @@ from dstack_vpn.core.access.control import (
     AccessControl,
     Admission,
     Decision,
-    Identity,
+    NodeIdentity,
     Reason,
     own_problem,
 )
@@ -26,7 +26,7 @@ from dstack_vpn.core.access.membership import Delta, Lookup, Membership, PeerPol
 from dstack_vpn.core.access.quorum import Quorum
 from dstack_vpn.core.access.staleness import Staleness, StalePolicy
 from dstack_vpn.core.chain.commands import Advanced
-from dstack_vpn.core.chain.events import Observed, OwnerKeyUpdated
+from dstack_vpn.core.chain.events import OwnerKeyUpdated, TokenState
 from dstack_vpn.core.chain.follower import Follower
 from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.chain.registry import Registry
@@ -39,7 +39,7 @@ from dstack_vpn.core.observe.events import (
     PinChanged,
 )
 from dstack_vpn.core.observe.reports import MembersReport
-from dstack_vpn.core.paths.peer_endpoint import Reach
+from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
 from dstack_vpn.core.wireguard.keys import PublicKey
 from dstack_vpn.ports import Checkpoint, Clock, Publish
 
@@ -54,7 +54,7 @@ class Members:
     """What the chain says and what this node makes of it."""
 
     own_key: PublicKey
-    identity: Identity
+    identity: NodeIdentity
     """How our own token is known, beside our key."""
     addresses: AddressPlan
     policy: PeerPolicy
@@ -214,7 +214,7 @@ class Members:
         before, after = self._seen, advanced.registry
         self._seen = after
         for logged in (*advanced.dropped, *advanced.added):
-            if not isinstance(logged.event, Observed | OwnerKeyUpdated):
+            if not isinstance(logged.event, TokenState | OwnerKeyUpdated):
                 self.causes[logged.event.token_id] = f"{logged.block_number}-{logged.log_index}"
         self._take_key()
         self._follow(advanced.tokens)
@@ -237,7 +237,7 @@ class Members:
         tokens = [*self._seen.nodes, *gone]
         self._follow(tokens)
         access, now = self.access, self.now()
-        self._hand_on(self.membership.rebuild(access, now), seen)
+        self._dnat_rule(self.membership.rebuild(access, now), seen)
         self._record(self.decisions.update(access, {*tokens, *self.decisions.due(access, now)}, now))
         self.judge_own()
 
@@ -250,7 +250,11 @@ class Members:
         """Which of these some peer is reached by."""
         nodes = self.follower.registry.nodes
         found = (self.policy.endpoint_of(nodes[t]) for t in self.membership.tokens.values() if t in nodes)
-        names = {reach.udp for reach in found if reach is not None and reach.udp is not None}
+        names = {
+            peer_endpoint.udp
+            for peer_endpoint in found
+            if peer_endpoint is not None and peer_endpoint.udp is not None
+        }
         return names.intersection(endpoints)
 
     def resolved(self, endpoints: Iterable[Endpoint]) -> None:
@@ -263,14 +267,14 @@ class Members:
             key
             for key, token in self.membership.tokens.items()
             if (node := nodes.get(token)) is not None
-            and (reach := self.policy.endpoint_of(node)) is not None
-            and reach.udp in changed
+            and (peer_endpoint := self.policy.endpoint_of(node)) is not None
+            and peer_endpoint.udp in changed
         )
 
     def reached_anew(self, keys: Iterable[PublicKey]) -> None:
         """These peers are reached in another way now."""
         deltas = self.membership.update(self.access, list(keys), self.now())
-        self._hand_on(deltas, self.clock.monotonic())
+        self._dnat_rule(deltas, self.clock.monotonic())
 
     def named(self, key: PublicKey) -> tuple[TokenId | None, str | None]:
         """Return a peer's token and node id, as far as it has them."""
@@ -319,7 +323,7 @@ class Members:
             self._timed = tip
             self._expiry.adopted(float(tip.timestamp), self.clock.monotonic())
 
-    def _hand_on(self, deltas: list[Delta], seen: float) -> None:
+    def _dnat_rule(self, deltas: list[Delta], seen: float) -> None:
         if deltas:
             self.submit(deltas, seen)
 
@@ -341,7 +345,7 @@ class Members:
         """Why a token's field is not used."""
         if isinstance(value, Malformed):
             return value.problem
-        return value.refusal(self.policy.destinations) if isinstance(value, Reach) else None
+        return value.refusal(self.policy.destinations) if isinstance(value, PeerEndpoint) else None
 
     def _admit_only(self, keys: frozenset[PublicKey] | None, otherwise: Reason) -> None:
         self.admission = replace(self.admission, only=keys, otherwise=otherwise)
@@ -356,7 +360,7 @@ class Members:
         if not due:
             return
         keys = keys_of(due, *registries, access.registry)
-        self._hand_on(self.membership.update(access, keys, now), seen)
+        self._dnat_rule(self.membership.update(access, keys, now), seen)
         rivals = (token for key in keys for token in access.registry.with_key(key))
         self._record(self.decisions.update(access, due.union(rivals), now))
 

@@ -17,8 +17,8 @@ import structlog
 from dstack_vpn.core.limits.time_share import TimeShare
 from dstack_vpn.core.model import PeerState, SocketAddress
 from dstack_vpn.core.observe.events import TransportChanged
-from dstack_vpn.core.paths.peer_endpoint import Reach
-from dstack_vpn.core.paths.selector import Course, Way
+from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
+from dstack_vpn.core.paths.selector import Path, PathSelector
 from dstack_vpn.core.wireguard.keys import PublicKey
 from dstack_vpn.core.wireguard.wire import SESSION_LIFE
 from dstack_vpn.daemon.device.tunnel import Tunnel
@@ -52,7 +52,7 @@ class PathKeeper:
     members: Members
     executor: PlanExecutor
     clock: Clock
-    make_relay: Callable[[Reach], Awaitable[PeerRelay]]
+    make_relay: Callable[[PeerEndpoint], Awaitable[PeerRelay]]
     """Raises `RelayError`."""
     can_send: Callable[[SocketAddress], bool]
     """Whether the system sends UDP there at all."""
@@ -77,7 +77,7 @@ class PathKeeper:
         """Look at the peers that can be reached both ways; returns the pause until the next look."""
         began = self.clock.monotonic()
         self.paths.keep(self.members.membership.peers.keys())
-        chosen = {key: peer for key, peer in self.paths.peers.items() if peer.course is not None}
+        chosen = {key: peer for key, peer in self.paths.peers.items() if peer.selector is not None}
         state = await self.tunnel.read() if chosen else None
         if state is None:
             return TICK
@@ -88,31 +88,33 @@ class PathKeeper:
         return TimeShare(READ_SHARE, TICK).pause(cost)
 
     async def _look(self, key: PublicKey, peer: PeerPath, seen: PeerState) -> None:
-        assert peer.course is not None
-        course, now = peer.course, self.clock.monotonic()
+        assert peer.selector is not None
+        selector, now = peer.selector, self.clock.monotonic()
         session = self.clock.now() - seen.last_handshake < SESSION_LIFE
-        direct = self.paths.names.by_udp(key, peer.reach)
-        if course.way is Way.UDP and not session and not self._can_send(peer, direct, now):
-            turned = course.nowhere(now)
+        direct = self.paths.names.by_udp(key, peer.peer_endpoint)
+        if selector.way is Path.UDP and not session and not self._can_send(peer, direct, now):
+            turned = selector.nowhere(now)
         else:
             at_home = direct is not None and seen.endpoint == direct
             relayed = peer.relay is not None and seen.endpoint == peer.relay.address
-            turned = course.look(
+            turned = selector.look(
                 now, seen.tx_bytes, seen.rx_bytes, session=session, direct=at_home, relayed=relayed
             )
-            if course.proven and at_home:
+            if selector.proven and at_home:
                 peer.heard(direct)
         if turned:
-            self._turned(key, course)
+            self._turned(key, selector)
         elif peer.relay is None or direct is None:
             return
-        elif course.probe(now, _chance()):
+        elif selector.probe(now, _chance()):
             peer.relay.probe(direct, lambda: self._answered(key, peer))
         elif (
-            course.way is Way.UDP and seen.endpoint == peer.relay.address and self.paths.is_proven(key, peer)
+            selector.way is Path.UDP
+            and seen.endpoint == peer.relay.address
+            and self.paths.is_proven(key, peer)
         ):
             await self.executor.point(key, direct)  # a straggler has turned WireGuard back
-        elif course.by_udp_for(now) > LINGER:
+        elif selector.by_udp_for(now) > LINGER:
             self.paths.end_relay(peer)
 
     def _can_send(self, peer: PeerPath, direct: SocketAddress | None, now: float) -> bool:
@@ -125,10 +127,10 @@ class PathKeeper:
             peer.goes_out(now)
         return True
 
-    def _turned(self, key: PublicKey, course: Course) -> None:
-        if not course.hopeless:
-            self.publish(TransportChanged(key, *self.members.named(key), course.way.value))
-        if course.way is Way.RELAY and self.paths.peers[key].relay is None:
+    def _turned(self, key: PublicKey, selector: PathSelector) -> None:
+        if not selector.exhausted:
+            self.publish(TransportChanged(key, *self.members.named(key), selector.way.value))
+        if selector.way is Path.RELAY and self.paths.peers[key].relay is None:
             self.paths.work.set()  # the members follow when the relay is there
         else:
             self.members.reached_anew([key])
@@ -140,14 +142,14 @@ class PathKeeper:
 
     async def _return(self, key: PublicKey, peer: PeerPath) -> None:
         """Go back to UDP without losing a packet."""
-        relay, course = peer.relay, peer.course
-        direct = self.paths.names.by_udp(key, peer.reach)
-        if relay is None or course is None or direct is None or not course.by_udp(self.clock.monotonic()):
+        relay, selector = peer.relay, peer.selector
+        direct = self.paths.names.by_udp(key, peer.peer_endpoint)
+        if relay is None or selector is None or direct is None or not selector.by_udp(self.clock.monotonic()):
             return
         peer.heard(direct)
         relay.hold(on=True)
         try:
-            self._turned(key, course)
+            self._turned(key, selector)
             await asyncio.sleep(_hold_for(relay))
         finally:
             relay.hold(on=False)
@@ -159,10 +161,10 @@ class PathKeeper:
         assert self._group is not None
         made = []
         for key, peer in list(self.paths.peers.items()):
-            if peer.way is Way.UDP or peer.relay is not None:
+            if peer.way is Path.UDP or peer.relay is not None:
                 continue
             try:
-                relay = await self.make_relay(peer.reach)
+                relay = await self.make_relay(peer.peer_endpoint)
             except (RelayError, OSError) as error:
                 if peer.fails(str(error)):
                     _log.error("transport.no_relay", peer=str(key), problem=str(error))

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from dstack_vpn.core.model import SocketAddress
-from dstack_vpn.core.paths.peer_endpoint import Reach
-from dstack_vpn.core.paths.selector import Course, Transport, Way, usable
+from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
+from dstack_vpn.core.paths.selector import Path, PathSelector, TransportMode, usable
 from dstack_vpn.core.wireguard.keys import PublicKey
 from dstack_vpn.daemon.peers.endpoints import EndpointBook
 from dstack_vpn.ports import PeerRelay
@@ -27,8 +27,8 @@ COUNTED: Final = ("datagrams_up", "datagrams_down", "bytes_up", "bytes_down", "r
 class PeerPath:
     """The path to one peer that has relays."""
 
-    reach: Reach
-    course: Course | None
+    peer_endpoint: PeerEndpoint
+    selector: PathSelector | None
     """None: there is no choice."""
     relay: PeerRelay | None = field(default=None, init=False)
     heard_at: SocketAddress | None = field(default=None, init=False)
@@ -40,15 +40,15 @@ class PeerPath:
     """When to ask again whether UDP goes out."""
 
     @property
-    def way(self) -> Way:
+    def way(self) -> Path:
         """The way that is used."""
-        return Way.RELAY if self.course is None else self.course.way
+        return Path.RELAY if self.selector is None else self.selector.way
 
-    def change(self, allowed: Reach) -> None:
+    def change(self, allowed: PeerEndpoint) -> None:
         """Take other endpoints for the same peer."""
-        if self.course is not None and self.reach.udp != allowed.udp:
-            self.course.probe_soon()
-        self.reach = allowed
+        if self.selector is not None and self.peer_endpoint.udp != allowed.udp:
+            self.selector.probe_soon()
+        self.peer_endpoint = allowed
         if self.relay is not None:
             self.relay.retarget(allowed.relays)
 
@@ -86,7 +86,7 @@ class PeerPath:
 class Paths:
     """The paths to all peers that have relays; the others are reached by UDP."""
 
-    transport: Transport
+    transport: TransportMode
     names: EndpointBook
     peers: dict[PublicKey, PeerPath] = field(default_factory=dict, init=False)
     work: asyncio.Event = field(default_factory=asyncio.Event, init=False)
@@ -95,19 +95,19 @@ class Paths:
     _past: Counter[str] = field(default_factory=Counter, init=False)
     """What relays that are gone have counted."""
 
-    def where(self, key: PublicKey, reach: Reach) -> SocketAddress | None:
+    def where(self, key: PublicKey, peer_endpoint: PeerEndpoint) -> SocketAddress | None:
         """Return where WireGuard is to send for a peer; None if nothing is known. Implements `Lookup`."""
-        allowed = usable(reach, self.transport)
+        allowed = usable(peer_endpoint, self.transport)
         if not allowed.relays:
             self.forget(key)
             return self.names.by_udp(key, allowed)
         peer = self.peers.get(key)
-        if peer is None or (peer.reach.udp is None) != (allowed.udp is None):
+        if peer is None or (peer.peer_endpoint.udp is None) != (allowed.udp is None):
             self.forget(key)
-            peer = self.peers[key] = PeerPath(allowed, None if allowed.udp is None else Course())
-        elif peer.reach != allowed:
+            peer = self.peers[key] = PeerPath(allowed, None if allowed.udp is None else PathSelector())
+        elif peer.peer_endpoint != allowed:
             peer.change(allowed)
-        if peer.way is Way.UDP:
+        if peer.way is Path.UDP:
             return self.names.by_udp(key, allowed)
         if peer.relay is None:
             self.work.set()
@@ -122,22 +122,25 @@ class Paths:
 
     def is_proven(self, key: PublicKey, peer: PeerPath) -> bool:
         """Whether that holds for one peer."""
-        course = peer.course
-        if course is None or course.way is Way.RELAY:
-            return course is not None
-        return course.proven and peer.heard_at == self.names.by_udp(key, peer.reach)
+        selector = peer.selector
+        if selector is None or selector.way is Path.RELAY:
+            return selector is not None
+        return selector.proven and peer.heard_at == self.names.by_udp(key, peer.peer_endpoint)
 
     def problems(self) -> dict[str, str]:
         """Return the peers whose relays carry nothing, and why."""
-        relays = {key: peer.relay for key, peer in self.peers.items() if peer.way is Way.RELAY}
+        relays = {key: peer.relay for key, peer in self.peers.items() if peer.way is Path.RELAY}
         found = {key: relay.problem for key, relay in relays.items() if relay is not None}
         return {str(key): problem for key, problem in found.items() if problem}
 
     def describe(self, key: PublicKey) -> dict[str, Any]:
         """Return how a peer is reached, as JSON can hold it."""
         peer = self.peers.get(key)
-        if peer is None or peer.way is Way.UDP or peer.relay is None:
-            return {"transport": None if peer is not None and peer.way is Way.RELAY else "udp", "relay": None}
+        if peer is None or peer.way is Path.UDP or peer.relay is None:
+            return {
+                "transport": None if peer is not None and peer.way is Path.RELAY else "udp",
+                "relay": None,
+            }
         seen = peer.relay.snapshot()
         upstream = seen["upstream"]
         return {"transport": None if upstream is None else upstream.partition(":")[0], "relay": seen}

@@ -22,7 +22,7 @@ from dstack_vpn.daemon.observe.changes import publish_plan
 from dstack_vpn.daemon.peers.executor import PlanExecutor
 from dstack_vpn.daemon.peers.members import Members
 from dstack_vpn.daemon.peers.pending import PendingChanges
-from dstack_vpn.daemon.peers.removal_guard import Brake
+from dstack_vpn.daemon.peers.removal_guard import MassRemovalGuard
 from dstack_vpn.daemon.slices import slices
 from dstack_vpn.errors import DeviceError, DeviceGoneError
 from dstack_vpn.ports import Clock, Publish
@@ -45,7 +45,7 @@ class Reconciler:
     members: Members
     tunnel: Tunnel
     executor: PlanExecutor
-    brake: Brake
+    removal_guard: MassRemovalGuard
     changes: PendingChanges
     answers: Answers
     """Which peers do not answer."""
@@ -109,14 +109,16 @@ class Reconciler:
     async def run_confirmations(self) -> None:
         """Have held removals confirmed by a second reading of the chain."""
         while True:
-            await self.brake.engaged.wait()
-            if self.brake.held and (out := await self.confirm(self.brake.doubtful(self.executor.present))):
-                self.brake.release(out)
+            await self.removal_guard.engaged.wait()
+            if self.removal_guard.held and (
+                out := await self.confirm(self.removal_guard.doubtful(self.executor.present))
+            ):
+                self.removal_guard.release(out)
                 await self.repair()
-            self.brake.settle()
-            if self.brake.held:
+            self.removal_guard.settle()
+            if self.removal_guard.held:
                 await asyncio.sleep(CONFIRM_PAUSE)
-                self.brake.forget_what_stays(self.executor.present)
+                self.removal_guard.forget_what_stays(self.executor.present)
 
     async def repair(self) -> bool:
         """Make the device equal to the membership, and read back; False where that did not come about.
@@ -152,7 +154,7 @@ class Reconciler:
             return False
         self.tunnel.works()
         self.compared_at = self.clock.now()
-        self.changes.keep_reasons(self.executor.present.keys() | self.brake.held)
+        self.changes.keep_reasons(self.executor.present.keys() | self.removal_guard.held)
         self.filled.set()
         for observer in self.observers:
             observer(state)
@@ -161,7 +163,9 @@ class Reconciler:
     # -- fast path ------------------------------------------------------------------------------------
 
     async def _apply_deltas(self, batch: Batch) -> None:
-        steps = self.brake.check(plan_deltas(batch.deltas.values(), self.proven()), self.executor.present)
+        steps = self.removal_guard.check(
+            plan_deltas(batch.deltas.values(), self.proven()), self.executor.present
+        )
         tokens = self._tokens_of(steps)
         try:
             await self.executor.carry_out(steps)
@@ -200,14 +204,14 @@ class Reconciler:
         async with self.executor.lock:
             if self.changes.batch.deltas or self.executor.applied != applied:
                 return state, Plan()
-            return state, self._compare(state, keys).keeping(self.brake.held)
+            return state, self._compare(state, keys).keeping(self.removal_guard.held)
 
     def _plan(self, state: DeviceState, keys: list[PublicKey]) -> Plan:
         """The plan for these peers, from what was just read, less what the brake holds."""
         self.executor.found(state)
         steps = self._compare(state, keys)
         self._waiting = set(steps.waiting)
-        return self.brake.check(steps, self.executor.present)
+        return self.removal_guard.check(steps, self.executor.present)
 
     def _compare(self, state: DeviceState, keys: list[PublicKey]) -> Plan:
         wanted = self.members.membership

@@ -1,6 +1,6 @@
-"""The brake: removals wait for a second reading of the chain if more than half of the peers would be gone.
+"""Removals wait for a second reading of the chain if more than half of the peers would be gone.
 
-They are counted over an hour (`core.access.removals`), so that many small plans are held as one large plan is.
+They are counted over an hour (`core.access.removals`), so that many small plans wait as one large plan does.
 Only removals that the chain alone speaks for are in doubt. What the operator's pin leaves out goes at once,
 and so does everybody where the operator has a node isolate itself.
 """
@@ -19,7 +19,7 @@ from dstack_vpn.ports import Clock, Publish
 
 
 @dataclass(slots=True)
-class Brake:
+class MassRemovalGuard:
     """Which removals wait, and which may go."""
 
     members: Members

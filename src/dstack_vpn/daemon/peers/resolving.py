@@ -33,7 +33,7 @@ class EndpointResolver:
         for key in overdue(state, before, self.clock.now()):
             token = members.membership.tokens.get(key)
             node = None if token is None else members.follower.registry.get(token)
-            reach = None if node is None else members.policy.endpoint_of(node)
-            if reach is not None and reach.udp is not None:
-                found.append(reach.udp)
+            peer_endpoint = None if node is None else members.policy.endpoint_of(node)
+            if peer_endpoint is not None and peer_endpoint.udp is not None:
+                found.append(peer_endpoint.udp)
         self.book.refresh(found)

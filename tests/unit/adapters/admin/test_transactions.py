@@ -8,7 +8,7 @@ import pytest
 from tests.unit.adapters.admin.scripted import Answer, ScriptedTransport, caller_of
 
 from dstack_vpn.adapters.admin.signer import Signer, check_address
-from dstack_vpn.adapters.admin.transactions import Receipt, Sender
+from dstack_vpn.adapters.admin.transactions import Receipt, TransactionSender
 from dstack_vpn.adapters.contracts.abi import encode
 from dstack_vpn.errors import (
     AdminError,
@@ -44,7 +44,7 @@ ANSWERS: dict[str, Answer] = {
 
 async def send(transport: ScriptedTransport, *, to: str | None = CONTRACT, timeout: float = 0.3) -> Receipt:
     steps: list[str] = []
-    sender = Sender(caller_of(transport), 31337, Signer(KEY), steps.append, timeout)
+    sender = TransactionSender(caller_of(transport), 31337, Signer(KEY), steps.append, timeout)
     return await sender.send(to, b"\x01\x02")
 
 

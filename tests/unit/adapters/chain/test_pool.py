@@ -8,7 +8,7 @@ from typing import cast
 import pytest
 
 from dstack_vpn.adapters.chain.identity import Target
-from dstack_vpn.adapters.chain.memory import EndpointMemory
+from dstack_vpn.adapters.chain.memory import EndpointCapabilities
 from dstack_vpn.adapters.chain.pool import LONGEST_QUARANTINE, QUARANTINE, WRONG_CHAIN_PAUSE, RpcPool
 from dstack_vpn.adapters.chain.session import SessionSettings
 from dstack_vpn.adapters.chain.url import RpcUrl
@@ -41,7 +41,7 @@ class World:
 
     @asynccontextmanager
     async def open(
-        self, url: RpcUrl, target: Target, memory: EndpointMemory, settings: SessionSettings
+        self, url: RpcUrl, target: Target, memory: EndpointCapabilities, settings: SessionSettings
     ) -> AsyncIterator[ChainSession]:
         self.opened.append(url.name)
         if url.name in self.refuses:

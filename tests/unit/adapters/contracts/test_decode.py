@@ -20,7 +20,7 @@ from dstack_vpn.core.chain.events import (
     Transferred,
 )
 from dstack_vpn.core.model import Endpoint, Malformed
-from dstack_vpn.core.paths.peer_endpoint import Reach
+from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
 from dstack_vpn.core.wireguard.keys import PublicKey
 from dstack_vpn.errors import FormatError
 from dstack_vpn.ports import RegistryAbi
@@ -67,7 +67,7 @@ def test_ours(token: int, key: PublicKey, end: int, port: int) -> None:
     assert OURS.decode(event_log("NodeKeyUpdated", token, str(key))) == KeyUpdated(token, key)
     assert OURS.decode(event_log("NodeExpiryUpdated", token, end)) == ExpiryUpdated(token, end)
     endpoint = OURS.decode(event_log("NodeEndpointUpdated", token, f"vpn.example.org:{port}"))
-    assert endpoint == EndpointUpdated(token, Reach(Endpoint("vpn.example.org", port)))
+    assert endpoint == EndpointUpdated(token, PeerEndpoint(Endpoint("vpn.example.org", port)))
 
 
 def test_a_cleared_endpoint() -> None:

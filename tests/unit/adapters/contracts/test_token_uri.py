@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from dstack_vpn.adapters.contracts.token_uri import MAX_URI, endpoint_of
 from dstack_vpn.core.model import Endpoint, Malformed
-from dstack_vpn.core.paths.peer_endpoint import Reach
+from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
 
-EXPECTED = Reach(Endpoint("vpn.example.org", 51820))
+EXPECTED = PeerEndpoint(Endpoint("vpn.example.org", 51820))
 JSON = json.dumps({"name": "web", "endpoint": "vpn.example.org:51820"}).encode()
 
 

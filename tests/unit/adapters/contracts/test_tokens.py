@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from tests.unit.adapters.contracts.oracle import AT, NODE_VIEW, ZERO
 
 from dstack_vpn.adapters.contracts import AccessRegistry, DstackAccessNft
-from dstack_vpn.core.chain.events import Observed
+from dstack_vpn.core.chain.events import TokenState
 from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.model import END_OF_BLOCK, Endpoint, Malformed, Position
-from dstack_vpn.core.paths.peer_endpoint import Reach
+from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
 from dstack_vpn.core.wireguard.keys import PublicKey
 from dstack_vpn.errors import FormatError
 
@@ -56,8 +56,8 @@ def test_a_node() -> None:
         owner=OWNER,
         node_id="web",
         public_key=KEY,
-        endpoint=Reach(Endpoint("vpn.example.org", 51820)),
-        uri_endpoint=Reach(Endpoint("uri.example.org", 1)),
+        endpoint=PeerEndpoint(Endpoint("vpn.example.org", 51820)),
+        uri_endpoint=PeerEndpoint(Endpoint("uri.example.org", 1)),
         expires_at=99,
         key_since=Position(42, 0),
     )
@@ -88,7 +88,7 @@ def test_malformed_fields() -> None:
 
 
 def test_no_such_token() -> None:
-    assert OURS.parse_token(5, [None], AT) == Observed(5, None)
+    assert OURS.parse_token(5, [None], AT) == TokenState(5, None)
 
 
 def test_another_token_than_asked_for() -> None:
@@ -162,7 +162,7 @@ def test_a_deployed_token() -> None:
         owner=OWNER,
         node_id="web",
         public_key=KEY,
-        uri_endpoint=Reach(Endpoint("uri.example.org", 1)),
+        uri_endpoint=PeerEndpoint(Endpoint("uri.example.org", 1)),
         key_since=Position(AT.number, END_OF_BLOCK),
     )
 
@@ -175,8 +175,8 @@ def test_a_deployed_token_without_uri_or_access() -> None:
 
 @pytest.mark.parametrize("owner", [None, encode(["address"], [ZERO])])
 def test_a_deployed_token_that_is_gone(owner: bytes | None) -> None:
-    assert DEPLOYED.parse_token(5, [access(), owner, None], AT) == Observed(5, None)
-    assert DEPLOYED.parse_token(5, [None, OWNER_REPLY, None], AT) == Observed(5, None)
+    assert DEPLOYED.parse_token(5, [access(), owner, None], AT) == TokenState(5, None)
+    assert DEPLOYED.parse_token(5, [None, OWNER_REPLY, None], AT) == TokenState(5, None)
 
 
 @pytest.mark.parametrize(("access_reply", "owner"), [(b"", OWNER_REPLY), (access(), b"")])

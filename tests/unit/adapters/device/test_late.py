@@ -1,6 +1,6 @@
 import pytest
 
-from dstack_vpn.adapters.device.late import LateLink
+from dstack_vpn.adapters.device.deferred import DeferredLink
 from dstack_vpn.adapters.device.memory import MemoryLink
 from dstack_vpn.errors import DeviceError
 from dstack_vpn.ports import LinkSettings
@@ -16,7 +16,7 @@ async def test_a_link_that_can_not_be_chosen_yet_is_chosen_later() -> None:
             raise DeviceError("/dev/net/tun is missing")
         return memory
 
-    link = LateLink(choose)
+    link = DeferredLink(choose)
     with pytest.raises(DeviceError, match="tun is missing"):
         await link.start()
     assert not await link.is_up()

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dstack_vpn.adapters.dns import messages
-from dstack_vpn.core.names import Answer, Record, Verdict
+from dstack_vpn.core.names import Answer, DnsRecord, DnsStatus
 from dstack_vpn.errors import FormatError
 
 VALID = dns.message.make_query("web.vpn.internal", "A", use_edns=0).to_wire()
@@ -32,7 +32,7 @@ def test_any_bytes_are_answered_within_bounds_or_refused(some: bytes, over_udp: 
     if not isinstance(asked, tuple):
         assert messages.refusal(query, asked, recursive=False)[:2] == some[:2]
         return
-    answer = Answer(Verdict.FOUND, "vpn.internal", (Record("A", "10.77.0.2"),))
+    answer = Answer(DnsStatus.FOUND, "vpn.internal", (DnsRecord("A", "10.77.0.2"),))
     wire = messages.reply(query, answer, lambda zone: "a. b. 1 1 1 1 1", recursive=False, over_udp=over_udp)
     assert wire[:2] == some[:2]
     assert not over_udp or len(wire) <= messages.PAYLOAD

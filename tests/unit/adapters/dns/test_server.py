@@ -22,27 +22,27 @@ from tests.integration.support import eventually
 from dstack_vpn.adapters.dns.desk import CONNECTIONS
 from dstack_vpn.adapters.dns.server import DnsServer
 from dstack_vpn.core.model import SocketAddress
-from dstack_vpn.core.names import Answer, Record, Verdict
+from dstack_vpn.core.names import Answer, DnsRecord, DnsStatus
 
 ZONE = "vpn.internal"
-WEB = (Record("A", "10.77.0.2"), Record("AAAA", "fd00::2"), Record("TXT", '"token=1" "owner=0xab"'))
+WEB = (DnsRecord("A", "10.77.0.2"), DnsRecord("AAAA", "fd00::2"), DnsRecord("TXT", '"token=1" "owner=0xab"'))
 
 
 @dataclass
 class Told:
     """A directory that says what a test wants."""
 
-    members: dict[str, tuple[Record, ...]] = field(default_factory=lambda: {f"web.{ZONE}": WEB})
+    members: dict[str, tuple[DnsRecord, ...]] = field(default_factory=lambda: {f"web.{ZONE}": WEB})
     own: frozenset[str] = frozenset({"127.0.0.1"})
 
     def answer(self, name: str, kind: str) -> Answer:
         if not name.endswith(ZONE):
-            return Answer(Verdict.FOREIGN)
+            return Answer(DnsStatus.FOREIGN)
         records = self.members.get(name.lower())
         if records is None:
-            return Answer(Verdict.NO_NAME, ZONE)
+            return Answer(DnsStatus.NO_NAME, ZONE)
         chosen = tuple(r for r in records if r.kind == kind)
-        return Answer(Verdict.FOUND if chosen else Verdict.NO_DATA, ZONE, chosen)
+        return Answer(DnsStatus.FOUND if chosen else DnsStatus.NO_DATA, ZONE, chosen)
 
     def authority(self, zone: str) -> str:
         return f"{zone}. hostmaster.{zone}. 7 3600 600 86400 1"
@@ -268,12 +268,12 @@ async def test_a_resolver_that_refuses_without_the_question_is_believed() -> Non
 class _Elsewhere(Told):
     def answer(self, name: str, kind: str) -> Answer:
         if name == "web.here":
-            return Answer(Verdict.FOUND, "here", (Record("A", "10.77.0.9"),))
-        return Answer(Verdict.FOREIGN)
+            return Answer(DnsStatus.FOUND, "here", (DnsRecord("A", "10.77.0.9"),))
+        return Answer(DnsStatus.FOREIGN)
 
 
 async def test_an_answer_that_is_too_long_for_udp_says_so_and_comes_by_tcp() -> None:
-    many = tuple(Record("A", f"10.77.{n // 256}.{n % 256}") for n in range(100))
+    many = tuple(DnsRecord("A", f"10.77.{n // 256}.{n % 256}") for n in range(100))
     async with serving(Told({f"many.{ZONE}": many})) as server:
         query = dns.message.make_query(f"many.{ZONE}", "A")
         short = dns.message.from_wire(await udp(server, query.to_wire()))

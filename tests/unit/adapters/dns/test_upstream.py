@@ -13,7 +13,7 @@ import pytest
 from dstack_vpn.adapters.dns import upstream as forwarding
 from dstack_vpn.adapters.dns.desk import QUESTIONS
 from dstack_vpn.adapters.dns.messages import parse
-from dstack_vpn.adapters.dns.upstream import Upstream
+from dstack_vpn.adapters.dns.upstream import Forwarder
 from dstack_vpn.core.model import SocketAddress
 
 
@@ -35,11 +35,11 @@ class Resolver(asyncio.DatagramProtocol):
 
 
 @asynccontextmanager
-async def resolvers(*which: Resolver) -> AsyncIterator[Upstream]:
+async def resolvers(*which: Resolver) -> AsyncIterator[Forwarder]:
     for each in which:
         await asyncio.get_running_loop().create_datagram_endpoint(partial(_itself, each), ("127.0.0.1", 0))
     try:
-        yield Upstream([each.address for each in which])
+        yield Forwarder([each.address for each in which])
     finally:
         for each in which:
             each.transport.close()
@@ -50,7 +50,7 @@ def _itself(resolver: Resolver) -> Resolver:
     return resolver
 
 
-async def asks(upstream: Upstream) -> float:
+async def asks(upstream: Forwarder) -> float:
     """Seconds until an answer."""
     loop = asyncio.get_running_loop()
     began = loop.time()
@@ -93,5 +93,5 @@ async def test_a_resolver_that_refuses_the_port_has_the_next_asked_at_once() -> 
         port = gone.getsockname()[1]
     well = Resolver()
     async with resolvers(well) as only:
-        upstream = Upstream([SocketAddress("127.0.0.1", port), *only._resolvers])
+        upstream = Forwarder([SocketAddress("127.0.0.1", port), *only._resolvers])
         assert await asks(upstream) < forwarding.EARLY

@@ -7,7 +7,7 @@ import pytest
 
 from dstack_vpn.adapters.device import process
 from dstack_vpn.adapters.doctor import chain, machine
-from dstack_vpn.adapters.doctor.check import Check, Status, passed
+from dstack_vpn.adapters.doctor.check import Check, CheckStatus, passed
 from dstack_vpn.core.model import DeviceState
 
 
@@ -19,30 +19,30 @@ def free_port(kind: socket.SocketKind) -> int:
 
 def test_a_udp_port_is_free_ours_or_somebody_elses() -> None:
     port = free_port(socket.SOCK_DGRAM)
-    assert machine.udp_port(port, "wg0", None).status is Status.PASS
+    assert machine.udp_port(port, "wg0", None).status is CheckStatus.PASS
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
         other.bind(("0.0.0.0", port))
         taken = machine.udp_port(port, "wg0", DeviceState(None, port + 1))
-        assert taken.status is Status.FAIL
+        assert taken.status is CheckStatus.FAIL
         assert "LISTEN_PORT" in taken.advice
         assert machine.udp_port(port, "wg0", DeviceState(None, port)).found == f"{port} is wg0's"
 
 
 def test_the_http_port_is_free_ours_off_or_somebody_elses() -> None:
     port = free_port(socket.SOCK_STREAM)
-    assert machine.http_port("localhost", port, running=False).status is Status.PASS
+    assert machine.http_port("localhost", port, running=False).status is CheckStatus.PASS
     assert machine.http_port("127.0.0.1", 0, running=False).found == "switched off"
     with socket.socket() as other:
         other.bind(("127.0.0.1", port))
         other.listen()
         taken = machine.http_port("127.0.0.1", port, running=False)
-        assert (taken.status, "HEALTH_CHECK_PORT" in taken.advice) == (Status.FAIL, True)
-        assert machine.http_port("127.0.0.1", port, running=True).status is Status.PASS
+        assert (taken.status, "HEALTH_CHECK_PORT" in taken.advice) == (CheckStatus.FAIL, True)
+        assert machine.http_port("127.0.0.1", port, running=True).status is CheckStatus.PASS
 
 
 def test_what_the_process_may_not_do_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "has_net_admin", lambda: False)
-    assert machine.capabilities().status is Status.FAIL
+    assert machine.capabilities().status is CheckStatus.FAIL
     monkeypatch.setattr(machine, "has_net_admin", lambda: True)
     assert machine.capabilities() == passed("capabilities", "CAP_NET_ADMIN")
 
@@ -52,10 +52,10 @@ def test_a_tun_device_that_is_missing_or_forbidden_is_named(
 ) -> None:
     monkeypatch.setattr(process, "TUN", str(tmp_path / "tun"))
     missing = machine.tun("auto")
-    assert (missing.status, "modprobe tun" in missing.advice) == (Status.FAIL, True)
+    assert (missing.status, "modprobe tun" in missing.advice) == (CheckStatus.FAIL, True)
     (tmp_path / "tun").mkdir()
     assert "Is a directory" in machine.tun("userspace").found
-    assert machine.tun("kernel").status is Status.PASS
+    assert machine.tun("kernel").status is CheckStatus.PASS
 
 
 async def test_no_wireguard_at_all_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,7 +65,7 @@ async def test_no_wireguard_at_all_is_named(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(machine, "find_family", none)
     assert (await machine.wireguard("kernel")).advice.startswith("modprobe wireguard")
     absent = await machine.wireguard("auto", "no-such-program")
-    assert (absent.status, "apt install wireguard-go" in absent.advice) == (Status.FAIL, True)
+    assert (absent.status, "apt install wireguard-go" in absent.advice) == (CheckStatus.FAIL, True)
 
 
 async def test_an_old_wireguard_go_is_worth_knowing(tmp_path: Path) -> None:
@@ -73,25 +73,25 @@ async def test_an_old_wireguard_go_is_worth_knowing(tmp_path: Path) -> None:
     old.write_text("#!/bin/sh\necho 'wireguard-go v0.0.20220316'\n")
     old.chmod(0o755)
     check = await machine.wireguard("userspace", str(old))
-    assert (check.status, "0.0.20231211" in check.advice) == (Status.WARN, True)
+    assert (check.status, "0.0.20231211" in check.advice) == (CheckStatus.WARN, True)
 
 
 def test_the_state_directory_may_be_made_later_but_needs_a_place(tmp_path: Path) -> None:
-    assert machine.state(tmp_path / "not" / "yet").status is Status.PASS
-    assert machine.state(Path("/proc/nowhere")).status is Status.FAIL
+    assert machine.state(tmp_path / "not" / "yet").status is CheckStatus.PASS
+    assert machine.state(Path("/proc/nowhere")).status is CheckStatus.FAIL
 
 
 @pytest.mark.parametrize(
     ("ages", "status"),
     [
-        ([], Status.PASS),
-        ([None], Status.PASS),
-        ([3.0], Status.PASS),
-        ([400.0, 2.0], Status.PASS),
-        ([60.0], Status.FAIL),
-        ([-30.0], Status.FAIL),
+        ([], CheckStatus.PASS),
+        ([None], CheckStatus.PASS),
+        ([3.0], CheckStatus.PASS),
+        ([400.0, 2.0], CheckStatus.PASS),
+        ([60.0], CheckStatus.FAIL),
+        ([-30.0], CheckStatus.FAIL),
     ],
 )
-def test_the_clock_is_held_against_the_newest_block(ages: list[float | None], status: Status) -> None:
-    seen = [chain.Endpoint(Check("rpc", Status.PASS, ""), None, age) for age in ages]
+def test_the_clock_is_held_against_the_newest_block(ages: list[float | None], status: CheckStatus) -> None:
+    seen = [chain.ProbedEndpoint(Check("rpc", CheckStatus.PASS, ""), None, age) for age in ages]
     assert chain.clock(seen).status is status

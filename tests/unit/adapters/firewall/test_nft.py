@@ -15,42 +15,44 @@ from dstack_vpn.adapters.firewall.nft import (
     table_name,
 )
 from dstack_vpn.errors import FirewallError
-from dstack_vpn.ports import FirewallRules, Handing
+from dstack_vpn.ports import FirewallRules, PortForward
 
 BOTH = frozenset({"10.77.0.0/16", "fd01::/48"})
 CLOSED = frozenset({("udp", 51820), ("tcp", 443)})
-V4 = Handing("tcp", 80, "192.0.2.7", 8000)
-V6 = Handing("udp", 53, "2001:db8::7", 53)
+V4 = PortForward("tcp", 80, "192.0.2.7", 8000)
+V6 = PortForward("udp", 53, "2001:db8::7", 53)
 
 
 def test_the_whole_table() -> None:
-    text = render(FirewallRules("wg0", frozenset({"10.77.0.0/16"}), True, CLOSED, handings=frozenset({V4})))
+    text = render(
+        FirewallRules("wg0", frozenset({"10.77.0.0/16"}), True, CLOSED, port_forwards=frozenset({V4}))
+    )
     assert (
         text
         == """\
 add table inet dstack_vpn_wg0
 delete table inet dstack_vpn_wg0
 table inet dstack_vpn_wg0 {
-  chain leaving { type filter hook output priority filter - 5; policy accept;
+  chain output { type filter hook output priority filter - 5; policy accept;
     oifname != { "wg0", "lo" } ip daddr 10.77.0.0/16 counter drop
   }
-  chain arriving { type filter hook input priority filter - 5; policy accept;
+  chain input { type filter hook input priority filter - 5; policy accept;
     iifname != { "wg0", "lo" } ip saddr 10.77.0.0/16 counter drop
     iifname "wg0" tcp dport 443 counter drop
     iifname "wg0" udp dport 51820 counter drop
   }
-  chain entering { type filter hook prerouting priority raw; policy accept;
+  chain prerouting_raw { type filter hook prerouting priority raw; policy accept;
     iifname "wg0" ip daddr != 10.77.0.0/16 counter drop
   }
-  chain passing { type filter hook forward priority filter - 5; policy accept;
+  chain forward { type filter hook forward priority filter - 5; policy accept;
     oifname != "wg0" ip daddr 10.77.0.0/16 counter drop
     iifname "wg0" ct status dnat accept
     iifname "wg0" counter drop
   }
-  chain handing { type nat hook prerouting priority dstnat; policy accept;
+  chain prerouting_nat { type nat hook prerouting priority dstnat; policy accept;
     iifname "wg0" ip daddr 10.77.0.0/16 tcp dport 80 counter dnat ip to 192.0.2.7:8000
   }
-  chain behind { type nat hook postrouting priority srcnat; policy accept;
+  chain postrouting_nat { type nat hook postrouting priority srcnat; policy accept;
     oifname != "wg0" ip saddr 10.77.0.0/16 ct status dnat counter masquerade
   }
 }
@@ -65,7 +67,7 @@ def test_without_forwards_no_connection_is_tracked() -> None:
 
 
 def test_forwards_alone_protect_nothing() -> None:
-    text = render(FirewallRules("wg0", BOTH, False, handings=frozenset({V6})))
+    text = render(FirewallRules("wg0", BOTH, False, port_forwards=frozenset({V6})))
     assert "drop" not in text
     assert "ip6 daddr fd01::/48 udp dport 53 counter dnat ip6 to [2001:db8::7]:53" in text
     assert "ip daddr" not in text, "an IPv4 packet can't go to an IPv6 address"
@@ -82,9 +84,12 @@ def test_every_interface_has_a_table_of_its_own() -> None:
 
 LISTED = """\
 table inet dstack_vpn_wg0 {
-\tchain leaving {
+\tchain output {
 \t\ttype filter hook output priority filter - 5; policy accept;
 \t\toifname != { "wg0", "lo" } ip daddr 10.77.0.0/16 counter drop
+\t}
+\tchain prerouting_raw {
+\t\ttype filter hook prerouting priority raw; policy accept;
 \t}
 }
 """
@@ -93,14 +98,20 @@ table inet dstack_vpn_wg0 {
 @pytest.mark.parametrize(
     ("old", "new", "ours"),
     [
-        ("leaving", "leaving", True),
-        ("leaving", "outgoing", False),
-        ("\tchain leaving", "\tset leaving", False),
-        ("\tchain leaving", "\tchain mine {\n\t}\n\tchain leaving", False),
+        ("output", "output", True),
+        ("output", "outgoing", False),
+        ("prerouting_raw", "input", False),  # all names that another program may use as well
+        ("prerouting_raw", "entering", False),
+        ("\tchain output", "\tset leaving", False),
+        ("\tchain output", "\tchain mine {\n\t}\n\tchain output", False),
     ],
 )
 def test_a_table_is_ours_by_its_chains(old: str, new: str, *, ours: bool) -> None:
     assert is_ours(LISTED.replace(old, new)) is ours
+
+
+def test_a_table_of_an_earlier_release_is_ours() -> None:
+    assert is_ours(LISTED.replace("chain output", "chain leaving").replace("prerouting_raw", "entering"))
 
 
 CHAINS = """\
@@ -170,12 +181,16 @@ async def test_a_missing_program_is_told() -> None:
     await firewall.remove("wg0")
 
 
-@pytest.mark.parametrize(("handing", "name"), [(V4, "ipv4.ip_forward"), (V6, "ipv6.conf.all.forwarding")])
-async def test_a_machine_that_does_not_forward_is_told(tmp_path: Path, handing: Handing, name: str) -> None:
+@pytest.mark.parametrize(
+    ("port_forward", "name"), [(V4, "ipv4.ip_forward"), (V6, "ipv6.conf.all.forwarding")]
+)
+async def test_a_machine_that_does_not_forward_is_told(
+    tmp_path: Path, port_forward: PortForward, name: str
+) -> None:
     for file in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).write_text("0\n")
     with pytest.raises(FirewallError, match=name):
         await NftFirewall(proc=tmp_path).apply(
-            FirewallRules("wg0", BOTH, True, handings=frozenset({handing}))
+            FirewallRules("wg0", BOTH, True, port_forwards=frozenset({port_forward}))
         )

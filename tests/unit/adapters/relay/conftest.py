@@ -12,7 +12,7 @@ from dstack_vpn.adapters.relay.tcp2udp import Tcp2Udp
 from dstack_vpn.adapters.relay.udp2tcp import Udp2Tcp
 from dstack_vpn.adapters.relay.view import Service
 from dstack_vpn.core.model import SocketAddress
-from dstack_vpn.core.paths.relay_url import Listen, Upstream
+from dstack_vpn.core.paths.relay_url import Listen, RelayUrl
 
 
 @asynccontextmanager
@@ -39,7 +39,7 @@ class Pair:
             made.bind(("127.0.0.1", 0))
             made.setblocking(False)
         self.far = Tcp2Udp(self.engine, Listen.parse("tcp://127.0.0.1:0"), self.sink.getsockname())
-        upstream = Upstream.parse(f"tcp://127.0.0.1:{self.far.address.port}")
+        upstream = RelayUrl.parse(f"tcp://127.0.0.1:{self.far.address.port}")
         self.near = Udp2Tcp(self.engine, SocketAddress("127.0.0.1", 0), [upstream])
         self.source.connect(self.near.address)
 

@@ -18,7 +18,7 @@ from dstack_vpn.adapters.relay.udp2tcp import Udp2Tcp
 from dstack_vpn.adapters.relay.view import RelayView
 from dstack_vpn.core.model import SocketAddress
 from dstack_vpn.core.observe.health import Component, Status
-from dstack_vpn.core.paths.relay_url import Listen, Upstream
+from dstack_vpn.core.paths.relay_url import Listen, RelayUrl
 from dstack_vpn.core.wireguard.framing import foreign_protocol, frame
 
 ANY = SocketAddress("127.0.0.1", 0)
@@ -46,7 +46,7 @@ async def far_end(serve: Serve) -> AsyncIterator[int]:
 async def peers(port: int, count: int = 1) -> AsyncIterator[list[Udp2Tcp]]:
     """Relays to one far end, each with a WireGuard that keeps trying."""
     engine = Engine()
-    relays = [Udp2Tcp(engine, ANY, [Upstream.parse(f"tcp://127.0.0.1:{port}")]) for _ in range(count)]
+    relays = [Udp2Tcp(engine, ANY, [RelayUrl.parse(f"tcp://127.0.0.1:{port}")]) for _ in range(count)]
     sources = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in relays]
     for source, relay in zip(sources, relays, strict=True):
         source.connect(relay.address)

@@ -11,11 +11,11 @@ import pytest
 
 from dstack_vpn.adapters.relay import lookup
 from dstack_vpn.adapters.relay.dial import dial
-from dstack_vpn.adapters.relay.lookup import Names
+from dstack_vpn.adapters.relay.lookup import NameCache
 from dstack_vpn.adapters.relay.sockets import KEEPALIVE, can_send
 from dstack_vpn.core.model import SocketAddress
 from dstack_vpn.core.paths.destination import Destinations
-from dstack_vpn.core.paths.relay_url import Upstream
+from dstack_vpn.core.paths.relay_url import RelayUrl
 from dstack_vpn.errors import RelayError
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -44,8 +44,8 @@ async def hello(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     writer.close()
 
 
-async def reads_hello(url: str, names: Names | None = None) -> None:
-    dialled = await dial(Upstream.parse(url), names)
+async def reads_hello(url: str, names: NameCache | None = None) -> None:
+    dialled = await dial(RelayUrl.parse(url), names)
     try:
         received = await asyncio.get_running_loop().sock_recv(dialled.connection, 100)
     finally:
@@ -55,7 +55,7 @@ async def reads_hello(url: str, names: Names | None = None) -> None:
 
 async def problem(url: str) -> str:
     with pytest.raises(RelayError) as caught:
-        await dial(Upstream.parse(url), timeout=2.0)
+        await dial(RelayUrl.parse(url), timeout=2.0)
     return str(caught.value)
 
 
@@ -68,12 +68,12 @@ async def test_a_name_with_several_addresses_leads_to_the_one_that_answers() -> 
         ]
 
     async with server(hello) as port:
-        await reads_hello(f"tcp://relay.test:{port}", Names(both))
+        await reads_hello(f"tcp://relay.test:{port}", NameCache(both))
 
 
 async def test_connections_have_their_options_before_they_connect() -> None:
     async with server(hello) as port:
-        dialled = await dial(Upstream.parse(f"tcp://127.0.0.1:{port}"), mark=77)
+        dialled = await dial(RelayUrl.parse(f"tcp://127.0.0.1:{port}"), mark=77)
         connection = dialled.connection
         assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_MARK) == 77
         assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
@@ -96,7 +96,7 @@ async def test_a_name_that_does_not_resolve_says_which() -> None:
 async def test_somebody_elses_name_must_not_lead_to_this_machine() -> None:
     async with server(hello) as port:
         with pytest.raises(RelayError, match="no address of another machine"):
-            await dial(Upstream.parse(f"tcp://localhost:{port}"), destinations=Destinations())
+            await dial(RelayUrl.parse(f"tcp://localhost:{port}"), destinations=Destinations())
 
 
 # -- proxies ------------------------------------------------------------------------------------------
@@ -270,7 +270,7 @@ async def test_a_slow_name_server_takes_no_time_from_connecting() -> None:
     async with server(hello) as port:
         find = SlowNames(port)
         asyncio.get_running_loop().call_later(0.6, find.answers.set)
-        dialled = await dial(Upstream.parse(f"tcp://relay.test:{port}"), Names(find), timeout=0.5)
+        dialled = await dial(RelayUrl.parse(f"tcp://relay.test:{port}"), NameCache(find), timeout=0.5)
         dialled.stream.close()
 
 
@@ -280,7 +280,7 @@ async def test_the_last_good_address_is_used_while_the_name_servers_are_silent(
     monkeypatch.setattr(lookup, "FRESH", 0.1)
     async with server(hello) as port:
         find = SlowNames(port)
-        names = Names(find)
+        names = NameCache(find)
         find.answers.set()
         await reads_hello(f"tcp://relay.test:{port}", names)
         find.answers.clear()
@@ -296,5 +296,5 @@ async def test_a_name_without_an_answer_is_given_up_by_its_own_deadline(
     monkeypatch.setattr(lookup, "DEADLINE", 0.1)
     find = SlowNames(0)
     with pytest.raises(RelayError, match=r"can't resolve relay\.test: no name server answered"):
-        await dial(Upstream.parse("tcp://relay.test:443"), Names(find))
+        await dial(RelayUrl.parse("tcp://relay.test:443"), NameCache(find))
     find.answers.set()

@@ -9,7 +9,7 @@ import pytest
 from tests.unit.daemon.conftest import eventually
 
 from dstack_vpn.adapters.relay import lookup
-from dstack_vpn.adapters.relay.lookup import SHARE, Found, Names, Share
+from dstack_vpn.adapters.relay.lookup import SHARE, Found, NameCache, Share
 from dstack_vpn.errors import RelayError
 
 FOUND: Found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("192.0.2.7", 443))]
@@ -39,7 +39,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[SilentServer]:
 
 
 async def test_one_members_relay_names_take_its_share_and_no_more(server: SilentServer) -> None:
-    names, hostile = Names(server.find), Share()
+    names, hostile = NameCache(server.find), Share()
     dead = (names.find(f"dead-{number}.example", 443, share=hostile) for number in range(200))
     lost = asyncio.gather(*dead, return_exceptions=True)
     await eventually(lambda: len(server.asked) == SHARE)

@@ -12,9 +12,9 @@ import structlog
 from structlog.testing import LogCapture
 from tests.unit.adapters.relay.conftest import Pair, running
 
+from dstack_vpn.adapters.rate_limited_logger import RateLimitedLogger
 from dstack_vpn.adapters.relay import tcp2udp
 from dstack_vpn.adapters.relay.race import race
-from dstack_vpn.adapters.seldom import Seldom
 from dstack_vpn.errors import RelayError
 
 
@@ -56,7 +56,7 @@ def test_what_happens_again_and_again_is_logged_once_with_its_count(monkeypatch:
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     capture = LogCapture()
     log: Any = structlog.wrap_logger(structlog.PrintLogger(), processors=[capture])
-    quiet = Seldom(log)
+    quiet = RateLimitedLogger(log)
     for _ in range(1000):
         quiet.warning("relay.limit", source="192.0.2.1")
     assert len(capture.entries) == 1

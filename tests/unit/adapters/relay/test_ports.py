@@ -16,7 +16,7 @@ from dstack_vpn.adapters.relay.tcp2udp import Tcp2Udp
 from dstack_vpn.adapters.relay.udp2tcp import Udp2Tcp
 from dstack_vpn.core.model import SocketAddress
 from dstack_vpn.core.paths.destination import Destinations
-from dstack_vpn.core.paths.relay_url import Listen, Upstream
+from dstack_vpn.core.paths.relay_url import Listen, RelayUrl
 from dstack_vpn.errors import RelayError
 
 ANY = SocketAddress("127.0.0.1", 0)
@@ -26,7 +26,7 @@ THIEF = 0.5
 
 
 async def test_a_thousand_relays_of_one_node_share_no_port() -> None:
-    engine, upstream = Engine(), Upstream.parse("tcp://192.0.2.1:443")
+    engine, upstream = Engine(), RelayUrl.parse("tcp://192.0.2.1:443")
     relays = [LoopbackRelay(engine, [upstream], mark=None, destinations=Destinations()) for _ in range(1000)]
     try:
         assert len({relay.address for relay in relays}) == len(relays)
@@ -51,7 +51,7 @@ async def test_a_second_relay_on_a_tcp_port_in_use_is_refused() -> None:
 
 
 async def test_each_source_has_its_own_socket_beside_the_listening_one() -> None:
-    relay = Udp2Tcp(Engine(), ANY, [Upstream.parse("tcp://127.0.0.1:9")])
+    relay = Udp2Tcp(Engine(), ANY, [RelayUrl.parse("tcp://127.0.0.1:9")])
     sources = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(5)]
     async with running(relay), asyncio.timeout(10):
         for source in sources:

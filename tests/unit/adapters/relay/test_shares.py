@@ -18,7 +18,7 @@ from dstack_vpn.adapters.relay.tcp2udp import Tcp2Udp
 from dstack_vpn.adapters.relay.udp2tcp import Udp2Tcp
 from dstack_vpn.core.model import SocketAddress
 from dstack_vpn.core.paths.destination import Destinations
-from dstack_vpn.core.paths.relay_url import Listen, Upstream
+from dstack_vpn.core.paths.relay_url import Listen, RelayUrl
 from dstack_vpn.core.wireguard.framing import frame
 
 LIMITS = Limits(total=64, per_source=16)
@@ -104,7 +104,7 @@ async def test_connections_that_wireguard_answers_stay_and_those_that_it_never_d
 
 
 async def test_udp_sources_of_one_64_are_one_source() -> None:
-    upstream = [Upstream.parse("tcp://127.0.0.1:9")]
+    upstream = [RelayUrl.parse("tcp://127.0.0.1:9")]
     relay = Udp2Tcp(Engine(), SocketAddress("127.0.0.1", 0), upstream, limits=LIMITS, sources=CROWD)
     async with running(relay):
         made = []

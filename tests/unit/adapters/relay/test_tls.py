@@ -19,7 +19,7 @@ from dstack_vpn.adapters.relay.certs import Certificates
 from dstack_vpn.adapters.relay.dial import Dialled, dial
 from dstack_vpn.adapters.relay.engine import Engine
 from dstack_vpn.adapters.relay.tcp2udp import Tcp2Udp
-from dstack_vpn.core.paths.relay_url import Listen, Upstream
+from dstack_vpn.core.paths.relay_url import Listen, RelayUrl
 from dstack_vpn.core.wireguard.framing import frame
 from dstack_vpn.errors import RelayError
 
@@ -47,8 +47,8 @@ def listen_on(cert: Path | None = None, key: Path | None = None) -> Listen:
     return Listen.parse("tls://127.0.0.1:0" + (f"?{options}" if options else ""))
 
 
-def upstream(port: int, options: str) -> Upstream:
-    return Upstream.parse(f"tls://127.0.0.1:{port}?{options}")
+def upstream(port: int, options: str) -> RelayUrl:
+    return RelayUrl.parse(f"tls://127.0.0.1:{port}?{options}")
 
 
 async def connect(port: int, options: str) -> Dialled:

@@ -7,23 +7,23 @@ from pathlib import Path
 
 import pytest
 
-from dstack_vpn.adapters.store.ledger import SqliteLedger
-from dstack_vpn.core.observe.audit_chain import Note
+from dstack_vpn.adapters.store.audit_log import SqliteAuditLog
+from dstack_vpn.core.observe.audit_chain import AuditRecord
 from dstack_vpn.errors import StoreError
 
 ALL = 1 << 40
 
 
-def note(at: float, what: str = "peer.set") -> Note:
-    return Note(at, what, {"node": "a", "at_all": at})
+def note(at: float, what: str = "peer.set") -> AuditRecord:
+    return AuditRecord(at, what, {"node": "a", "at_all": at})
 
 
 @pytest.fixture
-def ledger(tmp_path: Path) -> SqliteLedger:
-    return SqliteLedger(tmp_path / "state" / "audit.sqlite")
+def ledger(tmp_path: Path) -> SqliteAuditLog:
+    return SqliteAuditLog(tmp_path / "state" / "audit.sqlite")
 
 
-def test_what_was_written_is_read_again_by_its_owner_only(ledger: SqliteLedger, tmp_path: Path) -> None:
+def test_what_was_written_is_read_again_by_its_owner_only(ledger: SqliteAuditLog, tmp_path: Path) -> None:
     assert not ledger.exists
     end = ledger.append([note(1.0), note(2.0, "admin.rollback")])
     assert [(r.number, r.note) for r in ledger.read()] == [(1, note(1.0)), (2, note(2.0, "admin.rollback"))]
@@ -33,14 +33,14 @@ def test_what_was_written_is_read_again_by_its_owner_only(ledger: SqliteLedger, 
     assert stat.S_IMODE(mode) == 0o600
 
 
-def test_several_writers_make_one_chain(ledger: SqliteLedger) -> None:
+def test_several_writers_make_one_chain(ledger: SqliteAuditLog) -> None:
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda n: ledger.append([note(n), note(n + 0.5)]), range(25)))
     assert ledger.verify() == (ledger.end(), None)
     assert ledger.end().number == 50
 
 
-def test_the_oldest_go_by_age_and_by_size_and_the_rest_stays_sound(ledger: SqliteLedger) -> None:
+def test_the_oldest_go_by_age_and_by_size_and_the_rest_stays_sound(ledger: SqliteAuditLog) -> None:
     ledger.append([note(n) for n in range(100)])
     first_ten = list(ledger.read())[9].hash
     assert ledger.forget(now=200.0, before=10.0, largest=ALL) == 10
@@ -58,18 +58,25 @@ def test_the_oldest_go_by_age_and_by_size_and_the_rest_stays_sound(ledger: Sqlit
     assert ledger.verify() == (ledger.end(), None)
 
 
-def decided(at: float, token: int) -> Note:
-    return Note(at, "access.decided", {"token": token, "granted": False, "reason": "revoked"})
+def decided(at: float, token: int) -> AuditRecord:
+    return AuditRecord(at, "access.decided", {"token": token, "granted": False, "reason": "revoked"})
 
 
-def flood(ledger: SqliteLedger, since: float, count: int = 2000) -> None:
+def flood(ledger: SqliteAuditLog, since: float, count: int = 2000) -> None:
     ledger.append(
-        [Note(since + n, "chain.event", {"event": "endpoint updated", "token": 6}) for n in range(count)]
+        [
+            AuditRecord(since + n, "chain.event", {"event": "endpoint updated", "token": 6})
+            for n in range(count)
+        ]
     )
 
 
-def test_a_holder_pushes_no_decision_out_by_events_and_the_cut_is_told(ledger: SqliteLedger) -> None:
-    own = [Note(0.0, "node.started", {}), decided(1.0, 7), Note(2.0, "key.changed", {"key": "k"})]
+def test_a_holder_pushes_no_decision_out_by_events_and_the_cut_is_told(ledger: SqliteAuditLog) -> None:
+    own = [
+        AuditRecord(0.0, "node.started", {}),
+        decided(1.0, 7),
+        AuditRecord(2.0, "key.changed", {"key": "k"}),
+    ]
     ledger.append(own)
     for moment in range(5):
         flood(ledger, 10.0 + moment)
@@ -86,7 +93,7 @@ def test_a_holder_pushes_no_decision_out_by_events_and_the_cut_is_told(ledger: S
     assert all("chain.event" in str(record.note.body["kinds"]) for record in told)
 
 
-def test_a_holder_pushes_no_other_tokens_decision_out_by_flipping_its_own(ledger: SqliteLedger) -> None:
+def test_a_holder_pushes_no_other_tokens_decision_out_by_flipping_its_own(ledger: SqliteAuditLog) -> None:
     ledger.append([decided(1.0, 7)])
     ledger.append([decided(2.0 + n, 6) for n in range(3000)])
     ledger.append([decided(9000.0, 8)])
@@ -97,7 +104,7 @@ def test_a_holder_pushes_no_other_tokens_decision_out_by_flipping_its_own(ledger
     assert ledger.verify() == (ledger.end(), None)
 
 
-def test_decisions_alone_are_cut_from_the_oldest_on(ledger: SqliteLedger) -> None:
+def test_decisions_alone_are_cut_from_the_oldest_on(ledger: SqliteAuditLog) -> None:
     ledger.append([decided(float(n), n) for n in range(1000)])
     ledger.forget(now=2000.0, before=0.0, largest=50_000)
     about = [record.note.body["token"] for record in ledger.read() if record.note.kind == "access.decided"]
@@ -125,7 +132,7 @@ FORGERIES = {
 
 @pytest.mark.parametrize("statement", FORGERIES.values(), ids=FORGERIES)
 def test_a_cut_that_no_record_tells_of_is_not_sound(
-    ledger: SqliteLedger, tmp_path: Path, statement: str
+    ledger: SqliteAuditLog, tmp_path: Path, statement: str
 ) -> None:
     ledger.append([decided(float(n), n) for n in range(20)])
     flood(ledger, 30.0)
@@ -139,7 +146,7 @@ def test_a_cut_that_no_record_tells_of_is_not_sound(
     assert ledger.verify()[1] is not None
 
 
-def test_a_cut_of_an_earlier_release_is_told_from_now_on(ledger: SqliteLedger, tmp_path: Path) -> None:
+def test_a_cut_of_an_earlier_release_is_told_from_now_on(ledger: SqliteAuditLog, tmp_path: Path) -> None:
     ledger.append([note(float(n)) for n in range(10)])
     with sqlite3.connect(tmp_path / "state" / "audit.sqlite") as connection:
         connection.execute("INSERT INTO anchor SELECT 1, number, hash FROM record WHERE number = 4")
@@ -151,7 +158,7 @@ def test_a_cut_of_an_earlier_release_is_told_from_now_on(ledger: SqliteLedger, t
     assert ledger.verify() == (ledger.end(), None)
 
 
-def test_the_table_refuses_changes(ledger: SqliteLedger, tmp_path: Path) -> None:
+def test_the_table_refuses_changes(ledger: SqliteAuditLog, tmp_path: Path) -> None:
     ledger.append([note(1.0), note(2.0)])
     with sqlite3.connect(tmp_path / "state" / "audit.sqlite") as connection:
         for statement in ("UPDATE record SET body = '{}'", "DELETE FROM record WHERE number = 2"):
@@ -170,7 +177,7 @@ def test_the_table_refuses_changes(ledger: SqliteLedger, tmp_path: Path) -> None
     ],
 )
 def test_whoever_gets_around_that_is_found_out(
-    ledger: SqliteLedger, tmp_path: Path, statement: str, problem: str
+    ledger: SqliteAuditLog, tmp_path: Path, statement: str, problem: str
 ) -> None:
     ledger.append([note(1.0), note(2.0), note(3.0)])
     with sqlite3.connect(tmp_path / "state" / "audit.sqlite") as connection:
@@ -180,7 +187,7 @@ def test_whoever_gets_around_that_is_found_out(
     assert ledger.verify()[1] == problem
 
 
-def test_a_body_that_is_nested_without_end_is_shown_as_it_is(ledger: SqliteLedger, tmp_path: Path) -> None:
+def test_a_body_that_is_nested_without_end_is_shown_as_it_is(ledger: SqliteAuditLog, tmp_path: Path) -> None:
     ledger.append([note(1.0)])
     with sqlite3.connect(tmp_path / "state" / "audit.sqlite") as connection:
         connection.execute("DROP TRIGGER record_stays")
@@ -192,4 +199,4 @@ def test_a_body_that_is_nested_without_end_is_shown_as_it_is(ledger: SqliteLedge
 def test_a_file_that_is_none_is_a_store_error(tmp_path: Path) -> None:
     (tmp_path / "audit.sqlite").write_bytes(b"no database" * 100)
     with pytest.raises(StoreError, match=r"audit\.sqlite"):
-        SqliteLedger(tmp_path / "audit.sqlite").append([note(1.0)])
+        SqliteAuditLog(tmp_path / "audit.sqlite").append([note(1.0)])

@@ -14,15 +14,15 @@ from tests.scripted import IDENTITY, MemoryStore, grant
 
 from dstack_vpn.adapters.store.records import dump_event, dump_node, load_event, load_node
 from dstack_vpn.adapters.store.sqlite import SqliteStore
-from dstack_vpn.core.chain.events import LoggedEvent, Observed, RegistryEvent, Revoked
+from dstack_vpn.core.chain.events import LoggedEvent, RegistryEvent, Revoked, TokenState
 from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.model import END_OF_BLOCK, BlockRef, Endpoint, Malformed
-from dstack_vpn.core.paths.peer_endpoint import Reach
+from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
 from dstack_vpn.errors import FormatError, StoreError
 from dstack_vpn.ports import Checkpoint, Store
 
 BLOCKS = [BlockRef(n, f"h{n}", f"h{n - 1}", n) for n in range(6)]
-NODE = Node(2**200, "0xa", "web", None, Reach(Endpoint("192.0.2.1", 1)))
+NODE = Node(2**200, "0xa", "web", None, PeerEndpoint(Endpoint("192.0.2.1", 1)))
 
 
 def log(block: int, index: int, event: RegistryEvent) -> LoggedEvent:
@@ -58,11 +58,11 @@ async def test_a_checkpoint_replaces_everything(store: Store) -> None:
 
 async def test_events_and_the_tip_move_together(store: Store) -> None:
     await store.checkpoint(CHECKPOINT)
-    await store.append(BLOCKS[4], [log(3, 1, Revoked(1)), log(3, END_OF_BLOCK, Observed(1, None))], [])
+    await store.append(BLOCKS[4], [log(3, 1, Revoked(1)), log(3, END_OF_BLOCK, TokenState(1, None))], [])
     loaded = await store.load()
     assert loaded is not None
     assert loaded.tip == BLOCKS[4]
-    assert [x.event for x in loaded.events] == [grant(1), Revoked(1), Observed(1, None)]
+    assert [x.event for x in loaded.events] == [grant(1), Revoked(1), TokenState(1, None)]
     await store.append(BLOCKS[3], [], [log(3, 1, Revoked(1))])
     loaded = await store.load()
     assert loaded is not None
@@ -179,6 +179,13 @@ def test_nodes_survive_a_round_trip(node: Node) -> None:
 @given(events)
 def test_events_survive_a_round_trip(event: RegistryEvent) -> None:
     assert load_event(dump_event(event)) == event
+
+
+def test_a_state_is_stored_under_its_first_name() -> None:
+    """Stores of earlier releases have it, and these read ours."""
+    text = '{"type":"Observed","token_id":1,"node":null}'
+    assert load_event(text) == TokenState(1, None)
+    assert dump_event(TokenState(1, None)) == text
 
 
 def test_what_was_stored_before_there_were_relays_is_still_read() -> None:

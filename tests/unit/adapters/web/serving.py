@@ -14,7 +14,7 @@ from dstack_vpn.adapters.clock import SystemClock
 from dstack_vpn.adapters.web.access import Policy
 from dstack_vpn.adapters.web.api import Api
 from dstack_vpn.adapters.web.documents import Later, to_json
-from dstack_vpn.adapters.web.server import HealthServer, Part
+from dstack_vpn.adapters.web.server import HttpServer, Part
 from dstack_vpn.core.limits.shares import Address
 from dstack_vpn.core.observe.health import Component, Health, Status
 from dstack_vpn.core.wireguard.keys import PublicKey
@@ -35,7 +35,7 @@ MEMBER = {
 
 @dataclass
 class FixedView:
-    """Implements `adapters.web.api.NodeView`: 10.77.0.2 is a member's, the rest of 10.77 nobody's."""
+    """Implements `adapters.web.api.ApiView`: 10.77.0.2 is a member's, the rest of 10.77 nobody's."""
 
     feed: EventLog = field(default_factory=lambda: EventLog(SystemClock()))
     version: Mapping[str, Any] = field(
@@ -76,7 +76,7 @@ class Serving:
 
     url: str
     port: int
-    server: HealthServer
+    server: HttpServer
 
     async def get(
         self, path: str, method: str = "GET", source: str | None = None, **headers: str
@@ -122,7 +122,7 @@ async def serving(
     """Serve while the body runs; by default the whole API over a fixed view."""
     view, policy, port = view or FixedView(), policy or Policy(), free_port()
     parts = (Api(view, policy),) if parts is None else parts
-    server = HealthServer("127.0.0.1", port, policy, lambda: health, parts)
+    server = HttpServer("127.0.0.1", port, policy, lambda: health, parts)
     if patience is not None:
         server.connections.patience = patience
     async with asyncio.TaskGroup() as group:

@@ -14,7 +14,7 @@ from tests.unit.adapters.web.serving import ILL, WELL, FixedView, free_port, ser
 from dstack_vpn.adapters.web import listening
 from dstack_vpn.adapters.web import server as web_server
 from dstack_vpn.adapters.web.access import Policy
-from dstack_vpn.adapters.web.server import HealthServer, of_view
+from dstack_vpn.adapters.web.server import HttpServer, of_view
 from dstack_vpn.core.limits.pace import Limiter, Pace
 from dstack_vpn.core.limits.shares import Shares
 from dstack_vpn.core.observe.health import Health
@@ -160,7 +160,7 @@ async def test_a_port_in_use_is_a_problem_that_is_logged_once_and_mended_when_it
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        server = HealthServer("127.0.0.1", port, Policy(), lambda: WELL)
+        server = HttpServer("127.0.0.1", port, Policy(), lambda: WELL)
         async with asyncio.TaskGroup() as group:
             running = group.create_task(server.run())
             await until(lambda: server.problem)
@@ -179,7 +179,7 @@ async def test_a_port_in_use_is_a_problem_that_is_logged_once_and_mended_when_it
 )
 async def test_every_address_answers_over_ipv4_and_ipv6(host: str, asks: str) -> None:
     port = free_port()
-    server = HealthServer(host, port, Policy(), lambda: WELL)
+    server = HttpServer(host, port, Policy(), lambda: WELL)
     async with asyncio.TaskGroup() as group:
         running = group.create_task(server.run())
         async with asyncio.timeout(10):
@@ -189,7 +189,7 @@ async def test_every_address_answers_over_ipv4_and_ipv6(host: str, asks: str) ->
 
 
 async def test_an_address_that_comes_later_is_no_reason_to_end() -> None:
-    server = HealthServer("192.0.2.77", free_port(), Policy(), lambda: WELL)
+    server = HttpServer("192.0.2.77", free_port(), Policy(), lambda: WELL)
     async with asyncio.TaskGroup() as group:
         running = group.create_task(server.run())
         await until(lambda: server.problem)

@@ -1,6 +1,6 @@
 import pytest
 
-from dstack_vpn.core.chain.block_hashes import PAST, Ring
+from dstack_vpn.core.chain.block_hashes import PAST, BlockHashes
 from dstack_vpn.core.model import BlockRef
 
 
@@ -8,8 +8,8 @@ def block(number: int, fork: str = "a") -> BlockRef:
     return BlockRef(number, f"{fork}{number}", f"{fork}{number - 1}", 0)
 
 
-def ring(*numbers: int) -> Ring:
-    return Ring((number, block(number).hash) for number in numbers)
+def ring(*numbers: int) -> BlockHashes:
+    return BlockHashes((number, block(number).hash) for number in numbers)
 
 
 def test_what_lies_far_below_a_final_block_is_forgotten() -> None:

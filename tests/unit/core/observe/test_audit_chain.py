@@ -5,15 +5,15 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dstack_vpn.core.observe.audit_chain import ORIGIN, Note, Record, check, seal
+from dstack_vpn.core.observe.audit_chain import ORIGIN, AuditRecord, ChainedRecord, check, seal
 
 scalars = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), st.text(max_size=20))
 notes = st.builds(
-    Note, st.floats(0, 2e9), st.text(max_size=10), st.dictionaries(st.text(max_size=5), scalars)
+    AuditRecord, st.floats(0, 2e9), st.text(max_size=10), st.dictionaries(st.text(max_size=5), scalars)
 )
 
 
-def chain(written: list[Note]) -> list[Record]:
+def chain(written: list[AuditRecord]) -> list[ChainedRecord]:
     records, end = [], ORIGIN
     for note in written:
         records.append(seal(end, note))
@@ -22,7 +22,7 @@ def chain(written: list[Note]) -> list[Record]:
 
 
 @given(st.lists(notes, max_size=8))
-def test_what_was_written_is_sound(written: list[Note]) -> None:
+def test_what_was_written_is_sound(written: list[AuditRecord]) -> None:
     records = chain(written)
     end, problem = check(ORIGIN, records)
     assert problem is None
@@ -30,7 +30,9 @@ def test_what_was_written_is_sound(written: list[Note]) -> None:
 
 
 @given(st.lists(notes, min_size=1, max_size=8), notes, st.data())
-def test_an_altered_record_is_found(written: list[Note], other: Note, data: st.DataObject) -> None:
+def test_an_altered_record_is_found(
+    written: list[AuditRecord], other: AuditRecord, data: st.DataObject
+) -> None:
     records = chain(written)
     place = data.draw(st.integers(0, len(records) - 1))
     if seal(ORIGIN, other) == seal(ORIGIN, records[place].note):
@@ -42,7 +44,7 @@ def test_an_altered_record_is_found(written: list[Note], other: Note, data: st.D
 
 
 @given(st.lists(notes, min_size=2, max_size=8), st.data())
-def test_a_record_that_was_left_out_is_missed(written: list[Note], data: st.DataObject) -> None:
+def test_a_record_that_was_left_out_is_missed(written: list[AuditRecord], data: st.DataObject) -> None:
     records = chain(written)
     place = data.draw(st.integers(0, len(records) - 2))
     del records[place]
@@ -54,7 +56,7 @@ def test_a_record_that_was_left_out_is_missed(written: list[Note], data: st.Data
 
 def test_the_hash_is_the_same_for_everyone() -> None:
     # Written out, so that a change of the format does not go unnoticed: it would break every log there is.
-    record = seal(ORIGIN, Note(1.5, "peer.set", {"token": 1, "node": "a"}))
+    record = seal(ORIGIN, AuditRecord(1.5, "peer.set", {"token": 1, "node": "a"}))
     text = '[1,1.5,"peer.set",{"node":"a","token":1}]'
     import hashlib
 

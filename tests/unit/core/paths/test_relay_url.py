@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dstack_vpn.core.model import Endpoint
-from dstack_vpn.core.paths.peer_endpoint import RELAYS, Reach
-from dstack_vpn.core.paths.relay_url import Listen, Upstream
+from dstack_vpn.core.paths.peer_endpoint import RELAYS, PeerEndpoint
+from dstack_vpn.core.paths.relay_url import Listen, RelayUrl
 from dstack_vpn.errors import FormatError
 
 PIN = "ab" * 32
@@ -32,8 +32,8 @@ def urls(draw: st.DrawFn) -> str:
 
 @given(urls())
 def test_a_url_means_what_it_says_when_it_is_written_out(text: str) -> None:
-    upstream = Upstream.parse(text, local=False)
-    assert Upstream.parse(str(upstream), local=False) == upstream
+    upstream = RelayUrl.parse(text, local=False)
+    assert RelayUrl.parse(str(upstream), local=False) == upstream
 
 
 @given(st.none() | st.tuples(hosts, ports), st.lists(urls(), max_size=RELAYS, unique=True))
@@ -41,22 +41,24 @@ def test_an_endpoint_keeps_all_its_alternatives(udp: tuple[str, int] | None, rel
     parts = ([] if udp is None else [f"{udp[0]}:{udp[1]}"]) + relays
     if not parts or len(text := ",".join(parts)) > 1024:
         return
-    reach = Reach.parse(text)
-    assert (reach.udp is None) == (udp is None)
-    assert reach.relays == tuple(dict.fromkeys(Upstream.parse(relay, local=False) for relay in relays))
-    assert Reach.parse(str(reach)) == reach
+    peer_endpoint = PeerEndpoint.parse(text)
+    assert (peer_endpoint.udp is None) == (udp is None)
+    assert peer_endpoint.relays == tuple(
+        dict.fromkeys(RelayUrl.parse(relay, local=False) for relay in relays)
+    )
+    assert PeerEndpoint.parse(str(peer_endpoint)) == peer_endpoint
 
 
 @given(st.text(max_size=80))
 def test_nonsense_is_a_format_error_and_nothing_else(text: str) -> None:
-    for parse in (Upstream.parse, Listen.parse, Reach.parse):
+    for parse in (RelayUrl.parse, Listen.parse, PeerEndpoint.parse):
         with contextlib.suppress(FormatError):
             parse(text)
 
 
 @pytest.mark.parametrize("text", ["vpn.example.org:51820", "udp://vpn.example.org:51820"])
 def test_plain_udp_can_be_written_both_ways(text: str) -> None:
-    assert Reach.parse(text) == Reach(Endpoint("vpn.example.org", 51820))
+    assert PeerEndpoint.parse(text) == PeerEndpoint(Endpoint("vpn.example.org", 51820))
 
 
 @pytest.mark.parametrize(
@@ -83,15 +85,15 @@ def test_plain_udp_can_be_written_both_ways(text: str) -> None:
 )
 def test_what_somebody_else_wrote_is_refused_with_the_part_that_is_wrong(text: str, said: str) -> None:
     with pytest.raises(FormatError) as caught:
-        Upstream.parse(text, local=False)
+        RelayUrl.parse(text, local=False)
     assert said in str(caught.value)
     with pytest.raises(FormatError):
-        Reach.parse(f"192.0.2.1:1,{text}")
+        PeerEndpoint.parse(f"192.0.2.1:1,{text}")
 
 
 def test_the_operator_may_name_files_proxies_and_this_machine() -> None:
     text = "tls://localhost:443?ca=/etc/ca.pem&via=socks5://u:p@127.0.0.1:1080"
-    upstream = Reach.parse(text, local=True).relays[0]
+    upstream = PeerEndpoint.parse(text, local=True).relays[0]
     assert (upstream.ca, upstream.via) == ("/etc/ca.pem", "socks5://u:p@127.0.0.1:1080")
     assert "u:p" not in repr(upstream) + str(upstream)
 
@@ -108,7 +110,7 @@ def test_the_operator_may_name_files_proxies_and_this_machine() -> None:
 )
 def test_alternatives_have_bounds_and_the_wrong_one_is_named(text: str, said: str) -> None:
     with pytest.raises(FormatError) as caught:
-        Reach.parse(text)
+        PeerEndpoint.parse(text)
     assert said in str(caught.value)
 
 

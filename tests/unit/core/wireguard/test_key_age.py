@@ -12,9 +12,9 @@ from dstack_vpn.core.wireguard.key_age import (
     SETTLING,
     SHORTEST,
     START,
+    KeyAction,
     Look,
     Schedule,
-    Verdict,
     age_of,
     span,
 )
@@ -43,28 +43,28 @@ def test_a_key_is_as_old_as_both_say(registry: float | None, file: float | None,
 def test_it_is_changed_in_the_last_tenth_of_its_time() -> None:
     assert Schedule(100.0, 0.0).due == 90
     assert Schedule(100.0, 0.999).due < 95
-    assert SCHEDULE.decide(OLD) is Verdict.RENEW
-    assert SCHEDULE.decide(replace(OLD, age=SCHEDULE.due - 1)) is Verdict.REST
-    assert SCHEDULE.decide(replace(OLD, age=None)) is Verdict.REST
+    assert SCHEDULE.decide(OLD) is KeyAction.RENEW
+    assert SCHEDULE.decide(replace(OLD, age=SCHEDULE.due - 1)) is KeyAction.REST
+    assert SCHEDULE.decide(replace(OLD, age=None)) is KeyAction.REST
 
 
 def test_nothing_is_tried_where_nobody_would_take_it() -> None:
-    assert SCHEDULE.decide(replace(OLD, member=False)) is Verdict.REST
-    assert SCHEDULE.decide(replace(OLD, able=False)) is Verdict.REMIND
-    assert SCHEDULE.decide(replace(OLD, able=False, member=False)) is Verdict.REMIND
+    assert SCHEDULE.decide(replace(OLD, member=False)) is KeyAction.REST
+    assert SCHEDULE.decide(replace(OLD, able=False)) is KeyAction.REMIND
+    assert SCHEDULE.decide(replace(OLD, able=False, member=False)) is KeyAction.REMIND
 
 
 def test_a_start_is_no_reason_to_try_at_once() -> None:
     started = SCHEDULE.started(1000.0)
-    assert started.decide(OLD) is Verdict.REST
-    assert started.decide(replace(OLD, now=1000 + 2 * START)) is Verdict.RENEW
+    assert started.decide(OLD) is KeyAction.REST
+    assert started.decide(replace(OLD, now=1000 + 2 * START)) is KeyAction.RENEW
 
 
 def test_what_was_announced_gets_time_to_arrive() -> None:
     announced = SCHEDULE.failed(0.0, 0.5).announced(1000.0)
     assert announced.failures == 0
-    assert announced.decide(replace(OLD, now=1000 + SETTLING - 1)) is Verdict.REST
-    assert announced.decide(replace(OLD, now=1000 + SETTLING)) is Verdict.RENEW, "a reorg took it back"
+    assert announced.decide(replace(OLD, now=1000 + SETTLING - 1)) is KeyAction.REST
+    assert announced.decide(replace(OLD, now=1000 + SETTLING)) is KeyAction.RENEW, "a reorg took it back"
 
 
 def test_failures_make_pauses_longer_up_to_a_bound() -> None:

@@ -10,9 +10,9 @@ from structlog.testing import capture_logs
 from tests.unit.daemon.conftest import ScriptedResolver, eventually
 
 from dstack_vpn.core.paths.port_forward import Forward
-from dstack_vpn.daemon.device.firewall import Gate
+from dstack_vpn.daemon.device.firewall import FirewallController
 from dstack_vpn.errors import FirewallError
-from dstack_vpn.ports import FirewallRules, Handing
+from dstack_vpn.ports import FirewallRules, PortForward
 
 PREFIXES = frozenset({"10.77.0.0/16"})
 CLOSED = frozenset({("udp", 51820)})
@@ -54,39 +54,45 @@ class MemoryFirewall:
 @asynccontextmanager
 async def running(
     firewall: MemoryFirewall, resolver: ScriptedResolver, *forwards: str
-) -> AsyncIterator[Gate]:
+) -> AsyncIterator[FirewallController]:
     parsed = tuple(map(Forward.parse, forwards))
-    gate = Gate(firewall, resolver, "wg0", PREFIXES, True, CLOSED, parsed, check=0.005)
+    firewall_controller = FirewallController(
+        firewall, resolver, "wg0", PREFIXES, True, CLOSED, parsed, check=0.005
+    )
     async with asyncio.TaskGroup() as group:
-        task = group.create_task(gate.run())
-        yield gate
+        task = group.create_task(firewall_controller.run())
+        yield firewall_controller
         task.cancel()
 
 
 async def test_what_protects_does_not_wait_for_names() -> None:
     firewall = MemoryFirewall()
-    async with running(firewall, ScriptedResolver({"web": "192.0.2.7"}), "80=web:8000") as gate:
+    async with running(
+        firewall, ScriptedResolver({"web": "192.0.2.7"}), "80=web:8000"
+    ) as firewall_controller:
         await eventually(lambda: len(firewall.history) == 2)
-        assert not firewall.history[0].handings
+        assert not firewall.history[0].port_forwards
         assert {rules.closed for rules in firewall.history} == {CLOSED}
-        assert firewall.history[1].handings == {Handing("tcp", 80, "192.0.2.7", 8000)}
-        assert gate.problem is None
-        await gate.stop()
+        assert firewall.history[1].port_forwards == {PortForward("tcp", 80, "192.0.2.7", 8000)}
+        assert firewall_controller.problem is None
+        await firewall_controller.stop()
         assert firewall.rules is None
 
 
 async def test_a_name_that_moves_is_followed_and_one_that_vanishes_is_told() -> None:
     firewall, resolver = MemoryFirewall(), ScriptedResolver({"web": "192.0.2.7"})
-    async with running(firewall, resolver, "80=web", "81=192.0.2.9") as gate:
-        await eventually(lambda: firewall.rules and len(firewall.rules.handings) == 1)
+    async with running(firewall, resolver, "80=web", "81=192.0.2.9") as firewall_controller:
+        await eventually(lambda: firewall.rules and len(firewall.rules.port_forwards) == 1)
         resolver.names |= {"web": "192.0.2.8", "192.0.2.9": "192.0.2.9"}
-        await eventually(lambda: firewall.rules and len(firewall.rules.handings) == 2)
-        await eventually(lambda: gate.problem is None)
+        await eventually(lambda: firewall.rules and len(firewall.rules.port_forwards) == 2)
+        await eventually(lambda: firewall_controller.problem is None)
         del resolver.names["web"]
-        await eventually(lambda: gate.problem)
-        assert gate.problem == "FORWARD_TO: no address for tcp:80=web:80"
+        await eventually(lambda: firewall_controller.problem)
+        assert firewall_controller.problem == "FORWARD_TO: no address for tcp:80=web:80"
         assert firewall.rules is not None
-        assert {handing.port for handing in firewall.rules.handings} == {81}, "the other goes on"
+        assert {port_forward.port for port_forward in firewall.rules.port_forwards} == {81}, (
+            "the other goes on"
+        )
 
 
 async def test_rules_that_somebody_flushed_are_set_again() -> None:
@@ -109,19 +115,21 @@ async def test_rules_that_are_edited_again_and_again_are_logged_once() -> None:
 
 async def test_a_table_that_drops_what_we_forward_is_in_health() -> None:
     firewall = MemoryFirewall(drops="FORWARD_TO: the table 'ip filter' drops")
-    async with running(firewall, ScriptedResolver({"web": "192.0.2.7"}), "80=web", "81=gone") as gate:
-        await eventually(lambda: gate.problem and "drops" in gate.problem)
-        assert gate.problem == f"FORWARD_TO: no address for tcp:81=gone:81; {firewall.drops}"
-        assert firewall.rules is not None and firewall.rules.handings
+    async with running(
+        firewall, ScriptedResolver({"web": "192.0.2.7"}), "80=web", "81=gone"
+    ) as firewall_controller:
+        await eventually(lambda: firewall_controller.problem and "drops" in firewall_controller.problem)
+        assert firewall_controller.problem == f"FORWARD_TO: no address for tcp:81=gone:81; {firewall.drops}"
+        assert firewall.rules is not None and firewall.rules.port_forwards
         firewall.drops = None
-        await eventually(lambda: "drops" not in (gate.problem or ""))
+        await eventually(lambda: "drops" not in (firewall_controller.problem or ""))
 
 
 async def test_a_refusal_is_told_and_tried_again() -> None:
     firewall = MemoryFirewall(refuse="no")
-    async with running(firewall, ScriptedResolver()) as gate:
-        await eventually(lambda: gate.problem == "no")
+    async with running(firewall, ScriptedResolver()) as firewall_controller:
+        await eventually(lambda: firewall_controller.problem == "no")
         firewall.refuse = None
-        await eventually(lambda: firewall.rules and gate.problem is None)
+        await eventually(lambda: firewall.rules and firewall_controller.problem is None)
         firewall.refuse = "no more"
-        await gate.stop()
+        await firewall_controller.stop()

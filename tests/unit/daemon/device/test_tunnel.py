@@ -11,7 +11,7 @@ from tests.unit.daemon.conftest import OWN, Bench, eventually
 from dstack_vpn.adapters.device.memory import MemoryDevice
 from dstack_vpn.core.chain.events import Granted
 from dstack_vpn.core.limits.time_share import TimeShare
-from dstack_vpn.core.names import Answer, Record, Verdict
+from dstack_vpn.core.names import Answer, DnsRecord, DnsStatus
 from dstack_vpn.core.wireguard.x25519 import derive
 from dstack_vpn.daemon.device import tunnel as module
 from dstack_vpn.errors import DeviceError
@@ -74,8 +74,8 @@ async def test_a_host_without_ipv6_has_no_ipv6_address_to_show(
 
 
 def test_names_leave_out_what_a_host_without_ipv6_cannot_reach() -> None:
-    ipv4, ipv6 = Record("A", "10.77.0.4"), Record("AAAA", "fd00::4")
-    assert without_ipv6(Answer(Verdict.FOUND, "z", (ipv4, ipv6))) == Answer(Verdict.FOUND, "z", (ipv4,))
-    assert without_ipv6(Answer(Verdict.FOUND, "z", (ipv6,))) == Answer(Verdict.NO_DATA, "z")
-    assert without_ipv6(Answer(Verdict.FOUND, "z")) == Answer(Verdict.FOUND, "z")
-    assert without_ipv6(Answer(Verdict.NO_NAME, "z")) == Answer(Verdict.NO_NAME, "z")
+    ipv4, ipv6 = DnsRecord("A", "10.77.0.4"), DnsRecord("AAAA", "fd00::4")
+    assert without_ipv6(Answer(DnsStatus.FOUND, "z", (ipv4, ipv6))) == Answer(DnsStatus.FOUND, "z", (ipv4,))
+    assert without_ipv6(Answer(DnsStatus.FOUND, "z", (ipv6,))) == Answer(DnsStatus.NO_DATA, "z")
+    assert without_ipv6(Answer(DnsStatus.FOUND, "z")) == Answer(DnsStatus.FOUND, "z")
+    assert without_ipv6(Answer(DnsStatus.NO_NAME, "z")) == Answer(DnsStatus.NO_NAME, "z")

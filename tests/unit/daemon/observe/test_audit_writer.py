@@ -7,11 +7,11 @@ import pytest
 from tests.integration.support import eventually
 
 from dstack_vpn.adapters.clock import SystemClock
-from dstack_vpn.core.observe.audit_chain import ORIGIN, Anchor, Note
+from dstack_vpn.core.observe.audit_chain import ORIGIN, Anchor, AuditRecord
 from dstack_vpn.core.observe.event import Entry
 from dstack_vpn.core.observe.events import Decided, DecisionsChanged, Reorged
-from dstack_vpn.daemon.observe import audit_writer as auditor
-from dstack_vpn.daemon.observe.audit_writer import Auditor
+from dstack_vpn.daemon.observe import audit_writer
+from dstack_vpn.daemon.observe.audit_writer import AuditWriter
 from dstack_vpn.errors import StoreError
 
 
@@ -19,10 +19,10 @@ class Pages:
     """A ledger in memory whose disk can be full."""
 
     def __init__(self) -> None:
-        self.notes: list[Note] = []
+        self.notes: list[AuditRecord] = []
         self.full = False
 
-    def append(self, notes: Sequence[Note]) -> Anchor:
+    def append(self, notes: Sequence[AuditRecord]) -> Anchor:
         if self.full:
             raise StoreError("no space left on device")
         self.notes += notes
@@ -42,13 +42,13 @@ def pages() -> Pages:
 
 
 @pytest.fixture
-def made(pages: Pages, monkeypatch: pytest.MonkeyPatch) -> Auditor:
-    monkeypatch.setattr(auditor, "GATHER", 0.01)
-    monkeypatch.setattr(auditor, "RETRY", 0.01)
-    return Auditor(pages, SystemClock(), keep_for=100.0, keep_bytes=1000)
+def made(pages: Pages, monkeypatch: pytest.MonkeyPatch) -> AuditWriter:
+    monkeypatch.setattr(audit_writer, "GATHER", 0.01)
+    monkeypatch.setattr(audit_writer, "RETRY", 0.01)
+    return AuditWriter(pages, SystemClock(), keep_for=100.0, keep_bytes=1000)
 
 
-async def test_what_happens_is_written_in_its_order(made: Auditor, pages: Pages) -> None:
+async def test_what_happens_is_written_in_its_order(made: AuditWriter, pages: Pages) -> None:
     async with asyncio.TaskGroup() as group:
         task = group.create_task(made.run())
         for number in range(3):
@@ -61,7 +61,9 @@ async def test_what_happens_is_written_in_its_order(made: Auditor, pages: Pages)
     assert [n.body["depth"] for n in pages.notes if n.kind == "chain.reorg"] == [0, 1, 2]
 
 
-async def test_many_decisions_at_once_are_one_event_and_a_record_each(made: Auditor, pages: Pages) -> None:
+async def test_many_decisions_at_once_are_one_event_and_a_record_each(
+    made: AuditWriter, pages: Pages
+) -> None:
     each = tuple(Decided(token, None, token % 2 == 0, "active", None) for token in range(100))
     made.take(Entry(1, 7.0, DecisionsChanged(50, 50, each)))
     await made.flush()
@@ -70,9 +72,9 @@ async def test_many_decisions_at_once_are_one_event_and_a_record_each(made: Audi
 
 
 async def test_a_full_disk_is_told_and_what_was_too_much_is_counted(
-    made: Auditor, pages: Pages, monkeypatch: pytest.MonkeyPatch
+    made: AuditWriter, pages: Pages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(auditor, "WAITING", 5)
+    monkeypatch.setattr(audit_writer, "WAITING", 5)
     pages.full = True
     async with asyncio.TaskGroup() as group:
         task = group.create_task(made.run())
@@ -90,9 +92,9 @@ async def test_a_full_disk_is_told_and_what_was_too_much_is_counted(
 
 
 async def test_events_push_no_decision_out_of_the_waiting_line(
-    made: Auditor, pages: Pages, monkeypatch: pytest.MonkeyPatch
+    made: AuditWriter, pages: Pages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(auditor, "WAITING", 50)
+    monkeypatch.setattr(audit_writer, "WAITING", 50)
     pages.full = True
     made.take(Entry(1, 7.0, Decided(1, "web-1", False, "revoked", "7-1")))
     for number in range(500):

@@ -7,7 +7,7 @@ from typing import cast
 from dstack_vpn.core.model import DeviceState, PeerState
 from dstack_vpn.core.wireguard.keys import PublicKey
 from dstack_vpn.daemon.device.tunnel import Tunnel
-from dstack_vpn.daemon.observe.peer_stats import READING, Glance
+from dstack_vpn.daemon.observe.peer_stats import READING, PeerStatsCache
 
 A, B = PublicKey(b"\1" * 32), PublicKey(b"\2" * 32)
 
@@ -42,41 +42,41 @@ class Device:
 
 async def test_it_is_read_once_a_second_however_many_look() -> None:
     device = Device(state(a=(1, 1)))
-    glance = Glance(cast("Tunnel", device))
+    peer_stats = PeerStatsCache(cast("Tunnel", device))
     for _ in range(5):
-        assert A in await glance.look()
+        assert A in await peer_stats.look()
     assert device.reads == 1
     device.at += READING.least
-    await glance.look()
+    await peer_stats.look()
     assert device.reads == 2
 
 
 async def test_a_device_that_is_slow_to_read_is_read_less_often() -> None:
     device = Device(state(a=(1, 1)), cost=0.03)
-    glance = Glance(cast("Tunnel", device))
-    await glance.look()
+    peer_stats = PeerStatsCache(cast("Tunnel", device))
+    await peer_stats.look()
     device.at += READING.least
-    await glance.look()
+    await peer_stats.look()
     assert device.reads == 1
 
 
 async def test_without_a_device_the_last_reading_stands() -> None:
     device = Device(state(a=(1, 1)))
-    glance = Glance(cast("Tunnel", device))
-    await glance.look()
+    peer_stats = PeerStatsCache(cast("Tunnel", device))
+    await peer_stats.look()
     device.answer, device.at = None, device.at + 60
-    assert A in await glance.look()
+    assert A in await peer_stats.look()
 
 
 async def test_sums_only_grow() -> None:
-    glance = Glance(cast("Tunnel", Device(None)))
+    peer_stats = PeerStatsCache(cast("Tunnel", Device(None)))
     readings = (
         state(a=(100, 10), b=(5, 5)),
         state(a=(150, 20)),  # b has gone
         state(a=(30, 1), b=(7, 7)),  # both have begun anew
     )
     for reading in readings:
-        glance.saw(reading)
-        await glance.look()
-        await glance.look()
-    assert (glance.received, glance.sent) == (100 + 5 + 50 + 30 + 7, 10 + 5 + 10 + 1 + 7)
+        peer_stats.saw(reading)
+        await peer_stats.look()
+        await peer_stats.look()
+    assert (peer_stats.received, peer_stats.sent) == (100 + 5 + 50 + 30 + 7, 10 + 5 + 10 + 1 + 7)

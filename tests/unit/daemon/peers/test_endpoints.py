@@ -12,13 +12,13 @@ from tests.scripted import key
 from tests.unit.daemon.conftest import eventually
 
 from dstack_vpn.core.model import Endpoint, SocketAddress
-from dstack_vpn.core.paths.peer_endpoint import Reach
+from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
 from dstack_vpn.core.wireguard.keys import PublicKey
 from dstack_vpn.daemon.peers import endpoints
 from dstack_vpn.daemon.peers.endpoints import PARALLEL, PER_PEER, EndpointBook
 
 ADDRESS = "192.0.2.7"
-HONEST = Reach.parse("honest.example:51820")
+HONEST = PeerEndpoint.parse("honest.example:51820")
 
 
 @dataclass
@@ -68,7 +68,7 @@ class Names:
     resolved: list[Endpoint]
 
     def set_endpoint(self, peer: PublicKey, name: str) -> None:
-        assert self.book.by_udp(peer, Reach.parse(f"{name}:51820")) is None
+        assert self.book.by_udp(peer, PeerEndpoint.parse(f"{name}:51820")) is None
 
 
 @pytest.fixture
@@ -92,8 +92,8 @@ async def running() -> AsyncIterator[Names]:
             await asyncio.sleep(0.001)
 
 
-async def known(names: Names, peer: PublicKey, reach: Reach = HONEST) -> None:
-    await eventually(lambda: names.book.by_udp(peer, reach) == SocketAddress(ADDRESS, 51820))
+async def known(names: Names, peer: PublicKey, peer_endpoint: PeerEndpoint = HONEST) -> None:
+    await eventually(lambda: names.book.by_udp(peer, peer_endpoint) == SocketAddress(ADDRESS, 51820))
 
 
 async def test_two_hundred_names_of_one_member_take_the_room_of_two(names: Names) -> None:
@@ -165,5 +165,5 @@ async def test_a_name_that_two_peers_share_is_kept_while_either_has_it(names: Na
     await known(names, key(2))
     names.set_endpoint(key(1), "dead.example")
     assert names.book.by_udp(key(2), HONEST) is not None
-    names.book.by_udp(key(2), Reach.parse("192.0.2.1:1"))
+    names.book.by_udp(key(2), PeerEndpoint.parse("192.0.2.1:1"))
     assert [endpoint.host for endpoint in names.book._names] == ["dead.example"]

@@ -11,10 +11,10 @@ from dstack_vpn.adapters.device.memory import MemoryDevice
 from dstack_vpn.core.access.membership import PeerPolicy
 from dstack_vpn.core.chain.events import Granted, Revoked
 from dstack_vpn.core.model import SetPeer, SocketAddress
-from dstack_vpn.core.paths.peer_endpoint import Reach
+from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
 from dstack_vpn.core.wireguard.keys import PrivateKey, PublicKey
-from dstack_vpn.daemon.daemon import Node
-from dstack_vpn.daemon.peers import handshakes as greeter
+from dstack_vpn.daemon.daemon import Daemon
+from dstack_vpn.daemon.peers import handshakes
 
 HERE = SocketAddress("192.0.2.1", 51820)
 THERE = SocketAddress("192.0.2.2", 40000)
@@ -33,7 +33,7 @@ def call_of(peer: PublicKey, place: SocketAddress, keepalive: int = 0) -> list[S
 
 
 def policy(keepalive: int = 0) -> PeerPolicy:
-    return PeerPolicy({"node-1": Reach.parse(str(HERE), local=True)}, keepalive=keepalive)
+    return PeerPolicy({"node-1": PeerEndpoint.parse(str(HERE), local=True)}, keepalive=keepalive)
 
 
 @pytest.mark.parametrize("keepalive", [0, 15])
@@ -91,8 +91,8 @@ async def test_a_peer_that_somebody_took_away_is_called_when_it_is_back(bench: B
 async def test_a_call_without_an_answer_is_made_again_until_there_is_a_session(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(greeter, "AGAIN", 0.02)
-    monkeypatch.setattr(greeter, "JITTER", 0.01)
+    monkeypatch.setattr(handshakes, "AGAIN", 0.02)
+    monkeypatch.setattr(handshakes, "JITTER", 0.01)
     bench.policy = policy()
     bench.chain.mine(grant(1))
     async with bench.running() as node:
@@ -100,7 +100,7 @@ async def test_a_call_without_an_answer_is_made_again_until_there_is_a_session(
         peer = bench.device.peers[key(1)]
         assert peer.allowed_ips == node.tunnel.members.membership.peers[key(1)].allowed_ips
         bench.device.peers[key(1)] = replace(peer, last_handshake=SystemClock().now())
-        await eventually(lambda: not node.greeter._calls)
+        await eventually(lambda: not node.handshakes._calls)
         made = len(calls(bench, key(1)))
         await node.reconciler.repair()
         assert len(calls(bench, key(1))) == made
@@ -109,12 +109,14 @@ async def test_a_call_without_an_answer_is_made_again_until_there_is_a_session(
 async def test_a_peer_that_never_answers_is_called_four_times(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(greeter, "AGAIN", 0.01)
-    monkeypatch.setattr(greeter, "JITTER", 0.01)
+    monkeypatch.setattr(handshakes, "AGAIN", 0.01)
+    monkeypatch.setattr(handshakes, "JITTER", 0.01)
     bench.policy = policy()
     bench.chain.mine(grant(1))
     async with bench.running() as node:
-        await eventually(lambda: len(calls(bench, key(1))) == 3 * greeter.CALLS and not node.greeter._calls)
+        await eventually(
+            lambda: len(calls(bench, key(1))) == 3 * handshakes.CALLS and not node.handshakes._calls
+        )
 
 
 async def test_a_call_never_brings_a_revoked_peer_back(bench: Bench) -> None:
@@ -140,17 +142,17 @@ async def test_a_peer_that_is_lost_while_others_are_called_is_called_too(bench: 
         await node.reconciler.repair()
         async with node.reconciler.executor.lock:  # the call below has to wait here
             first = await lose(bench, node, 1)
-            await eventually(lambda: not node.greeter._lost)
+            await eventually(lambda: not node.handshakes._lost)
             second = await lose(bench, node, 2)
         await eventually(lambda: len(calls(bench, key(1))) >= first + 3)
         await eventually(lambda: len(calls(bench, key(2))) >= second + 3)
 
 
-async def lose(bench: Bench, node: Node, number: int) -> int:
+async def lose(bench: Bench, node: Daemon, number: int) -> int:
     """Have a peer's session gone; returns how much was sent for its calls before."""
     made = len(calls(bench, key(number)))
     bench.device.peers[key(number)] = replace(bench.device.peers[key(number)], last_handshake=0.0)
-    node.greeter.saw(await bench.device.read())
+    node.handshakes.saw(await bench.device.read())
     return made
 
 

@@ -1,4 +1,4 @@
-"""What several endpoints say of the registry, through `core.access.quorum`: who is granted, and by whose word."""
+"""The replies of several endpoints, through `core.access.quorum`: who is granted, and by which replies."""
 
 from collections import defaultdict
 from typing import Final
@@ -9,8 +9,8 @@ from tests.scripted import key
 
 from dstack_vpn.core.access.control import AccessControl
 from dstack_vpn.core.access.quorum import Quorum
-from dstack_vpn.core.access.replies import Word, compare, in_force
-from dstack_vpn.core.chain.events import Observed
+from dstack_vpn.core.access.replies import Comparison, compare, in_force
+from dstack_vpn.core.chain.events import TokenState
 from dstack_vpn.core.chain.registry import Registry, apply
 from dstack_vpn.core.model import Position, TokenId
 
@@ -45,10 +45,10 @@ def _round(cursor: Cursor, quorum: Quorum, state: Registry, shown: dict[TokenId,
     for word in words:
         for token in word.same if word.on_our_chain else ():
             shown[token].add(word.endpoint)
-    leader = Word("a", cursor.byte(), frozenset(state.nodes), {})
+    leader = Comparison("a", cursor.byte(), frozenset(state.nodes), {})
     verdict = quorum.heard(state, state, [leader, *words] if cursor.byte() & 7 else words)
-    assert verdict.liars.keys() <= {"a", *OTHERS}
-    honest = [word for word in words if word.endpoint not in verdict.liars and word.on_our_chain]
+    assert verdict.contradicted.keys() <= {"a", *OTHERS}
+    honest = [word for word in words if word.endpoint not in verdict.contradicted and word.on_our_chain]
     return {
         token
         for word in honest
@@ -57,16 +57,16 @@ def _round(cursor: Cursor, quorum: Quorum, state: Registry, shown: dict[TokenId,
     }
 
 
-def _word(name: str, cursor: Cursor, state: Registry) -> Word:
+def _word(name: str, cursor: Cursor, state: Registry) -> Comparison:
     height, flags, observed = cursor.byte(), cursor.byte(), []
     for token in sorted(state.nodes):
         say = cursor.byte()
         if say < 160:
-            observed.append(Observed(token, state.nodes[token]))
+            observed.append(TokenState(token, state.nodes[token]))
         elif say < 200:
             theirs = node(cursor, token, Position(height, 0)) if say & 1 else None
-            observed.append(Observed(token, theirs))
+            observed.append(TokenState(token, theirs))
     same, differs = compare(state, observed)
-    return Word(
+    return Comparison(
         name, height, frozenset(same), differs, on_our_chain=bool(flags & 7), definitive=bool(flags & 8)
     )

@@ -9,7 +9,7 @@ PAUSE: Final = 60.0
 
 
 @dataclass(slots=True)
-class Seldom:
+class RateLimitedLogger:
     """Wraps a structlog logger."""
 
     log: Any

@@ -11,7 +11,7 @@ from dstack_vpn.errors import DeviceError
 from dstack_vpn.ports import Device, Link, LinkSettings
 
 
-class LateLink:
+class DeferredLink:
     """Implements `ports.Link` by the link that ``choose`` finds; that raises `DeviceError`."""
 
     def __init__(self, choose: Callable[[], Awaitable[Link]]) -> None:

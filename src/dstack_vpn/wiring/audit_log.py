@@ -4,18 +4,18 @@ from contextlib import suppress
 from typing import Final
 
 from dstack_vpn.adapters.clock import SystemClock
-from dstack_vpn.adapters.store.ledger import SqliteLedger
+from dstack_vpn.adapters.store.audit_log import SqliteAuditLog
 from dstack_vpn.config import Settings
-from dstack_vpn.core.observe.audit_chain import Note, Scalar
+from dstack_vpn.core.observe.audit_chain import AuditRecord, Scalar
 from dstack_vpn.errors import StoreError
 
 FILE: Final = "audit.sqlite"
 """In the state directory."""
 
 
-def ledger_of(settings: Settings) -> SqliteLedger:
+def ledger_of(settings: Settings) -> SqliteAuditLog:
     """The audit log on this machine."""
-    return SqliteLedger(settings.state_dir / FILE)
+    return SqliteAuditLog(settings.state_dir / FILE)
 
 
 def record(settings: Settings, kind: str, **body: Scalar) -> None:
@@ -25,4 +25,4 @@ def record(settings: Settings, kind: str, **body: Scalar) -> None:
     """
     if settings.state_dir.is_dir():
         with suppress(StoreError):
-            ledger_of(settings).append([Note(SystemClock().now(), kind, body)])
+            ledger_of(settings).append([AuditRecord(SystemClock().now(), kind, body)])

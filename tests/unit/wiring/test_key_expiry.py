@@ -7,7 +7,7 @@ import pytest
 from dstack_vpn.adapters.keys.changer import CommandKeyChanger
 from dstack_vpn.config import load
 from dstack_vpn.errors import AdminError
-from dstack_vpn.wiring import renewal as wiring
+from dstack_vpn.wiring import key_expiry as wiring
 
 ACCOUNT = "0x" + "5f" * 32
 OURS = {"NETWORK": "local", "WIREGUARD_PRIVATE_KEY": "generate", "KEY_MAX_AGE": "3600000"}

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Final
 
 from dstack_vpn.adapters.store.advice import advice
-from dstack_vpn.core.observe.audit_chain import ORIGIN, Anchor, Note, Record, check, seal
+from dstack_vpn.core.observe.audit_chain import ORIGIN, Anchor, AuditRecord, ChainedRecord, check, seal
 from dstack_vpn.core.observe.audit_retention import (
     CUT,
     Kept,
-    Run,
+    RecordRun,
     of_head,
     of_thinning,
     runs,
@@ -55,8 +55,8 @@ _PAGE: Final = 1000
 """Records that are read, or dropped, at once."""
 
 
-class SqliteLedger:
-    """Implements `ports.Ledger`; synchronous, and short."""
+class SqliteAuditLog:
+    """Implements `ports.AuditLog`; synchronous, and short."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -66,7 +66,7 @@ class SqliteLedger:
         """Whether anything was ever recorded here."""
         return self._path.exists()
 
-    def append(self, notes: Sequence[Note]) -> Anchor:
+    def append(self, notes: Sequence[AuditRecord]) -> Anchor:
         """Record them in their order; returns the end of the chain. Raises `StoreError`."""
         with self._open() as connection, _transaction(connection):
             for note in notes:
@@ -76,8 +76,8 @@ class SqliteLedger:
     def forget(self, *, now: float, before: float, largest: int) -> int:
         """Cut what is older than ``before`` (Unix seconds), and what is beyond ``largest`` bytes in all.
 
-        Records that strangers and holders can cause go before our own decisions (`core.observe.audit_retention`). Returns how
-        many records went; raises `StoreError`.
+        Records that strangers and holders can cause go before our own decisions, by
+        `core.observe.audit_retention`. Returns how many records went; raises `StoreError`.
         """
         with self._open() as connection, _transaction(connection):
             _tell_of_earlier_cuts(connection, now)
@@ -95,7 +95,7 @@ class SqliteLedger:
                 gone += _thin(connection, now, [record for record in kept if record.number in set(thin)])
         return gone
 
-    def read(self, *, after: int = 0) -> Iterator[Record]:
+    def read(self, *, after: int = 0) -> Iterator[ChainedRecord]:
         """The records from the one after that number on; raises `StoreError`."""
         with self._open() as connection:
             while rows := connection.execute(
@@ -103,7 +103,7 @@ class SqliteLedger:
                 (after, _PAGE),
             ).fetchall():
                 for number, at, kind, body, digest in rows:
-                    yield Record(number, Note(at, kind, _body(body)), digest)
+                    yield ChainedRecord(number, AuditRecord(at, kind, _body(body)), digest)
                     after = number
 
     def end(self) -> Anchor:
@@ -121,14 +121,15 @@ class SqliteLedger:
             problem = unexplained(start, thinned, self.cuts())
         return end, problem
 
-    def cuts(self) -> list[Record]:
+    def cuts(self) -> list[ChainedRecord]:
         """Return the records that tell of cuts; raises `StoreError`."""
         with self._open() as connection:
             rows = connection.execute(
                 "SELECT number, at, kind, body, hash FROM record WHERE kind = ? ORDER BY number", (CUT,)
             )
             return [
-                Record(number, Note(at, kind, _body(body)), digest) for number, at, kind, body, digest in rows
+                ChainedRecord(number, AuditRecord(at, kind, _body(body)), digest)
+                for number, at, kind, body, digest in rows
             ]
 
     @contextmanager
@@ -166,7 +167,7 @@ def _end(connection: sqlite3.Connection) -> Anchor:
     return _anchor(connection) if found is None else Anchor(*found)
 
 
-def _add(connection: sqlite3.Connection, note: Note) -> Anchor:
+def _add(connection: sqlite3.Connection, note: AuditRecord) -> Anchor:
     record = seal(_end(connection), note)
     body = json.dumps(dict(note.body), sort_keys=True)
     row = (record.number, note.at, note.kind, body, record.hash)
@@ -174,9 +175,9 @@ def _add(connection: sqlite3.Connection, note: Note) -> Anchor:
     return record.anchor
 
 
-def _thinned(connection: sqlite3.Connection) -> list[Run]:
+def _thinned(connection: sqlite3.Connection) -> list[RecordRun]:
     rows = connection.execute("SELECT first, last, hash, cut FROM thinned ORDER BY first")
-    return [Run(first, Anchor(last, digest), cut) for first, last, digest, cut in rows]
+    return [RecordRun(first, Anchor(last, digest), cut) for first, last, digest, cut in rows]
 
 
 def _kept(connection: sqlite3.Connection) -> list[Kept]:
@@ -194,7 +195,7 @@ def _tell_of_earlier_cuts(connection: sqlite3.Connection, now: float) -> None:
     if version < _KNOWS_CUTS:
         start = _anchor(connection)
         if start.number:
-            _add(connection, Note(now, CUT, of_head("an earlier release", start.number, start, 0.0)))
+            _add(connection, AuditRecord(now, CUT, of_head("an earlier release", start.number, start, 0.0)))
         connection.execute(f"PRAGMA user_version = {_KNOWS_CUTS}")
 
 
@@ -209,7 +210,7 @@ def _cut_head(connection: sqlite3.Connection, now: float, by: str, last: int) ->
     gone = connection.execute("DELETE FROM record WHERE number <= ?", (last,)).rowcount
     # The runs of a cut whose own record is here still have to be here, too: its digest is over all of them.
     connection.execute("DELETE FROM thinned WHERE cut <= ?", (last,))
-    _add(connection, Note(now, CUT, of_head(by, gone, place, since)))
+    _add(connection, AuditRecord(now, CUT, of_head(by, gone, place, since)))
     return gone
 
 
@@ -227,7 +228,7 @@ def _thin(connection: sqlite3.Connection, now: float, gone: Sequence[Kept]) -> i
         "INSERT INTO thinned VALUES (?, ?, ?, ?)", [(run.first, *run.last, run.cut) for run in made]
     )
     connection.executemany("DELETE FROM record WHERE number = ?", numbers)
-    _add(connection, Note(now, CUT, of_thinning(gone, made)))
+    _add(connection, AuditRecord(now, CUT, of_thinning(gone, made)))
     return len(numbers)
 
 
