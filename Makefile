@@ -12,7 +12,7 @@ help: ## List the targets
 
 demo: ## Show it all, live: a dev chain, a contract, three nodes (KEEP=1 leaves it running)
 	@scripts/setup demo
-	@dstack-vpn demo $(if $(KEEP),--keep)
+	@python -m demo $(if $(KEEP),--keep)
 
 compose-demo: ## The same in containers: build and start the compose stack, revoke, grant again (KEEP=1 leaves it running)
 	@scripts/setup demo

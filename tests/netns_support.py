@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 from typing import Final
 
-from dstack_vpn.cli.demo.namespaces import (
+from demo.namespaces import (
     MOUNTS,
     NAMED,
     Namespace,
@@ -20,6 +20,7 @@ from dstack_vpn.cli.demo.namespaces import (
     run,
     wait_until,
 )
+
 from dstack_vpn.core.ownership import Claim, Identity
 from dstack_vpn.core.wireguard.keys import PublicKey
 

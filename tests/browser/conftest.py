@@ -6,12 +6,11 @@ from itertools import permutations
 from pathlib import Path
 
 import pytest
+from demo.chain import real_anvil
+from demo.lab import Lab, Tools
 from playwright.sync_api import Browser, Page, sync_playwright
 from tests.anvil import anvil_path
 from tests.netns_support import is_usable, wireguard_go
-
-from dstack_vpn.cli.demo.chain import real_anvil
-from dstack_vpn.cli.demo.lab import Lab, Tools
 
 TOKEN = "a-token-for-the-browser"
 URL = "http://127.0.0.1:8080/"

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import pytest
+from demo.lab import Lab
+from demo.node import new_key
 from playwright.sync_api import Browser, Page, Route, expect
 from tests.browser.conftest import TOKEN, URL
 
 from dstack_vpn.adapters.contracts import calls
-from dstack_vpn.cli.demo.lab import Lab
-from dstack_vpn.cli.demo.node import new_key
 from dstack_vpn.core.wireguard.x25519 import derive
 
 pytestmark = [pytest.mark.netns, pytest.mark.anvil]

@@ -11,12 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
+from demo.namespaces import wait_until
+from demo.node import INTERFACE, WIREGUARD_PORT, LabNode, new_key
 from tests.chaos import gateway
 from tests.chaos.plan import EVERYWHERE, Fault, Kind
 from tests.chaos.world import World
 
-from dstack_vpn.cli.demo.namespaces import wait_until
-from dstack_vpn.cli.demo.node import INTERFACE, WIREGUARD_PORT, Node, new_key
 from dstack_vpn.core.wireguard.x25519 import derive
 
 Heal = Callable[[], None]
@@ -47,7 +47,7 @@ def _nothing() -> None:
     pass
 
 
-def _none(world: World, node: Node, strength: float) -> Heal:
+def _none(world: World, node: LabNode, strength: float) -> Heal:
     return _nothing
 
 
@@ -67,29 +67,29 @@ def _rpc(world: World, fault: Fault, what: str) -> Heal:
 # -- processes ----------------------------------------------------------------------------------------
 
 
-def _daemon_killed(world: World, node: Node, strength: float) -> Heal:
+def _daemon_killed(world: World, node: LabNode, strength: float) -> Heal:
     node.stop(signal.SIGKILL)
     return lambda: world.start(node)
 
 
-def _daemon_suspended(world: World, node: Node, strength: float) -> Heal:
+def _daemon_suspended(world: World, node: LabNode, strength: float) -> Heal:
     node.signal(signal.SIGSTOP)
     return lambda: node.signal(signal.SIGCONT)
 
 
-def _device(node: Node) -> int:
+def _device(node: LabNode) -> int:
     wait_until(lambda: node.namespace.pid_of("wireguard-go"), f"{node.name} has a device")
     pid = node.namespace.pid_of("wireguard-go")
     assert pid is not None
     return pid
 
 
-def _device_killed(world: World, node: Node, strength: float) -> Heal:
+def _device_killed(world: World, node: LabNode, strength: float) -> Heal:
     os.kill(_device(node), signal.SIGKILL)
     return _nothing
 
 
-def _device_suspended(world: World, node: Node, strength: float) -> Heal:
+def _device_suspended(world: World, node: LabNode, strength: float) -> Heal:
     pid = _device(node)
     world.observer.blind(node.name, blind=True)
     os.kill(pid, signal.SIGSTOP)
@@ -102,14 +102,14 @@ def _device_suspended(world: World, node: Node, strength: float) -> Heal:
     return heal
 
 
-def _both_killed(world: World, node: Node, strength: float) -> Heal:
+def _both_killed(world: World, node: LabNode, strength: float) -> Heal:
     pid = _device(node)
     node.stop(signal.SIGKILL)
     os.kill(pid, signal.SIGKILL)
     return lambda: world.start(node)
 
 
-def _relay_killed(world: World, node: Node, strength: float) -> Heal:
+def _relay_killed(world: World, node: LabNode, strength: float) -> Heal:
     world.kill_relay()
     return world.start_relay
 
@@ -192,7 +192,7 @@ def _reorg(world: World, strength: float) -> Heal:
 # -- the machine --------------------------------------------------------------------------------------
 
 
-def _disk_full(world: World, node: Node, strength: float) -> Heal:
+def _disk_full(world: World, node: LabNode, strength: float) -> Heal:
     filler = node.home / "state" / "filler"
     with node.namespace.entered(), contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
         while file.write(bytes(4096)):
@@ -200,12 +200,12 @@ def _disk_full(world: World, node: Node, strength: float) -> Heal:
     return lambda: _remove(node, filler)
 
 
-def _remove(node: Node, path: Path) -> None:
+def _remove(node: LabNode, path: Path) -> None:
     with node.namespace.entered():
         path.unlink(missing_ok=True)
 
 
-def _store_corrupted(world: World, node: Node, strength: float) -> Heal:
+def _store_corrupted(world: World, node: LabNode, strength: float) -> Heal:
     """As a disk may: pieces overwritten, cut short, emptied, or something else altogether."""
     node.stop(signal.SIGKILL)
     dice = random.Random(strength)
@@ -219,7 +219,7 @@ def _store_corrupted(world: World, node: Node, strength: float) -> Heal:
     return lambda: world.start(node)
 
 
-def _clock_jumps(world: World, node: Node, strength: float) -> Heal:
+def _clock_jumps(world: World, node: LabNode, strength: float) -> Heal:
     """For a daemon that follows: it is started anew for that, and again when its clock is right."""
     clock = node.home / "clock"
     clock.write_text("+0")
@@ -239,37 +239,37 @@ def _clock_jumps(world: World, node: Node, strength: float) -> Heal:
 # -- behind the daemon's back -------------------------------------------------------------------------
 
 
-def _member(world: World, node: Node, strength: float) -> str:
+def _member(world: World, node: LabNode, strength: float) -> str:
     """One of the node's peers."""
     keys = sorted(str(other.public_key) for other in world.nodes.values() if other is not node)
     return keys[int(strength * len(keys))]
 
 
-def _wg(node: Node, *arguments: str, text: str | None = None) -> Heal:
+def _wg(node: LabNode, *arguments: str, text: str | None = None) -> Heal:
     node.namespace.run("wg", "set", INTERFACE, *arguments, text=text)
     return _nothing
 
 
-def _peer_removed(world: World, node: Node, strength: float) -> Heal:
+def _peer_removed(world: World, node: LabNode, strength: float) -> Heal:
     return _wg(node, "peer", _member(world, node, strength), "remove")
 
 
-def _peer_added(world: World, node: Node, strength: float) -> Heal:
+def _peer_added(world: World, node: LabNode, strength: float) -> Heal:
     return _wg(node, "peer", str(derive(new_key())), "allowed-ips", _STRANGER)
 
 
-def _peer_edited(world: World, node: Node, strength: float) -> Heal:
+def _peer_edited(world: World, node: LabNode, strength: float) -> Heal:
     return _wg(node, "peer", _member(world, node, strength), "allowed-ips", _ELSEWHERE)
 
 
-def _key_changed(world: World, node: Node, strength: float) -> Heal:
+def _key_changed(world: World, node: LabNode, strength: float) -> Heal:
     text = base64.b64encode(secrets.token_bytes(32)).decode()
     port = str(WIREGUARD_PORT + 1 + int(strength * 100))
     return _wg(node, "private-key", "/dev/stdin", "listen-port", port, text=text)
 
 
-def _ip(*arguments: str) -> Callable[[World, Node, float], Heal]:
-    def edit(world: World, node: Node, strength: float) -> Heal:
+def _ip(*arguments: str) -> Callable[[World, LabNode, float], Heal]:
+    def edit(world: World, node: LabNode, strength: float) -> Heal:
         node.namespace.run("ip", *arguments)
         return _nothing
 
@@ -282,7 +282,7 @@ _FOR_ALL: Final[dict[str, Callable[[World, float], Heal]]] = {
     "anvil wakes up older": _chain_older,
     "reorg": _reorg,
 }
-_FOR_ONE: Final[dict[str, Callable[[World, Node, float], Heal]]] = {
+_FOR_ONE: Final[dict[str, Callable[[World, LabNode, float], Heal]]] = {
     "nothing at all": _none,
     "daemon killed": _daemon_killed,
     "daemon suspended": _daemon_suspended,

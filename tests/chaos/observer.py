@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Final
 
+from demo.namespaces import Namespace
+from demo.node import SOCKET, LabNode
 from tests.chaos.invariants import Invariants
-
-from dstack_vpn.cli.demo.namespaces import Namespace
-from dstack_vpn.cli.demo.node import SOCKET, Node
 
 _LOOK: Final = 0.008
 """Seconds between looks."""
@@ -38,7 +37,7 @@ class Token:
 class Observer(threading.Thread):
     """Looks at every device again and again, and has the invariants judge what it sees."""
 
-    def __init__(self, nodes: Mapping[str, Node]) -> None:
+    def __init__(self, nodes: Mapping[str, LabNode]) -> None:
         super().__init__(name="observer", daemon=True)
         self.invariants = Invariants({name: str(node.public_key) for name, node in nodes.items()})
         self.failure: BaseException | None = None

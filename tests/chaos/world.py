@@ -21,6 +21,11 @@ from itertools import permutations
 from pathlib import Path
 from typing import Final
 
+from demo.chain import PORT, real_anvil
+from demo.lab import Lab, Tools
+from demo.namespaces import Namespace
+from demo.node import WIREGUARD_PORT, LabNode, new_key
+from demo.ping import Ping
 from eth_abi.abi import decode
 from tests.anvil import anvil_path
 from tests.chaos import gateway
@@ -30,11 +35,6 @@ from tests.chaos.plan import Change
 from tests.netns_support import is_usable, wireguard_go
 
 from dstack_vpn.adapters.contracts import calls
-from dstack_vpn.cli.demo.chain import PORT, real_anvil
-from dstack_vpn.cli.demo.lab import Lab, Tools
-from dstack_vpn.cli.demo.namespaces import Namespace
-from dstack_vpn.cli.demo.node import WIREGUARD_PORT, Node, new_key
-from dstack_vpn.cli.demo.ping import Ping
 from dstack_vpn.core.wireguard.x25519 import derive
 from dstack_vpn.errors import AdminError
 
@@ -76,7 +76,7 @@ class World:
     """The block that anvil's present life began with."""
 
     @property
-    def nodes(self) -> dict[str, Node]:
+    def nodes(self) -> dict[str, LabNode]:
         return self.lab.nodes
 
     @property
@@ -85,7 +85,7 @@ class World:
 
     # -- nodes ------------------------------------------------------------------------------------------
 
-    def start(self, node: Node, **more: str) -> None:
+    def start(self, node: LabNode, **more: str) -> None:
         """Start a node's daemon, perhaps with more in its environment."""
         settings = {
             "RPC_URL": ",".join(f"ws://{host}:{port}" for host, port in zip(HOSTS, ports(node), strict=True)),
@@ -95,7 +95,7 @@ class World:
         }
         node.start(**settings, **more)
 
-    def start_with_clock(self, node: Node, clock: Path) -> None:
+    def start_with_clock(self, node: LabNode, clock: Path) -> None:
         """Start a node's daemon with a clock that a file moves, by libfaketime: it takes a moment to look.
 
         Only while that is needed: the library makes everything slower.
@@ -127,7 +127,7 @@ class World:
             self.relay.kill()
             self.relay.wait(5)
 
-    def order(self, node: Node | None, fault: str | None, *, used: bool = False, at: int = 0) -> None:
+    def order(self, node: LabNode | None, fault: str | None, *, used: bool = False, at: int = 0) -> None:
         """Have a node's endpoints misbehave; None: all nodes'."""
         chosen = self.nodes.values() if node is None else [node]
         order = {
@@ -213,7 +213,7 @@ class World:
             self.gateway.stdin.close()
 
 
-def ports(node: Node) -> tuple[int, ...]:
+def ports(node: LabNode) -> tuple[int, ...]:
     """The ports of a node's endpoints."""
     return tuple(9000 + 10 * node.owner + number for number in range(ENDPOINTS))
 

@@ -8,9 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from demo.node import new_key
 from scripts.stack import IMAGE, Stack, docker, inspect, wait_for
-
-from dstack_vpn.cli.demo.node import new_key
 
 LEAST = (
     "--cap-drop",

@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from demo.node import new_key
 from scripts.stack import ROOT, DockerError, Stack, docker, inspect, wait_for
-
-from dstack_vpn.cli.demo.node import new_key
 
 FILES = ("docker-compose.yml", "deploy/compose.production.yml")
 SETTINGS = {

@@ -6,7 +6,7 @@ from tests.fake_chain import FakeServer, Fault
 from tests.integration.conftest import MakeRig
 from tests.integration.support import eventually
 
-AWAY = 3_000
+AWAY = 600
 """Blocks while the node is away."""
 REFUSALS = {
     "limit exceeded": Fault(error={"code": -32005, "message": "limit exceeded"}),

@@ -5,12 +5,11 @@ from itertools import permutations
 from pathlib import Path
 
 import pytest
+from demo.chain import real_anvil
+from demo.lab import Lab, Tools
+from demo.ping import Ping
 from tests.anvil import anvil_path
 from tests.netns_support import is_usable, wireguard_go
-
-from dstack_vpn.cli.demo.chain import real_anvil
-from dstack_vpn.cli.demo.lab import Lab, Tools
-from dstack_vpn.cli.demo.ping import Ping
 
 
 @pytest.fixture(scope="session")

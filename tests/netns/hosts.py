@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from demo.node import new_key, write_secret
 from tests.netns_support import Namespace, wait_until, wireguard_go
 
-from dstack_vpn.cli.demo.node import new_key, write_secret
 from dstack_vpn.core.wireguard.keys import PrivateKey, PublicKey
 from dstack_vpn.core.wireguard.x25519 import derive
 from dstack_vpn.errors import AdminError

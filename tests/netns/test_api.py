@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+from demo.lab import Lab, Tools
+from demo.node import HEALTH_PORT, LabNode
 from tests.netns_support import wait_until
-
-from dstack_vpn.cli.demo.lab import Lab, Tools
-from dstack_vpn.cli.demo.node import HEALTH_PORT, Node
 
 pytestmark = [pytest.mark.netns, pytest.mark.anvil]
 TOKEN = "a-token-for-the-tests-alone"
@@ -25,7 +24,7 @@ APP = 8000
 
 
 @pytest.fixture(scope="module")
-def described(tools: Tools) -> Iterator[Node]:
+def described(tools: Tools) -> Iterator[LabNode]:
     """A daemon that wants its token from everybody; the thread is in its namespace."""
     with Lab(tools) as lab:
         lab.start_chain()
@@ -55,7 +54,7 @@ positive_data_acceptance.enabled = false
 """
 
 
-def test_the_daemon_is_as_described(described: Node, tmp_path: Path) -> None:
+def test_the_daemon_is_as_described(described: LabNode, tmp_path: Path) -> None:
     config = tmp_path / "schemathesis.toml"
     config.write_text(SETTINGS)
     program = Path(sys.executable).with_name("schemathesis")
@@ -75,7 +74,7 @@ def test_the_daemon_is_as_described(described: Node, tmp_path: Path) -> None:
     wait_until(lambda: described.get("/live") == {"live": True}, "it is alive and well")
 
 
-def test_the_commands_give_the_token_and_say_so_where_they_have_none(described: Node) -> None:
+def test_the_commands_give_the_token_and_say_so_where_they_have_none(described: LabNode) -> None:
     secret = described.home.parent / "token"
     for with_token in (True, False):
         environment = described.environment() | ({"API_TOKEN_FILE": str(secret)} if with_token else {})
@@ -90,7 +89,7 @@ def test_the_commands_give_the_token_and_say_so_where_they_have_none(described: 
             assert "API_TOKEN_FILE" in done.stderr
 
 
-def test_promtool_has_nothing_to_say_about_the_metrics(described: Node) -> None:
+def test_promtool_has_nothing_to_say_about_the_metrics(described: LabNode) -> None:
     if shutil.which("promtool") is None:
         pytest.skip("NO PROMTOOL: the metrics are NOT linted; scripts/setup test installs it")
     metrics = described.namespace.run(
@@ -152,18 +151,18 @@ http://:8000 {{
   respond "hello {{http.request.header.X-Vpn-Node}}"
 }}
 """
-Proxy = Callable[[Node, Path], "subprocess.Popen[str]"]
+Proxy = Callable[[LabNode, Path], "subprocess.Popen[str]"]
 START: Final = 60.0
 """Seconds for a proxy's own start, which is not tested. One that ends meanwhile is reported at once."""
 
 
-def nginx(node: Node, home: Path) -> "subprocess.Popen[str]":
+def nginx(node: LabNode, home: Path) -> "subprocess.Popen[str]":
     config = home / "nginx.conf"
     config.write_text(NGINX.format(home=home))
     return node.namespace.popen("nginx", "-c", config, "-e", home / "nginx.log")
 
 
-def caddy(node: Node, home: Path) -> "subprocess.Popen[str]":
+def caddy(node: LabNode, home: Path) -> "subprocess.Popen[str]":
     config = home / "Caddyfile"
     config.write_text(CADDY.format(home=home))
     environment = {"HOME": str(home), "PATH": "/usr/bin:/bin:/usr/sbin"}
@@ -177,7 +176,7 @@ def caddy(node: Node, home: Path) -> "subprocess.Popen[str]":
 
 
 @contextmanager
-def proxied(proxy: Proxy, node: Node, home: Path) -> Iterator[None]:
+def proxied(proxy: Proxy, node: LabNode, home: Path) -> Iterator[None]:
     if shutil.which(proxy.__name__) is None:
         pytest.skip(
             f"NO {proxy.__name__.upper()}: forward-auth is NOT tested with it; scripts/setup installs it"
@@ -193,7 +192,7 @@ def proxied(proxy: Proxy, node: Node, home: Path) -> Iterator[None]:
         process.wait(5)
 
 
-def status(node: Node, address: str, *headers: str) -> str:
+def status(node: LabNode, address: str, *headers: str) -> str:
     """What a client on a node's machine gets from a proxy: the status and the text."""
     more = [word for header in headers for word in ("-H", header)]
     return node.namespace.run(

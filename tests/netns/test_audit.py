@@ -8,29 +8,28 @@ import sys
 from typing import Any
 
 import pytest
+from demo.lab import Lab
+from demo.node import LabNode
 from tests.netns_support import wait_until
-
-from dstack_vpn.cli.demo.lab import Lab
-from dstack_vpn.cli.demo.node import Node
 
 pytestmark = [pytest.mark.netns, pytest.mark.anvil]
 
 
-def command(node: Node, *arguments: str) -> tuple[int, str]:
+def command(node: LabNode, *arguments: str) -> tuple[int, str]:
     environment = {**node.environment(), "PATH": os.environ["PATH"]}  # noqa: TID251  # the child's
     line = (sys.executable, "-m", "dstack_vpn", *arguments)
     done = subprocess.run(line, env=environment, capture_output=True, text=True, check=False, timeout=30)
     return done.returncode, done.stdout + done.stderr
 
 
-def shown(node: Node, *filters: str) -> list[dict[str, Any]]:
+def shown(node: LabNode, *filters: str) -> list[dict[str, Any]]:
     code, said = command(node, "audit", "show", "--json", *filters)
     assert code == 0, said
     found: list[dict[str, Any]] = json.loads(said)
     return found
 
 
-def logged(node: Node, event: str) -> list[dict[str, Any]]:
+def logged(node: LabNode, event: str) -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in node.log.read_text().splitlines() if line.startswith("{")]
     return [line for line in lines if line["event"] == event]
 

@@ -8,9 +8,8 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from demo.lab import Lab
 from tests.netns_support import wait_until
-
-from dstack_vpn.cli.demo.lab import Lab
 
 pytestmark = [pytest.mark.netns, pytest.mark.anvil]
 ACCOUNT = "0x" + "c0ffee" * 10 + "beef"

@@ -10,10 +10,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from demo.lab import Tools
+from demo.namespaces import MOUNTS, NAMED
 from tests.netns_support import wait_until
-
-from dstack_vpn.cli.demo.lab import Tools
-from dstack_vpn.cli.demo.namespaces import MOUNTS, NAMED
 
 pytestmark = [pytest.mark.netns, pytest.mark.anvil, pytest.mark.timeout(180)]
 Demo = Callable[..., "subprocess.Popen[str]"]
@@ -26,7 +25,7 @@ def demo(tools: Tools, tmp_path: Path) -> Iterator[Demo]:
 
     def start(*arguments: str) -> "subprocess.Popen[str]":
         return subprocess.Popen(
-            [sys.executable, "-m", "dstack_vpn", "demo", *arguments],
+            [sys.executable, "-m", "demo", *arguments],
             env={"PATH": path, "TMPDIR": str(tmp_path), "LANG": "C.UTF-8"},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -145,7 +144,7 @@ def test_cleaning_up_spares_one_that_goes_on_and_two_do_not_meet(demo: Demo, tmp
 
 def test_what_is_missing_is_named_all_at_once(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "dstack_vpn", "demo"],
+        [sys.executable, "-m", "demo"],
         env={"PATH": str(tmp_path)},
         capture_output=True,
         text=True,

@@ -7,15 +7,14 @@ import sys
 from typing import Any
 
 import pytest
+from demo.lab import Lab
+from demo.node import LabNode
 from tests.netns_support import wait_until
-
-from dstack_vpn.cli.demo.lab import Lab
-from dstack_vpn.cli.demo.node import Node
 
 pytestmark = [pytest.mark.netns, pytest.mark.anvil]
 
 
-def doctor(node: Node, **more: str) -> tuple[int, dict[str, dict[str, Any]]]:
+def doctor(node: LabNode, **more: str) -> tuple[int, dict[str, dict[str, Any]]]:
     """Its exit code, and its checks by name."""
     command = node.namespace.command(sys.executable, "-m", "dstack_vpn", "doctor", "--json")
     environment = {**node.environment(), "PATH": os.environ["PATH"], **more}  # noqa: TID251  # the child's
@@ -64,7 +63,7 @@ def test_each_thing_that_is_broken_is_named_with_what_to_do(lab: Lab) -> None:
     assert "NODE_ID is b, but our key is registered for node c" in checks["membership"]["found"]
 
 
-def bare(node: Node, *arguments: str) -> str:
+def bare(node: LabNode, *arguments: str) -> str:
     """What a command prints in a shell that has nothing of the daemon's environment."""
     command = node.namespace.command(sys.executable, "-m", "dstack_vpn", *arguments)
     environment = {"PATH": os.environ["PATH"]}  # noqa: TID251  # the child's

@@ -8,12 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from demo.lab import Lab
 from tests.guest_agent import Agent, serving
 from tests.quotes import NOW, Made
 
 from dstack_vpn.adapters.attest.verify import GENUINE, Judgement, verify
 from dstack_vpn.adapters.keys.guest_agent import GuestAgent
-from dstack_vpn.cli.demo.lab import Lab
 from dstack_vpn.core.attest.measurements import Expected
 
 pytestmark = [pytest.mark.netns, pytest.mark.anvil]

@@ -16,11 +16,11 @@ from itertools import permutations
 from pathlib import Path
 
 import pytest
+from demo.lab import Lab, Tools
+from demo.node import INTERFACE, LabNode, new_key
+from demo.ping import Ping
 from tests.netns_support import wait_until
 
-from dstack_vpn.cli.demo.lab import Lab, Tools
-from dstack_vpn.cli.demo.node import INTERFACE, Node, new_key
-from dstack_vpn.cli.demo.ping import Ping
 from dstack_vpn.core.wireguard.x25519 import derive
 from dstack_vpn.errors import AdminError
 
@@ -36,7 +36,7 @@ def nothing_lost(ping: Ping) -> Iterator[None]:
     assert ping.between(first, ping.mark(at_least=first + WATCHED)).lost == 0
 
 
-def three(lab: Lab) -> tuple[Node, Node, Node]:
+def three(lab: Lab) -> tuple[LabNode, LabNode, LabNode]:
     return lab.nodes["a"], lab.nodes["b"], lab.nodes["c"]
 
 
@@ -203,7 +203,7 @@ def test_a_killed_daemon_loses_no_packet_and_its_next_life_adopts(lab: Lab, ping
     assert a.namespace.pid_of("wireguard-go") == device
 
 
-def states(node: Node) -> dict[str, str]:
+def states(node: LabNode) -> dict[str, str]:
     return {peer["node_id"]: peer["state"] for peer in node.get("/peers").get("peers", [])}
 
 
@@ -309,7 +309,7 @@ def test_keep_interface_leaves_the_tunnel_up(lab: Lab, ping: Ping) -> None:
 
 
 @contextmanager
-def leaks(lab: Lab, node: Node) -> Iterator[list[str]]:
+def leaks(lab: Lab, node: LabNode) -> Iterator[list[str]]:
     """Collect the plain destinations, in the tunnels' range or 10.78, that leave a node's other interface."""
     seen: list[str] = []
     # ETH_P_ALL: IPv4 and whatever else.
@@ -413,7 +413,7 @@ def test_a_plain_wireguard_client_can_join(lab: Lab, tools: Tools) -> None:
         ("route", "add", "10.77.0.0/16", "dev", INTERFACE),
     ):
         namespace.run("ip", *arguments)
-    d = Node("d", namespace, underlay, lab.run.home / "d", 9, {}, key, mined.minted)
+    d = LabNode("d", namespace, underlay, lab.run.home / "d", 9, {}, key, mined.minted)
     d.wait_reaches(a.address)
     a.wait_reaches(address)
     lab.lost(lab.revoke(d), public, (a, b, c))

@@ -4,20 +4,20 @@ import socket
 from contextlib import suppress
 
 import pytest
+from demo.lab import Lab
+from demo.namespaces import wait_until
+from demo.node import LabNode
+from demo.ping import Ping
 from tests.netns.test_transports import events
 
 from dstack_vpn.adapters.contracts import calls
-from dstack_vpn.cli.demo.lab import Lab
-from dstack_vpn.cli.demo.namespaces import wait_until
-from dstack_vpn.cli.demo.node import Node
-from dstack_vpn.cli.demo.ping import Ping
 
 pytestmark = [pytest.mark.netns, pytest.mark.anvil]
 WATCHED = 400
 """Packets of the stream: 2 s."""
 
 
-def set_endpoint(lab: Lab, other: Node, endpoint: str, on: Node) -> None:
+def set_endpoint(lab: Lab, other: LabNode, endpoint: str, on: LabNode) -> None:
     """Write an endpoint into the registry, and wait until a node has seen that."""
 
     def seen() -> int:

@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from demo.lab import Lab
+from demo.node import LabNode
 from tests.netns_support import Namespace, wait_until
-
-from dstack_vpn.cli.demo.lab import Lab
-from dstack_vpn.cli.demo.node import Node
 
 pytestmark = [pytest.mark.netns, pytest.mark.anvil]
 RESOLVED = Path(__file__).parents[2] / ".cache" / "resolved"
@@ -18,7 +17,7 @@ STUB = "127.0.0.53"
 
 
 @pytest.fixture
-def pair(empty_lab: Lab) -> tuple[Node, Node]:
+def pair(empty_lab: Lab) -> tuple[LabNode, LabNode]:
     """Two nodes with names, a and b."""
     found = []
     for name in "ab":
@@ -34,17 +33,17 @@ def pair(empty_lab: Lab) -> tuple[Node, Node]:
     return a, b
 
 
-def dig(asker: Node, server: str, *question: str) -> str:
+def dig(asker: LabNode, server: str, *question: str) -> str:
     command = ("dig", f"@{server}", "+short", "+time=1", "+tries=1", *question)
     said = asker.namespace.run(*command, check=False).strip()
     return "" if said.startswith(";;") else said
 
 
-def getent(asker: Node, database: str, what: str) -> str:
+def getent(asker: LabNode, database: str, what: str) -> str:
     return asker.namespace.run("getent", database, what, check=False).strip()
 
 
-def point(asker: Node, server: str, folder: Path) -> None:
+def point(asker: LabNode, server: str, folder: Path) -> None:
     """Have the C library of a namespace ask this server."""
     file = folder / "resolv.conf"
     file.write_text(f"nameserver {server}\noptions timeout:1 attempts:1\n")
@@ -52,7 +51,7 @@ def point(asker: Node, server: str, folder: Path) -> None:
 
 
 def test_names_lead_to_members_and_change_with_the_registry(
-    empty_lab: Lab, pair: tuple[Node, Node], tmp_path: Path
+    empty_lab: Lab, pair: tuple[LabNode, LabNode], tmp_path: Path
 ) -> None:
     a, b = pair
     point(a, a.address, tmp_path)
@@ -74,7 +73,7 @@ def test_names_lead_to_members_and_change_with_the_registry(
     assert "NXDOMAIN" in a.namespace.run("dig", f"@{a.address}", "b.vpn.internal")
 
 
-def test_who_is_not_in_the_tunnel_is_not_answered(pair: tuple[Node, Node]) -> None:
+def test_who_is_not_in_the_tunnel_is_not_answered(pair: tuple[LabNode, LabNode]) -> None:
     a, b = pair
     # By the network around the tunnel, to an address in it, as a neighbour can.
     b.namespace.run("ip", "route", "replace", f"{a.address}/32", "via", a.underlay)
@@ -83,7 +82,7 @@ def test_who_is_not_in_the_tunnel_is_not_answered(pair: tuple[Node, Node]) -> No
 
 
 @pytest.fixture
-def resolved(pair: tuple[Node, Node], tmp_path: Path) -> Iterator[Node]:
+def resolved(pair: tuple[LabNode, LabNode], tmp_path: Path) -> Iterator[LabNode]:
     """A node whose namespace has a systemd-resolved that asks the node for the network's names."""
     program = next(RESOLVED.rglob("lib/systemd/systemd-resolved"), None)
     if program is None or not os.access(program, os.X_OK):
@@ -112,7 +111,9 @@ def prepare(namespace: Namespace, configuration: Path, passwd: Path) -> None:
     namespace.run("mount", "--bind", passwd, "/etc/passwd")
 
 
-def test_systemd_resolved_asks_the_node(resolved: Node, pair: tuple[Node, Node], tmp_path: Path) -> None:
+def test_systemd_resolved_asks_the_node(
+    resolved: LabNode, pair: tuple[LabNode, LabNode], tmp_path: Path
+) -> None:
     a, b = pair
     point(a, STUB, tmp_path)
     assert dig(a, STUB, "b.vpn.internal") == b.address

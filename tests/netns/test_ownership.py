@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from demo.node import new_key
 from tests import netns_support
 from tests.netns.hosts import Host, Member, hosted
 from tests.netns_support import wait_until
 
-from dstack_vpn.cli.demo.node import new_key
 from dstack_vpn.core.wireguard.x25519 import derive
 from dstack_vpn.errors import AdminError
 

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-
-from dstack_vpn.cli.demo.lab import Tools
+from demo.lab import Tools
 
 ROOT: Final = Path(__file__).parents[2]
 HIDDEN: Final = """

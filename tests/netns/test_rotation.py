@@ -9,13 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from demo.lab import Lab, Tools
+from demo.node import LabNode
+from demo.ping import Ping
 from eth_account import Account
 from tests.netns_support import wait_until
 
 from dstack_vpn.adapters import keyfile
-from dstack_vpn.cli.demo.lab import Lab, Tools
-from dstack_vpn.cli.demo.node import Node
-from dstack_vpn.cli.demo.ping import Ping
 from dstack_vpn.core.wireguard.keys import PrivateKey
 from dstack_vpn.core.wireguard.x25519 import derive
 
@@ -34,7 +34,7 @@ def holder(owner: int) -> str:
     return str(Account.from_mnemonic(MNEMONIC, account_path=f"m/44'/60'/0'/0/{owner}").key.to_0x_hex())
 
 
-def rotate(node: Node, owner: int) -> "subprocess.CompletedProcess[str]":
+def rotate(node: LabNode, owner: int) -> "subprocess.CompletedProcess[str]":
     environment = node.environment() | {
         "PATH": os.environ["PATH"],  # noqa: TID251  # the child's
         "WIREGUARD_PRIVATE_KEY": "generate",
@@ -49,7 +49,7 @@ def rotate(node: Node, owner: int) -> "subprocess.CompletedProcess[str]":
     return subprocess.CompletedProcess(command, process.returncode, out, error)
 
 
-def key_of(node: Node) -> PrivateKey:
+def key_of(node: LabNode) -> PrivateKey:
     return PrivateKey.parse((node.home / "state" / "wireguard.key").read_text().strip())
 
 
@@ -106,7 +106,7 @@ def in_the_past(tools: Tools, folder: Path) -> Tools:
     return replace(tools, anvil=script)
 
 
-def children(node: Node) -> set[bytes]:
+def children(node: LabNode) -> set[bytes]:
     """What anybody on the machine can read of the processes that a daemon has started: their arguments."""
     assert node.daemon is not None
     found = set()

@@ -11,13 +11,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from demo.chain import InsideConnection
+from demo.lab import Lab
+from demo.node import HEALTH_PORT, LabNode
 from tests.netns import echoing
 from tests.netns_support import wait_until
 
 from dstack_vpn.adapters.chain.url import RpcUrl
-from dstack_vpn.cli.demo.chain import InsideConnection
-from dstack_vpn.cli.demo.lab import Lab
-from dstack_vpn.cli.demo.node import HEALTH_PORT, Node
 
 pytestmark = [pytest.mark.netns, pytest.mark.anvil]
 
@@ -55,7 +55,7 @@ def url(scheme: str, kind: str) -> str:
 
 
 @contextmanager
-def echoes(node: Node, chain: str) -> Iterator[None]:
+def echoes(node: LabNode, chain: str) -> Iterator[None]:
     command = (sys.executable, echoing.__file__, str(PORT), chain)
     server = node.namespace.popen(*command, stdout=subprocess.PIPE)
     try:
@@ -67,7 +67,7 @@ def echoes(node: Node, chain: str) -> Iterator[None]:
         server.wait()
 
 
-def body(node: Node, path: str) -> str:
+def body(node: LabNode, path: str) -> str:
     connection = InsideConnection(node.namespace.socket, "127.0.0.1", HEALTH_PORT, 3.0)
     try:
         connection.request("GET", path)
@@ -78,7 +78,7 @@ def body(node: Node, path: str) -> str:
         connection.close()
 
 
-def command(node: Node, environment: Mapping[str, str], *arguments: str) -> str:
+def command(node: LabNode, environment: Mapping[str, str], *arguments: str) -> str:
     """What a command prints, with its exit code in front."""
     done = subprocess.run(
         node.namespace.command(sys.executable, "-m", "dstack_vpn", *arguments),

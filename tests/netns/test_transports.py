@@ -7,13 +7,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from demo.lab import Lab
+from demo.node import LabNode
+from demo.ping import Ping
 from prometheus_client.parser import text_string_to_metric_families
 from tests.netns_support import wait_until
 
 from dstack_vpn.adapters.contracts import calls
-from dstack_vpn.cli.demo.lab import Lab
-from dstack_vpn.cli.demo.node import Node
-from dstack_vpn.cli.demo.ping import Ping
 
 pytestmark = [pytest.mark.netns, pytest.mark.anvil]
 RELAY = "0.0.0.0:8443"
@@ -26,48 +26,48 @@ table inet blocked {
 }"""
 
 
-def events(node: Node, name: str) -> list[dict[str, Any]]:
+def events(node: LabNode, name: str) -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in node.log.read_text().splitlines() if line.startswith("{")]
     return [line for line in lines if line["event"] == name]
 
 
-def peer_of(node: Node, other: Node) -> dict[str, Any]:
+def peer_of(node: LabNode, other: LabNode) -> dict[str, Any]:
     found: dict[str, Any] = node.get("/stats")
     return next(p for p in found["peers"] if p["public_key"] == str(other.public_key))
 
 
-def transport(node: Node, other: Node) -> object:
+def transport(node: LabNode, other: LabNode) -> object:
     return peer_of(node, other)["transport"]
 
 
-def block_udp(node: Node) -> None:
+def block_udp(node: LabNode) -> None:
     """Nothing of WireGuard's own gets in or out."""
     node.namespace.run("nft", "-f", "-", text=FIREWALL)
 
 
-def unblock_udp(node: Node) -> None:
+def unblock_udp(node: LabNode) -> None:
     node.namespace.run("nft", "delete", "table", "inet", "blocked")
 
 
-def start(lab: Lab, name: str, **settings: str) -> Node:
+def start(lab: Lab, name: str, **settings: str) -> LabNode:
     node = lab.add_node(name)
     lab.mint(node)
     node.start(**settings)
     return node
 
 
-def reach_by(lab: Lab, node: Node, endpoint: str, on: Node) -> None:
+def reach_by(lab: Lab, node: LabNode, endpoint: str, on: LabNode) -> None:
     """Write an endpoint into the registry, and wait until another node has it."""
     lab.chain.send(calls.set_endpoint(node.token, endpoint), sender=node.owner)
     wait_until(lambda: on.place_of(node.public_key) is not None, f"{on.name} knows where {node.name} is")
 
 
-def pin(node: Node) -> str:
+def pin(node: LabNode) -> str:
     wait_until(lambda: events(node, "relay.listening"), f"{node.name} takes relays")
     return str(events(node, "relay.listening")[-1]["pin"])
 
 
-def load(a: Node, b: Node) -> None:
+def load(a: LabNode, b: LabNode) -> None:
     """Traffic both ways, until the namespaces end: what is under way must not turn WireGuard back."""
     b.namespace.popen("iperf3", "--server", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     wait_until(lambda: ":5201" in b.namespace.run("ss", "-Hltn"), "iperf3 listens")
@@ -76,7 +76,7 @@ def load(a: Node, b: Node) -> None:
 
 
 @contextmanager
-def pinging(lab: Lab, a: Node, b: Node) -> Iterator[Ping]:
+def pinging(lab: Lab, a: LabNode, b: LabNode) -> Iterator[Ping]:
     ping = Ping(a.namespace, b.address, lab.run.home / "ping.log")
     try:
         yield ping
@@ -134,7 +134,7 @@ def test_metrics_tell_how_each_peer_is_reached(empty_lab: Lab) -> None:
     assert theirs["dstack_vpn_relay_connections"] == [({}, 1.0)]
 
 
-def metrics(node: Node) -> dict[str, list[tuple[dict[str, str], float]]]:
+def metrics(node: LabNode) -> dict[str, list[tuple[dict[str, str], float]]]:
     """What Prometheus' own parser makes of a node's metrics."""
     body = node.fetch("127.0.0.1", 8080, "/metrics")
     found: dict[str, list[tuple[dict[str, str], float]]] = {}

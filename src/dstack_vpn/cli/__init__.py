@@ -26,7 +26,6 @@ _COMMANDS: Final = {
     "completion": "completion:completion",
     "config": "config:config",
     "contract": "contract:contract",
-    "demo": "demo:demo",
     "dev": "dev:dev",
     "doctor": "doctor:doctor",
     "healthcheck": "watch:healthcheck",

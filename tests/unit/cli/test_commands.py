@@ -19,7 +19,7 @@ from dstack_vpn.core.wireguard.keys import PrivateKey
 from dstack_vpn.core.wireguard.x25519 import derive
 from dstack_vpn.errors import AdminError, DeviceError
 
-COMMANDS = sorted(set(_COMMANDS) - {"demo"})
+COMMANDS = sorted(_COMMANDS)
 
 
 # -- the framework ------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from tests.unit.cli.conftest import Cli
 from tests.unit.cli.test_strangers import COMMANDS
 
 VALUES = ("", "x" * 100_000, "é\u202e\U0001f600", "\udcff", "-", "0", "../..")
-STARTS = ("run", "demo", "dev", "relay", "doctor")
+STARTS = ("run", "dev", "relay", "doctor")
 """They would go on, or send packets, with a value that happens to be valid."""
 
 

@@ -5,9 +5,9 @@ import shutil
 from pathlib import Path
 from typing import Final
 
-from dstack_vpn.cli.demo.chain import real_anvil
-from dstack_vpn.cli.demo.lab import Tools
-from dstack_vpn.cli.demo.namespaces import may_unshare
+from demo.chain import real_anvil
+from demo.lab import Tools
+from demo.namespaces import may_unshare
 from dstack_vpn.errors import AdminError
 
 _PROGRAMS: Final = {

@@ -20,10 +20,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
+from demo.chain import InsideConnection
+from demo.journal import LogFile, logged_at
+from demo.namespaces import Namespace, wait_until
 from dstack_vpn.adapters.device.uapi import GET, GetParser
-from dstack_vpn.cli.demo.chain import InsideConnection
-from dstack_vpn.cli.demo.journal import Journal, logged_at
-from dstack_vpn.cli.demo.namespaces import Namespace, wait_until
 from dstack_vpn.core.model import DeviceState, TokenId
 from dstack_vpn.core.wireguard.keys import KEY_LENGTH, PrivateKey, PublicKey
 from dstack_vpn.core.wireguard.x25519 import clamp, derive
@@ -61,7 +61,7 @@ def write_secret(path: Path, key: PrivateKey) -> None:
 
 
 @dataclass
-class Node:
+class LabNode:
     """A member of the demo's network."""
 
     name: str
@@ -103,9 +103,9 @@ class Node:
         return self.home / "daemon.log"
 
     @cached_property
-    def journal(self) -> Journal:
+    def journal(self) -> LogFile:
         """That log, to be searched."""
-        return Journal(self.log)
+        return LogFile(self.log)
 
     @property
     def key_file(self) -> Path:

@@ -8,10 +8,10 @@ import sys
 import time
 from typing import Final
 
-from dstack_vpn.cli.demo.lab import Change, Lab
-from dstack_vpn.cli.demo.namespaces import wait_until
-from dstack_vpn.cli.demo.node import Node, new_key
-from dstack_vpn.cli.demo.story import Act, Story
+from demo.lab import Change, Lab
+from demo.namespaces import wait_until
+from demo.node import LabNode, new_key
+from demo.story import Act, Story
 from dstack_vpn.core.wireguard.keys import PublicKey
 from dstack_vpn.core.wireguard.x25519 import derive
 from dstack_vpn.errors import AdminError
@@ -158,26 +158,26 @@ class Acts:
     # -- what they are made of --------------------------------------------------------------------------
 
     @property
-    def _nodes(self) -> tuple[Node, ...]:
+    def _nodes(self) -> tuple[LabNode, ...]:
         return tuple(self._lab.nodes.values())
 
     @property
-    def _a(self) -> Node:
+    def _a(self) -> LabNode:
         return self._lab.nodes["a"]
 
     @property
-    def _b(self) -> Node:
+    def _b(self) -> LabNode:
         return self._lab.nodes["b"]
 
     @property
-    def _c(self) -> Node:
+    def _c(self) -> LabNode:
         return self._lab.nodes["c"]
 
     @property
-    def _pair(self) -> tuple[Node, ...]:
+    def _pair(self) -> tuple[LabNode, ...]:
         return self._a, self._b
 
-    def _silent(self, node: Node) -> None:
+    def _silent(self, node: LabNode) -> None:
         with self._story.timed(f"{node.name} pings a and b: no answer"):
             for other in self._pair:
                 heard = node.reaches(other.address, wait=0.3)
@@ -198,7 +198,7 @@ class Acts:
 
         wait_until(agree, f"the chain is {status} in every node's health", 30.0)
 
-    def _serve(self, node: Node) -> None:
+    def _serve(self, node: LabNode) -> None:
         site = node.home / "www"
         site.mkdir()
         (site / "index.html").write_text(f"<h1>{PAGE}</h1>\n")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from dstack_vpn.cli.demo.namespaces import Namespace
+from demo.namespaces import Namespace
 from dstack_vpn.errors import AdminError
 
 INTERVAL: Final = 0.005

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from demo.namespaces import Namespace, wait_until
 from dstack_vpn.adapters.clock import SystemClock
 from dstack_vpn.adapters.contracts import calls
-from dstack_vpn.cli.demo.namespaces import Namespace, wait_until
 from dstack_vpn.core.model import Address, TokenId
 from dstack_vpn.errors import AdminError
 
@@ -62,7 +62,7 @@ class InsideConnection(http.client.HTTPConnection):
         self.sock.connect((self.host, self.port))
 
 
-class DevChain:
+class LabChain:
     """anvil; `stop` and `start` make an outage."""
 
     def __init__(

@@ -19,10 +19,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Self
 
+from demo.chain import LabChain, Mined
+from demo.namespaces import MOUNTS, NAMED, Namespace, connect, remove, wait_until
+from demo.node import Applied, LabNode
 from dstack_vpn.adapters.contracts import calls
-from dstack_vpn.cli.demo.chain import DevChain, Mined
-from dstack_vpn.cli.demo.namespaces import MOUNTS, NAMED, Namespace, connect, remove, wait_until
-from dstack_vpn.cli.demo.node import Applied, Node
 from dstack_vpn.core.wireguard.keys import PublicKey
 
 _PREFIX: Final = "dstack-vpn-demo-"
@@ -63,7 +63,7 @@ class Change:
         return max(known) / 1000 if known else None
 
 
-class Run:
+class LabRun:
     """The directory and the tag of one run; the names of its namespaces are made from it."""
 
     def __init__(self, home: Path) -> None:
@@ -124,9 +124,9 @@ class Lab:
     """A chain and its nodes; use it as a context manager."""
 
     tools: Tools
-    run: Run = field(default_factory=Run.new)
-    nodes: dict[str, Node] = field(default_factory=dict)
-    chain: DevChain = field(init=False)
+    run: LabRun = field(default_factory=LabRun.new)
+    nodes: dict[str, LabNode] = field(default_factory=dict)
+    chain: LabChain = field(init=False)
     namespaces: list[Namespace] = field(default_factory=list)
 
     def __enter__(self) -> Self:
@@ -146,7 +146,7 @@ class Lab:
     def start_chain(self, *options: str) -> None:
         """Make the chain's namespace and the network, start anvil and deploy the registry."""
         namespace = self._new_namespace("chain")
-        self.chain = DevChain(namespace, self.tools.anvil, f"{_NETWORK}.1", self.run.home / "chain", options)
+        self.chain = LabChain(namespace, self.tools.anvil, f"{_NETWORK}.1", self.run.home / "chain", options)
         namespace.run("ip", "link", "add", "lan", "type", "bridge")
         namespace.run("ip", "address", "add", f"{_NETWORK}.1/24", "dev", "lan")
         namespace.run("ip", "link", "set", "lan", "up")
@@ -179,7 +179,7 @@ class Lab:
         self.namespaces.append(namespace)
         return namespace.__enter__()
 
-    def add_node(self, name: str) -> Node:
+    def add_node(self, name: str) -> LabNode:
         """A node that neither runs nor is registered yet."""
         namespace, address = self.add_namespace(name)
         settings = {
@@ -191,17 +191,17 @@ class Lab:
             "BACKEND": "userspace",
             "LOG_FORMAT": "json",
         }
-        node = Node(name, namespace, address, self.run.home / name, len(self.nodes) + 1, settings)
+        node = LabNode(name, namespace, address, self.run.home / name, len(self.nodes) + 1, settings)
         self.nodes[name] = node
         return node
 
-    def others(self, node: Node) -> tuple[Node, ...]:
+    def others(self, node: LabNode) -> tuple[LabNode, ...]:
         """The nodes besides one, of those whose daemons run."""
         return tuple(other for other in self.nodes.values() if other is not node and other.daemon is not None)
 
     # -- the registry -----------------------------------------------------------------------------------
 
-    def mint(self, node: Node) -> Mined:
+    def mint(self, node: LabNode) -> Mined:
         """Give a node a token for its key."""
         mined = self.mint_key(node.name, node.public_key, node.owner)
         node.token = mined.minted
@@ -211,11 +211,11 @@ class Lab:
         """Register a key under a name, whoever has it."""
         return self.chain.send(calls.mint(self.chain.accounts[owner], node_id, key))
 
-    def set_endpoint(self, node: Node) -> Mined:
+    def set_endpoint(self, node: LabNode) -> Mined:
         """Let the others know where a node is, as its holder."""
         return self.chain.send(calls.set_endpoint(node.token, node.endpoint), sender=node.owner)
 
-    def place(self, node: Node, on: tuple[Node, ...]) -> None:
+    def place(self, node: LabNode, on: tuple[LabNode, ...]) -> None:
         """Let the others know where a node is, and wait until these do.
 
         A WireGuard that has something to send before it knows where to tries again only after 5 s.
@@ -224,11 +224,11 @@ class Lab:
         what = f"the others know where {node.name} is"
         wait_until(lambda: all(other.place_of(node.public_key) == node.endpoint for other in on), what)
 
-    def revoke(self, node: Node) -> Mined:
+    def revoke(self, node: LabNode) -> Mined:
         """Take a node's access away."""
         return self.chain.send(calls.revoke(node.token))
 
-    def transfer(self, node: Node, to: int) -> Mined:
+    def transfer(self, node: LabNode, to: int) -> Mined:
         """Hand a node's token over to another account."""
         accounts = self.chain.accounts
         data = calls.transfer(accounts[node.owner], accounts[to], node.token)
@@ -236,21 +236,21 @@ class Lab:
         node.owner = to
         return mined
 
-    def update_key(self, node: Node) -> Mined:
+    def update_key(self, node: LabNode) -> Mined:
         """Register a node's key of now, as its holder."""
         return self.chain.send(calls.update_key(node.token, node.public_key), sender=node.owner)
 
     # -- what comes of it -------------------------------------------------------------------------------
 
     def gained(
-        self, mined: Mined, key: PublicKey, nodes: tuple[Node, ...], timeout: float = PATIENCE
+        self, mined: Mined, key: PublicKey, nodes: tuple[LabNode, ...], timeout: float = PATIENCE
     ) -> Change:
         """Wait until these nodes have the peer."""
         found = (node.wait_applied(key, mined.ordered, gone=False, timeout=timeout) for node in nodes)
         return Change(mined, tuple(found))
 
     def lost(
-        self, mined: Mined, key: PublicKey, nodes: tuple[Node, ...], timeout: float = PATIENCE
+        self, mined: Mined, key: PublicKey, nodes: tuple[LabNode, ...], timeout: float = PATIENCE
     ) -> Change:
         """Wait until these nodes have the peer no more."""
         found = (node.wait_applied(key, mined.ordered, gone=True, timeout=timeout) for node in nodes)

@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from dstack_vpn.cli.demo.lab import Change
-from dstack_vpn.cli.demo.namespaces import Namespace
-from dstack_vpn.cli.demo.ping import Ping
-from dstack_vpn.cli.demo.screen import Fact, Screen, Step
+from demo.lab import Change
+from demo.namespaces import Namespace
+from demo.ping import Ping
+from demo.screen import Fact, Screen, StoryStep
 from dstack_vpn.errors import AdminError, DstackVpnError
 
 _WATCHED: Final = 100
@@ -33,19 +33,19 @@ class Story:
 
     def __init__(self, screen: Screen) -> None:
         self.screen = screen
-        self.steps: list[Step] = []
+        self.steps: list[StoryStep] = []
         self._ping: Ping | None = None
 
     def tell(self, acts: Sequence[Act]) -> None:
         """Tell them all; `StepFailedError` where something did not come about."""
         try:
             for number, (title, act) in enumerate(acts, 1):
-                self._tell_one(Step(number, title), act)
+                self._tell_one(StoryStep(number, title), act)
         finally:
             if self._ping is not None:
                 self._ping.stop()
 
-    def _tell_one(self, step: Step, act: Callable[[], None]) -> None:
+    def _tell_one(self, step: StoryStep, act: Callable[[], None]) -> None:
         self.steps.append(step)
         self.screen.begin(step)
         began = time.monotonic()
@@ -60,7 +60,7 @@ class Story:
             self.screen.end(step)
 
     @contextlib.contextmanager
-    def _undisturbed(self, step: Step) -> Iterator[None]:
+    def _undisturbed(self, step: StoryStep) -> Iterator[None]:
         """Hold the ping's packets to being answered all the while, once there is one."""
         ping = self._ping
         first = 0 if ping is None else ping.mark()

@@ -19,11 +19,11 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from dstack_vpn.cli.demo.acts import Acts
-from dstack_vpn.cli.demo.lab import Lab, Run
-from dstack_vpn.cli.demo.screen import PICTURE, LiveScreen, PlainScreen, Screen, summary
-from dstack_vpn.cli.demo.story import StepFailedError, Story
-from dstack_vpn.cli.demo.tools import find_tools
+from demo.acts import Acts
+from demo.lab import Lab, LabRun
+from demo.screen import PICTURE, LiveScreen, PlainScreen, Screen, summary
+from demo.story import StepFailedError, Story
+from demo.tools import find_tools
 from dstack_vpn.errors import AdminError
 
 _ENDINGS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -65,7 +65,7 @@ def show(*, keep: bool, plain: bool) -> None:
 def clean() -> None:
     """Remove all runs that nobody is at any more."""
     removed = 0
-    for run in Run.all():
+    for run in LabRun.all():
         if run.lock():
             run.remove()
             removed += 1
@@ -120,7 +120,7 @@ def _say(screen: Screen, what: str, command: str) -> None:
     screen.console.print(Text.assemble(f"  {what:<11}", (command, "cyan")), soft_wrap=True)
 
 
-def _save_logs(run: Run) -> Path:
+def _save_logs(run: LabRun) -> Path:
     """Copy the logs, and nothing else, to where they survive the tidying up."""
     target = Path(tempfile.mkdtemp(prefix="dstack-vpn-logs-"))
     for log in run.home.rglob("*.log"):

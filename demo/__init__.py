@@ -6,9 +6,9 @@ import click
 @click.command(
     epilog="""\b
 Examples:
-  dstack-vpn demo
-  dstack-vpn demo --keep     then look around, as it tells you
-  dstack-vpn demo --clean    remove what --keep has left"""
+  python -m demo
+  python -m demo --keep     then look around, as it tells you
+  python -m demo --clean    remove what --keep has left"""
 )
 @click.option("--keep", is_flag=True, help="Leave everything running, and say how to look at it.")
 @click.option("--plain", is_flag=True, help="Line by line, also in a terminal.")
@@ -19,7 +19,7 @@ def demo(*, keep: bool, plain: bool, clean: bool) -> None:
     A dev chain, the registry contract and three nodes, each in a network namespace of its own without a way
     out. Needs root, TUN, anvil and wireguard-go; nothing of the machine's own network is touched.
     """
-    from dstack_vpn.cli.demo import show
+    from demo import show
 
     if clean:
         show.clean()

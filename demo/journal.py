@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 
-class Journal:
+class LogFile:
     """The JSON lines of a file; other lines are passed over."""
 
     def __init__(self, path: Path) -> None:

@@ -18,7 +18,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from dstack_vpn.cli.demo.ping import Loss
+from demo.ping import Loss
 
 _WIDTH: Final = 50
 """Characters of a fact before its time."""
@@ -47,7 +47,7 @@ class Fact:
 
 
 @dataclass
-class Step:
+class StoryStep:
     """One step of the demo."""
 
     number: int
@@ -77,19 +77,19 @@ class Screen(ABC):
         return None
 
     @abstractmethod
-    def begin(self, step: Step) -> None:
+    def begin(self, step: StoryStep) -> None:
         """A step begins."""
 
     @abstractmethod
-    def wait(self, step: Step) -> None:
+    def wait(self, step: StoryStep) -> None:
         """What the step waits for has become another."""
 
     @abstractmethod
-    def add(self, step: Step, fact: Fact) -> None:
+    def add(self, step: StoryStep, fact: Fact) -> None:
         """Something has come about."""
 
     @abstractmethod
-    def end(self, step: Step) -> None:
+    def end(self, step: StoryStep) -> None:
         """A step is over, or has failed."""
 
     def print(self, what: RenderableType = "") -> None:
@@ -100,18 +100,18 @@ class Screen(ABC):
 class PlainScreen(Screen):
     """Line by line, for pipes, logs and people who like it so."""
 
-    def begin(self, step: Step) -> None:
+    def begin(self, step: StoryStep) -> None:
         """Print its title."""
         self.print(Text(f"{step.number}/{self.steps}  {step.title}", "bold"))
 
-    def wait(self, step: Step) -> None:
+    def wait(self, step: StoryStep) -> None:
         """Nothing: the fact follows."""
 
-    def add(self, step: Step, fact: Fact) -> None:
+    def add(self, step: StoryStep, fact: Fact) -> None:
         """Print it."""
         self.print(_fact_line(fact))
 
-    def end(self, step: Step) -> None:
+    def end(self, step: StoryStep) -> None:
         """Print what the ping lost, or the failure."""
         self.print(_last_line(step))
         self.print()
@@ -122,7 +122,7 @@ class LiveScreen(Screen):
 
     def __init__(self, console: Console, steps: int) -> None:
         super().__init__(console, steps)
-        self._step: Step | None = None
+        self._step: StoryStep | None = None
         self._spinner = Spinner("dots", style="cyan")
         self._live = Live(console=console, get_renderable=self._view, refresh_per_second=12, transient=True)
 
@@ -137,17 +137,17 @@ class LiveScreen(Screen):
         self._step = None
         self._live.stop()
 
-    def begin(self, step: Step) -> None:
+    def begin(self, step: StoryStep) -> None:
         """Show it below."""
         self._step = step
 
-    def wait(self, step: Step) -> None:
+    def wait(self, step: StoryStep) -> None:
         """The next frame shows it."""
 
-    def add(self, step: Step, fact: Fact) -> None:
+    def add(self, step: StoryStep, fact: Fact) -> None:
         """The next frame shows it."""
 
-    def end(self, step: Step) -> None:
+    def end(self, step: StoryStep) -> None:
         """Let it scroll up."""
         self._step = None
         # Else what is printed would push the last frame down, not replace it.
@@ -190,7 +190,7 @@ def _fact_line(fact: Fact) -> Text:
     return line
 
 
-def _last_line(step: Step) -> Text:
+def _last_line(step: StoryStep) -> Text:
     if step.failure:
         return Text(f"    ✗ {step.failure}", "bold red")
     if step.loss is None:
@@ -212,7 +212,7 @@ def duration(seconds: float) -> str:
     return f"{seconds * 1000:.1f} ms" if seconds < 1 else f"{seconds:.2f} s"
 
 
-def summary(steps: Sequence[Step]) -> Table:
+def summary(steps: Sequence[StoryStep]) -> Table:
     """All that the demo has shown, in a table."""
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("step", justify="right")

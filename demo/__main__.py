@@ -1,0 +1,5 @@
+"""``python -m demo``."""
+
+from demo import demo
+
+demo(prog_name="python -m demo")
