@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks import api, containers, disturbance, events, quorum, relay, starts
+from benchmarks import adversaries, api, containers, disturbance, events, quorum, relay, starts
 from benchmarks.harness import NotMeasurableError, cores
 
 RESULTS: Final = Path(__file__).parent / "results.json"
@@ -30,6 +30,7 @@ ALL: Final[dict[str, Callable[[], Awaitable[Figures] | Figures]]] = {
     "start": starts.chain_and_store,
     "cold-10000": starts.cold,
     "disturbance": disturbance.disturbance,
+    **adversaries.ALL,
     **api.ALL,
     **containers.ALL,
     **quorum.ALL,

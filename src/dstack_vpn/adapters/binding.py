@@ -2,6 +2,7 @@
 
 import os
 import socket
+from contextlib import suppress
 from typing import Final
 
 from dstack_vpn.core.model import SocketAddress
@@ -10,6 +11,9 @@ _IP_FREEBIND: Final = 15
 """linux/in.h: bind before the tunnel has its address, and keep it while the interface is made again."""
 _IPV6_FREEBIND: Final = 78
 """linux/in6.h"""
+
+_FORCED: Final = {socket.SO_RCVBUF: 33, socket.SO_SNDBUF: 32}
+"""SO_RCVBUFFORCE and SO_SNDBUFFORCE (asm-generic/socket.h): beyond the system's limit, with CAP_NET_ADMIN."""
 
 _UNPRIVILEGED: Final = 1024
 """The kernel's default of net.ipv4.ip_unprivileged_port_start."""
@@ -37,6 +41,16 @@ def bound(address: SocketAddress, kind: socket.SocketKind) -> socket.socket:
         made.close()
         raise
     return made
+
+
+def widen(udp: socket.socket, size: int) -> None:
+    """Give a UDP socket buffers of so many bytes, as far as the system allows."""
+    for asked, forced in _FORCED.items():
+        try:
+            udp.setsockopt(socket.SOL_SOCKET, forced, size)
+        except OSError:
+            with suppress(OSError):
+                udp.setsockopt(socket.SOL_SOCKET, asked, size)
 
 
 def refusal(error: OSError, port: int) -> str:

@@ -36,13 +36,12 @@ def receive_with_destination(udp: socket.socket) -> tuple[bytes, SocketAddress, 
 def receive(udp: socket.socket) -> tuple[bytes, Any, str]:
     """Return the same, with the source as the socket module has it: with its scope."""
     data, control, _, source = udp.recvmsg(_LONGEST, socket.CMSG_SPACE(32))
-    destination = udp.getsockname()[0]
     for level, kind, value in control:
         if level == socket.IPPROTO_IP and kind == _IP_PKTINFO:
-            destination = socket.inet_ntop(socket.AF_INET, value[4:8])
-        elif level == socket.IPPROTO_IPV6 and kind == _IPV6_PKTINFO:
-            destination = socket.inet_ntop(socket.AF_INET6, value[:16])
-    return data, source, destination
+            return data, source, socket.inet_ntop(socket.AF_INET, value[4:8])
+        if level == socket.IPPROTO_IPV6 and kind == _IPV6_PKTINFO:
+            return data, source, socket.inet_ntop(socket.AF_INET6, value[:16])
+    return data, source, udp.getsockname()[0]
 
 
 def send_from(udp: socket.socket, data: bytes, source: str, to: Any) -> None:  # noqa: ANN401 - the socket module's own

@@ -8,11 +8,14 @@ import ipaddress
 import socket
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from dstack_vpn.adapters.binding import bound
+from dstack_vpn.adapters.binding import bound, widen
 from dstack_vpn.adapters.destination import ask_for_destination, receive, send_from
 from dstack_vpn.adapters.dns.desk import TcpClient
+from dstack_vpn.adapters.dns.shun import Shunned
+from dstack_vpn.adapters.turns import AT_ONCE, accepting, turn
 from dstack_vpn.core.limits.shares import Source
 from dstack_vpn.core.model import SocketAddress
 
@@ -20,20 +23,24 @@ if TYPE_CHECKING:
     from dstack_vpn.adapters.dns.messages import Query
     from dstack_vpn.adapters.dns.server import DnsServer
 
-BACKLOG: Final = 64
-"""TCP clients that wait to be accepted."""
 IDLE: Final = 5.0
 """Seconds that a TCP client may take for a question."""
-BATCH: Final = 64
-"""Datagrams that are read before others have their turn."""
+BUFFER: Final = 1 << 20
+"""Bytes of datagrams that may wait: all sources share it, so a burst of one must fit beside the others'."""
+SOURCES: Final = 4096
+"""Addresses of which is remembered what they are."""
 
 
 class Listener:
     """One address, over UDP and TCP."""
 
     def __init__(self, server: "DnsServer", address: SocketAddress, allows: Callable[[str], bool]) -> None:
-        self._server, self._address, self._allows = server, address, allows
+        self._server, self._address = server, address
+        # Most of a flood's cost would be parsing addresses.
+        self._allows = lru_cache(maxsize=SOURCES)(allows)
+        self._source = lru_cache(maxsize=SOURCES)(server.desk.sources.of)
         self._udp: socket.socket | None = None
+        self._shunned: Shunned | None = None
         self._tcp: asyncio.Server | None = None
 
     async def open(self) -> None:
@@ -41,12 +48,17 @@ class Listener:
         udp = self._udp = bound(self._address, socket.SOCK_DGRAM)
         udp.setblocking(False)
         ask_for_destination(udp)
+        widen(udp, BUFFER)
+        self._shunned = Shunned(udp)
         tcp = bound(self._address, socket.SOCK_STREAM)
-        self._tcp = await asyncio.start_server(self._serve, sock=tcp, limit=1 << 16, backlog=BACKLOG)
+        start = asyncio.start_server(self._serve, sock=tcp, limit=1 << 16, backlog=AT_ONCE)
+        self._tcp = await accepting(start, tcp)
         asyncio.get_running_loop().add_reader(udp.fileno(), self._on_datagrams)
 
     def close(self) -> None:
         """Give both sockets back."""
+        if self._shunned is not None:
+            self._shunned.close()
         if self._udp is not None:
             asyncio.get_running_loop().remove_reader(self._udp.fileno())
             self._udp.close()
@@ -57,25 +69,30 @@ class Listener:
     # -- UDP ------------------------------------------------------------------------------------------
 
     def _on_datagrams(self) -> None:
-        for _ in range(BATCH):
+        for _ in turn():
             if self._udp is None:
                 return
             try:
                 data, client, asked = receive(self._udp)
             except OSError:
                 return  # nothing more there, or word that a client has gone before its answer came
-            self._take(data, _Client(client, asked))
+            if not self._take(data, _Client(client, asked)) and self._shunned is not None:
+                self._shunned.refused(plain(client[0]))
 
-    def _take(self, data: bytes, client: "_Client") -> None:
+    def _take(self, data: bytes, client: "_Client") -> bool:
+        """Answer now or later; False: that source is not answered."""
         host = plain(client.address[0])
         if not self._allows(host):
-            return self._server.refused(host)
-        source = self._server.desk.sources.of(host, client.asked)
+            self._server.refused(host)
+            return False
+        source = self._source(host, client.asked)
         if not self._server.desk.hears(source):
-            return None
-        if not self._server.loaded:
-            return self._later(source, self._begin(data, client, source))
-        return self._answer(data, client, source)
+            return False
+        if self._server.loaded:
+            self._answer(data, client, source)
+        else:
+            self._later(source, self._begin(data, client, source))
+        return True
 
     def _answer(self, data: bytes, client: "_Client", source: Source) -> None:
         answer = self._server.respond(data, over_udp=True)
@@ -155,6 +172,7 @@ class _Client(NamedTuple):
     asked: str
 
 
+@lru_cache(maxsize=SOURCES)
 def plain(host: str) -> str:
     """Return an address without its scope, and one of IPv4 as such: a socket for both kinds maps it."""
     address = ipaddress.ip_address(host.partition("%")[0])

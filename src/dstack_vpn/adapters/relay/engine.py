@@ -11,6 +11,7 @@ from typing import Final
 
 import structlog
 
+from dstack_vpn.adapters.binding import widen
 from dstack_vpn.adapters.relay.inbox import Inbox
 from dstack_vpn.adapters.relay.lookup import NameCache
 from dstack_vpn.adapters.relay.offload import NONE, Offload, probe
@@ -20,8 +21,6 @@ _log = structlog.get_logger(component="relay")
 
 UDP_BUFFER: Final = 4 << 20
 """Bytes that a UDP socket may queue: a burst of some milliseconds at several Gbit/s."""
-_FORCED: Final = {socket.SO_RCVBUF: 33, socket.SO_SNDBUF: 32}
-"""SO_RCVBUFFORCE and SO_SNDBUFFORCE (asm-generic/socket.h): beyond the system's limit, with CAP_NET_ADMIN."""
 
 
 def raise_descriptor_limit() -> int:
@@ -49,9 +48,4 @@ class Engine:
 
     def widen(self, udp: socket.socket) -> None:
         """Give a UDP socket large buffers, as far as the system allows."""
-        for asked, forced in _FORCED.items():
-            try:
-                udp.setsockopt(socket.SOL_SOCKET, forced, UDP_BUFFER)
-            except OSError:
-                with suppress(OSError):
-                    udp.setsockopt(socket.SOL_SOCKET, asked, UDP_BUFFER)
+        widen(udp, UDP_BUFFER)

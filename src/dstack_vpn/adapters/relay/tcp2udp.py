@@ -16,6 +16,7 @@ from dstack_vpn.adapters.relay.limits import Limits
 from dstack_vpn.adapters.relay.outbox import Sink
 from dstack_vpn.adapters.relay.stream import PlainStream, Stream
 from dstack_vpn.adapters.relay.uplink import Uplink
+from dstack_vpn.adapters.turns import turn
 from dstack_vpn.core.limits.shares import Places, Sources
 from dstack_vpn.core.model import SocketAddress
 from dstack_vpn.core.paths.destination import ANYWHERE, Destinations
@@ -25,8 +26,6 @@ from dstack_vpn.errors import RelayError
 
 _log = structlog.get_logger(component="relay")
 
-BATCH: Final = 64
-"""Connections that are accepted before others have their turn."""
 TICK: Final = 1.0
 """Seconds between looks at the connections."""
 
@@ -188,7 +187,7 @@ class Tcp2Udp:
     # -- connections ----------------------------------------------------------------------------------
 
     def _on_connections(self) -> None:
-        for _ in range(BATCH):
+        for _ in turn():
             try:
                 self._accept()
             except (BlockingIOError, ConnectionAbortedError):

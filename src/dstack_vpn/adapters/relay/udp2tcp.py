@@ -23,6 +23,7 @@ from dstack_vpn.adapters.relay.limits import Limits
 from dstack_vpn.adapters.relay.lookup import Share
 from dstack_vpn.adapters.relay.pktinfo import bind_beside, listen_datagrams
 from dstack_vpn.adapters.relay.race import race
+from dstack_vpn.adapters.turns import turn
 from dstack_vpn.core.limits.shares import Places, Sources
 from dstack_vpn.core.model import SocketAddress
 from dstack_vpn.core.paths.destination import ANYWHERE, Destinations
@@ -39,8 +40,6 @@ TICK: Final = 0.5
 """Seconds between looks at the flows."""
 SPREAD: Final = (0.002, 1.0)
 """Seconds for each flow, and at most, over which reconnections are spread."""
-BATCH: Final = 64
-"""New sources that are looked at before others have their turn."""
 ALIVE: Final = 5.0
 """Seconds: an upstream that some flow heard from so lately is not what keeps another waiting."""
 
@@ -215,7 +214,7 @@ class Udp2Tcp:
     # -- sources --------------------------------------------------------------------------------------
 
     def _on_new(self) -> None:
-        for _ in range(BATCH):
+        for _ in turn():
             try:
                 datagram, source, destination = receive_with_destination(self._socket)
             except OSError:

@@ -5,7 +5,7 @@ last answer. While a request is being answered, the clock stands still.
 
 The places are divided by `core.limits.shares`. A connection that gets none may still ask for health: the
 lobby answers open paths, once, and the newest there displaces the oldest. So no number of connections keeps
-a health check out.
+a health check out. A source that keeps coming is closed at once, which costs least.
 """
 
 import asyncio
@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Final, cast
 
+from dstack_vpn.core.limits.pace import Limiter, Pace
 from dstack_vpn.core.limits.shares import Kind, Places, Shares, Source, Sources
 
 PATIENCE: Final = 15.0
@@ -26,6 +27,8 @@ CONNECTIONS: Final = Shares(
     reserved={Kind.OURS: 96, Kind.MEMBER: 96, Kind.STRANGER: 32},
     stale=2.0,
 )
+LOBBY_PACE: Final = Pace(rate=10, burst=40, longest=0.0)
+"""How often a source may enter the lobby. This machine, and a proxy, may always."""
 LOBBY: Final = Shares(total=24, each=8, reserved={Kind.OURS: 8, Kind.MEMBER: 4, Kind.STRANGER: 4}, stale=0.0)
 
 
@@ -43,6 +46,7 @@ class Connections:
         self._sources, self._monotonic = sources, monotonic
         self._places: Places[_Connection] = Places(shares)
         self._lobby: Places[_Connection] = Places(LOBBY)
+        self._paces = Limiter(LOBBY_PACE)
         self._open: dict[asyncio.BaseTransport, _Connection] = {}
 
     def __len__(self) -> int:
@@ -55,7 +59,7 @@ class Connections:
 
     def guard(self, make: Callable[[], asyncio.Protocol]) -> Callable[[], asyncio.Protocol]:
         """The protocols that ``make`` makes, within bounds."""
-        return lambda: _Connection(make(), self)
+        return lambda: _Connection(make, self)
 
     def source_of(self, transport: asyncio.BaseTransport | None) -> Source:
         """Return the source at the other end."""
@@ -82,7 +86,7 @@ class Connections:
         """Take a connection in; False: there is no room, not even in the lobby."""
         source, now = self.source_of(transport), self._monotonic()
         taken = self._places.take(source, connection, now)
-        if taken is None:
+        if taken is None and self._may_wait(source, now):
             connection.in_lobby = True
             taken = self._lobby.take(source, connection, now)
         if taken is None:
@@ -98,6 +102,9 @@ class Connections:
         self._places_of(connection).leave(connection)
         self._open.pop(transport, None)
 
+    def _may_wait(self, source: Source, now: float) -> bool:
+        return source.kind is Kind.OURS or self._paces.take(source, now, shared=False) is not None
+
     def _places_of(self, connection: "_Connection") -> "Places[_Connection]":
         return self._lobby if connection.in_lobby else self._places
 
@@ -111,12 +118,12 @@ def _address(transport: asyncio.BaseTransport | None, end: str) -> str | None:
 
 
 class _Connection(asyncio.Protocol):
-    """Hands everything on to a protocol of the web server's, if it is let in."""
+    """Hands everything on to a protocol of the web server's, which is made once it is let in."""
 
-    def __init__(self, inner: asyncio.Protocol, all_: Connections) -> None:
-        self._inner, self._all = inner, all_
+    def __init__(self, make: Callable[[], asyncio.Protocol], all_: Connections) -> None:
+        self._make, self._all = make, all_
+        self._inner: asyncio.Protocol | None = None
         self.in_lobby = False
-        self._admitted = False
         self._timer: asyncio.TimerHandle | None = None
         self._transport: asyncio.Transport | None = None
 
@@ -125,7 +132,7 @@ class _Connection(asyncio.Protocol):
         if not self._all.admit(self, self._transport):
             self._transport.abort()
             return
-        self._admitted = True
+        self._inner = self._make()
         self._inner.connection_made(transport)
 
     def abort(self) -> None:
@@ -146,23 +153,23 @@ class _Connection(asyncio.Protocol):
             self._timer = None
 
     def data_received(self, data: bytes) -> None:
-        if self._admitted:
+        if self._inner is not None:
             self._inner.data_received(data)
 
     def eof_received(self) -> bool | None:
-        return self._inner.eof_received() if self._admitted else None
+        return self._inner.eof_received() if self._inner is not None else None
 
     def pause_writing(self) -> None:
-        if self._admitted:
+        if self._inner is not None:
             self._inner.pause_writing()
 
     def resume_writing(self) -> None:
-        if self._admitted:
+        if self._inner is not None:
             self._inner.resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.rest()
         if self._transport is not None:
             self._all.leave(self, self._transport)
-        if self._admitted:
+        if self._inner is not None:
             self._inner.connection_lost(exc)

@@ -13,13 +13,13 @@ from typing import Final
 import structlog
 
 from dstack_vpn.adapters.binding import bound, is_here, refusal
+from dstack_vpn.adapters.turns import AT_ONCE, accepting
 from dstack_vpn.core.model import SocketAddress
 
 _log = structlog.get_logger(component="web")
 
 RETRY: Final = 2.0
 """Seconds."""
-_BACKLOG: Final = 128
 _ABSENT: Final = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
 
 
@@ -52,7 +52,10 @@ class Listening:
                 self._tell(f"can't listen on {self._where}: {refusal(error, self.port)}")
                 await asyncio.sleep(RETRY)
             else:
-                return [await loop.create_server(make, sock=each, backlog=_BACKLOG) for each in opened]
+                return [
+                    await accepting(loop.create_server(make, sock=each, backlog=AT_ONCE), each)
+                    for each in opened
+                ]
 
     def _open(self) -> list[socket.socket]:
         if self.host != "localhost":

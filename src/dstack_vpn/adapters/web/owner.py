@@ -11,6 +11,8 @@ import struct
 from pathlib import Path
 from typing import Final, TypeAlias
 
+from dstack_vpn.adapters.binding import is_here
+
 End: TypeAlias = tuple[str, int]
 
 TRUSTED: Final = frozenset({0, os.geteuid()})
@@ -22,7 +24,13 @@ _UID: Final = 7
 
 
 def owner_of(there: End, here: End) -> int | None:
-    """Return the user of the other end's socket, if that is on this machine, in our network namespace."""
+    """Return the user of the other end's socket, if that is on this machine, in our network namespace.
+
+    The tables have a line for each socket, so reading them takes as long as other machines like: a client
+    whose address is not on this machine is not looked for.
+    """
+    if not is_here(there[0].removeprefix(_MAPPED)):
+        return None
     for table in _TABLES:
         try:
             lines = table.read_text().splitlines()

@@ -23,6 +23,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import lru_cache
 from typing import Final, Generic, NamedTuple, TypeAlias, TypeVar
 
 from dstack_vpn.core.access.addressing import AddressPlan
@@ -80,6 +81,7 @@ class Sources:
         return Source(Kind.STRANGER, _block(address))
 
 
+@lru_cache(maxsize=1 << 12)
 def _parsed(address: str | Address | None) -> Address | None:
     """An address; one of IPv4 stays so inside of IPv6. None if it is not an address."""
     if isinstance(address, str):

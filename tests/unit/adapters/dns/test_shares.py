@@ -13,7 +13,7 @@ from tests.integration.support import eventually
 from tests.unit.adapters.crowd import CROWD, connected
 from tests.unit.adapters.dns.test_server import ZONE, Told, free_port
 
-from dstack_vpn.adapters.dns import desk
+from dstack_vpn.adapters.dns import desk, shun
 from dstack_vpn.adapters.dns.desk import CONNECTIONS, PACE, QUESTIONS
 from dstack_vpn.adapters.dns.server import DnsServer
 from dstack_vpn.core.model import SocketAddress
@@ -87,6 +87,52 @@ async def test_questions_that_no_resolver_answers_keep_no_others_waiting(sources
         assert len(server.desk._questions) <= QUESTIONS.total
         for other in OTHERS:
             assert await udp(server.port, other, dns.message.make_query("known.example", "A").to_wire())
+
+
+async def test_a_flood_that_is_slow_to_answer_lets_others_have_their_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On a busy machine each answer takes milliseconds. All that is queued was read 64 at a time."""
+    async with serving() as server, AsyncExitStack() as stack:
+        respond = DnsServer.respond
+
+        def slowly(self: DnsServer, data: bytes, *, over_udp: bool) -> object:
+            time.sleep(0.004)
+            return respond(self, data, over_udp=over_udp)
+
+        monkeypatch.setattr(DnsServer, "respond", slowly)
+        flood = stack.enter_context(asking(server.port, "127.3.0.7"))
+        for _ in range(60):
+            flood.send(OURS)
+        began = time.monotonic()
+        for _ in range(4):
+            await asyncio.sleep(0)
+        assert time.monotonic() - began < 0.15
+        assert 0 < server.answers["noerror"] < 16
+
+
+async def test_a_flood_beyond_its_pace_leaves_room_for_the_questions_of_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The buffer of a socket is everybody's: without a filter the flood has nearly all of it."""
+    async with serving() as server:
+        moment = time.monotonic()
+        monkeypatch.setattr(desk, "time", SimpleNamespace(monotonic=lambda: moment))  # it stands still
+        monkeypatch.setattr(shun, "PAUSE", 60.0)
+        with asking(server.port, "127.3.0.7") as flood:
+            for _ in range(int(PACE.burst) + 2 * shun.AFTER):
+                flood.send(OURS)
+            await eventually(lambda: "127.3.0.7" in shunned(server), "it is shunned")
+            for _ in range(5000):
+                flood.send(OURS)
+            for other in OTHERS:
+                assert await udp(server.port, other)
+
+
+def shunned(server: DnsServer) -> set[str]:
+    (listener,) = server._open.values()
+    assert listener._shunned is not None
+    return set(listener._shunned._timers)
 
 
 @asynccontextmanager

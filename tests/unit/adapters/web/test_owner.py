@@ -5,6 +5,7 @@ import socket
 
 import pytest
 
+from dstack_vpn.adapters.web import owner
 from dstack_vpn.adapters.web.owner import owner_of
 
 NOBODY = 65534
@@ -29,6 +30,23 @@ def test_ipv4_is_found_on_a_socket_for_both() -> None:
         with socket.create_connection(("127.0.0.1", port)) as client:
             there = client.getsockname()[:2]
             assert owner_of((f"::ffff:{there[0]}", there[1]), ("::ffff:127.0.0.1", port)) == os.geteuid()
+
+
+def test_a_client_of_another_machine_is_not_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The table has a line for each socket: with thousands, a reading holds up all others for 25 ms."""
+
+    class Unread:
+        name = "tcp"
+
+        def read_text(self) -> str:
+            raise AssertionError("read")
+
+    monkeypatch.setattr(owner, "_TABLES", (Unread(),))
+    for there in ("192.0.2.1", "::ffff:192.0.2.1", "2001:db8::1"):
+        assert owner_of((there, 4711), ("127.0.0.1", 1)) is None
+    for there in ("127.0.0.1", "::ffff:127.0.0.1", "::1"):
+        with pytest.raises(AssertionError, match="read"):
+            owner_of((there, 4711), ("127.0.0.1", 1))
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="another user's process is needed")

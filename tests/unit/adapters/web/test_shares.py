@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ from tests.unit.adapters.crowd import CROWD, connected
 from tests.unit.adapters.web.serving import TOKEN, Serving, serving, until
 
 from dstack_vpn.adapters.web.access import Policy
-from dstack_vpn.adapters.web.connections import CONNECTIONS, LOBBY
+from dstack_vpn.adapters.web.connections import CONNECTIONS, LOBBY, LOBBY_PACE
 from dstack_vpn.adapters.web.stream import STREAMS
 from dstack_vpn.core.limits.shares import Kind, Source, Sources
 
@@ -56,6 +57,12 @@ async def asked(port: int, source: str, said: bytes = CHECK) -> bytes:
     return line[9:12]
 
 
+def stop_time(served: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no connection grow stale, however slow this machine is."""
+    now = time.monotonic()
+    monkeypatch.setattr(served.server.connections, "_monotonic", lambda: now)
+
+
 THREE = [f"127.1.0.{number}" for number in (1, 2, 3)]
 MANY = [f"127.1.0.{number}" for number in range(1, 9)]
 ONE_64 = [f"127.2.0.{number}" for number in range(1, 9)]
@@ -93,8 +100,23 @@ async def test_a_health_check_needs_no_place() -> None:
             assert await asked(served.port, "127.0.0.1", events) == b"503"
 
 
-async def test_clients_of_before_keep_their_connections() -> None:
+async def test_a_source_that_keeps_coming_is_let_into_the_lobby_at_a_pace(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What is let in costs many times as much as what is closed at once."""
     async with serving(policy=policy()) as served:
+        stop_time(served, monkeypatch)
+        async with besieged(served, MANY, 110):
+            for _ in range(int(LOBBY_PACE.burst)):
+                await asked(served.port, MANY[0])
+            assert [await asked(served.port, MANY[0]) for _ in range(5)] == [b""] * 5
+            for other in ("127.0.0.1", "127.3.0.8", "127.1.9.9"):
+                assert await asked(served.port, other) == b"200"
+
+
+async def test_clients_of_before_keep_their_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with serving(policy=policy()) as served:
+        stop_time(served, monkeypatch)
         before = [await connected(served.port, f"127.1.1.{number}") for number in range(1, 4)]
         async with besieged(served, MANY, 110):
             for reader, writer in before:
