@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import IO, TYPE_CHECKING, Any, Final, TypeVar
 
 import click
@@ -14,7 +13,7 @@ from dstack_vpn.core.wireguard.keys import PublicKey
 from dstack_vpn.errors import FormatError
 
 if TYPE_CHECKING:
-    from dstack_vpn.adapters.attest.verify import Judgement
+    from dstack_vpn.wiring.attest import Judgement
 
 _LONGEST: Final = 1 << 22
 _SENTENCES: Final = {
@@ -85,7 +84,7 @@ def verify(
     public key, and the TDX module, firmware, virtual hardware, kernel, command line and compose file (or
     RTMR3) are as expected. Anything else exits with 1, and with 75 if the PCCS does not answer.
     """
-    from dstack_vpn.adapters.attest import verify as verifier
+    from dstack_vpn.wiring import attest as verifier
 
     said = _read(file)
     quote = verifier.decode(said["quote"])
@@ -105,20 +104,14 @@ def verify(
 def _judgement(
     quote: bytes, collateral: IO[bytes] | None, pccs: str | None, accept: Sequence[str]
 ) -> "Judgement":
-    from dstack_vpn.adapters.attest import collateral as collaterals
-    from dstack_vpn.adapters.attest.verify import LEVELS, UP_TO_DATE, Judgement
+    from dstack_vpn.wiring.attest import LEVELS, judgement
 
     if collateral is not None and pccs is not None:
         raise click.UsageError("--collateral and --pccs both say where Intel's collateral is: give one")
     if unknown := set(accept) - set(LEVELS):
         raise click.UsageError(f"--accept-tcb {min(unknown)[:40]!r}: expected one of {', '.join(LEVELS)}")
-    found = None
-    if collateral is not None:
-        found = collaterals.parse(collateral.read(_LONGEST + 1).decode("utf-8", "replace"))
-    elif pccs is not None:
-        found = collaterals.fetch(pccs, quote)
-    now = datetime.now(UTC).timestamp()  # noqa: TID251 - a command's own clock
-    return Judgement(found, now, (UP_TO_DATE, *accept))
+    text = None if collateral is None else collateral.read(_LONGEST + 1).decode("utf-8", "replace")
+    return judgement(quote, text, pccs, accept)
 
 
 def _expected(file: IO[bytes] | None, options: Mapping[str, Sequence[str]]) -> Expected:

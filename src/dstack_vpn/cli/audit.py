@@ -17,7 +17,7 @@ from dstack_vpn.core.observe.audit_chain import ChainedRecord
 from dstack_vpn.errors import AdminError
 
 if TYPE_CHECKING:
-    from dstack_vpn.adapters.store.audit_log import SqliteAuditLog
+    from dstack_vpn.wiring.audit_log import SqliteAuditLog
 
 _as_json = click.option("--json", "as_json", is_flag=True, help="As JSON.")
 

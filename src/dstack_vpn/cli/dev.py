@@ -20,7 +20,6 @@ from urllib.parse import urlsplit
 
 import click
 
-from dstack_vpn.adapters.contracts import calls
 from dstack_vpn.cli.options import with_settings
 from dstack_vpn.cli.sending import CHAIN
 from dstack_vpn.config import Settings
@@ -97,7 +96,7 @@ class DevChain:
 
 
 def _reason(reply: object) -> str:
-    from dstack_vpn.adapters.contracts.reverts import describe_revert
+    from dstack_vpn.wiring.dev import describe_revert
 
     error = reply.get("error") if isinstance(reply, dict) else None
     if not isinstance(error, dict):
@@ -136,6 +135,8 @@ def status(settings: Settings) -> None:
 @with_settings(*CHAIN)
 def deploy(settings: Settings) -> None:
     """Deploy the registry where it is not there yet; it belongs to the chain's first account."""
+    from dstack_vpn.wiring import dev as calls
+
     chain, contract = DevChain.of(settings), settings.contract_address
     if chain.rpc("eth_getCode", contract, "latest") != "0x":
         click.echo(f"The registry is there: {contract}")
@@ -199,6 +200,8 @@ def _own_address(name: str) -> str:
 
 def _register(chain: DevChain, settings: Settings, node_id: str, key: PublicKey, endpoint: str) -> None:
     """Make the registry say this of us; the first account holds every node."""
+    from dstack_vpn.wiring import dev as calls
+
     node, contract = _find(settings, node_id), settings.contract_address
     if node is not None and not node.active:
         click.echo(f"{node_id} (token {node.token_id}) was revoked", err=True)

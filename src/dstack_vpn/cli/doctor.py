@@ -17,7 +17,7 @@ from dstack_vpn.config import Settings
 from dstack_vpn.errors import AdminError
 
 if TYPE_CHECKING:
-    from dstack_vpn.adapters.doctor.check import Check
+    from dstack_vpn.core.observe.check import Check
 
 _INDENT: Final = " " * 6
 _COLOURS: Final = {"pass": "green", "warn": "yellow", "fail": "red"}

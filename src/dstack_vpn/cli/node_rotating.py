@@ -30,7 +30,7 @@ def rotate_key(sending: Sending, name: "NodeName") -> None:
     announce it. If the transaction is refused, the old key stays in use. Each try makes another key, because
     another member can be first to register a key that was announced once.
     """
-    from dstack_vpn.adapters.keys.keyring import FileKeyRing, forget, make_next
+    from dstack_vpn.wiring.keys import FileKeyRing, forget, make_next
 
     settings = sending.settings
     if settings.key_file is None:

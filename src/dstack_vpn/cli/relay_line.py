@@ -1,17 +1,21 @@
 """A line below the log that shows what a relay is doing, for a person at a terminal."""
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import Any, Final, Protocol, Self
 
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-if TYPE_CHECKING:
-    from dstack_vpn.adapters.relay.view import RelayView
-
 REFRESH: Final = 1.0
 """Seconds."""
+
+
+class Relay(Protocol):
+    """A relay that shows what it does."""
+
+    def stats(self) -> dict[str, Any]:
+        """Return its counters."""
 
 
 class LiveLine:
@@ -27,7 +31,7 @@ class LiveLine:
     def __exit__(self, *_: object) -> None:
         self._live.__exit__(None, None, None)
 
-    async def show(self, view: "RelayView") -> None:
+    async def show(self, view: Relay) -> None:
         """Keep the line current until cancelled."""
         before = view.stats()
         while True:

@@ -9,6 +9,8 @@ from dstack_vpn.config import Settings
 from dstack_vpn.core.observe.audit_chain import AuditRecord, Scalar
 from dstack_vpn.errors import StoreError
 
+__all__ = ["FILE", "SqliteAuditLog", "ledger_of", "record"]
+
 FILE: Final = "audit.sqlite"
 """In the state directory."""
 

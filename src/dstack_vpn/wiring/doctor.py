@@ -10,12 +10,12 @@ from dstack_vpn.adapters.chain.identity import Target
 from dstack_vpn.adapters.chain.session import SessionSettings
 from dstack_vpn.adapters.contracts import by_name
 from dstack_vpn.adapters.doctor import chain, machine, peers
-from dstack_vpn.adapters.doctor.check import Check, CheckStatus, failed, passed, warned
 from dstack_vpn.adapters.keys.guest_agent import GuestAgent
 from dstack_vpn.config import Settings
 from dstack_vpn.core.access.control import AccessControl, Reason, own_problem
 from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.model import DeviceState, Endpoint
+from dstack_vpn.core.observe.check import Check, CheckStatus, failed, passed, warned
 from dstack_vpn.core.wireguard.x25519 import derive
 from dstack_vpn.errors import AgentError, DeviceError, FormatError
 from dstack_vpn.wiring import ownership

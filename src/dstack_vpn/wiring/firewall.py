@@ -4,10 +4,10 @@ from typing import Final
 
 import structlog
 
-from dstack_vpn.adapters.doctor.check import Check, failed, passed, warned
 from dstack_vpn.adapters.firewall import NftFirewall
 from dstack_vpn.adapters.resolver import SystemResolver
 from dstack_vpn.config import Settings
+from dstack_vpn.core.observe.check import Check, failed, passed, warned
 from dstack_vpn.core.observe.reports import FirewallReport
 from dstack_vpn.core.paths.destination import Destinations
 from dstack_vpn.daemon.device.firewall import FirewallController

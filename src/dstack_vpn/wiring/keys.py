@@ -8,11 +8,14 @@ from typing import Final
 import structlog
 
 from dstack_vpn.adapters import keyfile
+from dstack_vpn.adapters.keys.keyring import FileKeyRing, forget, make_next
 from dstack_vpn.config import Settings
 from dstack_vpn.core.access.control import NodeIdentity
 from dstack_vpn.core.chain.account import address_of
 from dstack_vpn.core.wireguard.x25519 import derive
 from dstack_vpn.errors import AgentError, FormatError
+
+__all__ = ["FileKeyRing", "forget", "identity_of", "make_next", "with_key"]
 
 _log = structlog.get_logger(component="node")
 

@@ -9,7 +9,6 @@ from typing import Final
 import structlog
 
 from dstack_vpn.adapters.device.survey import survey
-from dstack_vpn.adapters.doctor.check import Check, failed, passed, warned
 from dstack_vpn.adapters.keys.keyring import FileKeyRing
 from dstack_vpn.adapters.resolver import SystemResolver
 from dstack_vpn.adapters.store import instance
@@ -17,6 +16,7 @@ from dstack_vpn.adapters.store.archive import FileArchive
 from dstack_vpn.adapters.store.lock import claim_interface, holder, is_locked
 from dstack_vpn.config import Settings
 from dstack_vpn.core.access.addressing import unique_local_prefix
+from dstack_vpn.core.observe.check import Check, failed, passed, warned
 from dstack_vpn.core.ownership import Claim, Host, Identity, in_the_way, within
 from dstack_vpn.core.wireguard.x25519 import derive
 from dstack_vpn.errors import DeviceError, InTheWayError

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from dstack_vpn.adapters.doctor.check import Check, failed, passed
 from dstack_vpn.config import Settings
 from dstack_vpn.config.private import exposure
+from dstack_vpn.core.observe.check import Check, failed, passed
 from dstack_vpn.errors import ConfigError
 
 

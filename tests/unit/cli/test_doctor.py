@@ -1,7 +1,7 @@
 """The lines of `doctor`."""
 
-from dstack_vpn.adapters.doctor.check import failed, passed
 from dstack_vpn.cli.doctor import check_lines
+from dstack_vpn.core.observe.check import failed, passed
 
 LONG = failed(
     "rpc wss://rpc.example.org",

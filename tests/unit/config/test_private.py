@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from tests.unit.cli.conftest import Cli, cli
 
-from dstack_vpn.adapters.doctor.check import CheckStatus
 from dstack_vpn.config.load import load
 from dstack_vpn.config.private import exposure, replaceable
+from dstack_vpn.core.observe.check import CheckStatus
 from dstack_vpn.errors import ConfigError
 from dstack_vpn.wiring.secrets import directories
 

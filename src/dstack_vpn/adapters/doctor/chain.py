@@ -12,8 +12,8 @@ from dstack_vpn.adapters.chain.caller import Caller
 from dstack_vpn.adapters.chain.identity import Target
 from dstack_vpn.adapters.chain.session import SessionSettings, open_transport
 from dstack_vpn.adapters.chain.url import RpcUrl
-from dstack_vpn.adapters.doctor.check import Check, failed, passed, warned
 from dstack_vpn.core.model import BlockRef
+from dstack_vpn.core.observe.check import Check, failed, passed, warned
 from dstack_vpn.core.observe.health import HEAD_PATIENCE
 from dstack_vpn.errors import ChainError
 

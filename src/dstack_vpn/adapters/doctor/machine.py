@@ -12,8 +12,8 @@ from dstack_vpn.adapters.device import process
 from dstack_vpn.adapters.device.backend import has_net_admin
 from dstack_vpn.adapters.device.netlink import find_family
 from dstack_vpn.adapters.device.wgnetlink import FAMILY_NAME
-from dstack_vpn.adapters.doctor.check import Check, failed, passed, warned
 from dstack_vpn.core.model import DeviceState
+from dstack_vpn.core.observe.check import Check, failed, passed, warned
 from dstack_vpn.errors import DeviceError
 
 ROOM: Final = 16 << 20

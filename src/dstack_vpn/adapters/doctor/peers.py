@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
-from dstack_vpn.adapters.doctor.check import Check, failed, passed, warned
 from dstack_vpn.adapters.resolver import SystemResolver
 from dstack_vpn.core.model import Endpoint, SocketAddress
+from dstack_vpn.core.observe.check import Check, failed, passed, warned
 from dstack_vpn.core.paths.destination import Destinations
 from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
 from dstack_vpn.core.paths.relay_url import RelayUrl

@@ -7,8 +7,8 @@ import pytest
 
 from dstack_vpn.adapters.device import process
 from dstack_vpn.adapters.doctor import chain, machine
-from dstack_vpn.adapters.doctor.check import Check, CheckStatus, passed
 from dstack_vpn.core.model import DeviceState
+from dstack_vpn.core.observe.check import Check, CheckStatus, passed
 
 
 def free_port(kind: socket.SocketKind) -> int:
