@@ -5,8 +5,9 @@ from typing import Any
 from tests.integration.support import Peers, Rig
 
 
-def lines_about(lines: list[Any]) -> list[Any]:
-    """The lines that want somebody's attention."""
+def lines_about(lines: list[Any], rig: Rig) -> list[Any]:
+    """The warnings and errors so far."""
+    rig.node.event_logger.flush()
     return [line for line in lines if line["log_level"] not in ("debug", "info")]
 
 

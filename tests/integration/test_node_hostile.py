@@ -84,7 +84,7 @@ async def test_hostile_mints_on_the_deployed_contract(
             await eventually(lambda: rig.decide(token).reason == case.reason, f"{name}: the decision")  # noqa: B023  # waited for in the same turn
             assert case.problem in rig.decide(token).detail, name
             await unharmed(rig, before)
-            (line,) = lines_about(log_lines)
+            (line,) = lines_about(log_lines, rig)
             check_line(line, token, case.problem)
         await anvil.mint(4, owner=4)
         everybody = await model_members(anvil, [1, 2, len(CASES) + 3])
@@ -118,5 +118,5 @@ async def test_a_holder_who_sets_a_hostile_key_is_out_and_nobody_else(
         await anvil.send(model_call("updatePublicKey(string)", GOOD + "\n[Peer]"), sender=1)
         await rig.settle(await model_members(anvil, [2]), "one honest node")
         await rig.quiet()
-        (line,) = lines_about(log_lines)
+        (line,) = lines_about(log_lines, rig)
         check_line(line, 1, "of at most 44")

@@ -57,7 +57,7 @@ async def test_texts_of_a_megabyte(
         await chain.mine(registry.mint(chain.accounts[1], node_id, key))
         await eventually(lambda: rig.decide(3).reason == reason, "the decision")
         await unharmed(rig, two(honest))
-        (line,) = lines_about(log_lines)
+        (line,) = lines_about(log_lines, rig)
         check_line(line, 3, problem)
 
 
@@ -85,10 +85,10 @@ async def test_token_uris(
         log_lines.clear()
         await chain.mint(3, uri=text)
         want = {**two(honest), str(key_of(3)): (addresses(chain.contract, 3), None)}
-        await eventually(lambda: lines_about(log_lines), "it is told")
+        await eventually(lambda: lines_about(log_lines, rig), "it is told")
         await unharmed(rig, want)
         assert rig.peers[str(key_of(3))][1] is None
-        (line,) = lines_about(log_lines)
+        (line,) = lines_about(log_lines, rig)
         check_line(line, 3, problem)
 
 
@@ -123,9 +123,9 @@ async def test_endpoints(honest: FakeServer, make_rig: MakeRig, log_lines: list[
         for name, text in ENDPOINTS.items():
             log_lines.clear()
             await chain.mine(registry.set_endpoint(1, text))
-            await eventually(lambda: lines_about(log_lines), f"{name}: it is told")
+            await eventually(lambda: lines_about(log_lines, rig), f"{name}: it is told")
             await unharmed(rig, before)
-            (line,) = lines_about(log_lines)
+            (line,) = lines_about(log_lines, rig)
             check_line(line, 1, "endpoint: ")
             assert rig.decide(1).granted
             await chain.mine(registry.set_endpoint(1, "192.0.2.9:51820"))
@@ -141,7 +141,7 @@ async def test_an_endpoint_that_is_cleared_is_nothing_to_tell(
         await honest.chain.mine(registry.set_endpoint(1, ""))
         await eventually(lambda: rig.tip == honest.chain.head.number, "the block")
         await unharmed(rig, two(honest))
-        assert lines_about(log_lines) == []
+        assert lines_about(log_lines, rig) == []
 
 
 # -- logs that no honest contract emits -----------------------------------------------------------------
@@ -191,9 +191,9 @@ async def test_logs_that_make_no_sense(
         await rig.settle(two(honest), "two honest nodes")
         log_lines.clear()
         await chain.mine(registry.emit(log))
-        await eventually(lambda: rig.tip == chain.head.number and lines_about(log_lines), "it is told")
+        await eventually(lambda: rig.tip == chain.head.number and lines_about(log_lines, rig), "it is told")
         await unharmed(rig, two(honest))
-        assert [line["event"] for line in lines_about(log_lines)] == [event]
+        assert [line["event"] for line in lines_about(log_lines, rig)] == [event]
         await chain.mine(registry.revoke(2))
         await eventually(lambda: rig.keys == {key_of(1)}, "and it goes on")
 
@@ -209,6 +209,6 @@ async def test_logs_of_another_contract(honest: FakeServer, make_rig: MakeRig, l
             log = chain._log(revoked, index, chain.head.number + 1, "0x" + "77" * 32)
             await honest.push("logs", {**log, "address": "0x" + "99" * 20})
         await chain.mine()
-        await eventually(lambda: rig.tip == chain.head.number and lines_about(log_lines), "it is told")
+        await eventually(lambda: rig.tip == chain.head.number and lines_about(log_lines, rig), "it is told")
         await unharmed(rig, two(honest))
-        assert [line["event"] for line in lines_about(log_lines)] == ["chain.foreign_logs"]
+        assert [line["event"] for line in lines_about(log_lines, rig)] == ["chain.foreign_logs"]

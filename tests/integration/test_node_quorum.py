@@ -57,7 +57,7 @@ async def trio() -> AsyncIterator[Trio]:
 
 @asynccontextmanager
 async def running(make_rig: MakeRig, trio: Trio, count: int = 3, **options: Any) -> AsyncIterator[Rig]:
-    options = {"audit_interval": AUDIT, "environment": {"RPC_QUORUM": "2"}, **options}
+    options = {"resync_interval": AUDIT, "environment": {"RPC_QUORUM": "2"}, **options}
     async with make_rig(trio.urls()[:count], trio.chain.contract, **options).running() as rig:
         yield rig
 
@@ -219,7 +219,7 @@ async def test_an_endpoint_that_answers_no_audit_hides_no_revocation_and_is_left
     trio: Trio, make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It follows well, but its own audit stalls for as long as it likes."""
-    monkeypatch.setattr(quorum_checker, "AUDIT_DEADLINE", 4.0)
+    monkeypatch.setattr(quorum_checker, "RESYNC_DEADLINE", 4.0)
     chain = trio.chain
     await chain.mint(1)
     await chain.mint(2)
