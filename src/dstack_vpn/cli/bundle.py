@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
+from dstack_vpn.cli.http import fetch
 from dstack_vpn.cli.options import with_settings
 from dstack_vpn.cli.text import printable
-from dstack_vpn.cli.watch import fetch
 from dstack_vpn.config import Settings
 
 

@@ -42,7 +42,7 @@ class Choices(click.ParamType[str]):
 
 def nodes(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     """The ids of the running daemon's peers, and its own."""
-    from dstack_vpn.cli.watch import fetch
+    from dstack_vpn.cli.http import fetch
 
     try:
         found = fetch(_settings(ctx), "/stats", deadline=DEADLINE)

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from dstack_vpn.cli.http import fetch
 from dstack_vpn.cli.options import with_settings
 from dstack_vpn.cli.text import printable
-from dstack_vpn.cli.watch import fetch
 from dstack_vpn.config import Settings
 from dstack_vpn.errors import AdminError
 

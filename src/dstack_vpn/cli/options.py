@@ -74,7 +74,7 @@ def _of_daemon(flags: Mapping[str, str], file: Path | None) -> dict[str, str]:
 
 def _state_dir_by_api(flags: Mapping[str, str], file: Path | None) -> str | None:
     """What the daemon says about itself, at the address that the shell's settings or the defaults name."""
-    from dstack_vpn.cli.watch import fetch
+    from dstack_vpn.cli.http import fetch
 
     http = {key: config.look_up(key, flags, file) or _DEFAULTS[key] for key in _HTTP}
     try:

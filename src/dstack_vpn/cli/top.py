@@ -16,12 +16,12 @@ from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
+from dstack_vpn.cli.http import HTTP, fetch, request_to
 from dstack_vpn.cli.layout import Layout, Row
 from dstack_vpn.cli.options import with_settings
 from dstack_vpn.cli.tables import console as standard_output
 from dstack_vpn.cli.tables import endpoint_of, heard, size, status_line
 from dstack_vpn.cli.text import printable
-from dstack_vpn.cli.watch import HTTP, fetch, request_to
 from dstack_vpn.cli.words import sentence
 from dstack_vpn.config import Settings
 

@@ -1,10 +1,7 @@
 """`status` and `healthcheck`: what a running daemon says about itself over its HTTP endpoint."""
 
-import http.client
 import json
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -12,17 +9,11 @@ from typing import Any, Final
 import click
 
 from dstack_vpn import config
+from dstack_vpn.cli.http import HTTP, fetch
 from dstack_vpn.cli.options import with_settings
 from dstack_vpn.cli.text import printable
-from dstack_vpn.config import RelaySettings, Settings
-from dstack_vpn.errors import AdminError
+from dstack_vpn.config import Settings
 
-HTTP: Final = ("HEALTH_CHECK_HOST", "HEALTH_CHECK_PORT")
-_DEADLINE: Final = 3.0
-_LONGEST: Final = 64 << 20
-"""Bytes of a document; of a longer one the rest is left out, and so it is not JSON."""
-_REFUSED: Final = frozenset({401, 421, 429})
-"""Statuses that say something about the asker; others may come with what was asked for."""
 _FILE: Final = click.Path(path_type=Path, dir_okay=False)
 
 
@@ -76,51 +67,3 @@ def _components(health: Mapping[str, Any]) -> Iterator[str]:
     for component in listed if isinstance(listed, list) else ():
         if isinstance(component, dict) and component.get("status") != "ok":
             yield f"{component.get('name')}: {component.get('reason')}"
-
-
-def request_to(settings: Settings | RelaySettings, path: str) -> urllib.request.Request:
-    """A request to the running daemon, with its token where there is one."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.health_check_host, settings.health_check_host)
-    host = f"[{host}]" if ":" in host else host
-    request = urllib.request.Request(f"http://{host}:{settings.health_check_port}{path}")
-    if settings.api_token is not None:
-        request.add_header("Authorization", f"Bearer {settings.api_token.reveal()}")
-    return request
-
-
-def fetch(settings: Settings | RelaySettings, path: str, deadline: float = _DEADLINE) -> dict[str, Any]:
-    """GET a document from the running daemon; raises `AdminError`. ``deadline`` in seconds."""
-    if not settings.health_check_port:
-        raise AdminError("HEALTH_CHECK_PORT is 0, so there is no status page to ask: set it")
-    request = request_to(settings, path)
-    url = request.full_url
-    try:
-        status, body = _get(request, deadline)
-    except http.client.HTTPException as error:
-        raise AdminError(f"what answers at {url} does not speak HTTP, so it is not dstack-vpn") from error
-    except OSError as error:
-        raise AdminError(
-            f"no daemon answers at {url} ({getattr(error, 'reason', error)}): does 'dstack-vpn run' run, "
-            "with this HEALTH_CHECK_HOST and HEALTH_CHECK_PORT?"
-        ) from error
-    try:
-        document = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise AdminError(f"what answers at {url} is not dstack-vpn") from error
-    if not isinstance(document, dict):
-        raise AdminError(f"what answers at {url} is not dstack-vpn")
-    if status in _REFUSED:
-        raise AdminError(f"the daemon at {url} refuses this: {printable(str(document.get('error')))}")
-    return document
-
-
-def _get(request: urllib.request.Request, deadline: float) -> tuple[int, bytes]:
-    """Return status and body; raises `OSError` and `http.client.HTTPException`."""
-    # No proxy of the environment stands between us and our own daemon.
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    try:
-        with opener.open(request, timeout=deadline) as reply:
-            return reply.status, reply.read(_LONGEST)
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, error.read(_LONGEST)

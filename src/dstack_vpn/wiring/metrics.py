@@ -6,7 +6,7 @@ their own; of more there are only sums, so that a large network does not drown i
 
 import platform
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -22,27 +22,39 @@ from dstack_vpn.wiring.snapshot import NodeSnapshot
 from dstack_vpn.wiring.trust_metrics import trust_families
 
 if TYPE_CHECKING:
-    from dstack_vpn.wiring.view import NodeView
+    from dstack_vpn.adapters.relay.tcp2udp import Tcp2Udp
+    from dstack_vpn.adapters.web.server import HttpServer
+    from dstack_vpn.adapters.web.stream import Streams
 
 _PREFIX: Final = "dstack_vpn_"
+Served: TypeAlias = tuple["HttpServer", "Streams"]
+"""The web server, and the streams of events that it serves."""
 
 
-def gather(view: "NodeView", node: Daemon, snapshot: NodeSnapshot) -> Callable[[], tuple[str, bytes]]:
-    """Gather everything now; what is returned writes it out."""
+def gather(
+    node: Daemon,
+    snapshot: NodeSnapshot,
+    counted: Iterable[Metric],
+    relay: "Tcp2Udp | None",
+    web: Served | None,
+) -> Callable[[], tuple[str, bytes]]:
+    """Gather all metrics now, and return what writes them out.
+
+    ``counted`` are families that are counted elsewhere, ``relay`` is the node's own, ``web`` what serves it.
+    """
     families = [
         *_node(node, snapshot),
         *_chain(node, snapshot),
-        *view.rpc().collect(),
+        *counted,
         *_plans(node, snapshot),
         *_peers_totals(node),
-        *_web(view),
-        *view.counted().collect(),
+        *_web(web),
         *trust_families(snapshot.reports),
     ]
-    if view.relay is not None:
+    if relay is not None:
         from dstack_vpn.adapters.relay.view import RelayMetrics
 
-        families += RelayMetrics(view.relay).collect()
+        families += RelayMetrics(relay).collect()
     archive = node.persistence.archive
     return lambda: _written(
         [*families, *_backups(archive), *peer_families(snapshot)]  # this reads files, and many peers
@@ -140,10 +152,10 @@ def _peers_totals(node: Daemon) -> Iterator[Metric]:
     yield counter("transmit_bytes", "Bytes to all peers, those that are gone included.", peer_stats.sent)
 
 
-def _web(view: "NodeView") -> Iterator[Metric]:
-    if view.web is None:
+def _web(served: Served | None) -> Iterator[Metric]:
+    if served is None:
         return
-    server, streams = view.web
+    server, streams = served
     answers = CounterMetricFamily(f"{_PREFIX}http_answers", "HTTP requests, by the answer.", labels=["code"])
     for status, count in server.answers.items():
         answers.add_metric([str(status)], count)

@@ -109,7 +109,8 @@ class NodeView:
         from dstack_vpn.wiring.metrics import gather
 
         seen = await self._node.peer_stats.look()
-        return gather(self, self._node, take(self._node, self.relay, seen))
+        counted = [*self.rpc().collect(), *self.counted().collect()]
+        return gather(self._node, take(self._node, self.relay, seen), counted, self.relay, self.web)
 
     async def peer(self, node_id: str) -> dict[str, Any] | None:
         """A node, whether it is a peer or not, and what has happened to it lately."""

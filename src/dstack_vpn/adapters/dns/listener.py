@@ -9,11 +9,11 @@ import socket
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from dstack_vpn.adapters.binding import bound, widen
 from dstack_vpn.adapters.destination import ask_for_destination, receive, send_from
-from dstack_vpn.adapters.dns.desk import TcpClient
+from dstack_vpn.adapters.dns.desk import Desk, TcpClient
 from dstack_vpn.adapters.dns.shun import Shunned
 from dstack_vpn.adapters.turns import AT_ONCE, accepting, turn
 from dstack_vpn.core.limits.shares import Source
@@ -21,7 +21,6 @@ from dstack_vpn.core.model import SocketAddress
 
 if TYPE_CHECKING:
     from dstack_vpn.adapters.dns.messages import Query
-    from dstack_vpn.adapters.dns.server import DnsServer
 
 IDLE: Final = 5.0
 """Seconds that a TCP client may take for a question."""
@@ -31,10 +30,33 @@ SOURCES: Final = 4096
 """Addresses of which is remembered what they are."""
 
 
+class Server(Protocol):
+    """What answers the questions; `adapters.dns.server.DnsServer` implements it."""
+
+    desk: Desk
+    loaded: bool
+    """Whether the library that reads messages has been imported."""
+
+    async def load(self) -> None:
+        """Import that library."""
+
+    def refused(self, host: str) -> None:
+        """Take note of a question from an address that is not answered."""
+
+    def respond(self, data: bytes, *, over_udp: bool) -> "bytes | Query | None":
+        """Return the answer at once, a query that is to be forwarded, or None for no answer."""
+
+    async def forward(self, query: "Query", *, over_udp: bool) -> bytes:
+        """Return a resolver's answer."""
+
+    def in_background(self, work: Coroutine[None, None, None]) -> None:
+        """Carry work out aside."""
+
+
 class Listener:
     """One address, over UDP and TCP."""
 
-    def __init__(self, server: "DnsServer", address: SocketAddress, allows: Callable[[str], bool]) -> None:
+    def __init__(self, server: Server, address: SocketAddress, allows: Callable[[str], bool]) -> None:
         self._server, self._address = server, address
         # Most of a flood's cost would be parsing addresses.
         self._allows = lru_cache(maxsize=SOURCES)(allows)

@@ -15,13 +15,15 @@ import random
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 import structlog
 
+from dstack_vpn.adapters.relay.counters import Counters
 from dstack_vpn.adapters.relay.dial import Dialled
 from dstack_vpn.adapters.relay.direct import DirectProbe
 from dstack_vpn.adapters.relay.downlink import Downlink
+from dstack_vpn.adapters.relay.engine import Engine
 from dstack_vpn.adapters.relay.outbox import Sink
 from dstack_vpn.adapters.relay.uplink import Uplink
 from dstack_vpn.core.limits.backoff import full_jitter
@@ -29,9 +31,6 @@ from dstack_vpn.core.model import SocketAddress
 from dstack_vpn.core.paths.relay_url import RelayUrl
 from dstack_vpn.core.wireguard.framing import TLS
 from dstack_vpn.errors import RelayError
-
-if TYPE_CHECKING:
-    from dstack_vpn.adapters.relay.udp2tcp import Udp2Tcp
 
 _log = structlog.get_logger(component="relay")
 _chance: Final = random.SystemRandom().random
@@ -64,10 +63,42 @@ class _Link:
         self.dialled.stream.close()
 
 
+class Service(Protocol):
+    """The service whose sources the flows are; `adapters.relay.udp2tcp.Udp2Tcp` implements it."""
+
+    engine: Engine
+    counters: Counters
+
+    @property
+    def spread(self) -> float:
+        """Seconds over which flows that lost the same upstream come back."""
+
+    async def connect(self) -> tuple[RelayUrl, Dialled]:
+        """Connect to the best upstream; raises `RelayError`."""
+
+    async def dial(self, upstream: RelayUrl) -> Dialled:
+        """Connect to this upstream; raises `RelayError`."""
+
+    def lost(self, upstream: RelayUrl, reason: str, *, carried: bool) -> None:
+        """Take note that a connection ended, and whether it carried anything."""
+
+    def heard(self, upstream: RelayUrl) -> None:
+        """Take note that a frame came from an upstream."""
+
+    def stalled(self, upstream: RelayUrl, reason: str, now: float) -> bool:
+        """Return whether to leave an upstream whose answers are overdue."""
+
+    def tell_upstream(self, upstream: RelayUrl, dialled: Dialled) -> None:
+        """Take note that a flow uses an upstream."""
+
+    def trouble(self, problem: str) -> None:
+        """Take note that no upstream can be reached."""
+
+
 class Flow:
     """Carries one source's datagrams."""
 
-    def __init__(self, service: "Udp2Tcp", udp: socket.socket, source: SocketAddress, now: float) -> None:
+    def __init__(self, service: Service, udp: socket.socket, source: SocketAddress, now: float) -> None:
         self.source, self.began, self.active_at, self.heard_at = source, now, now, 0.0
         self._service, self._udp = service, udp
         self._sink = Sink(udp, service.engine.offload, service.counters)
