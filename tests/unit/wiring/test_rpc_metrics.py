@@ -1,0 +1,23 @@
+from dstack_vpn.adapters.chain.tally import WAITING, MethodStats
+from dstack_vpn.wiring.rpc_metrics import RpcMetrics
+
+
+def test_durations_are_in_the_histogram_once() -> None:
+    stats = MethodStats()
+    metrics = RpcMetrics({"wss://a": {"eth_call": stats}})
+    stats.add(0.002, failed=False)
+    stats.add(0.3, failed=True)
+    found: dict[tuple[str, ...], float] = {}
+    for _ in range(2):
+        found = {(s.name, *s.labels.values()): s.value for m in metrics.collect() for s in m.samples}
+    assert found["dstack_vpn_rpc_errors_total", "wss://a", "eth_call"] == 1
+    assert found["dstack_vpn_rpc_duration_seconds_count", "wss://a", "eth_call"] == 2
+    assert found["dstack_vpn_rpc_duration_seconds_bucket", "wss://a", "eth_call", "0.0025"] == 1
+    assert found["dstack_vpn_rpc_duration_seconds_sum", "wss://a", "eth_call"] == 0.302
+
+
+def test_without_scrapes_durations_do_not_pile_up() -> None:
+    stats = MethodStats()
+    for _ in range(WAITING + 5):
+        stats.add(0.1, failed=False)
+    assert (stats.count, len(stats.durations)) == (WAITING + 5, WAITING)
