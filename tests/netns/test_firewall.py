@@ -165,10 +165,11 @@ def arrives(pair: Pair, to: str, port: int = 4000) -> bool:
             return False
 
 
-def counted(namespace: Namespace, chain: str) -> int:
-    """Packets that the rules of one of our chains have counted."""
-    listed = namespace.run("nft", "list", "chain", "inet", TABLE, chain)
-    return sum(int(count) for count in re.findall(r"counter packets (\d+)", listed))
+def counted(namespace: Namespace, chain: str, matching: str = "") -> int:
+    """Packets that the rules of one of our chains have counted, or only its rules with that text."""
+    listed = namespace.run("nft", "list", "chain", "inet", TABLE, chain).splitlines()
+    rules = [line for line in listed if matching in line]
+    return sum(int(count) for line in rules for count in re.findall(r"counter packets (\d+)", line))
 
 
 async def test_a_member_reaches_our_tunnel_addresses_and_no_other_of_this_machine(pair: Pair) -> None:
@@ -196,9 +197,10 @@ async def test_a_port_that_another_program_publishes_is_reached_at_our_tunnel_ad
 ) -> None:
     pair.node.run("nft", "-f", "-", text=PUBLISHED)
     await NftFirewall().apply(replace(RULES, port_forwards=HANDED))
-    before = counted(pair.node, "prerouting_raw")
+    # By IPv4 alone: the interfaces' own IPv6 packets (RFC 3810) come when they like.
+    before = counted(pair.node, "prerouting_raw", "ip daddr")
     arrives(pair, OTHERS[0], 8080)
-    assert counted(pair.node, "prerouting_raw") == before + 1
+    assert counted(pair.node, "prerouting_raw", "ip daddr") == before + 1
     # What the node forwards on purpose is translated after that, and goes on.
     pair.node.run("ip", "route", "add", "192.0.2.7", "dev", "bridge0")
     with pair.member.entered(), socket.socket() as calling:
@@ -206,4 +208,4 @@ async def test_a_port_that_another_program_publishes_is_reached_at_our_tunnel_ad
         with pytest.raises(BlockingIOError):
             calling.connect((TUNNEL[0], 80))
         netns_support.wait_until(lambda: counted(pair.node, "postrouting_nat") == 1, "it is handed on", 3)
-    assert counted(pair.node, "prerouting_raw") == before + 1
+    assert counted(pair.node, "prerouting_raw", "ip daddr") == before + 1
