@@ -1,5 +1,8 @@
 """``python -m demo``."""
 
-from demo import demo
+import sys
 
-demo(prog_name="python -m demo")
+from demo import demo
+from dstack_vpn.cli import run
+
+sys.exit(run(sys.argv[1:], demo, "python -m demo"))

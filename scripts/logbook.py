@@ -187,6 +187,7 @@ MEANINGS: Final[Mapping[str, tuple[str, str]]] = {
     "relay.unopened": ("A client's UDP socket could not be made.", "Raise `ulimit -n`."),
     "relay.unreachable": ("No upstream can be reached.", "Check RELAY_TO, and the way there."),
     "relay.upstream": ("This upstream is used from now on.", NOTHING),
+    "rpc.connected": ("A session with an RPC endpoint has begun.", NOTHING),
     "rpc.endpoint_left": (
         "An endpoint failed; the next one is tried after a pause.",
         "Another, if it lasts.",

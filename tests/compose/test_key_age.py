@@ -56,7 +56,7 @@ def test_an_account_comes_as_a_docker_secret(tmp_path: Path) -> None:
         stack.compose("up", "-d", "--no-build")
         container = stack.container("node")
         wait_for("its API is there", lambda: "web.listening" in docker("logs", container, check=False), 60)
-        facts = stack.status("node")["stats"]["facts"]["key"]
+        facts = stack.status("node")["stats"]["reports"]["key"]
         assert (facts["longest"], facts["hindrance"]) == (7_776_000, None)
         assert SECRET not in str(inspect(container)) + docker("logs", container, check=False)
     finally:

@@ -164,7 +164,7 @@ def test_a_daemon_changes_its_key_by_its_age_under_traffic(tools: Tools, tmp_pat
         assert loss.longest_gap < HANDSHAKE, f"longer than one handshake: {loss}"
         wait_until(lambda: b.component("key") == ("ok", ""), "the key is young")
         stats = b.get("/stats")
-        assert stats["facts"]["key"]["announced"] == 1
+        assert stats["reports"]["key"]["announced"] == 1
         assert stats["public_key"] == str(b.public_key)
         assert [line for line in seen if b"rotate-key" in line], "the process was seen"
         shown = b.log.read_bytes() + repr((stats, b.health(), seen)).encode()

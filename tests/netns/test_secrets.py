@@ -129,7 +129,7 @@ def test_no_secret_of_an_endpoint_reaches_any_output(empty_lab: Lab, tmp_path: P
         wait_until(tried, "each endpoint has been left", 90.0)
         last = RpcUrl.parse(url("http", "late-eth_getLogs")).name
         wait_until(
-            lambda: any("chain.connected" in x and last in x for x in node.log.read_text().splitlines()),
+            lambda: any("rpc.connected" in x and last in x for x in node.log.read_text().splitlines()),
             "the last endpoint is followed",
             60.0,
         )

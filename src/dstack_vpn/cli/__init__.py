@@ -74,11 +74,11 @@ def main() -> None:
     """A private WireGuard network whose members are decided on chain."""
 
 
-def run(arguments: Sequence[str]) -> int:
-    """Carry out a command line; returns the exit code. Errors on purpose are told without a traceback."""
+def run(arguments: Sequence[str], command: click.Command = main, prog_name: str = "dstack-vpn") -> int:
+    """Carry out a command line and return the exit code. Expected errors are shown without a traceback."""
     try:
         # Without its standalone mode click returns what `ctx.exit` was given.
-        code: object = main(args=list(arguments), prog_name="dstack-vpn", standalone_mode=False)
+        code: object = command.main(args=list(arguments), prog_name=prog_name, standalone_mode=False)
     except click.ClickException as error:
         error.show()
         return error.exit_code

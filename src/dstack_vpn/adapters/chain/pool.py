@@ -172,6 +172,7 @@ class RpcPool:
         try:
             async with self._open(endpoint.url, self._target, endpoint.memory, self._settings) as session:
                 connected_at = self._settings.monotonic()
+                _log.info("rpc.connected", endpoint=endpoint.url.name, chain_id=session.identity.chain_id)
                 yield session
         except ChainError as error:
             self._leave(endpoint, error, connected_at)

@@ -174,7 +174,7 @@ async def test_no_credentials_are_logged(fake_chain: FakeServer, scheme: str) ->
         async with connected(fake_chain, scheme) as session:
             fake_chain.faults.by_method["*"] = Fault(error={"code": 1, "message": f"bad key {SECRET}"})
             await session.head()
-    assert {line["event"] for line in lines} == {"rpc.endpoint_left"}
+    assert {line["event"] for line in lines} == {"rpc.connected", "rpc.endpoint_left"}
     assert SECRET not in str(lines)
 
 
