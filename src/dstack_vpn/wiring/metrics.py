@@ -128,7 +128,8 @@ def _chain(node: Daemon, snapshot: NodeSnapshot) -> Iterator[Metric]:
     yield from gauge("chain_unconfirmed_events", "Events that a reorg could still undo.", unconfirmed)
     yield counter("chain_events", "Events of the registry that were taken in.", state.events)
     yield counter("chain_confirmed_events", "Events that have become final.", state.confirmed)
-    yield counter("chain_audits", "Full comparisons with the contract.", state.resyncs)
+    yield counter("chain_resyncs", "Full comparisons with the contract.", state.resyncs)
+    yield counter("chain_audits", "The former name of dstack_vpn_chain_resyncs.", state.resyncs)
 
 
 def _plans(node: Daemon, snapshot: NodeSnapshot) -> Iterator[Metric]:

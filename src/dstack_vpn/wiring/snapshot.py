@@ -148,7 +148,8 @@ def _common(node: Daemon, relay: "Tcp2Udp | None", reports: Reports) -> dict[str
             "stale": members.stale,
             "events": state.events,
             "reorgs": state.reorgs,
-            "audits": state.resyncs,
+            "resyncs": state.resyncs,
+            "audits": state.resyncs,  # its former name
         },
         "tokens": len(members.follower.registry.nodes),
         "relay": None if relay is None else relay.snapshot() | asdict(relay.counters),
