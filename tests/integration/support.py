@@ -12,12 +12,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from tests.memory_device import MemoryDevice, MemoryLink
+
 from dstack_vpn.adapters.chain import RpcPool
 from dstack_vpn.adapters.chain.jsonrpc import Request
 from dstack_vpn.adapters.chain.session import RpcSession
 from dstack_vpn.adapters.chain.transport import Outcome
 from dstack_vpn.adapters.contracts import by_name
-from dstack_vpn.adapters.device.memory import MemoryDevice, MemoryLink
 from dstack_vpn.config import load
 from dstack_vpn.core.access.control import Decision
 from dstack_vpn.core.model import PeerState, TokenId

@@ -8,9 +8,9 @@ from typing import TypeAlias
 
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.memory_device import MemoryDevice
 from tests.scripted import key
 
-from dstack_vpn.adapters.device.memory import MemoryDevice
 from dstack_vpn.core.access.control import Decision, Reason
 from dstack_vpn.core.access.membership import Delta
 from dstack_vpn.core.access.plan import Plan, brake, differing, plan, plan_deltas

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import pytest
 from tests import netns_support
+from tests.memory_device import MemoryLink
 
 from dstack_vpn.adapters.device.link import KernelLink, UserspaceLink
-from dstack_vpn.adapters.device.memory import MemoryLink
 from dstack_vpn.adapters.device.netlink import find_family
 from dstack_vpn.core.model import DeviceState, PeerState, SocketAddress
 from dstack_vpn.core.wireguard.keys import PublicKey

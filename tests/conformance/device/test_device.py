@@ -7,8 +7,8 @@ import socket
 
 import pytest
 from tests.conformance.device.conftest import Subject
+from tests.memory_device import MemoryDevice
 
-from dstack_vpn.adapters.device.memory import MemoryDevice
 from dstack_vpn.core.model import PeerState, RemovePeer, SetPeer, SocketAddress
 from dstack_vpn.core.wireguard.keys import PrivateKey, PublicKey
 from dstack_vpn.core.wireguard.x25519 import derive

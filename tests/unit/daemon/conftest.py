@@ -8,10 +8,10 @@ from ipaddress import IPv4Network
 from typing import Any
 
 import pytest
+from tests.memory_device import MemoryDevice, MemoryLink
 from tests.scripted import IDENTITY, MemoryArchive, MemoryStore, ScriptedChain, ScriptedSource
 
 from dstack_vpn.adapters.clock import SystemClock
-from dstack_vpn.adapters.device.memory import MemoryDevice, MemoryLink
 from dstack_vpn.core.access.addressing import AddressPlan, unique_local_prefix
 from dstack_vpn.core.access.control import NodeIdentity
 from dstack_vpn.core.access.membership import PeerPolicy

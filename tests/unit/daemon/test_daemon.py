@@ -3,10 +3,10 @@
 import asyncio
 from dataclasses import replace
 
+from tests.memory_device import MemoryDevice
 from tests.scripted import IDENTITY, ScriptedChain, grant, key
 from tests.unit.daemon.conftest import OWN, Bench, eventually
 
-from dstack_vpn.adapters.device.memory import MemoryDevice
 from dstack_vpn.core.access.control import Reason
 from dstack_vpn.core.access.membership import PeerPolicy
 from dstack_vpn.core.chain.events import (

@@ -35,11 +35,6 @@ OPERATION_BYTES: Final = 60_000
 # -- requests -----------------------------------------------------------------------------------------
 
 
-def encode_set(changes: Sequence[PeerChange]) -> bytes:
-    """One operation that carries out the changes in their order; raises `DeviceError` for a bad value."""
-    return b"set=1\n%b\n" % b"".join(map(encode_change, changes))
-
-
 def encode_batches(changes: Sequence[PeerChange]) -> list[bytes]:
     """The changes as small operations, in their order; raises `DeviceError` for a bad value anywhere."""
     return [b"set=1\n%b\n" % b"".join(batch) for batch in _batches(changes)]

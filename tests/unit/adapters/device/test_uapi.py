@@ -51,10 +51,10 @@ def parsed(*pieces: bytes) -> uapi.GetParser:
 
 
 def test_a_change_says_only_what_it_is_given() -> None:
-    assert uapi.encode_set([SetPeer(ONE)]) == b"set=1\npublic_key=%b\n\n" % (b"01" * 32)
-    assert uapi.encode_set([RemovePeer(ONE)]) == b"set=1\npublic_key=%b\nremove=true\n\n" % (b"01" * 32)
+    assert uapi.encode_batches([SetPeer(ONE)]) == [b"set=1\npublic_key=%b\n\n" % (b"01" * 32)]
+    assert uapi.encode_batches([RemovePeer(ONE)]) == [b"set=1\npublic_key=%b\nremove=true\n\n" % (b"01" * 32)]
     whole = SetPeer(ONE, SocketAddress("::1", 7), 25, frozenset({"fd00::1/128", "10.0.0.1/32"}), True)
-    assert uapi.encode_set([whole]).splitlines()[2:] == [
+    assert uapi.encode_batches([whole])[0].splitlines()[2:] == [
         b"endpoint=[::1]:7",
         b"persistent_keepalive_interval=25",
         b"replace_allowed_ips=true",

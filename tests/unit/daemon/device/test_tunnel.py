@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
+from tests.memory_device import MemoryDevice
 from tests.unit.daemon.conftest import OWN, Bench, eventually
 
-from dstack_vpn.adapters.device.memory import MemoryDevice
 from dstack_vpn.core.chain.events import Granted
 from dstack_vpn.core.limits.time_share import TimeShare
 from dstack_vpn.core.names import Answer, DnsRecord, DnsStatus

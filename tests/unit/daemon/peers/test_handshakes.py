@@ -3,11 +3,11 @@
 from dataclasses import replace
 
 import pytest
+from tests.memory_device import MemoryDevice
 from tests.scripted import grant, key
 from tests.unit.daemon.conftest import Bench, eventually
 
 from dstack_vpn.adapters.clock import SystemClock
-from dstack_vpn.adapters.device.memory import MemoryDevice
 from dstack_vpn.core.access.membership import PeerPolicy
 from dstack_vpn.core.chain.events import Granted, Revoked
 from dstack_vpn.core.model import SetPeer, SocketAddress

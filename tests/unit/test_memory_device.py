@@ -1,8 +1,8 @@
 import asyncio
 
 import pytest
+from tests.memory_device import MemoryDevice, MemoryLink
 
-from dstack_vpn.adapters.device.memory import MemoryDevice, MemoryLink
 from dstack_vpn.core.model import SetPeer
 from dstack_vpn.core.wireguard.keys import PublicKey
 from dstack_vpn.errors import DeviceError, DeviceGoneError

@@ -1,7 +1,7 @@
 import pytest
+from tests.memory_device import MemoryLink
 
 from dstack_vpn.adapters.device.deferred import DeferredLink
-from dstack_vpn.adapters.device.memory import MemoryLink
 from dstack_vpn.errors import DeviceError
 from dstack_vpn.ports import LinkSettings
 
