@@ -89,3 +89,20 @@ def test_answers_that_find_pings_own_socket_full_are_not_lost(
     ping.stop()
     assert found.lost == LOST
     assert found.overrun > 0
+
+
+def test_an_answer_that_a_later_one_overtakes_is_not_lost(
+    inside: Namespace, far_end: FarEnd, tmp_path: Path
+) -> None:
+    ping = Ping(inside, "10.9.9.2", tmp_path / "ping.log", interval=0.002)
+    first = ping.mark()
+    far_end.holding = True
+    wait_until(lambda: len(far_end.held) > 1, "packets wait for an answer")
+    overtaken = far_end.held.pop(0)
+    far_end.holding = False
+    last = ping.mark()
+    late = threading.Timer(0.1, far_end.held.append, [overtaken])
+    late.start()
+    found = ping.between(first, last)
+    ping.stop()
+    assert found.lost == 0

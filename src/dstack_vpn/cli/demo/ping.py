@@ -25,6 +25,8 @@ INTERVAL: Final = 0.005
 """Seconds between packets, unless told otherwise."""
 _REPLY: Final = re.compile(rb"^\[(\d+\.\d+)\] .*icmp_seq=(\d+) .*time=([0-9.]+) ms$", re.MULTILINE)
 _POLL: Final = 0.01
+_OVERTAKEN: Final = 1.0
+"""Seconds that an answer may come after a later one's."""
 _TABLES: Final = ("icmp", "icmp6", "raw", "raw6")
 """Where the kernel lists the sockets that ping may have (proc(5), /proc/<pid>/net)."""
 _INODE: Final = 9
@@ -91,7 +93,18 @@ class Ping:
         raise AdminError(f"the ping was not answered for {timeout:g} s (its output: {self._output})")
 
     def between(self, first: int, last: int) -> Loss:
-        """Return what was sent after one mark up to another, and what of it was lost."""
+        """Return what was sent after one mark up to another, and what of it was lost.
+
+        A later answer may overtake another: what is missing is waited for.
+        """
+        deadline = time.monotonic() + _OVERTAKEN
+        while (found := self._found(first, last)).lost and time.monotonic() < deadline:
+            time.sleep(_POLL)
+            self._follow()
+        return found
+
+    def _found(self, first: int, last: int) -> Loss:
+        """Return what is known of the packets between two marks."""
         replies = [reply for reply in self._replies if first <= reply.sequence <= last]
         sent, seen = last - first + 1, {reply.sequence for reply in replies}
         gaps = (after.received - before.received for before, after in itertools.pairwise(replies))
