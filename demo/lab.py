@@ -179,8 +179,8 @@ class Lab:
         self.namespaces.append(namespace)
         return namespace.__enter__()
 
-    def add_node(self, name: str) -> LabNode:
-        """A node that neither runs nor is registered yet."""
+    def add_node(self, name: str, *, program: tuple[str, ...] = LabNode.program) -> LabNode:
+        """Return a node that neither runs nor is registered yet; ``program`` is its `LabNode.program`."""
         namespace, address = self.add_namespace(name)
         settings = {
             "PATH": f"{self.tools.wireguard_go.parent}:{_PATH}",
@@ -191,7 +191,8 @@ class Lab:
             "BACKEND": "userspace",
             "LOG_FORMAT": "json",
         }
-        node = LabNode(name, namespace, address, self.run.home / name, len(self.nodes) + 1, settings)
+        home, owner = self.run.home / name, len(self.nodes) + 1
+        node = LabNode(name, namespace, address, home, owner, settings, program=program)
         self.nodes[name] = node
         return node
 

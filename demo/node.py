@@ -76,6 +76,8 @@ class LabNode:
     key: PrivateKey = field(default_factory=new_key)
     token: TokenId = 0
     daemon: "subprocess.Popen[str] | None" = None
+    program: tuple[str, ...] = ("-m", "dstack_vpn")
+    """The arguments with which Python runs the daemon's command line."""
 
     @property
     def public_key(self) -> PublicKey:
@@ -138,7 +140,7 @@ class LabNode:
         write_secret(self.key_file, self.key)
         with self.log.open("ab") as log:
             self.daemon = self.namespace.popen(
-                *(sys.executable, "-m", "dstack_vpn", "run"),
+                *(sys.executable, *self.program, "run"),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

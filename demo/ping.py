@@ -2,6 +2,10 @@
 
 Loss is counted by sequence numbers: from a packet that was sent after the first moment to one that was sent
 after the second, and came back. A tunnel that is down has no such packet, which is an error of its own.
+
+An answer that finds ping's own socket full has come back all the same. The socket holds about 150 answers.
+After a stall more of them can arrive at once, before ping has its turn on a busy machine. The kernel counts
+them for each socket, and they are not lost here.
 """
 
 import itertools
@@ -9,6 +13,7 @@ import re
 import signal
 import subprocess
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -20,6 +25,12 @@ INTERVAL: Final = 0.005
 """Seconds between packets, unless told otherwise."""
 _REPLY: Final = re.compile(rb"^\[(\d+\.\d+)\] .*icmp_seq=(\d+) .*time=([0-9.]+) ms$", re.MULTILINE)
 _POLL: Final = 0.01
+_OVERTAKEN: Final = 1.0
+"""Seconds that an answer may come after a later one's."""
+_TABLES: Final = ("icmp", "icmp6", "raw", "raw6")
+"""Where the kernel lists the sockets that ping may have (proc(5), /proc/<pid>/net)."""
+_INODE: Final = 9
+"""The column of such a table; the last one counts what found the socket full."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +41,8 @@ class Loss:
     lost: int
     longest_gap: float
     """Seconds between two answers in a row, at most."""
+    overrun: int = 0
+    """Answers that came back, and found ping's socket full."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +67,8 @@ class Ping:
             )
         self._replies: list[_Reply] = []
         self._read = 0
+        self._overruns: dict[int, tuple[int, int]] = {}
+        """For each mark, the count before and after its answer was seen."""
 
     @property
     def received(self) -> int:
@@ -68,18 +83,35 @@ class Ping:
         """
         now, deadline = time.time(), time.monotonic() + timeout  # noqa: TID251 - ping -D tells this clock
         while time.monotonic() < deadline:
+            before = self._overrun()
             self._follow()
             if self._replies and self._replies[-1].sent > now and self._replies[-1].sequence >= at_least:
-                return self._replies[-1].sequence
+                marked = self._replies[-1].sequence
+                self._overruns[marked] = (before, self._overrun())
+                return marked
             time.sleep(_POLL)
         raise AdminError(f"the ping was not answered for {timeout:g} s (its output: {self._output})")
 
     def between(self, first: int, last: int) -> Loss:
-        """What was sent after one mark up to another, and what of it was lost."""
+        """Return what was sent after one mark up to another, and what of it was lost.
+
+        A later answer may overtake another: what is missing is waited for.
+        """
+        deadline = time.monotonic() + _OVERTAKEN
+        while (found := self._found(first, last)).lost and time.monotonic() < deadline:
+            time.sleep(_POLL)
+            self._follow()
+        return found
+
+    def _found(self, first: int, last: int) -> Loss:
+        """Return what is known of the packets between two marks."""
         replies = [reply for reply in self._replies if first <= reply.sequence <= last]
-        seen = {reply.sequence for reply in replies}
+        sent, seen = last - first + 1, {reply.sequence for reply in replies}
         gaps = (after.received - before.received for before, after in itertools.pairwise(replies))
-        return Loss(last - first + 1, last - first + 1 - len(seen), max(gaps, default=0.0))
+        # Only answers that were certainly dropped between the marks: never more than there were.
+        overrun = max(self._overruns[last][0] - self._overruns[first][1], 0)
+        overrun = min(overrun, sent - len(seen))
+        return Loss(sent, sent - len(seen) - overrun, max(gaps, default=0.0), overrun)
 
     def stop(self) -> None:
         """End it."""
@@ -96,7 +128,26 @@ class Ping:
             received, round_trip = float(found[1]), float(found[3]) / 1000
             self._replies.append(_Reply(self._unwrapped(int(found[2])), received - round_trip, received))
 
+    def _overrun(self) -> int:
+        """How many answers have found ping's socket full so far."""
+        process, found = Path(f"/proc/{self._process.pid}"), 0
+        with suppress(OSError):  # it has ended
+            inodes = set(map(_inode, process.glob("fd/*")))
+            tables = [(process / "net" / name).read_text() for name in _TABLES]
+            sockets = [line.split() for table in tables for line in table.splitlines()[1:]]
+            found = sum(int(fields[-1]) for fields in sockets if fields[_INODE] in inodes)
+        return found
+
     def _unwrapped(self, sequence: int) -> int:
         """ICMP's sequence numbers have 16 bits."""
         before = self._replies[-1].sequence if self._replies else 0
         return sequence + 65536 * round((before - sequence) / 65536)
+
+
+def _inode(descriptor: Path) -> str | None:
+    """The number of a socket, of a process's descriptor; None: it is no socket."""
+    try:
+        found = re.fullmatch(r"socket:\[(\d+)\]", str(descriptor.readlink()))
+    except OSError:
+        return None  # closed meanwhile
+    return None if found is None else found[1]
