@@ -65,7 +65,7 @@ docs: ## Write what is generated of the documentation
 	@scripts/setup test
 	@python -m scripts.generate_docs
 
-lock: ## Pin the dependencies anew (UPGRADE=1 takes the newest that pyproject.toml allows)
+lock: ## Pin the dependencies again (UPGRADE=1 takes the newest that pyproject.toml allows)
 	@scripts/setup test
 	@uv pip compile $(LOCK) --extra admin --extra attest pyproject.toml -o requirements.lock
 	@uv pip compile $(LOCK) -c requirements.lock pyproject.toml -o requirements-run.lock
@@ -98,9 +98,10 @@ sbom: ## Write the bill of materials (CycloneDX) of what the images have
 	@scripts/setup test
 	@python -m scripts.audit sbom
 
-check: lint ## Lint, and check that generated files are current
+check: lint ## Lint, and check that generated files are current and the prose is plain
 	@node contracts/build.mjs --check
 	@python -m scripts.generate_docs --check
+	@python -m scripts.prose
 
 bench: ## Measure; prints a table (takes some minutes)
 	@scripts/setup test

@@ -1,4 +1,4 @@
-"""The README's "Use it", pasted: each of its `sh` blocks is run as it stands, in one shell, in order."""
+"""The README's quickstart, pasted: each of its `sh` blocks is run as it stands, in one shell, in order."""
 
 import json
 import os
@@ -22,7 +22,7 @@ LOOK: Final = 'dstack-vpn status --json >"$FOUND"'
 
 def blocks() -> list[str]:
     """The commands of the section."""
-    section = (ROOT / "README.md").read_text().partition("\n## Use it\n")[2].partition("\n## ")[0]
+    section = (ROOT / "README.md").read_text().partition("\n## Quickstart\n")[2].partition("\n## ")[0]
     return re.findall(r"^```sh\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
 
 
@@ -35,7 +35,7 @@ def script(tree: Path) -> str:
     return text
 
 
-def test_use_it_ends_with_a_ready_node_that_has_a_peer(tools: Tools, tmp_path: Path) -> None:
+def test_the_quickstart_ends_with_a_ready_node_that_has_a_peer(tools: Tools, tmp_path: Path) -> None:
     found = tmp_path / "found.json"
     kept = ("HOME", "PATH")
     environment = {name: os.environ[name] for name in kept}  # noqa: TID251 - for the commands

@@ -1,0 +1,146 @@
+"""Count the phrases that plain technical English avoids, and fail when a count exceeds its budget.
+
+The documents, and the docstrings and comments of the sources, are searched for `PATTERNS`. Code, link targets
+and generated text are skipped. The documents' budget is 0. That of the sources may only be lowered.
+
+Run it as a module: ``python -m scripts.prose [--list]``.
+"""
+
+import ast
+import io
+import re
+import sys
+import tokenize
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
+
+ROOT: Final = Path(__file__).parents[1]
+FLAGS: Final = re.IGNORECASE | re.MULTILINE
+PATTERNS: Final = {
+    "headline": re.compile(r"(?:\A|^#+[ ]|^\|[ ])(?:What|Whether|Where)\b(?!\?)", re.MULTILINE),
+    "told": re.compile(r"\b(?:told|tells?|says?\s+so|speaks?\s+of)\b", FLAGS),
+    "somebody": re.compile(r"\b(?:some|no|every|any)body\b|\bwhoever\b", FLAGS),
+    "is none": re.compile(
+        r"(?<!there\s)\b(?:is|are|was|were)\s+(?:none\b(?!\s+of)|no\s+(?!longer\b|more\b)\w+)", FLAGS
+    ),
+    "where for if": re.compile(
+        r"\bwhere\s+(?:there|it|that|they|no|none|neither|nothing|one|permitted|possible|needed)\b"
+        r"|(?<=[.:;]\s)Where\b",
+        FLAGS,
+    ),
+    "courtroom": re.compile(r"\b(?:lies?|liars?|lying|vouch\w*|witness\w*|sentence[sd])\b", FLAGS),
+    "archaic": re.compile(r"\b(?:but\s+for|in\s+vain|for\s+ever|to\s+be\s+had|anew)\b", FLAGS),
+}
+"""Write instead, in this order: a noun phrase or an imperative; report, log, state; the member, a client; "is
+missing", "is not an X"; if, when; contradicts, confirms, replies; except, permanently, available, again."""
+BUDGET: Final[dict[str, int]] = {
+    "headline": 395,
+    "told": 116,
+    "somebody": 105,
+    "is none": 36,
+    "where for if": 178,
+    "courtroom": 36,
+    "archaic": 44,
+}
+"""The most hits of a pattern in the sources. Lower it with each file that is rewritten."""
+LONGEST: Final = 100
+"""Columns of a document's line, outside of tables and code blocks."""
+GENERATED: Final = frozenset({"configuration.md", "logs.md"})
+"""Documents whose text comes from the sources."""
+MADE: Final = re.compile(r"<!-- Made by .*?<!-- End of the table. -->", re.DOTALL)
+FENCED: Final = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
+CODE: Final = re.compile(r"^```.*?^```|``?[^`\n]+``?|(?<=\])\([^)\s]+\)", re.MULTILINE | re.DOTALL)
+
+
+class Passage(NamedTuple):
+    """A piece of prose and the line on which it begins."""
+
+    line: int
+    text: str
+
+
+class Hit(NamedTuple):
+    """A forbidden phrase and its line."""
+
+    pattern: str
+    line: int
+    phrase: str
+
+
+def blank(match: re.Match[str]) -> str:
+    """Return the newlines of what matched, so that line numbers stay right."""
+    return "\n" * match[0].count("\n") or "`"
+
+
+def document(text: str) -> list[Passage]:
+    """Return the prose of a Markdown document."""
+    return [Passage(1, CODE.sub(blank, MADE.sub(blank, text)))]
+
+
+def source(text: str) -> Iterator[Passage]:
+    """Yield the docstrings of a Python source, those of attributes among them, and its comments."""
+    for node in ast.walk(ast.parse(text)):
+        match node:
+            case ast.Expr(value=ast.Constant(value=str(docstring))):
+                yield Passage(node.lineno, CODE.sub(blank, docstring))
+    runs: list[list[tokenize.TokenInfo]] = []
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type == tokenize.COMMENT:
+            if not runs or token.start[0] != runs[-1][-1].start[0] + 1:
+                runs.append([])
+            runs[-1].append(token)
+    for run in runs:
+        lines = "\n".join(token.string.lstrip("#: ") for token in run)
+        yield Passage(run[0].start[0], CODE.sub(blank, lines))
+
+
+def hits(passage: Passage) -> Iterator[Hit]:
+    """Yield each forbidden phrase of a passage."""
+    for name, pattern in PATTERNS.items():
+        for match in pattern.finditer(passage.text):
+            line = passage.line + passage.text.count("\n", 0, match.start())
+            yield Hit(name, line, " ".join(match[0].split()))
+
+
+def long_lines(text: str) -> Iterator[Hit]:
+    """Yield each line of a document that is too long, outside of tables, code blocks and generated text."""
+    for number, line in enumerate(FENCED.sub(blank, MADE.sub(blank, text)).split("\n"), 1):
+        if len(line) > LONGEST and not line.startswith("|"):
+            yield Hit("long line", number, f"{len(line)} columns")
+
+
+def documents(root: Path) -> list[Path]:
+    """Return the documents that people write."""
+    pages = [path for path in (root / "docs").rglob("*.md") if path.name not in GENERATED]
+    return sorted([*pages, *(root / name for name in ("README.md", "SECURITY.md", "contracts/README.md"))])
+
+
+def main(root: Path = ROOT, budget: dict[str, int] | None = None) -> int:
+    """Count, print a table by file (with ``--list``, each hit), and return the exit code."""
+    pages: dict[Path, list[Hit]] = {}
+    for path in documents(root):
+        text = path.read_text()
+        pages[path] = [hit for part in document(text) for hit in hits(part)]
+        pages[path] += long_lines(text)
+    sources = {
+        path: [hit for part in source(path.read_text()) for hit in hits(part)]
+        for path in sorted((root / "src").rglob("*.py"))
+    }
+    in_sources = Counter(hit.pattern for each in sources.values() for hit in each)
+    for path, each in (pages | sources).items():
+        if "--list" in sys.argv[1:]:
+            for hit in each:
+                print(f"{path.relative_to(root)}:{hit.line}: {hit.pattern}: {hit.phrase}")
+        elif each and path in pages:
+            print(f"{path.relative_to(root)}: {dict(Counter(hit.pattern for hit in each))}")
+    allowed = BUDGET if budget is None else budget
+    over = {name: count for name, count in in_sources.items() if count > allowed.get(name, 0)}
+    if over:
+        print(f"src: {over} exceeds {allowed}: see `python -m scripts.prose --list`", file=sys.stderr)
+    return 1 if over or any(pages.values()) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
