@@ -86,7 +86,7 @@ class LabNode:
 
     @property
     def address(self) -> str:
-        """Its address in the tunnel (docs/architecture.md, addressing), for the default range."""
+        """Its address in the tunnel (docs/operations.md, addresses), for the default range."""
         return f"10.77.0.{self.token + 1}"
 
     @property

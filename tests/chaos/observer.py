@@ -30,7 +30,7 @@ class Token:
 
     @property
     def address(self) -> str:
-        """Its IPv4 address in the tunnel (docs/architecture.md, addressing)."""
+        """Its IPv4 address in the tunnel (docs/operations.md, addresses)."""
         return str(IPv4Address("10.77.0.0") + self.id + 1)
 
 

@@ -1,6 +1,6 @@
 """From the peers that a device has to the peers that it should have, with as little as possible.
 
-What disturbs a running tunnel was measured (docs/architecture.md), hence the rules:
+What disturbs a running tunnel was measured (docs/decisions/0026), hence the rules:
 
 * never remove and re-add a peer that stays, never replace the whole set, send only what differs;
 * removals first, so that an allowed IP is never claimed by two peers; then changes; then additions, those
