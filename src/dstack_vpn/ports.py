@@ -196,7 +196,7 @@ class Verifier(Protocol):
 
 
 class Device(Protocol):
-    """A WireGuard device. Changes are neither atomic nor durable; see docs/decisions/0026-applying-plans.md."""
+    """A WireGuard device. Changes are neither atomic nor durable (docs/decisions/0026)."""
 
     async def read(self) -> DeviceState:
         """Read everything; raises `DeviceError`, `DeviceGoneError`."""
