@@ -1,7 +1,7 @@
 """Calls with retries, a deadline and a tally, over any transport.
 
 A transient failure is met with full-jitter pauses inside the call's own deadline; what is left after that is
-a `RetryError` for whoever can take another endpoint.
+a `RetryError` for a caller that can use another endpoint.
 """
 
 import asyncio

@@ -11,9 +11,9 @@ _log = structlog.get_logger()
 
 
 async def find_first_block(caller: Caller, contract: Address, head: int) -> int:
-    """The contract's first block in about log2(head) calls, or 0 where the history is not kept.
+    """The contract's first block in about log2(head) calls, or 0 if the history is not kept.
 
-    Raises `ChainError` only where the connection itself is over.
+    Raises `ChainError` only if the connection itself is over.
     """
     low, high = 0, head
     try:

@@ -1,4 +1,4 @@
-"""What an endpoint's errors mean for us: ask again, ask for less, ask another, or take no for an answer.
+"""The meaning of an endpoint's errors: retry, ask for less, ask another endpoint, or accept the refusal.
 
 There is no standard worth the name. The codes of EIP-1474 are used by few and overloaded by most (-32005 is
 Infura's "too many requests" and its "too many results"), so free text decides first, and the code only where

@@ -1,4 +1,4 @@
-"""What an endpoint tells us by itself: heads and logs over WebSocket, heads by polling over HTTP.
+"""An endpoint's notifications: heads and logs over WebSocket, heads by polling over HTTP.
 
 Both begin with the latest block, read after the subscriptions stand, so that the first fact says that from
 here on nothing is missed. Both run under `watchdog.HeadWatch`: silence is looked into, not trusted.
@@ -66,7 +66,7 @@ class Subscription:
                 yield Unannounced(fact)
 
     def _is_doubtful(self, head: BlockRef, note: Notification) -> bool:
-        """Whether a block's logs may not be announced.
+        """Return True if a block's logs may not be announced.
 
         Two subscriptions may be served by two backends: at first, the one for logs may be ahead. An all-zero
         bloom filter says that a block has no logs at all.

@@ -54,7 +54,7 @@ def data(value: Json, what: str) -> bytes:
         decoded = bytes.fromhex(value[2:])
     except ValueError:
         decoded = None
-    # `fromhex` skips blanks: the length tells whether there were any.
+    # `fromhex` skips blanks: the length shows them.
     if decoded is None or len(decoded) != len(value) // 2 - 1:
         raise EndpointError(f"the endpoint's {what} is no hexadecimal data")
     return decoded

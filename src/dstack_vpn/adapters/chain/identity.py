@@ -18,7 +18,7 @@ from dstack_vpn.ports import RegistryAbi
 
 @dataclass(slots=True)
 class Target:
-    """What to follow. What was left open (None) is filled in by the first endpoint, and binds the others."""
+    """The contract to follow. The first endpoint fills in fields left open (None), which bind the others."""
 
     contract: Address
     chain_id: int | None = None

@@ -15,7 +15,7 @@ from dstack_vpn.adapters.redact import WINDOW, Redactor
 from dstack_vpn.errors import EndpointError
 
 Json: TypeAlias = Any
-"""What `json.loads` returns. ``Any``, because every use of it checks the type that it needs."""
+"""The type of `json.loads` results. ``Any``, because every use of it checks the type that it needs."""
 
 MAX_MESSAGE: Final = 64 * 2**20
 """Bytes. A block of logs, or a page of tokens, exceeds the usual limit of 1 MiB."""
@@ -41,7 +41,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """The answer to one call; ``id`` is None where the endpoint could not tell which."""
+    """The answer to one call; ``id`` is None if the endpoint could not name the call."""
 
     id: int | None
     result: Json = None
@@ -121,7 +121,7 @@ def _fault(error: Json, redactor: Redactor) -> Fault:
 
 
 def _detail(data: Json) -> str:
-    """What an endpoint says beside the message."""
+    """Return the endpoint's data beside the message."""
     if isinstance(data, dict):
         data = data.get("message", data.get("reason", data.get("details")))
     return data if isinstance(data, str) else ""

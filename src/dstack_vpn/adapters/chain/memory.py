@@ -1,4 +1,4 @@
-"""What is learned of an endpoint and outlives its sessions, so that a reconnect does not learn it again."""
+"""Facts about an endpoint that outlive its sessions, so that a reconnect need not learn them again."""
 
 from dataclasses import dataclass, field
 from typing import Final
@@ -55,17 +55,17 @@ class Progress:
 
 @dataclass(slots=True)
 class EndpointCapabilities:
-    """What one endpoint taught us."""
+    """The facts learned about one endpoint."""
 
     span: BlockSpan = field(default_factory=BlockSpan)
     progress: Progress | None = None
     by_hash: bool = True
-    """Whether it answers ``eth_getLogs`` by a block's hash (EIP-234)."""
+    """True if it answers ``eth_getLogs`` by a block's hash (EIP-234)."""
     page_size: int | None = None
     """The largest page of tokens that it served since one was too large; None: no page was."""
     first_block: int | None = None
     """The contract's first block, once it was looked for."""
     multicall: bool | None = None
-    """Whether its chain has Multicall3; None: not looked for yet."""
+    """True if its chain has Multicall3; None: not checked yet."""
     calls: Calls = field(default_factory=dict)
-    """What its calls have cost."""
+    """The cost of its calls."""

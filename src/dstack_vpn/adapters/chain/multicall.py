@@ -31,7 +31,7 @@ def encode_aggregate3(target: str, calls: Sequence[bytes]) -> bytes:
 
 
 def _offsets(items: Sequence[bytes]) -> bytes:
-    """Where each dynamic item begins, counted from the first offset."""
+    """Return the start of each dynamic item, counted from the first offset."""
     position, offsets = len(items) * _WORD, []
     for item in items:
         offsets.append(_word(position))

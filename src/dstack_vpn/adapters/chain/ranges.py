@@ -52,7 +52,7 @@ class BlockLogs:
     reader: LogReader
     memory: EndpointCapabilities
     enumerates: bool
-    """Whether the state can be read instead of many logs."""
+    """True if the state can be read instead of many logs."""
 
     async def up_to(self, first: int, last: BlockRef) -> list[LoggedEvent] | None:
         """The events from block ``first`` to that very block; None if it is not on the chain any more.
@@ -170,7 +170,7 @@ class BlockLogs:
         return None if await self._replaced(chain[-1]) else events
 
     async def _replaced(self, block: BlockRef) -> bool:
-        """Whether the endpoint has another block at that height."""
+        """Return True if the endpoint has another block at that height."""
         answer = await self.caller.call("eth_getBlockByNumber", hex(block.number), False)
         return answer is not None and parse_header(answer).hash != block.hash
 
@@ -238,7 +238,7 @@ class BlockLogs:
             self.memory.progress = Progress(first, parse_header(answer), tuple(events))
 
     async def _resumed(self, first: int, last: int) -> list[LoggedEvent] | None:
-        """What an earlier session read of this range; None if nothing, or if it does not stand any more."""
+        """Return an earlier session's logs of this range; None if there are none, or they are stale."""
         kept, self.memory.progress = self.memory.progress, None
         if kept is None or not kept.first <= first <= kept.until.number < last:
             return None

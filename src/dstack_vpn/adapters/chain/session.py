@@ -40,11 +40,11 @@ class SessionSettings:
     """How to follow a chain, whatever the endpoint."""
 
     block_time: float | None = None
-    """Seconds between blocks where the chain has a rhythm; None: learn it, and take silence for idleness."""
+    """Seconds between blocks if the interval is fixed; None: learn it, and treat silence as idleness."""
     poll_interval: float = 1.0
     """Seconds between questions for the latest block over HTTP."""
     start_block: int | None = None
-    """The contract's first block where the operator knows it."""
+    """The contract's first block, if the operator knows it."""
     monotonic: Callable[[], float] = time.monotonic
     draw: Callable[[], float] = random.random
     """Uniform in [0, 1), for the pauses between retries."""
@@ -145,7 +145,7 @@ class RpcSession:
             return None
 
     async def _block(self, which: str) -> BlockRef | None:
-        """A block by number or tag; None where there is none."""
+        """A block by number or tag; None if it is missing."""
         try:
             block = await self._caller.call("eth_getBlockByNumber", which, False)
         except UnknownBlockError:
@@ -176,7 +176,7 @@ class RpcSession:
         return await self._state.all(at)
 
     async def first_block(self) -> int:
-        """See `ports.ChainSession.first_block`; 0 where the endpoint keeps too little history to tell."""
+        """See `ports.ChainSession.first_block`; 0 if the endpoint keeps too little history."""
         if self._settings.start_block is not None:
             return self._settings.start_block
         if self._memory.first_block is None:

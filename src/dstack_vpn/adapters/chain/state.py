@@ -45,7 +45,7 @@ class StateReader:
         return observed
 
     async def all(self, at: BlockRef) -> list[TokenState] | None:
-        """Every token after that block, None where the contract can't enumerate; raises `ChainError`."""
+        """Every token after that block, None if the contract can't enumerate; raises `ChainError`."""
         if not self.abi.page_size:
             return None
         size = min(self.abi.page_size, self.memory.page_size or self.abi.page_size)
@@ -63,7 +63,7 @@ class StateReader:
         return tokens
 
     async def _page(self, offset: int, limit: int, at: BlockRef) -> tuple[list[TokenState], int]:
-        """A page, in halves where the endpoint can't serve it whole."""
+        """A page, in halves if the endpoint can't serve it whole."""
         try:
             reply = await self._read(self.abi.page_call(offset, limit), at)
             # Parsing hundreds of tokens takes 10 ms: aside, so that no event waits for it.

@@ -23,12 +23,12 @@ class Shown:
         self.highest = block
 
     def may_lag(self, block: BlockRef) -> bool:
-        """Whether a lower block says no more than that its backend is behind."""
+        """Return True if a lower block only shows that its backend is behind."""
         highest = self.highest
         if highest is None or block.number >= highest.number:
             return False
         return self._hashes.get(block.number, block.hash) == block.hash
 
     def has(self, number: int) -> bool:
-        """Whether a block of that height was shown, or one above it."""
+        """Return True if a block of that height or above was seen."""
         return self.highest is not None and number <= self.highest.number

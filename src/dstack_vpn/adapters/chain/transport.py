@@ -1,4 +1,4 @@
-"""What carries JSON-RPC: one connection to one endpoint, over WebSocket (`websocket`) or HTTP (`http`).
+"""The transport of JSON-RPC: one connection to one endpoint, over WebSocket (`websocket`) or HTTP (`http`).
 
 A transport knows nothing of blocks. It matches replies to requests, gives every exchange a deadline, and
 translates whatever can go wrong on the way into the error tree; retries are `caller`'s.
@@ -97,7 +97,7 @@ def lost(error: aiohttp.ClientError | OSError | ValueError) -> ChainError:
 
 
 def refused(status: int, headers: Mapping[str, str] | None) -> ChainError:
-    """What an HTTP status other than success means."""
+    """Return the error for an HTTP status other than success."""
     if status == _PROXY_AUTHENTICATION:
         return by_proxy(status)
     sentence = f"the endpoint answered with HTTP status {status}"

@@ -41,7 +41,7 @@ class RpcUrl:
     name: str
     raw: str = field(repr=False)
     streams: bool
-    """Whether it is a WebSocket, over which the endpoint can speak first."""
+    """True for a WebSocket, over which the endpoint can send unasked."""
     secrets: tuple[str, ...] = field(repr=False, default=())
     """Whatever of it may be a credential, in all forms in which a text may quote it."""
     redactor: Redactor = field(repr=False, compare=False, default_factory=lambda: Redactor(()))
@@ -124,7 +124,7 @@ def _as_sent(text: str) -> SplitResult:
 
 
 def _secrets(parts: SplitResult) -> list[str]:
-    """Every piece of the URL, but for its host, that may be a credential."""
+    """Return every piece of the URL except its host that may be a credential."""
     user, password = parts.username or "", parts.password or ""
     values = [pair.partition("=")[2] or pair for pair in re.split("[&;]", parts.query)]
     found = [word for word in (user, password, *values) if len(word) >= _MIN_PASSWORD]

@@ -64,15 +64,15 @@ class HeadWatch:
         self._idle_probes = 0
 
     def is_newer(self, latest: BlockRef) -> bool:
-        """Whether a block is higher than the last head."""
+        """Return True if a block is higher than the last head."""
         return self._last is None or latest.number > self._last.number
 
     def is_other(self, latest: BlockRef) -> bool:
-        """Whether a block is not the last head."""
+        """Return True if a block is not the last head."""
         return self._last is None or latest.hash != self._last.hash
 
     def is_lower(self, latest: BlockRef) -> bool:
-        """Whether a block is lower than the last head, as of a backend that lags, or of a chain cut short."""
+        """Return True if a block is lower than the last head, as from a backend that lags, or of a chain cut short."""
         return self._last is not None and latest.number < self._last.number
 
     def idle(self, now: float) -> None:
@@ -81,7 +81,7 @@ class HeadWatch:
         self._idle_probes = min(self._idle_probes + 1, 8)
 
     def is_stalled(self, now: float) -> bool:
-        """Whether a chain of the configured block time can't have been idle for so long."""
+        """Return True if the configured block time rules out an idle period this long."""
         if self._block_time is None:
             return False
         return now - self._last_head > max(_STALLED_SECONDS, _STALLED_BLOCKS * self._block_time)

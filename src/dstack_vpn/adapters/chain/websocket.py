@@ -2,7 +2,7 @@
 
 One task reads for all. What it reads goes to the call that waits for it or into a bounded queue; a queue that
 overflows fails the session instead of dropping silently, for a lost log is a lost revocation. When reading
-ends, for whatever reason, every waiting call and every later one is told why.
+ends, for whatever reason, every waiting call and every later one gets the reason.
 """
 
 import asyncio
@@ -66,7 +66,7 @@ class WebSocketTransport:
         except TimeoutError:
             return None
         if found is None:
-            self._queue.put_nowait(None)  # for whoever asks again
+            self._queue.put_nowait(None)  # for a later reader
             raise self._failed()
         return found
 
@@ -82,7 +82,7 @@ class WebSocketTransport:
             for request, future in zip(requests, futures, strict=True):
                 self._waiting.pop(request.id, None)
                 if future.done() and not future.cancelled():
-                    future.exception()  # it was told; only the first of them is raised
+                    future.exception()  # it was reported; only the first of them is raised
 
     async def _send(self, request: Request) -> None:
         if self.failure is not None:

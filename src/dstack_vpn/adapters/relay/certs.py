@@ -72,7 +72,7 @@ class Certificates:
 
     @property
     def problem(self) -> str | None:
-        """What is wrong with the certificate in use, or with one that was to replace it."""
+        """The problem of the certificate in use, or of a replacement that failed."""
         if self._refused is not None:
             return self._refused[1]
         return self._invalid(self._valid)
@@ -157,7 +157,7 @@ def _first_certificate(pem: str) -> str:
 
 
 def _self_made(state_dir: Path) -> Path:
-    """The certificate in the state directory, made now if there is none."""
+    """Return the certificate in the state directory; create it if it is missing."""
     path = state_dir / SELF_MADE
     if not path.exists():
         _write(path, _make())

@@ -1,4 +1,4 @@
-"""What a relay has done, as plain numbers: the fast paths add to them once for each batch."""
+"""A relay's counters, as plain numbers: the fast paths add to them once for each batch."""
 
 from dataclasses import dataclass, field
 from enum import StrEnum

@@ -34,7 +34,7 @@ class Dialled:
     stream: Stream
     connection: socket.socket
     address: SocketAddress
-    """Where it leads: the upstream's address, or the proxy's."""
+    """The destination: the relay's address, or the proxy's."""
     took: float
     """Seconds."""
 

@@ -42,7 +42,7 @@ class DirectProbe:
         self._heard = False
 
     def start(self, to: SocketAddress, mark: int | None) -> None:
-        """Begin; raises `OSError` where there is no way there, `RelayError` where a mark is not permitted."""
+        """Begin; raises `OSError` without a route, `RelayError` if a mark is not permitted."""
         family = socket.AF_INET6 if ":" in to.host else socket.AF_INET
         udp = self._udp = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         # While answers are held, the peer may send at full speed: the system's own buffer is full in 20 ms.
@@ -68,7 +68,7 @@ class DirectProbe:
             self._udp = None
 
     def hold(self, *, on: bool) -> None:
-        """Leave answers where they are, or take them again."""
+        """Pause or resume reading of answers."""
         if self._udp is None:
             return
         if on:
@@ -99,7 +99,7 @@ class DirectProbe:
             try:
                 datagram = self._udp.recv(_LONGEST)
             except OSError:
-                return  # there is no more, or an ICMP error: nobody is there
+                return  # nothing is left, or an ICMP error: no peer is there
             self._take(datagram)
 
     def _take(self, datagram: bytes) -> None:

@@ -34,11 +34,11 @@ class Downlink:
         ended: Callable[[str], None],
     ) -> None:
         self.received = False
-        """Whether anything was received since somebody last looked."""
+        """True if anything was received since the last check."""
         self.opened = False
-        """Whether a complete frame has come yet."""
+        """True after the first complete frame."""
         self.foreign: str | None = None
-        """The protocol that the other side speaks instead of ours, if that was recognised."""
+        """The other protocol that the other side uses, if it was recognised."""
         self._engine, self._stream, self._sink, self._watch, self._ended = engine, stream, sink, watch, ended
         self._counters: Counters = sink.counters
         self._left = b""
@@ -144,7 +144,7 @@ class Downlink:
             self._engine.loop.call_soon(self._on_readable)
 
     def _open(self, end: int) -> bool:
-        """Look at the first bytes; False where they are no frames, or too few to tell."""
+        """Check the first bytes; False if they are not frames, or too few to decide."""
         if end < _OPENING:
             whole = end >= HEADER and not (self._data[0] << 8 | self._data[1]) + HEADER > end
             if not whole:

@@ -1,4 +1,4 @@
-"""What all connections of an event loop share: what the kernel can do, and the buffers.
+"""State shared by all connections of an event loop: the kernel's capabilities, and the buffers.
 
 Callbacks of one loop never run at the same time, so a buffer is in use only within one of them.
 """

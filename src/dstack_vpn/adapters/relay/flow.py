@@ -7,7 +7,7 @@ A connection that ended without having carried a frame, or right after, counts a
 could not be made: the next attempt waits, twice as long each time.
 
 While there is no connection its newest datagrams are kept. Its socket is connected to the source and bound to
-the address that the source sent to, beside the service's own, so that the kernel tells the sources apart.
+the address that the source sent to, beside the service's own, so that the kernel separates the sources.
 """
 
 import asyncio
@@ -158,7 +158,7 @@ class Flow:
         return _chance() * self._service.spread
 
     def may_move(self) -> bool:
-        """Whether to move now; the flows of a service take their turns by chance."""
+        """Return True to move now; the order of a service's flows is random."""
         return not self._moving and self._link is not None and _chance() < MOVING
 
     async def move(self, upstream: RelayUrl) -> None:

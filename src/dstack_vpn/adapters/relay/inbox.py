@@ -23,7 +23,7 @@ from dstack_vpn.core.wireguard.framing import HEADER
 SLOTS: Final = 64
 """Datagrams that are received at once at most."""
 COALESCED_SLOTS: Final = 4
-"""The same where they come coalesced, up to 64 KiB each."""
+"""The same for coalesced datagrams, up to 64 KiB each."""
 STRIDE: Final = 65536 + 1600
 """Bytes from slot to slot: off a power of two, or all of them would share a few of the cache's sets."""
 _CONTROL: Final = 32
@@ -65,7 +65,7 @@ class Inbox:
         struct.pack_into("4Q", self._plain.buffers.data, slot * _PAIR, prefix, HEADER, base, 0)
 
     def receive(self, descriptor: int, count: int) -> int:
-        """Receive up to ``count`` messages; returns how many, at most 0 where there are none."""
+        """Receive up to ``count`` messages; returns their number, 0 or less if there are none."""
         assert recvmmsg is not None
         received: int = recvmmsg(descriptor, self._headers.address, count, _MSG_DONTWAIT, None)
         return received
@@ -84,7 +84,7 @@ class Inbox:
         return self.slots.data[slot * STRIDE + HEADER]
 
     def coalesced(self, received: int) -> bool:
-        """Whether any message is several datagrams in one."""
+        """True if any message holds several coalesced datagrams."""
         return any(self._headers.view[CONTROL_LENGTH : received * MMSGHDR : MMSGHDR])
 
     def sizes(self, received: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""What this kernel can do for a relay, tried out once: recvmmsg and sendmmsg, UDP_GRO, UDP_SEGMENT.
+"""The kernel features for a relay, probed once: recvmmsg and sendmmsg, UDP_GRO, UDP_SEGMENT.
 
 Linux has had all of it since 5.0; gVisor and macOS lack some or all. What is missing costs speed, nothing
 else: every path has a plain one beside it.
@@ -23,7 +23,7 @@ UDP_GRO: Final = 104
 
 @dataclass(frozen=True, slots=True)
 class Offload:
-    """What works here."""
+    """The features that work here."""
 
     mmsg: bool
     """Many datagrams for one system call."""
@@ -55,7 +55,7 @@ def probe() -> Offload:
 
 
 def _layout_known() -> bool:
-    """Whether `mmsg` knows how the kernel's structures lie in memory."""
+    """Return True if `mmsg` knows the memory layout of the kernel's structures."""
     return sys.platform == "linux" and sys.byteorder == "little" and ctypes.sizeof(ctypes.c_void_p) == 8
 
 

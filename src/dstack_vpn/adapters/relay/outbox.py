@@ -1,7 +1,7 @@
 """Frames that came over the stream, to a UDP socket in as few calls as there can be.
 
 Runs of equal frames leave as one message that the kernel cuts up (UDP_SEGMENT), the others by sendmmsg. Where
-neither is to be had, they leave one by one.
+neither is available, they leave one by one.
 """
 
 import errno
@@ -39,7 +39,7 @@ class Sink:
         self.longest_segment = RUN_BYTES if offload.gso else 0
         """Bytes; the path may not take longer ones, and some devices take none."""
         self.refused: Callable[[], None] = lambda: None
-        """Told when an earlier datagram's ICMP error has come up here: whoever reads may have missed it."""
+        """Called when an earlier datagram's ICMP error appears here: the reader may have missed it."""
 
     def send(self, datagram: memoryview) -> bool:
         """Send one; False where the socket is full. What can't be sent at all is dropped and counted."""

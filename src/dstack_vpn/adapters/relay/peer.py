@@ -18,7 +18,7 @@ _log = structlog.get_logger(component="relay")
 
 LOOPBACK: Final = SocketAddress("127.0.0.1", 0)
 _SOURCES: Final = Limits(4, 4)
-"""WireGuard is one; after it was set up anew, another for a while."""
+"""WireGuard is one source; after a new setup there is a second one for a while."""
 
 
 class LoopbackRelay:
@@ -35,7 +35,7 @@ class LoopbackRelay:
 
     @property
     def address(self) -> SocketAddress:
-        """Where WireGuard is to send to."""
+        """The address that WireGuard sends to."""
         return self._service.address
 
     async def run(self) -> None:
@@ -70,5 +70,5 @@ class LoopbackRelay:
             flow.hold(on=on)
 
     def snapshot(self) -> Mapping[str, Any]:
-        """What an operator wants to see."""
+        """Return the state for operators."""
         return {**self._service.snapshot(), **asdict(self._service.counters)}

@@ -28,7 +28,7 @@ _DONT_WAIT: Final = 0x4040
 
 @dataclass(frozen=True, slots=True)
 class DatagramSource:
-    """Where the frames come from."""
+    """The source of the frames."""
 
     pause: Callable[[], None]
     """Read no more."""
@@ -45,7 +45,7 @@ class Sender:
 
     def __init__(self, engine: Engine, counters: Counters, source: DatagramSource) -> None:
         self.sent = False
-        """Whether anything was sent since somebody last looked."""
+        """True if anything was sent since the last check."""
         self.stream: Stream | None = None
         self.backlog = Backlog(counters)
         self._engine, self._counters, self._source = engine, counters, source

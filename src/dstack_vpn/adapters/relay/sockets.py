@@ -64,7 +64,7 @@ def rtt(connection: socket.socket) -> float | None:
 
 
 def can_send(to: SocketAddress) -> bool:
-    """Whether the system would send UDP there: no route, or a firewall of our own, says no at once.
+    """Return True if the system would send UDP there; a missing route or a local firewall refuses at once.
 
     The datagram is empty, which WireGuard ignores.
     """
@@ -81,7 +81,7 @@ def can_send(to: SocketAddress) -> bool:
 
 
 def listening(listen: Listen) -> socket.socket:
-    """Return a listening socket, whose port nobody else listens on; raises `RelayError`."""
+    """Return a listening socket on a port that is otherwise unused; raises `RelayError`."""
     family = socket.AF_INET6 if ":" in listen.host else socket.AF_INET
     try:
         listener = socket.create_server(

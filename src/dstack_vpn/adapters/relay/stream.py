@@ -16,7 +16,7 @@ class Stream(Protocol):
     descriptor: int
     """To wait on."""
     plain: bool
-    """Whether bytes go over the descriptor as they are, so that sendmsg(2) on it is as good as `send`."""
+    """True if bytes pass the descriptor unchanged, so that sendmsg(2) on it equals `send`."""
     tls_version: str | None
     """Such as ``TLSv1.3``; None without."""
 
@@ -33,7 +33,7 @@ class Stream(Protocol):
         """
 
     def pending(self) -> bool:
-        """Whether bytes wait in this process, of which the descriptor knows nothing."""
+        """True if bytes wait in this process, which the descriptor does not show."""
 
     def close(self) -> None:
         """Close, at once."""

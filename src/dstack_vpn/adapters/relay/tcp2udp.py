@@ -35,7 +35,7 @@ class Secure(Protocol):
 
     @property
     def problem(self) -> str | None:
-        """What is wrong with the certificate."""
+        """The certificate's problem; None if it has none."""
 
     async def __call__(self, connection: socket.socket, timeout: float, /) -> Stream:
         """Shake hands within so many seconds; raises `RelayError`, and then the connection is closed."""
@@ -63,12 +63,12 @@ class Connection:
 
     @property
     def opened(self) -> bool:
-        """Whether a whole frame has come."""
+        """True after the first complete frame."""
         return self._downlink.opened
 
     @property
     def foreign(self) -> str | None:
-        """The protocol that the client speaks instead of ours, if that was recognised."""
+        """The other protocol that the client uses, if it was recognised."""
         return self._downlink.foreign
 
     @property
@@ -145,7 +145,7 @@ class Tcp2Udp:
         self._foreign: str | None = None
         """The protocol that the last client spoke that never sent a frame; None since one did."""
         self._opened = False
-        """Whether any client has ever sent a frame."""
+        """True after any client has sent a frame."""
 
     @property
     def problem(self) -> str | None:
@@ -164,7 +164,7 @@ class Tcp2Udp:
 
     @property
     def address(self) -> SocketAddress:
-        """Where it listens."""
+        """The listening address."""
         return SocketAddress(*self._listener.getsockname()[:2])
 
     async def run(self) -> None:
@@ -278,7 +278,7 @@ class Tcp2Udp:
             raise
 
     async def _resolved(self) -> tuple[socket.AddressFamily, Any]:
-        """Where WireGuard is; raises `RelayError`."""
+        """Return WireGuard's address; raises `RelayError`."""
         host, port = self._target
         try:
             found = await self.engine.names.find(host, port, socket.SOCK_DGRAM)
@@ -311,7 +311,7 @@ class Tcp2Udp:
                 self._ended(connection, f"silent for {limits.idle:.0f} s")
 
     def snapshot(self) -> dict[str, Any]:
-        """What an operator wants to see, as JSON can hold it."""
+        """Return the state for operators, as JSON values."""
         return {
             "connections": len(self._guests),
             "connected": sum(connection.opened for connection in self._guests),

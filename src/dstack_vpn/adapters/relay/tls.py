@@ -1,7 +1,7 @@
 """TLS for the relay: whom to trust, shaking hands without blocking, and a stream.
 
 A pin is the SHA-256 of the server's SubjectPublicKeyInfo (RFC 7469). It takes the place of authorities and
-names: whoever has that key is the server. With a CA file besides, both must hold.
+names: the holder of that key is the server. With a CA file besides, both must hold.
 """
 
 import asyncio
@@ -59,7 +59,7 @@ class TlsStream:
             return 0  # without a closing alert, which for datagrams makes no difference
 
     def pending(self) -> bool:
-        """Whether a record has been decrypted in part."""
+        """True if a record has been decrypted in part."""
         return self.connection.pending() > 0
 
     def close(self) -> None:
@@ -72,7 +72,7 @@ class TlsStream:
 
 @lru_cache(maxsize=256)
 def client_context(upstream: RelayUrl) -> ssl.SSLContext:
-    """How to check a server; raises `RelayError` where the CA file is of no use."""
+    """The check of a server; raises `RelayError` if the CA file is unusable."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if upstream.pins and upstream.ca is None:
@@ -172,7 +172,7 @@ def _set(future: "asyncio.Future[None]") -> None:
 
 
 def explain(error: Exception, name: str = "") -> str:
-    """What went wrong in a handshake, for a person."""
+    """Return a readable reason for a failed handshake."""
     match error:
         case TimeoutError():
             return "the TLS handshake took too long"

@@ -1,6 +1,6 @@
 """udp2tcp: takes WireGuard's datagrams, and carries those of each source over a TCP or TLS connection.
 
-Sources are told apart by the kernel: the first datagram of each comes to the service's own socket, which
+The kernel separates the sources: the first datagram of each comes to the service's own socket, which
 then makes one that is connected to that source (`flow`). All flows share one judgement of the upstreams
 (`choice`).
 """
@@ -83,7 +83,7 @@ class Udp2Tcp:
 
     @property
     def address(self) -> SocketAddress:
-        """Where it listens."""
+        """The listening address."""
         return SocketAddress(*self._socket.getsockname()[:2])
 
     @property
@@ -103,7 +103,7 @@ class Udp2Tcp:
             async with asyncio.TaskGroup() as self._group:
                 loop.add_reader(self._socket.fileno(), self._on_new)
                 while True:
-                    await self._served.wait()  # a node may have thousands of relays that nobody uses
+                    await self._served.wait()  # a node may have thousands of unused relays
                     await asyncio.sleep(TICK)
                     self._tick(loop.time())
         finally:
@@ -293,7 +293,7 @@ class Udp2Tcp:
         dialled.stream.close()
 
     def snapshot(self) -> dict[str, Any]:
-        """What an operator wants to see, as JSON can hold it."""
+        """Return the state for operators, as JSON values."""
         used = [flow for flow in self._flows.values() if flow.upstream is not None]
         rtts = sorted(rtt for flow in used if (rtt := flow.rtt) is not None)
         return {

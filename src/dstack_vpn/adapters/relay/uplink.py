@@ -1,14 +1,14 @@
-"""From a UDP socket to a stream, in two gears.
+"""From a UDP socket to a stream, in single mode or batch mode.
 
 Lone: datagrams come now and then, and each should leave at once. One receive, one send, the length written
-ahead of the datagram where it lies; UDP_GRO is off. This has the fewest steps, which is what counts when the
+ahead of the datagram in place; UDP_GRO is off. This has the fewest steps, which is what counts when the
 caches are cold.
 
 Bulk: datagrams come faster than that can be done. Many are received in one call, coalesced by UDP_GRO where
 their source is one, and leave as one message of many buffers: no work in Python for each datagram.
 
 It shifts up when more than 2,000 datagrams a second come, and down when lone ones come again, over an empty
-queue only: what UDP_GRO has coalesced, the lone gear would take for one long datagram.
+queue only: single mode would take what UDP_GRO has coalesced for one long datagram.
 
 A stream that takes no more (`sender`) stops the reading: the socket's buffer holds what comes, then drops.
 """
@@ -36,7 +36,7 @@ SHIFT_UP: Final = (16, 0.008)
 SHIFT_DOWN: Final = (32, 0.032)
 """So many lone datagrams within no less than so many seconds."""
 DRAINED: Final = 64
-"""Datagrams that are read in one go where there is no recvmmsg."""
+"""Datagrams read in one go without recvmmsg."""
 
 
 class Uplink:
@@ -91,7 +91,7 @@ class Uplink:
         return self._sender.queued
 
     def take_sent(self) -> bool:
-        """Whether anything was sent since this was last asked."""
+        """True if anything was sent since the last check."""
         sent, self._sender.sent = self._sender.sent, False
         return sent
 
@@ -121,7 +121,7 @@ class Uplink:
     def look_again(self) -> None:
         """There was nothing to read after all, or an earlier datagram's ICMP error, which is now cleared.
 
-        libuv, and so uvloop, takes an error of the socket for its end and watches it no more: begin anew.
+        libuv, and so uvloop, takes an error of the socket for its end and stops watching it: begin again.
         """
         self._engine.loop.call_soon(self._read_again)
 
@@ -130,7 +130,7 @@ class Uplink:
             self._engine.loop.remove_reader(self._descriptor)
             self._read()
 
-    # -- gears ----------------------------------------------------------------------------------------
+    # -- modes ----------------------------------------------------------------------------------------
 
     def _on_single(self) -> None:
         try:
@@ -168,7 +168,7 @@ class Uplink:
             self._take_many(received)
 
     def _single_in_batch(self, size: int) -> None:
-        """A lone datagram in bulk gear; enough of them, slowly, and it is the wrong gear."""
+        """Count a single datagram in batch mode; enough of them, slowly, end batch mode."""
         self._data[0], self._data[1] = size >> 8, size & 255
         if size == INITIATION_SIZE and self._data[HEADER] == INITIATION:
             self.watch.initiation(time.monotonic())
@@ -233,7 +233,7 @@ class Uplink:
         self._sender.put(b"".join(frames), datagrams)
 
     def _shift(self, *, batch: bool) -> None:
-        """Change the gear; down only over an empty queue."""
+        """Change the mode; to single mode only with an empty queue."""
         if not batch:
             self._coalesce(on=False)
             queued = array.array("i", [0])
@@ -278,7 +278,7 @@ class Uplink:
             self._sender.put(b"".join([frames for frames, _ in taken]), sum(count for _, count in taken))
 
     def _take(self) -> list[tuple[bytes, int]]:
-        """Read once, in the gear that it is: frames, and how many they are."""
+        """Read once in the current mode; return the frames and their number."""
         if not self._batch_mode:
             try:
                 size = self._udp.recv_into(self._room)

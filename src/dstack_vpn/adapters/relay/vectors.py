@@ -1,4 +1,4 @@
-"""The kernel's structures for many buffers at once, laid out in memory that is made once and used for ever.
+"""The kernel's structures for many buffers at once, laid out in memory that is allocated once and reused.
 
     struct iovec    16 bytes   base, length
     struct msghdr   56 bytes   name, name length, iovec, iovec count, control, control length, flags
@@ -37,7 +37,7 @@ errno = ctypes.get_errno
 
 
 class Memory:
-    """Bytes that stay where they are, so that the kernel can be told their address."""
+    """Bytes that stay where they are, so that the kernel can be given their address."""
 
     __slots__ = ("address", "data", "view")
 

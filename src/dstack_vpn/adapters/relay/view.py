@@ -1,4 +1,4 @@
-"""What can be seen of a relay from outside: health, counters, metrics."""
+"""A relay's public view: health, counters, metrics."""
 
 from collections.abc import Iterator
 from dataclasses import asdict
