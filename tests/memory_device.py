@@ -131,7 +131,7 @@ def check_change(change: PeerChange) -> None:
 
 
 class MemoryLink:
-    """A `Link` that remembers what it was told."""
+    """A `Link` that records its calls."""
 
     def __init__(self, name: str = "wg0") -> None:
         self.name = name
@@ -141,7 +141,7 @@ class MemoryLink:
         self.kept: bool | None = None
         """How it was stopped; None while it was not."""
         self.taken: str | None = None
-        """What `obstacle` returns."""
+        """The return value of `obstacle`."""
         self.without_ipv6 = False
         self.fail_starts = 0
         """How many of the next `start` calls fail."""
@@ -172,11 +172,11 @@ class MemoryLink:
         return before != settings
 
     def obstacle(self) -> str | None:
-        """What the test has put in the way."""
+        """Return the obstacle that the test has set."""
         return self.taken
 
     async def is_up(self) -> bool:
-        """Whether the device is there and was configured."""
+        """Return True if the device exists and was configured."""
         return self.device is not None and not self.device.vanished.is_set() and self.settings is not None
 
     async def stop(self, *, keep: bool) -> None:

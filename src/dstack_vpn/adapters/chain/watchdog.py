@@ -72,7 +72,7 @@ class HeadWatch:
         return self._last is None or latest.hash != self._last.hash
 
     def is_lower(self, latest: BlockRef) -> bool:
-        """Return True if a block is lower than the last head, as from a backend that lags, or of a chain cut short."""
+        """Return True if a block is lower than the last head, from a lagging backend or a shortened chain."""
         return self._last is not None and latest.number < self._last.number
 
     def idle(self, now: float) -> None:

@@ -21,7 +21,7 @@ async def choose_backend(
     """The backend to use; raises `DeviceError` naming what is missing and what to do.
 
     With ``auto`` a wireguard-go that runs for the interface is kept, so that a restart costs no tunnel
-    because a kernel module has turned up; else the kernel's is taken where there is one.
+    because a kernel module has turned up; else the kernel's is used if it exists.
     """
     if not has_net_admin():
         raise DeviceError("no permission to create interfaces: run as root or grant CAP_NET_ADMIN")
@@ -54,7 +54,7 @@ def _userspace(program: str) -> Backend:
 
 
 def has_net_admin() -> bool:
-    """Whether this process may change the network of its namespace (CapEff of proc_pid_status(5))."""
+    """Return True if this process may change the network of its namespace (CapEff of proc_pid_status(5))."""
     for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
         if line.startswith("CapEff:"):
             return bool(int(line.split()[1], 16) >> _CAP_NET_ADMIN & 1)

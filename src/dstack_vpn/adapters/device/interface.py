@@ -68,7 +68,7 @@ class Interface:
         self.claimed: int | None = None
         """The index of the link that is ours; None until one was proven or made."""
         self.without_ipv6 = False
-        """Whether the host has refused an IPv6 address or route, at the last attempt."""
+        """True if the host has refused an IPv6 address or route, at the last attempt."""
         self._opened: AsyncIPRoute | None = None
         self._said_without_ipv6 = False
 
@@ -103,7 +103,7 @@ class Interface:
         return None
 
     async def fact(self) -> LinkFact | None:
-        """The link as `core.ownership` judges it, but for its addresses; None if there is none."""
+        """Return the link as `core.ownership` judges it, without its addresses; None if it is missing."""
         described = await self.describe()
         if described is None:
             return None

@@ -42,7 +42,7 @@ class KernelDevice:
         self._reading, self._changing = asyncio.Lock(), asyncio.Lock()
 
     async def read(self) -> DeviceState:
-        """Read everything, anew where it changed meanwhile; raises `DeviceError`, `DeviceGoneError`."""
+        """Read everything, again if it changed during the dump; raises `DeviceError`, `DeviceGoneError`."""
         async with self._reading:
             for _ in range(DUMP_ATTEMPTS):
                 state = await self._dump()
@@ -51,7 +51,7 @@ class KernelDevice:
         raise DeviceError(f"{self._name} changed under each of {DUMP_ATTEMPTS} attempts to read it")
 
     async def _dump(self) -> DeviceState | None:
-        """One dump; None where the device changed meanwhile, so that peers may be missing or twice in it."""
+        """Return one dump; None if the device changed during it, so that peers may be missing or twice in it."""
         parser, torn = wgnetlink.DumpParser(), False
         payload = wgnetlink.encode_get(self._name)
         try:
@@ -74,7 +74,7 @@ class KernelDevice:
                 await self._change(payload, slow=slow)
 
     async def configure(self, private_key: PrivateKey, listen_port: int) -> None:
-        """Set key and port where they differ; a port that is in use leaves the device on its old one.
+        """Set key and port if they differ; a port that is in use leaves the device on its old one.
 
         ``listen_port`` 0 keeps whatever port the device has. Raises `DeviceError`, `DeviceGoneError`.
         """

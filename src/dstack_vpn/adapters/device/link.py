@@ -1,8 +1,8 @@
 """The interface around a device: `UserspaceLink` for wireguard-go, `KernelLink` for the kernel's own.
 
 `start` is create, adopt and restart in one: it looks at what is there and adds what is missing, so calling
-it again after a failure is always right. A device that was started anew knows neither key nor peers, which
-is for the caller to mend; `gone` tells when that is due.
+it again after a failure is always right. A restarted device has neither key nor peers, which
+the caller must restore; `gone` reports when that is due.
 
 What is there must be ours (`core.ownership`): an interface that is not is refused, and `stop` removes only
 what `start` has made or proven.
@@ -48,7 +48,7 @@ _POLL: Final = 0.001
 
 
 class _Link(ABC):
-    """What both kinds share: everything that is rtnetlink's."""
+    """The part that both kinds share: everything done by rtnetlink."""
 
     def __init__(self, claim: Claim) -> None:
         self.name = process.check_name(claim.interface)
@@ -101,7 +101,7 @@ class _Link(ABC):
         return self._interface.without_ipv6
 
     async def is_up(self) -> bool:
-        """Whether the interface exists and is up."""
+        """Return True if the interface exists and is up."""
         described = await self._interface.describe()
         return described is not None and bool(described["up"])
 
@@ -266,7 +266,7 @@ class UserspaceLink(_Link):
             await self._device.gone()
 
     async def is_up(self) -> bool:
-        """Whether the interface exists, is up, and its wireguard-go lives."""
+        """Return True if the interface exists, is up, and its wireguard-go runs."""
         return self._device is not None and not self._device.is_gone and await super().is_up()
 
     async def stop(self, *, keep: bool) -> None:

@@ -1,4 +1,4 @@
-"""Netlink's framing, as bytes in and out, and a socket that speaks it one request at a time.
+"""Netlink's framing, as bytes in and out, and a socket that sends one request at a time.
 
 Sources: linux/netlink.h and linux/genetlink.h. A message is a header of 16 bytes and a payload; attributes
 are a length, a type and a value, padded to four bytes, and nest. All of it is in the host's byte order.
@@ -41,7 +41,7 @@ _LINK_INDEX: Final = struct.Struct("=4xi")
 
 RECEIVE_BYTES: Final = 65_536
 INLINE_BYTES: Final = 4_096
-"""What is sent from the event loop itself: the kernel carries a request out while it is being sent."""
+"""Requests sent from the event loop itself: the kernel carries a request out while it is being sent."""
 
 
 class NetlinkRefusalError(DeviceError):
@@ -112,7 +112,7 @@ def parse_generic(payload: memoryview) -> Iterator[tuple[int, memoryview]]:
 
 
 def deleted_links(buffer: bytes) -> Iterator[int]:
-    """The indexes of the interfaces that a link notification tells the end of; raises `DeviceError`."""
+    """Return the indexes of the interfaces that a link notification reports as removed; raises `DeviceError`."""
     for each in parse_messages(buffer):
         if each.type == RTM_DELLINK:
             if len(each.payload) < _LINK_INDEX.size:
@@ -196,7 +196,7 @@ async def _answers(opened: socket.socket, sequence: int) -> AsyncIterator[Netlin
 
 
 async def find_family(name: str) -> int | None:
-    """A generic netlink family's number; None where the kernel has none, after trying to load its module."""
+    """A generic netlink family's number; None if the kernel lacks it, after trying to load its module."""
     payload = generic(_CTRL_CMD_GETFAMILY, attribute(_CTRL_ATTR_FAMILY_NAME, name.encode("ascii") + b"\0"))
     found: int | None = None
     opened = GenericSocket()
@@ -230,7 +230,7 @@ class LinkWatch:
         except BlockingIOError:
             return
         except OSError:
-            # The kernel had more to tell than the buffer held (ENOBUFS): look anew rather than miss it.
+            # The kernel's notifications overflowed the buffer (ENOBUFS): check again rather than miss one.
             self._look()
             return
         try:
@@ -248,7 +248,7 @@ class LinkWatch:
             self.gone.set()
 
     def close(self) -> None:
-        """Watch no longer; whoever waits is let go."""
+        """Stop watching; release the waiters."""
         if self._socket.fileno() >= 0:
             self._loop.remove_reader(self._socket)
             self._socket.close()

@@ -31,7 +31,7 @@ from typing import Final
 from dstack_vpn.errors import DeviceError
 
 SOCKETS: Final = Path("/var/run/wireguard")
-"""Where wireguard-go and `wg` look for control sockets; wireguard-go exits when its own is removed."""
+"""The directory of the control sockets of wireguard-go and `wg`; wireguard-go exits when its own is removed."""
 TUN: Final = "/dev/net/tun"
 _UNIX_SOCKETS: Final = Path("/proc/thread-self/net/unix")
 """The Unix sockets of the thread's network namespace, with the paths that they were bound to."""
@@ -46,7 +46,7 @@ _IFF_TUN_EXCL: Final = 0x8000
 _IFREQ: Final = struct.Struct("16sH22x")
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_=+.-]{1,15}", re.ASCII)
-"""What wg-quick accepts as an interface's name: a path component and no shell text."""
+"""The interface names that wg-quick accepts: a path component and no shell text."""
 
 _TUN_PROBLEMS: Final = {
     errno.ENOENT: f"{TUN} is missing: load the tun module, or pass the device to the container",
@@ -61,7 +61,7 @@ _LISTENS: Final = "00010000"
 
 
 def check_name(name: str) -> str:
-    """The interface name itself; raises `DeviceError` where it is none."""
+    """Return the interface name; raises `DeviceError` if it is invalid."""
     if not _NAME.fullmatch(name) or name in {".", ".."}:
         raise DeviceError(f"not an interface name: {name[:32]!r} (1 to 15 letters, digits or _=+.-)")
     return name
@@ -73,7 +73,7 @@ def socket_path(name: str) -> Path:
 
 
 def find_program(program: str) -> Path:
-    """The path of wireguard-go; raises `DeviceError` where there is none."""
+    """Return the path of wireguard-go; raises `DeviceError` if it is missing."""
     path = shutil.which(program)
     if path is None:
         raise DeviceError(f"{program} is not installed: apt install wireguard-go")
@@ -81,7 +81,7 @@ def find_program(program: str) -> Path:
 
 
 def has_offloads(program: Path) -> bool:
-    """Whether this wireguard-go expects packets behind a virtio header, which makes it several times faster.
+    """Return True if this wireguard-go expects packets behind a virtio header: it is several times faster.
 
     Else it expects them behind the older packet information, and takes one for the other. Versions don't
     tell (Debian's 0.0.20231211 calls itself 0.0.20230223, which had none); the type's name, which is in
@@ -91,7 +91,7 @@ def has_offloads(program: Path) -> bool:
 
 
 async def program_version(program: Path) -> str | None:
-    """What wireguard-go calls itself, such as ``0.0.20230223``; None where it says nothing."""
+    """Return wireguard-go's version, such as ``0.0.20230223``; None if it prints none."""
     child = await asyncio.create_subprocess_exec(
         program, "--version", stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
     )
@@ -101,7 +101,7 @@ async def program_version(program: Path) -> str | None:
 
 
 def is_outdated(version: str | None) -> bool:
-    """Whether it is a version whose control socket stalls for a minute (0.0.20220316 and before)."""
+    """Return True for a version whose control socket stalls for a minute (0.0.20220316 and before)."""
     numbers = tuple(int(part) for part in (version or "").split(".") if part)
     return bool(numbers) and numbers < (0, 0, 20230223)
 
@@ -133,7 +133,7 @@ def persist(descriptor: int) -> None:
 
 
 def is_attached(descriptor: int) -> bool:
-    """Whether the descriptor's interface still exists."""
+    """Return True if the descriptor's interface still exists."""
     try:
         fcntl.ioctl(descriptor, _TUNGETIFF, bytes(_IFREQ.size))
     except OSError:
@@ -142,7 +142,7 @@ def is_attached(descriptor: int) -> bool:
 
 
 def listens_here(path: Path) -> bool:
-    """Whether a program of our network namespace listens at the control socket's path.
+    """Return True if a program of our network namespace listens at the control socket's path.
 
     A socket belongs to the namespace that it was made in, and only that one's table has it. The process that
     called listen (SO_PEERCRED) proves nothing: it is the daemon that started wireguard-go, long dead perhaps.
@@ -158,7 +158,7 @@ def listens_here(path: Path) -> bool:
 
 
 def is_listened_at(path: Path) -> bool:
-    """Whether a program listens at the path, in whichever network namespace; raises `OSError`."""
+    """Return True if a program listens at the path, in whichever network namespace; raises `OSError`."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
         try:
             probe.connect(str(path))
@@ -170,7 +170,7 @@ def is_listened_at(path: Path) -> bool:
 
 
 def is_elsewhere(path: Path) -> bool:
-    """Whether a program listens at the path, and it is one of another network namespace."""
+    """Return True if a program listens at the path, and it is one of another network namespace."""
     try:
         return is_listened_at(path) and not listens_here(path)
     except OSError:
@@ -178,7 +178,7 @@ def is_elsewhere(path: Path) -> bool:
 
 
 def socket_id(path: Path) -> tuple[int, int] | None:
-    """Which socket the path leads to: device and inode; None if there is none."""
+    """Return the socket behind the path, as device and inode; None if it is missing."""
     with suppress(OSError):
         found = path.lstat()
         if stat.S_ISSOCK(found.st_mode):
@@ -255,7 +255,7 @@ class Child:
 def spawn(program: Path, name: str, tun: int, listener: socket.socket) -> Child:
     """Start wireguard-go on the TUN descriptor and the listening socket; raises `DeviceError`.
 
-    The caller closes its own ``listener`` after that, so that the kernel resets whoever waits at it if
+    The caller closes its own ``listener`` after that, so that the kernel resets clients that wait at it if
     the program dies.
     """
     # Above the numbers that they get in the child, so that neither is put upon the other.

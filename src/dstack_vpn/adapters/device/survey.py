@@ -18,7 +18,7 @@ from dstack_vpn.core.ownership import Claim, DeviceFact, Host, LinkFact, with_ad
 from dstack_vpn.errors import DeviceError, DeviceGoneError
 
 PATIENCE: Final = 3.0
-"""Seconds that a device of somebody else's gets to describe itself."""
+"""Seconds for a foreign device to describe itself."""
 
 
 async def survey(claim: Claim, backend: str) -> Host:

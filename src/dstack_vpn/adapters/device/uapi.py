@@ -12,7 +12,7 @@ What this codec makes sure of:
   line and hang up without us losing its answer to EPIPE, and readers get their turn in between.
 - After a keepalive was switched on, wireguard-go makes every later peer of the same operation shake hands
   too. A peer without one never shares an operation with one that came before it.
-- ``get=1`` tells the private key. It becomes a public key on the line where it is read.
+- ``get=1`` returns the private key. It becomes a public key on the line where it is read.
 """
 
 import errno
@@ -80,7 +80,7 @@ def encode_private_key(key: PrivateKey) -> bytes:
 
 
 def encode_listen_port(port: int) -> bytes:
-    """The operation that binds another UDP port. The socket is made anew: only for a new one."""
+    """The operation that binds another UDP port. The socket is recreated: only for a new port."""
     return f"set=1\nlisten_port={check_port(port)}\n\n".encode("ascii")
 
 
@@ -156,7 +156,7 @@ class GetParser:
         self._fields, self._allowed_ips = self._device, []
 
     def state(self) -> DeviceState:
-        """What was read; raises `DeviceError` where the device refused or the answer has no end."""
+        """Return the device that was read; raises `DeviceError` if it refused or the answer is incomplete."""
         if self._errno is None:
             raise DeviceError("the WireGuard device's description of itself broke off")
         if self._errno:

@@ -39,7 +39,7 @@ class Channel(asyncio.Protocol):
 
     @classmethod
     async def open(cls, path: Path) -> "Channel":
-        """Connect; raises `DeviceGoneError` where nobody listens."""
+        """Connect; raises `DeviceGoneError` without a listener."""
         try:
             _, channel = await asyncio.get_running_loop().create_unix_connection(cls, str(path))
         except OSError as error:
@@ -59,7 +59,7 @@ class Channel(asyncio.Protocol):
             self._answer.set_result(self._pieces)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Fail whoever waits for an answer, and whoever waits for this."""
+        """Fail the calls that wait for an answer, and wake the waiters for this end."""
         self.lost.set()
         if self._answer is not None and not self._answer.done():
             self._answer.set_exception(DeviceGoneError("the WireGuard device hung up"))
@@ -121,7 +121,7 @@ class UserspaceDevice:
 
     @classmethod
     async def connect(cls, path: Path) -> "UserspaceDevice":
-        """Take up contact; raises `DeviceGoneError` where nobody listens."""
+        """Connect; raises `DeviceGoneError` without a listener."""
         return cls(path, await Channel.open(path))
 
     async def read(self) -> DeviceState:
@@ -142,7 +142,7 @@ class UserspaceDevice:
             await self._change(operation)
 
     async def configure(self, private_key: PrivateKey, listen_port: int) -> None:
-        """Set key and port where they differ; a port that is in use leaves the device on its old one.
+        """Set key and port if they differ; a port that is in use leaves the device on its old one.
 
         ``listen_port`` 0 keeps whatever port the device has. Raises `DeviceError`, `DeviceGoneError`.
         """
@@ -169,7 +169,7 @@ class UserspaceDevice:
     async def _change(self, operation: bytes) -> None:
         code = uapi.parse_status(b"".join(await self._changes.call(operation)))
         if code:
-            # What follows a refused line is taken for the next operation: begin on a new connection.
+            # Lines after a refused one are read as the next operation: begin on a new connection.
             self._changes.close()
             raise uapi.refusal(code)
 
@@ -179,7 +179,7 @@ class UserspaceDevice:
 
     @property
     def is_gone(self) -> bool:
-        """Whether wireguard-go has died or `close` was called."""
+        """True if wireguard-go has died or `close` was called."""
         return self._watch.lost.is_set()
 
     def close(self) -> None:

@@ -192,7 +192,7 @@ class DumpParser:
         self._peers[peer.public_key] = peer
 
     def state(self) -> DeviceState:
-        """What was read."""
+        """Return the device that was read."""
         return DeviceState(self._public_key, self._listen_port, self._fwmark, self._peers)
 
 

@@ -46,13 +46,13 @@ class Desk:
         self._questions: Places[asyncio.Task[object]] = Places(QUESTIONS)
 
     def hears(self, source: Source) -> bool:
-        """Whether a source may ask a question now."""
+        """Return True if a source may ask a question now."""
         limiter = self._own if source.kind is Kind.OURS else self._limiter
         return limiter.take(source, time.monotonic()) is not None
 
     @contextmanager
     def seat(self, client: TcpClient) -> Iterator[bool]:
-        """Hold a place for a TCP client; False: there is none."""
+        """Hold a place for a TCP client; False if all are taken."""
         taken = self._clients.take(client.source, client, time.monotonic())
         if taken is not None and taken.displaced is not None:
             taken.displaced.writer.transport.abort()

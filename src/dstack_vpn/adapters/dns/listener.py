@@ -187,7 +187,7 @@ class Listener:
 
 
 class _Client(NamedTuple):
-    """Who asked, and at which of our addresses."""
+    """Return the client's address, and our address that it asked."""
 
     address: Any
     """As the socket module has it."""

@@ -35,7 +35,7 @@ _LABEL: Final = 63
 _EDNS: Final = b"\0\0\x29"
 """How the OPT record begins: the root's name and type 41."""
 _WITHOUT_QUESTION: Final = (dns.rcode.FORMERR, dns.rcode.SERVFAIL, dns.rcode.NOTIMP, dns.rcode.REFUSED)
-"""What some answer without saying to what."""
+"""Response codes that some servers send without the question."""
 _OPCODE: Final = 0x78
 """In a header's third byte; 0 is a plain query."""
 
@@ -50,7 +50,7 @@ Query = dns.message.Message
 
 
 def parse(data: bytes) -> Query:
-    """A client's question; raises `FormatError` where it is none."""
+    """Return a client's question; raises `FormatError` if it is malformed."""
     if not HEADER <= len(data) <= LONGEST or data[2] & (_RESPONSE | _OPCODE) or not _is_lone(data):
         raise FormatError("not a DNS question")
     try:
@@ -60,9 +60,9 @@ def parse(data: bytes) -> Query:
 
 
 def _is_lone(data: bytes) -> bool:
-    """Whether there is one question, and nothing with it but EDNS.
+    """Return True if there is one question, and nothing else except EDNS.
 
-    dnspython looks for a module for each type and class that it meets, and remembers for ever what it found:
+    dnspython looks for a module for each type and class that it meets, and caches the result permanently:
     a question's records could be 300 of these.
     """
     questions, answers, authorities, additional = struct.unpack_from("!4H", data, 4)
@@ -73,7 +73,7 @@ def _is_lone(data: bytes) -> bool:
 
 
 def _question_end(data: bytes) -> int:
-    """Where the first question ends; 0 where it has no plain name."""
+    """Return the end of the first question; 0 if it has no plain name."""
     at = HEADER
     while at < len(data) and (length := data[at]):
         if length > _LABEL:
@@ -83,7 +83,7 @@ def _question_end(data: bytes) -> int:
 
 
 def answers(asked: bytes, data: bytes) -> bool:
-    """Whether that is an answer to a question that was asked in these words (RFC 5452)."""
+    """Return True if that is an answer to exactly this question (RFC 5452)."""
     if len(data) < HEADER or data[:2] != asked[:2] or data[2] & (_RESPONSE | _OPCODE) != _RESPONSE:
         return False
     count, end = data[4:6], _question_end(asked)
@@ -103,7 +103,7 @@ def question(query: Query) -> tuple[str, str] | dns.rcode.Rcode:
 
 
 def complaint(data: bytes) -> bytes | None:
-    """What to answer to bytes that `parse` refuses: a header with their id; None where that is no use."""
+    """Return the answer to bytes that `parse` refuses: a header with their id; None if that is useless."""
     if len(data) < HEADER or data[2] & _RESPONSE:
         return None
     code = dns.rcode.NOTIMP if data[2] & _OPCODE else dns.rcode.FORMERR

@@ -1,7 +1,7 @@
-"""The DNS responder: UDP and TCP (RFC 7766) on the node's tunnel addresses, and where the operator wants it.
+"""The DNS responder: UDP and TCP (RFC 7766) on the node's tunnel addresses, and on addresses that the operator adds.
 
 It follows the tunnel's addresses. On these it answers members and this machine; on an address of the
-operator's choice, private sources. Others get no answer, not even a refusal: it can be used to flood nobody.
+operator's choice, private sources. Others get no answer, not even a refusal: it can't be used for a flood.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ LOOK: Final = 1.0
 
 
 class Directory(Protocol):
-    """What there is to tell."""
+    """The records to answer from."""
 
     def answer(self, name: str, kind: str) -> Answer:
         """Answer for a name, without its trailing dot, and a record type."""
@@ -46,7 +46,7 @@ class Directory(Protocol):
         """The tunnel addresses of this node, as of now."""
 
     def is_member_address(self, host: str) -> bool:
-        """Whether a source is in the tunnel's ranges."""
+        """Return True if a source is in the tunnel's ranges."""
 
 
 @dataclass(slots=True)
@@ -59,7 +59,7 @@ class DnsServer:
     extra: Sequence[SocketAddress] = ()
     """Addresses of the operator's choice."""
     resolvers: Sequence[SocketAddress] = ()
-    """Where to forward what is not ours; none: refuse it."""
+    """The servers that get questions outside our zone; empty: refuse them."""
     sources: Sources = field(default_factory=Sources)
     answers: Counter[str] = field(default_factory=Counter)
     """How many, by response code."""
@@ -76,7 +76,7 @@ class DnsServer:
         self.desk = Desk(self.sources)
 
     async def run(self) -> None:
-        """Serve until cancelled. An address that can't be had is tried again; a log line tells."""
+        """Serve until cancelled. An unavailable address is logged and tried again."""
         if self.resolvers:
             from dstack_vpn.adapters.dns.upstream import Forwarder
 
@@ -124,16 +124,16 @@ class DnsServer:
 
     @property
     def problem(self) -> str | None:
-        """Why nobody can ask at some of the addresses; None: clients can."""
+        """The reason why some of the addresses don't serve; None: all do."""
         return "; ".join(problem for _, problem in sorted(self._problems.items())) or None
 
     @property
     def listening(self) -> frozenset[SocketAddress]:
-        """Where it serves."""
+        """The serving addresses."""
         return frozenset(self._open)
 
     def allows_on_tunnel(self, host: str) -> bool:
-        """Whether a source may ask on the tunnel's addresses."""
+        """Return True if a source may ask on the tunnel's addresses."""
         return self.directory.is_member_address(host) or ipaddress.ip_address(host).is_loopback
 
     async def load(self) -> None:
@@ -174,7 +174,7 @@ class DnsServer:
         return await self._upstream.ask(query, over_udp=over_udp)
 
     def in_background(self, work: Coroutine[None, None, None]) -> None:
-        """Have somebody else's answer carried to whom it is for."""
+        """Forward another server's answer to the client."""
         assert self._forwarding is not None
         self._forwarding.create_task(work, name="dns forward")
 

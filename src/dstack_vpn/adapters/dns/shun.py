@@ -61,7 +61,7 @@ class Shunned:
         if len(self._refused) >= COUNTED:
             self._refused.clear()
         self._refused[host] = count + 1, since
-        # What was queued before the filter is still read.
+        # Datagrams queued before the filter are still read.
         if count + 1 >= AFTER and host not in self._timers and len(self._timers) < MOST:
             self._timers[host] = loop.call_later(PAUSE, self._hear_again, host)
             self._attach()

@@ -1,4 +1,4 @@
-"""Who may ask for what.
+"""Access rules of the HTTP server.
 
 Three things let a request in: a path that is open to all, the token, or the address that it comes from, if
 the operator allows that. Trust in this machine rests on what the kernel says of the other end's process
@@ -54,15 +54,15 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What the operator allows."""
+    """The operator's access settings."""
 
     token: str | None = field(default=None, repr=False)
     loopback: bool = True
-    """Whether root's processes on this machine, and our own user's, may ask without the token."""
+    """True if processes of root and of our own user on this machine need no token."""
     users: bool = False
-    """Whether all processes on this machine may."""
+    """True if no process on this machine needs the token."""
     vpn: bool = False
-    """Whether members of the network may, by their tunnel addresses."""
+    """True if members of the network, by tunnel address, need no token."""
     proxies: tuple[Network, ...] = _LOOPBACK
     """Whose word on their clients is taken, and who may use forward-auth without the token."""
     suffix: str | None = None
@@ -98,7 +98,7 @@ class Policy:
         return None if self._is_plain(request) else Refusal(421, _REBOUND)
 
     def client(self, request: web.Request) -> Address | None:
-        """Who has to answer for a request: behind a trusted proxy's question, the one that it asks about."""
+        """Return the client of a request: for a trusted proxy's question, the client that it asks about."""
         peer = peer_of(request)
         if peer is None or not self.asks_for_a_client(request, peer):
             return peer
@@ -108,7 +108,7 @@ class Policy:
             return peer
 
     def asks_for_a_client(self, request: web.Request, peer: Address | None) -> bool:
-        """Whether that is a trusted proxy's question about its client."""
+        """Return True for a trusted proxy's question about its client."""
         forward_auth = f"{request.path}/".startswith(f"{FORWARD_AUTH}/")
         return forward_auth and peer is not None and self.trusts(peer)
 
@@ -116,7 +116,7 @@ class Policy:
         return is_plain_host(request.headers.get("Host"), self.suffix)
 
     def trusts(self, peer: Address) -> bool:
-        """Whether that is a proxy of ours."""
+        """Return True for a trusted proxy."""
         return any(peer in network for network in self.proxies if network.version == peer.version)
 
     def _open_to(self, peer: Address, request: web.Request) -> bool:
@@ -136,7 +136,7 @@ class Policy:
 
     @staticmethod
     def by_proxy(request: web.Request) -> bool:
-        """Whether a request shows that a proxy has passed it on; if not, that proves nothing."""
+        """Return True if a request shows that a proxy forwarded it; False proves nothing."""
         # Of those that still speak HTTP/1.0, nginx passes on the requests of others.
         return request.version < HttpVersion11 or shows_a_proxy(request.headers)
 
@@ -148,13 +148,13 @@ class Policy:
 
 
 def behind(request: web.Request, peer: Address, proxies: Sequence[Network]) -> Address:
-    """Whom a request comes from that ``peer`` has sent; raises `FormatError` where that can't be told."""
+    """Return the client of a request that ``peer`` has sent; raises `FormatError` if it is unknown."""
     forwarded = request.headers.getall("X-Forwarded-For", [])
     return forwarded_client(peer, forwarded, request.headers.getall("X-Real-IP", []), proxies)
 
 
 def _is_here(request: web.Request, peer: Address | None) -> bool:
-    """Whether a request comes from this machine, by loopback or by an address of its own."""
+    """Return True for a request from this machine, by loopback or by an address of its own."""
     return peer is not None and (peer.is_loopback or peer == _address_of(request, "sockname"))
 
 

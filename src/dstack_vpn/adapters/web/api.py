@@ -22,15 +22,15 @@ _MOST_BACKLOG: Final = 2048
 
 
 class ApiView(Protocol):
-    """What can be asked about a node; implemented by `wiring.view.NodeView`."""
+    """The queries about a node; implemented by `wiring.view.NodeView`."""
 
     @property
     def feed(self) -> Feed:
-        """What happens."""
+        """The events."""
 
     @property
     def version(self) -> Mapping[str, Any]:
-        """What runs."""
+        """The running version and settings."""
 
     async def stats(self) -> Later:
         """Everything."""
@@ -42,16 +42,16 @@ class ApiView(Protocol):
         """For Prometheus."""
 
     async def peer(self, node_id: str) -> dict[str, Any] | None:
-        """One node with its history; None where the registry has no such node."""
+        """Return one node with its history; None if the registry has no such node."""
 
     def decide(self, subject: str | PublicKey | Address) -> dict[str, Any]:
-        """Whether a node id, a key or a tunnel address is on the network, and why."""
+        """Return True if a node id, key or tunnel address is on the network, with the reason."""
 
     def whois(self, address: Address) -> dict[str, Any] | None:
         """Which member is behind a tunnel address; None where none is."""
 
     def is_ours(self, address: Address) -> bool:
-        """Whether that is a tunnel address at all."""
+        """Return True for a tunnel address."""
 
 
 class Api:
@@ -155,7 +155,7 @@ class Api:
 
 
 def _identity(found: Mapping[str, Any]) -> dict[str, str]:
-    """Who it is, for the application behind the proxy; a node id is a word of 63 harmless characters."""
+    """Return the client's identity for the application behind the proxy; a node id is a word of 63 harmless characters."""
     return {
         "Remote-User": found["node"],
         "X-Vpn-Node": found["node"],

@@ -1,6 +1,6 @@
-"""Who asks: the address behind a connection, and behind a proxy's request.
+"""The client's address behind a connection, and behind a proxy's request.
 
-A header is believed only where the operator trusts the one who sent it. ``X-Forwarded-For`` is read from its
+A header is used only if the operator trusts its sender. ``X-Forwarded-For`` is read from its
 end: each proxy adds whom it heard from, so what stands before the first address that is no proxy of ours may
 have been made up by the client. ``X-Real-IP`` is not needed, but where a proxy sends it, too, it has to say
 the same: a proxy that sets one of the two passes the client's own version of the other on.
@@ -38,7 +38,7 @@ def parse_address(text: str) -> Address:
 def forwarded_client(
     peer: Address, forwarded: Sequence[str], real: Sequence[str], proxies: Sequence[Network]
 ) -> Address:
-    """Whom a request comes from that ``peer`` has sent; raises `FormatError` where that can't be told.
+    """Return the client of a request that ``peer`` has sent; raises `FormatError` if it is unknown.
 
     ``forwarded`` and ``real`` are the values of all ``X-Forwarded-For`` and ``X-Real-IP`` headers. From
     anybody but a proxy they mean nothing.
@@ -76,7 +76,7 @@ def _is_proxy(address: Address, proxies: Sequence[Network]) -> bool:
 
 
 def is_plain_host(host: str | None, suffix: str | None = None) -> bool:
-    """Whether a ``Host`` header names this machine as no foreign page's name can; ``suffix`` is our own zone.
+    """Return True if a ``Host`` header names this machine as no foreign page can; ``suffix`` is our zone.
 
     A page may have its own name resolve to a loopback or tunnel address (DNS rebinding) and then read what
     is open there; the name in ``Host`` stays its own.

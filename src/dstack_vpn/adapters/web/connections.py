@@ -67,7 +67,7 @@ class Connections:
         return self._sources.of(there, here)
 
     def in_lobby(self, transport: asyncio.BaseTransport | None) -> bool:
-        """Whether a connection got no place, and may only ask for health."""
+        """Return True if a connection got no place, and may only request health."""
         return transport is not None and (found := self._open.get(transport)) is not None and found.in_lobby
 
     def busy(self, transport: asyncio.BaseTransport | None) -> None:

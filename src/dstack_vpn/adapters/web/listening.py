@@ -29,7 +29,7 @@ class Listening:
     def __init__(self, host: str, port: int) -> None:
         self.host, self.port = host, port
         self.problem: str | None = None
-        """Why nobody can connect; None: clients can."""
+        """The reason why clients can't connect; None: they can."""
 
     async def serve(self, make: Callable[[], asyncio.Protocol]) -> None:
         """Serve until cancelled. Absorbs every failure to bind."""

@@ -4,9 +4,9 @@
     /ready    200 when the tunnel carries the registry's members, else 503
     /health   every component with its reason and since when; 200, or 503 when a person should look
     /stats    counters, for `dstack-vpn status` and for people
-    /metrics  the same for Prometheus, where the view has it
+    /metrics  the same for Prometheus, if the view has it
 
-A node adds `api` and `page`. It answers GET only, tells no secret, and is bounded: connections and their
+A node adds `api` and `page`. It answers GET only, reveals no secret, and is bounded: connections and their
 patience (`connections`), requests by source (`core.limits.pace`), heads by aiohttp, who may ask (`access`).
 """
 
@@ -43,7 +43,7 @@ PROXIED: Final = Pace(burst=800, burst_of_kind=1600, longest=0.25)
 """A trusted proxy's questions about one client. A page has hundreds of parts, and a browser asks for a
 hundred at once; each question holds one of the proxy's connections, so it is held back for less long."""
 DEADLINE: Final = 10.0
-"""Seconds for an answer, but for streams."""
+"""Seconds for an answer, except for streams."""
 _LINE, _FIELD, _FIELDS = 8190, 8190, 64
 """The longest request line and header field, and the most fields."""
 _HEADERS: Final = {
@@ -57,7 +57,7 @@ _HEADERS: Final = {
 
 
 class View(Protocol):
-    """What can be seen of a process."""
+    """The public view of a process."""
 
     def health(self) -> Health:
         """The verdict now."""
@@ -86,7 +86,7 @@ class Part(Protocol):
     """Paths whose answers may take as long as they like."""
 
     def routes(self) -> Iterable[Route]:
-        """What it answers."""
+        """The served view."""
 
     async def close(self) -> None:
         """The server ends."""
@@ -110,7 +110,7 @@ class HttpServer:
 
     @property
     def problem(self) -> str | None:
-        """Why nobody can connect; None: clients can."""
+        """The reason why clients can't connect; None: they can."""
         return self._listening.problem
 
     async def run(self) -> None:
@@ -232,7 +232,7 @@ class HttpServer:
             _log.error("web.failed", path=request.path, problem=f"{type(error).__name__}: {error}")
             return problem(500, "this should not have happened: the log says more")
 
-    # -- what everybody has ---------------------------------------------------------------------------
+    # -- common to all views --------------------------------------------------------------------------
 
     def _own(self) -> Iterable[Route]:
         return Route("/live", self._live), Route("/ready", self._ready), Route("/health", self._well)
@@ -275,7 +275,7 @@ class Documents:
 
 
 def of_view(view: View) -> Documents:
-    """What a view shows, for a process that has nothing else."""
+    """Routes of a view, for a process without an API."""
 
     async def stats() -> Later:
         shown = view.stats()
@@ -312,7 +312,7 @@ def problem(status: int, reason: str, headers: Mapping[str, str] = MappingProxyT
 
 
 def _quiet() -> logging.Logger:
-    """What aiohttp logs to: it has a traceback for every malformed request, which anybody can send."""
+    """The logger for aiohttp, which logs a traceback for every malformed request, and any client can send one."""
     logger = logging.getLogger("dstack_vpn.web")
     logger.setLevel(logging.CRITICAL + 1)
     return logger

@@ -1,7 +1,7 @@
 """Server-sent events: everything that happens, as it happens.
 
 A message's id is the node's life and the entry's number in it. A reader that comes back with the last id it
-has seen (``Last-Event-ID``) gets what it missed, as far as that is still kept; else a ``reset`` tells it to
+has seen (``Last-Event-ID``) gets what it missed, as far as that is still kept; else a ``reset`` asks it to
 read the present state again. Readers are followed from one shared ring: one that is slower than the ring, or
 takes nothing for `STALL` seconds, is dropped, and no other reader is affected. The places are divided by
 `core.limits.shares`; a reader that loses its place to another's first one is ended, and comes back with its
@@ -42,7 +42,7 @@ class Feed(Protocol):
     last: int
 
     def after(self, number: int, limit: int) -> list[Entry] | None:
-        """The next entries; None where they are not kept any more."""
+        """Return the next entries; None if they are no longer kept."""
 
     def latest(self, limit: int) -> list[Entry]:
         """The last entries."""
@@ -95,7 +95,7 @@ class Streams:
             ends = None if wait is None else time.monotonic() + wait
             await self._follow(_Writer(response, request, self._stall, self._drop), number, greeting, ends)
         except (ConnectionError, TimeoutError, asyncio.CancelledError):
-            # The reader has left or was dropped, or the node ends: either way there is nobody to tell.
+            # The reader has left or was dropped, or the node ends: no reader is left to notify.
             pass
         finally:
             self._tasks.discard(task)
@@ -154,7 +154,7 @@ class _Writer:
         self._response, self._request, self._stall, self._drop = response, request, stall, drop
 
     async def write(self, data: bytes) -> None:
-        """Raises `ConnectionError` where the reader has left, and `TimeoutError` where it takes nothing."""
+        """Raise `ConnectionError` if the reader has left, and `TimeoutError` if it accepts nothing."""
         if not data:
             return
         try:
