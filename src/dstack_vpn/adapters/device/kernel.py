@@ -51,7 +51,7 @@ class KernelDevice:
         raise DeviceError(f"{self._name} changed under each of {DUMP_ATTEMPTS} attempts to read it")
 
     async def _dump(self) -> DeviceState | None:
-        """Return one dump; None if the device changed during it, so that peers may be missing or twice in it."""
+        """Return one dump; None if the device changed, so that peers may be missing or twice in it."""
         parser, torn = wgnetlink.DumpParser(), False
         payload = wgnetlink.encode_get(self._name)
         try:

@@ -112,7 +112,7 @@ def parse_generic(payload: memoryview) -> Iterator[tuple[int, memoryview]]:
 
 
 def deleted_links(buffer: bytes) -> Iterator[int]:
-    """Return the indexes of the interfaces that a link notification reports as removed; raises `DeviceError`."""
+    """Return the indexes of the interfaces that a notification reports as removed; raises `DeviceError`."""
     for each in parse_messages(buffer):
         if each.type == RTM_DELLINK:
             if len(each.payload) < _LINK_INDEX.size:

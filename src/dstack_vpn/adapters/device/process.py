@@ -31,7 +31,7 @@ from typing import Final
 from dstack_vpn.errors import DeviceError
 
 SOCKETS: Final = Path("/var/run/wireguard")
-"""The directory of the control sockets of wireguard-go and `wg`; wireguard-go exits when its own is removed."""
+"""Control sockets of wireguard-go and `wg`; wireguard-go exits when its own is removed."""
 TUN: Final = "/dev/net/tun"
 _UNIX_SOCKETS: Final = Path("/proc/thread-self/net/unix")
 """The Unix sockets of the thread's network namespace, with the paths that they were bound to."""

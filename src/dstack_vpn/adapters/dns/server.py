@@ -1,4 +1,4 @@
-"""The DNS responder: UDP and TCP (RFC 7766) on the node's tunnel addresses, and on addresses that the operator adds.
+"""The DNS responder: UDP and TCP (RFC 7766) on the tunnel addresses, and on addresses that the operator adds.
 
 It follows the tunnel's addresses. On these it answers members and this machine; on an address of the
 operator's choice, private sources. Others get no answer, not even a refusal: it can't be used for a flood.

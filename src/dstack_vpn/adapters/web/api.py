@@ -45,10 +45,10 @@ class ApiView(Protocol):
         """Return one node with its history; None if the registry has no such node."""
 
     def decide(self, subject: str | PublicKey | Address) -> dict[str, Any]:
-        """Return True if a node id, key or tunnel address is on the network, with the reason."""
+        """Return the decision whether a node id, key or tunnel address is on the network, and why."""
 
     def whois(self, address: Address) -> dict[str, Any] | None:
-        """Which member is behind a tunnel address; None where none is."""
+        """Return the member behind a tunnel address; None without one."""
 
     def is_ours(self, address: Address) -> bool:
         """Return True for a tunnel address."""
@@ -155,7 +155,7 @@ class Api:
 
 
 def _identity(found: Mapping[str, Any]) -> dict[str, str]:
-    """Return the client's identity for the application behind the proxy; a node id is a word of 63 harmless characters."""
+    """Return the client's identity for the proxied application; a node id has up to 63 safe characters."""
     return {
         "Remote-User": found["node"],
         "X-Vpn-Node": found["node"],

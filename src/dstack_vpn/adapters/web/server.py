@@ -86,7 +86,7 @@ class Part(Protocol):
     """Paths whose answers may take as long as they like."""
 
     def routes(self) -> Iterable[Route]:
-        """The served view."""
+        """Return the routes that it serves."""
 
     async def close(self) -> None:
         """The server ends."""
@@ -312,7 +312,7 @@ def problem(status: int, reason: str, headers: Mapping[str, str] = MappingProxyT
 
 
 def _quiet() -> logging.Logger:
-    """The logger for aiohttp, which logs a traceback for every malformed request, and any client can send one."""
+    """Return aiohttp's logger, muted: any client can cause a traceback with a malformed request."""
     logger = logging.getLogger("dstack_vpn.web")
     logger.setLevel(logging.CRITICAL + 1)
     return logger
