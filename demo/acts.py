@@ -25,7 +25,7 @@ _OUTAGE: Final = 1.0
 
 
 class Acts:
-    """All of them, in a lab, told to a story."""
+    """Run all acts in a lab and report them to a story."""
 
     COUNT: Final = 8
 

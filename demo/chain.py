@@ -89,7 +89,7 @@ class LabChain:
     def start(self) -> None:
         """Start it, and wait until it answers; `AdminError` where it doesn't."""
         self.home.mkdir(mode=0o700, exist_ok=True)
-        # A file, not a pipe: anvil logs every call, and stops dead when nobody reads what it logs.
+        # A file, not a pipe: anvil logs every call, and stops when its log is not read.
         with self.log.open("ab") as log:
             self._process = self.namespace.popen(
                 *(self._program, "--host", self.address, "--port", str(PORT), "--prune-history", "1000"),

@@ -6,7 +6,7 @@
 
 Only neighbours are reachable from any of them: there is no default route. Everything belongs to a *run*, a
 directory in the system's temporary one, and bears its tag, so that two runs never meet and whatever is left
-of one can be found by name and removed. A lock on the directory tells runs that go on from those that ended.
+of one can be found by name and removed. A lock on the directory separates active runs from ended ones.
 """
 
 import contextlib
@@ -74,7 +74,7 @@ class LabRun:
     @classmethod
     def new(cls) -> Self:
         """A new run, locked by this process."""
-        # Under another name until it is locked: whoever cleans up would take it for one that has ended.
+        # Under another name until it is locked: a clean-up would take it for an ended run.
         hidden = cls(Path(tempfile.mkdtemp(prefix=f".{_PREFIX}")))
         hidden.lock()
         run = cls(hidden.home.rename(hidden.home.with_name(hidden.home.name.removeprefix("."))))
@@ -209,7 +209,7 @@ class Lab:
         return mined
 
     def mint_key(self, node_id: str, key: PublicKey, owner: int = 9) -> Mined:
-        """Register a key under a name, whoever has it."""
+        """Register a key under a name, for any holder."""
         return self.chain.send(calls.mint(self.chain.accounts[owner], node_id, key))
 
     def set_endpoint(self, node: LabNode) -> Mined:

@@ -134,7 +134,7 @@ class Namespace:
             os.chdir(here)
 
     def socket(self) -> socket.socket:
-        """A TCP socket that lives inside, whoever uses it."""
+        """A TCP socket that lives inside, for use by any process."""
         with self._inside(_KINDS[:1]):
             return socket.socket(socket.AF_INET, socket.SOCK_STREAM)
 
@@ -216,7 +216,7 @@ def wait_until(condition: Callable[[], object], what: str, timeout: float = 10.0
 
 
 def remove(name: str) -> None:
-    """Kill what runs in a namespace of that name and remove it, whoever made it; none is no error."""
+    """Kill all processes in a namespace of that name and remove it; a missing one is not an error."""
     for _ in range(100):
         inside = run("ip", "netns", "pids", name, check=False).split()
         if not inside:

@@ -48,7 +48,7 @@ class Applied:
 
 
 def new_key() -> PrivateKey:
-    """A private key that is nobody's yet."""
+    """Return a new private key."""
     return clamp(secrets.token_bytes(KEY_LENGTH))
 
 
@@ -178,7 +178,7 @@ class LabNode:
     # -- what it says -----------------------------------------------------------------------------------
 
     def get(self, path: str) -> dict[str, Any]:
-        """Ask the daemon's HTTP endpoint; empty where nobody answers."""
+        """Ask the daemon's HTTP endpoint; empty without an answer."""
         connection = InsideConnection(self.namespace.socket, "127.0.0.1", HEALTH_PORT, 3.0)
         try:
             connection.request("GET", path)
@@ -194,12 +194,12 @@ class LabNode:
         return self.get("/health")
 
     def component(self, name: str) -> tuple[str, str]:
-        """One component's status and reason; empty where nobody answers."""
+        """One component's status and reason; empty without an answer."""
         found = (part for part in self.health().get("components", ()) if part["name"] == name)
         return next(((part["status"], part["reason"]) for part in found), ("", ""))
 
     def device(self) -> DeviceState:
-        """What its WireGuard holds, read past the daemon; `DstackVpnError` where there is none."""
+        """What its WireGuard holds, read past the daemon; `DstackVpnError` if it is missing."""
         parser = GetParser()
         with self.namespace.entered(), socket.socket(socket.AF_UNIX) as channel:
             channel.settimeout(3.0)
@@ -248,7 +248,7 @@ class LabNode:
         wait_until(lambda: self.reaches(address, wait=0.2), f"{self.name} reaches {address}", timeout)
 
     def fetch(self, address: str, port: int, path: str = "/") -> str:
-        """GET a page from inside; `AdminError` where there is none."""
+        """GET a page from inside; `AdminError` without an answer."""
         connection = InsideConnection(self.namespace.socket, address, port, 3.0)
         try:
             connection.request("GET", path)

@@ -22,7 +22,7 @@ from demo.namespaces import Namespace
 from dstack_vpn.errors import AdminError
 
 INTERVAL: Final = 0.005
-"""Seconds between packets, unless told otherwise."""
+"""Default seconds between packets."""
 _REPLY: Final = re.compile(rb"^\[(\d+\.\d+)\] .*icmp_seq=(\d+) .*time=([0-9.]+) ms$", re.MULTILINE)
 _POLL: Final = 0.01
 _OVERTAKEN: Final = 1.0

@@ -63,7 +63,7 @@ def show(*, keep: bool, plain: bool) -> None:
 
 
 def clean() -> None:
-    """Remove all runs that nobody is at any more."""
+    """Remove all ended runs."""
     removed = 0
     for run in LabRun.all():
         if run.lock():

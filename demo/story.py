@@ -1,4 +1,4 @@
-"""What the acts of the demo are told with: steps, waits with their times, changes, and the ping between.
+"""The reporting tools for the acts of the demo: steps, waits with their times, changes, and the ping between.
 
 The times of changes count from just before the transaction is sent, anvil's mining included, to the last
 daemon's log line that says that its device has acknowledged the change. All the while a ping runs from a to

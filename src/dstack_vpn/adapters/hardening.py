@@ -26,7 +26,7 @@ _CAP_IPC_LOCK: Final = 14
 
 @dataclass(frozen=True, slots=True)
 class Hardened:
-    """What came about."""
+    """The outcome."""
 
     no_core: bool
     """No core dumps, of this process and of those that it starts."""

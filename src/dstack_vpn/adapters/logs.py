@@ -61,7 +61,7 @@ def configure(level: str, levels: Mapping[str, str], log_format: str) -> None:
 
 
 class Folding:
-    """Leaves out warnings and errors that are the same as one lately; the next one tells how many."""
+    """A filter that drops repeated warnings and errors; the next one gives their number."""
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._monotonic = monotonic
@@ -101,7 +101,7 @@ def tell_unknown(names: Sequence[str]) -> None:
 
 
 def _in_order(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """What every line has comes first, so that lines can be read one below the other."""
+    """Put the common fields first, so that lines can be compared."""
     first = ("timestamp", "level", "component", "event")
     return {**{key: event[key] for key in first if key in event}, **event}
 

@@ -62,7 +62,7 @@ def aside(work: Callable[[], _Found]) -> "asyncio.Future[_Found]":
 
     def settle(found: _Found | OSError | UnicodeError) -> None:
         if future.done():
-            return  # nobody waits any more
+            return  # the caller no longer waits
         if isinstance(found, list):
             future.set_result(found)
         else:

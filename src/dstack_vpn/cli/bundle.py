@@ -1,4 +1,4 @@
-"""`support-bundle`: what helps somebody else to find a fault here, without a secret in it."""
+"""`support-bundle`: the data that another person needs to find a fault, without secrets."""
 
 import time
 from functools import partial

@@ -1,6 +1,6 @@
 """`dev`: a chain for development, such as the compose stack's, whose accounts are unlocked.
 
-Nothing here signs: the chain does, for whoever asks. So these commands are of use with no other chain, and
+Nothing here signs: the chain does, for every client. So these commands are of use with no other chain, and
 say so where they meet one.
 """
 
@@ -77,7 +77,7 @@ class DevChain:
         return reply["result"]
 
     def owner(self) -> Address:
-        """The account that owns the registry; `AdminError` where the chain signs for nobody."""
+        """The account that owns the registry; `AdminError` if the chain does not sign."""
         accounts = self.rpc("eth_accounts")
         if not accounts:
             raise AdminError("the chain has no unlocked accounts, so it is no dev chain: see 'node register'")

@@ -50,7 +50,7 @@ def doctor(ctx: click.Context, settings: Settings, *, as_json: bool) -> None:
 
 
 def _daemon(settings: Settings) -> dict[str, Any]:
-    """What a running daemon says of itself; empty where there is none."""
+    """Return the running daemon's own report; empty if none runs."""
     if not settings.health_check_port:
         return {}
     try:

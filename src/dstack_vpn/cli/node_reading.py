@@ -33,7 +33,7 @@ _as_json = click.option("--json", "as_json", is_flag=True, help="As JSON.")
 
 
 async def find(settings: Settings, name: "NodeName") -> "tuple[Node, Snapshot]":
-    """The node of that name, in force or not; raises `AdminError` where there is none."""
+    """The node of that name, in force or not; raises `AdminError` if it is missing."""
     from dstack_vpn.wiring import node as wiring
 
     snapshot = await wiring.registry_access(settings).one(name)
@@ -44,14 +44,14 @@ async def find(settings: Settings, name: "NodeName") -> "tuple[Node, Snapshot]":
 
 
 def access_over(settings: Settings, snapshot: "Snapshot", own: PublicKey | None = None) -> AccessControl:
-    """Access control as the node with the key ``own`` sees it, or (None) as somebody who is no node."""
+    """Access control as the node with the key ``own`` sees it, or (None) as a stranger sees it."""
     from dstack_vpn.wiring.addresses import address_plan
     from dstack_vpn.wiring.keys import identity_of
 
     return AccessControl(
         snapshot.registry,
         address_plan(settings),
-        # A key that nobody has.
+        # A key without a holder.
         own or PublicKey(secrets.token_bytes(32)),
         snapshot.at.number,
         # A node that was read alone does not always tell since when it has its key.

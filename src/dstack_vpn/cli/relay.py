@@ -114,7 +114,7 @@ def _run(flags: dict[str, str], file: Path | None) -> None:
 
 
 def _loop() -> Callable[[Coroutine[Any, Any, None]], None]:
-    """The faster event loop where it is to be had."""
+    """Return the faster event loop, if it is available."""
     try:
         import uvloop
     except ImportError:

@@ -118,12 +118,12 @@ def progress() -> Iterator[Callable[[str], None]]:
 
 
 def check_can_ask(*, yes: bool) -> None:
-    """Raise `AdminError` where nobody could be asked, before anything is looked up."""
+    """Raise `AdminError` if no confirmation can be asked for, before anything is looked up."""
     if not yes and not sys.stdin.isatty():
         raise AdminError("this can't be taken back: say --yes, as there is no terminal to ask on")
 
 
 def confirm(question: str, *, yes: bool) -> None:
-    """Ask before something that can't be taken back; raises `AdminError` where the answer is no."""
+    """Ask before something that can't be taken back; raises `AdminError` if the answer is no."""
     if not yes and not click.confirm(printable(question), err=True):
         raise AdminError("nothing was done")

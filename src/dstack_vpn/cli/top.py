@@ -47,7 +47,7 @@ class Rates:
         for key, (at, received, sent) in seen.items():
             then, received_then, sent_then = self._before.get(key, (at, received, sent))
             passed = at - then
-            # Counters begin anew with a device that was set up again.
+            # Counters restart with a device that was set up again.
             fresh = [
                 max(n - m, 0) / passed if passed else 0.0
                 for n, m in ((received, received_then), (sent, sent_then))

@@ -1,4 +1,4 @@
-"""Events of the journal and records of the audit log, in words.
+"""Events of the event log and records of the audit log, in words.
 
 A key is shortened; `--json` has it in full, and the fields that the words leave out. The kind ends the line,
 as `audit show --kind` takes it.

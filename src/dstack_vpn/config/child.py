@@ -38,5 +38,5 @@ def document(settings: Settings) -> str:
 
 
 def _quoted(text: str) -> str:
-    """A basic string; TOML knows JSON's escapes, but for those of half a character."""
+    """A basic string; TOML has JSON's escapes, except those of surrogate halves."""
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

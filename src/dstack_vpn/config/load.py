@@ -158,7 +158,7 @@ def _settle_times(values: dict[str, Any], problems: list[str]) -> None:
 
 
 def _check_quorum(values: dict[str, Any], problems: list[str]) -> None:
-    """Two URLs of one host are one witness."""
+    """Count two URLs of one host as one verifier."""
     hosts = len(parsers.sites(values["rpc_url"]))
     if values["rpc_quorum"] is not None and values["rpc_quorum"] > hosts:
         problems.append(
@@ -324,7 +324,7 @@ def _flat(value: object) -> str:
 
 
 def _read_secret(option: Option, path: Path, problems: list[str]) -> str | None:
-    """A secret from its file, which nobody but its owner may be able to read."""
+    """A secret from its file, which only its owner may be able to read."""
     name = f"{option.name}_FILE"
     try:
         with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""What the administrative commands do on the chain: read the registry once, and send transactions.
+"""The administrative commands' work on the chain: read the registry once, and send transactions.
 
 Nothing here is loaded by the daemon. `endpoints` finds an endpoint that serves, `reading` reads, `signer`
 holds the key, `fees` and `transactions` get a transaction mined, and `registry` is what the commands use:

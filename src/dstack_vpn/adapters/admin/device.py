@@ -11,9 +11,9 @@ from dstack_vpn.errors import DeviceError, DeviceGoneError
 
 
 async def look(name: str) -> DeviceState | None:
-    """What the interface's WireGuard has; None where there is no such interface.
+    """Return the state of the interface's WireGuard; None if the interface is missing.
 
-    Raises `DeviceError` where there is one that can't be read.
+    Raises `DeviceError` if it exists and can't be read.
     """
     kind = await _kind(name)
     if kind is None:

@@ -1,7 +1,7 @@
 """One piece of work on the first endpoint that can do it.
 
 A command is over in seconds, so it has no use for the daemon's pool with its growing pauses: each endpoint
-is tried once, in the order of preference, and what is told in the end is why each of them failed.
+is tried once, in the order of preference, and the final error gives the reason of each failure.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -18,11 +18,11 @@ Work: TypeAlias = Callable[[Caller], Awaitable[_T]]
 
 
 async def on_first(urls: Sequence[RpcUrl], work: Work[_T]) -> _T:
-    """What ``work`` comes to on the first endpoint where it ends without a `ChainError`.
+    """Return the result of ``work`` on the first endpoint on which it ends without a `ChainError`.
 
     A revert is the contract's answer, which no other endpoint would change: it is raised at once. So is any
     other error, in particular `AdminError`: work that must not be done twice raises that. Where all endpoints
-    fail, raises the only one's error, or an `EndpointError` that tells of all.
+    fail, raises the only one's error, or an `EndpointError` that lists all of them.
     """
     problems: list[tuple[str, ChainError]] = []
     for url in urls:

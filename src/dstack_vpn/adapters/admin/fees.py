@@ -1,6 +1,6 @@
-"""What a transaction may cost per unit of gas.
+"""The maximum fees of a transaction per unit of gas.
 
-EIP-1559 where the chain has it: twice the next block's base fee, which lasts for six full blocks in a row,
+EIP-1559 if the chain has it: twice the next block's base fee, which lasts for six full blocks in a row,
 plus the tip that the endpoint proposes. The old gas price elsewhere. All amounts are in wei.
 """
 
@@ -32,7 +32,7 @@ class DynamicFees:
 
     @property
     def highest(self) -> int:
-        """What a unit of gas costs at most."""
+        """The maximum price of a unit of gas."""
         return self.max_fee
 
     @property
@@ -49,7 +49,7 @@ class LegacyFees:
 
     @property
     def highest(self) -> int:
-        """What a unit of gas costs at most."""
+        """The maximum price of a unit of gas."""
         return self.gas_price
 
     @property
@@ -62,7 +62,7 @@ Fees: TypeAlias = DynamicFees | LegacyFees
 
 
 async def propose(caller: Caller) -> Fees:
-    """The fees to offer now; raises `ChainError`, and `AdminError` where the endpoint's are absurd."""
+    """The fees to offer now; raises `ChainError`, and `AdminError` if the endpoint's are absurd."""
     base, tips = await _history(caller)
     if base is None:
         # A little more than now, so that a price that rises meanwhile does not leave us behind.
@@ -82,7 +82,7 @@ def _checked(fees: Fees) -> Fees:
 
 
 async def _history(caller: Caller) -> tuple[int | None, list[int]]:
-    """The next block's base fee (None where there is no such thing), and recent blocks' usual tips."""
+    """The next block's base fee (None before EIP-1559), and recent blocks' usual tips."""
     try:
         reply = await caller.call("eth_feeHistory", hex(_BLOCKS), "latest", [_PERCENTILE])
     except (EndpointError, CallRevertedError):

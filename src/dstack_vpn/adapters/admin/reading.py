@@ -33,7 +33,7 @@ class RegistrySnapshot:
     at: BlockRef
     endpoint: str
     complete: bool
-    """Whether these are all there are, or only the one that was asked for."""
+    """True if these are all nodes; False if only the requested one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +124,7 @@ class RegistryReader:
         if by_id is not None and by_id not in tokens:
             tokens.append(by_id)
         nodes = [entry.node for entry in await self.session.read_tokens(tokens, head) if entry.node]
-        # A contract may answer 0, which may be somebody's token, for an id that it does not know.
+        # A contract may answer 0, which may be an existing token, for an id that it does not know.
         nodes = [n for n in nodes if n.token_id == name.token or n.node_id == name.node_id]
         return nodes or await self._past(name, head)
 

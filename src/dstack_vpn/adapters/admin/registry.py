@@ -1,4 +1,4 @@
-"""What can be done to a registry contract by hand, whichever of the supported ones it is."""
+"""Manual operations on a registry contract, for each of the supported contracts."""
 
 import base64
 import json
@@ -29,7 +29,7 @@ _T = TypeVar("_T")
 
 
 class Action(Enum):
-    """What only our own contract can do."""
+    """Operations that only our own contract supports."""
 
     UPDATE_KEY = "update keys"
     SET_ENDPOINT = "set endpoints"
@@ -38,14 +38,14 @@ class Action(Enum):
 
 
 def require(abi: RegistryAbi, action: Action) -> None:
-    """Raise `AdminError` where the contract can't do that."""
+    """Raise `AdminError` if the contract can't do that."""
     if abi.name != AccessRegistry.name:
         raise AdminError(f"the contract is a {abi.name}, which can't {action.value}")
 
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Where the registry is, and how to get there."""
+    """The registry's address, and its endpoints."""
 
     urls: Sequence[RpcUrl]
     chain_id: int
@@ -54,7 +54,7 @@ class Access:
     start_block: int | None = None
 
     async def reading(self, work: Callable[[RegistryReader], Awaitable[_T]]) -> _T:
-        """What ``work`` reads at the first endpoint that serves; raises `ChainError`, `AdminError`."""
+        """Return ``work``'s result at the first endpoint that serves; raises `ChainError`, `AdminError`."""
 
         async def read(caller: Caller) -> _T:
             target = Target(self.contract, self.chain_id, abi=self.abi)
@@ -68,7 +68,7 @@ class Access:
         return await self.reading(RegistryReader.everything)
 
     async def list(self) -> RegistrySnapshot:
-        """All nodes, where the contract enumerates them; else `AdminError`."""
+        """Return all nodes; raises `AdminError` if the contract can't enumerate them."""
 
         async def read(reader: RegistryReader) -> RegistrySnapshot:
             require(reader.abi, Action.LIST)
@@ -81,7 +81,7 @@ class Access:
         return await self.reading(lambda reader: reader.one(name))
 
     async def around(self, name: NodeName | None) -> RegistrySnapshot:
-        """What a decision about a node needs: all nodes, or where they can't be enumerated that one.
+        """Return the nodes for a decision about one: all, or only that one if they can't be enumerated.
 
         ``name`` None asks for all of them, and is an `AdminError` with a contract that does not enumerate.
         """
@@ -186,7 +186,7 @@ _URI_HEAD: Final = "data:application/json;base64,"
 
 
 def _uri_of(endpoint: PeerEndpoint) -> str:
-    """A token URI that says where the node can be reached; `adapters.contracts.token_uri` reads it."""
+    """Return a token URI with the node's endpoint; `adapters.contracts.token_uri` reads it."""
     return _URI_HEAD + base64.b64encode(json.dumps({"endpoint": str(endpoint)}).encode()).decode("ascii")
 
 

@@ -11,7 +11,7 @@ from dstack_vpn.errors import AdminError, ConfigError, FormatError
 
 
 class SignedTransaction(NamedTuple):
-    """What is sent, and the hash that it will be known by."""
+    """A signed transaction, and its hash."""
 
     raw: bytes
     hash: str
@@ -23,7 +23,7 @@ class Signer:
     __slots__ = ("__account", "address")
 
     def __init__(self, key: str) -> None:
-        """``key`` is 64 hexadecimal digits. Raises `ConfigError` where they are no key of the curve.
+        """``key`` is 64 hexadecimal digits. Raises `ConfigError` if they are not a key of the curve.
 
         Raises `AdminError` where eth-account is missing.
         """

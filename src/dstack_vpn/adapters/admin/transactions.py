@@ -60,7 +60,7 @@ class Receipt:
     fee: int
     """Wei, without what a rollup adds for its data."""
     contract: Address | None
-    """What it deployed."""
+    """The deployed contract's address."""
     logs: tuple[tuple[Address, Log], ...] = ()
 
     @property
@@ -135,7 +135,7 @@ class TransactionSender:
     # -- from here on there may be a transaction ----------------------------------------------------------
 
     async def _submit(self, signed: SignedTransaction) -> None:
-        """Send it once. An error leaves open whether it was taken, unless the endpoint says so plainly.
+        """Send it once. After an error it may have been accepted, unless the endpoint excludes that.
 
         A retry may have met its own first attempt ("already known", "nonce too low").
         """
@@ -151,7 +151,7 @@ class TransactionSender:
             self.tell(f"the endpoint answered {error}: looking for the transaction")
 
     async def _is_known(self, hash_: str) -> bool:
-        """Whether the endpoint shows it; False if it does not, or not yet."""
+        """Return True if the endpoint shows it; False if it does not, or not yet."""
         try:
             return await self.caller.call("eth_getTransactionByHash", hash_) is not None
         except ChainError:
@@ -208,7 +208,7 @@ def _lost(hash_: str, why: str) -> str:
 
 
 def _succeeded(receipt: dict[str, Json]) -> bool | None:
-    """Whether it changed something; None if the receipt does not say.
+    """Return True if it changed something; None if the receipt does not show it.
 
     A receipt without a status (as before EIP-658) says it by its logs: what reverted has none.
     """
@@ -225,7 +225,7 @@ def _succeeded(receipt: dict[str, Json]) -> bool | None:
 
 
 def _is_complete(receipt: dict[str, Json]) -> bool:
-    """Whether it has all that a receipt of ours has: a status, and logs unless a contract was created."""
+    """Return True if it has all parts of our receipts: a status, and logs unless a contract was created."""
     if _succeeded(receipt) is None:
         return False
     return _succeeded(receipt) is False or bool(receipt.get("logs")) or bool(receipt.get("contractAddress"))

@@ -51,7 +51,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What to judge a quote by."""
+    """The criteria for a quote."""
 
     collateral: "QuoteCollateralV3 | None"
     now: float

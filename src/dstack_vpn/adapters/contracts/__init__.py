@@ -1,4 +1,4 @@
-"""The registry contracts that dstack-vpn speaks to, and how to tell which one is at an address."""
+"""The registry contracts that dstack-vpn supports, and the detection of the one at an address."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, TypeAlias
@@ -60,12 +60,12 @@ async def _supports(call: Call, interface_id: bytes) -> bool:
     return reply is not None and _is_flag(reply) and reply[-1] == 1
 
 
-# An account that nobody has, and a node id that no registry needs to know.
+# An account without a holder, and a node id that no registry needs to know.
 _PROBE: Final = encode(1, "dstack-vpn-probe")
 
 
 async def _answers_like_deployed(call: Call) -> bool:
-    """Whether some function of its own gives a well-formed answer, while one that nobody has gives none.
+    """Return True if a function of its own gives a well-formed answer, and an undefined one gives none.
 
     Any one function may revert (for an unknown node, say); a fallback that answers everything must not pass.
     """

@@ -21,7 +21,7 @@ class ErrorAbi:
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """What `contracts/build.mjs` made of the registry contract."""
+    """The registry contract's output of `contracts/build.mjs`."""
 
     abi: tuple[Mapping[str, Any], ...]
     """The contract's JSON ABI."""

@@ -76,5 +76,5 @@ def accept_ownership() -> bytes:
 
 
 def token_id_by_node_id(node_id: str) -> bytes:
-    """Ask for the token of a node's name (either contract; ours reverts where there is none)."""
+    """Ask for the token of a node's name (either contract; ours reverts if it is missing)."""
     return signatures.GET_TOKEN_ID_BY_NODE_ID + encode(node_id)

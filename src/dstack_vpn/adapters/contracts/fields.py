@@ -1,7 +1,7 @@
 """The chain's raw text as the core's fields: valid, absent or `Malformed`, and nothing else.
 
 This is the boundary at which text from the chain is validated. What is refused stays behind: a problem is
-told in our own words, so that no hostile text reaches a log line or a page through an error message.
+reported in our own words, so that no hostile text reaches a log line or a page through an error message.
 """
 
 from collections.abc import Callable
@@ -24,12 +24,12 @@ def node_id(raw: bytes) -> str | Malformed:
 
 
 def public_key(raw: bytes) -> PublicKey | Malformed | None:
-    """A node's key; None where there is no text at all."""
+    """A node's key; None if the text is empty."""
     return _parse(raw, "key", _MAX_KEY, PublicKey.parse) if raw else None
 
 
 def endpoint(raw: bytes) -> PeerEndpoint | Malformed | None:
-    """A node's endpoint; None where there is no text at all."""
+    """A node's endpoint; None if the text is empty."""
     return _parse(raw, "endpoint", ENDPOINT_LENGTH, PeerEndpoint.parse) if raw else None
 
 

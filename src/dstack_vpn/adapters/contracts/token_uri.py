@@ -1,6 +1,6 @@
 """The ``endpoint`` member of a token URI that carries its JSON in itself (RFC 2397).
 
-Only ``data:application/json`` URIs are read: nothing is ever fetched because a token says so. The URI is
+Only ``data:application/json`` URIs are read: nothing is ever fetched at a token's request. The URI is
 whatever the minter wrote, so most ways of being wrong just mean that it names no endpoint. Only one that is
 too long to be looked into, and one that names a bad endpoint, are worth telling the operator.
 """

@@ -1,1 +1,1 @@
-"""What `dstack-vpn doctor` looks at, from outside of the daemon, changing nothing."""
+"""The checks of `dstack-vpn doctor`, outside of the daemon and without changes."""

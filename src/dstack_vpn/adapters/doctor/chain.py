@@ -29,12 +29,12 @@ CLOCK: Final = 10.0
 
 @dataclass(frozen=True, slots=True)
 class ProbedEndpoint:
-    """What one endpoint showed."""
+    """The findings about one endpoint."""
 
     check: Check
     snapshot: RegistrySnapshot | None = None
     ahead: float | None = None
-    """Seconds by which our clock is ahead of its newest block; less than a block's time is none."""
+    """Seconds by which our clock is ahead of its newest block; less than a block's time counts as 0."""
 
 
 async def endpoint(url: RpcUrl, target: Target, settings: SessionSettings, now: float) -> ProbedEndpoint:
@@ -88,7 +88,7 @@ async def _latency(reader: RegistryReader) -> float:
 
 
 async def _logs(caller: Caller, reader: RegistryReader, head: BlockRef) -> str:
-    """What stands against asking for a long range of logs; empty: nothing."""
+    """Return the obstacle to a long range of logs; empty if there is none."""
     first = max(head.number - RANGE, 0)
     where = {
         "address": reader.session.identity.contract,

@@ -45,7 +45,7 @@ async def wireguard(backend: str, program: str = "wireguard-go") -> Check:
 
 
 def tun(backend: str) -> Check:
-    """Whether wireguard-go could have its interface."""
+    """Check that wireguard-go could create its interface."""
     if backend == "kernel":
         return passed("tun", "not needed: BACKEND=kernel")
     try:
@@ -58,7 +58,7 @@ def tun(backend: str) -> Check:
 
 
 def capabilities() -> Check:
-    """Whether this process may change the network."""
+    """Check that this process may change the network."""
     if has_net_admin():
         return passed("capabilities", "CAP_NET_ADMIN")
     return failed(
@@ -67,7 +67,7 @@ def capabilities() -> Check:
 
 
 def state(folder: Path) -> Check:
-    """Whether the state directory can be written to, and has room; where it is not there yet, its parent."""
+    """Check that the state directory, or its parent if it is missing, is writable and has room."""
     there = next(path for path in (folder, *folder.parents) if path.exists())
     try:
         with tempfile.TemporaryFile(dir=there):
@@ -83,14 +83,14 @@ def state(folder: Path) -> Check:
 
 
 def udp_port(port: int, interface: str, device: DeviceState | None) -> Check:
-    """Whether WireGuard's port is free, or its own already."""
+    """Check that WireGuard's port is free, or its own already."""
     if device is not None and device.listen_port == port:
         return passed("udp port", f"{port} is {interface}'s")
     return _port("udp port", port, "::", socket.SOCK_DGRAM, "LISTEN_PORT")
 
 
 def http_port(host: str, port: int, *, running: bool) -> Check:
-    """Whether the daemon's HTTP port is free, or its own already."""
+    """Check that the daemon's HTTP port is free, or its own already."""
     if not port:
         return passed("http port", "switched off")
     if running:

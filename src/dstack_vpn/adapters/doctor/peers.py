@@ -60,12 +60,12 @@ async def _udp(name: str, address: SocketAddress, mtu: int, age: float | None) -
         return warned(name, f"{address}: the path carries an MTU of {path} only", _advice(path))
     if age is not None and age < 180:
         return passed(name, f"{address}: a handshake {age:.0f} s ago, MTU {mtu} fits")
-    # WireGuard answers nobody but members: silence is what to expect.
+    # WireGuard answers members only: silence is expected.
     return passed(name, f"{address}: nothing objects, MTU {mtu} fits; no handshake is known")
 
 
 def _advice(path: int) -> str:
-    """What to do about a small path; settings refuse an MTU without room for IPv6."""
+    """Return the advice for a path with a small MTU; settings refuse an MTU without room for IPv6."""
     if path >= LEAST_MTU:
         return f"set MTU={path}"
     return (
@@ -132,7 +132,7 @@ async def resolves(hosts: Mapping[str, str]) -> Check:
 
 
 async def names(own: str, name: str, port: int) -> Check:
-    """Whether our own responder answers for ourselves, at our tunnel address."""
+    """Check that our own responder answers for this node, at our tunnel address."""
     import dns.asyncquery
     import dns.exception
     import dns.message

@@ -70,7 +70,7 @@ def former_name(interface: str) -> str:
 
 
 def is_ours(table: str) -> bool:
-    """Whether a listed table has our chains and nothing else."""
+    """Return True if a listed table has our chains and nothing else."""
     parts = re.findall(r"^\t(\w+) (\S+) ?(?:\{|$)", table, re.MULTILINE)
     chains = {name for kind, name in parts if kind == "chain"}
     if len(chains) < len(parts):
@@ -99,7 +99,7 @@ def _advice(family: str, name: str, interface: str) -> str:
 
 
 def lets_through(table: str, interface: str) -> bool:
-    """Whether a rule of a listed table names our interface, or translated packets, and does not drop."""
+    """Return True if a listed table's rule names our interface, or translated packets, and does not drop."""
     for line in table.splitlines():
         verdict = re.search(r"\b(accept|jump|goto)\b", line)
         names = re.findall(r'iifname "([^"]*)"', line)
@@ -192,7 +192,7 @@ class NftFirewall:
 
     @property
     def is_there(self) -> bool:
-        """Whether the program is installed."""
+        """Return True if the program is installed."""
         return shutil.which(self._program) is not None
 
     async def apply(self, rules: FirewallRules) -> None:

@@ -3,7 +3,7 @@
 Signing takes eth-account, which is as large as the rest of the daemon: as a process it is there for seconds,
 a few times a year. What it needs to know goes in on its standard input, the account's key among it, as a TOML
 file; so no secret is in an argument, in the environment or on the disk. What it says is text from elsewhere
-(the endpoint's, the contract's): the last of it is told, with all secrets taken out and nothing that could
+(the endpoint's, the contract's): the last of it is shown, with all secrets taken out and nothing that could
 move a cursor.
 """
 
@@ -44,7 +44,7 @@ class CommandKeyChanger:
         command: Sequence[str] = COMMAND,
         deadline: float = DEADLINE,
     ) -> None:
-        """``settings`` is the TOML document; ``secrets`` are the texts that must not be told."""
+        """``settings`` is the TOML document; ``secrets`` are the texts that must not be shown."""
         self.hindrance = hindrance
         self._settings, self._environment = settings.encode(), dict(environment)
         self._secrets, self._command, self._deadline = tuple(filter(None, secrets)), command, deadline
@@ -89,7 +89,7 @@ class CommandKeyChanger:
             os.close(writer)
 
     def _explain(self, said: str, code: int) -> str:
-        """What was wrong, in one line."""
+        """Return the failure, in one line."""
         for secret in self._secrets:
             said = re.sub(re.escape(secret), "***", said, flags=re.IGNORECASE)
         lines = [line.strip() for line in said.splitlines() if line.strip()]

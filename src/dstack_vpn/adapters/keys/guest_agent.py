@@ -61,7 +61,7 @@ class GuestAgent:
         return answer
 
     async def instance(self) -> dict[str, str]:
-        """Who we are: ``app_id``, ``instance_id`` and ``compose_hash``, as far as it says."""
+        """Return our identity: ``app_id``, ``instance_id`` and ``compose_hash``, if it gives them."""
         info = await self.call("Info", {})
         names = ("app_id", "instance_id", "compose_hash")
         return {name: text for name in names if isinstance(text := info.get(name), str)}

@@ -38,12 +38,12 @@ PENDING: Final = 7 * 86_400.0
 
 
 def next_of(path: Path) -> Path:
-    """Where the next key waits."""
+    """The path of the next key."""
     return path.with_name(path.name + ".next")
 
 
 def old_of(path: Path) -> Path:
-    """Where the key before is kept."""
+    """The path of the previous key."""
     return path.with_name(path.name + ".old")
 
 
@@ -158,7 +158,7 @@ def _sweep(path: Path) -> None:
 
 
 def _read(path: Path) -> PrivateKey | None:
-    """The key in a file; None if there is no file, or no key in it: the log says so."""
+    """The key in a file; None if the file or a key in it is missing, which is logged."""
     try:
         return PrivateKey.parse(path.read_text().strip())
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""What to do about a disk that does not do what it should."""
+"""Advice about a failing disk."""
 
 import errno
 import os
@@ -11,9 +11,9 @@ _ADVICE: Final = {
     os.strerror(errno.EROFS): ": mount STATE_DIR writable; the tunnel goes on without",
     os.strerror(errno.ENOSPC): ": free some space in STATE_DIR; the tunnel goes on without",
 }
-"""What to do, by what SQLite or the system says."""
+"""The advice, by the message of SQLite or the system."""
 
 
 def advice(error: Exception) -> str:
-    """What to do about it, to be put behind it; empty where nothing is known."""
+    """Return the advice to append to a message; empty if none is known."""
     return next((what for sign, what in _ADVICE.items() if sign in str(error)), "")

@@ -65,7 +65,7 @@ class FileArchive:
             raise StoreError(f"{self._pin}: {error}") from error
 
     def is_foreign(self) -> bool:
-        """Whether another program or a person has written the file; what can't be read is not judged."""
+        """Return True if another program or a person wrote the file; an unreadable file is not judged."""
         try:
             return self._config.is_file() and not self._is_ours(self._config.read_bytes())
         except OSError:
@@ -101,7 +101,7 @@ class FileArchive:
         _translated(write_private, self._pin, self.read(name))
 
     def resume(self) -> bool:
-        """Take the pin away; False where there was none."""
+        """Remove the pin; False if it was missing."""
         if not self._pin.exists():
             return False
         _translated(self._pin.unlink)
@@ -109,7 +109,7 @@ class FileArchive:
 
     @property
     def is_pinned(self) -> bool:
-        """Whether a backup is pinned."""
+        """Return True if a backup is pinned."""
         return self._pin.exists()
 
     # -- in a thread ----------------------------------------------------------------------------------

@@ -63,7 +63,7 @@ class SqliteAuditLog:
 
     @property
     def exists(self) -> bool:
-        """Whether anything was ever recorded here."""
+        """Return True if anything was ever recorded here."""
         return self._path.exists()
 
     def append(self, notes: Sequence[AuditRecord]) -> Anchor:
@@ -237,5 +237,5 @@ def _body(text: str) -> dict[str, str | int | float | bool | None]:
         found = json.loads(text)
     except (ValueError, RecursionError):
         found = None
-    # What is not ours is shown as it is: the chain's check tells that it was not written by us.
+    # Foreign records are shown unchanged: the check of the hash chain reports them as foreign.
     return found if isinstance(found, dict) else {"damaged": text}

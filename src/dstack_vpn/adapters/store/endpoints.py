@@ -1,4 +1,4 @@
-"""Where peers were heard last, in a file of the state directory. A hint: nothing is lost with it."""
+"""The peers' last known endpoints, in a file of the state directory. A hint: its loss does no harm."""
 
 import asyncio
 import ipaddress

@@ -24,7 +24,7 @@ _UCRED: Final = struct.Struct("=iII")
 def lock(state_dir: Path) -> int | None:
     """Claim the directory for the life of this process; the descriptor that holds it.
 
-    None where there is no directory to be had; the store will say so. Raises `StoreError` where another
+    None if no directory is available; the store reports that. Raises `StoreError` where another
     process has claimed it.
     """
     try:
@@ -48,7 +48,7 @@ def lock(state_dir: Path) -> int | None:
 
 
 def is_locked(state_dir: Path) -> bool:
-    """Whether a running daemon has claimed the directory; nothing is created."""
+    """Return True if a running daemon has claimed the directory; nothing is created."""
     try:
         descriptor = os.open(state_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:
@@ -67,7 +67,7 @@ def is_locked(state_dir: Path) -> bool:
 def claim_interface(name: str) -> socket.socket | None:
     """Claim the interface's name in this network namespace, for as long as the socket is open.
 
-    None if another process has claimed it, or if abstract sockets are not to be had.
+    None if another process has claimed it, or if abstract sockets are not available.
     """
     claim = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:

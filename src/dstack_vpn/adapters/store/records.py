@@ -1,7 +1,7 @@
 """Nodes and events as JSON, for the store.
 
 Reading validates nothing that writing would not have produced; a file that says anything else is corrupt,
-and `FormatError` says so.
+and raises `FormatError`.
 """
 
 import json
@@ -52,7 +52,7 @@ _TYPES: Final[dict[str, tuple[type, ...]]] = {
     "node": (Node, NoneType),
     "problem": (str,),
 }
-"""What each field may hold, by its name, which means the same everywhere."""
+"""The check of each field's value, by its name, which means the same everywhere."""
 
 
 def dump_node(node: Node) -> str:

@@ -1,7 +1,7 @@
 """The registry on disk: SQLite in WAL mode, one writer, one transaction for cursor and events.
 
 It holds what spares a restart the way back to the beginning: the nodes as of a settled block, the events
-above it, and where we stood. The chain is the truth; a damaged file is therefore moved aside and built anew.
+above it, and where we stood. The chain is the truth; a damaged file is therefore moved aside and rebuilt.
 """
 
 import asyncio
@@ -43,7 +43,7 @@ _LATER: Final = """
 CREATE TABLE IF NOT EXISTS witnessed (token TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS moment (name TEXT PRIMARY KEY, at REAL NOT NULL) WITHOUT ROWID;
 """
-"""What older files of this version lack: by them, nobody was vouched for, and nothing is recent."""
+"""Defaults for fields that older files of this version lack: nothing confirmed, nothing recent."""
 _ABOUT_THE_CONTENT: Final = (None, sqlite3.SQLITE_ERROR)
 """Codes of operational errors: none for a text that is no UTF-8, the other for columns and formats."""
 

@@ -9,7 +9,7 @@ class CheckStatus(StrEnum):
 
     PASS = "pass"  # noqa: S105 - no password
     WARN = "warn"
-    """It works, or can't be told, but somebody should know."""
+    """It works, or can't be decided, but the operator should know."""
     FAIL = "fail"
 
 
@@ -20,9 +20,9 @@ class Check:
     name: str
     status: CheckStatus
     found: str
-    """What was seen."""
+    """The observation."""
     advice: str = ""
-    """What to do; empty where there is nothing to do."""
+    """The advice; empty if nothing is to be done."""
 
 
 def passed(name: str, found: str) -> Check:
