@@ -87,7 +87,7 @@ class LabChain:
         return self.home / "anvil.log"
 
     def start(self) -> None:
-        """Start it, and wait until it answers; `AdminError` where it doesn't."""
+        """Start it, and wait until it answers; `AdminError` if it doesn't."""
         self.home.mkdir(mode=0o700, exist_ok=True)
         # A file, not a pipe: anvil logs every call, and stops when its log is not read.
         with self.log.open("ab") as log:
@@ -126,7 +126,7 @@ class LabChain:
         self._connection.close()
 
     def rpc(self, method: str, *params: Any) -> Any:  # noqa: ANN401 - JSON
-        """Call a method; `AdminError` where it fails."""
+        """Call a method; `AdminError` if it fails."""
         body = {"jsonrpc": "2.0", "id": next(self._ids), "method": method, "params": params}
         try:
             self._connection.request("POST", "/", json.dumps(body), {"Content-Type": "application/json"})
@@ -139,7 +139,7 @@ class LabChain:
         return reply["result"]
 
     def send(self, data: bytes, *, sender: int = 0, to: str | None = None) -> Mined:
-        """Have a transaction mined, by default one to the registry; `AdminError` where it reverts."""
+        """Have a transaction mined, by default one to the registry; `AdminError` if it reverts."""
         transaction = {"from": self.accounts[sender], "data": "0x" + data.hex(), "gas": hex(_GAS)}
         if target := self.contract if to is None else to:
             transaction["to"] = target

@@ -90,7 +90,7 @@ class LabRun:
                     yield cls(home)
 
     def lock(self) -> bool:
-        """Claim it; False where a living process has it."""
+        """Claim it; False if a living process has it."""
         descriptor = os.open(self.home, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -45,7 +45,7 @@ def run(*command: str | Path, check: bool = True, text: str | None = None) -> st
 
 
 def _on_some_processor(*command: str) -> None:
-    """Run a program, on each processor in turn until it succeeds; raises `AdminError` where it never does.
+    """Run a program, on each processor in turn until it succeeds; raises `AdminError` if it never does.
 
     A mount namespace can be kept as a file only within an older one, and Linux 6.18 numbers them in batches,
     one for each processor: inside a young namespace, as in a container, it depends on where we run.

@@ -232,7 +232,7 @@ class LabNode:
         return Applied(self.name, logged_at(entry), entry["latency_ms"])
 
     def place_of(self, key: PublicKey) -> str | None:
-        """Where its WireGuard would send to for a peer; None where it doesn't know."""
+        """Where its WireGuard would send to for a peer; None if it doesn't know."""
         peer = self.device().peers.get(key)
         return None if peer is None or peer.endpoint is None else str(peer.endpoint)
 

@@ -79,7 +79,7 @@ class Ping:
     def mark(self, *, at_least: int = 0, timeout: float = 10.0) -> int:
         """The sequence number, ``at_least`` or later, of a packet that is sent after this call and answered.
 
-        Raises `AdminError` where there is none within ``timeout`` seconds.
+        Raises `AdminError` if there is none within ``timeout`` seconds.
         """
         now, deadline = time.time(), time.monotonic() + timeout  # noqa: TID251 - ping -D tells this clock
         while time.monotonic() < deadline:

@@ -164,7 +164,7 @@ class MemoryLink:
             await self.device.vanished.wait()
 
     async def configure(self, settings: LinkSettings) -> bool:
-        """Remember the settings; raises `DeviceGoneError` where there is no device."""
+        """Remember the settings; raises `DeviceGoneError` if there is no device."""
         await asyncio.sleep(0)
         if self.device is None or self.device.vanished.is_set():
             raise DeviceGoneError(f"the interface {self.name} does not exist")

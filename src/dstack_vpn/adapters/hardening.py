@@ -58,7 +58,7 @@ def _undumpable(libc: ctypes.CDLL) -> bool:
 
 
 def _locked(libc: ctypes.CDLL) -> bool:
-    """Lock pages as they are used, now and later; where there is a limit, not at all.
+    """Lock pages as they are used, now and later; if there is a limit, not at all.
 
     To lock everything that is mapped would make all of it resident: twice the memory. And a process that
     reaches its limit of locked memory later gets no more memory at all.

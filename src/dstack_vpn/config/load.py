@@ -231,7 +231,7 @@ def _gather(
             text, path = last.get(option.name), last.get(f"{option.name}_FILE")
         if option.secret:
             if text == parsers.GENERATE and path:
-                text = None  # an image or a compose file may ask for one, where there is no other
+                text = None  # an image or a compose file may ask for one, if there is no other
             if text and path:
                 problems.append(f"{option.name} and {option.name}_FILE are both set: keep one")
             elif path:

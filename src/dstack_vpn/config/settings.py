@@ -41,7 +41,7 @@ class Network:
     rpc_urls: tuple[str, ...]
     contract: Address | None
     block_time: float | None
-    """Seconds between blocks; None where blocks come when there is something to put in."""
+    """Seconds between blocks; None if blocks come when there is something to put in."""
 
 
 NETWORKS: Final = {

@@ -59,7 +59,7 @@ class NodeName:
         return cls(None, parse_node_id(text))
 
     def find(self, registry: Registry) -> Node | None:
-        """The node of that name, the newest where several had it; `AdminError` where it is ambiguous."""
+        """The node of that name, the newest where several had it; `AdminError` if it is ambiguous."""
         named = registry.with_node_id(self.node_id) if self.node_id is not None else frozenset()
         by_id = max((registry.nodes[t] for t in named), key=lambda n: (n.active, n.token_id), default=None)
         by_token = registry.get(self.token) if self.token is not None else None

@@ -25,7 +25,7 @@ class Signer:
     def __init__(self, key: str) -> None:
         """``key`` is 64 hexadecimal digits. Raises `ConfigError` if they are not a key of the curve.
 
-        Raises `AdminError` where eth-account is missing.
+        Raises `AdminError` if eth-account is missing.
         """
         account: Any = _account_class()
         try:
@@ -51,7 +51,7 @@ class Signer:
 
 
 def check_address(text: str) -> Address:
-    """An address in lower case; raises `FormatError` where it is of mixed case and its checksum is wrong.
+    """An address in lower case; raises `FormatError` if it is of mixed case and its checksum is wrong.
 
     The checksum is EIP-55's, whose hash comes with eth-account.
     """

@@ -37,7 +37,7 @@ class LogReader:
         return {"address": self._contract, "topics": [sorted(self._abi.topics)]}
 
     def event(self, value: Json) -> LoggedEvent | None:
-        """The log's event; None for one to skip. Raises `EndpointError` where it is no log at all."""
+        """The log's event; None for one to skip. Raises `EndpointError` if it is no log at all."""
         if log_address(value) != self._contract:
             self._note_foreign()
             return None

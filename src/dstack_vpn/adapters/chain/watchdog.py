@@ -5,7 +5,7 @@ own rhythm (the configured block time, else the median interval seen), and after
 endpoint is asked for its latest block:
 
     newer than announced    the subscription is dead (unless the announcement is just on its way)
-    the same                the chain is idle: carry on, except where the configured block time says that it
+    the same                the chain is idle: carry on, except if the configured block time says that it
                             can't be, for then the endpoint itself has stopped following its chain
 
 Pure: times are arguments, in seconds of one monotonic clock.

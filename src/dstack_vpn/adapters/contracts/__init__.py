@@ -27,7 +27,7 @@ ABIS: Final[Mapping[str, RegistryAbi]] = {abi.name: abi for abi in (AccessRegist
 """Every supported registry contract, by the name that ``CONTRACT_ABI`` takes."""
 
 Call: TypeAlias = Callable[[bytes], Awaitable[bytes | None]]
-"""An ``eth_call`` of the contract with that calldata; None where it reverted."""
+"""An ``eth_call`` of the contract with that calldata; None if it reverted."""
 
 
 def by_name(name: str) -> RegistryAbi:
@@ -41,7 +41,7 @@ async def detect(call: Call) -> RegistryAbi:
     """Find out which registry contract ``call`` reaches, in two to seven calls.
 
     Ours announces itself by ERC-165. The deployed one does not, so it is recognized by answers of the right
-    form. Raises `WrongChainError` where it is neither; errors of ``call`` itself pass through.
+    form. Raises `WrongChainError` if it is neither; errors of ``call`` itself pass through.
     """
     if await _supports(call, signatures.ACCESS_REGISTRY_ID):
         if not await _supports(call, signatures.NO_INTERFACE_ID):

@@ -18,7 +18,7 @@ Decoder: TypeAlias = Callable[[Log], RegistryEvent | None]
 
 
 def decode(decoders: Mapping[str, Decoder], log: Log) -> RegistryEvent | None:
-    """The log's event; None where no decoder is for it."""
+    """The log's event; None if no decoder is for it."""
     decoder = decoders.get(log.topics[0]) if log.topics else None
     return decoder(log) if decoder else None
 

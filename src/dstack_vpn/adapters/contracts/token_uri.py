@@ -22,7 +22,7 @@ _SCHEME: Final = b"data:application/json"
 
 
 def endpoint_of(uri: bytes) -> PeerEndpoint | Malformed | None:
-    """The endpoint that the URI's JSON object names; None where it names none."""
+    """The endpoint that the URI's JSON object names; None if it names none."""
     if len(uri) > MAX_URI:
         return Malformed(f"token URI: {len(uri)} bytes, of at most {MAX_URI}")
     document = _document(uri)

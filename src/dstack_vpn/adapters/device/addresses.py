@@ -43,7 +43,7 @@ def pack_endpoint(endpoint: SocketAddress) -> tuple[socket.AddressFamily, bytes,
 
 
 def check_keepalive(seconds: int) -> int:
-    """The keepalive interval itself; raises `DeviceError` where a device could not hold it."""
+    """The keepalive interval itself; raises `DeviceError` if a device could not hold it."""
     if not 0 <= seconds < 65536:
         raise DeviceError(f"a keepalive is 0 to 65535 seconds, not {seconds}")
     return seconds

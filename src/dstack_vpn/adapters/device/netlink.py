@@ -85,7 +85,7 @@ def generic(command: int, attributes: bytes) -> bytes:
 
 
 def parse_messages(buffer: bytes) -> Iterator[NetlinkMessage]:
-    """Split what was received; raises `DeviceError` where lengths don't add up."""
+    """Split what was received; raises `DeviceError` if lengths don't add up."""
     view, offset = memoryview(buffer), 0
     while len(view) - offset >= _HEADER.size:
         length, kind, flags, sequence, _ = _HEADER.unpack_from(view, offset)
@@ -96,7 +96,7 @@ def parse_messages(buffer: bytes) -> Iterator[NetlinkMessage]:
 
 
 def parse_attributes(view: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """Split a payload into types and values; raises `DeviceError` where lengths don't add up."""
+    """Split a payload into types and values; raises `DeviceError` if lengths don't add up."""
     offset = 0
     while len(view) - offset >= 4:
         length, kind = _ATTRIBUTE.unpack_from(view, offset)

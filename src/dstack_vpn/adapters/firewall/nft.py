@@ -173,7 +173,7 @@ def _match(prefix: Cidr, field: str, unlike: str = "") -> str:
 
 
 def _dnat_rule(port_forward: PortForward, prefix: Cidr) -> str | None:
-    """The rule for what arrives at an address within ``prefix``; None where that is of the other family."""
+    """The rule for what arrives at an address within ``prefix``; None if that is of the other family."""
     address = ipaddress.ip_address(port_forward.address)
     if address.version != ipaddress.ip_network(prefix).version:
         return None

@@ -42,7 +42,7 @@ class Sink:
         """Called when an earlier datagram's ICMP error appears here: the reader may have missed it."""
 
     def send(self, datagram: memoryview) -> bool:
-        """Send one; False where the socket is full. What can't be sent at all is dropped and counted."""
+        """Send one; False if the socket is full. What can't be sent at all is dropped and counted."""
         for _ in range(_PATIENCE):
             try:
                 self.udp.send(datagram)

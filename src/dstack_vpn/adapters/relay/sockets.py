@@ -30,7 +30,7 @@ _OPTIONS: Final = (
 
 
 def tune(connection: socket.socket, *, mark: int | None = None) -> None:
-    """Set all options, before or after connecting; raises `RelayError` where the mark is not permitted."""
+    """Set all options, before or after connecting; raises `RelayError` if the mark is not permitted."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in _OPTIONS:
         number = getattr(socket, name, None)
@@ -42,7 +42,7 @@ def tune(connection: socket.socket, *, mark: int | None = None) -> None:
 
 
 def set_mark(connection: socket.socket, mark: int) -> None:
-    """Mark what the socket sends; raises `RelayError` where that is not permitted."""
+    """Mark what the socket sends; raises `RelayError` if that is not permitted."""
     try:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
     except (OSError, AttributeError) as error:
@@ -54,7 +54,7 @@ def set_mark(connection: socket.socket, mark: int) -> None:
 
 
 def rtt(connection: socket.socket) -> float | None:
-    """The smoothed round trip in seconds, as TCP has measured it; None where the system doesn't say."""
+    """The smoothed round trip in seconds, as TCP has measured it; None if the system doesn't say."""
     try:
         info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCPI_RTT + 4)
         (microseconds,) = struct.unpack_from("I", info, _TCPI_RTT)

@@ -21,13 +21,13 @@ class Stream(Protocol):
     """Such as ``TLSv1.3``; None without."""
 
     def send(self, data: Buffer) -> int:
-        """Take as much as goes; returns how many bytes, 0 where it would block. Raises `OSError`.
+        """Take as much as goes; returns how many bytes, 0 if it would block. Raises `OSError`.
 
         What was not taken has to be offered again as it was, with more behind it or not.
         """
 
     def recv_into(self, buffer: memoryview) -> int | None:
-        """Fill a buffer; returns how many bytes, 0 at the end of the stream, None where it would block.
+        """Fill a buffer; returns how many bytes, 0 at the end of the stream, None if it would block.
 
         Raises `OSError`.
         """

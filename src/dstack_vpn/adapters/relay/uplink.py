@@ -249,7 +249,7 @@ class Uplink:
             self._udp.setsockopt(SOL_UDP, UDP_GRO, on)
 
     def _look_for_initiation(self, sizes: list[int]) -> None:
-        """A batch is looked through only where it may matter."""
+        """A batch is looked through only if it may matter."""
         for slot, size in enumerate(sizes):
             if size == INITIATION_SIZE and self._engine.inbox.first_byte(slot) == INITIATION:
                 self.watch.initiation(time.monotonic())

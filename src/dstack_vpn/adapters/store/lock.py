@@ -24,7 +24,7 @@ _UCRED: Final = struct.Struct("=iII")
 def lock(state_dir: Path) -> int | None:
     """Claim the directory for the life of this process; the descriptor that holds it.
 
-    None if no directory is available; the store reports that. Raises `StoreError` where another
+    None if no directory is available; the store reports that. Raises `StoreError` if another
     process has claimed it.
     """
     try:
