@@ -35,5 +35,5 @@ class LogFile:
 
 
 def logged_at(entry: Mapping[str, Any]) -> float:
-    """When a line was written, in Unix seconds."""
+    """Return the time of a line, in Unix seconds."""
     return datetime.fromisoformat(entry["timestamp"]).timestamp()

@@ -72,7 +72,7 @@ class Ping:
 
     @property
     def received(self) -> int:
-        """How many answers have come."""
+        """The number of replies."""
         self._follow()
         return len(self._replies)
 

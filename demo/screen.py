@@ -41,7 +41,7 @@ class Fact:
     text: str
     seconds: float | None = None
     daemon: float | None = None
-    """How many of the seconds were the daemon's own."""
+    """The part of the seconds that the daemon itself took."""
     headline: bool = False
     """Whether it is what the step is about, for the summary."""
 
@@ -66,7 +66,7 @@ class Screen(ABC):
         self.console = console
         self.steps = steps
         self.answered: Callable[[], int] = lambda: 0
-        """How many packets of the ping have come back so far."""
+        """The number of ping replies so far."""
 
     def __enter__(self) -> Self:
         return self

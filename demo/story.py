@@ -37,7 +37,7 @@ class Story:
         self._ping: Ping | None = None
 
     def tell(self, acts: Sequence[Act]) -> None:
-        """Tell them all; `StepFailedError` if something did not come about."""
+        """Run all acts; raises `StepFailedError` if a step failed."""
         try:
             for number, (title, act) in enumerate(acts, 1):
                 self._tell_one(StoryStep(number, title), act)

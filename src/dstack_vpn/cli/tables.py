@@ -67,14 +67,14 @@ def endpoint_of(peer: Mapping[str, Any]) -> list[str]:
 
 
 def heard(peer: Mapping[str, Any]) -> str | Text:
-    """When a peer was last heard, or that it does not answer."""
+    """Return the age of a peer's last sign of life, or that it does not answer."""
     if peer.get("state") == "no answer":
         return Text("no answer", "red")
     return ago(peer["last_handshake"])
 
 
 def ago(moment: float | None) -> str:
-    """How long ago a Unix time was."""
+    """Return the age of a Unix time."""
     if not moment:
         return "never"
     seconds = max(0, int(time.time() - moment))  # noqa: TID251 - for a person's eyes, not a decision

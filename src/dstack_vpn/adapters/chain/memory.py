@@ -14,7 +14,7 @@ _PATIENCE: Final = 16
 
 @dataclass(slots=True)
 class BlockSpan:
-    """How many blocks to ask ``eth_getLogs`` for: halved where that was too many, doubled where it was not.
+    """The number of blocks for one ``eth_getLogs``: halved if that was too many, doubled if not.
 
     What failed is not tried again for some successes, or every other call of a long backfill would fail.
     """

@@ -95,7 +95,7 @@ class RpcPool:
             raise FormatError("no RPC URL is configured")
         self._endpoints = [_Endpoint(RpcUrl.parse(url, proxies)) for url in urls]
         self.calls: dict[str, Calls] = {}
-        """Return the calls' costs by endpoint; endpoints that differ only in secret parts share a name."""
+        """The calls' costs by endpoint; endpoints that differ only in secret parts share a name."""
         for endpoint in self._endpoints:
             endpoint.memory.calls = self.calls.setdefault(endpoint.url.name, endpoint.memory.calls)
         self._target = Target(contract.lower(), chain_id, genesis_hash, abi)

@@ -37,7 +37,7 @@ from dstack_vpn.ports import ChainFact, RegistryAbi, Unannounced
 
 @dataclass(frozen=True, slots=True)
 class SessionSettings:
-    """How to follow a chain, whatever the endpoint."""
+    """Settings for following a chain, for every endpoint."""
 
     block_time: float | None = None
     """Seconds between blocks if the interval is fixed; None: learn it, and treat silence as idleness."""

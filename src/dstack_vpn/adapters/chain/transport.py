@@ -35,7 +35,7 @@ class Transport(Protocol):
 
     url: RpcUrl
     failure: ChainError | None
-    """Why the connection is of no use any more; None while it is."""
+    """The reason why the connection is unusable; None while it works."""
 
     async def exchange(self, requests: Sequence[Request], timeout: float) -> list[Outcome]:
         """Send them together and return what each came to, in order.
@@ -63,7 +63,7 @@ def outcome(reply: Reply, request: Request, url: RpcUrl) -> Outcome:
 
 
 def unreachable(error: aiohttp.ClientError | OSError | ValueError) -> EndpointError:
-    """Why a connection could not be made or was lost, in our words.
+    """Return the reason why a connection failed or was lost, in our words.
 
     aiohttp's own often quote the URL, hence the type and the system's reason are all that is kept.
     """

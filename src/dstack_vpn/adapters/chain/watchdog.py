@@ -1,4 +1,4 @@
-"""When is an endpoint that says nothing dead, and when is its chain just idle?
+"""The decision whether a silent endpoint is dead or its chain is idle.
 
 A subscription can die without a word while the connection lives. So silence is measured against the blocks'
 own rhythm (the configured block time, else the median interval seen), and after a few missing blocks the

@@ -24,7 +24,7 @@ class Choice:
     def __init__(self, upstreams: Sequence[RelayUrl]) -> None:
         self.upstreams = tuple(upstreams)
         self.unreachable: str | None = None
-        """Why no upstream could be reached the last time; None: one could."""
+        """The reason why no relay was reached at the last attempt; None: one was."""
         self._health = Failover(len(self.upstreams))
         self._barren: dict[RelayUrl, str] = {}
 

@@ -5,7 +5,7 @@ from enum import StrEnum
 
 
 class Drop(StrEnum):
-    """Why a datagram did not go on."""
+    """The reason why a datagram was dropped."""
 
     QUEUE = "queue"
     """The connection was slower than the source, or away: the oldest went."""

@@ -38,7 +38,7 @@ class Engine:
     def __init__(self, *, offload: bool = True) -> None:
         self.loop = asyncio.get_running_loop()
         self.descriptors = raise_descriptor_limit()
-        """How many files and sockets this process may have open."""
+        """Return the number of files and sockets that this process may have open."""
         self.offload: Offload = probe() if offload else NONE
         self.names = NameCache()
         self.inbox = Inbox()

@@ -115,7 +115,7 @@ class Flow:
 
     @property
     def upstream(self) -> RelayUrl | None:
-        """Which upstream carries it now."""
+        """The relay that carries it now."""
         return None if self._link is None else self._link.upstream
 
     @property

@@ -103,7 +103,7 @@ class Inbox:
         return self._plain, 2 * received, sum(self.sizes(received)) + HEADER * received
 
     def segments(self, slot: int, size: int) -> tuple[int, int]:
-        """How many datagrams a message of ``size`` bytes is, and the bytes of each but the last."""
+        """Return a message's number of datagrams for ``size`` bytes, and the bytes of each but the last."""
         if not self._headers.data[slot * MMSGHDR + CONTROL_LENGTH]:
             return 1, size
         segment = self._segment[slot * _CONTROL // 4 + 4]

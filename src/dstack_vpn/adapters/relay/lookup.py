@@ -42,7 +42,7 @@ class Share:
         self.room = asyncio.Semaphore(room)
         self.running: dict[_Key, asyncio.Future[Found]] = {}
         self.waiting: Counter[_Key] = Counter()
-        """How many wait for each name."""
+        """The number of waiters for each name."""
 
 
 def _by_system(host: str, port: int, kind: socket.SocketKind) -> Found:

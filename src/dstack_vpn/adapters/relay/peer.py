@@ -52,7 +52,7 @@ class LoopbackRelay:
 
     @property
     def problem(self) -> str | None:
-        """Why nothing gets through; None: something may."""
+        """The reason why nothing passes; None: datagrams may pass."""
         return self._service.problem
 
     def probe(self, to: SocketAddress, answered: Callable[[], None]) -> None:

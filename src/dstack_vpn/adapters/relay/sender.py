@@ -37,7 +37,7 @@ class DatagramSource:
     catch_up: Callable[[], None]
     """Offer all that has queued up meanwhile to the backlog."""
     failed: Callable[[str], None]
-    """Told that the stream is broken."""
+    """Called when the stream is broken."""
 
 
 class Sender:

@@ -1,4 +1,4 @@
-"""How the relay's TCP connections should behave, as far as the system knows the options (tcp(7))."""
+"""Options of the relay's TCP connections, if the system has them (tcp(7))."""
 
 import errno
 import socket

@@ -149,7 +149,7 @@ class Tcp2Udp:
 
     @property
     def problem(self) -> str | None:
-        """Why clients may get nothing through, as far as this side can tell.
+        """The reason why clients' datagrams may not pass, as far as this side knows.
 
         Strangers can speak what they like to an open port. So another protocol counts only if no client has
         ever got through, or if it is what only a load balancer in front of us says.

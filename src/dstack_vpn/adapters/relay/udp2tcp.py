@@ -123,7 +123,7 @@ class Udp2Tcp:
 
     @property
     def problem(self) -> str | None:
-        """Why nothing gets through, as far as this side can tell; None: something may, or nothing has to."""
+        """The reason why nothing passes, as far as this side knows; None: no known obstacle."""
         used = {flow.upstream for flow in self._flows.values() if flow.upstream is not None}
         return self._choice.problem(used) if self._flows else None
 

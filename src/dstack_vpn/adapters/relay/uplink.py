@@ -1,16 +1,17 @@
 """From a UDP socket to a stream, in single mode or batch mode.
 
-Lone: datagrams come now and then, and each should leave at once. One receive, one send, the length written
-ahead of the datagram in place; UDP_GRO is off. This has the fewest steps, which is what counts when the
-caches are cold.
+Single mode: datagrams are rare, and each should leave at once. One receive, one send; the length is written
+ahead of the datagram in place; UDP_GRO is off. This has the fewest steps, which matters with cold caches.
 
-Bulk: datagrams come faster than that can be done. Many are received in one call, coalesced by UDP_GRO where
-their source is one, and leave as one message of many buffers: no work in Python for each datagram.
+Batch mode: datagrams arrive faster than single mode can send them. One call receives many, coalesced by
+UDP_GRO if they have one source, and they leave as one message of many buffers, without work in Python for
+each datagram.
 
-It shifts up when more than 2,000 datagrams a second come, and down when lone ones come again, over an empty
-queue only: single mode would take what UDP_GRO has coalesced for one long datagram.
+Batch mode begins at more than 2,000 datagrams a second. It ends when single datagrams arrive again, and only
+with an empty queue: single mode would read a message coalesced by UDP_GRO as one long datagram.
 
-A stream that takes no more (`sender`) stops the reading: the socket's buffer holds what comes, then drops.
+A stream that accepts no more (`sender`) stops the reading: the socket's buffer keeps new datagrams, then
+drops them.
 """
 
 import array
@@ -32,15 +33,15 @@ from dstack_vpn.core.wireguard.framing import HEADER, LONGEST_FRAME
 from dstack_vpn.core.wireguard.wire import INITIATION, INITIATION_SIZE, Watch
 
 SHIFT_UP: Final = (16, 0.008)
-"""So many datagrams within so many seconds."""
+"""Number of datagrams, within this number of seconds."""
 SHIFT_DOWN: Final = (32, 0.032)
-"""So many lone datagrams within no less than so many seconds."""
+"""Number of single datagrams, within at least this number of seconds."""
 DRAINED: Final = 64
 """Datagrams read in one go without recvmmsg."""
 
 
 class Uplink:
-    """Datagrams of one connected UDP socket, onto whichever stream is attached."""
+    """Sends the datagrams of one connected UDP socket over the attached stream."""
 
     def __init__(
         self, engine: Engine, udp: socket.socket, counters: Counters, failed: Callable[[str], None]
@@ -62,26 +63,26 @@ class Uplink:
     # -- life -----------------------------------------------------------------------------------------
 
     def attach(self, stream: Stream) -> None:
-        """Send over this stream from now on, first what has waited."""
+        """Send over this stream from now on, waiting datagrams first."""
         self._sender.attach(stream)
         self.watch.reset()
         self._read()
         self._sender.send_backlog()
 
     def detach(self) -> None:
-        """Send over no stream; what comes is kept, as far as it is new."""
+        """Send over no stream; recent datagrams are kept."""
         if self._sender.stream is not None:
             self._sender.detach()
             self._read()
 
     def offer(self, datagram: bytes) -> None:
-        """Take a datagram that came by another socket."""
+        """Accept a datagram received by another socket."""
         if len(datagram) == INITIATION_SIZE and datagram[0] == INITIATION:
             self.watch.initiation(time.monotonic())
         self._sender.offer(datagram)
 
     def mirror(self, see: Callable[[bytes], None] | None) -> None:
-        """Show the frames that are sent to ``see`` as well, until None takes its place."""
+        """Also pass the sent frames to ``see``; None ends that."""
         self._mirror = see
         if not self._paused:
             self._read()
@@ -106,7 +107,7 @@ class Uplink:
         self._engine.loop.remove_reader(self._descriptor)
 
     def _read(self) -> None:
-        """Read the socket in the way that befits the state."""
+        """Read the socket in the current mode."""
         if self._sender.stream is None:
             handler = self._on_waiting
         elif self._mirror is not None:
@@ -119,7 +120,7 @@ class Uplink:
         self._engine.loop.add_reader(self._descriptor, handler)
 
     def look_again(self) -> None:
-        """There was nothing to read after all, or an earlier datagram's ICMP error, which is now cleared.
+        """Handle an empty read, or an earlier datagram's ICMP error, which is now cleared.
 
         libuv, and so uvloop, takes an error of the socket for its end and stops watching it: begin again.
         """
@@ -216,7 +217,7 @@ class Uplink:
         self._sender.put_message(inbox.message, used, total)
 
     def _on_drained(self) -> None:
-        """Without recvmmsg: all that is there, one by one, and out in one piece."""
+        """Without recvmmsg: read all datagrams one by one, and send them together."""
         frames, datagrams = [], 0
         for _ in range(DRAINED):
             try:
@@ -249,7 +250,7 @@ class Uplink:
             self._udp.setsockopt(SOL_UDP, UDP_GRO, on)
 
     def _look_for_initiation(self, sizes: list[int]) -> None:
-        """A batch is looked through only if it may matter."""
+        """Search a batch for a handshake initiation, only if one may matter."""
         for slot, size in enumerate(sizes):
             if size == INITIATION_SIZE and self._engine.inbox.first_byte(slot) == INITIATION:
                 self.watch.initiation(time.monotonic())

@@ -46,7 +46,7 @@ _REBOUND: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why a request is not answered."""
+    """The reason for refusing a request."""
 
     status: int
     reason: str

@@ -68,7 +68,7 @@ class Api:
 
     @property
     def metrics_problem(self) -> str | None:
-        """Why the metrics could not be written the last time; None: they were."""
+        """The reason of the last failure to write the metrics; None: they were written."""
         return self._documents.problem("/metrics")
 
     def routes(self) -> Iterable[Route]:
@@ -115,7 +115,7 @@ class Api:
         return problem(404, "no member is behind that address") if found is None else answer(found)
 
     async def _auth(self, request: web.Request) -> web.Response:
-        """Tell a reverse proxy who its client is: 200 and headers, 401 for strangers, 403 for the others."""
+        """Identify a reverse proxy's client: 200 and headers, 401 for strangers, 403 for the others."""
         # Behind a prefix the query is the client's, which has no say in this.
         asked = request.query if request.path == FORWARD_AUTH else MultiDict[str]()
         allowed = {name: asked.getall(name, []) for name in ("node", "owner")}

@@ -28,7 +28,7 @@ CONNECTIONS: Final = Shares(
     stale=2.0,
 )
 LOBBY_PACE: Final = Pace(rate=10, burst=40, longest=0.0)
-"""How often a source may enter the lobby. This machine, and a proxy, may always."""
+"""The rate limit of a source in the lobby. This machine, and a proxy, are exempt."""
 LOBBY: Final = Shares(total=24, each=8, reserved={Kind.OURS: 8, Kind.MEMBER: 4, Kind.STRANGER: 4}, stale=0.0)
 
 

@@ -28,7 +28,7 @@ class Document:
         self._made: tuple[str, bytes] = ("", b"")
         self._due = 0.0
         self.problem: str | None = None
-        """Why it could not be made the last time; None: it was made."""
+        """The reason of the last failure to build it; None: it was built."""
 
     async def get(self) -> tuple[str, bytes]:
         """Return a content type and a body. What making it raises is kept as the problem, and raised."""

@@ -1,4 +1,4 @@
-"""Which user a connection from this machine belongs to, by the kernel's word.
+"""The user that owns a connection from this machine, as the kernel reports it.
 
 A reverse proxy on this machine connects from loopback for the whole world, and nothing has to show in its
 requests. The kernel knows whose socket the other end is (proc(5), /proc/net/tcp): a web server has a user
