@@ -78,12 +78,12 @@ class LabChain:
 
     @property
     def url(self) -> str:
-        """Where daemons reach it."""
+        """The URL for daemons."""
         return f"ws://{self.address}:{PORT}"
 
     @property
     def log(self) -> Path:
-        """What anvil says."""
+        """Anvil's log."""
         return self.home / "anvil.log"
 
     def start(self) -> None:

@@ -161,7 +161,7 @@ class Lab:
 
     @property
     def has_chain(self) -> bool:
-        """Whether it has come that far."""
+        """Return True if it has come that far."""
         return hasattr(self, "chain")
 
     # -- nodes ------------------------------------------------------------------------------------------
@@ -187,7 +187,7 @@ class Lab:
             "NETWORK": "local",
             "RPC_URL": self.chain.url,
             "CONTRACT_ADDRESS": self.chain.contract,
-            # What works on any kernel: the demo should not depend on the machine's.
+            # A setting for any kernel: the demo should not depend on the machine's.
             "BACKEND": "userspace",
             "LOG_FORMAT": "json",
         }

@@ -25,9 +25,9 @@ from typing import Any, Final, Self
 from dstack_vpn.errors import AdminError
 
 MOUNTS: Final = Path("/run/dstack-vpn-netns")
-"""Where the mount namespaces are kept; itself a private mount, as the kernel demands for that."""
+"""The directory of the mount namespaces; itself a private mount, as the kernel demands for that."""
 NAMED: Final = Path("/run/netns")
-"""Where ip(8) keeps the network namespaces."""
+"""The directory of ip(8) for network namespaces."""
 _CLONE_FS: Final = 0x0000_0200
 _CLONE_NEWNS: Final = 0x0002_0000
 _CLONE_NEWNET: Final = 0x4000_0000
@@ -96,7 +96,7 @@ class Namespace:
 
     @property
     def mounts(self) -> Path:
-        """Where its mount namespace is kept."""
+        """The path of its mount namespace."""
         return MOUNTS / self.name
 
     # -- inside -----------------------------------------------------------------------------------------
@@ -107,7 +107,7 @@ class Namespace:
         return ["nsenter", f"--net={net}", f"--mount={mounts}", "--", *map(str, command)]
 
     def shell_command(self, *command: str | Path) -> str:
-        """What a person types to run a command inside, also when this process has ended."""
+        """The shell command that runs a command inside, also after the end of this process."""
         return " ".join(
             ["nsenter", f"--net={NAMED / self.name}", f"--mount={self.mounts}", *map(str, command)]
         )
@@ -229,7 +229,7 @@ def remove(name: str) -> None:
 
 
 def may_unshare() -> bool:
-    """Whether this process may make namespaces."""
+    """Return True if this process may make namespaces."""
     tried = subprocess.run(["unshare", "--net", "--mount", "true"], capture_output=True, check=False)
     return tried.returncode == 0
 

@@ -91,7 +91,7 @@ class LabNode:
 
     @property
     def endpoint(self) -> str:
-        """Where the others reach its WireGuard."""
+        """The WireGuard endpoint for the other nodes."""
         return f"{self.underlay}:{WIREGUARD_PORT}"
 
     @property
@@ -111,7 +111,7 @@ class LabNode:
 
     @property
     def key_file(self) -> Path:
-        """Where the daemon reads its private key."""
+        """The path of the daemon's private key."""
         return self.home / "wireguard.key"
 
     @property
@@ -199,7 +199,7 @@ class LabNode:
         return next(((part["status"], part["reason"]) for part in found), ("", ""))
 
     def device(self) -> DeviceState:
-        """What its WireGuard holds, read past the daemon; `DstackVpnError` if it is missing."""
+        """Return its WireGuard state, read without the daemon; `DstackVpnError` if it is missing."""
         parser = GetParser()
         with self.namespace.entered(), socket.socket(socket.AF_UNIX) as channel:
             channel.settimeout(3.0)
@@ -215,7 +215,7 @@ class LabNode:
         return parser.state()
 
     def has_peer(self, key: PublicKey) -> bool:
-        """Whether its WireGuard has that peer; no device has none."""
+        """Return True if its WireGuard has that peer; False without a device."""
         try:
             return key in self.device().peers
         except DstackVpnError:
@@ -232,14 +232,14 @@ class LabNode:
         return Applied(self.name, logged_at(entry), entry["latency_ms"])
 
     def place_of(self, key: PublicKey) -> str | None:
-        """Where its WireGuard would send to for a peer; None if it doesn't know."""
+        """Return WireGuard's endpoint for a peer; None if it is unknown."""
         peer = self.device().peers.get(key)
         return None if peer is None or peer.endpoint is None else str(peer.endpoint)
 
     # -- what it reaches --------------------------------------------------------------------------------
 
     def reaches(self, address: str, *, wait: float = 1.0) -> bool:
-        """Whether one ping to an address is answered within ``wait`` seconds."""
+        """Return True if one ping to an address is answered within ``wait`` seconds."""
         command = self.namespace.command("ping", "-n", "-c", "1", "-W", str(wait), address)
         return subprocess.run(command, capture_output=True, check=False).returncode == 0
 

@@ -35,7 +35,7 @@ _INODE: Final = 9
 
 @dataclass(frozen=True)
 class Loss:
-    """What happened to the packets between two marks."""
+    """The fate of the packets between two marks."""
 
     sent: int
     lost: int

@@ -1,4 +1,4 @@
-"""What the demo shows: steps, what each of them waited for, and how long that took.
+"""The demo's output: steps, the conditions that they waited for, and the times.
 
 `PlainScreen` prints a line for each fact as it becomes one. `LiveScreen` is for a terminal: what is done
 scrolls up, what goes on stays below it, with a spinner and the ping's counters.
@@ -43,7 +43,7 @@ class Fact:
     daemon: float | None = None
     """The part of the seconds that the daemon itself took."""
     headline: bool = False
-    """Whether it is what the step is about, for the summary."""
+    """True for the step's main wait, for the summary."""
 
 
 @dataclass
@@ -60,7 +60,7 @@ class StoryStep:
 
 
 class Screen(ABC):
-    """Where the story is shown."""
+    """The output of the story."""
 
     def __init__(self, console: Console, steps: int) -> None:
         self.console = console
@@ -82,7 +82,7 @@ class Screen(ABC):
 
     @abstractmethod
     def wait(self, step: StoryStep) -> None:
-        """What the step waits for has become another."""
+        """The step now waits for another condition."""
 
     @abstractmethod
     def add(self, step: StoryStep, fact: Fact) -> None:

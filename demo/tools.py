@@ -1,4 +1,4 @@
-"""What the demo needs of the machine, checked before anything is touched."""
+"""The demo's requirements on the machine, checked before any change."""
 
 import os
 import shutil

@@ -23,7 +23,7 @@ def run(settings: Settings) -> None:
 
     SIGTERM and SIGINT end it in order; a second one at once.
     """
-    # What the daemon holds has few cycles. Looking for them takes 15 ms of the imports, and up to 20 ms a
+    # The daemon's objects have few cycles. Looking for them takes 15 ms of the imports, and up to 20 ms a
     # time with thousands of peers.
     gc.set_threshold(20_000, 50, 1000)
     # structlog loads rich where it finds it: 3 MB that a daemon has no use for.

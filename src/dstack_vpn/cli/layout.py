@@ -101,7 +101,7 @@ def _wrap(cell: Text, width: int) -> list[Text]:
 
 
 def _joins(row: Text, remarks: Sequence[str], width: int) -> bool:
-    """Whether a row's remarks fit behind it."""
+    """Return True if a row's remarks fit behind it."""
     return "\n" not in row.plain and len(row) + sum(GAP + len(each) for each in remarks) <= width
 
 

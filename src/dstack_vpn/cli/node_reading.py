@@ -155,7 +155,7 @@ def verify(ctx: click.Context, settings: Settings, subject: Subject, *, as_json:
 
 
 def _question(settings: Settings, subject: Subject) -> "PublicKey | NodeName":
-    """Whom it is about: an address is its token's."""
+    """Return the subject: for an address, its token."""
     from dstack_vpn.wiring import node as wiring
     from dstack_vpn.wiring.addresses import address_plan
 

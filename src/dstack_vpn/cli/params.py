@@ -1,4 +1,4 @@
-"""What arguments may be: each is checked by the core's own parser before anything else happens.
+"""The types of arguments: each is checked by the core's own parser before anything else happens.
 
 A refusal never quotes the argument, which may be anything.
 """
@@ -114,7 +114,7 @@ Subject: TypeAlias = "PublicKey | ipaddress.IPv4Address | ipaddress.IPv6Address 
 
 
 def parse_subject(text: str) -> Subject:
-    """Whom to decide about: a key, a tunnel address, or a node; raises `FormatError`."""
+    """Parse the subject of a decision: a key, a tunnel address, or a node; raises `FormatError`."""
     with suppress(ValueError):
         return PublicKey.parse(text)
     with suppress(ValueError):

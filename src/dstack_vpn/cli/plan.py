@@ -37,7 +37,7 @@ _COLOURS: Final = {"add": "green", "update": "yellow", "remove": "red"}
 
 @dataclass(frozen=True, slots=True)
 class _Facts:
-    """What was read, and what follows from it."""
+    """The state that was read, and its consequences."""
 
     snapshot: "Snapshot"
     device: DeviceState | None
@@ -122,7 +122,7 @@ async def _read(settings: Settings) -> _Facts:
 def _where(
     device: DeviceState | None, by_udp: Lookup, key: PublicKey, peer_endpoint: PeerEndpoint
 ) -> SocketAddress | None:
-    """Where a peer is: what carries it over a relay now is the daemon's own choice, and no difference."""
+    """Return a peer's endpoint; the relay in use is the daemon's choice, and not a difference."""
     state = None if device is None else device.peers.get(key)
     if (
         peer_endpoint.relays
@@ -187,7 +187,7 @@ def _change(step: Step, facts: _Facts) -> dict[str, Any]:
 
 
 def _details(change: SetPeer) -> list[str]:
-    """What is set, in words."""
+    """Describe the settings in words."""
     ips = change.allowed_ips
     found = [] if ips is None else [f"allowed IPs {', '.join(sorted(ips)) or 'none'}"]
     found += [] if change.endpoint is None else [f"endpoint {change.endpoint}"]

@@ -42,7 +42,7 @@ class LiveLine:
 
 
 def line(before: dict[str, Any], now: dict[str, Any], seconds: float) -> Text:
-    """What happened between two looks at the statistics."""
+    """The changes between two readings of the statistics."""
     up, down = (f"{(now[key] - before[key]) * 8 / seconds / 1e6:.1f}" for key in ("bytes_up", "bytes_down"))
     drops = sum(now["drops"].values())
     text = Text.assemble(

@@ -32,7 +32,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class Sending:
-    """What a command needs to send transactions and to tell what came of them."""
+    """The tools for a command to send transactions and report their outcome."""
 
     settings: Settings
     timeout: int

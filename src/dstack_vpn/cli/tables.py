@@ -34,7 +34,7 @@ def status_line(health: dict[str, Any], stats: dict[str, Any]) -> Text:
 
 
 def status_view(health: dict[str, Any], stats: dict[str, Any]) -> RenderableType:
-    """What `status` shows."""
+    """Return the output of `status`."""
     return Group(status_line(health, stats), Text(), components_view(health), Text(), _peers(stats["peers"]))
 
 

@@ -62,7 +62,7 @@ def healthcheck(config_file: Path | None, **values: str | None) -> None:
 
 
 def _components(health: Mapping[str, Any]) -> Iterator[str]:
-    """What is not as it should be, one a line."""
+    """List the problems, one a line."""
     listed = health.get("components")
     for component in listed if isinstance(listed, list) else ():
         if isinstance(component, dict) and component.get("status") != "ok":

@@ -15,7 +15,7 @@ _FIELDS_OF_PLACE: Final = frozenset({"kind", "at", "number"})
 
 
 def sentence(kind: str, body: Body) -> str:
-    """What happened, and the kind in brackets; a kind or a body that is not ours is shown field by field."""
+    """Describe an event, with its kind in brackets; a foreign kind or body is shown field by field."""
     try:
         words = _WORDS[kind](body)
     except (KeyError, TypeError):

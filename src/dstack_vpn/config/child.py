@@ -1,4 +1,4 @@
-"""What a process that we start for `node rotate-key` gets of our settings and of our environment."""
+"""The settings and the environment for a process that we start for `node rotate-key`."""
 
 import json
 import os
@@ -14,7 +14,7 @@ PASSED: Final = ("PATH", "LANG", "LC_ALL", "SSL_CERT_FILE", "SSL_CERT_DIR", *_PR
 
 
 def environment() -> dict[str, str]:
-    """What of the environment goes on."""
+    """Return the part of the environment that is passed on."""
     ours = os.environ  # noqa: TID251 - only this package reads it
     return {name: ours[name] for name in PASSED if name in ours}
 

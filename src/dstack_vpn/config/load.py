@@ -82,7 +82,7 @@ def load_either(
 
 
 class SettingSources:
-    """Where settings come from, the first first."""
+    """The sources of settings, in order of precedence."""
 
     def __init__(
         self,
@@ -242,7 +242,7 @@ def _gather(
 
 
 def _public(options: Sequence[Option], texts: Mapping[str, str]) -> dict[str, str]:
-    """What another process may be given to find the same settings: of a secret, the file that has it."""
+    """Return the values for another process to find the same settings: for a secret, its file."""
     secret = {
         o.name for o in options if o.secret and texts.get(o.name) not in {parsers.GENERATE, parsers.DSTACK}
     }

@@ -116,7 +116,7 @@ def urls(text: str) -> tuple[str, ...]:
 
 
 def _is_rpc_url(url: str) -> bool:
-    """Whether all of it that is used can be read; the port is parsed only when it is asked for."""
+    """Return True if every part in use can be parsed; the port is parsed only on access."""
     try:
         parts = urlsplit(url)
         return parts.scheme in {"http", "https", "ws", "wss"} and bool(parts.hostname) and parts.port != 0
@@ -171,7 +171,7 @@ _SPECIAL: Final = {
         "240.0.0.0/4": "reserved (class E)",
     }.items()
 }
-"""What other networks are for (the IANA's registry of special-purpose addresses)."""
+"""The purposes of other networks (the IANA's registry of special-purpose addresses)."""
 
 
 def interface(text: str) -> str:
@@ -264,7 +264,7 @@ def api_token(text: str) -> Secret:
 
 
 def open_to(text: str) -> frozenset[str]:
-    """Who needs no token."""
+    """Parse the clients that need no token."""
     words = frozenset(part.strip() for part in text.split(","))
     if words == {"none"}:
         return frozenset()

@@ -108,7 +108,7 @@ class RelaySettings:
 
 
 def settle(values: Mapping[str, Any], levels: Mapping[str, str], problems: list[str]) -> RelaySettings | None:
-    """What depends on the mode; adds what is wrong to ``problems``."""
+    """Check the settings that depend on the mode; add errors to ``problems``."""
     mode = values["relay_mode"]
     if mode is None or problems:
         return None

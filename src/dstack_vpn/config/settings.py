@@ -1,4 +1,4 @@
-"""What the configuration comes to: one frozen value, and what the presets know about networks."""
+"""The resulting configuration: one frozen value, and the presets' facts about networks."""
 
 import ipaddress
 from collections.abc import Mapping
@@ -34,7 +34,7 @@ class Secret:
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """What a preset knows about a chain."""
+    """A preset's facts about a chain."""
 
     name: str
     chain_id: int
@@ -75,7 +75,7 @@ class Settings:
     start_block: int | None
     wireguard_private_key: PrivateKey | None
     key_file: Path | None
-    """Where the key of our own making is kept, or will be; None: the key is not ours to make."""
+    """The path of the generated key, existing or not; None: the key is not generated."""
     key_from_agent: bool
     """The dstack guest agent has the key; it is never on a disk."""
     exposed: tuple[str, ...]
