@@ -28,12 +28,12 @@ PLAIN: Final = 512
 PAYLOAD: Final = 1232
 """Bytes of any answer over UDP: what passes everywhere in one piece (DNS flag day 2020)."""
 LONGEST: Final = 4096
-"""Bytes of a question that are looked at."""
+"""The longest question that is parsed, in bytes."""
 _RESPONSE: Final = 0x80
 _PASSED_ON: Final = dns.flags.RD | dns.flags.AD | dns.flags.CD
 _LABEL: Final = 63
 _EDNS: Final = b"\0\0\x29"
-"""How the OPT record begins: the root's name and type 41."""
+"""The start of an OPT record: the root's name and type 41."""
 _WITHOUT_QUESTION: Final = (dns.rcode.FORMERR, dns.rcode.SERVFAIL, dns.rcode.NOTIMP, dns.rcode.REFUSED)
 """Response codes that some servers send without the question."""
 _OPCODE: Final = 0x78

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _log = structlog.get_logger(component="dns")
 
 LOOK: Final = 1.0
-"""Seconds between looks at which addresses the tunnel has."""
+"""Seconds between readings of the tunnel's addresses."""
 
 
 class Directory(Protocol):

@@ -1,7 +1,7 @@
 """The certificate of a relay that listens by TLS: from files, self-made, or from the dstack guest agent.
 
 Files that change are loaded again. A certificate that is not valid now never replaces one that is: the old
-one stays in use, the log reports it once, and health until it is mended.
+one stays in use, the log reports it once, and health reports it until it is fixed.
 """
 
 import socket

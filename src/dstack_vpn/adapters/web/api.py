@@ -33,13 +33,13 @@ class ApiView(Protocol):
         """The running version and settings."""
 
     async def stats(self) -> Later:
-        """Everything."""
+        """Return the complete state."""
 
     async def peers(self) -> Later:
-        """The peers."""
+        """Return the peers."""
 
     async def metrics(self) -> Later:
-        """For Prometheus."""
+        """Return the metrics for Prometheus."""
 
     async def peer(self, node_id: str) -> dict[str, Any] | None:
         """Return one node with its history; None if the registry has no such node."""

@@ -33,7 +33,7 @@ LOBBY: Final = Shares(total=24, each=8, reserved={Kind.OURS: 8, Kind.MEMBER: 4, 
 
 
 class Connections:
-    """All that are open."""
+    """All open connections."""
 
     def __init__(
         self,

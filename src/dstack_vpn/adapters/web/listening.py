@@ -1,7 +1,7 @@
 """Listening for HTTP, for as long as the process lives.
 
 A status page is no reason to end a tunnel or a relay: while the port is taken, or the address is missing,
-binding is tried again, the log reports it once, and `Listening.problem` until it works.
+binding is tried again, the log reports it once, and `Listening.problem` keeps it until the binding works.
 """
 
 import asyncio

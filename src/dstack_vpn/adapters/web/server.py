@@ -83,13 +83,13 @@ class Part(Protocol):
 
     open_paths: frozenset[str]
     slow_paths: frozenset[str]
-    """Paths whose answers may take as long as they like."""
+    """Paths without a time limit for the answer."""
 
     def routes(self) -> Iterable[Route]:
         """Return the routes that it serves."""
 
     async def close(self) -> None:
-        """The server ends."""
+        """Release resources; called when the server ends."""
 
 
 class HttpServer:
@@ -307,7 +307,7 @@ def answer(
 
 
 def problem(status: int, reason: str, headers: Mapping[str, str] = MappingProxyType({})) -> web.Response:
-    """An answer that says why there is no other."""
+    """Return an answer that gives the reason of an error."""
     return answer({"error": reason}, status, headers)
 
 
