@@ -1,26 +1,29 @@
-"""A quorum of endpoints: with k of them needed, fewer than k can give nobody access.
+"""A quorum of endpoints: with k of them needed, fewer than k cannot grant access.
 
-One endpoint is followed, and tells us of heads and logs. That k endpoints agree on a block's hash is not
-enough to believe it: it can hand out forged logs under an honest hash. So every endpoint, the followed one
-included, is asked for a token's state *after that very block*. A grant counts once k of them say what we
-hold. A revocation needs no quorum: a token that any endpoint shows out is out, until that is settled.
+The node follows one endpoint and takes heads and logs from it. The agreement of k endpoints on a block's
+hash is not sufficient: an endpoint can send forged logs under an honest hash. Every endpoint, including the
+followed one, is therefore queried for a token's state *after that block*. A grant counts once k endpoints
+report the state that this node holds. A revocation needs no quorum: a token that any endpoint reports as
+out is out until the dispute is settled.
 
-Each answer is judged when it comes. No answer is waited for, and the followed endpoint's is one among others.
+Each reply is judged on arrival. No reply is waited for, and the followed endpoint's is one among others.
 
-    an answer                                           its effect
-    the followed endpoint shows a token in              pending: all are asked
-    k show what we hold, at one block, and no k others  vouched: access control may grant it
-    the followed endpoint shows it out, or another key  out at once; what was vouched is forgotten
-    another shows it out, or with another key           disputed: out at once, until that endpoint shows
-                                                        otherwise at a later block, or is found to lie
-    another shows it ending sooner                      that end counts
-    k agree at one block, and fewer say otherwise       the fewer lie: quarantine, their disputes are void;
-                                                        the followed one may be among them
-    neither side has k, or both have                    contested: out, and health names who is at odds
+    reply                                               effect
+    the followed endpoint reports a token in            pending: all endpoints are queried
+    k confirm what we hold, at one block, and no k      confirmed: access control may grant it
+    contradict it
+    the followed endpoint reports it out, or with       out at once; the confirmed state is dropped
+    another key
+    another reports it out, or with another key         disputed: out at once, until that endpoint reports
+                                                        otherwise at a later block, or is quarantined
+    another reports an earlier expiry                   the earlier expiry counts
+    k agree at one block, and fewer contradict them     the fewer are quarantined and their disputes
+                                                        dropped; the followed one may be among them
+    neither side has k, or both have                    contested: out; health names the endpoints
 
-"At one block" means: the endpoint has our hash at our tip's height. An endpoint that stays behind can't lie
-about a block that it does not show; it only does not count. A vouched state holds until the followed endpoint
-shows the token otherwise, so a token that was revoked needs a quorum again before it comes back.
+"At one block" means: the endpoint has our hash at our tip's height. An endpoint that lags cannot contradict
+us about a block that it does not have; it is only not counted. A confirmed state holds until the followed
+endpoint reports the token otherwise. A revoked token therefore needs a new quorum before it is admitted.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -34,50 +37,50 @@ from dstack_vpn.core.model import TokenId
 
 @dataclass(frozen=True, slots=True)
 class Odds:
-    """That an endpoint says anything else of a token than we hold."""
+    """A contradiction: an endpoint reports a token otherwise than this node holds it."""
 
     height: int
-    """Of the block after which it does."""
+    """The height of the block after which the endpoint reports it."""
     out: bool
-    """Whether it shows the token out, or as another member."""
+    """True if the endpoint reports the token as out, or as another member."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a round has come to."""
+    """The outcome of judging a set of comparisons."""
 
     changed: frozenset[TokenId]
-    """Tokens about which a decision may be another now."""
+    """Tokens whose access decision may have changed."""
     contradicted: Mapping[str, str] = field(default_factory=dict)
-    """Endpoints that k others contradict, and in what; the followed one may be among them."""
+    """Endpoints that k others contradict, with the reason; the followed one may be among them."""
 
 
 @dataclass(slots=True)
 class Quorum:
-    """Which of the followed endpoint's tokens enough others have vouched for."""
+    """The tokens of the followed endpoint that enough endpoints have confirmed."""
 
     needed: int
     """Endpoints that must agree, the followed one included; 2 or more."""
     contested: dict[TokenId, frozenset[str]] = field(default_factory=dict)
-    """Tokens that endpoints contradict each other about, with no k on one side alone, and who does."""
+    """Tokens that endpoints report differently without k on one side alone, and those endpoints."""
     _vouched: dict[TokenId, tuple[Node, int]] = field(default_factory=dict)
-    """As they were when they were vouched for, and the height of the block at which they were."""
+    """Each token's state when it was confirmed, and the height of the block of that state."""
     _pending: set[TokenId] = field(default_factory=set)
     _odds: dict[TokenId, dict[str, Odds]] = field(default_factory=dict)
-    """Who else is at odds with us about a token."""
+    """The endpoints that contradict this node, by token."""
 
     @property
     def pending(self) -> int:
-        """How many tokens wait for others to show them."""
+        """The number of tokens that wait for confirmation."""
         return len(self._pending)
 
     @property
     def disputed(self) -> list[TokenId]:
-        """Tokens that are out because another endpoint than the followed one shows them out."""
+        """Tokens that are out because an endpoint other than the followed one reports them as out."""
         return sorted(token for token in self._odds if self._against(token))
 
     def doubt(self, node: Node) -> str | None:
-        """Why this token, as the followed endpoint shows it, counts for nothing yet; None: it counts."""
+        """Return why the token, as the followed endpoint reports it, does not count yet, or None."""
         if against := self._against(node.token_id):
             return f"out according to {', '.join(sorted(against))}"
         held = self._held(node.token_id)
@@ -86,12 +89,12 @@ class Quorum:
         return None
 
     def ends(self, node: Node) -> int:
-        """When access ends, of what is vouched for: an end that one endpoint alone has put off is none."""
+        """Return the confirmed expiry: an extension that one endpoint alone reports is ignored."""
         ends = [x.expires_at for x in (node, self._held(node.token_id)) if x is not None and x.expires_at]
         return min(ends, default=0)
 
     def confirms(self, node: Node) -> bool:
-        """Whether a token in that very form could be restored without asking anybody."""
+        """Return whether a token in this form can be restored without querying any endpoint."""
         return not self._against(node.token_id) and covers(self._held(node.token_id), node)
 
     def _held(self, token: TokenId) -> Node | None:
@@ -103,11 +106,11 @@ class Quorum:
     # -- what happens ---------------------------------------------------------------------------------
 
     def remember(self, nodes: Iterable[Node], height: int) -> None:
-        """These were vouched for before a restart, at that height or below."""
+        """Restore the tokens that were confirmed before a restart, at that height or below."""
         self._vouched |= {node.token_id: (node, height) for node in nodes}
 
     def followed(self, tokens: Iterable[TokenId], registry: Registry) -> None:
-        """The followed endpoint shows these tokens as they are in the registry now."""
+        """Take in the state of these tokens in the registry, as the followed endpoint reports it."""
         for token in tokens:
             node, held = registry.get(token), self._held(token)
             if node is None or not in_force(node):
@@ -119,7 +122,7 @@ class Quorum:
                 del self._vouched[token]
                 held = None
             elif held is not None and not lasts(node, held):
-                # What is cut short is not to be put off again by one endpoint alone.
+                # One endpoint alone cannot extend an expiry that was shortened.
                 held, self._vouched[token] = node, (node, self._vouched[token][1])
             if covers(held, node):
                 self._pending.discard(token)
@@ -127,12 +130,12 @@ class Quorum:
                 self._pending.add(token)
 
     def questions(self, height: int) -> list[TokenId]:
-        """The tokens to ask the others about, at that height: who are not vouched for, or at odds about."""
+        """Return the tokens to query at that height: the unconfirmed and the contradicted ones."""
         due = {t for t, odds in self._odds.items() if max(x.height for x in odds.values()) <= height}
         return sorted(self._pending | due)
 
     def discard(self, endpoint: str) -> frozenset[TokenId]:
-        """What this endpoint has said against others is void: it lies. Returns whom that concerns."""
+        """Drop the contradictions of a quarantined endpoint; return the tokens concerned."""
         concerned = {token for token, odds in self._odds.items() if odds.pop(endpoint, None)}
         for token in concerned:
             if not self._odds[token]:
@@ -144,10 +147,10 @@ class Quorum:
     def heard(
         self, asked: Registry, now: Registry, words: Sequence[Comparison], unsettled: Collection[TokenId] = ()
     ) -> Outcome:
-        """Take in what endpoints say of tokens, compared with what we held (``asked``) at that block.
+        """Judge comparisons of endpoints' replies with the registry at that block (``asked``).
 
-        ``now`` is what we hold by now. Nobody is judged by a token that has changed since, or that is
-        ``unsettled``: logs of blocks above ours speak of it. A word that takes it away still counts.
+        ``now`` is the current registry. No endpoint is judged by a token that has changed since, or that
+        is ``unsettled`` (named by logs of blocks above ours). A comparison that removes it still counts.
         """
         changed: set[TokenId] = set()
         contradicted: dict[str, str] = {}
@@ -167,7 +170,7 @@ class Quorum:
     # -- helpers --------------------------------------------------------------------------------------
 
     def _in_question(self, words: Sequence[Comparison]) -> set[TokenId]:
-        """The tokens of which these words may change anything: of thousands of tokens, mostly none."""
+        """Return the tokens that these comparisons may change: of thousands, usually none."""
         found = self._pending | self._odds.keys() | self.contested.keys()
         found = {token for token in found if any(token in w.same or token in w.differs for w in words)}
         return found.union(*(word.differs for word in words))
@@ -175,7 +178,7 @@ class Quorum:
     def _settle(
         self, token: TokenId, ours: Node | None, words: Sequence[Comparison], contradicted: dict[str, str]
     ) -> set[TokenId]:
-        """Find out whether k agree about a token, and who lies then; returns it if it is vouched for now."""
+        """Count the sides about a token, accuse the minority; return the token if it is now confirmed."""
         agree = [word for word in words if word.on_our_chain and token in word.same]
         here = [word.endpoint for word in agree if word.definitive]
         camps = _camps(token, words)
@@ -201,7 +204,7 @@ class Quorum:
         return {token}
 
     def _weigh(self, token: TokenId, ours: Node | None, honest: Sequence[Comparison]) -> set[TokenId]:
-        """Who is at odds with us about the token now, and who no more."""
+        """Update the endpoints that contradict this node about the token."""
         before = set(self._against(token))
         odds, shortened = dict(self._odds.get(token, {})), False
         for word in honest:
@@ -224,7 +227,7 @@ class Quorum:
     def _at_odds(
         self, token: TokenId, ours: Node | None, theirs: Node | None, word: Comparison
     ) -> Odds | None:
-        """What another word means; None where it is no more than an old or a foreign block's."""
+        """Return the contradiction, or None if it only stems from an old or a foreign block."""
         out = in_force(ours) and (
             not in_force(theirs) or theirs is None or ours is None or not is_same_member(theirs, ours)
         )
@@ -235,7 +238,7 @@ class Quorum:
         return Odds(word.height, out)
 
     def _shorten(self, token: TokenId, theirs: Node | None, height: int) -> bool:
-        """Somebody may show an end that is sooner: it counts, though the token stays in until then."""
+        """Apply an earlier expiry that an endpoint reports; the token stays in until then."""
         held = self._held(token)
         if held is None or theirs is None or not in_force(theirs) or lasts(theirs, held):
             return False
@@ -245,7 +248,7 @@ class Quorum:
 
 
 def _camps(token: TokenId, words: Sequence[Comparison]) -> list[list[str]]:
-    """Who says otherwise of one and the same block, by what they say."""
+    """Group the endpoints that contradict this node at the same block by the state they report."""
     camps: dict[Node | None, list[str]] = {}
     for word in words:
         if word.definitive and token in word.differs:
