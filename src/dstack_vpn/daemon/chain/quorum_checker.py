@@ -1,10 +1,10 @@
-"""Has every endpoint say what it sees of what the followed one says; `core.access.quorum` judges.
+"""The quorum checker: queries every endpoint about the followed one's state; `core.access.quorum` judges.
 
-Two kinds of question go out, each to all endpoints at once, and each answer is judged when it comes: about
-the tokens that wait for a quorum, as soon as the block that changed them is our tip; and about everything, at
-every audit. The followed endpoint is one of those that are asked, over the session that follows it. Nothing
-waits for it: this goes on while its session begins, walks, stalls, or ends. It is left if it does not answer
-an audit in time. An endpoint that is found to lie goes into quarantine.
+It sends two kinds of question, each to all endpoints at once, and judges each reply on arrival: about the
+tokens that wait for a quorum, once the block that changed them is our tip; and about all tokens, at every
+resync. The followed endpoint is queried too, over the session that follows it. The checker does not wait for
+that session: it runs while the session begins, walks, stalls, or ends. The session ends if its endpoint does
+not reply to a resync in time. An endpoint that k others contradict is quarantined.
 """
 
 import asyncio
@@ -28,33 +28,33 @@ from dstack_vpn.errors import EndpointError
 from dstack_vpn.ports import ChainSource, Verifier
 
 DEADLINE: Final = 8.0
-"""Seconds that endpoints have to answer a question about some tokens; an audit's is longer."""
+"""Seconds for replies to a question about some tokens; a resync has a longer deadline."""
 TIPS: Final = 256
-"""Blocks that we stood on at audits, and that are remembered."""
+"""The number of former tips, one for each resync, that are kept."""
 IN_FLIGHT: Final = 4
-"""Questions under way at once."""
+"""The limit of concurrent questions."""
 SLICE: Final = 250
-"""Tokens that are compared without a pause."""
+"""The number of tokens that are compared without yielding to the event loop."""
 
 
 @dataclass(slots=True)
 class QuorumChecker:
-    """All endpoints, asked."""
+    """Queries all endpoints and applies the quorum's outcomes."""
 
     state: ChainState
     source: ChainSource
     quorum: Quorum
     doubted: asyncio.Event
-    """Set when there may be tokens to ask about."""
+    """Set when there may be tokens to query."""
     session: QuorumSession = field(init=False)
     _silent: dict[str, str] = field(default_factory=dict, init=False)
-    """Endpoints that did not answer the last audit, and why."""
+    """Endpoints that did not reply to the last resync, with the reason."""
     _agreeing: int = field(default=0, init=False)
     _agenda: RetryQueue = field(default_factory=RetryQueue)
     _agreed: dict[str, float] = field(default_factory=dict)
-    """When each endpoint was last seen to have our block; those that don't any more are not there."""
+    """The last time that each endpoint had our block; endpoints that no longer have it are absent."""
     _tips: deque[tuple[float, BlockRef]] = field(default_factory=lambda: deque(maxlen=TIPS))
-    """When we stood on which block, at the audits."""
+    """Our tip at each resync, with its time."""
 
     def __post_init__(self) -> None:
         self.session = QuorumSession(self.state, self.source, self.quorum, Verifiers(self.source))
@@ -75,7 +75,7 @@ class QuorumChecker:
 
     @contextmanager
     def following(self, driver: SessionDriver) -> Iterator[None]:
-        """Ask this endpoint over its session for as long as it is followed."""
+        """Query this endpoint over its session for as long as it is followed."""
         self.session.follow(FollowedVerifier(driver))
         self.doubted.set()
         try:
@@ -84,7 +84,7 @@ class QuorumChecker:
             self.session.follow(None)
 
     def start(self, group: asyncio.TaskGroup) -> None:
-        """Ask and judge for as long as the group runs, whatever is followed."""
+        """Query and judge for as long as the group runs, with any followed endpoint or without one."""
         self.session.verifiers.start(group)
         group.create_task(self._audit_forever(group), name="quorum audits")
         group.create_task(self._ask_forever(group), name="quorum questions")
@@ -104,13 +104,13 @@ class QuorumChecker:
                 group.create_task(self._ask(question, limit), name="quorum question")
 
     def _patience(self) -> float | None:
-        """Seconds until the next look at what to ask, without being woken; None: as long as it takes."""
+        """Return the seconds until the next check without a wake-up; None: wait for the wake-up."""
         if self.quorum.pending and self._at() is None:
-            return LOOK  # a walk that ends where it began tells nobody
+            return LOOK  # a walk that ends at its start causes no wake-up
         return RETRY[0] if self._agenda.postponed else None
 
     def _at(self) -> BlockRef | None:
-        """The block to ask about; None before the one that changed the tokens is our tip."""
+        """Return the block to query at; None until the block that changed the tokens is our tip."""
         follower = self.state.follower
         tip, events = follower.tip, follower.timeline.events
         if tip is None or follower.walking or (events and events[-1].block_number > tip.number):
@@ -118,7 +118,7 @@ class QuorumChecker:
         return tip
 
     def _next_question(self) -> Question | None:
-        """What to ask now."""
+        """Return the next question, or None."""
         if (tip := self._at()) is None:
             return None
         now = self.state.clock.monotonic()
@@ -128,7 +128,7 @@ class QuorumChecker:
         return Question(tip, tokens) if tokens else None
 
     async def _ask(self, question: Question, limit: asyncio.Semaphore) -> None:
-        """One question, to all; it holds up others only until its tokens are settled."""
+        """Send one question to all endpoints; it occupies a slot only until its tokens are settled."""
         height, under_way = question.at.number, True
 
         def end() -> None:
@@ -149,10 +149,10 @@ class QuorumChecker:
         finally:
             end()
 
-    # -- audits ---------------------------------------------------------------------------------------
+    # -- resyncs --------------------------------------------------------------------------------------
 
     async def _audit_forever(self, group: asyncio.TaskGroup) -> None:
-        """Begin an audit every interval, also while one goes on; sooner for another followed endpoint."""
+        """Begin a resync every interval, even during one; sooner if the followed endpoint changes."""
         pause = RETRY[0]
         while True:
             began, interval = self.state.clock.monotonic(), self.state.resync_interval
@@ -171,7 +171,10 @@ class QuorumChecker:
             await asyncio.wait_for(self.state.fresh.wait(), max(seconds, 0.0))
 
     async def _audit(self) -> bool:
-        """Everything, with all that don't answer the audit before; returns whether a quorum was heard."""
+        """Query all tokens of the endpoints that are not still busy with the last resync.
+
+        Returns whether a quorum confirmed our block.
+        """
         follower = self.state.follower
         if (tip := follower.tip) is None:
             return False
@@ -204,9 +207,9 @@ class QuorumChecker:
         return confirmed
 
     def _earlier(self) -> tuple[int, str] | None:
-        """A block that we stood on `AGREED` ago, as our chain has it now: a reorg may have replaced it.
+        """Return our tip of `AGREED` ago as our chain has it now: a reorg may have replaced it.
 
-        If our chain has none of the blocks that we stood on, it was read anew: then as it was.
+        If our chain has none of our former tips, it was read again: then return the tip as it was.
         """
         follower, now = self.state.follower, self.state.clock.monotonic()
         old = [block for since, block in self._tips if since <= now - AGREED]
@@ -219,9 +222,9 @@ class QuorumChecker:
         return None if ours or not old else (old[-1].number, old[-1].hash)
 
     def _confirms(self, tip: BlockRef, statement: Reply) -> bool:
-        """With the answers of k endpoints that have our block, the registry is known; returns whether it is.
+        """Confirm the registry once k endpoints have our block; return whether it is confirmed.
 
-        At the start an endpoint has to be followed, too: our block may be the one that was stored.
+        After a start an endpoint must be followed as well: our block may be the stored one.
         """
         now = self.state.clock.monotonic()
         if statement.hash == tip.hash:
@@ -246,7 +249,7 @@ class QuorumChecker:
             self._discredit(without)
 
     def _discredit(self, honest: Collection[str]) -> None:
-        """Our chain is made up: have the registry read again, from an endpoint that follows another one."""
+        """Read the registry again from an endpoint with another chain: k endpoints lack our blocks."""
         self._tips.clear()
         followed = self.session.followed
         if followed is not None and followed.name in honest:

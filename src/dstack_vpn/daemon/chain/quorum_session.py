@@ -1,6 +1,6 @@
-"""One question to all endpoints: asked at once, compared with what we hold, judged, and carried out.
+"""One question to all endpoints: queried at once, compared with the registry, judged, and applied.
 
-`core.access.quorum` judges. An endpoint that is found to lie goes into quarantine, and its session ends.
+`core.access.quorum` judges. An endpoint that k others contradict is quarantined, and its session ends.
 """
 
 import asyncio
@@ -27,12 +27,12 @@ from dstack_vpn.ports import ChainSource, Verifier
 _log = structlog.get_logger(component="quorum")
 
 SLICE: Final = 250
-"""Tokens that are compared without a pause."""
+"""The number of tokens that are compared without yielding to the event loop."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FollowedVerifier:
-    """The followed endpoint as one that is asked: implements `ports.Verifier`."""
+    """The followed endpoint as a verifier: implements `ports.Verifier`."""
 
     driver: SessionDriver
 
@@ -40,13 +40,13 @@ class FollowedVerifier:
 
     @property
     def name(self) -> str:
-        """The endpoint's."""
+        """The endpoint's name."""
         return self.driver.session.name
 
     async def query(self, question: Question) -> Reply:
-        """See `ports.Verifier.testify`. Corrects what we hold, and ends a session that fails.
+        """See `ports.Verifier.query`. Corrects the registry, and ends a session that fails.
 
-        Over a reorg that we have not heard of, it may not know our block any more: that is no failure.
+        After a reorg that we have not seen yet, it may no longer have our block: that is not a failure.
         """
         follower, at = self.driver.state.follower, question.at
         try:
@@ -64,27 +64,27 @@ class FollowedVerifier:
 
 @dataclass(slots=True)
 class QuorumSession:
-    """All endpoints, and what becomes of their words."""
+    """Queries all endpoints, and applies the outcome of the comparisons."""
 
     state: ChainState
     source: ChainSource
     quorum: Quorum
     verifiers: Verifiers
     followed: FollowedVerifier | None = None
-    """The endpoint that is followed now; None between two sessions."""
+    """The followed endpoint; None between two sessions."""
     busy: set[str] = field(default_factory=set)
-    """Endpoints that are answering an audit."""
+    """Endpoints with an open resync query."""
     _contested: set[TokenId] = field(default_factory=set)
-    """What the log has about contested tokens."""
+    """The contested tokens that were already logged."""
 
     def follow(self, followed: FollowedVerifier | None) -> None:
-        """Ask this endpoint over its session from now on; None: no endpoint is followed."""
+        """Query this endpoint over its session from now on; None: no endpoint is followed."""
         self.followed = followed
         if followed is not None:
             self.verifiers.dismiss(followed.name)
 
     def everybody(self) -> list[Verifier]:
-        """All endpoints that are not in quarantine, each with a connection."""
+        """Return a verifier for every endpoint that is not quarantined, and connect the missing ones."""
         followed = self.followed
         self.verifiers.call(besides="" if followed is None else followed.name)
         return [*self.verifiers] if followed is None else [followed, *self.verifiers]
@@ -96,9 +96,9 @@ class QuorumSession:
         deadline: float,
         heard: Callable[[Reply], None],
     ) -> bool:
-        """Ask everybody, and judge by each answer as it comes; returns whether all have answered in time.
+        """Query the verifiers and judge each reply on arrival; return whether all finished in time.
 
-        Absorbs `ChainError`: an endpoint that fails has answered.
+        Absorbs `ChainError`: an endpoint that fails counts as finished.
         """
         ours, unsettled = self.state.follower.registry, self.state.follower.open_tokens()
         answers: asyncio.Queue[Reply | None] = asyncio.Queue()
@@ -120,7 +120,7 @@ class QuorumSession:
     async def _into(
         self, answers: asyncio.Queue[Reply | None], verifier: Verifier, question: Question
     ) -> None:
-        """Put what it says there, or None."""
+        """Put the verifier's reply into the queue, or None if it fails."""
         said: Reply | None = None
         if question.whole:
             self.busy.add(verifier.name)
@@ -134,7 +134,7 @@ class QuorumSession:
             answers.put_nowait(said)
 
     async def _words(self, ours: Registry, at: BlockRef, statement: Reply) -> list[Comparison]:
-        """What it says of our block, and of its head if that differs."""
+        """Return the comparisons at our block, and at the endpoint's head if that differs."""
         word = Comparison.of(statement, at, *await self._compare(ours, statement.observed))
         _, differs = await self._compare(ours, statement.later)
         if differs and statement.head is not None:
@@ -145,7 +145,7 @@ class QuorumSession:
     async def _compare(
         ours: Registry, observed: Sequence[TokenState]
     ) -> tuple[set[TokenId], dict[TokenId, Node | None]]:
-        """A few hundred tokens at a time, so that no event waits."""
+        """Compare a few hundred tokens at a time, so that the event loop is not blocked."""
         same: set[TokenId] = set()
         differs: dict[TokenId, Node | None] = {}
         async for part in slices(observed, SLICE):
@@ -167,7 +167,7 @@ class QuorumSession:
         self._contested = contested
 
     def quarantine(self, name: str, reason: str) -> None:
-        """An endpoint lies: it is asked nothing more for a while, and what it said is void."""
+        """Quarantine an endpoint: stop querying it for a while, and drop its contradictions."""
         self.source.quarantine(name, reason)
         self.state.publish(EndpointQuarantined(name, reason))
         self.state.members.testified(self.quorum.discard(name))

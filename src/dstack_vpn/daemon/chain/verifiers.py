@@ -1,8 +1,8 @@
-"""Another endpoint as a witness: a connection of its own, kept open, over which it is asked.
+"""Verifiers: the endpoints other than the followed one, each queried over a connection of its own.
 
-It is asked for little and at once: its head, and some tokens after our very block. One that has not got that
-far yet is given a moment. One that is further is asked for the tokens as of its head, too: the followed one
-could stand at an old block, at which a member that was revoked since is one.
+A query is small and concurrent: the endpoint's head, and some tokens after our block. An endpoint that has
+not reached that block has `PATIENCE` to do so. An endpoint that is ahead is queried for the tokens at its
+head, too: the followed endpoint could stay at an old block, before a member was revoked.
 """
 
 import asyncio
@@ -20,19 +20,19 @@ from dstack_vpn.ports import ChainSession, ChainSource
 _T = TypeVar("_T")
 
 PATIENCE: Final = 3.0
-"""Seconds that an endpoint is given to connect, and to get to our block."""
+"""Seconds for an endpoint to connect, and to reach our block."""
 LOOK: Final = 0.05
-"""Seconds between looks at whether it has."""
+"""Seconds between two checks of that."""
 
 
 @dataclass(slots=True)
 class EndpointVerifier:
-    """Implements `ports.Verifier`."""
+    """An endpoint with a connection that is kept open: implements `ports.Verifier`."""
 
     name: str
     source: ChainSource
     problem: str | None = None
-    """Why it can't be asked now."""
+    """The reason that it cannot be queried now, or None."""
     _session: ChainSession | None = None
     _connected: asyncio.Event = field(default_factory=asyncio.Event)
     _broken: asyncio.Event = field(default_factory=asyncio.Event)
@@ -53,7 +53,7 @@ class EndpointVerifier:
                 self._session = None
 
     async def query(self, question: Question) -> Reply:
-        """See `ports.Verifier.testify`. An endpoint that is behind or not connected has `PATIENCE`."""
+        """See `ports.Verifier.query`. An endpoint that lags or not connected has `PATIENCE`."""
         try:
             async with asyncio.timeout(PATIENCE):
                 await self._connected.wait()
@@ -72,11 +72,11 @@ class EndpointVerifier:
 
 @dataclass(slots=True)
 class Verifiers:
-    """A witness for every endpoint but the followed one."""
+    """The verifiers of all endpoints except the followed one."""
 
     source: ChainSource
     _group: asyncio.TaskGroup | None = field(default=None, init=False)
-    """Runs their connections."""
+    """The group that runs the connections."""
     _called: dict[str, EndpointVerifier] = field(default_factory=dict)
     _running: dict[str, asyncio.Task[None]] = field(default_factory=dict)
 
@@ -88,7 +88,7 @@ class Verifiers:
         return iter(list(self._called.values()))
 
     def call(self, *, besides: str) -> None:
-        """Have a connection to every endpoint that is neither that one nor in quarantine, and to no other."""
+        """Connect to exactly the endpoints that are neither ``besides`` nor quarantined."""
         assert self._group is not None
         wanted = self.source.others(than=besides)
         for name in self._called.keys() - set(wanted):
@@ -99,18 +99,18 @@ class Verifiers:
                 self._running[name] = self._group.create_task(verifier.run(), name=f"witness {name}")
 
     def dismiss(self, name: str) -> None:
-        """Ask that one nothing more, if it was asked."""
+        """Close the connection to this endpoint, if it has one."""
         if self._called.pop(name, None) is not None:
             self._running.pop(name).cancel()
 
 
 async def answer(session: ChainSession, question: Question) -> Reply:
-    """Ask an endpoint over its session; raises `ChainError`."""
+    """Query an endpoint over its session; raises `ChainError`."""
     return await (_audited(session, question) if question.whole else _asked(session, question))
 
 
 async def _asked(session: ChainSession, question: Question) -> Reply:
-    """A few tokens after our block, and after its own head if that is another one."""
+    """Read some tokens after our block, and after the endpoint's head if that differs."""
     at, waited = question.at, 0.0
     while True:
         head, observed = await asyncio.gather(
@@ -129,7 +129,7 @@ async def _asked(session: ChainSession, question: Question) -> Reply:
 async def _asked_later(
     session: ChainSession, question: Question, head: BlockRef, observed: list[TokenState] | ChainError
 ) -> Reply:
-    """Its head is newer than our block."""
+    """Read the tokens of an endpoint whose head is newer than our block."""
     at = question.at
     header, later = await asyncio.gather(
         session.header(at.number), session.read_tokens(question.tokens, head)
@@ -141,7 +141,7 @@ async def _asked_later(
 
 
 async def _audited(session: ChainSession, question: Question) -> Reply:
-    """Everything as of its own head, or of ours, and whether it has our blocks."""
+    """Read all tokens at the endpoint's head or at ours, and check that it has our blocks."""
     at, earlier = question.at, question.earlier
     head = await session.head()
     header = at if head.hash == at.hash else await session.header(at.number)
@@ -159,7 +159,7 @@ async def _audited(session: ChainSession, question: Question) -> Reply:
 
 
 async def _known(session: ChainSession, question: Question, at: BlockRef) -> list[TokenState]:
-    """The tokens that we know or that its latest logs name."""
+    """Read the tokens that we know and those that the endpoint's latest logs name."""
     tokens = set(question.tokens)
     for logged in await session.events(question.logs_from, at.number):
         if not isinstance(logged.event, OwnerKeyUpdated):
