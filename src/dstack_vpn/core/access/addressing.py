@@ -25,14 +25,14 @@ def unique_local_prefix(chain_id: int, contract: Address) -> IPv6Network:
 
 @dataclass(frozen=True)
 class AddressPlan:
-    """Maps token ids to tunnel addresses and back, injectively."""
+    """An injective mapping between token ids and tunnel addresses."""
 
     ipv4: IPv4Network
     ipv6: IPv6Network
 
     @property
     def networks(self) -> tuple[IPv4Network, IPv6Network]:
-        """Both prefixes."""
+        """The IPv4 and the IPv6 prefix."""
         return self.ipv4, self.ipv6
 
     @cached_property
@@ -41,7 +41,7 @@ class AddressPlan:
 
     @cached_property
     def _ipv4_room(self) -> int:
-        """How many tokens fit between the network's own address and its broadcast address."""
+        """The number of tokens that fit between the network address and the broadcast address."""
         return self.ipv4.num_addresses - 2
 
     @cached_property
@@ -53,24 +53,24 @@ class AddressPlan:
         return self.ipv6.num_addresses - 1
 
     def ipv4_of(self, token: TokenId) -> ipaddress.IPv4Address | None:
-        """The token's IPv4 address; None where the range is too small for its id."""
+        """Return the token's IPv4 address, or None if the range is too small for its id."""
         return ipaddress.IPv4Address(self._ipv4_base + token) if 0 <= token < self._ipv4_room else None
 
     def ipv6_of(self, token: TokenId) -> ipaddress.IPv6Address | None:
-        """The token's IPv6 address; None for ids of 2^80 - 1 and more, which a /48 can't hold."""
+        """Return the token's IPv6 address, or None for ids of 2^80 - 1 and more: a /48 cannot hold them."""
         return ipaddress.IPv6Address(self._ipv6_base + token) if 0 <= token < self._ipv6_room else None
 
     def allowed_ips(self, token: TokenId) -> frozenset[Cidr]:
-        """The token's addresses as single-host prefixes; empty where it can't have any."""
+        """Return the token's addresses as single-host prefixes; empty if it has no address."""
         ipv4, ipv6 = self.ipv4_of(token), self.ipv6_of(token)
         return frozenset(f"{ip}/{ip.max_prefixlen}" for ip in (ipv4, ipv6) if ip is not None)
 
     def has_room_for(self, token: TokenId) -> bool:
-        """Whether the token has any address."""
+        """Return whether the token has an address."""
         return 0 <= token < self._ipv6_room
 
     def token_at(self, address: str) -> TokenId | None:
-        """Which token an address belongs to; None where it is nobody's (or no address at all)."""
+        """Return the token of an address, or None if it belongs to no token or is malformed."""
         try:
             ip = ipaddress.ip_address(address)
         except ValueError:

@@ -1,8 +1,8 @@
-"""Which peers do not answer: bytes go to them, and none come back.
+"""Detection of peers that do not answer: bytes are sent to them, and none are received.
 
 WireGuard answers data within KEEPALIVE_TIMEOUT (10 s) and a handshake initiation at once, so a peer that is
-sent either and is silent for `ANSWER_TO_DATA` is unreachable. A keepalive asks for no answer. A peer that
-nothing is sent to may be anything: it is not judged.
+sent either and is silent for `ANSWER_TO_DATA` is unreachable. A keepalive asks for no answer. A peer
+that is sent nothing is not judged.
 """
 
 from collections.abc import Iterable
@@ -15,12 +15,12 @@ from dstack_vpn.core.wireguard.wire import ANSWER_TO_DATA, asks_for_answer
 
 @dataclass(slots=True)
 class Answers:
-    """What each peer owes, by the device's byte counters. Times are monotonic seconds."""
+    """The outstanding answers of each peer, by the device's byte counters. Times: monotonic seconds."""
 
     overdue: dict[PublicKey, float] = field(default_factory=dict)
-    """The peers that do not answer, and since when each has owed an answer."""
+    """The peers that do not answer, and the time since which an answer is outstanding."""
     _counters: dict[PublicKey, tuple[int, int]] = field(default_factory=dict)
-    """Bytes sent and received, at the last look."""
+    """Bytes sent and received at the last comparison."""
     _owing: dict[PublicKey, float] = field(default_factory=dict)
 
     def look(
@@ -36,7 +36,7 @@ class Answers:
                 continue
             sent, received = peer.tx_bytes - before[0], peer.rx_bytes - before[1]
             if received or sent < 0:
-                # Heard, or its counters began again: it was set anew.
+                # It answered, or its counters restarted because the peer was set again.
                 self._owing.pop(key, None)
                 if self.overdue.pop(key, None) is not None and received > 0:
                     back.append(key)
@@ -48,7 +48,7 @@ class Answers:
         return silent, back
 
     def keep(self, keys: Iterable[PublicKey]) -> None:
-        """Forget every peer but these."""
+        """Forget all peers except these."""
         kept = set(keys)
         for of_peers in (self.overdue, self._counters, self._owing):
             for key in of_peers.keys() - kept:

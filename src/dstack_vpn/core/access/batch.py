@@ -1,4 +1,4 @@
-"""Peer deltas that wait for the device: what several events come to, one delta for each peer."""
+"""Peer deltas that wait for the device: several events combined into one delta for each peer."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -9,13 +9,13 @@ from dstack_vpn.core.wireguard.keys import PublicKey
 
 @dataclass(slots=True)
 class Batch:
-    """Deltas, and when the first of their events was seen (monotonic seconds)."""
+    """Deltas, and the time at which the first of their events was seen (monotonic seconds)."""
 
     deltas: dict[PublicKey, Delta] = field(default_factory=dict)
     seen: float = 0.0
 
     def add(self, deltas: Iterable[Delta], seen: float) -> None:
-        """Take in the deltas of one more event; a peer that came and went again leaves none."""
+        """Add the deltas of one event; a peer that was added and removed again leaves no delta."""
         self.seen = min(self.seen or seen, seen)
         for delta in deltas:
             earlier = self.deltas.pop(delta.public_key, None)

@@ -1,7 +1,7 @@
-"""Access control: who is on the network now, and why.
+"""Access control: the members that are on the network now, with the reasons.
 
-`AccessControl` looks at one registry state from one node's point of view. Nothing else in the system makes
-a peer: what `granted` yields is what the device gets.
+`AccessControl` evaluates one registry state for one node. It is the only source of peers: the device gets
+exactly those that `granted` yields.
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from dstack_vpn.core.wireguard.keys import PublicKey
 
 
 class Reason(StrEnum):
-    """Why a node is, or is not, on the network."""
+    """The reason that a node is, or is not, on the network."""
 
     ACTIVE = "active"
     REVOKED = "revoked"
@@ -41,14 +41,14 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The answer about one node: whether it is a peer of ours, and the reason."""
+    """The decision about one node: granted or not, and the reason."""
 
     granted: bool
     reason: Reason
     node: Node | None = None
     detail: str = ""
     ends: int = 0
-    """The last Unix second of the access that is granted; 0: it does not end."""
+    """The last Unix second of the granted access; 0: no expiry."""
 
     def __str__(self) -> str:
         return f"{self.reason.value} ({self.detail})" if self.detail else self.reason.value
@@ -59,7 +59,7 @@ _UNKNOWN = Decision(granted=False, reason=Reason.UNKNOWN)
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """The keys that this node admits, whatever the registry grants."""
+    """The keys that this node admits, independent of the registry's grants."""
 
     only: frozenset[PublicKey] | None = None
     """The only keys that are admitted; None: every key."""
@@ -83,21 +83,21 @@ EVERYONE = Admission()
 
 @dataclass(frozen=True, slots=True)
 class NodeIdentity:
-    """How this node knows its own token, beside its key.
+    """How this node identifies its own token, beside its key.
 
-    A public key proves nothing: whoever sees it first, in a transaction that waits, can register it for
-    another token. A node that took that token for its own would run under the address and name of another.
+    A public key proves nothing: an account that sees it in a pending transaction can register it for
+    another token. A node that took that token for its own would use another's address and name.
     """
 
     node_id: str | None = None
     """NODE_ID."""
     account: Address | None = None
-    """The account that has to hold the token; it counts if there is no node id."""
+    """The account that must hold the token; used if there is no node id."""
     last: Node | None = None
-    """Our token as it was last known; it counts if there is neither. Another one of its owner's will do."""
+    """Our last known token; used if there is neither. Another token of its owner is accepted."""
 
     def matches(self, node: Node) -> bool:
-        """Whether that token can be ours."""
+        """Return whether that token can be ours."""
         if self.node_id is not None:
             return node.node_id == self.node_id
         if self.account is not None:
@@ -107,7 +107,7 @@ class NodeIdentity:
 
     @property
     def is_key_alone(self) -> bool:
-        """Whether nothing beside the key is known."""
+        """Return whether nothing beside the key is known."""
         return self.node_id is None and self.account is None and self.last is None
 
     def __str__(self) -> str:
@@ -136,21 +136,21 @@ class AccessControl:
     height: int = 0
     confirmations: int = 0
     quorum: Quorum | None = None
-    """Where several endpoints have to agree, what they do agree on."""
+    """The quorum, if several endpoints must agree."""
     admission: Admission = EVERYONE
     identity: NodeIdentity = BY_KEY
 
     def decide(self, subject: TokenId | str | PublicKey, now: float) -> Decision:
         """Decide about a token, a node id, a key, or a tunnel address; ``now`` in Unix seconds.
 
-        Where several tokens match, the one that is on the network speaks for all, else the one that will be,
+        If several tokens match, the one that is on the network counts, else the one that will be,
         else the newest.
         """
         decisions = [self._decide(self.registry.nodes[token], now) for token in self._tokens(subject)]
         return max(decisions, key=_standing, default=_UNKNOWN)
 
     def granted(self, now: float) -> Iterator[Node]:
-        """Every node that is a peer of ours at ``now``."""
+        """Return every node that is a peer of ours at ``now``."""
         return (node for node in self.registry.nodes.values() if self._decide(node, now).granted)
 
     def _tokens(self, subject: TokenId | str | PublicKey) -> frozenset[TokenId]:
@@ -160,7 +160,7 @@ class AccessControl:
             case int():
                 token: TokenId | None = subject
             case _:
-                # An address first: on the deployed contract a node may call itself like another's.
+                # An address first: the deployed contract allows a node id that equals another's address.
                 token = self.addresses.token_at(subject)
                 if token is None:
                     return self.registry.with_node_id(subject)
@@ -198,9 +198,9 @@ class AccessControl:
         return None if refused is None else (refused, "")
 
     def _holder(self, node: Node, now: float) -> TokenId:
-        """Which of the tokens that claim this node's key has it: the earliest among those without a fault.
+        """Return the token that owns this node's key: the earliest claim without a fault.
 
-        A claim that only one endpoint shows, where several have to, takes nobody's key away.
+        A claim that lacks its quorum does not take the key away from another token.
         """
         assert isinstance(node.public_key, PublicKey)
         claims = self.registry.with_key(node.public_key)
@@ -213,7 +213,7 @@ class AccessControl:
 
 
 def own_problem(access: AccessControl, now: float) -> str | None:
-    """The problem of this node's own membership and what to do, or None; ``now`` in Unix seconds."""
+    """Return the problem of this node's own membership and its remedy, or None; ``now`` in Unix seconds."""
     decision = access.decide(access.own_key, now)
     if decision.reason is Reason.COPIED_KEY and decision.node is not None:
         return f"{access.identity}, but our key is registered for {_named(decision.node)}; {_ANOTHER_KEY}"
@@ -251,7 +251,7 @@ def _own_absence(access: AccessControl, now: float) -> str:
 
 
 def _fault(node: Node, now: float) -> tuple[Reason, str] | None:
-    """What keeps a node off the network whatever the others are, or None."""
+    """Return the reason that refuses a node regardless of other nodes, or None."""
     if not node.active:
         return Reason.REVOKED, ""
     if isinstance(node.node_id, Malformed):
@@ -276,6 +276,6 @@ _HOLDS_THE_KEY = frozenset(
 
 
 def _standing(decision: Decision) -> tuple[bool, bool, int]:
-    """What a question with several answers hears first: a grant, then who holds the key, then the newest."""
+    """Return the sort key of matches: a grant first, then the holder of the key, then the newest."""
     token = decision.node.token_id if decision.node else -1
     return decision.granted, decision.reason in _HOLDS_THE_KEY, token

@@ -1,4 +1,4 @@
-"""The limit on removals that only the followed endpoint speaks for: a half of the peers within an hour.
+"""The limit on removals that only the followed endpoint reports: half of the peers within an hour.
 
 A limit for each plan alone is passed in steps: 20 of 40 peers, 10 of 20, 5 of 10. So removals are counted
 over time, against the most peers that there were in that time. Keys that replace removed ones do not raise
@@ -23,7 +23,7 @@ WINDOW: Final = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Gone:
-    """A removal that no second reading has confirmed."""
+    """A removal without confirmation by a second reading."""
 
     at: float
     """Seconds, monotonic."""
@@ -40,7 +40,7 @@ class Removals:
     """Numbers of peers, falling, each with the last time when there were as many."""
 
     def observe(self, peers: int, now: float) -> None:
-        """Note how many peers there are."""
+        """Record the number of peers."""
         while self._peaks and self._peaks[-1][1] <= peers:
             self._peaks.pop()
         self._peaks.append((now, peers))
@@ -49,16 +49,16 @@ class Removals:
         self.gone = {key: gone for key, gone in self.gone.items() if gone.at >= now - WINDOW}
 
     def forget(self, keys: Iterable[PublicKey]) -> None:
-        """These are confirmed, or back."""
+        """Drop the removals that were confirmed or undone."""
         for key in keys:
             self.gone.pop(key, None)
 
     def exceed(self, keys: Collection[PublicKey]) -> bool:
-        """Whether more peers would be gone than a half, if these went as well."""
+        """Return whether these removals would exceed half of the peers."""
         most = max((peers for _, peers in self._peaks), default=0)
         return bool(keys) and too_many(len(self.gone.keys() | keys), most)
 
     def let_go(self, tokens: Mapping[PublicKey, TokenId | None], now: float) -> None:
-        """These peers go now, unconfirmed."""
+        """Record the unconfirmed removal of these peers."""
         for key, token in tokens.items():
             self.gone.setdefault(key, Gone(now, token))

@@ -1,4 +1,4 @@
-"""What other endpoints are asked about our blocks, what they say, and how that compares with what we hold."""
+"""Questions to endpoints about our blocks, their replies, and the comparison with the registry."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,60 +11,60 @@ from dstack_vpn.core.model import BlockRef, TokenId
 from dstack_vpn.core.wireguard.keys import PublicKey
 
 AGREED: Final = 60.0
-"""Seconds after which endpoints that follow one chain agree on a block, whatever reorg there was."""
+"""Seconds after which endpoints that follow one chain agree on a block, even after a reorg."""
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What another endpoint is asked."""
+    """A question to an endpoint."""
 
     at: BlockRef
-    """A block that we stand on."""
+    """A block of our chain."""
     tokens: Sequence[TokenId]
-    """Whose state after that block is wanted; with `whole` those that we know, where it can't enumerate."""
+    """The tokens to read after that block; with `whole`, the known ones, if it cannot enumerate."""
     whole: bool = False
-    """Ask for its head and for everything, as of its own head where that is newer: an audit."""
+    """Ask for the head and all tokens, at the endpoint's head if that is newer: a resync."""
     exact: bool = False
-    """Ask for everything after our very block, if the endpoint has it: the followed one should."""
+    """Ask for all tokens after our block, if the endpoint has it, as the followed one should."""
     earlier: tuple[int, str] | None = None
-    """Height and hash of a block that we stood on `AGREED` ago."""
+    """The height and hash of our tip of `AGREED` ago."""
     logs_from: int = 0
-    """Where it can't enumerate: tokens named by the logs from this block on are wanted as well."""
+    """If it cannot enumerate: also read the tokens that the logs from this block on name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What another endpoint says when it is asked about a block of ours."""
+    """The reply of an endpoint to a question about a block of ours."""
 
     endpoint: str
     hash: str | None
-    """Its block's hash at that height; None where it has no such block (yet)."""
+    """The hash of its block at that height; None if it has no such block (yet)."""
     at: BlockRef
-    """The block that `observed` is the state after: ours, or its own head where that is newer."""
+    """The block after which `observed` was read: ours, or its head if that is newer."""
     observed: Sequence[TokenState] = ()
-    """The tokens' states; a token that does not exist is there, too, without a node."""
+    """The tokens' states; a token that does not exist is included, without a node."""
     later: Sequence[TokenState] = ()
-    """The same tokens as of its own head, if that is newer: what is out by now is not to be granted."""
+    """The same tokens at its head, if that is newer: a token that is out by then is not granted."""
     head: int | None = None
-    """Its latest block's height, where it was asked for that."""
+    """The height of its latest block, if the question asked for it."""
     has_earlier: bool | None = None
-    """Whether it has our earlier block: False if it has another at that height, None if it has none."""
+    """True if it has our earlier block, False if it has another at that height, None if neither."""
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """A statement, compared with what we hold."""
+    """A reply, compared with the registry."""
 
     endpoint: str
     height: int
-    """Of the block whose state it describes."""
+    """The height of the block whose state it describes."""
     same: frozenset[TokenId]
     differs: Mapping[TokenId, Node | None]
-    """What it says of the tokens of which it says anything else than we do."""
+    """The endpoint's state of each token that differs from ours."""
     on_our_chain: bool = True
-    """Whether it has our block; else it lags, or follows another fork: what it shows in says nothing."""
+    """True if it has our block; else it lags or is on a fork, and its grants do not count."""
     definitive: bool = True
-    """Whether it speaks of just our block; else what differs may be due to another block."""
+    """True if it describes exactly our block; else a difference may stem from another block."""
 
     @classmethod
     def of(
@@ -74,19 +74,19 @@ class Comparison:
         same: Collection[TokenId],
         differs: Mapping[TokenId, Node | None],
     ) -> Self:
-        """What was said when asked about ``at``."""
+        """Return the comparison of a reply to a question about ``at``."""
         ours = statement.hash == at.hash
         exact = ours and statement.at == at
         return cls(statement.endpoint, statement.at.number, frozenset(same), differs, ours, exact)
 
     def until(self, height: int, differs: Mapping[TokenId, Node | None]) -> tuple[Self, Self]:
-        """Split off what differs later: this word does not stand for that, and the other one says it."""
+        """Split the tokens that differ at a later block off into a second comparison."""
         still = replace(self, same=self.same - differs.keys())
         return still, replace(self, height=height, same=frozenset(), differs=differs, definitive=False)
 
 
 def in_force(node: Node | None) -> bool:
-    """Whether a token stands for a member at all, but for its expiry and for what others have of it."""
+    """Return whether a token is a member's, regardless of expiry and of other tokens' claims."""
     return (
         node is not None
         and node.active
@@ -97,7 +97,7 @@ def in_force(node: Node | None) -> bool:
 
 
 def covers(held: Node | None, asked: Node) -> bool:
-    """Whether access that ``held`` gives is at least that which ``asked`` gives: same member, same key."""
+    """Return whether ``held`` grants at least the access of ``asked``: same member, same key."""
     return held is asked or (
         held is not None and in_force(held) and is_same_member(held, asked) and lasts(held, asked)
     )
@@ -106,7 +106,7 @@ def covers(held: Node | None, asked: Node) -> bool:
 def compare(
     ours: Registry, observed: Iterable[TokenState]
 ) -> tuple[set[TokenId], dict[TokenId, Node | None]]:
-    """Which tokens are read as we hold them, and what the others are read to be."""
+    """Return the tokens that equal ours, and the observed state of the others."""
     same: set[TokenId] = set()
     differs: dict[TokenId, Node | None] = {}
     for x in observed:
@@ -120,23 +120,23 @@ def compare(
 
 
 def is_same_member(one: Node, other: Node) -> bool:
-    """Whether both speak of one holder with one key and one name."""
+    """Return whether both have the same owner, key and node id."""
     return (one.public_key, one.owner, one.node_id) == (other.public_key, other.owner, other.node_id)
 
 
 def lasts(held: Node, asked: Node) -> bool:
-    """Whether ``held`` ends no sooner than ``asked``; 0 is no end."""
+    """Return whether ``held`` expires no earlier than ``asked``; 0 means no expiry."""
     return held.expires_at == 0 or 0 < asked.expires_at <= held.expires_at
 
 
 def judge_blocks(
     needed: int, statements: Collection[Reply], earlier: int | None, claims: Mapping[str, int]
 ) -> Mapping[str, str]:
-    """Return the endpoints that make blocks up, and how; empty while no k agree.
+    """Return the endpoints with invented blocks, with the reason; empty unless k agree.
 
-    The endpoints were asked for a block of ours at the height ``earlier``, on which we stood `AGREED` ago.
-    ``claims`` are heights that endpoints have shown long ago and that we have not reached. An endpoint that
-    lags contradicts nobody; k that lag for so long contradict the one whose block they don't get to.
+    The question named our block at the height ``earlier``, our tip of `AGREED` ago. ``claims`` are heights
+    that endpoints reported long ago and that we have not reached. An endpoint that lags contradicts no
+    other; k that lag for so long contradict the one whose block they do not reach.
     """
     contradicted: dict[str, str] = {}
     having, without, below = _camps_of(statements, earlier)
@@ -153,13 +153,13 @@ def judge_blocks(
 
 
 def lacking(needed: int, statements: Collection[Reply], earlier: int | None) -> Collection[str]:
-    """Return who has not got our earlier block, if k have not, and no k have: our own chain is made up."""
+    """Return the endpoints without our earlier block if they are k and no k have it: ours is invented."""
     having, without, below = _camps_of(statements, earlier)
     return {*without, *below} if len(without) + len(below) >= needed > len(having) else ()
 
 
 def _camps_of(statements: Collection[Reply], earlier: int | None) -> tuple[list[str], list[str], list[str]]:
-    """Return who has our block at that height, who has another one, and who has not got there."""
+    """Return the endpoints with our block at that height, with another one, and below it."""
     having = [x.endpoint for x in statements if x.has_earlier is True]
     without = [x.endpoint for x in statements if x.has_earlier is False]
     lagging = [x for x in statements if x.has_earlier is None and earlier is not None]

@@ -1,6 +1,6 @@
-"""Which of the tokens that wait for a quorum to ask about now.
+"""The queue of queries about tokens that wait for a quorum.
 
-None is asked about twice at the same time, and one that an answer left open only after a pause that grows.
+A token is never in two queries at once. A token that a reply left open is retried after a growing pause.
 """
 
 from collections.abc import Collection, Iterable
@@ -10,23 +10,23 @@ from typing import Final
 from dstack_vpn.core.model import TokenId
 
 MOST: Final = 340
-"""Tokens in one question; more of them are asked about one question after the other."""
+"""Tokens in one question; further ones go into the next questions."""
 RETRY: Final = (1.0, 15.0)
-"""Seconds until a question that came to nothing is asked again, at first and at most."""
+"""Seconds until a question without a result is repeated: the first pause and the longest."""
 
 
 @dataclass(slots=True)
 class RetryQueue:
-    """What is being asked, and what is to be asked again. All times are seconds of one monotonic clock."""
+    """The open and the postponed queries. All times are seconds of one monotonic clock."""
 
     _asked: set[TokenId] = field(default_factory=set)
-    """Tokens that a question is under way about."""
+    """Tokens in an open question."""
     _again: dict[TokenId, tuple[float, float]] = field(default_factory=dict)
-    """When to ask about a token again, and the pause that this is the end of."""
+    """The time of each token's next query, and the pause that ends then."""
 
     @property
     def postponed(self) -> bool:
-        """Whether there is something to ask again."""
+        """Return whether a query is postponed."""
         return bool(self._again)
 
     def take(self, waiting: Iterable[TokenId], now: float) -> tuple[list[TokenId], bool]:

@@ -1,9 +1,9 @@
-"""How old what we know of the registry may get, while nobody tells us anything newer, and what then.
+"""The age limit of the registry's last confirmed state, and the policy beyond it.
 
-Two clocks, for two questions. While the daemon runs, age is counted on the monotonic clock, so that nobody
-who sets the clock makes old members look fresh, or fresh ones old. Over a restart only the wall clock is
-left: what the state directory holds is as old as the time since it was last confirmed, or of no known age
-where that lies in the future.
+Two clocks, for two questions. While the daemon runs, age is counted on the monotonic clock, so that setting
+the clock cannot make old members look fresh, or fresh ones old. Over a restart only the wall clock is
+left: what the state directory holds is as old as the time since it was last confirmed, or of unknown
+age if that time is in the future.
 """
 
 from dataclasses import dataclass
@@ -11,11 +11,11 @@ from enum import StrEnum
 from typing import Final
 
 AHEAD: Final = 60.0
-"""Seconds that a stored time may be ahead of the clock, which may have been set meanwhile."""
+"""Seconds that a stored time may be ahead of the clock, which may have been set since."""
 
 
 class StalePolicy(StrEnum):
-    """What becomes of the last known members when they are too old."""
+    """The policy for the last known members when they are too old."""
 
     KEEP = "keep"
     ISOLATE = "isolate"
@@ -23,7 +23,7 @@ class StalePolicy(StrEnum):
 
 @dataclass(slots=True)
 class Staleness:
-    """Since when what we know has not been confirmed."""
+    """The age of the last confirmation."""
 
     limit: float
     """Seconds."""
@@ -51,10 +51,10 @@ class Staleness:
         return None
 
     def age(self, now: float) -> float | None:
-        """Seconds since the last confirmation."""
+        """Return the seconds since the last confirmation."""
         return None if self.since is None else now - self.since
 
     def isolates(self, now: float) -> bool:
-        """Whether the members have to go now."""
+        """Return whether the members must be removed now."""
         age = self.age(now)
         return self.policy is StalePolicy.ISOLATE and age is not None and age > self.limit
