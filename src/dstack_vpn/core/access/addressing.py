@@ -1,9 +1,10 @@
 """Tunnel addresses, derived from the token id alone.
 
-Every node computes the same addresses without asking anyone, and no two tokens ever share one: token *n*
-has ``network + 1 + n`` in the IPv4 range, where that is still inside it, and always ``prefix::(n + 1)`` in
-an IPv6 unique local /48 that chain id and contract address determine. Adding 1 keeps both clear of the
-network's own address (and of the subnet-router anycast address, RFC 4291 section 2.6.1).
+Every node computes the same addresses without asking anyone, and no two tokens ever share one:
+token *n* has ``network + 1 + n`` in the IPv4 range, where that is still inside it, and always
+``prefix::(n + 1)`` in an IPv6 unique local /48 that chain id and contract address determine. Adding
+1 keeps both clear of the network's own address (and of the subnet-router anycast address, RFC 4291
+section 2.6.1).
 """
 
 import hashlib

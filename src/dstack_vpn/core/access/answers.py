@@ -1,8 +1,8 @@
 """Detection of peers that do not answer: bytes are sent to them, and none are received.
 
-WireGuard answers data within KEEPALIVE_TIMEOUT (10 s) and a handshake initiation at once, so a peer that is
-sent either and is silent for `ANSWER_TO_DATA` is unreachable. A keepalive asks for no answer. A peer
-that is sent nothing is not judged.
+WireGuard answers data within KEEPALIVE_TIMEOUT (10 s) and a handshake initiation at once, so a peer
+that is sent either and is silent for `ANSWER_TO_DATA` is unreachable. A keepalive asks for no
+answer. A peer that is sent nothing is not judged.
 """
 
 from collections.abc import Iterable

@@ -1,7 +1,7 @@
 """Access control: the members that are on the network now, with the reasons.
 
-`AccessControl` evaluates one registry state for one node. It is the only source of peers: the device gets
-exactly those that `granted` yields.
+`AccessControl` evaluates one registry state for one node. It is the only source of peers: the
+device gets exactly those that `granted` yields.
 """
 
 from collections.abc import Iterator

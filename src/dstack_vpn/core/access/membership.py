@@ -1,7 +1,8 @@
 """The peers that this node should have: what access control grants, as WireGuard peers.
 
-`Membership` keeps that set up to date by deltas: an event touches a few keys, and only those are decided
-again. `rebuild` decides about everything and must come to the same set; the audit relies on it.
+`Membership` keeps that set up to date by deltas: an event touches a few keys, and only those are
+decided again. `rebuild` decides about everything and must produce the same set; the resync relies
+on it.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -19,12 +20,12 @@ from dstack_vpn.core.wireguard.keys import PublicKey
 from dstack_vpn.errors import FormatError
 
 Lookup: TypeAlias = Callable[[PublicKey, PeerEndpoint], SocketAddress | None]
-"""Where WireGuard is to send for a peer, as far as is known now."""
+"""The endpoint to which WireGuard sends for a peer, as currently known."""
 
 
 @dataclass(frozen=True)
 class PeerPolicy:
-    """What the operator of this node says about its peers."""
+    """The operator's settings for peers."""
 
     endpoints: Mapping[str, PeerEndpoint] = field(default_factory=dict)
     """Endpoints by node id; they win over whatever the chain says."""
@@ -100,7 +101,7 @@ class Membership:
     lookup: Lookup
     peers: dict[PublicKey, Peer] = field(default_factory=dict)
     tokens: dict[PublicKey, TokenId] = field(default_factory=dict)
-    """Which token each peer stands for."""
+    """The token of each peer."""
     pinned: Mapping[PublicKey, Peer] | None = None
     """The peers that the operator has rolled back to, as they were then. Access control admits no other key
     meanwhile, and still decides about these: a pin never restores a peer that the chain has revoked."""
@@ -115,7 +116,7 @@ class Membership:
         return [delta for delta in deltas if delta is not None]
 
     def rebuild(self, access: AccessControl, now: float) -> list[Delta]:
-        """Decide about everything."""
+        """Decide about all nodes."""
         return self.update(access, {*self.peers, *access.registry.by_key}, now)
 
     def _decide(self, access: AccessControl, key: PublicKey, now: float) -> Delta | None:

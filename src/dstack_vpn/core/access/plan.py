@@ -8,8 +8,8 @@ What disturbs a running tunnel was measured (docs/decisions/0026), hence the rul
 * an endpoint that roamed is the peer's own business, and one that has changed does not move a session that is
   answered (`core.paths.moving`). The fast path knows no sessions: it leaves endpoints to the sure path.
 
-A device changes nothing atomically. Every step therefore knows its inverse, and `Plan.undo` takes back
-what was granted; what was revoked stays revoked.
+A device changes nothing atomically. Every step therefore knows its inverse, and `Plan.undo` takes
+back what was granted; what was revoked stays revoked.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -23,7 +23,7 @@ from dstack_vpn.core.paths.moving import Evidence, Move, move, strays
 from dstack_vpn.core.wireguard.keys import PublicKey
 
 BRAKE_PEERS: Final = 4
-"""Up to so many peers, a plan may remove any number of them."""
+"""The number of peers up to which a plan may remove any of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Ordered steps; false where there is nothing to do."""
+    """Ordered steps; false if there are none."""
 
     steps: tuple[Step, ...] = ()
     waiting: frozenset[PublicKey] = frozenset()
@@ -55,21 +55,21 @@ class Plan:
 
     @property
     def changes(self) -> tuple[PeerChange, ...]:
-        """What the device is told, in order."""
+        """Return the device operations, in order."""
         return tuple(change for step in self.steps for change in step.changes)
 
     @property
     def removals(self) -> tuple[Step, ...]:
-        """The steps that take a peer away."""
+        """Return the steps that remove a peer."""
         return tuple(step for step in self.steps if isinstance(step.change, RemovePeer))
 
     @property
     def others(self) -> tuple[Step, ...]:
-        """The steps that add a peer or change one."""
+        """Return the steps that add or change a peer."""
         return tuple(step for step in self.steps if not isinstance(step.change, RemovePeer))
 
     def keeping(self, keys: Collection[PublicKey]) -> "Plan":
-        """The plan without its removals of these peers."""
+        """Return the plan without its removals of these peers."""
         if not keys:
             return self
         kept = (s for s in self.removals if s.change.public_key not in keys)
@@ -88,7 +88,7 @@ def plan(
     reasons: Mapping[PublicKey, str],
     evidence: Evidence,
 ) -> Plan:
-    """The smallest plan from ``actual`` to ``desired``.
+    """Return the smallest plan from ``actual`` to ``desired``.
 
     ``sent`` holds the endpoints that we have sent to the device before, and ``reasons`` why a peer is to go
     or to come.

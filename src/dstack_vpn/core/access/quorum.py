@@ -1,12 +1,13 @@
 """A quorum of endpoints: with k of them needed, fewer than k cannot grant access.
 
-The node follows one endpoint and takes heads and logs from it. The agreement of k endpoints on a block's
-hash is not sufficient: an endpoint can send forged logs under an honest hash. Every endpoint, including the
-followed one, is therefore queried for a token's state *after that block*. A grant counts once k endpoints
-report the state that this node holds. A revocation needs no quorum: a token that any endpoint reports as
-out is out until the dispute is settled.
+The node follows one endpoint and takes heads and logs from it. The agreement of k endpoints on a
+block's hash is not sufficient: an endpoint can send forged logs under an honest hash. Every
+endpoint, including the followed one, is therefore queried for a token's state *after that block*. A
+grant counts once k endpoints report the state that this node holds. A revocation needs no quorum: a
+token that any endpoint reports as out is out until the dispute is settled.
 
-Each reply is judged on arrival. No reply is waited for, and the followed endpoint's is one among others.
+Each reply is judged on arrival. No reply is waited for, and the followed endpoint's is one among
+others.
 
     reply                                               effect
     the followed endpoint reports a token in            pending: all endpoints are queried
@@ -21,9 +22,10 @@ Each reply is judged on arrival. No reply is waited for, and the followed endpoi
                                                         dropped; the followed one may be among them
     neither side has k, or both have                    contested: out; health names the endpoints
 
-"At one block" means: the endpoint has our hash at our tip's height. An endpoint that lags cannot contradict
-us about a block that it does not have; it is only not counted. A confirmed state holds until the followed
-endpoint reports the token otherwise. A revoked token therefore needs a new quorum before it is admitted.
+"At one block" means: the endpoint has our hash at our tip's height. An endpoint that lags cannot
+contradict us about a block that it does not have; it is only not counted. A confirmed state holds
+until the followed endpoint reports the token otherwise. A revoked token therefore needs a new
+quorum before it is admitted.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence

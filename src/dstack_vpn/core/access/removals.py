@@ -1,11 +1,13 @@
 """The limit on removals that only the followed endpoint reports: half of the peers within an hour.
 
-A limit for each plan alone is passed in steps: 20 of 40 peers, 10 of 20, 5 of 10. So removals are counted
-over time, against the most peers that there were in that time. Keys that replace removed ones do not raise
-that number beyond the peak, so forged key changes count as the removals that they are.
+A limit for each plan alone is passed in steps: 20 of 40 peers, 10 of 20, 5 of 10. So removals are
+counted over time, against the most peers that there were in that time. Keys that replace removed
+ones do not raise that number beyond the peak, so forged key changes count as the removals that they
+are.
 
 A removal that a second reading has confirmed is not counted. Neither is one whose peer is back. So
-revocations at a slow pace never reach the limit, and faster ones cost a reading for each half of the peers.
+revocations at a slow pace never reach the limit, and faster ones cost a reading for each half of
+the peers.
 """
 
 from collections import deque

@@ -1,6 +1,7 @@
 """The queue of queries about tokens that wait for a quorum.
 
-A token is never in two queries at once. A token that a reply left open is retried after a growing pause.
+A token is never in two queries at once. A token that a reply left open is retried after a growing
+pause.
 """
 
 from collections.abc import Collection, Iterable

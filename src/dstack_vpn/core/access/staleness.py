@@ -1,9 +1,9 @@
 """The age limit of the registry's last confirmed state, and the policy beyond it.
 
-Two clocks, for two questions. While the daemon runs, age is counted on the monotonic clock, so that setting
-the clock cannot make old members look fresh, or fresh ones old. Over a restart only the wall clock is
-left: what the state directory holds is as old as the time since it was last confirmed, or of unknown
-age if that time is in the future.
+Two clocks, for two questions. While the daemon runs, age is counted on the monotonic clock, so that
+setting the clock cannot make old members look fresh, or fresh ones old. Over a restart only the
+wall clock is left: what the state directory holds is as old as the time since it was last
+confirmed, or of unknown age if that time is in the future.
 """
 
 from dataclasses import dataclass

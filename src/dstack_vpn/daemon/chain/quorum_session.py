@@ -1,6 +1,7 @@
 """One question to all endpoints: queried at once, compared with the registry, judged, and applied.
 
-`core.access.quorum` judges. An endpoint that k others contradict is quarantined, and its session ends.
+`core.access.quorum` judges. An endpoint that k others contradict is quarantined, and its session
+ends.
 """
 
 import asyncio

@@ -1,8 +1,9 @@
 """Verifiers: the endpoints other than the followed one, each queried over a connection of its own.
 
-A query is small and concurrent: the endpoint's head, and some tokens after our block. An endpoint that has
-not reached that block has `PATIENCE` to do so. An endpoint that is ahead is queried for the tokens at its
-head, too: the followed endpoint could stay at an old block, before a member was revoked.
+A query is small and concurrent: the endpoint's head, and some tokens after our block. An endpoint
+that has not reached that block has `PATIENCE` to do so. An endpoint that is ahead is queried for
+the tokens at its head, too: the followed endpoint could stay at an old block, before a member was
+revoked.
 """
 
 import asyncio

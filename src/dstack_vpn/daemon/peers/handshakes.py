@@ -1,16 +1,17 @@
-"""Calls the peers of a device that has just been set up, instead of waiting until they notice.
+"""Initiates handshakes with the peers of a device that was just set up, without waiting for a timeout.
 
-They still hold sessions with the WireGuard that we had before, and go on using them: one finds out after 15 s
-without an answer (KEEPALIVE_TIMEOUT and REKEY_TIMEOUT). A handshake of ours tells it at once. A peer that
-lost its session on this device is called too: it was taken away and set again, or it was revoked and granted
-again within the life of a session. The state directory keeps where each peer was heard last, so that a peer
-without an endpoint of its own (behind NAT, or a relay) is called as well.
+They still hold sessions with the WireGuard that we had before, and go on using them: one finds out
+after 15 s without an answer (KEEPALIVE_TIMEOUT and REKEY_TIMEOUT). A handshake of ours replaces the
+session at once. This includes a peer that lost its session on this device: it was removed and set
+again, or revoked and granted again within the life of a session. The state directory keeps the last
+endpoint of each peer, which also covers a peer without an endpoint of its own (behind NAT, or a
+relay).
 
-WireGuard sends one initiation in 5 s (REKEY_TIMEOUT). If that one is lost, the tunnel stands still for as
-long. It is easily lost: the other node may learn of the grant a moment later, and two initiations that cross
-cancel each other, since each side then answers as the responder and drops the answer to its own. So a peer
-that has no session soon after a call is set anew, which allows another initiation, and called again. The
-side with the smaller key does that first.
+WireGuard sends one initiation in 5 s (REKEY_TIMEOUT). If that one is lost, the tunnel stands still
+for as long. It is easily lost: the other node may learn of the grant a moment later, and two
+initiations that cross cancel each other, since each side then answers as the responder and drops
+the answer to its own. So a peer without a session soon after an initiation is set again, which
+allows another initiation. The side with the smaller key does that first.
 """
 
 import asyncio
@@ -36,11 +37,11 @@ _log = structlog.get_logger(component="device")
 _chance: Final = random.SystemRandom().random
 
 AGAIN: Final = 0.5
-"""Seconds from a call to the next one; the side with the larger key waits twice as long."""
+"""Seconds between two initiations; the side with the larger key waits twice as long."""
 JITTER: Final = 0.25
 """Seconds at most that are added to it."""
 CALLS: Final = 4
-"""Calls at most, with a longer pause before each; WireGuard goes on by itself."""
+"""The limit of initiations, with a longer pause before each; WireGuard then retries by itself."""
 CALLED_AGAIN: Final = 200
 """Peers at most that are called again: to set many anew holds up the device."""
 
@@ -49,14 +50,14 @@ class Initiate(Protocol):
     """Has WireGuard send peers a handshake initiation, to these places; raises nothing."""
 
     async def __call__(self, places: Places, *, anew: bool = False) -> None:
-        """With ``anew`` the peers are set anew before."""
+        """With ``anew`` the peers are first removed and set again."""
 
 
 @dataclass(slots=True)
 class _Call:
     place: SocketAddress
     due: float
-    """When to call again (monotonic seconds)."""
+    """The time of the next initiation (monotonic seconds)."""
     made: int = 1
 
 
@@ -70,14 +71,14 @@ class HandshakeInitiator:
     initiate: Initiate
     _known: dict[PublicKey, SocketAddress] = field(default_factory=dict, init=False)
     _called: Device | None = field(default=None, init=False)
-    """The device whose peers have been called."""
+    """The device with whose peers handshakes were initiated."""
     _state: DeviceState | None = field(default=None, init=False)
     _lost: set[PublicKey] = field(default_factory=set, init=False)
-    """Peers that had a session, and have none any more."""
+    """Peers that lost their session."""
     _left: dict[PublicKey, float] = field(default_factory=dict, init=False)
     """Peers that were removed while they had a session, and when (monotonic seconds)."""
     _calls: dict[PublicKey, _Call] = field(default_factory=dict, init=False)
-    """Peers that were called and have no session yet."""
+    """Peers with an initiation and without a session yet."""
     _news: asyncio.Event = field(default_factory=asyncio.Event, init=False)
 
     def saw(self, state: DeviceState) -> None:
@@ -155,7 +156,7 @@ class HandshakeInitiator:
         return self.tunnel.clock.monotonic() + pause + JITTER * _chance()
 
     def _pause(self) -> float | None:
-        """Seconds until a peer is to be called again; None if none is."""
+        """Return the seconds until the next initiation, or None."""
         due = min((call.due for call in self._calls.values()), default=math.inf)
         return None if due == math.inf else max(due - self.tunnel.clock.monotonic(), 0.0)
 
