@@ -1,6 +1,6 @@
-"""Reading the whole registry from an endpoint: at the first beginning, and where nothing remembered helps.
+"""Reading the whole registry from an endpoint: at the first start, and if no stored state is usable.
 
-Until all of it has been read, what is held stays as it is.
+The held registry stays unchanged until all of it has been read.
 """
 
 import asyncio
@@ -19,15 +19,15 @@ RELOAD_ABOVE: Final = 20_000
 """Blocks: a longer gap is not fetched log by log where the contract can enumerate."""
 SAFE_DEPTH: Final = 64
 """Blocks below the head that count as final on a chain that does not say; where a contract can't enumerate,
-an audit asks for the logs of so many again."""
+a resync reads the logs of that many again."""
 RESYNC_DEADLINE: Final = 60.0
-"""Seconds that an endpoint has to show everything."""
+"""Seconds for an endpoint to return the whole registry."""
 
 _T = TypeVar("_T")
 
 
 async def in_time(name: str, reading: Awaitable[_T]) -> _T:
-    """Read everything, within the deadline: an endpoint can make any number of pages. Raises `ChainError`."""
+    """Read the whole registry within the deadline: the number of pages is unbounded. Raises `ChainError`."""
     try:
         async with asyncio.timeout(RESYNC_DEADLINE):
             return await reading
@@ -36,9 +36,9 @@ async def in_time(name: str, reading: Awaitable[_T]) -> _T:
 
 
 async def check_genesis(session: ChainSession) -> None:
-    """A chain can be wiped under a session: over HTTP, nothing but its blocks shows it.
+    """Detect a chain that was wiped under a session: over HTTP, only its blocks show it.
 
-    An endpoint that has pruned block 0 shows nothing. Raises `WrongChainError`.
+    An endpoint that has pruned block 0 gives no indication. Raises `WrongChainError`.
     """
     genesis = await session.header(0)
     if genesis is not None and genesis.hash != session.identity.genesis_hash:
@@ -48,7 +48,7 @@ async def check_genesis(session: ChainSession) -> None:
 
 
 async def bootstrap(state: ChainState, session: ChainSession, head: BlockRef) -> None:
-    """Read everything: from the state at one block where the contract enumerates, else from all logs."""
+    """Read the registry from the state at one block if the contract enumerates, else from all logs."""
     began = state.clock.monotonic()
     follower = state.follower
     observed = await in_time(session.name, session.read_all(head))
@@ -67,7 +67,7 @@ async def bootstrap(state: ChainState, session: ChainSession, head: BlockRef) ->
 
 
 async def final_block(session: ChainSession, head: BlockRef) -> BlockRef | None:
-    """The newest block that can't be undone, up to ``head``; None where there is none yet."""
+    """Return the newest final block up to ``head``, or None if there is none yet."""
     final = await session.finalized()
     if final is None and head.number > SAFE_DEPTH:
         final = await session.header(head.number - SAFE_DEPTH)

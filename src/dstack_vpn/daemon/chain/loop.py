@@ -1,7 +1,8 @@
-"""Following the chain over whatever endpoints there are: one session after another.
+"""Following the chain over the available endpoints: one session after another.
 
-When a session fails, the next one starts from where the registry stands; the last members stay as they are
-all the while. A second opinion, when one is needed, comes from another endpoint where there is one.
+When a session fails, the next one starts from where the registry stands; the last members stay as
+they are all the while. A second reading, when needed, comes from another endpoint if one is
+available.
 """
 
 import asyncio
@@ -27,17 +28,17 @@ from dstack_vpn.ports import ChainSession, ChainSource
 _log = structlog.get_logger(component="chain")
 
 SECOND_READING: Final = 30.0
-"""Seconds that another endpoint has to show everything."""
+"""Seconds for another endpoint to return the whole registry."""
 
 
 @dataclass(slots=True)
 class ChainLoop:
-    """The chain, followed."""
+    """The loop that follows the chain."""
 
     source: ChainSource
     state: ChainState
     quorum_checker: QuorumChecker | None
-    """Asks the other endpoints; None if one is enough."""
+    """Queries the other endpoints; None if no quorum is needed."""
     identity: ChainIdentity | None = field(default=None, init=False)
     """The chain and contract that the state directory holds; every session must match it."""
 
@@ -46,7 +47,7 @@ class ChainLoop:
         self.identity = identity
 
     async def run(self) -> None:
-        """Follow for ever. Absorbs `ChainError`: the session is left and the next one opened."""
+        """Follow until cancelled. Absorbs `ChainError`: the session ends and the next one begins."""
         async with asyncio.TaskGroup() as group:
             if self.quorum_checker is not None:
                 self.quorum_checker.start(group)
@@ -58,9 +59,9 @@ class ChainLoop:
                     self.state.down(error)
 
     async def confirm(self, held: Mapping[PublicKey, TokenId | None]) -> set[PublicKey]:
-        """Return which of these keys another reading shows out, by another endpoint if there is one.
+        """Return those of the keys that a second reading reports as out, by another endpoint if possible.
 
-        With a quorum one other endpoint is enough, whatever the rest say or don't: taking away needs no more.
+        With a quorum one other endpoint is enough for a removal, regardless of the rest.
         """
         endpoint, quorum = self.state.endpoint or "", self.state.members.quorum
         if quorum is None:
@@ -86,7 +87,7 @@ class ChainLoop:
     async def _read_again(
         self, opened: AbstractAsyncContextManager[ChainSession], held: Mapping[PublicKey, TokenId | None]
     ) -> set[PublicKey]:
-        """Read everything over another session; absorbs `ChainError`."""
+        """Read the registry over another session; absorbs `ChainError`."""
         try:
             async with asyncio.timeout(SECOND_READING), opened as session:
                 self._check(session)
@@ -109,7 +110,7 @@ class ChainLoop:
         return held.keys() - standing
 
     async def _follow(self, session: ChainSession) -> None:
-        """One session, from its first head to the error that ends it."""
+        """Run one session, from its first head to the error that ends it."""
         self._check(session)
         self.state.follower.abandon()
         tip = self.state.follower.tip
@@ -141,7 +142,7 @@ class ChainLoop:
             raise error from None
 
     def _is_no_progress(self, tip: BlockRef | None) -> bool:
-        """Whether a session that began at that tip has ended there, though an endpoint shows newer blocks."""
+        """Return whether the session ended at its first tip although an endpoint has newer blocks."""
         now = self.state.follower.tip
         seconds, _ = self.state.lag.behind(tip, self.state.clock.monotonic())
         return tip is not None and now is not None and now.number <= tip.number and seconds > 0.0

@@ -1,4 +1,4 @@
-"""Sees to it that following an endpoint gets somewhere."""
+"""Supervision of the followed endpoint's progress."""
 
 import asyncio
 from collections.abc import Callable
@@ -9,13 +9,13 @@ from dstack_vpn.daemon.chain.state import ChainState
 from dstack_vpn.errors import BehindError
 
 LOOK: Final = 1.0
-"""Seconds between looks at how far we are behind."""
+"""Seconds between two measurements of the lag."""
 
 
 async def keep_up(state: ChainState, endpoint: str, have_others: Callable[[], bool]) -> None:
-    """Raise `BehindError` when we stay too far behind what endpoints show.
+    """Raise `BehindError` if the tip stays too far behind the endpoints' heads.
 
-    The only endpoint that there is is left if it makes no progress at all: another session may be better.
+    A sole endpoint's session ends only if it makes no progress at all: a new session may be better.
     """
     began = state.clock.monotonic()
     tip, moved = state.follower.tip, began

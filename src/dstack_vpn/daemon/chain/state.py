@@ -26,21 +26,21 @@ class Began:
 
 @dataclass(slots=True)
 class ChainState:
-    """What outlives a session."""
+    """The state that outlives a session."""
 
     members: Members
     clock: Clock
     resync_interval: float
     """Seconds between full comparisons with the contract."""
     changed: asyncio.Queue[Advanced | Began]
-    """Takes what is to be stored."""
+    """The queue of changes to store."""
     publish: Publish
     endpoint: str | None = field(default=None, init=False)
-    """The RPC endpoint that is followed; None while there is none."""
+    """The followed RPC endpoint, or None."""
     problem: str | None = field(default="no endpoint has answered yet", init=False)
-    """Why no endpoint is followed."""
+    """The reason that no endpoint is followed."""
     lag: Lag = field(default_factory=Lag)
-    """How far we are behind what endpoints show."""
+    """The lag of our tip behind the endpoints' heads."""
     discredited: bool = False
     """Whether our blocks were found to be made up, so that the next session has to read everything."""
     fresh: asyncio.Event = field(default_factory=asyncio.Event)
@@ -51,9 +51,9 @@ class ChainState:
     confirmed: int = 0
     """Events that have become final in this process."""
     resynced_to: int = 0
-    """The height up to which logs were compared."""
+    """The height up to which the logs were compared by a resync."""
     unread: set[TokenId] = field(default_factory=set)
-    """Tokens whose events leave open what they are now, and that have not been read since."""
+    """Tokens whose events do not determine their state, and that have not been read since."""
     _since: float | None = field(default=None, init=False)
     _head: BlockRef | None = field(default=None, init=False)
     _head_seen: float | None = field(default=None, init=False)
@@ -81,7 +81,7 @@ class ChainState:
         )
 
     def connected(self, name: str) -> None:
-        """Follow the endpoint ``name`` from now on: the registry is what it says."""
+        """Follow the endpoint ``name`` from now on: the registry takes its state."""
         if self.problem is not None or self.endpoint != name:
             self._since = self.clock.now()
             self.fresh.set()
@@ -115,15 +115,15 @@ class ChainState:
         return self._behind
 
     def discredit(self) -> None:
-        """Have the next session read everything: our blocks were found to be made up."""
+        """Make the next session read the whole registry: k endpoints lack our blocks."""
         self.discredited = True
 
     def read(self, head: BlockRef) -> None:
-        """Take note that everything was read at this block."""
+        """Record that the whole registry was read at this block."""
         self.resynced_to, self.discredited = head.number, False
 
     def compared(self, tip: BlockRef) -> None:
-        """Take note that everything was compared up to this block."""
+        """Record that the whole registry was compared up to this block."""
         self.resynced_to = tip.number
         self.resyncs += 1
 
