@@ -1,4 +1,4 @@
-"""The record of decisions: what access control last answered about each token, and what changes it.
+"""The record of decisions: the last decision about each token, and the causes of a change.
 
 A decision depends on the token, on the tokens that claim the same key, on the height of the chain
 (confirmations), on the time (expiry), on the quorum and on the pin. `due` names the tokens that height and
@@ -58,7 +58,7 @@ class DecisionRecord:
         return self._last.get(token, _UNKNOWN)[1]
 
     def begin(self, access: AccessControl, now: float) -> None:
-        """Take the decisions over a restored registry for recorded: an earlier life recorded them."""
+        """Mark the decisions over a restored registry as recorded: an earlier process did so."""
         self.update(access, {*access.registry.nodes, *self.due(access, now)}, now)
 
     def update(

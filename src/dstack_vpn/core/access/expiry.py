@@ -1,7 +1,7 @@
 """The time by which access expires: the wall clock, corrected by block time.
 
-A wall clock that is set back would make expired access active again. Block time shows that, but it is one
-endpoint's word: a forged time in the far future would end everybody's access. So it counts as follows.
+A wall clock that is set back would make expired access active again. Block time shows that, but one
+endpoint reports it: a forged time in the far future would end all access. It therefore counts as follows.
 
     block time is ahead of the wall clock                       judged by
     by up to `AHEAD`                                             block time
