@@ -36,7 +36,7 @@ is what of that passed in the daemon. By the one clock of this machine."""
 
 
 def show(*, keep: bool, plain: bool) -> None:
-    """Run the demo; raises `AdminError` if it can't start, or where something did not come about."""
+    """Run the demo; raises `AdminError` if it can't start or a step fails."""
     tools = find_tools()
     console = Console(highlight=False)
     live = console.is_terminal and not plain
