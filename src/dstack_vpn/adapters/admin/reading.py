@@ -16,7 +16,7 @@ from dstack_vpn.adapters.chain.session import RpcSession, SessionSettings
 from dstack_vpn.adapters.contracts import calls
 from dstack_vpn.adapters.contracts.abi import WORD, Reader
 from dstack_vpn.core.chain.node import Node
-from dstack_vpn.core.chain.registry import Registry, apply_all
+from dstack_vpn.core.chain.registry import Registry, apply_all, registry_of
 from dstack_vpn.core.model import BlockRef, Position, TokenId, parse_node_id
 from dstack_vpn.errors import AdminError, CallRevertedError, FormatError
 from dstack_vpn.ports import RegistryAbi
@@ -106,8 +106,7 @@ class RegistryReader:
 
     async def _from_logs(self, head: BlockRef) -> Registry:
         events = await self.session.events(await self.session.first_block(), head.number)
-        located = [(Position(e.block_number, e.log_index), e.event) for e in events]
-        registry, _ = apply_all(Registry(), located)
+        registry = registry_of(events)
         tokens = sorted(registry.nodes)
         observed = await self.session.read_tokens(tokens, head) if tokens else []
         registry, _ = apply_all(registry, [(Position(head.number, 2**32), entry) for entry in observed])

@@ -19,6 +19,7 @@ from dstack_vpn.core.chain.events import (
     ExpiryUpdated,
     Granted,
     KeyUpdated,
+    LoggedEvent,
     OwnerKeyUpdated,
     RegistryEvent,
     Revoked,
@@ -104,6 +105,12 @@ def apply_all(
         _put(draft, change)
         changes.append(change)
     return (draft if any(changes) else state), changes
+
+
+def registry_of(events: Iterable[LoggedEvent]) -> Registry:
+    """Return the registry after all of these events, which are in the chain's order."""
+    placed = ((Position(each.block_number, each.log_index), each.event) for each in events)
+    return apply_all(Registry(), placed)[0]
 
 
 def revert(state: Registry, *changes: Change) -> Registry:

@@ -8,8 +8,8 @@ from collections.abc import Awaitable
 from typing import Final, Literal, TypeVar
 
 from dstack_vpn.core.chain.follower import Follower
-from dstack_vpn.core.chain.registry import Registry, apply_all
-from dstack_vpn.core.model import BlockRef, Position
+from dstack_vpn.core.chain.registry import Registry, registry_of
+from dstack_vpn.core.model import BlockRef
 from dstack_vpn.core.observe.events import RegistryRead
 from dstack_vpn.daemon.chain.state import Began, ChainState
 from dstack_vpn.errors import EndpointError, WrongChainError
@@ -80,9 +80,8 @@ async def _from_logs(follower: Follower, session: ChainSession, head: BlockRef) 
     again = await session.header(head.number)
     if again is None or again.hash != head.hash:
         raise EndpointError(f"{session.name}: a reorg overtook the first reading")
-    placed = [(Position(x.block_number, x.log_index), x.event) for x in events]
-    base, _ = apply_all(Registry(), [x for x in placed if x[0].block <= final.number])
-    tokens = sorted(apply_all(Registry(), placed)[0].nodes)
+    base = registry_of(each for each in events if each.block_number <= final.number)
+    tokens = sorted(registry_of(events).nodes)
     observed = await session.read_tokens(tokens, head) if tokens else []
     # Nothing can fail from here on: a registry that is known is one that the peers are derived from.
     follower.restore(base, final, events, head)
