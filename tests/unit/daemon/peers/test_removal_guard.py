@@ -3,12 +3,19 @@
 from dataclasses import replace
 from functools import partial
 
+import pytest
 from tests.scripted import ScriptedChain, grant, key
 from tests.unit.daemon.conftest import Bench, eventually
 
 from dstack_vpn.core.chain.events import Revoked
 from dstack_vpn.core.model import TokenId
 from dstack_vpn.core.wireguard.config_file import parse, render
+from dstack_vpn.daemon.peers import reconciler
+
+
+@pytest.fixture(autouse=True)
+def eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reconciler, "CONFIRM_PAUSE", 0.05)
 
 
 async def _eight_peers(bench: Bench) -> None:
