@@ -1,7 +1,8 @@
-"""From an account's private key to its address: secp256k1 and Keccak-256, as Ethereum has them.
+"""The address of an account from its private key: secp256k1 and Keccak-256, as in Ethereum.
 
-In plain Python for the reason that `core.wireguard.x25519` has: the daemon needs one address, once, and does
-not carry the library that signs (42 MB). It takes about 10 ms and is not constant in time.
+It is in plain Python for the same reason as `core.wireguard.x25519`: the daemon needs one address,
+once, and does not ship the library that signs (42 MB). A call takes about 10 ms and is not constant
+in time.
 """
 
 from typing import Final
@@ -16,12 +17,15 @@ _BASE: Final = (
     0x483ADA7726A3C4655DA4FBFC0E1108A8FD17B448A68554199C47D08FFB10D4B8,
 )
 _RATE: Final = 136
-"""Bytes that Keccak-256 takes in at a time."""
+"""Bytes that Keccak-256 absorbs per block."""
 _LANE: Final = 2**64 - 1
 
 
 def address_of(secret: str) -> Address:
-    """The address of the account with this key, lower-case; raises `FormatError`, which has no part of it."""
+    """Return the lower-case address of the account with this key.
+
+    Raises `FormatError`, whose text contains no part of the key.
+    """
     try:
         scalar = int(secret.strip().lower().removeprefix("0x"), 16)
     except ValueError:
@@ -33,7 +37,7 @@ def address_of(secret: str) -> Address:
 
 
 def _multiply(scalar: int) -> tuple[int, int]:
-    """The scalar times the base point (SEC 2, 2.4.1), by doubling and adding."""
+    """Multiply the base point (SEC 2, 2.4.1) by the scalar, by doubling and adding."""
     found: tuple[int, int] | None = None
     point = _BASE
     while scalar:
@@ -45,7 +49,7 @@ def _multiply(scalar: int) -> tuple[int, int]:
 
 
 def _add(a: tuple[int, int], b: tuple[int, int]) -> tuple[int, int]:
-    """The sum of two points, neither of which is the other's inverse."""
+    """Return the sum of two points that are not each other's inverse."""
     if a == b:
         slope = 3 * a[0] * a[0] * pow(2 * a[1], -1, _P) % _P
     else:
@@ -55,7 +59,7 @@ def _add(a: tuple[int, int], b: tuple[int, int]) -> tuple[int, int]:
 
 
 def keccak256(data: bytes) -> bytes:
-    """Keccak-256 with the padding from before FIPS 202."""
+    """Return the Keccak-256 hash, with the padding from before FIPS 202."""
     padded = bytearray(data + b"\x01" + bytes(-(len(data) + 1) % _RATE))
     padded[-1] |= 0x80
     lanes = [[0] * 5 for _ in range(5)]
@@ -67,7 +71,7 @@ def keccak256(data: bytes) -> bytes:
 
 
 def _permute(lanes: list[list[int]]) -> list[list[int]]:
-    """Keccak-f[1600] (the Keccak reference, 1.2); ``lanes[x][y]``."""
+    """Apply Keccak-f[1600] (the Keccak reference, 1.2) to ``lanes[x][y]``."""
     lfsr = 1
     for _ in range(24):
         parity = [a ^ b ^ c ^ d ^ e for a, b, c, d, e in lanes]

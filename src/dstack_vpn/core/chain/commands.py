@@ -1,4 +1,4 @@
-"""What the follower asks for, and what it has to say: a closed union of commands."""
+"""The requests and results of the follower: a closed union of commands."""
 
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -22,7 +22,10 @@ class FetchHeader:
 
 @dataclass(frozen=True, slots=True)
 class FetchEvents:
-    """Fetch the registry's events from block ``first`` to the very block ``last``, inclusive."""
+    """Fetch the registry's events from block ``first`` to ``last``, inclusive.
+
+    ``last`` is a block by hash, not only by number.
+    """
 
     first: int
     last: BlockRef
@@ -30,31 +33,31 @@ class FetchEvents:
 
 @dataclass(frozen=True, slots=True)
 class Reload:
-    """Nothing that we remember is on this chain any more, or too much is missing: read everything anew."""
+    """Read everything again: no remembered block is on this chain any more, or too many are missing."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Leave:
-    """The endpoint contradicts itself: take another one."""
+    """Leave this endpoint for another: it contradicts itself."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Advanced:
-    """The registry or the tip changed; ``added`` and ``dropped`` say by which events."""
+    """The registry or the tip changed, by the events in ``added`` and ``dropped``."""
 
     tip: BlockRef
     registry: Registry
-    """What it is after this step; where several come at once, the follower is further already."""
+    """The state after this step; if several steps come at once, the follower is already ahead of it."""
     tokens: frozenset[TokenId] = frozenset()
-    """The tokens that may be different now."""
+    """The tokens that may have changed."""
     added: tuple[LoggedEvent, ...] = ()
     dropped: tuple[LoggedEvent, ...] = ()
     reorg_depth: int = 0
-    """How many of our blocks a reorg replaced."""
+    """The number of our blocks that a reorg replaced."""
 
 
 Fetch: TypeAlias = FetchHead | FetchHeader | FetchEvents

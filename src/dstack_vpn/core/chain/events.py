@@ -1,8 +1,8 @@
-"""The closed union of registry events: what any supported registry contract can tell us.
+"""Registry events: a closed union over all supported registry contracts.
 
-`adapters.contracts` translates raw logs into these, with every field already validated; `core.chain.registry`
-folds them. `Observed` is not a log: it is what a token's state was read to be after a block's last log,
-and it replaces what the events alone made us believe.
+`adapters.contracts` translates raw logs into these and validates every field; `core.chain.registry`
+folds them. `TokenState` does not come from a log: it is a token's state as read after a block's last
+log, and it replaces the state that the events alone led to.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from dstack_vpn.core.wireguard.keys import PublicKey
 
 @dataclass(frozen=True, slots=True)
 class Granted:
-    """A token was minted, or an existing one was given access again."""
+    """A mint, or a new grant of access to an existing token."""
 
     token_id: TokenId
     owner: Address
@@ -26,14 +26,14 @@ class Granted:
 
 @dataclass(frozen=True, slots=True)
 class Revoked:
-    """A token lost its access, or was burned."""
+    """A revocation of a token's access, or a burn."""
 
     token_id: TokenId
 
 
 @dataclass(frozen=True, slots=True)
 class Transferred:
-    """A token changed hands: the previous owner's key is out until the new owner sets one."""
+    """A transfer: the previous owner's key is suspended until the new owner sets one."""
 
     token_id: TokenId
     recipient: Address
@@ -41,7 +41,7 @@ class Transferred:
 
 @dataclass(frozen=True, slots=True)
 class KeyUpdated:
-    """A token's key was set by its holder."""
+    """A new key for a token, set by its holder."""
 
     token_id: TokenId
     public_key: PublicKey | Malformed | None
@@ -49,7 +49,7 @@ class KeyUpdated:
 
 @dataclass(frozen=True, slots=True)
 class OwnerKeyUpdated:
-    """An owner's key was set, for every token that it holds (the deployed contract names no token)."""
+    """A new key for every token of an owner (the deployed contract does not name a token)."""
 
     owner: Address
     public_key: PublicKey | Malformed | None
@@ -57,7 +57,7 @@ class OwnerKeyUpdated:
 
 @dataclass(frozen=True, slots=True)
 class EndpointUpdated:
-    """A token's endpoint was set or cleared by its holder."""
+    """A new endpoint for a token, or its removal, by the holder."""
 
     token_id: TokenId
     endpoint: PeerEndpoint | Malformed | None
@@ -65,7 +65,7 @@ class EndpointUpdated:
 
 @dataclass(frozen=True, slots=True)
 class ExpiryUpdated:
-    """A token's access was given an end, in Unix seconds; 0 takes the end away."""
+    """A new expiry of a token's access, in Unix seconds; 0 removes the expiry."""
 
     token_id: TokenId
     expires_at: int
@@ -73,7 +73,7 @@ class ExpiryUpdated:
 
 @dataclass(frozen=True, slots=True)
 class TokenState:
-    """A token's whole state after a block; ``node`` is None where the token does not exist (any more)."""
+    """A token's whole state after a block; without a ``node`` if the token does not exist (any more)."""
 
     token_id: TokenId
     node: Node | None
@@ -93,11 +93,11 @@ RegistryEvent: TypeAlias = (
 
 @dataclass(frozen=True, slots=True)
 class LoggedEvent:
-    """An event and the log that carried it."""
+    """An event and the position of its log."""
 
     block_number: int
     block_hash: str
     log_index: int
     event: RegistryEvent
     removed: bool = False
-    """The endpoint says that a reorg undid it. A hint only: some endpoints never say so."""
+    """The endpoint reports that a reorg undid it. A hint only: some endpoints never report that."""

@@ -1,34 +1,37 @@
-"""Following a chain: a state machine that turns what an endpoint says into changes of the registry.
+"""The chain follower: a state machine that turns an endpoint's data into changes of the registry.
 
-Facts go in (`bootstrapped`, `receive`, `fetched`, `audited`), and out come commands: what to fetch next,
-and what the registry has become. Nothing here waits, reads a clock or talks to anyone.
+Its input are facts (`bootstrapped`, `receive`, `fetched`, `audited`), its output commands: the next
+fetches, and the new state of the registry. It never waits, reads a clock or does I/O.
 
-How it stays right:
+Rules for a correct state:
 
-* A *ring* remembers the hash of every block that we stand on. A head extends it only if its parent is
-  our tip; anything else (a gap, a fork, a reconnect) goes through a *walk*: find the newest block that we
-  and the chain agree on, fetch the logs above it, and only then drop the old fork's events and add the
-  new one's, as one step. A mint that a reorg moves to another block is thus never taken away in between.
-* A walk ends at a head whose header is confirmed after its logs were fetched, because endpoints answer
-  ``[]`` for blocks that they don't have.
-* Only heads whose logs are announced as well extend the ring just so; below the first head of a subscription,
-  and where there are no subscriptions, a head's logs are fetched by a walk.
-* A log of the next block is taken at first sight, before its head; one of our own blocks is slipped in
-  where it belongs; any other waits for its block, in bounded number.
-* ``removed: true`` is a hint to look, and not needed: some endpoints never send it.
+* A *ring* holds the hashes of the followed chain's recent blocks. A head extends it only if its
+  parent is our tip. Any other head (a gap, a fork, a reconnect) starts a *walk*: find the newest
+  common block with the chain, fetch the logs above it, and only then drop the old fork's events and
+  add the new fork's, in one step. So a mint that a reorg moves to another block is never removed in
+  between.
+* A walk ends at a head whose header is confirmed after its logs were fetched, because endpoints
+  answer ``[]`` for blocks that they don't have.
+* A head extends the ring directly only if its logs are announced as well. Below the first head of a
+  subscription, and without subscriptions, a walk fetches a head's logs.
+* A log of the next block is applied on arrival, before its head. A log of one of our blocks is
+  inserted at its position. Any other log waits for its block; the number of waiting logs is bounded.
+* ``removed: true`` is a hint to fetch the head, and not required: some endpoints never send it.
 
     state        on                     does
-    following    head on our tip        extend the ring, take the logs that waited for it; or, where those are
-                                        not announced, -> fetching, with that head as the target
-    following    head that we know      nothing
+    following    head on our tip        extend the ring, apply the logs that waited for it; or, if
+                                        logs are not announced, -> fetching, with it as the target
+    following    known head             nothing
     following    head after a gap       -> searching, with that head as the target
-    following    head of a fork         -> aiming: fetch the latest head, to take the whole branch in one walk
-    aiming       head that we know      -> following: the endpoint was behind, and nothing has changed
+    following    head of a fork         -> aiming: fetch the latest head, to take the whole branch
+                                        in one walk
+    aiming       known head             -> following: the endpoint was behind, nothing has changed
     aiming       any other head         -> searching, with that head as the target
-    searching    header at our height   narrow the search; common block found -> fetching; none that is not
-                                        settled -> `Resync`
-    searching    target below our tip   and no block of ours that differs -> following: the endpoint is behind
-                                        (below what is settled, if an endpoint has moved the tip since)
+    searching    header at our height   narrow the search; common block found -> fetching; common
+                                        block below the settled one, or missing -> `Reload`
+    searching    target below our tip   and none of our blocks differs -> following: the endpoint is
+                                        behind (target below the settled block, if an endpoint has
+                                        moved the tip since the restore)
     fetching     logs above the common  -> confirming: fetch the target's header again
     confirming   the target's header    replace the events above the common block -> following
     confirming   another header         -> aiming, a bounded number of times, then `Leave`
@@ -56,25 +59,28 @@ from dstack_vpn.core.chain.registry import Registry, contradicts
 from dstack_vpn.core.model import BlockRef, TokenId
 
 WAITING: Final = 4096
-"""Logs that may wait for their block. What is more is left out, and fetched with a walk."""
+"""Logs that may wait for their block. Any more are discarded, and fetched by a walk."""
 NEXT: Final = 64
-"""Heads that are remembered while a walk goes on: the highest ones."""
+"""Heads that are kept during a walk: the highest ones."""
 RESTARTS: Final = 8
-"""Walks that one endpoint may spoil by contradicting itself."""
+"""Restarts of walks, because an endpoint contradicts itself, after which it is left."""
 
 
 @dataclass(slots=True)
 class Follower:
-    """Follows one chain; `registry` is what the chain says at `tip`."""
+    """The follower of one chain; `registry` is the chain's state at `tip`."""
 
     timeline: EventHistory = field(default_factory=EventHistory)
     tip: BlockRef | None = None
     settled: BlockRef | None = None
-    """The block of the timeline's base: everything up to it is final, or was read as one state."""
+    """The block of the timeline's base: all up to it is final, or was read as one state."""
     reload_above: int | None = None
-    """A gap of more blocks than this is answered with `Resync`, where reading the state is cheaper."""
+    """A gap of more blocks than this leads to `Reload`, if reading the state is cheaper."""
     announced_above: int | None = -1
-    """The logs of blocks above this height are announced, those of others have to be fetched; None: all."""
+    """The logs of blocks above this height are announced, all others have to be fetched.
+
+    None: no logs are announced.
+    """
     _ring: BlockHashes = field(default_factory=BlockHashes)
     _waiting: dict[str, list[LoggedEvent]] = field(default_factory=dict)
     _next: dict[int, BlockRef] = field(default_factory=dict)
@@ -82,21 +88,23 @@ class Follower:
     _restarts: int = 0
     _overflow: bool = False
     _caught_up: bool = False
-    """Whether an endpoint has moved our tip since it was restored: a lower head is then no lag, unless it is
-    below what is settled."""
+    """An endpoint has moved our tip since the restore.
+
+    A lower head then does not mean that the endpoint is behind, unless it is below the settled block.
+    """
 
     @property
     def registry(self) -> Registry:
-        """The registry at the tip, and with what the next block's logs have already said."""
+        """Return the registry at the tip, with the logs of the next block that are already here."""
         return self.timeline.state
 
     @property
     def walking(self) -> bool:
-        """Whether common ground with the chain is being looked for."""
+        """Return whether a search for the newest common block is under way."""
         return self._walk is not None
 
     def open_tokens(self) -> set[TokenId]:
-        """The tokens that the logs of blocks above our tip speak of."""
+        """Return the tokens that the logs of blocks above our tip affect."""
         found: set[TokenId] = set()
         for logged in self.timeline.events:
             if self.tip is not None and logged.block_number > self.tip.number:
@@ -108,20 +116,20 @@ class Follower:
         return found
 
     def stands_on(self, block: BlockRef) -> bool:
-        """Whether that very block is part of the chain that we follow."""
+        """Return whether that block, by hash, is part of the followed chain."""
         return self._ring.get(block.number) == block.hash
 
     def hash_at(self, number: int) -> str | None:
-        """Our block's hash at that height, as far as it is remembered."""
+        """Return our block's hash at that height, or None if it is not kept."""
         return self._ring.get(number)
 
     def restore(
         self, base: Registry, settled: BlockRef, events: Iterable[LoggedEvent], tip: BlockRef
     ) -> None:
-        """Start from what was stored: a base that is final, events above it, and where we stood."""
+        """Start from the stored state: a final base, the events above it, and the tip."""
         self.timeline = EventHistory(base)
         self.timeline.insert(event for event in events if event.block_number > settled.number)
-        # A log of the next block may have been stored before its head came: that block is not ours yet.
+        # A log of the next block may have been stored before its head: that block is not ours yet.
         below = (event for event in self.timeline.events if event.block_number <= tip.number)
         self._ring = BlockHashes((event.block_number, event.block_hash) for event in below)
         self._ring |= {settled.number: settled.hash, tip.number: tip.hash}
@@ -129,7 +137,7 @@ class Follower:
         self.settled, self.tip, self._caught_up = settled, tip, False
 
     def subscribed_from(self, height: int | None) -> None:
-        """Take it that the logs of blocks above this height are announced; None: of none."""
+        """Set the height above which blocks' logs are announced; None: no logs are announced."""
         self.announced_above = height
 
     def bootstrapped(self, base: Registry, at: BlockRef, *, reload_above: int | None = None) -> None:
@@ -139,7 +147,7 @@ class Follower:
         self._caught_up = True
 
     def abandon(self) -> None:
-        """The session ended: forget what its endpoint was about to answer, and what waited for it."""
+        """Discard pending fetches and all that waits for them: the session ended."""
         self._walk = None
         self._restarts = 0
         self._waiting.clear()
@@ -148,7 +156,7 @@ class Follower:
     # -- facts ----------------------------------------------------------------------------------------
 
     def receive(self, fact: BlockRef | LoggedEvent) -> list[Command]:
-        """A head or a log that the endpoint sent by itself."""
+        """Process a head or a log that the endpoint sent by itself."""
         if self.tip is None:
             return [Reload("nothing is known yet")]
         if isinstance(fact, BlockRef):
@@ -156,7 +164,7 @@ class Follower:
         return self._removed(fact) if fact.removed else self._log(fact, self.tip)
 
     def fetched(self, fetch: Fetch, result: BlockRef | list[LoggedEvent] | None) -> list[Command]:
-        """What a fetch that we asked for has brought. Answers that no walk waits for say nothing."""
+        """Process the result of a fetch. Results that no walk waits for are ignored."""
         walk = self._walk
         if self.tip is None or walk is None:
             return []
@@ -177,22 +185,22 @@ class Follower:
                 return []
 
     def audited(self, at: BlockRef, observed: Iterable[TokenState]) -> list[Command]:
-        """States that were read after the block ``at``."""
+        """Process states that were read after the block ``at``."""
         if not self.stands_on(at) or self.tip is None:
-            return []  # read on a fork, or ahead of us: the next audit will do
+            return []  # read on a fork, or ahead of us: the next resync repeats it
         before = self.registry
         events = [observed_at(at.number, at.hash, x) for x in observed if contradicts(before, x)]
         added = self.timeline.insert(events)
         if self.registry != before:
             return [self._advanced(self.tip, added)]
-        # They said the same in other words (or speak of what later events changed): not worth keeping.
+        # They agree with our state (or concern what later events changed): there is no need to keep them.
         self.timeline.drop_above(at.number - 1, lambda x: x not in added)
         return []
 
     def settle(self, final: BlockRef) -> bool:
-        """Blocks up to ``final`` can't be undone any more; False where that is no block of ours."""
+        """Make blocks up to ``final`` permanent; returns False if it is not one of our blocks."""
         if self.tip is None or self._walk is not None:
-            return False  # a walk stands on blocks that this would forget
+            return False  # a walk needs blocks that this would forget
         if final.number > self.tip.number or not self._ring.settle(final):
             return False
         self.timeline.settle(final.number)
@@ -244,7 +252,7 @@ class Follower:
 
     def _log(self, log: LoggedEvent, tip: BlockRef) -> list[Command]:
         if self.settled is not None and log.block_number <= self.settled.number:
-            return []  # the base has it, and what came after it
+            return []  # the base includes it, and all that came after it
         ours = self._ring.get(log.block_number) == log.block_hash
         if ours or (self._walk is None and log.block_number == tip.number + 1):
             added = self.timeline.insert([log])
@@ -252,11 +260,11 @@ class Follower:
         if sum(map(len, self._waiting.values())) < WAITING:
             self._waiting.setdefault(log.block_hash, []).append(log)
         else:
-            self._overflow = True  # the next head is treated like a gap, so its logs are fetched
+            self._overflow = True  # the next head counts as a gap, so its logs are fetched
         return []
 
     def _removed(self, log: LoggedEvent) -> list[Command]:
-        """A hint that a block is not canonical any more: look, and believe only what the chain shows."""
+        """Fetch the head on the hint that a block is not canonical; change nothing on the hint alone."""
         self._waiting.pop(log.block_hash, None)
         if self._walk is not None or self._ring.get(log.block_number) != log.block_hash:
             return []
@@ -280,7 +288,7 @@ class Follower:
             return [FetchHeader(walk.probe())]
         ours = self.settled if self._caught_up else self.tip
         if ours is not None and walk.target.number < ours.number and not walk.forked:
-            return self._following()  # the endpoint is behind us, and must not take anything back
+            return self._following()  # the endpoint is behind us, and must not undo anything
         if walk.high == 0 or (self.settled is not None and walk.common < self.settled.number):
             self._walk = None
             return [Reload("no block above what is settled is on this chain")]
@@ -293,7 +301,7 @@ class Follower:
         return [self._adopt(walk.common, walk.target, walk.events, depth), *self._following()]
 
     def _restarted(self) -> list[Command]:
-        """The target is not on the chain any more: begin again with the latest head."""
+        """Begin again with the latest head: the target is not on the chain any more."""
         self._restarts += 1
         if self._restarts > RESTARTS:
             return [Leave("its blocks keep changing under a query")]
@@ -301,7 +309,7 @@ class Follower:
         return [FetchHead()]
 
     def _adopt(self, common: int, target: BlockRef, events: list[LoggedEvent], depth: int) -> Advanced:
-        """Replace whatever we held above the common block, as one step."""
+        """Replace all events above the common block, in one step."""
         held = set(events)
         dropped = self.timeline.drop_above(common, held.__contains__)
         added = self.timeline.insert(events)
@@ -311,9 +319,10 @@ class Follower:
         return self._advanced(target, added, dropped, depth)
 
     def _following(self) -> list[Command]:
-        """End the walk: take the heads that came meanwhile, and go to the newest if they don't link.
+        """End the walk: take the heads received during it, and go to the newest if they don't link.
 
-        One walk for each of them would make an endpoint that is slower than its blocks fall behind for ever.
+        With one walk for each of them, an endpoint that is slower than its blocks would fall behind
+        permanently.
         """
         self._walk, remembered = None, sorted(self._next.items())
         self._next.clear()
@@ -326,7 +335,7 @@ class Follower:
         return commands
 
     def _extends(self, head: BlockRef, tip: BlockRef) -> bool:
-        """Whether a head goes on from our tip, and its logs were sent by themselves, or will be."""
+        """Return whether a head follows our tip and its logs are announced."""
         is_next = head.number == tip.number + 1 and head.parent_hash == tip.hash
         announced = self.announced_above is not None and head.number > self.announced_above
         return is_next and announced and not self._overflow

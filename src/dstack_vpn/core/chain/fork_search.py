@@ -1,4 +1,4 @@
-"""The search for common ground with a chain, as `core.chain.follower` does it."""
+"""The search for the newest common block with a chain, for `core.chain.follower`."""
 
 from bisect import bisect_left
 from collections.abc import Mapping
@@ -10,47 +10,50 @@ from dstack_vpn.core.model import BlockRef
 
 @dataclass(slots=True)
 class ForkSearch:
-    """The search for the newest block that we and the chain agree on, and what follows from it."""
+    """A search for the newest block that we and the chain have in common."""
 
     target: BlockRef | None
-    """Where the walk is to end; None while the latest head is being asked for."""
+    """The block at which the walk ends; None until the latest head is fetched."""
     heights: list[int] = field(default_factory=list)
-    """The heights that we have a hash for, below the target."""
+    """The heights below the target for which we have a hash, ascending."""
     low: int = -1
-    """The last index into ``heights`` where the hashes are known to be equal, or -1."""
+    """The last index into ``heights`` at which the hashes are known to be equal, or -1."""
     high: int = 0
-    """The first index where they are known to differ, or the end."""
+    """The first index at which they are known to differ, or the end."""
     stride: int = 1
     contested: bool = False
-    """Whether we have another block at the target's height."""
+    """We have another block at the target's height."""
     events: list[LoggedEvent] | None = None
-    """The logs above the common block, once they were fetched."""
+    """The logs above the common block; None until they are fetched."""
 
     @property
     def common(self) -> int:
-        """The height of the newest common block, when `low` and `high` have met."""
+        """Return the height of the newest common block, once `low` and `high` are adjacent."""
         return self.heights[self.low]
 
     @property
     def forked(self) -> bool:
-        """Whether a block of ours is known to be none of the chain's."""
+        """Return whether one of our blocks is known not to be on the chain."""
         return self.contested or self.high < len(self.heights)
 
     def aim(self, target: BlockRef, ring: Mapping[int, str]) -> None:
-        """Set out for a head (not one of ours) from our blocks, whose hashes are in ``ring`` by height."""
+        """Start towards a head that is not ours; ``ring`` has our blocks' hashes by height."""
         self.target, self.contested = target, target.number in ring
         self.heights = sorted(height for height in ring if height < target.number)
         self.high = len(self.heights)
         if ring.get(target.number - 1) == target.parent_hash:
-            self.low = bisect_left(self.heights, target.number - 1)  # no need to ask
+            self.low = bisect_left(self.heights, target.number - 1)  # no need to fetch headers
 
     def probe(self) -> int:
-        """The next height to compare: forks are shallow, so gallop down from the top, then bisect."""
+        """Return the next height to compare.
+
+        Forks are shallow, so the search gallops down from the top, then bisects.
+        """
         index = max(self.high - self.stride, 0) if self.low < 0 else (self.low + self.high) // 2
         return self.heights[index]
 
     def narrow(self, height: int, *, equal: bool) -> None:
-        """Take in the answer to a probe."""
+        """Apply the result of a probe."""
         index = bisect_left(self.heights, height)
         if equal:
             self.low = index

@@ -1,10 +1,10 @@
-"""Registry events in the chain's order, on top of a state that can't be undone any more.
+"""Registry events in the chain's order, on top of a final state.
 
-Logs reach us in no certain order: two of one block swapped, one late, one again after a reconnect, or
-from a block that a reorg then drops. The timeline makes that harmless. It keeps the events above a base
-state with what each of them changed, so it can step back (`registry.revert`), slip an event in where it
-belongs or leave some out, and step forward again. Any arrival order of the same events gives the same
-state, and an event is held once however often it comes.
+Logs arrive in any order: two of one block swapped, one late, one again after a reconnect, or from a
+block that a reorg then drops. `EventHistory` keeps the events above a base state and the change that
+each of them made. It can therefore step back (`registry.revert`), insert an event at its position or
+remove some, and step forward again. Any arrival order of the same events gives the same state, and
+duplicates are ignored.
 """
 
 from bisect import bisect_left, bisect_right
@@ -17,25 +17,28 @@ from dstack_vpn.core.model import END_OF_BLOCK, Position, TokenId
 
 
 def position_of(logged: LoggedEvent) -> tuple[Position, int]:
-    """What orders events: their place on the chain, and the token for states read after one block."""
+    """Return the sort key of an event.
+
+    It is the position on the chain, and the token for states read after one block.
+    """
     token = logged.event.token_id if isinstance(logged.event, TokenState) else 0
     return Position(logged.block_number, logged.log_index), token
 
 
 def observed_at(block_number: int, block_hash: str, event: TokenState) -> LoggedEvent:
-    """A token's state after a block, as an event that follows all of the block's logs."""
+    """Return a token's state after a block, as an event behind all of the block's logs."""
     return LoggedEvent(block_number, block_hash, END_OF_BLOCK, event)
 
 
 @dataclass(slots=True)
 class EventHistory:
-    """The base state, the events above it, and the state that they lead to."""
+    """The base state, the events above it, and the resulting state."""
 
     base: Registry = field(default_factory=Registry)
     state: Registry = field(init=False)
     _events: list[LoggedEvent] = field(default_factory=list, init=False)
     _changes: list[Change] = field(default_factory=list, init=False)
-    """Parallel to ``_events``: what each changed when it was applied."""
+    """The change that each event made when it was applied, parallel to ``_events``."""
     _touched: set[TokenId] = field(default_factory=set, init=False)
 
     def __post_init__(self) -> None:
@@ -43,21 +46,21 @@ class EventHistory:
 
     @property
     def events(self) -> tuple[LoggedEvent, ...]:
-        """The events above the base, in order."""
+        """Return the events above the base, in order."""
         return tuple(self._events)
 
     def insert(self, events: Iterable[LoggedEvent]) -> list[LoggedEvent]:
-        """Add what is not held yet, wherever it belongs; returns what was added, in order."""
+        """Insert new events at their positions; returns those that were added, in order."""
         added = sorted((x for x in events if not self._holds(x)), key=position_of)
         if added:
             later = self._rewind(self._index(added[0]))
-            # Where both speak of one place, on another fork or read anew, the newer word counts.
+            # If two have one position (on another fork, or read again), the newer one counts.
             merged = {position_of(x): x for x in (*later, *added)}
             self._replay([merged[position] for position in sorted(merged)])
         return added
 
     def drop_above(self, block_number: int, keep: Callable[[LoggedEvent], bool]) -> list[LoggedEvent]:
-        """Take out the events above that block but for those to ``keep``; returns them, in order."""
+        """Remove the events above that block, except those to ``keep``; returns the removed ones."""
         first = self._first_above(block_number)
         if all(keep(logged) for logged in self._events[first:]):
             return []
@@ -66,13 +69,13 @@ class EventHistory:
         return [logged for logged in later if not keep(logged)]
 
     def touched(self) -> frozenset[TokenId]:
-        """The tokens that may have changed since this was asked last."""
+        """Return the tokens that may have changed since the last call."""
         touched = frozenset(self._touched)
         self._touched.clear()
         return touched
 
     def settle(self, block_number: int) -> None:
-        """Fold everything up to that block into the base: it can't be undone any more."""
+        """Fold everything up to that block into the base; it can no longer be undone."""
         count = self._first_above(block_number)
         settled = [(position_of(x)[0], x.event) for x in self._events[:count]]
         self.base, _ = apply_all(self.base, settled)
@@ -89,7 +92,7 @@ class EventHistory:
         return index < len(self._events) and self._events[index] == logged
 
     def _rewind(self, index: int) -> list[LoggedEvent]:
-        """Step back to before the event at ``index``; returns the events that were undone, in order."""
+        """Undo the event at ``index`` and all after it; returns them, in order."""
         undone = self._events[index:]
         if undone:
             self._touch(self._changes[index:])

@@ -1,8 +1,8 @@
-"""How far we are behind the newest block that any endpoint has shown.
+"""The lag behind the newest block that any endpoint has shown.
 
-The pace of the followed endpoint says nothing about that: it may announce what it likes. So the blocks that
-every endpoint shows count, and the lag is the time since the first block above our tip was shown. A claim to
-a block that does not exist would make that time grow for ever; `overdue` names who claims it.
+The followed endpoint alone cannot show the lag: it may announce any block. The blocks of every
+endpoint therefore count, and the lag is the time since the first block above our tip was shown. If an
+endpoint claims a block that does not exist, that time grows without end; `overdue` names that endpoint.
 """
 
 from collections import deque
@@ -12,26 +12,26 @@ from typing import Final
 from dstack_vpn.core.model import BlockRef
 
 BOUND: Final = 45.0
-"""Seconds that we may be behind, until another endpoint is followed."""
+"""Seconds of lag after which another endpoint is followed."""
 WORTH_A_LOOK: Final = 15.0
-"""Seconds from which health says so."""
+"""Seconds of lag from which health reports it."""
 MOST: Final = 1024
-"""Blocks that are remembered of each endpoint."""
+"""Blocks that are kept for each endpoint."""
 
 
 @dataclass(slots=True)
 class Lag:
-    """The blocks above our tip that endpoints have shown, and when. Times are monotonic seconds."""
+    """The blocks above our tip that endpoints have shown, with times in monotonic seconds."""
 
     _shown: dict[str, deque[tuple[int, float]]] = field(default_factory=dict)
     """Heights and times of each endpoint, both ascending."""
     _newest: dict[str, int] = field(default_factory=dict)
-    """The height that each endpoint has shown last."""
+    """The height that each endpoint showed last."""
     _stood: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=MOST))
-    """The heights that we stood at, and since when, both ascending."""
+    """The heights of our tip and the times at which they began, both ascending."""
 
     def shown(self, endpoint: str, height: int, now: float) -> None:
-        """Take note of a block that an endpoint shows."""
+        """Record a block that an endpoint shows."""
         self._newest[endpoint] = height
         claims = self._shown.setdefault(endpoint, deque())
         if claims and height <= claims[-1][0]:
@@ -42,21 +42,21 @@ class Lag:
             claims.append((height, now))
 
     def void(self, endpoint: str) -> None:
-        """Forget what an endpoint has shown: it could not deliver it."""
+        """Forget the blocks that an endpoint has shown: it could not deliver them."""
         self._shown.pop(endpoint, None)
         self._newest.pop(endpoint, None)
 
     def stands(self, tip: BlockRef, now: float) -> None:
-        """Take note of our tip."""
+        """Record our tip."""
         while self._stood and self._stood[-1][0] > tip.number:
             self._stood.pop()
         if not self._stood or self._stood[-1][0] < tip.number:
             self._stood.append((tip.number, now))
 
     def is_stale(self, endpoint: str, head: BlockRef, tip: BlockRef, now: float) -> bool:
-        """Return whether we left an endpoint's head behind long ago, and others are where we are.
+        """Return whether our tip passed an endpoint's head long ago, and another endpoint has our tip.
 
-        Such a head is no reorg to a shorter chain, and must not take anything back.
+        Such a head does not show a reorg to a shorter chain, and must not undo anything.
         """
         above = next((since for height, since in self._stood if height > head.number), now)
         others = any(height >= tip.number for name, height in self._newest.items() if name != endpoint)
@@ -73,7 +73,7 @@ class Lag:
         return now - min(claims[0][1] for claims in ahead), max(x[-1][0] for x in ahead) - tip.number
 
     def overdue(self, tip: BlockRef, now: float) -> dict[str, int]:
-        """Return the endpoints that showed a block above our tip longer than `BOUND` ago, and its height."""
+        """Return the endpoints with a block above our tip for longer than `BOUND`, and its height."""
         self._forget(tip.number)
         return {
             name: claims[0][0]

@@ -9,7 +9,7 @@ from dstack_vpn.core.wireguard.keys import PublicKey
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A member, or what was one. ``None`` means that the chain has nothing there."""
+    """A present or former member. ``None`` in a field means that the chain has no value for it."""
 
     token_id: TokenId
     owner: Address
@@ -21,8 +21,11 @@ class Node:
     """The ``endpoint`` member of a ``data:`` token URI."""
     active: bool = True
     expires_at: int = 0
-    """The last Unix second of access; 0 means that it does not end."""
+    """The last Unix second of access; 0: no expiry."""
     suspended_key: PublicKey | None = None
-    """The key that the previous owner had: it stays out until this owner sets one."""
+    """The previous owner's key: it is not admitted until this owner sets one."""
     key_since: Position = GENESIS
-    """When ``public_key`` was set: confirmations count from here, and the earliest of duplicates wins."""
+    """The position at which ``public_key`` was set.
+
+    Confirmations count from here, and the earliest of duplicates wins.
+    """

@@ -1,6 +1,6 @@
-"""The choice of a proxy for an RPC endpoint, by the rules that curl has for its variables.
+"""The choice of a proxy for an RPC endpoint, by curl's rules for its environment variables.
 
-A loopback address never goes through a proxy, for the proxy's loopback is another machine's.
+A loopback address is never reached through a proxy, since the proxy's loopback is another machine's.
 """
 
 import ipaddress
@@ -9,17 +9,17 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Proxies:
-    """The proxies of the environment; the repr hides them, because a proxy's URL may have a password."""
+    """The proxies of the environment; the repr hides them, since a URL may contain a password."""
 
     plain: str | None = field(default=None, repr=False)
     """For ``http`` and ``ws``: a URL, or None."""
     secure: str | None = field(default=None, repr=False)
     """For ``https`` and ``wss``."""
     exempt: tuple[str, ...] = ()
-    """Hosts that are reached directly: names with all names below them, addresses, networks, or ``*``."""
+    """Hosts reached directly: names (with all names below them), addresses, networks, or ``*``."""
 
     def of(self, scheme: str, host: str) -> str | None:
-        """Return the proxy for a host; None: it is reached directly."""
+        """Return the proxy for a host, or None if it is reached directly."""
         proxy = self.secure if scheme in {"https", "wss"} else self.plain
         if proxy is None or _is_loopback(host) or any(_matches(host, entry) for entry in self.exempt):
             return None
@@ -40,7 +40,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _matches(host: str, entry: str) -> bool:
-    """Whether an entry of NO_PROXY covers a host."""
+    """Return whether an entry of NO_PROXY covers a host."""
     if entry == "*":
         return True
     address = _address(host)

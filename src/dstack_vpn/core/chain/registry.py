@@ -1,13 +1,13 @@
-"""The peer registry: every token that the chain knows, as an immutable state.
+"""The peer registry: every token of the contract, as an immutable state.
 
-`apply` folds one event into a new state and tells what it changed; `revert` takes such a change back:
+`apply` folds one event into a new state and returns the change; `revert` undoes such a change:
 
     state', change = apply(state, event, position)
     revert(state', change) == state
 
-The state holds one mapping (tokens by id) and the indexes that questions need. A state is never altered
-after it was made. Copying a mapping of 10,000 tokens takes about 50 us, which is why this needs no
-cleverer structure.
+The state holds one mapping (tokens by id) and the indexes for lookups. A state is never altered after
+it was made. A copy of a mapping of 10,000 tokens takes about 50 us, so persistent data structures are
+not needed.
 """
 
 from collections.abc import Callable, Iterable
@@ -36,7 +36,7 @@ _NONE: frozenset[TokenId] = frozenset()
 
 @dataclass(frozen=True, slots=True)
 class NodeChange:
-    """One token before and after; None where it did not exist."""
+    """One token before and after; None if it does not exist."""
 
     token_id: TokenId
     old: Node | None
@@ -44,12 +44,12 @@ class NodeChange:
 
 
 Change: TypeAlias = tuple[NodeChange, ...]
-"""What one event changed; empty where it told nothing new."""
+"""The change that one event made; empty if the event made none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Registry:
-    """All tokens at one point of the chain's history. Build it with `of`, change it with `apply`."""
+    """All tokens at one position of the chain; built with `of`, changed with `apply`."""
 
     nodes: dict[TokenId, Node] = field(default_factory=dict)
     by_key: dict[PublicKey, frozenset[TokenId]] = field(default_factory=dict, compare=False, repr=False)
@@ -58,34 +58,37 @@ class Registry:
 
     @classmethod
     def of(cls, nodes: Iterable[Node]) -> "Registry":
-        """The registry that holds just these nodes."""
+        """Return the registry of exactly these nodes."""
         registry = cls()
         _put(registry, [NodeChange(node.token_id, None, node) for node in nodes])
         return registry
 
     def get(self, token: TokenId) -> Node | None:
-        """The node behind a token, whether it has access or not."""
+        """Return the node of a token, with or without access, or None."""
         return self.nodes.get(token)
 
     def with_key(self, key: PublicKey) -> frozenset[TokenId]:
-        """Every token that has this key, in force or not."""
+        """Return every token that has this key, with or without access."""
         return self.by_key.get(key, _NONE)
 
     def with_node_id(self, node_id: str) -> frozenset[TokenId]:
-        """Every token of this node id, past ones included."""
+        """Return every token of this node id, with or without access."""
         return self.by_node_id.get(node_id, _NONE)
 
     def with_owner(self, owner: str) -> frozenset[TokenId]:
-        """Every token of this account."""
+        """Return every token of this account."""
         return self.by_owner.get(owner, _NONE)
 
     def draft(self) -> "Registry":
-        """A copy that nobody else has seen yet, and that may be written to until somebody has."""
+        """Return a copy that may be written to until it is shared."""
         return Registry(dict(self.nodes), dict(self.by_key), dict(self.by_node_id), dict(self.by_owner))
 
 
 def apply(state: Registry, event: RegistryEvent, at: Position) -> tuple[Registry, Change]:
-    """Fold one event that happened at ``at`` into a new state; the change is empty where nothing differs."""
+    """Fold one event at the position ``at`` into a new state.
+
+    The change is empty if nothing differs.
+    """
     state, changes = apply_all(state, [(at, event)])
     return state, changes[0]
 
@@ -93,7 +96,7 @@ def apply(state: Registry, event: RegistryEvent, at: Position) -> tuple[Registry
 def apply_all(
     state: Registry, events: Iterable[tuple[Position, RegistryEvent]]
 ) -> tuple[Registry, list[Change]]:
-    """Fold many events, in their order, at the cost of one copy; one change for each event."""
+    """Fold events, in their order, at the cost of one copy; returns one change for each."""
     draft = state.draft()
     changes: list[Change] = []
     for at, event in events:
@@ -114,7 +117,7 @@ def registry_of(events: Iterable[LoggedEvent]) -> Registry:
 
 
 def revert(state: Registry, *changes: Change) -> Registry:
-    """Undo what `apply` returned, exactly; several changes are given in the order that they were made in."""
+    """Undo changes that `apply` returned, exactly; given in the order in which they were made."""
     draft = state.draft()
     for change in reversed(changes):
         _put(draft, [NodeChange(c.token_id, c.new, c.old) for c in change])
@@ -122,13 +125,13 @@ def revert(state: Registry, *changes: Change) -> Registry:
 
 
 def contradicts(state: Registry, observed: TokenState) -> bool:
-    """Whether a token's state as it was read says anything else than ours."""
+    """Return whether a token's state, as read, differs from ours."""
     old = state.get(observed.token_id)
     return read_over(old, observed.node) != old
 
 
 def _effects(state: Registry, event: RegistryEvent, at: Position) -> list[tuple[TokenId, Node | None]]:
-    """The tokens that an event speaks of and what they are after it."""
+    """Return the tokens that an event affects, with their nodes after it."""
     match event:
         case Granted(token, owner, node_id, key):
             return [(token, _granted(state.nodes.get(token), Node(token, owner, node_id, key, key_since=at)))]
@@ -138,7 +141,7 @@ def _effects(state: Registry, event: RegistryEvent, at: Position) -> list[tuple[
             return [(token, _rekeyed(state.nodes[token], key, at)) for token in state.with_owner(owner)]
         case _:
             node = state.nodes.get(event.token_id)
-            # A token that was never granted here is somebody else's business, or is granted later.
+            # A token without a grant here is not a member, or its grant comes later.
             return [] if node is None else [(event.token_id, _updated(node, event, at))]
 
 
@@ -159,7 +162,11 @@ def _updated(
 
 
 def _granted(old: Node | None, new: Node) -> Node:
-    """A grant begins a new life, but what the log doesn't carry is kept while the holder is the same."""
+    """Return the node after a grant, which starts over.
+
+    The holder's token URI endpoint and key age, which the log does not carry, are kept if the holder
+    is the same.
+    """
     if old is None or old.owner != new.owner:
         return new
     since = old.key_since if old.active and old.public_key == new.public_key else new.key_since
@@ -167,7 +174,10 @@ def _granted(old: Node | None, new: Node) -> Node:
 
 
 def _transferred(node: Node, recipient: str) -> Node:
-    """Keys and endpoints were the previous owner's. Two logs may tell of one transfer: the second is idle."""
+    """Return the node after a transfer: the previous owner's key is suspended, its endpoint cleared.
+
+    One transfer may emit two logs: the second changes nothing.
+    """
     if node.owner == recipient:
         return node
     key = node.public_key if isinstance(node.public_key, PublicKey) else None
@@ -181,18 +191,21 @@ def _rekeyed(node: Node, key: PublicKey | Malformed | None, at: Position) -> Nod
 
 
 def read_over(old: Node | None, new: Node | None) -> Node | None:
-    """State that was read tells all but how it came about, which the events before it may have told."""
+    """Return a state as read, completed with its history from the events before it.
+
+    A state that is read does not contain its history: the age of the key, and a suspended key.
+    """
     if old is None or new is None:
         return new
     if new.public_key is None and old.suspended_key is not None and new.owner == old.owner:
-        # The contract clears what we only suspend: remembering the key lets a decision name the transfer.
+        # The contract clears a key that we only suspend: keeping it lets a decision name the transfer.
         return replace(
             new, public_key=old.public_key, suspended_key=old.suspended_key, key_since=old.key_since
         )
     if new.public_key != old.public_key:
         return new
     if new.owner != old.owner:
-        # A transfer whose log we have not seen: the key that stayed in place is the previous owner's.
+        # A transfer whose log we have not seen: the unchanged key is the previous owner's.
         key = new.public_key if isinstance(new.public_key, PublicKey) else None
         return replace(new, suspended_key=key, key_since=old.key_since)
     suspended = old.suspended_key if new.suspended_key is None else new.suspended_key
@@ -216,7 +229,7 @@ def _owner_of(node: Node) -> str:
 
 
 def _put(draft: Registry, changes: Iterable[NodeChange]) -> None:
-    """Write into a state that nobody else has seen yet: the only place where one is altered."""
+    """Write changes into a draft; the only function that alters a state."""
     for change in changes:
         _reindex(draft.by_key, change, _key_of)
         _reindex(draft.by_node_id, change, _node_id_of)

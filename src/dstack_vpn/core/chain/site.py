@@ -1,11 +1,11 @@
-"""Which RPC URLs are answered by one host, and so count as one endpoint in a quorum.
+"""The host of an RPC URL: URLs of one host count as one endpoint in a quorum.
 
-One machine can listen on many ports, and has many spellings: a name with a dot at its end, in capitals or
-in Unicode; ``localhost``, ``127.0.0.1``, ``::1``, ``127.1``. Neither scheme, port nor key makes another
-endpoint. Two names of one provider are not detected: the operator chooses them.
+One machine can listen on many ports, and its name has many spellings: with a final dot, in capitals or
+in Unicode; ``localhost``, ``127.0.0.1``, ``::1``, ``127.1``. A different scheme, port or key does not
+make another endpoint. Two names of one provider are not detected: the operator chooses them.
 
-Other loopback addresses (127.0.0.2) count by themselves. Nothing answers there unless the operator arranges
-it, so they are the way to count tunnels on this machine that lead to different providers.
+Other loopback addresses (127.0.0.2) count separately. Nothing listens there unless the operator
+arranges it, so they allow tunnels on this machine to different providers to count separately.
 """
 
 import ipaddress
@@ -15,7 +15,7 @@ _HERE: Final = "127.0.0.1"
 
 
 def site_of(host: str) -> str:
-    """The host that a URL's host name stands for, in one spelling."""
+    """Return the canonical spelling of a URL's host."""
     name = host.lower().rstrip(".")
     if name == "localhost" or name.endswith(".localhost"):
         return _HERE
@@ -30,7 +30,7 @@ def site_of(host: str) -> str:
         if address == ipaddress.IPv6Address("::1"):
             return _HERE
         address = address.ipv4_mapped or address
-    # Whoever connects to the unspecified address reaches this machine.
+    # A connection to the unspecified address reaches this machine.
     return _HERE if address.is_unspecified else str(address)
 
 
@@ -42,7 +42,10 @@ def _ascii(name: str) -> str:
 
 
 def _ancient(name: str) -> int | None:
-    """An IPv4 address as ``inet_aton`` reads it (one to four numbers, also octal or hexadecimal), or None."""
+    """Return an IPv4 address as ``inet_aton`` reads it, or None.
+
+    It has one to four numbers, which may be octal or hexadecimal.
+    """
     numbers = [_number(part) for part in name.split(".")]
     if len(numbers) > 4 or not all(number is not None for number in numbers):
         return None
