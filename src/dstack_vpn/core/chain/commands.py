@@ -33,7 +33,7 @@ class FetchEvents:
 
 @dataclass(frozen=True, slots=True)
 class Reload:
-    """Read everything again: no remembered block is on this chain any more, or too many are missing."""
+    """Read everything again: no known block is on this chain any more, or too many are missing."""
 
     reason: str
 
@@ -51,7 +51,7 @@ class Advanced:
 
     tip: BlockRef
     registry: Registry
-    """The state after this step; if several steps come at once, the follower is already ahead of it."""
+    """The state after this step; with several steps at once, the follower is already ahead."""
     tokens: frozenset[TokenId] = frozenset()
     """The tokens that may have changed."""
     added: tuple[LoggedEvent, ...] = ()

@@ -73,7 +73,7 @@ class ExpiryUpdated:
 
 @dataclass(frozen=True, slots=True)
 class TokenState:
-    """A token's whole state after a block; without a ``node`` if the token does not exist (any more)."""
+    """A token's whole state after a block; ``node`` is unset if it does not exist (any more)."""
 
     token_id: TokenId
     node: Node | None

@@ -193,7 +193,7 @@ class Follower:
         added = self.timeline.insert(events)
         if self.registry != before:
             return [self._advanced(self.tip, added)]
-        # They agree with our state (or concern what later events changed): there is no need to keep them.
+        # They agree with our state, or concern what later events changed.
         self.timeline.drop_above(at.number - 1, lambda x: x not in added)
         return []
 
@@ -264,7 +264,7 @@ class Follower:
         return []
 
     def _removed(self, log: LoggedEvent) -> list[Command]:
-        """Fetch the head on the hint that a block is not canonical; change nothing on the hint alone."""
+        """Fetch the head on a hint that a block is not canonical; a hint changes nothing."""
         self._waiting.pop(log.block_hash, None)
         if self._walk is not None or self._ring.get(log.block_number) != log.block_hash:
             return []

@@ -60,7 +60,7 @@ class EventHistory:
         return added
 
     def drop_above(self, block_number: int, keep: Callable[[LoggedEvent], bool]) -> list[LoggedEvent]:
-        """Remove the events above that block, except those to ``keep``; returns the removed ones."""
+        """Remove the events above that block, except those to ``keep``; returns the removed."""
         first = self._first_above(block_number)
         if all(keep(logged) for logged in self._events[first:]):
             return []

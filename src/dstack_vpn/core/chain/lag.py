@@ -54,7 +54,7 @@ class Lag:
             self._stood.append((tip.number, now))
 
     def is_stale(self, endpoint: str, head: BlockRef, tip: BlockRef, now: float) -> bool:
-        """Return whether our tip passed an endpoint's head long ago, and another endpoint has our tip.
+        """Return whether our tip passed an endpoint's head long ago and another endpoint has it.
 
         Such a head does not show a reorg to a shorter chain, and must not undo anything.
         """
@@ -73,7 +73,7 @@ class Lag:
         return now - min(claims[0][1] for claims in ahead), max(x[-1][0] for x in ahead) - tip.number
 
     def overdue(self, tip: BlockRef, now: float) -> dict[str, int]:
-        """Return the endpoints with a block above our tip for longer than `BOUND`, and its height."""
+        """Return the endpoints with a block above our tip for over `BOUND`, and its height."""
         self._forget(tip.number)
         return {
             name: claims[0][0]

@@ -174,7 +174,7 @@ def _granted(old: Node | None, new: Node) -> Node:
 
 
 def _transferred(node: Node, recipient: str) -> Node:
-    """Return the node after a transfer: the previous owner's key is suspended, its endpoint cleared.
+    """Return the node after a transfer: the old owner's key is suspended, its endpoint cleared.
 
     One transfer may emit two logs: the second changes nothing.
     """
@@ -198,7 +198,7 @@ def read_over(old: Node | None, new: Node | None) -> Node | None:
     if old is None or new is None:
         return new
     if new.public_key is None and old.suspended_key is not None and new.owner == old.owner:
-        # The contract clears a key that we only suspend: keeping it lets a decision name the transfer.
+        # The contract clears a key that we only suspend; it lets a decision name the transfer.
         return replace(
             new, public_key=old.public_key, suspended_key=old.suspended_key, key_since=old.key_since
         )

@@ -1,13 +1,14 @@
-"""Which addresses packets for a peer may be sent to. Text and DNS answers are judged here alone.
+"""The check of addresses to which packets for a peer may be sent.
 
-Members write their own endpoints, and control what their names resolve to. Refused are
+All endpoints, from text and from DNS, are checked here. Members write their own endpoints, and control
+the addresses that their names resolve to. The following addresses are refused:
 
-* addresses of no other machine: loopback, unspecified, link-local, multicast, broadcast and reserved ranges,
-  in each notation that carries an IPv4 address within an IPv6 address;
-* cloud metadata services, which answer for the machine that asks;
-* addresses within the VPN's own prefixes: WireGuard would encrypt its own packets again, without end.
+* addresses that cannot be another machine's: loopback, unspecified, link-local, multicast, broadcast
+  and reserved ranges, in each notation that carries an IPv4 address within an IPv6 address;
+* cloud metadata services, which return data of the machine that sends the request;
+* addresses within the VPN's own prefixes: WireGuard would encrypt its own packets again, in a loop.
 
-IPv6 is judged by what is allowed, because most of its space is unassigned.
+IPv6 is checked against allowed ranges, because most of its space is unassigned.
 """
 
 import ipaddress
@@ -31,20 +32,23 @@ _REFUSED_IPV4: Final = {
         "240.0.0.0/4": "a reserved or broadcast address",
     }.items()
 }
-"""The IANA's registry of special-purpose IPv4 addresses, without the private and documentation ranges."""
+"""The IANA's registry of special-purpose IPv4 addresses.
+
+The private and documentation ranges are left out.
+"""
 _ALLOWED_IPV6: Final = tuple(
     map(ipaddress.IPv6Network, ("2000::/3", "fc00::/7", "64:ff9b::/96", "64:ff9b:1::/48", "::ffff:0:0/96"))
 )
 """Global unicast, unique local, NAT64 (RFC 6052, RFC 8215), IPv4-mapped."""
 _NAT64: Final = _ALLOWED_IPV6[2:4]
 _ISATAP: Final = frozenset({0x0000_5EFE, 0x0200_5EFE})
-"""The upper half of an interface identifier that holds an IPv4 address (RFC 5214, 6.1)."""
+"""The upper half of an interface identifier that contains an IPv4 address (RFC 5214, 6.1)."""
 _METADATA: Final = frozenset(map(ipaddress.ip_address, ("100.100.100.200", "168.63.129.16", "fd00:ec2::254")))
-"""Metadata services outside of the link-local range: Alibaba Cloud, Azure, AWS over IPv6."""
+"""Metadata services outside the link-local range: Alibaba Cloud, Azure, AWS over IPv6."""
 
 
 def special_use(address: IPAddress) -> str | None:
-    """What the address is, if it can't be another machine's; None if it can."""
+    """Return the kind of an address that can't be another machine's; None for any other."""
     if address in _METADATA:
         return "the address of a metadata service"
     if isinstance(address, ipaddress.IPv4Address):
@@ -61,7 +65,7 @@ def check_reachable(address: IPAddress) -> None:
 
 
 def embedded_ipv4(address: IPAddress) -> Iterator[ipaddress.IPv4Address]:
-    """The IPv4 addresses that packets for an IPv6 address may end up at."""
+    """Return the IPv4 addresses that packets for an IPv6 address may reach."""
     if isinstance(address, ipaddress.IPv4Address):
         return
     if address.ipv4_mapped is not None:
@@ -89,15 +93,15 @@ def _special_ipv6(address: ipaddress.IPv6Address) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Destinations:
-    """Where packets for peers may be sent to."""
+    """The addresses to which packets for peers may be sent."""
 
     inside: tuple[IPNetwork, ...] = ()
-    """The VPN's own prefixes, to which nothing may be sent."""
+    """The VPN's own prefixes; addresses within them are refused."""
     local: bool = False
-    """Whether the operator chose the address, who may name this machine and its links."""
+    """The operator chose the address, and may name this machine and its links."""
 
     def refusal(self, text: str) -> str | None:
-        """Why nothing may be sent to an IP address; None if it may, and for text that is not an address."""
+        """Return the reason to refuse an IP address; None if allowed, or if it is not an address."""
         try:
             address = ipaddress.ip_address(text.partition("%")[0])
         except ValueError:
@@ -114,4 +118,4 @@ class Destinations:
 
 
 ANYWHERE: Final = Destinations(local=True)
-"""For addresses that the operator has chosen, outside of any VPN."""
+"""For addresses that the operator has chosen, outside any VPN."""

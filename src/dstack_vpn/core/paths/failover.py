@@ -1,19 +1,20 @@
-"""Which of several upstreams a relay should use.
+"""The choice of a relay's upstream among several.
 
-The upstreams are in order of preference. Each is one of
+The upstreams are in order of preference. Each has one of these states:
 
-    well        nothing speaks against it
+    well        it has no unforgiven failure
     recovering  it failed, and answers again, but not for long enough to be trusted
-    down        it failed lately, and is left alone until its pause is over
+    down        it failed recently, and is not used until its pause is over
 
-and, besides, slow or not: its round trips have been much longer than another's for a while.
+It may also be slow: its round trips have been much longer than another's for a while.
 
     well --failed--> down --pause over, connected--> recovering --WELL seconds--> well
                       ^----------failed (twice the pause)-----------'
 
-`order` is for new connections: those that are well first, but one that is down comes before none. `better` is
-for connections that stand: a move is worth it only to one that is well, so nothing flaps. Pauses come with
-jitter, given by the caller, so that thousands of relays don't come back at the same moment.
+`order` is for new connections: those that are well come first, those that are down last, but they are
+included. `better` is for established connections: they move only to an upstream that is well, so
+nothing flaps. Pauses have jitter, given by the caller, so that thousands of relays don't reconnect at
+the same moment.
 
 Times are monotonic seconds, round trips seconds.
 """
@@ -23,31 +24,31 @@ from dataclasses import dataclass, field
 from typing import Final
 
 WELL: Final = 60.0
-"""Seconds after which one that failed is trusted again."""
+"""Seconds of answers after which an upstream that failed is trusted again."""
 PERSISTENT: Final = 60.0
-"""Seconds for which it must have been slower to count as slow."""
+"""Seconds for which an upstream must have been slower to count as slow."""
 PAUSE: Final = 0.5
-"""Seconds that an upstream is left alone after its first failure; twice as long each time..."""
+"""Seconds of pause after an upstream's first failure; twice as long each time..."""
 PAUSE_STALLED: Final = 30.0
-"""...and after it took connections but did not carry, which no connection attempt can find out..."""
+"""...and after it accepted connections but carried no data, which a connection can't detect..."""
 PAUSE_LIMIT: Final = 60.0
 PAUSE_STALLED_LIMIT: Final = 900.0
 """...but no longer than this."""
 PROBE: Final = 10.0
-"""Seconds between looks at an upstream that is not in use."""
+"""Seconds between probes of an upstream that is not in use."""
 _SLOWER: Final = (2.0, 0.020)
-"""Slower means: more than so many times as long, and so many seconds longer."""
+"""The factor and the seconds by which a round trip must exceed the fastest to be slower."""
 _SMOOTHING: Final = 0.125
-"""A new measurement's weight (RFC 6298, 2.3)."""
+"""The weight of a new measurement (RFC 6298, 2.3)."""
 
 
 @dataclass(slots=True)
 class _Upstream:
     failures: int = 0
     down_until: float = 0.0
-    """0: it is not down."""
+    """Monotonic seconds; 0: it is not down."""
     well_since: float | None = None
-    """Since when it has been answering after a failure; None: it has not failed, or not answered since."""
+    """The time of its first answer after a failure; None: no failure, or no answer since."""
     trusted: bool = True
     rtt: float | None = None
     slow_since: float | None = None
@@ -56,7 +57,7 @@ class _Upstream:
 
 @dataclass(slots=True)
 class Failover:
-    """The upstreams' health, by their index."""
+    """The health of the upstreams, by index."""
 
     count: int
     _all: list[_Upstream] = field(init=False)
@@ -65,20 +66,20 @@ class Failover:
         self._all = [_Upstream() for _ in range(self.count)]
 
     def order(self, now: float) -> list[int]:
-        """Whom to connect to, best first; those that are down last, by when their pause ends."""
+        """Return the upstreams, best first; those that are down last, by the end of their pause."""
         return sorted(range(self.count), key=lambda index: self._rank(index, now))
 
     def available(self, index: int, now: float) -> bool:
-        """Whether its pause is over, if it has one."""
+        """Return whether an upstream has no pause, or its pause is over."""
         return self._all[index].down_until <= now
 
     def better(self, index: int, now: float) -> int | None:
-        """Where a connection to ``index`` should move to; None: it is well placed."""
+        """Return the upstream to which a connection to ``index`` should move; None: stay."""
         best = self.order(now)[0]
         return best if best != index and self._trusted(best, now) else None
 
     def probes(self, now: float, in_use: Collection[int], jitter: float) -> list[int]:
-        """Which upstreams to have a look at now; each is asked for once in `PROBE` seconds.
+        """Return the upstreams to probe now; each is returned about once in `PROBE` seconds.
 
         ``jitter`` is from 0 to 1.
         """
@@ -94,7 +95,7 @@ class Failover:
     # -- what happens ---------------------------------------------------------------------------------
 
     def answered(self, index: int, now: float, rtt: float | None) -> None:
-        """It took a connection, or carries one well."""
+        """Record that an upstream accepted a connection, or carries one well; ``rtt`` in seconds."""
         upstream = self._all[index]
         upstream.down_until = 0.0
         if not upstream.trusted and upstream.well_since is None:
@@ -107,7 +108,7 @@ class Failover:
             self._compare(now)
 
     def failed(self, index: int, now: float, jitter: float, *, stalled: bool = False) -> None:
-        """It refused, died, or (``stalled``) took what it was sent and never answered.
+        """Record that an upstream refused, died, or (``stalled``) accepted data and never answered.
 
         ``jitter`` is from 0 to 1.
         """
@@ -134,7 +135,7 @@ class Failover:
         return down, not self._trusted(index, now), slow, index
 
     def _compare(self, now: float) -> None:
-        """Note which upstreams have become much slower than the fastest, or no longer are."""
+        """Record which upstreams are now much slower than the fastest, and which no longer are."""
         known = [
             upstream.rtt for upstream in self._all if upstream.rtt is not None and not upstream.down_until
         ]

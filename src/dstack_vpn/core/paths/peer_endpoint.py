@@ -1,11 +1,11 @@
-"""How a peer can be reached: by UDP, over relays, or both, as one text.
+"""The endpoint of a peer: by UDP, over relays, or both, as one text.
 
     vpn.example.org:51820                                    by UDP, as WireGuard itself does
     udp://vpn.example.org:51820                              the same
-    vpn.example.org:51820,tls://vpn.example.org:443?pin=…    by UDP, or over a relay where UDP is blocked
+    vpn.example.org:51820,tls://vpn.example.org:443?pin=…    by UDP, or over a relay if UDP is blocked
 
-The text is the whole truth: if one alternative is bad, so is the endpoint, for a half of what its owner wrote
-might be the half that is not meant to be used alone.
+One malformed alternative makes the whole endpoint malformed: the rest may not be meant to be used
+alone.
 """
 
 from dataclasses import dataclass, replace
@@ -17,9 +17,9 @@ from dstack_vpn.core.paths.relay_url import RelayUrl
 from dstack_vpn.errors import FormatError
 
 RELAYS: Final = 4
-"""Relays that an endpoint may name: enough for two each at two providers, and little to try in vain."""
+"""Relays that an endpoint may name: enough for two each at two providers, and few to try."""
 REACH_LENGTH: Final = 1024
-"""Characters, written out; a registry contract allows fewer."""
+"""Characters of the canonical text; a registry contract allows fewer."""
 _UDP: Final = "udp://"
 
 
@@ -31,14 +31,14 @@ class PeerEndpoint:
     relays: tuple[RelayUrl, ...] = ()
     """In order of preference."""
     local: bool = False
-    """Whether the operator of this node wrote it: such relays may name files, proxies and this machine."""
+    """This node's operator wrote it: its relays may name files, proxies and this machine."""
 
     @classmethod
     def parse(cls, text: str, *, local: bool = False) -> Self:
-        """Parse alternatives that commas separate; raises `FormatError` that says which one is wrong.
+        """Parse comma-separated alternatives; raises `FormatError` that names the malformed one.
 
-        ``local`` text is the operator's: its relays may name files and proxies of this machine. The text of
-        anybody else comes back whole from ``str``.
+        ``local`` text is the operator's: its relays may name files and proxies of this machine. For
+        all other text, ``str`` returns every part of it.
         """
         if "," not in text and "://" not in text:
             return cls(Endpoint.parse(text), local=local)
@@ -51,13 +51,16 @@ class PeerEndpoint:
         if len(udp) > 1 or len(relays) > RELAYS:
             raise FormatError(f"endpoint: expected one UDP address and {RELAYS} relays at most")
         peer_endpoint = cls(udp[0] if udp else None, tuple(relays), local)
-        # Written out it can be a little longer: what is stored must be read again.
+        # The canonical text can be a little longer, and must be readable from the store.
         if len(str(peer_endpoint)) > REACH_LENGTH:
             raise FormatError(f"endpoint: longer than {REACH_LENGTH} characters")
         return peer_endpoint
 
     def refusal(self, destinations: Destinations) -> str | None:
-        """Why nothing may be sent to one of its addresses; names are judged when they are resolved."""
+        """Return the reason to refuse one of its addresses, or None.
+
+        Names are checked when they are resolved.
+        """
         hosts = [relay.host for relay in self.relays]
         if self.udp is not None:
             hosts.append(self.udp.host)
@@ -65,13 +68,13 @@ class PeerEndpoint:
         return next(filter(None, map(allowed.refusal, hosts)), None)
 
     def __str__(self) -> str:
-        """The canonical text; a relay's proxy is hidden, for it may hold a password."""
+        """Return the canonical text; a relay's proxy is hidden, since it may contain a password."""
         udp = () if self.udp is None else (str(self.udp),)
         return ",".join((*udp, *map(str, self.relays)))
 
 
 def split_alternatives(text: str) -> list[str]:
-    """What commas separate, save that between two pins of one URL."""
+    """Split at commas, except those between two pins of one URL."""
     parts: list[str] = []
     for part in text.split(","):
         if parts and part.startswith("sha256:"):

@@ -1,4 +1,4 @@
-"""What peers reach at a port of this node and is handed on to a machine behind it: ``FORWARD_TO``."""
+"""Ports of this node that are forwarded from peers to machines behind it: ``FORWARD_TO``."""
 
 import re
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ PROTOCOLS: Final = ("tcp", "udp")
 
 @dataclass(frozen=True, slots=True, order=True)
 class Forward:
-    """One port."""
+    """One forwarded port."""
 
     protocol: str
     port: int
-    """At our tunnel addresses."""
+    """The port at our tunnel addresses."""
     host: str
-    """A name or an address; never one of this machine's loopback."""
+    """A name or an address, except this machine's loopback."""
     to_port: int
 
     @classmethod
@@ -42,7 +42,7 @@ class Forward:
 
 
 def _target(text: str, port: int) -> tuple[str, int]:
-    """Host and port; the port is ours where there is none."""
+    """Return host and port; without a port in the text, ours."""
     try:
         return split_host_port(text)
     except FormatError:
@@ -50,7 +50,7 @@ def _target(text: str, port: int) -> tuple[str, int]:
 
 
 def parse_forwards(text: str) -> tuple[Forward, ...]:
-    """Several, separated by commas; raises `FormatError` also where two want the same port."""
+    """Parse a comma-separated list; raises `FormatError`, also if two have the same port."""
     forwards = tuple(Forward.parse(part) for part in filter(None, map(str.strip, text.split(","))))
     places = [(forward.protocol, forward.port) for forward in forwards]
     for place in places:

@@ -1,10 +1,10 @@
-"""Where a relay connects to, and where it listens, as URLs.
+"""The URLs to which a relay connects, and on which it listens.
 
     tcp://host:port
     tls://host:port?sni=NAME&ca=FILE&pin=sha256:HEX&via=PROXY      to connect
     tls://host:port?cert=FILE&key=FILE                             to listen
 
-What the chain says may name neither files nor proxies of this machine, nor this machine itself.
+URLs from the chain may name neither files nor proxies of this machine, nor this machine itself.
 """
 
 import ipaddress
@@ -22,32 +22,32 @@ PROXY_SCHEMES: Final = ("http", "socks5")
 DSTACK: Final = "dstack"
 """The certificate that a dstack guest agent issues."""
 URL_LENGTH: Final = 1024
-"""Characters; longer ones are nobody's address."""
+"""Characters at most."""
 _PIN: Final = re.compile(r"sha256:([0-9a-fA-F]{64})", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
 class RelayUrl:
-    """A relay's other end: over TCP, or over TLS over TCP."""
+    """The URL of a relay to connect to: over TCP, or over TLS over TCP."""
 
     scheme: str
     host: str
     port: int
     sni: str | None = None
-    """The server's name for SNI and for the check of its certificate; None: the host."""
+    """The server name for SNI and for the certificate check; None: the host."""
     ca: str | None = None
-    """A PEM file with the only authorities to trust; None: the system's."""
+    """A PEM file with the only trusted authorities; None: the system's."""
     pins: frozenset[bytes] = frozenset()
-    """SHA-256 digests of acceptable SubjectPublicKeyInfos (RFC 7469); they take the authorities' place."""
+    """SHA-256 digests of accepted SubjectPublicKeyInfos (RFC 7469), in place of authorities."""
     via: str | None = field(default=None, repr=False)
-    """A proxy's URL, which may hold a password."""
+    """The URL of a proxy, which may contain a password."""
 
     @classmethod
     def parse(cls, text: str, *, local: bool = True) -> Self:
-        """Parse a URL; raises `FormatError` that names the part that is wrong.
+        """Parse a URL; raises `FormatError` that names the malformed part.
 
-        With ``local`` false the text is somebody else's: it may neither name files or proxies, nor an address
-        that can't be another machine.
+        Without ``local`` the text is another member's: it may name neither files nor proxies, nor an
+        address that can't be another machine's.
         """
         known = ("sni", "ca", "pin", "via") if local else ("sni", "pin")
         scheme, host, port, options = _split(text, known, reachable=not local)
@@ -67,12 +67,12 @@ class RelayUrl:
 
     @property
     def tls(self) -> bool:
-        """Whether the connection is encrypted."""
+        """Return whether the connection is encrypted."""
         return self.scheme == "tls"
 
     @property
     def name(self) -> str:
-        """Scheme, host and port: for logs and metrics."""
+        """Return scheme, host and port, for logs and metrics."""
         return f"{self.scheme}://{_bracketed(self.host)}:{self.port}"
 
     def __str__(self) -> str:
@@ -84,19 +84,19 @@ class RelayUrl:
 
 @dataclass(frozen=True, slots=True)
 class Listen:
-    """Where a relay waits for connections."""
+    """The URL of a relay to listen on."""
 
     scheme: str
     host: str
     port: int
     cert: str | None = None
-    """A PEM file with the certificate chain, or `DSTACK`; None: one of our own making."""
+    """A PEM file with the certificate chain, or `DSTACK`; None: a self-made certificate."""
     key: str | None = None
     """A PEM file with its key; None: in the same file."""
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Parse a URL, whose host is an IP address; raises `FormatError` that names what is wrong."""
+        """Parse a URL whose host is an IP address; raises `FormatError` that names the problem."""
         scheme, host, port, options = _split(text, ("cert", "key"), reachable=False, lowest=0)
         if scheme != "tls" and options:
             raise FormatError(f"relay URL: {min(options)} has a meaning with tls:// only")
@@ -109,19 +109,19 @@ class Listen:
 
     @property
     def tls(self) -> bool:
-        """Whether connections are encrypted."""
+        """Return whether connections are encrypted."""
         return self.scheme == "tls"
 
     @property
     def name(self) -> str:
-        """Scheme, address and port."""
+        """Return scheme, address and port."""
         return f"{self.scheme}://{_bracketed(self.host)}:{self.port}"
 
 
 def _split(
     text: str, known: Collection[str], *, reachable: bool, lowest: int = 1
 ) -> tuple[str, str, int, Mapping[str, str]]:
-    """Scheme, host, port and options, each option known and given once."""
+    """Return scheme, host, port and options; each option must be known and given once."""
     if len(text) > URL_LENGTH or not text.isascii() or not text.isprintable() or " " in text:
         raise FormatError(f"relay URL: expected at most {URL_LENGTH} printable characters without spaces")
     scheme, separator, rest = text.partition("://")
@@ -138,9 +138,9 @@ def _split(
 
 
 def split_host_port(text: str, lowest: int = 1) -> tuple[str, int]:
-    """``host:port`` or ``[v6]:port``, of any machine, ours too; raises `FormatError`.
+    """Split ``host:port`` or ``[v6]:port`` of any machine, also this one; raises `FormatError`.
 
-    To listen, port 0 (``lowest``) stands for any that is free.
+    ``lowest`` is the lowest port allowed: 0 to listen on any free port.
     """
     host, _, port = text.rpartition(":")
     if not re.fullmatch(r"[0-9]{1,5}", port, re.ASCII) or not lowest <= int(port) < 65536:
@@ -155,7 +155,7 @@ def split_host_port(text: str, lowest: int = 1) -> tuple[str, int]:
 
 
 def _options(query: str, known: Collection[str]) -> Mapping[str, str]:
-    # A plus sign is itself here, not a space.
+    # A plus sign is literal here, not a space.
     try:
         pairs = parse_qsl(query.replace("+", "%2B"), strict_parsing=True) if query else []
     except ValueError:
@@ -191,13 +191,13 @@ def _proxy(text: str | None) -> str | None:
     except ValueError:
         complete = False
     if not complete:
-        # The URL itself stays out of the message: it may hold a password.
+        # The message does not contain the URL, which may contain a password.
         raise FormatError("relay URL: via: expected http://host:port or socks5://host:port")
     return text
 
 
 def has_password(urls: str) -> bool:
-    """Return whether relay URLs hold anything of a proxy's user, however it is written."""
+    """Return whether relay URLs contain a proxy's user or password, in any encoding."""
     return any("@" in unquote(part) for part in urls.split("via=")[1:])
 
 

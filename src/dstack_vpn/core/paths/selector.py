@@ -1,11 +1,11 @@
-"""Which way a peer is reached: by UDP, or over its relays where UDP is blocked.
+"""The choice of the path to a peer: by UDP, or over its relays if UDP is blocked.
 
     udp --answers overdue--> relay --a probe was answered, or answers are overdue here too--> udp
 
-What tells is the device's own counters: WireGuard promises an answer to all that it is sent (`wgwire`), so a
-peer to whom bytes go, and from whom none come, is not reached. Where neither way leads to the peer it is
-probably off: the ways are then tried in turn, more and more patiently. A way back to UDP is looked for at
-growing intervals, and found without risk: the relay goes on carrying meanwhile.
+The choice follows the device's byte counters: WireGuard answers all data and handshake initiations
+(`core.wireguard.wire`), so a peer that is sent bytes and sends none is not reached. If neither path
+reaches the peer, it is probably off: the paths are then tried in turn, for growing times. UDP is probed
+at growing intervals, without risk: the relay continues to carry packets during a probe.
 """
 
 from dataclasses import dataclass, replace
@@ -16,19 +16,22 @@ from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
 from dstack_vpn.core.wireguard.wire import asks_for_answer
 
 NO_HANDSHAKE: Final = 10.0
-"""Seconds: two attempts of WireGuard (REKEY_TIMEOUT is 5 s) without any answer."""
+"""Seconds: two handshake attempts of WireGuard (REKEY_TIMEOUT, 5 s) without an answer."""
 NO_ANSWER: Final = 15.0
-"""Seconds within a session: KEEPALIVE_TIMEOUT and REKEY_TIMEOUT, when WireGuard itself begins to doubt."""
+"""Seconds within a session: KEEPALIVE_TIMEOUT and REKEY_TIMEOUT.
+
+WireGuard itself then starts a new handshake.
+"""
 PATIENCE: Final = 4
-"""So many times as patient, at most, where neither way leads anywhere."""
+"""The largest factor on these times if neither path reaches the peer."""
 PROBE: Final = (30.0, 900.0)
-"""Seconds until UDP is first probed, twice as long each time, and at most."""
+"""Seconds until the first probe of UDP, doubled each time, and the maximum."""
 STEADY: Final = 600.0
-"""Seconds that UDP must have carried until its earlier failures are forgotten."""
+"""Seconds by UDP after which its earlier failures are forgotten."""
 
 
 class TransportMode(StrEnum):
-    """What the operator allows."""
+    """The transports that the operator allows."""
 
     AUTO = "auto"
     UDP = "udp"
@@ -37,14 +40,14 @@ class TransportMode(StrEnum):
 
 
 class Path(StrEnum):
-    """How a peer is reached now."""
+    """The path to a peer."""
 
     UDP = "udp"
     RELAY = "relay"
 
 
 def usable(peer_endpoint: PeerEndpoint, transport: TransportMode) -> PeerEndpoint:
-    """The alternatives that the setting allows; there may be none."""
+    """Return the alternatives that the setting allows; the result may be empty."""
     match transport:
         case TransportMode.AUTO:
             return peer_endpoint
@@ -57,32 +60,32 @@ def usable(peer_endpoint: PeerEndpoint, transport: TransportMode) -> PeerEndpoin
 
 @dataclass(slots=True)
 class PathSelector:
-    """The way to a peer that can be reached both ways. Times are monotonic seconds."""
+    """The selected path to a peer that has both. Times are monotonic seconds."""
 
     way: Path = Path.UDP
     _since: float = 0.0
     _counters: tuple[int, int] = (0, 0)
-    """Bytes sent and received, at the last look."""
+    """Bytes sent and received at the last `look`."""
     _unanswered: float | None = None
-    """Since when there is sending without hearing."""
+    """The time since which bytes were sent and none received; None: nothing is outstanding."""
     _silent: int = 0
-    """Changes of the way since something was heard."""
+    """Changes of the path since bytes were last received."""
     _failures: int = 0
-    """Times that UDP failed and was not forgiven."""
+    """Failures of UDP that are not forgotten yet."""
     proven: bool = False
-    """Whether the peer was heard by UDP since UDP became the way."""
+    """The peer was heard by UDP since UDP became the path."""
     _probes: int = 0
     _probe_at: float = 0.0
 
     def look(
         self, now: float, sent: int, received: int, *, session: bool, direct: bool, relayed: bool = False
     ) -> bool:
-        """Take note of the peer's byte counters; returns whether the way has changed.
+        """Compare the peer's byte counters; returns whether the path has changed.
 
-        ``session`` tells whether a handshake was completed that still counts, ``direct`` whether the device
-        has heard the peer last from its own UDP address, and ``relayed`` whether it has from our relay. A
-        peer that calls by UDP can be answered by UDP. One that is heard by the relay alone is not at its UDP
-        address, as far as is known.
+        ``session`` means that a completed handshake is still valid, ``direct`` that the device last
+        received from the peer's own UDP address, and ``relayed`` that it last received from our relay.
+        A peer that sends by UDP can be answered by UDP. A peer that is heard by the relay only is, as
+        far as is known, not at its UDP address.
         """
         before, self._counters = self._counters, (sent, received)
         if received > before[1]:
@@ -91,20 +94,20 @@ class PathSelector:
         return asks_for_answer(sent - before[0]) and self._overdue(now, session=session)
 
     def nowhere(self, now: float) -> bool:
-        """UDP has no address to send to, or no route there; returns whether the way has changed."""
+        """Record that UDP has no address or no route; returns whether the path has changed."""
         return self._overdue(now, session=False)
 
     @property
     def exhausted(self) -> bool:
-        """Whether both ways were tried since the peer was last heard."""
+        """Return whether both paths were tried since the peer was last heard."""
         return self._silent > 1
 
     def by_udp_for(self, now: float) -> float:
-        """Seconds since UDP became the way; 0 where it is not."""
+        """Return the seconds since UDP became the path; 0 if it is not."""
         return now - self._since if self.way is Path.UDP else 0.0
 
     def probe(self, now: float, jitter: float) -> bool:
-        """Whether to probe UDP now; ``jitter`` is from 0 to 1."""
+        """Return whether to probe UDP now; ``jitter`` is from 0 to 1."""
         if self.way is not Path.RELAY or now < self._probe_at:
             return False
         self._probes += 1
@@ -112,12 +115,12 @@ class PathSelector:
         return True
 
     def probe_soon(self) -> None:
-        """UDP leads elsewhere now: what was learned of it counts no more."""
+        """Forget the failures and probes of UDP: its address has changed."""
         self._failures = self._probes = 0
         self._probe_at = 0.0
 
     def by_udp(self, now: float) -> bool:
-        """The peer was heard by UDP; returns whether the way has changed."""
+        """Record that the peer was heard by UDP; returns whether the path has changed."""
         self.proven = True
         if self.way is Path.UDP:
             return False
@@ -146,7 +149,7 @@ class PathSelector:
         return True
 
     def _turn(self, now: float) -> None:
-        """Try the other way."""
+        """Change to the other path."""
         self.way, self.proven = Path.RELAY if self.way is Path.UDP else Path.UDP, False
         if self.way is Path.RELAY and not self._silent:
             self._failures += 1
