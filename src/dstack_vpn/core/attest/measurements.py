@@ -1,10 +1,11 @@
-"""The verdict on an attested machine: what was compared, what was not, and what follows.
+"""The verdict on an attested machine, from the comparisons that were made and those that were not.
 
-A quote is signed by the processor, so its registers are true; but true registers of an unknown machine prove
-nothing. The values of RTMR3's log (app, compose file, OS image, instance) are the words of the kernel that
-wrote them: a foreign kernel writes the right ones. So the verdict is "valid" only if everything below the
-application was compared as well: the TDX module, the firmware, the virtual hardware, the kernel and its
-command line. A comparison that is missing makes the verdict "incomplete", one that fails makes it "invalid".
+The processor signs a quote, so its registers are correct; but correct registers of an unknown machine
+prove nothing. The values in RTMR3's log (app, compose file, OS image, instance) are written by the
+running kernel: a modified kernel can write the expected ones. The verdict is therefore "valid" only if
+everything below the application was compared as well: the TDX module, the firmware, the virtual
+hardware, the kernel and its command line. A missing comparison makes the verdict "incomplete", a
+failed one makes it "invalid".
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,17 +22,17 @@ REGISTER: Final = 48
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """One value that can be expected."""
+    """A measured value that can be compared."""
 
     name: str
-    """As in options and documents."""
+    """The name in options and documents."""
     label: str
     length: int = REGISTER
     """Bytes."""
     needed: bool = False
-    """Without a comparison of this one nothing is "valid"."""
+    """The verdict is not "valid" without a comparison of this one."""
     event: str | None = None
-    """The event of RTMR3's log that has it; None: the quote itself has it."""
+    """The event of RTMR3's log that contains it; None: the quote itself contains it."""
 
 
 MEASUREMENTS: Final = (
@@ -52,21 +53,21 @@ MEASUREMENTS: Final = (
 )
 BY_NAME: Final = {measurement.name: measurement for measurement in MEASUREMENTS}
 APPLICATION: Final = frozenset({"compose-hash", "rtmr3"})
-"""Either of them says which application runs."""
+"""Either of them identifies the application."""
 
 
 class Verdict(StrEnum):
-    """What follows from all comparisons."""
+    """The result of all comparisons."""
 
     VALID = "valid"
     INCOMPLETE = "incomplete"
-    """Nothing contradicts, but something that matters was not compared."""
+    """No comparison failed, but a needed one is missing."""
     INVALID = "invalid"
 
 
 @dataclass(frozen=True, slots=True)
 class RegisterCheck:
-    """One thing that was compared; ``problem`` says what is wrong with it."""
+    """A comparison; without a ``problem`` it succeeded."""
 
     name: str
     problem: str | None = None
@@ -74,7 +75,7 @@ class RegisterCheck:
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """One thing that was not compared; without a ``needed`` one nothing is "valid"."""
+    """A missing comparison; with a ``needed`` one missing, the verdict is not "valid"."""
 
     name: str
     needed: bool = False
@@ -90,14 +91,14 @@ class Finding:
 
     @property
     def verdict(self) -> Verdict:
-        """Never stronger than what was compared."""
+        """Return the verdict that follows from the comparisons and gaps."""
         if any(check.problem for check in self.checks):
             return Verdict.INVALID
         return Verdict.INCOMPLETE if any(gap.needed for gap in self.gaps) else Verdict.VALID
 
     @property
     def valid(self) -> bool:
-        """Everything that matters was compared, and all of it is right."""
+        """Return whether all needed comparisons were made and none failed."""
         return self.verdict is Verdict.VALID
 
 
@@ -131,7 +132,7 @@ def _digits(measurement: Measurement, text: str) -> str:
 
 
 def measured(registers: Mapping[str, bytes], log: Measured | None) -> dict[str, str]:
-    """Every value that the quote and its log have, by name; a log that does not replay has none."""
+    """Return all values of a quote and its log by name; ``log`` is None if it does not replay."""
     found = {name: value.hex() for name, value in registers.items()}
     for measurement in MEASUREMENTS if log is not None else ():
         if measurement.event is not None and log is not None:
@@ -142,7 +143,7 @@ def measured(registers: Mapping[str, bytes], log: Measured | None) -> dict[str, 
 
 
 def compare(values: Mapping[str, str], expected: Expected) -> tuple[list[RegisterCheck], list[Gap]]:
-    """Compare what was measured with what is expected, and name what is not expected."""
+    """Compare the measured values with the expected ones; the rest are gaps."""
     checks, gaps = [], []
     application = any(name in expected.values for name in APPLICATION)
     for measurement in MEASUREMENTS:

@@ -1,8 +1,8 @@
-"""What a quote of a node says: that a WireGuard key belongs to what was measured.
+"""The content of a node's quote, which binds a WireGuard key to a measured machine.
 
-The 64 bytes of report data that a quote carries are a hash over the public key, under a name of our own, so
-that no quote made for another purpose can be taken for one of these. RTMR 3 is extended by dstack with what
-it launched (its event log says so, and is believed only as far as it replays to the quote's registers).
+The 64 bytes of report data in a quote are a hash over the public key and a domain name of our own, so
+that a quote made for another purpose is not accepted. dstack extends RTMR 3 with events about the
+application that it launched; its event log is accepted only if it replays to the quote's registers.
 """
 
 import hashlib
@@ -18,26 +18,26 @@ DOMAIN: Final = b"dstack-vpn wireguard public key v1\x00"
 REGISTERS: Final = 4
 _DIGEST: Final = 48
 _RUNTIME: Final = 3
-"""The register that dstack's own events extend."""
+"""The register that dstack's own events extend: RTMR 3."""
 _EVENTS: Final = 10_000
 
 
 def report_data(key: PublicKey) -> bytes:
-    """The 64 bytes that bind a WireGuard public key: SHA-512 over `DOMAIN` and its 32 bytes."""
+    """Return the report data for a public key: SHA-512 over `DOMAIN` and its 32 bytes."""
     return hashlib.sha512(DOMAIN + key).digest()
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """An event log, replayed."""
+    """The result of a replayed event log."""
 
     registers: tuple[bytes, ...]
-    """RTMR 0 to 3, as the log says that they must be."""
+    """RTMR 0 to 3, as computed from the log."""
     events: tuple[tuple[str, str], ...]
-    """dstack's own events, by name, each with its payload in hexadecimal."""
+    """dstack's own events: names with payloads in hexadecimal."""
 
     def value(self, name: str) -> str | None:
-        """The payload of the event of that name; None where there is none, or more than one."""
+        """Return the payload of the event of that name; None unless there is exactly one."""
         found = [payload for event, payload in self.events if event == name]
         return found[0] if len(found) == 1 else None
 
@@ -45,8 +45,8 @@ class Measured:
 def replay(event_log: str) -> Measured:
     """Extend the registers by the log's digests; raises `FormatError`.
 
-    The digest of an event of dstack's is made from its name and payload (SHA-384 over type, ``:``, name,
-    ``:`` and payload), so these are as good as the register.
+    The digest of a dstack event is computed from its name and payload (SHA-384 over type, ``:``, name,
+    ``:`` and payload), so the register confirms these as well.
     """
     registers = [bytes(_DIGEST)] * REGISTERS
     named: list[tuple[str, str]] = []

@@ -1,8 +1,8 @@
-"""How fast each source, and all of a kind together, may ask.
+"""Rate limits for the requests of each source, and of all sources of a kind together.
 
-A source that asks too fast is answered later, and so can't ask again sooner; one that has too much waiting is
-refused. Sources of a kind share a lane. The first few requests of each source have a lane of their own
-besides, so a few sources that fill the common lane leave the others' slow questions alone.
+The requests of a source that asks too fast are delayed; if the delay would be too long, they are
+refused. Sources of a kind share a lane. The first few requests of each source also have a lane of
+their own, so that a few sources that fill the common lane do not block the others' infrequent requests.
 """
 
 from collections import OrderedDict
@@ -12,20 +12,23 @@ from typing import Final
 from dstack_vpn.core.limits.shares import Kind, Source
 
 SOURCES: Final = 4096
-"""Sources that are remembered."""
+"""Sources that are kept."""
 
 
 @dataclass(slots=True)
 class Bucket:
-    """Lets ``rate`` through a second, after a burst of ``burst``."""
+    """A token bucket: ``rate`` requests per second, after a burst of ``burst``."""
 
     rate: float
     burst: float
     _free_at: float = 0.0
-    """When it would be full again, in monotonic seconds."""
+    """The time at which it is full again, in monotonic seconds."""
 
     def take(self, now: float, longest: float) -> float | None:
-        """Seconds to wait for one's turn; None, and nothing is taken, if that is longer than ``longest``."""
+        """Take one request and return the seconds to wait for it.
+
+        Returns None, and takes nothing, if that is longer than ``longest``.
+        """
         step = 1 / self.rate
         free_at = max(self._free_at, now) + step
         wait = max(free_at - now - self.burst * step, 0.0)
@@ -37,27 +40,27 @@ class Bucket:
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """The bounds. Rates are a second."""
+    """The limits. Rates are per second."""
 
     rate: float = 200.0
     """Requests of one source."""
     burst: float = 40.0
-    """Requests of one source that may come at once."""
+    """The burst of one source, in requests."""
     rate_of_kind: float = 1000.0
     """Requests of all sources of a kind."""
     burst_of_kind: float = 80.0
     longest: float = 1.0
-    """Seconds for which a request may be held back."""
+    """Seconds by which a request may be delayed."""
     slow: float = 10.0
-    """Requests of one source that have the lane of their own..."""
+    """Requests of one source that use the slow lane..."""
     slow_burst: float = 20.0
     slow_part: float = 0.3
-    """...which is this part of a kind's rate and burst."""
+    """...which has this part of a kind's rate and burst."""
 
 
 @dataclass(slots=True)
 class _Turns:
-    """What one source has asked for."""
+    """The buckets of one source."""
 
     all: Bucket
     slow: Bucket
@@ -65,11 +68,11 @@ class _Turns:
 
 @dataclass(slots=True)
 class Limiter:
-    """Holds each source to a pace."""
+    """The rate limiter of all sources."""
 
     pace: Pace = field(default_factory=Pace)
     _lanes: dict[Kind, tuple[Bucket, Bucket]] = field(init=False)
-    """The common one, and the one of slow questions."""
+    """The common lane, and the lane of slow requests."""
     _sources: OrderedDict[Source, _Turns] = field(default_factory=OrderedDict)
 
     def __post_init__(self) -> None:
@@ -78,9 +81,10 @@ class Limiter:
         }
 
     def take(self, source: Source, now: float, *, shared: bool = True) -> float | None:
-        """Seconds to wait before answering; None: refuse. ``now`` in monotonic seconds.
+        """Return the seconds to wait before the answer, or None to refuse.
 
-        What is not ``shared`` is bounded by source alone: nobody else can use it up for a health check.
+        ``now`` is in monotonic seconds. A request that is not ``shared`` is limited by source only, so
+        other sources cannot use up the rate of a health check.
         """
         turns, longest = self._turns(source), self.pace.longest
         wait = turns.all.take(now, longest)

@@ -1,20 +1,21 @@
-"""Fair shares of what there is a fixed number of: connections, streams, questions under way.
+"""Fair shares of a fixed number of places: connections, streams, pending questions.
 
-A source is counted, not an address. This machine is one source, and so is each proxy that the operator
-trusts. A member is one source by all of its tunnel addresses, and no two members are ever one. Any other
-source is an IPv4 address, or an IPv6 /64, of which one machine has every address.
+Places are counted by source, not by address. This machine is one source, and so is each proxy that the
+operator trusts. A member is one source with all of its tunnel addresses, and two members are always
+two sources. Any other source is an IPv4 address, or an IPv6 /64, since one machine has all of a /64.
 
     a newcomer finds                             result
-    its source at the most that one may hold     refused
+    its source at its limit                      refused
     a free place, reserved for its kind or not   it has the place
     none free, and a stale place of a source     that place is displaced; the richest such source loses it
     none free, and a source with two more than   the newest place of the richest source is displaced
     its own
     none of these                                refused
 
-So n sources that all want places have about an n-th each, however many places one of them asks for. A place
-is loose until `Places.firm` says that it is in use, and stale after a while of that. Places reserved for a
-kind are never displaced by another kind. A source at its most may still replace a stale place of its own.
+So n sources that all want places get about an n-th each, however many places one of them asks for. A
+place is loose until `Places.firm` marks it as in use, and stale after `Shares.stale` seconds of that.
+Places reserved for a kind are never displaced by another kind. A source at its limit may still replace
+a stale place of its own.
 """
 
 import ipaddress
@@ -34,7 +35,7 @@ _H = TypeVar("_H")
 
 
 class Kind(Enum):
-    """The kinds of sources. What is reserved is reserved for a kind."""
+    """The kinds of sources; places are reserved by kind."""
 
     OURS = "ours"
     """This machine, and the proxies that the operator trusts."""
@@ -43,7 +44,7 @@ class Kind(Enum):
 
 
 class Source(NamedTuple):
-    """One party, whatever address it uses."""
+    """One source of requests, with all of its addresses."""
 
     kind: Kind
     name: str
@@ -56,10 +57,10 @@ NOWHERE: Final = Source(Kind.STRANGER, "?")
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """Names the source behind an address."""
+    """The mapping from addresses to sources."""
 
     members: AddressPlan | None = None
-    """The tunnel addresses; None: members have none here."""
+    """The tunnel addresses; None: members are not recognized."""
     trusted: tuple[Network, ...] = ()
     """The proxies that the operator trusts."""
 
@@ -83,7 +84,7 @@ class Sources:
 
 @lru_cache(maxsize=1 << 12)
 def _parsed(address: str | Address | None) -> Address | None:
-    """An address; one of IPv4 stays so inside of IPv6. None if it is not an address."""
+    """Return an address, with an IPv4-mapped one as IPv4; None if it is not an address."""
     if isinstance(address, str):
         try:
             address = ipaddress.ip_address(address.partition("%")[0])
@@ -100,13 +101,16 @@ def _block(address: Address) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Shares:
-    """How many places there are, and how they are divided."""
+    """The number of places, and their division."""
 
     total: int
     each: int
     """The most for one source."""
     ours: int | None = None
-    """The most for this machine and for each trusted proxy, if other than ``each``: it may ask for many."""
+    """The most for this machine and for each trusted proxy; None: ``each``.
+
+    They may need many.
+    """
     reserved: Mapping[Kind, int] = field(default_factory=dict)
     """Places that sources of other kinds never get; together less than ``total``."""
     stale: float = 10.0
@@ -119,17 +123,17 @@ class Shares:
 
 @dataclass(frozen=True, slots=True)
 class Taken(Generic[_H]):
-    """A newcomer has a place."""
+    """A place was given to a newcomer."""
 
     displaced: _H | None
     """The holder that lost its place for it, and has to be ended."""
 
 
 class Places(Generic[_H]):
-    """Who holds which place. A holder is any hashable object.
+    """The places and their holders. A holder is any hashable object.
 
-    A refusal takes constant time, because a flood is nothing but refusals: so the oldest loose place of each
-    kind and the most that one source of it holds are kept at hand.
+    A refusal takes constant time, because a flood consists of refusals. The oldest loose place of each
+    kind, and the most places that one source of it holds, are therefore kept up to date.
     """
 
     def __init__(self, shares: Shares) -> None:
@@ -137,14 +141,14 @@ class Places(Generic[_H]):
         self.refused = 0
         self._sources: dict[_H, Source] = {}
         self._held: dict[Source, dict[_H, float | None]] = {}
-        """By holder: since when its place is loose (monotonic seconds), ascending; None: it is firm."""
+        """By holder: the monotonic time since which its place is loose, ascending; None: firm."""
         self._loose: dict[Kind, dict[_H, float]] = {kind: {} for kind in Kind}
         """The same for all loose places of a kind."""
         self._used: Counter[Kind] = Counter()
         self._levels: dict[Kind, Counter[int]] = {kind: Counter() for kind in Kind}
-        """How many sources of a kind hold so many places."""
+        """By kind and number of places: the sources that hold that number."""
         self._top: Counter[Kind] = Counter()
-        """The most that a source of a kind holds."""
+        """By kind: the most places that one source holds."""
 
     def __len__(self) -> int:
         return len(self._sources)
@@ -154,7 +158,7 @@ class Places(Generic[_H]):
         return len(self._held.get(source, ()))
 
     def take(self, source: Source, holder: _H, now: float) -> Taken[_H] | None:
-        """Give a newcomer a place, if it can have one; ``now`` in monotonic seconds."""
+        """Give a newcomer a place, or return None to refuse; ``now`` in monotonic seconds."""
         victim: _H | None = None
         if self.held(source) >= self.shares.most(source):
             victim = self._stale(source, now - self.shares.stale)
@@ -171,7 +175,7 @@ class Places(Generic[_H]):
         return Taken(victim)
 
     def leave(self, holder: _H) -> bool:
-        """Give a place back; False: the holder has none (any more)."""
+        """Give a place back; returns False if the holder does not have one (any more)."""
         source = self._sources.pop(holder, None)
         if source is None:
             return False
@@ -185,13 +189,13 @@ class Places(Generic[_H]):
         return True
 
     def firm(self, holder: _H) -> None:
-        """The place is in use."""
+        """Mark a holder's place as in use."""
         if (source := self._sources.get(holder)) is not None:
             self._held[source][holder] = None
             self._loose[source.kind].pop(holder, None)
 
     def loosen(self, holder: _H, now: float) -> None:
-        """The place is not in use, from now on."""
+        """Mark a holder's place as not in use from ``now`` on."""
         if (source := self._sources.get(holder)) is not None:
             del self._held[source][holder]
             self._loose[source.kind].pop(holder, None)
@@ -220,7 +224,7 @@ class Places(Generic[_H]):
         return self._used[kind] < reserved.get(kind, 0) or taken < self.shares.total
 
     def _of_others(self, source: Source, before: float) -> _H | None:
-        """The place that a newcomer displaces: a stale one, or the newest of a source with two more."""
+        """Return the holder to displace: a stale one, or the newest of a source with two more."""
         reserved = self.shares.reserved
         kinds = [k for k in Kind if k is source.kind or self._used[k] > reserved.get(k, 0)]
         if any(next(iter(self._loose[kind].values()), math.inf) <= before for kind in kinds):
@@ -236,7 +240,7 @@ class Places(Generic[_H]):
         return sorted((s for s in self._held if s.kind in kinds), key=self.held, reverse=True)
 
     def _stale(self, source: Source, before: float) -> _H | None:
-        """The oldest loose place of a source, if it is stale."""
+        """Return the holder of a source's oldest loose place, if it is stale."""
         loose = ((h, since) for h, since in self._held.get(source, {}).items() if since is not None)
         holder, since = next(loose, (None, math.inf))
         return holder if since <= before else None

@@ -1,4 +1,4 @@
-"""Spending a bounded part of the time on something whose cost is only known afterwards."""
+"""A limit on the part of time spent on work whose cost is known only afterwards."""
 
 from dataclasses import dataclass
 
@@ -11,5 +11,5 @@ class TimeShare:
     least: float = 0.0
 
     def pause(self, took: float) -> float:
-        """Return the seconds until the next time, if this time took so many seconds."""
+        """Return the seconds until the next run, if this run took ``took`` seconds."""
         return max(self.least, self.parts * took)

@@ -101,7 +101,7 @@ class Destinations:
     """The operator chose the address, and may name this machine and its links."""
 
     def refusal(self, text: str) -> str | None:
-        """Return the reason to refuse an IP address; None if allowed, or if it is not an address."""
+        """Return the reason to refuse an IP address; None if allowed or if not an address."""
         try:
             address = ipaddress.ip_address(text.partition("%")[0])
         except ValueError:

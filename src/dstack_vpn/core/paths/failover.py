@@ -95,7 +95,7 @@ class Failover:
     # -- what happens ---------------------------------------------------------------------------------
 
     def answered(self, index: int, now: float, rtt: float | None) -> None:
-        """Record that an upstream accepted a connection, or carries one well; ``rtt`` in seconds."""
+        """Record that an upstream accepted a connection or carries one; ``rtt`` in seconds."""
         upstream = self._all[index]
         upstream.down_until = 0.0
         if not upstream.trusted and upstream.well_since is None:

@@ -1,8 +1,8 @@
 """The configuration file of wg-quick(8), as text in and out.
 
-The daemon writes it for people and for the day without the daemon: ``wg-quick up`` brings the same tunnel
-up. It is written for that alone, so what is read back here is what was written, and little more: no
-hooks, no DNS, no preshared keys. The order is fixed, so that equal sets give equal files.
+The daemon writes it for operators, and for use without the daemon: ``wg-quick up`` sets up the same
+tunnel. The parser accepts little more than the daemon writes: no hooks, no DNS, no preshared keys. The
+order is fixed, so that equal sets give equal files.
 """
 
 import base64
@@ -28,22 +28,22 @@ _HIGHEST: Final = 65535
 
 @dataclass(frozen=True, slots=True)
 class ConfPeer:
-    """A peer, and which node of the registry it is, as the comment above it says."""
+    """A peer, and its node in the registry, from the comment above it."""
 
     peer: Peer
     node_id: str | None = None
     token_id: TokenId | None = None
-    """Both or neither."""
+    """Set if and only if ``node_id`` is."""
 
 
 @dataclass(frozen=True, slots=True)
 class WgConfig:
-    """What a configuration file says."""
+    """The content of a configuration file."""
 
     private_key: PrivateKey | None
-    """None: it is kept off the disk, and has to be put in before wg-quick can use the file."""
+    """None: it is not on the disk, and must be added before wg-quick can use the file."""
     listen_port: int
-    """0: none in particular."""
+    """0: not set."""
     addresses: frozenset[Cidr] = frozenset()
     mtu: int | None = None
     """Bytes."""
@@ -54,9 +54,9 @@ class WgConfig:
 
 
 def render(config: WgConfig, private_key: str | None = None) -> str:
-    """The file's text; ``private_key`` is a text to put in place of the key, for people's eyes.
+    """Return the file's text; ``private_key`` replaces the key in a text for display.
 
-    Raises `FormatError` for a value that could break out of its line: nothing malformed is ever written.
+    Raises `FormatError` for a value that could break out of its line, so nothing malformed is written.
     """
     key = None if config.private_key is None else _key_text(config.private_key)
     if private_key is not None and key is not None:
@@ -99,7 +99,7 @@ def _peer(entry: ConfPeer) -> Iterator[str]:
 
 
 def _sorted(cidrs: Iterable[Cidr]) -> list[Cidr]:
-    """IPv4 before IPv6, in the order of the addresses."""
+    """Sort IPv4 before IPv6, each by address."""
     return sorted(cidrs, key=lambda cidr: (":" in cidr, _sort_key(cidr)))
 
 
@@ -132,7 +132,7 @@ def _check_number(number: int) -> int:
 
 @dataclass(slots=True)
 class _Section:
-    """A section as it is read: where it begins, the comment above it, and its values."""
+    """A section of the file: its first line, the comment above it, and its values."""
 
     name: str
     line: int
@@ -140,7 +140,7 @@ class _Section:
     values: dict[str, list[str]] = field(default_factory=dict)
 
     def many(self, key: str) -> list[str]:
-        """The parts of a value that may be a list, and be given more than once."""
+        """Return the parts of a value that may be a list and may be given more than once."""
         return [part.strip() for value in self.values.get(key, ()) for part in value.split(",")]
 
     def one(self, key: str) -> str | None:
@@ -177,9 +177,9 @@ _KEYS: Final = {
 
 
 def parse(text: str) -> WgConfig:
-    """Parse what `render` wrote, also after a person's edits; raises `FormatError` naming the line.
+    """Parse the text of `render`, also after manual edits; raises `FormatError` naming the line.
 
-    Like wg(8) it takes keys in any case and order, and comments anywhere.
+    Like wg(8) it accepts keys in any case and order, and comments anywhere.
     """
     sections = list(_sections(text))
     interfaces = [section for section in sections if section.name == "interface"]
@@ -226,7 +226,10 @@ def _take(section: _Section | None, line: str, number: int) -> None:
 
 
 def _located(section: _Section, read: Callable[[_Section], _T]) -> _T:
-    """Read a section; a problem in it is told with its first line. The text itself is never quoted."""
+    """Read a section; raises `FormatError` with its first line.
+
+    The error never quotes the text.
+    """
     try:
         return read(section)
     except FormatError as error:
@@ -261,7 +264,7 @@ def _read_peer(section: _Section) -> ConfPeer:
 
 
 def _parse_address(text: str) -> Cidr:
-    """An interface's own address, which may have bits past its prefix's length."""
+    """Parse an interface's own address, which may have bits past its prefix's length."""
     return _canonical(text, ipaddress.ip_interface, "Address: expected one such as 10.77.0.2/32")
 
 
@@ -270,7 +273,7 @@ def _parse_prefix(text: str) -> Cidr:
 
 
 def _parse_endpoint(text: str) -> SocketAddress:
-    """A resolved address: wider than `Endpoint.parse`, as a device may tell of any that it has."""
+    """Parse a resolved address; accepts more than `Endpoint.parse`: a device may have any."""
     problem = "Endpoint: expected an address and a port, such as 192.0.2.1:51820"
     host, _, port = text.rpartition(":")
     literal = host[1:-1] if host.startswith("[") and host.endswith("]") and ":" in host else host
@@ -280,7 +283,10 @@ def _parse_endpoint(text: str) -> SocketAddress:
 
 
 def _canonical(text: str, read: Callable[[str], object], problem: str) -> str:
-    """An address or prefix in its one canonical text. Zones are refused: they may hold any character."""
+    """Return the canonical text of an address or prefix.
+
+    Zones are refused, since they may contain any character.
+    """
     try:
         found = str(read(text))
     except ValueError:

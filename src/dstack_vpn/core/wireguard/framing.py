@@ -1,35 +1,37 @@
-"""Datagrams in a byte stream, as Mullvad's udp-over-tcp has them.
+"""Datagrams in a byte stream, in the format of Mullvad's udp-over-tcp.
 
-Each is preceded by its length, two bytes, big-endian; there is nothing else. Every length from 0 to 65,535
-is well-formed, so no stream is ever invalid: what can be told is only that another protocol is being spoken.
+Each datagram is preceded by its length in two bytes, big-endian, and nothing else. Every length from 0
+to 65,535 is well-formed, so a stream is never invalid; only another protocol can be detected.
 """
 
 from collections.abc import Callable
 from typing import Final, TypeAlias
 
 HEADER: Final = 2
-"""Bytes ahead of each datagram."""
+"""Bytes before each datagram."""
 LONGEST_FRAME: Final = HEADER + 65535
 RUN: Final = 64
-"""Frames of a run at most: as many segments as every kernel takes (UDP_MAX_SEGMENTS, linux/udp.h)..."""
+"""Most frames of a run: the segments every kernel accepts (UDP_MAX_SEGMENTS, linux/udp.h)..."""
 RUN_BYTES: Final = 65507
-"""...and bytes: what one UDP message over IPv4 can have."""
+"""...and its most bytes: the limit of one UDP message over IPv4."""
 
 Run: TypeAlias = tuple[int, int, int, int]
-"""Where the first datagram is, the size of each, how many there are, and the size of a shorter one that
-follows them (-1: there is none). Equal frames in a row are what the kernel sends in one go."""
+"""The offset of the first datagram, the size of each, their number, and the size of a shorter one.
+
+The shorter one follows them (-1: it is missing). The kernel sends such a run of frames in one call.
+"""
 
 
 def frame(datagram: bytes) -> bytes:
-    """A datagram with its length ahead; raises `OverflowError` past 65,535 bytes."""
+    """Return a datagram after its length; raises `OverflowError` past 65,535 bytes."""
     return len(datagram).to_bytes(HEADER, "big") + datagram
 
 
 def scan(data: bytearray, end: int, limit: int) -> tuple[list[Run], int]:
-    """The complete frames in ``data[:end]``, and how many bytes they take.
+    """Return the complete frames in ``data[:end]``, and the number of their bytes.
 
-    Stops after ``limit`` runs. Frames of equal size are counted without a look at each, in bounded steps: no
-    sequence of sizes makes this worse than linear.
+    Stops after ``limit`` runs. Frames of equal size are counted by slices, in bounded steps, so the time
+    is linear for every sequence of sizes.
     """
     runs: list[Run] = []
     append: Callable[[Run], None] = runs.append
@@ -54,14 +56,14 @@ def scan(data: bytearray, end: int, limit: int) -> tuple[list[Run], int]:
 
 
 def _equal(data: bytearray, position: int, stride: int, most: int) -> int:
-    """How many frames from ``position`` on, at least two and at most ``most``, have the size of the first."""
+    """Count the frames from ``position`` on with the size of the first, from 2 to ``most``."""
     stop = position + most * stride
     high, low = data[position:stop:stride], data[position + 1 : stop : stride]
     return most - max(len(high.lstrip(high[:1])), len(low.lstrip(low[:1])))
 
 
 def _shorter(data: bytearray, position: int, size: int, end: int) -> int:
-    """The size of the complete frame at ``position`` if it is shorter, but not empty; else -1."""
+    """Return the size of the complete frame at ``position`` if 0 < it < ``size``, else -1."""
     if position + HEADER > end:
         return -1
     tail = data[position] << 8 | data[position + 1]
@@ -81,9 +83,10 @@ _TLS_RECORDS: Final = (b"\x16\x03", b"\x15\x03")
 
 
 def foreign_protocol(opening: bytes) -> str | None:
-    """The protocol that a stream's first four bytes belong to, where that is not ours.
+    """Return the protocol of a stream's first four bytes, or None if it may be ours.
 
-    A frame could begin like that: as one of thousands of bytes, which no WireGuard sends first.
+    A frame could begin with these bytes too, but only one of thousands of bytes, which WireGuard never
+    sends first.
     """
     if opening[:2] in _TLS_RECORDS and opening[2:3] <= b"\x04":
         return TLS

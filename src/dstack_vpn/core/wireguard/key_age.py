@@ -1,18 +1,21 @@
-"""How old our own key may get: facts in, a decision out.
+"""Key rotation: the decision to replace our own key, from its age.
 
-A key is as old as *both* the registry and its file say. The registry's time is exact, and no rolled back disk
-changes it; but one endpoint could forge it, and have us pay for a new key again and again. The file's time is
-this machine's own; but a copied file is younger than its key, and a clock that was wrong leaves it in the
-future. Only where both say that it is old, or the file's time can't be right, is it changed.
+The age of a key is the lower of two ages: by the registry and by its file. The registry's time is
+exact, and a rolled back disk does not change it; but one endpoint could forge it and make us pay for new
+keys repeatedly. The file's time comes from this machine; but a copied file is younger than its key,
+and a wrong clock can put its time in the future. So a key is replaced only if it is old by both, or if
+it is old by the registry and the file's time is in the future.
 
-Changing begins in the last tenth of the time, so that there is some left for what fails, and not at the same
-moment on nodes that were set up together. What has failed is tried again after growing pauses with jitter.
+Rotation begins in the last tenth of the allowed age, to leave time for retries, and at different
+moments on nodes that were set up together. A failed attempt is repeated after growing pauses with
+jitter.
 
-    there is no age, or it is below `Schedule.due`           rest
-    it is old, and something keeps us from changing it       remind
-    it is old, but the chain is away, or we are no member    rest: nobody would take the new key
-    it is old, and the last try was a moment ago             rest
-    it is old                                                renew
+    the age is unknown, or below `Schedule.due`                    rest
+    the key is old, and this node cannot change it                 remind
+    the key is old, but the chain is away, or we are not a member  rest: the registry would not
+                                                                   accept the new key
+    the key is old, and the last attempt was recent                rest
+    the key is old                                                 renew
 """
 
 from dataclasses import dataclass, replace
@@ -22,21 +25,24 @@ from typing import Final, Self
 from dstack_vpn.core.limits.backoff import full_jitter
 
 EARLIEST: Final = 0.9
-"""The part of the longest age at which the first node of many begins..."""
+"""The part of the longest age at which the first of many nodes begins..."""
 SPREAD: Final = 0.05
-"""...and over what part of it the others follow."""
+"""...and the part of it over which the others follow."""
 START: Final = 10.0
-"""Seconds from the start, and up to twice of them: who is restarted over and over does not try each time."""
+"""Seconds without an attempt after the start, and up to twice as many.
+
+A node that restarts repeatedly therefore does not attempt each time.
+"""
 SHORTEST: Final = 60.0
-"""Seconds between two tries at least."""
+"""Least seconds between two attempts."""
 LONGEST: Final = 6 * 3600.0
-"""Seconds that a pause grows to, besides the shortest."""
+"""Seconds to which a pause grows, in addition to `SHORTEST`."""
 SETTLING: Final = 600.0
-"""Seconds that a key that was announced has to get here; then it is announced again."""
+"""Seconds until a key that was announced, but did not arrive here, is announced again."""
 
 
 class KeyAction(StrEnum):
-    """What to do about our key."""
+    """The action on our key."""
 
     REST = "rest"
     RENEW = "renew"
@@ -48,33 +54,33 @@ class Look:
     """The facts at one moment."""
 
     now: float
-    """Seconds, monotonic."""
+    """Monotonic seconds."""
     age: float | None
     member: bool
-    """The chain is followed, and our key is in force there."""
+    """The chain is followed, and our key is registered and active."""
     able: bool
-    """We have what it takes to change it."""
+    """This node can change its key."""
 
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """When our key is changed."""
+    """The schedule of our key's rotation."""
 
     longest: float
     """Seconds."""
     spread: float
-    """In [0, 1): where in the crowd of nodes this one begins."""
+    """In [0, 1): the position of this node among nodes that were set up together."""
     failures: int = 0
     ready_at: float = 0.0
-    """No try before that; seconds, monotonic."""
+    """The time before which no attempt is made; monotonic seconds."""
 
     @property
     def due(self) -> float:
-        """The age at which changing it begins; seconds."""
+        """Return the age at which rotation begins; seconds."""
         return self.longest * (EARLIEST + SPREAD * self.spread)
 
     def decide(self, look: Look) -> KeyAction:
-        """What to do now."""
+        """Return the action for these facts."""
         if look.age is None or look.age < self.due:
             return KeyAction.REST
         if not look.able:
@@ -82,24 +88,24 @@ class Schedule:
         return KeyAction.RENEW if look.member and look.now >= self.ready_at else KeyAction.REST
 
     def started(self, now: float) -> Self:
-        """The daemon has just begun."""
+        """Return the schedule after the start of the daemon."""
         return replace(self, ready_at=now + START * (1 + self.spread))
 
     def announced(self, now: float) -> Self:
-        """A new key was announced; it should be ours in a moment."""
+        """Return the schedule after a new key was announced; it should arrive here soon."""
         return replace(self, failures=0, ready_at=now + SETTLING)
 
     def failed(self, now: float, draw: float) -> Self:
-        """A try has come to nothing; ``draw`` is uniform in [0, 1)."""
+        """Return the schedule after a failed attempt; ``draw`` is uniform in [0, 1)."""
         failures = self.failures + 1
         pause = SHORTEST + full_jitter(failures, draw, base=SHORTEST, cap=LONGEST)
         return replace(self, failures=failures, ready_at=now + pause)
 
 
 def age_of(*, registry: float | None, file: float | None) -> float | None:
-    """Seconds since our key was set, by the two ages; None while the registry's is not known.
+    """Return the seconds since our key was set, by the two ages; None without the registry's.
 
-    A file from the future says nothing; neither age is below 0.
+    A file's time in the future is ignored; the result is at least 0.
     """
     if registry is None:
         return None
@@ -107,7 +113,7 @@ def age_of(*, registry: float | None, file: float | None) -> float | None:
 
 
 def span(seconds: float) -> str:
-    """A time for people, in days, or hours and minutes where it is shorter."""
+    """Format a duration in days, or in hours, minutes or seconds if it is shorter."""
     for unit, length in (("days", 86_400), ("hours", 3600), ("minutes", 60)):
         if seconds >= 2 * length:
             return f"{seconds / length:.0f} {unit}"

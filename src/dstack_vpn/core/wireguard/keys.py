@@ -46,7 +46,7 @@ class PublicKey(bytes):
 
 
 class PrivateKey:
-    """A private key that no repr, log line or traceback shows; ``reveal()`` is the only way out."""
+    """A private key that repr, logs and tracebacks do not show; only ``reveal()`` returns it."""
 
     __slots__ = ("__raw",)
 
@@ -61,11 +61,11 @@ class PrivateKey:
         return cls(_decode(text))
 
     def reveal(self) -> bytes:
-        """The 32 secret bytes, for the device and for key derivation only."""
+        """Return the 32 secret bytes, for the device and for key derivation only."""
         return bytes(self.__raw)
 
     def wipe(self) -> None:
-        """Overwrite the bytes that this object holds; copies that `reveal` gave out are beyond its reach."""
+        """Overwrite this object's bytes; copies that `reveal` returned are not affected."""
         self.__raw[:] = bytes(KEY_LENGTH)
 
     def __eq__(self, other: object) -> bool:

@@ -1,50 +1,56 @@
-"""WireGuard's messages from outside: no keys needed to see that an answer is overdue.
+"""Detection of overdue answers from WireGuard's message sizes and times, without keys.
 
-WireGuard promises answers (whitepaper, section 6): to a handshake initiation at once, to data within
-KEEPALIVE_TIMEOUT, 10 s. Where neither comes, what lies between is broken, however well TCP may be.
+WireGuard answers a handshake initiation at once, and data within KEEPALIVE_TIMEOUT, 10 s (whitepaper,
+section 6). If neither answer arrives, the path is broken, even if its TCP connection works.
 """
 
 from dataclasses import dataclass
 from typing import Final
 
 INITIATION_SIZE: Final = 148
-"""Bytes of a handshake initiation (section 5.4.2). Data is a multiple of 16: nothing else has this size."""
+"""Bytes of a handshake initiation (section 5.4.2).
+
+Data messages are a multiple of 16, so no other message has this size.
+"""
 INITIATION: Final = 1
-"""Its first byte."""
+"""The first byte of a handshake initiation."""
 KEEPALIVE_SIZE: Final = 32
-"""Bytes of a keepalive, which is data of length 0 (section 5.4.6). The smallest packet makes 64 of them."""
+"""Bytes of a keepalive, which is data of length 0 (section 5.4.6).
+
+The smallest packet makes a message of 64 bytes.
+"""
 SESSION_LIFE: Final = 180.0
 """Seconds after a handshake until its session is refused (REJECT_AFTER_TIME, section 6.1)."""
 ANSWER_TO_INITIATION: Final = 5.0
-"""Seconds: REKEY_TIMEOUT, after which WireGuard itself tries again."""
+"""Seconds: REKEY_TIMEOUT, after which WireGuard itself retries."""
 ANSWER_TO_DATA: Final = 12.0
-"""Seconds: KEEPALIVE_TIMEOUT, and two for the way."""
+"""Seconds: KEEPALIVE_TIMEOUT, and two for transit."""
 SESSION_FORGOTTEN: Final = 540.0
-"""Seconds: three times REJECT_AFTER_TIME, when WireGuard erases what it knows of a silent session."""
+"""Seconds: three times REJECT_AFTER_TIME, when WireGuard erases a silent session's keys."""
 
 
 def asks_for_answer(sent: int) -> bool:
-    """Return whether so many bytes, sent to a peer in about a second, ask it for an answer."""
+    """Return whether this number of bytes, sent to a peer in about a second, needs an answer."""
     return sent > 0 and sent != KEEPALIVE_SIZE
 
 
 @dataclass(slots=True)
 class Watch:
-    """Whether the far side owes us something. Times are monotonic seconds."""
+    """The outstanding answers of the far side. Times are monotonic seconds."""
 
     heard: bool = True
-    """Something came since the oldest initiation that we still count on; set by whoever hears it."""
+    """Bytes came since the oldest pending initiation; set by the receiver."""
     _initiated: float | None = None
     _unanswered: float | None = None
-    """Since when there is sending without hearing."""
+    """The time since which bytes were sent and none received."""
 
     def initiation(self, now: float) -> None:
-        """A handshake initiation went out."""
+        """Record that a handshake initiation was sent."""
         if self.heard or self._initiated is None:
             self.heard, self._initiated = False, now
 
     def tick(self, now: float, *, sent: bool, received: bool) -> str | None:
-        """What happened since the last tick; returns what is overdue, or None."""
+        """Record the traffic since the last tick; returns the overdue answer, or None."""
         if received or (not sent and self._unanswered is None):
             self._unanswered = None
         elif self._unanswered is None:
@@ -58,5 +64,8 @@ class Watch:
         return None
 
     def reset(self) -> None:
-        """Begin anew, over another connection: an initiation that is under way is sent again there."""
+        """Start over on another connection.
+
+        A pending initiation is sent again there.
+        """
         self.heard, self._initiated, self._unanswered = True, None, None

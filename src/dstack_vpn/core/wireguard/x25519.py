@@ -1,9 +1,9 @@
-"""From a private key to its public key: X25519 with the base point (RFC 7748, section 5).
+"""The public key of a private key: X25519 with the base point (RFC 7748, section 5).
 
-In plain Python, so that the daemon does not carry a cryptography library, 6 MB of memory, for the one
-multiplication that it makes at its start. It takes about a millisecond and is not constant in time: its
-time can be seen only from inside the machine that holds the key anyway. All other cryptography of the
-tunnel is WireGuard's own.
+It is in plain Python, so that the daemon does not load a cryptography library (6 MB of memory) for the
+one multiplication at its start. A call takes about a millisecond and is not constant in time: its
+time can be observed only from inside the machine that holds the key anyway. All other cryptography of
+the tunnel is WireGuard's own.
 """
 
 from functools import lru_cache
@@ -17,19 +17,19 @@ _BASE: Final = 9
 
 
 def clamp(raw: bytes) -> PrivateKey:
-    """The 32 bytes as a scalar of the curve's big subgroup, as ``wg genkey`` prints it."""
+    """Clamp 32 bytes to a scalar of the curve's large subgroup, as ``wg genkey`` does."""
     return PrivateKey(bytes([raw[0] & 248, *raw[1:31], (raw[31] & 127) | 64]))
 
 
 @lru_cache(maxsize=32)
 def derive(private_key: PrivateKey) -> PublicKey:
-    """The public key that belongs to a private key."""
+    """Return the public key of a private key."""
     scalar = int.from_bytes(clamp(private_key.reveal()).reveal(), "little")
     return PublicKey(_multiply(scalar, _BASE).to_bytes(32, "little"))
 
 
 def _multiply(scalar: int, u: int) -> int:
-    """The Montgomery ladder, with the names of RFC 7748."""
+    """Multiply by the Montgomery ladder, with the names of RFC 7748."""
     x_2, z_2, x_3, z_3, swap = 1, 0, u, 1, 0
     for t in range(254, -1, -1):
         bit = scalar >> t & 1
