@@ -1,8 +1,8 @@
-"""The facts that the core reasons about: blocks, endpoints, peers and devices.
+"""The values of the core: blocks, endpoints, peers and devices.
 
-Whatever comes from the chain passes one of the parsers here (or in `keys`) before it becomes a field.
-What a parser refuses is kept as `Malformed`, so that a decision can say why a node is not on the network
-without the hostile text itself travelling any further.
+All data from the chain passes a parser here (or in `core.wireguard.keys`) before it becomes a field.
+A refused value is kept as `Malformed`, so that a decision can give the reason why a node is not on the
+network, without the hostile text itself.
 """
 
 import ipaddress
@@ -20,7 +20,7 @@ Address: TypeAlias = str
 """An account: ``0x`` and 40 lower-case hexadecimal digits."""
 
 Cidr: TypeAlias = str
-"""A prefix in canonical text (RFC 5952 for IPv6), such as ``10.77.0.2/32``: what devices speak."""
+"""A prefix in canonical text (RFC 5952 for IPv6), such as ``10.77.0.2/32``, as devices use it."""
 
 ZERO_ADDRESS: Final[Address] = "0x" + "0" * 40
 
@@ -34,7 +34,7 @@ ENDPOINT_LENGTH: Final = 262
 
 @dataclass(frozen=True, slots=True)
 class Malformed:
-    """A field that was refused; ``problem`` says why in our own words, never in the chain's."""
+    """A field that was refused; ``problem`` is the reason, without any text from the chain."""
 
     problem: str
 
@@ -61,13 +61,16 @@ class SocketAddress(NamedTuple):
 
     @property
     def is_loopback(self) -> bool:
-        """Whether it is on this machine: WireGuard hears a peer from there whom a relay of ours carries."""
+        """Return whether it is on this machine.
+
+        A peer that our relay carries has such an endpoint on the device.
+        """
         return ipaddress.ip_address(self.host).is_loopback
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where a peer says it can be reached: a host name or an IP address, and a UDP port."""
+    """A peer's stated endpoint: a host name or an IP address, and a UDP port."""
 
     host: str
     port: int
@@ -76,8 +79,8 @@ class Endpoint:
     def parse(cls, text: str) -> Self:
         """Parse ``host:port`` or ``[v6]:port``; raises `FormatError`.
 
-        URLs are refused, and addresses that can't be another machine's (`core.paths.destination`), so that no
-        registration makes a node send to itself or to its link.
+        URLs are refused, and so are addresses that can't be another machine's
+        (`core.paths.destination`), so that no registration makes a node send to itself or to its link.
         """
         if len(text) > ENDPOINT_LENGTH:
             raise FormatError(f"endpoint: longer than {ENDPOINT_LENGTH} characters")
@@ -88,7 +91,7 @@ class Endpoint:
 
     @property
     def address(self) -> SocketAddress | None:
-        """The socket address where the host is an IP address, else None: it must be resolved."""
+        """Return the socket address if the host is an IP address; None if it must be resolved."""
         try:
             return SocketAddress(str(ipaddress.ip_address(self.host)), self.port)
         except ValueError:
@@ -116,7 +119,7 @@ def _parse_host(host: str) -> str:
 def parse_host_name(host: str) -> str:
     """Accept a DNS host name; raises `FormatError`."""
     labels = host.removesuffix(".").split(".")
-    # A name that ends in a number is an address in some odd notation to most resolvers (127.1, 0x7f.1).
+    # Most resolvers read a name that ends in a number as an address (127.1, 0x7f.1).
     numeric = labels[-1].isdigit() or labels[-1].lower().startswith("0x")
     if len(host) > _HOST_LENGTH or numeric or not all(_HOST_LABEL.fullmatch(x) for x in labels):
         raise FormatError("endpoint: expected host:port, such as vpn.example.org:51820")
@@ -130,17 +133,20 @@ def parse_host_name(host: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class BlockRef:
-    """A block header, as much of it as following a chain needs. Hashes are ``0x`` + 64 lower-case digits."""
+    """The part of a block header that following a chain needs.
+
+    Hashes are ``0x`` and 64 lower-case digits.
+    """
 
     number: int
     hash: str
     parent_hash: str
     timestamp: int
-    """Unix seconds; several blocks share one, so nothing is ever ordered by it."""
+    """Unix seconds; several blocks may share one, so it is not used for ordering."""
 
 
 class Position(NamedTuple):
-    """Where in the chain's order something happened; compares in that order."""
+    """A position in the chain's order; compares in that order."""
 
     block: int
     log_index: int
@@ -148,12 +154,12 @@ class Position(NamedTuple):
 
 GENESIS: Final = Position(0, 0)
 END_OF_BLOCK: Final = 2**32
-"""The `Position.log_index` of a fact that was read from the state after a block's last log."""
+"""The `Position.log_index` of a state that was read after a block's last log."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChainIdentity:
-    """What tells one registry on one chain from any other; checked at every connect."""
+    """The identity of one registry on one chain; checked at every connect."""
 
     chain_id: int
     genesis_hash: str
@@ -165,12 +171,12 @@ class ChainIdentity:
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A WireGuard peer as it should be configured."""
+    """The desired configuration of a WireGuard peer."""
 
     public_key: PublicKey
     allowed_ips: frozenset[Cidr]
     endpoint: SocketAddress | None = None
-    """None: leave it to the peer to call, or to where it roamed."""
+    """None: the peer sends first, or keeps the endpoint to which it roamed."""
     keepalive: int = 0
     """Seconds between persistent keepalives; 0 is off."""
 
@@ -184,14 +190,14 @@ class PeerState:
     endpoint: SocketAddress | None = None
     keepalive: int = 0
     last_handshake: float = 0.0
-    """Unix seconds; 0 means never."""
+    """Unix seconds; 0: never."""
     rx_bytes: int = 0
     tx_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceState:
-    """A WireGuard device as it reports itself; the private key stays where it was read."""
+    """A WireGuard device as it reports itself, without the private key."""
 
     public_key: PublicKey | None
     listen_port: int
@@ -201,19 +207,19 @@ class DeviceState:
 
 @dataclass(frozen=True, slots=True)
 class SetPeer:
-    """Add a peer, or change only what is given here of one that exists."""
+    """Add a peer, or change the given fields of an existing one."""
 
     public_key: PublicKey
     endpoint: SocketAddress | None = None
     keepalive: int | None = None
     allowed_ips: frozenset[Cidr] | None = None
-    """None: untouched. Else added, or with ``replace_allowed_ips`` the whole new set."""
+    """None: unchanged. Otherwise added, or with ``replace_allowed_ips`` the whole new set."""
     replace_allowed_ips: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class RemovePeer:
-    """Remove a peer; removing one that is not there is no error."""
+    """Remove a peer; it is not an error if the peer does not exist."""
 
     public_key: PublicKey
 

@@ -1,12 +1,13 @@
-"""Names: what the DNS says about the network's members, and nothing about anybody else.
+"""DNS names of the network's members, and of no other hosts.
 
     web-1.vpn.internal          A, AAAA   the node's tunnel addresses
                                 TXT       its token and owner
     2.0.77.10.in-addr.arpa      PTR       the node behind a tunnel address; the same under ip6.arpa
     vpn.internal                SOA, NS
 
-Only nodes that are on the network now have names, this one among them. The DNS knows no upper case: where
-two node ids differ in nothing else (the deployed contract allows that), the one whose key came first has it.
+Only nodes that are on the network now have names, including this one. DNS names are case-insensitive:
+if two node ids differ only in case (the deployed contract allows that), the name belongs to the one
+whose key was set first.
 """
 
 from collections.abc import Iterable
@@ -21,22 +22,25 @@ from dstack_vpn.core.chain.registry import Registry
 from dstack_vpn.core.model import TokenId
 
 _REVERSE: Final = {4: (".in-addr.arpa", 8, 4), 6: (".ip6.arpa", 4, 32)}
-"""By IP version: the end of reverse names, bits in a label, labels of a whole address (RFC 1035, 3596)."""
+"""By IP version: the suffix of reverse names, bits per label, labels of a whole address.
+
+RFC 1035 and RFC 3596.
+"""
 
 
 class DnsStatus(Enum):
-    """What kind of answer it is (RFC 1035, RFC 2308)."""
+    """The kind of an answer (RFC 1035, RFC 2308)."""
 
     FOUND = auto()
     NO_DATA = auto()
-    """The name is there, but has nothing of that type."""
+    """The name exists, but has no record of that type."""
     NO_NAME = auto()
     FOREIGN = auto()
-    """A name that is not for us to speak of."""
+    """A name outside our zones."""
 
 
 class DnsRecord(NamedTuple):
-    """A record as a zone file has it, without its name and time to live."""
+    """A record in the format of a zone file, without its name and time to live."""
 
     kind: str
     text: str
@@ -48,7 +52,7 @@ class Answer:
 
     verdict: DnsStatus
     zone: str = ""
-    """Whose start of authority goes with it."""
+    """The zone whose SOA record belongs to the answer."""
     records: tuple[DnsRecord, ...] = ()
 
 
@@ -57,7 +61,7 @@ _FOREIGN: Final = Answer(DnsStatus.FOREIGN)
 
 @dataclass(slots=True)
 class Names:
-    """Answers questions from the registry as it is at that moment."""
+    """The DNS answers from the registry's current state."""
 
     suffix: str
     """The zone, in lower case and without a dot at either end."""
@@ -65,13 +69,13 @@ class Names:
     own_node_id: str | None = None
     """The node that the zone's NS record names."""
     _of: Registry | None = field(default=None, init=False)
-    """The registry that the two indexes below were made from."""
+    """The registry from which the two indexes below were built."""
     _tokens: dict[str, list[TokenId]] = field(default_factory=dict, init=False)
     _inner: set[str] = field(default_factory=set, init=False)
-    """Names that only lead to others: of the node id ``a.b``, that is ``b`` (RFC 8020)."""
+    """Names that only have names below them: ``b`` of the node id ``a.b`` (RFC 8020)."""
 
     def answer(self, name: str, kind: str, access: AccessControl, now: float) -> Answer:
-        """Answer for a name, without its trailing dot, and a record type; ``now`` in Unix seconds."""
+        """Answer for a name without a trailing dot, and a record type; ``now`` in Unix seconds."""
         name = name.lower()
         if name == self.suffix:
             return self._apex(self.suffix, kind)
@@ -83,7 +87,7 @@ class Names:
         return _FOREIGN
 
     def start_of_authority(self, zone: str, serial: int) -> str:
-        """The SOA record of one of our zones; ``serial`` is taken modulo 2^32 (RFC 1982)."""
+        """Return the SOA record of one of our zones; ``serial`` modulo 2^32 (RFC 1982)."""
         return f"{self._server}. hostmaster.{self.suffix}. {serial % 2**32} 3600 600 86400 1"
 
     @property
@@ -93,7 +97,7 @@ class Names:
     def _apex(self, zone: str, kind: str) -> Answer:
         if kind == "NS":
             return Answer(DnsStatus.FOUND, zone, (DnsRecord("NS", f"{self._server}."),))
-        if kind == "SOA":  # whoever carries the answer adds the record, with its serial
+        if kind == "SOA":  # the server adds the record, with its serial
             return Answer(DnsStatus.FOUND, zone)
         return Answer(DnsStatus.NO_DATA, zone)
 
@@ -113,7 +117,7 @@ class Names:
         end, bits, labels = _REVERSE[version]
         network = self.addresses.ipv4 if version == 4 else self.addresses.ipv6
         parts = name.removesuffix(end).split(".")
-        # Labels of the zone's apex. Where the range ends within a label, each part is a zone of its own.
+        # Labels of the zone's apex. If the range ends within a label, each part is its own zone.
         depth = -(-network.prefixlen // bits)
         number = _number(parts, version)
         if number is None or not depth <= len(parts) <= labels:
@@ -131,7 +135,7 @@ class Names:
         return _of_kind(kind, [DnsRecord("PTR", f"{str(node.node_id).lower()}.{self.suffix}.")], zone)
 
     def _member(self, tokens: Iterable[TokenId], access: AccessControl, now: float) -> Node | None:
-        """The node on the network among these: the one whose key came first."""
+        """Return the node among these that is on the network: the one whose key was set first."""
         decisions = (access.decide(token, now) for token in tokens)
         members = [d.node for d in decisions if d.node and (d.granted or d.reason is Reason.OWN_KEY)]
         return min(members, key=lambda node: (node.key_since, node.token_id), default=None)
@@ -154,7 +158,7 @@ def _of_kind(kind: str, records: list[DnsRecord], zone: str) -> Answer:
 
 
 def _number(labels: list[str], version: int) -> int | None:
-    """The labels of a reverse name as the leading bits of an address; None where they are none."""
+    """Return a reverse name's labels as the leading bits of an address; None if malformed."""
     number = 0
     for label in reversed(labels):
         if version == 4:

@@ -1,18 +1,18 @@
-"""Ownership: what on this host is this daemon's own, and what stands in its way.
+"""Ownership: the interfaces and routes on this host that are the daemon's own, and conflicting ones.
 
-The daemon shares a host with interfaces, routes and tunnels of others. A name proves nothing: anybody can
-have a ``wg0``. An interface is ours if one of these holds:
+The daemon shares a host with interfaces, routes and tunnels of other programs. A name proves nothing:
+any program can create a ``wg0``. An interface is ours by one of these proofs:
 
     made     its alias carries our mark: the instance of our state directory, or one of our keys
-    key      its WireGuard device has one of our keys (the one in use, the next one, the one before)
-    found    it is a blank WireGuard: no key, no peers, no addresses; we use it and leave it blank again
+    key      its WireGuard device has one of our keys (the current, next or previous one)
+    found    it is a blank WireGuard: no key, no peers, no addresses; we use it, and leave it blank
 
-A route is ours if it leads into such an interface, or if it is a blackhole with our protocol number and the
-metric of our interface. Everything else is another program's. It is never changed or removed, and if it
-is in the way, `in_the_way` names it, with the reason and the remedy, before anything is changed.
+A route is ours if it leads into such an interface, or if it is a blackhole with our protocol number and
+the metric of our interface. Everything else is another program's. It is never changed or removed, and
+if it is in the way, `in_the_way` names it, with the reason and the remedy, before anything is changed.
 
-Facts come in, obstacles come out. The daemon's start, the daemon while it runs, and ``doctor`` use the same
-functions.
+All functions are pure: their input are facts, their output obstacles. The daemon at its start, the
+running daemon, and ``doctor`` use the same functions.
 """
 
 import ipaddress
@@ -27,7 +27,7 @@ from dstack_vpn.core.wireguard.keys import PublicKey
 
 MARK: Final = "dstack-vpn"
 PROTOCOL: Final = 118
-"""Who made a route (rtnetlink.h: RTPROT_*; user-defined, and not in iproute2's rt_protos)."""
+"""The origin of our routes (rtnetlink.h: RTPROT_*; user-defined, not in rt_protos of iproute2)."""
 UNICAST: Final = 1
 BLACKHOLE: Final = 6
 """rtnetlink.h: RTN_*"""
@@ -36,15 +36,18 @@ MOST_NAMED: Final = 5
 
 _METRIC_BASE: Final = 0x7600_0000
 _SWALLOWING: Final = frozenset({BLACKHOLE, 7, 8, 9})
-"""RTN_BLACKHOLE, RTN_UNREACHABLE, RTN_PROHIBIT, RTN_THROW: nothing is reached by these."""
+"""RTN_BLACKHOLE, RTN_UNREACHABLE, RTN_PROHIBIT, RTN_THROW: routes without a destination."""
 _KINDS: Final = {BLACKHOLE: "blackhole ", 7: "unreachable ", 8: "prohibit ", 9: "throw "}
 _PROTOCOLS: Final = {2: "kernel", 3: "boot", 4: "static", 9: "ra", 16: "dhcp", PROTOCOL: "118"}
 _SUMMARY: Final = {4: 1, 6: 8}
-"""Prefixes up to this length are a default route in parts (0.0.0.0/1), or all of the ULA space (fd00::/8)."""
+"""By IP version: prefixes up to this length do not conflict.
+
+They are a default route in parts (0.0.0.0/1), or all of the ULA space (fd00::/8).
+"""
 
 
 class Proof(StrEnum):
-    """Why an interface is ours."""
+    """The proof that an interface is ours."""
 
     MADE = "made"
     KEY = "key"
@@ -78,7 +81,7 @@ class RouteFact:
     protocol: int = 0
     metric: int = 0
     index: int = 0
-    """The interface's index; 0 if it leads into none."""
+    """The interface's index; 0 if the route has no interface."""
     device: str = ""
 
     def __str__(self) -> str:
@@ -103,15 +106,15 @@ class AddressFact:
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """What a look at the host has found."""
+    """The facts about the host."""
 
     link: LinkFact | None = None
     """The interface that has our name."""
     device: DeviceFact | None = None
     unreadable: bool = False
-    """The device could not be read, so nothing is known of it."""
+    """The device could not be read, so its key and peers are unknown."""
     elsewhere: str | None = None
-    """The path of a control socket at which a program of another network namespace listens."""
+    """The path of a control socket on which a program of another network namespace listens."""
     holder: int | None = None
     """The process that has claimed our interface's name in this namespace; 0 if its number is unknown."""
     routes: Sequence[RouteFact] = ()
@@ -124,22 +127,22 @@ class Host:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What proves that a thing is ours."""
+    """The marks by which an interface is proven to be ours."""
 
     instance: str = ""
     """Random, kept in the state directory; empty if it can't be kept."""
     keys: frozenset[PublicKey] = frozenset()
-    """The key in use, and those before and after it."""
+    """The current key, and the previous and next ones."""
     key: PublicKey | None = None
-    """The key in use."""
+    """The current key."""
 
     def mark(self, proof: Proof) -> str:
-        """The alias of an interface of ours."""
+        """Return the alias of an interface of ours."""
         words = [MARK, self.instance or "-", "-" if self.key is None else str(self.key)]
         return " ".join([*words, Proof.FOUND] if proof is Proof.FOUND else words)
 
     def proof(self, link: LinkFact, device: DeviceFact | None) -> Proof | None:
-        """Why the interface is ours; None if it is not."""
+        """Return the proof that the interface is ours; None if it is not."""
         words = link.alias.split()
         marked = len(words) >= 3 and words[0] == MARK
         if marked and (words[1] == (self.instance or None) or words[2] in map(str, self.keys)):
@@ -154,7 +157,7 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What a daemon is going to use."""
+    """The interface and prefixes that a daemon is going to use."""
 
     interface: str
     prefixes: tuple[Cidr, ...]
@@ -164,10 +167,10 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Obstacle:
-    """A thing that is in the way."""
+    """An obstacle to a claim."""
 
     what: str
-    """The thing, and why it is not ours."""
+    """The thing in the way, and the reason that it is not ours."""
     remedy: str
 
     def __str__(self) -> str:
@@ -175,19 +178,19 @@ class Obstacle:
 
 
 def with_addresses(link: LinkFact, found: Iterable[AddressFact]) -> LinkFact:
-    """The link with its addresses, except for link-local ones, which the kernel makes up."""
+    """Return the link with its addresses, except link-local ones, which the kernel assigns."""
     own = (address.cidr for address in found if address.index == link.index)
     kept = frozenset(cidr for cidr in own if not ipaddress.ip_interface(cidr).is_link_local)
     return replace(link, addresses=kept)
 
 
 def blackhole_metric(name: str) -> int:
-    """The metric of an interface's blackhole routes: high, and another one for another interface."""
+    """Return the metric of an interface's blackhole routes: high, and derived from the name."""
     return _METRIC_BASE + (zlib.crc32(name.encode()) & 0xFF_FFFF)
 
 
 def in_the_way(host: Host, claim: Claim) -> list[Obstacle]:
-    """Everything that stands against the claim; empty if nothing does."""
+    """Return all obstacles to the claim."""
     found = [*_holder(host, claim), *_link(host, claim)]
     proven = host.link is not None and not found
     own = host.link.index if host.link is not None and proven else 0
@@ -223,7 +226,7 @@ def _link(host: Host, claim: Claim) -> Iterator[Obstacle]:
 
 
 def elsewhere(path: str) -> Obstacle:
-    """A control socket of another network namespace."""
+    """Return the obstacle of a control socket of another network namespace."""
     folder = path.rpartition("/")[0]
     return Obstacle(
         f"a WireGuard of another network namespace listens at {path}: both namespaces share {folder}",
@@ -232,7 +235,7 @@ def elsewhere(path: str) -> Obstacle:
 
 
 def foreign(name: str, link: LinkFact, device: DeviceFact | None, identity: Identity) -> Iterator[Obstacle]:
-    """The interface, unless it is ours."""
+    """Return the obstacle of an interface, unless the interface is ours."""
     if identity.proof(link, device) is not None:
         return
     leftover = f"choose another INTERFACE; if it is left from an earlier run, 'ip link delete {name}'"
@@ -257,7 +260,7 @@ def foreign(name: str, link: LinkFact, device: DeviceFact | None, identity: Iden
 
 
 def clashes(route: RouteFact, claim: Claim, own: int) -> Cidr | None:
-    """The prefix of ours that the route is in the way of; None if it is not, or is ours.
+    """Return the prefix of ours with which a route conflicts; None if it does not, or is ours.
 
     ``own`` is the index of our interface, 0 if there is none.
     """
@@ -276,13 +279,13 @@ def clashes(route: RouteFact, claim: Claim, own: int) -> Cidr | None:
         if network.version != mine.version or not network.overlaps(mine):
             continue
         if route.kind in _SWALLOWING and network.prefixlen < mine.prefixlen:
-            continue  # it leads nowhere, and ours is more specific: nothing is taken from anybody
+            continue  # it has no destination, and ours is more specific: no conflict
         return prefix
     return None
 
 
 def taken(routes: Iterable[RouteFact], claim: Claim, own: int) -> str | None:
-    """Which route stands against ours while we run; None if none does."""
+    """Describe the routes that conflict with ours while the daemon runs; None without any."""
     found = [(route, prefix) for route in routes if (prefix := clashes(route, claim, own)) is not None]
     if not found:
         return None
@@ -343,7 +346,7 @@ def _hosts(host: Host, claim: Claim) -> Iterator[Obstacle]:
 
 
 def within(address: str, prefixes: Iterable[Cidr]) -> Cidr | None:
-    """The prefix that has the address; None if none has, or if it is not an address."""
+    """Return the prefix that contains the address; None without one, or if not an address."""
     try:
         ip = ipaddress.ip_address(address)
     except ValueError:

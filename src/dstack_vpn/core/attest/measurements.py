@@ -132,7 +132,7 @@ def _digits(measurement: Measurement, text: str) -> str:
 
 
 def measured(registers: Mapping[str, bytes], log: Measured | None) -> dict[str, str]:
-    """Return all values of a quote and its log by name; ``log`` is None if it does not replay."""
+    """Return all values of a quote and its log by name; without a log if it does not replay."""
     found = {name: value.hex() for name, value in registers.items()}
     for measurement in MEASUREMENTS if log is not None else ():
         if measurement.event is not None and log is not None:

@@ -65,7 +65,7 @@ class Sources:
     """The proxies that the operator trusts."""
 
     def of(self, there: str | Address | None, here: str | Address | None = None) -> Source:
-        """Return the source at the other end of a connection; ``here`` is the address of our own end.
+        """Return the source at the far end of a connection; ``here`` is the address of our end.
 
         The same address at both ends is this machine: the kernel drops such packets from outside.
         """

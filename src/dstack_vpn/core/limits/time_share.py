@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class TimeShare:
-    """At most one part in ``parts`` of the time, and not more often than every ``least`` seconds."""
+    """At most one part in ``parts`` of the time, and at most once in ``least`` seconds."""
 
     parts: int
     least: float = 0.0

@@ -2,8 +2,9 @@
 
     hash(n) = SHA-256( hash(n-1) ‖ canonical JSON of [number, at, kind, body] )
 
-So a record that is altered, left out or slipped in breaks every hash after it. What the chain can't show by
-itself is that its end was cut off, or all of it written anew: for that, keep the newest hash elsewhere.
+So a record that is altered, removed or inserted breaks every hash after it. The chain itself can't show
+that its end was removed, or that all of it was rewritten: to detect that, keep the newest hash
+elsewhere.
 """
 
 import hashlib
@@ -17,11 +18,11 @@ Scalar: TypeAlias = str | int | float | bool | None
 Body: TypeAlias = Mapping[str, Scalar]
 
 BEGINNING: Final = "0" * 64
-"""What the first record follows."""
+"""The hash before the first record."""
 
 
 class Anchor(NamedTuple):
-    """A place in the chain: a record's number and its hash, in lower-case hexadecimal digits."""
+    """A position in the chain: a record's number and its hash, in lower-case hexadecimal digits."""
 
     number: int
     hash: str
@@ -35,7 +36,7 @@ ORIGIN: Final = Anchor(0, BEGINNING)
 
 @dataclass(frozen=True, slots=True)
 class AuditRecord:
-    """Something to be recorded: when it was, in Unix seconds, what kind of thing it is, and its details."""
+    """A record before it is chained: its time in Unix seconds, its kind, and its details."""
 
     at: float
     kind: str
@@ -44,7 +45,7 @@ class AuditRecord:
 
 @dataclass(frozen=True, slots=True)
 class ChainedRecord:
-    """A note in its place."""
+    """A record at its position in the chain."""
 
     number: int
     note: AuditRecord
@@ -52,12 +53,12 @@ class ChainedRecord:
 
     @property
     def anchor(self) -> Anchor:
-        """Its place."""
+        """Return the record's position."""
         return Anchor(self.number, self.hash)
 
 
 def seal(after: Anchor, note: AuditRecord) -> ChainedRecord:
-    """The record that follows there."""
+    """Return the record chained after a position."""
     number = after.number + 1
     text = json.dumps(
         [number, float(note.at), note.kind, dict(note.body)], sort_keys=True, separators=(",", ":")
@@ -69,9 +70,10 @@ def seal(after: Anchor, note: AuditRecord) -> ChainedRecord:
 def check(
     after: Anchor, records: Iterable[ChainedRecord], gaps: Mapping[int, Anchor] = MappingProxyType({})
 ) -> tuple[Anchor, str | None]:
-    """Follow the chain from an anchor: the last place that is sound, and the problem after it, if any.
+    """Verify the chain from an anchor; returns the last valid position, and the problem after it.
 
-    ``gaps`` are runs of records that were cut: by the number of the first, the place of the last.
+    The problem is None if all is valid. ``gaps`` are runs of records that were cut: by the number of
+    the first, the position of the last.
     """
     for record in records:
         while after.number < record.number - 1 and (last := gaps.get(after.number + 1)) is not None:

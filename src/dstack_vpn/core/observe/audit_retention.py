@@ -1,16 +1,17 @@
-"""Which records leave an audit log that is too large, and how it shows that they are gone.
+"""Retention of the audit log: the records to cut from a log that is too large, and their evidence.
 
-A holder can cause any number of records: endpoint updates, key updates, and the changes of peers that follow
-from them. The node's own decisions must not be pushed out by these. So records of passing kinds go first, and
-of the decisions about one token all but the newest `EACH_TOKEN`. Only if the rest alone takes more than
-`LASTING_PART` of the room, the oldest of all go.
+A holder can cause any number of records: endpoint updates, key updates, and the changes of peers that
+follow from them. These must not displace the node's own decisions. So records of passing kinds are cut
+first, with all but the newest `EACH_TOKEN` decisions about each token. The oldest of all records are
+cut only if the rest alone takes more than `LASTING_PART` of the allowed size.
 
     head    the oldest records, up to a number: by age, or because lasting records alone are too many
     thin    passing records between others: by size
 
-Each cut appends a record of kind `CUT` to the same chain. It states how many records went, up to which
-number, and whether by age or by size. Of a head it has the place of the last record that went; of a thinning,
-a digest over the runs that went. So a gap that no record of a cut accounts for is not sound.
+Each cut appends a record of kind `CUT` to the same chain. It states the number of records that were cut,
+the highest record number among them, and the cause, age or size. For a head it has the position of the
+last record that was cut; for a thinning, a digest over the runs. So a gap without a matching record of
+a cut is invalid.
 """
 
 import hashlib
@@ -22,48 +23,48 @@ from dstack_vpn.core.observe.audit_chain import Anchor, Body, ChainedRecord
 
 CUT: Final = "audit.cut"
 EACH_TOKEN: Final = 500
-"""The decisions about one token that are kept like our own."""
+"""The number of decisions about one token that are kept like our own."""
 LASTING_PART: Final = 0.75
 _LASTING: Final = ("access.", "admin.", "audit.", "brake.", "config.", "key.", "node.")
-"""The beginnings of the kinds that are this node's own decisions."""
+"""The prefixes of the kinds that are this node's own decisions."""
 
 
 class Kept(NamedTuple):
-    """A record that is there, oldest first."""
+    """A record in the log."""
 
     number: int
     kind: str
     token: int | None
-    """The token that an ``access.decided`` is about."""
+    """The token of an ``access.decided``."""
     size: int
     """Bytes."""
 
 
 class RecordRun(NamedTuple):
-    """Records in a row that are gone."""
+    """A run of consecutive records that were cut."""
 
     first: int
     last: Anchor
     cut: int
-    """The number of the record that tells of it."""
+    """The number of the record of the cut."""
 
 
 class TooMuch(NamedTuple):
-    """The records that have to go by size."""
+    """The records to cut by size."""
 
     head: int
-    """All up to this number; 0: none."""
+    """All records up to this number are cut; 0: none."""
     thin: tuple[int, ...]
-    """And these."""
+    """The numbers of further records to cut."""
 
 
 def is_lasting(kind: str) -> bool:
-    """Whether records of that kind are this node's own decisions."""
+    """Return whether records of that kind are this node's own decisions."""
     return kind.startswith(_LASTING)
 
 
 def too_much(records: Sequence[Kept], largest: int) -> TooMuch:
-    """Choose what goes until the rest takes at most ``largest`` bytes."""
+    """Choose the records to cut until the rest takes at most ``largest`` bytes."""
     over = sum(record.size for record in records) - largest
     if over <= 0:
         return TooMuch(0, ())
@@ -89,7 +90,7 @@ def _passing(records: Sequence[Kept]) -> Iterator[Kept]:
 
 
 def _head(records: Sequence[Kept], passing: set[int], largest: int, over: int) -> tuple[int, int]:
-    """The number up to which all records go, and by how much the rest is too large still."""
+    """Return the number up to which all records are cut, and the bytes still over the limit."""
     excess = sum(r.size for r in records if r.number not in passing) - int(LASTING_PART * largest)
     head = 0
     for record in records:
@@ -101,7 +102,7 @@ def _head(records: Sequence[Kept], passing: set[int], largest: int, over: int) -
 
 
 def runs(gone: Iterable[Anchor], cut: int) -> Iterator[RecordRun]:
-    """Group the places of records that go, in rising order, into runs."""
+    """Group the positions of records to cut, in ascending order, into runs."""
     run: RecordRun | None = None
     for place in gone:
         if run is not None and place.number == run.last.number + 1:
@@ -115,12 +116,15 @@ def runs(gone: Iterable[Anchor], cut: int) -> Iterator[RecordRun]:
 
 
 def of_head(by: str, records: int, last: Anchor, since: float) -> Body:
-    """The body of the record that tells of a head's cut; ``since`` is the time of the oldest that went."""
+    """Return the body of the record of a head's cut.
+
+    ``since`` is the time of the oldest record that was cut, in Unix seconds.
+    """
     return {"by": by, "records": records, "through": last.number, "hash": last.hash, "from": since}
 
 
 def of_thinning(gone: Sequence[Kept], thinned: Iterable[RecordRun]) -> Body:
-    """The body of the record that tells of a thinning."""
+    """Return the body of the record of a thinning."""
     kinds = Counter(record.kind for record in gone)
     named = ", ".join(f"{kind} {count}" for kind, count in sorted(kinds.items()))
     return {
@@ -133,7 +137,7 @@ def of_thinning(gone: Sequence[Kept], thinned: Iterable[RecordRun]) -> Body:
 
 
 def digest(thinned: Iterable[RecordRun]) -> str:
-    """Stand for all runs of one cut."""
+    """Return the digest over all runs of one cut."""
     lines = (f"{run.first} {run.last}" for run in sorted(thinned))
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
@@ -141,7 +145,7 @@ def digest(thinned: Iterable[RecordRun]) -> str:
 def unexplained(start: Anchor, thinned: Sequence[RecordRun], told: Sequence[ChainedRecord]) -> str | None:
     """Return the first gap that no record of a cut accounts for, or None.
 
-    ``start`` is the place that the log begins after; ``told`` are the records of kind `CUT`.
+    ``start`` is the position before the log's first record; ``told`` are the records of kind `CUT`.
     """
     heads = [record for record in told if "hash" in record.note.body]
     if start.number and not any(_tells_of(record, start) for record in heads):

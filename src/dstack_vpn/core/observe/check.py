@@ -1,15 +1,15 @@
-"""A check's outcome, and what to do about it."""
+"""The outcome of a check, with advice."""
 
 from dataclasses import dataclass
 from enum import StrEnum
 
 
 class CheckStatus(StrEnum):
-    """How it went."""
+    """The outcome of a check."""
 
     PASS = "pass"  # noqa: S105 - no password
     WARN = "warn"
-    """It works, or can't be decided, but the operator should know."""
+    """It works, or can't be decided; the operator should look at it."""
     FAIL = "fail"
 
 
@@ -26,15 +26,15 @@ class Check:
 
 
 def passed(name: str, found: str) -> Check:
-    """It is as it should be."""
+    """Return a check that passed."""
     return Check(name, CheckStatus.PASS, found)
 
 
 def warned(name: str, found: str, advice: str) -> Check:
-    """Somebody should know."""
+    """Return a check with a warning."""
     return Check(name, CheckStatus.WARN, found, advice)
 
 
 def failed(name: str, found: str, advice: str) -> Check:
-    """It can't work like that."""
+    """Return a check that failed."""
     return Check(name, CheckStatus.FAIL, found, advice)

@@ -24,7 +24,7 @@ class Event:
     logger: ClassVar[str]
     """The component that logs it: LOG_LEVEL_<COMPONENT> applies."""
     action: ClassVar[str]
-    """What an operator does about it; empty if nothing."""
+    """The action for the operator; empty if there is nothing to do."""
     unnamed: ClassVar[frozenset[str]]
     """Fields that are not shown."""
 

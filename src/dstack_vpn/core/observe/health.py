@@ -1,8 +1,8 @@
-"""Health: the reports of all parts, judged.
+"""Health: the evaluation of all parts' reports.
 
-`live` means that the daemon runs, `ready` that the tunnel carries the registry's members, and `healthy` that
-no operator needs to look. An unreachable chain makes a node unhealthy, never unready: the tunnels keep the
-last known members, and a restart would not help.
+`live` means that the daemon runs, `ready` that the tunnel carries the registry's members, and `healthy`
+that no action of an operator is needed. An unreachable chain makes a node unhealthy, never unready: the
+tunnels keep the last known members, and a restart would not help.
 """
 
 from collections.abc import Mapping
@@ -25,18 +25,18 @@ from dstack_vpn.core.observe.reports import (
 from dstack_vpn.core.wireguard.key_age import span
 
 CLOCK_TOLERANCE: Final = 30.0
-"""Seconds by which a block's time may differ from ours: sequencers' clocks are not perfect either."""
+"""Seconds by which a block's time may differ from ours, since sequencers' clocks are not exact."""
 DEV_CLOCK_TOLERANCE: Final = 600.0
-"""A dev chain gives every block a second of its own, so that a busy one runs ahead of the time."""
+"""The same on a dev chain: each of its blocks has its own second, so a busy one runs ahead."""
 HEAD_PATIENCE: Final = 60.0
-"""Seconds without a new head until that is worth a person's look, where blocks come at a known pace."""
+"""Seconds without a new head that are a failure, if blocks come at a known pace."""
 
 MOST_NAMED: Final = 10
 """Tokens that a reason names."""
 
 
 class Status(StrEnum):
-    """How a component is."""
+    """The status of a component."""
 
     OK = "ok"
     WARNING = "warning"
@@ -45,7 +45,7 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Component:
-    """One part of the system, how it is, why, and since when (Unix seconds)."""
+    """One part of the system: its status, the reason, and the time since when (Unix seconds)."""
 
     name: str
     status: Status
@@ -55,25 +55,25 @@ class Component:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """The verdict."""
+    """The result of the evaluation."""
 
     ready: bool
     components: tuple[Component, ...] = field(default_factory=tuple)
 
     @property
     def healthy(self) -> bool:
-        """Whether no component has failed."""
+        """Return whether no component has failed."""
         return all(component.status is not Status.FAILED for component in self.components)
 
     @property
     def status(self) -> Status:
-        """The worst of the components."""
+        """Return the worst status of the components."""
         order = list(Status)
         return max((c.status for c in self.components), key=order.index, default=Status.OK)
 
 
 def evaluate(reports: Reports, now: float) -> Health:
-    """Judge the reports at ``now`` (Unix seconds)."""
+    """Evaluate the reports at ``now`` (Unix seconds)."""
     members, device = reports.members, reports.device
     known = members.known and not members.isolated
     ready = device.up and device.problem is None and known
@@ -102,9 +102,10 @@ def evaluate(reports: Reports, now: float) -> Health:
 
 
 def clock_problem(lag: float, *, paced: bool) -> str | None:
-    """What is wrong with our clock, by how much later than its block's time a head came; seconds.
+    """Return the problem of our clock, or None.
 
-    Where blocks come when there is something to put in, an old one means nothing.
+    ``lag`` is the seconds from a head's block time to its arrival. If blocks are not ``paced``, because
+    they are made only for transactions, an old one is not a problem.
     """
     advice = "correct the time (NTP): access that expires is judged by it"
     if lag < -(CLOCK_TOLERANCE if paced else DEV_CLOCK_TOLERANCE):

@@ -1,4 +1,4 @@
-"""What each part of the daemon reports about itself: small, frozen, made when somebody asks.
+"""The reports of the daemon's parts: small, frozen, and made on request.
 
 Times are Unix seconds, durations are seconds; None means never, or not known.
 """
@@ -13,24 +13,24 @@ from dstack_vpn.core.access.staleness import StalePolicy
 
 @dataclass(frozen=True, slots=True)
 class ChainReport:
-    """Following the chain."""
+    """The state of chain following."""
 
     endpoint: str | None = None
-    """The RPC endpoint that is followed; None while there is none."""
+    """The RPC endpoint that is followed, or None."""
     problem: str | None = "no endpoint has answered yet"
-    """Why no endpoint is followed."""
+    """The reason that no endpoint is followed."""
     since: float | None = None
-    """When an endpoint was found or lost."""
+    """The time at which an endpoint was found or lost."""
     head: int | None = None
     head_seen: float | None = None
     paced: bool = False
-    """Whether blocks come at a known pace, so that silence means something."""
+    """Blocks come at a known pace, so that their absence is a failure."""
     behind: float = 0.0
     """Seconds by which the tip is behind the newest block that an endpoint has shown..."""
     blocks_behind: int = 0
     """...and blocks."""
     clock_problem: str | None = None
-    """How this machine's clock differs from the chain's."""
+    """The difference between this machine's clock and the chain's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class MembersReport:
     """The registry and our own membership in it."""
 
     synced: float | None = None
-    """When the registry was last known to be what the chain says."""
+    """The time at which the registry was last confirmed by the chain."""
     stale: bool = False
     """The members come from the state directory; the chain has not confirmed them since the start."""
     age: float | None = None
@@ -48,14 +48,14 @@ class MembersReport:
     isolated: bool = False
     """There are no peers, because the registry is too old."""
     too_old: str | None = None
-    """Why no member was restored from the state directory."""
+    """The reason that no member was restored from the state directory."""
     pinned: bool = False
     own_problem: str | None = None
-    """Why this node is not a member."""
+    """The reason that this node is not a member."""
 
     @property
     def known(self) -> bool:
-        """Whether there are members to go by."""
+        """Return whether members are known."""
         return self.synced is not None or self.stale
 
 
@@ -66,9 +66,9 @@ class DeviceReport:
     up: bool = False
     problem: str | None = "the interface has not been set up yet"
     since: float | None = None
-    """When the device began to work, or to fail."""
+    """The time at which the device began to work, or to fail."""
     route_problem: str | None = None
-    """Which route of another program takes packets that belong into the tunnel."""
+    """The route of another program that takes packets for the tunnel."""
     without_ipv6: bool = False
     """The host has IPv6 disabled, so the interface has no IPv6 address."""
     held: int = 0
@@ -77,7 +77,7 @@ class DeviceReport:
 
 @dataclass(frozen=True, slots=True)
 class QuorumReport:
-    """How far the RPC endpoints agree."""
+    """The agreement of the RPC endpoints."""
 
     needed: int
     agreeing: int = 0
@@ -85,37 +85,37 @@ class QuorumReport:
     waiting: int = 0
     """Grants that wait for more endpoints."""
     disputed: tuple[int, ...] = ()
-    """Tokens that are out because one endpoint shows them out and others don't."""
+    """Tokens that are off the network because one endpoint shows that, and others don't."""
     contested: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     """Tokens about which endpoints contradict each other, without a majority."""
     quarantined: Mapping[str, str] = field(default_factory=dict)
-    """Endpoints in quarantine, and why."""
+    """Endpoints in quarantine, with the reasons."""
     contradictions: Mapping[str, int] = field(default_factory=dict)
-    """How often each endpoint was put in quarantine."""
+    """The number of quarantines of each endpoint."""
     silent: Mapping[str, str] = field(default_factory=dict)
-    """Endpoints that did not answer the last resync, and why."""
+    """Endpoints that did not answer the last resync, with the reasons."""
 
 
 @dataclass(frozen=True, slots=True)
 class KeyReport:
-    """The age of our own key; seconds."""
+    """The age of our own key, in seconds."""
 
     longest: float
-    """What KEY_MAX_AGE allows."""
+    """The longest age, KEY_MAX_AGE."""
     due: float
-    """The age from which on it is changed."""
+    """The age at which key rotation begins."""
     hindrance: str | None = None
-    """Why this node can't change it by itself, and what to do."""
+    """The reason that this node can't change it by itself, and the remedy."""
     age: float | None = None
-    """None: not known yet, or the registry has no key of ours."""
+    """None: not known yet, or our key is not in the registry."""
     failures: int = 0
-    """Failed tries in a row."""
+    """Failed attempts in a row."""
     problem: str | None = None
-    """Why the last one failed."""
+    """The reason that the last attempt failed."""
     announced: int = 0
-    """Keys that were registered since the start."""
+    """Keys registered since the start."""
     failed: int = 0
-    """Tries that failed since the start."""
+    """Failed attempts since the start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,9 +123,9 @@ class StorageReport:
     """The state directory."""
 
     store: str | None = None
-    """Why the registry or the wg-quick file can't be written."""
+    """The reason that the registry or the wg-quick file can't be written."""
     audit: str | None = None
-    """Why the audit log can't be written."""
+    """The reason that the audit log can't be written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,16 +133,16 @@ class FirewallReport:
     """The packet filter."""
 
     problem: str | None = None
-    """Why its rules can't be set."""
+    """The reason that its rules can't be set."""
     unprotected: str | None = None
-    """What no packet filter enforces, and why."""
+    """The rules that no packet filter enforces, with the reason."""
     by_choice: bool = False
-    """Whether the settings ask for that."""
+    """The settings ask for that."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reports:
-    """All of them at one moment."""
+    """All reports at one moment."""
 
     started: float
     chain: ChainReport = ChainReport()
@@ -154,7 +154,7 @@ class Reports:
     key: KeyReport | None = None
     """None without KEY_MAX_AGE."""
     relays: Mapping[str, str] = field(default_factory=dict)
-    """Peers whose relays carry nothing, and why."""
+    """Peers whose relays carry nothing, with the reasons."""
     firewall: FirewallReport | None = None
     """None if no packet filter is wanted."""
     parts: Mapping[str, str | None] = field(default_factory=dict)
@@ -162,4 +162,4 @@ class Reports:
 
 
 FIRST: Final = Reports(started=0.0)
-"""Before anything has happened."""
+"""The reports before the start."""

@@ -12,8 +12,8 @@ jitter.
 
     the age is unknown, or below `Schedule.due`                    rest
     the key is old, and this node cannot change it                 remind
-    the key is old, but the chain is away, or we are not a member  rest: the registry would not
-                                                                   accept the new key
+    the key is old, but the chain is away, or we are not a member  rest: the new key would
+                                                                   not take effect
     the key is old, and the last attempt was recent                rest
     the key is old                                                 renew
 """
