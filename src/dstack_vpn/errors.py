@@ -1,35 +1,37 @@
-"""Every error that dstack-vpn raises on purpose.
+"""All errors that dstack-vpn raises on purpose.
 
-An error's type says what to do about it:
+The type of an error determines its handling:
 
-    DstackVpnError                  anything below; its text is fit for a person, without a traceback
-    ├── ConfigError                 the operator mends the configuration (exit code 78)
-    ├── InTheWayError               something on this host is not ours and in the way (exit code 78)
-    ├── FormatError                 a text or a byte string from outside is not what it claims to be
-    ├── ChainError                  something between us and the chain
-    │   ├── RetryError              the same endpoint may answer the same call later
-    │   ├── RangeError              the call asked for too much: ask for less
-    │   ├── EndpointError           this endpoint is of no use now: take another one
-    │   │   └── LogsError               it serves no logs: read the contract's state instead
-    │   ├── CallRevertedError            the contract refused the call (carries its named error)
-    │   └── WrongChainError         the endpoint serves another chain or a wiped one: keep what we have
-    ├── DeviceError                 the WireGuard device refused or lost a change
-    │   └── DeviceGoneError              the device is not there any more: set it up anew
-    ├── StoreError                  the state directory can't be used
-    ├── AgentError                  the dstack guest agent does not answer, or not what it should
-    ├── RelayError                  a relay can't listen, connect or agree on TLS with the other side
-    └── AdminError                  an admin command failed; nothing more to do here
-        ├── TryAgainError               a service that the command needs does not answer (exit code 75)
-        └── UnknownOutcomeError         a transaction was sent, its outcome is not known (exit code 75)
+    DstackVpnError               the base; its text is for a person, without a traceback
+    ├── ConfigError              the operator corrects the configuration (exit code 78)
+    ├── InTheWayError            something on this host is not ours and in the way (exit code 78)
+    ├── FormatError              a text or byte string from outside is malformed
+    ├── ChainError               a call to the chain failed
+    │   ├── RetryError           the same endpoint may answer the same call later
+    │   ├── RangeError           the call asked for too much: ask for less
+    │   ├── EndpointError        this endpoint is unusable now: use another one
+    │   │   ├── BehindError      it is behind the others: follow another one for a while
+    │   │   └── LogsError        it does not serve logs: read the contract's state instead
+    │   ├── CallRevertedError    the contract refused the call (contains its named error)
+    │   └── WrongChainError      another chain or a wiped one: keep the known state
+    ├── DeviceError              the WireGuard device refused or lost a change
+    │   └── DeviceGoneError      the device does not exist any more: set it up again
+    ├── FirewallError            the packet filter could not be changed
+    ├── StoreError               the state directory can't be used
+    ├── AgentError               the dstack guest agent does not reply, or its reply is wrong
+    ├── RelayError               a relay can't listen, connect, or agree on TLS with the other side
+    └── AdminError               an admin command failed; it is not retried
+        ├── TryAgainError        a service that the command needs does not answer (exit code 75)
+        └── UnknownOutcomeError  a transaction was sent, its outcome is unknown (exit code 75)
 
-Errors of libraries are translated where they are met, with the cause chained.
+Errors of libraries are translated at the call, with the cause chained.
 """
 
 from collections.abc import Sequence
 
 
 class DstackVpnError(Exception):
-    """Base of all errors raised on purpose; ``str(error)`` is a sentence for a person."""
+    """The base of all errors raised on purpose; ``str(error)`` is a sentence for a person."""
 
 
 class ConfigError(DstackVpnError):
@@ -44,7 +46,7 @@ class ConfigError(DstackVpnError):
 
 
 class InTheWayError(DstackVpnError):
-    """Things of others on this host are in the way; nothing was changed.
+    """Things of other programs on this host are in the way; nothing was changed.
 
     ``problems`` holds one sentence each: the thing, why it is not ours, and what to do.
     """
@@ -63,7 +65,7 @@ class ChainError(DstackVpnError):
 
 
 class RetryError(ChainError):
-    """The endpoint may answer later; ``retry_after`` (seconds) is its own wish, if it had one."""
+    """The endpoint may answer later; ``retry_after`` (seconds) is its request, or None."""
 
     def __init__(self, message: str, retry_after: float | None = None) -> None:
         super().__init__(message)
@@ -75,19 +77,19 @@ class RangeError(ChainError):
 
 
 class EndpointError(ChainError):
-    """The endpoint is unreachable, silent, or answers nonsense."""
+    """The endpoint is unreachable, silent, or sends malformed replies."""
 
 
 class BehindError(EndpointError):
-    """Following the endpoint leaves us behind what others show: follow another one for a while."""
+    """The endpoint is behind the blocks that others show: follow another one for a while."""
 
 
 class LogsError(EndpointError):
-    """The endpoint answers, but does not serve the logs that are missing: read the state instead."""
+    """The endpoint answers, but does not serve the missing logs: read the state instead."""
 
 
 class CallRevertedError(ChainError):
-    """The contract reverted; ``data`` is the revert's ABI-encoded error."""
+    """The contract reverted the call; ``data`` is its ABI-encoded error."""
 
     def __init__(self, message: str, data: bytes = b"") -> None:
         super().__init__(message)
@@ -103,7 +105,7 @@ class DeviceError(DstackVpnError):
 
 
 class DeviceGoneError(DeviceError):
-    """The WireGuard device or its control socket has vanished."""
+    """The WireGuard device or its control socket does not exist any more."""
 
 
 class FirewallError(DstackVpnError):
@@ -115,11 +117,11 @@ class StoreError(DstackVpnError):
 
 
 class AgentError(DstackVpnError):
-    """The dstack guest agent can't be asked, or has no key or quote for us."""
+    """The dstack guest agent can't be reached, or does not return a key or quote."""
 
 
 class RelayError(DstackVpnError):
-    """A relay can't listen, or has no connection to its other side."""
+    """A relay can't listen, or has no connection to its far side."""
 
 
 class AdminError(DstackVpnError):
@@ -131,4 +133,4 @@ class TryAgainError(AdminError):
 
 
 class UnknownOutcomeError(AdminError):
-    """A transaction was sent, or may have been: look for it before another is sent."""
+    """A transaction was sent, or may have been: look it up before another is sent."""

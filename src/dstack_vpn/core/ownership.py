@@ -1,4 +1,4 @@
-"""Ownership: the interfaces and routes on this host that are the daemon's own, and conflicting ones.
+"""Ownership: the interfaces and routes on this host that are the daemon's own, and conflicts.
 
 The daemon shares a host with interfaces, routes and tunnels of other programs. A name proves nothing:
 any program can create a ``wg0``. An interface is ours by one of these proofs:
@@ -116,7 +116,7 @@ class Host:
     elsewhere: str | None = None
     """The path of a control socket on which a program of another network namespace listens."""
     holder: int | None = None
-    """The process that has claimed our interface's name in this namespace; 0 if its number is unknown."""
+    """The process that claimed our interface's name in this namespace; 0: number unknown."""
     routes: Sequence[RouteFact] = ()
     addresses: Sequence[AddressFact] = ()
     hosts: Sequence[tuple[str, str]] = ()

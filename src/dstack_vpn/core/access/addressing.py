@@ -1,7 +1,7 @@
 """Tunnel addresses, derived from the token id alone.
 
-Every node computes the same addresses without asking anyone, and no two tokens ever share one:
-token *n* has ``network + 1 + n`` in the IPv4 range, where that is still inside it, and always
+Every node computes the same addresses independently, and two tokens never share one: token *n* has
+``network + 1 + n`` in the IPv4 range, if that is still inside it, and always
 ``prefix::(n + 1)`` in an IPv6 unique local /48 that chain id and contract address determine. Adding
 1 keeps both clear of the network's own address (and of the subnet-router anycast address, RFC 4291
 section 2.6.1).
@@ -58,7 +58,10 @@ class AddressPlan:
         return ipaddress.IPv4Address(self._ipv4_base + token) if 0 <= token < self._ipv4_room else None
 
     def ipv6_of(self, token: TokenId) -> ipaddress.IPv6Address | None:
-        """Return the token's IPv6 address, or None for ids of 2^80 - 1 and more: a /48 cannot hold them."""
+        """Return the token's IPv6 address.
+
+        None for ids of 2^80 - 1 and more, which a /48 cannot hold.
+        """
         return ipaddress.IPv6Address(self._ipv6_base + token) if 0 <= token < self._ipv6_room else None
 
     def allowed_ips(self, token: TokenId) -> frozenset[Cidr]:

@@ -15,7 +15,10 @@ from dstack_vpn.core.wireguard.wire import ANSWER_TO_DATA, asks_for_answer
 
 @dataclass(slots=True)
 class Answers:
-    """The outstanding answers of each peer, by the device's byte counters. Times: monotonic seconds."""
+    """The outstanding answers of each peer, by the device's byte counters.
+
+    Times are monotonic seconds.
+    """
 
     overdue: dict[PublicKey, float] = field(default_factory=dict)
     """The peers that do not answer, and the time since which an answer is outstanding."""
@@ -26,7 +29,10 @@ class Answers:
     def look(
         self, now: float, peers: Iterable[tuple[PublicKey, PeerState]]
     ) -> tuple[list[PublicKey], list[PublicKey]]:
-        """Compare byte counters; return the peers that stopped answering, and those that answer again."""
+        """Compare byte counters.
+
+        Returns the peers that stopped answering, and those that answer again.
+        """
         silent: list[PublicKey] = []
         back: list[PublicKey] = []
         for key, peer in peers:

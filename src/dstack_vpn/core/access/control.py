@@ -160,7 +160,7 @@ class AccessControl:
             case int():
                 token: TokenId | None = subject
             case _:
-                # An address first: the deployed contract allows a node id that equals another's address.
+                # Addresses first: the deployed contract allows a node id that equals an address.
                 token = self.addresses.token_at(subject)
                 if token is None:
                     return self.registry.with_node_id(subject)
@@ -175,7 +175,7 @@ class AccessControl:
         return Decision(granted=True, reason=Reason.ACTIVE, node=node, ends=ends)
 
     def _hindrance(self, node: Node, now: float) -> tuple[Reason, str] | None:
-        """Return what keeps a node without a fault of its own from being a peer of ours, or None."""
+        """Return the reason that a node without a fault of its own is not a peer, or None."""
         assert isinstance(node.public_key, PublicKey)
         holder = self._holder(node, now)
         if holder != node.token_id:
@@ -213,7 +213,10 @@ class AccessControl:
 
 
 def own_problem(access: AccessControl, now: float) -> str | None:
-    """Return the problem of this node's own membership and its remedy, or None; ``now`` in Unix seconds."""
+    """Return the problem of this node's own membership with its remedy, or None.
+
+    ``now`` is in Unix seconds.
+    """
     decision = access.decide(access.own_key, now)
     if decision.reason is Reason.COPIED_KEY and decision.node is not None:
         return f"{access.identity}, but our key is registered for {_named(decision.node)}; {_ANOTHER_KEY}"
@@ -276,6 +279,6 @@ _HOLDS_THE_KEY = frozenset(
 
 
 def _standing(decision: Decision) -> tuple[bool, bool, int]:
-    """Return the sort key of matches: a grant first, then the holder of the key, then the newest."""
+    """Return the sort key of matches: a grant, then the holder of the key, then the newest."""
     token = decision.node.token_id if decision.node else -1
     return decision.granted, decision.reason in _HOLDS_THE_KEY, token

@@ -20,7 +20,7 @@ _UNKNOWN: Final[Standing] = (False, Reason.UNKNOWN, "")
 
 
 def standing(decision: Decision) -> Standing:
-    """Return the part of a decision whose change is recorded: a count of confirmations is not."""
+    """Return the part of a decision whose change is recorded, without confirmations."""
     detail = "" if decision.reason is Reason.UNCONFIRMED else decision.detail
     return decision.granted, decision.reason, detail
 
@@ -41,7 +41,7 @@ class DecisionRecord:
         return min(self._ends.values(), default=None)
 
     def due(self, access: AccessControl, now: float) -> set[TokenId]:
-        """Return the tokens whose decisions height or time may have changed since the last update."""
+        """Return the tokens whose decisions height or time may have changed since the update."""
         found = {token for token, end in self._ends.items() if end < now}
         before, self._height = self._height, access.height
         if access.height != before:
@@ -64,7 +64,7 @@ class DecisionRecord:
     def update(
         self, access: AccessControl, tokens: Iterable[TokenId], now: float
     ) -> list[tuple[TokenId, Decision]]:
-        """Decide about these tokens, and about those that share a key with one; return what changed."""
+        """Decide about these tokens and those that share a key with one; returns the changes."""
         changed = []
         for token in sorted(self._concerned(access, tokens)):
             decision = access.decide(token, now)

@@ -1,8 +1,8 @@
-"""The peers that this node should have: what access control grants, as WireGuard peers.
+"""The desired peers of this node: the granted nodes as WireGuard peers.
 
-`Membership` keeps that set up to date by deltas: an event touches a few keys, and only those are
-decided again. `rebuild` decides about everything and must produce the same set; the resync relies
-on it.
+`Membership` keeps that set up to date by deltas: an event affects a few keys, and only those are
+decided again. `rebuild` decides about all keys and must produce the same set; the resync relies on
+that.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -28,18 +28,18 @@ class PeerPolicy:
     """The operator's settings for peers."""
 
     endpoints: Mapping[str, PeerEndpoint] = field(default_factory=dict)
-    """Endpoints by node id; they win over whatever the chain says."""
+    """Endpoints by node id; they take precedence over those from the chain."""
     template: str | None = None
-    """Where a peer without an endpoint is looked for, such as ``{node_id}.vpn.internal:51820``."""
+    """The endpoint of a peer without one, such as ``{node_id}.vpn.internal:51820``."""
     keepalive: int = 0
-    """Seconds between persistent keepalives; 0 is off."""
+    """Seconds between persistent keepalives; 0: off."""
     destinations: Destinations = field(default_factory=Destinations)
-    """Where packets for peers may be sent to."""
+    """The addresses to which packets for peers may be sent."""
 
     def endpoint_of(self, node: Node) -> PeerEndpoint | None:
-        """The first endpoint that is usable: ours, the contract's, the token URI's, the template's.
+        """Return the first usable endpoint: ours, the contract's, the token URI's, the template's.
 
-        Ours wins even if it is refused: the operator does not want another one.
+        Ours takes precedence even if it is refused: the operator does not want another one.
         """
         if not isinstance(node.node_id, str):
             return None
@@ -63,16 +63,16 @@ class PeerPolicy:
         try:
             return PeerEndpoint.parse(fill_template(self.template, node_id, token_id), local=True)
         except FormatError:
-            return None  # this node id makes no host name: the peer has to call
+            return None  # the node id does not form a host name: the peer has to send first
 
 
 def fill_template(template: str, node_id: str, token_id: TokenId) -> str:
-    """Fill ``{node_id}`` and ``{token_id}`` in."""
+    """Replace ``{node_id}`` and ``{token_id}``."""
     return template.replace("{node_id}", node_id).replace("{token_id}", str(token_id))
 
 
 def peer_of(node: Node, key: PublicKey, addresses: AddressPlan, policy: PeerPolicy, lookup: Lookup) -> Peer:
-    """A granted node as a WireGuard peer."""
+    """Return a granted node as a WireGuard peer."""
     peer_endpoint = policy.endpoint_of(node)
     address = None if peer_endpoint is None else lookup(key, peer_endpoint)
     return Peer(key, addresses.allowed_ips(node.token_id), address, policy.keepalive)
@@ -80,7 +80,7 @@ def peer_of(node: Node, key: PublicKey, addresses: AddressPlan, policy: PeerPoli
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """A peer before and after, and why; None where it is not there."""
+    """A peer before and after a decision; None if it is not a peer."""
 
     public_key: PublicKey
     old: Peer | None
@@ -89,7 +89,7 @@ class Delta:
 
     @property
     def reason(self) -> str:
-        """Why, for a person."""
+        """Return the reason as text."""
         return str(self.decision)
 
 
@@ -103,20 +103,23 @@ class Membership:
     tokens: dict[PublicKey, TokenId] = field(default_factory=dict)
     """The token of each peer."""
     pinned: Mapping[PublicKey, Peer] | None = None
-    """The peers that the operator has rolled back to, as they were then. Access control admits no other key
-    meanwhile, and still decides about these: a pin never restores a peer that the chain has revoked."""
+    """The peers to which the operator has rolled back, as they were at that time.
+
+    During a pin, access control does not admit other keys, and still decides about these: a pin never
+    restores a peer that the chain has revoked.
+    """
 
     def pin(self, peers: Mapping[PublicKey, Peer] | None) -> None:
-        """Hold the peers to these, from the next decision on; None: let go of them."""
+        """Pin the peers to these, from the next decision on; None ends the pin."""
         self.pinned = peers
 
     def update(self, access: AccessControl, keys: Iterable[PublicKey], now: float) -> list[Delta]:
-        """Decide about these keys again; returns what became different."""
+        """Decide about these keys again; returns the peers that changed."""
         deltas = (self._decide(access, key, now) for key in set(keys))
         return [delta for delta in deltas if delta is not None]
 
     def rebuild(self, access: AccessControl, now: float) -> list[Delta]:
-        """Decide about all nodes."""
+        """Decide about all nodes again; returns the peers that changed."""
         return self.update(access, {*self.peers, *access.registry.by_key}, now)
 
     def _decide(self, access: AccessControl, key: PublicKey, now: float) -> Delta | None:
@@ -139,12 +142,15 @@ class Membership:
 
 
 def _as_pinned(peer: Peer, pin: Peer, destinations: Destinations) -> Peer:
-    """The peer as it was then, with today's endpoint if it had none, as with a relay, or a refused one."""
+    """Return the peer as it was pinned.
+
+    It has the current endpoint if the pinned one is missing, such as with a relay, or refused.
+    """
     known = pin.endpoint is not None and destinations.refusal(pin.endpoint.host) is None
     return replace(peer, endpoint=pin.endpoint if known else peer.endpoint, keepalive=pin.keepalive)
 
 
 def keys_of(tokens: Iterable[TokenId], *registries: Registry) -> set[PublicKey]:
-    """The keys that these tokens have in any of the registries: whom a change of them may concern."""
+    """Return the keys of these tokens in any of the registries, which a change may affect."""
     nodes = (registry.get(token) for token in tokens for registry in registries)
     return {n.public_key for n in nodes if n is not None and isinstance(n.public_key, PublicKey)}

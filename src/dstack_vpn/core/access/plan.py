@@ -1,15 +1,16 @@
-"""From the peers that a device has to the peers that it should have, with as little as possible.
+"""Plans: the smallest set of changes from the peers of a device to the desired ones.
 
-What disturbs a running tunnel was measured (docs/decisions/0026), hence the rules:
+The rules follow from measurements of disturbed tunnels (docs/decisions/0026):
 
-* never remove and re-add a peer that stays, never replace the whole set, send only what differs;
-* removals first, so that an allowed IP is never claimed by two peers; then changes; then additions, those
-  with a keepalive last, because wireguard-go makes every later peer of an operation handshake too;
-* an endpoint that roamed is the peer's own business, and one that has changed does not move a session that is
-  answered (`core.paths.moving`). The fast path knows no sessions: it leaves endpoints to the sure path.
+* never remove and re-add a peer that stays, never replace the whole set, send only differences;
+* removals come first, so that an allowed IP is never claimed by two peers; then changes; then additions,
+  those with a keepalive last, because wireguard-go makes every later peer of an operation handshake too;
+* an endpoint that roamed is left to the peer, and an endpoint that has changed does not move a session
+  that is answered (`core.paths.moving`). The fast path does not know sessions: it leaves endpoints to
+  the full plan.
 
-A device changes nothing atomically. Every step therefore knows its inverse, and `Plan.undo` takes
-back what was granted; what was revoked stays revoked.
+A device does not apply changes atomically. Every step therefore has an inverse, and `Plan.undo`
+reverts grants; revocations stay.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -28,17 +29,17 @@ BRAKE_PEERS: Final = 4
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One change of one peer, why, and what takes it back (None where it stays)."""
+    """One change of one peer, its reason, and its inverse (None if it is not undone)."""
 
     change: PeerChange
     reason: str
     inverse: PeerChange | None = None
     anew: bool = False
-    """Whether the peer is removed first, so that its session ends."""
+    """The peer is removed first, so that its session ends."""
 
     @property
     def changes(self) -> tuple[PeerChange, ...]:
-        """What the device is sent for it, at once."""
+        """Return the device operations of this step, which are sent together."""
         return (RemovePeer(self.change.public_key), self.change) if self.anew else (self.change,)
 
 
@@ -48,7 +49,7 @@ class Plan:
 
     steps: tuple[Step, ...] = ()
     waiting: frozenset[PublicKey] = frozenset()
-    """Peers whose new endpoint waits until they stop answering at the old one."""
+    """Peers that keep the old endpoint until they stop answering there."""
 
     def __bool__(self) -> bool:
         return bool(self.steps)
@@ -77,7 +78,7 @@ class Plan:
 
     @property
     def undo(self) -> tuple[PeerChange, ...]:
-        """Takes back, in reverse order, all that can be taken back."""
+        """Return the inverses of all steps that have one, in reverse order."""
         return tuple(step.inverse for step in reversed(self.steps) if step.inverse is not None)
 
 
@@ -90,8 +91,8 @@ def plan(
 ) -> Plan:
     """Return the smallest plan from ``actual`` to ``desired``.
 
-    ``sent`` holds the endpoints that we have sent to the device before, and ``reasons`` why a peer is to go
-    or to come.
+    ``sent`` contains the endpoints that were last sent to the device, and ``reasons`` the reason for
+    each removal or addition.
     """
     removals = [
         Step(RemovePeer(key), reasons.get(key, "not in the registry"))
@@ -121,7 +122,7 @@ def differing(
     keys: Iterable[PublicKey],
     destinations: Destinations,
 ) -> list[PublicKey]:
-    """Which of the keys a plan might have to speak of: a quick look, before `plan` looks closely."""
+    """Return the keys that a plan may have to change: a quick check before `plan`."""
     return [
         key
         for key in keys
@@ -135,9 +136,9 @@ def differing(
 
 
 def plan_deltas(deltas: Iterable[Delta], proven: Collection[PublicKey] = frozenset()) -> Plan:
-    """The plan for peers whose events have just come, without reading the device: the fast path.
+    """Return the plan for peers with new events, without a read of the device: the fast path.
 
-    Of the peers that stay, only those in ``proven`` have another endpoint set.
+    Of the peers that stay, only those in ``proven`` get another endpoint.
     """
     removals: list[Step] = []
     others: list[Step] = []
@@ -156,17 +157,20 @@ def plan_deltas(deltas: Iterable[Delta], proven: Collection[PublicKey] = frozens
 
 
 def brake(plan: Plan, peers: int) -> bool:
-    """Whether a plan takes so many of ``peers`` away that a second reading of the chain must confirm it."""
+    """Return whether a plan removes so many of ``peers`` peers that the mass removal guard applies.
+
+    A second reading of the chain must then confirm the removals.
+    """
     return too_many(len(plan.removals), peers)
 
 
 def too_many(removals: int, peers: int) -> bool:
-    """Whether so many removals need a second reading of the chain, for a network of so many peers."""
+    """Return whether this many removals, of ``peers``, need a second reading of the chain."""
     return peers > BRAKE_PEERS and 2 * removals > peers
 
 
 def _keepalive(step: Step) -> bool:
-    """Sorts the steps that switch a keepalive on behind all others."""
+    """Return the sort key that puts steps with a keepalive behind all others."""
     return isinstance(step.change, SetPeer) and bool(step.change.keepalive)
 
 
@@ -204,10 +208,10 @@ def _update(before: PeerState, peer: Peer, moves: Move) -> Step | None:
 
 
 def _releases(updates: list[Step], additions: list[Step], actual: DeviceState) -> list[Step]:
-    """First steps where a peer would take an address from one that is updated later.
+    """Return the steps that must come first, if a peer takes an address from one updated later.
 
-    Two peers may swap addresses, so no order of the updates alone can do; each peer that has to give
-    something up is first cut down to what it keeps.
+    Two peers may swap addresses, so an order of the updates alone is not enough; each peer that loses
+    an address is first reduced to the addresses that it keeps.
     """
     releases = []
     claimed = {

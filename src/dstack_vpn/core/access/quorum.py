@@ -78,11 +78,11 @@ class Quorum:
 
     @property
     def disputed(self) -> list[TokenId]:
-        """Tokens that are out because an endpoint other than the followed one reports them as out."""
+        """The tokens that are out because another endpoint than the followed one reports that."""
         return sorted(token for token in self._odds if self._against(token))
 
     def doubt(self, node: Node) -> str | None:
-        """Return why the token, as the followed endpoint reports it, does not count yet, or None."""
+        """Return the reason that a token of the followed endpoint does not count yet, or None."""
         if against := self._against(node.token_id):
             return f"out according to {', '.join(sorted(against))}"
         held = self._held(node.token_id)
@@ -112,7 +112,7 @@ class Quorum:
         self._vouched |= {node.token_id: (node, height) for node in nodes}
 
     def followed(self, tokens: Iterable[TokenId], registry: Registry) -> None:
-        """Take in the state of these tokens in the registry, as the followed endpoint reports it."""
+        """Record the state of these tokens in the registry, as the followed endpoint reports."""
         for token in tokens:
             node, held = registry.get(token), self._held(token)
             if node is None or not in_force(node):
@@ -180,7 +180,7 @@ class Quorum:
     def _settle(
         self, token: TokenId, ours: Node | None, words: Sequence[Comparison], contradicted: dict[str, str]
     ) -> set[TokenId]:
-        """Count the sides about a token, accuse the minority; return the token if it is now confirmed."""
+        """Count the sides about a token and accuse the minority; returns it if now confirmed."""
         agree = [word for word in words if word.on_our_chain and token in word.same]
         here = [word.endpoint for word in agree if word.definitive]
         camps = _camps(token, words)

@@ -153,7 +153,10 @@ def judge_blocks(
 
 
 def lacking(needed: int, statements: Collection[Reply], earlier: int | None) -> Collection[str]:
-    """Return the endpoints without our earlier block if they are k and no k have it: ours is invented."""
+    """Return the endpoints without our earlier block, if they are k and fewer than k have it.
+
+    Our block is then invented.
+    """
     having, without, below = _camps_of(statements, earlier)
     return {*without, *below} if len(without) + len(below) >= needed > len(having) else ()
 

@@ -31,7 +31,7 @@ class RetryQueue:
         return bool(self._again)
 
     def take(self, waiting: Iterable[TokenId], now: float) -> tuple[list[TokenId], bool]:
-        """Of the tokens that wait, those to ask about in one question now, and whether there are more."""
+        """Return the waiting tokens to ask about in one question now, and whether more wait."""
         due = [
             token
             for token in waiting

@@ -32,13 +32,13 @@ class Staleness:
     """Monotonic seconds of the last confirmation; None: there was none that counts."""
 
     def confirmed(self, now: float) -> None:
-        """What we know is what the chain says, at ``now`` (monotonic seconds)."""
+        """Record that the chain confirmed the registry at ``now`` (monotonic seconds)."""
         self.since = now
 
     def restored(self, synced: float | None, wall: float, now: float) -> str | None:
-        """Take up what was confirmed at ``synced`` and stored; a reason where that is too old to go by.
+        """Start from a stored confirmation at ``synced``; returns a reason if it is too old.
 
-        ``synced`` and ``wall`` are in Unix seconds, ``now`` in monotonic ones.
+        ``synced`` and ``wall`` are in Unix seconds, ``now`` is in monotonic seconds.
         """
         if synced is None:
             return "the state directory does not say when it was last confirmed"

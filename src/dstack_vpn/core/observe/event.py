@@ -1,4 +1,4 @@
-"""The base of all published events: one definition gives the name, the level, the fields and the advice.
+"""The base of all published events: name, level, fields and advice in one definition.
 
 An event is a frozen dataclass. Its name is the same in the log, in `/events`, in the audit log and in the
 metrics. The first paragraph of its docstring is its meaning in docs/logs.md.

@@ -153,7 +153,7 @@ def _registry(members: MembersReport, held: int) -> Component:
 
 
 def _old(members: MembersReport, age: float) -> Component:
-    """Warn if the chain has not confirmed the registry for a long time; fail after MAX_STALENESS."""
+    """Warn if the registry has not been confirmed for long; fail after MAX_STALENESS."""
     said = f"not confirmed by the chain for {age:.0f} s"
     isolates = members.stale_policy is StalePolicy.ISOLATE
     if age > members.max_staleness:
@@ -200,7 +200,7 @@ def _store(storage: StorageReport) -> Component:
 
 
 def _quorum(quorum: QuorumReport) -> Component:
-    """Fail while endpoints contradict each other or too few agree; warn while one is in quarantine."""
+    """Fail if endpoints contradict each other or too few agree; warn if one is in quarantine."""
     failures = [
         f"{' and '.join(who)} contradict each other about token {token}, which stays out"
         for token, who in list(quorum.contested.items())[:MOST_NAMED]
@@ -232,7 +232,7 @@ def _relays(problems: Mapping[str, str]) -> Component:
 
 
 def _firewall(firewall: FirewallReport) -> Component:
-    """Fail while rules can't be set; warn without a packet filter unless the settings ask for that."""
+    """Fail if rules can't be set; warn without a packet filter, unless that is a setting."""
     if firewall.problem is not None:
         return Component("firewall", Status.FAILED, firewall.problem)
     chosen = firewall.unprotected is None or firewall.by_choice

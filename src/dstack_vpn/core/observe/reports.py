@@ -40,7 +40,7 @@ class MembersReport:
     synced: float | None = None
     """The time at which the registry was last confirmed by the chain."""
     stale: bool = False
-    """The members come from the state directory; the chain has not confirmed them since the start."""
+    """The members come from the state directory and are not confirmed since the start."""
     age: float | None = None
     """Seconds since the chain last confirmed the registry."""
     max_staleness: float = math.inf
