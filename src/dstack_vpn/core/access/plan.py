@@ -7,7 +7,7 @@ The rules follow from measurements of disturbed tunnels (docs/decisions/0026):
   those with a keepalive last, because wireguard-go makes every later peer of an operation handshake too;
 * an endpoint that roamed is left to the peer, and an endpoint that has changed does not move a session
   that is answered (`core.paths.moving`). The fast path does not know sessions: it leaves endpoints to
-  the full plan.
+  the sure path (`daemon.peers.reconciler`).
 
 A device does not apply changes atomically. Every step therefore has an inverse, and `Plan.undo`
 reverts grants; revocations stay.

@@ -78,7 +78,7 @@ class Quorum:
 
     @property
     def disputed(self) -> list[TokenId]:
-        """The tokens that are out because another endpoint than the followed one reports that."""
+        """Return the tokens that are out because an endpoint that is not followed reports that."""
         return sorted(token for token in self._odds if self._against(token))
 
     def doubt(self, node: Node) -> str | None:
