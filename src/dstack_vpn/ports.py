@@ -32,7 +32,7 @@ Publish: TypeAlias = Callable[[Event], None]
 
 @dataclass(frozen=True, slots=True)
 class Log:
-    """An event log of the registry contract from an endpoint, with the format of its fields checked."""
+    """An event log of the registry contract from an endpoint; field formats are checked."""
 
     topics: tuple[str, ...]
     """``0x`` and 64 lower-case digits each."""
@@ -162,13 +162,13 @@ class ChainSource(Protocol):
         """
 
     def other(self, *, than: str) -> AbstractAsyncContextManager[ChainSession]:
-        """Connect to another endpoint if one is ready, else to the same one again, for a comparison.
+        """Connect to another endpoint if one is ready, else to the same one, for a comparison.
 
         Raises the same errors as `session`.
         """
 
     def others(self, *, than: str) -> Sequence[str]:
-        """Return the names of endpoints of other hosts, one per host, that are not in quarantine."""
+        """Return the names of endpoints on other hosts, one per host, not in quarantine."""
 
     def to(self, name: str) -> AbstractAsyncContextManager[ChainSession]:
         """Connect to that endpoint, after the pause that its failures require.
@@ -385,7 +385,10 @@ class EndpointMemory(Protocol):
 
 
 class AuditLog(Protocol):
-    """The audit log: append-only, chained (`core.observe.audit_chain`). All methods raise `StoreError`."""
+    """The audit log: append-only and chained (`core.observe.audit_chain`).
+
+    All methods raise `StoreError`.
+    """
 
     def append(self, notes: Sequence[AuditRecord]) -> Anchor:
         """Append the records in their order; returns the end of the chain."""
@@ -423,7 +426,10 @@ class KeyRing(Protocol):
         """Delete the previous key: the change is final."""
 
     def made(self) -> float | None:
-        """Return the time at which the current key was written (Unix seconds); None if unknown."""
+        """Return the time at which the current key was written (Unix seconds); None if unknown.
+
+        Raises nothing.
+        """
 
 
 class KeyChanger(Protocol):

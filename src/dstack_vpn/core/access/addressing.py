@@ -19,7 +19,10 @@ IPv6Network = ipaddress.IPv6Network
 
 
 def unique_local_prefix(chain_id: int, contract: Address) -> IPv6Network:
-    """The registry's own /48 (RFC 4193: ``fd`` and a 40-bit global id), the same on every node."""
+    """Return the registry's own /48 (RFC 4193: ``fd`` and a 40-bit global id).
+
+    It is the same on every node.
+    """
     digest = hashlib.sha256(f"dstack-vpn:{chain_id}:{contract.lower()}".encode()).digest()
     return IPv6Network((b"\xfd" + digest[:5] + bytes(10), 48))
 
@@ -33,7 +36,7 @@ class AddressPlan:
 
     @property
     def networks(self) -> tuple[IPv4Network, IPv6Network]:
-        """The IPv4 and the IPv6 prefix."""
+        """Return the IPv4 and the IPv6 prefix."""
         return self.ipv4, self.ipv6
 
     @cached_property
@@ -42,7 +45,7 @@ class AddressPlan:
 
     @cached_property
     def _ipv4_room(self) -> int:
-        """The number of tokens that fit between the network address and the broadcast address."""
+        """Return the number of tokens between the network and the broadcast address."""
         return self.ipv4.num_addresses - 2
 
     @cached_property

@@ -73,7 +73,7 @@ class Quorum:
 
     @property
     def pending(self) -> int:
-        """The number of tokens that wait for confirmation."""
+        """Return the number of tokens that wait for confirmation."""
         return len(self._pending)
 
     @property

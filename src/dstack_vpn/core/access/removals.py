@@ -28,18 +28,18 @@ class Gone:
     """A removal without confirmation by a second reading."""
 
     at: float
-    """Seconds, monotonic."""
+    """Monotonic seconds."""
     token: TokenId | None
-    """The token that the peer stood for."""
+    """The token of the peer."""
 
 
 @dataclass(slots=True)
 class Removals:
-    """Which unconfirmed removals were let through, and how many peers there were at most."""
+    """The unconfirmed removals that were applied, and the peak number of peers."""
 
     gone: dict[PublicKey, Gone] = field(default_factory=dict)
     _peaks: deque[tuple[float, int]] = field(default_factory=deque)
-    """Numbers of peers, falling, each with the last time when there were as many."""
+    """Times and numbers of peers, the numbers falling; the last time of each number."""
 
     def observe(self, peers: int, now: float) -> None:
         """Record the number of peers."""

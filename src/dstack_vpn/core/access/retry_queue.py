@@ -41,7 +41,7 @@ class RetryQueue:
         return due[:MOST], len(due) > MOST
 
     def answered(self, tokens: Collection[TokenId], waiting: Iterable[TokenId], now: float) -> None:
-        """The question about these tokens is over; those that are waiting still are put off."""
+        """Close the question about these tokens; postpone those that still wait."""
         self._asked.difference_update(tokens)
         still = set(waiting)
         for token in tokens:
