@@ -37,7 +37,7 @@ class DstackVpnError(Exception):
 class ConfigError(DstackVpnError):
     """The configuration can't be used.
 
-    ``problems`` holds one sentence each, naming the variable, what is wrong and an example.
+    ``problems`` has one sentence each, with the variable, the problem and an example.
     """
 
     def __init__(self, problems: Sequence[str]) -> None:
@@ -48,7 +48,7 @@ class ConfigError(DstackVpnError):
 class InTheWayError(DstackVpnError):
     """Things of other programs on this host are in the way; nothing was changed.
 
-    ``problems`` holds one sentence each: the thing, why it is not ours, and what to do.
+    ``problems`` has one sentence each: the thing, the reason that it is not ours, and the remedy.
     """
 
     def __init__(self, problems: Sequence[str]) -> None:

@@ -328,7 +328,7 @@ class Firewall(Protocol):
         """Return whether our part of the packet filter is still as `apply` set it."""
 
     async def conflict(self, interface: str, versions: Collection[int]) -> str | None:
-        """Return the other programs' rule that drops what we forward, with the remedy, or None.
+        """Return the rule of others that drops forwarded packets, with the remedy, or None.
 
         Only rules for the given IP ``versions`` count.
         """
@@ -353,7 +353,7 @@ class Checkpoint:
 
 
 class Store(Protocol):
-    """Durable state. Cursor and events commit together; all methods raise `StoreError`."""
+    """The durable state. Cursor and events commit together; all methods raise `StoreError`."""
 
     async def load(self) -> Checkpoint | None:
         """Return the last committed state; None if there is nothing yet."""

@@ -207,7 +207,7 @@ class DeviceState:
 
 @dataclass(frozen=True, slots=True)
 class SetPeer:
-    """Add a peer, or change the given fields of an existing one."""
+    """An operation that adds a peer, or changes the given fields of an existing one."""
 
     public_key: PublicKey
     endpoint: SocketAddress | None = None
@@ -219,7 +219,7 @@ class SetPeer:
 
 @dataclass(frozen=True, slots=True)
 class RemovePeer:
-    """Remove a peer; it is not an error if the peer does not exist."""
+    """An operation that removes a peer; it succeeds if the peer does not exist."""
 
     public_key: PublicKey
 

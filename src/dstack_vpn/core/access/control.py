@@ -83,7 +83,7 @@ EVERYONE = Admission()
 
 @dataclass(frozen=True, slots=True)
 class NodeIdentity:
-    """How this node identifies its own token, beside its key.
+    """The identification of this node's own token, beside its key.
 
     A public key proves nothing: an account that sees it in a pending transaction can register it for
     another token. A node that took that token for its own would use another's address and name.
@@ -124,7 +124,7 @@ BY_KEY = NodeIdentity()
 
 @dataclass(frozen=True)
 class AccessControl:
-    """Decisions over one state of the registry, as the node with ``own_key`` sees it.
+    """The decisions over one state of the registry, for the node with ``own_key``.
 
     ``confirmations`` is how many blocks a grant must have above its own before it counts; a revocation
     always counts at once. ``height`` is the number of the block that the state was read at.

@@ -37,7 +37,7 @@ class DecisionRecord:
 
     @property
     def next_end(self) -> int | None:
-        """The next moment at which a token expires; None if no token does."""
+        """Return the next moment at which a token expires; None if no token does."""
         return min(self._ends.values(), default=None)
 
     def due(self, access: AccessControl, now: float) -> set[TokenId]:
@@ -47,7 +47,7 @@ class DecisionRecord:
         if access.height != before:
             found |= self._unconfirmed
         if access.height < before and access.confirmations:
-            # A reorg to a lower head: what had just enough confirmations lacks some again.
+            # A reorg to a lower head: tokens with just enough confirmations lack some again.
             newest = access.height - access.confirmations
             nodes = access.registry.nodes.items()
             found |= {token for token, node in nodes if node.key_since.block > newest}

@@ -29,7 +29,7 @@ BRAKE_PEERS: Final = 4
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One change of one peer, its reason, and its inverse (None if it is not undone)."""
+    """A change of one peer, its reason, and its inverse (None if it is not undone)."""
 
     change: PeerChange
     reason: str
@@ -45,7 +45,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Ordered steps; false if there are none."""
+    """The ordered steps; false if empty."""
 
     steps: tuple[Step, ...] = ()
     waiting: frozenset[PublicKey] = frozenset()

@@ -105,7 +105,7 @@ class Quorum:
     def _against(self, token: TokenId) -> list[str]:
         return [name for name, odds in self._odds.get(token, {}).items() if odds.out]
 
-    # -- what happens ---------------------------------------------------------------------------------
+    # -- events ---------------------------------------------------------------------------------------
 
     def remember(self, nodes: Iterable[Node], height: int) -> None:
         """Restore the tokens that were confirmed before a restart, at that height or below."""

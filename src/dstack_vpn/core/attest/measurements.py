@@ -83,7 +83,7 @@ class Gap:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """All comparisons, all gaps, and the measured values by name (lower-case hexadecimal)."""
+    """The comparisons, the gaps, and the measured values by name (lower-case hexadecimal)."""
 
     checks: tuple[RegisterCheck, ...]
     gaps: tuple[Gap, ...]

@@ -14,7 +14,7 @@ They distinguish an endpoint that is far behind from a fork.
 
 
 class BlockHashes(dict[int, str]):
-    """Block hashes by height."""
+    """The block hashes by height."""
 
     __slots__ = ()
 

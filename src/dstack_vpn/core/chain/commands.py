@@ -10,19 +10,19 @@ from dstack_vpn.core.model import BlockRef, TokenId
 
 @dataclass(frozen=True, slots=True)
 class FetchHead:
-    """Fetch the latest header."""
+    """A request for the latest header."""
 
 
 @dataclass(frozen=True, slots=True)
 class FetchHeader:
-    """Fetch the canonical header at this height."""
+    """A request for the canonical header at this height."""
 
     number: int
 
 
 @dataclass(frozen=True, slots=True)
 class FetchEvents:
-    """Fetch the registry's events from block ``first`` to ``last``, inclusive.
+    """A request for the registry's events from block ``first`` to ``last``, inclusive.
 
     ``last`` is a block by hash, not only by number.
     """
@@ -33,21 +33,24 @@ class FetchEvents:
 
 @dataclass(frozen=True, slots=True)
 class Reload:
-    """Read everything again: no known block is on this chain any more, or too many are missing."""
+    """A request to read the whole state again.
+
+    No known block is on this chain any more, or too many blocks are missing.
+    """
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Leave:
-    """Leave this endpoint for another: it contradicts itself."""
+    """A request to change to another endpoint: this one contradicts itself."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Advanced:
-    """The registry or the tip changed, by the events in ``added`` and ``dropped``."""
+    """A change of the registry or the tip, by the events in ``added`` and ``dropped``."""
 
     tip: BlockRef
     registry: Registry

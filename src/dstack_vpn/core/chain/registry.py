@@ -36,7 +36,7 @@ _NONE: frozenset[TokenId] = frozenset()
 
 @dataclass(frozen=True, slots=True)
 class NodeChange:
-    """One token before and after; None if it does not exist."""
+    """A token before and after an event; None if it does not exist."""
 
     token_id: TokenId
     old: Node | None

@@ -15,7 +15,7 @@ class CheckStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One line of the report."""
+    """A line of the report."""
 
     name: str
     status: CheckStatus

@@ -16,7 +16,7 @@ Level: TypeAlias = Literal["debug", "info", "warning", "error"]
 
 
 class Event:
-    """Something that happened in this node. Durations are in seconds, blocks are heights."""
+    """An event in this node. Durations are in seconds, blocks are heights."""
 
     __slots__ = ()
     name: ClassVar[str]

@@ -45,7 +45,7 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Component:
-    """One part of the system: its status, the reason, and the time since when (Unix seconds)."""
+    """A part of the system: its status, the reason, and the time of the change (Unix seconds)."""
 
     name: str
     status: Status

@@ -12,7 +12,7 @@ PROTOCOLS: Final = ("tcp", "udp")
 
 @dataclass(frozen=True, slots=True, order=True)
 class Forward:
-    """One forwarded port."""
+    """A forwarded port."""
 
     protocol: str
     port: int
