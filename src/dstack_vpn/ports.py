@@ -87,8 +87,9 @@ ChainFact: TypeAlias = BlockRef | LoggedEvent
 class ChainSession(Protocol):
     """A connection to one RPC endpoint, whose chain and contract have been checked.
 
-    Every call has a deadline. It raises `EndpointError` if the session is not usable any more (leave it
-    and open the next one), `RetryError` after its own retries without success, or `RangeError`.
+    Every call has a deadline. It raises `EndpointError` if the session is not usable any more
+    (leave it and open the next one), `RetryError` after its own retries without success, or
+    `RangeError`.
     """
 
     name: str
@@ -120,8 +121,8 @@ class ChainSession(Protocol):
     async def events_up_to(self, first: int, last: BlockRef) -> list[LoggedEvent] | None:
         """Return all registry events from block ``first`` to ``last``, in order.
 
-        Returns None if the block ``last``, by hash, was replaced. Raises `LogsError` if the endpoint does
-        not serve logs, or too few at once, and the state can be read instead.
+        Returns None if the block ``last``, by hash, was replaced. Raises `LogsError` if the
+        endpoint does not serve logs, or too few at once, and the state can be read instead.
         """
 
     async def block_events(self, block_hash: str) -> list[LoggedEvent]:
@@ -157,8 +158,8 @@ class ChainSource(Protocol):
     def session(self) -> AbstractAsyncContextManager[ChainSession]:
         """Connect to the next endpoint, after the pause that its failures require.
 
-        Raises `EndpointError` if it can't be reached, `WrongChainError` if it serves another chain or
-        contract.
+        Raises `EndpointError` if it can't be reached, `WrongChainError` if it serves another chain
+        or contract.
         """
 
     def other(self, *, than: str) -> AbstractAsyncContextManager[ChainSession]:
@@ -186,9 +187,9 @@ class ChainSource(Protocol):
 class Verifier(Protocol):
     """An independent source of the state at one of our blocks.
 
-    Here it is another endpoint, which counts as one of several. A proof of membership (``eth_getProof``
-    against the state root of a block on which k endpoints agree) can take its place: it would fill a
-    `Reply` from the proven storage instead of from an endpoint's data.
+    Here it is another endpoint, which counts as one of several. A proof of membership
+    (``eth_getProof`` against the state root of a block on which k endpoints agree) can take its
+    place: it would fill a `Reply` from the proven storage instead of from an endpoint's data.
     """
 
     @property

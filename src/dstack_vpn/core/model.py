@@ -1,8 +1,8 @@
 """The values of the core: blocks, endpoints, peers and devices.
 
-All data from the chain passes a parser here (or in `core.wireguard.keys`) before it becomes a field.
-A refused value is kept as `Malformed`, so that a decision can give the reason why a node is not on the
-network, without the hostile text itself.
+All data from the chain passes a parser here (or in `core.wireguard.keys`) before it becomes a
+field. A refused value is kept as `Malformed`, so that a decision can give the reason why a node is
+not on the network, without the hostile text itself.
 """
 
 import ipaddress
@@ -80,7 +80,8 @@ class Endpoint:
         """Parse ``host:port`` or ``[v6]:port``; raises `FormatError`.
 
         URLs are refused, and so are addresses that can't be another machine's
-        (`core.paths.destination`), so that no registration makes a node send to itself or to its link.
+        (`core.paths.destination`), so that no registration makes a node send to itself or to its
+        link.
         """
         if len(text) > ENDPOINT_LENGTH:
             raise FormatError(f"endpoint: longer than {ENDPOINT_LENGTH} characters")

@@ -5,9 +5,9 @@
     2.0.77.10.in-addr.arpa      PTR       the node behind a tunnel address; the same under ip6.arpa
     vpn.internal                SOA, NS
 
-Only nodes that are on the network now have names, including this one. DNS names are case-insensitive:
-if two node ids differ only in case (the deployed contract allows that), the name belongs to the one
-whose key was set first.
+Only nodes that are on the network now have names, including this one. DNS names are
+case-insensitive: if two node ids differ only in case (the deployed contract allows that), the name
+belongs to the one whose key was set first.
 """
 
 from collections.abc import Iterable

@@ -1,15 +1,16 @@
 """Ownership: the interfaces and routes on this host that are the daemon's own, and conflicts.
 
-The daemon shares a host with interfaces, routes and tunnels of other programs. A name proves nothing:
-any program can create a ``wg0``. An interface is ours by one of these proofs:
+The daemon shares a host with interfaces, routes and tunnels of other programs. A name proves
+nothing: any program can create a ``wg0``. An interface is ours by one of these proofs:
 
     made     its alias carries our mark: the instance of our state directory, or one of our keys
     key      its WireGuard device has one of our keys (the current, next or previous one)
     found    it is a blank WireGuard: no key, no peers, no addresses; we use it, and leave it blank
 
-A route is ours if it leads into such an interface, or if it is a blackhole with our protocol number and
-the metric of our interface. Everything else is another program's. It is never changed or removed, and
-if it is in the way, `in_the_way` names it, with the reason and the remedy, before anything is changed.
+A route is ours if it leads into such an interface, or if it is a blackhole with our protocol number
+and the metric of our interface. Everything else is another program's. It is never changed or
+removed, and if it is in the way, `in_the_way` names it, with the reason and the remedy, before
+anything is changed.
 
 All functions are pure: their input are facts, their output obstacles. The daemon at its start, the
 running daemon, and ``doctor`` use the same functions.

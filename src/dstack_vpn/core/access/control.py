@@ -85,8 +85,8 @@ EVERYONE = Admission()
 class NodeIdentity:
     """The identification of this node's own token, beside its key.
 
-    A public key proves nothing: an account that sees it in a pending transaction can register it for
-    another token. A node that took that token for its own would use another's address and name.
+    A public key proves nothing: an account that sees it in a pending transaction can register it
+    for another token. A node that took that token for its own would use another's address and name.
     """
 
     node_id: str | None = None
@@ -126,8 +126,9 @@ BY_KEY = NodeIdentity()
 class AccessControl:
     """The decisions over one state of the registry, for the node with ``own_key``.
 
-    ``confirmations`` is how many blocks a grant must have above its own before it counts; a revocation
-    always counts at once. ``height`` is the number of the block that the state was read at.
+    ``confirmations`` is how many blocks a grant must have above its own before it counts; a
+    revocation always counts at once. ``height`` is the number of the block that the state was read
+    at.
     """
 
     registry: Registry

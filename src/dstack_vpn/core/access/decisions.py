@@ -1,9 +1,10 @@
 """The record of decisions: the last decision about each token, and the causes of a change.
 
 A decision depends on the token, on the tokens that claim the same key, on the height of the chain
-(confirmations), on the time (expiry), on the quorum and on the pin. `due` names the tokens that height and
-time alone may have changed; the caller names the others. `update` then returns each token whose decision
-differs from the last recorded one, so every change is recorded once, whatever caused it.
+(confirmations), on the time (expiry), on the quorum and on the pin. `due` names the tokens that
+height and time alone may have changed; the caller names the others. `update` then returns each
+token whose decision differs from the last recorded one, so every change is recorded once, whatever
+caused it.
 """
 
 from collections.abc import Iterable

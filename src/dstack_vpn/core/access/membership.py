@@ -105,8 +105,8 @@ class Membership:
     pinned: Mapping[PublicKey, Peer] | None = None
     """The peers to which the operator has rolled back, as they were at that time.
 
-    During a pin, access control does not admit other keys, and still decides about these: a pin never
-    restores a peer that the chain has revoked.
+    During a pin, access control does not admit other keys, and still decides about these: a pin
+    never restores a peer that the chain has revoked.
     """
 
     def pin(self, peers: Mapping[PublicKey, Peer] | None) -> None:

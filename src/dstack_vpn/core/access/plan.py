@@ -3,11 +3,12 @@
 The rules follow from measurements of disturbed tunnels (docs/decisions/0026):
 
 * never remove and re-add a peer that stays, never replace the whole set, send only differences;
-* removals come first, so that an allowed IP is never claimed by two peers; then changes; then additions,
-  those with a keepalive last, because wireguard-go makes every later peer of an operation handshake too;
-* an endpoint that roamed is left to the peer, and an endpoint that has changed does not move a session
-  that is answered (`core.paths.moving`). The fast path does not know sessions: it leaves endpoints to
-  the sure path (`daemon.peers.reconciler`).
+* removals come first, so that an allowed IP is never claimed by two peers; then changes; then
+  additions, those with a keepalive last, because wireguard-go makes every later peer of an
+  operation handshake too;
+* an endpoint that roamed is left to the peer, and an endpoint that has changed does not move a
+  session that is answered (`core.paths.moving`). The fast path does not know sessions: it leaves
+  endpoints to the sure path (`daemon.peers.reconciler`).
 
 A device does not apply changes atomically. Every step therefore has an inverse, and `Plan.undo`
 reverts grants; revocations stay.
@@ -91,8 +92,8 @@ def plan(
 ) -> Plan:
     """Return the smallest plan from ``actual`` to ``desired``.
 
-    ``sent`` contains the endpoints that were last sent to the device, and ``reasons`` the reason for
-    each removal or addition.
+    ``sent`` contains the endpoints that were last sent to the device, and ``reasons`` the reason
+    for each removal or addition.
     """
     removals = [
         Step(RemovePeer(key), reasons.get(key, "not in the registry"))
@@ -210,8 +211,8 @@ def _update(before: PeerState, peer: Peer, moves: Move) -> Step | None:
 def _releases(updates: list[Step], additions: list[Step], actual: DeviceState) -> list[Step]:
     """Return the steps that must come first, if a peer takes an address from one updated later.
 
-    Two peers may swap addresses, so an order of the updates alone is not enough; each peer that loses
-    an address is first reduced to the addresses that it keeps.
+    Two peers may swap addresses, so an order of the updates alone is not enough; each peer that
+    loses an address is first reduced to the addresses that it keeps.
     """
     releases = []
     claimed = {

@@ -15,8 +15,9 @@ others.
     contradict it
     the followed endpoint reports it out, or with       out at once; the confirmed state is dropped
     another key
-    another reports it out, or with another key         disputed: out at once, until that endpoint reports
-                                                        otherwise at a later block, or is quarantined
+    another reports it out, or with another key         disputed: out at once, until that endpoint
+                                                        reports otherwise at a later block, or is
+                                                        quarantined
     another reports an earlier expiry                   the earlier expiry counts
     k agree at one block, and fewer contradict them     the fewer are quarantined and their disputes
                                                         dropped; the followed one may be among them
@@ -151,8 +152,9 @@ class Quorum:
     ) -> Outcome:
         """Judge comparisons of endpoints' replies with the registry at that block (``asked``).
 
-        ``now`` is the current registry. No endpoint is judged by a token that has changed since, or that
-        is ``unsettled`` (named by logs of blocks above ours). A comparison that removes it still counts.
+        ``now`` is the current registry. No endpoint is judged by a token that has changed since, or
+        that is ``unsettled`` (named by logs of blocks above ours). A comparison that removes it
+        still counts.
         """
         changed: set[TokenId] = set()
         contradicted: dict[str, str] = {}

@@ -134,9 +134,9 @@ def judge_blocks(
 ) -> Mapping[str, str]:
     """Return the endpoints with invented blocks, with the reason; empty unless k agree.
 
-    The question named our block at the height ``earlier``, our tip of `AGREED` ago. ``claims`` are heights
-    that endpoints reported long ago and that we have not reached. An endpoint that lags contradicts no
-    other; k that lag for so long contradict the one whose block they do not reach.
+    The question named our block at the height ``earlier``, our tip of `AGREED` ago. ``claims`` are
+    heights that endpoints reported long ago and that we have not reached. An endpoint that lags
+    contradicts no other; k that lag for so long contradict the one whose block they do not reach.
     """
     contradicted: dict[str, str] = {}
     having, without, below = _camps_of(statements, earlier)

@@ -1,11 +1,11 @@
 """The verdict on an attested machine, from the comparisons that were made and those that were not.
 
-The processor signs a quote, so its registers are correct; but correct registers of an unknown machine
-prove nothing. The values in RTMR3's log (app, compose file, OS image, instance) are written by the
-running kernel: a modified kernel can write the expected ones. The verdict is therefore "valid" only if
-everything below the application was compared as well: the TDX module, the firmware, the virtual
-hardware, the kernel and its command line. A missing comparison makes the verdict "incomplete", a
-failed one makes it "invalid".
+The processor signs a quote, so its registers are correct; but correct registers of an unknown
+machine prove nothing. The values in RTMR3's log (app, compose file, OS image, instance) are written
+by the running kernel: a modified kernel can write the expected ones. The verdict is therefore
+"valid" only if everything below the application was compared as well: the TDX module, the firmware,
+the virtual hardware, the kernel and its command line. A missing comparison makes the verdict
+"incomplete", a failed one makes it "invalid".
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,8 +1,9 @@
 """The content of a node's quote, which binds a WireGuard key to a measured machine.
 
-The 64 bytes of report data in a quote are a hash over the public key and a domain name of our own, so
-that a quote made for another purpose is not accepted. dstack extends RTMR 3 with events about the
-application that it launched; its event log is accepted only if it replays to the quote's registers.
+The 64 bytes of report data in a quote are a hash over the public key and a domain name of our own,
+so that a quote made for another purpose is not accepted. dstack extends RTMR 3 with events about
+the application that it launched; its event log is accepted only if it replays to the quote's
+registers.
 """
 
 import hashlib
@@ -45,8 +46,8 @@ class Measured:
 def replay(event_log: str) -> Measured:
     """Extend the registers by the log's digests; raises `FormatError`.
 
-    The digest of a dstack event is computed from its name and payload (SHA-384 over type, ``:``, name,
-    ``:`` and payload), so the register confirms these as well.
+    The digest of a dstack event is computed from its name and payload (SHA-384 over type, ``:``,
+    name, ``:`` and payload), so the register confirms these as well.
     """
     registers = [bytes(_DIGEST)] * REGISTERS
     named: list[tuple[str, str]] = []

@@ -1,8 +1,8 @@
 """Registry events: a closed union over all supported registry contracts.
 
 `adapters.contracts` translates raw logs into these and validates every field; `core.chain.registry`
-folds them. `TokenState` does not come from a log: it is a token's state as read after a block's last
-log, and it replaces the state that the events alone led to.
+folds them. `TokenState` does not come from a log: it is a token's state as read after a block's
+last log, and it replaces the state that the events alone led to.
 """
 
 from dataclasses import dataclass

@@ -15,7 +15,8 @@ Rules for a correct state:
 * A head extends the ring directly only if its logs are announced as well. Below the first head of a
   subscription, and without subscriptions, a walk fetches a head's logs.
 * A log of the next block is applied on arrival, before its head. A log of one of our blocks is
-  inserted at its position. Any other log waits for its block; the number of waiting logs is bounded.
+  inserted at its position. Any other log waits for its block; the number of waiting logs is
+  bounded.
 * ``removed: true`` is a hint to fetch the head, and not required: some endpoints never send it.
 
     state        on                     does
@@ -90,7 +91,8 @@ class Follower:
     _caught_up: bool = False
     """An endpoint has moved our tip since the restore.
 
-    A lower head then does not mean that the endpoint is behind, unless it is below the settled block.
+    A lower head then does not mean that the endpoint is behind, unless it is below the settled
+    block.
     """
 
     @property

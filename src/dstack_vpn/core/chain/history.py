@@ -1,10 +1,10 @@
 """Registry events in the chain's order, on top of a final state.
 
 Logs arrive in any order: two of one block swapped, one late, one again after a reconnect, or from a
-block that a reorg then drops. `EventHistory` keeps the events above a base state and the change that
-each of them made. It can therefore step back (`registry.revert`), insert an event at its position or
-remove some, and step forward again. Any arrival order of the same events gives the same state, and
-duplicates are ignored.
+block that a reorg then drops. `EventHistory` keeps the events above a base state and the change
+that each of them made. It can therefore step back (`registry.revert`), insert an event at its
+position or remove some, and step forward again. Any arrival order of the same events gives the same
+state, and duplicates are ignored.
 """
 
 from bisect import bisect_left, bisect_right

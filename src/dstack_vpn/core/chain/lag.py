@@ -1,8 +1,9 @@
 """The lag behind the newest block that any endpoint has shown.
 
 The followed endpoint alone cannot show the lag: it may announce any block. The blocks of every
-endpoint therefore count, and the lag is the time since the first block above our tip was shown. If an
-endpoint claims a block that does not exist, that time grows without end; `overdue` names that endpoint.
+endpoint therefore count, and the lag is the time since the first block above our tip was shown. If
+an endpoint claims a block that does not exist, that time grows without end; `overdue` names that
+endpoint.
 """
 
 from collections import deque

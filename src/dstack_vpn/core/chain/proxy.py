@@ -1,6 +1,7 @@
 """The choice of a proxy for an RPC endpoint, by curl's rules for its environment variables.
 
-A loopback address is never reached through a proxy, since the proxy's loopback is another machine's.
+A loopback address is never reached through a proxy, since the proxy's loopback is another
+machine's.
 """
 
 import ipaddress

@@ -5,9 +5,9 @@
     state', change = apply(state, event, position)
     revert(state', change) == state
 
-The state holds one mapping (tokens by id) and the indexes for lookups. A state is never altered after
-it was made. A copy of a mapping of 10,000 tokens takes about 50 us, so persistent data structures are
-not needed.
+The state holds one mapping (tokens by id) and the indexes for lookups. A state is never altered
+after it was made. A copy of a mapping of 10,000 tokens takes about 50 us, so persistent data
+structures are not needed.
 """
 
 from collections.abc import Callable, Iterable
@@ -164,8 +164,8 @@ def _updated(
 def _granted(old: Node | None, new: Node) -> Node:
     """Return the node after a grant, which starts over.
 
-    The holder's token URI endpoint and key age, which the log does not carry, are kept if the holder
-    is the same.
+    The holder's token URI endpoint and key age, which the log does not carry, are kept if the
+    holder is the same.
     """
     if old is None or old.owner != new.owner:
         return new

@@ -1,8 +1,9 @@
 """The host of an RPC URL: URLs of one host count as one endpoint in a quorum.
 
-One machine can listen on many ports, and its name has many spellings: with a final dot, in capitals or
-in Unicode; ``localhost``, ``127.0.0.1``, ``::1``, ``127.1``. A different scheme, port or key does not
-make another endpoint. Two names of one provider are not detected: the operator chooses them.
+One machine can listen on many ports, and its name has many spellings: with a final dot, in capitals
+or in Unicode; ``localhost``, ``127.0.0.1``, ``::1``, ``127.1``. A different scheme, port or key
+does not make another endpoint. Two names of one provider are not detected: the operator chooses
+them.
 
 Other loopback addresses (127.0.0.2) count separately. Nothing listens there unless the operator
 arranges it, so they allow tunnels on this machine to different providers to count separately.

@@ -1,8 +1,8 @@
 """Exponential backoff with full jitter; a period of good service resets it.
 
-Full jitter (a uniform draw between zero and the exponential bound) spreads the reconnects of many nodes
-when their common endpoint is available again; see "Exponential Backoff And Jitter", AWS Architecture
-Blog, 2015. The draw and the time are arguments, so all functions here are pure.
+Full jitter (a uniform draw between zero and the exponential bound) spreads the reconnects of many
+nodes when their common endpoint is available again; see "Exponential Backoff And Jitter", AWS
+Architecture Blog, 2015. The draw and the time are arguments, so all functions here are pure.
 """
 
 from dataclasses import dataclass, replace

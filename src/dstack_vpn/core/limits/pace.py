@@ -2,7 +2,8 @@
 
 The requests of a source that asks too fast are delayed; if the delay would be too long, they are
 refused. Sources of a kind share a lane. The first few requests of each source also have a lane of
-their own, so that a few sources that fill the common lane do not block the others' infrequent requests.
+their own, so that a few sources that fill the common lane do not block the others' infrequent
+requests.
 """
 
 from collections import OrderedDict
@@ -83,8 +84,8 @@ class Limiter:
     def take(self, source: Source, now: float, *, shared: bool = True) -> float | None:
         """Return the seconds to wait before the answer, or None to refuse.
 
-        ``now`` is in monotonic seconds. A request that is not ``shared`` is limited by source only, so
-        other sources cannot use up the rate of a health check.
+        ``now`` is in monotonic seconds. A request that is not ``shared`` is limited by source only,
+        so other sources cannot use up the rate of a health check.
         """
         turns, longest = self._turns(source), self.pace.longest
         wait = turns.all.take(now, longest)

@@ -1,21 +1,23 @@
 """Fair shares of a fixed number of places: connections, streams, pending questions.
 
-Places are counted by source, not by address. This machine is one source, and so is each proxy that the
-operator trusts. A member is one source with all of its tunnel addresses, and two members are always
-two sources. Any other source is an IPv4 address, or an IPv6 /64, since one machine has all of a /64.
+Places are counted by source, not by address. This machine is one source, and so is each proxy that
+the operator trusts. A member is one source with all of its tunnel addresses, and two members are
+always two sources. Any other source is an IPv4 address, or an IPv6 /64, since one machine has all
+of a /64.
 
     a newcomer finds                             result
     its source at its limit                      refused
     a free place, reserved for its kind or not   it has the place
-    none free, and a stale place of a source     that place is displaced; the richest such source loses it
+    none free, and a stale place of a source     that place is displaced; the richest such source
+                                                 loses it
     none free, and a source with two more than   the newest place of the richest source is displaced
     its own
     none of these                                refused
 
-So n sources that all want places get about an n-th each, however many places one of them asks for. A
-place is loose until `Places.firm` marks it as in use, and stale after `Shares.stale` seconds of that.
-Places reserved for a kind are never displaced by another kind. A source at its limit may still replace
-a stale place of its own.
+So n sources that all want places get about an n-th each, however many places one of them asks for.
+A place is loose until `Places.firm` marks it as in use, and stale after `Shares.stale` seconds of
+that. Places reserved for a kind are never displaced by another kind. A source at its limit may
+still replace a stale place of its own.
 """
 
 import ipaddress
@@ -132,8 +134,8 @@ class Taken(Generic[_H]):
 class Places(Generic[_H]):
     """The places and their holders. A holder is any hashable object.
 
-    A refusal takes constant time, because a flood consists of refusals. The oldest loose place of each
-    kind, and the most places that one source of it holds, are therefore kept up to date.
+    A refusal takes constant time, because a flood consists of refusals. The oldest loose place of
+    each kind, and the most places that one source of it holds, are therefore kept up to date.
     """
 
     def __init__(self, shares: Shares) -> None:

@@ -2,8 +2,8 @@
 
     hash(n) = SHA-256( hash(n-1) ‖ canonical JSON of [number, at, kind, body] )
 
-So a record that is altered, removed or inserted breaks every hash after it. The chain itself can't show
-that its end was removed, or that all of it was rewritten: to detect that, keep the newest hash
+So a record that is altered, removed or inserted breaks every hash after it. The chain itself can't
+show that its end was removed, or that all of it was rewritten: to detect that, keep the newest hash
 elsewhere.
 """
 
@@ -72,8 +72,8 @@ def check(
 ) -> tuple[Anchor, str | None]:
     """Verify the chain from an anchor; returns the last valid position, and the problem after it.
 
-    The problem is None if all is valid. ``gaps`` are runs of records that were cut: by the number of
-    the first, the position of the last.
+    The problem is None if all is valid. ``gaps`` are runs of records that were cut: by the number
+    of the first, the position of the last.
     """
     for record in records:
         while after.number < record.number - 1 and (last := gaps.get(after.number + 1)) is not None:

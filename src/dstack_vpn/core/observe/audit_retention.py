@@ -1,17 +1,17 @@
 """Retention of the audit log: the records to cut from a log that is too large, and their evidence.
 
-A holder can cause any number of records: endpoint updates, key updates, and the changes of peers that
-follow from them. These must not displace the node's own decisions. So records of passing kinds are cut
-first, with all but the newest `EACH_TOKEN` decisions about each token. The oldest of all records are
-cut only if the rest alone takes more than `LASTING_PART` of the allowed size.
+A holder can cause any number of records: endpoint updates, key updates, and the changes of peers
+that follow from them. These must not displace the node's own decisions. So records of passing kinds
+are cut first, with all but the newest `EACH_TOKEN` decisions about each token. The oldest of all
+records are cut only if the rest alone takes more than `LASTING_PART` of the allowed size.
 
-    head    the oldest records, up to a number: by age, or because lasting records alone are too many
+    head    the oldest records, up to a number: by age, or if lasting records alone are too many
     thin    passing records between others: by size
 
-Each cut appends a record of kind `CUT` to the same chain. It states the number of records that were cut,
-the highest record number among them, and the cause, age or size. For a head it has the position of the
-last record that was cut; for a thinning, a digest over the runs. So a gap without a matching record of
-a cut is invalid.
+Each cut appends a record of kind `CUT` to the same chain. It states the number of records that were
+cut, the highest record number among them, and the cause, age or size. For a head it has the
+position of the last record that was cut; for a thinning, a digest over the runs. So a gap without a
+matching record of a cut is invalid.
 """
 
 import hashlib

@@ -1,7 +1,7 @@
 """The base of all published events: name, level, fields and advice in one definition.
 
-An event is a frozen dataclass. Its name is the same in the log, in `/events`, in the audit log and in the
-metrics. The first paragraph of its docstring is its meaning in docs/logs.md.
+An event is a frozen dataclass. Its name is the same in the log, in `/events`, in the audit log and
+in the metrics. The first paragraph of its docstring is its meaning in docs/logs.md.
 """
 
 from collections.abc import Mapping

@@ -1,8 +1,8 @@
 """Health: the evaluation of all parts' reports.
 
-`live` means that the daemon runs, `ready` that the tunnel carries the registry's members, and `healthy`
-that no action of an operator is needed. An unreachable chain makes a node unhealthy, never unready: the
-tunnels keep the last known members, and a restart would not help.
+`live` means that the daemon runs, `ready` that the tunnel carries the registry's members, and
+`healthy` that no action of an operator is needed. An unreachable chain makes a node unhealthy,
+never unready: the tunnels keep the last known members, and a restart would not help.
 """
 
 from collections.abc import Mapping
@@ -104,8 +104,8 @@ def evaluate(reports: Reports, now: float) -> Health:
 def clock_problem(lag: float, *, paced: bool) -> str | None:
     """Return the problem of our clock, or None.
 
-    ``lag`` is the seconds from a head's block time to its arrival. If blocks are not ``paced``, because
-    they are made only for transactions, an old one is not a problem.
+    ``lag`` is the seconds from a head's block time to its arrival. If blocks are not ``paced``,
+    because they are made only for transactions, an old one is not a problem.
     """
     advice = "correct the time (NTP): access that expires is judged by it"
     if lag < -(CLOCK_TOLERANCE if paced else DEV_CLOCK_TOLERANCE):

@@ -1,10 +1,11 @@
 """The check of addresses to which packets for a peer may be sent.
 
-All endpoints, from text and from DNS, are checked here. Members write their own endpoints, and control
-the addresses that their names resolve to. The following addresses are refused:
+All endpoints, from text and from DNS, are checked here. Members write their own endpoints, and
+control the addresses that their names resolve to. The following addresses are refused:
 
-* addresses that cannot be another machine's: loopback, unspecified, link-local, multicast, broadcast
-  and reserved ranges, in each notation that carries an IPv4 address within an IPv6 address;
+* addresses that cannot be another machine's: loopback, unspecified, link-local, multicast,
+  broadcast and reserved ranges, in each notation that carries an IPv4 address within an IPv6
+  address;
 * cloud metadata services, which return data of the machine that sends the request;
 * addresses within the VPN's own prefixes: WireGuard would encrypt its own packets again, in a loop.
 

@@ -11,10 +11,10 @@ It may also be slow: its round trips have been much longer than another's for a 
     well --failed--> down --pause over, connected--> recovering --WELL seconds--> well
                       ^----------failed (twice the pause)-----------'
 
-`order` is for new connections: those that are well come first, those that are down last, but they are
-included. `better` is for established connections: they move only to an upstream that is well, so
-nothing flaps. Pauses have jitter, given by the caller, so that thousands of relays don't reconnect at
-the same moment.
+`order` is for new connections: those that are well come first, those that are down last, but they
+are included. `better` is for established connections: they move only to an upstream that is well,
+so nothing flaps. Pauses have jitter, given by the caller, so that thousands of relays don't
+reconnect at the same moment.
 
 Times are monotonic seconds, round trips seconds.
 """

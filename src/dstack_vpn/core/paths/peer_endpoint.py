@@ -1,8 +1,8 @@
 """The endpoint of a peer: by UDP, over relays, or both, as one text.
 
-    vpn.example.org:51820                                    by UDP, as WireGuard itself does
-    udp://vpn.example.org:51820                              the same
-    vpn.example.org:51820,tls://vpn.example.org:443?pin=…    by UDP, or over a relay if UDP is blocked
+    vpn.example.org:51820                                  by UDP, as WireGuard itself does
+    udp://vpn.example.org:51820                            the same
+    vpn.example.org:51820,tls://vpn.example.org:443?pin=…  by UDP, or over a relay if UDP is blocked
 
 One malformed alternative makes the whole endpoint malformed: the rest may not be meant to be used
 alone.

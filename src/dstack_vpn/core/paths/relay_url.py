@@ -46,8 +46,8 @@ class RelayUrl:
     def parse(cls, text: str, *, local: bool = True) -> Self:
         """Parse a URL; raises `FormatError` that names the malformed part.
 
-        Without ``local`` the text is another member's: it may name neither files nor proxies, nor an
-        address that can't be another machine's.
+        Without ``local`` the text is another member's: it may name neither files nor proxies, nor
+        an address that can't be another machine's.
         """
         known = ("sni", "ca", "pin", "via") if local else ("sni", "pin")
         scheme, host, port, options = _split(text, known, reachable=not local)

@@ -4,8 +4,8 @@
 
 The choice follows the device's byte counters: WireGuard answers all data and handshake initiations
 (`core.wireguard.wire`), so a peer that is sent bytes and sends none is not reached. If neither path
-reaches the peer, it is probably off: the paths are then tried in turn, for growing times. UDP is probed
-at growing intervals, without risk: the relay continues to carry packets during a probe.
+reaches the peer, it is probably off: the paths are then tried in turn, for growing times. UDP is
+probed at growing intervals, without risk: the relay continues to carry packets during a probe.
 """
 
 from dataclasses import dataclass, replace
@@ -27,7 +27,7 @@ PATIENCE: Final = 4
 PROBE: Final = (30.0, 900.0)
 """Seconds until the first probe of UDP, doubled each time, and the maximum."""
 STEADY: Final = 600.0
-"""Seconds by UDP after which its earlier failures are forgotten."""
+"""Seconds for which UDP must be the path until its earlier failures are forgotten."""
 
 
 class TransportMode(StrEnum):
@@ -83,9 +83,9 @@ class PathSelector:
         """Compare the peer's byte counters; returns whether the path has changed.
 
         ``session`` means that a completed handshake is still valid, ``direct`` that the device last
-        received from the peer's own UDP address, and ``relayed`` that it last received from our relay.
-        A peer that sends by UDP can be answered by UDP. A peer that is heard by the relay only is, as
-        far as is known, not at its UDP address.
+        received from the peer's own UDP address, and ``relayed`` that it last received from our
+        relay. A peer that sends by UDP can be answered by UDP. A peer that is heard by the relay
+        only is, as far as is known, not at its UDP address.
         """
         before, self._counters = self._counters, (sent, received)
         if received > before[1]:

@@ -1,8 +1,8 @@
 """The configuration file of wg-quick(8), as text in and out.
 
 The daemon writes it for operators, and for use without the daemon: ``wg-quick up`` sets up the same
-tunnel. The parser accepts little more than the daemon writes: no hooks, no DNS, no preshared keys. The
-order is fixed, so that equal sets give equal files.
+tunnel. The parser accepts little more than the daemon writes: no hooks, no DNS, no preshared keys.
+The order is fixed, so that equal sets give equal files.
 """
 
 import base64
@@ -56,7 +56,8 @@ class WgConfig:
 def render(config: WgConfig, private_key: str | None = None) -> str:
     """Return the file's text; ``private_key`` replaces the key in a text for display.
 
-    Raises `FormatError` for a value that could break out of its line, so nothing malformed is written.
+    Raises `FormatError` for a value that could break out of its line, so nothing malformed is
+    written.
     """
     key = None if config.private_key is None else _key_text(config.private_key)
     if private_key is not None and key is not None:

@@ -1,7 +1,8 @@
 """Datagrams in a byte stream, in the format of Mullvad's udp-over-tcp.
 
-Each datagram is preceded by its length in two bytes, big-endian, and nothing else. Every length from 0
-to 65,535 is well-formed, so a stream is never invalid; only another protocol can be detected.
+Each datagram is preceded by its length in two bytes, big-endian, and nothing else. Every length
+from 0 to 65,535 is well-formed, so a stream is never invalid; only another protocol can be
+detected.
 """
 
 from collections.abc import Callable
@@ -30,8 +31,8 @@ def frame(datagram: bytes) -> bytes:
 def scan(data: bytearray, end: int, limit: int) -> tuple[list[Run], int]:
     """Return the complete frames in ``data[:end]``, and the number of their bytes.
 
-    Stops after ``limit`` runs. Frames of equal size are counted by slices, in bounded steps, so the time
-    is linear for every sequence of sizes.
+    Stops after ``limit`` runs. Frames of equal size are counted by slices, in bounded steps, so the
+    time is linear for every sequence of sizes.
     """
     runs: list[Run] = []
     append: Callable[[Run], None] = runs.append
@@ -85,8 +86,8 @@ _TLS_RECORDS: Final = (b"\x16\x03", b"\x15\x03")
 def foreign_protocol(opening: bytes) -> str | None:
     """Return the protocol of a stream's first four bytes, or None if it may be ours.
 
-    A frame could begin with these bytes too, but only one of thousands of bytes, which WireGuard never
-    sends first.
+    A frame could begin with these bytes too, but only one of thousands of bytes, which WireGuard
+    never sends first.
     """
     if opening[:2] in _TLS_RECORDS and opening[2:3] <= b"\x04":
         return TLS

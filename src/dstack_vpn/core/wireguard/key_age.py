@@ -1,10 +1,10 @@
 """Key rotation: the decision to replace our own key, from its age.
 
 The age of a key is the lower of two ages: by the registry and by its file. The registry's time is
-exact, and a rolled back disk does not change it; but one endpoint could forge it and make us pay for new
-keys repeatedly. The file's time comes from this machine; but a copied file is younger than its key,
-and a wrong clock can put its time in the future. So a key is replaced only if it is old by both, or if
-it is old by the registry and the file's time is in the future.
+exact, and a rolled back disk does not change it; but one endpoint could forge it and make us pay
+for new keys repeatedly. The file's time comes from this machine; but a copied file is younger than
+its key, and a wrong clock can put its time in the future. So a key is replaced only if it is old by
+both, or if it is old by the registry and the file's time is in the future.
 
 Rotation begins in the last tenth of the allowed age, to leave time for retries, and at different
 moments on nodes that were set up together. A failed attempt is repeated after growing pauses with

@@ -1,7 +1,8 @@
 """Detection of overdue answers from WireGuard's message sizes and times, without keys.
 
-WireGuard answers a handshake initiation at once, and data within KEEPALIVE_TIMEOUT, 10 s (whitepaper,
-section 6). If neither answer arrives, the path is broken, even if its TCP connection works.
+WireGuard answers a handshake initiation at once, and data within KEEPALIVE_TIMEOUT, 10 s
+(whitepaper, section 6). If neither answer arrives, the path is broken, even if its TCP connection
+works.
 """
 
 from dataclasses import dataclass

@@ -1,9 +1,9 @@
 """The public key of a private key: X25519 with the base point (RFC 7748, section 5).
 
-It is in plain Python, so that the daemon does not load a cryptography library (6 MB of memory) for the
-one multiplication at its start. A call takes about a millisecond and is not constant in time: its
-time can be observed only from inside the machine that holds the key anyway. All other cryptography of
-the tunnel is WireGuard's own.
+It is in plain Python, so that the daemon does not load a cryptography library (6 MB of memory) for
+the one multiplication at its start. A call takes about a millisecond and is not constant in time:
+its time can be observed only from inside the machine that holds the key anyway. All other
+cryptography of the tunnel is WireGuard's own.
 """
 
 from functools import lru_cache
