@@ -1,25 +1,26 @@
-"""The node: every long-lived task, named in one place, in one TaskGroup.
+"""The daemon: every long-lived task, named in one place, in one TaskGroup.
 
-    chain       follow the registry over one endpoint after another       (follow, session)
-    events      carry an event's deltas to the device                     (reconciler)
+    chain       follow the registry over one endpoint after another       (loop, session)
+    events      apply an event's deltas to the device                     (reconciler)
     repairs     compare the whole device, repair, read back               (reconciler)
-    brake       have mass removals confirmed                              (reconciler)
-    device      set the device up again when it has vanished              (tunnel)
+    brake       confirm mass removals by a second reading                 (reconciler)
+    device      set the device up again when it is gone                   (tunnel)
     link        keep addresses, routes and the up state                   (tunnel)
     names       resolve peers' host names                                 (resolving)
     paths       choose between UDP and relays                             (path_keeper)
-    key         carry out a change of our own key                         (rotation)
-    key age     have the key changed before it is too old                 (renewal)
-    clock       end access that expires, ask for a repair every audit     (here)
-    health      publish changes of health                                 (watch)
-    store       write the registry down                                   (recorder)
-    answers     notice peers that do not answer                           (answers)
+    key         carry out a rotation of our own key                       (key_rotation)
+    key age     request a new key before ours expires                     (key_expiry)
+    clock       end expired access, request a repair at every resync      (here)
+    health      publish changes of health                                 (health)
+    store       store the registry                                        (persistence)
+    answers     detect peers that do not answer                           (answers)
     moves       reach silent peers at their new endpoints                 (here)
-    greeter     call the peers of a new device                            (greeter)
-    config      write the wg-quick file, follow pins                      (recorder)
+    greeter     initiate handshakes with the peers of a new device        (handshakes)
+    config      write the wg-quick file, follow pins                      (persistence)
 
-A task that ends, or fails with anything but what its docstring absorbs, ends the node: better restarted by
-its supervisor than half alive. The data plane survives that (docs/architecture.md).
+A task that ends, or that fails with an error its docstring does not absorb, ends the daemon: a
+restart by the supervisor is better than a partial failure. The data plane survives it
+(docs/architecture.md).
 """
 
 import asyncio
@@ -55,13 +56,13 @@ from dstack_vpn.ports import Checkpoint
 _log = structlog.get_logger(component="node")
 
 TICK: Final = 1.0
-"""Seconds between looks at the clock."""
+"""Seconds between checks of the clock."""
 EXPIRED: Final = 0.02
-"""Seconds past its end at which access is ended: not a tick later."""
+"""Seconds after its expiry at which access ends; it does not wait for the next tick."""
 INSIST: Final = 0.2
-"""Seconds after which a task that was cancelled, and goes on, is cancelled again."""
+"""Seconds after which a cancelled task that is still running is cancelled again."""
 DRAIN: Final = 1.5
-"""Seconds that each step of an orderly end may take."""
+"""The limit, in seconds, of each step of an orderly shutdown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,7 @@ class Daemon:
     registry: tuple[int, Address] | None
     """Chain id and contract that the settings name; a store of any other registry is not used."""
     keep_interface: bool
-    """Leave the tunnel up at the end."""
+    """Leave the tunnel up after shutdown."""
     event_log: EventLog
     event_logger: EventLogger
     keys: OwnKeys
@@ -90,14 +91,14 @@ class Daemon:
     reporter: Reporter
     audit_writer: AuditWriter
     firewall_controller: FirewallController | None
-    """The packet filter, if one is wanted."""
+    """The packet filter; None if the settings turn it off."""
     key_rotation: KeyRotation | None
-    """Carries key changes out, if the key is ours to change."""
+    """Carries out key rotations; None if the key is not ours to change."""
     key_expiry: KeyExpiry | None
-    """Has the key changed by its age, if the settings ask for that."""
+    """Rotates the key by its age; None if the settings do not ask for that."""
 
     async def run(self, stop: asyncio.Event, services: Mapping[str, Callable[[], Awaitable[None]]]) -> None:
-        """Run until ``stop`` is set, with further services by name; raises what a task failed with."""
+        """Run until ``stop`` is set, with further services by name; raises a failed task's error."""
         await self._restore()
         tasks: dict[str, Callable[[], Awaitable[None]]] = {
             "chain": self.chain.run,
@@ -130,7 +131,7 @@ class Daemon:
         await self._drain()
 
     async def _restore(self) -> None:
-        """Bring back what was stored, so that the tunnel comes up even if no endpoint answers."""
+        """Load the stored registry, so that the tunnel comes up even if no RPC endpoint replies."""
         checkpoint: Checkpoint | None = None
         try:
             checkpoint = await self.persistence.store.load()
@@ -153,7 +154,7 @@ class Daemon:
         )
 
     async def _drain(self) -> None:
-        """Write what is left, take the interface away or let go of it; no step holds up another for long."""
+        """Write what is left, then remove or leave the interface; each step has a time limit."""
         steps = (
             self.persistence.flush(),
             self.handshakes.last_look(),
@@ -169,7 +170,7 @@ class Daemon:
         _log.info("node.stopped", interface="kept" if self.keep_interface else "removed")
 
     async def _tick(self) -> None:
-        """End access when it expires; have the device compared every audit."""
+        """End access when it expires; request a repair at every resync."""
         members, clock = self.tunnel.members, self.tunnel.clock
         compared = clock.monotonic()
         while True:
@@ -183,7 +184,7 @@ class Daemon:
                 self.reconciler.request_repair()
 
     async def _watch_moves(self) -> None:
-        """Have the device compared when a peer is to be reached elsewhere after all."""
+        """Request a repair when it would move a peer to another endpoint."""
         while True:
             await asyncio.sleep(TICK)
             if self.reconciler.may_move(self.peer_stats.peers):
@@ -193,8 +194,9 @@ class Daemon:
 async def _end(tasks: Collection[asyncio.Task[None]]) -> None:
     """Cancel tasks until they have ended.
 
-    Once is not enough: a TaskGroup (Python 3.11 and 3.12) whose child fails in the very moment that it is
-    cancelled reports the failure and forgets the cancellation, and a loop that absorbs such failures goes on.
+    Once is not enough. A TaskGroup (Python 3.11 and 3.12) whose child fails at the moment of its
+    cancellation reports the failure and drops the cancellation. A loop that absorbs such failures
+    then goes on.
     """
     while unfinished := [task for task in tasks if not task.done()]:
         for task in unfinished:

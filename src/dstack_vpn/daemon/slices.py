@@ -1,4 +1,4 @@
-"""Going through thousands of things without keeping an event waiting."""
+"""Iteration over thousands of items without blocking the event loop."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -8,7 +8,7 @@ _T = TypeVar("_T")
 
 
 async def slices(items: Sequence[_T], size: int) -> AsyncIterator[Sequence[_T]]:
-    """The items, ``size`` at a time; after each part, what else is ready gets its turn."""
+    """Yield the items in parts of ``size``; yields to the event loop after each part."""
     for start in range(0, len(items), size):
         yield items[start : start + size]
         await asyncio.sleep(0)

@@ -16,10 +16,10 @@ from dstack_vpn.errors import EndpointError, WrongChainError
 from dstack_vpn.ports import ChainSession
 
 RELOAD_ABOVE: Final = 20_000
-"""Blocks: a longer gap is not fetched log by log where the contract can enumerate."""
+"""Blocks: a longer gap is not fetched log by log if the contract can enumerate."""
 SAFE_DEPTH: Final = 64
-"""Blocks below the head that count as final on a chain that does not say; where a contract can't enumerate,
-a resync reads the logs of that many again."""
+"""Blocks below the head that count as final on a chain without a finalized tag. If a contract can't
+enumerate, a resync reads the logs of that many blocks again."""
 RESYNC_DEADLINE: Final = 60.0
 """Seconds for an endpoint to return the whole registry."""
 
@@ -83,6 +83,6 @@ async def _from_logs(follower: Follower, session: ChainSession, head: BlockRef) 
     base = registry_of(each for each in events if each.block_number <= final.number)
     tokens = sorted(registry_of(events).nodes)
     observed = await session.read_tokens(tokens, head) if tokens else []
-    # Nothing can fail from here on: a registry that is known is one that the peers are derived from.
+    # Nothing can fail from here on: peers are derived from the registry as soon as it is known.
     follower.restore(base, final, events, head)
     follower.audited(head, observed)

@@ -101,7 +101,7 @@ class ChainLoop:
             _log.error("brake.unconfirmed", problem=str(error) or "the endpoint has not answered in time")
             return set()
         registry = Registry.of(x.node for x in observed if x.node is not None)
-        # A state that was just read does not always tell since when a key has been there.
+        # A state that was just read does not always include the time of its last key change.
         access = self.state.members.access_over(registry)
         access = replace(access, height=head.number, confirmations=0, quorum=None, admission=EVERYONE)
         standing = {key for key in held if access.decide(key, self.state.members.now()).granted}
@@ -138,7 +138,7 @@ class ChainLoop:
                 error = error.exceptions[0]
             if isinstance(error, EndpointError) and self._is_no_progress(tip):
                 error = BehindError(str(error))
-            # One plain error, so that the source sees what it was.
+            # A single error, because the source handles it by its type.
             raise error from None
 
     def _is_no_progress(self, tip: BlockRef | None) -> bool:

@@ -1,8 +1,8 @@
-"""One session with one endpoint, driven by the core's follower.
+"""One session with one RPC endpoint, driven by the core's follower.
 
-All that the endpoint says, and all that it answers, goes through one bounded queue into the follower, in
-the order of arrival; what the follower asks for is fetched by tasks of the session's own group. When the
-session fails, everything it had under way ends with it.
+The endpoint's notifications and replies pass through one bounded queue into the follower, in the
+order of arrival. Tasks of the session's own group fetch the data that the follower asks for. When
+the session fails, all of its tasks end.
 """
 
 import asyncio
@@ -36,16 +36,16 @@ from dstack_vpn.ports import ChainFact, ChainSession, Unannounced
 _log = structlog.get_logger(component="chain")
 
 QUEUE: Final = 4096
-"""Facts and answers that may wait; when it is full, reading from the endpoint pauses."""
+"""The limit of queued facts and replies; when it is reached, reading from the endpoint pauses."""
 LATE: Final = 0.15
-"""Seconds after a head until its logs, if none has come, are asked for."""
+"""Seconds to wait for the logs of a new head before they are requested."""
 SLICE: Final = 250
-"""Tokens that are compared without a pause."""
+"""The number of tokens that are compared without yielding to the event loop."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """What a fetch has brought."""
+    """The result of a fetch."""
 
     fetch: Fetch
     result: BlockRef | list[LoggedEvent] | None
@@ -53,7 +53,7 @@ class _Answer:
 
 @dataclass(frozen=True, slots=True)
 class _Reading:
-    """States that were read after a block."""
+    """Token states that were read as of a block."""
 
     at: BlockRef
     observed: list[TokenState]
@@ -64,29 +64,29 @@ Item: TypeAlias = ChainFact | Unannounced | _Answer | _Reading | Reload | ChainE
 
 @dataclass(slots=True)
 class SessionDriver:
-    """What lives as long as one connection to one endpoint."""
+    """The state and the tasks of one connection to one endpoint."""
 
     state: ChainState
     session: ChainSession
     group: asyncio.TaskGroup
     queue: asyncio.Queue[Item] = field(default_factory=lambda: asyncio.Queue(QUEUE))
     _compared: BlockRef | None = None
-    """The block up to which everything was compared."""
+    """The block up to which the whole registry was compared."""
     _settle: asyncio.Event = field(default_factory=asyncio.Event)
     _over: asyncio.Event = field(default_factory=asyncio.Event)
     _error: ChainError | None = None
-    """What the session is to end with."""
+    """The error that the session ends with."""
     _subscribed: bool = False
-    """Whether a fact has come: only the logs of blocks after the first are announced."""
+    """Set after the first head: the endpoint announces only the logs of later blocks."""
     _logged: str = ""
-    """The block of the last log that was announced, by its hash."""
+    """The hash of the block of the last announced log."""
     _read_after: str = ""
-    """The block that tokens were last read after, by its hash..."""
+    """The hash of the block at which tokens were last read again."""
     _read_there: set[TokenId] = field(default_factory=set)
-    """...and which: another log of that block leaves nothing open about them."""
+    """The tokens that were read there; further logs of that block need no other reading of them."""
 
     async def pump(self) -> None:
-        """Move what the endpoint says by itself into the queue."""
+        """Move the endpoint's notifications into the queue. Raises `EndpointError` when they end."""
         async for fact in self.session.facts():
             if isinstance(fact, BlockRef):
                 self.state.lag.shown(self.session.name, fact.number, self.state.clock.monotonic())
@@ -94,7 +94,10 @@ class SessionDriver:
         raise EndpointError("the endpoint has ended the subscription")
 
     async def begin(self) -> None:
-        """Bring the registry to the session's head: from its state, from its logs, or from where we were."""
+        """Bring the registry to the session's head, by the logs since our tip if possible.
+
+        Without a tip, or if our blocks are discredited, the whole registry is read.
+        """
         follower = self.state.follower
         follower.subscribed_from(None)
         head = await self._head()
@@ -108,7 +111,7 @@ class SessionDriver:
             self.state.connected(self.session.name)
 
     async def drive(self) -> None:
-        """Feed the follower for as long as the session lasts."""
+        """Feed the queue's items to the follower. Raises the `ChainError` that ends the session."""
         item = await self.queue.get()
         while True:
             seen = self.state.clock.monotonic()
@@ -118,7 +121,8 @@ class SessionDriver:
             if self.state.problem is not None and not self.state.follower.walking:
                 self.state.connected(self.session.name)
             waiting = None if self.queue.empty() else self.queue.get_nowait()
-            # Events that came together go to the device together, so that the brake sees how many they are.
+            # Events that arrive together reach the device together, so that the mass removal guard
+            # counts all of them.
             if not isinstance(waiting, LoggedEvent):
                 await asyncio.sleep(0)
             item = waiting or await self.queue.get()
@@ -146,7 +150,7 @@ class SessionDriver:
                 return []
 
     async def resync_forever(self) -> None:
-        """Compare everything with the contract, again and again."""
+        """Compare the whole registry with the contract at every interval, until cancelled."""
         while True:
             await asyncio.sleep(self.state.resync_interval)
             try:
@@ -155,7 +159,7 @@ class SessionDriver:
                 await self.queue.put(error)
 
     async def audit(self) -> None:
-        """Read the registry's state at our tip, and what has become final. Raises `ChainError`."""
+        """Compare the registry at our tip, then apply finality. Raises `ChainError`."""
         follower, state = self.state.follower, self.state
         tip = follower.tip
         if tip is None or follower.walking:
@@ -174,18 +178,18 @@ class SessionDriver:
             state.members.confirmed()
 
     async def correct(self, at: BlockRef, observed: Sequence[TokenState]) -> None:
-        """Have what we hold corrected by what was read after that block, where it differs."""
+        """Queue a correction of the tokens whose state at that block differs from ours."""
         if wrong := await self._contradictions(observed):
             _log.warning("registry.resync_differs", tokens=[x.token_id for x in wrong[:20]], count=len(wrong))
             await self.queue.put(_Reading(at, wrong))
 
     def compared(self, at: BlockRef) -> None:
-        """Somebody else has compared everything up to that block: have it settled."""
+        """Record that a resync compared everything up to that block, and request finality."""
         self._compared = at
         self._settle.set()
 
     async def settle_forever(self) -> None:
-        """See what is final after each comparison. Raises `ChainError`."""
+        """Apply finality after each comparison, until cancelled. Raises `ChainError`."""
         while True:
             await self._settle.wait()
             self._settle.clear()
@@ -193,7 +197,7 @@ class SessionDriver:
                 await self.settle(self._compared)
 
     async def settle(self, tip: BlockRef) -> None:
-        """Everything was compared up to our block: see which blocks are final. Raises `ChainError`."""
+        """Apply finality after a comparison up to our block ``tip``. Raises `ChainError`."""
         state = self.state
         state.compared(tip)
         final, above = await final_block(self.session, tip), len(state.follower.timeline.events)
@@ -202,29 +206,29 @@ class SessionDriver:
             await state.changed.put(Began())
 
     def end(self, error: ChainError) -> None:
-        """Have the session end with that error, whatever it is doing."""
+        """End the session with that error; the first error counts."""
         self._error = self._error or error
         self._over.set()
 
     def restart(self, reason: str) -> None:
-        """Have everything read again."""
+        """Request another reading of the whole registry; do nothing if the queue is full."""
         with suppress(asyncio.QueueFull):
             self.queue.put_nowait(Reload(reason))
 
     async def until_ended(self) -> None:
-        """Raise the error that the session is to end with."""
+        """Wait for the error that ends the session, and raise it."""
         await self._over.wait()
         assert self._error is not None
         raise self._error
 
     async def _contradictions(self, observed: Sequence[TokenState]) -> list[TokenState]:
-        """What says anything else than our registry; a few hundred at a time, so that no event waits."""
+        """Return the states that contradict our registry; yield between slices."""
         wrong: list[TokenState] = []
         async for part in slices(observed, SLICE):
             wrong += [x for x in part if contradicts(self.state.follower.registry, x)]
         return wrong
 
-    # -- what the follower asks for -------------------------------------------------------------------
+    # -- commands of the follower ---------------------------------------------------------------------
 
     async def _obey(self, commands: Iterable[Command], seen: float) -> None:
         for command in commands:
@@ -249,7 +253,10 @@ class SessionDriver:
             await self.queue.put(error)
 
     async def _look(self, block: BlockRef) -> None:
-        """Ask for a block's logs, unless some have come by then. Absorbs `ChainError`: the audit will see."""
+        """Request a block's logs if none arrives within `LATE`.
+
+        Absorbs `ChainError`: the next resync finds what was missed.
+        """
         await asyncio.sleep(LATE)
         if self._logged == block.hash:
             return
@@ -269,7 +276,7 @@ class SessionDriver:
                 return await self.session.events_up_to(first, last)
 
     async def _head(self) -> BlockRef:
-        """Ask for the latest block; raises `BehindError` if the endpoint stays where we were long ago."""
+        """Return the latest block; raises `BehindError` if we passed its height long ago."""
         head = await self.session.head()
         state, name = self.state, self.session.name
         tip, now = state.follower.tip, state.clock.monotonic()
@@ -286,7 +293,7 @@ class SessionDriver:
         await state.changed.put(advanced)
 
     def _reread(self, advanced: Advanced) -> None:
-        """Have tokens read again whose events leave open what they are now, once their block is ours."""
+        """Read the tokens again whose events do not determine their state, once our tip has them."""
         state = self.state
         registry = state.follower.registry
         for logged in advanced.added:
@@ -316,7 +323,7 @@ class SessionDriver:
         await self.queue.put(_Reading(at, observed))
 
     def _take_reading(self, at: BlockRef, observed: list[TokenState]) -> list[Command]:
-        if not self.state.follower.stands_on(at):  # a reorg has overtaken us: the next step reads again
+        if not self.state.follower.stands_on(at):  # after a reorg, the next step reads them again
             tokens = {x.token_id for x in observed}
             self.state.unread.update(tokens)
             self._read_there -= tokens

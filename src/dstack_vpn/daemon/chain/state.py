@@ -1,4 +1,4 @@
-"""What the chain's sessions share, and what outlives each of them."""
+"""The chain state that all sessions share and that outlives each of them."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -21,7 +21,10 @@ _log = structlog.get_logger(component="chain")
 
 @dataclass(frozen=True, slots=True)
 class Began:
-    """The registry was read anew, or more of it has become final: what is stored can be replaced."""
+    """A notice that the registry was read again or more of it is final.
+
+    The store's content can then be replaced.
+    """
 
 
 @dataclass(slots=True)
@@ -42,7 +45,7 @@ class ChainState:
     lag: Lag = field(default_factory=Lag)
     """The lag of our tip behind the endpoints' heads."""
     discredited: bool = False
-    """Whether our blocks were found to be made up, so that the next session has to read everything."""
+    """Set when k endpoints lack our blocks: the next session has to read the whole registry."""
     fresh: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when another endpoint is followed, or the same one again."""
     reorgs: int = 0
@@ -81,7 +84,7 @@ class ChainState:
         )
 
     def connected(self, name: str) -> None:
-        """Follow the endpoint ``name`` from now on: the registry takes its state."""
+        """Record that the endpoint ``name`` is followed from now on."""
         if self.problem is not None or self.endpoint != name:
             self._since = self.clock.now()
             self.fresh.set()
@@ -91,7 +94,7 @@ class ChainState:
             self.members.confirmed()  # else a quorum has to confirm it
 
     def saw(self, head: BlockRef) -> None:
-        """Take note of the endpoint's newest block; its time shows whether our clock is right."""
+        """Record the endpoint's newest block; its time shows whether our clock is right."""
         now = self.clock.now()
         self._head, self._head_seen = head, now
         problem = clock_problem(now - head.timestamp, paced=self.members.paced) if head.timestamp else None
@@ -100,14 +103,14 @@ class ChainState:
         self._clock_problem = problem
 
     def down(self, error: ChainError) -> None:
-        """Follow no endpoint for now."""
+        """Record that no endpoint is followed, and the reason."""
         if self.problem is None:
             self._since = self.clock.now()
             self.publish(EndpointLost(str(error)))
         self.problem, self.endpoint = str(error), None
 
     def measure_lag(self) -> tuple[float, int]:
-        """Return the seconds and blocks by which our tip is behind what endpoints have shown."""
+        """Return the seconds and blocks by which our tip is behind the endpoints' heads."""
         now, tip = self.clock.monotonic(), self.follower.tip
         if tip is not None:
             self.lag.stands(tip, now)

@@ -54,7 +54,7 @@ class EndpointVerifier:
                 self._session = None
 
     async def query(self, question: Question) -> Reply:
-        """See `ports.Verifier.query`. An endpoint that lags or not connected has `PATIENCE`."""
+        """See `ports.Verifier.query`. An endpoint that lags or is not connected has `PATIENCE`."""
         try:
             async with asyncio.timeout(PATIENCE):
                 await self._connected.wait()

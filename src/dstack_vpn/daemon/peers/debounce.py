@@ -1,4 +1,4 @@
-"""When to read and compare the whole device: a moment after the last event, and not too often."""
+"""The schedule of full device comparisons: soon after the last event, at a bounded rate."""
 
 import asyncio
 from contextlib import suppress
@@ -11,31 +11,31 @@ from dstack_vpn.ports import Clock
 QUIET: Final = 0.3
 """Seconds of quiet after the last event until the full comparison."""
 LIMIT: Final = TimeShare(parts=200, least=3.0)
-"""When it is made even if events go on: no change can enter the device while it is read."""
+"""The longest delay while events go on: no change can enter the device while it is read."""
 
 
 @dataclass(slots=True)
 class Debounce:
-    """Many requests, answered by one comparison."""
+    """Combines many requests into one comparison."""
 
     clock: Clock
     cost: float = 0.0
-    """Seconds that reading the device took, the last time."""
+    """Seconds that the last reading of the device took."""
     _requested: asyncio.Event = field(default_factory=asyncio.Event)
     _at: float = 0.0
-    """When it was last requested (monotonic)."""
+    """The time of the last request (monotonic seconds)."""
 
     def request(self) -> None:
-        """Have a comparison made, a moment from now."""
+        """Request a comparison; it is made `QUIET` seconds after the last request."""
         self._at = self.clock.monotonic()
         self._requested.set()
 
     def took(self, seconds: float) -> None:
-        """Take note of how long it took to read the device."""
+        """Record the seconds that it took to read the device."""
         self.cost = seconds
 
     async def due(self, pause: float | None) -> None:
-        """Return when a requested comparison is due, or where none was requested, after ``pause`` seconds."""
+        """Return when a requested comparison is due, or after ``pause`` seconds without a request."""
         with suppress(TimeoutError):
             await asyncio.wait_for(self._requested.wait(), pause)
         began = self.clock.monotonic()

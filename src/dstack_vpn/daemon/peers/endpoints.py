@@ -1,11 +1,12 @@
-"""Host names of peers' endpoints, resolved aside from everything else.
+"""The host names of peers' endpoints, resolved in the background.
 
-Nothing ever waits for a name: the membership asks `by_udp`, which answers from what is known, and peers whose
-name is resolved later, or differently, are updated then.
+No caller waits for a name. The membership calls `by_udp`, which returns the known address. Peers
+whose name resolves later, or to another address, are updated then.
 
-Members choose these names, and a name can be made never to resolve. So each peer has one name, and the one
-before it is forgotten. A peer has at most `PER_PEER` lookups under way, superseded ones included. Peers whose
-lookups fail share half of the room, come after all others, and wait longer after each failure.
+Members choose these names, and a member can choose one that never resolves. So each peer has one
+name; the previous one is forgotten. A peer has at most `PER_PEER` concurrent lookups, superseded
+ones included. Peers whose lookups fail share half of the slots, come after all others, and wait
+longer after each failure.
 """
 
 import asyncio
@@ -25,30 +26,30 @@ from dstack_vpn.ports import Clock, Resolver
 _log = structlog.get_logger(component="endpoints")
 
 REFRESH: Final = 300.0
-"""Seconds until a name that resolved is asked for again."""
+"""Seconds until a resolved name is resolved again."""
 RETRY: Final = 15.0
-"""Seconds until a name that did not is, twice as long each time up to `REFRESH`."""
+"""Seconds until a failed lookup is repeated; doubled after each failure, up to `REFRESH`."""
 PARALLEL: Final = 32
-"""Lookups under way at once; half of them at most for peers whose lookups fail."""
+"""The limit of concurrent lookups; at most half of them are for peers whose lookups fail."""
 PER_PEER: Final = 2
-"""Lookups under way for a peer: a corrected name need not wait for the wrong one."""
+"""The limit of concurrent lookups for a peer: a corrected name does not wait for the wrong one."""
 UNUSED: Final = 3600.0
-"""Seconds after which it is asked whether a name that nobody looked up is still in use."""
+"""Seconds without use after which a name is checked for peers that still have it."""
 FORGIVEN: Final = 8192
-"""Peers whose failures are remembered; with more, those of peers without a name are forgotten."""
+"""The number of peers whose failures are kept; beyond it, those without a name are dropped."""
 TICK: Final = 1.0
-"""Seconds between looks at which names are due."""
+"""Seconds between checks for names that are due."""
 
 
 @dataclass(slots=True, eq=False)
 class _Name:
     asked: float
-    """When it was first asked for (monotonic seconds)."""
+    """The time of the first request (monotonic seconds)."""
     address: SocketAddress | None = None
     due: float = 0.0
     used: float = 0.0
     keys: set[PublicKey] = field(default_factory=set)
-    """The peers that are reached by it."""
+    """The peers that have this name."""
     running: bool = False
 
 
@@ -57,14 +58,14 @@ class _Lookup:
     endpoint: Endpoint
     name: _Name
     asking: tuple[PublicKey, ...]
-    """The peers whose room it takes."""
+    """The peers whose slots it occupies."""
     failing: bool
-    """Whether lookups for them have failed."""
+    """Set if lookups for them have failed."""
 
 
 @dataclass(slots=True)
 class EndpointBook:
-    """What the peers' host names resolve to."""
+    """The addresses of the peers' host names."""
 
     resolver: Resolver
     clock: Clock
@@ -72,16 +73,16 @@ class EndpointBook:
     _wanted: dict[PublicKey, Endpoint] = field(default_factory=dict)
     """Each peer's name."""
     _failures: dict[PublicKey, int] = field(default_factory=dict)
-    """How often the lookups for a peer have failed in a row, of whichever name."""
+    """The number of consecutive failed lookups for each peer, of any name."""
     _busy: Counter[PublicKey] = field(default_factory=Counter)
-    """How many lookups are under way for a peer."""
+    """The number of running lookups for each peer."""
     _running: int = 0
     _failing: int = 0
-    """Of the lookups under way, those for peers whose lookups fail."""
+    """The number of running lookups for peers whose lookups fail."""
     _work: asyncio.Event = field(default_factory=asyncio.Event)
 
     def by_udp(self, key: PublicKey, peer_endpoint: PeerEndpoint) -> SocketAddress | None:
-        """A peer's own UDP address, as far as it has one and it is known; a name is resolved soon."""
+        """Return a peer's own UDP address, or None if it has none or its name is not resolved yet."""
         if peer_endpoint.udp is None or peer_endpoint.udp.address is not None:
             self._leave(key)
             return None if peer_endpoint.udp is None else peer_endpoint.udp.address
@@ -89,18 +90,18 @@ class EndpointBook:
 
     @property
     def in_use(self) -> bool:
-        """Whether any peer is reached by a name."""
+        """True if any peer has a host name."""
         return bool(self._names)
 
     def refresh(self, endpoints: Iterable[Endpoint]) -> None:
-        """Ask for these names again now: nothing came from where they pointed to."""
+        """Resolve these names again now: no packet came from their addresses."""
         for endpoint in endpoints:
             if name := self._names.get(endpoint):
                 name.due = 0.0
                 self._work.set()
 
     def forget_unused(self, in_use: Callable[[Collection[Endpoint]], Collection[Endpoint]]) -> None:
-        """Forget the names that no peer has any more; ``in_use`` returns which of some names still are."""
+        """Forget the names that no peer has any more; ``in_use`` returns those that are in use."""
         now = self.clock.monotonic()
         idle = {endpoint for endpoint, name in self._names.items() if now - name.used > UNUSED}
         if not idle:
@@ -114,7 +115,7 @@ class EndpointBook:
                     self._leave(key)
 
     async def resolve_due(self) -> list[Endpoint]:
-        """Resolve what is due; returns the names whose address has changed."""
+        """Resolve the names that are due; return those whose address has changed."""
         changed: list[Endpoint] = []
         async with asyncio.TaskGroup() as group:
             while self._begin(group, changed.extend) or self._running:
@@ -126,7 +127,7 @@ class EndpointBook:
         resolved: Callable[[Iterable[Endpoint]], None],
         in_use: Callable[[Collection[Endpoint]], Collection[Endpoint]],
     ) -> None:
-        """Resolve names when they are due; ``resolved`` gets each name whose address has changed."""
+        """Resolve names when they are due; pass each name with a changed address to ``resolved``."""
         async with asyncio.TaskGroup() as group:
             while True:
                 self.forget_unused(in_use)
@@ -134,7 +135,7 @@ class EndpointBook:
                 await self.wait(TICK)
 
     async def wait(self, at_most: float) -> None:
-        """Wait until there may be something to resolve."""
+        """Wait until a name may be due, or for ``at_most`` seconds."""
         try:
             await asyncio.wait_for(self._work.wait(), at_most)
         except TimeoutError:
@@ -155,7 +156,7 @@ class EndpointBook:
         return name.address
 
     def _leave(self, key: PublicKey) -> None:
-        """The peer has another name, or none."""
+        """Remove the peer's name: it has another one, or an address, or no endpoint."""
         endpoint = self._wanted.pop(key, None)
         if endpoint is None:
             return
@@ -169,7 +170,7 @@ class EndpointBook:
     # -- lookups --------------------------------------------------------------------------------------
 
     def _begin(self, group: asyncio.TaskGroup, resolved: Callable[[Iterable[Endpoint]], None]) -> int:
-        """Begin the lookups for which there is room; returns how many."""
+        """Begin the lookups for which there are slots; return their number."""
         begun = 0
         for failures, endpoint in self._due():
             if self._running >= PARALLEL:
@@ -187,7 +188,7 @@ class EndpointBook:
         return begun
 
     def _due(self) -> list[tuple[int, Endpoint]]:
-        """The names to look up and how often that has failed: fewest failures first, then the newest."""
+        """Return the names that are due, with their failures: fewest failures first, then newest."""
         now = self.clock.monotonic()
         due = [
             (min(self._failures.get(key, 0) for key in name.keys), -name.asked, endpoint)
@@ -232,7 +233,7 @@ class EndpointBook:
 
 
 def overdue(state: DeviceState, before: Mapping[PublicKey, PeerState], now: float) -> set[PublicKey]:
-    """Peers that we send to and that have not completed a handshake for longer than a session lives."""
+    """Return the peers that we send to without a handshake within the life of a session."""
     return {
         key
         for key, peer in state.peers.items()

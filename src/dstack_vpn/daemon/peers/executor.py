@@ -1,7 +1,8 @@
-"""Carries plans out on the device, which changes nothing atomically, and knows what came of them.
+"""Execution of plans on the device, which has no atomic changes, and their outcome.
 
-Removals go first and alone: whatever fails afterwards, what was revoked is out. Grants that fail are undone
-and tried one by one, so that one bad peer keeps no other out. Only this module changes peers on the device.
+Removals go first and alone, so a later failure never keeps a revoked peer. Grants that fail are
+undone and tried one by one, so that one bad peer does not keep others out. Only this module changes
+peers on the device.
 """
 
 import asyncio
@@ -20,34 +21,34 @@ from dstack_vpn.errors import DeviceError, DeviceGoneError
 from dstack_vpn.ports import Publish
 
 _KEEPALIVE: Final = 25
-"""Seconds, for a moment."""
+"""Seconds of the temporary keepalive that triggers an initiation."""
 Places: TypeAlias = Mapping[PublicKey, SocketAddress | None]
-"""Where to send for each peer; None: to where WireGuard has it."""
+"""The address to send to for each peer; None: keep WireGuard's own."""
 
 
 @dataclass(slots=True)
 class PlanExecutor:
-    """Changes the device's peers. Whoever plans and carries out holds `lock` meanwhile."""
+    """Changes the device's peers. A caller holds `lock` while it plans and carries out."""
 
     tunnel: Tunnel
     members: Members
     publish: Publish
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     present: dict[PublicKey, TokenId | None] = field(default_factory=dict)
-    """The peers that the device has, as far as we know, and the token of each."""
+    """The peers that the device has, to our knowledge, and the token of each."""
     sent: dict[PublicKey, SocketAddress] = field(default_factory=dict)
-    """The endpoint that each was given last."""
+    """The last endpoint that the device received for each peer."""
     applied: int = 0
-    """Changes that the device has acknowledged."""
+    """The number of acknowledged changes."""
     plans: int = 0
-    """Plans that the device took whole."""
+    """The number of plans that the device applied completely."""
     failed: int = 0
-    """Plans that it did not."""
+    """The number of plans that failed."""
     rolled_back: int = 0
-    """Of these, the plans whose grants were taken back to try them one by one."""
+    """The number of failed plans whose grants were undone and tried one by one."""
 
     def found(self, state: DeviceState) -> None:
-        """Take the device's peers from what was just read."""
+        """Record the device's peers from a reading."""
         self.present = {key: self.token_of(key) for key in state.peers}
 
     def token_of(self, key: PublicKey) -> TokenId | None:
@@ -68,7 +69,10 @@ class PlanExecutor:
         self.plans += 1
 
     async def point(self, key: PublicKey, endpoint: SocketAddress) -> None:
-        """Send a peer's endpoint again: the device has followed the peer elsewhere. Absorbs device errors."""
+        """Set a peer's endpoint again after the device followed the peer elsewhere.
+
+        Absorbs device errors.
+        """
         async with self.lock:
             peer = self.members.membership.peers.get(key)
             if peer is not None and peer.endpoint == endpoint and self.tunnel.up.is_set():
@@ -76,10 +80,11 @@ class PlanExecutor:
                     await self.tunnel.device.apply([SetPeer(key, endpoint)])
 
     async def initiate(self, places: Places, *, anew: bool = False) -> None:
-        """Have WireGuard send these peers a handshake initiation, to these places. Absorbs device errors.
+        """Make WireGuard send these peers a handshake initiation, to these places.
 
-        With ``anew`` they are removed and set before: WireGuard sends a peer one initiation in 5 s, and a new
-        peer has had none. Keys that are no members any more are left out.
+        With ``anew`` they are removed and set first: WireGuard sends a peer one initiation in 5 s,
+        and a new peer has had none. Keys that are not members any more are skipped. Absorbs device
+        errors.
         """
         async with self.lock:
             wanted = self.members.membership.peers
@@ -89,7 +94,7 @@ class PlanExecutor:
             fresh: list[PeerChange] = []
             for key in peers if anew else ():
                 fresh += [RemovePeer(key), SetPeer(key, allowed_ips=peers[key].allowed_ips)]
-            # A keepalive that is turned on is sent at once, and with it an initiation.
+            # Turning a keepalive on sends one at once, and with it an initiation.
             off = [SetPeer(key, places[key], keepalive=0) for key in peers]
             on = [SetPeer(key, keepalive=_KEEPALIVE) for key in peers]
             as_it_was = [SetPeer(key, keepalive=peer.keepalive) for key, peer in peers.items()]
@@ -121,7 +126,7 @@ class PlanExecutor:
         self._note(others)
 
     async def _one_by_one(self, steps: tuple[Step, ...]) -> None:
-        """Undo a batch that was refused, and try its steps alone."""
+        """Undo a refused batch, and try its steps one by one."""
         self.rolled_back += 1
         await self.tunnel.device.apply(Plan(steps).undo)
         for step in steps:
@@ -137,7 +142,7 @@ class PlanExecutor:
                 self._note((step,))
 
     def _note(self, steps: tuple[Step, ...]) -> None:
-        """Remember what the device has acknowledged."""
+        """Record the steps that the device has acknowledged."""
         for step in steps:
             match step.change:
                 case RemovePeer(key):

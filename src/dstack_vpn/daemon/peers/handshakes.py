@@ -43,14 +43,14 @@ JITTER: Final = 0.25
 CALLS: Final = 4
 """The limit of initiations, with a longer pause before each; WireGuard then retries by itself."""
 CALLED_AGAIN: Final = 200
-"""Peers at most that are called again: to set many anew holds up the device."""
+"""The limit of peers that are called again: setting many again blocks the device."""
 
 
 class Initiate(Protocol):
-    """Has WireGuard send peers a handshake initiation, to these places; raises nothing."""
+    """Makes WireGuard send peers a handshake initiation, to these places; raises nothing."""
 
     async def __call__(self, places: Places, *, anew: bool = False) -> None:
-        """With ``anew`` the peers are first removed and set again."""
+        """Initiate; with ``anew`` the peers are first removed and set again."""
 
 
 @dataclass(slots=True)
@@ -63,7 +63,7 @@ class _Call:
 
 @dataclass(slots=True)
 class HandshakeInitiator:
-    """Calls peers, and remembers where they were heard."""
+    """Initiates handshakes, and stores the last endpoint of each peer."""
 
     tunnel: Tunnel
     members: Members
@@ -76,13 +76,13 @@ class HandshakeInitiator:
     _lost: set[PublicKey] = field(default_factory=set, init=False)
     """Peers that lost their session."""
     _left: dict[PublicKey, float] = field(default_factory=dict, init=False)
-    """Peers that were removed while they had a session, and when (monotonic seconds)."""
+    """Peers that were removed while they had a session, with the time (monotonic seconds)."""
     _calls: dict[PublicKey, _Call] = field(default_factory=dict, init=False)
     """Peers with an initiation and without a session yet."""
     _news: asyncio.Event = field(default_factory=asyncio.Event, init=False)
 
     def saw(self, state: DeviceState) -> None:
-        """Take note of the device, as it was read just now."""
+        """Compare a reading of the device with the one before, to find lost sessions."""
         before = {} if self._state is None else self._state.peers
         now = self.tunnel.clock.monotonic()
         for key, peer in before.items():
@@ -98,11 +98,14 @@ class HandshakeInitiator:
         self._news.set()
 
     def call_again(self) -> None:
-        """The device's peers have no sessions any more: have them called."""
+        """Initiate handshakes with all peers: the device's sessions are gone."""
         self._called = self._state = None
 
     async def run(self) -> None:
-        """Call and remember until cancelled. Absorbs `StoreError`: what it can't keep is a convenience."""
+        """Initiate handshakes and store endpoints until cancelled.
+
+        Absorbs `StoreError`: stored endpoints are a convenience.
+        """
         try:
             known = await self.memory.load()
             self._known = {key: place for key, place in known.items() if self._is_usable(place)}
@@ -127,7 +130,7 @@ class HandshakeInitiator:
             await self._remember(state)
 
     async def last_look(self) -> None:
-        """At the end, while there is still a device: remember where peers are now. Absorbs device errors."""
+        """Store the peers' endpoints at shutdown, while the device exists. Absorbs device errors."""
         state = await self.tunnel.read()
         if state is not None:
             await self._remember(state)
@@ -147,10 +150,10 @@ class HandshakeInitiator:
             self._calls |= {key: _Call(place, self._due(key, 1)) for key, place in called.items()}
         _log.info("peers.called", peers=len(called))
 
-    # -- calls that were not answered -----------------------------------------------------------------
+    # -- initiations without a reply ------------------------------------------------------------------
 
     def _due(self, key: PublicKey, made: int) -> float:
-        """When to call again after so many calls: never at the same moment as the other side does."""
+        """Return the time of the next initiation after ``made``, apart from that of the other side."""
         first = bytes(self.members.own_key) < bytes(key)
         pause = AGAIN * made * (1 if first else 2)
         return self.tunnel.clock.monotonic() + pause + JITTER * _chance()
@@ -161,7 +164,7 @@ class HandshakeInitiator:
         return None if due == math.inf else max(due - self.tunnel.clock.monotonic(), 0.0)
 
     async def _call_those_without_session(self) -> None:
-        """Call those again that are due and have no session; forget those that have one, or are gone."""
+        """Initiate again with the peers that are due; drop those with a session and those gone."""
         now = self.tunnel.clock.monotonic()
         if not any(call.due <= now for call in self._calls.values()):
             return
@@ -184,7 +187,7 @@ class HandshakeInitiator:
                 del self._calls[key]
 
     def _is_usable(self, place: SocketAddress) -> bool:
-        """Whether a peer may be called there: it is another machine, outside of the tunnel."""
+        """Return whether the place is another machine, outside of the tunnel."""
         return self.members.policy.destinations.refusal(place.host) is None
 
     async def _remember(self, state: DeviceState) -> None:

@@ -1,7 +1,7 @@
-"""The registry as this node sees it: the follower's state, the decisions over it, and the peers that follow.
+"""The registry from this node's view: the follower's state, its decisions, and the resulting peers.
 
-Synchronous on purpose: an event is folded, decided about and handed on as peer deltas in one go, so nothing
-can come in between.
+The module is synchronous on purpose: an event is folded, decided and passed on as peer deltas
+without interruption.
 """
 
 from collections.abc import Callable, Collection, Iterable
@@ -51,70 +51,70 @@ SINGLY: Final = 50
 
 @dataclass(slots=True)
 class Members:
-    """What the chain says and what this node makes of it."""
+    """The chain's registry, and the decisions and peers that this node derives from it."""
 
     own_key: PublicKey
     identity: NodeIdentity
-    """How our own token is known, beside our key."""
+    """The identification of our own token in addition to our key."""
     addresses: AddressPlan
     policy: PeerPolicy
     confirmations: int
     clock: Clock
     paced: bool
-    """Whether blocks come at a known pace; on other chains anybody sets their time."""
+    """Set if blocks come at a known pace; on other chains any account can set their time."""
     lookup: Lookup
     quorum: Quorum | None
-    """What the RPC endpoints agree on; None if one is enough."""
+    """The state that the RPC endpoints agree on; None if one endpoint is enough."""
     staleness: Staleness
     submit: Callable[[list[Delta], float], None]
-    """Takes the deltas of one event, and when it arrived (monotonic seconds)."""
+    """Accepts the deltas of one event, and its arrival time (monotonic seconds)."""
     doubted: Callable[[], None]
-    """Called when there may be tokens that other endpoints have to be asked about."""
+    """Called when there may be tokens to query from other endpoints."""
     own_changed: Callable[[], None]
     """Called when our own token, and with it our address, has changed."""
     rekey: Callable[[AccessControl, float], PublicKey | None]
-    """Returns another key of ours that the registry names; called while ours is not in force."""
+    """Returns another key of ours that the registry has; called while ours is not in force."""
     publish: Publish
     follower: Follower = field(default_factory=Follower)
     synced: float | None = field(default=None, init=False)
-    """When the registry was last known to be what the chain says (Unix seconds)."""
+    """The time of the last confirmation by the chain (Unix seconds)."""
     stale: bool = field(default=False, init=False)
-    """The members come from the state directory; the chain has not confirmed them since the start."""
+    """Set while the members come from the state directory, without confirmation by the chain."""
     isolated: bool = field(default=False, init=False)
-    """There are no peers, because the registry is too old."""
+    """Set while there are no peers because the registry is too old."""
     membership: Membership = field(init=False)
     decisions: DecisionRecord = field(default_factory=DecisionRecord, init=False)
     admission: Admission = field(default=EVERYONE, init=False)
     causes: dict[TokenId, str] = field(default_factory=dict, init=False)
-    """The last event of each token that had one since the start: block and log index."""
+    """The last event of each token since the start: block and log index."""
     _seen: Registry = field(default_factory=Registry, init=False)
     """The registry that the peers were last derived from."""
     _expiry: ExpiryClock = field(default_factory=ExpiryClock, init=False)
     _timed: BlockRef | None = field(default=None, init=False)
-    """The block whose time was taken last."""
+    """The last block whose time was adopted."""
     _own_token: TokenId | None = field(default=None, init=False)
     _own_problem: str | None = field(default=None, init=False)
     _too_old: str | None = field(default=None, init=False)
-    """Why no member was restored from the state directory."""
+    """The reason that no member was restored from the state directory."""
     _age: float | None = field(default=None, init=False)
-    """The registry's, as of the last look (seconds)."""
+    """The registry's age at the last check (seconds)."""
     _last_own: Node | None = field(default=None, init=False)
-    """Our token as it was when it was last in force, and no other token had our key without reason."""
+    """Our token when it was last in force without a problem."""
 
     def __post_init__(self) -> None:
         self.membership = Membership(self.policy, self.lookup)
 
     def now(self) -> float:
-        """The Unix time by which access expires: the wall clock, corrected by block time."""
+        """Return the Unix time for access expiry: the wall clock, corrected by block time."""
         return self._expiry.now(self.clock.now(), self.clock.monotonic())
 
     @property
     def access(self) -> AccessControl:
-        """Decisions over the registry as it is now."""
+        """Access control over the present registry."""
         return self.access_over(self.follower.registry)
 
     def access_over(self, registry: Registry) -> AccessControl:
-        """Decisions over another state, from this node's point of view."""
+        """Return access control over another registry, from this node's view."""
         tip = self.follower.tip
         return AccessControl(
             registry,
@@ -129,7 +129,7 @@ class Members:
 
     @property
     def known(self) -> bool:
-        """Whether there are members to go by, from the chain or from the store."""
+        """True if the members are known, from the chain or from the store."""
         return self.synced is not None or self.stale
 
     def report(self) -> MembersReport:
@@ -152,10 +152,10 @@ class Members:
         decision = self.access.decide(self.own_key, self.now())
         return decision.node if decision.reason is Reason.OWN_KEY else None
 
-    # -- what happens ---------------------------------------------------------------------------------
+    # -- inputs ---------------------------------------------------------------------------------------
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Begin with what was stored: members that were final then, less those revoked since."""
+        """Begin with the stored state: members that were final then, without those revoked since."""
         base = Registry.of(checkpoint.nodes)
         self.follower.restore(base, checkpoint.finalized, checkpoint.events, checkpoint.tip)
         wall, monotonic = self.clock.now(), self.clock.monotonic()
@@ -173,14 +173,14 @@ class Members:
         self.stale = True
         self._too_old = self.staleness.restored(checkpoint.synced, wall, monotonic)
         if self._too_old is not None:
-            # Without members from the disk; who isolates does not go by an adopted interface's either.
+            # No members from the disk; a node that isolates does not keep an adopted interface's either.
             _log.error("members.too_old", problem=self._too_old)
             self._admit_only(frozenset(), Reason.ISOLATED)
             self.isolated = self.stale = self.staleness.policy is StalePolicy.ISOLATE
         self.rebuild(self.clock.monotonic())
 
     def grow_old(self) -> None:
-        """Time has passed: where it was too much without the chain, the policy says what becomes of them."""
+        """Apply the stale policy if the registry is too old without a confirmation by the chain."""
         now = self.clock.monotonic()
         self._age = self.staleness.age(now)
         if self.staleness.isolates(now) and not self.isolated:
@@ -190,7 +190,7 @@ class Members:
             self.rebuild(now)
 
     def confirmed(self) -> None:
-        """The chain has been read: from now on it alone says who is a member."""
+        """Record a confirmation by the chain: from now on it alone decides about members."""
         self._take_time()
         first, self.synced = self.synced is None, self.clock.now()
         self.staleness.confirmed(self.clock.monotonic())
@@ -203,13 +203,13 @@ class Members:
             self._too_old = None
             self.rebuild(self.clock.monotonic())
         if first:
-            # An interface that was adopted may hold what nobody grants any more.
+            # An adopted interface may have peers that are not granted any more.
             self.submit([], self.clock.monotonic())
             self.own_changed()
             self.judge_own()
 
     def advanced(self, advanced: Advanced, seen: float) -> None:
-        """The follower has moved: decide about whom that may concern, and hand the deltas on."""
+        """Decide about the tokens that a step of the follower concerns, and submit the deltas."""
         self._take_time()
         before, after = self._seen, advanced.registry
         self._seen = after
@@ -224,12 +224,12 @@ class Members:
             self.judge_own()
 
     def testified(self, tokens: Collection[TokenId]) -> None:
-        """Other endpoints have said something new about these tokens."""
+        """Decide again about these tokens after new replies of other endpoints."""
         if tokens:
             self._reconsider(tokens, self.clock.monotonic())
 
     def rebuild(self, seen: float) -> None:
-        """Decide about everything anew."""
+        """Decide about all tokens again."""
         self._report(self._seen, self.follower.registry, self.follower.registry.nodes)
         gone = self._seen.nodes.keys() - self.follower.registry.nodes.keys()
         self._seen = self.follower.registry
@@ -242,12 +242,12 @@ class Members:
         self.judge_own()
 
     def expire(self) -> None:
-        """Decide again about the tokens whose access has ended by now."""
+        """Decide again about the tokens whose access has expired."""
         self._reconsider((), self.clock.monotonic())
         self.judge_own()
 
     def reached_by(self, endpoints: Collection[Endpoint]) -> set[Endpoint]:
-        """Which of these some peer is reached by."""
+        """Return those of the endpoints that some peer has."""
         nodes = self.follower.registry.nodes
         found = (self.policy.endpoint_of(nodes[t]) for t in self.membership.tokens.values() if t in nodes)
         names = {
@@ -258,7 +258,7 @@ class Members:
         return names.intersection(endpoints)
 
     def resolved(self, endpoints: Iterable[Endpoint]) -> None:
-        """Host names have other addresses now: tell the peers that are reached by them."""
+        """Update the peers whose host names resolve to other addresses now."""
         changed = frozenset(endpoints)
         if not changed:
             return
@@ -272,28 +272,28 @@ class Members:
         )
 
     def reached_anew(self, keys: Iterable[PublicKey]) -> None:
-        """These peers are reached in another way now."""
+        """Update these peers: their address or path has changed."""
         deltas = self.membership.update(self.access, list(keys), self.now())
         self._dnat_rule(deltas, self.clock.monotonic())
 
     def named(self, key: PublicKey) -> tuple[TokenId | None, str | None]:
-        """Return a peer's token and node id, as far as it has them."""
+        """Return a peer's token and node id, or None for one that is unknown."""
         token = self.membership.tokens.get(key)
         node = None if token is None else self.follower.registry.get(token)
         return token, None if node is None or isinstance(node.node_id, Malformed) else node.node_id
 
     def pin(self, peers: dict[PublicKey, Peer] | None) -> None:
-        """Hold the peers to a set of the operator's choice, or (None) let go of it."""
+        """Restrict the peers to the operator's pinned set; None removes the pin."""
         self.publish(PinChanged(None if peers is None else len(peers)))
         self.membership.pin(peers)
         self.admission = replace(self.admission, pinned=None if peers is None else frozenset(peers))
         self.rebuild(self.clock.monotonic())
 
     def judge_own(self) -> None:
-        """Find out whether this node is a member itself, and what is wrong if not."""
+        """Check whether this node is a member itself, and log the problem if not."""
         own, problem = self.own_node, own_problem(self.access, self.now())
         if not self.known:
-            problem = None  # a registry that nobody has read yet says nothing about us
+            problem = None  # no conclusion before the registry was read
         elif own is not None and problem is None:
             self._last_own = own
         token = own.token_id if own is not None else None
@@ -308,7 +308,7 @@ class Members:
                 _log.warning("membership.problem", problem=problem)
 
     def _take_key(self) -> None:
-        """Where the registry has another key of ours for us by now, that is our key."""
+        """Adopt another key of ours if the registry has that one for us by now."""
         now = self.now()
         if self.own_node is None and (key := self.rekey(self.access, now)) is not None:
             self.own_key = key
@@ -317,7 +317,7 @@ class Members:
     # -- helpers --------------------------------------------------------------------------------------
 
     def _take_time(self) -> None:
-        """Take the time of our newest block, unless that is of a development chain: anybody sets its time."""
+        """Adopt our newest block's time, except on a development chain, where any account sets it."""
         tip = self.follower.tip
         if self.paced and tip is not None and tip.timestamp and tip != self._timed:
             self._timed = tip
@@ -328,7 +328,7 @@ class Members:
             self.submit(deltas, seen)
 
     def _report(self, before: Registry, after: Registry, tokens: Iterable[TokenId]) -> None:
-        """One line for each thing that is odd about a token, when it first is."""
+        """Report each problem of a token's fields once, when it appears."""
         for token in tokens:
             old, new = before.get(token), after.get(token)
             if new is None or new is old:
@@ -342,7 +342,7 @@ class Members:
                     self.publish(FieldRefused(token, name, problem))
 
     def _problem(self, value: object) -> str | None:
-        """Why a token's field is not used."""
+        """Return the reason that a token's field is not used, or None."""
         if isinstance(value, Malformed):
             return value.problem
         return value.refusal(self.policy.destinations) if isinstance(value, PeerEndpoint) else None
@@ -380,7 +380,7 @@ class Members:
         return Decided(token, shown, decision.granted, str(decision), self.causes.get(token))
 
     def _follow(self, tokens: Collection[TokenId]) -> None:
-        """What the followed endpoint shows has to be shown by others, too, where that is asked for."""
+        """Pass the followed endpoint's state of these tokens to the quorum, if there is one."""
         if self.quorum is not None:
             self.quorum.followed(tokens, self.follower.registry)
             self.doubted()
