@@ -98,7 +98,7 @@ class Daemon:
     """Rotates the key by its age; None if the settings do not ask for that."""
 
     async def run(self, stop: asyncio.Event, services: Mapping[str, Callable[[], Awaitable[None]]]) -> None:
-        """Run until ``stop`` is set, with further services by name; raises a failed task's error."""
+        """Run until ``stop`` is set, with further named services; raises a failed task's error."""
         await self._restore()
         tasks: dict[str, Callable[[], Awaitable[None]]] = {
             "chain": self.chain.run,

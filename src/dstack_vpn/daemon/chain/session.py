@@ -94,7 +94,7 @@ class SessionDriver:
         raise EndpointError("the endpoint has ended the subscription")
 
     async def begin(self) -> None:
-        """Bring the registry to the session's head, by the logs since our tip if possible.
+        """Bring the registry to the session's head, with the logs since our tip if possible.
 
         Without a tip, or if our blocks are discredited, the whole registry is read.
         """

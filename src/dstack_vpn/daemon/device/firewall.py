@@ -1,4 +1,4 @@
-"""Keeps the packet filter as it should be: names are followed, and what others have edited is set again."""
+"""Supervision of the packet filter: it follows host names and restores rules that others edited."""
 
 import asyncio
 import ipaddress
@@ -16,9 +16,9 @@ from dstack_vpn.ports import Firewall, FirewallRules, PortForward, Resolver
 _log = structlog.get_logger(component="firewall")
 
 CHECK: Final = 10.0
-"""Seconds between looks at whether names have moved and the rules are still there."""
+"""Seconds between checks of the host names and the rules."""
 RETRY: Final = 2.0
-"""Seconds until what failed is tried again."""
+"""Seconds until a failed check is repeated."""
 
 
 @dataclass(slots=True)
@@ -35,13 +35,13 @@ class FirewallController:
     forwards: Sequence[Forward] = ()
     check: float = CHECK
     problem: str | None = field(default=None, init=False)
-    """Why the rules can't be set."""
+    """The reason that the rules can't be set, or None."""
     _applied: FirewallRules | None = field(default=None, init=False)
     _edited: bool = field(default=False, init=False)
-    """Whether the last look found the rules edited, so that the log has it already."""
+    """Set if the last check found the rules edited, so that it is logged once."""
 
     async def run(self) -> None:
-        """Keep it until cancelled. Absorbs `FirewallError`: health shows it."""
+        """Keep the rules in place until cancelled. Absorbs `FirewallError`: health shows it."""
         while True:
             problem = None
             try:
@@ -54,9 +54,9 @@ class FirewallController:
             await asyncio.sleep(self.check if problem is None else min(RETRY, self.check))
 
     async def _keep(self) -> str | None:
-        """Make it right; what can't be, but keeps nothing else from being so."""
+        """Set the rules; return the problems that affect only a part of them, or None."""
         if self._applied is None:
-            # Names may take a while; what protects does not wait for them.
+            # Names may take a while; the protecting rules do not wait for them.
             await self._apply(self._rules(frozenset()))
         elif await self.firewall.is_applied(self.interface):
             self._edited = False
@@ -98,7 +98,7 @@ class FirewallController:
         )
 
     async def stop(self) -> None:
-        """Take our rules away. Absorbs `FirewallError`: there is nobody left to tell."""
+        """Remove our rules. Absorbs `FirewallError`: it is only logged at shutdown."""
         try:
             await self.firewall.remove(self.interface)
         except FirewallError as error:

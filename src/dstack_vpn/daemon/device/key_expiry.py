@@ -1,7 +1,7 @@
-"""Has our own key changed before it is older than KEY_MAX_AGE allows.
+"""Key expiry: our own key is replaced before it is older than KEY_MAX_AGE.
 
 `core.wireguard.key_age` decides when. A `ports.KeyChanger` makes the next key and registers it, and
-`daemon.device.key_rotation` takes it. So nothing here can cost us the key in use.
+`daemon.device.key_rotation` adopts it. So no failure here can lose the key in use.
 """
 
 import asyncio
@@ -24,16 +24,16 @@ from dstack_vpn.ports import KeyChanger, KeyRing, Publish
 _log = structlog.get_logger(component="node")
 
 EVERY: Final = 5.0
-"""Seconds between looks at the clock."""
+"""Seconds between checks of the clock."""
 ASK: Final = 20.0
-"""Seconds for the time of the block that set our key; one that is not told is asked for again..."""
+"""Seconds for an endpoint to return the time of the block that set our key."""
 ASK_AGAIN: Final = 60.0
-"""...after as many."""
+"""Seconds until that query is repeated after a failure."""
 
 
 @dataclass(slots=True)
 class KeyExpiry:
-    """Our key's age, and what is done about it."""
+    """Measures our key's age, and rotates the key when it is due."""
 
     chain: ChainLoop
     ring: KeyRing
@@ -44,14 +44,14 @@ class KeyExpiry:
     age: float | None = field(default=None, init=False)
     """Seconds; None: not known yet, or the registry has no key of ours."""
     problem: str | None = field(default=None, init=False)
-    """Why the last try failed."""
+    """The reason that the last attempt failed, or None."""
     _announced: int = field(default=0, init=False)
     _failed: int = field(default=0, init=False)
     _failures: int = field(default=0, init=False)
     _block: int | None = None
-    """The block that set our key, by whose time..."""
+    """The block that set our key."""
     _set_at: float | None = None
-    """...it was set (Unix seconds); None while nobody has told."""
+    """The time of that block (Unix seconds); None until an endpoint has returned it."""
     _ask_at: float = 0.0
 
     def __post_init__(self) -> None:
@@ -71,7 +71,7 @@ class KeyExpiry:
         )
 
     async def run(self) -> None:
-        """Look at the clock again and again. Absorbs `AdminError` and `ChainError`: both are tried again."""
+        """Check the key's age until cancelled. Absorbs `AdminError` and `ChainError`, and retries."""
         before = KeyAction.REST
         while True:
             await asyncio.sleep(EVERY)
@@ -96,7 +96,11 @@ class KeyExpiry:
         return self.schedule.decide(look), own
 
     def _age(self, block: int) -> float | None:
-        """Where blocks have a pace, the newest one tells what time it is: one clock for both ends."""
+        """Return the age of the key that ``block`` set, or None if its time is unknown.
+
+        If blocks come at a known pace, the newest one gives the present time: both times are then
+        from one clock.
+        """
         if block != self._block or self._set_at is None:
             return None
         state, since = self.chain.state, self.ring.made()
@@ -105,7 +109,7 @@ class KeyExpiry:
         return age_of(registry=by_chain - self._set_at, file=None if since is None else now - since)
 
     async def _date(self, block: int) -> None:
-        """Find out when our key was set, once for each key."""
+        """Query the time at which our key was set, once for each key."""
         now = self.chain.state.clock.monotonic()
         if (block == self._block and self._set_at is not None) or now < self._ask_at:
             return

@@ -1,7 +1,7 @@
-"""Carries a change of our own key out: the device first, then the disk.
+"""Key rotation: a change of our own key is carried out on the device first, then on the disk.
 
-`OwnKeys` takes the key in the moment in which the registry names it. The device's peers stay; their sessions
-begin again. A reorg that takes the change back takes the key back, too, for as long as the old one is kept.
+`OwnKeys` adopts the key as soon as the registry names it. The device's peers stay; their sessions
+begin again. A reorg that undoes the change restores the old key, for as long as it is kept.
 """
 
 import asyncio
@@ -20,24 +20,24 @@ from dstack_vpn.ports import KeyRing
 _log = structlog.get_logger(component="node")
 
 RETRY: Final = 1.0
-"""Seconds between attempts, and between looks at whether the old key can go."""
+"""Seconds between attempts, and between checks that the old key can be deleted."""
 INITIATE_AFTER: Final = 0.5
-"""Seconds until handshakes are initiated: by then the peers should have heard of the key, too. One that has
-not would answer only WireGuard's next initiation, 5 s later."""
+"""Seconds until handshakes are initiated: by then the peers should have the key, too. A peer without
+it would answer only WireGuard's next initiation, 5 s later."""
 
 
 @dataclass(slots=True)
 class KeyRotation:
-    """The task that carries key changes out."""
+    """The task that carries out key rotations."""
 
     keys: OwnKeys
     ring: KeyRing
     tunnel: Tunnel
     initiate: Callable[[Places], Awaitable[None]]
-    """Has WireGuard send peers a handshake initiation; raises nothing."""
+    """Makes WireGuard send peers a handshake initiation; raises nothing."""
 
     async def run(self) -> None:
-        """Carry changes out until cancelled. Absorbs device and store errors: both are tried again."""
+        """Carry out rotations until cancelled. Absorbs device and store errors, and retries."""
         while True:
             try:
                 await asyncio.wait_for(self.keys.taken.wait(), RETRY)
@@ -62,14 +62,14 @@ class KeyRotation:
         await self._initiate()
 
     async def _initiate(self) -> None:
-        """Begin a session with every peer whose place is known: it may not know ours."""
+        """Initiate a handshake with every peer whose endpoint is known: it may not know ours."""
         state, wanted = await self.tunnel.read(), self.tunnel.members.membership.peers
         places = {} if state is None else {key: peer.endpoint for key, peer in state.peers.items()}
         known = (key for key, place in places.items() if place is not None and key in wanted)
         await self.initiate(dict.fromkeys(known))
 
     def _settle(self) -> None:
-        """Forget the old key once the block that replaced it can't be undone."""
+        """Delete the old key once the block that replaced it is final."""
         own, settled = self.tunnel.members.own_node, self.tunnel.members.follower.settled
         if own is not None and settled is not None and own.key_since.block <= settled.number:
             self.ring.settle()

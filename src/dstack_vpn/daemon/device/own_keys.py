@@ -1,4 +1,4 @@
-"""The node's own WireGuard keys: the one in use, and those that it could take."""
+"""The node's own WireGuard keys: the key in use, and those that it can adopt."""
 
 import asyncio
 from dataclasses import dataclass, field, replace
@@ -10,18 +10,18 @@ from dstack_vpn.ports import KeyRing
 
 @dataclass(slots=True)
 class OwnKeys:
-    """The key in use; another one is taken in the moment in which the registry names it."""
+    """Holds the key in use; adopts another key as soon as the registry names it."""
 
     private: PrivateKey
     ring: KeyRing | None
-    """The keys that we could take; None if the key is not ours to change."""
+    """The keys that we can adopt; None if the key is not ours to change."""
     on_disk: bool
-    """Whether the private key may be written into the wg-quick file."""
+    """Set if the private key may be written into the wg-quick file."""
     taken: asyncio.Event = field(default_factory=asyncio.Event, init=False)
-    """Set when another key was taken that the device does not have yet."""
+    """Set when another key was adopted that the device does not have yet."""
 
     def adopt(self, access: AccessControl, now: float) -> PublicKey | None:
-        """Take and return the key that the registry has for us, if it is one of ours; else None.
+        """Adopt and return the key that the registry has for us, if it is one of ours; else None.
 
         The present key is not in force, so our own token is never taken for another node's.
         """

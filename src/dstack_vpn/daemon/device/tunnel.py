@@ -1,7 +1,7 @@
 """The interface and its device: its key, port, addresses and routes.
 
-The interface is never restarted to change a peer. Only what differs is set. `TunnelKeeper` keeps all of it,
-and sets the interface up again when it has vanished.
+The interface is never restarted to change a peer. Only differences are set. `TunnelKeeper` restores
+all of it, and sets the interface up again when it is gone.
 """
 
 import asyncio
@@ -27,9 +27,9 @@ _log = structlog.get_logger(component="device")
 RETRY: Final = 1.0
 """Seconds between attempts to set the interface up."""
 CHECK: Final = 2.0
-"""Seconds between looks at whether the interface is still there and up."""
+"""Seconds between checks that the interface exists and is up."""
 COMPARE: Final = TimeShare(parts=200, least=10.0)
-"""How often its addresses and routes are looked at: a host can have a million routes."""
+"""The rate of comparing its addresses and routes: a host can have a million routes."""
 
 
 @dataclass(slots=True)
@@ -49,15 +49,15 @@ class Tunnel:
     """Set when the device was found gone."""
     restarts: int = field(default=-1, init=False)
     without_ipv6: bool = field(default=False, init=False)
-    """Whether the host has IPv6 disabled, so that the interface has no IPv6 address."""
+    """Set if the host has IPv6 disabled, so that the interface has no IPv6 address."""
     _device: Device | None = field(default=None, init=False)
     _given: PrivateKey | None = field(default=None, init=False)
-    """The key that the device was given last; `keys` may be about to replace it."""
+    """The last key that was set on the device; `keys` may already have another one."""
     _settings: LinkSettings | None = field(default=None, init=False)
     _logged: frozenset[Cidr] | None = field(default=None, init=False)
     """The addresses that were logged last."""
     _is_up: bool = field(default=False, init=False)
-    """Whether the interface was up at the last look."""
+    """Set if the interface was up at the last check."""
     _problem: str | None = field(default="the interface has not been set up yet", init=False)
     _since: float | None = field(default=None, init=False)
     _route_problem: str | None = field(default=None, init=False)
@@ -86,21 +86,21 @@ class Tunnel:
             held=held,
         )
 
-    # -- how it is ------------------------------------------------------------------------------------
+    # -- state ----------------------------------------------------------------------------------------
 
     def fail(self, problem: str) -> None:
-        """Report that the device refuses or is gone; it is tried again."""
+        """Record that the device refuses a change or is gone; it is tried again."""
         self._is_up = self.up.is_set() and self._is_up
         if self._problem != problem:
             self._problem, self._since = problem, self.clock.now()
             _log.error("device.trouble", problem=problem)
 
     def works(self) -> None:
-        """Report that the device is as it should be."""
+        """Record that the device is correct."""
         self._problem = None
 
     def lost(self) -> None:
-        """Have the device set up again: it is gone."""
+        """Record that the device is gone, so that it is set up again."""
         self.up.clear()
         self.gone.set()
 
@@ -109,10 +109,10 @@ class Tunnel:
         self._is_up = await self.link.is_up()
         return self._is_up
 
-    # -- what is set ----------------------------------------------------------------------------------
+    # -- settings -------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Set everything but the peers up; raises `DeviceError`."""
+        """Set up everything except the peers; raises `DeviceError`."""
         self._device = await self.link.start()
         self._settings = None
         await self.address()
@@ -124,14 +124,14 @@ class Tunnel:
         self.up.set()
 
     async def give(self, key: PrivateKey) -> None:
-        """Give the device its key and port; raises `DeviceError`."""
+        """Set the device's key and port; raises `DeviceError`."""
         await self.device.configure(key, self.listen_port)
         self._given = key
 
     async def hold(self, state: DeviceState) -> bool:
-        """Undo what another program did to the device's key or port; raises `DeviceError`.
+        """Undo another program's change of the device's key or port; raises `DeviceError`.
 
-        Returns whether there was anything: the sessions of all peers went with that.
+        Returns whether there was a change: it ended the sessions of all peers.
         """
         if self._given is None or (
             state.public_key == derive(self._given) and self.listen_port in {0, state.listen_port}
@@ -148,13 +148,13 @@ class Tunnel:
         try:
             return await self._device.read()
         except DeviceError:
-            return None  # the reconciler finds that out, too, and knows what to do
+            return None  # the reconciler finds and handles the same error
 
     async def address(self) -> bool:
-        """Give the interface the routes, and the addresses of our token if we have one.
+        """Set the interface's routes, and the addresses of our token if we have one.
 
-        Until the registry is known, an interface that was adopted keeps the addresses that it has. Returns
-        whether we have other addresses than before: peers have forgotten our sessions. Raises `DeviceError`.
+        Until the registry is known, an adopted interface keeps its addresses. Returns whether the
+        addresses have changed: the peers then have no sessions with us. Raises `DeviceError`.
         """
         own, plan = self.members.own_node, self.members.addresses
         addresses: frozenset[Cidr] | None = None
@@ -174,7 +174,7 @@ class Tunnel:
         return before is not None and bool(addresses)
 
     async def configure_again(self) -> bool:
-        """Undo what another program did to the interface; raises `DeviceError`.
+        """Undo another program's change of the interface; raises `DeviceError`.
 
         Returns whether addresses, MTU or routes were different.
         """
@@ -201,18 +201,18 @@ class Tunnel:
 
 @dataclass(slots=True)
 class TunnelKeeper:
-    """Keeps the interface up, and its settings as they should be."""
+    """Keeps the interface up and restores its settings."""
 
     tunnel: Tunnel
     own_changed: asyncio.Event
     """Set when our own addresses may have changed."""
     fill: Callable[[], Awaitable[object]]
-    """Gives a device its peers; raises nothing."""
+    """Sets the device's peers; raises nothing."""
     renew: Callable[[], Awaitable[object]]
     """Begins new sessions with all peers; raises nothing."""
 
     async def run(self) -> None:
-        """Start the device, wait until it is gone, start it again. Absorbs device errors."""
+        """Start the device, wait until it is gone, and start it again. Absorbs device errors."""
         while True:
             if await self._try_start():
                 await self._until_lost()
@@ -220,7 +220,7 @@ class TunnelKeeper:
                 await asyncio.sleep(RETRY)
 
     async def watch(self) -> None:
-        """Keep addresses and the up state as they should be. Absorbs device errors; health shows them."""
+        """Restore the addresses and the up state. Absorbs device errors; health shows them."""
         tunnel, failed = self.tunnel, False
         compare_at = tunnel.clock.monotonic() + COMPARE.least
         while True:
@@ -233,7 +233,7 @@ class TunnelKeeper:
                 if tunnel.clock.monotonic() >= compare_at:
                     compare_at = await self._compare()
                 if failed:
-                    await self.fill()  # a full look at the device also tells health that it is well
+                    await self.fill()  # a full comparison also records that the device is correct
                 failed = False
             except DeviceError as error:
                 failed = True
@@ -243,15 +243,15 @@ class TunnelKeeper:
         """Set the addresses if ours have changed, and bring the interface up if it is down."""
         tunnel = self.tunnel
         if await tunnel.address() and tunnel.up.is_set():
-            # We were off the network. WireGuard would find that out of each peer only after 15 s.
+            # We were off the network. WireGuard would detect that for each peer only after 15 s.
             await self.renew()
         if not await tunnel.is_up():
             _log.warning("device.down", interface=tunnel.name)
             await tunnel.configure_again()
-            await self.renew()  # the sessions went with the interface
+            await self.renew()  # the sessions ended with the interface
 
     async def _compare(self) -> float:
-        """Undo what another program did to addresses, MTU or routes; returns when to look again."""
+        """Undo another program's change of addresses, MTU or routes; return the next check's time."""
         clock = self.tunnel.clock
         began = clock.monotonic()
         if await self.tunnel.configure_again():

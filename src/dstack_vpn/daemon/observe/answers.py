@@ -1,7 +1,7 @@
-"""Notices peers that stop answering, and peers that answer again.
+"""Detection of peers that stop answering, and of peers that answer again.
 
-The device is read by `glance`, at most once a second and for a bounded share of the time, so a silent peer is
-noticed within 15 s on a device of up to a thousand peers, and later on a larger one.
+`PeerStatsCache` reads the device at most once a second and for a bounded share of the time. So a
+silent peer is detected within 15 s on a device of up to a thousand peers, and later on a larger one.
 """
 
 import asyncio
@@ -17,16 +17,16 @@ from dstack_vpn.daemon.peers.members import Members
 from dstack_vpn.ports import Clock, Publish
 
 TICK: Final = 1.0
-"""Seconds between looks."""
+"""Seconds between checks."""
 SLICE: Final = 500
-"""Peers that are compared without a pause."""
+"""The number of peers that are compared without yielding to the event loop."""
 SINGLY: Final = 50
-"""Peers that are published one by one; more at once are counted."""
+"""The limit of peers that are published one by one; more at once become one event with counts."""
 
 
 @dataclass(slots=True)
 class AnswerWatch:
-    """Keeps `Answers` current, and publishes what changes."""
+    """Keeps `Answers` current, and publishes its changes."""
 
     peer_stats: PeerStatsCache
     members: Members
@@ -36,12 +36,12 @@ class AnswerWatch:
     _looked: float | None = field(default=None, init=False)
 
     def since(self, key: PublicKey) -> float | None:
-        """Return when the peer began to owe an answer (Unix seconds); None if it answers or is idle."""
+        """Return the time since when a peer owes an answer (Unix seconds), or None if it owes none."""
         at = self.answers.overdue.get(key)
         return None if at is None else self.clock.now() - (self.clock.monotonic() - at)
 
     async def run(self) -> None:
-        """Look once a second until cancelled; absorbs device errors."""
+        """Check once a second until cancelled; absorbs device errors."""
         while True:
             await asyncio.sleep(TICK)
             await self.look()

@@ -1,8 +1,8 @@
-"""Writes the audit log: everything that happens here, behind the events and never in their way.
+"""The writer of the audit log: it records every event, in the background, and never delays one.
 
-What can't be written waits, up to a bound. Beyond it the oldest record of a passing kind is dropped
-(`core.observe.audit_retention`), and only without one the oldest of all. The next record states how many
-were; health shows it.
+Records that can't be written wait, up to a bound. Beyond it the oldest record of a passing kind is
+dropped (`core.observe.audit_retention`), or if there is none, the oldest of all. The next record
+states the number of dropped records; health shows the failure.
 """
 
 import asyncio
@@ -24,14 +24,14 @@ from dstack_vpn.ports import AuditLog, Clock
 _log = structlog.get_logger(component="store")
 
 WAITING: Final = 20_000
-"""Notes that wait to be written."""
+"""The limit of records that wait to be written."""
 GATHER: Final = 0.25
-"""Seconds in which what happens is written together."""
+"""Seconds for which records are collected into one write."""
 RETRY: Final = 5.0
-"""Seconds after a failure."""
+"""Seconds until the next attempt after a failure."""
 DAY: Final = 86_400.0
 TIDY: Final = 3600.0
-"""Seconds between looks for records that are past their keeping."""
+"""Seconds between checks for records that are older than the retention time."""
 
 
 @dataclass(slots=True)
@@ -44,26 +44,26 @@ class AuditWriter:
     """Seconds."""
     keep_bytes: int
     problem: str | None = field(default=None, init=False)
-    """Why the audit log can't be written."""
+    """The reason that the audit log can't be written, or None."""
     _passing: deque[tuple[int, AuditRecord]] = field(default_factory=deque)
-    """Notes that wait, by their number."""
+    """Waiting records of passing kinds, with their numbers."""
     _lasting: deque[tuple[int, AuditRecord]] = field(default_factory=deque)
     _last: int = 0
-    """The number of the newest note."""
+    """The number of the newest record."""
     _dropped: int = 0
     _writing: tuple[asyncio.Future[Anchor], list[AuditRecord]] | None = None
     _news: asyncio.Event = field(default_factory=asyncio.Event)
     _tidied: float = float("-inf")
 
     def take(self, entry: Entry) -> None:
-        """Have an event written; it is a listener of the event log."""
+        """Queue an event; a listener of the event log."""
         many = entry.event if isinstance(entry.event, DecisionsChanged) else None
         events: tuple[Event, ...] = (entry.event,) if many is None else many.decisions
         for event in events:
             self.note(AuditRecord(entry.at, event.name, event.shown()))
 
     def note(self, note: AuditRecord) -> None:
-        """Have something written."""
+        """Queue a record."""
         self._last += 1
         self._lane(note).append((self._last, note))
         if len(self._passing) + len(self._lasting) > WAITING:
@@ -75,7 +75,7 @@ class AuditWriter:
         return self._lasting if is_lasting(note.kind) else self._passing
 
     async def run(self) -> None:
-        """Write what comes until cancelled."""
+        """Write queued records until cancelled."""
         self.note(AuditRecord(self.clock.now(), "node.started", {}))
         while True:
             await self._news.wait()
@@ -84,19 +84,19 @@ class AuditWriter:
                 await asyncio.sleep(RETRY)
 
     async def close(self) -> None:
-        """Write what is left, at the end."""
+        """Write the remaining records at shutdown."""
         self.note(AuditRecord(self.clock.now(), "node.stopped", {}))
         await self.flush()
 
     async def flush(self) -> bool:
-        """Write what waits; returns whether that worked."""
+        """Write the waiting records; return whether that succeeded."""
         try:
             await self._settle()
             self._news.clear()
             if self._passing or self._lasting:
                 notes, self._dropped = self._taken(), 0
                 append = asyncio.get_running_loop().run_in_executor(None, self.ledger.append, notes)
-                # A write goes on although its task is cancelled: whoever flushes next has to know of it.
+                # A write goes on although its task is cancelled: the next flush has to await it.
                 self._writing = append, notes
                 with suppress(StoreError):
                     await asyncio.shield(append)
@@ -121,7 +121,7 @@ class AuditWriter:
         return notes
 
     async def _settle(self) -> None:
-        """See how the last write ended; what it could not write waits again. Raises `StoreError`."""
+        """Await the last write; the records of a failed one wait again. Raises `StoreError`."""
         if self._writing is None:
             return
         (append, notes), self._writing = self._writing, None
@@ -132,7 +132,7 @@ class AuditWriter:
             raise
 
     def _wait_again(self, notes: list[AuditRecord]) -> None:
-        """Put notes before those that came since, in their order."""
+        """Queue records before those that came since, in their order."""
         since = [note for _, note in heapq.merge(self._passing, self._lasting)]
         self._passing.clear()
         self._lasting.clear()

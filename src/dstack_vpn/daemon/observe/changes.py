@@ -1,4 +1,4 @@
-"""Publishes changes: one by one, or many at once as one event."""
+"""Publication of changes: one by one, or many at once as one event."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -22,7 +22,7 @@ from dstack_vpn.core.wireguard.keys import PublicKey
 from dstack_vpn.ports import Publish
 
 ONE_BY_ONE: Final = 50
-"""Changes at once; more of them become one event."""
+"""The limit of changes that are published one by one; more at once become one event."""
 
 _EVENTS: Final = {
     "Granted": "granted",
@@ -33,7 +33,7 @@ _EVENTS: Final = {
     "EndpointUpdated": "endpoint updated",
     "ExpiryUpdated": "expiry updated",
 }
-"""The registry's events in words."""
+"""The published names of the registry's events."""
 
 
 def publish_plan(
@@ -46,7 +46,7 @@ def publish_plan(
     latency: float | None,
     causes: Mapping[TokenId, str],
 ) -> None:
-    """Publish what the device has acknowledged.
+    """Publish the steps that the device has acknowledged.
 
     ``tokens`` has the token that each peer stands for, or stood for. ``latency`` is in seconds, and None for
     a repair. ``causes`` has the last event of each token.
@@ -62,11 +62,11 @@ def publish_plan(
 
 
 def publish_advanced(publish: Publish, advanced: Advanced, registry: Registry) -> None:
-    """Publish what the chain has brought, and what a reorg has undone."""
+    """Publish the events that the chain has added, and those that a reorg has undone."""
     if advanced.reorg_depth:
         dropped, added = len(advanced.dropped), len(advanced.added)
         publish(Reorged(advanced.reorg_depth, dropped, added, advanced.tip.number))
-    # A state that was read is no event, however it got into the timeline.
+    # A state that was read is not an event, although the timeline may hold it.
     undone = [x for x in advanced.dropped if not isinstance(x.event, TokenState)]
     new = [x for x in advanced.added if not isinstance(x.event, TokenState)]
     if len(undone) + len(new) > ONE_BY_ONE:
@@ -101,7 +101,7 @@ def _token(logged: LoggedEvent, registry: Registry, *, undone: bool) -> TokenCha
 
 
 def _who(node: Node | None) -> tuple[str | None, str | None]:
-    """Return a token's node id, if it has one that can be shown, and its owner."""
+    """Return a token's node id, if it is valid, and its owner; None for either if it is missing."""
     if node is None:
         return None, None
     return node.node_id if isinstance(node.node_id, str) else None, node.owner

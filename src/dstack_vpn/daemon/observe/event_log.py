@@ -1,7 +1,7 @@
-"""The event log: numbers what happens, keeps the last of it, and gives it to listeners.
+"""The event log: numbers events, keeps the latest, and passes each to listeners.
 
-Publishing costs an append and never waits. A reader holds a number and no queue, so a slow reader costs
-nothing: `after` returns None if the events that it wants are gone.
+Publishing costs an append and never waits. A reader holds a number instead of a queue, so a slow
+reader costs nothing: `after` returns None if the requested events are gone.
 """
 
 import asyncio

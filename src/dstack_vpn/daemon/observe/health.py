@@ -1,4 +1,4 @@
-"""Health over time: since when each component is as it is, and an event for every change."""
+"""Health over time: the time of each component's last change, and an event for every change."""
 
 import asyncio
 import re
@@ -12,13 +12,13 @@ from dstack_vpn.core.observe.reports import Reports
 from dstack_vpn.ports import Clock, Publish
 
 TICK: Final = 0.5
-"""Seconds between looks."""
+"""Seconds between evaluations."""
 _NUMBERS: Final = re.compile(r"[0-9]+(?:\.[0-9]+)?", re.ASCII)
 
 
 @dataclass(slots=True)
 class HealthWatch:
-    """Judges the reports, and remembers what it found."""
+    """Evaluates the reports, and keeps the last result."""
 
     reports: Callable[[], Reports]
     """Collects the reports of all parts but the optional ones."""
@@ -28,17 +28,17 @@ class HealthWatch:
     _found: dict[str, Component] = field(default_factory=dict)
 
     def watch(self, name: str, problem: Callable[[], str | None]) -> None:
-        """Give an optional part a component; ``problem`` returns why it does not work, or None."""
+        """Add a component for an optional part; ``problem`` returns its problem, or None."""
         self._parts[name] = problem
 
     def verdict(self) -> Health:
-        """The verdict now, each component with the time since when it has its status."""
+        """Return the present health, each component with the time since when it has its status."""
         parts = {name: problem() for name, problem in self._parts.items()}
         health = evaluate(replace(self.reports(), parts=parts), self.clock.now())
         return replace(health, components=tuple(map(self._take, health.components)))
 
     async def run(self) -> None:
-        """Look again and again, so that a change is told even if nobody asks."""
+        """Evaluate until cancelled, so that a change is published even without requests."""
         while True:
             self.verdict()
             await asyncio.sleep(TICK)
@@ -46,7 +46,7 @@ class HealthWatch:
     def _take(self, component: Component) -> Component:
         before = self._found.get(component.name)
         if before is None or before.status is not component.status:
-            if component.since is None:  # else the report knows better
+            if component.since is None:  # else the report has the exact time
                 component = replace(component, since=self.clock.now())
         else:
             component = replace(component, since=before.since)
@@ -59,7 +59,7 @@ class HealthWatch:
 
 
 def _differs(before: Component, after: Component) -> bool:
-    """Whether that is worth a word: a count of seconds in a reason is not."""
+    """Return whether a change is worth an event; other numbers in a reason are not."""
     if before.status is not after.status:
         return True
     return _NUMBERS.sub("", before.reason) != _NUMBERS.sub("", after.reason)

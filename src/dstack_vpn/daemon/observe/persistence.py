@@ -1,7 +1,7 @@
-"""Writes down what the node knows: the registry into the store, the peers into the wg-quick file.
+"""Persistence: the registry goes into the store, the peers into the wg-quick file.
 
-Both are written behind the events, never in their way. A store that can't be written to is worth a warning
-and no more: the tunnel lives on the chain, not on the disk.
+Both are written in the background and never delay an event. A store that can't be written to is
+only a warning: the tunnel depends on the chain, not on the disk.
 """
 
 import asyncio
@@ -28,16 +28,16 @@ from dstack_vpn.ports import Checkpoint, ConfigArchive, Store
 _log = structlog.get_logger(component="store")
 
 TIP_INTERVAL: Final = 5.0
-"""Seconds between writes of a tip that brought no event."""
+"""Seconds between writes of a tip without events."""
 CONFIG_INTERVAL: Final = 1.0
-"""Seconds between writes of the wg-quick file, and between looks for a pinned backup."""
+"""Seconds between writes of the wg-quick file, and between checks for a pinned backup."""
 WRITING: Final = TimeShare(parts=20)
-"""How much of the time is spent writing a large wg-quick file."""
+"""The share of the time that is spent writing a large wg-quick file."""
 
 
 @dataclass(slots=True)
 class Persistence:
-    """Keeps the disk up with the node. Absorbs `StoreError`: health shows it."""
+    """Keeps the files on disk current. Absorbs `StoreError`: health shows it."""
 
     store: Store
     archive: ConfigArchive
@@ -48,30 +48,30 @@ class Persistence:
     _base: Registry | None = field(default=None, init=False)
     """The base that the store holds."""
     _witnessed: frozenset[TokenId] = field(default=frozenset(), init=False)
-    """The tokens of it that the store holds as vouched for."""
+    """The tokens of that base that the store holds as confirmed by a quorum."""
     _tip_written: float = field(default=0.0, init=False)
     _config: asyncio.Event = field(default_factory=asyncio.Event, init=False)
     _incomplete: bool = field(default=False, init=False)
-    """Whether the store has refused something: only writing everything anew makes it whole again."""
+    """Set while a write is under way or after one failed: only a full checkpoint then restores it."""
     _pin: str | None = field(default=None, init=False)
     _problems: dict[str, str] = field(default_factory=dict, init=False)
-    """What is wrong with the store, the pin, the file; each is well again only by itself."""
+    """The problems of the store, the pin and the file; each is cleared by its own next success."""
 
     @property
     def problem(self) -> str | None:
-        """Why something can't be written; None: all of it can."""
+        """The reasons that something can't be read or written, or None."""
         return "; ".join(self._problems.values()) or None
 
     def restored_with(self, problem: str) -> None:
-        """Take note that the store could not be read."""
+        """Record that the store could not be read."""
         self._problems["store"] = problem
 
     def config_changed(self, _: object = None) -> None:
-        """The peers on the device are as they should be, and perhaps others than before."""
+        """Request a write of the wg-quick file: the device's peers may have changed."""
         self._config.set()
 
     async def run_store(self) -> None:
-        """Write the registry's steps as they come, many at once where they come quickly."""
+        """Write the registry's steps as they arrive; those that wait are written together."""
         while True:
             news = [await self.changed.get()]
             while not self.changed.empty():
@@ -79,7 +79,7 @@ class Persistence:
             await self._attempt("store", self._record(news))
 
     async def run_config(self) -> None:
-        """Write the wg-quick file when the peers have changed; take and drop pins."""
+        """Write the wg-quick file when the peers have changed; apply and remove pins."""
         clock, next_write = self.tunnel.clock, 0.0
         while True:
             await asyncio.sleep(CONFIG_INTERVAL)
@@ -92,7 +92,7 @@ class Persistence:
                 next_write = now + WRITING.pause(now - began)
 
     async def read_pin(self) -> None:
-        """Follow the operator's pin; raises `StoreError`."""
+        """Apply the operator's pin, if it has changed; raises `StoreError`."""
         text = await self.archive.pinned()
         if text == self._pin:
             return
@@ -109,7 +109,7 @@ class Persistence:
         members.pin(peers)
 
     async def flush(self) -> None:
-        """Write what is left to write, at the end."""
+        """Write the remaining changes at shutdown."""
         news = []
         while not self.changed.empty():
             news.append(self.changed.get_nowait())
@@ -154,14 +154,14 @@ class Persistence:
     # -- the wg-quick file ----------------------------------------------------------------------------
 
     async def _write_config(self) -> None:
-        """Write the interface down as wg-quick(8) would have it."""
+        """Write the interface as a wg-quick(8) file."""
         tunnel, members = self.tunnel, self.tunnel.members
         own = members.own_node
         addresses = frozenset[str]() if own is None else members.addresses.allowed_ips(own.token_id)
         key = self.keys.private if self.keys.on_disk else None
         bare = WgConfig(key, tunnel.listen_port, addresses, tunnel.mtu)
         peers, tokens = dict(members.membership.peers), dict(members.membership.tokens)
-        # Thousands of peers take a while to write out: aside, so that no event waits for it.
+        # Thousands of peers take a while: a thread renders them, so that no event waits.
         try:
             text = await asyncio.to_thread(_text, bare, peers, tokens, members.follower.registry)
         except FormatError as error:
@@ -182,7 +182,7 @@ class Persistence:
 def _text(
     bare: WgConfig, peers: dict[PublicKey, Peer], tokens: dict[PublicKey, TokenId], registry: Registry
 ) -> str:
-    """The file, from which wg-quick could bring the tunnel up: so without the relays of this process."""
+    """Return the file's text, without this process's relays: wg-quick could not reach them."""
     entries = []
     for key, peer in peers.items():
         if peer.endpoint is not None and peer.endpoint.is_loopback:
@@ -194,7 +194,7 @@ def _text(
 
 
 def _net(steps: list[Advanced]) -> tuple[list[LoggedEvent], list[LoggedEvent]]:
-    """What several steps come to: an event that came and went was never there."""
+    """Return the net added and dropped events of several steps; opposite changes cancel out."""
     added: dict[LoggedEvent, None] = {}
     dropped: dict[LoggedEvent, None] = {}
     for step in steps:

@@ -1,4 +1,4 @@
-"""Collects the reports of all parts, when health or metrics ask."""
+"""Collection of the reports of all parts for health and metrics."""
 
 from dataclasses import dataclass
 
@@ -30,7 +30,7 @@ class Reporter:
     key_expiry: KeyExpiry | None
     firewall_controller: FirewallController | None
     unprotected: FirewallReport | None
-    """What is reported if no packet filter keeps packets in the tunnel."""
+    """The report if no packet filter keeps packets in the tunnel, or None."""
 
     def collect(self) -> Reports:
         """Return all reports as of now, without those of optional parts."""

@@ -1,8 +1,9 @@
-"""Chooses between UDP and relays for each peer as the network changes (`core.paths.selector`).
+"""Choice between UDP and relays for each peer as the network changes (`core.paths.selector`).
 
-On the way back to UDP nothing is lost, and nothing may arrive late: WireGuard follows a peer to wherever its
-last packet came from, so one that still comes by the relay would turn it back. Such packets are held until
-the peer must have seen that we are on UDP again. Then WireGuard is given the UDP address once more.
+The return to UDP loses no packet, and no packet may arrive late. WireGuard follows a peer to the
+source of its last packet, so a late packet from the relay would turn it back. Such packets are held
+until the peer must have seen that we use UDP again. Then WireGuard receives the UDP address once
+more.
 """
 
 import asyncio
@@ -32,15 +33,15 @@ _log = structlog.get_logger(component="relay")
 _chance: Final = random.SystemRandom().random
 
 TICK: Final = 1.0
-"""Seconds between looks at the peers that can be reached both ways, at least..."""
+"""The least seconds between checks of the peers that have both UDP and relays."""
 READ_SHARE: Final = 50
-"""...and at most one part in so many of the time is spent reading the device."""
+"""At most one part in this many of the time is spent reading the device."""
 LINGER: Final = 60.0
-"""Seconds by UDP after which a relay goes."""
+"""Seconds on UDP after which a relay ends."""
 HOLD: Final = (0.1, 0.5)
-"""Seconds for which packets that still come by the relay are held: at least, and at most."""
+"""The least and the most seconds for which late packets from the relay are held."""
 SETTLE: Final = 0.02
-"""Seconds for what was held to reach WireGuard."""
+"""Seconds for held packets to reach WireGuard."""
 
 
 @dataclass(slots=True)
@@ -55,7 +56,7 @@ class PathKeeper:
     make_relay: Callable[[PeerEndpoint], Awaitable[PeerRelay]]
     """Raises `RelayError`."""
     can_send: Callable[[SocketAddress], bool]
-    """Whether the system sends UDP there at all."""
+    """Returns whether the system can send UDP to an address."""
     publish: Publish
     _group: asyncio.TaskGroup | None = field(default=None, init=False)
 
@@ -74,7 +75,7 @@ class PathKeeper:
                 await self._make_relays()
 
     async def _tick(self) -> float:
-        """Look at the peers that can be reached both ways; returns the pause until the next look."""
+        """Check the peers that have both UDP and relays; return the seconds until the next check."""
         began = self.clock.monotonic()
         self.paths.keep(self.members.membership.peers.keys())
         chosen = {key: peer for key, peer in self.paths.peers.items() if peer.selector is not None}
@@ -113,12 +114,12 @@ class PathKeeper:
             and seen.endpoint == peer.relay.address
             and self.paths.is_proven(key, peer)
         ):
-            await self.executor.point(key, direct)  # a straggler has turned WireGuard back
+            await self.executor.point(key, direct)  # a late packet has turned WireGuard back
         elif selector.by_udp_for(now) > LINGER:
             self.paths.end_relay(peer)
 
     def _can_send(self, peer: PeerPath, direct: SocketAddress | None, now: float) -> bool:
-        """Whether UDP goes out at all; asking sends a datagram, so a yes holds for a while."""
+        """Return whether UDP can be sent; a check sends a datagram, so success counts for `ASK`."""
         if direct is None:
             return False
         if peer.asks(now):
@@ -136,12 +137,12 @@ class PathKeeper:
             self.members.reached_anew([key])
 
     def _answered(self, key: PublicKey, peer: PeerPath) -> None:
-        """A probe was answered by UDP."""
+        """Return to UDP: the peer answered a probe there."""
         if self.paths.peers.get(key) is peer and self._group is not None:
             self._group.create_task(self._return(key, peer), name=f"return {key}")
 
     async def _return(self, key: PublicKey, peer: PeerPath) -> None:
-        """Go back to UDP without losing a packet."""
+        """Return to UDP without losing a packet."""
         relay, selector = peer.relay, peer.selector
         direct = self.paths.names.by_udp(key, peer.peer_endpoint)
         if relay is None or selector is None or direct is None or not selector.by_udp(self.clock.monotonic()):
@@ -157,7 +158,7 @@ class PathKeeper:
         await self.executor.point(key, direct)
 
     async def _make_relays(self) -> None:
-        """Make the relays that are wanted. Absorbs failures: the next tick tries again."""
+        """Make the missing relays. Absorbs failures: the next tick tries again."""
         assert self._group is not None
         made = []
         for key, peer in list(self.paths.peers.items()):
@@ -179,6 +180,6 @@ class PathKeeper:
 
 
 def _hold_for(relay: PeerRelay) -> float:
-    """Return twice the way to the peer and back, as far as it is known, within bounds; seconds."""
+    """Return twice the relay's round-trip time, if known, within the bounds of `HOLD`; seconds."""
     rtt_ms = relay.snapshot()["rtt_ms"] or 0.0
     return float(min(max(2 * rtt_ms / 1000, HOLD[0]), HOLD[1]))

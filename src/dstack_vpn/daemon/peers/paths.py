@@ -1,7 +1,7 @@
-"""How each peer is reached now: by UDP or over relays. `daemon.peers.path_keeper` changes that.
+"""The present path to each peer: UDP or relays. `daemon.peers.path_keeper` changes it.
 
-The membership asks `where` to send for a peer. A peer's relay is made when it is first needed, listens on a
-loopback port, and goes when UDP has carried for a while.
+The membership gets a peer's address from `where`. A peer's relay is made when it is first needed,
+listens on a loopback port, and ends after some time on UDP.
 """
 
 import asyncio
@@ -18,9 +18,9 @@ from dstack_vpn.daemon.peers.endpoints import EndpointBook
 from dstack_vpn.ports import PeerRelay
 
 ASK: Final = 30.0
-"""Seconds between questions whether the system sends UDP to a peer without a session."""
+"""Seconds between checks that the system can send UDP to a peer without a session."""
 COUNTED: Final = ("datagrams_up", "datagrams_down", "bytes_up", "bytes_down", "reconnects", "stalls")
-"""Of a relay's counters, those that are added up."""
+"""The relay counters that are summed."""
 
 
 @dataclass(slots=True, eq=False)
@@ -29,23 +29,23 @@ class PeerPath:
 
     peer_endpoint: PeerEndpoint
     selector: PathSelector | None
-    """None: there is no choice."""
+    """None: the peer has only relays."""
     relay: PeerRelay | None = field(default=None, init=False)
     heard_at: SocketAddress | None = field(default=None, init=False)
-    """The UDP address at which it was heard last."""
+    """The UDP address of its last packets."""
     _running: "asyncio.Task[None] | None" = field(default=None, init=False)
     _problem: str | None = field(default=None, init=False)
-    """Why it has no relay."""
+    """The reason that it has no relay."""
     _ask_at: float = field(default=0.0, init=False)
-    """When to ask again whether UDP goes out."""
+    """The time of the next check that UDP can be sent (monotonic seconds)."""
 
     @property
     def way(self) -> Path:
-        """The way that is used."""
+        """The path in use."""
         return Path.RELAY if self.selector is None else self.selector.way
 
     def change(self, allowed: PeerEndpoint) -> None:
-        """Take other endpoints for the same peer."""
+        """Replace the peer's endpoints."""
         if self.selector is not None and self.peer_endpoint.udp != allowed.udp:
             self.selector.probe_soon()
         self.peer_endpoint = allowed
@@ -57,12 +57,12 @@ class PeerPath:
         self.relay, self._running = relay, running
 
     def fails(self, problem: str) -> bool:
-        """Take note of why there is no relay; returns whether that is new."""
+        """Record the reason that there is no relay; return whether it is new."""
         changed, self._problem = problem != self._problem, problem
         return changed
 
     def end(self) -> Counter[str]:
-        """End the relay, if there is one; returns what it has counted."""
+        """End the relay, if there is one; return its counters."""
         counted = Counter[str]() if self.relay is None else counters(self.relay.snapshot())
         if self._running is not None:
             self._running.cancel()
@@ -70,15 +70,15 @@ class PeerPath:
         return counted
 
     def heard(self, at: SocketAddress | None) -> None:
-        """Take note of the UDP address at which the peer was heard."""
+        """Record the UDP address from which the peer answers."""
         self.heard_at = at
 
     def asks(self, now: float) -> bool:
-        """Whether it is time to ask again whether UDP goes out."""
+        """Return whether a check that UDP can be sent is due."""
         return now >= self._ask_at
 
     def goes_out(self, now: float) -> None:
-        """Take note that the system sends UDP to it."""
+        """Record that the system can send UDP to it."""
         self._ask_at = now + ASK
 
 
@@ -93,10 +93,10 @@ class Paths:
     """Set when a relay has to be made or ended."""
     _gone: list[PeerPath] = field(default_factory=list, init=False)
     _past: Counter[str] = field(default_factory=Counter, init=False)
-    """What relays that are gone have counted."""
+    """The counters of relays that have ended."""
 
     def where(self, key: PublicKey, peer_endpoint: PeerEndpoint) -> SocketAddress | None:
-        """Return where WireGuard is to send for a peer; None if nothing is known. Implements `Lookup`."""
+        """Return the address for a peer's packets, or None if unknown. Implements `Lookup`."""
         allowed = usable(peer_endpoint, self.transport)
         if not allowed.relays:
             self.forget(key)
@@ -114,27 +114,27 @@ class Paths:
         return None if peer.relay is None else peer.relay.address
 
     def proven(self) -> set[PublicKey]:
-        """Return the peers whose path was chosen by what they answer to: data may be sent there at once.
+        """Return the peers whose path is proven by their answers: data may be sent there at once.
 
-        A relay has accepted our connection, and one that gets no answers is left within seconds.
+        A relay has accepted our connection, and a relay without answers is left within seconds.
         """
         return {key for key, peer in self.peers.items() if self.is_proven(key, peer)}
 
     def is_proven(self, key: PublicKey, peer: PeerPath) -> bool:
-        """Whether that holds for one peer."""
+        """Return whether one peer's path is proven; see `proven`."""
         selector = peer.selector
         if selector is None or selector.way is Path.RELAY:
             return selector is not None
         return selector.proven and peer.heard_at == self.names.by_udp(key, peer.peer_endpoint)
 
     def problems(self) -> dict[str, str]:
-        """Return the peers whose relays carry nothing, and why."""
+        """Return the peers whose relays do not work, with the reasons."""
         relays = {key: peer.relay for key, peer in self.peers.items() if peer.way is Path.RELAY}
         found = {key: relay.problem for key, relay in relays.items() if relay is not None}
         return {str(key): problem for key, problem in found.items() if problem}
 
     def describe(self, key: PublicKey) -> dict[str, Any]:
-        """Return how a peer is reached, as JSON can hold it."""
+        """Return a peer's transport and relay as JSON values."""
         peer = self.peers.get(key)
         if peer is None or peer.way is Path.UDP or peer.relay is None:
             return {
@@ -150,11 +150,11 @@ class Paths:
         return {key: self.describe(key) for key in self.peers}
 
     def carried(self, described: Mapping[PublicKey, Mapping[str, Any]]) -> Counter[str]:
-        """Return what all relays to peers have counted since the start, those that are gone included."""
+        """Return the counters of all relays to peers since the start, ended relays included."""
         found = Counter(self._past)
         for key, peer in self.peers.items():
             if peer.relay is not None:
-                # One that is not used any more, but has not gone yet, is not described.
+                # A relay that is not in use any more, but has not ended yet, is not described.
                 found.update(counters(described[key]["relay"] or peer.relay.snapshot()))
         return found
 
@@ -176,7 +176,7 @@ class Paths:
             self.end_relay(self._gone.pop())
 
     def end_relay(self, peer: PeerPath) -> None:
-        """End a peer's relay, and keep what it has counted."""
+        """End a peer's relay, and keep its counters."""
         self._past.update(peer.end())
 
 

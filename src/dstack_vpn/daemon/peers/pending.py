@@ -1,4 +1,4 @@
-"""Peer deltas on their way to the device, and requests to compare all of it."""
+"""Peer deltas that wait for the device, and requests to compare the whole device."""
 
 import asyncio
 from collections.abc import Sequence
@@ -12,20 +12,20 @@ from dstack_vpn.daemon.peers.debounce import Debounce
 
 @dataclass(slots=True)
 class PendingChanges:
-    """Where the membership puts changes, and the reconciler takes them from."""
+    """The queue of changes from the membership to the reconciler."""
 
     repairs: Debounce
-    """When the whole device is compared."""
+    """The schedule of full comparisons."""
     work: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when there are deltas."""
     reasons: dict[PublicKey, str] = field(default_factory=dict)
-    """Why each peer changes."""
+    """The reason of each peer's change."""
     batch: Batch = field(default_factory=Batch)
 
     def submit(self, deltas: Sequence[Delta], seen: float) -> None:
         """Add the deltas of an event that arrived at ``seen`` (monotonic seconds).
 
-        The device is compared a moment later. Without deltas it is only compared.
+        A comparison of the device follows a moment later. Without deltas there is only the comparison.
         """
         if deltas:
             self.batch.add(deltas, seen)
@@ -34,7 +34,7 @@ class PendingChanges:
         self.repairs.request()
 
     def take(self) -> Batch:
-        """Return the deltas that wait, and forget them."""
+        """Remove and return the waiting deltas."""
         batch, self.batch = self.batch, Batch()
         return batch
 

@@ -1,8 +1,9 @@
-"""Keeps the device's peers equal to the membership, by two paths with one plan language.
+"""Reconciliation of the device's peers with the membership, by two paths with one plan language.
 
-Fast: the deltas of an event go to the device at once, without reading it. Sure: read everything, compare,
-apply the smallest plan, read back. The sure path follows events by a moment and runs at every resync, so a
-lost or wrong delta never lives long. Removals that `brake` holds wait for a second reading of the chain.
+The fast path applies an event's deltas to the device at once, without reading it. The repair reads
+everything, compares, applies the smallest plan, and reads back. It runs a moment after events and
+at every resync, so a lost or wrong delta does not last. Removals that the mass removal guard holds
+wait for a second reading of the chain.
 """
 
 import asyncio
@@ -28,14 +29,14 @@ from dstack_vpn.errors import DeviceError, DeviceGoneError
 from dstack_vpn.ports import Clock, Publish
 
 SLICE: Final = 500
-"""Peers that are compared without a pause."""
+"""The number of peers that are compared without yielding to the event loop."""
 CONFIRM_PAUSE: Final = 5.0
-"""Seconds between attempts to have held removals confirmed."""
+"""Seconds between attempts to confirm held removals."""
 RETRY: Final = 5.0
-"""Seconds after which a repair that failed is tried again."""
+"""Seconds until a failed repair is tried again."""
 
 Confirm = Callable[[Mapping[PublicKey, TokenId | None]], Awaitable[set[PublicKey]]]
-"""Return which of these keys another reading of the chain shows out; raises nothing."""
+"""Returns those of the keys that another reading of the chain reports as out; raises nothing."""
 
 
 @dataclass(slots=True)
@@ -48,31 +49,34 @@ class Reconciler:
     removal_guard: MassRemovalGuard
     changes: PendingChanges
     answers: Answers
-    """Which peers do not answer."""
+    """The peers that do not answer."""
     clock: Clock
     confirm: Confirm
     proven: Callable[[], Collection[PublicKey]]
-    """The peers whose endpoint was chosen by what they answer to."""
+    """Returns the peers whose endpoint is proven by their answers."""
     renewing: Callable[[], None]
     """Called before all peers are removed and set again."""
     observers: Sequence[Callable[[DeviceState], None]]
-    """Called with every device state that was found, or made, to be as it should be."""
+    """Called with every device state that equals the membership, after a repair if needed."""
     publish: Publish
     latencies: deque[float] = field(default_factory=lambda: deque(maxlen=1000))
-    """Seconds from an event's arrival to the device's acknowledgement; the last thousand."""
+    """The last thousand durations from an event's arrival to the device's reply, in seconds."""
     filled: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when the device has been found as it should be for the first time."""
+    """Set after the first comparison that found the device correct."""
     compared_at: float | None = field(default=None, init=False)
-    """When the device was last found as it should be (Unix seconds)."""
+    """The time of the last comparison that found the device correct (Unix seconds)."""
     _waiting: set[PublicKey] = field(default_factory=set)
     """The peers whose new endpoint waits until they stop answering at the old one."""
 
     def request_repair(self) -> None:
-        """Have everything compared, a moment from now."""
+        """Request a comparison of everything a moment from now."""
         self.changes.repairs.request()
 
     def may_move(self, peers: Mapping[PublicKey, PeerState]) -> bool:
-        """Whether a repair would move a peer: one that waits is silent, or one strays into the tunnel."""
+        """Return whether a repair would move a peer.
+
+        A waiting peer is silent, or a peer's endpoint strays into the tunnel.
+        """
         allowed = self.members.policy.destinations
         silent = not self._waiting.isdisjoint(self.answers.overdue)
         return silent or any(strays(peer, allowed) for peer in peers.values())
@@ -89,7 +93,7 @@ class Reconciler:
     # -- tasks ----------------------------------------------------------------------------------------
 
     async def run_events(self) -> None:
-        """Carry deltas to the device as they come. Absorbs device errors: the repair tries again."""
+        """Apply deltas to the device as they arrive. Absorbs device errors: the repair tries again."""
         while True:
             await self.changes.work.wait()
             self.changes.work.clear()
@@ -99,7 +103,7 @@ class Reconciler:
                 await self._apply_deltas(batch)
 
     async def run_repairs(self) -> None:
-        """Compare and repair when asked to, after a moment of quiet; tries again after device errors."""
+        """Compare and repair on request, after a moment of quiet; try again after device errors."""
         pause: float | None = None
         while True:
             await self.changes.repairs.due(pause)
@@ -107,7 +111,7 @@ class Reconciler:
             pause = None if await self.repair() else RETRY
 
     async def run_confirmations(self) -> None:
-        """Have held removals confirmed by a second reading of the chain."""
+        """Confirm held removals by a second reading of the chain."""
         while True:
             await self.removal_guard.engaged.wait()
             if self.removal_guard.held and (
@@ -121,10 +125,10 @@ class Reconciler:
                 self.removal_guard.forget_what_stays(self.executor.present)
 
     async def repair(self) -> bool:
-        """Make the device equal to the membership, and read back; False where that did not come about.
+        """Make the device equal to the membership, and read back; return whether it is equal.
 
-        Before the registry is known, from the chain or from the store, nothing is touched: an interface
-        that was adopted keeps its peers.
+        Before the registry is known, from the chain or from the store, nothing is changed: an
+        adopted interface keeps its peers.
         """
         if not self.members.known:
             return False
@@ -133,7 +137,7 @@ class Reconciler:
             state = await self.tunnel.device.read()
             self.changes.repairs.took(self.clock.monotonic() - began)
             if await self.tunnel.hold(state):
-                await self._forget_sessions()  # they went with the key, and the peers don't know
+                await self._forget_sessions()  # they ended with the key, and the peers don't know
                 state = await self.tunnel.device.read()
             keys = await self._differing(state)
             async with self.executor.lock:
@@ -185,7 +189,7 @@ class Reconciler:
     # -- both paths -----------------------------------------------------------------------------------
 
     async def _differing(self, state: DeviceState) -> list[PublicKey]:
-        """The peers that may need a change; a few hundred at a time, so that no event waits for thousands."""
+        """Return the peers that may need a change; yield to the event loop between slices."""
         wanted = self.members.membership.peers
         keys = [*wanted, *(key for key in state.peers if key not in wanted)]
         found: list[PublicKey] = []
@@ -194,9 +198,9 @@ class Reconciler:
         return found
 
     async def _read_back(self) -> tuple[DeviceState, Plan]:
-        """What the device has now, and what of a repair it did not take.
+        """Return the device's state now, and the steps of a repair that are missing on it.
 
-        Where an event has changed it meanwhile, the repair that the event asked for will tell.
+        If an event has changed the device since, the plan is empty: the event's own repair checks it.
         """
         applied = self.executor.applied
         state = await self.tunnel.device.read()
@@ -207,7 +211,7 @@ class Reconciler:
             return state, self._compare(state, keys).keeping(self.removal_guard.held)
 
     def _plan(self, state: DeviceState, keys: list[PublicKey]) -> Plan:
-        """The plan for these peers, from what was just read, less what the brake holds."""
+        """Return the plan for these peers from a reading, without the removals that are held."""
         self.executor.found(state)
         steps = self._compare(state, keys)
         self._waiting = set(steps.waiting)
@@ -222,7 +226,7 @@ class Reconciler:
         return plan(part, peers, self.executor.sent, self.changes.reasons, evidence)
 
     def _tokens_of(self, steps: Plan) -> dict[PublicKey, TokenId | None]:
-        """Whose peers these are; to be asked before they are gone."""
+        """Return the token of each peer in the plan; call it before the peers are removed."""
         return {key: self.executor.token_of(key) for key in (step.change.public_key for step in steps.steps)}
 
     def _report(self, steps: Plan, tokens: Mapping[PublicKey, TokenId | None], latency: float | None) -> None:

@@ -1,8 +1,9 @@
-"""Removals wait for a second reading of the chain if more than half of the peers would be gone.
+"""The mass removal guard: removals of more than half of the peers need a second reading of the chain.
 
-They are counted over an hour (`core.access.removals`), so that many small plans wait as one large plan does.
-Only removals that the chain alone speaks for are in doubt. What the operator's pin leaves out goes at once,
-and so does everybody where the operator has a node isolate itself.
+They are counted over an hour (`core.access.removals`), so that many small plans wait like a large
+one. Only removals that have the chain as their only reason are held. Peers outside of the
+operator's pin are removed at once, and so are all peers if the settings have the node isolate
+itself.
 """
 
 import asyncio
@@ -20,22 +21,22 @@ from dstack_vpn.ports import Clock, Publish
 
 @dataclass(slots=True)
 class MassRemovalGuard:
-    """Which removals wait, and which may go."""
+    """Decides which removals are held and which are carried out."""
 
     members: Members
     clock: Clock
     publish: Publish
     held: set[PublicKey] = field(default_factory=set)
-    """Removals that wait."""
+    """Removals that wait for a second reading."""
     released: set[PublicKey] = field(default_factory=set)
     """Removals that a second reading of the chain has confirmed."""
     counted: Removals = field(default_factory=Removals)
-    """Removals that were let through without a second reading."""
+    """Removals that were carried out without a second reading."""
     engaged: asyncio.Event = field(default_factory=asyncio.Event)
     """Set while there may be something to confirm."""
 
     def check(self, steps: Plan, present: Mapping[PublicKey, TokenId | None]) -> Plan:
-        """The plan without the removals that have to wait; ``present`` are the peers that the device has."""
+        """Return the plan without held removals; ``present`` are the peers that the device has."""
         now = self.clock.monotonic()
         self.counted.observe(len(present), now)
         self.forget_what_stays(present)
@@ -50,12 +51,12 @@ class MassRemovalGuard:
         return steps.keeping(self.held)
 
     def doubtful(self, present: Mapping[PublicKey, TokenId | None]) -> dict[PublicKey, TokenId | None]:
-        """What a second reading is asked about, with its tokens: what waits, and what went without one."""
+        """Return the keys for a second reading, with their tokens: held removals and counted ones."""
         gone = {key: gone.token for key, gone in self.counted.gone.items()}
         return gone | {key: present.get(key) for key in self.held}
 
     def release(self, keys: Collection[PublicKey]) -> None:
-        """A second reading has confirmed these removals."""
+        """Release these removals: a second reading has confirmed them."""
         self.counted.forget(keys)
         waited = self.held & set(keys)
         if not waited:
@@ -65,14 +66,14 @@ class MassRemovalGuard:
         self.held -= waited
 
     def settle(self) -> None:
-        """Have held removals confirmed for as long as there are any."""
+        """Set `engaged` if removals are held, else clear it."""
         if self.held:
             self.engaged.set()
         else:
             self.engaged.clear()
 
     def forget_what_stays(self, present: Mapping[PublicKey, TokenId | None]) -> None:
-        """Neither a doubt nor the leave to go outlives the peer that it was about, or its coming back."""
+        """Drop what was counted, held or released for peers that are gone or are members again."""
         self.counted.forget([key for key in self.counted.gone if key in self.members.membership.peers])
         if self.held or self.released:
             going = present.keys() - self.members.membership.peers.keys()
@@ -86,7 +87,7 @@ class MassRemovalGuard:
         self.settle()
 
     def _left_out(self, steps: Plan) -> set[PublicKey]:
-        """The removals that the operator asks for, by a pin or by isolation: no reading has a say in them."""
+        """Return the removals by the operator's pin or isolation: they need no second reading."""
         if self.members.isolated:
             return {step.change.public_key for step in steps.removals}
         pinned = self.members.membership.pinned

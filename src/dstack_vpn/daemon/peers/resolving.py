@@ -1,4 +1,4 @@
-"""The task that resolves peers' host names, and asks again for those of peers that went silent."""
+"""The task that resolves peers' host names, and resolves them again when a peer is silent."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,20 +12,20 @@ from dstack_vpn.ports import Clock
 
 @dataclass(slots=True)
 class EndpointResolver:
-    """Keeps the book of names current."""
+    """Keeps the resolved addresses current."""
 
     book: EndpointBook
     members: Members
     clock: Clock
     _seen: Mapping[PublicKey, PeerState] = field(default_factory=dict, init=False)
-    """The peers when the device was last found as it should be."""
+    """The peers at the last comparison that found the device correct."""
 
     async def run(self) -> None:
         """Resolve names when they are due, until cancelled."""
         await self.book.run(self.members.resolved, self.members.reached_by)
 
     def saw(self, state: DeviceState) -> None:
-        """Ask again for the names of peers that we send to without a handshake."""
+        """Resolve the names again of peers that we send to without a handshake."""
         before, self._seen = self._seen, state.peers
         if not self.book.in_use:
             return
