@@ -1,1 +1,1 @@
-"""The composition root: nothing else knows the adapters. One module for each thing that can be started."""
+"""The composition root: only this package imports the adapters. One module per startable part."""

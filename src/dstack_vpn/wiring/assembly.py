@@ -1,6 +1,6 @@
-"""A node from its parts, bottom-up: each object gets what it needs when it is made.
+"""The construction of a daemon from its parts, bottom-up, by constructor arguments only.
 
-What adapters implement comes in `Outside`, what the settings say in `Options`. Nothing here knows either.
+`Outside` has the adapters, `Options` the values from the settings. This module imports neither.
 """
 
 import asyncio
@@ -64,12 +64,12 @@ from dstack_vpn.ports import (
 )
 
 _CHANGES: Final = 10_000
-"""Steps of the registry that may wait to be stored."""
+"""The limit of registry steps that wait to be stored."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outside:
-    """The outside world, as adapters implement it."""
+    """The adapters."""
 
     clock: Clock
     source: ChainSource
@@ -84,14 +84,14 @@ class Outside:
     ring: KeyRing | None
     """Our keys, if they are ours to change."""
     changer: KeyChanger | None
-    """Changes our key by its age, if the settings ask for that."""
+    """Changes our key by its age; None if the settings do not ask for that."""
     firewall_controller: FirewallController | None
-    """The packet filter, if the settings ask for one."""
+    """The packet filter; None if the settings do not ask for one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What the settings say."""
+    """The values from the settings."""
 
     private_key: PrivateKey
     key_on_disk: bool
@@ -101,7 +101,7 @@ class Options:
     registry: tuple[int, Address] | None
     """Chain id and contract."""
     paced: bool
-    """Whether blocks come at a known pace."""
+    """Set if blocks come at a known pace."""
     confirmations: int
     quorum: int
     resync_interval: float
@@ -119,11 +119,11 @@ class Options:
     """Seconds."""
     audit_keep_bytes: int
     unprotected: FirewallReport | None
-    """What is reported if no packet filter keeps packets in the tunnel."""
+    """The report if no packet filter keeps packets in the tunnel, or None."""
 
 
 def assemble(outside: Outside, options: Options) -> Daemon:
-    """Return a node that is ready to run."""
+    """Return a daemon that is ready to run."""
     clock = outside.clock
     event_log, event_logger = EventLog(clock), EventLogger()
     audit_writer = AuditWriter(outside.ledger, clock, options.audit_keep_for, options.audit_keep_bytes)
@@ -131,7 +131,7 @@ def assemble(outside: Outside, options: Options) -> Daemon:
     event_log.subscribe(audit_writer.take)
     publish = event_log.publish
 
-    # Who is a member, and how each is reached.
+    # The members, and the paths to them.
     keys = OwnKeys(options.private_key, outside.ring, options.key_on_disk)
     book = EndpointBook(outside.resolver, clock)
     paths = Paths(options.transport, book)
@@ -191,7 +191,7 @@ def assemble(outside: Outside, options: Options) -> Daemon:
     if outside.ring is not None and outside.changer is not None and options.key_schedule is not None:
         key_expiry = KeyExpiry(chain, outside.ring, outside.changer, options.key_schedule, publish)
 
-    # What is seen from outside.
+    # Observation.
     reporter = Reporter(
         started=clock.now(),
         chain=state,

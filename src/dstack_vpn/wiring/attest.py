@@ -10,9 +10,9 @@ __all__ = ["LEVELS", "Judgement", "decode", "judgement", "verify"]
 
 
 def judgement(quote: bytes, collateral: str | None, pccs: str | None, accept: Sequence[str]) -> Judgement:
-    """Return how a quote is to be judged: by a collateral's text, or by that of a PCCS, or by neither.
+    """Return the criteria for a quote: a collateral's text, or that of a PCCS, or neither.
 
-    ``accept`` are TCB levels besides "up to date". Raises what reading the collateral raises.
+    ``accept`` are TCB levels in addition to "up to date". Raises the errors of reading the collateral.
     """
     found = None
     if collateral is not None:

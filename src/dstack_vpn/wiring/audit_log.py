@@ -1,4 +1,4 @@
-"""The audit log: the daemon's part in it, and that of the commands."""
+"""The audit log, for the daemon and the commands."""
 
 from contextlib import suppress
 from typing import Final
@@ -12,18 +12,18 @@ from dstack_vpn.errors import StoreError
 __all__ = ["FILE", "SqliteAuditLog", "ledger_of", "record"]
 
 FILE: Final = "audit.sqlite"
-"""In the state directory."""
+"""The file name in the state directory."""
 
 
 def ledger_of(settings: Settings) -> SqliteAuditLog:
-    """The audit log on this machine."""
+    """Return this machine's audit log."""
     return SqliteAuditLog(settings.state_dir / FILE)
 
 
 def record(settings: Settings, kind: str, **body: Scalar) -> None:
-    """Write down what a command has done, on a machine that has a state directory; others keep no audit log.
+    """Record a command's action if this machine has a state directory; others keep no audit log.
 
-    Absorbs `StoreError`: what was done is done, and must be told.
+    Absorbs `StoreError`: the action is done, and the command must report it.
     """
     if settings.state_dir.is_dir():
         with suppress(StoreError):

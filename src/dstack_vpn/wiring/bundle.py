@@ -1,4 +1,4 @@
-"""A support bundle's content: from everywhere, each part by itself, so that none keeps out another."""
+"""The content of a support bundle: each part is collected separately, so one failure affects one part."""
 
 import asyncio
 import base64
@@ -23,9 +23,9 @@ from dstack_vpn.wiring.doctor import examine
 from dstack_vpn.wiring.rpc import rpc_urls
 
 RECORDS: Final = 2_000
-"""Of the audit log, the newest."""
+"""The number of the newest audit records that are included."""
 LOG: Final = 8 << 20
-"""Bytes of a log, from its end."""
+"""The limit of bytes from the end of a log file."""
 _PROGRAMS: Final = {
     "addresses.txt": ("ip", "-details", "address"),
     "routes.txt": ("ip", "route", "show", "table", "all"),
@@ -36,11 +36,11 @@ _PROGRAMS: Final = {
 }
 
 Fetch = Callable[[str], dict[str, Any]]
-"""What a running daemon says at a path; raises `AdminError`."""
+"""Returns a running daemon's reply for a path; raises `AdminError`."""
 
 
 def make(path: Path, settings: Settings, logs: Sequence[Path], fetch: Fetch) -> int:
-    """Write the archive; returns how many files it has. Raises `StoreError`."""
+    """Write the archive; return the number of its files. Raises `StoreError`."""
     files = {name: _told(part) for name, part in _parts(settings, logs, fetch)}
     write(path, files, Scrubber(_secrets(settings)))
     return len(files)
@@ -61,7 +61,7 @@ def _parts(settings: Settings, logs: Sequence[Path], fetch: Fetch) -> Iterator[t
 
 
 def _told(part: Callable[[], str]) -> str:
-    """What there is, or why there is nothing."""
+    """Return a part's text, or the reason that it is not available."""
     try:
         return part()
     except (DstackVpnError, OSError, ValueError) as error:
@@ -69,7 +69,7 @@ def _told(part: Callable[[], str]) -> str:
 
 
 def _secrets(settings: Settings) -> Iterator[str]:
-    """All that the configuration has of them."""
+    """Yield all secrets of the configuration."""
     for option in OPTIONS:
         match getattr(settings, option.key, None):
             case Secret() as secret:
@@ -86,7 +86,7 @@ def _version() -> str:
 
 
 def _settings(settings: Settings) -> str:
-    """What is set; of a secret only that it is, of an endpoint only where it is."""
+    """Return the settings as JSON: a secret only as "(set)", an RPC endpoint without credentials."""
     found: dict[str, Any] = {}
     for option in OPTIONS:
         value = getattr(settings, option.key, None)

@@ -1,4 +1,4 @@
-"""The daemon: from the settings to a node that runs, until a signal ends it."""
+"""The start of the daemon: from the settings to a running node, until a signal ends it."""
 
 import asyncio
 import gc
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from dstack_vpn.wiring.transports import OwnRelay
 
 TUNNEL_FIRST: Final = 1.0
-"""Seconds that the API waits for the tunnel at the start."""
+"""The limit, in seconds, for which the API waits for the tunnel at the start."""
 _DAY: Final = 86_400.0
 
 
@@ -66,7 +66,7 @@ def chain_source(settings: Settings) -> RpcPool:
 
 
 def late_link(settings: Settings, claim: Claim) -> Link:
-    """Return the interface's link, by the backend that the host has when it is started."""
+    """Return the interface's link; its backend is chosen when it is started."""
     wanted = cast("Literal['auto', 'kernel', 'userspace']", settings.backend)
 
     async def choose() -> Link:
@@ -76,7 +76,7 @@ def late_link(settings: Settings, claim: Claim) -> Link:
 
 
 def build(settings: Settings, link: Link, relays: Relays, source: ChainSource) -> Daemon:
-    """Return a node that is ready to run; raises `ConfigError`."""
+    """Return a daemon that is ready to run; raises `ConfigError`."""
     if settings.wireguard_private_key is None:
         raise ConfigError(["WIREGUARD_PRIVATE_KEY (or WIREGUARD_PRIVATE_KEY_FILE): is not set"])
     outside = Outside(
@@ -141,7 +141,7 @@ async def _run(settings: Settings, claim: Claim) -> None:
     stop = asyncio.Event()
     _end_on_signals(stop)
     gc.freeze()
-    # The threads that write files share the interpreter: none may hold it up for 5 ms, as is the default.
+    # The threads that write files share the interpreter, and may block it for 5 ms by default.
     sys.setswitchinterval(0.0005)
     own = None if settings.relay_listen is None else await relays.of_our_own(settings.relay_listen)
     await node.run(stop, _services(node, settings, source, own))
@@ -165,7 +165,7 @@ def _end_on_signals(stop: asyncio.Event) -> None:
 def _services(
     node: Daemon, settings: Settings, source: RpcPool, own: "OwnRelay | None"
 ) -> dict[str, Callable[[], Awaitable[None]]]:
-    """Return the optional parts that run besides the node, by name."""
+    """Return the optional services of the node by name."""
     services: dict[str, Callable[[], Awaitable[None]]] = {"audit": node.audit_writer.run}
     view = NodeView(node, settings.state_dir, own, source.calls)
     if own is not None:

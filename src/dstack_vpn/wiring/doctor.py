@@ -1,4 +1,4 @@
-"""`doctor`: all checks in their order, told as they come."""
+"""The `doctor` command: all checks in order, each reported as soon as it is done."""
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
@@ -27,17 +27,20 @@ from dstack_vpn.wiring.rpc import contacts, rpc_urls
 from dstack_vpn.wiring.secrets import directories
 
 PEERS: Final = 16
-"""Peers whose ways are tried; a network of hundreds would take minutes."""
+"""The limit of peers whose paths are tried; a network of hundreds would take minutes."""
 
 SESSION: Final = 180.0
 """Seconds after a handshake for which a session counts."""
 
 Daemon = Mapping[str, Any]
-"""What a running daemon says at ``/stats``; empty where none answers."""
+"""A running daemon's reply at ``/stats``; empty if no daemon replies."""
 
 
 async def examine(settings: Settings, daemon: Daemon, tell: Callable[[Check], None]) -> list[Check]:
-    """Every check; ``tell`` hears each as soon as it is done. Changes nothing, raises nothing of theirs."""
+    """Run and return all checks; ``tell`` gets each as soon as it is done.
+
+    Changes nothing on the machine, and turns failures into failed checks.
+    """
     logs.configure("error", {}, "console")
     done: list[Check] = []
 
@@ -70,7 +73,7 @@ async def examine(settings: Settings, daemon: Daemon, tell: Callable[[Check], No
 
 
 async def _key(settings: Settings) -> tuple[Settings, Sequence[Check]]:
-    """The settings with the guest agent's key, where that is wanted."""
+    """Return the settings, with the guest agent's key if they ask for it, and the check of that."""
     if not settings.key_from_agent:
         return settings, ()
     agent = GuestAgent(settings.dstack_simulator_endpoint)
@@ -102,7 +105,7 @@ async def _device(settings: Settings, daemon: Daemon) -> tuple[DeviceState | Non
 
 
 def _hosts(settings: Settings) -> dict[str, str]:
-    """The names to resolve, by how they are shown."""
+    """Return the host names to resolve, by their display names."""
     return {
         shown: host
         for shown, host in contacts(settings).items()
@@ -113,7 +116,7 @@ def _hosts(settings: Settings) -> dict[str, str]:
 async def _endpoints(settings: Settings) -> Sequence[chain.ProbedEndpoint]:
     abi = None if settings.contract_abi == "auto" else by_name(settings.contract_abi)
     session = SessionSettings(settings.network.block_time, start_block=settings.start_block)
-    # Each with a target of its own: none may learn from another what to expect.
+    # Each endpoint has its own target, so that no reply sets the expectation for another.
     urls = rpc_urls(settings)
     targets = [Target(settings.contract_address, settings.chain_id, abi=abi) for _ in urls]
     pairs = zip(urls, targets, strict=True)
@@ -167,7 +170,7 @@ async def _peers(settings: Settings, access: AccessControl, daemon: Daemon) -> l
     seen = {peer["token"]: peer for peer in daemon.get("peers", ())}
     handshakes = {token: peer["last_handshake"] for token, peer in seen.items()}
     members = sorted(access.granted(now()), key=lambda node: node.token_id)
-    # Those that the daemon hears nothing of are the ones to look at.
+    # Peers without a handshake come first.
     members.sort(key=lambda node: handshakes.get(node.token_id) or 0)
 
     async def one(node: Node) -> list[Check]:
@@ -188,7 +191,7 @@ async def _peers(settings: Settings, access: AccessControl, daemon: Daemon) -> l
 
 
 def _in_use(peer: Mapping[str, Any] | None, at: float) -> Endpoint | None:
-    """Where the daemon reaches the peer now, which may have roamed since it was registered."""
+    """Return the endpoint that the daemon uses for the peer now: the peer may have roamed."""
     if peer is None or peer.get("transport") != "udp" or not peer.get("endpoint"):
         return None
     if at - (peer.get("last_handshake") or 0) > SESSION:

@@ -1,4 +1,4 @@
-"""Counts events for Prometheus; a listener of the event log."""
+"""Event metrics for Prometheus: a listener of the event log."""
 
 from collections.abc import Iterator
 from typing import Final
@@ -19,7 +19,7 @@ DEPTHS: Final = (1, 2, 3, 5, 8, 16, 32, 64, 128)
 
 
 class EventMetrics:
-    """Sums since the start."""
+    """Counts events since it was subscribed."""
 
     def __init__(self) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # the library has no types for it

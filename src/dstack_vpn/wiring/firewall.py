@@ -1,4 +1,4 @@
-"""The packet filter, where the settings ask for one."""
+"""The packet filter, if the settings ask for one."""
 
 from typing import Final
 
@@ -40,7 +40,7 @@ def firewall_controller(settings: Settings) -> FirewallController | None:
 
 
 def unprotected(settings: Settings) -> FirewallReport | None:
-    """Report what no packet filter enforces, and log it; None if one does."""
+    """Return and log a report if no packet filter protects the tunnel; None if one does."""
     if _protects(settings, NftFirewall()):
         return None
     off = settings.leak_protection == "off"
@@ -55,7 +55,7 @@ def _protects(settings: Settings, firewall: NftFirewall) -> bool:
 
 
 def _closed(settings: Settings) -> frozenset[tuple[str, int]]:
-    """The ports of our own that lead into the tunnel again; a port of the kernel's choice is not known."""
+    """Return our own ports that lead into the tunnel again, except a port that the kernel chooses."""
     ports = {("udp", settings.listen_port)}
     if settings.relay_listen is not None:
         ports.add(("tcp", settings.relay_listen.port))
@@ -63,7 +63,7 @@ def _closed(settings: Settings) -> frozenset[tuple[str, int]]:
 
 
 async def forwarding(settings: Settings) -> Check:
-    """For ``doctor``: whether this host lets through what FORWARD_TO hands on."""
+    """Check for ``doctor`` that this host accepts the packets that FORWARD_TO forwards."""
     firewall = NftFirewall()
     if not firewall.is_there:
         return failed("forwarding", "FORWARD_TO needs nft, which is not installed", "apt install nftables")

@@ -1,4 +1,4 @@
-"""Changing our own key by its age, if KEY_MAX_AGE asks for it."""
+"""Key expiry: the rotation of our own key by its age, if KEY_MAX_AGE is set."""
 
 from importlib.util import find_spec
 
@@ -8,7 +8,7 @@ from dstack_vpn.wiring.rpc import rpc_urls
 
 
 def changer_of(settings: Settings) -> CommandKeyChanger | None:
-    """Return what changes our key; None if KEY_MAX_AGE is not set, or the key is not ours to change."""
+    """Return the key changer; None if KEY_MAX_AGE is not set or the key is not ours to change."""
     if not settings.key_max_age or settings.key_file is None:
         return None
     account = settings.contract_private_key

@@ -1,4 +1,4 @@
-"""A node's own key, if it is not in the settings (made here, or the guest agent's), and its own token."""
+"""A node's own token, and its own key if the settings have none: generated, or the guest agent's."""
 
 import asyncio
 from contextlib import suppress
@@ -20,21 +20,25 @@ __all__ = ["FileKeyRing", "forget", "identity_of", "make_next", "with_key"]
 _log = structlog.get_logger(component="node")
 
 PATIENCE: Final = 30
-"""Tries to reach the guest agent, which starts with the machine, and seconds between them."""
+"""The limit of attempts to reach the guest agent, which starts with the machine."""
 PAUSE: Final = 1.0
+"""Seconds between two attempts."""
 
 
 def identity_of(settings: Settings) -> NodeIdentity:
-    """How this node knows its own token: by NODE_ID, or by the account that changes its key (KEY_MAX_AGE)."""
+    """Return the identification of our token: NODE_ID, or the account that changes our key."""
     account = None
     if settings.key_max_age and settings.contract_private_key is not None:
-        with suppress(FormatError):  # whatever uses it says what is wrong with it
+        with suppress(FormatError):  # the code that uses it reports the problem
             account = address_of(settings.contract_private_key.reveal())
     return NodeIdentity(settings.node_id, account)
 
 
 async def with_key(settings: Settings) -> Settings:
-    """The settings with a key, where they ask for one to be made or derived; raises `DstackVpnError`."""
+    """Return the settings, with a generated or derived key if they ask for one.
+
+    Raises `DstackVpnError`.
+    """
     if settings.key_from_agent:
         return await _from_agent(settings)
     if settings.wireguard_private_key is not None or settings.key_file is None:

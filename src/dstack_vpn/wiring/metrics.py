@@ -1,7 +1,8 @@
-"""A node's metrics for Prometheus, read when it asks: the fast paths know nothing of it.
+"""A node's metrics for Prometheus, collected on request, so that they do not affect the fast paths.
 
-Names follow Prometheus' conventions: base units, ``_total`` for counters. Some hundred peers have series of
-their own; of more there are only sums, so that a large network does not drown its monitoring.
+Names follow Prometheus' conventions: base units, ``_total`` for counters. Up to 200 peers have
+series of their own. For more peers there are only sums, so that a large network does not overload
+its monitoring.
 """
 
 import platform
@@ -38,9 +39,9 @@ def gather(
     relay: "Tcp2Udp | None",
     web: Served | None,
 ) -> Callable[[], tuple[str, bytes]]:
-    """Gather all metrics now, and return what writes them out.
+    """Gather all metrics now, and return a function that renders them.
 
-    ``counted`` are families that are counted elsewhere, ``relay`` is the node's own, ``web`` what serves it.
+    ``counted`` are families from other modules, ``relay`` is the node's own, ``web`` its web server.
     """
     families = [
         *_node(node, snapshot),
@@ -66,14 +67,14 @@ class _Fixed(Collector):
         self._families = families
 
     def collect(self) -> Iterator[Metric]:
-        """What was gathered."""
+        """Yield the gathered families."""
         yield from self._families
 
 
 def _written(families: list[Metric]) -> tuple[str, bytes]:
     registry = CollectorRegistry(auto_describe=False)
     ProcessCollector(registry=registry)
-    # Not described: what it has is all that there is.
+    # An empty description: the registry then does not collect the families to learn their names.
     fixed = _Fixed(families)
     setattr(fixed, "describe", list)  # noqa: B010 - an optional method, to the type checker
     registry.register(fixed)
@@ -81,13 +82,13 @@ def _written(families: list[Metric]) -> tuple[str, bytes]:
 
 
 def gauge(name: str, text: str, value: float | None) -> Iterator[Metric]:
-    """One number; nothing where there is none."""
+    """Yield a gauge with one value, or nothing if the value is None."""
     if value is not None:
         yield GaugeMetricFamily(_PREFIX + name, text, value=value)
 
 
 def counter(name: str, text: str, value: float) -> Metric:
-    """One number that only grows."""
+    """Return a counter with one value."""
     return CounterMetricFamily(_PREFIX + name, text, value=value)
 
 

@@ -36,7 +36,7 @@ class NodeDirectory:
 
 
 def without_ipv6(answer: Answer) -> Answer:
-    """The answer on a host that has IPv6 disabled, from which no IPv6 address can be reached."""
+    """Return the answer without IPv6 addresses: a host with IPv6 disabled can't reach them."""
     kept = tuple(record for record in answer.records if record.kind != "AAAA")
     if len(kept) == len(answer.records):
         return answer

@@ -1,4 +1,4 @@
-"""What commands need of the adapters, offered one by one."""
+"""The adapters' functions that commands need, one by one."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias
@@ -17,8 +17,8 @@ from dstack_vpn.wiring.addresses import destinations
 from dstack_vpn.wiring.rpc import rpc_urls
 
 if TYPE_CHECKING:
-    # Loaded where it is used: the daemon has no use for what the commands do on the chain. The commands take
-    # the names of the types from here.
+    # Imported on use: the daemon does not need the commands' transactions. The commands take the
+    # names of the types from here.
     from dstack_vpn.adapters.admin import reading, registry, transactions
 
     Access: TypeAlias = registry.Access
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def registry_access(settings: Settings) -> "Access":
-    """The registry, to be read once by a command; logs are silent from here on but for errors."""
+    """Return the registry for one reading by a command; from here on, only errors are logged."""
     from dstack_vpn.adapters.admin.registry import Access
 
     logs.configure("error", {}, "console")
@@ -38,7 +38,10 @@ def registry_access(settings: Settings) -> "Access":
 
 
 def administrator(settings: Settings, tell: Callable[[str], None], timeout: float) -> "Administrator":
-    """Transactions on the registry; raises `ConfigError` and `AdminError` where nothing can be signed."""
+    """Return an administrator, who sends transactions to the registry.
+
+    Raises `ConfigError` and `AdminError` if there is no usable key to sign with.
+    """
     from dstack_vpn.adapters.admin.registry import Administrator
     from dstack_vpn.adapters.admin.signer import Signer
 
@@ -49,37 +52,37 @@ def administrator(settings: Settings, tell: Callable[[str], None], timeout: floa
 
 
 def node_name(text: str) -> "NodeName":
-    """A node as a person names it; raises `FormatError`."""
+    """Parse a node's name as a user types it; raises `FormatError`."""
     from dstack_vpn.adapters.admin.reading import NodeName
 
     return NodeName.parse(text)
 
 
 def now() -> float:
-    """Unix seconds."""
+    """Return the present time (Unix seconds)."""
     return SystemClock().now()
 
 
 def judged_now(settings: Settings, at: BlockRef) -> float:
     """Return the Unix time by which a command judges expiry in the state after a block."""
     clock = ExpiryClock()
-    if settings.network.block_time is not None:  # else anybody sets the chain's time
+    if settings.network.block_time is not None:  # else any account can set the chain's time
         clock.adopted(float(at.timestamp), 0.0)
     return clock.now(now(), 0.0)
 
 
 async def look_at_device(settings: Settings) -> DeviceState | None:
-    """The device as it is, untouched; None where there is none. Raises `DeviceError`."""
+    """Read the device without a change; None if there is no device. Raises `DeviceError`."""
     from dstack_vpn.adapters.admin.device import look
 
     return await look(settings.interface)
 
 
 def endpoint_book(settings: Settings) -> EndpointBook:
-    """Host names, resolved by the system."""
+    """Return an empty book of host names, which the system's resolver resolves."""
     return EndpointBook(SystemResolver(destinations(settings)), SystemClock())
 
 
 def archive(settings: Settings) -> FileArchive:
-    """The wg-quick file and its backups."""
+    """Return the wg-quick file and its backups."""
     return FileArchive(settings.wireguard_config, settings.state_dir)

@@ -1,4 +1,4 @@
-"""What the node claims of this host, and the look at what is in its way, before anything is changed."""
+"""The node's claims on this host, and the check for conflicts before anything is changed."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -25,7 +25,7 @@ from dstack_vpn.wiring.rpc import contacts
 _log = structlog.get_logger(component="node")
 
 NAMES: Final = 0.5
-"""Seconds that the names of RPC hosts get to resolve; the start does not wait longer for them."""
+"""The limit, in seconds, for the names of RPC hosts to resolve at the start."""
 
 
 def claim_of(settings: Settings, *, make: bool = False) -> Claim:
@@ -85,13 +85,13 @@ async def _look_or_not(settings: Settings, claim: Claim) -> Host:
     try:
         return await look(settings, claim)
     except DeviceError as error:
-        # What the machine lacks is no reason to end; the link looks again when it is started.
+        # A missing feature does not end the node here; the link checks again when it is started.
         _log.warning("node.unsurveyed", problem=str(error))
         return Host()
 
 
 async def _hosts(settings: Settings, claim: Claim) -> list[tuple[str, str]]:
-    """The hosts that the node reaches outside of the tunnel, whose addresses are within our prefixes."""
+    """Return the hosts that must be reached outside of the tunnel but are within our prefixes."""
     rpc = contacts(settings)
     found = await asyncio.gather(*map(_resolved, rpc.values()))
     known = [(f"the RPC host {shown}", address) for shown, address in zip(rpc, found, strict=True)]
@@ -107,7 +107,7 @@ def _endpoints(settings: Settings) -> Iterator[tuple[str, str]]:
 
 
 async def _resolved(host: str) -> str:
-    """The host's address; the host itself if it is one, or has none in time."""
+    """Return the host's address, or the host itself if it is one or does not resolve in time."""
     if ":" in host or not host.strip("0123456789."):
         return host
     try:

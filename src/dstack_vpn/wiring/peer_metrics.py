@@ -1,4 +1,4 @@
-"""The metrics about peers: sums always, and series of their own for each of a bounded number."""
+"""The metrics of peers: sums, and series for each peer up to a limit of peers."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from dstack_vpn.core.wireguard.keys import PublicKey
 from dstack_vpn.wiring.snapshot import PEER_STATES, NodeSnapshot
 
 ONE_BY_ONE: Final = 200
-"""Peers; of more there are only sums."""
+"""The limit of peers with series of their own; above it there are only sums."""
 
 _PREFIX: Final = "dstack_vpn_"
 _LABELS: Final = ("node_id", "token")
@@ -25,7 +25,7 @@ _Labelled = list[tuple[tuple[str, str], PublicKey]]
 
 
 def peer_families(snapshot: NodeSnapshot) -> Iterator[Metric]:
-    """All of them."""
+    """Yield all metrics of peers."""
     yield from _sums(snapshot)
     yield from _relay_sums(snapshot)
     if len(snapshot.peers) > ONE_BY_ONE:
@@ -60,7 +60,7 @@ def _sums(snapshot: NodeSnapshot) -> Iterator[Metric]:
 
 
 def _relay_sums(snapshot: NodeSnapshot) -> Iterator[Metric]:
-    """What all relays to peers have carried; those that are gone count, too."""
+    """Yield the sums of all relays to peers, ended relays included."""
     carried = snapshot.carried
     for what in ("datagrams", "bytes"):
         family = CounterMetricFamily(

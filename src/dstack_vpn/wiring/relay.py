@@ -1,4 +1,4 @@
-"""A relay on its own: from its settings to a service that runs until it is told to stop."""
+"""A stand-alone relay: from its settings to a service that runs until a signal ends it."""
 
 import asyncio
 import gc
@@ -29,14 +29,14 @@ from dstack_vpn.wiring.secrets import refuse_exposed
 _log = structlog.get_logger(component="relay")
 
 RESERVE: Final = 64
-"""Descriptors besides two for each connection."""
+"""The number of descriptors in addition to two for each connection."""
 
 Show = Callable[[RelayView], Coroutine[Any, Any, None]]
-"""Shows a relay to a person until cancelled."""
+"""Displays a relay on the terminal until cancelled."""
 
 
 async def run(settings: RelaySettings, reread: Callable[[], RelaySettings], show: Show | None) -> None:
-    """Serve until SIGTERM or SIGINT; SIGHUP has the settings read again. Raises `RelayError`."""
+    """Serve until SIGTERM or SIGINT; read the settings again on SIGHUP. Raises `RelayError`."""
     logs.configure(settings.log_level, settings.log_levels, settings.log_format)
     logs.tell_exposed(settings.exposed)
     logs.tell_unknown(settings.unknown)
@@ -67,7 +67,10 @@ async def run(settings: RelaySettings, reread: Callable[[], RelaySettings], show
 
 
 async def build(settings: RelaySettings) -> Service:
-    """The service, listening; raises `RelayError`, and `ConfigError` if others can write to its secrets."""
+    """Return the service, listening.
+
+    Raises `RelayError`, and `ConfigError` if other users can write to its secrets.
+    """
     engine = Engine(offload=settings.offload)
     if engine.descriptors < (needed := 2 * settings.max_connections + RESERVE):
         _log.warning(
@@ -97,7 +100,7 @@ async def build(settings: RelaySettings) -> Service:
 
 
 def _reload(service: Service, reread: Callable[[], RelaySettings]) -> None:
-    """Take over what can change while running: the upstreams. What is wrong changes nothing."""
+    """Apply the settings that can change at run time: the upstreams. Invalid settings change nothing."""
     try:
         settings = reread()
     except ConfigError as error:

@@ -1,4 +1,4 @@
-"""The RPC endpoints of the settings, each with the proxy on the way to it."""
+"""The RPC endpoints of the settings, each with its proxy."""
 
 from dstack_vpn.adapters.chain.url import RpcUrl
 from dstack_vpn.config import Settings
@@ -10,5 +10,5 @@ def rpc_urls(settings: Settings) -> tuple[RpcUrl, ...]:
 
 
 def contacts(settings: Settings) -> dict[str, str]:
-    """Return the hosts that are connected to, by their names for people: endpoints and proxies."""
+    """Return the hosts of endpoints and proxies by their display names."""
     return {name: host for host, name in sorted(url.contact for url in rpc_urls(settings))}

@@ -1,4 +1,4 @@
-"""The cost of RPC calls for Prometheus."""
+"""The durations and errors of RPC calls for Prometheus."""
 
 from collections.abc import Iterator, Mapping
 from typing import Final
@@ -14,10 +14,10 @@ _LABELS: Final = ("endpoint", "method")
 
 
 class RpcMetrics:
-    """Takes the durations of calls into histograms, whenever they are asked for."""
+    """Moves the durations of calls into histograms on each collection."""
 
     def __init__(self, calls: Mapping[str, Calls]) -> None:
-        """``calls`` by endpoint."""
+        """Collect from ``calls``, which are by endpoint."""
         self._calls = calls
         self._registry = CollectorRegistry()
         self._latencies = Histogram(

@@ -1,7 +1,8 @@
-"""The settings of the daemon that runs on this machine, for the commands that look at it.
+"""The settings of the daemon that runs on this machine, for the commands that query it.
 
-A shell has not the daemon's environment. So the daemon keeps the texts of its settings in its state directory
-for as long as it runs, in a file that only its user can read; of a secret it keeps the path of its file.
+A shell does not have the daemon's environment. So the daemon keeps the texts of its settings in its
+state directory while it runs, in a file that only its user can read. For a secret it keeps the path
+of its file.
 """
 
 import json
@@ -18,13 +19,13 @@ from dstack_vpn.config import Settings
 from dstack_vpn.errors import StoreError
 
 FILE: Final = "settings.json"
-"""In the state directory."""
+"""The file name in the state directory."""
 _log = structlog.get_logger(component="config")
 
 
 @contextmanager
 def published(settings: Settings) -> Iterator[None]:
-    """Keep the settings where commands find them. Absorbs a failure to write: it is a convenience."""
+    """Publish the settings for commands. Absorbs a failure to write: it is a convenience."""
     path = settings.state_dir / FILE
     texts = {**settings.texts, "STATE_DIR": str(settings.state_dir.absolute())}
     try:

@@ -21,7 +21,7 @@ def refuse_exposed(folders: Mapping[str, Path]) -> None:
 
 
 def directories(settings: Settings) -> Check:
-    """The same, for ``doctor``."""
+    """Check the directories for ``doctor``."""
     found = [(name, *problem.rpartition(": ")[::2]) for name, problem in _problems(of_node(settings))]
     if not found:
         return passed("secrets", "no other user can write to STATE_DIR or beside WIREGUARD_CONFIG")

@@ -1,7 +1,7 @@
-"""A node at one moment, gathered without a pause, to be written out aside from the event loop.
+"""A node's state at one moment, gathered without a pause and rendered outside of the event loop.
 
-Nothing in here changes any more: registries, peers and device states are frozen, and mappings that go on
-changing are copied.
+A snapshot does not change: registries, peers and device states are frozen, and mappings that change
+are copied.
 """
 
 from collections import Counter
@@ -32,7 +32,7 @@ _BY_UDP: Way = {"transport": "udp", "relay": None}
 
 @dataclass(frozen=True, slots=True)
 class NodeSnapshot:
-    """What there is to show."""
+    """The state of a node and its peers at one moment."""
 
     now: float
     """Unix seconds."""
@@ -42,32 +42,32 @@ class NodeSnapshot:
     tokens: Mapping[PublicKey, TokenId]
     seen: Mapping[PublicKey, PeerState]
     silent: Mapping[PublicKey, float]
-    """The peers that do not answer, and since when (Unix seconds)."""
+    """The peers that do not answer, with the time since when (Unix seconds)."""
     relayed: Mapping[PublicKey, Way]
-    """How those are reached that have relays."""
+    """The transports of the peers that have relays."""
     carried: Counter[str]
-    """What all relays to peers have done."""
+    """The summed counters of all relays to peers."""
     calls_by: str | None
-    """By what peers call that we hear from this machine: our relay's scheme."""
+    """Our own relay's scheme: the transport of peers whose endpoint is on this machine."""
     reports: Reports
     common: dict[str, Any]
-    """`stats` but for the peers."""
+    """`stats` without the peers."""
 
     def way(self, key: PublicKey) -> Way:
-        """How a peer is reached; one that calls by our relay is heard from this machine."""
+        """Return a peer's transport and relay; a peer that uses our relay has a loopback endpoint."""
         way, state = self.relayed.get(key, _BY_UDP), self.seen.get(key)
         calls = state is not None and state.endpoint is not None and state.endpoint.is_loopback
         return way | {"transport": self.calls_by} if calls and way["relay"] is None and self.calls_by else way
 
     def age(self, key: PublicKey) -> float | None:
-        """Seconds since the last handshake with a peer; None if there was none."""
+        """Return the seconds since the last handshake with a peer; None if there was none."""
         state = self.seen.get(key)
         return (
             None if state is None or not state.last_handshake else max(self.now - state.last_handshake, 0.0)
         )
 
     def state(self, key: PublicKey) -> str:
-        """Whether a peer answers: one of `PEER_STATES`."""
+        """Return a peer's state: one of `PEER_STATES`."""
         if key in self.silent:
             return "no answer"
         age = self.age(key)
@@ -76,7 +76,7 @@ class NodeSnapshot:
         return "connected" if age <= SESSION_LIFE else "stale"
 
     def peer(self, key: PublicKey) -> dict[str, Any]:
-        """A peer as JSON can hold it."""
+        """Return a peer as JSON values."""
         peer, token = self.peers[key], self.tokens[key]
         state, entry = self.seen.get(key), self.registry.get(token)
         seen_at = peer.endpoint if state is None or state.endpoint is None else state.endpoint
@@ -99,16 +99,16 @@ class NodeSnapshot:
         }
 
     def all_peers(self) -> dict[str, Any]:
-        """The peers alone."""
+        """Return the peers alone."""
         return {"now": self.now, "peers": [self.peer(key) for key in self.peers]}
 
     def stats(self) -> dict[str, Any]:
-        """Everything."""
+        """Return the node and its peers."""
         return {**self.common, **self.all_peers()}
 
 
 def take(node: Daemon, relay: "Tcp2Udp | None", seen: Mapping[PublicKey, PeerState]) -> NodeSnapshot:
-    """The node as it is now, with its peers as the device had them last."""
+    """Return the node's state now; ``seen`` are the peers at the last reading of the device."""
     members, membership = node.tunnel.members, node.tunnel.members.membership
     reports = node.reporter.collect()
     relayed = node.path_keeper.paths.describe_all()

@@ -1,6 +1,6 @@
-"""The relays of a node: those that it reaches peers by, and its own, by which peers reach it.
+"""The relays of a node: those to its peers, and its own, over which peers reach it.
 
-All that they need is imported when there is one: most nodes have none.
+Their modules are imported on use: most nodes have no relay.
 """
 
 import asyncio
@@ -26,19 +26,19 @@ if TYPE_CHECKING:
 _log = structlog.get_logger(component="relay")
 
 RETRY: Final = 2.0
-"""Seconds between attempts to have the port that our own relay listens on."""
+"""Seconds between attempts to bind our own relay's port."""
 
 
 class Relays:
-    """Makes them; they share an engine."""
+    """Makes relays, which share an engine."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._engine: Engine | None = None
 
     async def to_peer(self, peer_endpoint: PeerEndpoint) -> PeerRelay:
-        """A relay to one peer; raises `RelayError`."""
-        # The import takes 50 ms that no event should have to wait for.
+        """Return a relay to one peer; raises `RelayError`."""
+        # The import takes 50 ms: a thread does it, so that no event waits.
         await asyncio.to_thread(import_module, "dstack_vpn.adapters.relay.peer")
         from dstack_vpn.adapters.relay.peer import LoopbackRelay
 
@@ -47,9 +47,9 @@ class Relays:
         return LoopbackRelay(engine, peer_endpoint.relays, mark=mark, destinations=allowed)
 
     async def of_our_own(self, listen: Listen) -> "OwnRelay":
-        """Return what lets peers reach this node's WireGuard over TCP or TLS.
+        """Return the relay over which peers reach this node's WireGuard by TCP or TLS.
 
-        Raises `RelayError` for a certificate that can't be used; a port that can't be had is tried again.
+        Raises `RelayError` for an unusable certificate; an unavailable port is tried again.
         """
         from dstack_vpn.adapters.relay.certs import Certificates
         from dstack_vpn.adapters.relay.limits import Limits
@@ -80,19 +80,19 @@ class Relays:
 
 
 class OwnRelay:
-    """A node's own relay: one of several ways to the node, so its port is no reason to end."""
+    """A node's own relay: one of several paths to the node, so an unavailable port does not end it."""
 
     def __init__(self, listen: Listen, pin: str | None, make: "Callable[[], Tcp2Udp]") -> None:
-        """``make`` binds; it raises `RelayError`."""
+        """Make the relay by ``make``, which binds the port and raises `RelayError`."""
         self._listen, self._pin, self._make = listen, pin, make
         self._unbound: str | None = None
         self.service: Tcp2Udp | None = None
-        """Once it listens."""
+        """The relay; None until it listens."""
         self._bind()
 
     @property
     def problem(self) -> str | None:
-        """Why peers get nothing through; None: they may."""
+        """The reason that the relay does not work, or None."""
         return self._unbound if self.service is None else self.service.problem
 
     async def run(self) -> None:

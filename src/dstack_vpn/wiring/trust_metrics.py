@@ -1,4 +1,4 @@
-"""What a node believes and whom, for Prometheus."""
+"""The metrics of trust for Prometheus: the registry's age, the quorum, and the key's age."""
 
 from collections.abc import Iterator
 from typing import Final
@@ -15,7 +15,7 @@ _QUORUM: Final = {
 
 
 def trust_families(reports: Reports) -> Iterator[Metric]:
-    """Return how old the registry is, and how far the endpoints agree if a quorum is asked for."""
+    """Yield the registry's age, and if configured, the endpoints' agreement and our key's age."""
     members = reports.members
     if members.age is not None:
         yield GaugeMetricFamily(

@@ -1,4 +1,4 @@
-"""A running node as it is seen from outside."""
+"""The view of a running node for the API and the dashboard."""
 
 import sys
 from collections.abc import Callable, Mapping
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from dstack_vpn.wiring.transports import OwnRelay
 
 _HISTORY: Final = 100
-"""Entries of a node's own history."""
+"""The limit of entries in a node's history."""
 
 
 class NodeView:
-    """What can be seen of a running node: implements `adapters.web.api.ApiView`."""
+    """The observable state of a running node: implements `adapters.web.api.ApiView`."""
 
     def __init__(
         self,
@@ -38,9 +38,9 @@ class NodeView:
         own_relay: "OwnRelay | None",
         rpc: "Mapping[str, Calls]",
     ) -> None:
-        """``state_dir`` is where a command on this machine finds the daemon's settings.
+        """Show ``node``; ``state_dir`` has the daemon's settings for commands on this machine.
 
-        ``own_relay`` lets peers reach us over TCP or TLS; ``rpc`` has what RPC calls have cost, by endpoint.
+        Peers reach us over ``own_relay`` by TCP or TLS; ``rpc`` has the calls of each RPC endpoint.
         """
         self._node, self._state_dir, self._own_relay, self._calls = node, state_dir, own_relay, rpc
         self.feed = node.event_log
@@ -50,21 +50,21 @@ class NodeView:
             "api": "1",
         }
         self.web: tuple[HttpServer, Streams] | None = None
-        """What serves this view, once it does."""
+        """The server of this view and its streams; None until `served_by`."""
         self._events: EventMetrics | None = None
         self._rpc: RpcMetrics | None = None
 
     @property
     def relay(self) -> "Tcp2Udp | None":
-        """What lets peers reach us over TCP or TLS, once it listens."""
+        """Our own relay for TCP or TLS; None until it listens."""
         return None if self._own_relay is None else self._own_relay.service
 
     def served_by(self, server: "HttpServer", streams: "Streams") -> None:
-        """Show what these have served, too."""
+        """Include the metrics of this server and its streams."""
         self.web = server, streams
 
     def counted(self) -> "EventMetrics":
-        """Return the counts of all events; they are counted from the first call on."""
+        """Return the event metrics; the first call subscribes them to the event log."""
         if self._events is None:
             # Imported late: Prometheus' client takes 15 ms.
             from dstack_vpn.wiring.event_metrics import EventMetrics
@@ -74,19 +74,19 @@ class NodeView:
         return self._events
 
     def watch(self, name: str, problem: Callable[[], str | None]) -> None:
-        """Give an optional part of the node a component of its health."""
+        """Add a health component for an optional part of the node."""
         self._node.health.watch(name, problem)
 
     def health(self) -> Health:
-        """The verdict now."""
+        """Return the present health."""
         return self._node.health.verdict()
 
     def own_key(self) -> PublicKey:
-        """Our public key, as it is now."""
+        """Return our present public key."""
         return self._node.tunnel.members.own_key
 
     def rpc(self) -> "RpcMetrics":
-        """Return what RPC calls have cost."""
+        """Return the metrics of RPC calls."""
         if self._rpc is None:
             from dstack_vpn.wiring.rpc_metrics import RpcMetrics
 
@@ -96,16 +96,16 @@ class NodeView:
     # -- documents ------------------------------------------------------------------------------------
 
     async def stats(self) -> "Later":
-        """Counters and peers."""
+        """Return the counters and peers."""
         where = {"state_dir": None if self._state_dir is None else str(self._state_dir)}
         return await self._written(lambda snapshot: where | snapshot.stats())
 
     async def peers(self) -> "Later":
-        """The peers alone."""
+        """Return the peers alone."""
         return await self._written(NodeSnapshot.all_peers)
 
     async def metrics(self) -> "Later":
-        """For Prometheus."""
+        """Return the metrics for Prometheus."""
         from dstack_vpn.wiring.metrics import gather
 
         seen = await self._node.peer_stats.look()
@@ -113,7 +113,7 @@ class NodeView:
         return gather(self._node, take(self._node, self.relay, seen), counted, self.relay, self.web)
 
     async def peer(self, node_id: str) -> dict[str, Any] | None:
-        """A node, whether it is a peer or not, and what has happened to it lately."""
+        """Return a node, its peer if it is one, and its latest events; None if it is unknown."""
         decision = self._decide(node_id)
         if decision.node is None:
             return None
@@ -146,11 +146,11 @@ class NodeView:
     # -- questions ------------------------------------------------------------------------------------
 
     def decide(self, subject: "str | PublicKey | Address") -> dict[str, Any]:
-        """A decision of access control, and whether WireGuard is to have that peer."""
+        """Return the decision of access control, and the peer's presence in the membership."""
         return self._shown(self._decide(subject))
 
     def whois(self, address: "Address") -> dict[str, Any] | None:
-        """The member behind a tunnel address, ourselves included."""
+        """Return the member that has a tunnel address, this node included; None if there is none."""
         decision = self._decide(address)
         node, own = decision.node, decision.reason is Reason.OWN_KEY
         if node is None or not isinstance(node.public_key, PublicKey) or not isinstance(node.node_id, str):
@@ -167,17 +167,17 @@ class NodeView:
         }
 
     def is_ours(self, address: "Address") -> bool:
-        """Whether that is an address of the tunnel's networks."""
+        """Return whether the address is in the tunnel's networks."""
         plan = self.addresses
         return address in (plan.ipv4 if address.version == 4 else plan.ipv6)
 
     @property
     def addresses(self) -> AddressPlan:
-        """The tunnel addresses of this network."""
+        """The address plan of this network's tunnel."""
         return self._node.tunnel.members.addresses
 
     def is_member(self, address: "Address") -> bool:
-        """Whether a member of the network has that tunnel address."""
+        """Return whether a member of the network has that tunnel address."""
         return self.whois(address) is not None
 
     def _decide(self, subject: "str | PublicKey | Address") -> Decision:
@@ -188,8 +188,8 @@ class NodeView:
         ):
             return members.access.decide(subject, now)
         if isinstance(subject, str):
-            return _NOBODY  # and no address, whatever it looks like
-        # By the number, not by the text: a node id may look like an address.
+            return _NOBODY  # a text is never taken for an address
+        # Look up the token, not the text: a node id may look like an address.
         token = members.addresses.token_at(str(subject))
         return _NOBODY if token is None else members.access.decide(token, now)
 

@@ -1,4 +1,4 @@
-"""A node's HTTP server: the API and the dashboard, for whom the settings let in."""
+"""A node's HTTP server: the API and the dashboard, with the access that the settings allow."""
 
 from dstack_vpn.adapters.keys.guest_agent import GuestAgent
 from dstack_vpn.adapters.web.access import Policy

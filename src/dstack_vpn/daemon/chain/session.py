@@ -293,7 +293,7 @@ class SessionDriver:
         await state.changed.put(advanced)
 
     def _reread(self, advanced: Advanced) -> None:
-        """Read the tokens again whose events do not determine their state, once our tip has them."""
+        """Read tokens again whose events do not determine their state, once our tip has them."""
         state = self.state
         registry = state.follower.registry
         for logged in advanced.added:

@@ -36,7 +36,7 @@ class AnswerWatch:
     _looked: float | None = field(default=None, init=False)
 
     def since(self, key: PublicKey) -> float | None:
-        """Return the time since when a peer owes an answer (Unix seconds), or None if it owes none."""
+        """Return the time since when a peer owes an answer (Unix seconds), or None."""
         at = self.answers.overdue.get(key)
         return None if at is None else self.clock.now() - (self.clock.monotonic() - at)
 

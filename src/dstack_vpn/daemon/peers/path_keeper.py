@@ -75,7 +75,7 @@ class PathKeeper:
                 await self._make_relays()
 
     async def _tick(self) -> float:
-        """Check the peers that have both UDP and relays; return the seconds until the next check."""
+        """Check the peers with both UDP and relays; return the seconds until the next check."""
         began = self.clock.monotonic()
         self.paths.keep(self.members.membership.peers.keys())
         chosen = {key: peer for key, peer in self.paths.peers.items() if peer.selector is not None}

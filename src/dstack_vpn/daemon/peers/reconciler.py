@@ -93,7 +93,7 @@ class Reconciler:
     # -- tasks ----------------------------------------------------------------------------------------
 
     async def run_events(self) -> None:
-        """Apply deltas to the device as they arrive. Absorbs device errors: the repair tries again."""
+        """Apply deltas to the device as they arrive. Absorbs device errors: a repair follows."""
         while True:
             await self.changes.work.wait()
             self.changes.work.clear()

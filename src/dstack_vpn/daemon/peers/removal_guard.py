@@ -1,4 +1,4 @@
-"""The mass removal guard: removals of more than half of the peers need a second reading of the chain.
+"""The mass removal guard: to remove more than half of the peers, the chain is read a second time.
 
 They are counted over an hour (`core.access.removals`), so that many small plans wait like a large
 one. Only removals that have the chain as their only reason are held. Peers outside of the
@@ -51,7 +51,7 @@ class MassRemovalGuard:
         return steps.keeping(self.held)
 
     def doubtful(self, present: Mapping[PublicKey, TokenId | None]) -> dict[PublicKey, TokenId | None]:
-        """Return the keys for a second reading, with their tokens: held removals and counted ones."""
+        """Return the keys and tokens for a second reading: held removals and counted ones."""
         gone = {key: gone.token for key, gone in self.counted.gone.items()}
         return gone | {key: present.get(key) for key in self.held}
 
