@@ -1,4 +1,4 @@
-"""The content of a support bundle: each part is collected separately, so one failure affects one part."""
+"""The content of a support bundle: each part is collected separately and can fail alone."""
 
 import asyncio
 import base64

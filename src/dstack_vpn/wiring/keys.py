@@ -1,4 +1,4 @@
-"""A node's own token, and its own key if the settings have none: generated, or the guest agent's."""
+"""A node's own token, and its key if the settings have none: generated, or the guest agent's."""
 
 import asyncio
 from contextlib import suppress

@@ -74,7 +74,7 @@ class _Fixed(Collector):
 def _written(families: list[Metric]) -> tuple[str, bytes]:
     registry = CollectorRegistry(auto_describe=False)
     ProcessCollector(registry=registry)
-    # An empty description: the registry then does not collect the families to learn their names.
+    # An empty description: the registry does not need the families' names.
     fixed = _Fixed(families)
     setattr(fixed, "describe", list)  # noqa: B010 - an optional method, to the type checker
     registry.register(fixed)
@@ -82,7 +82,7 @@ def _written(families: list[Metric]) -> tuple[str, bytes]:
 
 
 def gauge(name: str, text: str, value: float | None) -> Iterator[Metric]:
-    """Yield a gauge with one value, or nothing if the value is None."""
+    """Yield a gauge with one value; nothing for None."""
     if value is not None:
         yield GaugeMetricFamily(_PREFIX + name, text, value=value)
 

@@ -29,7 +29,7 @@ NAMES: Final = 0.5
 
 
 def claim_of(settings: Settings, *, make: bool = False) -> Claim:
-    """What the node uses of the host; ``make`` gives the state directory its name, if it has none."""
+    """Return the node's claims on the host; ``make`` names the state directory if it has no name."""
     keys = set() if settings.wireguard_private_key is None else {derive(settings.wireguard_private_key)}
     own = next(iter(keys), None)
     if settings.key_file is not None:
@@ -41,7 +41,7 @@ def claim_of(settings: Settings, *, make: bool = False) -> Claim:
 
 
 async def look(settings: Settings, claim: Claim) -> Host:
-    """Look at the host; raises `DeviceError` if the kernel does not answer."""
+    """Survey the host; raises `DeviceError` if the kernel does not reply."""
     found, hosts = await asyncio.gather(survey(claim, settings.backend), _hosts(settings, claim))
     archive = FileArchive(settings.wireguard_config, settings.state_dir)
     foreign = str(settings.wireguard_config) if archive.is_foreign() else None
@@ -50,7 +50,7 @@ async def look(settings: Settings, claim: Claim) -> Host:
 
 @asynccontextmanager
 async def taken(settings: Settings) -> AsyncIterator[Claim]:
-    """Claim the interface's name, and see that nothing is in the way; raises `InTheWayError`."""
+    """Claim the interface's name, and check for conflicts; raises `InTheWayError`."""
     claim = claim_of(settings, make=True)
     with ExitStack() as stack:
         held = claim_interface(settings.interface)
@@ -66,7 +66,7 @@ async def taken(settings: Settings) -> AsyncIterator[Claim]:
 
 
 async def check(settings: Settings) -> Check:
-    """The same look, for ``doctor``; a running daemon of our state directory is not in the way."""
+    """Check for ``doctor``; a running daemon of our state directory is not a conflict."""
     claim = claim_of(settings)
     try:
         host = await look(settings, claim)

@@ -100,7 +100,7 @@ async def build(settings: RelaySettings) -> Service:
 
 
 def _reload(service: Service, reread: Callable[[], RelaySettings]) -> None:
-    """Apply the settings that can change at run time: the upstreams. Invalid settings change nothing."""
+    """Apply new upstreams, which can change at run time; invalid settings change nothing."""
     try:
         settings = reread()
     except ConfigError as error:

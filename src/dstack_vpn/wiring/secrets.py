@@ -1,4 +1,4 @@
-"""The directories that this process writes secrets to: no other user may be able to write to them."""
+"""The directories to which this process writes secrets: no other user may write to them."""
 
 from collections.abc import Mapping
 from pathlib import Path

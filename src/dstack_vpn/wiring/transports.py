@@ -80,7 +80,7 @@ class Relays:
 
 
 class OwnRelay:
-    """A node's own relay: one of several paths to the node, so an unavailable port does not end it."""
+    """A node's own relay: one of several paths, so an unavailable port does not end the node."""
 
     def __init__(self, listen: Listen, pin: str | None, make: "Callable[[], Tcp2Udp]") -> None:
         """Make the relay by ``make``, which binds the port and raises `RelayError`."""

@@ -1,13 +1,14 @@
 """The configured endpoints, in order of preference: implements `ports.ChainSource`.
 
-The first endpoint that is not being left alone gets the session. One that fails is left alone for a while
-that grows (`core.limits.backoff`), so the next session goes to another at once. One that serves another chain
-is left alone for longer. Nothing here retries: the caller opens the next session when one has failed.
+The first endpoint without a pause gets the session. An endpoint that fails pauses for a time that
+grows (`core.limits.backoff`), so the next session goes to another at once. An endpoint of another
+chain pauses longer. This module does not retry: the caller opens the next session after a failure.
 
-One that left us behind what others show is followed again only if no other can be, for a while.
+An endpoint that left our tip behind the others' heads is followed again only if no other can be, for
+`BEHIND_PAUSE`.
 
-One that was found to lie is in quarantine, with all other URLs of its host: for a minute, and for twice as
-long each time. Where all are, the one that comes free first is waited for.
+An endpoint that other endpoints contradicted is in quarantine, with all other URLs of its host: for a
+minute, and twice as long each time. If all are in quarantine, the pool waits for the first to leave.
 """
 
 import asyncio
@@ -35,15 +36,15 @@ from dstack_vpn.ports import ChainSession, Quarantine, RegistryAbi
 _log = structlog.get_logger()
 
 WRONG_CHAIN_PAUSE: Final = 60.0
-"""Seconds to leave an endpoint alone that serves another chain."""
+"""The least pause, in seconds, of an endpoint that serves another chain."""
 
 BEHIND_PAUSE: Final = 180.0
-"""Seconds for which others are followed rather than an endpoint that left us behind."""
+"""Seconds for which other endpoints are preferred to one that left us behind."""
 
 QUARANTINE: Final = 60.0
-"""Seconds that an endpoint is left alone the first time that it is found to lie."""
+"""Seconds of an endpoint's first quarantine."""
 LONGEST_QUARANTINE: Final = 86_400.0
-"""Seconds; so long without another lie also forgets the earlier ones."""
+"""The longest quarantine in seconds; the same time without another one resets the duration."""
 
 Open: TypeAlias = Callable[
     [RpcUrl, Target, EndpointCapabilities, SessionSettings], AbstractAsyncContextManager[ChainSession]
@@ -59,13 +60,13 @@ class _Endpoint:
         default_factory=lambda: Backoff(QUARANTINE, LONGEST_QUARANTINE, LONGEST_QUARANTINE)
     )
     behind_until: float = -math.inf
-    """Until then, it is followed only if no other endpoint can be; it is still asked."""
+    """Until then, it is followed only if no other endpoint can be; it is still queried."""
     lies: int = 0
     last_lie: str = ""
 
 
 class RpcPool:
-    """Sessions on the best endpoint there is."""
+    """Opens sessions on the best available endpoint."""
 
     def __init__(
         self,
@@ -84,18 +85,18 @@ class RpcPool:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         open_: Open = open_session,
     ) -> None:
-        """``urls`` in order of preference, reached through ``proxies``. Raises `FormatError` if one is not
-        an RPC URL, or if there are none.
+        """Use ``urls``, in order of preference, through ``proxies``.
 
-        ``chain_id`` and ``genesis_hash`` are what is expected; what is None is learned from the first
-        endpoint and then expected of the others. ``abi`` None detects the contract's. For ``block_time``,
-        ``poll_interval`` (seconds) and ``start_block`` see `SessionSettings`.
+        ``chain_id`` and ``genesis_hash`` are the expected values; None is learned from the first
+        endpoint and then expected of the others. If ``abi`` is None, the contract's is detected. For
+        ``block_time``, ``poll_interval`` (seconds) and ``start_block`` see `SessionSettings`. Raises
+        `FormatError` for an invalid RPC URL, or if there is no URL.
         """
         if not urls:
             raise FormatError("no RPC URL is configured")
         self._endpoints = [_Endpoint(RpcUrl.parse(url, proxies)) for url in urls]
         self.calls: dict[str, Calls] = {}
-        """The calls' costs by endpoint; endpoints that differ only in secret parts share a name."""
+        """The call statistics by endpoint; endpoints that differ only in secret parts share a name."""
         for endpoint in self._endpoints:
             endpoint.memory.calls = self.calls.setdefault(endpoint.url.name, endpoint.memory.calls)
         self._target = Target(contract.lower(), chain_id, genesis_hash, abi)
@@ -161,13 +162,13 @@ class RpcPool:
         }
 
     def _wait(self, endpoint: _Endpoint) -> float:
-        """Seconds that the endpoint is still to be left alone."""
+        """Return the seconds until the end of the endpoint's pause and quarantine."""
         now = self._settings.monotonic()
         return max(endpoint.backoff.wait(now), endpoint.quarantine.wait(now))
 
     @asynccontextmanager
     async def _use(self, endpoint: _Endpoint) -> AsyncIterator[ChainSession]:
-        """A session whose failure, if it ends by one, is held against its endpoint."""
+        """Open a session on an endpoint; a failure of the session makes the endpoint pause."""
         connected_at: float | None = None
         try:
             async with self._open(endpoint.url, self._target, endpoint.memory, self._settings) as session:

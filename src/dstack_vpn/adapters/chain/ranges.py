@@ -1,15 +1,15 @@
-"""Logs of blocks, each tied to the block that it belongs to.
+"""The registry's logs, each checked against its block.
 
-One URL may stand for several backends that follow the chain at different speeds, and each call may reach
-another one. A backend that lags answers ``eth_getLogs`` by numbers with ``[]`` for blocks that it does not
-have, so an empty answer by numbers proves nothing about the newest blocks. Therefore:
+One URL may stand for several backends that follow the chain at different speeds, and each call may
+reach another one. A backend that lags replies to ``eth_getLogs`` by numbers with ``[]`` for blocks
+that it does not have, so an empty reply by numbers proves nothing about the newest blocks. Therefore:
 
-* The newest `TAIL` blocks are asked by their hashes (EIP-234): a backend that lags does not know the hash.
-  That is an error, and the call is repeated until a backend knows it.
-* Older blocks are asked by ranges. Any failure of a range of several blocks makes it smaller within the same
-  call, whatever words the endpoint uses for it.
-* What was read of a long range is kept in the endpoint's memory, with the hash of its last block, so that the
-  next session goes on from there.
+* The newest `TAIL` blocks are queried by their hashes (EIP-234). A backend that lags does not know
+  the hash. That is an error, and the call is repeated until a backend knows it.
+* Older blocks are queried by ranges. Any failure of a range of several blocks makes it smaller
+  within the same call, whatever the endpoint's error message.
+* The part of a long range that was read is kept in the endpoint's memory, with the hash of its last
+  block, so that the next session continues from there.
 """
 
 import asyncio
@@ -28,20 +28,20 @@ from dstack_vpn.core.model import BlockRef
 from dstack_vpn.errors import ChainError, EndpointError, LogsError, RangeError, RetryError
 
 TAIL: Final = 32
-"""The newest blocks, which are asked by their hashes: more than a backend lags, 5 s of 200 ms blocks."""
+"""The number of newest blocks that are queried by hash: more than a backend lags, 5 s of 200 ms blocks."""
 DEADLINE: Final = 30.0
 """Seconds for the logs of one block."""
 RANGE_DEADLINE: Final = 12.0
-"""Seconds for the logs of several blocks; after that, a smaller range is asked for."""
+"""Seconds for the logs of several blocks; after that, a smaller range is requested."""
 _RANGE_ATTEMPTS: Final = 2
 _PAUSE: Final = 0.05
-"""Seconds between two questions for a block that a backend does not have yet."""
+"""Seconds between two queries for a block that a backend does not have yet."""
 _ROUNDS: Final = 40
-"""Questions for headers by their numbers, before they are asked for by their hashes."""
+"""The limit of queries for headers by number, before they are queried by hash."""
 _CHECKPOINT: Final = 8
 """Ranges between two checkpoints of the progress."""
 _PATIENT_CALLS: Final = 100
-"""Calls for one gap; where it takes more and the contract enumerates, its state is read instead."""
+"""The limit of calls for one gap; if it needs more and the contract enumerates, the state is read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +55,10 @@ class BlockLogs:
     """True if the state can be read instead of many logs."""
 
     async def up_to(self, first: int, last: BlockRef) -> list[LoggedEvent] | None:
-        """The events from block ``first`` to that very block; None if it is not on the chain any more.
+        """Return the events from ``first`` to ``last``; None if ``last`` is not on the chain any more.
 
-        Raises `LogsError` if the endpoint serves no logs, though it serves other calls, or too few at once;
-        and other `ChainError`.
+        Raises `LogsError` if the endpoint serves other calls but no logs, or the logs of too few
+        blocks at once; and other `ChainError`.
         """
         tail_from = max(first, last.number - TAIL + 1)
         if first < tail_from and self._too_many(tail_from - first):
@@ -81,7 +81,10 @@ class BlockLogs:
     # -- by hash --------------------------------------------------------------------------------------
 
     async def _links(self, first: int, last: BlockRef) -> list[BlockRef] | None:
-        """The blocks from ``first`` to ``last``, linked by their parents; None if ``last`` was replaced."""
+        """Return the blocks from ``first`` to ``last``, linked by parent hashes.
+
+        Returns None if ``last`` was replaced.
+        """
         answers = await self._headers(list(range(first, last.number)))
         chain = [last]
         for answer in reversed(answers):
@@ -95,7 +98,7 @@ class BlockLogs:
         return chain[::-1]
 
     async def _headers(self, numbers: Sequence[int]) -> list[Json]:
-        """Headers by their numbers; null for those that no backend has shown in a few rounds."""
+        """Return headers by number; null for those that no backend has returned in `_ROUNDS`."""
         found: dict[int, Json] = {}
         for turn in range(_ROUNDS):
             missing = [number for number in numbers if found.get(number) is None]
@@ -108,7 +111,7 @@ class BlockLogs:
         return [found[number] for number in numbers]
 
     async def _parent(self, child: BlockRef) -> BlockRef | None:
-        """A block's parent, by its hash; None if the endpoint has another block in the child's place."""
+        """Return a block's parent by hash; None if the endpoint has another block in place of the child."""
         async for _ in self._patiently():
             answer = await self.caller.call("eth_getBlockByHash", child.parent_hash, False)
             if answer is not None:
@@ -121,7 +124,7 @@ class BlockLogs:
         raise EndpointError(f"the endpoint does not know the parent of block {child.number}")
 
     async def _by_hashes(self, chain: Sequence[BlockRef]) -> list[LoggedEvent] | None:
-        """The events of these linked blocks; None if they were replaced."""
+        """Return the events of these linked blocks; None if they were replaced."""
         if not self.memory.by_hash:
             return await self._by_numbers(chain)
         found: dict[str, list[LoggedEvent]] = {}
@@ -139,7 +142,7 @@ class BlockLogs:
         raise EndpointError(f"the endpoint does not know block {chain[-1].number}, which it has announced")
 
     async def _take(self, blocks: Sequence[BlockRef], found: dict[str, list[LoggedEvent]]) -> None:
-        """Ask for the logs of blocks; those that the backend does not know stay out."""
+        """Request the logs of blocks; skip blocks that the backend does not know."""
         calls = [("eth_getLogs", ({**self.reader.filter, "blockHash": b.hash},)) for b in blocks]
         answers = await self.caller.call_each(calls, deadline=DEADLINE, lag=0.2, attempts=2)
         for block, answer in zip(blocks, answers, strict=True):
@@ -150,7 +153,7 @@ class BlockLogs:
             found[block.hash] = self._of_block(block.hash, answer)
 
     async def block(self, block_hash: str) -> list[LoggedEvent]:
-        """All events of one block (EIP-234), by whichever backend has it. Raises `ChainError`."""
+        """Return all events of one block (EIP-234), from any backend that has it. Raises `ChainError`."""
         where = {**self.reader.filter, "blockHash": block_hash}
         answer = await self.caller.call("eth_getLogs", where, deadline=DEADLINE, lag=LAG)
         return self._of_block(block_hash, answer)
@@ -162,7 +165,7 @@ class BlockLogs:
         return events
 
     async def _by_numbers(self, chain: Sequence[BlockRef]) -> list[LoggedEvent] | None:
-        """The events of these blocks without EIP-234; None if the last block was replaced."""
+        """Return the events of these blocks without EIP-234; None if the last block was replaced."""
         events = await self.between(chain[0].number, chain[-1].number)
         hashes = {block.number: block.hash for block in chain}
         if any(hashes[event.block_number] != event.block_hash for event in events):
@@ -176,7 +179,7 @@ class BlockLogs:
 
     @staticmethod
     async def _patiently() -> AsyncIterator[None]:
-        """Turns, with pauses between them, for as long as a backend may lag."""
+        """Yield for each attempt, with pauses between them, for as long as a backend may lag."""
         for turn in range(int(LAG / _PAUSE)):
             if turn:
                 await asyncio.sleep(_PAUSE)
@@ -185,7 +188,10 @@ class BlockLogs:
     # -- by range -------------------------------------------------------------------------------------
 
     async def between(self, first: int, last: int) -> list[LoggedEvent]:
-        """All events of an inclusive range, in as few calls as the endpoint allows. Raises `ChainError`."""
+        """Return all events of an inclusive range, in as few calls as the endpoint allows.
+
+        Raises `ChainError`.
+        """
         begun = first
         events = await self._resumed(first, last)
         if self.memory.progress is not None and events is not None:
@@ -204,7 +210,7 @@ class BlockLogs:
         return list(found.values())
 
     async def _smaller(self, first: int, until: int) -> list[LoggedEvent] | None:
-        """The events of one range; None if it failed and a smaller one is to be tried."""
+        """Return the events of one range; None if it failed and a smaller one is to be tried."""
         span, blocks = self.memory.span, until - first + 1
         try:
             found = await self._range(first, until)

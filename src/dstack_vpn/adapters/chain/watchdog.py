@@ -1,12 +1,12 @@
 """The decision whether a silent endpoint is dead or its chain is idle.
 
-A subscription can die without a word while the connection lives. So silence is measured against the blocks'
-own rhythm (the configured block time, else the median interval seen), and after a few missing blocks the
-endpoint is asked for its latest block:
+A subscription can end without notice while the connection stays open. So silence is measured against
+the block interval (the configured block time, else the median interval seen). After a few missing
+blocks the endpoint's latest block is queried:
 
-    newer than announced    the subscription is dead (unless the announcement is just on its way)
-    the same                the chain is idle: carry on, except if the configured block time says that it
-                            can't be, for then the endpoint itself has stopped following its chain
+    newer than announced    the subscription is dead (unless the announcement is under way)
+    the same                the chain is idle: continue, except if the configured block time rules
+                            that out, because then the endpoint has stopped following its chain
 
 Pure: times are arguments, in seconds of one monotonic clock.
 """
@@ -21,18 +21,18 @@ _MISSING_BLOCKS: Final = 4
 _SHORTEST: Final = 2.0
 _LONGEST: Final = 30.0
 _UNKNOWN: Final = 10.0
-"""Seconds before the first probe while no rhythm is known."""
+"""Seconds before the first probe while no block interval is known."""
 _STALLED_BLOCKS: Final = 20
 _STALLED_SECONDS: Final = 10.0
 _INTERVALS: Final = 16
 
 GRACE: Final = 5.5
-"""Seconds that an announcement may take longer than the answer to a probe: a load balancer may serve the
-subscription by a backend that lags by 5 s."""
+"""Seconds that an announcement may take longer than the reply to a probe: a load balancer may serve
+the subscription by a backend that lags by 5 s."""
 
 
 class HeadWatch:
-    """Follows the rhythm of heads."""
+    """Tracks the interval of heads."""
 
     def __init__(self, block_time: float | None, now: float) -> None:
         self._block_time = block_time
@@ -44,19 +44,19 @@ class HeadWatch:
 
     @property
     def silence(self) -> float:
-        """Seconds without a head after which the endpoint should be asked."""
+        """Seconds without a head after which the endpoint is probed."""
         if self._block_time is not None:
             return min(max(self._block_time * _MISSING_BLOCKS, _SHORTEST), _LONGEST)
         learned = median(self._intervals) * _MISSING_BLOCKS if self._intervals else _UNKNOWN
-        # An idle dev chain is asked ever less often.
+        # An idle development chain is probed less often each time.
         return min(max(learned, _SHORTEST) * 2.0**self._idle_probes, _LONGEST)
 
     def wait(self, now: float) -> float:
-        """Seconds until the next probe is due."""
+        """Return the seconds until the next probe is due."""
         return max(0.0, self._last_sign + self.silence - now)
 
     def head(self, block: BlockRef, now: float) -> None:
-        """Note a head."""
+        """Record a head."""
         if self._last is not None:
             self._intervals.append(now - self._last_head)
         self._last = block
@@ -72,11 +72,11 @@ class HeadWatch:
         return self._last is None or latest.hash != self._last.hash
 
     def is_lower(self, latest: BlockRef) -> bool:
-        """Return True if a block is lower than the last head, from a lagging backend or a shortened chain."""
+        """Return True if a block is lower than the last head: a lagging backend, or a shorter chain."""
         return self._last is not None and latest.number < self._last.number
 
     def idle(self, now: float) -> None:
-        """Note a probe that found nothing newer."""
+        """Record a probe that found no newer block."""
         self._last_sign = now
         self._idle_probes = min(self._idle_probes + 1, 8)
 

@@ -1,15 +1,16 @@
-"""Starting wireguard-go so that neither its death nor ours costs the tunnel.
+"""The start of wireguard-go, such that the tunnel survives the end of either process.
 
-- We make the TUN interface and hand its descriptor down (``WG_TUN_FD``). As long as we hold our own, the
-  interface stays through wireguard-go's death as if nothing had happened. As it is persistent too
-  (TUNSETPERSIST), it also stays when a daemon that only adopted wireguard-go, and so holds no descriptor,
-  sees it die: addresses and routes survive, and the next wireguard-go is attached to the same interface.
-  The price is that the interface has to be deleted on purpose, which `UserspaceLink.stop` does.
-- We bind the control socket and hand it down (``WG_UAPI_FD``). Connecting never has to wait for a path to
-  appear; requests queue until it is ready, and are reset by the kernel if it dies before that.
-- It runs in a session of its own, with nothing of ours but these two descriptors: it outlives the daemon,
-  and the next one takes it over without a packet lost.
-- The private key goes through the socket only: no argument, no environment variable, no file.
+- The daemon makes the TUN interface and passes its descriptor down (``WG_TUN_FD``). While the daemon
+  holds its own descriptor, the interface survives the end of wireguard-go unchanged. The interface is
+  also persistent (TUNSETPERSIST). So it survives, too, if the daemon only adopted wireguard-go and
+  has no descriptor: addresses and routes stay, and the next wireguard-go is attached to the same
+  interface. In return, the interface has to be deleted explicitly, which `UserspaceLink.stop` does.
+- The daemon binds the control socket and passes it down (``WG_UAPI_FD``). A connection never has to
+  wait for the path to appear. Requests queue until wireguard-go is ready, and the kernel resets them
+  if it dies before that.
+- wireguard-go runs in a session of its own, with only these two descriptors of ours: it outlives the
+  daemon, and the next daemon adopts it without packet loss.
+- The private key is passed through the socket only: no argument, no environment variable, no file.
 
 The ioctl numbers are those of linux/if_tun.h on x86, ARM and RISC-V.
 """
@@ -34,7 +35,7 @@ SOCKETS: Final = Path("/var/run/wireguard")
 """Control sockets of wireguard-go and `wg`; wireguard-go exits when its own is removed."""
 TUN: Final = "/dev/net/tun"
 _UNIX_SOCKETS: Final = Path("/proc/thread-self/net/unix")
-"""The Unix sockets of the thread's network namespace, with the paths that they were bound to."""
+"""The Unix sockets of the thread's network namespace, with the paths that they are bound to."""
 
 _TUNSETIFF: Final = 0x400454CA
 _TUNSETPERSIST: Final = 0x400454CB
@@ -57,7 +58,7 @@ _TUN_PROBLEMS: Final = {
     errno.EINVAL: "an interface of another kind has that name: remove it, or choose another INTERFACE",
 }
 _LISTENS: Final = "00010000"
-"""A listening socket's flags there (linux/net.h: __SO_ACCEPTCON)."""
+"""A listening socket's flags in that table (linux/net.h: __SO_ACCEPTCON)."""
 
 
 def check_name(name: str) -> str:
@@ -68,7 +69,7 @@ def check_name(name: str) -> str:
 
 
 def socket_path(name: str) -> Path:
-    """The control socket of an interface's wireguard-go."""
+    """Return the path of the control socket of an interface's wireguard-go."""
     return SOCKETS / f"{check_name(name)}.sock"
 
 
@@ -81,11 +82,11 @@ def find_program(program: str) -> Path:
 
 
 def has_offloads(program: Path) -> bool:
-    """Return True if this wireguard-go expects packets behind a virtio header: it is several times faster.
+    """Return True if this wireguard-go expects packets after a virtio header: it is several times faster.
 
-    Else it expects them behind the older packet information, and takes one for the other. Versions don't
-    tell (Debian's 0.0.20231211 calls itself 0.0.20230223, which had none); the type's name, which is in
-    every binary that knows it, does.
+    Else it expects them after the older packet information, and would misread a virtio header. The
+    version does not show that (Debian's 0.0.20231211 reports 0.0.20230223, which had no offloads).
+    The type's name does: every binary that supports it contains the name.
     """
     return b"virtioNetHdr" in program.read_bytes()
 
@@ -107,9 +108,10 @@ def is_outdated(version: str | None) -> bool:
 
 
 def open_tun(name: str, *, offloads: bool, new: bool) -> int:
-    """Create the TUN interface (``new``), or attach to the one that outlived its program.
+    """Create the TUN interface (``new``), or attach to one that outlived its program.
 
-    It goes with its descriptor until `persist`. Raises `DeviceError`, also if ``new`` and it exists.
+    Until `persist`, the interface is removed with its descriptor. Raises `DeviceError`, also if
+    ``new`` is set and the interface exists.
     """
     flags = _IFF_TUN | (_IFF_NO_PI | _IFF_VNET_HDR if offloads else 0) | (_IFF_TUN_EXCL if new else 0)
     descriptor = -1
@@ -125,7 +127,7 @@ def open_tun(name: str, *, offloads: bool, new: bool) -> int:
 
 
 def persist(descriptor: int) -> None:
-    """Keep the descriptor's interface when nothing holds it any more; raises `DeviceError`."""
+    """Keep the descriptor's interface after its last descriptor is closed; raises `DeviceError`."""
     try:
         fcntl.ioctl(descriptor, _TUNSETPERSIST, 1)
     except OSError as error:
@@ -144,21 +146,22 @@ def is_attached(descriptor: int) -> bool:
 def listens_here(path: Path) -> bool:
     """Return True if a program of our network namespace listens at the control socket's path.
 
-    A socket belongs to the namespace that it was made in, and only that one's table has it. The process that
-    called listen (SO_PEERCRED) proves nothing: it is the daemon that started wireguard-go, long dead perhaps.
+    A socket belongs to the namespace that it was made in, and only that namespace's table has it.
+    The process that called listen (SO_PEERCRED) proves nothing: it is the daemon that started
+    wireguard-go, which may have ended.
     """
     try:
         lines = _UNIX_SOCKETS.read_text("utf-8", "replace").splitlines()[1:]
     except OSError:
-        return True  # nothing is known: the key still has to prove whose it is
+        return True  # unknown: the key still has to prove that it is ours
     rows = (line.split(maxsplit=7) for line in lines)
-    # A connection to a listener elsewhere is in our table too, with the listener's path.
+    # A connection to a listener in another namespace is in our table too, with the listener's path.
     names = [Path(row[7]) for row in rows if len(row) == 8 and row[3] == _LISTENS]
     return any((name.name, name.parent.name) == (path.name, path.parent.name) for name in names)
 
 
 def is_listened_at(path: Path) -> bool:
-    """Return True if a program listens at the path, in whichever network namespace; raises `OSError`."""
+    """Return True if a program listens at the path, in any network namespace; raises `OSError`."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
         try:
             probe.connect(str(path))
@@ -170,7 +173,7 @@ def is_listened_at(path: Path) -> bool:
 
 
 def is_elsewhere(path: Path) -> bool:
-    """Return True if a program listens at the path, and it is one of another network namespace."""
+    """Return True if a program of another network namespace listens at the path."""
     try:
         return is_listened_at(path) and not listens_here(path)
     except OSError:
@@ -187,10 +190,10 @@ def socket_id(path: Path) -> tuple[int, int] | None:
 
 
 def bind_socket(path: Path) -> socket.socket:
-    """Listen at the control socket's path, for root only, in place of one at which no program listens.
+    """Listen at the control socket's path, for root only; replace a socket without a listener.
 
-    Daemons that share the directory take turns here, so none removes what another has just bound. Raises
-    `DeviceError`, also if a program listens there, or if something else than a socket is there.
+    Daemons that share the directory take turns here, so none removes a socket that another has just
+    bound. Raises `DeviceError`, also if a program listens there or the path is not a socket.
     """
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -199,7 +202,7 @@ def bind_socket(path: Path) -> socket.socket:
         try:
             fcntl.flock(turn, fcntl.LOCK_EX)
             _make_way(path)
-            # On the socket before it has a path: there is no moment in which others could connect.
+            # Set the mode before the socket has a path, so that others can never connect.
             os.fchmod(listener.fileno(), 0o600)
             listener.bind(str(path))
             listener.listen()
@@ -225,7 +228,7 @@ def _make_way(path: Path) -> None:
 
 
 class Child:
-    """A started wireguard-go, reaped when it dies as long as the event loop runs."""
+    """A started wireguard-go; it is reaped when it ends, while the event loop runs."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
@@ -240,14 +243,14 @@ class Child:
         self.release()
 
     def release(self) -> None:
-        """Look after it no more; it goes on running."""
+        """Stop the supervision; wireguard-go continues to run."""
         if self._pidfd >= 0:
             self._loop.remove_reader(self._pidfd)
             os.close(self._pidfd)
             self._pidfd = -1
 
     def terminate(self) -> None:
-        """Ask it to end, if it lives."""
+        """Send it SIGTERM, if it runs."""
         if self._pidfd >= 0:
             signal.pidfd_send_signal(self._pidfd, signal.SIGTERM)
 
@@ -255,10 +258,10 @@ class Child:
 def spawn(program: Path, name: str, tun: int, listener: socket.socket) -> Child:
     """Start wireguard-go on the TUN descriptor and the listening socket; raises `DeviceError`.
 
-    The caller closes its own ``listener`` after that, so that the kernel resets clients that wait at it if
-    the program dies.
+    The caller then closes its own ``listener``, so that the kernel resets waiting clients if the
+    program dies.
     """
-    # Above the numbers that they get in the child, so that neither is put upon the other.
+    # Above their numbers in the child, so that neither duplicate overwrites the other.
     sources = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 5) for fd in (tun, listener.fileno())]
     environment = {
         "WG_TUN_FD": "3",

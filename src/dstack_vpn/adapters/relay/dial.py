@@ -1,7 +1,7 @@
-"""Connecting to an upstream: resolve, race the addresses, pass the proxy, agree on TLS.
+"""Connections to an upstream: name resolution, a race of the addresses, the proxy, and TLS.
 
-A name is resolved for each attempt, with a deadline of its own (`lookup`). Every socket has its options,
-and its mark, before it connects.
+A name is resolved for each attempt, with a deadline of its own (`lookup`). Every socket has its
+options and its mark before it connects.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ class Dialled:
 
     @property
     def tls_version(self) -> str | None:
-        """Such as ``TLSv1.3``; None without TLS."""
+        """The TLS version, such as ``TLSv1.3``; None without TLS."""
         return self.stream.tls_version
 
     def rtt(self) -> float | None:
@@ -57,10 +57,10 @@ async def dial(
     destinations: Destinations = ANYWHERE,
     share: Share | None = None,
 ) -> Dialled:
-    """Connect within ``timeout`` seconds once the name is resolved; raises `RelayError`.
+    """Connect within ``timeout`` seconds after the name is resolved; raises `RelayError`.
 
-    ``destinations`` judges the addresses: the upstream may have been chosen by another member, whose name
-    must not lead to this machine or into the tunnel. ``share`` is whose room the lookup takes.
+    ``destinations`` restricts the addresses: another member may have chosen the upstream, and its
+    name must not lead to this machine or into the tunnel. ``share`` is the share of lookups to use.
     """
     loop = asyncio.get_running_loop()
     began = loop.time()
@@ -100,7 +100,7 @@ async def _resolved(
 
 
 async def _connect(upstream: RelayUrl, addresses: Found, mark: int | None) -> socket.socket:
-    """TCP to the upstream, through its proxy if it has one; raises `OSError`, `RelayError`."""
+    """Connect by TCP, through the upstream's proxy if it has one; raises `OSError`, `RelayError`."""
     if upstream.via is None:
         return await _tcp(addresses, mark)
     proxy = urlsplit(upstream.via)
@@ -127,28 +127,28 @@ def _shown(proxy: SplitResult) -> str:
 
 
 async def _by_socks(connection: socket.socket, host: str, port: int, proxy: SplitResult) -> None:
-    """Have a SOCKS5 proxy connect to a host; raises `RelayError`."""
+    """Connect to a host through a SOCKS5 proxy; raises `RelayError`."""
     from python_socks import ProxyError
     from python_socks.async_.asyncio import Proxy
 
-    # The library connects to the proxy through what it takes for another proxy: so it gets our socket.
+    # The library connects to the proxy through ``forward``, another proxy: that returns our socket.
     wrapped = Proxy.from_url(proxy.geturl(), forward=_There(connection))
     try:
         await wrapped.connect(host, port)
     except ProxyError as error:
         raise RelayError(f"refused: {error}") from error
-    except ValueError as error:  # a name in its reply that is no text, or a password that it can't take
+    except ValueError as error:  # an undecodable name in its reply, or an unsupported password
         raise RelayError(f"can't be spoken to: {error}") from error
 
 
 class _There:
-    """Has the connection to the proxy already."""
+    """A forward proxy for python-socks that returns the existing connection."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
 
     async def connect(self, dest_host: str, dest_port: int, timeout: float | None = None) -> socket.socket:
-        """As python-socks calls it."""
+        """Return the connection; the signature is that of python-socks."""
         del dest_host, dest_port, timeout
         return self._connection
 
@@ -163,7 +163,7 @@ async def _tcp(addresses: Found, mark: int | None) -> socket.socket:
 
 
 def _socket(mark: int | None, info: Sequence[Any]) -> socket.socket:
-    """A socket with its options, as aiohappyeyeballs asks for it."""
+    """Make a socket with its options, as aiohappyeyeballs' socket factory."""
     made = socket.socket(info[0], info[1], info[2])
     try:
         sockets.tune(made, mark=mark)

@@ -1,13 +1,14 @@
-"""One UDP source of udp2tcp: its socket, its connection to an upstream, and the next one when that is needed.
+"""One UDP source of udp2tcp: its socket, its connection to an upstream, and reconnections.
 
     connecting --connected--> carrying --lost, stalled--> connecting
-                                  '-----a better upstream: connect there first, then move, then let go
+                                  '-----a better upstream: connect there first, then move, then close
 
-A connection that ended without having carried a frame, or right after, counts as a failure, like one that
-could not be made: the next attempt waits, twice as long each time.
+A connection that ended without having carried a frame, or within `BRIEF`, counts as a failure, like
+one that could not be made: the next attempt waits, and the wait doubles each time.
 
-While there is no connection its newest datagrams are kept. Its socket is connected to the source and bound to
-the address that the source sent to, beside the service's own, so that the kernel separates the sources.
+While there is no connection, the newest datagrams are kept. The flow's socket is connected to the
+source and bound to the address that the source sent to, in addition to the service's own socket, so
+that the kernel separates the sources.
 """
 
 import asyncio
@@ -36,13 +37,13 @@ _log = structlog.get_logger(component="relay")
 _chance: Final = random.SystemRandom().random
 
 LINGER: Final = 3.0
-"""Seconds that a connection is still read after the flow has moved on."""
+"""Seconds for which a connection is still read after the flow has moved to another."""
 MOVING: Final = 0.1
 """The share of flows that begin to move in a tick."""
 RETRY: Final = (0.25, 5.0)
-"""Seconds between attempts while none succeeds: the first pause's bound, and the longest."""
+"""Seconds between failed attempts: the bound of the first pause, and of the longest."""
 BRIEF: Final = 1.0
-"""Seconds that a connection must have stood, and carried a frame, to count as a success."""
+"""Seconds that a connection must have lasted, and carried a frame, to count as a success."""
 
 
 @dataclass(slots=True, eq=False)
@@ -55,7 +56,7 @@ class _Link:
     since: float
 
     def carried(self, now: float) -> bool:
-        """Return whether it was of use for long enough to be a success."""
+        """Return whether it has lasted and carried a frame, and so counts as a success."""
         return self.downlink.opened and now - self.since >= BRIEF
 
     def close(self) -> None:
@@ -71,7 +72,7 @@ class Service(Protocol):
 
     @property
     def spread(self) -> float:
-        """Seconds over which flows that lost the same upstream come back."""
+        """Seconds over which the reconnections of flows that lost the same upstream are spread."""
 
     async def connect(self) -> tuple[RelayUrl, Dialled]:
         """Connect to the best upstream; raises `RelayError`."""
@@ -80,19 +81,19 @@ class Service(Protocol):
         """Connect to this upstream; raises `RelayError`."""
 
     def lost(self, upstream: RelayUrl, reason: str, *, carried: bool) -> None:
-        """Take note that a connection ended, and whether it carried anything."""
+        """Record that a connection ended, and whether it carried a frame."""
 
     def heard(self, upstream: RelayUrl) -> None:
-        """Take note that a frame came from an upstream."""
+        """Record that a frame arrived from an upstream."""
 
     def stalled(self, upstream: RelayUrl, reason: str, now: float) -> bool:
         """Return whether to leave an upstream whose answers are overdue."""
 
     def tell_upstream(self, upstream: RelayUrl, dialled: Dialled) -> None:
-        """Take note that a flow uses an upstream."""
+        """Record that a flow uses an upstream."""
 
     def trouble(self, problem: str) -> None:
-        """Take note that no upstream can be reached."""
+        """Record that no upstream can be reached, and the reason."""
 
 
 class Flow:
@@ -115,12 +116,12 @@ class Flow:
 
     @property
     def upstream(self) -> RelayUrl | None:
-        """The relay that carries it now."""
+        """The relay in use; None while there is no connection."""
         return None if self._link is None else self._link.upstream
 
     @property
     def queued(self) -> int:
-        """Bytes that wait."""
+        """The number of waiting bytes."""
         return self._uplink.queued()
 
     @property
@@ -129,11 +130,11 @@ class Flow:
         return None if self._link is None else self._link.dialled.rtt()
 
     def silence(self, now: float) -> float:
-        """Return for how many seconds answers have been overdue; 0: none are."""
+        """Return the seconds for which answers have been overdue; 0 if they are not."""
         return 0.0 if self._silent_since is None else now - self._silent_since
 
     def offer(self, datagram: bytes) -> None:
-        """Take a datagram that came to the service's own socket."""
+        """Queue a datagram that arrived at the service's own socket."""
         self._uplink.offer(datagram)
 
     async def run(self) -> None:
@@ -154,7 +155,7 @@ class Flow:
         """Return the seconds until the next attempt: at least half of the bound, which doubles."""
         if self._failures:
             return full_jitter(self._failures, 0.5 + _chance() / 2, base=RETRY[0], cap=RETRY[1])
-        # Thousands of flows may have lost the same upstream in the same moment.
+        # Thousands of flows may have lost the same upstream at the same moment.
         return _chance() * self._service.spread
 
     def may_move(self) -> bool:
@@ -162,7 +163,10 @@ class Flow:
         return not self._moving and self._link is not None and _chance() < MOVING
 
     async def move(self, upstream: RelayUrl) -> None:
-        """Connect to a better upstream, and only then leave the one in use. Absorbs failures to connect."""
+        """Connect to a better upstream, and only then leave the one in use.
+
+        Absorbs failures to connect.
+        """
         self._moving = True
         try:
             dialled = await self._service.dial(upstream)
@@ -179,7 +183,7 @@ class Flow:
         self._use(upstream, dialled)
 
     def tick(self, now: float) -> None:
-        """Look at what happened since the last time, and leave an upstream that owes answers."""
+        """Check the traffic since the last tick, and leave an upstream that owes answers."""
         link = self._link
         sent, received = self._uplink.take_sent(), link is not None and link.downlink.received
         if sent or received:
@@ -202,27 +206,30 @@ class Flow:
             self._lost(overdue, blame=False)
 
     def probe(self, to: SocketAddress, mark: int | None, answered: Callable[[], None]) -> None:
-        """See whether the peer answers by UDP from there; raises `OSError`, `RelayError`."""
+        """Probe the peer by UDP at that address; raises `OSError`, `RelayError`.
+
+        Calls ``answered`` when the peer answers from there.
+        """
         self.end_probe()
         if self._link is not None:
             self._probe = DirectProbe(self._service.engine, self._uplink, self._udp, answered)
             self._probe.start(to, mark)
 
     def end_probe(self) -> None:
-        """Take no more answers by UDP."""
+        """End the probe by UDP."""
         if self._probe is not None:
             self._probe.close()
             self._probe = None
 
     def hold(self, *, on: bool) -> None:
-        """Hand nothing on to WireGuard for a moment, or all of it again."""
+        """Hold the packets for WireGuard, or release them."""
         for link in (*self._old, *([self._link] if self._link else ())):
             link.downlink.hold(on=on)
         if self._probe is not None:
             self._probe.hold(on=on)
 
     def close(self) -> None:
-        """Give everything back."""
+        """Close the sockets and connections."""
         self._closed = True
         self.end_probe()
         self._uplink.close()
@@ -253,7 +260,7 @@ class Flow:
         service.tell_upstream(upstream, dialled)
 
     def _lost(self, reason: str, *, blame: bool = True) -> None:
-        """The connection is of no use any more."""
+        """Close the connection in use, and request another one."""
         link, self._link = self._link, None
         if link is None:
             return
@@ -272,7 +279,7 @@ class Flow:
 
 
 def _barren(link: _Link, reason: str) -> str:
-    """Return why a connection has ended, with what is probably at fault if it never carried anything."""
+    """Return the reason that a connection ended, with a probable cause if it never carried a frame."""
     downlink, upstream = link.downlink, link.upstream
     if downlink.opened:
         return reason

@@ -1,7 +1,7 @@
-"""Frames that came over the stream, to a UDP socket in as few calls as there can be.
+"""Sending of the stream's frames on a UDP socket, in as few calls as possible.
 
-Runs of equal frames leave as one message that the kernel cuts up (UDP_SEGMENT), the others by sendmmsg. Where
-neither is available, they leave one by one.
+Runs of frames of equal size leave as one message that the kernel splits (UDP_SEGMENT), the others
+by sendmmsg. If neither is available, frames leave one by one.
 """
 
 import errno
@@ -18,31 +18,34 @@ from dstack_vpn.adapters.relay.vectors import IOVEC, MMSGHDR, MOST, Memory, Mess
 from dstack_vpn.core.wireguard.framing import HEADER, LONGEST_FRAME, RUN, RUN_BYTES, Run
 
 READ: Final = 1 << 18
-"""Bytes that are read from a stream at once at most."""
+"""The limit of bytes for one read from a stream."""
 WORTH_IT: Final = 3
-"""Equal frames in a row that are worth a call of their own."""
+"""The least number of consecutive frames of equal size that are sent by a call of their own."""
 _MSG_DONTWAIT: Final = 0x40
 _SEGMENT: Final = 16
-"""Offset of the segment's size in the control message: behind a struct cmsghdr, a u16."""
+"""Offset of the segment's size in the control message: a u16 after a struct cmsghdr."""
 _TEMPLATES: Final = 1024
 _PATIENCE: Final = 3
-"""Times that a socket's pending error may come before the datagram itself is taken to be at fault."""
+"""The number of pending errors of a socket after which the datagram itself counts as their cause."""
 
 
 class Sink:
-    """A connected UDP socket, and what was found out about sending on it."""
+    """A connected UDP socket, and its known limits for sending."""
 
     __slots__ = ("counters", "descriptor", "longest_segment", "refused", "udp")
 
     def __init__(self, udp: socket.socket, offload: Offload, counters: Counters) -> None:
         self.udp, self.descriptor, self.counters = udp, udp.fileno(), counters
         self.longest_segment = RUN_BYTES if offload.gso else 0
-        """Bytes; the path may not take longer ones, and some devices take none."""
+        """Bytes; the path may refuse longer segments, and some devices refuse all."""
         self.refused: Callable[[], None] = lambda: None
         """Called when an earlier datagram's ICMP error appears here: the reader may have missed it."""
 
     def send(self, datagram: memoryview) -> bool:
-        """Send one; False if the socket is full. What can't be sent at all is dropped and counted."""
+        """Send a datagram; return False if the socket is full.
+
+        A datagram that can't be sent at all is dropped and counted.
+        """
         for _ in range(_PATIENCE):
             try:
                 self.udp.send(datagram)
@@ -58,12 +61,12 @@ class Sink:
         return True
 
     def dropped(self, number: int) -> None:
-        """A datagram was refused by the kernel."""
+        """Count a datagram that the kernel refused with the error ``number``."""
         self.counters.drops[Drop.OVERSIZE if number == errno.EMSGSIZE else Drop.REFUSED] += 1
 
 
 class Outbox:
-    """The buffer that streams are read into, and the messages that leave it. One for an event loop."""
+    """The buffer for reads from streams, and the messages that leave it; one for each event loop."""
 
     def __init__(self, offload: Offload) -> None:
         self.received = Memory(READ + LONGEST_FRAME)
@@ -79,7 +82,10 @@ class Outbox:
             struct.pack_into("7Q2I", self._headers.data, index * MMSGHDR, 0, 0, where, 1, 0, 0, 0, 0, 0)
 
     def send(self, sink: Sink, runs: Sequence[Run]) -> int | None:
-        """Send the runs in their order; returns where the first frame begins that found the socket full."""
+        """Send the runs in order; return the offset of the first frame that found the socket full.
+
+        Returns None if all frames are sent or dropped.
+        """
         first = 0
         for index, run in enumerate(runs):
             if run[2] < WORTH_IT or run[1] > sink.longest_segment:
@@ -92,7 +98,7 @@ class Outbox:
         return self._frames(sink, runs[first:]) if first < len(runs) else None
 
     def _segments(self, sink: Sink, run: Run) -> int | None:
-        """A run as one message."""
+        """Send a run as one message."""
         offset, size, count, tail = run
         total = count + (tail >= 0)
         self._run.bytes[: total * IOVEC] = self._template(offset, size)[: total * IOVEC]
@@ -115,9 +121,10 @@ class Outbox:
         return None
 
     def _template(self, offset: int, size: int) -> bytes:
-        """The buffers of a run as long as there can be.
+        """Return the buffers for the longest possible run at this offset, from a cache.
 
-        A read puts what was left of a frame in front: so under load the same runs begin at the same places.
+        A read puts the rest of a frame in front, so under load the same runs begin at the same
+        offsets.
         """
         key = (offset, size)
         if key not in self._templates:
@@ -131,7 +138,7 @@ class Outbox:
         return self._templates[key]
 
     def _frames(self, sink: Sink, runs: Sequence[Run]) -> int | None:
-        """Every frame of the runs as a message of its own."""
+        """Send each frame of the runs as a message of its own."""
         frames = _each(runs)
         for start in range(0, len(frames), MOST):
             part = frames[start : start + MOST]
@@ -171,7 +178,7 @@ class Outbox:
 
 
 def _each(runs: Sequence[Run]) -> list[tuple[int, int]]:
-    """Offset and size of every frame in the runs."""
+    """Return the offset and size of every frame in the runs."""
     frames: list[tuple[int, int]] = []
     for offset, size, count, tail in runs:
         frames.append((offset, size))

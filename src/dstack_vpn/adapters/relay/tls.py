@@ -1,7 +1,7 @@
-"""TLS for the relay: whom to trust, shaking hands without blocking, and a stream.
+"""TLS for the relay: the check of the server, a non-blocking handshake, and a stream.
 
-A pin is the SHA-256 of the server's SubjectPublicKeyInfo (RFC 7469). It takes the place of authorities and
-names: the holder of that key is the server. With a CA file besides, both must hold.
+A pin is the SHA-256 of the server's SubjectPublicKeyInfo (RFC 7469). It replaces authorities and
+names: the holder of that key is the server. With a CA file in addition, both checks must pass.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from dstack_vpn.core.paths.relay_url import RelayUrl
 from dstack_vpn.errors import RelayError
 
 RECORD: Final = 1 << 14
-"""Bytes of payload in a record at most (RFC 8446, 5.1)."""
+"""The limit of payload bytes in a record (RFC 8446, 5.1)."""
 _WOULD_BLOCK: Final = (ssl.SSLWantReadError, ssl.SSLWantWriteError)
 _EXPIRED: Final = (9, 10)
 """X509_V_ERR_CERT_NOT_YET_VALID and _HAS_EXPIRED (openssl/x509_vfy.h)."""
@@ -28,8 +28,8 @@ _WRONG_NAME: Final = (62, 63, 64)
 class TlsStream:
     """A `Stream` over a TLS connection whose handshake is done.
 
-    OpenSSL wants what would have blocked again as it was: Python allows that the bytes have moved since
-    (SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER), and that only some of them go.
+    After a write that would have blocked, OpenSSL requires the same data again. Python allows that
+    the bytes have moved since (SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER), and that only a part is written.
     """
 
     plain = False
@@ -56,7 +56,7 @@ class TlsStream:
         except _WOULD_BLOCK:
             return None
         except ssl.SSLEOFError:
-            return 0  # without a closing alert, which for datagrams makes no difference
+            return 0  # without a closing alert, which datagrams do not need
 
     def pending(self) -> bool:
         """True if a record has been decrypted in part."""
@@ -72,7 +72,7 @@ class TlsStream:
 
 @lru_cache(maxsize=256)
 def client_context(upstream: RelayUrl) -> ssl.SSLContext:
-    """The check of a server; raises `RelayError` if the CA file is unusable."""
+    """Return the context that checks a server; raises `RelayError` if the CA file is unusable."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if upstream.pins and upstream.ca is None:
@@ -89,7 +89,7 @@ def client_context(upstream: RelayUrl) -> ssl.SSLContext:
 
 
 async def connect(connection: socket.socket, upstream: RelayUrl, timeout: float) -> TlsStream:
-    """Shake hands as a client; raises `RelayError`, and then the connection is closed."""
+    """Perform the handshake as a client; raises `RelayError` and closes the connection on failure."""
     try:
         name = upstream.sni or upstream.host
         secured = client_context(upstream).wrap_socket(
@@ -123,7 +123,7 @@ def _check_pin(secured: ssl.SSLSocket, upstream: RelayUrl) -> None:
 
 
 def pin_of(certificate: bytes) -> bytes:
-    """The SHA-256 of a DER certificate's SubjectPublicKeyInfo."""
+    """Return the SHA-256 of a DER certificate's SubjectPublicKeyInfo."""
     from cryptography import x509
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
@@ -132,7 +132,7 @@ def pin_of(certificate: bytes) -> bytes:
 
 
 def validity_of(certificate: bytes) -> tuple[datetime, datetime]:
-    """From when until when a DER certificate is valid; with a date that can't be read, always."""
+    """Return the validity period of a DER certificate; unlimited if a date can't be read."""
     from cryptography import x509
 
     try:
@@ -147,7 +147,10 @@ def validity_of(certificate: bytes) -> tuple[datetime, datetime]:
 
 
 async def handshake(secured: ssl.SSLSocket, timeout: float) -> None:
-    """Shake hands on a non-blocking socket within so many seconds; raises `OSError` (`ssl.SSLError`)."""
+    """Perform the handshake on a non-blocking socket within ``timeout`` seconds.
+
+    Raises `OSError` (also as `ssl.SSLError` and `TimeoutError`).
+    """
     loop = asyncio.get_running_loop()
     descriptor = secured.fileno()
     async with asyncio.timeout(timeout):

@@ -1,10 +1,10 @@
 """Access rules of the HTTP server.
 
-Three things let a request in: a path that is open to all, the token, or the address that it comes from, if
-the operator allows that. Trust in this machine rests on what the kernel says of the other end's process
-(`owner`), never on the absence of a header: a proxy need not add any. A request that shows a proxy, or
-names another machine in ``Host``, as a foreign web page would, is refused besides. A page's script can set
-almost any header, so no header exempts a request from that.
+A request is allowed by an open path, by the token, or by its source address, if the operator permits
+that. Trust in this machine depends on the kernel's record of the other end's process (`owner`), never
+on the absence of a header: a proxy need not add any. In addition, a request is refused if it shows a
+proxy, or if ``Host`` names another machine, as it does for a foreign web page. A page's script can
+set almost any header, so no header exempts a request from that.
 """
 
 import hmac
@@ -64,16 +64,16 @@ class Policy:
     vpn: bool = False
     """True if members of the network, by tunnel address, need no token."""
     proxies: tuple[Network, ...] = _LOOPBACK
-    """Whose word on their clients is taken, and who may use forward-auth without the token."""
+    """Trusted proxies: their headers name the client; forward-auth needs no token from them."""
     suffix: str | None = None
     """The zone of the network's own names."""
     is_member: Callable[[Address], bool] = field(default=lambda address: False)
     members: AddressPlan | None = None
-    """The tunnel addresses, by which limits count members."""
+    """The address plan of the tunnel, by which limits count members."""
     owner: Callable[[End, End], int | None] = owner_of
-    """Tells the user of a connection's other end on this machine."""
+    """Returns the user id of a connection's other end on this machine; None on another machine."""
     _owners: "WeakKeyDictionary[object, int | None]" = field(default_factory=WeakKeyDictionary, repr=False)
-    """By transport: it stays the same for a connection."""
+    """The owners by transport: an owner stays the same for a connection."""
 
     @property
     def sources(self) -> Sources:
@@ -87,8 +87,9 @@ class Policy:
             rebound = _is_here(request, peer) and not self._is_plain(request)
             return Refusal(421, _REBOUND) if rebound and not self._has_token(request) else None
         if self.asks_for_a_client(request, peer):
-            # The proxy passes its client's Authorization on, which is none of ours, and often its Host. A
-            # browser here that asks us directly names our own port besides, as no client of a proxy does.
+            # The proxy forwards its client's Authorization, which is not for us, and often its Host.
+            # A browser here that sends us a request directly also names our own port; a client of a
+            # proxy does not.
             rebound = _is_here(request, peer) and not self._is_plain(request) and _names_our_port(request)
             return Refusal(421, _REBOUND) if rebound else None
         if self._has_token(request):
@@ -98,7 +99,7 @@ class Policy:
         return None if self._is_plain(request) else Refusal(421, _REBOUND)
 
     def client(self, request: web.Request) -> Address | None:
-        """Return the client of a request: for a trusted proxy's question, the client that it asks about."""
+        """Return the client of a request: for a trusted proxy's forward-auth, the proxy's client."""
         peer = peer_of(request)
         if peer is None or not self.asks_for_a_client(request, peer):
             return peer
@@ -108,7 +109,7 @@ class Policy:
             return peer
 
     def asks_for_a_client(self, request: web.Request, peer: Address | None) -> bool:
-        """Return True for a trusted proxy's question about its client."""
+        """Return True for a trusted proxy's forward-auth request about its client."""
         forward_auth = f"{request.path}/".startswith(f"{FORWARD_AUTH}/")
         return forward_auth and peer is not None and self.trusts(peer)
 
@@ -137,7 +138,7 @@ class Policy:
     @staticmethod
     def by_proxy(request: web.Request) -> bool:
         """Return True if a request shows that a proxy forwarded it; False proves nothing."""
-        # Of those that still speak HTTP/1.0, nginx passes on the requests of others.
+        # HTTP/1.0 is the version in which nginx forwards requests by default.
         return request.version < HttpVersion11 or shows_a_proxy(request.headers)
 
     def _has_token(self, request: web.Request) -> bool:
@@ -164,12 +165,12 @@ def _names_our_port(request: web.Request) -> bool:
 
 
 def peer_of(request: web.Request) -> Address | None:
-    """The address at the other end of the connection."""
+    """Return the address of the connection's other end."""
     return _address_of(request, "peername")
 
 
 def source_of(request: web.Request, sources: Sources) -> Source:
-    """The party at the other end of the connection, whatever the request says."""
+    """Return the party at the connection's other end, regardless of the request's headers."""
     return sources.of(peer_of(request), _address_of(request, "sockname"))
 
 

@@ -1,9 +1,9 @@
-"""The mass removal guard: to remove more than half of the peers, the chain is read a second time.
+"""The mass removal guard: it holds removals of more than half of the peers.
 
-They are counted over an hour (`core.access.removals`), so that many small plans wait like a large
-one. Only removals that have the chain as their only reason are held. Peers outside of the
-operator's pin are removed at once, and so are all peers if the settings have the node isolate
-itself.
+Held removals wait for a second reading of the chain. Removals are counted over an hour
+(`core.access.removals`), so that many small plans wait like a large one. Only removals that have
+the chain as their only reason are held. Peers outside of the operator's pin are removed at once,
+and so are all peers if the settings have the node isolate itself.
 """
 
 import asyncio
