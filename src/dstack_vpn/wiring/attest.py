@@ -12,7 +12,7 @@ __all__ = ["LEVELS", "Judgement", "decode", "judgement", "verify"]
 def judgement(quote: bytes, collateral: str | None, pccs: str | None, accept: Sequence[str]) -> Judgement:
     """Return the criteria for a quote: a collateral's text, or that of a PCCS, or neither.
 
-    ``accept`` are TCB levels in addition to "up to date". Raises the errors of reading the collateral.
+    ``accept`` are TCB levels in addition to "up to date". Raises errors of reading the collateral.
     """
     found = None
     if collateral is not None:

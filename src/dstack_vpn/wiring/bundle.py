@@ -86,7 +86,7 @@ def _version() -> str:
 
 
 def _settings(settings: Settings) -> str:
-    """Return the settings as JSON: a secret only as "(set)", an RPC endpoint without credentials."""
+    """Return the settings as JSON: a secret as "(set)", an RPC endpoint without credentials."""
     found: dict[str, Any] = {}
     for option in OPTIONS:
         value = getattr(settings, option.key, None)

@@ -122,7 +122,10 @@ def build(settings: Settings, link: Link, relays: Relays, source: ChainSource) -
 
 
 async def run(settings: Settings) -> None:
-    """Run the daemon until SIGTERM or SIGINT; a second signal ends it at once. Raises `ConfigError`."""
+    """Run the daemon until SIGTERM or SIGINT; a second signal ends it at once.
+
+    Raises `ConfigError`.
+    """
     logs.configure(settings.log_level, settings.log_levels, settings.log_format)
     harden()
     refuse_exposed(of_node(settings))

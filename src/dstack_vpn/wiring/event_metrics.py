@@ -19,7 +19,7 @@ DEPTHS: Final = (1, 2, 3, 5, 8, 16, 32, 64, 128)
 
 
 class EventMetrics:
-    """Counts events since it was subscribed."""
+    """The counters and histograms of the events that it takes."""
 
     def __init__(self) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # the library has no types for it

@@ -55,7 +55,7 @@ def _protects(settings: Settings, firewall: NftFirewall) -> bool:
 
 
 def _closed(settings: Settings) -> frozenset[tuple[str, int]]:
-    """Return our own ports that lead into the tunnel again, except a port that the kernel chooses."""
+    """Return our own ports that lead into the tunnel again, except one that the kernel chooses."""
     ports = {("udp", settings.listen_port)}
     if settings.relay_listen is not None:
         ports.add(("tcp", settings.relay_listen.port))

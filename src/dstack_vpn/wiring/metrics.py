@@ -41,7 +41,7 @@ def gather(
 ) -> Callable[[], tuple[str, bytes]]:
     """Gather all metrics now, and return a function that renders them.
 
-    ``counted`` are families from other modules, ``relay`` is the node's own, ``web`` its web server.
+    ``counted`` are families of other modules, ``relay`` is the node's own, ``web`` its server.
     """
     families = [
         *_node(node, snapshot),

@@ -29,7 +29,7 @@ NAMES: Final = 0.5
 
 
 def claim_of(settings: Settings, *, make: bool = False) -> Claim:
-    """Return the node's claims on the host; ``make`` names the state directory if it has no name."""
+    """Return the node's claims on the host; ``make`` names a state directory without a name."""
     keys = set() if settings.wireguard_private_key is None else {derive(settings.wireguard_private_key)}
     own = next(iter(keys), None)
     if settings.key_file is not None:

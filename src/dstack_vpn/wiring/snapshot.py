@@ -54,7 +54,7 @@ class NodeSnapshot:
     """`stats` without the peers."""
 
     def way(self, key: PublicKey) -> Way:
-        """Return a peer's transport and relay; a peer that uses our relay has a loopback endpoint."""
+        """Return a peer's transport and relay; a peer over our relay has a loopback endpoint."""
         way, state = self.relayed.get(key, _BY_UDP), self.seen.get(key)
         calls = state is not None and state.endpoint is not None and state.endpoint.is_loopback
         return way | {"transport": self.calls_by} if calls and way["relay"] is None and self.calls_by else way

@@ -93,7 +93,7 @@ class NodeView:
             self._rpc = RpcMetrics(self._calls)
         return self._rpc
 
-    # -- documents ------------------------------------------------------------------------------------
+    # -- documents ---------------------------------------------------------------------------------
 
     async def stats(self) -> "Later":
         """Return the counters and peers."""
@@ -143,14 +143,14 @@ class NodeView:
         ]
         return found[-_HISTORY:]
 
-    # -- questions ------------------------------------------------------------------------------------
+    # -- questions ---------------------------------------------------------------------------------
 
     def decide(self, subject: "str | PublicKey | Address") -> dict[str, Any]:
         """Return the decision of access control, and the peer's presence in the membership."""
         return self._shown(self._decide(subject))
 
     def whois(self, address: "Address") -> dict[str, Any] | None:
-        """Return the member that has a tunnel address, this node included; None if there is none."""
+        """Return the member that has a tunnel address, this node included, or None."""
         decision = self._decide(address)
         node, own = decision.node, decision.reason is Reason.OWN_KEY
         if node is None or not isinstance(node.public_key, PublicKey) or not isinstance(node.node_id, str):

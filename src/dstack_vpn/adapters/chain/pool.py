@@ -4,11 +4,12 @@ The first endpoint without a pause gets the session. An endpoint that fails paus
 grows (`core.limits.backoff`), so the next session goes to another at once. An endpoint of another
 chain pauses longer. This module does not retry: the caller opens the next session after a failure.
 
-An endpoint that left our tip behind the others' heads is followed again only if no other can be, for
-`BEHIND_PAUSE`.
+An endpoint that left our tip behind the others' heads is followed again only if no other can be,
+for `BEHIND_PAUSE`.
 
-An endpoint that other endpoints contradicted is in quarantine, with all other URLs of its host: for a
-minute, and twice as long each time. If all are in quarantine, the pool waits for the first to leave.
+An endpoint that other endpoints contradicted is in quarantine, with all other URLs of its host: for
+a minute, and twice as long each time. If all are in quarantine, the pool waits for the first to
+leave.
 """
 
 import asyncio
@@ -87,16 +88,16 @@ class RpcPool:
     ) -> None:
         """Use ``urls``, in order of preference, through ``proxies``.
 
-        ``chain_id`` and ``genesis_hash`` are the expected values; None is learned from the first
-        endpoint and then expected of the others. If ``abi`` is None, the contract's is detected. For
-        ``block_time``, ``poll_interval`` (seconds) and ``start_block`` see `SessionSettings`. Raises
-        `FormatError` for an invalid RPC URL, or if there is no URL.
+        ``chain_id`` and ``genesis_hash`` are the expected values; a missing one is learned from the
+        first endpoint and then expected of the others. Without ``abi``, the contract's is detected.
+        For ``block_time``, ``poll_interval`` (seconds) and ``start_block`` see `SessionSettings`.
+        Raises `FormatError` for an invalid RPC URL, or if there is no URL.
         """
         if not urls:
             raise FormatError("no RPC URL is configured")
         self._endpoints = [_Endpoint(RpcUrl.parse(url, proxies)) for url in urls]
         self.calls: dict[str, Calls] = {}
-        """The call statistics by endpoint; endpoints that differ only in secret parts share a name."""
+        """The call statistics by endpoint name; URLs that differ only in secrets share a name."""
         for endpoint in self._endpoints:
             endpoint.memory.calls = self.calls.setdefault(endpoint.url.name, endpoint.memory.calls)
         self._target = Target(contract.lower(), chain_id, genesis_hash, abi)

@@ -2,7 +2,8 @@
 
 One URL may stand for several backends that follow the chain at different speeds, and each call may
 reach another one. A backend that lags replies to ``eth_getLogs`` by numbers with ``[]`` for blocks
-that it does not have, so an empty reply by numbers proves nothing about the newest blocks. Therefore:
+that it does not have, so an empty reply by numbers proves nothing about the newest blocks.
+Therefore:
 
 * The newest `TAIL` blocks are queried by their hashes (EIP-234). A backend that lags does not know
   the hash. That is an error, and the call is repeated until a backend knows it.
@@ -28,7 +29,8 @@ from dstack_vpn.core.model import BlockRef
 from dstack_vpn.errors import ChainError, EndpointError, LogsError, RangeError, RetryError
 
 TAIL: Final = 32
-"""The number of newest blocks that are queried by hash: more than a backend lags, 5 s of 200 ms blocks."""
+"""The number of newest blocks that are queried by hash: more than a backend lags (5 s of 200 ms
+blocks)."""
 DEADLINE: Final = 30.0
 """Seconds for the logs of one block."""
 RANGE_DEADLINE: Final = 12.0
@@ -37,11 +39,11 @@ _RANGE_ATTEMPTS: Final = 2
 _PAUSE: Final = 0.05
 """Seconds between two queries for a block that a backend does not have yet."""
 _ROUNDS: Final = 40
-"""The limit of queries for headers by number, before they are queried by hash."""
+"""The limit of rounds of queries for headers by number, before they are queried by hash."""
 _CHECKPOINT: Final = 8
 """Ranges between two checkpoints of the progress."""
 _PATIENT_CALLS: Final = 100
-"""The limit of calls for one gap; if it needs more and the contract enumerates, the state is read."""
+"""The limit of calls for one gap; beyond it, the state is read if the contract enumerates."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,7 @@ class BlockLogs:
     """True if the state can be read instead of many logs."""
 
     async def up_to(self, first: int, last: BlockRef) -> list[LoggedEvent] | None:
-        """Return the events from ``first`` to ``last``; None if ``last`` is not on the chain any more.
+        """Return the events from ``first`` to ``last``; None if ``last`` is off the chain.
 
         Raises `LogsError` if the endpoint serves other calls but no logs, or the logs of too few
         blocks at once; and other `ChainError`.
@@ -78,7 +80,7 @@ class BlockLogs:
     def _too_many(self, blocks: int) -> bool:
         return self.enumerates and blocks > _PATIENT_CALLS * self.memory.span.size
 
-    # -- by hash --------------------------------------------------------------------------------------
+    # -- by hash -----------------------------------------------------------------------------------
 
     async def _links(self, first: int, last: BlockRef) -> list[BlockRef] | None:
         """Return the blocks from ``first`` to ``last``, linked by parent hashes.
@@ -98,7 +100,7 @@ class BlockLogs:
         return chain[::-1]
 
     async def _headers(self, numbers: Sequence[int]) -> list[Json]:
-        """Return headers by number; null for those that no backend has returned in `_ROUNDS`."""
+        """Return headers by number; null for those that no backend returned in `_ROUNDS` rounds."""
         found: dict[int, Json] = {}
         for turn in range(_ROUNDS):
             missing = [number for number in numbers if found.get(number) is None]
@@ -111,7 +113,7 @@ class BlockLogs:
         return [found[number] for number in numbers]
 
     async def _parent(self, child: BlockRef) -> BlockRef | None:
-        """Return a block's parent by hash; None if the endpoint has another block in place of the child."""
+        """Return a block's parent by hash; None if the endpoint has replaced the child."""
         async for _ in self._patiently():
             answer = await self.caller.call("eth_getBlockByHash", child.parent_hash, False)
             if answer is not None:
@@ -153,7 +155,7 @@ class BlockLogs:
             found[block.hash] = self._of_block(block.hash, answer)
 
     async def block(self, block_hash: str) -> list[LoggedEvent]:
-        """Return all events of one block (EIP-234), from any backend that has it. Raises `ChainError`."""
+        """Return all events of one block (EIP-234), from any backend; raises `ChainError`."""
         where = {**self.reader.filter, "blockHash": block_hash}
         answer = await self.caller.call("eth_getLogs", where, deadline=DEADLINE, lag=LAG)
         return self._of_block(block_hash, answer)
@@ -165,7 +167,7 @@ class BlockLogs:
         return events
 
     async def _by_numbers(self, chain: Sequence[BlockRef]) -> list[LoggedEvent] | None:
-        """Return the events of these blocks without EIP-234; None if the last block was replaced."""
+        """Return the events of these blocks without EIP-234; None if the last one was replaced."""
         events = await self.between(chain[0].number, chain[-1].number)
         hashes = {block.number: block.hash for block in chain}
         if any(hashes[event.block_number] != event.block_hash for event in events):
@@ -185,7 +187,7 @@ class BlockLogs:
                 await asyncio.sleep(_PAUSE)
             yield
 
-    # -- by range -------------------------------------------------------------------------------------
+    # -- by range ----------------------------------------------------------------------------------
 
     async def between(self, first: int, last: int) -> list[LoggedEvent]:
         """Return all events of an inclusive range, in as few calls as the endpoint allows.
@@ -244,7 +246,7 @@ class BlockLogs:
             self.memory.progress = Progress(first, parse_header(answer), tuple(events))
 
     async def _resumed(self, first: int, last: int) -> list[LoggedEvent] | None:
-        """Return an earlier session's logs of this range; None if there are none, or they are stale."""
+        """Return an earlier session's logs of this range; None if they are missing or stale."""
         kept, self.memory.progress = self.memory.progress, None
         if kept is None or not kept.first <= first <= kept.until.number < last:
             return None

@@ -1,8 +1,8 @@
 """The decision whether a silent endpoint is dead or its chain is idle.
 
-A subscription can end without notice while the connection stays open. So silence is measured against
-the block interval (the configured block time, else the median interval seen). After a few missing
-blocks the endpoint's latest block is queried:
+A subscription can end without notice while the connection stays open. So silence is measured
+against the block interval (the configured block time, else the median interval seen). After a few
+missing blocks the endpoint's latest block is queried:
 
     newer than announced    the subscription is dead (unless the announcement is under way)
     the same                the chain is idle: continue, except if the configured block time rules
@@ -72,7 +72,7 @@ class HeadWatch:
         return self._last is None or latest.hash != self._last.hash
 
     def is_lower(self, latest: BlockRef) -> bool:
-        """Return True if a block is lower than the last head: a lagging backend, or a shorter chain."""
+        """Return True if a block is lower than the last head (lagging backend, shorter chain)."""
         return self._last is not None and latest.number < self._last.number
 
     def idle(self, now: float) -> None:

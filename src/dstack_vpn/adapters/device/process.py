@@ -1,15 +1,16 @@
 """The start of wireguard-go, such that the tunnel survives the end of either process.
 
-- The daemon makes the TUN interface and passes its descriptor down (``WG_TUN_FD``). While the daemon
-  holds its own descriptor, the interface survives the end of wireguard-go unchanged. The interface is
-  also persistent (TUNSETPERSIST). So it survives, too, if the daemon only adopted wireguard-go and
-  has no descriptor: addresses and routes stay, and the next wireguard-go is attached to the same
-  interface. In return, the interface has to be deleted explicitly, which `UserspaceLink.stop` does.
+- The daemon makes the TUN interface and passes its descriptor down (``WG_TUN_FD``). While the
+  daemon holds its own descriptor, the interface survives the end of wireguard-go unchanged. The
+  interface is also persistent (TUNSETPERSIST). So it survives, too, if the daemon only adopted
+  wireguard-go and has no descriptor: addresses and routes stay, and the next wireguard-go is
+  attached to the same interface. In return, the interface has to be deleted explicitly, which
+  `UserspaceLink.stop` does.
 - The daemon binds the control socket and passes it down (``WG_UAPI_FD``). A connection never has to
-  wait for the path to appear. Requests queue until wireguard-go is ready, and the kernel resets them
-  if it dies before that.
-- wireguard-go runs in a session of its own, with only these two descriptors of ours: it outlives the
-  daemon, and the next daemon adopts it without packet loss.
+  wait for the path to appear. Requests queue until wireguard-go is ready, and the kernel resets
+  them if it dies before that.
+- wireguard-go runs in a session of its own, with only these two descriptors of ours: it outlives
+  the daemon, and the next daemon adopts it without packet loss.
 - The private key is passed through the socket only: no argument, no environment variable, no file.
 
 The ioctl numbers are those of linux/if_tun.h on x86, ARM and RISC-V.
@@ -82,11 +83,12 @@ def find_program(program: str) -> Path:
 
 
 def has_offloads(program: Path) -> bool:
-    """Return True if this wireguard-go expects packets after a virtio header: it is several times faster.
+    """Return True if this wireguard-go expects packets after a virtio header.
 
-    Else it expects them after the older packet information, and would misread a virtio header. The
-    version does not show that (Debian's 0.0.20231211 reports 0.0.20230223, which had no offloads).
-    The type's name does: every binary that supports it contains the name.
+    That is several times faster. Else it expects them after the older packet information, and would
+    misread a virtio header. The version does not show that (Debian's 0.0.20231211 reports
+    0.0.20230223, which had no offloads). The type's name does: every binary that supports it
+    contains the name.
     """
     return b"virtioNetHdr" in program.read_bytes()
 
@@ -102,7 +104,7 @@ async def program_version(program: Path) -> str | None:
 
 
 def is_outdated(version: str | None) -> bool:
-    """Return True for a version whose control socket stalls for a minute (0.0.20220316 and before)."""
+    """Return True for a version whose control socket stalls for a minute (up to 0.0.20220316)."""
     numbers = tuple(int(part) for part in (version or "").split(".") if part)
     return bool(numbers) and numbers < (0, 0, 20230223)
 

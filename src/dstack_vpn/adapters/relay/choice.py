@@ -46,7 +46,7 @@ class Choice:
         busy = {self.upstreams.index(upstream) for upstream in used if upstream in self.upstreams}
         return [self.upstreams[index] for index in self._health.probes(now, busy, _chance())]
 
-    # -- outcomes -------------------------------------------------------------------------------------
+    # -- outcomes ----------------------------------------------------------------------------------
 
     def connected(self, upstream: RelayUrl, now: float, rtt: float | None) -> None:
         """Record that an upstream accepted a connection; ``rtt`` is in seconds."""
@@ -59,7 +59,7 @@ class Choice:
             self._health.answered(self.upstreams.index(upstream), now, rtt)
 
     def failed(self, upstream: RelayUrl, now: float, *, stalled: bool = False) -> None:
-        """Record that an upstream refused or ended a connection, or (``stalled``) carried nothing."""
+        """Record that an upstream refused or ended a connection, or (``stalled``) did not carry."""
         if upstream in self.upstreams:
             self._health.failed(self.upstreams.index(upstream), now, _chance(), stalled=stalled)
 

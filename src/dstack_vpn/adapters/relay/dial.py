@@ -60,7 +60,7 @@ async def dial(
     """Connect within ``timeout`` seconds after the name is resolved; raises `RelayError`.
 
     ``destinations`` restricts the addresses: another member may have chosen the upstream, and its
-    name must not lead to this machine or into the tunnel. ``share`` is the share of lookups to use.
+    name must not lead to this machine or into the tunnel. ``share`` bounds the concurrent lookups.
     """
     loop = asyncio.get_running_loop()
     began = loop.time()
@@ -84,7 +84,7 @@ async def dial(
 async def _resolved(
     upstream: RelayUrl, names: NameCache, destinations: Destinations, share: Share | None
 ) -> Found:
-    """Return the addresses to connect to, which are the proxy's if there is one; raises `RelayError`."""
+    """Return the upstream's addresses, or its proxy's if it has one; raises `RelayError`."""
     name, host, port = upstream.name, upstream.host, upstream.port
     if upstream.via is not None:
         proxy = urlsplit(upstream.via)
@@ -100,7 +100,7 @@ async def _resolved(
 
 
 async def _connect(upstream: RelayUrl, addresses: Found, mark: int | None) -> socket.socket:
-    """Connect by TCP, through the upstream's proxy if it has one; raises `OSError`, `RelayError`."""
+    """Connect by TCP, through the upstream's proxy if any; raises `OSError`, `RelayError`."""
     if upstream.via is None:
         return await _tcp(addresses, mark)
     proxy = urlsplit(upstream.via)

@@ -1,7 +1,7 @@
 """One UDP source of udp2tcp: its socket, its connection to an upstream, and reconnections.
 
     connecting --connected--> carrying --lost, stalled--> connecting
-                                  '-----a better upstream: connect there first, then move, then close
+                                  '-----a better upstream: connect there first, move, then close
 
 A connection that ended without having carried a frame, or within `BRIEF`, counts as a failure, like
 one that could not be made: the next attempt waits, and the wait doubles each time.
@@ -239,7 +239,7 @@ class Flow:
         self._link = None
         self._udp.close()
 
-    # -- helpers --------------------------------------------------------------------------------------
+    # -- helpers -----------------------------------------------------------------------------------
 
     def _use(self, upstream: RelayUrl, dialled: Dialled) -> None:
         service = self._service
@@ -279,7 +279,7 @@ class Flow:
 
 
 def _barren(link: _Link, reason: str) -> str:
-    """Return the reason that a connection ended, with a probable cause if it never carried a frame."""
+    """Return the reason that a connection ended; with a probable cause if it carried no frame."""
     downlink, upstream = link.downlink, link.upstream
     if downlink.opened:
         return reason

@@ -26,7 +26,7 @@ _SEGMENT: Final = 16
 """Offset of the segment's size in the control message: a u16 after a struct cmsghdr."""
 _TEMPLATES: Final = 1024
 _PATIENCE: Final = 3
-"""The number of pending errors of a socket after which the datagram itself counts as their cause."""
+"""The number of a socket's pending errors after which the datagram counts as their cause."""
 
 
 class Sink:
@@ -39,7 +39,7 @@ class Sink:
         self.longest_segment = RUN_BYTES if offload.gso else 0
         """Bytes; the path may refuse longer segments, and some devices refuse all."""
         self.refused: Callable[[], None] = lambda: None
-        """Called when an earlier datagram's ICMP error appears here: the reader may have missed it."""
+        """Called when an earlier datagram's ICMP error appears here: the reader may miss it."""
 
     def send(self, datagram: memoryview) -> bool:
         """Send a datagram; return False if the socket is full.
@@ -66,7 +66,7 @@ class Sink:
 
 
 class Outbox:
-    """The buffer for reads from streams, and the messages that leave it; one for each event loop."""
+    """The buffer for reads from streams, and the messages that leave it; one per event loop."""
 
     def __init__(self, offload: Offload) -> None:
         self.received = Memory(READ + LONGEST_FRAME)

@@ -29,7 +29,8 @@ class TlsStream:
     """A `Stream` over a TLS connection whose handshake is done.
 
     After a write that would have blocked, OpenSSL requires the same data again. Python allows that
-    the bytes have moved since (SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER), and that only a part is written.
+    the bytes have moved since (SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER), and that only a part is
+    written.
     """
 
     plain = False
@@ -67,7 +68,7 @@ class TlsStream:
         self.connection.close()
 
 
-# -- client -----------------------------------------------------------------------------------------------
+# -- client ----------------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=256)
@@ -89,7 +90,7 @@ def client_context(upstream: RelayUrl) -> ssl.SSLContext:
 
 
 async def connect(connection: socket.socket, upstream: RelayUrl, timeout: float) -> TlsStream:
-    """Perform the handshake as a client; raises `RelayError` and closes the connection on failure."""
+    """Perform the handshake as a client; raises `RelayError`, after closing the connection."""
     try:
         name = upstream.sni or upstream.host
         secured = client_context(upstream).wrap_socket(
@@ -143,7 +144,7 @@ def validity_of(certificate: bytes) -> tuple[datetime, datetime]:
     return first, last
 
 
-# -- both sides -------------------------------------------------------------------------------------------
+# -- both sides ------------------------------------------------------------------------------------
 
 
 async def handshake(secured: ssl.SSLSocket, timeout: float) -> None:

@@ -1,10 +1,10 @@
 """Access rules of the HTTP server.
 
-A request is allowed by an open path, by the token, or by its source address, if the operator permits
-that. Trust in this machine depends on the kernel's record of the other end's process (`owner`), never
-on the absence of a header: a proxy need not add any. In addition, a request is refused if it shows a
-proxy, or if ``Host`` names another machine, as it does for a foreign web page. A page's script can
-set almost any header, so no header exempts a request from that.
+A request is allowed by an open path, by the token, or by its source address, if the operator
+permits that. Trust in this machine depends on the kernel's record of the other end's process
+(`owner`), never on the absence of a header: a proxy need not add any. In addition, a request is
+refused if it shows a proxy, or if ``Host`` names another machine, as it does for a foreign web
+page. A page's script can set almost any header, so no header exempts a request from that.
 """
 
 import hmac
@@ -71,7 +71,7 @@ class Policy:
     members: AddressPlan | None = None
     """The address plan of the tunnel, by which limits count members."""
     owner: Callable[[End, End], int | None] = owner_of
-    """Returns the user id of a connection's other end on this machine; None on another machine."""
+    """Returns the user id of a connection's other end, if that is on this machine; else None."""
     _owners: "WeakKeyDictionary[object, int | None]" = field(default_factory=WeakKeyDictionary, repr=False)
     """The owners by transport: an owner stays the same for a connection."""
 
@@ -87,9 +87,9 @@ class Policy:
             rebound = _is_here(request, peer) and not self._is_plain(request)
             return Refusal(421, _REBOUND) if rebound and not self._has_token(request) else None
         if self.asks_for_a_client(request, peer):
-            # The proxy forwards its client's Authorization, which is not for us, and often its Host.
-            # A browser here that sends us a request directly also names our own port; a client of a
-            # proxy does not.
+            # The proxy forwards its client's Authorization, which is not for us, and often its
+            # Host. A browser here that sends us a request directly also names our own port; a
+            # client of a proxy does not.
             rebound = _is_here(request, peer) and not self._is_plain(request) and _names_our_port(request)
             return Refusal(421, _REBOUND) if rebound else None
         if self._has_token(request):
@@ -99,7 +99,7 @@ class Policy:
         return None if self._is_plain(request) else Refusal(421, _REBOUND)
 
     def client(self, request: web.Request) -> Address | None:
-        """Return the client of a request: for a trusted proxy's forward-auth, the proxy's client."""
+        """Return a request's client; for a trusted proxy's forward-auth, the proxy's client."""
         peer = peer_of(request)
         if peer is None or not self.asks_for_a_client(request, peer):
             return peer
@@ -138,7 +138,7 @@ class Policy:
     @staticmethod
     def by_proxy(request: web.Request) -> bool:
         """Return True if a request shows that a proxy forwarded it; False proves nothing."""
-        # HTTP/1.0 is the version in which nginx forwards requests by default.
+        # Of the clients that still use HTTP/1.0, nginx forwards requests of others.
         return request.version < HttpVersion11 or shows_a_proxy(request.headers)
 
     def _has_token(self, request: web.Request) -> bool:
@@ -149,7 +149,7 @@ class Policy:
 
 
 def behind(request: web.Request, peer: Address, proxies: Sequence[Network]) -> Address:
-    """Return the client of a request that ``peer`` has sent; raises `FormatError` if it is unknown."""
+    """Return the client of a request that ``peer`` has sent; raises `FormatError` if unknown."""
     forwarded = request.headers.getall("X-Forwarded-For", [])
     return forwarded_client(peer, forwarded, request.headers.getall("X-Real-IP", []), proxies)
 

@@ -1,4 +1,4 @@
-"""Reading the whole registry from an endpoint: at the first start, and if no stored state is usable.
+"""Reading of the whole registry: at the first start, and if no stored state is usable.
 
 The held registry stays unchanged until all of it has been read.
 """
@@ -27,7 +27,10 @@ _T = TypeVar("_T")
 
 
 async def in_time(name: str, reading: Awaitable[_T]) -> _T:
-    """Read the whole registry within the deadline: the number of pages is unbounded. Raises `ChainError`."""
+    """Read the whole registry within the deadline: the number of pages is unbounded.
+
+    Raises `ChainError`.
+    """
     try:
         async with asyncio.timeout(RESYNC_DEADLINE):
             return await reading
@@ -48,7 +51,7 @@ async def check_genesis(session: ChainSession) -> None:
 
 
 async def bootstrap(state: ChainState, session: ChainSession, head: BlockRef) -> None:
-    """Read the registry from the state at one block if the contract enumerates, else from all logs."""
+    """Read the registry from the state at ``head`` if the contract enumerates, else from logs."""
     began = state.clock.monotonic()
     follower = state.follower
     observed = await in_time(session.name, session.read_all(head))

@@ -47,7 +47,7 @@ class ChainLoop:
         self.identity = identity
 
     async def run(self) -> None:
-        """Follow until cancelled. Absorbs `ChainError`: the session ends and the next one begins."""
+        """Follow until cancelled. Absorbs `ChainError`: the next session then begins."""
         async with asyncio.TaskGroup() as group:
             if self.quorum_checker is not None:
                 self.quorum_checker.start(group)
@@ -59,7 +59,7 @@ class ChainLoop:
                     self.state.down(error)
 
     async def confirm(self, held: Mapping[PublicKey, TokenId | None]) -> set[PublicKey]:
-        """Return those of the keys that a second reading reports as out, by another endpoint if possible.
+        """Return the keys that a second reading reports as out, by another endpoint if possible.
 
         With a quorum one other endpoint is enough for a removal, regardless of the rest.
         """
@@ -142,7 +142,7 @@ class ChainLoop:
             raise error from None
 
     def _is_no_progress(self, tip: BlockRef | None) -> bool:
-        """Return whether the session ended at its first tip although an endpoint has newer blocks."""
+        """Return whether the session ended at its first tip, and an endpoint has newer blocks."""
         now = self.state.follower.tip
         seconds, _ = self.state.lag.behind(tip, self.state.clock.monotonic())
         return tip is not None and now is not None and now.number <= tip.number and seconds > 0.0

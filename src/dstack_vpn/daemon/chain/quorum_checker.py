@@ -1,6 +1,7 @@
-"""The quorum checker: queries every endpoint about the followed one's state; `core.access.quorum` judges.
+"""The quorum checker, which queries every endpoint; `core.access.quorum` judges the replies.
 
-It sends two kinds of question, each to all endpoints at once, and judges each reply on arrival:
+It checks the followed endpoint's state. It sends two kinds of question, each to all endpoints at
+once, and judges each reply on arrival:
 about the tokens that wait for a quorum, once the block that changed them is our tip; and about all
 tokens, at every resync. The followed endpoint is queried too, over the session that follows it. The
 checker does not wait for that session: it runs while the session begins, walks, stalls, or ends.
@@ -53,7 +54,7 @@ class QuorumChecker:
     _agreeing: int = field(default=0, init=False)
     _agenda: RetryQueue = field(default_factory=RetryQueue)
     _agreed: dict[str, float] = field(default_factory=dict)
-    """The last time that each endpoint had our block; endpoints that no longer have it are absent."""
+    """The last time that each endpoint had our block; endpoints without it are absent."""
     _tips: deque[tuple[float, BlockRef]] = field(default_factory=lambda: deque(maxlen=TIPS))
     """Our tip at each resync, with its time."""
 
@@ -85,12 +86,12 @@ class QuorumChecker:
             self.session.follow(None)
 
     def start(self, group: asyncio.TaskGroup) -> None:
-        """Query and judge for as long as the group runs, with any followed endpoint or without one."""
+        """Query and judge for as long as the group runs, with or without a followed endpoint."""
         self.session.verifiers.start(group)
         group.create_task(self._audit_forever(group), name="quorum audits")
         group.create_task(self._ask_forever(group), name="quorum questions")
 
-    # -- questions about some tokens ------------------------------------------------------------------
+    # -- questions about some tokens ---------------------------------------------------------------
 
     async def _ask_forever(self, group: asyncio.TaskGroup) -> None:
         limit = asyncio.Semaphore(IN_FLIGHT)
@@ -129,7 +130,7 @@ class QuorumChecker:
         return Question(tip, tokens) if tokens else None
 
     async def _ask(self, question: Question, limit: asyncio.Semaphore) -> None:
-        """Send one question to all endpoints; it occupies a slot only until its tokens are settled."""
+        """Send a question to all endpoints; it holds a slot only until its tokens are settled."""
         height, under_way = question.at.number, True
 
         def end() -> None:
@@ -150,10 +151,10 @@ class QuorumChecker:
         finally:
             end()
 
-    # -- resyncs --------------------------------------------------------------------------------------
+    # -- resyncs -----------------------------------------------------------------------------------
 
     async def _audit_forever(self, group: asyncio.TaskGroup) -> None:
-        """Begin a resync every interval, even during one; sooner if the followed endpoint changes."""
+        """Begin a resync at every interval, even during one; earlier for a new endpoint."""
         pause = RETRY[0]
         while True:
             began, interval = self.state.clock.monotonic(), self.state.resync_interval
@@ -250,7 +251,7 @@ class QuorumChecker:
             self._discredit(without)
 
     def _discredit(self, honest: Collection[str]) -> None:
-        """Read the registry again from an endpoint with another chain: k endpoints lack our blocks."""
+        """Read the registry again from an endpoint with other blocks: k endpoints lack ours."""
         self._tips.clear()
         followed = self.session.followed
         if followed is not None and followed.name in honest:

@@ -1,4 +1,4 @@
-"""One question to all endpoints: queried at once, compared with the registry, judged, and applied.
+"""One question to all endpoints: the replies are compared with the registry, judged and applied.
 
 `core.access.quorum` judges. An endpoint that k others contradict is quarantined, and its session
 ends.
@@ -47,7 +47,7 @@ class FollowedVerifier:
     async def query(self, question: Question) -> Reply:
         """See `ports.Verifier.query`. Corrects the registry, and ends a session that fails.
 
-        After a reorg that we have not seen yet, it may no longer have our block: that is not a failure.
+        After a reorg that we have not seen yet, a missing block is not a failure.
         """
         follower, at = self.driver.state.follower, question.at
         try:
@@ -85,7 +85,7 @@ class QuorumSession:
             self.verifiers.dismiss(followed.name)
 
     def everybody(self) -> list[Verifier]:
-        """Return a verifier for every endpoint that is not quarantined, and connect the missing ones."""
+        """Return a verifier for every endpoint that is not quarantined; connect missing ones."""
         followed = self.followed
         self.verifiers.call(besides="" if followed is None else followed.name)
         return [*self.verifiers] if followed is None else [followed, *self.verifiers]

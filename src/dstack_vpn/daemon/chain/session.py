@@ -86,7 +86,7 @@ class SessionDriver:
     """The tokens that were read there; further logs of that block need no other reading of them."""
 
     async def pump(self) -> None:
-        """Move the endpoint's notifications into the queue. Raises `EndpointError` when they end."""
+        """Move the endpoint's notifications into the queue; raises `EndpointError` at their end."""
         async for fact in self.session.facts():
             if isinstance(fact, BlockRef):
                 self.state.lag.shown(self.session.name, fact.number, self.state.clock.monotonic())
@@ -228,7 +228,7 @@ class SessionDriver:
             wrong += [x for x in part if contradicts(self.state.follower.registry, x)]
         return wrong
 
-    # -- commands of the follower ---------------------------------------------------------------------
+    # -- commands of the follower ------------------------------------------------------------------
 
     async def _obey(self, commands: Iterable[Command], seen: float) -> None:
         for command in commands:

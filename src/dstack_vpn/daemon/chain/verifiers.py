@@ -39,7 +39,10 @@ class EndpointVerifier:
     _broken: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def run(self) -> None:
-        """Keep a connection until cancelled. Absorbs `ChainError`: the source waits before the next one."""
+        """Keep a connection until cancelled.
+
+        Absorbs `ChainError`: the source waits before the next connection.
+        """
         while True:
             try:
                 async with self.source.to(self.name) as self._session:

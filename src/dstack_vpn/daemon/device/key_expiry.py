@@ -71,7 +71,7 @@ class KeyExpiry:
         )
 
     async def run(self) -> None:
-        """Check the key's age until cancelled. Absorbs `AdminError` and `ChainError`, and retries."""
+        """Check the key's age until cancelled. Retries after `AdminError` and `ChainError`."""
         before = KeyAction.REST
         while True:
             await asyncio.sleep(EVERY)

@@ -22,8 +22,8 @@ _log = structlog.get_logger(component="node")
 RETRY: Final = 1.0
 """Seconds between attempts, and between checks that the old key can be deleted."""
 INITIATE_AFTER: Final = 0.5
-"""Seconds until handshakes are initiated: by then the peers should have the key, too. A peer without
-it would answer only WireGuard's next initiation, 5 s later."""
+"""Seconds until handshakes are initiated: by then the peers should have the key, too. A peer
+without it would answer only WireGuard's next initiation, 5 s later."""
 
 
 @dataclass(slots=True)

@@ -70,7 +70,7 @@ class Tunnel:
 
     @property
     def own_addresses(self) -> frozenset[Cidr]:
-        """The addresses of our token that the interface can have: no IPv6 if the host has it disabled."""
+        """Our token's addresses that the interface can have: no IPv6 if the host disables it."""
         own, plan = self.members.own_node, self.members.addresses
         found = frozenset[Cidr]() if own is None else plan.allowed_ips(own.token_id)
         return frozenset(cidr for cidr in found if ":" not in cidr or not self.without_ipv6)
@@ -86,7 +86,7 @@ class Tunnel:
             held=held,
         )
 
-    # -- state ----------------------------------------------------------------------------------------
+    # -- state -------------------------------------------------------------------------------------
 
     def fail(self, problem: str) -> None:
         """Record that the device refuses a change or is gone; it is tried again."""
@@ -109,7 +109,7 @@ class Tunnel:
         self._is_up = await self.link.is_up()
         return self._is_up
 
-    # -- settings -------------------------------------------------------------------------------------
+    # -- settings ----------------------------------------------------------------------------------
 
     async def start(self) -> None:
         """Set up everything except the peers; raises `DeviceError`."""
@@ -251,7 +251,7 @@ class TunnelKeeper:
             await self.renew()  # the sessions ended with the interface
 
     async def _compare(self) -> float:
-        """Undo another program's change of addresses, MTU or routes; return the next check's time."""
+        """Undo another program's change of addresses, MTU or routes; return the time to repeat."""
         clock = self.tunnel.clock
         began = clock.monotonic()
         if await self.tunnel.configure_again():

@@ -1,7 +1,7 @@
 """Detection of peers that stop answering, and of peers that answer again.
 
 `PeerStatsCache` reads the device at most once a second and for a bounded share of the time. So a
-silent peer is detected within 15 s on a device of up to a thousand peers, and later on a larger one.
+silent peer is detected within 15 s with up to a thousand peers, and later with more.
 """
 
 import asyncio

@@ -48,8 +48,8 @@ def publish_plan(
 ) -> None:
     """Publish the steps that the device has acknowledged.
 
-    ``tokens`` has the token that each peer stands for, or stood for. ``latency`` is in seconds, and None for
-    a repair. ``causes`` has the last event of each token.
+    ``tokens`` has the token that each peer stands for, or stood for. ``latency`` is in seconds, and
+    None for a repair. ``causes`` has the last event of each token.
     """
     if len(steps.steps) > ONE_BY_ONE:
         publish(PeersChanged(len(steps.others), len(steps.removals), block, latency))

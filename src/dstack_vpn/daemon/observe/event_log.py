@@ -54,7 +54,7 @@ class EventLog:
         self._news = asyncio.Event()
 
     def after(self, number: int, limit: int = KEPT) -> list[Entry] | None:
-        """Return up to ``limit`` entries after a number; None if the next one is not kept any more."""
+        """Return up to ``limit`` entries after a number; None if the next one is gone."""
         missing = self.last - number
         if missing > len(self._ring) or missing < 0:
             return None

@@ -52,7 +52,7 @@ class Persistence:
     _tip_written: float = field(default=0.0, init=False)
     _config: asyncio.Event = field(default_factory=asyncio.Event, init=False)
     _incomplete: bool = field(default=False, init=False)
-    """Set while a write is under way or after one failed: only a full checkpoint then restores it."""
+    """Set during a write and after a failed one: the next write is then a full checkpoint."""
     _pin: str | None = field(default=None, init=False)
     _problems: dict[str, str] = field(default_factory=dict, init=False)
     """The problems of the store, the pin and the file; each is cleared by its own next success."""
@@ -117,7 +117,7 @@ class Persistence:
         if self._config.is_set():
             await self._attempt("config", self._write_config())
 
-    # -- the store ------------------------------------------------------------------------------------
+    # -- the store ---------------------------------------------------------------------------------
 
     async def _record(self, news: list[Advanced | Began]) -> None:
         follower, identity = self.tunnel.members.follower, self.chain.identity
@@ -151,7 +151,7 @@ class Persistence:
             return frozenset()
         return frozenset(node.token_id for node in base.nodes.values() if quorum.confirms(node))
 
-    # -- the wg-quick file ----------------------------------------------------------------------------
+    # -- the wg-quick file -------------------------------------------------------------------------
 
     async def _write_config(self) -> None:
         """Write the interface as a wg-quick(8) file."""

@@ -35,7 +35,7 @@ class Debounce:
         self.cost = seconds
 
     async def due(self, pause: float | None) -> None:
-        """Return when a requested comparison is due, or after ``pause`` seconds without a request."""
+        """Return when a requested comparison is due, or without one after ``pause`` seconds."""
         with suppress(TimeoutError):
             await asyncio.wait_for(self._requested.wait(), pause)
         began = self.clock.monotonic()

@@ -82,7 +82,10 @@ class EndpointBook:
     _work: asyncio.Event = field(default_factory=asyncio.Event)
 
     def by_udp(self, key: PublicKey, peer_endpoint: PeerEndpoint) -> SocketAddress | None:
-        """Return a peer's own UDP address, or None if it has none or its name is not resolved yet."""
+        """Return a peer's own UDP address; None if it has none or its name is not resolved yet.
+
+        A new name is resolved soon.
+        """
         if peer_endpoint.udp is None or peer_endpoint.udp.address is not None:
             self._leave(key)
             return None if peer_endpoint.udp is None else peer_endpoint.udp.address
@@ -127,7 +130,7 @@ class EndpointBook:
         resolved: Callable[[Iterable[Endpoint]], None],
         in_use: Callable[[Collection[Endpoint]], Collection[Endpoint]],
     ) -> None:
-        """Resolve names when they are due; pass each name with a changed address to ``resolved``."""
+        """Resolve names when they are due; pass those with a changed address to ``resolved``."""
         async with asyncio.TaskGroup() as group:
             while True:
                 self.forget_unused(in_use)
@@ -142,7 +145,7 @@ class EndpointBook:
             return
         self._work.clear()
 
-    # -- peers and their names ------------------------------------------------------------------------
+    # -- peers and their names ---------------------------------------------------------------------
 
     def _lookup(self, key: PublicKey, endpoint: Endpoint) -> SocketAddress | None:
         now = self.clock.monotonic()
@@ -167,7 +170,7 @@ class EndpointBook:
         if len(self._failures) > FORGIVEN:
             self._failures = {k: n for k, n in self._failures.items() if k in self._wanted}
 
-    # -- lookups --------------------------------------------------------------------------------------
+    # -- lookups -----------------------------------------------------------------------------------
 
     def _begin(self, group: asyncio.TaskGroup, resolved: Callable[[Iterable[Endpoint]], None]) -> int:
         """Begin the lookups for which there are slots; return their number."""
@@ -188,7 +191,7 @@ class EndpointBook:
         return begun
 
     def _due(self) -> list[tuple[int, Endpoint]]:
-        """Return the names that are due, with their failures: fewest failures first, then newest."""
+        """Return the names that are due and their failures: fewest failures first, then newest."""
         now = self.clock.monotonic()
         due = [
             (min(self._failures.get(key, 0) for key in name.keys), -name.asked, endpoint)

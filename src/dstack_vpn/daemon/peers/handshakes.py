@@ -1,4 +1,4 @@
-"""Initiates handshakes with the peers of a device that was just set up, without waiting for a timeout.
+"""Initiation of handshakes with the peers of a new device, without waiting for a timeout.
 
 They still hold sessions with the WireGuard that we had before, and go on using them: one finds out
 after 15 s without an answer (KEEPALIVE_TIMEOUT and REKEY_TIMEOUT). A handshake of ours replaces the
@@ -130,7 +130,10 @@ class HandshakeInitiator:
             await self._remember(state)
 
     async def last_look(self) -> None:
-        """Store the peers' endpoints at shutdown, while the device exists. Absorbs device errors."""
+        """Store the peers' endpoints at shutdown, before the device is removed.
+
+        Absorbs device errors.
+        """
         state = await self.tunnel.read()
         if state is not None:
             await self._remember(state)
@@ -150,10 +153,10 @@ class HandshakeInitiator:
             self._calls |= {key: _Call(place, self._due(key, 1)) for key, place in called.items()}
         _log.info("peers.called", peers=len(called))
 
-    # -- initiations without a reply ------------------------------------------------------------------
+    # -- initiations without a reply ---------------------------------------------------------------
 
     def _due(self, key: PublicKey, made: int) -> float:
-        """Return the time of the next initiation after ``made``, apart from that of the other side."""
+        """Return when to initiate after ``made`` times: not at the same time as the other side."""
         first = bytes(self.members.own_key) < bytes(key)
         pause = AGAIN * made * (1 if first else 2)
         return self.tunnel.clock.monotonic() + pause + JITTER * _chance()

@@ -152,10 +152,10 @@ class Members:
         decision = self.access.decide(self.own_key, self.now())
         return decision.node if decision.reason is Reason.OWN_KEY else None
 
-    # -- inputs ---------------------------------------------------------------------------------------
+    # -- inputs ------------------------------------------------------------------------------------
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Begin with the stored state: members that were final then, without those revoked since."""
+        """Begin with the stored state: members that were final then, except those revoked since."""
         base = Registry.of(checkpoint.nodes)
         self.follower.restore(base, checkpoint.finalized, checkpoint.events, checkpoint.tip)
         wall, monotonic = self.clock.now(), self.clock.monotonic()
@@ -173,7 +173,8 @@ class Members:
         self.stale = True
         self._too_old = self.staleness.restored(checkpoint.synced, wall, monotonic)
         if self._too_old is not None:
-            # No members from the disk; a node that isolates does not keep an adopted interface's either.
+            # No members from the disk. A node that isolates does not keep those of an adopted
+            # interface either.
             _log.error("members.too_old", problem=self._too_old)
             self._admit_only(frozenset(), Reason.ISOLATED)
             self.isolated = self.stale = self.staleness.policy is StalePolicy.ISOLATE
@@ -314,10 +315,10 @@ class Members:
             self.own_key = key
             self.publish(KeyChanged(key))
 
-    # -- helpers --------------------------------------------------------------------------------------
+    # -- helpers -----------------------------------------------------------------------------------
 
     def _take_time(self) -> None:
-        """Adopt our newest block's time, except on a development chain, where any account sets it."""
+        """Adopt our newest block's time, except on a development chain: any account can set it."""
         tip = self.follower.tip
         if self.paced and tip is not None and tip.timestamp and tip != self._timed:
             self._timed = tip
@@ -353,7 +354,7 @@ class Members:
     def _reconsider(self, tokens: Iterable[TokenId], seen: float, *registries: Registry) -> None:
         """Decide again about these tokens and about those that height or time may have changed.
 
-        ``registries`` are the states before and after an event. The keys in any of them are concerned.
+        ``registries`` are the states before and after an event; the keys in any of them count.
         """
         access, now = self.access, self.now()
         due = {*tokens, *self.decisions.due(access, now)}

@@ -25,7 +25,7 @@ class PendingChanges:
     def submit(self, deltas: Sequence[Delta], seen: float) -> None:
         """Add the deltas of an event that arrived at ``seen`` (monotonic seconds).
 
-        A comparison of the device follows a moment later. Without deltas there is only the comparison.
+        A comparison of the device follows a moment later, also without deltas.
         """
         if deltas:
             self.batch.add(deltas, seen)

@@ -90,7 +90,7 @@ class Reconciler:
         self.renewing()
         await self.executor.remove_all()
 
-    # -- tasks ----------------------------------------------------------------------------------------
+    # -- tasks -------------------------------------------------------------------------------------
 
     async def run_events(self) -> None:
         """Apply deltas to the device as they arrive. Absorbs device errors: a repair follows."""
@@ -164,7 +164,7 @@ class Reconciler:
             observer(state)
         return True
 
-    # -- fast path ------------------------------------------------------------------------------------
+    # -- fast path ---------------------------------------------------------------------------------
 
     async def _apply_deltas(self, batch: Batch) -> None:
         steps = self.removal_guard.check(
@@ -186,7 +186,7 @@ class Reconciler:
             self.latencies.append(latency)
         self._report(steps, tokens, latency)
 
-    # -- both paths -----------------------------------------------------------------------------------
+    # -- both paths --------------------------------------------------------------------------------
 
     async def _differing(self, state: DeviceState) -> list[PublicKey]:
         """Return the peers that may need a change; yield to the event loop between slices."""
@@ -200,7 +200,7 @@ class Reconciler:
     async def _read_back(self) -> tuple[DeviceState, Plan]:
         """Return the device's state now, and the steps of a repair that are missing on it.
 
-        If an event has changed the device since, the plan is empty: the event's own repair checks it.
+        If an event has changed the device since, the plan is empty: that event's repair checks it.
         """
         applied = self.executor.applied
         state = await self.tunnel.device.read()
