@@ -44,7 +44,7 @@ class Dialled:
         return self.stream.tls_version
 
     def rtt(self) -> float | None:
-        """The round trip in seconds, as TCP has measured it."""
+        """Return the round-trip time in seconds, as TCP has measured it."""
         return sockets.rtt(self.connection)
 
 

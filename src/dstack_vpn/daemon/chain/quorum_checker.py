@@ -1,12 +1,11 @@
 """The quorum checker, which queries every endpoint; `core.access.quorum` judges the replies.
 
 It checks the followed endpoint's state. It sends two kinds of question, each to all endpoints at
-once, and judges each reply on arrival:
-about the tokens that wait for a quorum, once the block that changed them is our tip; and about all
-tokens, at every resync. The followed endpoint is queried too, over the session that follows it. The
-checker does not wait for that session: it runs while the session begins, walks, stalls, or ends.
-The session ends if its endpoint does not reply to a resync in time. An endpoint that k others
-contradict is quarantined.
+once, and judges each reply on arrival: about the tokens that wait for a quorum, once the block that
+changed them is our tip; and about all tokens, at every resync. The followed endpoint is queried
+too, over the session that follows it. The checker does not wait for that session: it runs while the
+session begins, walks, stalls, or ends. The session ends if its endpoint does not reply to a resync
+in time. An endpoint that k others contradict is quarantined.
 """
 
 import asyncio

@@ -174,7 +174,7 @@ class PathKeeper:
             if self.paths.peers.get(key) is peer:
                 made.append(key)
             else:
-                self.paths.end_relay(peer)  # forgotten meanwhile
+                self.paths.end_relay(peer)  # forgotten while the relay was made
         if made:
             self.members.reached_anew(made)
 
