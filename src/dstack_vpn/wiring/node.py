@@ -66,7 +66,7 @@ def now() -> float:
 def judged_now(settings: Settings, at: BlockRef) -> float:
     """Return the Unix time by which a command judges expiry in the state after a block."""
     clock = ExpiryClock()
-    if settings.network.block_time is not None:  # else any account can set the chain's time
+    if settings.network.block_time is not None:  # else any client can set the chain's time
         clock.adopted(float(at.timestamp), 0.0)
     return clock.now(now(), 0.0)
 

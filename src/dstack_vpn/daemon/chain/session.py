@@ -222,7 +222,7 @@ class SessionDriver:
         raise self._error
 
     async def _contradictions(self, observed: Sequence[TokenState]) -> list[TokenState]:
-        """Return the states that contradict our registry; yield between slices."""
+        """Return the states that contradict our registry; other tasks run between slices."""
         wrong: list[TokenState] = []
         async for part in slices(observed, SLICE):
             wrong += [x for x in part if contradicts(self.state.follower.registry, x)]

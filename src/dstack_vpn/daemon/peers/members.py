@@ -61,7 +61,7 @@ class Members:
     confirmations: int
     clock: Clock
     paced: bool
-    """Set if blocks come at a known pace; on other chains any account can set their time."""
+    """Set if blocks come at a known pace; on other chains any client can set their time."""
     lookup: Lookup
     quorum: Quorum | None
     """The state that the RPC endpoints agree on; None if one endpoint is enough."""
@@ -318,7 +318,7 @@ class Members:
     # -- helpers -----------------------------------------------------------------------------------
 
     def _take_time(self) -> None:
-        """Adopt our newest block's time, except on a development chain: any account can set it."""
+        """Adopt our newest block's time, except on a development chain: any client can set it."""
         tip = self.follower.tip
         if self.paced and tip is not None and tip.timestamp and tip != self._timed:
             self._timed = tip
