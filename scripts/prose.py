@@ -36,13 +36,13 @@ PATTERNS: Final = {
 """Write instead, in this order: a noun phrase or an imperative; report, log, state; the member, a client; "is
 missing", "is not an X"; if, when; contradicts, confirms, replies; except, permanently, available, again."""
 BUDGET: Final[dict[str, int]] = {
-    "headline": 155,
-    "told": 55,
-    "somebody": 44,
-    "is none": 24,
-    "where for if": 89,
-    "courtroom": 12,
-    "archaic": 20,
+    "headline": 91,
+    "told": 41,
+    "somebody": 30,
+    "is none": 18,
+    "where for if": 68,
+    "courtroom": 8,
+    "archaic": 12,
 }
 """The most hits of a pattern in the sources. Lower it with each file that is rewritten."""
 LONGEST: Final = 100

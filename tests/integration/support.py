@@ -162,13 +162,15 @@ class Rig:
 
     async def settle(self, want: Peers, what: str) -> None:
         """Wait until the device has just these peers, then hold it to that: nothing is left to repair."""
-        work = self.node.reconciler.changes.work
-        await eventually(
-            lambda: not work.is_set() and agree(self.peers, want), f"{what}: {sorted(want)} on the device"
-        )
-        applied = len(self.device.applied)
+        work, executor = self.node.reconciler.changes.work, self.node.reconciler.executor
+
+        def settled() -> bool:
+            return not work.is_set() and not executor.lock.locked() and agree(self.peers, want)
+
+        await eventually(settled, f"{what}: {sorted(want)} on the device")
+        applied = executor.applied  # the steps of plans: handshake initiations are none
         assert await self.node.reconciler.repair(), self.component("device")
-        assert len(self.device.applied) == applied, f"{what}: there was something left to repair"
+        assert executor.applied == applied, f"{what}: there was something left to repair"
         assert agree(self.peers, want), what
 
 
