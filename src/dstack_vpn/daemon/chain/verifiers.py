@@ -7,18 +7,16 @@ revoked.
 """
 
 import asyncio
-from collections.abc import Awaitable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Final, TypeVar
+from typing import Final
 
 from dstack_vpn.core.access.replies import Question, Reply
 from dstack_vpn.core.chain.events import OwnerKeyUpdated, TokenState
-from dstack_vpn.core.model import BlockRef
+from dstack_vpn.core.model import BlockRef, TokenId
 from dstack_vpn.errors import ChainError, EndpointError
 from dstack_vpn.ports import ChainSession, ChainSource
-
-_T = TypeVar("_T")
 
 PATIENCE: Final = 3.0
 """Seconds for an endpoint to connect, and to reach our block."""
@@ -117,9 +115,7 @@ async def _asked(session: ChainSession, question: Question) -> Reply:
     """Read some tokens after our block, and after the endpoint's head if that differs."""
     at, waited = question.at, 0.0
     while True:
-        head, observed = await asyncio.gather(
-            session.head(), _or_error(session.read_tokens(question.tokens, at))
-        )
+        head, observed = await asyncio.gather(session.head(), _read(session, question.tokens, at))
         if head.hash == at.hash and not isinstance(observed, ChainError):
             return Reply(session.name, at.hash, at, observed, head=head.number)
         if head.number > at.number:
@@ -171,7 +167,10 @@ async def _known(session: ChainSession, question: Question, at: BlockRef) -> lis
     return await session.read_tokens(sorted(tokens), at)
 
 
-async def _or_error(work: Awaitable[_T]) -> _T | ChainError:
+async def _read(
+    session: ChainSession, tokens: Sequence[TokenId], at: BlockRef
+) -> list[TokenState] | ChainError:
+    """Return the tokens after a block, or the error of an endpoint that has no state of it."""
     with suppress(ChainError):
-        return await work
+        return await session.read_tokens(tokens, at)
     return EndpointError("it has no state of that block")

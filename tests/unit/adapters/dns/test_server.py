@@ -1,6 +1,7 @@
 """The responder on real sockets, asked by dig, by dnspython, and by whoever sends it nonsense."""
 
 import asyncio
+import random
 import shutil
 import socket
 import struct
@@ -55,9 +56,14 @@ class Told:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that is free at every address, over TCP and UDP, and that no outgoing connection takes."""
+    while True:
+        port = random.randrange(15_000, 32_000)  # below those of the system's choice
+        with suppress(OSError), socket.socket(socket.AF_INET6) as tcp:
+            tcp.bind(("::", port))
+            with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as udp:
+                udp.bind(("::", port))
+                return port
 
 
 @asynccontextmanager
