@@ -86,7 +86,7 @@ def _tell(lab: Lab, screen: Screen) -> str | None:
         return str(error)
     screen.print(summary(story.steps))
     screen.print(Text(f"\n{_CLOCK}\n", "dim"))
-    screen.print(Text(f"Everything came about, in {time.monotonic() - began:.1f} s.", "bold green"))
+    screen.print(Text(f"All steps passed in {time.monotonic() - began:.1f} s.", "bold green"))
     return None
 
 

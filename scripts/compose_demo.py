@@ -52,7 +52,7 @@ def story(stack: Stack) -> None:
     key = stack.status("node-b")["stats"]["public_key"]
     register = ("node", "register", "b", "--to", OWNER, "--public-key", key)
     change(stack, "3  Node b is registered again", register, "peer.set", ok=True)
-    print("\nEverything came about.", flush=True)
+    print("\nAll steps passed.", flush=True)
 
 
 def dashboard(stack: Stack) -> str:

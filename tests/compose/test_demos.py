@@ -12,7 +12,7 @@ def test_the_compose_demo_comes_to_its_end(stack: Stack, capsys: pytest.CaptureF
     compose_demo.story(stack)
     told = capsys.readouterr().out
     assert "peer.removed" in told and "peer.set" in told
-    assert told.rstrip().endswith("Everything came about.")
+    assert told.rstrip().endswith("All steps passed.")
     with urllib.request.urlopen(compose_demo.dashboard(stack), timeout=5) as page:
         assert b"<title>" in page.read()
 

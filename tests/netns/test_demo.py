@@ -72,7 +72,7 @@ def test_it_shows_everything_and_leaves_nothing(demo: Demo, tmp_path: Path) -> N
     assert running.returncode == 0, said
     assert re.findall(r"^(\d)/8 ", said, re.MULTILINE) == list("12345678")
     assert re.findall(r"packets, (\d+) lost", said) == ["0"] * 6
-    assert "Everything came about" in said
+    assert "All steps passed" in said
     assert_nothing_left(tmp_path, tag)
 
 

@@ -94,7 +94,7 @@ def build(settings: Settings, link: Link, relays: Relays, source: ChainSource) -
         changer=changer_of(settings),
         firewall_controller=firewall_controller(settings),
     )
-    draw = random.random()  # noqa: S311 - no secret, but a place in a crowd
+    draw = random.SystemRandom().random()
     options = Options(
         private_key=settings.wireguard_private_key,
         key_on_disk=not settings.key_from_agent,
