@@ -268,6 +268,23 @@ async def test_an_endpoint_that_stalls_calls_holds_up_no_grant(trio: Trio, make_
         assert rig.node.chain.state.endpoint == trio.liar.ws
 
 
+async def test_a_change_does_not_wait_for_replies_about_the_state_before_it(
+    trio: Trio, make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quorum_checker, "DEADLINE", 3600.0)
+    chain = trio.chain
+    await chain.mint(1)
+    async with running(make_rig, trio, resync_interval=3600) as rig:
+        await settled(rig, chain, "what was there")
+        await eventually(lambda: rig.node.chain.state.resyncs, "no resync is under way")
+        for server in trio.servers[1:]:
+            server.faults.by_method["eth_call"] = Fault(stall=True, times=1)
+        await chain.mint(2)
+        await eventually(lambda: all(x.faults.stalled.is_set() for x in trio.servers[1:]), "both stall")
+        await chain.mine(registry.update_key(2, str(key_of(12))))
+        await settled(rig, chain, "the new key, which both have confirmed")
+
+
 async def test_endpoints_whose_sessions_do_not_begin_hide_no_revocation(
     trio: Trio, make_rig: MakeRig
 ) -> None:

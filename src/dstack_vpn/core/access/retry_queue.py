@@ -1,13 +1,15 @@
 """The queue of queries about tokens that wait for a quorum.
 
-A token is never in two queries at once. A token that a reply left open is retried after a growing
-pause.
+A token's state is never in two queries at once. A state that a reply left open is queried again
+after a growing pause. A token whose state has changed since is queried at once: replies about a
+former block cannot settle the new state.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.model import TokenId
 
 MOST: Final = 340
@@ -15,37 +17,57 @@ MOST: Final = 340
 RETRY: Final = (1.0, 15.0)
 """Seconds until a question without a result is repeated: the first pause and the longest."""
 
+States = Mapping[TokenId, Node | None]
+"""Tokens with their state in the registry; None: the token does not exist."""
+
+_NOTHING: Final = object()
+"""Equals no state."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Postponed:
+    """A query without a result."""
+
+    state: Node | None
+    due: float
+    pause: float
+
 
 @dataclass(slots=True)
 class RetryQueue:
     """The open and the postponed queries. All times are seconds of one monotonic clock."""
 
-    _asked: set[TokenId] = field(default_factory=set)
-    """Tokens in an open question."""
-    _again: dict[TokenId, tuple[float, float]] = field(default_factory=dict)
-    """The time of each token's next query, and the pause that ends then."""
+    _open: dict[TokenId, Node | None] = field(default_factory=dict)
+    """The state of each token when its open query was sent."""
+    _postponed: dict[TokenId, _Postponed] = field(default_factory=dict)
 
     @property
     def postponed(self) -> bool:
         """Return whether a query is postponed."""
-        return bool(self._again)
+        return bool(self._postponed)
 
-    def take(self, waiting: Iterable[TokenId], now: float) -> tuple[list[TokenId], bool]:
-        """Return the waiting tokens to ask about in one question now, and whether more wait."""
-        due = [
-            token
-            for token in waiting
-            if token not in self._asked and self._again.get(token, (0.0, 0.0))[0] <= now
-        ]
-        self._asked.update(due[:MOST])
-        return due[:MOST], len(due) > MOST
+    def take(self, waiting: States, now: float) -> tuple[dict[TokenId, Node | None], bool]:
+        """Return the tokens to query in one question now, and whether more of them wait."""
+        due = [token for token, state in waiting.items() if self._is_due(token, state, now)]
+        taken = {token: waiting[token] for token in due[:MOST]}
+        self._open.update(taken)
+        return taken, len(due) > MOST
 
-    def answered(self, tokens: Collection[TokenId], waiting: Iterable[TokenId], now: float) -> None:
-        """Close the question about these tokens; postpone those that still wait."""
-        self._asked.difference_update(tokens)
-        still = set(waiting)
-        for token in tokens:
-            _, pause = self._again.pop(token, (0.0, 0.0))
-            if token in still:
-                pause = min(max(2 * pause, RETRY[0]), RETRY[1])
-                self._again[token] = now + pause, pause
+    def _is_due(self, token: TokenId, state: Node | None, now: float) -> bool:
+        if self._open.get(token, _NOTHING) == state:
+            return False
+        postponed = self._postponed.get(token)
+        return postponed is None or postponed.state != state or postponed.due <= now
+
+    def answered(self, asked: States, waiting: States, now: float) -> None:
+        """Close a question; postpone the tokens that still wait with the state that it was about."""
+        for token, state in asked.items():
+            if self._open.get(token, _NOTHING) == state:
+                del self._open[token]
+            before, current = self._postponed.get(token), waiting.get(token, _NOTHING)
+            if current == state:
+                again = before is not None and before.state == state
+                pause = min(2 * before.pause, RETRY[1]) if before is not None and again else RETRY[0]
+                self._postponed[token] = _Postponed(state, now + pause, pause)
+            elif before is not None and before.state != current:
+                del self._postponed[token]

@@ -22,6 +22,7 @@ from dstack_vpn.daemon.chain.progress import keep_up
 from dstack_vpn.daemon.chain.quorum_checker import QuorumChecker
 from dstack_vpn.daemon.chain.session import SessionDriver
 from dstack_vpn.daemon.chain.state import ChainState
+from dstack_vpn.daemon.chain.verifiers import LOOK, PATIENCE
 from dstack_vpn.errors import BehindError, ChainError, EndpointError, WrongChainError
 from dstack_vpn.ports import ChainSession, ChainSource
 
@@ -91,7 +92,7 @@ class ChainLoop:
         try:
             async with asyncio.timeout(SECOND_READING), opened as session:
                 self._check(session)
-                head = await session.head()
+                head = await self._head_of(session)
                 observed = await session.read_all(head)
                 if observed is None:
                     tokens = sorted({token for token in held.values() if token is not None})
@@ -108,6 +109,15 @@ class ChainLoop:
         if standing:
             self.state.publish(BrakeContradicted(name, len(standing)))
         return held.keys() - standing
+
+    async def _head_of(self, session: ChainSession) -> BlockRef:
+        """Return another endpoint's head; an endpoint below our tip has `PATIENCE` to reach it."""
+        tip, ends = self.state.follower.tip, self.state.clock.monotonic() + PATIENCE
+        head = await session.head()
+        while tip is not None and head.number < tip.number and self.state.clock.monotonic() < ends:
+            await asyncio.sleep(LOOK)
+            head = await session.head()
+        return head
 
     async def _follow(self, session: ChainSession) -> None:
         """Run one session, from its first head to the error that ends it."""

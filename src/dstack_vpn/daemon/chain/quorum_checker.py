@@ -17,7 +17,7 @@ from typing import Final
 
 from dstack_vpn.core.access.quorum import Quorum
 from dstack_vpn.core.access.replies import AGREED, Question, Reply, judge_blocks, lacking
-from dstack_vpn.core.access.retry_queue import RETRY, RetryQueue
+from dstack_vpn.core.access.retry_queue import RETRY, RetryQueue, States
 from dstack_vpn.core.model import BlockRef
 from dstack_vpn.core.observe.reports import QuorumReport
 from dstack_vpn.daemon.chain.bootstrap import RESYNC_DEADLINE, SAFE_DEPTH
@@ -99,10 +99,10 @@ class QuorumChecker:
                 await asyncio.wait_for(self.doubted.wait(), self._patience())
             self.doubted.clear()
             await limit.acquire()
-            if (question := self._next_question()) is None:
+            if (found := self._next_question()) is None:
                 limit.release()
             else:
-                group.create_task(self._ask(question, limit), name="quorum question")
+                group.create_task(self._ask(*found, limit), name="quorum question")
 
     def _patience(self) -> float | None:
         """Return the seconds until the next check without a wake-up; None: wait for the wake-up."""
@@ -118,18 +118,22 @@ class QuorumChecker:
             return None
         return tip
 
-    def _next_question(self) -> Question | None:
-        """Return the next question, or None."""
+    def _next_question(self) -> tuple[Question, States] | None:
+        """Return the next question with the states that it is about, or None."""
         if (tip := self._at()) is None:
             return None
-        now = self.state.clock.monotonic()
-        tokens, left = self._agenda.take(self.quorum.questions(tip.number), now)
+        states, left = self._agenda.take(self._waiting(tip.number), self.state.clock.monotonic())
         if left:
             self.doubted.set()
-        return Question(tip, tokens) if tokens else None
+        return (Question(tip, tuple(states)), states) if states else None
 
-    async def _ask(self, question: Question, limit: asyncio.Semaphore) -> None:
-        """Send a question to all endpoints; it holds a slot only until its tokens are settled."""
+    def _waiting(self, height: int) -> States:
+        """Return the tokens to query at that height, with their state in the registry."""
+        registry = self.state.follower.registry
+        return {token: registry.get(token) for token in self.quorum.questions(height)}
+
+    async def _ask(self, question: Question, states: States, limit: asyncio.Semaphore) -> None:
+        """Send a question to all endpoints; it holds a slot until its tokens are settled or changed."""
         height, under_way = question.at.number, True
 
         def end() -> None:
@@ -137,12 +141,13 @@ class QuorumChecker:
             if under_way:
                 under_way = False
                 now = self.state.clock.monotonic()
-                self._agenda.answered(question.tokens, self.quorum.questions(height), now)
+                self._agenda.answered(states, self._waiting(height), now)
                 limit.release()
                 self.doubted.set()
 
         def judged(_: Reply) -> None:
-            if not set(question.tokens).intersection(self.quorum.questions(height)):
+            waiting = self._waiting(height)
+            if not any(token in waiting and waiting[token] == state for token, state in states.items()):
                 end()
 
         try:

@@ -31,7 +31,7 @@ from dstack_vpn.ports import Clock, Publish
 SLICE: Final = 500
 """The number of peers that are compared without yielding to the event loop."""
 CONFIRM_PAUSE: Final = 5.0
-"""Seconds between attempts to confirm held removals."""
+"""Seconds until the next reading, if one has confirmed no held removal."""
 RETRY: Final = 5.0
 """Seconds until a failed repair is tried again."""
 
@@ -111,18 +111,22 @@ class Reconciler:
             pause = None if await self.repair() else RETRY
 
     async def run_confirmations(self) -> None:
-        """Confirm held removals by a second reading of the chain."""
+        """Confirm held removals by a second reading of the chain.
+
+        After a reading that confirmed some, the next one follows at once: the rest may be removals
+        that were held while the reading was under way.
+        """
+        guard = self.removal_guard
         while True:
-            await self.removal_guard.engaged.wait()
-            if self.removal_guard.held and (
-                out := await self.confirm(self.removal_guard.doubtful(self.executor.present))
-            ):
-                self.removal_guard.release(out)
-                await self.repair()
-            self.removal_guard.settle()
-            if self.removal_guard.held:
-                await asyncio.sleep(CONFIRM_PAUSE)
-                self.removal_guard.forget_what_stays(self.executor.present)
+            await guard.engaged.wait()
+            if guard.held:
+                if out := await self.confirm(guard.doubtful(self.executor.present)):
+                    guard.release(out)
+                    await self.repair()
+                else:
+                    await asyncio.sleep(CONFIRM_PAUSE)
+                    guard.forget_what_stays(self.executor.present)
+            guard.settle()
 
     async def repair(self) -> bool:
         """Make the device equal to the membership, and read back; return whether it is equal.

@@ -1,5 +1,6 @@
 """Mass removals, pins and second readings."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -10,6 +11,7 @@ from tests.unit.daemon.conftest import Bench, eventually
 from dstack_vpn.core.chain.events import Revoked
 from dstack_vpn.core.model import TokenId
 from dstack_vpn.core.wireguard.config_file import parse, render
+from dstack_vpn.core.wireguard.keys import PublicKey
 from dstack_vpn.daemon.peers import reconciler
 
 
@@ -71,11 +73,54 @@ async def test_what_both_readings_revoke_goes_though_they_differ_in_more(bench: 
     async with bench.running():
         await _eight_peers(bench)
         honest = ScriptedChain()
+        honest.mine()
         honest.mine(*(grant(token) for token in range(1, 9)), Revoked(1))
         bench.source.second = honest
         bench.source.tell(bench.chain.mine(*(Revoked(token) for token in range(1, 7))))
         await eventually(lambda: bench.tokens() == set(range(2, 9)))
         await eventually(lambda: len(bench.node.reconciler.removal_guard.held) == 5)
+
+
+async def test_removals_held_during_a_reading_are_read_at_once(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two blocks revoke: the second one comes while the first one's removals are being confirmed."""
+    monkeypatch.setattr(reconciler, "CONFIRM_PAUSE", 3600.0)
+    bench.chain.mine(*(grant(token) for token in range(1, 9)))
+    async with bench.running() as node:
+        await _eight_peers(bench)
+        confirm = node.reconciler.confirm
+
+        async def meanwhile(held: Mapping[PublicKey, TokenId | None]) -> set[PublicKey]:
+            if bench.source.seconds == 0:
+                out = await confirm(held)
+                bench.source.tell(bench.chain.mine(Revoked(7)))
+                await eventually(lambda: key(7) in node.reconciler.removal_guard.held)
+                return out
+            return await confirm(held)
+
+        node.reconciler.confirm = meanwhile
+        bench.source.tell(bench.chain.mine(*(Revoked(token) for token in range(1, 7))))
+        await eventually(lambda: bench.tokens() == {8})
+
+
+async def test_an_endpoint_that_is_a_block_behind_is_waited_for(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconciler, "CONFIRM_PAUSE", 3600.0)
+    bench.chain.mine(*(grant(token) for token in range(1, 9)))
+    behind = ScriptedChain()
+    behind.mine(*(grant(token) for token in range(1, 9)))
+    async with bench.running() as node:
+        await _eight_peers(bench)
+        bench.source.second = behind
+        revoked = [Revoked(token) for token in range(1, 7)]
+        bench.source.tell(bench.chain.mine(*revoked))
+        await eventually(lambda: bench.source.seconds == 1)
+        assert len(node.reconciler.removal_guard.held) == 6
+        behind.mine(*revoked)
+        await eventually(lambda: bench.tokens() == {7, 8})
+        assert bench.source.seconds == 1
 
 
 async def test_what_was_released_once_is_doubted_again(bench: Bench) -> None:
@@ -93,6 +138,7 @@ async def test_a_doubt_ends_when_the_key_is_granted_again(bench: Bench) -> None:
     async with bench.running():
         await _eight_peers(bench)
         honest = ScriptedChain()
+        honest.mine()
         honest.mine(*(grant(token) for token in range(1, 9)))
         bench.source.second = honest
         bench.source.tell(bench.chain.mine(*(Revoked(token) for token in range(1, 7))))
