@@ -1,4 +1,8 @@
-"""The admin commands as a user runs them, on a real dev chain, with foundry's cast as the witness."""
+"""The admin commands as a user runs them, on a real dev chain, checked with foundry's cast.
+
+Most commands run in this process, in a thread: starting an interpreter takes longer than the command.
+Those about the process itself (missing libraries, terminals, the first deployment) start one.
+"""
 
 import asyncio
 import json
@@ -8,17 +12,20 @@ import re
 import shutil
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
+from click.testing import CliRunner
 from tests.anvil import Anvil, anvil_path, key_of
 
 from dstack_vpn.adapters.contracts import calls
 from dstack_vpn.adapters.contracts.abi import encode
+from dstack_vpn.cli import run
 
 pytestmark = pytest.mark.anvil
 
@@ -75,12 +82,13 @@ class User:
         }
 
     async def __call__(self, *arguments: str, by: int | None = None, code: int = 0, **more: str) -> Ran:
-        """Run a command signed by that account, and check its exit code."""
-        ran = await self.spawn(("-m", "dstack_vpn", *arguments), self.environment(by, more))
+        """Run a command signed by that account in this process, and check its exit code."""
+        ran = checked(await asyncio.to_thread(_in_process, arguments, self.environment(by, more)))
         assert ran.code == code, ran
         return ran
 
     async def spawn(self, arguments: tuple[str, ...], environment: dict[str, str]) -> Ran:
+        """Run Python with these arguments as a process."""
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, *arguments),
             stdin=asyncio.subprocess.DEVNULL,
@@ -90,10 +98,7 @@ class User:
         )
         out, err = await process.communicate()
         assert process.returncode is not None
-        ran = Ran(process.returncode, out.decode(), err.decode())
-        assert not any(key[2:] in ran.out + ran.err for key in KEYS)
-        assert "Traceback" not in ran.err, ran.err
-        return ran
+        return checked(Ran(process.returncode, out.decode(), err.decode()))
 
     async def register(self, number: int, *more: str) -> int:
         """Register a node for account 1 and return its token."""
@@ -106,9 +111,31 @@ class User:
         return [await self.anvil.rpc("eth_getTransactionCount", a, "latest") for a in self.anvil.accounts[:3]]
 
 
+def checked(ran: Ran) -> Ran:
+    """Return the result if it shows neither a private key nor a traceback."""
+    assert not any(key[2:] in ran.out + ran.err for key in KEYS)
+    assert "Traceback" not in ran.err, ran.err
+    return ran
+
+
+def _in_process(arguments: tuple[str, ...], environment: Mapping[str, str]) -> Ran:
+    """Run a command line with just this environment; an unexpected error is raised."""
+    nothing_else: dict[str, str | None] = dict.fromkeys(os.environ)  # noqa: TID251  # the test's own
+    with CliRunner().isolation(env={**nothing_else, **environment}) as (out, err, _):
+        code = run(arguments)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        return Ran(code, out.getvalue().decode(), err.getvalue().decode())
+
+
 @pytest.fixture
-def user(anvil: Anvil) -> User:
-    return User(anvil)
+def user(anvil: Anvil, monkeypatch: pytest.MonkeyPatch) -> Iterator[User]:
+    # A command sets logging up for its process; the loggers of this one must not remember it.
+    configure = structlog.configure
+    forgetful = {"cache_logger_on_first_use": False}
+    monkeypatch.setattr(structlog, "configure", lambda **options: configure(**{**options, **forgetful}))
+    yield User(anvil)
+    structlog.reset_defaults()
 
 
 def cast_path() -> str | None:
@@ -145,7 +172,9 @@ ACCESS = "getNodeAccess(uint256)(string,string,uint256,bool)"
 
 async def test_a_contract_is_deployed_and_belongs_to_whom_it_should(user: User) -> None:
     anvil = user.anvil
-    ran = await user("contract", "deploy", "--owner", anvil.accounts[2], "--json", by=0)
+    deploy = ("-m", "dstack_vpn", "contract", "deploy", "--owner", anvil.accounts[2], "--json")
+    ran = await user.spawn(deploy, user.environment(0, {}))
+    assert ran.code == 0, ran
     assert "simulating" in ran.err and ran.json["transaction"] in ran.err
     anvil.contract = ran.json["address"]
     assert await verifier(anvil, "owner()(address)") == [_checksummed(anvil.accounts[2])]
