@@ -3,7 +3,9 @@
 import asyncio
 import socket
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,3 +59,18 @@ async def test_lookups_that_nothing_waits_for_any_more_still_count_as_threads(bl
     blocking.silent.set()
     await eventually(lambda: blocking.now == 0)
     assert await system.resolve("quick.example", 1) == SocketAddress("192.0.2.7", 1)
+
+
+def test_a_name_server_that_hangs_does_not_hold_up_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: answer.wait(10) and [])
+
+    async def begin_and_end() -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await SystemResolver().resolve("slow.example", 1)
+
+    began = time.monotonic()
+    asyncio.run(begin_and_end())
+    answer.set()
+    assert time.monotonic() - began < 5.0

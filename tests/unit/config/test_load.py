@@ -79,35 +79,6 @@ def test_the_texts_of_settings_have_no_secret_but_its_file(write: Write) -> None
 
 
 @pytest.mark.parametrize(
-    ("name", "near"),
-    [
-        ("NETWROK", "NETWORK"),
-        ("RPC_URLS", "RPC_URL"),
-        ("API_TOKEN_FIEL", "API_TOKEN_FILE"),
-        ("STATEDIR", "STATE_DIR"),
-    ],
-)
-def test_a_variable_that_is_nearly_a_setting_is_known(name: str, near: str) -> None:
-    assert load({}, {name: "local"}).unknown == (f"{name} (did you mean {near}?)",)
-
-
-@pytest.mark.parametrize(
-    "name", ["PATH", "HOME", "LANG", "MTA", "NETWORK_MODE", "LOG_LEVEL_CHAIN", "CONFIG_FILE_2X"]
-)
-def test_other_variables_are_passed_over(name: str) -> None:
-    assert load({}, {name: "debug"}).unknown == ()
-
-
-def test_a_setting_that_is_set_has_no_twin(write: Write) -> None:
-    assert load({}, {"NODE_ID": "web-1", "NODE_IP": "192.0.2.1"}).unknown == ()
-
-
-def test_a_mistyped_key_of_the_file_names_the_right_one(write: Write) -> None:
-    with pytest.raises(ConfigError, match="sets 'netwrok', which is not a setting: did you mean 'network'"):
-        load({}, {}, write("c.toml", 'netwrok = "local"', 0o644))
-
-
-@pytest.mark.parametrize(
     ("text", "seconds"),
     [
         ("30000", 30),

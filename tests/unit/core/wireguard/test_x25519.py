@@ -1,6 +1,7 @@
 """Held to RFC 7748's vectors, and to `wg pubkey`."""
 
 import base64
+import os
 import shutil
 import subprocess
 
@@ -38,3 +39,14 @@ def test_as_wg_does(raw: bytes) -> None:
     wg = subprocess.run(["wg", "pubkey"], input=text, capture_output=True, text=True, check=True)
     assert str(derive(key)) == wg.stdout.strip()
     assert str(derive(PrivateKey(raw))) == wg.stdout.strip()
+
+
+@pytest.mark.skipif(shutil.which("wg") is None, reason="needs wg")
+def test_it_is_what_wg_says() -> None:
+    secret = os.urandom(32)
+    said = subprocess.run(["wg", "pubkey"], input=base64.b64encode(secret), capture_output=True, check=True)
+    assert str(derive(PrivateKey(secret))) == said.stdout.decode().strip()
+
+
+def test_it_does_not_change() -> None:
+    assert str(derive(PrivateKey(bytes(range(32))))) == "j0DFrbaPJWJK5bIU6nZ6bslNgp09e14a0bpvPiE4KF8="
