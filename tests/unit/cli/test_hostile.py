@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 import pytest
 from tests.unit.cli.conftest import Cli
-from tests.unit.cli.test_strangers import COMMANDS
+from tests.unit.cli.test_secrets import COMMANDS
 
 VALUES = ("", "x" * 100_000, "é\u202e\U0001f600", "\udcff", "-", "0", "../..")
 STARTS = ("run", "dev", "relay", "doctor")

@@ -1,8 +1,6 @@
 """Every table fits 80 columns in a terminal with nothing lost, and is plain, one line a row, in a pipe."""
 
-import json
 import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,8 +11,6 @@ from dstack_vpn.cli import node_reading, plan
 from dstack_vpn.cli.layout import Layout, Row
 from dstack_vpn.cli.tables import status_view
 from dstack_vpn.cli.top import top_view
-from dstack_vpn.cli.words import sentence
-from dstack_vpn.core.observe.events import EVENTS
 
 LONG = "web-" + "0123456789." * 5 + "end"
 V6 = "fd77:1a2b:3c4d:5e6f:7a8b:9cad:beef:cafe"
@@ -167,39 +163,3 @@ def test_a_cell_that_is_too_wide_is_whole_and_the_next_one_keeps_its_column(widt
     lines = rendered(Layout(("one", "two"), rows), width).splitlines()
     assert LONG * 2 in letters("".join(lines))
     assert lines[-1].index("y") == lines[0].index("two")
-
-
-BODIES: dict[str, dict[str, object]] = {
-    "access.decided": {"token": 7, "node": "web-1", "granted": True, "reason": "active", "cause": "12-3"},
-    "chain.event": {"event": "granted", "token": 7, "node": None, "owner": None, "block": 12, "undone": True},
-    "peer.set": {"peer": KEY, "token": None, "node": None, "reason": "active", "added": True},
-    "of.another.version": {"granted": True, "undone": False, "more_of": 3, "text": ""},
-}
-SENTENCES = {
-    "access.decided": "web-1 (token 7): access granted: active [access.decided]",
-    "chain.event": "token 7: granted in block 12, undone by a reorg [chain.event]",
-    "peer.set": "key nOKUqvjA...: peer added: active [peer.set]",
-    "of.another.version": "granted, more of 3 [of.another.version]",
-}
-
-
-@pytest.mark.parametrize("kind", BODIES)
-def test_events_are_sentences(kind: str) -> None:
-    assert sentence(kind, BODIES[kind]) == SENTENCES[kind]
-    assert sentence(kind, json.loads(json.dumps(BODIES[kind]))) == SENTENCES[kind]
-
-
-class _Any(dict[str, object]):
-    """A body that has every field."""
-
-    def __missing__(self, name: str) -> object:
-        return 1
-
-
-@pytest.mark.parametrize("kind", [*EVENTS, "admin.resume", "admin.rollback", "admin.transaction"])
-@pytest.mark.parametrize("body", [dict, _Any])
-def test_every_kind_has_words_and_no_raw_flag(kind: str, body: Callable[[], dict[str, Any]]) -> None:
-    said = sentence(kind, body())
-    assert said.endswith(f"[{kind}]")
-    assert "True" not in said and "False" not in said
-    assert body is dict or not said.startswith("[")

@@ -1,9 +1,7 @@
-"""The relay's commands: what they refuse, and the line that a person watches."""
+"""The relay's commands: what they refuse."""
 
 import pytest
 from tests.unit.cli.conftest import Cli
-
-from dstack_vpn.cli.relay_line import line
 
 GOOD = ("--listen", "127.0.0.1:0", "--to", "tcp://192.0.2.1:443")
 
@@ -35,18 +33,3 @@ def test_what_is_wrong_ends_the_command_with_a_reason_and_a_code(
     assert ran.code == code
     assert said in ran.err
     assert "Traceback" not in ran.err
-
-
-def stats(**more: object) -> dict[str, object]:
-    known = {"mode": "udp2tcp", "bytes_up": 0, "bytes_down": 0, "drops": {"queue": 0}}
-    return {**known, "connected": 1, "connections": 2, "upstream": None, "rtt_ms": None, **more}
-
-
-def test_the_live_line_tells_rates_the_upstream_and_drops() -> None:
-    now = stats(bytes_up=1_250_000, upstream="tls://a:443", rtt_ms=12.34, drops={"queue": 3, "limit": 1})
-    text = line(stats(), now, 1.0).plain
-    assert "↑ 10.0  ↓ 0.0 Mbit/s" in text
-    assert "1/2 connected" in text
-    assert "tls://a:443" in text
-    assert "rtt 12.3 ms" in text
-    assert "4 dropped" in text

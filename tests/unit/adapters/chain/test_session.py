@@ -1,16 +1,12 @@
 """Endpoints that misbehave, over real sockets: what each fault becomes, and that nothing else escapes."""
 
 import asyncio
-from collections.abc import Awaitable
 
 import pytest
 from structlog.testing import capture_logs
-from tests.fake_chain import FakeServer, Fault, serve
+from tests.fake_chain import FakeServer, Fault
 from tests.unit.adapters.chain.connecting import DEADLINE, SECRET, connected, pool_of
 
-from dstack_vpn.adapters.chain.jsonrpc import Request
-from dstack_vpn.adapters.chain.url import RpcUrl
-from dstack_vpn.adapters.chain.websocket import open_websocket
 from dstack_vpn.errors import ChainError, EndpointError, RangeError, RetryError, WrongChainError
 
 
@@ -49,13 +45,6 @@ async def test_a_busy_endpoint_is_asked_again(fake_chain: FakeServer, scheme: st
         error = {"code": -32016, "message": "over rate limit"}
         fake_chain.faults.by_method["eth_getBlockByNumber"] = Fault(error=error, times=2)
         assert (await session.head()).hash == fake_chain.chain.head.hash
-
-
-async def test_http_429_says_when_to_come_back(fake_chain: FakeServer) -> None:
-    fault = Fault(status=429, headers={"Retry-After": "17"}, body="<html>slow down</html>")
-    error = await failing(fake_chain, "http", fault)
-    assert isinstance(error, RetryError)
-    assert error.retry_after == 17.0
 
 
 async def test_a_stalled_call_meets_its_deadline(
@@ -100,75 +89,6 @@ async def test_nobody_listens(fake_chain: FakeServer, scheme: str) -> None:
             pass
 
 
-@pytest.mark.parametrize(("status", "kind"), [(429, RetryError), (503, RetryError), (401, EndpointError)])
-async def test_a_refused_handshake(fake_chain: FakeServer, status: int, kind: type[ChainError]) -> None:
-    fake_chain.faults.by_method["handshake"] = Fault(status=status, headers={"Retry-After": "3"})
-    with pytest.raises(kind, match=f"HTTP status {status}") as caught:
-        async with connected(fake_chain, "ws"):
-            pass
-    assert isinstance(caught.value, EndpointError) or getattr(caught.value, "retry_after", None) == 3.0
-
-
-async def test_a_redirected_websocket_is_not_followed(fake_chain: FakeServer) -> None:
-    async with serve() as elsewhere:
-        away = Fault(status=302, headers={"Location": f"{elsewhere.http}/{SECRET}"})
-        fake_chain.faults.by_method["handshake"] = away
-        with pytest.raises(EndpointError, match="redirects elsewhere") as caught:
-            async with connected(fake_chain, "ws"):
-                pass
-        assert SECRET not in str(caught.value)
-        assert (elsewhere.connections, sum(elsewhere.faults.calls.values())) == (0, 0)
-
-
-async def test_a_cut_connection_fails_facts_and_waiting_calls(fake_chain: FakeServer) -> None:
-    with pytest.raises(EndpointError, match="closed"):
-        async with connected(fake_chain, "ws") as session, asyncio.timeout(DEADLINE):
-            facts = session.facts()
-            await anext(facts)
-            fake_chain.faults.by_method["eth_getLogs"] = Fault(stall=True)
-            async with asyncio.TaskGroup() as group:
-                call = group.create_task(_outcome(session.events(0, 1)))
-                await fake_chain.faults.stalled.wait()
-                await fake_chain.drop_sockets()
-            assert "closed" in call.result()
-            await anext(facts)
-
-
-async def _outcome(work: Awaitable[object]) -> str:
-    try:
-        await work
-    except EndpointError as error:
-        return str(error)
-    return "no error"
-
-
-async def test_an_http_endpoint_that_cuts_idle_connections_is_asked_again(fake_chain: FakeServer) -> None:
-    async with connected(fake_chain, "http") as session:
-        await session.head()
-        await fake_chain.stop()
-        await fake_chain.start()
-        assert (await session.head()).number == 1
-
-
-async def test_a_flood_fails_the_session_instead_of_losing_a_log(fake_chain: FakeServer) -> None:
-    with pytest.raises(EndpointError, match="more events than we can follow"):
-        async with open_websocket(RpcUrl.parse(fake_chain.ws), queue_length=5) as transport:
-            await transport.exchange([Request(1, "eth_subscribe", ["newHeads"])], 5.0)
-            await fake_chain.flood(20)
-            for _ in range(20):
-                await transport.notification(5.0)
-
-
-async def test_a_silent_endpoint_is_left(fake_chain: FakeServer) -> None:
-    with pytest.raises(EndpointError, match="does not announce its blocks any more"):
-        async with connected(fake_chain, "ws", block_time=0.2) as session, asyncio.timeout(DEADLINE):
-            facts = session.facts()
-            await anext(facts)
-            fake_chain.faults.silent = True
-            await fake_chain.chain.mine()
-            await anext(facts)
-
-
 async def test_no_credentials_are_logged(fake_chain: FakeServer, scheme: str) -> None:
     with capture_logs() as lines, pytest.raises(ChainError):
         async with connected(fake_chain, scheme) as session:
@@ -176,13 +96,6 @@ async def test_no_credentials_are_logged(fake_chain: FakeServer, scheme: str) ->
             await session.head()
     assert {line["event"] for line in lines} == {"rpc.connected", "rpc.endpoint_left"}
     assert SECRET not in str(lines)
-
-
-async def test_a_half_open_connection_is_noticed(fake_chain: FakeServer) -> None:
-    with pytest.raises(EndpointError, match="left a ping unanswered"):
-        async with open_websocket(RpcUrl.parse(fake_chain.ws), heartbeat=0.2) as transport:
-            fake_chain.freeze_sockets()
-            assert await transport.notification(DEADLINE) is None
 
 
 async def test_an_answer_that_is_too_big_asks_for_less(

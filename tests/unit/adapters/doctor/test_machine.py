@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from dstack_vpn.adapters.device import process
-from dstack_vpn.adapters.doctor import chain, machine
+from dstack_vpn.adapters.doctor import machine
 from dstack_vpn.core.model import DeviceState
-from dstack_vpn.core.observe.check import Check, CheckStatus, passed
+from dstack_vpn.core.observe.check import CheckStatus, passed
 
 
 def free_port(kind: socket.SocketKind) -> int:
@@ -79,19 +79,3 @@ async def test_an_old_wireguard_go_is_worth_knowing(tmp_path: Path) -> None:
 def test_the_state_directory_may_be_made_later_but_needs_a_place(tmp_path: Path) -> None:
     assert machine.state(tmp_path / "not" / "yet").status is CheckStatus.PASS
     assert machine.state(Path("/proc/nowhere")).status is CheckStatus.FAIL
-
-
-@pytest.mark.parametrize(
-    ("ages", "status"),
-    [
-        ([], CheckStatus.PASS),
-        ([None], CheckStatus.PASS),
-        ([3.0], CheckStatus.PASS),
-        ([400.0, 2.0], CheckStatus.PASS),
-        ([60.0], CheckStatus.FAIL),
-        ([-30.0], CheckStatus.FAIL),
-    ],
-)
-def test_the_clock_is_held_against_the_newest_block(ages: list[float | None], status: CheckStatus) -> None:
-    seen = [chain.ProbedEndpoint(Check("rpc", CheckStatus.PASS, ""), None, age) for age in ages]
-    assert chain.clock(seen).status is status

@@ -10,12 +10,10 @@ from tests.unit.adapters.relay.conftest import running
 
 from dstack_vpn.adapters.destination import receive_with_destination
 from dstack_vpn.adapters.relay.engine import Engine
-from dstack_vpn.adapters.relay.peer import LoopbackRelay
 from dstack_vpn.adapters.relay.pktinfo import bind_beside, listen_datagrams
 from dstack_vpn.adapters.relay.tcp2udp import Tcp2Udp
 from dstack_vpn.adapters.relay.udp2tcp import Udp2Tcp
 from dstack_vpn.core.model import SocketAddress
-from dstack_vpn.core.paths.destination import Destinations
 from dstack_vpn.core.paths.relay_url import Listen, RelayUrl
 from dstack_vpn.errors import RelayError
 
@@ -23,16 +21,6 @@ ANY = SocketAddress("127.0.0.1", 0)
 NOBODY = 65534
 THIEF = 0.5
 """Seconds for which another user's process tries to bind our port."""
-
-
-async def test_a_thousand_relays_of_one_node_share_no_port() -> None:
-    engine, upstream = Engine(), RelayUrl.parse("tcp://192.0.2.1:443")
-    relays = [LoopbackRelay(engine, [upstream], mark=None, destinations=Destinations()) for _ in range(1000)]
-    try:
-        assert len({relay.address for relay in relays}) == len(relays)
-    finally:
-        for relay in relays:
-            relay.close()
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])

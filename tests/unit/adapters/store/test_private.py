@@ -68,13 +68,3 @@ def test_the_draft_of_a_killed_process_goes_with_a_later_write(tmp_path: Path) -
         os.utime(draft, (0, new.stat().st_mtime - private.STALE - 1))
     write_private(path, "text")
     assert sorted(p.name for p in tmp_path.iterdir()) == [".other.a.part", ".secret.b.part", "secret"]
-
-
-def test_a_state_directory_keeps_its_name(tmp_path: Path) -> None:
-    assert instance.read(tmp_path / "state") == ""
-    name = instance.read_or_make(tmp_path / "state")
-    assert len(name) == 32
-    assert instance.read_or_make(tmp_path / "state") == instance.read(tmp_path / "state") == name
-    assert instance.read_or_make(tmp_path / "another") != name
-    (tmp_path / "state" / instance.FILE).write_text("dstack-vpn found\n")
-    assert instance.read_or_make(tmp_path / "state") == ""

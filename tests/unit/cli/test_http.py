@@ -1,16 +1,12 @@
-"""What a command says where something else listens, and what no command takes as an argument."""
+"""What a command says where something else listens."""
 
 import contextlib
 import socket
 import threading
 from collections.abc import Iterator
 
-import click
 import pytest
 from tests.unit.cli.conftest import Cli
-
-from dstack_vpn.cli import main
-from dstack_vpn.config import OPTIONS, RELAY_OPTIONS
 
 NOT_HTTP = [
     b"SSH-2.0-OpenSSH_9.2\r\n",
@@ -66,44 +62,3 @@ def test_without_a_port_there_is_nothing_to_ask(cli: Cli) -> None:
     ran = cli("healthcheck", RELAY_MODE="udp2tcp", RELAY_LISTEN="127.0.0.1:1", RELAY_TO="tcp://192.0.2.1:443")
     assert ran.code == 1
     assert "HEALTH_CHECK_PORT is 0" in ran.err
-
-
-# -- secrets ------------------------------------------------------------------------------------------
-
-
-def commands(group: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[str, click.Command]]:
-    """Every command with its path."""
-    yield " ".join(path), group
-    if isinstance(group, click.Group):
-        with click.Context(group) as context:
-            for name in group.list_commands(context):
-                found = group.get_command(context, name)
-                assert found is not None
-                yield from commands(found, (*path, name))
-
-
-COMMANDS = dict(commands(main))
-SECRETS = {option.key for option in (*OPTIONS, *RELAY_OPTIONS) if option.secret}
-
-
-@pytest.mark.parametrize("path", COMMANDS)
-def test_no_secret_has_a_flag(path: str) -> None:
-    parameters = {parameter.name for parameter in COMMANDS[path].params}
-    # URLs of relays: the flag refuses those with a password.
-    assert parameters & SECRETS <= {"relay_to"}
-
-
-@pytest.mark.parametrize(
-    "via",
-    [
-        "http://user:hush@192.0.2.1:3128",
-        "socks5://hush@192.0.2.1:1080",
-        "http%3A%2F%2Fu%3Ahush%40192.0.2.1%3A1",
-    ],
-)
-def test_a_proxys_password_is_refused_as_an_argument(cli: Cli, via: str) -> None:
-    urls = f"tcp://192.0.2.7:443,tcp://192.0.2.8:443?via={via}"
-    ran = cli("relay", "udp2tcp", "--listen", "127.0.0.1:0", "--to", urls)
-    assert ran.code == 2
-    assert "RELAY_TO_FILE" in ran.err
-    assert "hush" not in ran.err

@@ -1,0 +1,46 @@
+"""Every kind of event has a sentence."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from dstack_vpn.cli.words import sentence
+from dstack_vpn.core.observe.events import EVENTS
+
+KEY = "nOKUqvjA3kwlcXOy3vhPvL1TBVsDVU8sLIjAUZ3ckHc="
+BODIES: dict[str, dict[str, object]] = {
+    "access.decided": {"token": 7, "node": "web-1", "granted": True, "reason": "active", "cause": "12-3"},
+    "chain.event": {"event": "granted", "token": 7, "node": None, "owner": None, "block": 12, "undone": True},
+    "peer.set": {"peer": KEY, "token": None, "node": None, "reason": "active", "added": True},
+    "of.another.version": {"granted": True, "undone": False, "more_of": 3, "text": ""},
+}
+SENTENCES = {
+    "access.decided": "web-1 (token 7): access granted: active [access.decided]",
+    "chain.event": "token 7: granted in block 12, undone by a reorg [chain.event]",
+    "peer.set": "key nOKUqvjA...: peer added: active [peer.set]",
+    "of.another.version": "granted, more of 3 [of.another.version]",
+}
+
+
+@pytest.mark.parametrize("kind", BODIES)
+def test_events_are_sentences(kind: str) -> None:
+    assert sentence(kind, BODIES[kind]) == SENTENCES[kind]
+    assert sentence(kind, json.loads(json.dumps(BODIES[kind]))) == SENTENCES[kind]
+
+
+class _Any(dict[str, object]):
+    """A body that has every field."""
+
+    def __missing__(self, name: str) -> object:
+        return 1
+
+
+@pytest.mark.parametrize("kind", [*EVENTS, "admin.resume", "admin.rollback", "admin.transaction"])
+@pytest.mark.parametrize("body", [dict, _Any])
+def test_every_kind_has_words_and_no_raw_flag(kind: str, body: Callable[[], dict[str, Any]]) -> None:
+    said = sentence(kind, body())
+    assert said.endswith(f"[{kind}]")
+    assert "True" not in said and "False" not in said
+    assert body is dict or not said.startswith("[")
