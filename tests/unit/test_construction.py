@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 SOURCES = Path(__file__).parents[2] / "src" / "dstack_vpn"
-FILES = sorted(path for room in ("bridge", "wiring") for path in (SOURCES / room).rglob("*.py"))
+FILES = sorted(path for room in ("daemon", "wiring") for path in (SOURCES / room).rglob("*.py"))
 
 
 def own_attributes(tree: ast.Module) -> set[str]:
