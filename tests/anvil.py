@@ -20,6 +20,7 @@ from typing import Any, BinaryIO
 
 import aiohttp
 import pytest
+from tests.ports import free_port
 
 from dstack_vpn.adapters.contracts import calls
 from dstack_vpn.core.wireguard.keys import PublicKey
@@ -64,7 +65,7 @@ class Anvil:
     home: Path
     arguments: Sequence[str] = ()
     durable: bool = False
-    port: int = 0
+    port: int = field(default_factory=free_port)
     accounts: list[str] = field(default_factory=list)
     contract: str = ""
     process: asyncio.subprocess.Process | None = None
@@ -81,7 +82,7 @@ class Anvil:
         return f"ws://127.0.0.1:{self.port}"
 
     async def start(self) -> None:
-        """Start on the port of the last time, or on a free one."""
+        """Start on its port, which is the same after an outage."""
         anvil = anvil_path()
         assert anvil is not None
         # A file, not a pipe: anvil logs every call, and stops dead when nobody reads what it logs.

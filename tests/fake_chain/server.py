@@ -14,6 +14,7 @@ from tests.fake_chain import registry
 from tests.fake_chain.chain import Block, FakeChain
 from tests.fake_chain.faults import Fault, Faults
 from tests.fake_chain.registry import Emitted, RevertError, Token, Transaction
+from tests.ports import free_port
 
 from dstack_vpn.adapters.chain.multicall import MULTICALL3
 from dstack_vpn.adapters.contracts import signatures
@@ -43,7 +44,8 @@ class FakeServer:
 
     chain: FakeChain
     faults: Faults = field(default_factory=Faults)
-    port: int = 0
+    port: int = field(default_factory=free_port)
+    """Of its own: it listens there again after an outage."""
     host: str = field(default_factory=lambda: next(_HOSTS))
     _subscriptions: dict[str, tuple[str, dict[str, Any], web.WebSocketResponse]] = field(default_factory=dict)
     _sockets: dict[web.WebSocketResponse, asyncio.Transport] = field(default_factory=dict)

@@ -17,16 +17,12 @@ import pytest
 from tests.integration.relay.conftest import PATIENCE
 from tests.integration.relay.programs import OUR_KIND, OUR_TLS, Kind, Program
 from tests.netns_support import wait_until
+from tests.ports import free_port
 
 from dstack_vpn.core.wireguard.framing import frame
 
 MEMORY = 12 << 20
 """Bytes that any abuse may cost for good: the buffers of a batch, and the allocator's own ways."""
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        return int(found.getsockname()[1])
 
 
 @dataclass

@@ -9,16 +9,11 @@ from contextlib import closing
 
 from tests.integration.relay.programs import ENVIRONMENT, OURS
 from tests.netns_support import wait_until
-
-
-def free_port(kind: socket.SocketKind) -> int:
-    with closing(socket.socket(socket.AF_INET, kind)) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+from tests.ports import free_port
 
 
 def test_a_wireguard_that_comes_back_is_heard_again() -> None:
-    listen, target = free_port(socket.SOCK_STREAM), free_port(socket.SOCK_DGRAM)
+    listen, target = free_port(), free_port()
     command = [*OURS, "tcp2udp", "--listen", f"tcp://127.0.0.1:{listen}", "--to", f"127.0.0.1:{target}"]
     with subprocess.Popen(
         command, env={**ENVIRONMENT, "PATH": os.defpath}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL

@@ -10,8 +10,9 @@ from types import SimpleNamespace
 import dns.message
 import pytest
 from tests.integration.support import eventually
+from tests.ports import free_port
 from tests.unit.adapters.crowd import CROWD, connected
-from tests.unit.adapters.dns.test_server import ZONE, Told, free_port
+from tests.unit.adapters.dns.test_server import ZONE, Told
 
 from dstack_vpn.adapters.dns import desk, shun
 from dstack_vpn.adapters.dns.desk import CONNECTIONS, PACE, QUESTIONS

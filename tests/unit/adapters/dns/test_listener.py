@@ -9,7 +9,8 @@ from contextlib import asynccontextmanager
 import pytest
 from structlog.testing import capture_logs
 from tests.integration.support import eventually
-from tests.unit.adapters.dns.test_server import Told, free_port
+from tests.ports import free_port
+from tests.unit.adapters.dns.test_server import Told
 
 from dstack_vpn.adapters.dns import server as responder
 from dstack_vpn.adapters.dns.listener import is_private, plain

@@ -1,7 +1,6 @@
 """The responder on real sockets, asked by dig, by dnspython, and by whoever sends it nonsense."""
 
 import asyncio
-import random
 import shutil
 import socket
 import struct
@@ -19,6 +18,7 @@ import dns.rcode
 import dns.rdata
 import pytest
 from tests.integration.support import eventually
+from tests.ports import free_port
 
 from dstack_vpn.adapters.dns.desk import CONNECTIONS
 from dstack_vpn.adapters.dns.server import DnsServer
@@ -53,17 +53,6 @@ class Told:
 
     def is_member_address(self, host: str) -> bool:
         return host.startswith("10.77.")
-
-
-def free_port() -> int:
-    """A port that is free at every address, over TCP and UDP, and that no outgoing connection takes."""
-    while True:
-        port = random.randrange(15_000, 32_000)  # below those of the system's choice
-        with suppress(OSError), socket.socket(socket.AF_INET6) as tcp:
-            tcp.bind(("::", port))
-            with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as udp:
-                udp.bind(("::", port))
-                return port
 
 
 @asynccontextmanager

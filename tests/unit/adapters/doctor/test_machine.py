@@ -4,6 +4,7 @@ import socket
 from pathlib import Path
 
 import pytest
+from tests.ports import free_port
 
 from dstack_vpn.adapters.device import process
 from dstack_vpn.adapters.doctor import machine
@@ -11,14 +12,8 @@ from dstack_vpn.core.model import DeviceState
 from dstack_vpn.core.observe.check import CheckStatus, passed
 
 
-def free_port(kind: socket.SocketKind) -> int:
-    with socket.socket(socket.AF_INET, kind) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def test_a_udp_port_is_free_ours_or_somebody_elses() -> None:
-    port = free_port(socket.SOCK_DGRAM)
+    port = free_port()
     assert machine.udp_port(port, "wg0", None).status is CheckStatus.PASS
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
         other.bind(("0.0.0.0", port))
@@ -29,7 +24,7 @@ def test_a_udp_port_is_free_ours_or_somebody_elses() -> None:
 
 
 def test_the_http_port_is_free_ours_off_or_somebody_elses() -> None:
-    port = free_port(socket.SOCK_STREAM)
+    port = free_port()
     assert machine.http_port("localhost", port, running=False).status is CheckStatus.PASS
     assert machine.http_port("127.0.0.1", 0, running=False).found == "switched off"
     with socket.socket() as other:

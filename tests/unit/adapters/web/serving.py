@@ -1,7 +1,6 @@
 """A server on a port of its own, over a view that says what a test wants."""
 
 import asyncio
-import socket
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -9,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
+from tests.ports import free_port
 
 from dstack_vpn.adapters.clock import SystemClock
 from dstack_vpn.adapters.web.access import Policy
@@ -102,13 +102,6 @@ async def until(condition: Callable[[], object], timeout: float = 10) -> None:
     while not condition():
         assert time.monotonic() < ends
         await asyncio.sleep(0.005)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @asynccontextmanager

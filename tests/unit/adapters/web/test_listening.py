@@ -6,7 +6,8 @@ import socket
 import aiohttp
 import pytest
 from structlog.testing import capture_logs
-from tests.unit.adapters.web.serving import WELL, free_port, until
+from tests.ports import free_port
+from tests.unit.adapters.web.serving import WELL, until
 
 from dstack_vpn.adapters.web import listening
 from dstack_vpn.adapters.web.access import Policy
