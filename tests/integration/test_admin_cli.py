@@ -19,13 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
-from click.testing import CliRunner
 from tests.anvil import Anvil, anvil_path, key_of
+from tests.commands import Result, forgotten_logging, run_here
 
 from dstack_vpn.adapters.contracts import calls
 from dstack_vpn.adapters.contracts.abi import encode
-from dstack_vpn.cli import run
 
 pytestmark = pytest.mark.anvil
 
@@ -40,18 +38,12 @@ DEPLOYED = Path(__file__).parents[1] / "contracts" / "artifacts" / "DstackAccess
 WITHOUT_EXTRA = """
 import sys
 sys.modules["eth_account"] = None
-from dstack_vpn.cli import run
 sys.exit(run(sys.argv[1:]))
 """
 
 
-@dataclass(frozen=True)
-class Ran:
+class Ran(Result):
     """What a command came to."""
-
-    code: int
-    out: str
-    err: str
 
     @property
     def json(self) -> Any:
@@ -83,7 +75,8 @@ class User:
 
     async def __call__(self, *arguments: str, by: int | None = None, code: int = 0, **more: str) -> Ran:
         """Run a command signed by that account in this process, and check its exit code."""
-        ran = checked(await asyncio.to_thread(_in_process, arguments, self.environment(by, more)))
+        done = await asyncio.to_thread(run_here, arguments, self.environment(by, more))
+        ran = checked(Ran(done.code, done.out, done.err))
         assert ran.code == code, ran
         return ran
 
@@ -118,24 +111,10 @@ def checked(ran: Ran) -> Ran:
     return ran
 
 
-def _in_process(arguments: tuple[str, ...], environment: Mapping[str, str]) -> Ran:
-    """Run a command line with just this environment; an unexpected error is raised."""
-    nothing_else: dict[str, str | None] = dict.fromkeys(os.environ)  # noqa: TID251  # the test's own
-    with CliRunner().isolation(env={**nothing_else, **environment}) as (out, err, _):
-        code = run(arguments)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        return Ran(code, out.getvalue().decode(), err.getvalue().decode())
-
-
 @pytest.fixture
-def user(anvil: Anvil, monkeypatch: pytest.MonkeyPatch) -> Iterator[User]:
-    # A command sets logging up for its process; the loggers of this one must not remember it.
-    configure = structlog.configure
-    forgetful = {"cache_logger_on_first_use": False}
-    monkeypatch.setattr(structlog, "configure", lambda **options: configure(**{**options, **forgetful}))
-    yield User(anvil)
-    structlog.reset_defaults()
+def user(anvil: Anvil) -> Iterator[User]:
+    with forgotten_logging():
+        yield User(anvil)
 
 
 def cast_path() -> str | None:

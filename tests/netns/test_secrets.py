@@ -6,6 +6,7 @@ import stat
 import subprocess
 import sys
 import tarfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from demo.chain import InsideConnection
 from demo.lab import Lab
 from demo.node import HEALTH_PORT, LabNode
+from tests.commands import forgotten_logging, run_here
 from tests.netns import echoing
 from tests.netns_support import wait_until
 
@@ -27,6 +29,8 @@ LOGIN = "pl4nted%2Fus3r:pl4nted%20p%40ss%26%22word@"
 HOST = "pl4ntedh0stk3y77.rpc.example.org"
 REST = "/v2/pl4nted%2Bp4thk3y%3C/?apikey=pl4nted%2Fqu3ry%22k3y&x=pl4nted~t41l#pl4ntedfr4g"
 PORT = 3999
+LOOK = 0.1
+"""Seconds between two looks at all that a daemon shows, which cost it some milliseconds each."""
 ACCOUNT = "0xac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80"
 
 
@@ -80,16 +84,11 @@ def body(node: LabNode, path: str) -> str:
 
 def command(node: LabNode, environment: Mapping[str, str], *arguments: str) -> str:
     """What a command prints, with its exit code in front."""
-    done = subprocess.run(
-        node.namespace.command(sys.executable, "-m", "dstack_vpn", *arguments),
-        env={**environment, "PATH": os.environ["PATH"]},  # noqa: TID251  # the child's
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-    assert "Traceback" not in done.stderr, done.stderr
-    return f"{done.returncode}\n{done.stdout}\n{done.stderr}"
+    path = os.environ["PATH"]  # noqa: TID251  # the command's
+    with node.namespace.entered(), forgotten_logging():
+        done = run_here(arguments, {**environment, "PATH": path})
+    assert "Traceback" not in done.err, done.err
+    return f"{done.code}\n{done.out}\n{done.err}"
 
 
 def leaks(texts: Mapping[str, str]) -> dict[str, str]:
@@ -121,6 +120,7 @@ def test_no_secret_of_an_endpoint_reaches_any_output(empty_lab: Lab, tmp_path: P
         node.start(**more)
 
         def tried() -> bool:
+            time.sleep(LOOK)
             for path in ("/health", "/stats", "/metrics", "/events?wait=0", "/peers", "/decisions"):
                 texts[path] = texts.get(path, "") + body(node, path)
             lines = [line for line in node.log.read_text().splitlines() if "rpc.endpoint_left" in line]
