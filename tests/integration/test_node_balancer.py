@@ -3,21 +3,22 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from itertools import product
+from pathlib import Path
 from typing import Any
 
-import pytest
 from tests.anvil import key_of
 from tests.fake_chain import registry
 from tests.fake_chain.balancer import Balancer, balanced
-from tests.integration.conftest import MakeRig
 from tests.integration.support import Rig
 
 BLOCK = 0.2
 """Seconds between blocks."""
 MARGIN = 0.5
 """Seconds that a change may take beyond the lag."""
-CASES = [(1.0, 1), (1.0, 2), (5.0, 3)]
+CASES = [(1.0, 1, 4), (1.0, 2, 4), (5.0, 3, 2), (5.0, 4, 2)]
+"""The most seconds that a backend lags, the seed, and the number of nodes that are granted and revoked."""
 
 
 @asynccontextmanager
@@ -47,26 +48,36 @@ async def applied_in(rig: Rig, number: int, *, granted: bool, limit: float) -> f
     return time.monotonic() - began
 
 
-@pytest.mark.parametrize("scheme", ["http", "ws"])
-@pytest.mark.parametrize(("lag", "seed"), CASES)
-async def test_each_change_is_applied_within_the_lag(
-    lag: float, seed: int, scheme: str, make_rig: MakeRig, log_lines: list[Any]
-) -> None:
-    async with balanced(lag, seed) as server:
-        for _ in range(10):
-            await server.mine()
-        rig = make_rig(getattr(server, scheme), server.chain.contract)
-        async with mining(server), rig.running():
-            took = []
-            for number in range(1, 5):
-                mint = registry.mint(server.chain.accounts[number], f"node-{number}", str(key_of(number)), "")
-                await server.mine(mint)
-                took.append(await applied_in(rig, number, granted=True, limit=lag + MARGIN))
-                await asyncio.sleep(server.chance.uniform(0.0, lag / 2))
-                await server.mine(registry.revoke(number))
-                took.append(await applied_in(rig, number, granted=False, limit=lag + MARGIN))
-                await asyncio.sleep(lag / 4)
-                assert key_of(number) not in rig.keys, "a backend that lags brought a revoked key back"
-            left = [line for line in log_lines if line["event"] == "rpc.endpoint_left"]
-            assert not left, "no session ended because a backend lagged"
-            assert not [line for line in log_lines if line["event"] == "chain.reload"]
+async def follows_changes(server: Balancer, rig: Rig, changes: int) -> None:
+    """Grant and revoke so many nodes, one after the other; each takes effect within the lag."""
+    lag = server.lag
+    for number in range(1, changes + 1):
+        mint = registry.mint(server.chain.accounts[number], f"node-{number}", str(key_of(number)), "")
+        await server.mine(mint)
+        await applied_in(rig, number, granted=True, limit=lag + MARGIN)
+        await asyncio.sleep(server.chance.uniform(0.0, lag / 2))
+        await server.mine(registry.revoke(number))
+        await applied_in(rig, number, granted=False, limit=lag + MARGIN)
+        await asyncio.sleep(lag / 4)
+        assert key_of(number) not in rig.keys, "a backend that lags brought a revoked key back"
+
+
+async def test_each_change_is_applied_within_the_lag(tmp_path: Path, log_lines: list[Any]) -> None:
+    """All cases at once, each with a chain and a node of its own: most of the time is their lag."""
+    async with AsyncExitStack() as stack:
+        followed = []
+        for (lag, seed, changes), scheme in product(CASES, ("http", "ws")):
+            server = await stack.enter_async_context(balanced(lag, seed))
+            for _ in range(10):
+                await server.mine()
+            state = tmp_path / f"{seed}-{scheme}"
+            state.mkdir()
+            rig = Rig([getattr(server, scheme)], server.chain.contract, state)
+            await stack.enter_async_context(mining(server))
+            followed.append((server, await stack.enter_async_context(rig.running()), changes))
+        async with asyncio.TaskGroup() as group:
+            for each in followed:
+                group.create_task(follows_changes(*each))
+        left = [line for line in log_lines if line["event"] == "rpc.endpoint_left"]
+        assert not left, "no session ended because a backend lagged"
+        assert not [line for line in log_lines if line["event"] == "chain.reload"]

@@ -10,17 +10,20 @@ from tests.integration.conftest import MakeRig
 from tests.integration.pairs import Pair, members
 from tests.integration.support import eventually
 
+from dstack_vpn.adapters.chain import feed, watchdog
 from dstack_vpn.adapters.chain.caller import Caller
 from dstack_vpn.core.model import RemovePeer
 
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give a call one second instead of ten, where a test would only wait for it to pass."""
-    for method in (Caller.call, Caller.call_many):
+    """Give a call one second instead of ten, and a silent subscription half a second instead of some."""
+    for method in (Caller.call, Caller.call_many, Caller.call_each):
         defaults = method.__kwdefaults__
         assert defaults is not None
         monkeypatch.setitem(defaults, "deadline", 1.0)
+    monkeypatch.setattr(watchdog, "_SHORTEST", 0.5)
+    monkeypatch.setattr(feed, "GRACE", 0.5)
 
 
 async def dies(pair: Pair) -> None:

@@ -6,13 +6,22 @@ real times. The unit tests of `core.paths.selector` hold these.
 
 WireGuard makes new keys when it has heard nothing for 15 s. A real daemon probes UDP long after that; here it
 does not come to that.
+
+A daemon whose key is due waits for 1 to 2 s after its start instead of 10 to 20, and looks every 0.5 s
+instead of every 5. The unit tests of `core.wireguard.key_age` hold the real times.
 """
 
 from unittest.mock import patch
 
 from dstack_vpn.__main__ import main
 from dstack_vpn.core.paths import selector
+from dstack_vpn.core.wireguard import key_age
+from dstack_vpn.daemon.device import key_expiry
 
 if __name__ == "__main__":
-    with patch.multiple(selector, NO_ANSWER=5.0, PROBE=(7.0, 7.0)):
+    with (
+        patch.multiple(selector, NO_ANSWER=5.0, PROBE=(7.0, 7.0)),
+        patch.object(key_age, "START", 1.0),
+        patch.object(key_expiry, "EVERY", 0.5),
+    ):
         main()

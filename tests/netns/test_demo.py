@@ -39,9 +39,13 @@ def demo(tools: Tools, tmp_path: Path) -> Iterator[Demo]:
         cleaning.communicate(timeout=30)
 
 
+def tags(folder: Path) -> list[str]:
+    return [path.name.removeprefix("dstack-vpn-demo-") for path in folder.glob("dstack-vpn-demo-*")]
+
+
 def tag_of(folder: Path) -> str:
-    wait_until(lambda: any(folder.glob("dstack-vpn-demo-*")), "the demo has a directory")
-    return next(folder.glob("dstack-vpn-demo-*")).name.removeprefix("dstack-vpn-demo-")
+    wait_until(lambda: tags(folder), "the demo has a directory")
+    return tags(folder)[0]
 
 
 def namespaces(tag: str) -> list[str]:
@@ -65,15 +69,9 @@ def assert_nothing_left(folder: Path, tag: str) -> None:
     assert list(folder.iterdir()) == []
 
 
-def test_it_shows_everything_and_leaves_nothing(demo: Demo, tmp_path: Path) -> None:
-    with demo("--plain") as running:
-        tag = tag_of(tmp_path)
-        said, _ = running.communicate(timeout=120)
-    assert running.returncode == 0, said
+def assert_shows_everything(said: str) -> None:
     assert re.findall(r"^(\d)/8 ", said, re.MULTILINE) == list("12345678")
-    assert re.findall(r"packets, (\d+) lost", said) == ["0"] * 6
     assert "All steps passed" in said
-    assert_nothing_left(tmp_path, tag)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -112,11 +110,13 @@ def test_a_failing_one_names_the_step_keeps_the_logs_and_nothing_else(demo: Demo
     assert not list(logs.rglob("*.key"))
 
 
-def test_a_kept_one_goes_on_until_it_is_cleaned_up(demo: Demo, tmp_path: Path) -> None:
+def test_a_kept_one_shows_everything_and_goes_on_until_it_is_cleaned_up(demo: Demo, tmp_path: Path) -> None:
     with demo("--plain", "--keep") as running:
         tag = tag_of(tmp_path)
         said, _ = running.communicate(timeout=120)
     assert running.returncode == 0, said
+    assert_shows_everything(said)
+    assert re.findall(r"packets, (\d+) lost", said) == ["0"] * 6
     assert len(namespaces(tag)) == 8
     inside = re.search(r"(nsenter \S+-b \S+) bash", said)
     assert inside is not None
@@ -132,14 +132,19 @@ def test_a_kept_one_goes_on_until_it_is_cleaned_up(demo: Demo, tmp_path: Path) -
     assert_nothing_left(tmp_path, tag)
 
 
-def test_cleaning_up_spares_one_that_goes_on_and_two_do_not_meet(demo: Demo, tmp_path: Path) -> None:
+def test_cleaning_up_spares_one_that_goes_on_and_two_do_not_meet_and_leave_nothing(
+    demo: Demo, tmp_path: Path
+) -> None:
     with demo("--plain") as first, demo("--plain") as second:
-        tag_of(tmp_path)
+        wait_until(lambda: len(tags(tmp_path)) == 2, "both demos have a directory")
+        both = tags(tmp_path)
         with demo("--clean") as cleaning:
             assert "nothing was left" in cleaning.communicate(timeout=30)[0]
         said = [running.communicate(timeout=120)[0] for running in (first, second)]
     assert [first.returncode, second.returncode] == [0, 0], said
-    assert list(tmp_path.iterdir()) == []
+    for tag, text in zip(both, said, strict=True):
+        assert_shows_everything(text)
+        assert_nothing_left(tmp_path, tag)
 
 
 def test_what_is_missing_is_named_all_at_once(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from dstack_vpn.core.paths.relay_url import RelayUrl
 from dstack_vpn.core.paths.selector import TransportMode
 from dstack_vpn.core.wireguard.keys import PrivateKey, PublicKey
 from dstack_vpn.daemon.daemon import Daemon
+from dstack_vpn.daemon.observe import persistence
 from dstack_vpn.errors import StoreError
 from dstack_vpn.wiring.assembly import Options, Outside, assemble
 
@@ -233,6 +234,12 @@ async def eventually(
         while not condition():  # noqa: ASYNC110 - what is waited for is anything at all
             await asyncio.sleep(0.002)
     assert condition(), what
+
+
+@pytest.fixture(autouse=True)
+def prompt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have pins read, and the wg-quick file written, at once instead of within a second."""
+    monkeypatch.setattr(persistence, "CONFIG_INTERVAL", 0.05)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import pytest
 from tests.fake_chain import FakeServer, Fault, serve
 from tests.unit.adapters.chain.connecting import DEADLINE, SECRET, connected
 
+from dstack_vpn.adapters.chain import feed, watchdog
 from dstack_vpn.adapters.chain.jsonrpc import Request
 from dstack_vpn.adapters.chain.url import RpcUrl
 from dstack_vpn.adapters.chain.websocket import open_websocket
@@ -64,7 +65,9 @@ async def test_a_flood_fails_the_session_instead_of_losing_a_log(fake_chain: Fak
                 await transport.notification(5.0)
 
 
-async def test_a_silent_endpoint_is_left(fake_chain: FakeServer) -> None:
+async def test_a_silent_endpoint_is_left(fake_chain: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watchdog, "_SHORTEST", 0.4)  # the tests of the watchdog hold the real times
+    monkeypatch.setattr(feed, "GRACE", 0.2)
     with pytest.raises(EndpointError, match="does not announce its blocks any more"):
         async with connected(fake_chain, "ws", block_time=0.2) as session, asyncio.timeout(DEADLINE):
             facts = session.facts()
