@@ -27,7 +27,7 @@ upgrade-demo: ## Replace a node's image under traffic, the plain way and with a 
 test: ## Run the whole test suite; installs what is missing
 	@scripts/setup test
 ifeq ($(PYTEST_ARGS),)
-	@python -m pytest -m "not docker and not netns" -n auto --maxprocesses 4
+	@python -m pytest -m "not docker and not netns" -n 4 --dist worksteal
 	@python -m pytest -m "not docker and netns" -n 2 --dist loadfile
 else
 	@python -m pytest -m "not docker" $(PYTEST_ARGS)

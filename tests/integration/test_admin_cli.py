@@ -38,6 +38,7 @@ DEPLOYED = Path(__file__).parents[1] / "contracts" / "artifacts" / "DstackAccess
 WITHOUT_EXTRA = """
 import sys
 sys.modules["eth_account"] = None
+from dstack_vpn.cli import run
 sys.exit(run(sys.argv[1:]))
 """
 

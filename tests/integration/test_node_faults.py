@@ -10,7 +10,7 @@ from tests.integration.conftest import MakeRig
 from tests.integration.pairs import Pair, members
 from tests.integration.support import eventually
 
-from dstack_vpn.adapters.chain import feed, watchdog
+from dstack_vpn.adapters.chain import feed, pool, watchdog
 from dstack_vpn.adapters.chain.caller import Caller
 from dstack_vpn.core.model import RemovePeer
 
@@ -106,8 +106,14 @@ async def test_a_node_starts_on_the_second_endpoint_where_the_first_is_of_no_use
     ids=["chain-id", "genesis", "contract"],
 )
 async def test_an_endpoint_of_another_chain_is_never_followed(
-    fake_chain: FakeServer, scheme: str, stranger: FakeChain, problem: str, make_rig: MakeRig
+    fake_chain: FakeServer,
+    scheme: str,
+    stranger: FakeChain,
+    problem: str,
+    make_rig: MakeRig,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(pool, "WRONG_CHAIN_PAUSE", 0.05)  # health shows the problem of the latest try
     chain = fake_chain.chain
     await chain.mint(1)
     async with serve(stranger) as other:

@@ -11,6 +11,8 @@ from demo.ping import Ping
 from tests.anvil import anvil_path
 from tests.netns_support import is_usable, wireguard_go
 
+from dstack_vpn.errors import DstackVpnError
+
 
 @pytest.fixture(scope="session")
 def tools() -> Tools:
@@ -31,10 +33,8 @@ def empty_lab(tools: Tools) -> Iterator[Lab]:
         yield lab
 
 
-@pytest.fixture
-def lab(empty_lab: Lab) -> Lab:
-    """Three nodes with tunnels between all of them."""
-    lab = empty_lab
+def connect_three(lab: Lab) -> Lab:
+    """Add three nodes with tunnels between all of them."""
     for name in "abc":
         node = lab.add_node(name)
         lab.mint(node)
@@ -46,6 +46,61 @@ def lab(empty_lab: Lab) -> Lab:
     for node, other in permutations(lab.nodes.values(), 2):
         node.wait_reaches(other.address)
     return lab
+
+
+@pytest.fixture
+def lab(empty_lab: Lab) -> Lab:
+    """Three nodes with tunnels between all of them."""
+    return connect_three(empty_lab)
+
+
+class Standing:
+    """A lab of three nodes for several tests, each of which leaves it as it was."""
+
+    def __init__(self, tools: Tools) -> None:
+        self._tools = tools
+        self._lab: Lab | None = None
+
+    def lab(self) -> Lab:
+        """Return it; another one if the test before did not leave it as it was."""
+        if self._lab is None or not is_whole(self._lab):
+            self.close()
+            self._lab = Lab(self._tools)
+            self._lab.start_chain()
+            connect_three(self._lab)
+        return self._lab
+
+    def close(self) -> None:
+        if self._lab is not None:
+            self._lab.close()
+
+
+def is_whole(lab: Lab) -> bool:
+    """Return True if each node runs, is well, has the others as its peers, and reaches them."""
+    keys = {node.public_key for node in lab.nodes.values()}
+    try:
+        for node in lab.nodes.values():
+            if node.daemon is None or node.device().peers.keys() != keys - {node.public_key}:
+                return False
+            node.wait_ready(3.0)
+        for node, other in permutations(lab.nodes.values(), 2):
+            node.wait_reaches(other.address, 3.0)
+    except DstackVpnError:
+        return False
+    return True
+
+
+@pytest.fixture(scope="module")
+def standing(tools: Tools) -> Iterator[Standing]:
+    made = Standing(tools)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def standing_lab(standing: Standing) -> Lab:
+    """Three nodes as `lab` has them, for tests that leave everything as it was."""
+    return standing.lab()
 
 
 @pytest.fixture

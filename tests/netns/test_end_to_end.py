@@ -43,7 +43,8 @@ def three(lab: Lab) -> tuple[LabNode, LabNode, LabNode]:
 # -- the registry -------------------------------------------------------------------------------------
 
 
-def test_every_node_has_the_others_and_nobody_else(lab: Lab) -> None:
+def test_every_node_has_the_others_and_nobody_else(standing_lab: Lab) -> None:
+    lab = standing_lab
     for node in lab.nodes.values():
         others = {other.public_key: other for other in lab.others(node)}
         peers = node.device().peers
@@ -108,7 +109,8 @@ def test_a_rotated_key_replaces_the_old_one(lab: Lab, ping: Ping) -> None:
         c.wait_ready()
 
 
-def test_a_key_and_a_name_can_be_had_again(lab: Lab) -> None:
+def test_a_key_and_a_name_can_be_had_again(standing_lab: Lab) -> None:
+    lab = standing_lab
     a, b, c = three(lab)
     token, address = c.token, c.address
     lab.lost(lab.revoke(c), c.public_key, (a, b))
@@ -117,6 +119,7 @@ def test_a_key_and_a_name_can_be_had_again(lab: Lab) -> None:
     for node in (a, b):
         assert f"{c.address}/32" in node.device().peers[c.public_key].allowed_ips
         assert f"{address}/32" not in node.device().peers[c.public_key].allowed_ips
+    lab.place(c, (a, b))
 
 
 def test_a_reorg_takes_a_mint_and_a_revocation_back(lab: Lab, ping: Ping) -> None:
@@ -130,8 +133,11 @@ def test_a_reorg_takes_a_mint_and_a_revocation_back(lab: Lab, ping: Ping) -> Non
         a.wait_reaches(c.address)
 
 
-def test_two_nodes_that_are_granted_again_at_the_same_moment_reach_each_other_at_once(lab: Lab) -> None:
+def test_two_nodes_that_are_granted_again_at_the_same_moment_reach_each_other_at_once(
+    standing_lab: Lab,
+) -> None:
     """Both begin new sessions, and two initiations that cross cost 5 s if nothing is done about it."""
+    lab = standing_lab
     a, b, c = three(lab)
     for _ in range(6):
         lab.revoke(a)
@@ -207,7 +213,8 @@ def states(node: LabNode) -> dict[str, str]:
     return {peer["node_id"]: peer["state"] for peer in node.get("/peers").get("peers", [])}
 
 
-def test_a_peer_that_bytes_go_to_and_none_come_from_has_no_answer(lab: Lab) -> None:
+def test_a_peer_that_bytes_go_to_and_none_come_from_has_no_answer(standing_lab: Lab) -> None:
+    lab = standing_lab
     a, _, c = three(lab)
     ping = Ping(a.namespace, c.address, lab.run.home / "ping-c.log", interval=0.5)
     try:
@@ -261,7 +268,8 @@ EDITS = {
 
 
 @pytest.mark.parametrize("what", EDITS)
-def test_what_others_do_to_the_interface_is_undone(lab: Lab, what: str) -> None:
+def test_what_others_do_to_the_interface_is_undone(standing_lab: Lab, what: str) -> None:
+    lab = standing_lab
     a, _, c = three(lab)
     c.stop()
     c.start(SYNC_INTERVAL="1000")
@@ -379,7 +387,8 @@ def test_a_key_file_that_others_can_read_is_refused(empty_lab: Lab) -> None:
 # -- others -------------------------------------------------------------------------------------------
 
 
-def test_wg_agrees_with_stats(lab: Lab) -> None:
+def test_wg_agrees_with_stats(standing_lab: Lab) -> None:
+    lab = standing_lab
     a = lab.nodes["a"]
     rows = [row.split("\t") for row in a.namespace.run("wg", "show", INTERFACE, "dump").splitlines()]
     own, peers = rows[0], {row[0]: row for row in rows[1:]}
@@ -420,7 +429,8 @@ def test_a_plain_wireguard_client_can_join(lab: Lab, tools: Tools) -> None:
     assert not d.reaches(a.address)
 
 
-def test_nothing_leads_out_of_a_namespace(lab: Lab) -> None:
+def test_nothing_leads_out_of_a_namespace(standing_lab: Lab) -> None:
+    lab = standing_lab
     a = lab.nodes["a"]
     routes = a.namespace.run("ip", "route").splitlines()
     assert not [route for route in routes if route.startswith("default")]
