@@ -1,6 +1,7 @@
 """A whole network for each test: a chain, and daemons in namespaces of their own, as the demo has them."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import permutations
 from pathlib import Path
 
@@ -103,9 +104,23 @@ def standing_lab(standing: Standing) -> Lab:
     return standing.lab()
 
 
-@pytest.fixture
-def ping(lab: Lab) -> Iterator[Ping]:
+@contextmanager
+def pinging(lab: Lab) -> Iterator[Ping]:
     """A ping from a to b, 200 times a second."""
     ping = Ping(lab.nodes["a"].namespace, lab.nodes["b"].address, lab.run.home / "ping.log")
-    yield ping
-    ping.stop()
+    try:
+        yield ping
+    finally:
+        ping.stop()
+
+
+@pytest.fixture
+def ping(lab: Lab) -> Iterator[Ping]:
+    with pinging(lab) as ping:
+        yield ping
+
+
+@pytest.fixture
+def standing_ping(standing_lab: Lab) -> Iterator[Ping]:
+    with pinging(standing_lab) as ping:
+        yield ping

@@ -68,7 +68,10 @@ def test_a_revoked_node_is_out_even_if_it_does_not_play_along(lab: Lab, ping: Pi
     c.signal(signal.SIGCONT)
 
 
-def test_fifty_revocations_and_grants_lose_no_packet_of_others(lab: Lab, ping: Ping) -> None:
+def test_fifty_revocations_and_grants_lose_no_packet_of_others(
+    standing_lab: Lab, standing_ping: Ping
+) -> None:
+    lab, ping = standing_lab, standing_ping
     a, b, c = three(lab)
     with nothing_lost(ping):
         for _ in range(50):
@@ -78,7 +81,8 @@ def test_fifty_revocations_and_grants_lose_no_packet_of_others(lab: Lab, ping: P
     a.wait_reaches(c.address)
 
 
-def test_a_transfer_ends_the_old_key_and_waits_for_the_new(lab: Lab, ping: Ping) -> None:
+def test_a_transfer_ends_the_old_key_and_waits_for_the_new(standing_lab: Lab, standing_ping: Ping) -> None:
+    lab, ping = standing_lab, standing_ping
     a, b, c = three(lab)
     with nothing_lost(ping):
         c.signal(signal.SIGSTOP)
@@ -94,7 +98,8 @@ def test_a_transfer_ends_the_old_key_and_waits_for_the_new(lab: Lab, ping: Ping)
         c.wait_reaches(b.address)
 
 
-def test_a_rotated_key_replaces_the_old_one(lab: Lab, ping: Ping) -> None:
+def test_a_rotated_key_replaces_the_old_one(standing_lab: Lab, standing_ping: Ping) -> None:
+    lab, ping = standing_lab, standing_ping
     a, b, c = three(lab)
     old = c.public_key
     with nothing_lost(ping):
@@ -122,7 +127,8 @@ def test_a_key_and_a_name_can_be_had_again(standing_lab: Lab) -> None:
     lab.place(c, (a, b))
 
 
-def test_a_reorg_takes_a_mint_and_a_revocation_back(lab: Lab, ping: Ping) -> None:
+def test_a_reorg_takes_a_mint_and_a_revocation_back(standing_lab: Lab, standing_ping: Ping) -> None:
+    lab, ping = standing_lab, standing_ping
     a, b, c = three(lab)
     key = derive(new_key())
     with nothing_lost(ping):
@@ -300,7 +306,8 @@ def test_sigterm_ends_in_order_and_takes_the_interface_away(lab: Lab) -> None:
     assert a.namespace.pid_of("wireguard-go") is None
 
 
-def test_keep_interface_leaves_the_tunnel_up(lab: Lab, ping: Ping) -> None:
+def test_keep_interface_leaves_the_tunnel_up(standing_lab: Lab, standing_ping: Ping) -> None:
+    lab, ping = standing_lab, standing_ping
     a, b, _ = three(lab)
     a.stop(signal.SIGKILL)
     a.start(KEEP_INTERFACE="1")
