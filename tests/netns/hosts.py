@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from demo.node import new_key, write_secret
+from tests.commands import forgotten_logging, run_here
 from tests.netns_support import Namespace, wait_until, wireguard_go
 
 from dstack_vpn.core.wireguard.keys import PrivateKey, PublicKey
@@ -172,13 +173,10 @@ class Member:
 
     def doctor(self, host: Host, **settings: str) -> dict[str, dict[str, Any]]:
         """Doctor's checks by name."""
-        command = host.namespace.command(sys.executable, "-m", "dstack_vpn", "doctor", "--json")
-        environment = self.environment(host, settings)
-        done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, check=False, timeout=60
-        )
-        assert done.stdout, done.stderr
-        return {check["name"]: check for check in json.loads(done.stdout)["checks"]}
+        with host.namespace.entered(), forgotten_logging():
+            done = run_here(("doctor", "--json"), self.environment(host, settings))
+        assert done.out, done.err
+        return {check["name"]: check for check in json.loads(done.out)["checks"]}
 
 
 @contextlib.contextmanager

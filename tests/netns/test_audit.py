@@ -3,29 +3,33 @@
 import json
 import os
 import sqlite3
-import subprocess
-import sys
 from typing import Any
 
 import pytest
 from demo.lab import Lab
 from demo.node import LabNode
+from tests.commands import forgotten_logging, run_here
 from tests.netns_support import wait_until
 
 pytestmark = [pytest.mark.netns, pytest.mark.anvil]
 
 
 def command(node: LabNode, *arguments: str) -> tuple[int, str]:
-    environment = {**node.environment(), "PATH": os.environ["PATH"]}  # noqa: TID251  # the child's
-    line = (sys.executable, "-m", "dstack_vpn", *arguments)
-    done = subprocess.run(line, env=environment, capture_output=True, text=True, check=False, timeout=30)
-    return done.returncode, done.stdout + done.stderr
+    environment = {**node.environment(), "PATH": os.environ["PATH"]}  # noqa: TID251  # the command's
+    with forgotten_logging():
+        done = run_here(arguments, environment)
+    return done.code, done.out + done.err
 
 
 def shown(node: LabNode, *filters: str) -> list[dict[str, Any]]:
     code, said = command(node, "audit", "show", "--json", *filters)
     assert code == 0, said
     found: list[dict[str, Any]] = json.loads(said)
+    return found
+
+
+def backups(node: LabNode) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(command(node, "config", "list", "--json")[1])["backups"]
     return found
 
 
@@ -51,7 +55,8 @@ def test_a_revocation_has_one_cause_from_the_chain_to_the_peer(lab: Lab) -> None
         assert logged(node, "peer.removed")[-1]["cause"] == cause
         assert cause in [line["cause"] for line in logged(node, "chain.event")]
 
-    backup = json.loads(command(a, "config", "list", "--json")[1])["backups"][0]["name"]
+    wait_until(lambda: backups(a), "there is a backup")
+    backup = backups(a)[0]["name"]
     assert command(a, "config", "rollback", backup)[0] == 0
     assert shown(a, "--kind", "admin.rollback")[-1]["body"] == {"backup": backup}
     wait_until(lambda: shown(a, "--kind", "config.pin"), "the daemon has followed")

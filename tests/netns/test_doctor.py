@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from demo.lab import Lab
 from demo.node import LabNode
+from tests.commands import forgotten_logging, run_here
 from tests.netns_support import wait_until
 
 pytestmark = [pytest.mark.netns, pytest.mark.anvil]
@@ -65,11 +66,11 @@ def test_each_thing_that_is_broken_is_named_with_what_to_do(lab: Lab) -> None:
 
 def bare(node: LabNode, *arguments: str) -> str:
     """What a command prints in a shell that has nothing of the daemon's environment."""
-    command = node.namespace.command(sys.executable, "-m", "dstack_vpn", *arguments)
-    environment = {"PATH": os.environ["PATH"]}  # noqa: TID251  # the child's
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    environment = {"PATH": os.environ["PATH"]}  # noqa: TID251  # the command's
+    with node.namespace.entered(), forgotten_logging():
+        done = run_here(arguments, environment)
+    assert done.code == 0, done.out + done.err
+    return done.out
 
 
 def test_commands_about_the_daemon_take_its_settings(lab: Lab) -> None:

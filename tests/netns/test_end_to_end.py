@@ -25,6 +25,8 @@ from dstack_vpn.core.wireguard.x25519 import derive
 from dstack_vpn.errors import AdminError
 
 pytestmark = [pytest.mark.netns, pytest.mark.anvil]
+BETWEEN = 0.1
+"""Seconds between two pings that may fail at once, for want of a route."""
 WATCHED = 200
 """Packets of the ping to look at, at least."""
 
@@ -263,6 +265,13 @@ def test_a_killed_wireguard_go_is_replaced(lab: Lab, adopted: bool) -> None:
     assert a.get("/stats")["device_restarts"] == 1
 
 
+def reaches_or_rests(node: LabNode, address: str) -> bool:
+    if node.reaches(address, wait=0.2):
+        return True
+    time.sleep(BETWEEN)
+    return False
+
+
 EDITS = {
     "key": ("wg", "set", INTERFACE, "private-key", "/dev/stdin"),
     "port": ("wg", "set", INTERFACE, "listen-port", "4242"),
@@ -285,7 +294,7 @@ def test_what_others_do_to_the_interface_is_undone(standing_lab: Lab, what: str)
     edit = [part.format(a=a.public_key) for part in EDITS[what]]
     c.namespace.run(*edit, text=base64.b64encode(new_key().reveal()).decode())
     # Less than the 15 s after which WireGuard itself would find out that a session is gone.
-    c.wait_reaches(a.address, 14)
+    wait_until(lambda: reaches_or_rests(c, a.address), f"c reaches {a.address}", 14)
     a.wait_reaches(c.address, 1)
 
     def as_it_was() -> bool:
