@@ -51,10 +51,28 @@ class Scripted:
         await self.work(token)
 
 
+_looks: list[float] = []
+"""When a node of this process has looked at its key's age."""
+
+
+async def a_dozen_looks() -> None:
+    """Wait until the node has looked so often, and has acted on all but the last."""
+    before = len(_looks)
+    await eventually(lambda: len(_looks) >= before + 12, "a dozen looks")
+
+
 @pytest.fixture
 def hurry(monkeypatch: pytest.MonkeyPatch) -> Callable[[Scripted | None], None]:
     """Have the node look often and begin at once, perhaps with another one that changes the key."""
 
+    look = KeyExpiry._look
+
+    async def counted(self: KeyExpiry) -> Any:
+        found = await look(self)
+        _looks.append(time.monotonic())
+        return found
+
+    monkeypatch.setattr(KeyExpiry, "_look", counted)
     monkeypatch.setattr(renewal_module, "EVERY", 0.02)
     monkeypatch.setattr(keyage, "START", 0.0)
 
@@ -135,7 +153,7 @@ async def test_an_old_key_is_changed_once_and_no_peer_goes(
         assert rig.keys == {key_of(2)}
         names = [entry.event.name for entry in rig.node.event_log.latest()]
         assert (names.count("key.changed"), names.count("key.change_failed")) == (1, 0)
-        await asyncio.sleep(0.3)  # a dozen looks at a registry that says of every key that it is old
+        await a_dozen_looks()  # at a registry that says of every key that it is old
         assert len(changer.calls) == 1
     assert in_use(tmp_path) == new
 
@@ -148,7 +166,7 @@ async def test_a_young_key_is_left_alone_and_so_is_one_that_only_the_registry_ca
     rig, _ = await with_an_old_key(fake_chain, make_rig, tmp_path, age=0.8 * HOUR)
     async with rig.running():
         await eventually(lambda: key_expiry(rig).report().age is not None, "its age")
-        await asyncio.sleep(0.2)
+        await a_dozen_looks()
         assert not changer.calls
         written(current(tmp_path), 0.2 * HOUR)
         await eventually(lambda: changer.calls, "now it is")
@@ -171,7 +189,7 @@ async def test_a_failure_leaves_the_old_key_and_is_told(
         (line,) = (line for line in log_lines if line["event"] == "key.change_failed")
         assert line["problem"] == "the account has no funds"
         assert line["again_in"] >= SHORTEST
-        await asyncio.sleep(0.3)
+        await a_dozen_looks()
         assert len(changer.calls) == 1, "not at every look"
         assert rig.device.public_key == derive(old)
         key_expiry(rig).changer = announcing(fake_chain, tmp_path)
@@ -204,7 +222,7 @@ async def test_who_is_no_member_changes_nothing(
     )
     async with rig.running():
         await eventually(lambda: rig.component("membership").startswith("failed"), "no member")
-        await asyncio.sleep(0.3)
+        await a_dozen_looks()
         assert not changer.calls
         assert key_expiry(rig).report().age is None
         assert in_use(tmp_path) == old
@@ -221,7 +239,7 @@ async def test_while_the_chain_is_away_nothing_is_tried(
         rig.node.chain.state.down(EndpointError("away"))
         written(current(tmp_path), HOUR)
         await eventually(lambda: (key_expiry(rig).report().age or 0) > HOUR, "it goes on growing old")
-        await asyncio.sleep(0.2)
+        await a_dozen_looks()
         assert not changer.calls
         rig.node.chain.state.connected(rig.sessions[-1].name)
         await eventually(lambda: changer.calls, "when it is back")
@@ -238,7 +256,7 @@ async def test_without_an_account_health_and_log_remind_of_it(
         assert "CONTRACT_PRIVATE_KEY_FILE" in rig.component("key")
         assert rig.health().ready
         assert rig.health().healthy
-        await asyncio.sleep(0.2)
+        await a_dozen_looks()
         assert [line["event"] for line in log_lines].count("key.old") == 1
         assert in_use(tmp_path) == old
 
@@ -255,7 +273,7 @@ async def test_a_reorg_takes_a_new_key_back_and_it_is_announced_again_after_a_wh
         new = in_use(tmp_path)
         await fake_chain.chain.reorg(1)
         await eventually(lambda: in_use(tmp_path) == old, "the old one again")
-        await asyncio.sleep(0.2)
+        await a_dozen_looks()
         assert len(changer.calls) == 1, "it may yet come by itself"
         key_expiry(rig).schedule = replace(key_expiry(rig).schedule, ready_at=0.0)
         await eventually(lambda: in_use(tmp_path) not in {old, new}, "and another new one: that one was seen")
@@ -273,7 +291,7 @@ async def test_killed_between_announcing_and_taking(
     async with rig.running():
         await eventually(lambda: in_use(tmp_path) != old, "the one that was announced")
         await eventually(lambda: rig.device.public_key == derive(in_use(tmp_path)), "on the device")
-        await asyncio.sleep(0.2)
+        await a_dozen_looks()
         assert not changer.calls
 
 
@@ -289,7 +307,7 @@ async def test_two_with_the_same_key_do_not_take_turns(
         await fake_chain.chain.mine(registry.update_key(1, str(key_of(77))))
         await eventually(lambda: rig.component("membership").startswith("failed"), "no member any more")
         written(current(tmp_path), HOUR)
-        await asyncio.sleep(0.3)
+        await a_dozen_looks()
         assert not changer.calls
         assert in_use(tmp_path) == old
 
