@@ -142,7 +142,7 @@ MEANINGS: Final[Mapping[str, tuple[str, str]]] = {
         "The environment sets a variable that is nearly a setting, and is not one.",
         "Correct its name, or remove it.",
     ),
-    "peers.called": ("Peers of a new device were called, so that sessions begin at once.", NOTHING),
+    "handshakes.initiated": ("Peers of a new device were called, so that sessions begin at once.", NOTHING),
     "quorum.contested": (
         "Endpoints do not agree on tokens that one of them grants: they stay out.",
         "See /health for which endpoint stands alone.",

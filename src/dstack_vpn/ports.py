@@ -347,7 +347,7 @@ class Checkpoint:
     nodes: tuple[Node, ...]
     events: tuple[LoggedEvent, ...]
     tip: BlockRef
-    witnessed: frozenset[TokenId] = frozenset()
+    confirmed: frozenset[TokenId] = frozenset()
     """The tokens of `nodes` that a quorum of endpoints has confirmed, exactly as stored."""
     synced: float | None = None
     """The time at which the chain last confirmed the registry (Unix seconds)."""

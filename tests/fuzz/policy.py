@@ -61,7 +61,7 @@ def members(data: bytes) -> object:
         if quorum is not None:
             if head[4] & 2:
                 quorum.remember([node for node in state.nodes.values() if node.token_id % 2], height)
-            quorum.followed([c.token_id for c in change], state)
+            quorum.update([c.token_id for c in change], state)
         access = AccessControl(state, SMALL, own, height, confirmations, quorum)
         peers.update(access, keys_of([c.token_id for c in change], before, state), now)
     _check(access, now)

@@ -30,7 +30,7 @@ def rounds(data: bytes) -> object:
         out: set[TokenId] = set()
         if cursor.byte() & 3:
             state, change = apply(state, fact(cursor)[1], Position(cursor.byte(), 0))
-            quorum.followed([c.token_id for c in change], state)
+            quorum.update([c.token_id for c in change], state)
         else:
             out = _round(cursor, quorum, state, shown)
         granted = {node.token_id for node in AccessControl(state, SMALL, key(9), 999, 0, quorum).granted(now)}
@@ -46,7 +46,7 @@ def _round(cursor: Cursor, quorum: Quorum, state: Registry, shown: dict[TokenId,
         for token in word.same if word.on_our_chain else ():
             shown[token].add(word.endpoint)
     leader = Comparison("a", cursor.byte(), frozenset(state.nodes), {})
-    verdict = quorum.heard(state, state, [leader, *words] if cursor.byte() & 7 else words)
+    verdict = quorum.judge(state, state, [leader, *words] if cursor.byte() & 7 else words)
     assert verdict.contradicted.keys() <= {"a", *OTHERS}
     honest = [word for word in words if word.endpoint not in verdict.contradicted and word.on_our_chain]
     return {

@@ -180,8 +180,8 @@ def assemble(outside: Outside, options: Options) -> Daemon:
         clock=clock,
         confirm=chain.confirm,
         proven=paths.proven,
-        renewing=handshakes.call_again,
-        observers=(peer_stats.saw, persistence.config_changed, handshakes.saw, resolver.saw),
+        renewing=handshakes.initiate_all,
+        observers=(peer_stats.observe, persistence.config_changed, handshakes.observe, resolver.observe),
         publish=publish,
     )
     key_rotation = (

@@ -111,7 +111,7 @@ def _node(node: Daemon, snapshot: NodeSnapshot) -> Iterator[Metric]:
         for name in Status:
             status.add_metric([component.name, name.value], component.status is name)
     yield status
-    yield counter("device_restarts", "Times that the device was set up anew.", max(node.tunnel.restarts, 0))
+    yield counter("device_restarts", "Times that the device was set up again.", max(node.tunnel.restarts, 0))
 
 
 def _chain(node: Daemon, snapshot: NodeSnapshot) -> Iterator[Metric]:

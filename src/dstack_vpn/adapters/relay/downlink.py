@@ -83,7 +83,7 @@ class Downlink:
             return
         if end == have:
             return
-        self.received = self._watch.heard = True
+        self.received = self._watch.received = True
         data = self._data
         if not have and self.opened and data[0] << 8 | data[1] == end - HEADER:
             self._deliver_single(end)

@@ -184,7 +184,7 @@ class Uplink:
     def _take_many(self, received: int) -> None:
         inbox = self._engine.inbox
         sizes = inbox.sizes(received)
-        if not self.watch.heard or INITIATION_SIZE in sizes:
+        if not self.watch.received or INITIATION_SIZE in sizes:
             self._look_for_initiation(sizes)
         if self._sender.stream is not None and self._sender.stream.plain:
             message, buffers, total = inbox.frames(received)

@@ -177,7 +177,7 @@ class SqliteStore:
             _write_block(connection, "tip", checkpoint.tip)
             _write_synced(connection, checkpoint.synced)
             connection.executemany(
-                "INSERT INTO witnessed VALUES (?)", [(str(token),) for token in checkpoint.witnessed]
+                "INSERT INTO witnessed VALUES (?)", [(str(token),) for token in checkpoint.confirmed]
             )
 
     def _close(self) -> None:

@@ -1,6 +1,6 @@
 """The chain follower: a state machine that turns an endpoint's data into changes of the registry.
 
-Its input are facts (`bootstrapped`, `receive`, `fetched`, `audited`), its output commands: the next
+Its input are facts (`bootstrapped`, `receive`, `fetched`, `tokens_read`), its output commands: the next
 fetches, and the new state of the registry. It never waits, reads a clock or does I/O.
 
 Rules for a correct state:
@@ -186,7 +186,7 @@ class Follower:
             case _:
                 return []
 
-    def audited(self, at: BlockRef, observed: Iterable[TokenState]) -> list[Command]:
+    def tokens_read(self, at: BlockRef, observed: Iterable[TokenState]) -> list[Command]:
         """Process states that were read after the block ``at``."""
         if not self.stands_on(at) or self.tip is None:
             return []  # read on a fork, or ahead of us: the next resync repeats it

@@ -23,7 +23,7 @@ def site_of(host: str) -> str:
     try:
         address = ipaddress.ip_address(name.partition("%")[0])
     except ValueError:
-        number = _ancient(name)
+        number = _inet_aton(name)
         if number is None:
             return _ascii(name)
         address = ipaddress.IPv4Address(number)
@@ -42,7 +42,7 @@ def _ascii(name: str) -> str:
         return name
 
 
-def _ancient(name: str) -> int | None:
+def _inet_aton(name: str) -> int | None:
     """Return an IPv4 address as ``inet_aton`` reads it, or None.
 
     It has one to four numbers, which may be octal or hexadecimal.

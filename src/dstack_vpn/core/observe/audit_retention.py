@@ -148,7 +148,7 @@ def unexplained(start: Anchor, thinned: Sequence[RecordRun], told: Sequence[Chai
     ``start`` is the position before the log's first record; ``told`` are the records of kind `CUT`.
     """
     heads = [record for record in told if "hash" in record.note.body]
-    if start.number and not any(_tells_of(record, start) for record in heads):
+    if start.number and not any(_states(record, start) for record in heads):
         return f"records up to {start.number} are missing, and no record of a cut says so"
     cuts: Mapping[int, ChainedRecord] = {record.number: record for record in told}
     by_cut: dict[int, list[RecordRun]] = {}
@@ -162,6 +162,6 @@ def unexplained(start: Anchor, thinned: Sequence[RecordRun], told: Sequence[Chai
     return None
 
 
-def _tells_of(record: ChainedRecord, start: Anchor) -> bool:
+def _states(record: ChainedRecord, start: Anchor) -> bool:
     body = record.note.body
     return (body.get("through"), body.get("hash")) == tuple(start)
