@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from dstack_vpn.config.settings import NETWORKS, Secret
 from dstack_vpn.core.access.membership import fill_template
 from dstack_vpn.core.access.staleness import StalePolicy
+from dstack_vpn.core.addresses import parse_ip, split_host_port
 from dstack_vpn.core.chain.site import site_of
 from dstack_vpn.core.model import Address, SocketAddress, parse_node_id
 from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
@@ -236,12 +237,11 @@ def resolvers(text: str) -> tuple[SocketAddress, ...]:
 
 
 def _resolver(text: str) -> SocketAddress:
-    host, port = text, "53"
-    if found := re.fullmatch(r"\[(.+)\](?::([0-9]{1,5}))?|([^:]+):([0-9]{1,5})", text, re.ASCII):
-        host, port = found[1] or found[3], found[2] or found[4] or "53"
-    if not 0 < int(port) < 65536:
-        raise FormatError(f"{text}: expected a port from 1 to 65535")
-    return SocketAddress(str(ipaddress.ip_address(host)), int(port))
+    alone = parse_ip(text.removeprefix("[").removesuffix("]"))
+    host, port = split_host_port(text) if alone is None else (str(alone), 53)
+    if parse_ip(host) is None:
+        raise FormatError(f"{text}: expected an IP address, with or without a port")
+    return SocketAddress(host, port)
 
 
 def path(text: str) -> Path:

@@ -1,6 +1,5 @@
 """The settings of `dstack-vpn relay`: a table like the node's, and what it comes to."""
 
-import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -9,9 +8,10 @@ from typing import Any, Final
 from dstack_vpn.config import parsers
 from dstack_vpn.config.options import OPTIONS, Option
 from dstack_vpn.config.settings import Secret
+from dstack_vpn.core.addresses import parse_ip, split_host_port
 from dstack_vpn.core.model import SocketAddress
 from dstack_vpn.core.paths.peer_endpoint import split_alternatives
-from dstack_vpn.core.paths.relay_url import Listen, RelayUrl, split_host_port
+from dstack_vpn.core.paths.relay_url import Listen, RelayUrl
 from dstack_vpn.errors import FormatError
 
 UDP2TCP: Final = "udp2tcp"
@@ -163,10 +163,9 @@ def _udp_address(text: str) -> SocketAddress:
     if "://" in text:
         raise FormatError("udp2tcp listens on UDP: expected address:port, not a URL")
     host, port = split_host_port(text, lowest=0)
-    try:
-        return SocketAddress(str(ipaddress.ip_address(host)), port)
-    except ValueError:
-        raise FormatError("to listen, give an IP address and a port") from None
+    if parse_ip(host) is None:
+        raise FormatError("to listen, give an IP address and a port")
+    return SocketAddress(host, port)
 
 
 def _destination(

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final
 
+from dstack_vpn.core.addresses import parse_ip, unmapped
 from dstack_vpn.core.model import Cidr
 from dstack_vpn.core.wireguard.keys import PublicKey
 
@@ -348,11 +349,8 @@ def _hosts(host: Host, claim: Claim) -> Iterator[Obstacle]:
 
 def within(address: str, prefixes: Iterable[Cidr]) -> Cidr | None:
     """Return the prefix that contains the address; None without one, or if not an address."""
-    try:
-        ip = ipaddress.ip_address(address)
-    except ValueError:
+    if (found := parse_ip(address)) is None:
         return None
-    if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
-        ip = ip.ipv4_mapped
+    ip = unmapped(found)
     networks = ((prefix, ipaddress.ip_network(prefix)) for prefix in prefixes)
     return next((prefix for prefix, net in networks if net.version == ip.version and ip in net), None)

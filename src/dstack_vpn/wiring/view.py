@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from dstack_vpn.adapters.web.documents import Later
     from dstack_vpn.adapters.web.server import HttpServer
     from dstack_vpn.adapters.web.stream import Streams
-    from dstack_vpn.core.limits.shares import Address
+    from dstack_vpn.core.addresses import IPAddress
     from dstack_vpn.wiring.event_metrics import EventMetrics
     from dstack_vpn.wiring.rpc_metrics import RpcMetrics
     from dstack_vpn.wiring.transports import OwnRelay
@@ -145,11 +145,11 @@ class NodeView:
 
     # -- questions ---------------------------------------------------------------------------------
 
-    def decide(self, subject: "str | PublicKey | Address") -> dict[str, Any]:
+    def decide(self, subject: "str | PublicKey | IPAddress") -> dict[str, Any]:
         """Return the decision of access control, and the peer's presence in the membership."""
         return self._shown(self._decide(subject))
 
-    def whois(self, address: "Address") -> dict[str, Any] | None:
+    def whois(self, address: "IPAddress") -> dict[str, Any] | None:
         """Return the member that has a tunnel address, this node included, or None."""
         decision = self._decide(address)
         node, own = decision.node, decision.reason is Reason.OWN_KEY
@@ -166,7 +166,7 @@ class NodeView:
             "self": own,
         }
 
-    def is_ours(self, address: "Address") -> bool:
+    def is_ours(self, address: "IPAddress") -> bool:
         """Return whether the address is in the tunnel's networks."""
         plan = self.addresses
         return address in (plan.ipv4 if address.version == 4 else plan.ipv6)
@@ -176,11 +176,11 @@ class NodeView:
         """The address plan of this network's tunnel."""
         return self._node.tunnel.members.addresses
 
-    def is_member(self, address: "Address") -> bool:
+    def is_member(self, address: "IPAddress") -> bool:
         """Return whether a member of the network has that tunnel address."""
         return self.whois(address) is not None
 
-    def _decide(self, subject: "str | PublicKey | Address") -> Decision:
+    def _decide(self, subject: "str | PublicKey | IPAddress") -> Decision:
         members = self._node.tunnel.members
         now = members.now()
         if isinstance(subject, PublicKey) or (

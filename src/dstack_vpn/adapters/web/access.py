@@ -25,7 +25,8 @@ from dstack_vpn.adapters.web.client import (
 )
 from dstack_vpn.adapters.web.owner import TRUSTED, End, owner_of
 from dstack_vpn.core.access.addressing import AddressPlan
-from dstack_vpn.core.limits.shares import Address, Network, Source, Sources
+from dstack_vpn.core.addresses import IPAddress
+from dstack_vpn.core.limits.shares import Network, Source, Sources
 from dstack_vpn.errors import FormatError
 
 FORWARD_AUTH: Final = "/auth"
@@ -67,7 +68,7 @@ class Policy:
     """Trusted proxies: their headers name the client; forward-auth needs no token from them."""
     suffix: str | None = None
     """The zone of the network's own names."""
-    is_member: Callable[[Address], bool] = field(default=lambda address: False)
+    is_member: Callable[[IPAddress], bool] = field(default=lambda address: False)
     members: AddressPlan | None = None
     """The address plan of the tunnel, by which limits count members."""
     owner: Callable[[End, End], int | None] = owner_of
@@ -98,7 +99,7 @@ class Policy:
             return Refusal(401, _CLOSED if self.token is None else _WRONG)
         return None if self._is_plain(request) else Refusal(421, _REBOUND)
 
-    def client(self, request: web.Request) -> Address | None:
+    def client(self, request: web.Request) -> IPAddress | None:
         """Return a request's client; for a trusted proxy's forward-auth, the proxy's client."""
         peer = peer_of(request)
         if peer is None or not self.asks_for_a_client(request, peer):
@@ -108,7 +109,7 @@ class Policy:
         except FormatError:
             return peer
 
-    def asks_for_a_client(self, request: web.Request, peer: Address | None) -> bool:
+    def asks_for_a_client(self, request: web.Request, peer: IPAddress | None) -> bool:
         """Return True for a trusted proxy's forward-auth request about its client."""
         forward_auth = f"{request.path}/".startswith(f"{FORWARD_AUTH}/")
         return forward_auth and peer is not None and self.trusts(peer)
@@ -116,11 +117,11 @@ class Policy:
     def _is_plain(self, request: web.Request) -> bool:
         return is_plain_host(request.headers.get("Host"), self.suffix)
 
-    def trusts(self, peer: Address) -> bool:
+    def trusts(self, peer: IPAddress) -> bool:
         """Return True for a trusted proxy."""
         return any(peer in network for network in self.proxies if network.version == peer.version)
 
-    def _open_to(self, peer: Address, request: web.Request) -> bool:
+    def _open_to(self, peer: IPAddress, request: web.Request) -> bool:
         owner = self._owner(request)
         if owner is None:  # on another machine
             return self.vpn and self.is_member(peer)
@@ -148,13 +149,13 @@ class Policy:
         return hmac.compare_digest(given.strip().encode("utf-8", "replace"), self.token.encode())
 
 
-def behind(request: web.Request, peer: Address, proxies: Sequence[Network]) -> Address:
+def behind(request: web.Request, peer: IPAddress, proxies: Sequence[Network]) -> IPAddress:
     """Return the client of a request that ``peer`` has sent; raises `FormatError` if unknown."""
     forwarded = request.headers.getall("X-Forwarded-For", [])
     return forwarded_client(peer, forwarded, request.headers.getall("X-Real-IP", []), proxies)
 
 
-def _is_here(request: web.Request, peer: Address | None) -> bool:
+def _is_here(request: web.Request, peer: IPAddress | None) -> bool:
     """Return True for a request from this machine, by loopback or by an address of its own."""
     return peer is not None and (peer.is_loopback or peer == _address_of(request, "sockname"))
 
@@ -164,7 +165,7 @@ def _names_our_port(request: web.Request) -> bool:
     return own is not None and names_our_port(request.headers.get("Host"), own[1])
 
 
-def peer_of(request: web.Request) -> Address | None:
+def peer_of(request: web.Request) -> IPAddress | None:
     """Return the address of the connection's other end."""
     return _address_of(request, "peername")
 
@@ -174,7 +175,7 @@ def source_of(request: web.Request, sources: Sources) -> Source:
     return sources.of(peer_of(request), _address_of(request, "sockname"))
 
 
-def _address_of(request: web.Request, end: str) -> Address | None:
+def _address_of(request: web.Request, end: str) -> IPAddress | None:
     found = None if request.transport is None else request.transport.get_extra_info(end)
     try:
         return None if not found else parse_address(found[0])

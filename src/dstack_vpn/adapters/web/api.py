@@ -12,7 +12,7 @@ from dstack_vpn.adapters.web.documents import Later
 from dstack_vpn.adapters.web.openapi import MOST_NAMES, document
 from dstack_vpn.adapters.web.server import Documents, Route, answer, problem
 from dstack_vpn.adapters.web.stream import Feed, Streams
-from dstack_vpn.core.limits.shares import Address
+from dstack_vpn.core.addresses import IPAddress
 from dstack_vpn.core.model import parse_node_id
 from dstack_vpn.core.wireguard.keys import PublicKey
 from dstack_vpn.errors import FormatError
@@ -44,13 +44,13 @@ class ApiView(Protocol):
     async def peer(self, node_id: str) -> dict[str, Any] | None:
         """Return one node with its history; None if the registry has no such node."""
 
-    def decide(self, subject: str | PublicKey | Address) -> dict[str, Any]:
+    def decide(self, subject: str | PublicKey | IPAddress) -> dict[str, Any]:
         """Return the decision whether a node id, key or tunnel address is on the network, and why."""
 
-    def whois(self, address: Address) -> dict[str, Any] | None:
+    def whois(self, address: IPAddress) -> dict[str, Any] | None:
         """Return the member behind a tunnel address; None without one."""
 
-    def is_ours(self, address: Address) -> bool:
+    def is_ours(self, address: IPAddress) -> bool:
         """Return True for a tunnel address."""
 
 
@@ -99,7 +99,7 @@ class Api:
         if len(given) != 1:
             raise FormatError("ask for one of node, key and ip")
         ((name, text),) = given.items()
-        subject: str | PublicKey | Address
+        subject: str | PublicKey | IPAddress
         if name == "node":
             subject = parse_node_id(text)
         else:

@@ -6,11 +6,11 @@ have been made up by the client. ``X-Real-IP`` is not needed, but where a proxy 
 the same: a proxy that sets one of the two passes the client's own version of the other on.
 """
 
-import ipaddress
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from dstack_vpn.core.limits.shares import Address, Network
+from dstack_vpn.core.addresses import IPAddress, parse_ip, unmapped
+from dstack_vpn.core.limits.shares import Network
 from dstack_vpn.errors import FormatError
 
 _MARKS: Final = frozenset(
@@ -26,18 +26,16 @@ def shows_a_proxy(names: Iterable[str]) -> bool:
     return any(name in _MARKS or name.startswith(_MARKED) for name in map(str.lower, names))
 
 
-def parse_address(text: str) -> Address:
+def parse_address(text: str) -> IPAddress:
     """An address in any usual notation; one of IPv4 stays so inside of IPv6. Raises `FormatError`."""
-    try:
-        address = ipaddress.ip_address(text.partition("%")[0])
-    except ValueError:
-        raise FormatError("not an IP address") from None
-    return getattr(address, "ipv4_mapped", None) or address
+    if (address := parse_ip(text.partition("%")[0])) is None:
+        raise FormatError("not an IP address")
+    return unmapped(address)
 
 
 def forwarded_client(
-    peer: Address, forwarded: Sequence[str], real: Sequence[str], proxies: Sequence[Network]
-) -> Address:
+    peer: IPAddress, forwarded: Sequence[str], real: Sequence[str], proxies: Sequence[Network]
+) -> IPAddress:
     """Return the client of a request that ``peer`` has sent; raises `FormatError` if it is unknown.
 
     ``forwarded`` and ``real`` are the values of all ``X-Forwarded-For`` and ``X-Real-IP`` headers. From
@@ -59,7 +57,7 @@ def forwarded_client(
     return client
 
 
-def _hop(text: str) -> Address:
+def _hop(text: str) -> IPAddress:
     """One entry, which some proxies write with a port."""
     if text.startswith("["):
         text = text[1:].partition("]")[0]
@@ -71,7 +69,7 @@ def _hop(text: str) -> Address:
         raise FormatError("X-Forwarded-For: not an IP address") from None
 
 
-def _is_proxy(address: Address, proxies: Sequence[Network]) -> bool:
+def _is_proxy(address: IPAddress, proxies: Sequence[Network]) -> bool:
     return any(address in network for network in proxies if network.version == address.version)
 
 
@@ -84,11 +82,9 @@ def is_plain_host(host: str | None, suffix: str | None = None) -> bool:
     if host is None:
         return True
     name, _ = _split(host)
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return name == "localhost" or (suffix is not None and name.endswith(f".{suffix.lower()}"))
-    return True
+    if parse_ip(name) is not None:
+        return True
+    return name == "localhost" or (suffix is not None and name.endswith(f".{suffix.lower()}"))
 
 
 def names_our_port(host: str | None, port: int) -> bool:
