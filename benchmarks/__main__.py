@@ -2,9 +2,9 @@
 
 A name stands also for all that begin with it and a dash: ``relay`` is everything about the relay.
 
-Absolute times belong to the machine and its load; quote medians and ratios of one run. Needs root, anvil and
-wireguard-go (`scripts/setup test`), for the containers Docker, and for the relay also Mullvad's programs and
-a C compiler.
+Absolute times belong to the machine and its load; quote medians and ratios of one run. Needs root,
+anvil and wireguard-go (`scripts/setup test`), for the containers Docker, and for the relay also
+Mullvad's programs and a C compiler.
 """
 
 import asyncio

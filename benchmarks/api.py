@@ -1,4 +1,4 @@
-"""What watching costs: the API under load beside peer updates; metrics and dashboard with 1,000 peers."""
+"""The cost of monitoring: the API under load, metrics and the dashboard with 1,000 peers."""
 
 import asyncio
 import re
@@ -33,7 +33,7 @@ end
 
 
 async def load() -> dict[str, Any]:
-    """Wrk on loopback, 64 connections, 30 s, on all documents in turn, while events go on; and without it."""
+    """Wrk on loopback for 30 s: 64 connections, all documents in turn, during events and idle."""
     if shutil.which("wrk") is None:
         raise NotMeasurableError("there is no wrk: scripts/setup test installs it")
     with quiet_namespace() as home:
@@ -91,7 +91,7 @@ def _wrk(said: str) -> dict[str, Any]:
 
 
 async def metrics() -> dict[str, Any]:
-    """A scrape of a node with 1,000 peers, each made anew; and of one with 200, which all have series."""
+    """A scrape of a node with 1,000 peers, and of one with 200, which all have series."""
     found: dict[str, Any] = {}
     for peers in (200, PEERS):
         with quiet_namespace() as home:
@@ -116,7 +116,7 @@ async def _scrapes(client: aiohttp.ClientSession) -> dict[str, Any]:
 
 
 async def dashboard() -> dict[str, Any]:
-    """Frames a second in Chromium with 1,000 peers, most of them with traffic, while members come and go."""
+    """Frames per second in Chromium with 1,000 peers, most with traffic, while members change."""
     browser = shutil.which("chromium")
     if browser is None:
         raise NotMeasurableError("there is no chromium: scripts/setup test installs it")

@@ -1,7 +1,7 @@
 """The containers: sizes, `docker run` to healthy, stopping, memory, and what an upgrade loses.
 
-Needs the images (`docker compose build`, after `scripts/setup-docker`). Runs on the compose stack's internal
-networks.
+Needs the images (`docker compose build`, after `scripts/setup-docker`). Runs on the compose stack's
+internal networks.
 """
 
 import itertools
@@ -54,7 +54,7 @@ def sizes() -> dict[str, Any]:
 
 
 def life() -> dict[str, Any]:
-    """`docker run` to healthy and `docker stop` of a node in seconds; memory of both in MB (2^20)."""
+    """Seconds from `docker run` to healthy and of `docker stop`; memory in MB (2^20)."""
     found: dict[str, Any] = _starts(Stack(f"dvpn-bench-{os.getpid()}"))
     with running(Stack(f"dvpn-bench-{os.getpid()}"), build=False) as stack:
         found["node_idle_mb"], found["proxy_idle_mb"] = _memory(stack, "node-a"), _memory(stack, "proxy-b")
@@ -122,7 +122,7 @@ def _ready_at(name: str) -> float:
 
 
 def _memory(stack: Stack, service: str) -> float:
-    """Resident memory of the container's processes, without page cache and health checks: MB (2^20)."""
+    """Resident memory in MB (2^20) of a container, without page cache and health checks."""
     container = stack.container(service)
     processes = docker("top", container, "-eo", "pid,rss,args").splitlines()[1:]
     wanted = itertools.filterfalse(lambda line: "healthcheck" in line, processes)

@@ -1,7 +1,8 @@
 """Do a thousand membership changes cost anybody else a packet?
 
-Two nodes with real daemons ping each other every 2 ms and carry an iperf3 stream while other members come and
-go; then the same without any change, because two busy cores lose packets by themselves.
+Two nodes with real daemons ping each other every 2 ms and carry an iperf3 stream while other
+members come and go; then the same without any change, because two busy cores lose packets by
+themselves.
 """
 
 import asyncio
@@ -86,7 +87,7 @@ async def _traffic(
 
 
 async def _changes(server: FakeServer, daemons: list[Daemon]) -> int:
-    """Mint and revoke others, spread over the run; returns how many changes both daemons applied."""
+    """Mint and revoke over the run; return the number of changes that both daemons applied."""
     before = [len(daemon.entries) for daemon in daemons]
     for turn in range(CHANGES):
         token = 3 + turn // 2

@@ -1,7 +1,8 @@
 """From a registry event to the device.
 
-`frame`: the log's frame leaves a chain server on this machine; until wireguard-go has acknowledged the peer.
-`block`: a real dev chain (anvil) is told to mine a block with a mint or a revoke; until the same.
+`frame`: the log's frame leaves a chain server on this machine; until wireguard-go has acknowledged
+the peer. `block`: a real dev chain (anvil) is told to mine a block with a mint or a revoke; until
+the same.
 """
 
 import asyncio
@@ -101,7 +102,7 @@ async def block(peers: int = 100) -> dict[str, Any]:
 
 
 def _inside(daemon: Daemon) -> dict[str, float]:
-    """The daemon's own share: from the log's arrival in its session to the device's acknowledgement."""
+    """The daemon's share: from the log's arrival to the device's acknowledgement."""
     named = {"peer.set", "peer.removed"}
     own = [e["latency_ms"] for e in daemon.entries if e["event"] in named and e["latency_ms"] is not None]
     return {f"daemon_{name}": value for name, value in summary([ms / 1000 for ms in own[-EVENTS:]]).items()}

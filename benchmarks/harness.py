@@ -1,7 +1,7 @@
 """What the benchmarks share: a daemon in a namespace of its own, and what it says about itself.
 
-Latencies are taken between this process's clock and the time stamps of the daemon's log lines, which is the
-same clock of the same machine; a line is written after the device has acknowledged.
+Latencies are taken between this process's clock and the time stamps of the daemon's log lines,
+which is the same clock of the same machine; a line is written after the device has acknowledged.
 """
 
 import asyncio
@@ -110,7 +110,7 @@ def quiet_namespace() -> Iterator[Path]:
 
 
 def resident(pid: int) -> dict[str, float]:
-    """A process's resident memory in MB (2^20 bytes), now (``rss``) and at its highest (``hwm``)."""
+    """Return a process's resident memory in MB (2^20): now (``rss``) and the peak (``hwm``)."""
     found = re.findall(r"Vm(RSS|HWM):\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
     return {name.lower(): round(int(kilobytes) / 1024, 1) for name, kilobytes in found}
 

@@ -1,8 +1,9 @@
 """What a quorum costs, and how long one endpoint that lies can hide a revocation.
 
-From a block that is handed to the endpoints' sockets until wireguard-go has acknowledged the change, with 100
-peers, over WebSockets: with one endpoint that is believed, with two of three, with one of these silent, and
-with two of two of which the followed one hides every revocation (audits every second).
+From a block that is handed to the endpoints' sockets until wireguard-go has acknowledged the
+change, with 100 peers, over WebSockets: with one endpoint that is believed, with two of three, with
+one of these silent, and with two of two of which the followed one hides every revocation (audits
+every second).
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """Starts: from the process's creation to a tunnel with all its peers.
 
-`chain`: nothing is stored, everything is read from anvil. `store`: no endpoint answers, everything comes from
-the state directory. `cold`: as `chain`, on a registry of 10,000 tokens.
+`chain`: nothing is stored, everything is read from anvil. `store`: no endpoint answers, everything
+comes from the state directory. `cold`: as `chain`, on a registry of 10,000 tokens.
 """
 
 import asyncio

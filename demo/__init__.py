@@ -16,8 +16,9 @@ Examples:
 def demo(*, keep: bool, plain: bool, clean: bool) -> None:
     """Show a whole network at work: it takes half a minute and leaves nothing behind.
 
-    A dev chain, the registry contract and three nodes, each in a network namespace of its own without a way
-    out. Needs root, TUN, anvil and wireguard-go; nothing of the machine's own network is touched.
+    A dev chain, the registry contract and three nodes, each in a network namespace of its own
+    without a way out. Needs root, TUN, anvil and wireguard-go; nothing of the machine's own network
+    is touched.
     """
     from demo import show
 

@@ -1,4 +1,4 @@
-"""The acts of the demo: what is done to the registry, and what is expected of three real daemons."""
+"""The acts of the demo: changes of the registry, and their effects on three real daemons."""
 
 import contextlib
 import itertools
@@ -45,7 +45,7 @@ class Acts:
             ("A reorg takes a mint back", self.reorg),
         ]
 
-    # -- the acts ---------------------------------------------------------------------------------------
+    # -- the acts ----------------------------------------------------------------------------------
 
     def set_up(self) -> None:
         """A namespace each, a chain, a registry, three tokens."""
@@ -95,7 +95,7 @@ class Acts:
         c.signal(signal.SIGCONT)
 
     def transfer(self) -> None:
-        """A token changes hands: the old key is out at once, the new owner's is in when it is set."""
+        """Transfer a token: the old key is removed at once; the new owner sets another."""
         lab, story, c = self._lab, self._story, self._c
         story.change(
             "c, with another token, is on a and b",
@@ -155,7 +155,7 @@ class Acts:
         for node, other in itertools.permutations(self._nodes, 2):
             story.expect(node.has_peer(other.public_key), f"the reorg took {other.name} from {node.name}")
 
-    # -- what they are made of --------------------------------------------------------------------------
+    # -- what they are made of ---------------------------------------------------------------------
 
     @property
     def _nodes(self) -> tuple[LabNode, ...]:

@@ -1,8 +1,9 @@
 """The demo's dev chain: anvil in a namespace, with the registry contract on it.
 
-It is spoken to from outside, over a socket that lives inside. Accounts are anvil's own and unlocked, so
-nothing here signs. Each chain has a home of its own, since anvil otherwise fills the user's with old states;
-its blocks are written there when it ends in order, so that it comes back as the same chain.
+It is spoken to from outside, over a socket that lives inside. Accounts are anvil's own and
+unlocked, so nothing here signs. Each chain has a home of its own, since anvil otherwise fills the
+user's with old states; its blocks are written there when it ends in order, so that it comes back as
+the same chain.
 """
 
 import http.client

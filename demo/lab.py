@@ -4,9 +4,10 @@
     a        192.168.77.11    a daemon and its WireGuard
     b        192.168.77.12    …
 
-Only neighbours are reachable from any of them: there is no default route. Everything belongs to a *run*, a
-directory in the system's temporary one, and bears its tag, so that two runs never meet and whatever is left
-of one can be found by name and removed. A lock on the directory separates active runs from ended ones.
+Only neighbours are reachable from any of them: there is no default route. Everything belongs to a
+*run*, a directory in the system's temporary one, and bears its tag, so that two runs never meet and
+whatever is left of one can be found by name and removed. A lock on the directory separates active
+runs from ended ones.
 """
 
 import contextlib
@@ -51,14 +52,14 @@ class Change:
     def seconds(self) -> float:
         """From ordering the block until the last of the devices had acknowledged the change.
 
-        Both ends are read from this machine's clock: the first just before the transaction is sent, so that
-        anvil's mining is in it, the other by the daemons, in their logs.
+        Both ends are read from this machine's clock: the first just before the transaction is sent,
+        so that anvil's mining is in it, the other by the daemons, in their logs.
         """
         return max(applied.at for applied in self.applied) - self.mined.ordered
 
     @property
     def daemon(self) -> float | None:
-        """The daemons' share in seconds: from the event's arrival to the acknowledgement; None: unknown."""
+        """Seconds from the event's arrival in the daemon to the acknowledgement; None: unknown."""
         known = [applied.daemon_ms for applied in self.applied if applied.daemon_ms is not None]
         return max(known) / 1000 if known else None
 
@@ -164,7 +165,7 @@ class Lab:
         """Return True if it has come that far."""
         return hasattr(self, "chain")
 
-    # -- nodes ------------------------------------------------------------------------------------------
+    # -- nodes -------------------------------------------------------------------------------------
 
     def add_namespace(self, name: str) -> tuple[Namespace, str]:
         """A namespace on the network, and its address there."""
@@ -180,7 +181,7 @@ class Lab:
         return namespace.__enter__()
 
     def add_node(self, name: str, *, program: tuple[str, ...] = LabNode.program) -> LabNode:
-        """Return a node that neither runs nor is registered yet; ``program`` is its `LabNode.program`."""
+        """Return a new node, not running or registered; ``program`` is its `LabNode.program`."""
         namespace, address = self.add_namespace(name)
         settings = {
             "PATH": f"{self.tools.wireguard_go.parent}:{_PATH}",
@@ -200,7 +201,7 @@ class Lab:
         """The nodes besides one, of those whose daemons run."""
         return tuple(other for other in self.nodes.values() if other is not node and other.daemon is not None)
 
-    # -- the registry -----------------------------------------------------------------------------------
+    # -- the registry ------------------------------------------------------------------------------
 
     def mint(self, node: LabNode) -> Mined:
         """Give a node a token for its key."""
@@ -241,7 +242,7 @@ class Lab:
         """Register a node's key of now, as its holder."""
         return self.chain.send(calls.update_key(node.token, node.public_key), sender=node.owner)
 
-    # -- what comes of it -------------------------------------------------------------------------------
+    # -- what comes of it --------------------------------------------------------------------------
 
     def gained(
         self, mined: Mined, key: PublicKey, nodes: tuple[LabNode, ...], timeout: float = PATIENCE

@@ -1,11 +1,12 @@
-"""Network namespaces for the demo, the tests and the benchmarks: made, wired to each other, and removed.
+"""Network namespaces for the demo, the tests and the benchmarks: made, wired to each other, and
+removed.
 
-Each one has its own ``/run/wireguard`` as well (a mount namespace with a tmpfs): wireguard-go's control
-sockets are paths, and two namespaces with a ``wg0`` would share one.
+Each one has its own ``/run/wireguard`` as well (a mount namespace with a tmpfs): wireguard-go's
+control sockets are paths, and two namespaces with a ``wg0`` would share one.
 
-No namespace has a default route, and the veth pairs connect only namespaces: nothing in them reaches the
-machine's own network. Without a name of its own, one is called ``dv`` and this process's number, so that
-parallel runs don't meet.
+No namespace has a default route, and the veth pairs connect only namespaces: nothing in them
+reaches the machine's own network. Without a name of its own, one is called ``dv`` and this
+process's number, so that parallel runs don't meet.
 
 Needs root and the usual programs: ip (iproute2), unshare, nsenter and mount (util-linux).
 """
@@ -45,10 +46,12 @@ def run(*command: str | Path, check: bool = True, text: str | None = None) -> st
 
 
 def _on_some_processor(*command: str) -> None:
-    """Run a program, on each processor in turn until it succeeds; raises `AdminError` if it never does.
+    """Run a program, on each processor in turn until it succeeds; raises `AdminError` if it never
+    does.
 
-    A mount namespace can be kept as a file only within an older one, and Linux 6.18 numbers them in batches,
-    one for each processor: inside a young namespace, as in a container, it depends on where we run.
+    A mount namespace can be kept as a file only within an older one, and Linux 6.18 numbers them in
+    batches, one for each processor: inside a young namespace, as in a container, it depends on
+    where we run.
     """
     allowed = os.sched_getaffinity(0)
     *others, last = sorted(allowed)
@@ -83,7 +86,8 @@ class Namespace:
             # Not the caller's sockets: an empty directory over them, in this namespace alone.
             script = "mkdir -p /run/wireguard && mount -t tmpfs -o mode=0755 tmpfs /run/wireguard"
             _on_some_processor(*unshared, "sh", "-c", script)
-            # A mount namespace can't be seen from within itself, so the path is of no use once we are inside.
+            # A mount namespace can't be seen from within itself, so the path is of no use once we
+            # are inside.
             self._descriptors = (_opened(self._held, NAMED / self.name), _opened(self._held, self.mounts))
             self.run("ip", "link", "set", "lo", "up")
         except BaseException:
@@ -99,10 +103,10 @@ class Namespace:
         """The path of its mount namespace."""
         return MOUNTS / self.name
 
-    # -- inside -----------------------------------------------------------------------------------------
+    # -- inside ------------------------------------------------------------------------------------
 
     def command(self, *command: str | Path) -> list[str]:
-        """The command line that runs a command inside; it becomes that command, so signals reach it."""
+        """Return the command line that runs a command inside; signals reach the command itself."""
         net, mounts = (f"/proc/{os.getpid()}/fd/{descriptor}" for descriptor in self._descriptors)
         return ["nsenter", f"--net={net}", f"--mount={mounts}", "--", *map(str, command)]
 
@@ -161,7 +165,7 @@ class Namespace:
                     return pid
         return None
 
-    # -- the end ----------------------------------------------------------------------------------------
+    # -- the end -----------------------------------------------------------------------------------
 
     def let_go(self) -> None:
         """Leave it behind with all that runs inside, for `remove`."""
@@ -190,8 +194,8 @@ def connect(
 ) -> tuple[str, str]:
     """Lay a veth pair between two namespaces and return its ends' names.
 
-    Each pair of addresses goes to the two ends, such as ``("10.9.0.1/24", "10.9.0.2/24")``; an end whose
-    address is empty gets none.
+    Each pair of addresses goes to the two ends, such as ``("10.9.0.1/24", "10.9.0.2/24")``; an end
+    whose address is empty gets none.
     """
     number = next(_numbers)
     names = names or (f"ve{number}l", f"ve{number}r")
@@ -207,7 +211,7 @@ def connect(
 
 
 def wait_until(condition: Callable[[], object], what: str, timeout: float = 10.0) -> None:
-    """Wait until a condition holds; `AdminError` with what was waited for (``timeout`` in seconds)."""
+    """Wait until a condition holds; raises `AdminError` after ``timeout`` seconds."""
     deadline = time.monotonic() + timeout
     while not condition():
         if time.monotonic() >= deadline:
@@ -216,7 +220,7 @@ def wait_until(condition: Callable[[], object], what: str, timeout: float = 10.0
 
 
 def remove(name: str) -> None:
-    """Kill all processes in a namespace of that name and remove it; a missing one is not an error."""
+    """Kill all processes in a namespace and remove it; a missing namespace is not an error."""
     for _ in range(100):
         inside = run("ip", "netns", "pids", name, check=False).split()
         if not inside:
@@ -234,7 +238,7 @@ def may_unshare() -> bool:
     return tried.returncode == 0
 
 
-# -- how ----------------------------------------------------------------------------------------------
+# -- how -------------------------------------------------------------------------------------------
 
 
 def _prepare_mounts() -> None:

@@ -1,8 +1,8 @@
 """One node of the demo: a namespace, a key, and a real daemon in it, looked at from outside.
 
-What is measured comes from the daemon's own log: each ``peer.set`` and ``peer.removed`` is written after the
-device has acknowledged the change. All namespaces share this machine's clock, so its timestamps can be
-compared with ours.
+What is measured comes from the daemon's own log: each ``peer.set`` and ``peer.removed`` is written
+after the device has acknowledged the change. All namespaces share this machine's clock, so its
+timestamps can be compared with ours.
 """
 
 import base64
@@ -119,7 +119,7 @@ class LabNode:
         """The wg-quick file that the daemon writes."""
         return self.home / f"{INTERFACE}.conf"
 
-    # -- the daemon -------------------------------------------------------------------------------------
+    # -- the daemon --------------------------------------------------------------------------------
 
     def environment(self) -> dict[str, str]:
         """The daemon's settings; no secret among them."""
@@ -175,7 +175,7 @@ class LabNode:
 
         wait_until(ready, f"the daemon of {self.name} is ready (its log: {self.log})", timeout)
 
-    # -- what it says -----------------------------------------------------------------------------------
+    # -- what it says ------------------------------------------------------------------------------
 
     def get(self, path: str) -> dict[str, Any]:
         """Ask the daemon's HTTP endpoint; empty without an answer."""
@@ -199,7 +199,7 @@ class LabNode:
         return next(((part["status"], part["reason"]) for part in found), ("", ""))
 
     def device(self) -> DeviceState:
-        """Return its WireGuard state, read without the daemon; `DstackVpnError` if it is missing."""
+        """Return its WireGuard state without the daemon; raises `DstackVpnError` if missing."""
         parser = GetParser()
         with self.namespace.entered(), socket.socket(socket.AF_UNIX) as channel:
             channel.settimeout(3.0)
@@ -236,7 +236,7 @@ class LabNode:
         peer = self.device().peers.get(key)
         return None if peer is None or peer.endpoint is None else str(peer.endpoint)
 
-    # -- what it reaches --------------------------------------------------------------------------------
+    # -- what it reaches ---------------------------------------------------------------------------
 
     def reaches(self, address: str, *, wait: float = 1.0) -> bool:
         """Return True if one ping to an address is answered within ``wait`` seconds."""

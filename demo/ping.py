@@ -1,11 +1,12 @@
 """A ping between two nodes that never stops, and what of it got lost between two moments.
 
-Loss is counted by sequence numbers: from a packet that was sent after the first moment to one that was sent
-after the second, and came back. A tunnel that is down has no such packet, which is an error of its own.
+Loss is counted by sequence numbers: from a packet that was sent after the first moment to one that
+was sent after the second, and came back. A tunnel that is down has no such packet, which is an
+error of its own.
 
-An answer that finds ping's own socket full has come back all the same. The socket holds about 150 answers.
-After a stall more of them can arrive at once, before ping has its turn on a busy machine. The kernel counts
-them for each socket, and they are not lost here.
+An answer that finds ping's own socket full has come back all the same. The socket holds about 150
+answers. After a stall more of them can arrive at once, before ping has its turn on a busy machine.
+The kernel counts them for each socket, and they are not lost here.
 """
 
 import itertools
@@ -77,7 +78,8 @@ class Ping:
         return len(self._replies)
 
     def mark(self, *, at_least: int = 0, timeout: float = 10.0) -> int:
-        """The sequence number, ``at_least`` or later, of a packet that is sent after this call and answered.
+        """The sequence number, ``at_least`` or later, of a packet that is sent after this call and
+        answered.
 
         Raises `AdminError` if there is none within ``timeout`` seconds.
         """

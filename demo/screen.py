@@ -1,7 +1,7 @@
 """The demo's output: steps, the conditions that they waited for, and the times.
 
-`PlainScreen` prints a line for each fact as it becomes one. `LiveScreen` is for a terminal: what is done
-scrolls up, what goes on stays below it, with a spinner and the ping's counters.
+`PlainScreen` prints a line for each fact as it becomes one. `LiveScreen` is for a terminal: what is
+done scrolls up, what goes on stays below it, with a spinner and the ping's counters.
 """
 
 from abc import ABC, abstractmethod

@@ -1,7 +1,8 @@
-"""The demo from beginning to end: the checks, the story, the summary, and the tidying up whatever happens.
+"""The demo from beginning to end: the checks, the story, the summary, and the tidying up whatever
+happens.
 
-What is tidied up is found by the run's tag, not by what this process remembers: there is no moment in which
-an interruption leaves something behind. Interruptions during it wait.
+What is tidied up is found by the run's tag, not by what this process remembers: there is no moment
+in which an interruption leaves something behind. Interruptions during it wait.
 """
 
 import contextlib
@@ -90,7 +91,7 @@ def _tell(lab: Lab, screen: Screen) -> str | None:
     return None
 
 
-# -- what is left -------------------------------------------------------------------------------------
+# -- what is left ----------------------------------------------------------------------------------
 
 
 def _say_how_to_look(lab: Lab, screen: Screen) -> None:
@@ -130,7 +131,7 @@ def _save_logs(run: LabRun) -> Path:
     return target
 
 
-# -- the end ------------------------------------------------------------------------------------------
+# -- the end ---------------------------------------------------------------------------------------
 
 
 def _end(number: int, _: FrameType | None) -> NoReturn:
@@ -139,7 +140,7 @@ def _end(number: int, _: FrameType | None) -> NoReturn:
 
 @contextlib.contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Let nothing come between; a terminal's second Ctrl-C reaches neither us nor the programs we call."""
+    """Shield from signals: a second Ctrl-C reaches neither this process nor its children."""
     before = {number: signal.signal(number, signal.SIG_IGN) for number in _ENDINGS}
     try:
         yield

@@ -1,8 +1,9 @@
-"""The reporting tools for the acts of the demo: steps, waits with their times, changes, and the ping between.
+"""The reporting tools for the acts of the demo: steps, waits with their times, changes, and the
+ping between.
 
-The times of changes count from just before the transaction is sent, anvil's mining included, to the last
-daemon's log line that says that its device has acknowledged the change. All the while a ping runs from a to
-b, which no step may disturb: a packet lost is a failure.
+The times of changes count from just before the transaction is sent, anvil's mining included, to the
+last daemon's log line that says that its device has acknowledged the change. All the while a ping
+runs from a to b, which no step may disturb: a packet lost is a failure.
 """
 
 import contextlib
@@ -70,7 +71,7 @@ class Story:
             step.loss = ping.between(first, ping.mark(at_least=first + _WATCHED))
             self.expect(step.loss.lost == 0, f"{step.loss.lost} packets from a to b were lost")
 
-    # -- for acts ---------------------------------------------------------------------------------------
+    # -- for acts ----------------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def timed(self, what: str, *, headline: bool = False) -> Iterator[None]:

@@ -21,7 +21,7 @@ _PROGRAMS: Final = {
 
 
 def find_tools() -> Tools:
-    """The programs; raises `AdminError` with everything that is missing, and what to do about it."""
+    """Return the programs; raises `AdminError` that names all missing ones and the remedy."""
     found = {name: shutil.which(name) for name in _PROGRAMS}
     problems = [f"{name} is not on the PATH: {_PROGRAMS[name]}" for name, path in found.items() if not path]
     problems += _privileges()

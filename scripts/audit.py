@@ -1,7 +1,8 @@
-"""`make audit`: are known vulnerabilities in what is locked? `make sbom`: what is in it, as CycloneDX.
+"""`make audit`: are known vulnerabilities in what is locked? `make sbom`: what is in it, as
+CycloneDX.
 
-Both programs are the Python Packaging Authority's and OWASP's own, in the versions of `TOOLS` and in an
-environment of their own, since nothing else here needs them.
+Both programs are the Python Packaging Authority's and OWASP's own, in the versions of `TOOLS` and
+in an environment of their own, since nothing else here needs them.
 """
 
 import json
@@ -36,7 +37,7 @@ def install() -> None:
 
 
 def audit() -> int:
-    """0: nothing is known; 1: something is; 3: it could not be found out, which is not the same as 0."""
+    """0: no known vulnerability; 1: at least one; 3: the database could not be queried."""
     found, unknown = [], []
     for lock in LOCKS:
         command = (
@@ -71,7 +72,8 @@ def sbom() -> int:
     SBOM.parent.mkdir(exist_ok=True)
     command = (str(HOME / "bin" / "cyclonedx-py"), "requirements", "--pyproject", "pyproject.toml", SHIPPED)
     run(*command, "--output-reproducible", "--of", "JSON", "-o", str(SBOM))
-    # Where a package would be downloaded from depends on who makes this; what it is, is in its hash.
+    # Where a package would be downloaded from depends on who makes this; what it is, is in its
+    # hash.
     bill = json.loads(SBOM.read_text())
     for component in bill["components"]:
         component.pop("description", None)

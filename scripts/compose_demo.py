@@ -1,7 +1,8 @@
-"""`make compose-demo`: the compose stack, live. Revokes a node, grants it access again, and times that.
+"""`make compose-demo`: the compose stack, live. Revokes a node, grants it access again, and times
+that.
 
-The client fetches a page over the VPN once a second, or as soon as its last request has timed out, so what is
-told of it is exact to a second. What is told of the daemon comes from its own log.
+The client fetches a page over the VPN once a second, or as soon as its last request has timed out,
+so what is told of it is exact to a second. What is told of the daemon comes from its own log.
 """
 
 import os

@@ -1,4 +1,5 @@
-"""Writes docs/configuration.md, docs/logs.md, the events in docs/api.md and .env.example from the code.
+"""Writes docs/configuration.md, docs/logs.md, the events in docs/api.md and .env.example from the
+code.
 
 ``--check`` only compares.
 
@@ -185,7 +186,7 @@ def entry(option: Option) -> str:
 
 
 def with_events(text: str) -> str:
-    """Return docs/api.md with the present table of events; raises `ValueError` without its marks."""
+    """Return docs/api.md with the current table of events; raises `ValueError` without marks."""
     before, _, rest = text.partition(EVENTS_BEGIN)
     _, _, after = rest.partition(EVENTS_END)
     if not after:

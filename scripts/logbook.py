@@ -1,8 +1,8 @@
 """The tables of log lines and events: docs/logs.md, and the events in docs/api.md.
 
-An event (`core.observe.events`) has its level, fields, meaning and advice in its definition. A line that is
-only logged has its level and fields at its call, found by `scan`, and the rest in `MEANINGS`. The two must
-name the same lines, and no call may log the name of an event.
+An event (`core.observe.events`) has its level, fields, meaning and advice in its definition. A line
+that is only logged has its level and fields at its call, found by `scan`, and the rest in
+`MEANINGS`. The two must name the same lines, and no call may log the name of an event.
 """
 
 import ast

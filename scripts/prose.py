@@ -1,7 +1,8 @@
 """Count the phrases that plain technical English avoids, and fail when a count exceeds its budget.
 
-The documents, and the docstrings and comments of the sources, are searched for `PATTERNS`. Code, link targets
-and generated text are skipped. The documents' budget is 0. That of the sources may only be lowered.
+The documents, and the docstrings and comments of the sources, are searched for `PATTERNS`. Code,
+link targets and generated text are skipped. The documents' budget is 0. That of the sources may
+only be lowered.
 
 Run it as a module: ``python -m scripts.prose [--list]``.
 """
@@ -33,8 +34,9 @@ PATTERNS: Final = {
     "courtroom": re.compile(r"\b(?:lies?|liars?|lying|vouch\w*|witness\w*|sentence[sd])\b", FLAGS),
     "archaic": re.compile(r"\b(?:but\s+for|in\s+vain|for\s+ever|to\s+be\s+had|anew)\b", FLAGS),
 }
-"""Write instead, in this order: a noun phrase or an imperative; report, log, state; the member, a client; "is
-missing", "is not an X"; if, when; contradicts, confirms, replies; except, permanently, available, again."""
+"""Write instead, in this order: a noun phrase or an imperative; report, log, state; the member, a
+client; "is missing", "is not an X"; if, when; contradicts, confirms, replies; except, permanently,
+available, again."""
 BUDGET: Final[dict[str, int]] = {
     "headline": 91,
     "told": 41,
@@ -105,7 +107,7 @@ def hits(passage: Passage) -> Iterator[Hit]:
 
 
 def long_lines(text: str) -> Iterator[Hit]:
-    """Yield each line of a document that is too long, outside of tables, code blocks and generated text."""
+    """Yield each overlong line of a document outside of tables, code and generated text."""
     for number, line in enumerate(FENCED.sub(blank, MADE.sub(blank, text)).split("\n"), 1):
         if len(line) > LONGEST and not line.startswith("|"):
             yield Hit("long line", number, f"{len(line)} columns")

@@ -1,6 +1,7 @@
 """A compose stack of this project, as the demos, the tests and the benchmarks drive it.
 
-Every stack has a project name of its own, so that several never meet, and leaves nothing behind but images.
+Every stack has a project name of its own, so that several never meet, and leaves nothing behind but
+images.
 """
 
 import json

@@ -1,7 +1,8 @@
-"""`make upgrade-demo`: replaces node a by a newer image while node b sends to it, and counts what is lost.
+"""`make upgrade-demo`: replaces node a by a newer image while node b sends to it, and counts what
+is lost.
 
-Once the plain way, where the interface goes and comes with the node, and once with one that outlives it
-(deploy/compose.keep-interface.yml). A datagram goes to node a and back every 10 ms.
+Once the plain way, where the interface goes and comes with the node, and once with one that
+outlives it (deploy/compose.keep-interface.yml). A datagram goes to node a and back every 10 ms.
 """
 
 import json
@@ -26,7 +27,7 @@ _SETTLE: Final = 2.0
 
 @contextmanager
 def traffic(stack: Stack, result: dict[str, float]) -> Iterator[None]:
-    """Datagrams from node b's network to node a's and back; ``result`` has the outcome afterwards."""
+    """Send datagrams from node b's network to node a's and back; ``result`` has the outcome."""
     docker("exec", "-d", stack.container("web"), *_PROBE, "echo", "10.77.0.2", "7777")
     command = [
         "docker",

@@ -1,11 +1,13 @@
-"""What a member's attack costs others: the packets of a bystander, and the processor time of a node.
+"""What a member's attack costs others: the packets of a bystander, and the processor time of a
+node.
 
-Three real nodes with wireguard-go. b pings a through its tunnel every 10 ms, and this machine asks a for its
-health over loopback four times a second, while c attacks a for 20 s. A block comes every 0.1 s in each case,
-so what a case costs beyond `honest` is the attack. Every round has each case once, on a network of its own.
+Three real nodes with wireguard-go. b pings a through its tunnel every 10 ms, and this machine asks
+a for its health over loopback four times a second, while c attacks a for 20 s. A block comes every
+0.1 s in each case, so what a case costs beyond `honest` is the attack. Every round has each case
+once, on a network of its own.
 
-The attacker's own processes share the cores with everything else. They run at the lowest priority, as they
-would be on another machine, but its WireGuard does not.
+The attacker's own processes share the cores with everything else. They run at the lowest priority,
+as they would be on another machine, but its WireGuard does not.
 """
 
 import os

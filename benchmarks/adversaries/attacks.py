@@ -141,7 +141,7 @@ def flipping(stage: Stage) -> Iterator[Turn]:
 
 @contextmanager
 def names(stage: Stage) -> Iterator[Turn]:
-    """In every block c writes a name that never resolves; halfway another member writes one that does."""
+    """c writes an unresolvable name in every block; halfway, another member writes a good one."""
     chain = stage.lab.chain
     key = derive(new_key())
     token = stage.lab.mint_key("d", key).minted

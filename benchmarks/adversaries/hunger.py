@@ -1,8 +1,8 @@
 """A member that wants all it can get: ``python hunger.py hold|flood|drop``, run in its namespace.
 
-``hold`` takes every connection that it can get and opens again what is reset. ``flood`` asks the DNS
-responder as fast as datagrams can be sent; ``drop`` sends as many to a port that no program reads. Each goes
-on until standard input ends, then prints one line of JSON.
+``hold`` takes every connection that it can get and opens again what is reset. ``flood`` asks the
+DNS responder as fast as datagrams can be sent; ``drop`` sends as many to a port that no program
+reads. Each goes on until standard input ends, then prints one line of JSON.
 """
 
 import asyncio

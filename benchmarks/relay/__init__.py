@@ -1,7 +1,7 @@
 """The relay against Mullvad's udp-over-tcp, and against no relay at all.
 
-Everything is measured in pairs: the contenders take turns within one run, for several rounds, and what counts
-is the median of the ratios of the rounds. Each part prints a table of its own.
+Everything is measured in pairs: the contenders take turns within one run, for several rounds, and
+what counts is the median of the ratios of the rounds. Each part prints a table of its own.
 """
 
 from collections.abc import Callable

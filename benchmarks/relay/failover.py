@@ -1,8 +1,9 @@
 """How long nothing comes through when the upstream in use is killed, stopped, or cut off.
 
-A udp2tcp with two upstreams carries a datagram each millisecond, which the far side answers. The messages
-look like WireGuard's, initiations come when WireGuard would send them, and a relay sees no more of them than
-first bytes and sizes. Which upstream is in use shows at the far side, where each has a sink of its own.
+A udp2tcp with two upstreams carries a datagram each millisecond, which the far side answers. The
+messages look like WireGuard's, initiations come when WireGuard would send them, and a relay sees no
+more of them than first bytes and sizes. Which upstream is in use shows at the far side, where each
+has a sink of its own.
 """
 
 import contextlib
@@ -32,7 +33,7 @@ EVERY: Final = 0.001
 REKEY_TIMEOUT: Final = 5.0
 """Seconds until WireGuard sends another initiation (whitepaper, section 6.1)..."""
 SILENCE: Final = 15.0
-"""...and those of sending without hearing until it sends the first (KEEPALIVE_TIMEOUT + REKEY_TIMEOUT)."""
+"""Seconds of unanswered sending until the first one (KEEPALIVE_TIMEOUT + REKEY_TIMEOUT)."""
 DATA: Final = b"\4\0\0\0"
 INITIATION: Final = b"\1\0\0\0".ljust(INITIATION_SIZE, b"\0")
 RESPONSE: Final = b"\2\0\0\0".ljust(92, b"\0")
@@ -78,7 +79,10 @@ FAULTS: Final[dict[str, tuple[Fault, bool]]] = {
 
 @dataclass
 class Traffic:
-    """What looks like WireGuard, from a source to the sinks and back. Times are monotonic seconds."""
+    """What looks like WireGuard, from a source to the sinks and back.
+
+    Times are monotonic seconds.
+    """
 
     source: socket.socket
     sinks: Sequence[socket.socket]

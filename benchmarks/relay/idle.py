@@ -1,7 +1,8 @@
-"""What a thousand connections cost that have carried one datagram and are silent since: resident memory.
+"""What a thousand connections cost that have carried one datagram and are silent since: resident
+memory.
 
-Each comes from an address of its own, so that no limit for one address is met. What the kernel keeps for
-their sockets is not in it.
+Each comes from an address of its own, so that no limit for one address is met. What the kernel
+keeps for their sockets is not in it.
 """
 
 import contextlib
@@ -29,7 +30,7 @@ from benchmarks.relay.pairs import Figures, table
 
 CONNECTIONS: Final = 1000
 FIRST: Final = 100
-"""How many there are when the measurement begins: what the first ones bring about is not theirs alone."""
+"""Connections before the measurement begins: the first ones also pay for shared buffers."""
 INITIATION: Final = bytes([1]) + bytes(147)
 """Of a WireGuard handshake, as far as a relay can tell."""
 PATIENCE: Final = 5.0
@@ -40,7 +41,7 @@ Connect = Callable[[Program, str], bool]
 
 
 def idle() -> Figures:
-    """Kilobytes for each connection at tcp2udp, and each source at udp2tcp (Mullvad's serves only one)."""
+    """Kilobytes per connection of tcp2udp and per source of udp2tcp (Mullvad's serves one)."""
     _allow_open_files()
     results: Figures = {}
     for kind in (OUR_KIND, OUR_TLS, *([MULLVADS] if mullvad_is_there() else [])):

@@ -22,7 +22,7 @@ SOURCE: Final = Path(__file__).with_name("load.c")
 
 
 def build() -> Path:
-    """The load generator, compiled when its source has changed; raises `NotMeasurableError` without cc."""
+    """Return the load generator, compiled if needed; raises `NotMeasurableError` without cc."""
     if shutil.which("cc") is None:
         raise NotMeasurableError("no C compiler (cc) to build the load generator with")
     if not LOAD.exists() or LOAD.stat().st_mtime < SOURCE.stat().st_mtime:
@@ -39,7 +39,8 @@ def needs_mullvad() -> None:
 
 @contextlib.contextmanager
 def loaded_pair(kind: Kind) -> Iterator[Callable[..., Figures]]:
-    """A fresh pair on this machine's loopback; gives a function that runs the load generator on it once.
+    """A fresh pair on this machine's loopback; gives a function that runs the load generator on it
+    once.
 
     Fresh, because Mullvad's udp2tcp serves the first source that it sees and nobody else.
     """
@@ -70,7 +71,7 @@ def _load(
 
 
 def rounds(count: int, contenders: Mapping[str, Callable[[], Figures]]) -> dict[str, list[Figures]]:
-    """The figures of each contender, who take turns; every other round goes the other way around."""
+    """Return each contender's figures; they take turns, in reverse order every other round."""
     taken: dict[str, list[Figures]] = {name: [] for name in contenders}
     for number in range(count):
         for name in list(contenders)[:: -1 if number % 2 else 1]:

@@ -63,7 +63,8 @@ def against_mullvad() -> Figures:
 def variants() -> Figures:
     """Ours over TLS, ours without offloads and Mullvad's as shipped, to ours.
 
-    As shipped, Mullvad's leaves Nagle's algorithm on: the end of each window waits for an acknowledgement.
+    As shipped, Mullvad's leaves Nagle's algorithm on: the end of each window waits for an
+    acknowledgement.
     """
     needs_mullvad()
     return _compare("variants against our plain pair", SOME, (OUR_KIND, OUR_TLS, OUR_PLAIN, MULLVADS_SHIPPED))

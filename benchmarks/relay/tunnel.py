@@ -1,7 +1,7 @@
 """A real WireGuard tunnel between two namespaces: over UDP as it is, and through a pair of relays.
 
-All pairs run at once, and the tunnel is pointed at one after the other: the others are idle meanwhile. Its
-MTU is the same for all of them.
+All pairs run at once, and the tunnel is pointed at one after the other: the others are idle
+meanwhile. Its MTU is the same for all of them.
 """
 
 import contextlib
@@ -92,7 +92,7 @@ def _wireguard(near: Namespace, far: Namespace, folder: Path) -> str:
 
 
 def _turn(near: Namespace, peer: str, endpoint: str) -> Figures:
-    """One transport's figures; taken again where a late packet has led WireGuard back to another one."""
+    """Return a transport's figures; measure again if a late packet moved WireGuard's endpoint."""
     for _ in range(TRIES):
         figures = _try(near, peer, endpoint)
         if endpoint in near.run("wg", "show", "wg0", "endpoints"):

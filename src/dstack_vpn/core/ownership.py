@@ -208,7 +208,7 @@ def in_the_way(host: Host, claim: Claim) -> list[Obstacle]:
     return found
 
 
-# -- the interface ------------------------------------------------------------------------------------
+# -- the interface ---------------------------------------------------------------------------------
 
 
 def _holder(host: Host, claim: Claim) -> Iterator[Obstacle]:
@@ -258,7 +258,7 @@ def foreign(name: str, link: LinkFact, device: DeviceFact | None, identity: Iden
         yield Obstacle(what, "choose another INTERFACE")
 
 
-# -- routes and addresses -----------------------------------------------------------------------------
+# -- routes and addresses --------------------------------------------------------------------------
 
 
 def clashes(route: RouteFact, claim: Claim, own: int) -> Cidr | None:

@@ -108,7 +108,7 @@ class Quorum:
             name for name, contradictions in self._contradictions.get(token, {}).items() if contradictions.out
         ]
 
-    # -- events ---------------------------------------------------------------------------------------
+    # -- events ------------------------------------------------------------------------------------
 
     def remember(self, nodes: Iterable[Node], height: int) -> None:
         """Restore the tokens that were confirmed before a restart, at that height or below."""
@@ -185,7 +185,7 @@ class Quorum:
             changed |= self.discard(name)
         return Outcome(frozenset(changed), contradicted)
 
-    # -- helpers --------------------------------------------------------------------------------------
+    # -- helpers -----------------------------------------------------------------------------------
 
     def _in_question(self, comparisons: Sequence[Comparison]) -> set[TokenId]:
         """Return the tokens that these comparisons may change: of thousands, usually none."""

@@ -133,7 +133,7 @@ class QuorumChecker:
         return {token: registry.get(token) for token in self.quorum.questions(height)}
 
     async def _ask(self, question: Question, states: States, limit: asyncio.Semaphore) -> None:
-        """Send a question to all endpoints; it holds a slot until its tokens are settled or changed."""
+        """Query all endpoints; hold the slot until the question's tokens are settled or changed."""
         height, under_way = question.at.number, True
 
         def end() -> None:

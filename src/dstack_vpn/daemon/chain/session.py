@@ -120,8 +120,8 @@ class SessionDriver:
             await self._obey(self._feed(item), seen)
             if self.state.problem is not None and not self.state.follower.walking:
                 self.state.connected(self.session.name)
-            # Without a pause: events that arrive together reach the device together, so that the mass
-            # removal guard counts all of them, and a token that two of them name is read once.
+            # Without a pause: events that arrive together reach the device together, so that the
+            # mass removal guard counts all of them, and a token that two of them name is read once.
             item = await self.queue.get()
 
     def _feed(self, item: ChainFact | Unannounced | _Answer | _Reading | Reload) -> list[Command]:
