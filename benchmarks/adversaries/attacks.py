@@ -141,7 +141,7 @@ def flipping(stage: Stage) -> Iterator[Turn]:
 
 @contextmanager
 def names(stage: Stage) -> Iterator[Turn]:
-    """c writes an unresolvable name in every block; halfway, another member writes a good one."""
+    """C writes an unresolvable name in every block; halfway, another member writes a good one."""
     chain = stage.lab.chain
     key = derive(new_key())
     token = stage.lab.mint_key("d", key).minted
