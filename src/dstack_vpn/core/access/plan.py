@@ -8,7 +8,7 @@ The rules follow from measurements of disturbed tunnels (docs/decisions/0026):
   operation handshake too;
 * an endpoint that roamed is left to the peer, and an endpoint that has changed does not move a
   session that is answered (`core.paths.moving`). The fast path does not know sessions: it leaves
-  endpoints to the sure path (`daemon.peers.reconciler`).
+  endpoints to the repair (`daemon.peers.reconciler`).
 
 A device does not apply changes atomically. Every step therefore has an inverse, and `Plan.undo`
 reverts grants; revocations stay.
