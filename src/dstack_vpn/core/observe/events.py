@@ -270,10 +270,7 @@ class BrakeEngaged(
     logger="device",
     action="If this was not intended, check the registry's owner and the RPC endpoints.",
 ):
-    """More than half of the peers would be removed within an hour.
-
-    They wait for a second reading.
-    """
+    """Removals of more than half of the peers within an hour wait for a second reading."""
 
     removals: int
     peers: int

@@ -238,7 +238,7 @@ class Members:
         tokens = [*self._seen.nodes, *gone]
         self._follow(tokens)
         access, now = self.access, self.now()
-        self._dnat_rule(self.membership.rebuild(access, now), seen)
+        self._submit(self.membership.rebuild(access, now), seen)
         self._record(self.decisions.update(access, {*tokens, *self.decisions.due(access, now)}, now))
         self.judge_own()
 
@@ -275,7 +275,7 @@ class Members:
     def path_changed(self, keys: Iterable[PublicKey]) -> None:
         """Update these peers: their address or path has changed."""
         deltas = self.membership.update(self.access, list(keys), self.now())
-        self._dnat_rule(deltas, self.clock.monotonic())
+        self._submit(deltas, self.clock.monotonic())
 
     def named(self, key: PublicKey) -> tuple[TokenId | None, str | None]:
         """Return a peer's token and node id, or None for one that is unknown."""
@@ -324,7 +324,7 @@ class Members:
             self._timed = tip
             self._expiry.adopted(float(tip.timestamp), self.clock.monotonic())
 
-    def _dnat_rule(self, deltas: list[Delta], seen: float) -> None:
+    def _submit(self, deltas: list[Delta], seen: float) -> None:
         if deltas:
             self.submit(deltas, seen)
 
@@ -361,7 +361,7 @@ class Members:
         if not due:
             return
         keys = keys_of(due, *registries, access.registry)
-        self._dnat_rule(self.membership.update(access, keys, now), seen)
+        self._submit(self.membership.update(access, keys, now), seen)
         rivals = (token for key in keys for token in access.registry.with_key(key))
         self._record(self.decisions.update(access, due.union(rivals), now))
 
