@@ -75,7 +75,7 @@ class MemoryDevice:
         # Real devices suspend their callers here: what only works without that should fail in tests too.
         await asyncio.sleep(0)
         if self.vanished.is_set():
-            raise DeviceGoneError("the WireGuard device hung up")
+            raise DeviceGoneError("the WireGuard device closed the connection")
 
     def _count_down(self) -> None:
         self._countdown -= 1

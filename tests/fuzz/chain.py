@@ -42,7 +42,7 @@ def retry_after(data: bytes) -> object:
     """When to come back, and the endpoint's date, on a line each."""
     wish, _, date = data.decode("latin-1").partition("\n")
     pause = transport.retry_after({"Retry-After": wish, "Date": date})
-    assert pause is None or 0 <= pause <= transport.LONGEST_WISH
+    assert pause is None or 0 <= pause <= transport.LONGEST_RETRY_AFTER
     return pause
 
 

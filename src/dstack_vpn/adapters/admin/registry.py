@@ -165,7 +165,7 @@ class Administrator:
         """Hand a node over; the account must be its holder, or be approved by it."""
         return await self._do(calls.transfer(node.owner, check_address(to), node.token_id))
 
-    # -- helpers ------------------------------------------------------------------------------------------
+    # -- helpers -----------------------------------------------------------------------------------
 
     def _sender(self, caller: Caller) -> TransactionSender:
         return TransactionSender(caller, self.access.chain_id, self.signer, self.tell, self.timeout)

@@ -132,7 +132,7 @@ class TransactionSender:
                 f"{ether(cost)}; nothing was sent"
             )
 
-    # -- from here on there may be a transaction ----------------------------------------------------------
+    # -- from here on there may be a transaction ---------------------------------------------------
 
     async def _submit(self, signed: SignedTransaction) -> None:
         """Send it once. After an error it may have been accepted, unless the endpoint excludes that.

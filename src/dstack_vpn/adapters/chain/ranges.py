@@ -29,7 +29,7 @@ from dstack_vpn.core.model import BlockRef
 from dstack_vpn.errors import ChainError, EndpointError, LogsError, RangeError, RetryError
 
 TAIL: Final = 32
-"""The number of newest blocks that are queried by hash: more than a backend lags (5 s of 200 ms
+"""The number of newest blocks that are queried by hash. A backend lags by less (5 s of 200 ms
 blocks)."""
 DEADLINE: Final = 30.0
 """Seconds for the logs of one block."""
@@ -43,7 +43,7 @@ _ROUNDS: Final = 40
 _CHECKPOINT: Final = 8
 """Ranges between two checkpoints of the progress."""
 _PATIENT_CALLS: Final = 100
-"""The limit of calls for one gap; beyond it, the state is read if the contract enumerates."""
+"""The limit of calls for one gap. Beyond it, the state is read if the contract is enumerable."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ class BlockLogs:
         for answer in reversed(answers):
             block = None if answer is None else parse_header(answer)
             if block is None or block.hash != chain[-1].parent_hash:
-                # A backend that lags, or that is on another fork, answered this one.
+                # A backend that lags or follows another fork sent this reply.
                 block = await self._parent(chain[-1])
             if block is None:
                 return None
@@ -119,7 +119,7 @@ class BlockLogs:
             if answer is not None:
                 block = parse_header(answer)
                 if block.hash != child.parent_hash:
-                    raise EndpointError("the endpoint answered with another block than was asked for")
+                    raise EndpointError("the endpoint replied with another block than the requested one")
                 return block
             if await self._replaced(child):
                 return None
@@ -163,7 +163,7 @@ class BlockLogs:
     def _of_block(self, block_hash: str, answer: Json) -> list[LoggedEvent]:
         events = self.reader.events(answer)
         if any(event.block_hash != block_hash for event in events):
-            raise EndpointError("the endpoint answered with logs of another block")
+            raise EndpointError("the endpoint replied with logs of another block")
         return events
 
     async def _by_numbers(self, chain: Sequence[BlockRef]) -> list[LoggedEvent] | None:
@@ -225,7 +225,7 @@ class BlockLogs:
                 raise
             return None
         if any(not first <= event.block_number <= until for event in found):
-            raise EndpointError(f"the endpoint answered with logs outside of the blocks {first} to {until}")
+            raise EndpointError(f"the endpoint replied with logs outside of the blocks {first} to {until}")
         span.served()
         return found
 

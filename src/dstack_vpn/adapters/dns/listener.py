@@ -88,7 +88,7 @@ class Listener:
         if self._tcp is not None:
             self._tcp.close()
 
-    # -- UDP ------------------------------------------------------------------------------------------
+    # -- UDP ---------------------------------------------------------------------------------------
 
     def _on_datagrams(self) -> None:
         for _ in turn():
@@ -146,7 +146,7 @@ class Listener:
             with suppress(OSError):
                 send_from(self._udp, answer, client.asked, client.address)
 
-    # -- TCP ------------------------------------------------------------------------------------------
+    # -- TCP ---------------------------------------------------------------------------------------
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer one client's questions. Absorbs whatever ends the connection."""

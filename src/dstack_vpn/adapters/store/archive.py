@@ -71,7 +71,7 @@ class FileArchive:
         except OSError:
             return False
 
-    # -- for the commands -----------------------------------------------------------------------------
+    # -- for the commands --------------------------------------------------------------------------
 
     def list(self) -> list[Backup]:
         """The backups, the newest first."""
@@ -112,7 +112,7 @@ class FileArchive:
         """Return True if a backup is pinned."""
         return self._pin.exists()
 
-    # -- in a thread ----------------------------------------------------------------------------------
+    # -- in a thread -------------------------------------------------------------------------------
 
     def _write(self, text: str) -> None:
         if self._config.is_file():

@@ -85,7 +85,7 @@ class SqliteStore:
         except (sqlite3.Error, OSError, OverflowError) as error:  # its integers have 63 bits
             raise StoreError(f"{self._path}: {error}{advice(error)}") from error
 
-    # -- in the thread --------------------------------------------------------------------------------
+    # -- in the thread -----------------------------------------------------------------------------
 
     def _open(self) -> sqlite3.Connection:
         if self._connection is not None:

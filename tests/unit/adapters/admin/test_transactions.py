@@ -117,7 +117,7 @@ async def test_a_refused_transaction_that_the_endpoint_knows_was_taken() -> None
         "already in mempool",
         "nonce too low",
         "internal error",
-        "the endpoint cut the connection",
+        "the endpoint closed the connection",
     ],
 )
 async def test_what_was_taken_all_the_same_is_waited_for(words: str) -> None:

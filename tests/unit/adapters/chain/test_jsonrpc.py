@@ -66,14 +66,14 @@ def test_what_is_no_json_rpc_is_the_endpoints_fault(text: str | bytes) -> None:
         ("Reverted 0x08c379a0", bytes.fromhex("08c379a0")),
         ({"data": "0x01"}, b"\x01"),
         ({"result": "0x02"}, b"\x02"),
-        ("no hex", None),
+        ("not hex", None),
         (None, None),
         (7, None),
     ],
 )
 def test_revert_data_is_found_wherever_clients_put_it(data: Any, expected: bytes | None) -> None:
     text = json.dumps({"id": 1, "error": {"code": 3, "message": "execution reverted", "data": data}})
-    detail = data if data == "no hex" else ""
+    detail = data if data == "not hex" else ""
     assert decode(text) == [Reply(1, fault=Fault(3, "execution reverted", expected, detail))]
 
 
