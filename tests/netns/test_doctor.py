@@ -48,7 +48,7 @@ def test_each_thing_that_is_broken_is_named_with_what_to_do(lab: Lab) -> None:
     code, checks = doctor(a, RPC_URL=f"{a.settings['RPC_URL']},http://{b.underlay}:1")
     assert code == 1
     assert checks["udp to b"]["status"] == "fail"
-    assert "nothing listens there" in checks["udp to b"]["found"]
+    assert "no program listens there" in checks["udp to b"]["found"]
     assert checks["udp to c"]["status"] == "warn"
     assert checks["udp to c"]["advice"] == "set MTU=1340"
     dead = checks[f"rpc http://{b.underlay}:1"]

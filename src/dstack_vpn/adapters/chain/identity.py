@@ -20,7 +20,7 @@ from dstack_vpn.ports import RegistryAbi
 class Target:
     """The contract to follow.
 
-    A field that is None is learned from the first endpoint and then expected of the others.
+    A missing field (None) is learned from the first endpoint and then expected of the others.
     """
 
     contract: Address

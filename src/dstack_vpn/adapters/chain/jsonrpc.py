@@ -42,7 +42,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """The reply to one call. ``id`` is None if the endpoint could not identify the call."""
+    """The reply to one call. ``id`` None: the endpoint could not identify the call."""
 
     id: int | None
     result: Json = None
