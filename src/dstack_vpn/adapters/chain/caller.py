@@ -1,8 +1,7 @@
 """RPC calls with retries, a deadline and statistics, over any transport.
 
 Transient failures are retried after pauses with full jitter, within the deadline of the call. A
-failure that remains at the deadline is raised as `RetryError`, so that the caller can use another
-endpoint.
+failure that remains is raised as `RetryError`, so that the caller can use another endpoint.
 """
 
 import asyncio

@@ -4,8 +4,7 @@ A transport does not interpret results. It matches replies to requests, gives ev
 deadline, and translates library errors into the error tree. `caller` retries.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Mapping, Sequence
 from email.utils import parsedate_to_datetime
 from typing import Final, Protocol, TypeAlias
 
@@ -49,9 +48,6 @@ class Transport(Protocol):
 
         Only WebSockets deliver notifications.
         """
-
-
-Connect: TypeAlias = Callable[[RpcUrl], AbstractAsyncContextManager[Transport]]
 
 
 def outcome(reply: Reply, request: Request, url: RpcUrl) -> Outcome:

@@ -74,7 +74,7 @@ async def test_an_agent_without_a_quote_or_without_a_socket_is_named(tmp_path: P
     agent = Agent(replace={"GetQuote": {"quote": "xyz"}})
     with serving(agent, tmp_path / "other") as path, pytest.raises(AgentError, match="has no quote"):
         await GuestAgent(path).attestation(key)
-    with pytest.raises(AgentError, match=r"no\.sock does not reply Info"):
+    with pytest.raises(AgentError, match=r"no\.sock does not reply to Info"):
         await GuestAgent(str(tmp_path / "no.sock")).wireguard_key()
 
 
