@@ -117,10 +117,10 @@ def _check(name: str, work: Callable[[], _T]) -> tuple[RegisterCheck, _T | None]
 def _genuine(quote: bytes, by: Judgement) -> tuple[list[RegisterCheck], list[Gap]]:
     if by.collateral is None:
         return [], [Gap(f"{name}: pass Intel's collateral", needed=True) for name in (GENUINE, CURRENT)]
-    check, judged = _check(GENUINE, lambda: _judged(quote, by))
-    if judged is None:
+    check, verified = _check(GENUINE, lambda: _verified(quote, by))
+    if verified is None:
         return [check], []
-    level, advisories = judged
+    level, advisories = verified
     problem = None
     if level not in by.accepted:
         known = f", see {', '.join(advisories)}" if advisories else ""
@@ -128,7 +128,7 @@ def _genuine(quote: bytes, by: Judgement) -> tuple[list[RegisterCheck], list[Gap
     return [check, RegisterCheck(CURRENT, problem)], []
 
 
-def _judged(quote: bytes, by: Judgement) -> tuple[str, list[str]]:
+def _verified(quote: bytes, by: Judgement) -> tuple[str, list[str]]:
     """Return the TCB level and Intel's advisories.
 
     Raises `FormatError` if the quote is not genuine.

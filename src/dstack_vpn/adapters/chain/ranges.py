@@ -114,7 +114,7 @@ class BlockLogs:
 
     async def _parent(self, child: BlockRef) -> BlockRef | None:
         """Return a block's parent by hash; None if the endpoint has replaced the child."""
-        async for _ in self._patiently():
+        async for _ in self._lag_attempts():
             answer = await self.caller.call("eth_getBlockByHash", child.parent_hash, False)
             if answer is not None:
                 block = parse_header(answer)
@@ -130,7 +130,7 @@ class BlockLogs:
         if not self.memory.by_hash:
             return await self._by_numbers(chain)
         found: dict[str, list[LoggedEvent]] = {}
-        async for _ in self._patiently():
+        async for _ in self._lag_attempts():
             missing = [block for block in chain if block.hash not in found]
             try:
                 await self._take(missing, found)
@@ -156,8 +156,8 @@ class BlockLogs:
 
     async def block(self, block_hash: str) -> list[LoggedEvent]:
         """Return all events of one block (EIP-234), from any backend; raises `ChainError`."""
-        where = {**self.reader.filter, "blockHash": block_hash}
-        answer = await self.caller.call("eth_getLogs", where, deadline=DEADLINE, lag=LAG)
+        log_filter = {**self.reader.filter, "blockHash": block_hash}
+        answer = await self.caller.call("eth_getLogs", log_filter, deadline=DEADLINE, lag=LAG)
         return self._of_block(block_hash, answer)
 
     def _of_block(self, block_hash: str, answer: Json) -> list[LoggedEvent]:
@@ -180,7 +180,7 @@ class BlockLogs:
         return answer is not None and parse_header(answer).hash != block.hash
 
     @staticmethod
-    async def _patiently() -> AsyncIterator[None]:
+    async def _lag_attempts() -> AsyncIterator[None]:
         """Yield for each attempt, with pauses between them, for as long as a backend may lag."""
         for turn in range(int(LAG / _PAUSE)):
             if turn:
@@ -230,11 +230,11 @@ class BlockLogs:
         return found
 
     async def _range(self, first: int, last: int) -> list[LoggedEvent]:
-        where = {**self.reader.filter, "fromBlock": hex(first), "toBlock": hex(last)}
+        log_filter = {**self.reader.filter, "fromBlock": hex(first), "toBlock": hex(last)}
         one = first == last
         answer = await self.caller.call(
             "eth_getLogs",
-            where,
+            log_filter,
             deadline=DEADLINE if one else RANGE_DEADLINE,
             attempts=4 if one else _RANGE_ATTEMPTS,
         )

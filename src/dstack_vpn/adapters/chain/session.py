@@ -24,7 +24,7 @@ from dstack_vpn.adapters.chain.memory import EndpointCapabilities
 from dstack_vpn.adapters.chain.ranges import BlockLogs
 from dstack_vpn.adapters.chain.state import StateReader
 from dstack_vpn.adapters.chain.tally import MethodStats
-from dstack_vpn.adapters.chain.tip import Shown
+from dstack_vpn.adapters.chain.tip import SeenHeads
 from dstack_vpn.adapters.chain.transport import Transport
 from dstack_vpn.adapters.chain.url import RpcUrl
 from dstack_vpn.adapters.chain.watchdog import HeadWatch
@@ -76,7 +76,7 @@ class RpcSession:
         self._settings = settings
         self._reader = LogReader(self.name, identity.contract, abi)
         self._logs = BlockLogs(caller, self._reader, memory, enumerates=bool(abi.page_size))
-        self._shown = Shown()
+        self._seen = SeenHeads()
         self._state = StateReader(caller, abi, identity.contract, memory)
 
     @property
@@ -105,7 +105,7 @@ class RpcSession:
         """
         head = await self._latest()
         ends = self._settings.monotonic() + LAG
-        while (highest := self._shown.highest) is not None and self._shown.may_lag(head):
+        while (highest := self._seen.highest) is not None and self._seen.may_lag(head):
             known = await self._block(hex(highest.number))
             if known is not None and known.hash == highest.hash:
                 return highest
@@ -113,7 +113,7 @@ class RpcSession:
                 break
             await asyncio.sleep(_PAUSE)
             head = await self._latest()
-        self._shown.note(head)
+        self._seen.note(head)
         return head
 
     async def _latest(self) -> BlockRef:
@@ -121,14 +121,14 @@ class RpcSession:
 
     def announced(self, head: BlockRef) -> None:
         """Record a head that the endpoint announced."""
-        if not self._shown.may_lag(head):
-            self._shown.note(head)
+        if not self._seen.may_lag(head):
+            self._seen.note(head)
 
     async def header(self, number: int) -> BlockRef | None:
         """See `ports.ChainSession.header`."""
         block = await self._block(hex(number))
         ends = self._settings.monotonic() + LAG
-        while block is None and self._shown.has(number) and self._settings.monotonic() < ends:
+        while block is None and self._seen.has(number) and self._settings.monotonic() < ends:
             await asyncio.sleep(_PAUSE)  # the reply came from a backend that lags
             block = await self._block(hex(number))
         if block is not None and block.number != number:

@@ -10,7 +10,7 @@ from dstack_vpn.core.model import BlockRef
 _REMEMBERED: Final = 256
 
 
-class Shown:
+class SeenHeads:
     """The blocks that one endpoint has returned, from any of its backends."""
 
     def __init__(self) -> None:

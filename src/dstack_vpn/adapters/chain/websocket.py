@@ -179,14 +179,14 @@ async def open_websocket(
         socket = await _handshake(client, url, heartbeat)
         try:
             transport = WebSocketTransport(url, socket, queue_length)
-            async with _beside(transport):
+            async with _reading(transport):
                 yield transport
         finally:
             await socket.close()
 
 
 @asynccontextmanager
-async def _beside(transport: WebSocketTransport) -> AsyncIterator[None]:
+async def _reading(transport: WebSocketTransport) -> AsyncIterator[None]:
     """Run the reader in a task beside the body.
 
     The reader never raises, so the only possible error is the body's. It is raised without the

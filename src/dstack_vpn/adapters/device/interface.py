@@ -271,10 +271,10 @@ class Interface:
 
     async def _route(self, verb: str, cidr: Cidr, **spec: object) -> bool:
         ipr = await self._route_socket()
-        where = {"dst": cidr, "family": family_of(cidr), "table": _MAIN_TABLE, "proto": PROTOCOL}
+        fields = {"dst": cidr, "family": family_of(cidr), "table": _MAIN_TABLE, "proto": PROTOCOL}
         gone = ABSENT if verb == "del" else frozenset[int]()
         async with translated(f"{verb} the route to {cidr}"):
-            return await self._done(cidr, ipr.route(verb, **where, **spec), gone)
+            return await self._done(cidr, ipr.route(verb, **fields, **spec), gone)
 
     async def _done(
         self, cidr: Cidr, request: Awaitable[object], passed: frozenset[int] = frozenset()

@@ -120,7 +120,7 @@ class _Link(ABC):
         if link.alias != (mark := identity.mark(proof)):
             await self._interface.set_alias(mark)
 
-    async def _take_away(self) -> None:
+    async def _remove_interface(self) -> None:
         """Remove our routes, and the interface if it is ours."""
         if self._proof is not None and self._proof is not Proof.FOUND:
             await self._interface.delete()
@@ -129,7 +129,7 @@ class _Link(ABC):
         await self._interface.set_blackholes((), await self._interface.routes(()))
         self._settings, self._proof, self._interface.claimed = None, None, None
 
-    async def _leave_blank(self, device: "UserspaceDevice | KernelDevice | None") -> None:
+    async def _restore_blank(self, device: "UserspaceDevice | KernelDevice | None") -> None:
         """Restore an interface that existed before us: no key, peers, addresses or mark."""
         if device is None or await self._interface.describe() is None:
             return
@@ -289,8 +289,8 @@ class UserspaceLink(_Link):
     async def _remove(self, device: UserspaceDevice | None) -> None:
         found = self._proof is Proof.FOUND
         if found:
-            await self._leave_blank(device)
-        await self._take_away()
+            await self._restore_blank(device)
+        await self._remove_interface()
         self._close_tun()
         if found:
             return
@@ -352,8 +352,8 @@ class KernelLink(_Link):
         """Remove the interface and its routes. With ``keep``, only release them."""
         if not keep:
             if self._proof is Proof.FOUND:
-                await self._leave_blank(self._device)
-            await self._take_away()
+                await self._restore_blank(self._device)
+            await self._remove_interface()
         self._close()
         await self._interface.close()
 

@@ -52,7 +52,7 @@ class Desk:
         return limiter.take(source, time.monotonic()) is not None
 
     @contextmanager
-    def seat(self, client: TcpClient) -> Iterator[bool]:
+    def connection(self, client: TcpClient) -> Iterator[bool]:
         """Hold a place for a TCP client. Yield False if all places are taken."""
         taken = self._clients.take(client.source, client, time.monotonic())
         if taken is not None and taken.displaced is not None:

@@ -157,7 +157,7 @@ class Listener:
         try:
             if not self._allows(host):
                 return self._server.refused(host)
-            with self._server.desk.seat(client) as admitted, suppress(OSError, EOFError, TimeoutError):
+            with self._server.desk.connection(client) as admitted, suppress(OSError, EOFError, TimeoutError):
                 if admitted:
                     await self._handle_queries(client)
         finally:

@@ -91,14 +91,14 @@ async def _latency(reader: RegistryReader) -> float:
 async def _logs(caller: Caller, reader: RegistryReader, head: BlockRef) -> str:
     """Return the problem with a long range of logs. Empty if it was served."""
     first = max(head.number - RANGE, 0)
-    where = {
+    log_filter = {
         "address": reader.session.identity.contract,
         "topics": [sorted(reader.abi.topics)],
         "fromBlock": hex(first),
         "toBlock": hex(head.number),
     }
     try:
-        await caller.call("eth_getLogs", where)
+        await caller.call("eth_getLogs", log_filter)
     except ChainError as error:
         return f"no logs of {RANGE} blocks at once: {caller.transport.url.redact(str(error))[:120]}"
     return ""
