@@ -11,7 +11,7 @@ from dstack_vpn.errors import DeviceError, DeviceGoneError
 
 
 async def look(name: str) -> DeviceState | None:
-    """Return the state of the interface's WireGuard; None if the interface is missing.
+    """Return the state of the interface's WireGuard. None if the interface is missing.
 
     Raises `DeviceError` if it exists and can't be read.
     """

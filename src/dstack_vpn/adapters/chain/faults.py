@@ -100,7 +100,7 @@ _CODES: Final = {
 
 
 def _kind(fault: Fault) -> _Kind:
-    if fault.code == 3:  # geth's code for a revert; the contract may have chosen the message
+    if fault.code == 3:  # geth's code for a revert. The contract may have chosen the message.
         return _Kind.REVERTED
     for kind, words in _TEXTS:
         if words.search(f"{fault.message[:1000]} {fault.detail[:1000]}"):

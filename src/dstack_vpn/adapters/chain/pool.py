@@ -45,7 +45,7 @@ BEHIND_PAUSE: Final = 180.0
 QUARANTINE: Final = 60.0
 """Seconds of an endpoint's first quarantine."""
 LONGEST_QUARANTINE: Final = 86_400.0
-"""The longest quarantine in seconds; the same time without another one resets the duration."""
+"""The longest quarantine in seconds. The same time without another one resets the duration."""
 
 Open: TypeAlias = Callable[
     [RpcUrl, Target, EndpointCapabilities, SessionSettings], AbstractAsyncContextManager[ChainSession]
@@ -89,7 +89,7 @@ class RpcPool:
     ) -> None:
         """Use ``urls``, in order of preference, through ``proxies``.
 
-        ``chain_id`` and ``genesis_hash`` are the expected values; a missing one is learned from the
+        ``chain_id`` and ``genesis_hash`` are the expected values. A missing one is learned from the
         first endpoint and then expected of the others. Without ``abi``, the contract's is detected.
         For ``block_time``, ``poll_interval`` (seconds) and ``start_block`` see `SessionSettings`.
         Raises `FormatError` for an invalid RPC URL, or if there is no URL.
@@ -98,7 +98,7 @@ class RpcPool:
             raise FormatError("no RPC URL is configured")
         self._endpoints = [_Endpoint(RpcUrl.parse(url, proxies)) for url in urls]
         self.calls: dict[str, Calls] = {}
-        """The call statistics by endpoint name; URLs that differ only in secrets share a name."""
+        """The call statistics by endpoint name. URLs that differ only in secrets share a name."""
         for endpoint in self._endpoints:
             endpoint.memory.calls = self.calls.setdefault(endpoint.url.name, endpoint.memory.calls)
         self._target = Target(contract.lower(), chain_id, genesis_hash, abi)
@@ -170,7 +170,7 @@ class RpcPool:
 
     @asynccontextmanager
     async def _use(self, endpoint: _Endpoint) -> AsyncIterator[ChainSession]:
-        """Open a session on an endpoint; a failure of the session makes the endpoint pause."""
+        """Open a session on an endpoint. If the session fails, the endpoint pauses."""
         connected_at: float | None = None
         try:
             async with self._open(endpoint.url, self._target, endpoint.memory, self._settings) as session:

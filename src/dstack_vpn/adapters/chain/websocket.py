@@ -83,7 +83,7 @@ class WebSocketTransport:
             for request, future in zip(requests, futures, strict=True):
                 self._waiting.pop(request.id, None)
                 if future.done() and not future.cancelled():
-                    future.exception()  # mark it as retrieved; only the first is raised
+                    future.exception()  # mark it as retrieved, since only the first is raised
 
     async def _send(self, request: Request) -> None:
         if self.failure is not None:

@@ -33,7 +33,7 @@ from typing import Final
 from dstack_vpn.errors import DeviceError
 
 SOCKETS: Final = Path("/var/run/wireguard")
-"""Control sockets of wireguard-go and `wg`; wireguard-go exits when its own is removed."""
+"""Control sockets of wireguard-go and `wg`. wireguard-go exits when its own is removed."""
 TUN: Final = "/dev/net/tun"
 _UNIX_SOCKETS: Final = Path("/proc/thread-self/net/unix")
 """The Unix sockets of the thread's network namespace, with their paths."""
@@ -63,7 +63,7 @@ _LISTENS: Final = "00010000"
 
 
 def check_name(name: str) -> str:
-    """Return the interface name; raises `DeviceError` if it is invalid."""
+    """Return the interface name. Raises `DeviceError` if it is invalid."""
     if not _NAME.fullmatch(name) or name in {".", ".."}:
         raise DeviceError(f"not an interface name: {name[:32]!r} (1 to 15 letters, digits or _=+.-)")
     return name
@@ -75,7 +75,7 @@ def socket_path(name: str) -> Path:
 
 
 def find_program(program: str) -> Path:
-    """Return the path of wireguard-go; raises `DeviceError` if it is missing."""
+    """Return the path of wireguard-go. Raises `DeviceError` if it is missing."""
     path = shutil.which(program)
     if path is None:
         raise DeviceError(f"{program} is not installed: apt install wireguard-go")
@@ -86,15 +86,15 @@ def has_offloads(program: Path) -> bool:
     """Return True if this wireguard-go expects packets after a virtio header.
 
     That is several times faster. Otherwise it expects them after the older packet information, and
-    would misread a virtio header. The version does not show the difference (Debian's 0.0.20231211
-    reports 0.0.20230223, which had no offloads). But every binary that supports it contains the
-    name of the header type.
+    would misread a virtio header. The version does not show the difference: Debian's 0.0.20231211
+    reports 0.0.20230223, which had no offloads. The name of the header type does, because every
+    binary with support for it contains that name.
     """
     return b"virtioNetHdr" in program.read_bytes()
 
 
 async def program_version(program: Path) -> str | None:
-    """Return wireguard-go's version, such as ``0.0.20230223``; None if it prints none."""
+    """Return wireguard-go's version, such as ``0.0.20230223``. None if it prints none."""
     child = await asyncio.create_subprocess_exec(
         program, "--version", stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
     )
@@ -129,7 +129,7 @@ def open_tun(name: str, *, offloads: bool, new: bool) -> int:
 
 
 def persist(descriptor: int) -> None:
-    """Keep the descriptor's interface after its last descriptor is closed; raises `DeviceError`."""
+    """Keep the descriptor's interface after its last descriptor is closed. Raises `DeviceError`."""
     try:
         fcntl.ioctl(descriptor, _TUNSETPERSIST, 1)
     except OSError as error:
@@ -163,7 +163,7 @@ def listens_here(path: Path) -> bool:
 
 
 def is_listened_at(path: Path) -> bool:
-    """Return True if a program listens at the path, in any network namespace; raises `OSError`."""
+    """Return True if a program listens at the path, in any network namespace. Raises `OSError`."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
         try:
             probe.connect(str(path))
@@ -183,7 +183,7 @@ def is_elsewhere(path: Path) -> bool:
 
 
 def socket_id(path: Path) -> tuple[int, int] | None:
-    """Return the socket behind the path, as device and inode; None if it is missing."""
+    """Return the socket behind the path, as device and inode. None if it is missing."""
     with suppress(OSError):
         found = path.lstat()
         if stat.S_ISSOCK(found.st_mode):
@@ -245,7 +245,7 @@ class Child:
         self.release()
 
     def release(self) -> None:
-        """Stop the supervision; wireguard-go continues to run."""
+        """Stop the supervision. wireguard-go continues to run."""
         if self._pidfd >= 0:
             self._loop.remove_reader(self._pidfd)
             os.close(self._pidfd)
@@ -258,7 +258,7 @@ class Child:
 
 
 def spawn(program: Path, name: str, tun: int, listener: socket.socket) -> Child:
-    """Start wireguard-go on the TUN descriptor and the listening socket; raises `DeviceError`.
+    """Start wireguard-go on the TUN descriptor and the listening socket. Raises `DeviceError`.
 
     The caller then closes its own ``listener``, so that the kernel resets waiting clients if the
     program dies.

@@ -158,7 +158,7 @@ def _sweep(path: Path) -> None:
 
 
 def _read(path: Path) -> PrivateKey | None:
-    """Return the key in a file. None if the file is missing or unreadable; the latter is logged."""
+    """Return the key in a file. None if the file is missing or invalid. Logs the latter."""
     try:
         return PrivateKey.parse(path.read_text().strip())
     except FileNotFoundError:
