@@ -45,7 +45,7 @@ def receive(udp: socket.socket) -> tuple[bytes, Any, str]:
     return data, source, udp.getsockname()[0]
 
 
-def send_from(udp: socket.socket, data: bytes, source: str, to: Any) -> None:  # noqa: ANN401  # the socket's
+def send_from(udp: socket.socket, data: bytes, source: str, to: Any) -> None:  # noqa: ANN401 - a socket address
     """Send a datagram from one of our addresses. Raises `OSError`."""
     if udp.family == socket.AF_INET6:
         packed = struct.pack("16si", socket.inet_pton(socket.AF_INET6, source), 0)

@@ -121,7 +121,7 @@ class DnsServer:
     def _report(self, address: SocketAddress, problem: str) -> None:
         if self._problems.get(address) != problem:
             self._problems[address] = problem
-            _log.error("dns.trouble", problem=problem, better="another DNS_PORT, or 0 for none")
+            _log.error("dns.trouble", problem=problem, better="set another DNS_PORT, or 0 to switch DNS off")
 
     @property
     def problem(self) -> str | None:

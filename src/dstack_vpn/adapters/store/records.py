@@ -92,7 +92,7 @@ def _plain(value: object) -> object:
             return {"at": [block, log_index]}
         case PeerEndpoint():
             return {"reach": str(value)}
-        case _:
+        case _:  # all other values are dataclasses
             fields = {name: _plain(getattr(value, name)) for name in type(value).__match_args__}  # type: ignore[attr-defined]
             return {"type": _name_of(type(value)), **fields}
 
