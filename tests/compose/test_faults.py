@@ -75,7 +75,7 @@ def test_a_secret_in_the_environment_works_and_warns() -> None:
     key = base64.b64encode(new_key().reveal()).decode()
     with container(*ADMIN, *TUN, *NOWHERE, "-e", f"WIREGUARD_PRIVATE_KEY={key}") as name:
         wait_for("the warning", lambda: "config.secret_in_environment" in logged(name), 30)
-        assert "pass the path of its file as NAME_FILE" in logged(name)
+        assert "pass its file as NAME_FILE" in logged(name)
         assert key not in logged(name)
 
 
