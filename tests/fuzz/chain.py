@@ -31,7 +31,7 @@ def messages(data: bytes) -> object:
     """A frame; the errors in it are given a meaning, and shown."""
     found = jsonrpc.decode(data)
     for message in found:
-        if isinstance(message, jsonrpc.Reply) and message.fault is not None:
+        if isinstance(message, jsonrpc.Response) and message.fault is not None:
             error = classify(message.fault, "eth_call", jsonrpc.excerpt(message.fault.message))
             assert isinstance(error, ChainError)
             describe_revert(message.fault.data or b"")

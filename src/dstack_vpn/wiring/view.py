@@ -14,7 +14,7 @@ from dstack_vpn.daemon.daemon import Daemon
 from dstack_vpn.wiring.snapshot import NodeSnapshot, take
 
 if TYPE_CHECKING:
-    from dstack_vpn.adapters.chain.tally import Calls
+    from dstack_vpn.adapters.chain.method_stats import Calls
     from dstack_vpn.adapters.relay.tcp2udp import Tcp2Udp
     from dstack_vpn.adapters.web.documents import Later
     from dstack_vpn.adapters.web.server import HttpServer

@@ -13,7 +13,7 @@ from typing import Final, TypeAlias
 
 from dstack_vpn.adapters.chain.faults import UnknownBlockError
 from dstack_vpn.adapters.chain.jsonrpc import Json, Request
-from dstack_vpn.adapters.chain.tally import Calls, MethodStats
+from dstack_vpn.adapters.chain.method_stats import Calls, MethodStats
 from dstack_vpn.adapters.chain.transport import Outcome, Transport
 from dstack_vpn.core.limits.backoff import full_jitter
 from dstack_vpn.errors import CallRevertedError, ChainError, RetryError

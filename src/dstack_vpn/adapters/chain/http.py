@@ -10,7 +10,8 @@ from typing import Final
 
 import aiohttp
 
-from dstack_vpn.adapters.chain.jsonrpc import MAX_MESSAGE, Notification, Reply, Request, decode, encode
+from dstack_vpn.adapters.bodies import BodyTooLongError, read_bounded
+from dstack_vpn.adapters.chain.jsonrpc import MAX_MESSAGE, Notification, Request, Response, decode, encode
 from dstack_vpn.adapters.chain.transport import OPEN_TIMEOUT, Outcome, lost, outcome, refused
 from dstack_vpn.adapters.chain.url import RpcUrl
 from dstack_vpn.errors import CallRevertedError, ChainError, EndpointError, RangeError, RetryError
@@ -95,7 +96,7 @@ class HttpTransport:
     async def _post(self, requests: Sequence[Request]) -> list[Outcome]:
         """Make one POST. Return an empty list if a batch got no batch in reply."""
         messages = decode(await self._body(encode(requests)), self.url.redactor)
-        replies = {m.id: m for m in messages if isinstance(m, Reply)}
+        replies = {m.id: m for m in messages if isinstance(m, Response)}
         if len(requests) > 1 and any(request.id not in replies for request in requests):
             return []
         if len(requests) == 1 and None in replies and replies[None].fault is not None:
@@ -106,7 +107,7 @@ class HttpTransport:
         async with self._client.post(
             self.url.raw, data=body, headers=_HEADERS, allow_redirects=False, proxy=self.url.proxy
         ) as response:
-            content = await _limited(response.content)
+            content = await _body(response.content)
         # Some endpoints send a JSON-RPC error with a 4xx or 5xx status. It has more detail.
         plain = 200 <= response.status < 300
         if not plain and (response.status == 429 or content.lstrip()[:1] not in (b"{", b"[")):
@@ -118,22 +119,19 @@ def _refused(outcome: Outcome) -> bool:
     return isinstance(outcome, ChainError) and not isinstance(outcome, CallRevertedError)
 
 
-def _own(replies: dict[int | None, Reply], request: Request, url: RpcUrl) -> Outcome:
+def _own(replies: dict[int | None, Response], request: Request, url: RpcUrl) -> Outcome:
     reply = replies.get(request.id)
     if reply is None:
         return EndpointError(f"{request.method}: the endpoint's reply does not belong to the call")
     return outcome(reply, request, url)
 
 
-async def _limited(stream: aiohttp.StreamReader) -> bytes:
+async def _body(stream: aiohttp.StreamReader) -> bytes:
     """Return the decompressed body. Raises `RangeError` if it exceeds `MAX_MESSAGE`."""
-    chunks, size = [], 0
-    async for chunk in stream.iter_any():
-        size += len(chunk)
-        if size > MAX_MESSAGE:
-            raise RangeError(f"the endpoint's reply exceeds {MAX_MESSAGE >> 20} MiB")
-        chunks.append(chunk)
-    return b"".join(chunks)
+    try:
+        return await read_bounded(stream, MAX_MESSAGE)
+    except BodyTooLongError as error:
+        raise RangeError(f"the endpoint's reply exceeds {MAX_MESSAGE >> 20} MiB") from error
 
 
 @asynccontextmanager

@@ -41,7 +41,7 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class Response:
     """The reply to one call. ``id`` None: the endpoint could not identify the call."""
 
     id: int | None
@@ -57,7 +57,7 @@ class Notification:
     result: Json
 
 
-Message: TypeAlias = Reply | Notification
+Message: TypeAlias = Response | Notification
 
 
 def encode(requests: Sequence[Request]) -> str:
@@ -91,10 +91,10 @@ def _message(item: Json, redactor: Redactor) -> Message:
     if number is not None and type(number) is not int:
         raise EndpointError("the endpoint replied with an id that was never sent")
     if item.get("error") is not None:
-        return Reply(number, fault=_fault(item["error"], redactor))
+        return Response(number, fault=_fault(item["error"], redactor))
     if "result" not in item:
         raise EndpointError("the endpoint replied with neither a result nor an error")
-    return Reply(number, item["result"])
+    return Response(number, item["result"])
 
 
 def _notification(item: dict[str, Json]) -> Notification:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Final
 
-from dstack_vpn.adapters.chain.tally import Calls
+from dstack_vpn.adapters.chain.method_stats import Calls
 from dstack_vpn.core.chain.events import LoggedEvent
 from dstack_vpn.core.model import BlockRef
 

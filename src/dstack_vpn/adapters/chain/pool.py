@@ -25,8 +25,8 @@ import structlog
 
 from dstack_vpn.adapters.chain.identity import Target
 from dstack_vpn.adapters.chain.memory import EndpointCapabilities
+from dstack_vpn.adapters.chain.method_stats import Calls
 from dstack_vpn.adapters.chain.session import SessionSettings, open_session
-from dstack_vpn.adapters.chain.tally import Calls
 from dstack_vpn.adapters.chain.url import RpcUrl
 from dstack_vpn.core.chain.proxy import DIRECT, Proxies
 from dstack_vpn.core.limits.backoff import Backoff

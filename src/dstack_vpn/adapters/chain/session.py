@@ -21,9 +21,9 @@ from dstack_vpn.adapters.chain.http import open_http
 from dstack_vpn.adapters.chain.identity import Target, identify
 from dstack_vpn.adapters.chain.logs import LogReader
 from dstack_vpn.adapters.chain.memory import EndpointCapabilities
+from dstack_vpn.adapters.chain.method_stats import MethodStats
 from dstack_vpn.adapters.chain.ranges import BlockLogs
 from dstack_vpn.adapters.chain.state import StateReader
-from dstack_vpn.adapters.chain.tally import MethodStats
 from dstack_vpn.adapters.chain.tip import SeenHeads
 from dstack_vpn.adapters.chain.transport import Transport
 from dstack_vpn.adapters.chain.url import RpcUrl

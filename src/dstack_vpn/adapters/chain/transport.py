@@ -11,7 +11,7 @@ from typing import Final, Protocol, TypeAlias
 import aiohttp
 
 from dstack_vpn.adapters.chain.faults import classify
-from dstack_vpn.adapters.chain.jsonrpc import Json, Notification, Reply, Request, excerpt
+from dstack_vpn.adapters.chain.jsonrpc import Json, Notification, Request, Response, excerpt
 from dstack_vpn.adapters.chain.url import RpcUrl
 from dstack_vpn.errors import ChainError, EndpointError, RangeError, RetryError
 
@@ -50,7 +50,7 @@ class Transport(Protocol):
         """
 
 
-def outcome(reply: Reply, request: Request, url: RpcUrl) -> Outcome:
+def outcome(reply: Response, request: Request, url: RpcUrl) -> Outcome:
     """Return the result of a reply, or its error without credentials."""
     if reply.fault is None:
         return reply.result

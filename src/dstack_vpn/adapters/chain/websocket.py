@@ -17,8 +17,8 @@ from dstack_vpn.adapters.chain.jsonrpc import (
     MAX_MESSAGE,
     Message,
     Notification,
-    Reply,
     Request,
+    Response,
     decode,
     encode,
 )
@@ -44,7 +44,7 @@ class WebSocketTransport:
         self.url = url
         self.failure: ChainError | None = None
         self._socket = socket
-        self._waiting: dict[int, asyncio.Future[Reply]] = {}
+        self._waiting: dict[int, asyncio.Future[Response]] = {}
         self._queue: asyncio.Queue[Notification | None] = asyncio.Queue(queue_length + 1)
         self._queue_length = queue_length
 
@@ -129,12 +129,12 @@ class WebSocketTransport:
                 if self._queue.qsize() >= self._queue_length:
                     raise EndpointError("the endpoint sends events faster than they are processed")
                 self._queue.put_nowait(message)
-            case Reply(id=None, fault=fault):
+            case Response(id=None, fault=fault):
                 text = fault.message if fault else ""
                 raise RetryError(
                     f"the endpoint refused the connection's calls: {self.url.redact(text)[:120]}"
                 )
-            case Reply(id=int(number)):
+            case Response(id=int(number)):
                 future = self._waiting.get(number)
                 # None: the caller stopped waiting, or never sent such a call. The connection is
                 # kept.

@@ -10,15 +10,13 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
+from dstack_vpn.adapters.bodies import read_bounded
 from dstack_vpn.core.attest.quote import report_data
 from dstack_vpn.core.wireguard.keys import KEY_LENGTH, PrivateKey, PublicKey
 from dstack_vpn.core.wireguard.x25519 import clamp
 from dstack_vpn.errors import AgentError
-
-if TYPE_CHECKING:
-    import aiohttp
 
 SOCKETS: Final = ("/var/run/dstack.sock", "/var/run/dstack/dstack.sock", "/run/dstack/dstack.sock")
 TIMEOUT: Final = 10.0
@@ -52,7 +50,7 @@ class GuestAgent:
                 session.post(url, json=request) as response,
             ):
                 response.raise_for_status()
-                answer = json.loads(await _limited(response.content))
+                answer = json.loads(await read_bounded(response.content, _ANSWER))
         except (aiohttp.ClientError, OSError, ValueError, RecursionError) as error:
             reason = str(error) or type(error).__name__
             raise AgentError(
@@ -104,13 +102,3 @@ class GuestAgent:
 def _hex(text: object) -> bytes | None:
     match = _HEX.fullmatch(text) if isinstance(text, str) else None
     return bytes.fromhex(match[1]) if match else None
-
-
-async def _limited(content: "aiohttp.StreamReader") -> bytes:
-    """Return a body. Raises `ValueError` if it exceeds the limit."""
-    body = b""
-    async for chunk in content.iter_any():
-        body += chunk
-        if len(body) > _ANSWER:
-            raise ValueError(f"its reply has more than {_ANSWER} bytes")
-    return body
