@@ -181,11 +181,11 @@ def request(data: bytes) -> object:
         "web.Request",
         SimpleNamespace(headers=headers, path=path, transport=_Transport(ends), version=HttpVersion11),
     )
-    refusal = _POLICY.judge(asked, is_open=False)
+    refusal = _POLICY.refusal(asked, is_open=False)
     client = _POLICY.client(asked)
     if refusal is None:
         assert _may(peer, own, path, headers), "let in without a reason"
-    _POLICY.judge(asked, is_open=True)
+    _POLICY.refusal(asked, is_open=True)
     return client if refusal is None else None
 
 

@@ -1,11 +1,11 @@
-"""Selectors and topics of the registry contracts: constants, so that nothing hashes at run time.
+"""Selectors and topics of the registry contracts, as constants: no hashing at run time.
 
-A test compares them with the artifacts, whose values the compiler's build computed.
+A test compares them with the values that the contracts' build computed.
 """
 
 from typing import Final
 
-# -- events: what both contracts emit ------------------------------------------------------------------
+# -- events of both contracts ---------------------------------------------------------------------------
 
 TRANSFER: Final = "0xddf252ad1be2c89b69c2b068fc378daa952ba7f163c4a11628f55a4df523b3ef"
 NODE_ACCESS_GRANTED: Final = "0x9a71852b5ff3e6dcfff28eaeb177387d7be860dcf63f02bc0c74d796d373a22c"
@@ -24,7 +24,7 @@ NODE_EXPIRY_UPDATED: Final = "0x2c708d2f2329133d39c48c26a5aea3ac25263ae8cc34dd6d
 ACCESS_REGISTRY_ID: Final = bytes.fromhex("fea7aea3")
 """ERC-165 interface id of ``IAccessRegistry``."""
 NO_INTERFACE_ID: Final = bytes.fromhex("ffffffff")
-"""The id that no contract may claim to have (ERC-165)."""
+"""The id for which every contract must return false (ERC-165)."""
 
 SUPPORTS_INTERFACE: Final = bytes.fromhex("01ffc9a7")
 GET_NODE: Final = bytes.fromhex("4f0f4aa9")
@@ -54,7 +54,7 @@ PAUSE: Final = bytes.fromhex("8456cb59")
 UNPAUSE: Final = bytes.fromhex("3f4ba83a")
 ACCEPT_OWNERSHIP: Final = bytes.fromhex("79ba5097")
 
-# -- reverts that the compiler itself makes ------------------------------------------------------------
+# -- reverts that the compiler generates ---------------------------------------------------------------
 
 ERROR: Final = bytes.fromhex("08c379a0")
 """``Error(string)``: ``require`` with a text."""

@@ -20,7 +20,7 @@ from dstack_vpn.core.wireguard.framing import HEADER, LONGEST_FRAME, RUN, RUN_BY
 READ: Final = 1 << 18
 """The limit of bytes for one read from a stream."""
 WORTH_IT: Final = 3
-"""The least number of consecutive frames of equal size that are sent by a call of their own."""
+"""The least number of consecutive frames of equal size that are sent by a separate call."""
 _MSG_DONTWAIT: Final = 0x40
 _SEGMENT: Final = 16
 """Offset of the segment's size in the control message: a u16 after a struct cmsghdr."""
@@ -138,7 +138,7 @@ class Outbox:
         return self._templates[key]
 
     def _frames(self, sink: Sink, runs: Sequence[Run]) -> int | None:
-        """Send each frame of the runs as a message of its own."""
+        """Send each frame of the runs as a separate message."""
         frames = _each(runs)
         for start in range(0, len(frames), MOST):
             part = frames[start : start + MOST]

@@ -118,8 +118,8 @@ def _check_pin(secured: ssl.SSLSocket, upstream: RelayUrl) -> None:
     found = pin_of(certificate) if certificate else b""
     if found not in upstream.pins:
         raise RelayError(
-            f"{upstream.name}: pin: the server has another key, sha256:{found.hex()}. If that is meant to "
-            "be, put it into the URL; else somebody is in between"
+            f"{upstream.name}: pin: the server has another key, sha256:{found.hex()}. If the change is "
+            "intended, put this pin into the URL; otherwise the connection may be intercepted"
         )
 
 
@@ -186,15 +186,15 @@ def explain(error: Exception, name: str = "") -> str:
             return f"the server's certificate is for another name than {name}; sni= in the URL sets the name"
         case ssl.SSLCertVerificationError():
             return (
-                f"the server's certificate is not trusted ({error.verify_message}); give its authority by "
-                "ca=, or its key by pin="
+                f"the server's certificate is not trusted ({error.verify_message}); set its CA with ca=, "
+                "or its key with pin="
             )
         case ssl.SSLError(reason="WRONG_VERSION_NUMBER" | "HTTP_REQUEST" | "UNEXPECTED_MESSAGE"):
             return "the other side does not speak TLS"
         case ssl.SSLError(reason="UNSUPPORTED_PROTOCOL" | "TLSV1_ALERT_PROTOCOL_VERSION"):
-            return "the other side speaks no TLS of version 1.2 or newer"
+            return "the other side does not support TLS 1.2 or newer"
         case ssl.SSLEOFError() | ConnectionResetError():
-            return "the other side ended the TLS handshake; a gateway does so on a name that it doesn't know"
+            return "the other side ended the TLS handshake; gateways do so for an unknown name"
     return _reason(error)
 
 

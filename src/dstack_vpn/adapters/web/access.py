@@ -35,13 +35,13 @@ _LOOPBACK: Final[tuple[Network, ...]] = (
     ipaddress.IPv6Network("::1/128"),
 )
 
-_WRONG: Final = "give the API token: 'Authorization: Bearer …' (API_TOKEN_FILE has it)"
+_WRONG: Final = "send the API token: 'Authorization: Bearer …' (API_TOKEN_FILE contains it)"
 _CLOSED: Final = (
-    "this is open to processes of root and of the daemon's own user only (API_OPEN_TO): set API_TOKEN_FILE, "
-    "and give that token"
+    "without a token, only processes of root and of the daemon's own user have access (API_OPEN_TO): set "
+    "API_TOKEN_FILE, and send that token"
 )
 _REBOUND: Final = (
-    "ask for this by an IP address, by localhost, or with the API token: 'Host' names somebody else"
+    "the 'Host' header does not name this machine: use an IP address, localhost, or the API token"
 )
 
 
@@ -81,8 +81,8 @@ class Policy:
         """The parties that limits count."""
         return Sources(self.members, self.proxies)
 
-    def judge(self, request: web.Request, *, is_open: bool) -> Refusal | None:
-        """Return the reason for not answering a request, or None."""
+    def refusal(self, request: web.Request, *, is_open: bool) -> Refusal | None:
+        """Return the reason for not answering a request; None if it is allowed."""
         peer = peer_of(request)
         if is_open:
             rebound = _is_here(request, peer) and not self._is_plain(request)
@@ -156,7 +156,7 @@ def behind(request: web.Request, peer: IPAddress, proxies: Sequence[Network]) ->
 
 
 def _is_here(request: web.Request, peer: IPAddress | None) -> bool:
-    """Return True for a request from this machine, by loopback or by an address of its own."""
+    """Return True for a request from this machine, by loopback or by its own address."""
     return peer is not None and (peer.is_loopback or peer == _address_of(request, "sockname"))
 
 

@@ -104,7 +104,7 @@ def test_a_page_that_rebinds_its_name_to_another_address_of_this_machine_reads_n
     transport = SimpleNamespace(get_extra_info=ends.get)
     headers = {"Host": "evil.example:8080", "X-Forwarded-For": "10.77.0.2"}
     request = make_mocked_request("GET", "/health", headers, transport=transport)
-    refusal = Policy(TOKEN).judge(request, is_open=True)
+    refusal = Policy(TOKEN).refusal(request, is_open=True)
     assert (refusal and refusal.status) == status
 
 
