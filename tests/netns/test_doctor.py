@@ -33,7 +33,7 @@ def test_beside_a_running_daemon_all_is_well(lab: Lab) -> None:
     assert code == 0
     assert checks["udp port"]["found"] == "51820 is wg0's"
     assert checks["interface"]["found"] == "wg0 has 2 peers"
-    assert checks["membership"]["found"] == f"node a, token {a.token}, with our key"
+    assert checks["membership"]["found"] == f"node a, token {a.token}, with this node's key"
     assert checks["names"]["found"] == f"{a.address}:53 answers for a.vpn.internal"
     assert f"{b.endpoint}: a handshake " in checks["udp to b"]["found"]
     rpc = next(check for name, check in checks.items() if name.startswith("rpc "))
@@ -83,7 +83,7 @@ def test_commands_about_the_daemon_take_its_settings(lab: Lab) -> None:
     assert str(a.key_file) in settings.read_text()
     found = {check["name"]: check for check in json.loads(bare(a, "doctor", "--json"))["checks"]}
     assert {name: c["found"] for name, c in found.items() if c["status"] != "pass"} == {}
-    assert found["membership"]["found"] == f"node a, token {a.token}, with our key"
+    assert found["membership"]["found"] == f"node a, token {a.token}, with this node's key"
     assert json.loads(bare(a, "plan", "--json"))["changes"] == []
     assert json.loads(bare(a, "audit", "show", "--json", "--kind", "node.started"))
     wait_until(lambda: json.loads(bare(a, "config", "list", "--json"))["backups"], "there is a backup")

@@ -1,6 +1,6 @@
-"""Shell completion of values: fixed choices, the nodes that the daemon knows, and backups.
+"""Shell completion of values: fixed choices, the running daemon's nodes, and backups.
 
-Completion never prints an error: what can't be known completes to nothing.
+Completion never prints an error: without data there are no completions.
 """
 
 from collections.abc import Iterable
@@ -15,18 +15,21 @@ from dstack_vpn.config import OPTIONS, Option, Settings
 from dstack_vpn.errors import DstackVpnError
 
 DEADLINE: Final = 0.5
-"""Seconds that a person who pressed Tab waits for the daemon, at most, for each read of its answer."""
+"""The timeout in seconds for each read from the daemon, because the user waits after Tab."""
 _ANY: Final = "0x" + "0" * 40
-"""A contract that is not asked."""
+"""A placeholder for the contract, which is not used."""
 
 
 def one_of(option: Option) -> "Choices | None":
-    """The type of a flag with a fixed choice; None for others. The configuration checks the value."""
+    """Return the type of a flag with fixed choices; None for others.
+
+    The configuration checks the value.
+    """
     return Choices(option.choices) if option.choices else None
 
 
 class Choices(click.ParamType[str]):
-    """A text that has completions; whether it is allowed is not decided here."""
+    """A text with completions, which is not checked here."""
 
     name = "text"
 
@@ -41,7 +44,7 @@ class Choices(click.ParamType[str]):
 
 
 def nodes(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-    """The ids of the running daemon's peers, and its own."""
+    """Return the node ids of the running daemon and its peers."""
     from dstack_vpn.cli.http import fetch
 
     try:
@@ -53,7 +56,7 @@ def nodes(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[s
 
 
 def backups(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-    """The backups' names, and ``current`` if the command takes it."""
+    """Return the backups' names, and ``current`` if the command accepts it."""
     from dstack_vpn.wiring import node as wiring
 
     also = [] if ctx.info_name == "rollback" else ["current"]
@@ -65,7 +68,10 @@ def backups(ctx: click.Context, param: click.Parameter, incomplete: str) -> list
 
 
 def _settings(ctx: click.Context) -> Settings:
-    """The flags so far, else the running daemon's settings; raises `ConfigError` and `StoreError`."""
+    """Return the settings from the flags so far, else those of the running daemon.
+
+    Raises `ConfigError` and `StoreError`.
+    """
     from dstack_vpn.wiring.running import settings_of
 
     known = {option.key: option for option in OPTIONS if not option.secret}

@@ -1,4 +1,4 @@
-"""The commands of `node` that only read: no key, no transaction, and no more than the daemon's libraries."""
+"""The commands of `node` that only read: they need no key and only the daemon's libraries."""
 
 import asyncio
 import json
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from dstack_vpn.wiring.node import NodeName, Snapshot
 
 _READING: Final = (*CHAIN, "START_BLOCK", "VPN_CIDR", "GRANT_CONFIRMATIONS")
-_as_json = click.option("--json", "as_json", is_flag=True, help="As JSON.")
+_as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 async def find(settings: Settings, name: "NodeName") -> "tuple[Node, Snapshot]":
-    """The node of that name, in force or not; raises `AdminError` if it is missing."""
+    """Return the node with a name, active or not; raises `AdminError` if it is missing."""
     from dstack_vpn.wiring import node as wiring
 
     snapshot = await wiring.registry_access(settings).one(name)
@@ -44,17 +44,20 @@ async def find(settings: Settings, name: "NodeName") -> "tuple[Node, Snapshot]":
 
 
 def access_over(settings: Settings, snapshot: "Snapshot", own: PublicKey | None = None) -> AccessControl:
-    """Access control as the node with the key ``own`` sees it, or (None) as a stranger sees it."""
+    """Return access control from the view of the node with the key ``own``.
+
+    With None, the view is that of a client outside of the network.
+    """
     from dstack_vpn.wiring.addresses import address_plan
     from dstack_vpn.wiring.keys import identity_of
 
     return AccessControl(
         snapshot.registry,
         address_plan(settings),
-        # A key without a holder.
+        # A random key, which no node has.
         own or PublicKey(secrets.token_bytes(32)),
         snapshot.at.number,
-        # A node that was read alone does not always tell since when it has its key.
+        # A node that was read alone may lack the block of its key.
         settings.grant_confirmations if snapshot.complete else 0,
         identity=BY_KEY if own is None else identity_of(settings),
     )
@@ -71,7 +74,7 @@ Examples:
 @_as_json
 @with_settings(*_READING)
 def info(settings: Settings, subject: Subject, *, as_json: bool) -> None:
-    """Show the registry's entry of a node, and whether it has access."""
+    """Show a node's entry in the registry, and its access."""
     from dstack_vpn.wiring import node as wiring
 
     name = _question(settings, subject)
@@ -83,7 +86,7 @@ def info(settings: Settings, subject: Subject, *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"block": snapshot.at.number, **entry, **verdict}))
         return
-    # A contract's flag alone is not access: a node that has expired has it, too.
+    # The contract's flag is not shown: an expired node still has it.
     shown = {"access": _access(verdict), **{field: v for field, v in entry.items() if field != "active"}}
     console().print(
         Layout(("field", "value"), [Row((f.replace("_", " "), _cell(v))) for f, v in shown.items()])
@@ -104,7 +107,7 @@ Example:
 @_as_json
 @with_settings(*_READING)
 def list_(settings: Settings, *, as_json: bool) -> None:
-    """List all nodes, and whether each has access."""
+    """List all nodes with their access."""
     from dstack_vpn.wiring import node as wiring
 
     snapshot = asyncio.run(wiring.registry_access(settings).list())
@@ -131,9 +134,9 @@ Examples:
 @with_settings(*_READING)
 @click.pass_context
 def verify(ctx: click.Context, settings: Settings, subject: Subject, *, as_json: bool) -> None:
-    """Say whether a node, a key or a tunnel address is on the network, and why.
+    """Check if a node, a key or a tunnel address has access, and print the reason.
 
-    Exits with 0 if it is, else with 1.
+    Exits with 0 if it has access, else with 1.
     """
     from dstack_vpn.wiring import node as wiring
 
@@ -146,10 +149,11 @@ def verify(ctx: click.Context, settings: Settings, subject: Subject, *, as_json:
     if as_json:
         click.echo(json.dumps({"block": snapshot.at.number, **_verdict(decision), "node": entry}))
     else:
-        click.echo(_sentence(decision, entry))
+        click.echo(_summary(decision, entry))
     if not snapshot.complete:
         click.echo(
-            "note: the contract can't enumerate: other nodes with the same key would not show", err=True
+            "note: the contract can't enumerate its tokens: another node with the same key is not detected",
+            err=True,
         )
     ctx.exit(0 if decision.granted else 1)
 
@@ -163,7 +167,9 @@ def _question(settings: Settings, subject: Subject) -> "PublicKey | NodeName":
         return subject
     token = address_plan(settings).token_at(str(subject))
     if token is None:
-        raise AdminError("the address is no token's: it is in neither VPN_CIDR nor the contract's IPv6 range")
+        raise AdminError(
+            "the address belongs to no token: it is in neither VPN_CIDR nor the contract's IPv6 range"
+        )
     return wiring.node_name(f"token:{token}")
 
 
@@ -174,11 +180,11 @@ def _decide(access: AccessControl, question: "PublicKey | NodeName", now: float)
     return access.decide(-1 if node is None else node.token_id, now)
 
 
-# -- what a node looks like -------------------------------------------------------------------------------
+# -- output -----------------------------------------------------------------------------------------------
 
 
 def describe(node: Node, addresses: AddressPlan) -> dict[str, Any]:
-    """A node as JSON can hold it. What is malformed is null, and ``problems`` says why."""
+    """Return a node as JSON values. A malformed field is null, and ``problems`` has the reason."""
     named = {
         "node_id": node.node_id,
         "public_key": node.public_key,
@@ -198,7 +204,7 @@ def describe(node: Node, addresses: AddressPlan) -> dict[str, Any]:
 
 
 def date(moment: int) -> str | None:
-    """Unix seconds as a date; None for 0, and for what is beyond the year 9999."""
+    """Return Unix seconds as a date; None for 0, and for years after 9999."""
     try:
         return f"{datetime.fromtimestamp(moment, UTC):%Y-%m-%dT%H:%M:%SZ}" if moment else None
     except (OverflowError, ValueError, OSError):
@@ -209,7 +215,7 @@ def _verdict(decision: Decision) -> dict[str, Any]:
     return {"granted": decision.granted, "reason": str(decision)}
 
 
-def _sentence(decision: Decision, entry: dict[str, Any] | None) -> str:
+def _summary(decision: Decision, entry: dict[str, Any] | None) -> str:
     verdict = f"{'granted' if decision.granted else 'denied'}: {decision}"
     if entry is None:
         return verdict

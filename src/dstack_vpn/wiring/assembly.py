@@ -1,6 +1,7 @@
 """The construction of a daemon from its parts, bottom-up, by constructor arguments only.
 
-`Outside` has the adapters, `Options` the values from the settings. This module imports neither.
+`Outside` has the adapters, `Options` the values from the settings. This module imports neither the
+adapters nor the settings.
 """
 
 import asyncio
@@ -82,11 +83,11 @@ class Outside:
     make_relay: Callable[[PeerEndpoint], Awaitable[PeerRelay]]
     can_send: Callable[[SocketAddress], bool]
     ring: KeyRing | None
-    """Our keys, if they are ours to change."""
+    """The node's keys; None if it can't change them."""
     changer: KeyChanger | None
-    """Changes our key by its age; None if the settings do not ask for that."""
+    """Rotates the key by its age; None if this is not configured."""
     firewall_controller: FirewallController | None
-    """The packet filter; None if the settings do not ask for one."""
+    """The packet filter; None if it is not configured."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +120,7 @@ class Options:
     """Seconds."""
     audit_keep_bytes: int
     unprotected: FirewallReport | None
-    """The report if no packet filter keeps packets in the tunnel, or None."""
+    """The report that no packet filter protects the tunnel; None if one does."""
 
 
 def assemble(outside: Outside, options: Options) -> Daemon:

@@ -41,7 +41,7 @@ Fetch = Callable[[str], dict[str, Any]]
 
 def make(path: Path, settings: Settings, logs: Sequence[Path], fetch: Fetch) -> int:
     """Write the archive; return the number of its files. Raises `StoreError`."""
-    files = {name: _told(part) for name, part in _parts(settings, logs, fetch)}
+    files = {name: _collect(part) for name, part in _parts(settings, logs, fetch)}
     write(path, files, Scrubber(_secrets(settings)))
     return len(files)
 
@@ -60,12 +60,12 @@ def _parts(settings: Settings, logs: Sequence[Path], fetch: Fetch) -> Iterator[t
         yield f"log-{number}-{log.name}", partial(_tail, log)
 
 
-def _told(part: Callable[[], str]) -> str:
+def _collect(part: Callable[[], str]) -> str:
     """Return a part's text, or the reason that it is not available."""
     try:
         return part()
     except (DstackVpnError, OSError, ValueError) as error:
-        return f"not to be had: {error}\n"
+        return f"not available: {error}\n"
 
 
 def _secrets(settings: Settings) -> Iterator[str]:

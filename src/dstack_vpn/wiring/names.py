@@ -22,7 +22,7 @@ class NodeDirectory:
         return without_ipv6(found) if tunnel.without_ipv6 else found
 
     def authority(self, zone: str) -> str:
-        """See there. The serial is the number of the block that we are at."""
+        """See there. The serial is the number of the node's current block."""
         tip = self.node.tunnel.members.follower.tip
         return self.names.start_of_authority(zone, 0 if tip is None else tip.number)
 

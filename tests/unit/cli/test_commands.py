@@ -166,7 +166,7 @@ def test_pubkey_refuses_what_is_no_key(cli: Cli, monkeypatch: pytest.MonkeyPatch
 def test_config_without_any_history(cli: Cli, tmp_path: Path) -> None:
     where = {"STATE_DIR": str(tmp_path), "WIREGUARD_CONFIG": str(tmp_path / "wg0.conf")}
     assert json.loads(cli("config", "list", "--json", **where).out) == {"pinned": False, "backups": []}
-    assert "Nothing was pinned" in cli("config", "resume", **where).out
+    assert "No backup was pinned" in cli("config", "resume", **where).out
     for arguments in (
         ["show"],
         ["show", "nope"],

@@ -13,7 +13,7 @@ from dstack_vpn.cli import node_reading, plan
 from dstack_vpn.cli.layout import Layout, Row
 from dstack_vpn.cli.tables import status_view
 from dstack_vpn.cli.top import top_view
-from dstack_vpn.cli.words import sentence
+from dstack_vpn.cli.words import describe
 from dstack_vpn.core.observe.events import EVENTS
 
 LONG = "web-" + "0123456789." * 5 + "end"
@@ -185,8 +185,8 @@ SENTENCES = {
 
 @pytest.mark.parametrize("kind", BODIES)
 def test_events_are_sentences(kind: str) -> None:
-    assert sentence(kind, BODIES[kind]) == SENTENCES[kind]
-    assert sentence(kind, json.loads(json.dumps(BODIES[kind]))) == SENTENCES[kind]
+    assert describe(kind, BODIES[kind]) == SENTENCES[kind]
+    assert describe(kind, json.loads(json.dumps(BODIES[kind]))) == SENTENCES[kind]
 
 
 class _Any(dict[str, object]):
@@ -199,7 +199,7 @@ class _Any(dict[str, object]):
 @pytest.mark.parametrize("kind", [*EVENTS, "admin.resume", "admin.rollback", "admin.transaction"])
 @pytest.mark.parametrize("body", [dict, _Any])
 def test_every_kind_has_words_and_no_raw_flag(kind: str, body: Callable[[], dict[str, Any]]) -> None:
-    said = sentence(kind, body())
+    said = describe(kind, body())
     assert said.endswith(f"[{kind}]")
     assert "True" not in said and "False" not in said
     assert body is dict or not said.startswith("[")

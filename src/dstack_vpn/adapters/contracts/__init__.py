@@ -66,7 +66,7 @@ _PROBE: Final = encode(1, "dstack-vpn-probe")
 
 
 async def _answers_like_deployed(call: Call) -> bool:
-    """Return True if a DstackAccessNft function replies well-formed data, and an undefined one fails.
+    """Return True if a DstackAccessNft function replies, and an undefined function fails.
 
     Any single function may revert, for example for an unknown node. A contract whose fallback
     answers every call must not pass.

@@ -83,7 +83,7 @@ def topic_uint(topic: str) -> int:
 
 
 def topic_address(topic: str) -> str:
-    """Return the address in a log's topic (``0x`` and 64 lower-case digits); raises `FormatError`."""
+    """Return the address in a log's topic (``0x``, 64 lower-case digits); raises `FormatError`."""
     if len(topic) != _TOPIC_LENGTH or topic[2:26] != _ADDRESS_PADDING:
         raise FormatError("a log topic is not an address")
     return "0x" + topic[26:]

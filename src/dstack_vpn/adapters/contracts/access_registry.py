@@ -90,7 +90,7 @@ class AccessRegistry:
         return (signatures.GET_NODE + encode(token_id),)
 
     def parse_token(self, token_id: TokenId, replies: Sequence[bytes | None], at: BlockRef) -> TokenState:
-        """See `ports.RegistryAbi.parse_token`; ``at`` is unused, as the reply has the key's block."""
+        """See `ports.RegistryAbi.parse_token`; ``at`` is unused: the reply has the key's block."""
         (reply,) = replies
         if reply is None:
             return TokenState(token_id, None)

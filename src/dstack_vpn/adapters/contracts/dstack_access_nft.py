@@ -77,7 +77,7 @@ class DstackAccessNft:
         return tuple(selector + encode(token_id) for selector in selectors)
 
     def parse_token(self, token_id: TokenId, replies: Sequence[bytes | None], at: BlockRef) -> TokenState:
-        """See `ports.RegistryAbi.parse_token`. Without an owner or an entry, the token is burned."""
+        """See `ports.RegistryAbi.parse_token`. Without an owner or entry, the token is burned."""
         access, owner_reply, uri = replies
         if access is None or owner_reply is None:
             return TokenState(token_id, None)

@@ -1,4 +1,4 @@
-"""The API's description in OpenAPI 3.1, served as `/openapi.json`; tests compare the API with it."""
+"""The API's description in OpenAPI 3.1, served as `/openapi.json`. Tests compare the API with it."""
 
 from typing import Any, Final
 
@@ -62,7 +62,7 @@ _PEER: Final = _object(
 )
 
 _DECISION: Final = _object(
-    granted={"type": "boolean", "description": "true if it has access to the network"},
+    granted={"type": "boolean", "description": "true if it has access as a peer; false for this node"},
     reason=_TEXT,
     detail=_TEXT,
     peer={"type": "boolean", "description": "true if WireGuard should have it as a peer"},
