@@ -88,8 +88,8 @@ def verify(ctx: click.Context, settings: Settings, *, contains: str | None, as_j
         for line in _completeness(first, cuts):
             click.echo(line)
     else:
-        verdict = "UNKNOWN" if code == 75 else "NOT SOUND"
-        click.echo(f"{verdict}: {problem}. Sound up to {end}", err=True)
+        state = "UNKNOWN" if code == 75 else "NOT SOUND"
+        click.echo(f"{state}: {problem}. Sound up to {end}", err=True)
     ctx.exit(code)
 
 

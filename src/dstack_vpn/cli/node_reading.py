@@ -81,21 +81,21 @@ def info(settings: Settings, subject: Subject, *, as_json: bool) -> None:
     assert not isinstance(name, PublicKey)
     node, snapshot = asyncio.run(find(settings, name))
     access = access_over(settings, snapshot)
-    verdict = _verdict(access.decide(node.token_id, wiring.judged_now(settings, snapshot.at)))
+    decision = _decision(access.decide(node.token_id, wiring.judged_now(settings, snapshot.at)))
     entry = describe(node, access.addresses)
     if as_json:
-        click.echo(json.dumps({"block": snapshot.at.number, **entry, **verdict}))
+        click.echo(json.dumps({"block": snapshot.at.number, **entry, **decision}))
         return
     # The contract's flag is not shown: an expired node still has it.
-    shown = {"access": _access(verdict), **{field: v for field, v in entry.items() if field != "active"}}
+    shown = {"access": _access(decision), **{field: v for field, v in entry.items() if field != "active"}}
     console().print(
         Layout(("field", "value"), [Row((f.replace("_", " "), _cell(v))) for f, v in shown.items()])
     )
 
 
-def _access(verdict: dict[str, Any]) -> Text:
-    granted = verdict["granted"]
-    return Text(f"{'granted' if granted else 'denied'}: {verdict['reason']}", "green" if granted else "red")
+def _access(decision: dict[str, Any]) -> Text:
+    granted = decision["granted"]
+    return Text(f"{'granted' if granted else 'denied'}: {decision['reason']}", "green" if granted else "red")
 
 
 @click.command(
@@ -113,7 +113,7 @@ def list_(settings: Settings, *, as_json: bool) -> None:
     snapshot = asyncio.run(wiring.registry_access(settings).list())
     access, now = access_over(settings, snapshot), wiring.judged_now(settings, snapshot.at)
     entries = [
-        {**describe(node, access.addresses), **_verdict(access.decide(token, now))}
+        {**describe(node, access.addresses), **_decision(access.decide(token, now))}
         for token, node in sorted(snapshot.registry.nodes.items())
     ]
     if as_json:
@@ -147,7 +147,7 @@ def verify(ctx: click.Context, settings: Settings, subject: Subject, *, as_json:
     decision = _decide(access, question, wiring.judged_now(settings, snapshot.at))
     entry = None if decision.node is None else describe(decision.node, access.addresses)
     if as_json:
-        click.echo(json.dumps({"block": snapshot.at.number, **_verdict(decision), "node": entry}))
+        click.echo(json.dumps({"block": snapshot.at.number, **_decision(decision), "node": entry}))
     else:
         click.echo(_summary(decision, entry))
     if not snapshot.complete:
@@ -211,25 +211,25 @@ def date(moment: int) -> str | None:
         return None
 
 
-def _verdict(decision: Decision) -> dict[str, Any]:
+def _decision(decision: Decision) -> dict[str, Any]:
     return {"granted": decision.granted, "reason": str(decision)}
 
 
 def _summary(decision: Decision, entry: dict[str, Any] | None) -> str:
-    verdict = f"{'granted' if decision.granted else 'denied'}: {decision}"
+    result = f"{'granted' if decision.granted else 'denied'}: {decision}"
     if entry is None:
-        return verdict
-    where = ", ".join(entry["addresses"]) or "no address"
-    return f"{verdict}; {printable(entry['node_id'])}, token {entry['token']}, {where}"
+        return result
+    addresses = ", ".join(entry["addresses"]) or "no address"
+    return f"{result}; {printable(entry['node_id'])}, token {entry['token']}, {addresses}"
 
 
 def _row(entry: dict[str, Any]) -> Row:
     first, *others = entry["addresses"] or [None]
     endpoint = entry["endpoint"] or entry["uri_endpoint"]
-    where = [f"endpoint {endpoint}"] if endpoint else []
+    remark = [f"endpoint {endpoint}"] if endpoint else []
     access = Text(entry["reason"], "green" if entry["granted"] else "red")
     return Row(
-        (entry["token"], entry["node_id"], first, access), (*others, f"owner {entry['owner']}", *where)
+        (entry["token"], entry["node_id"], first, access), (*others, f"owner {entry['owner']}", *remark)
     )
 
 

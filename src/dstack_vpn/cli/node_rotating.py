@@ -41,8 +41,8 @@ def rotate_key(sending: Sending, name: "NodeName") -> None:
     if settings.wireguard_private_key is None:
         raise AdminError(f"{settings.key_file} has no key yet: the daemon generates it at its first start")
     node = find_node(sending, name)
-    ours = {derive(settings.wireguard_private_key), *FileKeyRing(settings.key_file).others()}
-    if node.public_key not in ours:
+    own_keys = {derive(settings.wireguard_private_key), *FileKeyRing(settings.key_file).others()}
+    if node.public_key not in own_keys:
         raise AdminError(
             f"{label(node)} does not have this machine's key: run this command on the node's machine"
         )

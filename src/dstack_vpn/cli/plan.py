@@ -53,12 +53,12 @@ class _Facts:
     @property
     def plan(self) -> Plan:
         reasons = {key: str(self.access.decide(key, self.now)) for key in self.actual.peers}
-        gone = {key: why for key, why in reasons.items() if self.access.registry.with_key(key)}
+        removed = {key: reason for key, reason in reasons.items() if self.access.registry.with_key(key)}
         tokens = self.membership.tokens
         # Sorted by token, so that repeated runs have the same output.
         desired = dict(sorted(self.membership.peers.items(), key=lambda item: tokens[item[0]]))
         evidence = Evidence(self.now, destinations=self.membership.policy.destinations)
-        return make_plan(self.actual, desired, {}, gone, evidence)
+        return make_plan(self.actual, desired, {}, removed, evidence)
 
 
 @click.command(

@@ -15,8 +15,8 @@ PASSED: Final = ("PATH", "LANG", "LC_ALL", "SSL_CERT_FILE", "SSL_CERT_DIR", *_PR
 
 def environment() -> dict[str, str]:
     """Return the part of the environment that the child process gets."""
-    ours = os.environ  # noqa: TID251 - only this package reads it
-    return {name: ours[name] for name in PASSED if name in ours}
+    variables = os.environ  # noqa: TID251 - only this package reads it
+    return {name: variables[name] for name in PASSED if name in variables}
 
 
 def document(settings: Settings) -> str:

@@ -33,7 +33,7 @@ _SHARED: Final = (
 
 
 def _for_a_relay(option: Option) -> Option:
-    """Disable a relay's HTTP server by default: several may run beside a node, which has one."""
+    """Disable a relay's HTTP server by default: several relays may run beside a node with one."""
     return replace(option, default="0") if option.name == "HEALTH_CHECK_PORT" else option
 
 
@@ -42,8 +42,7 @@ RELAY_OPTIONS: Final[tuple[Option, ...]] = (
         "RELAY_MODE",
         parsers.choice(UDP2TCP, TCP2UDP),
         None,
-        "Direction: udp2tcp beside the WireGuard that connects, tcp2udp beside the WireGuard that it "
-        "connects to.",
+        "Direction: udp2tcp beside the WireGuard that initiates the connection, tcp2udp beside the other.",
         UDP2TCP,
     ),
     Option(

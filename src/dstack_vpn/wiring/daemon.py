@@ -122,7 +122,7 @@ def build(settings: Settings, link: Link, relays: Relays, source: ChainSource) -
 
 
 async def run(settings: Settings) -> None:
-    """Run the daemon until SIGTERM or SIGINT; a second signal ends it at once.
+    """Run the daemon until SIGTERM or SIGINT; a second signal ends it immediately.
 
     Raises `ConfigError`.
     """
@@ -184,7 +184,7 @@ def _services(
 
 
 async def _serve(node: Daemon, view: NodeView, settings: Settings) -> None:
-    # The web server takes 30 ms to import. The tunnel comes first, if it comes up at all.
+    # Importing the web server takes 30 ms. Wait for the tunnel first, within a time limit.
     with suppress(TimeoutError):
         await asyncio.wait_for(node.reconciler.filled.wait(), TUNNEL_FIRST)
     from dstack_vpn.wiring.web import serve_node

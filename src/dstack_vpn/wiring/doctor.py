@@ -36,8 +36,8 @@ Daemon = Mapping[str, Any]
 """A running daemon's reply at ``/stats``; empty if no daemon replies."""
 
 
-async def examine(settings: Settings, daemon: Daemon, tell: Callable[[Check], None]) -> list[Check]:
-    """Run and return all checks; ``tell`` gets each as soon as it is done.
+async def examine(settings: Settings, daemon: Daemon, report: Callable[[Check], None]) -> list[Check]:
+    """Run and return all checks; ``report`` gets each as soon as it is done.
 
     Changes nothing on the machine, and turns failures into failed checks.
     """
@@ -47,7 +47,7 @@ async def examine(settings: Settings, daemon: Daemon, tell: Callable[[Check], No
     def add(*checks: Check) -> None:
         for check in checks:
             done.append(check)
-            tell(check)
+            report(check)
 
     add(await machine.wireguard(settings.backend), machine.tun(settings.backend), machine.capabilities())
     add(await ownership.check(settings))

@@ -19,7 +19,7 @@ DEPTHS: Final = (1, 2, 3, 5, 8, 16, 32, 64, 128)
 
 
 class EventMetrics:
-    """The counters and histograms of the events that it takes."""
+    """The counters and histograms of the events passed to `take`."""
 
     def __init__(self) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # the library has no types for it

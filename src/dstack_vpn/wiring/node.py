@@ -37,7 +37,7 @@ def registry_access(settings: Settings) -> "Access":
     return Access(rpc_urls(settings), settings.chain_id, settings.contract_address, abi, settings.start_block)
 
 
-def administrator(settings: Settings, tell: Callable[[str], None], timeout: float) -> "Administrator":
+def administrator(settings: Settings, report: Callable[[str], None], timeout: float) -> "Administrator":
     """Return an administrator, which sends transactions to the registry.
 
     Raises `ConfigError` and `AdminError` without a usable key to sign with.
@@ -48,7 +48,7 @@ def administrator(settings: Settings, tell: Callable[[str], None], timeout: floa
     if settings.contract_private_key is None:
         raise ConfigError(["CONTRACT_PRIVATE_KEY (or CONTRACT_PRIVATE_KEY_FILE): is not set"])
     signer = Signer(settings.contract_private_key.reveal())
-    return Administrator(registry_access(settings), signer, tell, timeout)
+    return Administrator(registry_access(settings), signer, report, timeout)
 
 
 def node_name(text: str) -> "NodeName":

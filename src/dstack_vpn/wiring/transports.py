@@ -38,7 +38,7 @@ class Relays:
 
     async def to_peer(self, peer_endpoint: PeerEndpoint) -> PeerRelay:
         """Return a relay to one peer; raises `RelayError`."""
-        # The import takes 50 ms: a thread does it, so that no event waits.
+        # The import takes 50 ms. It runs in a thread, so that it delays no event.
         await asyncio.to_thread(import_module, "dstack_vpn.adapters.relay.peer")
         from dstack_vpn.adapters.relay.peer import LoopbackRelay
 

@@ -13,7 +13,7 @@ NODE_ACCESS_REVOKED: Final = "0xf77547477629bf8d4b78aaa6babeeb3306e56da1ca9b54ca
 NODE_ACCESS_TRANSFERRED: Final = "0x692842951e9a8bdcf099c908e8dd428dedcb5c44056d3b636cd82870c5fd12b2"
 PUBLIC_KEY_UPDATED: Final = "0xa850082d2fb101274de37494dc864e9277de33c04415c7ad9db57592c60511a5"
 
-# -- events: ours only ---------------------------------------------------------------------------------
+# -- events of AccessRegistry --------------------------------------------------------------------------
 
 NODE_KEY_UPDATED: Final = "0x352e8183a66d9ece687176d0fa0ef927b7c0165b3043dc7192d566a4dd2ae53b"
 NODE_ENDPOINT_UPDATED: Final = "0x7c09c5e9a94bc8d2e5f67c05c89c0e7e81112cfbb1527daecb3778f4ccaa8082"

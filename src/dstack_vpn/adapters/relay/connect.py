@@ -54,8 +54,8 @@ def parse_status(head: bytes) -> tuple[int, str]:
 
 
 def _request(host: str, port: int, proxy: SplitResult) -> bytes:
-    where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    lines = [f"CONNECT {where} HTTP/1.1", f"Host: {where}"]
+    authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    lines = [f"CONNECT {authority} HTTP/1.1", f"Host: {authority}"]
     if proxy.username is not None:
         user = unquote_to_bytes(proxy.username)
         if b":" in user:  # RFC 7617, 2

@@ -26,7 +26,7 @@ class Limits:
     """Seconds that a new connection may take until its first complete frame."""
 
     def shares(self) -> Shares:
-        """Return the division of the places. A place is firm once WireGuard has answered."""
+        """Return the division of the places. A place is firm after WireGuard has answered."""
         part = self.total // _RESERVED
         return Shares(
             self.total, self.per_source, reserved={Kind.OURS: part, Kind.STRANGER: part}, stale=UNHEARD

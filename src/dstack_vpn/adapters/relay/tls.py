@@ -26,7 +26,7 @@ _WRONG_NAME: Final = (62, 63, 64)
 
 
 class TlsStream:
-    """A `Stream` over a TLS connection whose handshake is done.
+    """A `Stream` over a TLS connection after its handshake.
 
     After a write that would have blocked, OpenSSL requires the same data again. Python allows that
     the bytes have moved since (SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER), and that only a part is
@@ -64,7 +64,7 @@ class TlsStream:
         return self.connection.pending() > 0
 
     def close(self) -> None:
-        """Close at once, without waiting for the other side's alert."""
+        """Close immediately, without waiting for the other side's alert."""
         self.connection.close()
 
 

@@ -59,7 +59,7 @@ class Policy:
 
     token: str | None = field(default=None, repr=False)
     loopback: bool = True
-    """True if processes of root and of our own user on this machine need no token."""
+    """True if processes of root and of the daemon's own user on this machine need no token."""
     users: bool = False
     """True if no process on this machine needs the token."""
     vpn: bool = False
@@ -88,9 +88,9 @@ class Policy:
             rebound = _is_here(request, peer) and not self._is_plain(request)
             return Refusal(421, _REBOUND) if rebound and not self._has_token(request) else None
         if self.asks_for_a_client(request, peer):
-            # The proxy forwards its client's Authorization, which is not for us, and often its
-            # Host. A browser here that sends us a request directly also names our own port; a
-            # client of a proxy does not.
+            # The proxy forwards its client's Authorization, which is not for this server, and often
+            # its Host. A browser on this machine that sends a request directly also names this
+            # server's port; a client of a proxy does not.
             rebound = _is_here(request, peer) and not self._is_plain(request) and _names_our_port(request)
             return Refusal(421, _REBOUND) if rebound else None
         if self._has_token(request):

@@ -48,7 +48,7 @@ class ApiView(Protocol):
         """Return the access decision on a node id, key or tunnel address, with its reason."""
 
     def whois(self, address: IPAddress) -> dict[str, Any] | None:
-        """Return the member behind a tunnel address; None without one."""
+        """Return the member that has a tunnel address; None without one."""
 
     def is_ours(self, address: IPAddress) -> bool:
         """Return True for a tunnel address."""
@@ -121,9 +121,9 @@ class Api:
         for a member that the parameters exclude.
         """
         # With a path appended, the query is the client's own and must not grant access.
-        asked = request.query if request.path == FORWARD_AUTH else MultiDict[str]()
-        allowed = {name: asked.getall(name, []) for name in ("node", "owner")}
-        if asked.keys() - allowed.keys() or any(len(x) > MOST_NAMES for x in allowed.values()):
+        query = request.query if request.path == FORWARD_AUTH else MultiDict[str]()
+        allowed = {name: query.getall(name, []) for name in ("node", "owner")}
+        if query.keys() - allowed.keys() or any(len(x) > MOST_NAMES for x in allowed.values()):
             return problem(403, f"forward-auth takes node= and owner=, up to {MOST_NAMES} of each")
         if (peer := peer_of(request)) is None:
             return problem(401, "the connection has no address")

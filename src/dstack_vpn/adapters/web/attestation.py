@@ -25,9 +25,9 @@ class Attestation:
         key: Callable[[], PublicKey],
         attest: Callable[[PublicKey], Awaitable[dict[str, Any]]] | None,
     ) -> None:
-        """``key`` returns this node's public key. ``attest`` may raise `AgentError`.
+        """``key`` returns this node's public key; ``attest`` may raise `AgentError`.
 
-        ``attest`` is None without a guest agent.
+        Without a guest agent, pass None for ``attest``.
         """
         self._key, self._attest = key, attest
         self._attested: tuple[PublicKey, dict[str, Any]] | None = None

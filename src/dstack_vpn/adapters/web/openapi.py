@@ -1,4 +1,7 @@
-"""The API's description in OpenAPI 3.1, served as `/openapi.json`. Tests compare the API with it."""
+"""The API's description in OpenAPI 3.1, served at `/openapi.json`.
+
+Tests compare the API with it.
+"""
 
 from typing import Any, Final
 

@@ -92,9 +92,9 @@ class Streams:
             await response.prepare(request)
             if request.transport is not None:
                 request.transport.set_write_buffer_limits(high=_BUFFER)
-            number, greeting = self._start(last_id, backlog)
+            number, prefix = self._start(last_id, backlog)
             ends = None if wait is None else time.monotonic() + wait
-            await self._follow(_Writer(response, request, self._stall, self._drop), number, greeting, ends)
+            await self._follow(_Writer(response, request, self._stall, self._drop), number, prefix, ends)
         except (ConnectionError, TimeoutError, asyncio.CancelledError):
             # The reader has disconnected or was dropped, or the node ends.
             pass
@@ -105,13 +105,13 @@ class Streams:
 
     def _start(self, last_id: str, backlog: int) -> tuple[int, bytes]:
         """Return the number of the entry to continue after, and the first bytes to write."""
-        greeting, feed = b"retry: 2000\n\n", self._feed
+        prefix, feed = b"retry: 2000\n\n", self._feed
         if last_id:
             known = _ID.fullmatch(last_id)
             if known and known[1] == feed.epoch and feed.after(int(known[2]), 1) is not None:
-                return int(known[2]), greeting
-            greeting += self._reset()
-        return feed.last - len(feed.latest(backlog)), greeting
+                return int(known[2]), prefix
+            prefix += self._reset()
+        return feed.last - len(feed.latest(backlog)), prefix
 
     async def _follow(self, writer: "_Writer", number: int, prefix: bytes, ends: float | None) -> None:
         while True:
@@ -155,7 +155,7 @@ class _Writer:
         self._response, self._request, self._stall, self._drop = response, request, stall, drop
 
     async def write(self, data: bytes) -> None:
-        """Write; raises `ConnectionError` if the reader is gone, `TimeoutError` if it stalls."""
+        """Write; raises `ConnectionError` without a reader, `TimeoutError` if it stalls."""
         if not data:
             return
         try:
