@@ -239,7 +239,7 @@ OPTIONS: Final[tuple[Option, ...]] = (
         "RELAY_MAX_PER_SOURCE",
         parsers.number(1, 65535),
         "256",
-        "Maximum of these from one IPv4 address or IPv6 /64. Clients behind a gateway share its address.",
+        "Maximum number of these from one IPv4 address or IPv6 /64. Clients behind a gateway share one.",
         "256",
     ),
     Option(
@@ -357,14 +357,14 @@ OPTIONS: Final[tuple[Option, ...]] = (
         "AUDIT_KEEP_DAYS",
         parsers.number(1, 36_500, " days"),
         "400",
-        "Time for which the audit log's records are kept.",
+        "Number of days for which the audit log's records are kept.",
         "400",
     ),
     Option(
         "AUDIT_KEEP_MB",
         parsers.number(1, 1_000_000, " MB"),
         "64",
-        "Maximum size of the audit log. Records that others can cause are cut first, then the oldest.",
+        "Maximum size of the audit log in MB. Records that others can cause are cut first, then the oldest.",
         "64",
     ),
     Option(

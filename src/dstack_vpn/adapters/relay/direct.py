@@ -1,7 +1,7 @@
 """A probe of the direct path: does the peer answer by UDP while a relay carries the traffic?
 
 Copies of a few datagrams also go to the peer's UDP address. WireGuard accepts the copy that arrives
-first, drops the other as a replay, and answers to the first one's source. An answer here therefore
+first, drops the other as a replay, and answers to the source of the first. An answer here therefore
 proves that UDP works in both directions. Answers are passed on to WireGuard, so none is lost.
 """
 

@@ -21,7 +21,7 @@ from dstack_vpn.adapters.relay.vectors import (
 from dstack_vpn.core.wireguard.framing import HEADER
 
 SLOTS: Final = 64
-"""The maximum of datagrams received at once."""
+"""The maximum number of datagrams received at once."""
 COALESCED_SLOTS: Final = 4
 """The same for coalesced messages, of up to 64 KiB each."""
 STRIDE: Final = 65536 + 1600

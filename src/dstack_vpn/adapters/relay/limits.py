@@ -17,7 +17,7 @@ class Limits:
     """Limits on the resources that clients can use."""
 
     total: int = 1024
-    """The maximum of concurrent UDP sources, or connections."""
+    """The maximum number of concurrent UDP sources, or connections."""
     per_source: int = 256
     """The maximum from one IPv4 address or IPv6 /64. A gateway's clients share its address."""
     idle: float = SESSION_FORGOTTEN

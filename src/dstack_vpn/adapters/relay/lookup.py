@@ -27,7 +27,7 @@ FRESH: Final = 1.0
 REMEMBERED: Final = 4096
 """The number of names whose last addresses are kept."""
 AT_ONCE: Final = 64
-"""The maximum of concurrent lookups, each of which occupies a thread."""
+"""The maximum number of concurrent lookups, each of which occupies a thread."""
 SHARE: Final = 8
 """The maximum for one relay: two for each upstream that an endpoint may name."""
 

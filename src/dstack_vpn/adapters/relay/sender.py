@@ -20,7 +20,7 @@ from dstack_vpn.adapters.relay.vectors import Message
 from dstack_vpn.core.wireguard.framing import HEADER, frame
 
 HELD: Final = 1 << 18
-"""The maximum of held bytes; a batch's frames beyond it are dropped."""
+"""The maximum number of held bytes; a batch's frames beyond it are dropped."""
 STALE: Final = 0.25
 """Seconds after which a blocked stream is sent only the newest datagrams."""
 _DONT_WAIT: Final = 0x4040

@@ -15,7 +15,7 @@ from typing import Final
 IOVEC: Final = 16
 MMSGHDR: Final = 64
 MOST: Final = 1024
-"""UIO_MAXIOV (linux/uio.h): the maximum of buffers in a vector, and of messages in a call."""
+"""UIO_MAXIOV (linux/uio.h): the limit of buffers in a vector, and of messages in a call."""
 
 CONTROL_LENGTH: Final = 40
 """Offset of ``msg_controllen`` in a message's header."""

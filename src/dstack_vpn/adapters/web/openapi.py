@@ -10,7 +10,7 @@ from dstack_vpn.core.observe.events import EVENTS
 Schema = dict[str, Any]
 
 MOST_NAMES: Final = 32
-"""The maximum of nodes, and of owners, in a forward-auth request."""
+"""The maximum number of nodes, and of owners, in a forward-auth request."""
 
 _NODE: Final = "^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$"
 _KEY: Final = "^[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=$"
