@@ -223,7 +223,7 @@ async def test_list_and_plan_tell_everybody(user: User) -> None:
         ("add", "node-3", "active"),
     ]
     assert plan["no_peers"] == [{"token": 2, "node_id": "node-2", "reason": "revoked"}]
-    assert any("no interface dvpn-none" in note for note in plan["notes"])
+    assert any("the interface dvpn-none does not exist" in note for note in plan["notes"])
     shown = (await user("plan", INTERFACE="dvpn-none")).out
     assert "2 changes" in shown and str(key_of(3)) in shown and "revoked" in shown
     assert "dvpn-none" not in [name for _, name in socket.if_nameindex()]  # nothing was created

@@ -34,10 +34,8 @@ HAS_NODE_ACCESS: Final = bytes.fromhex("54698191")
 VERIFY_ACCESS: Final = bytes.fromhex("9da9ca5e")
 GET_PUBLIC_KEY_BY_OWNER: Final = bytes.fromhex("e02129d3")
 GET_TOKEN_ID_BY_NODE_ID: Final = bytes.fromhex("b9244a9f")
-OWNER: Final = bytes.fromhex("8da5cb5b")
 OWNER_OF: Final = bytes.fromhex("6352211e")
 TOKEN_URI: Final = bytes.fromhex("c87b56dd")
-TOTAL_SUPPLY: Final = bytes.fromhex("18160ddd")
 
 # -- writing -------------------------------------------------------------------------------------------
 

@@ -16,8 +16,6 @@ from dstack_vpn.adapters.relay.stream import Buffer
 from dstack_vpn.core.paths.relay_url import RelayUrl
 from dstack_vpn.errors import RelayError
 
-RECORD: Final = 1 << 14
-"""The limit of payload bytes in a record (RFC 8446, 5.1)."""
 _WOULD_BLOCK: Final = (ssl.SSLWantReadError, ssl.SSLWantWriteError)
 _EXPIRED: Final = (9, 10)
 """X509_V_ERR_CERT_NOT_YET_VALID and _HAS_EXPIRED (openssl/x509_vfy.h)."""

@@ -7,7 +7,6 @@ export class Refused extends Error {}
 export const token = {
   get: () => sessionStorage.getItem(KEY) ?? "",
   set: (text) => sessionStorage.setItem(KEY, text),
-  forget: () => sessionStorage.removeItem(KEY),
 };
 
 function headers(more = {}) {

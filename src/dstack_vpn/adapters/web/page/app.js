@@ -88,18 +88,18 @@ function showTiles() {
   element("mesh-empty").hidden = model.peers.length > 0;
 }
 
-const WELL = { chain: "", registry: "equal to the contract", device: "has the expected peers", membership: "this node is on the network", store: "state is saved", quorum: "the endpoints agree", firewall: "rules are applied", api: "answers requests", metrics: "are written", dns: "answers queries", relay: "listens" };
+const DEFAULT_REASONS = { chain: "", registry: "equal to the contract", device: "has the expected peers", membership: "this node is on the network", store: "state is saved", quorum: "the endpoints agree", firewall: "rules are applied", api: "answers requests", metrics: "are written", dns: "answers queries", relay: "listens" };
 
 function showHealth(health) {
   const now = model.stats?.now ?? Date.now() / 1000;
   const pill = element("health-pill");
   pill.dataset.status = health.status;
-  setText("health-pill", { ok: "healthy", warning: "warning", failed: "failed" }[health.status] ?? health.status);
+  setText("health-pill", health.status === "ok" ? "healthy" : health.status);
   element("health").replaceChildren(...health.components.map((part) => make("li", { "data-status": part.status },
     make("i"),
     make("b", { text: part.name }, part.status === "ok" ? null : make("em", { text: ` ${part.status}` })),
     make("small", { text: part.since ? `for ${span(Math.max(now - part.since, 1))}` : "" }),
-    make("p", { text: part.reason || WELL[part.name] || "ok" }),
+    make("p", { text: part.reason || DEFAULT_REASONS[part.name] || "ok" }),
   )));
 }
 

@@ -7,7 +7,6 @@ const LEAST = 0.8; // seconds between two readings from which a rate is computed
 
 export class Model {
   stats = null;
-  health = null;
   peers = []; // each with `name`, `age` (seconds or null), `fresh` (0..1), `way`, `down` and `up` (bytes a second)
   byName = new Map();
   events = []; // newest first
