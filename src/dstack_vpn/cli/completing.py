@@ -12,12 +12,11 @@ from click.shell_completion import CompletionItem
 
 from dstack_vpn import config
 from dstack_vpn.config import OPTIONS, Option, Settings
+from dstack_vpn.core.model import ZERO_ADDRESS
 from dstack_vpn.errors import DstackVpnError
 
 DEADLINE: Final = 0.5
 """The timeout in seconds for each read from the daemon, because the user waits after Tab."""
-_ANY: Final = "0x" + "0" * 40
-"""A placeholder for the contract, which is not used."""
 
 
 def one_of(option: Option) -> "Choices | None":
@@ -78,5 +77,6 @@ def _settings(ctx: click.Context) -> Settings:
     flags = {key: text for key, text in ctx.params.items() if key in known and isinstance(text, str)}
     file: Path | None = ctx.params.get("config_file")
     state_dir = config.look_up("state_dir", flags, file) or known["state_dir"].default
-    last = {"CONTRACT_ADDRESS": _ANY, **settings_of(Path(state_dir or ""))}
+    # A contract is required, but completion does not use it.
+    last = {"CONTRACT_ADDRESS": ZERO_ADDRESS, **settings_of(Path(state_dir or ""))}
     return config.load(flags, file=file, last=last)

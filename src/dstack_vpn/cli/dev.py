@@ -157,8 +157,8 @@ Example:
 @click.option(
     "--at",
     metavar="NAME",
-    help="A host name that resolves to this machine, among others if need be. This machine's address "
-    "of it is registered as the node's endpoint.",
+    help="A host name that resolves to an address of this machine, and possibly to others. That address "
+    "is registered as the node's endpoint.",
 )
 @with_settings(need=["WIREGUARD_PRIVATE_KEY"])
 def join(settings: Settings, at: str | None) -> None:

@@ -10,12 +10,11 @@ import click
 from dstack_vpn import config
 from dstack_vpn.cli.completing import one_of
 from dstack_vpn.config import OPTIONS, Settings
+from dstack_vpn.core.model import ZERO_ADDRESS
 from dstack_vpn.errors import DstackVpnError, StoreError
 
 _HTTP: Final = ("health_check_host", "health_check_port")
 _DEFAULTS: Final = {option.key: option.default or "" for option in OPTIONS}
-_ANY: Final = "0x" + "0" * 40
-"""A placeholder for the contract, which is not used."""
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
@@ -81,8 +80,9 @@ def _state_dir_by_api(flags: Mapping[str, str], file: Path | None) -> str | None
     from dstack_vpn.cli.http import fetch
 
     http = {key: config.look_up(key, flags, file) or _DEFAULTS[key] for key in _HTTP}
+    contract = {"CONTRACT_ADDRESS": ZERO_ADDRESS}  # required, but not used
     try:
-        found = fetch(config.load(http, {}, last={"CONTRACT_ADDRESS": _ANY}), "/stats").get("state_dir")
+        found = fetch(config.load(http, {}, last=contract), "/stats").get("state_dir")
     except DstackVpnError:
         return None
     return found if isinstance(found, str) else None

@@ -239,7 +239,7 @@ OPTIONS: Final[tuple[Option, ...]] = (
         "RELAY_MAX_PER_SOURCE",
         parsers.number(1, 65535),
         "256",
-        "Maximum number of these from one IPv4 address or IPv6 /64. Clients behind a gateway share one.",
+        "Maximum number of these from one IPv4 address or IPv6 /64. Clients behind a gateway count as one.",
         "256",
     ),
     Option(
