@@ -187,7 +187,7 @@ def _change(step: Step, facts: _Facts) -> dict[str, Any]:
 
 
 def _details(change: SetPeer) -> list[str]:
-    """Describe the settings in words."""
+    """Return descriptions of the changed settings."""
     ips = change.allowed_ips
     found = [] if ips is None else [f"allowed IPs {', '.join(sorted(ips)) or 'none'}"]
     found += [] if change.endpoint is None else [f"endpoint {change.endpoint}"]

@@ -92,7 +92,7 @@ class OneOf(Generic[T]):
 
 
 def choice(*choices: str) -> OneOf[str]:
-    """Return the parser of one of several words."""
+    """Return the parser of a fixed set of words."""
     return OneOf({each: each for each in choices})
 
 
