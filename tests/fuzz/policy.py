@@ -157,7 +157,6 @@ def node(cursor: Cursor, token: TokenId, at: Position) -> Node:
 _TOKEN: Final = "0123456789abcdef"
 _POLICY: Final = Policy(
     token=_TOKEN,
-    vpn=True,
     proxies=(ipaddress.IPv4Network("127.0.0.0/8"), ipaddress.IPv6Network("fd00::/8")),
     suffix="vpn.internal",
     is_member=lambda address: PLAN.token_at(str(address)) is not None,

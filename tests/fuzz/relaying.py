@@ -196,4 +196,4 @@ _ENGINES: Final = {way: _Engine(_LOOP, way) for way in _WAYS}
 _IN, _OUT = _socket_pair()
 atexit.register(_IN.close)
 atexit.register(_OUT.close)
-_SINKS: Final = {way: Sink(_IN, way, Counters()) for way in _WAYS}
+_SINKS: Final = {way: Sink(_IN, way, Counters(), lambda: None) for way in _WAYS}

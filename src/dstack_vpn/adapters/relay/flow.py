@@ -102,9 +102,8 @@ class Flow:
     def __init__(self, service: Service, udp: socket.socket, source: SocketAddress, now: float) -> None:
         self.source, self.began, self.active_at, self.heard_at = source, now, now, 0.0
         self._service, self._udp = service, udp
-        self._sink = Sink(udp, service.engine.offload, service.counters)
         self._uplink = Uplink(service.engine, udp, service.counters, self._lost)
-        self._sink.refused = self._uplink.look_again
+        self._sink = Sink(udp, service.engine.offload, service.counters, self._uplink.look_again)
         self._link: _Link | None = None
         self._probe: DirectProbe | None = None
         self._old: set[_Link] = set()

@@ -34,12 +34,17 @@ class Sink:
 
     __slots__ = ("counters", "descriptor", "longest_segment", "refused", "udp")
 
-    def __init__(self, udp: socket.socket, offload: Offload, counters: Counters) -> None:
+    def __init__(
+        self, udp: socket.socket, offload: Offload, counters: Counters, refused: Callable[[], None]
+    ) -> None:
+        """Use a socket. ``refused`` is called for an ICMP error of an earlier datagram.
+
+        The error appears here, and the reader of the socket may miss it.
+        """
+        self.refused = refused
         self.udp, self.descriptor, self.counters = udp, udp.fileno(), counters
         self.longest_segment = RUN_BYTES if offload.gso else 0
         """Bytes; the path may refuse longer segments, and some devices refuse all."""
-        self.refused: Callable[[], None] = lambda: None
-        """Called when an earlier datagram's ICMP error appears here: the reader may miss it."""
 
     def send(self, datagram: memoryview) -> bool:
         """Send a datagram; return False if the socket is full.

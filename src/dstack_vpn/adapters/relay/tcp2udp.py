@@ -58,8 +58,7 @@ class Connection:
         self.stream, self.began, self.active_at = stream, engine.loop.time(), engine.loop.time()
         self._udp = udp
         self._uplink = Uplink(engine, udp, counters, self._end)
-        sink = Sink(udp, engine.offload, counters)
-        sink.refused = self._uplink.look_again
+        sink = Sink(udp, engine.offload, counters, self._uplink.look_again)
         self._downlink = Downlink(engine, stream, sink, self._uplink.watch, self._end)
         self._ended = ended
         self._uplink.attach(stream)

@@ -62,13 +62,12 @@ class Policy:
     """True if processes of root and of the daemon's own user on this machine need no token."""
     users: bool = False
     """True if no process on this machine needs the token."""
-    vpn: bool = False
-    """True if members of the network, by tunnel address, need no token."""
     proxies: tuple[Network, ...] = _LOOPBACK
     """Trusted proxies: their headers name the client; forward-auth needs no token from them."""
     suffix: str | None = None
     """The zone of the network's own names."""
-    is_member: Callable[[IPAddress], bool] = field(default=lambda address: False)
+    is_member: Callable[[IPAddress], bool] | None = None
+    """Returns whether a tunnel address is a member's, who needs no token; None: members need one."""
     members: AddressPlan | None = None
     """The address plan of the tunnel, by which limits count members."""
     owner: Callable[[End, End], int | None] = owner_of
@@ -124,7 +123,7 @@ class Policy:
     def _open_to(self, peer: IPAddress, request: web.Request) -> bool:
         owner = self._owner(request)
         if owner is None:  # on another machine
-            return self.vpn and self.is_member(peer)
+            return self.is_member is not None and self.is_member(peer)
         return self.users or (self.loopback and owner in TRUSTED)
 
     def _owner(self, request: web.Request) -> int | None:
