@@ -45,7 +45,7 @@ Examples:
 @with_settings("STATE_DIR", of_daemon=True)
 def show(settings: Settings, *, last: int, node: str | None, kind: str | None, as_json: bool) -> None:
     """Show the newest records."""
-    found = [r for r in _ledger(settings).read() if _fits(r, node, kind)][-last:]
+    found = [r for r in _audit_log(settings).read() if _fits(r, node, kind)][-last:]
     if as_json:
         click.echo(json.dumps([_plain(record) for record in found]))
         return
@@ -72,12 +72,12 @@ def verify(ctx: click.Context, settings: Settings, *, contains: str | None, as_j
     records. A chain can't show that its end is missing: note the printed place outside of this
     machine, and pass it with --contains the next time.
     """
-    ledger = _ledger(settings)
-    end, problem = ledger.verify()
-    first, cuts = next(ledger.read(), None), [_plain(record) for record in ledger.cuts()]
+    audit_log = _audit_log(settings)
+    end, problem = audit_log.verify()
+    first, cuts = next(audit_log.read(), None), [_plain(record) for record in audit_log.cuts()]
     code = 0 if problem is None else 1
     if problem is None and contains is not None:
-        code, problem = _compared(ledger, contains)
+        code, problem = _compared(audit_log, contains)
     if as_json:
         begins = None if first is None else first.number
         sound = None if code == 75 else code == 0
@@ -102,17 +102,17 @@ Example:
 @with_settings("STATE_DIR", of_daemon=True)
 def export(settings: Settings, *, after: int) -> None:
     """Write all records as JSON lines, each with its hash."""
-    for record in _ledger(settings).read(after=after):
+    for record in _audit_log(settings).read(after=after):
         click.echo(json.dumps(_plain(record)))
 
 
-def _ledger(settings: Settings) -> "SqliteAuditLog":
-    from dstack_vpn.wiring.audit_log import ledger_of
+def _audit_log(settings: Settings) -> "SqliteAuditLog":
+    from dstack_vpn.wiring.audit_log import audit_log_of
 
-    ledger = ledger_of(settings)
-    if not ledger.exists:
+    audit_log = audit_log_of(settings)
+    if not audit_log.exists:
         raise AdminError(f"no audit log in {settings.state_dir}: set STATE_DIR to the daemon's")
-    return ledger
+    return audit_log
 
 
 def _completeness(first: ChainedRecord | None, cuts: list[dict[str, Any]]) -> Iterator[str]:
@@ -126,12 +126,12 @@ def _completeness(first: ChainedRecord | None, cuts: list[dict[str, Any]]) -> It
         yield f"cut on {cut['time'][:10]}: {describe(cut['kind'], cut['body'])}"
 
 
-def _compared(ledger: "SqliteAuditLog", place: str) -> tuple[int, str | None]:
+def _compared(audit_log: "SqliteAuditLog", place: str) -> tuple[int, str | None]:
     """Compare a noted place with the log; return an exit code and the problem, or None."""
     number, _, digest = place.partition(":")
     if not number.isascii() or not number.isdigit():
         raise click.UsageError("--contains: expected NUMBER:HASH, as 'audit verify' prints it")
-    records: Iterator[ChainedRecord] = ledger.read(after=int(number) - 1)
+    records: Iterator[ChainedRecord] = audit_log.read(after=int(number) - 1)
     record = next(records, None)
     if record is not None and record.number > int(number):
         return 75, f"record {int(number)} has been cut, so {place} can't be compared: note a newer place"

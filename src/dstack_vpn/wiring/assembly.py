@@ -77,7 +77,7 @@ class Outside:
     link: Link
     store: Store
     archive: ConfigArchive
-    ledger: AuditLog
+    audit_log: AuditLog
     memory: EndpointMemory
     resolver: Resolver
     make_relay: Callable[[PeerEndpoint], Awaitable[PeerRelay]]
@@ -127,7 +127,7 @@ def assemble(outside: Outside, options: Options) -> Daemon:
     """Return a daemon that is ready to run."""
     clock = outside.clock
     event_log, event_logger = EventLog(clock), EventLogger()
-    audit_writer = AuditWriter(outside.ledger, clock, options.audit_keep_for, options.audit_keep_bytes)
+    audit_writer = AuditWriter(outside.audit_log, clock, options.audit_keep_for, options.audit_keep_bytes)
     event_log.subscribe(event_logger.take)
     event_log.subscribe(audit_writer.take)
     publish = event_log.publish

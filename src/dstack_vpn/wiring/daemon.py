@@ -33,7 +33,7 @@ from dstack_vpn.errors import ConfigError
 from dstack_vpn.ports import ChainSource, Link
 from dstack_vpn.wiring.addresses import address_plan, destinations, peer_policy
 from dstack_vpn.wiring.assembly import Options, Outside, assemble
-from dstack_vpn.wiring.audit_log import ledger_of
+from dstack_vpn.wiring.audit_log import audit_log_of
 from dstack_vpn.wiring.firewall import firewall_controller, unprotected
 from dstack_vpn.wiring.key_expiry import changer_of
 from dstack_vpn.wiring.keys import identity_of, with_key
@@ -85,7 +85,7 @@ def build(settings: Settings, link: Link, relays: Relays, source: ChainSource) -
         link=link,
         store=SqliteStore(settings.state_dir / "registry.sqlite"),
         archive=FileArchive(settings.wireguard_config, settings.state_dir),
-        ledger=ledger_of(settings),
+        audit_log=audit_log_of(settings),
         memory=EndpointFile(settings.state_dir / "endpoints.json"),
         resolver=SystemResolver(destinations(settings)),
         make_relay=relays.to_peer,

@@ -60,7 +60,7 @@ class MemoryOfEndpoints:
             raise StoreError("the disk is full")
 
 
-class MemoryLedger:
+class MemoryAuditLog:
     """Implements `ports.AuditLog`."""
 
     def __init__(self) -> None:
@@ -178,7 +178,7 @@ class Bench:
             link=self.link,
             store=self.store,
             archive=self.archive,
-            ledger=MemoryLedger(),
+            audit_log=MemoryAuditLog(),
             memory=self.memory,
             resolver=self.resolver,
             make_relay=self.relays.make,
