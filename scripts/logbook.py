@@ -1,8 +1,8 @@
-"""The tables of log lines and events: docs/logs.md, and the events in docs/api.md.
+"""Generate the tables of log lines and events: docs/logs.md, and the events in docs/api.md.
 
-An event (`core.observe.events`) has its level, fields, meaning and advice in its definition. A line
-that is only logged has its level and fields at its call, found by `scan`, and the rest in
-`MEANINGS`. The two must name the same lines, and no call may log the name of an event.
+The definition of an event (`core.observe.events`) has its level, fields, meaning and action. For a
+line that is only logged, `scan` finds the level and the fields at the call, and `MEANINGS` has the
+rest. Both must name the same lines, and no call may log the name of an event.
 """
 
 import ast
@@ -251,7 +251,7 @@ MEANINGS: Final[Mapping[str, tuple[str, str]]] = {
         "Set another HEALTH_CHECK_HOST or HEALTH_CHECK_PORT, or HEALTH_CHECK_PORT=0.",
     ),
 }
-"""The meaning and the action by event; an empty action: none is needed."""
+"""The meaning and the action by log line. An empty action means that no action is needed."""
 
 HEAD: Final = """\
 <!-- Made by scripts/generate_docs.py from the code and scripts/logbook.py: run `make docs`. -->
@@ -277,7 +277,7 @@ and `LOG_LEVEL_<COMPONENT>` set the lowest level that is logged.
 
 @dataclass
 class Line:
-    """One line that is only logged, wherever that is."""
+    """A line that is only logged, with the levels and fields of all its calls."""
 
     name: str
     component: str
@@ -286,13 +286,13 @@ class Line:
 
 
 def document(sources: Path, areas: Mapping[str, str]) -> str:
-    """Return docs/logs.md; raises `ValueError` if code, `MEANINGS` and events do not fit."""
+    """Return docs/logs.md; raises `ValueError` if code, `MEANINGS` and events do not match."""
     found = scan(sources, areas)
     if twice := found.keys() & EVENTS.keys():
-        raise ValueError(f"these are events: publish them, and don't log them as well: {sorted(twice)}")
+        raise ValueError(f"these are events: publish them, and do not log them as well: {sorted(twice)}")
     if found.keys() != MEANINGS.keys():
         raise ValueError(
-            "scripts/logbook.py: add the meaning of new lines to MEANINGS, and remove lines that are gone: "
+            "scripts/logbook.py: add new log lines to MEANINGS, and remove those that no call logs: "
             f"{sorted(found.keys() ^ MEANINGS.keys())}"
         )
     rows = {line.name: _row_of_line(line) for line in found.values()}
@@ -339,7 +339,10 @@ def _row_of_line(line: Line) -> str:
 
 
 def scan(sources: Path, areas: Mapping[str, str]) -> dict[str, Line]:
-    """Return the lines by name; ``areas`` maps those that are not named after their component."""
+    """Return the lines by name.
+
+    ``areas`` maps the first part of a name to the component, if the two differ.
+    """
     found: dict[str, Line] = {}
     for path in sorted(sources.rglob("*.py")):
         tree = ast.parse(path.read_text())
@@ -355,7 +358,7 @@ def scan(sources: Path, areas: Mapping[str, str]) -> dict[str, Line]:
 
 
 def _component(tree: ast.AST) -> str | None:
-    """The component that a logger is made with, or a call names."""
+    """Return the component that a ``get_logger`` call or the given call names."""
     for node in ast.walk(tree):
         is_logger = isinstance(node, ast.Call) and ast.unparse(node.func).endswith("get_logger")
         if isinstance(node, ast.Call) and (node is tree or is_logger):
@@ -380,4 +383,6 @@ def _names(argument: ast.expr, path: Path) -> Iterator[str]:
         case ast.IfExp(_, ast.Constant(str(one)), ast.Constant(str(other))):
             yield from (one, other)
         case _:
-            raise ValueError(f"{path.name}:{argument.lineno}: the event's name must stand in the call")
+            raise ValueError(
+                f"{path.name}:{argument.lineno}: the call must have the line's name as a literal"
+            )

@@ -1,8 +1,8 @@
-"""Count the phrases that plain technical English avoids, and fail when a count exceeds its budget.
+"""Count the phrases that plain technical English avoids; fail when a count exceeds its budget.
 
-The documents, and the docstrings and comments of the sources, are searched for `PATTERNS`. Code,
-link targets and generated text are skipped. The documents' budget is 0. That of the sources may
-only be lowered.
+`main` searches the documents, and the docstrings and comments of the sources, for `PATTERNS`. It
+skips code, link targets and generated text. The budget of the documents is 0. The budget of the
+sources may only be lowered.
 
 Run it as a module: ``python -m scripts.prose [--list]``.
 """
@@ -34,9 +34,9 @@ PATTERNS: Final = {
     "courtroom": re.compile(r"\b(?:lies?|liars?|lying|vouch\w*|witness\w*|sentence[sd])\b", FLAGS),
     "archaic": re.compile(r"\b(?:but\s+for|in\s+vain|for\s+ever|to\s+be\s+had|anew)\b", FLAGS),
 }
-"""Write instead, in this order: a noun phrase or an imperative; report, log, state; the member, a
-client; "is missing", "is not an X"; if, when; contradicts, confirms, replies; except, permanently,
-available, again."""
+"""The patterns by name. Write instead, in this order: a noun phrase or an imperative; report, log,
+state; the member, a client; "is missing", "is not an X"; if, when; contradicts, confirms, replies;
+except, permanently, available, again."""
 BUDGET: Final[dict[str, int]] = {
     "headline": 91,
     "told": 41,
@@ -46,11 +46,11 @@ BUDGET: Final[dict[str, int]] = {
     "courtroom": 8,
     "archaic": 12,
 }
-"""The most hits of a pattern in the sources. Lower it with each file that is rewritten."""
+"""The maximum number of hits by pattern in the sources. Lower it with each rewritten file."""
 LONGEST: Final = 100
-"""Columns of a document's line, outside of tables and code blocks."""
+"""The maximum number of columns of a document's line, outside of tables and code blocks."""
 GENERATED: Final = frozenset({"configuration.md", "logs.md"})
-"""Documents whose text comes from the sources."""
+"""The documents that are generated from the sources."""
 MADE: Final = re.compile(r"<!-- Made by .*?<!-- End of the table. -->", re.DOTALL)
 FENCED: Final = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 CODE: Final = re.compile(r"^```.*?^```|``?[^`\n]+``?|(?<=\])\([^)\s]+\)", re.MULTILINE | re.DOTALL)
@@ -72,7 +72,7 @@ class Hit(NamedTuple):
 
 
 def blank(match: re.Match[str]) -> str:
-    """Return the newlines of what matched, so that line numbers stay right."""
+    """Return the newlines of a match, so that line numbers stay correct."""
     return "\n" * match[0].count("\n") or "`"
 
 
@@ -82,7 +82,7 @@ def document(text: str) -> list[Passage]:
 
 
 def source(text: str) -> Iterator[Passage]:
-    """Yield the docstrings of a Python source, those of attributes among them, and its comments."""
+    """Yield the docstrings (including those of attributes) and the comments of a Python source."""
     for node in ast.walk(ast.parse(text)):
         match node:
             case ast.Expr(value=ast.Constant(value=str(docstring))):
@@ -114,13 +114,13 @@ def long_lines(text: str) -> Iterator[Hit]:
 
 
 def documents(root: Path) -> list[Path]:
-    """Return the documents that people write."""
+    """Return the documents that are not generated."""
     pages = [path for path in (root / "docs").rglob("*.md") if path.name not in GENERATED]
     return sorted([*pages, *(root / name for name in ("README.md", "SECURITY.md", "contracts/README.md"))])
 
 
 def main(root: Path = ROOT, budget: dict[str, int] | None = None) -> int:
-    """Count, print a table by file (with ``--list``, each hit), and return the exit code."""
+    """Print the hits by file (with ``--list``, each hit); return the exit code."""
     pages: dict[Path, list[Hit]] = {}
     for path in documents(root):
         text = path.read_text()
