@@ -32,7 +32,7 @@ class MemoryDevice:
         self._owners: dict[str, PublicKey] = {}
         self._countdown = 0
 
-    # -- faults -----------------------------------------------------------------------------------------
+    # -- faults ------------------------------------------------------------------------------------
 
     def fail_change(self, nth: int) -> None:
         """Refuse the n-th change from now, counting from 1, once."""
@@ -42,7 +42,7 @@ class MemoryDevice:
         """Be gone from now on."""
         self.vanished.set()
 
-    # -- the port ---------------------------------------------------------------------------------------
+    # -- the port ----------------------------------------------------------------------------------
 
     async def read(self) -> DeviceState:
         """Read everything; raises `DeviceGoneError` after `vanish`."""
@@ -69,7 +69,7 @@ class MemoryDevice:
             raise DeviceError(f"can't listen on UDP port {listen_port}: it is in use by another program")
         self.listen_port = listen_port or self.listen_port
 
-    # -- semantics --------------------------------------------------------------------------------------
+    # -- semantics ---------------------------------------------------------------------------------
 
     async def _turn(self) -> None:
         # Real devices suspend their callers here: what only works without that should fail in tests too.

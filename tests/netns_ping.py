@@ -77,7 +77,7 @@ class Ping:
                 process.stdout.close()
 
 
-# -- inside the namespaces ----------------------------------------------------------------------------
+# -- inside the namespaces -------------------------------------------------------------------------
 
 
 def _bound(address: str) -> socket.socket:

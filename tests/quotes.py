@@ -52,7 +52,7 @@ def boot(register: int, digest: str) -> dict[str, object]:
     return {"imr": register, "event_type": 1, "digest": digest, "event": "", "event_payload": ""}
 
 
-# -- the processor's extension, in DER --------------------------------------------------------------
+# -- the processor's extension, in DER -------------------------------------------------------------
 
 
 def _der(tag: int, content: bytes) -> bytes:
@@ -144,7 +144,7 @@ class Authority:
             builder = builder.add_extension(extension, critical=False)
         return builder.sign(by, hashes.SHA256())
 
-    # -- collateral -----------------------------------------------------------------------------------
+    # -- collateral --------------------------------------------------------------------------------
 
     def collateral(self, **changes: object) -> str:
         """The JSON of dcap-qvl; ``changes`` are to the TCB info."""

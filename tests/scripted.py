@@ -154,7 +154,7 @@ class ScriptedSource:
         self.up = False
         self.tell([EndpointError("the scripted endpoint hung up")])
 
-    # -- ChainSession ---------------------------------------------------------------------------------
+    # -- ChainSession ------------------------------------------------------------------------------
 
     async def facts(self) -> AsyncIterator[ChainFact]:
         if self.late:

@@ -1,11 +1,13 @@
-"""Stands between nodes and the dev chain, and misbehaves to order: one port is one endpoint.
+"""A proxy between the nodes and the dev chain. Each port is an endpoint that fails on request.
 
-A process of its own. On its standard input it takes a line of JSON for each order, and answers ``ok``:
+It is a separate process. It reads orders from standard input, each a line of JSON, and replies
+``ok``:
 
     {"ports": [9011, 9012], "fault": "stalls", "used": true, "at": 120}
 
-``fault`` null ends what there is. With ``used``, only the first of these ports that has a connection gets it
-(else the first); ``at`` is the block that an endpoint which goes back in time has last.
+A null ``fault`` ends the present fault. With ``used``, the fault applies only to the first of these
+ports with a connection (else to the first port). ``at`` is the last block of an endpoint that goes
+back in time.
 """
 
 import argparse
@@ -41,12 +43,12 @@ _HTML: Final = "<!DOCTYPE html><html><body><h1>502 Bad Gateway</h1></body></html
 
 
 class _CutError(Exception):
-    """The connection ends here."""
+    """The gateway cuts the connection."""
 
 
 @dataclass
 class Endpoint:
-    """One port."""
+    """An endpoint, on one port."""
 
     port: int
     upstream: str
@@ -54,11 +56,11 @@ class Endpoint:
     fault: str | None = None
     at: int = 0
     over: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set while it does not stall."""
+    """Set while the endpoint does not stall."""
     transports: set[asyncio.BaseTransport] = field(default_factory=set)
 
     def take(self, fault: str | None, at: int) -> None:
-        """Misbehave, or stop it. Whoever was refused or sent elsewhere is so at once."""
+        """Begin a fault, or end it. Faults that refuse or redirect also cut open connections."""
         assert fault is None or fault in FAULTS, fault
         self.fault, self.at = fault, at
         if fault == "stalls":
@@ -73,7 +75,7 @@ class Endpoint:
             if isinstance(transport, asyncio.Transport):
                 transport.abort()
 
-    # -- connections ----------------------------------------------------------------------------------
+    # -- connections -------------------------------------------------------------------------------
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         await self.over.wait()
@@ -123,17 +125,17 @@ class Endpoint:
                     raise _CutError
         raise _CutError
 
-    # -- messages -------------------------------------------------------------------------------------
+    # -- messages ----------------------------------------------------------------------------------
 
     async def asked(self, text: str) -> str:
-        """What becomes of a request on its way to the chain."""
+        """Return a request as the chain receives it."""
         await self.over.wait()
         if self.fault == "goes back in time":
             return text.replace('"latest"', json.dumps(hex(self.at)))
         return text
 
     async def answered(self, text: str) -> Sequence[str]:
-        """What becomes of a message on its way to the node."""
+        """Return the messages that the node receives instead of one message of the chain."""
         await self.over.wait()
         if self.fault == "truncates":
             return [text[: len(text) // 2]]
@@ -150,7 +152,7 @@ class Endpoint:
         return [text]
 
     def _later(self, text: str) -> bool:
-        """Whether that is a notification of a block that isn't there yet."""
+        """Return whether a message is a notification of a block after ``at``."""
         found = json.loads(text)
         result = found.get("params", {}).get("result", {}) if isinstance(found, dict) else {}
         number = result.get("number") or result.get("blockNumber") or "0x0"
@@ -158,7 +160,7 @@ class Endpoint:
 
 
 def _elsewhere(value: Any) -> Any:
-    """The same heights and contents on another chain: other hashes from the first block on, another id."""
+    """Return the same heights and contents of another chain: with other hashes and another id."""
     if isinstance(value, dict):
         return {
             key: f"0xf{item[3:]}" if key in _HASHES and isinstance(item, str) else _elsewhere(item)
@@ -179,7 +181,7 @@ def obey(endpoints: dict[int, Endpoint], order: dict[str, Any]) -> None:
 
 
 async def serve(host: str, upstream: str, ports: Sequence[int]) -> None:
-    """Until the standard input ends."""
+    """Serve the ports until standard input ends."""
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
@@ -194,10 +196,10 @@ async def serve(host: str, upstream: str, ports: Sequence[int]) -> None:
             await runner.setup()
             await web.TCPSite(runner, host, endpoint.port).start()
             runners.append(runner)
-        print("ok", flush=True)  # noqa: T201 - what the world waits for
+        print("ok", flush=True)  # noqa: T201 - the reply for which the world waits
         while line := await reader.readline():
             obey(endpoints, json.loads(line))
-            print("ok", flush=True)  # noqa: T201 - what the world waits for
+            print("ok", flush=True)  # noqa: T201 - the reply for which the world waits
         for endpoint in endpoints.values():
             endpoint.take(None, 0)
             endpoint.cut()
@@ -207,7 +209,7 @@ async def serve(host: str, upstream: str, ports: Sequence[int]) -> None:
 
 
 def main() -> None:
-    """Serve what the arguments say."""
+    """Parse the arguments, and serve."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--host", required=True)
     parser.add_argument("--upstream", required=True)

@@ -26,7 +26,7 @@ _ROOT: Final = rooted()
 _KEY: Final = PublicKey(bytes(range(32)))
 
 
-# -- devices ------------------------------------------------------------------------------------------
+# -- devices ---------------------------------------------------------------------------------------
 
 
 def uapi_answer(data: bytes) -> object:
@@ -77,7 +77,7 @@ def device_dump(data: bytes) -> object:
     return state if state.peers else None
 
 
-# -- settings -----------------------------------------------------------------------------------------
+# -- settings --------------------------------------------------------------------------------------
 
 
 def settings(data: bytes) -> object:
@@ -125,7 +125,7 @@ def toml_file(data: bytes) -> object:
     return load({}, {}, Path(_path(_FILE)))
 
 
-# -- files --------------------------------------------------------------------------------------------
+# -- files -----------------------------------------------------------------------------------------
 
 
 def wg_config(data: bytes) -> object:
@@ -142,7 +142,7 @@ def record(data: bytes) -> object:
     return records.load_node(text) if data[:1] == b"n" else records.load_event(text)
 
 
-# -- attestation --------------------------------------------------------------------------------------
+# -- attestation -----------------------------------------------------------------------------------
 
 
 def event_log(data: bytes) -> object:

@@ -50,7 +50,7 @@ class Siege:
         self._ever: set[str] = set()
         self._next = MEMBERS
 
-    # -- the chain ------------------------------------------------------------------------------------
+    # -- the chain ---------------------------------------------------------------------------------
 
     async def live(self, ends: float) -> None:
         """Blocks, with grants and revocations."""
@@ -72,7 +72,7 @@ class Siege:
         if key in self.peers:
             self._out[key] = time.monotonic()
 
-    # -- the adversary --------------------------------------------------------------------------------
+    # -- the adversary -----------------------------------------------------------------------------
 
     async def scheme(self, ends: float) -> None:
         """The move, after a moment."""
@@ -89,7 +89,7 @@ class Siege:
         self.liar.faults.lies.state = lambda tokens, number: before
         self.liar.faults.lies.hides = lambda log: True
 
-    # -- what is promised -----------------------------------------------------------------------------
+    # -- what is promised --------------------------------------------------------------------------
 
     async def watch(self, daemon: Daemon, ends: float) -> None:
         """Read the daemon's log, and hold it to what the chain says."""

@@ -99,7 +99,7 @@ class World:
             open_=open_,
         )
 
-    # -- what happens ---------------------------------------------------------------------------------
+    # -- what happens ------------------------------------------------------------------------------
 
     async def _mine(self) -> None:
         while True:
@@ -121,7 +121,7 @@ class World:
         while True:
             await state.changed.get()
 
-    # -- what is promised -----------------------------------------------------------------------------
+    # -- what is promised --------------------------------------------------------------------------
 
     async def _watch(self) -> None:
         while True:
