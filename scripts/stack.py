@@ -64,7 +64,9 @@ def docker(*arguments: str, check: bool = True, timeout: float = 600, stdin: str
     return done.stdout if check else done.stdout + done.stderr
 
 
-def wait_for(what: str, look: Callable[[], _T | None], timeout: float = 60.0, pause: float = 0.1) -> _T:
+def wait_for(
+    description: str, look: Callable[[], _T | None], timeout: float = 60.0, pause: float = 0.1
+) -> _T:
     """Return the first true result of ``look``; raises `DockerError` after ``timeout`` seconds."""
     deadline = time.monotonic() + timeout
     while True:
@@ -72,7 +74,7 @@ def wait_for(what: str, look: Callable[[], _T | None], timeout: float = 60.0, pa
         if found:
             return found
         if time.monotonic() > deadline:
-            raise DockerError(f"not within {timeout:g} s: {what}")
+            raise DockerError(f"not within {timeout:g} s: {description}")
         time.sleep(pause)
 
 

@@ -57,7 +57,7 @@ def measured(tools: Tools, name: str) -> Figures:
         assert a.daemon is not None
         pids = {"daemon_cpu_s": a.daemon.pid, "wireguard_cpu_s": wireguard(a.namespace)}
         checks = stack.enter_context(repeated(lambda: a.get("/ready") == {"ready": True}))
-        questions = stack.enter_context(asking(stage.b, a.address))
+        questions = stack.enter_context(querying(stage.b, a.address))
         leaver = derive(new_key())
         token = stage.lab.mint_key("leaver", leaver).minted
         with Ping(stage.b.namespace, a.namespace, a.address, interval=0.01) as ping:
@@ -112,15 +112,15 @@ def staged(lab: Lab) -> Stage:
 
 
 @contextmanager
-def repeated(ask: Callable[[], bool]) -> Iterator[list[float | None]]:
-    """Call ``ask`` four times per second; yield a list of seconds, with None for each failure."""
+def repeated(query: Callable[[], bool]) -> Iterator[list[float | None]]:
+    """Call ``query`` four times per second; yield a list of seconds, with None for each failure."""
     found: list[float | None] = []
     ended = threading.Event()
 
     def repeat() -> None:
         while not ended.wait(0.25):
             began = time.monotonic()
-            found.append(time.monotonic() - began if ask() else None)
+            found.append(time.monotonic() - began if query() else None)
 
     thread = threading.Thread(target=repeat)
     thread.start()
@@ -132,7 +132,7 @@ def repeated(ask: Callable[[], bool]) -> Iterator[list[float | None]]:
 
 
 @contextmanager
-def asking(node: LabNode, server: str) -> Iterator[list[float | None]]:
+def querying(node: LabNode, server: str) -> Iterator[list[float | None]]:
     """Query another node's DNS server as a member, without retries; see `repeated`."""
     question = dns.message.make_query("b.vpn.internal", "A").to_wire()
     with node.namespace.entered():
@@ -141,14 +141,14 @@ def asking(node: LabNode, server: str) -> Iterator[list[float | None]]:
         asker.connect((server, 53))
         asker.settimeout(2.0)
 
-        def ask() -> bool:
+        def query() -> bool:
             try:
                 asker.send(question)
                 return bool(asker.recv(2048))
             except OSError:
                 return False
 
-        with repeated(ask) as found:
+        with repeated(query) as found:
             yield found
 
 

@@ -54,13 +54,13 @@ def _none(world: World, node: LabNode, strength: float) -> Heal:
 # -- endpoints -------------------------------------------------------------------------------------
 
 
-def _rpc(world: World, fault: Fault, what: str) -> Heal:
+def _rpc(world: World, fault: Fault, name: str) -> Heal:
     """Begin a fault at the endpoint in use, or at all endpoints of the node."""
     node = world.nodes[fault.target]
     head = int(world.lab.chain.rpc("eth_blockNumber"), 16)
     # If all its endpoints served another chain, the node would avoid all of them for a minute.
-    used = fault.strength < 0.6 or what == "serves another chain"
-    world.order(node, what, used=used, at=max(1, head - 1 - int(fault.strength * 100)))
+    used = fault.strength < 0.6 or name == "serves another chain"
+    world.order(node, name, used=used, at=max(1, head - 1 - int(fault.strength * 100)))
     return lambda: world.order(node, None)
 
 

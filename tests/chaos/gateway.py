@@ -90,10 +90,10 @@ class Endpoint:
         if request.headers.get("Upgrade", "").lower() == "websocket":
             return await self._websocket(request, request.transport)
         try:
-            asked = await self.asked(await request.text())
-            async with self.client.post(self.upstream, data=asked) as reply:
+            text = await self.to_chain(await request.text())
+            async with self.client.post(self.upstream, data=text) as reply:
                 text = await reply.text()
-            return web.Response(text="".join(await self.answered(text)), content_type="application/json")
+            return web.Response(text="".join(await self.to_node(text)), content_type="application/json")
         except (_CutError, ClientConnectionError, TimeoutError):
             return web.Response(status=502, text=_HTML, content_type="text/html")
 
@@ -108,7 +108,7 @@ class Endpoint:
                         down = group.create_task(self._down(near, far))
                         async for message in near:
                             if message.type is WSMsgType.TEXT:
-                                await far.send_str(await self.asked(message.data))
+                                await far.send_str(await self.to_chain(message.data))
                         down.cancel()
                 finally:
                     self.transports.discard(transport)
@@ -119,7 +119,7 @@ class Endpoint:
 
     async def _down(self, near: web.WebSocketResponse, far: Any) -> None:
         async for message in far:
-            for text in await self.answered(message.data):
+            for text in await self.to_node(message.data):
                 await near.send_str(text)
                 if self.fault == "truncates":
                     raise _CutError
@@ -127,14 +127,14 @@ class Endpoint:
 
     # -- messages ----------------------------------------------------------------------------------
 
-    async def asked(self, text: str) -> str:
+    async def to_chain(self, text: str) -> str:
         """Return a request as the chain receives it."""
         await self.over.wait()
         if self.fault == "goes back in time":
             return text.replace('"latest"', json.dumps(hex(self.at)))
         return text
 
-    async def answered(self, text: str) -> Sequence[str]:
+    async def to_node(self, text: str) -> Sequence[str]:
         """Return the messages that the node receives instead of one message of the chain."""
         await self.over.wait()
         if self.fault == "truncates":
