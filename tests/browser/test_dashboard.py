@@ -1,4 +1,4 @@
-"""The dashboard, as people see it and as those do who don't."""
+"""The dashboard's content, access, text escaping and accessibility."""
 
 import json
 import re
@@ -25,7 +25,7 @@ def opened(page: Page, path: str = "") -> Page:
     return page
 
 
-# -- what happens -------------------------------------------------------------------------------------
+# -- events ----------------------------------------------------------------------------------------
 
 
 def test_a_mint_and_a_revocation_show_at_once(lab: Lab, page: Page) -> None:
@@ -100,11 +100,11 @@ def revoke(lab: Lab, token: int) -> None:
     lab.chain.send(calls.revoke(token))
 
 
-# -- text that is not ours ----------------------------------------------------------------------------
+# -- hostile text ----------------------------------------------------------------------------------
 
 
 def test_hostile_names_stay_text(page: Page) -> None:
-    """The daemon lets no such name through; should one come all the same, the page shows it as it is."""
+    """The daemon refuses such names. If one arrives anyway, the page shows it as text."""
 
     def spoiled(route: Route) -> None:
         stats: dict[str, Any] = route.fetch().json()
@@ -151,10 +151,10 @@ def test_the_page_may_load_and_run_nothing_else(page: Page, complaints: list[str
         }"""
     )
     assert caught == ["TypeError"] * 3
-    complaints.clear()  # of just that
+    complaints.clear()  # these expected errors
 
 
-# -- who may look -------------------------------------------------------------------------------------
+# -- access ----------------------------------------------------------------------------------------
 
 
 def test_the_token_is_asked_for_and_stays_in_the_tab(lab: Lab, browser: Browser) -> None:
@@ -183,14 +183,14 @@ def test_the_token_is_asked_for_and_stays_in_the_tab(lab: Lab, browser: Browser)
     page.reload()
     expect(page.locator("#own-name")).to_have_text("locked")
     page.close()
-    # Another tab knows nothing of it.
+    # Another tab does not have the token.
     other = browser.new_page()
     other.goto(url)
     expect(other.get_by_role("dialog")).to_be_visible()
     other.close()
 
 
-# -- for everybody ------------------------------------------------------------------------------------
+# -- accessibility ---------------------------------------------------------------------------------
 
 
 def violations(page: Page) -> list[str]:

@@ -43,7 +43,7 @@ _ANY, _DEVICE = "abcd", "cd"
 _RESYNC: Final = 15.0
 """A limit in seconds. Here, peers are compared every 5 s, addresses and routes every 10 s."""
 _AGAIN: Final = 45.0
-"""A limit in seconds. Silence is detected in 6 to 30 s. A failed endpoint is avoided for 15 s."""
+"""Seconds. Silence is detected in 6 to 30 s. A failed endpoint is avoided for at most 15 s."""
 
 KINDS: Final = (
     Kind("nothing at all", _ANY, (0.5, 2), 2, cuts_off=False),

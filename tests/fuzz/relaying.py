@@ -23,7 +23,7 @@ _WAYS: Final = tuple(
     Offload(mmsg=mmsg, gro=False, gso=gso) for gso in (False, True) for mmsg in (False, True)
 )
 _BUFFER: Final = 35_000
-"""The send buffer in bytes, which the kernel doubles: for any datagram, but not for many."""
+"""Bytes of the send buffer, doubled by the kernel: for any datagram, not for many small ones."""
 _TURNS: Final = 10_000
 
 
