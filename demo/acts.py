@@ -157,7 +157,7 @@ class Acts:
         for node, other in itertools.permutations(self._nodes, 2):
             story.expect(node.has_peer(other.public_key), f"the reorg took {other.name} from {node.name}")
 
-    # -- parts --------------------------------------------------------------------------------------
+    # -- parts -------------------------------------------------------------------------------------
 
     @property
     def _nodes(self) -> tuple[LabNode, ...]:

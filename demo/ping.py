@@ -82,7 +82,7 @@ class Ping:
 
         Raises `AdminError` after ``timeout`` seconds.
         """
-        now, deadline = time.time(), time.monotonic() + timeout  # noqa: TID251 - ping -D tells this clock
+        now, deadline = time.time(), time.monotonic() + timeout  # noqa: TID251 - ping -D prints this clock
         while time.monotonic() < deadline:
             before = self._overrun()
             self._follow()

@@ -180,7 +180,7 @@ def _decide(access: AccessControl, question: "PublicKey | NodeName", now: float)
     return access.decide(-1 if node is None else node.token_id, now)
 
 
-# -- output -----------------------------------------------------------------------------------------------
+# -- output ----------------------------------------------------------------------------------------
 
 
 def describe(node: Node, addresses: AddressPlan) -> dict[str, Any]:

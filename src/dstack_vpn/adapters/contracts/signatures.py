@@ -5,7 +5,7 @@ A test compares them with the values that the contracts' build computed.
 
 from typing import Final
 
-# -- events of both contracts ---------------------------------------------------------------------------
+# -- events of both contracts ----------------------------------------------------------------------
 
 TRANSFER: Final = "0xddf252ad1be2c89b69c2b068fc378daa952ba7f163c4a11628f55a4df523b3ef"
 NODE_ACCESS_GRANTED: Final = "0x9a71852b5ff3e6dcfff28eaeb177387d7be860dcf63f02bc0c74d796d373a22c"
@@ -13,13 +13,13 @@ NODE_ACCESS_REVOKED: Final = "0xf77547477629bf8d4b78aaa6babeeb3306e56da1ca9b54ca
 NODE_ACCESS_TRANSFERRED: Final = "0x692842951e9a8bdcf099c908e8dd428dedcb5c44056d3b636cd82870c5fd12b2"
 PUBLIC_KEY_UPDATED: Final = "0xa850082d2fb101274de37494dc864e9277de33c04415c7ad9db57592c60511a5"
 
-# -- events of AccessRegistry --------------------------------------------------------------------------
+# -- events of AccessRegistry ----------------------------------------------------------------------
 
 NODE_KEY_UPDATED: Final = "0x352e8183a66d9ece687176d0fa0ef927b7c0165b3043dc7192d566a4dd2ae53b"
 NODE_ENDPOINT_UPDATED: Final = "0x7c09c5e9a94bc8d2e5f67c05c89c0e7e81112cfbb1527daecb3778f4ccaa8082"
 NODE_EXPIRY_UPDATED: Final = "0x2c708d2f2329133d39c48c26a5aea3ac25263ae8cc34dd6d68419edecec33829"
 
-# -- reading -------------------------------------------------------------------------------------------
+# -- reading ---------------------------------------------------------------------------------------
 
 ACCESS_REGISTRY_ID: Final = bytes.fromhex("fea7aea3")
 """ERC-165 interface id of ``IAccessRegistry``."""
@@ -37,7 +37,7 @@ GET_TOKEN_ID_BY_NODE_ID: Final = bytes.fromhex("b9244a9f")
 OWNER_OF: Final = bytes.fromhex("6352211e")
 TOKEN_URI: Final = bytes.fromhex("c87b56dd")
 
-# -- writing -------------------------------------------------------------------------------------------
+# -- writing ---------------------------------------------------------------------------------------
 
 MINT_NODE_ACCESS: Final = bytes.fromhex("eb27f948")
 REVOKE_NODE_ACCESS: Final = bytes.fromhex("be1ba406")
@@ -52,7 +52,7 @@ PAUSE: Final = bytes.fromhex("8456cb59")
 UNPAUSE: Final = bytes.fromhex("3f4ba83a")
 ACCEPT_OWNERSHIP: Final = bytes.fromhex("79ba5097")
 
-# -- reverts that the compiler generates ---------------------------------------------------------------
+# -- reverts that the compiler generates -----------------------------------------------------------
 
 ERROR: Final = bytes.fromhex("08c379a0")
 """``Error(string)``: ``require`` with a text."""

@@ -77,7 +77,7 @@ class Certificates:
             return self._refused[1]
         return self._invalid(self._valid)
 
-    # -- files ----------------------------------------------------------------------------------------
+    # -- files -------------------------------------------------------------------------------------
 
     def _look(self) -> None:
         """Load the files again if they have changed; keep the certificate if they are invalid."""
@@ -153,7 +153,7 @@ def _first_certificate(pem: str) -> str:
     return pem[pem.index(begin) : pem.index(end) + len(end)]
 
 
-# -- self-signed ------------------------------------------------------------------------------------------
+# -- self-signed -----------------------------------------------------------------------------------
 
 
 def _self_made(state_dir: Path) -> Path:
@@ -198,7 +198,7 @@ def _write(path: Path, text: str) -> None:
         raise RelayError(f"STATE_DIR: can't write {path}: {error.strerror}") from error
 
 
-# -- from dstack ------------------------------------------------------------------------------------------
+# -- from dstack -----------------------------------------------------------------------------------
 
 
 async def _from_guest_agent(endpoint: str | None, state_dir: Path) -> Path:

@@ -68,7 +68,7 @@ class Downlink:
             self._engine.loop.add_reader(self._stream.descriptor, self._on_readable)
             self._engine.loop.call_soon(self._on_readable)  # TLS may have read ahead
 
-    # -- in -------------------------------------------------------------------------------------------
+    # -- in ----------------------------------------------------------------------------------------
 
     def _on_readable(self) -> None:
         if self._closed or self._blocked or self._held:
@@ -117,7 +117,7 @@ class Downlink:
                 break
         return end
 
-    # -- out ------------------------------------------------------------------------------------------
+    # -- out ---------------------------------------------------------------------------------------
 
     def _deliver_single(self, end: int) -> None:
         counters = self._counters

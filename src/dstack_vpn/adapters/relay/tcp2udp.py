@@ -186,7 +186,7 @@ class Tcp2Udp:
             for connection in self._clients:
                 connection.close()
 
-    # -- connections ----------------------------------------------------------------------------------
+    # -- connections -------------------------------------------------------------------------------
 
     def _on_connections(self) -> None:
         for _ in turn():

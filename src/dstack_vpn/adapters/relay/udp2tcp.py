@@ -132,7 +132,7 @@ class Udp2Tcp:
         now = self.engine.loop.time()
         return min((flow.silence(now) for flow in self._flows.values()), default=0.0)
 
-    # -- for flows ------------------------------------------------------------------------------------
+    # -- for flows ---------------------------------------------------------------------------------
 
     async def connect(self) -> tuple[RelayUrl, Dialled]:
         """Connect to the best upstream that is reachable; raises `RelayError`."""
@@ -215,7 +215,7 @@ class Udp2Tcp:
         self._choice.unreachable = problem
         self._rate_limited.error("relay.unreachable", problem=problem)
 
-    # -- sources --------------------------------------------------------------------------------------
+    # -- sources -----------------------------------------------------------------------------------
 
     def _on_new(self) -> None:
         for _ in turn():

@@ -62,7 +62,7 @@ class Uplink:
         engine.widen(udp)
         self._read()
 
-    # -- life -----------------------------------------------------------------------------------------
+    # -- life --------------------------------------------------------------------------------------
 
     def attach(self, stream: Stream) -> None:
         """Send over this stream, waiting datagrams first."""
@@ -133,7 +133,7 @@ class Uplink:
             self._engine.loop.remove_reader(self._descriptor)
             self._read()
 
-    # -- modes ----------------------------------------------------------------------------------------
+    # -- modes -------------------------------------------------------------------------------------
 
     def _on_single(self) -> None:
         try:
@@ -258,7 +258,7 @@ class Uplink:
                 self.watch.initiation(time.monotonic())
                 return
 
-    # -- slow paths -----------------------------------------------------------------------------------
+    # -- slow paths --------------------------------------------------------------------------------
 
     def _on_waiting(self) -> None:
         """Keep the newest datagrams while there is no stream."""

@@ -1,8 +1,10 @@
 """The kernel's structures for many buffers, in memory that is allocated once and reused.
 
+The layout is that of sys/socket.h on little-endian machines with 64 bits:
+
     struct iovec    16 bytes   base, length
     struct msghdr   56 bytes   name, name length, iovec, iovec count, control, control length, flags
-    struct mmsghdr  64 bytes   msghdr, length of the message      (sys/socket.h, 64 bits, little-endian)
+    struct mmsghdr  64 bytes   msghdr, length of the message
 
 No Python code runs for a single datagram: lengths are copied between arrays as strided slices, and
 fields that seldom change are copied from a template.

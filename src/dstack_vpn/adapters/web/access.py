@@ -67,7 +67,7 @@ class Policy:
     suffix: str | None = None
     """The zone of the network's own names."""
     is_member: Callable[[IPAddress], bool] | None = None
-    """Returns whether a tunnel address is a member's, who needs no token; None: members need one."""
+    """Returns whether a member has that tunnel address and needs no token; None: all need one."""
     members: AddressPlan | None = None
     """The address plan of the tunnel, by which limits count members."""
     owner: Callable[[End, End], int | None] = owner_of

@@ -148,7 +148,7 @@ class HttpServer:
                 await part.close()
             await runner.cleanup()
 
-    # -- every request --------------------------------------------------------------------------------
+    # -- every request -----------------------------------------------------------------------------
 
     @web.middleware
     async def _bounded(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -241,7 +241,7 @@ class HttpServer:
             _log.error("web.failed", path=request.path, problem=f"{type(error).__name__}: {error}")
             return problem(500, "internal error: see the log")
 
-    # -- common to all views --------------------------------------------------------------------------
+    # -- common to all views -----------------------------------------------------------------------
 
     def _own(self) -> Iterable[Route]:
         return Route("/live", self._live), Route("/ready", self._ready), Route("/health", self._well)

@@ -193,7 +193,7 @@ class FieldRefused(
     name="token.refused",
     level="warning",
     logger="registry",
-    action="Tell the token's owner.",
+    action="Inform the token's owner.",
 ):
     """A field of a token can't be used."""
 

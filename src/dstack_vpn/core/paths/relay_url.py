@@ -145,7 +145,7 @@ def _options(query: str, known: Collection[str]) -> Mapping[str, str]:
         raise FormatError("relay URL: expected options as ?name=value&name=value") from None
     options = dict(pairs)
     if strange := sorted(options.keys() - set(known)):
-        raise FormatError(f"relay URL: {strange[0]!r} is no option here; there are {', '.join(known)}")
+        raise FormatError(f"relay URL: {strange[0]!r} is not an option; the options are {', '.join(known)}")
     if len(options) != len(pairs):
         raise FormatError("relay URL: an option is given twice")
     return options

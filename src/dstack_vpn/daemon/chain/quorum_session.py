@@ -177,4 +177,4 @@ class QuorumSession:
         self.state.lag.void(name)
         self.verifiers.dismiss(name)
         if self.followed is not None and name == self.followed.name:
-            self.followed.driver.end(EndpointError(f"{name} was found to lie: {reason}"))
+            self.followed.driver.end(EndpointError(f"{name} is quarantined: {reason}"))
