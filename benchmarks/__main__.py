@@ -1,10 +1,11 @@
-"""``python -m benchmarks [name ...]``: measure, print a table, and write benchmarks/results.json.
+"""Run benchmarks, print their figures, and write benchmarks/results.json.
 
-A name stands also for all that begin with it and a dash: ``relay`` is everything about the relay.
+``python -m benchmarks [name ...]`` runs all benchmarks, or those with the given names. A name also
+selects all names that begin with it and a dash: ``relay`` selects all benchmarks of the relay.
 
-Absolute times belong to the machine and its load; quote medians and ratios of one run. Needs root, anvil and
-wireguard-go (`scripts/setup test`), for the containers Docker, and for the relay also Mullvad's programs and
-a C compiler.
+Absolute times depend on the machine and its load. Quote medians and ratios of one run. Root, anvil
+and wireguard-go are required (`scripts/setup test`); for the containers also Docker; for the relay
+also Mullvad's programs and a C compiler.
 """
 
 import asyncio
@@ -39,14 +40,14 @@ ALL: Final[dict[str, Callable[[], Awaitable[Figures] | Figures]]] = {
 
 
 def main() -> int:
-    """Run what was asked for, or everything; returns the exit code."""
-    asked = sys.argv[1:] or list(ALL)
-    if unknown := [name for name in asked if not _meant(name)]:
-        print(f"no benchmark {', '.join(unknown)}; there are {', '.join(ALL)}", file=sys.stderr)
+    """Run the named benchmarks, or all; return the exit code."""
+    selected = sys.argv[1:] or list(ALL)
+    if unknown := [name for name in selected if not _matches(name)]:
+        print(f"unknown benchmark {', '.join(unknown)}; choose from {', '.join(ALL)}", file=sys.stderr)
         return 2
     results: Figures = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     results["machine"] = {"cores": cores(), "kernel": platform.release(), "python": platform.python_version()}
-    for name in dict.fromkeys(one for several in asked for one in _meant(several)):
+    for name in dict.fromkeys(match for pattern in selected for match in _matches(pattern)):
         try:
             found = ALL[name]()
             results[name] = asyncio.run(_awaited(found)) if inspect.isawaitable(found) else found
@@ -59,7 +60,7 @@ def main() -> int:
     return 0
 
 
-def _meant(name: str) -> list[str]:
+def _matches(name: str) -> list[str]:
     return [known for known in ALL if known == name or known.startswith(f"{name}-")]
 
 

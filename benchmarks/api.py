@@ -1,4 +1,4 @@
-"""What watching costs: the API under load beside peer updates; metrics and dashboard with 1,000 peers."""
+"""The cost of monitoring: the API under load, metrics and the dashboard with 1,000 peers."""
 
 import asyncio
 import re
@@ -33,9 +33,9 @@ end
 
 
 async def load() -> dict[str, Any]:
-    """Wrk on loopback, 64 connections, 30 s, on all documents in turn, while events go on; and without it."""
+    """Measure events without and with load: wrk on loopback for 30 s, 64 connections, all paths."""
     if shutil.which("wrk") is None:
-        raise NotMeasurableError("there is no wrk: scripts/setup test installs it")
+        raise NotMeasurableError("wrk is missing: run scripts/setup test")
     with quiet_namespace() as home:
         async with serve() as server:
             events._fill(server, 100)
@@ -56,31 +56,31 @@ async def load() -> dict[str, Any]:
                 )
                 loaded = await _events(daemon, one, quiet["n"], LOAD_SECONDS - 2)
                 assert wrk.returncode is None, "the load ended before the events did"
-                said = (await wrk.communicate())[0].decode()
-                return {"quiet": quiet, "loaded": loaded, "wrk": _wrk(said), "memory_mb": daemon.memory()}
+                output = (await wrk.communicate())[0].decode()
+                return {"quiet": quiet, "loaded": loaded, "wrk": _wrk(output), "memory_mb": daemon.memory()}
 
 
 async def _events(
     daemon: Daemon, one: Callable[[int], Awaitable[float]], first: int, length: float
 ) -> dict[str, Any]:
-    """Events one after the other for ``length`` seconds; each has to come about."""
+    """Cause events one after the other for ``length`` seconds, and wait for each to be applied."""
     mark, seconds, began = len(daemon.entries), list[float](), time.monotonic()
     while time.monotonic() - began < length:
         seconds.append(await one(first + len(seconds)))
     if len(seconds) % 2:
         seconds.append(await one(first + len(seconds)))
     named = {"peer.set", "peer.removed"}
-    told = [e["latency_ms"] for e in daemon.entries[mark:] if e["event"] in named]
-    own = [latency for latency in told if latency is not None]
+    logged = [e["latency_ms"] for e in daemon.entries[mark:] if e["event"] in named]
+    own = [latency for latency in logged if latency is not None]
     inside = {f"daemon_{k}": v for k, v in summary([ms / 1000 for ms in own]).items()}
-    return {**summary(seconds), **inside, "lost": len(seconds) - len(told)}
+    return {**summary(seconds), **inside, "lost": len(seconds) - len(logged)}
 
 
-def _wrk(said: str) -> dict[str, Any]:
-    """What wrk has to say: requests a second, latencies, and what was no success."""
-    bad = re.search(r"Non-2xx or 3xx responses: (\d+)", said)
-    errors = re.search(r"Socket errors: (.*)", said)
-    rate, p99 = re.search(r"Requests/sec:\s+([\d.]+)", said), re.search(r"99%\s+(\S+)", said)
+def _wrk(output: str) -> dict[str, Any]:
+    """Return wrk's figures: requests per second, latency, and failures."""
+    bad = re.search(r"Non-2xx or 3xx responses: (\d+)", output)
+    errors = re.search(r"Socket errors: (.*)", output)
+    rate, p99 = re.search(r"Requests/sec:\s+([\d.]+)", output), re.search(r"99%\s+(\S+)", output)
     assert rate is not None
     return {
         "requests_per_second": float(rate[1]),
@@ -91,7 +91,7 @@ def _wrk(said: str) -> dict[str, Any]:
 
 
 async def metrics() -> dict[str, Any]:
-    """A scrape of a node with 1,000 peers, each made anew; and of one with 200, which all have series."""
+    """Measure scrapes of a node with 200 peers, which all have series, and of one with 1,000."""
     found: dict[str, Any] = {}
     for peers in (200, PEERS):
         with quiet_namespace() as home:
@@ -111,15 +111,15 @@ async def _scrapes(client: aiohttp.ClientSession) -> dict[str, Any]:
         async with client.get(f"{URL}/metrics") as reply:
             size = len(await reply.read())
         seconds.append(time.perf_counter() - began)
-        await asyncio.sleep(1.5)  # past the time for which a document is handed out again
+        await asyncio.sleep(1.5)  # longer than the daemon caches a document
     return {"first_ms": round(seconds[0] * 1000, 2), **summary(seconds[1:]), "bytes": size}
 
 
 async def dashboard() -> dict[str, Any]:
-    """Frames a second in Chromium with 1,000 peers, most of them with traffic, while members come and go."""
+    """Measure frames per second in Chromium with 1,000 peers, while members change."""
     browser = shutil.which("chromium")
     if browser is None:
-        raise NotMeasurableError("there is no chromium: scripts/setup test installs it")
+        raise NotMeasurableError("chromium is missing: run scripts/setup test")
     from playwright.async_api import async_playwright
 
     with quiet_namespace() as home:
@@ -136,9 +136,7 @@ async def dashboard() -> dict[str, Any]:
                     page = await chromium.new_page(viewport={"width": width, "height": height})
                     await page.add_init_script(LIVELY)
                     await page.goto(URL)
-                    await page.get_by_text(
-                        re.compile(r"^1\d\d\d$")
-                    ).first.wait_for()  # the tile with the peers
+                    await page.get_by_text(re.compile(r"^1\d\d\d$")).first.wait_for()  # the number of peers
                     await asyncio.sleep(5)
                     first = PEERS + 1000 * width
                     changes = asyncio.gather(
@@ -173,7 +171,7 @@ async def _change(server: Any, number: int, after: float) -> None:  # noqa: ANN4
     await server.chain.mint(number)
 
 
-# Real answers, with handshakes and traffic that a thousand peers without machines don't have.
+# Adds handshakes and traffic to the daemon's replies, because the thousand peers have no machines.
 LIVELY: Final = """
 const json = Response.prototype.json;
 Response.prototype.json = async function () {

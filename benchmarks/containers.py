@@ -1,7 +1,7 @@
-"""The containers: sizes, `docker run` to healthy, stopping, memory, and what an upgrade loses.
+"""The containers: image sizes, time to healthy, time to stop, memory, and losses of an upgrade.
 
-Needs the images (`docker compose build`, after `scripts/setup-docker`). Runs on the compose stack's internal
-networks.
+The images are required (`docker compose build`, after `scripts/setup-docker`). The containers run
+on the compose stack's internal networks.
 """
 
 import itertools
@@ -40,9 +40,9 @@ for s in sockets:
 
 
 def sizes() -> dict[str, Any]:
-    """Megabytes (10^6 bytes) that each image adds to the base, uncompressed, and its layers."""
+    """Return the size that each image adds to the base, uncompressed, in MB (10^6 bytes)."""
     if docker("image", "inspect", IMAGE, check=False).startswith("[]"):
-        raise NotMeasurableError("the images are missing: scripts/setup-docker, docker compose build")
+        raise NotMeasurableError("images are missing: run scripts/setup-docker and docker compose build")
     base = inspect(base_image())["Size"]
     found: dict[str, Any] = {"base_mb": round(base / 1e6, 1)}
     for name in IMAGES:
@@ -54,7 +54,7 @@ def sizes() -> dict[str, Any]:
 
 
 def life() -> dict[str, Any]:
-    """`docker run` to healthy and `docker stop` of a node in seconds; memory of both in MB (2^20)."""
+    """Measure `docker run` until healthy and `docker stop` (s), and memory in MB (2^20)."""
     found: dict[str, Any] = _starts(Stack(f"dvpn-bench-{os.getpid()}"))
     with running(Stack(f"dvpn-bench-{os.getpid()}"), build=False) as stack:
         found["node_idle_mb"], found["proxy_idle_mb"] = _memory(stack, "node-a"), _memory(stack, "proxy-b")
@@ -68,13 +68,13 @@ def life() -> dict[str, Any]:
 
 
 def upgrades() -> dict[str, Any]:
-    """What an upgrade loses, of a datagram every 10 ms, in both ways."""
+    """Count the lost datagrams of both kinds of upgrade, at one datagram every 10 ms."""
     build_next()
     return {"plain": upgrade(FILES_PLAIN, "plain"), "kept": upgrade(FILES_KEPT, "kept")}
 
 
 def _starts(stack: Stack) -> dict[str, float]:
-    """A node with a key of its own and nothing stored, beside nothing but a chain."""
+    """Measure starts of a node with a new key and an empty state, next to a chain only."""
     try:
         stack.compose("up", "-d", "--no-build", "devchain", "registry")
         wait_for("the registry", lambda: health(stack.container("registry")) == "exited", pause=0.5)
@@ -87,7 +87,7 @@ def _starts(stack: Stack) -> dict[str, float]:
 
 
 def _live(stack: Stack, name: str) -> tuple[float, float, float]:
-    """Seconds from `docker run` to the tunnel and to healthy, and of `docker stop`."""
+    """Return the seconds from `docker run` to the tunnel and to healthy, and of `docker stop`."""
     options = (
         *("--cap-drop", "ALL", "--cap-add", "NET_ADMIN", "--device", "/dev/net/tun", "--read-only"),
         *("--tmpfs", "/run/wireguard", "--network", f"{stack.project}_control"),
@@ -96,7 +96,7 @@ def _live(stack: Stack, name: str) -> tuple[float, float, float]:
     began = time.time()  # noqa: TID251 - compared with the engine's time stamps
     try:
         docker("run", "-d", "--name", name, *options, IMAGE)
-        # Looked at rarely: looking takes a part of the machine that the start would have.
+        # A long pause, because each query takes processor time from the start.
         wait_for("healthy", lambda: health(name) == "healthy", pause=0.3)
         checks = inspect(name)["State"]["Health"]["Log"]
         healthy = next(_seconds(check["End"]) for check in checks if not check["ExitCode"])
@@ -109,7 +109,7 @@ def _live(stack: Stack, name: str) -> tuple[float, float, float]:
 
 
 def _seconds(stamp: str) -> float:
-    """Unix seconds of the engine's time stamp, which has nanoseconds."""
+    """Convert the engine's time stamp, which has nanoseconds, to Unix seconds."""
     return datetime.fromisoformat(stamp[:26] + "+00:00").timestamp()
 
 
@@ -118,11 +118,11 @@ def _ready_at(name: str) -> float:
         entry = json.loads(line) if line.startswith("{") else {}
         if entry.get("event") == "device.up":
             return datetime.fromisoformat(entry["timestamp"]).timestamp()
-    raise NotMeasurableError("the log does not say when the tunnel was up")
+    raise NotMeasurableError(f"the log of {name} has no device.up line")
 
 
 def _memory(stack: Stack, service: str) -> float:
-    """Resident memory of the container's processes, without page cache and health checks: MB (2^20)."""
+    """Return a container's resident memory in MB (2^20), without page cache and health checks."""
     container = stack.container(service)
     processes = docker("top", container, "-eo", "pid,rss,args").splitlines()[1:]
     wanted = itertools.filterfalse(lambda line: "healthcheck" in line, processes)

@@ -1,7 +1,8 @@
-"""Do a thousand membership changes cost anybody else a packet?
+"""Packets that other members lose during a thousand membership changes.
 
-Two nodes with real daemons ping each other every 2 ms and carry an iperf3 stream while other members come and
-go; then the same without any change, because two busy cores lose packets by themselves.
+Two nodes with real daemons exchange a ping every 2 ms and an iperf3 stream. They do so once without
+changes, because two busy cores lose packets anyway, and once while other members are added and
+removed.
 """
 
 import asyncio
@@ -22,11 +23,11 @@ from dstack_vpn.core.wireguard.x25519 import derive
 CHANGES = 1000
 SECONDS = 25
 STREAM = "100M"
-"""Bits a second of the iperf3 stream: what leaves two cores enough to answer pings."""
+"""Bits per second of the iperf3 stream. Two cores can still reply to pings at this rate."""
 
 
 async def disturbance() -> dict[str, Any]:
-    """Packets lost with the changes and without."""
+    """Count the lost packets with and without the changes."""
     async with AsyncExitStack() as stack:
         spaces = [stack.enter_context(Namespace(label)) for label in ("chain", "a", "b")]
         home = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -62,7 +63,7 @@ async def disturbance() -> dict[str, Any]:
 async def _traffic(
     a: Namespace, b: Namespace, server: FakeServer | None, daemons: list[Daemon]
 ) -> dict[str, Any]:
-    """One run of ping and stream; with a server, members come and go meanwhile."""
+    """Run ping and stream once; with a server, add and remove members during the run."""
     target = "10.77.0.3"
     sink = await _start(b, "iperf3", "-s", "-1", "-B", target, "--forceflush")
     assert sink.stdout is not None
@@ -71,12 +72,12 @@ async def _traffic(
     count = (SECONDS - 2) * 500
     ping = await _start(a, "ping", "-q", "-i", "0.002", "-c", str(count), "-W", "1", target)
     changes = 0 if server is None else await _changes(server, daemons)
-    said, _ = await ping.communicate()
+    output, _ = await ping.communicate()
     for process in (stream, sink):
         await process.communicate()
-    found = re.search(r"(\d+) packets transmitted, (\d+) received", said.decode())
-    longest = re.search(r"= [\d.]+/[\d.]+/([\d.]+)/", said.decode())
-    assert found is not None, said
+    found = re.search(r"(\d+) packets transmitted, (\d+) received", output.decode())
+    longest = re.search(r"= [\d.]+/[\d.]+/([\d.]+)/", output.decode())
+    assert found is not None, output
     return {
         "changes": changes,
         "sent": int(found[1]),
@@ -86,7 +87,7 @@ async def _traffic(
 
 
 async def _changes(server: FakeServer, daemons: list[Daemon]) -> int:
-    """Mint and revoke others, spread over the run; returns how many changes both daemons applied."""
+    """Mint and revoke over the run; return the number of changes that both daemons applied."""
     before = [len(daemon.entries) for daemon in daemons]
     for turn in range(CHANGES):
         token = 3 + turn // 2

@@ -1,7 +1,8 @@
-"""From a registry event to the device.
+"""Latency from a registry event to the device.
 
-`frame`: the log's frame leaves a chain server on this machine; until wireguard-go has acknowledged the peer.
-`block`: a real dev chain (anvil) is told to mine a block with a mint or a revoke; until the same.
+`frame` measures from the moment when a chain server on this machine sends the log's frame, until
+wireguard-go acknowledges the change. `block` measures from the request to a real dev chain (anvil)
+to mine a block with a mint or a revoke, until the same.
 """
 
 import asyncio
@@ -22,7 +23,7 @@ PACE = 0.02
 
 
 async def frame(peers: int) -> dict[str, Any]:
-    """Events against a device that has so many peers already."""
+    """Measure events on a device that already has ``peers`` peers."""
     with quiet_namespace() as home:
         async with serve() as server:
             _fill(server, peers)
@@ -55,7 +56,7 @@ def _fill(server: FakeServer, peers: int) -> None:
 
 
 def _stamp(server: FakeServer) -> list[float]:
-    """When each frame of logs was handed to the socket."""
+    """Return a list that collects the time of each frame of logs (Unix seconds)."""
     announce, sent = server.chain.announce, list[float]()
 
     async def stamped(kind: str, items: Sequence[dict[str, Any]]) -> None:
@@ -71,12 +72,12 @@ async def _filled(daemon: Daemon, peers: int) -> None:
     await daemon.wait(lambda e: e["event"] == "chain.read")
     if peers > 50:
         await daemon.wait(lambda e: e["event"] == "peers.changed" and e["set"] == peers)
-    # The comparison, the checkpoint and the file that follow the start are not what is measured.
+    # Wait for the comparison, the checkpoint and the file that follow the start.
     await asyncio.sleep(2.0 + peers / 1000)
 
 
 async def block(peers: int = 100) -> dict[str, Any]:
-    """Events of anvil's blocks."""
+    """Measure events in anvil's blocks."""
     with quiet_namespace() as home:
         async with running_anvil() as anvil:
             await anvil.mint_many(peers)
@@ -101,7 +102,7 @@ async def block(peers: int = 100) -> dict[str, Any]:
 
 
 def _inside(daemon: Daemon) -> dict[str, float]:
-    """The daemon's own share: from the log's arrival in its session to the device's acknowledgement."""
+    """Return the daemon's share: from the log's arrival to the device's acknowledgement."""
     named = {"peer.set", "peer.removed"}
     own = [e["latency_ms"] for e in daemon.entries if e["event"] in named and e["latency_ms"] is not None]
     return {f"daemon_{name}": value for name, value in summary([ms / 1000 for ms in own[-EVENTS:]]).items()}

@@ -1,7 +1,8 @@
-"""What the benchmarks share: a daemon in a namespace of its own, and what it says about itself.
+"""A daemon in a separate namespace with its log and memory, and helpers for the benchmarks.
 
-Latencies are taken between this process's clock and the time stamps of the daemon's log lines, which is the
-same clock of the same machine; a line is written after the device has acknowledged.
+A latency is the difference between this process's clock and the time stamp of a log line of the
+daemon. Both are the clock of this machine. The daemon writes the line after the device has
+acknowledged the change.
 """
 
 import asyncio
@@ -29,7 +30,7 @@ Entry = dict[str, Any]
 
 
 class NotMeasurableError(Exception):
-    """Something is missing on this machine; it says what."""
+    """A requirement of a benchmark that is missing on this machine."""
 
 
 @dataclass
@@ -38,12 +39,12 @@ class Daemon:
 
     process: asyncio.subprocess.Process
     started: float
-    """Unix seconds, just before the process was made."""
+    """Unix seconds, just before the process was started."""
     entries: list[Entry] = field(default_factory=list)
     _news: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def read(self) -> None:
-        """Take in what it logs, for as long as it runs."""
+        """Collect the log lines until the daemon ends."""
         assert self.process.stdout is not None
         async for line in self.process.stdout:
             entry: Entry = json.loads(line)
@@ -52,7 +53,10 @@ class Daemon:
             self._news.set()
 
     async def wait(self, wanted: Callable[[Entry], object], since: int = 0, timeout: float = 60.0) -> Entry:
-        """The first entry from number ``since`` on that is wanted."""
+        """Return the first entry from index ``since`` on for which ``wanted`` is true.
+
+        Raises `TimeoutError` after ``timeout`` seconds.
+        """
         async with asyncio.timeout(timeout):
             while True:
                 self._news.clear()
@@ -63,13 +67,13 @@ class Daemon:
                 await self._news.wait()
 
     def memory(self) -> dict[str, float]:
-        """Resident memory in MB (2^20 bytes), now and at its highest."""
+        """Return the resident memory in MB (2^20 bytes), current and maximum."""
         return resident(self.process.pid)
 
 
 @asynccontextmanager
 async def running_daemon(home: Path, key: PrivateKey, **settings: str) -> AsyncIterator[Daemon]:
-    """A daemon in the calling thread's namespaces, ended in order."""
+    """Start a daemon in the calling thread's namespaces; terminate it at the end."""
     secret = home / "wireguard.key"
     secret.touch(mode=0o600)
     secret.write_text(base64.b64encode(key.reveal()).decode())
@@ -104,24 +108,24 @@ async def running_daemon(home: Path, key: PrivateKey, **settings: str) -> AsyncI
 
 @contextmanager
 def quiet_namespace() -> Iterator[Path]:
-    """A namespace that the calling thread is in, and a folder that goes with it."""
+    """Enter a new namespace with the calling thread; yield a temporary folder."""
     with Namespace("bench") as namespace, namespace.entered(), tempfile.TemporaryDirectory() as home:
         yield Path(home)
 
 
 def resident(pid: int) -> dict[str, float]:
-    """A process's resident memory in MB (2^20 bytes), now (``rss``) and at its highest (``hwm``)."""
+    """Return a process's resident memory in MB (2^20): now (``rss``) and the peak (``hwm``)."""
     found = re.findall(r"Vm(RSS|HWM):\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
     return {name.lower(): round(int(kilobytes) / 1024, 1) for name, kilobytes in found}
 
 
 def new_key() -> PrivateKey:
-    """A fresh WireGuard key."""
+    """Return a new WireGuard key."""
     return clamp(secrets.token_bytes(32))
 
 
 def summary(seconds: Sequence[float]) -> dict[str, float]:
-    """Median, 99th percentile and maximum in milliseconds."""
+    """Return the median, the 99th percentile and the maximum in milliseconds."""
     ordered = sorted(seconds)
 
     def at(share: float) -> float:
@@ -131,5 +135,5 @@ def summary(seconds: Sequence[float]) -> dict[str, float]:
 
 
 def cores() -> int:
-    """How many processors there are to use."""
+    """Return the number of processors that this process may use."""
     return len(os.sched_getaffinity(0))

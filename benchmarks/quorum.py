@@ -1,8 +1,9 @@
-"""What a quorum costs, and how long one endpoint that lies can hide a revocation.
+"""The cost of a quorum, and the time for which a false endpoint can hide a revocation.
 
-From a block that is handed to the endpoints' sockets until wireguard-go has acknowledged the change, with 100
-peers, over WebSockets: with one endpoint that is believed, with two of three, with one of these silent, and
-with two of two of which the followed one hides every revocation (audits every second).
+Each figure is the time from the block's frame at the endpoints' sockets until wireguard-go
+acknowledges the change, with 100 peers, over WebSockets. The cases are: one endpoint without a
+quorum; two of three; two of three with one silent; and two of two, of which the followed endpoint
+hides each revocation (with a resync every second).
 """
 
 import asyncio
@@ -23,7 +24,8 @@ EVENTS = 100
 HIDDEN = 60
 PACE = 0.03
 """Seconds between events."""
-AUDIT = 1.0
+RESYNC = 1.0
+"""Seconds between resyncs of `hidden`."""
 
 
 @asynccontextmanager
@@ -62,7 +64,7 @@ async def _timed(daemon: Daemon, servers: list[FakeServer], number: int, *, mint
 
 
 async def agreeing(count: int, quorum: int, silent: int = 0) -> dict[str, Any]:
-    """Grants and revocations that all endpoints tell alike, but for those that say nothing."""
+    """Measure grants and revocations on which all endpoints agree, except the silent ones."""
     with quiet_namespace() as home:
         async with _endpoints(count) as servers:
             settings = {"RPC_URL": ",".join(s.ws for s in servers), "RPC_QUORUM": str(quorum)}
@@ -82,28 +84,28 @@ async def agreeing(count: int, quorum: int, silent: int = 0) -> dict[str, Any]:
 
 
 async def hidden() -> dict[str, Any]:
-    """Revocations that the followed endpoint hides, in its logs and its answers."""
+    """Measure revocations that the followed endpoint hides in its logs and its replies."""
     with quiet_namespace() as home:
         async with _endpoints(2) as servers:
             before = dict(servers[0].chain.head.tokens)
-            lies = servers[0].faults.lies
+            falsified = servers[0].faults.lies
 
             def unchanged(tokens: Mapping[int, Token], number: int) -> Mapping[int, Token]:
                 return before
 
-            lies.state, lies.hides = unchanged, lambda log: True
+            falsified.state, falsified.hides = unchanged, lambda log: True
             settings = {
                 "RPC_URL": ",".join(s.ws for s in servers),
                 "RPC_QUORUM": "2",
-                "SYNC_INTERVAL": str(int(AUDIT * 1000)),
+                "SYNC_INTERVAL": str(int(RESYNC * 1000)),
             }
             async with running_daemon(home, new_key(), **settings) as daemon:
                 await _settled(daemon, servers)
                 seconds = []
                 for number in range(HIDDEN):
-                    await asyncio.sleep(random.random() * AUDIT)
+                    await asyncio.sleep(random.random() * RESYNC)
                     seconds.append(await _timed(daemon, servers, number, mint=False))
-                return {"revocation": summary(seconds), "audit_ms": AUDIT * 1000}
+                return {"revocation": summary(seconds), "audit_ms": RESYNC * 1000}
 
 
 ALL = {

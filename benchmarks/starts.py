@@ -1,7 +1,8 @@
-"""Starts: from the process's creation to a tunnel with all its peers.
+"""Start times: from the process's creation to a tunnel with all its peers.
 
-`chain`: nothing is stored, everything is read from anvil. `store`: no endpoint answers, everything comes from
-the state directory. `cold`: as `chain`, on a registry of 10,000 tokens.
+`chain`: the state directory is empty, and the node reads the registry from anvil. `store`: no
+endpoint replies, and the node reads the state directory. `cold`: as `chain`, with a registry of
+10,000 tokens.
 """
 
 import asyncio
@@ -16,7 +17,7 @@ RUNS = 5
 
 
 async def chain_and_store(peers: int = 100) -> dict[str, Any]:
-    """Both kinds of start with so many peers; medians of some runs each, in seconds."""
+    """Measure both kinds of start; return the medians of `RUNS` runs, in seconds."""
     found: dict[str, list[float]] = {"chain_s": [], "store_s": []}
     memory: dict[str, float] = {}
     with quiet_namespace() as base:
@@ -36,7 +37,7 @@ async def chain_and_store(peers: int = 100) -> dict[str, Any]:
 
 
 async def cold(tokens: int = 10_000) -> dict[str, Any]:
-    """One cold start on a large registry."""
+    """Measure one start with a large registry and an empty state directory."""
     with quiet_namespace() as home:
         async with running_anvil() as anvil:
             await anvil.mint_many(tokens)

@@ -1,10 +1,10 @@
-// Compile the contracts into the artifacts that are checked in, so that nobody but us needs a compiler.
+// Compile the contracts into the artifacts in the repository, so that users need no compiler.
 //
 //   node build.mjs           write the artifacts
-//   node build.mjs --check   recompile and compare; exits 1 where an artifact is stale
+//   node build.mjs --check   recompile and compare; exits 1 if an artifact is stale
 //
-// Everything that the output depends on is pinned (package-lock.json, the settings below), and neither paths
-// of this machine nor a metadata hash go into the bytecode: the same sources give the same bytes anywhere.
+// All inputs of the output are pinned (package-lock.json, the settings below). The bytecode has
+// neither paths of this machine nor a metadata hash: the same sources give the same bytes anywhere.
 
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname, join, relative } from "node:path";
@@ -18,7 +18,7 @@ const ROOT = join(HERE, "..");
 const SETTINGS = {
   optimizer: { enabled: true, runs: 200 },
   viaIR: false,
-  // What every current rollup and test chain runs.
+  // All current rollups and test chains support it.
   evmVersion: "cancun",
   metadata: { bytecodeHash: "none" },
 };
@@ -52,7 +52,7 @@ function compile() {
   const output = JSON.parse(solc.compile(JSON.stringify(input), { import: findImport }));
   const problems = output.errors ?? [];
   for (const problem of problems) console.error(problem.formattedMessage);
-  // A warning fails as well: there is none to get used to.
+  // A warning fails the build as well.
   if (problems.length > 0) process.exit(1);
   return output.contracts;
 }
@@ -67,7 +67,7 @@ function hashed(abi, kind, hexDigits) {
   return Object.fromEntries(signatures.map((text) => [text, `0x${sha3.keccak256(text).slice(0, hexDigits)}`]));
 }
 
-/** ERC-165: the exclusive or of an interface's own selectors. */
+/** Return an interface's id (ERC-165): the exclusive or of its selectors. */
 function interfaceId({ evm }) {
   const id = Object.values(evm.methodIdentifiers).reduce((sum, selector) => sum ^ parseInt(selector, 16), 0);
   return `0x${(id >>> 0).toString(16).padStart(8, "0")}`;

@@ -1,4 +1,4 @@
-"""`demo`: a chain, a contract, three real nodes, and what happens to them, live in a terminal."""
+"""The demo: a chain, a contract and three real nodes, live in a terminal."""
 
 import click
 
@@ -7,17 +7,18 @@ import click
     epilog="""\b
 Examples:
   python -m demo
-  python -m demo --keep     then look around, as it tells you
-  python -m demo --clean    remove what --keep has left"""
+  python -m demo --keep     leave it running, and print how to inspect it
+  python -m demo --clean    remove what --keep left running"""
 )
-@click.option("--keep", is_flag=True, help="Leave everything running, and say how to look at it.")
-@click.option("--plain", is_flag=True, help="Line by line, also in a terminal.")
-@click.option("--clean", is_flag=True, help="Remove what ended demos have left running, and do nothing else.")
+@click.option("--keep", is_flag=True, help="Leave everything running, and print how to inspect it.")
+@click.option("--plain", is_flag=True, help="Print line by line, also in a terminal.")
+@click.option("--clean", is_flag=True, help="Remove what earlier demos left running, and exit.")
 def demo(*, keep: bool, plain: bool, clean: bool) -> None:
-    """Show a whole network at work: it takes half a minute and leaves nothing behind.
+    """Run a whole network for half a minute, and remove it.
 
-    A dev chain, the registry contract and three nodes, each in a network namespace of its own without a way
-    out. Needs root, TUN, anvil and wireguard-go; nothing of the machine's own network is touched.
+    A dev chain, the registry contract and three nodes, each in a network namespace of its own
+    without a way out. Needs root, TUN, anvil and wireguard-go; nothing of the machine's own network
+    is touched.
     """
     from demo import show
 

@@ -1,4 +1,4 @@
-"""The acts of the demo: what is done to the registry, and what is expected of three real daemons."""
+"""The acts of the demo: changes of the registry, and their effects on three real daemons."""
 
 import contextlib
 import itertools
@@ -21,7 +21,7 @@ _WEB_PORT: Final = 8000
 _NEW_OWNER: Final = 4
 """The account that c's token is transferred to."""
 _OUTAGE: Final = 1.0
-"""Seconds that the chain stays away, besides the time that anvil takes to start."""
+"""Seconds of the chain outage, without anvil's start."""
 
 
 class Acts:
@@ -33,7 +33,7 @@ class Acts:
         self._lab, self._story = lab, story
 
     def all(self) -> list[Act]:
-        """In their order."""
+        """Return the acts in their order."""
         return [
             ("A chain, a contract, three nodes", self.set_up),
             ("The tunnels come up", self.come_up),
@@ -41,14 +41,14 @@ class Acts:
             ("c is revoked", self.revoke),
             ("c's token is transferred", self.transfer),
             ("c's key is rotated", self.rotate),
-            ("The chain goes away and comes back", self.outage),
+            ("The chain stops and comes back", self.outage),
             ("A reorg takes a mint back", self.reorg),
         ]
 
-    # -- the acts ---------------------------------------------------------------------------------------
+    # -- the acts ----------------------------------------------------------------------------------
 
     def set_up(self) -> None:
-        """A namespace each, a chain, a registry, three tokens."""
+        """Create the namespaces, the chain, the registry and three tokens."""
         with self._story.timed("anvil runs, the registry is deployed"):
             self._lab.start_chain()
         with self._story.timed("namespaces, keys, tokens and endpoints for three"):
@@ -59,13 +59,13 @@ class Acts:
         self._story.tell_fact(f"the registry is {self._lab.chain.contract}")
 
     def come_up(self) -> None:
-        """Three daemons, from nothing to tunnels."""
-        with self._story.timed("three daemons have started and are well", headline=True):
+        """Start three daemons, and wait for their tunnels."""
+        with self._story.timed("three daemons run and are healthy", headline=True):
             for node in self._nodes:
                 node.start()
             for node in self._nodes:
                 node.wait_ready()
-        with self._story.timed("all of them answer each other's pings", headline=True):
+        with self._story.timed("all nodes reach each other by ping", headline=True):
             for node, other in itertools.permutations(self._nodes, 2):
                 node.wait_reaches(other.address)
         addresses = ", ".join(f"{node.name} {node.address}" for node in self._nodes)
@@ -73,89 +73,91 @@ class Acts:
         self._story.start_ping(self._a.namespace, self._b.address, self._lab.run.home / "ping.log")
 
     def fetch(self) -> None:
-        """A page, served on a tunnel address."""
+        """Serve a page on a tunnel address."""
         a = self._a
         with self._story.timed(f"a serves http://{a.address}:{_WEB_PORT}/"):
             self._serve(a)
-        with self._story.timed("b has fetched it", headline=True):
+        with self._story.timed("b fetched it", headline=True):
             page = self._b.fetch(a.address, _WEB_PORT)
         self._story.expect(PAGE in page, "the page that b fetched is not a's")
         self._story.tell_fact(f"b got: {page.strip()}")
 
     def revoke(self) -> None:
-        """One member out, even where it does not play along; the others notice nothing."""
+        """Revoke a member whose daemon is frozen; the other tunnels are not disturbed."""
         lab, c = self._lab, self._c
         c.signal(signal.SIGSTOP)
-        self._story.tell_fact("c's daemon is frozen, so that c would go on if it could")
+        self._story.tell_fact("c's daemon is frozen: only the others can remove c")
         self._story.change(
-            "c is off the devices of a and b",
+            "c is removed from a and b",
             lambda: lab.lost(lab.revoke(c), c.public_key, self._pair),
         )
         self._silent(c)
         c.signal(signal.SIGCONT)
 
     def transfer(self) -> None:
-        """A token changes hands: the old key is out at once, the new owner's is in when it is set."""
+        """Transfer a token: the old key is removed at once; the new owner sets another."""
         lab, story, c = self._lab, self._story, self._c
         story.change(
-            "c, with another token, is on a and b",
+            "c is a peer of a and b, with another token",
             lambda: lab.gained(lab.mint(c), c.public_key, self._pair),
         )
         lab.place(c, self._pair)
         with story.timed("a reaches c again"):
             self._a.wait_reaches(c.address)
         story.change(
-            "the old owner's key is off a and b",
+            "the old owner's key is removed from a and b",
             lambda: lab.lost(lab.transfer(c, _NEW_OWNER), c.public_key, self._pair),
         )
         self._silent(c)
         c.key = new_key()
         story.change(
-            "the new owner's key is on a and b",
+            "the new owner's key is a peer of a and b",
             lambda: lab.gained(lab.update_key(c), c.public_key, self._pair),
         )
         lab.place(c, self._pair)
         self._restart_c("c's daemon runs with it and reaches a")
 
     def rotate(self) -> None:
-        """A key is replaced: the old one goes and the new one comes in one block."""
+        """Replace a key: the old one is removed and the new one added in one block."""
         lab, c, old = self._lab, self._c, self._c.public_key
         c.key = new_key()
         mined = lab.update_key(c)
-        self._story.change("c's old key is off a and b", lambda: lab.lost(mined, old, self._pair))
-        self._story.change("c's new key is on a and b", lambda: lab.gained(mined, c.public_key, self._pair))
+        self._story.change("c's old key is removed from a and b", lambda: lab.lost(mined, old, self._pair))
+        self._story.change(
+            "c's new key is a peer of a and b", lambda: lab.gained(mined, c.public_key, self._pair)
+        )
         self._restart_c("c's daemon runs with it and reaches a")
 
     def outage(self) -> None:
-        """Nobody needs the chain to talk to whom they know."""
+        """Stop the chain: existing tunnels keep working."""
         lab, story = self._lab, self._story
         lab.chain.stop()
-        with story.timed("anvil is stopped: the health of all three says so", headline=True):
+        with story.timed("anvil is stopped: the health of all three nodes reports it", headline=True):
             self._wait_chain("failed")
         story.tell_fact(f"a: {self._a.component('chain')[1]}")
         with story.timed("all tunnels work without it"):
             for node, other in itertools.permutations(self._nodes, 2):
                 story.expect(node.reaches(other.address), f"{node.name} lost {other.name} with the chain")
-        story.waiting("the chain stays away for a while")
+        story.waiting("the chain is down for a while")
         time.sleep(_OUTAGE)
         with story.timed("anvil is back: all three follow it again", headline=True):
             lab.chain.start()
             self._wait_chain("ok")
         key = derive(new_key())
-        story.change("d, minted now, is on a, b and c", lambda: self._granted("d", key))
+        story.change("d, minted now, is a peer of a, b and c", lambda: self._granted("d", key))
 
     def reorg(self) -> None:
-        """A block that was, is not any more, and neither is what was in it."""
+        """Replace a block by a reorg, and with it the mint that it had."""
         lab, story, key = self._lab, self._story, derive(new_key())
-        story.change("e, minted now, is on a, b and c", lambda: self._granted("e", key))
+        story.change("e, minted now, is a peer of a, b and c", lambda: self._granted("e", key))
         story.change(
-            "replaced by a reorg: e is off them",
+            "a reorg replaces the block: e is removed",
             lambda: lab.lost(lab.chain.reorg(1), key, self._nodes),
         )
         for node, other in itertools.permutations(self._nodes, 2):
             story.expect(node.has_peer(other.public_key), f"the reorg took {other.name} from {node.name}")
 
-    # -- what they are made of --------------------------------------------------------------------------
+    # -- parts -------------------------------------------------------------------------------------
 
     @property
     def _nodes(self) -> tuple[LabNode, ...]:

@@ -1,8 +1,9 @@
 """The demo's dev chain: anvil in a namespace, with the registry contract on it.
 
-It is spoken to from outside, over a socket that lives inside. Accounts are anvil's own and unlocked, so
-nothing here signs. Each chain has a home of its own, since anvil otherwise fills the user's with old states;
-its blocks are written there when it ends in order, so that it comes back as the same chain.
+This process connects to it over a socket that was opened inside the namespace. Accounts are anvil's
+own and unlocked, so nothing here signs. Each chain has its own home directory, because anvil would
+fill the user's with old states. anvil writes its blocks there at an orderly shutdown, and continues
+the same chain at the next start.
 """
 
 import http.client
@@ -32,7 +33,7 @@ _TRANSFER: Final = "0xddf252ad1be2c89b69c2b068fc378daa952ba7f163c4a11628f55a4df5
 
 @dataclass(frozen=True)
 class Mined:
-    """A block with a transaction of ours, and when it was ordered (Unix seconds)."""
+    """A block with a transaction of ours, and when it was sent (Unix seconds)."""
 
     block: int
     ordered: float
@@ -47,7 +48,7 @@ class Mined:
 
 
 class InsideConnection(http.client.HTTPConnection):
-    """An HTTP connection whose socket lives in a namespace."""
+    """An HTTP connection whose socket belongs to a namespace."""
 
     def __init__(self, inside: Callable[[], socket.socket], host: str, port: int, timeout: float) -> None:
         super().__init__(host, port, timeout=timeout)
@@ -55,7 +56,7 @@ class InsideConnection(http.client.HTTPConnection):
         self._timeout = timeout
 
     def connect(self) -> None:
-        """Connect from inside."""
+        """Connect from inside the namespace."""
         self.sock = self._inside()
         self.sock.settimeout(self._timeout)
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -63,7 +64,7 @@ class InsideConnection(http.client.HTTPConnection):
 
 
 class LabChain:
-    """anvil; `stop` and `start` make an outage."""
+    """anvil; `stop` and `start` produce an outage."""
 
     def __init__(
         self, namespace: Namespace, program: Path, address: str, home: Path, options: Sequence[str] = ()
@@ -78,18 +79,18 @@ class LabChain:
 
     @property
     def url(self) -> str:
-        """The URL for daemons."""
+        """Return the URL for daemons."""
         return f"ws://{self.address}:{PORT}"
 
     @property
     def log(self) -> Path:
-        """Anvil's log."""
+        """Return the path of anvil's log."""
         return self.home / "anvil.log"
 
     def start(self) -> None:
-        """Start it, and wait until it answers; `AdminError` if it doesn't."""
+        """Start it, and wait until it replies; raises `AdminError`."""
         self.home.mkdir(mode=0o700, exist_ok=True)
-        # A file, not a pipe: anvil logs every call, and stops when its log is not read.
+        # A file, not a pipe: anvil logs every call, and blocks if a pipe is full.
         with self.log.open("ab") as log:
             self._process = self.namespace.popen(
                 *(self._program, "--host", self.address, "--port", str(PORT), "--prune-history", "1000"),
@@ -105,7 +106,7 @@ class LabChain:
         self.accounts = [account.lower() for account in self.rpc("eth_accounts")]
 
     def stop(self) -> None:
-        """End it in order, its blocks written down."""
+        """Stop it in order, so that it writes its blocks."""
         if self._process is not None:
             os.killpg(self._process.pid, signal.SIGTERM)
             self._process.wait(_TIMEOUT)
@@ -113,7 +114,7 @@ class LabChain:
         self.disconnect()
 
     def signal(self, number: signal.Signals) -> None:
-        """Send anvil a signal; after SIGKILL, `start` has what was written last."""
+        """Send anvil a signal; after SIGKILL, `start` continues from the last written state."""
         if self._process is not None:
             self._process.send_signal(number)
             if number == signal.SIGKILL:
@@ -126,7 +127,7 @@ class LabChain:
         self._connection.close()
 
     def rpc(self, method: str, *params: Any) -> Any:  # noqa: ANN401 - JSON
-        """Call a method; `AdminError` if it fails."""
+        """Call a method; raises `AdminError` if it fails."""
         body = {"jsonrpc": "2.0", "id": next(self._ids), "method": method, "params": params}
         try:
             self._connection.request("POST", "/", json.dumps(body), {"Content-Type": "application/json"})
@@ -139,7 +140,7 @@ class LabChain:
         return reply["result"]
 
     def send(self, data: bytes, *, sender: int = 0, to: str | None = None) -> Mined:
-        """Have a transaction mined, by default one to the registry; `AdminError` if it reverts."""
+        """Send a transaction, by default to the registry; raises `AdminError` if it reverts."""
         transaction = {"from": self.accounts[sender], "data": "0x" + data.hex(), "gas": hex(_GAS)}
         if target := self.contract if to is None else to:
             transaction["to"] = target
@@ -162,7 +163,9 @@ class LabChain:
 
     def _answers(self) -> bool:
         if self._process is not None and self._process.poll() is not None:
-            raise AdminError(f"anvil ended at once; it said:\n{self.log.read_text(errors='replace')[-2000:]}")
+            raise AdminError(
+                f"anvil exited at once. Its output:\n{self.log.read_text(errors='replace')[-2000:]}"
+            )
         try:
             return bool(self.rpc("web3_clientVersion"))
         except AdminError:
@@ -170,6 +173,6 @@ class LabChain:
 
 
 def real_anvil(found: Path) -> Path:
-    """The binary behind npm's wrapper, which needs node and takes a third of a second more."""
+    """Return the binary behind npm's wrapper, which needs node and starts 0.3 s later."""
     binaries = sorted(found.resolve().parents[1].glob("anvil-*/bin/anvil"))
     return binaries[0] if binaries else found

@@ -8,7 +8,7 @@ from typing import Any
 
 
 class LogFile:
-    """The JSON lines of a file; other lines are passed over."""
+    """The JSON lines of a file; other lines are skipped."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -16,7 +16,7 @@ class LogFile:
         self._entries: list[dict[str, Any]] = []
 
     def entries(self) -> list[dict[str, Any]]:
-        """Everything logged so far; a line that is still being written comes with the next call."""
+        """Return all lines so far; an incomplete last line is returned by a later call."""
         if self.path.exists():
             with self.path.open("rb") as file:
                 file.seek(self._read)
@@ -26,7 +26,7 @@ class LogFile:
         return self._entries
 
     def find(self, event: str, since: float, **fields: object) -> dict[str, Any] | None:
-        """The first line of that event, with these fields, of ``since`` (Unix seconds) or later."""
+        """Return the first such line at ``since`` (Unix seconds) or later."""
         for entry in self.entries():
             same = entry["event"] == event and all(entry.get(k) == v for k, v in fields.items())
             if same and logged_at(entry) >= since:

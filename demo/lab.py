@@ -4,9 +4,10 @@
     a        192.168.77.11    a daemon and its WireGuard
     b        192.168.77.12    …
 
-Only neighbours are reachable from any of them: there is no default route. Everything belongs to a *run*, a
-directory in the system's temporary one, and bears its tag, so that two runs never meet and whatever is left
-of one can be found by name and removed. A lock on the directory separates active runs from ended ones.
+The namespaces reach each other only: there is no default route. Everything belongs to a *run*, a
+directory in the system's temporary directory, and has its tag in its name. So two runs never share
+a name, and the leftovers of a run can be found and removed. A lock on the directory marks active
+runs.
 """
 
 import contextlib
@@ -28,13 +29,13 @@ from dstack_vpn.core.wireguard.keys import PublicKey
 _PREFIX: Final = "dstack-vpn-demo-"
 _NETWORK: Final = "192.168.77"
 PATIENCE: Final = 10.0
-"""Seconds that a change of the registry may take to the devices; a thousand times what it does."""
+"""The limit in seconds from a change of the registry to the devices: 1,000 times the usual."""
 _PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 @dataclass(frozen=True)
 class Tools:
-    """The programs that a lab can't do without."""
+    """The programs that a lab needs."""
 
     anvil: Path
     wireguard_go: Path
@@ -42,23 +43,23 @@ class Tools:
 
 @dataclass(frozen=True)
 class Change:
-    """A change of the registry that has reached devices."""
+    """A change of the registry that reached devices."""
 
     mined: Mined
     applied: tuple[Applied, ...]
 
     @property
     def seconds(self) -> float:
-        """From ordering the block until the last of the devices had acknowledged the change.
+        """Seconds from sending the transaction to the last device's acknowledgement.
 
-        Both ends are read from this machine's clock: the first just before the transaction is sent, so that
-        anvil's mining is in it, the other by the daemons, in their logs.
+        Both times are of this machine's clock: one is taken before the transaction is sent, so
+        anvil's mining is included; the other is in the daemons' logs.
         """
         return max(applied.at for applied in self.applied) - self.mined.ordered
 
     @property
     def daemon(self) -> float | None:
-        """The daemons' share in seconds: from the event's arrival to the acknowledgement; None: unknown."""
+        """Seconds from the event's arrival in the daemon to the acknowledgement; None: unknown."""
         known = [applied.daemon_ms for applied in self.applied if applied.daemon_ms is not None]
         return max(known) / 1000 if known else None
 
@@ -73,8 +74,8 @@ class LabRun:
 
     @classmethod
     def new(cls) -> Self:
-        """A new run, locked by this process."""
-        # Under another name until it is locked: a clean-up would take it for an ended run.
+        """Create a run, locked by this process."""
+        # Under another name until it is locked: a clean-up would remove it as an ended run.
         hidden = cls(Path(tempfile.mkdtemp(prefix=f".{_PREFIX}")))
         hidden.lock()
         run = cls(hidden.home.rename(hidden.home.with_name(hidden.home.name.removeprefix("."))))
@@ -83,14 +84,14 @@ class LabRun:
 
     @classmethod
     def all(cls) -> Iterator[Self]:
-        """The runs of this user whose directories exist."""
+        """Return this user's runs whose directories exist."""
         for home in sorted(Path(tempfile.gettempdir()).glob(f"{_PREFIX}*")):
             with contextlib.suppress(OSError):
                 if home.is_dir() and not home.is_symlink() and home.stat().st_uid == os.geteuid():
                     yield cls(home)
 
     def lock(self) -> bool:
-        """Claim it; False if a living process has it."""
+        """Lock it; returns False if another process has it."""
         descriptor = os.open(self.home, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -101,17 +102,17 @@ class LabRun:
         return True
 
     def unlock(self) -> None:
-        """Let go of it."""
+        """Release the lock."""
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
 
     def name(self, label: str) -> str:
-        """The name of a namespace."""
+        """Return the name of a namespace."""
         return f"dvpn-{self.tag}-{label}"
 
     def remove(self) -> None:
-        """Remove everything that belongs to it, known to this process or not."""
+        """Remove everything with its tag, whichever process created it."""
         names = {path.name for folder in (NAMED, MOUNTS) for path in folder.glob(self.name("*"))}
         for name in sorted(names):
             remove(name)
@@ -136,7 +137,7 @@ class Lab:
         self.close()
 
     def close(self) -> None:
-        """Remove everything; twice does no harm."""
+        """Remove everything; may be called twice."""
         if self.has_chain:
             self.chain.disconnect()
         self.run.remove()
@@ -144,7 +145,7 @@ class Lab:
             namespace.reap()
 
     def start_chain(self, *options: str) -> None:
-        """Make the chain's namespace and the network, start anvil and deploy the registry."""
+        """Create the chain's namespace and the network, start anvil and deploy the registry."""
         namespace = self._new_namespace("chain")
         self.chain = LabChain(namespace, self.tools.anvil, f"{_NETWORK}.1", self.run.home / "chain", options)
         namespace.run("ip", "link", "add", "lan", "type", "bridge")
@@ -154,20 +155,20 @@ class Lab:
         self.chain.deploy()
 
     def leave_running(self) -> None:
-        """Let everything go on after this process has ended."""
+        """Leave everything running after this process exits."""
         for namespace in self.namespaces:
             namespace.let_go()
         self.run.unlock()
 
     @property
     def has_chain(self) -> bool:
-        """Return True if it has come that far."""
+        """Return True if that has happened."""
         return hasattr(self, "chain")
 
-    # -- nodes ------------------------------------------------------------------------------------------
+    # -- nodes -------------------------------------------------------------------------------------
 
     def add_namespace(self, name: str) -> tuple[Namespace, str]:
-        """A namespace on the network, and its address there."""
+        """Create a namespace on the network; returns it and its address there."""
         namespace = self._new_namespace(name)
         address = f"{_NETWORK}.{9 + len(self.namespaces)}"
         connect(namespace, self.chain.namespace, (f"{address}/24", ""), names=("eth0", f"to-{name}"))
@@ -180,14 +181,14 @@ class Lab:
         return namespace.__enter__()
 
     def add_node(self, name: str, *, program: tuple[str, ...] = LabNode.program) -> LabNode:
-        """Return a node that neither runs nor is registered yet; ``program`` is its `LabNode.program`."""
+        """Return a new node, not running or registered; ``program`` is its `LabNode.program`."""
         namespace, address = self.add_namespace(name)
         settings = {
             "PATH": f"{self.tools.wireguard_go.parent}:{_PATH}",
             "NETWORK": "local",
             "RPC_URL": self.chain.url,
             "CONTRACT_ADDRESS": self.chain.contract,
-            # A setting for any kernel: the demo should not depend on the machine's.
+            # wireguard-go on every machine: the demo does not depend on the kernel.
             "BACKEND": "userspace",
             "LOG_FORMAT": "json",
         }
@@ -197,40 +198,40 @@ class Lab:
         return node
 
     def others(self, node: LabNode) -> tuple[LabNode, ...]:
-        """The nodes besides one, of those whose daemons run."""
+        """Return the other nodes whose daemons run."""
         return tuple(other for other in self.nodes.values() if other is not node and other.daemon is not None)
 
-    # -- the registry -----------------------------------------------------------------------------------
+    # -- the registry ------------------------------------------------------------------------------
 
     def mint(self, node: LabNode) -> Mined:
-        """Give a node a token for its key."""
+        """Mint a token for a node's key."""
         mined = self.mint_key(node.name, node.public_key, node.owner)
         node.token = mined.minted
         return mined
 
     def mint_key(self, node_id: str, key: PublicKey, owner: int = 9) -> Mined:
-        """Register a key under a name, for any holder."""
+        """Mint a token for a key, under a name, for any holder."""
         return self.chain.send(calls.mint(self.chain.accounts[owner], node_id, key))
 
     def set_endpoint(self, node: LabNode) -> Mined:
-        """Let the others know where a node is, as its holder."""
+        """Set a node's endpoint, as its holder."""
         return self.chain.send(calls.set_endpoint(node.token, node.endpoint), sender=node.owner)
 
     def place(self, node: LabNode, on: tuple[LabNode, ...]) -> None:
-        """Let the others know where a node is, and wait until these do.
+        """Set a node's endpoint, and wait until these nodes have it.
 
-        A WireGuard that has something to send before it knows where to tries again only after 5 s.
+        If WireGuard has data to send before it knows an endpoint, it retries after 5 s only.
         """
         self.set_endpoint(node)
-        what = f"the others know where {node.name} is"
+        what = f"the others know the endpoint of {node.name}"
         wait_until(lambda: all(other.place_of(node.public_key) == node.endpoint for other in on), what)
 
     def revoke(self, node: LabNode) -> Mined:
-        """Take a node's access away."""
+        """Revoke a node's access."""
         return self.chain.send(calls.revoke(node.token))
 
     def transfer(self, node: LabNode, to: int) -> Mined:
-        """Hand a node's token over to another account."""
+        """Transfer a node's token to another account."""
         accounts = self.chain.accounts
         data = calls.transfer(accounts[node.owner], accounts[to], node.token)
         mined = self.chain.send(data, sender=node.owner)
@@ -238,10 +239,10 @@ class Lab:
         return mined
 
     def update_key(self, node: LabNode) -> Mined:
-        """Register a node's key of now, as its holder."""
+        """Set a node's current key, as its holder."""
         return self.chain.send(calls.update_key(node.token, node.public_key), sender=node.owner)
 
-    # -- what comes of it -------------------------------------------------------------------------------
+    # -- what comes of it --------------------------------------------------------------------------
 
     def gained(
         self, mined: Mined, key: PublicKey, nodes: tuple[LabNode, ...], timeout: float = PATIENCE
@@ -253,6 +254,6 @@ class Lab:
     def lost(
         self, mined: Mined, key: PublicKey, nodes: tuple[LabNode, ...], timeout: float = PATIENCE
     ) -> Change:
-        """Wait until these nodes have the peer no more."""
+        """Wait until these nodes no longer have the peer."""
         found = (node.wait_applied(key, mined.ordered, gone=True, timeout=timeout) for node in nodes)
         return Change(mined, tuple(found))

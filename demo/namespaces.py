@@ -1,11 +1,11 @@
-"""Network namespaces for the demo, the tests and the benchmarks: made, wired to each other, and removed.
+"""Network namespaces for the demo, the tests and the benchmarks.
 
-Each one has its own ``/run/wireguard`` as well (a mount namespace with a tmpfs): wireguard-go's control
-sockets are paths, and two namespaces with a ``wg0`` would share one.
+Each namespace also has its own ``/run/wireguard`` (a mount namespace with a tmpfs): wireguard-go's
+control sockets are paths, and two namespaces with a ``wg0`` would share one.
 
-No namespace has a default route, and the veth pairs connect only namespaces: nothing in them reaches the
-machine's own network. Without a name of its own, one is called ``dv`` and this process's number, so that
-parallel runs don't meet.
+No namespace has a default route, and the veth pairs connect only namespaces: nothing in them
+reaches the machine's own network. The default name is ``dv`` and this process's number, so parallel
+runs do not collide.
 
 Needs root and the usual programs: ip (iproute2), unshare, nsenter and mount (util-linux).
 """
@@ -25,7 +25,7 @@ from typing import Any, Final, Self
 from dstack_vpn.errors import AdminError
 
 MOUNTS: Final = Path("/run/dstack-vpn-netns")
-"""The directory of the mount namespaces; itself a private mount, as the kernel demands for that."""
+"""The directory of the mount namespaces: a private mount, which the kernel requires."""
 NAMED: Final = Path("/run/netns")
 """The directory of ip(8) for network namespaces."""
 _CLONE_FS: Final = 0x0000_0200
@@ -37,7 +37,7 @@ _numbers: Final = itertools.count()
 
 
 def run(*command: str | Path, check: bool = True, text: str | None = None) -> str:
-    """Run a program and return its output; where it fails, `AdminError` with what it said."""
+    """Run a program and return its output; raises `AdminError` with its error output."""
     done = subprocess.run(command, input=text, capture_output=True, text=True, check=False, timeout=60)
     if check and done.returncode:
         raise AdminError(f"{' '.join(map(str, command))}: {(done.stderr or done.stdout).strip()}")
@@ -45,16 +45,18 @@ def run(*command: str | Path, check: bool = True, text: str | None = None) -> st
 
 
 def _on_some_processor(*command: str) -> None:
-    """Run a program, on each processor in turn until it succeeds; raises `AdminError` if it never does.
+    """Run a program, on each processor in turn until it succeeds; raises `AdminError` if it never
+    does.
 
-    A mount namespace can be kept as a file only within an older one, and Linux 6.18 numbers them in batches,
-    one for each processor: inside a young namespace, as in a container, it depends on where we run.
+    A mount namespace can be kept as a file only within an older one. Linux 6.18 numbers them in
+    batches per processor, so inside a new namespace, as in a container, success depends on the
+    processor.
     """
     allowed = os.sched_getaffinity(0)
     *others, last = sorted(allowed)
     try:
         for processor in others:
-            # The calling thread's, which the program inherits.
+            # The calling thread's affinity, which the program inherits.
             os.sched_setaffinity(0, {processor})
             with contextlib.suppress(AdminError):
                 run(*command)
@@ -80,10 +82,10 @@ class Namespace:
             run("ip", "netns", "add", self.name)
             self.mounts.touch()
             unshared = ("unshare", f"--mount={self.mounts}", "--propagation", "private")
-            # Not the caller's sockets: an empty directory over them, in this namespace alone.
+            # An empty directory over the caller's control sockets, in this namespace only.
             script = "mkdir -p /run/wireguard && mount -t tmpfs -o mode=0755 tmpfs /run/wireguard"
             _on_some_processor(*unshared, "sh", "-c", script)
-            # A mount namespace can't be seen from within itself, so the path is of no use once we are inside.
+            # A mount namespace's file is not visible from inside it, so the path is useless there.
             self._descriptors = (_opened(self._held, NAMED / self.name), _opened(self._held, self.mounts))
             self.run("ip", "link", "set", "lo", "up")
         except BaseException:
@@ -96,45 +98,45 @@ class Namespace:
 
     @property
     def mounts(self) -> Path:
-        """The path of its mount namespace."""
+        """Return the path of its mount namespace."""
         return MOUNTS / self.name
 
-    # -- inside -----------------------------------------------------------------------------------------
+    # -- inside ------------------------------------------------------------------------------------
 
     def command(self, *command: str | Path) -> list[str]:
-        """The command line that runs a command inside; it becomes that command, so signals reach it."""
+        """Return the command line that runs a command inside; signals reach the command itself."""
         net, mounts = (f"/proc/{os.getpid()}/fd/{descriptor}" for descriptor in self._descriptors)
         return ["nsenter", f"--net={net}", f"--mount={mounts}", "--", *map(str, command)]
 
     def shell_command(self, *command: str | Path) -> str:
-        """The shell command that runs a command inside, also after the end of this process."""
+        """Return the shell command that runs a command inside, also after this process exits."""
         return " ".join(
             ["nsenter", f"--net={NAMED / self.name}", f"--mount={self.mounts}", *map(str, command)]
         )
 
     def run(self, *command: str | Path, check: bool = True, text: str | None = None) -> str:
-        """Run a program inside and return its output."""
+        """Run a program inside, and return its output."""
         return run(*self.command(*command), check=check, text=text)
 
     def popen(self, *command: str | Path, **options: Any) -> "subprocess.Popen[str]":  # noqa: ANN401 - Popen's
-        """Start a program inside; what still runs at the end is killed."""
+        """Start a program inside; it is killed at the end if it still runs."""
         process: subprocess.Popen[str] = subprocess.Popen(self.command(*command), text=True, **options)
         self._processes.append(process)
         return process
 
     @contextlib.contextmanager
     def entered(self) -> Iterator[None]:
-        """Put the calling thread inside, for code that makes its own sockets and interfaces."""
+        """Move the calling thread inside, for code that opens sockets and interfaces itself."""
         here = Path.cwd()
         try:
             with self._inside(_KINDS):
                 yield
         finally:
-            # Changing mount namespaces leads to the root directory.
+            # Entering a mount namespace changes the working directory to the root.
             os.chdir(here)
 
     def socket(self) -> socket.socket:
-        """A TCP socket that lives inside, for use by any process."""
+        """Return a TCP socket that belongs to the namespace; any process may use it."""
         with self._inside(_KINDS[:1]):
             return socket.socket(socket.AF_INET, socket.SOCK_STREAM)
 
@@ -149,33 +151,33 @@ class Namespace:
                 _move(back)
 
     def pids(self) -> list[int]:
-        """The processes inside."""
+        """Return the processes inside."""
         return [int(pid) for pid in run("ip", "netns", "pids", self.name, check=False).split()]
 
     def pid_of(self, program: str) -> int | None:
-        """A running program inside, by its name."""
+        """Return the process id of a program inside, by its name."""
         for pid in self.pids():
-            # The listing program was in there too, and is gone by now.
+            # The program that listed them was inside too, and has exited.
             with contextlib.suppress(OSError):
                 if Path(f"/proc/{pid}/comm").read_text().strip() == program:
                     return pid
         return None
 
-    # -- the end ----------------------------------------------------------------------------------------
+    # -- the end -----------------------------------------------------------------------------------
 
     def let_go(self) -> None:
-        """Leave it behind with all that runs inside, for `remove`."""
+        """Keep it and its processes after this process exits, for `remove`."""
         self._held.close()
         self._processes.clear()
 
     def close(self) -> None:
-        """Kill what runs inside, and remove the namespace; twice does no harm."""
+        """Kill the processes inside, and remove the namespace; may be called twice."""
         self._held.close()
         remove(self.name)
         self.reap()
 
     def reap(self) -> None:
-        """Take note of the end of what ran inside."""
+        """Reap the processes that ran inside."""
         self._held.close()
         for process in self._processes:
             process.wait(10)
@@ -188,14 +190,14 @@ class Namespace:
 def connect(
     left: Namespace, right: Namespace, *addresses: tuple[str, str], names: tuple[str, str] | None = None
 ) -> tuple[str, str]:
-    """Lay a veth pair between two namespaces and return its ends' names.
+    """Create a veth pair between two namespaces, and return its ends' names.
 
-    Each pair of addresses goes to the two ends, such as ``("10.9.0.1/24", "10.9.0.2/24")``; an end whose
-    address is empty gets none.
+    ``addresses`` has pairs for the two ends, such as ``("10.9.0.1/24", "10.9.0.2/24")``; an empty
+    one is skipped.
     """
     number = next(_numbers)
     names = names or (f"ve{number}l", f"ve{number}r")
-    # By `ip -n`, outside of the mount namespaces: these don't see namespaces that are younger.
+    # By `ip -n`, outside of the mount namespaces: these do not see newer namespaces.
     run("ip", "-n", left.name, "link", "add", names[0], "type", "veth", "peer", names[1], "netns", right.name)
     for namespace, name, side in ((left, names[0], 0), (right, names[1], 1)):
         for pair in addresses:
@@ -207,7 +209,7 @@ def connect(
 
 
 def wait_until(condition: Callable[[], object], what: str, timeout: float = 10.0) -> None:
-    """Wait until a condition holds; `AdminError` with what was waited for (``timeout`` in seconds)."""
+    """Wait until a condition holds; raises `AdminError` after ``timeout`` seconds."""
     deadline = time.monotonic() + timeout
     while not condition():
         if time.monotonic() >= deadline:
@@ -216,7 +218,7 @@ def wait_until(condition: Callable[[], object], what: str, timeout: float = 10.0
 
 
 def remove(name: str) -> None:
-    """Kill all processes in a namespace of that name and remove it; a missing one is not an error."""
+    """Kill all processes in a namespace and remove it; a missing namespace is not an error."""
     for _ in range(100):
         inside = run("ip", "netns", "pids", name, check=False).split()
         if not inside:
@@ -229,12 +231,12 @@ def remove(name: str) -> None:
 
 
 def may_unshare() -> bool:
-    """Return True if this process may make namespaces."""
+    """Return True if this process may create namespaces."""
     tried = subprocess.run(["unshare", "--net", "--mount", "true"], capture_output=True, check=False)
     return tried.returncode == 0
 
 
-# -- how ----------------------------------------------------------------------------------------------
+# -- how -------------------------------------------------------------------------------------------
 
 
 def _prepare_mounts() -> None:
@@ -253,7 +255,7 @@ def _kill(pids: Iterable[int]) -> None:
 
 def _move(namespaces: Sequence[tuple[int, int]]) -> None:
     if any(flag == _CLONE_NEWNS for _, flag in namespaces):
-        # A thread that shares its root and directory with others can't change mount namespaces.
+        # A thread that shares its root and working directory cannot enter a mount namespace.
         _call(_libc.unshare, _CLONE_FS)
     for descriptor, flag in namespaces:
         _call(_libc.setns, descriptor, flag)

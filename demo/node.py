@@ -1,8 +1,8 @@
-"""One node of the demo: a namespace, a key, and a real daemon in it, looked at from outside.
+"""One node of the demo: a namespace, a key, and a real daemon in it.
 
-What is measured comes from the daemon's own log: each ``peer.set`` and ``peer.removed`` is written after the
-device has acknowledged the change. All namespaces share this machine's clock, so its timestamps can be
-compared with ours.
+The times come from the daemon's log: it writes ``peer.set`` and ``peer.removed`` after the device
+has acknowledged the change. All namespaces share this machine's clock, so its timestamps can be
+compared with this process's.
 """
 
 import base64
@@ -44,7 +44,7 @@ class Applied:
     at: float
     """Unix seconds, from the daemon's log."""
     daemon_ms: float | None
-    """From the event's arrival in the daemon to the device's acknowledgement; None: by a repair."""
+    """Seconds from the event's arrival in the daemon to the acknowledgement; None: by a repair."""
 
 
 def new_key() -> PrivateKey:
@@ -53,7 +53,7 @@ def new_key() -> PrivateKey:
 
 
 def write_secret(path: Path, key: PrivateKey) -> None:
-    """Write a private key for its owner only, whatever was there before."""
+    """Write a private key with access for its owner only; replaces an existing file."""
     path.unlink(missing_ok=True)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "wb") as file:
@@ -67,62 +67,62 @@ class LabNode:
     name: str
     namespace: Namespace
     underlay: str
-    """Its address on the network that WireGuard's own packets take."""
+    """Its address on the network that carries WireGuard's packets."""
     home: Path
     owner: int
     """The number of the account that holds its token."""
     settings: Mapping[str, str]
-    """The daemon's environment, as far as all nodes share it."""
+    """The part of the daemon's environment that all nodes share."""
     key: PrivateKey = field(default_factory=new_key)
     token: TokenId = 0
     daemon: "subprocess.Popen[str] | None" = None
     program: tuple[str, ...] = ("-m", "dstack_vpn")
-    """The arguments with which Python runs the daemon's command line."""
+    """Python's arguments that run the daemon's command line."""
 
     @property
     def public_key(self) -> PublicKey:
-        """The key that the registry should know."""
+        """Return the public key."""
         return derive(self.key)
 
     @property
     def address(self) -> str:
-        """Its address in the tunnel (docs/operations.md, addresses), for the default range."""
+        """Return its tunnel address (docs/operations.md, addresses), for the default range."""
         return f"10.77.0.{self.token + 1}"
 
     @property
     def endpoint(self) -> str:
-        """The WireGuard endpoint for the other nodes."""
+        """Return the WireGuard endpoint for the other nodes."""
         return f"{self.underlay}:{WIREGUARD_PORT}"
 
     @property
     def dashboard(self) -> str:
-        """The URL of its dashboard, for a browser in its namespace."""
+        """Return the URL of its dashboard, for a browser in its namespace."""
         return f"http://127.0.0.1:{HEALTH_PORT}/"
 
     @property
     def log(self) -> Path:
-        """The daemon's log, over all of its lives."""
+        """Return the path of the daemon's log, over all of its runs."""
         return self.home / "daemon.log"
 
     @cached_property
     def journal(self) -> LogFile:
-        """That log, to be searched."""
+        """Return the reader of that log."""
         return LogFile(self.log)
 
     @property
     def key_file(self) -> Path:
-        """The path of the daemon's private key."""
+        """Return the path of the daemon's private key."""
         return self.home / "wireguard.key"
 
     @property
     def config(self) -> Path:
-        """The wg-quick file that the daemon writes."""
+        """Return the path of the wg-quick file that the daemon writes."""
         return self.home / f"{INTERFACE}.conf"
 
-    # -- the daemon -------------------------------------------------------------------------------------
+    # -- the daemon --------------------------------------------------------------------------------
 
     def environment(self) -> dict[str, str]:
-        """The daemon's settings; no secret among them."""
+        """Return the daemon's settings, without secrets."""
         return {
             **self.settings,
             "NODE_ID": self.name,
@@ -135,7 +135,7 @@ class LabNode:
         }
 
     def start(self, **more: str) -> None:
-        """Start the daemon with the key of now, and perhaps with more settings."""
+        """Start the daemon with the current key; ``more`` are additional settings."""
         self.home.mkdir(mode=0o700, exist_ok=True)
         write_secret(self.key_file, self.key)
         with self.log.open("ab") as log:
@@ -149,7 +149,7 @@ class LabNode:
             )
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
-        """End the daemon; returns its exit code."""
+        """Stop the daemon; returns its exit code."""
         if self.daemon is None:
             return 0
         daemon, self.daemon = self.daemon, None
@@ -166,7 +166,7 @@ class LabNode:
             self.daemon.send_signal(number)
 
     def wait_ready(self, timeout: float = 10.0) -> None:
-        """Wait until the daemon says that the tunnel is up and the chain is followed."""
+        """Wait until the daemon reports that the tunnel is up and the chain is followed."""
 
         def ready() -> bool:
             if self.daemon is not None and self.daemon.poll() is not None:
@@ -175,10 +175,10 @@ class LabNode:
 
         wait_until(ready, f"the daemon of {self.name} is ready (its log: {self.log})", timeout)
 
-    # -- what it says -----------------------------------------------------------------------------------
+    # -- what it says ------------------------------------------------------------------------------
 
     def get(self, path: str) -> dict[str, Any]:
-        """Ask the daemon's HTTP endpoint; empty without an answer."""
+        """Query the daemon's HTTP API; returns an empty document without a reply."""
         connection = InsideConnection(self.namespace.socket, "127.0.0.1", HEALTH_PORT, 3.0)
         try:
             connection.request("GET", path)
@@ -190,16 +190,16 @@ class LabNode:
         return document if isinstance(document, dict) else {}
 
     def health(self) -> dict[str, Any]:
-        """The daemon's verdict on itself."""
+        """Return the daemon's health."""
         return self.get("/health")
 
     def component(self, name: str) -> tuple[str, str]:
-        """One component's status and reason; empty without an answer."""
+        """Return a component's status and reason; empty without a reply."""
         found = (part for part in self.health().get("components", ()) if part["name"] == name)
         return next(((part["status"], part["reason"]) for part in found), ("", ""))
 
     def device(self) -> DeviceState:
-        """Return its WireGuard state, read without the daemon; `DstackVpnError` if it is missing."""
+        """Return its WireGuard state without the daemon; raises `DstackVpnError` if missing."""
         parser = GetParser()
         with self.namespace.entered(), socket.socket(socket.AF_UNIX) as channel:
             channel.settimeout(3.0)
@@ -222,7 +222,7 @@ class LabNode:
             return False
 
     def wait_applied(self, key: PublicKey, since: float, *, gone: bool, timeout: float) -> Applied:
-        """Wait until a peer has come to, or gone from, the device; the log says when."""
+        """Wait until a peer was added to, or removed from, the device; the log has the time."""
         event, verb = ("peer.removed", "lose") if gone else ("peer.set", "get")
         what = f"node {self.name} should {verb} the peer {str(key)[:8]}… (its log: {self.log})"
         wait_until(lambda: self.journal.find(event, since, peer=str(key)), what, timeout)
@@ -236,7 +236,7 @@ class LabNode:
         peer = self.device().peers.get(key)
         return None if peer is None or peer.endpoint is None else str(peer.endpoint)
 
-    # -- what it reaches --------------------------------------------------------------------------------
+    # -- what it reaches ---------------------------------------------------------------------------
 
     def reaches(self, address: str, *, wait: float = 1.0) -> bool:
         """Return True if one ping to an address is answered within ``wait`` seconds."""
@@ -248,7 +248,7 @@ class LabNode:
         wait_until(lambda: self.reaches(address, wait=0.2), f"{self.name} reaches {address}", timeout)
 
     def fetch(self, address: str, port: int, path: str = "/") -> str:
-        """GET a page from inside; `AdminError` without an answer."""
+        """Fetch a page from inside the namespace; raises `AdminError` without a reply."""
         connection = InsideConnection(self.namespace.socket, address, port, 3.0)
         try:
             connection.request("GET", path)

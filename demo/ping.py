@@ -1,11 +1,11 @@
-"""A ping between two nodes that never stops, and what of it got lost between two moments.
+"""A continuous ping between two nodes, and its packet loss between two moments.
 
-Loss is counted by sequence numbers: from a packet that was sent after the first moment to one that was sent
-after the second, and came back. A tunnel that is down has no such packet, which is an error of its own.
+Loss is counted by sequence numbers: from a packet sent after the first moment to an answered packet
+sent after the second. A tunnel that is down has no such packet, which is a separate error.
 
-An answer that finds ping's own socket full has come back all the same. The socket holds about 150 answers.
-After a stall more of them can arrive at once, before ping has its turn on a busy machine. The kernel counts
-them for each socket, and they are not lost here.
+ping's socket holds about 150 replies. After a stall more can arrive at once, before a busy machine
+schedules ping. The kernel counts the replies that it dropped at each full socket; they are not
+counted as lost here.
 """
 
 import itertools
@@ -26,11 +26,11 @@ INTERVAL: Final = 0.005
 _REPLY: Final = re.compile(rb"^\[(\d+\.\d+)\] .*icmp_seq=(\d+) .*time=([0-9.]+) ms$", re.MULTILINE)
 _POLL: Final = 0.01
 _OVERTAKEN: Final = 1.0
-"""Seconds that an answer may come after a later one's."""
+"""The longest delay in seconds behind the reply to a later packet."""
 _TABLES: Final = ("icmp", "icmp6", "raw", "raw6")
-"""Where the kernel lists the sockets that ping may have (proc(5), /proc/<pid>/net)."""
+"""The kernel's tables of the sockets that ping may have (proc(5), /proc/<pid>/net)."""
 _INODE: Final = 9
-"""The column of such a table; the last one counts what found the socket full."""
+"""The columns of a table; the last one counts packets dropped at a full socket."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ class Loss:
     sent: int
     lost: int
     longest_gap: float
-    """Seconds between two answers in a row, at most."""
+    """The longest time in seconds between two consecutive replies."""
     overrun: int = 0
-    """Answers that came back, and found ping's socket full."""
+    """Replies that were dropped at ping's full socket."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Ping:
         self._replies: list[_Reply] = []
         self._read = 0
         self._overruns: dict[int, tuple[int, int]] = {}
-        """For each mark, the count before and after its answer was seen."""
+        """For each mark, the count before and after its reply."""
 
     @property
     def received(self) -> int:
@@ -77,11 +77,12 @@ class Ping:
         return len(self._replies)
 
     def mark(self, *, at_least: int = 0, timeout: float = 10.0) -> int:
-        """The sequence number, ``at_least`` or later, of a packet that is sent after this call and answered.
+        """The sequence number, ``at_least`` or later, of a packet that is sent after this call and
+        answered.
 
-        Raises `AdminError` if there is none within ``timeout`` seconds.
+        Raises `AdminError` after ``timeout`` seconds.
         """
-        now, deadline = time.time(), time.monotonic() + timeout  # noqa: TID251 - ping -D tells this clock
+        now, deadline = time.time(), time.monotonic() + timeout  # noqa: TID251 - ping -D prints this clock
         while time.monotonic() < deadline:
             before = self._overrun()
             self._follow()
@@ -93,9 +94,9 @@ class Ping:
         raise AdminError(f"the ping was not answered for {timeout:g} s (its output: {self._output})")
 
     def between(self, first: int, last: int) -> Loss:
-        """Return what was sent after one mark up to another, and what of it was lost.
+        """Return the packets sent between two marks, and the lost ones.
 
-        A later answer may overtake another: what is missing is waited for.
+        Replies may overtake each other, so missing ones are waited for.
         """
         deadline = time.monotonic() + _OVERTAKEN
         while (found := self._found(first, last)).lost and time.monotonic() < deadline:
@@ -104,17 +105,17 @@ class Ping:
         return found
 
     def _found(self, first: int, last: int) -> Loss:
-        """Return what is known of the packets between two marks."""
+        """Return the known fate of the packets between two marks."""
         replies = [reply for reply in self._replies if first <= reply.sequence <= last]
         sent, seen = last - first + 1, {reply.sequence for reply in replies}
         gaps = (after.received - before.received for before, after in itertools.pairwise(replies))
-        # Only answers that were certainly dropped between the marks: never more than there were.
+        # Only replies that were certainly dropped between the marks, so never too many.
         overrun = max(self._overruns[last][0] - self._overruns[first][1], 0)
         overrun = min(overrun, sent - len(seen))
         return Loss(sent, sent - len(seen) - overrun, max(gaps, default=0.0), overrun)
 
     def stop(self) -> None:
-        """End it."""
+        """Stop it."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGINT)
             self._process.wait(5)
@@ -129,7 +130,7 @@ class Ping:
             self._replies.append(_Reply(self._unwrapped(int(found[2])), received - round_trip, received))
 
     def _overrun(self) -> int:
-        """How many answers have found ping's socket full so far."""
+        """Return the number of replies that were dropped at ping's full socket so far."""
         process, found = Path(f"/proc/{self._process.pid}"), 0
         with suppress(OSError):  # it has ended
             inodes = set(map(_inode, process.glob("fd/*")))
@@ -139,13 +140,13 @@ class Ping:
         return found
 
     def _unwrapped(self, sequence: int) -> int:
-        """ICMP's sequence numbers have 16 bits."""
+        """Extend ICMP's sequence numbers, which have 16 bits."""
         before = self._replies[-1].sequence if self._replies else 0
         return sequence + 65536 * round((before - sequence) / 65536)
 
 
 def _inode(descriptor: Path) -> str | None:
-    """The number of a socket, of a process's descriptor; None: it is no socket."""
+    """Return the inode of a descriptor's socket; None if it is not a socket."""
     try:
         found = re.fullmatch(r"socket:\[(\d+)\]", str(descriptor.readlink()))
     except OSError:

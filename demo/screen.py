@@ -1,7 +1,7 @@
 """The demo's output: steps, the conditions that they waited for, and the times.
 
-`PlainScreen` prints a line for each fact as it becomes one. `LiveScreen` is for a terminal: what is done
-scrolls up, what goes on stays below it, with a spinner and the ping's counters.
+`PlainScreen` prints a line for each fact. `LiveScreen` is for a terminal: finished steps scroll up,
+and the current one stays below them, with a spinner and the ping's counters.
 """
 
 from abc import ABC, abstractmethod
@@ -21,7 +21,7 @@ from rich.text import Text
 from demo.ping import Loss
 
 _WIDTH: Final = 50
-"""Characters of a fact before its time."""
+"""Characters of a fact, before its time."""
 
 PICTURE: Final = """\
     ┌────────────────────────────────────────┐
@@ -36,12 +36,12 @@ PICTURE: Final = """\
 
 @dataclass(frozen=True)
 class Fact:
-    """Something that was waited for and has come about."""
+    """A condition that was waited for, and now holds."""
 
     text: str
     seconds: float | None = None
     daemon: float | None = None
-    """The part of the seconds that the daemon itself took."""
+    """The daemon's part of the seconds."""
     headline: bool = False
     """True for the step's main wait, for the summary."""
 
@@ -78,34 +78,34 @@ class Screen(ABC):
 
     @abstractmethod
     def begin(self, step: StoryStep) -> None:
-        """A step begins."""
+        """Begin a step."""
 
     @abstractmethod
     def wait(self, step: StoryStep) -> None:
-        """The step now waits for another condition."""
+        """Show the condition that the step waits for."""
 
     @abstractmethod
     def add(self, step: StoryStep, fact: Fact) -> None:
-        """Something has come about."""
+        """Show a fact."""
 
     @abstractmethod
     def end(self, step: StoryStep) -> None:
-        """A step is over, or has failed."""
+        """End a step, which may have failed."""
 
     def print(self, what: RenderableType = "") -> None:
-        """Print anything."""
+        """Print text."""
         self.console.print(what, highlight=False, soft_wrap=isinstance(what, str))
 
 
 class PlainScreen(Screen):
-    """Line by line, for pipes, logs and people who like it so."""
+    """Output line by line, for pipes and logs."""
 
     def begin(self, step: StoryStep) -> None:
         """Print its title."""
         self.print(Text(f"{step.number}/{self.steps}  {step.title}", "bold"))
 
     def wait(self, step: StoryStep) -> None:
-        """Nothing: the fact follows."""
+        """Do nothing: the fact follows."""
 
     def add(self, step: StoryStep, fact: Fact) -> None:
         """Print it."""
@@ -118,7 +118,7 @@ class PlainScreen(Screen):
 
 
 class LiveScreen(Screen):
-    """In a terminal."""
+    """Output in a terminal."""
 
     def __init__(self, console: Console, steps: int) -> None:
         super().__init__(console, steps)
@@ -133,12 +133,12 @@ class LiveScreen(Screen):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Take the moving part away."""
+        """Remove the moving part."""
         self._step = None
         self._live.stop()
 
     def begin(self, step: StoryStep) -> None:
-        """Show it below."""
+        """Show the step below."""
         self._step = step
 
     def wait(self, step: StoryStep) -> None:
@@ -150,7 +150,7 @@ class LiveScreen(Screen):
     def end(self, step: StoryStep) -> None:
         """Let it scroll up."""
         self._step = None
-        # Else what is printed would push the last frame down, not replace it.
+        # Otherwise the output would push the last frame down instead of replacing it.
         self._live.refresh()
         mark = Text("✗ ", "bold red") if step.failure else Text("✓ ", "bold green")
         self.print(Group(mark + Text(step.title, "bold"), *map(_fact_line, step.facts), _last_line(step), ""))
@@ -208,12 +208,12 @@ def _lost_style(loss: Loss) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A time for people."""
+    """Format a duration."""
     return f"{seconds * 1000:.1f} ms" if seconds < 1 else f"{seconds:.2f} s"
 
 
 def summary(steps: Sequence[StoryStep]) -> Table:
-    """All that the demo has shown, in a table."""
+    """Return the facts of all steps as a table."""
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("step", justify="right")
     table.add_column("waited for")

@@ -1,7 +1,7 @@
-"""The demo from beginning to end: the checks, the story, the summary, and the tidying up whatever happens.
+"""The demo from start to end: checks, story, summary and clean-up.
 
-What is tidied up is found by the run's tag, not by what this process remembers: there is no moment in which
-an interruption leaves something behind. Interruptions during it wait.
+The clean-up finds everything by the run's tag, not by this process's memory, so an interruption at
+any moment leaves nothing behind. Signals wait during the clean-up.
 """
 
 import contextlib
@@ -28,15 +28,15 @@ from dstack_vpn.errors import AdminError
 
 _ENDINGS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _WIDTH: Final = 100
-"""Columns of what is printed into files and pipes."""
+"""Columns of the output to files and pipes."""
 _CLOCK: Final = """\
-A change took the time from just before its transaction was sent, so with anvil's
-mining, until the last of the nodes had it acknowledged by its WireGuard; "daemon"
-is what of that passed in the daemon. By the one clock of this machine."""
+The time of a change runs from before its transaction is sent, anvil's mining included,
+to the acknowledgement by the last node's WireGuard. "daemon" is the daemon's part of it.
+All times are of this machine's clock."""
 
 
 def show(*, keep: bool, plain: bool) -> None:
-    """Run the demo; raises `AdminError` if it can't start or a step fails."""
+    """Run the demo; raises `AdminError` if it cannot start or a step fails."""
     tools = find_tools()
     console = Console(highlight=False)
     live = console.is_terminal and not plain
@@ -53,7 +53,7 @@ def show(*, keep: bool, plain: bool) -> None:
             lab.leave_running()
             left = True
         elif failure is not None:
-            failure = f"{failure}\nWhat they logged is in {_save_logs(lab.run)}"
+            failure = f"{failure}\nTheir logs are in {_save_logs(lab.run)}"
     finally:
         if not left:
             with _uninterrupted():
@@ -70,12 +70,12 @@ def clean() -> None:
             run.remove()
             removed += 1
     click.echo(
-        f"removed {removed} demo{'s' if removed != 1 else ''}" if removed else "nothing was left running"
+        f"removed {removed} demo{'s' if removed != 1 else ''}" if removed else "no earlier demo is running"
     )
 
 
 def _tell(lab: Lab, screen: Screen) -> str | None:
-    """The story; returns what did not come about."""
+    """Run the story; returns the failure, or None."""
     screen.print(Text("\ndstack-vpn: the network follows the chain\n", "bold"))
     screen.print(Text(PICTURE, "cyan"))
     story, began = Story(screen), time.monotonic()
@@ -90,12 +90,12 @@ def _tell(lab: Lab, screen: Screen) -> str | None:
     return None
 
 
-# -- what is left -------------------------------------------------------------------------------------
+# -- what is left ----------------------------------------------------------------------------------
 
 
 def _say_how_to_look(lab: Lab, screen: Screen) -> None:
     program = Path(sys.executable).with_name("dstack-vpn")
-    screen.print(Text("\nIt goes on running. How to look at it:", "bold"))
+    screen.print(Text("\nThe network keeps running. To inspect it:", "bold"))
     for node in lab.nodes.values():
         inside = node.namespace.shell_command
         screen.print(Text(f"\nnode {node.name}, in the tunnel {node.address}", "bold"))
@@ -111,17 +111,17 @@ def _say_how_to_look(lab: Lab, screen: Screen) -> None:
         screen.print(Text(f"\nthe chain, {lab.chain.url}, registry {lab.chain.contract}", "bold"))
         _say(screen, "a shell", lab.chain.namespace.shell_command("bash"))
         _say(screen, "log", f"tail -f {lab.chain.log}")
-    screen.print(Text("\nthe end of it all", "bold"))
+    screen.print(Text("\nto remove it", "bold"))
     _say(screen, "clean up", f"{program} demo --clean")
 
 
 def _say(screen: Screen, what: str, command: str) -> None:
-    # In one line, however long, so that it can be copied.
+    # In one line, so that it can be copied.
     screen.console.print(Text.assemble(f"  {what:<11}", (command, "cyan")), soft_wrap=True)
 
 
 def _save_logs(run: LabRun) -> Path:
-    """Copy the logs, and nothing else, to where they survive the tidying up."""
+    """Copy the logs to a directory that survives the clean-up."""
     target = Path(tempfile.mkdtemp(prefix="dstack-vpn-logs-"))
     for log in run.home.rglob("*.log"):
         name = "-".join(log.relative_to(run.home).parts)
@@ -130,7 +130,7 @@ def _save_logs(run: LabRun) -> Path:
     return target
 
 
-# -- the end ------------------------------------------------------------------------------------------
+# -- the end ---------------------------------------------------------------------------------------
 
 
 def _end(number: int, _: FrameType | None) -> NoReturn:
@@ -139,7 +139,7 @@ def _end(number: int, _: FrameType | None) -> NoReturn:
 
 @contextlib.contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Let nothing come between; a terminal's second Ctrl-C reaches neither us nor the programs we call."""
+    """Shield from signals: a second Ctrl-C reaches neither this process nor its children."""
     before = {number: signal.signal(number, signal.SIG_IGN) for number in _ENDINGS}
     try:
         yield

@@ -1,8 +1,9 @@
-"""The reporting tools for the acts of the demo: steps, waits with their times, changes, and the ping between.
+"""The reporting tools for the acts of the demo: steps, waits with their times, changes, and the
+ping.
 
-The times of changes count from just before the transaction is sent, anvil's mining included, to the last
-daemon's log line that says that its device has acknowledged the change. All the while a ping runs from a to
-b, which no step may disturb: a packet lost is a failure.
+The time of a change runs from before its transaction is sent, anvil's mining included, to the last
+daemon's log line about its device's acknowledgement. A ping runs from a to b all the time. A lost
+packet fails the step.
 """
 
 import contextlib
@@ -18,10 +19,10 @@ from demo.screen import Fact, Screen, StoryStep
 from dstack_vpn.errors import AdminError, DstackVpnError
 
 _WATCHED: Final = 100
-"""Packets of the ping that a step looks at, at least."""
+"""The least number of ping packets in a step."""
 
 Act = tuple[str, Callable[[], None]]
-"""A step's title, and what it does."""
+"""A step's title and its function."""
 
 
 class StepFailedError(AdminError):
@@ -29,7 +30,7 @@ class StepFailedError(AdminError):
 
 
 class Story:
-    """Tells acts on a screen."""
+    """Reports acts on a screen."""
 
     def __init__(self, screen: Screen) -> None:
         self.screen = screen
@@ -61,7 +62,7 @@ class Story:
 
     @contextlib.contextmanager
     def _undisturbed(self, step: StoryStep) -> Iterator[None]:
-        """Hold the ping's packets to being answered all the while, once there is one."""
+        """Fail if the running ping loses a packet meanwhile."""
         ping = self._ping
         first = 0 if ping is None else ping.mark()
         yield
@@ -70,44 +71,44 @@ class Story:
             step.loss = ping.between(first, ping.mark(at_least=first + _WATCHED))
             self.expect(step.loss.lost == 0, f"{step.loss.lost} packets from a to b were lost")
 
-    # -- for acts ---------------------------------------------------------------------------------------
+    # -- for acts ----------------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def timed(self, what: str, *, headline: bool = False) -> Iterator[None]:
-        """A wait: named while it lasts, a fact with its time afterwards."""
+        """Show a wait by name, and afterwards as a fact with its duration."""
         self.waiting(what)
         began = time.monotonic()
         yield
         self._add(Fact(what, time.monotonic() - began, headline=headline))
 
     def change(self, what: str, make: Callable[[], Change]) -> None:
-        """A change of the registry, waited for on devices."""
+        """Show a change of the registry that is waited for on devices."""
         self.waiting(what)
         self.changed(what, make())
 
     def changed(self, what: str, change: Change) -> None:
-        """A change that has come about."""
+        """Show a change that reached the devices."""
         text = f"block {change.mined.block}: {what}"
         self._add(Fact(text, change.seconds, change.daemon, headline=True))
 
     def tell_fact(self, text: str) -> None:
-        """Something worth knowing that took no time."""
+        """Show a fact without a duration."""
         self._add(Fact(text))
 
     def expect(self, held: bool, otherwise: str) -> None:
-        """Fail the step where it does not hold."""
+        """Fail the step if the condition does not hold."""
         if not held:
             raise StepFailedError(otherwise)
 
     def start_ping(self, source: Namespace, address: str, output: Path) -> None:
-        """From now on no packet to that address may be lost."""
+        """Start the ping: from now on a lost packet to that address is a failure."""
         ping = Ping(source, address, output)
         ping.mark()
         self.screen.answered = lambda: ping.received
         self._ping = ping
 
     def waiting(self, what: str) -> None:
-        """Say what goes on."""
+        """Show the current activity."""
         self.steps[-1].waiting = what
         self.screen.wait(self.steps[-1])
 

@@ -1,4 +1,4 @@
-"""The demo's requirements on the machine, checked before any change."""
+"""The check of the demo's requirements, before it changes anything."""
 
 import os
 import shutil
@@ -21,21 +21,21 @@ _PROGRAMS: Final = {
 
 
 def find_tools() -> Tools:
-    """The programs; raises `AdminError` with everything that is missing, and what to do about it."""
+    """Return the programs; raises `AdminError` that names all missing ones and the remedy."""
     found = {name: shutil.which(name) for name in _PROGRAMS}
     problems = [f"{name} is not on the PATH: {_PROGRAMS[name]}" for name, path in found.items() if not path]
     problems += _privileges()
     if problems:
-        raise AdminError("the demo can't start:\n" + "\n".join(f"  - {problem}" for problem in problems))
+        raise AdminError("the demo cannot start:\n" + "\n".join(f"  - {problem}" for problem in problems))
     return Tools(real_anvil(Path(found["anvil"] or "")), Path(found["wireguard-go"] or "").absolute())
 
 
 def _privileges() -> list[str]:
     if os.geteuid() != 0:
-        return ["it makes network namespaces and TUN interfaces, which takes root: sudo make demo"]
+        return ["it creates network namespaces and TUN interfaces, which needs root: sudo make demo"]
     problems = []
     if not Path("/dev/net/tun").exists():
         problems.append("/dev/net/tun is missing: modprobe tun, or give the container that device")
     if shutil.which("unshare") and not may_unshare():
-        problems.append("network namespaces are not allowed here: run it outside of this container")
+        problems.append("network namespaces are not permitted here: run it outside of this container")
     return problems

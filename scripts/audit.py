@@ -1,7 +1,8 @@
-"""`make audit`: are known vulnerabilities in what is locked? `make sbom`: what is in it, as CycloneDX.
+"""Search the locked dependencies for known vulnerabilities, or list them as CycloneDX.
 
-Both programs are the Python Packaging Authority's and OWASP's own, in the versions of `TOOLS` and in an
-environment of their own, since nothing else here needs them.
+`make audit` runs pip-audit of the Python Packaging Authority. `make sbom` runs cyclonedx-bom of
+OWASP. The versions are in `TOOLS`. Both are installed in a separate virtual environment, because
+only this module needs them.
 """
 
 import json
@@ -15,19 +16,19 @@ HOME: Final = ROOT / ".cache" / "audit"
 TOOLS: Final = ("pip-audit==2.10.1", "cyclonedx-bom==7.3.1")
 LOCKS: Final = ("requirements.lock", "requirements-build.lock")
 SHIPPED: Final = "requirements.lock"
-"""What the images have; that of the relay has less."""
+"""The packages in the images. The relay's image has fewer."""
 SBOM: Final = ROOT / "build" / "sbom.cdx.json"
 NOT_POSSIBLE: Final = 3
 
 
 def main() -> int:
-    """Do what the first argument says; returns the exit code."""
+    """Run the command that the first argument names; return the exit code."""
     install()
     return sbom() if sys.argv[1:] == ["sbom"] else audit()
 
 
 def install() -> None:
-    """Have the tools."""
+    """Install the tools, unless these versions are installed."""
     stamp = HOME / ".installed"
     if not stamp.exists() or stamp.read_text().split() != list(TOOLS):
         run(sys.executable, "-m", "venv", str(HOME))
@@ -36,7 +37,7 @@ def install() -> None:
 
 
 def audit() -> int:
-    """0: nothing is known; 1: something is; 3: it could not be found out, which is not the same as 0."""
+    """Return 0 without a known vulnerability, 1 with one, 3 if the database cannot be queried."""
     found, unknown = [], []
     for lock in LOCKS:
         command = (
@@ -60,9 +61,9 @@ def audit() -> int:
         print(f"{name} {version}: {vulnerability}")
     if unknown:
         names = ", ".join(sorted(set(unknown)))
-        print(f"NOT AUDITED (the database does not know them, or is out of reach): {names}")
+        print(f"NOT AUDITED (unknown to the database, or the database is unreachable): {names}")
     if not found and not unknown:
-        print("no known vulnerability in what is locked")
+        print("no known vulnerability in the locked dependencies")
     return 1 if found else NOT_POSSIBLE if unknown else 0
 
 
@@ -71,7 +72,7 @@ def sbom() -> int:
     SBOM.parent.mkdir(exist_ok=True)
     command = (str(HOME / "bin" / "cyclonedx-py"), "requirements", "--pyproject", "pyproject.toml", SHIPPED)
     run(*command, "--output-reproducible", "--of", "JSON", "-o", str(SBOM))
-    # Where a package would be downloaded from depends on who makes this; what it is, is in its hash.
+    # Download URLs depend on the machine that writes this file. The hash identifies a package.
     bill = json.loads(SBOM.read_text())
     for component in bill["components"]:
         component.pop("description", None)
@@ -86,7 +87,7 @@ def sbom() -> int:
 
 
 def run(*command: str) -> None:
-    """Run a program, and end with what it said where it fails."""
+    """Run a program; exit with the end of its standard error if it fails."""
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=600)
     if done.returncode:
         sys.exit(f"{' '.join(command)}: {done.stderr.strip()[-500:]}")

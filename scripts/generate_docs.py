@@ -1,6 +1,6 @@
-"""Writes docs/configuration.md, docs/logs.md, the events in docs/api.md and .env.example from the code.
+"""Generate docs/configuration.md, docs/logs.md, the events in docs/api.md, and .env.example.
 
-``--check`` only compares.
+``--check`` compares the files with the code and writes nothing.
 
 Run it as a module: ``python -m scripts.generate_docs``.
 """
@@ -17,7 +17,7 @@ from dstack_vpn.config import COMPONENTS, OPTIONS, RELAY_OPTIONS, Option
 
 ROOT = Path(__file__).parents[1]
 SHARED = {option.name for option in OPTIONS} - {"RELAY_LISTEN"}
-"""A relay's settings that a node has as well."""
+"""The settings that a relay and a node share."""
 GROUPS = {
     "chain": (
         *("NETWORK", "RPC_URL", "CHAIN_ID", "CONTRACT_ADDRESS", "CONTRACT_ABI", "START_BLOCK"),
@@ -47,43 +47,45 @@ GROUPS = {
         *("API_TOKEN", "API_OPEN_TO", "API_TRUSTED_PROXIES"),
     ),
 }
-"""How .env.example is ordered."""
+"""The order of the settings in .env.example."""
 EVENTS_BEGIN = "<!-- Made by scripts/generate_docs.py from the events: run `make docs`. -->"
 EVENTS_END = "<!-- End of the table. -->"
 COMPOSE = """
-# -- what deploy/compose.production.yml needs besides; no settings of the daemon --
+# -- for deploy/compose.production.yml only; the daemon does not read these --
 
-# The images, each by a tag and its digest.
+# The images, each with a tag and its digest.
 #DSTACK_VPN_IMAGE=registry.example.org/dstack-vpn/wireguard:0.1.0@sha256:DIGEST
 #DSTACK_VPN_NET_IMAGE=registry.example.org/dstack-vpn/net:0.1.0@sha256:DIGEST
 """
 ENV_HEAD = """\
 # Made by scripts/generate_docs.py from the table of settings: change that, then run `make docs`.
-# Copy this to .env and take away the number sign of what you set; docs/configuration.md says more.
-# A secret is given by the path of a file that only its owner can read.
+# Copy this file to .env, and remove the number sign before each setting that you set.
+# docs/configuration.md describes all settings. A secret is the path of a file that only its owner
+# can read.
 """
 
 HEAD = """\
 <!-- Made by scripts/generate_docs.py from the table of settings: change that, then run `make docs`. -->
 # Configuration
 
-Every setting is an environment variable, a flag and a key in a TOML file. If several name the same one,
-the flag wins over the environment, and the environment over the file. The file is `--config FILE`, else the
-one that `CONFIG_FILE` names, else `/etc/dstack-vpn/config.toml` if there is one.
+Each setting is an environment variable, a flag and a key in a TOML file. A flag overrides the
+environment, and the environment overrides the file. The file is `--config FILE`, else the file that
+`CONFIG_FILE` names, else `/etc/dstack-vpn/config.toml` if it exists.
 
-All problems are reported at once, each with the variable, what is wrong and an example; the exit code is
-then 78, and nothing has been touched. A variable that is one or two letters from a setting's name gives a
-warning.
+All problems are reported at once, each with the variable, the error and an example. The exit code
+is then 78, and nothing has been changed. A variable that differs from a setting's name in one or
+two letters causes a warning.
 
-Times have a unit: `500ms`, `30s`, `15m`, `24h`, `90d`. A plain number is in milliseconds, unless its
-meaning says otherwise.
+Times have a unit: `500ms`, `30s`, `15m`, `24h`, `90d`. A plain number is in milliseconds, unless
+the table states another unit.
 
-`doctor`, `plan`, `config`, `audit` and `support-bundle` take the settings of the daemon that runs on this
-machine, for what the shell does not set. The daemon keeps them in `STATE_DIR/settings.json`, which only its
-user can read.
+`doctor`, `plan`, `config`, `audit` and `support-bundle` use the settings of the daemon that runs on
+this machine, except those that the shell sets. The daemon keeps them in `STATE_DIR/settings.json`,
+which only its user can read.
 
-Secrets have no flag, because every user of a machine can read a process's arguments. Give them by a file
-that only its owner can read (`…_FILE`; a file that others can read is refused), or by the environment.
+Secrets have no flag, because every user of a machine can read a process's arguments. Put a secret
+into a file that only its owner can read and set `…_FILE` to its path, or use the environment. A
+file that others can read is refused.
 
 The variables of proxies are [below](#proxies-for-rpc-endpoints).
 
@@ -94,9 +96,9 @@ The variables of proxies are [below](#proxies-for-rpc-endpoints).
 RELAY_HEAD = """
 ## The relay
 
-`dstack-vpn relay` has these settings, besides those for health checks and logs. By default it has no
-`HEALTH_CHECK_PORT`; its container has. The mode is a command
-(`relay udp2tcp`, `relay tcp2udp`).
+`dstack-vpn relay` has these settings, and those for health checks and logs. `HEALTH_CHECK_PORT` is
+unset by default, except in the relay's container image. The mode is a command (`relay udp2tcp`,
+`relay tcp2udp`).
 
 | variable | flag | default | meaning | example |
 |---|---|---|---|---|
@@ -105,34 +107,37 @@ RELAY_HEAD = """
 PROXIES = """
 ## Proxies for RPC endpoints
 
-The daemon and all commands reach RPC endpoints through an HTTP proxy if the usual variables name one. They
-are read as curl reads them. They have no flag and no key in the file.
+The daemon and all commands connect to RPC endpoints through an HTTP proxy if these variables name
+one. They are read as curl reads them. They have no flag and no key in the file.
 
 | variable | meaning |
 |---|---|
-| `HTTPS_PROXY` | The proxy for `https://` and `wss://` endpoints, by a tunnel (`CONNECT`). |
+| `HTTPS_PROXY` | The proxy for `https://` and `wss://` endpoints, through a tunnel (`CONNECT`). |
 | `HTTP_PROXY` | The proxy for `http://` and `ws://` endpoints. It must forward `Upgrade` for `ws://`. |
-| `ALL_PROXY` | The proxy for endpoints without one of the above. |
+| `ALL_PROXY` | The proxy for endpoints for which the above is unset. |
 | `NO_PROXY` | Hosts that are reached directly, separated by commas. |
 
-- A variable in lower case wins over the same one in upper case. An empty variable is not set.
-- The proxy is a URL such as `http://USER:PASSWORD@proxy.example.org:3128`. Without a scheme it is an HTTP
-  proxy. User and password are percent-encoded. Logs and errors do not show them.
-- An entry of `NO_PROXY` is a domain (which covers all names below it), an address, a network such as
-  `10.0.0.0/8`, or `*` for all hosts. Names are not resolved for a comparison with addresses.
+- A variable in lower case overrides the same variable in upper case. An empty variable counts as
+  unset.
+- The proxy is a URL such as `http://USER:PASSWORD@proxy.example.org:3128`. Without a scheme it is
+  an HTTP proxy. User and password are percent-encoded. Logs and errors do not show them.
+- An entry of `NO_PROXY` is a domain (which covers all names below it), an address, a network such
+  as `10.0.0.0/8`, or `*` for all hosts. Names are not resolved for a comparison with addresses.
 - A loopback address or `localhost` is never reached through a proxy.
-- SOCKS proxies are not supported. A `socks5://` URL is refused if an endpoint would need it.
-- Only RPC uses these proxies. A relay of a peer has its own (`?via=` in its URL); UDP has none.
-- `doctor` and the other commands that take the daemon's settings take its proxies too, unless the shell sets
-  one of these variables.
+- SOCKS proxies are not supported. A `socks5://` URL is refused if an endpoint would use it.
+- Only RPC uses these proxies. The proxy of a peer's relay is in the relay URL (`?via=`). UDP has no
+  proxy.
+- `doctor` and the other commands that use the daemon's settings use its proxies too, unless the
+  shell sets one of these variables.
 """
 
 TAIL = f"""
 ## Components and files
 
-`LOG_LEVEL_<COMPONENT>` sets the level of one component: {", ".join(f"`{c.upper()}`" for c in COMPONENTS)}.
+`LOG_LEVEL_<COMPONENT>` sets the log level of one component. The components are:
+{textwrap.fill(", ".join(f"`{c.upper()}`" for c in COMPONENTS), 100)}.
 
-A file says the same in lower case:
+A file has the same names in lower case:
 
 ```toml
 node_id = "web-1"
@@ -147,7 +152,7 @@ db = "192.0.2.10:51820"
 
 
 def row(option: Option, flag: str | None) -> str:
-    """A line of a table."""
+    """Return a setting's row of the table."""
     name = f"`{option.name}`" + (f", `{option.name}_FILE`" if option.secret else "")
     flag = "" if flag is None else f"`{flag}`"
     default = f"`{option.default}`" if option.default else ""
@@ -156,18 +161,18 @@ def row(option: Option, flag: str | None) -> str:
 
 
 def reference() -> str:
-    """docs/configuration.md."""
+    """Return docs/configuration.md."""
     node = (row(option, None if option.secret else option.flag) for option in OPTIONS)
     relay = (row(option, flag_of(option)) for option in RELAY_OPTIONS if option.name not in SHARED)
     return HEAD + "".join(node) + PROXIES + RELAY_HEAD + "".join(relay) + TAIL
 
 
 def example() -> str:
-    """.env.example; raises `ValueError` where an option is in no group, or in two."""
+    """Return .env.example; raises `ValueError` unless each option is in exactly one group."""
     known = {option.name: option for option in (*RELAY_OPTIONS, *OPTIONS)}
     grouped = [name for names in GROUPS.values() for name in names]
     if sorted(grouped) != sorted(known):
-        raise ValueError(f"GROUPS and the settings differ: {set(grouped) ^ set(known)}")
+        raise ValueError(f"add each setting to one group of GROUPS: {set(grouped) ^ set(known)} differ")
     parts = [ENV_HEAD]
     for title, names in GROUPS.items():
         parts += [f"\n# -- {title} --\n", *(entry(known[name]) for name in names)]
@@ -175,8 +180,8 @@ def example() -> str:
 
 
 def entry(option: Option) -> str:
-    """A variable, switched off, with what it means."""
-    comment = textwrap.fill(option.help, 110, initial_indent="# ", subsequent_indent="# ")
+    """Return a setting as a commented-out variable, with its meaning above."""
+    comment = textwrap.fill(option.help, 100, initial_indent="# ", subsequent_indent="# ")
     if option.secret:
         return f"\n{comment}\n#{option.name}_FILE=/run/secrets/{option.key}\n"
     if option.default:
@@ -185,7 +190,7 @@ def entry(option: Option) -> str:
 
 
 def with_events(text: str) -> str:
-    """Return docs/api.md with the present table of events; raises `ValueError` without its marks."""
+    """Return docs/api.md with the current table of events; raises `ValueError` without marks."""
     before, _, rest = text.partition(EVENTS_BEGIN)
     _, _, after = rest.partition(EVENTS_END)
     if not after:
@@ -194,7 +199,7 @@ def with_events(text: str) -> str:
 
 
 def main() -> int:
-    """Write or check; returns the exit code."""
+    """Write or check the files; return the exit code."""
     made = {
         ROOT / "docs" / "configuration.md": reference(),
         ROOT / "docs" / "logs.md": logbook.document(ROOT / "src", AREAS),
@@ -207,7 +212,7 @@ def main() -> int:
         return 0
     stale = [path.name for path, text in made.items() if not path.exists() or path.read_text() != text]
     for name in stale:
-        print(f"{name} is not what the code says: run `make docs`", file=sys.stderr)
+        print(f"{name} differs from the code: run `make docs`", file=sys.stderr)
     return 1 if stale else 0
 
 

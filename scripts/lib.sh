@@ -1,11 +1,11 @@
-# Helpers that the scripts of this folder share; to be sourced. `die` names the script that failed.
+# Helpers that the scripts of this folder source. `die` names the script that failed.
 say() { if [ -t 2 ]; then printf '\033[36m==>\033[0m %s\n' "$*" >&2; else printf '==> %s\n' "$*" >&2; fi; }
 die() { printf '%s: %s\n' "${0##*/}" "$*" >&2; exit 1; }
 have() { command -v "$1" >/dev/null 2>&1; }
 
-quietly() {  # run a command, and show what it said only if it failed
-  local said
-  said=$("$@" 2>&1) || { printf '%s\n' "$said" >&2; die "this failed: $*"; }
+quietly() {  # run a command, and show its output only if it fails
+  local output
+  output=$("$@" 2>&1) || { printf '%s\n' "$output" >&2; die "this failed: $*"; }
 }
 
 apt_updated=
@@ -15,8 +15,8 @@ apt_update() {
 }
 
 apt() {  # apt PACKAGE...: install Debian packages
-  have apt-get || die "needs $*; install that by your system's package manager, then run this again"
-  [ "$(id -u)" = 0 ] || die "needs Debian's $*; run this as root, or: apt-get install $*"
+  have apt-get || die "needs $*; install it with your system's package manager, then run this again"
+  [ "$(id -u)" = 0 ] || die "needs the Debian packages $*; run this as root, or: apt-get install $*"
   say "Debian packages: $*"
   export DEBIAN_FRONTEND=noninteractive
   apt_update
@@ -27,7 +27,8 @@ mirror() {  # the Debian mirror that this machine uses
   apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Origin: Debian' | head -1 | grep .
 }
 
-from_trixie() {  # from_trixie FOLDER PACKAGE...: unpack packages of Debian 13 into FOLDER/x; apt checks their signatures
+# from_trixie FOLDER PACKAGE...: unpack packages of Debian 13 into FOLDER/x. apt checks signatures.
+from_trixie() {
   local work=$1 uri
   shift
   apt_update

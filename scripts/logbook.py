@@ -1,8 +1,8 @@
-"""The tables of log lines and events: docs/logs.md, and the events in docs/api.md.
+"""Generate the tables of log lines and events: docs/logs.md, and the events in docs/api.md.
 
-An event (`core.observe.events`) has its level, fields, meaning and advice in its definition. A line that is
-only logged has its level and fields at its call, found by `scan`, and the rest in `MEANINGS`. The two must
-name the same lines, and no call may log the name of an event.
+The definition of an event (`core.observe.events`) has its level, fields, meaning and action. For a
+line that is only logged, `scan` finds the level and the fields at the call, and `MEANINGS` has the
+rest. Both must name the same lines, and no call may log the name of an event.
 """
 
 import ast
@@ -18,210 +18,257 @@ from dstack_vpn.daemon.observe.event_logger import LOGGED_AS
 LEVELS: Final = ("debug", "info", "warning", "error")
 LOGGERS: Final = frozenset({"_log", "log", "_rate_limited"})
 
-NOTHING: Final = ""
-"""There is nothing to do."""
-
 MEANINGS: Final[Mapping[str, tuple[str, str]]] = {
-    "audit.forgot": ("The audit log's oldest records are past their keeping and gone.", NOTHING),
+    "audit.forgot": (
+        "The oldest records of the audit log were removed: their retention time or size is exceeded.",
+        "",
+    ),
     "audit.trouble": (
-        "The audit log can't be written; what happens waits in memory, up to 20,000 records.",
-        "Make room in STATE_DIR, or make it writable.",
+        "The audit log cannot be written; up to 20,000 records wait in memory.",
+        "Free space in STATE_DIR, or make it writable.",
     ),
     "brake.unconfirmed": (
-        "No second reading of the registry could be had; held peers stay.",
-        "Name a second endpoint in RPC_URL.",
+        "No other endpoint confirmed the held removals; the peers stay.",
+        "Add a second endpoint to RPC_URL.",
     ),
     "chain.clock_off": (
-        "This machine's clock and the chain's are apart.",
-        "Set the clock (chrony, systemd-timesyncd): expiry is judged by it.",
+        "This machine's clock and the chain's clock differ.",
+        "Synchronise the clock (chrony, systemd-timesyncd): expiry depends on it.",
     ),
     "chain.first_block_unknown": (
         "An endpoint keeps too little history to find the contract's first block.",
         "Set START_BLOCK, or use an endpoint with more history.",
     ),
     "chain.foreign_logs": (
-        "An endpoint sends logs that were not asked for; they are ignored.",
-        "Look for another endpoint.",
+        "An endpoint sends logs outside of the filter; they are ignored.",
+        "Replace the endpoint.",
     ),
-    "chain.logs_unseen": ("A block's logs could not be asked for; the next audit compares.", NOTHING),
-    "chain.log_refused": ("A log of the contract does not decode; it changes nothing.", NOTHING),
-    "chain.reload": ("The node is too far behind to follow events, and reads the registry again.", NOTHING),
-    "config.secret_in_environment": (
-        "A secret stands in the environment, which more can read than a file.",
-        "Give its file's path as NAME_FILE.",
+    "chain.logs_unseen": (
+        "The logs of a block could not be fetched; the next resync compares the registry.",
+        "",
     ),
-    "device.addresses": ("The interface has these addresses now.", NOTHING),
-    "device.adopted": ("An interface from before this start was taken over, with its sessions.", NOTHING),
-    "device.down": ("The interface was down or gone; it is set up again.", "Find out who took it down."),
-    "device.edited": (
-        "Somebody changed the device's key or port, or its addresses or routes; they are right again.",
-        "Find out who did.",
-    ),
-    "device.left_alone": (
-        "The interface is not the daemon's own, or could not be left blank; it stays.",
-        "Choose another INTERFACE; `dstack-vpn doctor` says whose it is.",
-    ),
-    "device.no_ipv6": (
-        "This machine has no IPv6: the tunnel carries IPv4 alone.",
-        "Allow IPv6 (sysctl net.ipv6.conf.all.disable_ipv6), or leave it.",
-    ),
-    "device.outdated": ("This wireguard-go can stall for a minute.", "Install 0.0.20231211 or newer."),
-    "device.route_taken": (
-        "A route of another program takes packets that belong into the tunnel; it is left as it is.",
-        "Remove that route, or choose another VPN_CIDR on all nodes.",
-    ),
-    "device.started": ("wireguard-go was started.", NOTHING),
-    "device.trouble": (
-        "WireGuard or its interface refuses or is gone; it is tried again.",
-        "Read `problem`; `dstack-vpn doctor` says what is missing.",
-    ),
-    "device.up": ("The interface is up; `restarts` counts how often it had to be set up anew.", NOTHING),
-    "dns.listening": ("Names are answered at this address.", NOTHING),
-    "dns.stranger": (
-        "Somebody outside of the tunnel asked for names and got no answer.",
-        "Nothing, or keep it out by a firewall.",
-    ),
-    "dns.trouble": ("Names can't be served at an address; it is tried again.", "Another DNS_PORT, or 0."),
-    "endpoint.unresolved": ("A peer's host name has no address; it is asked for again.", "Check the name."),
-    "endpoints.not_kept": ("Where peers were last reached can't be written down.", "See STATE_DIR."),
-    "endpoints.unknown": ("Where peers were last reached can't be read; they are waited for.", NOTHING),
-    "firewall.applied": ("The packet filter's table is as the settings say.", NOTHING),
-    "firewall.gone": (
-        "Another program removed or edited the packet filter's table; it is made again.",
-        "Find out which one did.",
-    ),
-    "firewall.none": (
-        "There is no packet filter here.",
-        "Install nft, or accept the blackhole routes alone.",
-    ),
-    "firewall.trouble": ("The packet filter refuses; it is tried again.", "Read `problem`."),
-    "key.agent_waited_for": (
-        "The dstack guest agent does not answer yet; it is asked again.",
-        "Mount its socket.",
-    ),
-    "key.unreadable": ("A key that waits in STATE_DIR can't be read.", "`node rotate-key` makes another."),
-    "key.derived": ("The dstack guest agent has derived our WireGuard key.", NOTHING),
-    "key.not_applied": (
-        "The device or the disk did not take the node's new key; it is tried again.",
-        "If that lasts, check STATE_DIR and the interface.",
-    ),
-    "key.announced": ("Our next key is in the registry; it is taken in a moment.", NOTHING),
-    "key.old": (
-        "Our key is as old as KEY_MAX_AGE allows, and this node can't change it.",
-        "`problem` says what is missing; or run `node rotate-key`.",
-    ),
-    "key.renewing": ("Our key is old: `node rotate-key` was started.", NOTHING),
-    "key.undated": ("The endpoint did not tell when our key was set; it is asked again.", NOTHING),
-    "key.made": ("A WireGuard key was made; its public key is to be registered.", "`node register`."),
-    "node.unsurveyed": (
-        "The host could not be looked at before the start; the interface is still proven first.",
-        "Read `problem`; `dstack-vpn doctor` says what is missing.",
-    ),
-    "node.hardened": ("Which of core dumps, debuggers and swap are kept away from the memory.", NOTHING),
-    "members.isolated": (
-        "No endpoint has confirmed the members for MAX_STALENESS: all peers are out (STALE_POLICY=isolate).",
-        "Bring an endpoint back.",
-    ),
-    "members.rejoined": ("The chain was read again after an isolation.", NOTHING),
-    "members.too_old": (
-        "What STATE_DIR knows is older than MAX_STALENESS, or from the future: it makes nobody a member.",
-        "Nothing, once an endpoint answers; else ask whether the disk was rolled back.",
-    ),
-    "membership.ok": ("This node is a member.", NOTHING),
-    "membership.problem": ("This node is no member; `problem` says why.", "Register it, or its key."),
-    "node.drain_failed": ("A step of the orderly end took too long, or failed.", "Read `problem`."),
-    "node.ipv6_only": ("A token is beyond VPN_CIDR and has an IPv6 address only.", "A larger VPN_CIDR."),
-    "node.restored": ("Members came back from STATE_DIR, before the chain was read.", NOTHING),
-    "node.stopped": ("The daemon has ended.", NOTHING),
-    "node.stopping": ("The daemon was asked to end.", NOTHING),
+    "chain.log_refused": ("A log of the contract cannot be decoded; it is ignored.", ""),
+    "chain.reload": ("The node is too far behind to follow events; it reads the whole registry again.", ""),
     "config.not_published": (
-        "Commands will not find the daemon's settings in STATE_DIR.",
+        "The settings cannot be written to STATE_DIR, so other commands do not find them.",
         "Check STATE_DIR.",
     ),
+    "config.secret_in_environment": (
+        "A secret is set in the environment, which more processes can read than a file.",
+        "Put it into a file and set NAME_FILE to its path.",
+    ),
     "config.unknown_variable": (
-        "The environment sets a variable that is nearly a setting, and is not one.",
+        "An environment variable has nearly the name of a setting, and is ignored.",
         "Correct its name, or remove it.",
     ),
-    "peers.called": ("Peers of a new device were called, so that sessions begin at once.", NOTHING),
+    "device.addresses": ("The interface has these addresses now.", ""),
+    "device.adopted": ("The interface of an earlier run was adopted, with its sessions.", ""),
+    "device.down": (
+        "The interface was down or missing; it is set up again.",
+        "Find out which program changed it.",
+    ),
+    "device.edited": (
+        "Another program changed the device's key, port, addresses or routes; they are restored.",
+        "Find out which program changed them.",
+    ),
+    "device.left_alone": (
+        "The interface belongs to another program, or could not be reset; it is not touched.",
+        "Choose another INTERFACE; `dstack-vpn doctor` names the owner.",
+    ),
+    "device.no_ipv6": (
+        "This machine has no IPv6: the tunnel carries IPv4 only.",
+        "Enable IPv6 (sysctl net.ipv6.conf.all.disable_ipv6), or ignore this.",
+    ),
+    "device.outdated": (
+        "This version of wireguard-go can stall for a minute.",
+        "Install 0.0.20231211 or newer.",
+    ),
+    "device.route_taken": (
+        "A route of another program covers addresses of the tunnel; it is not touched.",
+        "Remove that route, or choose another VPN_CIDR on all nodes.",
+    ),
+    "device.started": ("wireguard-go was started.", ""),
+    "device.trouble": (
+        "WireGuard or its interface failed; the operation is retried.",
+        "Read `problem`; `dstack-vpn doctor` names missing requirements.",
+    ),
+    "device.up": ("The interface is up; `restarts` counts how often it was set up again.", ""),
+    "dns.listening": ("The DNS server listens at this address.", ""),
+    "dns.stranger": (
+        "A DNS query from outside of the tunnel was dropped.",
+        "None, or block the port in a firewall.",
+    ),
+    "dns.trouble": ("The DNS server cannot listen at an address; it retries.", "Set another DNS_PORT, or 0."),
+    "endpoint.unresolved": (
+        "The host name of a peer's endpoint cannot be resolved; it is retried.",
+        "Check the name.",
+    ),
+    "endpoints.not_kept": ("The peers' last endpoints cannot be stored.", "Check STATE_DIR."),
+    "endpoints.unknown": ("The peers' last endpoints cannot be read; peers have to connect first.", ""),
+    "firewall.applied": ("The packet filter's table equals the settings.", ""),
+    "firewall.gone": (
+        "Another program removed or edited the packet filter's table; it is created again.",
+        "Find out which program changed it.",
+    ),
+    "firewall.none": (
+        "This machine has no packet filter.",
+        "Install nft, or rely on the blackhole routes alone.",
+    ),
+    "firewall.trouble": ("The packet filter rejected the table; it is retried.", "Read `problem`."),
+    "handshakes.initiated": ("Handshakes with the peers of a new device were initiated.", ""),
+    "key.agent_waited_for": (
+        "The dstack guest agent does not reply yet; it is queried again.",
+        "Mount its socket.",
+    ),
+    "key.announced": ("The registry has this node's next key; the node changes to it.", ""),
+    "key.derived": ("The dstack guest agent derived the WireGuard key.", ""),
+    "key.made": ("A WireGuard key was generated; its public key must be registered.", "Run `node register`."),
+    "key.not_applied": (
+        "The device or the disk did not accept the node's new key; it is retried.",
+        "If this persists, check STATE_DIR and the interface.",
+    ),
+    "key.old": (
+        "The key has reached KEY_MAX_AGE, and this node cannot change it.",
+        "`problem` names the missing setting; or run `node rotate-key`.",
+    ),
+    "key.renewing": ("The key has reached its age limit: `node rotate-key` was started.", ""),
+    "key.undated": ("The endpoint did not report when the key was set; it is queried again.", ""),
+    "key.unreadable": (
+        "A pending key in STATE_DIR cannot be read.",
+        "Run `node rotate-key` to generate another.",
+    ),
+    "members.isolated": (
+        "No endpoint has confirmed the registry for MAX_STALENESS: all peers are removed (STALE_POLICY=isolate).",
+        "Restore an endpoint.",
+    ),
+    "members.rejoined": ("The registry was read again after an isolation.", ""),
+    "members.too_old": (
+        "The state in STATE_DIR is older than MAX_STALENESS, or from the future: it admits no peers.",
+        "None, once an endpoint replies; otherwise check whether the disk was rolled back.",
+    ),
+    "membership.ok": ("This node is a member.", ""),
+    "membership.problem": (
+        "This node is not a member; `problem` names the reason.",
+        "Register the node, or its key.",
+    ),
+    "node.drain_failed": ("A step of the shutdown failed or timed out.", "Read `problem`."),
+    "node.hardened": ("Which protections of the process memory are active: core dumps, debuggers, swap.", ""),
+    "node.ipv6_only": (
+        "A token id is beyond VPN_CIDR; the node has an IPv6 address only.",
+        "Choose a larger VPN_CIDR on all nodes.",
+    ),
+    "node.restored": ("The members were restored from STATE_DIR, before the chain was read.", ""),
+    "node.stopped": ("The daemon has stopped.", ""),
+    "node.stopping": ("The daemon is shutting down.", ""),
+    "node.unsurveyed": (
+        "The check of the host before the start failed; ownership of the interface is checked regardless.",
+        "Read `problem`; `dstack-vpn doctor` names missing requirements.",
+    ),
     "quorum.contested": (
-        "Endpoints do not agree on tokens that one of them grants: they stay out.",
-        "See /health for which endpoint stands alone.",
+        "Endpoints contradict each other about tokens that one of them grants; the tokens stay out.",
+        "/health names the endpoints.",
     ),
-    "quorum.unanswered": ("An endpoint has not answered what it was asked about tokens.", NOTHING),
+    "quorum.unanswered": ("An endpoint did not reply to a question about tokens.", ""),
     "registry.resync_differs": (
-        "The contract says otherwise than the events did; the contract counts.",
-        "None once; often: use another endpoint, which loses logs.",
+        "The contract's state differs from the followed events; the contract's state is applied.",
+        "If it repeats, replace the endpoint: it loses logs.",
     ),
-    "relay.accept_failed": ("A connection to the relay could not be taken.", "Raise `ulimit -n`."),
+    "relay.accept_failed": ("The relay could not accept a connection.", "Raise `ulimit -n`."),
     "relay.carried_nothing": (
-        "Connections to an upstream end without having carried anything; pauses grow.",
-        "Do what the line says: the URL's scheme, the gateway's backend, a limit.",
+        "Connections to an upstream end before any data arrives; the pauses grow.",
+        "Follow the line's advice: the URL's scheme, the gateway's backend, a limit.",
     ),
-    "relay.carries": ("An upstream carries again after connections that carried nothing.", NOTHING),
+    "relay.carries": ("Data arrives from an upstream again.", ""),
     "relay.certificate_invalid": ("The certificate has expired, or is not valid yet.", "Renew it."),
-    "relay.certificate_loaded": ("A new certificate is served from now on.", NOTHING),
-    "relay.certificate_made": ("The relay has made itself a certificate.", NOTHING),
-    "relay.certificate_refused": ("A new certificate can't be used; the old one stays.", "Mend the files."),
-    "relay.closed": ("A relay connection has ended.", NOTHING),
-    "relay.connect_failed": ("An upstream can't be reached; others are tried.", "Check it, if it stays so."),
+    "relay.certificate_loaded": ("A new certificate is in use.", ""),
+    "relay.certificate_made": ("The relay generated a certificate.", ""),
+    "relay.certificate_refused": (
+        "A new certificate is invalid; the previous one stays in use.",
+        "Correct the files.",
+    ),
+    "relay.closed": ("A relay connection ended.", ""),
+    "relay.connect_failed": (
+        "An upstream is unreachable; the next one is tried.",
+        "Check the upstream if this persists.",
+    ),
     "relay.displaced": (
-        "The relay is full: the source with the most connections has lost one to another source.",
-        "Raise RELAY_MAX_CONNECTIONS, if that source is a gateway that many share.",
+        "The relay is full: the source with the most connections lost one to a new source.",
+        "Raise RELAY_MAX_CONNECTIONS if many clients share that source address.",
     ),
-    "relay.few_descriptors": ("Fewer descriptors are allowed than connections.", "Raise `ulimit -n`."),
+    "relay.few_descriptors": (
+        "The limit of file descriptors is lower than the limit of connections.",
+        "Raise `ulimit -n`.",
+    ),
     "relay.limit": (
-        "The relay has no room for another client.",
-        "Raise RELAY_MAX_CONNECTIONS or …_PER_SOURCE.",
+        "The relay has reached its limit of clients.",
+        "Raise RELAY_MAX_CONNECTIONS or RELAY_MAX_PER_SOURCE.",
     ),
-    "relay.listening": ("The relay takes connections; `pin` is what others have to trust.", NOTHING),
-    "relay.lost": ("A relay connection broke; another is made.", NOTHING),
-    "relay.probe_failed": ("UDP does not reach the peer yet.", NOTHING),
-    "relay.refused": ("A client spoke something else than udp-over-tcp, or no TLS.", NOTHING),
-    "relay.reload_failed": ("SIGHUP: the new settings are wrong; the old ones stay.", "Mend `problems`."),
-    "relay.reloaded": ("SIGHUP: the upstreams were read again.", NOTHING),
-    "relay.slow": ("The kernel lacks what makes the relay fast.", "A newer kernel, or accept it."),
-    "relay.source_refused": ("A UDP source could not be given a socket.", "Raise `ulimit -n`."),
-    "relay.stalled": ("An upstream takes datagrams and answers none; it is left.", "Look at that relay."),
-    "relay.stopping": ("The relay was asked to end.", NOTHING),
-    "relay.trouble": ("The node's own relay can't listen; it is tried again.", "Do what the line says."),
-    "relay.unopened": ("A client's UDP socket could not be made.", "Raise `ulimit -n`."),
-    "relay.unreachable": ("No upstream can be reached.", "Check RELAY_TO, and the way there."),
-    "relay.upstream": ("This upstream is used from now on.", NOTHING),
-    "rpc.connected": ("A session with an RPC endpoint has begun.", NOTHING),
+    "relay.listening": ("The relay listens at this address; clients verify its certificate by `pin`.", ""),
+    "relay.lost": ("A relay connection broke; a new one is opened.", ""),
+    "relay.probe_failed": ("UDP does not reach the peer yet.", ""),
+    "relay.refused": ("A client did not speak udp-over-tcp, or no TLS; it was disconnected.", ""),
+    "relay.reload_failed": (
+        "SIGHUP: the new settings are invalid; the previous ones stay in use.",
+        "Correct the settings that `problems` names.",
+    ),
+    "relay.reloaded": ("SIGHUP: the upstreams were read again.", ""),
+    "relay.slow": (
+        "The kernel lacks a feature that the relay's fast path needs.",
+        "Use a newer kernel, or accept lower throughput.",
+    ),
+    "relay.source_refused": ("No socket could be opened for a UDP source.", "Raise `ulimit -n`."),
+    "relay.stalled": (
+        "An upstream takes datagrams and returns none; another one is used.",
+        "Check that relay.",
+    ),
+    "relay.stopping": ("The relay is shutting down.", ""),
+    "relay.trouble": ("The node's relay cannot listen; it retries.", "Follow the line's advice."),
+    "relay.unopened": ("No UDP socket could be opened for a client.", "Raise `ulimit -n`."),
+    "relay.unreachable": ("No upstream is reachable.", "Check RELAY_TO, and the network."),
+    "relay.upstream": ("This upstream is in use from now on.", ""),
+    "rpc.connected": ("A session with an RPC endpoint began.", ""),
     "rpc.endpoint_left": (
         "An endpoint failed; the next one is tried after a pause.",
-        "Another, if it lasts.",
+        "Replace the endpoint if this persists.",
     ),
-    "store.other_registry": ("STATE_DIR belongs to another registry; it is not used.", "Its own STATE_DIR."),
+    "store.other_registry": (
+        "STATE_DIR belongs to another registry; it is not used.",
+        "Set a separate STATE_DIR.",
+    ),
     "store.rebuilt": (
-        "The store was damaged; it is moved aside and built anew from the chain.",
+        "The store was damaged; it was moved aside and is built again from the chain.",
         "Check the disk.",
     ),
-    "store.trouble": ("STATE_DIR can't be written; the tunnel goes on.", "Make room, or make it writable."),
-    "transport.no_relay": ("A peer's relay can't be set up.", "Read `problem`."),
-    "web.failed": ("A request could not be answered, by a fault of ours.", "Report it, with the line."),
-    "web.trouble": (
-        "HTTP can't be served; it is tried again.",
-        "Another HEALTH_CHECK_HOST or HEALTH_CHECK_PORT, or HEALTH_CHECK_PORT=0.",
+    "store.trouble": (
+        "STATE_DIR cannot be written; the tunnel keeps working.",
+        "Free space, or make it writable.",
     ),
-    "web.listening": ("HTTP is served at this address.", NOTHING),
+    "transport.no_relay": ("The relay client of a peer cannot be started.", "Read `problem`."),
+    "web.failed": ("A request failed because of a defect in dstack-vpn.", "Report it, with the line."),
+    "web.listening": ("The HTTP server listens at this address.", ""),
+    "web.trouble": (
+        "The HTTP server cannot listen; it retries.",
+        "Set another HEALTH_CHECK_HOST or HEALTH_CHECK_PORT, or HEALTH_CHECK_PORT=0.",
+    ),
 }
-"""By event: what it means, and what to do."""
+"""The meaning and the action by log line. An empty action means that no action is needed."""
 
 HEAD: Final = """\
 <!-- Made by scripts/generate_docs.py from the code and scripts/logbook.py: run `make docs`. -->
 # Logs
 
-One JSON object a line (`LOG_FORMAT=json`; in a terminal, lines for people). Each has `timestamp`, `level`, `component`
-and `event`; event names stay the same over versions. `LOG_LEVEL` and `LOG_LEVEL_<COMPONENT>` choose what is logged.
+Each line is one JSON object (`LOG_FORMAT=json`); in a terminal it is a line of text. Each has
+`timestamp`, `level`, `component` and `event`. Event names are stable across versions. `LOG_LEVEL`
+and `LOG_LEVEL_<COMPONENT>` set the lowest level that is logged.
 
-- **`cause`** is the chain event behind a line, as block and log index: the same on every node, in `chain.event`, in
-  `peer.set` and `peer.removed`, in `/events`, and in the audit log. `latency_ms` is from that event's arrival in the
-  daemon to the device's acknowledgement.
-- **`token`**, **`node`**, **`peer`** (a public key) and **`block`** say whom and when it concerns.
-- A warning or an error that is the same as one within the last minute is left out; the next one has `repeated`, with how
-  many were. What strangers can cause at will is told once a minute, with `left_out`.
-- No secret is ever logged; text from the chain is only ever a value, escaped.
+- **`cause`** is the chain event that led to a line, as block and log index. It is the same on every
+  node, in `chain.event`, `peer.set` and `peer.removed`, in `/events` and in the audit log.
+  `latency_ms` is the time from that event's arrival in the daemon to the device's reply.
+- **`token`**, **`node`**, **`peer`** (a public key) and **`block`** identify the subject.
+- A warning or an error that repeats within a minute is omitted. The next one has `repeated`, the
+  number of omitted lines. Lines that unauthenticated traffic can trigger are logged once a minute,
+  with `left_out`.
+- No secret is ever logged. Text from the chain appears only as an escaped value.
 
 | event | level | component | fields | meaning | what to do |
 |---|---|---|---|---|---|
@@ -230,7 +277,7 @@ and `event`; event names stay the same over versions. `LOG_LEVEL` and `LOG_LEVEL
 
 @dataclass
 class Line:
-    """One line that is only logged, wherever that is."""
+    """A line that is only logged, with the levels and fields of all its calls."""
 
     name: str
     component: str
@@ -239,13 +286,13 @@ class Line:
 
 
 def document(sources: Path, areas: Mapping[str, str]) -> str:
-    """Return docs/logs.md; raises `ValueError` if code, `MEANINGS` and events do not fit."""
+    """Return docs/logs.md; raises `ValueError` if code, `MEANINGS` and events do not match."""
     found = scan(sources, areas)
     if twice := found.keys() & EVENTS.keys():
-        raise ValueError(f"these are events: publish them, and don't log them as well: {sorted(twice)}")
+        raise ValueError(f"these are events: publish them, and do not log them as well: {sorted(twice)}")
     if found.keys() != MEANINGS.keys():
         raise ValueError(
-            "scripts/logbook.py: add the meaning of new lines to MEANINGS, and remove lines that are gone: "
+            "scripts/logbook.py: add new log lines to MEANINGS, and remove those that no call logs: "
             f"{sorted(found.keys() ^ MEANINGS.keys())}"
         )
     rows = {line.name: _row_of_line(line) for line in found.values()}
@@ -292,7 +339,10 @@ def _row_of_line(line: Line) -> str:
 
 
 def scan(sources: Path, areas: Mapping[str, str]) -> dict[str, Line]:
-    """Return the lines by name; ``areas`` maps those that are not named after their component."""
+    """Return the lines by name.
+
+    ``areas`` maps the first part of a name to the component, if the two differ.
+    """
     found: dict[str, Line] = {}
     for path in sorted(sources.rglob("*.py")):
         tree = ast.parse(path.read_text())
@@ -308,7 +358,7 @@ def scan(sources: Path, areas: Mapping[str, str]) -> dict[str, Line]:
 
 
 def _component(tree: ast.AST) -> str | None:
-    """The component that a logger is made with, or a call names."""
+    """Return the component that a ``get_logger`` call or the given call names."""
     for node in ast.walk(tree):
         is_logger = isinstance(node, ast.Call) and ast.unparse(node.func).endswith("get_logger")
         if isinstance(node, ast.Call) and (node is tree or is_logger):
@@ -333,4 +383,6 @@ def _names(argument: ast.expr, path: Path) -> Iterator[str]:
         case ast.IfExp(_, ast.Constant(str(one)), ast.Constant(str(other))):
             yield from (one, other)
         case _:
-            raise ValueError(f"{path.name}:{argument.lineno}: the event's name must stand in the call")
+            raise ValueError(
+                f"{path.name}:{argument.lineno}: the call must have the line's name as a literal"
+            )

@@ -1,6 +1,6 @@
-"""`make scan`: what is in the images that has no business there, and what Debian has newer.
+"""Search the images for unsafe or unneeded files and for outdated Debian packages (`make scan`).
 
-Ends with 1 for a finding, with 3 where Debian could not be asked, which is not the same as 0.
+The exit code is 1 for a finding, and 3 if Debian's package lists cannot be fetched.
 """
 
 import re
@@ -35,34 +35,34 @@ _PROGRAMS: Final = frozenset(
         "nc",
     }
 )
-"""What builds, and what fetches: no use at run time but to somebody who broke in."""
+"""Programs that build or download. Only an intruder would use them at run time."""
 _KEY: Final = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----\r?\n[A-Za-z0-9+/=\r\n]{64}")
 _UPDATE: Final = re.compile(r"^Inst (\S+) \[(\S+)\] \((\S+)", re.MULTILINE)
 
 
 def finding(path: str, mode: int, content: bytes | None) -> str | None:
-    """What is wrong with a directory, or with a file of that content; None: nothing."""
+    """Return the problem with a file of that content, or with a directory (content None)."""
     if content is not None and mode & _SET_ID:
-        return "runs with another's rights"
+        return "is set-user-ID or set-group-ID"
     if mode & _WRITABLE and not mode & _STICKY:
-        return "anybody can write it"
+        return "is writable by every user"
     if content is None:
         return None
     folder, _, name = path.rpartition("/")
     if name in _PROGRAMS and folder.endswith("bin"):
-        return "is of no use at run time"
-    return "has a private key in it" if _KEY.search(content) else None
+        return "is not needed at run time"
+    return "contains a private key" if _KEY.search(content) else None
 
 
 def findings(image: str) -> Iterator[str]:
-    """Go through all files of an image."""
+    """Yield a line for each problem with a file or directory of an image."""
     with _exported(image) as archive:
         for member in archive:
             if member.isfile() or member.isdir():
                 file = archive.extractfile(member) if member.isfile() else None
                 content = None if file is None else file.read()
-                if what := finding(f"/{member.name}", member.mode, content):
-                    yield f"/{member.name} {what}"
+                if problem := finding(f"/{member.name}", member.mode, content):
+                    yield f"/{member.name} {problem}"
 
 
 @contextmanager
@@ -79,7 +79,7 @@ def _exported(image: str) -> Iterator[tarfile.TarFile]:
 
 
 def updates(image: str) -> list[str] | None:
-    """The packages of an image that Debian has in a newer version; None where it can't be asked."""
+    """Return an image's outdated packages; None if Debian's lists cannot be fetched."""
     script = "apt-get -qq -o APT::Sandbox::User=root update && apt-get -qq -s upgrade"
     command = ("docker", "run", "--rm", "--user=0", "--tmpfs=/var/lib/apt/lists", "--entrypoint=sh")
     done = subprocess.run(
@@ -92,7 +92,7 @@ def updates(image: str) -> list[str] | None:
 
 
 def main() -> int:
-    """Look at all images."""
+    """Scan all images; return the exit code."""
     code = 0
     for image in IMAGES:
         found, newer = list(findings(image)), updates(image)
@@ -101,10 +101,10 @@ def main() -> int:
         if found or newer:
             code = 1
         elif newer is None:
-            print(f"{image}: DEBIAN COULD NOT BE ASKED for newer packages")
+            print(f"{image}: NOT CHECKED for newer packages: Debian's lists cannot be fetched")
             code = code or NOT_POSSIBLE
         else:
-            print(f"{image}: nothing found; no package that Debian has newer")
+            print(f"{image}: no findings; all packages are current")
     return code
 
 

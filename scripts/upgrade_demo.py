@@ -1,7 +1,8 @@
-"""`make upgrade-demo`: replaces node a by a newer image while node b sends to it, and counts what is lost.
+"""Replace node a's image while node b sends to it, and count the losses (`make upgrade-demo`).
 
-Once the plain way, where the interface goes and comes with the node, and once with one that outlives it
-(deploy/compose.keep-interface.yml). A datagram goes to node a and back every 10 ms.
+The first upgrade is plain: the interface is removed and created again with the node. In the second,
+the interface outlives the node (deploy/compose.keep-interface.yml). A datagram goes to node a and
+back every 10 ms.
 """
 
 import json
@@ -21,12 +22,12 @@ FILES_KEPT: Final = ("docker-compose.yml", "deploy/compose.keep-interface.yml")
 INTERVAL: Final = "0.01"
 _PROBE: Final = ("/usr/bin/python3", "/usr/local/lib/dstack-vpn-demo/probe.py")
 _SETTLE: Final = 2.0
-"""Seconds of traffic before and after."""
+"""Seconds of traffic before and after the upgrade."""
 
 
 @contextmanager
 def traffic(stack: Stack, result: dict[str, float]) -> Iterator[None]:
-    """Datagrams from node b's network to node a's and back; ``result`` has the outcome afterwards."""
+    """Send datagrams from node b's network to node a's and back; put the counts into ``result``."""
     docker("exec", "-d", stack.container("web"), *_PROBE, "echo", "10.77.0.2", "7777")
     command = [
         "docker",
@@ -43,12 +44,12 @@ def traffic(stack: Stack, result: dict[str, float]) -> Iterator[None]:
         time.sleep(_SETTLE)
         yield
         time.sleep(_SETTLE)
-        said, _ = sender.communicate(timeout=20)
-    result |= json.loads(said)
+        counts, _ = sender.communicate(timeout=20)
+    result |= json.loads(counts)
 
 
 def upgrade(files: tuple[str, ...], name: str) -> dict[str, float]:
-    """What an upgrade of node a loses: ``sent``, ``lost``, ``gap`` (s) and ``took`` (s)."""
+    """Upgrade node a; return ``sent``, ``lost``, ``gap`` (s) and ``took`` (s)."""
     stack = Stack(f"dvpn-{name}-{os.getpid()}", files)
     result: dict[str, float] = {}
     with running(stack, build=False):
@@ -60,21 +61,21 @@ def upgrade(files: tuple[str, ...], name: str) -> dict[str, float]:
             newer.compose("up", "-d", "--no-deps", "--no-build", "--wait", "node-a")
             result["took"] = round(time.monotonic() - began, 2)
         if stack.container("node-a") == old:
-            raise RuntimeError("the node was not replaced")
+            raise RuntimeError("node a still runs in its old container")
     return result
 
 
 def build_next() -> None:
-    """Another image of the same, to change to."""
+    """Build the image to which node a is upgraded, from the same sources."""
     build = ("build", "-q", "-f", "docker/Dockerfile", "--target", "wireguard", "--build-arg", "VERSION=next")
     docker(*build, "-t", NEXT, ".")
 
 
 def main() -> int:
-    """Returns the exit code: 1 where more was lost than is promised."""
+    """Run both upgrades; return 1 if the plain one had a gap of over 2 s or the other a loss."""
     Stack("dstack-vpn").compose("build", "-q")
     build_next()
-    print(f"{IMAGE} is replaced by {NEXT}; a datagram every 10 ms\n")
+    print(f"{NEXT} replaces {IMAGE}; one datagram every 10 ms\n")
     print(f"{'':<34}{'sent':>6}{'lost':>6}{'longest gap':>14}{'healthy after':>16}")
     plain = upgrade(FILES_PLAIN, "plain")
     show("plain: the interface is new", plain)
@@ -84,7 +85,7 @@ def main() -> int:
 
 
 def show(name: str, found: dict[str, float]) -> None:
-    """A line of the table."""
+    """Print a row of the table."""
     print(
         f"{name:<34}{found['sent']:>6}{found['lost']:>6}{found['gap']:>12.2f} s{found['took']:>14.2f} s",
         flush=True,

@@ -1,7 +1,7 @@
-"""A real dev chain for tests: anvil as a child process, with the registry contract on it.
+"""A real dev chain for tests: anvil as a child process, with the registry contract.
 
-anvil is looked for in $ANVIL, on the PATH, and where `make` installs it. Each chain has a home of its own,
-since anvil otherwise fills the user's with gigabytes of old states.
+anvil is searched in $ANVIL, on the PATH, and where `make` installs it. Each chain has a separate
+home directory, because anvil otherwise fills the user's with gigabytes of old states.
 """
 
 import asyncio
@@ -31,26 +31,29 @@ _START_TIMEOUT = 20.0
 
 
 def anvil_path() -> str | None:
-    """The anvil to run; None where there is none."""
-    named = os.environ.get("ANVIL")  # noqa: TID251  # a test's own knob, not the product's
+    """Return the path of anvil; None if it is missing."""
+    named = os.environ.get("ANVIL")  # noqa: TID251  # a setting of the tests, not of the product
     found = named or shutil.which("anvil") or (str(_INSTALLED) if _INSTALLED.exists() else None)
     return None if found is None else _program(Path(found))
 
 
 def _program(path: Path) -> str:
-    """npm's ``anvil`` is a script that ends at once when told to, while the real one writes its state."""
+    """Return the program behind npm's ``anvil``.
+
+    npm's is a script that ends at once on a signal, while the program first writes its state.
+    """
     folders = (parent for parent in path.resolve().parents if parent.name == "node_modules")
     programs = (program for folder in folders for program in folder.glob("@foundry-rs/anvil-*/bin/anvil"))
     return str(next(programs, path))
 
 
 def key_of(number: int) -> PublicKey:
-    """A public key that no other number has."""
+    """Return the public key of a number. Different numbers have different keys."""
     return PublicKey((number + 1).to_bytes(32, "little"))
 
 
 class AnvilError(Exception):
-    """anvil answered with an error."""
+    """An error of anvil, or a reverted transaction."""
 
 
 def _announced_port(output: Path) -> int | None:
@@ -60,7 +63,7 @@ def _announced_port(output: Path) -> int | None:
 
 @dataclass
 class Anvil:
-    """A running dev chain. ``stop`` and ``start`` make an outage, which only a durable chain survives."""
+    """A dev chain. Its state survives ``stop`` and ``start`` only if it is ``durable``."""
 
     home: Path
     arguments: Sequence[str] = ()
@@ -82,10 +85,10 @@ class Anvil:
         return f"ws://127.0.0.1:{self.port}"
 
     async def start(self) -> None:
-        """Start on its port, which is the same after an outage."""
+        """Start anvil on its port, which is the same after an outage."""
         anvil = anvil_path()
         assert anvil is not None
-        # A file, not a pipe: anvil logs every call, and stops dead when nobody reads what it logs.
+        # A file, not a pipe: anvil logs each call, and blocks when a pipe is full.
         output = self.home / "anvil.log"
         with output.open("wb") as log:
             self.process = await self._spawn(anvil, log)
@@ -106,24 +109,28 @@ class Anvil:
                 "HOME": str(self.home),
                 "FOUNDRY_HOME": str(self.home),
             },
-            start_new_session=True,  # a wrapper would be the parent of the real anvil: both go together
+            start_new_session=True,  # so that a signal ends a wrapper together with the real anvil
         )
 
     def _state(self) -> tuple[str, ...]:
-        """A state doesn't have the genesis block, whose hash is made from the time: it must stay the same."""
+        """Return the options for a durable state.
+
+        A state does not include the genesis block. The hash of that block depends on the timestamp,
+        so the timestamp must stay the same.
+        """
         state = ("--state", str(self.home / "state.json"), "--timestamp", str(self.born))
         return state if self.durable else ()
 
     async def _listening(self, output: Path) -> int:
-        """The port that it says it listens on."""
+        """Wait until anvil listens, and return its port."""
         while (port := _announced_port(output)) is None:
             if self.process is None or self.process.returncode is not None:
-                raise AnvilError("anvil ended before it listened")
+                raise AnvilError("anvil exited before it listened; run it by hand to see the reason")
             await asyncio.sleep(0.01)
         return port
 
     async def stop(self) -> None:
-        """End it: a durable chain so that it writes its state, any other at once."""
+        """Stop anvil, by SIGTERM if it is durable, so that it writes its state; else by SIGKILL."""
         if self._client is not None:
             await self._client.close()
         if self.process is not None:
@@ -142,14 +149,17 @@ class Anvil:
         return reply["result"]
 
     async def send(self, data: bytes, *, sender: int = 0, to: str | None = None) -> dict[str, Any]:
-        """A transaction to the contract (or to anywhere), mined; its receipt. Raises where it reverted."""
+        """Mine a transaction to the contract, or to ``to``; return its receipt.
+
+        Raises `AnvilError` if it reverts.
+        """
         transaction = {"from": self.accounts[sender], "data": "0x" + data.hex(), "gas": hex(_GAS)}
-        where = to if to is not None else self.contract
-        if where:
-            transaction["to"] = where
+        recipient = to if to is not None else self.contract
+        if recipient:
+            transaction["to"] = recipient
         receipt: dict[str, Any] = await self.rpc("eth_sendTransactionSync", transaction)
         if receipt["status"] != "0x1":
-            raise AnvilError("the transaction reverted")
+            raise AnvilError(f"the transaction {receipt['transactionHash']} reverted")
         return receipt
 
     async def deploy(self) -> str:
@@ -159,7 +169,7 @@ class Anvil:
         return self.contract
 
     async def mint(self, number: int, *, owner: int = 1) -> dict[str, Any]:
-        """Mint ``node-<number>`` with the key of that number."""
+        """Mint ``node-<number>`` with the key of this number."""
         return await self.send(calls.mint(self.accounts[owner], f"node-{number}", key_of(number)))
 
     async def revoke(self, token: int) -> dict[str, Any]:
@@ -169,15 +179,15 @@ class Anvil:
         await self.rpc("anvil_mine", hex(blocks))
 
     async def mine_every(self, seconds: int) -> None:
-        """Mine by the clock from now on (0: only by transactions), as a chain with a rhythm does."""
+        """Mine a block at an interval from now on (0: only for transactions)."""
         await self.rpc("evm_setIntervalMining", seconds)
 
     async def reorg(self, depth: int) -> None:
-        """Replace the last blocks by empty ones."""
+        """Replace the last ``depth`` blocks by empty ones."""
         await self.rpc("anvil_reorg", depth, [])
 
     async def mint_many(self, count: int, *, first: int = 0, per_block: int = 75) -> None:
-        """Mint many nodes with few blocks: anvil slows down with each."""
+        """Mint many nodes in few blocks, because anvil slows down with each block."""
         await self.rpc("evm_setAutomine", False)  # an RPC parameter
         for start in range(first, first + count, per_block):
             for number in range(start, min(start + per_block, first + count)):
@@ -190,11 +200,9 @@ class Anvil:
 
 @asynccontextmanager
 async def running_anvil(*arguments: str, deploy: bool = True, durable: bool = False) -> AsyncIterator[Anvil]:
-    """anvil for as long as the body runs; skips the test, saying why, where there is none."""
+    """Run anvil during the context; skip the test with a message if anvil is missing."""
     if anvil_path() is None:
-        pytest.skip(
-            "NO ANVIL: set ANVIL, put it on the PATH or run make: tests on a real dev chain are SKIPPED"
-        )
+        pytest.skip("NO ANVIL: tests on a real dev chain are SKIPPED; run scripts/setup test, or set ANVIL")
     with tempfile.TemporaryDirectory(prefix="anvil-") as home:
         anvil = Anvil(Path(home), arguments, durable)
         try:

@@ -1,31 +1,32 @@
-"""Fixtures that every kind of test may use: the two dev chains."""
+"""Fixtures for all tests: the two dev chains."""
 
 import sys
 from collections.abc import AsyncIterator
 
-import eth_account  # noqa: F401 - first of all, because it raises the recursion limit; see below
+import eth_account  # noqa: F401 - imported first, because it raises the recursion limit; see below
 import pytest
 from hypothesis import settings
 from tests.anvil import Anvil, running_anvil
 from tests.fake_chain import FakeServer, serve
 
-# How long an example takes depends on what else the machine does.
+# No deadline, because an example's time depends on the machine's other load.
 settings.register_profile("dstack-vpn", deadline=None)
 settings.load_profile("dstack-vpn")
 
-# As in the daemon, which never imports eth-account: with its 100,000, hostile JSON would crash the tests.
+# The daemon never imports eth-account, and has this limit. With eth-account's limit of 100,000,
+# hostile JSON would crash the tests.
 sys.setrecursionlimit(1000)
 
 
 @pytest.fixture
 async def anvil() -> AsyncIterator[Anvil]:
-    """A real dev chain with the registry deployed; skips loudly where there is no anvil."""
+    """A real dev chain with the registry; skips the test with a message if anvil is missing."""
     async with running_anvil() as chain:
         yield chain
 
 
 @pytest.fixture
 async def fake_chain() -> AsyncIterator[FakeServer]:
-    """A scripted chain with faults on demand."""
+    """A fake chain server with faults on demand."""
     async with serve() as server:
         yield server

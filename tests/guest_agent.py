@@ -1,6 +1,7 @@
-"""A dstack guest agent that speaks the simulator's protocol on a Unix socket, with quotes of `tests.quotes`.
+"""A fake dstack guest agent with the simulator's protocol, on a Unix socket.
 
-Keys are derived as the real one promises: the same for the same path and purpose, different for any other.
+Its quotes are from `tests.quotes`. Keys are derived as by the real agent: the same path and purpose
+give the same key, and others give different keys.
 """
 
 import hashlib
@@ -19,14 +20,14 @@ from tests.quotes import Authority, Made
 
 @dataclass
 class Agent:
-    """What it answers, and what it was asked."""
+    """The agent's replies, and the requests that it received."""
 
     instance_id: str = "33" * 20
     secret: bytes = b"the app's own"
     authority: Authority = field(default_factory=Authority)
     asked: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     replace: dict[str, Any] = field(default_factory=dict)
-    """Answers by method, in place of the right ones."""
+    """Replies by method, instead of the correct ones."""
 
     def answer(self, method: str, request: dict[str, Any]) -> Any:
         self.asked.append((method, request))
@@ -53,7 +54,7 @@ class Agent:
 
 @contextmanager
 def serving(agent: Agent, folder: Path) -> Iterator[str]:
-    """The agent at a socket, whose path is given."""
+    """Serve the agent on a socket in ``folder``; yield the socket's path."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:

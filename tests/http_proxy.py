@@ -1,4 +1,4 @@
-"""A small HTTP proxy on the loopback interface: it forwards requests, and opens tunnels for CONNECT."""
+"""A small HTTP proxy on the loopback interface, which forwards requests and supports CONNECT."""
 
 import asyncio
 import base64
@@ -13,14 +13,14 @@ NEEDS_PASSWORD = b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length:
 
 @dataclass
 class HttpProxy:
-    """Made by `proxy`."""
+    """A proxy; `http_proxy` runs one."""
 
     hosts: Mapping[str, tuple[str, int]]
-    """Names that only the proxy knows, and the addresses and ports that they stand for."""
+    """The addresses and ports of names that only the proxy can resolve."""
     needs_password: bool = False
     port: int = 0
     asked: list[str] = field(default_factory=list)
-    """The request lines."""
+    """The received request lines."""
 
     @property
     def url(self) -> str:
@@ -50,7 +50,7 @@ class HttpProxy:
         if method == "CONNECT":
             writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
         else:
-            # One request a connection, so that the next one has its line rewritten too.
+            # One request per connection, so that the request line of the next one is rewritten too.
             last = "" if "upgrade:" in fields.lower() else "Connection: close\r\n"
             up_writer.write(f"{method} {found[2] or '/'} HTTP/1.1\r\n{last}{fields}".encode("latin-1"))
         await asyncio.gather(_copy(reader, up_writer), _copy(up_reader, writer))

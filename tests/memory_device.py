@@ -1,8 +1,8 @@
-"""A device and its link in memory, with WireGuard's own semantics, and faults on demand.
+"""A device and its link in memory, with WireGuard's semantics, and faults on demand.
 
-Real enough to be held against the real ones by the same conformance suite: an allowed IP belongs to one
-peer and moves when another one claims it, removing an unknown peer is no error, a peer with the device's
-own key is passed over, and a refused change leaves the earlier ones applied.
+The same conformance suite runs over them and over the real ones: an allowed IP belongs to one peer
+and moves to another peer that claims it; the removal of an unknown peer is not an error; a peer
+with the device's own key is ignored; and the changes before a refused one stay applied.
 """
 
 import asyncio
@@ -18,39 +18,39 @@ from dstack_vpn.ports import LinkSettings
 
 
 class MemoryDevice:
-    """A `Device` that is a dictionary."""
+    """A `Device` in memory."""
 
     def __init__(self) -> None:
         self.peers: dict[PublicKey, PeerState] = {}
         self.applied: list[PeerChange] = []
-        """Every change that was carried out, in order."""
+        """All applied changes, in order."""
         self.public_key: PublicKey | None = None
         self.listen_port = 0
         self.used_ports: set[int] = set()
-        """Ports that another program is on: `configure` refuses them."""
+        """The ports of other programs, which `configure` refuses."""
         self.vanished = asyncio.Event()
         self._owners: dict[str, PublicKey] = {}
         self._countdown = 0
 
-    # -- faults -----------------------------------------------------------------------------------------
+    # -- faults ------------------------------------------------------------------------------------
 
     def fail_change(self, nth: int) -> None:
-        """Refuse the n-th change from now, counting from 1, once."""
+        """Refuse the n-th change from now (from 1), once."""
         self._countdown = nth
 
     def vanish(self) -> None:
-        """Be gone from now on."""
+        """Make the device disappear."""
         self.vanished.set()
 
-    # -- the port ---------------------------------------------------------------------------------------
+    # -- the port ----------------------------------------------------------------------------------
 
     async def read(self) -> DeviceState:
-        """Read everything; raises `DeviceGoneError` after `vanish`."""
+        """Return the device's state; raises `DeviceGoneError` after `vanish`."""
         await self._turn()
         return DeviceState(self.public_key, self.listen_port, 0, dict(self.peers))
 
     async def apply(self, changes: Sequence[PeerChange]) -> None:
-        """Carry out the changes in their order; raises `DeviceError`, `DeviceGoneError`."""
+        """Apply the changes in their order; raises `DeviceError`, `DeviceGoneError`."""
         await self._turn()
         for change in changes:
             check_change(change)
@@ -66,16 +66,16 @@ class MemoryDevice:
         self.public_key = derive(private_key)
         self._remove(self.public_key)
         if listen_port in self.used_ports:
-            raise DeviceError(f"can't listen on UDP port {listen_port}: it is in use by another program")
+            raise DeviceError(f"cannot listen on UDP port {listen_port}: it is in use by another program")
         self.listen_port = listen_port or self.listen_port
 
-    # -- semantics --------------------------------------------------------------------------------------
+    # -- semantics ---------------------------------------------------------------------------------
 
     async def _turn(self) -> None:
-        # Real devices suspend their callers here: what only works without that should fail in tests too.
+        # Real devices suspend their callers here. Code that fails then must fail in tests too.
         await asyncio.sleep(0)
         if self.vanished.is_set():
-            raise DeviceGoneError("the WireGuard device hung up")
+            raise DeviceGoneError("the WireGuard device closed the connection")
 
     def _count_down(self) -> None:
         self._countdown -= 1
@@ -121,7 +121,7 @@ class MemoryDevice:
 
 
 def check_change(change: PeerChange) -> None:
-    """Raise `DeviceError` for a value that no device could take."""
+    """Raise `DeviceError` for a value that no device accepts."""
     if isinstance(change, SetPeer):
         if change.endpoint is not None:
             pack_endpoint(change.endpoint)
@@ -139,19 +139,19 @@ class MemoryLink:
         self.settings: LinkSettings | None = None
         self.starts = 0
         self.kept: bool | None = None
-        """How it was stopped; None while it was not."""
+        """The ``keep`` of the last `stop`; None after a start."""
         self.taken: str | None = None
         """The return value of `obstacle`."""
         self.without_ipv6 = False
         self.fail_starts = 0
-        """How many of the next `start` calls fail."""
+        """The number of the next `start` calls that fail."""
 
     async def start(self) -> MemoryDevice:
-        """The device that is there, or a new and empty one; raises `DeviceError` while told to."""
+        """Return the present device, or a new one; raises `DeviceError` while ``fail_starts``."""
         await asyncio.sleep(0)
         if self.fail_starts:
             self.fail_starts -= 1
-            raise DeviceError(f"can't create {self.name}: told to fail")
+            raise DeviceError(f"cannot create {self.name}: fail_starts is set")
         if self.device is None or self.device.vanished.is_set():
             self.device = MemoryDevice()
             self.starts += 1
@@ -164,7 +164,7 @@ class MemoryLink:
             await self.device.vanished.wait()
 
     async def configure(self, settings: LinkSettings) -> bool:
-        """Remember the settings; raises `DeviceGoneError` if there is no device."""
+        """Store the settings; raises `DeviceGoneError` if the device is missing."""
         await asyncio.sleep(0)
         if self.device is None or self.device.vanished.is_set():
             raise DeviceGoneError(f"the interface {self.name} does not exist")
@@ -180,7 +180,7 @@ class MemoryLink:
         return self.device is not None and not self.device.vanished.is_set() and self.settings is not None
 
     async def stop(self, *, keep: bool) -> None:
-        """Forget everything, or with ``keep`` leave the device for the next `start`."""
+        """Remove the device; with ``keep``, leave it for the next `start`."""
         self.kept = keep
         if not keep:
             self.device = self.settings = None

@@ -1,9 +1,9 @@
-"""A ping over UDP that counts what got lost and tells the longest silence, at any pace.
+"""A ping over UDP that counts lost packets and measures the longest gap, at any interval.
 
-``ping -i 0.002`` needs a package, says nothing of gaps, and its ICMP is answered by a kernel, not by a
-program. Run inside a namespace as ``python netns_ping.py echo <address> <port>`` on one side and
-``python netns_ping.py ping <address> <port> <interval>`` on the other, which goes on until its standard
-input is closed and then prints one line of JSON.
+``ping -i 0.002`` needs a package, does not report gaps, and the kernel, not a program, replies to
+its ICMP. In the namespaces, one side is ``python netns_ping.py echo <address> <port>`` and the
+other is ``python netns_ping.py ping <address> <port> <interval>``, which runs until its standard
+input is closed and then prints a line of JSON.
 """
 
 import contextlib
@@ -17,27 +17,27 @@ from pathlib import Path
 from subprocess import PIPE, Popen
 from typing import Final, Self
 
-# Also a script, whose directory is on the path, not its parent.
+# As a script, this module's directory is on the path, not its parent.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tests.netns_support import Namespace, wait_until  # the path comes first
+from tests.netns_support import Namespace, wait_until  # after the change of the path
 
 GRACE: Final = 0.5
-"""Seconds after the last packet in which its answer still counts."""
+"""Seconds to wait for replies after the last packet."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a ping found; times in seconds."""
+    """The result of a ping; times in seconds."""
 
     sent: int
     lost: int
     longest_gap: float
-    """Between two answers in a row."""
+    """The longest time between two successive replies."""
 
 
 class Ping:
-    """A ping from one namespace to an address of another, for as long as the context lasts."""
+    """A ping from one namespace to an address of another, during the context."""
 
     def __init__(
         self, source: Namespace, target: Namespace, address: str, *, port: int = 7007, interval: float = 0.002
@@ -47,7 +47,7 @@ class Ping:
         self._interval = str(interval)
         self._running: list[Popen[str]] = []
         self.report: Report | None = None
-        """What was found, once the context has ended."""
+        """The result, after the end of the context."""
 
     def __enter__(self) -> Self:
         source, target = self._ends
@@ -56,15 +56,15 @@ class Ping:
         self._first_line(self._running[0])
         pace = (*self._where, self._interval)
         self._running.append(source.popen(sys.executable, script, "ping", *pace, stdin=PIPE, stdout=PIPE))
-        # The first answer: a handshake's time is not what is measured.
+        # Wait for the first reply, to exclude the time of a handshake.
         self._first_line(self._running[1])
         return self
 
     def _first_line(self, process: "Popen[str]") -> None:
         assert process.stdout is not None
         ready, _, _ = select.select([process.stdout], [], [], 30)
-        assert ready, "no answer within 30 s"
-        assert process.stdout.readline(), "it ended early"
+        assert ready, "no reply within 30 s"
+        assert process.stdout.readline(), "the process exited early"
 
     def __exit__(self, *raised: object) -> None:
         if len(self._running) == 2:
@@ -77,7 +77,7 @@ class Ping:
                 process.stdout.close()
 
 
-# -- inside the namespaces ----------------------------------------------------------------------------
+# -- inside the namespaces -------------------------------------------------------------------------
 
 
 def _bound(address: str) -> socket.socket:
@@ -87,7 +87,7 @@ def _bound(address: str) -> socket.socket:
 def echo(address: str, port: int) -> None:
     with _bound(address) as answering:
         answering.bind((address, port))
-        _say("ready")
+        _print("ready")
         while True:
             data, caller = answering.recvfrom(2048)
             answering.sendto(data, caller)
@@ -98,8 +98,8 @@ def ping(address: str, port: int, interval: float) -> None:
         calling.connect((address, port))
         calling.setblocking(False)
         _first_answer(calling)
-        _say("ready")
-        _say(json.dumps(asdict(_flood(calling, interval))))
+        _print("ready")
+        _print(json.dumps(asdict(_flood(calling, interval))))
 
 
 def _first_answer(calling: socket.socket) -> None:
@@ -107,11 +107,11 @@ def _first_answer(calling: socket.socket) -> None:
         _send(calling, b"hello")
         return bool(select.select([calling], [], [], 0.05)[0]) and bool(calling.recv(2048))
 
-    wait_until(answered, "the first answer", 30)
+    wait_until(answered, "the first reply", 30)
 
 
 def _send(calling: socket.socket, data: bytes) -> None:
-    # No route, or refused: it counts as sent, and so as lost.
+    # A failed send counts as sent, and thus as lost.
     with contextlib.suppress(OSError):
         calling.send(data)
 
@@ -144,7 +144,7 @@ def _received(calling: socket.socket) -> bytes:
         return b""
 
 
-def _say(line: str) -> None:
+def _print(line: str) -> None:
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
 

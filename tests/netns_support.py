@@ -1,7 +1,7 @@
-"""Network namespaces for tests: those of the demo, and what only tests need.
+"""Network namespaces for tests: those of the demo, and helpers of the tests.
 
-The tests of wireguard-go's link and the daemon's end-to-end tests run in them, on the same code as the demo
-and the benchmarks.
+The tests of wireguard-go's link and the daemon's end-to-end tests run in these namespaces. The demo
+and the benchmarks use the same code.
 """
 
 import os
@@ -39,18 +39,18 @@ def remove_leftovers() -> list[str]:
 
 
 def is_usable() -> bool:
-    """Whether this machine lets us make namespaces and TUN interfaces."""
+    """Return whether this process may create namespaces and TUN interfaces."""
     return os.geteuid() == 0 and Path("/dev/net/tun").exists() and may_unshare()
 
 
 def wireguard_go() -> str | None:
-    """The wireguard-go to test with: an installed one, else the one that the Makefile has fetched."""
+    """Return the path of an installed wireguard-go, or of the one in .cache/bin; else None."""
     fetched = Path(__file__).parents[1] / ".cache" / "bin" / "wireguard-go"
     return shutil.which("wireguard-go") or (str(fetched) if fetched.exists() else None)
 
 
 def claim(name: str = "wg0", instance: str = "tests", *keys: PublicKey) -> Claim:
-    """What a link of the tests claims: the interface, and what proves that it is ours."""
+    """Return the claim of a test's link: the interface, and the identity that proves ownership."""
     return Claim(name, ("10.77.0.0/16", "fd77::/48"), Identity(instance, frozenset(keys)))
 
 

@@ -1,4 +1,4 @@
-"""TDX quotes made for tests, with the collateral to judge them by: signed by a root of our own."""
+"""TDX quotes for tests, with the collateral to verify them, signed by a root of the tests."""
 
 import hashlib
 import json
@@ -26,7 +26,7 @@ def _key() -> ec.EllipticCurvePrivateKey:
 
 
 def raw(key: ec.EllipticCurvePrivateKey) -> bytes:
-    """A public key as x and y."""
+    """Return a public key as x and y."""
     encoded = key.public_key().public_bytes(
         serialization.Encoding.X962, serialization.PublicFormat.UncompressedPoint
     )
@@ -34,13 +34,13 @@ def raw(key: ec.EllipticCurvePrivateKey) -> bytes:
 
 
 def signed(key: ec.EllipticCurvePrivateKey, data: bytes) -> bytes:
-    """A signature as r and s."""
+    """Return a signature as r and s."""
     r, s = utils.decode_dss_signature(key.sign(data, ec.ECDSA(hashes.SHA256())))
     return r.to_bytes(32, "big") + s.to_bytes(32, "big")
 
 
 def event(name: str, payload: str, register: int = 3, kind: int = 0x08000001) -> dict[str, object]:
-    """An entry of dstack's event log."""
+    """Return an entry of dstack's event log."""
     digest = hashlib.sha384(
         kind.to_bytes(4, "little") + b":" + name.encode() + b":" + bytes.fromhex(payload)
     ).hexdigest()
@@ -48,11 +48,11 @@ def event(name: str, payload: str, register: int = 3, kind: int = 0x08000001) ->
 
 
 def boot(register: int, digest: str) -> dict[str, object]:
-    """An entry of the firmware's part of the log."""
+    """Return an entry of the firmware's part of the log."""
     return {"imr": register, "event_type": 1, "digest": digest, "event": "", "event_payload": ""}
 
 
-# -- the processor's extension, in DER --------------------------------------------------------------
+# -- the processor's extension, in DER -------------------------------------------------------------
 
 
 def _der(tag: int, content: bytes) -> bytes:
@@ -86,7 +86,7 @@ def _sgx_extension() -> bytes:
 
 @dataclass
 class Authority:
-    """The root, and what it signs: the processors' authority and the collateral."""
+    """The root, and the authorities that it signs: the processors' and the collateral's."""
 
     root: ec.EllipticCurvePrivateKey = field(default_factory=_key)
     platform: ec.EllipticCurvePrivateKey = field(default_factory=_key)
@@ -95,24 +95,24 @@ class Authority:
     not_after: datetime = NOW + 3650 * DAY
     is_authority: bool = True
     revoked: bool = False
-    """The processor's certificate."""
+    """True if the processor's certificate is revoked."""
     level: str = "UpToDate"
-    """What Intel calls the platform's firmware."""
+    """Intel's TCB status of the platform's firmware."""
     module_signer: bytes = bytes(48)
     qe_signer: bytes = _SIGNER
 
     @cached_property
     def anchor(self) -> bytes:
-        """The root's certificate, DER."""
+        """Return the root's certificate (DER)."""
         return self._certificates[2].public_bytes(serialization.Encoding.DER)
 
     def chain(self) -> bytes:
-        """PEM, the processor's certificate first."""
+        """Return the certificate chain (PEM), with the processor's certificate first."""
         return _pem(*self._certificates[:3])
 
     @cached_property
     def _certificates(self) -> tuple[x509.Certificate, ...]:
-        """The processor's, its authority's, the root's, and the one that signs collateral."""
+        """Return the processor's, its authority's and the root's certificates, and the signer's."""
         pck = self._certificate("PCK", self.processor, "Intel SGX PCK Platform CA", self.platform, ca=False)
         platform = self._certificate(
             "Intel SGX PCK Platform CA", self.platform, "root", self.root, ca=self.is_authority
@@ -144,10 +144,10 @@ class Authority:
             builder = builder.add_extension(extension, critical=False)
         return builder.sign(by, hashes.SHA256())
 
-    # -- collateral -----------------------------------------------------------------------------------
+    # -- collateral --------------------------------------------------------------------------------
 
     def collateral(self, **changes: object) -> str:
-        """The JSON of dcap-qvl; ``changes`` are to the TCB info."""
+        """Return the collateral as dcap-qvl's JSON, with ``changes`` of the TCB info."""
         pck, platform, root, signing = self._certificates
         tcb_info = json.dumps(self._tcb_info() | changes)
         qe_identity = json.dumps(self._qe_identity())
@@ -167,7 +167,7 @@ class Authority:
         )
 
     def parsed(self, **changes: object) -> dcap_qvl.QuoteCollateralV3:
-        """The collateral as the library takes it."""
+        """Return the collateral as an object of dcap-qvl."""
         return dcap_qvl.QuoteCollateralV3.from_json(self.collateral(**changes))
 
     def _tcb_info(self) -> dict[str, object]:
@@ -213,7 +213,7 @@ class Authority:
 
 
 def rooted() -> Authority:
-    """An authority whose root has the same key each time."""
+    """Return an authority whose root always has the same key."""
     return Authority(root=ec.derive_private_key(7, ec.SECP256R1()))
 
 
@@ -250,7 +250,7 @@ KERNEL = "aa" * 48
 
 @dataclass
 class Made:
-    """A quote, and what it is made of."""
+    """A quote and its parts."""
 
     report_data: bytes
     authority: Authority = field(default_factory=Authority)
@@ -279,7 +279,7 @@ class Made:
 
     @property
     def registers(self) -> list[bytes]:
-        """RTMR 0 to 3."""
+        """Return RTMR 0 to 3."""
         found = [bytes(48) for _ in range(4)]
         for entry in self.events:
             register = entry["imr"]
@@ -290,20 +290,20 @@ class Made:
 
     @property
     def expected(self) -> dict[str, list[str]]:
-        """Every value that matters, as it is."""
+        """Return the expected values, equal to those of the quote."""
         values = {f"rtmr{i}": self.registers[i].hex() for i in range(3)}
         values |= {"mrseam": self.mr_seam.hex(), "mrtd": self.mr_td.hex(), "compose-hash": "22" * 32}
         return {name: [value] for name, value in values.items()}
 
     def body(self) -> bytes:
-        """The TD report."""
+        """Return the TD report."""
         attributes = bytes([int(self.debug), 0, 0, 0x10]) + bytes(4)
         head = bytes(16) + self.mr_seam + self.mr_signer_seam + bytes(8) + attributes + bytes(8)
         report = head + self.mr_td + bytes(48 + 48 + 48) + b"".join(self.registers) + self.report_data
         return report if self.version == 4 else report + bytes(64)
 
     def quote(self) -> bytes:
-        """All of it."""
+        """Return the whole quote."""
         header = struct.pack("<HHI", self.version, 2, 0x81) + bytes(4) + _QE_VENDOR + bytes(20)
         body = self.body()
         if self.version == 5:

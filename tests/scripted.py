@@ -1,6 +1,7 @@
-"""A chain of blocks in memory that can fork, and a `ChainSource` over it that does as it is told.
+"""A chain of blocks in memory that can fork, and a scripted `ChainSource` over it.
 
-For tests of what stands above the RPC adapters; those have the fake chain server and anvil.
+They are for tests of the layers above the RPC adapters. The adapters' own tests use the fake chain
+server and anvil.
 """
 
 import asyncio
@@ -38,7 +39,7 @@ def grant(token: int, number: int | None = None) -> Granted:
 
 
 def members_of(policy: PeerPolicy, addresses: AddressPlan, clock: Clock, **others: Any) -> Members:
-    """A membership that nothing is attached to, but for what ``others`` say."""
+    """Return a membership whose collaborators do nothing, except those in ``others``."""
     given: dict[str, Any] = {
         "own_key": key(9),
         "identity": NodeIdentity(None),
@@ -63,7 +64,7 @@ class ScriptedChain:
     blocks: list[BlockRef] = field(default_factory=lambda: [BlockRef(0, "h0", "", 0)])
     logs: dict[str, list[LoggedEvent]] = field(default_factory=dict)
     uris: dict[TokenId, PeerEndpoint] = field(default_factory=dict)
-    """What reading a token tells beside its events: its token URI's endpoint."""
+    """The endpoints of token URIs, which only a read of the token shows, not its events."""
     _serial: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
     @property
@@ -80,7 +81,7 @@ class ScriptedChain:
         return [block, *self.logs[block.hash]]
 
     def rewind(self, depth: int) -> list[LoggedEvent]:
-        """Drop the last blocks; returns their logs, marked as removed."""
+        """Remove the last blocks; return their logs, marked as removed."""
         depth = min(depth, len(self.blocks) - 1)
         gone = self.blocks[len(self.blocks) - depth :]
         del self.blocks[len(self.blocks) - depth :]
@@ -90,7 +91,7 @@ class ScriptedChain:
         return [log for block in self.blocks[first : last + 1] for log in self.logs.get(block.hash, [])]
 
     def registry(self, at: int | None = None) -> Registry:
-        """What a plain fold of the canonical chain gives."""
+        """Return the registry after all events up to block ``at``."""
         state = Registry()
         for log in self.events(0, len(self.blocks) if at is None else at):
             state, _ = apply(state, log.event, Position(log.block_number, log.log_index))
@@ -106,13 +107,13 @@ class ScriptedSource:
     up: bool = True
     identity: ChainIdentity = IDENTITY
     second: ScriptedChain | None = None
-    """What another endpoint says, if it says anything else."""
+    """The chain of another endpoint, if it differs."""
     final: int = 0
     calls: list[str] = field(default_factory=list)
     rereads: frozenset[type[RegistryEvent]] = frozenset()
     announces_logs: bool = True
     late: list[RegistryEvent] = field(default_factory=list)
-    """Mined after the first answer, and before the subscription stands."""
+    """Events that are mined after the first reply, and before the subscription begins."""
     name: str = "ws://scripted"
     queue: "asyncio.Queue[ChainFact | ChainError]" = field(default_factory=asyncio.Queue)
     seconds: int = 0
@@ -154,7 +155,7 @@ class ScriptedSource:
         self.up = False
         self.tell([EndpointError("the scripted endpoint hung up")])
 
-    # -- ChainSession ---------------------------------------------------------------------------------
+    # -- ChainSession ------------------------------------------------------------------------------
 
     async def facts(self) -> AsyncIterator[ChainFact]:
         if self.late:
@@ -216,7 +217,7 @@ class ScriptedSource:
 
 @dataclass
 class MemoryStore:
-    """A `Store` that forgets nothing until the test ends."""
+    """A `Store` in memory."""
 
     saved: Checkpoint | None = None
 

@@ -1,11 +1,12 @@
-"""What a member's attack costs others: the packets of a bystander, and the processor time of a node.
+"""The cost of a member's attack: packets of a bystander, and processor time of the attacked node.
 
-Three real nodes with wireguard-go. b pings a through its tunnel every 10 ms, and this machine asks a for its
-health over loopback four times a second, while c attacks a for 20 s. A block comes every 0.1 s in each case,
-so what a case costs beyond `honest` is the attack. Every round has each case once, on a network of its own.
+The network has three real nodes with wireguard-go. c attacks a for 20 s. During this time, b pings
+a through its tunnel every 10 ms, and this machine queries a's health over loopback four times per
+second. A block arrives every 0.1 s in each case, so that the difference to the case `honest` is the
+cost of the attack. Each round has each case once, each on a new network.
 
-The attacker's own processes share the cores with everything else. They run at the lowest priority, as they
-would be on another machine, but its WireGuard does not.
+The attacker's processes share the cores with everything else, although they would run on another
+machine. They therefore have the lowest priority, except its WireGuard.
 """
 
 import os
@@ -39,7 +40,7 @@ Figures = dict[str, Any]
 
 
 def adversaries() -> Figures:
-    """Each case with the medians and ranges of some rounds."""
+    """Measure each case; return the medians and ranges over `ROUNDS` rounds."""
     anvil, program = anvil_path(), wireguard_go()
     if anvil is None or program is None:
         raise NotMeasurableError("anvil or wireguard-go is missing: run scripts/setup test")
@@ -49,14 +50,14 @@ def adversaries() -> Figures:
 
 
 def measured(tools: Tools, name: str) -> Figures:
-    """One case, on a network of its own."""
+    """Measure one case on a new network."""
     with ExitStack() as stack:
         stage = staged(stack.enter_context(Lab(tools)))
         a = stage.a
         assert a.daemon is not None
         pids = {"daemon_cpu_s": a.daemon.pid, "wireguard_cpu_s": wireguard(a.namespace)}
         checks = stack.enter_context(repeated(lambda: a.get("/ready") == {"ready": True}))
-        questions = stack.enter_context(asking(stage.b, a.address))
+        questions = stack.enter_context(querying(stage.b, a.address))
         leaver = derive(new_key())
         token = stage.lab.mint_key("leaver", leaver).minted
         with Ping(stage.b.namespace, a.namespace, a.address, interval=0.01) as ping:
@@ -90,7 +91,7 @@ def _run(turn: Turn, ticks: range) -> None:
 
 
 def staged(lab: Lab) -> Stage:
-    """Three nodes that reach each other, and a third party."""
+    """Start three nodes that reach each other, and a third party."""
     lab.start_chain()
     for name in "abc":
         node = lab.add_node(name)
@@ -111,17 +112,17 @@ def staged(lab: Lab) -> Stage:
 
 
 @contextmanager
-def repeated(ask: Callable[[], bool]) -> Iterator[list[float | None]]:
-    """Ask four times a second; collects seconds, and None where it failed."""
+def repeated(query: Callable[[], bool]) -> Iterator[list[float | None]]:
+    """Call ``query`` four times per second; yield a list of seconds, with None for each failure."""
     found: list[float | None] = []
     ended = threading.Event()
 
-    def go_on() -> None:
+    def repeat() -> None:
         while not ended.wait(0.25):
             began = time.monotonic()
-            found.append(time.monotonic() - began if ask() else None)
+            found.append(time.monotonic() - began if query() else None)
 
-    thread = threading.Thread(target=go_on)
+    thread = threading.Thread(target=repeat)
     thread.start()
     try:
         yield found
@@ -131,8 +132,8 @@ def repeated(ask: Callable[[], bool]) -> Iterator[list[float | None]]:
 
 
 @contextmanager
-def asking(node: LabNode, server: str) -> Iterator[list[float | None]]:
-    """Ask another node's DNS responder as a member does, once and without a second try."""
+def querying(node: LabNode, server: str) -> Iterator[list[float | None]]:
+    """Query another node's DNS server as a member, without retries; see `repeated`."""
     question = dns.message.make_query("b.vpn.internal", "A").to_wire()
     with node.namespace.entered():
         asker = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -140,19 +141,19 @@ def asking(node: LabNode, server: str) -> Iterator[list[float | None]]:
         asker.connect((server, 53))
         asker.settimeout(2.0)
 
-        def ask() -> bool:
+        def query() -> bool:
             try:
                 asker.send(question)
                 return bool(asker.recv(2048))
             except OSError:
                 return False
 
-        with repeated(ask) as found:
+        with repeated(query) as found:
             yield found
 
 
 def counted(name: str, found: list[float | None]) -> Figures:
-    """How many were asked and failed, and the longest time."""
+    """Return the number of requests and of failures, and the longest time."""
     slowest = max((seconds for seconds in found if seconds is not None), default=0.0)
     return {
         name: len(found),
@@ -162,13 +163,13 @@ def counted(name: str, found: list[float | None]) -> Figures:
 
 
 def cpu(pid: int) -> float:
-    """Seconds of processor time of a process and of its children that have ended."""
+    """Return the processor time (s) of a process and of its ended children."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return sum(map(int, fields[11:15])) / CLOCK_TICKS
 
 
 def _summed(rounds: list[Figures]) -> Figures:
-    """The median of each figure, and its range."""
+    """Return the median of each figure, and its range."""
     found: Figures = {}
     for key in rounds[0]:
         values = [each[key] for each in rounds if key in each]

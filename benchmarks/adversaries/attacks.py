@@ -28,29 +28,29 @@ from dstack_vpn.core.wireguard.x25519 import derive
 TICK: Final = 0.02
 """Seconds between bursts of the stream."""
 TICKS: Final = 1000
-"""20 s."""
+"""The length of an attack: 20 s."""
 BLOCK: Final = 5
 """Ticks between blocks."""
 BURST: Final = 20
-"""Datagrams of 1,000 bytes in a tick: 8 Mbit/s."""
+"""Datagrams of 1,000 bytes per tick: 8 Mbit/s."""
 SILENT_AFTER: Final = 2.0
-"""Seconds into the attack at which a member that goes silent does so."""
+"""Seconds from the start of an attack until its member goes silent."""
 DATA: Final = 4
-"""WireGuard's type of a packet with data."""
+"""WireGuard's message type of transport data."""
 
 Turn: TypeAlias = Callable[[int], None]
-"""What an attack does in a tick, by its number."""
+"""Carries out an attack's actions in the tick with the given number."""
 Attack: TypeAlias = Callable[["Stage"], AbstractContextManager[Turn]]
 
 
 @dataclass
 class Stage:
-    """A network with a bystander, an attacker, and a third party that is no member."""
+    """A network with the attacked node a, a bystander b, an attacker c, and a non-member."""
 
     lab: Lab
     third: socket.socket
     elsewhere: str
-    """The third party's address and port."""
+    """The non-member's address and port."""
     found: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -60,15 +60,15 @@ class Stage:
         self.stream.setblocking(False)
 
     def point(self, endpoint: str) -> None:
-        """A block in which c writes its endpoint."""
+        """Mine a block in which c sets its endpoint."""
         self.lab.chain.send(calls.set_endpoint(self.c.token, endpoint), sender=self.c.owner)
 
     def block(self) -> None:
-        """A block without a transaction."""
+        """Mine a block without a transaction."""
         self.lab.chain.rpc("evm_mine")
 
     def send(self) -> None:
-        """A tick's part of the stream from a to c."""
+        """Send one tick's datagrams of the stream from a to c."""
         for _ in range(BURST):
             try:
                 self.stream.sendto(bytes(1000), (self.c.address, 9))
@@ -76,7 +76,7 @@ class Stage:
                 return  # the interface's queue is full
 
     def look(self) -> None:
-        """Count what came to the third party."""
+        """Count the bytes and data packets that arrived at the non-member."""
         try:
             while data := self.third.recv(2048):
                 self.found["third_party_bytes"] += len(data)
@@ -93,7 +93,7 @@ def honest(stage: Stage) -> Iterator[Turn]:
 
 @contextmanager
 def honest_stream(stage: Stage) -> Iterator[Turn]:
-    """The stream of the attacks on endpoints, and no attack."""
+    """No attack, but the stream of the attacks with endpoints."""
 
     def turn(tick: int) -> None:
         stage.send()
@@ -104,7 +104,7 @@ def honest_stream(stage: Stage) -> Iterator[Turn]:
 
 
 def pointing(endpoint: Callable[[Stage], str]) -> Attack:
-    """A stream runs to c, which points its endpoint elsewhere and then falls silent."""
+    """Return an attack with a stream to c, which sets another endpoint and then goes silent."""
 
     @contextmanager
     def attack(stage: Stage) -> Iterator[Turn]:
@@ -126,7 +126,7 @@ def pointing(endpoint: Callable[[Stage], str]) -> Attack:
 
 @contextmanager
 def flipping(stage: Stage) -> Iterator[Turn]:
-    """A stream runs to c, which writes another endpoint in every block."""
+    """An attack with a stream to c, which changes its endpoint in each block."""
     there = (stage.elsewhere, stage.c.endpoint)
 
     def turn(tick: int) -> None:
@@ -141,7 +141,10 @@ def flipping(stage: Stage) -> Iterator[Turn]:
 
 @contextmanager
 def names(stage: Stage) -> Iterator[Turn]:
-    """In every block c writes a name that never resolves; halfway another member writes one that does."""
+    """An attack with an unresolvable endpoint name in each block.
+
+    Halfway, another member sets a resolvable name. The attack measures when a resolves it.
+    """
     chain = stage.lab.chain
     key = derive(new_key())
     token = stage.lab.mint_key("d", key).minted
@@ -167,7 +170,7 @@ def names(stage: Stage) -> Iterator[Turn]:
 
 
 def _resolve(resolver: socket.socket) -> None:
-    """Answer for one name, and for no other."""
+    """Reply to queries for one name only."""
     while True:
         try:
             data, client = resolver.recvfrom(4096)
@@ -181,7 +184,7 @@ def _resolve(resolver: socket.socket) -> None:
 
 
 def hungry(kind: str) -> Attack:
-    """Have c take what it can get, by all of its addresses."""
+    """Return an attack in which c takes all it can get, from all of its addresses."""
 
     @contextmanager
     def attack(stage: Stage) -> Iterator[Turn]:
@@ -194,21 +197,21 @@ def hungry(kind: str) -> Attack:
         command = (sys.executable, hunger.__file__, kind, json.dumps(inside), json.dumps(outside))
         process = c.namespace.popen("nice", "-n", "19", *command, stdin=PIPE, stdout=PIPE)
         yield lambda tick: None if tick % BLOCK else stage.block()
-        said, _ = process.communicate(timeout=60)
-        stage.found |= json.loads(said)
+        output, _ = process.communicate(timeout=60)
+        stage.found |= json.loads(output)
 
     return attack
 
 
 def tunnel_addresses(node: LabNode) -> list[str]:
-    """A node's addresses in the tunnel, that of IPv4 first."""
+    """Return a node's addresses in the tunnel, IPv4 first."""
     (link,) = json.loads(node.namespace.run("ip", "-j", "address", "show", "dev", "wg0"))
     found = sorted(link["addr_info"], key=lambda each: each["family"])
     return [each["local"] for each in found if each["scope"] == "global"]
 
 
 def wireguard(namespace: Namespace) -> int:
-    """The process of the wireguard-go in a namespace."""
+    """Return the process id of the wireguard-go in a namespace."""
     pids = namespace.run("ip", "netns", "pids", namespace.name).split()
     return next(int(pid) for pid in pids if Path(f"/proc/{pid}/comm").read_text() == "wireguard-go\n")
 

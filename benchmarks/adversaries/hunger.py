@@ -1,8 +1,8 @@
-"""A member that wants all it can get: ``python hunger.py hold|flood|drop``, run in its namespace.
+"""A member that exhausts a node's resources: ``python hunger.py hold|flood|drop``.
 
-``hold`` takes every connection that it can get and opens again what is reset. ``flood`` asks the DNS
-responder as fast as datagrams can be sent; ``drop`` sends as many to a port that no program reads. Each goes
-on until standard input ends, then prints one line of JSON.
+``hold`` opens as many connections as it can, and reopens those that are reset. ``flood`` queries
+the DNS server as fast as it can send datagrams. ``drop`` sends as many to a port that no program
+reads. Each runs in the attacker's namespace until standard input ends, then prints a line of JSON.
 """
 
 import asyncio
@@ -25,11 +25,11 @@ STREAM = b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 class Want(NamedTuple):
-    """Connections to one service, each from one address."""
+    """The connections to one service from one address."""
 
     name: str
     port: int
-    said: bytes
+    request: bytes
     number: int
 
 
@@ -38,14 +38,14 @@ STRANGERS = (Want("api", API, b"", 60), Want("relay", RELAY, b"\x00\x20", 100))
 
 
 async def hold(pairs: Iterable[tuple[str, str]], strangers: Iterable[tuple[str, str]]) -> None:
-    """Hold what there is, from pairs of an own address and one of the node's."""
+    """Hold connections between pairs of an own address and an address of the node."""
     resource.setrlimit(resource.RLIMIT_NOFILE, (16384, 16384))
     opened = Counter[str]()
     wanted = [(*pair, want) for pair in pairs for want in MEMBERS]
     wanted += [(*pair, want) for pair in strangers for want in STRANGERS]
     async with asyncio.TaskGroup() as group:
         tasks = [
-            group.create_task(_insist(own, to, want, opened))
+            group.create_task(_reconnect(own, to, want, opened))
             for own, to, want in wanted
             for _ in range(want.number)
         ]
@@ -55,13 +55,13 @@ async def hold(pairs: Iterable[tuple[str, str]], strangers: Iterable[tuple[str, 
     print(json.dumps({"attempts": sum(opened.values()), "opened": dict(opened)}))
 
 
-async def _insist(own: str, to: str, want: Want, opened: Counter[str]) -> None:
+async def _reconnect(own: str, to: str, want: Want, opened: Counter[str]) -> None:
     while True:
         with suppress(OSError):
             reader, writer = await asyncio.open_connection(to, want.port, local_addr=(own, 0))
             opened[want.name] += 1
             try:
-                writer.write(want.said)
+                writer.write(want.request)
                 while await reader.read(65536):
                     pass
             finally:
@@ -70,7 +70,7 @@ async def _insist(own: str, to: str, want: Want, opened: Counter[str]) -> None:
 
 
 def flood(pairs: Iterable[tuple[str, str]], port: int) -> None:
-    """Send datagrams from each address in turn, with no pause."""
+    """Send datagrams from each address in turn, without a pause."""
     sockets = []
     for own, to in pairs:
         made = socket.socket(socket.AF_INET6 if ":" in own else socket.AF_INET, socket.SOCK_DGRAM)

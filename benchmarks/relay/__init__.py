@@ -1,7 +1,7 @@
-"""The relay against Mullvad's udp-over-tcp, and against no relay at all.
+"""The relay compared with Mullvad's udp-over-tcp, and with no relay.
 
-Everything is measured in pairs: the contenders take turns within one run, for several rounds, and what counts
-is the median of the ratios of the rounds. Each part prints a table of its own.
+Measurements are paired: the programs take turns within one run, for several rounds, and the result
+is the median of the rounds' ratios. Each benchmark prints its own table.
 """
 
 from collections.abc import Callable

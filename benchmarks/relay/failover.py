@@ -1,8 +1,9 @@
-"""How long nothing comes through when the upstream in use is killed, stopped, or cut off.
+"""The gap in the traffic after the upstream in use is killed, stopped, or cut off.
 
-A udp2tcp with two upstreams carries a datagram each millisecond, which the far side answers. The messages
-look like WireGuard's, initiations come when WireGuard would send them, and a relay sees no more of them than
-first bytes and sizes. Which upstream is in use shows at the far side, where each has a sink of its own.
+A udp2tcp with two upstreams carries a datagram each millisecond, and the far side replies to it.
+The messages resemble WireGuard's in their first bytes and sizes, which is all that a relay
+examines. Handshake initiations are sent when WireGuard would send them. Each upstream has a
+separate sink at the far side, which shows the upstream in use.
 """
 
 import contextlib
@@ -24,15 +25,15 @@ from benchmarks.relay.pairs import Figures, rounded, table
 from dstack_vpn.core.wireguard.wire import INITIATION_SIZE
 
 BEFORE: Final = 1.0
-"""Seconds of traffic before an upstream fails; and after it came back."""
+"""Seconds of traffic before an upstream fails, and after the traffic returns."""
 LONGEST: Final = 40.0
-"""Seconds after which nobody waits for it any more."""
+"""The timeout of each step, in seconds."""
 EVERY: Final = 0.001
-"""Seconds from one datagram to the next."""
+"""Seconds between datagrams."""
 REKEY_TIMEOUT: Final = 5.0
-"""Seconds until WireGuard sends another initiation (whitepaper, section 6.1)..."""
+"""Seconds until WireGuard repeats a handshake initiation (whitepaper, section 6.1)."""
 SILENCE: Final = 15.0
-"""...and those of sending without hearing until it sends the first (KEEPALIVE_TIMEOUT + REKEY_TIMEOUT)."""
+"""Seconds without a reply until the first initiation (KEEPALIVE_TIMEOUT + REKEY_TIMEOUT)."""
 DATA: Final = b"\4\0\0\0"
 INITIATION: Final = b"\1\0\0\0".ljust(INITIATION_SIZE, b"\0")
 RESPONSE: Final = b"\2\0\0\0".ljust(92, b"\0")
@@ -41,7 +42,7 @@ Fault = Callable[[Program], object]
 
 
 def failover() -> Figures:
-    """The gap in ms, and the datagrams that were lost in it, for each way to fail."""
+    """Measure the gap (ms) and the lost datagrams for each fault."""
     results: Figures = {}
     rows: list[Sequence[object]] = []
     for name, (fault, handshake) in FAULTS.items():
@@ -78,21 +79,24 @@ FAULTS: Final[dict[str, tuple[Fault, bool]]] = {
 
 @dataclass
 class Traffic:
-    """What looks like WireGuard, from a source to the sinks and back. Times are monotonic seconds."""
+    """Messages like WireGuard's, from a source to the sinks and back.
+
+    Times are monotonic seconds.
+    """
 
     source: socket.socket
     sinks: Sequence[socket.socket]
     sent: int = 0
     answered: int = 0
     last_sink: int = 0
-    """Where the latest datagram came out."""
+    """The index of the sink that received the latest datagram."""
     heard: float = field(default_factory=time.monotonic)
     longest: float = 0.0
-    """The longest time without an answer so far."""
+    """The longest time without a reply so far, in seconds."""
     initiate_at: float | None = None
 
     def run(self, until: Callable[[], object], timeout: float) -> None:
-        """Send and answer until a condition holds; raises `TimeoutError` after as many seconds."""
+        """Send and reply until a condition holds; raises `TimeoutError` after ``timeout`` s."""
         ends = time.monotonic() + timeout
         next_at = time.monotonic()
         while not until():
@@ -127,7 +131,7 @@ class Traffic:
     def _answer(self, sink: socket.socket) -> None:
         message, back = sink.recvfrom(2048)
         self.last_sink = self.sinks.index(sink)
-        # Nobody is there any more where the relay was killed in between.
+        # The relay may have been killed since it sent this.
         with contextlib.suppress(ConnectionRefusedError):
             sink.sendto(RESPONSE if message == INITIATION else message, back)
 
@@ -155,7 +159,7 @@ def _after(moment: float) -> bool:
 
 @contextlib.contextmanager
 def _two_upstreams() -> Iterator[tuple[Traffic, list[Program]]]:
-    """In a namespace, where packets may be dropped."""
+    """Start two upstreams and a relay in a new namespace, in which a fault can drop packets."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(stack.enter_context(Namespace("failover")).entered())
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))

@@ -1,7 +1,7 @@
-"""What a thousand connections cost that have carried one datagram and are silent since: resident memory.
+"""The resident memory of a thousand idle connections, each of which has carried one datagram.
 
-Each comes from an address of its own, so that no limit for one address is met. What the kernel keeps for
-their sockets is not in it.
+Each connection comes from a separate address, so that no limit per address applies. The kernel's
+memory for the sockets is not included.
 """
 
 import contextlib
@@ -29,18 +29,18 @@ from benchmarks.relay.pairs import Figures, table
 
 CONNECTIONS: Final = 1000
 FIRST: Final = 100
-"""How many there are when the measurement begins: what the first ones bring about is not theirs alone."""
+"""Connections before the measurement begins: the first ones also allocate shared buffers."""
 INITIATION: Final = bytes([1]) + bytes(147)
-"""Of a WireGuard handshake, as far as a relay can tell."""
+"""A message that a relay takes for a WireGuard handshake initiation."""
 PATIENCE: Final = 5.0
-"""Seconds."""
+"""The timeout of socket operations, in seconds."""
 
 Connect = Callable[[Program, str], bool]
-"""Make a connection from an address, and send a datagram over it; whether it has arrived."""
+"""Connects from an address and sends a datagram; returns whether it has arrived."""
 
 
 def idle() -> Figures:
-    """Kilobytes for each connection at tcp2udp, and each source at udp2tcp (Mullvad's serves only one)."""
+    """Measure the kB per connection of tcp2udp and per source of udp2tcp (Mullvad's serves one)."""
     _allow_open_files()
     results: Figures = {}
     for kind in (OUR_KIND, OUR_TLS, *([MULLVADS] if mullvad_is_there() else [])):
@@ -63,7 +63,7 @@ def _tcp2udp(kind: Kind) -> Figures:
         def connect(program: Program, source: str) -> bool:
             connection: socket.socket = socket.create_connection(_address(program), PATIENCE, (source, 0))
             if kind.scheme == "tls":
-                # Whoever it is: this is a measurement on one machine.
+                # Without verification, because both ends are on this machine.
                 context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
                 context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
                 connection = context.wrap_socket(connection)
@@ -92,7 +92,7 @@ def _udp2tcp(kind: Kind) -> Figures:
 
 
 def _measured(program: Program, connect: Connect) -> Figures:
-    """Until the first that is not served, should there be one."""
+    """Connect until the first connection that is refused, or until `CONNECTIONS` are open."""
     opened, before = 0, 0.0
     with contextlib.suppress(OSError):
         for number in range(CONNECTIONS):
@@ -110,6 +110,6 @@ def _address(program: Program) -> Address:
 
 
 def _allow_open_files() -> None:
-    """For this process and those that it starts."""
+    """Raise the limit of open files for this process and its children."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

@@ -1,4 +1,4 @@
-"""The round trip of a lone datagram through a pair: there, answered at once, and back."""
+"""The round-trip time of a single datagram through a pair of relays."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -13,11 +13,11 @@ MODES: Final = {
     "back to back": ("--count", "6000"),
     "every 2 ms": ("--count", "500", "--gap", "2000"),
 }
-"""One after the other; and with a rest before each, in which the processors fall asleep."""
+"""Without a pause, and with a pause before each datagram in which the processors go idle."""
 
 
 def lone_datagrams() -> Figures:
-    """Ours and ours over TLS to Mullvad's with TCP_NODELAY."""
+    """Compare our relay, over TCP and TLS, with Mullvad's with TCP_NODELAY."""
     needs_mullvad()
     results: Figures = {}
     rows: list[Sequence[object]] = []
@@ -29,14 +29,14 @@ def lone_datagrams() -> Figures:
         for name, figures in taken.items():
             summed = medians(figures, ("lost",))
             if figures is not base:
-                summed |= {f"{what}_ratio": ratio(figures, base, f"{what}_us") for what in ("p50", "p99")}
+                summed |= {f"{key}_ratio": ratio(figures, base, f"{key}_us") for key in ("p50", "p99")}
             results[mode][name] = summed
-            ratios = [shown(summed.get(f"{what}_ratio", {})) for what in ("p50", "p99")]
+            ratios = [shown(summed.get(f"{key}_ratio", {})) for key in ("p50", "p99")]
             rows.append(
                 (mode, name, summed["p50_us"], ratios[0], summed["p99_us"], ratios[1], summed["lost"])
             )
     header = ("1420 B", "pair", "p50 us", "ratio", "p99 us", "ratio", "lost")
-    table("round trip of a lone datagram", header, rows)
+    table("round trip of a single datagram", header, rows)
     return results
 
 

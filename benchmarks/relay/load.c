@@ -1,19 +1,20 @@
 /*
- * Load for a pair of datagram relays, from one process that holds both ends: the near end, connected to where the
- * pair takes datagrams in, and the far end, to which it delivers them. Both sockets are made by the caller.
+ * Load generator for a pair of datagram relays. One process holds both ends: the near end, connected
+ * to the pair's entry, and the far end, to which the pair delivers. The caller makes both sockets.
  *
  *   load flood NEAR FAR [--size N | --mixed] [--both] [--gso] [--gro] [--seconds S] [--pid P]...
  *   load ping  NEAR FAR [--size N] [--count N] [--gap MICROSECONDS]
  *
  * prints one JSON object.
  *
- * A source that sends as fast as it can overruns any relay, which then loses datagrams in the buffer of its UDP
- * socket: its figure says how much that was, not what the relay can carry. What WireGuard carries is mostly TCP, and
- * keeps a window. So does this: the bytes under way are bounded, and the bound is what suits the pair best. A warm-up
- * doubles it for as long as nothing is lost, and takes the one with the highest rate. What is lost after that is
- * reported, and so is this process's share of a processor: near 1, the load was the bottleneck, and not the pair.
+ * A source that sends as fast as it can overruns any relay. The relay then loses datagrams in the
+ * buffer of its UDP socket, and the figure measures these losses instead of the relay's capacity.
+ * WireGuard's traffic is mostly TCP, which has a window. The load generator therefore limits the
+ * bytes in transit. A warm-up doubles this window until datagrams are lost, and selects the window
+ * with the highest rate. The output has the losses after the warm-up, and this process's share of a
+ * processor: near 1, the load generator was the bottleneck, not the pair.
  *
- * One thread does it all, because it costs the least beside relays that share the processors with it.
+ * A single thread costs the least next to relays on the same processors.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -36,25 +37,25 @@
 #endif
 
 enum {
-    BATCH = 64,            /* datagrams of a sendmmsg or recvmmsg */
-    LONGEST = 65507,       /* what a UDP datagram over IPv4 can have */
-    SIZES = 4096,          /* of mixed datagrams, before they repeat */
+    BATCH = 64,            /* datagrams per sendmmsg or recvmmsg */
+    LONGEST = 65507,       /* bytes of the longest UDP datagram over IPv4 */
+    SIZES = 4096,          /* number of mixed sizes before they repeat */
     SMALLEST_MIXED = 16,
     LARGEST_MIXED = 1420,
-    BUFFER = 32 << 20,     /* of the sockets: nothing is to be lost here */
-    SEEN = 1 << 20,        /* datagrams in which a duplicate is recognized */
+    BUFFER = 32 << 20,     /* bytes of a receive buffer: large enough to lose no datagram */
+    SEEN = 1 << 20,        /* datagrams within which a duplicate is recognized */
     PIDS = 8,
 };
 
-/* Windows to try, in bytes; a GSO message needs 64 KiB. */
+/* The windows to try, in bytes. A GSO message needs 64 KiB. */
 static const uint64_t FIRST_WINDOW = 8 << 10, FIRST_GSO_WINDOW = 64 << 10, LAST_WINDOW = 2 << 20;
-static const double STEP = 0.1;    /* seconds for each of them */
-static const double SILENCE = 0.1; /* seconds after which what is under way is lost */
+static const double STEP = 0.1;    /* seconds per window */
+static const double SILENCE = 0.1; /* seconds after which datagrams in transit count as lost */
 
-/* What each datagram begins with; its last byte, past that, is the low one of its number. */
+/* The first bytes of each datagram. Its last byte, if longer, is the low byte of its number. */
 struct header {
     uint64_t number;
-    uint64_t before; /* bytes sent ahead of it: so that what is missing is known by what comes next */
+    uint64_t before; /* bytes sent before it: the next datagram shows how many bytes are missing */
 };
 
 /* One direction. */
@@ -63,7 +64,7 @@ struct flow {
     uint64_t sent, sent_bytes;
     uint64_t got, got_bytes;
     uint64_t expected;  /* the number after the highest received */
-    uint64_t accounted; /* bytes that have arrived or will not */
+    uint64_t accounted; /* bytes that have arrived or are lost */
     uint64_t reordered, duplicates, damaged;
     uint8_t *seen; /* one bit for each of the last SEEN numbers */
 };
@@ -107,7 +108,7 @@ static void write_datagram(uint8_t *at, size_t size, uint64_t number, uint64_t b
         at[size - 1] = (uint8_t)number;
 }
 
-/* One GSO message, which the kernel or the receiver cuts up. */
+/* Send one GSO message, which the kernel or the receiver splits. */
 static bool send_segments(struct flow *flow, uint64_t room)
 {
     size_t size = options.size, segments = LONGEST / size < BATCH ? LONGEST / size : BATCH;
@@ -185,7 +186,7 @@ static void take(struct flow *flow, const uint8_t *at, size_t size)
         }
         flow->reordered++;
     } else {
-        for (uint64_t i = flow->expected; i < number; i++) /* missing so far */
+        for (uint64_t i = flow->expected; i < number; i++) /* not received yet */
             flow->seen[i % SEEN / 8] &= (uint8_t)~(1 << i % 8);
         flow->expected = number + 1;
         flow->accounted = header.before + size;
@@ -201,7 +202,7 @@ static bool receive(struct flow *flow)
     } __attribute__((aligned(8))) controls[BATCH];
     struct mmsghdr messages[BATCH] = {0};
     struct iovec vectors[BATCH];
-    /* Big slots are for coalesced datagrams, of which a few make a batch. */
+    /* Coalesced datagrams need large slots, but fewer of them per batch. */
     size_t slot = options.gro ? 1 << 16 : options.size > 2048 ? options.size : 2048, n = options.gro ? BATCH / 8 : BATCH;
     for (size_t i = 0; i < n; i++) {
         vectors[i] = (struct iovec){incoming + i * slot, slot};
@@ -225,7 +226,7 @@ static bool receive(struct flow *flow)
 
 /* -- the run ------------------------------------------------------------------------------------------ */
 
-/* Send and receive until `end`; with a window of 0, only receive, and no longer than something comes. */
+/* Send and receive until `end`. With a window of 0, only receive, until no datagram arrives. */
 static void run(struct flow *flows, int n, uint64_t window, double end)
 {
     for (double t, heard = now(); (t = now()) < end;) {
@@ -282,7 +283,7 @@ static uint64_t best_window(struct flow *flows, int n)
     return best;
 }
 
-/* Processor seconds that the processes have taken so far, with all their threads. */
+/* Return the processor seconds of the processes so far, with all their threads. */
 static double cpu_of_pids(void)
 {
     unsigned long user, system;
@@ -294,7 +295,7 @@ static double cpu_of_pids(void)
         if (!file || !fgets(line, sizeof line, file))
             die(path);
         fclose(file);
-        /* The second field, in parentheses, may hold anything; the 14th and 15th are ours. */
+        /* The second field, in parentheses, may have any text; we need the 14th and 15th. */
         if (sscanf(strrchr(line, ')') + 1, " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &user, &system) != 2)
             die(path);
         ticks += (double)(user + system);
@@ -309,7 +310,7 @@ static double own_cpu(void)
     return (double)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) + 1e-6 * (double)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec);
 }
 
-/* Knock until the far end hears it, and answer to where it came from: the pair is connected then. */
+/* Send until a datagram arrives at the far end, then connect the far end to its source. */
 static void open_path(int near, int far)
 {
     char knock[1] = {0};
@@ -324,7 +325,7 @@ static void open_path(int near, int far)
                 continue;
             if (connect(far, (struct sockaddr *)&from, length))
                 die("connect");
-            while (poll(&waiting, 1, 50) > 0) /* knocks that came late */
+            while (poll(&waiting, 1, 50) > 0) /* later ones of these datagrams */
                 if (recv(far, knock, sizeof knock, MSG_DONTWAIT) < 0 && errno != EAGAIN && errno != ECONNREFUSED)
                     die("recv");
             return;
@@ -351,7 +352,7 @@ static void flood(int near, int far)
         set(flows[i].in, IPPROTO_UDP, UDP_GRO, options.gro, options.gro);
     }
     uint64_t window = best_window(flows, n);
-    run(flows, n, 0, now() + 1); /* so that losses of the warm-up don't count */
+    run(flows, n, 0, now() + 1); /* so that losses of the warm-up do not count */
 
     struct totals before = sum(flows, n);
     double cpu = cpu_of_pids(), own = own_cpu(), started = now();
@@ -361,7 +362,7 @@ static void flood(int near, int far)
     cpu = cpu_of_pids() - cpu, own = own_cpu() - own;
     double bytes = (double)(after.bytes - before.bytes);
 
-    run(flows, n, 0, now() + 1); /* what is still under way isn't lost */
+    run(flows, n, 0, now() + 1); /* datagrams in transit are not lost */
     after = sum(flows, n);
     for (int i = 0; i < n; i++)
         after.lost += flows[i].sent - flows[i].expected;
@@ -372,7 +373,7 @@ static void flood(int near, int far)
            window >> 10, own / seconds);
 }
 
-/* -- lone datagrams ----------------------------------------------------------------------------------- */
+/* -- single datagrams --------------------------------------------------------------------------------- */
 
 static int ascending(const void *a, const void *b)
 {
@@ -380,7 +381,7 @@ static int ascending(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* Wait for the datagram; false if it doesn't come within a second. */
+/* Wait for the datagram; return false if it does not arrive within a second. */
 static bool hear(int fd, uint64_t number)
 {
     struct header header;
@@ -455,10 +456,10 @@ int main(int argc, char **argv)
     }
     bool sized = options.size >= sizeof(struct header) && options.size <= LONGEST;
     if (argc < 4 || !(sized || (!options.size && !options.gso)) || !options.count) {
-        fprintf(stderr, "usage: see the head of load.c\n");
+        fprintf(stderr, "invalid arguments; the first comment of load.c has the usage\n");
         return 2;
     }
-    uint64_t random = 88172645463325252; /* xorshift64, Marsaglia 2003: the same sizes each time */
+    uint64_t random = 88172645463325252; /* xorshift64, Marsaglia 2003: the same sizes in each run */
     for (int i = 0; i < SIZES; i++) {
         random ^= random << 13, random ^= random >> 7, random ^= random << 17;
         mixed[i] = (uint16_t)(SMALLEST_MIXED + random % (LARGEST_MIXED - SMALLEST_MIXED + 1));

@@ -1,4 +1,4 @@
-"""A load on a pair of relays, and what the rounds of it come to."""
+"""The load generator on a pair of relays, and the summary of its rounds."""
 
 import contextlib
 import json
@@ -22,9 +22,9 @@ SOURCE: Final = Path(__file__).with_name("load.c")
 
 
 def build() -> Path:
-    """The load generator, compiled when its source has changed; raises `NotMeasurableError` without cc."""
+    """Return the load generator, compiled if needed; raises `NotMeasurableError` without cc."""
     if shutil.which("cc") is None:
-        raise NotMeasurableError("no C compiler (cc) to build the load generator with")
+        raise NotMeasurableError("the C compiler (cc) for the load generator is missing; install gcc")
     if not LOAD.exists() or LOAD.stat().st_mtime < SOURCE.stat().st_mtime:
         LOAD.parent.mkdir(parents=True, exist_ok=True)
         subprocess.run(["cc", "-O2", "-Wall", "-o", LOAD, SOURCE], check=True)
@@ -32,16 +32,16 @@ def build() -> Path:
 
 
 def needs_mullvad() -> None:
-    """Raises `NotMeasurableError` where there is nothing to compare with."""
+    """Raise `NotMeasurableError` if Mullvad's programs are missing."""
     if not mullvad_is_there():
         raise NotMeasurableError(NO_MULLVAD)
 
 
 @contextlib.contextmanager
 def loaded_pair(kind: Kind) -> Iterator[Callable[..., Figures]]:
-    """A fresh pair on this machine's loopback; gives a function that runs the load generator on it once.
+    """Start a new pair on loopback; yield a function that runs the load generator on it once.
 
-    Fresh, because Mullvad's udp2tcp serves the first source that it sees and nobody else.
+    The pair must be new, because Mullvad's udp2tcp serves only its first source.
     """
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -63,14 +63,14 @@ def _load(
         command, pass_fds=(near.fileno(), far.fileno()), capture_output=True, text=True, check=False
     )
     if done.returncode:
-        said = "\n".join(program.said.read_text()[-2000:] for program in programs)
-        raise RuntimeError(f"{' '.join(command)}: {done.stderr}\n{said}")
+        output = "\n".join(program.said.read_text()[-2000:] for program in programs)
+        raise RuntimeError(f"{' '.join(command)}: {done.stderr}\n{output}")
     figures: Figures = json.loads(done.stdout)
     return figures
 
 
 def rounds(count: int, contenders: Mapping[str, Callable[[], Figures]]) -> dict[str, list[Figures]]:
-    """The figures of each contender, who take turns; every other round goes the other way around."""
+    """Return each contender's figures. They take turns, in reverse order every other round."""
     taken: dict[str, list[Figures]] = {name: [] for name in contenders}
     for number in range(count):
         for name in list(contenders)[:: -1 if number % 2 else 1]:
@@ -79,7 +79,7 @@ def rounds(count: int, contenders: Mapping[str, Callable[[], Figures]]) -> dict[
 
 
 def medians(taken: Sequence[Figures], sums: Sequence[str] = ()) -> Figures:
-    """The median of each figure over the rounds; of those that count mishaps, the sum."""
+    """Return the median of each figure over the rounds, and the sum of those in ``sums``."""
     return {
         name: sum(figures[name] for figures in taken)
         if name in sums
@@ -89,7 +89,7 @@ def medians(taken: Sequence[Figures], sums: Sequence[str] = ()) -> Figures:
 
 
 def ratio(ours: Sequence[Figures], theirs: Sequence[Figures], name: str) -> dict[str, float]:
-    """Ours to theirs in each round: the median, and the extremes."""
+    """Return the median and the extremes of the rounds' ratios of ours to theirs."""
     ratios = [mine[name] / other[name] for mine, other in zip(ours, theirs, strict=True) if other[name]]
     if not ratios:
         return {}
@@ -101,12 +101,12 @@ def ratio(ours: Sequence[Figures], theirs: Sequence[Figures], name: str) -> dict
 
 
 def rounded(value: float) -> float:
-    """With as many digits as mean something."""
+    """Round to four significant digits."""
     return float(f"{value:.4g}")
 
 
 def shown(ratio: Mapping[str, float]) -> str:
-    """A ratio for a table."""
+    """Format a ratio for a table."""
     return "{median:.2f}x [{min:.2f}-{max:.2f}]".format_map(ratio) if ratio else "-"
 
 

@@ -1,6 +1,6 @@
-"""How much a pair carries, and what it takes: against Mullvad's, and ours with something changed.
+"""Throughput and processor time of a pair, compared with Mullvad's and with variants of ours.
 
-Where the source sends with GSO, the sink receives with GRO: as WireGuard does that knows of them.
+If the source sends with GSO, the sink receives with GRO, as a WireGuard that supports both.
 """
 
 from collections.abc import Iterable, Sequence
@@ -55,22 +55,23 @@ HEADER: Final = (
 
 
 def against_mullvad() -> Figures:
-    """Ours to Mullvad's with TCP_NODELAY, under every load."""
+    """Compare our relay with Mullvad's with TCP_NODELAY, under each load."""
     needs_mullvad()
     return _compare("relay throughput against Mullvad's pair", LOADS, (MULLVADS, OUR_KIND))
 
 
 def variants() -> Figures:
-    """Ours over TLS, ours without offloads and Mullvad's as shipped, to ours.
+    """Compare ours over TLS, ours without offloads, and Mullvad's as shipped with ours.
 
-    As shipped, Mullvad's leaves Nagle's algorithm on: the end of each window waits for an acknowledgement.
+    As shipped, Mullvad's does not disable Nagle's algorithm: the end of each window waits for an
+    acknowledgement.
     """
     needs_mullvad()
     return _compare("variants against our plain pair", SOME, (OUR_KIND, OUR_TLS, OUR_PLAIN, MULLVADS_SHIPPED))
 
 
 def _compare(title: str, loads: Iterable[str], kinds: Sequence[Kind]) -> Figures:
-    """The first kind is what the others are divided by."""
+    """Measure the kinds; the ratios are to the first one."""
     results: Figures = {}
     rows: list[Sequence[object]] = []
     for load in loads:

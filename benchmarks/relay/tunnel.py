@@ -1,7 +1,7 @@
-"""A real WireGuard tunnel between two namespaces: over UDP as it is, and through a pair of relays.
+"""A real WireGuard tunnel between two namespaces: over direct UDP, and through pairs of relays.
 
-All pairs run at once, and the tunnel is pointed at one after the other: the others are idle meanwhile. Its
-MTU is the same for all of them.
+All pairs run at once. The tunnel uses one after the other, while the others are idle. Its MTU is
+the same for all.
 """
 
 import contextlib
@@ -30,11 +30,11 @@ INSIDE: Final = ("10.95.0.1", "10.95.0.2")
 PORT: Final = 51820
 MTU: Final = 1420
 DIRECT: Final = "direct UDP"
-WHAT: Final = ("up_mbit_s", "down_mbit_s", "ping_ms")
+FIGURES: Final = ("up_mbit_s", "down_mbit_s", "ping_ms")
 
 
 def tunnel() -> Figures:
-    """iperf3 through the tunnel, up and down, and ping."""
+    """Measure iperf3 through the tunnel, in both directions, and ping."""
     needs_mullvad()
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -58,13 +58,13 @@ def _results(taken: dict[str, list[Figures]]) -> Figures:
     for name, figures in taken.items():
         results[name] = medians(figures)
         row: list[object] = [name]
-        for what in WHAT:
-            row.append(results[name][what])
+        for key in FIGURES:
+            row.append(results[name][key])
             for base in (MULLVADS.name, DIRECT):
-                compared = {} if name in {base, DIRECT} else ratio(figures, taken[base], what)
+                compared = {} if name in {base, DIRECT} else ratio(figures, taken[base], key)
                 row.append(shown(compared))
                 if compared:
-                    results[name].setdefault(f"to {base}", {})[what] = compared
+                    results[name].setdefault(f"to {base}", {})[key] = compared
         rows.append(row)
     bases = ("to Mullvad's", "to direct")
     table("WireGuard tunnel", ("transport", "up Mbit/s", *bases, "down", *bases, "ping ms", *bases), rows)
@@ -72,7 +72,7 @@ def _results(taken: dict[str, list[Figures]]) -> Figures:
 
 
 def _wireguard(near: Namespace, far: Namespace, folder: Path) -> str:
-    """Make the tunnel's two ends; returns the far one's public key."""
+    """Set up the tunnel's two ends; return the far end's public key."""
     program = wireguard_go()
     assert program is not None, "wireguard-go is missing: run scripts/setup test"
     publics = []
@@ -92,25 +92,25 @@ def _wireguard(near: Namespace, far: Namespace, folder: Path) -> str:
 
 
 def _turn(near: Namespace, peer: str, endpoint: str) -> Figures:
-    """One transport's figures; taken again where a late packet has led WireGuard back to another one."""
+    """Return a transport's figures; repeat if a late packet changed WireGuard's endpoint."""
     for _ in range(TRIES):
         figures = _try(near, peer, endpoint)
         if endpoint in near.run("wg", "show", "wg0", "endpoints"):
             return figures
-    raise NotMeasurableError(f"WireGuard does not stay with {endpoint}")
+    raise NotMeasurableError(f"WireGuard does not keep the endpoint {endpoint}")
 
 
 def _try(near: Namespace, peer: str, endpoint: str) -> Figures:
     def arrives() -> bool:
-        # What was still under way over the last one's turn leads WireGuard back there.
+        # Packets in transit over the previous transport change WireGuard's endpoint back to it.
         near.run("wg", "set", "wg0", "peer", peer, "endpoint", endpoint)
         return " 0% packet loss" in near.run(
             "ping", "-q", "-c", "2", "-i", "0.2", "-W", "1", INSIDE[1], check=False
         )
 
     wait_until(arrives, f"the tunnel is up over {endpoint}", 20)
-    said = near.run("ping", "-c", str(PINGS), "-i", "0.01", INSIDE[1])
-    times = [float(found) for found in re.findall(r"time=([\d.]+) ms", said)]
+    output = near.run("ping", "-c", str(PINGS), "-i", "0.01", INSIDE[1])
+    times = [float(found) for found in re.findall(r"time=([\d.]+) ms", output)]
     return {
         "ping_ms": statistics.median(times),
         "up_mbit_s": _iperf3(near),
@@ -120,8 +120,9 @@ def _try(near: Namespace, peer: str, endpoint: str) -> Figures:
 
 def _iperf3(near: Namespace, *options: str) -> float:
     seconds = ("--time", str(SECONDS), "--omit", "1")
-    said: dict[str, Any] = json.loads(near.run("iperf3", "--client", INSIDE[1], "--json", *seconds, *options))
-    return rounded(said["end"]["sum_received"]["bits_per_second"] / 1e6)
+    report = near.run("iperf3", "--client", INSIDE[1], "--json", *seconds, *options)
+    figures: dict[str, Any] = json.loads(report)
+    return rounded(figures["end"]["sum_received"]["bits_per_second"] / 1e6)
 
 
 def _within(space: Namespace) -> Popen:

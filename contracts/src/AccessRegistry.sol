@@ -11,14 +11,16 @@ import {IAccessRegistry} from "./IAccessRegistry.sol";
 import {Texts} from "./Texts.sol";
 
 /// @title The registry of a private network's nodes
-/// @notice See `IAccessRegistry` for what it is and does.
-/// @dev Three invariants, which the tests hold against a model:
-/// - Tokens are never burned and count from 1, so the i-th token is i + 1 and enumeration of all is free.
-/// - `_tokenByNodeId` names a token exactly while it is not revoked, `_tokenByKey` while it also has a key; so
-///   ids and keys are unique among those.
-/// - `_owned[holder]` lists the holder's tokens in no order, and `Node.ownedIndex` is a token's place in it.
+/// @notice `IAccessRegistry` describes it.
+/// @dev Three invariants, which the tests compare with a model:
+/// - Tokens are never burned and count from 1. The token at index i is therefore i + 1, and the
+///   enumeration of all tokens needs no storage.
+/// - `_tokenByNodeId` has a token exactly while it is not revoked, `_tokenByKey` while it also has
+///   a key. Ids and keys are therefore unique among these tokens.
+/// - `_owned[holder]` lists the holder's tokens without order. `Node.ownedIndex` is a token's index
+///   in it.
 contract AccessRegistry is IAccessRegistry, IERC721Enumerable, ERC721, Ownable2Step, Pausable {
-    /// @notice A node as it is stored: the fixed fields share one slot.
+    /// @notice A stored node. The fixed-size fields, except the key, share one slot.
     struct Node {
         uint64 createdAt;
         uint64 keyUpdatedAtBlock;
@@ -38,13 +40,13 @@ contract AccessRegistry is IAccessRegistry, IERC721Enumerable, ERC721, Ownable2S
     mapping(address holder => uint256[] tokenIds) private _owned;
     mapping(address account => bool) private _minters;
 
-    /// @notice Lets the contract's owner and minters pass.
+    /// @notice Admits the contract's owner and minters only.
     modifier onlyMinter() {
         if (!_minters[msg.sender] && msg.sender != owner()) revert NotMinter(msg.sender);
         _;
     }
 
-    /// @notice Set the registry up, without any node.
+    /// @notice Create a registry without nodes.
     /// @param initialOwner The contract's owner.
     constructor(address initialOwner) ERC721("dstack-vpn access", "DVPN") Ownable(initialOwner) {}
 
@@ -139,14 +141,14 @@ contract AccessRegistry is IAccessRegistry, IERC721Enumerable, ERC721, Ownable2S
         transferOwnership(newOwner);
     }
 
-    /// @notice The same as `transferContractOwnership`, under OpenZeppelin's name.
-    /// @param newOwner The owner to be; zero withdraws an offer.
+    /// @notice OpenZeppelin's name of `transferContractOwnership`.
+    /// @param newOwner The pending owner; zero withdraws an offer.
     function transferOwnership(address newOwner) public override onlyOwner {
         super.transferOwnership(newOwner);
         emit OwnershipTransferInitiated(owner(), newOwner);
     }
 
-    /// @notice Always reverts: without an owner nobody could take the minter role from an account.
+    /// @notice Always reverts, because only an owner can remove the minter role from an account.
     function renounceOwnership() public view override onlyOwner {
         revert OwnershipNotRenounceable();
     }
@@ -223,7 +225,7 @@ contract AccessRegistry is IAccessRegistry, IERC721Enumerable, ERC721, Ownable2S
         }
     }
 
-    /// @notice A token's metadata, as given at mint.
+    /// @notice Return a token's metadata, as set at mint.
     /// @param tokenId The token.
     /// @return The URI; may be empty.
     function tokenURI(uint256 tokenId) public view override returns (string memory) {
@@ -247,26 +249,28 @@ contract AccessRegistry is IAccessRegistry, IERC721Enumerable, ERC721, Ownable2S
         return _owned[owner][index];
     }
 
-    /// @notice Which interfaces the contract has (ERC-165).
+    /// @notice Return whether the contract has an interface (ERC-165).
     /// @param interfaceId The interface.
-    /// @return Whether it has it.
+    /// @return True if it has the interface.
     function supportsInterface(bytes4 interfaceId) public view override(ERC721, IERC165) returns (bool) {
         return interfaceId == type(IAccessRegistry).interfaceId || interfaceId == type(IERC721Enumerable).interfaceId
             || super.supportsInterface(interfaceId);
     }
 
-    // -- inside -------------------------------------------------------------------------------------------
+    // -- internal -----------------------------------------------------------------------------------------
 
-    /// @notice An index of an owner's or of all tokens lies past the end (ERC-721's usual error for it).
+    /// @notice An index into an owner's tokens, or into all tokens, is out of bounds
+    /// (OpenZeppelin's error).
     /// @param owner The owner; zero for all tokens.
     /// @param index The index.
     error ERC721OutOfBoundsIndex(address owner, uint256 index);
 
-    /// @notice Mint or transfer: keep the holders' lists, and take key and endpoint off a node that changes hands.
-    /// @param to The holder to be.
+    /// @notice Mint or transfer: update the holders' lists, and clear key and endpoint of a
+    /// transferred node.
+    /// @param to The new holder.
     /// @param tokenId The token.
-    /// @param auth Who must be allowed to do it; zero for no check.
-    /// @return from The holder that was; zero at mint.
+    /// @param auth The account whose approval is checked; zero for no check.
+    /// @return from The previous holder; zero at mint.
     function _update(address to, uint256 tokenId, address auth) internal override returns (address from) {
         from = super._update(to, tokenId, auth);
         Node storage node = _nodes[tokenId];
@@ -280,7 +284,7 @@ contract AccessRegistry is IAccessRegistry, IERC721Enumerable, ERC721, Ownable2S
         _owned[to].push(tokenId);
     }
 
-    /// @notice Take a node off its holder's list; the list's last token takes its place.
+    /// @notice Remove a node from its holder's list; the list's last token takes its place.
     /// @param from The holder.
     /// @param node The node.
     function _disown(address from, Node storage node) private {
@@ -292,7 +296,7 @@ contract AccessRegistry is IAccessRegistry, IERC721Enumerable, ERC721, Ownable2S
         tokenIds.pop();
     }
 
-    /// @notice Take key and endpoint off a node, which has to wait for its new holder's key.
+    /// @notice Clear key and endpoint of a node, which then awaits its new holder's key.
     /// @param node The node.
     function _clear(Node storage node) private {
         delete _tokenByKey[node.publicKey];
@@ -312,7 +316,7 @@ contract AccessRegistry is IAccessRegistry, IERC721Enumerable, ERC721, Ownable2S
         _tokenByNodeId[hash] = tokenId;
     }
 
-    /// @notice Give a node a key that no other node has, or revert. The old key stays reserved.
+    /// @notice Set a node's key, or revert if another node has it. The old key stays reserved.
     /// @param tokenId The node.
     /// @param text The key.
     function _setKey(uint256 tokenId, string calldata text) private {
@@ -325,7 +329,7 @@ contract AccessRegistry is IAccessRegistry, IERC721Enumerable, ERC721, Ownable2S
         _nodes[tokenId].keyUpdatedAtBlock = uint64(block.number);
     }
 
-    /// @notice A node that exists, or revert.
+    /// @notice Return a node, or revert if it does not exist.
     /// @param tokenId The node.
     /// @return The node.
     function _node(uint256 tokenId) private view returns (Node storage) {
@@ -333,7 +337,7 @@ contract AccessRegistry is IAccessRegistry, IERC721Enumerable, ERC721, Ownable2S
         return _nodes[tokenId];
     }
 
-    /// @notice A node that is not revoked, or revert.
+    /// @notice Return a node, or revert if it is revoked.
     /// @param tokenId The node.
     /// @return node The node.
     function _liveNode(uint256 tokenId) private view returns (Node storage node) {
@@ -341,7 +345,7 @@ contract AccessRegistry is IAccessRegistry, IERC721Enumerable, ERC721, Ownable2S
         if (node.status == Status.Revoked) revert NodeIsRevoked(tokenId);
     }
 
-    /// @notice A node that is not revoked and belongs to the caller, or revert.
+    /// @notice Return a node, or revert if it is revoked or the caller does not hold it.
     /// @param tokenId The node.
     /// @return The node.
     function _heldNode(uint256 tokenId) private view returns (Node storage) {
@@ -349,23 +353,24 @@ contract AccessRegistry is IAccessRegistry, IERC721Enumerable, ERC721, Ownable2S
         return _liveNode(tokenId);
     }
 
-    /// @notice Whether a node has access at this block's time.
+    /// @notice Return whether a node has access at this block's time.
     /// @param node The node.
-    /// @return Whether it has.
+    /// @return True if it has access.
     function _hasAccess(Node storage node) private view returns (bool) {
         return node.status == Status.Active && (node.expiresAt == 0 || block.timestamp <= node.expiresAt);
     }
 
-    /// @notice Whether a user holds the node of that id and the node has access at this block's time.
+    /// @notice Return whether a user holds the node with this id and the node has access at this
+    /// block's time.
     /// @param user The account.
     /// @param nodeId The node's name.
-    /// @return Whether it does.
+    /// @return True if both hold.
     function _userHasAccess(address user, string calldata nodeId) private view returns (bool) {
         uint256 tokenId = _tokenByNodeId[keccak256(bytes(nodeId))];
         return tokenId != 0 && _ownerOf(tokenId) == user && _hasAccess(_nodes[tokenId]);
     }
 
-    /// @notice A node with everything that is known of it.
+    /// @notice Return all data of a node.
     /// @param tokenId The node.
     /// @param owner Its holder.
     /// @return The view.

@@ -2,42 +2,45 @@
 pragma solidity 0.8.30;
 
 /// @title The registry of a private network's nodes
-/// @notice One ERC-721 token is one node: its holder runs it, and its WireGuard key is on the network while the
-/// node is active. The functions and events of the `DstackAccessNFT` contract are here unchanged, so that one
-/// client speaks to both; what is new answers questions which that contract leaves open.
-/// @dev Announced by ERC-165, which is how clients tell this contract from the other.
+/// @notice One ERC-721 token is one node. Its holder runs the node, and the node's WireGuard key is
+/// on the network while the node is active. The interface has the functions and events of the
+/// `DstackAccessNFT` contract unchanged, so that one client supports both, and adds what that
+/// contract leaves open.
+/// @dev Clients distinguish this contract from the other by ERC-165.
 interface IAccessRegistry {
-    /// @notice Where a node is in its life. A node is minted Active; a transfer makes it AwaitingKey until the
-    /// new holder sets a key; Revoked is final.
+    /// @notice The status of a node. A node is minted Active. A transfer makes it AwaitingKey until
+    /// the new holder sets a key. Revoked is final.
     enum Status {
         Active,
         AwaitingKey,
         Revoked
     }
 
-    /// @notice Everything that the registry knows of a node.
+    /// @notice All data of a node.
     struct NodeView {
-        /// The token's id, from 1 on.
+        /// The token's id, counted from 1.
         uint256 tokenId;
         /// The token's holder.
         address owner;
-        /// The node's name; of a revoked node the name that it had.
+        /// The node's name; of a revoked node, its last name.
         string nodeId;
-        /// Canonical base64 of 32 bytes; empty while the node awaits a key; of a revoked node its last key.
+        /// Canonical base64 of 32 bytes; empty while the node awaits a key; of a revoked node, its
+        /// last key.
         string wireguardPublicKey;
-        /// Where the node says it can be reached; may be empty.
+        /// The node's endpoint, as set by its holder; may be empty.
         string endpoint;
-        /// The token's metadata, as given at mint.
+        /// The token's metadata, as set at mint.
         string tokenURI;
-        /// When the token was minted, in Unix seconds.
+        /// The time of the mint, in Unix seconds.
         uint64 createdAt;
-        /// The block in which the key was set; 0 while the node awaits one.
+        /// The block in which the key was set; 0 while the node awaits a key.
         uint64 keyUpdatedAtBlock;
-        /// The last Unix second in which the node has access; 0 for no end.
+        /// The last Unix second in which the node has access; 0 without expiry.
         uint64 expiresAt;
-        /// Whether the node's status is Active. Expiry is not counted in: that is for the reader's clock.
+        /// True if the status is Active. It does not include expiry, which the reader compares with
+        /// its clock.
         bool active;
-        /// Whether the node's status is AwaitingKey.
+        /// True if the status is AwaitingKey.
         bool awaitingKey;
     }
 
@@ -47,43 +50,44 @@ interface IAccessRegistry {
     /// @param owner The token's holder.
     /// @param wireguardPublicKey The node's key.
     event NodeAccessGranted(uint256 indexed tokenId, string nodeId, address indexed owner, string wireguardPublicKey);
-    /// @notice A node lost its access for good.
+    /// @notice A node lost its access permanently.
     /// @param tokenId The token.
-    /// @param nodeId The name that it had.
+    /// @param nodeId The node's last name.
     event NodeAccessRevoked(uint256 indexed tokenId, string nodeId);
-    /// @notice A node changed hands and has neither key nor endpoint any more.
+    /// @notice A node has a new holder. Its key and its endpoint were cleared.
     /// @param tokenId The token.
-    /// @param from The holder that was.
-    /// @param to The holder that is.
+    /// @param from The previous holder.
+    /// @param to The new holder.
     event NodeAccessTransferred(uint256 indexed tokenId, address indexed from, address indexed to);
-    /// @notice A holder set a key; see `NodeKeyUpdated` for which node's.
+    /// @notice A holder set the key of a node; `NodeKeyUpdated` has the token.
     /// @param owner The token's holder.
     /// @param wireguardPublicKey The new key.
     event PublicKeyUpdated(address indexed owner, string wireguardPublicKey);
-    /// @notice A node's key was set by its holder.
+    /// @notice A holder set the key of a node.
     /// @param tokenId The token.
     /// @param wireguardPublicKey The new key.
     event NodeKeyUpdated(uint256 indexed tokenId, string wireguardPublicKey);
-    /// @notice A node's endpoint was set by its holder.
+    /// @notice A holder set or cleared the endpoint of a node.
     /// @param tokenId The token.
-    /// @param endpoint The new endpoint; empty where it was cleared.
+    /// @param endpoint The new endpoint; empty if it was cleared.
     event NodeEndpointUpdated(uint256 indexed tokenId, string endpoint);
-    /// @notice A node's access was given an end.
+    /// @notice The expiry of a node's access was set or removed.
     /// @param tokenId The token.
-    /// @param expiresAt The last Unix second with access; 0 where the end was taken away.
+    /// @param expiresAt The last Unix second with access; 0 if the expiry was removed.
     event NodeExpiryUpdated(uint256 indexed tokenId, uint64 expiresAt);
-    /// @notice An account may mint, revoke and set expiries from now on.
+    /// @notice An account may now mint, revoke and set expiries.
     /// @param account The account.
     event MinterAdded(address indexed account);
-    /// @notice An account may not mint, revoke or set expiries any more.
+    /// @notice An account may no longer mint, revoke or set expiries.
     /// @param account The account.
     event MinterRemoved(address indexed account);
-    /// @notice The contract was offered to a new owner, who has yet to accept.
-    /// @param previousOwner The owner, who still is.
-    /// @param newOwner The owner to be; zero where an offer was withdrawn.
+    /// @notice The contract was offered to a new owner, who has not accepted yet.
+    /// @param previousOwner The current owner.
+    /// @param newOwner The pending owner; zero if the offer was withdrawn.
     event OwnershipTransferInitiated(address indexed previousOwner, address indexed newOwner);
 
-    /// @notice A node id is not a DNS label: 1 to 63 of a-z, 0-9 and '-', with no '-' at either end.
+    /// @notice A node id is not a DNS label: 1 to 63 of a-z, 0-9 and '-', without a '-' at either
+    /// end.
     error InvalidNodeId();
     /// @notice A key is not the canonical base64 of 32 bytes, or is the all-zero key.
     error InvalidPublicKey();
@@ -92,42 +96,43 @@ interface IAccessRegistry {
     /// @notice A token URI is longer than 2048 bytes.
     /// @param length Its length in bytes.
     error TokenURITooLong(uint256 length);
-    /// @notice A node that is not revoked has that id.
+    /// @notice Another node that is not revoked has this id.
     /// @param nodeId The id.
-    /// @param tokenId The node that has it.
+    /// @param tokenId The node with this id.
     error NodeIdTaken(string nodeId, uint256 tokenId);
-    /// @notice A node that is not revoked has that key; perhaps this very node.
+    /// @notice A node that is not revoked, possibly the same one, has this key.
     /// @param wireguardPublicKey The key.
-    /// @param tokenId The node that has it.
+    /// @param tokenId The node with this key.
     error PublicKeyTaken(string wireguardPublicKey, uint256 tokenId);
-    /// @notice No node that is not revoked has that id.
+    /// @notice No node has this id, or only revoked ones.
     /// @param nodeId The id.
     error UnknownNodeId(string nodeId);
-    /// @notice The node was revoked, which is final.
+    /// @notice The node is revoked, which is final.
     /// @param tokenId The node.
     error NodeIsRevoked(uint256 tokenId);
-    /// @notice Only the node's holder may do that.
+    /// @notice The caller is not the node's holder.
     /// @param tokenId The node.
-    /// @param caller Who tried.
+    /// @param caller The caller.
     error NotHolder(uint256 tokenId, address caller);
-    /// @notice Only the contract's owner and minters may do that; or the account to remove is not a minter.
-    /// @param account Who is not.
+    /// @notice The caller is neither the owner nor a minter, or the account to remove is not a
+    /// minter.
+    /// @param account The caller, or the account to remove.
     error NotMinter(address account);
-    /// @notice The account is a minter already.
+    /// @notice The account is already a minter.
     /// @param account The account.
     error AlreadyMinter(address account);
-    /// @notice The zero address can't be a minter.
+    /// @notice The zero address cannot be a minter.
     error InvalidMinter();
-    /// @notice An expiry lies in the past.
+    /// @notice The expiry is in the past.
     /// @param expiresAt The expiry, in Unix seconds.
     /// @param blockTimestamp The block's time, in Unix seconds.
     error ExpiryInPast(uint64 expiresAt, uint256 blockTimestamp);
-    /// @notice The registry always has an owner; hand it over instead.
+    /// @notice The registry must have an owner; transfer the ownership instead.
     error OwnershipNotRenounceable();
 
-    /// @notice Mint a node; for the owner and minters, while minting is not paused.
-    /// @dev The receiver is not called back, so that minting can't be re-entered; as with ERC-721's
-    /// `transferFrom`, make sure that a contract which receives a node can act for it.
+    /// @notice Mint a node. Only for the owner and minters, while minting is not paused.
+    /// @dev The receiver is not called, so that minting cannot be re-entered. As with ERC-721's
+    /// `transferFrom`, ensure that a contract that receives a node can act as its holder.
     /// @param to The holder.
     /// @param nodeId The node's name.
     /// @param wireguardPublicKey The node's key.
@@ -137,102 +142,108 @@ interface IAccessRegistry {
         external
         returns (uint256 tokenId);
 
-    /// @notice Take a node's access away for good; for the owner and minters. Its id and key become free, the
-    /// token stays as history.
+    /// @notice Revoke a node's access permanently. Only for the owner and minters. The node's id
+    /// and key become available again. The token stays.
     /// @param tokenId The node.
     function revokeNodeAccess(uint256 tokenId) external;
 
-    /// @notice Set a node's key; for its holder. A node that awaited one is active again.
+    /// @notice Set a node's key. Only for its holder. A node that awaits a key becomes active.
     /// @param tokenId The node.
-    /// @param wireguardPublicKey The key, which no other node may have.
+    /// @param wireguardPublicKey The key, which no node may have that is not revoked.
     function updatePublicKey(uint256 tokenId, string calldata wireguardPublicKey) external;
 
-    /// @notice Set or clear where a node can be reached; for its holder.
+    /// @notice Set or clear a node's endpoint. Only for its holder.
     /// @param tokenId The node.
     /// @param endpoint The endpoint, such as `vpn.example.org:51820`; empty clears it.
     function setEndpoint(uint256 tokenId, string calldata endpoint) external;
 
-    /// @notice Let a node's access end by itself; for the owner and minters. Its id and key stay its own.
+    /// @notice Set or remove the expiry of a node's access. Only for the owner and minters. An
+    /// expired node keeps its id and key.
     /// @param tokenId The node.
-    /// @param expiresAt_ The last Unix second with access, not in the past; 0 for no end.
+    /// @param expiresAt_ The last Unix second with access, not in the past; 0 for no expiry.
     function setExpiry(uint256 tokenId, uint64 expiresAt_) external;
 
-    /// @notice Let an account mint, revoke and set expiries; for the owner.
+    /// @notice Allow an account to mint, revoke and set expiries. Only for the owner.
     /// @param account The account.
     function addMinter(address account) external;
 
-    /// @notice Take that right away; for the owner.
+    /// @notice Remove the minter role from an account. Only for the owner.
     /// @param account The account.
     function removeMinter(address account) external;
 
-    /// @notice Stop minting; for the owner. Nothing else stops.
+    /// @notice Pause minting. Only for the owner. All other functions stay available.
     function pause() external;
 
-    /// @notice Allow minting again; for the owner.
+    /// @notice Allow minting again. Only for the owner.
     function unpause() external;
 
-    /// @notice Offer the contract to a new owner, who becomes it by `acceptOwnership`; for the owner.
-    /// @param newOwner The owner to be; zero withdraws an offer.
+    /// @notice Offer the contract to a new owner, who accepts by `acceptOwnership`. Only for the
+    /// owner.
+    /// @param newOwner The pending owner; zero withdraws an offer.
     function transferContractOwnership(address newOwner) external;
 
-    /// @notice Whether an account was given the minter role (the owner needs none).
+    /// @notice Return whether an account has the minter role (the owner does not need it).
     /// @param account The account.
-    /// @return Whether it was.
+    /// @return True if it has the role.
     function isMinter(address account) external view returns (bool);
 
-    /// @notice A node in the form of the `DstackAccessNFT` contract.
+    /// @notice Return a node in the form of the `DstackAccessNFT` contract.
     /// @param tokenId The node.
     /// @return nodeId Its name.
-    /// @return wireguardPublicKey Its key; empty while it awaits one.
-    /// @return createdAt When it was minted, in Unix seconds.
-    /// @return isActive Whether it has access at this block's time.
+    /// @return wireguardPublicKey Its key; empty while it awaits a key.
+    /// @return createdAt The time of the mint, in Unix seconds.
+    /// @return isActive True if it has access at this block's time.
     function getNodeAccess(uint256 tokenId)
         external
         view
         returns (string memory nodeId, string memory wireguardPublicKey, uint256 createdAt, bool isActive);
 
-    /// @notice Whether a user holds the node of that id and the node has access at this block's time.
+    /// @notice Return whether a user holds the node with this id and the node has access at this
+    /// block's time.
     /// @param user The account.
     /// @param nodeId The node's name.
-    /// @return Whether it does.
+    /// @return True if both hold.
     function hasNodeAccess(address user, string calldata nodeId) external view returns (bool);
 
-    /// @notice The same as `hasNodeAccess`, under its other name.
+    /// @notice Another name of `hasNodeAccess`.
     /// @param user The account.
     /// @param nodeId The node's name.
-    /// @return Whether it does.
+    /// @return True if the user has access.
     function verifyAccess(address user, string calldata nodeId) external view returns (bool);
 
-    /// @notice The node of that id that is not revoked; reverts where there is none.
+    /// @notice Return the node with this id that is not revoked; reverts with `UnknownNodeId`
+    /// without one.
     /// @param nodeId The node's name.
     /// @return The token.
     function getTokenIdByNodeId(string calldata nodeId) external view returns (uint256);
 
-    /// @notice The key of the latest minted node that the account holds and that has access at this block's time.
-    /// @dev Reads every node of the account. Where an account may hold several nodes, ask by token instead.
+    /// @notice Return the key of the account's most recently minted node with access at this
+    /// block's time.
+    /// @dev Reads all nodes of the account. If an account can hold several nodes, query by token
+    /// instead.
     /// @param owner The account.
-    /// @return The key; empty where the account has no such node.
+    /// @return The key; empty if the account has no node with access.
     function getPublicKeyByOwner(address owner) external view returns (string memory);
 
-    /// @notice A node's key.
+    /// @notice Return a node's key.
     /// @param tokenId The node.
-    /// @return The key; empty while the node awaits one.
+    /// @return The key; empty while the node awaits a key.
     function getPublicKeyByTokenId(uint256 tokenId) external view returns (string memory);
 
-    /// @notice When a node's access ends.
+    /// @notice Return the expiry of a node's access.
     /// @param tokenId The node.
-    /// @return The last Unix second with access; 0 for no end.
+    /// @return The last Unix second with access; 0 without expiry.
     function expiresAt(uint256 tokenId) external view returns (uint64);
 
-    /// @notice All of a node.
-    /// @param tokenId The node; reverts where there is none.
+    /// @notice Return all data of a node.
+    /// @param tokenId The node; reverts if it does not exist.
     /// @return The node.
     function getNode(uint256 tokenId) external view returns (NodeView memory);
 
-    /// @notice Many nodes in one call, in the order of their ids.
-    /// @param offset How many nodes to skip.
-    /// @param limit How many nodes to return at most.
+    /// @notice Return several nodes, in the order of their ids.
+    /// @param offset The number of nodes to skip.
+    /// @param limit The maximum number of nodes to return.
     /// @return nodes The nodes.
-    /// @return total How many nodes there are in all.
+    /// @return total The number of all nodes.
     function getNodes(uint256 offset, uint256 limit) external view returns (NodeView[] memory nodes, uint256 total);
 }

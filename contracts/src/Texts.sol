@@ -3,11 +3,12 @@ pragma solidity 0.8.30;
 
 import {Base64} from "@openzeppelin/contracts/utils/Base64.sol";
 
-/// @title What the registry accepts as text
-/// @notice Every string that reaches the registry's storage passes one of these checks, so that clients which
-/// show it, log it or write it into a file never meet a control character, a quote or a path.
-/// @dev A WireGuard key is stored as its 32 bytes (one slot instead of three). Only canonical base64 is
-/// accepted, hence encoding gives back exactly what was decoded.
+/// @title Checks of the registry's texts
+/// @notice Node ids and endpoints pass one of these checks before they are stored. Clients can
+/// therefore show them, log them or write them into a file without meeting a control character or a
+/// space.
+/// @dev A WireGuard key is stored as its 32 bytes (one slot instead of three). Only canonical
+/// base64 is accepted, so that encoding returns exactly the decoded text.
 library Texts {
     /// @notice The longest node id, in bytes: a DNS label (RFC 1035).
     uint256 internal constant MAX_NODE_ID = 63;
@@ -17,12 +18,13 @@ library Texts {
     uint256 internal constant MAX_TOKEN_URI = 2048;
     /// @notice The length of 32 bytes in padded base64.
     uint256 private constant KEY_CHARACTERS = 44;
-    /// @notice What `_sextet` gives for a character outside the base64 alphabet.
+    /// @notice The result of `_sextet` for a character outside of the base64 alphabet.
     uint256 private constant NO_SEXTET = 64;
 
-    /// @notice Whether the text is a DNS label: 1 to 63 of a-z, 0-9 and '-', with no '-' at either end.
+    /// @notice Return whether the text is a DNS label: 1 to 63 of a-z, 0-9 and '-', without a '-'
+    /// at either end.
     /// @param text The node id.
-    /// @return Whether it is one.
+    /// @return True if it is a DNS label.
     function isNodeId(string memory text) internal pure returns (bool) {
         bytes memory raw = bytes(text);
         uint256 length = raw.length;
@@ -34,10 +36,10 @@ library Texts {
         return true;
     }
 
-    /// @notice Whether the text can be an endpoint: at most 262 printable ASCII characters and no space.
-    /// The empty text, which clears an endpoint, is one.
-    /// @param text The endpoint, such as `vpn.example.org:51820`; its grammar is left to the clients.
-    /// @return Whether it can be one.
+    /// @notice Return whether the text can be an endpoint: at most 262 printable ASCII characters,
+    /// without spaces. The empty text, which clears an endpoint, is valid.
+    /// @param text The endpoint, such as `vpn.example.org:51820`; the clients check its grammar.
+    /// @return True if it can be an endpoint.
     function isEndpoint(string memory text) internal pure returns (bool) {
         bytes memory raw = bytes(text);
         if (raw.length > MAX_ENDPOINT) return false;
@@ -47,8 +49,8 @@ library Texts {
         return true;
     }
 
-    /// @notice The 32 bytes of a key in canonical base64, or zero where the text is not that.
-    /// @dev Zero serves as the refusal because the all-zero key is refused as well.
+    /// @notice Return the 32 bytes of a key in canonical base64, or zero if the text is invalid.
+    /// @dev Zero can mark an invalid text because the all-zero key is invalid as well.
     /// @param text The key as `wg pubkey` prints it.
     /// @return key The key's bytes.
     function decodeKey(string memory text) internal pure returns (bytes32 key) {
@@ -60,20 +62,21 @@ library Texts {
             if (sextet == NO_SEXTET) return 0;
             bits = (bits << 6) | sextet;
         }
-        // The last character carries four bits; canonical base64 leaves the other two zero.
+        // The last character has four bits of the key. In canonical base64 the other two are zero.
         uint256 last = _sextet(uint8(raw[KEY_CHARACTERS - 2]));
         if (last == NO_SEXTET || last & 3 != 0) return 0;
         return bytes32((bits << 4) | (last >> 2));
     }
 
-    /// @notice A key in canonical base64; the empty text for the zero key, which stands for none.
+    /// @notice Return a key in canonical base64; the empty text for the zero key, which marks a
+    /// missing key.
     /// @param key The key's bytes.
     /// @return The text.
     function encodeKey(bytes32 key) internal pure returns (string memory) {
         return key == 0 ? "" : Base64.encode(abi.encodePacked(key));
     }
 
-    /// @notice The value of one base64 character.
+    /// @notice Return the value of one base64 character.
     /// @param c The character.
     /// @return Its six bits, or `NO_SEXTET`.
     function _sextet(uint8 c) private pure returns (uint256) {

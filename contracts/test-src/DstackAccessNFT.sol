@@ -4,17 +4,17 @@ pragma solidity 0.8.30;
 import {ERC721} from "@openzeppelin/contracts/token/ERC721/ERC721.sol";
 
 /// @title A model of the deployed DstackAccessNFT, for tests only
-/// @notice The deployed contract's source is not public, only its interface is. This has that interface and no
-/// more (no enumeration, no ERC-165 id of its own, no text is checked), and each thing which the interface
-/// leaves open is a flag, so that a client can be tested against every reading of it.
+/// @notice The deployed contract's interface is public, but its source is not. This model has only
+/// that interface: no enumeration, no ERC-165 id of its own, and no checks of texts. Each behaviour
+/// that the interface leaves open is a flag, so that tests cover all of its readings.
 contract DstackAccessNFT is ERC721 {
-    /// @notice What the interface leaves open.
+    /// @notice The behaviour that the interface leaves open.
     struct Behaviour {
-        /// A revoke burns the token; else the token stays, inactive.
+        /// A revoke burns the token; otherwise the token stays, inactive.
         bool revokeBurns;
-        /// A transfer keeps the token's key; else it clears the key.
+        /// A transfer keeps the token's key; otherwise it clears the key.
         bool transferKeepsKey;
-        /// A key belongs to the owner and all its tokens; else to one token.
+        /// A key belongs to the owner and all its tokens; otherwise to one token.
         bool keyPerOwner;
         /// The first token's id.
         uint256 firstId;
@@ -77,7 +77,8 @@ contract DstackAccessNFT is ERC721 {
         emit NodeAccessRevoked(tokenId, nodeId);
     }
 
-    /// @dev Not in the known interface: the deployed contract must have some way to come to its PublicKeyUpdated.
+    /// @dev Not in the known interface. The deployed contract must have a function that emits
+    /// PublicKeyUpdated.
     function updatePublicKey(string calldata wireguardPublicKey) external {
         _ownerKeys[msg.sender] = wireguardPublicKey;
         if (!_behaviour.keyPerOwner) {

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.30;
 
-/// @title The one function of Multicall3 that clients use, for tests on chains without the real one
-/// @dev Same signature and behaviour as `aggregate3` of the contract at the well-known address.
+/// @title The function of Multicall3 that clients use, for tests on chains without the real
+/// contract
+/// @dev Signature and behaviour are those of `aggregate3` of the contract at the well-known
+/// address.
 contract Multicall3 {
     struct Call3 {
         address target;

@@ -1,7 +1,7 @@
-"""The demo's client: fetches a page every so often, and says when that begins to fail or to work.
+"""The demo's client: fetch a page at an interval, and report each result.
 
-client.py URL [SECONDS]    fetch until stopped; every answer is a line of JSON on standard output
-client.py --check URL      fetch once; the exit code is 0 where it worked
+client.py URL [SECONDS]    fetch until stopped; print each result as a line of JSON
+client.py --check URL      fetch once; the exit code is 0 on success
 """
 
 import json
@@ -13,7 +13,7 @@ TIMEOUT = 1.0
 
 
 def fetch(url: str) -> str | None:
-    """Why it failed; None where it worked."""
+    """Fetch the page; return the error, or None on success."""
     try:
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with opener.open(url, timeout=TIMEOUT) as reply:

@@ -1,7 +1,7 @@
-"""Carries connections: forward.py LISTEN TO, each an address:port or the path of a Unix socket.
+"""Forward connections: forward.py LISTEN TO, each an address:port or the path of a Unix socket.
 
-With one inside a node's network and one outside, a page on the node's loopback can be opened from elsewhere,
-and the node's HTTP stays on no network.
+Two forwarders, one inside a node's network and one outside, give access to a page on the node's
+loopback address. The node's HTTP server then needs to listen on no other address.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ async def connect(to: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
 
 
 async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Copy until the end, and pass the end on."""
+    """Copy until the end of the stream, then end the other stream."""
     with contextlib.suppress(OSError):
         while data := await reader.read(CHUNK):
             writer.write(data)
@@ -47,5 +47,5 @@ async def main(listen: str, to: str) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1].startswith("/"):
-        Path(sys.argv[1]).unlink(missing_ok=True)  # of an earlier start: the folder is ours alone
+        Path(sys.argv[1]).unlink(missing_ok=True)  # from an earlier start; only we use this folder
     asyncio.run(main(*sys.argv[1:]))

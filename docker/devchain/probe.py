@@ -1,10 +1,10 @@
-"""Counts what a tunnel loses: datagrams there and back.
+"""Count the datagrams that a tunnel loses, there or back.
 
-    probe.py echo ADDRESS PORT             answer until stopped
+    probe.py echo ADDRESS PORT             reply until stopped
     probe.py send ADDRESS PORT INTERVAL    send one every INTERVAL seconds until standard input ends
 
-What was sent and answered is then told as JSON; `gap` is the longest time, in seconds, between the sending of
-two datagrams that came back with none in between.
+The sender then prints the counts as JSON. `gap` is the longest time, in seconds, between the
+sending of two successive datagrams that came back.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ def echo(address: tuple[str, int]) -> None:
         sock.bind(address)
         while True:
             data, sender = sock.recvfrom(2048)
-            with contextlib.suppress(OSError):  # the tunnel is away
+            with contextlib.suppress(OSError):  # the tunnel is down
                 sock.sendto(data, sender)
 
 
@@ -38,14 +38,14 @@ def send(address: tuple[str, int], interval: float) -> None:
         while stop is None or time.monotonic() < stop:
             now = time.monotonic()
             if stop is None and now >= due:
-                with contextlib.suppress(OSError):  # it counts as sent: somebody wanted to
+                with contextlib.suppress(OSError):  # a failed send counts as sent, and as lost
                     sock.sendto(struct.pack("!I", len(sent)), address)
                 sent.append(now)
                 due += interval
             wait = max(0.0, min(due, stop or due) - time.monotonic()) if stop is None else 0.05
             readable = select.select([sock, *([sys.stdin] if stop is None else [])], [], [], wait)[0]
             if sys.stdin in readable and not sys.stdin.buffer.read(1):
-                stop = time.monotonic() + 1.0  # for what is under way
+                stop = time.monotonic() + 1.0  # wait for replies in transit
             while True:
                 try:
                     answered.add(struct.unpack("!I", sock.recv(2048))[0])

@@ -1,4 +1,4 @@
-"""The demo's web server: serves this container's name at an address that it may not have yet."""
+"""The demo's web server, at an address that the container may not have yet."""
 
 import socket
 import sys
@@ -17,12 +17,12 @@ class Answer(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_: Any) -> None:
-        """Say nothing of each request."""
+        """Do not log requests."""
 
 
 class Server(ThreadingHTTPServer):
     def server_bind(self) -> None:
-        # The address is the tunnel's: it comes and goes with it, and nothing else reaches us.
+        # The address exists only while the tunnel does, and is reachable only through it.
         self.socket.setsockopt(socket.SOL_IP, IP_FREEBIND, 1)
         super().server_bind()
 

@@ -2,20 +2,20 @@
 
 The type of an error determines its handling:
 
-    DstackVpnError               the base; its text is for a person, without a traceback
+    DstackVpnError               the base; its text is shown without a traceback
     ├── ConfigError              the operator corrects the configuration (exit code 78)
-    ├── InTheWayError            something on this host is not ours and in the way (exit code 78)
+    ├── InTheWayError            another program's object on this host conflicts (exit code 78)
     ├── FormatError              a text or byte string from outside is malformed
     ├── ChainError               a call to the chain failed
     │   ├── RetryError           the same endpoint may answer the same call later
     │   ├── RangeError           the call asked for too much: ask for less
     │   ├── EndpointError        this endpoint is unusable now: use another one
-    │   │   ├── BehindError      it is behind the others: follow another one for a while
+    │   │   ├── BehindError      it is behind the others: follow another one temporarily
     │   │   └── LogsError        it does not serve logs: read the contract's state instead
     │   ├── CallRevertedError    the contract refused the call (contains its named error)
     │   └── WrongChainError      another chain or a wiped one: keep the known state
     ├── DeviceError              the WireGuard device refused or lost a change
-    │   └── DeviceGoneError      the device does not exist any more: set it up again
+    │   └── DeviceGoneError      the device was removed: set it up again
     ├── FirewallError            the packet filter could not be changed
     ├── StoreError               the state directory can't be used
     ├── AgentError               the dstack guest agent does not reply, or its reply is wrong
@@ -31,13 +31,13 @@ from collections.abc import Sequence
 
 
 class DstackVpnError(Exception):
-    """The base of all errors raised on purpose; ``str(error)`` is a sentence for a person."""
+    """The base of all errors raised on purpose; ``str(error)`` is a readable message."""
 
 
 class ConfigError(DstackVpnError):
     """The configuration can't be used.
 
-    ``problems`` has one sentence each, with the variable, the problem and an example.
+    ``problems`` are messages with the variable, the problem and an example.
     """
 
     def __init__(self, problems: Sequence[str]) -> None:
@@ -46,9 +46,10 @@ class ConfigError(DstackVpnError):
 
 
 class InTheWayError(DstackVpnError):
-    """Things of other programs on this host are in the way; nothing was changed.
+    """Objects of other programs on this host conflict with the node; nothing was changed.
 
-    ``problems`` has one sentence each: the thing, the reason that it is not ours, and the remedy.
+    ``problems`` are messages with the object, the reason that it belongs to another program, and
+    the remedy.
     """
 
     def __init__(self, problems: Sequence[str]) -> None:
@@ -81,7 +82,7 @@ class EndpointError(ChainError):
 
 
 class BehindError(EndpointError):
-    """The endpoint is behind the blocks that others show: follow another one for a while."""
+    """The endpoint is behind other endpoints: follow another one temporarily."""
 
 
 class LogsError(EndpointError):
@@ -105,7 +106,7 @@ class DeviceError(DstackVpnError):
 
 
 class DeviceGoneError(DeviceError):
-    """The WireGuard device or its control socket does not exist any more."""
+    """The WireGuard device or its control socket was removed."""
 
 
 class FirewallError(DstackVpnError):
@@ -125,7 +126,7 @@ class RelayError(DstackVpnError):
 
 
 class AdminError(DstackVpnError):
-    """An administrative command could not be carried out."""
+    """An administrative command failed."""
 
 
 class TryAgainError(AdminError):

@@ -75,21 +75,20 @@ class RegistryAbi(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Unannounced:
-    """A head whose logs the endpoint may not announce: they have to be fetched."""
+    """A head whose logs the endpoint may not announce: they must be fetched."""
 
     block: BlockRef
 
 
 ChainFact: TypeAlias = BlockRef | LoggedEvent
-"""A new head or a log that an endpoint sends by itself. They come in any order."""
+"""A new head or a log that an endpoint sends without a request. The order is not defined."""
 
 
 class ChainSession(Protocol):
     """A connection to one RPC endpoint, whose chain and contract have been checked.
 
-    Every call has a deadline. It raises `EndpointError` if the session is not usable any more
-    (leave it and open the next one), `RetryError` after its own retries without success, or
-    `RangeError`.
+    Every call has a deadline. It raises `EndpointError` if the session has become unusable (leave
+    it and open the next one), `RetryError` after its own retries without success, or `RangeError`.
     """
 
     name: str
@@ -98,7 +97,7 @@ class ChainSession(Protocol):
     rereads: frozenset[type[RegistryEvent]]
     """See `RegistryAbi.rereads`."""
     announces_logs: bool
-    """`facts` has logs; otherwise it has heads only, and their logs have to be fetched."""
+    """True if `facts` has logs; otherwise it has only heads, and their logs must be fetched."""
 
     def facts(self) -> AsyncIterator[ChainFact | Unannounced]:
         """Return heads and logs from now on until the session fails; logs are subscribed first.
@@ -185,11 +184,11 @@ class ChainSource(Protocol):
 
 
 class Verifier(Protocol):
-    """An independent source of the state at one of our blocks.
+    """An independent source of the state at one of this node's blocks.
 
-    Here it is another endpoint, which counts as one of several. A proof of membership
-    (``eth_getProof`` against the state root of a block on which k endpoints agree) can take its
-    place: it would fill a `Reply` from the proven storage instead of from an endpoint's data.
+    The current implementation is another endpoint, one of several. A proof of membership
+    (``eth_getProof`` against the state root of a block on which k endpoints agree) could replace
+    it: a `Reply` would then come from the proven storage instead of an endpoint's data.
     """
 
     @property
@@ -198,7 +197,7 @@ class Verifier(Protocol):
 
     @property
     def problem(self) -> str | None:
-        """Return the reason that it can't be asked now; None if it can, or if that is unknown."""
+        """Return the reason that it can't be queried now; None if it can, or if this is unknown."""
 
     async def query(self, question: Question) -> Reply:
         """Ask a question; raises `ChainError` without a reply in time."""
@@ -259,7 +258,7 @@ class LinkSettings:
     addresses: frozenset[Cidr] | None
     """The interface's own addresses, such as ``10.77.0.2/32``; None: unchanged."""
     routes: frozenset[Cidr]
-    """Prefixes routed through the interface, and into a blackhole if it does not exist any more."""
+    """Prefixes routed through the interface, and into a blackhole after its removal."""
 
 
 class Link(Protocol):
@@ -275,14 +274,14 @@ class Link(Protocol):
         """
 
     def obstacle(self) -> str | None:
-        """Return the route that conflicts with ours, as of the last `configure`, or None."""
+        """Return the route that conflicts with the tunnel's at the last `configure`, or None."""
 
     @property
     def without_ipv6(self) -> bool:
         """Return whether the host refused IPv6 on the interface at the last `configure`."""
 
     async def gone(self) -> None:
-        """Return when the device from `start` does not exist any more; `start` sets it up again."""
+        """Wait until the device from `start` has been removed; `start` sets it up again."""
 
     async def is_up(self) -> bool:
         """Return whether the interface exists and is up."""
@@ -293,7 +292,7 @@ class Link(Protocol):
 
 @dataclass(frozen=True, slots=True, order=True)
 class PortForward:
-    """A port at our tunnel addresses that is forwarded to another machine."""
+    """A port at this node's tunnel addresses that is forwarded to another machine."""
 
     protocol: str
     """``tcp`` or ``udp``."""
@@ -312,7 +311,7 @@ class FirewallRules:
     protect: bool
     """Block packets to and from the VPN outside the interface."""
     closed: frozenset[tuple[str, int]] = frozenset()
-    """Ports, by protocol, of WireGuard and of our relay, closed to packets from the tunnel.
+    """Ports, by protocol, of WireGuard and of the node's relay, closed to packets from the tunnel.
 
     Such packets would enter the tunnel again.
     """
@@ -323,13 +322,13 @@ class Firewall(Protocol):
     """The packet filter; every method raises `FirewallError`."""
 
     async def apply(self, rules: FirewallRules) -> None:
-        """Replace our part of the packet filter with these rules, atomically."""
+        """Replace dstack-vpn's part of the packet filter with these rules, atomically."""
 
     async def is_applied(self, interface: str) -> bool:
-        """Return whether our part of the packet filter is still as `apply` set it."""
+        """Return whether dstack-vpn's part of the packet filter is still as `apply` set it."""
 
     async def conflict(self, interface: str, versions: Collection[int]) -> str | None:
-        """Return the rule of others that drops forwarded packets, with the remedy, or None.
+        """Return another program's rule that drops forwarded packets, with the remedy, or None.
 
         Only rules for the given IP ``versions`` count.
         """
@@ -347,7 +346,7 @@ class Checkpoint:
     nodes: tuple[Node, ...]
     events: tuple[LoggedEvent, ...]
     tip: BlockRef
-    witnessed: frozenset[TokenId] = frozenset()
+    confirmed: frozenset[TokenId] = frozenset()
     """The tokens of `nodes` that a quorum of endpoints has confirmed, exactly as stored."""
     synced: float | None = None
     """The time at which the chain last confirmed the registry (Unix seconds)."""
@@ -357,7 +356,7 @@ class Store(Protocol):
     """The durable state. Cursor and events commit together; all methods raise `StoreError`."""
 
     async def load(self) -> Checkpoint | None:
-        """Return the last committed state; None if there is nothing yet."""
+        """Return the last committed state; None without one."""
 
     async def append(
         self,
@@ -379,7 +378,7 @@ class EndpointMemory(Protocol):
     """The last known endpoints of peers, as a hint. Both methods raise `StoreError`."""
 
     async def load(self) -> Mapping[PublicKey, SocketAddress]:
-        """Return the endpoints that were saved last; empty if there are none yet."""
+        """Return the endpoints that were saved last; empty without any."""
 
     async def save(self, endpoints: Mapping[PublicKey, SocketAddress]) -> None:
         """Replace everything."""
@@ -395,9 +394,9 @@ class AuditLog(Protocol):
         """Append the records in their order; returns the end of the chain."""
 
     def forget(self, *, now: float, before: float, largest: int) -> int:
-        """Cut records by age (``before``, Unix seconds) and by size (``largest``, bytes).
+        """Delete records by age (``before``, Unix seconds) and by size (``largest``, bytes).
 
-        Each cut is recorded. Returns the number of records that were cut.
+        Each cut is recorded. Returns the number of deleted records.
         """
 
 
@@ -415,13 +414,13 @@ class ConfigArchive(Protocol):
 
 
 class KeyRing(Protocol):
-    """Our own keys beside the current one: the next and the previous one."""
+    """The node's other keys: the next and the previous one."""
 
     def others(self) -> Mapping[PublicKey, PrivateKey]:
         """Return the keys that could be used instead; raises nothing."""
 
     def use(self, key: PublicKey) -> None:
-        """Make one of them the current key, and keep the present one; raises `StoreError`."""
+        """Make one of them the current key, and keep the former one; raises `StoreError`."""
 
     def settle(self) -> None:
         """Delete the previous key: the change is final."""
@@ -434,13 +433,13 @@ class KeyRing(Protocol):
 
 
 class KeyChanger(Protocol):
-    """The maker of our next key, which it registers on chain."""
+    """The generator of the node's next key, which it registers on chain."""
 
     hindrance: str | None
-    """The reason that it can't, with the remedy; None: it can."""
+    """The reason that it can't change the key, with the remedy; None if it can."""
 
     async def change(self, token: TokenId) -> None:
-        """Register another key for our token; returns when the transaction was mined.
+        """Register another key for the node's token; return after the transaction was mined.
 
         Raises `AdminError` if it failed, or if its outcome is unknown.
         """
@@ -450,7 +449,7 @@ class Resolver(Protocol):
     """The resolver of host names."""
 
     async def resolve(self, host: str, port: int) -> SocketAddress | None:
-        """Return the preferred address; None if the name has no address now."""
+        """Return the preferred address; None if the name currently has no address."""
 
 
 class Clock(Protocol):

@@ -1,4 +1,4 @@
-"""A real Chromium inside of a real node's namespace, where its dashboard is on 127.0.0.1."""
+"""A real Chromium in a real node's namespace, in which the dashboard is on 127.0.0.1."""
 
 import shutil
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ URL = "http://127.0.0.1:8080/"
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
-    """Two nodes with a tunnel; a third that asks for its token."""
+    """Two nodes with a tunnel, and a third that requires its API token."""
     anvil, wireguard = anvil_path(), wireguard_go()
     if not is_usable() or anvil is None or wireguard is None:
         pytest.skip("NO ROOT, NAMESPACES, TUN, ANVIL OR WIREGUARD-GO: the dashboard is NOT tested")
@@ -48,11 +48,11 @@ def lab() -> Iterator[Lab]:
 def browser(lab: Lab) -> Iterator[Browser]:
     """A browser on a's machine.
 
-    Until it is closed, Playwright's event loop counts as running in this thread: no asynchronous test may
-    come in between, hence one module at a time.
+    Until it is closed, Playwright's event loop counts as running in this thread, so that no
+    asynchronous test can run. The scope of this fixture is therefore a module.
     """
     with lab.nodes["a"].namespace.entered(), sync_playwright() as play:
-        # Without a sandbox, which root does not get; it sees nothing but our own daemons.
+        # Without a sandbox, which root cannot use. The browser loads pages of our daemons only.
         browser = play.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         yield browser
         browser.close()
@@ -60,13 +60,13 @@ def browser(lab: Lab) -> Iterator[Browser]:
 
 @pytest.fixture
 def complaints() -> list[str]:
-    """What the page has complained of, by its end."""
+    """The errors that the page reported."""
     return []
 
 
 @pytest.fixture
 def page(browser: Browser, complaints: list[str]) -> Iterator[Page]:
-    """A page that asks for nothing of anybody else, and has nothing to complain of."""
+    """A page that must send no requests to other hosts, and report no errors."""
     page = browser.new_page(viewport={"width": 1280, "height": 900})
     foreign: list[str] = []
     page.on("request", lambda request: None if request.url.startswith(URL) else foreign.append(request.url))
@@ -76,5 +76,5 @@ def page(browser: Browser, complaints: list[str]) -> Iterator[Page]:
     yield page
     page.close()
     assert foreign == []
-    # That a request has failed is the browser's word, and what some tests are about.
+    # The browser reports failed requests, which some tests cause.
     assert [said for said in complaints if not said.startswith("Failed to load resource")] == []

@@ -1,4 +1,4 @@
-"""The dashboard, as people see it and as those do who don't."""
+"""The dashboard's content, access, text escaping and accessibility."""
 
 import json
 import re
@@ -25,7 +25,7 @@ def opened(page: Page, path: str = "") -> Page:
     return page
 
 
-# -- what happens -------------------------------------------------------------------------------------
+# -- events ----------------------------------------------------------------------------------------
 
 
 def test_a_mint_and_a_revocation_show_at_once(lab: Lab, page: Page) -> None:
@@ -41,7 +41,7 @@ def test_a_mint_and_a_revocation_show_at_once(lab: Lab, page: Page) -> None:
     expect(rows.filter(has_text="newcomer")).to_have_count(1)
     expect(page.locator("#t-peers")).to_have_text("3")
     revoke(lab, mined.minted)
-    expect(feed.filter(has_text="newcomer is out: revoked")).to_have_count(1)
+    expect(feed.filter(has_text="newcomer is removed: revoked")).to_have_count(1)
     expect(rows.filter(has_text="newcomer")).to_have_count(0)
     expect(page.locator("#t-peers")).to_have_text("2")
     assert page.evaluate("window.sameLife") is True
@@ -65,7 +65,7 @@ def test_a_node_that_was_revoked_keeps_its_page(lab: Lab, page: Page) -> None:
     expect(page.locator("#node-pill")).to_have_text("on the network")
     revoke(lab, token)
     expect(page.locator("#node-pill")).to_have_text("revoked")
-    expect(page.locator("#node-history li").first).to_contain_text("is out: revoked")
+    expect(page.locator("#node-history li").first).to_contain_text("is removed: revoked")
 
 
 def test_health_says_what_is_wrong_and_since_when(lab: Lab, page: Page) -> None:
@@ -78,7 +78,7 @@ def test_health_says_what_is_wrong_and_since_when(lab: Lab, page: Page) -> None:
         chain = page.locator("#health li").filter(has_text="chain")
         expect(chain).to_contain_text("failed")
         expect(chain).to_contain_text(re.compile("for [0-9]+ s"))
-        expect(page.locator("#health-pill")).to_have_text("needs a look")
+        expect(page.locator("#health-pill")).to_have_text("failed")
         expect(page.locator("#feed li").filter(has_text="No endpoint")).not_to_have_count(0)
     finally:
         lab.chain.start()
@@ -100,11 +100,11 @@ def revoke(lab: Lab, token: int) -> None:
     lab.chain.send(calls.revoke(token))
 
 
-# -- text that is not ours ----------------------------------------------------------------------------
+# -- hostile text ----------------------------------------------------------------------------------
 
 
 def test_hostile_names_stay_text(page: Page) -> None:
-    """The daemon lets no such name through; should one come all the same, the page shows it as it is."""
+    """The daemon refuses such names. If one arrives anyway, the page shows it as text."""
 
     def spoiled(route: Route) -> None:
         stats: dict[str, Any] = route.fetch().json()
@@ -151,10 +151,10 @@ def test_the_page_may_load_and_run_nothing_else(page: Page, complaints: list[str
         }"""
     )
     assert caught == ["TypeError"] * 3
-    complaints.clear()  # of just that
+    complaints.clear()  # these expected errors
 
 
-# -- who may look -------------------------------------------------------------------------------------
+# -- access ----------------------------------------------------------------------------------------
 
 
 def test_the_token_is_asked_for_and_stays_in_the_tab(lab: Lab, browser: Browser) -> None:
@@ -162,13 +162,13 @@ def test_the_token_is_asked_for_and_stays_in_the_tab(lab: Lab, browser: Browser)
     url = f"http://{locked.underlay}:8080/"
     page = browser.new_page()
     page.goto(url)
-    dialog = page.get_by_role("dialog", name="This node asks for its token")
+    dialog = page.get_by_role("dialog", name="This node requires its API token")
     expect(dialog).to_be_visible()
     page.keyboard.press("Escape")
     expect(dialog).to_be_visible()
     page.locator("#token").fill("not-the-token-at-all")
     page.get_by_role("button", name="Open").click()
-    expect(page.get_by_role("alert")).to_have_text("This token is not the right one.")
+    expect(page.get_by_role("alert")).to_have_text("This token is wrong.")
     expect(page.locator("#rows a")).to_have_count(0)
     page.get_by_label("Token", exact=True).fill(TOKEN)
     page.keyboard.press("Enter")
@@ -183,14 +183,14 @@ def test_the_token_is_asked_for_and_stays_in_the_tab(lab: Lab, browser: Browser)
     page.reload()
     expect(page.locator("#own-name")).to_have_text("locked")
     page.close()
-    # Another tab knows nothing of it.
+    # Another tab does not have the token.
     other = browser.new_page()
     other.goto(url)
     expect(other.get_by_role("dialog")).to_be_visible()
     other.close()
 
 
-# -- for everybody ------------------------------------------------------------------------------------
+# -- accessibility ---------------------------------------------------------------------------------
 
 
 def violations(page: Page) -> list[str]:

@@ -1,7 +1,8 @@
-"""`make chaos`: faults at random, until the time is over or something was that must never be.
+"""Apply random faults until the time is over or an invariant is violated (`make chaos`).
 
-`python -m tests.chaos --minutes 60 --seed 1`; the same seed plays the same rounds, and ``--first`` begins
-with a later one. Ends with 1 where an invariant was violated, and then keeps every log beside the report.
+Run `python -m tests.chaos --minutes 60 --seed 1`. The same seed gives the same rounds, and
+``--first`` begins with a later one. If an invariant is violated, the exit code is 1, and all logs
+are kept next to the report.
 """
 
 import argparse
@@ -27,15 +28,15 @@ def _end(number: int, frame: FrameType | None) -> None:
 
 
 def main() -> int:
-    """Play what the arguments say."""
+    """Run the rounds that the arguments select; return the exit code."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--minutes", type=float, default=5.0)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--first", type=int, default=1, help="the first round to play")
-    parser.add_argument("--rounds", type=int, help="how many to play at most")
-    parser.add_argument("--only", action="append", help="faults whose name has this in it")
-    parser.add_argument("--pace", type=float, default=1.0, help="shortens what a fault lasts")
-    parser.add_argument("--go-on", action="store_true", help="after a violation, too")
+    parser.add_argument("--first", type=int, default=1, help="the first round to run")
+    parser.add_argument("--rounds", type=int, help="the maximum number of rounds")
+    parser.add_argument("--only", action="append", help="use only faults whose name contains this")
+    parser.add_argument("--pace", type=float, default=1.0, help="a factor that shortens the faults")
+    parser.add_argument("--go-on", action="store_true", help="continue after a violation")
     parser.add_argument("--out", type=Path, default=Path("build/chaos"))
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, _end)
@@ -50,7 +51,7 @@ def main() -> int:
         and (kind.own_clock or faketime())
     ]
     if not faketime():
-        click.echo("NO LIBFAKETIME: clocks don't jump; 'apt install faketime' brings it", err=True)
+        click.echo("NO LIBFAKETIME: clock jumps are skipped; run 'apt install faketime'", err=True)
     plan = (each for each in rounds(arguments.seed, arguments.pace, kinds) if each.number >= arguments.first)
 
     def done(outcome: Outcome) -> bool:

@@ -1,4 +1,4 @@
-"""Plays rounds in a world, one after the other, and writes down what came of each."""
+"""Run rounds in a world, one after the other, and record the outcome of each."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -15,21 +15,21 @@ from dstack_vpn.errors import AdminError
 
 @dataclass
 class Outcome:
-    """What came of a round."""
+    """The outcome of a round."""
 
     round: Round
     recovery: float = 0.0
-    """Seconds from the fault's end until every node had what the contract says, and followed it."""
+    """Seconds from the fault's end until each node agreed with the contract, and followed it."""
     traffic: float | None = None
-    """Seconds from there until whoever was hit was reached again, where its tunnels were broken."""
+    """Seconds from there until the affected node was reachable, if its tunnels were broken."""
     carried: list[Carried] = field(default_factory=list)
     sent: int = 0
-    """Packets of bystanders."""
+    """Packets sent by bystanders."""
     lost: int = 0
     violations: list[Violation] = field(default_factory=list)
 
     def row(self) -> dict[str, Any]:
-        """The outcome as JSON can hold it."""
+        """Return the outcome as a JSON object."""
         return {
             "round": self.round.number,
             "faults": [f"{fault.kind.name} ({fault.target})" for fault in self.round.faults],
@@ -49,16 +49,16 @@ class Outcome:
 
 
 def play(world: World, plan: Iterable[Round], done: Callable[[Outcome], bool]) -> None:
-    """Play rounds until ``done`` says so."""
+    """Run rounds until ``done`` returns true."""
     for each in plan:
         if done(_play(world, each)):
             return
 
 
 def _play(world: World, each: Round) -> Outcome:
-    """One round, from a moment at which all is well to the next."""
+    """Run one round, from one healthy state of all nodes to the next."""
     outcome = Outcome(each)
-    with world.observer.judging() as invariants:
+    with world.observer.locked() as invariants:
         before, carried = len(invariants.violations), len(invariants.carried)
     watched = [pair for pair in BYSTANDERS if not any(_touches(fault, pair) for fault in each.faults)]
     marks = {pair: world.pings[pair].mark(timeout=30) for pair in watched}
@@ -69,7 +69,7 @@ def _play(world: World, each: Round) -> Outcome:
         outcome.sent, outcome.lost = outcome.sent + loss.sent, outcome.lost + loss.lost
         if loss.lost:
             outcome.violations.append(Violation(pair, "", f"lost {loss.lost} packets", loss.longest_gap))
-    with world.observer.judging() as invariants:
+    with world.observer.locked() as invariants:
         outcome.violations += invariants.violations[before:]
         outcome.carried = invariants.carried[carried:]
     world.check()
@@ -85,29 +85,29 @@ def _hit(world: World, fault: Fault) -> list[str]:
 
 
 def _disturb(world: World, each: Round) -> None:
-    """Let the faults begin, last and end, and the registry change meanwhile."""
+    """Begin the faults, change the registry while they last, and end them."""
     for fault in each.faults:
-        with world.observer.judging() as invariants:
+        with world.observer.locked() as invariants:
             for name in _hit(world, fault):
                 invariants.hit(name, fault.kind.limit, excused=fault.kind.cuts_off)
     since = time.monotonic()
     healing = [faults.begin(world, fault) for fault in each.faults]
     over = time.monotonic() + each.hold
     if all(fault.kind.changes for fault in each.faults):
-        world.read_contract(since)  # a reorg has changed it
+        world.read_contract(since)  # a reorg has changed the contract's state
     for change in each.changes:
-        time.sleep(change.pause)  # the plan's own rhythm, not a wait for anything
+        time.sleep(change.pause)  # a pause of the plan; it waits for no condition
         world.change(change)
-    time.sleep(max(0.0, over - time.monotonic()))  # as long as the fault lasts
+    time.sleep(max(0.0, over - time.monotonic()))  # until the fault ends
     for heal in healing:
         heal()
 
 
 def _recover(world: World, each: Round, outcome: Outcome) -> None:
-    """Wait until every node has what the contract says, and follows it; whoever doesn't in time violates."""
+    """Wait until each node agrees with the contract and follows it; record violations."""
     healed = time.monotonic()
     world.read_contract(healed)
-    with world.observer.judging() as invariants:
+    with world.observer.locked() as invariants:
         for name in world.nodes:
             invariants.freed(name, healed)
     probe = world.probe()
@@ -116,7 +116,7 @@ def _recover(world: World, each: Round, outcome: Outcome) -> None:
     while waiting and time.monotonic() - healed < limit:
         time.sleep(0.005)
         world.check()
-        with world.observer.judging() as invariants:
+        with world.observer.locked() as invariants:
             for name in [name for name in waiting if invariants.has(name, probe) and invariants.agrees(name)]:
                 waiting.discard(name)
                 invariants.well(name)
@@ -130,13 +130,13 @@ def _recover(world: World, each: Round, outcome: Outcome) -> None:
 
 
 def _reach(world: World, fault: Fault, outcome: Outcome) -> None:
-    """Wait until the node is reached again, and reaches others itself."""
+    """Wait until the node is reachable and reaches others."""
     began, node = time.monotonic(), world.nodes[fault.target]
     try:
         world.nodes["a"].wait_reaches(node.address, fault.kind.limit)
         node.wait_reaches(world.nodes["b"].address, fault.kind.limit)
     except AdminError:
         outcome.violations.append(
-            Violation(node.name, str(node.public_key), "is not reached again", fault.kind.limit)
+            Violation(node.name, str(node.public_key), "is not reachable again", fault.kind.limit)
         )
     outcome.traffic = max(outcome.traffic or 0.0, time.monotonic() - began)

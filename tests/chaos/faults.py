@@ -1,4 +1,4 @@
-"""How each planned fault is made to happen, and what ends it."""
+"""Begin and end each planned fault."""
 
 import base64
 import contextlib
@@ -21,14 +21,14 @@ from dstack_vpn.core.wireguard.x25519 import derive
 
 Heal = Callable[[], None]
 DEEPEST: Final = 64
-"""Blocks of the deepest reorg."""
+"""The depth of the deepest reorg, in blocks."""
 _STRANGER: Final = "10.77.200.1/32"
 _ELSEWHERE: Final = "10.77.201.1/32"
 _JUMPS: Final = ("+3600s", "-3600s", "+86400s", "-86400s", "+2592000s", "+5s", "-5s")
 
 
 def begin(world: World, fault: Fault) -> Heal:
-    """Make it happen; what is returned ends it."""
+    """Begin a fault; return a function that ends it."""
     name = fault.kind.name
     if name.startswith("rpc "):
         return _rpc(world, fault, name.removeprefix("rpc "))
@@ -38,7 +38,7 @@ def begin(world: World, fault: Fault) -> Heal:
 
 
 def begins(kind: Kind) -> bool:
-    """Whether it is known how to make that happen."""
+    """Return whether this module can begin faults of this kind."""
     known = _FOR_ALL if kind.targets == EVERYWHERE else _FOR_ONE
     return kind.name.removeprefix("rpc ") in gateway.FAULTS or kind.name in known
 
@@ -51,20 +51,20 @@ def _none(world: World, node: LabNode, strength: float) -> Heal:
     return _nothing
 
 
-# -- endpoints ----------------------------------------------------------------------------------------
+# -- endpoints -------------------------------------------------------------------------------------
 
 
-def _rpc(world: World, fault: Fault, what: str) -> Heal:
-    """At the endpoint in use, or at all that the node has."""
+def _rpc(world: World, fault: Fault, name: str) -> Heal:
+    """Begin a fault at the endpoint in use, or at all endpoints of the node."""
     node = world.nodes[fault.target]
     head = int(world.lab.chain.rpc("eth_blockNumber"), 16)
-    # A node left without any endpoint of its chain would stay away from all for a minute.
-    used = fault.strength < 0.6 or what == "serves another chain"
-    world.order(node, what, used=used, at=max(1, head - 1 - int(fault.strength * 100)))
+    # If all its endpoints served another chain, the node would avoid all of them for a minute.
+    used = fault.strength < 0.6 or name == "serves another chain"
+    world.order(node, name, used=used, at=max(1, head - 1 - int(fault.strength * 100)))
     return lambda: world.order(node, None)
 
 
-# -- processes ----------------------------------------------------------------------------------------
+# -- processes -------------------------------------------------------------------------------------
 
 
 def _daemon_killed(world: World, node: LabNode, strength: float) -> Heal:
@@ -114,16 +114,16 @@ def _relay_killed(world: World, node: LabNode, strength: float) -> Heal:
     return world.start_relay
 
 
-# -- the chain ----------------------------------------------------------------------------------------
+# -- the chain -------------------------------------------------------------------------------------
 
 
 def _chain_killed(world: World, strength: float) -> Heal:
-    """It comes back with what it last wrote down, which may be some blocks less."""
+    """Kill anvil; it restarts with its last written state, which may lack some blocks."""
     return _set_back(world, _written(world))
 
 
 def _chain_older(world: World, strength: float) -> Heal:
-    """Blocks that everybody has seen are gone at once, and others come in their place."""
+    """Remove blocks that all nodes have seen; other blocks replace them."""
     state = _written(world)
     for _ in range(1 + int(strength * 20)):
         world.lab.chain.rpc("evm_mine")
@@ -131,10 +131,11 @@ def _chain_older(world: World, strength: float) -> Heal:
 
 
 def _set_back(world: World, state: dict[str, Any]) -> Heal:
-    """Kill anvil, and start it with an earlier state later on.
+    """Kill anvil; to heal, start it with an earlier state.
 
-    It goes on from there, and gets higher than it was, as chains do: a node that has only just begun can't
-    tell before whether it was set back or lags (docs/architecture.md, limits).
+    The chain then grows beyond its previous height, as chains do. Until then, a node that has just
+    started cannot distinguish a chain that was reset from one that lags (docs/architecture.md,
+    limits).
     """
     chain = world.lab.chain
     height = int(chain.rpc("eth_blockNumber"), 16)
@@ -153,22 +154,22 @@ def _chain_suspended(world: World, strength: float) -> Heal:
 
 
 def _written(world: World) -> dict[str, Any]:
-    """What anvil last wrote down; not while it writes."""
+    """Return the state that anvil wrote last; wait if it is writing."""
     found: list[dict[str, Any]] = []
 
-    def whole() -> bool:
+    def complete() -> bool:
         with contextlib.suppress(ValueError, FileNotFoundError):
             found.append(json.loads((world.lab.chain.home / "state.json").read_bytes()))
         return bool(found)
 
-    wait_until(whole, "anvil has written its state down", 20)
+    wait_until(complete, "anvil has written its state", 20)
     return found[0]
 
 
 def _start_chain(world: World, state: dict[str, Any]) -> None:
     """Start anvil with a state.
 
-    It adds another first block each time that it starts; the oldest is the chain's.
+    Each start of anvil adds another block 0; only the oldest belongs to the chain.
     """
     first = [block for block in state["blocks"] if int(block["header"]["number"], 16) == 0]
     others = [block for block in state["blocks"] if block not in first]
@@ -180,7 +181,10 @@ def _start_chain(world: World, state: dict[str, Any]) -> None:
 
 
 def _reorg(world: World, strength: float) -> Heal:
-    """As deep as planned; anvil can't undo blocks of its earlier lives, so some may have to come first."""
+    """Cause a reorg of the planned depth.
+
+    Anvil cannot undo blocks from before its last start, so this first mines the missing blocks.
+    """
     chain, depth = world.lab.chain, 1 + int(strength * DEEPEST)
     missing = depth - (int(chain.rpc("eth_blockNumber"), 16) - world.begun_at)
     if missing > 0:
@@ -189,7 +193,7 @@ def _reorg(world: World, strength: float) -> Heal:
     return _nothing
 
 
-# -- the machine --------------------------------------------------------------------------------------
+# -- the machine -----------------------------------------------------------------------------------
 
 
 def _disk_full(world: World, node: LabNode, strength: float) -> Heal:
@@ -206,7 +210,7 @@ def _remove(node: LabNode, path: Path) -> None:
 
 
 def _store_corrupted(world: World, node: LabNode, strength: float) -> Heal:
-    """As a disk may: pieces overwritten, cut short, emptied, or something else altogether."""
+    """Corrupt the store: overwrite pieces, and truncate, empty or replace the file."""
     node.stop(signal.SIGKILL)
     dice = random.Random(strength)
     with node.namespace.entered():
@@ -220,7 +224,7 @@ def _store_corrupted(world: World, node: LabNode, strength: float) -> Heal:
 
 
 def _clock_jumps(world: World, node: LabNode, strength: float) -> Heal:
-    """For a daemon that follows: it is started anew for that, and again when its clock is right."""
+    """Restart the daemon with a movable clock, move the clock, and restart it to heal."""
     clock = node.home / "clock"
     clock.write_text("+0")
     node.stop(signal.SIGKILL)
@@ -236,11 +240,11 @@ def _clock_jumps(world: World, node: LabNode, strength: float) -> Heal:
     return heal
 
 
-# -- behind the daemon's back -------------------------------------------------------------------------
+# -- changes of the device by other programs -------------------------------------------------------
 
 
 def _member(world: World, node: LabNode, strength: float) -> str:
-    """One of the node's peers."""
+    """Return the key of one of the node's peers."""
     keys = sorted(str(other.public_key) for other in world.nodes.values() if other is not node)
     return keys[int(strength * len(keys))]
 

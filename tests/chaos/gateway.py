@@ -1,11 +1,13 @@
-"""Stands between nodes and the dev chain, and misbehaves to order: one port is one endpoint.
+"""A proxy between the nodes and the dev chain. Each port is an endpoint that fails on request.
 
-A process of its own. On its standard input it takes a line of JSON for each order, and answers ``ok``:
+It is a separate process. It reads orders from standard input, each a line of JSON, and replies
+``ok``:
 
     {"ports": [9011, 9012], "fault": "stalls", "used": true, "at": 120}
 
-``fault`` null ends what there is. With ``used``, only the first of these ports that has a connection gets it
-(else the first); ``at`` is the block that an endpoint which goes back in time has last.
+A null ``fault`` ends the present fault. With ``used``, the fault applies only to the first of these
+ports with a connection (else to the first port). ``at`` is the last block of an endpoint that goes
+back in time.
 """
 
 import argparse
@@ -41,12 +43,12 @@ _HTML: Final = "<!DOCTYPE html><html><body><h1>502 Bad Gateway</h1></body></html
 
 
 class _CutError(Exception):
-    """The connection ends here."""
+    """The gateway cuts the connection."""
 
 
 @dataclass
 class Endpoint:
-    """One port."""
+    """An endpoint, on one port."""
 
     port: int
     upstream: str
@@ -54,11 +56,11 @@ class Endpoint:
     fault: str | None = None
     at: int = 0
     over: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set while it does not stall."""
+    """Set while the endpoint does not stall."""
     transports: set[asyncio.BaseTransport] = field(default_factory=set)
 
     def take(self, fault: str | None, at: int) -> None:
-        """Misbehave, or stop it. Whoever was refused or sent elsewhere is so at once."""
+        """Begin a fault, or end it. Faults that refuse or redirect also cut open connections."""
         assert fault is None or fault in FAULTS, fault
         self.fault, self.at = fault, at
         if fault == "stalls":
@@ -73,7 +75,7 @@ class Endpoint:
             if isinstance(transport, asyncio.Transport):
                 transport.abort()
 
-    # -- connections ----------------------------------------------------------------------------------
+    # -- connections -------------------------------------------------------------------------------
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         await self.over.wait()
@@ -88,10 +90,10 @@ class Endpoint:
         if request.headers.get("Upgrade", "").lower() == "websocket":
             return await self._websocket(request, request.transport)
         try:
-            asked = await self.asked(await request.text())
-            async with self.client.post(self.upstream, data=asked) as reply:
+            text = await self.to_chain(await request.text())
+            async with self.client.post(self.upstream, data=text) as reply:
                 text = await reply.text()
-            return web.Response(text="".join(await self.answered(text)), content_type="application/json")
+            return web.Response(text="".join(await self.to_node(text)), content_type="application/json")
         except (_CutError, ClientConnectionError, TimeoutError):
             return web.Response(status=502, text=_HTML, content_type="text/html")
 
@@ -106,7 +108,7 @@ class Endpoint:
                         down = group.create_task(self._down(near, far))
                         async for message in near:
                             if message.type is WSMsgType.TEXT:
-                                await far.send_str(await self.asked(message.data))
+                                await far.send_str(await self.to_chain(message.data))
                         down.cancel()
                 finally:
                     self.transports.discard(transport)
@@ -117,23 +119,23 @@ class Endpoint:
 
     async def _down(self, near: web.WebSocketResponse, far: Any) -> None:
         async for message in far:
-            for text in await self.answered(message.data):
+            for text in await self.to_node(message.data):
                 await near.send_str(text)
                 if self.fault == "truncates":
                     raise _CutError
         raise _CutError
 
-    # -- messages -------------------------------------------------------------------------------------
+    # -- messages ----------------------------------------------------------------------------------
 
-    async def asked(self, text: str) -> str:
-        """What becomes of a request on its way to the chain."""
+    async def to_chain(self, text: str) -> str:
+        """Return a request as the chain receives it."""
         await self.over.wait()
         if self.fault == "goes back in time":
             return text.replace('"latest"', json.dumps(hex(self.at)))
         return text
 
-    async def answered(self, text: str) -> Sequence[str]:
-        """What becomes of a message on its way to the node."""
+    async def to_node(self, text: str) -> Sequence[str]:
+        """Return the messages that the node receives instead of one message of the chain."""
         await self.over.wait()
         if self.fault == "truncates":
             return [text[: len(text) // 2]]
@@ -150,7 +152,7 @@ class Endpoint:
         return [text]
 
     def _later(self, text: str) -> bool:
-        """Whether that is a notification of a block that isn't there yet."""
+        """Return whether a message is a notification of a block after ``at``."""
         found = json.loads(text)
         result = found.get("params", {}).get("result", {}) if isinstance(found, dict) else {}
         number = result.get("number") or result.get("blockNumber") or "0x0"
@@ -158,7 +160,7 @@ class Endpoint:
 
 
 def _elsewhere(value: Any) -> Any:
-    """The same heights and contents on another chain: other hashes from the first block on, another id."""
+    """Return the same heights and contents of another chain: with other hashes and another id."""
     if isinstance(value, dict):
         return {
             key: f"0xf{item[3:]}" if key in _HASHES and isinstance(item, str) else _elsewhere(item)
@@ -179,7 +181,7 @@ def obey(endpoints: dict[int, Endpoint], order: dict[str, Any]) -> None:
 
 
 async def serve(host: str, upstream: str, ports: Sequence[int]) -> None:
-    """Until the standard input ends."""
+    """Serve the ports until standard input ends."""
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
@@ -194,10 +196,10 @@ async def serve(host: str, upstream: str, ports: Sequence[int]) -> None:
             await runner.setup()
             await web.TCPSite(runner, host, endpoint.port).start()
             runners.append(runner)
-        print("ok", flush=True)  # noqa: T201 - what the world waits for
+        print("ok", flush=True)  # noqa: T201 - the reply for which the world waits
         while line := await reader.readline():
             obey(endpoints, json.loads(line))
-            print("ok", flush=True)  # noqa: T201 - what the world waits for
+            print("ok", flush=True)  # noqa: T201 - the reply for which the world waits
         for endpoint in endpoints.values():
             endpoint.take(None, 0)
             endpoint.cut()
@@ -207,7 +209,7 @@ async def serve(host: str, upstream: str, ports: Sequence[int]) -> None:
 
 
 def main() -> None:
-    """Serve what the arguments say."""
+    """Parse the arguments, and serve."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--host", required=True)
     parser.add_argument("--upstream", required=True)

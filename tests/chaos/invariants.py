@@ -1,7 +1,7 @@
-"""What must hold at every moment, whatever fails: the contract on one side, the devices on the other.
+"""The invariants that hold under all faults: they compare the contract with the devices.
 
-Pure: told what the contract says and what was seen on the devices, and when, it says what is wrong. It knows
-nothing of the daemon and shares no code with it.
+This module is pure. Its input is the contract's state and the observed state of the devices, with
+times. Its output is the violations. It shares no code with the daemon.
 """
 
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 PROMPT: Final = 2.0
-"""Seconds within which a node that nothing has hit carries out a change; it takes some milliseconds."""
+"""The limit, in seconds, for a change on a node without a fault. It takes some milliseconds."""
 
 Peers = Mapping[str, frozenset[str]]
 """Allowed IPs by public key (base64)."""
@@ -17,7 +17,7 @@ Peers = Mapping[str, frozenset[str]]
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """Something that must never be."""
+    """A violation of an invariant."""
 
     node: str
     key: str
@@ -27,17 +27,17 @@ class Violation:
 
 @dataclass(frozen=True, slots=True)
 class Carried:
-    """A change of the contract that has reached a device."""
+    """A change of the contract that has been applied to a device."""
 
     node: str
     gone: bool
-    """The key is no peer any more; else it is one now."""
+    """The key was removed from the peers; otherwise it was added."""
     after_change: float
     """Seconds from the block."""
     after_fault: float
-    """Seconds from the block, or from the end of the fault that kept the node, whichever was later."""
+    """Seconds from the block, or from the end of the node's fault, whichever was later."""
     hit: bool
-    """A fault has hit the node, and it was not well again yet."""
+    """A fault has affected the node, and it has not recovered yet."""
 
 
 @dataclass(slots=True)
@@ -45,60 +45,60 @@ class _Node:
     own_key: str
     limit: float = PROMPT
     since: float = 0.0
-    """The end of the last fault: what was wrong before counts from then."""
+    """The end of the last fault. Earlier differences count from then."""
     excused: bool = False
-    """A fault keeps it from carrying anything out."""
+    """A fault prevents the node from applying changes."""
     hit: bool = False
     seen: dict[str, tuple[bool, float]] = field(default_factory=dict)
-    """Whether a key is a peer, and since when."""
+    """By key: true if it is a peer, and the time of the last change."""
     wrong: dict[str, float] = field(default_factory=dict)
-    """Keys that are not as the contract has it, and since when."""
+    """The keys that differ from the contract, and the time since when they do."""
     awaited: dict[str, tuple[bool, float]] = field(default_factory=dict)
-    """Keys that should be gone (or be there), and since which change."""
+    """The keys that must be removed (true) or added, and the time of that change."""
 
 
 @dataclass(slots=True)
 class Invariants:
-    """Holds what is seen on the devices against the contract."""
+    """Compares the observed state of the devices with the contract."""
 
     own_keys: Mapping[str, str]
-    """The nodes' public keys, by node."""
+    """The public keys by node."""
     members: dict[str, str] = field(default_factory=dict)
-    """The tunnel address that the contract gives each key."""
+    """The tunnel addresses by member key, from the contract."""
     violations: list[Violation] = field(default_factory=list)
     carried: list[Carried] = field(default_factory=list)
     worst: float = 0.0
-    """The longest that anything was wrong on a node that nothing had hit, in seconds."""
+    """The longest difference on a node without a fault, in seconds."""
     worst_hit: float = 0.0
-    """The same on nodes that were hit, from the end of the fault."""
+    """The longest difference on a node after a fault, in seconds from the fault's end."""
     samples: int = 0
     _nodes: dict[str, _Node] = field(init=False)
 
     def __post_init__(self) -> None:
         self._nodes = {name: _Node(key) for name, key in self.own_keys.items()}
 
-    # -- what is known of faults ------------------------------------------------------------------------
+    # -- faults ------------------------------------------------------------------------------------
 
     def hit(self, node: str, limit: float, *, excused: bool) -> None:
-        """A fault begins; ``excused`` while it lasts, else it has ``limit`` seconds."""
+        """Record the start of a fault. ``excused`` suspends the limit while the fault lasts."""
         found = self._nodes[node]
         found.hit, found.limit = True, max(found.limit, limit)
         found.excused = found.excused or excused
 
     def freed(self, node: str, at: float) -> None:
-        """The fault is over: its limit begins."""
+        """Record the end of a fault: its limit begins."""
         found = self._nodes[node]
         found.excused, found.since = False, at
 
     def well(self, node: str) -> None:
-        """It follows the contract again: what comes now has to be prompt."""
+        """Record that a node has recovered: from now on, `PROMPT` is its limit."""
         found = self._nodes[node]
         found.hit, found.limit = False, PROMPT
 
-    # -- facts ------------------------------------------------------------------------------------------
+    # -- observations ------------------------------------------------------------------------------
 
     def contract(self, members: Mapping[str, str], at: float) -> None:
-        """From ``at`` on, these keys are members, with these tunnel addresses."""
+        """Record the member keys and their tunnel addresses from ``at`` on."""
         changed = dict.fromkeys(self.members.keys() - members.keys(), True)
         changed |= dict.fromkeys(members.keys() - self.members.keys(), False)
         self.members = dict(members)
@@ -110,11 +110,11 @@ class Invariants:
                     continue
                 if present is gone:
                     node.awaited[key] = (gone, at)
-                elif since >= at:  # it was quicker than we
+                elif since >= at:  # the device changed before this call
                     self._note(name, node, gone, at, since)
 
     def sample(self, name: str, peers: Peers | None, at: float) -> None:
-        """A device was seen to have these peers; None: there is no device."""
+        """Record the peers of a node's device; None means that the device is missing."""
         node, found = self._nodes[name], peers or {}
         self.samples += 1
         for key in node.seen.keys() | found.keys():
@@ -125,25 +125,25 @@ class Invariants:
                 if gone is not present:
                     del node.awaited[key]
                     self._note(name, node, gone, change, at)
-        self._judge(name, node, found, at)
+        self._compare(name, node, found, at)
 
     def agrees(self, name: str) -> bool:
-        """Whether a device, when it was last seen, was as the contract has it."""
+        """Return whether a device agreed with the contract in its last sample."""
         return not self._nodes[name].wrong
 
     def has(self, name: str, key: str) -> bool:
-        """Whether a device, when it was last seen, had that peer."""
+        """Return whether a device had this peer in its last sample."""
         return self._nodes[name].seen.get(key, (False, 0.0))[0]
 
-    # -- judgement --------------------------------------------------------------------------------------
+    # -- comparison --------------------------------------------------------------------------------
 
-    def _judge(self, name: str, node: _Node, found: Peers, at: float) -> None:
+    def _compare(self, name: str, node: _Node, found: Peers, at: float) -> None:
         wanted = self.members.keys() - {node.own_key}
-        wrong = dict.fromkeys(wanted - found.keys(), "is a member, and no peer")
+        wrong = dict.fromkeys(wanted - found.keys(), "is a member, but not a peer")
         owners: dict[str, str] = {}
         for key, addresses in found.items():
             if key not in wanted:
-                wrong[key] = "is a peer, and no member"
+                wrong[key] = "is a peer, but not a member"
             elif f"{self.members[key]}/32" not in addresses:
                 wrong[key] = f"has {sorted(addresses)} instead of {self.members[key]}"
             for address in addresses:
@@ -162,7 +162,7 @@ class Invariants:
                 self._violated(Violation(name, key, wrong[key], seconds))
 
     def _violated(self, violation: Violation) -> None:
-        """Keep one for each node, key and cause; it lasts for many samples."""
+        """Keep one violation by node, key and cause, since it recurs in many samples."""
         same = [
             number
             for number, known in enumerate(self.violations)

@@ -1,4 +1,4 @@
-"""Looks at every device again and again, and has the invariants judge what it sees: a thread of its own."""
+"""A thread that samples all devices continuously for the invariants."""
 
 import contextlib
 import socket
@@ -15,12 +15,12 @@ from demo.node import SOCKET, LabNode
 from tests.chaos.invariants import Invariants
 
 _LOOK: Final = 0.008
-"""Seconds between looks."""
+"""Seconds between samples."""
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """What the contract says of a token."""
+    """A token's state in the contract."""
 
     id: int
     owner: str
@@ -30,12 +30,12 @@ class Token:
 
     @property
     def address(self) -> str:
-        """Its IPv4 address in the tunnel (docs/operations.md, addresses)."""
+        """Return the IPv4 address in the tunnel (docs/operations.md, addresses)."""
         return str(IPv4Address("10.77.0.0") + self.id + 1)
 
 
 class Observer(threading.Thread):
-    """Looks at every device again and again, and has the invariants judge what it sees."""
+    """A thread that samples all devices continuously for the invariants."""
 
     def __init__(self, nodes: Mapping[str, LabNode]) -> None:
         super().__init__(name="observer", daemon=True)
@@ -48,7 +48,7 @@ class Observer(threading.Thread):
         self._ended = threading.Event()
 
     def run(self) -> None:
-        """Look until `stop`."""
+        """Sample the devices until `stop`."""
         try:
             while not self._ended.wait(_LOOK):
                 self._expire()
@@ -59,23 +59,23 @@ class Observer(threading.Thread):
             raise
 
     def stop(self) -> None:
-        """End it."""
+        """End the thread."""
         self._ended.set()
         self.join(10)
 
     @contextlib.contextmanager
-    def judging(self) -> Iterator[Invariants]:
-        """The invariants, while nobody else uses them."""
+    def locked(self) -> Iterator[Invariants]:
+        """Yield the invariants, and exclude other threads from them."""
         with self._lock:
             yield self.invariants
 
     def blind(self, name: str, *, blind: bool) -> None:
-        """Leave a node out whose device can't answer, because it is suspended."""
+        """Skip a node whose device is suspended and cannot reply, or sample it again."""
         with self._lock:
             (self._blind.add if blind else self._blind.discard)(name)
 
     def contract(self, tokens: Sequence[Token], since: float) -> None:
-        """What the contract says from ``since`` (monotonic seconds) on."""
+        """Record the contract's state from ``since`` (monotonic seconds) on."""
         with self._lock:
             self._tokens = tokens
             self.invariants.contract(_members(tokens), since)
@@ -96,13 +96,13 @@ class Observer(threading.Thread):
 
 
 def _members(tokens: Sequence[Token]) -> dict[str, str]:
-    """The tunnel addresses of the keys that are members now."""
-    now = time.time()  # noqa: TID251 - access ends by the machine's clock
+    """Return the tunnel addresses by the keys of the current members."""
+    now = time.time()  # noqa: TID251 - expiry is compared with the machine's clock
     return {token.key: token.address for token in tokens if token.key and not 0 < token.expires_at < now}
 
 
 def peers_of(namespace: Namespace) -> dict[str, frozenset[str]] | None:
-    """A device's peers, by WireGuard's cross-platform interface; None where there is no device."""
+    """Return a device's peers from WireGuard's control socket; None if the device is missing."""
     with namespace.entered(), socket.socket(socket.AF_UNIX) as channel:
         channel.settimeout(2.0)
         try:

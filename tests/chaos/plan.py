@@ -1,7 +1,8 @@
-"""What happens in a run of chaos, decided by a seed alone: the same seed gives the same rounds.
+"""The rounds of a chaos run, which depend only on a seed.
 
-A round begins one fault or two, changes the registry while they last, ends them, and lets everything settle.
-Faults come as from a deck of cards: none comes again before every other has had its turn.
+A round begins one or two faults, changes the registry while they last, ends them, and waits until
+all nodes have recovered. Faults are drawn as from a deck of cards: no fault comes again before all
+others have been drawn.
 """
 
 import random
@@ -14,35 +15,35 @@ What = Literal["mint", "revoke", "transfer", "rotate", "expire"]
 _WHAT: Final[tuple[What, ...]] = ("mint", "revoke", "revoke", "transfer", "rotate", "expire")
 
 EVERYWHERE: Final = "*"
-"""The target of a fault that every node meets."""
+"""The target of a fault that affects all nodes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A fault, as far as planning goes."""
+    """A kind of fault, for planning."""
 
     name: str
     targets: str
-    """The nodes that it may hit, a letter each; `EVERYWHERE`: it can't be had for one."""
+    """The possible targets, a letter each; `EVERYWHERE` if it always affects all nodes."""
     hold: tuple[float, float]
-    """Seconds that it lasts, at least and at most."""
+    """The minimum and maximum duration, in seconds."""
     limit: float
-    """Seconds after its end within which a node that it hit has what the contract says, and follows it."""
+    """Seconds after the fault's end within which its target agrees with the contract again."""
     cuts_off: bool = True
-    """While it lasts, its target may not know, or not do, what the contract says."""
+    """While the fault lasts, its target may not follow or apply the contract's state."""
     breaks_tunnels: bool = False
-    """The target's own tunnels suffer; those of all others must not."""
+    """The fault may break the target's tunnels, but not those of other nodes."""
     changes: bool = True
-    """The registry can be changed while it lasts."""
+    """The registry can be changed while the fault lasts."""
     own_clock: bool = True
-    """The target's clock is right: what ends by itself ends on time."""
+    """The target's clock stays correct, so that access expires in time."""
 
 
 _ANY, _DEVICE = "abcd", "cd"
-_AUDIT: Final = 15.0
-"""Seconds: peers are compared every five here, addresses and routes every ten."""
+_RESYNC: Final = 15.0
+"""A limit in seconds. Here, peers are compared every 5 s, addresses and routes every 10 s."""
 _AGAIN: Final = 45.0
-"""Seconds: silence is noticed within 6 to 30, and a failed endpoint is left alone for at most 15."""
+"""Seconds. Silence is detected in 6 to 30 s. A failed endpoint is avoided for at most 15 s."""
 
 KINDS: Final = (
     Kind("nothing at all", _ANY, (0.5, 2), 2, cuts_off=False),
@@ -55,7 +56,7 @@ KINDS: Final = (
     Kind("anvil killed", EVERYWHERE, (0, 5), _AGAIN, changes=False),
     Kind("anvil suspended", EVERYWHERE, (0.5, 15), _AGAIN, changes=False),
     Kind("relay killed", "d", (0, 5), 30, cuts_off=False, breaks_tunnels=True),
-    # -- what endpoints do; each to the endpoint in use, or to all that the node has
+    # -- endpoints: the endpoint in use, or all endpoints of the node
     Kind("rpc stalls", _ANY, (1, 20), _AGAIN),
     Kind("rpc truncates", _ANY, (1, 10), _AGAIN),
     Kind("rpc floods", _ANY, (1, 10), _AGAIN),
@@ -65,35 +66,35 @@ KINDS: Final = (
     Kind("rpc goes back in time", _ANY, (1, 20), _AGAIN),
     Kind("rpc serves another chain", _ANY, (1, 10), _AGAIN + 60),
     Kind("rpc refuses", _ANY, (1, 10), _AGAIN),
-    # -- the chain itself
+    # -- the chain
     Kind("reorg", EVERYWHERE, (0, 1), 10, cuts_off=False),
     Kind("anvil wakes up older", EVERYWHERE, (0, 2), _AGAIN, changes=False),
     # -- the machine
     Kind("disk full", _ANY, (1, 8), 10, cuts_off=False),
     Kind("store corrupted", _ANY, (0, 1), 15),
     Kind("clock jumps", _ANY, (2, 8), 15, cuts_off=False, own_clock=False),
-    # -- behind the daemon's back
-    Kind("wg removes a peer", _DEVICE, (0, 1), _AUDIT, breaks_tunnels=True),
-    Kind("wg adds a stranger", _DEVICE, (0, 1), _AUDIT),
-    Kind("wg edits a peer", _DEVICE, (0, 1), _AUDIT, breaks_tunnels=True),
-    Kind("wg changes key and port", _DEVICE, (0, 1), _AUDIT, breaks_tunnels=True),
-    Kind("ip sets it down", _DEVICE, (0, 1), _AUDIT, breaks_tunnels=True),
-    Kind("ip takes the address", _DEVICE, (0, 1), _AUDIT, breaks_tunnels=True),
+    # -- changes of the device by other programs
+    Kind("wg removes a peer", _DEVICE, (0, 1), _RESYNC, breaks_tunnels=True),
+    Kind("wg adds a stranger", _DEVICE, (0, 1), _RESYNC),
+    Kind("wg edits a peer", _DEVICE, (0, 1), _RESYNC, breaks_tunnels=True),
+    Kind("wg changes key and port", _DEVICE, (0, 1), _RESYNC, breaks_tunnels=True),
+    Kind("ip sets it down", _DEVICE, (0, 1), _RESYNC, breaks_tunnels=True),
+    Kind("ip takes the address", _DEVICE, (0, 1), _RESYNC, breaks_tunnels=True),
     Kind("ip deletes it", _DEVICE, (0, 1), 15, breaks_tunnels=True),
 )
 BY_NAME: Final = {kind.name: kind for kind in KINDS}
 SLOTS: Final = tuple(f"m{number}" for number in range(6))
-"""Members that exist in the registry only, and come and go."""
+"""The names of members that exist only in the registry, and are minted and revoked."""
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A transaction."""
+    """A planned transaction."""
 
     what: What
     slot: str
     pause: float
-    """Seconds before it."""
+    """Seconds to wait before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,12 +104,12 @@ class Fault:
     kind: Kind
     target: str
     strength: float
-    """In [0, 1): how deep, how far, how many; each fault has its own meaning of it."""
+    """In [0, 1): a depth, a distance or a number, depending on the kind."""
 
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """What happens from one moment at which all is well to the next."""
+    """The faults and changes between one healthy state of all nodes and the next."""
 
     number: int
     faults: tuple[Fault, ...]
@@ -117,12 +118,12 @@ class Round:
 
     @property
     def name(self) -> str:
-        """Its faults."""
+        """Return the names of the faults."""
         return " + ".join(fault.kind.name for fault in self.faults)
 
 
 def rounds(seed: int, pace: float = 1.0, kinds: Sequence[Kind] = KINDS) -> Iterator[Round]:
-    """The rounds of a seed, without end; ``pace`` shortens what a fault lasts."""
+    """Yield the rounds of a seed, without end; ``pace`` is a factor that shortens the faults."""
     dice = random.Random(seed)
     deck: list[Kind] = []
     for number in count(1):
@@ -135,7 +136,10 @@ def rounds(seed: int, pace: float = 1.0, kinds: Sequence[Kind] = KINDS) -> Itera
 
 
 def _compatible(faults: list[Fault], deck: list[Kind]) -> tuple[Fault, ...]:
-    """Two faults hit two nodes, so that it is known what each did; else the second waits for its turn."""
+    """Return the faults that can run together; put the second back into the deck otherwise.
+
+    Two faults must affect two nodes, so that the effects of each can be distinguished.
+    """
     if len(faults) == 2 and (
         faults[0].target == faults[1].target
         or any(fault.target == EVERYWHERE or not fault.kind.changes for fault in faults)

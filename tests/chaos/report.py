@@ -1,4 +1,4 @@
-"""What a run of chaos has shown: lines while it goes on, and a table at its end."""
+"""The report of a chaos run: a line for each round, and a table at the end."""
 
 import json
 import sys
@@ -14,40 +14,40 @@ from tests.chaos.conductor import Outcome
 from tests.chaos.invariants import Carried, Invariants
 
 TWO: Final = "two at once"
-"""Under which name rounds with two faults are counted."""
+"""The name of rounds with two faults in the table."""
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The nearest-rank percentile."""
+    """Return the nearest-rank percentile."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
 @dataclass
 class Report:
-    """All outcomes so far."""
+    """The outcomes so far."""
 
     seed: int
     log: Path
-    """Where each round's outcome goes, a line of JSON each."""
+    """The file of the outcomes, a line of JSON each."""
     outcomes: list[Outcome] = field(default_factory=list)
     began: float = field(default_factory=time.monotonic)
     _console: Console = field(default_factory=lambda: Console(highlight=False))
 
     def add(self, outcome: Outcome) -> None:
-        """Note a round, and show it."""
+        """Record a round, and print it."""
         self.outcomes.append(outcome)
         row = outcome.row()
         with self.log.open("a") as log:
             log.write(json.dumps(row) + "\n")
         if not sys.stdout.isatty():
-            print(json.dumps(row), flush=True)  # noqa: T201 - to a program
+            print(json.dumps(row), flush=True)  # noqa: T201 - for programs
             return
         bad = bool(outcome.violations)
-        colour, verdict = ("red", "VIOLATED") if bad else ("green", "held")
-        what = ", ".join(row["faults"])
+        colour, result = ("red", "VIOLATED") if bad else ("green", "held")
+        names = ", ".join(row["faults"])
         self._console.print(
-            f"[dim]{outcome.round.number:5}[/] [{colour}]{verdict:8}[/] {what}"
+            f"[dim]{outcome.round.number:5}[/] [{colour}]{result:8}[/] {names}"
             f" [dim]recovered in {outcome.recovery:.2f} s, {outcome.sent} packets, {outcome.lost} lost[/]"
         )
         for violation in outcome.violations:
@@ -55,11 +55,11 @@ class Report:
 
     @property
     def violations(self) -> int:
-        """How often something was that must never be."""
+        """Return the number of violations."""
         return sum(len(outcome.violations) for outcome in self.outcomes)
 
     def markdown(self, transactions: int, invariants: Invariants) -> str:
-        """The whole of it as a page's section."""
+        """Return the report as a section in Markdown."""
         rounds = self.outcomes
         sent, lost = sum(o.sent for o in rounds), sum(o.lost for o in rounds)
         minutes = (time.monotonic() - self.began) / 60
@@ -68,14 +68,14 @@ class Report:
                 f"Seed {self.seed}: {minutes:.0f} minutes, {len(rounds):,} rounds with "
                 f"{sum(len(o.round.faults) for o in rounds):,} faults, {transactions:,} transactions, "
                 f"{sum(o.row()['removals'] for o in rounds):,} removals of peers seen on devices, "
-                f"{invariants.samples:,} looks at devices. **{self.violations} violations.** "
-                f"Bystanders lost **{lost} of {sent:,} packets**. The longest that a node was other than the "
-                f"contract: {invariants.worst:.2f} s where nothing had hit it, {invariants.worst_hit:.1f} s "
-                "from the end of what had."
+                f"{invariants.samples:,} samples of devices. **{self.violations} violations.** "
+                f"Bystanders lost **{lost} of {sent:,} packets**. The longest difference between a node "
+                f"and the contract was {invariants.worst:.2f} s without a fault, and "
+                f"{invariants.worst_hit:.1f} s from the end of a fault."
             ),
             "",
             (
-                "| fault | rounds | not hit: removals | p50 | p99 | max | hit: removals | p50 | p99 | max "
+                "| fault | rounds | no fault: removals | p50 | p99 | max | fault: removals | p50 | p99 | max "
                 "| follows again p50 | max | reached again max |"
             ),
             "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
@@ -101,7 +101,7 @@ class Report:
 
 
 def _latencies(outcomes: Iterable[Outcome], of: Callable[[Carried], float | None]) -> list[str]:
-    """How many removals, and how long they took: count, p50, p99, max."""
+    """Return the number of removals and their times: count, p50, p99, max."""
     found = [
         seconds
         for outcome in outcomes
@@ -112,7 +112,7 @@ def _latencies(outcomes: Iterable[Outcome], of: Callable[[Carried], float | None
 
 
 def _seconds(values: Sequence[float], share: float) -> str:
-    """A percentile, in milliseconds while it is short."""
+    """Format a percentile, in milliseconds if it is below one second."""
     if not values:
         return "-"
     value = percentile(values, share)

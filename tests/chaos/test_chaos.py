@@ -1,4 +1,4 @@
-"""A short run over real daemons; `make chaos` is the long one. And one that must fail, so that it can."""
+"""A short chaos run over real daemons, and one that must fail. `make chaos` is the long run."""
 
 import signal
 import time
@@ -18,7 +18,7 @@ from dstack_vpn.errors import AdminError
 
 pytestmark = [pytest.mark.netns, pytest.mark.anvil]
 SECONDS = 40
-"""How long faults go on here: every kind has its turn in `make chaos`, some have it here."""
+"""The length of the run: some kinds of faults. `make chaos` has all of them."""
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_nothing_that_must_never_be_is_under_faults_at_random(network: World, tm
 
 
 def test_a_daemon_that_stands_still_unannounced_is_found_out(network: World, tmp_path: Path) -> None:
-    """The same round, but nobody is told that c can't follow: the observer has to see it."""
+    """Suspend c without a planned fault: the observer must report it."""
     node = network.nodes["c"]
     (plain,) = islice(rounds(1, 0.1, [BY_NAME["nothing at all"]]), 1)
     round_ = Round(1, (Fault(BY_NAME["nothing at all"], "a", 0.0),), 0.1, plain.changes)
@@ -69,7 +69,7 @@ def test_a_daemon_that_stands_still_unannounced_is_found_out(network: World, tmp
     node.signal(signal.SIGSTOP)
     try:
         conductor.play(network, [round_], added)
-        wait_until(lambda: not network.invariants.agrees("c"), "c is not as the contract says")
+        wait_until(lambda: not network.invariants.agrees("c"), "c differs from the contract")
     finally:
         node.signal(signal.SIGCONT)
     (outcome,) = report.outcomes

@@ -1,4 +1,4 @@
-"""A seed alone decides what happens, and everything that can happen does."""
+"""The rounds depend only on the seed, and each kind of fault occurs."""
 
 from itertools import islice
 

@@ -1,12 +1,13 @@
-"""The network that chaos happens to: a chain, endpoints that can misbehave, four nodes, a relay, and pings.
+"""The network of a chaos run: a chain, endpoints that can fail, four nodes, a relay, and pings.
 
-    chain    anvil, and for each node three endpoints of `gateway` before it
-    a, b     their devices are never touched: what a pings b with is never lost
-    c        the third
-    d        believes only what two of its three endpoints say, and is reached over a relay alone
-    relay    tcp2udp before d, a program of its own
+    chain    anvil, with three endpoints of `gateway` for each node
+    a, b     faults never affect their devices: a's pings to b must not be lost
+    c        the third node
+    d        has a quorum of two of three endpoints, and is reachable only through a relay
+    relay    tcp2udp for d, a separate program
 
-The contract is read from anvil itself, and devices from their own sockets, without the daemon's code.
+The contract's state is read from anvil directly, and the devices' from their control sockets,
+without the daemon's code.
 """
 
 import contextlib
@@ -39,28 +40,28 @@ from dstack_vpn.core.wireguard.x25519 import derive
 from dstack_vpn.errors import AdminError
 
 HOSTS: Final = ("192.168.77.251", "192.168.77.252", "192.168.77.253")
-"""The endpoints' addresses: two ports of one host would be one endpoint of d's quorum."""
+"""The endpoints' addresses. Two ports of one host would count as one endpoint of d's quorum."""
 ENDPOINTS: Final = len(HOSTS)
-AUDIT: Final = 5000
-"""Milliseconds between audits; the default is 30 s."""
+RESYNC: Final = 5000
+"""Milliseconds between resyncs. The default is 30 s."""
 PROBE: Final = "probe"
-"""The member whose key changes at the end of every round, to see who follows the chain."""
+"""The member whose key changes at the end of each round, to show which nodes follow the chain."""
 _NODE_VIEW: Final = "(uint256,address,string,string,string,string,uint64,uint64,uint64,bool,bool)"
 _GET_NODES: Final = "0x038d67e8"
 _PAGE: Final = 200
 _RELAY_PORT: Final = 4443
 _PING: Final = 0.02
 BYSTANDERS: Final = ("ab", "bc")
-"""Who pings whom all the time; what is lost counts while neither's device is touched."""
+"""The pairs that ping continuously. Losses count while no fault affects either device."""
 MARGIN: Final = 70
-"""Blocks above the nodes' own tokens: more than the deepest reorg."""
+"""Blocks above the nodes' tokens: more than the deepest reorg."""
 DISK: Final = 8 << 20
-"""Bytes of a node's state directory, a file system of its own."""
+"""The size of a node's state directory in bytes. It is a separate file system."""
 
 
 @dataclass
 class World:
-    """All of it; use `world` to make one."""
+    """The network; `world` makes one."""
 
     lab: Lab
     gateway: "subprocess.Popen[str]"
@@ -70,10 +71,10 @@ class World:
     relay: "subprocess.Popen[str] | None" = None
     pings: dict[str, Ping] = field(default_factory=dict)
     tokens: dict[str, Token] = field(default_factory=dict)
-    """By name, those that are not revoked."""
+    """The tokens by name, without the revoked ones."""
     transactions: int = 0
     begun_at: int = 0
-    """The block that anvil's present life began with."""
+    """The head at anvil's last start."""
 
     @property
     def nodes(self) -> dict[str, LabNode]:
@@ -83,22 +84,23 @@ class World:
     def invariants(self) -> Invariants:
         return self.observer.invariants
 
-    # -- nodes ------------------------------------------------------------------------------------------
+    # -- nodes -------------------------------------------------------------------------------------
 
     def start(self, node: LabNode, **more: str) -> None:
-        """Start a node's daemon, perhaps with more in its environment."""
+        """Start a node's daemon; ``more`` is added to its environment."""
         settings = {
             "RPC_URL": ",".join(f"ws://{host}:{port}" for host, port in zip(HOSTS, ports(node), strict=True)),
             "RPC_QUORUM": "2" if node.name == "d" else "1",
-            "SYNC_INTERVAL": str(AUDIT),
+            "SYNC_INTERVAL": str(RESYNC),
             "WIREGUARD_CONFIG": str(node.home / "state" / "wg0.conf"),
         }
         node.start(**settings, **more)
 
     def start_with_clock(self, node: LabNode, clock: Path) -> None:
-        """Start a node's daemon with a clock that a file moves, by libfaketime: it takes a moment to look.
+        """Start a node's daemon with a clock that a file moves, by libfaketime.
 
-        Only while that is needed: the library makes everything slower.
+        The library reads the file once per second. It slows the daemon down, so it is used only for
+        this fault.
         """
         self.start(
             node,
@@ -109,7 +111,7 @@ class World:
         )
 
     def start_relay(self) -> None:
-        """Start the relay before d."""
+        """Start d's relay."""
         target = f"{self.nodes['d'].underlay}:{WIREGUARD_PORT}"
         with (self.lab.run.home / "relay.log").open("ab") as log:
             self.relay = self.relay_namespace.popen(
@@ -128,7 +130,7 @@ class World:
             self.relay.wait(5)
 
     def order(self, node: LabNode | None, fault: str | None, *, used: bool = False, at: int = 0) -> None:
-        """Have a node's endpoints misbehave; None: all nodes'."""
+        """Begin or end a fault of a node's endpoints, or of all nodes' (None)."""
         chosen = self.nodes.values() if node is None else [node]
         order = {
             "ports": [p for each in chosen for p in ports(each)],
@@ -141,12 +143,12 @@ class World:
         self.gateway.stdin.write(json.dumps(order) + "\n")
         self.gateway.stdin.flush()
         if self.gateway.stdout.readline().strip() != "ok":
-            raise AdminError(f"the gateway has ended; see {self.lab.run.home}/gateway.log")
+            raise AdminError(f"the gateway has exited; read {self.lab.run.home}/gateway.log")
 
-    # -- the contract -----------------------------------------------------------------------------------
+    # -- the contract ------------------------------------------------------------------------------
 
     def read_contract(self, since: float) -> None:
-        """Learn what the contract says, from ``since`` (monotonic seconds) on."""
+        """Read the contract's state, which holds from ``since`` (monotonic seconds) on."""
         chain, found = self.lab.chain, list[Token]()
         offset, total = 0, 1
         while offset < total:
@@ -159,14 +161,14 @@ class World:
         self.observer.contract(found, since)
 
     def send(self, data: bytes, owner: str | None = None) -> None:
-        """Have a transaction mined, by the contract's owner or a token's, and learn what it changed."""
+        """Mine a transaction of the contract's owner, or of ``owner``; read the new state."""
         chain, since = self.lab.chain, time.monotonic()
         chain.send(data, sender=0 if owner is None else chain.accounts.index(owner.lower()))
         self.transactions += 1
         self.read_contract(since)
 
     def change(self, change: Change) -> None:
-        """Carry out a planned change; one that the slot's state does not allow is a mint, or nothing."""
+        """Carry out a planned change; if the slot has no token, mint one instead."""
         token, accounts = self.tokens.get(change.slot), self.lab.chain.accounts
         if token is None or change.what == "mint":
             if token is None:
@@ -179,17 +181,17 @@ class World:
         elif change.what == "rotate":
             self.send(calls.update_key(token.id, derive(new_key())), token.owner)
         else:
-            soon = int(time.time()) + 2  # noqa: TID251 - access ends by the machine's clock
+            soon = int(time.time()) + 2  # noqa: TID251 - expiry is compared with the machine's clock
             self.send(calls.set_expiry(token.id, soon))
 
     def sweep(self) -> None:
-        """Revoke what has expired: a clock that is set back would bring it back, rightly."""
+        """Revoke expired tokens, because a clock that is set back would admit them again."""
         for token in list(self.tokens.values()):
             if token.expires_at:
                 self.send(calls.revoke(token.id))
 
     def probe(self) -> str:
-        """Give the probe another key, and return it: whoever has it as a peer follows the chain."""
+        """Set another key for the probe, and return it. A node with that peer follows the chain."""
         key = derive(new_key())
         if PROBE not in self.tokens:
             self.send(calls.mint(self.lab.chain.accounts[5], PROBE, key))
@@ -197,15 +199,15 @@ class World:
             self.send(calls.update_key(self.tokens[PROBE].id, key), self.tokens[PROBE].owner)
         return str(key)
 
-    # -- what is seen -----------------------------------------------------------------------------------
+    # -- observation -------------------------------------------------------------------------------
 
     def check(self) -> None:
-        """Raises what has ended the observer."""
+        """Raise the exception that has ended the observer, if any."""
         if self.observer.failure is not None:
             raise self.observer.failure
 
     def close(self) -> None:
-        """End what the lab does not know of."""
+        """End the threads and programs that the lab does not end."""
         self.observer.stop()
         for ping in self.pings.values():
             ping.stop()
@@ -214,26 +216,28 @@ class World:
 
 
 def ports(node: LabNode) -> tuple[int, ...]:
-    """The ports of a node's endpoints."""
+    """Return the ports of a node's endpoints."""
     return tuple(9000 + 10 * node.owner + number for number in range(ENDPOINTS))
 
 
 def faketime() -> Path | None:
-    """The library that moves a program's clock, of Debian's package of that name; None where it is not."""
+    """Return the path of libfaketime, of Debian's package faketime; None if it is missing."""
     return next(iter(sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))), None)
 
 
 def find() -> Tools:
-    """The programs, as the end-to-end tests use them; raises `AdminError` where something is missing."""
+    """Return the programs of the end-to-end tests; raises `AdminError` if one is missing."""
     anvil, wireguard = anvil_path(), wireguard_go()
     if not is_usable() or anvil is None or wireguard is None:
-        raise AdminError("it takes root, network namespaces, TUN, anvil and wireguard-go: see 'make test'")
+        raise AdminError(
+            "root, network namespaces, TUN, anvil and wireguard-go are required: run 'scripts/setup test'"
+        )
     return Tools(real_anvil(Path(anvil)), Path(wireguard))
 
 
 @contextlib.contextmanager
 def world(tools: Tools) -> Iterator[World]:
-    """A network in which all is well; everything of it is gone afterwards."""
+    """Start a network in which all nodes are healthy; remove it at the end."""
     with Lab(tools) as lab:
         lab.start_chain("--state-interval", "5")
         for host in HOSTS:
@@ -267,7 +271,7 @@ def _start_gateway(lab: Lab) -> "subprocess.Popen[str]":
 
 
 def _begin(made: World) -> None:
-    """Mint the nodes, deep enough that no reorg takes them back, and bring the tunnels up."""
+    """Mint the nodes, deeper than any reorg, and bring the tunnels up."""
     lab, nodes = made.lab, made.lab.nodes
     for node in nodes.values():
         lab.mint(node)

@@ -1,4 +1,4 @@
-"""The containers, with the real engine. `make test-docker` sees to the engine and the images."""
+"""The containers, with the real engine. `make test-docker` sets up the engine and the images."""
 
 import os
 from collections.abc import Iterator
@@ -18,6 +18,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def stack() -> Iterator[Stack]:
-    """The local profile, up and healthy."""
+    """The local profile, running and healthy."""
     with running(Stack(PROJECT), build=False) as stack:
         yield stack

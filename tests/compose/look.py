@@ -1,7 +1,7 @@
-"""Look at a node from inside its machine: look.py NODE_ID, with the system's Python. Writes JSON.
+"""Print a node's state as JSON, from inside its machine: look.py NODE_ID, with the system's Python.
 
-`dns` is the address that the node's responder gives for its own name, asked on port 53 of its tunnel address.
-`relay` is the TLS version that RELAY_LISTEN agrees on, on port 443. Each is null if nothing answers.
+`dns` is the address of the node's own name, from its DNS server on port 53 of its tunnel address.
+`relay` is the TLS version that RELAY_LISTEN negotiates, on port 443. Each is null without a reply.
 """
 
 import json
@@ -18,7 +18,7 @@ PORT_START = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
 
 
 def get(path: str) -> Any:
-    """A document of the daemon's API, whatever its status."""
+    """Return a document of the daemon's API, with any HTTP status."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(f"http://127.0.0.1:8080{path}", timeout=TIMEOUT) as reply:
@@ -28,7 +28,7 @@ def get(path: str) -> Any:
 
 
 def resolve(name: str, server: str) -> str | None:
-    """The address in the only A record, or None."""
+    """Return the address in the only A record, or None."""
     labels = b"".join(bytes([len(label)]) + label.encode() for label in name.split("."))
     query = b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00" + labels + b"\x00\x00\x01\x00\x01"
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
@@ -42,7 +42,7 @@ def resolve(name: str, server: str) -> str | None:
 
 
 def relay() -> str | None:
-    """The TLS version, or None."""
+    """Return the TLS version, or None."""
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     try:
@@ -53,7 +53,7 @@ def relay() -> str | None:
 
 
 def look(node_id: str) -> dict[str, Any]:
-    """Everything."""
+    """Return the node's state."""
     stats = get("/stats")
     address = next((a.partition("/")[0] for a in stats["addresses"] if "." in a), None)
     return {

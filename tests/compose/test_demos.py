@@ -1,4 +1,4 @@
-"""The demos, as they are shown."""
+"""The demos run without errors."""
 
 import urllib.request
 

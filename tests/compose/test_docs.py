@@ -1,4 +1,4 @@
-"""Every `sh` block of the guides is run as it stands, in a copy of the tree."""
+"""All `sh` blocks of the guides run unchanged, in a copy of the tree."""
 
 import os
 import re
@@ -19,9 +19,9 @@ ACCOUNT = ROOT / "docker" / "devchain" / "account0.key"
 
 @pytest.fixture(scope="module")
 def chain() -> Iterator[str]:
-    """The URL of a dev chain with the registry, which every network of the engine can reach."""
+    """The URL of a dev chain with the registry, reachable from all networks of the engine."""
     name = f"dvpn-docs-{os.getpid()}-chain"
-    docker("network", "create", name)  # for its gateway, an address of the host's that no other machine has
+    docker("network", "create", name)  # its gateway is an address of the host only
     bridge = docker("network", "inspect", name, "-f", "{{(index .IPAM.Config 0).Gateway}}").strip()
     with socket.create_server((bridge, 0)) as free:
         port = free.getsockname()[1]
@@ -36,7 +36,7 @@ def chain() -> Iterator[str]:
 
 
 def on_the_chain(text: str, url: str) -> str:
-    """A guide with the test's chain in place of Base."""
+    """Return a guide with the test's chain instead of Base."""
     assert text.count("\nNETWORK=base\n") <= 1
     return text.replace("\nNETWORK=base\n", f"\nNETWORK=local\nRPC_URL={url}\n")
 
@@ -53,7 +53,7 @@ def copy_of_the_tree(folder: Path) -> Path:
 
 
 def on_our_base() -> str:
-    """Has builds use the base that scripts/setup-docker made, if the pinned one could not be pulled."""
+    """Return a prologue with which builds use the base image of scripts/setup-docker, if any."""
     base = own_base()
     if base is None:
         return ""

@@ -1,4 +1,4 @@
-"""What a container says of what is wrong with what it was given: in its log, and in its health check."""
+"""A container's log and its health check report faults of its options and its environment."""
 
 import base64
 import itertools
@@ -29,7 +29,7 @@ _numbers = itertools.count(1)
 
 @contextmanager
 def container(*options: str, command: tuple[str, ...] = ()) -> Iterator[str]:
-    """A node, started with these options; removed at the end."""
+    """Start a node with these options; remove it at the end."""
     name = f"dvpn-fault-{os.getpid()}-{next(_numbers)}"
     try:
         docker("run", "-d", "--name", name, *LEAST, *options, IMAGE, *command)
@@ -43,13 +43,13 @@ def logged(name: str) -> str:
 
 
 def checked(name: str) -> str:
-    """What the last health check that was not the first said."""
+    """Return the output of the last health check."""
     log = inspect(name)["State"]["Health"]["Log"] or ()
     return str(log[-1]["Output"]) if log else ""
 
 
 def tells(name: str, *texts: str) -> None:
-    """Wait until log and health check both say these."""
+    """Wait until the log and the health check have these texts."""
     for text in texts:
         wait_for(f"the log says {text!r}: {logged(name)}", lambda t=text: t in logged(name), 30)  # type: ignore[misc]  # bound now
         wait_for(f"the check says {text!r}: {checked(name)}", lambda t=text: t in checked(name), 30)  # type: ignore[misc]  # bound now
@@ -75,7 +75,7 @@ def test_a_secret_in_the_environment_works_and_warns() -> None:
     key = base64.b64encode(new_key().reveal()).decode()
     with container(*ADMIN, *TUN, *NOWHERE, "-e", f"WIREGUARD_PRIVATE_KEY={key}") as name:
         wait_for("the warning", lambda: "config.secret_in_environment" in logged(name), 30)
-        assert "give its file's path as NAME_FILE" in logged(name)
+        assert "pass its file as NAME_FILE" in logged(name)
         assert key not in logged(name)
 
 
@@ -99,7 +99,7 @@ def test_no_net_admin() -> None:
 
 
 def test_not_even_root_can_do_without_it_and_no_other_user_gets_it() -> None:
-    """Why the node runs as root: the engine gives capabilities to nobody else (docs/deployment.md)."""
+    """The node runs as root, because the engine gives capabilities only to root."""
     show = ("--entrypoint", "grep", IMAGE, "CapEff", "/proc/self/status")
     capabilities = docker("run", "--rm", "--cap-drop", "ALL", *ADMIN, "--user", "65532", *show).split()[1]
     assert int(capabilities, 16) == 0
@@ -111,7 +111,7 @@ def test_a_full_disk_for_the_key() -> None:
     full = ("--tmpfs", "/var/lib/dstack-vpn:size=4k,nr_inodes=1,mode=0700")
     with container(*ADMIN, *TUN, *NOWHERE, *KEY, *full) as name:
         assert docker("wait", name).strip() == "1"
-        assert "STATE_DIR: can't keep a key in /var/lib/dstack-vpn" in logged(name)
+        assert "STATE_DIR: can't write a key to /var/lib/dstack-vpn" in logged(name)
         assert "No space left on device" in logged(name)
 
 
@@ -137,7 +137,7 @@ def test_a_disk_that_takes_nothing(key_file: tuple[str, ...], state: str, advice
     options = ("--tmpfs", f"/var/lib/dstack-vpn:{state}")
     with container(*ADMIN, *TUN, *NOWHERE, *key_file, *options) as name:
         tells(name, advice)
-        assert "the tunnel goes on without" in checked(name)
+        assert "the tunnel works without it" in checked(name)
         assert inspect(name)["State"]["Running"]
 
 
@@ -156,7 +156,7 @@ def test_a_second_container_with_the_same_state(stack: Stack) -> None:
 
 
 def test_a_second_container_with_the_same_node_id(stack: Stack) -> None:
-    """It has made a key of its own, which is not the one that the registry knows for that node."""
+    """The second container generated another key than the node's key in the registry."""
     network = (
         "--network",
         f"{stack.project}_control",
@@ -171,7 +171,7 @@ def test_a_second_container_with_the_same_node_id(stack: Stack) -> None:
 
 
 def test_a_clock_that_is_off(stack: Stack) -> None:
-    """The chain's time is moved ahead of everybody's; to a node that looks as if its own were behind."""
+    """Move the chain's time ahead; to a node, its own clock then seems to be behind."""
     rpc = (
         "import json, sys, urllib.request as u; [u.urlopen(u.Request('http://127.0.0.1:8545', json.dumps("
         "{'jsonrpc': '2.0', 'id': 1, 'method': m, 'params': p}).encode(), "

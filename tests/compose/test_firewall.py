@@ -1,4 +1,4 @@
-"""Leak protection and FORWARD_TO, in the containers that they are for."""
+"""Leak protection and FORWARD_TO in containers."""
 
 import json
 import os
@@ -36,14 +36,14 @@ def inside(container: str, *command: str, check: bool = True) -> str:
 
 
 def dropped(container: str, chain: str) -> int:
-    """Packets that a chain of ours has dropped."""
+    """Return the number of packets that a chain of our table has dropped."""
     listed = json.loads(inside(container, "nft", "-j", "list", "chain", "inet", TABLE, chain))["nftables"]
     rules = (entry["rule"]["expr"] for entry in listed if "rule" in entry)
     return sum(e["counter"]["packets"] for expr in rules for e in expr if "counter" in e)
 
 
 def sends(container: str, address: str) -> bool:
-    """Whether a UDP packet leaves."""
+    """Return whether a container can send a UDP packet."""
     return "PermissionError" not in docker(
         "exec", container, "/usr/bin/python3", "-c", SEND, address, check=False
     )
@@ -58,12 +58,12 @@ def test_peers_reach_the_machine_behind_a_node(forwarding: Stack) -> None:
 
 
 def test_what_is_not_forwarded_stays_out(forwarding: Stack) -> None:
-    """A peer that sends packets for the networks behind a node gets no further than its tunnel."""
+    """A peer's packets to the networks behind a node do not leave the node's tunnel."""
     node_a, node_b = forwarding.container("node-a"), forwarding.container("node-b")
     networks = inspect(forwarding.container("printer"))["NetworkSettings"]["Networks"]
     (printer,) = (network["IPAddress"] for network in networks.values())
     before = dropped(node_a, "prerouting_raw")
-    # What a hostile peer would do: its own WireGuard sends whatever it is told to.
+    # A hostile peer controls its own WireGuard, and can send any packets.
     inside(node_b, "ip", "route", "replace", f"{printer}/32", "dev", "wg0")
     peer = forwarding.status("node-a")["stats"]["public_key"]
     socket_program = (
@@ -83,7 +83,7 @@ def test_a_packet_for_the_vpn_leaves_by_no_other_interface(forwarding: Stack) ->
     before = dropped(node, "output")
     assert not sends(node, lost)
     assert dropped(node, "output") == before + 1
-    # Without our rules it would have: they are what held it back. And they come back by themselves.
+    # Without our rules the packet leaves. The daemon then restores the rules.
     inside(node, "nft", "delete", "table", "inet", TABLE)
     assert sends(node, lost)
     wait_for("the rules are set again", lambda: TABLE in inside(node, "nft", "list", "tables"), 30)

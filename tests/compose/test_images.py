@@ -1,4 +1,4 @@
-"""What is in the images, file by file. What Debian has newer changes daily, and is for `make scan`."""
+"""The files in the images. `make scan` checks for outdated packages, which change daily."""
 
 import pytest
 from scripts.scan_images import IMAGES, findings

@@ -1,4 +1,4 @@
-"""The node's image can change its key: `node rotate-key` in it, as the daemon calls it by KEY_MAX_AGE."""
+"""`node rotate-key` in the node's image, as the daemon calls it by KEY_MAX_AGE."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ SIGN = "node", "rotate-key", "--config", "/dev/stdin", "--json"
 
 
 def settings(account: str) -> str:
-    """What the daemon's process gets on its standard input."""
+    """Return the configuration for the daemon's process, on its standard input."""
     return f"""
 network = "local"
 rpc_url = "http://devchain:8545"
@@ -23,7 +23,7 @@ contract_private_key = "{account}"
 
 
 def answered(stack: Stack) -> bool:
-    """Whether the client in b's network gets the page of the server in a's."""
+    """Return whether the client in b's network can fetch the page of the server in a's."""
     program = "/usr/local/lib/dstack-vpn-demo/client.py"
     try:
         stack.exec("client", "/usr/bin/python3", program, "--check", "http://10.77.0.2/")

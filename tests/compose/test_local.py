@@ -1,4 +1,4 @@
-"""The local profile: what a stranger gets from `docker compose up`."""
+"""The local profile: the result of `docker compose up` in a new checkout."""
 
 import http.client
 import json
@@ -9,7 +9,7 @@ from scripts.stack import DockerError, Stack, docker, documents, health, inspect
 
 NET_ADMIN = 1 << 12
 ALLOWED = {"node-a": NET_ADMIN, "node-b": NET_ADMIN}
-"""The capabilities of each service's process; nothing where it is not named."""
+"""The capabilities by service. The others have none."""
 SERVICES = (
     *("devchain", "net-a", "node-a", "web", "proxy-a", "proxy-b", "net-b", "node-b", "client"),
     *("inside-a", "dashboard"),
@@ -47,7 +47,7 @@ def test_the_client_reaches_the_server_through_both_proxies(stack: Stack) -> Non
 
 @pytest.mark.parametrize("service", SERVICES)
 def test_no_container_has_a_capability_too_many(stack: Stack, service: str) -> None:
-    """The bounding set, too: what is not in it can't be had by any program in the image."""
+    """Includes the bounding set, because no program can get capabilities outside of it."""
     found = capabilities(stack.container(service))
     assert found["CapBnd"] == ALLOWED.get(service, 0)
     assert found["CapEff"] == found["CapPrm"] == ALLOWED.get(service, 0)
@@ -97,7 +97,7 @@ def test_ipv6_works_in_the_tunnel_without_ipv6_outside(stack: Stack) -> None:
         "import socket,sys; s=socket.socket(socket.AF_INET6,socket.SOCK_STREAM); s.settimeout(5);"
         f"sys.exit(s.connect_ex(('{address}', 9)) != 111)"
     )
-    stack.exec("client", "/usr/bin/python3", "-c", program)  # refused by node a: so it got there
+    stack.exec("client", "/usr/bin/python3", "-c", program)  # refused by node a, so the packet arrived
 
 
 def test_who_joined_a_nodes_network_keeps_it_when_the_node_is_killed(stack: Stack) -> None:
@@ -170,7 +170,7 @@ def test_every_network_is_internal_but_the_dashboards(stack: Stack) -> None:
 
 
 def test_the_dashboard_is_on_the_hosts_loopback(stack: Stack) -> None:
-    """Without a token, because API_OPEN_TO=users counts the forwarder as a process of node a's machine."""
+    """No token is needed: by API_OPEN_TO=users, the forwarder is a process of node a's machine."""
     host, port = stack.compose("port", "dashboard", "8080").strip().split(":")
     assert host == "127.0.0.1"
 

@@ -1,8 +1,9 @@
-"""The files under deploy/ that listen on ports below 1024, each run where such a port takes a capability.
+"""The files under deploy/ with ports below 1024, where these ports require a capability.
 
-An engine sets net.ipv4.ip_unprivileged_port_start to 0 in the networks that it makes. The host's network, a
-machine with systemd and a Kubernetes cluster have the kernel's 1024. DNS is on port 53 by default,
-RELAY_LISTEN on 443 here. A file is changed only in what a test lacks: image, chain, the kernel's WireGuard.
+An engine sets net.ipv4.ip_unprivileged_port_start to 0 in its networks. The host's network, a
+machine with systemd and a Kubernetes cluster have the kernel's default of 1024. DNS uses port 53 by
+default, and RELAY_LISTEN uses 443 here. The tests replace only the parts of a file that a test does
+not have: image, chain, the kernel's WireGuard.
 """
 
 import json
@@ -30,19 +31,19 @@ MACHINE: Final = (
     *("--security-opt", "seccomp=unconfined", "--security-opt", "apparmor=unconfined"),
     *("--device", TUN, "--tmpfs", "/run", "--tmpfs", "/tmp", *LOW),
 )
-"""For a container with systemd in it. /proc/sys stays read-only."""
+"""The options of a container with systemd. /proc/sys stays read-only."""
 
 
 @dataclass(frozen=True)
 class Chain:
-    """A dev chain with the registry, in a network of the engine's."""
+    """A dev chain with the registry, in a network of the engine."""
 
     network: str
     container: str
     url: str = "ws://devchain:8545"
 
     def register(self, key: str) -> None:
-        """Give the node this key: a new token, or a new key for the one that it has."""
+        """Register the node with this key, or set the key if the node is registered."""
         command = ("exec", self.container, "dstack-vpn", "node")
         try:
             docker(*command, "register", NODE, "--to", OWNER, "--public-key", key)
@@ -68,7 +69,7 @@ def chain() -> Iterator[Chain]:
 
 @contextmanager
 def container(name: str, *arguments: str) -> Iterator[str]:
-    """A container that runs meanwhile; its name."""
+    """Run a container during the context; yield its name."""
     name = f"{PREFIX}-{name}"
     try:
         docker("run", "-d", "--name", name, *arguments)
@@ -78,19 +79,19 @@ def container(name: str, *arguments: str) -> Iterator[str]:
 
 
 def look(name: str) -> dict[str, Any]:
-    """See look.py; nothing while the daemon does not answer."""
+    """Return the output of look.py; empty while the daemon does not reply."""
     with suppress(DockerError):
         return dict(json.loads(docker("exec", "-i", name, "/usr/bin/python3", "-", NODE, stdin=LOOK)))
     return {}
 
 
 def register(name: str, chain: Chain) -> None:
-    """Register the node that runs there."""
+    """Register the node that runs in a container."""
     chain.register(wait_for("the daemon answers", lambda: look(name).get("public_key"), 30))
 
 
 def serves_low_ports(name: str, log: Callable[[], str]) -> None:
-    """Hold the node that runs there to its names, its relay and their places in health."""
+    """Check the DNS server and the relay of the node in a container, and their health."""
     found: dict[str, Any] = {}
 
     def done() -> bool:
@@ -127,7 +128,7 @@ def test_the_systemd_unit(chain: Chain) -> None:
 
 
 def settings(chain: Chain) -> dict[str, str]:
-    """The settings that a file leaves to its user, with a relay, and with the test's chain."""
+    """Return the settings that a user adds to a file, with a relay and the test's chain."""
     return {
         "NETWORK": "local",
         "RPC_URL": chain.url,
@@ -137,12 +138,12 @@ def settings(chain: Chain) -> dict[str, str]:
 
 
 def wireguard_go(name: str) -> list[str]:
-    """The processes there of that name; none with the kernel's WireGuard."""
+    """Return the processes of wireguard-go; none with the kernel's WireGuard."""
     return docker("exec", name, "sh", "-c", "grep -l ^wireguard-go /proc/[0-9]*/comm || true").split()
 
 
 def systemctl(name: str, *arguments: str) -> str:
-    """Run systemctl there; its output."""
+    """Run systemctl in a container; return its output."""
     return docker("exec", name, "systemctl", *arguments, check=False).strip()
 
 
@@ -176,7 +177,7 @@ def test_the_kubernetes_manifest(chain: Chain) -> None:
 
 
 def of_the_pod(pod: dict[str, Any], node: dict[str, Any]) -> Iterator[str]:
-    """The rights and mounts of a pod's container, as options of `docker run`."""
+    """Yield the privileges and mounts of a pod's container as options of `docker run`."""
     context = node["securityContext"]
     assert context["seccompProfile"] == {"type": "RuntimeDefault"}, "the engine's default, too"
     yield f"--user={context['runAsUser']}"

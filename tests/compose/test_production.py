@@ -1,4 +1,4 @@
-"""The production files: one node, nothing of the local profile, bounds on everything."""
+"""The production files: one node, no service of the local profile, and resource limits."""
 
 import base64
 import os
@@ -21,7 +21,7 @@ SETTINGS = {
 
 
 def production(folder: Path, *more: str, **settings: str) -> Stack:
-    """The stack, with its .env in a folder of the test."""
+    """Return the stack, with its .env in a folder of the test."""
     file = folder / ".env"
     file.write_text("".join(f"{name}={value}\n" for name, value in {**SETTINGS, **settings}.items()))
     environment = {"DSTACK_VPN_ENV_FILE": str(file), **SETTINGS, **settings}

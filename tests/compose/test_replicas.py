@@ -1,4 +1,4 @@
-"""Ten more nodes by `docker compose up --scale`: each registers itself, and all find each other."""
+"""Ten more nodes by `docker compose up --scale`: each registers itself, and reaches all others."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +11,7 @@ PING = (
     "missing = json.loads(sys.argv[1])\n"
     "for address in list(missing):\n"
     "    s = socket.socket(); s.settimeout(6)\n"
-    "    if s.connect_ex((address, 9)) == 111: missing.remove(address)\n"  # refused: by the other end
+    "    if s.connect_ex((address, 9)) == 111: missing.remove(address)\n"  # the other end refuses: reached
     "print(len(missing))"
 )
 
@@ -34,7 +34,7 @@ def test_ten_replicas_are_a_full_mesh(stack: Stack) -> None:
             for missing in pool.map(lambda c: unreached(c, list(addresses.values())), containers):
                 assert missing == 0
     finally:
-        stack.compose("rm", "-s", "-f", "-v", "node")  # with their states, which nobody else has
+        stack.compose("rm", "-s", "-f", "-v", "node")  # with their state volumes
 
 
 def unreached(container: str, addresses: list[str]) -> int:

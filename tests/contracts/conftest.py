@@ -14,6 +14,6 @@ def registry(chain: Chain) -> Contract:
 
 @pytest.fixture
 def minted(registry: Contract) -> Contract:
-    """The registry with one node, which is Alice's."""
+    """The registry with one node of Alice's."""
     registry.send("mintNodeAccess", ALICE, "web", key(1), "ipfs://x")
     return registry

@@ -1,6 +1,7 @@
-"""Contracts in an in-process EVM (pyrevm), spoken to by eth-abi: an encoder that is not our own.
+"""Contracts in an in-process EVM (pyrevm), called by eth-abi, which is independent of our encoder.
 
-pyrevm has wheels for CPython 3.11 and 3.12 only; elsewhere all that imports this is skipped, and says so.
+pyrevm has wheels for CPython 3.11 and 3.12 only. On other versions, all tests that import this
+module are skipped with a message.
 """
 
 import base64
@@ -50,7 +51,7 @@ def signature(item: dict[str, Any]) -> str:
     return f"{item['name']}({','.join(map(abi_type, item['inputs']))})"
 
 
-class Reverted(Exception):  # noqa: N818 - it is what happened, not what went wrong
+class Reverted(Exception):  # noqa: N818 - an outcome, not an error of the test
     """The call reverted; ``error`` is the named error with its arguments, ``data`` its encoding."""
 
     def __init__(self, error: tuple[Any, ...], data: bytes) -> None:
@@ -66,7 +67,7 @@ class RawLog:
 
 
 class Chain:
-    """One EVM with its clock."""
+    """An EVM with a clock."""
 
     def __init__(self) -> None:
         self.evm = pyrevm.EVM()
@@ -89,8 +90,8 @@ class Chain:
             return Contract(self, self.evm.deploy(sender, code), artifact)
 
 
-class _reverts_of:  # noqa: N801 - reads as a statement
-    """Translate pyrevm's error, whose revert data is only in its text."""
+class _reverts_of:  # noqa: N801 - used like a function
+    """Translates pyrevm's error, which has the revert data only in its text."""
 
     def __init__(self, artifact: dict[str, Any]) -> None:
         self._artifact = artifact
@@ -114,7 +115,7 @@ class _reverts_of:  # noqa: N801 - reads as a statement
 
 
 class Contract:
-    """A deployed contract; every function is called by its name, or signature where that is ambiguous."""
+    """A deployed contract. A function is called by its name, or its signature if ambiguous."""
 
     def __init__(self, chain: Chain, address: str, artifact: dict[str, Any]) -> None:
         self.chain = chain
@@ -137,7 +138,7 @@ class Contract:
             return bytes(self.chain.evm.message_call(sender, self.address, data, is_static=is_static))
 
     async def eth_call(self, data: bytes) -> bytes | None:
-        """As the adapters' callers see it: None for a revert."""
+        """Return the result, or None for a revert, as the adapters' callers expect."""
         try:
             return self.raw(data, is_static=True)
         except Reverted:
@@ -149,7 +150,7 @@ class Contract:
         return values[0] if len(values) == 1 else values
 
     def send(self, function: str, *args: Any, sender: str = OWNER) -> list[tuple[Any, ...]]:
-        """The events that the transaction emitted, as (name, arguments…)."""
+        """Return the transaction's events as (name, arguments…)."""
         self.raw(self.calldata(function, *args), sender)
         result = self.chain.evm.result
         assert result is not None
@@ -169,12 +170,12 @@ class Contract:
 
 
 def key(number: int) -> str:
-    """A key of that number, in base64."""
+    """Return the key of a number, in base64."""
     return base64.b64encode(number.to_bytes(32, "big")).decode()
 
 
 def view(contract: Contract, token_id: int) -> dict[str, Any]:
-    """`getNode` by field names."""
+    """Return `getNode` by field names."""
     item = next(x for x in contract._artifact["abi"] if x.get("name") == "getNode")
     names = [x["name"] for x in item["outputs"][0]["components"]]
     return dict(zip(names, contract.call("getNode", token_id), strict=True))

@@ -1,4 +1,4 @@
-"""The adapters against the contracts themselves: detection, and that events and state tell the same story."""
+"""The adapters with the real contracts: detection, and the agreement of events and state."""
 
 import itertools
 from collections.abc import Iterable
@@ -38,7 +38,7 @@ def decoded(abi: RegistryAbi, logs: Iterable[RawLog]) -> list[str]:
     return [type(event).__name__ for event in events if event]
 
 
-# -- detection ----------------------------------------------------------------------------------------
+# -- detection -------------------------------------------------------------------------------------
 
 
 async def test_ours_is_detected(minted: Contract) -> None:
@@ -67,7 +67,7 @@ async def test_something_that_gives_one_answer_to_everything_is_refused(answer: 
         await detect(call)
 
 
-# -- ours ---------------------------------------------------------------------------------------------
+# -- ours ------------------------------------------------------------------------------------------
 
 
 def test_our_events_and_state_agree(registry: Contract) -> None:
@@ -114,7 +114,7 @@ def test_a_revert_is_named(minted: Contract) -> None:
     assert describe_revert(caught.value.data) == 'NodeIdTaken("web", 1)'
 
 
-# -- deployed, in every reading of its interface ------------------------------------------------------
+# -- deployed, in every reading of its interface ---------------------------------------------------
 
 
 @each_behaviour

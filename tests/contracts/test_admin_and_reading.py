@@ -1,4 +1,4 @@
-"""Roles, ownership, pause, enumeration, ERC-165, and the reverts of everything that reads."""
+"""Roles, ownership, pause, enumeration, ERC-165, and the reverts of all reading functions."""
 
 import pytest
 from tests.contracts.evm import ALICE, BOB, CAROL, DAVE, OWNER, ZERO, Chain, Contract, Reverted, key, load
@@ -13,7 +13,7 @@ def unreadable(contract: Contract, function: str, *args: object) -> tuple[object
     return caught.value.error
 
 
-# -- minters ------------------------------------------------------------------------------------------
+# -- minters ---------------------------------------------------------------------------------------
 
 
 def test_a_minter_mints_revokes_and_sets_expiries(registry: Contract) -> None:
@@ -51,7 +51,7 @@ def test_only_the_owner(registry: Contract, function: str, args: tuple[str, ...]
     assert refused(registry, function, *args, sender=DAVE) == ("OwnableUnauthorizedAccount", DAVE)
 
 
-# -- pause --------------------------------------------------------------------------------------------
+# -- pause -----------------------------------------------------------------------------------------
 
 
 def test_a_pause_stops_minting_and_nothing_else(minted: Contract) -> None:
@@ -67,7 +67,7 @@ def test_a_pause_stops_minting_and_nothing_else(minted: Contract) -> None:
     minted.send("mintNodeAccess", BOB, "db", key(2), "")
 
 
-# -- ownership ----------------------------------------------------------------------------------------
+# -- ownership -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("function", ["transferContractOwnership", "transferOwnership"])
@@ -99,7 +99,7 @@ def test_the_first_owner_is_somebody(chain: Chain) -> None:
     assert caught.value.error == ("OwnableInvalidOwner", ZERO)
 
 
-# -- enumeration --------------------------------------------------------------------------------------
+# -- enumeration -----------------------------------------------------------------------------------
 
 
 def test_enumeration(registry: Contract) -> None:
@@ -136,7 +136,7 @@ def test_a_page_holds_what_the_nodes_hold(minted: Contract) -> None:
     assert (nodes, total) == ((minted.call("getNode", 1),), 1)
 
 
-# -- reading ------------------------------------------------------------------------------------------
+# -- reading ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

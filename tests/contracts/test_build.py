@@ -1,4 +1,4 @@
-"""The artifacts are those of the sources, and no part of the contract goes untested by name."""
+"""The artifacts match the sources, and the tests name each part of the contract."""
 
 import re
 import shutil
@@ -11,7 +11,7 @@ from tests.contracts.evm import ROOT, load
 CONTRACTS = ROOT / "contracts"
 TESTS = Path(__file__).parent
 
-# OpenZeppelin's, which no call of ours can reach: tokens are never minted twice nor by the zero address.
+# OpenZeppelin's, and unreachable: no token is minted twice, or by the zero address.
 UNREACHABLE = {"ERC721InvalidSender"}
 
 

@@ -1,4 +1,4 @@
-"""A node's life: mint, key, endpoint, expiry, transfer, revocation."""
+"""The life cycle of a node: mint, key, endpoint, expiry, transfer, revocation."""
 
 import pytest
 from tests.contracts.evm import ALICE, BOB, CAROL, OWNER, START, ZERO, Contract, Reverted, key, view
@@ -10,7 +10,7 @@ def refused(contract: Contract, function: str, *args: object, sender: str = OWNE
     return caught.value.error
 
 
-# -- mint ---------------------------------------------------------------------------------------------
+# -- mint ------------------------------------------------------------------------------------------
 
 
 def test_mint(registry: Contract) -> None:
@@ -76,7 +76,7 @@ def test_gas_within_reason(registry: Contract) -> None:
     assert registry.gas < 60_000
 
 
-# -- key ----------------------------------------------------------------------------------------------
+# -- key -------------------------------------------------------------------------------------------
 
 
 def test_update_key(minted: Contract) -> None:
@@ -117,7 +117,7 @@ class TestHolderOnly:
         assert refused(minted, function, 1, value, sender=ALICE) == ("NodeIsRevoked", 1)
 
 
-# -- endpoint -----------------------------------------------------------------------------------------
+# -- endpoint --------------------------------------------------------------------------------------
 
 
 def test_set_and_clear_endpoint(minted: Contract) -> None:
@@ -127,7 +127,7 @@ def test_set_and_clear_endpoint(minted: Contract) -> None:
         assert view(minted, 1)["endpoint"] == endpoint
 
 
-# -- expiry -------------------------------------------------------------------------------------------
+# -- expiry ----------------------------------------------------------------------------------------
 
 
 def test_expiry_ends_access_by_itself(minted: Contract) -> None:
@@ -159,7 +159,7 @@ def test_expiry_is_refused(minted: Contract) -> None:
     assert refused(minted, "setExpiry", 1, START) == ("NodeIsRevoked", 1)
 
 
-# -- transfer -----------------------------------------------------------------------------------------
+# -- transfer --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -245,7 +245,7 @@ def test_approvals_are_refused(minted: Contract) -> None:
     assert error == ("ERC721InvalidOperator", ZERO)
 
 
-# -- revoke -------------------------------------------------------------------------------------------
+# -- revoke ----------------------------------------------------------------------------------------
 
 
 def test_revoke(minted: Contract) -> None:

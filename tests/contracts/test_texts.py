@@ -1,4 +1,4 @@
-"""What the registry accepts as node id, key, endpoint and token URI, against regular expressions."""
+"""The checks of node ids, keys, endpoints and token URIs, compared with regular expressions."""
 
 import base64
 import re
@@ -19,14 +19,14 @@ ENDPOINT = re.compile(rb"[!-~]{0,262}")
 
 @pytest.fixture(scope="module")
 def shared() -> Contract:
-    """One registry with Alice's node, whose every change is undone."""
+    """A registry with Alice's node. All changes of it are undone."""
     registry = Chain().deploy("AccessRegistry", OWNER)
     registry.send("mintNodeAccess", ALICE, "first", key(1), "")
     return registry
 
 
 def outcome(contract: Contract, function: str, *args: object, sender: str) -> str:
-    """The name of the refusal, or ""; the change itself is undone."""
+    """Return the name of the error, or "" on success; undo the change."""
     checkpoint = contract.chain.evm.snapshot()
     try:
         contract.raw(contract.calldata(function, *args), sender)

@@ -1,4 +1,4 @@
-"""What images are built from is pinned: a tag that somebody moves changes nothing."""
+"""The base images are pinned by digest, so that a moved tag has no effect."""
 
 import os
 import re
@@ -24,7 +24,7 @@ OURS: Final = "dstack-vpn/"
 
 
 def images(text: str) -> set[str]:
-    """The images of others that a Dockerfile takes anything from."""
+    """Return the external images that a Dockerfile uses."""
     defaults = dict(ARG.findall(text))
     stages = {stage for _, stage in FROM.findall(text)}
     named = [name for name, _ in FROM.findall(text)] + re.findall(r"--from=(\S+)", text)
@@ -47,7 +47,7 @@ def test_compose_builds_on_another_base_only_if_it_is_named() -> None:
     services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
     builds = [service["build"] for service in services.values() if "build" in service]
     assert builds
-    # Without a value: the variable's, if it is set; else the Dockerfile's own.
+    # Without a value, the environment variable applies if it is set, else the Dockerfile's default.
     assert all(build["args"] == ["DSTACK_VPN_BASE"] for build in builds)
 
 
@@ -83,7 +83,7 @@ esac
 
 @pytest.mark.parametrize("reachable", [True, False])
 def test_the_pinned_base_is_taken_where_it_can_be_had(tmp_path: Path, *, reachable: bool) -> None:
-    """With a docker that has, or can pull, either the pinned image or only one of our own making."""
+    """Run setup-docker with a fake docker that has the pinned image, or only the local base."""
     for name in ("scripts/setup-docker", "scripts/lib.sh", "docker/Dockerfile"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy2(ROOT / name, tmp_path / name)

@@ -1,4 +1,4 @@
-"""What deploy/ has for Prometheus and Grafana, by the tools of those who will read it."""
+"""The files for Prometheus and Grafana in deploy/, checked by the tools of these programs."""
 
 import json
 import re
@@ -16,7 +16,7 @@ RULES: Final = ROOT / "deploy" / "prometheus"
 DASHBOARD: Final = ROOT / "deploy" / "grafana" / "dstack-vpn.json"
 TYPES: Final = ROOT / ".cache" / "web" / "node_modules"
 
-# Grafana's own types of what a dashboard is made of; each panel's options by the panel's type.
+# Grafana's own types of a dashboard, and of each panel's options.
 CHECK: Final = """\
 import type { Dashboard, DataSourceRef, FieldConfigSource, GridPos } from "@grafana/schema";
 import type { Options as Stat } from "@grafana/schema/dist/types/raw/composable/stat/panelcfg/x/types.gen";

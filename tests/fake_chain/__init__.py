@@ -1,8 +1,8 @@
-"""A scripted chain without an EVM, for what a real dev chain won't do on demand.
+"""A scripted chain without an EVM, for behaviour that a real dev chain does not have on demand.
 
-`FakeChain` has the registry's semantics as a Python state machine, real ``removed: true`` on a reorg, and
-faults to order; `serve` puts it behind HTTP and WebSocket on one port. The conformance suite holds it to
-anvil.
+`FakeChain` is a state machine with the registry's semantics. It sends ``removed: true`` on a reorg,
+and has faults on demand. `serve` serves it by HTTP and WebSocket on one port. The conformance suite
+compares it with anvil.
 """
 
 from tests.fake_chain.chain import Block, FakeChain

@@ -1,4 +1,4 @@
-"""One URL in front of several backends that follow the same chain, each as late as it likes."""
+"""A load balancer: one URL for several backends of the same chain, each with its own lag."""
 
 import asyncio
 import copy
@@ -15,26 +15,26 @@ from tests.fake_chain.server import FakeServer
 
 BACKENDS = 3
 _EVERY = 8
-"""Blocks after which a backend's lag is drawn again."""
+"""The number of blocks after which a backend's lag is drawn again."""
 
 
 @dataclass
 class Balancer(FakeServer):
-    """Each call, also each call of a batch, and each subscription goes to a backend by chance."""
+    """A server that assigns each call (also in a batch) and subscription to a random backend."""
 
     lag: float = 5.0
-    """Seconds that a backend may be behind, at most."""
+    """The maximum lag of a backend, in seconds."""
     chance: Random = field(default_factory=Random)
     _imported: list[dict[str, float]] = field(default_factory=lambda: [{} for _ in range(BACKENDS)])
-    """When each backend has each block, by its hash."""
+    """By backend: the times at which it has the blocks, by block hash."""
     _lags: list[float] = field(default_factory=lambda: [0.0] * BACKENDS)
     _backend: dict[str, int] = field(default_factory=dict)
-    """Which backend serves a subscription."""
+    """The backends by subscription."""
     group: asyncio.TaskGroup = field(default_factory=asyncio.TaskGroup)
     pending: list[asyncio.Task[None]] = field(default_factory=list)
 
     def import_block(self, block: Block) -> None:
-        """A block was mined: each backend has it later, and in order."""
+        """Set the time at which each backend has a new block: after its lag, and in order."""
         now = time.monotonic()
         for number, imported in enumerate(self._imported):
             if block.number % _EVERY == 0:
@@ -49,14 +49,14 @@ class Balancer(FakeServer):
         return block
 
     def _view(self, backend: int) -> FakeChain:
-        """The chain as that backend has it."""
+        """Return the chain as a backend has it."""
         view, now = copy.copy(self.chain), time.monotonic()
         have = self._imported[backend]
         view.blocks = [block for block in self.chain.blocks if have.get(block.hash, 0.0) <= now]
         return view
 
     def _deliver(self, blocks: Sequence[Block], only: str | None = None) -> None:
-        """Announce blocks to the subscriptions, each when its backend has them."""
+        """Announce blocks to each subscription when its backend has them."""
         now = time.monotonic()
         for subscription, (kind, _, socket) in list(self._subscriptions.items()):
             backend = self._backend[subscription]
@@ -89,7 +89,7 @@ class Balancer(FakeServer):
 
 @asynccontextmanager
 async def balanced(lag: float, seed: int) -> AsyncIterator[Balancer]:
-    """A balancer in front of a new chain."""
+    """Serve a new chain by a balancer."""
     server = Balancer(FakeChain(), lag=lag, chance=Random(seed))
     await server.start()
     try:

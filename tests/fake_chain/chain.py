@@ -1,4 +1,4 @@
-"""Blocks, their logs and the state after each; mining and reorganizing them."""
+"""Blocks with their logs and states, mining, and reorgs."""
 
 import hashlib
 import json
@@ -42,13 +42,13 @@ async def _nobody(kind: str, items: Sequence[dict[str, Any]]) -> None:
 
 @dataclass
 class FakeChain:
-    """A chain with one registry. Whatever mines announces what it mined, and waits until that is sent."""
+    """A chain with one registry. Mining announces the new blocks, and waits until they are sent."""
 
     chain_id: int = 31337
     contract: str = CONTRACT
     genesis_seed: str = "genesis"
     finality: int = 2
-    """Blocks below the head that are final."""
+    """The distance of the finalized block from the head."""
     multicall: bool = False
     accounts: tuple[str, ...] = ACCOUNTS
     blocks: list[Block] = field(default_factory=list)
@@ -92,17 +92,17 @@ class FakeChain:
         }
 
     def code_at(self, address: str, block: Block) -> str:
-        """What ``eth_getCode`` answers."""
+        """Return the result of ``eth_getCode``."""
         is_contract = address.lower() == self.contract and block.number >= _DEPLOYED_AT
         return "0x60016001" if is_contract else "0x"
 
     def by_hash(self, block_hash: str) -> Block | None:
         return next((block for block in self.blocks if block.hash == block_hash), None)
 
-    # -- what a test does -----------------------------------------------------------------------------
+    # -- for tests ---------------------------------------------------------------------------------
 
     async def mine(self, *transactions: Transaction) -> Block:
-        """One block with these transactions; one that reverts raises `RevertError` and mines nothing."""
+        """Mine a block; raises `RevertError` and mines nothing if a transaction reverts."""
         block = self._append(transactions)
         await self.announce("logs", block.logs)
         await self.announce("newHeads", [block.header()])
@@ -113,7 +113,7 @@ class FakeChain:
             await self.mine()
 
     async def reorg(self, depth: int, *transactions: Transaction) -> Block:
-        """Replace the last blocks by as many others; the transactions go into the first of them."""
+        """Replace the last blocks by as many others, the first with these transactions."""
         old = self.blocks[-depth:]
         del self.blocks[-depth:]
         self._forks += 1
@@ -124,7 +124,7 @@ class FakeChain:
         return self.head
 
     async def wipe(self) -> None:
-        """Start over, as a dev chain that was restarted: another genesis, no tokens."""
+        """Restart, like a dev chain without state: another genesis, no tokens."""
         self.genesis_seed += "'"
         self.blocks.clear()
         self.__post_init__()

@@ -1,4 +1,4 @@
-"""What can go wrong between us and a chain, to be switched on and off by a test."""
+"""Faults between the node and a chain, which a test can switch on and off."""
 
 import asyncio
 from collections import Counter
@@ -11,23 +11,23 @@ from tests.fake_chain.registry import Token
 
 @dataclass
 class Fault:
-    """What becomes of a call instead of its answer."""
+    """A replacement of the reply to a call."""
 
     status: int | None = None
-    """Answer with this HTTP status (over a WebSocket: close the connection)."""
+    """Reply with this HTTP status (over a WebSocket: close the connection)."""
     headers: dict[str, str] = field(default_factory=dict)
     body: str | None = None
-    """Answer with this text, whatever was asked."""
+    """Reply with this text to any request."""
     error: dict[str, Any] | None = None
-    """Answer with this JSON-RPC error."""
+    """Reply with this JSON-RPC error."""
     result: Any = ...
-    """Answer with this result."""
+    """Reply with this result."""
     drop: bool = False
     """Cut the connection (HTTP)."""
     stall: bool = False
-    """Never answer."""
+    """Never reply."""
     times: int | None = None
-    """For so many calls; None: until it is removed."""
+    """The number of calls with this fault; None: until it is removed."""
 
 
 def _as_it_is(tokens: Mapping[int, Token], block: int) -> Mapping[int, Token]:
@@ -36,52 +36,52 @@ def _as_it_is(tokens: Mapping[int, Token], block: int) -> Mapping[int, Token]:
 
 @dataclass
 class Lies:
-    """What an endpoint says about honest blocks, under their honest hashes."""
+    """False data of an endpoint about true blocks, with their true hashes."""
 
     state: Callable[[Mapping[int, Token], int], Mapping[int, Token]] = _as_it_is
-    """What calls show of the tokens after the block of that number."""
+    """Returns the tokens that calls show, from the true tokens and the block's number."""
     hides: Callable[[dict[str, Any]], bool] = lambda log: False
-    """Logs that it keeps to itself."""
+    """Returns true for logs that the endpoint hides."""
     logs: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
-    """Logs of its own making, by the hash of the block that they pretend to be in."""
+    """Forged logs by the hash of their alleged block."""
     stuck_at: int | None = None
-    """It has no later block than this, it says."""
+    """The number of the block that the endpoint reports as its head."""
 
 
 @dataclass
 class Faults:
-    """The faults in force, and the ways in which the chain itself misbehaves."""
+    """The active faults of a server."""
 
     by_method: dict[str, Fault] = field(default_factory=dict)
-    """``*`` stands for every method."""
+    """The faults by method; ``*`` is any method."""
     silent: bool = False
-    """New blocks are not announced, though the connection lives."""
+    """New blocks are not announced, although the connection is open."""
     mute_logs: bool = False
     """Logs are not announced."""
     lies_past_head: bool = False
-    """``eth_getLogs`` with a toBlock past the head answers ``[]``."""
+    """``eth_getLogs`` with a toBlock past the head returns ``[]``."""
     most_blocks: int | None = None
-    """``eth_getLogs`` refuses longer ranges."""
+    """The maximum range of ``eth_getLogs``."""
     range_fault: Fault | None = None
-    """What becomes of those; None: the usual error."""
+    """The fault for longer ranges; None: the usual error."""
     most_nodes: int | None = None
-    """A page of more nodes runs out of gas."""
+    """The maximum page size. Larger pages run out of gas."""
     no_batches: bool = False
     batches: Fault | None = None
-    """What becomes of a batch as a whole; an ``error`` becomes that of each call in it."""
+    """The fault of a batch as a whole. Its ``error`` is returned for each call of the batch."""
     genesis: Any = ...
-    """What block 0 is, or a `Fault`."""
+    """A replacement of block 0, or a `Fault`."""
     no_finalized: bool = False
     pruned_before: int = 0
-    """State of earlier blocks is gone."""
+    """The first block whose state is available."""
     stalled: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set once a call meets a `Fault.stall`."""
+    """Set when a call stalls by a `Fault.stall`."""
     lies: Lies = field(default_factory=Lies)
     calls: Counter[str] = field(default_factory=Counter)
-    """How often each method was called."""
+    """The number of calls by method."""
 
     def take(self, method: str) -> Fault | None:
-        """The fault that this call meets."""
+        """Return the fault of a call, if any, and count it down."""
         for name in (method, "*"):
             fault = self.by_method.get(name)
             if fault is None:

@@ -1,4 +1,4 @@
-"""`AccessRegistry.sol` as a Python state machine: what it remembers, what it emits, what it answers."""
+"""`AccessRegistry.sol` as a Python state machine: its state, its events, and its replies."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -13,7 +13,7 @@ _NODE = "(uint256,address,string,string,string,string,uint64,uint64,uint64,bool,
 
 
 class RevertError(Exception):
-    """The contract refuses."""
+    """The contract reverts."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Token:
     revoked: bool = False
 
     def view(self) -> tuple[Any, ...]:
-        """A ``NodeView``."""
+        """Return the token as a ``NodeView``."""
         active = not self.revoked and bool(self.key)
         awaiting = not self.revoked and not self.key
         return (
@@ -44,7 +44,7 @@ Tokens = Mapping[int, Token]
 
 @dataclass(frozen=True)
 class Emitted:
-    """An event before it is in a block."""
+    """An event that is not in a block yet."""
 
     topics: tuple[str, ...]
     data: bytes = b""
@@ -52,7 +52,7 @@ class Emitted:
 
 Change = tuple[dict[int, Token], list[Emitted]]
 Transaction = Callable[[Tokens, int, int], Change]
-"""From the tokens, a block number and a timestamp to the new tokens and what was emitted."""
+"""Returns the new tokens and the events, from the tokens, a block number and a timestamp."""
 
 
 def _word(value: int | str) -> str:
@@ -136,12 +136,12 @@ def set_expiry(token: int, expires_at: int) -> Transaction:
 
 
 def emit(*events: Emitted) -> Transaction:
-    """Any events at all, such as ones that no honest contract would emit."""
+    """Return a transaction with any events, also those that the real contract never emits."""
     return lambda tokens, block, now: (dict(tokens), list(events))
 
 
 def answer(tokens: Tokens, calldata: bytes) -> bytes:
-    """What the contract answers to an ``eth_call``; raises `RevertError`."""
+    """Return the contract's reply to an ``eth_call``; raises `RevertError`."""
     selector, arguments = calldata[:4], calldata[4:]
     if selector == signatures.SUPPORTS_INTERFACE:
         return bytes(encode(["bool"], [arguments[:4] == signatures.ACCESS_REGISTRY_ID]))

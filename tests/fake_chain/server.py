@@ -1,4 +1,4 @@
-"""The fake chain's JSON-RPC over HTTP and WebSocket on one port of the loopback interface."""
+"""The fake chain's JSON-RPC server: HTTP and WebSocket on one port of the loopback interface."""
 
 import asyncio
 import itertools
@@ -27,7 +27,7 @@ class RpcError(Exception):
 
 
 class _MisbehaveError(Exception):
-    """Do to the connection what the fault says."""
+    """A fault that affects the connection."""
 
     def __init__(self, fault: Fault) -> None:
         super().__init__()
@@ -35,12 +35,12 @@ class _MisbehaveError(Exception):
 
 
 _HOSTS: Final = (f"127.0.{number // 250 % 250}.{number % 250 + 2}" for number in itertools.count())
-"""Two ports of one host would be one endpoint of a quorum."""
+"""Each server has another address, because a quorum counts the ports of one host once."""
 
 
 @dataclass
 class FakeServer:
-    """Made by `serve`."""
+    """A server; `serve` runs one."""
 
     chain: FakeChain
     faults: Faults = field(default_factory=Faults)
@@ -62,20 +62,20 @@ class FakeServer:
 
     @property
     def reached_at(self) -> str:
-        """The address in its URLs."""
+        """Return the address in the server's URLs."""
         return "127.0.0.1" if self.host in ("0.0.0.0", "::") else self.host
 
     @property
     def address(self) -> tuple[str, int]:
-        """Where it is reached on this machine."""
+        """Return the server's address and port on this machine."""
         return self.reached_at, self.port
 
     @property
     def connections(self) -> int:
-        """WebSockets that are open."""
+        """Return the number of open WebSockets."""
         return len(self._sockets)
 
-    # -- what a test does -----------------------------------------------------------------------------
+    # -- for tests ---------------------------------------------------------------------------------
 
     async def start(self) -> None:
         app = web.Application(client_max_size=2**26)
@@ -94,29 +94,29 @@ class FakeServer:
             self._runner = None
 
     async def drop_sockets(self) -> None:
-        """Cut every WebSocket without a closing handshake."""
+        """Cut all WebSockets without a closing handshake."""
         for socket, transport in list(self._sockets.items()):
             self._forget(socket)
             transport.abort()
 
     def freeze_sockets(self) -> None:
-        """Leave every WebSocket half-open: it stands, and nothing that arrives is read."""
+        """Stop reading from all WebSockets, and keep them open."""
         for transport in self._sockets.values():
             transport.pause_reading()
 
     async def flood(self, count: int) -> None:
-        """Announce the same head very often."""
+        """Announce the same head ``count`` times."""
         for _ in range(count):
             await self._announce("newHeads", [self.chain.head.header()])
 
     async def push(self, kind: str, result: Any) -> None:
-        """Send anything to the subscribers of that kind."""
+        """Send any result to the subscribers of this kind."""
         for subscription, (name, _, socket) in list(self._subscriptions.items()):
             if name == kind:
                 await self._notify(socket, subscription, result)
 
     async def forge(self, *transactions: Transaction, logs: bool = True, state: bool = True) -> None:
-        """Pretend that these were in the latest block, whose hash stays honest."""
+        """Add forged transactions to the latest block, which keeps its true hash."""
         block, lies = self.chain.head, self.faults.lies
         before, emitted = lies.state, list[Emitted]()
         tokens = before(block.tokens, block.number)
@@ -138,7 +138,7 @@ class FakeServer:
             lies.logs.setdefault(block.hash, []).extend(made)
             await self._announce("logs", made)
 
-    # -- connections ----------------------------------------------------------------------------------
+    # -- connections -------------------------------------------------------------------------------
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         if request.headers.get("Upgrade", "").lower() == "websocket":
@@ -170,7 +170,7 @@ class FakeServer:
             async with asyncio.TaskGroup() as group:
                 replies = [group.create_task(self._reply(socket, m.data)) async for m in socket]
                 for reply in replies:
-                    reply.cancel()  # those that stall would keep the connection's handler for ever
+                    reply.cancel()  # stalled replies would never end the connection's handler
         finally:
             self._forget(socket)
         return socket
@@ -211,7 +211,7 @@ class FakeServer:
                 json.dumps({"jsonrpc": "2.0", "method": "eth_subscription", "params": params})
             )
 
-    # -- JSON-RPC -------------------------------------------------------------------------------------
+    # -- JSON-RPC ----------------------------------------------------------------------------------
 
     async def _text(self, text: str, socket: web.WebSocketResponse | None) -> str:
         document = json.loads(text)
@@ -224,7 +224,7 @@ class FakeServer:
             if fault.error is None:
                 raise _MisbehaveError(fault)
             return json.dumps([{"jsonrpc": "2.0", "id": x["id"], "error": fault.error} for x in document])
-        # Out of order, which the specification allows.
+        # The specification allows replies out of order.
         return json.dumps([await self._one(each, socket) for each in reversed(document)])
 
     async def _one(self, call: dict[str, Any], socket: web.WebSocketResponse | None) -> dict[str, Any]:
@@ -350,7 +350,7 @@ def _matches(log: dict[str, Any], query: dict[str, Any]) -> bool:
 
 @asynccontextmanager
 async def serve(chain: FakeChain | None = None, host: str | None = None) -> AsyncIterator[FakeServer]:
-    """The chain behind a port for as long as the body runs; each on a loopback address of its own."""
+    """Serve a chain during the context, on a separate loopback address."""
     server = FakeServer(chain or FakeChain(), host=host or next(_HOSTS))
     await server.start()
     try:

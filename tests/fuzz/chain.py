@@ -1,4 +1,4 @@
-"""What an RPC endpoint sends: messages, logs, events, the contract's state."""
+"""Decoders of an RPC endpoint's data: messages, logs, events, the contract's state."""
 
 from typing import Final
 
@@ -22,16 +22,16 @@ _OURS, _DEPLOYED = AccessRegistry(), DstackAccessNft()
 
 
 def abi(data: bytes) -> object:
-    """An array of tuples of a text each."""
+    """Decode an array of tuples, each with one text."""
     reader = Reader(data)
     return [reader.blob(base, base) for base in reader.tuples(0, 0)]
 
 
 def messages(data: bytes) -> object:
-    """A frame; the errors in it are given a meaning, and shown."""
+    """Decode a frame; classify and describe its errors."""
     found = jsonrpc.decode(data)
     for message in found:
-        if isinstance(message, jsonrpc.Reply) and message.fault is not None:
+        if isinstance(message, jsonrpc.Response) and message.fault is not None:
             error = classify(message.fault, "eth_call", jsonrpc.excerpt(message.fault.message))
             assert isinstance(error, ChainError)
             describe_revert(message.fault.data or b"")
@@ -39,15 +39,15 @@ def messages(data: bytes) -> object:
 
 
 def retry_after(data: bytes) -> object:
-    """When to come back, and the endpoint's date, on a line each."""
-    wish, _, date = data.decode("latin-1").partition("\n")
-    pause = transport.retry_after({"Retry-After": wish, "Date": date})
-    assert pause is None or 0 <= pause <= transport.LONGEST_WISH
+    """Parse a ``Retry-After`` header and a ``Date`` header, one on each line."""
+    delay, _, date = data.decode("latin-1").partition("\n")
+    pause = transport.retry_after({"Retry-After": delay, "Date": date})
+    assert pause is None or 0 <= pause <= transport.LONGEST_RETRY_AFTER
     return pause
 
 
 def subscriptions(data: bytes) -> object:
-    """A frame whose notifications are heads or logs; a log goes on to both contracts' decoders."""
+    """Decode a frame of heads or logs; decode each log with both contracts' decoders."""
     events: list[object] = []
     for message in jsonrpc.decode(data):
         result = message.result
@@ -60,18 +60,22 @@ def subscriptions(data: bytes) -> object:
 
 
 def event(data: bytes) -> object:
-    """A log's topics and data as they are: which event, how many topics, these, and the rest is data."""
+    """Decode a log with any topics and data.
+
+    The first byte selects the event, and the second the number of further topics. The topics and
+    the data follow.
+    """
     cursor = Cursor(data)
     first, count = TOPICS[cursor.byte() % len(TOPICS)], cursor.byte() % 5
     topics = tuple("0x" + cursor.take(32).hex() for _ in range(count))
     found = _decoded(Log((first, *topics), cursor.rest(), BLOCK.number, BLOCK.hash, 0, removed=False))
     if not found:
-        raise FormatError("it is an event of neither contract")
+        raise FormatError("no contract has this event")
     return found
 
 
 def _decoded(log: Log) -> list[object]:
-    """What each contract's decoder makes of it, without those that refuse it or have no use for it."""
+    """Return the events of those contracts' decoders that accept the log."""
     found: list[object] = []
     for each in ABIS.values():
         try:
@@ -82,7 +86,7 @@ def _decoded(log: Log) -> list[object]:
 
 
 def state(data: bytes) -> object:
-    """By the first byte: our contract's token, its page, or the deployed contract's three replies."""
+    """Parse a token or a page of our contract, or the deployed contract's replies (first byte)."""
     kind, rest = data[:1], data[1:]
     if kind == b"p":
         return _OURS.parse_page(rest, BLOCK)
@@ -95,28 +99,28 @@ def state(data: bytes) -> object:
 
 
 def multicall(data: bytes) -> object:
-    """The first byte says how many results were asked for."""
+    """Decode the results of ``aggregate3``; the first byte is the expected number of results."""
     results = decode_aggregate3(data[1:], data[0] if data else 0)
     assert sum(len(result or b"") for result in results) <= len(data)
     return results
 
 
 def revert(data: bytes) -> object:
-    """A revert's reason; None where it can't be read."""
+    """Return a revert's reason; None for an unknown or malformed error."""
     reason = describe_revert(data)
     assert len(reason) < 2000
     assert reason.isprintable()
-    return None if "can't be read" in reason or "unknown error" in reason else reason
+    return None if reason.startswith("reverted with an ") else reason
 
 
 def token_uri(data: bytes) -> object:
-    """A token URI; None where it names no endpoint that is one."""
+    """Return the endpoint in a token URI; None if it has none, or a malformed one."""
     found = endpoint_of(data)
     return None if isinstance(found, Malformed) else found
 
 
 def peer_endpoint(data: bytes) -> object:
-    """A peer's endpoint, which reads the same when it was written out."""
+    """Parse a peer's endpoint; its text must parse to an equal value."""
     found = PeerEndpoint.parse(data.decode("utf-8", "replace"))
     assert PeerEndpoint.parse(str(found)) == found
     return found

@@ -1,4 +1,4 @@
-"""Decoders that take more than a call to feed: devices' answers, settings, files, attestations."""
+"""Decoders that need more than one call: devices' replies, settings, files, attestations."""
 
 import os
 from collections.abc import Callable
@@ -26,11 +26,11 @@ _ROOT: Final = rooted()
 _KEY: Final = PublicKey(bytes(range(32)))
 
 
-# -- devices ------------------------------------------------------------------------------------------
+# -- devices ---------------------------------------------------------------------------------------
 
 
 def uapi_answer(data: bytes) -> object:
-    """The answer to ``get=1``, whole and in two pieces: the first two bytes say where it is cut."""
+    """Parse a reply to ``get=1``, whole and in two pieces; the first two bytes are the cut."""
     cut, answer = int.from_bytes(data[:2], "big"), data[2:]
 
     def read(*pieces: bytes) -> object:
@@ -58,7 +58,7 @@ def _value(outcome: _T | DeviceError) -> _T:
 
 
 def netlink_answer(data: bytes) -> object:
-    """Messages as the kernel sends them: acknowledgements, links that go, a dump in several parts."""
+    """Parse the kernel's messages: acknowledgements, deleted links, a dump in several parts."""
     parser, found = wgnetlink.DumpParser(), 0
     for message in netlink.parse_messages(data):
         if message.type in {netlink.NLMSG_ERROR, netlink.NLMSG_DONE}:
@@ -70,28 +70,28 @@ def netlink_answer(data: bytes) -> object:
 
 
 def device_dump(data: bytes) -> object:
-    """One message of a dump."""
+    """Parse one message of a dump."""
     parser = wgnetlink.DumpParser()
     parser.feed(memoryview(data))
     state = parser.state()
     return state if state.peers else None
 
 
-# -- settings -----------------------------------------------------------------------------------------
+# -- settings --------------------------------------------------------------------------------------
 
 
 def settings(data: bytes) -> object:
-    """``NAME=value`` lines of a node's environment."""
+    """Load a node's settings from ``NAME=value`` lines."""
     return load({}, _environment(data))
 
 
 def relay_settings(data: bytes) -> object:
-    """The same of a relay's."""
+    """Load a relay's settings from ``NAME=value`` lines."""
     return load_relay({}, _environment(data))
 
 
 def _environment(data: bytes) -> dict[str, str]:
-    """As Python has it; ``@SECRET`` is the path of a file that holds what ``SECRET`` says."""
+    """Return the variables; ``@SECRET`` is the path of a file with the value of ``SECRET``."""
     lines = (line.partition("=") for line in data.decode("utf-8", "surrogateescape").split("\n"))
     found = {name: value for name, equals, value in lines if equals and name != "CONFIG_FILE"}
     if "SECRET" in found:
@@ -100,7 +100,7 @@ def _environment(data: bytes) -> dict[str, str]:
 
 
 def _memory(name: str) -> int:
-    """A file that is on no disk, and that nobody else can read."""
+    """Return the descriptor of a file in memory that only its owner can read."""
     descriptor = os.memfd_create(name)
     os.fchmod(descriptor, 0o600)
     return descriptor
@@ -120,16 +120,16 @@ _SECRET: Final = _memory("secret")
 
 
 def toml_file(data: bytes) -> object:
-    """A configuration file that is on no disk."""
+    """Load a configuration file in memory."""
     _write(_FILE, data)
     return load({}, {}, Path(_path(_FILE)))
 
 
-# -- files --------------------------------------------------------------------------------------------
+# -- files -----------------------------------------------------------------------------------------
 
 
 def wg_config(data: bytes) -> object:
-    """A wg-quick file; what was read is written to a file that reads the same."""
+    """Parse a wg-quick file; its rendered text must parse to the same text."""
     config = wgconf.parse(data.decode("utf-8", "replace"))
     text = wgconf.render(config)
     assert wgconf.render(wgconf.parse(text)) == text
@@ -137,23 +137,24 @@ def wg_config(data: bytes) -> object:
 
 
 def record(data: bytes) -> object:
-    """A row of the store: by the first byte a node or an event."""
+    """Load a row of the store: a node or an event, by the first byte."""
     text = data[1:].decode("utf-8", "replace")
     return records.load_node(text) if data[:1] == b"n" else records.load_event(text)
 
 
-# -- attestation --------------------------------------------------------------------------------------
+# -- attestation -----------------------------------------------------------------------------------
 
 
 def event_log(data: bytes) -> object:
-    """What dstack says that it launched."""
+    """Replay dstack's event log."""
     return replay(data.decode("utf-8", "replace"))
 
 
 def attestation(data: bytes) -> object:
-    """Collateral, a quote and its event log, by a known root; None unless all of it fits together.
+    """Verify collateral, a quote and its event log by a known root; None if it is invalid.
 
-    dcap-qvl aborts at some roots that are no certificates: the root is never of others' making.
+    The root is fixed, because dcap-qvl aborts at some roots that are not certificates. In the
+    program, the root never comes from outside.
     """
     cursor = Cursor(data)
     intel, quote = cursor.blob(), cursor.blob()

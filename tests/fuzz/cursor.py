@@ -1,4 +1,4 @@
-"""Reads the parts of a composed input; past its end there are zeros, so that every input means something."""
+"""Read the parts of a composed input. It continues with zeros, so that each input is complete."""
 
 
 class Cursor:
@@ -11,27 +11,27 @@ class Cursor:
         return self._at < len(self._data)
 
     def take(self, count: int) -> bytes:
-        """The next bytes."""
+        """Return the next bytes."""
         taken = self._data[self._at : self._at + count]
         self._at += count
         return taken.ljust(count, b"\0")
 
     def byte(self) -> int:
-        """The next byte."""
+        """Return the next byte."""
         return self.take(1)[0]
 
     def blob(self) -> bytes:
-        """As many bytes as the next two say (big-endian), or as there are."""
+        """Return a blob with its length in the next two bytes (big-endian), or the rest."""
         count = int.from_bytes(self.take(2), "big")
         return self.take(min(count, max(len(self._data) - self._at, 0)))
 
     def rest(self) -> bytes:
-        """What is left."""
+        """Return the remaining bytes."""
         rest = self._data[self._at :]
         self._at = len(self._data)
         return rest
 
 
 def blob(data: bytes) -> bytes:
-    """What `Cursor.blob` reads."""
+    """Return the input from which `Cursor.blob` reads the data."""
     return len(data).to_bytes(2, "big") + data

@@ -1,6 +1,6 @@
-"""The decoders of outside bytes that are fuzzed, each with the only errors that may escape it.
+"""The fuzzed decoders of outside bytes, each with the only errors that it may raise.
 
-What a decoder returns is what it accepted; None stands for an input that it had no use for.
+A decoder returns the decoded value, or None for an input that it ignored.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from dstack_vpn.errors import ConfigError, DeviceError, EndpointError, FormatErr
 
 @dataclass(frozen=True, slots=True)
 class Decoder:
-    """What to feed, and what it may raise."""
+    """A function of an input, and the errors that it may raise."""
 
     feed: Callable[[bytes], object]
     errors: tuple[type[Exception], ...] = ()
@@ -30,7 +30,7 @@ def _text(parse: Callable[[str], object]) -> Callable[[bytes], object]:
 
 
 DECODERS: Final = {
-    # what an RPC endpoint sends
+    # data of an RPC endpoint
     "jsonrpc": Decoder(chain.messages, (EndpointError,)),
     "retry-after": Decoder(chain.retry_after),
     "log": Decoder(chain.subscriptions, (EndpointError,)),

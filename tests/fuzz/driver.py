@@ -1,7 +1,8 @@
-"""Feeds mutations of a corpus to each decoder; the same seed gives the same inputs.
+"""Pass mutations of a corpus to each decoder. The same seed gives the same inputs.
 
-`python -m tests.fuzz.driver --runs 1000000` starts a process for each decoder, so that its memory is its own,
-prints a line a decoder and ends with 1 if something is found. `--only NAME` is what such a process runs.
+`python -m tests.fuzz.driver --runs 1000000` starts a process for each decoder, so that its memory
+can be measured. It prints a line for each decoder, and exits with 1 if there are findings.
+`--only NAME` is the command of such a process.
 """
 
 import argparse
@@ -21,39 +22,39 @@ from tests.fuzz.mutate import mutations
 
 CORPUS: Final = Path(__file__).parent / "corpus"
 SLOW: Final = 1.0
-"""Seconds of processor time that no input may take."""
+"""The maximum processor time of one input, in seconds."""
 GROWTH: Final = 4096
-"""KiB of resident memory that the last nine tenths of a run may add."""
+"""The maximum growth of resident memory in the last nine tenths of a run, in KiB."""
 _KEPT: Final = 10
 _SHOWN: Final = 4000
-"""Digits of an input that are printed; its number gives all of it back."""
+"""The number of printed digits of an input. The input's number gives the whole input again."""
 _TICK: Final = 10_000
-"""Inputs between signs of life."""
+"""Inputs between progress reports."""
 _STUCK: Final = 300
-"""Seconds without one after which the process ends itself, and says where it was."""
+"""Seconds without a progress report after which the process prints its stack and exits."""
 _RED, _GREEN, _PLAIN = "\x1b[31m", "\x1b[32m", "\x1b[0m"
 
 
 @dataclass(slots=True)
 class Result:
-    """What came of feeding one decoder."""
+    """The result of a run of one decoder."""
 
     inputs: int = 0
     accepted: int = 0
-    """Inputs that decoded to something, past all checks."""
+    """The inputs that were decoded to a value."""
     seconds: float = 0.0
-    """Of processor time, the mutator's included."""
+    """Processor time, including the mutator's."""
     growth: int = 0
-    """KiB by which the process' resident memory was larger at the end than after the first tenth."""
+    """The growth of the resident memory after the first tenth of the run, in KiB."""
     findings: list[str] = field(default_factory=list)
 
     @property
     def failed(self) -> bool:
-        """Whether there is something to look into."""
+        """Return whether the run has findings, or too much growth."""
         return bool(self.findings) or self.growth > GROWTH
 
     def line(self, name: str) -> str:
-        """For the table."""
+        """Return the row of the table."""
         rate = self.inputs / max(self.seconds, 1e-9)
         share = 100 * self.accepted / max(self.inputs, 1)
         found = len(self.findings) + (self.growth > GROWTH)
@@ -62,12 +63,12 @@ class Result:
 
 
 def corpus(name: str) -> list[bytes]:
-    """The decoder's seeds, one a line, in hexadecimal digits."""
+    """Return a decoder's seeds, from lines of hexadecimal digits."""
     return [bytes.fromhex(line) for line in (CORPUS / f"{name}.hex").read_text("ascii").split()]
 
 
 def run(name: str, runs: int, seed: int, tick: Callable[[int], None] = lambda inputs: None) -> Result:
-    """Feed that many inputs to a decoder; ``tick`` is told now and then how many it were."""
+    """Pass ``runs`` inputs to a decoder; call ``tick`` with their number regularly."""
     decoder, result, began = DECODERS[name], Result(), time.process_time()
     inputs, settled = mutations(corpus(name), seed), resident()
     while result.inputs < runs and len(result.findings) < _KEPT:
@@ -87,26 +88,26 @@ def run(name: str, runs: int, seed: int, tick: Callable[[int], None] = lambda in
 
 
 def resident() -> int:
-    """KiB of memory that this process has now, after what is garbage was collected."""
+    """Return this process's resident memory in KiB, after a garbage collection."""
     gc.collect()
     pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") // 1024
 
 
 def _feed(decoder: Decoder, data: bytes) -> tuple[bool, str | None]:
-    """Whether it was accepted, and what is wrong with that."""
+    """Return whether an input was accepted, and the problem, if any."""
     began, accepted = time.process_time(), False
     try:
         accepted = decoder.feed(data) is not None
     except decoder.errors:
         pass
-    except Exception as error:  # noqa: BLE001 - whatever else escapes is what we look for
+    except Exception as error:  # noqa: BLE001 - all other errors are findings
         return False, f"{type(error).__name__}: {str(error)[:80]}"
     return accepted, "slow" if time.process_time() - began > SLOW else None
 
 
 def _run_here(name: str, runs: int, seed: int) -> bool:
-    """Feed one decoder in this process; returns whether something was found."""
+    """Run one decoder in this process; return whether it failed."""
     terminal = sys.stdout.isatty()
 
     def tick(inputs: int) -> None:
@@ -126,17 +127,17 @@ def _run_here(name: str, runs: int, seed: int) -> bool:
 
 
 def _run_apart(name: str, runs: int, seed: int) -> bool:
-    """The same in a process of its own, whose end by a signal is a finding as well."""
+    """Run one decoder in a separate process; return whether it failed, or ended by a signal."""
     arguments = ["--runs", str(runs), "--seed", str(seed), "--only", name]
     code = subprocess.run([sys.executable, "-m", "tests.fuzz.driver", *arguments], check=False).returncode
     if code not in {0, 1}:
-        sys.stdout.write(f"\n{name:14} ended with {code}: the decoder took the process down\n")
+        sys.stdout.write(f"\n{name:14} ended with {code}: the decoder crashed the process\n")
         sys.stdout.flush()
     return code != 0
 
 
 def main() -> int:
-    """Run what the arguments say."""
+    """Run the selected decoders, or all; return the exit code."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--runs", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=1)

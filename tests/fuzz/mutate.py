@@ -1,8 +1,8 @@
-"""A seeded mutator: the same seeds and number give the same inputs, on every machine.
+"""A seeded mutator: the same seeds and number give the same inputs on all machines.
 
-What it changes is meant to get past the first check: bytes are taken from the input itself, so that text
-stays text; spans are overwritten as often as they are cut, so that lengths still add up; and aligned words
-become the numbers at which codecs break.
+The changes are chosen so that inputs pass a decoder's first check. Bytes are taken from the input
+itself, so that text remains text. Spans are overwritten as often as they are cut, so that lengths
+remain consistent. Aligned words become numbers that are at the limits of codecs.
 """
 
 import random
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 CHANGES: Final = (1, 1, 1, 1, 2, 2, 3, 5)
-"""How many changes an input has, each as likely as the others."""
+"""The numbers of changes to an input, all with the same probability."""
 _WIDTHS: Final = (1, 2, 2, 4, 8, 32)
 _NUMBERS: Final = (
     0,
@@ -50,7 +50,7 @@ _Change = Callable[[bytearray, int, Sequence[bytes], random.Random], None]
 
 
 def mutations(seeds: Sequence[bytes], seed: int) -> Iterator[bytes]:
-    """Endless inputs: one of the seeds with one to five changes."""
+    """Yield inputs without end, each a seed with one to five changes."""
     dice = random.Random(seed)
     while True:
         data = bytearray(dice.choice(seeds))
@@ -60,7 +60,7 @@ def mutations(seeds: Sequence[bytes], seed: int) -> Iterator[bytes]:
 
 
 def _below(limit: int, dice: random.Random) -> int:
-    """A number from 1 to the limit, small ones more often."""
+    """Return a number from 1 to the limit, with a bias to small ones."""
     return 1 + int(dice.random() ** 2 * limit)
 
 
@@ -97,7 +97,7 @@ def _repeat(data: bytearray, at: int, _: Sequence[bytes], dice: random.Random) -
 
 
 def _swap_in(data: bytearray, at: int, seeds: Sequence[bytes], dice: random.Random) -> None:
-    """Another seed's span, or one of our own, over as many bytes."""
+    """Overwrite a span with a span of another seed or of this input."""
     other = dice.choice(seeds) if dice.random() < 0.5 else data
     begin = int(dice.random() * (len(other) + 1))
     span = other[begin : begin + _below(64, dice)]
@@ -105,7 +105,7 @@ def _swap_in(data: bytearray, at: int, seeds: Sequence[bytes], dice: random.Rand
 
 
 def _splice(data: bytearray, at: int, seeds: Sequence[bytes], dice: random.Random) -> None:
-    """Another seed's end: at the same place, or at any."""
+    """Replace the end by the end of another seed, from the same or any position."""
     other = dice.choice(seeds)
     data[at:] = other[at if dice.random() < 0.5 else int(dice.random() * (len(other) + 1)) :]
 
@@ -114,20 +114,20 @@ def _word(data: bytearray, at: int, _: Sequence[bytes], dice: random.Random) -> 
     width = dice.choice(_WIDTHS)
     number = dice.choice(_NUMBERS)
     if dice.random() < 0.1:
-        number = -number  # which is next to the highest
+        number = -number  # near the highest value
     at -= at % width
     number &= (1 << 8 * width) - 1
     data[at : at + width] = number.to_bytes(width, "big" if dice.random() < 0.5 else "little")
 
 
 def _token(data: bytearray, at: int, _: Sequence[bytes], dice: random.Random) -> None:
-    """A word that means something to some decoder, put in or written over."""
+    """Insert a token that some decoder recognises, or overwrite with it."""
     token = dice.choice(_TOKENS)
     data[at : at + (len(token) if dice.random() < 0.5 else 0)] = token
 
 
 def _line(data: bytearray, at: int, seeds: Sequence[bytes], dice: random.Random) -> None:
-    """A line of some seed, put in between two lines, or in the place of one."""
+    """Insert a line of a seed, or replace a line by it."""
     begin, end = data.rfind(b"\n", 0, at) + 1, data.find(b"\n", at) + 1
     other = dice.choice(seeds).splitlines(keepends=True)
     if other:

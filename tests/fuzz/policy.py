@@ -1,4 +1,4 @@
-"""Who gets in: members by the registry's facts, and clients of the HTTP API by their requests."""
+"""Access decisions: members by registry events, and clients of the HTTP API by their requests."""
 
 import ipaddress
 from dataclasses import replace
@@ -40,7 +40,7 @@ _OWNERS: Final = ("0x" + "aa" * 20, "0x" + "bb" * 20, "0x" + "cc" * 20)
 
 
 def members(data: bytes) -> object:
-    """Facts are folded one by one; whoever is granted then has to be somebody who may be."""
+    """Apply registry events one by one; check all granted members after the last one."""
     cursor = Cursor(data)
     head = [cursor.byte() for _ in range(5)]
     own, height, confirmations, now, quorum = key(head[0] % 5), head[1], head[2] % 4, head[3], None
@@ -61,7 +61,7 @@ def members(data: bytes) -> object:
         if quorum is not None:
             if head[4] & 2:
                 quorum.remember([node for node in state.nodes.values() if node.token_id % 2], height)
-            quorum.followed([c.token_id for c in change], state)
+            quorum.update([c.token_id for c in change], state)
         access = AccessControl(state, SMALL, own, height, confirmations, quorum)
         peers.update(access, keys_of([c.token_id for c in change], before, state), now)
     _check(access, now)
@@ -73,7 +73,7 @@ def members(data: bytes) -> object:
 
 
 def _check(access: AccessControl, now: int) -> None:
-    """What no facts may bring about."""
+    """Check the invariants that hold after any events."""
     granted = list(access.granted(now))
     assert len({node.public_key for node in granted}) == len(granted)
     for node in granted:
@@ -104,7 +104,7 @@ def _check(access: AccessControl, now: int) -> None:
 
 
 def fact(cursor: Cursor) -> tuple[Position, RegistryEvent]:
-    """When, what, of which token; texts pass the boundary that the chain's pass."""
+    """Return a registry event and its position; texts pass the same checks as the chain's."""
     at, kind, token = Position(cursor.byte(), cursor.byte()), cursor.byte() % 8, _token(cursor)
     match kind:
         case 0 | 1:
@@ -152,12 +152,11 @@ def node(cursor: Cursor, token: TokenId, at: Position) -> Node:
     )
 
 
-# -- HTTP ---------------------------------------------------------------------------------------------
+# -- HTTP ------------------------------------------------------------------------------------------
 
 _TOKEN: Final = "0123456789abcdef"
 _POLICY: Final = Policy(
     token=_TOKEN,
-    vpn=True,
     proxies=(ipaddress.IPv4Network("127.0.0.0/8"), ipaddress.IPv6Network("fd00::/8")),
     suffix="vpn.internal",
     is_member=lambda address: PLAN.token_at(str(address)) is not None,
@@ -171,26 +170,29 @@ class _Transport:
 
 
 def request(data: bytes) -> object:
-    """Lines: the two addresses of the connection, the path, then headers. None where it is refused."""
+    """Check a request; return the client, or None if it is refused.
+
+    The input's lines are the two addresses of the connection, the path, and the headers.
+    """
     peer, own, path, *lines = [*data.decode("utf-8", "surrogateescape").split("\n"), "", "", ""]
     headers = CIMultiDict(
         (name, value.strip()) for name, _, value in (line.partition(":") for line in lines) if name
     )
     ends = {"peername": (peer, 1), "sockname": (own, 2)}
-    asked = cast(
+    received = cast(
         "web.Request",
         SimpleNamespace(headers=headers, path=path, transport=_Transport(ends), version=HttpVersion11),
     )
-    refusal = _POLICY.judge(asked, is_open=False)
-    client = _POLICY.client(asked)
+    refusal = _POLICY.refusal(received, is_open=False)
+    client = _POLICY.client(received)
     if refusal is None:
-        assert _may(peer, own, path, headers), "let in without a reason"
-    _POLICY.judge(asked, is_open=True)
+        assert _may(peer, own, path, headers), "admitted without a reason"
+    _POLICY.refusal(received, is_open=True)
     return client if refusal is None else None
 
 
 def _may(peer: str, own: str, path: str, headers: CIMultiDict[Any]) -> bool:
-    """Whether there is any reason to let a request in, looked at with less care for which of them it is."""
+    """Return whether a request can be admitted, by a simpler rule than the policy's."""
     address = _address(peer)
     if headers.get("Authorization", "").endswith(_TOKEN):
         return True

@@ -1,7 +1,7 @@
-"""How much of a decoder its inputs reach: `python -m tests.fuzz.reach NAME [RUNS]`.
+"""The coverage of a decoder by its inputs: `python -m tests.fuzz.reach NAME [RUNS]`.
 
-Of the project's functions that were entered, it lists the lines that no input has run. A function that was
-never entered is not seen; where it should have been, the line that calls it is.
+It lists the lines that no input ran, in those functions of the project that an input entered. It
+does not list functions that were never entered; the line with their call is listed instead.
 """
 
 import sys
@@ -17,7 +17,7 @@ _ROOT = str(Path(dstack_vpn.__file__).parent)
 
 
 def measure(name: str, runs: int, seed: int = 1) -> tuple[dict[str, set[int]], dict[str, set[int]]]:
-    """The lines that were run, and all lines of the functions that were entered, by file."""
+    """Return, by file, the lines that ran, and all lines of the functions that were entered."""
     ran: dict[str, set[int]] = {}
     entered: set[CodeType] = set()
 
@@ -47,7 +47,7 @@ def measure(name: str, runs: int, seed: int = 1) -> tuple[dict[str, set[int]], d
 
 
 def main() -> None:
-    """Print the share, and what is missing."""
+    """Print the share of the lines that ran, and the missing lines."""
     name, runs = sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 5000
     ran, lines = measure(name, runs)
     total = sum(map(len, lines.values()))

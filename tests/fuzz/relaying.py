@@ -1,7 +1,7 @@
-"""Frames of a stream, through the relay's own reader and writer: `Downlink` and `Outbox`.
+"""Frames of a stream, through the relay's reader and writer: `Downlink` and `Outbox`.
 
-The stream is in memory and comes in pieces; the other end is a real datagram socket, so that the buffers that
-the kernel is told of are the real ones. What arrives is compared with what a plain reading gives.
+The stream is in memory, in pieces. The other end is a real datagram socket, so that the kernel gets
+the real buffers. The received datagrams are compared with those of a simple parser.
 """
 
 import atexit
@@ -23,12 +23,12 @@ _WAYS: Final = tuple(
     Offload(mmsg=mmsg, gro=False, gso=gso) for gso in (False, True) for mmsg in (False, True)
 )
 _BUFFER: Final = 35_000
-"""Bytes, of which the kernel makes twice as many: room for any datagram, not for many small ones."""
+"""Bytes of the send buffer, doubled by the kernel: for any datagram, not for many small ones."""
 _TURNS: Final = 10_000
 
 
 def scanned(data: bytes) -> object:
-    """The frames by `framing.scan`; None where there are none, or another protocol's."""
+    """Return the frames by `framing.scan`; None without frames, or for another protocol."""
     runs, taken = framing.scan(bytearray(data), len(data), len(data) + 1)
     found = list(_cut(data, runs))
     assert found == list(plain(data))
@@ -37,7 +37,7 @@ def scanned(data: bytes) -> object:
 
 
 def plain(data: bytes) -> Iterator[bytes]:
-    """The complete frames, one by one."""
+    """Yield the complete frames."""
     at = 0
     while at + 2 <= len(data) and (end := at + 2 + int.from_bytes(data[at : at + 2], "big")) <= len(data):
         yield data[at + 2 : end]
@@ -55,9 +55,11 @@ def _cut(data: bytes, runs: list[framing.Run]) -> Iterator[bytes]:
 
 
 def streamed(data: bytes) -> object:
-    """First how the stream comes: by TLS or not, in how many pieces, how it is sent on, the pieces' sizes.
+    """Pass a stream through `Downlink`; return the received datagrams.
 
-    Runs of equal frames (UDP_SEGMENT) arrive in one piece here: only UDP cuts them up.
+    The input begins with a byte for TLS, the number of pieces and the offloads, and with the
+    pieces' sizes. Runs of equal frames (UDP_SEGMENT) arrive in one piece here, because only UDP
+    splits them.
     """
     cursor = Cursor(data)
     head = cursor.byte()
@@ -83,7 +85,7 @@ def _pieces(data: bytes, sizes: list[int]) -> Iterator[bytes]:
 
 
 def _carry(stream: "_Stream", way: Offload) -> tuple[list[bytes], str]:
-    """Read the stream to its end; returns what has arrived at the other end, and why it ended."""
+    """Read the stream to its end; return the received datagrams, and the reason of the end."""
     loop = _LOOP
     ended: list[str] = []
     arrived: list[bytes] = []
@@ -95,7 +97,7 @@ def _carry(stream: "_Stream", way: Offload) -> tuple[list[bytes], str]:
             break
         loop.turn()
         _receive(arrived)
-    assert ended, "it neither reads on nor ends"
+    assert ended, "it neither continues nor ends"
     return arrived, ended[0]
 
 
@@ -108,7 +110,7 @@ def _receive(arrived: list[bytes]) -> None:
 
 
 class _Stream:
-    """A `Stream` in memory; it closes where its pieces end."""
+    """A `Stream` in memory, which closes after its last piece."""
 
     tls_version: str | None = None
     descriptor = -1
@@ -134,11 +136,11 @@ class _Stream:
         return not self.plain and bool(self._left)
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: the stream has no resources."""
 
 
 class _Loop:
-    """As much of an event loop as `Downlink` needs, driven by hand."""
+    """The part of an event loop that `Downlink` needs, driven by `turn`."""
 
     def __init__(self) -> None:
         self.reader: Callable[[], None] | None = None
@@ -150,7 +152,7 @@ class _Loop:
         self._soon = []
 
     def turn(self) -> None:
-        """What can be written first, then what was asked for, then what can be read."""
+        """Call the writer, then the scheduled callbacks, then the reader."""
         if self.writer is not None:
             self.writer()
         soon, self._soon = self._soon, []
@@ -176,14 +178,14 @@ class _Loop:
 
 
 class _Engine:
-    """What `Downlink` takes of an `Engine`."""
+    """The part of an `Engine` that `Downlink` needs."""
 
     def __init__(self, loop: _Loop, way: Offload) -> None:
         self.loop, self.outbox = loop, Outbox(way)
 
 
 def _socket_pair() -> tuple[socket.socket, socket.socket]:
-    """Unlike UDP's, these lose nothing: a full one is told of, which is a path of its own."""
+    """Return connected Unix sockets. Unlike UDP's, they lose nothing: a full one gives an error."""
     pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     for end in pair:
         end.setblocking(False)
@@ -196,4 +198,4 @@ _ENGINES: Final = {way: _Engine(_LOOP, way) for way in _WAYS}
 _IN, _OUT = _socket_pair()
 atexit.register(_IN.close)
 atexit.register(_OUT.close)
-_SINKS: Final = {way: Sink(_IN, way, Counters()) for way in _WAYS}
+_SINKS: Final = {way: Sink(_IN, way, Counters(), lambda: None) for way in _WAYS}

@@ -1,4 +1,4 @@
-"""A short run over each decoder, and what the fuzzer itself has to find; `make fuzz` is the long run."""
+"""A short run over each decoder, and tests of the fuzzer itself. `make fuzz` is the long run."""
 
 import itertools
 import mmap
@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 def test_only_documented_errors_escape(name: str) -> None:
     result = driver.run(name, 500, seed=1)
     assert (result.inputs, result.findings) == (500, [])
-    assert 0 < result.accepted < 500  # neither kept out by the first check, nor taken whatever they are
+    assert 0 < result.accepted < 500  # the first check neither refuses nor accepts all inputs
 
 
 def test_the_same_seed_gives_the_same_inputs() -> None:
@@ -44,7 +44,7 @@ def test_the_corpus_is_what_the_encoders_make() -> None:
 
 
 def _raise(_: bytes) -> object:
-    raise LookupError("nobody documents this")
+    raise LookupError("an undocumented error")
 
 
 def _dawdle(_: bytes) -> None:
@@ -54,24 +54,24 @@ def _dawdle(_: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("feed", "said"), [(_raise, "LookupError: nobody documents this"), (_dawdle, "slow")]
+    ("feed", "problem"), [(_raise, "LookupError: an undocumented error"), (_dawdle, "slow")]
 )
 def test_an_error_that_is_not_documented_and_a_slow_input_are_found(
-    monkeypatch: pytest.MonkeyPatch, feed: Callable[[bytes], object], said: str
+    monkeypatch: pytest.MonkeyPatch, feed: Callable[[bytes], object], problem: str
 ) -> None:
     monkeypatch.setitem(DECODERS, "urls", Decoder(feed, (ValueError,)))
     monkeypatch.setattr(driver, "SLOW", 0.01)
     result = driver.run("urls", 100, seed=1)
     assert result.failed
     assert len(result.findings) == result.inputs == 10
-    assert result.findings[0].startswith(f"{said}: input 0: ")
+    assert result.findings[0].startswith(f"{problem}: input 0: ")
 
 
 def test_memory_that_is_kept_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     kept: list[mmap.mmap] = []
 
     def leak(_: bytes) -> None:
-        kept.append(mmap.mmap(-1, 64 * KIB))  # of the kernel: not from what this process has had before
+        kept.append(mmap.mmap(-1, 64 * KIB))  # new memory of the kernel, not of this process's heap
         kept[-1].write(bytes(64 * KIB))
 
     monkeypatch.setitem(DECODERS, "urls", Decoder(leak))

@@ -1,4 +1,4 @@
-"""The replies of several endpoints, through `core.access.quorum`: who is granted, and by which replies."""
+"""Replies of several endpoints, through `core.access.quorum`: the granted tokens."""
 
 from collections import defaultdict
 from typing import Final
@@ -19,7 +19,7 @@ _STEPS: Final = 24
 
 
 def rounds(data: bytes) -> object:
-    """Facts of the endpoint that is followed, and between them what others say when they are asked."""
+    """Apply events of the followed endpoint and, between them, rounds of replies of the others."""
     cursor = Cursor(data)
     quorum, now = Quorum(2 + cursor.byte() % 2), cursor.byte()
     state, shown = Registry(), defaultdict[TokenId, set[str]](set)
@@ -30,41 +30,41 @@ def rounds(data: bytes) -> object:
         out: set[TokenId] = set()
         if cursor.byte() & 3:
             state, change = apply(state, fact(cursor)[1], Position(cursor.byte(), 0))
-            quorum.followed([c.token_id for c in change], state)
+            quorum.update([c.token_id for c in change], state)
         else:
             out = _round(cursor, quorum, state, shown)
         granted = {node.token_id for node in AccessControl(state, SMALL, key(9), 999, 0, quorum).granted(now)}
-        assert not granted & out, "granted, though another shows it out"
+        assert not granted & out, "granted, although another endpoint has it revoked"
         assert all(len(shown[token]) >= quorum.needed - 1 for token in granted), "granted by too few"
     return granted or None
 
 
 def _round(cursor: Cursor, quorum: Quorum, state: Registry, shown: dict[TokenId, set[str]]) -> set[TokenId]:
-    """Ask the others; returns the tokens that one of them who is not found to lie shows out."""
-    words = [_word(name, cursor, state) for name in OTHERS[: cursor.byte() % 4]]
-    for word in words:
-        for token in word.same if word.on_our_chain else ():
-            shown[token].add(word.endpoint)
+    """Query the others; return the tokens that one without a contradiction does not grant."""
+    replies = [_reply(name, cursor, state) for name in OTHERS[: cursor.byte() % 4]]
+    for reply in replies:
+        for token in reply.same if reply.on_our_chain else ():
+            shown[token].add(reply.endpoint)
     leader = Comparison("a", cursor.byte(), frozenset(state.nodes), {})
-    verdict = quorum.heard(state, state, [leader, *words] if cursor.byte() & 7 else words)
-    assert verdict.contradicted.keys() <= {"a", *OTHERS}
-    honest = [word for word in words if word.endpoint not in verdict.contradicted and word.on_our_chain]
+    outcome = quorum.judge(state, state, [leader, *replies] if cursor.byte() & 7 else replies)
+    assert outcome.contradicted.keys() <= {"a", *OTHERS}
+    honest = [reply for reply in replies if reply.endpoint not in outcome.contradicted and reply.on_our_chain]
     return {
         token
-        for word in honest
-        for token, theirs in word.differs.items()
+        for reply in honest
+        for token, theirs in reply.differs.items()
         if token in state.nodes and not in_force(theirs)
     }
 
 
-def _word(name: str, cursor: Cursor, state: Registry) -> Comparison:
+def _reply(name: str, cursor: Cursor, state: Registry) -> Comparison:
     height, flags, observed = cursor.byte(), cursor.byte(), []
     for token in sorted(state.nodes):
-        say = cursor.byte()
-        if say < 160:
+        kind = cursor.byte()
+        if kind < 160:
             observed.append(TokenState(token, state.nodes[token]))
-        elif say < 200:
-            theirs = node(cursor, token, Position(height, 0)) if say & 1 else None
+        elif kind < 200:
+            theirs = node(cursor, token, Position(height, 0)) if kind & 1 else None
             observed.append(TokenState(token, theirs))
     same, differs = compare(state, observed)
     return Comparison(

@@ -1,4 +1,4 @@
-"""DNS questions, answered by the responder's own code from a small network."""
+"""DNS queries to the DNS server's own code, for a small network."""
 
 import ipaddress
 from typing import Final
@@ -52,8 +52,8 @@ _SERVER: Final = DnsServer(Zone(), 53)
 
 
 def question(data: bytes) -> object:
-    """Answer over UDP and TCP; None where there is no answer but that it is no question."""
-    told: object = None
+    """Reply over UDP and TCP; None if the input is not a query."""
+    decoded: object = None
     for over_udp in (True, False):
         answer = _SERVER.respond(data, over_udp=over_udp)
         if not isinstance(answer, bytes):
@@ -63,20 +63,20 @@ def question(data: bytes) -> object:
         assert not over_udp or len(answer) <= messages.PAYLOAD
         if len(answer) == messages.HEADER:
             return None
-        told = dns.message.from_wire(answer)
-    return told
+        decoded = dns.message.from_wire(answer)
+    return decoded
 
 
 def elsewhere(data: bytes) -> object:
-    """What comes from where a question was sent; None where it is no answer to it."""
+    """Check a message from the queried server; None if it is not a reply to the query."""
     return True if messages.answers(_ASKED, data) else None
 
 
 def foreign(data: bytes) -> object:
-    """What is done to a question before it is sent to somebody else, and when they have no answer."""
+    """Prepare a query for another server, and the reply if that server fails."""
     query = messages.parse(data)
     if not isinstance(messages.question(query), tuple):
-        return None  # which the responder refuses itself
+        return None  # the server refuses it
     sent = messages.renewed(query)
     assert sent.id != query.id or sent is not query
     failed = messages.refusal(query, dns.rcode.SERVFAIL, recursive=True)

@@ -81,7 +81,7 @@ async def test_a_key_that_was_copied_from_the_mempool_does_not_wedge_the_rotatio
             await anvil.rpc("evm_setAutomine", False)  # an RPC parameter
             ran, copied = await asyncio.gather(rotate(anvil, tmp_path, code=1), copy_first(anvil))
             assert "PublicKeyTaken" in ran.err
-            assert "Another try makes another key" in ran.err
+            assert "The next attempt generates another key" in ran.err
             await anvil.rpc("evm_setAutomine", True)  # an RPC parameter
             await eventually(lambda: rig.keys == {copied}, "the thief has it")
             assert rig.device.public_key == derive(old), "and we are not the thief"
@@ -103,7 +103,7 @@ async def test_keys_whose_outcome_is_unknown_wait_until_one_is_seen(
             await anvil.rpc("evm_setAutomine", False)  # an RPC parameter
             for _ in range(2):
                 ran = await rotate(anvil, tmp_path, "--timeout", "1", code=75)
-                assert "The new key waits in" in ran.err
+                assert "The new key is kept in" in ran.err
             waiting = FileKeyRing(tmp_path / "wireguard.key").others().keys()
             assert len(waiting) == 2
             assert rig.device.public_key == derive(old)

@@ -146,7 +146,7 @@ async def test_with_two_endpoints_a_forged_grant_adds_no_peer_either(trio: Trio,
         await eventually(lambda: "contradict each other" in rig.component("quorum"), "health names both")
         for server in trio.servers[:2]:
             assert server.ws in rig.component("quorum")
-        assert rig.decide("node-66").reason is Reason.UNWITNESSED
+        assert rig.decide("node-66").reason is Reason.NO_QUORUM
         assert rig.peers == members(chain)
         assert key_of(66) not in ever(rig)
 
@@ -389,7 +389,7 @@ async def test_too_few_endpoints_grant_nothing_and_take_nothing_away(trio: Trio,
         await trio.servers[1].stop()
         await eventually(lambda: "1 of the 2 endpoints" in rig.component("quorum"), "health says so")
         await chain.mint(2)
-        await eventually(lambda: rig.decide(2).reason is Reason.UNWITNESSED, "the mint is seen")
+        await eventually(lambda: rig.decide(2).reason is Reason.NO_QUORUM, "the mint is seen")
         assert rig.keys == {key_of(1)}
         await chain.revoke(1)
         await eventually(lambda: not rig.keys, "a revocation needs one")
@@ -406,7 +406,7 @@ async def test_a_restart_brings_back_only_what_was_vouched_for(trio: Trio, make_
         await settled(rig, chain, "what was there")
         await trio.liar.forge(mint(chain, 66))
         await chain.mine_empty(5)
-        await eventually(lambda: rig.decide("node-66").reason is Reason.UNWITNESSED, "it is seen")
+        await eventually(lambda: rig.decide("node-66").reason is Reason.NO_QUORUM, "it is seen")
         resyncs = rig.node.chain.state.resyncs
         await eventually(lambda: rig.node.chain.state.resyncs > resyncs + 2, "it is stored")
     for server in trio.servers:

@@ -65,14 +65,14 @@ async def a_dozen_looks() -> None:
 def hurry(monkeypatch: pytest.MonkeyPatch) -> Callable[[Scripted | None], None]:
     """Have the node look often and begin at once, perhaps with another one that changes the key."""
 
-    look = KeyExpiry._look
+    look = KeyExpiry._check
 
     async def counted(self: KeyExpiry) -> Any:
         found = await look(self)
         _looks.append(time.monotonic())
         return found
 
-    monkeypatch.setattr(KeyExpiry, "_look", counted)
+    monkeypatch.setattr(KeyExpiry, "_check", counted)
     monkeypatch.setattr(renewal_module, "EVERY", 0.02)
     monkeypatch.setattr(keyage, "START", 0.0)
 

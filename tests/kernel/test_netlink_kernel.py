@@ -1,4 +1,4 @@
-"""What only a real kernel can show; run by ``make test-kernel``, skipped where there is no WireGuard."""
+"""Tests of a real kernel's WireGuard, for ``make test-kernel``; skipped without WireGuard."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -73,7 +73,7 @@ async def test_a_read_while_others_change_the_device_is_whole(
             state = await device.read()
             assert {each.public_key for each in stay} <= set(state.peers)
     other.close()
-    # Else the retry was never put to the test.
+    # Otherwise no dump was interrupted, and the retry was not tested.
     assert torn > 0
 
 

@@ -167,7 +167,7 @@ class Member:
         code = daemon.process.wait(30)
         text = daemon.log.read_text()
         assert code == 78, (code, text)
-        assert "This host has something in the way; nothing was changed" in text
+        assert "Something on this host conflicts with the node; nothing was changed" in text
         assert host.state() == before
         return text
 

@@ -215,5 +215,5 @@ def test_a_proxy_lets_members_in_and_says_who_they_are(lab: Lab, proxy: Proxy, t
             assert status(b, a.address, *headers).endswith(("hello b 200", " 401"))
         assert status(b, a.address, "Authorization: Basic b3JpZ2luYWw6Y2xpZW50") == "hello b 200"
         lab.lost(lab.revoke(c), c.public_key, (a, b))
-        assert a.get(f"/whois?ip={c.address}") == {"error": "no member is behind that address"}
+        assert a.get(f"/whois?ip={c.address}") == {"error": "no member has this address"}
         assert status(b, a.address) == "hello b 200"

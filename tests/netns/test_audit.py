@@ -76,4 +76,4 @@ def test_a_revocation_has_one_cause_from_the_chain_to_the_peer(lab: Lab) -> None
     assert command(a, "audit", "verify")[0] == 0
     code, said = command(a, "audit", "verify", "--contains", verdict["end"])
     assert code == 1
-    assert "the log was cut off, or written anew" in said
+    assert "the log was truncated or rewritten" in said

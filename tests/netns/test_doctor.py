@@ -34,7 +34,7 @@ def test_beside_a_running_daemon_all_is_well(lab: Lab) -> None:
     assert code == 0
     assert checks["udp port"]["found"] == "51820 is wg0's"
     assert checks["interface"]["found"] == "wg0 has 2 peers"
-    assert checks["membership"]["found"] == f"node a, token {a.token}, with our key"
+    assert checks["membership"]["found"] == f"node a, token {a.token}, with this node's key"
     assert checks["names"]["found"] == f"{a.address}:53 answers for a.vpn.internal"
     assert f"{b.endpoint}: a handshake " in checks["udp to b"]["found"]
     rpc = next(check for name, check in checks.items() if name.startswith("rpc "))
@@ -49,7 +49,7 @@ def test_each_thing_that_is_broken_is_named_with_what_to_do(lab: Lab) -> None:
     code, checks = doctor(a, RPC_URL=f"{a.settings['RPC_URL']},http://{b.underlay}:1")
     assert code == 1
     assert checks["udp to b"]["status"] == "fail"
-    assert "nothing listens there" in checks["udp to b"]["found"]
+    assert "no program listens there" in checks["udp to b"]["found"]
     assert checks["udp to c"]["status"] == "warn"
     assert checks["udp to c"]["advice"] == "set MTU=1340"
     dead = checks[f"rpc http://{b.underlay}:1"]
@@ -84,7 +84,7 @@ def test_commands_about_the_daemon_take_its_settings(lab: Lab) -> None:
     assert str(a.key_file) in settings.read_text()
     found = {check["name"]: check for check in json.loads(bare(a, "doctor", "--json"))["checks"]}
     assert {name: c["found"] for name, c in found.items() if c["status"] != "pass"} == {}
-    assert found["membership"]["found"] == f"node a, token {a.token}, with our key"
+    assert found["membership"]["found"] == f"node a, token {a.token}, with this node's key"
     assert json.loads(bare(a, "plan", "--json"))["changes"] == []
     assert json.loads(bare(a, "audit", "show", "--json", "--kind", "node.started"))
     wait_until(lambda: json.loads(bare(a, "config", "list", "--json"))["backups"], "there is a backup")

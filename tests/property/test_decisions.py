@@ -106,12 +106,12 @@ class Player:
         shown = [self.random.choice([self.state, self._changed(), {}]) for _ in range(2)]
         words = [self._word(f"e{number}", ours, state, at) for number, state in enumerate(shown)]
         words.append(self._word("followed", ours, self.state, at))
-        verdict = self.members.quorum.heard(ours, ours, words)
-        self.members.testified(verdict.changed)
+        verdict = self.members.quorum.judge(ours, ours, words)
+        self.members.quorum_changed(verdict.changed)
 
     def strike(self) -> None:
         if self.members.quorum is not None:
-            self.members.testified(self.members.quorum.discard("e1"))
+            self.members.quorum_changed(self.members.quorum.discard("e1"))
 
     def pin(self) -> None:
         keys = {*self.members.membership.peers, key(20), key(30)}

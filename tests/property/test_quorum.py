@@ -75,7 +75,7 @@ class World:
         self.history.append(step(self.history[-1], self.random))
         shown = self.history[-1] if self.leader in self.honest else self.lie(self.history[-1])
         before, self.registry = self.registry, Registry.of(shown.values())
-        self.quorum.followed({*before.nodes, *self.registry.nodes}, self.registry)
+        self.quorum.update({*before.nodes, *self.registry.nodes}, self.registry)
 
     def lie(self, state: State) -> State:
         return self.random.choice([state, step(state, self.random), {}, self.random.choice(self.history)])
@@ -108,7 +108,7 @@ class World:
             words.insert(self.random.randint(0, len(words)), own)
         for count in range(1, len(words) + 1):
             heard = [word for word in words[:count] if word.endpoint not in self.accused]
-            verdict = self.quorum.heard(self.registry, self.registry, heard)
+            verdict = self.quorum.judge(self.registry, self.registry, heard)
             self.accused |= verdict.contradicted.keys()
         return statements
 
@@ -167,7 +167,9 @@ def test_what_k_honest_endpoints_show_is_granted(world: World) -> None:
         n.token_id for n in world.granted()
     }
     # A liar that speaks of a block that is not there yet is heard until that block has come.
-    ahead = {t for t in kept_out if any(x.height > world.tip for x in world.quorum._odds[t].values())}
+    ahead = {
+        t for t in kept_out if any(x.height > world.tip for x in world.quorum._contradictions[t].values())
+    }
     assert kept_out == ahead
 
 
@@ -195,9 +197,9 @@ def test_who_makes_blocks_up() -> None:
 def vouched_at(height: int, node: Node) -> tuple[Quorum, Registry, Comparison]:
     """A quorum of two that has heard of one token at that height, and what the followed endpoint says."""
     quorum, registry, at = Quorum(2), Registry.of([node]), block(height)
-    quorum.followed([1], registry)
+    quorum.update([1], registry)
     own = Comparison("a", height, frozenset({1}), {})
-    quorum.heard(registry, registry, [own, Comparison("b", height, frozenset({1}), {})])
+    quorum.judge(registry, registry, [own, Comparison("b", height, frozenset({1}), {})])
     assert quorum.doubt(node) is None, at
     return quorum, registry, own
 
@@ -208,30 +210,30 @@ NODE = Node(1, "0xa", "node-1", key(1), expires_at=20)
 def test_an_endpoint_that_lags_does_not_put_out_what_is_new() -> None:
     quorum, registry, own = vouched_at(9, NODE)
     lagging = Comparison("c", 8, frozenset(), {1: None}, on_our_chain=False, definitive=False)
-    quorum.heard(registry, registry, [own, lagging])
+    quorum.judge(registry, registry, [own, lagging])
     assert quorum.doubt(NODE) is None
-    quorum.heard(registry, registry, [own, replace(lagging, height=9)])
+    quorum.judge(registry, registry, [own, replace(lagging, height=9)])
     assert quorum.doubt(NODE) == "out according to c", "another fork, but not an older block"
 
 
 def test_the_sooner_end_counts_whoever_shows_it() -> None:
     quorum, registry, own = vouched_at(9, NODE)
     sooner = Comparison("b", 10, frozenset(), {1: replace(NODE, expires_at=15)}, definitive=False)
-    quorum.heard(registry, registry, [own, sooner])
+    quorum.judge(registry, registry, [own, sooner])
     assert (quorum.doubt(NODE), quorum.ends(NODE)) == (None, 15), "it stays in until then"
     assert quorum.questions(10) == [1]
 
 
 def test_an_end_that_was_brought_forward_takes_a_quorum_to_put_off() -> None:
     quorum, _, _ = vouched_at(9, NODE)
-    quorum.followed([1], Registry.of([replace(NODE, expires_at=15)]))
-    quorum.followed([1], Registry.of([NODE]))
+    quorum.update([1], Registry.of([replace(NODE, expires_at=15)]))
+    quorum.update([1], Registry.of([NODE]))
     assert quorum.ends(NODE) == 15
     assert quorum.questions(9) == [1]
 
 
 def test_who_was_revoked_takes_a_quorum_to_come_back() -> None:
     quorum, _, _ = vouched_at(9, NODE)
-    quorum.followed([1], Registry.of([replace(NODE, active=False)]))
-    quorum.followed([1], Registry.of([NODE]))
+    quorum.update([1], Registry.of([replace(NODE, active=False)]))
+    quorum.update([1], Registry.of([NODE]))
     assert quorum.doubt(NODE) == "fewer than 2 endpoints have shown it"

@@ -1,4 +1,4 @@
-"""A seeded adversary: it sees what the node does, and has its endpoints do the worst that it knows."""
+"""A seeded adversary, which observes the node and controls the hostile endpoints."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -15,12 +15,12 @@ from dstack_vpn.core.model import Endpoint
 from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
 
 FORGED = range(200, 206)
-"""Numbers of keys that no member ever had."""
+"""The numbers of keys that no member ever had."""
 METHODS = ("head", "header", "finalized", "events", "read_tokens", "read_all", "connect")
 
 
 def honest(random: Random) -> Conduct:
-    """An honest endpoint: quick or slow, up to date or late."""
+    """Return the conduct of an honest endpoint, which may be slow or late."""
     delay = random.choice([0.01, 0.05, 0.3, 1.0, 2.5])
     slow = {method: delay * random.choice([1, 1, 3]) for method in ("events", "read_all")}
     lag = random.choice([0.0, 0.0, 1.0, 5.0])
@@ -29,132 +29,142 @@ def honest(random: Random) -> Conduct:
 
 @dataclass
 class Adversary:
-    """The liars' common will: in half of the runs one campaign, else whatever comes to its mind."""
+    """Controls the hostile endpoints: in half of the runs by one campaign, else by random moves."""
 
     random: Random
     chain: Chain
-    liars: list[SimulatedEndpoint]
+    hostile: list[SimulatedEndpoint]
     campaign: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         self.campaign = self.random.choice(CAMPAIGNS) if self.random.random() < 0.5 else ()
 
     @property
-    def may_make_up_blocks(self) -> bool:
-        """Whether the node may be led to blocks that are not the chain's."""
-        return not self.campaign or bool({"boast_for_ever", "stay_astray"}.intersection(self.campaign))
+    def may_forge_blocks(self) -> bool:
+        """Return whether the node can be led to blocks that are not in the chain."""
+        return not self.campaign or bool({"keep_lead", "stay_on_fork"}.intersection(self.campaign))
 
     def act(self, followed: str | None) -> None:
-        """Choose a conduct for each, knowing which endpoint the node follows."""
-        for liar in self.liars:
+        """Choose a conduct for each hostile endpoint; ``followed`` is the node's endpoint."""
+        for endpoint in self.hostile:
             if self.campaign:
                 for move in self.campaign:
-                    MOVES[move](self, liar)
+                    MOVES[move](self, endpoint)
             else:
-                self._improvise(liar, is_followed=liar.name == followed)
+                self._improvise(endpoint, is_followed=endpoint.name == followed)
 
-    def _improvise(self, liar: SimulatedEndpoint, *, is_followed: bool) -> None:
+    def _improvise(self, endpoint: SimulatedEndpoint, *, is_followed: bool) -> None:
         random = self.random
         if random.random() < 0.25:
-            liar.conduct = Conduct(announces=liar.conduct.announces)  # as if honest again
+            endpoint.conduct = Conduct(announces=endpoint.conduct.announces)  # back to honest conduct
         else:
-            liar.conduct = replace(liar.conduct, boast=0, raises=frozenset())
-        known = AS_FOLLOWED if is_followed or random.random() < 0.3 else AS_WITNESS
+            endpoint.conduct = replace(endpoint.conduct, lead=0, raises=frozenset())
+        known = AS_FOLLOWED if is_followed or random.random() < 0.3 else AS_VERIFIER
         for move in random.sample(known, random.choice([1, 2])):
-            MOVES[move](self, liar)
+            MOVES[move](self, endpoint)
 
-    def _hide(self, liar: SimulatedEndpoint) -> None:
-        """Keep tokens as they are now, whatever becomes of them."""
-        state = liar.head().state
+    def _hide(self, endpoint: SimulatedEndpoint) -> None:
+        """Show tokens in their present state from now on."""
+        state = endpoint.head().state
         for token in self.random.sample(list(TOKENS), 2):
-            liar.conduct.hides.add(token)
-            liar.conduct.overlay[token] = state.get(token)
+            endpoint.conduct.hides.add(token)
+            endpoint.conduct.overlay[token] = state.get(token)
 
-    def _stall(self, liar: SimulatedEndpoint) -> None:
-        """Be slow, or silent, in some methods."""
+    def _stall(self, endpoint: SimulatedEndpoint) -> None:
+        """Delay some methods, or do not reply to them."""
         for method in self.random.sample(METHODS, self.random.choice([1, 2, 3])):
-            liar.conduct.delays[method] = self.random.choice([6.0, 9.0, 20.0, 28.0, FOREVER])
+            endpoint.conduct.delays[method] = self.random.choice([6.0, 9.0, 20.0, 28.0, FOREVER])
 
-    def _skip(self, liar: SimulatedEndpoint) -> None:
-        liar.conduct.skips = self.random.choice([2, 3, 10])
-        liar.conduct.delays["events"] = self.random.choice([3.0, 6.0, 20.0])
+    def _skip(self, endpoint: SimulatedEndpoint) -> None:
+        endpoint.conduct.skips = self.random.choice([2, 3, 10])
+        endpoint.conduct.delays["events"] = self.random.choice([3.0, 6.0, 20.0])
 
-    def _flip(self, liar: SimulatedEndpoint) -> None:
-        """Keep tokens changing, in ways that don't end their access."""
+    def _flip(self, endpoint: SimulatedEndpoint) -> None:
+        """Change tokens repeatedly, without an end of their access."""
         for token in self.random.sample(list(TOKENS), 2):
             peer_endpoint = PeerEndpoint(udp=Endpoint("192.0.2.9", self.random.randrange(1, 99)))
-            liar.conduct.forged.append(EndpointUpdated(token, peer_endpoint))
+            endpoint.conduct.forged.append(EndpointUpdated(token, peer_endpoint))
 
-    def _forge_grant(self, liar: SimulatedEndpoint) -> None:
+    def _forge_grant(self, endpoint: SimulatedEndpoint) -> None:
         token, number = self.random.choice([*TOKENS, 9]), self.random.choice(FORGED)
-        known = liar.head().state.get(token)
-        liar.conduct.forged.append(
+        known = endpoint.head().state.get(token)
+        endpoint.conduct.forged.append(
             Granted(token, OWNER, f"node-{token}", key(number))
             if known is None
             else KeyUpdated(token, key(number))
         )
-        liar.conduct.overlay[token] = Node(token, OWNER, f"node-{token}", key(number))
+        endpoint.conduct.overlay[token] = Node(token, OWNER, f"node-{token}", key(number))
 
-    def _run_ahead(self, liar: SimulatedEndpoint) -> None:
-        liar.conduct.ahead_only = self.random.random() < 0.5
+    def _run_ahead(self, endpoint: SimulatedEndpoint) -> None:
+        endpoint.conduct.ahead_only = self.random.random() < 0.5
 
-    def _forge_revocation(self, liar: SimulatedEndpoint) -> None:
+    def _forge_revocation(self, endpoint: SimulatedEndpoint) -> None:
         token = self.random.choice(list(TOKENS))
-        liar.conduct.forged.append(Revoked(token))
-        liar.conduct.overlay[token] = None
+        endpoint.conduct.forged.append(Revoked(token))
+        endpoint.conduct.overlay[token] = None
 
-    def _boast(self, liar: SimulatedEndpoint) -> None:
-        liar.conduct.boast = self.random.choice([1, 100, 10**9])
+    def _claim_lead(self, endpoint: SimulatedEndpoint) -> None:
+        endpoint.conduct.lead = self.random.choice([1, 100, 10**9])
 
-    def _stick(self, liar: SimulatedEndpoint) -> None:
-        liar.conduct.stuck = None if self.random.random() < 0.5 else liar.head()
+    def _toggle_freeze(self, endpoint: SimulatedEndpoint) -> None:
+        endpoint.conduct.stuck = None if self.random.random() < 0.5 else endpoint.head()
 
-    def _go_astray(self, liar: SimulatedEndpoint) -> None:
-        """Go on with blocks that nobody else has."""
-        head = liar.head()
-        if liar.conduct.fork is None and self.random.random() < 0.5:
+    def _toggle_fork(self, endpoint: SimulatedEndpoint) -> None:
+        """Continue with blocks that no other endpoint has, or return to the chain."""
+        head = endpoint.head()
+        if endpoint.conduct.fork is None and self.random.random() < 0.5:
             line = head.line[: head.ref.number + 1]
-            liar.conduct.fork = [replace(head, line=line)]
-            line[-1] = liar.conduct.fork[0]
+            endpoint.conduct.fork = [replace(head, line=line)]
+            line[-1] = endpoint.conduct.fork[0]
         else:
-            liar.conduct.fork = None
+            endpoint.conduct.fork = None
 
-    def _fail(self, liar: SimulatedEndpoint) -> None:
-        liar.conduct.raises = frozenset(self.random.sample(METHODS, 1))
+    def _fail(self, endpoint: SimulatedEndpoint) -> None:
+        endpoint.conduct.raises = frozenset(self.random.sample(METHODS, 1))
 
-    def _stall_audits(self, liar: SimulatedEndpoint) -> None:
-        liar.conduct.delays |= {"read_all": FOREVER, "finalized": 9.0}
+    def _stall_resyncs(self, endpoint: SimulatedEndpoint) -> None:
+        endpoint.conduct.delays |= {"read_all": FOREVER, "finalized": 9.0}
 
-    def _boast_for_ever(self, liar: SimulatedEndpoint) -> None:
-        liar.conduct.boast = 10**9
+    def _keep_lead(self, endpoint: SimulatedEndpoint) -> None:
+        endpoint.conduct.lead = 10**9
 
-    def _stand_still(self, liar: SimulatedEndpoint) -> None:
-        liar.conduct.stuck = liar.conduct.stuck or liar.head()
+    def _freeze(self, endpoint: SimulatedEndpoint) -> None:
+        endpoint.conduct.stuck = endpoint.conduct.stuck or endpoint.head()
 
-    def _stay_astray(self, liar: SimulatedEndpoint) -> None:
-        if liar.conduct.fork is None:
-            self._go_astray(liar)
+    def _stay_on_fork(self, endpoint: SimulatedEndpoint) -> None:
+        if endpoint.conduct.fork is None:
+            self._toggle_fork(endpoint)
 
 
 MOVES: Final[dict[str, Callable[[Adversary, SimulatedEndpoint], None]]] = {
     name: getattr(Adversary, f"_{name}")
     for name in (
-        *("hide", "stall", "skip", "flip", "forge_grant", "run_ahead", "forge_revocation", "boast", "stick"),
-        *("go_astray", "fail", "stall_audits", "boast_for_ever", "stand_still", "stay_astray"),
+        *(
+            "hide",
+            "stall",
+            "skip",
+            "flip",
+            "forge_grant",
+            "run_ahead",
+            "forge_revocation",
+            "claim_lead",
+            "toggle_freeze",
+        ),
+        *("toggle_fork", "fail", "stall_resyncs", "keep_lead", "freeze", "stay_on_fork"),
     )
 }
 AS_FOLLOWED: Final = ("hide", "stall", "skip", "flip", "forge_grant", "run_ahead")
-AS_WITNESS: Final = ("forge_revocation", "boast", "stall", "stick", "go_astray", "fail")
+AS_VERIFIER: Final = ("forge_revocation", "claim_lead", "stall", "toggle_freeze", "toggle_fork", "fail")
 CAMPAIGNS: Final = (
-    ("hide", "stall_audits"),
+    ("hide", "stall_resyncs"),
     ("hide", "skip"),
     ("hide", "flip"),
-    ("stand_still",),
-    ("stand_still", "stall_audits"),
-    ("boast_for_ever",),
-    ("boast_for_ever", "hide"),
-    ("stay_astray",),
+    ("freeze",),
+    ("freeze", "stall_resyncs"),
+    ("keep_lead",),
+    ("keep_lead", "hide"),
+    ("stay_on_fork",),
     ("forge_grant", "hide"),
     ("run_ahead", "hide"),
 )
-"""What the red team did, and worse."""
+"""Combinations of moves, including those of the red team."""

@@ -1,7 +1,6 @@
-"""A chain that makes blocks in simulated time, with grants, revocations, other keys, and short reorgs."""
+"""A chain in simulated time, with grants, revocations, key changes, and short reorgs."""
 
 from bisect import bisect_right
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from random import Random
 
@@ -26,21 +25,21 @@ OWNER = "0x" + "0a" * 20
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """A block with all that there is to know about it."""
+    """A block with its state and its logs."""
 
     ref: BlockRef
     state: Registry
     logs: tuple[LoggedEvent, ...]
     line: list["Block"]
-    """The chain that it was made on: its own ancestors are at the indexes below its number."""
+    """The blocks of its chain. Its ancestors are at the indexes below its number."""
 
     def at(self, number: int) -> "Block | None":
-        """The ancestor of that number, or itself."""
+        """Return the ancestor with this number, or the block itself."""
         return self.line[number] if 0 <= number <= self.ref.number else None
 
 
 def after(parent: Block | None, event: RegistryEvent | None, mark: str, line: list[Block]) -> Block:
-    """The block that follows, with that event."""
+    """Return the next block, with this event."""
     number = 0 if parent is None else parent.ref.number + 1
     hash_ = f"{number}{mark}"
     ref = BlockRef(number, hash_, "" if parent is None else parent.ref.hash, 0)
@@ -56,16 +55,16 @@ def after(parent: Block | None, event: RegistryEvent | None, mark: str, line: li
 
 @dataclass
 class Chain:
-    """The truth."""
+    """The true chain."""
 
     random: Random
     blocks: dict[str, Block] = field(default_factory=dict)
     heads: list[tuple[float, Block]] = field(default_factory=list)
-    """When each head came."""
+    """The heads, and their times."""
     members: dict[PublicKey, set[TokenId]] = field(default_factory=dict)
-    """Whose key was ever in force."""
+    """All keys that were ever granted, and their tokens."""
     ends: dict[PublicKey, float] = field(default_factory=dict)
-    """Since when a key is out."""
+    """The times at which keys were revoked or replaced."""
     _forks: int = 0
 
     def __post_init__(self) -> None:
@@ -80,11 +79,11 @@ class Chain:
         return self.heads[-1][1]
 
     def seen(self, time: float) -> Block:
-        """The head at that time."""
+        """Return the head at this time."""
         return self.heads[max(bisect_right(self.heads, time, key=lambda x: x[0]) - 1, 0)][1]
 
     def mine(self, now: float) -> None:
-        """Another block; now and then the last one or two are replaced."""
+        """Mine a block; in 3 % of the calls, replace the last one or two blocks."""
         if self.random.random() < 0.03:
             self._forks += 1
             depth = self.random.randint(1, 2)
@@ -122,7 +121,7 @@ class Chain:
 
 
 def some_event(random: Random, state: Registry) -> RegistryEvent:
-    """Something that may happen to a token."""
+    """Return a random event that a token's state allows."""
     token = random.choice(TOKENS)
     node = state.get(token)
     if node is None or not node.active:
@@ -133,8 +132,3 @@ def some_event(random: Random, state: Registry) -> RegistryEvent:
     if kind < 0.8:
         return KeyUpdated(token, key(10 * token + random.randrange(5)))
     return EndpointUpdated(token, PeerEndpoint(udp=Endpoint("192.0.2.1", random.randrange(1, 9))))
-
-
-def standing(states: Mapping[TokenId, object]) -> set[TokenId]:
-    """The tokens of a state."""
-    return set(states)

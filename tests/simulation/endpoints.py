@@ -1,68 +1,66 @@
-"""Endpoints of the simulated chain, honest or not: sessions as the node opens them, without a network."""
+"""Honest and hostile endpoints of the simulated chain, with sessions that need no network."""
 
 import asyncio
 import math
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from random import Random
 
 from tests.simulation.chain import Block, Chain, after, some_event
 
-from dstack_vpn.core.chain.events import EndpointUpdated, KeyUpdated, LoggedEvent, RegistryEvent, TokenState
+from dstack_vpn.core.chain.events import LoggedEvent, RegistryEvent, TokenState
 from dstack_vpn.core.chain.node import Node
-from dstack_vpn.core.chain.registry import Registry
 from dstack_vpn.core.model import BlockRef, ChainIdentity, TokenId
 from dstack_vpn.errors import ChainError, EndpointError
 from dstack_vpn.ports import ChainFact, Unannounced
 
 IDENTITY = ChainIdentity(1, "0", "0x" + "c0" * 20)
 TICK = 0.5
-"""Seconds between looks of an endpoint at its own head."""
+"""Seconds between an endpoint's updates of its head."""
 CALL = 20.0
-"""Seconds after which a call fails, as the real session's do."""
+"""The timeout of a call in seconds, as in the real session."""
 FOREVER = 3600.0
-"""Seconds: an answer that never comes."""
+"""A delay in seconds beyond all timeouts: the endpoint never replies."""
 
 
 @dataclass
 class Conduct:
-    """What an endpoint does. The defaults are honest and quick."""
+    """The behaviour of an endpoint. The defaults are honest and quick."""
 
     delay: float = 0.02
-    """Seconds for each answer..."""
+    """Seconds for each reply, unless ``delays`` has the method."""
     delays: dict[str, float] = field(default_factory=dict)
-    """...and for those of some methods."""
+    """Seconds for each reply by method."""
     lag: float = 0.0
-    """Seconds that its head is late."""
+    """Seconds by which its head is late."""
     announces: bool = True
-    """Whether logs and heads are announced; else it is asked for heads."""
+    """True if it announces logs and heads. Otherwise the node polls for heads."""
     down_until: float = -math.inf
     stuck: Block | None = None
-    """The head that it stays at."""
+    """The head at which it stays."""
     fork: list[Block] | None = None
-    """Blocks of its own, on which it goes on."""
-    boast: int = 0
-    """Blocks that it claims to be ahead."""
+    """The blocks of its own fork."""
+    lead: int = 0
+    """The number of blocks by which it claims to be ahead."""
     skips: int = 1
-    """It announces each so manieth head."""
+    """It announces only each n-th head."""
     overlay: dict[TokenId, Node | None] = field(default_factory=dict)
-    """What it shows of some tokens instead of the truth..."""
+    """The false states of tokens in replies to the methods of ``overlaid``."""
     overlaid: frozenset[str] = frozenset({"read_all", "read_tokens"})
-    """...in answers to these."""
     hides: set[TokenId] = field(default_factory=set)
-    """Tokens whose logs it keeps to itself."""
+    """The tokens whose logs it hides."""
     forged: list[RegistryEvent] = field(default_factory=list)
-    """Events that it is about to announce, in its next block."""
+    """The forged events that it announces with its next block."""
     raises: frozenset[str] = frozenset()
-    """Methods that fail."""
+    """The methods that fail."""
     ahead_only: bool = False
-    """Its logs come before their heads, and the heads never do."""
+    """It announces logs without their heads."""
 
 
 @dataclass
 class SimulatedEndpoint:
-    """One endpoint."""
+    """An endpoint of the simulated chain."""
 
     name: str
     chain: Chain
@@ -80,7 +78,7 @@ class SimulatedEndpoint:
         return conduct.stuck or self.chain.seen(self.now() - conduct.lag)
 
     def grow_fork(self) -> None:
-        """A liar's own block on its own fork."""
+        """Add a block to the endpoint's own fork, if it has one."""
         fork = self.conduct.fork
         if fork is not None:
             event = some_event(self.random, fork[-1].state) if self.random.random() < 0.3 else None
@@ -104,13 +102,13 @@ class SimulatedSession:
         self.announces_logs = endpoint.conduct.announces
 
     async def answered(self, method: str) -> None:
-        """Wait as long as the answer takes; raises what the endpoint fails with."""
+        """Wait for the delay of a reply; raises `EndpointError` if the endpoint fails."""
         conduct = self.endpoint.conduct
         self.endpoint.calls += 1
         delay = conduct.delays.get(method, conduct.delay)
         await asyncio.sleep(min(delay, CALL))
         if delay > CALL:
-            raise EndpointError(f"{self.name} has not answered {method} in {CALL:.0f} s")
+            raise EndpointError(f"{self.name} did not reply to {method} within {CALL:.0f} s")
         if self.endpoint.now() < conduct.down_until or method in conduct.raises:
             raise EndpointError(f"{self.name} is down")
 
@@ -143,8 +141,8 @@ class SimulatedSession:
 
     async def head(self) -> BlockRef:
         await self.answered("head")
-        head, boast = self.endpoint.head().ref, self.endpoint.conduct.boast
-        return head if not boast else BlockRef(head.number + boast, f"boast{head.number + boast}", "?", 0)
+        head, lead = self.endpoint.head().ref, self.endpoint.conduct.lead
+        return head if not lead else BlockRef(head.number + lead, f"lead{head.number + lead}", "?", 0)
 
     async def header(self, number: int) -> BlockRef | None:
         await self.answered("header")
@@ -185,12 +183,12 @@ class SimulatedSession:
         return 0
 
     def _known(self, block_hash: str) -> Block:
-        """A block that this endpoint has."""
+        """Return a block that this endpoint has; raises `EndpointError` if it has not."""
         block = self.endpoint.chain.blocks.get(block_hash)
         fork = self.endpoint.conduct.fork or ()
         block = next((b for b in fork if b.ref.hash == block_hash), block)
         if block is None or (not fork and block.ref.number > self.endpoint.head().ref.number):
-            raise EndpointError(f"{self.name} does not know that block")
+            raise EndpointError(f"{self.name} does not have the block {block_hash}")
         return block
 
     def _state(self, method: str, at: BlockRef) -> dict[TokenId, Node]:
@@ -198,7 +196,7 @@ class SimulatedSession:
         try:
             found = dict(self._known(at.hash).state.nodes)
         except ChainError:
-            if not conduct.boast:
+            if not conduct.lead:
                 raise
             found = dict(self.endpoint.head().state.nodes)
         if method in conduct.overlaid:
@@ -212,11 +210,3 @@ class SimulatedSession:
 
 def _token(logged: LoggedEvent) -> TokenId | None:
     return getattr(logged.event, "token_id", None)
-
-
-def forged_member(token: TokenId, state: Registry, make: Node) -> Node:
-    """A token as a liar would have it: as it is, or with another key."""
-    return replace(state.get(token) or make, active=True)
-
-
-__all__ = ["FOREVER", "Conduct", "EndpointUpdated", "KeyUpdated", "SimulatedEndpoint", "SimulatedSession"]

@@ -1,8 +1,9 @@
-"""`python -m tests.simulation.live`: the adversary against the real daemon, with wireguard-go, in real time.
+"""The adversary against the real daemon and wireguard-go, in real time.
 
-Three endpoints of one chain, two of which have to agree; the one that is followed first belongs to the
-adversary. Each siege is one of its moves against a fresh daemon, which has not found it out yet. Prints how
-long revocations took under each, and exits with 1 if a promise was broken.
+The chain has three endpoints, and the quorum is two. The adversary controls the endpoint that the
+daemon follows first. Each siege is one of its moves against a new daemon, which has not quarantined
+the endpoint yet. `python -m tests.simulation.live` prints the times of revocations by move, and
+exits with 1 on a violation.
 """
 
 import argparse
@@ -20,40 +21,40 @@ from tests.anvil import key_of
 from tests.fake_chain import FakeServer, registry, serve
 from tests.fake_chain.faults import Fault
 
-AUDIT: Final = 2.0
-"""Seconds between audits."""
-BOUND: Final = AUDIT + 3.0
-"""Seconds for a revocation; both honest endpoints answer within one of them."""
+RESYNC: Final = 2.0
+"""Seconds between resyncs."""
+BOUND: Final = RESYNC + 3.0
+"""The limit for a revocation, in seconds. Both honest endpoints reply within one second."""
 MEMBERS: Final = 8
 SIEGE: Final = 45.0
-"""Seconds of one move."""
+"""The length of a siege in seconds."""
 QUIET: Final = 3.0
-"""Seconds before it."""
+"""Seconds before the move."""
 FORGED: Final = 66
 
 Move = Callable[["Siege"], Awaitable[None]]
 
 
 class Siege:
-    """The chain, its endpoints, and what was seen of the daemon."""
+    """The chain, its endpoints, and the observations of the daemon."""
 
     def __init__(self, random: Random, servers: list[FakeServer], move: str) -> None:
         self.random, self.servers = random, servers
-        self.chain, self.liar = servers[0].chain, servers[0]
+        self.chain, self.hostile = servers[0].chain, servers[0]
         self.move = move
         self.peers: set[str] = set()
         self.taken: list[float] = []
-        """Seconds that each revocation took."""
+        """The times of the revocations, in seconds."""
         self.problems: list[str] = []
         self._out: dict[str, float] = {}
-        """Keys that were revoked and are peers still, and since when."""
+        """The revoked keys that are still peers, and the times of their revocations."""
         self._ever: set[str] = set()
         self._next = MEMBERS
 
-    # -- the chain ------------------------------------------------------------------------------------
+    # -- the chain ---------------------------------------------------------------------------------
 
     async def live(self, ends: float) -> None:
-        """Blocks, with grants and revocations."""
+        """Mine blocks with grants and revocations."""
         while time.monotonic() < ends:
             await asyncio.sleep(self.random.uniform(0.2, 1.0))
             alive = {t: x for t, x in self.chain.head.tokens.items() if not x.revoked}
@@ -72,27 +73,27 @@ class Siege:
         if key in self.peers:
             self._out[key] = time.monotonic()
 
-    # -- the adversary --------------------------------------------------------------------------------
+    # -- the adversary -----------------------------------------------------------------------------
 
     async def scheme(self, ends: float) -> None:
-        """The move, after a moment."""
+        """Make the move after `QUIET` seconds, and keep it up."""
         await asyncio.sleep(QUIET)
         await MOVES[self.move](self)
         while time.monotonic() < ends:
             await asyncio.sleep(0.5)
-            if self.move == "lets no walk end":
-                await self.liar.push("newHeads", self.chain.head.header())
+            if self.move == "lets no sync end":
+                await self.hostile.push("newHeads", self.chain.head.header())
 
     def hide(self) -> None:
-        """Show what is true now, whatever happens."""
+        """Show the present state from now on."""
         before = dict(self.chain.head.tokens)
-        self.liar.faults.lies.state = lambda tokens, number: before
-        self.liar.faults.lies.hides = lambda log: True
+        self.hostile.faults.lies.state = lambda tokens, number: before
+        self.hostile.faults.lies.hides = lambda log: True
 
-    # -- what is promised -----------------------------------------------------------------------------
+    # -- the invariants ----------------------------------------------------------------------------
 
     async def watch(self, daemon: Daemon, ends: float) -> None:
-        """Read the daemon's log, and hold it to what the chain says."""
+        """Read the daemon's log, and compare its peers with the chain."""
         seen = 0
         while time.monotonic() < ends:
             await asyncio.sleep(0.02)
@@ -108,16 +109,16 @@ class Siege:
         if entry["event"] == "peer.set":
             self.peers.add(entry["peer"])
             if entry["peer"] not in self._ever:
-                self.problems.append(f"{entry['peer']} was granted, and was never a member: {self.move}")
+                self.problems.append(f"{entry['peer']} was granted, but was never a member: {self.move}")
         elif entry["event"] == "peer.removed":
             self.peers.discard(entry["peer"])
             if entry["peer"] in self._out:
                 self.taken.append(time.monotonic() - self._out.pop(entry["peer"]))
-        elif entry["event"] == "chain.quarantined" and entry["endpoint"] != self.liar.ws:
-            self.problems.append(f"{entry['endpoint']} is honest, and in quarantine: {entry['reason']}")
+        elif entry["event"] == "chain.quarantined" and entry["endpoint"] != self.hostile.ws:
+            self.problems.append(f"{entry['endpoint']} is honest, but in quarantine: {entry['reason']}")
 
     async def begin(self, daemon: Daemon) -> None:
-        """The first members."""
+        """Mint the first members, and wait for the daemon."""
         for number in range(MEMBERS):
             self._ever.add(str(key_of(number)))
             await self.chain.mint(number)
@@ -134,42 +135,42 @@ async def _hide(siege: Siege) -> None:
 
 async def _hide_and_stall(siege: Siege) -> None:
     siege.hide()
-    siege.liar.faults.by_method["eth_call"] = Fault(stall=True)
+    siege.hostile.faults.by_method["eth_call"] = Fault(stall=True)
 
 
-async def _let_no_walk_end(siege: Siege) -> None:
+async def _let_no_sync_end(siege: Siege) -> None:
     siege.hide()
-    siege.liar.faults.silent = True
-    siege.liar.faults.by_method["eth_getLogs"] = Fault(stall=True)
+    siege.hostile.faults.silent = True
+    siege.hostile.faults.by_method["eth_getLogs"] = Fault(stall=True)
 
 
-async def _stand_still(siege: Siege) -> None:
-    siege.liar.faults.lies.stuck_at = siege.chain.head.number
+async def _freeze(siege: Siege) -> None:
+    siege.hostile.faults.lies.stuck_at = siege.chain.head.number
 
 
-async def _say_nothing(siege: Siege) -> None:
-    siege.liar.faults.silent = True
-    siege.liar.faults.by_method["*"] = Fault(stall=True)
+async def _go_silent(siege: Siege) -> None:
+    siege.hostile.faults.silent = True
+    siege.hostile.faults.by_method["*"] = Fault(stall=True)
 
 
 async def _forge_a_grant(siege: Siege) -> None:
-    await siege.liar.forge(registry.mint(siege.chain.accounts[1], "forged", str(key_of(FORGED))))
+    await siege.hostile.forge(registry.mint(siege.chain.accounts[1], "forged", str(key_of(FORGED))))
 
 
-async def _hang_up(siege: Siege) -> None:
+async def _disconnect(siege: Siege) -> None:
     siege.hide()
-    await siege.liar.drop_sockets()
+    await siege.hostile.drop_sockets()
 
 
 MOVES: Final[dict[str, Move]] = {
     "honest": _be_honest,
     "hides": _hide,
-    "hides and stalls its audit": _hide_and_stall,
-    "lets no walk end": _let_no_walk_end,
-    "stands still": _stand_still,
-    "says nothing": _say_nothing,
+    "hides and stalls its resync": _hide_and_stall,
+    "lets no sync end": _let_no_sync_end,
+    "stays at its head": _freeze,
+    "goes silent": _go_silent,
     "forges a grant": _forge_a_grant,
-    "hangs up and hides": _hang_up,
+    "disconnects and hides": _disconnect,
 }
 
 
@@ -187,7 +188,7 @@ async def besiege(random: Random, move: str) -> Siege:
 
             siege.chain.announce = announce
             urls = ",".join(server.ws for server in siege.servers)
-            settings = {"RPC_URL": urls, "RPC_QUORUM": "2", "SYNC_INTERVAL": f"{AUDIT:.0f}s"}
+            settings = {"RPC_URL": urls, "RPC_QUORUM": "2", "SYNC_INTERVAL": f"{RESYNC:.0f}s"}
             settings["CONTRACT_ADDRESS"] = siege.chain.contract
             async with running_daemon(home, new_key(), **settings) as daemon:
                 await siege.begin(daemon)
@@ -199,7 +200,7 @@ async def besiege(random: Random, move: str) -> Siege:
 
 
 def main() -> int:
-    """Run and report."""
+    """Run sieges, and print the times and the violations; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m tests.simulation.live", description=__doc__)
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--seed", type=int, default=1)
@@ -217,7 +218,7 @@ def main() -> int:
         sys.stdout.write(f"{move:28} {summary(seconds) if seconds else 'none'}\n")
     for problem in problems:
         sys.stdout.write(f"{problem}\n")
-    sys.stdout.write(f"{sum(map(len, taken.values()))} revocations, {len(problems)} promises broken\n")
+    sys.stdout.write(f"{sum(map(len, taken.values()))} revocations, {len(problems)} violations\n")
     return 1 if problems else 0
 
 

@@ -1,4 +1,4 @@
-"""An event loop in simulated time: it never waits, it moves its clock to the next timer."""
+"""An event loop in simulated time. It never waits, but moves its clock to the next timer."""
 
 import asyncio
 import selectors
@@ -8,20 +8,20 @@ from typing import Any, TypeVar
 _T = TypeVar("_T")
 
 MOST_ROUNDS = 5_000_000
-"""Rounds of the loop, beyond which a run is taken for one that makes no progress."""
+"""The number of rounds of the loop after which a run counts as stuck."""
 
 
 class _Selector(selectors.BaseSelector):
-    """Has nothing to select from: what is registered is the loop's own wake-up pipe."""
+    """A selector without events: only the loop's own wake-up pipe is registered."""
 
     def __init__(self) -> None:
         self.now, self.rounds = 0.0, 0
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        assert timeout is not None, "everything waits, and no timer is set"
+        assert timeout is not None, "all tasks wait, and no timer is set"
         self.rounds += 1
-        assert self.rounds < MOST_ROUNDS, f"the clock stands at {self.now}"
-        # A rest of floating point must not keep a timer from being due.
+        assert self.rounds < MOST_ROUNDS, f"the clock is stuck at {self.now}"
+        # The extra nanosecond makes a timer due in spite of rounding errors.
         self.now += timeout + 1e-9 if timeout > 0 else 0.0
         return []
 
@@ -36,7 +36,7 @@ class _Selector(selectors.BaseSelector):
 
 
 class SimulatedLoop(asyncio.SelectorEventLoop):
-    """Begins at 0 seconds."""
+    """An event loop whose time begins at 0 seconds."""
 
     def __init__(self) -> None:
         self._clock = _Selector()

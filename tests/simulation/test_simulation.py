@@ -1,4 +1,4 @@
-"""A part of the runs of `make adversaries`, and what was found by it."""
+"""Some of the runs of `make adversaries`, and regressions that it found."""
 
 from random import Random
 
@@ -23,33 +23,33 @@ def test_fewer_than_k_liars_break_no_promise_whatever_they_do_and_when(first: in
         assert not world.problems, f"seed {seed}"
 
 
-def asked(chain: Chain, question: Question) -> Reply:
-    """What an honest endpoint says."""
+def reply_of(chain: Chain, question: Question) -> Reply:
+    """Return an honest endpoint's reply."""
 
-    async def ask() -> Reply:
+    async def query() -> Reply:
         async with SimulatedEndpoint("e", chain, Random(1)).open() as session:
             return await answer(session, question)
 
-    return simulate(ask())
+    return simulate(query())
 
 
 def test_an_endpoint_that_lacks_our_block_shows_everything_at_its_own_head() -> None:
-    """Our block may be made up: an honest endpoint that is followed then must not be mute."""
+    """Our block may be forged. An honest endpoint must still reply, from its own head."""
     chain = Chain(Random(1))
     ours = BlockRef(10**9, "made up", "?", 0)
-    said = asked(chain, Question(ours, (1, 2), whole=True, exact=True))
-    assert (said.hash, said.at) == (None, chain.head.ref)
-    assert {x.token_id for x in said.observed} == set(chain.head.state.nodes)
+    reply = reply_of(chain, Question(ours, (1, 2), whole=True, exact=True))
+    assert (reply.hash, reply.at) == (None, chain.head.ref)
+    assert {x.token_id for x in reply.observed} == set(chain.head.state.nodes)
 
 
 def test_an_endpoint_whose_head_is_newer_shows_what_has_become_of_a_token() -> None:
-    """The followed endpoint may stand at an old block, at which a revoked member is one still."""
+    """The followed endpoint may stay at an old block, in which a revoked member is still active."""
     chain = Chain(Random(1))
     old = chain.head
     while (node := chain.head.state.get(1)) is not None and node.active:
         chain.mine(0.0)
-    said = asked(chain, Question(old.ref, (1,)))
-    assert (said.hash, said.at) == (old.ref.hash, old.ref)
-    (then,), (now,) = said.observed, said.later
+    reply = reply_of(chain, Question(old.ref, (1,)))
+    assert (reply.hash, reply.at) == (old.ref.hash, old.ref)
+    (then,), (now,) = reply.observed, reply.later
     assert then.node is not None and then.node.active
     assert now.node is None or not now.node.active

@@ -1,4 +1,4 @@
-"""The node's own code that follows and judges, on simulated endpoints, held to what is promised."""
+"""The node's chain loop and quorum checker with simulated endpoints, and checks of the promises."""
 
 import asyncio
 from collections.abc import Callable
@@ -28,13 +28,13 @@ from dstack_vpn.daemon.chain.state import ChainState
 from dstack_vpn.ports import ChainSession
 
 BLOCK = 4.0
-"""Seconds."""
+"""The mean time between blocks, in seconds."""
 INTERVAL = 30.0
-"""Seconds between audits."""
+"""Seconds between resyncs."""
 SECONDS = 300.0
-"""A run's."""
+"""The length of a run, in simulated seconds."""
 SLACK = 6.0
-"""Seconds for what takes a moment of its own: an endpoint's own look at its head, a broken connection."""
+"""Additional seconds for an endpoint's update of its head, or for a broken connection."""
 
 
 @dataclass
@@ -44,23 +44,23 @@ class World:
     seed: int
     endpoints: int
     needed: int
-    liars: int
+    hostile: int
     worst: dict[str, float] = field(default_factory=dict)
-    """The longest revocation and the longest lag that was seen, in seconds."""
+    """The longest revocation and the longest lag, in seconds."""
     problems: list[str] = field(default_factory=list)
-    _stood: int = 0
-    """The highest block of the true chain that we stood on."""
+    _reached: int = 0
+    """The number of the true chain's block that the node reached."""
 
     def __post_init__(self) -> None:
         self.random = Random(self.seed)
         self.chain = Chain(Random(self.seed + 1))
         names = [f"ws://e{number}.example:80" for number in range(self.endpoints)]
         self.all = [SimulatedEndpoint(name, self.chain, Random(self.random.random())) for name in names]
-        crooks = self.random.sample(self.all, self.liars)
-        self.honest = [x for x in self.all if x not in crooks]
+        hostile = self.random.sample(self.all, self.hostile)
+        self.honest = [x for x in self.all if x not in hostile]
         for each in self.honest:
             each.conduct = honest(self.random)
-        self.adversary = Adversary(self.random, self.chain, crooks)
+        self.adversary = Adversary(self.random, self.chain, hostile)
 
     async def run(self) -> "World":
         clock = LoopClock()
@@ -99,21 +99,21 @@ class World:
             open_=open_,
         )
 
-    # -- what happens ---------------------------------------------------------------------------------
+    # -- events ------------------------------------------------------------------------------------
 
     async def _mine(self) -> None:
         while True:
             await asyncio.sleep(BLOCK * self.random.uniform(0.5, 1.5))
             self.chain.mine(self._now())
-            for liar in self.adversary.liars:
-                liar.grow_fork()
+            for endpoint in self.adversary.hostile:
+                endpoint.grow_fork()
 
     async def _scheme(self) -> None:
         while True:
             await asyncio.sleep(self.random.choice([1.0, 5.0, 20.0, 60.0]))
             self.adversary.act(self.loop.state.endpoint)
             for each in self.honest:
-                if self.random.random() < 0.05:  # a connection that breaks, and is back at once
+                if self.random.random() < 0.05:  # a short interruption of the connection
                     each.conduct.down_until = self._now() + self.random.choice([0.1, 1.0])
 
     @staticmethod
@@ -121,7 +121,7 @@ class World:
         while True:
             await state.changed.get()
 
-    # -- what is promised -----------------------------------------------------------------------------
+    # -- checks ------------------------------------------------------------------------------------
 
     async def _watch(self) -> None:
         while True:
@@ -132,77 +132,78 @@ class World:
             self._check_progress()
 
     def _check_grants(self) -> None:
-        """Fewer than k liars grant nothing."""
+        """Check that hostile endpoints below the quorum grant nothing."""
         for each in self._granted():
             if each not in self.chain.members:
                 self._fail(f"a key was granted that no member ever had: {each}")
 
     def _check_revocations(self) -> None:
-        """Every revocation is applied within an audit interval and what an honest endpoint takes to answer.
+        """Check that each revocation is applied within a resync interval plus an honest reply.
 
-        An answer may have begun just before; the endpoint's lag and a broken connection come on top.
+        Twice the time of a reply, because a reply may have begun just before the revocation. The
+        endpoint's lag and a broken connection add to it.
         """
-        bound = INTERVAL + SLACK + min(2 * _audit_time(x.conduct) + x.conduct.lag for x in self.honest)
-        if self.needed == 1:  # nobody is asked but the followed endpoint, whichever that is
-            # The walk before, the walk itself, and another one if a reorg spoils it.
-            bound = SLACK + max(3 * _walk_time(x.conduct) + x.conduct.lag for x in self.honest)
+        bound = INTERVAL + SLACK + min(2 * _resync_time(x.conduct) + x.conduct.lag for x in self.honest)
+        if self.needed == 1:  # the node queries only the followed endpoint
+            # The sync before, the sync itself, and another one if a reorg interrupts it.
+            bound = SLACK + max(3 * _sync_time(x.conduct) + x.conduct.lag for x in self.honest)
         for each in self._granted():
             since = self.chain.ends.get(each)
             if since is not None and since >= 0:
                 age = self._now() - since
                 self._note("revocation", age)
                 if age > bound:
-                    self._fail(f"a key is granted {age:.0f} s after it was out")
+                    self._fail(f"a key is granted {age:.0f} s after its end")
 
     def _check_quarantine(self) -> None:
-        """No honest endpoint is found to lie."""
+        """Check that no honest endpoint is in quarantine."""
         for name, entry in self.loop.source.quarantined().items():
             if any(each.name == name for each in self.honest):
-                self._fail(f"{name} is honest, and in quarantine: {entry.reason}")
+                self._fail(f"{name} is honest, but in quarantine: {entry.reason}")
 
     def _check_progress(self) -> None:
-        """We stand within a bound of the best honest head.
+        """Check that the node's lag behind the best honest head is within a bound.
 
-        Nobody can tell made-up blocks from true ones if fewer than k endpoints are honest.
+        If fewer honest endpoints than the quorum exist, the node cannot detect forged blocks.
         """
         tip = self.loop.state.follower.tip
         if tip is None:
-            if self._now() > (self.liars + 1) * (RESYNC_DEADLINE + 10.0):
-                self._fail("nothing was read")
+            if self._now() > (self.hostile + 1) * (RESYNC_DEADLINE + 10.0):
+                self._fail("the registry was not read")
             return
         decidable = len(self.honest) >= self.needed
         if tip.hash in self.chain.blocks or not decidable:
-            self._stood = tip.number
-        times = [time for time, block in self.chain.heads if block.ref.number > self._stood]
+            self._reached = tip.number
+        times = [time for time, block in self.chain.heads if block.ref.number > self._reached]
         if times:
             behind = self._now() - max(times[0], 0.0)
             self._note("lag", behind)
-            astray = AGREED + INTERVAL if self.liars and self.adversary.may_make_up_blocks else 0.0
-            if behind > (self.liars + 1) * (lag.BOUND + 15.0) + 30.0 + astray:
-                self._fail(f"we are {behind:.0f} s behind")
+            forged = AGREED + INTERVAL if self.hostile and self.adversary.may_forge_blocks else 0.0
+            if behind > (self.hostile + 1) * (lag.BOUND + 15.0) + 30.0 + forged:
+                self._fail(f"the node is {behind:.0f} s behind")
 
     def _granted(self) -> set[PublicKey]:
         return set(self.members.membership.peers)
 
-    def _note(self, what: str, seconds: float) -> None:
-        self.worst[what] = max(self.worst.get(what, 0.0), seconds)
+    def _note(self, name: str, seconds: float) -> None:
+        self.worst[name] = max(self.worst.get(name, 0.0), seconds)
 
-    def _fail(self, what: str) -> None:
-        if what not in self.problems:
-            self.problems.append(f"{self._now():.0f} s: {what}")
+    def _fail(self, problem: str) -> None:
+        if problem not in self.problems:
+            self.problems.append(f"{self._now():.0f} s: {problem}")
 
     @staticmethod
     def _now() -> float:
         return asyncio.get_running_loop().time()
 
 
-def _audit_time(conduct: Conduct) -> float:
-    """Seconds that an endpoint takes to connect, and to answer an audit."""
+def _resync_time(conduct: Conduct) -> float:
+    """Return the seconds for a connection to an endpoint and its replies to a resync."""
     calls = ("connect", "head", "header", "header", "read_all")
     return sum(conduct.delays.get(call, conduct.delay) for call in calls)
 
 
-def _walk_time(conduct: Conduct) -> float:
-    """Seconds that it takes to connect, and to get from our tip to a newer head, over a short fork."""
+def _sync_time(conduct: Conduct) -> float:
+    """Return the seconds for a connection, and for a sync to a newer head over a short fork."""
     calls = ("connect", "head", "header", "header", "header", "events", "header")
     return sum(conduct.delays.get(call, conduct.delay) for call in calls)

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 SOURCES = Path(__file__).parents[2] / "src" / "dstack_vpn"
-FILES = sorted(path for room in ("daemon", "wiring") for path in (SOURCES / room).rglob("*.py"))
+ROOMS = ("daemon", "wiring")
+FILES = sorted(path for room in ROOMS for path in (SOURCES / room).rglob("*.py"))
+ALL_FILES = sorted(SOURCES.rglob("*.py"))
 
 
 def own_attributes(tree: ast.Module) -> set[str]:
@@ -60,9 +62,13 @@ def test_nothing_is_attached_after_construction(path: Path) -> None:
     assert wrong_assignments(path.read_text()) == []
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCES)))
+@pytest.mark.parametrize("path", ALL_FILES, ids=lambda path: str(path.relative_to(SOURCES)))
 def test_no_callback_has_a_default_that_does_nothing(path: Path) -> None:
     assert idle_callbacks(path.read_text()) == []
+
+
+def test_every_room_has_files() -> None:
+    assert {path.relative_to(SOURCES).parts[0] for path in FILES} == set(ROOMS)
 
 
 def test_the_checks_find_what_they_look_for() -> None:

@@ -85,7 +85,7 @@ COVERED: Final[Mapping[str, Cover]] = {
         "read over both transports",
         "tests.unit.adapters.chain.connecting > adapters.chain > adapters.chain.session",
     ),
-    "adapters.chain.tally": Cover("unit/wiring/test_rpc_metrics.py", "counters that metrics show"),
+    "adapters.chain.method_stats": Cover("unit/wiring/test_rpc_metrics.py", "counters that metrics show"),
     "adapters.chain.tip": Cover(
         "conformance/chain/test_session.py",
         "one suite for both transports and chains",

@@ -1,7 +1,7 @@
-"""A support bundle: what helps to find a fault, in one archive, without a secret in it.
+"""A support bundle: one archive with the data for finding a fault, without secrets.
 
-Everything passes one scrubber. It takes out the secrets that this machine's configuration has, in every form
-that they could have got into a text, and whatever looks like one in a place where one would be.
+All content passes through one scrubber. It removes the secrets of this machine's configuration in
+every form in which a text may contain them, and any value in a place where secrets usually stand.
 """
 
 import base64
@@ -17,7 +17,7 @@ from dstack_vpn.adapters.redact import HIDDEN
 from dstack_vpn.errors import StoreError
 
 _SHORTEST: Final = 6
-"""Characters of a secret: taking out what is shorter would only spoil the text."""
+"""Characters of the shortest secret that is removed. Shorter ones would match too much text."""
 _SUSPECTS: Final = (
     re.compile(r"(?im)^(\s*(?:private|preshared)_?key\s*[=:]\s*)\S.*$"),
     re.compile(r"(?i)(\"(?:private_key|preshared_key|token|password|authorization)\"\s*:\s*)\"[^\"]*\""),
@@ -25,19 +25,19 @@ _SUSPECTS: Final = (
     re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://)[^\s/@\"']+@"),
     re.compile(r"(?im)^(\s*(?:export\s+)?[A-Z_]*(?:PRIVATE_KEY|API_TOKEN|PASSWORD|SECRET)\s*=\s*)\S.*$"),
 )
-"""Places where a secret would be; what stands before it stays."""
+"""Places where secrets usually stand. The first group is kept."""
 
 
 class Scrubber:
-    """Takes secrets out of texts."""
+    """Removes secrets from texts."""
 
     def __init__(self, secrets: Iterable[str]) -> None:
         forms = {form for secret in secrets for form in _forms(secret)}
-        # The longest first, so that no part of one is left by another.
+        # Longest first: replacing a shorter form first could leave a part of a longer one.
         self._forms = sorted((f for f in forms if len(f) >= _SHORTEST), key=len, reverse=True)
 
     def scrub(self, text: str) -> str:
-        """The text without them."""
+        """Return the text without secrets."""
         for form in self._forms:
             text = text.replace(form, HIDDEN)
         for suspect in _SUSPECTS:
@@ -46,7 +46,7 @@ class Scrubber:
 
 
 def _forms(secret: str) -> set[str]:
-    """A secret as it could stand in a text: itself, quoted, in base64, in hexadecimal digits."""
+    """Return the forms of a secret in a text: plain, quoted, base64 and hexadecimal."""
     raw = {secret.encode()}
     if re.fullmatch(r"(?:0x)?(?:[0-9a-fA-F]{2})+", secret, re.ASCII):
         raw.add(bytes.fromhex(secret.removeprefix("0x")))
@@ -60,7 +60,7 @@ def _forms(secret: str) -> set[str]:
 
 
 def write(path: Path, files: Mapping[str, str], scrubber: Scrubber) -> None:
-    """Write the archive, for its owner only, never over another file; raises `StoreError`."""
+    """Write the archive for its owner only, never over an existing file. Raises `StoreError`."""
     try:
         with path.open("xb") as made:
             path.chmod(0o600)

@@ -1,15 +1,15 @@
-"""The system's clocks, for whom time is an argument."""
+"""The system's clocks."""
 
 import time
 
 
 class SystemClock:
-    """Implements `ports.Clock`."""
+    """See `ports.Clock`."""
 
     def now(self) -> float:
-        """Unix seconds."""
-        return time.time()  # noqa: TID251 - the one place
+        """Return Unix seconds."""
+        return time.time()  # noqa: TID251 - other code gets the time as an argument
 
     def monotonic(self) -> float:
-        """Seconds that never go back."""
+        """Return seconds of a clock that never goes back."""
         return time.monotonic()

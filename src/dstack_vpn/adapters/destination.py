@@ -1,7 +1,8 @@
-"""Which address of ours a datagram was sent to, so that the answer comes from there.
+"""The destination address of a received datagram, from which the reply is sent.
 
-A machine has several addresses, and a client takes answers only from the one that it asked. A socket on all
-addresses has the kernel say so for each datagram (IP_PKTINFO, ip(7); IPV6_RECVPKTINFO, RFC 3542).
+A machine has several addresses, and a client accepts replies only from the address that it queried.
+On a socket that is bound to all addresses, the kernel reports the destination of each datagram
+(IP_PKTINFO, ip(7); IPV6_RECVPKTINFO, RFC 3542).
 """
 
 import socket
@@ -12,14 +13,14 @@ from typing import Any, Final
 from dstack_vpn.core.model import SocketAddress
 
 _IP_PKTINFO: Final = 8
-"""linux/in.h; Python 3.13 is the first to name it."""
+"""linux/in.h. Python names it only since 3.13."""
 _IPV6_PKTINFO: Final = 50
 """linux/in6.h"""
 _LONGEST: Final = 65536
 
 
 def ask_for_destination(udp: socket.socket) -> None:
-    """Have the kernel say which address each datagram was sent to, if it can."""
+    """Let the kernel report the destination of each datagram, if it can."""
     with suppress(OSError):
         udp.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
     if udp.family == socket.AF_INET6:
@@ -28,13 +29,13 @@ def ask_for_destination(udp: socket.socket) -> None:
 
 
 def receive_with_destination(udp: socket.socket) -> tuple[bytes, SocketAddress, str]:
-    """Return a datagram, its source, and the address that it was sent to; raises `OSError`."""
+    """Return a datagram, its source and its destination address. Raises `OSError`."""
     data, source, destination = receive(udp)
     return data, SocketAddress(*source[:2]), destination
 
 
 def receive(udp: socket.socket) -> tuple[bytes, Any, str]:
-    """Return the same, with the source as the socket module has it: with its scope."""
+    """Return a datagram, its source in the socket module's form, and its destination."""
     data, control, _, source = udp.recvmsg(_LONGEST, socket.CMSG_SPACE(32))
     for level, kind, value in control:
         if level == socket.IPPROTO_IP and kind == _IP_PKTINFO:
@@ -44,8 +45,8 @@ def receive(udp: socket.socket) -> tuple[bytes, Any, str]:
     return data, source, udp.getsockname()[0]
 
 
-def send_from(udp: socket.socket, data: bytes, source: str, to: Any) -> None:  # noqa: ANN401 - the socket module's own
-    """Send a datagram from one of our addresses; raises `OSError`."""
+def send_from(udp: socket.socket, data: bytes, source: str, to: Any) -> None:  # noqa: ANN401 - a socket address
+    """Send a datagram from one of our addresses. Raises `OSError`."""
     if udp.family == socket.AF_INET6:
         packed = struct.pack("16si", socket.inet_pton(socket.AF_INET6, source), 0)
         control = (socket.IPPROTO_IPV6, _IPV6_PKTINFO, packed)

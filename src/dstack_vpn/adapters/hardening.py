@@ -1,6 +1,6 @@
-"""Keeps what is in this process's memory there: out of core dumps, debuggers and swap, as far as that goes.
+"""Protection of the process's memory from core dumps, debuggers and swap.
 
-Everything here is done once, when the daemon starts, and whatever the system does not permit is left out.
+The daemon calls this once, when it starts. Steps that the system does not permit are skipped.
 """
 
 import ctypes
@@ -14,8 +14,8 @@ import structlog
 _log = structlog.get_logger(component="node")
 
 NO_CORE: Final = 1
-"""Bytes of a core dump: too few for a file, and the one limit that Linux heeds where dumps are piped to a
-program (fs/coredump.c), which with 0 would get them."""
+"""Bytes of a core dump: too few for a file. If dumps are piped to a program, this is the only limit
+that Linux respects (fs/coredump.c). With 0 the program would get the dump."""
 _PR_GET_DUMPABLE: Final = 3
 _PR_SET_DUMPABLE: Final = 4
 _MCL_CURRENT: Final = 1
@@ -26,18 +26,18 @@ _CAP_IPC_LOCK: Final = 14
 
 @dataclass(frozen=True, slots=True)
 class Hardened:
-    """The outcome."""
+    """The protections in effect."""
 
     no_core: bool
-    """No core dumps, of this process and of those that it starts."""
+    """No core dumps of this process and of its child processes."""
     undumpable: bool
-    """Not to be read or traced by other processes of this user."""
+    """Other processes of this user can't read or trace the process."""
     locked: bool
-    """Not to be swapped out."""
+    """Memory is not swapped out."""
 
 
 def harden() -> Hardened:
-    """Do all that is permitted. Raises nothing."""
+    """Apply all permitted protections. Raises nothing."""
     libc = ctypes.CDLL(None, use_errno=True)
     done = Hardened(_without_core(), _undumpable(libc), _locked(libc))
     _log.info("node.hardened", no_core=done.no_core, undumpable=done.undumpable, memory_locked=done.locked)
@@ -58,10 +58,10 @@ def _undumpable(libc: ctypes.CDLL) -> bool:
 
 
 def _locked(libc: ctypes.CDLL) -> bool:
-    """Lock pages as they are used, now and later; if there is a limit, not at all.
+    """Lock pages when they are first used, now and later, unless a limit applies.
 
-    To lock everything that is mapped would make all of it resident: twice the memory. And a process that
-    reaches its limit of locked memory later gets no more memory at all.
+    Locking everything that is mapped would make all of it resident: twice the memory. A process
+    that reaches its limit of locked memory later can't allocate any more.
     """
     unlimited = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0] == resource.RLIM_INFINITY
     if not unlimited and not _may_lock():

@@ -1,7 +1,8 @@
-"""Logging: JSON lines for machines, colours for people, one level for each component.
+"""Logging: JSON lines or coloured console lines, with one level for each component.
 
-Every entry has an event name, ``area.what_happened``, that stays the same over versions. What comes from the
-chain is only ever a value, and both renderers escape values: no newline or escape sequence gets through.
+Every entry has an event name, ``area.what_happened``, which stays the same in later versions. Data
+from the chain is only used as a value, and both renderers escape values, including newlines and
+escape sequences.
 """
 
 import logging
@@ -23,16 +24,16 @@ AREAS: Final = {
     "link": "device",
     "wireguard": "device",
 }
-"""The component of the events that are not named after theirs."""
+"""The components of events that are not named after them."""
 
 FOLD: Final = 60.0
 """Seconds in which the same warning or error is logged once."""
 REMEMBERED: Final = 256
-"""Different warnings and errors."""
+"""The limit of different warnings and errors that are remembered."""
 
 
 def configure(level: str, levels: Mapping[str, str], log_format: str) -> None:
-    """Set logging up for the whole process; ``log_format`` is json, console or auto."""
+    """Configure logging for the whole process. ``log_format`` is json, console or auto."""
     thresholds = {component: _number(name) for component, name in levels.items()}
     default = _number(level)
 
@@ -61,47 +62,50 @@ def configure(level: str, levels: Mapping[str, str], log_format: str) -> None:
 
 
 class Folding:
-    """A filter that drops repeated warnings and errors; the next one gives their number."""
+    """A structlog processor that drops repeated warnings and errors.
+
+    The next entry reports their number.
+    """
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._monotonic = monotonic
-        self._told: dict[tuple[object, ...], tuple[float, int]] = {}
-        """When each was last logged, and how many were left out since."""
+        self._logged: dict[tuple[object, ...], tuple[float, int]] = {}
+        """The time of the last entry, and the number of entries dropped since."""
 
     def __call__(self, _: object, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-        """A processor of structlog's."""
+        """Process an entry."""
         if method not in {"warning", "error"}:
             return event
         key = (method, *sorted((name, repr(value)) for name, value in event.items()))
         now = self._monotonic()
-        last, left_out = self._told.pop(key, (-FOLD, 0))
+        last, dropped = self._logged.pop(key, (-FOLD, 0))
         if now - last < FOLD:
-            self._told[key] = last, left_out + 1
+            self._logged[key] = last, dropped + 1
             raise structlog.DropEvent
-        self._told[key] = now, 0
-        while len(self._told) > REMEMBERED:
-            del self._told[next(iter(self._told))]
-        if left_out:
-            event["repeated"] = left_out
+        self._logged[key] = now, 0
+        while len(self._logged) > REMEMBERED:
+            del self._logged[next(iter(self._logged))]
+        if dropped:
+            event["repeated"] = dropped
         return event
 
 
 def tell_exposed(names: Sequence[str]) -> None:
-    """Warn about secrets in the environment, which the engine's API and child processes show."""
+    """Warn about secrets in the environment, visible to child processes and the engine's API."""
     if names:
         log = structlog.get_logger(component="config")
-        log.warning("config.secret_in_environment", names=names, better="give its file's path as NAME_FILE")
+        log.warning("config.secret_in_environment", names=names, better="pass its file as NAME_FILE")
 
 
 def tell_unknown(names: Sequence[str]) -> None:
-    """Warn about variables that are nearly settings of ours."""
+    """Warn about variables whose names resemble settings."""
     if names:
         log = structlog.get_logger(component="config")
         log.warning("config.unknown_variable", names=names)
 
 
 def _in_order(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Put the common fields first, so that lines can be compared."""
+    """Put the common fields first, so that lines are easy to compare."""
     first = ("timestamp", "level", "component", "event")
     return {**{key: event[key] for key in first if key in event}, **event}
 

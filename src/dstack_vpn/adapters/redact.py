@@ -1,8 +1,8 @@
-"""Taking secrets out of texts that come from outside: the one place that does it.
+"""Removal of secrets from texts that come from outside.
 
-A text is redacted where it enters, before it is cut or stored, so that no part of a secret survives a cut. A
-secret is found in each form in which a server may quote it: as it is, percent-encoded, decoded, escaped for
-JSON or HTML, and in base64 (an ``Authorization`` header).
+A text is redacted when it enters, before it is cut or stored, so that no part of a secret survives
+a cut. A secret is found in each form in which a server may quote it: plain, percent-encoded,
+decoded, escaped for JSON or HTML, and in base64 (an ``Authorization`` header).
 """
 
 import base64
@@ -15,11 +15,11 @@ from urllib.parse import quote, quote_plus, unquote, unquote_plus
 
 HIDDEN: Final = "***"
 WINDOW: Final = 16 * 1024
-"""Characters of a foreign text that are looked at."""
+"""Characters of an untrusted text that are used."""
 
 
 class Redactor:
-    """Replaces secrets in texts, in all their forms, whatever their case."""
+    """Replaces secrets in texts, in all their forms, regardless of case."""
 
     def __init__(self, secrets: Iterable[str]) -> None:
         self.forms = tuple(
@@ -31,18 +31,18 @@ class Redactor:
         self._longest = max(map(len, self.forms), default=0)
 
     def redact(self, text: str) -> str:
-        """The text without them."""
+        """Return the text without secrets."""
         return self._pattern.sub(HIDDEN, text)
 
     def beginning(self, text: str) -> str:
-        """The beginning of a long text, without them and without the part of one that was cut."""
+        """Return the beginning of a text without secrets, and without a secret that was cut."""
         if len(text) <= WINDOW:
             return self.redact(text)
         return self.redact(text[: WINDOW + self._longest])[: WINDOW - self._longest]
 
 
 def forms(secret: str) -> set[str]:
-    """The ways in which a text may quote a secret."""
+    """Return the forms in which a text may quote a secret."""
     found: set[str] = set()
     for plain in {secret, unquote(secret), unquote_plus(secret)} - {""}:
         raw = plain.encode("utf-8", "surrogateescape")

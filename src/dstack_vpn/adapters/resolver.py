@@ -1,7 +1,7 @@
-"""Host names to addresses, by the system's resolver.
+"""Resolution of host names by the system's resolver.
 
-Each lookup has a thread of its own: a name server that doesn't answer holds one for up to half a minute, in
-which neither other threads' work nor the end of the process may wait for it.
+Each lookup has a separate thread. A name server that does not reply can block it for half a minute,
+and neither other work in threads nor the end of the process may wait for it.
 """
 
 import asyncio
@@ -15,25 +15,26 @@ from dstack_vpn.core.model import SocketAddress
 from dstack_vpn.core.paths.destination import Destinations
 
 DEADLINE: float = 20.0
-"""Seconds: libc gives each silent name server five before it asks the next one (resolv.conf(5))."""
+"""Seconds. libc waits five for each silent name server before it tries the next
+(resolv.conf(5))."""
 
 THREADS: Final = 64
-"""Lookups of a resolver under way; libc may hold a thread for longer than `DEADLINE`."""
+"""The limit of concurrent lookups. libc may occupy a thread for longer than `DEADLINE`."""
 
 _Found: TypeAlias = list[tuple[Any, ...]]
 _ANYWHERE: Final = Destinations()
 
 
 class SystemResolver:
-    """Implements `ports.Resolver`."""
+    """See `ports.Resolver`."""
 
     def __init__(self, destinations: Destinations = _ANYWHERE) -> None:
-        """``destinations`` judges what a name resolves to: its owner may have it lead anywhere."""
+        """Accept addresses that ``destinations`` allows. A name's owner chooses them."""
         self._destinations = destinations
         self._room = asyncio.Semaphore(THREADS)
 
     async def resolve(self, host: str, port: int) -> SocketAddress | None:
-        """The first usable address in the system's order of preference (RFC 6724)."""
+        """Return the first usable address in the system's order of preference (RFC 6724)."""
         try:
             async with asyncio.timeout(DEADLINE):
                 found = await self._look_up(host, port)
@@ -43,7 +44,7 @@ class SystemResolver:
         return next((SocketAddress(str(host), port) for host in usable), None)
 
     async def _look_up(self, host: str, port: int) -> _Found:
-        """Look it up in a thread, whose room is taken until it ends, also if nothing waits for it by then."""
+        """Look the name up in a thread. Its slot is taken until the thread ends."""
         await self._room.acquire()
         lookup = aside(lambda: [*socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)])
         lookup.add_done_callback(self._ended)
@@ -56,7 +57,7 @@ class SystemResolver:
 
 
 def aside(work: Callable[[], _Found]) -> "asyncio.Future[_Found]":
-    """Do blocking work in a thread that the end of the process does not wait for."""
+    """Run blocking work in a thread for which the end of the process does not wait."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[_Found] = loop.create_future()
 

@@ -1,7 +1,7 @@
-"""The command line: one module per group of commands, loaded when it is asked for.
+"""The command line: one module per group of commands, loaded on use.
 
-Exit codes: 0 ok, 1 failed, 2 usage, 75 the outcome is unknown (EX_TEMPFAIL of sysexits.h), 78 configuration
-(EX_CONFIG).
+Exit codes: 0 success, 1 failure, 2 usage, 75 unknown outcome or temporary failure (EX_TEMPFAIL of
+sysexits.h), 78 configuration (EX_CONFIG).
 """
 
 import importlib
@@ -40,7 +40,7 @@ _COMMANDS: Final = {
     "top": "top:top",
     "version": "version:version",
 }
-"""Each command's module and function: a command loads no other's libraries."""
+"""Each command's module and function. A command loads no libraries of other commands."""
 
 
 class _Lazy(click.Group):
@@ -60,14 +60,14 @@ class _Lazy(click.Group):
         try:
             return super().resolve_command(ctx, args)
         except NoSuchCommand as error:
-            # The library looks only among commands that are loaded.
+            # By default, click suggests only commands that are loaded.
             raise NoSuchCommand(error.command_name, possibilities=_COMMANDS, ctx=ctx) from None
 
 
 @click.group(
     cls=_Lazy,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Settings come from the environment, from flags and from a TOML file: see docs/configuration.md.",
+    epilog="Settings come from flags, the environment and a TOML file: see docs/configuration.md.",
 )
 @click.version_option(__version__, message="dstack-vpn %(version)s")
 def main() -> None:
@@ -75,9 +75,9 @@ def main() -> None:
 
 
 def run(arguments: Sequence[str], command: click.Command = main, prog_name: str = "dstack-vpn") -> int:
-    """Carry out a command line and return the exit code. Expected errors are shown without a traceback."""
+    """Run a command line and return the exit code; show expected errors without a traceback."""
     try:
-        # Without its standalone mode click returns what `ctx.exit` was given.
+        # Without its standalone mode, click returns the argument of `ctx.exit`.
         code: object = command.main(args=list(arguments), prog_name=prog_name, standalone_mode=False)
     except click.ClickException as error:
         error.show()
@@ -95,7 +95,7 @@ def run(arguments: Sequence[str], command: click.Command = main, prog_name: str 
 
 
 def _only(group: BaseExceptionGroup[BaseException]) -> DstackVpnError:
-    """The one error on purpose that ended a group of tasks; anything else is a bug and stays a traceback."""
+    """Return the expected error that ended a group of tasks; raise the group if it has none."""
     found: BaseException | None = group.subgroup(DstackVpnError)
     while isinstance(found, BaseExceptionGroup):
         found = found.exceptions[0]
@@ -111,7 +111,7 @@ def _explain(error: DstackVpnError) -> int:
             click.echo(f"  - {printable_lines(problem)}", err=True)
         return CONFIGURATION
     if isinstance(error, InTheWayError):
-        click.echo("This host has something in the way; nothing was changed:", err=True)
+        click.echo("Something on this host conflicts with the node; nothing was changed:", err=True)
         for problem in error.problems:
             click.echo(f"  - {printable_lines(problem)}", err=True)
         return CONFIGURATION

@@ -1,4 +1,4 @@
-"""`attest`: is a node's key that of a confidential VM which runs what it should?"""
+"""`attest`: the verification that a confidential VM with the expected software has a node's key."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -16,22 +16,22 @@ if TYPE_CHECKING:
     from dstack_vpn.wiring.attest import Judgement
 
 _LONGEST: Final = 1 << 22
-_SENTENCES: Final = {
+_RESULTS: Final = {
     Verdict.VALID: "is attested",
-    Verdict.INCOMPLETE: "is NOT attested: what is marked with ! was not compared",
+    Verdict.INCOMPLETE: "is NOT attested: the items marked with ! were not compared",
     Verdict.INVALID: "is NOT attested",
 }
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
 def _expectations(command: _Command) -> _Command:
-    """An option for each measurement; given twice, either value will do."""
+    """Add an option for each measurement; if it is repeated, any of its values is accepted."""
     for measurement in reversed(MEASUREMENTS):
         option = click.option(
             f"--{measurement.name}",
             multiple=True,
             metavar="HEX",
-            help=f"Expected: {measurement.label}.",
+            help=f"Expected value: {measurement.label}.",
         )
         command = option(command)
     return command
@@ -39,7 +39,7 @@ def _expectations(command: _Command) -> _Command:
 
 @click.group()
 def attest() -> None:
-    """Check what a node says of itself."""
+    """Verify a node's attestation."""
 
 
 @attest.command(
@@ -51,14 +51,14 @@ Examples:
     --mrseam 5b38... --mrtd 91eb... --rtmr0 44c0... --rtmr1 0084... --rtmr2 d833... --compose-hash 5f0c..."""
 )
 @click.argument("file", type=click.File("rb"), default="-")
-@click.option("--public-key", type=KEY, help="The key that the registry has for the node.")
-@click.option("--collateral", type=click.File("rb"), help="Intel's collateral, as dcap-qvl writes it (JSON).")
-@click.option("--pccs", metavar="URL", help="A PCCS to get Intel's collateral from.")
+@click.option("--public-key", type=KEY, help="The node's key in the registry.")
+@click.option("--collateral", type=click.File("rb"), help="Intel's collateral in dcap-qvl's JSON format.")
+@click.option("--pccs", metavar="URL", help="A PCCS from which to fetch Intel's collateral.")
 @click.option(
     "--accept-tcb",
     multiple=True,
     metavar="STATUS",
-    help="A TCB status to accept beside UpToDate, such as SWHardeningNeeded.",
+    help="A TCB status to accept in addition to UpToDate, such as SWHardeningNeeded.",
 )
 @click.option(
     "--expect",
@@ -66,7 +66,7 @@ Examples:
     help='A JSON file of expected values, such as {"rtmr1": "0084...", "mrseam": ["5b38...", "49b6..."]}.',
 )
 @_expectations
-@click.option("--json", "as_json", is_flag=True, help="The result as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def verify(
     file: IO[bytes],
     public_key: PublicKey | None,
@@ -78,20 +78,21 @@ def verify(
     as_json: bool,
     **options: Sequence[str],
 ) -> None:
-    """Check the answer of a node's /attestation, and say what was compared and what was not.
+    """Check a node's reply at /attestation, and list which values were compared.
 
-    The verdict is "valid", with exit code 0, only if the quote is genuine by Intel's collateral, binds the
-    public key, and the TDX module, firmware, virtual hardware, kernel, command line and compose file (or
-    RTMR3) are as expected. Anything else exits with 1, and with 75 if the PCCS does not answer.
+    The verdict is "valid", with exit code 0, only if the quote is genuine according to Intel's
+    collateral, binds the public key, and the TDX module, firmware, virtual hardware, kernel,
+    command line and compose file (or RTMR3) are as expected. Otherwise the exit code is 1, or 75 if
+    the PCCS does not answer.
     """
     from dstack_vpn.wiring import attest as verifier
 
-    said = _read(file)
-    quote = verifier.decode(said["quote"])
+    reply = _read(file)
+    quote = verifier.decode(reply["quote"])
     expected = _expected(expect, options)
     by = _judgement(quote, collateral, pccs, accept_tcb)
-    finding = verifier.verify(quote, said["event_log"], public_key, expected=expected, by=by)
-    subject = said["public_key"] if public_key is None else str(public_key)
+    finding = verifier.verify(quote, reply["event_log"], public_key, expected=expected, by=by)
+    subject = reply["public_key"] if public_key is None else str(public_key)
     if as_json:
         click.echo(json.dumps(_document(finding, subject)))
     else:
@@ -107,7 +108,7 @@ def _judgement(
     from dstack_vpn.wiring.attest import LEVELS, judgement
 
     if collateral is not None and pccs is not None:
-        raise click.UsageError("--collateral and --pccs both say where Intel's collateral is: give one")
+        raise click.UsageError("--collateral and --pccs exclude each other: give one of them")
     if unknown := set(accept) - set(LEVELS):
         raise click.UsageError(f"--accept-tcb {min(unknown)[:40]!r}: expected one of {', '.join(LEVELS)}")
     text = None if collateral is None else collateral.read(_LONGEST + 1).decode("utf-8", "replace")
@@ -115,7 +116,10 @@ def _judgement(
 
 
 def _expected(file: IO[bytes] | None, options: Mapping[str, Sequence[str]]) -> Expected:
-    """The file's expectations, with those of the command line in their place; raises `click.UsageError`."""
+    """Return the expected values: the command line's replace the file's.
+
+    Raises `click.UsageError`.
+    """
     given = {name.replace("_", "-"): list(texts) for name, texts in options.items() if texts}
     try:
         return Expected.parse(({} if file is None else _expect_file(file)) | given)
@@ -125,13 +129,13 @@ def _expected(file: IO[bytes] | None, options: Mapping[str, Sequence[str]]) -> E
 
 def _expect_file(file: IO[bytes]) -> dict[str, list[str]]:
     try:
-        said = json.loads(file.read(_LONGEST))
+        document = json.loads(file.read(_LONGEST))
     except (ValueError, RecursionError):
-        said = None
-    if not isinstance(said, dict):
+        document = None
+    if not isinstance(document, dict):
         raise FormatError(f"--expect: expected a JSON object with any of {', '.join(BY_NAME)}")
     found = {}
-    for name, value in said.items():
+    for name, value in document.items():
         texts = value if isinstance(value, list) else [value]
         if not texts or not all(isinstance(text, str) for text in texts):
             raise FormatError(f"--expect: {name[:40]!r} is not a text or a list of texts")
@@ -158,16 +162,16 @@ def _lines(finding: Finding, subject: str) -> list[str]:
         lines.append(f"{'FAILED' if check.problem else 'ok    '}  {check.name}{problem}")
     lines += [f"{'!' if gap.needed else ' '} not compared: {gap.name}" for gap in finding.gaps]
     lines += [f"        {name}: {value}" for name, value in finding.measurements.items()]
-    return [*lines, f"{finding.verdict}: {subject} {_SENTENCES[finding.verdict]}"]
+    return [*lines, f"{finding.verdict}: {subject} {_RESULTS[finding.verdict]}"]
 
 
 def _read(file: IO[bytes]) -> dict[str, Any]:
-    """The texts that are needed; raises `FormatError`."""
+    """Read a node's reply; raises `FormatError`."""
     try:
-        said = json.loads(file.read(_LONGEST))
+        reply = json.loads(file.read(_LONGEST))
     except (ValueError, RecursionError):
         raise FormatError("expected the JSON that a node serves at /attestation") from None
     names = ("quote", "event_log", "public_key")
-    if not isinstance(said, dict) or not all(isinstance(said.get(name), str) for name in names):
+    if not isinstance(reply, dict) or not all(isinstance(reply.get(name), str) for name in names):
         raise FormatError(f"expected JSON with {', '.join(names)}, as a node serves it at /attestation")
-    return said
+    return reply

@@ -1,4 +1,4 @@
-"""`support-bundle`: the data that another person needs to find a fault, without secrets."""
+"""`support-bundle`: an archive of diagnostic data without secrets."""
 
 import time
 from functools import partial
@@ -25,17 +25,18 @@ Examples:
     "logs",
     multiple=True,
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
-    help="A log of the daemon's to put in; may be given several times. systemd's journal is taken anyway.",
+    help="A log file of the daemon to include; repeatable. systemd's journal is always included.",
 )
 @with_settings(of_daemon=True)
 def support_bundle(settings: Settings, *, output: Path | None, logs: tuple[Path, ...]) -> None:
-    """Collect what helps to find a fault into one archive, with every secret taken out.
+    """Collect diagnostic data into an archive, without secrets.
 
-    It has the settings, doctor's report, what the daemon says of itself, the network's state, the wg-quick
-    file and the end of the audit log. Look at it before you pass it on: names, addresses, owners are in it.
+    The archive has the settings, doctor's report, the daemon's health and statistics, the network's
+    state, the wg-quick file and the end of the audit log. Review it before you share it: it
+    contains names, addresses and owners.
     """
     from dstack_vpn.wiring.bundle import make
 
     path = output or Path(time.strftime("dstack-vpn-support-%Y%m%dT%H%M%SZ.tar.gz", time.gmtime()))
     count = make(path, settings, logs, partial(fetch, settings))
-    click.echo(f"{printable(path)}: {count} files, readable by you alone. Look at it before you pass it on.")
+    click.echo(f"{printable(path)}: {count} files, readable only by you. Review it before you share it.")

@@ -1,6 +1,6 @@
-"""Shell completion of values: fixed choices, the nodes that the daemon knows, and backups.
+"""Shell completion of values: fixed choices, the running daemon's nodes, and backups.
 
-Completion never prints an error: what can't be known completes to nothing.
+Completion never prints an error: without data there are no completions.
 """
 
 from collections.abc import Iterable
@@ -12,21 +12,23 @@ from click.shell_completion import CompletionItem
 
 from dstack_vpn import config
 from dstack_vpn.config import OPTIONS, Option, Settings
+from dstack_vpn.core.model import ZERO_ADDRESS
 from dstack_vpn.errors import DstackVpnError
 
 DEADLINE: Final = 0.5
-"""Seconds that a person who pressed Tab waits for the daemon, at most, for each read of its answer."""
-_ANY: Final = "0x" + "0" * 40
-"""A contract that is not asked."""
+"""The timeout in seconds for each read from the daemon, because the user waits after Tab."""
 
 
 def one_of(option: Option) -> "Choices | None":
-    """The type of a flag with a fixed choice; None for others. The configuration checks the value."""
+    """Return the type of a flag with fixed choices; None for others.
+
+    The configuration checks the value.
+    """
     return Choices(option.choices) if option.choices else None
 
 
 class Choices(click.ParamType[str]):
-    """A text that has completions; whether it is allowed is not decided here."""
+    """A text with completions, which is not checked here."""
 
     name = "text"
 
@@ -41,7 +43,7 @@ class Choices(click.ParamType[str]):
 
 
 def nodes(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-    """The ids of the running daemon's peers, and its own."""
+    """Return the node ids of the running daemon and its peers."""
     from dstack_vpn.cli.http import fetch
 
     try:
@@ -53,7 +55,7 @@ def nodes(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[s
 
 
 def backups(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-    """The backups' names, and ``current`` if the command takes it."""
+    """Return the backups' names, and ``current`` if the command accepts it."""
     from dstack_vpn.wiring import node as wiring
 
     also = [] if ctx.info_name == "rollback" else ["current"]
@@ -65,12 +67,16 @@ def backups(ctx: click.Context, param: click.Parameter, incomplete: str) -> list
 
 
 def _settings(ctx: click.Context) -> Settings:
-    """The flags so far, else the running daemon's settings; raises `ConfigError` and `StoreError`."""
+    """Return the settings from the flags so far, else those of the running daemon.
+
+    Raises `ConfigError` and `StoreError`.
+    """
     from dstack_vpn.wiring.running import settings_of
 
     known = {option.key: option for option in OPTIONS if not option.secret}
     flags = {key: text for key, text in ctx.params.items() if key in known and isinstance(text, str)}
     file: Path | None = ctx.params.get("config_file")
     state_dir = config.look_up("state_dir", flags, file) or known["state_dir"].default
-    last = {"CONTRACT_ADDRESS": _ANY, **settings_of(Path(state_dir or ""))}
+    # A contract is required, but completion does not use it.
+    last = {"CONTRACT_ADDRESS": ZERO_ADDRESS, **settings_of(Path(state_dir or ""))}
     return config.load(flags, file=file, last=last)

@@ -1,4 +1,4 @@
-"""`config`: the wg-quick file's history, rolling back to one of them, and going on."""
+"""`config`: the backups of the wg-quick file, and rollbacks to them."""
 
 import difflib
 import json
@@ -15,14 +15,14 @@ _FILES = ("STATE_DIR", "INTERFACE", "WIREGUARD_CONFIG")
 
 @click.group()
 def config() -> None:
-    """Look at earlier configurations, roll back to one, and resume following the registry."""
+    """Show earlier configurations, roll back to one, or follow the registry again."""
 
 
 @config.command("list")
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @with_settings(*_FILES, of_daemon=True)
 def list_(settings: Settings, *, as_json: bool) -> None:
-    """List the backups, the newest first."""
+    """List the backups, newest first."""
     from dstack_vpn.wiring import node as wiring
 
     archive = wiring.archive(settings)
@@ -33,7 +33,7 @@ def list_(settings: Settings, *, as_json: bool) -> None:
     for backup in backups:
         click.echo(f"{backup['name']}  {backup['bytes']:>9} bytes")
     if archive.is_pinned:
-        click.echo("A backup is pinned; 'dstack-vpn config resume' ends that.")
+        click.echo("A backup is pinned; 'dstack-vpn config resume' ends the rollback.")
 
 
 @config.command(
@@ -59,7 +59,7 @@ Example:
 @click.argument("new", default="current", shell_complete=backups)
 @with_settings(*_FILES, of_daemon=True)
 def diff(settings: Settings, old: str, new: str) -> None:
-    """Show what changed from one configuration to another."""
+    """Show the differences between two configurations."""
     from dstack_vpn.wiring import node as wiring
 
     archive = wiring.archive(settings)
@@ -77,17 +77,17 @@ Example:
 @click.argument("name", shell_complete=backups)
 @with_settings(*_FILES, of_daemon=True)
 def rollback(settings: Settings, name: str) -> None:
-    """Hold the peers to a backup's, minus every key that the chain has revoked since.
+    """Restrict the peers to those of a backup, without the keys that were revoked since.
 
-    A running daemon follows within a second, and goes on removing what is revoked. Nobody new becomes a peer
-    until 'config resume'.
+    A running daemon follows within a second, and continues to remove revoked peers. It adds no
+    other peers until 'config resume'.
     """
     from dstack_vpn.wiring import node as wiring
     from dstack_vpn.wiring.audit_log import record
 
     wiring.archive(settings).pin(name)
     record(settings, "admin.rollback", backup=name)
-    click.echo(f"Pinned {name}. 'dstack-vpn config resume' goes back to following the registry.")
+    click.echo(f"Pinned {name}. 'dstack-vpn config resume' follows the registry again.")
 
 
 @config.command()
@@ -99,7 +99,7 @@ def resume(settings: Settings) -> None:
 
     was = wiring.archive(settings).resume()
     record(settings, "admin.resume", was_pinned=was)
-    click.echo("The registry decides again." if was else "Nothing was pinned; the registry decides.")
+    click.echo("The node follows the registry again." if was else "No backup was pinned.")
 
 
 def _redacted(text: str) -> str:

@@ -19,14 +19,14 @@ Example:
 )
 @with_settings(need=["WIREGUARD_PRIVATE_KEY"], serves=True)
 def run(settings: Settings) -> None:
-    """Be a member of the network: follow the registry and keep WireGuard's peers equal to it.
+    """Run the daemon: follow the registry, and keep WireGuard's peers equal to it.
 
-    SIGTERM and SIGINT end it in order; a second one at once.
+    SIGTERM or SIGINT ends it in order, and a second signal immediately.
     """
-    # The daemon's objects have few cycles. Looking for them takes 15 ms of the imports, and up to 20 ms a
-    # time with thousands of peers.
+    # The daemon's objects have few cycles. Searching for them takes 15 ms during the imports, and
+    # up to 20 ms per collection with thousands of peers.
     gc.set_threshold(20_000, 50, 1000)
-    # structlog loads rich where it finds it: 3 MB that a daemon has no use for.
+    # structlog loads rich if it is installed: 3 MB that the daemon does not need.
     sys.modules.setdefault("rich", cast("ModuleType", None))
     from dstack_vpn.wiring import daemon as wiring
 

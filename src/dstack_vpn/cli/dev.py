@@ -1,7 +1,7 @@
-"""`dev`: a chain for development, such as the compose stack's, whose accounts are unlocked.
+"""`dev`: a development chain with unlocked accounts, such as the compose stack's.
 
-Nothing here signs: the chain does, for every client. So these commands are of use with no other chain, and
-say so where they meet one.
+These commands do not sign: the chain signs for every client. They fail with an explanation on any
+other chain.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ from dstack_vpn.core.wireguard.x25519 import derive
 from dstack_vpn.errors import AdminError, FormatError
 
 PATIENCE: Final = 30.0
-"""Seconds that the chain gets to answer, a name to resolve, and a transaction to be taken."""
+"""The timeout in seconds for the chain's answer, a name's resolution, and a transaction."""
 _PAUSE: Final = 0.1
 _GAS: Final = 3_000_000
 _DEADLINE: Final = 5.0
@@ -38,21 +38,21 @@ _DEADLINE: Final = 5.0
 
 @dataclass(frozen=True, slots=True)
 class DevChain:
-    """A dev chain over HTTP; every method raises `AdminError`."""
+    """A development chain over HTTP; every method raises `AdminError`."""
 
     url: str
     _ids: "itertools.count[int]" = field(default_factory=lambda: itertools.count(1))
 
     @classmethod
     def at(cls, settings: Settings) -> "DevChain":
-        """The first endpoint that is configured, by HTTP: anvil serves both on one port."""
+        """Return the first configured endpoint over HTTP; anvil serves both on one port."""
         parts = urlsplit(settings.rpc_url[0])
         scheme = {"ws": "http", "wss": "https"}.get(parts.scheme, parts.scheme)
         return cls(parts._replace(scheme=scheme).geturl())
 
     @classmethod
     def of(cls, settings: Settings) -> "DevChain":
-        """The first endpoint, once it answers. Raises `AdminError` if it serves another chain."""
+        """Wait for the first endpoint; raises `AdminError` if it serves another chain."""
         chain = cls.at(settings)
         found = int(_patiently(lambda: chain.rpc("eth_chainId")), 16)
         if found != settings.chain_id:
@@ -62,7 +62,7 @@ class DevChain:
         return chain
 
     def rpc(self, method: str, *params: Any) -> Any:  # noqa: ANN401 - JSON
-        """Call a method."""
+        """Call a method and return its result."""
         body = json.dumps({"jsonrpc": "2.0", "id": next(self._ids), "method": method, "params": params})
         request = urllib.request.Request(  # noqa: S310 - the settings allow no other scheme
             self.url, body.encode(), {"Content-Type": "application/json"}
@@ -71,23 +71,25 @@ class DevChain:
             with urllib.request.urlopen(request, timeout=_DEADLINE) as answer:  # noqa: S310
                 reply = json.load(answer)
         except (OSError, ValueError, http.client.HTTPException) as error:
-            raise AdminError(f"the dev chain: {method}: {error}") from error
+            raise AdminError(f"the development chain: {method}: {error}") from error
         if not isinstance(reply, dict) or "result" not in reply:
-            raise AdminError(f"the dev chain: {method}: {_reason(reply)}")
+            raise AdminError(f"the development chain: {method}: {_reason(reply)}")
         return reply["result"]
 
     def owner(self) -> Address:
-        """The account that owns the registry; `AdminError` if the chain does not sign."""
+        """Return the account that owns the registry; raises `AdminError` without unlocked ones."""
         accounts = self.rpc("eth_accounts")
         if not accounts:
-            raise AdminError("the chain has no unlocked accounts, so it is no dev chain: see 'node register'")
+            raise AdminError(
+                "the chain has no unlocked accounts, so it is not a development chain: use 'node register'"
+            )
         return str(accounts[0]).lower()
 
     def send(self, to: Address | None, data: bytes) -> dict[str, Any]:
-        """Have a transaction of the owner's mined; its receipt."""
+        """Send a transaction of the owner, and return its receipt."""
         transaction = {"from": self.owner(), "data": "0x" + data.hex(), "gas": hex(_GAS)}
         if to is not None:
-            self.rpc("eth_call", {**transaction, "to": to}, "latest")  # which says why it would revert
+            self.rpc("eth_call", {**transaction, "to": to}, "latest")  # it returns the reason of a revert
             transaction["to"] = to
         receipt: dict[str, Any] = self.rpc("eth_sendTransactionSync", transaction)
         if receipt["status"] != "0x1":
@@ -100,15 +102,15 @@ def _reason(reply: object) -> str:
 
     error = reply.get("error") if isinstance(reply, dict) else None
     if not isinstance(error, dict):
-        return "what answers is no chain"
+        return "the reply is not JSON-RPC"
     data = error.get("data")
     if isinstance(data, str) and data.startswith("0x"):
         return describe_revert(bytes.fromhex(data[2:]))
     return str(error.get("message"))
 
 
-def _patiently(work: Any) -> Any:  # noqa: ANN401 - returns what it does
-    """Try until it works, or patience ends; raises its last `AdminError`."""
+def _patiently(work: Any) -> Any:  # noqa: ANN401 - returns the result of any work
+    """Repeat ``work`` until it succeeds; raises its last `AdminError` after `PATIENCE`."""
     deadline = time.monotonic() + PATIENCE
     while True:
         try:
@@ -121,25 +123,25 @@ def _patiently(work: Any) -> Any:  # noqa: ANN401 - returns what it does
 
 @click.group()
 def dev() -> None:
-    """Set up a chain for development, whose accounts are unlocked. Of no use with any other."""
+    """Set up a development chain, whose accounts are unlocked."""
 
 
 @dev.command()
 @with_settings("NETWORK", "RPC_URL", "CHAIN_ID")
 def status(settings: Settings) -> None:
-    """Exit with 0 if the dev chain answers: for a container's health check."""
+    """Exit with 0 if the development chain answers, for a container's health check."""
     click.echo(f"block {int(DevChain.at(settings).rpc('eth_blockNumber'), 16)}")
 
 
 @dev.command()
 @with_settings(*CHAIN)
 def deploy(settings: Settings) -> None:
-    """Deploy the registry where it is not there yet; it belongs to the chain's first account."""
+    """Deploy the registry if it does not exist; the chain's first account owns it."""
     from dstack_vpn.wiring import dev as calls
 
     chain, contract = DevChain.of(settings), settings.contract_address
     if chain.rpc("eth_getCode", contract, "latest") != "0x":
-        click.echo(f"The registry is there: {contract}")
+        click.echo(f"The registry exists: {contract}")
         return
     deployed = str(chain.send(None, calls.deploy(chain.owner()))["contractAddress"]).lower()
     if deployed != contract:
@@ -155,14 +157,14 @@ Example:
 @click.option(
     "--at",
     metavar="NAME",
-    help="A host name that stands for this machine, perhaps among others, where peers can reach it: "
-    "its address is registered as our endpoint.",
+    help="A host name that resolves to an address of this machine, and possibly to others. That address "
+    "is registered as the node's endpoint.",
 )
 @with_settings(need=["WIREGUARD_PRIVATE_KEY"])
 def join(settings: Settings, at: str | None) -> None:
-    """Register this node, if it was not, and be a member: 'run' takes this process over.
+    """Register this node if necessary, and continue as 'run'.
 
-    Without NODE_ID it is named as the machine is. A node that was revoked stays revoked.
+    Without NODE_ID, the machine's name is the node id. A revoked node stays revoked.
     """
     from dstack_vpn.wiring.keys import with_key
 
@@ -179,11 +181,11 @@ def _machine() -> str:
     try:
         return parse_node_id(socket.gethostname())
     except FormatError as error:
-        raise AdminError(f"the machine's name is no node id: {error}; set NODE_ID") from error
+        raise AdminError(f"the machine's name is not a valid node id: {error}; set NODE_ID") from error
 
 
 def _own_address(name: str) -> str:
-    """The one of the name's addresses that this machine has."""
+    """Return the address of a name that belongs to this machine; raises `AdminError`."""
     try:
         found = socket.getaddrinfo(name, None, socket.AF_INET, socket.SOCK_DGRAM)
     except OSError as error:
@@ -193,13 +195,13 @@ def _own_address(name: str) -> str:
             try:
                 probe.bind((address, 0))
             except OSError:
-                continue  # it is another machine's
+                continue  # the address of another machine
             return address
-    raise AdminError(f"--at {name}: none of its addresses is this machine's")
+    raise AdminError(f"--at {name}: none of its addresses belongs to this machine")
 
 
 def _register(chain: DevChain, settings: Settings, node_id: str, key: PublicKey, endpoint: str) -> None:
-    """Make the registry say this of us; the first account holds every node."""
+    """Register this node, or update its key and endpoint; the first account holds every node."""
     from dstack_vpn.wiring import dev as calls
 
     node, contract = _find(settings, node_id), settings.contract_address
@@ -210,7 +212,7 @@ def _register(chain: DevChain, settings: Settings, node_id: str, key: PublicKey,
         chain.send(contract, calls.mint(chain.owner(), node_id, key))
         node = _find(settings, node_id)
         if node is None:
-            raise AdminError(f"{node_id} was registered, but the registry does not know it yet")
+            raise AdminError(f"{node_id} was registered, but the registry does not contain it yet")
         click.echo(f"{node_id} is registered as token {node.token_id}", err=True)
     elif node.public_key != key:
         chain.send(contract, calls.update_key(node.token_id, key))
@@ -238,4 +240,4 @@ def _become_the_daemon(node_id: str) -> None:
 
     program = Path(sys.argv[0])
     start = [str(program)] if program.name == "dstack-vpn" else [sys.executable, "-m", "dstack_vpn"]
-    os.execv(start[0], [*start, "run", "--node-id", node_id])  # noqa: S606 - this very program
+    os.execv(start[0], [*start, "run", "--node-id", node_id])  # noqa: S606 - starts dstack-vpn itself

@@ -1,4 +1,4 @@
-"""`doctor`: what stands between this machine and a working tunnel."""
+"""`doctor`: checks of this machine, the chain and the paths to peers."""
 
 import asyncio
 import json
@@ -29,28 +29,29 @@ Examples:
   dstack-vpn doctor
   dstack-vpn doctor --json | jq '.checks[] | select(.status != "pass")'"""
 )
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @with_settings(of_daemon=True)
 @click.pass_context
 def doctor(ctx: click.Context, settings: Settings, *, as_json: bool) -> None:
-    """Check this machine, the chain, our registration and the ways to the peers; nothing is changed.
+    """Check this machine, the chain, the node's registration and the paths to peers.
 
-    Each line says pass, warn or fail, and what to do. Exit code 1 if any check failed.
+    The checks change nothing. Each line has the result (pass, warn or fail) and the remedy. The
+    exit code is 1 if any check failed.
     """
     from dstack_vpn.wiring.doctor import examine
 
-    tell = (lambda check: None) if as_json else _tell
-    checks = asyncio.run(examine(settings, _daemon(settings), tell))
+    show = (lambda check: None) if as_json else _show
+    checks = asyncio.run(examine(settings, _daemon(settings), show))
     count = {status: sum(check.status == status for check in checks) for status in _COLOURS}
     if as_json:
         click.echo(json.dumps({"checks": [asdict(check) for check in checks], **count}))
     else:
-        click.echo(f"{count['pass']} passed, {count['warn']} to know about, {count['fail']} failed")
+        click.echo(f"{count['pass']} passed, {count['warn']} warnings, {count['fail']} failed")
     ctx.exit(1 if count["fail"] else 0)
 
 
 def _daemon(settings: Settings) -> dict[str, Any]:
-    """Return the running daemon's own report; empty if none runs."""
+    """Return the running daemon's statistics; empty if no daemon runs."""
     if not settings.health_check_port:
         return {}
     try:
@@ -60,7 +61,7 @@ def _daemon(settings: Settings) -> dict[str, Any]:
     return found if "peers" in found else {}
 
 
-def _tell(check: "Check") -> None:
+def _show(check: "Check") -> None:
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     first, *rest = check_lines(check, width)
     click.echo(first.replace(check.status, click.style(check.status, _COLOURS[check.status]), 1))
@@ -69,7 +70,7 @@ def _tell(check: "Check") -> None:
 
 
 def check_lines(check: "Check", width: int | None) -> list[str]:
-    """Return a check as lines of at most ``width`` columns, as far as its words allow; None: unbroken."""
+    """Return a check as lines of at most ``width`` columns, if its words allow; None: unbroken."""
     parts = [("", f"{check.status}  {printable(check.name)}: {printable(check.found)}")]
     if check.advice:
         parts.append((_INDENT, f"→ {printable(check.advice)}"))

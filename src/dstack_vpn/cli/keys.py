@@ -1,4 +1,4 @@
-"""`keygen` and `pubkey`: WireGuard keys, as `wg genkey` and `wg pubkey` make them."""
+"""`keygen` and `pubkey`: WireGuard keys in the format of `wg genkey` and `wg pubkey`."""
 
 import base64
 import secrets

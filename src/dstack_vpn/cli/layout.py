@@ -1,7 +1,8 @@
-"""Columns that fit the width of a terminal, and stay one line a row in a pipe.
+"""Tables that fit the width of a terminal, and have one line per row in a pipe.
 
-A cell that is wider than its column is shown in full: the next cell moves to a new line at its own column.
-The remarks of a row follow it on the same line if every row has space for them, else on indented lines.
+A cell that is wider than its column is shown in full: the next cell moves to a new line at its own
+column. The remarks of a row follow it on the same line if every row has space for them, else on
+indented lines.
 """
 
 import textwrap
@@ -17,14 +18,14 @@ from dstack_vpn.cli.text import printable
 GAP: Final = 2
 """Blanks between columns, and before a remark on its own line."""
 LAST: Final = 20
-"""Characters that the last column has at least."""
+"""The minimum width of the last column."""
 NARROWEST: Final = 8
-"""Characters that a column has at least, if its cells are longer."""
+"""The minimum width of any column with longer cells."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row's cells, and remarks that need no column."""
+    """A row's cells, and remarks without a column."""
 
     cells: Sequence[object]
     remarks: Sequence[object] = ()
@@ -32,7 +33,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Rows below their columns' names; rich renders it at the console's width."""
+    """Rows below the names of their columns; rich renders them at the console's width."""
 
     columns: Sequence[str]
     rows: Sequence[Row]
@@ -63,7 +64,7 @@ def _text(cell: object) -> Text:
 
 
 def _starts(rows: Sequence[Sequence[Text]], width: int) -> list[int]:
-    """The position of each column: the widest gives way if they do not fit."""
+    """Return the position of each column; the widest is narrowed if they do not fit."""
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     *front, last = widths
     space = width - min(last, LAST) - GAP * len(front)
@@ -77,7 +78,7 @@ def _starts(rows: Sequence[Sequence[Text]], width: int) -> list[int]:
 
 
 def _place(cells: Sequence[Text], starts: Sequence[int], width: int) -> Text:
-    """One row, over as many lines as its long cells need."""
+    """Return one row, with as many lines as its long cells need."""
     found, column = Text(), 0
     for number, (cell, start) in enumerate(zip(cells, starts, strict=True)):
         if number and column > start - GAP:
@@ -94,19 +95,19 @@ def _place(cells: Sequence[Text], starts: Sequence[int], width: int) -> Text:
 
 
 def _wrap(cell: Text, width: int) -> list[Text]:
-    """A cell's lines: broken between words, and within a word only if it is longer than a line."""
+    """Return a cell's lines, broken between words, or within a word longer than a line."""
     if len(cell) <= width:
         return [cell]
     return [Text(line, cell.style) for line in textwrap.wrap(cell.plain, width, break_on_hyphens=False)]
 
 
 def _joins(row: Text, remarks: Sequence[str], width: int) -> bool:
-    """Return True if a row's remarks fit behind it."""
+    """Return True if a row's remarks fit on its line."""
     return "\n" not in row.plain and len(row) + sum(GAP + len(each) for each in remarks) <= width
 
 
 def _remark_lines(remarks: Iterable[str], width: int) -> Iterator[str]:
-    """Remarks on indented lines, as many on each as fit."""
+    """Yield the remarks on indented lines, as many on each as fit."""
     line = ""
     for remark in remarks:
         if line and len(line) + GAP + len(remark) > width:

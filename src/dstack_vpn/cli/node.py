@@ -11,7 +11,7 @@ from dstack_vpn.cli.node_writing import register, revoke, set_endpoint, set_expi
 def node() -> None:
     """Register, change, revoke and look up nodes.
 
-    NODE is a node id or a token id; write node:7 or token:7 where both exist.
+    NODE is a node id or a token id; write node:7 or token:7 if both exist.
     """
 
 

@@ -1,4 +1,4 @@
-"""The commands of `node` that only read: no key, no transaction, and no more than the daemon's libraries."""
+"""The commands of `node` that only read: they need no key and only the daemon's libraries."""
 
 import asyncio
 import json
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from dstack_vpn.wiring.node import NodeName, Snapshot
 
 _READING: Final = (*CHAIN, "START_BLOCK", "VPN_CIDR", "GRANT_CONFIRMATIONS")
-_as_json = click.option("--json", "as_json", is_flag=True, help="As JSON.")
+_as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 async def find(settings: Settings, name: "NodeName") -> "tuple[Node, Snapshot]":
-    """The node of that name, in force or not; raises `AdminError` if it is missing."""
+    """Return the node with a name, active or not; raises `AdminError` if it is missing."""
     from dstack_vpn.wiring import node as wiring
 
     snapshot = await wiring.registry_access(settings).one(name)
@@ -44,17 +44,20 @@ async def find(settings: Settings, name: "NodeName") -> "tuple[Node, Snapshot]":
 
 
 def access_over(settings: Settings, snapshot: "Snapshot", own: PublicKey | None = None) -> AccessControl:
-    """Access control as the node with the key ``own`` sees it, or (None) as a stranger sees it."""
+    """Return access control from the view of the node with the key ``own``.
+
+    With None, the view is that of a client outside of the network.
+    """
     from dstack_vpn.wiring.addresses import address_plan
     from dstack_vpn.wiring.keys import identity_of
 
     return AccessControl(
         snapshot.registry,
         address_plan(settings),
-        # A key without a holder.
+        # A random key, which no node has.
         own or PublicKey(secrets.token_bytes(32)),
         snapshot.at.number,
-        # A node that was read alone does not always tell since when it has its key.
+        # A node that was read alone may lack the block of its key.
         settings.grant_confirmations if snapshot.complete else 0,
         identity=BY_KEY if own is None else identity_of(settings),
     )
@@ -71,28 +74,28 @@ Examples:
 @_as_json
 @with_settings(*_READING)
 def info(settings: Settings, subject: Subject, *, as_json: bool) -> None:
-    """Show the registry's entry of a node, and whether it has access."""
+    """Show a node's entry in the registry, and its access."""
     from dstack_vpn.wiring import node as wiring
 
     name = _question(settings, subject)
     assert not isinstance(name, PublicKey)
     node, snapshot = asyncio.run(find(settings, name))
     access = access_over(settings, snapshot)
-    verdict = _verdict(access.decide(node.token_id, wiring.judged_now(settings, snapshot.at)))
+    decision = _decision(access.decide(node.token_id, wiring.judged_now(settings, snapshot.at)))
     entry = describe(node, access.addresses)
     if as_json:
-        click.echo(json.dumps({"block": snapshot.at.number, **entry, **verdict}))
+        click.echo(json.dumps({"block": snapshot.at.number, **entry, **decision}))
         return
-    # A contract's flag alone is not access: a node that has expired has it, too.
-    shown = {"access": _access(verdict), **{field: v for field, v in entry.items() if field != "active"}}
+    # The contract's flag is not shown: an expired node still has it.
+    shown = {"access": _access(decision), **{field: v for field, v in entry.items() if field != "active"}}
     console().print(
         Layout(("field", "value"), [Row((f.replace("_", " "), _cell(v))) for f, v in shown.items()])
     )
 
 
-def _access(verdict: dict[str, Any]) -> Text:
-    granted = verdict["granted"]
-    return Text(f"{'granted' if granted else 'denied'}: {verdict['reason']}", "green" if granted else "red")
+def _access(decision: dict[str, Any]) -> Text:
+    granted = decision["granted"]
+    return Text(f"{'granted' if granted else 'denied'}: {decision['reason']}", "green" if granted else "red")
 
 
 @click.command(
@@ -104,13 +107,13 @@ Example:
 @_as_json
 @with_settings(*_READING)
 def list_(settings: Settings, *, as_json: bool) -> None:
-    """List all nodes, and whether each has access."""
+    """List all nodes with their access."""
     from dstack_vpn.wiring import node as wiring
 
     snapshot = asyncio.run(wiring.registry_access(settings).list())
     access, now = access_over(settings, snapshot), wiring.judged_now(settings, snapshot.at)
     entries = [
-        {**describe(node, access.addresses), **_verdict(access.decide(token, now))}
+        {**describe(node, access.addresses), **_decision(access.decide(token, now))}
         for token, node in sorted(snapshot.registry.nodes.items())
     ]
     if as_json:
@@ -131,9 +134,9 @@ Examples:
 @with_settings(*_READING)
 @click.pass_context
 def verify(ctx: click.Context, settings: Settings, subject: Subject, *, as_json: bool) -> None:
-    """Say whether a node, a key or a tunnel address is on the network, and why.
+    """Check if a node, a key or a tunnel address has access, and print the reason.
 
-    Exits with 0 if it is, else with 1.
+    Exits with 0 if it has access, else with 1.
     """
     from dstack_vpn.wiring import node as wiring
 
@@ -144,12 +147,13 @@ def verify(ctx: click.Context, settings: Settings, subject: Subject, *, as_json:
     decision = _decide(access, question, wiring.judged_now(settings, snapshot.at))
     entry = None if decision.node is None else describe(decision.node, access.addresses)
     if as_json:
-        click.echo(json.dumps({"block": snapshot.at.number, **_verdict(decision), "node": entry}))
+        click.echo(json.dumps({"block": snapshot.at.number, **_decision(decision), "node": entry}))
     else:
-        click.echo(_sentence(decision, entry))
+        click.echo(_summary(decision, entry))
     if not snapshot.complete:
         click.echo(
-            "note: the contract can't enumerate: other nodes with the same key would not show", err=True
+            "note: the contract can't enumerate its tokens: another node with the same key is not detected",
+            err=True,
         )
     ctx.exit(0 if decision.granted else 1)
 
@@ -163,7 +167,9 @@ def _question(settings: Settings, subject: Subject) -> "PublicKey | NodeName":
         return subject
     token = address_plan(settings).token_at(str(subject))
     if token is None:
-        raise AdminError("the address is no token's: it is in neither VPN_CIDR nor the contract's IPv6 range")
+        raise AdminError(
+            "the address belongs to no token: it is in neither VPN_CIDR nor the contract's IPv6 range"
+        )
     return wiring.node_name(f"token:{token}")
 
 
@@ -174,11 +180,11 @@ def _decide(access: AccessControl, question: "PublicKey | NodeName", now: float)
     return access.decide(-1 if node is None else node.token_id, now)
 
 
-# -- what a node looks like -------------------------------------------------------------------------------
+# -- output ----------------------------------------------------------------------------------------
 
 
 def describe(node: Node, addresses: AddressPlan) -> dict[str, Any]:
-    """A node as JSON can hold it. What is malformed is null, and ``problems`` says why."""
+    """Return a node as JSON values. A malformed field is null, and ``problems`` has the reason."""
     named = {
         "node_id": node.node_id,
         "public_key": node.public_key,
@@ -198,32 +204,32 @@ def describe(node: Node, addresses: AddressPlan) -> dict[str, Any]:
 
 
 def date(moment: int) -> str | None:
-    """Unix seconds as a date; None for 0, and for what is beyond the year 9999."""
+    """Return Unix seconds as a date; None for 0, and for years after 9999."""
     try:
         return f"{datetime.fromtimestamp(moment, UTC):%Y-%m-%dT%H:%M:%SZ}" if moment else None
     except (OverflowError, ValueError, OSError):
         return None
 
 
-def _verdict(decision: Decision) -> dict[str, Any]:
+def _decision(decision: Decision) -> dict[str, Any]:
     return {"granted": decision.granted, "reason": str(decision)}
 
 
-def _sentence(decision: Decision, entry: dict[str, Any] | None) -> str:
-    verdict = f"{'granted' if decision.granted else 'denied'}: {decision}"
+def _summary(decision: Decision, entry: dict[str, Any] | None) -> str:
+    result = f"{'granted' if decision.granted else 'denied'}: {decision}"
     if entry is None:
-        return verdict
-    where = ", ".join(entry["addresses"]) or "no address"
-    return f"{verdict}; {printable(entry['node_id'])}, token {entry['token']}, {where}"
+        return result
+    addresses = ", ".join(entry["addresses"]) or "no address"
+    return f"{result}; {printable(entry['node_id'])}, token {entry['token']}, {addresses}"
 
 
 def _row(entry: dict[str, Any]) -> Row:
     first, *others = entry["addresses"] or [None]
     endpoint = entry["endpoint"] or entry["uri_endpoint"]
-    where = [f"endpoint {endpoint}"] if endpoint else []
+    remark = [f"endpoint {endpoint}"] if endpoint else []
     access = Text(entry["reason"], "green" if entry["granted"] else "red")
     return Row(
-        (entry["token"], entry["node_id"], first, access), (*others, f"owner {entry['owner']}", *where)
+        (entry["token"], entry["node_id"], first, access), (*others, f"owner {entry['owner']}", *remark)
     )
 
 

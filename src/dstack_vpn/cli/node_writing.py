@@ -27,7 +27,7 @@ from dstack_vpn.core.wireguard.keys import PublicKey
 if TYPE_CHECKING:
     from dstack_vpn.wiring.node import NodeName, Receipt
 
-_yes = click.option("--yes", "-y", is_flag=True, help="Don't ask.")
+_yes = click.option("--yes", "-y", is_flag=True, help="Do not ask for confirmation.")
 
 
 @click.command(
@@ -38,12 +38,13 @@ Examples:
   dstack-vpn node register db --to 0x7099... --public-key 'nOKU...=' --endpoint db.example.org:51820"""
 )
 @click.argument("node_id", type=NODE_ID)
-@click.option("--to", required=True, type=ACCOUNT, help="The account that is to hold the node.")
+@click.option("--to", required=True, type=ACCOUNT, help="The account that will hold the node.")
 @click.option("--public-key", required=True, type=KEY, help="The node's WireGuard key.")
 @click.option(
     "--endpoint",
     type=ENDPOINT,
-    help="Where it can be reached. It is kept in the token's URI for good; its holder's 'set-endpoint' wins.",
+    help="The node's endpoint, stored permanently in the token's URI. The holder's 'set-endpoint' overrides "
+    "it.",
 )
 @click.option("--token-uri", type=TOKEN_URI, default="", help="The token's metadata; not with --endpoint.")
 @sends(*CHAIN, "VPN_CIDR")
@@ -56,13 +57,13 @@ def register(
     endpoint: PeerEndpoint | None,
     token_uri: str,
 ) -> None:
-    """Register a node: mint a token that gives it access."""
+    """Register a node: mint a token, which gives it access."""
     if endpoint is not None and token_uri:
         raise click.UsageError("--endpoint and --token-uri can't be given together")
     _check_endpoint(sending, endpoint)
     done = sending.carry_out(lambda admin: admin.register(to, node_id, public_key, endpoint, token_uri))
     addresses = _addresses(sending, done.token)
-    sending.tell(
+    sending.report(
         f"{node_id} is registered as token {done.token}: {', '.join(addresses)}",
         done.receipt,
         token=done.token,
@@ -72,7 +73,7 @@ def register(
 
 
 def _check_endpoint(sending: Sending, endpoint: PeerEndpoint | None) -> None:
-    """Raise `UsageError` for an endpoint that every node would refuse."""
+    """Raise `UsageError` for an endpoint that all nodes refuse."""
     from dstack_vpn.wiring.addresses import destinations
 
     problem = None if endpoint is None else endpoint.refusal(destinations(sending.settings))
@@ -87,16 +88,16 @@ def _addresses(sending: Sending, token: TokenId) -> list[str]:
 
 
 def find_node(sending: Sending, name: "NodeName") -> Node:
-    """The node that is meant; raises `AdminError`."""
+    """Return the node with a name; raises `AdminError`."""
     return asyncio.run(find(sending.settings, name))[0]
 
 
-def _tell(sending: Sending, node: Node, what: str, receipt: "Receipt", **facts: object) -> None:
-    sending.tell(f"{label(node)} {what}", receipt, token=node.token_id, **facts)
+def _report(sending: Sending, node: Node, what: str, receipt: "Receipt", **facts: object) -> None:
+    sending.report(f"{label(node)} {what}", receipt, token=node.token_id, **facts)
 
 
 def label(node: Node) -> str:
-    """A node for people."""
+    """Return a node's readable name."""
     name = node.node_id if isinstance(node.node_id, str) else "(a malformed node id)"
     return f"{name} (token {node.token_id})"
 
@@ -114,7 +115,7 @@ def update_key(sending: Sending, name: "NodeName", public_key: PublicKey) -> Non
     """Set a node's key. Only its holder can."""
     node = find_node(sending, name)
     receipt = sending.carry_out(lambda admin: admin.update_key(node, public_key))
-    _tell(sending, node, f"has the key {public_key}", receipt, public_key=str(public_key))
+    _report(sending, node, f"has the key {public_key}", receipt, public_key=str(public_key))
 
 
 @click.command(
@@ -123,18 +124,18 @@ def update_key(sending: Sending, name: "NodeName", public_key: PublicKey) -> Non
 Examples:
   dstack-vpn node set-endpoint web-1 vpn.example.org:51820
   dstack-vpn node set-endpoint web-1 vpn.example.org:51820,tls://vpn.example.org:443
-  dstack-vpn node set-endpoint web-1 ''    # none: the node calls its peers""",
+  dstack-vpn node set-endpoint web-1 ''    # none: the node initiates all handshakes""",
 )
 @click.argument("name", metavar="NODE", type=NAME, shell_complete=nodes)
 @click.argument("endpoint", type=CONTRACT_ENDPOINT)
 @sends(*CHAIN)
 def set_endpoint(sending: Sending, name: "NodeName", endpoint: PeerEndpoint | None) -> None:
-    """Say where a node can be reached. Only its holder can."""
+    """Set a node's endpoint. Only its holder can."""
     text = None if endpoint is None else str(endpoint)
     _check_endpoint(sending, endpoint)
     node = find_node(sending, name)
     receipt = sending.carry_out(lambda admin: admin.set_endpoint(node, endpoint))
-    _tell(sending, node, f"has {f'the endpoint {text}' if text else 'no endpoint'}", receipt, endpoint=text)
+    _report(sending, node, f"has {f'the endpoint {text}' if text else 'no endpoint'}", receipt, endpoint=text)
 
 
 @click.command(
@@ -149,17 +150,17 @@ Examples:
 @click.argument("time", type=MOMENT)
 @sends(*CHAIN)
 def set_expiry(sending: Sending, name: "NodeName", time: Moment) -> None:
-    """Let a node's access end by itself.
+    """Set the time at which a node's access ends.
 
-    TIME is in Unix seconds, in ISO 8601 (UTC unless it says otherwise), from now on (+12h, +30d; units
-    s, m, h, d, w), or 'never'.
+    TIME is in Unix seconds, in ISO 8601 (UTC by default), relative to now (+12h, +30d; units s, m,
+    h, d, w), or 'never'.
     """
     from dstack_vpn.wiring import node as wiring
 
     expires_at = time(wiring.now())
     node = find_node(sending, name)
     receipt = sending.carry_out(lambda admin: admin.set_expiry(node, expires_at))
-    _tell(sending, node, f"has access {_until(expires_at)}", receipt, expires_at=expires_at)
+    _report(sending, node, f"has access {_until(expires_at)}", receipt, expires_at=expires_at)
 
 
 def _until(expires_at: int) -> str:
@@ -175,12 +176,12 @@ Example:
 @_yes
 @sends(*CHAIN)
 def revoke(sending: Sending, name: "NodeName", *, yes: bool) -> None:
-    """Take a node's access away, for good: coming back takes a new registration."""
+    """Revoke a node's access permanently. Only a new registration gives it access again."""
     check_can_ask(yes=yes)
     node = find_node(sending, name)
     confirm(f"Revoke {label(node)} of {node.owner}?", yes=yes)
     receipt = sending.carry_out(lambda admin: admin.revoke(node))
-    _tell(sending, node, "is revoked", receipt)
+    _report(sending, node, "is revoked", receipt)
 
 
 @click.command(
@@ -189,13 +190,13 @@ Example:
   dstack-vpn node transfer web-1 --to 0x3C44CdDdB6a900fa2b585dd299e03d12FA4293BC"""
 )
 @click.argument("name", metavar="NODE", type=NAME, shell_complete=nodes)
-@click.option("--to", required=True, type=ACCOUNT, help="The account that is to hold it.")
+@click.option("--to", required=True, type=ACCOUNT, help="The account that will hold it.")
 @_yes
 @sends(*CHAIN)
 def transfer(sending: Sending, name: "NodeName", to: str, *, yes: bool) -> None:
-    """Hand a node over. Its key is out until the new holder sets one. Only its holder can."""
+    """Transfer a node. It has no access until the new holder sets a key. Only its holder can."""
     check_can_ask(yes=yes)
     node = find_node(sending, name)
-    confirm(f"Hand {label(node)} over to {to}?", yes=yes)
+    confirm(f"Transfer {label(node)} to {to}?", yes=yes)
     receipt = sending.carry_out(lambda admin: admin.transfer(node, to))
-    _tell(sending, node, f"belongs to {to}, who has to set its key", receipt, owner=to.lower())
+    _report(sending, node, f"belongs to {to}, who must set its key", receipt, owner=to.lower())

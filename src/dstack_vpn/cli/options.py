@@ -1,4 +1,4 @@
-"""The settings as flags, for every command that needs some of them."""
+"""The settings as flags of commands."""
 
 import functools
 from collections.abc import Callable, Iterable, Mapping
@@ -10,12 +10,11 @@ import click
 from dstack_vpn import config
 from dstack_vpn.cli.completing import one_of
 from dstack_vpn.config import OPTIONS, Settings
+from dstack_vpn.core.model import ZERO_ADDRESS
 from dstack_vpn.errors import DstackVpnError, StoreError
 
 _HTTP: Final = ("health_check_host", "health_check_port")
 _DEFAULTS: Final = {option.key: option.default or "" for option in OPTIONS}
-_ANY: Final = "0x" + "0" * 40
-"""A contract that is not asked."""
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
@@ -27,11 +26,12 @@ def with_settings(
     of_daemon: bool = False,
     serves: bool = False,
 ) -> Callable[[Callable[Concatenate[Settings, _P], _T]], Callable[_P, _T]]:
-    """Give a command its settings as first argument, and flags for those in ``names`` (default: all).
+    """Pass the settings to a command as first argument, with flags for ``names`` (default: all).
 
-    ``need`` names what it can't do without; ``fallback`` has texts by variable for what it has no use for but
-    every configuration must have. A command about the daemon of this machine (``of_daemon``) has that
-    daemon's settings for what neither flags nor environment nor file set. One that ``serves`` logs by itself.
+    ``need`` names the required settings. ``fallback`` has texts by variable for settings that every
+    configuration requires but this command does not use. With ``of_daemon``, the settings of the
+    daemon on this machine complete those of flags, environment and file. With ``serves``, the
+    command reports unknown variables in its log.
     """
     options = [option for option in OPTIONS if not option.secret and (not names or option.name in names)]
 
@@ -41,7 +41,7 @@ def with_settings(
             last = {**(fallback or {}), **(_of_daemon(given, config_file) if of_daemon else {})}
             settings = config.load(given, file=config_file, need=frozenset(need), last=last)
             for unknown in () if serves else settings.unknown:
-                click.echo(f"warning: the environment sets what is not a setting: {unknown}", err=True)
+                click.echo(f"warning: unknown setting in the environment: {unknown}", err=True)
             return command(settings, *args, **values)
 
         result = cast("Callable[_P, _T]", functools.update_wrapper(wrapped, command))
@@ -60,25 +60,29 @@ def with_settings(
 
 
 def _of_daemon(flags: Mapping[str, str], file: Path | None) -> dict[str, str]:
-    """The settings of the daemon that runs here; empty if none does, or none that we may ask."""
+    """Return the settings of the daemon on this machine; empty without an accessible one."""
     from dstack_vpn.wiring.running import settings_of
 
     named = config.look_up("state_dir", flags, file)
-    where = named or _state_dir_by_api(flags, file) or _DEFAULTS["state_dir"]
+    state_dir = named or _state_dir_by_api(flags, file) or _DEFAULTS["state_dir"]
     try:
-        return settings_of(Path(where))
+        return settings_of(Path(state_dir))
     except StoreError as error:
-        click.echo(f"warning: {error}; these are the shell's settings", err=True)
+        click.echo(f"warning: {error}; using the shell's settings", err=True)
         return {}
 
 
 def _state_dir_by_api(flags: Mapping[str, str], file: Path | None) -> str | None:
-    """What the daemon says about itself, at the address that the shell's settings or the defaults name."""
+    """Return the state directory that the daemon's API reports; None without an answer.
+
+    The API's address comes from the shell's settings or the defaults.
+    """
     from dstack_vpn.cli.http import fetch
 
     http = {key: config.look_up(key, flags, file) or _DEFAULTS[key] for key in _HTTP}
+    contract = {"CONTRACT_ADDRESS": ZERO_ADDRESS}  # required, but not used
     try:
-        found = fetch(config.load(http, {}, last={"CONTRACT_ADDRESS": _ANY}), "/stats").get("state_dir")
+        found = fetch(config.load(http, {}, last=contract), "/stats").get("state_dir")
     except DstackVpnError:
         return None
     return found if isinstance(found, str) else None

@@ -1,6 +1,6 @@
-"""The types of arguments: each is checked by the core's own parser before anything else happens.
+"""The types of arguments, which the core's parsers check before a command starts.
 
-A refusal never quotes the argument, which may be anything.
+Error messages do not quote the argument, which may contain any characters.
 """
 
 import ipaddress
@@ -29,7 +29,7 @@ _DATE_LENGTH: Final = 40
 
 
 class Checked(click.ParamType[Any]):
-    """An argument that ``parse`` turns into its value, or refuses by a `ValueError` (as `FormatError` is)."""
+    """An argument that ``parse`` converts; it raises `ValueError`, such as `FormatError`."""
 
     def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
         self.name = name
@@ -46,29 +46,29 @@ class Checked(click.ParamType[Any]):
 
 
 def parse_account(text: str) -> str:
-    """An address as it was written, for its case is a checksum; raises `FormatError`."""
+    """Check an address, and return it unchanged: its case is a checksum. Raises `FormatError`."""
     address(text)
     return text
 
 
 def parse_endpoint(text: str) -> PeerEndpoint | None:
-    """An endpoint, or None for the empty text; raises `FormatError`."""
+    """Parse an endpoint; return None for the empty text. Raises `FormatError`."""
     return PeerEndpoint.parse(text) if text else None
 
 
 def parse_contract_endpoint(text: str) -> PeerEndpoint | None:
-    """An endpoint that fits into the contract's field, or None; raises `FormatError`."""
+    """Parse an endpoint that fits into the contract's field; raises `FormatError`."""
     peer_endpoint = parse_endpoint(text)
     if peer_endpoint is not None and len(str(peer_endpoint)) > ENDPOINT_LENGTH:
         raise FormatError(
-            f"endpoint: {len(str(peer_endpoint))} characters, and the contract takes {ENDPOINT_LENGTH}: "
-            "name fewer relays or pins, or put it into a token URI (node register --endpoint)"
+            f"endpoint: {len(str(peer_endpoint))} characters exceed the contract's limit of "
+            f"{ENDPOINT_LENGTH}: use fewer relays or pins, or a token URI (node register --endpoint)"
         )
     return peer_endpoint
 
 
 def parse_token_uri(text: str) -> str:
-    """A URI of printable ASCII; raises `FormatError`."""
+    """Check that a URI is printable ASCII; raises `FormatError`."""
     if not text.isascii() or not text.isprintable() or " " in text:
         raise FormatError("token URI: expected printable ASCII without blanks")
     if len(text) > 2048:
@@ -77,11 +77,14 @@ def parse_token_uri(text: str) -> str:
 
 
 Moment: TypeAlias = Callable[[float], int]
-"""An expiry, once it is known what time it is (Unix seconds); 0 is never."""
+"""Returns an expiry for the current time (both in Unix seconds); 0 is never."""
 
 
 def parse_moment(text: str) -> Moment:
-    """Unix seconds, ISO 8601 (UTC unless it says otherwise), ``+30d``, or ``never``; raises `FormatError`."""
+    """Parse Unix seconds, ISO 8601 (UTC by default), ``+30d`` or ``never``.
+
+    Raises `FormatError`.
+    """
     if text == "never":
         return lambda _: 0
     if found := _RELATIVE.fullmatch(text):
@@ -89,7 +92,7 @@ def parse_moment(text: str) -> Moment:
         return lambda now: int(now) + span
     moment = int(text) if _UNIX.fullmatch(text) else _parse_date(text)
     if not 0 < moment <= _LAST:
-        raise FormatError("time: expected one after 1970; write 'never' for access that does not end")
+        raise FormatError("time: expected a time after 1970; write 'never' for access without an end")
     return lambda _: moment
 
 
@@ -104,7 +107,7 @@ def _parse_date(text: str) -> int:
 
 
 def parse_name(text: str) -> "NodeName":
-    """A node id or a token id; raises `FormatError`."""
+    """Parse a node id or a token id; raises `FormatError`."""
     from dstack_vpn.wiring import node as wiring
 
     return wiring.node_name(text)
@@ -123,7 +126,7 @@ def parse_subject(text: str) -> Subject:
 
 
 def parse_named(text: str) -> Subject:
-    """A tunnel address or a node; raises `FormatError`."""
+    """Parse a tunnel address or a node; raises `FormatError`."""
     parsers: tuple[Callable[[str], Subject], ...] = (ipaddress.ip_address, parse_name)
     for parse in parsers:
         with suppress(ValueError):

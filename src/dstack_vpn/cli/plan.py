@@ -1,4 +1,4 @@
-"""`plan`: what the daemon would change now, and why, without changing anything."""
+"""`plan`: the changes that the daemon would make now, with their reasons, without making them."""
 
 import asyncio
 import json
@@ -53,12 +53,12 @@ class _Facts:
     @property
     def plan(self) -> Plan:
         reasons = {key: str(self.access.decide(key, self.now)) for key in self.actual.peers}
-        gone = {key: why for key, why in reasons.items() if self.access.registry.with_key(key)}
+        removed = {key: reason for key, reason in reasons.items() if self.access.registry.with_key(key)}
         tokens = self.membership.tokens
-        # By token, so that the same question has the same answer.
+        # Sorted by token, so that repeated runs have the same output.
         desired = dict(sorted(self.membership.peers.items(), key=lambda item: tokens[item[0]]))
         evidence = Evidence(self.now, destinations=self.membership.policy.destinations)
-        return make_plan(self.actual, desired, {}, gone, evidence)
+        return make_plan(self.actual, desired, {}, removed, evidence)
 
 
 @click.command(
@@ -67,13 +67,13 @@ Examples:
   dstack-vpn plan
   dstack-vpn plan --json | jq '.changes[] | select(.action == "remove")'"""
 )
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @with_settings(of_daemon=True)
 def plan(settings: Settings, *, as_json: bool) -> None:
-    """Show what would change on the interface now, and why; nothing is changed.
+    """Show the pending changes to the interface with their reasons, without making them.
 
-    The registry is read from the chain and the peers from the interface, if there is one. WireGuard's key
-    says which node is ourselves: ours by the settings, else the interface's.
+    The registry is read from the chain, and the peers from the interface, if it exists. The
+    WireGuard key in the settings, or else the interface's key, identifies this node.
     """
     facts = asyncio.run(_read(settings))
     steps = facts.plan
@@ -93,7 +93,7 @@ def plan(settings: Settings, *, as_json: bool) -> None:
         _show(document)
 
 
-# -- reading ----------------------------------------------------------------------------------------------
+# -- reading ---------------------------------------------------------------------------------------
 
 
 async def _read(settings: Settings) -> _Facts:
@@ -112,7 +112,7 @@ async def _read(settings: Settings) -> _Facts:
         access = replace(access, admission=Admission(pinned=frozenset(pinned)))
     membership = Membership(policy, lookup, pinned=pinned)
     membership.rebuild(access, now)
-    # The first look only asked for the names.
+    # The first rebuild only registered the names to resolve.
     await names.resolve_due()
     membership.rebuild(access, now)
     notes = tuple(_notes(settings, device, own, membership))
@@ -156,24 +156,24 @@ def _notes(
     settings: Settings, device: DeviceState | None, own: PublicKey | None, membership: Membership
 ) -> Iterable[str]:
     if device is None:
-        yield f"there is no interface {settings.interface} here: every member would be added"
+        yield f"the interface {settings.interface} does not exist: every member would be added"
     if own is None:
-        yield "no WIREGUARD_PRIVATE_KEY is set: no node is known to be ourselves"
+        yield "WIREGUARD_PRIVATE_KEY is not set: this node can't be identified"
     elif device is not None and device.public_key not in (own, None):
-        yield f"the interface has another key than ours: it would be set to the one of {own}"
+        yield f"the interface has another key than the settings: it would be set to that of {own}"
     if membership.pinned is not None:
-        yield "a backup is pinned: nobody else becomes a peer until 'dstack-vpn config resume'"
+        yield "a backup is pinned: no other peers are added until 'dstack-vpn config resume'"
 
 
 def _brake(steps: Plan, facts: _Facts) -> Iterable[str]:
     if brake(steps, len(facts.actual.peers)):
         yield (
-            f"{len(steps.removals)} of {len(facts.actual.peers)} peers would go: the daemon does that only "
-            "after a second reading of the chain"
+            f"{len(steps.removals)} of {len(facts.actual.peers)} peers would be removed: the daemon does "
+            "this only after a second reading of the chain"
         )
 
 
-# -- telling ----------------------------------------------------------------------------------------------
+# -- output ----------------------------------------------------------------------------------------
 
 
 def _change(step: Step, facts: _Facts) -> dict[str, Any]:
@@ -187,7 +187,7 @@ def _change(step: Step, facts: _Facts) -> dict[str, Any]:
 
 
 def _details(change: SetPeer) -> list[str]:
-    """Describe the settings in words."""
+    """Return descriptions of the changed settings."""
     ips = change.allowed_ips
     found = [] if ips is None else [f"allowed IPs {', '.join(sorted(ips)) or 'none'}"]
     found += [] if change.endpoint is None else [f"endpoint {change.endpoint}"]
@@ -205,7 +205,7 @@ def _node_id(token: TokenId | None, facts: _Facts) -> str | None:
 
 
 def _no_peers(facts: _Facts) -> Iterable[dict[str, Any]]:
-    """The nodes that are no peers, and why."""
+    """Yield the nodes that are not peers, with the reasons."""
     peers = set(facts.membership.tokens.values())
     for token in sorted(facts.access.registry.nodes.keys() - peers):
         reason = str(facts.access.decide(token, facts.now))

@@ -1,4 +1,4 @@
-"""`relay`: WireGuard over TCP or TLS, where UDP is blocked."""
+"""`relay`: WireGuard over TCP or TLS, for networks that block UDP."""
 
 import asyncio
 import sys
@@ -15,19 +15,19 @@ from dstack_vpn.core.paths.relay_url import has_password
 
 _NAMES = {"RELAY_LISTEN": "--listen", "RELAY_TO": "--to"}
 _VISIBLE: Final = "RELAY_TO"
-"""A secret that has a flag: its URLs hold a password only with a proxy's, which the flag refuses."""
+"""A secret with a flag: only a proxy's password makes it secret, and the flag refuses passwords."""
 _LEFT_OUT = ("RELAY_MODE", "PROXY_PORT", "DSTACK_SIMULATOR_ENDPOINT")
 
 
 def flag_of(option: Option) -> str | None:
-    """A relay's flag for a setting; None: it has none."""
+    """Return a relay's flag for a setting; None if it has none."""
     if option.name in _LEFT_OUT or (option.secret and option.name != _VISIBLE):
         return None
     return _NAMES.get(option.name, option.flag.replace("--relay-", "--"))
 
 
 def _relay_options(command: Callable[..., None]) -> Callable[..., None]:
-    """A flag for each setting of a relay."""
+    """Add a flag for each setting of a relay."""
     for option in reversed(RELAY_OPTIONS):
         flag = flag_of(option)
         if flag is None:
@@ -47,7 +47,7 @@ def _relay_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.group(
     invoke_without_command=True,
     epilog="""\b
-Without a command, RELAY_MODE says which one it is, and RELAY_LISTEN and RELAY_TO what it does:
+Without a command, RELAY_MODE selects it, and RELAY_LISTEN and RELAY_TO are its settings:
   RELAY_MODE=tcp2udp PROXY_PORT=443 RELAY_TO=127.0.0.1:51820 dstack-vpn relay""",
 )
 @click.pass_context
@@ -62,14 +62,14 @@ def relay(context: click.Context) -> None:
 Examples:
   dstack-vpn relay udp2tcp --listen 127.0.0.1:51821 --to tls://vpn.example.org:443
   dstack-vpn relay udp2tcp --listen 127.0.0.1:51821 --to tls://INSTANCE-443s.DOMAIN:443?pin=sha256:…,tcp://192.0.2.7:443
-then give WireGuard the endpoint 127.0.0.1:51821.""",
+Then set WireGuard's endpoint to 127.0.0.1:51821.""",
 )
 @_relay_options
 def udp2tcp(config_file: Path | None, **values: str | None) -> None:
-    """Take WireGuard's datagrams here, and carry them over TCP or TLS.
+    """Receive WireGuard's datagrams, and carry them over TCP or TLS.
 
-    Several upstreams are tried in their order; the one in use is left when it dies, stalls or is much slower.
-    SIGHUP has the settings read again.
+    Several upstreams are tried in order. The upstream in use is replaced if it fails, stalls or is
+    much slower than another. SIGHUP reads the settings again.
     """
     _run({"relay_mode": UDP2TCP, **_given(values)}, config_file)
 
@@ -79,19 +79,19 @@ def udp2tcp(config_file: Path | None, **values: str | None) -> None:
 Examples:
   dstack-vpn relay tcp2udp --listen tcp://0.0.0.0:443 --to 127.0.0.1:51820
   dstack-vpn relay tcp2udp --listen tls://0.0.0.0:443 --to 127.0.0.1:51820
-The second makes a certificate of its own, and logs the pin that clients should check.""",
+The second creates a certificate, and logs the pin that clients should check.""",
 )
 @_relay_options
 def tcp2udp(config_file: Path | None, **values: str | None) -> None:
-    """Take TCP or TLS connections here, and hand their datagrams to WireGuard."""
+    """Accept TCP or TLS connections, and pass their datagrams to WireGuard."""
     _run({"relay_mode": TCP2UDP, **_given(values)}, config_file)
 
 
 def _given(values: dict[str, str | None]) -> dict[str, str]:
     if has_password(values.get("relay_to") or ""):
         raise click.UsageError(
-            "--to: everybody on this machine can read arguments, and a proxy's password with them: put the "
-            "URL into a file, and its path into RELAY_TO_FILE"
+            "--to: all users of this machine can read arguments, and so the proxy's password: put the URL "
+            "into a file, and set RELAY_TO_FILE to its path"
         )
     return {key: text for key, text in values.items() if text is not None}
 

@@ -1,4 +1,4 @@
-"""A line below the log that shows what a relay is doing, for a person at a terminal."""
+"""A line below the log in a terminal with a relay's current traffic."""
 
 import asyncio
 from typing import Any, Final, Protocol, Self
@@ -8,18 +8,18 @@ from rich.live import Live
 from rich.text import Text
 
 REFRESH: Final = 1.0
-"""Seconds."""
+"""Seconds between updates."""
 
 
 class Relay(Protocol):
-    """A relay that shows what it does."""
+    """A relay with statistics."""
 
     def stats(self) -> dict[str, Any]:
-        """Return its counters."""
+        """Return the state and the counters."""
 
 
 class LiveLine:
-    """A context manager; log lines that are written meanwhile appear above the line."""
+    """A context manager that displays the line; log lines appear above it."""
 
     def __init__(self) -> None:
         self._live = Live(Text(""), console=Console(stderr=True), auto_refresh=False, transient=True)
@@ -32,7 +32,7 @@ class LiveLine:
         self._live.__exit__(None, None, None)
 
     async def show(self, view: Relay) -> None:
-        """Keep the line current until cancelled."""
+        """Update the line until cancelled."""
         before = view.stats()
         while True:
             await asyncio.sleep(REFRESH)
@@ -42,7 +42,7 @@ class LiveLine:
 
 
 def line(before: dict[str, Any], now: dict[str, Any], seconds: float) -> Text:
-    """The changes between two readings of the statistics."""
+    """Return the line for the changes between two readings of the statistics."""
     up, down = (f"{(now[key] - before[key]) * 8 / seconds / 1e6:.1f}" for key in ("bytes_up", "bytes_down"))
     drops = sum(now["drops"].values())
     text = Text.assemble(

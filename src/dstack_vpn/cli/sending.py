@@ -1,6 +1,6 @@
-"""Commands that send a transaction: their flags, what they show meanwhile, and how they tell the result.
+"""Commands that send a transaction: their flags, progress and results.
 
-Progress goes to standard error, the result to standard output: with ``--json`` that is one document.
+Progress goes to standard error, the result to standard output; with ``--json`` it is one document.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 CHAIN: Final = ("NETWORK", "RPC_URL", "CHAIN_ID", "CONTRACT_ADDRESS", "CONTRACT_ABI")
 TIMEOUT: Final = 120
-"""Seconds to wait for a receipt, by default."""
+"""The default time to wait for a receipt, in seconds."""
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -39,24 +39,24 @@ class Sending:
     as_json: bool
 
     def carry_out(self, work: Callable[["Administrator"], Awaitable[_T]]) -> _T:
-        """Do the work with an administrator's rights, showing its progress."""
+        """Run ``work`` with an administrator, and show its progress."""
         from dstack_vpn.wiring import node as wiring
 
         async def run(admin: "Administrator") -> _T:
             return await work(admin)
 
-        with progress() as tell:
-            return asyncio.run(run(wiring.administrator(self.settings, tell, self.timeout)))
+        with progress() as show:
+            return asyncio.run(run(wiring.administrator(self.settings, show, self.timeout)))
 
-    def tell(self, sentence: str, receipt: "Receipt", **facts: object) -> None:
-        """The result: a sentence for people, or everything as JSON. The audit log gets it, too."""
+    def report(self, result: str, receipt: "Receipt", **facts: object) -> None:
+        """Print the result as text or as JSON, and record it in the audit log."""
         from dstack_vpn.wiring.audit_log import record
 
-        record(self.settings, "admin.transaction", what=sentence, **_facts(receipt))
+        record(self.settings, "admin.transaction", what=result, **_facts(receipt))
         if self.as_json:
             click.echo(json.dumps({**facts, **_facts(receipt)}))
             return
-        click.echo(printable(sentence))
+        click.echo(printable(result))
         click.echo(f"transaction {receipt.hash}")
         click.echo(f"block {receipt.block}, gas {receipt.gas_used}, fee {receipt.fee_text}")
 
@@ -73,7 +73,7 @@ def _facts(receipt: "Receipt") -> Mapping[str, Any]:
 def sends(
     *names: str, fallback: Mapping[str, str] | None = None
 ) -> Callable[[Callable[Concatenate[Sending, _P], None]], Callable[_P, None]]:
-    """Give a command a `Sending` as first argument, and the flags for it; ``names`` are its settings."""
+    """Pass a `Sending` to a command as first argument, with flags for the settings ``names``."""
 
     def decorate(command: Callable[Concatenate[Sending, _P], None]) -> Callable[_P, None]:
         def wrapped(settings: Settings, *args: Any, timeout: int, as_json: bool, **values: Any) -> None:  # noqa: ANN401 - click's
@@ -82,14 +82,14 @@ def sends(
         functools.update_wrapper(wrapped, command)
         with_flags = with_settings(*names, need=["CONTRACT_PRIVATE_KEY"], fallback=fallback)
         result = cast("Callable[_P, None]", with_flags(wrapped))
-        result = click.option("--json", "as_json", is_flag=True, help="The result as JSON.")(result)
+        result = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")(result)
         return click.option(
             "--timeout",
             type=click.IntRange(1, 86_400),
             default=TIMEOUT,
             show_default=True,
             metavar="SECONDS",
-            help="How long to wait for the transaction to be mined.",
+            help="Time to wait until the transaction is mined.",
         )(result)
 
     return decorate
@@ -97,7 +97,7 @@ def sends(
 
 @contextmanager
 def progress() -> Iterator[Callable[[str], None]]:
-    """Something to tell each step to: lines, and in a terminal also what goes on and for how long."""
+    """Yield a function that shows each step: as a line, and in a terminal also as live progress."""
     if not sys.stderr.isatty():
         yield lambda step: click.echo(f"{printable(step)} ...", err=True)
         return
@@ -109,21 +109,21 @@ def progress() -> Iterator[Callable[[str], None]]:
     with Progress(*columns, console=console, transient=True) as display:
         task = display.add_task("connecting", total=None)
 
-        def tell(step: str) -> None:
-            # The line stays when the display goes, also after Ctrl-C: it may name a transaction.
+        def show(step: str) -> None:
+            # The line stays after the display ends, also after Ctrl-C: it may name a transaction.
             display.console.print(printable(step), markup=False)
             display.update(task, description=printable(step))
 
-        yield tell
+        yield show
 
 
 def check_can_ask(*, yes: bool) -> None:
-    """Raise `AdminError` if no confirmation can be asked for, before anything is looked up."""
+    """Raise `AdminError` if a confirmation is needed but no terminal is available."""
     if not yes and not sys.stdin.isatty():
-        raise AdminError("this can't be taken back: say --yes, as there is no terminal to ask on")
+        raise AdminError("this can't be undone, and there is no terminal for a confirmation: add --yes")
 
 
 def confirm(question: str, *, yes: bool) -> None:
-    """Ask before something that can't be taken back; raises `AdminError` if the answer is no."""
+    """Ask before an action that can't be undone; raises `AdminError` if the answer is no."""
     if not yes and not click.confirm(printable(question), err=True):
-        raise AdminError("nothing was done")
+        raise AdminError("cancelled: nothing was changed")

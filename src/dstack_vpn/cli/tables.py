@@ -1,4 +1,4 @@
-"""Tables for people. Text from the chain is shown as text: no markup, no control characters."""
+"""Tables for the terminal. Text from the chain is shown without markup and control characters."""
 
 import time
 from collections.abc import Iterable, Mapping
@@ -11,19 +11,19 @@ from dstack_vpn.cli.layout import Layout, Row
 from dstack_vpn.cli.text import printable
 
 _PIPE_WIDTH = 1000
-"""Columns: what reads a pipe wants one line for each row, however long."""
+"""Columns in a pipe, whose readers expect one line per row, of any length."""
 
 _COLOURS = {"ok": "green", "warning": "yellow", "failed": "red"}
 
 
 def console() -> Console:
-    """Standard output; in a pipe no line is broken or coloured."""
+    """Return standard output; in a pipe, lines are neither broken nor coloured."""
     result = Console(highlight=False)
     return result if result.is_terminal else Console(width=_PIPE_WIDTH, highlight=False)
 
 
 def status_line(health: dict[str, Any], stats: dict[str, Any]) -> Text:
-    """The node in one line."""
+    """Return the node's status in one line."""
     chain = stats["chain"]
     return Text.assemble(
         ("● ", _COLOURS.get(health["status"], "red")),
@@ -39,7 +39,7 @@ def status_view(health: dict[str, Any], stats: dict[str, Any]) -> RenderableType
 
 
 def components_view(health: dict[str, Any]) -> RenderableType:
-    """The state of each part of the daemon."""
+    """Return a table of the daemon's health components."""
     rows = [
         Row((c["name"], Text(c["status"], _COLOURS.get(c["status"], "red")), c["reason"]))
         for c in health["components"]
@@ -62,12 +62,12 @@ def _peer(peer: Mapping[str, Any]) -> Row:
 
 
 def endpoint_of(peer: Mapping[str, Any]) -> list[str]:
-    """A remark on a peer's endpoint, if it has one."""
+    """Return a remark on a peer's endpoint; empty without one."""
     return [f"endpoint {peer['endpoint']}"] if peer["endpoint"] else []
 
 
 def heard(peer: Mapping[str, Any]) -> str | Text:
-    """Return the age of a peer's last sign of life, or that it does not answer."""
+    """Return the age of a peer's last handshake, or that it does not answer."""
     if peer.get("state") == "no answer":
         return Text("no answer", "red")
     return ago(peer["last_handshake"])
@@ -77,12 +77,12 @@ def ago(moment: float | None) -> str:
     """Return the age of a Unix time."""
     if not moment:
         return "never"
-    seconds = max(0, int(time.time() - moment))  # noqa: TID251 - for a person's eyes, not a decision
+    seconds = max(0, int(time.time() - moment))  # noqa: TID251 - for display, not for a decision
     return f"{seconds} s ago" if seconds < 120 else f"{seconds // 60} min ago"
 
 
 def size(count: int | None) -> str:
-    """Bytes, for people."""
+    """Return a readable number of bytes."""
     value, unit = float(count or 0), "B"
     for larger in ("KiB", "MiB", "GiB", "TiB"):
         if value < 1024:

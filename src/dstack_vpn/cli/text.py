@@ -1,12 +1,12 @@
-"""Text from elsewhere, made fit for a terminal."""
+"""Foreign text, escaped for a terminal."""
 
 
 def printable(value: object) -> str:
-    """Any value as text that can't move the cursor."""
+    """Return a value as text without control characters."""
     text = "-" if value is None or value == "" else str(value)
     return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
 
 
 def printable_lines(value: object) -> str:
-    """The same for a text of several lines."""
+    """Return a text of several lines without other control characters."""
     return "\n".join(map(printable, str(value).split("\n")))

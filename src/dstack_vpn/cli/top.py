@@ -1,4 +1,4 @@
-"""`top`: the running daemon, live: peers by what they carry, and what happens."""
+"""`top`: a live view of the running daemon: peers by traffic, and events."""
 
 import contextlib
 import http.client
@@ -22,32 +22,32 @@ from dstack_vpn.cli.options import with_settings
 from dstack_vpn.cli.tables import console as standard_output
 from dstack_vpn.cli.tables import endpoint_of, heard, size, status_line
 from dstack_vpn.cli.text import printable
-from dstack_vpn.cli.words import sentence
+from dstack_vpn.cli.words import describe
 from dstack_vpn.config import Settings
 
 INTERVAL: Final = 1.0
-"""Seconds between looks."""
+"""Seconds between updates."""
 EVENTS: Final = 12
-"""Events that are shown."""
+"""The number of events shown."""
 SMOOTH: Final = 0.5
-"""The newest rate's weight."""
+"""The weight of the newest rate in the average."""
 
 
 @dataclass
 class Rates:
-    """Bytes a second by peer, from what two looks differ by."""
+    """Bytes per second by peer, from the difference of two readings."""
 
     _before: dict[str, tuple[float, int, int]] = field(default_factory=dict)
     _rates: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def look(self, peers: Iterable[Mapping[str, Any]], now: float) -> dict[str, tuple[float, float]]:
-        """Received and sent by public key; ``now`` in monotonic seconds."""
+        """Return the rates received and sent by public key; ``now`` is in monotonic seconds."""
         seen = {p["public_key"]: (now, p["rx_bytes"] or 0, p["tx_bytes"] or 0) for p in peers}
         rates = {}
         for key, (at, received, sent) in seen.items():
             then, received_then, sent_then = self._before.get(key, (at, received, sent))
             passed = at - then
-            # Counters restart with a device that was set up again.
+            # The counters restart if the device is set up again.
             fresh = [
                 max(n - m, 0) / passed if passed else 0.0
                 for n, m in ((received, received_then), (sent, sent_then))
@@ -65,9 +65,9 @@ Example:
 )
 @with_settings(*HTTP)
 def top(settings: Settings) -> None:
-    """Show the running daemon live: peers by what they carry now, and what happens; Ctrl-C ends it.
+    """Show a live view of the running daemon: peers by traffic, and events. Ctrl-C ends it.
 
-    Where there is no terminal, it shows all of that once.
+    Without a terminal, the view is printed once.
     """
     console, rates = standard_output(), Rates()
     events: deque[dict[str, Any]] = deque(maxlen=EVENTS)
@@ -79,7 +79,7 @@ def top(settings: Settings) -> None:
     if not console.is_terminal:
         console.print(view())
         return
-    # A daemon thread: it waits in a read, and must not keep the process.
+    # A daemon thread: it waits in a read, and must not delay the end of the process.
     threading.Thread(target=_follow, args=(settings, events), daemon=True).start()
     with (
         Live(view(), console=console, auto_refresh=False, screen=True) as live,
@@ -96,9 +96,9 @@ def top_view(
     rates: Mapping[str, tuple[float, float]],
     events: Iterable[dict[str, Any]],
 ) -> RenderableType:
-    """The whole screen: the busiest peers first, the newest event last."""
+    """Return the screen: the busiest peers first, the newest event last."""
     peers = sorted(stats["peers"], key=lambda p: sum(rates.get(p["public_key"], (0, 0))), reverse=True)
-    troubles = [
+    problems = [
         Text(f"{c['name']}: {printable(c['reason'])}", "yellow")
         for c in health["components"]
         if c["status"] != "ok"
@@ -107,12 +107,12 @@ def top_view(
         ("node", "handshake", "by", "down", "up"),
         [_peer(peer, *rates.get(peer["public_key"], (0.0, 0.0))) for peer in peers],
     )
-    happened = Layout(("when", "event"), [_event(event) for event in events], "Events")
-    return Group(status_line(health, stats), *troubles, Text(), shown, Text(), happened)
+    listed = Layout(("when", "event"), [_event(event) for event in events], "Events")
+    return Group(status_line(health, stats), *problems, Text(), shown, Text(), listed)
 
 
 def _peer(peer: Mapping[str, Any], down: float, up: float) -> Row:
-    """A peer, with its rates in bytes a second."""
+    """Return a peer's row; the rates are in bytes per second."""
     carried = f"received {size(peer['rx_bytes'])}, sent {size(peer['tx_bytes'])}"
     return Row(
         (
@@ -128,13 +128,13 @@ def _peer(peer: Mapping[str, Any], down: float, up: float) -> Row:
 
 def _event(event: Mapping[str, Any]) -> Row:
     when = time.strftime("%H:%M:%S", time.localtime(event.get("at", 0)))
-    return Row((when, sentence(str(event.get("kind", "")), event)))
+    return Row((when, describe(str(event.get("kind", "")), event)))
 
 
 def _follow(settings: Settings, events: deque[dict[str, Any]]) -> None:
-    """Read the daemon's events, for as long as the process lives."""
+    """Read the daemon's events until the process ends. Absorbs failures, which the screen shows."""
     while True:
-        # A daemon that restarts or refuses is asked again; the screen shows why by its own requests.
+        # The request is repeated if the daemon restarts or refuses it.
         with contextlib.suppress(OSError, ValueError, http.client.HTTPException):
             opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
             with opener.open(request_to(settings, "/events"), timeout=60) as stream:
@@ -143,7 +143,7 @@ def _follow(settings: Settings, events: deque[dict[str, Any]]) -> None:
 
 
 def parse_events(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
-    """The data of server-sent events, one at a time; raises `ValueError` for what is none of ours."""
+    """Yield the data of server-sent events; raises `ValueError` for malformed data."""
     for line in lines:
         if line.startswith(b"data:"):
             found = json.loads(line[5:])

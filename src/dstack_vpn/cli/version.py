@@ -1,4 +1,4 @@
-"""`version`."""
+"""`version`: the version of dstack-vpn."""
 
 import click
 

@@ -1,4 +1,4 @@
-"""`status` and `healthcheck`: what a running daemon says about itself over its HTTP endpoint."""
+"""`status` and `healthcheck`: a running daemon's report over HTTP."""
 
 import json
 import time
@@ -18,11 +18,11 @@ _FILE: Final = click.Path(path_type=Path, dir_okay=False)
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="As JSON, once.")
-@click.option("--once", is_flag=True, help="Print once instead of staying.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON once.")
+@click.option("--once", is_flag=True, help="Print once and exit.")
 @with_settings(*HTTP)
 def status(settings: Settings, *, as_json: bool, once: bool) -> None:
-    """Show the running daemon's health and peers; stays and refreshes in a terminal."""
+    """Show the running daemon's health and peers; in a terminal, refresh them until Ctrl-C."""
     if as_json:
         click.echo(json.dumps({"health": fetch(settings, "/health"), "stats": fetch(settings, "/stats")}))
         return
@@ -44,13 +44,14 @@ def status(settings: Settings, *, as_json: bool, once: bool) -> None:
 
 @click.command()
 @click.option("--config", "config_file", type=_FILE, help="A TOML file with settings.")
-@click.option("--health-check-host", metavar="TEXT", help="Where the daemon binds HTTP.")
-@click.option("--health-check-port", metavar="TEXT", help="Its port.")
+@click.option("--health-check-host", metavar="TEXT", help="Address of the daemon's HTTP server.")
+@click.option("--health-check-port", metavar="TEXT", help="Port of the daemon's HTTP server.")
 def healthcheck(config_file: Path | None, **values: str | None) -> None:
-    """Exit with 0 if the running daemon or relay is ready, else with 1: for a container's health check.
+    """Exit with 0 if the running daemon or relay is ready, else with 1.
 
-    Ready means that the tunnel carries the registry's members; a chain that is away does not change that.
-    Whatever a person should look at is printed either way, a component a line.
+    A container's health check can use it. Ready means that the tunnel carries the registry's
+    members; an unreachable chain does not change this. Each component with a problem is printed on
+    a line, in both cases.
     """
     flags = {key: text for key, text in values.items() if text is not None}
     health = fetch(config.load_either(flags, file=config_file), "/health")
@@ -62,7 +63,7 @@ def healthcheck(config_file: Path | None, **values: str | None) -> None:
 
 
 def _components(health: Mapping[str, Any]) -> Iterator[str]:
-    """List the problems, one a line."""
+    """Yield the problems, one per component."""
     listed = health.get("components")
     for component in listed if isinstance(listed, list) else ():
         if isinstance(component, dict) and component.get("status") != "ok":

@@ -1,7 +1,7 @@
-"""Events of the event log and records of the audit log, in words.
+"""Descriptions of events and of audit records.
 
-A key is shortened; `--json` has it in full, and the fields that the words leave out. The kind ends the line,
-as `audit show --kind` takes it.
+Keys are shortened; `--json` has complete keys and all fields. Each line ends with the kind, which
+is an argument of `audit show --kind`.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,12 +10,12 @@ from typing import Any, Final, TypeAlias
 Body: TypeAlias = Mapping[str, Any]
 
 KEY: Final = 8
-"""Characters of a public key that are shown."""
+"""The number of characters of a public key that are shown."""
 _FIELDS_OF_PLACE: Final = frozenset({"kind", "at", "number"})
 
 
-def sentence(kind: str, body: Body) -> str:
-    """Describe an event, with its kind in brackets; a foreign kind or body is shown field by field."""
+def describe(kind: str, body: Body) -> str:
+    """Describe an event, with its kind in brackets; an unknown kind or body as a list of fields."""
     try:
         words = _WORDS[kind](body)
     except (KeyError, TypeError):
@@ -24,13 +24,13 @@ def sentence(kind: str, body: Body) -> str:
 
 
 def _fields(body: Body) -> str:
-    """Every field that says something; a flag by its name if it is set."""
+    """Return all fields with a value; a flag by its name if it is set."""
     shown = ((n, v) for n, v in body.items() if n not in _FIELDS_OF_PLACE and v not in (None, "", False))
     return ", ".join(n.replace("_", " ") if v is True else f"{n.replace('_', ' ')} {v}" for n, v in shown)
 
 
 def _who(body: Body) -> str:
-    """The node by its id and token; by its key if it has neither."""
+    """Return the node's id and token, or its key if it has neither."""
     node, token, key = body.get("node"), body.get("token"), body.get("peer")
     if node:
         return f"{node} (token {token})" if token is not None else str(node)
@@ -68,7 +68,7 @@ def _plan_failed(body: Body) -> str:
 
 def _pin(body: Body) -> str:
     if body["peers"] is None:
-        return "no configuration is pinned: the registry decides"
+        return "no configuration is pinned: the node follows the registry"
     return f"a configuration of {body['peers']} peers is pinned"
 
 
@@ -76,13 +76,13 @@ _WORDS: Final[Mapping[str, Callable[[Body], str]]] = {
     "access.decided": lambda b: f"{_who(b)}: access {'granted' if b['granted'] else 'denied'}: {b['reason']}",
     "access.decided_many": lambda b: f"access granted to {b['granted']} nodes, denied to {b['refused']}",
     "brake.contradicted": lambda b: f"{b['endpoint']} contradicts the removal of {b['peers']} peers",
-    "brake.engaged": lambda b: f"{b['removals']} of {b['peers']} peers would go: the removal waits",
-    "brake.released": lambda b: f"the removal of {b['removals']} peers waits no longer",
+    "brake.engaged": lambda b: f"the removal of {b['removals']} of {b['peers']} peers is held",
+    "brake.released": lambda b: f"the removal of {b['removals']} peers is released",
     "chain.connected": lambda b: f"connected to {b['endpoint']}",
     "chain.event": _event,
     "chain.events": _many,
     "chain.lost": lambda b: f"connection lost: {b['problem']}",
-    "chain.quarantined": lambda b: f"{b['endpoint']} is not used for now: {b['problem']}",
+    "chain.quarantined": lambda b: f"{b['endpoint']} is in quarantine: {b['problem']}",
     "chain.read": lambda b: f"registry read: {b['tokens']} tokens at block {b['block']}",
     "chain.reorg": lambda b: (
         f"reorg of {b['depth']} blocks at block {b['block']}: {b['dropped']} events undone, {b['added']} new"
@@ -90,7 +90,7 @@ _WORDS: Final[Mapping[str, Callable[[Body], str]]] = {
     "config.pin": _pin,
     "health.changed": _health,
     "key.change_failed": lambda b: f"the key was not changed, {b['tries']} tries: {b['problem']}",
-    "key.changed": lambda b: f"our key is {str(b['key'])[:KEY]}... now",
+    "key.changed": lambda b: f"this node's key is now {str(b['key'])[:KEY]}...",
     "peer.answered": lambda b: f"{_who(b)}: answers again",
     "peer.no_answer": lambda b: f"{_who(b)}: no answer",
     "peer.refused": lambda b: f"{_who(b)}: refused by the interface: {b['problem']}",
@@ -102,7 +102,7 @@ _WORDS: Final[Mapping[str, Callable[[Body], str]]] = {
     "plan.failed": _plan_failed,
     "token.refused": lambda b: f"{_who(b)}: malformed {b['field']}: {b['problem']}",
     "admin.resume": lambda b: (
-        "resumed: the registry decides" if b["was_pinned"] else "resumed; nothing was pinned"
+        "resumed: the node follows the registry" if b["was_pinned"] else "resumed; nothing was pinned"
     ),
     "audit.cut": _cut,
     "admin.rollback": lambda b: f"rolled back to {b['backup']}",

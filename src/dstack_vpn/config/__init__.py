@@ -1,4 +1,4 @@
-"""The configuration: `load` gives one frozen `Settings`, or one `ConfigError` with all that is wrong."""
+"""The configuration: `load` returns frozen `Settings` or raises `ConfigError` with all problems."""
 
 from dstack_vpn.config.load import load, load_either, load_relay, look_up
 from dstack_vpn.config.options import COMPONENTS, LEVELS, OPTIONS, Option

@@ -1,4 +1,4 @@
-"""The settings and the environment for a process that we start for `node rotate-key`."""
+"""The settings and the environment of the child process that runs `node rotate-key`."""
 
 import json
 import os
@@ -10,17 +10,17 @@ from dstack_vpn.config.settings import Settings
 
 _PROXIES: Final = (*PROXY_VARIABLES, *(name.lower() for name in PROXY_VARIABLES))
 PASSED: Final = ("PATH", "LANG", "LC_ALL", "SSL_CERT_FILE", "SSL_CERT_DIR", *_PROXIES)
-"""None of these is a setting of ours: the certificates that TLS trusts, and the proxies for RPC endpoints."""
+"""Variables that are not dstack-vpn settings: TLS's trusted certificates, and the RPC proxies."""
 
 
 def environment() -> dict[str, str]:
-    """Return the part of the environment that is passed on."""
-    ours = os.environ  # noqa: TID251 - only this package reads it
-    return {name: ours[name] for name in PASSED if name in ours}
+    """Return the part of the environment that the child process gets."""
+    variables = os.environ  # noqa: TID251 - only this package reads it
+    return {name: variables[name] for name in PASSED if name in variables}
 
 
 def document(settings: Settings) -> str:
-    """The settings that changing our key takes, as a TOML file; it has the account's key."""
+    """Return the settings that a key rotation needs, as TOML; they include the account's key."""
     account = settings.contract_private_key
     values = {
         "network": settings.network.name,
@@ -38,5 +38,5 @@ def document(settings: Settings) -> str:
 
 
 def _quoted(text: str) -> str:
-    """A basic string; TOML has JSON's escapes, except those of surrogate halves."""
+    """Return a TOML basic string; its escapes are JSON's, except those of surrogate halves."""
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -1,8 +1,8 @@
-"""Gathering the settings: from the environment, the command line and a TOML file.
+"""Loading of the settings from the command line, the environment and a TOML file.
 
-If several name the same setting, the flag wins over the environment, and the environment over the file. A
-command may have a last source: the settings of the daemon that runs on this machine. All problems are found
-in one pass and reported together, each naming the variable, what is wrong and an example; nothing is touched
+A flag takes precedence over the environment, and the environment over the file. A command may use a
+last source: the settings of the daemon that runs on this machine. All problems are found in one
+pass and reported together, each with the variable, the problem and an example; nothing is changed
 before that. Only this module reads the environment.
 """
 
@@ -26,11 +26,11 @@ from dstack_vpn.errors import ConfigError, FormatError
 
 DEFAULT_FILE: Final = Path("/etc/dstack-vpn/config.toml")
 KEY_FILE: Final = "wireguard.key"
-"""In the state directory: a key of our own making."""
+"""The file in the state directory with the generated key."""
 _SECRET_LIMIT: Final = 4096
 _MTU: Final = 1420
 _MTU_RELAYED: Final = 1360
-"""Leaves room for WireGuard's 32 bytes, a frame's 2 and TLS's 22 in a segment of 1,440 bytes."""
+"""Fits in a segment of 1,440 bytes with WireGuard's 32 bytes, a frame's 2 and TLS's 22."""
 _T = TypeVar("_T")
 
 
@@ -42,17 +42,18 @@ def load(
     need: frozenset[str] = frozenset(),
     last: Mapping[str, str] | None = None,
 ) -> Settings:
-    """Gather and validate everything; raises `ConfigError` with all problems at once.
+    """Load and validate all settings; raises `ConfigError` with all problems.
 
-    ``flags`` are by option key. ``file`` is the TOML file; by default the one that ``CONFIG_FILE`` names, or
-    /etc/dstack-vpn/config.toml if that exists. ``need`` names the options that can't be left out. ``last``
-    has texts by variable, as `Settings.texts` has them, for what no other source sets.
+    ``flags`` are by option key. ``file`` is the TOML file; the default is the one that
+    ``CONFIG_FILE`` names, or /etc/dstack-vpn/config.toml if it exists. ``need`` names the required
+    options. ``last`` has texts by variable, in the form of `Settings.texts`, for options that no
+    other source sets.
     """
     return _load(OPTIONS, _settle, SettingSources(flags or {}, environment, file, last or {}), need)
 
 
 def look_up(key: str, flags: Mapping[str, str] | None = None, file: Path | None = None) -> str | None:
-    """Return the text of one option as `load` would find it, without judging it; None if nothing sets it."""
+    """Return the text of one option as `load` finds it, without validation; None if it is unset."""
     sources = SettingSources(flags or {}, None, file, {})
     option = next(option for option in OPTIONS if option.key == key)
     found = _gather([option], sources, _read_file(sources.file, sources.environment, []), [])
@@ -64,7 +65,7 @@ def load_relay(
     environment: Mapping[str, str] | None = None,
     file: Path | None = None,
 ) -> RelaySettings:
-    """The same for a relay."""
+    """Load and validate the settings of a relay; raises `ConfigError` with all problems."""
     sources = SettingSources(flags or {}, environment, file, {})
     return _load(RELAY_OPTIONS, relay.settle, sources, frozenset({"RELAY_MODE"}))
 
@@ -74,7 +75,7 @@ def load_either(
     environment: Mapping[str, str] | None = None,
     file: Path | None = None,
 ) -> Settings | RelaySettings:
-    """A relay's settings where ``RELAY_MODE`` is set, else a node's: what stands here for either."""
+    """Load a relay's settings if ``RELAY_MODE`` is set, else a node's."""
     environment = os.environ if environment is None else environment  # noqa: TID251 - the one place
     if environment.get("RELAY_MODE"):
         return load_relay(flags, environment, file)
@@ -118,7 +119,7 @@ def _load(
 
 
 def _settle(values: dict[str, Any], levels: dict[str, str], problems: list[str]) -> Settings | None:
-    """Fill in what depends on other settings."""
+    """Set the values that depend on other settings, and check combinations."""
     network: Network | None = values["network"]
     if network is None:
         return None
@@ -145,50 +146,49 @@ def _settle(values: dict[str, Any], levels: dict[str, str], problems: list[str])
 
 
 def _settle_times(values: dict[str, Any], problems: list[str]) -> None:
-    """Milliseconds to seconds. What an audit confirms must not be too old before the next one."""
+    """Convert milliseconds to seconds; a resync must happen before the state becomes too old."""
     for name in ("sync_interval", "max_staleness", "key_max_age"):
         if values[name] is not None:
             values[name] /= 1000
     interval, limit = values["sync_interval"], values["max_staleness"]
     if interval is not None and limit is not None and limit < 2 * interval:
         problems.append(
-            f"MAX_STALENESS: {limit:g} s is less than two times SYNC_INTERVAL: audits have to come well "
-            f"before. Example: MAX_STALENESS={10 * interval:.0f}s"
+            f"MAX_STALENESS: {limit:g} s is less than two times SYNC_INTERVAL: resyncs must be more "
+            f"frequent. Example: MAX_STALENESS={10 * interval:.0f}s"
         )
 
 
 def _check_quorum(values: dict[str, Any], problems: list[str]) -> None:
-    """Count two URLs of one host as one verifier."""
+    """Check that enough hosts are configured; URLs of one host count as one verifier."""
     hosts = len(parsers.sites(values["rpc_url"]))
     if values["rpc_quorum"] is not None and values["rpc_quorum"] > hosts:
         problems.append(
             f"RPC_QUORUM: {values['rpc_quorum']} endpoints must agree, but RPC_URL names only {hosts} "
-            f"of different hosts: add some, or lower it. Example: RPC_QUORUM={hosts}"
+            f"on different hosts: add endpoints, or lower it. Example: RPC_QUORUM={hosts}"
         )
 
 
 def _check_key_age(values: dict[str, Any], problems: list[str]) -> None:
-    """Only a key of our own making is ours to change, and only in our own contract.
+    """Check that the key can be rotated: it must be generated, and the contract must support it.
 
-    A command that needs no key at all may have the daemon's settings.
+    A command without a key may use the daemon's settings, so a missing key is not an error.
     """
     if not values["key_max_age"]:
         return
     if values["wireguard_private_key"] not in {None, parsers.GENERATE}:
         problems.append(
-            "KEY_MAX_AGE: this key is not ours to change: only with WIREGUARD_PRIVATE_KEY=generate it is. "
-            "Change a key from elsewhere with 'keygen' and 'node update-key'; a key of dstack's stays. "
-            "Example: KEY_MAX_AGE=0"
+            "KEY_MAX_AGE: the daemon can rotate only a key of WIREGUARD_PRIVATE_KEY=generate. Change another "
+            "key with 'keygen' and 'node update-key'; a key of dstack can't change. Example: KEY_MAX_AGE=0"
         )
     if values["contract_abi"] == "dstack-access-nft":
         problems.append(
-            "KEY_MAX_AGE: the contract is a dstack-access-nft, where no key can be changed. "
+            "KEY_MAX_AGE: the contract is a dstack-access-nft, which can't change keys. "
             "Example: KEY_MAX_AGE=0"
         )
 
 
 def _settle_key(values: dict[str, Any], problems: list[str]) -> None:
-    """A key of our own making is in the state directory, once it has been made."""
+    """Set the key's file, and read a generated key from the state directory if it exists."""
     values["key_file"] = None
     values["key_from_agent"] = values["wireguard_private_key"] == parsers.DSTACK
     if values["key_from_agent"]:
@@ -199,14 +199,14 @@ def _settle_key(values: dict[str, Any], problems: list[str]) -> None:
     option = next(option for option in OPTIONS if option.key == "wireguard_private_key")
     try:
         text = _read_secret(option, path, problems) if path.exists() else None
-    except OSError as error:  # a directory that can't be looked into, or too long a name
+    except OSError as error:  # an inaccessible directory, or too long a name
         problems.append(f"STATE_DIR: {path}: {error.strerror}. Example: STATE_DIR=/var/lib/dstack-vpn")
         return
     values["wireguard_private_key"] = _parse(option, text, problems)
 
 
 def _exposed(options: Sequence[Option], environment: Mapping[str, str]) -> tuple[str, ...]:
-    """The secrets that stand in the environment; a list of relays is one only with a password in it."""
+    """Return the secrets in the environment; a list of relays is a secret only with a password."""
     return tuple(
         option.name
         for option in options
@@ -220,7 +220,10 @@ def _exposed(options: Sequence[Option], environment: Mapping[str, str]) -> tuple
 def _gather(
     options: Sequence[Option], sources: SettingSources, file: Mapping[str, str], problems: list[str]
 ) -> dict[str, str]:
-    """Each option's text by its name, from the first source that has one; a secret's file by its variable."""
+    """Return each option's text by name, from the first source that has one.
+
+    A secret's file is returned by its own variable.
+    """
     environment, last, texts = sources.environment, sources.last, dict[str, str]()
     for option in options:
         flag, path = sources.flags.get(option.key), None
@@ -231,7 +234,7 @@ def _gather(
             text, path = last.get(option.name), last.get(f"{option.name}_FILE")
         if option.secret:
             if text == parsers.GENERATE and path:
-                text = None  # an image or a compose file may ask for one, if there is no other
+                text = None  # an image or a compose file may set it as a default
             if text and path:
                 problems.append(f"{option.name} and {option.name}_FILE are both set: keep one")
             elif path:
@@ -242,7 +245,7 @@ def _gather(
 
 
 def _public(options: Sequence[Option], texts: Mapping[str, str]) -> dict[str, str]:
-    """Return the values for another process to find the same settings: for a secret, its file."""
+    """Return the texts from which another process loads the same settings; secrets as files."""
     secret = {
         o.name for o in options if o.secret and texts.get(o.name) not in {parsers.GENERATE, parsers.DSTACK}
     }
@@ -250,7 +253,7 @@ def _public(options: Sequence[Option], texts: Mapping[str, str]) -> dict[str, st
 
 
 def _unknown(environment: Mapping[str, str]) -> tuple[str, ...]:
-    """Variables that are nearly settings of ours and are not: "NETWROK (did you mean NETWORK?)"."""
+    """Return the variables with names similar to a setting's: "NETWROK (did you mean NETWORK?)"."""
     every = (*OPTIONS, *RELAY_OPTIONS)
     known = {option.name for option in every} | {f"{option.name}_FILE" for option in every if option.secret}
     known |= {"CONFIG_FILE", *(f"LOG_LEVEL_{component.upper()}" for component in COMPONENTS)}
@@ -289,7 +292,7 @@ def _component_levels(environment: Mapping[str, str], problems: list[str]) -> di
 
 
 def _read_file(path: Path | None, environment: Mapping[str, str], problems: list[str]) -> dict[str, str]:
-    """The TOML file's settings as text, flat."""
+    """Return the TOML file's settings as texts by key."""
     if path is None:
         named = environment.get("CONFIG_FILE")
         path = Path(named) if named else DEFAULT_FILE
@@ -297,13 +300,12 @@ def _read_file(path: Path | None, environment: Mapping[str, str], problems: list
             return {}
     try:
         document = tomllib.loads(_without_mark(path.read_bytes()).decode())
-    except (OSError, ValueError, RecursionError) as error:  # the last: nested too deep
+    except (OSError, ValueError, RecursionError) as error:  # RecursionError: nested too deeply
         problems.append(f"CONFIG_FILE: {path}: {error}. Example: CONFIG_FILE={DEFAULT_FILE}")
         return {}
     every = (*OPTIONS, *RELAY_OPTIONS)  # a node and a relay may share a file
     known = {option.key for option in every} | {f"{o.key}_file" for o in every if o.secret}
-    strange = sorted(document.keys() - known)
-    for key in strange:
+    for key in sorted(document.keys() - known):
         near = nearest(key, known)
         hint = "" if near is None else f": did you mean {near!r}?"
         problems.append(f"CONFIG_FILE: {path} sets {key!r}, which is not a setting{hint}")
@@ -311,7 +313,7 @@ def _read_file(path: Path | None, environment: Mapping[str, str], problems: list
 
 
 def _flat(value: object) -> str:
-    """A TOML value as it would be written into the environment."""
+    """Return a TOML value as the text of an environment variable."""
     match value:
         case bool():
             return "1" if value else "0"
@@ -324,15 +326,15 @@ def _flat(value: object) -> str:
 
 
 def _read_secret(option: Option, path: Path, problems: list[str]) -> str | None:
-    """A secret from its file, which only its owner may be able to read."""
+    """Read a secret from its file, which only its owner may be able to read."""
     name = f"{option.name}_FILE"
     try:
         with path.open("rb") as file:
             mode = os.fstat(file.fileno()).st_mode
             content = file.read(_SECRET_LIMIT + 1)
-    except (OSError, ValueError) as error:  # the latter: a null byte in the path
-        reason = error.strerror if isinstance(error, OSError) else "no path can have a null byte"
-        why = f"{reason}{_whose(path, error)}"
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the path
+        reason = error.strerror if isinstance(error, OSError) else "a path can't contain a null byte"
+        why = f"{reason}{_owners(path, error)}"
         problems.append(f"{name}: {str(path)!r}: {why}. Example: {name}=/etc/dstack-vpn/wireguard.key")
         return None
     if mode & (stat.S_IRWXG | stat.S_IRWXO):
@@ -342,7 +344,7 @@ def _read_secret(option: Option, path: Path, problems: list[str]) -> str | None:
         problems.append(f"{name}: {problem}")
         return None
     if len(content) > _SECRET_LIMIT or not content.strip():
-        problems.append(f"{name}: {path} is empty, or too long for a key")
+        problems.append(f"{name}: {path} is empty, or longer than {_SECRET_LIMIT} bytes")
         return None
     try:
         return _without_mark(content).decode("ascii", "replace").strip()
@@ -351,18 +353,21 @@ def _read_secret(option: Option, path: Path, problems: list[str]) -> str | None:
         return None
 
 
-def _whose(path: Path, error: Exception) -> str:
-    """Name both users if that is why: in a container, even root may not pass over a file's mode."""
+def _owners(path: Path, error: Exception) -> str:
+    """Return the owners of file and process after a permission error; else an empty text.
+
+    In a container, a file's mode may also bind root.
+    """
     if not isinstance(error, PermissionError):
         return ""
     try:
         return f": it belongs to user {path.stat().st_uid}, and this process to user {os.geteuid()}"
     except OSError:
-        return ""  # the folder can't be searched
+        return ""  # the directory can't be searched
 
 
 def _without_mark(content: bytes) -> bytes:
-    """A file's content without the byte order mark that some editors put first; raises `FormatError`."""
+    """Remove the byte order mark that some editors write; raises `FormatError` for UTF-16."""
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise FormatError("the file is UTF-16 text: save it as UTF-8")
     return content.removeprefix(codecs.BOM_UTF8)

@@ -1,16 +1,16 @@
-"""The known name that a mistyped one was probably meant to be."""
+"""Suggestions for mistyped names: the nearest known name by edit distance."""
 
 from collections.abc import Iterable
 from typing import Final
 
 MOST: Final = 2
-"""Letters that may be wrong, missing, too many, or changed places with the next."""
+"""The maximum edit distance: letters replaced, missing, added, or swapped with the next one."""
 LEAST: Final = 5
-"""Letters that a name must have: among shorter ones, two letters make another name."""
+"""The minimum length of a name: two edits of a shorter name give an unrelated one."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """Return the known name that differs least, by `MOST` letters at most; None if none is that near."""
+    """Return the known name with the least distance, `MOST` at most; None without one."""
     if len(name) < LEAST:
         return None
     found = [
@@ -22,7 +22,7 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
 
 
 def distance(one: str, other: str) -> int:
-    """Return the edit distance, where two letters that changed places count as one edit."""
+    """Return the edit distance; two swapped neighbours count as one edit."""
     before: list[int] = []
     row = list(range(len(other) + 1))
     for i, a in enumerate(one, 1):

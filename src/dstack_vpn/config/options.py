@@ -1,4 +1,4 @@
-"""Every setting there is: the parser, the command line and docs/configuration.md are made from this table."""
+"""The table of all settings, the source of the parser, the flags and docs/configuration.md."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,15 +21,18 @@ class Option:
     """One setting."""
 
     name: str
-    """The environment variable; the flag and the file's key are made from it."""
+    """The environment variable, from which the flag and the file's key derive."""
     parse: Callable[[str], Any]
-    """Raises `FormatError` or `ValueError` with what is wrong."""
+    """Converts the text; raises `FormatError` or `ValueError` with the problem."""
     default: str | None
-    """As it would be written; None: there is none, or it depends on others."""
+    """The default's text; None without a default, or if it depends on other settings."""
     help: str
     example: str
     secret: bool = False
-    """May also be given as a file, by ``NAME_FILE``; has no flag, because others can read arguments."""
+    """True if ``NAME_FILE`` may name a file with the value. Secrets have no flag.
+
+    Other users can read a process's arguments.
+    """
 
     @property
     def flag(self) -> str:
@@ -43,7 +46,7 @@ class Option:
 
     @property
     def choices(self) -> tuple[str, ...]:
-        """The values of a setting with a fixed choice; else empty."""
+        """The values of a setting with fixed choices; else empty."""
         if isinstance(self.parse, parsers.OneOf):
             return tuple(self.parse.values)
         return ("1", "0") if self.parse is parsers.boolean else ()
@@ -54,15 +57,15 @@ OPTIONS: Final[tuple[Option, ...]] = (
         "NODE_ID",
         parse_node_id,
         None,
-        "Our own node id. A token of another id is not ours, even if it has our key, which another member "
-        "can have copied; without NODE_ID, our key says who we are, and with KEY_MAX_AGE the account.",
+        "This node's id. Only a token with this id is this node's, even if another member has registered "
+        "a copy of its key. Without NODE_ID, the key identifies the node, and with KEY_MAX_AGE the account.",
         "web-1",
     ),
     Option(
         "NETWORK",
         parsers.network,
         "base",
-        f"The chain: presets for all that belongs to it; one of {', '.join(NETWORKS)}.",
+        f"The chain, which presets its settings; one of {', '.join(NETWORKS)}.",
         "base",
     ),
     Option(
@@ -76,15 +79,15 @@ OPTIONS: Final[tuple[Option, ...]] = (
         "RPC_QUORUM",
         parsers.number(1, 16),
         "1",
-        "Endpoints, of different hosts, that must show a grant before it counts; a revocation takes one. "
-        "1 believes whichever endpoint is followed. See docs/trust.md.",
+        "Number of endpoints on different hosts that must confirm a grant; a revocation requires one. "
+        "1 trusts the endpoint in use. See docs/trust.md.",
         "2",
     ),
     Option(
         "CHAIN_ID",
         parsers.number(1, 2**63),
         None,
-        "Chain id that every endpoint must have; default: the network's.",
+        "Chain id that every endpoint must report; default: the network's.",
         "8453",
     ),
     Option(
@@ -98,14 +101,14 @@ OPTIONS: Final[tuple[Option, ...]] = (
         "CONTRACT_ABI",
         parsers.choice("auto", "access-registry", "dstack-access-nft"),
         "auto",
-        "The registry's interface; auto finds out.",
+        "The registry's interface; auto detects it.",
         "auto",
     ),
     Option(
         "START_BLOCK",
         parsers.number(0, 2**63),
         None,
-        "Where the contract's logs begin; default: found by search. "
+        "First block with logs of the contract; default: found by search. "
         "Only a contract that can't enumerate its tokens needs it.",
         "12345678",
     ),
@@ -113,9 +116,9 @@ OPTIONS: Final[tuple[Option, ...]] = (
         "WIREGUARD_PRIVATE_KEY",
         parsers.wireguard_key,
         None,
-        "Our WireGuard key. 'generate' makes one on the first start and keeps it in STATE_DIR; its public "
-        "key is logged, to be registered. 'dstack' has the dstack guest agent derive it for this instance: "
-        "it is never on a disk.",
+        "This node's WireGuard key. 'generate' creates one on the first start, keeps it in STATE_DIR, and "
+        "logs the public key for registration. With 'dstack', the dstack guest agent derives it for this "
+        "instance; it is never on a disk.",
         "the output of 'dstack-vpn keygen', or: generate, or: dstack",
         secret=True,
     ),
@@ -123,8 +126,8 @@ OPTIONS: Final[tuple[Option, ...]] = (
         "CONTRACT_PRIVATE_KEY",
         parsers.contract_key,
         None,
-        "The account that signs transactions. Only the commands that send some need it, and the daemon where "
-        "it is to change its key by KEY_MAX_AGE: then that of the node's holder. See docs/trust.md.",
+        "The account that signs transactions. Only commands that send transactions need it. With "
+        "KEY_MAX_AGE, the daemon also needs it; it is then the node holder's. See docs/trust.md.",
         "0x and 64 hexadecimal digits",
         secret=True,
     ),
@@ -132,45 +135,46 @@ OPTIONS: Final[tuple[Option, ...]] = (
         "KEY_MAX_AGE",
         parsers.duration("1h", "3650d", or_0=True),
         "0",
-        "Age at which our WireGuard key is changed, with WIREGUARD_PRIVATE_KEY=generate; 0: never. The "
-        "daemon does it with CONTRACT_PRIVATE_KEY; without, health and log remind of it.",
+        "Age at which this node's WireGuard key is rotated, with WIREGUARD_PRIVATE_KEY=generate; 0: never. "
+        "The daemon rotates it if CONTRACT_PRIVATE_KEY is set; otherwise health and log report the expiry.",
         "90d",
     ),
     Option(
         "SYNC_INTERVAL",
         parsers.duration("1s", "1d"),
         "30s",
-        "Time between full audits against the contract.",
+        "Time between two resyncs, which are complete comparisons with the contract.",
         "30s",
     ),
     Option(
         "MAX_STALENESS",
         parsers.duration("1m", "30d"),
         "24h",
-        "Time for which the last known members count without the chain being read; at a restart, older "
-        "members do not come back.",
+        "Time for which the last known members stay valid without a reading of the chain; after a restart, "
+        "older members are not restored.",
         "1h",
     ),
     Option(
         "STALE_POLICY",
         parsers.stale_policy,
         "keep",
-        "What then becomes of the members of a running node: keep them (health fails), or isolate: no peers "
-        "until the chain was read.",
+        "Action of a running node after MAX_STALENESS: keep its peers, with failed health, or isolate: no "
+        "peers until the chain is read again.",
         "isolate",
     ),
     Option(
         "GRANT_CONFIRMATIONS",
         parsers.number(0, 8000),
         "0",
-        "Blocks that must follow a grant before it counts; revocations always count at once.",
+        "Number of blocks that must follow a grant before it takes effect; revocations take effect "
+        "immediately.",
         "10",
     ),
     Option(
         "VPN_CIDR",
         parsers.cidr,
         "10.77.0.0/16",
-        "The tunnel's IPv4 range, equal on all nodes: private (RFC 1918), and no network of the host's.",
+        "The tunnel's IPv4 range, the same on all nodes: private (RFC 1918), and not a network of the host.",
         "10.77.0.0/16",
     ),
     Option("INTERFACE", parsers.interface, "wg0", "Name of the WireGuard interface.", "wg0"),
@@ -179,23 +183,23 @@ OPTIONS: Final[tuple[Option, ...]] = (
         "MTU",
         parsers.number(1280, 9000),
         None,
-        "MTU of the interface in bytes; default: 1420, and 1360 where TRANSPORT is tcp or tls.",
+        "MTU of the interface in bytes; default: 1420, or 1360 if TRANSPORT is tcp or tls.",
         "1420",
     ),
     Option(
         "BACKEND",
         parsers.choice("auto", "kernel", "userspace"),
         "auto",
-        "The kernel's WireGuard, or wireguard-go; auto takes the kernel's where there is one.",
+        "WireGuard in the kernel, or wireguard-go; auto uses the kernel's if available.",
         "auto",
     ),
     Option(
         "LEAK_PROTECTION",
         parsers.choice("auto", "on", "off"),
         "auto",
-        "Have nftables keep packets for the VPN from other interfaces, and packets from it from other "
-        "networks and from this machine's other addresses; auto does if nft is installed. Blackhole routes "
-        "do the former anyway.",
+        "Use nftables to block packets for the VPN on other interfaces, and packets from the VPN to other "
+        "networks and to this machine's other addresses; auto uses it if nft is installed. Blackhole routes "
+        "block the former in any case.",
         "on",
     ),
     Option(
@@ -203,60 +207,61 @@ OPTIONS: Final[tuple[Option, ...]] = (
         parse_forwards,
         "",
         "Machines behind this node that peers reach at its tunnel addresses: [tcp:|udp:]PORT=HOST[:PORT], "
-        "separated by commas. Needs nft, and net.ipv4.ip_forward=1.",
+        "separated by commas. Requires nft and net.ipv4.ip_forward=1.",
         "80=web:8000,udp:53=192.168.1.1",
     ),
-    Option("KEEP_INTERFACE", parsers.boolean, "0", "Leave the tunnel up when the daemon ends.", "1"),
+    Option("KEEP_INTERFACE", parsers.boolean, "0", "Keep the tunnel up when the daemon ends.", "1"),
     Option(
         "TRANSPORT",
         parsers.transport,
         "auto",
-        "How peers are reached: auto is UDP, and a relay of the peer's where UDP does not get through; "
-        "udp, tcp and tls allow only that.",
+        "Transport to peers: auto uses UDP, and a relay of the peer if UDP does not work; udp, tcp and tls "
+        "use only that transport.",
         "auto",
     ),
     Option(
         "RELAY_LISTEN",
         parsers.relay_listen,
         None,
-        "Where peers can reach this node over TCP or TLS, beside UDP. A tls:// URL makes its "
-        "own certificate and logs its pin; ?cert=FILE&key=FILE takes one from files, and ?cert=dstack from "
-        "the dstack guest agent.",
+        "Address at which peers can reach this node over TCP or TLS, in addition to UDP. With a tls:// URL, "
+        "the node creates a certificate and logs its pin; ?cert=FILE&key=FILE uses one from files, and "
+        "?cert=dstack one from the dstack guest agent.",
         "tls://0.0.0.0:443",
     ),
     Option(
         "RELAY_MAX_CONNECTIONS",
         parsers.number(1, 65535),
         "1024",
-        "UDP sources, or connections, at once.",
+        "Maximum number of concurrent UDP sources or connections.",
         "1024",
     ),
     Option(
         "RELAY_MAX_PER_SOURCE",
         parsers.number(1, 65535),
         "256",
-        "Of these, from one IPv4 address or IPv6 /64. Behind a gateway all come from the gateway's.",
+        "Maximum number of these from one IPv4 address or IPv6 /64. Clients behind a gateway count as one.",
         "256",
     ),
     Option(
         "FWMARK",
         parsers.number(1, 2**32 - 1),
         None,
-        "Mark of the TCP connections (SO_MARK), for a rule that keeps them out of a full tunnel.",
+        "Mark of the relays' TCP connections (SO_MARK), for a routing rule that excludes them from a full "
+        "tunnel.",
         "51820",
     ),
     Option(
         "RELAY_OFFLOAD",
         parsers.boolean,
         "1",
-        "Use recvmmsg, UDP_GRO and UDP_SEGMENT where the kernel has them.",
+        "Use recvmmsg, UDP_GRO and UDP_SEGMENT if the kernel supports them.",
         "1",
     ),
     Option(
         "DSTACK_SIMULATOR_ENDPOINT",
         str,
         None,
-        "Another place for the dstack guest agent's socket, or a simulator's URL, for "
+        "Path of the dstack guest agent's socket if not the default, or URL of a simulator, for "
         "WIREGUARD_PRIVATE_KEY=dstack and ?cert=dstack.",
         "/var/run/dstack.sock",
     ),
@@ -264,58 +269,64 @@ OPTIONS: Final[tuple[Option, ...]] = (
         "PEER_ENDPOINTS",
         parsers.endpoints,
         "",
-        "Endpoints by node id; they win over the contract's. A node's relays follow its UDP address.",
+        "Endpoints by node id; they override the contract's. A node's relays follow its UDP address.",
         "db=192.0.2.10:51820,web-1=vpn.example.org:51820,tls://vpn.example.org:443",
     ),
     Option(
         "PEER_ENDPOINT_TEMPLATE",
         parsers.template,
         None,
-        "Where to look for a peer that has no endpoint anywhere else.",
+        "Endpoint of a peer without any other endpoint.",
         "{node_id}.vpn.internal:51820",
     ),
     Option(
         "PERSISTENT_KEEPALIVE",
         parsers.seconds(0, 65535),
         "0",
-        "Time between keepalives to each peer; 25s behind NAT, else 0. A plain number is in seconds.",
+        "Time between keepalives to each peer: 25s behind NAT, else 0. A plain number is in seconds.",
         "25s",
     ),
-    Option("HEALTH_CHECK_HOST", parsers.host, "127.0.0.1", "Address that HTTP binds.", "127.0.0.1"),
-    Option("HEALTH_CHECK_PORT", parsers.number(0, 65535), "8080", "Its TCP port; 0 switches it off.", "8080"),
+    Option("HEALTH_CHECK_HOST", parsers.host, "127.0.0.1", "Address of the HTTP server.", "127.0.0.1"),
+    Option(
+        "HEALTH_CHECK_PORT",
+        parsers.number(0, 65535),
+        "8080",
+        "TCP port of the HTTP server; 0 disables it.",
+        "8080",
+    ),
     Option(
         "DNS_PORT",
         parsers.number(0, 65535),
         "53",
-        "Port of the names' responder on the node's tunnel addresses; 0 switches it off.",
+        "Port of the DNS responder on the node's tunnel addresses; 0 disables it.",
         "53",
     ),
     Option(
         "DNS_SUFFIX",
         parsers.suffix,
         "vpn.internal",
-        "The zone that the nodes' names are in: NODE_ID.DNS_SUFFIX.",
+        "Zone of the nodes' names: NODE_ID.DNS_SUFFIX.",
         "vpn.internal",
     ),
     Option(
         "DNS_LISTEN",
         parsers.resolvers,
         "",
-        "Further addresses for the names' responder, such as for containers; private sources are answered.",
+        "Additional addresses of the DNS responder, such as for containers; it answers private sources.",
         "172.30.0.2,127.0.0.1:5353",
     ),
     Option(
         "DNS_UPSTREAM",
         parsers.resolvers,
         "",
-        "Resolvers for names that are not ours; without any, those are refused.",
+        "Resolvers for names outside of DNS_SUFFIX; without any, such queries are refused.",
         "9.9.9.9,[2620:fe::fe]:53",
     ),
     Option(
         "API_TOKEN",
         parsers.api_token,
         None,
-        "What HTTP clients have to give (Authorization: Bearer) for more than /live, /ready and /health.",
+        "Token that HTTP clients must send (Authorization: Bearer), except for /live, /ready and /health.",
         "the output of 'openssl rand -hex 32'",
         secret=True,
     ),
@@ -323,44 +334,44 @@ OPTIONS: Final[tuple[Option, ...]] = (
         "API_OPEN_TO",
         parsers.open_to,
         "loopback",
-        "Who needs no token: loopback (processes of root and of the daemon's own user on this machine), "
-        "users (all processes on it), vpn (members, by their tunnel addresses), several with commas, or "
-        "none. What a proxy has passed on always needs it; beside a proxy that runs as root, set none.",
+        "Clients that need no token: loopback (processes of root and of the daemon's user on this machine), "
+        "users (all its processes), vpn (members, by tunnel address), separated by commas, or none. Requests "
+        "that a proxy forwards always need it. If a proxy runs as root here, set none.",
         "loopback,vpn",
     ),
     Option(
         "API_TRUSTED_PROXIES",
         parsers.networks,
         "127.0.0.0/8,::1/128",
-        "Reverse proxies that may ask /auth without a token, and whose X-Forwarded-For is believed there.",
+        "Reverse proxies that may use /auth without a token, and whose X-Forwarded-For is trusted there.",
         "127.0.0.1/32,172.18.0.0/16",
     ),
     Option(
         "STATE_DIR",
         parsers.path,
         "/var/lib/dstack-vpn",
-        "Where the registry's state and backups are kept.",
+        "Directory of the registry's state and of backups.",
         "/var/lib/dstack-vpn",
     ),
     Option(
         "AUDIT_KEEP_DAYS",
         parsers.number(1, 36_500, " days"),
         "400",
-        "How long the audit log's records are kept.",
+        "Number of days for which the audit log's records are kept.",
         "400",
     ),
     Option(
         "AUDIT_KEEP_MB",
         parsers.number(1, 1_000_000, " MB"),
         "64",
-        "How large the audit log may grow. What others can cause is cut first, then the oldest.",
+        "Maximum size of the audit log in MB. Records that others can cause are cut first, then the oldest.",
         "64",
     ),
     Option(
         "WIREGUARD_CONFIG",
         parsers.path,
         None,
-        "The wg-quick file that is kept current; default: /etc/wireguard/INTERFACE.conf.",
+        "The wg-quick file that the daemon updates; default: /etc/wireguard/INTERFACE.conf.",
         "/etc/wireguard/wg0.conf",
     ),
     Option(
@@ -368,14 +379,14 @@ OPTIONS: Final[tuple[Option, ...]] = (
         parsers.choice(*LEVELS),
         "info",
         "Least severe level to log. LOG_LEVEL_CHAIN and so on set it for "
-        f"one component ({', '.join(COMPONENTS)}).",
+        f"a single component ({', '.join(COMPONENTS)}).",
         "info",
     ),
     Option(
         "LOG_FORMAT",
         parsers.choice("auto", "json", "console"),
         "auto",
-        "json lines, or console for people; auto is console in a terminal.",
+        "json lines, or readable console output; auto is console in a terminal.",
         "json",
     ),
 )

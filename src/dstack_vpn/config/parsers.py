@@ -1,4 +1,4 @@
-"""From the text of a setting to its value. Each raises `FormatError` or `ValueError` with what is wrong."""
+"""Parsers of settings. Each raises `FormatError` or `ValueError` with the problem."""
 
 import ipaddress
 import re
@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from dstack_vpn.config.settings import NETWORKS, Secret
 from dstack_vpn.core.access.membership import fill_template
 from dstack_vpn.core.access.staleness import StalePolicy
+from dstack_vpn.core.addresses import parse_ip, split_host_port
 from dstack_vpn.core.chain.site import site_of
 from dstack_vpn.core.model import Address, SocketAddress, parse_node_id
 from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
@@ -20,13 +21,13 @@ from dstack_vpn.core.wireguard.keys import PrivateKey
 from dstack_vpn.errors import FormatError
 
 GENERATE: Final = "generate"
-"""A key of our own making, instead of one."""
+"""The value that requests a generated key."""
 DSTACK: Final = "dstack"
-"""The key that the dstack guest agent derives, instead of one."""
+"""The value that requests the key from the dstack guest agent."""
 
 
 def number(low: int, high: int, unit: str = "") -> Callable[[str], int]:
-    """A whole number from ``low`` to ``high``."""
+    """Return the parser of a whole number from ``low`` to ``high``."""
 
     def parse(text: str) -> int:
         if not re.fullmatch(r"[0-9]{1,20}", text, re.ASCII) or not low <= int(text) <= high:
@@ -37,11 +38,11 @@ def number(low: int, high: int, unit: str = "") -> Callable[[str], int]:
 
 
 _UNITS: Final = {"ms": 1, "s": 1000, "m": 60_000, "min": 60_000, "h": 3_600_000, "d": 86_400_000}
-"""Milliseconds."""
+"""The units in milliseconds."""
 
 
 def duration(low: str, high: str, *, or_0: bool = False, plain: str = "ms") -> Callable[[str], int]:
-    """A time with a unit, such as 30s, in milliseconds; a plain number has the unit ``plain``."""
+    """Return the parser of a time such as 30s, in milliseconds; plain numbers use ``plain``."""
     least, most = _milliseconds(low, plain), _milliseconds(high, plain)
 
     def parse(text: str) -> int:
@@ -57,7 +58,7 @@ def duration(low: str, high: str, *, or_0: bool = False, plain: str = "ms") -> C
 
 
 def seconds(low: int, high: int) -> Callable[[str], int]:
-    """A time in whole seconds, with or without a unit."""
+    """Return the parser of a time in whole seconds, with or without a unit."""
     within = duration(f"{low}s", f"{high}s", plain="s")
 
     def parse(text: str) -> int:
@@ -79,24 +80,24 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class OneOf(Generic[T]):
-    """The parser of a setting with a fixed choice: the values by their names."""
+    """The parser of a setting with fixed choices; ``values`` are by name."""
 
     values: Mapping[str, T]
 
     def __call__(self, text: str) -> T:
-        """Return the value of that name; raises `FormatError` with the names."""
+        """Return the value with a name; raises `FormatError`, which lists the names."""
         if text not in self.values:
             raise FormatError(f"expected one of {', '.join(self.values)}")
         return self.values[text]
 
 
 def choice(*choices: str) -> OneOf[str]:
-    """One of a few words."""
+    """Return the parser of a fixed set of words."""
     return OneOf({each: each for each in choices})
 
 
 def boolean(text: str) -> bool:
-    """Yes or no."""
+    """Parse a boolean."""
     known = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
     if text.lower() not in known:
         raise FormatError("expected 1 or 0")
@@ -104,11 +105,11 @@ def boolean(text: str) -> bool:
 
 
 def urls(text: str) -> tuple[str, ...]:
-    """RPC endpoints, separated by commas."""
+    """Parse the URLs of RPC endpoints, separated by commas."""
     urls = tuple(part.strip() for part in text.split(",") if part.strip())
     for number, url in enumerate(urls, 1):
         if not _is_rpc_url(url):
-            # The URL itself stays out of the message: it may carry an API key.
+            # The message omits the URL, which may contain an API key.
             raise FormatError(f"entry {number} is not an http, https, ws or wss URL")
     if not urls:
         raise FormatError("expected at least one URL")
@@ -125,22 +126,22 @@ def _is_rpc_url(url: str) -> bool:
 
 
 def sites(urls: Iterable[str]) -> set[str]:
-    """The hosts that RPC URLs name, each in one spelling."""
+    """Return the hosts of RPC URLs, each in one spelling."""
     return {site_of(urlsplit(url).hostname or "") for url in urls}
 
 
 def address(text: str) -> Address:
-    """An account or contract."""
+    """Parse the address of an account or contract."""
     if not re.fullmatch(r"0x[0-9a-fA-F]{40}", text, re.ASCII):
         raise FormatError("expected 0x and 40 hexadecimal digits")
     return text.lower()
 
 
 def cidr(text: str) -> ipaddress.IPv4Network:
-    """A private IPv4 network with room for peers.
+    """Parse a private IPv4 network with room for peers.
 
-    RFC 1918 alone: any other range belongs to others. 100.64.0.0/10 is the access provider's (RFC 6598), and
-    other overlay networks use it.
+    Only RFC 1918 networks are accepted: other ranges are in use elsewhere. 100.64.0.0/10 belongs to
+    access providers (RFC 6598), and other overlay networks use it.
     """
     network = ipaddress.ip_network(text)
     if not isinstance(network, ipaddress.IPv4Network) or network.prefixlen > 30:
@@ -175,15 +176,18 @@ _SPECIAL: Final = {
 
 
 def interface(text: str) -> str:
-    """A network interface's name."""
-    # The kernel's rule is wider (dev_valid_name); this one also fits file names and wg-quick.
+    """Parse the name of a network interface."""
+    # The kernel allows more (dev_valid_name); this rule also suits file names and wg-quick.
     if not re.fullmatch(r"[a-zA-Z0-9_=+.-]{1,15}", text, re.ASCII) or text in {".", "..", "dstack-wg0"}:
         raise FormatError("expected 1 to 15 letters, digits, '_', '=', '+', '.' or '-' (not dstack-wg0)")
     return text
 
 
 def endpoints(text: str) -> dict[str, PeerEndpoint]:
-    """``node=host:port`` pairs, separated by commas; what begins no pair is another way to the last node."""
+    """Parse ``node=host:port`` pairs, separated by commas.
+
+    An entry that is not a pair is another endpoint of the last node.
+    """
     ways: dict[str, list[str]] = {}
     last: list[str] | None = None
     for part in filter(None, map(str.strip, text.split(","))):
@@ -198,9 +202,9 @@ def endpoints(text: str) -> dict[str, PeerEndpoint]:
 
 
 def template(text: str) -> str:
-    """An endpoint with a node id or token id to be filled in."""
+    """Parse an endpoint with a placeholder for a node id or token id."""
     if not {"{node_id}", "{token_id}"} & set(re.findall(r"\{\w*\}", text)):
-        raise FormatError("expected {node_id} or {token_id} in it")
+        raise FormatError("expected an endpoint with {node_id} or {token_id}")
     PeerEndpoint.parse(fill_template(text, "node", 1), local=True)
     return text
 
@@ -210,19 +214,19 @@ stale_policy: Final = OneOf({each.value: each for each in StalePolicy})
 
 
 def relay_listen(text: str) -> Listen:
-    """A URL to take relay connections at."""
+    """Parse the URL at which relay connections are accepted."""
     return Listen.parse(text)
 
 
 def host(text: str) -> str:
-    """An address to bind."""
+    """Parse an address to bind."""
     if text != "localhost":
         ipaddress.ip_address(text)
     return text
 
 
 def suffix(text: str) -> str:
-    """A DNS zone for names, in lower case and without a dot at its end."""
+    """Parse a DNS zone; return it in lower case and without a trailing dot."""
     zone = text.lower().removesuffix(".")
     label = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
     if not re.fullmatch(rf"{label}(?:\.{label})*", zone) or len(zone) > 180:
@@ -231,33 +235,32 @@ def suffix(text: str) -> str:
 
 
 def resolvers(text: str) -> tuple[SocketAddress, ...]:
-    """IP addresses with or without a port (53), separated by commas."""
+    """Parse IP addresses, separated by commas; the default port is 53."""
     return tuple(_resolver(part) for part in filter(None, map(str.strip, text.split(","))))
 
 
 def _resolver(text: str) -> SocketAddress:
-    host, port = text, "53"
-    if found := re.fullmatch(r"\[(.+)\](?::([0-9]{1,5}))?|([^:]+):([0-9]{1,5})", text, re.ASCII):
-        host, port = found[1] or found[3], found[2] or found[4] or "53"
-    if not 0 < int(port) < 65536:
-        raise FormatError(f"{text}: expected a port from 1 to 65535")
-    return SocketAddress(str(ipaddress.ip_address(host)), int(port))
+    alone = parse_ip(text.removeprefix("[").removesuffix("]"))
+    host, port = split_host_port(text) if alone is None else (str(alone), 53)
+    if parse_ip(host) is None:
+        raise FormatError(f"{text}: expected an IP address, with or without a port")
+    return SocketAddress(host, port)
 
 
 def path(text: str) -> Path:
-    """An absolute path."""
+    """Parse an absolute path."""
     if not text.startswith("/") or "\0" in text:
         raise FormatError("expected an absolute path")
     return Path(text)
 
 
 def wireguard_key(text: str) -> PrivateKey | str:
-    """A private key, `GENERATE` or `DSTACK`."""
+    """Parse a private key, `GENERATE` or `DSTACK`."""
     return text if text in {GENERATE, DSTACK} else PrivateKey.parse(text)
 
 
 def api_token(text: str) -> Secret:
-    """A bearer token (RFC 6750, 2.1) that can't be guessed."""
+    """Parse a bearer token (RFC 6750, 2.1) that is long enough not to be guessed."""
     if not re.fullmatch(r"[A-Za-z0-9._~+/-]{16,512}=*", text, re.ASCII):
         raise FormatError("expected 16 to 512 characters of A-Z a-z 0-9 . _ ~ + / -")
     return Secret(text)
@@ -269,17 +272,17 @@ def open_to(text: str) -> frozenset[str]:
     if words == {"none"}:
         return frozenset()
     if not words <= {"loopback", "users", "vpn"}:
-        raise FormatError("expected loopback, users, vpn, some of them with commas, or none")
+        raise FormatError("expected loopback, users or vpn, separated by commas, or none")
     return words
 
 
 def networks(text: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
-    """IP networks, separated by commas."""
+    """Parse IP networks, separated by commas."""
     return tuple(ipaddress.ip_network(part) for part in map(str.strip, text.split(",")) if part)
 
 
 def contract_key(text: str) -> Secret:
-    """A secp256k1 private key; blanks around it, a byte order mark and ``0X`` do no harm."""
+    """Parse a secp256k1 private key; blanks, a byte order mark and ``0X`` are accepted."""
     digits = text.replace("\ufeff", "").strip()
     if not re.fullmatch(r"(?:0[xX])?[0-9a-fA-F]{64}", digits, re.ASCII):
         raise FormatError("expected 64 hexadecimal digits")

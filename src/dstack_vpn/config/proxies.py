@@ -1,7 +1,7 @@
-"""The proxies for RPC endpoints, from the variables that other programs read too.
+"""The proxies for RPC endpoints, from the variables that other programs also read.
 
-The lower-case name wins over the upper-case one, as with curl. These are no settings of ours: they have no
-flag and no key in the file.
+The lower-case name takes precedence over the upper-case one, as in curl. These variables are not
+dstack-vpn settings: they have no flag and no key in the file.
 """
 
 import re
@@ -16,14 +16,17 @@ _EXAMPLE: Final = "http://proxy.example.org:3128"
 
 
 def proxy_texts(environment: Mapping[str, str], last: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables that are set, in upper case. ``last`` counts if the environment has none."""
+    """Return the variables that are set, by upper-case name; those of ``last`` if none is."""
     own = {name: _text(environment, name) for name in PROXY_VARIABLES}
     chosen = own if any(own.values()) else {name: _text(last, name) for name in PROXY_VARIABLES}
     return {name: text for name, text in chosen.items() if text}
 
 
 def settle_proxies(texts: Mapping[str, str], urls: Iterable[str], problems: list[str]) -> Proxies:
-    """Return the proxies. A variable is judged only if an endpoint would go through its proxy."""
+    """Return the proxies, and add errors to ``problems``.
+
+    A variable is checked only if an endpoint of ``urls`` would use its proxy.
+    """
     http, https, every = (texts.get(name) for name in PROXY_VARIABLES[:3])
     exempt = tuple(part for part in re.split(r"[,\s]+", texts.get("NO_PROXY", "")) if part)
     proxies = Proxies(_url(http or every), _url(https or every), exempt)
@@ -44,19 +47,19 @@ def _text(variables: Mapping[str, str], name: str) -> str:
 
 
 def _url(text: str | None) -> str | None:
-    """A proxy without a scheme is an HTTP proxy."""
+    """Complete the URL of a proxy: one without a scheme is an HTTP proxy."""
     return text if not text or "://" in text else f"http://{text}"
 
 
 def _wrong(proxy: str) -> str | None:
-    """The reason why a proxy can't be used. It does not quote the URL, which may have a password."""
+    """Return the reason that a proxy can't be used, without the URL, which may have a password."""
     try:
         parts = urlsplit(proxy)
         usable = bool(parts.hostname) and parts.port != 0
     except ValueError:
         return "not a URL"
     if parts.scheme.startswith("socks"):
-        return "SOCKS proxies are not supported: name an HTTP proxy, or exempt the endpoints with NO_PROXY"
+        return "SOCKS proxies are not supported: set an HTTP proxy, or exempt the endpoints with NO_PROXY"
     if parts.scheme not in {"http", "https"} or not usable:
         return "expected the URL of an HTTP proxy"
     return None

@@ -1,6 +1,5 @@
-"""The settings of `dstack-vpn relay`: a table like the node's, and what it comes to."""
+"""The settings of `dstack-vpn relay`: their table, and the validated result."""
 
-import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -9,9 +8,10 @@ from typing import Any, Final
 from dstack_vpn.config import parsers
 from dstack_vpn.config.options import OPTIONS, Option
 from dstack_vpn.config.settings import Secret
+from dstack_vpn.core.addresses import parse_ip, split_host_port
 from dstack_vpn.core.model import SocketAddress
 from dstack_vpn.core.paths.peer_endpoint import split_alternatives
-from dstack_vpn.core.paths.relay_url import Listen, RelayUrl, split_host_port
+from dstack_vpn.core.paths.relay_url import Listen, RelayUrl
 from dstack_vpn.errors import FormatError
 
 UDP2TCP: Final = "udp2tcp"
@@ -33,7 +33,7 @@ _SHARED: Final = (
 
 
 def _for_a_relay(option: Option) -> Option:
-    """A relay has a status page only if it is asked for: there may be several, beside a node that has one."""
+    """Disable a relay's HTTP server by default: several relays may run beside a node with one."""
     return replace(option, default="0") if option.name == "HEALTH_CHECK_PORT" else option
 
 
@@ -42,24 +42,26 @@ RELAY_OPTIONS: Final[tuple[Option, ...]] = (
         "RELAY_MODE",
         parsers.choice(UDP2TCP, TCP2UDP),
         None,
-        "Which way round: udp2tcp beside the WireGuard that calls, tcp2udp beside the one that is called.",
+        "Direction: udp2tcp beside the WireGuard that initiates the connection, tcp2udp beside the other.",
         UDP2TCP,
     ),
     Option(
         "RELAY_LISTEN",
         str,
         None,
-        "Where to listen: address:port for udp2tcp, a tcp:// or tls:// URL for tcp2udp; "
+        "Address to listen on: address:port for udp2tcp, a tcp:// or tls:// URL for tcp2udp; "
         "default: PROXY_PORT on all IPv4 addresses.",
         "127.0.0.1:51821",
     ),
-    Option("PROXY_PORT", parsers.number(1, 65535), None, "The port to listen on, where that is all.", "443"),
+    Option(
+        "PROXY_PORT", parsers.number(1, 65535), None, "Port to listen on, instead of RELAY_LISTEN.", "443"
+    ),
     Option(
         "RELAY_TO",
         str,
         None,
-        "Where to: for udp2tcp the URLs of upstreams in order of preference, separated by commas; "
-        "for tcp2udp WireGuard's host:port. A URL with a proxy's password belongs into RELAY_TO_FILE.",
+        "Destination: for udp2tcp, the URLs of upstreams in order of preference, separated by commas; for "
+        "tcp2udp, WireGuard's host:port. Put a URL with a proxy's password into RELAY_TO_FILE.",
         "tls://vpn.example.org:443",
         secret=True,
     ),
@@ -67,7 +69,8 @@ RELAY_OPTIONS: Final[tuple[Option, ...]] = (
         "RELAY_IDLE_TIMEOUT",
         parsers.seconds(180, 86_400),
         "540",
-        "Seconds of silence after which one is given up. WireGuard forgets a silent session after 540.",
+        "Seconds of silence after which a source or connection is closed. WireGuard forgets a silent session "
+        "after 540.",
         "540",
     ),
     *(_for_a_relay(option) for option in OPTIONS if option.name in _SHARED),
@@ -76,15 +79,15 @@ RELAY_OPTIONS: Final[tuple[Option, ...]] = (
 
 @dataclass(frozen=True, slots=True)
 class RelaySettings:
-    """Everything about a relay that can be set, validated."""
+    """The validated settings of a relay."""
 
     mode: str
     listen: SocketAddress | Listen
     """An address for udp2tcp, a URL for tcp2udp."""
     upstreams: tuple[RelayUrl, ...] = field(repr=False)
-    """For udp2tcp; else empty."""
+    """The upstreams of udp2tcp; else empty."""
     target: tuple[str, int] | None
-    """Host and port of WireGuard, for tcp2udp."""
+    """WireGuard's host and port for tcp2udp; else None."""
     max_connections: int
     max_per_source: int
     idle_timeout: float
@@ -97,14 +100,14 @@ class RelaySettings:
     health_check_port: int
     api_token: Secret | None
     api_open_to: frozenset[str]
-    """``loopback``, or empty: a relay knows no members."""
+    """A subset of ``loopback`` and ``users``: a relay has no members."""
     log_level: str
     log_levels: Mapping[str, str]
     log_format: str
     exposed: tuple[str, ...] = ()
-    """Secrets that came by the environment, which more can read than their files."""
+    """Secrets from the environment, which more processes can read than a file."""
     unknown: tuple[str, ...] = ()
-    """Variables that are nearly settings and are not, each with the setting that may be meant."""
+    """Unknown variables with names similar to a setting's, each with that setting."""
 
 
 def settle(values: Mapping[str, Any], levels: Mapping[str, str], problems: list[str]) -> RelaySettings | None:
@@ -163,16 +166,15 @@ def _udp_address(text: str) -> SocketAddress:
     if "://" in text:
         raise FormatError("udp2tcp listens on UDP: expected address:port, not a URL")
     host, port = split_host_port(text, lowest=0)
-    try:
-        return SocketAddress(str(ipaddress.ip_address(host)), port)
-    except ValueError:
-        raise FormatError("to listen, give an IP address and a port") from None
+    if parse_ip(host) is None:
+        raise FormatError("expected an IP address and a port")
+    return SocketAddress(host, port)
 
 
 def _destination(
     mode: str, text: str, problems: list[str]
 ) -> tuple[tuple[RelayUrl, ...], tuple[str, int] | None]:
-    """Upstreams, or a target, by the mode."""
+    """Parse RELAY_TO as upstreams or as a target, by the mode."""
     if mode == TCP2UDP:
         try:
             return (), split_host_port(text) if text else None
@@ -189,6 +191,6 @@ def _destination(
 
 
 def _urls(text: str) -> list[str]:
-    """The URLs of a list, which a person may have written with spaces and a comma at its end."""
+    """Split a list of URLs, which may contain spaces and a trailing comma."""
     parts = filter(None, map(str.strip, text.split(",")))
     return split_alternatives(",".join(parts)) if text.strip(", ") else []

@@ -1,4 +1,4 @@
-"""The resulting configuration: one frozen value, and the presets' facts about networks."""
+"""The validated configuration, and the presets of networks."""
 
 import ipaddress
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from dstack_vpn.core.wireguard.keys import PrivateKey
 
 
 class Secret:
-    """A text that no repr shows."""
+    """A text that its repr does not show."""
 
     __slots__ = ("__text",)
 
@@ -25,7 +25,7 @@ class Secret:
         self.__text = text
 
     def reveal(self) -> str:
-        """The secret itself."""
+        """Return the secret text."""
         return self.__text
 
     def __repr__(self) -> str:
@@ -34,14 +34,14 @@ class Secret:
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """A preset's facts about a chain."""
+    """A preset for a chain."""
 
     name: str
     chain_id: int
     rpc_urls: tuple[str, ...]
     contract: Address | None
     block_time: float | None
-    """Seconds between blocks; None if blocks come when there is something to put in."""
+    """Seconds between blocks; None if blocks are mined on demand."""
 
 
 NETWORKS: Final = {
@@ -61,13 +61,13 @@ NETWORKS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Everything that can be set, validated. No repr shows secrets, nor RPC URLs, which may carry one."""
+    """All validated settings. The repr shows no secrets and no RPC URLs, which may contain one."""
 
     node_id: str | None
     network: Network
     rpc_url: tuple[str, ...] = field(repr=False)
     proxies: Proxies
-    """For the RPC endpoints."""
+    """The proxies for RPC endpoints."""
     rpc_quorum: int
     chain_id: int
     contract_address: Address
@@ -77,17 +77,16 @@ class Settings:
     key_file: Path | None
     """The path of the generated key, existing or not; None: the key is not generated."""
     key_from_agent: bool
-    """The dstack guest agent has the key; it is never on a disk."""
+    """True if the dstack guest agent derives the key, which is never on a disk."""
     exposed: tuple[str, ...]
-    """Secrets that came by the environment, which more can read than their files."""
+    """Secrets from the environment, which more processes can read than a file."""
     unknown: tuple[str, ...]
-    """Variables that are nearly settings and are not, each with the setting that may be meant."""
+    """Unknown variables with names similar to a setting's, each with that setting."""
     texts: Mapping[str, str] = field(repr=False)
-    """Every setting that was given, as its text, by variable; of a secret, the file that has it. Also the
-    variables of the proxies."""
+    """The texts of all given settings and proxies, by variable; for a secret, its file."""
     contract_private_key: Secret | None
     key_max_age: float
-    """Seconds; 0: our key may get as old as it likes."""
+    """Seconds; 0: no limit."""
     sync_interval: float
     """Seconds."""
     max_staleness: float
@@ -120,7 +119,7 @@ class Settings:
     dns_upstream: tuple[SocketAddress, ...]
     api_token: Secret | None
     api_open_to: frozenset[str]
-    """Of ``loopback`` and ``vpn``."""
+    """A subset of ``loopback``, ``users`` and ``vpn``."""
     api_trusted_proxies: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
     state_dir: Path
     audit_keep_days: int

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Self, TypeAlias
 
+from dstack_vpn.core.addresses import bracketed, parse_ip, split_host_port
 from dstack_vpn.core.paths.destination import check_reachable
 from dstack_vpn.core.wireguard.keys import PublicKey
 from dstack_vpn.errors import FormatError
@@ -25,9 +26,6 @@ Cidr: TypeAlias = str
 ZERO_ADDRESS: Final[Address] = "0x" + "0" * 40
 
 _NODE_ID: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?", re.ASCII)
-_HOST_LABEL: Final = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?", re.ASCII)
-_HOST_LENGTH: Final = 253
-_PORT: Final = re.compile(r"[0-9]{1,5}", re.ASCII)
 ENDPOINT_LENGTH: Final = 262
 """Characters: the longest host name, brackets, a colon and a port."""
 
@@ -57,7 +55,7 @@ class SocketAddress(NamedTuple):
     port: int
 
     def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return f"{bracketed(self.host)}:{self.port}"
 
     @property
     def is_loopback(self) -> bool:
@@ -85,51 +83,28 @@ class Endpoint:
         """
         if len(text) > ENDPOINT_LENGTH:
             raise FormatError(f"endpoint: longer than {ENDPOINT_LENGTH} characters")
-        host, _, port = text.rpartition(":")
-        if not host or not _PORT.fullmatch(port) or not 0 < int(port) < 65536:
-            raise FormatError("endpoint: expected host:port, such as vpn.example.org:51820")
-        return cls(_parse_host(host), int(port))
+        try:
+            host, port = split_host_port(text)
+        except FormatError as error:
+            raise FormatError(f"endpoint: {error}") from None
+        if (address := parse_ip(host)) is not None:
+            if "%" in host:
+                raise FormatError("endpoint: a zone has no meaning on another machine")
+            check_reachable(address)
+        elif host.removesuffix(".").rpartition(".")[2].lower() == "localhost":
+            raise FormatError("endpoint: localhost cannot be a peer's endpoint")
+        return cls(host, port)
 
     @property
     def address(self) -> SocketAddress | None:
         """Return the socket address if the host is an IP address; None if it must be resolved."""
-        try:
-            return SocketAddress(str(ipaddress.ip_address(self.host)), self.port)
-        except ValueError:
-            return None
+        return None if parse_ip(self.host) is None else SocketAddress(self.host, self.port)
 
     def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return f"{bracketed(self.host)}:{self.port}"
 
 
-def _parse_host(host: str) -> str:
-    bracketed = host.startswith("[") and host.endswith("]")
-    literal = host[1:-1] if bracketed else host
-    try:
-        address = ipaddress.ip_address(literal)
-    except ValueError:
-        if bracketed:
-            raise FormatError("endpoint: no IPv6 address between the brackets") from None
-        return parse_host_name(host)
-    if bracketed is not (address.version == 6) or getattr(address, "scope_id", None):
-        raise FormatError("endpoint: write an IPv6 address in brackets and without a zone")
-    check_reachable(address)
-    return str(address)
-
-
-def parse_host_name(host: str) -> str:
-    """Accept a DNS host name; raises `FormatError`."""
-    labels = host.removesuffix(".").split(".")
-    # Most resolvers read a name that ends in a number as an address (127.1, 0x7f.1).
-    numeric = labels[-1].isdigit() or labels[-1].lower().startswith("0x")
-    if len(host) > _HOST_LENGTH or numeric or not all(_HOST_LABEL.fullmatch(x) for x in labels):
-        raise FormatError("endpoint: expected host:port, such as vpn.example.org:51820")
-    if labels[-1].lower() == "localhost":
-        raise FormatError("endpoint: localhost is nobody's endpoint")
-    return host
-
-
-# -- chain --------------------------------------------------------------------------------------------
+# -- chain -----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +142,7 @@ class ChainIdentity:
     contract: Address
 
 
-# -- devices ------------------------------------------------------------------------------------------
+# -- devices ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)

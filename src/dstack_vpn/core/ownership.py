@@ -23,6 +23,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final
 
+from dstack_vpn.core.addresses import parse_ip, unmapped
 from dstack_vpn.core.model import Cidr
 from dstack_vpn.core.wireguard.keys import PublicKey
 
@@ -86,14 +87,14 @@ class RouteFact:
     device: str = ""
 
     def __str__(self) -> str:
-        words = [f"{_KINDS.get(self.kind, '')}{self.prefix}"]
+        parts = [f"{_KINDS.get(self.kind, '')}{self.prefix}"]
         if self.device and self.kind not in _SWALLOWING:
-            words.append(f"dev {self.device}")
+            parts.append(f"dev {self.device}")
         if self.protocol:
-            words.append(f"proto {_PROTOCOLS.get(self.protocol, self.protocol)}")
+            parts.append(f"proto {_PROTOCOLS.get(self.protocol, self.protocol)}")
         if self.metric:
-            words.append(f"metric {self.metric}")
-        return " ".join(words)
+            parts.append(f"metric {self.metric}")
+        return " ".join(parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,15 +140,15 @@ class Identity:
 
     def mark(self, proof: Proof) -> str:
         """Return the alias of an interface of ours."""
-        words = [MARK, self.instance or "-", "-" if self.key is None else str(self.key)]
-        return " ".join([*words, Proof.FOUND] if proof is Proof.FOUND else words)
+        parts = [MARK, self.instance or "-", "-" if self.key is None else str(self.key)]
+        return " ".join([*parts, Proof.FOUND] if proof is Proof.FOUND else parts)
 
     def proof(self, link: LinkFact, device: DeviceFact | None) -> Proof | None:
         """Return the proof that the interface is ours; None if it is not."""
-        words = link.alias.split()
-        marked = len(words) >= 3 and words[0] == MARK
-        if marked and (words[1] == (self.instance or None) or words[2] in map(str, self.keys)):
-            return Proof.FOUND if Proof.FOUND in words[3:] else Proof.MADE
+        parts = link.alias.split()
+        marked = len(parts) >= 3 and parts[0] == MARK
+        if marked and (parts[1] == (self.instance or None) or parts[2] in map(str, self.keys)):
+            return Proof.FOUND if Proof.FOUND in parts[3:] else Proof.MADE
         if device is None:
             return None
         if device.public_key in self.keys:
@@ -207,7 +208,7 @@ def in_the_way(host: Host, claim: Claim) -> list[Obstacle]:
     return found
 
 
-# -- the interface ------------------------------------------------------------------------------------
+# -- the interface ---------------------------------------------------------------------------------
 
 
 def _holder(host: Host, claim: Claim) -> Iterator[Obstacle]:
@@ -240,9 +241,9 @@ def foreign(name: str, link: LinkFact, device: DeviceFact | None, identity: Iden
     if identity.proof(link, device) is not None:
         return
     leftover = f"choose another INTERFACE; if it is left from an earlier run, 'ip link delete {name}'"
-    words = link.alias.split()
-    if len(words) >= 3 and words[0] == MARK:
-        whose = f"{name} was made by another dstack-vpn (public key {words[2]})"
+    parts = link.alias.split()
+    if len(parts) >= 3 and parts[0] == MARK:
+        whose = f"{name} was made by another dstack-vpn (public key {parts[2]})"
         yield Obstacle(whose, f"stop that one, or {leftover}")
     elif device is not None:
         peers = f"{device.peers} peer{'' if device.peers == 1 else 's'}"
@@ -257,7 +258,7 @@ def foreign(name: str, link: LinkFact, device: DeviceFact | None, identity: Iden
         yield Obstacle(what, "choose another INTERFACE")
 
 
-# -- routes and addresses -----------------------------------------------------------------------------
+# -- routes and addresses --------------------------------------------------------------------------
 
 
 def clashes(route: RouteFact, claim: Claim, own: int) -> Cidr | None:
@@ -348,11 +349,8 @@ def _hosts(host: Host, claim: Claim) -> Iterator[Obstacle]:
 
 def within(address: str, prefixes: Iterable[Cidr]) -> Cidr | None:
     """Return the prefix that contains the address; None without one, or if not an address."""
-    try:
-        ip = ipaddress.ip_address(address)
-    except ValueError:
+    if (found := parse_ip(address)) is None:
         return None
-    if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
-        ip = ip.ipv4_mapped
+    ip = unmapped(found)
     networks = ((prefix, ipaddress.ip_network(prefix)) for prefix in prefixes)
     return next((prefix for prefix, net in networks if net.version == ip.version and ip in net), None)

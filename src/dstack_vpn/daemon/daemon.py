@@ -15,7 +15,7 @@
     store       store the registry                                        (persistence)
     answers     detect peers that do not answer                           (answers)
     moves       reach silent peers at their new endpoints                 (here)
-    greeter     initiate handshakes with the peers of a new device        (handshakes)
+    handshakes  initiate handshakes with the peers of a new device        (handshakes)
     config      write the wg-quick file, follow pins                      (persistence)
 
 A task that ends, or that fails with an error its docstring does not absorb, ends the daemon: a
@@ -115,7 +115,7 @@ class Daemon:
             "config": self.persistence.run_config,
             "answers": self.answers.run,
             "moves": self._watch_moves,
-            "greeter": self.handshakes.run,
+            "handshakes": self.handshakes.run,
             **({} if self.key_rotation is None else {"key": self.key_rotation.run}),
             **({} if self.key_expiry is None else {"key age": self.key_expiry.run}),
             **services,
@@ -157,7 +157,7 @@ class Daemon:
         """Write what is left, then remove or leave the interface; each step has a time limit."""
         steps = (
             self.persistence.flush(),
-            self.handshakes.last_look(),
+            self.handshakes.store_endpoints(),
             self.tunnel.stop(keep=self.keep_interface),
             self.persistence.store.close(),
         )

@@ -1,6 +1,7 @@
 """The construction of a daemon from its parts, bottom-up, by constructor arguments only.
 
-`Outside` has the adapters, `Options` the values from the settings. This module imports neither.
+`Outside` has the adapters, `Options` the values from the settings. This module imports neither the
+adapters nor the settings.
 """
 
 import asyncio
@@ -76,17 +77,17 @@ class Outside:
     link: Link
     store: Store
     archive: ConfigArchive
-    ledger: AuditLog
+    audit_log: AuditLog
     memory: EndpointMemory
     resolver: Resolver
     make_relay: Callable[[PeerEndpoint], Awaitable[PeerRelay]]
     can_send: Callable[[SocketAddress], bool]
     ring: KeyRing | None
-    """Our keys, if they are ours to change."""
+    """The node's keys; None if it can't change them."""
     changer: KeyChanger | None
-    """Changes our key by its age; None if the settings do not ask for that."""
+    """Rotates the key by its age; None if this is not configured."""
     firewall_controller: FirewallController | None
-    """The packet filter; None if the settings do not ask for one."""
+    """The packet filter; None if it is not configured."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,14 +120,14 @@ class Options:
     """Seconds."""
     audit_keep_bytes: int
     unprotected: FirewallReport | None
-    """The report if no packet filter keeps packets in the tunnel, or None."""
+    """The report that no packet filter protects the tunnel; None if one does."""
 
 
 def assemble(outside: Outside, options: Options) -> Daemon:
     """Return a daemon that is ready to run."""
     clock = outside.clock
     event_log, event_logger = EventLog(clock), EventLogger()
-    audit_writer = AuditWriter(outside.ledger, clock, options.audit_keep_for, options.audit_keep_bytes)
+    audit_writer = AuditWriter(outside.audit_log, clock, options.audit_keep_for, options.audit_keep_bytes)
     event_log.subscribe(event_logger.take)
     event_log.subscribe(audit_writer.take)
     publish = event_log.publish
@@ -180,8 +181,8 @@ def assemble(outside: Outside, options: Options) -> Daemon:
         clock=clock,
         confirm=chain.confirm,
         proven=paths.proven,
-        renewing=handshakes.call_again,
-        observers=(peer_stats.saw, persistence.config_changed, handshakes.saw, resolver.saw),
+        renewing=handshakes.initiate_all,
+        observers=(peer_stats.observe, persistence.config_changed, handshakes.observe, resolver.observe),
         publish=publish,
     )
     key_rotation = (

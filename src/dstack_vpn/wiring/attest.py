@@ -10,7 +10,7 @@ __all__ = ["LEVELS", "Judgement", "decode", "judgement", "verify"]
 
 
 def judgement(quote: bytes, collateral: str | None, pccs: str | None, accept: Sequence[str]) -> Judgement:
-    """Return the criteria for a quote: a collateral's text, or that of a PCCS, or neither.
+    """Return the criteria for a quote, with a collateral from a text, from a PCCS, or without one.
 
     ``accept`` are TCB levels in addition to "up to date". Raises errors of reading the collateral.
     """

@@ -9,13 +9,13 @@ from dstack_vpn.config import Settings
 from dstack_vpn.core.observe.audit_chain import AuditRecord, Scalar
 from dstack_vpn.errors import StoreError
 
-__all__ = ["FILE", "SqliteAuditLog", "ledger_of", "record"]
+__all__ = ["FILE", "SqliteAuditLog", "audit_log_of", "record"]
 
 FILE: Final = "audit.sqlite"
 """The file name in the state directory."""
 
 
-def ledger_of(settings: Settings) -> SqliteAuditLog:
+def audit_log_of(settings: Settings) -> SqliteAuditLog:
     """Return this machine's audit log."""
     return SqliteAuditLog(settings.state_dir / FILE)
 
@@ -27,4 +27,4 @@ def record(settings: Settings, kind: str, **body: Scalar) -> None:
     """
     if settings.state_dir.is_dir():
         with suppress(StoreError):
-            ledger_of(settings).append([AuditRecord(SystemClock().now(), kind, body)])
+            audit_log_of(settings).append([AuditRecord(SystemClock().now(), kind, body)])

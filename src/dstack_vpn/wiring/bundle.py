@@ -18,7 +18,7 @@ from dstack_vpn.config import OPTIONS, Settings
 from dstack_vpn.config.settings import Secret
 from dstack_vpn.core.wireguard.keys import PrivateKey
 from dstack_vpn.errors import DstackVpnError
-from dstack_vpn.wiring.audit_log import ledger_of
+from dstack_vpn.wiring.audit_log import audit_log_of
 from dstack_vpn.wiring.doctor import examine
 from dstack_vpn.wiring.rpc import rpc_urls
 
@@ -41,7 +41,7 @@ Fetch = Callable[[str], dict[str, Any]]
 
 def make(path: Path, settings: Settings, logs: Sequence[Path], fetch: Fetch) -> int:
     """Write the archive; return the number of its files. Raises `StoreError`."""
-    files = {name: _told(part) for name, part in _parts(settings, logs, fetch)}
+    files = {name: _collect(part) for name, part in _parts(settings, logs, fetch)}
     write(path, files, Scrubber(_secrets(settings)))
     return len(files)
 
@@ -60,12 +60,12 @@ def _parts(settings: Settings, logs: Sequence[Path], fetch: Fetch) -> Iterator[t
         yield f"log-{number}-{log.name}", partial(_tail, log)
 
 
-def _told(part: Callable[[], str]) -> str:
+def _collect(part: Callable[[], str]) -> str:
     """Return a part's text, or the reason that it is not available."""
     try:
         return part()
     except (DstackVpnError, OSError, ValueError) as error:
-        return f"not to be had: {error}\n"
+        return f"not available: {error}\n"
 
 
 def _secrets(settings: Settings) -> Iterator[str]:
@@ -109,10 +109,10 @@ def _daemon(fetch: Fetch, path: str) -> str:
 
 
 def _audit(settings: Settings) -> str:
-    ledger = ledger_of(settings)
-    if not ledger.exists:
+    audit_log = audit_log_of(settings)
+    if not audit_log.exists:
         return ""
-    records = islice(ledger.read(after=max(ledger.end().number - RECORDS, 0)), RECORDS)
+    records = islice(audit_log.read(after=max(audit_log.end().number - RECORDS, 0)), RECORDS)
     lines = ([r.number, r.note.at, r.note.kind, dict(r.note.body)] for r in records)
     return "".join(f"{json.dumps(line)}\n" for line in lines)
 

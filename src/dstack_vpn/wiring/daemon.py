@@ -33,7 +33,7 @@ from dstack_vpn.errors import ConfigError
 from dstack_vpn.ports import ChainSource, Link
 from dstack_vpn.wiring.addresses import address_plan, destinations, peer_policy
 from dstack_vpn.wiring.assembly import Options, Outside, assemble
-from dstack_vpn.wiring.audit_log import ledger_of
+from dstack_vpn.wiring.audit_log import audit_log_of
 from dstack_vpn.wiring.firewall import firewall_controller, unprotected
 from dstack_vpn.wiring.key_expiry import changer_of
 from dstack_vpn.wiring.keys import identity_of, with_key
@@ -85,7 +85,7 @@ def build(settings: Settings, link: Link, relays: Relays, source: ChainSource) -
         link=link,
         store=SqliteStore(settings.state_dir / "registry.sqlite"),
         archive=FileArchive(settings.wireguard_config, settings.state_dir),
-        ledger=ledger_of(settings),
+        audit_log=audit_log_of(settings),
         memory=EndpointFile(settings.state_dir / "endpoints.json"),
         resolver=SystemResolver(destinations(settings)),
         make_relay=relays.to_peer,
@@ -122,7 +122,7 @@ def build(settings: Settings, link: Link, relays: Relays, source: ChainSource) -
 
 
 async def run(settings: Settings) -> None:
-    """Run the daemon until SIGTERM or SIGINT; a second signal ends it at once.
+    """Run the daemon until SIGTERM or SIGINT; a second signal ends it immediately.
 
     Raises `ConfigError`.
     """
@@ -184,7 +184,7 @@ def _services(
 
 
 async def _serve(node: Daemon, view: NodeView, settings: Settings) -> None:
-    # The web server takes 30 ms to import. The tunnel comes first, if it comes up at all.
+    # Importing the web server takes 30 ms. Wait for the tunnel first, within a time limit.
     with suppress(TimeoutError):
         await asyncio.wait_for(node.reconciler.filled.wait(), TUNNEL_FIRST)
     from dstack_vpn.wiring.web import serve_node

@@ -27,7 +27,7 @@ from dstack_vpn.wiring.rpc import contacts, rpc_urls
 from dstack_vpn.wiring.secrets import directories
 
 PEERS: Final = 16
-"""The limit of peers whose paths are tried; a network of hundreds would take minutes."""
+"""The limit of peers whose paths are tested; a network of hundreds would take minutes."""
 
 SESSION: Final = 180.0
 """Seconds after a handshake for which a session counts."""
@@ -36,8 +36,8 @@ Daemon = Mapping[str, Any]
 """A running daemon's reply at ``/stats``; empty if no daemon replies."""
 
 
-async def examine(settings: Settings, daemon: Daemon, tell: Callable[[Check], None]) -> list[Check]:
-    """Run and return all checks; ``tell`` gets each as soon as it is done.
+async def examine(settings: Settings, daemon: Daemon, report: Callable[[Check], None]) -> list[Check]:
+    """Run and return all checks; ``report`` gets each as soon as it is done.
 
     Changes nothing on the machine, and turns failures into failed checks.
     """
@@ -47,7 +47,7 @@ async def examine(settings: Settings, daemon: Daemon, tell: Callable[[Check], No
     def add(*checks: Check) -> None:
         for check in checks:
             done.append(check)
-            tell(check)
+            report(check)
 
     add(await machine.wireguard(settings.backend), machine.tun(settings.backend), machine.capabilities())
     add(await ownership.check(settings))
@@ -73,7 +73,7 @@ async def examine(settings: Settings, daemon: Daemon, tell: Callable[[Check], No
 
 
 async def _key(settings: Settings) -> tuple[Settings, Sequence[Check]]:
-    """Return the settings, with the guest agent's key if they ask for it, and the check of that."""
+    """Return the settings, with the guest agent's key if it is configured, and its check."""
     if not settings.key_from_agent:
         return settings, ()
     agent = GuestAgent(settings.dstack_simulator_endpoint)
@@ -82,7 +82,7 @@ async def _key(settings: Settings) -> tuple[Settings, Sequence[Check]]:
     except AgentError as error:
         return settings, [failed("guest agent", str(error), "mount its socket into the container")]
     found = replace(settings, wireguard_private_key=key)
-    return found, [passed("guest agent", f"{agent.endpoint} derives our key")]
+    return found, [passed("guest agent", f"{agent.endpoint} derives this node's key")]
 
 
 async def _device(settings: Settings, daemon: Daemon) -> tuple[DeviceState | None, Check]:
@@ -90,16 +90,18 @@ async def _device(settings: Settings, daemon: Daemon) -> tuple[DeviceState | Non
     try:
         device = await look_at_device(settings)
     except DeviceError as error:
-        advice = "if it is this node's, restart the daemon, which sets it up again; else see 'host'"
+        advice = "if it belongs to this node, restart the daemon, which sets it up again; else see 'host'"
         return None, failed("interface", str(error), advice)
     if device is None:
         if daemon:
-            return None, failed("interface", f"{name} is gone, though the daemon runs", "see its /health")
-        return None, passed("interface", f"{name} is not there yet: the daemon makes it")
+            return None, failed("interface", f"{name} is missing, but the daemon runs", "see its /health")
+        return None, passed("interface", f"{name} does not exist yet: the daemon creates it")
     key = settings.wireguard_private_key
     if key is not None and device.public_key not in {None, derive(key)}:
         return device, warned(
-            "interface", f"{name} has another key than the settings", "restart the daemon, if that is new"
+            "interface",
+            f"{name} has another key than the settings",
+            "if the settings have changed, restart the daemon",
         )
     return device, passed("interface", f"{name} has {len(device.peers)} peers")
 
@@ -143,17 +145,19 @@ def _membership(
     settings: Settings, access: AccessControl | None, found: Sequence[chain.ProbedEndpoint]
 ) -> Check:
     if settings.wireguard_private_key is None:
-        return failed("membership", "no key", "set WIREGUARD_PRIVATE_KEY_FILE; 'dstack-vpn keygen' makes one")
+        advice = "set WIREGUARD_PRIVATE_KEY_FILE; 'dstack-vpn keygen' creates a key"
+        return failed("membership", "no key", advice)
     if access is None:
         if all(endpoint.check.status is CheckStatus.FAIL for endpoint in found):
-            return failed("membership", "no endpoint could be asked", "mend RPC_URL first")
-        return warned("membership", "this contract does not enumerate", "ask 'dstack-vpn node info NODE'")
+            return failed("membership", "no RPC endpoint is usable", "fix RPC_URL first")
+        advice = "run 'dstack-vpn node info NODE'"
+        return warned("membership", "this contract can't enumerate its tokens", advice)
     problem = own_problem(access, now())
     if problem is not None:
         return failed("membership", problem, "see 'dstack-vpn node register' and 'node update-key'")
     node = access.decide(access.own_key, now()).node
     assert node is not None
-    return passed("membership", f"node {node.node_id}, token {node.token_id}, with our key")
+    return passed("membership", f"node {node.node_id}, token {node.token_id}, with this node's key")
 
 
 async def _names(settings: Settings, access: AccessControl, daemon: Daemon) -> list[Check]:
@@ -176,8 +180,8 @@ async def _peers(settings: Settings, access: AccessControl, daemon: Daemon) -> l
     async def one(node: Node) -> list[Check]:
         way = policy.endpoint_of(node)
         if way is None:
-            found = "it has no endpoint: it has to call us"
-            return [passed(f"way to {node.node_id}", found)]
+            found = "it has no endpoint: it must initiate the handshake"
+            return [passed(f"path to {node.node_id}", found)]
         last = handshakes.get(node.token_id)
         if way.udp is not None and (used := _in_use(seen.get(node.token_id), now())) is not None:
             way = replace(way, udp=used)
@@ -186,7 +190,7 @@ async def _peers(settings: Settings, access: AccessControl, daemon: Daemon) -> l
 
     found = await asyncio.gather(*(one(node) for node in members[:PEERS]))
     if len(members) > PEERS:
-        found.append([passed("more peers", f"{len(members) - PEERS} were not tried")])
+        found.append([passed("more peers", f"{len(members) - PEERS} were not tested")])
     return found
 
 
@@ -199,4 +203,4 @@ def _in_use(peer: Mapping[str, Any] | None, at: float) -> Endpoint | None:
     try:
         return Endpoint.parse(peer["endpoint"])
     except FormatError:
-        return None  # a relay of this machine
+        return None  # not an address: a relay of this machine

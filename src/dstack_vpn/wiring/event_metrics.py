@@ -13,13 +13,13 @@ LATENCIES: Final = (
     *(0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5),
     10.0,
 )
-"""Seconds."""
+"""The buckets of latencies, in seconds."""
 DEPTHS: Final = (1, 2, 3, 5, 8, 16, 32, 64, 128)
-"""Blocks."""
+"""The buckets of reorg depths, in blocks."""
 
 
 class EventMetrics:
-    """The counters and histograms of the events that it takes."""
+    """The counters and histograms of the events passed to `take`."""
 
     def __init__(self) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # the library has no types for it
@@ -31,17 +31,19 @@ class EventMetrics:
             "dstack_vpn_happenings", "The former name of dstack_vpn_events.", ["kind"], registry=registry
         )
         self._engagements = Counter(
-            "dstack_vpn_brake_engagements", "Times that removals had to wait.", registry=registry
+            "dstack_vpn_brake_engagements",
+            "Times that the mass removal guard held removals.",
+            registry=registry,
         )
         self._reorgs = Histogram(
             "dstack_vpn_chain_reorg_depth_blocks",
-            "Reorgs, by the blocks replaced.",
+            "Reorgs, by the number of replaced blocks.",
             registry=registry,
             buckets=DEPTHS,
         )
         self._latencies = Histogram(
             "dstack_vpn_event_to_peer_seconds",
-            "From a registry event's arrival to the device's acknowledgement of the peer.",
+            "Time from a registry event's arrival to the device's acknowledgement of the peer.",
             registry=registry,
             buckets=LATENCIES,
         )
@@ -62,5 +64,5 @@ class EventMetrics:
             self._latencies.observe(event.latency)
 
     def collect(self) -> Iterator[Metric]:
-        """Return the metrics as they are now."""
+        """Yield the current metrics."""
         yield from self._registry.collect()

@@ -1,4 +1,4 @@
-"""The packet filter, if the settings ask for one."""
+"""The packet filter, if one is configured."""
 
 from typing import Final
 
@@ -55,7 +55,7 @@ def _protects(settings: Settings, firewall: NftFirewall) -> bool:
 
 
 def _closed(settings: Settings) -> frozenset[tuple[str, int]]:
-    """Return our own ports that lead into the tunnel again, except one that the kernel chooses."""
+    """Return the node's ports that lead into the tunnel again, except a port that is not fixed."""
     ports = {("udp", settings.listen_port)}
     if settings.relay_listen is not None:
         ports.add(("tcp", settings.relay_listen.port))
@@ -74,6 +74,6 @@ async def forwarding(settings: Settings) -> Check:
     except FirewallError as error:
         return warned("forwarding", str(error), "run as root")
     if conflict is None:
-        return passed("forwarding", "no other table drops what FORWARD_TO hands on")
+        return passed("forwarding", "no other table drops the packets that FORWARD_TO forwards")
     found, _, advice = conflict.partition("): ")
     return failed("forwarding", f"{found})", advice)

@@ -1,4 +1,4 @@
-"""Key expiry: the rotation of our own key by its age, if KEY_MAX_AGE is set."""
+"""Key expiry: the rotation of this node's key by its age, if KEY_MAX_AGE is set."""
 
 from importlib.util import find_spec
 
@@ -8,7 +8,7 @@ from dstack_vpn.wiring.rpc import rpc_urls
 
 
 def changer_of(settings: Settings) -> CommandKeyChanger | None:
-    """Return the key changer; None if KEY_MAX_AGE is not set or the key is not ours to change."""
+    """Return the key changer; None if KEY_MAX_AGE is not set or the key is not a generated one."""
     if not settings.key_max_age or settings.key_file is None:
         return None
     account = settings.contract_private_key
@@ -25,7 +25,7 @@ def changer_of(settings: Settings) -> CommandKeyChanger | None:
 def _hindrance(settings: Settings) -> str | None:
     by_hand = "run 'dstack-vpn node rotate-key' on this machine"
     if settings.contract_private_key is None:
-        return f"{by_hand}, or set CONTRACT_PRIVATE_KEY_FILE, and the node does it by itself"
+        return f"{by_hand}, or set CONTRACT_PRIVATE_KEY_FILE to let the daemon rotate it"
     if find_spec("eth_account") is None:
-        return f"{by_hand}, or install eth-account here: pip install 'dstack-vpn[admin]'"
+        return f"{by_hand}, or install eth-account: pip install 'dstack-vpn[admin]'"
     return None

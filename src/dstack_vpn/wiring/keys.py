@@ -1,4 +1,4 @@
-"""A node's own token, and its key if the settings have none: generated, or the guest agent's."""
+"""The identification of the node's token, and its key if it is generated or the guest agent's."""
 
 import asyncio
 from contextlib import suppress
@@ -26,7 +26,7 @@ PAUSE: Final = 1.0
 
 
 def identity_of(settings: Settings) -> NodeIdentity:
-    """Return the identification of our token: NODE_ID, or the account that changes our key."""
+    """Return the identification of the node's token: NODE_ID, or the account that rotates keys."""
     account = None
     if settings.key_max_age and settings.contract_private_key is not None:
         with suppress(FormatError):  # the code that uses it reports the problem
@@ -35,7 +35,7 @@ def identity_of(settings: Settings) -> NodeIdentity:
 
 
 async def with_key(settings: Settings) -> Settings:
-    """Return the settings, with a generated or derived key if they ask for one.
+    """Return the settings, with a generated or derived key if one is configured.
 
     Raises `DstackVpnError`.
     """

@@ -1,8 +1,7 @@
 """A node's metrics for Prometheus, collected on request, so that they do not affect the fast paths.
 
 Names follow Prometheus' conventions: base units, ``_total`` for counters. Up to 200 peers have
-series of their own. For more peers there are only sums, so that a large network does not overload
-its monitoring.
+individual series. A larger network has only sums, which limits the load on its monitoring.
 """
 
 import platform
@@ -94,40 +93,40 @@ def counter(name: str, text: str, value: float) -> Metric:
 
 def _node(node: Daemon, snapshot: NodeSnapshot) -> Iterator[Metric]:
     info = GaugeMetricFamily(
-        f"{_PREFIX}build_info", "Which version runs; always 1.", labels=["version", "python"]
+        f"{_PREFIX}build_info", "The running version; always 1.", labels=["version", "python"]
     )
     info.add_metric([__version__, platform.python_version()], 1)
     yield info
     yield from gauge(
-        "start_time_seconds", "When the node was started, in Unix seconds.", snapshot.reports.started
+        "start_time_seconds", "Start time of the node in Unix seconds.", snapshot.reports.started
     )
-    yield from gauge("ready", "Whether the tunnel carries the registry's members.", snapshot.health.ready)
+    yield from gauge("ready", "1 if the tunnel carries the registry's members.", snapshot.health.ready)
     status = GaugeMetricFamily(
         f"{_PREFIX}component_status",
-        "How a component is: 1 for its present status.",
+        "Status of a component: 1 for its current status.",
         labels=["component", "status"],
     )
     for component in snapshot.health.components:
         for name in Status:
             status.add_metric([component.name, name.value], component.status is name)
     yield status
-    yield counter("device_restarts", "Times that the device was set up anew.", max(node.tunnel.restarts, 0))
+    yield counter("device_restarts", "Times that the device was set up again.", max(node.tunnel.restarts, 0))
 
 
 def _chain(node: Daemon, snapshot: NodeSnapshot) -> Iterator[Metric]:
     state, report = node.chain.state, snapshot.reports.chain
-    yield from gauge("chain_connected", "Whether an endpoint is followed.", report.problem is None)
-    yield from gauge("chain_head_block", "The newest block's height.", report.head)
+    yield from gauge("chain_connected", "1 if an endpoint is followed.", report.problem is None)
+    yield from gauge("chain_head_block", "Height of the newest block.", report.head)
     age = None if report.head_seen is None else max(snapshot.now - report.head_seen, 0)
     yield from gauge("chain_head_age_seconds", "Time since the newest block was seen.", age)
-    yield from gauge("chain_lag_seconds", "Time that we are behind what endpoints show.", report.behind)
+    yield from gauge("chain_lag_seconds", "Time by which the node is behind its endpoints.", report.behind)
     yield from gauge(
-        "chain_lag_blocks", "Blocks that we are behind what endpoints show.", report.blocks_behind
+        "chain_lag_blocks", "Blocks by which the node is behind its endpoints.", report.blocks_behind
     )
     yield from gauge("registry_tokens", "Tokens in the registry.", len(state.follower.registry.nodes))
     unconfirmed = sum(not isinstance(x.event, TokenState) for x in state.follower.timeline.events)
-    yield from gauge("chain_unconfirmed_events", "Events that a reorg could still undo.", unconfirmed)
-    yield counter("chain_events", "Events of the registry that were taken in.", state.events)
+    yield from gauge("chain_unconfirmed_events", "Events that a reorg can still undo.", unconfirmed)
+    yield counter("chain_events", "Registry events that were processed.", state.events)
     yield counter("chain_confirmed_events", "Events that have become final.", state.confirmed)
     yield counter("chain_resyncs", "Full comparisons with the contract.", state.resyncs)
     yield counter("chain_audits", "The former name of dstack_vpn_chain_resyncs.", state.resyncs)
@@ -135,41 +134,45 @@ def _chain(node: Daemon, snapshot: NodeSnapshot) -> Iterator[Metric]:
 
 def _plans(node: Daemon, snapshot: NodeSnapshot) -> Iterator[Metric]:
     executor, reports = node.reconciler.executor, snapshot.reports
-    plans = CounterMetricFamily(
-        f"{_PREFIX}plans", "Plans for the device, by what came of them.", labels=["outcome"]
-    )
+    plans = CounterMetricFamily(f"{_PREFIX}plans", "Plans for the device, by outcome.", labels=["outcome"])
     for outcome in ("applied", "failed", "rolled_back"):
         count = {"applied": executor.plans, "failed": executor.failed, "rolled_back": executor.rolled_back}
         plans.add_metric([outcome], count[outcome])
     yield plans
     yield counter("peer_changes", "Changes of peers that the device has acknowledged.", executor.applied)
-    held = "Removals that wait for a second reading of the chain."
+    held = "Removals held until a second reading of the chain."
     yield from gauge("brake_held_removals", held, reports.device.held)
-    yield from gauge("config_pinned", "Whether an earlier configuration is pinned.", reports.members.pinned)
+    yield from gauge("config_pinned", "1 if an earlier configuration is pinned.", reports.members.pinned)
 
 
 def _peers_totals(node: Daemon) -> Iterator[Metric]:
     peer_stats = node.peer_stats
-    yield counter("receive_bytes", "Bytes from all peers, those that are gone included.", peer_stats.received)
-    yield counter("transmit_bytes", "Bytes to all peers, those that are gone included.", peer_stats.sent)
+    yield counter("receive_bytes", "Bytes from all peers, removed ones included.", peer_stats.received)
+    yield counter("transmit_bytes", "Bytes to all peers, removed ones included.", peer_stats.sent)
 
 
 def _web(served: Served | None) -> Iterator[Metric]:
     if served is None:
         return
     server, streams = served
-    answers = CounterMetricFamily(f"{_PREFIX}http_answers", "HTTP requests, by the answer.", labels=["code"])
+    answers = CounterMetricFamily(
+        f"{_PREFIX}http_answers", "HTTP requests, by the answer's status.", labels=["code"]
+    )
     for status, count in server.answers.items():
         answers.add_metric([str(status)], count)
     yield answers
-    yield from gauge("http_connections", "HTTP connections now.", len(server.connections))
-    yield counter("http_refused_connections", "HTTP connections above the limit.", server.connections.refused)
-    yield from gauge("http_streams", "Readers of events now.", len(streams))
-    yield counter("http_dropped_streams", "Readers of events that were too slow.", streams.dropped)
+    yield from gauge("http_connections", "Current HTTP connections.", len(server.connections))
+    yield counter(
+        "http_refused_connections", "HTTP connections refused by a limit.", server.connections.refused
+    )
+    yield from gauge("http_streams", "Current readers of events.", len(streams))
+    yield counter(
+        "http_dropped_streams", "Readers of events dropped because they were too slow.", streams.dropped
+    )
 
 
-def _backups(archive: Any) -> Iterator[Metric]:  # noqa: ANN401 - the port's archive need not be ours
+def _backups(archive: Any) -> Iterator[Metric]:  # noqa: ANN401 - may be another implementation of the port
     if not isinstance(archive, FileArchive):
         return
-    yield from gauge("config_backups", "Backups of the wg-quick file that are kept.", len(archive.list()))
-    yield counter("config_backups_written", "Backups that were written.", archive.written)
+    yield from gauge("config_backups", "Existing backups of the wg-quick file.", len(archive.list()))
+    yield counter("config_backups_written", "Backups written.", archive.written)

@@ -16,22 +16,22 @@ class NodeDirectory:
     names: Names
 
     def answer(self, name: str, kind: str) -> Answer:
-        """See there."""
+        """See `Directory.answer`."""
         tunnel = self.node.tunnel
         found = self.names.answer(name, kind, tunnel.members.access, tunnel.members.now())
         return without_ipv6(found) if tunnel.without_ipv6 else found
 
     def authority(self, zone: str) -> str:
-        """See there. The serial is the number of the block that we are at."""
+        """See `Directory.authority`. The serial is the number of the node's current block."""
         tip = self.node.tunnel.members.follower.tip
         return self.names.start_of_authority(zone, 0 if tip is None else tip.number)
 
     def addresses(self) -> frozenset[str]:
-        """See there."""
+        """See `Directory.addresses`."""
         return frozenset(cidr.partition("/")[0] for cidr in self.node.tunnel.own_addresses)
 
     def is_member_address(self, host: str) -> bool:
-        """See there."""
+        """See `Directory.is_member_address`."""
         return self.names.addresses.token_at(host) is not None
 
 

@@ -1,4 +1,4 @@
-"""The adapters' functions that commands need, one by one."""
+"""The adapters' functions that commands use."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias
@@ -17,8 +17,8 @@ from dstack_vpn.wiring.addresses import destinations
 from dstack_vpn.wiring.rpc import rpc_urls
 
 if TYPE_CHECKING:
-    # Imported on use: the daemon does not need the commands' transactions. The commands take the
-    # names of the types from here.
+    # Imported on use: the daemon does not need the commands' transactions. The commands import the
+    # types from here.
     from dstack_vpn.adapters.admin import reading, registry, transactions
 
     Access: TypeAlias = registry.Access
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def registry_access(settings: Settings) -> "Access":
-    """Return the registry for one reading by a command; from here on, only errors are logged."""
+    """Return the registry for a command's reading, and reduce logging to errors."""
     from dstack_vpn.adapters.admin.registry import Access
 
     logs.configure("error", {}, "console")
@@ -37,10 +37,10 @@ def registry_access(settings: Settings) -> "Access":
     return Access(rpc_urls(settings), settings.chain_id, settings.contract_address, abi, settings.start_block)
 
 
-def administrator(settings: Settings, tell: Callable[[str], None], timeout: float) -> "Administrator":
-    """Return an administrator, who sends transactions to the registry.
+def administrator(settings: Settings, report: Callable[[str], None], timeout: float) -> "Administrator":
+    """Return an administrator, which sends transactions to the registry.
 
-    Raises `ConfigError` and `AdminError` if there is no usable key to sign with.
+    Raises `ConfigError` and `AdminError` without a usable key to sign with.
     """
     from dstack_vpn.adapters.admin.registry import Administrator
     from dstack_vpn.adapters.admin.signer import Signer
@@ -48,7 +48,7 @@ def administrator(settings: Settings, tell: Callable[[str], None], timeout: floa
     if settings.contract_private_key is None:
         raise ConfigError(["CONTRACT_PRIVATE_KEY (or CONTRACT_PRIVATE_KEY_FILE): is not set"])
     signer = Signer(settings.contract_private_key.reveal())
-    return Administrator(registry_access(settings), signer, tell, timeout)
+    return Administrator(registry_access(settings), signer, report, timeout)
 
 
 def node_name(text: str) -> "NodeName":
@@ -64,7 +64,7 @@ def now() -> float:
 
 
 def judged_now(settings: Settings, at: BlockRef) -> float:
-    """Return the Unix time by which a command judges expiry in the state after a block."""
+    """Return the Unix time against which a command compares expiries in a block's state."""
     clock = ExpiryClock()
     if settings.network.block_time is not None:  # else any client can set the chain's time
         clock.adopted(float(at.timestamp), 0.0)
@@ -72,14 +72,17 @@ def judged_now(settings: Settings, at: BlockRef) -> float:
 
 
 async def look_at_device(settings: Settings) -> DeviceState | None:
-    """Read the device without a change; None if there is no device. Raises `DeviceError`."""
+    """Return the device's state without a change; None if it does not exist.
+
+    Raises `DeviceError`.
+    """
     from dstack_vpn.adapters.admin.device import look
 
     return await look(settings.interface)
 
 
 def endpoint_book(settings: Settings) -> EndpointBook:
-    """Return an empty book of host names, which the system's resolver resolves."""
+    """Return an empty endpoint book that uses the system's resolver."""
     return EndpointBook(SystemResolver(destinations(settings)), SystemClock())
 
 

@@ -29,7 +29,7 @@ NAMES: Final = 0.5
 
 
 def claim_of(settings: Settings, *, make: bool = False) -> Claim:
-    """Return the node's claims on the host; ``make`` names a state directory without a name."""
+    """Return the node's claims on the host; with ``make``, create a missing instance name."""
     keys = set() if settings.wireguard_private_key is None else {derive(settings.wireguard_private_key)}
     own = next(iter(keys), None)
     if settings.key_file is not None:
@@ -66,7 +66,7 @@ async def taken(settings: Settings) -> AsyncIterator[Claim]:
 
 
 async def check(settings: Settings) -> Check:
-    """Check for ``doctor``; a running daemon of our state directory is not a conflict."""
+    """Check for ``doctor``; a running daemon of the same state directory is not a conflict."""
     claim = claim_of(settings)
     try:
         host = await look(settings, claim)
@@ -76,7 +76,7 @@ async def check(settings: Settings) -> Check:
         host = replace(host, holder=holder(settings.interface))
     found = in_the_way(host, claim)
     if not found:
-        return passed("host", f"nothing of others is in the way of {settings.interface} and its networks")
+        return passed("host", f"no other program conflicts with {settings.interface} and its networks")
     remedies = dict.fromkeys(obstacle.remedy for obstacle in found)
     return failed("host", "; ".join(obstacle.what for obstacle in found), "; ".join(remedies))
 
@@ -91,7 +91,7 @@ async def _look_or_not(settings: Settings, claim: Claim) -> Host:
 
 
 async def _hosts(settings: Settings, claim: Claim) -> list[tuple[str, str]]:
-    """Return the hosts that must be reached outside of the tunnel but are within our prefixes."""
+    """Return the hosts that must be reached outside of the tunnel but are within its prefixes."""
     rpc = contacts(settings)
     found = await asyncio.gather(*map(_resolved, rpc.values()))
     known = [(f"the RPC host {shown}", address) for shown, address in zip(rpc, found, strict=True)]

@@ -10,14 +10,14 @@ from dstack_vpn.core.wireguard.keys import PublicKey
 from dstack_vpn.wiring.snapshot import PEER_STATES, NodeSnapshot
 
 ONE_BY_ONE: Final = 200
-"""The limit of peers with series of their own; above it there are only sums."""
+"""The limit of peers with individual series; above it there are only sums."""
 
 _PREFIX: Final = "dstack_vpn_"
 _LABELS: Final = ("node_id", "token")
 _COUNTERS: Final = {
     "datagrams_up": "Datagrams that a relay took from WireGuard for a peer.",
     "datagrams_down": "Datagrams that a relay gave WireGuard from a peer.",
-    "reconnects": "Connections to a peer's relays that took the place of a lost one.",
+    "reconnects": "Connections to a peer's relays that replaced a lost one.",
     "stalls": "Times that a peer's relay was left because answers were overdue.",
 }
 _TRANSPORTS: Final = ("udp", "tcp", "tls", "none")
@@ -43,7 +43,7 @@ def _sums(snapshot: NodeSnapshot) -> Iterator[Metric]:
     found = Counter((snapshot.state(key), snapshot.way(key)["transport"] or "none") for key in snapshot.peers)
     peers = GaugeMetricFamily(
         f"{_PREFIX}peers",
-        "Peers by transport and state: connected, no_answer (bytes go, none come), stale, never.",
+        "Peers by transport and state: connected, no_answer (bytes sent, none received), stale, never.",
         labels=("state", "transport"),
     )
     for state in PEER_STATES:
@@ -54,7 +54,7 @@ def _sums(snapshot: NodeSnapshot) -> Iterator[Metric]:
     if ages:
         yield GaugeMetricFamily(
             f"{_PREFIX}oldest_handshake_age_seconds",
-            "Time since the last handshake of the peer that has had none for longest.",
+            "Time since the last handshake, for the peer with the oldest one.",
             value=max(ages),
         )
 
@@ -65,7 +65,7 @@ def _relay_sums(snapshot: NodeSnapshot) -> Iterator[Metric]:
     for what in ("datagrams", "bytes"):
         family = CounterMetricFamily(
             f"{_PREFIX}peers_relay_{what}",
-            f"What relays to peers have carried, in {what}.",
+            f"Traffic of relays to peers, in {what}.",
             labels=["direction"],
         )
         for direction in ("up", "down"):
@@ -73,27 +73,27 @@ def _relay_sums(snapshot: NodeSnapshot) -> Iterator[Metric]:
         yield family
     drops = CounterMetricFamily(
         f"{_PREFIX}peers_relay_dropped_datagrams",
-        "Datagrams that relays to peers did not carry on.",
+        "Datagrams that relays to peers dropped.",
         labels=["reason"],
     )
     for name, count in carried.items():
         if name.startswith("dropped "):
             drops.add_metric([name.removeprefix("dropped ")], count)
     yield drops
-    text = "Connections to peers' relays that took the place of a lost one."
+    text = "Connections to peers' relays that replaced a lost one."
     yield CounterMetricFamily(f"{_PREFIX}peers_relay_reconnects", text, value=carried["reconnects"])
 
 
 def _each(snapshot: NodeSnapshot, labelled: _Labelled) -> Iterator[Metric]:
     ways = GaugeMetricFamily(
-        f"{_PREFIX}peer_transport", "How a peer is reached.", labels=(*_LABELS, "transport")
+        f"{_PREFIX}peer_transport", "The transport to a peer.", labels=(*_LABELS, "transport")
     )
     ages = GaugeMetricFamily(
         f"{_PREFIX}peer_handshake_age_seconds", "Time since a peer's last handshake.", labels=_LABELS
     )
     silent = GaugeMetricFamily(
         f"{_PREFIX}peer_unanswered_seconds",
-        "Time for which bytes have gone to a peer and none have come; 0 while it answers or is idle.",
+        "Time for which bytes were sent to a peer and none received; 0 while it answers or is idle.",
         labels=_LABELS,
     )
     received = CounterMetricFamily(f"{_PREFIX}peer_receive_bytes", "Bytes from a peer.", labels=_LABELS)
@@ -121,15 +121,15 @@ def _relays(relayed: _Relayed) -> Iterator[Metric]:
         yield counter
     drops = CounterMetricFamily(
         f"{_PREFIX}peer_relay_dropped_datagrams",
-        "Datagrams that a peer's relay did not carry on.",
+        "Datagrams that a peer's relay dropped.",
         labels=(*_LABELS, "reason"),
     )
     queued = GaugeMetricFamily(
-        f"{_PREFIX}peer_relay_queued_bytes", "Bytes that wait for a peer's relay.", labels=_LABELS
+        f"{_PREFIX}peer_relay_queued_bytes", "Bytes waiting for a peer's relay.", labels=_LABELS
     )
     rtt = GaugeMetricFamily(
         f"{_PREFIX}peer_relay_rtt_seconds",
-        "Round trip to a peer's relay, as TCP measures it.",
+        "Round-trip time to a peer's relay, as TCP measures it.",
         labels=_LABELS,
     )
     for labels, seen in relayed:

@@ -6,10 +6,10 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.core import CounterMetricFamily, Metric
 
-from dstack_vpn.adapters.chain.tally import Calls
+from dstack_vpn.adapters.chain.method_stats import Calls
 
 LATENCIES: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-"""Seconds."""
+"""The buckets of durations, in seconds."""
 _LABELS: Final = ("endpoint", "method")
 
 
@@ -22,14 +22,14 @@ class RpcMetrics:
         self._registry = CollectorRegistry()
         self._latencies = Histogram(
             "dstack_vpn_rpc_duration_seconds",
-            "RPC calls, by how long they took.",
+            "Durations of RPC calls.",
             _LABELS,
             registry=self._registry,
             buckets=LATENCIES,
         )
 
     def collect(self) -> Iterator[Metric]:
-        """Return the metrics as they are now."""
+        """Yield the current metrics."""
         errors = CounterMetricFamily("dstack_vpn_rpc_errors", "RPC calls that failed.", labels=_LABELS)
         for endpoint, calls in self._calls.items():
             for method, stats in calls.items():

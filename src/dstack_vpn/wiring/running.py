@@ -1,8 +1,8 @@
 """The settings of the daemon that runs on this machine, for the commands that query it.
 
-A shell does not have the daemon's environment. So the daemon keeps the texts of its settings in its
-state directory while it runs, in a file that only its user can read. For a secret it keeps the path
-of its file.
+A shell does not have the daemon's environment. The daemon therefore keeps the texts of its settings
+in its state directory while it runs, in a file that only its user can read. For a secret it keeps
+the path of its file.
 """
 
 import json
@@ -53,5 +53,5 @@ def settings_of(state_dir: Path) -> dict[str, str]:
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict) or not all(isinstance(text, str) for text in found.values()):
-        raise StoreError(f"{path} is not what a daemon wrote: restart it, or remove the file")
+        raise StoreError(f"{path} is malformed: restart the daemon, or remove the file")
     return found

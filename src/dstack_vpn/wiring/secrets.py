@@ -15,7 +15,7 @@ def of_node(settings: Settings) -> Mapping[str, Path]:
 
 
 def refuse_exposed(folders: Mapping[str, Path]) -> None:
-    """Raise `ConfigError` for each directory that another user could write to."""
+    """Raise `ConfigError` with all directories to which another user can write."""
     if problems := [f"{name}: {problem}" for name, problem in _problems(folders)]:
         raise ConfigError(problems)
 
@@ -25,13 +25,13 @@ def directories(settings: Settings) -> Check:
     found = [(name, *problem.rpartition(": ")[::2]) for name, problem in _problems(of_node(settings))]
     if not found:
         return passed("secrets", "no other user can write to STATE_DIR or beside WIREGUARD_CONFIG")
-    said = "; ".join(f"{name}: {what}" for name, what, _ in found)
-    return failed("secrets", said, "; ".join(dict.fromkeys(advice for *_, advice in found)))
+    reason = "; ".join(f"{name}: {what}" for name, what, _ in found)
+    return failed("secrets", reason, "; ".join(dict.fromkeys(advice for *_, advice in found)))
 
 
 def _problems(folders: Mapping[str, Path]) -> list[tuple[str, str]]:
     found: dict[str, str] = {}
     for name, path in folders.items():
         if (problem := exposure(path)) is not None:
-            found.setdefault(problem, name)  # the file may be in STATE_DIR: once is enough
+            found.setdefault(problem, name)  # the file may be in STATE_DIR: report it once
     return [(name, problem) for problem, name in found.items()]

@@ -48,13 +48,13 @@ class NodeSnapshot:
     carried: Counter[str]
     """The summed counters of all relays to peers."""
     calls_by: str | None
-    """Our own relay's scheme: the transport of peers whose endpoint is on this machine."""
+    """The scheme of the node's relay: the transport of peers whose endpoint is on this machine."""
     reports: Reports
     common: dict[str, Any]
     """`stats` without the peers."""
 
     def way(self, key: PublicKey) -> Way:
-        """Return a peer's transport and relay; a peer over our relay has a loopback endpoint."""
+        """Return a peer's transport and relay; over this node's relay, its endpoint is loopback."""
         way, state = self.relayed.get(key, _BY_UDP), self.seen.get(key)
         calls = state is not None and state.endpoint is not None and state.endpoint.is_loopback
         return way | {"transport": self.calls_by} if calls and way["relay"] is None and self.calls_by else way

@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 _log = structlog.get_logger(component="relay")
 
 RETRY: Final = 2.0
-"""Seconds between attempts to bind our own relay's port."""
+"""Seconds between attempts to bind the port of the node's own relay."""
 
 
 class Relays:
-    """Makes relays, which share an engine."""
+    """Creates relays, which share an engine."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -38,7 +38,7 @@ class Relays:
 
     async def to_peer(self, peer_endpoint: PeerEndpoint) -> PeerRelay:
         """Return a relay to one peer; raises `RelayError`."""
-        # The import takes 50 ms: a thread does it, so that no event waits.
+        # The import takes 50 ms. It runs in a thread, so that it delays no event.
         await asyncio.to_thread(import_module, "dstack_vpn.adapters.relay.peer")
         from dstack_vpn.adapters.relay.peer import LoopbackRelay
 
@@ -83,7 +83,7 @@ class OwnRelay:
     """A node's own relay: one of several paths, so an unavailable port does not end the node."""
 
     def __init__(self, listen: Listen, pin: str | None, make: "Callable[[], Tcp2Udp]") -> None:
-        """Make the relay by ``make``, which binds the port and raises `RelayError`."""
+        """Create the relay with ``make``, which binds the port and may raise `RelayError`."""
         self._listen, self._pin, self._make = listen, pin, make
         self._unbound: str | None = None
         self.service: Tcp2Udp | None = None
@@ -92,7 +92,7 @@ class OwnRelay:
 
     @property
     def problem(self) -> str | None:
-        """The reason that the relay does not work, or None."""
+        """The reason that the relay does not work; None if it works."""
         return self._unbound if self.service is None else self.service.problem
 
     async def run(self) -> None:
@@ -108,7 +108,7 @@ class OwnRelay:
         except RelayError as error:
             if self._unbound != str(error):
                 self._unbound = str(error)
-                _log.error("relay.trouble", problem=self._unbound, better="another RELAY_LISTEN")
+                _log.error("relay.trouble", problem=self._unbound, better="set another RELAY_LISTEN")
             return
         host, port = self.service.address
         _log.info("relay.listening", host=host, port=port, tls=self._listen.tls, pin=self._pin)

@@ -8,26 +8,27 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from dstack_vpn.core.observe.reports import KeyReport, QuorumReport, Reports
 
 _QUORUM: Final = {
-    "needed": "Endpoints that must show a grant before it counts.",
-    "agreeing": "Endpoints that had our block and answered at the last audit, the followed one included.",
-    "waiting": "Grants that wait for others to show them.",
+    "needed": "Endpoints that must confirm a grant.",
+    "agreeing": "Endpoints that had the node's block and replied at the last resync, including the one "
+    "in use.",
+    "waiting": "Grants that wait for the confirmation of other endpoints.",
 }
 
 
 def trust_families(reports: Reports) -> Iterator[Metric]:
-    """Yield the registry's age, and if configured, the endpoints' agreement and our key's age."""
+    """Yield the registry's age, and if configured, the endpoints' agreement and the key's age."""
     members = reports.members
     if members.age is not None:
         yield GaugeMetricFamily(
             "dstack_vpn_registry_age_seconds",
-            "Since the chain last confirmed what is known of it.",
+            "Time since the chain last confirmed the registry.",
             members.age,
         )
     yield GaugeMetricFamily(
-        "dstack_vpn_registry_max_age_seconds", "What MAX_STALENESS allows.", members.max_staleness
+        "dstack_vpn_registry_max_age_seconds", "The limit of MAX_STALENESS.", members.max_staleness
     )
     yield GaugeMetricFamily(
-        "dstack_vpn_isolated", "Whether there are no peers because that age is too high.", members.isolated
+        "dstack_vpn_isolated", "1 if the node has no peers because that age is too high.", members.isolated
     )
     if reports.quorum is not None:
         yield from _quorum(reports.quorum)
@@ -37,12 +38,10 @@ def trust_families(reports: Reports) -> Iterator[Metric]:
 
 def _key(report: KeyReport) -> Iterator[Metric]:
     if report.age is not None:
-        yield GaugeMetricFamily(
-            "dstack_vpn_key_age_seconds", "Since our own WireGuard key was set.", report.age
-        )
-    yield GaugeMetricFamily("dstack_vpn_key_max_age_seconds", "What KEY_MAX_AGE allows.", report.longest)
+        yield GaugeMetricFamily("dstack_vpn_key_age_seconds", "Age of the node's WireGuard key.", report.age)
+    yield GaugeMetricFamily("dstack_vpn_key_max_age_seconds", "The limit of KEY_MAX_AGE.", report.longest)
     tries = CounterMetricFamily(
-        "dstack_vpn_key_changes", "Tries to announce another key of ours by its age.", labels=("outcome",)
+        "dstack_vpn_key_changes", "Rotations of the node's key by its age.", labels=("outcome",)
     )
     tries.add_metric(("announced",), report.announced)
     tries.add_metric(("failed",), report.failed)
@@ -53,21 +52,21 @@ def _quorum(report: QuorumReport) -> Iterator[Metric]:
     for name, text in _QUORUM.items():
         yield GaugeMetricFamily(f"dstack_vpn_quorum_{name}", text, value=getattr(report, name))
     yield GaugeMetricFamily(
-        "dstack_vpn_quorum_disputed", "Tokens that are out by one endpoint's word.", len(report.disputed)
+        "dstack_vpn_quorum_disputed", "Tokens revoked by a single endpoint's reply.", len(report.disputed)
     )
     yield GaugeMetricFamily(
         "dstack_vpn_quorum_contested",
-        "Tokens about which endpoints contradict each other, and none can be outvoted.",
+        "Tokens on which endpoints contradict each other without a majority.",
         len(report.contested),
     )
     held = GaugeMetricFamily(
-        "dstack_vpn_rpc_quarantined", "Whether an endpoint is left alone for a lie.", labels=("endpoint",)
+        "dstack_vpn_rpc_quarantined", "1 if an endpoint is in quarantine.", labels=("endpoint",)
     )
-    lies = CounterMetricFamily(
-        "dstack_vpn_rpc_lies", "Times that an endpoint was found to lie.", labels=("endpoint",)
+    contradictions = CounterMetricFamily(
+        "dstack_vpn_rpc_lies", "Times that an endpoint was contradicted.", labels=("endpoint",)
     )
     for name, times in report.contradictions.items():
         held.add_metric((name,), name in report.quarantined)
-        lies.add_metric((name,), times)
+        contradictions.add_metric((name,), times)
     yield held
-    yield lies
+    yield contradictions

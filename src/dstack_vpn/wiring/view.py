@@ -1,4 +1,4 @@
-"""The view of a running node for the API and the dashboard."""
+"""The data of a running node for the API and the dashboard."""
 
 import sys
 from collections.abc import Callable, Mapping
@@ -14,12 +14,12 @@ from dstack_vpn.daemon.daemon import Daemon
 from dstack_vpn.wiring.snapshot import NodeSnapshot, take
 
 if TYPE_CHECKING:
-    from dstack_vpn.adapters.chain.tally import Calls
+    from dstack_vpn.adapters.chain.method_stats import Calls
     from dstack_vpn.adapters.relay.tcp2udp import Tcp2Udp
     from dstack_vpn.adapters.web.documents import Later
     from dstack_vpn.adapters.web.server import HttpServer
     from dstack_vpn.adapters.web.stream import Streams
-    from dstack_vpn.core.limits.shares import Address
+    from dstack_vpn.core.addresses import IPAddress
     from dstack_vpn.wiring.event_metrics import EventMetrics
     from dstack_vpn.wiring.rpc_metrics import RpcMetrics
     from dstack_vpn.wiring.transports import OwnRelay
@@ -40,7 +40,8 @@ class NodeView:
     ) -> None:
         """Show ``node``; ``state_dir`` has the daemon's settings for commands on this machine.
 
-        Peers reach us over ``own_relay`` by TCP or TLS; ``rpc`` has the calls of each RPC endpoint.
+        ``own_relay`` is the relay over which peers reach this node. ``rpc`` has the calls of each
+        RPC endpoint.
         """
         self._node, self._state_dir, self._own_relay, self._calls = node, state_dir, own_relay, rpc
         self.feed = node.event_log
@@ -56,7 +57,7 @@ class NodeView:
 
     @property
     def relay(self) -> "Tcp2Udp | None":
-        """Our own relay for TCP or TLS; None until it listens."""
+        """The node's relay for TCP or TLS; None until it listens."""
         return None if self._own_relay is None else self._own_relay.service
 
     def served_by(self, server: "HttpServer", streams: "Streams") -> None:
@@ -78,11 +79,11 @@ class NodeView:
         self._node.health.watch(name, problem)
 
     def health(self) -> Health:
-        """Return the present health."""
+        """Return the current health."""
         return self._node.health.verdict()
 
     def own_key(self) -> PublicKey:
-        """Return our present public key."""
+        """Return this node's current public key."""
         return self._node.tunnel.members.own_key
 
     def rpc(self) -> "RpcMetrics":
@@ -143,13 +144,13 @@ class NodeView:
         ]
         return found[-_HISTORY:]
 
-    # -- questions ---------------------------------------------------------------------------------
+    # -- queries -----------------------------------------------------------------------------------
 
-    def decide(self, subject: "str | PublicKey | Address") -> dict[str, Any]:
+    def decide(self, subject: "str | PublicKey | IPAddress") -> dict[str, Any]:
         """Return the decision of access control, and the peer's presence in the membership."""
         return self._shown(self._decide(subject))
 
-    def whois(self, address: "Address") -> dict[str, Any] | None:
+    def whois(self, address: "IPAddress") -> dict[str, Any] | None:
         """Return the member that has a tunnel address, this node included, or None."""
         decision = self._decide(address)
         node, own = decision.node, decision.reason is Reason.OWN_KEY
@@ -166,7 +167,7 @@ class NodeView:
             "self": own,
         }
 
-    def is_ours(self, address: "Address") -> bool:
+    def is_ours(self, address: "IPAddress") -> bool:
         """Return whether the address is in the tunnel's networks."""
         plan = self.addresses
         return address in (plan.ipv4 if address.version == 4 else plan.ipv6)
@@ -176,11 +177,11 @@ class NodeView:
         """The address plan of this network's tunnel."""
         return self._node.tunnel.members.addresses
 
-    def is_member(self, address: "Address") -> bool:
+    def is_member(self, address: "IPAddress") -> bool:
         """Return whether a member of the network has that tunnel address."""
         return self.whois(address) is not None
 
-    def _decide(self, subject: "str | PublicKey | Address") -> Decision:
+    def _decide(self, subject: "str | PublicKey | IPAddress") -> Decision:
         members = self._node.tunnel.members
         now = members.now()
         if isinstance(subject, PublicKey) or (
@@ -188,10 +189,10 @@ class NodeView:
         ):
             return members.access.decide(subject, now)
         if isinstance(subject, str):
-            return _NOBODY  # a text is never taken for an address
+            return _UNKNOWN  # a text is never interpreted as an address
         # Look up the token, not the text: a node id may look like an address.
         token = members.addresses.token_at(str(subject))
-        return _NOBODY if token is None else members.access.decide(token, now)
+        return _UNKNOWN if token is None else members.access.decide(token, now)
 
     def _shown(self, decision: Decision) -> dict[str, Any]:
         node = decision.node
@@ -209,4 +210,4 @@ class NodeView:
         }
 
 
-_NOBODY: Final = Decision(granted=False, reason=Reason.UNKNOWN)
+_UNKNOWN: Final = Decision(granted=False, reason=Reason.UNKNOWN)

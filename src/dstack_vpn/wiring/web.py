@@ -16,10 +16,9 @@ async def serve_node(view: NodeView, settings: Settings) -> None:
         None if settings.api_token is None else settings.api_token.reveal(),
         loopback="loopback" in settings.api_open_to,
         users="users" in settings.api_open_to,
-        vpn="vpn" in settings.api_open_to,
         proxies=settings.api_trusted_proxies,
         suffix=settings.dns_suffix,
-        is_member=view.is_member,
+        is_member=view.is_member if "vpn" in settings.api_open_to else None,
         members=view.addresses,
     )
     api = Api(view, policy)

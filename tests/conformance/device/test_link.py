@@ -217,7 +217,7 @@ async def test_an_interface_that_takes_our_name_while_we_run_is_left_alone(
     await link.configure(SETTINGS)
     inside.run("ip", "link", "delete", NAME)
     inside.run("ip", "link", "add", NAME, "type", "bridge")
-    with pytest.raises(DeviceError, match=f"another interface is called {NAME} now"):
+    with pytest.raises(DeviceError, match=f"another interface has the name {NAME}"):
         await link.configure(SETTINGS)
     await link.stop(keep=False)
     assert NAME in inside.run("ip", "link", "show", "type", "bridge")

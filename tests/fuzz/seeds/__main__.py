@@ -1,7 +1,7 @@
-"""Makes the corpus: `python -m tests.fuzz.seeds [NAME...]` writes `corpus/NAME.hex`, by default all of them.
+"""Generate the corpus: `python -m tests.fuzz.seeds [NAME...]` writes `corpus/NAME.hex`, or all.
 
-Each seed comes from an encoder: the project's own, or one of the tests' (eth-abi, dnspython, the quotes').
-All but those with signatures come out the same each time.
+Each seed comes from an encoder: one of the project, or one of the tests (eth-abi, dnspython,
+`tests.quotes`). All seeds are the same each time, except those with signatures.
 """
 
 import sys
@@ -56,16 +56,16 @@ MADE: Final[dict[str, Callable[[], Iterable[bytes | str]]]] = {
 
 
 SIGNED: Final = frozenset({"attest", "quote"})
-"""What has signatures, by keys that are made for it."""
+"""The decoders whose seeds have signatures by newly generated keys."""
 
 
 def make(name: str) -> list[bytes]:
-    """A decoder's seeds."""
+    """Return a decoder's seeds."""
     return [seed.encode() if isinstance(seed, str) else seed for seed in MADE[name]()]
 
 
 def main() -> None:
-    """Write what the arguments name."""
+    """Write the files that the arguments name, or all."""
     for name in sys.argv[1:] or MADE:
         (CORPUS / f"{name}.hex").write_text("".join(f"{seed.hex()}\n" for seed in make(name)), "ascii")
 

@@ -1,4 +1,4 @@
-"""Seeds of what an RPC endpoint sends, made with eth-abi."""
+"""Seeds of an RPC endpoint's data, made with eth-abi."""
 
 import json
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ from tests.unit.adapters.contracts.oracle import NODE_VIEW, artifact, event_log
 
 
 def _logs() -> list[Any]:
-    """Every event of our contract, and the deployed one's of the same names."""
+    """Yield each event of our contract, and the deployed contract's events with the same names."""
     return [
         event_log("NodeAccessGranted", 5, "web-1", OWNER, str(key(5))),
         event_log("NodeAccessGranted", 2**256 - 1, "a.b_c", OTHER, ""),

@@ -1,4 +1,4 @@
-"""Seeds of what is on this machine: settings, files, attestations."""
+"""Seeds of local data: settings, files, attestations."""
 
 import json
 from collections.abc import Iterable
@@ -19,7 +19,7 @@ from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
 from dstack_vpn.core.wireguard import config_file as wgconf
 from dstack_vpn.core.wireguard.keys import PrivateKey, PublicKey
 
-# -- settings ---------------------------------------------------------------------------------------
+# -- settings --------------------------------------------------------------------------------------
 
 NODE: Final = {
     "NODE_ID": "web-1",

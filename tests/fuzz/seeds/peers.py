@@ -1,4 +1,4 @@
-"""Seeds of what devices, relays and DNS clients send."""
+"""Seeds of the data of devices, relays and DNS clients."""
 
 import struct
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ from dstack_vpn.adapters.device.netlink import attribute, generic, nested
 from dstack_vpn.core.model import SetPeer, SocketAddress
 from dstack_vpn.core.wireguard import framing
 
-# -- devices ----------------------------------------------------------------------------------------
+# -- devices ---------------------------------------------------------------------------------------
 
 
 def for_uapi() -> Iterable[bytes]:
@@ -38,7 +38,7 @@ def for_uapi_status() -> Iterable[str]:
 
 
 def _peer_attributes(number: int, *addresses: str) -> bytes:
-    """A peer as the kernel dumps it: what is set, and the statistics."""
+    """Return a peer as in the kernel's dump: its settings and its statistics."""
     change = SetPeer(
         key(number), SocketAddress(addresses[0], 51820), 25, frozenset(f"{a}/{_bits(a)}" for a in addresses)
     )
@@ -73,7 +73,7 @@ def _dumps() -> list[bytes]:
 
 
 def for_dump() -> Iterable[bytes]:
-    # A prefix without a mask, by which the fuzzer once got through.
+    # A prefix without a mask, for which the decoder once raised an undocumented error.
     lacking = nested(0, attribute(1, struct.pack("=H", 2)) + attribute(2, b"\n\0\0\1"))
     return [*_dumps(), generic(0, nested(8, nested(0, attribute(1, key(1)) + nested(9, lacking))))]
 
@@ -87,7 +87,7 @@ def for_netlink() -> Iterable[bytes]:
     yield netlink.message(netlink.RTM_DELLINK, 0, 0, struct.pack("=BxHiII", 0, 1, 7, 0, 0)) * 2
 
 
-# -- relays -----------------------------------------------------------------------------------------
+# -- relays ----------------------------------------------------------------------------------------
 
 
 def _streams() -> list[bytes]:
@@ -117,7 +117,7 @@ def for_stream() -> Iterable[bytes]:
         yield bytes([(index % 4) << 5 | index & 1]) + stream
 
 
-# -- DNS --------------------------------------------------------------------------------------------
+# -- DNS -------------------------------------------------------------------------------------------
 
 
 def _query(name: str, kind: str, **more: Any) -> bytes:
@@ -177,7 +177,7 @@ def for_dns_forward() -> Iterable[bytes]:
     yield _query(".", "DNSKEY")
     long = dns.message.make_query(".".join(["a" * 63] * 3 + ["b" * 61]), "A", id=0x9FF8).to_wire()
     mapping = b"\xc0\x0c" + struct.pack("!HHIHH", 26, 1, 0, 6, 0) + b"\xc0\x0c\xc0\x0c"
-    # By 200 such records, the daemon once went down: PX (RFC 2163) is never written compressed.
+    # 200 of these records once crashed the daemon. PX (RFC 2163) is never written compressed.
     yield long[:10] + b"\0\2" + long[12:] + mapping * 2
     yield (
         long[:10]

@@ -1,4 +1,4 @@
-"""Seeds of who may get in: registry facts, HTTP requests."""
+"""Seeds of access decisions: registry events, HTTP requests."""
 
 from collections.abc import Iterable
 
@@ -31,10 +31,10 @@ def for_members() -> Iterable[bytes]:
         yield head + grants[0] + _granted(7, 7, 1, "web-1", 1) + _granted(8, 253, 1, "x", 3)
 
 
-def _said(count: int, *tokens: int) -> bytes:
-    """A round of so many others, who say this of each token that there is, and where we stand."""
-    words = b"".join(bytes([30 + n, 15, *tokens]) for n in range(count))
-    return bytes([0, count]) + words + bytes([40])
+def _replies(count: int, *tokens: int) -> bytes:
+    """Return a round of ``count`` endpoints with these replies about the tokens, and our height."""
+    replies = b"".join(bytes([30 + n, 15, *tokens]) for n in range(count))
+    return bytes([0, count]) + replies + bytes([40])
 
 
 def for_quorum() -> Iterable[bytes]:
@@ -43,16 +43,16 @@ def for_quorum() -> Iterable[bytes]:
     theirs = bytes([161, 1]) + blob(b"web") + bytes([4]) + blob(b"") + bytes([1, 0])
     for needed in (0, 1):
         head = bytes([needed, 50])
-        yield head + grants + _said(3, 0, 0, 0)
-        yield head + grants + _said(2, 0, 0, 0) + revoked + _said(3, 0, 0, 160)
-        yield head + grants + _said(3, 0, 160, 0) + _said(1, 0, 0, 0)
+        yield head + grants + _replies(3, 0, 0, 0)
+        yield head + grants + _replies(2, 0, 0, 0) + revoked + _replies(3, 0, 0, 160)
+        yield head + grants + _replies(3, 0, 160, 0) + _replies(1, 0, 0, 0)
         yield (
             head
             + grants
             + bytes([0, 2, 30, 15, 0, 0])
             + theirs
             + bytes([31, 7, 0, 255, 0, 40])
-            + _said(2, 0, 0, 0)
+            + _replies(2, 0, 0, 0)
         )
 
 

@@ -1,4 +1,4 @@
-"""Texts that several seeds have."""
+"""Texts that several seeds share."""
 
 import base64
 import json

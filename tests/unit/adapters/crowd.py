@@ -6,7 +6,8 @@ import socket
 from typing import Final
 
 from dstack_vpn.core.access.addressing import AddressPlan
-from dstack_vpn.core.limits.shares import Address, Source, Sources
+from dstack_vpn.core.addresses import IPAddress
+from dstack_vpn.core.limits.shares import Source, Sources
 
 PLAN: Final = AddressPlan(ipaddress.IPv4Network("10.77.0.0/16"), ipaddress.IPv6Network("fd77:1:2::/48"))
 
@@ -19,7 +20,7 @@ class Crowd(Sources):
 
     __slots__ = ()
 
-    def of(self, there: str | Address | None, here: str | Address | None = None) -> Source:
+    def of(self, there: str | IPAddress | None, here: str | IPAddress | None = None) -> Source:
         del here
         first, second, third, last = map(int, str(there).split("."))
         played = {

@@ -34,5 +34,5 @@ def test_two_nodes_do_not_get_the_same_key(tmp_path: Path) -> None:
 
 def test_a_state_directory_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "state").touch()
-    with pytest.raises(DstackVpnError, match="STATE_DIR: can't keep a key in"):
+    with pytest.raises(DstackVpnError, match="STATE_DIR: can't write a key to"):
         keyfile.make(tmp_path / "state" / "wireguard.key")

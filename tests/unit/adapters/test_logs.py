@@ -58,4 +58,4 @@ def test_the_same_warning_is_told_once_a_minute_and_then_how_often() -> None:
     # However many different ones there are, they are forgotten in the end.
     for number in range(2 * logs.REMEMBERED):
         assert say("error", event="c", number=number) is not None
-    assert len(fold._told) == logs.REMEMBERED
+    assert len(fold._logged) == logs.REMEMBERED

@@ -104,7 +104,7 @@ def test_what_can_not_be_meant_is_a_usage_error(
 def test_a_service_that_does_not_answer_is_to_be_asked_again(verify: Verify) -> None:
     ran = verify("--pccs", "http://127.0.0.1:9")
     assert ran.code == 75
-    assert "the PCCS at 127.0.0.1:9 gives no collateral" in ran.err
+    assert "the PCCS at 127.0.0.1:9 returned no collateral" in ran.err
 
 
 def test_a_file_that_is_no_collateral_is_named(verify: Verify) -> None:

@@ -7,7 +7,7 @@ from tests.unit.cli.conftest import Cli
 def test_config_without_any_history(cli: Cli, tmp_path: Path) -> None:
     where = {"STATE_DIR": str(tmp_path), "WIREGUARD_CONFIG": str(tmp_path / "wg0.conf")}
     assert json.loads(cli("config", "list", "--json", **where).out) == {"pinned": False, "backups": []}
-    assert "Nothing was pinned" in cli("config", "resume", **where).out
+    assert "No backup was pinned" in cli("config", "resume", **where).out
     for arguments in (
         ["show"],
         ["show", "nope"],

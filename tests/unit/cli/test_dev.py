@@ -47,7 +47,7 @@ def chain(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
 def test_a_registry_that_is_there_is_left_alone(cli: Cli, chain: dict[str, str]) -> None:
     _Chain.answers["eth_getCode"] = {"result": "0x60"}
     ran = cli("dev", "deploy", **chain)
-    assert (ran.code, ran.out.split(":")[0]) == (0, "The registry is there")
+    assert (ran.code, ran.out.split(":")[0]) == (0, "The registry exists")
 
 
 @pytest.mark.parametrize(
@@ -82,11 +82,11 @@ def test_no_chain_is_said(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dev, "PATIENCE", 0.0)
     ran = cli("dev", "status", RPC_URL="http://127.0.0.1:9")
     assert ran.code == 1
-    assert "the dev chain: eth_blockNumber:" in ran.err
+    assert "the development chain: eth_blockNumber:" in ran.err
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("localhost", None), ("192.0.2.1", "none of its addresses is this machine's")]
+    ("name", "said"), [("localhost", None), ("192.0.2.1", "none of its addresses belongs to this machine")]
 )
 def test_the_address_is_one_of_this_machine(cli: Cli, name: str, said: str | None) -> None:
     if said is None:

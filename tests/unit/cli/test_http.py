@@ -54,7 +54,7 @@ def test_a_dev_chain_that_is_not_http_is_a_sentence(cli: Cli, data: bytes) -> No
     with speaking(data) as port:
         ran = cli("dev", "status", RPC_URL=f"http://127.0.0.1:{port}")
     assert ran.code == 1
-    assert "the dev chain: eth_blockNumber: " in ran.err
+    assert "the development chain: eth_blockNumber: " in ran.err
     assert "Traceback" not in ran.err
 
 

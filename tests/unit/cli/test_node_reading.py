@@ -63,7 +63,7 @@ def test_nothing_is_left_out_at_80_columns(cli: Cli) -> None:
     ("name", "said"),
     [
         ("10.77.0.99", "no such node"),
-        ("192.0.2.1", "no token's"),
+        ("192.0.2.1", "belongs to no token"),
     ],
 )
 def test_an_address_of_no_node(cli: Cli, name: str, said: str) -> None:

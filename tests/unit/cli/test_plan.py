@@ -136,7 +136,7 @@ def test_the_brake_and_another_key_are_told(cli: Cli, monkeypatch: pytest.Monkey
     found = plan(cli, WIREGUARD_PRIVATE_KEY="A" * 42 + "E=")
     assert [note[:30] for note in found["notes"]] == [
         "the interface has another key ",
-        "10 of 10 peers would go: the d",
+        "10 of 10 peers would be remove",
     ]
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from dstack_vpn.cli.words import sentence
+from dstack_vpn.cli.words import describe
 from dstack_vpn.core.observe.events import EVENTS
 
 KEY = "nOKUqvjA3kwlcXOy3vhPvL1TBVsDVU8sLIjAUZ3ckHc="
@@ -26,8 +26,8 @@ SENTENCES = {
 
 @pytest.mark.parametrize("kind", BODIES)
 def test_events_are_sentences(kind: str) -> None:
-    assert sentence(kind, BODIES[kind]) == SENTENCES[kind]
-    assert sentence(kind, json.loads(json.dumps(BODIES[kind]))) == SENTENCES[kind]
+    assert describe(kind, BODIES[kind]) == SENTENCES[kind]
+    assert describe(kind, json.loads(json.dumps(BODIES[kind]))) == SENTENCES[kind]
 
 
 class _Any(dict[str, object]):
@@ -40,7 +40,7 @@ class _Any(dict[str, object]):
 @pytest.mark.parametrize("kind", [*EVENTS, "admin.resume", "admin.rollback", "admin.transaction"])
 @pytest.mark.parametrize("body", [dict, _Any])
 def test_every_kind_has_words_and_no_raw_flag(kind: str, body: Callable[[], dict[str, Any]]) -> None:
-    said = sentence(kind, body())
+    said = describe(kind, body())
     assert said.endswith(f"[{kind}]")
     assert "True" not in said and "False" not in said
     assert body is dict or not said.startswith("[")

@@ -72,7 +72,7 @@ KEY = base64.b64encode(bytes(range(1, 33))).decode()
 @pytest.mark.parametrize("key", [KEY, "dstack"])
 def test_a_key_that_is_not_ours_can_have_no_longest_age(key: str) -> None:
     (problem,) = problems(WIREGUARD_PRIVATE_KEY=key, KEY_MAX_AGE="7776000000")
-    assert problem.startswith("KEY_MAX_AGE: this key is not ours to change")
+    assert problem.startswith("KEY_MAX_AGE: the daemon can rotate only a key")
     assert "node update-key" in problem
     assert problem.endswith("Example: KEY_MAX_AGE=0")
     assert load({}, {"WIREGUARD_PRIVATE_KEY": key, "KEY_MAX_AGE": "0"}).key_max_age == 0

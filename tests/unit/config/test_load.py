@@ -280,7 +280,7 @@ def test_a_quorum_of_more_hosts_than_there_are() -> None:
     urls = "wss://a.example/one,https://a.example/two,https://b.example"
     (problem,) = problems({"RPC_URL": urls, "RPC_QUORUM": "3"})
     assert problem.startswith(
-        "RPC_QUORUM: 3 endpoints must agree, but RPC_URL names only 2 of different hosts"
+        "RPC_QUORUM: 3 endpoints must agree, but RPC_URL names only 2 on different hosts"
     )
     assert load({}, {"RPC_URL": urls, "RPC_QUORUM": "2"}).rpc_quorum == 2
     assert problems({"RPC_QUORUM": "2"}), "the network's own endpoint is one"
@@ -295,7 +295,7 @@ def test_a_key_can_not_be_made_in_a_state_directory_that_is_none(state_dir: str)
 def test_a_null_byte_in_a_path_of_the_file_is_a_problem(write: Write) -> None:
     file = write("config.toml", 'wireguard_private_key_file = "/a\\u0000b"\nstate_dir = "/a\\u0000b"', 0o600)
     key, state = problems({}, file=file)
-    assert "WIREGUARD_PRIVATE_KEY_FILE: '/a\\x00b': no path can have a null byte" in key
+    assert "WIREGUARD_PRIVATE_KEY_FILE: '/a\\x00b': a path can't contain a null byte" in key
     assert state.startswith("STATE_DIR: ")
 
 

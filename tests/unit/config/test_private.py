@@ -38,7 +38,7 @@ def test_a_directory_of_another_user_is_exposed(tmp_path: Path) -> None:
     state = tmp_path / "state"
     state.mkdir(mode=0o700)
     os.chown(state, 12345, -1)
-    assert exposure(state) == (f"{state} belongs to user 12345, who could replace keys: chown 0 {state}")
+    assert exposure(state) == (f"{state} belongs to user 12345, who can replace keys: chown 0 {state}")
 
 
 def test_a_directory_below_one_that_others_can_write_to_is_exposed_but_for_the_sticky_bit(
@@ -69,7 +69,7 @@ def test_a_key_file_that_another_user_could_replace_is_refused(tmp_path: Path) -
     }
     load(environment=environment)
     folder.chmod(0o777)
-    with pytest.raises(ConfigError, match=r"WIREGUARD_PRIVATE_KEY_FILE: other users can replace what is in"):
+    with pytest.raises(ConfigError, match=r"WIREGUARD_PRIVATE_KEY_FILE: other users can replace files in"):
         load(environment=environment)
     folder.chmod(0o1777)  # as Kubernetes mounts its secrets
     load(environment=environment)

@@ -68,7 +68,7 @@ def test_a_node_and_a_relay_may_share_a_file(tmp_path: Path) -> None:
         (UP | {"RELAY_TO": "tcp://a"}, "port"),
         (UP | {"RELAY_TO": "tls://a:1?pin=x"}, "pin: expected sha256:"),
         (UP | {"RELAY_TO": "tls://a:1?ca=x"}, "ca: expected an absolute path"),
-        (UP | {"RELAY_TO": "tls://a:1?x=y"}, "'x' is no option"),
+        (UP | {"RELAY_TO": "tls://a:1?x=y"}, "'x' is not an option"),
         (UP | {"RELAY_TO": "tcp://a:1?sni=b.c"}, "sni has a meaning with tls"),
         (UP | {"RELAY_LISTEN": "tcp://0.0.0.0:1", "RELAY_TO": "tcp://a:1"}, "RELAY_LISTEN: udp2tcp"),
         ({"RELAY_MODE": TCP2UDP, "RELAY_LISTEN": "0.0.0.0:1", "RELAY_TO": "a:1"}, "RELAY_LISTEN: relay URL"),

@@ -61,7 +61,7 @@ class MemoryOfEndpoints:
             raise StoreError("the disk is full")
 
 
-class MemoryLedger:
+class MemoryAuditLog:
     """Implements `ports.AuditLog`."""
 
     def __init__(self) -> None:
@@ -179,7 +179,7 @@ class Bench:
             link=self.link,
             store=self.store,
             archive=self.archive,
-            ledger=MemoryLedger(),
+            audit_log=MemoryAuditLog(),
             memory=self.memory,
             resolver=self.resolver,
             make_relay=self.relays.make,

@@ -1,4 +1,4 @@
-from dstack_vpn.adapters.chain.tally import WAITING, MethodStats
+from dstack_vpn.adapters.chain.method_stats import WAITING, MethodStats
 from dstack_vpn.wiring.rpc_metrics import RpcMetrics
 
 

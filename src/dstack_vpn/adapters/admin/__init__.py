@@ -1,6 +1,7 @@
-"""The administrative commands' work on the chain: read the registry once, and send transactions.
+"""The chain access of the administrative commands: reads of the registry, and transactions.
 
-Nothing here is loaded by the daemon. `endpoints` finds an endpoint that serves, `reading` reads, `signer`
-holds the key, `fees` and `transactions` get a transaction mined, and `registry` is what the commands use:
-one method for each thing that can be done. `device` reads a WireGuard device without touching it.
+The daemon loads none of this. `endpoints` finds an endpoint that serves, `reading` reads the
+registry, `signer` holds the key, `fees` and `transactions` get a transaction mined, and `registry`
+has one method for each operation of the commands. `device` reads a WireGuard device without
+changing it.
 """

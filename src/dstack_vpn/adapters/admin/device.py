@@ -1,4 +1,4 @@
-"""The device as it is, without touching it: nothing is created, brought up, or loaded into the kernel."""
+"""Reads of a WireGuard device that create, bring up and load nothing."""
 
 from dstack_vpn.adapters.device.interface import Interface
 from dstack_vpn.adapters.device.kernel import KernelDevice
@@ -11,7 +11,7 @@ from dstack_vpn.errors import DeviceError, DeviceGoneError
 
 
 async def look(name: str) -> DeviceState | None:
-    """Return the state of the interface's WireGuard; None if the interface is missing.
+    """Return the state of the interface's WireGuard. None if the interface is missing.
 
     Raises `DeviceError` if it exists and can't be read.
     """
@@ -33,10 +33,10 @@ async def _kind(name: str) -> str | None:
 
 
 async def _kernel(name: str) -> DeviceState | None:
-    # The interface's kind says that the module is there: asking for its family loads nothing.
+    # The interface's kind proves that the module is loaded, so this call loads nothing.
     family = await find_family(FAMILY_NAME)
     if family is None:
-        raise DeviceError(f"{name}: the kernel has no WireGuard any more")
+        raise DeviceError(f"{name}: the kernel no longer has WireGuard")
     device = KernelDevice(name, family)
     try:
         return await device.read()
@@ -52,7 +52,7 @@ async def _userspace(name: str) -> DeviceState:
     except DeviceGoneError as error:
         if isinstance(error.__cause__, PermissionError):
             raise DeviceError(f"no permission to read {name}: run as root") from error
-        raise DeviceError(f"{name} is no WireGuard interface, or its wireguard-go has died") from error
+        raise DeviceError(f"{name} is not a WireGuard interface, or its wireguard-go has died") from error
     try:
         return await device.read()
     finally:

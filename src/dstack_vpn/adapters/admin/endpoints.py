@@ -1,7 +1,7 @@
-"""One piece of work on the first endpoint that can do it.
+"""Execution of one piece of work on the first endpoint that can do it.
 
-A command is over in seconds, so it has no use for the daemon's pool with its growing pauses: each endpoint
-is tried once, in the order of preference, and the final error gives the reason of each failure.
+A command takes seconds, so the daemon's pool with its growing pauses is not used. Each endpoint is
+tried once in order of preference, and the final error contains the reason of each failure.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -18,11 +18,12 @@ Work: TypeAlias = Callable[[Caller], Awaitable[_T]]
 
 
 async def on_first(urls: Sequence[RpcUrl], work: Work[_T]) -> _T:
-    """Return the result of ``work`` on the first endpoint on which it ends without a `ChainError`.
+    """Return the result of ``work`` on the first endpoint without a `ChainError`.
 
-    A revert is the contract's answer, which no other endpoint would change: it is raised at once. So is any
-    other error, in particular `AdminError`: work that must not be done twice raises that. Where all endpoints
-    fail, raises the only one's error, or an `EndpointError` that lists all of them.
+    A revert is the contract's reply, which no other endpoint would change, and is raised
+    immediately. So is any other error, in particular `AdminError`: work that must not be done twice
+    raises it. If all endpoints fail, raises the error of the only one, or an `EndpointError` that
+    lists all.
     """
     problems: list[tuple[str, ChainError]] = []
     for url in urls:
@@ -37,7 +38,7 @@ async def on_first(urls: Sequence[RpcUrl], work: Work[_T]) -> _T:
 
 
 def _summary(problems: Sequence[tuple[str, ChainError]]) -> ChainError:
-    told = "; ".join(f"{name}: {error}" for name, error in problems)
+    reasons = "; ".join(f"{name}: {error}" for name, error in problems)
     if len(problems) == 1:
-        return type(problems[0][1])(told)
-    return EndpointError(f"no endpoint could do it: {told}")
+        return type(problems[0][1])(reasons)
+    return EndpointError(f"all endpoints failed: {reasons}")

@@ -1,7 +1,7 @@
-"""The maximum fees of a transaction per unit of gas.
+"""The maximum fees of a transaction per unit of gas, in wei.
 
-EIP-1559 if the chain has it: twice the next block's base fee, which lasts for six full blocks in a row,
-plus the tip that the endpoint proposes. The old gas price elsewhere. All amounts are in wei.
+If the chain supports EIP-1559, the maximum is twice the next block's base fee, which suffices for
+six full blocks in a row, plus the tip that the endpoint proposes. Otherwise it is the gas price.
 """
 
 import re
@@ -16,7 +16,8 @@ GWEI: Final = 10**9
 ETHER: Final = 10**18
 
 HIGHEST: Final = 2000 * GWEI
-"""More than gas has ever cost for long: an endpoint that asks for more is mistaken, or means to harm us."""
+"""A gas price that was never exceeded for long. An endpoint that asks for more is faulty or
+malicious."""
 
 _BLOCKS: Final = 5
 _PERCENTILE: Final = 50
@@ -25,7 +26,7 @@ _AMOUNT: Final = re.compile(r"0[xX][0-9a-fA-F]{1,64}", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class DynamicFees:
-    """EIP-1559."""
+    """Fees by EIP-1559."""
 
     max_fee: int
     tip: int
@@ -43,7 +44,7 @@ class DynamicFees:
 
 @dataclass(frozen=True, slots=True)
 class LegacyFees:
-    """One price, for a chain without EIP-1559."""
+    """One gas price, for a chain without EIP-1559."""
 
     gas_price: int
 
@@ -62,10 +63,13 @@ Fees: TypeAlias = DynamicFees | LegacyFees
 
 
 async def propose(caller: Caller) -> Fees:
-    """The fees to offer now; raises `ChainError`, and `AdminError` if the endpoint's are absurd."""
+    """Return the fees to offer now.
+
+    Raises `ChainError`, and `AdminError` if the endpoint's fees exceed `HIGHEST`.
+    """
     base, tips = await _history(caller)
     if base is None:
-        # A little more than now, so that a price that rises meanwhile does not leave us behind.
+        # A margin of one eighth, in case the price rises before the transaction is mined.
         price = amount(await caller.call("eth_gasPrice"), "gas price")
         return _checked(LegacyFees(price + price // 8))
     tip = await _tip(caller, tips)
@@ -75,14 +79,14 @@ async def propose(caller: Caller) -> Fees:
 def _checked(fees: Fees) -> Fees:
     if fees.highest > HIGHEST:
         raise AdminError(
-            f"the endpoint asks for {fees.highest / GWEI:,.0f} gwei a unit of gas, which is absurd: "
+            f"the endpoint asks for {fees.highest / GWEI:,.0f} gwei a unit of gas, which is implausible: "
             "nothing was sent; use another RPC_URL"
         )
     return fees
 
 
 async def _history(caller: Caller) -> tuple[int | None, list[int]]:
-    """The next block's base fee (None before EIP-1559), and recent blocks' usual tips."""
+    """Return the next block's base fee (None before EIP-1559), and recent blocks' usual tips."""
     try:
         reply = await caller.call("eth_feeHistory", hex(_BLOCKS), "latest", [_PERCENTILE])
     except (EndpointError, CallRevertedError):
@@ -109,7 +113,7 @@ async def _tip(caller: Caller, recent: list[int]) -> int:
 
 
 def amount(value: Json, what: str) -> int:
-    """A number of up to 256 bits, in hexadecimal digits or as a JSON number; raises `EndpointError`."""
+    """Parse a number of up to 256 bits, hexadecimal or a JSON number. Raises `EndpointError`."""
     if type(value) is int and 0 <= value < 2**256:
         return value
     if not isinstance(value, str) or not _AMOUNT.fullmatch(value):
@@ -118,6 +122,6 @@ def amount(value: Json, what: str) -> int:
 
 
 def ether(wei: int) -> str:
-    """An amount for people, exact to the last wei."""
+    """Format an amount in ether, exact to the last wei."""
     text = f"{wei // ETHER}.{wei % ETHER:018d}".rstrip("0")
     return f"{text.removesuffix('.')} ETH"

@@ -1,7 +1,8 @@
-"""The registry as one endpoint shows it at one block, read once.
+"""One read of the registry at one block, from one endpoint.
 
-Where the contract enumerates, its state is read; where it doesn't, its logs tell which tokens there are, as
-in `daemon.chain.session`. A node that is named is asked for by its token, or by ``getTokenIdByNodeId``.
+If the contract enumerates its tokens, the state is read. Otherwise the tokens are taken from its
+logs, as in `daemon.chain.session`. A single node is read by its token, or found by
+``getTokenIdByNodeId``.
 """
 
 import re
@@ -33,19 +34,19 @@ class RegistrySnapshot:
     at: BlockRef
     endpoint: str
     complete: bool
-    """True if these are all nodes; False if only the requested one."""
+    """True if these are all nodes. False if only the requested one."""
 
 
 @dataclass(frozen=True, slots=True)
 class NodeName:
-    """How a node was named: by its token, by its id, or by digits that may be either."""
+    """A node's name: its token, its id, or digits that may be either."""
 
     token: TokenId | None
     node_id: str | None
 
     @classmethod
     def parse(cls, text: str) -> "NodeName":
-        """Accept a node id, a token id, or ``node:ID`` and ``token:ID`` to tell them apart.
+        """Accept a node id, a token id, or the explicit forms ``node:ID`` and ``token:ID``.
 
         Raises `FormatError`.
         """
@@ -59,7 +60,10 @@ class NodeName:
         return cls(None, parse_node_id(text))
 
     def find(self, registry: Registry) -> Node | None:
-        """The node of that name, the newest where several had it; `AdminError` if it is ambiguous."""
+        """Return the node of that name, or the newest if several had it.
+
+        Raises `AdminError` if the name is ambiguous.
+        """
         named = registry.with_node_id(self.node_id) if self.node_id is not None else frozenset()
         by_id = max((registry.nodes[t] for t in named), key=lambda n: (n.active, n.token_id), default=None)
         by_token = registry.get(self.token) if self.token is not None else None
@@ -86,17 +90,17 @@ class RegistryReader:
 
     @classmethod
     async def open(cls, caller: Caller, target: Target, settings: SessionSettings) -> "RegistryReader":
-        """Check chain and contract; raises `ChainError`."""
+        """Check chain and contract. Raises `ChainError`."""
         identity, abi = await identify(caller, target)
         return cls(caller, RpcSession(caller, identity, abi, EndpointCapabilities(), settings))
 
     @property
     def abi(self) -> RegistryAbi:
-        """Which contract it is."""
+        """The detected contract."""
         return self.session.abi
 
     async def everything(self) -> RegistrySnapshot:
-        """All nodes; raises `ChainError`."""
+        """Return all nodes. Raises `ChainError`."""
         head = await self.session.head()
         observed = await self.session.read_all(head)
         if observed is None:
@@ -113,7 +117,10 @@ class RegistryReader:
         return registry
 
     async def one(self, name: NodeName) -> RegistrySnapshot:
-        """The nodes of that name alone: none, one, or where it is ambiguous two. Raises `ChainError`."""
+        """Return the nodes of that name only: none, one, or two if it is ambiguous.
+
+        Raises `ChainError`.
+        """
         head = await self.session.head()
         return self._snapshot(Registry.of(await self._candidates(name, head)), head, complete=False)
 
@@ -123,12 +130,12 @@ class RegistryReader:
         if by_id is not None and by_id not in tokens:
             tokens.append(by_id)
         nodes = [entry.node for entry in await self.session.read_tokens(tokens, head) if entry.node]
-        # A contract may answer 0, which may be an existing token, for an id that it does not know.
+        # For an unknown id a contract may return 0, which may be an existing token.
         nodes = [n for n in nodes if n.token_id == name.token or n.node_id == name.node_id]
         return nodes or await self._past(name, head)
 
     async def _past(self, name: NodeName, head: BlockRef) -> list[Node]:
-        """The newest node that had this id and is revoked: the contract finds only those in force by id."""
+        """Return the newest revoked node with this id. The contract finds only active ones."""
         observed = await self.session.read_all(head) if name.node_id is not None else None
         past = [e.node for e in observed or () if e.node is not None and e.node.node_id == name.node_id]
         return past[-1:]

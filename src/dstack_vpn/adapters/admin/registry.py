@@ -1,4 +1,4 @@
-"""Manual operations on a registry contract, for each of the supported contracts."""
+"""Administrative operations on a registry contract, for each of the supported contracts."""
 
 import base64
 import json
@@ -34,18 +34,18 @@ class Action(Enum):
     UPDATE_KEY = "update keys"
     SET_ENDPOINT = "set endpoints"
     SET_EXPIRY = "set expiries"
-    LIST = "list nodes: it does not enumerate its tokens, so name the node with 'info' or 'verify'"
+    LIST = "list nodes: it does not enumerate its tokens, so use 'info' or 'verify' for one node"
 
 
 def require(abi: RegistryAbi, action: Action) -> None:
-    """Raise `AdminError` if the contract can't do that."""
+    """Raise `AdminError` if the contract does not support the operation."""
     if abi.name != AccessRegistry.name:
         raise AdminError(f"the contract is a {abi.name}, which can't {action.value}")
 
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """The registry's address, and its endpoints."""
+    """The registry's address and its endpoints."""
 
     urls: Sequence[RpcUrl]
     chain_id: int
@@ -54,7 +54,10 @@ class Access:
     start_block: int | None = None
 
     async def reading(self, work: Callable[[RegistryReader], Awaitable[_T]]) -> _T:
-        """Return ``work``'s result at the first endpoint that serves; raises `ChainError`, `AdminError`."""
+        """Return the result of ``work`` at the first endpoint that serves.
+
+        Raises `ChainError`, `AdminError`.
+        """
 
         async def read(caller: Caller) -> _T:
             target = Target(self.contract, self.chain_id, abi=self.abi)
@@ -64,11 +67,11 @@ class Access:
         return await on_first(self.urls, read)
 
     async def everything(self) -> RegistrySnapshot:
-        """All nodes."""
+        """Return all nodes."""
         return await self.reading(RegistryReader.everything)
 
     async def list(self) -> RegistrySnapshot:
-        """Return all nodes; raises `AdminError` if the contract can't enumerate them."""
+        """Return all nodes. Raises `AdminError` if the contract can't enumerate them."""
 
         async def read(reader: RegistryReader) -> RegistrySnapshot:
             require(reader.abi, Action.LIST)
@@ -77,13 +80,13 @@ class Access:
         return await self.reading(read)
 
     async def one(self, name: NodeName) -> RegistrySnapshot:
-        """One node alone."""
+        """Return one node only."""
         return await self.reading(lambda reader: reader.one(name))
 
     async def around(self, name: NodeName | None) -> RegistrySnapshot:
-        """Return the nodes for a decision about one: all, or only that one if they can't be enumerated.
+        """Return the nodes for a decision about one: all, or only that one without enumeration.
 
-        ``name`` None asks for all of them, and is an `AdminError` with a contract that does not enumerate.
+        ``name`` None requests all nodes. It is an `AdminError` if the contract does not enumerate.
         """
 
         async def read(reader: RegistryReader) -> RegistrySnapshot:
@@ -107,7 +110,10 @@ class Registered:
 
 @dataclass(frozen=True, slots=True)
 class Administrator:
-    """Sends transactions; every method raises `AdminError` and `ChainError`, and returns when it is mined."""
+    """Sends transactions. Its methods return when the transaction is mined.
+
+    Every method raises `AdminError` and `ChainError`.
+    """
 
     access: Access
     signer: Signer
@@ -116,7 +122,7 @@ class Administrator:
     """Seconds to wait for a receipt."""
 
     async def deploy(self, owner: Address | None) -> Receipt:
-        """Deploy our contract; it belongs to ``owner``, by default to who signs."""
+        """Deploy our contract for ``owner``, by default the signing account."""
         data = calls.deploy(self.signer.address if owner is None else check_address(owner))
 
         async def work(caller: Caller) -> Receipt:
@@ -131,41 +137,44 @@ class Administrator:
         receipt = await on_first(self.access.urls, work)
         if receipt.contract is None:
             raise UnknownOutcomeError(
-                f"transaction {receipt.hash} was mined, but its receipt names no contract: look for it by "
-                "its hash in a block explorer before you deploy another"
+                f"transaction {receipt.hash} was mined, but its receipt names no contract: search for its "
+                "hash in a block explorer before you deploy another"
             )
         return receipt
 
     async def register(
         self, to: Address, node_id: str, key: PublicKey, endpoint: PeerEndpoint | None, token_uri: str
     ) -> Registered:
-        """Mint a node; an ``endpoint`` goes into a token URI, which holds for any holder and contract."""
+        """Mint a node.
+
+        An ``endpoint`` is stored in a token URI, which works for any holder and contract.
+        """
         uri = token_uri if endpoint is None else _uri_of(endpoint)
         abi, receipt = await self._send(calls.mint(check_address(to), node_id, key, uri))
         return Registered(_minted(abi, self.access.contract, receipt), receipt)
 
     async def update_key(self, node: Node, key: PublicKey) -> Receipt:
-        """Set a node's key; only its holder can."""
+        """Set a node's key. Only its holder can."""
         return await self._do(calls.update_key(node.token_id, key), Action.UPDATE_KEY)
 
     async def set_endpoint(self, node: Node, endpoint: PeerEndpoint | None) -> Receipt:
-        """Set or clear a node's endpoint; only its holder can."""
+        """Set or clear a node's endpoint. Only its holder can."""
         text = "" if endpoint is None else str(endpoint)
         return await self._do(calls.set_endpoint(node.token_id, text), Action.SET_ENDPOINT)
 
     async def set_expiry(self, node: Node, expires_at: int) -> Receipt:
-        """Let a node's access end at that Unix second; 0 for never."""
+        """Set the Unix time in seconds at which a node's access ends. 0: never."""
         return await self._do(calls.set_expiry(node.token_id, expires_at), Action.SET_EXPIRY)
 
     async def revoke(self, node: Node) -> Receipt:
-        """Take a node's access away."""
+        """Revoke a node's access."""
         return await self._do(calls.revoke(node.token_id))
 
     async def transfer(self, node: Node, to: Address) -> Receipt:
-        """Hand a node over; the account must be its holder, or be approved by it."""
+        """Transfer a node. The account must be its holder, or be approved by it."""
         return await self._do(calls.transfer(node.owner, check_address(to), node.token_id))
 
-    # -- helpers ------------------------------------------------------------------------------------------
+    # -- helpers -----------------------------------------------------------------------------------
 
     def _sender(self, caller: Caller) -> TransactionSender:
         return TransactionSender(caller, self.access.chain_id, self.signer, self.tell, self.timeout)
@@ -186,7 +195,7 @@ _URI_HEAD: Final = "data:application/json;base64,"
 
 
 def _uri_of(endpoint: PeerEndpoint) -> str:
-    """Return a token URI with the node's endpoint; `adapters.contracts.token_uri` reads it."""
+    """Return a token URI with the node's endpoint, which `adapters.contracts.token_uri` parses."""
     return _URI_HEAD + base64.b64encode(json.dumps({"endpoint": str(endpoint)}).encode()).decode("ascii")
 
 
@@ -196,6 +205,6 @@ def _minted(abi: RegistryAbi, contract: Address, receipt: Receipt) -> TokenId:
         if isinstance(event, Granted):
             return event.token_id
     raise UnknownOutcomeError(
-        f"transaction {receipt.hash} was mined, but its logs name no new node: look with 'dstack-vpn "
-        "node list' before you register it again"
+        f"transaction {receipt.hash} was mined, but its logs name no new node: check 'dstack-vpn node "
+        "list' before you register it again"
     )

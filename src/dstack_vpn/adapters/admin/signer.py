@@ -1,6 +1,6 @@
-"""The account that signs. Its key stays inside: no repr, message or traceback of ours shows it.
+"""The account that signs transactions. No repr, message or traceback of this module shows its key.
 
-eth-account (the extra ``admin``) is imported here and nowhere else, and only when something is to be signed.
+eth-account (the extra ``admin``) is imported only here, and only to sign or to check an address.
 """
 
 import sys
@@ -11,7 +11,7 @@ from dstack_vpn.errors import AdminError, ConfigError, FormatError
 
 
 class SignedTransaction(NamedTuple):
-    """A signed transaction, and its hash."""
+    """A signed transaction and its hash."""
 
     raw: bytes
     hash: str
@@ -23,23 +23,24 @@ class Signer:
     __slots__ = ("__account", "address")
 
     def __init__(self, key: str) -> None:
-        """``key`` is 64 hexadecimal digits. Raises `ConfigError` if they are not a key of the curve.
+        """Use ``key``, 64 hexadecimal digits.
 
-        Raises `AdminError` if eth-account is missing.
+        Raises `ConfigError` if they are not a valid private key of the curve, and `AdminError` if
+        eth-account is missing.
         """
         account: Any = _account_class()
         try:
             self.__account = account.from_key(key)
-        except Exception:  # noqa: BLE001 - whatever it is, its text and its frames may hold the key
+        except Exception:  # noqa: BLE001 - the message and frames of any error may contain the key
             problem = "CONTRACT_PRIVATE_KEY (or CONTRACT_PRIVATE_KEY_FILE): not a private key of secp256k1"
         else:
             self.address: Address = str(self.__account.address).lower()
             return
-        # Outside the handler, so that not even the context of this error leads to the key.
+        # Outside of the handler, so that the error's context does not contain the key either.
         raise ConfigError([problem])
 
     def sign(self, transaction: dict[str, Any]) -> SignedTransaction:
-        """Sign a transaction whose fields are complete."""
+        """Sign a transaction with complete fields."""
         signed = self.__account.sign_transaction(transaction)
         return SignedTransaction(bytes(signed.raw_transaction), "0x" + bytes(signed.hash).hex())
 
@@ -47,13 +48,13 @@ class Signer:
         return f"Signer({self.address}, ***)"
 
     def __reduce__(self) -> str:
-        raise TypeError("a signer is not serialized")
+        raise TypeError("a signer can't be serialized")
 
 
 def check_address(text: str) -> Address:
-    """An address in lower case; raises `FormatError` if it is of mixed case and its checksum is wrong.
+    """Return an address in lower case. Raises `FormatError` if its checksum is wrong.
 
-    The checksum is EIP-55's, whose hash comes with eth-account.
+    An address of mixed case has a checksum (EIP-55), whose hash function is part of eth-account.
     """
     digits = text.removeprefix("0x")
     if digits in (digits.lower(), digits.upper()):
@@ -62,13 +63,13 @@ def check_address(text: str) -> Address:
     from eth_utils.address import is_checksum_address
 
     if not is_checksum_address(text):
-        raise FormatError("the address's checksum is wrong (EIP-55): is there a typing error in it?")
+        raise FormatError("the address's checksum is wrong (EIP-55): check it for a typing error")
     return text.lower()
 
 
 def _account_class() -> type:
-    # Importing it raises the limit to 100,000 (py_ecc does): deeply nested JSON from a hostile endpoint would
-    # then end in a segmentation fault instead of an error.
+    # The import raises the recursion limit to 100,000 (in py_ecc). Deeply nested JSON from a
+    # hostile endpoint would then cause a segmentation fault instead of an error.
     limit = sys.getrecursionlimit()
     try:
         from eth_account import Account

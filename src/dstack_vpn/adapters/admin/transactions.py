@@ -1,13 +1,13 @@
-"""Getting one transaction mined, or saying precisely what became of it.
+"""Sends one transaction and waits until it is mined, with a precise outcome.
 
-The order is what makes it safe to try: simulate (a revert is shown by the contract's named error), estimate,
-price, check the balance, sign, send, wait. Up to and including signing nothing has happened, and a
-`ChainError` says so: another endpoint may be tried. From sending on there are three outcomes, and another
-transaction is sent in none of them:
+The order of the steps makes a retry safe: simulate (a revert is reported with the contract's named
+error), estimate gas, determine the fees, check the balance, sign, send, wait. Until the transaction
+is signed nothing has happened, and a `ChainError` means that another endpoint may be tried. From
+sending on there are three outcomes, and none of them sends another transaction:
 
     mined       a `Receipt`, or an `AdminError` if it was mined and reverted
-    refused     an `AdminError`: the endpoint checked the transaction and did not take it
-    unknown     an `UnknownOutcomeError` with the hash: it may be mined all the same
+    refused     an `AdminError`: the endpoint checked the transaction and did not accept it
+    unknown     an `UnknownOutcomeError` with the hash: it may still be mined
 """
 
 import asyncio
@@ -28,26 +28,26 @@ from dstack_vpn.errors import AdminError, CallRevertedError, ChainError, Endpoin
 from dstack_vpn.ports import Log
 
 Tell = Callable[[str], None]
-"""Told what is being done, in a few words."""
+"""Called with a short description of each step."""
 
 _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 2.0
 _LOGS_LATE: Final = 4.0
-"""Seconds that a receipt's logs or status may come later than its block."""
+"""Seconds by which a receipt's logs or status may follow its block."""
 _TAKEN: Final = re.compile(
     "already.?(known|imported|exists|in (the )?(mem|tx)?pool)|(?<!un)known transaction|same hash was already",
     re.IGNORECASE,
 )
-"""The endpoint has this very transaction."""
+"""The endpoint already has this transaction."""
 _MAYBE_OURS: Final = re.compile("nonce", re.IGNORECASE)
-"""A nonce that is used up may be used by this very transaction, which was mined meanwhile."""
+"""A used nonce may be used by this transaction, if it was mined in the meantime."""
 _REFUSED: Final = re.compile(
     "underpriced|insufficient funds|intrinsic gas|gas limit|fee.{0,40}(too low|less than|cap)|chain.?id|"
     "invalid (sender|signature|chain|transaction)|not supported|replacement|method not found|does not exist|"
     "unauthori[sz]ed|HTTP status 40[1345]",
     re.IGNORECASE,
 )
-"""The endpoint checked the transaction and did not take it."""
+"""The endpoint checked the transaction and did not accept it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +58,14 @@ class Receipt:
     block: int
     gas_used: int
     fee: int
-    """Wei, without what a rollup adds for its data."""
+    """Wei, without the data fee of a rollup."""
     contract: Address | None
     """The deployed contract's address."""
     logs: tuple[tuple[Address, Log], ...] = ()
 
     @property
     def fee_text(self) -> str:
-        """The fee for people."""
+        """The fee in ether."""
         return ether(self.fee)
 
 
@@ -81,7 +81,10 @@ class TransactionSender:
     """Seconds to wait for a receipt."""
 
     async def send(self, to: Address | None, data: bytes) -> Receipt:
-        """Have it mined; ``to`` None creates a contract. Raises `ChainError` and `AdminError`, see above."""
+        """Send a transaction and wait for its receipt. ``to`` None creates a contract.
+
+        Raises `ChainError` and `AdminError`, as the module describes.
+        """
         self.tell("simulating")
         transaction = {"from": self.signer.address, "data": "0x" + data.hex()}
         if to is not None:
@@ -100,7 +103,7 @@ class TransactionSender:
         return AdminError(f"the contract refused: {self._reason(error)}; nothing was sent")
 
     def _reason(self, error: CallRevertedError) -> str:
-        """The contract's reason, which is text that the endpoint sent."""
+        """Return the contract's reason, which is text from the endpoint."""
         return describe_revert(error.data, self.caller.transport.url.redactor.beginning)
 
     async def _simulate(self, transaction: dict[str, str]) -> None:
@@ -110,7 +113,7 @@ class TransactionSender:
             raise self._refusal(error) from error
 
     async def _complete(self, to: Address | None, data: bytes, call: dict[str, str]) -> dict[str, Any]:
-        """The transaction's fields, gas and fees included."""
+        """Return the transaction's fields, including gas and fees."""
         try:
             estimate = quantity(await self.caller.call("eth_estimateGas", call), "gas estimate")
         except CallRevertedError as error:
@@ -132,12 +135,13 @@ class TransactionSender:
                 f"{ether(cost)}; nothing was sent"
             )
 
-    # -- from here on there may be a transaction ----------------------------------------------------------
+    # -- from here on there may be a transaction ---------------------------------------------------
 
     async def _submit(self, signed: SignedTransaction) -> None:
-        """Send it once. After an error it may have been accepted, unless the endpoint excludes that.
+        """Send the transaction once.
 
-        A retry may have met its own first attempt ("already known", "nonce too low").
+        After an error it may have been accepted, unless the error excludes that. A retry may have
+        met its own first attempt ("already known", "nonce too low").
         """
         try:
             await self.caller.call("eth_sendRawTransaction", "0x" + signed.raw.hex())
@@ -148,23 +152,23 @@ class TransactionSender:
                 raise AdminError(
                     f"the endpoint refused the transaction, and nothing was sent: {error}"
                 ) from error
-            self.tell(f"the endpoint answered {error}: looking for the transaction")
+            self.tell(f"the endpoint replied {error}: looking for the transaction")
 
     async def _is_known(self, hash_: str) -> bool:
-        """Return True if the endpoint shows it; False if it does not, or not yet."""
+        """Return True if the endpoint returns the transaction. It may not have it yet."""
         try:
             return await self.caller.call("eth_getTransactionByHash", hash_) is not None
         except ChainError:
             return False
 
     async def _wait(self, hash_: str) -> dict[str, Json]:
-        """The receipt, once it is complete. Absorbs the endpoint's errors until the time is over.
+        """Return the receipt once it is complete. Absorbs the endpoint's errors until the timeout.
 
-        An answer of null means "not known yet", and a receipt without a block is not a receipt yet. Logs may
-        come later than the receipt: one that has none is asked for again for a moment.
+        A null reply means that the receipt is not available yet, as does a receipt without a block.
+        Logs may follow the receipt, so a receipt without logs is requested again for a moment.
         """
         ends, pause = time.monotonic() + self.timeout, _FIRST_PAUSE
-        bare_until: float | None = None
+        incomplete_until: float | None = None
         last: ChainError | None = None
         while True:
             receipt: Json = None
@@ -176,8 +180,10 @@ class TransactionSender:
                     raise UnknownOutcomeError(_lost(hash_, f"the connection was lost: {error}")) from error
             now = time.monotonic()
             if isinstance(receipt, dict) and receipt.get("blockNumber") is not None:
-                bare_until = min(now + _LOGS_LATE, ends) if bare_until is None else bare_until
-                if _is_complete(receipt) or now >= bare_until:
+                incomplete_until = (
+                    min(now + _LOGS_LATE, ends) if incomplete_until is None else incomplete_until
+                )
+                if _is_complete(receipt) or now >= incomplete_until:
                     return receipt
             elif now + pause > ends:
                 raise UnknownOutcomeError(
@@ -189,28 +195,33 @@ class TransactionSender:
     async def _reverted(
         self, hash_: str, receipt: dict[str, Json], transaction: dict[str, str]
     ) -> AdminError:
-        """Something came between the simulation and the block: ask once more for the contract's reason."""
+        """Return the error for a transaction that was mined and reverted.
+
+        The state changed between the simulation and the block, so the call is repeated to get the
+        contract's reason.
+        """
         reason = "reverted"
         try:
             await self.caller.call("eth_call", transaction, receipt.get("blockNumber"))
         except CallRevertedError as error:
             reason = f"the contract refused: {self._reason(error)}"
         except ChainError as error:
-            reason = f"it reverted, and the endpoint does not say why ({error})"
+            reason = f"it reverted, and the endpoint gives no reason ({error})"
         return AdminError(f"transaction {hash_} was mined but changed nothing: {reason}")
 
 
 def _lost(hash_: str, why: str) -> str:
     return (
-        f"transaction {hash_} was sent, but {why}. It may have been mined, or may still be: look for it with "
-        "'dstack-vpn node info', or by its hash, before you send another"
+        f"transaction {hash_} was sent, but {why}. It may have been mined, or may still be: check with "
+        "'dstack-vpn node info', or search for its hash, before you send another"
     )
 
 
 def _succeeded(receipt: dict[str, Json]) -> bool | None:
-    """Return True if it changed something; None if the receipt does not show it.
+    """Return True if it did not revert. None if the receipt does not show it.
 
-    A receipt without a status (as before EIP-658) says it by its logs: what reverted has none.
+    A receipt without a status (as before EIP-658) shows it by its logs: a reverted transaction has
+    none.
     """
     status = receipt.get("status")
     if isinstance(status, bool):
@@ -225,7 +236,7 @@ def _succeeded(receipt: dict[str, Json]) -> bool | None:
 
 
 def _is_complete(receipt: dict[str, Json]) -> bool:
-    """Return True if it has all parts of our receipts: a status, and logs unless a contract was created."""
+    """Return True if the receipt has a status, and logs unless it created a contract."""
     if _succeeded(receipt) is None:
         return False
     return _succeeded(receipt) is False or bool(receipt.get("logs")) or bool(receipt.get("contractAddress"))
@@ -247,8 +258,8 @@ def _parse_receipt(hash_: str, receipt: dict[str, Json]) -> Receipt:
         )
     except EndpointError as error:
         raise UnknownOutcomeError(
-            f"transaction {hash_} was mined, but its receipt can't be read: {error}. Look for it with "
-            "'dstack-vpn node info', or by its hash, before you send another"
+            f"transaction {hash_} was mined, but its receipt is invalid: {error}. Check with "
+            "'dstack-vpn node info', or search for its hash, before you send another"
         ) from error
 
 

@@ -1,8 +1,9 @@
-"""Intel's collateral: what is needed to judge a quote, signed by Intel for some weeks.
+"""Intel's collateral for the verification of a quote, signed by Intel for some weeks.
 
-It holds the revocation lists, the levels of the platform's firmware (TCB) and the identity of the quoting
-enclave. It comes from a file, or from a provisioning certificate caching service (PCCS) that the operator
-names. All of it is signed, so a service can withhold it, or give an older one that is still in force.
+It contains the revocation lists, the levels of the platform's firmware (TCB) and the identity of
+the quoting enclave. It comes from a file, or from a configured provisioning certificate caching
+service (PCCS). All of it is signed, so a service can only withhold it, or return an older one that
+is still valid.
 """
 
 import asyncio
@@ -16,13 +17,13 @@ if TYPE_CHECKING:
     from dcap_qvl import QuoteCollateralV3
 
 DEADLINE: Final = 30.0
-"""Seconds for all of a service's answers."""
+"""Seconds for all replies of a service."""
 _LONGEST: Final = 4 << 20
 _EXAMPLE: Final = "PCCS: expected a URL such as https://pccs.example:8081"
 
 
 def parse(text: str) -> "QuoteCollateralV3":
-    """Read the JSON form that dcap-qvl writes; raises `FormatError`."""
+    """Parse the JSON form that dcap-qvl writes. Raises `FormatError`."""
     if len(text) > _LONGEST:
         raise FormatError("collateral: longer than 4 MiB")
     try:
@@ -34,9 +35,10 @@ def parse(text: str) -> "QuoteCollateralV3":
 
 
 def fetch(url: str, quote: bytes, *, deadline: float = DEADLINE) -> "QuoteCollateralV3":
-    """Ask a PCCS for the collateral of a quote.
+    """Return the collateral of a quote from a PCCS.
 
-    Raises `FormatError` if the URL is not one, and `TryAgainError` if the service does not give it.
+    Raises `FormatError` if the URL is invalid, and `TryAgainError` if the service does not return
+    the collateral.
     """
     host = _host(url)
     qvl = library()
@@ -48,10 +50,10 @@ def fetch(url: str, quote: bytes, *, deadline: float = DEADLINE) -> "QuoteCollat
     try:
         return asyncio.run(ask())
     except TimeoutError as error:
-        raise TryAgainError(f"the PCCS at {host} did not answer within {deadline:g} s") from error
+        raise TryAgainError(f"the PCCS at {host} did not reply within {deadline:g} s") from error
     except (ValueError, RuntimeError) as error:
         problem = _line(error).replace(url.rstrip("/"), host)
-        raise TryAgainError(f"the PCCS at {host} gives no collateral: {problem}") from error
+        raise TryAgainError(f"the PCCS at {host} returned no collateral: {problem}") from error
 
 
 def _host(url: str) -> str:
@@ -68,5 +70,5 @@ def _host(url: str) -> str:
 
 
 def _line(error: Exception) -> str:
-    """The error in one line; dcap-qvl prints causes below each other."""
+    """Return the error in one line. dcap-qvl prints causes on separate lines."""
     return " ".join(str(error).split())[:300]

@@ -1,4 +1,4 @@
-"""dcap-qvl, the verifier that dstack itself uses: loaded by the command that needs it."""
+"""dcap-qvl, the verifier that dstack itself uses. It is loaded by the command that needs it."""
 
 from types import ModuleType
 from typing import Any
@@ -6,8 +6,8 @@ from typing import Any
 from dstack_vpn.errors import AdminError
 
 
-def library() -> ModuleType | Any:  # noqa: ANN401 - its classes are made in Rust; mypy has no stubs for all
-    """The module; raises `AdminError` if it is not installed."""
+def library() -> ModuleType | Any:  # noqa: ANN401 - mypy has no stubs for all classes
+    """Return the module. Raises `AdminError` if it is not installed."""
     try:
         import dcap_qvl
     except ImportError as error:

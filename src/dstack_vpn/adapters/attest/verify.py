@@ -1,12 +1,13 @@
-"""Checks a node's attestation with dcap-qvl, and compares its measurements.
+"""Verification of a node's attestation with dcap-qvl, and comparison of its measurements.
 
-dcap-qvl checks the quote by Intel's collateral: the signatures, from the machine's report over the quoting
-enclave's to Intel's root; that no certificate is revoked; that the quoting enclave is Intel's and not in
-debug mode; that Intel signed the TDX module; and how current the platform's firmware is. The rest is ours:
-that the report data binds the public key, that the event log replays to the registers, and the comparison of
-the measurements with expected ones (`core.attest.measurements`).
+dcap-qvl checks the quote against Intel's collateral: the signatures, from the machine's report over
+the quoting enclave's to Intel's root; that no certificate is revoked; that the quoting enclave is
+Intel's and not in debug mode; that Intel signed the TDX module; and how current the platform's
+firmware is. This module checks that the report data binds the public key and that the event log
+replays to the registers, and compares the measurements with expected ones
+(`core.attest.measurements`).
 
-A quote does not say when it was made. That the node has the key now is shown by a WireGuard handshake.
+A quote does not contain its time. A WireGuard handshake shows that the node has the key now.
 """
 
 from collections.abc import Callable, Collection
@@ -31,12 +32,13 @@ LEVELS: Final = (
     "OutOfDate",
     "OutOfDateConfigurationNeeded",
 )
-"""Intel's words for how current a platform's firmware is (TCB status); a revoked one is never accepted."""
+"""Intel's levels of how current a platform's firmware is (TCB status). A revoked one is never
+accepted."""
 GENUINE: Final = "the quote is genuine: signatures, revocation, quoting enclave, TDX module's signer"
 CURRENT: Final = "the platform's firmware is current (TCB level)"
 ALWAYS: Final = (Gap("when the quote was made: a WireGuard handshake shows that the node has the key now"),)
 _DEBUG: Final = 1
-"""Bit 0 of a trust domain's attributes: the host can read its memory."""
+"""Bit 0 of a trust domain's attributes. If it is set, the host can read its memory."""
 _LONGEST: Final = 1 << 20
 _FIELDS: Final = {
     "mrseam": "mr_seam",
@@ -55,15 +57,15 @@ class Judgement:
 
     collateral: "QuoteCollateralV3 | None"
     now: float
-    """Unix seconds: certificates, lists and levels have to be in force then."""
+    """Unix seconds. Certificates, lists and levels must be valid at this time."""
     accepted: Collection[str] = (UP_TO_DATE,)
-    """The TCB levels that are good enough."""
+    """The accepted TCB levels."""
     root: bytes | None = None
-    """The certificate (DER) of the root; None: Intel's."""
+    """The root certificate (DER). None: Intel's."""
 
 
 def decode(quote_hex: str) -> bytes:
-    """The quote's bytes; raises `FormatError`."""
+    """Return the quote's bytes. Raises `FormatError`."""
     if len(quote_hex) > 2 * _LONGEST:
         raise FormatError("quote: longer than 1 MiB")
     try:
@@ -75,17 +77,18 @@ def decode(quote_hex: str) -> bytes:
 def verify(
     quote: bytes, event_log: str, key: PublicKey | None, *, expected: Expected, by: Judgement
 ) -> Finding:
-    """Judge a quote over a WireGuard public key; raises `FormatError` if the bytes are not a TDX quote.
+    """Verify a quote over a WireGuard public key.
 
-    Without a ``key`` it is not compared, and the verdict is incomplete.
+    Without a ``key`` it is not compared, and the result is incomplete. Raises `FormatError` if the
+    bytes are not a TDX quote.
     """
     report = report_of(quote)
     checks, gaps = _genuine(quote, by)
     if key is None:
-        gaps.append(Gap("the public key: give the one that the registry has", needed=True))
+        gaps.append(Gap("the public key: pass the one from the registry", needed=True))
     else:
         checks.append(_check("the report data binds the public key", lambda: _bound(report, key))[0])
-    checks.append(_check("the host can't look into the machine (debug)", lambda: _no_debug(report))[0])
+    checks.append(_check("the host can't read the machine's memory (debug)", lambda: _no_debug(report))[0])
     registers = {name: bytes(getattr(report, field)) for name, field in _FIELDS.items()}
     replays, log = _check("the event log replays to the registers", lambda: _replayed(registers, event_log))
     values = measured(registers, log)
@@ -94,13 +97,13 @@ def verify(
 
 
 def report_of(quote: bytes) -> Any:  # noqa: ANN401 - one of dcap-qvl's report classes
-    """The trust domain's report in a quote; raises `FormatError`."""
+    """Return the trust domain's report in a quote. Raises `FormatError`."""
     try:
         parsed = library().parse_quote(quote)
     except ValueError as error:
         raise FormatError("quote: expected a TDX quote, version 4 or 5") from error
     if not parsed.is_tdx() or not hasattr(parsed.report, "rt_mr0"):
-        raise FormatError("quote: expected one of TDX, not of SGX")
+        raise FormatError("quote: expected a TDX quote, not an SGX quote")
     return parsed.report
 
 
@@ -113,20 +116,23 @@ def _check(name: str, work: Callable[[], _T]) -> tuple[RegisterCheck, _T | None]
 
 def _genuine(quote: bytes, by: Judgement) -> tuple[list[RegisterCheck], list[Gap]]:
     if by.collateral is None:
-        return [], [Gap(f"{name}: give Intel's collateral", needed=True) for name in (GENUINE, CURRENT)]
-    check, judged = _check(GENUINE, lambda: _judged(quote, by))
-    if judged is None:
+        return [], [Gap(f"{name}: pass Intel's collateral", needed=True) for name in (GENUINE, CURRENT)]
+    check, verified = _check(GENUINE, lambda: _verified(quote, by))
+    if verified is None:
         return [check], []
-    level, advisories = judged
+    level, advisories = verified
     problem = None
     if level not in by.accepted:
         known = f", see {', '.join(advisories)}" if advisories else ""
-        problem = f"Intel calls it {level}{known}; --accept-tcb {level} accepts that"
+        problem = f"Intel's level is {level}{known}; --accept-tcb {level} accepts it"
     return [check, RegisterCheck(CURRENT, problem)], []
 
 
-def _judged(quote: bytes, by: Judgement) -> tuple[str, list[str]]:
-    """The TCB level and Intel's advisories; raises `FormatError` if the quote is not genuine."""
+def _verified(quote: bytes, by: Judgement) -> tuple[str, list[str]]:
+    """Return the TCB level and Intel's advisories.
+
+    Raises `FormatError` if the quote is not genuine.
+    """
     qvl, now = library(), int(by.now)
     try:
         if by.root is None:
@@ -141,7 +147,7 @@ def _judged(quote: bytes, by: Judgement) -> tuple[str, list[str]]:
 
 def _bound(report: Any, key: PublicKey) -> None:  # noqa: ANN401 - see `report_of`
     if bytes(report.report_data) != report_data(key):
-        raise FormatError("it is of another key, or was made for something else")
+        raise FormatError("it has another key, or was made for another purpose")
 
 
 def _no_debug(report: Any) -> None:  # noqa: ANN401 - see `report_of`
@@ -153,5 +159,5 @@ def _replayed(registers: dict[str, bytes], event_log: str) -> Measured:
     log = replay(event_log)
     for register in range(REGISTERS):
         if log.registers[register] != registers[f"rtmr{register}"]:
-            raise FormatError(f"register {register} is not what the log comes to")
+            raise FormatError(f"register {register} differs from the replayed log")
     return log

@@ -1,4 +1,4 @@
-"""The chain, seen through JSON-RPC endpoints: `RpcPool` implements `ports.ChainSource`."""
+"""Adapters for JSON-RPC endpoints. `RpcPool` implements `ports.ChainSource`."""
 
 from dstack_vpn.adapters.chain.pool import RpcPool
 from dstack_vpn.adapters.chain.session import RpcSession, SessionSettings, open_session

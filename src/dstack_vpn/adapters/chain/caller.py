@@ -1,7 +1,7 @@
-"""Calls with retries, a deadline and a tally, over any transport.
+"""RPC calls with retries, a deadline and statistics, over any transport.
 
-A transient failure is met with full-jitter pauses inside the call's own deadline; what is left after that is
-a `RetryError` for a caller that can use another endpoint.
+Transient failures are retried after pauses with full jitter, within the deadline of the call. A
+failure that remains is raised as `RetryError`, so that the caller can use another endpoint.
 """
 
 import asyncio
@@ -13,17 +13,17 @@ from typing import Final, TypeAlias
 
 from dstack_vpn.adapters.chain.faults import UnknownBlockError
 from dstack_vpn.adapters.chain.jsonrpc import Json, Request
-from dstack_vpn.adapters.chain.tally import Calls, MethodStats
+from dstack_vpn.adapters.chain.method_stats import Calls, MethodStats
 from dstack_vpn.adapters.chain.transport import Outcome, Transport
 from dstack_vpn.core.limits.backoff import full_jitter
 from dstack_vpn.errors import CallRevertedError, ChainError, RetryError
 
 DEADLINE: Final = 10.0
-"""Seconds for a call with all its retries."""
+"""Seconds for a call including all retries."""
 
 LAG: Final = 8.0
-"""Seconds that a load balancer's backend may be behind the others: for so long, a block that was announced
-and that the endpoint does not know is asked for again."""
+"""The seconds that a backend of a load balancer may be behind the others. During this time, a query
+for an announced block that the endpoint does not know is repeated."""
 
 Call: TypeAlias = tuple[str, Sequence[Json]]
 """A method and its parameters."""
@@ -32,11 +32,12 @@ _ATTEMPTS: Final = 4
 _BASE: Final = 0.1
 _CAP: Final = 2.0
 _LAGGING: Final = 0.06
-"""Seconds between attempts, at most, when a backend lags: the next attempt may reach another one."""
+"""The longest pause in seconds between attempts when a backend lags. The next attempt may reach
+another backend."""
 
 
 class Caller:
-    """Makes calls over a transport; ``stats`` holds what each method came to."""
+    """Makes calls over a transport and counts them by method."""
 
     def __init__(
         self,
@@ -65,9 +66,9 @@ class Caller:
         lag: float = 0.0,
         attempts: int = _ATTEMPTS,
     ) -> Json:
-        """One call's result; raises `ChainError`.
+        """Return the result of one call. Raises `ChainError`.
 
-        A block that the endpoint does not know is asked for again for ``lag`` seconds.
+        A query for a block that the endpoint does not know is repeated for ``lag`` seconds.
         """
         (answer,) = await self._with_retries([(method, params)], deadline, lag, attempts)
         if isinstance(answer, ChainError):
@@ -82,7 +83,10 @@ class Caller:
         lag: float = 0.0,
         attempts: int = _ATTEMPTS,
     ) -> list[Json | CallRevertedError]:
-        """Many calls together; a revert is one of the answers, any other error is raised."""
+        """Return the results of several calls, made together.
+
+        A revert is returned as a result. Any other error is raised.
+        """
         answers = await self._with_retries(calls, deadline, lag, attempts)
         for answer in answers:
             if isinstance(answer, ChainError) and not isinstance(answer, CallRevertedError):
@@ -97,13 +101,13 @@ class Caller:
         lag: float = 0.0,
         attempts: int = _ATTEMPTS,
     ) -> list[Outcome]:
-        """Many calls together, each with its own result or error."""
+        """Return the result or the error of each of several calls, made together."""
         return await self._with_retries(calls, deadline, lag, attempts)
 
     async def _with_retries(
         self, calls: Sequence[Call], deadline: float, lag: float = 0.0, attempts: int = _ATTEMPTS
     ) -> list[Outcome]:
-        """Ask until nothing transient is left unanswered, but not for longer than ``deadline`` seconds."""
+        """Repeat the calls that failed transiently, for at most ``deadline`` seconds."""
         began = self._monotonic()
         ends, patient_until = began + deadline, began + lag
         answers: list[Outcome] = [None] * len(calls)
@@ -126,17 +130,17 @@ class Caller:
         return answers
 
     async def _pause(self, attempt: int, faults: Sequence[Outcome], ends: float, *, lagging: bool) -> bool:
-        """Wait before another attempt; False if there is no time left for one."""
-        wishes = [fault.retry_after or 0.0 for fault in faults if isinstance(fault, RetryError)]
-        least, cap = (_LAGGING / 3, _LAGGING) if lagging else (0.0, _CAP)
-        pause = max([full_jitter(attempt, self._draw(), base=_BASE, cap=cap), least, *wishes])
+        """Wait before the next attempt. Return False if the deadline leaves no time for one."""
+        requested = [fault.retry_after or 0.0 for fault in faults if isinstance(fault, RetryError)]
+        shortest, cap = (_LAGGING / 3, _LAGGING) if lagging else (0.0, _CAP)
+        pause = max([full_jitter(attempt, self._draw(), base=_BASE, cap=cap), shortest, *requested])
         if self.transport.failure is not None or self._monotonic() + pause >= ends:
             return False
         await asyncio.sleep(pause)
         return True
 
     async def _attempt(self, calls: Sequence[Call], timeout: float) -> list[Outcome]:
-        """One exchange. What befell all calls is the answer of each."""
+        """Make one exchange. An error of the whole exchange becomes the result of each call."""
         requests = [Request(next(self._ids), method, list(params)) for method, params in calls]
         began = self._monotonic()
         found: list[Outcome]

@@ -1,4 +1,7 @@
-"""In which block was the contract deployed? A binary search over its code, which needs an archive node."""
+"""Search for the block in which the contract was deployed.
+
+The binary search over the contract's code needs an archive node.
+"""
 
 import structlog
 
@@ -11,9 +14,9 @@ _log = structlog.get_logger()
 
 
 async def find_first_block(caller: Caller, contract: Address, head: int) -> int:
-    """The contract's first block in about log2(head) calls, or 0 if the history is not kept.
+    """Return the contract's first block, or 0 if the endpoint keeps too little history.
 
-    Raises `ChainError` only if the connection itself is over.
+    The search makes about log2(``head``) calls. Raises `ChainError` only if the connection failed.
     """
     low, high = 0, head
     try:

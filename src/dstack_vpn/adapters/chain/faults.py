@@ -1,9 +1,13 @@
-"""The meaning of an endpoint's errors: retry, ask for less, ask another endpoint, or accept the refusal.
+"""Classification of an endpoint's errors.
 
-There is no standard worth the name. The codes of EIP-1474 are used by few and overloaded by most (-32005 is
-Infura's "too many requests" and its "too many results"), so free text decides first, and the code only where
-the text says nothing. The table lists what geth, reth, Nethermind, Erigon, Besu, op-geth, anvil and the large
-providers send; the order matters, the first row that matches wins.
+The class of the error decides the reaction: retry, request less, use another endpoint, or accept
+the refusal.
+
+Endpoints follow no common standard. Few use the codes of EIP-1474, and most give them several
+meanings: -32005 is Infura's code for "too many requests" and for "too many results". Therefore the
+message decides first, and the code only if the message matches no row. The table contains the
+messages of geth, reth, Nethermind, Erigon, Besu, op-geth, anvil and the large providers. The first
+row that matches decides, so their order matters.
 """
 
 import re
@@ -22,15 +26,15 @@ class Fault:
     message: str
     data: bytes | None = None
     detail: str = ""
-    """The ``data`` member, if it is a text: some endpoints put the reason there."""
+    """The ``data`` member, if it is a string. Some endpoints put the reason there."""
 
 
 class UnknownBlockError(RetryError):
-    """The endpoint does not have that block: not yet (a backend that lags), or not any more (a reorg)."""
+    """The endpoint does not know the block: its backend lags, or a reorg removed the block."""
 
 
 class UnsupportedError(EndpointError):
-    """The endpoint does not offer that method or parameter."""
+    """The endpoint does not support the method or the parameter."""
 
 
 class _Kind(Enum):
@@ -47,7 +51,7 @@ def _words(*alternatives: str) -> re.Pattern[str]:
 
 
 _TEXTS: Final = (
-    # A pruned state is not coming back: another endpoint may have it.
+    # A pruned state does not return, but another endpoint may have it.
     (_Kind.USELESS, _words("missing trie node", "state (is )?(not available|unavailable|pruned)", "pruned",
                            "historical state", "archive")),
     (_Kind.REVERTED, _words("revert")),
@@ -84,7 +88,7 @@ _CODES: Final = {
     -32005: _Kind.RETRY,  # limit exceeded
     -32010: _Kind.RETRY,  # proxyd: too many requests in a batch, or a backend's reply is unusable
     -32011: _Kind.RETRY,  # proxyd: no backends available
-    -32014: _Kind.RETRY,  # proxyd: too large a reply from a backend, or a backend that is overloaded
+    -32014: _Kind.RETRY,  # proxyd: a reply of a backend is too large, or the backend is overloaded
     -32015: _Kind.REVERTED,  # VM execution error (OpenEthereum, Nethermind)
     -32016: _Kind.RETRY,  # over rate limit (the OP stack's proxyd)
     -32019: _Kind.UNKNOWN_BLOCK,  # proxyd: block is out of range of the consensus group
@@ -96,7 +100,7 @@ _CODES: Final = {
 
 
 def _kind(fault: Fault) -> _Kind:
-    if fault.code == 3:  # geth's own code for a revert: the text may be the contract's, hence anybody's
+    if fault.code == 3:  # geth's code for a revert. The contract may have chosen the message.
         return _Kind.REVERTED
     for kind, words in _TEXTS:
         if words.search(f"{fault.message[:1000]} {fault.detail[:1000]}"):
@@ -104,19 +108,19 @@ def _kind(fault: Fault) -> _Kind:
     return _CODES.get(fault.code, _Kind.USELESS)
 
 
-def classify(fault: Fault, method: str, said: str, retry_after: float | None = None) -> ChainError:
-    """The error to raise; ``said`` is the endpoint's text, made fit for our logs."""
-    sentence = f"{method}: the endpoint answered {said or 'an error without a text'} (code {fault.code})"
+def classify(fault: Fault, method: str, text: str, retry_after: float | None = None) -> ChainError:
+    """Return the error to raise. ``text`` is the endpoint's message, fit for the log."""
+    message = f"{method}: the endpoint replied {text or 'an error without a message'} (code {fault.code})"
     match _kind(fault):
         case _Kind.RANGE:
-            return RangeError(sentence)
+            return RangeError(message)
         case _Kind.RETRY:
-            return RetryError(sentence, retry_after)
+            return RetryError(message, retry_after)
         case _Kind.UNKNOWN_BLOCK:
-            return UnknownBlockError(sentence, retry_after)
+            return UnknownBlockError(message, retry_after)
         case _Kind.REVERTED:
-            return CallRevertedError(sentence, fault.data or b"")
+            return CallRevertedError(message, fault.data or b"")
         case _Kind.UNSUPPORTED:
-            return UnsupportedError(sentence)
+            return UnsupportedError(message)
         case _Kind.USELESS:
-            return EndpointError(sentence)
+            return EndpointError(message)

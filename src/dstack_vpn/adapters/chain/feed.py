@@ -1,7 +1,7 @@
-"""An endpoint's notifications: heads and logs over WebSocket, heads by polling over HTTP.
+"""Notifications of an endpoint: heads and logs over WebSocket, heads by polling over HTTP.
 
-Both begin with the latest block, read after the subscriptions stand, so that the first fact says that from
-here on nothing is missed. Both run under `watchdog.HeadWatch`: silence is looked into, not trusted.
+The first fact of both is the latest block, read after the subscriptions were confirmed. No later
+event is missed. Both run under `watchdog.HeadWatch`, which probes an endpoint that sends nothing.
 """
 
 import asyncio
@@ -19,13 +19,13 @@ from dstack_vpn.ports import ChainFact, Unannounced
 
 
 class Heads(Protocol):
-    """The one thing that a feed asks of its session."""
+    """The methods of the session that a feed uses."""
 
     async def head(self) -> BlockRef:
-        """The latest block."""
+        """Return the latest block."""
 
     def announced(self, head: BlockRef) -> None:
-        """Take note of a head that was announced."""
+        """Record an announced head."""
 
 
 class Subscription:
@@ -41,7 +41,7 @@ class Subscription:
     ) -> None:
         self._began = monotonic()
         self._logged = ""
-        """The block of the last log, by its hash."""
+        """The hash of the block of the last log."""
         self._transport = caller.transport
         self._caller = caller
         self._reader = reader
@@ -51,7 +51,7 @@ class Subscription:
         self._logs_id = self._heads_id = ""
 
     async def facts(self) -> AsyncIterator[ChainFact | Unannounced]:
-        """Heads and logs until the connection fails; raises `ChainError`."""
+        """Yield heads and logs until the connection fails. Raises `ChainError`."""
         self._logs_id = _subscription(await self._caller.call("eth_subscribe", "logs", self._reader.filter))
         self._heads_id = _subscription(await self._caller.call("eth_subscribe", "newHeads"))
         first = await self._heads.head()
@@ -66,10 +66,10 @@ class Subscription:
                 yield Unannounced(fact)
 
     def _is_doubtful(self, head: BlockRef, note: Notification) -> bool:
-        """Return True if a block's logs may not be announced.
+        """Return True if the logs of a block may not be announced.
 
-        Two subscriptions may be served by two backends: at first, the one for logs may be ahead. An all-zero
-        bloom filter says that a block has no logs at all.
+        Two backends may serve the two subscriptions. At first, the backend for logs may be ahead of
+        the one for heads. An all-zero bloom filter proves that a block has no logs.
         """
         bloom = note.result.get("logsBloom")
         empty = isinstance(bloom, str) and not bloom.removeprefix("0x").strip("0")
@@ -89,13 +89,16 @@ class Subscription:
         return event
 
     async def _probe(self) -> ChainFact | None:
-        """Ask a silent endpoint for its latest block; the fact that came meanwhile, if one did."""
+        """Query the latest block of a silent endpoint.
+
+        Return the fact that arrived in the meantime, or None.
+        """
         latest = await self._heads.head()
         if self._watch.is_newer(latest):
             note = await self._transport.notification(GRACE)
             if note is None:
                 raise EndpointError(
-                    f"the endpoint is at block {latest.number}, but does not announce its blocks any more"
+                    f"the endpoint is at block {latest.number}, but no longer announces its blocks"
                 )
             return self._fact(note)
         now = self._monotonic()
@@ -103,7 +106,7 @@ class Subscription:
         self._watch.idle(now)
         if not self._watch.is_other(latest):
             return None
-        self._watch.head(latest, now)  # a reorg to no greater height, which anvil does not announce
+        self._watch.head(latest, now)  # anvil does not announce a reorg that adds no height
         return latest
 
 
@@ -114,11 +117,11 @@ async def poll(
     interval: float,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> AsyncIterator[ChainFact]:
-    """Heads by asking every ``interval`` seconds; raises `ChainError`."""
+    """Yield new heads, queried every ``interval`` seconds. Raises `ChainError`."""
     while True:
         latest = await heads.head()
         now = monotonic()
-        # A load balancer's backend that lags is no reorg: a lower block is news only when it stays.
+        # A lower block may come from a backend that lags. It counts as a reorg only if it persists.
         if watch.is_other(latest) and (not watch.is_lower(latest) or not watch.wait(now)):
             watch.head(latest, now)
             yield latest
@@ -130,11 +133,11 @@ async def poll(
 def _check_stalled(watch: HeadWatch, latest: BlockRef, now: float) -> None:
     if watch.is_stalled(now):
         raise EndpointError(
-            f"the endpoint has been at block {latest.number} for too long: it does not follow its chain"
+            f"the endpoint has stayed at block {latest.number} for too long: it does not follow its chain"
         )
 
 
 def _subscription(value: Json) -> str:
     if not isinstance(value, str) or not value:
-        raise EndpointError("the endpoint answered eth_subscribe without a subscription id")
+        raise EndpointError("the endpoint replied to eth_subscribe without a subscription id")
     return value

@@ -1,7 +1,7 @@
-"""From JSON to typed fields: quantities, data, block headers and logs, each checked before it is believed.
+"""Parsers of JSON values: quantities, data, block headers and logs.
 
-The encodings are those of the Ethereum JSON-RPC specification (ethereum/execution-apis): quantities and data
-are hexadecimal texts with ``0x``. All of this raises only `EndpointError`.
+The encodings are those of the Ethereum JSON-RPC specification (ethereum/execution-apis): quantities
+and data are hexadecimal strings with ``0x``. All functions raise only `EndpointError`.
 """
 
 import re
@@ -20,9 +20,9 @@ _MAX_TOPICS: Final = 4
 
 
 def quantity(value: Json, what: str) -> int:
-    """An unsigned integer of at most 64 bits: heights, times, indexes.
+    """Parse an unsigned integer of at most 64 bits: a height, a time or an index.
 
-    Some endpoints pad it with zeros (to 32 bytes), or send a JSON number.
+    Some endpoints pad it with zeros to 32 bytes, or send a JSON number.
     """
     if type(value) is int and 0 <= value < 2**64:
         return value
@@ -33,49 +33,49 @@ def quantity(value: Json, what: str) -> int:
 
 
 def chain_id(value: Json) -> int:
-    """A chain id: some endpoints send it as a decimal text."""
+    """Parse a chain id. Some endpoints send it as a decimal string."""
     if isinstance(value, str) and _DECIMAL.fullmatch(value):
         return int(value)
     return quantity(value, "chain id")
 
 
 def hash32(value: Json, what: str) -> str:
-    """A 32-byte hash, in lower case."""
+    """Parse a 32-byte hash. Return it in lower case."""
     if not isinstance(value, str) or not _HASH.fullmatch(value):
-        raise EndpointError(f"the endpoint's {what} is no 32-byte hash")
+        raise EndpointError(f"the endpoint's {what} is not a 32-byte hash")
     return value.lower()
 
 
 def data(value: Json, what: str) -> bytes:
-    """A byte string of any length."""
+    """Parse a byte string of any length."""
     if not isinstance(value, str) or not value.startswith("0x") or len(value) % 2:
-        raise EndpointError(f"the endpoint's {what} is no hexadecimal data")
+        raise EndpointError(f"the endpoint's {what} is not hexadecimal data")
     try:
         decoded = bytes.fromhex(value[2:])
     except ValueError:
         decoded = None
-    # `fromhex` skips blanks: the length shows them.
+    # `fromhex` skips whitespace, which the length reveals.
     if decoded is None or len(decoded) != len(value) // 2 - 1:
-        raise EndpointError(f"the endpoint's {what} is no hexadecimal data")
+        raise EndpointError(f"the endpoint's {what} is not hexadecimal data")
     return decoded
 
 
 def mapping(value: Json, what: str) -> dict[str, Json]:
-    """A JSON object."""
+    """Return the value if it is a JSON object."""
     if not isinstance(value, dict):
-        raise EndpointError(f"the endpoint's {what} is {'null' if value is None else 'no object'}")
+        raise EndpointError(f"the endpoint's {what} is {'null' if value is None else 'not an object'}")
     return value
 
 
 def sequence(value: Json, what: str) -> list[Json]:
-    """A JSON array."""
+    """Return the value if it is a JSON array."""
     if not isinstance(value, list):
-        raise EndpointError(f"the endpoint's {what} is {'null' if value is None else 'no list'}")
+        raise EndpointError(f"the endpoint's {what} is {'null' if value is None else 'not a list'}")
     return value
 
 
 def parse_header(value: Json) -> BlockRef:
-    """A block header, of which we need four fields."""
+    """Parse a block header into the four fields that the daemon uses."""
     header = mapping(value, "block")
     return BlockRef(
         number=quantity(header.get("number"), "block number"),
@@ -86,7 +86,7 @@ def parse_header(value: Json) -> BlockRef:
 
 
 def log_address(value: Json) -> str:
-    """The contract that a log claims to be from, in lower case."""
+    """Return the address of the contract that a log names, in lower case."""
     address = mapping(value, "log").get("address")
     if not isinstance(address, str) or not _ADDRESS.fullmatch(address):
         raise EndpointError("the endpoint's log has no address")
@@ -94,7 +94,7 @@ def log_address(value: Json) -> str:
 
 
 def parse_log(value: Json) -> Log:
-    """A log, as a subscription or ``eth_getLogs`` sends it."""
+    """Parse a log from a subscription or from ``eth_getLogs``."""
     log = mapping(value, "log")
     topics = sequence(log.get("topics"), "log's topics")
     if len(topics) > _MAX_TOPICS:

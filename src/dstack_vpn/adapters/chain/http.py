@@ -1,6 +1,6 @@
-"""JSON-RPC over HTTP: one POST for each exchange, several calls in it as a batch.
+"""JSON-RPC over HTTP: one POST per exchange, with several calls as a batch.
 
-An endpoint that takes no batches is remembered as such and gets its calls one by one, a few at a time.
+An endpoint that does not support batches receives single calls, several at a time.
 """
 
 import asyncio
@@ -10,7 +10,8 @@ from typing import Final
 
 import aiohttp
 
-from dstack_vpn.adapters.chain.jsonrpc import MAX_MESSAGE, Notification, Reply, Request, decode, encode
+from dstack_vpn.adapters.bodies import BodyTooLongError, read_bounded
+from dstack_vpn.adapters.chain.jsonrpc import MAX_MESSAGE, Notification, Request, Response, decode, encode
 from dstack_vpn.adapters.chain.transport import OPEN_TIMEOUT, Outcome, lost, outcome, refused
 from dstack_vpn.adapters.chain.url import RpcUrl
 from dstack_vpn.errors import CallRevertedError, ChainError, EndpointError, RangeError, RetryError
@@ -21,7 +22,7 @@ _HEADERS: Final = {"Content-Type": "application/json"}
 
 
 class HttpTransport:
-    """See `transport.Transport`; made by `open_http`."""
+    """See `transport.Transport`. Created by `open_http`."""
 
     def __init__(self, url: RpcUrl, client: aiohttp.ClientSession) -> None:
         self.url = url
@@ -35,10 +36,10 @@ class HttpTransport:
             async with asyncio.timeout(timeout):
                 return await self._exchange(requests)
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise lost(error) from None  # their texts quote the URL
+            raise lost(error) from None  # the library's messages quote the URL
 
     async def notification(self, timeout: float) -> Notification | None:
-        """HTTP has none: just the time passes."""
+        """Return None after ``timeout`` seconds: HTTP delivers no notifications."""
         await asyncio.sleep(timeout)
         return None
 
@@ -53,9 +54,10 @@ class HttpTransport:
         return outcomes
 
     async def _together(self, requests: Sequence[Request]) -> list[Outcome]:
-        """A batch. If it fails as a whole, in whatever way, its calls are made one by one.
+        """Send a batch. If it fails as a whole, send its calls one by one.
 
-        If these succeed, the endpoint takes no batches, and gets none from this session any more.
+        If the single calls succeed, the endpoint does not support batches, and this session sends
+        no more of them.
         """
         if len(requests) == 1:
             return await self._post(requests)
@@ -80,7 +82,10 @@ class HttpTransport:
         return list(await asyncio.gather(*(self._alone(request) for request in requests)))
 
     async def _alone(self, request: Request) -> Outcome:
-        """One call in a POST of its own; never raises, so that none of several is left running."""
+        """Send one call in a separate POST.
+
+        It never raises, so that none of several concurrent calls keeps running after an error.
+        """
         try:
             return (await self._post([request]))[0]
         except ChainError as error:
@@ -89,9 +94,9 @@ class HttpTransport:
             return lost(error)
 
     async def _post(self, requests: Sequence[Request]) -> list[Outcome]:
-        """One POST; nothing if it was a batch that the endpoint did not answer as one."""
+        """Make one POST. Return an empty list if a batch got no batch in reply."""
         messages = decode(await self._body(encode(requests)), self.url.redactor)
-        replies = {m.id: m for m in messages if isinstance(m, Reply)}
+        replies = {m.id: m for m in messages if isinstance(m, Response)}
         if len(requests) > 1 and any(request.id not in replies for request in requests):
             return []
         if len(requests) == 1 and None in replies and replies[None].fault is not None:
@@ -102,8 +107,8 @@ class HttpTransport:
         async with self._client.post(
             self.url.raw, data=body, headers=_HEADERS, allow_redirects=False, proxy=self.url.proxy
         ) as response:
-            content = await _limited(response.content)
-        # Some endpoints put a JSON-RPC error under a 4xx or 5xx: it says more than the number does.
+            content = await _body(response.content)
+        # Some endpoints send a JSON-RPC error with a 4xx or 5xx status. It has more detail.
         plain = 200 <= response.status < 300
         if not plain and (response.status == 429 or content.lstrip()[:1] not in (b"{", b"[")):
             raise refused(response.status, response.headers)
@@ -114,27 +119,24 @@ def _refused(outcome: Outcome) -> bool:
     return isinstance(outcome, ChainError) and not isinstance(outcome, CallRevertedError)
 
 
-def _own(replies: dict[int | None, Reply], request: Request, url: RpcUrl) -> Outcome:
+def _own(replies: dict[int | None, Response], request: Request, url: RpcUrl) -> Outcome:
     reply = replies.get(request.id)
     if reply is None:
-        return EndpointError(f"{request.method}: the endpoint answered something else")
+        return EndpointError(f"{request.method}: the endpoint's reply does not belong to the call")
     return outcome(reply, request, url)
 
 
-async def _limited(stream: aiohttp.StreamReader) -> bytes:
-    """The body, unpacked, as long as it is no longer than we want to hold in memory."""
-    chunks, size = [], 0
-    async for chunk in stream.iter_any():
-        size += len(chunk)
-        if size > MAX_MESSAGE:
-            raise RangeError(f"the endpoint's answer exceeds {MAX_MESSAGE >> 20} MiB")
-        chunks.append(chunk)
-    return b"".join(chunks)
+async def _body(stream: aiohttp.StreamReader) -> bytes:
+    """Return the decompressed body. Raises `RangeError` if it exceeds `MAX_MESSAGE`."""
+    try:
+        return await read_bounded(stream, MAX_MESSAGE)
+    except BodyTooLongError as error:
+        raise RangeError(f"the endpoint's reply exceeds {MAX_MESSAGE >> 20} MiB") from error
 
 
 @asynccontextmanager
 async def open_http(url: RpcUrl) -> AsyncIterator[HttpTransport]:
-    """A connection pool for one endpoint; nothing is sent before the first call."""
+    """Open a connection pool for one endpoint. The first call makes the first connection."""
     connector = aiohttp.TCPConnector(limit=_CONNECTIONS, keepalive_timeout=60)
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=OPEN_TIMEOUT)
     cookies = aiohttp.DummyCookieJar()

@@ -1,8 +1,8 @@
-"""Is this the chain and the contract that we follow? Asked at every connect, before anything is believed.
+"""The check at every connect that an endpoint serves the expected chain and contract.
 
-A wiped or a wrong chain looks exactly like an empty registry, and an empty registry means no peers. So the
-chain's id, its genesis and the contract's code are checked first, and a mismatch is an error that changes
-nothing.
+A wiped or wrong chain looks like an empty registry, and an empty registry means no peers. Therefore
+the chain id, the genesis hash and the contract's code are checked before any other reply is used. A
+mismatch raises an error and changes nothing.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,10 @@ from dstack_vpn.ports import RegistryAbi
 
 @dataclass(slots=True)
 class Target:
-    """The contract to follow. The first endpoint fills in fields left open (None), which bind the others."""
+    """The contract to follow.
+
+    A missing field (None) is learned from the first endpoint and then expected of the others.
+    """
 
     contract: Address
     chain_id: int | None = None
@@ -27,7 +30,10 @@ class Target:
 
 
 async def identify(caller: Caller, target: Target) -> tuple[ChainIdentity, RegistryAbi]:
-    """Check the endpoint against the target; raises `WrongChainError` or what the calls raise."""
+    """Check the endpoint against the target.
+
+    Raises `WrongChainError` for a mismatch, and the errors of the calls.
+    """
     answers = await caller.call_each(
         [
             ("eth_chainId", ()),
@@ -47,8 +53,8 @@ async def identify(caller: Caller, target: Target) -> tuple[ChainIdentity, Regis
     genesis = _genesis(caller, target, answers[1])
     if target.genesis_hash not in (None, genesis):
         raise WrongChainError(
-            f"the endpoint's chain {seen} begins with block {genesis[:10]}..., but the one followed so far"
-            f" with {str(target.genesis_hash)[:10]}...: it was wiped or replaced; if that is meant, clear"
+            f"the endpoint's chain {seen} begins with block {genesis[:10]}..., but the chain followed so far"
+            f" with {str(target.genesis_hash)[:10]}...: it was wiped or replaced; if this is intended, clear"
             " STATE_DIR"
         )
     if not data(answers[2], "contract code"):
@@ -61,7 +67,10 @@ async def identify(caller: Caller, target: Target) -> tuple[ChainIdentity, Regis
 
 
 def _genesis(caller: Caller, target: Target, answer: Outcome) -> str:
-    """The hash of block 0. An endpoint may have pruned it: then it has to be known from another one."""
+    """Return the hash of block 0.
+
+    If the endpoint pruned it, the hash must be known from another endpoint.
+    """
     if isinstance(answer, RetryError) or (isinstance(answer, ChainError) and caller.transport.failure):
         raise answer
     if answer is not None and not isinstance(answer, ChainError):
@@ -70,7 +79,7 @@ def _genesis(caller: Caller, target: Target, answer: Outcome) -> str:
         return target.genesis_hash
     raise EndpointError(
         "the endpoint does not have block 0 (it keeps no old blocks), so its chain can't be distinguished "
-        "from a wiped one: name an endpoint that has it first in RPC_URL"
+        "from a wiped one: put an endpoint that has block 0 first in RPC_URL"
     )
 
 

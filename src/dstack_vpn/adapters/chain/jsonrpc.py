@@ -1,8 +1,8 @@
-"""JSON-RPC 2.0 as Ethereum endpoints speak it: requests to text, text to replies and notifications.
+"""A JSON-RPC 2.0 codec for Ethereum endpoints: encodes requests, decodes replies and notifications.
 
-Pure, and suspicious: an endpoint may be a load balancer's error page, a captive portal or an attacker. What
-comes out of here has the right types; whatever can't be brought into them raises `EndpointError`. What the
-errors *mean* is `faults`' business, what the results hold is `fields`'.
+It does no IO. The input may come from a load balancer's error page, a captive portal or an
+attacker. Decoded messages have checked types, and any other input raises `EndpointError`. `faults`
+classifies the errors, and `fields` parses the results.
 """
 
 import json
@@ -15,15 +15,16 @@ from dstack_vpn.adapters.redact import WINDOW, Redactor
 from dstack_vpn.errors import EndpointError
 
 Json: TypeAlias = Any
-"""The type of `json.loads` results. ``Any``, because every use of it checks the type that it needs."""
+"""The type of `json.loads` results. It is ``Any`` because every use checks the type that it
+needs."""
 
 MAX_MESSAGE: Final = 64 * 2**20
-"""Bytes. A block of logs, or a page of tokens, exceeds the usual limit of 1 MiB."""
+"""The longest message in bytes. A block of logs or a page of tokens may exceed the usual 1 MiB."""
 
 NOTHING_SECRET: Final = Redactor(())
 
 EXCERPT: Final = 120
-"""Characters of an endpoint's own words that we repeat in an error."""
+"""The number of characters of an endpoint's message that an error quotes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +36,13 @@ class Request:
     params: Sequence[Json] = ()
 
     def to_json(self) -> dict[str, Json]:
-        """The request object of the specification."""
+        """Return the request object of the specification."""
         return {"jsonrpc": "2.0", "id": self.id, "method": self.method, "params": self.params}
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
-    """The answer to one call; ``id`` is None if the endpoint could not name the call."""
+class Response:
+    """The reply to one call. ``id`` None: the endpoint could not identify the call."""
 
     id: int | None
     result: Json = None
@@ -50,67 +51,68 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Notification:
-    """Something that a subscription delivered."""
+    """A message of a subscription."""
 
     subscription: str
     result: Json
 
 
-Message: TypeAlias = Reply | Notification
+Message: TypeAlias = Response | Notification
 
 
 def encode(requests: Sequence[Request]) -> str:
-    """One request as an object, several as a batch."""
+    """Encode one request as an object, several as a batch."""
     objects = [request.to_json() for request in requests]
     return json.dumps(objects[0] if len(objects) == 1 else objects, separators=(",", ":"))
 
 
 def decode(text: str | bytes, redactor: Redactor = NOTHING_SECRET) -> list[Message]:
-    """Every message in a frame or a body; raises `EndpointError` for anything that is not JSON-RPC.
+    """Return the messages of a frame or a body.
 
-    ``redactor`` takes secrets out of every text that the endpoint says in its own words.
+    Raises `EndpointError` for input that is not JSON-RPC. ``redactor`` removes secrets from every
+    text that the endpoint sends.
     """
     try:
         document = json.loads(text)
     except (ValueError, RecursionError):
-        raise EndpointError(f"the endpoint did not answer in JSON: {excerpt(text, redactor)}") from None
+        raise EndpointError(f"the endpoint's reply is not JSON: {excerpt(text, redactor)}") from None
     objects = document if isinstance(document, list) else [document]
     return [_message(item, redactor) for item in objects]
 
 
 def _message(item: Json, redactor: Redactor) -> Message:
     if not isinstance(item, dict):
-        raise EndpointError("the endpoint answered JSON that is no JSON-RPC message")
+        raise EndpointError("the endpoint replied with JSON that is not a JSON-RPC message")
     if "method" in item:
         return _notification(item)
     number = item.get("id")
     if isinstance(number, str) and number.isascii() and number.isdigit() and len(number) < 19:
-        number = int(number)  # some proxies echo ids as texts
+        number = int(number)  # some proxies return ids as strings
     if number is not None and type(number) is not int:
-        raise EndpointError("the endpoint answered with an id that we never sent")
+        raise EndpointError("the endpoint replied with an id that was never sent")
     if item.get("error") is not None:
-        return Reply(number, fault=_fault(item["error"], redactor))
+        return Response(number, fault=_fault(item["error"], redactor))
     if "result" not in item:
-        raise EndpointError("the endpoint answered with neither a result nor an error")
-    return Reply(number, item["result"])
+        raise EndpointError("the endpoint replied with neither a result nor an error")
+    return Response(number, item["result"])
 
 
 def _notification(item: dict[str, Json]) -> Notification:
     params = item.get("params")
     if item["method"] != "eth_subscription" or not isinstance(params, dict):
-        raise EndpointError("the endpoint sent a notification that is no eth_subscription")
+        raise EndpointError("the endpoint sent a notification that is not an eth_subscription")
     subscription = params.get("subscription")
     if not isinstance(subscription, str) or "result" not in params:
-        raise EndpointError("the endpoint sent an eth_subscription without id or result")
+        raise EndpointError("the endpoint sent an eth_subscription without an id or a result")
     return Notification(subscription, params["result"])
 
 
 def _fault(error: Json, redactor: Redactor) -> Fault:
-    """An error member, which some endpoints send as a bare text."""
+    """Parse the error member. Some endpoints send it as a string."""
     if isinstance(error, str):
         return Fault(0, redactor.beginning(error))
     if not isinstance(error, dict):
-        raise EndpointError("the endpoint answered with an error of an unknown form")
+        raise EndpointError("the endpoint replied with an error that is neither an object nor a string")
     code, message = error.get("code"), error.get("message")
     return Fault(
         code if type(code) is int else 0,
@@ -121,14 +123,17 @@ def _fault(error: Json, redactor: Redactor) -> Fault:
 
 
 def _detail(data: Json) -> str:
-    """Return the endpoint's data beside the message."""
+    """Return the text of the ``data`` member."""
     if isinstance(data, dict):
         data = data.get("message", data.get("reason", data.get("details")))
     return data if isinstance(data, str) else ""
 
 
 def _revert_data(data: Json) -> bytes | None:
-    """The ABI-encoded error: bare, nested in an object, or behind a word that some clients put first."""
+    """Return the ABI-encoded error of the ``data`` member, or None.
+
+    It may be a plain string, nested in an object, or follow a word that some clients prepend.
+    """
     if isinstance(data, dict):
         data = data.get("data", data.get("result"))
     if not isinstance(data, str):
@@ -141,7 +146,7 @@ def _revert_data(data: Json) -> bytes | None:
 
 
 def excerpt(text: str | bytes, redactor: Redactor = NOTHING_SECRET) -> str:
-    """The beginning of a foreign text in printable ASCII, for an error or a log line."""
+    """Return the beginning of an untrusted text in printable ASCII, for an error or the log."""
     words = text[: 4 * WINDOW].decode("utf-8", "replace") if isinstance(text, bytes) else text
     words = redactor.beginning(words)
     plain = " ".join("".join(c if " " <= c <= "~" else " " for c in words).split())

@@ -1,7 +1,7 @@
-"""From logs to events: whose they are, whether we understand them, and what to do with those we don't.
+"""Conversion of logs to registry events.
 
-The contract's logs are written by strangers. One that does not decode is skipped with one clear line in our
-log, and nothing else stops: the next read of that token's state says what it is.
+Any account can cause logs of the contract. A log that does not decode is skipped with one line in
+the daemon's log. The next read of the token's state returns its actual value.
 """
 
 from typing import Final
@@ -21,7 +21,7 @@ _REMEMBERED: Final = 1024
 
 
 class LogReader:
-    """Turns what an endpoint sends as logs into the registry's events."""
+    """Converts an endpoint's logs to the registry's events."""
 
     def __init__(self, name: str, contract: Address, abi: RegistryAbi) -> None:
         self._name = name
@@ -29,7 +29,7 @@ class LogReader:
         self._abi = abi
         self._refused: dict[tuple[str, int], None] = {}
         self.foreign = 0
-        """Logs of other contracts, or of events that we did not ask for."""
+        """The number of logs of other contracts, or of events that were not requested."""
 
     @property
     def filter(self) -> dict[str, Json]:
@@ -37,7 +37,10 @@ class LogReader:
         return {"address": self._contract, "topics": [sorted(self._abi.topics)]}
 
     def event(self, value: Json) -> LoggedEvent | None:
-        """The log's event; None for one to skip. Raises `EndpointError` if it is no log at all."""
+        """Return the event of a log, or None for a log to skip.
+
+        Raises `EndpointError` if the value is not a log.
+        """
         if log_address(value) != self._contract:
             self._note_foreign()
             return None
@@ -55,7 +58,7 @@ class LogReader:
         return LoggedEvent(log.block_number, log.block_hash, log.log_index, event, log.removed)
 
     def events(self, value: Json) -> list[LoggedEvent]:
-        """The events of an ``eth_getLogs`` answer, each once, in the chain's order."""
+        """Return the events of an ``eth_getLogs`` reply in chain order, without duplicates."""
         found = [event for event in map(self.event, sequence(value, "logs")) if event and not event.removed]
         unique = {(event.block_hash, event.log_index): event for event in found}
         return sorted(unique.values(), key=lambda event: (event.block_number, event.log_index))
@@ -64,7 +67,7 @@ class LogReader:
         self.foreign += 1
         if self.foreign == 1:
             _log.warning(
-                "chain.foreign_logs", endpoint=self._name, hint="it sends logs that we did not ask for"
+                "chain.foreign_logs", endpoint=self._name, hint="it sends logs that were not requested"
             )
 
     def _refuse(self, log: Log, error: FormatError) -> None:

@@ -1,9 +1,9 @@
-"""Facts about an endpoint that outlive its sessions, so that a reconnect need not learn them again."""
+"""Facts about an endpoint that outlive its sessions: a reconnect need not learn them again."""
 
 from dataclasses import dataclass, field
 from typing import Final
 
-from dstack_vpn.adapters.chain.tally import Calls
+from dstack_vpn.adapters.chain.method_stats import Calls
 from dstack_vpn.core.chain.events import LoggedEvent
 from dstack_vpn.core.model import BlockRef
 
@@ -14,9 +14,10 @@ _PATIENCE: Final = 16
 
 @dataclass(slots=True)
 class BlockSpan:
-    """The number of blocks for one ``eth_getLogs``: halved if that was too many, doubled if not.
+    """The number of blocks of one ``eth_getLogs`` call.
 
-    What failed is not tried again for some successes, or every other call of a long backfill would fail.
+    It is halved after a refusal and doubled after a success. A refused size is not tried again for
+    16 successes. Otherwise every second call of a long backfill would fail.
     """
 
     size: int = _START
@@ -24,7 +25,7 @@ class BlockSpan:
     _patience: int = 0
 
     def served(self) -> None:
-        """A call for that many blocks was answered."""
+        """Record a successful call."""
         self._patience = max(0, self._patience - 1)
         if not self._patience:
             self._refused = _LARGEST + 1
@@ -32,24 +33,24 @@ class BlockSpan:
             self.size *= 2
 
     def refused(self, asked: int) -> None:
-        """A call for that many blocks was too much."""
+        """Record that ``asked`` blocks were too many."""
         self._refused = asked
         self._patience = _PATIENCE
         self.size = max(1, asked // 2)
 
     def failed(self, asked: int) -> None:
-        """A call for that many blocks failed without a word about its size: ask for much less."""
+        """Record a failure for another reason. The next call requests a quarter of ``asked``."""
         self.refused(asked)
         self.size = max(1, asked // 4)
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """A part of a long range of logs that was read: the next session goes on after it."""
+    """The part of a long range of logs that was read. The next session continues after it."""
 
     first: int
     until: BlockRef
-    """The last block that was read; its hash shows later whether all of it still stands."""
+    """The last block that was read. Its hash shows later whether the part is still on the chain."""
     events: tuple[LoggedEvent, ...]
 
 
@@ -60,12 +61,12 @@ class EndpointCapabilities:
     span: BlockSpan = field(default_factory=BlockSpan)
     progress: Progress | None = None
     by_hash: bool = True
-    """True if it answers ``eth_getLogs`` by a block's hash (EIP-234)."""
+    """True if the endpoint supports ``eth_getLogs`` by block hash (EIP-234)."""
     page_size: int | None = None
-    """The largest page of tokens that it served since one was too large; None: no page was."""
+    """The largest page of tokens served since a page was too large. None: no page was too large."""
     first_block: int | None = None
-    """The contract's first block, once it was looked for."""
+    """The contract's first block. None: not searched yet."""
     multicall: bool | None = None
-    """True if its chain has Multicall3; None: not checked yet."""
+    """True if Multicall3 is deployed on the chain. None: not checked yet."""
     calls: Calls = field(default_factory=dict)
-    """The cost of its calls."""
+    """The statistics of its calls."""

@@ -1,11 +1,11 @@
-"""The configured endpoints, in order of preference: implements `ports.ChainSource`.
+"""The configured endpoints in order of preference. Implements `ports.ChainSource`.
 
-The first endpoint without a pause gets the session. An endpoint that fails pauses for a time that
-grows (`core.limits.backoff`), so the next session goes to another at once. An endpoint of another
-chain pauses longer. This module does not retry: the caller opens the next session after a failure.
+A session uses the first endpoint without a pause. An endpoint that fails pauses for a growing time
+(`core.limits.backoff`), so the next session uses another one immediately. An endpoint of another
+chain pauses longer. The pool does not retry: the caller opens the next session after a failure.
 
-An endpoint that left our tip behind the others' heads is followed again only if no other can be,
-for `BEHIND_PAUSE`.
+An endpoint that let our tip fall behind the others' heads is followed again only if no other
+endpoint is available, for `BEHIND_PAUSE`.
 
 An endpoint that other endpoints contradicted is in quarantine, with all other URLs of its host: for
 a minute, and twice as long each time. If all are in quarantine, the pool waits for the first to
@@ -25,8 +25,8 @@ import structlog
 
 from dstack_vpn.adapters.chain.identity import Target
 from dstack_vpn.adapters.chain.memory import EndpointCapabilities
+from dstack_vpn.adapters.chain.method_stats import Calls
 from dstack_vpn.adapters.chain.session import SessionSettings, open_session
-from dstack_vpn.adapters.chain.tally import Calls
 from dstack_vpn.adapters.chain.url import RpcUrl
 from dstack_vpn.core.chain.proxy import DIRECT, Proxies
 from dstack_vpn.core.limits.backoff import Backoff
@@ -40,12 +40,12 @@ WRONG_CHAIN_PAUSE: Final = 60.0
 """The least pause, in seconds, of an endpoint that serves another chain."""
 
 BEHIND_PAUSE: Final = 180.0
-"""Seconds for which other endpoints are preferred to one that left us behind."""
+"""Seconds for which other endpoints are preferred to one that let our tip fall behind."""
 
 QUARANTINE: Final = 60.0
 """Seconds of an endpoint's first quarantine."""
 LONGEST_QUARANTINE: Final = 86_400.0
-"""The longest quarantine in seconds; the same time without another one resets the duration."""
+"""The longest quarantine in seconds. The same time without another one resets the duration."""
 
 Open: TypeAlias = Callable[
     [RpcUrl, Target, EndpointCapabilities, SessionSettings], AbstractAsyncContextManager[ChainSession]
@@ -61,9 +61,10 @@ class _Endpoint:
         default_factory=lambda: Backoff(QUARANTINE, LONGEST_QUARANTINE, LONGEST_QUARANTINE)
     )
     behind_until: float = -math.inf
-    """Until then, it is followed only if no other endpoint can be; it is still queried."""
-    lies: int = 0
-    last_lie: str = ""
+    """Until this time, it is followed only if no other endpoint is available. It is still
+    queried."""
+    contradictions: int = 0
+    last_contradiction: str = ""
 
 
 class RpcPool:
@@ -88,7 +89,7 @@ class RpcPool:
     ) -> None:
         """Use ``urls``, in order of preference, through ``proxies``.
 
-        ``chain_id`` and ``genesis_hash`` are the expected values; a missing one is learned from the
+        ``chain_id`` and ``genesis_hash`` are the expected values. A missing one is learned from the
         first endpoint and then expected of the others. Without ``abi``, the contract's is detected.
         For ``block_time``, ``poll_interval`` (seconds) and ``start_block`` see `SessionSettings`.
         Raises `FormatError` for an invalid RPC URL, or if there is no URL.
@@ -97,7 +98,7 @@ class RpcPool:
             raise FormatError("no RPC URL is configured")
         self._endpoints = [_Endpoint(RpcUrl.parse(url, proxies)) for url in urls]
         self.calls: dict[str, Calls] = {}
-        """The call statistics by endpoint name; URLs that differ only in secrets share a name."""
+        """The call statistics by endpoint name. URLs that differ only in secrets share a name."""
         for endpoint in self._endpoints:
             endpoint.memory.calls = self.calls.setdefault(endpoint.url.name, endpoint.memory.calls)
         self._target = Target(contract.lower(), chain_id, genesis_hash, abi)
@@ -148,18 +149,18 @@ class RpcPool:
         now = self._settings.monotonic()
         site = next(e.url.site for e in self._endpoints if e.url.name == name)
         for endpoint in (e for e in self._endpoints if e.url.site == site):
-            honest = max(now - endpoint.quarantine.ready_at, 0.0) if endpoint.lies else 0.0
-            endpoint.quarantine = endpoint.quarantine.failed(now, 1.0, served=honest)
-            endpoint.lies += 1
-            endpoint.last_lie = reason
+            served = max(now - endpoint.quarantine.ready_at, 0.0) if endpoint.contradictions else 0.0
+            endpoint.quarantine = endpoint.quarantine.failed(now, 1.0, served=served)
+            endpoint.contradictions += 1
+            endpoint.last_contradiction = reason
 
     def quarantined(self) -> Mapping[str, Quarantine]:
         """See `ports.ChainSource.quarantined`."""
         now = self._settings.monotonic()
         return {
-            e.url.name: Quarantine(e.lies, e.last_lie, e.quarantine.wait(now))
+            e.url.name: Quarantine(e.contradictions, e.last_contradiction, e.quarantine.wait(now))
             for e in self._endpoints
-            if e.lies
+            if e.contradictions
         }
 
     def _wait(self, endpoint: _Endpoint) -> float:
@@ -169,7 +170,7 @@ class RpcPool:
 
     @asynccontextmanager
     async def _use(self, endpoint: _Endpoint) -> AsyncIterator[ChainSession]:
-        """Open a session on an endpoint; a failure of the session makes the endpoint pause."""
+        """Open a session on an endpoint. If the session fails, the endpoint pauses."""
         connected_at: float | None = None
         try:
             async with self._open(endpoint.url, self._target, endpoint.memory, self._settings) as session:

@@ -29,12 +29,12 @@ from dstack_vpn.core.model import BlockRef
 from dstack_vpn.errors import ChainError, EndpointError, LogsError, RangeError, RetryError
 
 TAIL: Final = 32
-"""The number of newest blocks that are queried by hash: more than a backend lags (5 s of 200 ms
+"""The number of newest blocks that are queried by hash. A backend lags by less (5 s of 200 ms
 blocks)."""
 DEADLINE: Final = 30.0
 """Seconds for the logs of one block."""
 RANGE_DEADLINE: Final = 12.0
-"""Seconds for the logs of several blocks; after that, a smaller range is requested."""
+"""Seconds for the logs of several blocks. After that, a smaller range is requested."""
 _RANGE_ATTEMPTS: Final = 2
 _PAUSE: Final = 0.05
 """Seconds between two queries for a block that a backend does not have yet."""
@@ -43,7 +43,7 @@ _ROUNDS: Final = 40
 _CHECKPOINT: Final = 8
 """Ranges between two checkpoints of the progress."""
 _PATIENT_CALLS: Final = 100
-"""The limit of calls for one gap; beyond it, the state is read if the contract enumerates."""
+"""The limit of calls for one gap. Beyond it, the state is read if the contract is enumerable."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +57,10 @@ class BlockLogs:
     """True if the state can be read instead of many logs."""
 
     async def up_to(self, first: int, last: BlockRef) -> list[LoggedEvent] | None:
-        """Return the events from ``first`` to ``last``; None if ``last`` is off the chain.
+        """Return the events from ``first`` to ``last``. None if ``last`` is off the chain.
 
         Raises `LogsError` if the endpoint serves other calls but no logs, or the logs of too few
-        blocks at once; and other `ChainError`.
+        blocks at once. Raises other `ChainError` as the calls do.
         """
         tail_from = max(first, last.number - TAIL + 1)
         if first < tail_from and self._too_many(tail_from - first):
@@ -92,7 +92,7 @@ class BlockLogs:
         for answer in reversed(answers):
             block = None if answer is None else parse_header(answer)
             if block is None or block.hash != chain[-1].parent_hash:
-                # A backend that lags, or that is on another fork, answered this one.
+                # A backend that lags or follows another fork sent this reply.
                 block = await self._parent(chain[-1])
             if block is None:
                 return None
@@ -100,7 +100,7 @@ class BlockLogs:
         return chain[::-1]
 
     async def _headers(self, numbers: Sequence[int]) -> list[Json]:
-        """Return headers by number; null for those that no backend returned in `_ROUNDS` rounds."""
+        """Return headers by number. null: no backend returned it in `_ROUNDS` rounds."""
         found: dict[int, Json] = {}
         for turn in range(_ROUNDS):
             missing = [number for number in numbers if found.get(number) is None]
@@ -113,24 +113,24 @@ class BlockLogs:
         return [found[number] for number in numbers]
 
     async def _parent(self, child: BlockRef) -> BlockRef | None:
-        """Return a block's parent by hash; None if the endpoint has replaced the child."""
-        async for _ in self._patiently():
+        """Return a block's parent by hash. None if the endpoint has replaced the child."""
+        async for _ in self._lag_attempts():
             answer = await self.caller.call("eth_getBlockByHash", child.parent_hash, False)
             if answer is not None:
                 block = parse_header(answer)
                 if block.hash != child.parent_hash:
-                    raise EndpointError("the endpoint answered with another block than was asked for")
+                    raise EndpointError("the endpoint replied with another block than the requested one")
                 return block
             if await self._replaced(child):
                 return None
         raise EndpointError(f"the endpoint does not know the parent of block {child.number}")
 
     async def _by_hashes(self, chain: Sequence[BlockRef]) -> list[LoggedEvent] | None:
-        """Return the events of these linked blocks; None if they were replaced."""
+        """Return the events of these linked blocks. None if they were replaced."""
         if not self.memory.by_hash:
             return await self._by_numbers(chain)
         found: dict[str, list[LoggedEvent]] = {}
-        async for _ in self._patiently():
+        async for _ in self._lag_attempts():
             missing = [block for block in chain if block.hash not in found]
             try:
                 await self._take(missing, found)
@@ -144,7 +144,7 @@ class BlockLogs:
         raise EndpointError(f"the endpoint does not know block {chain[-1].number}, which it has announced")
 
     async def _take(self, blocks: Sequence[BlockRef], found: dict[str, list[LoggedEvent]]) -> None:
-        """Request the logs of blocks; skip blocks that the backend does not know."""
+        """Request the logs of blocks, except blocks that the backend does not know."""
         calls = [("eth_getLogs", ({**self.reader.filter, "blockHash": b.hash},)) for b in blocks]
         answers = await self.caller.call_each(calls, deadline=DEADLINE, lag=0.2, attempts=2)
         for block, answer in zip(blocks, answers, strict=True):
@@ -155,19 +155,19 @@ class BlockLogs:
             found[block.hash] = self._of_block(block.hash, answer)
 
     async def block(self, block_hash: str) -> list[LoggedEvent]:
-        """Return all events of one block (EIP-234), from any backend; raises `ChainError`."""
-        where = {**self.reader.filter, "blockHash": block_hash}
-        answer = await self.caller.call("eth_getLogs", where, deadline=DEADLINE, lag=LAG)
+        """Return all events of one block (EIP-234), from any backend. Raises `ChainError`."""
+        log_filter = {**self.reader.filter, "blockHash": block_hash}
+        answer = await self.caller.call("eth_getLogs", log_filter, deadline=DEADLINE, lag=LAG)
         return self._of_block(block_hash, answer)
 
     def _of_block(self, block_hash: str, answer: Json) -> list[LoggedEvent]:
         events = self.reader.events(answer)
         if any(event.block_hash != block_hash for event in events):
-            raise EndpointError("the endpoint answered with logs of another block")
+            raise EndpointError("the endpoint replied with logs of another block")
         return events
 
     async def _by_numbers(self, chain: Sequence[BlockRef]) -> list[LoggedEvent] | None:
-        """Return the events of these blocks without EIP-234; None if the last one was replaced."""
+        """Return the events of these blocks without EIP-234. None if the last one was replaced."""
         events = await self.between(chain[0].number, chain[-1].number)
         hashes = {block.number: block.hash for block in chain}
         if any(hashes[event.block_number] != event.block_hash for event in events):
@@ -180,7 +180,7 @@ class BlockLogs:
         return answer is not None and parse_header(answer).hash != block.hash
 
     @staticmethod
-    async def _patiently() -> AsyncIterator[None]:
+    async def _lag_attempts() -> AsyncIterator[None]:
         """Yield for each attempt, with pauses between them, for as long as a backend may lag."""
         for turn in range(int(LAG / _PAUSE)):
             if turn:
@@ -212,7 +212,7 @@ class BlockLogs:
         return list(found.values())
 
     async def _smaller(self, first: int, until: int) -> list[LoggedEvent] | None:
-        """Return the events of one range; None if it failed and a smaller one is to be tried."""
+        """Return the events of one range. None if it failed and a smaller one is to be tried."""
         span, blocks = self.memory.span, until - first + 1
         try:
             found = await self._range(first, until)
@@ -225,16 +225,16 @@ class BlockLogs:
                 raise
             return None
         if any(not first <= event.block_number <= until for event in found):
-            raise EndpointError(f"the endpoint answered with logs outside of the blocks {first} to {until}")
+            raise EndpointError(f"the endpoint replied with logs outside of the blocks {first} to {until}")
         span.served()
         return found
 
     async def _range(self, first: int, last: int) -> list[LoggedEvent]:
-        where = {**self.reader.filter, "fromBlock": hex(first), "toBlock": hex(last)}
+        log_filter = {**self.reader.filter, "fromBlock": hex(first), "toBlock": hex(last)}
         one = first == last
         answer = await self.caller.call(
             "eth_getLogs",
-            where,
+            log_filter,
             deadline=DEADLINE if one else RANGE_DEADLINE,
             attempts=4 if one else _RANGE_ATTEMPTS,
         )
@@ -246,7 +246,7 @@ class BlockLogs:
             self.memory.progress = Progress(first, parse_header(answer), tuple(events))
 
     async def _resumed(self, first: int, last: int) -> list[LoggedEvent] | None:
-        """Return an earlier session's logs of this range; None if they are missing or stale."""
+        """Return an earlier session's logs of this range. None if they are missing or stale."""
         kept, self.memory.progress = self.memory.progress, None
         if kept is None or not kept.first <= first <= kept.until.number < last:
             return None

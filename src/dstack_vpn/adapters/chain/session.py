@@ -1,7 +1,7 @@
-"""A checked connection to one endpoint: implements `ports.ChainSession` over either transport.
+"""A checked connection to one endpoint, over either transport. Implements `ports.ChainSession`.
 
-It only puts the parts together: `identity` (is it our chain?), `feed` (heads and logs as they come), `logs`
-(ranges of them), `state` (tokens at a pinned block), over `caller` (retries, deadlines, the tally).
+The parts are `identity` (checks the chain), `feed` (new heads and logs), `ranges` (past logs),
+`state` (tokens at a pinned block) and `caller` (retries, deadlines, statistics).
 """
 
 import asyncio
@@ -21,10 +21,10 @@ from dstack_vpn.adapters.chain.http import open_http
 from dstack_vpn.adapters.chain.identity import Target, identify
 from dstack_vpn.adapters.chain.logs import LogReader
 from dstack_vpn.adapters.chain.memory import EndpointCapabilities
+from dstack_vpn.adapters.chain.method_stats import MethodStats
 from dstack_vpn.adapters.chain.ranges import BlockLogs
 from dstack_vpn.adapters.chain.state import StateReader
-from dstack_vpn.adapters.chain.tally import MethodStats
-from dstack_vpn.adapters.chain.tip import Shown
+from dstack_vpn.adapters.chain.tip import SeenHeads
 from dstack_vpn.adapters.chain.transport import Transport
 from dstack_vpn.adapters.chain.url import RpcUrl
 from dstack_vpn.adapters.chain.watchdog import HeadWatch
@@ -37,25 +37,26 @@ from dstack_vpn.ports import ChainFact, RegistryAbi, Unannounced
 
 @dataclass(frozen=True, slots=True)
 class SessionSettings:
-    """Settings for following a chain, for every endpoint."""
+    """Settings for following a chain, shared by all endpoints."""
 
     block_time: float | None = None
-    """Seconds between blocks if the interval is fixed; None: learn it, and treat silence as idleness."""
+    """Seconds between blocks if the interval is fixed. None: learn it, and treat silence as an idle
+    chain."""
     poll_interval: float = 1.0
-    """Seconds between questions for the latest block over HTTP."""
+    """Seconds between queries for the latest block over HTTP."""
     start_block: int | None = None
-    """The contract's first block, if the operator knows it."""
+    """The contract's first block, if it is configured."""
     monotonic: Callable[[], float] = time.monotonic
     draw: Callable[[], float] = random.random
-    """Uniform in [0, 1), for the pauses between retries."""
+    """Returns a uniform number in [0, 1), for the pauses between retries."""
 
 
 _PAUSE: Final = 0.1
-"""Seconds between two questions for a block that a backend does not have yet."""
+"""Seconds between two queries for a block that a backend does not have yet."""
 
 
 class RpcSession:
-    """Implements `ports.ChainSession`; made by `open_session`."""
+    """See `ports.ChainSession`. Created by `open_session`."""
 
     def __init__(
         self,
@@ -75,19 +76,20 @@ class RpcSession:
         self._settings = settings
         self._reader = LogReader(self.name, identity.contract, abi)
         self._logs = BlockLogs(caller, self._reader, memory, enumerates=bool(abi.page_size))
-        self._shown = Shown()
+        self._seen = SeenHeads()
         self._state = StateReader(caller, abi, identity.contract, memory)
 
     @property
     def stats(self) -> Mapping[str, MethodStats]:
-        """Calls, errors and latencies by RPC method, of all sessions with this endpoint."""
+        """Call counts, errors and latencies by RPC method, of all sessions with this endpoint."""
         return self._caller.stats
 
     def facts(self) -> AsyncIterator[ChainFact | Unannounced]:
-        """See `ports.ChainSession.facts`. The first fact is the latest block, once the subscriptions stand.
+        """See `ports.ChainSession.facts`.
 
-        One iteration at a time: there is one queue of notifications. Over HTTP the facts are heads only, and
-        may skip numbers.
+        The first fact is the latest block, read after the subscriptions were confirmed. Only one
+        iteration may run at a time, because there is one queue of notifications. Over HTTP all
+        facts are heads, and numbers may be skipped.
         """
         monotonic = self._settings.monotonic
         watch = HeadWatch(self._settings.block_time, monotonic())
@@ -98,12 +100,12 @@ class RpcSession:
     async def head(self) -> BlockRef:
         """See `ports.ChainSession.head`.
 
-        A load balancer's backend that lags shows an older block than another one did. An older block is
-        returned only if no backend has the newer one, for as long as a backend may lag.
+        A backend that lags may return an older block than another one did. An older block is
+        returned only if no backend returns the newer one for as long as a backend may lag.
         """
         head = await self._latest()
         ends = self._settings.monotonic() + LAG
-        while (highest := self._shown.highest) is not None and self._shown.may_lag(head):
+        while (highest := self._seen.highest) is not None and self._seen.may_lag(head):
             known = await self._block(hex(highest.number))
             if known is not None and known.hash == highest.hash:
                 return highest
@@ -111,27 +113,27 @@ class RpcSession:
                 break
             await asyncio.sleep(_PAUSE)
             head = await self._latest()
-        self._shown.note(head)
+        self._seen.note(head)
         return head
 
     async def _latest(self) -> BlockRef:
         return parse_header(await self._caller.call("eth_getBlockByNumber", "latest", False))
 
     def announced(self, head: BlockRef) -> None:
-        """Take note of a head that the endpoint announced."""
-        if not self._shown.may_lag(head):
-            self._shown.note(head)
+        """Record a head that the endpoint announced."""
+        if not self._seen.may_lag(head):
+            self._seen.note(head)
 
     async def header(self, number: int) -> BlockRef | None:
         """See `ports.ChainSession.header`."""
         block = await self._block(hex(number))
         ends = self._settings.monotonic() + LAG
-        while block is None and self._shown.has(number) and self._settings.monotonic() < ends:
-            await asyncio.sleep(_PAUSE)  # a backend that lags answered
+        while block is None and self._seen.has(number) and self._settings.monotonic() < ends:
+            await asyncio.sleep(_PAUSE)  # the reply came from a backend that lags
             block = await self._block(hex(number))
         if block is not None and block.number != number:
             raise EndpointError(
-                f"the endpoint was asked for block {number} and answered block {block.number}"
+                f"the endpoint replied with block {block.number} to a query for block {number}"
             )
         return block
 
@@ -145,7 +147,7 @@ class RpcSession:
             return None
 
     async def _block(self, which: str) -> BlockRef | None:
-        """A block by number or tag; None if it is missing."""
+        """Return a block by number or tag, or None if the endpoint does not have it."""
         try:
             block = await self._caller.call("eth_getBlockByNumber", which, False)
         except UnknownBlockError:
@@ -168,7 +170,7 @@ class RpcSession:
             raise EndpointError(f"the endpoint does not know block {block_hash}") from error
 
     async def read_tokens(self, tokens: Sequence[TokenId], at: BlockRef) -> list[TokenState]:
-        """See `ports.ChainSession.read_tokens`; a token costs as many calls as its ABI needs, 1 for ours."""
+        """See `ports.ChainSession.read_tokens`. The ABI decides the calls per token: 1 for ours."""
         return await self._state.tokens(tokens, at)
 
     async def read_all(self, at: BlockRef) -> list[TokenState] | None:
@@ -176,7 +178,7 @@ class RpcSession:
         return await self._state.all(at)
 
     async def first_block(self) -> int:
-        """See `ports.ChainSession.first_block`; 0 if the endpoint keeps too little history."""
+        """See `ports.ChainSession.first_block`. It is 0 if the history is incomplete."""
         if self._settings.start_block is not None:
             return self._settings.start_block
         if self._memory.first_block is None:
@@ -188,7 +190,7 @@ class RpcSession:
 
 
 def open_transport(url: RpcUrl) -> AbstractAsyncContextManager[Transport]:
-    """Connect by what the URL's scheme says."""
+    """Connect over WebSocket or HTTP, as the URL's scheme requires."""
     return open_websocket(url) if url.streams else open_http(url)
 
 
@@ -196,7 +198,7 @@ def open_transport(url: RpcUrl) -> AbstractAsyncContextManager[Transport]:
 async def open_session(
     url: RpcUrl, target: Target, memory: EndpointCapabilities, settings: SessionSettings
 ) -> AsyncIterator[RpcSession]:
-    """Connect and check. Raises `EndpointError`, `RetryError` or `WrongChainError`."""
+    """Connect and check the chain. Raises `EndpointError`, `RetryError` or `WrongChainError`."""
     async with open_transport(url) as transport:
         caller = Caller(transport, memory.calls, monotonic=settings.monotonic, draw=settings.draw)
         identity, abi = await identify(caller, target)

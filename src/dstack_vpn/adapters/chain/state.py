@@ -1,7 +1,8 @@
-"""Reading the registry's state at one block, pinned by its hash (EIP-1898), in as few calls as possible.
+"""Reads of the registry's state at one block, pinned by its hash (EIP-1898), in few calls.
 
-Pinned means consistent: pages fetched in parallel, or from a load balancer's different backends, are of the
-same block or fail. A page or a chunk that the endpoint finds too large is halved.
+Pinning makes the reads consistent: pages that are fetched in parallel, or from different backends
+of a load balancer, are of the same block or fail. A page or chunk that the endpoint finds too large
+is halved.
 """
 
 import asyncio
@@ -37,7 +38,7 @@ class StateReader:
     memory: EndpointCapabilities
 
     async def tokens(self, tokens: Sequence[TokenId], at: BlockRef) -> list[TokenState]:
-        """These tokens after that block; raises `ChainError`."""
+        """Return the states of the given tokens after a block. Raises `ChainError`."""
         observed: list[TokenState] = []
         for start in range(0, len(tokens), _TOKENS_TOGETHER):
             chunk = tokens[start : start + _TOKENS_TOGETHER]
@@ -45,28 +46,32 @@ class StateReader:
         return observed
 
     async def all(self, at: BlockRef) -> list[TokenState] | None:
-        """Every token after that block, None if the contract can't enumerate; raises `ChainError`."""
+        """Return the states of all tokens after a block, or None if the contract can't enumerate.
+
+        Raises `ChainError`.
+        """
         if not self.abi.page_size:
             return None
         size = min(self.abi.page_size, self.memory.page_size or self.abi.page_size)
         tokens, total = await self._page(0, size, at)
-        # A contract or an endpoint may give less than it was asked for: its page is the size to go on with.
+        # A contract or an endpoint may return fewer tokens than requested. Later pages use this
+        # size.
         size = len(tokens) or total
         offsets = range(len(tokens), total, size) if tokens else ()
         rest = await _together([partial(self._page, offset, size, at) for offset in offsets])
         for page, count in rest:
             tokens += page
             if count != total:
-                raise EndpointError("the endpoint's pages disagree on how many tokens there are")
+                raise EndpointError("the endpoint's pages disagree on the number of tokens")
         if len({token.token_id for token in tokens}) != total or len(tokens) != total:
-            raise EndpointError(f"the endpoint showed {len(tokens)} tokens of {total}")
+            raise EndpointError(f"the endpoint returned {len(tokens)} of {total} tokens")
         return tokens
 
     async def _page(self, offset: int, limit: int, at: BlockRef) -> tuple[list[TokenState], int]:
-        """A page, in halves if the endpoint can't serve it whole."""
+        """Return a page of tokens and the total. A page that is too large is split."""
         try:
             reply = await self._read(self.abi.page_call(offset, limit), at)
-            # Parsing hundreds of tokens takes 10 ms: aside, so that no event waits for it.
+            # Parsing hundreds of tokens takes 10 ms, so a thread does it and no event waits.
             return await asyncio.to_thread(self._parse_page, reply, at)
         except RangeError:
             if limit == 1:
@@ -83,7 +88,7 @@ class StateReader:
         try:
             return self.abi.parse_page(reply, at)
         except FormatError as error:
-            raise EndpointError(f"the endpoint's page of tokens: {error}") from error
+            raise EndpointError(f"the endpoint returned an invalid page of tokens: {error}") from error
 
     async def _chunk(self, tokens: Sequence[TokenId], at: BlockRef) -> list[TokenState]:
         calls = [call for token in tokens for call in self.abi.token_calls(token)]
@@ -99,21 +104,23 @@ class StateReader:
         try:
             return self.abi.parse_token(token, replies, at)
         except FormatError as error:
-            raise EndpointError(f"the endpoint's state of token {token}: {error}") from error
+            raise EndpointError(
+                f"the endpoint returned an invalid state of token {token}: {error}"
+            ) from error
 
     async def _calls(self, calls: Sequence[bytes], at: BlockRef, *, together: bool) -> list[bytes | None]:
         if not together or not await self._has_multicall():
             return await self._each(calls, at)
         request = encode_aggregate3(self.contract, calls)
         replies = decode_aggregate3(await self._read(request, at, to=MULTICALL3), len(calls))
-        # A call that failed inside may have run out of its share of gas: only one made alone is believed.
+        # A sub-call that failed may have run out of its share of gas, so it is repeated alone.
         failed = [i for i, reply in enumerate(replies) if reply is None]
         for index, reply in zip(failed, await self._each([calls[i] for i in failed], at), strict=True):
             replies[index] = reply
         return replies
 
     async def _each(self, calls: Sequence[bytes], at: BlockRef) -> list[bytes | None]:
-        """Every call by itself, all in one exchange; None for one that the contract refused."""
+        """Make each call separately, all in one exchange. A reverted call yields None."""
         if not calls:
             return []
         requests = [("eth_call", _call(self.contract, call, at)) for call in calls]
@@ -121,13 +128,13 @@ class StateReader:
         return [None if isinstance(a, CallRevertedError) else data(a, "call result") for a in answers]
 
     async def _read(self, call: bytes, at: BlockRef, to: Address | None = None) -> bytes:
-        """One call that has no reason to revert."""
+        """Make one call that is not expected to revert."""
         try:
             reply = await self.caller.call(
                 "eth_call", *_call(to or self.contract, call, at), deadline=_DEADLINE, lag=LAG
             )
         except CallRevertedError as error:
-            raise EndpointError("the contract refuses to be read") from error
+            raise EndpointError("the contract reverts a read") from error
         return data(reply, "call result")
 
     async def _has_multicall(self) -> bool:
@@ -144,7 +151,7 @@ def _call(to: Address, call: bytes, at: BlockRef) -> list[Json]:
 async def _halving(
     read: Callable[[Sequence[TokenId]], Awaitable[list[TokenState]]], tokens: Sequence[TokenId]
 ) -> list[TokenState]:
-    """Read the tokens together, or in halves where that was too much."""
+    """Read the tokens together. Halve the request when it is too large."""
     try:
         return await read(tokens)
     except RangeError as error:
@@ -155,7 +162,10 @@ async def _halving(
 
 
 async def _together(work: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:
-    """All results, a few at a time, or the first `ChainError` as itself; nothing is left running."""
+    """Return all results, computed a few at a time.
+
+    Raises the first error itself, after all other work was cancelled.
+    """
     limit = asyncio.Semaphore(_PAGES_IN_FLIGHT)
 
     async def one(start: Callable[[], Awaitable[T]]) -> T:

@@ -1,4 +1,7 @@
-"""The heads that an endpoint has shown: is a lower one a backend that lags, or a chain that was cut short?"""
+"""The heads that an endpoint has returned.
+
+They distinguish a lower head of a backend that lags from a chain that became shorter.
+"""
 
 from typing import Final
 
@@ -7,15 +10,15 @@ from dstack_vpn.core.model import BlockRef
 _REMEMBERED: Final = 256
 
 
-class Shown:
-    """Blocks that one endpoint has shown, whichever of its backends did."""
+class SeenHeads:
+    """The blocks that one endpoint has returned, from any of its backends."""
 
     def __init__(self) -> None:
         self._hashes: dict[int, str] = {}
         self.highest: BlockRef | None = None
 
     def note(self, block: BlockRef) -> None:
-        """Take note of a head that does not lag: what was above it, if anything was, is gone."""
+        """Record a head that does not lag. Blocks above it are no longer on the chain."""
         self._hashes.pop(block.number, None)
         self._hashes[block.number] = block.hash
         while len(self._hashes) > _REMEMBERED:
@@ -23,12 +26,12 @@ class Shown:
         self.highest = block
 
     def may_lag(self, block: BlockRef) -> bool:
-        """Return True if a lower block only shows that its backend is behind."""
+        """Return True if a lower block may come from a backend that is behind."""
         highest = self.highest
         if highest is None or block.number >= highest.number:
             return False
         return self._hashes.get(block.number, block.hash) == block.hash
 
     def has(self, number: int) -> bool:
-        """Return True if a block of that height or above was seen."""
+        """Return True if the endpoint has returned a block of that height or above."""
         return self.highest is not None and number <= self.highest.number

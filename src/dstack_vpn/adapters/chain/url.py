@@ -1,11 +1,13 @@
-"""An RPC endpoint's URL, which is a secret: providers put API keys into paths, queries, user and host names.
+"""The URL of an RPC endpoint, which is a secret.
 
-Only `RpcUrl.name` (scheme, host, port) is for people; `redact` takes the rest out of any text that an
-endpoint or a library quotes back at us. The proxy on the way to an endpoint belongs to its URL, so that its
-password is redacted with the endpoint's.
+Providers put API keys into paths, queries, user names and host names. Only `RpcUrl.name` (scheme,
+host, port) may be shown. `redact` removes the rest from any text in which an endpoint or a library
+quotes the URL. The proxy for an endpoint is part of its URL object, so that the proxy's password is
+redacted too.
 
-A host name keeps its last two labels and those that look like words (``base-mainnet``). Every other label may
-be a key: it is shown as ``...`` with four digits of its hash, which keep two endpoints apart.
+The name of a host keeps its last two labels and labels that look like words (``base-mainnet``).
+Every other label may be a key. It is shown as ``...`` with four digits of its hash, which
+distinguish two endpoints.
 """
 
 import hashlib
@@ -24,36 +26,41 @@ from dstack_vpn.errors import FormatError
 
 _SCHEMES: Final = frozenset({"http", "https", "ws", "wss"})
 _MIN_SECRET: Final = 6
-"""Characters: shorter parts of a path (``v2``, ``rpc``, ``base``) are words, not keys."""
+"""Characters. Shorter parts of a path (``v2``, ``rpc``, ``base``) are words, not keys."""
 _MIN_PASSWORD: Final = 3
-"""Characters: a shorter user name or query value is not looked for, for it would be found everywhere."""
+"""Characters. A shorter user name or query value is not redacted, because it would match
+everywhere."""
 _WORD: Final = re.compile(
     r"(?:[a-z]{1,15}[0-9]{0,2}|[0-9]{1,4})(?:[-_](?:[a-z]{1,15}[0-9]{0,2}|[0-9]{1,4}))*"
 )
 _LOCAL: Final = frozenset({"localhost", "local", "internal", "lan", "home", "test"})
-"""Top-level names below which anybody makes names."""
+"""Top-level names of private networks, whose names are not registered."""
 
 
 @dataclass(frozen=True, slots=True)
 class RpcUrl:
-    """A parsed endpoint; its repr and its name never show credentials."""
+    """A parsed endpoint. Its repr and its name contain no credentials."""
 
     name: str
     raw: str = field(repr=False)
     streams: bool
-    """True for a WebSocket, over which the endpoint can send unasked."""
+    """True for a WebSocket, over which the endpoint sends notifications."""
     secrets: tuple[str, ...] = field(repr=False, default=())
-    """Whatever of it may be a credential, in all forms in which a text may quote it."""
+    """The parts that may be credentials, in all forms in which a text may quote them."""
     redactor: Redactor = field(repr=False, compare=False, default_factory=lambda: Redactor(()))
     host: str = field(repr=False, default="")
     site: str = field(repr=False, default="")
-    """The host in one spelling: whatever answers there is one endpoint, by any scheme, port and key."""
+    """The host in one spelling. All URLs of a host are one endpoint, with any scheme, port and
+    key."""
     proxy: str | None = field(repr=False, default=None)
-    """The HTTP proxy through which the endpoint is reached; its URL may have a password."""
+    """The URL of the HTTP proxy for the endpoint, which may contain a password."""
 
     @classmethod
     def parse(cls, text: str, proxies: Proxies = DIRECT) -> Self:
-        """Accept ``http``, ``https``, ``ws`` and ``wss``; raises `FormatError` without quoting the text."""
+        """Parse an ``http``, ``https``, ``ws`` or ``wss`` URL.
+
+        Raises `FormatError` without quoting the text.
+        """
         try:
             parts = urlsplit(text.strip())
             host, port = parts.hostname, parts.port
@@ -74,13 +81,13 @@ class RpcUrl:
 
     @property
     def contact(self) -> tuple[str, str]:
-        """The host that we connect to, the endpoint's or its proxy's, and that host's name for people."""
+        """The host to connect to, the endpoint's or its proxy's, and its name without keys."""
         host = self.host if self.proxy is None else (urlsplit(self.proxy).hostname or "")
         return host, _shown(host)
 
     @property
     def way(self) -> str:
-        """The endpoint's name, and the proxy's if there is one."""
+        """The endpoint's name, followed by the proxy's if there is one."""
         if self.proxy is None:
             return self.name
         parts = urlsplit(self.proxy)
@@ -88,12 +95,12 @@ class RpcUrl:
         return f"{self.name} through the proxy {self.contact[1]}{port}"
 
     def redact(self, text: str) -> str:
-        """The text without any part of the URL that may be a credential."""
+        """Return the text without the parts of the URL that may be credentials."""
         return self.redactor.redact(text)
 
 
 def _shown(host: str) -> str:
-    """A host name without the labels that may be keys."""
+    """Return a host name with each label that may be a key hidden."""
     try:
         ipaddress.ip_address(host)
     except ValueError:
@@ -116,15 +123,15 @@ def _hide(label: str) -> str:
 
 
 def _as_sent(text: str) -> SplitResult:
-    """The URL as aiohttp sends it, with some of its characters encoded or decoded."""
+    """Parse the URL as aiohttp sends it, with some characters encoded or decoded."""
     try:
         return urlsplit(str(yarl.URL(text.strip())))
     except ValueError:
-        return urlsplit("")  # it can't be sent
+        return urlsplit("")  # aiohttp can't send it either
 
 
 def _secrets(parts: SplitResult) -> list[str]:
-    """Return every piece of the URL except its host that may be a credential."""
+    """Return every part of the URL, except its host, that may be a credential."""
     user, password = parts.username or "", parts.password or ""
     values = [pair.partition("=")[2] or pair for pair in re.split("[&;]", parts.query)]
     found = [word for word in (user, password, *values) if len(word) >= _MIN_PASSWORD]

@@ -1,8 +1,8 @@
-"""JSON-RPC over a WebSocket: pipelined calls, and notifications as the chain makes them.
+"""JSON-RPC over a WebSocket: pipelined calls and notifications.
 
-One task reads for all. What it reads goes to the call that waits for it or into a bounded queue; a queue that
-overflows fails the session instead of dropping silently, for a lost log is a lost revocation. When reading
-ends, for whatever reason, every waiting call and every later one gets the reason.
+One task reads all frames. It passes a reply to the call that waits for it and puts a notification
+into a bounded queue. An overflow of the queue fails the session: a dropped log could be a
+revocation. When reading ends, every waiting call and every later call gets the reason as its error.
 """
 
 import asyncio
@@ -17,8 +17,8 @@ from dstack_vpn.adapters.chain.jsonrpc import (
     MAX_MESSAGE,
     Message,
     Notification,
-    Reply,
     Request,
+    Response,
     decode,
     encode,
 )
@@ -27,23 +27,24 @@ from dstack_vpn.adapters.chain.url import RpcUrl
 from dstack_vpn.errors import ChainError, EndpointError, RangeError, RetryError
 
 HEARTBEAT: Final = 6.0
-"""Seconds without a frame after which we ping; a peer that leaves it unanswered for half as long is gone."""
+"""Seconds without a frame before a ping. An endpoint that does not reply for half as long has
+failed."""
 
 QUEUE_LENGTH: Final = 20_000
-"""Notifications that may wait for the follower: some blocks full of events, about 20 MB at worst."""
+"""The limit of queued notifications: some blocks full of events, at most about 20 MB."""
 
 _IN_FLIGHT: Final = 100
 _TOO_BIG: Final = 1009  # RFC 6455, 7.4.1
 
 
 class WebSocketTransport:
-    """See `transport.Transport`; made by `open_websocket`."""
+    """See `transport.Transport`. Created by `open_websocket`."""
 
     def __init__(self, url: RpcUrl, socket: aiohttp.ClientWebSocketResponse, queue_length: int) -> None:
         self.url = url
         self.failure: ChainError | None = None
         self._socket = socket
-        self._waiting: dict[int, asyncio.Future[Reply]] = {}
+        self._waiting: dict[int, asyncio.Future[Response]] = {}
         self._queue: asyncio.Queue[Notification | None] = asyncio.Queue(queue_length + 1)
         self._queue_length = queue_length
 
@@ -66,7 +67,7 @@ class WebSocketTransport:
         except TimeoutError:
             return None
         if found is None:
-            self._queue.put_nowait(None)  # for a later reader
+            self._queue.put_nowait(None)  # for the next call
             raise self._failed()
         return found
 
@@ -82,7 +83,7 @@ class WebSocketTransport:
             for request, future in zip(requests, futures, strict=True):
                 self._waiting.pop(request.id, None)
                 if future.done() and not future.cancelled():
-                    future.exception()  # it was reported; only the first of them is raised
+                    future.exception()  # mark it as retrieved, since only the first is raised
 
     async def _send(self, request: Request) -> None:
         if self.failure is not None:
@@ -93,13 +94,16 @@ class WebSocketTransport:
             raise unreachable(error) from error
 
     def _failed(self) -> ChainError:
-        """A fresh copy of the failure: an exception raised twice would collect tracebacks."""
+        """Return a copy of the failure: an exception that is raised twice collects tracebacks."""
         failure = self.failure or EndpointError("the connection was closed")
         return type(failure)(str(failure))
 
     async def read(self) -> None:
-        """Read until the connection ends. Raises nothing but cancellation; `failure` says what happened."""
-        failure: ChainError = EndpointError("the connection was closed by us")
+        """Read until the connection ends, and store the reason in ``failure``.
+
+        Raises nothing except cancellation.
+        """
+        failure: ChainError = EndpointError("the daemon closed the connection")
         try:
             while True:
                 acknowledge_at_once(self._socket)
@@ -117,47 +121,48 @@ class WebSocketTransport:
         for future in self._waiting.values():
             if not future.done():
                 future.set_exception(self._failed())
-        self._queue.put_nowait(None)  # the queue is made one longer than what we fill it with
+        self._queue.put_nowait(None)  # the queue has one more place than `_deliver` fills
 
     def _deliver(self, message: Message) -> None:
         match message:
             case Notification():
                 if self._queue.qsize() >= self._queue_length:
-                    raise EndpointError("the endpoint sends more events than we can follow")
+                    raise EndpointError("the endpoint sends events faster than they are processed")
                 self._queue.put_nowait(message)
-            case Reply(id=None, fault=fault):
+            case Response(id=None, fault=fault):
                 text = fault.message if fault else ""
                 raise RetryError(
                     f"the endpoint refused the connection's calls: {self.url.redact(text)[:120]}"
                 )
-            case Reply(id=int(number)):
+            case Response(id=int(number)):
                 future = self._waiting.get(number)
-                # None: its caller gave up waiting, or never was. Neither is worth a connection.
+                # None: the caller stopped waiting, or never sent such a call. The connection is
+                # kept.
                 if future is not None and not future.done():
                     future.set_result(message)
 
 
 def acknowledge_at_once(socket: aiohttp.ClientWebSocketResponse) -> None:
-    """Don't delay the acknowledgement of what was just read (tcp(7), TCP_QUICKACK, which has to be repeated).
+    """Acknowledge received data without a delay (tcp(7), TCP_QUICKACK, set before each read).
 
-    Servers that leave Nagle's algorithm on, as anvil does, hold a log back until the head before it was
-    acknowledged: 40 ms that are ours to save.
+    Servers with Nagle's algorithm, such as anvil, delay a log until the head before it was
+    acknowledged. This saves 40 ms.
     """
     raw = socket.get_extra_info("socket")
     if raw is not None:
-        with suppress(OSError):  # the connection is gone: reading will say so
+        with suppress(OSError):  # a closed connection fails at the next read
             raw.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_QUICKACK, 1)
 
 
 def _text(frame: aiohttp.WSMessage, socket: aiohttp.ClientWebSocketResponse) -> str | bytes:
-    """A data frame's content; any other frame is the connection's end."""
+    """Return the content of a data frame. Any other frame ends the connection."""
     if frame.type in (aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY):
         content: str | bytes = frame.data
         return content
     if socket.close_code == _TOO_BIG:
-        raise RangeError(f"the endpoint's answer exceeds {MAX_MESSAGE >> 20} MiB")
+        raise RangeError(f"the endpoint's message exceeds {MAX_MESSAGE >> 20} MiB")
     if isinstance(socket.exception(), TimeoutError):
-        raise EndpointError("the endpoint left a ping unanswered")
+        raise EndpointError("the endpoint did not reply to a ping")
     raise EndpointError(f"the endpoint closed the connection (code {socket.close_code})")
 
 
@@ -165,7 +170,7 @@ def _text(frame: aiohttp.WSMessage, socket: aiohttp.ClientWebSocketResponse) -> 
 async def open_websocket(
     url: RpcUrl, *, queue_length: int = QUEUE_LENGTH, heartbeat: float = HEARTBEAT
 ) -> AsyncIterator[WebSocketTransport]:
-    """Connect, and read beside the body for as long as it runs. Raises `EndpointError`, `RetryError`."""
+    """Connect, and read in a task until the body ends. Raises `EndpointError`, `RetryError`."""
     tracing = aiohttp.TraceConfig()
     tracing.on_request_redirect.append(_refuse_redirect)
     async with aiohttp.ClientSession(
@@ -174,16 +179,18 @@ async def open_websocket(
         socket = await _handshake(client, url, heartbeat)
         try:
             transport = WebSocketTransport(url, socket, queue_length)
-            async with _beside(transport):
+            async with _reading(transport):
                 yield transport
         finally:
             await socket.close()
 
 
 @asynccontextmanager
-async def _beside(transport: WebSocketTransport) -> AsyncIterator[None]:
-    """Run the reader beside the body. It never raises, so the body's own error is the only one there can be,
-    and it leaves here as itself and not in the task group's wrapping.
+async def _reading(transport: WebSocketTransport) -> AsyncIterator[None]:
+    """Run the reader in a task beside the body.
+
+    The reader never raises, so the only possible error is the body's. It is raised without the
+    wrapper of the task group.
     """
     failure: BaseException | None = None
     async with asyncio.TaskGroup() as group:
@@ -198,8 +205,8 @@ async def _beside(transport: WebSocketTransport) -> AsyncIterator[None]:
 
 
 async def _refuse_redirect(*_: object) -> None:
-    """A redirect may lead from TLS to plain text, or to the host of another endpoint."""
-    raise EndpointError("the endpoint redirects elsewhere, which is not followed: name that URL in RPC_URL")
+    """Refuse a redirect: it may lead from TLS to plain text or to another endpoint's host."""
+    raise EndpointError("the endpoint redirects, which is not followed: put the target into RPC_URL")
 
 
 async def _handshake(
@@ -208,7 +215,7 @@ async def _handshake(
     try:
         async with asyncio.timeout(OPEN_TIMEOUT):
             return await client.ws_connect(
-                # A proxy gets a request for an http URL: few know another scheme.
+                # A proxy gets a request for an http URL: few support another scheme.
                 "http" + url.raw[2:] if url.proxy else url.raw,
                 proxy=url.proxy,
                 heartbeat=heartbeat,
@@ -217,7 +224,7 @@ async def _handshake(
                 timeout=aiohttp.ClientWSTimeout(ws_close=1.0),
             )
     except aiohttp.WSServerHandshakeError as error:
-        # Its text has the URL, which has the key: hence ours instead, and no cause to print.
+        # Its message contains the URL with the key, so it is neither used nor chained.
         raise refused(error.status, error.headers) from None
     except (aiohttp.ClientError, OSError, ValueError) as error:
         raise unreachable(error) from None

@@ -24,24 +24,25 @@ __all__ = [
 ]
 
 ABIS: Final[Mapping[str, RegistryAbi]] = {abi.name: abi for abi in (AccessRegistry(), DstackAccessNft())}
-"""Every supported registry contract, by the name that ``CONTRACT_ABI`` takes."""
+"""The supported registry contracts, by their names in ``CONTRACT_ABI``."""
 
 Call: TypeAlias = Callable[[bytes], Awaitable[bytes | None]]
-"""An ``eth_call`` of the contract with that calldata; None if it reverted."""
+"""An ``eth_call`` of the contract with the given calldata; returns None if it reverted."""
 
 
 def by_name(name: str) -> RegistryAbi:
-    """The registry ABI of that name; raises `FormatError` for an unknown one."""
+    """Return the registry ABI with a name; raises `FormatError` for an unknown name."""
     if name not in ABIS:
         raise FormatError(f"unknown contract ABI: expected one of {', '.join(ABIS)}")
     return ABIS[name]
 
 
 async def detect(call: Call) -> RegistryAbi:
-    """Find out which registry contract ``call`` reaches, in two to seven calls.
+    """Return the ABI of the registry contract that ``call`` reaches, in two to seven calls.
 
-    Ours announces itself by ERC-165. The deployed one does not, so it is recognized by answers of the right
-    form. Raises `WrongChainError` if it is neither; errors of ``call`` itself pass through.
+    AccessRegistry announces itself by ERC-165. DstackAccessNft does not, so it is recognized by
+    well-formed replies. Raises `WrongChainError` for any other contract, and the errors of
+    ``call``.
     """
     if await _supports(call, signatures.ACCESS_REGISTRY_ID):
         if not await _supports(call, signatures.NO_INTERFACE_ID):
@@ -49,8 +50,8 @@ async def detect(call: Call) -> RegistryAbi:
     elif await _answers_like_deployed(call):
         return ABIS[DstackAccessNft.name]
     raise WrongChainError(
-        "the contract at this address is not a registry that dstack-vpn knows: check CONTRACT_ADDRESS and"
-        f" NETWORK, or name its interface by CONTRACT_ABI ({' or '.join(ABIS)})"
+        "the contract at this address is not a registry that dstack-vpn supports: check CONTRACT_ADDRESS "
+        f"and NETWORK, or set its interface with CONTRACT_ABI ({' or '.join(ABIS)})"
     )
 
 
@@ -60,14 +61,15 @@ async def _supports(call: Call, interface_id: bytes) -> bool:
     return reply is not None and _is_flag(reply) and reply[-1] == 1
 
 
-# An account without a holder, and a node id that no registry needs to know.
+# The arguments of the probes: the account 1, and a node id that need not be registered.
 _PROBE: Final = encode(1, "dstack-vpn-probe")
 
 
 async def _answers_like_deployed(call: Call) -> bool:
-    """Return True if a function of its own gives a well-formed answer, and an undefined one gives none.
+    """Return True if a DstackAccessNft function replies, and an undefined function fails.
 
-    Any one function may revert (for an unknown node, say); a fallback that answers everything must not pass.
+    Any single function may revert, for example for an unknown node. A contract whose fallback
+    answers every call must not pass.
     """
     probes: tuple[tuple[bytes, Callable[[bytes], bool]], ...] = (
         (signatures.HAS_NODE_ACCESS + _PROBE, _is_flag),

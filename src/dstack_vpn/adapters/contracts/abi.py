@@ -1,9 +1,9 @@
-"""The few shapes of the Solidity ABI that a registry uses, read by slicing: 1 to 5 µs a log.
+"""A decoder and encoder for the parts of the Solidity ABI that a registry uses: 1 to 5 µs per log.
 
-Everything read here was sent by an endpoint about text that strangers wrote, so offsets and lengths are
-hostile: one may point past the end, or a thousand may point at the same megabyte. A `Reader` therefore checks
-every slice against the data and hands out no byte twice; the canonical encoding never shares bytes, and what
-is read can't add up to more than what was sent.
+The data comes from an endpoint and contains text from any account, so offsets and lengths are
+hostile: one may point past the end, or a thousand may point at the same megabyte. A `Reader`
+therefore checks every slice against the data and returns no byte twice. The canonical encoding
+never shares bytes, so the total of all reads can't exceed the size of the data.
 
 Source: the Solidity documentation, "Contract ABI Specification".
 """
@@ -13,9 +13,9 @@ from typing import Final
 from dstack_vpn.errors import FormatError
 
 WORD: Final = 32
-"""Bytes of an ABI slot."""
+"""The size of an ABI slot, in bytes."""
 SELECTOR: Final = 4
-"""Bytes of a function's or an error's selector."""
+"""The size of a function's or an error's selector, in bytes."""
 
 _TOPIC_LENGTH: Final = 2 + 2 * WORD
 _ADDRESS_PADDING: Final = "0" * 24
@@ -24,7 +24,8 @@ _ADDRESS_PADDING: Final = "0" * 24
 class Reader:
     """Reads ABI-encoded data. Every method raises `FormatError` for data that is not canonical.
 
-    ``at`` is a byte position in the data; ``base`` that of the tuple that an offset counts from.
+    ``at`` is a byte position in the data; ``base`` is the position of the tuple to which an offset
+    is relative.
     """
 
     __slots__ = ("_data", "_left")
@@ -34,47 +35,47 @@ class Reader:
         self._left = len(data)
 
     def take(self, at: int, size: int) -> bytes:
-        """These bytes, which were not taken before."""
+        """Return ``size`` bytes, each of which is read only once."""
         end = at + size
         if end > len(self._data):
-            raise FormatError("ABI data: shorter than it says")
+            raise FormatError("ABI data: shorter than declared")
         self._left -= size
         if self._left < 0:
             raise FormatError("ABI data: parts overlap")
         return self._data[at:end]
 
     def uint(self, at: int, bits: int = 256) -> int:
-        """An unsigned integer of that many bits."""
+        """Return an unsigned integer of at most ``bits`` bits."""
         value = int.from_bytes(self.take(at, WORD), "big")
         if value >> bits:
             raise FormatError(f"ABI data: an integer of more than {bits} bits")
         return value
 
     def flag(self, at: int) -> bool:
-        """A boolean."""
+        """Return a boolean."""
         return self.uint(at, 1) == 1
 
     def address(self, at: int) -> str:
-        """An address, as ``0x`` and 40 lower-case digits."""
+        """Return an address, as ``0x`` and 40 lower-case digits."""
         return f"0x{self.uint(at, 160):040x}"
 
     def blob(self, base: int, at: int) -> bytes:
-        """The content of the string or bytes whose offset stands at ``at``."""
+        """Return the content of the string or bytes whose offset is at ``at``."""
         start = base + self.uint(at)
         return self.take(start + WORD, self.uint(start))
 
     def tuples(self, base: int, at: int) -> list[int]:
-        """The bases of the dynamic tuples in the array whose offset stands at ``at``."""
+        """Return the bases of the dynamic tuples in the array whose offset is at ``at``."""
         start = base + self.uint(at)
         count = self.uint(start)
         first = start + WORD
         if first + count * WORD > len(self._data):
-            raise FormatError("ABI data: shorter than it says")
+            raise FormatError("ABI data: shorter than declared")
         return [first + self.uint(first + WORD * i) for i in range(count)]
 
 
 def topic_uint(topic: str) -> int:
-    """The unsigned integer in a log's topic (``0x`` and 64 digits); raises `FormatError`."""
+    """Return the unsigned integer in a log's topic (``0x`` and 64 digits); raises `FormatError`."""
     try:
         return int(topic, 16)
     except ValueError:
@@ -82,16 +83,16 @@ def topic_uint(topic: str) -> int:
 
 
 def topic_address(topic: str) -> str:
-    """The address in a log's topic (``0x`` and 64 lower-case digits); raises `FormatError`."""
+    """Return the address in a log's topic (``0x``, 64 lower-case digits); raises `FormatError`."""
     if len(topic) != _TOPIC_LENGTH or topic[2:26] != _ADDRESS_PADDING:
         raise FormatError("a log topic is not an address")
     return "0x" + topic[26:]
 
 
 def encode(*values: int | str | bytes) -> bytes:
-    """Encode arguments: integers, booleans and addresses (as integers) as words, the rest as dynamic data.
+    """Encode arguments: integers, booleans and addresses (as integers) as words, others as dynamic.
 
-    Integers must not be negative (`OverflowError`).
+    Raises `OverflowError` for a negative integer.
     """
     heads: list[bytes] = []
     tail = b""
@@ -106,7 +107,7 @@ def encode(*values: int | str | bytes) -> bytes:
 
 
 def address_word(address: str) -> int:
-    """An address (``0x`` and 40 digits, of any case) as `encode` takes it; raises `FormatError`."""
+    """Convert an address (``0x`` and 40 digits of any case) for `encode`; raises `FormatError`."""
     try:
         value = int(address, 16)
     except ValueError:

@@ -1,11 +1,12 @@
-"""Our own registry contract, `contracts/src/AccessRegistry.sol`, as the bridge sees it.
+"""The codec of `contracts/src/AccessRegistry.sol`, this project's registry contract.
 
-Its events leave one thing open: a grant does not carry the token URI, so that the token is read once more.
-`Transfer` and `NodeAccessTransferred` both tell of a transfer, which the core folds twice to the same state;
-`PublicKeyUpdated` is left out because `NodeKeyUpdated` names the token as well.
+Its events determine a token's state with one exception: a grant does not contain the token URI, so
+the token is read again. `Transfer` and `NodeAccessTransferred` both report a transfer; applying
+both gives the same state as one. `PublicKeyUpdated` is ignored, because `NodeKeyUpdated` also names
+the token.
 
-A node that awaits its new holder's key is `active` without a key, just as the events leave it: the core then
-says that the key is missing, not that access was revoked.
+A node that waits for its new holder's key is `active` without a key, as after the events. The
+reason of its decision is then the missing key, not a revocation.
 """
 
 from collections.abc import Mapping, Sequence
@@ -57,7 +58,7 @@ _DECODERS: Final[Mapping[str, logs.Decoder]] = {
 
 
 def _node(data: Reader, base: int) -> Node:
-    """A ``NodeView``: eleven words, of which those of the four texts are offsets."""
+    """Parse a ``NodeView``: eleven words, of which the four of the texts are offsets."""
     active, awaiting_key = data.flag(base + 9 * WORD), data.flag(base + 10 * WORD)
     return Node(
         token_id=data.uint(base),
@@ -73,7 +74,7 @@ def _node(data: Reader, base: int) -> Node:
 
 
 class AccessRegistry:
-    """Implements `ports.RegistryAbi` for our own contract."""
+    """Implements `ports.RegistryAbi` for AccessRegistry."""
 
     name = "access-registry"
     topics = frozenset(_DECODERS)
@@ -85,22 +86,22 @@ class AccessRegistry:
         return logs.decode(_DECODERS, log)
 
     def token_calls(self, token_id: TokenId) -> tuple[bytes, ...]:
-        """One call: ``getNode`` has everything."""
+        """Return one call: ``getNode`` returns all fields."""
         return (signatures.GET_NODE + encode(token_id),)
 
     def parse_token(self, token_id: TokenId, replies: Sequence[bytes | None], at: BlockRef) -> TokenState:
-        """See `ports.RegistryAbi.parse_token`; ``at`` adds nothing, for the contract says the key's block."""
+        """See `ports.RegistryAbi.parse_token`; ``at`` is unused: the reply has the key's block."""
         (reply,) = replies
         if reply is None:
             return TokenState(token_id, None)
         data = Reader(reply)
         node = _node(data, data.uint(0))
         if node.token_id != token_id:
-            raise FormatError("the contract answered with another token than was asked for")
+            raise FormatError("the contract returned another token than the requested one")
         return TokenState(token_id, node)
 
     def page_call(self, offset: int, limit: int) -> bytes:
-        """``getNodes``; where token URIs are long, a node may want a smaller limit than `page_size`."""
+        """Return a ``getNodes`` call; long token URIs may require a limit below `page_size`."""
         return signatures.GET_NODES + encode(offset, limit)
 
     def parse_page(self, reply: bytes, at: BlockRef) -> tuple[list[TokenState], int]:

@@ -1,4 +1,4 @@
-"""The compiled registry contract: package data, so that deploying needs no compiler."""
+"""The compiled registry contract, as package data: deploying needs no compiler."""
 
 import json
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ class ErrorAbi:
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """The registry contract's output of `contracts/build.mjs`."""
+    """The output of `contracts/build.mjs` for the registry contract."""
 
     abi: tuple[Mapping[str, Any], ...]
     """The contract's JSON ABI."""
@@ -49,7 +49,7 @@ def _errors(signatures: Mapping[str, str]) -> dict[bytes, ErrorAbi]:
 
 @cache
 def load_artifact() -> Artifact:
-    """Read the artifact; about 1 ms once, and only for commands that deploy or name a revert."""
+    """Read the artifact. It takes about 1 ms, once; only deploying and naming reverts need it."""
     source = resources.files("dstack_vpn.adapters.contracts") / "artifacts" / "AccessRegistry.json"
     raw = json.loads(source.read_text("utf-8"))
     return Artifact(

@@ -1,6 +1,6 @@
-"""Calldata of the transactions that admin commands send, and of deploying our own contract.
+"""Calldata of the transactions that admin commands send, and of a deployment of AccessRegistry.
 
-Texts are encoded as they are: the contract validates them, and names what it refuses.
+Texts are encoded without checks: the contract validates them and reverts with a named error.
 """
 
 from dstack_vpn.adapters.contracts import signatures
@@ -11,70 +11,70 @@ from dstack_vpn.core.wireguard.keys import PublicKey
 
 
 def deploy(owner: Address) -> bytes:
-    """Creation code with its constructor's argument, the contract's first owner."""
+    """Encode a deployment: the creation code, and the contract's first owner."""
     return load_artifact().bytecode + encode(address_word(owner))
 
 
 def mint(to: Address, node_id: str, key: PublicKey, token_uri: str = "") -> bytes:
-    """Register a node (either contract)."""
+    """Encode the registration of a node (both contracts)."""
     return signatures.MINT_NODE_ACCESS + encode(address_word(to), node_id, str(key), token_uri)
 
 
 def revoke(token_id: TokenId) -> bytes:
-    """Take a node's access away (either contract)."""
+    """Encode the revocation of a node's access (both contracts)."""
     return signatures.REVOKE_NODE_ACCESS + encode(token_id)
 
 
 def transfer(sender: Address, recipient: Address, token_id: TokenId) -> bytes:
-    """Hand a node over, by ERC-721's ``transferFrom`` (either contract)."""
+    """Encode the transfer of a node with ERC-721's ``transferFrom`` (both contracts)."""
     return signatures.TRANSFER_FROM + encode(address_word(sender), address_word(recipient), token_id)
 
 
 def update_key(token_id: TokenId, key: PublicKey) -> bytes:
-    """Set a node's key (our contract)."""
+    """Encode a new key of a node (AccessRegistry)."""
     return signatures.UPDATE_PUBLIC_KEY + encode(token_id, str(key))
 
 
 def set_endpoint(token_id: TokenId, endpoint: str) -> bytes:
-    """Set a node's endpoint, or clear it by the empty text (our contract)."""
+    """Encode a new endpoint of a node; the empty text clears it (AccessRegistry)."""
     return signatures.SET_ENDPOINT + encode(token_id, endpoint)
 
 
 def set_expiry(token_id: TokenId, expires_at: int) -> bytes:
-    """Let a node's access end at that Unix second; 0 for never (our contract)."""
+    """Encode the expiry of a node's access in Unix seconds; 0 for never (AccessRegistry)."""
     return signatures.SET_EXPIRY + encode(token_id, expires_at)
 
 
 def add_minter(account: Address) -> bytes:
-    """Let an account mint, revoke and set expiries (our contract)."""
+    """Encode the right of an account to mint, revoke and set expiries (AccessRegistry)."""
     return signatures.ADD_MINTER + encode(address_word(account))
 
 
 def remove_minter(account: Address) -> bytes:
-    """Take that right away (our contract)."""
+    """Encode the removal of that right (AccessRegistry)."""
     return signatures.REMOVE_MINTER + encode(address_word(account))
 
 
 def pause() -> bytes:
-    """Stop minting (our contract)."""
+    """Encode a stop of minting (AccessRegistry)."""
     return signatures.PAUSE
 
 
 def unpause() -> bytes:
-    """Allow minting again (our contract)."""
+    """Encode the end of that stop (AccessRegistry)."""
     return signatures.UNPAUSE
 
 
 def transfer_contract_ownership(owner: Address) -> bytes:
-    """Offer the contract to a new owner (either contract; with ours the new owner has to accept)."""
+    """Encode a transfer of the contract (both; in AccessRegistry, the new owner must accept)."""
     return signatures.TRANSFER_CONTRACT_OWNERSHIP + encode(address_word(owner))
 
 
 def accept_ownership() -> bytes:
-    """Accept such an offer (our contract)."""
+    """Encode the acceptance of that transfer (AccessRegistry)."""
     return signatures.ACCEPT_OWNERSHIP
 
 
 def token_id_by_node_id(node_id: str) -> bytes:
-    """Ask for the token of a node's name (either contract; ours reverts if it is missing)."""
+    """Encode a query for the token of a node id (both; AccessRegistry reverts without one)."""
     return signatures.GET_TOKEN_ID_BY_NODE_ID + encode(node_id)

@@ -1,9 +1,9 @@
-"""The registry contract that is already deployed, as the bridge sees it.
+"""The codec of DstackAccessNft, the registry contract that is already deployed.
 
-Its source is not public and its interface leaves open whether a revoke burns the token, whether a transfer
-keeps the key, and whether a key belongs to a token or to an owner. So no event is trusted for more than it
-says: after each one that concerns a token, the token is read again at that block. There is no enumeration
-(`page_size` is 0): the tokens are those that the logs name.
+Its source is not public. Its interface does not define if a revocation burns the token, if a
+transfer keeps the key, and if a key belongs to a token or to an owner. Therefore each token that an
+event concerns is read again at the event's block. The contract can't enumerate its tokens
+(`page_size` is 0): they are those that the logs name.
 """
 
 from collections.abc import Mapping, Sequence
@@ -42,7 +42,7 @@ _DECODERS: Final[Mapping[str, logs.Decoder]] = {
 
 
 def _node(token_id: TokenId, owner: str, access: bytes, uri: bytes | None, at: BlockRef) -> Node:
-    """The reply to ``getNodeAccess``, which says nothing about when the key was set."""
+    """Parse the reply to ``getNodeAccess``, which does not contain the block of the key."""
     data = Reader(access)
     return Node(
         token_id=token_id,
@@ -72,12 +72,12 @@ class DstackAccessNft:
         return logs.decode(_DECODERS, log)
 
     def token_calls(self, token_id: TokenId) -> tuple[bytes, ...]:
-        """Three calls: ``getNodeAccess``, ``ownerOf`` and ``tokenURI``."""
+        """Return three calls: ``getNodeAccess``, ``ownerOf`` and ``tokenURI``."""
         selectors = (signatures.GET_NODE_ACCESS, signatures.OWNER_OF, signatures.TOKEN_URI)
         return tuple(selector + encode(token_id) for selector in selectors)
 
     def parse_token(self, token_id: TokenId, replies: Sequence[bytes | None], at: BlockRef) -> TokenState:
-        """See `ports.RegistryAbi.parse_token`. A token without an owner or without an entry is gone."""
+        """See `ports.RegistryAbi.parse_token`. Without an owner or entry, the token is burned."""
         access, owner_reply, uri = replies
         if access is None or owner_reply is None:
             return TokenState(token_id, None)
@@ -87,9 +87,9 @@ class DstackAccessNft:
         return TokenState(token_id, _node(token_id, owner, access, uri, at))
 
     def page_call(self, offset: int, limit: int) -> bytes:
-        """Never of use: `page_size` is 0. Raises `FormatError`."""
+        """Raise `FormatError`: `page_size` is 0."""
         raise FormatError("this contract can't enumerate its tokens")
 
     def parse_page(self, reply: bytes, at: BlockRef) -> tuple[list[TokenState], int]:
-        """Never of use: `page_size` is 0. Raises `FormatError`."""
+        """Raise `FormatError`: `page_size` is 0."""
         raise FormatError("this contract can't enumerate its tokens")

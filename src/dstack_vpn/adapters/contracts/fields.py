@@ -1,7 +1,7 @@
-"""The chain's raw text as the core's fields: valid, absent or `Malformed`, and nothing else.
+"""Parsers from the chain's raw text to the core's fields: valid, absent or `Malformed`.
 
-This is the boundary at which text from the chain is validated. What is refused stays behind: a problem is
-reported in our own words, so that no hostile text reaches a log line or a page through an error message.
+Text from the chain is validated here. A `Malformed` field describes the problem without quoting the
+text, so hostile text reaches no log line or page through an error message.
 """
 
 from collections.abc import Callable
@@ -19,17 +19,17 @@ _MAX_KEY: Final = 44
 
 
 def node_id(raw: bytes) -> str | Malformed:
-    """A node's name."""
+    """Parse a node id."""
     return _parse(raw, "node id", _MAX_NODE_ID, parse_node_id)
 
 
 def public_key(raw: bytes) -> PublicKey | Malformed | None:
-    """A node's key; None if the text is empty."""
+    """Parse a node's key; return None for an empty text."""
     return _parse(raw, "key", _MAX_KEY, PublicKey.parse) if raw else None
 
 
 def endpoint(raw: bytes) -> PeerEndpoint | Malformed | None:
-    """A node's endpoint; None if the text is empty."""
+    """Parse a node's endpoint; return None for an empty text."""
     return _parse(raw, "endpoint", ENDPOINT_LENGTH, PeerEndpoint.parse) if raw else None
 
 

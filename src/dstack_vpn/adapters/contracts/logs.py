@@ -1,7 +1,7 @@
-"""Decoders of the events that both registry contracts emit, and the table that finds a log's decoder.
+"""Decoders of the events that both registry contracts emit, and the lookup of a log's decoder.
 
-Decoders raise only `FormatError`: for a log whose topics or data don't have its event's shape. A field's
-content being nonsense is no error; the field becomes `Malformed`.
+Decoders raise only `FormatError`, for a log whose topics or data do not have its event's form.
+Invalid content of a field is not an error: the field becomes `Malformed`.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,20 +18,20 @@ Decoder: TypeAlias = Callable[[Log], RegistryEvent | None]
 
 
 def decode(decoders: Mapping[str, Decoder], log: Log) -> RegistryEvent | None:
-    """The log's event; None if no decoder is for it."""
+    """Return the log's event; None without a decoder for it."""
     decoder = decoders.get(log.topics[0]) if log.topics else None
     return decoder(log) if decoder else None
 
 
 def indexed(log: Log, count: int) -> tuple[str, ...]:
-    """The log's indexed arguments, of which there must be that many."""
+    """Return the log's indexed arguments; raises `FormatError` unless their number is ``count``."""
     if len(log.topics) != count + 1:
-        raise FormatError(f"a log with {len(log.topics)} topics where its event has {count + 1}")
+        raise FormatError(f"a log with {len(log.topics)} topics, but its event has {count + 1}")
     return log.topics[1:]
 
 
 def granted(log: Log) -> Granted:
-    """``NodeAccessGranted(uint256 indexed, string, address indexed, string)``."""
+    """Decode ``NodeAccessGranted(uint256 indexed, string, address indexed, string)``."""
     token, owner = indexed(log, 2)
     data = Reader(log.data)
     return Granted(
@@ -43,19 +43,19 @@ def granted(log: Log) -> Granted:
 
 
 def revoked(log: Log) -> Revoked:
-    """``NodeAccessRevoked(uint256 indexed, string)``; the name that it had is of no use any more."""
+    """Decode ``NodeAccessRevoked(uint256 indexed, string)``; the node id is not needed."""
     (token,) = indexed(log, 1)
     return Revoked(topic_uint(token))
 
 
 def access_transferred(log: Log) -> Transferred:
-    """``NodeAccessTransferred(uint256 indexed, address indexed, address indexed)``."""
+    """Decode ``NodeAccessTransferred(uint256 indexed, address indexed, address indexed)``."""
     token, _, recipient = indexed(log, 3)
     return Transferred(topic_uint(token), topic_address(recipient))
 
 
 def erc721_transfer(log: Log) -> Revoked | Transferred | None:
-    """ERC-721's ``Transfer``: burning takes access away; a mint says nothing that the grant doesn't."""
+    """Decode ERC-721's ``Transfer``. A burn revokes; a mint is ignored, as the grant reports it."""
     sender, recipient, token = indexed(log, 3)
     if topic_address(recipient) == ZERO_ADDRESS:
         return Revoked(topic_uint(token))

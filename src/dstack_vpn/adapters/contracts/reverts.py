@@ -1,6 +1,6 @@
-"""Why the contract said no, for a person to read: ``NodeIdTaken("web", 1)``.
+"""Readable reasons of reverts, such as ``NodeIdTaken("web", 1)``.
 
-The arguments may be any stranger's text, so they are quoted, escaped and cut.
+Text arguments may come from any account, so they are quoted, escaped and truncated.
 """
 
 import json
@@ -14,9 +14,9 @@ from dstack_vpn.adapters.redact import WINDOW
 from dstack_vpn.errors import FormatError
 
 _LOOKED_AT: Final = 4 * WINDOW
-"""Bytes of a foreign text."""
+"""The number of bytes of a text argument that are decoded."""
 _MAX_TEXT: Final = 100
-"""Characters of a text argument that are shown."""
+"""The number of characters of a text argument that are shown."""
 
 # The Solidity documentation, "Panic via assert and Error via require".
 _PANICS: Final = {
@@ -33,9 +33,9 @@ _PANICS: Final = {
 
 
 def describe_revert(data: bytes, clean: Callable[[str], str] = str) -> str:
-    """Return the reason that a revert's data has. Never raises, whatever the data is.
+    """Return the reason in a revert's data; raises nothing for any data.
 
-    ``clean`` takes secrets out of a foreign text, before it is cut.
+    ``clean`` removes secrets from a text argument before it is truncated.
     """
     selector, arguments = data[:SELECTOR], data[SELECTOR:]
     if not data:
@@ -69,7 +69,7 @@ def _argument(reader: Reader, kind: str, at: int, clean: Callable[[str], str]) -
             return _text(reader.blob(0, at), clean)
         case "address":
             return reader.address(at)
-        case _:  # the contract's other arguments are integers; a test holds it to that
+        case _:  # all other arguments are integers, as a test checks
             return str(reader.uint(at))
 
 

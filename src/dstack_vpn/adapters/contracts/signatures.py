@@ -1,11 +1,11 @@
-"""Selectors and topics of the registry contracts: constants, so that nothing hashes at run time.
+"""Selectors and topics of the registry contracts, as constants: no hashing at run time.
 
-A test compares them with the artifacts, whose values the compiler's build computed.
+A test compares them with the values that the contracts' build computed.
 """
 
 from typing import Final
 
-# -- events: what both contracts emit ------------------------------------------------------------------
+# -- events of both contracts ----------------------------------------------------------------------
 
 TRANSFER: Final = "0xddf252ad1be2c89b69c2b068fc378daa952ba7f163c4a11628f55a4df523b3ef"
 NODE_ACCESS_GRANTED: Final = "0x9a71852b5ff3e6dcfff28eaeb177387d7be860dcf63f02bc0c74d796d373a22c"
@@ -13,18 +13,18 @@ NODE_ACCESS_REVOKED: Final = "0xf77547477629bf8d4b78aaa6babeeb3306e56da1ca9b54ca
 NODE_ACCESS_TRANSFERRED: Final = "0x692842951e9a8bdcf099c908e8dd428dedcb5c44056d3b636cd82870c5fd12b2"
 PUBLIC_KEY_UPDATED: Final = "0xa850082d2fb101274de37494dc864e9277de33c04415c7ad9db57592c60511a5"
 
-# -- events: ours only ---------------------------------------------------------------------------------
+# -- events of AccessRegistry ----------------------------------------------------------------------
 
 NODE_KEY_UPDATED: Final = "0x352e8183a66d9ece687176d0fa0ef927b7c0165b3043dc7192d566a4dd2ae53b"
 NODE_ENDPOINT_UPDATED: Final = "0x7c09c5e9a94bc8d2e5f67c05c89c0e7e81112cfbb1527daecb3778f4ccaa8082"
 NODE_EXPIRY_UPDATED: Final = "0x2c708d2f2329133d39c48c26a5aea3ac25263ae8cc34dd6d68419edecec33829"
 
-# -- reading -------------------------------------------------------------------------------------------
+# -- reading ---------------------------------------------------------------------------------------
 
 ACCESS_REGISTRY_ID: Final = bytes.fromhex("fea7aea3")
 """ERC-165 interface id of ``IAccessRegistry``."""
 NO_INTERFACE_ID: Final = bytes.fromhex("ffffffff")
-"""The id that no contract may claim to have (ERC-165)."""
+"""The id for which every contract must return false (ERC-165)."""
 
 SUPPORTS_INTERFACE: Final = bytes.fromhex("01ffc9a7")
 GET_NODE: Final = bytes.fromhex("4f0f4aa9")
@@ -34,12 +34,10 @@ HAS_NODE_ACCESS: Final = bytes.fromhex("54698191")
 VERIFY_ACCESS: Final = bytes.fromhex("9da9ca5e")
 GET_PUBLIC_KEY_BY_OWNER: Final = bytes.fromhex("e02129d3")
 GET_TOKEN_ID_BY_NODE_ID: Final = bytes.fromhex("b9244a9f")
-OWNER: Final = bytes.fromhex("8da5cb5b")
 OWNER_OF: Final = bytes.fromhex("6352211e")
 TOKEN_URI: Final = bytes.fromhex("c87b56dd")
-TOTAL_SUPPLY: Final = bytes.fromhex("18160ddd")
 
-# -- writing -------------------------------------------------------------------------------------------
+# -- writing ---------------------------------------------------------------------------------------
 
 MINT_NODE_ACCESS: Final = bytes.fromhex("eb27f948")
 REVOKE_NODE_ACCESS: Final = bytes.fromhex("be1ba406")
@@ -54,7 +52,7 @@ PAUSE: Final = bytes.fromhex("8456cb59")
 UNPAUSE: Final = bytes.fromhex("3f4ba83a")
 ACCEPT_OWNERSHIP: Final = bytes.fromhex("79ba5097")
 
-# -- reverts that the compiler itself makes ------------------------------------------------------------
+# -- reverts that the compiler generates -----------------------------------------------------------
 
 ERROR: Final = bytes.fromhex("08c379a0")
 """``Error(string)``: ``require`` with a text."""

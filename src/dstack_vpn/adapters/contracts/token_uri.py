@@ -1,8 +1,8 @@
-"""The ``endpoint`` member of a token URI that carries its JSON in itself (RFC 2397).
+"""The ``endpoint`` member of a token URI that contains its JSON (RFC 2397).
 
-Only ``data:application/json`` URIs are read: nothing is ever fetched at a token's request. The URI is
-whatever the minter wrote, so most ways of being wrong just mean that it names no endpoint. Only one that is
-too long to be looked into, and one that names a bad endpoint, are worth telling the operator.
+Only ``data:application/json`` URIs are read; a token never causes a request. The minter chooses the
+URI, so most invalid URIs only mean that there is no endpoint. A URI that is too long, and one with
+an invalid endpoint, are reported to the operator.
 """
 
 import base64
@@ -16,19 +16,19 @@ from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
 from dstack_vpn.errors import FormatError
 
 MAX_URI: Final = 64 * 1024
-"""Bytes; a longer URI is not looked into."""
+"""The size limit in bytes; a longer URI is not parsed."""
 
 _SCHEME: Final = b"data:application/json"
 
 
 def endpoint_of(uri: bytes) -> PeerEndpoint | Malformed | None:
-    """The endpoint that the URI's JSON object names; None if it names none."""
+    """Return the endpoint in the URI's JSON object; None without one."""
     if len(uri) > MAX_URI:
         return Malformed(f"token URI: {len(uri)} bytes, of at most {MAX_URI}")
     document = _document(uri)
     try:
         content = None if document is None else json.loads(document)
-    except (ValueError, RecursionError):  # no JSON, no UTF-8, or nested too deep
+    except (ValueError, RecursionError):  # not JSON, not UTF-8, or nested too deeply
         return None
     endpoint = content.get("endpoint") if isinstance(content, dict) else None
     if not isinstance(endpoint, str) or not endpoint:
@@ -40,7 +40,7 @@ def endpoint_of(uri: bytes) -> PeerEndpoint | Malformed | None:
 
 
 def _document(uri: bytes) -> bytes | None:
-    """The bytes that a ``data:application/json`` URI carries; None for any other."""
+    """Return the content of a ``data:application/json`` URI; None for any other URI."""
     header, comma, body = uri.partition(b",")
     media_type, *parameters = header.lower().split(b";")
     if not comma or media_type.strip() != _SCHEME:

@@ -1,4 +1,5 @@
-"""WireGuard devices and their links: kernel, wireguard-go and in-memory.
+"""WireGuard devices and their links for the kernel and wireguard-go.
 
-`choose_backend` finds out what the host has, `make_link` builds it. See docs/architecture.md.
+`choose_backend` detects the available backend, `make_link` builds its link. See
+docs/architecture.md.
 """

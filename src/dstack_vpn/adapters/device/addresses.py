@@ -1,7 +1,8 @@
-"""IP addresses and prefixes on their way to a device.
+"""Validation of IP addresses and prefixes before they are sent to a device.
 
-Ports carry them as text, and a text could carry a line break into a line protocol. Whatever is sent
-passes through here first, and is validated before anything of a batch is: nothing at a device is atomic.
+Ports pass them as text, and a text may contain a line break, which would end a line of the
+userspace protocol. All values of a batch are validated before the first is sent, because a device
+applies no batch atomically.
 """
 
 import socket
@@ -14,7 +15,7 @@ BITS: Final = {socket.AF_INET: 32, socket.AF_INET6: 128}
 
 
 def pack_ip(text: str) -> tuple[socket.AddressFamily, bytes]:
-    """An address's family and bytes, most significant first; raises `DeviceError`."""
+    """Return an address's family and bytes in network order. Raises `DeviceError`."""
     family = socket.AF_INET6 if ":" in text else socket.AF_INET
     try:
         return family, socket.inet_pton(family, text)
@@ -23,19 +24,22 @@ def pack_ip(text: str) -> tuple[socket.AddressFamily, bytes]:
 
 
 def pack_cidr(cidr: Cidr) -> tuple[socket.AddressFamily, bytes, int]:
-    """A prefix's family, bytes and length in bits; raises `DeviceError`, also for bits past the length."""
+    """Return a prefix's family, bytes and length in bits.
+
+    Raises `DeviceError`, also for host bits after the prefix.
+    """
     address, slash, length = cidr.partition("/")
     family, packed = pack_ip(address)
     bits = BITS[family]
     if not (slash and length.isascii() and length.isdigit() and len(length) <= 3 and int(length) <= bits):
         raise DeviceError(f"not an address prefix: {cidr[:64]!r}")
     if int.from_bytes(packed) & ((1 << (bits - int(length))) - 1):
-        raise DeviceError(f"an address prefix with bits past its length: {cidr[:64]!r}")
+        raise DeviceError(f"an address prefix with host bits set: {cidr[:64]!r}")
     return family, packed, int(length)
 
 
 def pack_endpoint(endpoint: SocketAddress) -> tuple[socket.AddressFamily, bytes, int]:
-    """An endpoint's family, address bytes and port; raises `DeviceError`."""
+    """Return an endpoint's family, address bytes and port. Raises `DeviceError`."""
     family, packed = pack_ip(endpoint.host)
     if not 0 < endpoint.port < 65536:
         raise DeviceError(f"not a UDP port: {endpoint.port}")
@@ -43,14 +47,14 @@ def pack_endpoint(endpoint: SocketAddress) -> tuple[socket.AddressFamily, bytes,
 
 
 def check_keepalive(seconds: int) -> int:
-    """The keepalive interval itself; raises `DeviceError` if a device could not hold it."""
+    """Return the keepalive interval. Raises `DeviceError` if it exceeds 16 bits."""
     if not 0 <= seconds < 65536:
         raise DeviceError(f"a keepalive is 0 to 65535 seconds, not {seconds}")
     return seconds
 
 
 def check_port(port: int) -> int:
-    """The listen port itself, 0 standing for any; raises `DeviceError`."""
+    """Return the listen port, which may be 0 (any port). Raises `DeviceError`."""
     if not 0 <= port < 65536:
         raise DeviceError(f"not a UDP port: {port}")
     return port

@@ -1,4 +1,4 @@
-"""Which WireGuard the host has: the kernel's, else wireguard-go."""
+"""Selection of the host's WireGuard backend: the kernel module, else wireguard-go."""
 
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
@@ -18,16 +18,17 @@ _CAP_NET_ADMIN: Final = 12
 async def choose_backend(
     wanted: Literal["auto", "kernel", "userspace"], interface: str, program: str = "wireguard-go"
 ) -> Backend:
-    """The backend to use; raises `DeviceError` naming what is missing and what to do.
+    """Return the backend to use. Raises `DeviceError` with what is missing and the remedy.
 
-    With ``auto`` a wireguard-go that runs for the interface is kept, so that a restart costs no tunnel
-    because a kernel module has turned up; else the kernel's is used if it exists.
+    ``auto`` keeps a wireguard-go that runs for the interface. Otherwise a restart would interrupt
+    the tunnel when a kernel module has become available. If none runs, it uses the kernel module if
+    available.
     """
     if not has_net_admin():
         raise DeviceError("no permission to create interfaces: run as root or grant CAP_NET_ADMIN")
     path = process.socket_path(interface)
     if wanted != "kernel" and path.is_socket() and not process.is_elsewhere(path):
-        return "userspace"  # which needs nothing more, if it lives; else starting one says what is missing
+        return "userspace"  # if it has died, starting a new one reports what is missing
     if wanted == "userspace":
         return _userspace(program)
     if await find_family(FAMILY_NAME) is not None:
@@ -38,7 +39,7 @@ async def choose_backend(
 
 
 def make_link(backend: Backend, claim: Claim, program: str = "wireguard-go") -> KernelLink | UserspaceLink:
-    """The link of that backend, not yet started."""
+    """Return the link of a backend, not yet started."""
     match backend:
         case "kernel":
             return KernelLink(claim)
@@ -54,7 +55,10 @@ def _userspace(program: str) -> Backend:
 
 
 def has_net_admin() -> bool:
-    """Return True if this process may change the network of its namespace (CapEff of proc_pid_status(5))."""
+    """Return True if this process may configure the network of its namespace.
+
+    The source is CapEff of proc_pid_status(5).
+    """
     for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
         if line.startswith("CapEff:"):
             return bool(int(line.split()[1], 16) >> _CAP_NET_ADMIN & 1)

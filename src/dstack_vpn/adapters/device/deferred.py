@@ -1,8 +1,8 @@
-"""A link whose backend is chosen when it is started.
+"""A link that chooses its backend when it is started.
 
-What the machine lacks (a capability, /dev/net/tun, a program) may come to be there later, and is worth a
-lasting line in the health check rather than a process that comes and goes: so it is a failed start like any
-other.
+A requirement that is missing (a capability, /dev/net/tun, a program) may become available later.
+The daemon reports it in the health check instead of exiting. Therefore it is a failed start like
+any other.
 """
 
 from collections.abc import Awaitable, Callable
@@ -12,7 +12,10 @@ from dstack_vpn.ports import Device, Link, LinkSettings
 
 
 class DeferredLink:
-    """Implements `ports.Link` by the link that ``choose`` finds; that raises `DeviceError`."""
+    """A `ports.Link` that delegates to the link that ``choose`` returns.
+
+    ``choose`` raises `DeviceError`.
+    """
 
     def __init__(self, choose: Callable[[], Awaitable[Link]]) -> None:
         self._choose = choose

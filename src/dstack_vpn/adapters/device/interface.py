@@ -1,16 +1,17 @@
-"""A network interface as rtnetlink has it: state, MTU, addresses and routes.
+"""A network interface through rtnetlink: state, MTU, addresses and routes.
 
-Whatever is asked for is compared with what is there, and only the difference is sent; what is there and was
-not asked for goes. pyroute2 does the talking (0.2 to 0.3 ms a call). It is imported on first use: it costs
-120 ms and 23 MB.
+The desired state is compared with the present one, and only the difference is sent. Addresses and
+routes that are not desired are removed. pyroute2 is used for the calls (0.2 to 0.3 ms each). It is
+imported on first use, because it costs 120 ms and 23 MB.
 
-Every prefix that is routed into the tunnel gets a second route that swallows its packets, with the highest
-metric, so that it counts only when the first has gone along with the interface: what was meant for a peer
-never leaves in the clear by the default route. They are recognized by their protocol number and by a metric
-that is the interface's own, so that several daemons on a host leave each other's alone (`core.ownership`).
+Every prefix that is routed into the tunnel has a second, blackhole route with the highest metric.
+It takes effect when the first route disappears with the interface, so that traffic for a peer never
+leaves in plain text by the default route. Our blackhole routes are recognized by their protocol
+number and by a metric that is specific to the interface, so that several daemons on a host do not
+disturb each other (`core.ownership`).
 
-A route of another program is never replaced, and only the link whose index was claimed is changed or deleted:
-another one may have taken the name meanwhile.
+A route of another program is never replaced. Only the link whose index was claimed is changed or
+deleted, because another link may have taken its name.
 """
 
 import errno
@@ -53,24 +54,25 @@ _log = structlog.get_logger()
 
 _MAIN_TABLE: Final = 254
 _OUR_METRICS: Final = frozenset({0, 1024})
-"""Of a route that asks for none: IPv4's, IPv6's."""
+"""The metrics of a route that requests none: of IPv4 and of IPv6."""
 _IFF_UP: Final = 1
 _IFA_F_NODAD: Final = 2
 _NO_LINK_LOCAL: Final = 1
-"""IN6_ADDR_GEN_MODE_NONE: the kernel makes up no address, and sends no router solicitations."""
+"""IN6_ADDR_GEN_MODE_NONE: the kernel adds no link-local address and sends no router
+solicitations."""
 
 
 class Interface:
-    """One interface by its name, over one netlink connection that is opened when it is needed."""
+    """One interface by its name, over one netlink connection that is opened on first use."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.claimed: int | None = None
-        """The index of the link that is ours; None until one was proven or made."""
+        """The index of our link. None until its ownership was proven or it was created."""
         self.without_ipv6 = False
-        """True if the host has refused an IPv6 address or route, at the last attempt."""
+        """True if the host refused the last IPv6 address or route."""
         self._opened: AsyncIPRoute | None = None
-        self._said_without_ipv6 = False
+        self._logged_without_ipv6 = False
 
     async def _route_socket(self) -> "AsyncIPRoute":
         if self._opened is None:
@@ -81,15 +83,15 @@ class Interface:
         return self._opened
 
     async def close(self) -> None:
-        """Close the netlink connection; what was set up stays."""
+        """Close the netlink connection. The configuration of the host stays."""
         if self._opened is not None:
             self._opened.close()
             self._opened = None
 
-    # -- the link ---------------------------------------------------------------------------------------
+    # -- the link ----------------------------------------------------------------------------------
 
     async def describe(self) -> dict[str, Any] | None:
-        """The link's index, kind, alias, mtu and whether it is up; None if there is none."""
+        """Return the link's index, kind, alias, MTU and whether it is up. None if it is missing."""
         ipr = await self._route_socket()
         async with translated(f"read {self.name}"), tolerated(ABSENT):
             for message in await ipr.link("get", ifname=self.name):
@@ -103,27 +105,27 @@ class Interface:
         return None
 
     async def fact(self) -> LinkFact | None:
-        """Return the link as `core.ownership` judges it, without its addresses; None if it is missing."""
+        """Return the link for `core.ownership`, without its addresses. None if it is missing."""
         described = await self.describe()
         if described is None:
             return None
         return LinkFact(int(described["index"]), described["kind"], described["alias"])
 
     async def _described(self) -> dict[str, Any]:
-        """The link that is ours; raises `DeviceError` if it is gone, or if another has its name now."""
+        """Return our link. Raises `DeviceError` if it is gone or another link has its name."""
         described = await self.describe()
         if described is None:
             raise DeviceError(f"the interface {self.name} does not exist")
         if self.claimed is not None and described["index"] != self.claimed:
-            raise DeviceError(f"another interface is called {self.name} now: it is left alone")
+            raise DeviceError(f"another interface has the name {self.name}: it is not changed")
         return described
 
     async def index(self) -> int:
-        """The link's index; raises `DeviceError` if there is none, or another one."""
+        """Return the index of our link. Raises `DeviceError` as `_described` does."""
         return int((await self._described())["index"])
 
     async def create(self, kind: str) -> bool:
-        """Create the link; False if one of that name exists."""
+        """Create the link. Return False if a link of that name exists."""
         from pyroute2.netlink.exceptions import NetlinkError
 
         ipr = await self._route_socket()
@@ -137,13 +139,13 @@ class Interface:
         return True
 
     async def set_alias(self, text: str) -> None:
-        """Set the link's alias; empty takes it away. Raises `DeviceError`."""
+        """Set the link's alias. An empty one removes it. Raises `DeviceError`."""
         ipr, index = await self._route_socket(), await self.index()
         async with translated(f"mark {self.name}"):
             await ipr.link("set", index=index, ifalias=text)
 
     async def bring_up(self) -> None:
-        """Bring the link up, without addresses of the kernel's own making."""
+        """Bring the link up, without a link-local address."""
         ipr = await self._route_socket()
         index = await self.index()
         async with translated(f"bring {self.name} up"):
@@ -153,7 +155,7 @@ class Interface:
             await ipr.link("set", index=index, state="up")
 
     async def set_mtu(self, mtu: int) -> bool:
-        """Set the MTU in bytes if it differs; returns whether it did."""
+        """Set the MTU in bytes if it differs. Return True if it did."""
         described = await self._described()
         if described["mtu"] != mtu:
             ipr = await self._route_socket()
@@ -162,13 +164,13 @@ class Interface:
         return bool(described["mtu"] != mtu)
 
     async def take_down(self) -> None:
-        """Take the link down, which removes its routes."""
+        """Bring the link down, which removes its routes."""
         ipr, index = await self._route_socket(), await self.index()
         async with translated(f"take {self.name} down"):
             await ipr.link("set", index=index, state="down")
 
     async def delete(self) -> bool:
-        """Delete the link that is ours, with its addresses and routes; returns whether it was there."""
+        """Delete our link with its addresses and routes. Return False if it is gone."""
         described = await self.describe()
         if described is None or described["index"] != self.claimed:
             return False
@@ -177,10 +179,10 @@ class Interface:
             await ipr.link("del", index=described["index"])
         return True
 
-    # -- addresses --------------------------------------------------------------------------------------
+    # -- addresses ---------------------------------------------------------------------------------
 
     async def host_addresses(self) -> list[AddressFact]:
-        """The addresses of all links of the host."""
+        """Return the addresses of all links of the host."""
         ipr = await self._route_socket()
         async with translated("read the addresses"):
             return [
@@ -193,7 +195,7 @@ class Interface:
             ]
 
     async def addresses(self) -> frozenset[Cidr]:
-        """The link's addresses of both families."""
+        """Return the link's addresses of both families."""
         ipr, index = await self._route_socket(), await self.index()
         async with translated(f"read the addresses of {self.name}"):
             found = [
@@ -203,7 +205,7 @@ class Interface:
         return frozenset(map(canonical_interface, found))
 
     async def set_addresses(self, wanted: Iterable[Cidr]) -> bool:
-        """Make the link's addresses exactly these; returns whether any was changed."""
+        """Set the link's addresses to exactly these. Return True if any was changed."""
         desired = frozenset(map(canonical_interface, wanted))
         present = await self.addresses()
         changed = False
@@ -216,16 +218,16 @@ class Interface:
     async def _address(self, verb: str, cidr: Cidr) -> bool:
         ipr, index = await self._route_socket(), await self.index()
         address, _, length = cidr.partition("/")
-        # Without duplicate address detection: it would leave the address unusable for a second.
+        # Duplicate address detection would make the address unusable for a second.
         flags = {"flags": _IFA_F_NODAD} if verb == "add" and family_of(cidr) == socket.AF_INET6 else {}
         async with translated(f"{verb} {cidr} on {self.name}"):
             request = ipr.addr(verb, index=index, address=address, prefixlen=int(length), **flags)
             return await self._done(cidr, request)
 
-    # -- routes -----------------------------------------------------------------------------------------
+    # -- routes ------------------------------------------------------------------------------------
 
     async def routes(self, prefixes: Collection[Cidr]) -> list[RouteFact]:
-        """The routes of the main table that overlap the prefixes, and all with our protocol number."""
+        """Return the main table's routes that overlap the prefixes or have our protocol number."""
         ipr = await self._route_socket()
         ours = [range_of(ipaddress.ip_network(prefix)) for prefix in prefixes]
         found: list[RouteFact] = []
@@ -242,9 +244,9 @@ class Interface:
         return found
 
     async def set_routes(self, wanted: Iterable[Cidr], present: Sequence[RouteFact]) -> bool:
-        """Route exactly these prefixes through the link; returns whether any was changed.
+        """Route exactly these prefixes through the link. Return True if any route was changed.
 
-        ``present`` is what `routes` has returned. A prefix that another program has routed is left to it.
+        ``present`` is a result of `routes`. A prefix that another program has routed is not routed.
         """
         desired, index = frozenset(wanted), await self.index()
         ours = {r.prefix for r in present if (r.kind, r.protocol, r.index) == (UNICAST, PROTOCOL, index)}
@@ -257,7 +259,7 @@ class Interface:
         return changed
 
     async def set_blackholes(self, wanted: Iterable[Cidr], present: Sequence[RouteFact]) -> bool:
-        """Make the interface's blackhole routes exactly these; returns whether any was changed."""
+        """Set the interface's blackhole routes to exactly these. Return True if any was changed."""
         desired, metric = frozenset(wanted), blackhole_metric(self.name)
         ours = {r.prefix for r in present if (r.kind, r.protocol, r.metric) == (BLACKHOLE, PROTOCOL, metric)}
         changed = False
@@ -269,17 +271,17 @@ class Interface:
 
     async def _route(self, verb: str, cidr: Cidr, **spec: object) -> bool:
         ipr = await self._route_socket()
-        where = {"dst": cidr, "family": family_of(cidr), "table": _MAIN_TABLE, "proto": PROTOCOL}
+        fields = {"dst": cidr, "family": family_of(cidr), "table": _MAIN_TABLE, "proto": PROTOCOL}
         gone = ABSENT if verb == "del" else frozenset[int]()
         async with translated(f"{verb} the route to {cidr}"):
-            return await self._done(cidr, ipr.route(verb, **where, **spec), gone)
+            return await self._done(cidr, ipr.route(verb, **fields, **spec), gone)
 
     async def _done(
         self, cidr: Cidr, request: Awaitable[object], passed: frozenset[int] = frozenset()
     ) -> bool:
-        """Await a change of IPv4 or IPv6; False if the host has no IPv6, which is logged once.
+        """Await a change of an IPv4 or IPv6 setting. Return False if the host has no IPv6.
 
-        ``passed`` are the kernel's refusals that don't matter.
+        A missing IPv6 is logged once. ``passed`` are the errno values to ignore.
         """
         from pyroute2.netlink.exceptions import NetlinkError
 
@@ -292,9 +294,9 @@ class Interface:
             if not is_ipv6 or error.code not in WITHOUT_IPV6:
                 raise
             self.without_ipv6 = True
-            if not self._said_without_ipv6:
+            if not self._logged_without_ipv6:
                 _log.warning("device.no_ipv6", interface=self.name, first=cidr, reason=str(error))
-                self._said_without_ipv6 = True
+                self._logged_without_ipv6 = True
             return False
         self.without_ipv6 &= not is_ipv6
         return True

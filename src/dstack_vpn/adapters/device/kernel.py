@@ -1,7 +1,8 @@
 """A `Device` over the kernel's generic netlink interface (see `wgnetlink` for its messages).
 
-Two sockets, as a dump under way would keep a change waiting. The kernel carries a request out while it is
-being sent; what may take long (removals, anything big) is sent from a thread.
+It uses two sockets, because a running dump would delay a change on the same socket. The kernel
+executes a request while it is being sent. Requests that may take long (removals and large ones) are
+sent from a thread.
 """
 
 import asyncio
@@ -24,16 +25,16 @@ from dstack_vpn.errors import DeviceError, DeviceGoneError
 
 DUMP_ATTEMPTS: Final = 10
 
-_SENTENCES: Final = {
+_MESSAGES: Final = {
     errno.EPERM: "no permission to change WireGuard devices: CAP_NET_ADMIN is needed",
     errno.EADDRINUSE: "the UDP port is in use by another program",
     errno.EINVAL: "the device refused a value",
-    errno.EOPNOTSUPP: "the interface is no WireGuard device",
+    errno.EOPNOTSUPP: "the interface is not a WireGuard device",
 }
 
 
 class KernelDevice:
-    """A WireGuard interface of the kernel's; see `dstack_vpn.ports.Device`."""
+    """A WireGuard interface of the kernel. See `dstack_vpn.ports.Device`."""
 
     def __init__(self, name: str, family: int) -> None:
         self._name = name
@@ -42,16 +43,22 @@ class KernelDevice:
         self._reading, self._changing = asyncio.Lock(), asyncio.Lock()
 
     async def read(self) -> DeviceState:
-        """Read everything, again if it changed during the dump; raises `DeviceError`, `DeviceGoneError`."""
+        """Return the state of the device, read again if it changed during the dump.
+
+        Raises `DeviceError`, `DeviceGoneError`.
+        """
         async with self._reading:
             for _ in range(DUMP_ATTEMPTS):
                 state = await self._dump()
                 if state is not None:
                     return state
-        raise DeviceError(f"{self._name} changed under each of {DUMP_ATTEMPTS} attempts to read it")
+        raise DeviceError(f"{self._name} changed during each of {DUMP_ATTEMPTS} attempts to read it")
 
     async def _dump(self) -> DeviceState | None:
-        """Return one dump; None if the device changed, so that peers may be missing or twice in it."""
+        """Return one dump, or None if the device changed during it.
+
+        The dump of a changing device may omit peers or contain them twice.
+        """
         parser, torn = wgnetlink.DumpParser(), False
         payload = wgnetlink.encode_get(self._name)
         try:
@@ -63,9 +70,9 @@ class KernelDevice:
         return None if torn else parser.state()
 
     async def apply(self, changes: Sequence[PeerChange]) -> None:
-        """Carry out the changes in their order; raises `DeviceError`, `DeviceGoneError`.
+        """Apply the changes in order. Raises `DeviceError`, `DeviceGoneError`.
 
-        Values are checked before the first change is sent.
+        All values are checked before the first change is sent.
         """
         payloads = wgnetlink.encode_batches(self._name, changes)
         slow = any(isinstance(change, RemovePeer) for change in changes)
@@ -74,9 +81,9 @@ class KernelDevice:
                 await self._change(payload, slow=slow)
 
     async def configure(self, private_key: PrivateKey, listen_port: int) -> None:
-        """Set key and port if they differ; a port that is in use leaves the device on its old one.
+        """Set key and port if they differ. If the port is in use, the device keeps the old one.
 
-        ``listen_port`` 0 keeps whatever port the device has. Raises `DeviceError`, `DeviceGoneError`.
+        ``listen_port`` 0 keeps the current port. Raises `DeviceError`, `DeviceGoneError`.
         """
         state = await self.read()
         async with self._changing:
@@ -86,7 +93,7 @@ class KernelDevice:
                 await self._change(wgnetlink.encode_listen_port(self._name, listen_port), slow=True)
 
     async def forget_key(self) -> None:
-        """Take the private key away; raises `DeviceError`, `DeviceGoneError`."""
+        """Remove the private key. Raises `DeviceError`, `DeviceGoneError`."""
         async with self._changing:
             await self._change(wgnetlink.encode_private_key(self._name, PrivateKey(bytes(32))), slow=True)
 
@@ -100,9 +107,9 @@ class KernelDevice:
     def _translated(self, error: NetlinkRefusalError) -> DeviceError:
         if error.code == errno.ENODEV:
             return DeviceGoneError(f"the interface {self._name} does not exist")
-        return DeviceError(f"{self._name}: {_SENTENCES.get(error.code) or error}")
+        return DeviceError(f"{self._name}: {_MESSAGES.get(error.code) or error}")
 
     def close(self) -> None:
-        """Let go of the device, which goes on running."""
+        """Close the sockets. The device keeps running."""
         self._reads.close()
         self._changes.close()

@@ -1,14 +1,15 @@
-"""The interface around a device: `UserspaceLink` for wireguard-go, `KernelLink` for the kernel's own.
+"""The interface of a device: `UserspaceLink` for wireguard-go, `KernelLink` for the kernel's.
 
-`start` is create, adopt and restart in one: it looks at what is there and adds what is missing, so calling
-it again after a failure is always right. A restarted device has neither key nor peers, which
-the caller must restore; `gone` reports when that is due.
+`start` creates, adopts or restarts: it checks what exists and adds what is missing. It can be
+called again after any failure. A restarted device has neither key nor peers, which the caller must
+restore. `gone` reports when that is necessary.
 
-What is there must be ours (`core.ownership`): an interface that is not is refused, and `stop` removes only
-what `start` has made or proven.
+An existing interface must be ours (`core.ownership`). Any other interface is refused, and `stop`
+removes only what `start` has created or proven to be ours.
 
-`start` also brings the interface up, without addresses: only then does WireGuard open its UDP socket, so
-only then does `Device.configure` learn that the port is in use. Both backends are alike in this.
+`start` also brings the interface up, without addresses. Only then does WireGuard open its UDP
+socket, so only then can `Device.configure` detect that the port is in use. Both backends behave the
+same in this.
 """
 
 import asyncio
@@ -42,26 +43,26 @@ from dstack_vpn.ports import Device, LinkSettings
 _log = structlog.get_logger()
 
 START_TIMEOUT: Final = 5.0
-"""Seconds that wireguard-go gets to open its UDP socket; it takes 10 ms."""
+"""Seconds for wireguard-go to open its UDP socket. It takes 10 ms."""
 END_TIMEOUT: Final = 5.0
 _POLL: Final = 0.001
 
 
 class _Link(ABC):
-    """The part that both kinds share: everything done by rtnetlink."""
+    """The rtnetlink operations that both links share."""
 
     def __init__(self, claim: Claim) -> None:
         self.name = process.check_name(claim.interface)
         self._claim = claim
         self._interface = Interface(self.name)
         self._proof: Proof | None = None
-        """Why the interface is ours; None until that was proven."""
+        """The reason why the interface is ours. None until it was proven."""
         self._settings: LinkSettings | None = None
         self._taken: str | None = None
 
     @abstractmethod
     async def start(self) -> Device:
-        """Create the interface with its device, or adopt the one that is there; raises `DeviceError`."""
+        """Create the interface with its device, or adopt it. Raises `DeviceError`."""
 
     @abstractmethod
     async def gone(self) -> None:
@@ -69,18 +70,18 @@ class _Link(ABC):
 
     @abstractmethod
     async def stop(self, *, keep: bool) -> None:
-        """Take the interface and its routes away, or with ``keep`` only let go of them."""
+        """Remove the interface and its routes. With ``keep``, only release them."""
 
     async def configure(self, settings: LinkSettings) -> bool:
-        """Make MTU, state, addresses and routes equal to the settings; raises `DeviceError`.
+        """Apply the settings to MTU, state, addresses and routes. Raises `DeviceError`.
 
-        Returns whether MTU, addresses or routes were not so.
+        Return True if MTU, addresses or routes were changed.
         """
         if settings.name != self.name:
             raise DeviceError(f"settings for {settings.name} can't configure {self.name}")
         index = await self._interface.index()
         present = await self._interface.routes(settings.routes)
-        # Before anything that can fail: from here on nothing leaves by another interface.
+        # First, because later steps can fail: from here on no traffic leaves by another interface.
         changed = await self._interface.set_blackholes(settings.routes, present)
         changed |= await self._interface.set_mtu(settings.mtu)
         await self._interface.bring_up()
@@ -106,7 +107,7 @@ class _Link(ABC):
         return described is not None and bool(described["up"])
 
     async def _own(self, link: LinkFact, state: DeviceState | None, *, made: bool = False) -> None:
-        """Make sure that the interface is ours, and mark it; raises `DeviceError` if it is not."""
+        """Check that the interface is ours, and mark it. Raises `DeviceError` if it is not."""
         identity, known = self._claim.identity, link.index == self._interface.claimed
         if state is not None and state.public_key is None:
             link = with_addresses(link, await self._interface.host_addresses())
@@ -119,8 +120,8 @@ class _Link(ABC):
         if link.alias != (mark := identity.mark(proof)):
             await self._interface.set_alias(mark)
 
-    async def _take_away(self) -> None:
-        """Remove the interface, if it is ours, and our routes."""
+    async def _remove_interface(self) -> None:
+        """Remove our routes, and the interface if it is ours."""
         if self._proof is not None and self._proof is not Proof.FOUND:
             await self._interface.delete()
         elif self._proof is None and await self._interface.describe() is not None:
@@ -128,8 +129,8 @@ class _Link(ABC):
         await self._interface.set_blackholes((), await self._interface.routes(()))
         self._settings, self._proof, self._interface.claimed = None, None, None
 
-    async def _leave_blank(self, device: "UserspaceDevice | KernelDevice | None") -> None:
-        """Leave an interface that was there before us as it was: without key, peers, addresses and mark."""
+    async def _restore_blank(self, device: "UserspaceDevice | KernelDevice | None") -> None:
+        """Restore an interface that existed before us: no key, peers, addresses or mark."""
         if device is None or await self._interface.describe() is None:
             return
         try:
@@ -143,7 +144,7 @@ class _Link(ABC):
 
 
 class UserspaceLink(_Link):
-    """An interface whose device is wireguard-go; see `process` for how the two are kept alive."""
+    """An interface whose device is wireguard-go. `process` describes how both are kept alive."""
 
     def __init__(self, claim: Claim, program: str = "wireguard-go") -> None:
         super().__init__(claim)
@@ -152,14 +153,14 @@ class UserspaceLink(_Link):
         self._offloads = False
         self._tun = -1
         self._socket: tuple[int, int] | None = None
-        """The control socket of the device that is ours."""
+        """The control socket of our device."""
         self._child: process.Child | None = None
         self._device: UserspaceDevice | None = None
 
     async def start(self) -> UserspaceDevice:
-        """Take over the running wireguard-go, else start one; raises `DeviceError`.
+        """Adopt the running wireguard-go, or start one. Raises `DeviceError`.
 
-        With the interface still there a start takes 5 to 15 ms, and addresses and routes survive it.
+        With an existing interface a start takes 5 to 15 ms, and addresses and routes are kept.
         """
         if self._device is None or self._device.is_gone:
             self._device = await self._adopt() or await self._spawn()
@@ -190,7 +191,10 @@ class UserspaceLink(_Link):
         return device
 
     async def _ended(self, device: UserspaceDevice) -> None:
-        """Wait for a wireguard-go that has lost its interface; raises `DeviceError` if it stays."""
+        """Wait for the end of a wireguard-go that lost its interface.
+
+        Raises `DeviceError` if it continues to run.
+        """
         try:
             async with asyncio.timeout(END_TIMEOUT):
                 await device.gone()
@@ -216,7 +220,7 @@ class UserspaceLink(_Link):
             self._child.terminate()
             raise DeviceError(f"wireguard-go did not start within {START_TIMEOUT:g} s") from None
         if self._settings is not None:
-            # It has set its own.
+            # wireguard-go has set another one.
             await self._interface.set_mtu(self._settings.mtu)
         _log.info("device.started", interface=self.name, pid=self._child.pid)
         return device
@@ -229,16 +233,16 @@ class UserspaceLink(_Link):
                 "device.outdated",
                 program=str(path),
                 version=version,
-                reason="its control socket can stall for a minute; use 0.0.20231211 or newer",
+                reason="its control socket can stall for a minute: use 0.0.20231211 or newer",
             )
         self._offloads = process.has_offloads(path)
         self._path = path
         return path
 
     async def _hold_tun(self) -> None:
-        """Hold a TUN interface of our own: the one that outlived its wireguard-go, or a new one."""
+        """Open a TUN interface: the one that survived its wireguard-go, or a new one."""
         if self._tun >= 0 and not process.is_attached(self._tun):
-            self._let_go_of_tun()
+            self._close_tun()
         if self._tun >= 0:
             return
         present = await self._interface.fact()
@@ -247,7 +251,7 @@ class UserspaceLink(_Link):
         tun = process.open_tun(self.name, offloads=self._offloads, new=present is None)
         try:
             if present is None and (link := await self._interface.fact()) is not None:
-                # Marked before it is made to stay: one that a crash leaves behind is known to be ours.
+                # Mark it before it becomes persistent, so that it is recognized after a crash.
                 await self._own(link, None, made=True)
             process.persist(tun)
         except BaseException:
@@ -255,13 +259,13 @@ class UserspaceLink(_Link):
             raise
         self._tun = tun
 
-    def _let_go_of_tun(self) -> None:
+    def _close_tun(self) -> None:
         if self._tun >= 0:
             os.close(self._tun)
             self._tun = -1
 
     async def gone(self) -> None:
-        """Return when wireguard-go has died; it dies with its interface."""
+        """Return when wireguard-go has died, which it also does when its interface is deleted."""
         if self._device is not None:
             await self._device.gone()
 
@@ -270,7 +274,7 @@ class UserspaceLink(_Link):
         return self._device is not None and not self._device.is_gone and await super().is_up()
 
     async def stop(self, *, keep: bool) -> None:
-        """Take the interface, its routes and wireguard-go away, or with ``keep`` only let go of them."""
+        """Remove the interface, its routes and wireguard-go. With ``keep``, only release them."""
         device, self._device = self._device, None
         if not keep:
             await self._remove(device)
@@ -279,15 +283,15 @@ class UserspaceLink(_Link):
         if self._child is not None:
             self._child.release()
             self._child = None
-        self._let_go_of_tun()
+        self._close_tun()
         await self._interface.close()
 
     async def _remove(self, device: UserspaceDevice | None) -> None:
         found = self._proof is Proof.FOUND
         if found:
-            await self._leave_blank(device)
-        await self._take_away()
-        self._let_go_of_tun()
+            await self._restore_blank(device)
+        await self._remove_interface()
+        self._close_tun()
         if found:
             return
         if device is not None:
@@ -300,13 +304,13 @@ class UserspaceLink(_Link):
 
 
 async def _listening(device: UserspaceDevice) -> None:
-    """Wait until wireguard-go has seen its interface come up: it has a port from then on."""
-    while not (await device.read()).listen_port:  # noqa: ASYNC110  # another process has to get there
+    """Wait until wireguard-go has a port, which it has once it saw its interface come up."""
+    while not (await device.read()).listen_port:  # noqa: ASYNC110  # another process sets it
         await asyncio.sleep(_POLL)
 
 
 class KernelLink(_Link):
-    """An interface of the kernel's own WireGuard."""
+    """An interface of the kernel's WireGuard."""
 
     def __init__(self, claim: Claim) -> None:
         super().__init__(claim)
@@ -314,7 +318,7 @@ class KernelLink(_Link):
         self._watch: LinkWatch | None = None
 
     async def start(self) -> KernelDevice:
-        """Create the interface, or take over the one that is there; raises `DeviceError`."""
+        """Create the interface, or adopt the existing one. Raises `DeviceError`."""
         if self._device is not None and self._watch is not None and not self._watch.gone.is_set():
             return self._device
         self._close()
@@ -326,7 +330,7 @@ class KernelLink(_Link):
         link = present or await self._interface.fact()
         if link is None or link.kind != "wireguard":
             raise DeviceError(
-                f"{self.name} is not a WireGuard interface of the kernel, and is left alone: "
+                f"{self.name} is not a WireGuard interface of the kernel, and is not changed: "
                 "choose another INTERFACE"
             )
         self._watch = LinkWatch(link.index)
@@ -345,11 +349,11 @@ class KernelLink(_Link):
             await self._watch.gone.wait()
 
     async def stop(self, *, keep: bool) -> None:
-        """Take the interface and its routes away, or with ``keep`` only let go of them."""
+        """Remove the interface and its routes. With ``keep``, only release them."""
         if not keep:
             if self._proof is Proof.FOUND:
-                await self._leave_blank(self._device)
-            await self._take_away()
+                await self._restore_blank(self._device)
+            await self._remove_interface()
         self._close()
         await self._interface.close()
 

@@ -1,7 +1,8 @@
-"""Netlink's framing, as bytes in and out, and a socket that sends one request at a time.
+"""The netlink codec, and a socket that sends one request at a time.
 
-Sources: linux/netlink.h and linux/genetlink.h. A message is a header of 16 bytes and a payload; attributes
-are a length, a type and a value, padded to four bytes, and nest. All of it is in the host's byte order.
+Sources: linux/netlink.h and linux/genetlink.h. A message is a header of 16 bytes and a payload.
+Attributes are a length, a type and a value, padded to four bytes, and can be nested. All numbers
+are in the host's byte order.
 """
 
 import asyncio
@@ -31,7 +32,7 @@ _CTRL_ATTR_FAMILY_ID: Final = 1
 _CTRL_ATTR_FAMILY_NAME: Final = 2
 _RTMGRP_LINK: Final = 1
 _MAX_ERRNO: Final = 4095
-"""linux/err.h; `os.strerror` does not take every larger one."""
+"""The largest errno (linux/err.h). `os.strerror` fails for some larger ones."""
 
 _HEADER: Final = struct.Struct("=IHHII")
 _GENERIC: Final = struct.Struct("=BBH")
@@ -41,22 +42,23 @@ _LINK_INDEX: Final = struct.Struct("=4xi")
 
 RECEIVE_BYTES: Final = 65_536
 INLINE_BYTES: Final = 4_096
-"""Requests sent from the event loop itself: the kernel carries a request out while it is being sent."""
+"""The largest request that is sent from the event loop. The kernel executes a request while it is
+being sent."""
 
 
 class NetlinkRefusalError(DeviceError):
-    """The kernel refused a request; ``code`` is its errno."""
+    """The kernel refused a request. ``code`` is its errno."""
 
     def __init__(self, code: int) -> None:
         super().__init__(f"{os.strerror(code)} (errno {code})")
         self.code = code
 
 
-# -- codec --------------------------------------------------------------------------------------------
+# -- codec -----------------------------------------------------------------------------------------
 
 
 class NetlinkMessage(NamedTuple):
-    """A received message; the payload is a view of the buffer that it came in."""
+    """A received message. The payload is a view of the receive buffer."""
 
     type: int
     flags: int
@@ -65,69 +67,72 @@ class NetlinkMessage(NamedTuple):
 
 
 def attribute(kind: int, value: bytes) -> bytes:
-    """One attribute, padded."""
+    """Return one attribute, padded."""
     return _ATTRIBUTE.pack(len(value) + 4, kind) + value + bytes(-len(value) % 4)
 
 
 def nested(kind: int, value: bytes) -> bytes:
-    """An attribute that holds attributes."""
+    """Return an attribute that contains attributes."""
     return attribute(kind | _NLA_F_NESTED, value)
 
 
 def message(kind: int, flags: int, sequence: int, payload: bytes) -> bytes:
-    """One message; the kernel fills in whose port it comes from."""
+    """Return one message. The kernel sets the sender's port."""
     return _HEADER.pack(len(payload) + _HEADER.size, kind, flags, sequence, 0) + payload
 
 
 def generic(command: int, attributes: bytes) -> bytes:
-    """A generic netlink message's payload, of interface version 1."""
+    """Return the payload of a generic netlink message, of interface version 1."""
     return _GENERIC.pack(command, 1, 0) + attributes
 
 
 def parse_messages(buffer: bytes) -> Iterator[NetlinkMessage]:
-    """Split what was received; raises `DeviceError` if lengths don't add up."""
+    """Split a buffer into messages. Raises `DeviceError` if a length is invalid."""
     view, offset = memoryview(buffer), 0
     while len(view) - offset >= _HEADER.size:
         length, kind, flags, sequence, _ = _HEADER.unpack_from(view, offset)
         if not _HEADER.size <= length <= len(view) - offset:
-            raise DeviceError("netlink: a message is cut off")
+            raise DeviceError("netlink: a message is truncated")
         yield NetlinkMessage(kind, flags, sequence, view[offset + _HEADER.size : offset + length])
         offset += (length + 3) & ~3
 
 
 def parse_attributes(view: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """Split a payload into types and values; raises `DeviceError` if lengths don't add up."""
+    """Split a payload into types and values. Raises `DeviceError` if a length is invalid."""
     offset = 0
     while len(view) - offset >= 4:
         length, kind = _ATTRIBUTE.unpack_from(view, offset)
         if not 4 <= length <= len(view) - offset:
-            raise DeviceError("netlink: an attribute is cut off")
+            raise DeviceError("netlink: an attribute is truncated")
         yield kind & _NLA_TYPE_MASK, view[offset + 4 : offset + length]
         offset += (length + 3) & ~3
 
 
 def parse_generic(payload: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """The attributes of a generic netlink message."""
+    """Return the attributes of a generic netlink message."""
     return parse_attributes(payload[_GENERIC.size :])
 
 
 def deleted_links(buffer: bytes) -> Iterator[int]:
-    """Return the indexes of the interfaces that a notification reports as removed; raises `DeviceError`."""
+    """Yield the indexes of the interfaces that a notification reports as removed.
+
+    Raises `DeviceError`.
+    """
     for each in parse_messages(buffer):
         if each.type == RTM_DELLINK:
             if len(each.payload) < _LINK_INDEX.size:
-                raise DeviceError("netlink: a message is cut off")
+                raise DeviceError("netlink: a message is truncated")
             yield _LINK_INDEX.unpack_from(each.payload)[0]
 
 
 def check_error(payload: memoryview) -> None:
-    """Raise `NetlinkRefusalError` for the errno at a payload's start, if it is not 0 (an acknowledgement)."""
+    """Raise `NetlinkRefusalError` if the errno at the payload's start is not 0."""
     code = abs(_ERROR.unpack_from(payload)[0]) if len(payload) >= 4 else errno.EPROTO
     if code:
         raise NetlinkRefusalError(code if code <= _MAX_ERRNO else errno.EPROTO)
 
 
-# -- sockets ------------------------------------------------------------------------------------------
+# -- sockets ---------------------------------------------------------------------------------------
 
 
 class GenericSocket:
@@ -145,7 +150,7 @@ class GenericSocket:
         return self._socket
 
     def close(self) -> None:
-        """Close the socket; the next request opens another one."""
+        """Close the socket. The next request opens a new one."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
@@ -153,10 +158,11 @@ class GenericSocket:
     async def request(
         self, family: int, flags: int, payload: bytes, *, slow: bool = False
     ) -> AsyncIterator[NetlinkMessage]:
-        """Send a request and yield what answers it up to its end.
+        """Send a request and yield the messages of its reply.
 
-        Raises `NetlinkRefusalError`, and `DeviceError` for any other failure. ``slow`` requests, and big
-        ones, are sent from a thread: sending is when the kernel carries them out, and it may wait for locks.
+        Raises `NetlinkRefusalError`, and `DeviceError` for any other failure. ``slow`` requests,
+        and large ones, are sent from a thread: the kernel executes them during the send and may
+        wait for locks.
         """
         self._sequence = (self._sequence + 1) & 0xFFFF_FFFF
         sequence, ended = self._sequence, False
@@ -167,7 +173,7 @@ class GenericSocket:
                 await asyncio.to_thread(opened.send, data)
             else:
                 opened.send(data)
-            async for each in _answers(opened, sequence):
+            async for each in _replies(opened, sequence):
                 yield each
             ended = True
         except NetlinkRefusalError:
@@ -177,11 +183,11 @@ class GenericSocket:
             raise DeviceError(f"netlink: {error.strerror}") from error
         finally:
             if not ended:
-                # Also where we were cancelled: the rest of a dump must not be taken for the next answer.
+                # Also after a cancellation: the rest of a dump must not be read as the next reply.
                 self.close()
 
 
-async def _answers(opened: socket.socket, sequence: int) -> AsyncIterator[NetlinkMessage]:
+async def _replies(opened: socket.socket, sequence: int) -> AsyncIterator[NetlinkMessage]:
     loop = asyncio.get_running_loop()
     while True:
         for each in parse_messages(await loop.sock_recv(opened, RECEIVE_BYTES)):
@@ -191,12 +197,15 @@ async def _answers(opened: socket.socket, sequence: int) -> AsyncIterator[Netlin
                 check_error(each.payload)
                 return
             yield each
-        # sock_recv doesn't wait where something is there already: let others have their turn.
+        # sock_recv does not yield to the event loop if data is available.
         await asyncio.sleep(0)
 
 
 async def find_family(name: str) -> int | None:
-    """A generic netlink family's number; None if the kernel lacks it, after trying to load its module."""
+    """Return the number of a generic netlink family. None if the kernel does not have it.
+
+    The kernel tries to load the family's module.
+    """
     payload = generic(_CTRL_CMD_GETFAMILY, attribute(_CTRL_ATTR_FAMILY_NAME, name.encode("ascii") + b"\0"))
     found: int | None = None
     opened = GenericSocket()
@@ -214,7 +223,7 @@ async def find_family(name: str) -> int | None:
 
 
 class LinkWatch:
-    """Tells when an interface has been deleted."""
+    """Reports the deletion of an interface."""
 
     def __init__(self, index: int) -> None:
         self.gone = asyncio.Event()
@@ -230,25 +239,25 @@ class LinkWatch:
         except BlockingIOError:
             return
         except OSError:
-            # The kernel's notifications overflowed the buffer (ENOBUFS): check again rather than miss one.
-            self._look()
+            # Notifications were lost, because the buffer overflowed (ENOBUFS).
+            self._check()
             return
         try:
             gone = self._index in deleted_links(buffer)
         except DeviceError:
-            self._look()
+            self._check()
             return
         if gone:
             self.gone.set()
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         try:
             socket.if_indextoname(self._index)
         except OSError:
             self.gone.set()
 
     def close(self) -> None:
-        """Stop watching; release the waiters."""
+        """Stop watching, and release the waiters."""
         if self._socket.fileno() >= 0:
             self._loop.remove_reader(self._socket)
             self._socket.close()

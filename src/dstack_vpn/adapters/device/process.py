@@ -1,16 +1,16 @@
 """The start of wireguard-go, such that the tunnel survives the end of either process.
 
-- The daemon makes the TUN interface and passes its descriptor down (``WG_TUN_FD``). While the
-  daemon holds its own descriptor, the interface survives the end of wireguard-go unchanged. The
-  interface is also persistent (TUNSETPERSIST). So it survives, too, if the daemon only adopted
-  wireguard-go and has no descriptor: addresses and routes stay, and the next wireguard-go is
-  attached to the same interface. In return, the interface has to be deleted explicitly, which
+- The daemon creates the TUN interface and passes its descriptor on (``WG_TUN_FD``). While the
+  daemon holds its descriptor, the interface survives the end of wireguard-go unchanged. The
+  interface is also persistent (TUNSETPERSIST). It therefore also survives if the daemon only
+  adopted wireguard-go and has no descriptor: addresses and routes stay, and the next wireguard-go
+  is attached to the same interface. In return, the interface has to be deleted explicitly, which
   `UserspaceLink.stop` does.
-- The daemon binds the control socket and passes it down (``WG_UAPI_FD``). A connection never has to
+- The daemon binds the control socket and passes it on (``WG_UAPI_FD``). A connection never has to
   wait for the path to appear. Requests queue until wireguard-go is ready, and the kernel resets
   them if it dies before that.
-- wireguard-go runs in a session of its own, with only these two descriptors of ours: it outlives
-  the daemon, and the next daemon adopts it without packet loss.
+- wireguard-go runs in a separate session, with only these two descriptors of the daemon. It
+  outlives the daemon, and the next daemon adopts it without packet loss.
 - The private key is passed through the socket only: no argument, no environment variable, no file.
 
 The ioctl numbers are those of linux/if_tun.h on x86, ARM and RISC-V.
@@ -33,10 +33,10 @@ from typing import Final
 from dstack_vpn.errors import DeviceError
 
 SOCKETS: Final = Path("/var/run/wireguard")
-"""Control sockets of wireguard-go and `wg`; wireguard-go exits when its own is removed."""
+"""Control sockets of wireguard-go and `wg`. wireguard-go exits when its own is removed."""
 TUN: Final = "/dev/net/tun"
 _UNIX_SOCKETS: Final = Path("/proc/thread-self/net/unix")
-"""The Unix sockets of the thread's network namespace, with the paths that they are bound to."""
+"""The Unix sockets of the thread's network namespace, with their paths."""
 
 _TUNSETIFF: Final = 0x400454CA
 _TUNSETPERSIST: Final = 0x400454CB
@@ -48,7 +48,7 @@ _IFF_TUN_EXCL: Final = 0x8000
 _IFREQ: Final = struct.Struct("16sH22x")
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_=+.-]{1,15}", re.ASCII)
-"""The interface names that wg-quick accepts: a path component and no shell text."""
+"""The interface names that wg-quick accepts. They are safe in paths and shell commands."""
 
 _TUN_PROBLEMS: Final = {
     errno.ENOENT: f"{TUN} is missing: load the tun module, or pass the device to the container",
@@ -59,11 +59,11 @@ _TUN_PROBLEMS: Final = {
     errno.EINVAL: "an interface of another kind has that name: remove it, or choose another INTERFACE",
 }
 _LISTENS: Final = "00010000"
-"""A listening socket's flags in that table (linux/net.h: __SO_ACCEPTCON)."""
+"""The flags of a listening socket in that table (linux/net.h: __SO_ACCEPTCON)."""
 
 
 def check_name(name: str) -> str:
-    """Return the interface name; raises `DeviceError` if it is invalid."""
+    """Return the interface name. Raises `DeviceError` if it is invalid."""
     if not _NAME.fullmatch(name) or name in {".", ".."}:
         raise DeviceError(f"not an interface name: {name[:32]!r} (1 to 15 letters, digits or _=+.-)")
     return name
@@ -75,7 +75,7 @@ def socket_path(name: str) -> Path:
 
 
 def find_program(program: str) -> Path:
-    """Return the path of wireguard-go; raises `DeviceError` if it is missing."""
+    """Return the path of wireguard-go. Raises `DeviceError` if it is missing."""
     path = shutil.which(program)
     if path is None:
         raise DeviceError(f"{program} is not installed: apt install wireguard-go")
@@ -85,16 +85,16 @@ def find_program(program: str) -> Path:
 def has_offloads(program: Path) -> bool:
     """Return True if this wireguard-go expects packets after a virtio header.
 
-    That is several times faster. Else it expects them after the older packet information, and would
-    misread a virtio header. The version does not show that (Debian's 0.0.20231211 reports
-    0.0.20230223, which had no offloads). The type's name does: every binary that supports it
-    contains the name.
+    That is several times faster. Otherwise it expects them after the older packet information, and
+    would misread a virtio header. The version does not show the difference: Debian's 0.0.20231211
+    reports 0.0.20230223, which had no offloads. The name of the header type does, because every
+    binary with support for it contains that name.
     """
     return b"virtioNetHdr" in program.read_bytes()
 
 
 async def program_version(program: Path) -> str | None:
-    """Return wireguard-go's version, such as ``0.0.20230223``; None if it prints none."""
+    """Return wireguard-go's version, such as ``0.0.20230223``. None if it prints none."""
     child = await asyncio.create_subprocess_exec(
         program, "--version", stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
     )
@@ -110,10 +110,10 @@ def is_outdated(version: str | None) -> bool:
 
 
 def open_tun(name: str, *, offloads: bool, new: bool) -> int:
-    """Create the TUN interface (``new``), or attach to one that outlived its program.
+    """Create the TUN interface (``new``), or attach to one that survived its program.
 
-    Until `persist`, the interface is removed with its descriptor. Raises `DeviceError`, also if
-    ``new`` is set and the interface exists.
+    Before `persist` is called, closing the descriptor removes the interface. Raises `DeviceError`,
+    also if ``new`` is set and the interface exists.
     """
     flags = _IFF_TUN | (_IFF_NO_PI | _IFF_VNET_HDR if offloads else 0) | (_IFF_TUN_EXCL if new else 0)
     descriptor = -1
@@ -129,7 +129,7 @@ def open_tun(name: str, *, offloads: bool, new: bool) -> int:
 
 
 def persist(descriptor: int) -> None:
-    """Keep the descriptor's interface after its last descriptor is closed; raises `DeviceError`."""
+    """Keep the descriptor's interface after its last descriptor is closed. Raises `DeviceError`."""
     try:
         fcntl.ioctl(descriptor, _TUNSETPERSIST, 1)
     except OSError as error:
@@ -148,22 +148,22 @@ def is_attached(descriptor: int) -> bool:
 def listens_here(path: Path) -> bool:
     """Return True if a program of our network namespace listens at the control socket's path.
 
-    A socket belongs to the namespace that it was made in, and only that namespace's table has it.
-    The process that called listen (SO_PEERCRED) proves nothing: it is the daemon that started
+    A socket belongs to the namespace in which it was created, and only that namespace's table lists
+    it. The process that called listen (SO_PEERCRED) proves nothing: it is the daemon that started
     wireguard-go, which may have ended.
     """
     try:
         lines = _UNIX_SOCKETS.read_text("utf-8", "replace").splitlines()[1:]
     except OSError:
-        return True  # unknown: the key still has to prove that it is ours
+        return True  # unknown, but its ownership is still proven by the key
     rows = (line.split(maxsplit=7) for line in lines)
-    # A connection to a listener in another namespace is in our table too, with the listener's path.
+    # The table also lists our connection to a listener of another namespace, with its path.
     names = [Path(row[7]) for row in rows if len(row) == 8 and row[3] == _LISTENS]
     return any((name.name, name.parent.name) == (path.name, path.parent.name) for name in names)
 
 
 def is_listened_at(path: Path) -> bool:
-    """Return True if a program listens at the path, in any network namespace; raises `OSError`."""
+    """Return True if a program listens at the path, in any network namespace. Raises `OSError`."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
         try:
             probe.connect(str(path))
@@ -183,7 +183,7 @@ def is_elsewhere(path: Path) -> bool:
 
 
 def socket_id(path: Path) -> tuple[int, int] | None:
-    """Return the socket behind the path, as device and inode; None if it is missing."""
+    """Return the socket behind the path, as device and inode. None if it is missing."""
     with suppress(OSError):
         found = path.lstat()
         if stat.S_ISSOCK(found.st_mode):
@@ -192,24 +192,24 @@ def socket_id(path: Path) -> tuple[int, int] | None:
 
 
 def bind_socket(path: Path) -> socket.socket:
-    """Listen at the control socket's path, for root only; replace a socket without a listener.
+    """Listen at the control socket's path, for root only. Replace a socket without a listener.
 
-    Daemons that share the directory take turns here, so none removes a socket that another has just
-    bound. Raises `DeviceError`, also if a program listens there or the path is not a socket.
+    A lock on the directory keeps concurrent daemons from removing a socket that another one has
+    just bound. Raises `DeviceError`, also if a program listens there or the path is not a socket.
     """
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        turn = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            fcntl.flock(turn, fcntl.LOCK_EX)
-            _make_way(path)
+            fcntl.flock(directory, fcntl.LOCK_EX)
+            _clear_path(path)
             # Set the mode before the socket has a path, so that others can never connect.
             os.fchmod(listener.fileno(), 0o600)
             listener.bind(str(path))
             listener.listen()
         finally:
-            os.close(turn)
+            os.close(directory)
     except OSError as error:
         listener.close()
         raise DeviceError(f"can't listen at {path}: {os.strerror(error.errno or 0)}") from error
@@ -219,10 +219,10 @@ def bind_socket(path: Path) -> socket.socket:
     return listener
 
 
-def _make_way(path: Path) -> None:
+def _clear_path(path: Path) -> None:
     if is_listened_at(path):
         raise DeviceError(
-            f"another WireGuard listens at {path}: give this network namespace a {path.parent} of its own, "
+            f"another WireGuard listens at {path}: give this network namespace a separate {path.parent}, "
             "or choose another INTERFACE"
         )
     if socket_id(path) is not None:
@@ -230,7 +230,7 @@ def _make_way(path: Path) -> None:
 
 
 class Child:
-    """A started wireguard-go; it is reaped when it ends, while the event loop runs."""
+    """A started wireguard-go. It is reaped when it ends, if the event loop runs."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
@@ -245,7 +245,7 @@ class Child:
         self.release()
 
     def release(self) -> None:
-        """Stop the supervision; wireguard-go continues to run."""
+        """Stop the supervision. wireguard-go continues to run."""
         if self._pidfd >= 0:
             self._loop.remove_reader(self._pidfd)
             os.close(self._pidfd)
@@ -258,12 +258,12 @@ class Child:
 
 
 def spawn(program: Path, name: str, tun: int, listener: socket.socket) -> Child:
-    """Start wireguard-go on the TUN descriptor and the listening socket; raises `DeviceError`.
+    """Start wireguard-go on the TUN descriptor and the listening socket. Raises `DeviceError`.
 
     The caller then closes its own ``listener``, so that the kernel resets waiting clients if the
     program dies.
     """
-    # Above their numbers in the child, so that neither duplicate overwrites the other.
+    # Numbers above those in the child, so that neither duplicate overwrites the other.
     sources = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 5) for fd in (tun, listener.fileno())]
     environment = {
         "WG_TUN_FD": "3",

@@ -1,4 +1,4 @@
-"""Between pyroute2's messages and ours: errors, addresses and routes of rtnetlink(7)."""
+"""Conversion between pyroute2's messages and ours: errors, addresses and routes of rtnetlink(7)."""
 
 import errno
 import ipaddress
@@ -12,7 +12,7 @@ from dstack_vpn.core.ownership import RouteFact
 from dstack_vpn.errors import DeviceError
 
 WITHOUT_IPV6: Final = frozenset({errno.EACCES, errno.EOPNOTSUPP, errno.EAFNOSUPPORT})
-"""How the kernel refuses IPv6 where it is disabled for an interface, altogether, or not built."""
+"""The kernel's refusals of IPv6: disabled for an interface, disabled altogether, or not built."""
 ALREADY: Final = frozenset({errno.EEXIST})
 ABSENT: Final = frozenset({errno.ENOENT, errno.ESRCH, errno.ENODEV, errno.EADDRNOTAVAIL})
 
@@ -25,13 +25,13 @@ _PROBLEMS: Final = {
 
 
 def family_of(cidr: Cidr) -> int:
-    """The address family of a prefix."""
+    """Return the address family of a prefix."""
     return socket.AF_INET6 if ":" in cidr else socket.AF_INET
 
 
 @asynccontextmanager
 async def translated(doing: str) -> AsyncIterator[None]:
-    """Turn the kernel's refusals into `DeviceError`: "can't <doing>: <why>"."""
+    """Translate the kernel's refusals to `DeviceError`: "can't <doing>: <why>"."""
     from pyroute2.netlink.exceptions import NetlinkError
 
     try:
@@ -45,7 +45,7 @@ async def translated(doing: str) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def tolerated(codes: frozenset[int]) -> AsyncIterator[None]:
-    """Pass over refusals that mean that what was asked for is so already."""
+    """Ignore refusals with these codes, which mean that the desired state is present already."""
     from pyroute2.netlink.exceptions import NetlinkError
 
     try:
@@ -56,23 +56,23 @@ async def tolerated(codes: frozenset[int]) -> AsyncIterator[None]:
 
 
 def canonical_interface(cidr: Cidr) -> Cidr:
-    """An address with its prefix's length, in one form."""
+    """Return an address with its prefix length in canonical form."""
     return str(ipaddress.ip_interface(cidr))
 
 
 def network_of(message: dict[str, Any]) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
-    """The destination of a route's message."""
+    """Return the destination of a route message."""
     destination = message.get("dst") or ("::" if message["family"] == socket.AF_INET6 else "0.0.0.0")
     return ipaddress.ip_network(f"{destination}/{message['dst_len']}")
 
 
 def range_of(network: ipaddress.IPv4Network | ipaddress.IPv6Network) -> tuple[int, int, int]:
-    """The first and the last address as numbers, and the IP version."""
+    """Return the first and last address as integers, and the IP version."""
     return int(network.network_address), int(network.broadcast_address), network.version
 
 
 def route_fact(message: dict[str, Any], prefix: Cidr) -> RouteFact:
-    """A route's message as `core.ownership` judges it; of several next hops, the first counts."""
+    """Return a route message for `core.ownership`. Of several next hops, the first counts."""
     hops = message.get("multipath") or ()
     index = message.get("oif") or (hops[0]["oif"] if hops else 0)
     metric = message.get("priority") or 0
@@ -80,7 +80,7 @@ def route_fact(message: dict[str, Any], prefix: Cidr) -> RouteFact:
 
 
 def name_of(index: int) -> str:
-    """The name of the interface with an index; empty if there is none."""
+    """Return the name of the interface with an index. It is empty if the interface is missing."""
     try:
         return socket.if_indextoname(index) if index else ""
     except OSError:

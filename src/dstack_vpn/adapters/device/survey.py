@@ -1,7 +1,8 @@
-"""A look at the host before anything is changed: the facts that `core.ownership` judges.
+"""Collection of the facts about the host that `core.ownership` judges.
 
-One dump of links, addresses and routes each, and the device behind our interface's name, if only that can
-prove whose it is. Nothing is created, brought up, or loaded into the kernel but what the start would load.
+It makes one dump each of links, addresses and routes. It also reads the device with our interface's
+name, if only that can prove its owner. It creates and changes no interface, and loads only the
+kernel module that the start would load.
 """
 
 import asyncio
@@ -18,11 +19,14 @@ from dstack_vpn.core.ownership import Claim, DeviceFact, Host, LinkFact, with_ad
 from dstack_vpn.errors import DeviceError, DeviceGoneError
 
 PATIENCE: Final = 3.0
-"""Seconds for a foreign device to describe itself."""
+"""The limit in seconds for reading another program's device."""
 
 
 async def survey(claim: Claim, backend: str) -> Host:
-    """Look at the host; ``backend`` is the setting. Raises `DeviceError` if the kernel does not answer."""
+    """Return the facts about the host. ``backend`` is the setting.
+
+    Raises `DeviceError` if the kernel does not reply.
+    """
     path = process.socket_path(claim.interface)
     interface = Interface(claim.interface)
     try:
@@ -43,7 +47,7 @@ async def _needs_socket(backend: str) -> bool:
 
 
 async def _device(claim: Claim, link: LinkFact | None) -> tuple[DeviceFact | None, bool]:
-    """The device behind our name, and whether there is one that can't be read."""
+    """Return the device with our name, and True if a device exists but can't be read."""
     if link is None or claim.identity.proof(link, None) is not None:
         return None, False
     read = _kernel if link.kind == "wireguard" else _userspace
@@ -60,7 +64,7 @@ async def _device(claim: Claim, link: LinkFact | None) -> tuple[DeviceFact | Non
 async def _kernel(name: str) -> DeviceState:
     family = await find_family(FAMILY_NAME)
     if family is None:
-        raise DeviceError(f"{name}: the kernel has no WireGuard any more")
+        raise DeviceError(f"{name}: the kernel no longer has WireGuard")
     device = KernelDevice(name, family)
     try:
         return await device.read()

@@ -1,18 +1,21 @@
-"""The cross-platform userspace protocol of WireGuard, as bytes in and out (no socket here).
+"""A codec for WireGuard's cross-platform userspace protocol. It does no IO.
 
-Lines of ``key=value``; an operation begins with ``set=1`` or ``get=1`` and ends with an empty line, and
-so does its answer, whose last line is ``errno=<n>`` with 0 or a negative number. Source:
-https://www.wireguard.com/xplatform/ and device/uapi.go of wireguard-go.
+The protocol consists of lines of ``key=value``. An operation begins with ``set=1`` or ``get=1`` and
+ends with an empty line. So does its reply, whose last line is ``errno=<n>`` with 0 or a negative
+number. Source: https://www.wireguard.com/xplatform/ and device/uapi.go of wireguard-go.
 
-What this codec makes sure of:
+The codec ensures the following:
 
-- Every value is validated while encoding, and a whole batch is encoded before any of it is sent: a stray
-  line break would end the operation, and a bad prefix in the middle leaves half of a batch applied.
-- Operations are small (`OPERATION_BYTES`). One fits the socket's buffer, so that the device can refuse a
-  line and hang up without us losing its answer to EPIPE, and readers get their turn in between.
-- After a keepalive was switched on, wireguard-go makes every later peer of the same operation shake hands
-  too. A peer without one never shares an operation with one that came before it.
-- ``get=1`` returns the private key. It becomes a public key on the line where it is read.
+- Every value is validated while encoding, and a whole batch is encoded before any of it is sent.
+  A line break in a value would end the operation, and a bad prefix in the middle would leave half
+  of a batch applied.
+- Operations are small (`OPERATION_BYTES`). One fits into the socket's buffer. Therefore, if the
+  device refuses a line and closes the connection, its reply is not lost to EPIPE. Readers can run
+  between operations.
+- After an operation enabled a keepalive, wireguard-go also sends handshake initiations to all later
+  peers of that operation. A peer without a keepalive never follows one with a keepalive in the same
+  operation.
+- ``get=1`` returns the private key. It is converted to the public key when its line is read.
 """
 
 import errno
@@ -29,34 +32,35 @@ from dstack_vpn.errors import DeviceError
 
 GET: Final = b"get=1\n\n"
 OPERATION_BYTES: Final = 60_000
-"""A quarter of Linux's default buffer of a Unix socket (212,992 bytes, of which some is overhead)."""
+"""A quarter of Linux's default buffer of a Unix socket (212,992 bytes, of which some is
+overhead)."""
 
 
-# -- requests -----------------------------------------------------------------------------------------
+# -- requests --------------------------------------------------------------------------------------
 
 
 def encode_batches(changes: Sequence[PeerChange]) -> list[bytes]:
-    """The changes as small operations, in their order; raises `DeviceError` for a bad value anywhere."""
+    """Return the changes in order as small operations. Raises `DeviceError` for a bad value."""
     return [b"set=1\n%b\n" % b"".join(batch) for batch in _batches(changes)]
 
 
 def _batches(changes: Sequence[PeerChange]) -> Iterator[list[bytes]]:
     batch: list[bytes] = []
-    size, woken = 0, False
+    size, after_keepalive = 0, False
     for change in changes:
         lines = encode_change(change)
-        wakes = isinstance(change, SetPeer) and bool(change.keepalive)
-        if batch and (size + len(lines) > OPERATION_BYTES or (woken and not wakes)):
+        has_keepalive = isinstance(change, SetPeer) and bool(change.keepalive)
+        if batch and (size + len(lines) > OPERATION_BYTES or (after_keepalive and not has_keepalive)):
             yield batch
             batch, size = [], 0
         batch.append(lines)
-        size, woken = size + len(lines), wakes
+        size, after_keepalive = size + len(lines), has_keepalive
     if batch:
         yield batch
 
 
 def encode_change(change: PeerChange) -> bytes:
-    """A change's lines; raises `DeviceError` for a bad value."""
+    """Return the lines of a change. Raises `DeviceError` for a bad value."""
     lines = ["remove=true"] if isinstance(change, RemovePeer) else _set_lines(change)
     return "".join(f"{line}\n" for line in (f"public_key={change.public_key.hex()}", *lines)).encode("ascii")
 
@@ -75,20 +79,26 @@ def _set_lines(change: SetPeer) -> Iterator[str]:
 
 
 def encode_private_key(key: PrivateKey) -> bytes:
-    """The operation that gives the device its key. Its running sessions end: only for a new one."""
+    """Return the operation that sets the private key.
+
+    It ends all sessions, so it is only sent for a new key.
+    """
     return b"set=1\nprivate_key=%b\n\n" % key.reveal().hex().encode("ascii")
 
 
 def encode_listen_port(port: int) -> bytes:
-    """The operation that binds another UDP port. The socket is recreated: only for a new port."""
+    """Return the operation that binds another UDP port.
+
+    It recreates the socket, so it is only sent for a new port.
+    """
     return f"set=1\nlisten_port={check_port(port)}\n\n".encode("ascii")
 
 
-# -- answers ------------------------------------------------------------------------------------------
+# -- replies ---------------------------------------------------------------------------------------
 
 _ERRNO: Final = re.compile(rb"-?[0-9]{1,9}")
-"""Nothing larger than what `os.strerror` takes."""
-_SENTENCES: Final = {
+"""Limited to numbers that `os.strerror` accepts."""
+_MESSAGES: Final = {
     errno.EADDRINUSE: "the UDP port is in use by another program",
     errno.EINVAL: "the device refused a value",
     errno.EPROTO: "the device did not understand a line",
@@ -97,22 +107,25 @@ _SENTENCES: Final = {
 
 
 def parse_status(answer: bytes) -> int:
-    """The errno (0 or positive) that an answer to ``set=1`` carries; raises `DeviceError` for nonsense."""
+    """Return the errno (0 or positive) of a reply to ``set=1``.
+
+    Raises `DeviceError` for a malformed reply.
+    """
     name, _, value = answer.strip().rpartition(b"\n")[2].partition(b"=")
     if name != b"errno" or not _ERRNO.fullmatch(value):
-        raise DeviceError("the WireGuard device gave an answer that is none")
+        raise DeviceError("the WireGuard device sent a malformed reply")
     return abs(int(value))
 
 
 def refusal(code: int) -> DeviceError:
-    """The error for an errno, as a sentence."""
-    return DeviceError(f"WireGuard: {_SENTENCES.get(code) or os.strerror(code)} (errno {code})")
+    """Return the error for an errno."""
+    return DeviceError(f"WireGuard: {_MESSAGES.get(code) or os.strerror(code)} (errno {code})")
 
 
 class GetParser:
-    """Parses an answer to ``get=1`` piece by piece, so that 10,000 peers never hold up the event loop.
+    """Parser for a reply to ``get=1``, in pieces, so that 10,000 peers do not block the event loop.
 
-    Feed it pieces of any size (64 KiB take about 1 ms), then ask for `state`.
+    Call `feed` with pieces of any size (64 KiB take about 1 ms), then `state`.
     """
 
     def __init__(self) -> None:
@@ -125,14 +138,14 @@ class GetParser:
         self._errno: int | None = None
 
     def feed(self, piece: bytes) -> None:
-        """Parse as many whole lines as there are; raises `DeviceError` for nonsense."""
+        """Parse all complete lines. Raises `DeviceError` for malformed ones."""
         whole, newline, self._tail = (self._tail + piece).rpartition(b"\n")
         try:
             for line in (whole + newline).decode("ascii").splitlines():
                 self._parse_line(line)
         except (ValueError, KeyError, OSError, OverflowError):
-            # Without the cause: its text could quote the line with the private key.
-            raise DeviceError("the WireGuard device described itself in an unknown way") from None
+            # Without the cause: its message could quote the line with the private key.
+            raise DeviceError("the WireGuard device sent a malformed description") from None
 
     def _parse_line(self, line: str) -> None:
         name, _, value = line.partition("=")
@@ -156,15 +169,15 @@ class GetParser:
         self._fields, self._allowed_ips = self._device, []
 
     def state(self) -> DeviceState:
-        """Return the device that was read; raises `DeviceError` if it refused or the answer is incomplete."""
+        """Return the device's state. Raises `DeviceError` for a refusal or an incomplete reply."""
         if self._errno is None:
-            raise DeviceError("the WireGuard device's description of itself broke off")
+            raise DeviceError("the WireGuard device sent an incomplete description")
         if self._errno:
             raise refusal(self._errno)
         try:
             port, fwmark = int(self._device.get("listen_port", 0)), int(self._device.get("fwmark", 0))
         except ValueError:
-            raise DeviceError("the WireGuard device described itself in an unknown way") from None
+            raise DeviceError("the WireGuard device sent a malformed description") from None
         return DeviceState(self._public_key, port, fwmark, self._peers)
 
 
@@ -184,5 +197,5 @@ def _parse_peer(fields: dict[str, str], allowed_ips: frozenset[str]) -> PeerStat
 
 def _parse_endpoint(text: str) -> SocketAddress:
     host, _, port = text.rpartition(":")
-    # A link-local peer that called has a zone: it is of this host, and no SocketAddress carries one.
+    # The address of a link-local peer has a zone, which is local to this host: drop it.
     return SocketAddress(host.strip("[]").partition("%")[0], int(port))

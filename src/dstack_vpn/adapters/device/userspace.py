@@ -1,11 +1,13 @@
 """A `Device` over the control socket of a running wireguard-go.
 
-Three connections, all kept open (a change on an open one takes 0.03 to 0.2 ms, on a new one three times
-as much): one changes, one reads, so that reading 10,000 peers queues no change behind it on our side, and
-one is silent and only notices wireguard-go's death, of which the kernel tells within milliseconds.
+It keeps three connections open. A change takes 0.03 to 0.2 ms on an open connection and three times
+as long on a new one. One connection carries changes. One carries reads, so that a read of 10,000
+peers delays no change. One is silent and detects the death of wireguard-go, which the kernel
+reports within milliseconds.
 
-wireguard-go holds the lock that changes need until a reader has taken the whole answer. So an answer is
-taken first and parsed afterwards, in pieces, with the event loop's other work in between.
+wireguard-go holds the lock that changes need until a reader has received the whole reply. Therefore
+a reply is received first and parsed afterwards, in pieces, so that the event loop can do other work
+in between.
 """
 
 import asyncio
@@ -20,14 +22,14 @@ from dstack_vpn.core.wireguard.x25519 import derive
 from dstack_vpn.errors import DeviceError, DeviceGoneError
 
 ANSWER_TIMEOUT: Final = 30.0
-"""Seconds. A healthy device answers in 40 ms at most; version 0.0.20220316 may stall for a minute."""
+"""Seconds. A healthy device replies within 40 ms. Version 0.0.20220316 may stall for a minute."""
 PIECE_BYTES: Final = 65_536
 
 
 class Channel(asyncio.Protocol):
     """A connection to the control socket that carries one request at a time.
 
-    As a transport it reads while it writes, so an early refusal is never lost behind unsent bytes.
+    As an asyncio transport it reads while it writes, so unsent bytes do not delay an early refusal.
     """
 
     def __init__(self) -> None:
@@ -39,7 +41,7 @@ class Channel(asyncio.Protocol):
 
     @classmethod
     async def open(cls, path: Path) -> "Channel":
-        """Connect; raises `DeviceGoneError` without a listener."""
+        """Connect. Raises `DeviceGoneError` if no device listens."""
         try:
             _, channel = await asyncio.get_running_loop().create_unix_connection(cls, str(path))
         except OSError as error:
@@ -47,30 +49,31 @@ class Channel(asyncio.Protocol):
         return channel
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the transport; asyncio calls this, as the two below."""
+        """Store the transport. asyncio calls this and the next two methods."""
         assert isinstance(transport, asyncio.WriteTransport)
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
-        """Collect the answer, which an empty line ends."""
+        """Collect the reply until its empty line."""
         self._pieces.append(data)
         self._end = (self._end + data)[-2:]
         if self._end == b"\n\n" and self._answer is not None and not self._answer.done():
             self._answer.set_result(self._pieces)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Fail the calls that wait for an answer, and wake the waiters for this end."""
+        """Fail the request that waits for a reply, and wake the waiters for the end."""
         self.lost.set()
         if self._answer is not None and not self._answer.done():
-            self._answer.set_exception(DeviceGoneError("the WireGuard device hung up"))
+            self._answer.set_exception(DeviceGoneError("the WireGuard device closed the connection"))
 
     async def request(self, message: bytes) -> list[bytes]:
-        """Send one operation and take its answer, in the pieces in which it came.
+        """Send one operation and return the pieces of its reply.
 
-        Raises `DeviceGoneError`, and `DeviceError` after `ANSWER_TIMEOUT`; the channel is of no use then.
+        Raises `DeviceGoneError`, and `DeviceError` after `ANSWER_TIMEOUT`. The channel is unusable
+        then.
         """
         if self._transport is None or self.lost.is_set():
-            raise DeviceGoneError("the WireGuard device hung up")
+            raise DeviceGoneError("the WireGuard device closed the connection")
         self._pieces, self._end = [], b""
         self._answer = asyncio.get_running_loop().create_future()
         self._transport.write(message)
@@ -78,16 +81,16 @@ class Channel(asyncio.Protocol):
             async with asyncio.timeout(ANSWER_TIMEOUT):
                 return await self._answer
         except TimeoutError:
-            raise DeviceError(f"the WireGuard device did not answer within {ANSWER_TIMEOUT:g} s") from None
+            raise DeviceError(f"the WireGuard device did not reply within {ANSWER_TIMEOUT:g} s") from None
 
     def close(self) -> None:
-        """Hang up; twice does no harm."""
+        """Close the connection. Further calls have no effect."""
         if self._transport is not None:
             self._transport.close()
 
 
 class _Line:
-    """Requests of one purpose, one after the other, over a channel that is opened when it is needed."""
+    """Requests of one kind, one after the other, over a channel that is opened on demand."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -101,7 +104,7 @@ class _Line:
             try:
                 return await self._channel.request(message)
             except BaseException:
-                # Also where we were cancelled: a late answer must not be taken for the next one's.
+                # Also after a cancellation: a late reply must not be read as the next one.
                 self.close()
                 raise
 
@@ -112,7 +115,7 @@ class _Line:
 
 
 class UserspaceDevice:
-    """A running wireguard-go; see `dstack_vpn.ports.Device`."""
+    """A running wireguard-go. See `dstack_vpn.ports.Device`."""
 
     def __init__(self, path: Path, watch: Channel) -> None:
         self._watch = watch
@@ -121,11 +124,11 @@ class UserspaceDevice:
 
     @classmethod
     async def connect(cls, path: Path) -> "UserspaceDevice":
-        """Connect; raises `DeviceGoneError` without a listener."""
+        """Connect. Raises `DeviceGoneError` if no device listens."""
         return cls(path, await Channel.open(path))
 
     async def read(self) -> DeviceState:
-        """Read everything; raises `DeviceError`, `DeviceGoneError`."""
+        """Return the state of the device. Raises `DeviceError`, `DeviceGoneError`."""
         parser = uapi.GetParser()
         for piece in await self._reads.call(uapi.GET):
             for start in range(0, len(piece), PIECE_BYTES):
@@ -134,17 +137,17 @@ class UserspaceDevice:
         return parser.state()
 
     async def apply(self, changes: Sequence[PeerChange]) -> None:
-        """Carry out the changes in their order; raises `DeviceError`, `DeviceGoneError`.
+        """Apply the changes in order. Raises `DeviceError`, `DeviceGoneError`.
 
-        Values are checked before the first change is sent.
+        All values are checked before the first change is sent.
         """
         for operation in uapi.encode_batches(changes):
             await self._change(operation)
 
     async def configure(self, private_key: PrivateKey, listen_port: int) -> None:
-        """Set key and port if they differ; a port that is in use leaves the device on its old one.
+        """Set key and port if they differ. If the port is in use, the device keeps the old one.
 
-        ``listen_port`` 0 keeps whatever port the device has. Raises `DeviceError`, `DeviceGoneError`.
+        ``listen_port`` 0 keeps the current port. Raises `DeviceError`, `DeviceGoneError`.
         """
         state = await self.read()
         if derive(private_key) != state.public_key:
@@ -153,7 +156,7 @@ class UserspaceDevice:
             await self._move(state.listen_port, listen_port)
 
     async def forget_key(self) -> None:
-        """Take the private key away; raises `DeviceError`, `DeviceGoneError`."""
+        """Remove the private key. Raises `DeviceError`, `DeviceGoneError`."""
         await self._change(uapi.encode_private_key(PrivateKey(bytes(32))))
 
     async def _move(self, old: int, new: int) -> None:
@@ -162,14 +165,14 @@ class UserspaceDevice:
         except DeviceGoneError:
             raise
         except DeviceError as error:
-            # The old socket is closed by now: every tunnel is cut until this has been sent.
+            # The old socket is closed already, so no tunnel works until this is sent.
             await self._change(uapi.encode_listen_port(old))
             raise DeviceError(f"can't listen on UDP port {new}: {error}") from error
 
     async def _change(self, operation: bytes) -> None:
         code = uapi.parse_status(b"".join(await self._changes.call(operation)))
         if code:
-            # Lines after a refused one are read as the next operation: begin on a new connection.
+            # The device reads lines after a refused one as the next operation, so reconnect.
             self._changes.close()
             raise uapi.refusal(code)
 
@@ -183,6 +186,6 @@ class UserspaceDevice:
         return self._watch.lost.is_set()
 
     def close(self) -> None:
-        """Let go of the device, which goes on running."""
+        """Close the connections. The device keeps running."""
         for each in (self._watch, self._reads, self._changes):
             each.close()

@@ -1,13 +1,13 @@
-"""The kernel's WireGuard messages, as bytes in and out. Source: linux/wireguard.h, whose names these are.
+"""A codec for the kernel's WireGuard messages. Names and layout are those of linux/wireguard.h.
 
-- A set carries about 60 kB at most: lengths are 16 bits wide. A peer with more prefixes than fit is sent
-  in parts, and only its first part replaces.
-- A removal is a message of its own. The kernel waits for the peer's packets in flight under the lock that
-  all of networking shares (rtnl), and lets go of it only between messages: 100 removals in one held it for
-  27 s under saturating traffic in a virtual machine.
-- A dump comes in several messages, and a peer that doesn't fit goes on in the next one with no more than
-  its key and prefixes.
-- The private key comes in a dump as well; it is skipped unread, as the public one is there too.
+- A set request carries about 60 kB at most, because lengths are 16 bits wide. A peer with more
+  prefixes is sent in parts, and only its first part replaces the prefixes.
+- A removal is sent in a separate message. The kernel waits for the peer's packets in flight under
+  rtnl, the lock that all of networking shares, and releases it only between messages. 100 removals
+  in one message held it for 27 s under saturating traffic in a virtual machine.
+- A dump consists of several messages. A peer that does not fit continues in the next message with
+  only its key and prefixes.
+- A dump also contains the private key. It is skipped, because the dump has the public key too.
 """
 
 import socket
@@ -59,26 +59,26 @@ _TIMESPEC: Final = struct.Struct("=qq")
 _SOCKADDR_PORT: Final = struct.Struct("!H")
 
 
-# -- requests -----------------------------------------------------------------------------------------
+# -- requests --------------------------------------------------------------------------------------
 
 
 def encode_get(name: str) -> bytes:
-    """The payload that asks for a device."""
+    """Return the payload that requests a device."""
     return generic(_GET_DEVICE, _named(name))
 
 
 def encode_private_key(name: str, key: PrivateKey) -> bytes:
-    """The payload that gives the device its key."""
+    """Return the payload that sets the private key."""
     return generic(_SET_DEVICE, _named(name) + attribute(_DEVICE_PRIVATE_KEY, key.reveal()))
 
 
 def encode_listen_port(name: str, port: int) -> bytes:
-    """The payload that binds another UDP port."""
+    """Return the payload that binds another UDP port."""
     return generic(_SET_DEVICE, _named(name) + attribute(_DEVICE_LISTEN_PORT, _U16.pack(check_port(port))))
 
 
 def encode_batches(name: str, changes: Sequence[PeerChange]) -> list[bytes]:
-    """The changes as payloads of small messages, in their order; raises `DeviceError` for a bad value."""
+    """Return the changes in order as payloads. Raises `DeviceError` for a bad value."""
     return [
         generic(_SET_DEVICE, _named(name) + nested(_DEVICE_PEERS, b"".join(batch)))
         for batch in _batches(changes)
@@ -126,7 +126,7 @@ def _peer_settings(change: SetPeer) -> bytes:
 
 
 def encode_sockaddr(endpoint: SocketAddress) -> bytes:
-    """``struct sockaddr_in`` or ``sockaddr_in6``; raises `DeviceError`."""
+    """Return a ``struct sockaddr_in`` or ``sockaddr_in6``. Raises `DeviceError`."""
     family, packed, port = pack_endpoint(endpoint)
     head = _U16.pack(family) + _SOCKADDR_PORT.pack(port)
     return head + packed + bytes(8) if family == socket.AF_INET else head + bytes(4) + packed + bytes(4)
@@ -146,11 +146,11 @@ def _named(name: str) -> bytes:
     return attribute(_DEVICE_IFNAME, name.encode("ascii") + b"\0")
 
 
-# -- answers ------------------------------------------------------------------------------------------
+# -- replies ---------------------------------------------------------------------------------------
 
 
 class DumpParser:
-    """Puts the messages of a dump together."""
+    """Parser for the messages of a dump."""
 
     def __init__(self) -> None:
         self._public_key: PublicKey | None = None
@@ -159,12 +159,12 @@ class DumpParser:
         self._peers: dict[PublicKey, PeerState] = {}
 
     def feed(self, payload: memoryview) -> None:
-        """Take in one message (up to 32 KiB, about 1 ms); raises `DeviceError` for nonsense."""
+        """Parse one message (up to 32 KiB, about 1 ms). Raises `DeviceError` if it is malformed."""
         try:
             for kind, value in parse_generic(payload):
                 self._take(kind, value)
         except (struct.error, ValueError, LookupError, OSError) as error:
-            raise DeviceError("the kernel described the WireGuard device in an unknown way") from error
+            raise DeviceError("the kernel sent a malformed description of the WireGuard device") from error
 
     def _take(self, kind: int, value: memoryview) -> None:
         if kind == _DEVICE_PUBLIC_KEY and any(value):
@@ -217,7 +217,7 @@ def _parse_peer(fields: dict[int, memoryview]) -> PeerState:
 
 
 def parse_sockaddr(value: memoryview) -> SocketAddress | None:
-    """``struct sockaddr_in`` or ``sockaddr_in6``; None for one of no family."""
+    """Parse a ``struct sockaddr_in`` or ``sockaddr_in6``. Return None for another family."""
     (family,) = _U16.unpack_from(value)
     (port,) = _SOCKADDR_PORT.unpack_from(value, 2)
     if family == socket.AF_INET:

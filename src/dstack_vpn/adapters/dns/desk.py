@@ -1,4 +1,4 @@
-"""The DNS responder's places and pace, for all of its listeners together (`core.limits`)."""
+"""Limits on the DNS responder's clients and queries, shared by its listeners (`core.limits`)."""
 
 import asyncio
 import time
@@ -13,18 +13,19 @@ from dstack_vpn.core.limits.shares import Kind, Places, Shares, Source, Sources
 CONNECTIONS: Final = Shares(
     total=48, each=4, ours=16, reserved={Kind.OURS: 4, Kind.MEMBER: 16, Kind.STRANGER: 8}, stale=1.0
 )
-"""TCP clients at once."""
+"""Limits of concurrent TCP clients."""
 QUESTIONS: Final = Shares(
     total=64, each=24, ours=40, reserved={Kind.OURS: 8, Kind.MEMBER: 16, Kind.STRANGER: 8}, stale=float("inf")
 )
-"""Questions at once that another server has to answer."""
+"""Limits of concurrent queries that are forwarded to another server."""
 PACE: Final = Pace(rate=100, burst=200, rate_of_kind=500, burst_of_kind=500, longest=0.0)
-"""Questions of a source. One beyond that gets no answer: its client asks again, a flood does not wait.
+"""The query rate of a source. A query beyond it gets no reply: its client repeats it, a flood does
+not wait.
 
-An answer takes a third of a millisecond, so members together can have a sixth of a processor.
+A reply takes a third of a millisecond, so members together can use a sixth of a processor.
 """
 OWN_PACE: Final = Pace(rate=500, burst=500, rate_of_kind=2000, burst_of_kind=2000, longest=0.0)
-"""Those of this machine, on which many programs ask."""
+"""The query rate of this machine, on which many programs send queries."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,7 +38,7 @@ class TcpClient:
 
 
 class Desk:
-    """Admits clients and questions."""
+    """Admits clients and queries."""
 
     def __init__(self, sources: Sources) -> None:
         self.sources = sources
@@ -45,14 +46,14 @@ class Desk:
         self._clients: Places[TcpClient] = Places(CONNECTIONS)
         self._questions: Places[asyncio.Task[object]] = Places(QUESTIONS)
 
-    def hears(self, source: Source) -> bool:
-        """Return True if a source may ask a question now."""
+    def admits(self, source: Source) -> bool:
+        """Return True if the rate of a source permits a query now."""
         limiter = self._own if source.kind is Kind.OURS else self._limiter
         return limiter.take(source, time.monotonic()) is not None
 
     @contextmanager
-    def seat(self, client: TcpClient) -> Iterator[bool]:
-        """Hold a place for a TCP client; False if all are taken."""
+    def connection(self, client: TcpClient) -> Iterator[bool]:
+        """Hold a place for a TCP client. Yield False if all places are taken."""
         taken = self._clients.take(client.source, client, time.monotonic())
         if taken is not None and taken.displaced is not None:
             taken.displaced.writer.transport.abort()
@@ -63,7 +64,7 @@ class Desk:
 
     @contextmanager
     def serving(self, client: TcpClient) -> Iterator[None]:
-        """Keep a client's place firm while its question is answered."""
+        """Protect a client's place while its query is processed."""
         self._clients.firm(client)
         try:
             yield
@@ -72,9 +73,9 @@ class Desk:
 
     @asynccontextmanager
     async def question(self, source: Source) -> AsyncIterator[bool]:
-        """Hold a place for a question that the current task has another server answer; False: there is none.
+        """Hold a place for a query that the current task forwards. Yield False if all are taken.
 
-        The task is cancelled if its place goes to another source.
+        The task is cancelled if its place is given to another source.
         """
         task = asyncio.current_task()
         assert task is not None

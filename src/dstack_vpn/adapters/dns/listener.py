@@ -1,6 +1,7 @@
 """One address of the DNS responder, over UDP and TCP.
 
-An answer comes from the address that was asked, also if the socket is on all of them.
+A reply is sent from the address that received the query, also if the socket is bound to all
+addresses.
 """
 
 import asyncio
@@ -23,34 +24,35 @@ if TYPE_CHECKING:
     from dstack_vpn.adapters.dns.messages import Query
 
 IDLE: Final = 5.0
-"""Seconds that a TCP client may take for a question."""
+"""Seconds for a TCP client to send a query."""
 BUFFER: Final = 1 << 20
-"""Bytes of datagrams that may wait: all sources share it, so a burst of one must fit beside the others'."""
+"""Bytes of the receive buffer. All sources share it, so it must hold a burst beside others'
+queries."""
 SOURCES: Final = 4096
-"""Addresses of which is remembered what they are."""
+"""The limit of addresses whose classification is cached."""
 
 
 class Server(Protocol):
-    """What answers the questions; `adapters.dns.server.DnsServer` implements it."""
+    """The server that replies to queries, such as `adapters.dns.server.DnsServer`."""
 
     desk: Desk
     loaded: bool
-    """Whether the library that reads messages has been imported."""
+    """True if the library that parses messages was imported."""
 
     async def load(self) -> None:
         """Import that library."""
 
     def refused(self, host: str) -> None:
-        """Take note of a question from an address that is not answered."""
+        """Record a query from a source that is not allowed."""
 
     def respond(self, data: bytes, *, over_udp: bool) -> "bytes | Query | None":
-        """Return the answer at once, a query that is to be forwarded, or None for no answer."""
+        """Return the reply, a query to forward, or None for no reply."""
 
     async def forward(self, query: "Query", *, over_udp: bool) -> bytes:
-        """Return a resolver's answer."""
+        """Return a resolver's reply."""
 
     def in_background(self, work: Coroutine[None, None, None]) -> None:
-        """Carry work out aside."""
+        """Run work in a task."""
 
 
 class Listener:
@@ -58,7 +60,7 @@ class Listener:
 
     def __init__(self, server: Server, address: SocketAddress, allows: Callable[[str], bool]) -> None:
         self._server, self._address = server, address
-        # Most of a flood's cost would be parsing addresses.
+        # Parsing addresses would be most of the cost of a flood.
         self._allows = lru_cache(maxsize=SOURCES)(allows)
         self._source = lru_cache(maxsize=SOURCES)(server.desk.sources.of)
         self._udp: socket.socket | None = None
@@ -66,7 +68,7 @@ class Listener:
         self._tcp: asyncio.Server | None = None
 
     async def open(self) -> None:
-        """Bind; raises `OSError`."""
+        """Bind. Raises `OSError`."""
         udp = self._udp = bound(self._address, socket.SOCK_DGRAM)
         udp.setblocking(False)
         ask_for_destination(udp)
@@ -78,7 +80,7 @@ class Listener:
         asyncio.get_running_loop().add_reader(udp.fileno(), self._on_datagrams)
 
     def close(self) -> None:
-        """Give both sockets back."""
+        """Close both sockets."""
         if self._shunned is not None:
             self._shunned.close()
         if self._udp is not None:
@@ -88,27 +90,27 @@ class Listener:
         if self._tcp is not None:
             self._tcp.close()
 
-    # -- UDP ------------------------------------------------------------------------------------------
+    # -- UDP ---------------------------------------------------------------------------------------
 
     def _on_datagrams(self) -> None:
         for _ in turn():
             if self._udp is None:
                 return
             try:
-                data, client, asked = receive(self._udp)
+                data, client, destination = receive(self._udp)
             except OSError:
-                return  # nothing more there, or word that a client has gone before its answer came
-            if not self._take(data, _Client(client, asked)) and self._shunned is not None:
+                return  # no more data, or an ICMP error: a client has gone before its reply came
+            if not self._take(data, _Client(client, destination)) and self._shunned is not None:
                 self._shunned.refused(plain(client[0]))
 
     def _take(self, data: bytes, client: "_Client") -> bool:
-        """Answer now or later; False: that source is not answered."""
+        """Reply now or later. Return False if the source is refused."""
         host = plain(client.address[0])
         if not self._allows(host):
             self._server.refused(host)
             return False
-        source = self._source(host, client.asked)
-        if not self._server.desk.hears(source):
+        source = self._source(host, client.destination)
+        if not self._server.desk.admits(source):
             return False
         if self._server.loaded:
             self._answer(data, client, source)
@@ -121,10 +123,10 @@ class Listener:
         if isinstance(answer, bytes):
             self._send(answer, client)
         elif answer is not None:
-            self._later(source, self._pass_on(answer, client))
+            self._later(source, self._forward(answer, client))
 
     def _later(self, source: Source, work: Coroutine[None, None, None]) -> None:
-        """Do what takes a while, if that source has not too much of it under way."""
+        """Run work in a task, within the limit of the source."""
         self._server.in_background(self._within_share(source, work))
 
     async def _within_share(self, source: Source, work: Coroutine[None, None, None]) -> None:
@@ -138,36 +140,36 @@ class Listener:
         await self._server.load()
         self._answer(data, client, source)
 
-    async def _pass_on(self, query: "Query", client: "_Client") -> None:
+    async def _forward(self, query: "Query", client: "_Client") -> None:
         self._send(await self._server.forward(query, over_udp=True), client)
 
     def _send(self, answer: bytes, client: "_Client") -> None:
         if self._udp is not None:
             with suppress(OSError):
-                send_from(self._udp, answer, client.asked, client.address)
+                send_from(self._udp, answer, client.destination, client.address)
 
-    # -- TCP ------------------------------------------------------------------------------------------
+    # -- TCP ---------------------------------------------------------------------------------------
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Answer one client's questions. Absorbs whatever ends the connection."""
+        """Reply to one client's queries. Absorbs the errors that end the connection."""
         host, here = (plain(writer.get_extra_info(end)[0]) for end in ("peername", "sockname"))
         client = TcpClient(reader, writer, self._server.desk.sources.of(host, here))
         try:
             if not self._allows(host):
                 return self._server.refused(host)
-            with self._server.desk.seat(client) as admitted, suppress(OSError, EOFError, TimeoutError):
+            with self._server.desk.connection(client) as admitted, suppress(OSError, EOFError, TimeoutError):
                 if admitted:
-                    await self._converse(client)
+                    await self._handle_queries(client)
         finally:
             writer.close()
 
-    async def _converse(self, client: TcpClient) -> None:
+    async def _handle_queries(self, client: TcpClient) -> None:
         reader, writer, desk = client.reader, client.writer, self._server.desk
         while True:
             async with asyncio.timeout(IDLE):
                 size = int.from_bytes(await reader.readexactly(2), "big")
                 data = await reader.readexactly(size)
-            if not desk.hears(client.source):
+            if not desk.admits(client.source):
                 return
             with desk.serving(client):
                 answer = await self._reply(data, client.source)
@@ -187,21 +189,24 @@ class Listener:
 
 
 class _Client(NamedTuple):
-    """Return the client's address, and our address that it asked."""
+    """The client's address, and our address to which its query was sent."""
 
     address: Any
-    """As the socket module has it."""
-    asked: str
+    """In the form of the socket module."""
+    destination: str
 
 
 @lru_cache(maxsize=SOURCES)
 def plain(host: str) -> str:
-    """Return an address without its scope, and one of IPv4 as such: a socket for both kinds maps it."""
+    """Return an address without its scope, with a mapped IPv4 address as plain IPv4.
+
+    A socket for both families maps IPv4 addresses.
+    """
     address = ipaddress.ip_address(host.partition("%")[0])
     return str(getattr(address, "ipv4_mapped", None) or address)
 
 
 def is_private(host: str) -> bool:
-    """Return whether a source is of a private network, or this machine."""
+    """Return True if a source is in a private network or is this machine."""
     address = ipaddress.ip_address(host)
     return address.is_private or address.is_loopback or address.is_link_local

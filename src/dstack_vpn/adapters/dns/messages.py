@@ -1,6 +1,7 @@
-"""Between DNS messages (RFC 1035, EDNS by RFC 6891) and questions and answers: bytes in, bytes out.
+"""A codec for DNS messages (RFC 1035, EDNS by RFC 6891). It does no IO.
 
-dnspython reads and writes the format. It comes with this module, which is imported with the first question.
+dnspython parses and builds the messages. Importing this module imports it, which happens at the
+first query.
 """
 
 import struct
@@ -20,24 +21,24 @@ from dstack_vpn.core.names import Answer, DnsStatus
 from dstack_vpn.errors import FormatError
 
 TTL: Final = 1
-"""Seconds that an answer may be kept: one that is revoked has no name a second later."""
+"""Seconds for which a reply may be cached. A revoked member's name is gone a second later."""
 HEADER: Final = 12
-"""Bytes."""
+"""Bytes of the header."""
 PLAIN: Final = 512
-"""Bytes of an answer over UDP to a client without EDNS."""
+"""Bytes of a reply over UDP to a client without EDNS."""
 PAYLOAD: Final = 1232
-"""Bytes of any answer over UDP: what passes everywhere in one piece (DNS flag day 2020)."""
+"""Bytes of any reply over UDP: the size that is never fragmented (DNS flag day 2020)."""
 LONGEST: Final = 4096
-"""The longest question that is parsed, in bytes."""
+"""The longest query that is parsed, in bytes."""
 _RESPONSE: Final = 0x80
-_PASSED_ON: Final = dns.flags.RD | dns.flags.AD | dns.flags.CD
+_FORWARDED_FLAGS: Final = dns.flags.RD | dns.flags.AD | dns.flags.CD
 _LABEL: Final = 63
 _EDNS: Final = b"\0\0\x29"
-"""The start of an OPT record: the root's name and type 41."""
+"""The start of an OPT record: the root name and type 41."""
 _WITHOUT_QUESTION: Final = (dns.rcode.FORMERR, dns.rcode.SERVFAIL, dns.rcode.NOTIMP, dns.rcode.REFUSED)
 """Response codes that some servers send without the question."""
 _OPCODE: Final = 0x78
-"""In a header's third byte; 0 is a plain query."""
+"""The opcode bits in the header's third byte. 0 is a standard query."""
 
 _RCODES: Final = {
     DnsStatus.FOUND: dns.rcode.NOERROR,
@@ -50,9 +51,9 @@ Query = dns.message.Message
 
 
 def parse(data: bytes) -> Query:
-    """Return a client's question; raises `FormatError` if it is malformed."""
+    """Return a client's query. Raises `FormatError` if it is malformed."""
     if not HEADER <= len(data) <= LONGEST or data[2] & (_RESPONSE | _OPCODE) or not _is_lone(data):
-        raise FormatError("not a DNS question")
+        raise FormatError("not a DNS query")
     try:
         return dns.message.from_wire(data)
     except (dns.exception.DNSException, ValueError) as error:
@@ -60,10 +61,10 @@ def parse(data: bytes) -> Query:
 
 
 def _is_lone(data: bytes) -> bool:
-    """Return True if there is one question, and nothing else except EDNS.
+    """Return True if the query has one question and no other records except EDNS.
 
-    dnspython looks for a module for each type and class that it meets, and caches the result permanently:
-    a question's records could be 300 of these.
+    dnspython looks for a module for each type and class of a record, and caches the result
+    permanently. A query could contain 300 of these.
     """
     questions, answers, authorities, additional = struct.unpack_from("!4H", data, 4)
     end = _question_end(data)
@@ -73,7 +74,7 @@ def _is_lone(data: bytes) -> bool:
 
 
 def _question_end(data: bytes) -> int:
-    """Return the end of the first question; 0 if it has no plain name."""
+    """Return the end of the first question, or 0 if it has no uncompressed name."""
     at = HEADER
     while at < len(data) and (length := data[at]):
         if length > _LABEL:
@@ -83,7 +84,7 @@ def _question_end(data: bytes) -> int:
 
 
 def answers(asked: bytes, data: bytes) -> bool:
-    """Return True if that is an answer to exactly this question (RFC 5452)."""
+    """Return True if the data is a reply to exactly this query (RFC 5452)."""
     if len(data) < HEADER or data[:2] != asked[:2] or data[2] & (_RESPONSE | _OPCODE) != _RESPONSE:
         return False
     count, end = data[4:6], _question_end(asked)
@@ -95,7 +96,10 @@ def answers(asked: bytes, data: bytes) -> bool:
 
 
 def question(query: Query) -> tuple[str, str] | dns.rcode.Rcode:
-    """The name, without a dot at its end, and the type that are asked for; else the code to answer with."""
+    """Return the name, without a trailing dot, and the type of a query.
+
+    For a query that can't be answered, return the response code instead.
+    """
     asked = query.question[0]
     if asked.rdclass != dns.rdataclass.IN:
         return dns.rcode.REFUSED
@@ -103,7 +107,10 @@ def question(query: Query) -> tuple[str, str] | dns.rcode.Rcode:
 
 
 def complaint(data: bytes) -> bytes | None:
-    """Return the answer to bytes that `parse` refuses: a header with their id; None if that is useless."""
+    """Return the reply to bytes that `parse` refuses: a header with their id.
+
+    Return None if they have no id or are a response.
+    """
     if len(data) < HEADER or data[2] & _RESPONSE:
         return None
     code = dns.rcode.NOTIMP if data[2] & _OPCODE else dns.rcode.FORMERR
@@ -111,7 +118,7 @@ def complaint(data: bytes) -> bytes | None:
 
 
 def renewed(query: Query) -> Query:
-    """The question as it is passed on: under an id of its own, and without the client's EDNS options."""
+    """Return the query to forward: with a new id, and without the client's EDNS options."""
     asked, edns = query.question[0], query.edns >= 0
     return dns.message.make_query(
         asked.name,
@@ -120,12 +127,12 @@ def renewed(query: Query) -> Query:
         use_edns=edns,
         ednsflags=query.ednsflags & dns.flags.DO if edns else None,
         payload=max(query.payload, PLAIN) if edns else None,
-        flags=query.flags & _PASSED_ON,
+        flags=query.flags & _FORWARDED_FLAGS,
     )
 
 
 def refusal(query: Query, code: dns.rcode.Rcode, *, recursive: bool) -> bytes:
-    """An answer without records."""
+    """Return a reply without records."""
     return _reply(query, code, recursive=recursive).to_wire()
 
 
@@ -137,7 +144,7 @@ def reply(
     recursive: bool,
     over_udp: bool,
 ) -> bytes:
-    """An answer of ours; ``authority`` gives a zone's SOA record."""
+    """Return a reply from the directory. ``authority`` returns a zone's SOA record."""
     message = _reply(query, _RCODES[answer.verdict], recursive=recursive)
     asked = query.question[0]
     if answer.verdict is not DnsStatus.FOREIGN:

@@ -1,7 +1,8 @@
-"""The DNS responder: UDP and TCP (RFC 7766) on the tunnel addresses, and on addresses that the operator adds.
+"""The DNS responder: UDP and TCP (RFC 7766) on the tunnel addresses and on configured addresses.
 
-It follows the tunnel's addresses. On these it answers members and this machine; on an address of the
-operator's choice, private sources. Others get no answer, not even a refusal: it can't be used for a flood.
+It follows the tunnel's addresses. On these it replies to members and to this machine. On a
+configured address it replies to private sources. Other sources get no reply, not even a refusal, so
+the responder can't amplify a flood.
 """
 
 import asyncio
@@ -34,16 +35,16 @@ LOOK: Final = 1.0
 
 
 class Directory(Protocol):
-    """The records to answer from."""
+    """The records of the zone."""
 
     def answer(self, name: str, kind: str) -> Answer:
-        """Answer for a name, without its trailing dot, and a record type."""
+        """Return the answer for a name, without its trailing dot, and a record type."""
 
     def authority(self, zone: str) -> str:
-        """A zone's SOA record."""
+        """Return a zone's SOA record."""
 
     def addresses(self) -> frozenset[str]:
-        """The tunnel addresses of this node, as of now."""
+        """Return the current tunnel addresses of this node."""
 
     def is_member_address(self, host: str) -> bool:
         """Return True if a source is in the tunnel's ranges."""
@@ -51,20 +52,20 @@ class Directory(Protocol):
 
 @dataclass(slots=True)
 class DnsServer:
-    """Serves a directory."""
+    """A DNS server for a directory."""
 
     directory: Directory
     port: int
-    """On the tunnel addresses; 0: not there."""
+    """The port on the tunnel addresses. 0: do not listen there."""
     extra: Sequence[SocketAddress] = ()
-    """Addresses of the operator's choice."""
+    """The configured addresses."""
     resolvers: Sequence[SocketAddress] = ()
-    """The servers that get questions outside our zone; empty: refuse them."""
+    """The servers that get queries outside our zone. Empty: refuse such queries."""
     sources: Sources = field(default_factory=Sources)
     answers: Counter[str] = field(default_factory=Counter)
-    """How many, by response code."""
+    """Counts by response code."""
     loaded: bool = False
-    """Whether a question has come yet, and what answers it has been imported."""
+    """True if the library that parses messages was imported, at the first query."""
     desk: Desk = field(init=False)
     _open: dict[SocketAddress, Listener] = field(default_factory=dict)
     _problems: dict[SocketAddress, str] = field(default_factory=dict)
@@ -91,7 +92,7 @@ class DnsServer:
                 listener.close()
 
     async def _follow(self) -> None:
-        """Listen where we should, and nowhere else."""
+        """Listen on the current addresses only."""
         hosts = self.directory.addresses() if self.port else ()
         tunnel = {SocketAddress(host, self.port) for host in hosts}
         wanted = {*tunnel, *self.extra}
@@ -104,7 +105,7 @@ class DnsServer:
                 await listener.open()
             except OSError as error:
                 listener.close()
-                self._tell(address, f"can't listen on {address}: {refusal(error, address.port)}")
+                self._report(address, f"can't listen on {address}: {refusal(error, address.port)}")
                 continue
             self._open[address] = listener
             self._problems.pop(address, None)
@@ -115,40 +116,40 @@ class DnsServer:
             if is_here(address.host):
                 self._problems.pop(address, None)
             else:
-                self._tell(address, f"can't listen on {address}: this machine does not have that address now")
+                self._report(address, f"can't listen on {address}: this machine does not have that address")
 
-    def _tell(self, address: SocketAddress, problem: str) -> None:
+    def _report(self, address: SocketAddress, problem: str) -> None:
         if self._problems.get(address) != problem:
             self._problems[address] = problem
-            _log.error("dns.trouble", problem=problem, better="another DNS_PORT, or 0 for none")
+            _log.error("dns.trouble", problem=problem, better="set another DNS_PORT, or 0 to switch DNS off")
 
     @property
     def problem(self) -> str | None:
-        """The reason why some of the addresses don't serve; None: all do."""
+        """The reason why some addresses don't serve. None if all do."""
         return "; ".join(problem for _, problem in sorted(self._problems.items())) or None
 
     @property
     def listening(self) -> frozenset[SocketAddress]:
-        """The serving addresses."""
+        """The addresses that serve."""
         return frozenset(self._open)
 
     def allows_on_tunnel(self, host: str) -> bool:
-        """Return True if a source may ask on the tunnel's addresses."""
+        """Return True if a source may send queries to the tunnel addresses."""
         return self.directory.is_member_address(host) or ipaddress.ip_address(host).is_loopback
 
     async def load(self) -> None:
-        """Import what reads and writes messages, aside: 6 MB and 30 ms that most nodes have no need of."""
+        """Import the message codec in a thread: 6 MB and 30 ms that most nodes do not need."""
         if not self.loaded:
             await asyncio.to_thread(import_module, "dstack_vpn.adapters.dns.messages")
             self.loaded = True
 
     def refused(self, host: str) -> None:
-        """Somebody asked who may not."""
+        """Count and log a query from a source that is not allowed."""
         self.answers["none"] += 1
         self._rate_limited.warning("dns.stranger", source=host)
 
     def respond(self, data: bytes, *, over_udp: bool) -> "bytes | Query | None":
-        """The answer at once; a query that is to be forwarded; None: no answer at all."""
+        """Return the reply, a query to forward, or None for no reply."""
         from dstack_vpn.adapters.dns import messages
 
         try:
@@ -169,12 +170,12 @@ class DnsServer:
         return messages.reply(query, answer, self.directory.authority, recursive=recursive, over_udp=over_udp)
 
     async def forward(self, query: "Query", *, over_udp: bool) -> bytes:
-        """Somebody else's answer."""
+        """Return a resolver's reply."""
         assert self._upstream is not None
         return await self._upstream.ask(query, over_udp=over_udp)
 
     def in_background(self, work: Coroutine[None, None, None]) -> None:
-        """Forward another server's answer to the client."""
+        """Run work in a task."""
         assert self._forwarding is not None
         self._forwarding.create_task(work, name="dns forward")
 

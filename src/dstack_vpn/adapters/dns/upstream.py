@@ -1,10 +1,11 @@
-"""Forwards what is not ours to the operator's resolvers. `desk` bounds how many questions there are at once.
+"""Forwards queries outside our zone to the configured resolvers. `desk` limits concurrent queries.
 
-They are asked in the operator's order. One that does not answer soon has the next one asked besides, and
-comes last for a while: so a dead resolver costs a moment once, not each lookup.
+The resolvers are used in the configured order. If one does not reply within `EARLY`, the next one
+is queried in parallel, and the late one is used last for a while. A dead resolver therefore costs a
+moment once, not for each lookup.
 
-Their answers are passed on as they came, with another id. They are not read: that is the client's business,
-and what reads them keeps much of what strangers put in.
+Replies are forwarded as received, except for their id. They are not parsed: the client does that,
+and dnspython would keep much of the input in its caches.
 """
 
 import asyncio
@@ -20,31 +21,31 @@ from dstack_vpn.core.model import SocketAddress
 TIMEOUT: Final = 2.0
 """Seconds for each resolver."""
 EARLY: Final = 0.25
-"""Seconds after which the next resolver is asked, too."""
+"""Seconds after which the next resolver is queried too."""
 LATE: Final = 30.0
-"""Seconds for which a resolver that another one was faster than is asked last."""
+"""Seconds for which a resolver that was slower than another is used last."""
 
 
 class Forwarder:
-    """The resolvers."""
+    """Forwards queries to the resolvers."""
 
     def __init__(self, resolvers: Sequence[SocketAddress]) -> None:
         self._resolvers = tuple(resolvers)
         self._late: dict[SocketAddress, float] = {}
-        """Until when a resolver is asked last, on the event loop's clock."""
+        """The time until which a resolver is used last, on the event loop's clock."""
 
     async def ask(self, query: Query, *, over_udp: bool) -> bytes:
-        """Their answer as it came, or SERVFAIL. Absorbs every failure of theirs.
+        """Return a resolver's reply as received, or SERVFAIL. Absorbs all failures of resolvers.
 
-        An answer is taken only from where it was asked for, with the id and the question that were sent, from
-        a port of its own for each (RFC 5452).
+        A reply is accepted only from the queried address, with the id and the question that were
+        sent. Each query is sent from another port (RFC 5452).
         """
         if (answer := await self._first(query, over_udp=over_udp)) is not None:
             return answer
         return refusal(query, dns.rcode.SERVFAIL, recursive=True)
 
     async def _first(self, query: Query, *, over_udp: bool) -> bytes | None:
-        """Return the first answer; None: no resolver has one."""
+        """Return the first reply, or None if all resolvers failed."""
         waiting: dict[asyncio.Task[bytes | None], SocketAddress] = {}
         rest = self._order()
         async with asyncio.TaskGroup() as group:
@@ -80,13 +81,13 @@ class Forwarder:
         try:
             async with asyncio.timeout(TIMEOUT):
                 answer = await (_by_udp if over_udp else _by_tcp)(resolver, sent)
-        except (OSError, EOFError):  # a timeout and a broken stream among them
+        except (OSError, EOFError):  # including a timeout and a broken stream
             return None
         return None if answer is None else query.id.to_bytes(2, "big") + answer[2:]
 
 
 async def _by_udp(resolver: SocketAddress, sent: bytes) -> bytes:
-    """Ask from a port of the kernel's choice, and wait until that very resolver answers."""
+    """Query from a port of the kernel's choice, and wait for the reply of that resolver."""
     family = socket.AF_INET6 if ":" in resolver.host else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as asking:
         asking.setblocking(False)
@@ -96,7 +97,7 @@ async def _by_udp(resolver: SocketAddress, sent: bytes) -> bytes:
             data = await asyncio.get_running_loop().sock_recv(asking, 65535)
             if answers(sent, data):
                 return data
-            # sock_recv doesn't wait where something is there already: a flood must not hold up all others.
+            # sock_recv does not yield to the event loop if data is available, as in a flood.
             await asyncio.sleep(0)
 
 

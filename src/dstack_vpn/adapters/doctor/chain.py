@@ -1,4 +1,4 @@
-"""The chain: each endpoint by itself, the clock against the chain's, and our own registration."""
+"""Checks of each RPC endpoint, of the clock against the chain's, and of our registration."""
 
 import asyncio
 import statistics
@@ -18,29 +18,30 @@ from dstack_vpn.core.observe.health import HEAD_PATIENCE
 from dstack_vpn.errors import ChainError
 
 DEADLINE: Final = 15.0
-"""Seconds for all questions to one endpoint."""
+"""Seconds for all calls to one endpoint."""
 RANGE: Final = 2_000
-"""Blocks whose logs are asked for at once."""
+"""Blocks whose logs are requested at once."""
 SLOW: Final = 1.0
-"""Seconds for one call."""
+"""Seconds for one call, above which an endpoint is slow."""
 CLOCK: Final = 10.0
-"""Seconds that the clock may be off: expiry and staleness are judged by it."""
+"""Seconds by which the clock may be off. Expiry and staleness depend on it."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProbedEndpoint:
-    """The findings about one endpoint."""
+    """The results for one endpoint."""
 
     check: Check
     snapshot: RegistrySnapshot | None = None
     ahead: float | None = None
-    """Seconds by which our clock is ahead of its newest block; less than a block's time counts as 0."""
+    """Seconds by which our clock is ahead of its newest block. Less than a block's time counts as
+    0."""
 
 
 async def endpoint(url: RpcUrl, target: Target, settings: SessionSettings, now: float) -> ProbedEndpoint:
-    """Ask one endpoint everything that the daemon would; ``now`` in Unix seconds.
+    """Make all calls to an endpoint that the daemon would make. ``now`` is in Unix seconds.
 
-    Absorbs every `ChainError`: it becomes the check's outcome.
+    Absorbs every `ChainError`, which becomes the check's result.
     """
     name = f"rpc {url.way}"
     try:
@@ -49,7 +50,7 @@ async def endpoint(url: RpcUrl, target: Target, settings: SessionSettings, now: 
             reader = await RegistryReader.open(caller, target, settings)
             return await _examine(name, caller, reader, settings, now)
     except TimeoutError:
-        return ProbedEndpoint(failed(name, f"no answers within {DEADLINE:.0f} s", "use another endpoint"))
+        return ProbedEndpoint(failed(name, f"no reply within {DEADLINE:.0f} s", "use another endpoint"))
     except ChainError as error:
         return ProbedEndpoint(
             failed(name, url.redact(str(error)), "check the URL and its key, or use another endpoint")
@@ -70,44 +71,44 @@ async def _examine(
         f"{latency * 1000:.0f} ms a call, {reader.abi.name}, {logs or f'{RANGE} blocks of logs at once'}"
     )
     if paced and age > HEAD_PATIENCE:
-        check = failed(name, found, "it is behind, or our clock is off: use another endpoint")
+        check = failed(name, found, "it is behind, or our clock is wrong: use another endpoint")
     elif latency > SLOW:
-        check = warned(name, found, "it is slow: name a nearer endpoint first in RPC_URL")
+        check = warned(name, found, "it is slow: put a nearer endpoint first in RPC_URL")
     elif logs:
-        check = warned(name, found, "a long gap is read in many small pieces; another provider allows more")
+        check = warned(name, found, "a long gap needs many small requests: another provider allows more")
     else:
         check = passed(name, found)
     return ProbedEndpoint(check, snapshot, age if paced else None)
 
 
 async def _latency(reader: RegistryReader) -> float:
-    """Seconds of a small call."""
+    """Return the seconds of a small call."""
     began = time.monotonic()
     await reader.session.head()
     return time.monotonic() - began
 
 
 async def _logs(caller: Caller, reader: RegistryReader, head: BlockRef) -> str:
-    """Return the obstacle to a long range of logs; empty if there is none."""
+    """Return the problem with a long range of logs. Empty if it was served."""
     first = max(head.number - RANGE, 0)
-    where = {
+    log_filter = {
         "address": reader.session.identity.contract,
         "topics": [sorted(reader.abi.topics)],
         "fromBlock": hex(first),
         "toBlock": hex(head.number),
     }
     try:
-        await caller.call("eth_getLogs", where)
+        await caller.call("eth_getLogs", log_filter)
     except ChainError as error:
         return f"no logs of {RANGE} blocks at once: {caller.transport.url.redact(str(error))[:120]}"
     return ""
 
 
 def clock(found: Sequence[ProbedEndpoint]) -> Check:
-    """Our clock against the newest block of any endpoint."""
+    """Compare our clock with the newest block of the endpoints."""
     ages = [endpoint.ahead for endpoint in found if endpoint.ahead is not None]
     if not ages:
-        return passed("clock", "can't be told from this chain, whose blocks come by need")
+        return passed("clock", "can't be checked against this chain, which makes blocks on demand")
     age = min(ages, key=abs)
     if age < -1 or age > CLOCK:
         return failed(

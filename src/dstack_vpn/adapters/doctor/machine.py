@@ -1,4 +1,4 @@
-"""The machine: may it, and can it, carry a tunnel?"""
+"""Checks of the machine: permissions, WireGuard, ports and disk space."""
 
 import errno
 import os
@@ -17,11 +17,11 @@ from dstack_vpn.core.observe.check import Check, failed, passed, warned
 from dstack_vpn.errors import DeviceError
 
 ROOM: Final = 16 << 20
-"""Bytes that the state directory's file system should have left."""
+"""Bytes that must be free on the file system of the state directory."""
 
 
 async def wireguard(backend: str, program: str = "wireguard-go") -> Check:
-    """Whose WireGuard there is, for the backend that is wanted."""
+    """Check which WireGuard is available for the configured backend."""
     kernel = backend != "userspace" and await find_family(FAMILY_NAME) is not None
     if kernel:
         return passed("wireguard", f"the kernel's (Linux {os.uname().release})")
@@ -39,7 +39,7 @@ async def wireguard(backend: str, program: str = "wireguard-go") -> Check:
         return warned(
             "wireguard",
             found,
-            "releases before 0.0.20231211 can stall for a minute: take a newer one (Debian 13 has it)",
+            "releases before 0.0.20231211 can stall for a minute: use a newer one (Debian 13 has it)",
         )
     return passed("wireguard", found)
 
@@ -51,14 +51,16 @@ def tun(backend: str) -> Check:
     try:
         os.close(os.open(process.TUN, os.O_RDWR | os.O_CLOEXEC))
     except FileNotFoundError:
-        return failed("tun", f"{process.TUN} is missing", "modprobe tun, or give the container that device")
+        return failed("tun", f"{process.TUN} is missing", "modprobe tun, or pass the device to the container")
     except OSError as error:
-        return failed("tun", f"{process.TUN}: {error.strerror}", "run as root, or pass the device on")
+        return failed(
+            "tun", f"{process.TUN}: {error.strerror}", "run as root, or pass the device to the container"
+        )
     return passed("tun", f"{process.TUN} can be opened")
 
 
 def capabilities() -> Check:
-    """Check that this process may change the network."""
+    """Check that this process may configure the network."""
     if has_net_admin():
         return passed("capabilities", "CAP_NET_ADMIN")
     return failed(
@@ -67,34 +69,34 @@ def capabilities() -> Check:
 
 
 def state(folder: Path) -> Check:
-    """Check that the state directory, or its parent if it is missing, is writable and has room."""
+    """Check that the state directory, or its nearest existing parent, is writable and has room."""
     there = next(path for path in (folder, *folder.parents) if path.exists())
     try:
         with tempfile.TemporaryFile(dir=there):
             pass
     except OSError as error:
         return failed(
-            "state", f"{there} can't be written to: {error.strerror}", "mount it writable, or set STATE_DIR"
+            "state", f"{there} is not writable: {error.strerror}", "mount it writable, or set STATE_DIR"
         )
     free = shutil.disk_usage(there).free
     if free < ROOM:
-        return failed("state", f"{there}: {free >> 20} MiB left", "make room, or set STATE_DIR elsewhere")
+        return failed("state", f"{there}: {free >> 20} MiB left", "free space, or set STATE_DIR elsewhere")
     return passed("state", f"{there}: {free >> 20} MiB left")
 
 
 def udp_port(port: int, interface: str, device: DeviceState | None) -> Check:
-    """Check that WireGuard's port is free, or its own already."""
+    """Check that WireGuard's port is free or in use by our interface."""
     if device is not None and device.listen_port == port:
-        return passed("udp port", f"{port} is {interface}'s")
+        return passed("udp port", f"{port} is in use by {interface}")
     return _port("udp port", port, "::", socket.SOCK_DGRAM, "LISTEN_PORT")
 
 
 def http_port(host: str, port: int, *, running: bool) -> Check:
-    """Check that the daemon's HTTP port is free, or its own already."""
+    """Check that the HTTP port is free or in use by the daemon."""
     if not port:
         return passed("http port", "switched off")
     if running:
-        return passed("http port", f"the daemon answers on {host}:{port}")
+        return passed("http port", f"the daemon replies on {host}:{port}")
     return _port("http port", port, host, socket.SOCK_STREAM, "HEALTH_CHECK_PORT")
 
 
@@ -108,5 +110,7 @@ def _port(name: str, port: int, host: str, kind: socket.SocketKind, setting: str
     except OSError as error:
         if error.errno == errno.EAFNOSUPPORT and host == "::":
             return _port(name, port, "0.0.0.0", kind, setting)
-        return failed(name, f"{port}: {error.strerror}", f"end what uses it, or choose another {setting}")
+        return failed(
+            name, f"{port}: {error.strerror}", f"stop the program that uses it, or choose another {setting}"
+        )
     return passed(name, f"{port} is free")

@@ -1,4 +1,4 @@
-"""The way to the peers: names, UDP and its MTU, relays."""
+"""Checks of the paths to peers: names, UDP and its MTU, relays."""
 
 import asyncio
 import errno
@@ -16,11 +16,11 @@ from dstack_vpn.core.paths.relay_url import RelayUrl
 from dstack_vpn.errors import RelayError
 
 WAIT: Final = 0.7
-"""Seconds for an ICMP error to come back."""
+"""Seconds to wait for an ICMP error."""
 OVERHEAD: Final = {socket.AF_INET: 60, socket.AF_INET6: 80}
-"""Bytes around a packet in the tunnel: WireGuard's 32, UDP's 8 and IP's 20 or 40."""
+"""Bytes added to a packet in the tunnel: WireGuard's 32, UDP's 8 and IP's 20 or 40."""
 LEAST_MTU: Final = 1280
-"""The smallest MTU that IPv6 works with (RFC 8200, 5), and that the settings allow."""
+"""The smallest MTU of IPv6 (RFC 8200, 5), and of the settings."""
 _IP_MTU_DISCOVER: Final = 10
 _IP_MTU: Final = 14
 """linux/in.h"""
@@ -34,7 +34,10 @@ _DO: Final = 2
 async def peer_endpoint(
     node: str, way: PeerEndpoint, mtu: int, age: float | None, allowed: Destinations
 ) -> list[Check]:
-    """All ways to a peer. ``mtu`` is the tunnel's, ``age`` that of the newest handshake in seconds."""
+    """Check all paths to a peer.
+
+    ``mtu`` is the tunnel's MTU, ``age`` the age of the newest handshake in seconds.
+    """
     checks = []
     if way.udp is not None:
         at = way.udp.address or await SystemResolver(allowed).resolve(way.udp.host, way.udp.port)
@@ -46,7 +49,7 @@ async def peer_endpoint(
 
 def _unresolved(node: str, at: Endpoint) -> Check:
     found = f"{at.host} does not resolve to an address of another machine outside of the VPN"
-    return failed(f"udp to {node}", found, "mend the name, or the node's endpoint")
+    return failed(f"udp to {node}", found, "correct the name, or the node's endpoint")
 
 
 async def _udp(name: str, address: SocketAddress, mtu: int, age: float | None) -> Check:
@@ -54,18 +57,20 @@ async def _udp(name: str, address: SocketAddress, mtu: int, age: float | None) -
         path = await _path_mtu(address, mtu)
     except OSError as error:
         if error.errno == errno.ECONNREFUSED:
-            return failed(name, f"{address}: nothing listens there", "start the peer, or mend its endpoint")
-        return failed(name, f"{address}: {error.strerror}", "check routes and firewalls on the way")
+            return failed(
+                name, f"{address}: no program listens there", "start the peer, or correct its endpoint"
+            )
+        return failed(name, f"{address}: {error.strerror}", "check routes and firewalls on the path")
     if path < mtu:
-        return warned(name, f"{address}: the path carries an MTU of {path} only", _advice(path))
+        return warned(name, f"{address}: the path's MTU is only {path}", _advice(path))
     if age is not None and age < 180:
         return passed(name, f"{address}: a handshake {age:.0f} s ago, MTU {mtu} fits")
-    # WireGuard answers members only: silence is expected.
-    return passed(name, f"{address}: nothing objects, MTU {mtu} fits; no handshake is known")
+    # WireGuard replies to members only, so silence is expected.
+    return passed(name, f"{address}: no error received, MTU {mtu} fits; no handshake is known")
 
 
 def _advice(path: int) -> str:
-    """Return the advice for a path with a small MTU; settings refuse an MTU without room for IPv6."""
+    """Return the advice for a path with a small MTU. The settings refuse less than IPv6 needs."""
     if path >= LEAST_MTU:
         return f"set MTU={path}"
     return (
@@ -75,7 +80,10 @@ def _advice(path: int) -> str:
 
 
 async def _path_mtu(address: SocketAddress, mtu: int) -> int:
-    """The largest tunnel MTU that the path is known to carry, at most ``mtu``; raises `OSError`."""
+    """Return the largest tunnel MTU that the path is known to support, at most ``mtu``.
+
+    Raises `OSError`.
+    """
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     level = socket.IPPROTO_IPV6 if family == socket.AF_INET6 else socket.IPPROTO_IP
     discover = _IPV6_MTU_DISCOVER if family == socket.AF_INET6 else _IP_MTU_DISCOVER
@@ -87,7 +95,7 @@ async def _path_mtu(address: SocketAddress, mtu: int) -> int:
         probe.connect(address)
         for _ in range(2):
             try:
-                # As long as a full packet; its content is no message of WireGuard's, and is ignored.
+                # As long as a full packet. WireGuard ignores it, because it is not a valid message.
                 probe.send(bytes(mtu + 32))
             except OSError as error:
                 if error.errno != errno.EMSGSIZE:
@@ -97,7 +105,7 @@ async def _path_mtu(address: SocketAddress, mtu: int) -> int:
 
 
 async def _refusal(probe: socket.socket) -> None:
-    """Wait a moment for an ICMP error; raises it as the `OSError` that it becomes."""
+    """Wait briefly for an ICMP error, and raise the resulting `OSError`."""
     try:
         async with asyncio.timeout(WAIT / 2):
             await asyncio.get_running_loop().sock_recv(probe, 2048)
@@ -115,24 +123,24 @@ async def _relay(node: str, upstream: RelayUrl, destinations: Destinations) -> C
     try:
         dialled = await dial(upstream, timeout=5.0, destinations=destinations)
     except (RelayError, OSError) as error:
-        return failed(name, str(error), "start the peer's relay, or mend the node's endpoint")
+        return failed(name, str(error), "start the peer's relay, or correct the node's endpoint")
     dialled.stream.close()
     secured = f", {dialled.tls_version}" if dialled.tls_version else ""
     return passed(name, f"{upstream.name}: connected in {dialled.took * 1000:.0f} ms{secured}")
 
 
 async def resolves(hosts: Mapping[str, str]) -> Check:
-    """Check that the system's resolver knows these hosts, which are given by their names for people."""
+    """Check that the system resolves these hosts. The keys are their names without secrets."""
     resolver = SystemResolver()
     found = await asyncio.gather(*(resolver.resolve(host, 443) for host in hosts.values()))
     unknown = [shown for shown, address in zip(hosts, found, strict=True) if address is None]
     if unknown:
-        return failed("dns", f"no address for {', '.join(unknown)}", "check /etc/resolv.conf and the names")
+        return failed("dns", f"can't resolve {', '.join(unknown)}", "check /etc/resolv.conf and the names")
     return passed("dns", f"{len(hosts)} names resolve" if hosts else "no names to resolve")
 
 
 async def names(own: str, name: str, port: int) -> Check:
-    """Check that our own responder answers for this node, at our tunnel address."""
+    """Check that our DNS responder replies for this node at our tunnel address."""
     import dns.asyncquery
     import dns.exception
     import dns.message
@@ -142,7 +150,7 @@ async def names(own: str, name: str, port: int) -> Check:
         answer = await dns.asyncquery.udp(query, own, timeout=2.0, port=port)
     except (dns.exception.DNSException, OSError) as error:
         return failed(
-            "names", f"{own}:{port} does not answer: {error}", "see the daemon's log for dns.trouble"
+            "names", f"{own}:{port} does not reply: {error}", "see the daemon's log for dns.trouble"
         )
     if not answer.answer:
         return failed("names", f"{own}:{port} does not know {name}", "see the daemon's health")

@@ -1,4 +1,4 @@
-"""The firewall around the tunnel: `NftFirewall` implements `ports.Firewall`."""
+"""The firewall around the tunnel. `NftFirewall` implements `ports.Firewall`."""
 
 from dstack_vpn.adapters.firewall.nft import NftFirewall
 

@@ -1,24 +1,28 @@
-"""nftables, by the ``nft`` program: one table of our own, replaced as a whole in one transaction.
+"""The firewall: one nftables table, replaced as a whole in one transaction by the ``nft`` program.
 
-The program, because its text is what an operator sees with ``nft list ruleset``, because it sends a table as
-one transaction, and because pyroute2's nftables has no expressions for NAT. The rules go in on its standard
-input. There is no shell, and what is written into them are addresses, numbers, and an interface name that is
-quoted and has been validated.
+The program is used for three reasons: an operator sees the same text with ``nft list ruleset``, it
+sends a table as one transaction, and pyroute2's nftables has no expressions for NAT. The rules are
+passed on its standard input, without a shell. They contain only addresses, numbers, and a validated
+and quoted interface name.
 
-    output, forward    a packet for the VPN goes by its interface, or not at all
-    prerouting_raw     a packet from the VPN is for an address of the VPN: no other address of this machine
-    forward            a packet from the VPN goes on only to where FORWARD_TO says, and not to other members
-    input              a packet from an address of the VPN comes from the VPN, and is not for WireGuard itself
-    prerouting_nat     FORWARD_TO: to which machine,
-    postrouting_nat    and so that the answers come back to us
+    output, forward    a packet to the VPN leaves by its interface only
+    prerouting_raw     a packet from the VPN has a destination in the VPN, not another address of
+                       this machine
+    forward            a packet from the VPN is forwarded only as FORWARD_TO defines, not to members
+    input              a packet with a source in the VPN comes from the VPN, and does not address
+                       WireGuard itself
+    prerouting_nat     translates the destination for FORWARD_TO
+    postrouting_nat    translates the source, so that replies return to this machine
 
-`prerouting_raw` comes before connections are tracked and before any table translates addresses. So a port
-that another program publishes (Docker's) is judged by the address that the member has used.
+`prerouting_raw` comes before connection tracking and before any table translates addresses.
+Therefore, a port that another program publishes (such as Docker) is judged by the address that the
+member used.
 
-The chains have a priority before that of others, and accept: what other tables refuse stays refused.
+The chains have a priority before those of other tables, and accept by default. Packets that other
+tables refuse stay refused.
 
-A table of our name is ours only if it has our chains and no others. What `apply` has made is listed and kept,
-so an edit by another program is seen, whatever it changed.
+A table with our name is ours only if it has only chains of ours. The listing of the table is stored
+after `apply`, so any edit by another program is detected.
 """
 
 import asyncio
@@ -40,7 +44,7 @@ _PROBLEMS: Final = (
     ("Operation not permitted", "no permission to change the firewall: CAP_NET_ADMIN is needed"),
     (
         "Operation not supported",
-        "this kernel lacks a part of nftables: LEAK_PROTECTION=off does without",
+        "this kernel lacks a part of nftables: set LEAK_PROTECTION=off",
     ),
 )
 
@@ -49,28 +53,31 @@ _CHAINS: Final = frozenset(
     {"output", "prerouting_raw", "input", "forward", "prerouting_nat", "postrouting_nat"}
 )
 _OURS_ALONE: Final = frozenset({"prerouting_raw", "prerouting_nat"})
-"""A table of ours has one of these; a table of another program may well have the other names."""
+"""Our table has one of these. A table of another program may have the other names."""
 _FORMER_CHAINS: Final = frozenset({"leaving", "entering", "arriving", "passing", "handing", "behind"})
-"""The names in tables that version 0.1 has left behind."""
+"""The chain names in tables that version 0.1 may have left behind."""
 _FAMILIES: Final = {4: ("ip", "inet"), 6: ("ip6", "inet")}
 
 
 def table_name(interface: str) -> str:
-    """The table of an interface: another one for each name, so daemons on a host leave each other's alone."""
-    return "dstack_vpn_" + re.sub("[^A-Za-z0-9]", lambda sign: _escaped(sign[0]), interface)
+    """Return the table of an interface.
+
+    Each interface has a different table, so that daemons on one host do not disturb each other.
+    """
+    return "dstack_vpn_" + re.sub("[^A-Za-z0-9]", lambda character: _escaped(character[0]), interface)
 
 
-def _escaped(sign: str) -> str:
-    return "__" if sign == "_" else f"_{ord(sign):02x}"
+def _escaped(character: str) -> str:
+    return "__" if character == "_" else f"_{ord(character):02x}"
 
 
 def former_name(interface: str) -> str:
-    """The table's name in releases up to 0.1, which was the same for ``a-b`` and ``a_b``."""
+    """Return the table's name in releases up to 0.1, which was the same for ``a-b`` and ``a_b``."""
     return "dstack_vpn_" + re.sub("[^A-Za-z0-9]", "_", interface)
 
 
 def is_ours(table: str) -> bool:
-    """Return True if a listed table has our chains and nothing else."""
+    """Return True if a listed table has only our chains."""
     parts = re.findall(r"^\t(\w+) (\S+) ?(?:\{|$)", table, re.MULTILINE)
     chains = {name for kind, name in parts if kind == "chain"}
     if len(chains) < len(parts):
@@ -79,7 +86,10 @@ def is_ours(table: str) -> bool:
 
 
 def refuses_forwarding(chains: str) -> list[tuple[str, str]]:
-    """The tables, by family and name, of which a chain drops what is forwarded; from ``nft list chains``."""
+    """Return the tables, as family and name, with a chain that drops forwarded packets.
+
+    ``chains`` is the output of ``nft list chains``.
+    """
     found, table = [], ("", "")
     for line in chains.splitlines():
         if head := re.match(r"table (\S+) (\S+) \{", line):
@@ -92,14 +102,14 @@ def refuses_forwarding(chains: str) -> list[tuple[str, str]]:
 def _advice(family: str, name: str, interface: str) -> str:
     add = f"{'ip6tables' if family == 'ip6' else 'iptables'} -I FORWARD"
     return (
-        f"FORWARD_TO: the table '{family} {name}' drops what is forwarded (Docker sets that policy): "
+        f"FORWARD_TO: the table '{family} {name}' drops forwarded packets (Docker sets this policy): "
         f"{add} -i {interface} -m conntrack --ctstate DNAT -j ACCEPT, and "
         f"{add} -o {interface} -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"
     )
 
 
 def lets_through(table: str, interface: str) -> bool:
-    """Return True if a listed table's rule names our interface, or translated packets, and does not drop."""
+    """Return True if a rule in a listed table accepts our interface or translated packets."""
     for line in table.splitlines():
         verdict = re.search(r"\b(accept|jump|goto)\b", line)
         names = re.findall(r'iifname "([^"]*)"', line)
@@ -109,9 +119,9 @@ def lets_through(table: str, interface: str) -> bool:
 
 
 def render(rules: FirewallRules, *, new: bool = False) -> str:
-    """The whole table, as input of ``nft -f``; what was there before goes in the same transaction.
+    """Return the whole table as input for ``nft -f``. The transaction replaces an existing table.
 
-    With ``new`` a table that is there is an error instead.
+    With ``new``, an existing table is an error.
     """
     name = table_name(rules.interface)
     begin = [f"create table inet {name}"] if new else [f"add table inet {name}", f"delete table inet {name}"]
@@ -145,7 +155,7 @@ def _chains(rules: FirewallRules) -> Iterator[list[str]]:
         yield [
             "chain forward { type filter hook forward priority filter - 5; policy accept;",
             *(f"oifname != {ours} {_match(prefix, 'daddr')} counter drop" for prefix in prefixes),
-            # Without a forward there is nothing to remember, and no reason to have connections tracked.
+            # Without a port forward, connections need not be tracked.
             *([f"iifname {ours} ct status dnat accept"] if rules.port_forwards else []),
             f"iifname {ours} counter drop",
         ]
@@ -173,7 +183,7 @@ def _match(prefix: Cidr, field: str, unlike: str = "") -> str:
 
 
 def _dnat_rule(port_forward: PortForward, prefix: Cidr) -> str | None:
-    """The rule for what arrives at an address within ``prefix``; None if that is of the other family."""
+    """Return the rule for packets to an address in ``prefix``. None if the IP versions differ."""
     address = ipaddress.ip_address(port_forward.address)
     if address.version != ipaddress.ip_network(prefix).version:
         return None
@@ -183,16 +193,16 @@ def _dnat_rule(port_forward: PortForward, prefix: Cidr) -> str | None:
 
 
 class NftFirewall:
-    """Implements `ports.Firewall`."""
+    """See `ports.Firewall`."""
 
     def __init__(self, program: str = "nft", proc: Path = Path("/proc/sys/net")) -> None:
         self._program, self._proc = program, proc
         self._made: dict[str, str] = {}
-        """Our table, as it was listed after it had been made, by its name."""
+        """The listing of our tables after they were made, by name."""
 
     @property
     def is_there(self) -> bool:
-        """Return True if the program is installed."""
+        """True if the program is installed."""
         return shutil.which(self._program) is not None
 
     async def apply(self, rules: FirewallRules) -> None:
@@ -209,7 +219,7 @@ class NftFirewall:
         self._made[name] = await self._list(name) or ""
 
     async def _apply_first(self, rules: FirewallRules) -> None:
-        """Make the table; one that is there must be ours."""
+        """Make the table. An existing one must be ours."""
         try:
             await self._nft("-f", "-", text=render(rules, new=True))
         except FirewallError as error:
@@ -244,19 +254,19 @@ class NftFirewall:
         present = await self._list(name)
         if present is not None and not is_ours(present):
             raise FirewallError(
-                f"the table 'inet {name}' was not made by dstack-vpn: 'nft delete table inet {name}', if "
-                "it is of no use"
+                f"the table 'inet {name}' was not made by dstack-vpn: if it is not needed, remove it with "
+                f"'nft delete table inet {name}'"
             )
 
     async def _remove_former(self, interface: str) -> None:
-        """Remove the table that an earlier release has left under another name."""
+        """Remove the table that an earlier release left under another name."""
         former = former_name(interface)
         left = await self._list(former) if former != table_name(interface) else None
         if left is not None and is_ours(left) and f'"{interface}"' in left:
             await self._nft("delete", "table", "inet", former)
 
     async def _list(self, name: str) -> str | None:
-        """The table without its counters' values; None if there is none."""
+        """Return the table without the values of its counters. None if it is missing."""
         try:
             return await self._nft("--stateless", "list", "table", "inet", name)
         except FirewallError as error:
@@ -273,7 +283,7 @@ class NftFirewall:
         if not on:
             name = "net." + _FORWARDING[version].replace("/", ".")
             raise FirewallError(
-                f"FORWARD_TO: packets are not forwarded here: set {name}=1 (a container: in its sysctls)"
+                f"FORWARD_TO: IP forwarding is off: set {name}=1 (for a container, in its sysctls)"
             )
 
     async def _nft(self, *arguments: str, text: str = "") -> str:
@@ -286,24 +296,24 @@ class NftFirewall:
             )
         except FileNotFoundError:
             raise FirewallError(
-                f"{self._program} is not installed: apt install nftables, or do without "
+                f"{self._program} is not installed: apt install nftables, or switch off "
                 "LEAK_PROTECTION and FORWARD_TO"
             ) from None
         except OSError as error:
             raise FirewallError(f"can't start {self._program}: {error.strerror}") from error
         try:
             async with asyncio.timeout(DEADLINE):
-                printed, said = await child.communicate(text.encode())
+                printed, errors = await child.communicate(text.encode())
         except TimeoutError:
             child.kill()
-            raise FirewallError(f"{self._program} did not answer within {DEADLINE:g} s") from None
+            raise FirewallError(f"{self._program} did not finish within {DEADLINE:g} s") from None
         if child.returncode:
-            raise FirewallError(_explain(said.decode("utf-8", "replace")))
+            raise FirewallError(_explain(errors.decode("utf-8", "replace")))
         return printed.decode("utf-8", "replace")
 
 
-def _explain(said: str) -> str:
-    for sign, meaning in _PROBLEMS:
-        if sign in said:
+def _explain(errors: str) -> str:
+    for pattern, meaning in _PROBLEMS:
+        if pattern in errors:
             return meaning
-    return f"nft refuses the rules: {said.strip().splitlines()[0] if said.strip() else 'without a word'}"
+    return f"nft refuses the rules: {errors.strip().splitlines()[0] if errors.strip() else 'no message'}"

@@ -1,43 +1,43 @@
-"""The dstack guest agent: what runs in the same confidential VM asks it for keys, certificates and quotes.
+"""A client for the dstack guest agent.
 
-JSON over HTTP on a Unix socket (Dstack-TEE/dstack, guest-agent/rpc). It is outside of this process, so what
-it answers is bounded and checked like anything else; its keys are in no error and no log.
+The agent serves keys, certificates and quotes to programs in the same confidential VM.
+
+The protocol is JSON over HTTP on a Unix socket (Dstack-TEE/dstack, guest-agent/rpc). The agent is
+another process, so its replies are bounded and validated. Its keys appear in no error and no log.
 """
 
 import json
 import os
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
+from dstack_vpn.adapters.bodies import read_bounded
 from dstack_vpn.core.attest.quote import report_data
 from dstack_vpn.core.wireguard.keys import KEY_LENGTH, PrivateKey, PublicKey
 from dstack_vpn.core.wireguard.x25519 import clamp
 from dstack_vpn.errors import AgentError
 
-if TYPE_CHECKING:
-    import aiohttp
-
 SOCKETS: Final = ("/var/run/dstack.sock", "/var/run/dstack/dstack.sock", "/run/dstack/dstack.sock")
 TIMEOUT: Final = 10.0
-"""Seconds for an answer."""
+"""Seconds for a reply."""
 _ANSWER: Final = 1 << 20
-"""Bytes of an answer at most; an event log has some ten thousand."""
+"""The limit of a reply in bytes. An event log has some ten thousand."""
 _INSTANCE: Final = re.compile(r"[0-9A-Za-z_-]{1,128}", re.ASCII)
 _HEX: Final = re.compile(r"(?:0x)?((?:[0-9a-fA-F]{2})+)", re.ASCII)
 PATH: Final = "dstack-vpn/wireguard/"
-"""Before the instance id: a key belongs to an app, and its replicas must not share one."""
+"""The path before the instance id. A key belongs to an app, and its replicas must not share one."""
 PURPOSE: Final = "wireguard"
 
 
 class GuestAgent:
-    """The agent at a socket, or at the URL of a simulator; every method raises `AgentError`."""
+    """The agent at a socket or at a simulator's URL. Every method raises `AgentError`."""
 
     def __init__(self, endpoint: str | None = None) -> None:
         self.endpoint = endpoint or next(filter(os.path.exists, SOCKETS), SOCKETS[0])
 
     async def call(self, method: str, request: Mapping[str, Any]) -> dict[str, Any]:
-        """One call, such as ``Info``."""
+        """Make one call, such as ``Info``."""
         import aiohttp
 
         local = self.endpoint.startswith("/")
@@ -50,43 +50,43 @@ class GuestAgent:
                 session.post(url, json=request) as response,
             ):
                 response.raise_for_status()
-                answer = json.loads(await _limited(response.content))
+                answer = json.loads(await read_bounded(response.content, _ANSWER))
         except (aiohttp.ClientError, OSError, ValueError, RecursionError) as error:
             reason = str(error) or type(error).__name__
             raise AgentError(
-                f"the guest agent at {self.endpoint} does not answer {method}: {reason}"
+                f"the guest agent at {self.endpoint} does not reply to {method}: {reason}"
             ) from error
         if not isinstance(answer, dict):
-            raise AgentError(f"the guest agent's answer to {method} is no JSON object")
+            raise AgentError(f"the guest agent's reply to {method} is not a JSON object")
         return answer
 
     async def instance(self) -> dict[str, str]:
-        """Return our identity: ``app_id``, ``instance_id`` and ``compose_hash``, if it gives them."""
+        """Return those of ``app_id``, ``instance_id`` and ``compose_hash`` that the agent has."""
         info = await self.call("Info", {})
         names = ("app_id", "instance_id", "compose_hash")
         return {name: text for name in names if isinstance(text := info.get(name), str)}
 
     async def wireguard_key(self) -> PrivateKey:
-        """The key of this very instance: the same at every start, and on no disk."""
+        """Return the key of this instance. It is the same at every start, and is on no disk."""
         instance = (await self.instance()).get("instance_id", "")
         if not _INSTANCE.fullmatch(instance):
             raise AgentError(
-                "the guest agent names no instance id: without one, all replicas of the app would have the "
-                "same WireGuard key. Run the app with instance ids, or set WIREGUARD_PRIVATE_KEY=generate"
+                "the guest agent returned no instance id: without one, all replicas of the app would have "
+                "the same WireGuard key. Run the app with instance ids, or set WIREGUARD_PRIVATE_KEY=generate"
             )
         answer = await self.call("GetKey", {"path": PATH + instance, "purpose": PURPOSE})
         raw = _hex(answer.get("key"))
         if raw is None or len(raw) != KEY_LENGTH or not any(raw):
-            raise AgentError(f"the guest agent's key is not one of {KEY_LENGTH} bytes")
+            raise AgentError(f"the guest agent's key is not a valid key of {KEY_LENGTH} bytes")
         return clamp(raw)
 
     async def attestation(self, key: PublicKey) -> dict[str, Any]:
-        """A quote over our public key, with what it takes to check it."""
+        """Return a quote over our public key, with the data that its verification needs."""
         data = report_data(key)
         answer = await self.call("GetQuote", {"report_data": data.hex()})
         quote = _hex(answer.get("quote"))
         if quote is None:
-            raise AgentError("the guest agent's answer to GetQuote has no quote")
+            raise AgentError("the guest agent's reply to GetQuote has no quote")
         log, config = answer.get("event_log"), answer.get("vm_config")
         return {
             "public_key": str(key),
@@ -102,13 +102,3 @@ class GuestAgent:
 def _hex(text: object) -> bytes | None:
     match = _HEX.fullmatch(text) if isinstance(text, str) else None
     return bytes.fromhex(match[1]) if match else None
-
-
-async def _limited(content: "aiohttp.StreamReader") -> bytes:
-    """A body of bounded size; raises `ValueError`."""
-    body = b""
-    async for chunk in content.iter_any():
-        body += chunk
-        if len(body) > _ANSWER:
-            raise ValueError(f"its answer has more than {_ANSWER} bytes")
-    return body

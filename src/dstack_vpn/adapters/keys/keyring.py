@@ -1,17 +1,17 @@
-"""The files of a key that is changed, each 0600: the one in use, those that wait, and those before.
+"""The key files of a key rotation, each with mode 0600.
 
     wireguard.key           the key in use
-    wireguard.key.next      a key that waits for the registry to name it
-    wireguard.key.next-ID   the same, for each further attempt; ID is a hash of the public key
-    wireguard.key.old       the key before, until the change can't be undone any more
-    wireguard.key.old-ID    the same, if there were several changes meanwhile
+    wireguard.key.next      a waiting key, which the registry does not name yet
+    wireguard.key.next-ID   another waiting key; ID is a hash of the public key
+    wireguard.key.old       the previous key, until the change is final
+    wireguard.key.old-ID    another previous key, if there were several changes before
 
-Each attempt to change the key makes another one. A key that was announced once is public: another member can
-register it first, and then it is of no use to us for good. But a transaction whose outcome is unknown may
-still be mined, so a key that was announced waits until a newer one is in use for good.
+Each attempt to change the key makes a new key. An announced key is public: another member can
+register it first, and then it is permanently unusable. But a transaction whose outcome is unknown
+may still be mined. Therefore an announced key waits until the use of a newer one is final.
 
-A crash at any point leaves the key in use in its file. A waiting key is on the disk before the chain is asked
-for it.
+A crash at any point leaves the key in use in its file. A waiting key is on the disk before the
+transaction is sent.
 """
 
 import base64
@@ -32,23 +32,23 @@ from dstack_vpn.errors import DstackVpnError, FormatError, StoreError
 _log = structlog.get_logger(component="node")
 
 KEPT: Final = 16
-"""Waiting keys that are kept in any case: the newest ones."""
+"""The number of newest waiting keys that are always kept."""
 PENDING: Final = 7 * 86_400.0
-"""Seconds for which a waiting key is kept in any case: a transaction may be pending for so long."""
+"""Seconds for which a waiting key is always kept. A transaction may be pending for so long."""
 
 
 def next_of(path: Path) -> Path:
-    """The path of the next key."""
+    """Return the path of the next key."""
     return path.with_name(path.name + ".next")
 
 
 def old_of(path: Path) -> Path:
-    """The path of the previous key."""
+    """Return the path of the previous key."""
     return path.with_name(path.name + ".old")
 
 
 def make_next(path: Path) -> tuple[PublicKey, Path]:
-    """Make another key beside the one in use, and its file; raises `DstackVpnError`."""
+    """Make a waiting key and its file. Raises `DstackVpnError`."""
     _sweep(path)
     key = clamp(secrets.token_bytes(KEY_LENGTH))
     content = base64.b64encode(key.reveal()) + b"\n"
@@ -58,18 +58,18 @@ def make_next(path: Path) -> tuple[PublicKey, Path]:
             if create_private(file, content):
                 return public, file
     except OSError as error:
-        raise DstackVpnError(f"STATE_DIR: can't keep a key beside {path}: {error.strerror}") from error
-    raise AssertionError("a new key's hash is taken")
+        raise DstackVpnError(f"STATE_DIR: can't write a key beside {path}: {error.strerror}") from error
+    raise AssertionError("a file for the new key exists already")
 
 
 def forget(file: Path) -> None:
-    """Remove a waiting key that was never announced. Absorbs errors: it then waits without use."""
+    """Remove a waiting key that was never announced. Absorbs errors: an unused file is harmless."""
     with suppress(OSError):
         file.unlink()
 
 
 class FileKeyRing:
-    """Implements `ports.KeyRing` around the file of the key in use."""
+    """A `ports.KeyRing` around the file of the key in use."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._next, self._old = path, next_of(path), old_of(path)
@@ -95,11 +95,11 @@ class FileKeyRing:
             source.replace(self._path)
         except OSError as error:
             raise StoreError(
-                f"STATE_DIR: can't keep the new key in {self._path}: {error.strerror}"
+                f"STATE_DIR: can't write the new key to {self._path}: {error.strerror}"
             ) from error
 
     def settle(self) -> None:
-        """See `ports.KeyRing.settle`: the keys before go, and those that waited before this one was made."""
+        """See `ports.KeyRing.settle`. Previous keys and older waiting keys are removed."""
         since = self.made()
         for path in _family(self._old):
             with suppress(OSError):
@@ -112,7 +112,7 @@ class FileKeyRing:
                     path.unlink()
 
     def made(self) -> float | None:
-        """See `ports.KeyRing.made`: taking a key moves its file, which leaves the time as it is."""
+        """See `ports.KeyRing.made`. Using a key renames its file, so its time stays."""
         try:
             return self._path.stat().st_mtime
         except OSError:
@@ -126,7 +126,7 @@ class FileKeyRing:
         return None
 
     def _keep_as(self, base: Path) -> None:
-        """Keep the key in use under another name as well; a step that was made before is not made again."""
+        """Keep the key in use under another name as well, unless an earlier call has done so."""
         private = _read(self._path)
         if private is None or self._find(base, derive(private)) is not None:
             return
@@ -141,14 +141,14 @@ def _named(base: Path, key: PublicKey) -> Path:
 
 
 def _family(base: Path) -> Iterator[Path]:
-    """The files that there may be under this name; the plain one first."""
+    """Yield the possible files of this name, the plain one first."""
     yield base
     with suppress(OSError):
         yield from sorted(base.parent.glob(f"{base.name}-*"))
 
 
 def _sweep(path: Path) -> None:
-    """Remove waiting keys of long ago, of which there are too many. Absorbs errors."""
+    """Remove old waiting keys beyond the limit. Absorbs errors."""
     with suppress(OSError):
         ages = sorted((file.stat().st_mtime, file) for file in _family(next_of(path)) if file.exists())
         newest = ages[-1][0] if ages else 0.0
@@ -158,7 +158,7 @@ def _sweep(path: Path) -> None:
 
 
 def _read(path: Path) -> PrivateKey | None:
-    """The key in a file; None if the file or a key in it is missing, which is logged."""
+    """Return the key in a file. None if the file is missing or invalid. Logs the latter."""
     try:
         return PrivateKey.parse(path.read_text().strip())
     except FileNotFoundError:

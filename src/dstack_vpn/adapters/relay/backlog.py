@@ -1,4 +1,4 @@
-"""Frames that wait for a stream: the newest ones, because WireGuard has no use for old ones."""
+"""Frames that wait for a stream: only the newest, because old ones are useless to WireGuard."""
 
 from collections import deque
 from typing import Final
@@ -6,11 +6,11 @@ from typing import Final
 from dstack_vpn.adapters.relay.counters import Counters, Drop
 
 LIMIT: Final = 1 << 16
-"""Bytes."""
+"""The maximum size, in bytes."""
 
 
 class Backlog:
-    """A queue that is bounded by bytes, and drops its oldest."""
+    """A queue with a maximum size in bytes, which drops the oldest frames."""
 
     def __init__(self, counters: Counters) -> None:
         self.size = 0
@@ -19,7 +19,7 @@ class Backlog:
         self._chunks: deque[tuple[bytes, int]] = deque()
 
     def add(self, frames: bytes, datagrams: int) -> None:
-        """Add some frames, which are that many datagrams."""
+        """Append frames that hold this number of datagrams."""
         self._chunks.append((frames, datagrams))
         self.size += len(frames)
         while self.size > LIMIT and len(self._chunks) > 1:
@@ -28,7 +28,7 @@ class Backlog:
             self._counters.drops[Drop.QUEUE] += dropped
 
     def take(self) -> tuple[bytes, int]:
-        """All of it, and how many datagrams that is; then it is empty."""
+        """Remove and return all frames, with their number of datagrams."""
         frames, datagrams = b"".join(chunk for chunk, _ in self._chunks), sum(n for _, n in self._chunks)
         self._chunks.clear()
         self.size = 0

@@ -1,7 +1,7 @@
-"""The certificate of a relay that listens by TLS: from files, self-made, or from the dstack guest agent.
+"""The certificate of a TLS relay: from files, self-signed, or from the dstack guest agent.
 
-Files that change are loaded again. A certificate that is not valid now never replaces one that is: the old
-one stays in use, the log reports it once, and health reports it until it is fixed.
+Changed files are loaded again. An invalid certificate never replaces a valid one: the previous
+certificate stays in use, the log reports the problem once, and health reports it until it is fixed.
 """
 
 import socket
@@ -23,31 +23,31 @@ from dstack_vpn.errors import AgentError, RelayError
 _log = structlog.get_logger(component="relay")
 
 SELF_MADE: Final = "relay-certificate.pem"
-"""In the state directory: key and certificate."""
+"""The file in the state directory with the self-signed certificate and its key."""
 VALID: Final = timedelta(days=3650)
 LOOK: Final = 1.0
-"""Seconds between looks at whether the files have changed."""
+"""Seconds between checks of the files for changes."""
 _NAME: Final = "dstack-vpn relay"
 _DATE: Final = "%Y-%m-%d %H:%M"
 
 
 class Certificates:
-    """Shakes hands with clients: a `tcp2udp.Secure`."""
+    """Performs TLS handshakes with clients; implements `tcp2udp.Secure`."""
 
     def __init__(self, cert: Path, key: Path | None, name: str) -> None:
-        """Load the files; raises `RelayError` that names the one that is wrong."""
+        """Load the files; raises `RelayError`, which names the invalid file."""
         self._cert, self._key, self._name = cert, key, name
         self._seen = self._stamp()
         self._looked = time.monotonic()
         self._refused: tuple[object, str] | None = None
-        """Files that were not taken into use, and why."""
+        """The stamp of the files that were not loaded, and the reason."""
         self._context, self.pin, self._valid = self._load()
         if problem := self.problem:
             _log.warning("relay.certificate_invalid", problem=problem)
 
     @classmethod
     async def load(cls, listen: Listen, state_dir: Path, guest_agent: str | None) -> "Certificates":
-        """The certificate that a URL asks for; raises `RelayError`."""
+        """Load or create the certificate that a URL specifies; raises `RelayError`."""
         if listen.cert == DSTACK:
             path = await _from_guest_agent(guest_agent, state_dir)
         elif listen.cert is not None:
@@ -57,7 +57,7 @@ class Certificates:
         return cls(path, None, listen.name)
 
     async def __call__(self, connection: socket.socket, timeout: float) -> tls.TlsStream:
-        """Shake hands; raises `RelayError`, and then the connection is closed."""
+        """Perform the handshake; raises `RelayError`, after closing the connection."""
         self._look()
         secured = self._context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
         try:
@@ -77,10 +77,10 @@ class Certificates:
             return self._refused[1]
         return self._invalid(self._valid)
 
-    # -- files ----------------------------------------------------------------------------------------
+    # -- files -------------------------------------------------------------------------------------
 
     def _look(self) -> None:
-        """Load the files again if they have changed; broken or invalid ones change nothing."""
+        """Load the files again if they have changed; keep the certificate if they are invalid."""
         now = time.monotonic()
         if now - self._looked < LOOK:
             return
@@ -97,7 +97,7 @@ class Certificates:
             return
         invalid = self._invalid(valid)
         if invalid is not None and self._invalid(self._valid) is None:
-            self._refuse(stamp, f"{invalid}; the one before stays in use")
+            self._refuse(stamp, f"{invalid}; the previous certificate stays in use")
             return
         self._seen, self._refused = stamp, None
         self._context, self.pin, self._valid = context, pin, valid
@@ -109,7 +109,7 @@ class Certificates:
             _log.error("relay.certificate_refused", problem=problem)
 
     def _invalid(self, valid: tuple[datetime, datetime]) -> str | None:
-        """Return why a certificate is not valid now; None: it is."""
+        """Return the reason that a certificate is not valid now; None if it is valid."""
         now, name = datetime.fromtimestamp(SystemClock().now(), UTC), f"{self._name}: {self._cert}"
         if now < valid[0]:
             return f"{name}: the certificate is not valid before {valid[0]:{_DATE}} UTC"
@@ -128,7 +128,7 @@ class Certificates:
         return found
 
     def _load(self) -> tuple[ssl.SSLContext, str, tuple[datetime, datetime]]:
-        """Return the context, the pin, and from when until when the certificate is valid."""
+        """Return the context, the pin, and the certificate's validity period."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         try:
@@ -149,11 +149,11 @@ class Certificates:
 def _first_certificate(pem: str) -> str:
     begin, end = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
     if begin not in pem or end not in pem:
-        raise ValueError("there is no certificate in it")
+        raise ValueError("it contains no certificate")
     return pem[pem.index(begin) : pem.index(end) + len(end)]
 
 
-# -- of our own making ------------------------------------------------------------------------------------
+# -- self-signed -----------------------------------------------------------------------------------
 
 
 def _self_made(state_dir: Path) -> Path:
@@ -166,7 +166,7 @@ def _self_made(state_dir: Path) -> Path:
 
 
 def _make() -> str:
-    """A key and a certificate that the key itself has signed."""
+    """Return a new key and a self-signed certificate, as PEM."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -191,18 +191,18 @@ def _make() -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    """Write a file that only its owner can read, all of it or nothing."""
+    """Write a file atomically, readable only by its owner; raises `RelayError`."""
     try:
         write_private(path, text)
     except OSError as error:
         raise RelayError(f"STATE_DIR: can't write {path}: {error.strerror}") from error
 
 
-# -- from dstack ------------------------------------------------------------------------------------------
+# -- from dstack -----------------------------------------------------------------------------------
 
 
 async def _from_guest_agent(endpoint: str | None, state_dir: Path) -> Path:
-    """Ask the guest agent for a key and a certificate chain; they stay in the state directory."""
+    """Request a key and a certificate chain, and store them in the state directory."""
     request = {"subject": _NAME, "alt_names": [], "usage_ra_tls": False, "usage_server_auth": True}
     try:
         answer = await GuestAgent(endpoint).call("GetTlsKey", request)

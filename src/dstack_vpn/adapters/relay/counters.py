@@ -1,4 +1,4 @@
-"""A relay's counters, as plain numbers: the fast paths add to them once for each batch."""
+"""A relay's counters, as plain numbers. The fast paths add to them once per batch."""
 
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -8,18 +8,18 @@ class Drop(StrEnum):
     """The reason why a datagram was dropped."""
 
     QUEUE = "queue"
-    """The connection was slower than the source, or away: the oldest went."""
+    """The connection was slower than the source, or down: the oldest datagrams were dropped."""
     OVERSIZE = "oversize"
-    """Longer than a UDP datagram can be, or than the path takes."""
+    """Longer than a UDP datagram can be, or than the path allows."""
     REFUSED = "refused"
-    """Nobody listens where it should go (ICMP port unreachable)."""
+    """The destination port is closed (ICMP port unreachable)."""
     LIMIT = "limit"
-    """There were too many sources or connections already."""
+    """The limit of sources or connections was reached."""
 
 
 @dataclass(slots=True)
 class Counters:
-    """Sums over all connections, since the start. Up is UDP to TCP, down is TCP to UDP."""
+    """Totals over all connections since the start. Up is UDP to TCP, down is TCP to UDP."""
 
     datagrams_up: int = 0
     bytes_up: int = 0
@@ -27,16 +27,16 @@ class Counters:
     bytes_down: int = 0
     batches_up: int = 0
     batches_down: int = 0
-    """Times that the kernel was asked for more."""
+    """The number of reads, in each direction."""
     drops: dict[Drop, int] = field(default_factory=lambda: dict.fromkeys(Drop, 0))
     accepted: int = 0
     refused: int = 0
-    """Connections, or UDP sources, that a limit kept out."""
+    """Connections, or UDP sources, that a limit refused."""
     connects: int = 0
     connect_failures: int = 0
     reconnects: int = 0
     handshake_failures: int = 0
     foreign: int = 0
-    """Connections that spoke another protocol."""
+    """Connections that used another protocol."""
     stalls: int = 0
-    """Times that an upstream was left because answers were overdue."""
+    """The number of times that an upstream was left because answers were overdue."""

@@ -1,6 +1,6 @@
 """Connections to an upstream: name resolution, a race of the addresses, the proxy, and TLS.
 
-A name is resolved for each attempt, with a deadline of its own (`lookup`). Every socket has its
+A name is resolved for each attempt, with a separate deadline (`lookup`). Every socket has its
 options and its mark before it connects.
 """
 
@@ -138,7 +138,7 @@ async def _by_socks(connection: socket.socket, host: str, port: int, proxy: Spli
     except ProxyError as error:
         raise RelayError(f"refused: {error}") from error
     except ValueError as error:  # an undecodable name in its reply, or an unsupported password
-        raise RelayError(f"can't be spoken to: {error}") from error
+        raise RelayError(f"can't be used: {error}") from error
 
 
 class _There:

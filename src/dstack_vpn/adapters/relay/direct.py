@@ -1,8 +1,8 @@
-"""A probe of the direct way: does the peer answer by UDP while a relay carries?
+"""A probe of the direct path: does the peer answer by UDP while a relay carries the traffic?
 
-Copies of a few datagrams go to the peer's UDP address as well. WireGuard takes whichever comes first, drops
-the other as a replay, and answers to where the first came from: an answer here proves that UDP works both
-ways. It is handed on, so nothing is lost, whichever way it came.
+Copies of a few datagrams also go to the peer's UDP address. WireGuard accepts the copy that arrives
+first, drops the other as a replay, and answers to the source of the first. An answer here therefore
+proves that UDP works in both directions. Answers are passed on to WireGuard, so none is lost.
 """
 
 import socket
@@ -18,20 +18,20 @@ from dstack_vpn.core.wireguard.framing import HEADER
 from dstack_vpn.errors import RelayError
 
 COPIES: Final = 32
-"""Datagrams that are sent twice: the peer answers to a copy only if it has something to send just then..."""
+"""The number of copies. The peer answers a copy only if it has something to send at that time..."""
 APART: Final = 0.02
-"""...for which they are so many seconds apart."""
+"""...so the copies are this many seconds apart."""
 PATIENCE: Final = 5.0
-"""Seconds that traffic, and then an answer, is waited for."""
+"""Seconds to wait for traffic and an answer."""
 _TYPES: Final = frozenset({1, 2, 3, 4})
-"""The first bytes that WireGuard's messages have (whitepaper, section 5.4)."""
+"""The first bytes of WireGuard's messages (whitepaper, section 5.4)."""
 _LONGEST: Final = 65535
 _DRAINED: Final = 64
-"""Datagrams that are handed on before others have their turn."""
+"""Datagrams that are passed on before other connections have their turn."""
 
 
 class DirectProbe:
-    """One probe; it ends by itself unless it is answered, and then with `close`."""
+    """One probe. It ends after `PATIENCE` without an answer; after one, `close` ends it."""
 
     def __init__(
         self, engine: Engine, uplink: Uplink, wireguard: socket.socket, answered: Callable[[], None]
@@ -42,10 +42,10 @@ class DirectProbe:
         self._heard = False
 
     def start(self, to: SocketAddress, mark: int | None) -> None:
-        """Begin; raises `OSError` without a route, `RelayError` if a mark is not permitted."""
+        """Start; raises `OSError` without a route, `RelayError` if the mark is not permitted."""
         family = socket.AF_INET6 if ":" in to.host else socket.AF_INET
         udp = self._udp = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-        # While answers are held, the peer may send at full speed: the system's own buffer is full in 20 ms.
+        # While answers are held, the peer may send at full speed: the default buffer lasts 20 ms.
         self._engine.widen(udp)
         try:
             if mark is not None:
@@ -81,7 +81,7 @@ class DirectProbe:
             self.close()
 
     def _copy(self, frames: bytes) -> None:
-        """Send the first of some frames as well."""
+        """Send a copy of the first frame."""
         now = self._engine.loop.time()
         if self._udp is None or now < self._next:
             return
@@ -92,14 +92,14 @@ class DirectProbe:
             self._uplink.mirror(None)
 
     def _on_answer(self) -> None:
-        """Hand on what is there, many datagrams at a time: after a hold hundreds wait."""
+        """Pass on the waiting datagrams, many at a time: hundreds may wait after a hold."""
         for _ in range(_DRAINED):
             if self._udp is None:
                 return
             try:
                 datagram = self._udp.recv(_LONGEST)
             except OSError:
-                return  # nothing is left, or an ICMP error: no peer is there
+                return  # the queue is empty, or an ICMP error arrived: the peer is unreachable
             self._take(datagram)
 
     def _take(self, datagram: bytes) -> None:

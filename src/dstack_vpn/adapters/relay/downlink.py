@@ -1,7 +1,8 @@
-"""From a stream to a UDP socket: one read, all of its complete frames, as few sends as there can be.
+"""From a stream to a UDP socket: one read, and as few sends as possible for its complete frames.
 
-A lone frame, which is all that an idle tunnel has, takes the shortest way. What is left of a frame at the end
-is kept until the rest comes: that, at most 64 KiB, is all the memory that a silent connection costs.
+A single frame, the usual case in an idle tunnel, takes the shortest path. An incomplete frame at
+the end is kept until the rest arrives. It has at most 64 KiB, which is all the memory that a silent
+connection uses.
 """
 
 from collections.abc import Callable
@@ -15,15 +16,15 @@ from dstack_vpn.core.wireguard.framing import HEADER, LONGEST_FRAME, foreign_pro
 from dstack_vpn.core.wireguard.wire import Watch
 
 RUNS: Final = 2048
-"""Runs that are delivered before other connections have their turn."""
+"""The number of runs delivered before other connections have their turn."""
 _OPENING: Final = 4
-"""Bytes that tell a foreign protocol."""
+"""Bytes that identify a foreign protocol."""
 _MORE: Final = 1 << 13
-"""Bytes in a read after which there is probably more: a TLS stream gives at most a record at a time."""
+"""Bytes in a read after which more probably follows: a TLS read returns at most one record."""
 
 
 class Downlink:
-    """Frames of one stream, onto a UDP socket."""
+    """Delivers the frames of one stream to a UDP socket."""
 
     def __init__(
         self,
@@ -49,7 +50,7 @@ class Downlink:
             engine.loop.call_soon(self._on_readable)
 
     def close(self) -> None:
-        """Stop; stream and socket are their owner's."""
+        """Stop reading; the owner closes the stream and the socket."""
         if not self._closed:
             self._closed = True
             self._engine.loop.remove_reader(self._stream.descriptor)
@@ -57,7 +58,7 @@ class Downlink:
                 self._engine.loop.remove_writer(self._sink.descriptor)
 
     def hold(self, *, on: bool) -> None:
-        """Leave what comes in TCP's buffer for a moment, or take it again."""
+        """Pause reading, so that data stays in TCP's buffer, or resume it."""
         if self._closed or self._held is on:
             return
         self._held = on
@@ -67,14 +68,14 @@ class Downlink:
             self._engine.loop.add_reader(self._stream.descriptor, self._on_readable)
             self._engine.loop.call_soon(self._on_readable)  # TLS may have read ahead
 
-    # -- in -------------------------------------------------------------------------------------------
+    # -- in ----------------------------------------------------------------------------------------
 
     def _on_readable(self) -> None:
         if self._closed or self._blocked or self._held:
             return
         have = len(self._left)
         if have > LONGEST_FRAME:
-            self._deliver(self._restore())  # whole frames wait for their turn: read no more yet
+            self._deliver(self._restore())  # complete frames wait: deliver them before reading more
             return
         try:
             end = self._fill(self._restore())
@@ -83,7 +84,7 @@ class Downlink:
             return
         if end == have:
             return
-        self.received = self._watch.heard = True
+        self.received = self._watch.received = True
         data = self._data
         if not have and self.opened and data[0] << 8 | data[1] == end - HEADER:
             self._deliver_single(end)
@@ -91,14 +92,14 @@ class Downlink:
             self._deliver(end)
 
     def _restore(self) -> int:
-        """Put back what was left in front of what comes."""
+        """Put the kept bytes in front of the next read; return their number."""
         have = len(self._left)
         if have:
             self._view[:have] = self._left
         return have
 
     def _fill(self, have: int) -> int:
-        """Read behind what is there; returns where it ends, which is where it began if nothing came.
+        """Read after the first ``have`` bytes; return the new end, ``have`` if nothing arrived.
 
         Raises `OSError`, also at the end of the stream.
         """
@@ -107,7 +108,7 @@ class Downlink:
             count = stream.recv_into(view[end : READ + LONGEST_FRAME])
             if count == 0:
                 if end > have:
-                    break  # first what has come; the next read finds the end again
+                    break  # deliver these bytes first; the next read finds the end again
                 raise ConnectionResetError("the other side closed the connection")
             if count is None:
                 break
@@ -116,7 +117,7 @@ class Downlink:
                 break
         return end
 
-    # -- out ------------------------------------------------------------------------------------------
+    # -- out ---------------------------------------------------------------------------------------
 
     def _deliver_single(self, end: int) -> None:
         counters = self._counters
@@ -144,7 +145,7 @@ class Downlink:
             self._engine.loop.call_soon(self._on_readable)
 
     def _open(self, end: int) -> bool:
-        """Check the first bytes; False if they are not frames, or too few to decide."""
+        """Check the first bytes; return False if they are not frames, or too few to decide."""
         if end < _OPENING:
             whole = end >= HEADER and not (self._data[0] << 8 | self._data[1]) + HEADER > end
             if not whole:
@@ -159,7 +160,7 @@ class Downlink:
         return True
 
     def _block(self, rest: memoryview) -> None:
-        """The UDP socket is full: read no more until it takes some."""
+        """Stop reading until the full UDP socket accepts datagrams again."""
         self._left, self._blocked = bytes(rest), True
         self._engine.loop.remove_reader(self._stream.descriptor)
         self._engine.loop.add_writer(self._sink.descriptor, self._unblock)

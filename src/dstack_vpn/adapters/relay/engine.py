@@ -20,11 +20,14 @@ from dstack_vpn.adapters.relay.outbox import Outbox
 _log = structlog.get_logger(component="relay")
 
 UDP_BUFFER: Final = 4 << 20
-"""Bytes that a UDP socket may queue: a burst of some milliseconds at several Gbit/s."""
+"""Bytes that a UDP socket may queue: several milliseconds of traffic at several Gbit/s."""
 
 
 def raise_descriptor_limit() -> int:
-    """Allow this process all the descriptors that it can have; the usual 1,024 are 500 connections."""
+    """Raise the limit of open descriptors to the maximum, and return it.
+
+    The usual limit of 1,024 allows 500 connections.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -33,12 +36,12 @@ def raise_descriptor_limit() -> int:
 
 
 class Engine:
-    """Made once in an event loop, before the first connection."""
+    """The shared state; create it once in an event loop, before the first connection."""
 
     def __init__(self, *, offload: bool = True) -> None:
         self.loop = asyncio.get_running_loop()
         self.descriptors = raise_descriptor_limit()
-        """Return the number of files and sockets that this process may have open."""
+        """The number of files and sockets that this process may have open."""
         self.offload: Offload = probe() if offload else NONE
         self.names = NameCache()
         self.inbox = Inbox()

@@ -89,10 +89,10 @@ class Service(Protocol):
     def stalled(self, upstream: RelayUrl, reason: str, now: float) -> bool:
         """Return whether to leave an upstream whose answers are overdue."""
 
-    def tell_upstream(self, upstream: RelayUrl, dialled: Dialled) -> None:
+    def report_upstream(self, upstream: RelayUrl, dialled: Dialled) -> None:
         """Record that a flow uses an upstream."""
 
-    def trouble(self, problem: str) -> None:
+    def report_unreachable(self, problem: str) -> None:
         """Record that no upstream can be reached, and the reason."""
 
 
@@ -102,9 +102,8 @@ class Flow:
     def __init__(self, service: Service, udp: socket.socket, source: SocketAddress, now: float) -> None:
         self.source, self.began, self.active_at, self.heard_at = source, now, now, 0.0
         self._service, self._udp = service, udp
-        self._sink = Sink(udp, service.engine.offload, service.counters)
         self._uplink = Uplink(service.engine, udp, service.counters, self._lost)
-        self._sink.refused = self._uplink.look_again
+        self._sink = Sink(udp, service.engine.offload, service.counters, self._uplink.look_again)
         self._link: _Link | None = None
         self._probe: DirectProbe | None = None
         self._old: set[_Link] = set()
@@ -145,7 +144,7 @@ class Flow:
                 upstream, dialled = await self._service.connect()
             except (RelayError, OSError) as error:
                 self._failures += 1
-                self._service.trouble(f"no upstream can be reached: {error}")
+                self._service.report_unreachable(f"no upstream can be reached: {error}")
             else:
                 self._use(upstream, dialled)
                 await self._wanted.wait()
@@ -257,7 +256,7 @@ class Flow:
         if self._down_since is not None:
             service.counters.reconnects += 1
             self._down_since = None
-        service.tell_upstream(upstream, dialled)
+        service.report_upstream(upstream, dialled)
 
     def _lost(self, reason: str, *, blame: bool = True) -> None:
         """Close the connection in use, and request another one."""
@@ -284,6 +283,6 @@ def _barren(link: _Link, reason: str) -> str:
     if downlink.opened:
         return reason
     if downlink.foreign is None:
-        return "it ends connections without an answer: a gateway whose backend is away, or a limit"
-    mend = "write tls:// in the URL" if downlink.foreign == TLS and not upstream.tls else "it is not a relay"
-    return f"{reason}: {mend}"
+        return "it ends connections without an answer: a gateway without its backend, or a limit"
+    fix = "write tls:// in the URL" if downlink.foreign == TLS and not upstream.tls else "it is not a relay"
+    return f"{reason}: {fix}"

@@ -1,8 +1,8 @@
-"""Many datagrams from a UDP socket in one call, laid out as frames for one call on the TCP socket.
+"""Receives many datagrams in one call, laid out as frames for one call on the TCP socket.
 
-Datagrams are received into slots. With UDP_GRO a slot may hold up to 64 KiB of equal datagrams (the last may
-be shorter), and the kernel says of what size they are. The frames are two buffers each, a length and a
-datagram, which are never copied together.
+Datagrams are received into slots. With UDP_GRO, a slot may hold up to 64 KiB of datagrams of equal
+size (the last may be shorter), and the kernel reports that size. A frame consists of two buffers, a
+length and a datagram, which are never copied together.
 """
 
 import struct
@@ -21,21 +21,21 @@ from dstack_vpn.adapters.relay.vectors import (
 from dstack_vpn.core.wireguard.framing import HEADER
 
 SLOTS: Final = 64
-"""Datagrams that are received at once at most."""
+"""The maximum number of datagrams received at once."""
 COALESCED_SLOTS: Final = 4
-"""The same for coalesced datagrams, up to 64 KiB each."""
+"""The same for coalesced messages, of up to 64 KiB each."""
 STRIDE: Final = 65536 + 1600
-"""Bytes from slot to slot: off a power of two, or all of them would share a few of the cache's sets."""
+"""Bytes from slot to slot. With a power of two, all slots would share a few of the cache's sets."""
 _CONTROL: Final = 32
 """Bytes for a slot's control message: a header of 16, an int, and padding."""
 _MSG_DONTWAIT: Final = 0x40
 _PAIR: Final = 2 * IOVEC
 _TEMPLATES: Final = 256
-"""Templates that are kept, of up to 16 KiB each."""
+"""The number of cached templates, of up to 16 KiB each."""
 
 
 class Inbox:
-    """The slots, and the message that their frames make. One for all connections of an event loop."""
+    """The slots, and the message built from their frames; one per event loop."""
 
     def __init__(self) -> None:
         self.slots = Memory(SLOTS * STRIDE)
@@ -49,7 +49,7 @@ class Inbox:
         self._plain = Message()
         self._templates: dict[tuple[int, int], bytes] = {}
         self._sizes = Memory(HEADER << 16)
-        """Every length as it goes over the wire, in order."""
+        """Every length as encoded on the wire, in order."""
         self._sizes.data[:] = struct.pack(">65536H", *range(1 << 16))
         for slot in range(SLOTS):
             self._prepare(slot)
@@ -65,34 +65,34 @@ class Inbox:
         struct.pack_into("4Q", self._plain.buffers.data, slot * _PAIR, prefix, HEADER, base, 0)
 
     def receive(self, descriptor: int, count: int) -> int:
-        """Receive up to ``count`` messages; returns their number, 0 or less if there are none."""
+        """Receive up to ``count`` messages; return their number, 0 or less if none arrived."""
         assert recvmmsg is not None
         received: int = recvmmsg(descriptor, self._headers.address, count, _MSG_DONTWAIT, None)
         return received
 
     def renew(self, received: int) -> None:
-        """Make the headers of what was received ready for the next time."""
+        """Reset the headers of the received messages for the next call."""
         end = received * MMSGHDR
         self._headers.view[:end] = self._fresh[:end]
 
     def single(self) -> int:
-        """The size of the first datagram, -1 where it is several in one."""
+        """Return the size of the first message's datagram, or -1 if it holds several."""
         return -1 if self._headers.data[CONTROL_LENGTH] else self._lengths[MESSAGE_LENGTH // 4]
 
     def first_byte(self, slot: int) -> int:
-        """Of a message."""
+        """Return the first byte of a message."""
         return self.slots.data[slot * STRIDE + HEADER]
 
     def coalesced(self, received: int) -> bool:
-        """True if any message holds several coalesced datagrams."""
+        """Return True if any message holds several coalesced datagrams."""
         return any(self._headers.view[CONTROL_LENGTH : received * MMSGHDR : MMSGHDR])
 
     def sizes(self, received: int) -> list[int]:
-        """The messages' sizes in bytes."""
+        """Return the messages' sizes in bytes."""
         return self._lengths[MESSAGE_LENGTH // 4 : received * MMSGHDR // 4 : MMSGHDR // 4].tolist()
 
     def frames(self, received: int) -> tuple[Message, int, int]:
-        """Datagrams that are none of them coalesced, as a message, its buffers and its bytes."""
+        """Return uncoalesced datagrams as a message, with its number of buffers and of bytes."""
         end = received * MMSGHDR
         low = self._headers.view[MESSAGE_LENGTH:end:MMSGHDR]
         high = self._headers.view[MESSAGE_LENGTH + 1 : end : MMSGHDR]
@@ -103,20 +103,23 @@ class Inbox:
         return self._plain, 2 * received, sum(self.sizes(received)) + HEADER * received
 
     def segments(self, slot: int, size: int) -> tuple[int, int]:
-        """Return a message's number of datagrams for ``size`` bytes, and the bytes of each but the last."""
+        """Return the number of datagrams in a message of ``size`` bytes, and the size of each.
+
+        The last may be shorter.
+        """
         if not self._headers.data[slot * MMSGHDR + CONTROL_LENGTH]:
             return 1, size
         segment = self._segment[slot * _CONTROL // 4 + 4]
         return (-(-size // segment), segment) if 0 < segment < size else (1, size)
 
     def lay_out(self, slot: int, size: int, segment: int, used: int) -> int:
-        """Add a message's frames behind the ``used`` first buffers; returns how many there are now."""
+        """Add a message's frames after the first ``used`` buffers; return the new number."""
         count, rest = divmod(size, segment) if segment else (0, 0)
         at, base = used * IOVEC, self.slots.address + slot * STRIDE + HEADER
         if count:
             self.message.bytes[at : at + count * _PAIR] = self._template(slot, segment)[: count * _PAIR]
         if rest or not size:
-            # The odd one at the end has a length of its own.
+            # The last datagram has a different length.
             self._prefixes.data[slot * 2], self._prefixes.data[slot * 2 + 1] = rest >> 8, rest & 255
             prefix = self._prefixes.address + slot * HEADER
             struct.pack_into(
@@ -132,7 +135,7 @@ class Inbox:
         return used + 2 * count
 
     def contiguous(self, slot: int, size: int, segment: int) -> bytes:
-        """A message's frames as they go over the stream: for streams that take no vectors."""
+        """Return a message's frames as bytes, for streams that take no vectors."""
         view, base = self.slots.view, slot * STRIDE + HEADER
         count, rest = divmod(size, segment) if segment else (0, 0)
         length = segment.to_bytes(HEADER, "big")
@@ -143,7 +146,7 @@ class Inbox:
         return whole + rest.to_bytes(HEADER, "big") + view[base + count * segment : base + size]
 
     def _template(self, slot: int, segment: int) -> bytes:
-        """The pairs of buffers of as many segments as a slot can hold."""
+        """Return the pairs of buffers for as many segments as a slot can hold, from a cache."""
         key = (slot, segment)
         if key not in self._templates:
             if len(self._templates) >= _TEMPLATES:

@@ -1,4 +1,4 @@
-"""The bounds of a relay: how much it does, and for whom."""
+"""Limits on the sources and connections that a relay serves."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -7,26 +7,26 @@ from dstack_vpn.core.limits.shares import Kind, Shares
 from dstack_vpn.core.wireguard.wire import SESSION_FORGOTTEN
 
 UNHEARD: Final = 10.0
-"""Seconds after which a source or connection that WireGuard never answered may be displaced by another."""
+"""Seconds after which a source or connection without an answer from WireGuard may be displaced."""
 _RESERVED: Final = 16
-"""One place of so many is reserved for this machine, and one for strangers."""
+"""The divisor of the places: one part is reserved for this machine, and one for strangers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds on what strangers can use up."""
+    """Limits on the resources that clients can use."""
 
     total: int = 1024
-    """UDP sources, or connections, at once."""
+    """The maximum number of concurrent UDP sources, or connections."""
     per_source: int = 256
-    """Of these, from one IPv4 address or IPv6 /64. Behind a gateway all come from the gateway's."""
+    """The maximum from one IPv4 address or IPv6 /64. A gateway's clients share its address."""
     idle: float = SESSION_FORGOTTEN
-    """Seconds of silence after which one is given up: WireGuard has then forgotten its session, too."""
+    """Seconds of silence until one is closed: WireGuard has then forgotten its session, too."""
     opening: float = 10.0
-    """Seconds that a new connection may take to its first whole frame."""
+    """Seconds that a new connection may take until its first complete frame."""
 
     def shares(self) -> Shares:
-        """Return the division of the places. A place is firm once WireGuard has answered."""
+        """Return the division of the places. A place is firm after WireGuard has answered."""
         part = self.total // _RESERVED
         return Shares(
             self.total, self.per_source, reserved={Kind.OURS: part, Kind.STRANGER: part}, stale=UNHEARD

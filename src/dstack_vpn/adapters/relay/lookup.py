@@ -1,11 +1,12 @@
-"""Names of upstreams, proxies and targets to addresses, with a deadline of their own.
+"""Name resolution for upstreams, proxies and targets, with a separate deadline.
 
-A silent name server costs libc five seconds or more before it asks the next one (resolv.conf(5)). That time
-is not taken from the time for connecting. Each lookup goes on in the background; meanwhile the last good
-addresses are used. A user that asks for the same name at the same time shares one lookup.
+If a name server does not answer, libc takes five seconds or more before it asks the next one
+(resolv.conf(5)). That time does not count towards the timeout for connecting. A lookup continues in
+the background; until it ends, the last successful addresses are used. Concurrent requests for the
+same name in one share use one lookup.
 
-Members choose the names of their relays. So each relay has a share: a member's names, however many never
-resolve, hold up no other member's. A lookup that nothing waits for any more is not begun.
+Members choose the names of their relays. Each relay therefore has a share of the lookups: names
+that never resolve delay no other member's lookups. A lookup without waiters is not started.
 """
 
 import asyncio
@@ -20,23 +21,23 @@ from dstack_vpn.adapters.resolver import aside
 from dstack_vpn.errors import RelayError
 
 DEADLINE: Final = 30.0
-"""Seconds for a name without a known address: what libc takes if two of three name servers are silent."""
+"""Seconds for a name without a known address: libc's time if two of three name servers fail."""
 FRESH: Final = 1.0
-"""Seconds that a lookup may take before the last good addresses are used."""
+"""Seconds that a lookup may take before the last successful addresses are used."""
 REMEMBERED: Final = 4096
-"""Names whose last addresses are kept."""
+"""The number of names whose last addresses are kept."""
 AT_ONCE: Final = 64
-"""Lookups under way, each of which has a thread."""
+"""The maximum number of concurrent lookups, each of which occupies a thread."""
 SHARE: Final = 8
-"""Of these, the lookups of one user: two for each relay that an endpoint may name."""
+"""The maximum for one relay: two for each upstream that an endpoint may name."""
 
 Found: TypeAlias = list[tuple[Any, ...]]
-"""As `socket.getaddrinfo` returns it."""
+"""The return type of `socket.getaddrinfo`."""
 _Key: TypeAlias = tuple[str, int, socket.SocketKind]
 
 
 class Share:
-    """One user's part of the room for lookups."""
+    """One relay's share of the concurrent lookups."""
 
     def __init__(self, room: int = SHARE) -> None:
         self.room = asyncio.Semaphore(room)
@@ -50,7 +51,7 @@ def _by_system(host: str, port: int, kind: socket.SocketKind) -> Found:
 
 
 class NameCache:
-    """Looks names up, for all relays of an event loop."""
+    """Resolves names for all relays of an event loop, and remembers the results."""
 
     def __init__(self, find: Callable[[str, int, socket.SocketKind], Found] = _by_system) -> None:
         """``find`` may block; it raises `OSError`."""
@@ -66,7 +67,7 @@ class NameCache:
         kind: socket.SocketKind = socket.SOCK_STREAM,
         share: Share | None = None,
     ) -> Found:
-        """Return the addresses of a name, within a user's share of the room; raises `RelayError`."""
+        """Return the addresses of a name, within the share; raises `RelayError`."""
         if _is_address(host):
             return _by_system(host, port, kind)
         key = (host, port, kind)
@@ -76,7 +77,7 @@ class NameCache:
         try:
             async with asyncio.timeout(DEADLINE if known is None else FRESH):
                 return await asyncio.shield(lookup)
-        except (OSError, UnicodeError) as error:  # a timeout among them
+        except (OSError, UnicodeError) as error:  # TimeoutError is an OSError
             if known is not None:
                 return known
             raise RelayError(f"can't resolve {host}: {_explained(error)}") from error
@@ -84,7 +85,7 @@ class NameCache:
             share.waiting[key] -= 1
 
     def _begin(self, key: _Key, share: Share) -> "asyncio.Future[Found]":
-        lookup = asyncio.ensure_future(self._look_up(key, share))  # noqa: TID251 - shared by who waits
+        lookup = asyncio.ensure_future(self._look_up(key, share))  # noqa: TID251 - shared by several waiters
         share.running[key] = lookup
         lookup.add_done_callback(lambda done: self._ended(key, share, done))
         return lookup
@@ -92,7 +93,7 @@ class NameCache:
     async def _look_up(self, key: _Key, share: Share) -> Found:
         async with share.room, self._room:
             if not share.waiting[key] and key not in self._known:
-                raise OSError("nothing waits for it any more")
+                raise OSError("the lookup has no waiters left")
             return await aside(lambda: self._find(*key))
 
     def _ended(self, key: _Key, share: Share, lookup: "asyncio.Future[Found]") -> None:

@@ -1,7 +1,7 @@
 """The kernel features for a relay, probed once: recvmmsg and sendmmsg, UDP_GRO, UDP_SEGMENT.
 
-Linux has had all of it since 5.0; gVisor and macOS lack some or all. What is missing costs speed, nothing
-else: every path has a plain one beside it.
+Linux has had all of them since 5.0; gVisor and macOS lack some or all. A missing feature costs only
+speed: each fast path has a plain alternative.
 """
 
 import ctypes
@@ -18,7 +18,7 @@ from typing import Any, Final, Self
 SOL_UDP: Final = 17
 UDP_SEGMENT: Final = 103
 UDP_GRO: Final = 104
-"""linux/udp.h"""
+"""UDP_SEGMENT and UDP_GRO are defined in linux/udp.h."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,15 +26,15 @@ class Offload:
     """The features that work here."""
 
     mmsg: bool
-    """Many datagrams for one system call."""
+    """One system call handles many datagrams."""
     gro: bool
-    """Equal datagrams of one source arrive as one."""
+    """Datagrams of equal size from one source arrive as one message."""
     gso: bool
-    """One message leaves as equal datagrams."""
+    """One message leaves as datagrams of equal size."""
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """The names of what does not work."""
+        """The names of the features that do not work."""
         parts = {"recvmmsg": self.mmsg, "UDP_GRO": self.gro, "UDP_SEGMENT": self.gso}
         return tuple(name for name, works in parts.items() if not works)
 
@@ -44,7 +44,7 @@ NONE: Final = Offload(mmsg=False, gro=False, gso=False)
 
 @cache
 def probe() -> Offload:
-    """Try everything out on loopback; nothing is taken from a version number."""
+    """Try each feature on loopback; kernel version numbers are not used."""
     if not _layout_known():
         return NONE
     with suppress(OSError), _Pair() as pair:
@@ -55,7 +55,7 @@ def probe() -> Offload:
 
 
 def _layout_known() -> bool:
-    """Return True if `mmsg` knows the memory layout of the kernel's structures."""
+    """Return True if the kernel's structures have the memory layout that `vectors` uses."""
     return sys.platform == "linux" and sys.byteorder == "little" and ctypes.sizeof(ctypes.c_void_p) == 8
 
 
@@ -68,7 +68,7 @@ def _works(attempt: Callable[[], Any]) -> bool:
 
 
 class _Pair:
-    """Two UDP sockets that talk to each other."""
+    """Two UDP sockets that are connected to each other."""
 
     def __enter__(self) -> Self:
         self.a = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -90,7 +90,7 @@ class _Pair:
         self._call("sendmmsg")
 
     def _call(self, name: str, *more: None) -> None:
-        """With no messages at all: only a missing system call fails."""
+        """Call with no messages, so that only a missing system call fails."""
         libc = ctypes.CDLL(None, use_errno=True)
         if getattr(libc, name)(self.a.fileno(), None, 0, socket.MSG_DONTWAIT, *more) < 0:
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))

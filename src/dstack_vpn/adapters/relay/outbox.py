@@ -20,7 +20,7 @@ from dstack_vpn.core.wireguard.framing import HEADER, LONGEST_FRAME, RUN, RUN_BY
 READ: Final = 1 << 18
 """The limit of bytes for one read from a stream."""
 WORTH_IT: Final = 3
-"""The least number of consecutive frames of equal size that are sent by a call of their own."""
+"""The least number of consecutive frames of equal size that are sent by a separate call."""
 _MSG_DONTWAIT: Final = 0x40
 _SEGMENT: Final = 16
 """Offset of the segment's size in the control message: a u16 after a struct cmsghdr."""
@@ -34,12 +34,17 @@ class Sink:
 
     __slots__ = ("counters", "descriptor", "longest_segment", "refused", "udp")
 
-    def __init__(self, udp: socket.socket, offload: Offload, counters: Counters) -> None:
+    def __init__(
+        self, udp: socket.socket, offload: Offload, counters: Counters, refused: Callable[[], None]
+    ) -> None:
+        """Use a socket. ``refused`` is called for an ICMP error of an earlier datagram.
+
+        The error appears here, and the reader of the socket may miss it.
+        """
+        self.refused = refused
         self.udp, self.descriptor, self.counters = udp, udp.fileno(), counters
         self.longest_segment = RUN_BYTES if offload.gso else 0
         """Bytes; the path may refuse longer segments, and some devices refuse all."""
-        self.refused: Callable[[], None] = lambda: None
-        """Called when an earlier datagram's ICMP error appears here: the reader may miss it."""
 
     def send(self, datagram: memoryview) -> bool:
         """Send a datagram; return False if the socket is full.
@@ -138,7 +143,7 @@ class Outbox:
         return self._templates[key]
 
     def _frames(self, sink: Sink, runs: Sequence[Run]) -> int | None:
-        """Send each frame of the runs as a message of its own."""
+        """Send each frame of the runs as a separate message."""
         frames = _each(runs)
         for start in range(0, len(frames), MOST):
             part = frames[start : start + MOST]

@@ -1,4 +1,4 @@
-"""The relay for one peer of a node: udp2tcp on a loopback port, with WireGuard as its only source."""
+"""The relay for one peer of a node: udp2tcp on a loopback port, with WireGuard as its source."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -18,7 +18,7 @@ _log = structlog.get_logger(component="relay")
 
 LOOPBACK: Final = SocketAddress("127.0.0.1", 0)
 _SOURCES: Final = Limits(4, 4)
-"""WireGuard is one source; after a new setup there is a second one for a while."""
+"""WireGuard is one source; after a new setup there is temporarily a second one."""
 
 
 class LoopbackRelay:
@@ -39,24 +39,24 @@ class LoopbackRelay:
         return self._service.address
 
     async def run(self) -> None:
-        """Carry until cancelled."""
+        """Carry datagrams until cancelled."""
         await self._service.run()
 
     def close(self) -> None:
-        """Give the port back; only for a relay that never ran."""
+        """Release the port; only for a relay that never ran."""
         self._service.close()
 
     def retarget(self, upstreams: Sequence[RelayUrl]) -> None:
-        """Use other relays from now on."""
+        """Use other relays."""
         self._service.retarget(upstreams)
 
     @property
     def problem(self) -> str | None:
-        """The reason why nothing passes; None: datagrams may pass."""
+        """The reason that no datagram passes; None if datagrams may pass."""
         return self._service.problem
 
     def probe(self, to: SocketAddress, answered: Callable[[], None]) -> None:
-        """See whether the peer answers by UDP, too."""
+        """Probe whether the peer also answers by UDP."""
         flows = sorted(self._service.flows, key=lambda flow: flow.active_at)
         for flow in flows[-1:]:
             try:
@@ -65,7 +65,7 @@ class LoopbackRelay:
                 _log.debug("relay.probe_failed", address=str(to), problem=str(error))
 
     def hold(self, *, on: bool) -> None:
-        """Hand nothing on to WireGuard for a moment, or all of it again."""
+        """Hold the packets for WireGuard, or release them."""
         for flow in self._service.flows:
             flow.hold(on=on)
 

@@ -1,6 +1,7 @@
-"""Several attempts, each started a little after the one before or as soon as that has failed: the first wins.
+"""Staggered attempts, of which the first to succeed wins.
 
-RFC 8305 (Happy Eyeballs) does this with addresses; here it is done with upstreams.
+Each attempt starts a fixed time after the one before, or as soon as that one has failed. RFC 8305
+(Happy Eyeballs) does this with addresses; the relay does it with upstreams.
 """
 
 import asyncio
@@ -15,10 +16,10 @@ _T = TypeVar("_T")
 async def race(
     attempts: Sequence[Callable[[], Awaitable[_T]]], stagger: float, discard: Callable[[_T], None]
 ) -> tuple[int, _T]:
-    """The first attempt to succeed, by its index, and its result; the others are cancelled.
+    """Run the attempts; return the index and the result of the first to succeed.
 
-    ``stagger`` is in seconds; what succeeds too late goes to ``discard``. An attempt fails by `RelayError`;
-    where all do, the last one's is raised.
+    The others are cancelled, and a result that arrives too late goes to ``discard``. ``stagger``
+    is in seconds. An attempt fails by raising `RelayError`; if all fail, the last error is raised.
     """
     running: list[asyncio.Task[_T | RelayError]] = []
     won: asyncio.Task[_T | RelayError] | None = None
@@ -63,4 +64,4 @@ def _succeeded(task: "asyncio.Task[_T | RelayError]") -> bool:
 
 def _failure(tasks: "Sequence[asyncio.Task[_T | RelayError]]") -> RelayError:
     failures = [failure for task in tasks if isinstance(failure := task.result(), RelayError)]
-    return failures[-1] if failures else RelayError("there is no upstream")
+    return failures[-1] if failures else RelayError("no upstream is configured")

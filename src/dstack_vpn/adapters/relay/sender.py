@@ -1,6 +1,7 @@
-"""Frames onto a stream; what it does not take is held, and then the socket that they come from is not read.
+"""Sending of frames over a stream. While unsent frames are held, their UDP socket is not read.
 
-After a long stop, or without a stream, only the newest datagrams are kept: WireGuard has no use for old ones.
+After a long stop, or without a stream, only the newest datagrams are kept: old ones are useless to
+WireGuard.
 """
 
 import errno
@@ -19,29 +20,29 @@ from dstack_vpn.adapters.relay.vectors import Message
 from dstack_vpn.core.wireguard.framing import HEADER, frame
 
 HELD: Final = 1 << 18
-"""Bytes of frames that wait for a stream at most; a batch's frames beyond are dropped."""
+"""The maximum number of held bytes; a batch's frames beyond it are dropped."""
 STALE: Final = 0.25
-"""Seconds after which a stream that took nothing finds only the newest datagrams."""
+"""Seconds after which a blocked stream is sent only the newest datagrams."""
 _DONT_WAIT: Final = 0x4040
 """MSG_DONTWAIT and MSG_NOSIGNAL."""
 
 
 @dataclass(frozen=True, slots=True)
 class DatagramSource:
-    """The source of the frames."""
+    """The callbacks to the source of the frames."""
 
     pause: Callable[[], None]
-    """Read no more."""
+    """Stop reading."""
     resume: Callable[[], None]
-    """Read again."""
+    """Resume reading."""
     catch_up: Callable[[], None]
-    """Offer all that has queued up meanwhile to the backlog."""
+    """Move all queued datagrams to the backlog."""
     failed: Callable[[str], None]
-    """Called when the stream is broken."""
+    """Report that the stream is broken, with the reason."""
 
 
 class Sender:
-    """Sends frames over whichever stream is attached."""
+    """Sends frames over the attached stream."""
 
     def __init__(self, engine: Engine, counters: Counters, source: DatagramSource) -> None:
         self.sent = False
@@ -54,36 +55,36 @@ class Sender:
 
     @property
     def queued(self) -> int:
-        """Bytes that wait."""
+        """The number of waiting bytes."""
         return len(self._held) + self.backlog.size
 
     def attach(self, stream: Stream) -> None:
-        """Send over this stream from now on."""
+        """Send over this stream."""
         self.detach()
         self.stream = stream
 
     def detach(self) -> None:
-        """Send over no stream."""
+        """Stop sending over the stream."""
         if self.stream is not None and self._held:
             self._engine.loop.remove_writer(self.stream.descriptor)
             self._held = bytearray()
         self.stream = None
 
     def offer(self, datagram: bytes) -> None:
-        """Send a datagram, or keep it until that can be done."""
+        """Send a datagram, or keep it until it can be sent."""
         if self.stream is None or self._held:
             self.backlog.add(frame(datagram), 1)
         else:
             self.put(frame(datagram), 1)
 
     def send_backlog(self) -> None:
-        """Send what was kept."""
+        """Send the kept datagrams."""
         frames, datagrams = self.backlog.take()
         if frames:
             self.put(frames, datagrams)
 
     def count(self, datagrams: int, size: int) -> None:
-        """Note that datagrams are on their way."""
+        """Count sent datagrams."""
         counters = self._counters
         counters.datagrams_up += datagrams
         counters.bytes_up += size
@@ -91,7 +92,7 @@ class Sender:
         self.sent = True
 
     def put(self, frames: Buffer, datagrams: int) -> None:
-        """Send contiguous frames, and hold what does not go."""
+        """Send contiguous frames, and hold the unsent rest."""
         if self._held:
             return self._drop(datagrams)
         self.count(datagrams, len(frames) - HEADER * datagrams)
@@ -106,9 +107,9 @@ class Sender:
         return None
 
     def put_message(self, message: Message, buffers: int, total: int) -> None:
-        """Send frames as a message of many buffers, and hold what does not go."""
+        """Send frames as a message of many buffers, and hold the unsent rest."""
         if self.stream is None or self._held:
-            return self._drop(buffers // 2)  # this batch's first part has filled the stream, or ended it
+            return self._drop(buffers // 2)  # the batch's first part has filled the stream, or ended it
         sent = message.send(self.stream.descriptor, buffers, _DONT_WAIT)
         if sent == total:
             return None
@@ -123,7 +124,7 @@ class Sender:
         return None
 
     def _hold(self, rest: bytearray) -> None:
-        """Wait until the stream takes more, and let the socket's buffer fill meanwhile."""
+        """Stop reading until the stream accepts more; the UDP socket's buffer fills up."""
         assert self.stream is not None
         self._held, self._blocked = rest, time.monotonic()
         self._source.pause()

@@ -1,4 +1,4 @@
-"""Options of the relay's TCP connections, if the system has them (tcp(7))."""
+"""Options of the relay's TCP connections, as far as the system supports them (tcp(7))."""
 
 import errno
 import socket
@@ -12,11 +12,14 @@ from dstack_vpn.core.paths.relay_url import Listen
 from dstack_vpn.errors import RelayError
 
 UNSENT: Final = 128 << 10
-"""Bytes that TCP takes ahead of what it has sent: enough for full speed, little enough to stay fresh."""
+"""Unsent bytes that TCP accepts: enough for full speed, few enough that datagrams stay recent."""
 DEAD_AFTER: Final = 5000
-"""Milliseconds for which what was sent may stay unacknowledged."""
+"""Milliseconds for which sent data may stay unacknowledged."""
 KEEPALIVE: Final = (60, 10, 3)
-"""Seconds of silence until a probe, seconds between probes, probes: beats a gateway's ten minutes."""
+"""Idle seconds until the first probe, seconds between probes, and their number.
+
+Gateways commonly close idle connections after ten minutes.
+"""
 _TCPI_RTT: Final = 68
 """Offset of ``tcpi_rtt`` (microseconds) in struct tcp_info (linux/tcp.h)."""
 _OPTIONS: Final = (
@@ -30,7 +33,10 @@ _OPTIONS: Final = (
 
 
 def tune(connection: socket.socket, *, mark: int | None = None) -> None:
-    """Set all options, before or after connecting; raises `RelayError` if the mark is not permitted."""
+    """Set all options, before or after connecting.
+
+    Raises `RelayError` if the mark is not permitted.
+    """
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in _OPTIONS:
         number = getattr(socket, name, None)
@@ -42,7 +48,7 @@ def tune(connection: socket.socket, *, mark: int | None = None) -> None:
 
 
 def set_mark(connection: socket.socket, mark: int) -> None:
-    """Mark what the socket sends; raises `RelayError` if that is not permitted."""
+    """Set the firewall mark of the socket's packets; raises `RelayError` if not permitted."""
     try:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
     except (OSError, AttributeError) as error:
@@ -54,7 +60,7 @@ def set_mark(connection: socket.socket, mark: int) -> None:
 
 
 def rtt(connection: socket.socket) -> float | None:
-    """The smoothed round trip in seconds, as TCP has measured it; None if the system doesn't say."""
+    """Return TCP's smoothed round-trip time in seconds; None if the system does not report it."""
     try:
         info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCPI_RTT + 4)
         (microseconds,) = struct.unpack_from("I", info, _TCPI_RTT)
@@ -64,9 +70,10 @@ def rtt(connection: socket.socket) -> float | None:
 
 
 def can_send(to: SocketAddress) -> bool:
-    """Return True if the system would send UDP there; a missing route or a local firewall refuses at once.
+    """Return True if the system sends UDP to an address.
 
-    The datagram is empty, which WireGuard ignores.
+    A missing route or a local firewall refuses immediately. The datagram is empty, which WireGuard
+    ignores.
     """
     family = socket.AF_INET6 if ":" in to.host else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as udp:
@@ -81,7 +88,7 @@ def can_send(to: SocketAddress) -> bool:
 
 
 def listening(listen: Listen) -> socket.socket:
-    """Return a listening socket on a port that is otherwise unused; raises `RelayError`."""
+    """Return a listening TCP socket; raises `RelayError`."""
     family = socket.AF_INET6 if ":" in listen.host else socket.AF_INET
     try:
         listener = socket.create_server(

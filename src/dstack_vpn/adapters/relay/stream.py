@@ -1,7 +1,7 @@
 """The byte stream between two relays: plain TCP here, TLS in `tls`.
 
-Both are driven by readiness and never block. The plain one gives its descriptor away, so that the fast paths
-can hand the kernel whole vectors of buffers.
+Both are driven by readiness and never block. The fast paths use a plain stream's descriptor to pass
+vectors of buffers to the kernel.
 """
 
 import socket
@@ -14,33 +14,33 @@ class Stream(Protocol):
     """A connected, non-blocking stream."""
 
     descriptor: int
-    """To wait on."""
+    """The file descriptor to wait on."""
     plain: bool
     """True if bytes pass the descriptor unchanged, so that sendmsg(2) on it equals `send`."""
     tls_version: str | None
-    """Such as ``TLSv1.3``; None without."""
+    """The TLS version, such as ``TLSv1.3``; None without TLS."""
 
     def send(self, data: Buffer) -> int:
-        """Take as much as goes; returns how many bytes, 0 if it would block. Raises `OSError`.
+        """Send as much as possible; return the number of bytes, 0 if it would block.
 
-        What was not taken has to be offered again as it was, with more behind it or not.
+        Pass unsent bytes again unchanged; more may follow them. Raises `OSError`.
         """
 
     def recv_into(self, buffer: memoryview) -> int | None:
-        """Fill a buffer; returns how many bytes, 0 at the end of the stream, None if it would block.
+        """Fill a buffer; return the number of bytes, 0 at the end of the stream.
 
-        Raises `OSError`.
+        Returns None if it would block. Raises `OSError`.
         """
 
     def pending(self) -> bool:
-        """True if bytes wait in this process, which the descriptor does not show."""
+        """Return True if bytes wait in this process, which the descriptor does not show."""
 
     def close(self) -> None:
-        """Close, at once."""
+        """Close immediately."""
 
 
 class PlainStream:
-    """TCP."""
+    """A `Stream` over a TCP connection."""
 
     plain = True
     tls_version: str | None = None
@@ -64,7 +64,7 @@ class PlainStream:
             return None
 
     def pending(self) -> bool:
-        """TCP keeps nothing here."""
+        """Return False: no bytes wait in this process."""
         return False
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""tcp2udp: takes TCP or TLS connections, and gives each a UDP socket of its own towards WireGuard."""
+"""tcp2udp: accepts TCP or TLS connections, and opens a UDP socket to WireGuard for each."""
 
 import asyncio
 import socket
@@ -27,22 +27,25 @@ from dstack_vpn.errors import RelayError
 _log = structlog.get_logger(component="relay")
 
 TICK: Final = 1.0
-"""Seconds between looks at the connections."""
+"""Seconds between checks of the connections."""
 
 
 class Secure(Protocol):
-    """Makes an accepted connection a TLS stream."""
+    """Performs the TLS handshake on an accepted connection."""
 
     @property
     def problem(self) -> str | None:
-        """The certificate's problem; None if it has none."""
+        """The problem with the certificate; None if it is valid."""
 
     async def __call__(self, connection: socket.socket, timeout: float, /) -> Stream:
-        """Shake hands within so many seconds; raises `RelayError`, and then the connection is closed."""
+        """Perform the handshake within ``timeout`` seconds.
+
+        Raises `RelayError`, after closing the connection.
+        """
 
 
 class Connection:
-    """One client."""
+    """A client's connection and its UDP socket."""
 
     def __init__(
         self,
@@ -55,8 +58,7 @@ class Connection:
         self.stream, self.began, self.active_at = stream, engine.loop.time(), engine.loop.time()
         self._udp = udp
         self._uplink = Uplink(engine, udp, counters, self._end)
-        sink = Sink(udp, engine.offload, counters)
-        sink.refused = self._uplink.look_again
+        sink = Sink(udp, engine.offload, counters, self._uplink.look_again)
         self._downlink = Downlink(engine, stream, sink, self._uplink.watch, self._end)
         self._ended = ended
         self._uplink.attach(stream)
@@ -73,11 +75,11 @@ class Connection:
 
     @property
     def queued(self) -> int:
-        """Bytes that wait."""
+        """The number of waiting bytes."""
         return self._uplink.queued()
 
     def tick(self, now: float) -> bool:
-        """Note whether anything happened since the last time; returns whether WireGuard has answered."""
+        """Update `active_at`; return True if WireGuard has answered since the last call."""
         answered = self._uplink.take_sent()
         if answered or self._downlink.received:
             self.active_at = now
@@ -85,7 +87,7 @@ class Connection:
         return answered
 
     def close(self) -> None:
-        """Give everything back."""
+        """Close the stream and the UDP socket."""
         self._downlink.close()
         self._uplink.close()
         self.stream.close()
@@ -95,25 +97,25 @@ class Connection:
         self._ended(self, reason)
 
 
-class _Guest:
-    """A place: a client from the moment that it was accepted until it has gone."""
+class _Client:
+    """A client from its acceptance until its end; it occupies a place."""
 
     def __init__(self, host: str, accepted: socket.socket, spare: socket.socket) -> None:
         self.host, self.accepted = host, accepted
         self.spare = spare
-        """Holds the descriptor for its UDP socket: a client that couldn't be given one waits."""
-        self.begun: asyncio.Task[None] | None = None
+        """Reserves the descriptor for the UDP socket. Without one, no client is accepted."""
+        self.task: asyncio.Task[None] | None = None
         self.connection: Connection | None = None
-        """Once it is open."""
+        """Set after the handshake."""
 
-    def turn_away(self) -> None:
-        """Close what was accepted, and nothing more."""
+    def reject(self) -> None:
+        """Close the accepted socket and the reserved descriptor."""
         self.accepted.close()
         self.spare.close()
 
 
 class Tcp2Udp:
-    """The service; make it within a running event loop."""
+    """The tcp2udp service; create it in a running event loop."""
 
     def __init__(
         self,
@@ -127,40 +129,40 @@ class Tcp2Udp:
         sources: Sources = Sources(),  # noqa: B008 - frozen
         destinations: Destinations = ANYWHERE,
     ) -> None:
-        """Bind; raises `RelayError`. ``secure`` shakes hands if the scheme is tls.
+        """Bind; raises `RelayError`. ``secure`` performs the handshake if the scheme is tls.
 
-        A client within the VPN's own prefixes (``destinations``) is turned away: its tunnel would be carried
-        in itself.
+        A client within the VPN's own prefixes (``destinations``) is refused: its tunnel would be
+        carried inside itself.
         """
         self.engine, self.counters, self.listen = engine, Counters(), listen
         self._target, self._secure, self._mark = target, secure if listen.tls else None, mark
         self._limits = limits or Limits()
-        self._places: Places[_Guest] = Places(self._limits.shares())
+        self._places: Places[_Client] = Places(self._limits.shares())
         self._sources, self._destinations = sources, destinations
-        self._guests: dict[Connection, _Guest] = {}
+        self._clients: dict[Connection, _Client] = {}
         self._rate_limited = RateLimitedLogger(_log)
         self._listener = sockets.listening(listen)
         self._group: asyncio.TaskGroup | None = None
         self._resumption: asyncio.TimerHandle | None = None
         self._foreign: str | None = None
-        """The protocol that the last client spoke that never sent a frame; None since one did."""
+        """The protocol of the last client, if it sent no frame; None after one has sent a frame."""
         self._opened = False
         """True after any client has sent a frame."""
 
     @property
     def problem(self) -> str | None:
-        """The reason why clients' datagrams may not pass, as far as this side knows.
+        """The reason that clients' datagrams may not pass, as far as this side knows; else None.
 
-        Strangers can speak what they like to an open port. So another protocol counts only if no client has
-        ever got through, or if it is what only a load balancer in front of us says.
+        Any client can use any protocol on an open port. Another protocol is therefore a problem
+        only if no client has ever sent a frame, or if only a load balancer in front uses it.
         """
         if self._secure is not None and (problem := self._secure.problem):
             return problem
         if self._foreign is None or (self._opened and self._foreign != PROXY):
             return None
         if self._foreign == PROXY:
-            return f"the last client began with {PROXY}: have the load balancer in front leave it out"
-        return f"no client has got through; the last one spoke {self._foreign}, not UDP over TCP"
+            return f"the last client began with {PROXY}: disable it in the load balancer in front"
+        return f"no client has sent a frame; the last one used {self._foreign}, not UDP over TCP"
 
     @property
     def address(self) -> SocketAddress:
@@ -181,10 +183,10 @@ class Tcp2Udp:
                 self._resumption.cancel()
             loop.remove_reader(self._listener.fileno())
             self._listener.close()
-            for connection in self._guests:
+            for connection in self._clients:
                 connection.close()
 
-    # -- connections ----------------------------------------------------------------------------------
+    # -- connections -------------------------------------------------------------------------------
 
     def _on_connections(self) -> None:
         for _ in turn():
@@ -193,79 +195,82 @@ class Tcp2Udp:
             except (BlockingIOError, ConnectionAbortedError):
                 return
             except OSError as error:
-                # Out of descriptors or memory, until connections end: the rest waits, and so do we.
+                # Descriptors or memory ran out: pause until connections have ended.
                 self._rate_limited.warning("relay.accept_failed", problem=error.strerror)
                 self._pause()
                 return
 
     def _accept(self) -> None:
-        """Take one connection; raises `OSError`."""
+        """Accept one connection; raises `OSError`."""
         spare = self._listener.dup()
         try:
             accepted, address = self._listener.accept()
         except OSError:
             spare.close()
             raise
-        self._consider(_Guest(address[0], accepted, spare))
+        self._admit(_Client(address[0], accepted, spare))
 
     def _pause(self) -> None:
         loop, listener = self.engine.loop, self._listener.fileno()
         loop.remove_reader(listener)
         self._resumption = loop.call_later(TICK, loop.add_reader, listener, self._on_connections)
 
-    def _consider(self, guest: _Guest) -> None:
-        if (problem := self._destinations.refusal(guest.host)) is not None:
-            guest.turn_away()
+    def _admit(self, client: _Client) -> None:
+        if (problem := self._destinations.refusal(client.host)) is not None:
+            client.reject()
             self.counters.refused += 1
-            self._rate_limited.warning("relay.refused", source=guest.host, problem=problem)
+            self._rate_limited.warning("relay.refused", source=client.host, problem=problem)
             return
-        taken = self._places.take(self._sources.of(guest.host), guest, self.engine.loop.time())
+        taken = self._places.take(self._sources.of(client.host), client, self.engine.loop.time())
         if taken is None:
-            guest.turn_away()
+            client.reject()
             self.counters.refused += 1
-            self._rate_limited.warning("relay.limit", source=guest.host, connections=len(self._places))
+            self._rate_limited.warning("relay.limit", source=client.host, connections=len(self._places))
             return
         if taken.displaced is not None:
             self._displace(taken.displaced)
         assert self._group is not None
         self.counters.accepted += 1
-        begun = guest.begun = self._group.create_task(self._begin(guest), name=f"connection {guest.host}")
+        task = client.task = self._group.create_task(self._begin(client), name=f"connection {client.host}")
 
-        def give_back(done: "asyncio.Task[None]") -> None:
-            guest.spare.close()
-            if done.cancelled():  # perhaps before it could begin
-                guest.accepted.close()
+        def release(done: "asyncio.Task[None]") -> None:
+            client.spare.close()
+            if done.cancelled():  # possibly before its first step
+                client.accepted.close()
 
-        begun.add_done_callback(give_back)
+        task.add_done_callback(release)
 
-    def _displace(self, guest: _Guest) -> None:
-        """End a connection whose place another has."""
-        self._rate_limited.warning("relay.displaced", source=guest.host, connections=len(self._places))
-        if guest.connection is not None:
-            self._ended(guest.connection, "its place is another source's share")
-        elif guest.begun is not None:
-            guest.begun.cancel()
+    def _displace(self, client: _Client) -> None:
+        """End a connection whose place another client has taken."""
+        self._rate_limited.warning("relay.displaced", source=client.host, connections=len(self._places))
+        if client.connection is not None:
+            self._ended(client.connection, "displaced by a client within another source's share")
+        elif client.task is not None:
+            client.task.cancel()
 
-    async def _begin(self, guest: _Guest) -> None:
-        """Shake hands, and connect to WireGuard. Absorbs what a client or a name server can do wrong."""
+    async def _begin(self, client: _Client) -> None:
+        """Perform the handshake, and connect to WireGuard.
+
+        Absorbs `RelayError` and `OSError`: a client's or a name server's failure is logged.
+        """
         stream: Stream | None = None
-        accepted = guest.accepted
+        accepted = client.accepted
         try:
             sockets.tune(accepted, mark=self._mark)
             stream = await self._stream(accepted)
             address = await self._resolved()
-            guest.spare.close()
+            client.spare.close()
             udp = _connected(*address)
         except (RelayError, OSError) as error:
             (accepted if stream is None else stream).close()
-            self._places.leave(guest)
-            self._rate_limited.warning("relay.refused", source=guest.host, problem=str(error))
+            self._places.leave(client)
+            self._rate_limited.warning("relay.refused", source=client.host, problem=str(error))
             return
         except asyncio.CancelledError:
             (accepted if stream is None else stream).close()
             raise
-        connection = guest.connection = Connection(self.engine, stream, udp, self.counters, self._ended)
-        self._guests[connection] = guest
+        connection = client.connection = Connection(self.engine, stream, udp, self.counters, self._ended)
+        self._clients[connection] = client
 
     async def _stream(self, accepted: socket.socket) -> Stream:
         accepted.setblocking(False)
@@ -283,44 +288,44 @@ class Tcp2Udp:
         try:
             found = await self.engine.names.find(host, port, socket.SOCK_DGRAM)
         except RelayError as error:
-            raise RelayError(f"{error}: datagrams should go there") from error
+            raise RelayError(f"the target of the datagrams: {error}") from error
         return found[0][0], found[0][4]
 
     def _ended(self, connection: Connection, reason: str) -> None:
-        guest = self._guests.pop(connection, None)
-        if guest is None:
+        client = self._clients.pop(connection, None)
+        if client is None:
             return
         connection.close()
-        self._places.leave(guest)
+        self._places.leave(client)
         if not connection.opened:
             self._foreign = connection.foreign
-            self._rate_limited.warning("relay.unopened", source=guest.host, problem=reason)
+            self._rate_limited.warning("relay.unopened", source=client.host, problem=reason)
         else:
-            _log.debug("relay.closed", source=guest.host, reason=reason)
+            _log.debug("relay.closed", source=client.host, reason=reason)
 
     def _tick(self, now: float) -> None:
         limits = self._limits
-        for connection, guest in list(self._guests.items()):
+        for connection, client in list(self._clients.items()):
             if connection.tick(now):
-                self._places.firm(guest)
+                self._places.firm(client)
             if connection.opened:
                 self._opened, self._foreign = True, None
             if not connection.opened and now - connection.began > limits.opening:
-                self._ended(connection, f"no whole frame came within {limits.opening:.0f} s")
+                self._ended(connection, f"no complete frame within {limits.opening:.0f} s")
             elif now - connection.active_at > limits.idle:
                 self._ended(connection, f"silent for {limits.idle:.0f} s")
 
     def snapshot(self) -> dict[str, Any]:
         """Return the state for operators, as JSON values."""
         return {
-            "connections": len(self._guests),
-            "connected": sum(connection.opened for connection in self._guests),
-            "queued_bytes": sum(connection.queued for connection in self._guests),
+            "connections": len(self._clients),
+            "connected": sum(connection.opened for connection in self._clients),
+            "queued_bytes": sum(connection.queued for connection in self._clients),
         }
 
 
 def _connected(family: socket.AddressFamily, address: Any) -> socket.socket:  # noqa: ANN401 - the socket module's own
-    """A UDP socket that is connected to WireGuard; raises `OSError`."""
+    """Return a UDP socket connected to WireGuard; raises `OSError`."""
     udp = socket.socket(family, socket.SOCK_DGRAM)
     try:
         udp.setblocking(False)

@@ -16,8 +16,6 @@ from dstack_vpn.adapters.relay.stream import Buffer
 from dstack_vpn.core.paths.relay_url import RelayUrl
 from dstack_vpn.errors import RelayError
 
-RECORD: Final = 1 << 14
-"""The limit of payload bytes in a record (RFC 8446, 5.1)."""
 _WOULD_BLOCK: Final = (ssl.SSLWantReadError, ssl.SSLWantWriteError)
 _EXPIRED: Final = (9, 10)
 """X509_V_ERR_CERT_NOT_YET_VALID and _HAS_EXPIRED (openssl/x509_vfy.h)."""
@@ -26,7 +24,7 @@ _WRONG_NAME: Final = (62, 63, 64)
 
 
 class TlsStream:
-    """A `Stream` over a TLS connection whose handshake is done.
+    """A `Stream` over a TLS connection after its handshake.
 
     After a write that would have blocked, OpenSSL requires the same data again. Python allows that
     the bytes have moved since (SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER), and that only a part is
@@ -64,7 +62,7 @@ class TlsStream:
         return self.connection.pending() > 0
 
     def close(self) -> None:
-        """Close at once, without waiting for the other side's alert."""
+        """Close immediately, without waiting for the other side's alert."""
         self.connection.close()
 
 
@@ -118,8 +116,8 @@ def _check_pin(secured: ssl.SSLSocket, upstream: RelayUrl) -> None:
     found = pin_of(certificate) if certificate else b""
     if found not in upstream.pins:
         raise RelayError(
-            f"{upstream.name}: pin: the server has another key, sha256:{found.hex()}. If that is meant to "
-            "be, put it into the URL; else somebody is in between"
+            f"{upstream.name}: pin: the server has another key, sha256:{found.hex()}. If the change is "
+            "intended, put this pin into the URL; otherwise the connection may be intercepted"
         )
 
 
@@ -186,15 +184,15 @@ def explain(error: Exception, name: str = "") -> str:
             return f"the server's certificate is for another name than {name}; sni= in the URL sets the name"
         case ssl.SSLCertVerificationError():
             return (
-                f"the server's certificate is not trusted ({error.verify_message}); give its authority by "
-                "ca=, or its key by pin="
+                f"the server's certificate is not trusted ({error.verify_message}); set its CA with ca=, "
+                "or its key with pin="
             )
         case ssl.SSLError(reason="WRONG_VERSION_NUMBER" | "HTTP_REQUEST" | "UNEXPECTED_MESSAGE"):
             return "the other side does not speak TLS"
         case ssl.SSLError(reason="UNSUPPORTED_PROTOCOL" | "TLSV1_ALERT_PROTOCOL_VERSION"):
-            return "the other side speaks no TLS of version 1.2 or newer"
+            return "the other side does not support TLS 1.2 or newer"
         case ssl.SSLEOFError() | ConnectionResetError():
-            return "the other side ended the TLS handshake; a gateway does so on a name that it doesn't know"
+            return "the other side ended the TLS handshake; gateways do so for an unknown name"
     return _reason(error)
 
 

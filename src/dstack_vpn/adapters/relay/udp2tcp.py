@@ -1,8 +1,8 @@
-"""udp2tcp: takes WireGuard's datagrams, and carries those of each source over a TCP or TLS connection.
+"""udp2tcp: carries the WireGuard datagrams of each UDP source over a TCP or TLS connection.
 
-The kernel separates the sources: the first datagram of each comes to the service's own socket, which
-then makes one that is connected to that source (`flow`). All flows share one judgement of the upstreams
-(`choice`).
+The kernel separates the sources. The first datagram of each arrives at the service's own socket;
+the service then opens a socket that is connected to that source (`flow`). All flows share one
+rating of the upstreams (`choice`).
 """
 
 import asyncio
@@ -35,17 +35,17 @@ _log = structlog.get_logger(component="relay")
 STAGGER: Final = 0.25
 """Seconds between the starts of connection attempts to several upstreams."""
 CONNECT: Final = 5.0
-"""Seconds that an attempt may take."""
+"""The timeout of an attempt, in seconds."""
 TICK: Final = 0.5
-"""Seconds between looks at the flows."""
+"""Seconds between checks of the flows."""
 SPREAD: Final = (0.002, 1.0)
-"""Seconds for each flow, and at most, over which reconnections are spread."""
+"""Seconds over which reconnections are spread: for each flow, and at most."""
 ALIVE: Final = 5.0
-"""Seconds: an upstream that some flow heard from so lately is not what keeps another waiting."""
+"""Seconds for which a frame from an upstream shows that it works, for all flows."""
 
 
 class Udp2Tcp:
-    """The service; make it within a running event loop."""
+    """The udp2tcp service; create it in a running event loop."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class Udp2Tcp:
         destinations: Destinations = ANYWHERE,
         sources: Sources = Sources(),  # noqa: B008 - frozen
     ) -> None:
-        """Bind; raises `RelayError`. ``destinations`` judges what the upstreams' names resolve to."""
+        """Bind; raises `RelayError`. ``destinations`` restricts the upstreams' addresses."""
         self.engine, self.counters = engine, Counters()
         self.current: RelayUrl | None = None
         """The upstream that the last flow to connect uses."""
@@ -78,7 +78,7 @@ class Udp2Tcp:
 
     @property
     def upstreams(self) -> tuple[RelayUrl, ...]:
-        """In order of preference."""
+        """The upstreams, in order of preference."""
         return self._choice.upstreams
 
     @property
@@ -88,12 +88,12 @@ class Udp2Tcp:
 
     @property
     def spread(self) -> float:
-        """Seconds over which flows that lost the same upstream come back."""
+        """Seconds over which the reconnections of flows that lost the same upstream are spread."""
         return min(SPREAD[0] * len(self._flows), SPREAD[1])
 
     @property
     def flows(self) -> Sequence[Flow]:
-        """The sources that are served now."""
+        """The flows of the current sources."""
         return tuple(self._flows.values())
 
     async def run(self) -> None:
@@ -111,38 +111,38 @@ class Udp2Tcp:
             self.close()
 
     def close(self) -> None:
-        """Give everything back."""
+        """Close all sockets and connections."""
         self._socket.close()
         for flow in self._flows.values():
             flow.close()
 
     def retarget(self, upstreams: Sequence[RelayUrl]) -> None:
-        """Use other upstreams from now on: flows connect to them before they leave theirs."""
+        """Use other upstreams; flows connect to them before they leave their own."""
         if tuple(upstreams) != self.upstreams:
             self._choice, self.current = Choice(upstreams), None
 
     @property
     def problem(self) -> str | None:
-        """The reason why nothing passes, as far as this side knows; None: no known obstacle."""
+        """The reason that no datagram passes, as far as this side knows; None if none is known."""
         used = {flow.upstream for flow in self._flows.values() if flow.upstream is not None}
         return self._choice.problem(used) if self._flows else None
 
     def unanswered(self) -> float:
-        """Return for how many seconds answers have been overdue to every source; 0: not to all."""
+        """Return the seconds for which answers to every source are overdue; else 0."""
         now = self.engine.loop.time()
         return min((flow.silence(now) for flow in self._flows.values()), default=0.0)
 
-    # -- for flows ------------------------------------------------------------------------------------
+    # -- for flows ---------------------------------------------------------------------------------
 
     async def connect(self) -> tuple[RelayUrl, Dialled]:
-        """Connect to the best upstream that can be had; raises `RelayError`."""
+        """Connect to the best upstream that is reachable; raises `RelayError`."""
         upstreams = self._choice.order(self.engine.loop.time())
         attempts = [partial(self.dial, upstream) for upstream in upstreams]
         won, dialled = await race(attempts, STAGGER, lambda late: late.stream.close())
         return upstreams[won], dialled
 
     async def dial(self, upstream: RelayUrl) -> Dialled:
-        """Connect to one; raises `RelayError`, and remembers that."""
+        """Connect to an upstream and record the outcome; raises `RelayError`."""
         self.counters.connects += 1
         try:
             dialled = await dial(
@@ -162,7 +162,10 @@ class Udp2Tcp:
         return dialled
 
     def lost(self, upstream: RelayUrl, reason: str, *, carried: bool) -> None:
-        """A connection ended. If it carried nothing, an upstream that others hear from is not to blame."""
+        """Record that a connection ended.
+
+        If it carried no frame, the upstream's rating falls only if no other flow receives from it.
+        """
         now = self.engine.loop.time()
         if carried:
             self._choice.failed(upstream, now)
@@ -173,13 +176,14 @@ class Udp2Tcp:
         self._rate_limited.warning("relay.lost", upstream=upstream.name, problem=reason)
 
     def heard(self, upstream: RelayUrl) -> None:
-        """A frame came from an upstream."""
+        """Record that a frame arrived from an upstream."""
         self._choice.heard(upstream, self.engine.loop.time())
 
     def stalled(self, upstream: RelayUrl, reason: str, now: float) -> bool:
-        """Answers are overdue on an upstream; returns whether to leave it.
+        """Return True to leave an upstream whose answers are overdue.
 
-        If others hear from it, the far peer is silent: it may be gone, or have revoked us.
+        If other flows receive from it, the far peer is silent: it may be offline, or have revoked
+        this node.
         """
         if self._is_alive(upstream, now):
             return False
@@ -188,8 +192,8 @@ class Udp2Tcp:
         self._rate_limited.warning("relay.stalled", upstream=upstream.name, problem=reason)
         return True
 
-    def tell_upstream(self, upstream: RelayUrl, dialled: Dialled) -> None:
-        """A flow uses an upstream."""
+    def report_upstream(self, upstream: RelayUrl, dialled: Dialled) -> None:
+        """Record that a flow uses an upstream, and log a change."""
         self._choice.unreachable = None
         if upstream == self.current:
             return
@@ -206,26 +210,29 @@ class Udp2Tcp:
         heard = (flow.heard_at for flow in self._flows.values() if flow.upstream == upstream)
         return any(at and now - at < ALIVE for at in heard)
 
-    def trouble(self, problem: str) -> None:
-        """Nothing can be reached."""
+    def report_unreachable(self, problem: str) -> None:
+        """Record that no upstream can be reached, and log the reason."""
         self._choice.unreachable = problem
         self._rate_limited.error("relay.unreachable", problem=problem)
 
-    # -- sources --------------------------------------------------------------------------------------
+    # -- sources -----------------------------------------------------------------------------------
 
     def _on_new(self) -> None:
         for _ in turn():
             try:
                 datagram, source, destination = receive_with_destination(self._socket)
             except OSError:
-                return  # nothing more there, or an error that was meant for an earlier datagram
+                return  # the queue is empty, or the error belongs to an earlier datagram
             if (flow := self._flows.get(source)) is not None:
-                flow.offer(datagram)  # it came before the flow's own socket was connected
+                flow.offer(datagram)  # received before the flow's own socket was connected
             elif self._admit(source):
                 self._begin(datagram, source, destination)
 
     def _admit(self, source: SocketAddress) -> bool:
-        """Take a source in; a source that WireGuard's far end never answered may lose its place for it."""
+        """Reserve a place for a source; return False if none is free.
+
+        A source without an answer from the far WireGuard may lose its place to it.
+        """
         taken = self._places.take(self._sources.of(source.host), source, self.engine.loop.time())
         if taken is not None:
             if taken.displaced is not None:
@@ -285,7 +292,7 @@ class Udp2Tcp:
                 self._group.create_task(flow.move(better), name=f"move {flow.source}")
 
     async def _probe(self, upstream: RelayUrl) -> None:
-        """See whether an upstream can be connected to, and how far away it is."""
+        """Connect to an upstream to record its availability and round-trip time."""
         try:
             dialled = await self.dial(upstream)
         except (RelayError, OSError):

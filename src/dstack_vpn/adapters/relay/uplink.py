@@ -1,17 +1,19 @@
 """From a UDP socket to a stream, in single mode or batch mode.
 
-Single mode: datagrams are rare, and each should leave at once. One receive, one send; the length is written
-ahead of the datagram in place; UDP_GRO is off. This has the fewest steps, which matters with cold caches.
+Single mode: datagrams are rare, and each should leave immediately. One receive, one send; the
+length is written ahead of the datagram in place; UDP_GRO is off. This has the fewest steps, which
+matters with cold caches.
 
-Batch mode: datagrams arrive faster than single mode can send them. One call receives many, coalesced by
-UDP_GRO if they have one source, and they leave as one message of many buffers, without work in Python for
-each datagram.
+Batch mode: datagrams arrive faster than single mode can send them. One call receives many,
+coalesced by UDP_GRO if they have one source, and they leave as one message of many buffers, without
+work in Python for each datagram.
 
-Batch mode begins at more than 2,000 datagrams a second. It ends when single datagrams arrive again, and only
-with an empty queue: single mode would read a message coalesced by UDP_GRO as one long datagram.
+Batch mode begins at more than 2,000 datagrams a second. It ends when single datagrams arrive again,
+and only with an empty queue: single mode would read a message coalesced by UDP_GRO as one long
+datagram.
 
-A stream that accepts no more (`sender`) stops the reading: the socket's buffer keeps new datagrams, then
-drops them.
+If the stream accepts no more (`sender`), reading stops: the socket's buffer keeps new datagrams,
+and drops them when it is full.
 """
 
 import array
@@ -60,17 +62,17 @@ class Uplink:
         engine.widen(udp)
         self._read()
 
-    # -- life -----------------------------------------------------------------------------------------
+    # -- life --------------------------------------------------------------------------------------
 
     def attach(self, stream: Stream) -> None:
-        """Send over this stream from now on, waiting datagrams first."""
+        """Send over this stream, waiting datagrams first."""
         self._sender.attach(stream)
         self.watch.reset()
         self._read()
         self._sender.send_backlog()
 
     def detach(self) -> None:
-        """Send over no stream; recent datagrams are kept."""
+        """Stop sending over the stream, and keep recent datagrams."""
         if self._sender.stream is not None:
             self._sender.detach()
             self._read()
@@ -82,22 +84,22 @@ class Uplink:
         self._sender.offer(datagram)
 
     def mirror(self, see: Callable[[bytes], None] | None) -> None:
-        """Also pass the sent frames to ``see``; None ends that."""
+        """Pass copies of the sent frames to ``see``; None ends this."""
         self._mirror = see
         if not self._paused:
             self._read()
 
     def queued(self) -> int:
-        """Bytes that wait in this process."""
+        """Return the number of bytes that wait in this process."""
         return self._sender.queued
 
     def take_sent(self) -> bool:
-        """True if anything was sent since the last check."""
+        """Return True if anything was sent since the last call."""
         sent, self._sender.sent = self._sender.sent, False
         return sent
 
     def close(self) -> None:
-        """Stop; the socket is its owner's."""
+        """Stop reading; the owner closes the socket."""
         self.detach()
         self._pause()
         self._sender.backlog.take()
@@ -120,9 +122,9 @@ class Uplink:
         self._engine.loop.add_reader(self._descriptor, handler)
 
     def look_again(self) -> None:
-        """Handle an empty read, or an earlier datagram's ICMP error, which is now cleared.
+        """Register the reader again, after an empty read or an earlier datagram's ICMP error.
 
-        libuv, and so uvloop, takes an error of the socket for its end and stops watching it: begin again.
+        libuv, and so uvloop, treats an error of the socket as its end and stops watching it.
         """
         self._engine.loop.call_soon(self._read_again)
 
@@ -131,7 +133,7 @@ class Uplink:
             self._engine.loop.remove_reader(self._descriptor)
             self._read()
 
-    # -- modes ----------------------------------------------------------------------------------------
+    # -- modes -------------------------------------------------------------------------------------
 
     def _on_single(self) -> None:
         try:
@@ -184,7 +186,7 @@ class Uplink:
     def _take_many(self, received: int) -> None:
         inbox = self._engine.inbox
         sizes = inbox.sizes(received)
-        if not self.watch.heard or INITIATION_SIZE in sizes:
+        if not self.watch.received or INITIATION_SIZE in sizes:
             self._look_for_initiation(sizes)
         if self._sender.stream is not None and self._sender.stream.plain:
             message, buffers, total = inbox.frames(received)
@@ -217,7 +219,7 @@ class Uplink:
         self._sender.put_message(inbox.message, used, total)
 
     def _on_drained(self) -> None:
-        """Without recvmmsg: read all datagrams one by one, and send them together."""
+        """Read all datagrams one by one, and send them together; for systems without recvmmsg."""
         frames, datagrams = [], 0
         for _ in range(DRAINED):
             try:
@@ -256,21 +258,21 @@ class Uplink:
                 self.watch.initiation(time.monotonic())
                 return
 
-    # -- slowly ---------------------------------------------------------------------------------------
+    # -- slow paths --------------------------------------------------------------------------------
 
     def _on_waiting(self) -> None:
-        """There is no stream: keep the newest."""
+        """Keep the newest datagrams while there is no stream."""
         for frames, datagrams in self._take():
             self._sender.backlog.add(frames, datagrams)
 
     def _catch_up(self) -> None:
-        """The stream was blocked for long: keep the newest of all that has queued up."""
+        """Keep the newest of the datagrams that have queued up while the stream was blocked."""
         while taken := self._take():
             for frames, datagrams in taken:
                 self._sender.backlog.add(frames, datagrams)
 
     def _on_mirrored(self) -> None:
-        """A probe wants to see the datagrams; all of them leave in one piece, of which nothing is dropped."""
+        """Pass copies to the probe, and send the datagrams in one piece, which drops none."""
         taken = self._take()
         for frames, _ in taken:
             if self._mirror is not None:

@@ -1,11 +1,13 @@
-"""The kernel's structures for many buffers at once, laid out in memory that is allocated once and reused.
+"""The kernel's structures for many buffers, in memory that is allocated once and reused.
+
+The layout is that of sys/socket.h on little-endian machines with 64 bits:
 
     struct iovec    16 bytes   base, length
     struct msghdr   56 bytes   name, name length, iovec, iovec count, control, control length, flags
-    struct mmsghdr  64 bytes   msghdr, length of the message      (sys/socket.h, 64 bits, little-endian)
+    struct mmsghdr  64 bytes   msghdr, length of the message
 
-Python touches a structure for each datagram nowhere: lengths move between arrays as strided slices, and
-what seldom changes is copied from a template.
+No Python code runs for a single datagram: lengths are copied between arrays as strided slices, and
+fields that seldom change are copied from a template.
 """
 
 import ctypes
@@ -15,14 +17,14 @@ from typing import Final
 IOVEC: Final = 16
 MMSGHDR: Final = 64
 MOST: Final = 1024
-"""UIO_MAXIOV (linux/uio.h): buffers in a vector, and messages in a call, at most."""
+"""UIO_MAXIOV (linux/uio.h): the limit of buffers in a vector, and of messages in a call."""
 
 CONTROL_LENGTH: Final = 40
 """Offset of ``msg_controllen`` in a message's header."""
 MESSAGE_LENGTH: Final = 56
 """Offset of ``msg_len`` in a `MMSGHDR`."""
 
-# PyDLL keeps the interpreter's lock: these calls never block, and letting go of it costs more than they do.
+# PyDLL keeps the interpreter's lock. These calls never block; releasing it costs more than a call.
 _libc: Final = ctypes.PyDLL(None, use_errno=True)
 _POINTER, _INT, _UNSIGNED = ctypes.c_void_p, ctypes.c_int, ctypes.c_uint
 
@@ -37,7 +39,7 @@ errno = ctypes.get_errno
 
 
 class Memory:
-    """Bytes that stay where they are, so that the kernel can be given their address."""
+    """Bytes at a fixed address, which can be passed to the kernel."""
 
     __slots__ = ("address", "data", "view")
 
@@ -48,7 +50,7 @@ class Memory:
 
 
 class Message:
-    """A message of buffers, for sendmsg(2): a header and an array of iovecs."""
+    """A message of many buffers for sendmsg(2): a header and an array of iovecs."""
 
     __slots__ = ("_count", "_header", "address", "buffers", "bytes", "words")
 
@@ -63,15 +65,15 @@ class Message:
         self.address = self._header.address
 
     def send(self, descriptor: int, count: int, flags: int) -> int:
-        """Send the first ``count`` buffers; returns how many bytes went, or -1 with `errno`."""
+        """Send the first ``count`` buffers; return the number of bytes, or -1 with `errno`."""
         self._count[3] = count
         sent: int = sendmsg(descriptor, self.address, flags)
         return sent
 
     def after(self, count: int, skip: int, limit: int) -> tuple[bytearray, int]:
-        """The first ``count`` buffers, which are pairs, without their first ``skip`` bytes.
+        """Return the first ``count`` buffers, which form pairs, without the first ``skip`` bytes.
 
-        Past ``limit`` bytes whole pairs are left out; returns how many.
+        Beyond ``limit`` bytes, whole pairs are left out; their number is the second value.
         """
         rest = bytearray()
         for index in range(count):

@@ -15,16 +15,16 @@ from dstack_vpn.core.observe.health import Component, Health, Status
 Service: TypeAlias = Udp2Tcp | Tcp2Udp
 
 _COUNTERS: Final = {
-    "accepted": "UDP sources or connections that were taken.",
-    "refused": "UDP sources or connections that a limit kept out.",
+    "accepted": "UDP sources or connections that were accepted.",
+    "refused": "UDP sources or connections that a limit refused.",
     "connects": "Attempts to connect to an upstream.",
     "connect_failures": "Attempts to connect to an upstream that failed.",
-    "reconnects": "Connections that took the place of a lost one.",
+    "reconnects": "Connections that replaced a lost one.",
     "handshake_failures": "TLS handshakes with clients that failed.",
-    "foreign": "Connections that spoke another protocol.",
+    "foreign": "Connections that used another protocol.",
     "stalls": "Times that an upstream was left because answers were overdue.",
 }
-"""`Counters`' fields that are metrics as they are."""
+"""The fields of `Counters` that are exported unchanged."""
 
 
 class RelayView:
@@ -36,13 +36,13 @@ class RelayView:
         self._registry.register(RelayMetrics(service))
 
     def health(self) -> Health:
-        """The verdict now."""
+        """Return the current health."""
         service = self.service
         component = _upstream_health(service) if isinstance(service, Udp2Tcp) else _listener_health(service)
         return Health(ready=component.status is not Status.FAILED, components=(component,))
 
     def stats(self) -> dict[str, Any]:
-        """Counters, as JSON can hold them."""
+        """Return the state and the counters, as JSON values."""
         service = self.service
         return {
             "version": self._version,
@@ -55,30 +55,30 @@ class RelayView:
         }
 
     def metrics(self) -> tuple[str, bytes]:
-        """For Prometheus: a content type and a body."""
+        """Return the content type and the body for Prometheus."""
         return CONTENT_TYPE_LATEST, generate_latest(self._registry)
 
 
 SILENT: Final = 15.0
-"""Seconds without any answer that are worth a person's look."""
+"""Seconds without an answer after which health shows a warning."""
 
 
 def _listener_health(service: Tcp2Udp) -> Component:
     if problem := service.problem:
         return Component("relay", Status.WARNING, problem)
-    return Component("relay", Status.OK, "taking connections")
+    return Component("relay", Status.OK, "accepting connections")
 
 
 def _upstream_health(service: Udp2Tcp) -> Component:
     flows = service.flows
     carried = [flow for flow in flows if flow.upstream is not None]
     if not flows:
-        return Component("upstream", Status.OK, "nothing to carry")
+        return Component("upstream", Status.OK, "no source has sent a datagram")
     if problem := service.problem:
         return Component("upstream", Status.FAILED, problem)
     if (silence := service.unanswered()) >= SILENT:
         name = "no upstream" if service.current is None else service.current.name
-        reason = f"{name}: no answer for {silence:.0f} s: WireGuard there is away, or it is not a relay"
+        reason = f"{name}: no answer for {silence:.0f} s: WireGuard there is down, or it is not a relay"
         return Component("upstream", Status.WARNING, reason)
     if any(flow.upstream != service.upstreams[0] for flow in carried):
         reason = f"the preferred upstream, {service.upstreams[0].name}, is not in use"
@@ -87,27 +87,25 @@ def _upstream_health(service: Udp2Tcp) -> Component:
 
 
 class RelayMetrics(Collector):
-    """Reads the counters when Prometheus asks: the fast paths know nothing of it."""
+    """Reads the counters at each scrape, so the fast paths need no metrics code."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
 
     def collect(self) -> Iterator[Metric]:
-        """One family for each thing that is counted."""
+        """Yield one family per counter."""
         counters, snapshot = self._service.counters, self._service.snapshot()
         yield _directed("datagrams", "Datagrams carried.", counters.datagrams_up, counters.datagrams_down)
         yield _directed("bytes", "Bytes of datagrams carried.", counters.bytes_up, counters.bytes_down)
-        drops = CounterMetricFamily(
-            _name("dropped_datagrams"), "Datagrams that did not go on.", labels=["reason"]
-        )
+        drops = CounterMetricFamily(_name("dropped_datagrams"), "Datagrams dropped.", labels=["reason"])
         for reason, count in counters.drops.items():
             drops.add_metric([reason], count)
         yield drops
         for name, text in _COUNTERS.items():
             yield CounterMetricFamily(_name(name), text, value=getattr(counters, name))
         for name, text in (
-            ("connections", "Sources or connections now."),
-            ("queued_bytes", "Bytes that wait."),
+            ("connections", "Current sources or connections."),
+            ("queued_bytes", "Bytes waiting in the relay."),
         ):
             yield GaugeMetricFamily(_name(name), text, value=snapshot[name])
         if isinstance(self._service, Udp2Tcp):

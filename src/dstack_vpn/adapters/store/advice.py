@@ -1,19 +1,19 @@
-"""Advice about a failing disk."""
+"""Remedies for disk errors, appended to error messages."""
 
 import errno
 import os
 from typing import Final
 
 _ADVICE: Final = {
-    "disk is full": ": free some space in STATE_DIR; the tunnel goes on without",
-    "readonly": ": STATE_DIR must be writable; the tunnel goes on without",
-    "unable to open": ": STATE_DIR must be a directory that we may write to; the tunnel goes on without",
-    os.strerror(errno.EROFS): ": mount STATE_DIR writable; the tunnel goes on without",
-    os.strerror(errno.ENOSPC): ": free some space in STATE_DIR; the tunnel goes on without",
+    "disk is full": ": free some space in STATE_DIR; the tunnel works without it",
+    "readonly": ": STATE_DIR must be writable; the tunnel works without it",
+    "unable to open": ": STATE_DIR must be a writable directory; the tunnel works without it",
+    os.strerror(errno.EROFS): ": mount STATE_DIR writable; the tunnel works without it",
+    os.strerror(errno.ENOSPC): ": free some space in STATE_DIR; the tunnel works without it",
 }
-"""The advice, by the message of SQLite or the system."""
+"""The advice by a part of SQLite's or the system's message."""
 
 
 def advice(error: Exception) -> str:
-    """Return the advice to append to a message; empty if none is known."""
-    return next((what for sign, what in _ADVICE.items() if sign in str(error)), "")
+    """Return the advice to append to a message. Empty if none is known."""
+    return next((text for pattern, text in _ADVICE.items() if pattern in str(error)), "")

@@ -1,9 +1,10 @@
 """The wg-quick file and its backups.
 
-The file is written atomically (a new file, synced, renamed over the old one), readable by root alone, and
-only if the text differs. A file that is not ours is never overwritten. Ours equals one of the backups, or has
-our first line and nothing that `core.wireguard.config_file` does not write (above all, no hook). The last
-`KEEP` versions stay in the state directory. The operator pins one of them by a file there.
+The file is written atomically (a new file is synced and renamed over the old one), readable by root
+only, and only if the text differs. A file that is not ours is never overwritten. Our file equals
+one of the backups, or has our first line and only content that `core.wireguard.config_file` writes
+(in particular, no hook). The last `KEEP` versions stay in the state directory. A file there pins
+one of them.
 """
 
 import asyncio
@@ -23,7 +24,7 @@ _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 KEEP: Final = 10
-"""Backups."""
+"""The number of backups."""
 
 _NAME: Final = re.compile(r"[0-9]{8}T[0-9]{6}\.[0-9]{3}Z", re.ASCII)
 
@@ -33,12 +34,12 @@ class Backup:
     """One version of the file."""
 
     name: str
-    """When it was written, UTC, such as ``20261123T121500.123Z``; sorts by time."""
+    """The UTC time of writing, such as ``20261123T121500.123Z``, which sorts by time."""
     path: Path
 
 
 class FileArchive:
-    """Implements `ports.ConfigArchive`, and what the ``config`` commands do."""
+    """See `ports.ConfigArchive`. It also serves the ``config`` commands."""
 
     def __init__(self, config: Path, state_dir: Path) -> None:
         self._config = config
@@ -46,7 +47,7 @@ class FileArchive:
         self._pin = state_dir / "pinned.conf"
         self._last: str | None = None
         self.written = 0
-        """Backups since the start."""
+        """The number of backups since the start."""
 
     async def write(self, text: str) -> None:
         """See `ports.ConfigArchive.write`."""
@@ -65,16 +66,16 @@ class FileArchive:
             raise StoreError(f"{self._pin}: {error}") from error
 
     def is_foreign(self) -> bool:
-        """Return True if another program or a person wrote the file; an unreadable file is not judged."""
+        """Return True if the file was not written by dstack-vpn. False if it is unreadable."""
         try:
             return self._config.is_file() and not self._is_ours(self._config.read_bytes())
         except OSError:
             return False
 
-    # -- for the commands -----------------------------------------------------------------------------
+    # -- for the commands --------------------------------------------------------------------------
 
     def list(self) -> list[Backup]:
-        """The backups, the newest first."""
+        """Return the backups, the newest first."""
         if not self._backups.is_dir():
             return []
         names = sorted(
@@ -83,25 +84,25 @@ class FileArchive:
         return [Backup(name, self._backups / f"{name}.conf") for name in names]
 
     def read(self, name: str) -> str:
-        """A backup's text by its name (``current`` is the file itself); raises `StoreError`."""
+        """Return a backup's text. ``current`` is the file itself. Raises `StoreError`."""
         if name == "current":
             if not self._config.exists():
                 raise StoreError(
-                    f"there is no {self._config} yet: the daemon writes it when it knows its peers "
-                    "(INTERFACE and WIREGUARD_CONFIG say where)"
+                    f"{self._config} does not exist yet: the daemon writes it when it knows its peers "
+                    "(INTERFACE and WIREGUARD_CONFIG define its path)"
                 )
             return _translated(self._config.read_text)
         found = [backup for backup in self.list() if backup.name == name]
         if not found:
-            raise StoreError(f"there is no backup {name!r}; 'dstack-vpn config list' shows what there is")
+            raise StoreError(f"backup {name!r} does not exist: 'dstack-vpn config list' lists the backups")
         return _translated(found[0].path.read_text)
 
     def pin(self, name: str) -> None:
-        """Pin a backup: a running daemon follows within a second; raises `StoreError`."""
+        """Pin a backup. A running daemon applies it within a second. Raises `StoreError`."""
         _translated(write_private, self._pin, self.read(name))
 
     def resume(self) -> bool:
-        """Remove the pin; False if it was missing."""
+        """Remove the pin. Return False if it was missing."""
         if not self._pin.exists():
             return False
         _translated(self._pin.unlink)
@@ -109,10 +110,10 @@ class FileArchive:
 
     @property
     def is_pinned(self) -> bool:
-        """Return True if a backup is pinned."""
+        """True if a backup is pinned."""
         return self._pin.exists()
 
-    # -- in a thread ----------------------------------------------------------------------------------
+    # -- in a thread -------------------------------------------------------------------------------
 
     def _write(self, text: str) -> None:
         if self._config.is_file():
@@ -121,7 +122,7 @@ class FileArchive:
                 return
             if not self._is_ours(present):
                 raise StoreError(
-                    f"{self._config} was not written by dstack-vpn, and is left as it is: move it away, or "
+                    f"{self._config} was not written by dstack-vpn, and is not changed: move it away, or "
                     "set WIREGUARD_CONFIG to another path"
                 )
         write_private(self._config, text)
@@ -135,7 +136,7 @@ class FileArchive:
 
     def _is_ours(self, content: bytes) -> bool:
         if not content.strip():
-            return True  # there is nothing to lose
+            return True  # an empty file may be replaced
         if self._last is not None and content == self._last.encode():
             return True
         if any(backup.path.read_bytes() == content for backup in self.list()):

@@ -1,8 +1,9 @@
 """The audit log on disk: an append-only table, chained by `core.observe.audit_chain`.
 
-The daemon and an administrator's commands write to the same file; each append reads the end of the chain in
-its own transaction. The table refuses updates, and deletions except by `forget`. That leaves behind the place
-of the last record of each run, so that the rest can still be followed, and a record of the cut.
+The daemon and an administrator's commands write to the same file. Each append reads the end of the
+chain in its transaction. The table refuses updates, and deletions except by `forget`. A cut stores
+the position of the last record of each removed run, so that the chain of the rest can still be
+verified, and appends a record of the cut.
 """
 
 import json
@@ -46,41 +47,42 @@ CREATE TRIGGER IF NOT EXISTS record_goes BEFORE DELETE ON record
   BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
 """
 _KNOWS_CUTS: Final = 1
-"""SQLite's ``user_version`` since which each cut has its record."""
+"""SQLite's ``user_version`` from which each cut has a record."""
 _ROW: Final = 120
-"""Bytes of a record beside its body."""
+"""Bytes of a record in addition to its body."""
 _TIMEOUT: Final = 5.0
-"""Seconds to wait for another process's append."""
+"""Seconds to wait for an append of another process."""
 _PAGE: Final = 1000
-"""Records that are read, or dropped, at once."""
+"""Records that are read at once."""
 
 
 class SqliteAuditLog:
-    """Implements `ports.AuditLog`; synchronous, and short."""
+    """See `ports.AuditLog`. Its calls are synchronous and short."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     @property
     def exists(self) -> bool:
-        """Return True if anything was ever recorded here."""
+        """True if the file exists."""
         return self._path.exists()
 
     def append(self, notes: Sequence[AuditRecord]) -> Anchor:
-        """Record them in their order; returns the end of the chain. Raises `StoreError`."""
+        """Append records in order, and return the end of the chain. Raises `StoreError`."""
         with self._open() as connection, _transaction(connection):
             for note in notes:
                 _add(connection, note)
             return _end(connection)
 
     def forget(self, *, now: float, before: float, largest: int) -> int:
-        """Cut what is older than ``before`` (Unix seconds), and what is beyond ``largest`` bytes in all.
+        """Cut records older than ``before`` (Unix seconds) and those beyond ``largest`` bytes.
 
-        Records that strangers and holders can cause go before our own decisions, by
-        `core.observe.audit_retention`. Returns how many records went; raises `StoreError`.
+        Records that unknown accounts and holders can cause are cut before our own decisions, as
+        `core.observe.audit_retention` defines. Returns the number of removed records. Raises
+        `StoreError`.
         """
         with self._open() as connection, _transaction(connection):
-            _tell_of_earlier_cuts(connection, now)
+            _record_earlier_cuts(connection, now)
             (aged,) = connection.execute(
                 "SELECT coalesce(max(number), 0) FROM record WHERE at < ?", (before,)
             ).fetchone()
@@ -96,7 +98,7 @@ class SqliteAuditLog:
         return gone
 
     def read(self, *, after: int = 0) -> Iterator[ChainedRecord]:
-        """The records from the one after that number on; raises `StoreError`."""
+        """Yield the records after a number. Raises `StoreError`."""
         with self._open() as connection:
             while rows := connection.execute(
                 "SELECT number, at, kind, body, hash FROM record WHERE number > ? ORDER BY number LIMIT ?",
@@ -107,12 +109,12 @@ class SqliteAuditLog:
                     after = number
 
     def end(self) -> Anchor:
-        """The newest place in the chain; raises `StoreError`."""
+        """Return the last position of the chain. Raises `StoreError`."""
         with self._open() as connection:
             return _end(connection)
 
     def verify(self) -> tuple[Anchor, str | None]:
-        """As `core.observe.audit_chain.check`, over all that is kept; raises `StoreError`."""
+        """Check all kept records with `core.observe.audit_chain.check`. Raises `StoreError`."""
         with self._open() as connection:
             start, thinned = _anchor(connection), _thinned(connection)
             (version,) = connection.execute("PRAGMA user_version").fetchone()
@@ -122,7 +124,7 @@ class SqliteAuditLog:
         return end, problem
 
     def cuts(self) -> list[ChainedRecord]:
-        """Return the records that tell of cuts; raises `StoreError`."""
+        """Return the records of cuts. Raises `StoreError`."""
         with self._open() as connection:
             rows = connection.execute(
                 "SELECT number, at, kind, body, hash FROM record WHERE kind = ? ORDER BY number", (CUT,)
@@ -189,8 +191,8 @@ def _kept(connection: sqlite3.Connection) -> list[Kept]:
     return [Kept(*row) for row in rows]
 
 
-def _tell_of_earlier_cuts(connection: sqlite3.Connection, now: float) -> None:
-    """Earlier releases cut without a record: have one for what is missing already."""
+def _record_earlier_cuts(connection: sqlite3.Connection, now: float) -> None:
+    """Append a record for the cuts of earlier releases, which wrote none."""
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if version < _KNOWS_CUTS:
         start = _anchor(connection)
@@ -200,7 +202,7 @@ def _tell_of_earlier_cuts(connection: sqlite3.Connection, now: float) -> None:
 
 
 def _cut_head(connection: sqlite3.Connection, now: float, by: str, last: int) -> int:
-    """Cut all up to a number; 0: nothing. Returns how many records went."""
+    """Cut all records up to a number. Return how many were removed."""
     found = connection.execute("SELECT number, hash FROM record WHERE number = ?", (last,)).fetchone()
     if found is None:
         return 0
@@ -208,14 +210,14 @@ def _cut_head(connection: sqlite3.Connection, now: float, by: str, last: int) ->
     (since,) = connection.execute("SELECT at FROM record ORDER BY number LIMIT 1").fetchone()
     connection.execute("INSERT OR REPLACE INTO anchor VALUES (1, ?, ?)", place)
     gone = connection.execute("DELETE FROM record WHERE number <= ?", (last,)).rowcount
-    # The runs of a cut whose own record is here still have to be here, too: its digest is over all of them.
+    # Keep the runs of cuts whose record is kept: its digest covers all of them.
     connection.execute("DELETE FROM thinned WHERE cut <= ?", (last,))
     _add(connection, AuditRecord(now, CUT, of_head(by, gone, place, since)))
     return gone
 
 
 def _thin(connection: sqlite3.Connection, now: float, gone: Sequence[Kept]) -> int:
-    """Cut records from between others. Returns how many."""
+    """Cut records between others. Return how many were removed."""
     if not gone:
         return 0
     numbers = [(record.number,) for record in gone]
@@ -237,5 +239,5 @@ def _body(text: str) -> dict[str, str | int | float | bool | None]:
         found = json.loads(text)
     except (ValueError, RecursionError):
         found = None
-    # Foreign records are shown unchanged: the check of the hash chain reports them as foreign.
+    # Damaged records are returned unchanged. The check of the hash chain reports them.
     return found if isinstance(found, dict) else {"damaged": text}

@@ -1,4 +1,4 @@
-"""The peers' last known endpoints, in a file of the state directory. A hint: its loss does no harm."""
+"""The peers' last known endpoints, in a file of the state directory. Its loss does no harm."""
 
 import asyncio
 import ipaddress
@@ -13,7 +13,7 @@ from dstack_vpn.errors import FormatError, StoreError
 
 
 class EndpointFile:
-    """Implements `ports.EndpointMemory`."""
+    """See `ports.EndpointMemory`."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

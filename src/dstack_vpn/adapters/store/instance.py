@@ -1,4 +1,7 @@
-"""A random name of this state directory, by which a daemon recognizes what an earlier one has made."""
+"""A random name of the state directory.
+
+By this name a daemon recognizes what an earlier one created.
+"""
 
 import re
 import secrets
@@ -13,7 +16,7 @@ _FORM: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
 
 def read(state_dir: Path) -> str:
-    """The name; empty if there is none."""
+    """Return the name. Empty if it is missing."""
     try:
         text = (state_dir / FILE).read_text().strip()
     except (OSError, UnicodeDecodeError):
@@ -22,7 +25,7 @@ def read(state_dir: Path) -> str:
 
 
 def read_or_make(state_dir: Path) -> str:
-    """The name, made if there is none; empty if the directory can't be written."""
+    """Return the name, generated if it is missing. Empty if the directory is not writable."""
     if not read(state_dir):
         with suppress(OSError):
             create_private(state_dir / FILE, secrets.token_hex(16) + "\n")

@@ -1,12 +1,12 @@
-"""One daemon for each state directory, and one for each interface name in a network namespace.
+"""Locks: one daemon for each state directory, and for each interface name in a network namespace.
 
-The first lock is on the directory itself, so a disk that is full or read-only does not stand in its way, and
-the kernel lets go of it when the process ends, however it does. It reaches as far as the file system does:
-containers that share a volume see each other's, machines that share a key but no directory don't.
+The first lock is on the directory itself, so it also works on a full or read-only disk, and the
+kernel releases it at any end of the process. Its scope is the file system: containers that share a
+volume see each other's lock, machines that share a key but no directory don't.
 
-The second lock is an abstract Unix socket, because these belong to the network namespace, as the interface
-does. It listens, so that another daemon can learn who has it. Any user can bind such a name: a holder that is
-neither root nor our own user has no interface to share with us, and is ignored.
+The second lock is an abstract Unix socket. Such sockets belong to the network namespace, as the
+interface does. It listens, so that another daemon can identify the holder. Any user can bind such a
+name. A holder that is neither root nor our own user can't have our interface, and is ignored.
 """
 
 import fcntl
@@ -22,10 +22,10 @@ _UCRED: Final = struct.Struct("=iII")
 
 
 def lock(state_dir: Path) -> int | None:
-    """Claim the directory for the life of this process; the descriptor that holds it.
+    """Lock the directory for the life of this process. Return the descriptor that holds the lock.
 
-    None if no directory is available; the store reports that. Raises `StoreError` if another
-    process has claimed it.
+    Return None if no directory is available, which the store reports. Raises `StoreError` if
+    another process has the lock.
     """
     try:
         state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -38,8 +38,7 @@ def lock(state_dir: Path) -> int | None:
         os.close(descriptor)
         raise StoreError(
             f"another dstack-vpn runs with STATE_DIR={state_dir}: two with one node id and key would take "
-            "the tunnels from each other. Stop one, or give this node a STATE_DIR, a NODE_ID and a key of "
-            "its own"
+            "the tunnels from each other. Stop one, or give this node a separate STATE_DIR, NODE_ID and key"
         ) from None
     except OSError:
         os.close(descriptor)
@@ -48,7 +47,7 @@ def lock(state_dir: Path) -> int | None:
 
 
 def is_locked(state_dir: Path) -> bool:
-    """Return True if a running daemon has claimed the directory; nothing is created."""
+    """Return True if a running daemon has locked the directory. Creates nothing."""
     try:
         descriptor = os.open(state_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:
@@ -65,9 +64,9 @@ def is_locked(state_dir: Path) -> bool:
 
 
 def claim_interface(name: str) -> socket.socket | None:
-    """Claim the interface's name in this network namespace, for as long as the socket is open.
+    """Claim the interface's name in this network namespace while the socket is open.
 
-    None if another process has claimed it, or if abstract sockets are not available.
+    Return None if another process has claimed it, or if abstract sockets are not available.
     """
     claim = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -80,12 +79,15 @@ def claim_interface(name: str) -> socket.socket | None:
 
 
 def holder(name: str) -> int | None:
-    """The process that has claimed the interface's name, 0 if its number is unknown; None if none has."""
+    """Return the process that has claimed the interface's name. None if the name is free.
+
+    0 means that the process id is unknown.
+    """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
         try:
             probe.connect(_address(name))
         except BlockingIOError:
-            return 0  # its queue is full, so it listens
+            return 0  # a full queue proves that it listens
         except OSError:
             return None
         credentials = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)

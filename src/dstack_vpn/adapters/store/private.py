@@ -1,8 +1,8 @@
-"""Files that only their owner can read, written whole or not at all.
+"""Files that only their owner can read, written completely or not at all.
 
-A draft beside the file is synced to the disk and renamed into place. If anything fails (a full disk above
-all) the draft is removed, so no copy of a key is left behind. The draft of a process that was killed is
-removed by a later write.
+A draft beside the file is synced to the disk and renamed into place. If anything fails (in
+particular on a full disk) the draft is removed, so that no copy of a key remains. A later write
+removes the draft of a process that was killed.
 """
 
 import glob
@@ -17,7 +17,7 @@ STALE: Final = 60.0
 
 
 def write_private(path: Path, content: str | bytes) -> None:
-    """Put a file in place atomically, with mode 0600; raises `OSError`."""
+    """Write a file atomically, with mode 0600. Raises `OSError`."""
     draft = _draft(path, content)
     try:
         draft.replace(path)
@@ -27,7 +27,7 @@ def write_private(path: Path, content: str | bytes) -> None:
 
 
 def create_private(path: Path, content: str | bytes) -> bool:
-    """The same, unless the file exists already: then it stays, and False is returned. Raises `OSError`."""
+    """Create a file atomically, with mode 0600. Return False if it exists. Raises `OSError`."""
     draft = _draft(path, content)
     try:
         path.hardlink_to(draft)
@@ -39,10 +39,10 @@ def create_private(path: Path, content: str | bytes) -> bool:
 
 
 def _draft(path: Path, content: str | bytes) -> Path:
-    """A file beside the final one, complete and on the disk."""
+    """Write a complete file beside the final one, and sync it."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    draft = Path(name)  # of mode 0600
+    draft = Path(name)  # mkstemp sets mode 0600
     try:
         _sweep(path, draft.stat().st_mtime)
         with os.fdopen(descriptor, "wb") as file:
@@ -56,7 +56,7 @@ def _draft(path: Path, content: str | bytes) -> Path:
 
 
 def _sweep(path: Path, now: float) -> None:
-    """Remove the drafts of processes that have ended; ``now`` is by the file system's clock."""
+    """Remove drafts of processes that have ended. ``now`` is the file system's time."""
     for draft in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
         with suppress(OSError):
             if now - draft.stat().st_mtime > STALE:

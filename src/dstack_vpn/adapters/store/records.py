@@ -1,7 +1,6 @@
 """Nodes and events as JSON, for the store.
 
-Reading validates nothing that writing would not have produced; a file that says anything else is corrupt,
-and raises `FormatError`.
+Reading accepts only the output of writing. Any other content is corrupt and raises `FormatError`.
 """
 
 import json
@@ -16,7 +15,7 @@ from dstack_vpn.core.wireguard.keys import PublicKey
 from dstack_vpn.errors import FormatError
 
 _FORMER_NAMES: Final = {"TokenState": "Observed"}
-"""Types that are stored under the name that they had at first, so that every release reads every store."""
+"""Types that are stored under their original names, so that every release reads every store."""
 
 
 def _name_of(kind: type) -> str:
@@ -52,16 +51,16 @@ _TYPES: Final[dict[str, tuple[type, ...]]] = {
     "node": (Node, NoneType),
     "problem": (str,),
 }
-"""The check of each field's value, by its name, which means the same everywhere."""
+"""The accepted types of each field by its name. A name has the same meaning in all types."""
 
 
 def dump_node(node: Node) -> str:
-    """A node as one line of JSON."""
+    """Return a node as one line of JSON."""
     return json.dumps(_plain(node), separators=(",", ":"))
 
 
 def load_node(text: str) -> Node:
-    """The node that `dump_node` wrote; raises `FormatError`."""
+    """Return the node that `dump_node` wrote. Raises `FormatError`."""
     node = _load(text)
     if not isinstance(node, Node):
         raise FormatError("the record is not a node")
@@ -69,12 +68,12 @@ def load_node(text: str) -> Node:
 
 
 def dump_event(event: ev.RegistryEvent) -> str:
-    """An event as one line of JSON."""
+    """Return an event as one line of JSON."""
     return json.dumps(_plain(event), separators=(",", ":"))
 
 
 def load_event(text: str) -> ev.RegistryEvent:
-    """The event that `dump_event` wrote; raises `FormatError`."""
+    """Return the event that `dump_event` wrote. Raises `FormatError`."""
     event = _load(text)
     if type(event) not in _EVENTS.values():
         raise FormatError("the record is not an event")
@@ -83,7 +82,7 @@ def load_event(text: str) -> ev.RegistryEvent:
 
 
 def _plain(value: object) -> object:
-    """A value as JSON can hold it; every type of ours carries its name."""
+    """Return a value in JSON types. Our types carry their names."""
     match value:
         case None | bool() | int() | str():
             return value
@@ -93,12 +92,12 @@ def _plain(value: object) -> object:
             return {"at": [block, log_index]}
         case PeerEndpoint():
             return {"reach": str(value)}
-        case _:
-            fields = {name: _plain(getattr(value, name)) for name in type(value).__match_args__}  # type: ignore[attr-defined]  # dataclasses all
+        case _:  # all other values are dataclasses
+            fields = {name: _plain(getattr(value, name)) for name in type(value).__match_args__}  # type: ignore[attr-defined]
             return {"type": _name_of(type(value)), **fields}
 
 
-def _load(text: str) -> Any:  # noqa: ANN401 - the callers check what it is
+def _load(text: str) -> Any:  # noqa: ANN401 - the callers check the type
     try:
         return json.loads(text, object_hook=_revive)
     except (ValueError, TypeError, KeyError, RecursionError) as error:
@@ -106,7 +105,7 @@ def _load(text: str) -> Any:  # noqa: ANN401 - the callers check what it is
 
 
 def _reach(text: str) -> PeerEndpoint | Malformed:
-    """An endpoint; one that an earlier release accepted may be refused now."""
+    """Parse an endpoint. It may be one that only earlier releases accepted."""
     try:
         return PeerEndpoint.parse(text)
     except FormatError as error:
@@ -122,12 +121,12 @@ def _revive(members: dict[str, Any]) -> object:
         case {"reach": str(text)}:
             return _reach(text)
         case {"type": "Endpoint", "host": str(host), "port": int(port)}:
-            return _reach(str(Endpoint(host, port)))  # as stored before there were relays
+            return _reach(str(Endpoint(host, port)))  # the form before relays were supported
         case {"type": str(name), **fields}:
             kinds: dict[str, type] = {"Node": Node, "Malformed": Malformed, **_EVENTS}
             for field, value in fields.items():
                 if type(value) not in _TYPES[field]:
-                    raise FormatError(f"{field} is of another type")
+                    raise FormatError(f"{field} has an unexpected type")
             return kinds[name](**fields)
         case _:
-            raise FormatError("the record is of no known form")
+            raise FormatError("the record has an unknown form")

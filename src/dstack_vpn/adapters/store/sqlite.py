@@ -1,7 +1,8 @@
 """The registry on disk: SQLite in WAL mode, one writer, one transaction for cursor and events.
 
-It holds what spares a restart the way back to the beginning: the nodes as of a settled block, the events
-above it, and where we stood. The chain is the truth; a damaged file is therefore moved aside and rebuilt.
+It stores the nodes as of a finalized block, the events above it, and the last position, so that a
+restart does not read the chain from the beginning. The chain is authoritative. Therefore a damaged
+file is moved aside and rebuilt.
 """
 
 import asyncio
@@ -25,7 +26,7 @@ _log = structlog.get_logger(component="store")
 _T = TypeVar("_T")
 
 VERSION: Final = 1
-"""Of the tables below, in SQLite's ``user_version``."""
+"""The version of the tables below, in SQLite's ``user_version``."""
 
 _SCHEMA: Final = """
 CREATE TABLE node (token TEXT PRIMARY KEY, record TEXT NOT NULL) WITHOUT ROWID;
@@ -43,13 +44,15 @@ _LATER: Final = """
 CREATE TABLE IF NOT EXISTS witnessed (token TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS moment (name TEXT PRIMARY KEY, at REAL NOT NULL) WITHOUT ROWID;
 """
-"""Defaults for fields that older files of this version lack: nothing confirmed, nothing recent."""
+"""Tables that older files of this version lack. Their defaults: nothing confirmed, nothing
+recent."""
 _ABOUT_THE_CONTENT: Final = (None, sqlite3.SQLITE_ERROR)
-"""Codes of operational errors: none for a text that is no UTF-8, the other for columns and formats."""
+"""Codes of operational errors: None for text that is not UTF-8, the other for columns and
+formats."""
 
 
 class SqliteStore:
-    """Implements `ports.Store`. All access to the file is in one thread of its own."""
+    """See `ports.Store`. All access to the file is in one dedicated thread."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -57,7 +60,7 @@ class SqliteStore:
         self._connection: sqlite3.Connection | None = None
 
     async def load(self) -> Checkpoint | None:
-        """See `ports.Store.load`. A damaged file is moved aside and counts as none."""
+        """See `ports.Store.load`. A damaged file is moved aside, and the result is None."""
         return await self._run(self._load_or_rebuild)
 
     async def append(
@@ -82,10 +85,10 @@ class SqliteStore:
     async def _run(self, work: Callable[[], _T]) -> _T:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, work)
-        except (sqlite3.Error, OSError, OverflowError) as error:  # its integers have 63 bits
+        except (sqlite3.Error, OSError, OverflowError) as error:  # SQLite integers have 63 bits
             raise StoreError(f"{self._path}: {error}{advice(error)}") from error
 
-    # -- in the thread --------------------------------------------------------------------------------
+    # -- in the thread -----------------------------------------------------------------------------
 
     def _open(self) -> sqlite3.Connection:
         if self._connection is not None:
@@ -107,7 +110,7 @@ class SqliteStore:
         except (sqlite3.DatabaseError, ValueError, TypeError) as error:
             code = getattr(error, "sqlite_errorcode", None)
             if isinstance(error, sqlite3.OperationalError) and code not in _ABOUT_THE_CONTENT:
-                raise  # the disk or its permissions: not the file's fault
+                raise  # a problem of the disk or its permissions, not of the content
             self._move_aside(str(error))
             return self._load()
 
@@ -164,7 +167,7 @@ class SqliteStore:
         identity = checkpoint.identity
         with _transaction(self._open()) as connection:
             for table in ("node", "event", "block", "identity", "witnessed", "moment"):
-                connection.execute(f"DELETE FROM {table}")  # noqa: S608 - our own names
+                connection.execute(f"DELETE FROM {table}")  # noqa: S608 - constant names
             connection.execute(
                 "INSERT INTO identity VALUES (?, ?, ?)",
                 (str(identity.chain_id), identity.genesis_hash, identity.contract),
@@ -177,7 +180,7 @@ class SqliteStore:
             _write_block(connection, "tip", checkpoint.tip)
             _write_synced(connection, checkpoint.synced)
             connection.executemany(
-                "INSERT INTO witnessed VALUES (?)", [(str(token),) for token in checkpoint.witnessed]
+                "INSERT INTO witnessed VALUES (?)", [(str(token),) for token in checkpoint.confirmed]
             )
 
     def _close(self) -> None:
@@ -187,15 +190,15 @@ class SqliteStore:
 
 
 def _prepare(connection: sqlite3.Connection) -> None:
-    """Check the file and bring its tables about; raises `sqlite3.DatabaseError` where it is damaged."""
+    """Check the file and create its tables. Raises `sqlite3.DatabaseError` if it is damaged."""
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")
     (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
     if verdict != "ok":
-        raise sqlite3.DatabaseError(f"the integrity check says: {verdict}")
+        raise sqlite3.DatabaseError(f"the integrity check failed: {verdict}")
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if version not in {0, VERSION}:
-        raise sqlite3.DatabaseError(f"the file is of version {version}, not {VERSION}")
+        raise sqlite3.DatabaseError(f"the file has version {version}, not {VERSION}")
     with _transaction(connection):
         schema = _LATER if version else _SCHEMA + _LATER
         for statement in filter(str.strip, schema.split(";")):
@@ -204,7 +207,7 @@ def _prepare(connection: sqlite3.Connection) -> None:
 
 
 class _transaction:  # noqa: N801 - reads like closing() and suppress()
-    """BEGIN IMMEDIATE … COMMIT, or ROLLBACK."""
+    """BEGIN IMMEDIATE … COMMIT, or ROLLBACK after an error."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
@@ -217,7 +220,8 @@ class _transaction:  # noqa: N801 - reads like closing() and suppress()
         try:
             self._connection.execute("COMMIT" if kind is None else "ROLLBACK")
         except sqlite3.Error:
-            # A full disk can fail the commit and leave the transaction open, in the way of all later ones.
+            # A full disk can fail the commit and leave the transaction open, which would block all
+            # later ones.
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
             raise
@@ -248,7 +252,7 @@ def _write_synced(connection: sqlite3.Connection, synced: float | None) -> None:
 
 
 def _row(values: Sequence[Any], *types: type) -> Sequence[Any]:
-    """A row's values; in a damaged file a column holds any type. Raises `FormatError`."""
+    """Return a row's values. Raises `FormatError` for other types, as in a damaged file."""
     if tuple(map(type, values)) != types:
-        raise FormatError("a row's values are of other types than ours")
+        raise FormatError("a row has values of unexpected types")
     return values

@@ -25,7 +25,8 @@ from dstack_vpn.adapters.web.client import (
 )
 from dstack_vpn.adapters.web.owner import TRUSTED, End, owner_of
 from dstack_vpn.core.access.addressing import AddressPlan
-from dstack_vpn.core.limits.shares import Address, Network, Source, Sources
+from dstack_vpn.core.addresses import IPAddress
+from dstack_vpn.core.limits.shares import Network, Source, Sources
 from dstack_vpn.errors import FormatError
 
 FORWARD_AUTH: Final = "/auth"
@@ -34,13 +35,13 @@ _LOOPBACK: Final[tuple[Network, ...]] = (
     ipaddress.IPv6Network("::1/128"),
 )
 
-_WRONG: Final = "give the API token: 'Authorization: Bearer …' (API_TOKEN_FILE has it)"
+_WRONG: Final = "send the API token: 'Authorization: Bearer …' (API_TOKEN_FILE contains it)"
 _CLOSED: Final = (
-    "this is open to processes of root and of the daemon's own user only (API_OPEN_TO): set API_TOKEN_FILE, "
-    "and give that token"
+    "without a token, only processes of root and of the daemon's own user have access (API_OPEN_TO): set "
+    "API_TOKEN_FILE, and send that token"
 )
 _REBOUND: Final = (
-    "ask for this by an IP address, by localhost, or with the API token: 'Host' names somebody else"
+    "the 'Host' header does not name this machine: use an IP address, localhost, or the API token"
 )
 
 
@@ -58,16 +59,15 @@ class Policy:
 
     token: str | None = field(default=None, repr=False)
     loopback: bool = True
-    """True if processes of root and of our own user on this machine need no token."""
+    """True if processes of root and of the daemon's own user on this machine need no token."""
     users: bool = False
     """True if no process on this machine needs the token."""
-    vpn: bool = False
-    """True if members of the network, by tunnel address, need no token."""
     proxies: tuple[Network, ...] = _LOOPBACK
     """Trusted proxies: their headers name the client; forward-auth needs no token from them."""
     suffix: str | None = None
     """The zone of the network's own names."""
-    is_member: Callable[[Address], bool] = field(default=lambda address: False)
+    is_member: Callable[[IPAddress], bool] | None = None
+    """Returns whether a member has that tunnel address and needs no token; None: all need one."""
     members: AddressPlan | None = None
     """The address plan of the tunnel, by which limits count members."""
     owner: Callable[[End, End], int | None] = owner_of
@@ -80,16 +80,16 @@ class Policy:
         """The parties that limits count."""
         return Sources(self.members, self.proxies)
 
-    def judge(self, request: web.Request, *, is_open: bool) -> Refusal | None:
-        """Return the reason for not answering a request, or None."""
+    def refusal(self, request: web.Request, *, is_open: bool) -> Refusal | None:
+        """Return the reason for not answering a request; None if it is allowed."""
         peer = peer_of(request)
         if is_open:
             rebound = _is_here(request, peer) and not self._is_plain(request)
             return Refusal(421, _REBOUND) if rebound and not self._has_token(request) else None
         if self.asks_for_a_client(request, peer):
-            # The proxy forwards its client's Authorization, which is not for us, and often its
-            # Host. A browser here that sends us a request directly also names our own port; a
-            # client of a proxy does not.
+            # The proxy forwards its client's Authorization, which is not for this server, and often
+            # its Host. A browser on this machine that sends a request directly also names this
+            # server's port; a client of a proxy does not.
             rebound = _is_here(request, peer) and not self._is_plain(request) and _names_our_port(request)
             return Refusal(421, _REBOUND) if rebound else None
         if self._has_token(request):
@@ -98,7 +98,7 @@ class Policy:
             return Refusal(401, _CLOSED if self.token is None else _WRONG)
         return None if self._is_plain(request) else Refusal(421, _REBOUND)
 
-    def client(self, request: web.Request) -> Address | None:
+    def client(self, request: web.Request) -> IPAddress | None:
         """Return a request's client; for a trusted proxy's forward-auth, the proxy's client."""
         peer = peer_of(request)
         if peer is None or not self.asks_for_a_client(request, peer):
@@ -108,7 +108,7 @@ class Policy:
         except FormatError:
             return peer
 
-    def asks_for_a_client(self, request: web.Request, peer: Address | None) -> bool:
+    def asks_for_a_client(self, request: web.Request, peer: IPAddress | None) -> bool:
         """Return True for a trusted proxy's forward-auth request about its client."""
         forward_auth = f"{request.path}/".startswith(f"{FORWARD_AUTH}/")
         return forward_auth and peer is not None and self.trusts(peer)
@@ -116,14 +116,14 @@ class Policy:
     def _is_plain(self, request: web.Request) -> bool:
         return is_plain_host(request.headers.get("Host"), self.suffix)
 
-    def trusts(self, peer: Address) -> bool:
+    def trusts(self, peer: IPAddress) -> bool:
         """Return True for a trusted proxy."""
         return any(peer in network for network in self.proxies if network.version == peer.version)
 
-    def _open_to(self, peer: Address, request: web.Request) -> bool:
+    def _open_to(self, peer: IPAddress, request: web.Request) -> bool:
         owner = self._owner(request)
         if owner is None:  # on another machine
-            return self.vpn and self.is_member(peer)
+            return self.is_member is not None and self.is_member(peer)
         return self.users or (self.loopback and owner in TRUSTED)
 
     def _owner(self, request: web.Request) -> int | None:
@@ -148,14 +148,14 @@ class Policy:
         return hmac.compare_digest(given.strip().encode("utf-8", "replace"), self.token.encode())
 
 
-def behind(request: web.Request, peer: Address, proxies: Sequence[Network]) -> Address:
+def behind(request: web.Request, peer: IPAddress, proxies: Sequence[Network]) -> IPAddress:
     """Return the client of a request that ``peer`` has sent; raises `FormatError` if unknown."""
     forwarded = request.headers.getall("X-Forwarded-For", [])
     return forwarded_client(peer, forwarded, request.headers.getall("X-Real-IP", []), proxies)
 
 
-def _is_here(request: web.Request, peer: Address | None) -> bool:
-    """Return True for a request from this machine, by loopback or by an address of its own."""
+def _is_here(request: web.Request, peer: IPAddress | None) -> bool:
+    """Return True for a request from this machine, by loopback or by its own address."""
     return peer is not None and (peer.is_loopback or peer == _address_of(request, "sockname"))
 
 
@@ -164,7 +164,7 @@ def _names_our_port(request: web.Request) -> bool:
     return own is not None and names_our_port(request.headers.get("Host"), own[1])
 
 
-def peer_of(request: web.Request) -> Address | None:
+def peer_of(request: web.Request) -> IPAddress | None:
     """Return the address of the connection's other end."""
     return _address_of(request, "peername")
 
@@ -174,7 +174,7 @@ def source_of(request: web.Request, sources: Sources) -> Source:
     return sources.of(peer_of(request), _address_of(request, "sockname"))
 
 
-def _address_of(request: web.Request, end: str) -> Address | None:
+def _address_of(request: web.Request, end: str) -> IPAddress | None:
     found = None if request.transport is None else request.transport.get_extra_info(end)
     try:
         return None if not found else parse_address(found[0])

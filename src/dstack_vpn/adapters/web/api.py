@@ -1,4 +1,4 @@
-"""A node's API: peers, decisions, who is who, what happens. `openapi` describes it."""
+"""A node's API: peers, access decisions, members by address, and events; described in `openapi`."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, Protocol
@@ -12,7 +12,7 @@ from dstack_vpn.adapters.web.documents import Later
 from dstack_vpn.adapters.web.openapi import MOST_NAMES, document
 from dstack_vpn.adapters.web.server import Documents, Route, answer, problem
 from dstack_vpn.adapters.web.stream import Feed, Streams
-from dstack_vpn.core.limits.shares import Address
+from dstack_vpn.core.addresses import IPAddress
 from dstack_vpn.core.model import parse_node_id
 from dstack_vpn.core.wireguard.keys import PublicKey
 from dstack_vpn.errors import FormatError
@@ -44,13 +44,13 @@ class ApiView(Protocol):
     async def peer(self, node_id: str) -> dict[str, Any] | None:
         """Return one node with its history; None if the registry has no such node."""
 
-    def decide(self, subject: str | PublicKey | Address) -> dict[str, Any]:
-        """Return the decision whether a node id, key or tunnel address is on the network, and why."""
+    def decide(self, subject: str | PublicKey | IPAddress) -> dict[str, Any]:
+        """Return the access decision on a node id, key or tunnel address, with its reason."""
 
-    def whois(self, address: Address) -> dict[str, Any] | None:
-        """Return the member behind a tunnel address; None without one."""
+    def whois(self, address: IPAddress) -> dict[str, Any] | None:
+        """Return the member that has a tunnel address; None without one."""
 
-    def is_ours(self, address: Address) -> bool:
+    def is_ours(self, address: IPAddress) -> bool:
         """Return True for a tunnel address."""
 
 
@@ -68,7 +68,7 @@ class Api:
 
     @property
     def metrics_problem(self) -> str | None:
-        """The reason of the last failure to write the metrics; None: they were written."""
+        """The reason of the last failure to write the metrics; None after a success."""
         return self._documents.problem("/metrics")
 
     def routes(self) -> Iterable[Route]:
@@ -78,7 +78,7 @@ class Api:
             Route("/decisions", self._decisions),
             Route("/whois", self._whois),
             Route(FORWARD_AUTH, self._auth),
-            # Envoy asks with its client's own method and path, behind a prefix.
+            # Envoy uses its client's method, and appends the client's path to this one.
             Route(FORWARD_AUTH + "/{path:.*}", self._auth, "*"),
             Route("/events", self._events),
             Route("/version", self._version),
@@ -97,30 +97,34 @@ class Api:
     async def _decisions(self, request: web.Request) -> web.Response:
         given = _known(request.query, "node", "key", "ip")
         if len(given) != 1:
-            raise FormatError("ask for one of node, key and ip")
+            raise FormatError("expected exactly one of the parameters node, key and ip")
         ((name, text),) = given.items()
-        subject: str | PublicKey | Address
+        subject: str | PublicKey | IPAddress
         if name == "node":
             subject = parse_node_id(text)
         else:
-            # A raw '+' was decoded as a space, which no key has.
+            # A raw '+' was decoded as a space. Keys contain no spaces.
             subject = PublicKey.parse(text.replace(" ", "+")) if name == "key" else parse_address(text)
         return answer(self._view.decide(subject))
 
     async def _whois(self, request: web.Request) -> web.Response:
         given = _known(request.query, "ip")
         if "ip" not in given:
-            raise FormatError("ask with ip=, a tunnel address")
+            raise FormatError("expected the parameter ip, a tunnel address")
         found = self._view.whois(parse_address(given["ip"]))
-        return problem(404, "no member is behind that address") if found is None else answer(found)
+        return problem(404, "no member has this address") if found is None else answer(found)
 
     async def _auth(self, request: web.Request) -> web.Response:
-        """Identify a reverse proxy's client: 200 and headers, 401 for strangers, 403 for the others."""
-        # Behind a prefix the query is the client's, which has no say in this.
-        asked = request.query if request.path == FORWARD_AUTH else MultiDict[str]()
-        allowed = {name: asked.getall(name, []) for name in ("node", "owner")}
-        if asked.keys() - allowed.keys() or any(len(x) > MOST_NAMES for x in allowed.values()):
-            return problem(403, "forward-auth knows node= and owner=, up to 32 of each")
+        """Identify a reverse proxy's client.
+
+        Replies 200 with the identity in headers, 401 for a client outside of the network, and 403
+        for a member that the parameters exclude.
+        """
+        # With a path appended, the query is the client's own and must not grant access.
+        query = request.query if request.path == FORWARD_AUTH else MultiDict[str]()
+        allowed = {name: query.getall(name, []) for name in ("node", "owner")}
+        if query.keys() - allowed.keys() or any(len(x) > MOST_NAMES for x in allowed.values()):
+            return problem(403, f"forward-auth takes node= and owner=, up to {MOST_NAMES} of each")
         if (peer := peer_of(request)) is None:
             return problem(401, "the connection has no address")
         try:
@@ -130,10 +134,10 @@ class Api:
         found = self._view.whois(client)
         if found is None:
             ours = self._view.is_ours(client)
-            return problem(403 if ours else 401, "no member of the network is behind the client's address")
+            return problem(403 if ours else 401, "no member of the network has the client's address")
         owners = [owner.lower() for owner in allowed["owner"]]
         if any(allowed.values()) and found["node"] not in allowed["node"] and found["owner"] not in owners:
-            return problem(403, "another member of the network is behind the client's address")
+            return problem(403, "another member of the network has the client's address")
         return answer(found, headers=_identity(found))
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
@@ -144,7 +148,7 @@ class Api:
         source = source_of(request, self._policy.sources)
         stream = await self.streams.serve(request, source, last_id=last_id, backlog=backlog, wait=wait)
         if stream is None:
-            return problem(503, "too many are reading events already", {"Retry-After": "10"})
+            return problem(503, "too many clients are reading events", {"Retry-After": "10"})
         return stream
 
     async def _version(self, _: web.Request) -> web.Response:
@@ -155,7 +159,10 @@ class Api:
 
 
 def _identity(found: Mapping[str, Any]) -> dict[str, str]:
-    """Return the client's identity for the proxied application; a node id has up to 63 safe characters."""
+    """Return the client's identity as headers for the proxied application.
+
+    A node id is safe in a header: it has up to 63 letters, digits, '.', '_' and '-'.
+    """
     return {
         "Remote-User": found["node"],
         "X-Vpn-Node": found["node"],
@@ -167,11 +174,11 @@ def _identity(found: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _known(query: MultiMapping[str], *names: str) -> dict[str, str]:
-    """The parameters, each once at most; raises `FormatError` for others."""
-    if strange := query.keys() - set(names):
-        raise FormatError(f"no such parameter: {min(strange)!r:.40}; there are {', '.join(names)}")
+    """Return the parameters; raises `FormatError` for an unknown or repeated one."""
+    if unknown := query.keys() - set(names):
+        raise FormatError(f"unknown parameter {min(unknown)!r:.40}: expected {', '.join(names)}")
     if any(len(query.getall(name)) > 1 for name in query):
-        raise FormatError("each parameter can be given once")
+        raise FormatError("a parameter is repeated")
     return dict(query)
 
 

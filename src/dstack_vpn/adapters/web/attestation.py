@@ -1,6 +1,6 @@
 """`/attestation`: a quote over this node's public key, for `dstack-vpn attest verify`.
 
-It is asked for once and then kept, because the key stays the same and a quote takes a processor a while.
+A quote takes much processor time. It is therefore requested once and kept until the key changes.
 """
 
 import asyncio
@@ -25,9 +25,12 @@ class Attestation:
         key: Callable[[], PublicKey],
         attest: Callable[[PublicKey], Awaitable[dict[str, Any]]] | None,
     ) -> None:
-        """``key`` is our public key now; ``attest`` raises `AgentError`, and is None without an agent."""
+        """``key`` returns this node's public key; ``attest`` may raise `AgentError`.
+
+        Without a guest agent, pass None for ``attest``.
+        """
         self._key, self._attest = key, attest
-        self._made: tuple[PublicKey, dict[str, Any]] | None = None
+        self._attested: tuple[PublicKey, dict[str, Any]] | None = None
         self._lock = asyncio.Lock()
 
     def routes(self) -> Iterable[Route]:
@@ -39,12 +42,12 @@ class Attestation:
 
     async def _get(self, _: web.Request) -> web.Response:
         if self._attest is None:
-            return problem(404, "this node's key is not the dstack guest agent's: it has no attestation")
+            return problem(404, "no attestation: this node's key does not come from the dstack guest agent")
         key = self._key()
         async with self._lock:
-            if self._made is None or self._made[0] != key:
+            if self._attested is None or self._attested[0] != key:
                 try:
-                    self._made = key, await self._attest(key)
+                    self._attested = key, await self._attest(key)
                 except AgentError as error:
                     return problem(503, str(error))
-            return answer(self._made[1])
+            return answer(self._attested[1])

@@ -1,11 +1,12 @@
-"""Connections within bounds: who may hold how many, and how long one may take to ask.
+"""Limits on connections: their number for each source, and their time without a request.
 
-A connection is closed that has not sent a whole request head within `PATIENCE` of its beginning, or of its
-last answer. While a request is being answered, the clock stands still.
+A connection is closed unless it sends a complete request head within `PATIENCE` of its start, or of
+its last answer. The timer stops while a request is being answered.
 
-The places are divided by `core.limits.shares`. A connection that gets none may still ask for health: the
-lobby answers open paths, once, and the newest there displaces the oldest. So no number of connections keeps
-a health check out. A source that keeps coming is closed at once, which costs least.
+`core.limits.shares` divides the places. A connection without a place may still request health: it
+enters the lobby, which answers one request for an open path and in which the newest connection
+displaces the oldest. Health checks therefore work with any number of connections. In the lobby, a
+source that exceeds `LOBBY_PACE` is disconnected immediately, which costs least.
 """
 
 import asyncio
@@ -17,9 +18,9 @@ from dstack_vpn.core.limits.pace import Limiter, Pace
 from dstack_vpn.core.limits.shares import Kind, Places, Shares, Source, Sources
 
 PATIENCE: Final = 15.0
-"""Seconds."""
+"""Seconds without a complete request head after which a connection is closed."""
 LOBBY_PATIENCE: Final = 2.0
-"""Seconds that a connection may take in the lobby."""
+"""The same in the lobby."""
 CONNECTIONS: Final = Shares(
     total=512,
     each=100,
@@ -54,11 +55,11 @@ class Connections:
 
     @property
     def refused(self) -> int:
-        """Connections that got no place, those in the lobby among them."""
+        """The number of connections without a place, including those in the lobby."""
         return self._places.refused
 
     def guard(self, make: Callable[[], asyncio.Protocol]) -> Callable[[], asyncio.Protocol]:
-        """The protocols that ``make`` makes, within bounds."""
+        """Return a factory whose protocols apply the limits to those of ``make``."""
         return lambda: _Connection(make, self)
 
     def source_of(self, transport: asyncio.BaseTransport | None) -> Source:
@@ -67,23 +68,23 @@ class Connections:
         return self._sources.of(there, here)
 
     def in_lobby(self, transport: asyncio.BaseTransport | None) -> bool:
-        """Return True if a connection got no place, and may only request health."""
+        """Return True if a connection has no place, and may only request health."""
         return transport is not None and (found := self._open.get(transport)) is not None and found.in_lobby
 
     def busy(self, transport: asyncio.BaseTransport | None) -> None:
-        """A request has come: it takes the time it takes."""
+        """Stop the timer, because a request has arrived."""
         if transport is not None and (connection := self._open.get(transport)) is not None:
             connection.rest()
             self._places_of(connection).firm(connection)
 
     def idle(self, transport: asyncio.BaseTransport | None) -> None:
-        """It was answered: the next one has to come soon."""
+        """Start the timer for the next request, because the last one was answered."""
         if transport is not None and (connection := self._open.get(transport)) is not None:
             self._places_of(connection).loosen(connection, self._monotonic())
             connection.watch(self._patience_of(connection))
 
     def admit(self, connection: "_Connection", transport: asyncio.Transport) -> bool:
-        """Take a connection in; False: there is no room, not even in the lobby."""
+        """Assign a place to a connection; return False if none is free, even in the lobby."""
         source, now = self.source_of(transport), self._monotonic()
         taken = self._places.take(source, connection, now)
         if taken is None and self._may_wait(source, now):
@@ -98,7 +99,7 @@ class Connections:
         return True
 
     def leave(self, connection: "_Connection", transport: asyncio.BaseTransport) -> None:
-        """A connection has ended."""
+        """Release the place of a connection that has ended."""
         self._places_of(connection).leave(connection)
         self._open.pop(transport, None)
 
@@ -118,7 +119,7 @@ def _address(transport: asyncio.BaseTransport | None, end: str) -> str | None:
 
 
 class _Connection(asyncio.Protocol):
-    """Hands everything on to a protocol of the web server's, which is made once it is let in."""
+    """Passes all callbacks to a protocol of the web server, created after the admission."""
 
     def __init__(self, make: Callable[[], asyncio.Protocol], all_: Connections) -> None:
         self._make, self._all = make, all_
@@ -136,18 +137,18 @@ class _Connection(asyncio.Protocol):
         self._inner.connection_made(transport)
 
     def abort(self) -> None:
-        """End it: another connection has its place."""
+        """End the connection: it was displaced, or has sent no request in time."""
         if self._transport is not None:
             self._transport.abort()
 
     def watch(self, patience: float) -> None:
-        """Give the client so many seconds for a request."""
+        """Abort the connection unless a request arrives within ``patience`` seconds."""
         self.rest()
         if self._transport is not None and not self._transport.is_closing():
             self._timer = asyncio.get_running_loop().call_later(patience, self.abort)
 
     def rest(self) -> None:
-        """Stop the clock."""
+        """Stop the timer."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

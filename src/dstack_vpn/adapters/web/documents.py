@@ -1,8 +1,8 @@
-"""Documents whose making takes a while: made aside, and not more often than a share of the time allows.
+"""Large documents: written in a thread, and cached in proportion to the time that writing took.
 
-With a thousand peers, a document takes some ten milliseconds, which no event should have to wait for. It is
-therefore gathered at once and written out in a thread, and handed out again for 20 times as long as that
-took, so that no number of readers can take more than a twentieth of a processor.
+With a thousand peers, writing a document takes about ten milliseconds, for which no event should
+wait. Its data is therefore gathered at one moment and written in a thread. The result is served for
+20 times as long as that took, so any number of readers uses at most a twentieth of a processor.
 """
 
 import asyncio
@@ -16,11 +16,11 @@ from dstack_vpn.core.limits.time_share import TimeShare
 WRITING: Final = TimeShare(parts=20)
 
 Later: TypeAlias = Callable[[], tuple[str, bytes]]
-"""Writes out what was gathered, in a thread: a content type and a body."""
+"""Writes the gathered data, in a thread; returns a content type and a body."""
 
 
 class Document:
-    """One of them."""
+    """A cached document."""
 
     def __init__(self, gather: Callable[[], Awaitable[Later]]) -> None:
         self._gather = gather
@@ -28,10 +28,10 @@ class Document:
         self._made: tuple[str, bytes] = ("", b"")
         self._due = 0.0
         self.problem: str | None = None
-        """The reason of the last failure to build it; None: it was built."""
+        """The reason of the last failure to build it; None after a success."""
 
     async def get(self) -> tuple[str, bytes]:
-        """Return a content type and a body. What making it raises is kept as the problem, and raised."""
+        """Return a content type and a body. An error is kept as the problem, and raised."""
         async with self._lock:
             began = time.monotonic()
             if began >= self._due:
@@ -46,6 +46,6 @@ class Document:
         return self._made
 
 
-def to_json(body: Any) -> tuple[str, bytes]:  # noqa: ANN401 - whatever JSON can hold
-    """A body as JSON."""
+def to_json(body: Any) -> tuple[str, bytes]:  # noqa: ANN401 - any JSON value
+    """Return the content type and the body of a JSON document."""
     return "application/json", json.dumps(body, separators=(",", ":")).encode()

@@ -1,7 +1,8 @@
-"""Listening for HTTP, for as long as the process lives.
+"""The listening HTTP sockets.
 
-A status page is no reason to end a tunnel or a relay: while the port is taken, or the address is missing,
-binding is tried again, the log reports it once, and `Listening.problem` keeps it until the binding works.
+A failure to bind does not end the tunnel or the relay. While the port is in use or the address is
+missing, binding is tried again; the log reports the problem once, and `Listening.problem` keeps it
+until binding succeeds.
 """
 
 import asyncio
@@ -19,7 +20,7 @@ from dstack_vpn.core.model import SocketAddress
 _log = structlog.get_logger(component="web")
 
 RETRY: Final = 2.0
-"""Seconds."""
+"""Seconds between attempts to bind, and between checks of the address."""
 _ABSENT: Final = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
 
 
@@ -29,7 +30,7 @@ class Listening:
     def __init__(self, host: str, port: int) -> None:
         self.host, self.port = host, port
         self.problem: str | None = None
-        """The reason why clients can't connect; None: they can."""
+        """The reason that clients can't connect; None if they can."""
 
     async def serve(self, make: Callable[[], asyncio.Protocol]) -> None:
         """Serve until cancelled. Absorbs every failure to bind."""
@@ -37,7 +38,7 @@ class Listening:
         _log.info("web.listening", host=self.host, port=self.port)
         try:
             while True:
-                self._look()
+                self._check_address()
                 await asyncio.sleep(RETRY)
         finally:
             for server in servers:
@@ -49,7 +50,7 @@ class Listening:
             try:
                 opened = self._open()
             except OSError as error:
-                self._tell(f"can't listen on {self._where}: {refusal(error, self.port)}")
+                self._report(f"can't listen on {self._name}: {refusal(error, self.port)}")
                 await asyncio.sleep(RETRY)
             else:
                 return [
@@ -69,19 +70,19 @@ class Listening:
                 raise
         return opened
 
-    def _look(self) -> None:
-        """See whether the address is there: a tunnel's comes and goes with its interface."""
+    def _check_address(self) -> None:
+        """Report a missing address: that of a tunnel exists only while its interface does."""
         if self.host == "localhost" or is_here(self.host):
             self.problem = None
         else:
-            self._tell(f"can't listen on {self._where}: this machine does not have that address now")
+            self._report(f"can't listen on {self._name}: this machine does not have that address now")
 
-    def _tell(self, problem: str) -> None:
+    def _report(self, problem: str) -> None:
         if self.problem != problem:
             self.problem = problem
-            better = "another HEALTH_CHECK_HOST or HEALTH_CHECK_PORT; HEALTH_CHECK_PORT=0 for none"
+            better = "set another HEALTH_CHECK_HOST or HEALTH_CHECK_PORT; HEALTH_CHECK_PORT=0 disables it"
             _log.error("web.trouble", problem=problem, better=better)
 
     @property
-    def _where(self) -> str:
+    def _name(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"

@@ -1,4 +1,7 @@
-"""The API's description, OpenAPI 3.1: what `/openapi.json` serves, and the tests hold the daemon to."""
+"""The API's description in OpenAPI 3.1, served at `/openapi.json`.
+
+Tests compare the API with it.
+"""
 
 from typing import Any, Final
 
@@ -7,7 +10,7 @@ from dstack_vpn.core.observe.events import EVENTS
 Schema = dict[str, Any]
 
 MOST_NAMES: Final = 32
-"""Nodes, and owners, that forward-auth may be asked to choose from."""
+"""The maximum number of nodes, and of owners, in a forward-auth request."""
 
 _NODE: Final = "^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$"
 _KEY: Final = "^[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=$"
@@ -15,8 +18,8 @@ _OWNER: Final = "^0x[0-9a-f]{40}$"
 _TIME: Final[Schema] = {"type": ["number", "null"], "description": "Unix seconds"}
 
 
-def _object(**properties: Any) -> Schema:  # noqa: ANN401 - a schema, or something nullable
-    """An object that has all of these and nothing else."""
+def _object(**properties: Any) -> Schema:  # noqa: ANN401 - a schema, or a nullable one
+    """Return the schema of an object with exactly these properties."""
     return {
         "type": "object",
         "properties": properties,
@@ -38,33 +41,34 @@ _COUNT: Final[Schema] = {"type": "integer", "minimum": 0}
 _NODE_ID: Final[Schema] = {"type": "string", "pattern": _NODE}
 
 _STATES: Final = (
-    "connected: has a session; no answer: bytes go to it and none come; stale: had a session; never: had none"
+    "connected: has a session; no answer: bytes were sent and none received; stale: had a session; "
+    "never: never had a session"
 )
 
 _PEER: Final = _object(
-    node_id=_or_null("string", description="text of our own where the registry's was refused"),
+    node_id=_or_null("string", description="a replacement text if the registry's is invalid"),
     token=_COUNT,
     owner=_or_null("string", pattern=_OWNER),
     public_key={"type": "string", "pattern": _KEY},
     addresses={"type": "array", "items": _TEXT, "description": "tunnel addresses, as prefixes"},
-    endpoint=_or_null("string", description="where WireGuard last heard from it, or is to call it"),
-    transport=_or_null("string", description="udp, tcp or tls; null: none now"),
+    endpoint=_or_null("string", description="its last source address, or its configured address"),
+    transport=_or_null("string", description="udp, tcp or tls; null: currently none"),
     relay={"type": ["object", "null"], "description": "the relay that carries it, with its counters"},
     state={"enum": ["connected", "no answer", "stale", "never"], "description": _STATES},
-    no_answer_since={**_TIME, "description": "since when it owes an answer; null: it answers, or is idle"},
+    no_answer_since={**_TIME, "description": "start of the missing answers; null: it answers, or is idle"},
     last_handshake=_TIME,
     rx_bytes=_or_null("integer"),
     tx_bytes=_or_null("integer"),
-    reason=_or_null("string", description="why it is here"),
-    since_block=_or_null("integer", description="the block of its present key"),
+    reason=_or_null("string", description="the reason of the access decision"),
+    since_block=_or_null("integer", description="the block of its current key"),
     expires_at=_or_null("integer", description="Unix seconds; null: never"),
 )
 
 _DECISION: Final = _object(
-    granted={"type": "boolean", "description": "whether it is a peer of this node"},
+    granted={"type": "boolean", "description": "true if it has access as a peer; false for this node"},
     reason=_TEXT,
     detail=_TEXT,
-    peer={"type": "boolean", "description": "whether WireGuard is to have it"},
+    peer={"type": "boolean", "description": "true if WireGuard should have it as a peer"},
     token=_or_null("integer"),
     node=_or_null("string"),
     owner=_or_null("string"),
@@ -77,19 +81,19 @@ _MEMBER: Final = _object(
     node=_NODE_ID,
     owner={"type": "string", "pattern": _OWNER},
     public_key={"type": "string", "pattern": _KEY},
-    self={"type": "boolean", "description": "whether that is this node"},
+    self={"type": "boolean", "description": "true for this node"},
 )
 
 _EVENT: Final[Schema] = {
     "type": "object",
     "properties": {"id": _TEXT, "at": {"type": "number"}, "kind": _TEXT},
     "required": ["id", "at", "kind"],
-    "description": "what happened; the other members depend on the kind",
+    "description": "an event; the other members depend on the kind",
 }
 
 _MESSAGE: Final[Schema] = {
     "type": "object",
-    "description": "a message; `data` is an Event in JSON but for its id, and empty for `reset`",
+    "description": "a message; `data` is an Event in JSON without its id, and empty for `reset`",
     "properties": {
         "id": {"type": "string", "pattern": "^[0-9a-f]+-[0-9]+$"},
         "event": {"enum": [*EVENTS, "reset"]},
@@ -133,7 +137,7 @@ _SCHEMAS: Final[Schema] = {
         public_key={"type": "string", "pattern": _KEY},
         report_data={"type": "string", "pattern": "^[0-9a-f]{128}$"},
         quote={"type": "string", "description": "hexadecimal"},
-        event_log={"type": "string", "description": "JSON, as the guest agent has it"},
+        event_log={"type": "string", "description": "JSON, as the guest agent returns it"},
         vm_config=_TEXT,
         app_id=_TEXT,
         instance_id=_TEXT,
@@ -144,15 +148,15 @@ _SCHEMAS: Final[Schema] = {
 }
 
 _PROBLEMS: Final = {
-    "400": "the question is malformed",
+    "400": "the request is malformed",
     "401": "the token is missing or wrong",
-    "403": "not this one",
-    "404": "there is none",
-    "405": "only GET is answered",
-    "413": "a request has no body",
-    "421": "asked for by a name that is not this machine's",
+    "403": "access denied",
+    "404": "not found",
+    "405": "only GET is supported",
+    "413": "a request must not have a body",
+    "421": "the Host header does not name this machine",
     "429": "too many requests",
-    "503": "not now",
+    "503": "temporarily unavailable",
 }
 _ALWAYS: Final = ("400", "405", "413", "421", "429", "503")
 
@@ -172,7 +176,7 @@ def _get(
     more: tuple[str, ...] = (),
     secured: bool = True,
 ) -> Schema:
-    """An operation that answers ``good``, or one of the problems."""
+    """Return an operation with the response ``good`` and the possible problems."""
     problems = sorted({*_ALWAYS, *more, *(["401"] if secured else [])})
     operation: Schema = {
         "summary": summary,
@@ -188,12 +192,12 @@ def _get(
     return {"get": operation}
 
 
-def _verdict(summary: str, schema: Schema) -> Schema:
-    """An operation that says the same with 200 and with 503."""
+def _status(summary: str, schema: Schema) -> Schema:
+    """Return an operation with the same schema for 200 and for 503."""
     content = {"application/json": {"schema": schema}}
     operation = _get(summary, {"description": "yes", "content": content}, secured=False)
     refused = {"application/json": {"schema": {"oneOf": [schema, _ref("Problem")]}}}
-    operation["get"]["responses"]["503"] = {"description": "no, or not now", "content": refused}
+    operation["get"]["responses"]["503"] = {"description": "no, or unavailable", "content": refused}
     return operation
 
 
@@ -211,31 +215,34 @@ def _paths() -> Schema:
     owners = {"type": "array", "items": {"type": "string", "pattern": "^0x[0-9a-fA-F]{40}$"}} | {
         "maxItems": MOST_NAMES
     }
-    identity = _json("Member", "a member of the network, and who")
+    identity = _json("Member", "a member of the network, and its identity")
     identity["headers"] = {name: {"schema": _TEXT, "required": True} for name in _IDENTITY}
     stream = {"description": "server-sent events", "content": {"text/event-stream": {"schema": _MESSAGE}}}
     text = {"description": "for Prometheus", "content": {"text/plain": {"schema": _TEXT}}}
     return {
-        "/live": _verdict("Does it answer", _object(live={"type": "boolean"})),
-        "/ready": _verdict("Does the tunnel carry members", _object(ready={"type": "boolean"})),
-        "/health": _verdict("How is each component", _ref("Health")),
-        "/stats": _get("Everything at a glance", _json("Stats", "counters and peers")),
-        "/peers": _get("The peers of this node", _json("Peers", "who they are, and what they carried")),
+        "/live": _status("Liveness of the process", _object(live={"type": "boolean"})),
+        "/ready": _status("Readiness of the tunnel", _object(ready={"type": "boolean"})),
+        "/health": _status("Health of each component", _ref("Health")),
+        "/stats": _get("Complete state of the node", _json("Stats", "counters and peers")),
+        "/peers": _get("The peers of this node", _json("Peers", "their identities and traffic")),
         "/peers/{node}": _get(
             "One node with its history",
-            _json("Node", "what is known of it"),
+            _json("Node", "its decision, peer and history"),
             {**_BY_NODE, "in": "path", "required": True},
             more=("404",),
         ),
         "/decisions": _get(
-            "Is it on the network and why",
+            "Access decision with its reason",
             _json("Decision", "the decision and its reason"),
             _BY_NODE,
             _parameter("key", {"type": "string", "pattern": _KEY}, "a WireGuard public key"),
             _IP,
         ),
         "/whois": _get(
-            "Who is behind a tunnel address", _json("Member", "who"), {**_IP, "required": True}, more=("404",)
+            "Member with a tunnel address",
+            _json("Member", "the member"),
+            {**_IP, "required": True},
+            more=("404",),
         ),
         "/auth": _get(
             "Forward-auth for a reverse proxy",
@@ -245,29 +252,31 @@ def _paths() -> Schema:
             more=("403",),
         ),
         "/events": _get(
-            "What happens as it happens",
+            "Events as they happen",
             stream,
             _parameter("backlog", {"type": "integer", "minimum": 0, "maximum": 2048}, "past events first"),
-            _parameter("wait", {"type": "integer", "minimum": 0, "maximum": 86400}, "end after so many s"),
-            _parameter("last_event_id", _TEXT, "as the header, where that can't be sent"),
-            _parameter("Last-Event-ID", _TEXT, "go on after this event", where="header"),
+            _parameter(
+                "wait", {"type": "integer", "minimum": 0, "maximum": 86400}, "end after these seconds"
+            ),
+            _parameter("last_event_id", _TEXT, "for clients that can't send the header"),
+            _parameter("Last-Event-ID", _TEXT, "continue after this event", where="header"),
         ),
         "/metrics": _get("Metrics for Prometheus to scrape", text),
         "/attestation": _get(
-            "Is this node's key that of a measured machine",
-            _json("Attestation", "a TDX quote over the public key; docs/trust.md says what it is worth"),
+            "Attestation of the public key",
+            _json("Attestation", "a TDX quote over the public key; docs/trust.md describes what it proves"),
             more=("404",),
         ),
-        "/version": _get("Which version this is", _json("Version", "of the daemon")),
+        "/version": _get("Version of the daemon", _json("Version", "versions of the daemon and the API")),
         "/openapi.json": _get(
-            "This very document",
+            "This API description",
             {"description": "OpenAPI 3.1", "content": {"application/json": {"schema": {"type": "object"}}}},
         ),
     }
 
 
 def document(version: str) -> Schema:
-    """The description of this version's API."""
+    """Return the OpenAPI document of this version."""
     return {
         "openapi": "3.1.0",
         "info": {
@@ -283,7 +292,7 @@ def document(version: str) -> Schema:
                 "bearer": {
                     "type": "http",
                     "scheme": "bearer",
-                    "description": "API_TOKEN; not needed from where API_OPEN_TO says",
+                    "description": "API_TOKEN; not required from sources in API_OPEN_TO",
                 }
             },
         },

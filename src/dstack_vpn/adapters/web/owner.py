@@ -1,8 +1,8 @@
 """The user that owns a connection from this machine, as the kernel reports it.
 
-A reverse proxy on this machine connects from loopback for the whole world, and nothing has to show in its
-requests. The kernel knows whose socket the other end is (proc(5), /proc/net/tcp): a web server has a user
-of its own.
+A reverse proxy on this machine connects from loopback on behalf of clients anywhere, and its
+requests need not show it. The kernel knows the user of the other end's socket (proc(5),
+/proc/net/tcp), and a web server normally runs as a separate user.
 """
 
 import os
@@ -16,18 +16,18 @@ from dstack_vpn.adapters.binding import is_here
 End: TypeAlias = tuple[str, int]
 
 TRUSTED: Final = frozenset({0, os.geteuid()})
-"""Users whose processes can do anything to this one anyway."""
+"""Users whose processes can control this process in any case."""
 _TABLES: Final = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
 _MAPPED: Final = "::ffff:"
 _UID: Final = 7
-"""Column of the user's id."""
+"""The column of the user id."""
 
 
 def owner_of(there: End, here: End) -> int | None:
-    """Return the user of the other end's socket, if that is on this machine, in our network namespace.
+    """Return the user id of the other end's socket; None if it is not in this network namespace.
 
-    The tables have a line for each socket, so reading them takes as long as other machines like: a client
-    whose address is not on this machine is not looked for.
+    The tables have one line per socket, so other machines can make them long. They are read only
+    for a client whose address is on this machine.
     """
     if not is_here(there[0].removeprefix(_MAPPED)):
         return None
@@ -35,7 +35,7 @@ def owner_of(there: End, here: End) -> int | None:
         try:
             lines = table.read_text().splitlines()
             ends = f"{_written(there, table)} {_written(here, table)}"
-        except OSError:  # no such table, or no address
+        except OSError:  # the table is missing, or this is not an address
             continue
         for line in lines[1:]:
             columns = line.split()
@@ -45,7 +45,7 @@ def owner_of(there: End, here: End) -> int | None:
 
 
 def _written(end: End, table: Path) -> str:
-    """Return an address as a table has it: words of the machine's byte order, in hexadecimal."""
+    """Return an address as written in a table: hexadecimal words in the machine's byte order."""
     host, port = end[0].partition("%")[0].removeprefix(_MAPPED), end[1]
     if table.name == "tcp":
         packed = b"" if ":" in host else socket.inet_aton(host)

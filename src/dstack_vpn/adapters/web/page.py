@@ -1,7 +1,7 @@
-"""The dashboard: one page of plain files, which holds no data and is therefore open to all.
+"""The dashboard: a page of static files, which contain no data and therefore need no token.
 
-Whatever it shows it asks the API for, with the token where that is needed. Its policy lets it load nothing
-but its own files, and run nothing that is not one of them.
+The page reads its data from the API, with the token if one is required. Its content security policy
+allows only its own files.
 """
 
 import hashlib

@@ -1,13 +1,14 @@
-"""The HTTP server: what is common to a node's API and a relay's.
+"""The HTTP server that a node and a relay share.
 
     /live     200 while the process answers
     /ready    200 when the tunnel carries the registry's members, else 503
-    /health   every component with its reason and since when; 200, or 503 when a person should look
-    /stats    counters, for `dstack-vpn status` and for people
+    /health   each component with its reason and start time; 200, or 503 if one needs attention
+    /stats    counters, for `dstack-vpn status` and for operators
     /metrics  the same for Prometheus, if the view has it
 
-A node adds `api` and `page`. It answers GET only, reveals no secret, and is bounded: connections and their
-patience (`connections`), requests by source (`core.limits.pace`), heads by aiohttp, who may ask (`access`).
+A node adds `api` and `page`. The server answers GET only and reveals no secret. It limits
+connections and their idle time (`connections`), requests by source (`core.limits.pace`), and access
+(`access`); aiohttp limits the size of request heads.
 """
 
 import asyncio
@@ -36,16 +37,19 @@ _log = structlog.get_logger(component="web")
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 OPEN: Final = frozenset({"/live", "/ready", "/health"})
-"""Paths that anybody may ask for."""
+"""Paths that need no token."""
 PACE: Final = Pace()
-"""Requests of a source."""
+"""The rate limit for a source."""
 PROXIED: Final = Pace(burst=800, burst_of_kind=1600, longest=0.25)
-"""A trusted proxy's questions about one client. A page has hundreds of parts, and a browser asks for a
-hundred at once; each question holds one of the proxy's connections, so it is held back for less long."""
+"""The rate limit for a trusted proxy's requests about one client.
+
+A page has hundreds of parts, and a browser requests a hundred of them at once. Each request holds
+one of the proxy's connections, so it is delayed for less time.
+"""
 DEADLINE: Final = 10.0
-"""Seconds for an answer, except for streams."""
+"""The time limit for an answer in seconds; streams have none."""
 _LINE, _FIELD, _FIELDS = 8190, 8190, 64
-"""The longest request line and header field, and the most fields."""
+"""The maximum size of a request line and of a header field in bytes, and the number of fields."""
 _HEADERS: Final = {
     "Cache-Control": "no-store",
     "X-Content-Type-Options": "nosniff",
@@ -60,26 +64,26 @@ class View(Protocol):
     """The public view of a process."""
 
     def health(self) -> Health:
-        """The verdict now."""
+        """Return the current health."""
 
     def stats(self) -> dict[str, Any]:
-        """Counters, as JSON can hold them."""
+        """Return the state and the counters, as JSON values."""
 
     def metrics(self) -> tuple[str, bytes]:
-        """For Prometheus: a content type and a body."""
+        """Return the content type and the body for Prometheus."""
 
 
 class Route(NamedTuple):
-    """A path and what answers it."""
+    """A path and its handler."""
 
     path: str
     handler: Handler
     method: str = "GET"
-    """``*`` for all."""
+    """``*`` for all methods."""
 
 
 class Part(Protocol):
-    """Adds something to a server."""
+    """Adds routes to a server."""
 
     open_paths: frozenset[str]
     slow_paths: frozenset[str]
@@ -110,11 +114,11 @@ class HttpServer:
 
     @property
     def problem(self) -> str | None:
-        """The reason why clients can't connect; None: they can."""
+        """The reason that clients can't connect; None if they can."""
         return self._listening.problem
 
     async def run(self) -> None:
-        """Serve until cancelled. A port that can't be had is tried again (`listening`)."""
+        """Serve until cancelled. Binding an unavailable port is tried again (`listening`)."""
         app = web.Application(client_max_size=1024, middlewares=[self._bounded])
         app.on_response_prepare.append(_headers)
         for path, handler, method in (*self._own(), *(r for part in self._parts for r in part.routes())):
@@ -144,7 +148,7 @@ class HttpServer:
                 await part.close()
             await runner.cleanup()
 
-    # -- every request --------------------------------------------------------------------------------
+    # -- every request -----------------------------------------------------------------------------
 
     @web.middleware
     async def _bounded(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -166,34 +170,34 @@ class HttpServer:
         if wait is None:
             return await self._too_many(by_proxy=by_proxy)
         if wait:
-            await asyncio.sleep(wait)  # held back, so that a loop of requests waits for itself
-        if refusal := self._policy.judge(request, is_open=is_open):
+            await asyncio.sleep(wait)  # slows a client that sends requests in a loop
+        if refusal := self._policy.refusal(request, is_open=is_open):
             more = {"WWW-Authenticate": 'Bearer realm="dstack-vpn"'} if refusal.status == 401 else {}
             return problem(refusal.status, refusal.reason, more)
         if request.can_read_body:
-            return problem(413, "a request here has no body")
-        return await self._carefully(request, handler)
+            return problem(413, "a request must not have a body")
+        return await self._handle(request, handler)
 
     async def _in_lobby(self, request: web.Request, handler: Handler, *, is_open: bool) -> web.StreamResponse:
-        """Answer on a connection that got no place: health, once, and nothing else."""
-        said: web.StreamResponse
-        refusal = self._policy.judge(request, is_open=True) if is_open else None
+        """Answer one health request on a connection without a place, and refuse all others."""
+        response: web.StreamResponse
+        refusal = self._policy.refusal(request, is_open=True) if is_open else None
         if not is_open or request.can_read_body:
-            said = problem(503, "too many connections", {"Retry-After": "1"})
+            response = problem(503, "too many connections", {"Retry-After": "1"})
         elif refusal is not None:
-            said = problem(refusal.status, refusal.reason)
+            response = problem(refusal.status, refusal.reason)
         else:
-            said = await self._carefully(request, handler)
-        said.force_close()
-        return said
+            response = await self._handle(request, handler)
+        response.force_close()
+        return response
 
     def _turn(self, request: web.Request, *, by_proxy: bool, is_open: bool) -> float | None:
-        """Seconds until a request may be answered; None: it is refused.
+        """Return the seconds until a request may be answered; None if it is refused.
 
-        Only a trusted proxy's word on its client counts, and only in forward-auth; any other request counts
-        for the other end of its connection, whatever its headers say. Health checks count apart, and those
-        that show a proxy apart from those that don't: what a proxy here passes on keeps no check of this
-        machine's waiting.
+        A forward-auth request of a trusted proxy counts for the client that its headers name. Any
+        other request counts for the other end of its connection, regardless of its headers. Health
+        checks are counted separately, and those that show a proxy separately from the others:
+        requests that a proxy on this machine forwards do not delay this machine's checks.
         """
         now = time.monotonic()
         if by_proxy:
@@ -206,33 +210,38 @@ class HttpServer:
         return self._checks.take(source, now, shared=False)
 
     async def _too_many(self, *, by_proxy: bool) -> web.Response:
-        """Refuse. nginx makes a 500 of any answer to auth_request but 2xx, 401 and 403."""
+        """Refuse a request.
+
+        nginx turns any answer to auth_request except 2xx, 401 and 403 into a 500.
+        """
         if not by_proxy:
             await asyncio.sleep(PACE.longest)
         return problem(403 if by_proxy else 429, "too many requests", {"Retry-After": "1"})
 
-    async def _carefully(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Answer in time, and in our form; a bug in one answer is no reason for a node to end."""
+    async def _handle(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Answer within the deadline, with errors in JSON.
+
+        Any other exception is logged and answered with 500: a bug in a handler must not end the
+        node.
+        """
         try:
             if request.path in self._slow:
                 return await handler(request)
             async with asyncio.timeout(DEADLINE):
                 return await handler(request)
         except web.HTTPMethodNotAllowed as error:
-            return problem(
-                405, "only GET is answered here", {"Allow": ", ".join(sorted(error.allowed_methods))}
-            )
+            return problem(405, "only GET is supported", {"Allow": ", ".join(sorted(error.allowed_methods))})
         except web.HTTPException as error:
             return problem(error.status, error.reason)
         except TimeoutError:
-            return problem(503, "that took too long", {"Retry-After": "5"})
+            return problem(503, "the answer took too long", {"Retry-After": "5"})
         except DstackVpnError as error:
             return problem(400, str(error))
         except Exception as error:  # noqa: BLE001 - see above
             _log.error("web.failed", path=request.path, problem=f"{type(error).__name__}: {error}")
-            return problem(500, "this should not have happened: the log says more")
+            return problem(500, "internal error: see the log")
 
-    # -- common to all views --------------------------------------------------------------------------
+    # -- common to all views -----------------------------------------------------------------------
 
     def _own(self) -> Iterable[Route]:
         return Route("/live", self._live), Route("/ready", self._ready), Route("/health", self._well)
@@ -255,7 +264,7 @@ class HttpServer:
 
 
 class Documents:
-    """Implements `Part` with documents that are made aside."""
+    """Serves documents that are written in a thread; implements `Part`."""
 
     open_paths = slow_paths = frozenset[str]()
 
@@ -263,19 +272,19 @@ class Documents:
         self._documents = {path: Document(gather) for path, gather in documents.items()}
 
     def problem(self, path: str) -> str | None:
-        """Return why the document at that path could not be made the last time, or None."""
+        """Return the reason of the last failure to write the document at a path; else None."""
         return self._documents[path].problem
 
     def routes(self) -> Iterable[Route]:
         """See `Part.routes`."""
-        return (Route(path, _handing_out(document)) for path, document in self._documents.items())
+        return (Route(path, _handler(document)) for path, document in self._documents.items())
 
     async def close(self) -> None:
         """See `Part.close`."""
 
 
 def of_view(view: View) -> Documents:
-    """Routes of a view, for a process without an API."""
+    """Return the documents of a view, for a process without an API."""
 
     async def stats() -> Later:
         shown = view.stats()
@@ -288,7 +297,7 @@ def of_view(view: View) -> Documents:
     return Documents({"/stats": stats, "/metrics": metrics})
 
 
-def _handing_out(document: Document) -> Handler:
+def _handler(document: Document) -> Handler:
     async def handle(_: web.Request) -> web.Response:
         content_type, body = await document.get()
         return web.Response(body=body, headers={"Content-Type": content_type})
@@ -297,11 +306,11 @@ def _handing_out(document: Document) -> Handler:
 
 
 def answer(
-    body: Any,  # noqa: ANN401 - what JSON can hold
+    body: Any,  # noqa: ANN401 - any JSON value
     status: int = 200,
     headers: Mapping[str, str] = MappingProxyType({}),
 ) -> web.Response:
-    """An answer in JSON."""
+    """Return an answer in JSON."""
     content_type, text = to_json(body)
     return web.Response(body=text, status=status, headers={**headers, "Content-Type": content_type})
 

@@ -1,11 +1,11 @@
-"""Server-sent events: everything that happens, as it happens.
+"""Server-sent events: the node's events, as they happen.
 
-A message's id is the node's life and the entry's number in it. A reader that comes back with the last id it
-has seen (``Last-Event-ID``) gets what it missed, as far as that is still kept; else a ``reset`` asks it to
-read the present state again. Readers are followed from one shared ring: one that is slower than the ring, or
-takes nothing for `STALL` seconds, is dropped, and no other reader is affected. The places are divided by
-`core.limits.shares`; a reader that loses its place to another's first one is ended, and comes back with its
-last id.
+A message's id consists of the process's epoch and the entry's number. A reader that reconnects with
+the last id that it has seen (``Last-Event-ID``) receives the entries since then, if they are still
+kept; otherwise a ``reset`` asks it to read the current state again. All readers share one ring
+buffer. A reader that is slower than the ring, or accepts nothing for `STALL` seconds, is dropped;
+no other reader is affected. `core.limits.shares` divides the places. A reader that loses its place
+to another source's first reader is ended, and can continue from its last id.
 """
 
 import asyncio
@@ -23,20 +23,21 @@ from dstack_vpn.core.limits.shares import Kind, Places, Shares, Source
 from dstack_vpn.core.observe.event import Entry
 
 KEEPALIVE: Final = 15.0
-"""Seconds of silence after which a comment is sent, so that dead connections are found."""
+"""Seconds of silence after which a comment is sent, which detects dead connections."""
 STALL: Final = 10.0
+"""Seconds within which a reader must accept data."""
 STREAMS: Final = Shares(
     total=64, each=12, ours=40, reserved={Kind.OURS: 8, Kind.MEMBER: 16, Kind.STRANGER: 4}, stale=math.inf
 )
-"""Readers at once. This machine, and a proxy, may read for many; a stream is never stale."""
+"""Concurrent readers. This machine and a proxy may read for many; a stream is never stale."""
 PORTION: Final = 200
-"""Entries that are written together."""
+"""The number of entries written together."""
 _BUFFER: Final = 64 * 1024
 _ID: Final = re.compile(r"([0-9a-f]{1,16})-([0-9]{1,15})", re.ASCII)
 
 
 class Feed(Protocol):
-    """Events by number; implemented by `daemon.observe.event_log.EventLog`."""
+    """Numbered events; implemented by `daemon.observe.event_log.EventLog`."""
 
     epoch: str
     last: int
@@ -45,10 +46,10 @@ class Feed(Protocol):
         """Return the next entries; None if they are no longer kept."""
 
     def latest(self, limit: int) -> list[Entry]:
-        """The last entries."""
+        """Return the last entries."""
 
     async def wait(self, number: int) -> None:
-        """Return when there is a newer one."""
+        """Return when an entry with a higher number exists."""
 
 
 class Streams:
@@ -59,7 +60,7 @@ class Streams:
         self._tasks: set[asyncio.Task[object]] = set()
         self._places: Places[asyncio.Task[object]] = Places(STREAMS)
         self.dropped = 0
-        """Readers that were too slow."""
+        """The number of readers dropped because they were too slow."""
 
     def __len__(self) -> int:
         return len(self._tasks)
@@ -72,10 +73,10 @@ class Streams:
     async def serve(
         self, request: web.Request, source: Source, *, last_id: str, backlog: int, wait: float | None
     ) -> web.StreamResponse | None:
-        """Answer with the stream: from ``last_id`` on, or with ``backlog`` entries before what comes.
+        """Answer with the stream, from ``last_id`` on, or from ``backlog`` entries ago.
 
-        It ends ``wait`` seconds from now at the latest (None: when the reader leaves). Returns None, and
-        answers nothing, if the source can have no more places.
+        The stream ends after ``wait`` seconds at the latest; if None, when the reader disconnects.
+        Returns None without an answer if the source can have no more places.
         """
         task = asyncio.current_task()
         assert task is not None
@@ -91,11 +92,11 @@ class Streams:
             await response.prepare(request)
             if request.transport is not None:
                 request.transport.set_write_buffer_limits(high=_BUFFER)
-            number, greeting = self._start(last_id, backlog)
+            number, prefix = self._start(last_id, backlog)
             ends = None if wait is None else time.monotonic() + wait
-            await self._follow(_Writer(response, request, self._stall, self._drop), number, greeting, ends)
+            await self._follow(_Writer(response, request, self._stall, self._drop), number, prefix, ends)
         except (ConnectionError, TimeoutError, asyncio.CancelledError):
-            # The reader has left or was dropped, or the node ends: no reader is left to notify.
+            # The reader has disconnected or was dropped, or the node ends.
             pass
         finally:
             self._tasks.discard(task)
@@ -103,25 +104,25 @@ class Streams:
         return response
 
     def _start(self, last_id: str, backlog: int) -> tuple[int, bytes]:
-        """After which entry to begin, and what to say first."""
-        greeting, feed = b"retry: 2000\n\n", self._feed
+        """Return the number of the entry to continue after, and the first bytes to write."""
+        prefix, feed = b"retry: 2000\n\n", self._feed
         if last_id:
             known = _ID.fullmatch(last_id)
             if known and known[1] == feed.epoch and feed.after(int(known[2]), 1) is not None:
-                return int(known[2]), greeting
-            greeting += self._reset()
-        return feed.last - len(feed.latest(backlog)), greeting
+                return int(known[2]), prefix
+            prefix += self._reset()
+        return feed.last - len(feed.latest(backlog)), prefix
 
-    async def _follow(self, writer: "_Writer", number: int, said: bytes, ends: float | None) -> None:
+    async def _follow(self, writer: "_Writer", number: int, prefix: bytes, ends: float | None) -> None:
         while True:
             if (entries := self._feed.after(number, PORTION)) is None:
                 self._drop()
-                await writer.write(said + self._reset())
+                await writer.write(prefix + self._reset())
                 return
             if entries:
                 number = entries[-1].number
-            await writer.write(said + b"".join(self._message(entry) for entry in entries))
-            said = b""
+            await writer.write(prefix + b"".join(self._message(entry) for entry in entries))
+            prefix = b""
             left = self._keepalive if ends is None else min(self._keepalive, ends - time.monotonic())
             if number < self._feed.last:
                 continue
@@ -130,7 +131,7 @@ class Streams:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._feed.wait(number), left)
                 continue
-            said = b": still here\n\n"
+            prefix = b": still here\n\n"
 
     def _message(self, entry: Entry) -> bytes:
         data = json.dumps({"at": round(entry.at, 6), **entry.shown()}, separators=(",", ":"))
@@ -146,7 +147,7 @@ class Streams:
 
 
 class _Writer:
-    """Writes to one reader, who has to take it."""
+    """Writes to one reader, and drops a reader that accepts nothing in time."""
 
     def __init__(
         self, response: web.StreamResponse, request: web.Request, stall: float, drop: Callable[[], None]
@@ -154,7 +155,7 @@ class _Writer:
         self._response, self._request, self._stall, self._drop = response, request, stall, drop
 
     async def write(self, data: bytes) -> None:
-        """Raise `ConnectionError` if the reader has left, and `TimeoutError` if it accepts nothing."""
+        """Write; raises `ConnectionError` without a reader, `TimeoutError` if it stalls."""
         if not data:
             return
         try:

@@ -12,6 +12,7 @@ import ipaddress
 from dataclasses import dataclass
 from functools import cached_property
 
+from dstack_vpn.core.addresses import parse_ip
 from dstack_vpn.core.model import Address, Cidr, TokenId
 
 IPv4Network = ipaddress.IPv4Network
@@ -78,9 +79,7 @@ class AddressPlan:
 
     def token_at(self, address: str) -> TokenId | None:
         """Return the token of an address, or None if it belongs to no token or is malformed."""
-        try:
-            ip = ipaddress.ip_address(address)
-        except ValueError:
+        if (ip := parse_ip(address)) is None:
             return None
         base, room = (
             (self._ipv4_base, self._ipv4_room) if ip.version == 4 else (self._ipv6_base, self._ipv6_room)

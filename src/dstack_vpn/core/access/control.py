@@ -31,7 +31,7 @@ class Reason(StrEnum):
     OWN_KEY = "own key"
     COPIED_KEY = "our key, registered for a token that is not ours"
     UNCONFIRMED = "unconfirmed"
-    UNWITNESSED = "not witnessed"
+    NO_QUORUM = "no quorum"
     NO_ADDRESS = "token id beyond the address range"
     UNSETTLED = "not confirmed by the chain since the start"
     ISOLATED = "the registry was not confirmed for too long"
@@ -168,14 +168,14 @@ class AccessControl:
         return frozenset({token}) if token in self.registry.nodes and token is not None else frozenset()
 
     def _decide(self, node: Node, now: float) -> Decision:
-        found = _fault(node, now) or self._hindrance(node, now)
+        found = _fault(node, now) or self._obstacle(node, now)
         if found is not None:
             reason, detail = found
             return Decision(granted=False, reason=reason, node=node, detail=detail)
         ends = node.expires_at if self.quorum is None else self.quorum.ends(node)
         return Decision(granted=True, reason=Reason.ACTIVE, node=node, ends=ends)
 
-    def _hindrance(self, node: Node, now: float) -> tuple[Reason, str] | None:
+    def _obstacle(self, node: Node, now: float) -> tuple[Reason, str] | None:
         """Return the reason that a node without a fault of its own is not a peer, or None."""
         assert isinstance(node.public_key, PublicKey)
         holder = self._holder(node, now)
@@ -192,7 +192,7 @@ class AccessControl:
             return Reason.UNCONFIRMED, f"{above} of {self.confirmations} blocks"
         if self.quorum is not None:
             if doubt := self.quorum.doubt(node):
-                return Reason.UNWITNESSED, doubt
+                return Reason.NO_QUORUM, doubt
             if 0 < self.quorum.ends(node) < now:
                 return Reason.EXPIRED, ""
         refused = self.admission.refuses(node.public_key)

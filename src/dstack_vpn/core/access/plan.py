@@ -8,7 +8,7 @@ The rules follow from measurements of disturbed tunnels (docs/decisions/0026):
   operation handshake too;
 * an endpoint that roamed is left to the peer, and an endpoint that has changed does not move a
   session that is answered (`core.paths.moving`). The fast path does not know sessions: it leaves
-  endpoints to the sure path (`daemon.peers.reconciler`).
+  endpoints to the repair (`daemon.peers.reconciler`).
 
 A device does not apply changes atomically. Every step therefore has an inverse, and `Plan.undo`
 reverts grants; revocations stay.
@@ -35,13 +35,13 @@ class Step:
     change: PeerChange
     reason: str
     inverse: PeerChange | None = None
-    anew: bool = False
+    reset: bool = False
     """The peer is removed first, so that its session ends."""
 
     @property
     def changes(self) -> tuple[PeerChange, ...]:
         """Return the device operations of this step, which are sent together."""
-        return (RemovePeer(self.change.public_key), self.change) if self.anew else (self.change,)
+        return (RemovePeer(self.change.public_key), self.change) if self.reset else (self.change,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +184,7 @@ def _update(before: PeerState, peer: Peer, moves: Move) -> Step | None:
     if moves is Move.RESET:
         change = SetPeer(peer.public_key, peer.endpoint, peer.keepalive or None, peer.allowed_ips)
         back = SetPeer(peer.public_key, before.endpoint, before.keepalive, before.allowed_ips, True)
-        return Step(change, "moved", back, anew=True)
+        return Step(change, "moved", back, reset=True)
     prefixes = peer.allowed_ips if peer.allowed_ips != before.allowed_ips else None
     keepalive = peer.keepalive if peer.keepalive != before.keepalive else None
     endpoint = peer.endpoint if moves is Move.SET else None

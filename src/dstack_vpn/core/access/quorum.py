@@ -39,7 +39,7 @@ from dstack_vpn.core.model import TokenId
 
 
 @dataclass(frozen=True, slots=True)
-class Odds:
+class Contradiction:
     """A contradiction: an endpoint reports a token otherwise than this node holds it."""
 
     height: int
@@ -66,10 +66,10 @@ class Quorum:
     """Endpoints that must agree, the followed one included; 2 or more."""
     contested: dict[TokenId, frozenset[str]] = field(default_factory=dict)
     """Tokens that endpoints report differently without k on one side alone, and those endpoints."""
-    _vouched: dict[TokenId, tuple[Node, int]] = field(default_factory=dict)
+    _confirmed: dict[TokenId, tuple[Node, int]] = field(default_factory=dict)
     """Each token's state when it was confirmed, and the height of the block of that state."""
     _pending: set[TokenId] = field(default_factory=set)
-    _odds: dict[TokenId, dict[str, Odds]] = field(default_factory=dict)
+    _contradictions: dict[TokenId, dict[str, Contradiction]] = field(default_factory=dict)
     """The endpoints that contradict this node, by token."""
 
     @property
@@ -80,7 +80,7 @@ class Quorum:
     @property
     def disputed(self) -> list[TokenId]:
         """Return the tokens that are out because an endpoint that is not followed reports that."""
-        return sorted(token for token in self._odds if self._against(token))
+        return sorted(token for token in self._contradictions if self._against(token))
 
     def doubt(self, node: Node) -> str | None:
         """Return the reason that a token of the followed endpoint does not count yet, or None."""
@@ -101,32 +101,34 @@ class Quorum:
         return not self._against(node.token_id) and covers(self._held(node.token_id), node)
 
     def _held(self, token: TokenId) -> Node | None:
-        return self._vouched[token][0] if token in self._vouched else None
+        return self._confirmed[token][0] if token in self._confirmed else None
 
     def _against(self, token: TokenId) -> list[str]:
-        return [name for name, odds in self._odds.get(token, {}).items() if odds.out]
+        return [
+            name for name, contradictions in self._contradictions.get(token, {}).items() if contradictions.out
+        ]
 
-    # -- events ---------------------------------------------------------------------------------------
+    # -- events ------------------------------------------------------------------------------------
 
     def remember(self, nodes: Iterable[Node], height: int) -> None:
         """Restore the tokens that were confirmed before a restart, at that height or below."""
-        self._vouched |= {node.token_id: (node, height) for node in nodes}
+        self._confirmed |= {node.token_id: (node, height) for node in nodes}
 
-    def followed(self, tokens: Iterable[TokenId], registry: Registry) -> None:
+    def update(self, tokens: Iterable[TokenId], registry: Registry) -> None:
         """Record the state of these tokens in the registry, as the followed endpoint reports."""
         for token in tokens:
             node, held = registry.get(token), self._held(token)
             if node is None or not in_force(node):
-                for forget in (self._vouched, self._odds, self.contested):
+                for forget in (self._confirmed, self._contradictions, self.contested):
                     forget.pop(token, None)
                 self._pending.discard(token)
                 continue
             if held is not None and not is_same_member(held, node):
-                del self._vouched[token]
+                del self._confirmed[token]
                 held = None
             elif held is not None and not lasts(node, held):
                 # One endpoint alone cannot extend an expiry that was shortened.
-                held, self._vouched[token] = node, (node, self._vouched[token][1])
+                held, self._confirmed[token] = node, (node, self._confirmed[token][1])
             if covers(held, node):
                 self._pending.discard(token)
             else:
@@ -134,21 +136,33 @@ class Quorum:
 
     def questions(self, height: int) -> list[TokenId]:
         """Return the tokens to query at that height: the unconfirmed and the contradicted ones."""
-        due = {t for t, odds in self._odds.items() if max(x.height for x in odds.values()) <= height}
+        due = {
+            t
+            for t, contradictions in self._contradictions.items()
+            if max(x.height for x in contradictions.values()) <= height
+        }
         return sorted(self._pending | due)
 
     def discard(self, endpoint: str) -> frozenset[TokenId]:
         """Drop the contradictions of a quarantined endpoint; return the tokens concerned."""
-        concerned = {token for token, odds in self._odds.items() if odds.pop(endpoint, None)}
+        concerned = {
+            token
+            for token, contradictions in self._contradictions.items()
+            if contradictions.pop(endpoint, None)
+        }
         for token in concerned:
-            if not self._odds[token]:
-                del self._odds[token]
+            if not self._contradictions[token]:
+                del self._contradictions[token]
         for token in [t for t, who in self.contested.items() if endpoint in who]:
             del self.contested[token]
         return frozenset(concerned)
 
-    def heard(
-        self, asked: Registry, now: Registry, words: Sequence[Comparison], unsettled: Collection[TokenId] = ()
+    def judge(
+        self,
+        asked: Registry,
+        now: Registry,
+        comparisons: Sequence[Comparison],
+        unsettled: Collection[TokenId] = (),
     ) -> Outcome:
         """Judge comparisons of endpoints' replies with the registry at that block (``asked``).
 
@@ -158,108 +172,116 @@ class Quorum:
         """
         changed: set[TokenId] = set()
         contradicted: dict[str, str] = {}
-        tokens = self._in_question(words)
+        tokens = self._in_question(comparisons)
         current = {token for token in tokens if now.get(token) == asked.get(token)}
         for token in current.difference(unsettled):
-            changed |= self._settle(token, asked.get(token), words, contradicted)
-        honest = [word for word in words if word.endpoint not in contradicted]
+            changed |= self._settle(token, asked.get(token), comparisons, contradicted)
+        honest = [comparison for comparison in comparisons if comparison.endpoint not in contradicted]
         for token in tokens:
             ours, held = asked.get(token), now.get(token)
             if token in current or (ours is not None and held is not None and is_same_member(ours, held)):
-                changed |= self._weigh(token, held, honest)
+                changed |= self._update_contradictions(token, held, honest)
         for name in contradicted:
             changed |= self.discard(name)
         return Outcome(frozenset(changed), contradicted)
 
-    # -- helpers --------------------------------------------------------------------------------------
+    # -- helpers -----------------------------------------------------------------------------------
 
-    def _in_question(self, words: Sequence[Comparison]) -> set[TokenId]:
+    def _in_question(self, comparisons: Sequence[Comparison]) -> set[TokenId]:
         """Return the tokens that these comparisons may change: of thousands, usually none."""
-        found = self._pending | self._odds.keys() | self.contested.keys()
-        found = {token for token in found if any(token in w.same or token in w.differs for w in words)}
-        return found.union(*(word.differs for word in words))
+        found = self._pending | self._contradictions.keys() | self.contested.keys()
+        found = {token for token in found if any(token in w.same or token in w.differs for w in comparisons)}
+        return found.union(*(comparison.differs for comparison in comparisons))
 
     def _settle(
-        self, token: TokenId, ours: Node | None, words: Sequence[Comparison], contradicted: dict[str, str]
+        self,
+        token: TokenId,
+        ours: Node | None,
+        comparisons: Sequence[Comparison],
+        contradicted: dict[str, str],
     ) -> set[TokenId]:
         """Count the sides about a token and accuse the minority; returns it if now confirmed."""
-        agree = [word for word in words if word.on_our_chain and token in word.same]
-        here = [word.endpoint for word in agree if word.definitive]
-        camps = _camps(token, words)
-        biggest = max(map(len, camps), default=0)
+        agree = [
+            comparison for comparison in comparisons if comparison.on_our_chain and token in comparison.same
+        ]
+        here = [comparison.endpoint for comparison in agree if comparison.definitive]
+        groups = _groups(token, comparisons)
+        biggest = max(map(len, groups), default=0)
         self.contested.pop(token, None)
         if len(agree) >= self.needed > biggest:
             if len(here) >= self.needed:
-                _accuse(contradicted, (name for camp in camps for name in camp), token)
-            return self._vouch(token, ours, min(word.height for word in agree))
+                _note_contradicted(contradicted, (name for group in groups for name in group), token)
+            return self._confirm(token, ours, min(comparison.height for comparison in agree))
         if biggest >= self.needed > len(agree):
-            _accuse(contradicted, here, token)
-        elif camps and (agree or len(camps) > 1):
-            self.contested[token] = frozenset({word.endpoint for word in agree}.union(*camps))
+            _note_contradicted(contradicted, here, token)
+        elif groups and (agree or len(groups) > 1):
+            self.contested[token] = frozenset({comparison.endpoint for comparison in agree}.union(*groups))
         return set()
 
-    def _vouch(self, token: TokenId, ours: Node | None, height: int) -> set[TokenId]:
+    def _confirm(self, token: TokenId, ours: Node | None, height: int) -> set[TokenId]:
         if ours is None or not in_force(ours):
             return set()
         self._pending.discard(token)
         if self._held(token) == ours:
             return set()
-        self._vouched[token] = ours, height
+        self._confirmed[token] = ours, height
         return {token}
 
-    def _weigh(self, token: TokenId, ours: Node | None, honest: Sequence[Comparison]) -> set[TokenId]:
+    def _update_contradictions(
+        self, token: TokenId, ours: Node | None, honest: Sequence[Comparison]
+    ) -> set[TokenId]:
         """Update the endpoints that contradict this node about the token."""
         before = set(self._against(token))
-        odds, shortened = dict(self._odds.get(token, {})), False
-        for word in honest:
-            name = word.endpoint
-            if token in word.same:
-                if name in odds and odds[name].height <= word.height:
-                    del odds[name]
-            elif token in word.differs:
-                theirs = word.differs[token]
-                found = self._at_odds(token, ours, theirs, word)
+        contradictions, shortened = dict(self._contradictions.get(token, {})), False
+        for comparison in honest:
+            name = comparison.endpoint
+            if token in comparison.same:
+                if name in contradictions and contradictions[name].height <= comparison.height:
+                    del contradictions[name]
+            elif token in comparison.differs:
+                theirs = comparison.differs[token]
+                found = self._contradiction_of(token, ours, theirs, comparison)
                 if found is not None:
-                    odds[name] = found
-                    shortened |= not found.out and self._shorten(token, theirs, word.height)
-        if odds:
-            self._odds[token] = odds
+                    contradictions[name] = found
+                    shortened |= not found.out and self._shorten(token, theirs, comparison.height)
+        if contradictions:
+            self._contradictions[token] = contradictions
         else:
-            self._odds.pop(token, None)
+            self._contradictions.pop(token, None)
         return {token} if shortened or set(self._against(token)) != before else set()
 
-    def _at_odds(
-        self, token: TokenId, ours: Node | None, theirs: Node | None, word: Comparison
-    ) -> Odds | None:
+    def _contradiction_of(
+        self, token: TokenId, ours: Node | None, theirs: Node | None, comparison: Comparison
+    ) -> Contradiction | None:
         """Return the contradiction, or None if it only stems from an old or a foreign block."""
         out = in_force(ours) and (
             not in_force(theirs) or theirs is None or ours is None or not is_same_member(theirs, ours)
         )
-        if not word.on_our_chain:
-            since = self._vouched[token][1] if token in self._vouched else None
-            if not out or since is None or word.height < since:
+        if not comparison.on_our_chain:
+            since = self._confirmed[token][1] if token in self._confirmed else None
+            if not out or since is None or comparison.height < since:
                 return None
-        return Odds(word.height, out)
+        return Contradiction(comparison.height, out)
 
     def _shorten(self, token: TokenId, theirs: Node | None, height: int) -> bool:
         """Apply an earlier expiry that an endpoint reports; the token stays in until then."""
         held = self._held(token)
         if held is None or theirs is None or not in_force(theirs) or lasts(theirs, held):
             return False
-        self._vouched[token] = theirs, height
+        self._confirmed[token] = theirs, height
         self._pending.add(token)
         return True
 
 
-def _camps(token: TokenId, words: Sequence[Comparison]) -> list[list[str]]:
+def _groups(token: TokenId, comparisons: Sequence[Comparison]) -> list[list[str]]:
     """Group the endpoints that contradict this node at the same block by the state they report."""
-    camps: dict[Node | None, list[str]] = {}
-    for word in words:
-        if word.definitive and token in word.differs:
-            camps.setdefault(word.differs[token], []).append(word.endpoint)
-    return list(camps.values())
+    groups: dict[Node | None, list[str]] = {}
+    for comparison in comparisons:
+        if comparison.definitive and token in comparison.differs:
+            groups.setdefault(comparison.differs[token], []).append(comparison.endpoint)
+    return list(groups.values())
 
 
-def _accuse(contradicted: dict[str, str], names: Iterable[str], token: TokenId) -> None:
+def _note_contradicted(contradicted: dict[str, str], names: Iterable[str], token: TokenId) -> None:
     for name in names:
-        contradicted.setdefault(name, f"what it says of token {token} is not what the others say")
+        contradicted.setdefault(name, f"the others contradict its state of token {token}")

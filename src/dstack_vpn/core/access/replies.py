@@ -69,15 +69,15 @@ class Comparison:
     @classmethod
     def of(
         cls,
-        statement: Reply,
+        reply: Reply,
         at: BlockRef,
         same: Collection[TokenId],
         differs: Mapping[TokenId, Node | None],
     ) -> Self:
         """Return the comparison of a reply to a question about ``at``."""
-        ours = statement.hash == at.hash
-        exact = ours and statement.at == at
-        return cls(statement.endpoint, statement.at.number, frozenset(same), differs, ours, exact)
+        ours = reply.hash == at.hash
+        exact = ours and reply.at == at
+        return cls(reply.endpoint, reply.at.number, frozenset(same), differs, ours, exact)
 
     def until(self, height: int, differs: Mapping[TokenId, Node | None]) -> tuple[Self, Self]:
         """Split the tokens that differ at a later block off into a second comparison."""
@@ -130,7 +130,7 @@ def lasts(held: Node, asked: Node) -> bool:
 
 
 def judge_blocks(
-    needed: int, statements: Collection[Reply], earlier: int | None, claims: Mapping[str, int]
+    needed: int, replies: Collection[Reply], earlier: int | None, claims: Mapping[str, int]
 ) -> Mapping[str, str]:
     """Return the endpoints with invented blocks, with the reason; empty unless k agree.
 
@@ -139,35 +139,35 @@ def judge_blocks(
     contradicts no other; k that lag for so long contradict the one whose block they do not reach.
     """
     contradicted: dict[str, str] = {}
-    having, without, below = _camps_of(statements, earlier)
+    having, without, below = _groups_of(replies, earlier)
     if len(having) >= needed > len(without):
         contradicted |= dict.fromkeys(without, "it has another block than the others had a while ago")
     elif len(without) + len(below) >= needed > len(having):
         contradicted |= dict.fromkeys(having, "its blocks are not those of the others")
     for name, height in claims.items():
-        if sum(x.endpoint != name and _is_below(x, height) for x in statements) >= needed:
+        if sum(x.endpoint != name and _is_below(x, height) for x in replies) >= needed:
             contradicted.setdefault(
                 name, f"no other endpoint has the block {height} that it showed a while ago"
             )
     return contradicted
 
 
-def lacking(needed: int, statements: Collection[Reply], earlier: int | None) -> Collection[str]:
+def lacking(needed: int, replies: Collection[Reply], earlier: int | None) -> Collection[str]:
     """Return the endpoints without our earlier block, if they are k and fewer than k have it.
 
     Our block is then invented.
     """
-    having, without, below = _camps_of(statements, earlier)
+    having, without, below = _groups_of(replies, earlier)
     return {*without, *below} if len(without) + len(below) >= needed > len(having) else ()
 
 
-def _camps_of(statements: Collection[Reply], earlier: int | None) -> tuple[list[str], list[str], list[str]]:
+def _groups_of(replies: Collection[Reply], earlier: int | None) -> tuple[list[str], list[str], list[str]]:
     """Return the endpoints with our block at that height, with another one, and below it."""
-    having = [x.endpoint for x in statements if x.has_earlier is True]
-    without = [x.endpoint for x in statements if x.has_earlier is False]
-    lagging = [x for x in statements if x.has_earlier is None and earlier is not None]
+    having = [x.endpoint for x in replies if x.has_earlier is True]
+    without = [x.endpoint for x in replies if x.has_earlier is False]
+    lagging = [x for x in replies if x.has_earlier is None and earlier is not None]
     return having, without, [x.endpoint for x in lagging if _is_below(x, earlier or 0)]
 
 
-def _is_below(statement: Reply, height: int) -> bool:
-    return statement.head is not None and statement.head < height
+def _is_below(reply: Reply, height: int) -> bool:
+    return reply.head is not None and reply.head < height

@@ -60,7 +60,7 @@ class RetryQueue:
         return postponed is None or postponed.state != state or postponed.due <= now
 
     def answered(self, asked: States, waiting: States, now: float) -> None:
-        """Close a question; postpone the tokens that still wait with the state that it was about."""
+        """Close a question; postpone its tokens that still wait in the same state."""
         for token, state in asked.items():
             if self._open.get(token, _NOTHING) == state:
                 del self._open[token]

@@ -1,7 +1,7 @@
 """The chain follower: a state machine that turns an endpoint's data into changes of the registry.
 
-Its input are facts (`bootstrapped`, `receive`, `fetched`, `audited`), its output commands: the next
-fetches, and the new state of the registry. It never waits, reads a clock or does I/O.
+Its input are facts (`bootstrapped`, `receive`, `fetched`, `tokens_read`), its output commands: the
+next fetches, and the new state of the registry. It never waits, reads a clock or does I/O.
 
 Rules for a correct state:
 
@@ -155,7 +155,7 @@ class Follower:
         self._waiting.clear()
         self._next.clear()
 
-    # -- facts ----------------------------------------------------------------------------------------
+    # -- facts -------------------------------------------------------------------------------------
 
     def receive(self, fact: BlockRef | LoggedEvent) -> list[Command]:
         """Process a head or a log that the endpoint sent by itself."""
@@ -186,7 +186,7 @@ class Follower:
             case _:
                 return []
 
-    def audited(self, at: BlockRef, observed: Iterable[TokenState]) -> list[Command]:
+    def tokens_read(self, at: BlockRef, observed: Iterable[TokenState]) -> list[Command]:
         """Process states that were read after the block ``at``."""
         if not self.stands_on(at) or self.tip is None:
             return []  # read on a fork, or ahead of us: the next resync repeats it
@@ -209,7 +209,7 @@ class Follower:
         self.settled = final
         return True
 
-    # -- heads and logs -------------------------------------------------------------------------------
+    # -- heads and logs ----------------------------------------------------------------------------
 
     def _head(self, head: BlockRef, tip: BlockRef) -> list[Command]:
         if self._ring.get(head.number) == head.hash:
@@ -273,7 +273,7 @@ class Follower:
         self._walk = ForkSearch(None)
         return [FetchHead()]
 
-    # -- walks ----------------------------------------------------------------------------------------
+    # -- walks -------------------------------------------------------------------------------------
 
     def _aimed(self, walk: ForkSearch, target: BlockRef, tip: BlockRef) -> list[Command]:
         if self._ring.get(target.number) == target.hash:

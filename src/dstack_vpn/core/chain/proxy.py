@@ -7,6 +7,8 @@ machine's.
 import ipaddress
 from dataclasses import dataclass, field
 
+from dstack_vpn.core.addresses import parse_ip, unmapped
+
 
 @dataclass(frozen=True, slots=True)
 class Proxies:
@@ -32,19 +34,18 @@ DIRECT = Proxies()
 
 
 def _is_loopback(host: str) -> bool:
-    address = _address(host)
+    address = parse_ip(host.strip("[]").partition("%")[0])
     if address is None:
         name = host.lower().rstrip(".")
         return name == "localhost" or name.endswith(".localhost")
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return (mapped or address).is_loopback
+    return unmapped(address).is_loopback
 
 
 def _matches(host: str, entry: str) -> bool:
     """Return whether an entry of NO_PROXY covers a host."""
     if entry == "*":
         return True
-    address = _address(host)
+    address = parse_ip(host.strip("[]").partition("%")[0])
     if address is None:
         name, suffix = host.lower().rstrip("."), entry.lower().strip(".")
         return bool(suffix) and (name == suffix or name.endswith(f".{suffix}"))
@@ -52,10 +53,3 @@ def _matches(host: str, entry: str) -> bool:
         return address in ipaddress.ip_network(entry.strip("[]"), strict=False)
     except ValueError:
         return False
-
-
-def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    try:
-        return ipaddress.ip_address(host.strip("[]").partition("%")[0])
-    except ValueError:
-        return None

@@ -213,7 +213,7 @@ def read_over(old: Node | None, new: Node | None) -> Node | None:
     return replace(new, suspended_key=suspended, key_since=since)
 
 
-# -- indexes ------------------------------------------------------------------------------------------
+# -- indexes ---------------------------------------------------------------------------------------
 
 
 def _key_of(node: Node) -> PublicKey | None:

@@ -12,6 +12,8 @@ arranges it, so they allow tunnels on this machine to different providers to cou
 import ipaddress
 from typing import Final
 
+from dstack_vpn.core.addresses import parse_ip, unmapped
+
 _HERE: Final = "127.0.0.1"
 
 
@@ -20,17 +22,14 @@ def site_of(host: str) -> str:
     name = host.lower().rstrip(".")
     if name == "localhost" or name.endswith(".localhost"):
         return _HERE
-    try:
-        address = ipaddress.ip_address(name.partition("%")[0])
-    except ValueError:
-        number = _ancient(name)
+    if (address := parse_ip(name.partition("%")[0])) is None:
+        number = _inet_aton(name)
         if number is None:
             return _ascii(name)
         address = ipaddress.IPv4Address(number)
-    if isinstance(address, ipaddress.IPv6Address):
-        if address == ipaddress.IPv6Address("::1"):
-            return _HERE
-        address = address.ipv4_mapped or address
+    if address == ipaddress.IPv6Address("::1"):
+        return _HERE
+    address = unmapped(address)
     # A connection to the unspecified address reaches this machine.
     return _HERE if address.is_unspecified else str(address)
 
@@ -42,7 +41,7 @@ def _ascii(name: str) -> str:
         return name
 
 
-def _ancient(name: str) -> int | None:
+def _inet_aton(name: str) -> int | None:
     """Return an IPv4 address as ``inet_aton`` reads it, or None.
 
     It has one to four numbers, which may be octal or hexadecimal.

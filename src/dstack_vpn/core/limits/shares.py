@@ -30,8 +30,8 @@ from functools import lru_cache
 from typing import Final, Generic, NamedTuple, TypeAlias, TypeVar
 
 from dstack_vpn.core.access.addressing import AddressPlan
+from dstack_vpn.core.addresses import IPAddress, parse_ip, unmapped
 
-Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 _H = TypeVar("_H")
 
@@ -66,7 +66,7 @@ class Sources:
     trusted: tuple[Network, ...] = ()
     """The proxies that the operator trusts."""
 
-    def of(self, there: str | Address | None, here: str | Address | None = None) -> Source:
+    def of(self, there: str | IPAddress | None, here: str | IPAddress | None = None) -> Source:
         """Return the source at the far end of a connection; ``here`` is the address of our end.
 
         The same address at both ends is this machine: the kernel drops such packets from outside.
@@ -85,17 +85,13 @@ class Sources:
 
 
 @lru_cache(maxsize=1 << 12)
-def _parsed(address: str | Address | None) -> Address | None:
+def _parsed(address: str | IPAddress | None) -> IPAddress | None:
     """Return an address, with an IPv4-mapped one as IPv4; None if it is not an address."""
-    if isinstance(address, str):
-        try:
-            address = ipaddress.ip_address(address.partition("%")[0])
-        except ValueError:
-            return None
-    return getattr(address, "ipv4_mapped", None) or address
+    found = parse_ip(address.partition("%")[0]) if isinstance(address, str) else address
+    return None if found is None else unmapped(found)
 
 
-def _block(address: Address) -> str:
+def _block(address: IPAddress) -> str:
     if address.version == 4:
         return str(address)
     return str(ipaddress.IPv6Network((int(address) >> 64 << 64, 64)))

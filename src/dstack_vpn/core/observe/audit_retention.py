@@ -142,15 +142,17 @@ def digest(thinned: Iterable[RecordRun]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def unexplained(start: Anchor, thinned: Sequence[RecordRun], told: Sequence[ChainedRecord]) -> str | None:
+def unexplained(
+    start: Anchor, thinned: Sequence[RecordRun], cut_records: Sequence[ChainedRecord]
+) -> str | None:
     """Return the first gap that no record of a cut accounts for, or None.
 
-    ``start`` is the position before the log's first record; ``told`` are the records of kind `CUT`.
+    ``start`` is the position before the log's first record; ``cut_records`` are the records of kind `CUT`.
     """
-    heads = [record for record in told if "hash" in record.note.body]
-    if start.number and not any(_tells_of(record, start) for record in heads):
-        return f"records up to {start.number} are missing, and no record of a cut says so"
-    cuts: Mapping[int, ChainedRecord] = {record.number: record for record in told}
+    heads = [record for record in cut_records if "hash" in record.note.body]
+    if start.number and not any(_states(record, start) for record in heads):
+        return f"records up to {start.number} are missing, and no record of a cut names them"
+    cuts: Mapping[int, ChainedRecord] = {record.number: record for record in cut_records}
     by_cut: dict[int, list[RecordRun]] = {}
     for run in thinned:
         by_cut.setdefault(run.cut, []).append(run)
@@ -158,10 +160,10 @@ def unexplained(start: Anchor, thinned: Sequence[RecordRun], told: Sequence[Chai
         found = by_cut.get(number, [])
         if number not in cuts or cuts[number].note.body.get("digest") != digest(found):
             where = f"from {min(found).first} on " if found else ""
-            return f"the records that are missing {where}are not those that cut {number} tells of"
+            return f"the records that are missing {where}are not those that cut {number} names"
     return None
 
 
-def _tells_of(record: ChainedRecord, start: Anchor) -> bool:
+def _states(record: ChainedRecord, start: Anchor) -> bool:
     body = record.note.body
     return (body.get("through"), body.get("hash")) == tuple(start)

@@ -1,8 +1,8 @@
 """Every event that a node publishes, defined once (`core.observe.event`).
 
-The daemon publishes an event after it has come about: a change of a peer after the device has acknowledged
-it, a chain event after the registry has taken it. The log, `/events`, the audit log and the metrics are
-listeners of `EventLog`. Fields are validated before they get here.
+The daemon publishes an event after it has come about: a change of a peer after the device has
+acknowledged it, a chain event after the registry has taken it. The log, `/events`, the audit log
+and the metrics are listeners of `EventLog`. Fields are validated before they get here.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from dstack_vpn.core.wireguard.keys import PublicKey
 _COMPARE: Final = "Compare the endpoints with `dstack-vpn doctor`; remove the wrong one from RPC_URL."
 
 
-# -- the chain ----------------------------------------------------------------------------------------
+# -- the chain -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,7 @@ class Reorged(
     block: int
 
 
-# -- access and peers ---------------------------------------------------------------------------------
+# -- access and peers ------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +193,7 @@ class FieldRefused(
     name="token.refused",
     level="warning",
     logger="registry",
-    action="Tell the token's owner.",
+    action="Inform the token's owner.",
 ):
     """A field of a token can't be used."""
 
@@ -250,7 +250,7 @@ class PeersAnswering(
     answering: int
 
 
-# -- plans --------------------------------------------------------------------------------------------
+# -- plans -----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,7 +270,7 @@ class BrakeEngaged(
     logger="device",
     action="If this was not intended, check the registry's owner and the RPC endpoints.",
 ):
-    """More than half of the peers would be removed within an hour. They wait for a second reading."""
+    """Removals of more than half of the peers within an hour wait for a second reading."""
 
     removals: int
     peers: int
@@ -285,7 +285,7 @@ class BrakeReleased(Event, name="brake.released", level="warning", logger="devic
 
 @dataclass(frozen=True, slots=True)
 class BrakeContradicted(Event, name="brake.contradicted", level="error", logger="device", action=_COMPARE):
-    """A second reading of the registry shows peers as members whose removal waits, or was let through."""
+    """A second reading of the registry still has members whose removal waits or was applied."""
 
     endpoint: str
     peers: int
@@ -304,7 +304,7 @@ class PinChanged(
     peers: int | None
 
 
-# -- the node -----------------------------------------------------------------------------------------
+# -- the node --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)

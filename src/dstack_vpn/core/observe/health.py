@@ -154,14 +154,14 @@ def _registry(members: MembersReport, held: int) -> Component:
 
 def _old(members: MembersReport, age: float) -> Component:
     """Warn if the registry has not been confirmed for long; fail after MAX_STALENESS."""
-    said = f"not confirmed by the chain for {age:.0f} s"
+    reason = f"not confirmed by the chain for {age:.0f} s"
     isolates = members.stale_policy is StalePolicy.ISOLATE
     if age > members.max_staleness:
         then = "no peers until it is" if isolates else "the members of then are kept"
-        return Component("registry", Status.FAILED, f"{said}, longer than MAX_STALENESS: {then}")
+        return Component("registry", Status.FAILED, f"{reason}, longer than MAX_STALENESS: {then}")
     then = "no peers are left" if isolates else "that is a failure"
     left = members.max_staleness - age
-    return Component("registry", Status.WARNING, f"{said}; after another {left:.0f} s {then}")
+    return Component("registry", Status.WARNING, f"{reason}; after another {left:.0f} s {then}")
 
 
 def _device(device: DeviceReport) -> Component:

@@ -17,9 +17,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
+from dstack_vpn.core.addresses import IPAddress, parse_ip
 from dstack_vpn.errors import FormatError
 
-IPAddress: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 IPNetwork: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _REFUSED_IPV4: Final = {
@@ -62,7 +62,7 @@ def special_use(address: IPAddress) -> str | None:
 def check_reachable(address: IPAddress) -> None:
     """Raise `FormatError` for an address that can't be another machine's."""
     if (why := special_use(address)) is not None:
-        raise FormatError(f"endpoint: {why} is nobody's endpoint")
+        raise FormatError(f"endpoint: {why} cannot be a peer's endpoint")
 
 
 def embedded_ipv4(address: IPAddress) -> Iterator[ipaddress.IPv4Address]:
@@ -103,9 +103,7 @@ class Destinations:
 
     def refusal(self, text: str) -> str | None:
         """Return the reason to refuse an IP address; None if allowed or if not an address."""
-        try:
-            address = ipaddress.ip_address(text.partition("%")[0])
-        except ValueError:
+        if (address := parse_ip(text.partition("%")[0])) is None:
             return None
         forms = (address, *embedded_ipv4(address))
         if any(form in network for form in forms for network in self.inside):
@@ -113,9 +111,9 @@ class Destinations:
         if self.local:
             return None
         if "%" in text:
-            return "endpoint: a link-local address is nobody's endpoint"
+            return "endpoint: a link-local address cannot be a peer's endpoint"
         why = special_use(address)
-        return None if why is None else f"endpoint: {why} is nobody's endpoint"
+        return None if why is None else f"endpoint: {why} cannot be a peer's endpoint"
 
 
 ANYWHERE: Final = Destinations(local=True)

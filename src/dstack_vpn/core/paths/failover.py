@@ -92,7 +92,7 @@ class Failover:
             self._all[index].probe_at = now + PROBE * (0.75 + jitter / 2)
         return due
 
-    # -- events ---------------------------------------------------------------------------------------
+    # -- events ------------------------------------------------------------------------------------
 
     def answered(self, index: int, now: float, rtt: float | None) -> None:
         """Record that an upstream accepted a connection or carries one; ``rtt`` in seconds."""
@@ -119,7 +119,7 @@ class Failover:
         upstream.down_until = max(upstream.down_until, now + pause)
         upstream.trusted, upstream.well_since = False, None
 
-    # -- ranking --------------------------------------------------------------------------------------
+    # -- ranking -----------------------------------------------------------------------------------
 
     def _trusted(self, index: int, now: float) -> bool:
         upstream = self._all[index]

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from dstack_vpn.core.paths.relay_url import split_host_port
+from dstack_vpn.core.addresses import split_host_port
 from dstack_vpn.errors import FormatError
 
 PROTOCOLS: Final = ("tcp", "udp")

@@ -7,14 +7,14 @@
 URLs from the chain may name neither files nor proxies of this machine, nor this machine itself.
 """
 
-import ipaddress
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Self
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from dstack_vpn.core.model import Endpoint, parse_host_name
+from dstack_vpn.core.addresses import bracketed, parse_host_name, parse_ip, split_host_port
+from dstack_vpn.core.model import Endpoint
 from dstack_vpn.errors import FormatError
 
 SCHEMES: Final = ("tcp", "tls")
@@ -73,7 +73,7 @@ class RelayUrl:
     @property
     def name(self) -> str:
         """Return scheme, host and port, for logs and metrics."""
-        return f"{self.scheme}://{_bracketed(self.host)}:{self.port}"
+        return f"{self.scheme}://{bracketed(self.host)}:{self.port}"
 
     def __str__(self) -> str:
         pins = ",".join(sorted(f"sha256:{pin.hex()}" for pin in self.pins))
@@ -100,7 +100,7 @@ class Listen:
         scheme, host, port, options = _split(text, ("cert", "key"), reachable=False, lowest=0)
         if scheme != "tls" and options:
             raise FormatError(f"relay URL: {min(options)} has a meaning with tls:// only")
-        if _address(host) is None:
+        if parse_ip(host) is None:
             raise FormatError("relay URL: to listen, give an IP address, such as tls://0.0.0.0:443")
         cert, key = options.get("cert"), _file("key", options)
         if key is not None and cert in {None, DSTACK}:
@@ -115,7 +115,7 @@ class Listen:
     @property
     def name(self) -> str:
         """Return scheme, address and port."""
-        return f"{self.scheme}://{_bracketed(self.host)}:{self.port}"
+        return f"{self.scheme}://{bracketed(self.host)}:{self.port}"
 
 
 def _split(
@@ -133,25 +133,8 @@ def _split(
     if reachable:
         endpoint = Endpoint.parse(authority)
         return scheme, endpoint.host, endpoint.port, _options(query, known)
-    host, port = split_host_port(authority, lowest)
+    host, port = split_host_port(authority, lowest=lowest)
     return scheme, host, port, _options(query, known)
-
-
-def split_host_port(text: str, lowest: int = 1) -> tuple[str, int]:
-    """Split ``host:port`` or ``[v6]:port`` of any machine, also this one; raises `FormatError`.
-
-    ``lowest`` is the lowest port allowed: 0 to listen on any free port.
-    """
-    host, _, port = text.rpartition(":")
-    if not re.fullmatch(r"[0-9]{1,5}", port, re.ASCII) or not lowest <= int(port) < 65536:
-        raise FormatError("expected host:port with a port up to 65535")
-    bracketed = host.startswith("[") and host.endswith("]")
-    address = _address(host[1:-1] if bracketed else host)
-    if address is not None and bracketed is (address.version == 6):
-        return str(address), int(port)
-    if bracketed or address is not None:
-        raise FormatError("write an IPv6 address in brackets, such as [::1]:443")
-    return (host if host == "localhost" else parse_host_name(host)), int(port)
 
 
 def _options(query: str, known: Collection[str]) -> Mapping[str, str]:
@@ -162,7 +145,7 @@ def _options(query: str, known: Collection[str]) -> Mapping[str, str]:
         raise FormatError("relay URL: expected options as ?name=value&name=value") from None
     options = dict(pairs)
     if strange := sorted(options.keys() - set(known)):
-        raise FormatError(f"relay URL: {strange[0]!r} is no option here; there are {', '.join(known)}")
+        raise FormatError(f"relay URL: {strange[0]!r} is not an option; the options are {', '.join(known)}")
     if len(options) != len(pairs):
         raise FormatError("relay URL: an option is given twice")
     return options
@@ -199,14 +182,3 @@ def _proxy(text: str | None) -> str | None:
 def has_password(urls: str) -> bool:
     """Return whether relay URLs contain a proxy's user or password, in any encoding."""
     return any("@" in unquote(part) for part in urls.split("via=")[1:])
-
-
-def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    try:
-        return ipaddress.ip_address(host)
-    except ValueError:
-        return None
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host

@@ -73,7 +73,7 @@ class PathSelector:
     _failures: int = 0
     """Failures of UDP that are not forgotten yet."""
     proven: bool = False
-    """The peer was heard by UDP since UDP became the path."""
+    """A packet of the peer arrived by UDP since UDP became the path."""
     _probes: int = 0
     _probe_at: float = 0.0
 
@@ -84,12 +84,12 @@ class PathSelector:
 
         ``session`` means that a completed handshake is still valid, ``direct`` that the device last
         received from the peer's own UDP address, and ``relayed`` that it last received from our
-        relay. A peer that sends by UDP can be answered by UDP. A peer that is heard by the relay
+        relay. A peer that sends by UDP can be answered by UDP. A peer that sends by the relay
         only is, as far as is known, not at its UDP address.
         """
         before, self._counters = self._counters, (sent, received)
         if received > before[1]:
-            self._heard(now)
+            self._received(now)
             return (direct and self.by_udp(now)) or (relayed and self._by_relay(now))
         return asks_for_answer(sent - before[0]) and self._overdue(now, session=session)
 
@@ -99,7 +99,7 @@ class PathSelector:
 
     @property
     def exhausted(self) -> bool:
-        """Return whether both paths were tried since the peer was last heard."""
+        """Return whether both paths were tried since the last packet of the peer."""
         return self._silent > 1
 
     def by_udp_for(self, now: float) -> float:
@@ -120,7 +120,7 @@ class PathSelector:
         self._probe_at = 0.0
 
     def by_udp(self, now: float) -> bool:
-        """Record that the peer was heard by UDP; returns whether the path has changed."""
+        """Record a packet of the peer by UDP; returns whether the path has changed."""
         self.proven = True
         if self.way is Path.UDP:
             return False
@@ -134,7 +134,7 @@ class PathSelector:
         self._silent = 0
         return True
 
-    def _heard(self, now: float) -> None:
+    def _received(self, now: float) -> None:
         self._unanswered, self._silent = None, 0
         if self.way is Path.UDP and now - self._since >= STEADY:
             self._failures = 0

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
+from dstack_vpn.core.addresses import split_host_port
 from dstack_vpn.core.model import Cidr, Peer, SocketAddress, TokenId, parse_node_id
 from dstack_vpn.core.wireguard.keys import PrivateKey, PublicKey
 from dstack_vpn.errors import FormatError
@@ -50,7 +51,7 @@ class WgConfig:
     peers: tuple[ConfPeer, ...] = field(default=())
 
 
-# -- writing ------------------------------------------------------------------------------------------
+# -- writing ---------------------------------------------------------------------------------------
 
 
 def render(config: WgConfig, private_key: str | None = None) -> str:
@@ -128,7 +129,7 @@ def _check_number(number: int) -> int:
     return number
 
 
-# -- reading ------------------------------------------------------------------------------------------
+# -- reading ---------------------------------------------------------------------------------------
 
 
 @dataclass(slots=True)
@@ -276,11 +277,11 @@ def _parse_prefix(text: str) -> Cidr:
 def _parse_endpoint(text: str) -> SocketAddress:
     """Parse a resolved address; accepts more than `Endpoint.parse`: a device may have any."""
     problem = "Endpoint: expected an address and a port, such as 192.0.2.1:51820"
-    host, _, port = text.rpartition(":")
-    literal = host[1:-1] if host.startswith("[") and host.endswith("]") and ":" in host else host
-    if not _DIGITS.fullmatch(port) or not 0 < int(port) <= _HIGHEST or (":" in host and literal == host):
-        raise FormatError(problem)
-    return SocketAddress(_canonical(literal, ipaddress.ip_address, problem), int(port))
+    try:
+        host, port = split_host_port(text)
+    except FormatError:
+        raise FormatError(problem) from None
+    return SocketAddress(_canonical(host, ipaddress.ip_address, problem), port)
 
 
 def _canonical(text: str, read: Callable[[str], object], problem: str) -> str:

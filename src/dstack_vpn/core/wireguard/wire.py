@@ -39,7 +39,7 @@ def asks_for_answer(sent: int) -> bool:
 class Watch:
     """The outstanding answers of the far side. Times are monotonic seconds."""
 
-    heard: bool = True
+    received: bool = True
     """Bytes came since the oldest pending initiation; set by the receiver."""
     _initiated: float | None = None
     _unanswered: float | None = None
@@ -47,8 +47,8 @@ class Watch:
 
     def initiation(self, now: float) -> None:
         """Record that a handshake initiation was sent."""
-        if self.heard or self._initiated is None:
-            self.heard, self._initiated = False, now
+        if self.received or self._initiated is None:
+            self.received, self._initiated = False, now
 
     def tick(self, now: float, *, sent: bool, received: bool) -> str | None:
         """Record the traffic since the last tick; returns the overdue answer, or None."""
@@ -56,7 +56,7 @@ class Watch:
             self._unanswered = None
         elif self._unanswered is None:
             self._unanswered = now
-        if self.heard:
+        if self.received:
             self._initiated = None
         if self._initiated is not None and now - self._initiated >= ANSWER_TO_INITIATION:
             return f"a WireGuard handshake was not answered within {ANSWER_TO_INITIATION:.0f} s"
@@ -69,4 +69,4 @@ class Watch:
 
         A pending initiation is sent again there.
         """
-        self.heard, self._initiated, self._unanswered = True, None, None
+        self.received, self._initiated, self._unanswered = True, None, None

@@ -88,4 +88,4 @@ async def _from_logs(follower: Follower, session: ChainSession, head: BlockRef) 
     observed = await session.read_tokens(tokens, head) if tokens else []
     # Nothing can fail from here on: peers are derived from the registry as soon as it is known.
     follower.restore(base, final, events, head)
-    follower.audited(head, observed)
+    follower.tokens_read(head, observed)

@@ -133,7 +133,7 @@ class ChainLoop:
                 group.create_task(progress, name="chain progress")
                 if self.quorum_checker is None:
                     await driver.begin()
-                    group.create_task(driver.resync_forever(), name="audit")
+                    group.create_task(driver.resync_forever(), name="resync")
                     await driver.drive()
                 else:
                     group.create_task(driver.settle_forever(), name="chain finality")

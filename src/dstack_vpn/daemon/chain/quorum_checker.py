@@ -51,7 +51,7 @@ class QuorumChecker:
     _silent: dict[str, str] = field(default_factory=dict, init=False)
     """Endpoints that did not reply to the last resync, with the reason."""
     _agreeing: int = field(default=0, init=False)
-    _agenda: RetryQueue = field(default_factory=RetryQueue)
+    _retry_queue: RetryQueue = field(default_factory=RetryQueue)
     _agreed: dict[str, float] = field(default_factory=dict)
     """The last time that each endpoint had our block; endpoints without it are absent."""
     _tips: deque[tuple[float, BlockRef]] = field(default_factory=lambda: deque(maxlen=TIPS))
@@ -87,7 +87,7 @@ class QuorumChecker:
     def start(self, group: asyncio.TaskGroup) -> None:
         """Query and judge for as long as the group runs, with or without a followed endpoint."""
         self.session.verifiers.start(group)
-        group.create_task(self._audit_forever(group), name="quorum audits")
+        group.create_task(self._resync_forever(group), name="quorum resyncs")
         group.create_task(self._ask_forever(group), name="quorum questions")
 
     # -- questions about some tokens ---------------------------------------------------------------
@@ -108,7 +108,7 @@ class QuorumChecker:
         """Return the seconds until the next check without a wake-up; None: wait for the wake-up."""
         if self.quorum.pending and self._at() is None:
             return LOOK  # a walk that ends at its start causes no wake-up
-        return RETRY[0] if self._agenda.postponed else None
+        return RETRY[0] if self._retry_queue.postponed else None
 
     def _at(self) -> BlockRef | None:
         """Return the block to query at; None until the block that changed the tokens is our tip."""
@@ -122,7 +122,7 @@ class QuorumChecker:
         """Return the next question with the states that it is about, or None."""
         if (tip := self._at()) is None:
             return None
-        states, left = self._agenda.take(self._waiting(tip.number), self.state.clock.monotonic())
+        states, left = self._retry_queue.take(self._waiting(tip.number), self.state.clock.monotonic())
         if left:
             self.doubted.set()
         return (Question(tip, tuple(states)), states) if states else None
@@ -133,7 +133,7 @@ class QuorumChecker:
         return {token: registry.get(token) for token in self.quorum.questions(height)}
 
     async def _ask(self, question: Question, states: States, limit: asyncio.Semaphore) -> None:
-        """Send a question to all endpoints; it holds a slot until its tokens are settled or changed."""
+        """Query all endpoints; hold the slot until the question's tokens are settled or changed."""
         height, under_way = question.at.number, True
 
         def end() -> None:
@@ -141,42 +141,42 @@ class QuorumChecker:
             if under_way:
                 under_way = False
                 now = self.state.clock.monotonic()
-                self._agenda.answered(states, self._waiting(height), now)
+                self._retry_queue.answered(states, self._waiting(height), now)
                 limit.release()
                 self.doubted.set()
 
-        def judged(_: Reply) -> None:
+        def on_reply(_: Reply) -> None:
             waiting = self._waiting(height)
             if not any(token in waiting and waiting[token] == state for token, state in states.items()):
                 end()
 
         try:
-            await self.session.hear(question, self.session.everybody(), DEADLINE, judged)
+            await self.session.query(question, self.session.all_verifiers(), DEADLINE, on_reply)
         finally:
             end()
 
     # -- resyncs -----------------------------------------------------------------------------------
 
-    async def _audit_forever(self, group: asyncio.TaskGroup) -> None:
+    async def _resync_forever(self, group: asyncio.TaskGroup) -> None:
         """Begin a resync at every interval, even during one; earlier for a new endpoint."""
         pause = RETRY[0]
         while True:
             began, interval = self.state.clock.monotonic(), self.state.resync_interval
             self.state.fresh.clear()
-            audit = group.create_task(self._audit(), name="quorum audit")
-            await asyncio.wait([audit], timeout=interval)
-            if audit.done() and not audit.result():
-                await self._rest(min(pause, interval))
+            resync = group.create_task(self._resync(), name="quorum resync")
+            await asyncio.wait([resync], timeout=interval)
+            if resync.done() and not resync.result():
+                await self._wait_for_endpoint(min(pause, interval))
                 pause = min(2 * pause, RETRY[1])
             else:
                 pause = RETRY[0]
-                await self._rest(began + interval - self.state.clock.monotonic())
+                await self._wait_for_endpoint(began + interval - self.state.clock.monotonic())
 
-    async def _rest(self, seconds: float) -> None:
+    async def _wait_for_endpoint(self, seconds: float) -> None:
         with suppress(TimeoutError):
             await asyncio.wait_for(self.state.fresh.wait(), max(seconds, 0.0))
 
-    async def _audit(self) -> bool:
+    async def _resync(self) -> bool:
         """Query all tokens of the endpoints that are not still busy with the last resync.
 
         Returns whether a quorum confirmed our block.
@@ -184,24 +184,24 @@ class QuorumChecker:
         follower = self.state.follower
         if (tip := follower.tip) is None:
             return False
-        asked = [x for x in self.session.everybody() if x.name not in self.session.busy]
+        asked = [x for x in self.session.all_verifiers() if x.name not in self.session.busy]
         known = tuple(follower.registry.nodes)
         question = Question(
             tip, known, True, earlier=self._earlier(), logs_from=max(self.state.resynced_to - SAFE_DEPTH, 0)
         )
-        statements: list[Reply] = []
+        replies: list[Reply] = []
         confirmed = False
 
-        def heard(statement: Reply) -> None:
+        def on_reply(reply: Reply) -> None:
             nonlocal confirmed
-            statements.append(statement)
-            if statement.head is not None:
-                self.state.lag.shown(statement.endpoint, statement.head, self.state.clock.monotonic())
-            confirmed = self._confirms(tip, statement)
+            replies.append(reply)
+            if reply.head is not None:
+                self.state.lag.shown(reply.endpoint, reply.head, self.state.clock.monotonic())
+            confirmed = self._confirms(tip, reply)
 
-        in_time = await self.session.hear(question, asked, RESYNC_DEADLINE, heard)
-        self._judge_blocks(question, statements)
-        answered = {x.endpoint for x in statements}
+        in_time = await self.session.query(question, asked, RESYNC_DEADLINE, on_reply)
+        self._judge_blocks(question, replies)
+        answered = {x.endpoint for x in replies}
         silent = [x for x in asked if x.name not in answered]
         self._silent = {x.name: x.problem or "it does not answer in time" for x in silent}
         for each in silent:
@@ -227,16 +227,16 @@ class QuorumChecker:
             return known[-1]
         return None if ours or not old else (old[-1].number, old[-1].hash)
 
-    def _confirms(self, tip: BlockRef, statement: Reply) -> bool:
+    def _confirms(self, tip: BlockRef, reply: Reply) -> bool:
         """Confirm the registry once k endpoints have our block; return whether it is confirmed.
 
         After a start an endpoint must be followed as well: our block may be the stored one.
         """
         now = self.state.clock.monotonic()
-        if statement.hash == tip.hash:
-            self._agreed[statement.endpoint] = now
+        if reply.hash == tip.hash:
+            self._agreed[reply.endpoint] = now
         else:
-            self._agreed.pop(statement.endpoint, None)
+            self._agreed.pop(reply.endpoint, None)
         lately = now - self.state.resync_interval - RESYNC_DEADLINE
         self._agreeing = sum(seen >= lately for seen in self._agreed.values())
         known = self.state.members.synced is not None or self.state.problem is None
@@ -245,13 +245,13 @@ class QuorumChecker:
             return True
         return False
 
-    def _judge_blocks(self, question: Question, statements: Sequence[Reply]) -> None:
+    def _judge_blocks(self, question: Question, replies: Sequence[Reply]) -> None:
         needed, tip = self.quorum.needed, question.at
         claims = self.state.lag.overdue(tip, self.state.clock.monotonic())
         earlier = None if question.earlier is None else question.earlier[0]
-        for name, reason in judge_blocks(needed, statements, earlier, claims).items():
+        for name, reason in judge_blocks(needed, replies, earlier, claims).items():
             self.session.quarantine(name, reason)
-        if without := lacking(needed, statements, earlier):
+        if without := lacking(needed, replies, earlier):
             self._discredit(without)
 
     def _discredit(self, honest: Collection[str]) -> None:
@@ -269,4 +269,4 @@ class QuorumChecker:
         followed = self.session.followed
         if followed is not None and any(x is followed for x in silent):
             seconds = f"{RESYNC_DEADLINE:.0f} s"
-            followed.driver.end(EndpointError(f"{followed.name} has not answered an audit in {seconds}"))
+            followed.driver.end(EndpointError(f"{followed.name} did not reply to a resync within {seconds}"))

@@ -51,16 +51,16 @@ class FollowedVerifier:
         """
         follower, at = self.driver.state.follower, question.at
         try:
-            said = await answer(self.driver.session, replace(question, exact=True))
+            reply = await answer(self.driver.session, replace(question, exact=True))
         except ChainError as error:
             if follower.stands_on(at) and not follower.walking:
                 self.driver.end(error)
             raise
-        if said.hash == at.hash:
-            await self.driver.correct(at, said.observed)
+        if reply.hash == at.hash:
+            await self.driver.correct(at, reply.observed)
             if question.whole:
                 self.driver.compared(at)
-        return said
+        return reply
 
 
 @dataclass(slots=True)
@@ -84,63 +84,63 @@ class QuorumSession:
         if followed is not None:
             self.verifiers.dismiss(followed.name)
 
-    def everybody(self) -> list[Verifier]:
+    def all_verifiers(self) -> list[Verifier]:
         """Return a verifier for every endpoint that is not quarantined; connect missing ones."""
         followed = self.followed
         self.verifiers.call(besides="" if followed is None else followed.name)
         return [*self.verifiers] if followed is None else [followed, *self.verifiers]
 
-    async def hear(
+    async def query(
         self,
         question: Question,
         asked: Sequence[Verifier],
         deadline: float,
-        heard: Callable[[Reply], None],
+        on_reply: Callable[[Reply], None],
     ) -> bool:
         """Query the verifiers and judge each reply on arrival; return whether all finished in time.
 
         Absorbs `ChainError`: an endpoint that fails counts as finished.
         """
         ours, unsettled = self.state.follower.registry, self.state.follower.open_tokens()
-        answers: asyncio.Queue[Reply | None] = asyncio.Queue()
-        words: list[Comparison] = []
+        replies: asyncio.Queue[Reply | None] = asyncio.Queue()
+        comparisons: list[Comparison] = []
         try:
             async with asyncio.timeout(deadline), asyncio.TaskGroup() as group:
                 for each in asked:
-                    group.create_task(self._into(answers, each, question))
+                    group.create_task(self._query_into(replies, each, question))
                 for _ in asked:
-                    if (statement := await answers.get()) is None:
+                    if (reply := await replies.get()) is None:
                         continue
-                    words += await self._words(ours, question.at, statement)
-                    self._judge(ours, words, unsettled)
-                    heard(statement)
+                    comparisons += await self._comparisons(ours, question.at, reply)
+                    self._judge(ours, comparisons, unsettled)
+                    on_reply(reply)
         except TimeoutError:
             return False
         return True
 
-    async def _into(
-        self, answers: asyncio.Queue[Reply | None], verifier: Verifier, question: Question
+    async def _query_into(
+        self, replies: asyncio.Queue[Reply | None], verifier: Verifier, question: Question
     ) -> None:
         """Put the verifier's reply into the queue, or None if it fails."""
-        said: Reply | None = None
+        reply: Reply | None = None
         if question.whole:
             self.busy.add(verifier.name)
         try:
-            said = await verifier.query(question)
+            reply = await verifier.query(question)
         except ChainError as error:
             _log.debug("quorum.unanswered", endpoint=verifier.name, problem=str(error))
         finally:
             if question.whole:
                 self.busy.discard(verifier.name)
-            answers.put_nowait(said)
+            replies.put_nowait(reply)
 
-    async def _words(self, ours: Registry, at: BlockRef, statement: Reply) -> list[Comparison]:
+    async def _comparisons(self, ours: Registry, at: BlockRef, reply: Reply) -> list[Comparison]:
         """Return the comparisons at our block, and at the endpoint's head if that differs."""
-        word = Comparison.of(statement, at, *await self._compare(ours, statement.observed))
-        _, differs = await self._compare(ours, statement.later)
-        if differs and statement.head is not None:
-            return [*word.until(statement.head, differs)]
-        return [word]
+        comparison = Comparison.of(reply, at, *await self._compare(ours, reply.observed))
+        _, differs = await self._compare(ours, reply.later)
+        if differs and reply.head is not None:
+            return [*comparison.until(reply.head, differs)]
+        return [comparison]
 
     @staticmethod
     async def _compare(
@@ -155,12 +155,14 @@ class QuorumSession:
             differs |= other
         return same, differs
 
-    def _judge(self, ours: Registry, words: Sequence[Comparison], unsettled: Collection[TokenId]) -> None:
+    def _judge(
+        self, ours: Registry, comparisons: Sequence[Comparison], unsettled: Collection[TokenId]
+    ) -> None:
         free = self.source.quarantined()
-        heard = [x for x in words if x.endpoint not in free or not free[x.endpoint].seconds_left]
-        verdict = self.quorum.heard(ours, self.state.follower.registry, heard, unsettled)
-        self.state.members.testified(verdict.changed)
-        for name, reason in verdict.contradicted.items():
+        considered = [x for x in comparisons if x.endpoint not in free or not free[x.endpoint].seconds_left]
+        outcome = self.quorum.judge(ours, self.state.follower.registry, considered, unsettled)
+        self.state.members.quorum_changed(outcome.changed)
+        for name, reason in outcome.contradicted.items():
             self.quarantine(name, reason)
         contested = set(self.quorum.contested)
         if contested - self._contested:
@@ -171,8 +173,8 @@ class QuorumSession:
         """Quarantine an endpoint: stop querying it for a while, and drop its contradictions."""
         self.source.quarantine(name, reason)
         self.state.publish(EndpointQuarantined(name, reason))
-        self.state.members.testified(self.quorum.discard(name))
+        self.state.members.quorum_changed(self.quorum.discard(name))
         self.state.lag.void(name)
         self.verifiers.dismiss(name)
         if self.followed is not None and name == self.followed.name:
-            self.followed.driver.end(EndpointError(f"{name} was found to lie: {reason}"))
+            self.followed.driver.end(EndpointError(f"{name} is quarantined: {reason}"))

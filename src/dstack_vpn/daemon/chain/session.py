@@ -101,7 +101,7 @@ class SessionDriver:
         follower = self.state.follower
         follower.subscribed_from(None)
         head = await self._head()
-        self.state.saw(head)
+        self.state.note_head(head)
         if follower.tip is None or self.state.discredited:
             await bootstrap(self.state, self.session, head)
             return
@@ -120,8 +120,8 @@ class SessionDriver:
             await self._obey(self._feed(item), seen)
             if self.state.problem is not None and not self.state.follower.walking:
                 self.state.connected(self.session.name)
-            # Without a pause: events that arrive together reach the device together, so that the mass
-            # removal guard counts all of them, and a token that two of them name is read once.
+            # Without a pause: events that arrive together reach the device together, so that the
+            # mass removal guard counts all of them, and a token that two of them name is read once.
             item = await self.queue.get()
 
     def _feed(self, item: ChainFact | Unannounced | _Answer | _Reading | Reload) -> list[Command]:
@@ -134,7 +134,7 @@ class SessionDriver:
             case _Reading(at, observed):
                 return self._take_reading(at, observed)
             case BlockRef():
-                self.state.saw(item)
+                self.state.note_head(item)
                 if not self._subscribed and self.session.announces_logs:
                     self._subscribed = True
                     self.state.follower.subscribed_from(item.number)
@@ -143,7 +143,7 @@ class SessionDriver:
                 self._logged = item.block_hash
                 return self.state.follower.receive(item)
             case Unannounced(block):
-                self.group.create_task(self._look(block), name="chain look")
+                self.group.create_task(self._fetch_unannounced(block), name="chain unannounced logs")
                 return []
 
     async def resync_forever(self) -> None:
@@ -151,11 +151,11 @@ class SessionDriver:
         while True:
             await asyncio.sleep(self.state.resync_interval)
             try:
-                await self.audit()
+                await self.resync()
             except ChainError as error:
                 await self.queue.put(error)
 
-    async def audit(self) -> None:
+    async def resync(self) -> None:
         """Compare the registry at our tip, then apply finality. Raises `ChainError`."""
         follower, state = self.state.follower, self.state
         tip = follower.tip
@@ -249,7 +249,7 @@ class SessionDriver:
         except ChainError as error:
             await self.queue.put(error)
 
-    async def _look(self, block: BlockRef) -> None:
+    async def _fetch_unannounced(self, block: BlockRef) -> None:
         """Request a block's logs if none arrives within `LATE`.
 
         Absorbs `ChainError`: the next resync finds what was missed.
@@ -324,4 +324,4 @@ class SessionDriver:
             tokens = {x.token_id for x in observed}
             self.state.unread.update(tokens)
             self._read_there -= tokens
-        return self.state.follower.audited(at, observed)
+        return self.state.follower.tokens_read(at, observed)

@@ -93,7 +93,7 @@ class ChainState:
         if self.members.quorum is None:
             self.members.confirmed()  # else a quorum has to confirm it
 
-    def saw(self, head: BlockRef) -> None:
+    def note_head(self, head: BlockRef) -> None:
         """Record the endpoint's newest block; its time shows whether our clock is right."""
         now = self.clock.now()
         self._head, self._head_seen = head, now

@@ -63,13 +63,13 @@ class EndpointVerifier:
             raise EndpointError(self.problem or "it is not connected") from error
         assert self._session is not None
         try:
-            said = await answer(self._session, question)
+            reply = await answer(self._session, question)
         except ChainError as error:
             self.problem = str(error)
             self._broken.set()
             raise
         self.problem = None
-        return said
+        return reply
 
 
 @dataclass(slots=True)
@@ -98,7 +98,7 @@ class Verifiers:
         for name in wanted:
             if name not in self._called:
                 verifier = self._called[name] = EndpointVerifier(name, self.source)
-                self._running[name] = self._group.create_task(verifier.run(), name=f"witness {name}")
+                self._running[name] = self._group.create_task(verifier.run(), name=f"verifier {name}")
 
     def dismiss(self, name: str) -> None:
         """Close the connection to this endpoint, if it has one."""
@@ -108,10 +108,10 @@ class Verifiers:
 
 async def answer(session: ChainSession, question: Question) -> Reply:
     """Query an endpoint over its session; raises `ChainError`."""
-    return await (_audited(session, question) if question.whole else _asked(session, question))
+    return await (_read_whole(session, question) if question.whole else _read_some(session, question))
 
 
-async def _asked(session: ChainSession, question: Question) -> Reply:
+async def _read_some(session: ChainSession, question: Question) -> Reply:
     """Read some tokens after our block, and after the endpoint's head if that differs."""
     at, waited = question.at, 0.0
     while True:
@@ -119,14 +119,14 @@ async def _asked(session: ChainSession, question: Question) -> Reply:
         if head.hash == at.hash and not isinstance(observed, ChainError):
             return Reply(session.name, at.hash, at, observed, head=head.number)
         if head.number > at.number:
-            return await _asked_later(session, question, head, observed)
+            return await _read_newer(session, question, head, observed)
         if waited >= PATIENCE:
             return Reply(session.name, head.hash if head.number == at.number else None, at)
         await asyncio.sleep(LOOK)
         waited += LOOK
 
 
-async def _asked_later(
+async def _read_newer(
     session: ChainSession, question: Question, head: BlockRef, observed: list[TokenState] | ChainError
 ) -> Reply:
     """Read the tokens of an endpoint whose head is newer than our block."""
@@ -135,12 +135,12 @@ async def _asked_later(
         session.header(at.number), session.read_tokens(question.tokens, head)
     )
     if header is None or header.hash != at.hash or isinstance(observed, ChainError):
-        said = None if header is None else header.hash
-        return Reply(session.name, said, head, later, head=head.number)
+        hash_ = None if header is None else header.hash
+        return Reply(session.name, hash_, head, later, head=head.number)
     return Reply(session.name, at.hash, at, observed, later, head.number)
 
 
-async def _audited(session: ChainSession, question: Question) -> Reply:
+async def _read_whole(session: ChainSession, question: Question) -> Reply:
     """Read all tokens at the endpoint's head or at ours, and check that it has our blocks."""
     at, earlier = question.at, question.earlier
     head = await session.head()
@@ -154,8 +154,8 @@ async def _audited(session: ChainSession, question: Question) -> Reply:
     else:
         gone = set(question.tokens) - {x.token_id for x in observed}
         observed += [TokenState(token, None) for token in gone]
-    said = None if header is None else header.hash
-    return Reply(session.name, said, place, observed, (), head.number, has_earlier)
+    hash_ = None if header is None else header.hash
+    return Reply(session.name, hash_, place, observed, (), head.number, has_earlier)
 
 
 async def _known(session: ChainSession, question: Question, at: BlockRef) -> list[TokenState]:

@@ -75,14 +75,14 @@ class KeyExpiry:
         before = KeyAction.REST
         while True:
             await asyncio.sleep(EVERY)
-            verdict, own = await self._look()
+            verdict, own = await self._check()
             if verdict is KeyAction.RENEW and own is not None:
                 await self._renew(own.token_id)
             elif verdict is KeyAction.REMIND and before is not KeyAction.REMIND:
                 _log.warning("key.old", age=round(self.age or 0), problem=self.changer.hindrance)
             before = verdict
 
-    async def _look(self) -> tuple[KeyAction, Node | None]:
+    async def _check(self) -> tuple[KeyAction, Node | None]:
         state = self.chain.state
         own = state.members.own_node
         followed = state.members.synced is not None and state.problem is None

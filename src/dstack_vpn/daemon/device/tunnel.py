@@ -229,7 +229,7 @@ class TunnelKeeper:
                 await asyncio.wait_for(self.own_changed.wait(), CHECK)
             self.own_changed.clear()
             try:
-                await self._look()
+                await self._check()
                 if tunnel.clock.monotonic() >= compare_at:
                     compare_at = await self._compare()
                 if failed:
@@ -239,7 +239,7 @@ class TunnelKeeper:
                 failed = True
                 tunnel.fail(str(error))
 
-    async def _look(self) -> None:
+    async def _check(self) -> None:
         """Set the addresses if ours have changed, and bring the interface up if it is down."""
         tunnel = self.tunnel
         if await tunnel.address() and tunnel.up.is_set():

@@ -38,7 +38,7 @@ TIDY: Final = 3600.0
 class AuditWriter:
     """Keeps the audit log. Absorbs `StoreError`: health shows it."""
 
-    ledger: AuditLog
+    audit_log: AuditLog
     clock: Clock
     keep_for: float
     """Seconds."""
@@ -95,7 +95,7 @@ class AuditWriter:
             self._news.clear()
             if self._passing or self._lasting:
                 notes, self._dropped = self._taken(), 0
-                append = asyncio.get_running_loop().run_in_executor(None, self.ledger.append, notes)
+                append = asyncio.get_running_loop().run_in_executor(None, self.audit_log.append, notes)
                 # A write goes on although its task is cancelled: the next flush has to await it.
                 self._writing = append, notes
                 with suppress(StoreError):
@@ -150,7 +150,7 @@ class AuditWriter:
         # By whole days, so that a day has one record of a cut by age.
         before = (now - self.keep_for) // DAY * DAY
         gone = await asyncio.to_thread(
-            lambda: self.ledger.forget(now=now, before=before, largest=self.keep_bytes)
+            lambda: self.audit_log.forget(now=now, before=before, largest=self.keep_bytes)
         )
         if gone:
             _log.info("audit.forgot", records=gone)

@@ -81,7 +81,7 @@ def publish_advanced(publish: Publish, advanced: Advanced, registry: Registry) -
 def _peer(
     step: Step, token: TokenId | None, node: Node | None, block: int | None, latency: float | None
 ) -> PeerSet | PeerRemoved:
-    key, (name, owner) = step.change.public_key, _who(node)
+    key, (name, owner) = step.change.public_key, _identity(node)
     if isinstance(step.change, RemovePeer):
         return PeerRemoved(key, token, name, owner, step.reason, block, latency)
     added = isinstance(step.inverse, RemovePeer)
@@ -95,12 +95,12 @@ def _token(logged: LoggedEvent, registry: Registry, *, undone: bool) -> TokenCha
         owner = event.owner
     else:
         token = event.token_id
-        name, owner = _who(registry.get(token))
+        name, owner = _identity(registry.get(token))
     kind = _EVENTS[type(event).__name__]
     return TokenChanged(kind, token, name, owner, logged.block_number, logged.log_index, undone)
 
 
-def _who(node: Node | None) -> tuple[str | None, str | None]:
+def _identity(node: Node | None) -> tuple[str | None, str | None]:
     """Return a token's node id, if it is valid, and its owner; None for either if it is missing."""
     if node is None:
         return None, None

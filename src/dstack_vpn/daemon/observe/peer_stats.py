@@ -43,13 +43,13 @@ class PeerStatsCache:
         async with self._lock:
             began = self.tunnel.clock.monotonic()
             if began >= self._due and (state := await self.tunnel.read()) is not None:
-                self.saw(state)
+                self.observe(state)
                 now = self.tunnel.clock.monotonic()
                 self._due = now + READING.pause(now - began)
             await self._add_up()
         return self.peers
 
-    def saw(self, state: DeviceState) -> None:
+    def observe(self, state: DeviceState) -> None:
         """Record a reading of the device; any reader may call it."""
         self.peers, self.at = state.peers, self.tunnel.clock.now()
 

@@ -47,7 +47,7 @@ class Persistence:
     changed: asyncio.Queue[Advanced | Began]
     _base: Registry | None = field(default=None, init=False)
     """The base that the store holds."""
-    _witnessed: frozenset[TokenId] = field(default=frozenset(), init=False)
+    _confirmed: frozenset[TokenId] = field(default=frozenset(), init=False)
     """The tokens of that base that the store holds as confirmed by a quorum."""
     _tip_written: float = field(default=0.0, init=False)
     _config: asyncio.Event = field(default_factory=asyncio.Event, init=False)
@@ -127,17 +127,17 @@ class Persistence:
         age = self.tunnel.members.staleness.age(now)
         synced = None if age is None else self.tunnel.clock.now() - age
         incomplete, self._incomplete = self._incomplete, True
-        base, witnessed = (
+        base, confirmed = (
             follower.timeline.base,
-            self._witnessed_now() if Began() in news else self._witnessed,
+            self._confirmed_now() if Began() in news else self._confirmed,
         )
-        if incomplete or (Began() in news and (base is not self._base or witnessed != self._witnessed)):
+        if incomplete or (Began() in news and (base is not self._base or confirmed != self._confirmed)):
             nodes = tuple(base.nodes.values())
             events = follower.timeline.events
             await self.store.checkpoint(
-                Checkpoint(identity, follower.settled, nodes, events, follower.tip, witnessed, synced)
+                Checkpoint(identity, follower.settled, nodes, events, follower.tip, confirmed, synced)
             )
-            self._base, self._witnessed = base, witnessed
+            self._base, self._confirmed = base, confirmed
         else:
             added, dropped = _net([step for step in news if isinstance(step, Advanced)])
             if added or dropped or now - self._tip_written >= TIP_INTERVAL:
@@ -145,7 +145,7 @@ class Persistence:
                 self._tip_written = now
         self._incomplete = False
 
-    def _witnessed_now(self) -> frozenset[TokenId]:
+    def _confirmed_now(self) -> frozenset[TokenId]:
         quorum, base = self.tunnel.members.quorum, self.tunnel.members.follower.timeline.base
         if quorum is None:
             return frozenset()

@@ -79,10 +79,10 @@ class PlanExecutor:
                 with suppress(DeviceError):
                     await self.tunnel.device.apply([SetPeer(key, endpoint)])
 
-    async def initiate(self, places: Places, *, anew: bool = False) -> None:
+    async def initiate(self, places: Places, *, reset: bool = False) -> None:
         """Make WireGuard send these peers a handshake initiation, to these places.
 
-        With ``anew`` they are removed and set first: WireGuard sends a peer one initiation in 5 s,
+        With ``reset`` they are removed and set first: WireGuard sends a peer one initiation in 5 s,
         and a new peer has had none. Keys that are not members any more are skipped. Absorbs device
         errors.
         """
@@ -92,7 +92,7 @@ class PlanExecutor:
             if not peers or not self.tunnel.up.is_set():
                 return
             fresh: list[PeerChange] = []
-            for key in peers if anew else ():
+            for key in peers if reset else ():
                 fresh += [RemovePeer(key), SetPeer(key, allowed_ips=peers[key].allowed_ips)]
             # Turning a keepalive on sends one at once, and with it an initiation.
             off = [SetPeer(key, places[key], keepalive=0) for key in peers]

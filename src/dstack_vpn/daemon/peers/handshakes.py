@@ -40,21 +40,21 @@ AGAIN: Final = 0.5
 """Seconds between two initiations; the side with the larger key waits twice as long."""
 JITTER: Final = 0.25
 """Seconds at most that are added to it."""
-CALLS: Final = 4
+ATTEMPTS: Final = 4
 """The limit of initiations, with a longer pause before each; WireGuard then retries by itself."""
-CALLED_AGAIN: Final = 200
-"""The limit of peers that are called again: setting many again blocks the device."""
+MOST_RETRIED: Final = 200
+"""The limit of peers that are initiated again: setting many again blocks the device."""
 
 
 class Initiate(Protocol):
     """Makes WireGuard send peers a handshake initiation, to these places; raises nothing."""
 
-    async def __call__(self, places: Places, *, anew: bool = False) -> None:
-        """Initiate; with ``anew`` the peers are first removed and set again."""
+    async def __call__(self, places: Places, *, reset: bool = False) -> None:
+        """Initiate; with ``reset`` the peers are first removed and set again."""
 
 
 @dataclass(slots=True)
-class _Call:
+class _Initiation:
     place: SocketAddress
     due: float
     """The time of the next initiation (monotonic seconds)."""
@@ -70,18 +70,18 @@ class HandshakeInitiator:
     memory: EndpointMemory
     initiate: Initiate
     _known: dict[PublicKey, SocketAddress] = field(default_factory=dict, init=False)
-    _called: Device | None = field(default=None, init=False)
+    _device: Device | None = field(default=None, init=False)
     """The device with whose peers handshakes were initiated."""
     _state: DeviceState | None = field(default=None, init=False)
     _lost: set[PublicKey] = field(default_factory=set, init=False)
     """Peers that lost their session."""
     _left: dict[PublicKey, float] = field(default_factory=dict, init=False)
     """Peers that were removed while they had a session, with the time (monotonic seconds)."""
-    _calls: dict[PublicKey, _Call] = field(default_factory=dict, init=False)
+    _initiations: dict[PublicKey, _Initiation] = field(default_factory=dict, init=False)
     """Peers with an initiation and without a session yet."""
     _news: asyncio.Event = field(default_factory=asyncio.Event, init=False)
 
-    def saw(self, state: DeviceState) -> None:
+    def observe(self, state: DeviceState) -> None:
         """Compare a reading of the device with the one before, to find lost sessions."""
         before = {} if self._state is None else self._state.peers
         now = self.tunnel.clock.monotonic()
@@ -97,9 +97,9 @@ class HandshakeInitiator:
         self._state = state
         self._news.set()
 
-    def call_again(self) -> None:
+    def initiate_all(self) -> None:
         """Initiate handshakes with all peers: the device's sessions are gone."""
-        self._called = self._state = None
+        self._device = self._state = None
 
     async def run(self) -> None:
         """Initiate handshakes and store endpoints until cancelled.
@@ -117,19 +117,19 @@ class HandshakeInitiator:
             self._news.clear()
             if not self.tunnel.up.is_set():
                 continue
-            await self._call_those_without_session()
+            await self._initiate_due()
             state = self._state
             if state is None or not state.peers:
                 continue
             lost, self._lost = self._lost, set()
-            if self._called is not self.tunnel.device:
-                self._called = self.tunnel.device
-                await self._call(state, state.peers)
+            if self._device is not self.tunnel.device:
+                self._device = self.tunnel.device
+                await self._initiate_missing(state, state.peers)
             elif lost:
-                await self._call(state, lost & state.peers.keys())
+                await self._initiate_missing(state, lost & state.peers.keys())
             await self._remember(state)
 
-    async def last_look(self) -> None:
+    async def store_endpoints(self) -> None:
         """Store the peers' endpoints at shutdown, before the device is removed.
 
         Absorbs device errors.
@@ -138,20 +138,22 @@ class HandshakeInitiator:
         if state is not None:
             await self._remember(state)
 
-    async def _call(self, state: DeviceState, keys: Iterable[PublicKey]) -> None:
+    async def _initiate_missing(self, state: DeviceState, keys: Iterable[PublicKey]) -> None:
         places = {
             key: state.peers[key].endpoint or self._known.get(key)
             for key in keys
             if not state.peers[key].last_handshake
         }
         wanted = self.members.membership.peers
-        called = {key: place for key, place in places.items() if place is not None and key in wanted}
-        if not called:
+        initiated = {key: place for key, place in places.items() if place is not None and key in wanted}
+        if not initiated:
             return
-        await self.initiate(called)
-        if len(called) <= CALLED_AGAIN:
-            self._calls |= {key: _Call(place, self._due(key, 1)) for key, place in called.items()}
-        _log.info("peers.called", peers=len(called))
+        await self.initiate(initiated)
+        if len(initiated) <= MOST_RETRIED:
+            self._initiations |= {
+                key: _Initiation(place, self._due(key, 1)) for key, place in initiated.items()
+            }
+        _log.info("handshakes.initiated", peers=len(initiated))
 
     # -- initiations without a reply ---------------------------------------------------------------
 
@@ -163,43 +165,43 @@ class HandshakeInitiator:
 
     def _pause(self) -> float | None:
         """Return the seconds until the next initiation, or None."""
-        due = min((call.due for call in self._calls.values()), default=math.inf)
+        due = min((initiation.due for initiation in self._initiations.values()), default=math.inf)
         return None if due == math.inf else max(due - self.tunnel.clock.monotonic(), 0.0)
 
-    async def _call_those_without_session(self) -> None:
+    async def _initiate_due(self) -> None:
         """Initiate again with the peers that are due; drop those with a session and those gone."""
         now = self.tunnel.clock.monotonic()
-        if not any(call.due <= now for call in self._calls.values()):
+        if not any(initiation.due <= now for initiation in self._initiations.values()):
             return
         state = await self.tunnel.read()
         if state is None:
-            self._calls.clear()
+            self._initiations.clear()
             return
-        self._forget_calls(state, self.members.membership.peers.keys())
-        due = {key: call for key, call in self._calls.items() if call.due <= now}
+        self._forget_initiations(state, self.members.membership.peers.keys())
+        due = {key: initiation for key, initiation in self._initiations.items() if initiation.due <= now}
         if due:
-            await self.initiate({key: call.place for key, call in due.items()}, anew=True)
-        for key, call in due.items():
-            call.made += 1
-            call.due = self._due(key, call.made)
+            await self.initiate({key: initiation.place for key, initiation in due.items()}, reset=True)
+        for key, initiation in due.items():
+            initiation.made += 1
+            initiation.due = self._due(key, initiation.made)
 
-    def _forget_calls(self, state: DeviceState, wanted: Collection[PublicKey]) -> None:
-        for key, call in list(self._calls.items()):
+    def _forget_initiations(self, state: DeviceState, wanted: Collection[PublicKey]) -> None:
+        for key, initiation in list(self._initiations.items()):
             peer = state.peers.get(key)
-            if peer is None or peer.last_handshake or key not in wanted or call.made >= CALLS:
-                del self._calls[key]
+            if peer is None or peer.last_handshake or key not in wanted or initiation.made >= ATTEMPTS:
+                del self._initiations[key]
 
     def _is_usable(self, place: SocketAddress) -> bool:
         """Return whether the place is another machine, outside of the tunnel."""
         return self.members.policy.destinations.refusal(place.host) is None
 
     async def _remember(self, state: DeviceState) -> None:
-        heard = {
+        received = {
             key: peer.endpoint
             for key, peer in state.peers.items()
             if peer.endpoint is not None and peer.last_handshake and self._is_usable(peer.endpoint)
         }
-        known = {key: place for key, place in (self._known | heard).items() if key in state.peers}
+        known = {key: place for key, place in (self._known | received).items() if key in state.peers}
         if known == self._known:
             return
         self._known = known

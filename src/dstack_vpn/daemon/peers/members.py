@@ -164,8 +164,8 @@ class Members:
         self._take_time()
         now = self.now()
         if self.quorum is not None:
-            witnessed = [node for node in checkpoint.nodes if node.token_id in checkpoint.witnessed]
-            self.quorum.remember(witnessed, checkpoint.finalized.number)
+            confirmed = [node for node in checkpoint.nodes if node.token_id in checkpoint.confirmed]
+            self.quorum.remember(confirmed, checkpoint.finalized.number)
         final = Membership(self.policy, self.lookup)
         final.rebuild(self.access_over(base), now)
         self.decisions.begin(self.access, now)
@@ -224,7 +224,7 @@ class Members:
         if advanced.tokens:
             self.judge_own()
 
-    def testified(self, tokens: Collection[TokenId]) -> None:
+    def quorum_changed(self, tokens: Collection[TokenId]) -> None:
         """Decide again about these tokens after new replies of other endpoints."""
         if tokens:
             self._reconsider(tokens, self.clock.monotonic())
@@ -238,7 +238,7 @@ class Members:
         tokens = [*self._seen.nodes, *gone]
         self._follow(tokens)
         access, now = self.access, self.now()
-        self._dnat_rule(self.membership.rebuild(access, now), seen)
+        self._submit(self.membership.rebuild(access, now), seen)
         self._record(self.decisions.update(access, {*tokens, *self.decisions.due(access, now)}, now))
         self.judge_own()
 
@@ -264,7 +264,7 @@ class Members:
         if not changed:
             return
         nodes = self.follower.registry.nodes
-        self.reached_anew(
+        self.path_changed(
             key
             for key, token in self.membership.tokens.items()
             if (node := nodes.get(token)) is not None
@@ -272,10 +272,10 @@ class Members:
             and peer_endpoint.udp in changed
         )
 
-    def reached_anew(self, keys: Iterable[PublicKey]) -> None:
+    def path_changed(self, keys: Iterable[PublicKey]) -> None:
         """Update these peers: their address or path has changed."""
         deltas = self.membership.update(self.access, list(keys), self.now())
-        self._dnat_rule(deltas, self.clock.monotonic())
+        self._submit(deltas, self.clock.monotonic())
 
     def named(self, key: PublicKey) -> tuple[TokenId | None, str | None]:
         """Return a peer's token and node id, or None for one that is unknown."""
@@ -324,7 +324,7 @@ class Members:
             self._timed = tip
             self._expiry.adopted(float(tip.timestamp), self.clock.monotonic())
 
-    def _dnat_rule(self, deltas: list[Delta], seen: float) -> None:
+    def _submit(self, deltas: list[Delta], seen: float) -> None:
         if deltas:
             self.submit(deltas, seen)
 
@@ -361,7 +361,7 @@ class Members:
         if not due:
             return
         keys = keys_of(due, *registries, access.registry)
-        self._dnat_rule(self.membership.update(access, keys, now), seen)
+        self._submit(self.membership.update(access, keys, now), seen)
         rivals = (token for key in keys for token in access.registry.with_key(key))
         self._record(self.decisions.update(access, due.union(rivals), now))
 
@@ -383,5 +383,5 @@ class Members:
     def _follow(self, tokens: Collection[TokenId]) -> None:
         """Pass the followed endpoint's state of these tokens to the quorum, if there is one."""
         if self.quorum is not None:
-            self.quorum.followed(tokens, self.follower.registry)
+            self.quorum.update(tokens, self.follower.registry)
             self.doubted()

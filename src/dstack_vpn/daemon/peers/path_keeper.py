@@ -85,10 +85,10 @@ class PathKeeper:
         cost = self.clock.monotonic() - began
         for key, peer in chosen.items():
             if (seen := state.peers.get(key)) is not None and self.paths.peers.get(key) is peer:
-                await self._look(key, peer, seen)
+                await self._check(key, peer, seen)
         return TimeShare(READ_SHARE, TICK).pause(cost)
 
-    async def _look(self, key: PublicKey, peer: PeerPath, seen: PeerState) -> None:
+    async def _check(self, key: PublicKey, peer: PeerPath, seen: PeerState) -> None:
         assert peer.selector is not None
         selector, now = peer.selector, self.clock.monotonic()
         session = self.clock.now() - seen.last_handshake < SESSION_LIFE
@@ -102,7 +102,7 @@ class PathKeeper:
                 now, seen.tx_bytes, seen.rx_bytes, session=session, direct=at_home, relayed=relayed
             )
             if selector.proven and at_home:
-                peer.heard(direct)
+                peer.received(direct)
         if turned:
             self._turned(key, selector)
         elif peer.relay is None or direct is None:
@@ -134,7 +134,7 @@ class PathKeeper:
         if selector.way is Path.RELAY and self.paths.peers[key].relay is None:
             self.paths.work.set()  # the members follow when the relay is there
         else:
-            self.members.reached_anew([key])
+            self.members.path_changed([key])
 
     def _answered(self, key: PublicKey, peer: PeerPath) -> None:
         """Return to UDP: the peer answered a probe there."""
@@ -147,7 +147,7 @@ class PathKeeper:
         direct = self.paths.names.by_udp(key, peer.peer_endpoint)
         if relay is None or selector is None or direct is None or not selector.by_udp(self.clock.monotonic()):
             return
-        peer.heard(direct)
+        peer.received(direct)
         relay.hold(on=True)
         try:
             self._turned(key, selector)
@@ -176,7 +176,7 @@ class PathKeeper:
             else:
                 self.paths.end_relay(peer)  # forgotten while the relay was made
         if made:
-            self.members.reached_anew(made)
+            self.members.path_changed(made)
 
 
 def _hold_for(relay: PeerRelay) -> float:

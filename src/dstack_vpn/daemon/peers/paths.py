@@ -69,7 +69,7 @@ class PeerPath:
         self.relay = self._running = None
         return counted
 
-    def heard(self, at: SocketAddress | None) -> None:
+    def received(self, at: SocketAddress | None) -> None:
         """Record the UDP address from which the peer answers."""
         self.heard_at = at
 

@@ -24,7 +24,7 @@ class EndpointResolver:
         """Resolve names when they are due, until cancelled."""
         await self.book.run(self.members.resolved, self.members.reached_by)
 
-    def saw(self, state: DeviceState) -> None:
+    def observe(self, state: DeviceState) -> None:
         """Resolve the names again of peers that we send to without a handshake."""
         before, self._seen = self._seen, state.peers
         if not self.book.in_use:

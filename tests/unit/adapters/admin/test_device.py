@@ -24,7 +24,7 @@ async def test_what_is_not_there_stays_so() -> None:
 
 
 async def test_what_is_no_wireguard_is_refused() -> None:
-    with pytest.raises(DeviceError, match="lo is no WireGuard interface"):
+    with pytest.raises(DeviceError, match="lo is not a WireGuard interface"):
         await look("lo")
 
 

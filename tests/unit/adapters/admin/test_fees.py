@@ -45,7 +45,7 @@ async def test_an_absurd_fee_is_refused() -> None:
         {"eth_feeHistory": {"baseFeePerGas": [absurd]}, "eth_maxPriorityFeePerGas": "0x1"},
         {"eth_gasPrice": absurd},
     ):
-        with pytest.raises(AdminError, match="gwei a unit of gas, which is absurd: nothing was sent"):
+        with pytest.raises(AdminError, match="gwei a unit of gas, which is implausible: nothing was sent"):
             await proposed(**answers)
 
 

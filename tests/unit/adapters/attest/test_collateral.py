@@ -90,13 +90,13 @@ def test_a_service_gives_what_the_file_has(service: str) -> None:
 
 @pytest.mark.parametrize("service", [Silent], indirect=True)
 def test_a_service_that_does_not_answer_is_left(service: str) -> None:
-    with pytest.raises(TryAgainError, match=r"did not answer within 0.1 s"):
+    with pytest.raises(TryAgainError, match=r"did not reply within 0.1 s"):
         collateral.fetch(service, QUOTE, deadline=0.1)
 
 
 @pytest.mark.parametrize("service", [Failing], indirect=True)
 def test_a_service_that_has_nothing_is_named(service: str) -> None:
-    with pytest.raises(TryAgainError, match=r"PCCS at 127.0.0.1:\d+ gives no collateral: .*503"):
+    with pytest.raises(TryAgainError, match=r"PCCS at 127.0.0.1:\d+ returned no collateral: .*503"):
         collateral.fetch(service, QUOTE)
 
 

@@ -107,7 +107,7 @@ def test_a_quoting_enclave_of_others_is_refused() -> None:
 
 def test_a_machine_in_debug_mode_is_not_trusted_even_without_collateral() -> None:
     finding = find(made(debug=True), by=Judgement(None, NOW.timestamp()))
-    assert list(problems(finding)) == ["the host can't look into the machine (debug)"]
+    assert list(problems(finding)) == ["the host can't read the machine's memory (debug)"]
 
 
 @pytest.mark.parametrize("left_out", sorted(made().expected))
@@ -132,7 +132,7 @@ def test_without_the_registrys_key_nothing_is_valid() -> None:
     finding = find(made(), key=None)
     assert (finding.verdict, missing(finding)) == (
         Verdict.INCOMPLETE,
-        ["the public key: give the one that the registry has"],
+        ["the public key: pass the one from the registry"],
     )
 
 
@@ -155,7 +155,7 @@ def test_a_platform_that_is_out_of_date_is_accepted_only_by_name() -> None:
     it = made(authority=Authority(level="OutOfDate"))
     finding = find(it)
     assert problems(finding) == {
-        CURRENT: "Intel calls it OutOfDate, see INTEL-SA-00001; --accept-tcb OutOfDate accepts that"
+        CURRENT: "Intel's level is OutOfDate, see INTEL-SA-00001; --accept-tcb OutOfDate accepts it"
     }
     assert find(it, by=judgement(it.authority, accepted=("UpToDate", "OutOfDate"))).valid
 

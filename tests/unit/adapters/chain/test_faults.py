@@ -3,7 +3,7 @@
 import pytest
 
 from dstack_vpn.adapters.chain.faults import Fault, UnknownBlockError, UnsupportedError, classify
-from dstack_vpn.adapters.chain.transport import LONGEST_WISH, refused, retry_after
+from dstack_vpn.adapters.chain.transport import LONGEST_RETRY_AFTER, refused, retry_after
 from dstack_vpn.errors import CallRevertedError, ChainError, EndpointError, RangeError, RetryError
 
 RANGES = [
@@ -89,7 +89,7 @@ def test_a_revert_carries_its_data() -> None:
 
 def test_the_sentence_names_the_method_and_quotes_only_what_it_was_given() -> None:
     assert str(classify(Fault(0, "hostile"), "eth_call", "said")) == (
-        "eth_call: the endpoint answered said (code 0)"
+        "eth_call: the endpoint replied said (code 0)"
     )
 
 
@@ -110,7 +110,7 @@ def test_http_statuses(status: int, kind: type[ChainError]) -> None:
     [
         ({"Retry-After": "3"}, 3.0),
         ({"Retry-After": "0"}, 0.0),
-        ({"Retry-After": "99999999999999999999"}, LONGEST_WISH),
+        ({"Retry-After": "99999999999999999999"}, LONGEST_RETRY_AFTER),
         ({"Retry-After": "-3"}, None),
         ({"Retry-After": "soon"}, None),
         ({}, None),

@@ -8,7 +8,15 @@ from hypothesis import strategies as st
 from tests.unit.adapters.chain.hostile import jsons
 
 from dstack_vpn.adapters.chain.faults import Fault, classify
-from dstack_vpn.adapters.chain.jsonrpc import EXCERPT, Notification, Reply, Request, decode, encode, excerpt
+from dstack_vpn.adapters.chain.jsonrpc import (
+    EXCERPT,
+    Notification,
+    Request,
+    Response,
+    decode,
+    encode,
+    excerpt,
+)
 from dstack_vpn.errors import ChainError, EndpointError
 
 
@@ -26,7 +34,7 @@ def test_replies_and_notifications_are_told_apart() -> None:
             {"jsonrpc": "2.0", "method": "eth_subscription", "params": {"subscription": "0x1", "result": {}}},
         ]
     )
-    assert decode(text) == [Reply(2), Reply(None, fault=Fault(-32600, "no")), Notification("0x1", {})]
+    assert decode(text) == [Response(2), Response(None, fault=Fault(-32600, "no")), Notification("0x1", {})]
 
 
 @pytest.mark.parametrize(
@@ -66,19 +74,19 @@ def test_what_is_no_json_rpc_is_the_endpoints_fault(text: str | bytes) -> None:
         ("Reverted 0x08c379a0", bytes.fromhex("08c379a0")),
         ({"data": "0x01"}, b"\x01"),
         ({"result": "0x02"}, b"\x02"),
-        ("no hex", None),
+        ("not hex", None),
         (None, None),
         (7, None),
     ],
 )
 def test_revert_data_is_found_wherever_clients_put_it(data: Any, expected: bytes | None) -> None:
     text = json.dumps({"id": 1, "error": {"code": 3, "message": "execution reverted", "data": data}})
-    detail = data if data == "no hex" else ""
-    assert decode(text) == [Reply(1, fault=Fault(3, "execution reverted", expected, detail))]
+    detail = data if data == "not hex" else ""
+    assert decode(text) == [Response(1, fault=Fault(3, "execution reverted", expected, detail))]
 
 
 def test_an_error_may_be_a_bare_text() -> None:
-    assert decode('{"id": 1, "error": "rate limited"}') == [Reply(1, fault=Fault(0, "rate limited"))]
+    assert decode('{"id": 1, "error": "rate limited"}') == [Response(1, fault=Fault(0, "rate limited"))]
 
 
 def test_an_excerpt_is_short_printable_ascii() -> None:
@@ -111,7 +119,7 @@ envelopes = st.fixed_dictionaries(
 def test_only_chain_errors_escape_a_hostile_envelope(envelope: Any) -> None:
     try:
         for message in decode(json.dumps(envelope)):
-            if isinstance(message, Reply) and message.fault:
+            if isinstance(message, Response) and message.fault:
                 assert isinstance(classify(message.fault, "eth_call", ""), ChainError)
     except EndpointError:
         pass
@@ -119,4 +127,4 @@ def test_only_chain_errors_escape_a_hostile_envelope(envelope: Any) -> None:
 
 def test_an_id_that_comes_back_as_a_text_is_the_number_that_was_sent() -> None:
     (reply,) = decode('{"jsonrpc":"2.0","id":"7","result":"0x1"}')
-    assert reply == Reply(7, "0x1")
+    assert reply == Response(7, "0x1")

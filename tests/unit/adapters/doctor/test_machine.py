@@ -20,7 +20,7 @@ def test_a_udp_port_is_free_ours_or_somebody_elses() -> None:
         taken = machine.udp_port(port, "wg0", DeviceState(None, port + 1))
         assert taken.status is CheckStatus.FAIL
         assert "LISTEN_PORT" in taken.advice
-        assert machine.udp_port(port, "wg0", DeviceState(None, port)).found == f"{port} is wg0's"
+        assert machine.udp_port(port, "wg0", DeviceState(None, port)).found == f"{port} is in use by wg0"
 
 
 def test_the_http_port_is_free_ours_off_or_somebody_elses() -> None:

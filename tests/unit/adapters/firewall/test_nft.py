@@ -162,7 +162,7 @@ def test_a_rule_for_our_interface_lets_packets_through(rule: str, *, passes: boo
         ("Operation not permitted (you must be root)", "CAP_NET_ADMIN is needed"),
         ("Error: Could not process rule: Operation not supported", "lacks a part of nftables"),
         ("Error: syntax error", "nft refuses the rules: Error: syntax error"),
-        ("", "without a word"),
+        ("", "no message"),
     ],
 )
 async def test_refusals_are_told(tmp_path: Path, said: str, told: str) -> None:

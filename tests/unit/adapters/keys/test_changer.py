@@ -82,7 +82,7 @@ async def test_what_is_no_error_of_ours_is_told_by_its_end() -> None:
     assert len(said) == 300
     assert (
         await problem(*python("raise SystemExit(3)"))
-        == "'node rotate-key' ended with code 3 and said nothing"
+        == "'node rotate-key' ended with code 3 and without output"
     )
 
 
@@ -93,7 +93,7 @@ async def test_a_flood_is_read_and_dropped() -> None:
 
 async def test_what_hangs_is_killed(tmp_path: Path) -> None:
     said = await problem(*python(HANGS, str(tmp_path / "pid")), deadline=2.0)
-    assert "was not done within 2 s" in said
+    assert "did not finish within 2 s" in said
     assert not alive(int((tmp_path / "pid").read_text())), "dead and reaped"
 
 

@@ -47,17 +47,17 @@ async def test_its_attestation_can_be_checked(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("method", "answer", "problem"),
     [
-        ("Info", {"app_id": "x"}, "names no instance id"),
-        ("Info", {"instance_id": "../../other"}, "names no instance id"),
-        ("Info", {"instance_id": ""}, "names no instance id"),
-        ("GetKey", {}, "not one of 32 bytes"),
-        ("GetKey", {"key": "ab" * 31}, "not one of 32 bytes"),
-        ("GetKey", {"key": "00" * 32}, "not one of 32 bytes"),
-        ("GetKey", {"key": 7}, "not one of 32 bytes"),
-        ("GetKey", [], "no JSON object"),
-        ("GetKey", b"<html>", "does not answer GetKey"),
-        ("GetKey", b"[" * 100_000, "does not answer GetKey"),
-        ("GetKey", b" " * (1 << 21), "does not answer GetKey"),
+        ("Info", {"app_id": "x"}, "returned no instance id"),
+        ("Info", {"instance_id": "../../other"}, "returned no instance id"),
+        ("Info", {"instance_id": ""}, "returned no instance id"),
+        ("GetKey", {}, "not a valid key of 32 bytes"),
+        ("GetKey", {"key": "ab" * 31}, "not a valid key of 32 bytes"),
+        ("GetKey", {"key": "00" * 32}, "not a valid key of 32 bytes"),
+        ("GetKey", {"key": 7}, "not a valid key of 32 bytes"),
+        ("GetKey", [], "not a JSON object"),
+        ("GetKey", b"<html>", "does not reply to GetKey"),
+        ("GetKey", b"[" * 100_000, "does not reply to GetKey"),
+        ("GetKey", b" " * (1 << 21), "does not reply to GetKey"),
     ],
 )
 async def test_what_is_no_key_is_refused_and_not_shown(
@@ -74,7 +74,7 @@ async def test_an_agent_without_a_quote_or_without_a_socket_is_named(tmp_path: P
     agent = Agent(replace={"GetQuote": {"quote": "xyz"}})
     with serving(agent, tmp_path / "other") as path, pytest.raises(AgentError, match="has no quote"):
         await GuestAgent(path).attestation(key)
-    with pytest.raises(AgentError, match=r"no\.sock does not answer Info"):
+    with pytest.raises(AgentError, match=r"no\.sock does not reply to Info"):
         await GuestAgent(str(tmp_path / "no.sock")).wireguard_key()
 
 

@@ -59,7 +59,7 @@ def test_a_file_that_is_no_key_is_passed_over(tmp_path: Path) -> None:
         ring = FileKeyRing(path)
         assert ring.others() == {}
         ring.use(PublicKey(b"\1" * 32))
-        with pytest.raises(DstackVpnError, match="holds no WireGuard key: restore it, or remove it"):
+        with pytest.raises(DstackVpnError, match="has no WireGuard key: restore it, or remove it"):
             keyfile.make(next_of(path))
 
 

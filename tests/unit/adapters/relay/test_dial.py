@@ -169,10 +169,10 @@ async def test_a_proxy_whose_reply_is_no_text_or_whose_password_can_not_be_told_
 
     async with server(serve) as proxy:
         said = await problem(f"tcp://192.0.2.1:443?via=socks5://127.0.0.1:{proxy}")
-        assert f"via: the proxy socks5://127.0.0.1:{proxy} can't be spoken to" in said
+        assert f"via: the proxy socks5://127.0.0.1:{proxy} can't be used" in said
     async with server(http_proxy([])) as proxy:
         said = await problem(f"tcp://192.0.2.1:443?via=http://us%253Aer:secret@127.0.0.1:{proxy}")
-        assert f"via: the proxy http://127.0.0.1:{proxy} can't be spoken to" in said
+        assert f"via: the proxy http://127.0.0.1:{proxy} can't be used" in said
         assert "secret" not in said
 
 
@@ -239,7 +239,7 @@ async def test_a_proxys_reply_is_read_to_the_end_of_its_head_and_no_further(
         (b"HTTP/1.1 301 Moved\r\nLocation: http://x\r\n\r\n", "refused: 301 Moved"),
         (b"HTTP/1.1 407 Who \x1b[31m are you\r\n\r\n", "refused: 407 Who ?[31m are you"),
         (b"HTTP/1.1 200 OK\r\n", "closed the connection"),
-        (b"SSH-2.0-x\r\n\r\n", "what answers there is not an HTTP proxy"),
+        (b"SSH-2.0-x\r\n\r\n", "its reply is not HTTP/1.x"),
         (b"", "closed the connection"),
     ],
 )

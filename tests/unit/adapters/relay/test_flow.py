@@ -203,7 +203,7 @@ async def test_the_proxy_protocol_in_front_of_a_relay_is_recognised_until_a_clie
             assert (await component(relay, "PROXY protocol")).status is Status.WARNING
         _, writer = await asyncio.open_connection(*relay.address)
         writer.write(frame(INITIATION))
-        assert (await component(relay, "taking connections")).status is Status.OK
+        assert (await component(relay, "accepting connections")).status is Status.OK
         writer.close()
 
 
@@ -211,10 +211,10 @@ async def test_a_stranger_that_speaks_http_is_no_trouble_once_a_client_got_throu
     relay = Tcp2Udp(Engine(), Listen.parse("tcp://127.0.0.1:0"), ("127.0.0.1", 9))
     async with running(relay):
         await _speaks(relay, b"GET / HTTP/1.1\r\n\r\n")
-        await component(relay, "spoke HTTP")
+        await component(relay, "used HTTP")
         _, writer = await asyncio.open_connection(*relay.address)
         writer.write(frame(INITIATION))
-        await component(relay, "taking connections")
+        await component(relay, "accepting connections")
         await _speaks(relay, b"GET / HTTP/1.1\r\n\r\n")
         assert verdict(relay).status is Status.OK
         writer.close()

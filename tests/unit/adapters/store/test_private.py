@@ -49,7 +49,7 @@ async def test_a_full_disk_leaves_no_draft_of_any_private_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(DstackVpnError, match="can't keep a key"):
+    with pytest.raises(DstackVpnError, match="can't write a key"):
         keyfile.make(tmp_path / "wireguard.key")
     with pytest.raises(RelayError, match="can't write"):
         certs._write(tmp_path / "relay.pem", "secret")

@@ -72,7 +72,7 @@ async def test_the_time_moves_with_the_tip(store: Store) -> None:
     await store.append(BLOCKS[3], [], [], 1001.5)
     loaded = await store.load()
     assert loaded is not None
-    assert (loaded.synced, loaded.witnessed) == (1001.5, CHECKPOINT.witnessed)
+    assert (loaded.synced, loaded.confirmed) == (1001.5, CHECKPOINT.confirmed)
 
 
 async def test_a_file_from_before_there_were_witnesses(tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ async def test_a_file_from_before_there_were_witnesses(tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "r.sqlite")) as connection:
         connection.executescript("DROP TABLE witnessed; DROP TABLE moment")
     second = SqliteStore(tmp_path / "r.sqlite")
-    assert await second.load() == replace(CHECKPOINT, witnessed=frozenset(), synced=None)
+    assert await second.load() == replace(CHECKPOINT, confirmed=frozenset(), synced=None)
     await second.close()
 
 

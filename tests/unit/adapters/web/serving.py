@@ -15,7 +15,7 @@ from dstack_vpn.adapters.web.access import Policy
 from dstack_vpn.adapters.web.api import Api
 from dstack_vpn.adapters.web.documents import Later, to_json
 from dstack_vpn.adapters.web.server import HttpServer, Part
-from dstack_vpn.core.limits.shares import Address
+from dstack_vpn.core.addresses import IPAddress
 from dstack_vpn.core.observe.health import Component, Health, Status
 from dstack_vpn.core.wireguard.keys import PublicKey
 from dstack_vpn.daemon.observe.event_log import EventLog
@@ -57,16 +57,16 @@ class FixedView:
     async def peer(self, node_id: str) -> dict[str, Any] | None:
         return {"history": []} if node_id == "web-1" else None
 
-    def decide(self, subject: str | PublicKey | Address) -> dict[str, Any]:
+    def decide(self, subject: str | PublicKey | IPAddress) -> dict[str, Any]:
         return {"subject": type(subject).__name__}
 
-    def whois(self, address: Address) -> dict[str, Any] | None:
+    def whois(self, address: IPAddress) -> dict[str, Any] | None:
         return {"ip": str(address), **MEMBER} if str(address) in {"10.77.0.2", "127.0.0.9"} else None
 
-    def is_ours(self, address: Address) -> bool:
+    def is_ours(self, address: IPAddress) -> bool:
         return str(address).startswith("10.77.")
 
-    def is_member(self, address: Address) -> bool:
+    def is_member(self, address: IPAddress) -> bool:
         return self.whois(address) is not None
 
 

@@ -90,7 +90,7 @@ REBOUND = [
 @pytest.mark.parametrize("forged", REBOUND)
 @pytest.mark.parametrize("path", ["/live", "/ready", "/health", "/auth", "/auth?node=web-1", "/auth/app"])
 async def test_no_header_of_a_page_skips_the_rebinding_guard(path: str, forged: dict[str, str]) -> None:
-    for policy in (Policy(TOKEN), Policy(TOKEN, loopback=False, users=True, vpn=True)):
+    for policy in (Policy(TOKEN), Policy(TOKEN, loopback=False, users=True, is_member=lambda address: True)):
         async with serving(policy=policy) as served:
             # A browser that a page's name leads here names the page's host and our port.
             assert await served.status(path, Host=f"evil.example:{served.port}", **forged) == 421
@@ -104,7 +104,7 @@ def test_a_page_that_rebinds_its_name_to_another_address_of_this_machine_reads_n
     transport = SimpleNamespace(get_extra_info=ends.get)
     headers = {"Host": "evil.example:8080", "X-Forwarded-For": "10.77.0.2"}
     request = make_mocked_request("GET", "/health", headers, transport=transport)
-    refusal = Policy(TOKEN).judge(request, is_open=True)
+    refusal = Policy(TOKEN).refusal(request, is_open=True)
     assert (refusal and refusal.status) == status
 
 
@@ -124,8 +124,8 @@ async def test_another_users_process_on_this_machine_needs_the_token_unless_all_
 async def test_members_get_in_where_that_is_allowed() -> None:
     # A view for which an address of loopback is a member's: it is the only one that a test can call from.
     view = FixedView()
-    for vpn, expected in ((False, 401), (True, 200)):
-        policy = Policy(TOKEN, loopback=False, vpn=vpn, proxies=(), is_member=view.is_member, owner=elsewhere)
+    for is_member, expected in ((None, 401), (view.is_member, 200)):
+        policy = Policy(TOKEN, loopback=False, proxies=(), is_member=is_member, owner=elsewhere)
         async with serving(view, policy) as served:
             assert (await served.get("/stats", source="127.0.0.9"))[0] == expected
             assert (await served.get("/stats", source="127.0.0.8"))[0] == 401

@@ -13,14 +13,14 @@ def test_an_initiation_must_be_answered() -> None:
 def test_whatever_comes_after_an_initiation_answers_it() -> None:
     watch = Watch()
     watch.initiation(10.0)
-    watch.heard = True
+    watch.received = True
     assert watch.tick(11.0, sent=True, received=True) is None
     assert watch.tick(16.0, sent=False, received=False) is None
 
 
 def test_what_came_before_it_does_not() -> None:
     watch = Watch()
-    watch.heard = True
+    watch.received = True
     watch.initiation(10.0)
     assert watch.tick(10.4, sent=True, received=True) is None
     assert watch.tick(15.0, sent=False, received=False) is not None

@@ -76,7 +76,7 @@ async def test_sums_only_grow() -> None:
         state(a=(30, 1), b=(7, 7)),  # both have begun anew
     )
     for reading in readings:
-        peer_stats.saw(reading)
+        peer_stats.observe(reading)
         await peer_stats.look()
         await peer_stats.look()
     assert (peer_stats.received, peer_stats.sent) == (100 + 5 + 50 + 30 + 7, 10 + 5 + 10 + 1 + 7)

@@ -100,7 +100,7 @@ async def test_a_call_without_an_answer_is_made_again_until_there_is_a_session(
         peer = bench.device.peers[key(1)]
         assert peer.allowed_ips == node.tunnel.members.membership.peers[key(1)].allowed_ips
         bench.device.peers[key(1)] = replace(peer, last_handshake=SystemClock().now())
-        await eventually(lambda: not node.handshakes._calls)
+        await eventually(lambda: not node.handshakes._initiations)
         made = len(calls(bench, key(1)))
         await node.reconciler.repair()
         assert len(calls(bench, key(1))) == made
@@ -115,7 +115,7 @@ async def test_a_peer_that_never_answers_is_called_four_times(
     bench.chain.mine(grant(1))
     async with bench.running() as node:
         await eventually(
-            lambda: len(calls(bench, key(1))) == 3 * handshakes.CALLS and not node.handshakes._calls
+            lambda: len(calls(bench, key(1))) == 3 * handshakes.ATTEMPTS and not node.handshakes._initiations
         )
 
 
@@ -126,7 +126,7 @@ async def test_a_call_never_brings_a_revoked_peer_back(bench: Bench) -> None:
         await eventually(lambda: calls(bench, key(1))[2:])
         bench.source.tell(bench.chain.mine(Revoked(1)))
         await eventually(lambda: bench.tokens() == set())
-        await node.reconciler.executor.initiate({key(1): HERE}, anew=True)
+        await node.reconciler.executor.initiate({key(1): HERE}, reset=True)
         assert key(1) not in bench.device.peers
 
 
@@ -152,7 +152,7 @@ async def lose(bench: Bench, node: Daemon, number: int) -> int:
     """Have a peer's session gone; returns how much was sent for its calls before."""
     made = len(calls(bench, key(number)))
     bench.device.peers[key(number)] = replace(bench.device.peers[key(number)], last_handshake=0.0)
-    node.handshakes.saw(await bench.device.read())
+    node.handshakes.observe(await bench.device.read())
     return made
 
 

@@ -1,4 +1,4 @@
-// Talks to the daemon: documents, and the stream of events. The token stays in this tab's session storage.
+// The client of the daemon's API: documents and the stream of events. This tab's session storage keeps the token.
 
 const KEY = "dstack-vpn.token";
 
@@ -7,7 +7,6 @@ export class Refused extends Error {}
 export const token = {
   get: () => sessionStorage.getItem(KEY) ?? "",
   set: (text) => sessionStorage.setItem(KEY, text),
-  forget: () => sessionStorage.removeItem(KEY),
 };
 
 function headers(more = {}) {
@@ -17,11 +16,11 @@ function headers(more = {}) {
 
 async function ask(path, options = {}) {
   const reply = await fetch(path, { cache: "no-store", credentials: "omit", ...options, headers: headers(options.headers) });
-  if (reply.status === 401) throw new Refused(token.get() ? "This token is not the right one." : "");
+  if (reply.status === 401) throw new Refused(token.get() ? "This token is wrong." : "");
   return reply;
 }
 
-/** A document; null where there is none. `/health` answers with 503 where it has something to say. */
+/** Return a document, or null if it does not exist. `/health` also has a body with status 503. */
 export async function get(path) {
   const reply = await ask(path, { signal: AbortSignal.timeout(10_000) });
   if (reply.status === 404) return null;
@@ -29,7 +28,7 @@ export async function get(path) {
   return reply.json();
 }
 
-/** Take server-sent events apart, however they are cut into pieces. */
+/** Return a parser of server-sent events that accepts the text in pieces of any size. */
 export function parser(take) {
   let rest = "";
   return (text) => {
@@ -48,7 +47,7 @@ export function parser(take) {
   };
 }
 
-/** Follow `/events` for ever, from where it broke off; EventSource could not send the token. */
+/** Follow `/events` permanently, and continue after an interruption. EventSource can't send the token. */
 export async function follow({ backlog, onEvent, onState, onRefused }) {
   let last = "", pause = 500;
   for (;;) {

@@ -1,4 +1,4 @@
-// Puts the parts of the page together: figures every few seconds, events as they happen, and where one is.
+// The page: statistics every few seconds, events as they happen, and navigation.
 
 import { Refused, follow, get, token } from "./api.js";
 import { strip } from "./charts.js";
@@ -6,7 +6,7 @@ import { Mesh } from "./mesh.js";
 import { Model } from "./model.js";
 import { NodePage } from "./node.js";
 import { Peers } from "./peers.js";
-import { ago, bytes, describe, entry, make, milliseconds, nodeLink, rate, say, span } from "./text.js";
+import { ago, bytes, describe, entry, make, milliseconds, nodeLink, rate, setText, span } from "./text.js";
 
 const POLL = 2000, FEED = 120;
 const element = (id) => document.getElementById(id);
@@ -14,10 +14,10 @@ const model = new Model();
 const mesh = new Mesh(element("mesh"), model, (peer) => { location.hash = nodeLink(peer.name); });
 const peers = new Peers(model);
 const page = new NodePage(model);
-// For the tests, which count frames.
+// The tests read this to count frames.
 window.dashboard = { mesh, model };
 
-// -- light and dark ------------------------------------------------------------------------------------
+// -- theme ---------------------------------------------------------------------------------------------
 
 const prefers = matchMedia("(prefers-color-scheme: light)");
 
@@ -39,7 +39,7 @@ prefers.addEventListener("change", () => paint(chosen()));
 
 let asking = null;
 
-/** Ask for the token; every part that was refused waits for the same answer. */
+/** Ask for the token; all refused requests wait for the same dialog. */
 function askToken(wrong) {
   asking ??= new Promise((given) => {
     const dialog = element("login"), field = element("token");
@@ -57,7 +57,7 @@ function askToken(wrong) {
 }
 element("login").addEventListener("cancel", (event) => event.preventDefault());
 
-/** Do it; where it is refused, ask for the token and do it again. */
+/** Run `work`; if the API refuses it, ask for the token and run it again. */
 async function allowed(work) {
   for (;;) {
     try { return await work(); } catch (error) {
@@ -67,39 +67,39 @@ async function allowed(work) {
   }
 }
 
-// -- figures -------------------------------------------------------------------------------------------
+// -- statistics ----------------------------------------------------------------------------------------
 
 function showTiles() {
   const { stats } = model, connected = model.peers.filter((peer) => peer.connected).length;
   const silent = model.peers.filter((peer) => peer.silent).length;
-  say("own-name", stats.node_id ?? "not registered");
-  say("own-address", (stats.addresses[0] ?? "").replace(/\/\d+$/, ""));
-  say("t-peers", String(model.peers.length));
-  say("t-peers-more", `${connected} with a session${silent ? `, ${silent} no answer` : ""}`);
+  setText("own-name", stats.node_id ?? "not registered");
+  setText("own-address", (stats.addresses[0] ?? "").replace(/\/\d+$/, ""));
+  setText("t-peers", String(model.peers.length));
+  setText("t-peers-more", `${connected} with a session${silent ? `, ${silent} no answer` : ""}`);
   const latency = stats.event_to_peer_ms;
-  say("t-latency", latency ? milliseconds(latency.p50) : "–");
-  say("t-latency-more", latency ? `p99 ${milliseconds(latency.p99)}` : "no event yet");
-  say("t-block", stats.chain.head === null ? "–" : stats.chain.head.toLocaleString("en"));
-  say("t-block-more", stats.chain.head_seen === null ? "no block yet" : `seen ${ago(stats.now - stats.chain.head_seen)}`);
-  say("t-in", rate(model.sum("down")));
-  say("t-in-more", `${bytes(model.peers.reduce((sum, peer) => sum + (peer.rx_bytes ?? 0), 0))} in all`);
-  say("t-out", rate(model.sum("up")));
-  say("t-out-more", `${bytes(model.peers.reduce((sum, peer) => sum + (peer.tx_bytes ?? 0), 0))} in all`);
+  setText("t-latency", latency ? milliseconds(latency.p50) : "–");
+  setText("t-latency-more", latency ? `p99 ${milliseconds(latency.p99)}` : "no event yet");
+  setText("t-block", stats.chain.head === null ? "–" : stats.chain.head.toLocaleString("en"));
+  setText("t-block-more", stats.chain.head_seen === null ? "no block yet" : `seen ${ago(stats.now - stats.chain.head_seen)}`);
+  setText("t-in", rate(model.sum("down")));
+  setText("t-in-more", `${bytes(model.peers.reduce((sum, peer) => sum + (peer.rx_bytes ?? 0), 0))} in all`);
+  setText("t-out", rate(model.sum("up")));
+  setText("t-out-more", `${bytes(model.peers.reduce((sum, peer) => sum + (peer.tx_bytes ?? 0), 0))} in all`);
   element("mesh-empty").hidden = model.peers.length > 0;
 }
 
-const WELL = { chain: "", registry: "equal to the contract", device: "has its peers", membership: "this node is on the network", store: "state is written", quorum: "the endpoints agree", firewall: "packets of the VPN stay in", api: "answers", metrics: "are written", dns: "answers", relay: "listens" };
+const DEFAULT_REASONS = { chain: "", registry: "equal to the contract", device: "has the expected peers", membership: "this node is on the network", store: "state is saved", quorum: "the endpoints agree", firewall: "rules are applied", api: "answers requests", metrics: "are written", dns: "answers queries", relay: "listens" };
 
 function showHealth(health) {
   const now = model.stats?.now ?? Date.now() / 1000;
   const pill = element("health-pill");
   pill.dataset.status = health.status;
-  say("health-pill", { ok: "healthy", warning: "warning", failed: "needs a look" }[health.status] ?? health.status);
+  setText("health-pill", health.status === "ok" ? "healthy" : health.status);
   element("health").replaceChildren(...health.components.map((part) => make("li", { "data-status": part.status },
     make("i"),
     make("b", { text: part.name }, part.status === "ok" ? null : make("em", { text: ` ${part.status}` })),
     make("small", { text: part.since ? `for ${span(Math.max(now - part.since, 1))}` : "" }),
-    make("p", { text: part.reason || WELL[part.name] || "well" }),
+    make("p", { text: part.reason || DEFAULT_REASONS[part.name] || "ok" }),
   )));
 }
 
@@ -122,7 +122,7 @@ async function refresh() {
 }
 
 let timer = 0;
-/** Read the figures a moment from now, once for many events. */
+/** Read the statistics after a short delay, once for many events. */
 function soon() {
   clearTimeout(timer);
   timer = setTimeout(refresh, 60);
@@ -133,7 +133,7 @@ function soon() {
 function offline(on = false) {
   element("live").dataset.on = on ? "yes" : "no";
   element("live").lastChild.textContent = on ? "live" : "offline";
-  if (!on) { element("health-pill").dataset.status = "unknown"; say("health-pill", "no answer"); }
+  if (!on) { element("health-pill").dataset.status = "unknown"; setText("health-pill", "no answer"); }
 }
 
 let queued = [], drawing = false;
@@ -147,12 +147,12 @@ function showEvents() {
   while (feed.children.length > FEED) feed.lastChild.remove();
   strip(element("strip"), model.events);
   const last = arrived.at(-1), { who, words } = describe(last);
-  if (Date.now() / 1000 - last.at < 5) say("feed-said", `${who ?? ""} ${words}`);
+  if (Date.now() / 1000 - last.at < 5) setText("feed-said", `${who ?? ""} ${words}`);
 }
 
 function onEvent(kind, event) {
   if (kind === "reset") { soon(); return; }
-  if (!model.happened(event)) return;
+  if (!model.add(event)) return;
   queued.push(event);
   if (!drawing) { drawing = true; requestAnimationFrame(showEvents); }
   if (Date.now() / 1000 - event.at > 10) return;
@@ -161,7 +161,7 @@ function onEvent(kind, event) {
   if (page.name !== null && (event.node === page.name || event.kind === "chain.reorg")) allowed(() => page.refresh()).catch(() => {});
 }
 
-// -- where one is --------------------------------------------------------------------------------------
+// -- navigation ----------------------------------------------------------------------------------------
 
 async function route() {
   const found = location.hash.match(/^#\/node\/(.+)$/);

@@ -1,4 +1,4 @@
-// Two small charts: how long changes took, and what one peer carries.
+// Two small charts: the latency of changes, and the traffic of one peer.
 
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 
@@ -14,7 +14,7 @@ function fitted(canvas) {
   return { g, w, h, em };
 }
 
-/** The latest changes in their order, by latency on a logarithmic scale from 0.1 ms to 1 s; reorgs as lines. */
+/** Draw the latest changes in order, by latency on a logarithmic scale from 0.1 ms to 1 s, with reorgs as lines. */
 export function strip(canvas, events) {
   const fit = fitted(canvas);
   if (!fit) return;
@@ -39,10 +39,10 @@ export function strip(canvas, events) {
   });
   const took = shown.filter((event) => event.latency_ms).map((event) => event.latency_ms);
   canvas.setAttribute("aria-label", took.length ? `Latency of the latest ${took.length} changes: from ${Math.min(...took).toFixed(1)} to ${Math.max(...took).toFixed(1)} ms` : "Latency of the latest changes: none yet");
-  if (!took.length) { g.textAlign = "center"; g.fillStyle = colour("dim"); g.fillText("no change since the daemon was started", (left + right) / 2, (top + bottom) / 2 + 4); }
+  if (!took.length) { g.textAlign = "center"; g.fillStyle = colour("dim"); g.fillText("no change since the daemon started", (left + right) / 2, (top + bottom) / 2 + 4); }
 }
 
-/** Bytes a second, in and out, over the last samples. */
+/** Draw the bytes per second, in and out, of the last samples. */
 export function spark(canvas, samples, names) {
   const fit = fitted(canvas);
   if (!fit) return;

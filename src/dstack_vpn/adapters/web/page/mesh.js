@@ -1,12 +1,12 @@
-// The mesh as this node has it: itself in the middle, its peers around it, traffic as sparks along the lines.
+// The mesh of this node: the node in the centre, its peers around it, traffic as sparks along the lines.
 //
-// There are two pictures, one over the other: what stands still is drawn only when something has changed, and what
-// moves in every frame, with fewer pixels, so that a thousand peers on a large screen need no graphics processor.
-// Nothing moves for those who don't want it.
+// There are two canvases. The static parts are drawn only after a change. The moving parts are drawn in every frame,
+// with fewer pixels: a thousand peers on a large screen need no graphics processor. Nothing moves with
+// prefers-reduced-motion.
 
 import { ago, rate } from "./text.js";
 
-const SPARKS = 260; // at once
+const SPARKS = 260; // the maximum at once
 const STILL = 8e6, MOVING = 1e6; // pixels
 const GOLDEN = Math.PI * (3 - Math.sqrt(5));
 const still = matchMedia("(prefers-reduced-motion: reduce)");
@@ -32,7 +32,7 @@ export class Mesh {
     requestAnimationFrame((now) => this.#frame(now));
   }
 
-  /** The colours of the theme have become others. */
+  /** Read the colours again after a change of theme. */
   recolour() {
     const style = getComputedStyle(document.documentElement);
     for (const name of ["bg", "panel", "line", "text", "dim", "accent", "good", "bad", "udp", "tcp", "tls", "silent"]) {
@@ -46,13 +46,13 @@ export class Mesh {
     if (!w || !h) return;
     const fitting = (pixels) => Math.min(devicePixelRatio || 1, Math.sqrt(pixels / (w * h)));
     const dpr = fitting(STILL), moving = fitting(MOVING);
-    const em = parseFloat(getComputedStyle(document.documentElement).fontSize) / 15; // text grows with the page's
+    const em = parseFloat(getComputedStyle(document.documentElement).fontSize) / 15; // scales text with the page's font size
     this.#size = { w, h, dpr, moving, em };
     for (const [canvas, scale] of [[this.#back, dpr], [this.#canvas, moving]]) { canvas.width = Math.round(w * scale); canvas.height = Math.round(h * scale); }
     this.#layout = -1; this.#stale = true;
   }
 
-  /** There are new figures. */
+  /** Show new statistics. */
   update() {
     if (this.#layout !== this.#model.changed) this.#place();
     const peers = this.#model.byName;
@@ -63,10 +63,10 @@ export class Mesh {
     this.#stale = true;
   }
 
-  /** Something has just happened to a peer. */
+  /** Highlight a peer after an event. */
   flash(key, kind) { this.#flashes.set(key, { at: performance.now(), kind }); }
 
-  // -- where -----------------------------------------------------------------------------------------
+  // -- layout ----------------------------------------------------------------------------------------
 
   #place() {
     const { w, h, em } = this.#size;
@@ -76,7 +76,7 @@ export class Mesh {
     const count = peers.length, rx = w / 2 - 46 * em, ry = h / 2 - 34 * em;
     const rings = count <= 14;
     this.#places = peers.map((peer, index) => {
-      // Few on a ring, many like the seeds of a sunflower; on an ellipse, to use the room that there is.
+      // Few peers form a ring, many a sunflower's spiral; both are elliptic, to use the available space.
       const angle = rings ? (index / count) * 2 * Math.PI - Math.PI / 2 + 0.35 : index * GOLDEN;
       const reach = rings ? 0.82 : 0.3 + 0.7 * Math.sqrt((index + 0.5) / count);
       return { peer, x: w / 2 + Math.cos(angle) * rx * reach, y: h / 2 + Math.sin(angle) * ry * reach };
@@ -90,7 +90,7 @@ export class Mesh {
 
   #colour(peer) { return peer.connected ? this.#colours[peer.way] ?? this.#colours.silent : this.#colours.silent; }
 
-  // -- pictures --------------------------------------------------------------------------------------
+  // -- drawing ---------------------------------------------------------------------------------------
 
   #paintBack() {
     const g = this.#back.getContext("2d"), { w, h, dpr } = this.#size, cx = w / 2, cy = h / 2;
@@ -145,7 +145,7 @@ export class Mesh {
     for (const { peer, x, y } of this.#places) {
       const below = y >= this.#size.h / 2, at = below ? y + radius + 15 * em : y - radius - 8 * em;
       const half = (4 + 3.8 * Math.min(peer.name.length, 18)) * em;
-      // Where there is no room the name is left out: pointing at the peer shows it.
+      // A name without space is left out; the tooltip shows it.
       if (taken.some((other) => Math.abs(other.y - at) < 15 * em && Math.abs(other.x - x) < other.half + half)) continue;
       taken.push({ x, y: at, half });
       this.#label(g, peer.name.length > 18 ? `${peer.name.slice(0, 17)}…` : peer.name, x, at, 500);
@@ -223,7 +223,7 @@ export class Mesh {
     g.beginPath(); g.arc(x, y, this.#radius() + 4, 0, 2 * Math.PI); g.stroke();
   }
 
-  // -- hands -----------------------------------------------------------------------------------------
+  // -- input -----------------------------------------------------------------------------------------
 
   #nearest(x, y) {
     let best = null, distance = 18 ** 2;
@@ -257,7 +257,7 @@ export class Mesh {
 
   #words(peer) {
     const session = peer.silent ? "no answer" : peer.age === null ? "never had a session" : `handshake ${ago(peer.age)}`;
-    return `${peer.name}\n${peer.way === "none" ? "no way" : peer.way.toUpperCase()}, ${session}\n↓ ${rate(peer.down)}  ↑ ${rate(peer.up)}`;
+    return `${peer.name}\n${peer.way === "none" ? "no path" : peer.way.toUpperCase()}, ${session}\n↓ ${rate(peer.down)}  ↑ ${rate(peer.up)}`;
   }
 
   #key(event) {

@@ -1,17 +1,16 @@
-// What is known: the newest statistics, rates made from two of them, and what has happened.
+// The page's data: the latest statistics, the rates between two readings, and the events.
 
 import { SESSION } from "./text.js";
 
 const KEPT = 400;
-const LEAST = 0.8; // seconds between two readings that a rate is made of
+const LEAST = 0.8; // seconds between two readings from which a rate is computed
 
 export class Model {
   stats = null;
-  health = null;
   peers = []; // each with `name`, `age` (seconds or null), `fresh` (0..1), `way`, `down` and `up` (bytes a second)
   byName = new Map();
-  events = []; // the newest first
-  changed = 0; // counts the changes of membership, so that a picture knows when to lay itself out anew
+  events = []; // newest first
+  changed = 0; // counts the changes of membership; the mesh computes its layout again after each
   #before = new Map();
   #ids = new Set();
 
@@ -25,7 +24,7 @@ export class Model {
       const last = before.get(raw.public_key);
       const seconds = last ? read - last.read : 0;
       const per = (now, then) => (seconds > 0 && now >= then ? (now - then) / seconds : 0);
-      const quiet = last && seconds < LEAST; // the device was not read since, or only just
+      const quiet = last && seconds < LEAST; // no new reading of the device yet, or too soon after the last
       const down = quiet ? last.down : last ? per(raw.rx_bytes ?? 0, last.rx) : 0;
       const up = quiet ? last.up : last ? per(raw.tx_bytes ?? 0, last.tx) : 0;
       const age = raw.last_handshake === null ? null : Math.max(stats.now - raw.last_handshake, 0);
@@ -40,8 +39,8 @@ export class Model {
     this.stats = stats;
   }
 
-  /** Take an event in; false where it is known already. */
-  happened(event) {
+  /** Add an event; return false if it is already known. */
+  add(event) {
     if (this.#ids.has(event.id)) return false;
     this.#ids.add(event.id);
     this.events.unshift(event);

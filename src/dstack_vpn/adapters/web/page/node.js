@@ -1,8 +1,8 @@
-// One node's page: the decision about it, the peer, what it carries, and what has happened to it.
+// The page of one node: the access decision, the peer, its traffic, and its events.
 
 import { get } from "./api.js";
 import { spark } from "./charts.js";
-import { bytes, entry, heard, make, rate, say } from "./text.js";
+import { bytes, entry, heard, make, rate, setText } from "./text.js";
 
 const HELD = 120;
 
@@ -16,13 +16,13 @@ export class NodePage {
   async open(name) {
     if (name !== this.#name) { this.#samples = []; this.#shown = ""; }
     this.#name = name;
-    say("node-name", name);
+    setText("node-name", name);
     await this.refresh();
   }
 
   close() { this.#name = null; }
 
-  /** Read it anew: something has happened to it. */
+  /** Read the node again, after an event. */
   async refresh() {
     const name = this.#name;
     const found = await get(`peers/${encodeURIComponent(name)}`).catch((error) => { if (error.constructor.name === "Refused") throw error; return null; });
@@ -36,14 +36,14 @@ export class NodePage {
     this.update();
   }
 
-  /** There are new figures. */
+  /** Show new statistics. */
   update() {
     if (this.#name === null) return;
     const peer = this.#model.peers.find((each) => each.name === this.#name);
     const read = this.#model.stats?.device_read;
     if (peer && this.#samples.at(-1)?.read !== read) { this.#samples.push({ read, down: peer.down, up: peer.up }); this.#samples.splice(0, this.#samples.length - HELD); }
     spark(document.getElementById("spark"), this.#samples, ["received", "sent"]);
-    say("spark-now", peer ? `↓ ${rate(peer.down)} (${bytes(peer.rx_bytes)} in all) · ↑ ${rate(peer.up)} (${bytes(peer.tx_bytes)} in all)` : "It is no peer of this node.");
+    setText("spark-now", peer ? `↓ ${rate(peer.down)} (${bytes(peer.rx_bytes)} in all) · ↑ ${rate(peer.up)} (${bytes(peer.tx_bytes)} in all)` : "This is not a peer of this node.");
     const handshake = document.getElementById("fact-handshake");
     if (handshake && peer) handshake.textContent = heard(peer);
   }
@@ -61,7 +61,7 @@ export class NodePage {
       ["Public key", decision?.public_key],
       ["Addresses", peer?.addresses.join("\n")],
       ["Endpoint", peer?.endpoint],
-      ["Reached by", peer && (peer.transport ?? "nothing now")],
+      ["Reached by", peer && (peer.transport ?? "none")],
       ["Relay", peer?.relay?.upstream],
       ["Handshake", peer && "…", "fact-handshake"],
       ["Key set in block", peer?.since_block],

@@ -1,4 +1,4 @@
-// The list of peers. Only the rows that can be seen exist, so a thousand peers cost what a dozen do.
+// The list of peers. Only visible rows exist, so a thousand peers cost as much as a dozen.
 
 import { heard, make, nodeLink, rate } from "./text.js";
 
@@ -25,7 +25,7 @@ export class Peers {
     document.getElementById("sort").addEventListener("change", (event) => { this.#order = event.target.value; this.#rows.scrollTop = 0; this.update(); });
   }
 
-  /** There are new figures, or another question. */
+  /** Apply new statistics, another filter, or another order. */
   update() {
     const fits = (peer) => !this.#filter || `${peer.name} ${peer.owner} ${peer.addresses.join(" ")} ${peer.endpoint ?? ""} ${peer.public_key}`.toLowerCase().includes(this.#filter);
     this.#shown = this.#model.peers.filter(fits).sort(ORDERS[this.#order]);
@@ -35,7 +35,7 @@ export class Peers {
     table.hidden = !this.#shown.length;
     const none = document.getElementById("peers-none");
     none.hidden = this.#shown.length > 0;
-    none.textContent = this.#filter ? "Nothing fits." : "No peers yet.";
+    none.textContent = this.#filter ? "No peer matches." : "No peers yet.";
     this.#soon();
   }
 

@@ -1,8 +1,8 @@
-// How things are said. Whatever comes from the chain is only ever set as text.
+// Text and formatting. Data from the chain is only ever set as text.
 
 export const SESSION = 180; // seconds that a WireGuard session lasts
 
-/** An element with text and children; never markup. */
+/** Return an element with text and children, without parsing markup. */
 export function make(tag, { text, kind, href, ...attributes } = {}, ...children) {
   const element = document.createElement(tag);
   if (text !== undefined) element.textContent = text;
@@ -13,7 +13,7 @@ export function make(tag, { text, kind, href, ...attributes } = {}, ...children)
   return element;
 }
 
-export function say(id, text) {
+export function setText(id, text) {
   const element = document.getElementById(id);
   if (element.textContent !== text) element.textContent = text;
 }
@@ -45,14 +45,14 @@ export const clock = (at) => new Date(at * 1000).toLocaleTimeString([], { hour12
 
 export const nodeLink = (name) => `#/node/${encodeURIComponent(name)}`;
 
-/** A happening as a sentence: its kind for colours, a node to link to, and words around that. */
+/** Return the description of an event: its kind, which sets the colour, the node to link to, and the words. */
 export function describe(event) {
   const who = event.node ?? (event.token === null || event.token === undefined ? null : `token ${event.token}`);
   switch (event.kind) {
     case "peer.set":
-      return { kind: event.added ? "good" : "note", node: event.node, who, words: event.added ? "is a peer now" : "is configured anew" };
+      return { kind: event.added ? "good" : "note", node: event.node, who, words: event.added ? "is a peer now" : "is reconfigured" };
     case "peer.removed":
-      return { kind: "bad", node: event.node, who, words: `is out: ${event.reason}` };
+      return { kind: "bad", node: event.node, who, words: `is removed: ${event.reason}` };
     case "peers.changed":
       return { kind: event.set ? "good" : "bad", words: `${event.set} peers set, ${event.removed} removed` };
     case "chain.event":
@@ -72,7 +72,7 @@ export function describe(event) {
     case "chain.read":
       return { kind: "note", words: `Registry read: ${event.tokens} tokens` };
     case "peer.transport":
-      return { kind: "warn", node: event.node, who, words: `is reached by ${event.way === "udp" ? "UDP" : "its relay"}` };
+      return { kind: "warn", node: event.node, who, words: `is reached through ${event.way === "udp" ? "UDP" : "its relay"}` };
     case "peer.no_answer":
       return { kind: "bad", node: event.node, who, words: "does not answer" };
     case "peer.answered":
@@ -96,9 +96,9 @@ export function describe(event) {
     case "config.pin":
       return { kind: "warn", words: event.peers === null ? "The pin is off" : `Pinned to ${event.peers} peers` };
     case "key.changed":
-      return { kind: "good", words: `Our key is ${short(event.key, 12)} from now on` };
+      return { kind: "good", words: `This node's key is now ${short(event.key, 12)}` };
     case "key.change_failed":
-      return { kind: "warn", words: `Our key could not be changed: ${event.problem}` };
+      return { kind: "warn", words: `This node's key could not be changed: ${event.problem}` };
     case "health.changed":
       return { kind: { ok: "good", warning: "warn", failed: "bad" }[event.status] ?? "note", words: `${event.component}: ${event.status}${event.reason ? `, ${event.reason}` : ""}` };
     default:
@@ -106,7 +106,7 @@ export function describe(event) {
   }
 }
 
-/** The small print below it. */
+/** Return the details below a description. */
 export function details(event) {
   const parts = [];
   if (event.block !== undefined && event.block !== null) parts.push(`block ${event.block}`);
@@ -115,7 +115,7 @@ export function details(event) {
   return parts.join(" · ");
 }
 
-/** One entry of a feed. */
+/** Return one entry of a feed. */
 export function entry(event, { fresh = false, link = true } = {}) {
   const { kind, node, who, words } = describe(event);
   const sentence = make("p");

@@ -1,22 +1,23 @@
-"""The cost of RPC calls, by endpoint and method."""
+"""Statistics of RPC calls, by endpoint and method."""
 
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 WAITING: Final = 4096
-"""Durations that wait for the next scrape; without scrapes the oldest are dropped."""
+"""The limit of durations kept for the next scrape. Without scrapes the oldest are dropped."""
 
 
 @dataclass(slots=True)
 class MethodStats:
-    """The cost of one RPC method."""
+    """The statistics of one RPC method."""
 
     count: int = 0
-    """Calls, the failed ones included."""
+    """The number of calls, including failed ones."""
     errors: int = 0
     durations: deque[float] = field(default_factory=lambda: deque(maxlen=WAITING))
-    """Seconds of the calls that no histogram has taken; a batch's duration is there for each of its calls."""
+    """Durations in seconds that no histogram contains yet. Each call of a batch has the batch's
+    duration."""
 
     def add(self, seconds: float, *, failed: bool) -> None:
         """Count a call."""
@@ -26,4 +27,4 @@ class MethodStats:
 
 
 Calls: TypeAlias = dict[str, MethodStats]
-"""By method."""
+"""Statistics by method."""
