@@ -87,7 +87,7 @@ async def test_a_deleted_interface_is_gone(device: KernelDevice, namespace: netn
 
 async def test_an_interface_of_another_kind_has_no_peers(namespace: netns_support.Namespace) -> None:
     other = KernelDevice("lo", await find_family("wireguard") or 0)
-    with pytest.raises(DeviceError, match="no WireGuard device"):
+    with pytest.raises(DeviceError, match="not a WireGuard device"):
         await other.read()
     other.close()
 
