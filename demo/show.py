@@ -70,7 +70,7 @@ def clean() -> None:
             run.remove()
             removed += 1
     click.echo(
-        f"removed {removed} demo{'s' if removed != 1 else ''}" if removed else "no earlier demo is running"
+        f"removed {removed} demo{'s' if removed != 1 else ''}" if removed else "there is nothing to remove"
     )
 
 

@@ -139,7 +139,7 @@ def test_cleaning_up_spares_one_that_goes_on_and_two_do_not_meet_and_leave_nothi
         wait_until(lambda: len(tags(tmp_path)) == 2, "both demos have a directory")
         both = tags(tmp_path)
         with demo("--clean") as cleaning:
-            assert "nothing was left" in cleaning.communicate(timeout=30)[0]
+            assert "nothing to remove" in cleaning.communicate(timeout=30)[0]
         said = [running.communicate(timeout=120)[0] for running in (first, second)]
     assert [first.returncode, second.returncode] == [0, 0], said
     for tag, text in zip(both, said, strict=True):
