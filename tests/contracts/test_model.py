@@ -1,8 +1,8 @@
 """The registry contract against a Python model of it, over random sequences of calls.
 
-Every rule draws its arguments from small pools, so that clashes (taken names, foreign tokens, revoked nodes)
-are as common as successes. A call must have the model's outcome, be it events or the named error, and after
-every call all that can be read must be what the model says.
+Every rule draws its arguments from small pools, so that clashes (taken names, foreign tokens,
+revoked nodes) are as common as successes. A call must have the model's outcome, be it events or the
+named error, and after every call all that can be read must be what the model says.
 """
 
 from collections.abc import Iterator

@@ -47,7 +47,7 @@ async def eventually(condition: Callable[[], object], what: str, timeout: float 
         await asyncio.sleep(0.005)
 
 
-# -- the node -----------------------------------------------------------------------------------------
+# -- the node --------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -115,7 +115,7 @@ class Rig:
             node.members.synced is not None and node.chain.state.problem is None and node.tunnel.up.is_set()
         )
 
-    # -- what it shows --------------------------------------------------------------------------------
+    # -- what it shows -----------------------------------------------------------------------------
 
     @property
     def device(self) -> MemoryDevice:

@@ -1,7 +1,8 @@
 """The admin commands as a user runs them, on a real dev chain, checked with foundry's cast.
 
-Most commands run in this process, in a thread: starting an interpreter takes longer than the command.
-Those about the process itself (missing libraries, terminals, the first deployment) start one.
+Most commands run in this process, in a thread: starting an interpreter takes longer than the
+command. Those about the process itself (missing libraries, terminals, the first deployment) start
+one.
 """
 
 import asyncio
@@ -147,7 +148,7 @@ async def verifier(anvil: Anvil, signature: str, *arguments: str) -> list[str]:
 ACCESS = "getNodeAccess(uint256)(string,string,uint256,bool)"
 
 
-# -- what works ---------------------------------------------------------------------------------------
+# -- what works ------------------------------------------------------------------------------------
 
 
 async def test_a_contract_is_deployed_and_belongs_to_whom_it_should(user: User) -> None:
@@ -238,7 +239,7 @@ async def test_list_and_plan_tell_everybody(user: User) -> None:
     assert "dvpn-none" not in [name for _, name in socket.if_nameindex()]  # nothing was created
 
 
-# -- refusals -----------------------------------------------------------------------------------------
+# -- refusals --------------------------------------------------------------------------------------
 
 
 async def test_every_revert_is_told_by_its_name_and_nothing_is_sent(user: User) -> None:
@@ -350,7 +351,7 @@ async def test_what_comes_between_simulation_and_block_is_told(user: User) -> No
     assert error.endswith("was mined but changed nothing: the contract refused: NodeIsRevoked(1)"), error
 
 
-# -- keys, extras, endpoints --------------------------------------------------------------------------
+# -- keys, extras, endpoints -----------------------------------------------------------------------
 
 
 async def test_a_key_is_needed_only_to_send_and_never_shown(user: User, tmp_path: Path) -> None:
@@ -387,7 +388,7 @@ async def test_another_endpoint_is_taken_where_one_fails(user: User) -> None:
     assert "127.0.0.1:9" in ran.error and "secretkey123" not in ran.err
 
 
-# -- the contract that is already deployed ------------------------------------------------------------
+# -- the contract that is already deployed ---------------------------------------------------------
 
 
 async def test_the_deployed_contract_does_what_it_can(user: User) -> None:
@@ -425,7 +426,7 @@ async def test_the_deployed_contract_does_what_it_can(user: User) -> None:
     assert reason in (await user("node", "revoke", "1", "--yes", by=1, code=1)).error
 
 
-# -- terminals ----------------------------------------------------------------------------------------
+# -- terminals -------------------------------------------------------------------------------------
 
 
 async def test_in_a_terminal_it_asks_and_shows_progress(user: User) -> None:

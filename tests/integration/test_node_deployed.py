@@ -1,7 +1,7 @@
 """The whole node on the contract that is already deployed, under every reading of its interface.
 
-The one thing that must hold in all of them: after a transfer the old owner's key never works again, whatever
-the contract still says, whenever the node started, until the new owner has set a key.
+The one thing that must hold in all of them: after a transfer the old owner's key never works again,
+whatever the contract still says, whenever the node started, until the new owner has set a key.
 """
 
 from itertools import product

@@ -1,7 +1,7 @@
 """The whole node on a registry in which strangers have written what they liked.
 
-Whatever it is: it changes no peer, stops nothing, is told in one clear line that doesn't quote it, and the
-decision about the token carries the reason.
+Whatever it is: it changes no peer, stops nothing, is told in one clear line that doesn't quote it,
+and the decision about the token carries the reason.
 """
 
 import base64
@@ -63,7 +63,7 @@ CASES = {
 }
 
 
-# -- on the model of the deployed contract, which checks nothing --------------------------------------
+# -- on the model of the deployed contract, which checks nothing -----------------------------------
 
 
 @pytest.mark.anvil

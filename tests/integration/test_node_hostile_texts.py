@@ -144,7 +144,7 @@ async def test_an_endpoint_that_is_cleared_is_nothing_to_tell(
         assert lines_about(log_lines, rig) == []
 
 
-# -- logs that no honest contract emits -----------------------------------------------------------------
+# -- logs that no honest contract emits ------------------------------------------------------------
 
 
 def word(number: int) -> str:

@@ -21,7 +21,10 @@ def eager(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 ASKED = ("eth_getLogs", "eth_getBlockByHash")
-"""How the blocks up to a head are asked for: linked first, and then their logs. Polling calls neither."""
+"""How the blocks up to a head are asked for: linked first, and then their logs.
+
+Polling calls neither.
+"""
 
 
 @pytest.mark.parametrize("scheme", ["ws", "http"])

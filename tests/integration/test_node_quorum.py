@@ -441,7 +441,8 @@ async def test_a_grant_beside_a_walk_that_ends_where_it_began_waits_for_no_audit
 ) -> None:
     async with running(make_rig, trio, resync_interval=3600.0) as rig:
         await trio.chain.mine_empty(number)
-        # A head from elsewhere right after the mint's own: a walk, which finds that nothing has changed.
+        # A head from elsewhere right after the mint's own: a walk, which finds that nothing has
+        # changed.
         elsewhere = replace(trio.chain.head, hash="0x" + "ab" * 32).header()
         await trio.chain.mint(number)
         await trio.liar.push("newHeads", elsewhere)

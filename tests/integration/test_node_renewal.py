@@ -339,7 +339,7 @@ async def test_an_endpoint_that_does_not_tell_the_time_is_not_asked_at_every_loo
         await eventually(lambda: changer.calls, "once it is told")
 
 
-# -- with the real command, on a real chain -----------------------------------------------------------
+# -- with the real command, on a real chain --------------------------------------------------------
 
 
 async def on_anvil(anvil: Anvil, make_rig: MakeRig, folder: Path, **more: str) -> tuple[Rig, PrivateKey]:

@@ -22,7 +22,7 @@ _MODEL = _ROOT / "tests" / "contracts" / "artifacts" / "DstackAccessNFT.json"
 _OURS = _ROOT / "src" / "dstack_vpn" / "adapters" / "contracts" / "artifacts" / "AccessRegistry.json"
 _NODES = "(uint256,address,string,string,string,string,uint64,uint64,uint64,bool,bool)[]"
 
-# -- what a contract says, by eth-abi -----------------------------------------------------------------
+# -- what a contract says, by eth-abi --------------------------------------------------------------
 
 
 def addresses(contract: str, token: int) -> frozenset[str]:
@@ -68,7 +68,7 @@ async def members(anvil: Anvil) -> Peers:
     }
 
 
-# -- contracts on anvil -------------------------------------------------------------------------------
+# -- contracts on anvil ----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,15 @@
-"""The daemon's command line, with less patience, for tests that would wait for nothing but the time to pass.
+"""The daemon's command line, with less patience, for tests that would wait for nothing but the time
+to pass.
 
-Within a session, UDP is left after 5 s without an answer instead of 15. It is then probed about every 7 s,
-and not after 30, 60, 120 s and so on. Answers to a probe are taken for 5 s, so none ends another, as with the
-real times. The unit tests of `core.paths.selector` hold these.
+Within a session, UDP is left after 5 s without an answer instead of 15. It is then probed about
+every 7 s, and not after 30, 60, 120 s and so on. Answers to a probe are taken for 5 s, so none ends
+another, as with the real times. The unit tests of `core.paths.selector` hold these.
 
-WireGuard makes new keys when it has heard nothing for 15 s. A real daemon probes UDP long after that; here it
-does not come to that.
+WireGuard makes new keys when it has heard nothing for 15 s. A real daemon probes UDP long after
+that; here it does not come to that.
 
-A daemon whose key is due waits for 1 to 2 s after its start instead of 10 to 20, and looks every 0.5 s
-instead of every 5. The unit tests of `core.wireguard.key_age` hold the real times.
+A daemon whose key is due waits for 1 to 2 s after its start instead of 10 to 20, and looks every
+0.5 s instead of every 5. The unit tests of `core.wireguard.key_age` hold the real times.
 """
 
 from unittest.mock import patch

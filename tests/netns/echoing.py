@@ -1,7 +1,7 @@
 """An HTTP proxy whose endpoints repeat all that they were sent: ``python echoing.py PORT CHAIN``.
 
-The first label of an endpoint's host name chooses the kind of reply. A kind that begins with ``late-`` passes
-all calls on to the chain, except one method.
+The first label of an endpoint's host name chooses the kind of reply. A kind that begins with
+``late-`` passes all calls on to the chain, except one method.
 """
 
 import asyncio

@@ -20,7 +20,7 @@ APP = 8000
 """Where the proxies listen."""
 
 
-# -- the description ----------------------------------------------------------------------------------
+# -- the description -------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +102,7 @@ def test_promtool_has_nothing_to_say_about_the_metrics(described: LabNode) -> No
     assert "dstack_vpn_event_to_peer_seconds_bucket" in metrics
 
 
-# -- forward-auth -------------------------------------------------------------------------------------
+# -- forward-auth ----------------------------------------------------------------------------------
 
 # As docs/api.md has them, but for the addresses.
 NGINX = """\
@@ -153,7 +153,10 @@ http://:8000 {{
 """
 Proxy = Callable[[LabNode, Path], "subprocess.Popen[str]"]
 START: Final = 60.0
-"""Seconds for a proxy's own start, which is not tested. One that ends meanwhile is reported at once."""
+"""Seconds for a proxy's own start, which is not tested.
+
+One that ends meanwhile is reported at once.
+"""
 
 
 def nginx(node: LabNode, home: Path) -> "subprocess.Popen[str]":

@@ -42,7 +42,7 @@ def three(lab: Lab) -> tuple[LabNode, LabNode, LabNode]:
     return lab.nodes["a"], lab.nodes["b"], lab.nodes["c"]
 
 
-# -- the registry -------------------------------------------------------------------------------------
+# -- the registry ----------------------------------------------------------------------------------
 
 
 def test_every_node_has_the_others_and_nobody_else(standing_lab: Lab) -> None:
@@ -154,7 +154,7 @@ def test_two_nodes_that_are_granted_again_at_the_same_moment_reach_each_other_at
         c.wait_reaches(a.address, timeout=3.0)
 
 
-# -- outages ------------------------------------------------------------------------------------------
+# -- outages ---------------------------------------------------------------------------------------
 
 
 def wait_chain(lab: Lab, status: str) -> None:
@@ -199,7 +199,7 @@ def test_a_restart_without_the_chain_comes_up_from_what_was_stored(lab: Lab) -> 
     assert a.component("registry") == ("ok", "")
 
 
-# -- the daemon's and the device's death --------------------------------------------------------------
+# -- the daemon's and the device's death -----------------------------------------------------------
 
 
 def test_a_killed_daemon_loses_no_packet_and_its_next_life_adopts(lab: Lab, ping: Ping) -> None:
@@ -329,7 +329,7 @@ def test_keep_interface_leaves_the_tunnel_up(standing_lab: Lab, standing_ping: P
         a.wait_ready()
 
 
-# -- what must never be -------------------------------------------------------------------------------
+# -- what must never be ----------------------------------------------------------------------------
 
 
 @contextmanager
@@ -400,7 +400,7 @@ def test_a_key_file_that_others_can_read_is_refused(empty_lab: Lab) -> None:
     assert INTERFACE not in a.namespace.run("ip", "link")
 
 
-# -- others -------------------------------------------------------------------------------------------
+# -- others ----------------------------------------------------------------------------------------
 
 
 def test_wg_agrees_with_stats(standing_lab: Lab) -> None:

@@ -117,7 +117,7 @@ async def test_a_policy_that_drops_what_is_forwarded_is_named(namespace: Namespa
     assert await firewall.conflict("wg0", {4}) is None
 
 
-# -- what members reach ---------------------------------------------------------------------------------
+# -- what members reach ----------------------------------------------------------------------------
 
 TUNNEL, OTHERS = ("10.77.0.1", "fd01::1"), ("192.168.77.1", "10.9.0.1", "2001:db8:77::1")
 

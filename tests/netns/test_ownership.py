@@ -46,7 +46,7 @@ def ula(member: Member) -> str:
     return str(unique_local_prefix(local.chain_id, local.contract))
 
 
-# -- the interface ------------------------------------------------------------------------------------
+# -- the interface ---------------------------------------------------------------------------------
 
 
 def bridge(host: Host) -> None:
@@ -125,7 +125,7 @@ def test_the_way_out_is_no_interface_of_ours(host: Host, member: Member) -> None
     assert "eth0 is a veth interface" in member.refused(host, INTERFACE="eth0")
 
 
-# -- routes and addresses -----------------------------------------------------------------------------
+# -- routes and addresses --------------------------------------------------------------------------
 
 
 def lan(address: str) -> Callable[[Host], str]:
@@ -207,7 +207,7 @@ def test_a_busy_host_is_as_it_was_after_a_start_and_a_stop(host: Host, member: M
             assert host.state() == before
 
 
-# -- the wg-quick file --------------------------------------------------------------------------------
+# -- the wg-quick file -----------------------------------------------------------------------------
 
 
 def test_a_hand_written_file_is_left_as_it_is(host: Host, member: Member) -> None:
@@ -220,7 +220,7 @@ def test_a_hand_written_file_is_left_as_it_is(host: Host, member: Member) -> Non
     assert f"{file} was not written by dstack-vpn, and is not changed: move it away, or set WIREGUARD" in text
 
 
-# -- what is ours is recognized -----------------------------------------------------------------------
+# -- what is ours is recognized --------------------------------------------------------------------
 
 
 def test_what_a_killed_daemon_leaves_is_taken_up(host: Host, member: Member) -> None:
@@ -268,7 +268,7 @@ def test_a_blank_wireguard_is_used_and_left_blank(host: Host, member: Member) ->
     assert not host.ip("route", "show", "table", "all", "proto", "118")
 
 
-# -- two daemons --------------------------------------------------------------------------------------
+# -- two daemons -----------------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -92,7 +92,7 @@ def test_a_key_is_rotated_under_traffic_and_a_failed_one_is_not(empty_lab: Lab) 
     b.wait_reaches(a.address)
 
 
-# -- by its age ---------------------------------------------------------------------------------------
+# -- by its age ------------------------------------------------------------------------------------
 
 HOUR = 3600
 START = 20.0

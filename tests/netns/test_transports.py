@@ -51,7 +51,10 @@ def transport(node: LabNode, other: LabNode) -> object:
 
 
 def way(node: LabNode) -> str | None:
-    """The last change of ways in a node's log. Asking the daemon every 3 ms would slow its relay down."""
+    """The last change of ways in a node's log.
+
+    Asking the daemon every 3 ms would slow its relay down.
+    """
     changes = events(node, "peer.transport")
     return changes[-1]["way"] if changes else None
 

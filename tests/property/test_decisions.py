@@ -77,7 +77,7 @@ class Player:
         elif isinstance(what, DecisionsChanged):
             self.announced += what.decisions
 
-    # -- what may happen ------------------------------------------------------------------------------
+    # -- what may happen ---------------------------------------------------------------------------
 
     def event(self) -> None:
         """Events in the next block: tokens become others, two may claim one key."""
@@ -121,7 +121,7 @@ class Player:
     def confirmed(self) -> None:
         self.members.confirmed()
 
-    # -- the comparison -------------------------------------------------------------------------------
+    # -- the comparison ----------------------------------------------------------------------------
 
     def restore(self) -> None:
         """Start from what was stored; an earlier life has recorded the decisions about that."""
@@ -154,7 +154,7 @@ class Player:
         self.recorded = after
         self.announced.clear()
 
-    # -- helpers --------------------------------------------------------------------------------------
+    # -- helpers -----------------------------------------------------------------------------------
 
     def _changed(self) -> dict[TokenId, Node]:
         found = step(self.state, self.random)

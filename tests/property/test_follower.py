@@ -1,8 +1,8 @@
 """Whatever an honest but untidy endpoint does, the follower ends with what the chain says.
 
-The model is a tree of blocks with real hashes. A run mines, forks, swaps messages, repeats them, loses
-heads, loses whole sessions; in the end one more head must bring the follower's registry to the state that a
-plain fold of the canonical chain gives.
+The model is a tree of blocks with real hashes. A run mines, forks, swaps messages, repeats them,
+loses heads, loses whole sessions; in the end one more head must bring the follower's registry to
+the state that a plain fold of the canonical chain gives.
 """
 
 from collections import deque
@@ -146,8 +146,8 @@ def test_any_order_of_messages_ends_with_what_the_chain_says(script: Script, rng
                 driver.restart()
             case _:
                 driver.lose_session()
-        # Heads may be lost or repeated; logs may be repeated and come in any order, but a log that no walk
-        # would fetch again is not lost here: that is what the audit is for.
+        # Heads may be lost or repeated; logs may be repeated and come in any order, but a log that
+        # no walk would fetch again is not lost here: that is what the audit is for.
         facts = [f for f in facts if not isinstance(f, BlockRef) or rng.random() < 0.9]
         facts += [f for f in facts if rng.random() < 0.2]
         rng.shuffle(facts)

@@ -137,7 +137,8 @@ def test_undo_takes_back_all_but_the_removals(before: Peers, after: Peers) -> No
 
 @given(peer_sets(), peer_sets())
 def test_deltas_lead_to_the_same_peers(before: Peers, after: Peers) -> None:
-    # One address a token and one key a token at a time: a peer's prefixes change only with its key's token.
+    # One address a token and one key a token at a time: a peer's prefixes change only with its
+    # key's token.
     decision = Decision(granted=True, reason=Reason.ACTIVE)
     taken = frozenset[str]().union(*(peer.allowed_ips for peer in before.values()))
     free = {k: p for k, p in after.items() if k in before or not p.allowed_ips & taken}

@@ -1,4 +1,5 @@
-"""Each module has its test file, or is listed with the file that covers it; and the other way round.
+"""Each module has its test file, or is listed with the file that covers it; and the other way
+round.
 
 `src/dstack_vpn/a/b.py` is tested by `tests/unit/a/test_b.py`, the code in a package's own file by
 `tests/unit/a/test_a.py`. `COVERED` has the modules without such a file, `OTHERS` the files of

@@ -1,7 +1,7 @@
 """One subject a backend: a started link with its device, and somebody else's word on what it holds.
 
-That word is ``wg show <interface> dump`` for the real ones. They live in a network namespace of their own,
-which the test's thread is in.
+That word is ``wg show <interface> dump`` for the real ones. They live in a network namespace of
+their own, which the test's thread is in.
 """
 
 import asyncio

@@ -92,7 +92,8 @@ def pid_in(namespace: Namespace) -> int:
 
 
 async def kill_and_wait(link: UserspaceLink, namespace: Namespace) -> None:
-    # The far end takes a handshake within 20 ms of the last one for a replay, and the next try is 5 s later.
+    # The far end takes a handshake within 20 ms of the last one for a replay, and the next try is 5
+    # s later.
     await asyncio.sleep(0.1)
     os.kill(pid_in(namespace), signal.SIGKILL)
     async with asyncio.timeout(10):

@@ -68,7 +68,10 @@ class Kind:
         popen: Popen = subprocess.Popen,
         **environment: str,
     ) -> Iterator["Program"]:
-        """One of the programs, once it listens; killed at the end. The folder gets what it says and keeps."""
+        """One of the programs, once it listens; killed at the end.
+
+        The folder gets what it says and keeps.
+        """
         settings = {**ENVIRONMENT, "STATE_DIR": str(folder), **self.environment, **environment}
         said = folder / f"{self.name.replace(' ', '-')}-{role}-{len(list(folder.iterdir()))}.log"
         with said.open("w") as output:

@@ -97,7 +97,7 @@ def closed(connection: socket.socket) -> bool:
         return True
 
 
-# -- the stream ---------------------------------------------------------------------------------------
+# -- the stream ------------------------------------------------------------------------------------
 
 
 def test_an_empty_frame_is_an_empty_datagram(relay: Relay) -> None:
@@ -158,7 +158,7 @@ def test_clients_that_announce_a_frame_and_stop_hold_what_they_sent_and_no_more(
         assert relay.memory() - before < MEMORY
 
 
-# -- other protocols ----------------------------------------------------------------------------------
+# -- other protocols -------------------------------------------------------------------------------
 
 TLS_HELLO = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(506)
 
@@ -198,7 +198,7 @@ def ended(connection: socket.socket) -> bool:
     return True
 
 
-# -- load ---------------------------------------------------------------------------------------------
+# -- load ------------------------------------------------------------------------------------------
 
 
 def test_a_client_that_never_reads_costs_no_memory_and_delays_nobody(relay: Relay) -> None:

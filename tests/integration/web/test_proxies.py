@@ -68,7 +68,10 @@ FORWARD_AUTH = """
 
 @pytest.fixture
 def home() -> Iterator[Path]:
-    """A folder that nginx's user may read. Pytest closes its own ones whenever another worker begins."""
+    """A folder that nginx's user may read.
+
+    Pytest closes its own ones whenever another worker begins.
+    """
     with tempfile.TemporaryDirectory(prefix="dstack-vpn-nginx-") as folder:
         path = Path(folder)
         path.chmod(0o755)

@@ -28,7 +28,8 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     # Nobody listens there: whoever tries to talk to a chain says so.
     monkeypatch.setenv("NETWORK", "local")
     monkeypatch.setenv("RPC_URL", "http://127.0.0.1:9")
-    # A command sets logging up for its process, and loggers remember that: here the next test wants its own.
+    # A command sets logging up for its process, and loggers remember that: here the next test wants
+    # its own.
     monkeypatch.setattr(structlog, "configure", lambda **_: None)
 
     def call(*arguments: str, **environment: str) -> Ran:

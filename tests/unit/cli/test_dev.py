@@ -1,4 +1,7 @@
-"""`dev`: what it says where it meets something else than a dev chain. That it works is for tests/compose."""
+"""`dev`: what it says where it meets something else than a dev chain.
+
+That it works is for tests/compose.
+"""
 
 import json
 import threading

@@ -149,7 +149,8 @@ async def test_a_restart_without_a_chain_brings_back_final_members_less_the_revo
     again = Bench(chain=bench.chain, store=bench.store)
     again.source.up = False
     async with again.running():
-        # Token 3 was not final yet: it waits for the chain. Token 1 was revoked, final or not: it stays out.
+        # Token 3 was not final yet: it waits for the chain. Token 1 was revoked, final or not: it
+        # stays out.
         await eventually(lambda: again.tokens() == {2})
         assert again.component("registry").startswith("warning: members are from the state directory")
         assert again.health().ready

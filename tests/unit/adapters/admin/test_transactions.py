@@ -225,7 +225,7 @@ async def test_what_was_mined_and_reverted_is_told(status: object) -> None:
         await send(scripted(eth_getTransactionReceipt={**RECEIPT, "status": status}))
 
 
-# -- the signer ---------------------------------------------------------------------------------------
+# -- the signer ------------------------------------------------------------------------------------
 
 
 def test_the_key_does_not_show() -> None:

@@ -64,7 +64,7 @@ def test_what_fits_together_and_was_compared_is_valid(version: int) -> None:
     assert {gap.name for gap in finding.gaps} >= {"app id", "instance id", "application (RTMR3)"}
 
 
-# -- the attacks -------------------------------------------------------------------------------------
+# -- the attacks -----------------------------------------------------------------------------------
 
 IDENTITY: Final = {
     "compose-hash": ["22" * 32],
@@ -148,7 +148,7 @@ def test_one_of_several_values_is_enough() -> None:
     assert not find(made(), expected=made().expected | {"mrseam": ["ab" * 48, "cd" * 48]}).valid
 
 
-# -- Intel's collateral ------------------------------------------------------------------------------
+# -- Intel's collateral ----------------------------------------------------------------------------
 
 
 def test_a_platform_that_is_out_of_date_is_accepted_only_by_name() -> None:
@@ -210,7 +210,7 @@ def test_a_real_machines_quote_is_judged_by_intels_root() -> None:
     assert "Expired" in problems(verify(quote, "[]", KEY, expected=Expected({}), by=later))[GENUINE]
 
 
-# -- ours ---------------------------------------------------------------------------------------------
+# -- ours ------------------------------------------------------------------------------------------
 
 
 def test_the_quote_of_another_key_is_none_of_this_key() -> None:

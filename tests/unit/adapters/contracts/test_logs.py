@@ -96,7 +96,7 @@ def test_what_is_read_again() -> None:
     assert DEPLOYED.rereads == {Granted, Revoked, Transferred, OwnerKeyUpdated}
 
 
-# -- hostile ------------------------------------------------------------------------------------------
+# -- hostile ---------------------------------------------------------------------------------------
 
 KEY = base64.b64encode(bytes(range(32))).decode()
 HOSTILE = [

@@ -93,7 +93,10 @@ async def test_questions_that_no_resolver_answers_keep_no_others_waiting(sources
 async def test_a_flood_that_is_slow_to_answer_lets_others_have_their_turn(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """On a busy machine each answer takes milliseconds. All that is queued was read 64 at a time."""
+    """On a busy machine each answer takes milliseconds.
+
+    All that is queued was read 64 at a time.
+    """
     async with serving() as server, AsyncExitStack() as stack:
         respond = DnsServer.respond
 

@@ -56,7 +56,8 @@ async def test_an_answer_comes_from_the_address_that_was_asked(listen: str, aske
     port = free_port()
     async with listening(SocketAddress(listen, port)) as server:
         await eventually(lambda: server.listening, "it listens")
-        # dig says "reply from unexpected source" and waits on, if the answer comes from another address.
+        # dig says "reply from unexpected source" and waits on, if the answer comes from another
+        # address.
         assert await dig(asked, port) == "10.77.0.2"
         assert await dig(asked, port, "+tcp") == "10.77.0.2"
 

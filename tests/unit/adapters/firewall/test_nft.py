@@ -1,4 +1,7 @@
-"""The rules as text, and what is told where nft does not take them. What they do is for tests/netns."""
+"""The rules as text, and what is told where nft does not take them.
+
+What they do is for tests/netns.
+"""
 
 from itertools import product
 from pathlib import Path

@@ -99,7 +99,7 @@ async def test_somebody_elses_name_must_not_lead_to_this_machine() -> None:
             await dial(RelayUrl.parse(f"tcp://localhost:{port}"), destinations=Destinations())
 
 
-# -- proxies ------------------------------------------------------------------------------------------
+# -- proxies ---------------------------------------------------------------------------------------
 
 
 async def pipe(host: str, port: int, writer: asyncio.StreamWriter) -> None:
@@ -184,7 +184,7 @@ async def test_a_proxy_that_is_not_there_is_named() -> None:
     assert "secret" not in said
 
 
-# -- UDP ----------------------------------------------------------------------------------------------
+# -- UDP -------------------------------------------------------------------------------------------
 
 
 def test_whether_udp_can_be_sent_is_what_the_system_says() -> None:
@@ -192,7 +192,7 @@ def test_whether_udp_can_be_sent_is_what_the_system_says() -> None:
     assert not can_send(SocketAddress("255.255.255.255", 9))
 
 
-# -- an HTTP proxy's reply ------------------------------------------------------------------------------
+# -- an HTTP proxy's reply -------------------------------------------------------------------------
 
 
 def replying(*segments: bytes) -> Serve:
@@ -250,7 +250,7 @@ async def test_a_proxy_that_does_not_agree_is_named_with_the_reason(reply: bytes
     assert named in said
 
 
-# -- names that take their time ---------------------------------------------------------------------------
+# -- names that take their time --------------------------------------------------------------------
 
 
 class SlowNames:

@@ -186,7 +186,7 @@ async def test_one_flow_that_gets_nothing_does_not_blame_an_upstream_that_carrie
         assert verdict(relay).status is Status.OK
 
 
-# -- the listening side -------------------------------------------------------------------------------
+# -- the listening side ----------------------------------------------------------------------------
 
 
 async def test_the_proxy_protocol_in_front_of_a_relay_is_recognised_until_a_client_gets_through() -> None:

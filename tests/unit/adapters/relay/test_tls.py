@@ -63,7 +63,7 @@ async def problem(port: int, options: str) -> str:
     return str(caught.value)
 
 
-# -- whom a client trusts -----------------------------------------------------------------------------
+# -- whom a client trusts --------------------------------------------------------------------------
 
 
 async def test_the_pin_of_a_self_made_certificate_is_enough(tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ async def test_a_server_that_speaks_no_tls_is_told_from_one_that_does() -> None:
         assert f"tls://127.0.0.1:{port}:" in await problem(port, f"pin=sha256:{'0' * 64}")
 
 
-# -- what a server accepts ----------------------------------------------------------------------------
+# -- what a server accepts -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_nothing_older_than_tls_1_2_is_accepted(tmp_path: Path) -> None:
     assert secure._context.minimum_version is ssl.TLSVersion.TLSv1_2
 
 
-# -- certificates -------------------------------------------------------------------------------------
+# -- certificates ----------------------------------------------------------------------------------
 
 
 async def test_a_self_made_certificate_is_kept_for_its_owner_only(tmp_path: Path) -> None:
@@ -212,7 +212,7 @@ async def test_missing_and_foreign_keys_are_named(tmp_path: Path) -> None:
         await Certificates.load(listen_on(cert, other), tmp_path, None)
 
 
-# -- the guest agent ----------------------------------------------------------------------------------
+# -- the guest agent -------------------------------------------------------------------------------
 
 
 @asynccontextmanager

@@ -122,7 +122,8 @@ async def test_another_users_process_on_this_machine_needs_the_token_unless_all_
 
 
 async def test_members_get_in_where_that_is_allowed() -> None:
-    # A view for which an address of loopback is a member's: it is the only one that a test can call from.
+    # A view for which an address of loopback is a member's: it is the only one that a test can call
+    # from.
     view = FixedView()
     for is_member, expected in ((None, 401), (view.is_member, 200)):
         policy = Policy(TOKEN, loopback=False, proxies=(), is_member=is_member, owner=elsewhere)
@@ -131,7 +132,7 @@ async def test_members_get_in_where_that_is_allowed() -> None:
             assert (await served.get("/stats", source="127.0.0.8"))[0] == 401
 
 
-# -- forward-auth -------------------------------------------------------------------------------------
+# -- forward-auth ----------------------------------------------------------------------------------
 
 
 async def test_a_proxy_learns_who_its_client_is() -> None:

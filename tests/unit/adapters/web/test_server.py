@@ -78,7 +78,7 @@ async def test_a_bug_in_an_answer_is_a_line_in_the_log() -> None:
     assert [line["event"] for line in lines] == ["web.failed"]
 
 
-# -- bounds -------------------------------------------------------------------------------------------
+# -- bounds ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,8 @@ def test_a_member_that_has_used_its_share_leaves_the_others_theirs() -> None:
     sources = Sources(plan)
 
     def asks(token: int) -> list[bool]:
-        # Its second address gives a member no second share; the IPv6 addresses of all are of one /64.
+        # Its second address gives a member no second share; the IPv6 addresses of all are of one
+        # /64.
         both = (plan.ipv4_of(token), plan.ipv6_of(token))
         return [limiter.take(sources.of(both[number % 2]), 0.0) is not None for number in range(4)]
 

@@ -25,7 +25,7 @@ def member(token: int) -> Source:
     return Source(Kind.MEMBER, f"token {token}")
 
 
-# -- who a source is ----------------------------------------------------------------------------------
+# -- who a source is -------------------------------------------------------------------------------
 
 
 def test_each_member_is_one_source_by_both_of_its_addresses_and_no_two_are_one() -> None:
@@ -63,7 +63,7 @@ def test_an_address_of_our_own_is_this_machine() -> None:
     assert SOURCES.of("192.0.2.7", "192.0.2.8") == stranger("192.0.2.7")
 
 
-# -- places -------------------------------------------------------------------------------------------
+# -- places ----------------------------------------------------------------------------------------
 
 SHARES = Shares(20, each=8, ours=14, reserved={Kind.OURS: 3, Kind.MEMBER: 4, Kind.STRANGER: 2}, stale=5.0)
 

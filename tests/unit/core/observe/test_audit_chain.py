@@ -55,7 +55,8 @@ def test_a_record_that_was_left_out_is_missed(written: list[AuditRecord], data: 
 
 
 def test_the_hash_is_the_same_for_everyone() -> None:
-    # Written out, so that a change of the format does not go unnoticed: it would break every log there is.
+    # Written out, so that a change of the format does not go unnoticed: it would break every log
+    # there is.
     record = seal(ORIGIN, AuditRecord(1.5, "peer.set", {"token": 1, "node": "a"}))
     text = '[1,1.5,"peer.set",{"node":"a","token":1}]'
     import hashlib
