@@ -130,6 +130,8 @@ async def test_a_forged_grant_adds_no_peer_and_its_forger_is_found(
         assert "quarantine" in rig.component("quorum")
         _, metrics = (await NodeView(rig.node, None, None, {}).metrics())()
         assert f'dstack_vpn_rpc_quarantined{{endpoint="{trio.liar.ws}"}} 1.0' in metrics.decode()
+        for name in ("rpc_contradictions", "rpc_lies"):
+            assert f'dstack_vpn_{name}_total{{endpoint="{trio.liar.ws}"}} 1.0' in metrics.decode()
         await eventually(lambda: rig.node.chain.state.endpoint == trio.servers[1].ws, "another is followed")
         await chain.mint(2)
         await settled(rig, chain, "what is true goes on")

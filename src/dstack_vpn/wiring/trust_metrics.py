@@ -63,10 +63,15 @@ def _quorum(report: QuorumReport) -> Iterator[Metric]:
         "dstack_vpn_rpc_quarantined", "1 if an endpoint is in quarantine.", labels=("endpoint",)
     )
     contradictions = CounterMetricFamily(
-        "dstack_vpn_rpc_lies", "Times that an endpoint was contradicted.", labels=("endpoint",)
+        "dstack_vpn_rpc_contradictions", "Times that an endpoint was contradicted.", labels=("endpoint",)
+    )
+    former = CounterMetricFamily(
+        "dstack_vpn_rpc_lies", "The former name of dstack_vpn_rpc_contradictions.", labels=("endpoint",)
     )
     for name, times in report.contradictions.items():
         held.add_metric((name,), name in report.quarantined)
         contradictions.add_metric((name,), times)
+        former.add_metric((name,), times)
     yield held
     yield contradictions
+    yield former
