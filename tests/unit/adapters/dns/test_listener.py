@@ -5,6 +5,7 @@ import shutil
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from unittest.mock import Mock
 
 import pytest
 from structlog.testing import capture_logs
@@ -12,6 +13,7 @@ from tests.integration.support import eventually
 from tests.ports import free_port
 from tests.unit.adapters.dns.test_server import Told
 
+from dstack_vpn.adapters.binding import refusal
 from dstack_vpn.adapters.dns import server as responder
 from dstack_vpn.adapters.dns.listener import is_private, plain
 from dstack_vpn.adapters.dns.server import DnsServer
@@ -66,6 +68,8 @@ async def test_a_port_in_use_is_a_problem_that_is_logged_once_and_mended_when_it
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(responder, "LOOK", 0.02)
+    attempts = Mock(side_effect=refusal)
+    monkeypatch.setattr(responder, "refusal", attempts)
     at = SocketAddress("127.0.0.1", free_port())
     with capture_logs() as logged, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -73,7 +77,7 @@ async def test_a_port_in_use_is_a_problem_that_is_logged_once_and_mended_when_it
         async with listening(at) as server:
             await eventually(lambda: server.problem, "it says so")
             assert server.problem == f"can't listen on {at}: Address already in use"
-            await asyncio.sleep(0.2)
+            await eventually(lambda: attempts.call_count > 4, "it is tried again and again")
             taken.close()
             await eventually(lambda: server.listening, "it listens after all")
             await eventually(lambda: server.problem is None, "and says so no more")

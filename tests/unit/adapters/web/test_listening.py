@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+from unittest.mock import Mock
 
 import aiohttp
 import pytest
@@ -9,6 +10,7 @@ from structlog.testing import capture_logs
 from tests.ports import free_port
 from tests.unit.adapters.web.serving import WELL, until
 
+from dstack_vpn.adapters.binding import bound
 from dstack_vpn.adapters.web import listening
 from dstack_vpn.adapters.web.access import Policy
 from dstack_vpn.adapters.web.server import HttpServer
@@ -18,6 +20,8 @@ async def test_a_port_in_use_is_a_problem_that_is_logged_once_and_mended_when_it
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(listening, "RETRY", 0.02)
+    attempts = Mock(side_effect=bound)
+    monkeypatch.setattr(listening, "bound", attempts)
     with capture_logs() as logged, socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -27,7 +31,7 @@ async def test_a_port_in_use_is_a_problem_that_is_logged_once_and_mended_when_it
             running = group.create_task(server.run())
             await until(lambda: server.problem)
             assert server.problem == f"can't listen on 127.0.0.1:{port}: Address already in use"
-            await asyncio.sleep(0.1)
+            await until(lambda: attempts.call_count > 4)
             taken.close()
             await until(lambda: server.problem is None)
             assert await asked("127.0.0.1", port)

@@ -1,10 +1,11 @@
 import asyncio
 
 from structlog.testing import capture_logs
+from tests.unit.daemon.conftest import eventually
 
 from dstack_vpn.core.observe.event import Entry
 from dstack_vpn.core.observe.events import BrakeEngaged, HealthChanged, TokenChanged
-from dstack_vpn.daemon.observe.event_logger import LINGER, EventLogger, write
+from dstack_vpn.daemon.observe.event_logger import EventLogger, write
 
 
 async def test_a_line_comes_after_the_turn_of_what_published_its_event() -> None:
@@ -14,7 +15,7 @@ async def test_a_line_comes_after_the_turn_of_what_published_its_event() -> None
         logger.take(Entry(2, 2.0, BrakeEngaged(8, 10)))
         await asyncio.sleep(0)
         assert lines == []
-        await asyncio.sleep(2 * LINGER)
+        await eventually(lambda: len(lines) == 2)
         assert [line["removals"] for line in lines] == [9, 8]
         logger.take(Entry(3, 3.0, BrakeEngaged(7, 10)))
         logger.flush()
