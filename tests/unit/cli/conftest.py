@@ -1,4 +1,4 @@
-"""Commands in this process: their exit code and what they print, with an environment of the test's own."""
+"""A fixture that runs commands in this process, with an environment that the test sets."""
 
 import os
 from collections.abc import Callable
@@ -22,14 +22,14 @@ Cli = Callable[..., Ran]
 
 @pytest.fixture
 def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
-    """Run a command line; keyword arguments are the environment, which holds nothing else of ours."""
+    """Run a command line; keyword arguments are the only settings in its environment."""
     for name in list(os.environ):  # noqa: TID251  # the test's own environment
         monkeypatch.delenv(name)
-    # Nobody listens there: whoever tries to talk to a chain says so.
+    # Port 9 has no listener: a command that contacts a chain fails with an error.
     monkeypatch.setenv("NETWORK", "local")
     monkeypatch.setenv("RPC_URL", "http://127.0.0.1:9")
-    # A command sets logging up for its process, and loggers remember that: here the next test wants
-    # its own.
+    # A command configures logging for its process, and loggers keep that configuration. The next
+    # test needs its own.
     monkeypatch.setattr(structlog, "configure", lambda **_: None)
 
     def call(*arguments: str, **environment: str) -> Ran:

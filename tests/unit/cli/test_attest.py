@@ -1,4 +1,4 @@
-"""`attest verify`: exit code 0 only for a machine of which everything that matters was compared."""
+"""`attest verify` exits with 0 only if every relevant part of the machine was compared."""
 
 import json
 from collections.abc import Callable
@@ -23,7 +23,7 @@ Verify = Callable[..., Ran]
 
 @pytest.fixture
 def verify(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Verify:
-    """The command over `MADE`, with its root in place of Intel's."""
+    """Return the command over `MADE`, with its root in place of Intel's."""
     judgement = attest._judgement
 
     def ours(*arguments: Any) -> Judgement:

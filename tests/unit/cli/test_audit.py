@@ -1,4 +1,4 @@
-"""`audit verify` says which part of the record is there, and what was cut."""
+"""`audit verify` reports the records that are present and those that were cut."""
 
 import json
 from pathlib import Path
@@ -41,7 +41,7 @@ def test_what_a_holder_pushed_out_is_told(cli: Cli, ledger: SqliteAuditLog) -> N
     document = json.loads(cli("audit", "verify", "--json").out)
     assert (document["sound"], document["begins"]) == (True, 3)
     assert [cut["body"]["by"] for cut in document["cuts"]] == ["age", "size"]
-    # A place that was noted before, and cut since, is neither there nor a forgery.
+    # A record that was noted before and cut since is reported as cut: not present, and not forged.
     ran = cli("audit", "verify", "--contains", f"10:{'0' * 64}")
     assert (ran.code, "record 10 has been cut" in ran.err) == (75, True)
     assert cli("audit", "verify", "--contains", document["end"]).code == 0

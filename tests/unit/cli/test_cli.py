@@ -1,4 +1,4 @@
-"""Exit codes and error paths of every command: 0 ok, 1 failed, 2 usage, 78 configuration."""
+"""Exit codes and errors of every command: 0 success, 1 failure, 2 usage, 78 configuration."""
 
 import click
 import pytest

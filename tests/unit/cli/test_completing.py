@@ -1,4 +1,4 @@
-"""Completion by the shell's own protocol, and by bash with the script that it gets."""
+"""Completion by the shell's own protocol, and in bash with the generated script."""
 
 import json
 import shutil
@@ -43,7 +43,7 @@ def port() -> Iterator[str]:
 
 
 def complete(line: str, **environment: str) -> list[str]:
-    """What Tab at the end of the line offers."""
+    """Return the completions at the end of the line."""
     words = line.split(" ")
     protocol = {
         "COMP_WORDS": line,

@@ -1,6 +1,6 @@
-"""`dev`: what it says where it meets something else than a dev chain.
+"""`dev`: errors if the endpoint is not a development chain.
 
-That it works is for tests/compose.
+tests/compose covers the success case.
 """
 
 import json
@@ -17,7 +17,7 @@ from dstack_vpn.errors import AdminError
 
 
 class _Chain(BaseHTTPRequestHandler):
-    """JSON-RPC with answers of the test's choice, by method."""
+    """A JSON-RPC server with one answer for each method."""
 
     answers: dict[str, Any] = {}  # noqa: RUF012  # set by the fixture
 
@@ -35,7 +35,7 @@ class _Chain(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def chain(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
-    """Settings that lead to a chain."""
+    """Yield the settings for a running JSON-RPC server."""
     monkeypatch.setattr(dev, "PATIENCE", 0.0)
     _Chain.answers = {"eth_chainId": {"result": "0x7a69"}, "eth_getCode": {"result": "0x"}}
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Chain)

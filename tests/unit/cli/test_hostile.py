@@ -1,4 +1,4 @@
-"""Hostile values for every flag and argument: a sentence and an exit code, never a traceback."""
+"""Hostile values for every flag and argument give a message and an exit code, not a traceback."""
 
 import io
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from tests.unit.cli.test_secrets import COMMANDS
 
 VALUES = ("", "x" * 100_000, "é\u202e\U0001f600", "\udcff", "-", "0", "../..")
 STARTS = ("run", "dev", "relay", "doctor")
-"""They would go on, or send packets, with a value that happens to be valid."""
+"""Commands that would keep running, or send packets, if a value is valid."""
 
 
 def _options() -> Iterator[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""What a command says where something else listens."""
+"""Error messages of commands if another program listens on the port."""
 
 import contextlib
 import socket
@@ -19,7 +19,7 @@ NOT_HTTP = [
 
 @contextlib.contextmanager
 def speaking(data: bytes) -> Iterator[int]:
-    """A port where something answers every connection with that, whatever was asked."""
+    """Answer every connection to a port with the same bytes; yield the port."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
 
         def serve() -> None:

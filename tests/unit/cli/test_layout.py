@@ -1,4 +1,4 @@
-"""Every table fits 80 columns in a terminal with nothing lost, and is plain, one line a row, in a pipe."""
+"""Tables fit 80 columns in a terminal without loss; in a pipe, each row is one plain line."""
 
 import time
 from typing import Any
@@ -16,7 +16,7 @@ LONG = "web-" + "0123456789." * 5 + "end"
 V6 = "fd77:1a2b:3c4d:5e6f:7a8b:9cad:beef:cafe"
 KEY = "nOKUqvjA3kwlcXOy3vhPvL1TBVsDVU8sLIjAUZ3ckHc="
 RELAY = "vpn.example.org:51820,tls://relay.a-long-name.example.org:443?pin=sha256:" + "ab" * 32
-NOW = time.time()  # noqa: TID251  # what is shown is relative to it
+NOW = time.time()  # noqa: TID251  # the output is relative to it
 
 
 def rendered(view: RenderableType, width: int = 80, *, terminal: bool = False) -> str:
@@ -33,7 +33,7 @@ def fits(said: str) -> bool:
 
 
 def letters(said: str) -> str:
-    """The text without its line breaks: what was broken is still whole."""
+    """Return the text without whitespace, so that wrapped words compare as equal."""
     return "".join(said.split())
 
 

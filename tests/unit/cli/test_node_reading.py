@@ -1,4 +1,4 @@
-"""`node info`: the decision, not the contract's flag, by a node's name or its tunnel address."""
+"""`node info` shows the access decision, not the contract's flag, by name or tunnel address."""
 
 import json
 import time

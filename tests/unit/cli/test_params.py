@@ -1,4 +1,4 @@
-"""What the commands refuse before anything is sent, or even asked."""
+"""Arguments that the commands refuse before they send a transaction or a query."""
 
 import pytest
 from tests.unit.cli.conftest import Cli
@@ -48,7 +48,7 @@ def register(node_id: str = "web", to: str = TO, key: str = KEY, *more: str) -> 
 
 
 LONG_ENDPOINT = ",".join(f"tls://vpn.example.org:{port}?pin=sha256:{'ab' * 32}" for port in (1, 2, 3))
-"""Longer than the contract's field."""
+"""An endpoint that is longer than the contract's field."""
 REFUSED = [
     ("node", "set-endpoint", "web", LONG_ENDPOINT),
     *(register(key=key) for key in BAD_KEYS),

@@ -1,4 +1,4 @@
-"""`plan` over a registry and a device of the test's choice: what would change, and why."""
+"""`plan` over a registry and a device of the test: each change has its reason."""
 
 import json
 from dataclasses import replace
@@ -50,7 +50,7 @@ def peer(token: int, *allowed: str, endpoint: SocketAddress | None = None) -> Pe
 
 @pytest.fixture(autouse=True)
 def state_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Cli) -> Path:
-    """Needs ``cli`` first, which clears the environment."""
+    """Set STATE_DIR, after ``cli`` has cleared the environment."""
     monkeypatch.setenv("STATE_DIR", str(tmp_path))
     return tmp_path
 

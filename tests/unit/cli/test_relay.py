@@ -1,4 +1,4 @@
-"""The relay's commands: what they refuse."""
+"""The relay's commands: the arguments that they refuse."""
 
 import pytest
 from tests.unit.cli.conftest import Cli

@@ -11,7 +11,7 @@ from dstack_vpn.config import OPTIONS, RELAY_OPTIONS
 
 
 def commands(group: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[str, click.Command]]:
-    """Every command with its path."""
+    """Yield every command with its path."""
     yield " ".join(path), group
     if isinstance(group, click.Group):
         with click.Context(group) as context:
@@ -28,7 +28,7 @@ SECRETS = {option.key for option in (*OPTIONS, *RELAY_OPTIONS) if option.secret}
 @pytest.mark.parametrize("path", COMMANDS)
 def test_no_secret_has_a_flag(path: str) -> None:
     parameters = {parameter.name for parameter in COMMANDS[path].params}
-    # URLs of relays: the flag refuses those with a password.
+    # The flag for relay URLs refuses URLs with a password.
     assert parameters & SECRETS <= {"relay_to"}
 
 

@@ -1,4 +1,4 @@
-"""The live view: rates from counters, the busiest first, and nothing of the chain's that moves the cursor."""
+"""The live view: rates from counters, the busiest peer first, no control codes from the chain."""
 
 from typing import Any
 

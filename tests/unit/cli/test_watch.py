@@ -1,4 +1,4 @@
-"""`status` and `healthcheck`, against an HTTP endpoint of the test."""
+"""`status` and `healthcheck`, against a test's HTTP endpoint."""
 
 import json
 import threading
@@ -11,7 +11,7 @@ from tests.unit.cli.conftest import Cli
 
 
 class _Daemon(BaseHTTPRequestHandler):
-    """A daemon's HTTP endpoint with answers of the test's choice."""
+    """A daemon's HTTP endpoint with one answer for each path."""
 
     answers: dict[str, tuple[int, bytes]] = {}  # noqa: RUF012  # set by the fixture
 
@@ -28,7 +28,7 @@ class _Daemon(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def daemon() -> Iterator[dict[str, str]]:
-    """Settings that lead to a running endpoint."""
+    """Yield the settings for a running endpoint."""
     _Daemon.answers = {}
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Daemon)
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
@@ -56,7 +56,7 @@ def test_healthcheck_tells_ready_from_not(
 
 
 def test_healthcheck_knows_a_relay_by_its_mode(cli: Cli, daemon: dict[str, str]) -> None:
-    """RELAY_LISTEN means something else for a relay than for a node."""
+    """RELAY_LISTEN has another meaning on a relay: exit code 78 without RELAY_MODE, 0 with it."""
     _Daemon.answers["/health"] = (200, json.dumps({"ready": True, "components": []}).encode())
     listen = {"RELAY_LISTEN": "127.0.0.1:51821", "RELAY_TO": "tcp://192.0.2.1:443"}
     assert cli("healthcheck", **daemon, **listen).code == 78

@@ -1,4 +1,4 @@
-"""Every kind of event has a sentence."""
+"""Every kind of event has a description."""
 
 import json
 from collections.abc import Callable
@@ -31,7 +31,7 @@ def test_events_are_sentences(kind: str) -> None:
 
 
 class _Any(dict[str, object]):
-    """A body that has every field."""
+    """An event body that has every field."""
 
     def __missing__(self, name: str) -> object:
         return 1

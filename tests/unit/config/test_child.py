@@ -1,4 +1,4 @@
-"""What a process of ours gets of our settings."""
+"""The settings and the environment that the child process for key rotation gets."""
 
 import base64
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Settings: precedence, every problem at once, and secrets that stay where they are."""
+"""Settings: precedence, complete reports of problems, and secrets that do not leak."""
 
 import os
 from collections.abc import Callable
@@ -149,7 +149,7 @@ def test_secrets_come_from_files_that_only_their_owner_can_read(write: Write) ->
 
 
 def test_a_secret_of_another_user_names_both_users(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in a container: the admin image's user 65532, and a file of the host's root."""
+    """As in a container: the admin image's user 65532 reads a file that the host's root owns."""
     path = write("key", KEY, 0o600)
 
     def refuse(*_: object) -> None:

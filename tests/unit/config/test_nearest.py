@@ -1,4 +1,4 @@
-"""Names that are nearly a setting."""
+"""Suggestions for misspelled names of settings."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The example of an environment file: every variable, each with a value that is valid."""
+"""The example of an environment file has every variable, each with a valid value."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from dstack_vpn.config import OPTIONS, RELAY_OPTIONS, load
 EXAMPLE = Path(__file__).parents[3] / ".env.example"
 
 COMPOSE = {"DSTACK_VPN_IMAGE", "DSTACK_VPN_NET_IMAGE"}
-"""What only the production compose file reads."""
+"""Variables that only the production compose file reads."""
 
 
 def variables() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Directories of secrets that another user could write to are refused, with what to do."""
+"""Directories of secrets that another user can write to are refused, with the remedy."""
 
 import os
 from pathlib import Path

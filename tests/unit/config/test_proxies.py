@@ -1,4 +1,4 @@
-"""The variables of proxies, as other programs read them."""
+"""The proxy variables, with the same meaning as in other programs."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A relay's settings: from flags, the environment and files, and what is said about those that are wrong."""
+"""A relay's settings from flags, the environment and files, and the errors for wrong values."""
 
 from pathlib import Path
 
