@@ -1,4 +1,4 @@
-"""What the parsers let through, and that nothing hostile gets past them."""
+"""The parsers accept valid text and refuse malformed and hostile text."""
 
 import pickle
 
@@ -23,7 +23,7 @@ KEY = "AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI="
         KEY + KEY,
         KEY.replace("I=", "J="),  # the same bytes, not canonical
         KEY.replace("A", "-", 1),
-        "A" * 43 + "=",  # all zero
+        "A" * 43 + "=",  # all zeros
         "A" * 1_000_000,
         KEY[:-2] + "é=",
     ],
@@ -107,7 +107,7 @@ def test_an_endpoint_is_accepted(text: str, host: str, port: int) -> None:
         "host:65536",
         "host:-1",
         "host:1 ",
-        "host:\uff11",  # a digit, but not one of ours
+        "host:\uff11",  # a full-width digit
         "http://host:80",
         "https://evil.example/x:1",
         "127.0.0.1:51820",

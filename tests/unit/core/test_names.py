@@ -1,4 +1,4 @@
-"""What the DNS says of the members, and of nobody else."""
+"""DNS answers for members, and for names and addresses of others."""
 
 import ipaddress
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""What proves that an interface is ours, and what is in the way: facts in, obstacles out."""
+"""Proofs that an interface is ours, and conflicts with other programs: facts in, obstacles out."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Which peers do not answer, by the device's byte counters."""
+"""Detection of peers that do not answer, by the device's byte counters."""
 
 import pytest
 from tests.scripted import key
@@ -11,13 +11,13 @@ KEY = key(1)
 
 
 class Looker:
-    """A peer's counters, looked at once a second."""
+    """A peer's byte counters, compared once a second."""
 
     def __init__(self) -> None:
         self.answers, self.now, self.sent, self.received = Answers(), 0.0, 1000, 1000
 
     def second(self, sent: int = 0, received: int = 0) -> tuple[bool, bool]:
-        """Return whether the peer stopped answering in this second, and whether it answers again."""
+        """Return (stopped answering, answers again) for this second."""
         self.now += 1
         self.sent, self.received = self.sent + sent, self.received + received
         state = PeerState(KEY, frozenset(), rx_bytes=self.received, tx_bytes=self.sent)

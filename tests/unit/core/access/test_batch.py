@@ -1,4 +1,4 @@
-"""Deltas of several events become one delta for each peer."""
+"""The deltas of several events are combined into one delta for each peer."""
 
 from tests.scripted import key
 

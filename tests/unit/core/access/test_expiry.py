@@ -1,4 +1,4 @@
-"""The time by which access expires, if the wall clock or an endpoint is wrong."""
+"""The time by which access expires, with a wrong wall clock or a wrong endpoint."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,7 +27,7 @@ def test_a_clock_that_was_wrong_from_the_start_is_corrected_by_up_to_a_day() -> 
     clock = ExpiryClock()
     clock.adopted(NOW, 10.0)
     assert clock.now(NOW - HOUR, 10.0) == NOW
-    assert clock.now(NOW - YEAR, 10.0) == NOW - HOUR  # it was less wrong before, which counts
+    assert clock.now(NOW - YEAR, 10.0) == NOW - HOUR  # the greatest reading of the wall clock counts
     clock = ExpiryClock()
     clock.adopted(NOW, 10.0)
     assert clock.now(NOW - YEAR, 10.0) == NOW - YEAR + AHEAD
@@ -39,7 +39,7 @@ def test_a_clock_that_is_set_back_a_year_while_we_run_or_between_two_lives_is_fo
     clock.adopted(NOW - 2, 12.0)
     assert clock.now(NOW - YEAR, 20.0) == NOW + 6
     restarted = ExpiryClock()
-    restarted.seen(NOW, 3.0)  # by the store
+    restarted.seen(NOW, 3.0)  # from the store
     restarted.adopted(NOW + HOUR, 5.0)
     assert restarted.now(NOW - YEAR, 5.0) == NOW + 2
 

@@ -1,4 +1,4 @@
-"""Removals are limited over time: many small plans are held as one large plan is."""
+"""Removals are limited over time: many small plans are held like one large plan."""
 
 from tests.scripted import key
 
@@ -11,7 +11,7 @@ def keys(*numbers: int) -> set[PublicKey]:
 
 
 class Network:
-    """Peers, and the removals that are let through."""
+    """A network of peers that counts its removals."""
 
     def __init__(self, peers: int) -> None:
         self.peers = keys(*range(peers))
@@ -19,7 +19,7 @@ class Network:
         self.now = 0.0
 
     def remove(self, *numbers: int) -> bool:
-        """Whether they go."""
+        """Remove the peers, or return False if the removals are held."""
         self.removals.observe(len(self.peers), self.now)
         if self.removals.exceed(keys(*numbers)):
             return False

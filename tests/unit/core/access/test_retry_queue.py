@@ -1,4 +1,4 @@
-"""The queue of queries that wait for a quorum."""
+"""The queue of tokens that wait for a quorum."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""How old is too old, by which clock."""
+"""The age of the last confirmation by the chain, and its limit."""
 
 import pytest
 

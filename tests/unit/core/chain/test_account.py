@@ -1,4 +1,4 @@
-"""An account's address is the one that the library which signs has."""
+"""An account's address equals the address that the signing library derives."""
 
 import pytest
 from eth_account import Account

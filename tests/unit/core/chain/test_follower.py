@@ -1,4 +1,4 @@
-"""Logs and heads that come out of order, and endpoints that lag."""
+"""Logs and heads that arrive out of order, and endpoints that lag."""
 
 import asyncio
 from dataclasses import replace
@@ -19,7 +19,7 @@ def test_a_log_that_the_base_contains_is_not_applied_again() -> None:
 
 
 def test_an_endpoint_that_lags_takes_nothing_back() -> None:
-    """After a restart, few of the blocks below our tip are known by their hash."""
+    """After a restart, the hashes of only a few blocks below our tip are known."""
     chain, follower = ScriptedChain(), Follower()
     chain.mine(grant(1))
     settled = chain.head
@@ -39,7 +39,7 @@ def test_an_endpoint_that_lags_takes_nothing_back() -> None:
 
 
 async def _settle(follower: Follower, source: ScriptedSource) -> None:
-    """Answer what the follower asks for, until it asks for nothing."""
+    """Answer the follower's fetches until none is left."""
     from dstack_vpn.core.chain.commands import FetchEvents, FetchHead, FetchHeader
 
     commands = follower.receive(source.chain.head)

@@ -1,4 +1,4 @@
-"""The search finds the newest common block, with few probes."""
+"""The search for the newest common block, and the number of its probes."""
 
 import math
 
@@ -15,7 +15,7 @@ def head(number: int, parent: str) -> BlockRef:
 
 
 def search(ring: dict[int, str], last_common: int, target: int) -> tuple[ForkSearch, int]:
-    """Search a chain that has our blocks up to a height; returns the number of probes, too."""
+    """Search a chain that has our blocks up to a height; return the number of probes as well."""
     found, probes = ForkSearch(None), 0
     parent = ring[target - 1] if target - 1 in ring and target - 1 <= last_common else "theirs"
     found.aim(head(target, parent), ring)

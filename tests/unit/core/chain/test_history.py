@@ -1,4 +1,4 @@
-"""Events that arrive late, twice or are dropped; any order is for `tests/property/test_registry.py`."""
+"""Late, repeated and dropped events; `tests/property/test_registry.py` covers every order."""
 
 from tests.scripted import grant
 

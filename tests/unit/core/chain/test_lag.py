@@ -1,4 +1,4 @@
-"""How far behind we are, by what every endpoint shows."""
+"""Our lag behind the chain, from the blocks of all endpoints."""
 
 from dstack_vpn.core.chain.lag import BOUND, MOST, WORTH_A_LOOK, Lag
 from dstack_vpn.core.model import BlockRef

@@ -1,4 +1,4 @@
-"""The choice of a proxy: which hosts go through it."""
+"""The choice of a proxy, and the hosts that are reached directly."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""One host is one endpoint, however it is spelled."""
+"""One host in any spelling is one endpoint."""
 
 import socket
 from contextlib import suppress

@@ -1,4 +1,4 @@
-"""How fast sources may ask: a rate for each, lanes for all of a kind, and a lane for slow questions."""
+"""Request rates: a limit for each source, a lane for each kind, and a lane for slow questions."""
 
 from ipaddress import IPv4Network, IPv6Network
 
@@ -48,9 +48,9 @@ def test_few_sources_that_ask_all_the_time_leave_the_others_their_slow_questions
     limiter = Limiter()
     refused = 0
     for moment in range(2000):
-        for number in range(8):  # more than the common lane holds, each at twice the rate of one
+        for number in range(8):  # more than the common lane allows, each at twice the rate of one source
             limiter.take(stranger(number), moment * 0.0025)
-        if moment % 80 == 0:  # a source that asks five times a second
+        if moment % 80 == 0:  # a source with five requests a second
             wait = limiter.take(stranger(99), moment * 0.0025)
             refused += wait is None or wait > 0.1
     assert refused == 0
@@ -62,8 +62,7 @@ def test_a_member_that_has_used_its_share_leaves_the_others_theirs() -> None:
     sources = Sources(plan)
 
     def asks(token: int) -> list[bool]:
-        # Its second address gives a member no second share; the IPv6 addresses of all are of one
-        # /64.
+        # A member's two addresses share one limit. All members' IPv6 addresses are in one /64.
         both = (plan.ipv4_of(token), plan.ipv6_of(token))
         return [limiter.take(sources.of(both[number % 2]), 0.0) is not None for number in range(4)]
 

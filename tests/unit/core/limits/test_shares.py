@@ -1,4 +1,4 @@
-"""Who a source is, and how places are divided among sources."""
+"""The identity of a source, and the division of places among sources."""
 
 from ipaddress import IPv4Network, IPv6Network, ip_network
 
@@ -25,7 +25,7 @@ def member(token: int) -> Source:
     return Source(Kind.MEMBER, f"token {token}")
 
 
-# -- who a source is -------------------------------------------------------------------------------
+# -- sources ---------------------------------------------------------------------------------------
 
 
 def test_each_member_is_one_source_by_both_of_its_addresses_and_no_two_are_one() -> None:
@@ -69,7 +69,7 @@ SHARES = Shares(20, each=8, ours=14, reserved={Kind.OURS: 3, Kind.MEMBER: 4, Kin
 
 
 class Room:
-    """Places, with holders that are numbered."""
+    """Places with numbered holders."""
 
     def __init__(self, shares: Shares = SHARES) -> None:
         self.places: Places[int] = Places(shares)
@@ -77,7 +77,7 @@ class Room:
         self.gone: list[int] = []
 
     def take(self, source: Source, now: float = 0.0) -> int | None:
-        """The holder that has a place now, or None."""
+        """Return the number of the holder that got a place, or None."""
         self.next += 1
         taken = self.places.take(source, self.next, now)
         if taken is None:
@@ -90,7 +90,7 @@ class Room:
 def test_one_source_holds_no_more_than_its_most() -> None:
     room = Room()
     assert sum(room.take(stranger("a")) is not None for _ in range(30)) == 8
-    assert sum(room.take(THIS_MACHINE) is not None for _ in range(30)) == 20 - 8 - 4  # the members' are kept
+    assert sum(room.take(THIS_MACHINE) is not None for _ in range(30)) == 20 - 8 - 4  # 4 are reserved
     assert not room.gone
 
 
@@ -173,7 +173,7 @@ def test_whatever_comes_the_bounds_hold_and_nobody_is_kept_from_a_fair_share(
             before = {each: len(mine) for each, mine in holders.items()}
             taken = places.take(source, now, now * 0.5)
             if taken is None:
-                # Refused only at its most, or if no source that may lose a place has two more.
+                # A source is refused only at its limit, or if no rival has two more places than it.
                 rivals = [s for s in before if s.kind is source.kind]
                 assert before[source] >= SHARES.most(source) or all(
                     before[rival] < before[source] + 2 for rival in rivals

@@ -1,4 +1,4 @@
-"""The chain of the audit log: nothing can be altered, left out, moved or slipped in without a trace."""
+"""The hash chain of the audit log shows altered, missing, moved and inserted records."""
 
 from dataclasses import replace
 
@@ -55,8 +55,8 @@ def test_a_record_that_was_left_out_is_missed(written: list[AuditRecord], data: 
 
 
 def test_the_hash_is_the_same_for_everyone() -> None:
-    # Written out, so that a change of the format does not go unnoticed: it would break every log
-    # there is.
+    # The record is written out here, so that a change of the format fails this test: such a change
+    # would invalidate every existing log.
     record = seal(ORIGIN, AuditRecord(1.5, "peer.set", {"token": 1, "node": "a"}))
     text = '[1,1.5,"peer.set",{"node":"a","token":1}]'
     import hashlib

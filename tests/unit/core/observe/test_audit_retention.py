@@ -1,4 +1,4 @@
-"""The records that go when the log is too large, and gaps that no record of a cut accounts for."""
+"""The records that are cut from a log that is too large, and gaps without a record of a cut."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Health says what is wrong, and only what a person should look at."""
+"""Health names each problem with its reason, and only problems that need an operator."""
 
 from dataclasses import replace
 from typing import Any

@@ -1,4 +1,4 @@
-"""Each rule about a peer's new endpoint, and which rule comes first."""
+"""Each rule for a peer's new endpoint, and the precedence of the rules."""
 
 from dataclasses import replace
 from ipaddress import IPv4Network
@@ -33,7 +33,7 @@ def wish(endpoint: SocketAddress | None) -> Peer:
         (state(OLD), None, OLD, EVIDENCE, Move.STAY),
         (state(OLD), OLD, OLD, EVIDENCE, Move.STAY),
         (state(NEW), OLD, OLD, EVIDENCE, Move.STAY),  # the peer has roamed
-        (state(OLD), NEW, None, EVIDENCE, Move.STAY),  # by another process: it may have roamed
+        (state(OLD), NEW, None, EVIDENCE, Move.STAY),  # set by another process; the peer may have roamed
         (state(None), NEW, OLD, EVIDENCE, Move.SET),
         (state(OLD, SESSION_LIFE + 1), NEW, OLD, EVIDENCE, Move.SET),
         (state(OLD), NEW, OLD, EVIDENCE, Move.WAIT),

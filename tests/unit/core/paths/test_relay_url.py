@@ -1,4 +1,4 @@
-"""Relay URLs and endpoints with alternatives: what they mean, and what is refused with which word."""
+"""Relay URLs and endpoints with alternatives: their meaning, and the error for each wrong part."""
 
 import contextlib
 

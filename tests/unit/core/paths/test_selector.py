@@ -31,7 +31,7 @@ def test_the_setting_says_which_alternatives_count(transport: TransportMode, tex
 
 
 def send(selector: PathSelector, start: float, seconds: float, *, session: bool = False) -> float | None:
-    """Send without an answer, with a look each second; returns when the way changed."""
+    """Send without an answer; return the second in which the path changed, or None."""
     sent = selector._counters[0]
     for second in range(1, int(seconds) + 1):
         sent += 148
@@ -114,7 +114,7 @@ def test_a_peer_that_calls_by_udp_is_answered_by_udp() -> None:
 
 
 def pause_after_failures(rests: list[float]) -> float:
-    """How long UDP is left alone after it failed again and again, each time after so many good seconds."""
+    """Return the pause of UDP after repeated failures, each after the given seconds without one."""
     selector, now = PathSelector(), 0.0
     for rest in rests:
         selector.by_udp(now)

@@ -1,4 +1,4 @@
-"""How old a key is, when it is changed, and what health says of it."""
+"""The age of a key, its rotation, and its component in health."""
 
 from dataclasses import replace
 from typing import Any
@@ -28,11 +28,11 @@ OLD = Look(now=1000.0, age=89 * DAY, member=True, able=True)
     ("registry", "file", "age"),
     [
         (100.0, 100.0, 100.0),
-        (100.0, 7.0, 7.0),  # an endpoint that forges the time of a block
-        (7.0, 100.0, 7.0),  # a key that had waited, or a file from a backup
-        (100.0, -3.0, 100.0),  # a file from the future: the clock was wrong when it was written
+        (100.0, 7.0, 7.0),  # the endpoint forges the time of a block
+        (7.0, 100.0, 7.0),  # the key was announced late, or the file is from a backup
+        (100.0, -3.0, 100.0),  # the file's time is in the future: the clock was wrong when it was written
         (100.0, None, 100.0),
-        (-5.0, 100.0, 0.0),  # our clock is behind the chain's
+        (-5.0, 100.0, 0.0),  # our clock is behind block time
         (None, 100.0, None),
     ],
 )

@@ -1,4 +1,4 @@
-"""A private key shows itself to nobody, and can be overwritten."""
+"""A private key is hidden in every representation, and can be overwritten."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Held to RFC 7748's vectors, and to `wg pubkey`."""
+"""X25519 agrees with the vectors of RFC 7748 and with `wg pubkey`."""
 
 import base64
 import os
