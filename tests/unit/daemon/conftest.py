@@ -1,4 +1,4 @@
-"""A whole node over a scripted chain and a device in memory."""
+"""A complete node over a scripted chain and an in-memory device."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -41,7 +41,7 @@ class ScriptedResolver:
 
 
 class MemoryOfEndpoints:
-    """Implements `ports.EndpointMemory`."""
+    """An in-memory `ports.EndpointMemory`."""
 
     def __init__(self) -> None:
         self.saved: dict[PublicKey, SocketAddress] = {}
@@ -62,7 +62,7 @@ class MemoryOfEndpoints:
 
 
 class MemoryAuditLog:
-    """Implements `ports.AuditLog`."""
+    """An in-memory `ports.AuditLog`."""
 
     def __init__(self) -> None:
         self.notes: list[AuditRecord] = []
@@ -76,7 +76,7 @@ class MemoryAuditLog:
 
 
 class FakeRelay:
-    """Implements `ports.PeerRelay`, and notes what it is told."""
+    """A `ports.PeerRelay` that records its probes and its state."""
 
     def __init__(self, port: int, upstreams: Sequence[RelayUrl]) -> None:
         self.address = SocketAddress("127.0.0.1", port)
@@ -107,7 +107,7 @@ class FakeRelay:
 
 @dataclass
 class FakeRelays:
-    """Makes relays, and says whether UDP can be sent."""
+    """A factory of relays, with a flag for the route of UDP."""
 
     made: list[FakeRelay] = field(default_factory=list)
     udp: bool = True
@@ -122,7 +122,7 @@ class FakeRelays:
 
 @dataclass
 class Bench:
-    """Everything around one node, for a test to pull at."""
+    """One node and all of its adapters, which the test controls."""
 
     chain: ScriptedChain = field(default_factory=ScriptedChain)
     link: MemoryLink = field(default_factory=MemoryLink)
@@ -152,7 +152,7 @@ class Bench:
         return self.link.device
 
     def tokens(self) -> set[int]:
-        """The tokens of the device's peers, by their addresses."""
+        """Return the tokens of the device's peers, by their addresses."""
         plan = self.node.tunnel.members.addresses
         peers = [] if self.link.device is None else self.link.device.peers.values()
         found = {plan.token_at(cidr.partition("/")[0]) for peer in peers for cidr in peer.allowed_ips}
@@ -165,7 +165,7 @@ class Bench:
         return next(f"{c.status}: {c.reason}" for c in self.health().components if c.name == name)
 
     def follows(self) -> bool:
-        """Whether the chain is followed."""
+        """Return True while the chain is followed."""
         return self.node.members.synced is not None and self.node.chain.state.problem is None
 
     def build(self) -> Daemon:
@@ -216,7 +216,7 @@ class Bench:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Daemon]:
-        """The node, running; it ends in order."""
+        """Run the node, and stop it in order."""
         node, stop = self.build(), asyncio.Event()
         async with asyncio.TaskGroup() as group:
             group.create_task(node.run(stop, {}))
@@ -229,16 +229,16 @@ class Bench:
 async def eventually(
     condition: Callable[[], object], what: str = "the condition", timeout: float = 5.0
 ) -> None:
-    """Wait until it holds; fail with what was waited for."""
+    """Wait until the condition holds; raise TimeoutError after ``timeout`` seconds."""
     async with asyncio.timeout(timeout):
-        while not condition():  # noqa: ASYNC110 - what is waited for is anything at all
+        while not condition():  # noqa: ASYNC110 - the condition is arbitrary
             await asyncio.sleep(0.002)
     assert condition(), what
 
 
 @pytest.fixture(autouse=True)
 def prompt(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have pins read, and the wg-quick file written, at once instead of within a second."""
+    """Read pins and write the wg-quick file at once instead of within a second."""
     monkeypatch.setattr(persistence, "CONFIG_INTERVAL", 0.05)
 
 

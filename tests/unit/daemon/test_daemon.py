@@ -1,4 +1,4 @@
-"""The whole node over a scripted chain: what must hold whatever happens around it."""
+"""The whole node over a scripted chain: its guarantees under outages, reorgs and failures."""
 
 import asyncio
 from dataclasses import replace
@@ -52,7 +52,7 @@ async def test_our_own_token_gives_the_interface_its_addresses(bench: Bench) -> 
 
 
 async def test_who_is_on_the_network_again_begins_new_sessions(bench: Bench) -> None:
-    """The others have forgotten the old ones, and WireGuard would take 15 s to find that out."""
+    """The other members have ended the old sessions; WireGuard would take 15 s to detect that."""
     bench.policy = PeerPolicy({"node-1": PeerEndpoint.parse("192.0.2.1:51820", local=True)})
     bench.chain.mine(own_grant(7), grant(1))
     async with bench.running():
@@ -64,7 +64,8 @@ async def test_who_is_on_the_network_again_begins_new_sessions(bench: Bench) -> 
         assert RemovePeer(key(1)) not in bench.device.applied
         bench.source.tell(bench.chain.mine(own_grant(8)))
         await eventually(lambda: RemovePeer(key(1)) in bench.device.applied)
-        # And tells them so: one that has begun a session before we took it away would not know.
+        # A handshake is initiated as well: a peer that began a session before the removal would not
+        # know.
         await eventually(lambda: SetPeer(key(1), keepalive=25) in bench.device.applied)
         await eventually(lambda: bench.tokens() == {1})
         assert bench.link.settings is not None
@@ -149,8 +150,8 @@ async def test_a_restart_without_a_chain_brings_back_final_members_less_the_revo
     again = Bench(chain=bench.chain, store=bench.store)
     again.source.up = False
     async with again.running():
-        # Token 3 was not final yet: it waits for the chain. Token 1 was revoked, final or not: it
-        # stays out.
+        # Token 3 was not final yet, so it waits for the chain. Token 1 was revoked: it stays out,
+        # final or not.
         await eventually(lambda: again.tokens() == {2})
         assert again.component("registry").startswith("warning: members are from the state directory")
         assert again.health().ready
@@ -279,7 +280,7 @@ async def test_where_logs_are_not_announced_those_of_every_head_are_fetched(benc
 
 
 async def test_a_block_between_two_sessions_is_fetched_with_its_logs(bench: Bench) -> None:
-    """Its head extends our tip like any other, but nobody has announced what is in it."""
+    """The head extends our tip like any other, but the logs of its block were never announced."""
     async with bench.running():
         await eventually(bench.follows)
         bench.source.fail()
@@ -346,7 +347,7 @@ async def test_an_endpoint_on_chain_changes_nothing_but_the_endpoint(bench: Benc
         bench.source.tell(bench.chain.mine(EndpointUpdated(1, PeerEndpoint.parse("192.0.2.9:1"))))
         await eventually(lambda: bench.device.peers[key(1)].endpoint is not None)
         changes = bench.device.applied[before:]
-        # The call that follows turns a keepalive on and off.
+        # The handshake initiation that follows turns a keepalive on and off.
         assert changes[0] == SetPeer(key(1), SocketAddress("192.0.2.9", 1))
         assert all(isinstance(change, SetPeer) and change.allowed_ips is None for change in changes)
 
@@ -440,7 +441,8 @@ async def test_an_end_that_meets_a_failing_session_is_an_end_all_the_same(bench:
     node, stop = bench.build(), asyncio.Event()
     running = asyncio.create_task(node.run(stop, {}))  # noqa: TID251 - ended below, whatever happens
     await eventually(lambda: bench.tokens() == {1})
-    # In one turn of the loop: the session's failure is on its way when the cancellation comes.
+    # Both happen in one turn of the event loop: the session's failure is pending when the
+    # cancellation comes.
     bench.source.fail()
     stop.set()
     async with asyncio.timeout(3):

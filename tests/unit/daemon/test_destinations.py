@@ -1,4 +1,4 @@
-"""An endpoint within the VPN's own prefixes never reaches the device, wherever it enters."""
+"""An endpoint within the VPN's own prefixes never reaches the device, from any source."""
 
 import asyncio
 from ipaddress import IPv4Network

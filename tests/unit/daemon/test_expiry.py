@@ -1,4 +1,4 @@
-"""A wall clock that is set back brings no expired token back, and no endpoint ends everybody's access."""
+"""Expired access stays expired if the wall clock is set back; an endpoint cannot end all access."""
 
 import ipaddress
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ NODES = [
 
 @dataclass
 class Clock:
-    """A wall clock that can be set, and a monotonic one that can't."""
+    """A wall clock that can be set, and a monotonic clock that cannot."""
 
     wall: float = NOW
     elapsed: float = 50.0
@@ -53,7 +53,7 @@ def block(number: int, timestamp: float) -> BlockRef:
 
 
 def show(members: Members, number: int, timestamp: float) -> None:
-    """The followed endpoint's next block."""
+    """Apply the followed endpoint's next block."""
     registry, at = Registry.of(NODES), block(number, timestamp)
     members.follower.bootstrapped(registry, at)
     first = frozenset(node.token_id for node in NODES) if number == 1 else frozenset[int]()
@@ -107,9 +107,9 @@ def test_an_endpoint_that_forges_block_times_ends_no_access_that_lasts_a_day() -
     clock.goes_on(2)
     show(members, 2, NOW + 10 * YEAR)
     members.expire()
-    assert tokens(members) == {1, 3}  # the one that would end within a day is out
+    assert tokens(members) == {1, 3}  # token 2 would end within a day, and is out
     clock.goes_on(2)
-    show(members, 3, NOW + 3)  # of an honest endpoint, after the liar was left
+    show(members, 3, NOW + 3)  # of an honest endpoint, after the forging one was left
     members.rebuild(clock.monotonic())
     assert tokens(members) == {1, 2, 3}
 

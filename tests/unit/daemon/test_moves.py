@@ -1,4 +1,4 @@
-"""A node whose member changes its endpoint: what becomes of the session, and of the address."""
+"""A member that changes its endpoint: the effect on its session, and the address in use."""
 
 from dataclasses import replace
 from ipaddress import IPv4Network
@@ -38,7 +38,7 @@ def peer(bench: Bench) -> PeerState:
 
 
 def becomes(bench: Bench, endpoint: SocketAddress, *, sent: int = 0, received: int = 0) -> None:
-    """WireGuard hears the peer from there, in a session that is alive, and has carried so much more."""
+    """Simulate packets from the peer at an endpoint, in a live session; add to the counters."""
     was = peer(bench)
     rx, tx = was.rx_bytes + received, was.tx_bytes + sent
     now = SystemClock().now()
@@ -46,7 +46,7 @@ def becomes(bench: Bench, endpoint: SocketAddress, *, sent: int = 0, received: i
 
 
 async def with_a_live_session(bench: Bench) -> int:
-    """The member's endpoint becomes another while it answers at the old one; returns the changes before."""
+    """Change the endpoint of a member that answers; return the number of changes before that."""
     bench.source.tell(bench.chain.mine(grant(1), EndpointUpdated(1, PeerEndpoint.parse(str(OLD)))))
     await eventually(lambda: bench.tokens() == {1} and peer(bench).endpoint == OLD)
     becomes(bench, OLD)
@@ -126,7 +126,7 @@ async def test_a_peer_that_wireguard_follows_into_the_tunnel_is_set_anew_within_
 async def test_a_peer_heard_by_its_relay_is_not_turned_to_an_address_that_never_answered(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The UDP address may be a third party's: each packet by the relay would have data sent there."""
+    """The UDP address may be a third party's: relayed packets would redirect data to it."""
     monkeypatch.setattr(path_keeper, "TICK", 0.01)
     monkeypatch.setattr(transport, "NO_HANDSHAKE", 0.2)
     monkeypatch.setattr(transport, "NO_ANSWER", 0.2)
@@ -143,7 +143,7 @@ async def test_a_peer_heard_by_its_relay_is_not_turned_to_an_address_that_never_
         await eventually(sending)
         relay = bench.relays.made[0].address
         becomes(bench, relay, received=148)
-        # Silence on the relay: UDP is tried again, and the session does not go there.
+        # The relay is silent: UDP is tried again, without the session.
         await eventually(lambda: sending() is False and peer(bench).endpoint == NEW)
         assert peer(bench).last_handshake == 0
         applied = len(bench.device.applied)

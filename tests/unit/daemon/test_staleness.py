@@ -1,4 +1,4 @@
-"""What becomes of the last known members while nobody tells of the chain."""
+"""The last known members while the chain cannot be reached."""
 
 from dataclasses import replace
 
@@ -49,7 +49,7 @@ async def test_the_chain_is_gone_for_too_long(bench: Bench, policy: StalePolicy)
 
 
 async def stored_long_ago(bench: Bench, seconds: float) -> None:
-    """A state directory that was last confirmed so long ago, and an interface that has its peers."""
+    """Store a confirmation of this age, and keep an interface with all of its peers."""
     bench.chain.mine(*(grant(token) for token in range(1, 9)))
     bench.keep_interface = True
     async with bench.running():
@@ -71,7 +71,7 @@ async def test_a_restart_from_a_disk_that_is_not_too_old(bench: Bench) -> None:
 
 @POLICIES
 async def test_a_restart_from_a_disk_that_was_rolled_back(bench: Bench, policy: StalePolicy) -> None:
-    """No member comes from it; only who isolates takes an adopted interface's peers away as well."""
+    """No member is restored; only `ISOLATE` also removes an adopted interface's peers."""
     await stored_long_ago(bench, 100)
     bench.staleness, bench.policy_when_stale = 50, policy
     async with bench.running() as node:

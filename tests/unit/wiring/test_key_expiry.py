@@ -1,4 +1,4 @@
-"""What a node has for changing its key by its age, and what it lacks."""
+"""The wiring of key rotation by age, and the names of its missing parts."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""How a node knows its own token, from its settings."""
+"""A node's own token, identified from its settings."""
 
 import json
 import os
@@ -20,7 +20,7 @@ ACCOUNT = "0x70997970c51812dc3a010c7d01b50e0d17dc79c8"
     [
         ({}, NodeIdentity()),
         ({"NODE_ID": "web-1"}, NodeIdentity("web-1")),
-        ({"CONTRACT_PRIVATE_KEY": SECRET}, NodeIdentity()),  # it may be a minter's
+        ({"CONTRACT_PRIVATE_KEY": SECRET}, NodeIdentity()),  # the account may be a minter's
         ({"CONTRACT_PRIVATE_KEY": SECRET, "KEY_MAX_AGE": "3600000"}, NodeIdentity(None, ACCOUNT)),
         (
             {"NODE_ID": "web-1", "CONTRACT_PRIVATE_KEY": SECRET, "KEY_MAX_AGE": "3600000"},

@@ -1,4 +1,4 @@
-"""The metrics about peers, in Prometheus' format and by its own parser, for few and for many."""
+"""The metrics about few and many peers, in Prometheus' format and by its own parser."""
 
 import shutil
 import subprocess
@@ -28,7 +28,7 @@ RELAY = {
 
 
 def snapshot(count: int) -> NodeSnapshot:
-    """The first peer by TLS, the second silent for an hour, the third never heard of, the others well."""
+    """Return peers: the first by TLS, the second silent for an hour, the third never connected."""
     keys = [key_of(number) for number in range(count)]
     seen = {
         key: PeerState(key, frozenset(), last_handshake=NOW - age, rx_bytes=100, tx_bytes=7)
@@ -58,7 +58,7 @@ def written(count: int) -> str:
 
 
 def samples(text: str) -> dict[tuple[str, ...], float]:
-    """By name and labels, these in the alphabetical order of their names."""
+    """Return samples by name and labels, the labels in alphabetical order of their names."""
     return {
         (sample.name, *sample.labels.values()): sample.value
         for family in text_string_to_metric_families(text)

@@ -1,4 +1,4 @@
-"""The RPC endpoints of the settings."""
+"""The RPC endpoints that the settings name."""
 
 from dstack_vpn.config import load
 from dstack_vpn.wiring.doctor import _hosts

@@ -1,4 +1,4 @@
-"""A daemon and a relay refuse directories of secrets that another user could write to."""
+"""A daemon and a relay refuse directories of secrets that another user can write to."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A node's own relay: a port that it can't have is no reason to end."""
+"""A node's own relay: a port in use does not end the node."""
 
 import asyncio
 import socket

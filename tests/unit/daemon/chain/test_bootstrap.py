@@ -13,7 +13,7 @@ from dstack_vpn.errors import EndpointError
 
 @dataclass
 class _StumblingSource(ScriptedSource):
-    """Reading tokens fails, the first times."""
+    """A source whose first readings of tokens fail."""
 
     stumbles: int = 1
 

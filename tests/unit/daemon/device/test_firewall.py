@@ -1,4 +1,4 @@
-"""The gate over a packet filter in memory: names that move, rules that vanish, refusals."""
+"""The gate over an in-memory packet filter: names that move, missing rules, and refusals."""
 
 import asyncio
 from collections.abc import AsyncIterator, Collection

@@ -1,4 +1,4 @@
-"""The tunnel beside other programs: what they do is in health, and is logged once."""
+"""The tunnel beside other programs: conflicts show in health and are logged once."""
 
 import asyncio
 from contextlib import suppress

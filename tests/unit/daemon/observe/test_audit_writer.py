@@ -1,4 +1,4 @@
-"""Writing the audit log: in order, behind what happens, and over a disk that is full for a while."""
+"""Audit log records: their order, their limit in memory, and a disk that is full for a while."""
 
 import asyncio
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from dstack_vpn.errors import StoreError
 
 
 class Pages:
-    """A ledger in memory whose disk can be full."""
+    """An in-memory audit log whose disk can be full."""
 
     def __init__(self) -> None:
         self.notes: list[AuditRecord] = []
@@ -87,7 +87,7 @@ async def test_a_full_disk_is_told_and_what_was_too_much_is_counted(
         task.cancel()
     gap, started, *rest = pages.notes
     assert (gap.kind, gap.body) == ("audit.gap", {"records": 3})
-    assert started.kind == "node.started"  # what strangers can cause is dropped first
+    assert started.kind == "node.started"  # events that outsiders can cause are dropped first
     assert [note.body["depth"] for note in rest] == [3, 4, 5, 6]
 
 

@@ -1,4 +1,4 @@
-"""Changes are published one by one, or many at once as one event."""
+"""Changes are published one by one, or as one event if they are many."""
 
 from collections.abc import Iterable
 

@@ -8,7 +8,7 @@ from dstack_vpn.daemon.observe.health import HealthWatch
 
 @dataclass
 class Hand:
-    """A clock that is set by hand."""
+    """A clock that the test sets."""
 
     at: float = 1000.0
 

@@ -1,4 +1,4 @@
-"""How often a device is read for onlookers, and what peers have carried over several readings."""
+"""The rate of device readings for observers, and the sum of peers' traffic over readings."""
 
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -23,7 +23,7 @@ def state(**bytes_: tuple[int, int]) -> DeviceState:
 
 @dataclass
 class Device:
-    """A tunnel, as far as a glance needs one."""
+    """The part of a tunnel that the cache reads."""
 
     answer: DeviceState | None
     at: float = 10.0
@@ -72,8 +72,8 @@ async def test_sums_only_grow() -> None:
     peer_stats = PeerStatsCache(cast("Tunnel", Device(None)))
     readings = (
         state(a=(100, 10), b=(5, 5)),
-        state(a=(150, 20)),  # b has gone
-        state(a=(30, 1), b=(7, 7)),  # both have begun anew
+        state(a=(150, 20)),  # b was removed
+        state(a=(30, 1), b=(7, 7)),  # both counters restarted
     )
     for reading in readings:
         peer_stats.observe(reading)

@@ -1,4 +1,4 @@
-"""A store and pins that can't be written or read."""
+"""A store and pins that cannot be written or read."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

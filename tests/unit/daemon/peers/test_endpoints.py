@@ -1,4 +1,4 @@
-"""Names of peers: one member's names, however many never resolve, delay no other member's."""
+"""Host names of peers: one member's names that never resolve do not delay another member's."""
 
 import asyncio
 from collections import Counter
@@ -23,7 +23,7 @@ HONEST = PeerEndpoint.parse("honest.example:51820")
 
 @dataclass
 class SlowResolver:
-    """Answers for honest names at once; others take until the test gives them up."""
+    """A resolver that answers honest names at once, and others only at `deadline`."""
 
     under_way: Counter[str] = field(default_factory=Counter)
     asked: list[str] = field(default_factory=list)
@@ -44,7 +44,7 @@ class SlowResolver:
         return None
 
     def deadline(self) -> None:
-        """Every lookup under way ends without an answer."""
+        """End every lookup under way without an answer."""
         self.given_up.set()
         self.given_up = asyncio.Event()
 
@@ -86,7 +86,7 @@ async def running() -> AsyncIterator[Names]:
     async with asyncio.TaskGroup() as group:
         task = group.create_task(book.run(take, lambda idle: idle))
         yield Names(book, resolver, clock, resolved)
-        # Once is not enough in Python 3.11: a wait that times out at that moment forgets it.
+        # In Python 3.11, a wait that times out at that moment loses the cancellation: repeat it.
         while not task.done():
             task.cancel()
             await asyncio.sleep(0.001)
@@ -143,7 +143,7 @@ async def test_members_whose_names_fail_take_half_of_the_room_under_new_names_as
 
 
 def has_failed(names: Names, times: int) -> bool:
-    """Whether the first member's names have failed so often."""
+    """Return True if the first member's names have failed this many times."""
     return names.book._failures.get(key(1)) == times
 
 

@@ -1,4 +1,4 @@
-"""Peers of a device that was just set up are called; those of one that was adopted are left alone."""
+"""Handshakes are initiated with the peers of a new device, but not of an adopted one."""
 
 from dataclasses import replace
 
@@ -21,14 +21,14 @@ THERE = SocketAddress("192.0.2.2", 40000)
 
 
 def calls(bench: Bench, peer: PublicKey) -> list[SetPeer]:
-    """What was sent to a peer's keepalive alone."""
+    """Return the changes that set a peer's keepalive without its allowed IPs."""
     applied = [] if bench.link.device is None else bench.link.device.applied
     changes = (change for change in applied if isinstance(change, SetPeer))
     return [c for c in changes if c.public_key == peer and c.allowed_ips is None and c.keepalive is not None]
 
 
 def call_of(peer: PublicKey, place: SocketAddress, keepalive: int = 0) -> list[SetPeer]:
-    """What a call sends to the device: a keepalive is turned off and on, and is then what it was."""
+    """Return the changes of a handshake initiation: keepalive off, on, and back to its value."""
     return [SetPeer(peer, place, 0), SetPeer(peer, keepalive=25), SetPeer(peer, keepalive=keepalive)]
 
 
@@ -140,7 +140,7 @@ async def test_a_peer_that_is_lost_while_others_are_called_is_called_too(bench: 
             peer = bench.device.peers[key(number)]
             bench.device.peers[key(number)] = replace(peer, endpoint=HERE, last_handshake=now)
         await node.reconciler.repair()
-        async with node.reconciler.executor.lock:  # the call below has to wait here
+        async with node.reconciler.executor.lock:  # the initiation below has to wait here
             first = await lose(bench, node, 1)
             await eventually(lambda: not node.handshakes._lost)
             second = await lose(bench, node, 2)
@@ -149,7 +149,7 @@ async def test_a_peer_that_is_lost_while_others_are_called_is_called_too(bench: 
 
 
 async def lose(bench: Bench, node: Daemon, number: int) -> int:
-    """Have a peer's session gone; returns how much was sent for its calls before."""
+    """End a peer's session; return the number of changes for its earlier initiations."""
     made = len(calls(bench, key(number)))
     bench.device.peers[key(number)] = replace(bench.device.peers[key(number)], last_handshake=0.0)
     node.handshakes.observe(await bench.device.read())

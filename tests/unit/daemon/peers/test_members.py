@@ -1,4 +1,4 @@
-"""Who is a member, and who we are."""
+"""The members of the network, and the node's own token."""
 
 from tests.scripted import grant
 from tests.unit.daemon.conftest import OWN, Bench, eventually

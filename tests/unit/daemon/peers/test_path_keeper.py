@@ -1,4 +1,4 @@
-"""A node whose peers have relays: which way it takes, and what it tells WireGuard."""
+"""A node whose peers have relays: the path that it chooses, and the endpoint in WireGuard."""
 
 from dataclasses import replace
 
@@ -37,7 +37,7 @@ def endpoint(bench: Bench) -> SocketAddress | None:
 
 
 def traffic(bench: Bench, *, sent: int = 0, received: int = 0) -> None:
-    """WireGuard has sent and received so much more for the peer."""
+    """Add to the bytes that WireGuard has sent to and received from the peer."""
     state = bench.device.peers[key(1)]
     bench.device.peers[key(1)] = replace(
         state, tx_bytes=state.tx_bytes + sent, rx_bytes=state.rx_bytes + received
@@ -49,13 +49,13 @@ def roam(bench: Bench, to: SocketAddress) -> None:
 
 
 def sending_without_answer(bench: Bench) -> bool:
-    """A condition that never holds by itself, and makes the peer look cut off."""
+    """Send data that the peer does not answer; return True once UDP is left."""
     traffic(bench, sent=148)
     return endpoint(bench) != UDP
 
 
 async def switched(bench: Bench) -> FakeRelay:
-    """The node, once it has given UDP up."""
+    """Return the relay of a node that has just left UDP."""
     mine(bench, grant(1), EndpointUpdated(1, BOTH))
     await eventually(lambda: endpoint(bench) == UDP)
     assert not bench.relays.made

@@ -25,7 +25,7 @@ async def test_a_repair_that_failed_is_tried_again_before_the_audit(
             if failures:
                 failures -= 1
                 raise DeviceError("out of memory")
-            await apply(changes)  # type: ignore[arg-type]  # passed through as it came
+            await apply(changes)  # type: ignore[arg-type]  # passed through unchanged
 
         monkeypatch.setattr(type(device), "apply", lambda _, changes: failing(changes))
         bench.source.tell(bench.chain.mine(Revoked(1)))

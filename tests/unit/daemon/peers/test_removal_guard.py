@@ -25,7 +25,7 @@ async def _eight_peers(bench: Bench) -> None:
 
 
 def left_above(bench: Bench, token: TokenId) -> bool:
-    """Whether just the tokens above that one are peers still."""
+    """Return True if exactly the tokens above this one are still peers."""
     return bench.tokens() == set(range(token + 1, 9))
 
 
@@ -84,7 +84,7 @@ async def test_what_both_readings_revoke_goes_though_they_differ_in_more(bench: 
 async def test_removals_held_during_a_reading_are_read_at_once(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two blocks revoke: the second one comes while the first one's removals are being confirmed."""
+    """Two blocks revoke: the second comes while the first one's removals are being confirmed."""
     monkeypatch.setattr(reconciler, "CONFIRM_PAUSE", 3600.0)
     bench.chain.mine(*(grant(token) for token in range(1, 9)))
     async with bench.running() as node:
@@ -124,7 +124,7 @@ async def test_an_endpoint_that_is_a_block_behind_is_waited_for(
 
 
 async def test_what_was_released_once_is_doubted_again(bench: Bench) -> None:
-    """A key that came back must not carry the leave to go from an earlier time."""
+    """A key that is granted again does not keep an earlier confirmation of its removal."""
     bench.chain.mine(*(grant(token) for token in range(1, 9)))
     async with bench.running() as node:
         await _eight_peers(bench)

@@ -1,4 +1,4 @@
-"""Names of peers that come and go."""
+"""Host names of peers whose tokens come and go."""
 
 import pytest
 from tests.scripted import grant, key
