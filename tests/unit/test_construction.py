@@ -1,4 +1,4 @@
-"""Objects get all that they need when they are made: nothing is attached to them afterwards."""
+"""Objects get all that they need at construction; no attribute is set on them afterwards."""
 
 import ast
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ ALL_FILES = sorted(SOURCES.rglob("*.py"))
 
 
 def own_attributes(tree: ast.Module) -> set[str]:
-    """The attributes that classes of this module declare: their own objects are theirs to change."""
+    """Return the attributes that the module's classes declare; the module may set these."""
     found = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.ClassDef):
@@ -26,7 +26,7 @@ def own_attributes(tree: ast.Module) -> set[str]:
 
 
 def assigned(tree: ast.Module) -> Iterator[ast.Attribute]:
-    """Every attribute that is assigned to, but for those of ``self``."""
+    """Yield every attribute that is assigned to, except those of ``self``."""
     for node in ast.walk(tree):
         targets = node.targets if isinstance(node, ast.Assign) else []
         if isinstance(node, ast.AugAssign | ast.AnnAssign | ast.For | ast.AsyncFor):
@@ -47,7 +47,7 @@ def wrong_assignments(source: str) -> list[str]:
 
 
 def idle_callbacks(source: str) -> list[str]:
-    """Attributes whose default is a function that does nothing."""
+    """Return the attributes whose default is a function that does nothing."""
     return [
         f"{node.lineno}: {ast.unparse(node.target)}"
         for node in ast.walk(ast.parse(source))

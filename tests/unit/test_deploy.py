@@ -1,4 +1,4 @@
-"""The files under deploy/, as far as they can be checked without what they are for."""
+"""The files under deploy/, as far as they can be checked without their platforms."""
 
 import shutil
 import subprocess

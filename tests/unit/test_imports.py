@@ -1,10 +1,10 @@
-"""No circle of imports, also not of imports for types alone or inside functions."""
+"""Modules have no import cycles, including imports for types or inside functions."""
 
 import grimp
 
 
 def circles(imports: dict[str, set[str]]) -> list[set[str]]:
-    """The strongly connected components of more than one module (Tarjan's algorithm)."""
+    """Return the strongly connected components of more than one module (Tarjan's algorithm)."""
     number: dict[str, int] = {}
     lowest: dict[str, int] = {}
     stack: list[str] = []

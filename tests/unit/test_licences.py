@@ -1,4 +1,4 @@
-"""What is shipped, or installed beside it, may be: every dependency has a licence of the allowed kind."""
+"""Every dependency has an allowed licence."""
 
 import re
 from importlib.metadata import PackageNotFoundError, metadata
@@ -13,7 +13,7 @@ ALLOWED: Final = re.compile(
     r"|PSF-2\.0|Python Software Foundation License|CNRI-Python|Public Domain)"
 )
 ELSEWHERE: Final = frozenset({"win-inet-pton"})
-"""Locked for other systems than the one that the tests run on."""
+"""Packages that are locked for other systems than that of the tests."""
 
 
 def names() -> list[str]:
@@ -21,7 +21,7 @@ def names() -> list[str]:
 
 
 def licences(name: str) -> list[list[str]]:
-    """The alternatives, each of which is all the licences that then hold (SPDX, or as older packages say)."""
+    """Return alternatives: each a list of licences that all apply (SPDX, or older metadata)."""
     found = metadata(name).json
     if expression := found.get("license_expression"):
         return [alternative.split(" AND ") for alternative in str(expression).split(" OR ")]

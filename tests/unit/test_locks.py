@@ -1,4 +1,4 @@
-"""The lock files agree: what the images install is what the tests ran on."""
+"""The lock files agree: the images install the versions that the tests ran on."""
 
 import re
 import tomllib
@@ -22,7 +22,7 @@ def test_every_pin_has_a_hash(name: str) -> None:
 
 def test_the_images_have_what_the_daemon_needs_and_nothing_that_signs() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = {re.match(r"[a-z0-9-]+", text)[0] for text in project["dependencies"]}  # type: ignore[index]  # every one begins with its name
+    wanted = {re.match(r"[a-z0-9-]+", text)[0] for text in project["dependencies"]}  # type: ignore[index]  # each begins with its name
     run, everything = pins("requirements-run.lock"), pins("requirements.lock")
     assert wanted <= run.keys()
     assert run.items() <= everything.items()

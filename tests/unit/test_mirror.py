@@ -1,13 +1,12 @@
-"""Each module has its test file, or is listed with the file that covers it; and the other way
-round.
+"""Each module has its own test file or a line in a table, and each test file has a module.
 
-`src/dstack_vpn/a/b.py` is tested by `tests/unit/a/test_b.py`, the code in a package's own file by
-`tests/unit/a/test_a.py`. `COVERED` has the modules without such a file, `OTHERS` the files of
-`tests/unit` without such a module.
+`src/dstack_vpn/a/b.py` is tested by `tests/unit/a/test_b.py`, and the code in a package's own file
+by `tests/unit/a/test_a.py`. `COVERED` lists the modules without such a file, with the file that
+covers them. `OTHERS` lists the files of `tests/unit` without such a module.
 
-A covering file has to import the module, if need be through others: ``through`` names them in
-order, and each imports the next. An import counts wherever it is. A test file also imports the
-`conftest` modules of its folder and of those above. Two kinds of start count as imports:
+A covering file has to import the module, directly or through other modules. ``through`` names these
+in order; each imports the next. An import counts anywhere in a file. A test file also imports the
+`conftest` modules of its folder and of those above. Two ways to start a program count as imports:
 ``-m dstack_vpn`` as an argument, and a command's line in the table of `dstack_vpn.cli`.
 """
 
@@ -31,20 +30,20 @@ class Cover(NamedTuple):
     """The file that covers a module."""
 
     test: str
-    """Relative to the tests."""
+    """The path, relative to ``tests``."""
     reason: str
-    """Why the module has no file of its own."""
+    """The reason why the module has no test file of its own."""
     through: str = ""
     """The modules between the test and the module, with `` > `` between them."""
 
     @property
     def waypoints(self) -> list[str]:
-        """Return the modules between."""
+        """Return the full names of the modules between."""
         return [full_name(name) for name in self.through.split(" > ") if name]
 
 
 def full_name(name: str) -> str:
-    """Return a module's name; the package is left out in the tables."""
+    """Return a module's full name; the tables leave the package out."""
     return name if name.split(".", maxsplit=1)[0] in {"tests", "demo"} else f"{PACKAGE}.{name}"
 
 
@@ -320,7 +319,7 @@ OTHERS: Final[Mapping[str, str]] = {
     "test_scan_images.py": "a script",
     "test_threat_model.py": "the documents",
 }
-"""The test files of `tests/unit` that stand for no module."""
+"""The test files of `tests/unit` that do not mirror a module."""
 
 
 @dataclass(frozen=True)
@@ -329,7 +328,7 @@ class Tree:
 
     root: Path
     files: dict[str, Path] = field(init=False)
-    """By module."""
+    """The files by module name."""
 
     def __post_init__(self) -> None:
         folders = {PACKAGE: f"src/{PACKAGE}", "tests": "tests", "demo": "demo"}
@@ -376,7 +375,7 @@ def own_test(path: Path) -> str:
 
 
 def has_code(path: Path) -> bool:
-    """Return True if a file has more than imports and names."""
+    """Return True if a file has a function or a class."""
     code = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
     return any(isinstance(node, code) for node in ast.parse(path.read_text()).body)
 
@@ -405,7 +404,7 @@ def imported(tree: ast.Module, *, commands: bool) -> Iterator[str]:
 
 
 def problems(tree: Tree, covered: Mapping[str, Cover], others: Mapping[str, str]) -> list[str]:
-    """Return what is wrong with the files and the tables."""
+    """Return the problems of the files and the tables."""
     modules, tests = tree.modules, tree.tests
     mirrored = set(modules.values())
     return [
@@ -431,7 +430,7 @@ def problems(tree: Tree, covered: Mapping[str, Cover], others: Mapping[str, str]
 
 
 def uncovered(tree: Tree, module: str, cover: Cover) -> Iterator[str]:
-    """Yield each import that is missing between a covering test and its module."""
+    """Yield the imports that are missing between a covering test and its module."""
     test = module_of(Path(cover.test), "tests")
     if test not in tree.files:
         yield f"{module}: tests/{cover.test} does not exist"
@@ -451,12 +450,12 @@ def test_each_line_has_a_reason() -> None:
     assert all(OTHERS.values())
 
 
-# -- the check itself -----------------------------------------------------------------------------
+# -- the check itself ------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def small(tmp_path: Path) -> Path:
-    """A project with a module that has its test, one that another covers, and a command."""
+    """Return a project: a module with its test, one that another test covers, and a command."""
     files = {
         "src/dstack_vpn/__init__.py": "__version__ = '1'",
         "src/dstack_vpn/__main__.py": "from dstack_vpn.cli import run",

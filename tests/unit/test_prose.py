@@ -1,4 +1,4 @@
-"""The check of the prose finds each pattern, and skips code."""
+"""The prose check finds each pattern, and skips code."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ def names(passages: list[prose.Passage]) -> set[str]:
 
 
 def tree(folder: Path, document: str, source: str) -> Path:
-    """A repository with one document, one source, and what else is searched."""
+    """Return a repository with one document, one source, and the other files that are searched."""
     for name in ("docs/page.md", "README.md", "SECURITY.md", "contracts/README.md", "src/module.py"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text("")

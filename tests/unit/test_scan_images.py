@@ -1,4 +1,4 @@
-"""What the scan of the images takes for wrong."""
+"""The findings of the image scan."""
 
 import pytest
 from scripts.scan_images import finding

@@ -1,4 +1,4 @@
-"""The documents about trust name tests as witnesses: each of them has to exist."""
+"""The tests and files that the documents about trust name exist."""
 
 import re
 from functools import cache
@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 
 @cache
 def defined() -> frozenset[str]:
-    """Every test there is."""
+    """Return the names of all tests."""
     found: set[str] = set()
     for path in (ROOT / "tests").rglob("test_*.py"):
         found |= set(re.findall(r"^(?:async )?def (test_\w+)", path.read_text(), re.MULTILINE))
