@@ -1,4 +1,4 @@
-"""Where packets for peers may be sent to: no notation of a refused address passes, as text or by DNS."""
+"""Destinations of packets: a refused address is refused in every notation, as text or by DNS."""
 
 import ipaddress
 import socket
@@ -47,7 +47,7 @@ def addresses(*networks: str) -> st.SearchStrategy[str]:
 
 
 def notations(text: str) -> list[str]:
-    """An address, and the IPv6 addresses that carry it."""
+    """Return an address, and the IPv6 addresses that embed it."""
     address = ipaddress.ip_address(text)
     if address.version == 6:
         return [text]
@@ -71,7 +71,7 @@ def as_text(text: str) -> str:
 
 
 def answered(text: str) -> Callable[..., Found]:
-    """A resolver's answer for every name."""
+    """Return a resolver that has this answer for every name."""
     family = socket.AF_INET6 if ":" in text else socket.AF_INET
     return lambda *_, **__: [(family, socket.SOCK_DGRAM, 17, "", (text, 51820))]
 

@@ -1,8 +1,9 @@
-"""Whatever an honest but untidy endpoint does, the follower ends with what the chain says.
+"""The follower ends with the chain's state after any messages of an honest endpoint.
 
-The model is a tree of blocks with real hashes. A run mines, forks, swaps messages, repeats them,
-loses heads, loses whole sessions; in the end one more head must bring the follower's registry to
-the state that a plain fold of the canonical chain gives.
+The endpoint may lose, repeat and reorder messages. The model is a tree of blocks with real hashes.
+A run mines, forks, swaps messages, repeats them, loses heads, and loses whole sessions. In the end,
+one more head must bring the follower's registry to the state that a plain fold of the canonical
+chain gives.
 """
 
 from collections import deque
@@ -53,17 +54,17 @@ def answer(chain: ScriptedChain, fetch: Fetch) -> BlockRef | list[LoggedEvent] |
 
 
 class Driver:
-    """Feeds a follower and answers its fetches, as late as it is told to."""
+    """A driver that feeds a follower and answers its fetches when the test asks for it."""
 
     def __init__(self, chain: ScriptedChain) -> None:
         self.chain, self.pending = chain, deque[Fetch]()
         self.follower = Follower()
         self.follower.bootstrapped(Registry(), chain.blocks[0])
         self.seen, self.peers = Registry(), set[PublicKey]()
-        """What a reader of the commands knows: the registry of the last, and who is a peer by all of them."""
+        """A consumer's view: the last command's registry, and the peers after all commands."""
 
     def members(self) -> set[PublicKey]:
-        """Who has a token's key, by the registry as a whole."""
+        """Return the keys of the active tokens in the registry."""
         nodes = self.follower.registry.nodes.values()
         return {n.public_key for n in nodes if n.active and isinstance(n.public_key, PublicKey)}
 
@@ -94,7 +95,7 @@ class Driver:
         self.follower.abandon()
 
     def restart(self) -> None:
-        """A new process, which knows what the last one has stored."""
+        """Start a new process from the events and the tip that the last one has stored."""
         self.pending.clear()
         stored, tip = self.follower.timeline.events, self.follower.tip
         assert tip is not None
@@ -103,7 +104,7 @@ class Driver:
         self.seen, self.peers = self.follower.registry, self.members()
 
     def settle(self) -> None:
-        """A quiet chain: one more head, and every fetch answered."""
+        """Let the chain be quiet: announce the newest head again, and answer every fetch."""
         self.receive(self.chain.blocks[-1])
         while self.pending:
             self.serve()
@@ -146,15 +147,16 @@ def test_any_order_of_messages_ends_with_what_the_chain_says(script: Script, rng
                 driver.restart()
             case _:
                 driver.lose_session()
-        # Heads may be lost or repeated; logs may be repeated and come in any order, but a log that
-        # no walk would fetch again is not lost here: that is what the audit is for.
+        # Heads may be lost or repeated. Logs may be repeated and reordered. A log that no walk
+        # would fetch again is not lost here: the resync covers that case.
         facts = [f for f in facts if not isinstance(f, BlockRef) or rng.random() < 0.9]
         facts += [f for f in facts if rng.random() < 0.2]
         rng.shuffle(facts)
         for fact in facts:
             driver.receive(fact)
     chain.mine()
-    # After a restart a chain that is shorter than what was stored is waited for: it may only lag.
+    # After a restart, the follower waits if the chain is shorter than the stored one: the endpoint
+    # may only lag.
     while chain.head.number <= (driver.follower.tip or chain.head).number:
         chain.mine()
     driver.settle()
@@ -183,7 +185,7 @@ def test_a_mint_that_a_reorg_moves_is_never_taken_away_in_between(block_events: 
 
 
 def test_a_key_that_goes_in_the_last_of_several_steps_at_once_goes() -> None:
-    """Heads that came during a walk are taken with its end: all of that is one answer of the follower."""
+    """Heads that arrive during a walk are applied at its end, in one answer of the follower."""
     chain = ScriptedChain()
     driver = Driver(chain)
     for fact in chain.mine(Granted(1, "0xa", "a", key(1))):
@@ -200,7 +202,7 @@ def test_a_key_that_goes_in_the_last_of_several_steps_at_once_goes() -> None:
 
 
 def test_after_a_walk_one_other_goes_to_the_newest_of_all_heads_that_came() -> None:
-    """One for each would make an endpoint that is slower than its blocks late by more and more."""
+    """With one walk for each head, an endpoint slower than its blocks would lag more and more."""
     chain = ScriptedChain()
     driver = Driver(chain)
     driver.follower.subscribed_from(None)
@@ -254,7 +256,7 @@ def test_an_endpoint_that_goes_back_below_what_is_settled_takes_nothing_back() -
     assert driver.follower.settle(chain.blocks[7])
     before, tip = driver.follower.registry, driver.follower.tip
     for begun in (False, True):
-        if begun:  # a process that knows no block from before its start
+        if begun:  # a process that has no block from before its start
             driver.follower.bootstrapped(before, chain.blocks[-1])
         for old in chain.blocks[1:6]:
             commands = driver.follower.receive(old)

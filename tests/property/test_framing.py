@@ -1,4 +1,4 @@
-"""The scanner against the plainest decoder there can be, over any bytes in any pieces."""
+"""The scanner agrees with a plain decoder, over any bytes in any pieces."""
 
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,4 +1,4 @@
-"""Whatever happens to a node, its key is changed when it is old, and never in a hurry."""
+"""In any history, a node's key is rotated when it is old, and attempts are never frequent."""
 
 from dataclasses import dataclass, replace
 
@@ -24,16 +24,16 @@ LOOKS = st.builds(Look, st.floats(0, 1e9), st.none() | AGES, st.booleans(), st.b
 
 @dataclass(frozen=True)
 class Happens:
-    """What comes next: time passes, and if a key is announced then with this outcome."""
+    """One step: time passes, and a key that is announced then has this outcome."""
 
     seconds: float
     mined: bool
     draw: float
     followed: bool
     registry_off: float
-    """What the endpoint adds to the age, in seconds: it may lie."""
+    """The seconds that the endpoint adds to the age; it may forge the block time."""
     clock_off: float
-    """What was done to this machine's clock."""
+    """The seconds that are added to this machine's clock."""
     restarted: bool
 
 
@@ -80,7 +80,7 @@ def test_no_age_is_more_than_any_clock_says(registry: float | None, file: float 
 def test_there_is_no_history_that_makes_a_storm(
     longest: float, spread: float, happens: list[Happens]
 ) -> None:
-    """Lies, clocks that jump, failures, and keys that never arrive: tries stay a minute apart in one life."""
+    """Forged times, clock jumps, failures, lost keys: attempts of a process are a minute apart."""
     schedule = Schedule(longest, spread).started(0.0)
     now, set_at, written, clock = 0.0, 0.0, 0.0, 0.0
     last_try = born = 0.0
@@ -119,7 +119,7 @@ def test_after_any_failures_it_is_changed_in_the_end(
 def test_a_liar_makes_us_pay_no_more_than_the_file_allows(
     longest: float, spread: float, forged: float
 ) -> None:
-    """An endpoint that says of every key that it is old gets one new key for each time KEY_MAX_AGE."""
+    """An endpoint that reports every key as old causes one new key for each KEY_MAX_AGE at most."""
     schedule = Schedule(longest, spread)
     young = age_of(registry=forged, file=0.89 * longest)
     assert schedule.decide(Look(1e9, young, member=True, able=True)) is KeyAction.REST

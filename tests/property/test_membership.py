@@ -1,4 +1,4 @@
-"""Access control and the peers that follow: no two peers meet, and deltas come to a rebuild's set."""
+"""Access control and its peers: no two peers overlap, and deltas lead to the set of a rebuild."""
 
 import ipaddress
 

@@ -1,4 +1,4 @@
-"""Plans, carried out on a device with WireGuard's semantics: they converge, disturb nobody, can be undone."""
+"""Plans on a device with WireGuard's semantics: convergence, untouched peers, and undo."""
 
 import asyncio
 from collections.abc import Iterable
@@ -29,7 +29,7 @@ EVIDENCE = Evidence(NOW)
 
 @st.composite
 def peer_sets(draw: st.DrawFn) -> Peers:
-    """Peers that share no prefix, as addressing makes sure."""
+    """Draw peers that share no prefix, as addressing guarantees."""
     keys = draw(st.lists(st.integers(0, 7), unique=True, max_size=8))
     prefixes = draw(st.permutations(PREFIXES))
     peers = {}
@@ -49,7 +49,7 @@ def settled(peers: Iterable[Peer]) -> dict[PublicKey, PeerState]:
 
 
 def run(before: Peers, changes: Iterable[PeerChange], *more: PeerChange) -> dict[PublicKey, PeerState]:
-    """What a device that has ``before`` looks like after the changes."""
+    """Return the state of a device that had ``before``, after the changes."""
     device = MemoryDevice()
 
     async def work() -> None:
@@ -137,8 +137,8 @@ def test_undo_takes_back_all_but_the_removals(before: Peers, after: Peers) -> No
 
 @given(peer_sets(), peer_sets())
 def test_deltas_lead_to_the_same_peers(before: Peers, after: Peers) -> None:
-    # One address a token and one key a token at a time: a peer's prefixes change only with its
-    # key's token.
+    # A token has one address and one key at a time: a peer's prefixes change only with its key's
+    # token.
     decision = Decision(granted=True, reason=Reason.ACTIVE)
     taken = frozenset[str]().union(*(peer.allowed_ips for peer in before.values()))
     free = {k: p for k, p in after.items() if k in before or not p.allowed_ips & taken}
@@ -208,6 +208,6 @@ def test_a_relays_port_of_the_process_before_us_is_replaced_at_once() -> None:
     peer = Peer(key(1), frozenset({"10.77.0.2/32"}), ours)
     device = DeviceState(None, 1, 0, {key(1): PeerState(key(1), peer.allowed_ips, left, 0, NOW)})
     (step,) = plan(device, {key(1): peer}, {}, {}, EVIDENCE).steps
-    # With a session that may live it begins anew: nobody knows what is at the other address.
+    # The session may be alive, so it is reset: the host at the other address is unknown.
     assert step.changes == (RemovePeer(key(1)), SetPeer(key(1), ours, allowed_ips=peer.allowed_ips))
     assert not plan(device, {key(1): peer}, {key(1): ours}, {}, EVIDENCE)

@@ -1,4 +1,7 @@
-"""Fewer than k liars give nobody access, hide nothing from an audit, and get no honest endpoint accused."""
+"""Fewer than k dishonest endpoints have no effect.
+
+They grant no access, hide nothing from a resync, and get no honest endpoint accused.
+"""
 
 from dataclasses import dataclass, replace
 from random import Random
@@ -34,7 +37,7 @@ def some_state(random: Random) -> State:
 
 
 def step(state: State, random: Random) -> State:
-    """The chain goes on: usually with a change or two."""
+    """Advance the chain, usually with a change or two."""
     after = dict(state)
     for token in TOKENS:
         if random.random() < 0.3:
@@ -52,7 +55,7 @@ def block(number: int, fork: str = "") -> BlockRef:
 
 @dataclass
 class World:
-    """A chain, and endpoints that are honest or not."""
+    """A chain, and honest and dishonest endpoints."""
 
     random: Random
     needed: int
@@ -81,7 +84,7 @@ class World:
         return self.random.choice([state, step(state, self.random), {}, self.random.choice(self.history)])
 
     def statement(self, name: str) -> Reply:
-        """About the tip, or about a head that lags; a liar may say anything, of any height."""
+        """Return a reply about the tip or an older head; a dishonest one may claim anything."""
         behind = self.random.random() < 0.2
         height = self.random.randint(0, self.tip) if behind else self.tip
         state, fork = self.history[height], ""
@@ -103,7 +106,7 @@ class World:
         others = [n for n in (*self.honest, *self.liars) if n not in {self.leader, *self.accused}]
         statements = [self.statement(name) for name in others]
         words = [Comparison.of(s, at, *compare(self.registry, s.observed)) for s in statements]
-        # The followed endpoint answers first, last, somewhere between, or not at all.
+        # The followed endpoint replies first, last, between the others, or not at all.
         if self.random.random() >= 0.2:
             words.insert(self.random.randint(0, len(words)), own)
         for count in range(1, len(words) + 1):
@@ -155,18 +158,18 @@ def test_fewer_than_k_liars_achieve_nothing(world: World, rounds: int) -> None:
 
 @given(worlds)
 def test_what_k_honest_endpoints_show_is_granted(world: World) -> None:
-    """With an honest endpoint followed and k honest ones that are up to date, liars keep nobody out."""
+    """If the followed endpoint and k current ones are honest, the others exclude no member."""
     if world.leader not in world.honest or len(world.honest) < world.needed:
         return
     world.go_on()
-    for _ in range(2):  # whoever is found to lie in the first round is not heard in the second
+    for _ in range(2):  # an endpoint that is contradicted in round one is ignored in round two
         world.random = Random(1)
-        world.random.random = lambda: 0.99  # type: ignore[method-assign]  # nobody lags
+        world.random.random = lambda: 0.99  # type: ignore[method-assign]  # no endpoint lags
         world.audit()
     kept_out = {n.token_id for n in world.registry.nodes.values() if in_force(n)} - {
         n.token_id for n in world.granted()
     }
-    # A liar that speaks of a block that is not there yet is heard until that block has come.
+    # A dishonest reply about a future block counts until that block has arrived.
     ahead = {
         t for t in kept_out if any(x.height > world.tip for x in world.quorum._contradictions[t].values())
     }
@@ -195,7 +198,7 @@ def test_who_makes_blocks_up() -> None:
 
 
 def vouched_at(height: int, node: Node) -> tuple[Quorum, Registry, Comparison]:
-    """A quorum of two that has heard of one token at that height, and what the followed endpoint says."""
+    """Return a quorum of 2 with one token confirmed, and the followed endpoint's comparison."""
     quorum, registry, at = Quorum(2), Registry.of([node]), block(height)
     quorum.update([1], registry)
     own = Comparison("a", height, frozenset({1}), {})

@@ -1,4 +1,4 @@
-"""The registry and its timeline: every change has an inverse, and no order of arrival matters."""
+"""The registry and its timeline: each change has an inverse, and arrival order is irrelevant."""
 
 from random import Random
 

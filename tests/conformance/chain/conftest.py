@@ -1,4 +1,4 @@
-"""Both dev chains under one interface, each by WebSocket and by HTTP."""
+"""Both development chains under one interface, each by WebSocket and by HTTP."""
 
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import AsyncExitStack
@@ -14,13 +14,13 @@ from dstack_vpn.adapters.contracts import calls
 
 
 class DevChain(Protocol):
-    """What the suite needs to do to a chain."""
+    """The operations on a chain that the suite needs."""
 
     http: str
     ws: str
     contract: str
     owner: str
-    """Account 1, whose nodes they are."""
+    """Account 1, which owns the nodes."""
 
     def mint(self, number: int) -> Awaitable[Any]: ...
     def revoke(self, token: int) -> Awaitable[Any]: ...
@@ -71,7 +71,7 @@ async def chain(request: pytest.FixtureRequest) -> AsyncIterator[DevChain]:
 
 @dataclass
 class Connected:
-    """A session, whichever way it goes."""
+    """A session over one of the two transports."""
 
     session: RpcSession
     streams: bool

@@ -1,4 +1,4 @@
-"""What only a real process can show: a chain that goes away, comes back, and may not be the same."""
+"""Outages of a real process: a chain that ends, returns, and may be another chain."""
 
 import asyncio
 
@@ -19,7 +19,7 @@ def pool_of(anvil: Anvil, scheme: str) -> RpcPool:
 
 
 async def lose(anvil: Anvil, pool: RpcPool) -> None:
-    """Follow the chain until it is gone."""
+    """Follow the chain until it ends."""
     with pytest.raises(EndpointError):
         async with pool.session() as session, asyncio.timeout(DEADLINE):
             facts = session.facts()

@@ -1,4 +1,4 @@
-"""What every session over every transport to every chain does."""
+"""The behaviour of every session, over every transport, to every chain."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -28,7 +28,7 @@ DEADLINE = 10.0
 async def facts_until_head(
     facts: AsyncIterator[ChainFact | Unannounced], number: int
 ) -> list[ChainFact | Unannounced]:
-    """The facts up to that head and all logs of its block, which may come before or after it."""
+    """Return the facts up to a head; the logs of its block may come before or after it."""
     seen: list[ChainFact | Unannounced] = []
     async with asyncio.timeout(DEADLINE):
         async for fact in facts:
@@ -141,7 +141,7 @@ async def test_the_events_of_one_block(connected: Connected, chain: DevChain) ->
 async def test_an_unknown_block_has_no_events_but_an_error(
     connected: Connected, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ranges, "LAG", 0.5)  # how long a backend that lags is waited for
+    monkeypatch.setattr(ranges, "LAG", 0.5)  # the wait for a backend that lags
     with pytest.raises(EndpointError, match="does not know block"):
         await connected.session.block_events("0x" + "12" * 32)
 

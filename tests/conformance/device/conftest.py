@@ -1,7 +1,7 @@
-"""One subject a backend: a started link with its device, and somebody else's word on what it holds.
+"""One subject for each backend: a started link, its device, and an independent view of it.
 
-That word is ``wg show <interface> dump`` for the real ones. They live in a network namespace of
-their own, which the test's thread is in.
+For the real backends, that view is ``wg show <interface> dump``. They are in a network namespace of
+their own, which the test's thread has entered.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ class Subject:
     namespace: netns_support.Namespace | None
 
     async def told(self) -> DeviceState:
-        """What the device holds, as ``wg`` tells it."""
+        """Return the device's state as ``wg`` reports it; an in-memory device's own state."""
         if self.namespace is None:
             return await self.device.read()
         return parse_dump(self.namespace.run("wg", "show", NAME, "dump"))

@@ -1,4 +1,4 @@
-"""What every `Device` does, whatever carries it out; `wg` is the witness of the real ones."""
+"""The behaviour of every `Device`; `wg` confirms the state of the real ones."""
 
 import asyncio
 import errno

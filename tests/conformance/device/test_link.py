@@ -1,4 +1,4 @@
-"""What every `Link` with a real interface does; `ip` is the witness."""
+"""The behaviour of every `Link` with a real interface; `ip` confirms its state."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -33,7 +33,7 @@ PEER = SetPeer(PublicKey(b"\1" * 32), None, 0, frozenset({"10.77.0.9/32"}))
 def inside(backend: str, namespace: Namespace | None) -> Namespace:
     if namespace is None:
         pytest.skip("has no interface")
-    # A way out, as a machine has one: what leaks would go by it.
+    # A default route out of the host, as usual: leaked packets would take it.
     namespace.run("ip", "link", "add", "uplink", "type", "veth", "peer", "beyond")
     for end in ("uplink", "beyond"):
         namespace.run("ip", "link", "set", end, "up")
@@ -62,7 +62,7 @@ def addresses(inside: Namespace) -> frozenset[str]:
 
 
 def routes(inside: Namespace) -> set[tuple[str, str]]:
-    """Each of our routes: how it is called, and where it goes."""
+    """Return our routes: the interface or ``blackhole``, and the destination."""
     found = set()
     for family in ("-4", "-6"):
         for row in inside.run("ip", family, "route", "show", "proto", "118").splitlines():
@@ -75,7 +75,7 @@ EVERYTHING = {(where, to) for where in (NAME, "blackhole") for to in ("10.77.0.0
 
 
 def way(inside: Namespace, address: str) -> str:
-    """By which interface a packet would leave, or empty where it would not."""
+    """Return the interface by which a packet would leave, or an empty string."""
     told = inside.run("ip", "route", "get", address, check=False).split()
     return told[told.index("dev") + 1] if "dev" in told else ""
 

@@ -1,4 +1,4 @@
-"""That neither wireguard-go's death nor the daemon's costs the tunnel."""
+"""The tunnel survives the death of wireguard-go and of the daemon."""
 
 import asyncio
 import contextlib
@@ -49,7 +49,7 @@ async def bring_up(link: UserspaceLink, number: int) -> None:
 
 @dataclass
 class Tunnel:
-    """Two namespaces with a tunnel between them; the test's thread is in the left one, whose link this is."""
+    """Two namespaces and a tunnel between them; the test's thread and link are in the left one."""
 
     left: Namespace
     right: Namespace
@@ -77,14 +77,14 @@ async def tunnel(ends: tuple[Namespace, Namespace]) -> AsyncIterator[Tunnel]:
         tunnel = Tunnel(left, right, UserspaceLink(netns_support.claim(), PROGRAM))
         await bring_up(tunnel.link, 1)
         yield tunnel
-        # Whichever link the test has put there.
+        # The test may have replaced the link.
         await tunnel.link.stop(keep=False)
 
 
 def pid_in(namespace: Namespace) -> int:
-    """The namespace's wireguard-go."""
+    """Return the process id of the namespace's wireguard-go."""
     for pid in netns_support.run("ip", "netns", "pids", namespace.name).split():
-        # The listing program was in there too, and is gone by now.
+        # The process that lists the namespace was in it too, and has ended by now.
         with contextlib.suppress(FileNotFoundError):
             if Path(f"/proc/{pid}/comm").read_text().strip() == "wireguard-go":
                 return int(pid)
@@ -92,8 +92,8 @@ def pid_in(namespace: Namespace) -> int:
 
 
 async def kill_and_wait(link: UserspaceLink, namespace: Namespace) -> None:
-    # The far end takes a handshake within 20 ms of the last one for a replay, and the next try is 5
-    # s later.
+    # The far end takes a handshake within 20 ms of the last one for a replay, and the next attempt
+    # is 5 s later.
     await asyncio.sleep(0.1)
     os.kill(pid_in(namespace), signal.SIGKILL)
     async with asyncio.timeout(10):
@@ -106,7 +106,7 @@ async def test_an_adoption_loses_no_packet(tunnel: Tunnel) -> None:
             await tunnel.link.stop(keep=True)
             tunnel.link = UserspaceLink(netns_support.claim(), PROGRAM)
             await bring_up(tunnel.link, 1)
-            # Not as fast as it goes: packets should meet each state.
+            # Slow enough that packets meet each state.
             await asyncio.sleep(0.05)
     assert ping.report is not None
     assert ping.report.sent > 200
@@ -162,8 +162,8 @@ async def test_it_is_stopped_whoever_started_it(tunnel: Tunnel) -> None:
     tunnel.link = UserspaceLink(netns_support.claim(), PROGRAM)
     await tunnel.link.start()
     await tunnel.link.stop(keep=False)
-    # Its parent is this process, which has let go of it.
-    assert os.waitpid(pid, 0)[0] == pid  # noqa: ASYNC222  # it has hung up already
+    # The process is a child of this one, and the first link has released it.
+    assert os.waitpid(pid, 0)[0] == pid  # noqa: ASYNC222  # it has ended already
 
 
 async def test_a_program_that_dies_at_once_is_an_error(ends: tuple[Namespace, Namespace]) -> None:
