@@ -1,4 +1,4 @@
-"""Nodes for the tests of this folder, and their log lines."""
+"""Fixtures: nodes on endpoints, and their log lines."""
 
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -17,7 +17,7 @@ MakeRig = Callable[..., Rig]
 
 @pytest.fixture
 def make_rig(tmp_path: Path) -> MakeRig:
-    """A `Rig` whose state is in the test's own folder, so that a second one continues the first."""
+    """Make a `Rig` with its state in the test's folder. A second `Rig` uses the same state."""
 
     def make(urls: str | list[str], contract: str, **options: Any) -> Rig:
         return Rig([urls] if isinstance(urls, str) else urls, contract, tmp_path, **options)
@@ -27,21 +27,21 @@ def make_rig(tmp_path: Path) -> MakeRig:
 
 @pytest.fixture
 async def second_chain() -> AsyncIterator[FakeServer]:
-    """Another endpoint of the same scripted chain: same genesis, and whatever the test mines on it."""
+    """Yield a second scripted chain with the same genesis. A test mines its blocks separately."""
     async with serve() as server:
         yield server
 
 
 @pytest.fixture
 async def pair() -> AsyncIterator[Pair]:
-    """Two endpoints of one scripted chain."""
+    """Yield two endpoints of one scripted chain."""
     async with two_endpoints() as pair:
         yield pair
 
 
 @pytest.fixture
 def log_lines() -> Iterator[list[Any]]:
-    """Every log line from here on, also where another test made the loggers keep what they first found."""
+    """Collect all log lines, including those of loggers that an earlier test made and cached."""
     structlog.reset_defaults()
     for name, module in list(sys.modules.items()):
         if name.startswith("dstack_vpn") and (log := getattr(module, "_log", None)) is not None:

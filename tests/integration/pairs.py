@@ -1,4 +1,4 @@
-"""Two endpoints of one scripted chain, and the peers that its tokens should be."""
+"""Two endpoints of one scripted chain, and the peers expected from its tokens."""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -19,7 +19,7 @@ class Pair:
     second: FakeServer
 
     def announce_both(self) -> None:
-        """What is mined is announced by whichever endpoint runs."""
+        """Announce mined blocks on each endpoint that runs."""
 
         async def announce(kind: str, items: Sequence[dict[str, Any]]) -> None:
             for server in (self.first, self.second):
@@ -40,7 +40,7 @@ async def two_endpoints() -> AsyncIterator[Pair]:
 
 
 def members(chain: FakeChain) -> Peers:
-    """The peers that the chain's tokens should be."""
+    """Return the peers expected from the chain's tokens."""
     return {
         token.key: (addresses(chain.contract, token.id), token.endpoint or None)
         for token in chain.head.tokens.values()

@@ -1,6 +1,6 @@
-"""A whole node as `wiring` builds it, on real endpoints, with only the WireGuard device in memory.
+"""A node from `wiring`, on real endpoints; only the WireGuard device is in memory.
 
-What the peers should be is for `views` to say.
+The expected peers come from `views`.
 """
 
 import asyncio
@@ -33,14 +33,14 @@ from dstack_vpn.wiring.transports import Relays
 OWN = PrivateKey(bytes(range(1, 33)))
 OWN_KEY = derive(OWN)
 DEADLINE = 20.0
-"""Seconds for anything to happen: far more than it takes, even on a busy machine."""
+"""Seconds until a condition holds: far more than needed, even on a busy machine."""
 
 Peers = Mapping[str, tuple[frozenset[str], str | None]]
 """Allowed IPs and endpoint by public key, all as text."""
 
 
 async def eventually(condition: Callable[[], object], what: str, timeout: float = DEADLINE) -> None:
-    """Wait until it holds; fail with what was waited for."""
+    """Wait until a condition holds; raise AssertionError with ``what`` after ``timeout`` seconds."""
     ends = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < ends, f"in vain: {what}"
@@ -52,7 +52,7 @@ async def eventually(condition: Callable[[], object], what: str, timeout: float 
 
 @dataclass
 class Rig:
-    """One node on the given endpoints, and everything around it for a test to pull at."""
+    """A node on the given endpoints, with its device, its sessions and their calls."""
 
     urls: list[str]
     contract: str
@@ -60,15 +60,15 @@ class Rig:
     environment: dict[str, str] = field(default_factory=dict)
     resync_interval: float = 3600.0
     pace: float | None = None
-    """Seconds between blocks, where the chain is configured to have a rhythm."""
+    """Seconds between blocks, if the chain's block time is configured."""
     link: MemoryLink = field(default_factory=MemoryLink)
     asked: list[tuple[str, Sequence[Any]]] = field(default_factory=list)
-    """Every RPC call of every session since it was connected: the method and its parameters."""
+    """The RPC calls of all sessions, from the connection on: methods and parameters."""
     sessions: list[RpcSession] = field(default_factory=list)
     node: Daemon = field(init=False)
 
     def build(self) -> Daemon:
-        """The node of `wiring.build`, which also waits less long where a test would only wait."""
+        """Return the node of `wiring.build`, with a shorter polling interval and jitter."""
         config = self.state_dir / "empty.toml"
         config.touch()
         environment = {
@@ -97,25 +97,25 @@ class Rig:
 
     @asynccontextmanager
     async def running(self, *, settled: bool = True) -> AsyncIterator["Rig"]:
-        """The node, running, by default once it knows the registry; it ends in order."""
+        """Run the node. With ``settled``, yield after the first synchronization. Stop it in order."""
         self.node, stop = self.build(), asyncio.Event()
         async with asyncio.TaskGroup() as group:
             group.create_task(self.node.run(stop, {}))
             try:
                 if settled:
-                    await eventually(self.follows, "the registry is known")
+                    await eventually(self.follows, "the node follows the registry")
                 yield self
             finally:
                 stop.set()
 
     def follows(self) -> bool:
-        """Whether the chain is followed and the device is up."""
+        """Return whether the node follows the chain and its device is up."""
         node = self.node
         return (
             node.members.synced is not None and node.chain.state.problem is None and node.tunnel.up.is_set()
         )
 
-    # -- what it shows -----------------------------------------------------------------------------
+    # -- the node's state --------------------------------------------------------------------------
 
     @property
     def device(self) -> MemoryDevice:
@@ -124,51 +124,51 @@ class Rig:
 
     @property
     def peers(self) -> Peers:
-        """What the device has."""
+        """Return the peers on the device."""
         found = {} if self.link.device is None else self.link.device.peers
         return {str(key): _plain(peer) for key, peer in found.items()}
 
     @property
     def keys(self) -> set[PublicKey]:
-        """Whom the device has."""
+        """Return the public keys of the peers on the device."""
         return set() if self.link.device is None else set(self.link.device.peers)
 
     @property
     def tip(self) -> int:
-        """The height that the node is at; -1 while it is at none."""
+        """Return the height of the node's newest block, or -1 without a block."""
         tip = self.node.chain.state.follower.tip
         return -1 if tip is None else tip.number
 
     def decide(self, subject: TokenId | str | PublicKey) -> Decision:
-        """What access control says about a token, a name or a key."""
+        """Return the decision of access control about a token, a name or a key."""
         return self.node.tunnel.members.access.decide(subject, time.time())  # noqa: TID251  # the test's clock
 
     def health(self) -> Health:
         return evaluate(self.node.reporter.collect(), time.time())  # noqa: TID251  # the test's own clock
 
     def component(self, name: str) -> str:
-        """A component's status and reason in one line."""
+        """Return a component's status and reason in one line."""
         return next(f"{c.status}: {c.reason}" for c in self.health().components if c.name == name)
 
     @property
     def spent(self) -> list[str]:
-        """The methods of all calls but for the questions after the latest block, which are polling."""
+        """Return the methods of all calls except polling for the latest block."""
         return [method for method, parameters in self.asked if "latest" not in parameters[:1]]
 
     async def quiet(self) -> None:
-        """Wait until nothing that an event has set off is under way any more."""
+        """Wait until all fetches that an event caused have ended."""
         follower = self.node.chain.state.follower
-        await eventually(lambda: not follower.walking and not _fetching(), "all fetches have come back")
+        await eventually(lambda: not follower.walking and not _fetching(), "all fetches have ended")
 
     async def settle(self, want: Peers, what: str) -> None:
-        """Wait until the device has just these peers, then hold it to that: nothing is left to repair."""
+        """Wait until the device has these peers exactly, then check that a repair changes nothing."""
         work, executor = self.node.reconciler.changes.work, self.node.reconciler.executor
 
         def settled() -> bool:
             return not work.is_set() and not executor.lock.locked() and agree(self.peers, want)
 
         await eventually(settled, f"{what}: {sorted(want)} on the device")
-        applied = executor.applied  # the steps of plans: handshake initiations are none
+        applied = executor.applied  # counts steps of plans, without handshake initiations
         assert await self.node.reconciler.repair(), self.component("device")
         assert executor.applied == applied, f"{what}: there was something left to repair"
         assert agree(self.peers, want), what
@@ -176,7 +176,7 @@ class Rig:
 
 @dataclass
 class _Watched:
-    """A pool whose sessions write down what they ask."""
+    """A pool whose sessions record their calls."""
 
     pool: RpcPool
     rig: Rig
@@ -228,7 +228,7 @@ def _plain(peer: PeerState) -> tuple[frozenset[str], str | None]:
 
 
 def agree(found: Peers, want: Peers) -> bool:
-    """Whether peers are as wanted; where no endpoint is wanted, any that the peer had may stay."""
+    """Return whether peers are as wanted. A wanted endpoint of None allows any endpoint."""
     return found.keys() == want.keys() and all(
         found[key][0] == prefixes and endpoint in (None, found[key][1])
         for key, (prefixes, endpoint) in want.items()

@@ -1,8 +1,8 @@
-"""The admin commands as a user runs them, on a real dev chain, checked with foundry's cast.
+"""The admin commands on a real dev chain, checked with foundry's cast.
 
-Most commands run in this process, in a thread: starting an interpreter takes longer than the
-command. Those about the process itself (missing libraries, terminals, the first deployment) start
-one.
+Most commands run in a thread of this process, because the start of an interpreter takes longer than
+the command. The tests of the process itself (missing libraries, terminals, the first deployment)
+start an interpreter.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ from dstack_vpn.adapters.contracts.abi import encode
 
 pytestmark = pytest.mark.anvil
 
-# anvil's own accounts 0 to 2, of its well-known mnemonic.
+# anvil's accounts 0 to 2, from its public mnemonic.
 KEYS = (
     "0xac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80",
     "0x59c6995e998f97a5a0044966f0945389dc9e86dae88c7a8412f4603b6b78690d",
@@ -45,7 +45,7 @@ sys.exit(run(sys.argv[1:]))
 
 
 class Ran(Result):
-    """What a command came to."""
+    """The result of a command."""
 
     @property
     def json(self) -> Any:
@@ -53,14 +53,14 @@ class Ran(Result):
 
     @property
     def error(self) -> str:
-        """The one line that says what was wrong."""
+        """Return the only line with an error."""
         (line,) = (line for line in self.err.splitlines() if line.startswith(("error: ", "Error: ")))
         return line
 
 
 @dataclass
 class User:
-    """Somebody at a shell."""
+    """A user of the commands, on one chain."""
 
     anvil: Anvil
 
@@ -76,7 +76,7 @@ class User:
         }
 
     async def __call__(self, *arguments: str, by: int | None = None, code: int = 0, **more: str) -> Ran:
-        """Run a command signed by that account in this process, and check its exit code."""
+        """Run a command in this process, with the account's key, and check its exit code."""
         done = await asyncio.to_thread(run_here, arguments, self.environment(by, more))
         ran = checked(Ran(done.code, done.out, done.err))
         assert ran.code == code, ran
@@ -102,7 +102,7 @@ class User:
         return token
 
     async def nonces(self) -> list[str]:
-        """How many transactions each account has sent."""
+        """Return the number of transactions that each account has sent."""
         return [await self.anvil.rpc("eth_getTransactionCount", a, "latest") for a in self.anvil.accounts[:3]]
 
 
@@ -131,7 +131,7 @@ def cast_path() -> str | None:
 
 
 async def verifier(anvil: Anvil, signature: str, *arguments: str) -> list[str]:
-    """What the contract answers to cast; skips loudly where there is none."""
+    """Return the contract's reply by cast; skip the test without cast."""
     cast = cast_path()
     if cast is None:
         pytest.skip("NO CAST beside anvil or on the PATH: the independent witness is SKIPPED")
@@ -148,7 +148,7 @@ async def verifier(anvil: Anvil, signature: str, *arguments: str) -> list[str]:
 ACCESS = "getNodeAccess(uint256)(string,string,uint256,bool)"
 
 
-# -- what works ------------------------------------------------------------------------------------
+# -- success ---------------------------------------------------------------------------------------
 
 
 async def test_a_contract_is_deployed_and_belongs_to_whom_it_should(user: User) -> None:
@@ -334,7 +334,7 @@ async def test_what_comes_between_simulation_and_block_is_told(user: User) -> No
         async with asyncio.timeout(30):
             while not int((await anvil.rpc("txpool_status"))["pending"], 16):  # noqa: ASYNC110  # another process
                 await asyncio.sleep(0.02)
-        # Somebody who pays more comes first.
+        # A transaction with a higher fee comes first.
         await anvil.rpc(
             "eth_sendTransaction",
             {
@@ -388,7 +388,7 @@ async def test_another_endpoint_is_taken_where_one_fails(user: User) -> None:
     assert "127.0.0.1:9" in ran.error and "secretkey123" not in ran.err
 
 
-# -- the contract that is already deployed ---------------------------------------------------------
+# -- the deployed contract -------------------------------------------------------------------------
 
 
 async def test_the_deployed_contract_does_what_it_can(user: User) -> None:
@@ -438,13 +438,13 @@ async def test_in_a_terminal_it_asks_and_shows_progress(user: User) -> None:
 
 
 async def _in_terminal(user: User, typed: bytes, *arguments: str) -> tuple[int, str]:
-    """Run a command with a terminal for all three streams; returns its exit code and what was shown."""
+    """Run a command with a terminal for all streams; return its exit code and its output."""
     ours, theirs = pty.openpty()
     os.write(ours, typed)
     environment = {**user.environment(0, {}), "TERM": "xterm", "COLUMNS": "200"}
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "dstack_vpn", *arguments),
-        **dict.fromkeys(("stdin", "stdout", "stderr"), theirs),  # type: ignore[arg-type]  # not strings all
+        **dict.fromkeys(("stdin", "stdout", "stderr"), theirs),  # type: ignore[arg-type]  # the values are not strings
         env=environment,
     )
     os.close(theirs)
@@ -455,7 +455,7 @@ async def _in_terminal(user: User, typed: bytes, *arguments: str) -> tuple[int, 
 
 def _drain(descriptor: int) -> bytes:
     pieces = b""
-    with suppress(OSError):  # EIO when the other side has closed
+    with suppress(OSError):  # EIO after the other side has closed
         while piece := os.read(descriptor, 65536):
             pieces += piece
     return pieces

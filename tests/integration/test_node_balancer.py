@@ -1,4 +1,4 @@
-"""A node behind a load balancer whose backends lag independently: no change waits for an audit."""
+"""A node behind a load balancer whose backends lag independently: no change waits for a resync."""
 
 import asyncio
 import time
@@ -16,14 +16,14 @@ from tests.integration.support import Rig
 BLOCK = 0.2
 """Seconds between blocks."""
 MARGIN = 0.5
-"""Seconds that a change may take beyond the lag."""
+"""Seconds that a change may take in addition to the lag."""
 CASES = [(1.0, (1, 2), 4), (5.0, (3, 4), 2)]
-"""The most seconds that a backend lags, the seeds, and the number of nodes that are granted and revoked."""
+"""The maximum lag of a backend in seconds, the seeds, and the number of nodes."""
 
 
 @asynccontextmanager
 async def mining(server: Balancer) -> AsyncIterator[None]:
-    """Empty blocks all the while."""
+    """Mine empty blocks during the context."""
 
     async def mine() -> None:
         while True:
@@ -39,7 +39,7 @@ async def mining(server: Balancer) -> AsyncIterator[None]:
 
 
 async def applied_in(rig: Rig, number: int, *, granted: bool, limit: float) -> float:
-    """Seconds until the device has, or lacks, the key; fails when it took longer than ``limit``."""
+    """Return the seconds until the device has or lacks the key; fail after ``limit`` seconds."""
     began, key = time.monotonic(), key_of(number)
     while (key in rig.keys) != granted:
         took = time.monotonic() - began
@@ -49,7 +49,7 @@ async def applied_in(rig: Rig, number: int, *, granted: bool, limit: float) -> f
 
 
 async def follows_changes(server: Balancer, rig: Rig, changes: int) -> None:
-    """Grant and revoke so many nodes, one after the other; each takes effect within the lag."""
+    """Grant and revoke nodes in sequence. Each change takes effect within the lag."""
     lag = server.lag
     for number in range(1, changes + 1):
         mint = registry.mint(server.chain.accounts[number], f"node-{number}", str(key_of(number)), "")
@@ -67,7 +67,7 @@ async def follows_changes(server: Balancer, rig: Rig, changes: int) -> None:
 async def test_each_change_is_applied_within_the_lag(
     lag: float, seeds: tuple[int, ...], changes: int, scheme: str, tmp_path: Path, log_lines: list[Any]
 ) -> None:
-    """Two cases at once, each with a chain and a node of its own: most of the time is their lag."""
+    """Two seeds run concurrently, with separate chains and nodes, because both mostly wait."""
     async with AsyncExitStack() as stack:
         followed = []
         for seed in seeds:

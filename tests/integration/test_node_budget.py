@@ -1,4 +1,4 @@
-"""What following a registry costs an endpoint: calls, counted where they leave the node."""
+"""The number of RPC calls to an endpoint, for events and for resyncs."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -12,16 +12,16 @@ from tests.integration.views import Behaviour, calldata, deploy_model, members, 
 pytestmark = pytest.mark.anvil
 
 EVENT = 3
-"""Calls for an event, at most; what is pushed costs nothing."""
+"""The maximum number of calls for an event. Pushed messages are not calls."""
 AUDIT = 5
-"""Calls for an audit of 1,000 tokens, at most."""
+"""The maximum number of calls for a resync of 1,000 tokens."""
 SCHEMES = pytest.mark.parametrize("scheme", ["ws", "http"])
 
 Step = Callable[[], Awaitable[Any]]
 
 
 async def cost(anvil: Anvil, rig: Rig, step: Step) -> list[str]:
-    """What the node asks from before a transaction until nothing that it set off is under way."""
+    """Return the calls from a transaction until the node has processed all its effects."""
     before = len(rig.spent)
     await step()
     tip = int(await anvil.rpc("eth_blockNumber"), 16)
@@ -56,7 +56,7 @@ async def test_an_event_of_our_registry(anvil: Anvil, scheme: str, make_rig: Mak
         if scheme == "ws":
             assert spent["mint"] == ["eth_call"], "a grant's log does not carry the token URI"
             assert not any(calls for name, calls in spent.items() if name != "mint")
-        await rig.settle(await members(anvil), "what the events came to")
+        await rig.settle(await members(anvil), "the peers after all events")
 
 
 @SCHEMES
@@ -69,10 +69,10 @@ async def test_an_audit_of_a_thousand_tokens(scheme: str, make_rig: MakeRig) -> 
             rig.resync_interval = 0.01
         again = make_rig(getattr(anvil, scheme), anvil.contract, resync_interval=0.01)
         async with again.running():
-            await eventually(lambda: again.node.chain.state.resyncs >= 1, "an audit")
+            await eventually(lambda: again.node.chain.state.resyncs >= 1, "a resync")
             begun = len(again.spent)
             resyncs = again.node.chain.state.resyncs
-            await eventually(lambda: again.node.chain.state.resyncs > resyncs + 3, "more audits")
+            await eventually(lambda: again.node.chain.state.resyncs > resyncs + 3, "more resyncs")
             calls, count = len(again.spent) - begun, again.node.chain.state.resyncs - resyncs
             assert calls / count <= AUDIT, again.spent[begun:]
 
@@ -95,4 +95,4 @@ async def test_an_event_of_the_deployed_registry(keep: bool, anvil: Anvil, make_
     async with make_rig(anvil.ws, anvil.contract).running() as rig:
         spent = {name: await cost(anvil, rig, step) for name, step in steps.items()}
         assert {name: calls for name, calls in spent.items() if len(calls) > EVENT} == {}
-        await rig.settle(await model_members(anvil, [1, 2, 3]), "what the events came to")
+        await rig.settle(await model_members(anvil, [1, 2, 3]), "the peers after all events")

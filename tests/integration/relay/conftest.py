@@ -1,4 +1,4 @@
-"""What both kinds of relay tests hold in their hands."""
+"""UDP sockets for the tests of relays."""
 
 import socket
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ PATIENCE = 10.0
 
 
 def udp_socket() -> socket.socket:
-    """A UDP socket of this machine, with room for what the tests send at once."""
+    """Return a UDP socket on loopback, with buffers for the bursts that the tests send."""
     made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
     made.settimeout(PATIENCE)
@@ -20,13 +20,13 @@ def udp_socket() -> socket.socket:
 
 @pytest.fixture
 def source() -> Iterator[socket.socket]:
-    """Who sends to a udp2tcp."""
+    """Yield a socket that sends to a udp2tcp."""
     with udp_socket() as made:
         yield made
 
 
 @pytest.fixture
 def sink() -> Iterator[socket.socket]:
-    """What a tcp2udp sends to."""
+    """Yield a socket that receives from a tcp2udp."""
     with udp_socket() as made:
         yield made

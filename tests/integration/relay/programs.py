@@ -1,6 +1,6 @@
-"""The two programs of a relay pair, ours and Mullvad's, started as a person would start them.
+"""The two programs of a relay pair, ours and Mullvad's, started by their command lines.
 
-The benchmarks start them by this, too.
+The benchmarks use this module, too.
 """
 
 import contextlib
@@ -32,13 +32,13 @@ NO_MULLVAD: Final = "NOT TESTED against Mullvad's: no mullvad-udp2tcp and mullva
 
 
 def mullvad_is_there() -> bool:
-    """Whether somebody has put Mullvad's programs on PATH."""
+    """Return whether Mullvad's programs are on PATH."""
     return all(MULLVAD.values())
 
 
 @dataclass(frozen=True)
 class Kind:
-    """Whose programs, and with which options."""
+    """A pair of programs, ours or Mullvad's, and their options."""
 
     name: str
     mullvad: bool = False
@@ -47,7 +47,7 @@ class Kind:
     environment: Mapping[str, str] = field(default_factory=dict)
 
     def command(self, role: str, listen: Address, to: str) -> list[str]:
-        """The command line; ``to`` is a host and port for tcp2udp, and a URL for our udp2tcp."""
+        """Return the command line. ``to``: a host and port for tcp2udp, a URL for our udp2tcp."""
         where = text(listen)
         if self.mullvad:
             listening, forward = ("udp", "tcp") if role == "udp2tcp" else ("tcp", "udp")
@@ -68,9 +68,9 @@ class Kind:
         popen: Popen = subprocess.Popen,
         **environment: str,
     ) -> Iterator["Program"]:
-        """One of the programs, once it listens; killed at the end.
+        """Start a program and yield it when it listens. Kill it at the end.
 
-        The folder gets what it says and keeps.
+        The folder has its log and its state.
         """
         settings = {**ENVIRONMENT, "STATE_DIR": str(folder), **self.environment, **environment}
         said = folder / f"{self.name.replace(' ', '-')}-{role}-{len(list(folder.iterdir()))}.log"
@@ -99,7 +99,7 @@ MULLVADS_SHIPPED: Final = Kind("mullvad as shipped", mullvad=True)
 
 @dataclass(frozen=True)
 class Program:
-    """One that was started."""
+    """A running program."""
 
     kind: Kind
     role: str
@@ -108,13 +108,13 @@ class Program:
 
     @property
     def events(self) -> list[dict[str, Any]]:
-        """The JSON lines of its log so far."""
+        """Return the JSON lines of its log so far."""
         complete, _, _ = self.said.read_text().rpartition("\n")
         return [json.loads(line) for line in complete.splitlines() if line.startswith("{")]
 
     @property
     def address(self) -> Address | None:
-        """Where it listens, as it says itself."""
+        """Return the listening address from its log, or None before it listens."""
         if self.kind.mullvad:
             found = re.search(r"Listening on (\S+):(\d+)/", self.said.read_text())
             return (found[1], int(found[2])) if found else None
@@ -123,7 +123,7 @@ class Program:
 
     @property
     def url(self) -> str:
-        """What udp2tcp connects to: a TLS server's own certificate is pinned, as its log says."""
+        """Return the URL for a udp2tcp. With TLS it has the pin from the log."""
         assert self.address is not None
         url = f"{self.kind.scheme}://{text(self.address)}"
         if self.kind.scheme == "tcp":
@@ -146,7 +146,7 @@ def pair(
     at: tuple[str, str] = ("127.0.0.1", "127.0.0.1"),
     popen: tuple[Popen, Popen] = (subprocess.Popen, subprocess.Popen),
 ) -> Iterator[tuple[Program, Program]]:
-    """A udp2tcp and a tcp2udp that lead to a target; ``at`` says where each listens."""
+    """Start a udp2tcp and a tcp2udp that lead to a target. ``at``: their listening hosts."""
     with contextlib.ExitStack() as stack:
         second = stack.enter_context(
             far.running("tcp2udp", text(target), folder, listen=(at[1], 0), popen=popen[1])
@@ -158,6 +158,6 @@ def pair(
 
 
 def text(address: Address) -> str:
-    """Host and port as everybody writes them."""
+    """Return ``host:port``, with brackets around an IPv6 address."""
     host, port = address
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,4 +1,4 @@
-"""Several upstreams: the one in use dies, is stopped, or is taken off the list; nothing of it lasts long."""
+"""udp2tcp with several upstreams: the upstream in use is killed, stopped or removed."""
 
 import os
 import signal
@@ -14,12 +14,12 @@ from tests.integration.relay.programs import OUR_KIND, OUR_TLS, Kind, Program
 from tests.netns_support import wait_until
 
 INITIATION = b"\x01\x00\x00\x00" + bytes(144)
-"""As WireGuard sends them; nothing else has their size."""
+"""A handshake initiation of WireGuard. No other message has this size."""
 
 
 @contextmanager
 def echo() -> Iterator[tuple[str, int]]:
-    """A UDP server that sends everything back."""
+    """Run a UDP echo server; yield its address."""
     with udp_socket() as made:
         made.settimeout(None)
 
@@ -45,7 +45,7 @@ def echo() -> Iterator[tuple[str, int]]:
 
 
 class Bench:
-    """A udp2tcp with upstreams that lead to an echo."""
+    """A udp2tcp with upstreams that lead to an echo server."""
 
     def __init__(self, folder: Path, stack: ExitStack, source: socket.socket) -> None:
         self.folder, self.stack, self.source = folder, stack, source
@@ -61,7 +61,7 @@ class Bench:
         self.list.write_text(",".join(u if isinstance(u, str) else u.url for u in upstreams))
 
     def relay(self, *upstreams: Program | str) -> Program:
-        """A udp2tcp that reads its upstreams from a file, which takes precedence over nothing."""
+        """Start a udp2tcp that reads its upstreams from a file."""
         self.write(*upstreams)
         kind = Kind("listed", environment={"RELAY_MODE": "udp2tcp", "RELAY_TO_FILE": str(self.list)})
         program = self.stack.enter_context(running_by_environment(kind, self.folder))
@@ -78,7 +78,7 @@ class Bench:
             return False
 
     def drain(self) -> None:
-        """Take what came late."""
+        """Discard late replies."""
         self.source.settimeout(0.3)
         with_none_left = False
         while not with_none_left:
@@ -100,7 +100,7 @@ def running_by_environment(kind: Kind, folder: Path) -> Iterator[Program]:
 
 
 def using(program: Program) -> str | None:
-    """The upstream that a udp2tcp has said it uses."""
+    """Return the upstream in use, from the log of a udp2tcp."""
     return next((e["upstream"] for e in reversed(program.events) if e["event"] == "relay.upstream"), None)
 
 
@@ -119,17 +119,17 @@ def test_the_first_upstream_that_can_be_had_is_used(bench: Bench) -> None:
         nobody = f"tcp://127.0.0.1:{closed.getsockname()[1]}"
     second = bench.upstream()
     relay = bench.relay(nobody, second)
-    wait_until(bench.answered, "an answer")
+    wait_until(bench.answered, "a reply")
     assert using(relay) == name(second)
 
 
 def test_the_next_one_takes_over_when_the_upstream_is_killed(bench: Bench) -> None:
     first, second = bench.upstream(), bench.upstream(OUR_TLS)
     relay = bench.relay(first, second)
-    wait_until(bench.answered, "an answer")
+    wait_until(bench.answered, "a reply")
     assert using(relay) == name(first)
     first.process.kill()
-    wait_until(bench.answered, "an answer by the second")
+    wait_until(bench.answered, "a reply by the second upstream")
     assert using(relay) == name(second)
     assert any(event["event"] == "relay.lost" for event in relay.events)
 
@@ -137,10 +137,10 @@ def test_the_next_one_takes_over_when_the_upstream_is_killed(bench: Bench) -> No
 def test_an_upstream_that_is_stopped_is_left_when_a_handshake_is_not_answered(bench: Bench) -> None:
     first, second = bench.upstream(), bench.upstream()
     relay = bench.relay(first, second)
-    wait_until(lambda: bench.answered(INITIATION), "an answer")
+    wait_until(lambda: bench.answered(INITIATION), "a reply")
     first.process.send_signal(signal.SIGSTOP)
     try:
-        wait_until(lambda: bench.answered(INITIATION, 0.5), "an answer by the second", 20)
+        wait_until(lambda: bench.answered(INITIATION, 0.5), "a reply by the second", 20)
     finally:
         first.process.send_signal(signal.SIGCONT)
     assert using(relay) == name(second)
@@ -150,7 +150,7 @@ def test_an_upstream_that_is_stopped_is_left_when_a_handshake_is_not_answered(be
 def test_new_upstreams_are_moved_to_without_loss(bench: Bench) -> None:
     first, second = bench.upstream(), bench.upstream()
     relay = bench.relay(first)
-    wait_until(bench.answered, "an answer")
+    wait_until(bench.answered, "a reply")
     bench.write(second)
     relay.process.send_signal(signal.SIGHUP)
     lost = 0
@@ -164,10 +164,10 @@ def test_new_upstreams_are_moved_to_without_loss(bench: Bench) -> None:
 def test_a_list_that_is_wrong_changes_nothing(bench: Bench) -> None:
     first = bench.upstream()
     relay = bench.relay(first)
-    wait_until(bench.answered, "an answer")
+    wait_until(bench.answered, "a reply")
     bench.write("tcp://no port")
     relay.process.send_signal(signal.SIGHUP)
-    wait_until(lambda: any(e["event"] == "relay.reload_failed" for e in relay.events), "it says so")
+    wait_until(lambda: any(e["event"] == "relay.reload_failed" for e in relay.events), "the log")
     (failed,) = [event for event in relay.events if event["event"] == "relay.reload_failed"]
     assert "RELAY_TO" in failed["problems"][0]
     assert bench.answered()
@@ -200,7 +200,7 @@ def test_more_sources_than_there_is_room_for_are_turned_away(bench: Bench, tmp_p
             made.send(b"ping")
         for made in sources[:5]:
             assert made.recv(10) == b"ping"
-        wait_until(lambda: any(e["event"] == "relay.limit" for e in relay.events), "it says so")
+        wait_until(lambda: any(e["event"] == "relay.limit" for e in relay.events), "the log")
         assert sum(event["event"] == "relay.limit" for event in relay.events) == 1
         sources[0].send(b"still")
         assert sources[0].recv(10) == b"still"
@@ -208,7 +208,7 @@ def test_more_sources_than_there_is_room_for_are_turned_away(bench: Bench, tmp_p
 
 
 def test_a_loop_of_relays_is_bounded(bench: Bench, tmp_path: Path) -> None:
-    """A tcp2udp whose WireGuard is the udp2tcp that leads to it: every turn is one more source."""
+    """A tcp2udp forwards to the udp2tcp that leads to it. Each round adds one source."""
     with udp_socket() as placeholder:
         port = placeholder.getsockname()[1]
     bounds = {"RELAY_MAX_PER_SOURCE": "20"}
@@ -219,6 +219,6 @@ def test_a_loop_of_relays_is_bounded(bench: Bench, tmp_path: Path) -> None:
     ):
         bench.source.connect(("127.0.0.1", port))
         bench.source.send(b"round and round")
-        wait_until(lambda: any(e["event"] == "relay.limit" for e in near.events), "the limit ends it")
+        wait_until(lambda: any(e["event"] == "relay.limit" for e in near.events), "the limit is reached")
         assert near.process.poll() is None
         assert far.process.poll() is None

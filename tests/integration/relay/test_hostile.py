@@ -1,4 +1,4 @@
-"""What strangers send to a tcp2udp: each bounded in time and memory, counted, logged once, never a crash."""
+"""Hostile input to a tcp2udp: bounded in time and memory, counted, logged once, no crash."""
 
 import contextlib
 import http.client
@@ -22,12 +22,12 @@ from tests.ports import free_port
 from dstack_vpn.core.wireguard.framing import frame
 
 MEMORY = 12 << 20
-"""Bytes that any abuse may cost for good: the buffers of a batch, and the allocator's own ways."""
+"""Bytes that memory may grow permanently: the buffers of a batch, and the allocator's overhead."""
 
 
 @dataclass
 class Relay:
-    """A tcp2udp under abuse."""
+    """A tcp2udp under test, and its target."""
 
     program: Program
     web: int
@@ -47,7 +47,7 @@ class Relay:
             return found
 
     def memory(self) -> int:
-        """Resident bytes."""
+        """Return the resident set size in bytes."""
         status = Path(f"/proc/{self.program.process.pid}/status").read_text()
         return int(status.split("VmRSS:")[1].split()[0]) << 10
 
@@ -55,7 +55,7 @@ class Relay:
         return sum(found["event"] == event for found in self.program.events)
 
     def serves(self) -> None:
-        """A client that behaves is served, both ways."""
+        """Check that the relay carries a well-behaved client's datagrams both ways."""
         with self.connect() as client:
             client.sendall(frame(b"a datagram"))
             data, peer = self.expect(b"a datagram")
@@ -64,7 +64,7 @@ class Relay:
             assert data == b"a datagram"
 
     def expect(self, wanted: bytes) -> tuple[bytes, Any]:
-        """The next datagram of that content, past what the test's abuse has sent."""
+        """Return the next datagram with this content. Skip others, which the test sent before."""
         while True:
             data, peer = self.sink.recvfrom(65535)
             if data == wanted:
@@ -90,7 +90,7 @@ def relay(sink: socket.socket, tmp_path: Path) -> Iterator[Relay]:
 
 
 def closed(connection: socket.socket) -> bool:
-    """Whether the other side ends it, without an answer."""
+    """Return whether the other side closes the connection without a reply."""
     try:
         return connection.recv(1) == b""
     except ConnectionResetError:
@@ -112,7 +112,7 @@ def test_a_frame_too_long_for_udp_is_dropped_and_the_stream_goes_on(relay: Relay
         client.sendall(frame(b"begin") + frame(bytes(65535)) + frame(b"next"))
         assert relay.sink.recv(100) == b"begin"
         assert relay.sink.recv(100) == b"next"
-    wait_until(lambda: sum(relay.stats()["drops"].values()) == 1, "the drop is counted")
+    wait_until(lambda: sum(relay.stats()["drops"].values()) == 1, "the counter of drops")
 
 
 def test_one_byte_at_a_time_is_a_stream_like_any_other(relay: Relay) -> None:
@@ -139,7 +139,7 @@ def test_garbage_is_datagrams_and_no_more(relay: Relay) -> None:
     for _ in range(50):
         with relay.connect() as client, contextlib.suppress(OSError):
             client.sendall(os.urandom(1 << 16))
-    wait_until(lambda: relay.stats()["connections"] == 0, "all have gone")
+    wait_until(lambda: relay.stats()["connections"] == 0, "all connections are closed")
     relay.sink.setblocking(False)
     with contextlib.suppress(BlockingIOError):
         while True:
@@ -154,7 +154,7 @@ def test_clients_that_announce_a_frame_and_stop_hold_what_they_sent_and_no_more(
         clients = [stack.enter_context(relay.connect()) for _ in range(200)]
         for client in clients:
             client.sendall(frame(b"x") + b"\xff\xff")
-        wait_until(lambda: relay.stats()["datagrams_down"] >= 200, "all were heard")
+        wait_until(lambda: relay.stats()["datagrams_down"] >= 200, "all datagrams arrived")
         assert relay.memory() - before < MEMORY
 
 
@@ -191,7 +191,7 @@ def test_plain_bytes_on_a_tls_port_are_turned_away(sink: socket.socket, tmp_path
 
 
 def ended(connection: socket.socket) -> bool:
-    """Whether the other side ends it, perhaps after a TLS alert."""
+    """Return whether the other side closes the connection, perhaps after a TLS alert."""
     with contextlib.suppress(ConnectionResetError):
         while connection.recv(4096):
             pass
@@ -210,7 +210,7 @@ def test_a_client_that_never_reads_costs_no_memory_and_delays_nobody(relay: Rela
         for _ in range(60_000):
             with contextlib.suppress(OSError):
                 relay.sink.sendto(bytes(1400), peer)
-        wait_until(lambda: relay.stats()["queued_bytes"] > 0, "the relay holds something back")
+        wait_until(lambda: relay.stats()["queued_bytes"] > 0, "the relay has a queue")
         relay.serves()
         assert relay.memory() - before < MEMORY
         assert relay.stats()["queued_bytes"] <= 1 << 19
@@ -231,11 +231,11 @@ def test_ten_thousand_connects_are_bounded_and_the_clients_of_before_still_serve
             relay.sink.sendto(b"you too", peer)
             assert client.recv(100) == frame(b"you too")
             assert relay.memory() - before < MEMORY
-        wait_until(lambda: relay.stats()["connections"] == 0, "the flood is over")
+        wait_until(lambda: relay.stats()["connections"] == 0, "all connections are closed")
 
 
 def flood(relay: Relay, count: int) -> None:
-    """Connect without a wait, and let go of all at once."""
+    """Begin connections without a wait, and close all at once."""
     with contextlib.ExitStack() as stack:
         for _ in range(count):
             made = stack.enter_context(socket.socket())
@@ -254,11 +254,11 @@ def test_no_address_may_take_all_connections(sink: socket.socket, tmp_path: Path
                 assert closed(stack.enter_context(relay.connect()))
             assert relay.stats()["refused"] == 20
             assert relay.logged("relay.limit") == 1
-        wait_until(lambda: relay.stats()["connections"] == 0, "all have gone")
+        wait_until(lambda: relay.stats()["connections"] == 0, "all connections are closed")
 
 
 def few_descriptors(command: list[str], **options: Any) -> "subprocess.Popen[str]":
-    """Start a relay that may have few files open, whatever it asks for."""
+    """Start a relay with a hard limit of 64 open files."""
     return subprocess.Popen(["prlimit", "--nofile=64:64", "--", *command], **options)
 
 
@@ -278,9 +278,9 @@ def test_without_descriptors_connections_wait_and_the_processor_rests(
         crowd = [stack.enter_context(relay.connect()) for _ in range(100)]
         for client in crowd:
             client.sendall(frame(b"x"))
-        wait_until(lambda: relay.logged("relay.accept_failed"), "it says that it has no descriptors")
+        wait_until(lambda: relay.logged("relay.accept_failed"), "the log: no descriptors")
         used = cpu_seconds(program.process.pid)
-        time.sleep(1.0)  # not a wait for anything: the second whose processor time is measured
+        time.sleep(1.0)  # the interval in which the processor time is measured
         assert cpu_seconds(program.process.pid) - used < 0.5
         served.sendall(frame(b"still"))
         relay.expect(b"still")

@@ -1,4 +1,4 @@
-"""Our two programs and Mullvad's, in all four pairings: what goes in comes out, in order, both ways."""
+"""Our programs and Mullvad's, in all four pairings: datagrams arrive in order, both ways."""
 
 import hashlib
 import socket
@@ -9,10 +9,10 @@ import pytest
 from tests.integration.relay.programs import MULLVADS, NO_MULLVAD, OUR_KIND, Kind, mullvad_is_there, pair
 
 SIZES = (148, 0, 92, 1, 1420, 9000, 65507, 1420, 1420, 1419, 0, 16, 32)
-"""Bytes: the empty datagram, WireGuard's messages, equal ones in a row, and the longest over IPv4."""
+"""Bytes: the empty datagram, WireGuard's messages, a run of equal sizes, IPv4's maximum."""
 ROUNDS = 5
 UDP_SEGMENT = 103
-"""linux/udp.h"""
+"""From linux/udp.h."""
 both_kinds = [pytest.param(kind, id=kind.name) for kind in (MULLVADS, OUR_KIND)]
 
 
@@ -81,7 +81,7 @@ def test_bursts_of_equal_datagrams_that_a_shorter_one_ends(
 
 
 def send_by_gso(sender: socket.socket, whole: bytes, size: int) -> None:
-    """As a WireGuard does that has the kernel cut up what it sends."""
+    """Send a burst by generic segmentation offload, as WireGuard implementations do."""
     control = [(socket.IPPROTO_UDP, UDP_SEGMENT, size.to_bytes(2, sys.byteorder))]
     try:
         sender.sendmsg([whole], control)

@@ -1,4 +1,4 @@
-"""A WireGuard that is away for a moment, so that the kernel reports an error on the relay's socket."""
+"""WireGuard's port is closed for a moment: the kernel reports an error on the relay's socket."""
 
 import os
 import socket
@@ -22,9 +22,9 @@ def test_a_wireguard_that_comes_back_is_heard_again() -> None:
             wait_until(lambda: connects(listen), "the relay listens")
             with closing(socket.create_connection(("127.0.0.1", listen), 5)) as stream:
                 stream.settimeout(5)
-                for _ in range(3):  # to nobody: each has an ICMP error come back
+                for _ in range(3):  # to a closed port: each causes an ICMP error
                     stream.sendall(frame(b"hello?"))
-                    time.sleep(0.1)  # for that to happen; nothing shows when it has
+                    time.sleep(0.1)  # for the ICMP error, whose arrival is not observable
                 with closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as wireguard:
                     wireguard.settimeout(5)
                     wireguard.bind(("127.0.0.1", target))

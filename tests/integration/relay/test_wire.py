@@ -1,6 +1,6 @@
-"""The bytes on the wire, with a plain TCP socket at the place of the other program.
+"""The bytes on the wire, with a plain TCP socket instead of the other program.
 
-Mullvad's own, where they are built, are held to the same strings: so these are the protocol.
+Mullvad's programs, if on PATH, pass the same tests. The strings are therefore the protocol.
 """
 
 import contextlib
@@ -45,7 +45,7 @@ def client_of_tcp2udp(kind: Kind, sink: socket.socket, folder: Path) -> Iterator
 
 @contextlib.contextmanager
 def server_of_udp2tcp(kind: Kind, source: socket.socket, folder: Path) -> Iterator[socket.socket]:
-    """The TCP connection that it makes for the first datagram, which is ``first`` and taken off already."""
+    """Yield the TCP connection of a udp2tcp, after its first datagram, ``first``."""
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         listener.settimeout(PATIENCE)
@@ -70,7 +70,7 @@ def exactly(connection: socket.socket, count: int) -> bytes:
 
 
 def pieces(size: int) -> list[bytes]:
-    """The stream in pieces of one size; the longest frame is one of its own."""
+    """Return the stream in pieces of one size, then the longest frame as one piece."""
     return [*(WIRE[start : start + size] for start in range(0, len(WIRE), size)), LONGEST]
 
 
