@@ -40,7 +40,7 @@ Peers = Mapping[str, tuple[frozenset[str], str | None]]
 
 
 async def eventually(condition: Callable[[], object], what: str, timeout: float = DEADLINE) -> None:
-    """Wait until a condition holds; raise AssertionError with ``what`` after ``timeout`` seconds."""
+    """Wait until a condition holds; raise AssertionError after ``timeout`` seconds."""
     ends = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < ends, f"in vain: {what}"
@@ -97,7 +97,7 @@ class Rig:
 
     @asynccontextmanager
     async def running(self, *, settled: bool = True) -> AsyncIterator["Rig"]:
-        """Run the node. With ``settled``, yield after the first synchronization. Stop it in order."""
+        """Run the node; with ``settled``, yield after the first synchronization."""
         self.node, stop = self.build(), asyncio.Event()
         async with asyncio.TaskGroup() as group:
             group.create_task(self.node.run(stop, {}))
@@ -161,7 +161,7 @@ class Rig:
         await eventually(lambda: not follower.walking and not _fetching(), "all fetches have ended")
 
     async def settle(self, want: Peers, what: str) -> None:
-        """Wait until the device has these peers exactly, then check that a repair changes nothing."""
+        """Wait until the device has exactly these peers; check that a repair changes nothing."""
         work, executor = self.node.reconciler.changes.work, self.node.reconciler.executor
 
         def settled() -> bool:

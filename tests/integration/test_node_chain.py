@@ -1,4 +1,4 @@
-"""The whole node on a real dev chain: whatever the chain does, the device has the peers that it says."""
+"""A node on a real dev chain: the device has the peers of the chain's state."""
 
 import pytest
 from tests.anvil import Anvil, key_of, running_anvil
@@ -31,7 +31,7 @@ async def set_endpoint(anvil: Anvil, token: int, endpoint: str) -> None:
 
 
 async def transfer(anvil: Anvil, token: int) -> None:
-    """From account 1 to account 2."""
+    """Transfer a token from account 1 to account 2."""
     _, sender, recipient, *_ = anvil.accounts
     await anvil.send(calldata("transferFrom(address,address,uint256)", sender, recipient, token), sender=1)
 
@@ -39,7 +39,7 @@ async def transfer(anvil: Anvil, token: int) -> None:
 async def test_a_mint_and_a_revoke(anvil: Anvil, rig: Rig) -> None:
     await anvil.mint(1)
     async with rig.running():
-        await rig.settle(await members(anvil), "what was there")
+        await rig.settle(await members(anvil), "the initial peers")
         await anvil.mint(2)
         await rig.settle(await members(anvil), "a mint")
         await anvil.revoke(1)
@@ -55,10 +55,10 @@ async def test_our_own_token_is_no_peer_but_our_address(anvil: Anvil, rig: Rig) 
                 "mintNodeAccess(address,string,string,string)", anvil.accounts[1], "me", str(OWN_KEY), ""
             )
         )
-        await eventually(lambda: rig.link.settings and rig.link.settings.addresses, "our address")
+        await eventually(lambda: rig.link.settings and rig.link.settings.addresses, "the node's address")
         assert rig.link.settings is not None
         assert rig.link.settings.addresses == addresses(anvil.contract, 2)
-        await rig.settle(await members(anvil), "our own token")
+        await rig.settle(await members(anvil), "no peer for the node's own token")
         assert rig.keys == {key_of(1)}
 
 
@@ -66,12 +66,12 @@ async def test_a_transfer_and_the_new_holders_key(anvil: Anvil, rig: Rig) -> Non
     await anvil.mint(1)
     await anvil.mint(2)
     async with rig.running():
-        await rig.settle(await members(anvil), "what was there")
+        await rig.settle(await members(anvil), "the initial peers")
         await transfer(anvil, 1)
         await rig.settle(await members(anvil), "a transfer")
         assert rig.keys == {key_of(2)}
         await update_key(anvil, 1, 30, sender=2)
-        await rig.settle(await members(anvil), "the new holder's key")
+        await rig.settle(await members(anvil), "the key of the new holder")
         assert rig.keys == {key_of(2), key_of(30)}
 
 
@@ -100,10 +100,10 @@ async def test_access_that_expires_ends_without_the_chain_saying_anything(anvil:
     await anvil.mint(1)
     await anvil.mint(2)
     async with rig.running():
-        await rig.settle(await members(anvil), "what was there")
+        await rig.settle(await members(anvil), "the initial peers")
         latest = await anvil.rpc("eth_getBlockByNumber", "latest", False)
         await anvil.send(calldata("setExpiry(uint256,uint64)", 1, int(latest["timestamp"], 16) + 2))
-        await eventually(lambda: rig.keys == {key_of(2)}, "access has ended")
+        await eventually(lambda: rig.keys == {key_of(2)}, "the peer is removed")
         assert rig.decide(1).reason == "expired"
         await rig.settle(await members(anvil), "an expiry")
 
@@ -112,7 +112,7 @@ async def test_a_reorg(anvil: Anvil, rig: Rig) -> None:
     await anvil.mint(1)
     await anvil.mine(3)
     async with rig.running():
-        await rig.settle(await members(anvil), "what was there")
+        await rig.settle(await members(anvil), "the initial peers")
         await anvil.mint(2)
         await anvil.revoke(1)
         await rig.settle(await members(anvil), "before the reorg")
@@ -122,27 +122,27 @@ async def test_a_reorg(anvil: Anvil, rig: Rig) -> None:
         assert rig.keys == {key_of(1)}
         assert rig.node.chain.state.reorgs >= 1
         await anvil.mint(3)
-        await rig.settle(await members(anvil), "and on")
+        await rig.settle(await members(anvil), "a mint after the reorg")
 
 
 @pytest.mark.parametrize("how", ["evm_revert", "anvil_rollback"])
 async def test_a_chain_that_is_set_back_and_goes_on(
     anvil: Anvil, rig: Rig, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """anvil tells nobody that it was set back; only the next block shows it."""
-    monkeypatch.setattr(session, "LAG", 1.0)  # for so long a lower block may be a backend's that lags
+    """anvil does not announce a rollback. Only the next block shows it."""
+    monkeypatch.setattr(session, "LAG", 1.0)  # seconds for which a lower block counts as a lagging backend's
     await anvil.mint(1)
     await anvil.mine(3)
     async with rig.running():
         snapshot = await anvil.rpc("evm_snapshot")
         await anvil.mint(2)
         await anvil.revoke(1)
-        await rig.settle(await members(anvil), "before it was set back")
+        await rig.settle(await members(anvil), "before the rollback")
         await anvil.rpc(how, snapshot if how == "evm_revert" else 2)
         await anvil.mint(3)
         if how == "evm_revert":
-            await anvil.mine(2)  # else polling takes the lower block for a backend that lags, for a while
-        await rig.settle(await members(anvil), "after it was set back")
+            await anvil.mine(2)  # a lower block counts as a lagging backend's for a while
+        await rig.settle(await members(anvil), "after the rollback")
         assert rig.keys == {key_of(1), key_of(3)}
 
 
@@ -151,13 +151,13 @@ async def test_five_blocks_a_second_with_events_in_them(scheme: str, make_rig: M
         rig = make_rig(getattr(anvil, scheme), anvil.contract, pace=0.2)
         async with rig.running():
             began = rig.tip
-            for number in range(1, 15):  # so many that what goes is no half of them
+            for number in range(1, 15):  # enough that the removals are less than half of them
                 await anvil.mint(number)
             for token in (2, 4, 6):
                 await anvil.revoke(token)
                 await update_key(anvil, token + 1, token + 40)
-            await eventually(lambda: rig.tip >= began + 20, "all blocks have come")
-            await rig.settle(await members(anvil), "all that happened")
+            await eventually(lambda: rig.tip >= began + 20, "all blocks have arrived")
+            await rig.settle(await members(anvil), "the peers after all events")
             assert len(rig.keys) == 11
             assert len(rig.sessions) == 1, "the endpoint was never left"
 
@@ -173,5 +173,5 @@ async def test_twelve_hundred_logs_in_one_block(scheme: str, make_rig: MakeRig) 
         await rig.settle(want, "600 mints in one block")
         for token in (1, 300, 600):
             await anvil.revoke(token)
-        await rig.settle(await members(anvil), "revokes after them")
+        await rig.settle(await members(anvil), "revocations after the mints")
         assert len(rig.sessions) == 1, "the endpoint was never left"

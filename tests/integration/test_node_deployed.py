@@ -1,7 +1,7 @@
-"""The whole node on the contract that is already deployed, under every reading of its interface.
+"""A node on models of the deployed contract, one for each interpretation of its interface.
 
-The one thing that must hold in all of them: after a transfer the old owner's key never works again,
-whatever the contract still says, whenever the node started, until the new owner has set a key.
+In all models, the old owner's key never works after a transfer, regardless of the contract's state
+and of the time of the node's start. The token has no peer until the new owner sets a key.
 """
 
 from itertools import product
@@ -47,9 +47,9 @@ async def set_key(anvil: Anvil, number: int, *, sender: int) -> None:
 
 
 async def audited(rig: Rig) -> None:
-    """Wait for an audit that began after now."""
+    """Wait for a complete resync, beginning now."""
     resyncs = rig.node.chain.state.resyncs
-    await eventually(lambda: rig.node.chain.state.resyncs >= resyncs + 2, "an audit")
+    await eventually(lambda: rig.node.chain.state.resyncs >= resyncs + 2, "a resync")
 
 
 @pytest.mark.parametrize(
@@ -67,21 +67,21 @@ async def test_the_life_of_a_network(
     rig = make_rig(getattr(anvil, scheme), anvil.contract, resync_interval=0.05)
     async with rig.running():
         assert rig.sessions[-1].abi.name == "dstack-access-nft", "found out by itself"
-        await rig.settle(await model_members(anvil, [first, second]), "what was there, from the logs")
+        await rig.settle(await model_members(anvil, [first, second]), "the initial peers, from the logs")
         assert rig.keys == {key_of(1), key_of(2)}
         await anvil.mint(3, owner=3)
         await rig.settle(await model_members(anvil, [first, second, third]), "a mint")
         await transfer(anvil, first, 1, 4)
         rest = await model_members(anvil, [first, second, third], suspended=[first])
         await rig.settle(rest, "a transfer")
-        await set_key(anvil, 11, sender=1)  # who holds no token any more
+        await set_key(anvil, 11, sender=1)  # account 1 holds no token now
         await audited(rig)
         await rig.settle(rest, "the old owner's next key")
         await set_key(anvil, 40, sender=4)
         await rig.settle(await model_members(anvil, [first, second, third]), "the new owner's key")
         assert rig.keys == {key_of(40), key_of(2), key_of(3)}
         await anvil.revoke(second)
-        await rig.settle(await model_members(anvil, [first, second, third]), "a revoke")
+        await rig.settle(await model_members(anvil, [first, second, third]), "a revocation")
         await audited(rig)
         assert rig.keys == {key_of(40), key_of(3)}
         granted = [change.public_key for change in rig.device.applied if isinstance(change, SetPeer)]
@@ -103,7 +103,7 @@ async def test_a_node_that_starts_after_a_transfer(
         async with rig.running():
             await rig.settle(rest, f"without the old owner's key, {what}")
             await audited(rig)
-            await rig.settle(rest, f"nor after an audit, {what}")
+            await rig.settle(rest, f"the same after a resync, {what}")
             if flavour.transfer_keeps_key and not flavour.key_per_owner:
                 assert rig.decide(first).reason == "transferred without a new key"
 
@@ -117,12 +117,12 @@ async def test_a_transfer_and_a_revoke_while_the_daemon_was_away(
     for number in (1, 2, 3):
         await anvil.mint(number, owner=number)
     async with make_rig(anvil.ws, anvil.contract).running() as rig:
-        await rig.settle(await model_members(anvil, [first, second, third]), "what was there")
+        await rig.settle(await model_members(anvil, [first, second, third]), "the initial peers")
     await transfer(anvil, first, 1, 4)
     await anvil.revoke(second)
     again = make_rig(anvil.ws, anvil.contract, resync_interval=0.05)
     async with again.running():
-        await again.settle(await model_members(anvil, [third]), "without the two")
+        await again.settle(await model_members(anvil, [third]), "the third member only")
         await audited(again)
         await set_key(anvil, 40, sender=4)
         await again.settle(await model_members(anvil, [first, second, third]), "the new owner's key")
@@ -139,7 +139,7 @@ async def test_the_first_block_is_searched_for_and_not_asked_for_again(make_rig:
         await anvil.mint(2)
         rig = make_rig(anvil.ws, anvil.contract)
         async with rig.running():
-            await rig.settle(await model_members(anvil, [1, 2]), "what was there")
+            await rig.settle(await model_members(anvil, [1, 2]), "the initial peers")
             asked = [
                 parameters[0]["fromBlock"] for method, parameters in rig.asked if method == "eth_getLogs"
             ]
@@ -156,5 +156,5 @@ async def test_a_reorg_that_takes_a_transfer_back_gives_the_key_back(anvil: Anvi
         await rig.settle({}, "a transfer")
         await anvil.reorg(1)
         await anvil.mine()
-        await rig.settle(await model_members(anvil, [1]), "a transfer that was taken back")
+        await rig.settle(await model_members(anvil, [1]), "the transfer is reverted")
         assert rig.keys == {key_of(1)}

@@ -1,4 +1,4 @@
-"""What a node says has happened: on a real dev chain, in order, with what a person wants to know."""
+"""The events of a node on a real dev chain: their order and their fields."""
 
 from collections.abc import Callable, Iterator
 
@@ -43,25 +43,25 @@ async def test_a_mint_a_revocation_and_a_reorg_are_told(anvil: Anvil, make_rig: 
     async with rig.running():
         receipt = await anvil.mint(1)
         block = int(receipt["blockNumber"], 16)
-        found = await until(rig, lambda h: isinstance(h, PeerSet), "the mint is told")
+        found = await until(rig, lambda h: isinstance(h, PeerSet), "the event of the mint")
         assert isinstance(found, PeerSet)
         assert (found.peer, found.token, found.node, found.added) == (key_of(1), 1, "node-1", True)
         assert found.latency is not None
-        # The chain's own word comes first, and says where it stands.
+        # The chain's event comes first, with its block.
         event = next(h for h in said(rig) if isinstance(h, TokenChanged))
         assert (event.event, event.token, event.node, event.block) == ("granted", 1, "node-1", block)
         assert said(rig).index(event) < said(rig).index(found)
 
         await anvil.revoke(1)
-        gone = await until(rig, lambda h: isinstance(h, PeerRemoved), "the revocation is told")
+        gone = await until(rig, lambda h: isinstance(h, PeerRemoved), "the event of the revocation")
         assert isinstance(gone, PeerRemoved)
         assert (gone.token, gone.node, gone.reason) == (1, "node-1", "revoked")
 
         await anvil.reorg(1)
-        reorg = await until(rig, lambda h: isinstance(h, Reorged), "the reorg is told")
+        reorg = await until(rig, lambda h: isinstance(h, Reorged), "the event of the reorg")
         assert isinstance(reorg, Reorged)
         assert (reorg.depth, reorg.dropped) == (1, 1)
-        await until(rig, lambda h: isinstance(h, TokenChanged) and h.undone, "what it took back is told")
+        await until(rig, lambda h: isinstance(h, TokenChanged) and h.undone, "the event of the undone mint")
         await eventually(lambda: sum(isinstance(h, PeerSet) for h in said(rig)) == 2, "the peer is back")
         counted = {s.name: s.value for m in count(rig) for s in m.samples if not s.labels}
         assert counted["dstack_vpn_chain_reorg_depth_blocks_count"] == 1
@@ -74,14 +74,14 @@ async def test_an_outage_is_told_with_the_health(anvil: Anvil, make_rig: MakeRig
         await until(
             rig,
             lambda h: isinstance(h, HealthChanged) and (h.component, h.status) == ("chain", "ok"),
-            "all is well at first",
+            "the chain's component is ok",
         )
         await anvil.stop()
-        await until(rig, lambda h: isinstance(h, EndpointLost), "the loss is told")
+        await until(rig, lambda h: isinstance(h, EndpointLost), "the event of the lost endpoint")
         changed = await until(
             rig,
             lambda h: isinstance(h, HealthChanged) and h.component == "chain" and h.status == "failed",
-            "and what it means",
+            "the chain's component has failed",
         )
         assert isinstance(changed, HealthChanged)
         assert changed.before == "ok"

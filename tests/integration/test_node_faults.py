@@ -1,4 +1,4 @@
-"""The whole node on endpoints that die, stall, fall silent, or talk nonsense: no peer is lost by it."""
+"""A node on endpoints that stop, stall, fall silent or send malformed data: it loses no peer."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +17,7 @@ from dstack_vpn.core.model import RemovePeer
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give a call one second instead of ten, and a silent subscription half a second instead of some."""
+    """Shorten the deadline of a call to 1 s (from 10 s), and of a subscription to 0.5 s."""
     for method in (Caller.call, Caller.call_many, Caller.call_each):
         defaults = method.__kwdefaults__
         assert defaults is not None
@@ -70,14 +70,14 @@ async def test_the_second_endpoint_takes_over_without_a_peer_lost(
     rig = make_rig(pair.urls(scheme), pair.chain.contract, pace=0.2)
     async with rig.running():
         assert rig.node.chain.state.endpoint == getattr(pair.first, scheme)
-        await rig.settle(members(pair.chain), "what was there")
+        await rig.settle(members(pair.chain), "the initial peers")
         await fault(pair)
         await pair.chain.mint(3)
         await eventually(
             lambda: rig.node.chain.state.endpoint == getattr(pair.second, scheme), "the other endpoint"
         )
         await pair.chain.mint(4)
-        await rig.settle(members(pair.chain), "what came meanwhile and after")
+        await rig.settle(members(pair.chain), "the peers after both mints")
         assert not [change for change in rig.device.applied if isinstance(change, RemovePeer)]
         assert rig.component("chain") == f"ok: following {getattr(pair.second, scheme)}"
 
@@ -91,7 +91,7 @@ async def test_a_node_starts_on_the_second_endpoint_where_the_first_is_of_no_use
     await pair.chain.mint(1)
     await fault(pair)
     async with make_rig(pair.urls(scheme), pair.chain.contract).running() as rig:
-        await rig.settle(members(pair.chain), "what was there")
+        await rig.settle(members(pair.chain), "the initial peers")
         assert rig.component("chain") == f"ok: following {getattr(pair.second, scheme)}"
 
 
@@ -113,16 +113,16 @@ async def test_an_endpoint_of_another_chain_is_never_followed(
     make_rig: MakeRig,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(pool, "WRONG_CHAIN_PAUSE", 0.05)  # health shows the problem of the latest try
+    monkeypatch.setattr(pool, "WRONG_CHAIN_PAUSE", 0.05)  # health shows the latest problem
     chain = fake_chain.chain
     await chain.mint(1)
     async with serve(stranger) as other:
         rig = make_rig([getattr(fake_chain, scheme), getattr(other, scheme)], chain.contract)
         async with rig.running():
             before = members(chain)
-            await rig.settle(before, "what was there")
+            await rig.settle(before, "the initial peers")
             await fake_chain.stop()
-            await eventually(lambda: problem in rig.component("chain"), "health says what is wrong")
+            await eventually(lambda: problem in rig.component("chain"), "health shows the problem")
             assert await rig.node.reconciler.repair()
             assert rig.peers == before
             await fake_chain.start()
@@ -137,11 +137,11 @@ async def test_both_endpoints_away_and_back(pair: Pair, scheme: str, make_rig: M
     rig = make_rig(pair.urls(scheme), pair.chain.contract)
     async with rig.running():
         before = members(pair.chain)
-        await rig.settle(before, "what was there")
+        await rig.settle(before, "the initial peers")
         await pair.first.stop()
         await pair.second.stop()
         pair.announce_both()
-        await eventually(lambda: rig.component("chain").startswith("failed: "), "health says so")
+        await eventually(lambda: rig.component("chain").startswith("failed: "), "health shows the failure")
         assert "can't be reached" in rig.component("chain") or "endpoint" in rig.component("chain")
         await pair.chain.revoke(1)
         await pair.chain.mint(3)
@@ -151,6 +151,6 @@ async def test_both_endpoints_away_and_back(pair: Pair, scheme: str, make_rig: M
         await pair.first.start()
         await pair.second.start()
         pair.announce_both()
-        await rig.settle(members(pair.chain), "what happened meanwhile")
+        await rig.settle(members(pair.chain), "the changes of the outage")
         assert rig.keys == {key_of(2), key_of(3)}
-        await eventually(lambda: rig.component("chain").startswith("ok: "), "health says that, too")
+        await eventually(lambda: rig.component("chain").startswith("ok: "), "health shows the recovery")

@@ -1,7 +1,7 @@
-"""The whole node on a registry in which strangers have written what they liked.
+"""A node on a registry with hostile texts.
 
-Whatever it is: it changes no peer, stops nothing, is told in one clear line that doesn't quote it,
-and the decision about the token carries the reason.
+A hostile text changes no peer and stops nothing. The node logs one line that does not quote the
+text, and the decision about the token has the reason.
 """
 
 import base64
@@ -20,7 +20,7 @@ GOOD = str(key_of(50))
 
 @dataclass(frozen=True)
 class Hostile:
-    """A mint's texts, and what is said about it."""
+    """A mint's texts, and the expected reason and problem."""
 
     node_id: bytes = b"web"
     key: bytes = GOOD.encode()
@@ -63,7 +63,7 @@ CASES = {
 }
 
 
-# -- on the model of the deployed contract, which checks nothing -----------------------------------
+# -- the model of the deployed contract, which validates nothing -----------------------------------
 
 
 @pytest.mark.anvil
@@ -81,28 +81,28 @@ async def test_hostile_mints_on_the_deployed_contract(
         for token, (name, case) in enumerate(CASES.items(), 3):
             log_lines.clear()
             await anvil.send(raw_mint(f"0x{token:040x}", case.node_id, case.key))
-            await eventually(lambda: rig.decide(token).reason == case.reason, f"{name}: the decision")  # noqa: B023  # waited for in the same turn
+            await eventually(lambda: rig.decide(token).reason == case.reason, f"{name}: the decision")  # noqa: B023  # used in the same iteration
             assert case.problem in rig.decide(token).detail, name
             await unharmed(rig, before)
             (line,) = lines_about(log_lines, rig)
             check_line(line, token, case.problem)
         await anvil.mint(4, owner=4)
         everybody = await model_members(anvil, [1, 2, len(CASES) + 3])
-        await rig.settle(everybody, "an honest mint after all that")
+        await rig.settle(everybody, "an honest mint after the hostile ones")
         await eventually((rig.state_dir / "wg0.conf").exists, "the wg-quick file")
     assert "PostUp" not in (rig.state_dir / "wg0.conf").read_text()
     await starts_over(rig, anvil, make_rig, everybody)
 
 
 async def starts_over(rig: Rig, anvil: Anvil, make_rig: MakeRig, want: Peers) -> None:
-    """A node that has to read all of it, from its store and then from the logs alone."""
+    """Check nodes that read the hostile texts from the store, and from the logs alone."""
     async with make_rig(anvil.http, anvil.contract).running() as again:
         await again.settle(want, "from the store")
     (rig.state_dir / "registry.sqlite").unlink()
     async with make_rig(anvil.http, anvil.contract, resync_interval=0.05).running() as anew:
         await anew.settle(want, "from the logs")
-        await eventually(lambda: anew.node.chain.state.resyncs >= 2, "audits")
-        await anew.settle(want, "after audits")
+        await eventually(lambda: anew.node.chain.state.resyncs >= 2, "resyncs")
+        await anew.settle(want, "after resyncs")
 
 
 @pytest.mark.anvil

@@ -1,4 +1,4 @@
-"""The whole node on what no block has the gas for, and on logs that no honest contract emits."""
+"""A node on texts beyond the gas limit of a block, and on logs that no honest contract emits."""
 
 import base64
 import json
@@ -27,7 +27,7 @@ HUGE = {
 
 @pytest.fixture
 async def honest(fake_chain: FakeServer) -> FakeServer:
-    """Two honest nodes."""
+    """Return a chain with two honest nodes."""
     await fake_chain.chain.mint(1)
     await fake_chain.chain.mint(2)
     return fake_chain
@@ -78,14 +78,14 @@ URIS = {
 async def test_token_uris(
     honest: FakeServer, scheme: str, text: str, problem: str, make_rig: MakeRig, log_lines: list[Any]
 ) -> None:
-    """The node itself is honest: it is a peer, without the endpoint that the URI can't give it."""
+    """A token with a hostile URI and a valid key is a peer, without an endpoint."""
     chain = honest.chain
     async with make_rig(getattr(honest, scheme), chain.contract).running() as rig:
         await rig.settle(two(honest), "two honest nodes")
         log_lines.clear()
         await chain.mint(3, uri=text)
         want = {**two(honest), str(key_of(3)): (addresses(chain.contract, 3), None)}
-        await eventually(lambda: lines_about(log_lines, rig), "it is told")
+        await eventually(lambda: lines_about(log_lines, rig), "the log")
         await unharmed(rig, want)
         assert rig.peers[str(key_of(3))][1] is None
         (line,) = lines_about(log_lines, rig)
@@ -114,7 +114,7 @@ ENDPOINTS = {
 
 
 async def test_endpoints(honest: FakeServer, make_rig: MakeRig, log_lines: list[Any]) -> None:
-    """The peer stays as it is, with the endpoint that it had."""
+    """A hostile endpoint changes nothing: the peer keeps its previous endpoint."""
     chain = honest.chain
     async with make_rig(honest.ws, chain.contract).running() as rig:
         await chain.mine(registry.set_endpoint(1, "192.0.2.9:51820"))
@@ -123,7 +123,7 @@ async def test_endpoints(honest: FakeServer, make_rig: MakeRig, log_lines: list[
         for name, text in ENDPOINTS.items():
             log_lines.clear()
             await chain.mine(registry.set_endpoint(1, text))
-            await eventually(lambda: lines_about(log_lines, rig), f"{name}: it is told")
+            await eventually(lambda: lines_about(log_lines, rig), f"{name}: the log")
             await unharmed(rig, before)
             (line,) = lines_about(log_lines, rig)
             check_line(line, 1, "endpoint: ")
@@ -191,15 +191,15 @@ async def test_logs_that_make_no_sense(
         await rig.settle(two(honest), "two honest nodes")
         log_lines.clear()
         await chain.mine(registry.emit(log))
-        await eventually(lambda: rig.tip == chain.head.number and lines_about(log_lines, rig), "it is told")
+        await eventually(lambda: rig.tip == chain.head.number and lines_about(log_lines, rig), "the log")
         await unharmed(rig, two(honest))
         assert [line["event"] for line in lines_about(log_lines, rig)] == [event]
         await chain.mine(registry.revoke(2))
-        await eventually(lambda: rig.keys == {key_of(1)}, "and it goes on")
+        await eventually(lambda: rig.keys == {key_of(1)}, "a revocation after the log")
 
 
 async def test_logs_of_another_contract(honest: FakeServer, make_rig: MakeRig, log_lines: list[Any]) -> None:
-    """An endpoint that sends what was not asked for is told once, however often it does."""
+    """The node logs one line about an endpoint that sends other contracts' logs repeatedly."""
     chain = honest.chain
     revoked = Emitted((signatures.NODE_ACCESS_REVOKED, word(1)), text(b"node-1"))
     async with make_rig(honest.ws, chain.contract).running() as rig:
@@ -209,6 +209,6 @@ async def test_logs_of_another_contract(honest: FakeServer, make_rig: MakeRig, l
             log = chain._log(revoked, index, chain.head.number + 1, "0x" + "77" * 32)
             await honest.push("logs", {**log, "address": "0x" + "99" * 20})
         await chain.mine()
-        await eventually(lambda: rig.tip == chain.head.number and lines_about(log_lines, rig), "it is told")
+        await eventually(lambda: rig.tip == chain.head.number and lines_about(log_lines, rig), "the log")
         await unharmed(rig, two(honest))
         assert [line["event"] for line in lines_about(log_lines, rig)] == ["chain.foreign_logs"]

@@ -1,4 +1,4 @@
-"""The whole node on endpoints that lie: about logs, about reorgs, about who is on the network."""
+"""A node on endpoints with false data about logs, reorgs and members."""
 
 from typing import Any
 
@@ -16,29 +16,26 @@ from dstack_vpn.daemon.peers import reconciler
 
 @pytest.fixture
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have held removals confirmed anew at once."""
+    """Shorten the pause before a repeated confirmation of held removals to 0.1 s."""
     monkeypatch.setattr(reconciler, "CONFIRM_PAUSE", 0.1)
 
 
 ASKED = ("eth_getLogs", "eth_getBlockByHash")
-"""How the blocks up to a head are asked for: linked first, and then their logs.
-
-Polling calls neither.
-"""
+"""The calls that fetch the blocks up to a head, and their logs. Polling uses neither."""
 
 
 @pytest.mark.parametrize("scheme", ["ws", "http"])
 async def test_logs_asked_for_past_the_head_are_asked_for_again(
     fake_chain: FakeServer, scheme: str, make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A load balancer: its head comes from one backend, and ``[]`` for its logs from another, which lags."""
+    """A load balancer: one backend sends the head; another, which lags, has no logs for it yet."""
     for module in (ranges, session):
-        monkeypatch.setattr(module, "LAG", 1.0)  # how long a backend that lags is waited for
+        monkeypatch.setattr(module, "LAG", 1.0)  # seconds that a backend may lag
     chain, faults = fake_chain.chain, fake_chain.faults
     await chain.mint(1)
     rig = make_rig(getattr(fake_chain, scheme), chain.contract)
     async with rig.running():
-        await rig.settle(members(chain), "what was there")
+        await rig.settle(members(chain), "the initial peers")
         lagging = len(chain.blocks)
         mint = registry.mint(chain.accounts[1], "node-2", str(key_of(2)))
         hidden = [chain._append([mint]), chain._append([])]
@@ -49,7 +46,7 @@ async def test_logs_asked_for_past_the_head_are_asked_for_again(
         faults.lies_past_head = True
         before = sum(faults.calls[method] for method in ASKED)
         await fake_chain.push("newHeads", hidden[-1].header())
-        await eventually(lambda: sum(faults.calls[method] for method in ASKED) > before, "it was asked for")
+        await eventually(lambda: sum(faults.calls[method] for method in ASKED) > before, "a request")
         await rig.quiet()
         assert rig.tip == lagging - 1, "the cursor has not moved"
         chain.blocks += hidden
@@ -77,11 +74,11 @@ async def test_logs_that_a_subscription_lost_are_found_by_the_audit(
     chain = fake_chain.chain
     await chain.mint(1)
     async with make_rig(fake_chain.ws, chain.contract, resync_interval=0.1).running() as rig:
-        await eventually(lambda: rig.node.chain.state.resyncs, "an audit")
+        await eventually(lambda: rig.node.chain.state.resyncs, "a resync")
         fake_chain.faults.mute_logs = True
         await chain.mint(2)
         await chain.revoke(1)
-        await rig.settle(members(chain), "what nobody announced")
+        await rig.settle(members(chain), "the changes that were not announced")
         assert rig.keys == {key_of(2)}
 
 
@@ -101,12 +98,12 @@ async def test_a_mass_removal_that_the_other_endpoint_confirms(
 ) -> None:
     await eight(pair.chain)
     async with make_rig(pair.urls(scheme), pair.chain.contract).running() as rig:
-        await rig.settle(members(pair.chain), "what was there")
+        await rig.settle(members(pair.chain), "the initial peers")
         asked = pair.second.faults.calls["eth_call"]
         await revoke_six(pair.chain)
-        await rig.settle(members(pair.chain), "what was confirmed")
+        await rig.settle(members(pair.chain), "the confirmed removal")
         assert pair.second.faults.calls["eth_call"] > asked, "by the other endpoint"
-        await eventually(lambda: not rig.node.reconciler.removal_guard.held, "nothing is held")
+        await eventually(lambda: not rig.node.reconciler.removal_guard.held, "no removal is held")
 
 
 @pytest.mark.usefixtures("eager")
@@ -119,9 +116,9 @@ async def test_a_mass_removal_that_the_other_endpoint_contradicts(
     urls = [getattr(fake_chain, scheme), getattr(second_chain, scheme)]
     async with make_rig(urls, liar.contract).running() as rig:
         before = members(liar)
-        await rig.settle(before, "what was there")
+        await rig.settle(before, "the initial peers")
         await revoke_six(liar)
-        await eventually(lambda: contradicted(log_lines), "the other endpoint was asked")
+        await eventually(lambda: contradicted(log_lines), "the other endpoint contradicts")
         assert await rig.node.reconciler.repair()
         assert rig.peers == before
         assert rig.component("registry").startswith("failed: 6 removals, more than half of the peers")
@@ -133,24 +130,24 @@ def contradicted(lines: list[Any]) -> bool:
 
 
 async def honest_again(rig: Rig, liar: FakeChain, honest: FakeChain) -> None:
-    """The first endpoint comes back to the chain that the other one serves: nothing is held any more."""
+    """Revert the first endpoint to the honest chain, and check that no removal is held."""
     await liar.reorg(1)
     await honest.mine_empty(1)
-    await rig.settle(members(honest), "as if nothing had been")
-    await eventually(lambda: not rig.node.reconciler.removal_guard.held, "nothing is held")
+    await rig.settle(members(honest), "the initial peers again")
+    await eventually(lambda: not rig.node.reconciler.removal_guard.held, "no removal is held")
 
 
 async def test_an_empty_registry_at_the_next_session_is_a_mass_removal(
     fake_chain: FakeServer, second_chain: FakeServer, make_rig: MakeRig
 ) -> None:
-    """A backend that has lost its state shows no tokens at all, and no error."""
+    """A backend that has lost its state returns no tokens and no error. The removal is held."""
     chain = fake_chain.chain
     await eight(chain, second_chain.chain)
     async with make_rig(
         [fake_chain.ws, second_chain.ws], chain.contract, resync_interval=0.1
     ).running() as rig:
         before = members(chain)
-        await rig.settle(before, "what was there")
+        await rig.settle(before, "the initial peers")
         object.__setattr__(chain.head, "tokens", {})
         await eventually(lambda: len(rig.node.reconciler.removal_guard.held) == 8, "the removal is held")
         assert rig.peers == before

@@ -1,4 +1,4 @@
-"""A revocation while the node is away, on endpoints that refuse ranges of blocks in ways of their own."""
+"""A revocation while the node is stopped, on endpoints that refuse long block ranges."""
 
 import pytest
 from tests.anvil import key_of
@@ -7,7 +7,7 @@ from tests.integration.conftest import MakeRig
 from tests.integration.support import eventually
 
 AWAY = 600
-"""Blocks while the node is away."""
+"""Blocks while the node is stopped."""
 REFUSALS = {
     "limit exceeded": Fault(error={"code": -32005, "message": "limit exceeded"}),
     "odd words": Fault(error={"code": -32099, "message": "nope"}),
@@ -19,7 +19,7 @@ REFUSALS = {
     "status 500": Fault(status=500, body="[oops"),
     "null": Fault(result=None),
 }
-"""What becomes of a range that is too long for the endpoint."""
+"""The endpoint's reply to a block range that is too long."""
 
 
 @pytest.mark.parametrize("most", [1, 10])
@@ -41,9 +41,9 @@ async def test_a_peer_revoked_meanwhile_goes(
     await chain.mine_empty(AWAY // 2)
     faults.most_blocks, faults.range_fault = most, REFUSALS[refusal]
     async with make_rig(url, chain.contract).running(settled=False) as rig:
-        await eventually(lambda: rig.keys == {key_of(2)} and rig.follows(), "the revoked peer is gone")
+        await eventually(lambda: rig.keys == {key_of(2)} and rig.follows(), "the revoked peer is removed")
         await chain.mint(3)
-        await eventually(lambda: key_of(3) in rig.keys, "the node goes on")
+        await eventually(lambda: key_of(3) in rig.keys, "a mint afterwards")
         assert len(rig.sessions) == 1
 
 
@@ -51,7 +51,7 @@ async def test_a_peer_revoked_meanwhile_goes(
 async def test_an_endpoint_that_serves_no_logs_at_all(
     scheme: str, fake_chain: FakeServer, make_rig: MakeRig
 ) -> None:
-    """The contract enumerates, so its state says it all."""
+    """The contract is enumerable. The node reads its state instead of the logs."""
     chain = fake_chain.chain
     await chain.mint(1)
     await chain.mint(2)
@@ -62,4 +62,4 @@ async def test_an_endpoint_that_serves_no_logs_at_all(
     await chain.mine_empty(50)
     fake_chain.faults.by_method["eth_getLogs"] = Fault(error={"code": -32601, "message": "no logs here"})
     async with make_rig(url, chain.contract).running(settled=False) as rig:
-        await eventually(lambda: rig.keys == {key_of(2)} and rig.follows(), "the revoked peer is gone")
+        await eventually(lambda: rig.keys == {key_of(2)} and rig.follows(), "the revoked peer is removed")

@@ -1,4 +1,4 @@
-"""The whole node while its real chain goes away, comes back, changes meanwhile, or is another one."""
+"""A node during outages of its real chain, with changes in between, and on a wiped chain."""
 
 import pytest
 from tests.anvil import Anvil, key_of, running_anvil
@@ -12,7 +12,7 @@ SCHEMES = pytest.mark.parametrize("scheme", ["ws", "http"])
 
 
 async def elsewhere(anvil: Anvil) -> None:
-    """Let the chain go on where the node can't see it: revoke token 1, mint node 3, and be away again."""
+    """Revoke token 1 and mint node 3 on another port, invisibly for the node; stop the chain."""
     port, anvil.port = anvil.port, 0
     await anvil.start()
     await anvil.revoke(1)
@@ -28,16 +28,16 @@ async def test_what_happened_during_an_outage_is_caught_up(scheme: str, make_rig
         await anvil.mint(2)
         async with make_rig(getattr(anvil, scheme), anvil.contract).running() as rig:
             before = await members(anvil)
-            await rig.settle(before, "what was there")
+            await rig.settle(before, "the initial peers")
             await anvil.stop()
-            await eventually(lambda: rig.component("chain").startswith("failed: "), "the outage is noticed")
+            await eventually(lambda: rig.component("chain").startswith("failed: "), "health shows the outage")
             assert rig.health().ready
             await elsewhere(anvil)
             assert rig.peers == before
             await anvil.start()
-            await rig.settle(await members(anvil), "what happened meanwhile")
+            await rig.settle(await members(anvil), "the changes of the outage")
             assert rig.keys == {key_of(2), key_of(3)}
-            await eventually(lambda: rig.component("chain").startswith("ok: "), "the chain is back")
+            await eventually(lambda: rig.component("chain").startswith("ok: "), "health shows the recovery")
 
 
 @SCHEMES
@@ -47,18 +47,18 @@ async def test_a_daemon_that_starts_without_a_chain(scheme: str, make_rig: MakeR
         await anvil.mint(2)
         async with make_rig(getattr(anvil, scheme), anvil.contract).running() as first:
             before = await members(anvil)
-            await first.settle(before, "what was there")
+            await first.settle(before, "the initial peers")
         await anvil.stop()
         again = make_rig(getattr(anvil, scheme), anvil.contract)
         async with again.running(settled=False):
-            await eventually(lambda: again.peers == before, "the members of the last time", timeout=1.0)
-            await eventually(lambda: again.node.chain.state.problem, "no endpoint answers")
+            await eventually(lambda: again.peers == before, "the stored members", timeout=1.0)
+            await eventually(lambda: again.node.chain.state.problem, "no endpoint replies")
             assert again.component("registry").startswith("warning: members are from the state directory")
             assert again.component("chain").startswith("failed: ")
             assert again.health().ready
             await elsewhere(anvil)
             await anvil.start()
-            await again.settle(await members(anvil), "what the chain says now")
+            await again.settle(await members(anvil), "the chain's current members")
             await eventually(lambda: again.component("registry") == "ok: ", "the members are confirmed")
 
 
@@ -70,22 +70,22 @@ async def test_a_wiped_chain_on_the_same_port_changes_no_peer(scheme: str, make_
         rig = make_rig(getattr(anvil, scheme), anvil.contract)
         async with rig.running():
             before = await members(anvil)
-            await rig.settle(before, "what was there")
+            await rig.settle(before, "the initial peers")
             await anvil.stop()
             await wipe(anvil)
-            await eventually(lambda: "wiped" in rig.component("chain"), "health says what is wrong")
+            await eventually(lambda: "wiped" in rig.component("chain"), "health shows the problem")
             assert await rig.node.reconciler.repair()
             assert rig.peers == before
             assert rig.health().ready
         again = make_rig(getattr(anvil, scheme), anvil.contract)
         async with again.running(settled=False):
-            await eventually(lambda: "wiped" in again.component("chain"), "so does the next daemon's")
-            await eventually(lambda: again.peers == before, "which has the last members, too")
+            await eventually(lambda: "wiped" in again.component("chain"), "the next daemon's health")
+            await eventually(lambda: again.peers == before, "the stored members")
             assert again.health().ready
 
 
 async def wipe(anvil: Anvil) -> None:
-    """Start anew, with the same contract at the same address, and another genesis."""
+    """Start a new chain with the same contract address and another genesis."""
     anvil.arguments = ("--timestamp", "1600000000")
     await anvil.start()
     contract = anvil.contract

@@ -1,4 +1,4 @@
-"""The whole node where several endpoints have to agree, with one that forges, hides, or withholds."""
+"""A node with a quorum of endpoints, one of which forges, hides or withholds data."""
 
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -28,7 +28,7 @@ AUDIT = 0.2
 
 @dataclass
 class Trio:
-    """Three endpoints of one chain, any of which may lie."""
+    """Three endpoints of one chain. A test can add faults to each."""
 
     chain: FakeChain
     servers: list[FakeServer]
@@ -38,7 +38,7 @@ class Trio:
 
     @property
     def liar(self) -> FakeServer:
-        """The one that is preferred, and so followed first."""
+        """Return the preferred endpoint, which the node follows first."""
         return self.servers[0]
 
 
@@ -73,7 +73,7 @@ def quarantined(rig: Rig) -> Mapping[str, str]:
 
 
 def ever(rig: Rig) -> set[PublicKey]:
-    """Whom the device had at any time."""
+    """Return all public keys that the device ever had as peers."""
     return {change.public_key for change in rig.device.applied if isinstance(change, SetPeer)}
 
 
@@ -84,7 +84,7 @@ async def settled(rig: Rig, chain: FakeChain, what: str) -> None:
 async def test_what_all_show_is_granted_and_revoked_as_ever(trio: Trio, make_rig: MakeRig) -> None:
     await trio.chain.mint(1)
     async with running(make_rig, trio, resync_interval=3600) as rig:
-        await settled(rig, trio.chain, "what was there")
+        await settled(rig, trio.chain, "the initial peers")
         await trio.chain.mint(2)
         await settled(rig, trio.chain, "a grant")
         await trio.chain.mine(registry.update_key(2, str(key_of(12))))
@@ -92,7 +92,7 @@ async def test_what_all_show_is_granted_and_revoked_as_ever(trio: Trio, make_rig
         await trio.chain.revoke(1)
         await settled(rig, trio.chain, "a revocation")
         assert rig.keys == {key_of(12)}
-        await eventually(lambda: rig.component("quorum") == "ok: ", "nothing is amiss")
+        await eventually(lambda: rig.component("quorum") == "ok: ", "the quorum's component is ok")
 
 
 async def test_a_grant_costs_two_calls_of_each_endpoint_and_a_revocation_none(
@@ -100,15 +100,15 @@ async def test_a_grant_costs_two_calls_of_each_endpoint_and_a_revocation_none(
 ) -> None:
     await trio.chain.mint(1)
     async with running(make_rig, trio, resync_interval=3600) as rig:
-        await settled(rig, trio.chain, "what was there")
+        await settled(rig, trio.chain, "the initial peers")
         facts = rig.node.reporter.collect().quorum
-        await eventually(lambda: facts is not None and facts.agreeing == 3, "all have answered an audit")
-        await eventually(lambda: rig.node.chain.state.resyncs, "and it is settled")
+        await eventually(lambda: facts is not None and facts.agreeing == 3, "all endpoints agree in a resync")
+        await eventually(lambda: rig.node.chain.state.resyncs, "the resync has ended")
         rig.asked.clear()
         await trio.chain.mint(2)
         await settled(rig, trio.chain, "a grant")
-        # And one that a mint costs without a quorum, too: its log has not all that is to be known.
-        await eventually(lambda: len(rig.asked) >= 7, "all endpoints were asked")
+        # One of the calls is needed without a quorum, too: a mint's log is incomplete.
+        await eventually(lambda: len(rig.asked) >= 7, "calls to all endpoints")
         asked = Counter(method for method, _ in rig.asked)
         assert asked == {"eth_getBlockByNumber": 3, "eth_call": 3 + 1}
         await trio.chain.revoke(1)
@@ -120,13 +120,13 @@ async def test_a_grant_costs_two_calls_of_each_endpoint_and_a_revocation_none(
 async def test_a_forged_grant_adds_no_peer_and_its_forger_is_found(
     trio: Trio, make_rig: MakeRig, *, logs: bool
 ) -> None:
-    """Logs and calls are forged alike, under an honest block hash, by the endpoint that is followed."""
+    """The followed endpoint forges logs and calls consistently, with an honest block hash."""
     chain = trio.chain
     await chain.mint(1)
     async with running(make_rig, trio) as rig:
-        await settled(rig, chain, "what was there")
+        await settled(rig, chain, "the initial peers")
         await trio.liar.forge(mint(chain, 66), logs=logs)
-        await eventually(lambda: trio.liar.ws in quarantined(rig), "the liar is found")
+        await eventually(lambda: trio.liar.ws in quarantined(rig), "the endpoint is quarantined")
         assert "quarantine" in rig.component("quorum")
         _, metrics = (await NodeView(rig.node, None, None, {}).metrics())()
         assert f'dstack_vpn_rpc_quarantined{{endpoint="{trio.liar.ws}"}} 1.0' in metrics.decode()
@@ -134,7 +134,7 @@ async def test_a_forged_grant_adds_no_peer_and_its_forger_is_found(
             assert f'dstack_vpn_{name}_total{{endpoint="{trio.liar.ws}"}} 1.0' in metrics.decode()
         await eventually(lambda: rig.node.chain.state.endpoint == trio.servers[1].ws, "another is followed")
         await chain.mint(2)
-        await settled(rig, chain, "what is true goes on")
+        await settled(rig, chain, "an honest grant")
         assert key_of(66) not in ever(rig), "not for a moment"
         assert rig.decide("node-66").reason is Reason.UNKNOWN
 
@@ -143,9 +143,9 @@ async def test_with_two_endpoints_a_forged_grant_adds_no_peer_either(trio: Trio,
     chain = trio.chain
     await chain.mint(1)
     async with running(make_rig, trio, 2) as rig:
-        await settled(rig, chain, "what was there")
+        await settled(rig, chain, "the initial peers")
         await trio.liar.forge(mint(chain, 66))
-        await eventually(lambda: "contradict each other" in rig.component("quorum"), "health names both")
+        await eventually(lambda: "contradict each other" in rig.component("quorum"), "both are named")
         for server in trio.servers[:2]:
             assert server.ws in rig.component("quorum")
         assert rig.decide("node-66").reason is Reason.NO_QUORUM
@@ -158,11 +158,11 @@ async def test_a_forged_claim_to_a_members_key_keeps_it_not_out(trio: Trio, make
     await chain.mint(1)
     await chain.mint(2)
     async with running(make_rig, trio, 2) as rig:
-        await settled(rig, chain, "what was there")
+        await settled(rig, chain, "the initial peers")
         thief = registry.mint(chain.accounts[1], "thief", str(key_of(1)))
         await trio.liar.forge(thief, lambda tokens, *_: (older(tokens), []), logs=False)
-        await eventually(lambda: rig.decide("thief").reason is not Reason.UNKNOWN, "it is seen")
-        await eventually(lambda: rig.node.chain.state.resyncs > 2, "audits")
+        await eventually(lambda: rig.decide("thief").reason is not Reason.UNKNOWN, "the forged token is read")
+        await eventually(lambda: rig.node.chain.state.resyncs > 2, "resyncs")
         assert rig.peers == members(chain)
 
 
@@ -178,15 +178,15 @@ async def test_a_hidden_revocation_comes_with_the_next_audit(
     await chain.mint(1)
     await chain.mint(2)
     async with running(make_rig, trio, count) as rig:
-        await settled(rig, chain, "what was there")
+        await settled(rig, chain, "the initial peers")
         before = dict(chain.head.tokens)
         trio.liar.faults.lies.state = lambda tokens, number: before
         trio.liar.faults.lies.hides = lambda log: True
         await chain.revoke(1)
-        await settled(rig, chain, "what another endpoint shows")
+        await settled(rig, chain, "the revocation by another endpoint")
         assert rig.keys == {key_of(2)}
         if count == 3:
-            await eventually(lambda: trio.liar.ws in quarantined(rig), "the liar is found")
+            await eventually(lambda: trio.liar.ws in quarantined(rig), "the endpoint is quarantined")
 
 
 @pytest.mark.parametrize("count", [2, 3])
@@ -198,20 +198,20 @@ async def test_an_endpoint_that_stands_still_hides_no_revocation(
     await chain.mint(1)
     await chain.mint(2)
     async with running(make_rig, trio, count) as rig:
-        await settled(rig, chain, "what was there")
+        await settled(rig, chain, "the initial peers")
         trio.liar.faults.lies.stuck_at = chain.head.number
         await chain.revoke(1)
-        await settled(rig, chain, "what another endpoint shows")
+        await settled(rig, chain, "the revocation by another endpoint")
         await eventually(
-            lambda: rig.node.chain.state.endpoint not in {trio.liar.ws, None}, "another is followed"
+            lambda: rig.node.chain.state.endpoint not in {trio.liar.ws, None}, "another endpoint"
         )
         await chain.mint(3)
-        await eventually(lambda: rig.tip == chain.head.number, "and gets to the newest block")
+        await eventually(lambda: rig.tip == chain.head.number, "the newest block")
         assert not quarantined(rig), "one that is behind contradicts nobody"
 
 
 def hide(trio: Trio) -> None:
-    """The followed endpoint shows from now on what is true now, in logs and calls, whatever happens."""
+    """Freeze the state in the followed endpoint's calls, and hide all later logs."""
     before = dict(trio.chain.head.tokens)
     trio.liar.faults.lies.state = lambda tokens, number: before
     trio.liar.faults.lies.hides = lambda log: True
@@ -220,32 +220,32 @@ def hide(trio: Trio) -> None:
 async def test_an_endpoint_that_answers_no_audit_hides_no_revocation_and_is_left(
     trio: Trio, make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It follows well, but its own audit stalls for as long as it likes."""
+    """The followed endpoint announces blocks, but its replies to a resync stall."""
     monkeypatch.setattr(quorum_checker, "RESYNC_DEADLINE", 4.0)
     chain = trio.chain
     await chain.mint(1)
     await chain.mint(2)
     async with running(make_rig, trio) as rig:
-        await settled(rig, chain, "what was there")
+        await settled(rig, chain, "the initial peers")
         hide(trio)
         trio.liar.faults.by_method["eth_call"] = Fault(stall=True)
         await chain.revoke(1)
-        await settled(rig, chain, "what another endpoint shows")
+        await settled(rig, chain, "the revocation by another endpoint")
         assert rig.node.chain.state.endpoint == trio.liar.ws, "nobody waited for its deadline"
-        await eventually(lambda: rig.node.chain.state.endpoint == trio.servers[1].ws, "it is left")
+        await eventually(lambda: rig.node.chain.state.endpoint == trio.servers[1].ws, "another endpoint")
         assert not quarantined(rig), "nobody was seen to lie"
 
 
 async def test_an_endpoint_that_never_lets_a_walk_end_hides_no_revocation_and_is_left(
     trio: Trio, make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It announces each second head and no logs, so that logs have to be asked for, and answers them late."""
+    """It announces every second head and no logs. The node requests the logs; replies stall."""
     monkeypatch.setattr(progress, "BOUND", 3.0)
     chain = trio.chain
     await chain.mint(1)
     await chain.mint(2)
     async with running(make_rig, trio) as rig:
-        await settled(rig, chain, "what was there")
+        await settled(rig, chain, "the initial peers")
         trio.liar.faults.silent = trio.liar.faults.mute_logs = True
         trio.liar.faults.by_method["eth_getLogs"] = Fault(stall=True)
         trio.liar.faults.by_method["eth_call"] = Fault(stall=True)
@@ -253,20 +253,20 @@ async def test_an_endpoint_that_never_lets_a_walk_end_hides_no_revocation_and_is
         await chain.mine()
         await trio.liar.push("newHeads", chain.head.header())
         await eventually(lambda: rig.node.chain.state.follower.walking, "the walk has begun")
-        await settled(rig, chain, "what another endpoint shows")
+        await settled(rig, chain, "the revocation by another endpoint")
         assert rig.node.chain.state.follower.walking, "the walk has not ended"
-        await eventually(lambda: rig.node.chain.state.endpoint == trio.servers[1].ws, "it is left")
-        await eventually(lambda: rig.tip == chain.head.number, "and the newest block is reached")
+        await eventually(lambda: rig.node.chain.state.endpoint == trio.servers[1].ws, "another endpoint")
+        await eventually(lambda: rig.tip == chain.head.number, "the newest block")
 
 
 async def test_an_endpoint_that_stalls_calls_holds_up_no_grant(trio: Trio, make_rig: MakeRig) -> None:
     chain = trio.chain
     await chain.mint(1)
     async with running(make_rig, trio, resync_interval=3600) as rig:
-        await settled(rig, chain, "what was there")
+        await settled(rig, chain, "the initial peers")
         trio.liar.faults.by_method["eth_call"] = Fault(stall=True)
         await chain.mint(2)
-        await settled(rig, chain, "two others have shown it")
+        await settled(rig, chain, "the grant by two other endpoints")
         assert rig.node.chain.state.endpoint == trio.liar.ws
 
 
@@ -277,7 +277,7 @@ async def test_a_change_does_not_wait_for_replies_about_the_state_before_it(
     chain = trio.chain
     await chain.mint(1)
     async with running(make_rig, trio, resync_interval=3600) as rig:
-        await settled(rig, chain, "what was there")
+        await settled(rig, chain, "the initial peers")
         await eventually(lambda: rig.node.chain.state.resyncs, "no resync is under way")
         for server in trio.servers[1:]:
             server.faults.by_method["eth_call"] = Fault(stall=True, times=1)
@@ -294,14 +294,14 @@ async def test_endpoints_whose_sessions_do_not_begin_hide_no_revocation(
     await chain.mint(1)
     await chain.mint(2)
     async with running(make_rig, trio) as rig:
-        await settled(rig, chain, "what was there")
+        await settled(rig, chain, "the initial peers")
         for server in trio.servers[:2]:
             server.faults.by_method["eth_getBlockByNumber"] = Fault(stall=True)
         hide(trio)
         await trio.liar.drop_sockets()
-        await eventually(lambda: rig.node.chain.state.endpoint is None, "nothing is followed")
+        await eventually(lambda: rig.node.chain.state.endpoint is None, "no endpoint is followed")
         await chain.revoke(1)
-        await settled(rig, chain, "what the third endpoint shows")
+        await settled(rig, chain, "the revocation by the third endpoint")
         assert rig.node.chain.state.endpoint is None
 
 
@@ -309,24 +309,24 @@ async def test_endpoints_whose_sessions_do_not_begin_hide_no_revocation(
 async def test_no_one_endpoint_keeps_a_mass_revocation_held(
     trio: Trio, make_rig: MakeRig, *, stalls: bool
 ) -> None:
-    """More than half of the peers wait for a second reading. One endpoint denies it, or stalls."""
+    """A mass removal waits for confirmation. One endpoint contradicts it, or stalls."""
     chain = trio.chain
     for number in range(1, 7):
         await chain.mint(number)
     async with running(make_rig, trio, resync_interval=3600) as rig:
-        await settled(rig, chain, "what was there")
+        await settled(rig, chain, "the initial peers")
         liar, before = trio.servers[1], dict(chain.head.tokens)
         liar.faults.lies.state = lambda tokens, number: before
         if stalls:
             liar.faults.by_method["eth_call"] = Fault(stall=True)
         await chain.mine(*(registry.revoke(token) for token in range(1, 6)))
-        await settled(rig, chain, "the third endpoint has confirmed it")
+        await settled(rig, chain, "the removal, confirmed by the third endpoint")
 
 
 async def test_an_endpoint_whose_blocks_are_made_up_hides_no_revocation(
     trio: Trio, make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It goes on with a fork of its own, whose blocks nobody else has."""
+    """The followed endpoint continues with a fork that no other endpoint has."""
     monkeypatch.setattr(quorum_checker, "AGREED", 2.0)
     chain = trio.chain
     await chain.mint(1)
@@ -334,14 +334,14 @@ async def test_an_endpoint_whose_blocks_are_made_up_hides_no_revocation(
     fork = FakeChain(genesis_seed=chain.genesis_seed)
     fork.blocks = list(chain.blocks)
     async with running(make_rig, trio) as rig:
-        await settled(rig, chain, "what was there")
+        await settled(rig, chain, "the initial peers")
         trio.liar.chain, fork.announce, fork._forks = fork, trio.liar._announce, 1
         for _ in range(5):
             await fork.mine()
         await eventually(lambda: rig.tip == fork.head.number, "the fork is followed")
         await chain.revoke(1)
-        await settled(rig, chain, "what the others show")
-        await eventually(lambda: trio.liar.ws in quarantined(rig), "who makes blocks up is found")
+        await settled(rig, chain, "the revocation by the other endpoints")
+        await eventually(lambda: trio.liar.ws in quarantined(rig), "the endpoint is quarantined")
 
 
 async def test_a_forged_revocation_by_the_followed_endpoint_is_undone(trio: Trio, make_rig: MakeRig) -> None:
@@ -349,11 +349,11 @@ async def test_a_forged_revocation_by_the_followed_endpoint_is_undone(trio: Trio
     await chain.mint(1)
     await chain.mint(2)
     async with running(make_rig, trio) as rig:
-        await settled(rig, chain, "what was there")
+        await settled(rig, chain, "the initial peers")
         await trio.liar.forge(registry.revoke(1))
-        await eventually(lambda: RemovePeer(key_of(1)) in rig.device.applied, "one is enough to take away")
-        await eventually(lambda: trio.liar.ws in quarantined(rig), "the liar is found")
-        await settled(rig, chain, "it is back")
+        await eventually(lambda: RemovePeer(key_of(1)) in rig.device.applied, "the peer is removed")
+        await eventually(lambda: trio.liar.ws in quarantined(rig), "the endpoint is quarantined")
+        await settled(rig, chain, "the peer is added again")
 
 
 async def test_a_forged_revocation_by_another_endpoint_is_undone(trio: Trio, make_rig: MakeRig) -> None:
@@ -361,10 +361,10 @@ async def test_a_forged_revocation_by_another_endpoint_is_undone(trio: Trio, mak
     await chain.mint(1)
     await chain.mint(2)
     async with running(make_rig, trio) as rig:
-        await settled(rig, chain, "what was there")
+        await settled(rig, chain, "the initial peers")
         await trio.servers[2].forge(registry.revoke(1))
-        await eventually(lambda: trio.servers[2].ws in quarantined(rig), "the liar is found")
-        await settled(rig, chain, "as if nothing had been")
+        await eventually(lambda: trio.servers[2].ws in quarantined(rig), "the endpoint is quarantined")
+        await settled(rig, chain, "the initial peers again")
         assert rig.node.chain.state.endpoint == trio.liar.ws
 
 
@@ -373,11 +373,11 @@ async def test_an_end_that_one_endpoint_puts_off_does_not_move(trio: Trio, make_
     await chain.mint(1)
     await chain.mine(registry.set_expiry(1, 4_000_000_000))
     async with running(make_rig, trio, 2) as rig:
-        await settled(rig, chain, "what was there")
+        await settled(rig, chain, "the initial peers")
         await trio.liar.forge(registry.set_expiry(1, 0))
         await eventually(
             lambda: rig.node.chain.quorum_checker and rig.node.chain.quorum_checker.report().waiting,
-            "it waits",
+            "the change waits",
         )
         assert rig.decide(1).ends == 4_000_000_000
         assert rig.peers == members(chain)
@@ -387,17 +387,17 @@ async def test_too_few_endpoints_grant_nothing_and_take_nothing_away(trio: Trio,
     chain = trio.chain
     await chain.mint(1)
     async with running(make_rig, trio, 2) as rig:
-        await settled(rig, chain, "what was there")
+        await settled(rig, chain, "the initial peers")
         await trio.servers[1].stop()
-        await eventually(lambda: "1 of the 2 endpoints" in rig.component("quorum"), "health says so")
+        await eventually(lambda: "1 of the 2 endpoints" in rig.component("quorum"), "health: one is missing")
         await chain.mint(2)
-        await eventually(lambda: rig.decide(2).reason is Reason.NO_QUORUM, "the mint is seen")
+        await eventually(lambda: rig.decide(2).reason is Reason.NO_QUORUM, "the mint is read")
         assert rig.keys == {key_of(1)}
         await chain.revoke(1)
-        await eventually(lambda: not rig.keys, "a revocation needs one")
+        await eventually(lambda: not rig.keys, "a revocation by one endpoint")
         await trio.servers[1].start()
         chain.announce = trio.liar._announce
-        await settled(rig, chain, "the grant is witnessed")
+        await settled(rig, chain, "the grant is confirmed")
 
 
 async def test_a_restart_brings_back_only_what_was_vouched_for(trio: Trio, make_rig: MakeRig) -> None:
@@ -405,17 +405,17 @@ async def test_a_restart_brings_back_only_what_was_vouched_for(trio: Trio, make_
     await chain.mint(1)
     await chain.mine_empty(5)
     async with running(make_rig, trio, 2) as rig:
-        await settled(rig, chain, "what was there")
+        await settled(rig, chain, "the initial peers")
         await trio.liar.forge(mint(chain, 66))
         await chain.mine_empty(5)
-        await eventually(lambda: rig.decide("node-66").reason is Reason.NO_QUORUM, "it is seen")
+        await eventually(lambda: rig.decide("node-66").reason is Reason.NO_QUORUM, "the forged token is read")
         resyncs = rig.node.chain.state.resyncs
-        await eventually(lambda: rig.node.chain.state.resyncs > resyncs + 2, "it is stored")
+        await eventually(lambda: rig.node.chain.state.resyncs > resyncs + 2, "the registry is stored")
     for server in trio.servers:
         await server.stop()
     rig = make_rig(trio.urls()[:2], chain.contract, environment={"RPC_QUORUM": "2"})
     async with rig.running(settled=False):
-        await eventually(lambda: rig.keys, "the store's members")
+        await eventually(lambda: rig.keys, "the stored members")
         assert rig.keys == {key_of(1)}
 
 
@@ -426,15 +426,15 @@ async def test_quarantine_grows_and_is_followed_by_another_chance(
     chain = trio.chain
     await chain.mint(1)
     async with running(make_rig, trio) as rig:
-        await settled(rig, chain, "what was there")
+        await settled(rig, chain, "the initial peers")
         await trio.servers[2].forge(registry.revoke(1))
         source = rig.node.chain.source
-        await eventually(lambda: source.quarantined().get(trio.servers[2].ws), "the liar is found")
-        await eventually(lambda: source.quarantined()[trio.servers[2].ws].times > 1, "it lies again")
+        await eventually(lambda: source.quarantined().get(trio.servers[2].ws), "the endpoint is quarantined")
+        await eventually(lambda: source.quarantined()[trio.servers[2].ws].times > 1, "a second contradiction")
         assert source.quarantined()[trio.servers[2].ws].seconds_left > 0.5
         trio.servers[2].faults.lies.state = lambda tokens, number: tokens
-        await eventually(lambda: not quarantined(rig), "it has another chance")
-        await settled(rig, chain, "all agree")
+        await eventually(lambda: not quarantined(rig), "the quarantine has ended")
+        await settled(rig, chain, "the initial peers again")
 
 
 @pytest.mark.parametrize("number", range(1, 6))
@@ -443,8 +443,7 @@ async def test_a_grant_beside_a_walk_that_ends_where_it_began_waits_for_no_audit
 ) -> None:
     async with running(make_rig, trio, resync_interval=3600.0) as rig:
         await trio.chain.mine_empty(number)
-        # A head from elsewhere right after the mint's own: a walk, which finds that nothing has
-        # changed.
+        # A head of a fork directly after the mint's head starts a walk that finds no change.
         elsewhere = replace(trio.chain.head, hash="0x" + "ab" * 32).header()
         await trio.chain.mint(number)
         await trio.liar.push("newHeads", elsewhere)
