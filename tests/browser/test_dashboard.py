@@ -104,7 +104,7 @@ def revoke(lab: Lab, token: int) -> None:
 
 
 def test_hostile_names_stay_text(page: Page) -> None:
-    """The daemon refuses such names. If one arrives anyway, the page shows it as text."""
+    """The page shows hostile names as text, even though the daemon refuses them."""
 
     def spoiled(route: Route) -> None:
         stats: dict[str, Any] = route.fetch().json()

@@ -156,7 +156,7 @@ def test_a_second_container_with_the_same_state(stack: Stack) -> None:
 
 
 def test_a_second_container_with_the_same_node_id(stack: Stack) -> None:
-    """The second container generated another key than the node's key in the registry."""
+    """The second container generates a key that is not the node's key in the registry."""
     network = (
         "--network",
         f"{stack.project}_control",

@@ -1,4 +1,4 @@
-"""A node's own key gets too old while it runs: with what changes it scripted, and with the real command."""
+"""A node's own key expires while it runs: with a scripted key change, and the real command."""
 
 import asyncio
 import itertools
@@ -33,13 +33,13 @@ from dstack_vpn.wiring.trust_metrics import trust_families
 
 HOUR = 3600
 SECRET = "59c6995e998f97a5a0044966f0945389dc9e86dae88c7a8412f4603b6b78690d"
-"""Of anvil's account 1, and so everybody's."""
+"""The key of anvil's account 1, which is public."""
 HOLDER = 1
 
 
 @dataclass
 class Scripted:
-    """Implements `ports.KeyChanger`, by what a test gives it to do."""
+    """Implements `ports.KeyChanger` with a function of the test."""
 
     work: Callable[[TokenId], Any]
     hindrance: str | None = None
@@ -52,18 +52,18 @@ class Scripted:
 
 
 _looks: list[float] = []
-"""When a node of this process has looked at its key's age."""
+"""The times at which nodes of this process checked the age of their keys."""
 
 
 async def a_dozen_looks() -> None:
-    """Wait until the node has looked so often, and has acted on all but the last."""
+    """Wait until the node has checked the age 12 times, and acted on all checks except the last."""
     before = len(_looks)
-    await eventually(lambda: len(_looks) >= before + 12, "a dozen looks")
+    await eventually(lambda: len(_looks) >= before + 12, "a dozen checks")
 
 
 @pytest.fixture
 def hurry(monkeypatch: pytest.MonkeyPatch) -> Callable[[Scripted | None], None]:
-    """Have the node look often and begin at once, perhaps with another one that changes the key."""
+    """Check the age every 20 ms from the start, optionally with a scripted key change."""
 
     look = KeyExpiry._check
 
@@ -92,7 +92,7 @@ def in_use(folder: Path) -> PrivateKey:
 
 
 def written(path: Path, ago: float) -> None:
-    """Let a file be that many seconds old."""
+    """Move a file's modification time back by ``ago`` seconds."""
     then = path.stat().st_mtime - ago
     os.utime(path, (then, then))
 
@@ -105,7 +105,7 @@ def key_expiry(rig: Rig) -> KeyExpiry:
 async def with_an_old_key(
     server: FakeServer, make_rig: MakeRig, folder: Path, *, age: float = 2 * HOUR
 ) -> tuple[Rig, PrivateKey]:
-    """Ours is token 1, by the chain's time of 2023; token 2 is somebody else's."""
+    """Return a node with token 1, which the chain dates in 2023, and its key. Token 2 is a peer."""
     key = keyfile.make(current(folder))
     written(current(folder), age)
     chain = server.chain
@@ -116,7 +116,7 @@ async def with_an_old_key(
 
 
 def announcing(server: FakeServer, folder: Path) -> Scripted:
-    """What `node rotate-key` does."""
+    """Return a key change that announces a new key, as `node rotate-key` does."""
 
     async def work(token: TokenId) -> None:
         new, _ = make_next(current(folder))
@@ -142,18 +142,18 @@ async def test_an_old_key_is_changed_once_and_no_peer_goes(
     hurry(changer)
     rig, old = await with_an_old_key(fake_chain, make_rig, tmp_path)
     async with rig.running():
-        await eventually(lambda: in_use(tmp_path) != old, "another key")
+        await eventually(lambda: in_use(tmp_path) != old, "a new key")
         new = in_use(tmp_path)
-        await eventually(lambda: rig.device.public_key == derive(new), "on the device, too")
+        await eventually(lambda: rig.device.public_key == derive(new), "the new key on the device")
         await eventually(
-            lambda: (key_expiry(rig).report().age or HOUR) < HOUR / 2, "a young key, by its file"
+            lambda: (key_expiry(rig).report().age or HOUR) < HOUR / 2, "a young key, by its file's time"
         )
         assert rig.component("key") == "ok: "
         assert rig.component("membership") == "ok: "
         assert rig.keys == {key_of(2)}
         names = [entry.event.name for entry in rig.node.event_log.latest()]
         assert (names.count("key.changed"), names.count("key.change_failed")) == (1, 0)
-        await a_dozen_looks()  # at a registry that says of every key that it is old
+        await a_dozen_looks()  # the registry dates every key as old
         assert len(changer.calls) == 1
     assert in_use(tmp_path) == new
 
@@ -165,11 +165,11 @@ async def test_a_young_key_is_left_alone_and_so_is_one_that_only_the_registry_ca
     hurry(changer)
     rig, _ = await with_an_old_key(fake_chain, make_rig, tmp_path, age=0.8 * HOUR)
     async with rig.running():
-        await eventually(lambda: key_expiry(rig).report().age is not None, "its age")
+        await eventually(lambda: key_expiry(rig).report().age is not None, "the key's age")
         await a_dozen_looks()
         assert not changer.calls
         written(current(tmp_path), 0.2 * HOUR)
-        await eventually(lambda: changer.calls, "now it is")
+        await eventually(lambda: changer.calls, "a key change")
 
 
 async def test_a_failure_leaves_the_old_key_and_is_told(
@@ -179,7 +179,7 @@ async def test_a_failure_leaves_the_old_key_and_is_told(
     hurry(changer)
     rig, old = await with_an_old_key(fake_chain, make_rig, tmp_path)
     async with rig.running():
-        await eventually(lambda: key_expiry(rig).report().failures, "a failure")
+        await eventually(lambda: key_expiry(rig).report().failures, "a failed change")
         assert rig.component("key").startswith(
             "warning: our key is 2 hours old, and KEY_MAX_AGE allows 60 min"
         )
@@ -194,8 +194,8 @@ async def test_a_failure_leaves_the_old_key_and_is_told(
         assert rig.device.public_key == derive(old)
         key_expiry(rig).changer = announcing(fake_chain, tmp_path)
         key_expiry(rig).schedule = replace(key_expiry(rig).schedule, ready_at=0.0)
-        await eventually(lambda: in_use(tmp_path) != old, "the next try")
-        await eventually(lambda: rig.component("key") == "ok: ", "all is well again")
+        await eventually(lambda: in_use(tmp_path) != old, "the next attempt")
+        await eventually(lambda: rig.component("key") == "ok: ", "the key's component is ok")
         families = list(trust_families(rig.node.reporter.collect()))
         samples = [sample for family in families for sample in family.samples]
         metrics = {s.name: s.value for s in samples if not s.labels}
@@ -221,7 +221,7 @@ async def test_who_is_no_member_changes_nothing(
         }[change]
     )
     async with rig.running():
-        await eventually(lambda: rig.component("membership").startswith("failed"), "no member")
+        await eventually(lambda: rig.component("membership").startswith("failed"), "the node is not a member")
         await a_dozen_looks()
         assert not changer.calls
         assert key_expiry(rig).report().age is None
@@ -235,14 +235,14 @@ async def test_while_the_chain_is_away_nothing_is_tried(
     hurry(changer)
     rig, _ = await with_an_old_key(fake_chain, make_rig, tmp_path, age=0.8 * HOUR)
     async with rig.running():
-        await eventually(lambda: key_expiry(rig).report().age is not None, "its age")
+        await eventually(lambda: key_expiry(rig).report().age is not None, "the key's age")
         rig.node.chain.state.down(EndpointError("away"))
         written(current(tmp_path), HOUR)
-        await eventually(lambda: (key_expiry(rig).report().age or 0) > HOUR, "it goes on growing old")
+        await eventually(lambda: (key_expiry(rig).report().age or 0) > HOUR, "the age still increases")
         await a_dozen_looks()
         assert not changer.calls
         rig.node.chain.state.connected(rig.sessions[-1].name)
-        await eventually(lambda: changer.calls, "when it is back")
+        await eventually(lambda: changer.calls, "a key change after the outage")
 
 
 async def test_without_an_account_health_and_log_remind_of_it(
@@ -269,14 +269,14 @@ async def test_a_reorg_takes_a_new_key_back_and_it_is_announced_again_after_a_wh
     hurry(changer)
     rig, old = await with_an_old_key(fake_chain, make_rig, tmp_path)
     async with rig.running():
-        await eventually(lambda: rig.device.public_key != derive(old), "another key")
+        await eventually(lambda: rig.device.public_key != derive(old), "a new key")
         new = in_use(tmp_path)
         await fake_chain.chain.reorg(1)
-        await eventually(lambda: in_use(tmp_path) == old, "the old one again")
+        await eventually(lambda: in_use(tmp_path) == old, "the old key again")
         await a_dozen_looks()
         assert len(changer.calls) == 1, "it may yet come by itself"
         key_expiry(rig).schedule = replace(key_expiry(rig).schedule, ready_at=0.0)
-        await eventually(lambda: in_use(tmp_path) not in {old, new}, "and another new one: that one was seen")
+        await eventually(lambda: in_use(tmp_path) not in {old, new}, "a second new key")
         assert len(changer.calls) == 2
 
 
@@ -289,8 +289,8 @@ async def test_killed_between_announcing_and_taking(
     await changer.work(1)
     assert in_use(tmp_path) == old
     async with rig.running():
-        await eventually(lambda: in_use(tmp_path) != old, "the one that was announced")
-        await eventually(lambda: rig.device.public_key == derive(in_use(tmp_path)), "on the device")
+        await eventually(lambda: in_use(tmp_path) != old, "the announced key")
+        await eventually(lambda: rig.device.public_key == derive(in_use(tmp_path)), "its public key")
         await a_dozen_looks()
         assert not changer.calls
 
@@ -298,14 +298,14 @@ async def test_killed_between_announcing_and_taking(
 async def test_two_with_the_same_key_do_not_take_turns(
     fake_chain: FakeServer, make_rig: MakeRig, tmp_path: Path, hurry: Hurry
 ) -> None:
-    """A copy of the machine announced a key of its own: that is the node now, and this one stays quiet."""
+    """A copy of the machine announced another key. This node announces none."""
     changer = announcing(fake_chain, tmp_path)
     hurry(changer)
     rig, old = await with_an_old_key(fake_chain, make_rig, tmp_path, age=0.8 * HOUR)
     async with rig.running():
-        await eventually(lambda: key_expiry(rig).report().age is not None, "its age")
+        await eventually(lambda: key_expiry(rig).report().age is not None, "the key's age")
         await fake_chain.chain.mine(registry.update_key(1, str(key_of(77))))
-        await eventually(lambda: rig.component("membership").startswith("failed"), "no member any more")
+        await eventually(lambda: rig.component("membership").startswith("failed"), "the node is not a member")
         written(current(tmp_path), HOUR)
         await a_dozen_looks()
         assert not changer.calls
@@ -332,14 +332,14 @@ async def test_an_endpoint_that_does_not_tell_the_time_is_not_asked_at_every_loo
             raise EndpointError("away")
 
         monkeypatch.setattr(source, "to", away)
-        await eventually(lambda: len(asked) >= 3, "it asks")
+        await eventually(lambda: len(asked) >= 3, "three requests")
         assert min(b - a for a, b in itertools.pairwise(asked)) >= 0.3
         assert not changer.calls
         monkeypatch.setattr(source, "to", to)
-        await eventually(lambda: changer.calls, "once it is told")
+        await eventually(lambda: changer.calls, "a key change")
 
 
-# -- with the real command, on a real chain --------------------------------------------------------
+# -- the real command, on a real chain -------------------------------------------------------------
 
 
 async def on_anvil(anvil: Anvil, make_rig: MakeRig, folder: Path, **more: str) -> tuple[Rig, PrivateKey]:
@@ -369,9 +369,9 @@ async def test_the_command_changes_it_and_no_secret_shows(
         rig, old = await on_anvil(anvil, make_rig, tmp_path)
         children: list[bytes] = []
         async with rig.running():
-            await eventually(lambda: watched(children) or in_use(tmp_path) != old, "another key")
-            await eventually(lambda: rig.device.public_key == derive(in_use(tmp_path)), "on the device")
-            await eventually(lambda: rig.component("key") == "ok: ", "all is well")
+            await eventually(lambda: watched(children) or in_use(tmp_path) != old, "a new key")
+            await eventually(lambda: rig.device.public_key == derive(in_use(tmp_path)), "its public key")
+            await eventually(lambda: rig.component("key") == "ok: ", "the key's component is ok")
             assert key_expiry(rig).report().announced == 1
             assert rig.keys == {key_of(2)}
             assert rig.component("membership") == "ok: "
@@ -384,7 +384,7 @@ async def test_the_command_changes_it_and_no_secret_shows(
 
 
 def watched(seen: list[bytes]) -> bool:
-    """Note the arguments of children of this process that change keys, which anybody can read."""
+    """Record the arguments and environments of this process's children that change keys."""
     for task in Path("/proc/self/task").iterdir():
         try:
             for child in (task / "children").read_text().split():
@@ -407,10 +407,10 @@ async def test_what_the_chain_refuses_leaves_the_old_key(
         if trouble == "no funds":
             await anvil.rpc("anvil_setBalance", anvil.accounts[HOLDER], "0x0")
         else:
-            # Without a node id, such an account would say that the token is not ours.
+            # Without NODE_ID, this account would mean that token 1 is not the node's.
             rig.environment = {**rig.environment, "CONTRACT_PRIVATE_KEY": "0x" + "17" * 32, "NODE_ID": "us"}
         async with rig.running():
-            await eventually(lambda: key_expiry(rig).report().failures == 1, "it was refused")
+            await eventually(lambda: key_expiry(rig).report().failures == 1, "a failed change")
             reason = rig.component("key")
             assert reason.startswith("warning: ")
             assert {"no funds": "has 0", "not the holder": "the contract refused"}[trouble] in reason

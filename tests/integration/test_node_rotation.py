@@ -1,4 +1,4 @@
-"""A node's own key is changed on chain while it runs."""
+"""A running node's own key changes on the chain."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from dstack_vpn.core.wireguard.x25519 import derive
 async def with_two_members(
     chain_server: FakeServer, make_rig: MakeRig, folder: Path
 ) -> tuple[Rig, PrivateKey]:
-    """Ours is token 1, with a key of its own making; token 2 is somebody else's."""
+    """Return a node with token 1 and a generated key, and the key. Token 2 is a peer's."""
     current = keyfile.make(folder / "wireguard.key")
     chain = chain_server.chain
     await chain.mine(registry.mint(chain.accounts[1], "us", str(derive(current))))
@@ -40,8 +40,8 @@ async def test_the_key_changes_with_the_registry_and_no_peer_goes(
         await fake_chain.chain.mine_empty(1)
         assert rig.device.public_key == derive(old), "the registry decides when"
         await fake_chain.chain.mine(registry.update_key(1, str(derive(new))))
-        await eventually(lambda: rig.device.public_key == derive(new), "the device has the new key")
-        await eventually(lambda: in_use(tmp_path) == new, "and so has the disk")
+        await eventually(lambda: rig.device.public_key == derive(new), "the new key on the device")
+        await eventually(lambda: in_use(tmp_path) == new, "the new key on the disk")
         assert rig.component("membership") == "ok: "
         assert rig.keys == {key_of(2)}
         assert not [c for c in rig.device.applied if isinstance(c, RemovePeer)], "nobody went"
@@ -50,7 +50,7 @@ async def test_the_key_changes_with_the_registry_and_no_peer_goes(
         assert rig.link.settings.addresses, "the address has stayed"
         assert old_of(tmp_path / "wireguard.key").exists(), "the change is not final"
         await fake_chain.chain.mine_empty(5)
-        await eventually(lambda: not old_of(tmp_path / "wireguard.key").exists(), "now it is")
+        await eventually(lambda: not old_of(tmp_path / "wireguard.key").exists(), "the old key is removed")
         assert not next_of(tmp_path / "wireguard.key").exists()
 
 
@@ -63,20 +63,20 @@ async def test_a_reorg_takes_the_key_back(fake_chain: FakeServer, make_rig: Make
         await fake_chain.chain.mine(registry.update_key(1, str(derive(new))))
         await eventually(lambda: in_use(tmp_path) == new, "the new key")
         await fake_chain.chain.reorg(1)
-        await eventually(lambda: rig.device.public_key == derive(old), "the old key")
-        await eventually(lambda: in_use(tmp_path) == old, "and so has the disk")
+        await eventually(lambda: rig.device.public_key == derive(old), "the old key on the device")
+        await eventually(lambda: in_use(tmp_path) == old, "the old key on the disk")
         await fake_chain.chain.mine(registry.update_key(1, str(derive(new))))
-        await eventually(lambda: in_use(tmp_path) == new, "and the new one again")
+        await eventually(lambda: in_use(tmp_path) == new, "the new key again")
 
 
 async def test_a_daemon_that_was_down_takes_the_key_at_its_start(
     fake_chain: FakeServer, make_rig: MakeRig, tmp_path: Path
 ) -> None:
-    """Killed after the transaction, before anything was done about it."""
+    """The key changed on the chain while the daemon was stopped."""
     rig, _ = await with_two_members(fake_chain, make_rig, tmp_path)
     new = keyfile.make(next_of(tmp_path / "wireguard.key"))
     await fake_chain.chain.mine(registry.update_key(1, str(derive(new))))
     async with rig.running():
         await eventually(lambda: in_use(tmp_path) == new, "the new key")
-        await eventually(lambda: rig.device.public_key == derive(new), "on the device, too")
+        await eventually(lambda: rig.device.public_key == derive(new), "the new key on the device")
         assert rig.component("membership") == "ok: "

@@ -1,4 +1,4 @@
-"""The daemon's endpoints and the commands through an HTTP proxy that the environment names."""
+"""The daemon's endpoints and the commands, through an HTTP proxy from the environment."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""A whole network for each test: a chain, and daemons in namespaces of their own, as the demo has them."""
+"""A network for each test: a chain and daemons in separate namespaces, as in the demo."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ from dstack_vpn.errors import DstackVpnError
 
 @pytest.fixture(scope="session")
 def tools() -> Tools:
-    """The programs; skips loudly where something is missing."""
+    """Return the programs; skip the test if one is missing."""
     anvil, wireguard = anvil_path(), wireguard_go()
     if not is_usable():
         pytest.skip("NO ROOT, NAMESPACES OR TUN: the end-to-end tests are SKIPPED; run them as root")
@@ -28,7 +28,7 @@ def tools() -> Tools:
 
 @pytest.fixture
 def empty_lab(tools: Tools) -> Iterator[Lab]:
-    """A chain with the registry on it."""
+    """Yield a lab with a chain and its registry, without nodes."""
     with Lab(tools) as lab:
         lab.start_chain()
         yield lab
@@ -51,19 +51,19 @@ def connect_three(lab: Lab) -> Lab:
 
 @pytest.fixture
 def lab(empty_lab: Lab) -> Lab:
-    """Three nodes with tunnels between all of them."""
+    """Return a lab of three nodes with tunnels between all of them."""
     return connect_three(empty_lab)
 
 
 class Standing:
-    """A lab of three nodes for several tests, each of which leaves it as it was."""
+    """A lab of three nodes that several tests share, and leave unchanged."""
 
     def __init__(self, tools: Tools) -> None:
         self._tools = tools
         self._lab: Lab | None = None
 
     def lab(self) -> Lab:
-        """Return it; another one if the test before did not leave it as it was."""
+        """Return the lab, or a new one if the previous test left it changed."""
         if self._lab is None or not is_whole(self._lab):
             self.close()
             self._lab = Lab(self._tools)
@@ -77,7 +77,7 @@ class Standing:
 
 
 def is_whole(lab: Lab) -> bool:
-    """Return True if each node runs, is well, has the others as its peers, and reaches them."""
+    """Return whether each node runs, is ready, and has and reaches the others as peers."""
     keys = {node.public_key for node in lab.nodes.values()}
     try:
         for node in lab.nodes.values():
@@ -100,13 +100,13 @@ def standing(tools: Tools) -> Iterator[Standing]:
 
 @pytest.fixture
 def standing_lab(standing: Standing) -> Lab:
-    """Three nodes as `lab` has them, for tests that leave everything as it was."""
+    """Return a shared lab of three nodes, for tests that leave it unchanged."""
     return standing.lab()
 
 
 @contextmanager
 def pinging(lab: Lab) -> Iterator[Ping]:
-    """A ping from a to b, 200 times a second."""
+    """Ping b from a, 200 times a second."""
     ping = Ping(lab.nodes["a"].namespace, lab.nodes["b"].address, lab.run.home / "ping.log")
     try:
         yield ping

@@ -1,15 +1,16 @@
-"""The daemon's command line, with less patience, for tests that would wait for nothing but the time
-to pass.
+"""The daemon's command line with shorter times, for tests that would only wait.
 
-Within a session, UDP is left after 5 s without an answer instead of 15. It is then probed about
-every 7 s, and not after 30, 60, 120 s and so on. Answers to a probe are taken for 5 s, so none ends
-another, as with the real times. The unit tests of `core.paths.selector` hold these.
+Within a session, the daemon leaves UDP after 5 s without a reply instead of 15 s. It then probes
+UDP about every 7 s, instead of after 30, 60, 120 s and so on. Replies to a probe count for 5 s, so
+that probes do not overlap, as with the real times. The unit tests of `core.paths.selector` check
+the real times.
 
-WireGuard makes new keys when it has heard nothing for 15 s. A real daemon probes UDP long after
-that; here it does not come to that.
+WireGuard begins a new session after 15 s without a packet. A real daemon probes UDP long after
+that. Here the probe is earlier, and WireGuard does not begin a new session.
 
-A daemon whose key is due waits for 1 to 2 s after its start instead of 10 to 20, and looks every
-0.5 s instead of every 5. The unit tests of `core.wireguard.key_age` hold the real times.
+A daemon whose key is due waits for 1 to 2 s after its start instead of 10 to 20 s, and checks the
+age every 0.5 s instead of every 5 s. The unit tests of `core.wireguard.key_age` check the real
+times.
 """
 
 from unittest.mock import patch

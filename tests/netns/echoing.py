@@ -1,4 +1,4 @@
-"""An HTTP proxy whose endpoints repeat all that they were sent: ``python echoing.py PORT CHAIN``.
+"""An HTTP proxy whose endpoints repeat the request in replies: ``python echoing.py PORT CHAIN``.
 
 The first label of an endpoint's host name chooses the kind of reply. A kind that begins with
 ``late-`` passes all calls on to the chain, except one method.
@@ -36,16 +36,16 @@ WS = (
 
 
 def echo(head: str) -> str:
-    """The request in every form: as it came, decoded, encoded again, escaped, and in base64."""
+    """Return the request in all forms: unchanged, decoded, encoded, escaped, and in base64."""
     lines = [line for part in head.split("\r\n") for line in part.split(" ") if line]
     logins = [base64.b64decode(coded).decode() for basic, coded in pairwise(lines) if basic == "Basic"]
     words = [*logins, *(piece for login in logins for piece in login.split(":")), *lines]
-    # The slash within a secret of the query stays.
+    # Do not split at the slash within the secret of the query.
     urls = [line for line in lines if "/v2/" in line]
     words += [piece for line in urls for piece in re.split("[?=&]|/(?!qu3ry)", line)]
     plain = {form for word in words for form in (word, unquote(word))}
     coded = {form for word in plain for form in _forms(word)}
-    # The planted secrets stand first, where an excerpt has them.
+    # The planted secrets are at the beginning, so that an excerpt has them.
     planted = {form for form in coded | plain if form.startswith(("pl4nt", "cGw0"))}
     return " ".join([*sorted(planted), *sorted(coded | plain, key=len)])
 
@@ -62,7 +62,7 @@ def ascii_line(text: str, limit: int) -> str:
 
 
 def reply(kind: str, call: dict[str, Any], said: str, chain: str) -> dict[str, Any]:
-    """A JSON-RPC reply of that kind."""
+    """Return a JSON-RPC reply of a kind."""
     which, _, method = kind.partition("-")
     if method and call["method"] != method:
         return forwarded(call, chain)

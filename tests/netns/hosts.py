@@ -1,4 +1,4 @@
-"""A host in a namespace, and a daemon on it that follows no chain: only what it does to the host counts."""
+"""A host in a namespace, with a daemon that follows no chain, for tests of its effects."""
 
 import contextlib
 import json
@@ -22,7 +22,7 @@ _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def program() -> str:
-    """The wireguard-go of the tests."""
+    """Return the path of wireguard-go."""
     found = wireguard_go()
     assert found is not None
     return found
@@ -30,7 +30,7 @@ def program() -> str:
 
 @dataclass
 class Host:
-    """A namespace, a folder for files outside of any state directory, and what was found there before."""
+    """A namespace, a folder for files outside of state directories, and other programs."""
 
     namespace: Namespace
     etc: Path
@@ -45,7 +45,7 @@ class Host:
         self.ip("link", "set", name, "up")
 
     def wireguard(self, name: str, key: PrivateKey | None, *peers: PublicKey, port: int = 40000) -> None:
-        """Run a wireguard-go as another program does."""
+        """Run a wireguard-go, as another program would."""
         self.others.append(self.namespace.popen(program(), "-f", name, stderr=subprocess.DEVNULL))
         wait_until(lambda: self.namespace.run("wg", "show", name, check=False), f"{name} runs")
         if key is None:
@@ -59,16 +59,16 @@ class Host:
         self.ip("link", "set", name, "up")
 
     def state(self) -> dict[str, str]:
-        """Everything of the host that is not the daemon's, once the kernel has made up its mind."""
+        """Return the host's interfaces, routes, rules and files, after the carriers are up."""
         run = self.namespace.run
-        wait_until(self._is_settled, "the interfaces know their carriers")
+        wait_until(self._is_settled, "the carriers are up")
         found = {
             "addresses": run("ip", "-j", "address"),
             "links": run("sh", "-c", "ip -d -o link | sed 's/ qlen .*//'"),
             "routes": run("ip", "-j", "-4", "route", "show", "table", "all"),
             "IPv6 routes": run("ip", "-j", "-6", "route", "show", "table", "all"),
             "rules": run("nft", "list", "ruleset"),
-            # wireguard-go lists its peers in any order.
+            # The order of peers from wireguard-go varies.
             "wg": "\n".join(sorted(run("wg", "show", "all", "dump").splitlines())),
             "sockets": run("ls", "-A", "/run/wireguard"),
         }
@@ -112,7 +112,7 @@ class Daemon:
         wait_until(lambda: self.has("firewall.applied"), "the rules are set")
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> int:
-        """End it; returns its exit code."""
+        """Stop the daemon by a signal; return its exit code."""
         if self.process.poll() is None:
             self.process.send_signal(number)
         return self.process.wait(15)
@@ -120,7 +120,7 @@ class Daemon:
 
 @dataclass
 class Member:
-    """A node with a state directory and a key, which may be started again and again."""
+    """A node with a state directory and a key, which a test can start repeatedly."""
 
     home: Path
     key: PrivateKey = field(default_factory=new_key)
@@ -149,7 +149,7 @@ class Member:
         }
 
     def start(self, host: Host, *prefix: str, **settings: str) -> Daemon:
-        """Start the daemon; ``prefix`` is another way into the host's namespaces."""
+        """Start the daemon. ``prefix``: a command that enters other namespaces than the host's."""
         self.starts += 1
         environment = self.environment(host, settings)
         log = self.home / f"daemon{self.starts}.log"
@@ -161,7 +161,7 @@ class Member:
         return Daemon(process, log)
 
     def refused(self, host: Host, *prefix: str, **settings: str) -> str:
-        """Start it, and return what it says as it ends with exit code 78, with the host as it was."""
+        """Check for exit code 78 and an unchanged host; return the daemon's log."""
         before = host.state()
         daemon = self.start(host, *prefix, **settings)
         code = daemon.process.wait(30)
@@ -172,7 +172,7 @@ class Member:
         return text
 
     def doctor(self, host: Host, **settings: str) -> dict[str, dict[str, Any]]:
-        """Doctor's checks by name."""
+        """Return the doctor's checks by name."""
         with host.namespace.entered(), forgotten_logging():
             done = run_here(("doctor", "--json"), self.environment(host, settings))
         assert done.out, done.err
@@ -181,12 +181,12 @@ class Member:
 
 @contextlib.contextmanager
 def hosted(etc: Path) -> Iterator[Host]:
-    """A host with a LAN and a way out."""
+    """Yield a host with a LAN and default routes."""
     etc.mkdir()
     with Namespace("h") as namespace:
         host = Host(namespace, etc)
         for scope in ("all", "default"):
-            # Else the kernel makes up addresses, and checks them for a second.
+            # Otherwise the kernel generates addresses, and checks them for a second.
             namespace.run("sysctl", "-qw", f"net.ipv6.conf.{scope}.accept_dad=0")
             namespace.run("sysctl", "-qw", f"net.ipv6.conf.{scope}.addr_gen_mode=1")
         host.link("eth0", "veth", "peer", "switch")

@@ -1,4 +1,4 @@
-"""The API of a real daemon: its description, its metrics, and what reverse proxies make of it."""
+"""The API of a real daemon: its OpenAPI description, its metrics, and reverse proxies."""
 
 import json
 import shutil
@@ -17,15 +17,15 @@ from tests.netns_support import wait_until
 pytestmark = [pytest.mark.netns, pytest.mark.anvil]
 TOKEN = "a-token-for-the-tests-alone"
 APP = 8000
-"""Where the proxies listen."""
+"""The port of the proxies."""
 
 
-# -- the description -------------------------------------------------------------------------------
+# -- the OpenAPI description -----------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def described(tools: Tools) -> Iterator[LabNode]:
-    """A daemon that wants its token from everybody; the thread is in its namespace."""
+    """Yield a daemon that requires its token from all clients; the thread is in its namespace."""
     with Lab(tools) as lab:
         lab.start_chain()
         node, other = lab.add_node("a"), lab.add_node("b")
@@ -71,7 +71,7 @@ def test_the_daemon_is_as_described(described: LabNode, tmp_path: Path) -> None:
         timeout=110,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    wait_until(lambda: described.get("/live") == {"live": True}, "it is alive and well")
+    wait_until(lambda: described.get("/live") == {"live": True}, "the daemon is alive")
 
 
 def test_the_commands_give_the_token_and_say_so_where_they_have_none(described: LabNode) -> None:
@@ -104,7 +104,7 @@ def test_promtool_has_nothing_to_say_about_the_metrics(described: LabNode) -> No
 
 # -- forward-auth ----------------------------------------------------------------------------------
 
-# As docs/api.md has them, but for the addresses.
+# From docs/api.md, except for the addresses.
 NGINX = """\
 daemon off;
 pid {home}/nginx.pid;
@@ -153,9 +153,9 @@ http://:8000 {{
 """
 Proxy = Callable[[LabNode, Path], "subprocess.Popen[str]"]
 START: Final = 60.0
-"""Seconds for a proxy's own start, which is not tested.
+"""Seconds for the start of a proxy, which is not under test.
 
-One that ends meanwhile is reported at once.
+The exit of a proxy is reported immediately.
 """
 
 
@@ -187,7 +187,7 @@ def proxied(proxy: Proxy, node: LabNode, home: Path) -> Iterator[None]:
     name = proxy.__name__
     process = proxy(node, home)
     try:
-        wait_until(lambda: process.poll() is not None or status(node, "127.0.0.1"), f"{name} answers", START)
+        wait_until(lambda: process.poll() is not None or status(node, "127.0.0.1"), f"{name} replies", START)
         assert process.poll() is None, f"{name} has ended: {(home / f'{name}.log').read_text()}"
         yield
     finally:
@@ -196,7 +196,7 @@ def proxied(proxy: Proxy, node: LabNode, home: Path) -> Iterator[None]:
 
 
 def status(node: LabNode, address: str, *headers: str) -> str:
-    """What a client on a node's machine gets from a proxy: the status and the text."""
+    """Return a proxy's reply to a client on a node's machine: the text and the status."""
     more = [word for header in headers for word in ("-H", header)]
     return node.namespace.run(
         *("curl", "-s", "-m", "5", "-w", " %{http_code}", *more, f"http://{address}:{APP}/"), check=False
@@ -209,11 +209,11 @@ def test_a_proxy_lets_members_in_and_says_who_they_are(lab: Lab, proxy: Proxy, t
     with proxied(proxy, a, tmp_path):
         assert status(b, a.address) == "hello b 200"
         assert status(c, a.address) == "hello c 200"
-        # Not by the tunnel, and with whatever a client may make up.
+        # From outside of the tunnel, with forged headers.
         forged = f"X-Forwarded-For: {b.address}"
         for headers in ((), (forged,), (f"X-Real-IP: {b.address}",), (forged, f"X-Real-IP: {b.address}")):
             assert status(b, a.underlay, *headers).endswith(" 401")
-        # A member can't pass for another; at most it keeps itself out.
+        # A member with another's address in a header is itself, or is refused.
         for headers in ((f"X-Forwarded-For: {c.address}",), (f"X-Real-IP: {c.address}",)):
             assert status(b, a.address, *headers).endswith(("hello b 200", " 401"))
         assert status(b, a.address, "Authorization: Basic b3JpZ2luYWw6Y2xpZW50") == "hello b 200"

@@ -1,4 +1,4 @@
-"""The audit log of a real daemon: one cause from the chain's event to the applied plan, in a sound chain."""
+"""The audit log of a real daemon: one cause from an event to its plan, in a valid hash chain."""
 
 import json
 import os
@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.netns, pytest.mark.anvil]
 
 
 def command(node: LabNode, *arguments: str) -> tuple[int, str]:
-    environment = {**node.environment(), "PATH": os.environ["PATH"]}  # noqa: TID251  # the command's
+    environment = {**node.environment(), "PATH": os.environ["PATH"]}  # noqa: TID251  # for the command
     with forgotten_logging():
         done = run_here(arguments, environment)
     return done.code, done.out + done.err
@@ -41,25 +41,25 @@ def logged(node: LabNode, event: str) -> list[dict[str, Any]]:
 def test_a_revocation_has_one_cause_from_the_chain_to_the_peer(lab: Lab) -> None:
     a, c = lab.nodes["a"], lab.nodes["c"]
     lab.lost(lab.revoke(c), c.public_key, (a,))
-    wait_until(lambda: shown(a, "--node", "c", "--kind", "peer.removed"), "it is recorded")
+    wait_until(lambda: shown(a, "--node", "c", "--kind", "peer.removed"), "the record of the removal")
     (removed,) = shown(a, "--node", "c", "--kind", "peer.removed")
     cause = removed["body"]["cause"]
     decided = shown(a, "--node", "c", "--kind", "access.decided")[-1]["body"]
     assert (decided["granted"], decided["reason"], decided["cause"]) == (False, "revoked", cause)
     event = shown(a, "--node", "c", "--kind", "chain.event")[-1]["body"]
     assert (event["event"], f"{event['block']}-{event['log_index']}") == ("revoked", cause)
-    # The same cause in the log, on this node and on the others.
+    # The same cause in the logs of this node and of the others.
     b = lab.nodes["b"]
     for node in (a, b):
-        wait_until(lambda: logged(node, "peer.removed"), "it is logged")  # noqa: B023  # waited for in the same turn
+        wait_until(lambda: logged(node, "peer.removed"), "the log")  # noqa: B023  # used in the same iteration
         assert logged(node, "peer.removed")[-1]["cause"] == cause
         assert cause in [line["cause"] for line in logged(node, "chain.event")]
 
-    wait_until(lambda: backups(a), "there is a backup")
+    wait_until(lambda: backups(a), "a backup")
     backup = backups(a)[0]["name"]
     assert command(a, "config", "rollback", backup)[0] == 0
     assert shown(a, "--kind", "admin.rollback")[-1]["body"] == {"backup": backup}
-    wait_until(lambda: shown(a, "--kind", "config.pin"), "the daemon has followed")
+    wait_until(lambda: shown(a, "--kind", "config.pin"), "the daemon's record")
 
     assert a.stop() == 0
     assert shown(a, "--kind", "node")[-1]["kind"] == "node.stopped"

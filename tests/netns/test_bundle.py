@@ -1,4 +1,4 @@
-"""A support bundle from beside a real daemon, with secrets planted wherever they could be."""
+"""A support bundle beside a real daemon, with secrets planted in all its sources."""
 
 import base64
 import os
@@ -20,7 +20,7 @@ RPC_KEY = "planted-key-of-the-provider"
 def test_no_planted_secret_is_in_it(lab: Lab, tmp_path: Path) -> None:
     a = lab.nodes["a"]
     wait_until(a.config.exists, "the wg-quick file is written")
-    wait_until((a.home / "state" / "audit.sqlite").exists, "the audit log is begun")
+    wait_until((a.home / "state" / "audit.sqlite").exists, "the audit log")
     key = base64.b64encode(a.key.reveal()).decode()
     assert key in a.config.read_text()
     log = tmp_path / "daemon.log"
@@ -28,7 +28,7 @@ def test_no_planted_secret_is_in_it(lab: Lab, tmp_path: Path) -> None:
     path = tmp_path / "bundle.tar.gz"
     environment = {
         **a.environment(),
-        "PATH": os.environ["PATH"],  # noqa: TID251  # the child's
+        "PATH": os.environ["PATH"],  # noqa: TID251  # for the child process
         "RPC_URL": f"{a.settings['RPC_URL']}/v3/{RPC_KEY}",
         "CONTRACT_PRIVATE_KEY": ACCOUNT,
         "API_TOKEN": TOKEN,

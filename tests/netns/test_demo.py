@@ -1,4 +1,4 @@
-"""The demo itself, as a stranger runs it: it ends well, and leaves nothing behind, however it ends."""
+"""The demo as a user runs it: it passes, and leaves nothing behind after any kind of exit."""
 
 import contextlib
 import os
@@ -20,7 +20,7 @@ Demo = Callable[..., "subprocess.Popen[str]"]
 
 @pytest.fixture
 def demo(tools: Tools, tmp_path: Path) -> Iterator[Demo]:
-    """Start a demo whose directory is the test's own."""
+    """Start demos with their directories in the test's folder."""
     path = f"{tools.anvil.parent}:{tools.wireguard_go.parent}:{os.defpath}:/usr/sbin:/sbin"
 
     def start(*arguments: str) -> "subprocess.Popen[str]":
@@ -34,7 +34,7 @@ def demo(tools: Tools, tmp_path: Path) -> Iterator[Demo]:
         )
 
     yield start
-    # Only a test that has failed leaves one.
+    # Only a failed test leaves a demo.
     with start("--clean") as cleaning:
         cleaning.communicate(timeout=30)
 
@@ -53,7 +53,7 @@ def namespaces(tag: str) -> list[str]:
 
 
 def processes(folder: Path) -> list[str]:
-    """What runs with the test's own directory in its environment or among its arguments."""
+    """Return the processes with the test's folder in their environment or arguments."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -98,7 +98,7 @@ def test_a_failing_one_names_the_step_keeps_the_logs_and_nothing_else(demo: Demo
         for line in running.stdout:
             if line.startswith("3/8"):
                 break
-        # Behind its back: node b's WireGuard carries nothing any more.
+        # A fault that the demo does not expect: node b loses its network.
         subprocess.run(["ip", "-n", f"dvpn-{tag}-b", "link", "set", "eth0", "down"], check=True)
         said, _ = running.communicate(timeout=90)
     assert running.returncode == 1

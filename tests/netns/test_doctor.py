@@ -1,4 +1,4 @@
-"""`doctor` beside real daemons: what it says when all is well, and of each thing that is broken."""
+"""`doctor` beside real daemons: all checks pass, or each fault has its own check."""
 
 import json
 import os
@@ -16,9 +16,9 @@ pytestmark = [pytest.mark.netns, pytest.mark.anvil]
 
 
 def doctor(node: LabNode, **more: str) -> tuple[int, dict[str, dict[str, Any]]]:
-    """Its exit code, and its checks by name."""
+    """Return the exit code, and the checks by name."""
     command = node.namespace.command(sys.executable, "-m", "dstack_vpn", "doctor", "--json")
-    environment = {**node.environment(), "PATH": os.environ["PATH"], **more}  # noqa: TID251  # the child's
+    environment = {**node.environment(), "PATH": os.environ["PATH"], **more}  # noqa: TID251  # for the child process
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
     assert done.stdout, done.stderr
     return done.returncode, {check["name"]: check for check in json.loads(done.stdout)["checks"]}
@@ -27,7 +27,7 @@ def doctor(node: LabNode, **more: str) -> tuple[int, dict[str, dict[str, Any]]]:
 def test_beside_a_running_daemon_all_is_well(lab: Lab) -> None:
     a, b = lab.nodes["a"], lab.nodes["b"]
     wait_until(
-        lambda: a.namespace.run("dig", "+short", f"@{a.address}", "a.vpn.internal", check=False), "names"
+        lambda: a.namespace.run("dig", "+short", f"@{a.address}", "a.vpn.internal", check=False), "DNS reply"
     )
     code, checks = doctor(a)
     assert {name: c["found"] for name, c in checks.items() if c["status"] != "pass"} == {}
@@ -56,7 +56,7 @@ def test_each_thing_that_is_broken_is_named_with_what_to_do(lab: Lab) -> None:
     assert dead["status"] == "fail"
     assert dead["advice"]
 
-    # On b, whose daemon has ended: its port is free, and another key is not its own.
+    # On b, whose daemon has stopped: the port is free, and the key is another node's.
     code, checks = doctor(b, WIREGUARD_PRIVATE_KEY_FILE=str(c.key_file))
     assert code == 1
     assert checks["udp port"]["found"] == "51820 is free"
@@ -65,8 +65,8 @@ def test_each_thing_that_is_broken_is_named_with_what_to_do(lab: Lab) -> None:
 
 
 def bare(node: LabNode, *arguments: str) -> str:
-    """What a command prints in a shell that has nothing of the daemon's environment."""
-    environment = {"PATH": os.environ["PATH"]}  # noqa: TID251  # the command's
+    """Return the output of a command in a shell without the daemon's environment."""
+    environment = {"PATH": os.environ["PATH"]}  # noqa: TID251  # for the command
     with node.namespace.entered(), forgotten_logging():
         done = run_here(arguments, environment)
     assert done.code == 0, done.out + done.err
@@ -76,9 +76,9 @@ def bare(node: LabNode, *arguments: str) -> str:
 def test_commands_about_the_daemon_take_its_settings(lab: Lab) -> None:
     a = lab.nodes["a"]
     wait_until(
-        lambda: a.namespace.run("dig", "+short", f"@{a.address}", "a.vpn.internal", check=False), "names"
+        lambda: a.namespace.run("dig", "+short", f"@{a.address}", "a.vpn.internal", check=False), "DNS reply"
     )
-    wait_until((a.home / "state" / "audit.sqlite").exists, "the audit log is begun")
+    wait_until((a.home / "state" / "audit.sqlite").exists, "the audit log")
     settings = a.home / "state" / "settings.json"
     assert settings.stat().st_mode & 0o777 == 0o600
     assert str(a.key_file) in settings.read_text()
@@ -87,6 +87,6 @@ def test_commands_about_the_daemon_take_its_settings(lab: Lab) -> None:
     assert found["membership"]["found"] == f"node a, token {a.token}, with this node's key"
     assert json.loads(bare(a, "plan", "--json"))["changes"] == []
     assert json.loads(bare(a, "audit", "show", "--json", "--kind", "node.started"))
-    wait_until(lambda: json.loads(bare(a, "config", "list", "--json"))["backups"], "there is a backup")
+    wait_until(lambda: json.loads(bare(a, "config", "list", "--json"))["backups"], "a backup")
     a.stop()
     assert not settings.exists(), "without a daemon a command has the shell's settings"

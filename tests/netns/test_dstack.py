@@ -1,4 +1,4 @@
-"""A node whose key is the guest agent's: a real daemon and tunnel, and an attestation that can be checked."""
+"""A node with a key from the guest agent: a real daemon and tunnel, and its attestation."""
 
 import base64
 import json
@@ -46,7 +46,7 @@ async def test_a_derived_key_carries_a_tunnel_and_is_on_no_disk(empty_lab: Lab, 
             by=Judgement(intel, NOW.timestamp(), root=agent.authority.anchor),
         )
         assert found.valid, found
-        # To anybody else it is what it is: signed, but not by Intel.
+        # The command trusts Intel's root certificate only, which did not sign this quote.
         (tmp_path / "intel.json").write_text(intel.to_json())
         (tmp_path / "expected.json").write_text(json.dumps(expected))
         files = ("--collateral", str(tmp_path / "intel.json"), "--expect", str(tmp_path / "expected.json"))
@@ -67,7 +67,7 @@ async def test_a_derived_key_carries_a_tunnel_and_is_on_no_disk(empty_lab: Lab, 
 
 def _verify(document: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
     command = (sys.executable, "-m", "dstack_vpn", "attest", "verify", *arguments)
-    environment = {"PATH": os.environ["PATH"]}  # noqa: TID251  # the child's
+    environment = {"PATH": os.environ["PATH"]}  # noqa: TID251  # for the child process
     return subprocess.run(
         command, input=document, env=environment, capture_output=True, text=True, check=False
     )

@@ -1,4 +1,4 @@
-"""The whole thing: real daemons, real WireGuard, a real chain; what happens on it, and what it costs."""
+"""Real daemons, WireGuard and chain: registry changes, outages, crashes, and packet loss."""
 
 import base64
 import contextlib
@@ -26,9 +26,9 @@ from dstack_vpn.errors import AdminError
 
 pytestmark = [pytest.mark.netns, pytest.mark.anvil]
 BETWEEN = 0.1
-"""Seconds between two pings that may fail at once, for want of a route."""
+"""Seconds between two pings, which fail immediately without a route."""
 WATCHED = 200
-"""Packets of the ping to look at, at least."""
+"""The minimum number of packets of a ping to check."""
 
 
 @contextmanager
@@ -62,7 +62,7 @@ def test_a_revoked_node_is_out_even_if_it_does_not_play_along(lab: Lab, ping: Pi
     c.signal(signal.SIGSTOP)
     with nothing_lost(ping):
         lab.lost(lab.revoke(c), c.public_key, (a, b))
-    # It still has its keys, its peers and its address; nobody listens.
+    # The revoked node still has its key, peers and address, but the others drop its packets.
     assert c.device().peers.keys() == {a.public_key, b.public_key}
     assert not c.reaches(a.address)
     assert not c.reaches(b.address)
@@ -109,7 +109,7 @@ def test_a_rotated_key_replaces_the_old_one(standing_lab: Lab, standing_ping: Pi
         mined = lab.update_key(c)
         lab.lost(mined, old, (a, b))
         lab.gained(mined, c.public_key, (a, b))
-        wait_until(lambda: "another public key" in c.component("membership")[1], "c says what is wrong")
+        wait_until(lambda: "another public key" in c.component("membership")[1], "c reports the other key")
         c.stop()
         c.start()
         c.wait_reaches(a.address)
@@ -144,7 +144,7 @@ def test_a_reorg_takes_a_mint_and_a_revocation_back(standing_lab: Lab, standing_
 def test_two_nodes_that_are_granted_again_at_the_same_moment_reach_each_other_at_once(
     standing_lab: Lab,
 ) -> None:
-    """Both begin new sessions, and two initiations that cross cost 5 s if nothing is done about it."""
+    """Both nodes begin sessions. The daemon avoids the 5 s delay of simultaneous initiations."""
     lab = standing_lab
     a, b, c = three(lab)
     for _ in range(6):
@@ -181,7 +181,7 @@ def test_tunnels_do_not_need_the_chain(lab: Lab, ping: Ping) -> None:
 def test_a_restart_without_the_chain_comes_up_from_what_was_stored(lab: Lab) -> None:
     a, b, c = three(lab)
     stored = Path(a.home / "state" / "registry.sqlite")
-    wait_until(stored.exists, "a has stored the registry")
+    wait_until(stored.exists, "a stores the registry")
     lab.chain.stop()
     a.stop()
     assert not a.reaches(b.address, wait=0.2)
@@ -191,7 +191,7 @@ def test_a_restart_without_the_chain_comes_up_from_what_was_stored(lab: Lab) -> 
     a.wait_reaches(c.address)
     assert time.monotonic() - began < 10
     wait_until(
-        lambda: a.component("registry")[0] == "warning", "the API, which starts after the tunnel, says so"
+        lambda: a.component("registry")[0] == "warning", "the warning; the API starts after the tunnel"
     )
     assert a.component("chain")[0] == "failed"
     lab.chain.start()
@@ -199,7 +199,7 @@ def test_a_restart_without_the_chain_comes_up_from_what_was_stored(lab: Lab) -> 
     assert a.component("registry") == ("ok", "")
 
 
-# -- the daemon's and the device's death -----------------------------------------------------------
+# -- crashes of the daemon and the device ----------------------------------------------------------
 
 
 def test_a_killed_daemon_loses_no_packet_and_its_next_life_adopts(lab: Lab, ping: Ping) -> None:
@@ -226,12 +226,12 @@ def test_a_peer_that_bytes_go_to_and_none_come_from_has_no_answer(standing_lab: 
     a, _, c = three(lab)
     ping = Ping(a.namespace, c.address, lab.run.home / "ping-c.log", interval=0.5)
     try:
-        wait_until(lambda: states(a) == {"b": "connected", "c": "connected"}, "both answer")
+        wait_until(lambda: states(a) == {"b": "connected", "c": "connected"}, "both peers reply")
         device = c.namespace.pid_of("wireguard-go")
         assert device is not None
         c.stop(signal.SIGKILL)
         os.kill(device, signal.SIGKILL)
-        wait_until(lambda: states(a).get("c") == "no answer", "a says that c does not answer", 15.0)
+        wait_until(lambda: states(a).get("c") == "no answer", "a reports no reply from c", 15.0)
         assert states(a)["b"] == "connected"
         status = a.namespace.command(sys.executable, "-m", "dstack_vpn", "status", "--once")
         shown = subprocess.run(status, capture_output=True, text=True, check=True, timeout=30).stdout
@@ -240,7 +240,7 @@ def test_a_peer_that_bytes_go_to_and_none_come_from_has_no_answer(standing_lab: 
             "127.0.0.1", 8080, "/metrics"
         )
         c.start()
-        wait_until(lambda: states(a).get("c") == "connected", "c answers again", 15.0)
+        wait_until(lambda: states(a).get("c") == "connected", "c replies again", 15.0)
         assert a.journal.find("peer.no_answer", 0) is not None
         assert a.journal.find("peer.answered", 0) is not None
     finally:
@@ -257,7 +257,7 @@ def test_a_killed_wireguard_go_is_replaced(lab: Lab, adopted: bool) -> None:
     device = a.namespace.pid_of("wireguard-go")
     assert device is not None
     os.kill(device, signal.SIGKILL)
-    wait_until(lambda: a.namespace.pid_of("wireguard-go") not in {None, device}, "another one runs")
+    wait_until(lambda: a.namespace.pid_of("wireguard-go") not in {None, device}, "another process runs")
     a.wait_reaches(b.address)
     a.wait_reaches(c.address)
     b.wait_reaches(a.address)
@@ -293,7 +293,7 @@ def test_what_others_do_to_the_interface_is_undone(standing_lab: Lab, what: str)
     mine = c.device()
     edit = [part.format(a=a.public_key) for part in EDITS[what]]
     c.namespace.run(*edit, text=base64.b64encode(new_key().reveal()).decode())
-    # Less than the 15 s after which WireGuard itself would find out that a session is gone.
+    # Less than the 15 s after which WireGuard itself detects the loss of a session.
     wait_until(lambda: reaches_or_rests(c, a.address), f"c reaches {a.address}", 14)
     a.wait_reaches(c.address, 1)
 
@@ -302,7 +302,7 @@ def test_what_others_do_to_the_interface_is_undone(standing_lab: Lab, what: str)
         same = (found.public_key, found.listen_port) == (mine.public_key, mine.listen_port)
         return same and found.peers.keys() == mine.peers.keys()
 
-    wait_until(as_it_was, "the device is as it was")
+    wait_until(as_it_was, "the device is restored")
 
 
 def test_sigterm_ends_in_order_and_takes_the_interface_away(lab: Lab) -> None:
@@ -329,14 +329,14 @@ def test_keep_interface_leaves_the_tunnel_up(standing_lab: Lab, standing_ping: P
         a.wait_ready()
 
 
-# -- what must never be ----------------------------------------------------------------------------
+# -- leaks and secrets -----------------------------------------------------------------------------
 
 
 @contextmanager
 def leaks(lab: Lab, node: LabNode) -> Iterator[list[str]]:
-    """Collect the plain destinations, in the tunnels' range or 10.78, that leave a node's other interface."""
+    """Collect destinations in 10.77 and 10.78 that leave a node unencrypted, on its underlay."""
     seen: list[str] = []
-    # ETH_P_ALL: IPv4 and whatever else.
+    # ETH_P_ALL: all protocols.
     with lab.chain.namespace.entered():
         tap = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0003))
     with tap:
@@ -353,7 +353,7 @@ def leaks(lab: Lab, node: LabNode) -> Iterator[list[str]]:
 
 def test_packets_for_a_gone_peer_leave_by_no_other_interface(lab: Lab) -> None:
     a, b, c = three(lab)
-    # A way out, so that there is something to leak by.
+    # The default route makes a leak possible.
     a.namespace.run("ip", "route", "add", "default", "via", lab.chain.address)
     with leaks(lab, a) as seen:
         a.reaches("10.78.0.1", wait=0.2)
@@ -361,7 +361,7 @@ def test_packets_for_a_gone_peer_leave_by_no_other_interface(lab: Lab) -> None:
     with leaks(lab, a) as seen:
         lab.lost(lab.revoke(c), c.public_key, (a, b))
         assert not a.reaches(c.address, wait=0.2)
-        a.signal(signal.SIGSTOP)  # else it is all back before a packet could leak
+        a.signal(signal.SIGSTOP)  # otherwise the daemon restores all before a packet can leak
         a.namespace.run("ip", "link", "del", INTERFACE)
         assert not a.reaches(b.address, wait=0.2)
         a.signal(signal.SIGCONT)
@@ -400,7 +400,7 @@ def test_a_key_file_that_others_can_read_is_refused(empty_lab: Lab) -> None:
     assert INTERFACE not in a.namespace.run("ip", "link")
 
 
-# -- others ----------------------------------------------------------------------------------------
+# -- other tests -----------------------------------------------------------------------------------
 
 
 def test_wg_agrees_with_stats(standing_lab: Lab) -> None:
@@ -427,9 +427,9 @@ def test_a_plain_wireguard_client_can_join(lab: Lab, tools: Tools) -> None:
     lab.gained(mined, public, (a, b, c))
     address = f"10.77.0.{mined.minted + 1}"
     namespace.popen(tools.wireguard_go, "-f", INTERFACE, env={"LOG_LEVEL": "error"})
-    wait_until(lambda: INTERFACE in namespace.run("ip", "link"), "the interface is there")
+    wait_until(lambda: INTERFACE in namespace.run("ip", "link"), "the interface exists")
     secret = base64.b64encode(key.reveal()).decode()
-    wait_until(lambda: namespace.run("wg", "show", "interfaces").strip() == INTERFACE, "its socket is there")
+    wait_until(lambda: namespace.run("wg", "show", "interfaces").strip() == INTERFACE, "its socket exists")
     peer = ("peer", str(a.public_key), "endpoint", a.endpoint, "allowed-ips", "10.77.0.0/16")
     namespace.run("wg", "set", INTERFACE, "private-key", "/dev/stdin", *peer, text=secret)
     for arguments in (

@@ -1,4 +1,4 @@
-"""The packet filter on a real kernel: what others do to our table is seen, and theirs is left alone."""
+"""The packet filter on a real kernel: it detects changes, and leaves others' tables alone."""
 
 import re
 import socket
@@ -117,14 +117,14 @@ async def test_a_policy_that_drops_what_is_forwarded_is_named(namespace: Namespa
     assert await firewall.conflict("wg0", {4}) is None
 
 
-# -- what members reach ----------------------------------------------------------------------------
+# -- the members' access ---------------------------------------------------------------------------
 
 TUNNEL, OTHERS = ("10.77.0.1", "fd01::1"), ("192.168.77.1", "10.9.0.1", "2001:db8:77::1")
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A node, and a member at the other end of what the rules take for the tunnel."""
+    """A node and a member, connected by an interface that the rules treat as the tunnel."""
 
     node: Namespace
     member: Namespace
@@ -132,7 +132,7 @@ class Pair:
 
 @pytest.fixture
 def pair() -> Iterator[Pair]:
-    """The node has other addresses, too; the test runs there."""
+    """Yield a pair whose node has other addresses, too. The thread is in the node's namespace."""
     with Namespace("f") as namespace, Namespace("m") as member:
         pairs = (("10.77.0.1/24", "10.77.0.2/24"), ("fd01::1/64", "fd01::2/64"), ("10.9.0.1/24", ""))
         connect(namespace, member, *pairs, names=("h1-w", "to-node"))
@@ -150,7 +150,7 @@ def pair() -> Iterator[Pair]:
 
 
 def arrives(pair: Pair, to: str, port: int = 4000) -> bool:
-    """Whether a datagram of the member's reaches a socket on all addresses of the node."""
+    """Return whether a datagram from the member reaches a wildcard socket of the node."""
     family = socket.AF_INET6 if ":" in to else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_DGRAM)
     with pair.member.entered():
@@ -166,7 +166,7 @@ def arrives(pair: Pair, to: str, port: int = 4000) -> bool:
 
 
 def counted(namespace: Namespace, chain: str, matching: str = "") -> int:
-    """Packets that the rules of one of our chains have counted, or only its rules with that text."""
+    """Return the packets counted by the rules of a chain, or by its rules with a text."""
     listed = namespace.run("nft", "list", "chain", "inet", TABLE, chain).splitlines()
     rules = [line for line in listed if matching in line]
     return sum(int(count) for line in rules for count in re.findall(r"counter packets (\d+)", line))
@@ -197,15 +197,15 @@ async def test_a_port_that_another_program_publishes_is_reached_at_our_tunnel_ad
 ) -> None:
     pair.node.run("nft", "-f", "-", text=PUBLISHED)
     await NftFirewall().apply(replace(RULES, port_forwards=HANDED))
-    # By IPv4 alone: the interfaces' own IPv6 packets (RFC 3810) come when they like.
+    # IPv4 only, because the interfaces send IPv6 packets of their own (RFC 3810) at any time.
     before = counted(pair.node, "prerouting_raw", "ip daddr")
     arrives(pair, OTHERS[0], 8080)
     assert counted(pair.node, "prerouting_raw", "ip daddr") == before + 1
-    # What the node forwards on purpose is translated after that, and goes on.
+    # A port of FORWARD_TO is translated after that rule, and therefore passes.
     pair.node.run("ip", "route", "add", "192.0.2.7", "dev", "bridge0")
     with pair.member.entered(), socket.socket() as calling:
         calling.setblocking(False)
         with pytest.raises(BlockingIOError):
             calling.connect((TUNNEL[0], 80))
-        netns_support.wait_until(lambda: counted(pair.node, "postrouting_nat") == 1, "it is handed on", 3)
+        netns_support.wait_until(lambda: counted(pair.node, "postrouting_nat") == 1, "it is forwarded", 3)
     assert counted(pair.node, "prerouting_raw", "ip daddr") == before + 1

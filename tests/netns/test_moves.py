@@ -1,4 +1,4 @@
-"""A member that points its endpoint at a third party, on real daemons and real WireGuard."""
+"""A member sets its endpoint to a third party's address, with real daemons and WireGuard."""
 
 import socket
 from contextlib import suppress
@@ -14,11 +14,11 @@ from dstack_vpn.adapters.contracts import calls
 
 pytestmark = [pytest.mark.netns, pytest.mark.anvil]
 WATCHED = 400
-"""Packets of the stream: 2 s."""
+"""Packets of the stream, for 2 s."""
 
 
 def set_endpoint(lab: Lab, other: LabNode, endpoint: str, on: LabNode) -> None:
-    """Write an endpoint into the registry, and wait until a node has seen that."""
+    """Set an endpoint in the registry, and wait until a node has read it."""
 
     def seen() -> int:
         kinds = [e["event_kind"] for e in events(on, "chain.event") if e["token"] == other.token]
@@ -26,7 +26,7 @@ def set_endpoint(lab: Lab, other: LabNode, endpoint: str, on: LabNode) -> None:
 
     before = seen()
     lab.chain.send(calls.set_endpoint(other.token, endpoint), sender=other.owner)
-    wait_until(lambda: seen() > before, f"{on.name} has seen that")
+    wait_until(lambda: seen() > before, f"{on.name} reads the endpoint")
 
 
 def test_a_stream_does_not_follow_a_members_endpoint_to_a_third_party(lab: Lab, ping: Ping) -> None:
@@ -42,7 +42,7 @@ def test_a_stream_does_not_follow_a_members_endpoint_to_a_third_party(lab: Lab, 
             lambda: any(
                 e["token"] == b.token and "endpoint" in e["event_kind"] for e in events(a, "chain.event")
             ),
-            "a knows",
+            "a reads the endpoint",
         )
         found = ping.between(first, ping.mark(at_least=ping.mark() + WATCHED))
         assert found.lost == 0, "the session goes on"
@@ -53,7 +53,7 @@ def test_a_stream_does_not_follow_a_members_endpoint_to_a_third_party(lab: Lab, 
 
 
 def test_packets_for_a_member_that_went_silent_do_not_follow_it_to_a_third_party(lab: Lab) -> None:
-    """Without answers WireGuard does not find back by itself: the stream stays where the device was sent."""
+    """Without replies, WireGuard does not return to the old endpoint by itself."""
     a, b, third = lab.nodes["a"], lab.nodes["b"], lab.nodes["c"]
     with third.namespace.entered():
         listening = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)

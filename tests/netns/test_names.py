@@ -1,4 +1,4 @@
-"""Names in the tunnel, asked for as programs do: dig, the C library, systemd-resolved."""
+"""DNS names in the tunnel, by dig, the C library and systemd-resolved."""
 
 import os
 import socket
@@ -18,7 +18,7 @@ STUB = "127.0.0.53"
 
 @pytest.fixture
 def pair(empty_lab: Lab) -> tuple[LabNode, LabNode]:
-    """Two nodes with names, a and b."""
+    """Return two nodes whose DNS servers reply, a and b."""
     found = []
     for name in "ab":
         node = empty_lab.add_node(name)
@@ -29,7 +29,7 @@ def pair(empty_lab: Lab) -> tuple[LabNode, LabNode]:
     a, b = found
     for node in found:
         node.wait_ready()
-        wait_until(lambda: dig(a, node.address, "a.vpn.internal"), f"{node.name} answers a")  # noqa: B023  # waited for in the same turn
+        wait_until(lambda: dig(a, node.address, "a.vpn.internal"), f"{node.name} replies to a")  # noqa: B023  # used in the same iteration
     return a, b
 
 
@@ -44,7 +44,7 @@ def getent(asker: LabNode, database: str, what: str) -> str:
 
 
 def point(asker: LabNode, server: str, folder: Path) -> None:
-    """Have the C library of a namespace ask this server."""
+    """Set the DNS server of the C library in a namespace."""
     file = folder / "resolv.conf"
     file.write_text(f"nameserver {server}\noptions timeout:1 attempts:1\n")
     asker.namespace.run("mount", "--bind", file, "/etc/resolv.conf")
@@ -55,7 +55,7 @@ def test_names_lead_to_members_and_change_with_the_registry(
 ) -> None:
     a, b = pair
     point(a, a.address, tmp_path)
-    # Its own responder, and over the tunnel that of another.
+    # The node's own DNS server, and another node's over the tunnel.
     for server in (a.address, b.address):
         assert dig(a, server, "b.vpn.internal") == b.address
         assert dig(a, server, "-x", b.address) == "b.vpn.internal."
@@ -75,7 +75,7 @@ def test_names_lead_to_members_and_change_with_the_registry(
 
 def test_who_is_not_in_the_tunnel_is_not_answered(pair: tuple[LabNode, LabNode]) -> None:
     a, b = pair
-    # By the network around the tunnel, to an address in it, as a neighbour can.
+    # A neighbour can route a tunnel address over the underlay.
     b.namespace.run("ip", "route", "replace", f"{a.address}/32", "via", a.underlay)
     said = b.namespace.run("dig", f"@{a.address}", "+time=1", "+tries=1", "a.vpn.internal", check=False)
     assert "no servers could be reached" in said or "timed out" in said
@@ -83,7 +83,7 @@ def test_who_is_not_in_the_tunnel_is_not_answered(pair: tuple[LabNode, LabNode])
 
 @pytest.fixture
 def resolved(pair: tuple[LabNode, LabNode], tmp_path: Path) -> Iterator[LabNode]:
-    """A node whose namespace has a systemd-resolved that asks the node for the network's names."""
+    """Yield a node with a systemd-resolved that forwards the network's names to the node."""
     program = next(RESOLVED.rglob("lib/systemd/systemd-resolved"), None)
     if program is None or not os.access(program, os.X_OK):
         pytest.skip("NO SYSTEMD-RESOLVED: `make test` unpacks one")
@@ -132,7 +132,7 @@ def test_a_part_that_cannot_listen_fails_the_health_until_it_can(empty_lab: Lab)
     node.start(RELAY_LISTEN="tcp://0.0.0.0:4430")
     wait_until(lambda: node.get("/ready") == {"ready": True}, "the tunnel is up")
     for part in ("dns", "relay"):
-        wait_until(lambda: node.component(part)[0] == "failed", f"{part} has failed")  # noqa: B023  # waited for in the same turn
+        wait_until(lambda: node.component(part)[0] == "failed", f"{part} has failed")  # noqa: B023  # used in the same iteration
         assert "in use" in node.component(part)[1]
     assert node.get("/health")["status"] == "failed"
     for part in ("api", "metrics"):
@@ -140,4 +140,4 @@ def test_a_part_that_cannot_listen_fails_the_health_until_it_can(empty_lab: Lab)
     for each in taken:
         each.close()
     for part in ("dns", "relay"):
-        wait_until(lambda: node.component(part) == ("ok", ""), f"{part} works", 15)  # noqa: B023  # waited for in the same turn
+        wait_until(lambda: node.component(part) == ("ok", ""), f"{part} works", 15)  # noqa: B023  # used in the same iteration

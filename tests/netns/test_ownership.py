@@ -1,6 +1,6 @@
-"""A table of hosts: what is not the daemon's stays byte for byte, and what is in its way is named.
+"""Daemons on hosts with foreign interfaces, routes and files, which stay unchanged.
 
-No chain is followed here: none is needed to take over a tunnel, a route or a file.
+The daemon names the conflict. It follows no chain here, because ownership needs none.
 """
 
 import signal
@@ -37,7 +37,7 @@ def member(tmp_path: Path) -> Member:
 
 
 def ula(member: Member) -> str:
-    """The network's IPv6 prefix."""
+    """Return the network's IPv6 prefix."""
     from dstack_vpn.config.settings import NETWORKS
     from dstack_vpn.core.access.addressing import unique_local_prefix
 
@@ -79,7 +79,7 @@ def held_tun(host: Host) -> None:
         "time.sleep(600)"
     )
     host.others.append(host.namespace.popen("python3", "-c", script))
-    wait_until(lambda: host.namespace.run("ip", "link", "show", "wg0", check=False), "the TUN is there")
+    wait_until(lambda: host.namespace.run("ip", "link", "show", "wg0", check=False), "the TUN exists")
 
 
 def wireguard(host: Host) -> None:
@@ -87,13 +87,13 @@ def wireguard(host: Host) -> None:
 
 
 def quick(host: Host) -> None:
-    """What wg-quick makes of a file: its interface, and its routes."""
+    """Make an interface and a route, as wg-quick does."""
     host.wireguard("wg0", OTHER, PEERS[0])
     host.ip("route", "add", "10.9.0.0/24", "dev", "wg0")
 
 
 def of_another(host: Host) -> None:
-    """A TUN that another dstack-vpn has left."""
+    """Make a TUN with another dstack-vpn's mark."""
     kept_tun(host)
     host.ip("link", "set", "wg0", "alias", f"dstack-vpn {'0' * 32} {derive(OTHER)}")
 
@@ -220,11 +220,11 @@ def test_a_hand_written_file_is_left_as_it_is(host: Host, member: Member) -> Non
     assert f"{file} was not written by dstack-vpn, and is not changed: move it away, or set WIREGUARD" in text
 
 
-# -- what is ours is recognized --------------------------------------------------------------------
+# -- the node's own interfaces ---------------------------------------------------------------------
 
 
 def test_what_a_killed_daemon_leaves_is_taken_up(host: Host, member: Member) -> None:
-    """By its mark: also when wireguard-go died with it, and under another key."""
+    """The next daemon recognizes the mark, also without wireguard-go, and with another key."""
     before = host.state()
     for kills, key in ((False, member.key), (True, member.key), (True, new_key())):
         daemon = member.start(host)
@@ -234,7 +234,7 @@ def test_what_a_killed_daemon_leaves_is_taken_up(host: Host, member: Member) -> 
             pid = host.namespace.pid_of("wireguard-go")
             assert pid is not None
             host.namespace.run("kill", "-9", str(pid))
-            wait_until(lambda: host.namespace.pid_of("wireguard-go") is None, "wireguard-go is dead")
+            wait_until(lambda: host.namespace.pid_of("wireguard-go") is None, "wireguard-go has ended")
         member.key = key
     daemon = member.start(host)
     daemon.wait_up()
@@ -243,7 +243,7 @@ def test_what_a_killed_daemon_leaves_is_taken_up(host: Host, member: Member) -> 
 
 
 def test_a_tunnel_with_our_key_is_ours_without_a_mark(host: Host, member: Member) -> None:
-    """An earlier release, or wg-quick with our own file, has made it."""
+    """An earlier release, or wg-quick with the node's file, made the tunnel. It is adopted."""
     before = host.state()
     host.wireguard("wg0", member.key, port=51820)
     (host.etc / "wg0.key").unlink()
@@ -255,7 +255,7 @@ def test_a_tunnel_with_our_key_is_ours_without_a_mark(host: Host, member: Member
 
 
 def test_a_blank_wireguard_is_used_and_left_blank(host: Host, member: Member) -> None:
-    """As the container that holds a node's network makes it, for a node that comes later."""
+    """A container that holds a node's network makes such a device before the node starts."""
     host.wireguard("wg0", None)
     for number in (signal.SIGKILL, signal.SIGTERM):
         daemon = member.start(host)
@@ -273,7 +273,7 @@ def test_a_blank_wireguard_is_used_and_left_blank(host: Host, member: Member) ->
 
 @pytest.fixture
 def first(host: Host, member: Member) -> Iterator[Member]:
-    """A daemon that runs already."""
+    """Yield the member of a daemon that runs already."""
     daemon = member.start(host)
     daemon.wait_up()
     yield member

@@ -1,4 +1,4 @@
-"""What the demo's ping counts as lost: real ping(8), in a tunnel whose far end is the test."""
+"""The demo's count of lost packets: real ping(8), in a tunnel whose far end is the test."""
 
 import os
 import select
@@ -15,15 +15,15 @@ from dstack_vpn.adapters.device.process import open_tun
 
 pytestmark = pytest.mark.netns
 IPV4 = b"\x00\x00\x08\x00"
-"""What a TUN interface puts before a packet (linux/if_tun.h, struct tun_pi)."""
+"""The header of a packet on a TUN interface (linux/if_tun.h, struct tun_pi)."""
 STALLED = 250
-"""Packets; ping's socket holds about 150 answers."""
+"""Packets. The buffer of ping's socket holds about 150 replies."""
 LOST = 7
-"""Packets that have no answer."""
+"""Packets without a reply."""
 
 
 class FarEnd(threading.Thread):
-    """Answers echo requests, or holds the answers back."""
+    """A thread that replies to echo requests, or holds the replies back."""
 
     def __init__(self, descriptor: int) -> None:
         super().__init__(daemon=True)
@@ -42,7 +42,7 @@ class FarEnd(threading.Thread):
 
 
 def answer(request: bytes) -> bytes:
-    """The echo reply: its type is 0 instead of 8, so its checksum is that much more."""
+    """Return the echo reply. Its type is 0 instead of 8, so the checksum is 0x0800 higher."""
     total = int.from_bytes(request[22:24], "big") + 0x0800
     total = (total & 0xFFFF) + (total >> 16)
     swapped = request[:12] + request[16:20] + request[12:16]
@@ -77,13 +77,13 @@ def test_answers_that_find_pings_own_socket_full_are_not_lost(
     ping = Ping(inside, "10.9.9.2", tmp_path / "ping.log", interval=0.002)
     first = ping.mark()
     far_end.holding = True
-    wait_until(lambda: len(far_end.held) > STALLED, "many packets wait for an answer")
+    wait_until(lambda: len(far_end.held) > STALLED, "many packets wait for replies")
     pid = inside.pid_of("ping")
     assert pid is not None
     os.kill(pid, signal.SIGSTOP)
     del far_end.held[:LOST]
     far_end.holding = False
-    wait_until(lambda: not far_end.held, "all answers came at once, while ping did not have its turn")
+    wait_until(lambda: not far_end.held, "all replies are sent while ping is stopped")
     os.kill(pid, signal.SIGCONT)
     found = ping.between(first, ping.mark())
     ping.stop()
@@ -97,7 +97,7 @@ def test_an_answer_that_a_later_one_overtakes_is_not_lost(
     ping = Ping(inside, "10.9.9.2", tmp_path / "ping.log", interval=0.002)
     first = ping.mark()
     far_end.holding = True
-    wait_until(lambda: len(far_end.held) > 1, "packets wait for an answer")
+    wait_until(lambda: len(far_end.held) > 1, "packets wait for replies")
     overtaken = far_end.held.pop(0)
     far_end.holding = False
     last = ping.mark()

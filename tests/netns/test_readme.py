@@ -1,4 +1,4 @@
-"""The README's quickstart, pasted: each of its `sh` blocks is run as it stands, in one shell, in order."""
+"""The `sh` blocks of the README's quickstart run unchanged, in order, in one shell."""
 
 import json
 import os
@@ -16,21 +16,21 @@ mount -t tmpfs tmpfs /run && mount -t tmpfs tmpfs /var/lib && mkdir /run/upper /
 mount -t overlay overlay -o lowerdir=/etc,upperdir=/run/upper,workdir=/run/work /etc
 ip link set lo up
 """
-"""Keep what is written to the machine's folders in the test's mount namespace."""
+"""Keep writes to the machine's folders in the test's mount namespace."""
 LOOK: Final = 'dstack-vpn status --json >"$FOUND"'
 
 
 def blocks() -> list[str]:
-    """The commands of the section."""
+    """Return the commands of the section."""
     section = (ROOT / "README.md").read_text().partition("\n## Quickstart\n")[2].partition("\n## ")[0]
     return re.findall(r"^```sh\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
 
 
 def script(tree: Path) -> str:
-    """The section, with a look at the daemon before the last block, which ends it."""
+    """Return the section, with a status command before the last block, which stops the daemon."""
     *steps, end = blocks()
     text = "\n".join((HIDDEN, f"cd {tree}", *steps, LOOK, end))
-    if not (ROOT / ".venv" / ".installed-tree").exists():  # another environment, or a wheel: leave it alone
+    if not (ROOT / ".venv" / ".installed-tree").exists():  # do not change another environment, or a wheel
         text = text.replace("scripts/setup demo\n", "")
     return text
 
@@ -58,7 +58,7 @@ def test_the_quickstart_ends_with_a_ready_node_that_has_a_peer(tools: Tools, tmp
 
 
 def tree_of_links(folder: Path) -> Path:
-    """A folder that stands for the clone, so that what the commands write lands in the test's folder."""
+    """Return a folder of links to the clone, so that commands write into the test's folder."""
     tree = folder / "clone"
     tree.mkdir()
     for path in ROOT.iterdir():

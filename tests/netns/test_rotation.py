@@ -1,4 +1,4 @@
-"""A node's key is rotated under traffic: by the command beside its daemon, and by the daemon itself."""
+"""Key rotation under traffic: by the command beside a daemon, and by the daemon itself."""
 
 import os
 import shlex
@@ -22,12 +22,12 @@ from dstack_vpn.core.wireguard.x25519 import derive
 pytestmark = [pytest.mark.netns, pytest.mark.anvil]
 
 MNEMONIC = "test test test test test test test test test test test junk"
-"""Anvil's, and so everybody's."""
+"""Anvil's mnemonic, which is public."""
 EAGER = (str(Path(__file__).with_name("eager.py")),)
 HANDSHAKE = 6.0
-"""Seconds: WireGuard tries a handshake again after 5 s, where the other side has heard of the key later."""
+"""Seconds. WireGuard repeats a handshake after 5 s, if the other side read the key later."""
 PACE = 200
-"""Pings a second."""
+"""Pings per second."""
 
 
 def holder(owner: int) -> str:
@@ -37,7 +37,7 @@ def holder(owner: int) -> str:
 
 def rotate(node: LabNode, owner: int) -> "subprocess.CompletedProcess[str]":
     environment = node.environment() | {
-        "PATH": os.environ["PATH"],  # noqa: TID251  # the child's
+        "PATH": os.environ["PATH"],  # noqa: TID251  # for the child process
         "WIREGUARD_PRIVATE_KEY": "generate",
         "WIREGUARD_PRIVATE_KEY_FILE": "",
         "CONTRACT_PRIVATE_KEY": holder(owner),
@@ -80,7 +80,7 @@ def test_a_key_is_rotated_under_traffic_and_a_failed_one_is_not(empty_lab: Lab) 
         assert done.returncode == 0, done.stderr
         wait_until(lambda: key_of(b) != b.key, "b's daemon has the new key")
         b.key = key_of(b)
-        wait_until(lambda: derive(b.key) in a.device().peers, "a has it, too")
+        wait_until(lambda: derive(b.key) in a.device().peers, "a has b's new key")
         assert old not in a.device().peers
         last = with_ping.mark()
         loss = with_ping.between(first, with_ping.mark(at_least=last + PACE))
@@ -92,15 +92,15 @@ def test_a_key_is_rotated_under_traffic_and_a_failed_one_is_not(empty_lab: Lab) 
     b.wait_reaches(a.address)
 
 
-# -- by its age ------------------------------------------------------------------------------------
+# -- by the key's age ------------------------------------------------------------------------------
 
 HOUR = 3600
 START = 20.0
-"""Seconds within which a daemon with an old key has changed it: it begins within 3 s."""
+"""Seconds until a daemon has changed an old key. It begins within 3 s."""
 
 
 def in_the_past(tools: Tools, folder: Path) -> Tools:
-    """A chain whose blocks are two hours old."""
+    """Return tools whose chain begins two hours ago."""
     script = folder / "anvil"
     began = int(time.time()) - 2 * HOUR  # noqa: TID251  # anvil's clock
     script.write_text(f'#!/bin/sh\nexec {shlex.quote(str(tools.anvil))} "$@" --timestamp {began}\n')
@@ -109,7 +109,7 @@ def in_the_past(tools: Tools, folder: Path) -> Tools:
 
 
 def children(node: LabNode) -> set[bytes]:
-    """What anybody on the machine can read of the processes that a daemon has started: their arguments."""
+    """Return the command lines of a daemon's child processes, which all users can read."""
     assert node.daemon is not None
     found = set()
     for task in Path("/proc", str(node.daemon.pid), "task").iterdir():
@@ -157,14 +157,14 @@ def test_a_daemon_changes_its_key_by_its_age_under_traffic(tools: Tools, tmp_pat
 
             wait_until(changed, f"b's daemon has changed its key (its log: {b.log})", START)
             b.key = key_of(b)
-            wait_until(lambda: derive(b.key) in a.device().peers, "a has it, too")
+            wait_until(lambda: derive(b.key) in a.device().peers, "a has b's new key")
             last = ping.mark()
             loss = ping.between(first, ping.mark(at_least=last + PACE))
         finally:
             ping.stop()
         assert old not in a.device().peers
         assert loss.longest_gap < HANDSHAKE, f"longer than one handshake: {loss}"
-        wait_until(lambda: b.component("key") == ("ok", ""), "the key is young")
+        wait_until(lambda: b.component("key") == ("ok", ""), "the key's component is ok")
         stats = b.get("/stats")
         assert stats["reports"]["key"]["announced"] == 1
         assert stats["public_key"] == str(b.public_key)

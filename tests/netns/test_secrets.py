@@ -1,4 +1,4 @@
-"""No secret of an RPC URL or of a proxy reaches any output, whatever an endpoint repeats of it."""
+"""No secret of an RPC URL or of a proxy reaches any output, even if endpoints repeat them."""
 
 import http.client
 import os
@@ -24,13 +24,13 @@ from dstack_vpn.adapters.chain.url import RpcUrl
 pytestmark = [pytest.mark.netns, pytest.mark.anvil]
 
 MARKS = ("pl4nted", "cGw0bnRl", "706c346e746564")
-"""The beginning of every planted secret: plain, in base64 and in hexadecimal digits."""
+"""The beginning of all planted secrets: plain, in base64 and in hexadecimal."""
 LOGIN = "pl4nted%2Fus3r:pl4nted%20p%40ss%26%22word@"
 HOST = "pl4ntedh0stk3y77.rpc.example.org"
 REST = "/v2/pl4nted%2Bp4thk3y%3C/?apikey=pl4nted%2Fqu3ry%22k3y&x=pl4nted~t41l#pl4ntedfr4g"
 PORT = 3999
 LOOK = 0.1
-"""Seconds between two looks at all that a daemon shows, which cost it some milliseconds each."""
+"""Seconds between two reads of all outputs of the daemon. Each costs it some milliseconds."""
 ACCOUNT = "0xac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80"
 
 
@@ -43,18 +43,18 @@ SENDING = (
         "result-eth_getTransactionReceipt",
     ),
 )
-"""The kinds at which a deployment fails, each at another step."""
+"""The kinds of replies with which a deployment fails, each at another step."""
 
 
 FAILING = (
     *("html", "bracket", "reason", "message", "data", "nested", "text", "redirect", "header", "result"),
     *("late-eth_call", "revert-eth_call", "result-eth_getBlockByNumber"),
 )
-"""The kinds over HTTP at which a session fails."""
+"""The kinds of HTTP replies with which a session fails."""
 
 
 def url(scheme: str, kind: str) -> str:
-    """An endpoint of that kind."""
+    """Return the URL of an endpoint that sends a kind of replies."""
     return f"{scheme}://{LOGIN}{kind.replace('_', '-').lower()}.{HOST}{REST}"
 
 
@@ -83,8 +83,8 @@ def body(node: LabNode, path: str) -> str:
 
 
 def command(node: LabNode, environment: Mapping[str, str], *arguments: str) -> str:
-    """What a command prints, with its exit code in front."""
-    path = os.environ["PATH"]  # noqa: TID251  # the command's
+    """Return the exit code and the output of a command."""
+    path = os.environ["PATH"]  # noqa: TID251  # for the command
     with node.namespace.entered(), forgotten_logging():
         done = run_here(arguments, {**environment, "PATH": path})
     assert "Traceback" not in done.err, done.err
@@ -92,7 +92,7 @@ def command(node: LabNode, environment: Mapping[str, str], *arguments: str) -> s
 
 
 def leaks(texts: Mapping[str, str]) -> dict[str, str]:
-    """The surroundings of the first secret in each text that has one."""
+    """Return an excerpt around the first secret of each text that has a secret."""
     found = {}
     for name, text in texts.items():
         low = text.lower()
@@ -126,7 +126,7 @@ def test_no_secret_of_an_endpoint_reaches_any_output(empty_lab: Lab, tmp_path: P
             lines = [line for line in node.log.read_text().splitlines() if "rpc.endpoint_left" in line]
             return all(any(RpcUrl.parse(url).name in line for line in lines) for url in every)
 
-        wait_until(tried, "each endpoint has been left", 90.0)
+        wait_until(tried, "each endpoint is left", 90.0)
         last = RpcUrl.parse(url("http", "late-eth_getLogs")).name
         wait_until(
             lambda: any("rpc.connected" in x and last in x for x in node.log.read_text().splitlines()),
@@ -134,11 +134,11 @@ def test_no_secret_of_an_endpoint_reaches_any_output(empty_lab: Lab, tmp_path: P
             60.0,
         )
         lab.mint(lab.add_node("b"))
-        wait_until(lambda: "no logs" in body(node, "/health") + node.log.read_text(), "no logs", 30.0)
+        wait_until(lambda: "no logs" in body(node, "/health") + node.log.read_text(), "refused logs", 30.0)
         assert tried()
         node.stop()
 
-        # Another life, in which the chain itself can be read at last.
+        # Restart the daemon with an endpoint that works.
         more["RPC_URL"] = ",".join([*every[-3:], node.settings["RPC_URL"]])
         node.start(**more)
         node.wait_ready(60.0)

@@ -1,4 +1,4 @@
-"""Nodes that reach each other over relays: real daemons, real WireGuard, real firewalls in between."""
+"""Nodes that use relays: real daemons, WireGuard and firewalls."""
 
 import json
 import re
@@ -20,14 +20,14 @@ from dstack_vpn.adapters.contracts import calls
 pytestmark = [pytest.mark.netns, pytest.mark.anvil]
 RELAY = "0.0.0.0:8443"
 SLOW = 60
-"""Seconds: some times as long as an `EAGER` daemon needs, for a busy machine."""
+"""Seconds: several times as long as an `EAGER` daemon needs, for a busy machine."""
 EAGER = (str(Path(__file__).with_name("eager.py")),)
 OFFERED: Final = 50.0
-"""Mbit/s that the load sends each way."""
+"""Mbit/s that the load sends in each direction."""
 STEADY: Final = 2
-"""Reports of iperf3 in a row, of half a second each..."""
+"""Consecutive reports of iperf3 that must be within `ROUGHLY`; each covers 0.5 s."""
 ROUGHLY: Final = (0.8 * OFFERED, 1.2 * OFFERED)
-"""...that tell of so many Mbit/s each way: it has ramped up, and has nothing left to catch up on."""
+"""Mbit/s of a steady load in each direction: after its ramp-up, without a backlog."""
 _REPORT: Final = re.compile(r"\]\[(TX|RX)-C\] .* ([\d.]+) Mbits/sec")
 FIREWALL = """
 table inet blocked {
@@ -51,16 +51,16 @@ def transport(node: LabNode, other: LabNode) -> object:
 
 
 def way(node: LabNode) -> str | None:
-    """The last change of ways in a node's log.
+    """Return the path after the last change in a node's log.
 
-    Asking the daemon every 3 ms would slow its relay down.
+    API requests every 3 ms would slow the daemon's relay down.
     """
     changes = events(node, "peer.transport")
     return changes[-1]["way"] if changes else None
 
 
 def block_udp(node: LabNode) -> None:
-    """Nothing of WireGuard's own gets in or out."""
+    """Drop all packets to and from WireGuard's UDP port."""
     node.namespace.run("nft", "-f", "-", text=FIREWALL)
 
 
@@ -76,20 +76,20 @@ def start(lab: Lab, name: str, *, program: tuple[str, ...] = LabNode.program, **
 
 
 def reach_by(lab: Lab, node: LabNode, endpoint: str, on: LabNode) -> None:
-    """Write an endpoint into the registry, and wait until another node has it."""
+    """Set an endpoint in the registry, and wait until another node has it."""
     lab.chain.send(calls.set_endpoint(node.token, endpoint), sender=node.owner)
-    wait_until(lambda: on.place_of(node.public_key) is not None, f"{on.name} knows where {node.name} is")
+    wait_until(lambda: on.place_of(node.public_key) is not None, f"{on.name} has an endpoint of {node.name}")
 
 
 def pin(node: LabNode) -> str:
-    wait_until(lambda: events(node, "relay.listening"), f"{node.name} takes relays")
+    wait_until(lambda: events(node, "relay.listening"), f"{node.name} listens for relays")
     return str(events(node, "relay.listening")[-1]["pin"])
 
 
 def load(a: LabNode, b: LabNode) -> Path:
-    """Start traffic both ways, which ends with the namespaces; returns the file of its reports.
+    """Start traffic both ways, until the namespaces end; return the file of its reports.
 
-    Packets that are under way must not turn WireGuard back.
+    Packets in flight on the relay must not return WireGuard to the relay.
     """
     b.namespace.popen("iperf3", "--server", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     wait_until(lambda: ":5201" in b.namespace.run("ss", "-Hltn"), "iperf3 listens")
@@ -101,7 +101,7 @@ def load(a: LabNode, b: LabNode) -> Path:
 
 
 def is_steady(reports: Path) -> bool:
-    """Whether the load has lately run both ways at the rate that is offered."""
+    """Return whether the latest reports show the offered rate in both directions."""
     found = [(way, float(rate)) for way, rate in _REPORT.findall(reports.read_text())]
     recent = [[rate for of, rate in found if of == way][-STEADY:] for way in ("TX", "RX")]
     lowest, highest = ROUGHLY
@@ -128,18 +128,18 @@ def test_where_udp_is_blocked_a_relay_carries_and_udp_comes_back_without_loss(em
     assert transport(a, b) == "udp"
     with pinging(lab, a, b) as ping:
         block_udp(b)
-        wait_until(lambda: way(a) == "relay", "a has switched to the relay", SLOW)
+        wait_until(lambda: way(a) == "relay", "a uses the relay", SLOW)
         a.wait_reaches(b.address)
         reports = load(a, b)
-        wait_until(lambda: is_steady(reports), "the load runs steadily over the relay", SLOW)
+        wait_until(lambda: is_steady(reports), "a steady load over the relay", SLOW)
         assert transport(a, b) == "tls"
         first = ping.mark()
         unblock_udp(b)
-        wait_until(lambda: way(a) == "udp", "a is back on UDP", SLOW)
+        wait_until(lambda: way(a) == "udp", "a uses UDP", SLOW)
         found = ping.between(first, ping.mark(at_least=ping.mark() + 400))
     assert found.lost == 0
     assert transport(a, b) == "udp"
-    wait_until(lambda: str(a.device().peers[b.public_key].endpoint) == b.endpoint, "WireGuard stays there")
+    wait_until(lambda: str(a.device().peers[b.public_key].endpoint) == b.endpoint, "WireGuard stays on UDP")
 
 
 def test_a_peer_that_can_only_be_reached_by_a_relay_is_reached_by_it(empty_lab: Lab) -> None:
@@ -171,7 +171,7 @@ def test_metrics_tell_how_each_peer_is_reached(empty_lab: Lab) -> None:
 
 
 def metrics(node: LabNode) -> dict[str, list[tuple[dict[str, str], float]]]:
-    """What Prometheus' own parser makes of a node's metrics."""
+    """Return a node's metrics, read by Prometheus' own parser."""
     body = node.fetch("127.0.0.1", 8080, "/metrics")
     found: dict[str, list[tuple[dict[str, str], float]]] = {}
     for family in text_string_to_metric_families(body):

@@ -1,4 +1,4 @@
-"""Reverse proxies that are not ours, in front of the API: what they let through, and how much."""
+"""Third-party reverse proxies in front of the API: access, and the request rate."""
 
 import asyncio
 import contextlib
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(
 )
 CLOSED = ("/peers", "/metrics", "/stats", "/events?wait=0", "/decisions?node=web-1", "/peers/web-1")
 MEMBER = "127.0.0.9"
-"""Of loopback, and a member's as far as `FixedView` goes."""
+"""A loopback address that `FixedView` reports as a member's."""
 COMMON = """\
 daemon off;
 user {user};
@@ -47,7 +47,7 @@ NEWER = (
     "location / {{ proxy_pass http://127.0.0.1:{port}; proxy_http_version 1.1; "
     'proxy_set_header Connection ""; proxy_set_header Host $http_host; }}'
 )
-# As docs/api.md has it.
+# From docs/api.md.
 FORWARD_AUTH = """
     location / {{
       auth_request /vpn-auth;
@@ -68,9 +68,9 @@ FORWARD_AUTH = """
 
 @pytest.fixture
 def home() -> Iterator[Path]:
-    """A folder that nginx's user may read.
+    """Yield a folder that nginx's user may read.
 
-    Pytest closes its own ones whenever another worker begins.
+    Pytest removes other users' access to its own folders whenever another worker begins.
     """
     with tempfile.TemporaryDirectory(prefix="dstack-vpn-nginx-") as folder:
         path = Path(folder)
@@ -80,7 +80,7 @@ def home() -> Iterator[Path]:
 
 @asynccontextmanager
 async def nginx(home: Path, locations: str, port: int, user: str = "nobody nogroup") -> AsyncIterator[str]:
-    """An nginx in front of a port; its URL."""
+    """Run an nginx in front of a port; yield its URL."""
     listen = _port()
     config = home / "nginx.conf"
     inside = locations.format(home=home, port=port)
@@ -98,7 +98,7 @@ async def nginx(home: Path, locations: str, port: int, user: str = "nobody nogro
 
 
 def _port() -> int:
-    """A free port below those that connections take: these tests make thousands of connections."""
+    """Return a free port below the ephemeral range, because the tests make many connections."""
     while True:
         port = random.randrange(20_000, 30_000)
         with contextlib.suppress(OSError), socket.socket() as probe:
@@ -165,7 +165,7 @@ while True:
                 break
             (upstream if ready[0] is client else client).sendall(data)
 """
-"""As haproxy without `forwardfor`, nginx's stream module, or socat: bytes, as they came."""
+"""Forwards unchanged bytes, as haproxy without `forwardfor`, nginx's stream module, or socat."""
 
 
 async def test_a_proxy_that_changes_no_byte_opens_nothing() -> None:
@@ -201,9 +201,9 @@ async def test_a_page_of_400_parts_behind_forward_auth_is_whole(home: Path) -> N
                 await reply.read()
                 return reply.status, reply.headers.get("X-Seen-Node")
 
-        for _ in range(2):  # and again
+        for _ in range(2):
             parts = await asyncio.gather(*map(fetch, range(400)))
             assert set(parts) == {(200, "web-1")}
-        # One that goes on and on is refused, by a status that nginx passes on.
+        # A flood of requests is refused, with a status that nginx passes on.
         flood = await asyncio.gather(*(fetch(number % 400) for number in range(3000)))
         assert {status for status, _ in flood} <= {200, 403}
