@@ -1,4 +1,4 @@
-"""Sessions to a fake chain, by a URL with a secret in it."""
+"""Sessions to a fake chain. The URL contains a secret."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,7 +13,7 @@ SECRET = "s3cr3t-api-key"
 
 def pool_of(server: FakeServer, scheme: str, **options: object) -> RpcPool:
     url = f"{server.ws if scheme == 'ws' else server.http}/v2/{SECRET}"
-    return RpcPool([url], server.chain.contract, poll_interval=0.02, **options)  # type: ignore[arg-type]  # a test's shorthand
+    return RpcPool([url], server.chain.contract, poll_interval=0.02, **options)  # type: ignore[arg-type]  # tests pass any option
 
 
 @asynccontextmanager

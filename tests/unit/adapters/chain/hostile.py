@@ -1,4 +1,4 @@
-"""What an endpoint may send: JSON of every form, and near misses of the forms we want."""
+"""Strategies for hostile replies: arbitrary JSON, and values close to the expected forms."""
 
 from hypothesis import strategies as st
 

@@ -14,7 +14,7 @@ from dstack_vpn.errors import CallRevertedError, ChainError, EndpointError, Rang
 
 @dataclass
 class Scripted:
-    """Answers from a list of exchanges; an error as an exchange befalls all of its calls."""
+    """A transport with a list of exchanges. An error in the list fails the whole exchange."""
 
     script: list[list[Outcome] | ChainError]
     url: RpcUrl = field(default_factory=lambda: RpcUrl.parse("ws://node.example"))

@@ -1,4 +1,4 @@
-"""Errors as geth, reth, anvil and the large providers word them, and what to do about each."""
+"""Classification of the error messages of geth, reth, anvil and the large providers."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The feeds against scripted heads and a virtual clock."""
+"""The polling feed with scripted heads and a virtual clock."""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ def block(number: int, fork: str = "a") -> BlockRef:
 
 @dataclass
 class Heads:
-    """Answers from a list, the last of it for ever; polling moves the clock."""
+    """Scripted heads. The last one repeats, and polling advances the clock."""
 
     script: list[BlockRef]
     now: float = 0.0

@@ -1,4 +1,4 @@
-"""HTTP endpoints that misbehave, over real sockets."""
+"""Faulty HTTP endpoints over real sockets."""
 
 import asyncio
 
@@ -10,7 +10,7 @@ from dstack_vpn.errors import ChainError, RetryError
 
 
 async def failing(server: FakeServer, scheme: str, fault: Fault) -> ChainError:
-    """The error that `head` meets."""
+    """Return the error that `head` raises."""
     with pytest.raises(ChainError) as caught:
         async with connected(server, scheme) as session, asyncio.timeout(DEADLINE):
             server.faults.by_method["eth_getBlockByNumber"] = fault

@@ -5,7 +5,7 @@ from dstack_vpn.adapters.chain.memory import BlockSpan
 
 
 def walk(limit: int, calls: int) -> tuple[int, int]:
-    """Ask an endpoint that allows so many blocks; how many calls it refused, and the last size."""
+    """Return the number of calls that an endpoint with this limit refuses, and the last span."""
     span, refused = BlockSpan(), 0
     for _ in range(calls):
         if span.size > limit:

@@ -1,4 +1,4 @@
-"""The pool against fake sessions and a clock that only the pool's own waiting moves."""
+"""The pool with fake sessions and a virtual clock."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -28,7 +28,7 @@ class FakeSession:
 
 @dataclass
 class World:
-    """Endpoints that fail to order, and a virtual clock."""
+    """Endpoints with scripted failures, and a virtual clock."""
 
     refuses: dict[str, ChainError] = field(default_factory=dict)
     opened: list[str] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""Endpoints behind a real HTTP proxy, which alone knows their names."""
+"""Endpoints behind a real HTTP proxy. Only the proxy can resolve their names."""
 
 from urllib.parse import quote
 
@@ -67,7 +67,7 @@ async def test_a_proxy_that_is_not_there_is_named(fake_chain: FakeServer, kind: 
 @pytest.mark.parametrize("kind", ["https", "wss"])
 async def test_tls_goes_through_a_tunnel(fake_chain: FakeServer, kind: str) -> None:
     async with http_proxy({HOST: fake_chain.address}) as proxy:
-        await failure(fake_chain, kind, proxy.url)  # the chain here speaks no TLS
+        await failure(fake_chain, kind, proxy.url)  # the fake chain has no TLS
     assert set(proxy.asked) == {f"CONNECT {HOST}:8545 HTTP/1.1"}
 
 

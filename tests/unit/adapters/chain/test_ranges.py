@@ -1,4 +1,4 @@
-"""Logs and state as real endpoints serve them: in parts, with strangers among them, or not at all."""
+"""Reads of logs and state from limited endpoints, including partial and foreign results."""
 
 import asyncio
 import json
@@ -101,7 +101,7 @@ async def test_many_tokens_are_read_together(fake_chain: FakeServer, scheme: str
         observed = await session.read_tokens([*range(1, 7), 99], at)
         calls = session.stats["eth_call"].count - before
     assert [one.node is not None for one in observed] == [True] * 6 + [False]
-    assert calls == (2 if multicall else 7)  # what failed inside the multicall is asked again alone
+    assert calls == (2 if multicall else 7)  # a call that failed in the multicall is repeated alone
 
 
 async def test_an_endpoint_without_batches_is_asked_one_by_one(fake_chain: FakeServer) -> None:

@@ -1,4 +1,4 @@
-"""Endpoints that misbehave, over real sockets: what each fault becomes, and that nothing else escapes."""
+"""Faulty endpoints over real sockets. Each fault becomes a ChainError."""
 
 import asyncio
 
@@ -11,7 +11,7 @@ from dstack_vpn.errors import ChainError, EndpointError, RangeError, RetryError,
 
 
 async def failing(server: FakeServer, scheme: str, fault: Fault) -> ChainError:
-    """The error that `head` meets."""
+    """Return the error that `head` raises."""
     with pytest.raises(ChainError) as caught:
         async with connected(server, scheme) as session, asyncio.timeout(DEADLINE):
             server.faults.by_method["eth_getBlockByNumber"] = fault

@@ -1,4 +1,4 @@
-"""WebSocket endpoints that misbehave, over real sockets."""
+"""Faulty WebSocket endpoints over real sockets."""
 
 import asyncio
 from collections.abc import Awaitable
@@ -66,7 +66,7 @@ async def test_a_flood_fails_the_session_instead_of_losing_a_log(fake_chain: Fak
 
 
 async def test_a_silent_endpoint_is_left(fake_chain: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watchdog, "_SHORTEST", 0.4)  # the tests of the watchdog hold the real times
+    monkeypatch.setattr(watchdog, "_SHORTEST", 0.4)  # test_watchdog covers the real times
     monkeypatch.setattr(feed, "GRACE", 0.2)
     with pytest.raises(EndpointError, match="no longer announces its blocks"):
         async with connected(fake_chain, "ws", block_time=0.2) as session, asyncio.timeout(DEADLINE):
