@@ -1,4 +1,4 @@
-"""Logs and replies made by eth-abi, an encoder that is not ours."""
+"""Logs and replies encoded by eth-abi, an independent encoder."""
 
 import json
 from functools import cache
@@ -23,7 +23,7 @@ def artifact() -> dict[str, Any]:
 
 
 def event_log(name: str, *args: Any) -> Log:
-    """A log of our contract's event of that name."""
+    """Return a log of our contract's event with this name."""
     item = next(x for x in artifact()["abi"] if x["type"] == "event" and x["name"] == name)
     signature = f"{name}({','.join(x['type'] for x in item['inputs'])})"
     pairs = list(zip(item["inputs"], args, strict=True))

@@ -56,7 +56,7 @@ def test_a_count_past_the_end(count: int) -> None:
 
 
 def test_no_byte_is_read_twice() -> None:
-    """Ten thousand offsets at one megabyte would be ten gigabytes."""
+    """Offsets to one shared megabyte are refused. 10,000 of them would copy 10 GB."""
     shared = word(1_000_000) + bytes(1_000_000)
     offsets = b"".join(word(32 * 100) for _ in range(100))
     reader = Reader(offsets + shared)

@@ -1,4 +1,4 @@
-"""Replies to reads of tokens and pages of our own contract, against eth-abi as the encoder."""
+"""Decoding of our contract's tokens and pages, encoded by eth-abi."""
 
 import contextlib
 import itertools

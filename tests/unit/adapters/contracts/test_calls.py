@@ -1,4 +1,4 @@
-"""Calldata, against eth-abi as the encoder."""
+"""Calldata, compared with that of eth-abi."""
 
 import pytest
 from eth_abi.abi import encode

@@ -1,4 +1,4 @@
-"""Replies to reads of tokens of the deployed contract, against eth-abi as the encoder."""
+"""Decoding of the deployed contract's tokens, encoded by eth-abi."""
 
 import base64
 import json

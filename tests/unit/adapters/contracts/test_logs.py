@@ -1,4 +1,4 @@
-"""Logs of both contracts, against eth-abi as the encoder; and what hostile ones come to."""
+"""Decoding of both contracts' logs, encoded by eth-abi, and of hostile logs."""
 
 import base64
 import contextlib
@@ -96,7 +96,7 @@ def test_what_is_read_again() -> None:
     assert DEPLOYED.rereads == {Granted, Revoked, Transferred, OwnerKeyUpdated}
 
 
-# -- hostile ---------------------------------------------------------------------------------------
+# -- hostile logs ----------------------------------------------------------------------------------
 
 KEY = base64.b64encode(bytes(range(32))).decode()
 HOSTILE = [
@@ -120,7 +120,7 @@ def test_hostile_fields_become_malformed_in_our_own_words(abi: RegistryAbi, text
     event = abi.decode(event_log("NodeAccessGranted", 1, text, "0x" + "1" * 40, text))
     assert isinstance(event, Granted)
     for value in (event.public_key, event.node_id):
-        if value != text:  # some are fine as a node id
+        if value != text:  # some are valid node ids
             assert isinstance(value, Malformed)
             assert text[:100] not in value.problem
             assert len(value.problem) < 100

@@ -1,4 +1,4 @@
-"""Reverts in words."""
+"""Descriptions of reverts."""
 
 import pytest
 from eth_abi.abi import encode

@@ -1,4 +1,4 @@
-"""Constants against the artifact."""
+"""Selectors and topics, compared with the artifact."""
 
 from dstack_vpn.adapters.contracts import load_artifact, signatures
 
