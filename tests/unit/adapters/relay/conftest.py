@@ -1,4 +1,4 @@
-"""A pair of relays in this process."""
+"""A pair of relays in the test's process."""
 
 import asyncio
 import socket
@@ -17,7 +17,7 @@ from dstack_vpn.core.paths.relay_url import Listen, RelayUrl
 
 @asynccontextmanager
 async def running(*services: Service) -> AsyncIterator[None]:
-    tasks = [asyncio.ensure_future(service.run()) for service in services]  # noqa: TID251 - ended below
+    tasks = [asyncio.ensure_future(service.run()) for service in services]  # noqa: TID251 - cancelled below
     await asyncio.sleep(0)
     try:
         yield
@@ -30,7 +30,7 @@ async def running(*services: Service) -> AsyncIterator[None]:
 
 
 class Pair:
-    """A udp2tcp and a tcp2udp in this process, between two sockets."""
+    """A udp2tcp and a tcp2udp between two UDP sockets."""
 
     def __init__(self, *, offload: bool = True) -> None:
         self.engine = Engine(offload=offload)

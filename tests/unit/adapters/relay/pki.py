@@ -1,4 +1,4 @@
-"""Certificates for tests: an authority, and servers that it vouches for."""
+"""Certificates for tests: an authority and the server certificates that it signs."""
 
 import datetime as dt
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ _PEM = serialization.Encoding.PEM
 
 @dataclass(frozen=True)
 class Authority:
-    """Signs."""
+    """A certificate authority."""
 
     key: ec.EllipticCurvePrivateKey
     certificate: x509.Certificate
@@ -42,7 +42,7 @@ class Authority:
         return path
 
     def issue(self, host: str, folder: Path, *, days: int = 1) -> tuple[Path, Path]:
-        """The files of a server's certificate and its key; with negative days it has expired."""
+        """Write a server's certificate and key. With negative days, the certificate has expired."""
         key = ec.generate_private_key(ec.SECP256R1())
         names = x509.SubjectAlternativeName([x509.DNSName(host)])
         issuer = self.certificate.subject
@@ -65,7 +65,7 @@ def _name(text: str) -> x509.Name:
 def _builder(
     subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, *, days: int = 1
 ) -> x509.CertificateBuilder:
-    now = dt.datetime.now(dt.UTC)  # noqa: TID251 - OpenSSL looks at the system's clock as well
+    now = dt.datetime.now(dt.UTC)  # noqa: TID251 - OpenSSL reads the system's clock as well
     begin = now - dt.timedelta(days=10)
     identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
     return (

@@ -1,4 +1,4 @@
-"""An upstream whose connections carry nothing is named until a frame arrives."""
+"""The choice of an upstream. One without frames is a problem until a frame arrives."""
 
 from structlog.testing import capture_logs
 
@@ -27,7 +27,7 @@ def test_an_upstream_that_is_not_configured_any_more_is_left() -> None:
     choice = Choice([A, B])
     assert choice.better(ELSEWHERE, 0.0) == A
     for record in (choice.failed, lambda u, now: choice.measured(u, now, 0.1)):
-        record(ELSEWHERE, 0.0)  # neither raises
+        record(ELSEWHERE, 0.0)  # neither call raises
     assert choice.better(A, 0.0) is None
 
 

@@ -1,4 +1,4 @@
-"""Connecting: names with several addresses, proxies, and what goes wrong on the way."""
+"""Connections by names with several addresses and by proxies, and their failures."""
 
 import asyncio
 import base64
@@ -103,7 +103,7 @@ async def test_somebody_elses_name_must_not_lead_to_this_machine() -> None:
 
 
 async def pipe(host: str, port: int, writer: asyncio.StreamWriter) -> None:
-    """All that a server says, to whoever asked the proxy for it."""
+    """Copy a server's data to the client of a proxy."""
     reader, theirs = await asyncio.open_connection(host, port)
     while data := await reader.read(1 << 16):
         writer.write(data)
@@ -127,7 +127,7 @@ def http_proxy(seen: list[str], status: str = "200 OK") -> Serve:
 
 
 async def socks_proxy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """SOCKS5 without authentication (RFC 1928)."""
+    """Serve SOCKS5 without authentication (RFC 1928)."""
     _, count = await reader.readexactly(2)
     await reader.readexactly(count)
     writer.write(b"\x05\x00")
@@ -196,7 +196,7 @@ def test_whether_udp_can_be_sent_is_what_the_system_says() -> None:
 
 
 def replying(*segments: bytes) -> Serve:
-    """A proxy that sends its reply in pieces, each once the one before was delivered."""
+    """Return a proxy that sends its reply in segments, 20 ms apart."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
@@ -250,11 +250,11 @@ async def test_a_proxy_that_does_not_agree_is_named_with_the_reason(reply: bytes
     assert named in said
 
 
-# -- names that take their time --------------------------------------------------------------------
+# -- slow name servers -----------------------------------------------------------------------------
 
 
 class SlowNames:
-    """A resolver that blocks while it is told to."""
+    """A resolver that blocks until the test sets `answers`."""
 
     def __init__(self, port: int) -> None:
         self.port, self.asked = port, 0

@@ -1,4 +1,4 @@
-"""A probe of UDP beside a relay: what is copied, what counts as an answer, and what is held back."""
+"""UDP probes beside a relay: copied datagrams, accepted answers and held datagrams."""
 
 import asyncio
 import socket
@@ -14,11 +14,11 @@ from dstack_vpn.core.model import SocketAddress
 from dstack_vpn.core.wireguard.framing import frame
 
 DATA = b"\x04\x00\x00\x00"
-"""As WireGuard's data begins."""
+"""The first bytes of a WireGuard data message."""
 
 
 class Probed:
-    """A pair that carries, and the peer's own UDP socket."""
+    """A connected pair of relays, and the peer's UDP socket."""
 
     def __init__(self, pair: Pair, peer: socket.socket) -> None:
         self.pair, self.peer, self.answers = pair, peer, 0
@@ -31,7 +31,7 @@ class Probed:
         self.answers += 1
 
     async def copy(self) -> tuple[bytes, SocketAddress]:
-        """What the peer gets by UDP next."""
+        """Return the next datagram that the peer receives by UDP, and its source."""
         async with asyncio.timeout(10):
             data, source = await asyncio.get_running_loop().sock_recvfrom(self.peer, 65535)
         return data, SocketAddress(*source)
@@ -54,7 +54,7 @@ async def udp() -> AsyncIterator[socket.socket]:
 
 async def until(condition: Callable[[], object]) -> None:
     async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - anything at all
+        while not condition():  # noqa: ASYNC110 - the condition is arbitrary
             await asyncio.sleep(0.001)
 
 
@@ -119,8 +119,8 @@ async def test_a_probe_without_an_answer_gives_up(probed: Probed, monkeypatch: p
 
 
 async def test_a_peer_at_full_speed_loses_nothing_while_its_answers_are_held(probed: Probed) -> None:
-    """A quarter of a second at 50 Mbit/s, for which the system's default buffer is far too small."""
-    probed.pair.engine.widen(probed.pair.source)  # as WireGuard's own socket is
+    """The burst is 0.25 s at 50 Mbit/s, more than the system's default buffer holds."""
+    probed.pair.engine.widen(probed.pair.source)  # as WireGuard does with its socket
     if probed.pair.source.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) < UDP_BUFFER:
         pytest.skip("a large buffer takes CAP_NET_ADMIN, which a node has")
     probed.probe()
@@ -137,7 +137,7 @@ async def test_a_peer_at_full_speed_loses_nothing_while_its_answers_are_held(pro
 async def test_what_is_copied_is_held_and_not_dropped_while_the_relay_takes_nothing(
     probed: Probed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Several reads' worth of datagrams, of which the stream takes none at the moment."""
+    """The stream accepts none of several reads' datagrams. All of them arrive later."""
     probed.probe()
     uplink = probed.flow._uplink
     stream = uplink._sender.stream

@@ -1,4 +1,4 @@
-"""Connections that carry nothing: backed off from, named, logged once, and seen in health."""
+"""Connections without frames: their backoff, their single log line and their health."""
 
 import asyncio
 import resource
@@ -44,7 +44,7 @@ async def far_end(serve: Serve) -> AsyncIterator[int]:
 
 @asynccontextmanager
 async def peers(port: int, count: int = 1) -> AsyncIterator[list[Udp2Tcp]]:
-    """Relays to one far end, each with a WireGuard that keeps trying."""
+    """Run relays to one far end. Each gets a handshake initiation every second."""
     engine = Engine()
     relays = [Udp2Tcp(engine, ANY, [RelayUrl.parse(f"tcp://127.0.0.1:{port}")]) for _ in range(count)]
     sources = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in relays]
@@ -57,7 +57,7 @@ async def peers(port: int, count: int = 1) -> AsyncIterator[list[Udp2Tcp]]:
                 source.send(INITIATION)
             await asyncio.sleep(1.0)
 
-    sending = asyncio.ensure_future(send())  # noqa: TID251 - ended below
+    sending = asyncio.ensure_future(send())  # noqa: TID251 - cancelled below
     try:
         async with running(*relays):
             yield relays
@@ -72,7 +72,7 @@ def verdict(relay: Udp2Tcp | Tcp2Udp) -> Component:
 
 
 async def component(relay: Udp2Tcp | Tcp2Udp, says: str) -> Component:
-    """Health's component, once it says that."""
+    """Return the health component once its reason contains the text."""
     async with asyncio.timeout(10):
         while says not in verdict(relay).reason:  # noqa: ASYNC110 - there is no event for it
             await asyncio.sleep(0.02)
@@ -170,7 +170,7 @@ async def test_one_flow_that_gets_nothing_does_not_blame_an_upstream_that_carrie
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal taken
         taken += 1
-        if taken == 1:  # our own limit refuses the second one
+        if taken == 1:  # the far end's limit refuses the rest
             while await reader.read(1000):
                 writer.write(frame(b"an answer"))
         writer.close()

@@ -1,4 +1,4 @@
-"""Few sources that take all connections of a relay, over real sockets."""
+"""The relay's limits for sources with many connections, over real sockets."""
 
 import asyncio
 import socket
@@ -28,7 +28,7 @@ FOUR = [f"127.1.0.{number}" for number in range(1, 5)]
 
 @asynccontextmanager
 async def relaying(limits: Limits = LIMITS) -> AsyncIterator[tuple[Tcp2Udp, socket.socket]]:
-    """A tcp2udp, and the socket of the WireGuard behind it."""
+    """Run a tcp2udp, with a UDP socket in WireGuard's place."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as wireguard:
         wireguard.bind(("127.0.0.1", 0))
         wireguard.setblocking(False)
@@ -42,7 +42,7 @@ Client = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 async def carried(wireguard: socket.socket, client: Client, said: bytes) -> None:
-    """Have a frame go to WireGuard, and its answer come back."""
+    """Send a frame to WireGuard's socket, and an answer to the client."""
     client[1].write(frame(said))
     loop = asyncio.get_running_loop()
     async with asyncio.timeout(5):
@@ -90,14 +90,14 @@ async def test_connections_that_wireguard_answers_stay_and_those_that_it_never_d
             await carried(wireguard, client, b"%d" % number)
         places = relay._places._held[CROWD.of("127.1.0.1")]
         await until(lambda: not any(places.values()))
-        # A crowd of many addresses, one connection each, that WireGuard has nothing to say to.
+        # Many sources open one connection each, and WireGuard does not answer them.
         crowd = [await connected(relay.address.port, f"127.1.1.{number}") for number in range(5)]
         for _, writer in crowd:
             writer.write(frame(b"nonsense"))
         late = await connected(relay.address.port, "127.1.9.9")
         await carried(wireguard, late, b"late")
         assert len(relay._places) == 8
-        # The newest of the source with two more was displaced; its other two are still served.
+        # Only the newest of the first source's three connections is displaced.
         assert [await is_open(reader) for reader, _ in held] == [True, True, False]
         for _, writer in (*held, *crowd, late):
             writer.close()
@@ -121,7 +121,7 @@ async def test_udp_sources_of_one_64_are_one_source() -> None:
 
 
 async def test_a_client_that_comes_through_the_tunnel_is_turned_away() -> None:
-    """WireGuard would follow it to this relay, and carry its tunnel in itself."""
+    """WireGuard would roam to this relay, and route the tunnel through itself."""
     tunnel = Destinations((ip_network("127.77.0.0/16"),), local=True)
     relay = Tcp2Udp(Engine(), Listen.parse("tcp://127.0.0.1:0"), ("127.0.0.1", 9), destinations=tunnel)
     async with running(relay):

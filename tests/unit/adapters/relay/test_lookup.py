@@ -1,4 +1,4 @@
-"""Lookups of relays' names: one member's names that never resolve hold up no other member's."""
+"""Lookups of relay names. A member's unresolvable names do not delay other members' names."""
 
 import asyncio
 import socket
@@ -16,7 +16,7 @@ FOUND: Found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("192.0.2.7", 443))]
 
 
 class SilentServer:
-    """Answers for the honest name; others take until the test ends."""
+    """A name server that answers for honest.example and blocks for other names."""
 
     def __init__(self) -> None:
         self.over = threading.Event()
@@ -46,7 +46,7 @@ async def test_one_members_relay_names_take_its_share_and_no_more(server: Silent
     assert await names.find("honest.example", 443, share=Share()) == FOUND
     assert all(isinstance(each, RelayError) for each in await lost)
     assert len(server.asked) == SHARE + 1
-    # What nothing waits for any more is not looked up when there is room again.
+    # Lookups whose callers have given up do not start later.
     server.over.set()
     await eventually(lambda: not hostile.running)
     assert len(server.asked) == SHARE + 1

@@ -1,4 +1,4 @@
-"""A port that we listen on is ours alone, however many sources share it."""
+"""Other processes cannot bind our port while many sources use it."""
 
 import asyncio
 import os
@@ -80,7 +80,7 @@ def test_another_users_process_can_not_take_the_port_even_while_sources_come() -
 
 
 def _thief(port: int) -> int:
-    """A process of another user that tries every way to bind the port; returns its id."""
+    """Start another user's process that tries to bind the port, and return its process id."""
     child = os.fork()
     if child:
         return child

@@ -1,4 +1,4 @@
-"""Attempts that race: the first to answer wins."""
+"""Races of connection attempts."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -10,7 +10,7 @@ from dstack_vpn.errors import RelayError
 
 
 def after(seconds: float, result: str | None, begun: list[str]) -> Callable[[], Awaitable[str]]:
-    """An attempt that ends so late, with a result or (None) a failure."""
+    """Return an attempt that ends after these seconds. None is a failure."""
 
     async def attempt() -> str:
         begun.append(str(result))

@@ -1,4 +1,4 @@
-"""The plain stream, on a real pair of sockets: it never blocks."""
+"""The plain stream on a real pair of sockets. It never blocks."""
 
 import socket
 from collections.abc import Iterator
@@ -54,6 +54,6 @@ def test_a_full_stream_takes_what_goes_and_then_nothing(both: Both) -> None:
 def test_a_connection_that_was_reset_is_an_error(both: Both) -> None:
     stream, theirs = both
     theirs.close()
-    with pytest.raises(OSError):  # its number depends on the kind of socket
+    with pytest.raises(OSError):  # the errno depends on the kind of socket
         for _ in range(3):
             stream.send(b"x")

@@ -1,4 +1,4 @@
-"""The listener of a process that has no descriptors left."""
+"""tcp2udp in a process without free file descriptors."""
 
 import asyncio
 import errno
@@ -13,7 +13,7 @@ from dstack_vpn.adapters.relay import tcp2udp
 
 
 class Exhausted:
-    """A listener in a process that has no descriptors left."""
+    """A listener whose `accept` fails with EMFILE."""
 
     def __init__(self, listener: socket.socket) -> None:
         self._listener, self.calls = listener, 0

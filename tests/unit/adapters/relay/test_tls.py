@@ -1,4 +1,4 @@
-"""TLS on both ends of the relay: whom it trusts, what it says, and certificates that change."""
+"""TLS of the relays: trust, errors and replaced certificates."""
 
 import asyncio
 import os
@@ -28,12 +28,12 @@ HOST = "relay.test"
 
 @asynccontextmanager
 async def serving(listen: Listen, folder: Path) -> AsyncIterator[tuple[int, Certificates]]:
-    """A tcp2udp over TLS; its port."""
+    """Run a tcp2udp over TLS. Yield its port and its certificates."""
     secure = await Certificates.load(listen, folder, None)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sink:
         sink.bind(("127.0.0.1", 0))
         service = Tcp2Udp(Engine(), listen, sink.getsockname(), secure=secure)
-        running = asyncio.ensure_future(service.run())  # noqa: TID251 - the fixture ends it
+        running = asyncio.ensure_future(service.run())  # noqa: TID251 - cancelled below
         try:
             yield service.address.port, secure
         finally:
@@ -63,7 +63,7 @@ async def problem(port: int, options: str) -> str:
     return str(caught.value)
 
 
-# -- whom a client trusts --------------------------------------------------------------------------
+# -- certificates that a client trusts -------------------------------------------------------------
 
 
 async def test_the_pin_of_a_self_made_certificate_is_enough(tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ async def test_a_server_that_speaks_no_tls_is_told_from_one_that_does() -> None:
         assert f"tls://127.0.0.1:{port}:" in await problem(port, f"pin=sha256:{'0' * 64}")
 
 
-# -- what a server accepts -------------------------------------------------------------------------
+# -- TLS versions that a server accepts ------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_nothing_older_than_tls_1_2_is_accepted(tmp_path: Path) -> None:
     assert secure._context.minimum_version is ssl.TLSVersion.TLSv1_2
 
 
-# -- certificates ----------------------------------------------------------------------------------
+# -- a server's certificates -----------------------------------------------------------------------
 
 
 async def test_a_self_made_certificate_is_kept_for_its_owner_only(tmp_path: Path) -> None:
@@ -217,7 +217,7 @@ async def test_missing_and_foreign_keys_are_named(tmp_path: Path) -> None:
 
 @asynccontextmanager
 async def guest_agent(answer: object, folder: Path) -> AsyncIterator[str]:
-    """An agent on a Unix socket that answers each request alike."""
+    """Run an agent on a Unix socket that gives each request the same answer."""
 
     async def tls_key(request: web.Request) -> web.Response:
         assert (await request.json())["usage_server_auth"] is True

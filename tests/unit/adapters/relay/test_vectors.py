@@ -1,4 +1,4 @@
-"""Vectors of buffers, handed to the kernel on a real pair of sockets."""
+"""Vectors of buffers, sent on a real pair of sockets."""
 
 import socket
 
@@ -8,7 +8,7 @@ from dstack_vpn.adapters.relay.vectors import Memory, Message
 
 
 def message(*buffers: bytes) -> tuple[Message, list[Memory]]:
-    """Return a message of these buffers, and the memory that they are in."""
+    """Return a message of these buffers, and the memory that holds them."""
     made, kept = Message(), []
     for index, buffer in enumerate(buffers):
         memory = Memory(len(buffer) or 1)

@@ -1,4 +1,4 @@
-"""What is seen of a relay from outside, and a relay on a kernel that lacks the offloads."""
+"""A relay's metrics, statistics and health, and a relay without the kernel's offloads."""
 
 import asyncio
 import shutil
@@ -37,7 +37,7 @@ async def test_metrics_are_what_prometheus_reads(pair: Pair) -> None:
     assert found["dstack_vpn_relay_connections", None] == 1
     if shutil.which("promtool") is None:
         pytest.skip("NO PROMTOOL: the metrics are NOT linted; scripts/setup test installs it")
-    linted = subprocess.run(  # noqa: ASYNC221 - the relays have ended
+    linted = subprocess.run(  # noqa: ASYNC221 - the relays have stopped
         ["promtool", "check", "metrics"], input=body, capture_output=True, check=False
     )
     assert (linted.returncode, linted.stdout + linted.stderr) == (0, b"")
