@@ -1,4 +1,4 @@
-"""A server on a port of its own, over a view that says what a test wants."""
+"""An HTTP server on a free port, with a fixed view."""
 
 import asyncio
 import time
@@ -35,7 +35,7 @@ MEMBER = {
 
 @dataclass
 class FixedView:
-    """Implements `adapters.web.api.ApiView`: 10.77.0.2 is a member's, the rest of 10.77 nobody's."""
+    """An `ApiView` of the network 10.77.0.0/16 with members at 10.77.0.2 and 127.0.0.9."""
 
     feed: EventLog = field(default_factory=lambda: EventLog(SystemClock()))
     version: Mapping[str, Any] = field(
@@ -72,7 +72,7 @@ class FixedView:
 
 @dataclass
 class Serving:
-    """A server that runs."""
+    """A running server."""
 
     url: str
     port: int
@@ -81,7 +81,7 @@ class Serving:
     async def get(
         self, path: str, method: str = "GET", source: str | None = None, **headers: str
     ) -> tuple[int, Any, Mapping[str, str]]:
-        """Status, body and headers; ``source`` is the address of this machine to ask from."""
+        """Return status, body and headers. ``source`` is the local address of the request."""
         local = None if source is None else (source, 0)
         async with (
             aiohttp.TCPConnector(local_addr=local) as connector,
@@ -97,7 +97,7 @@ class Serving:
 
 
 async def until(condition: Callable[[], object], timeout: float = 10) -> None:
-    """Wait until it holds."""
+    """Wait until the condition is true. Fail after ``timeout`` seconds."""
     ends = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < ends
@@ -112,7 +112,7 @@ async def serving(
     parts: tuple[Part, ...] | None = None,
     patience: float | None = None,
 ) -> AsyncIterator[Serving]:
-    """Serve while the body runs; by default the whole API over a fixed view."""
+    """Run a server, by default with the whole API and a fixed view."""
     view, policy, port = view or FixedView(), policy or Policy(), free_port()
     parts = (Api(view, policy),) if parts is None else parts
     server = HttpServer("127.0.0.1", port, policy, lambda: health, parts)

@@ -1,4 +1,4 @@
-"""Who is let in."""
+"""Access to the HTTP API."""
 
 import asyncio
 import ipaddress
@@ -17,7 +17,7 @@ PATHS = ("/stats", "/peers", "/peers/web-1", "/metrics", "/version", "/openapi.j
 
 
 def elsewhere(there: tuple[str, int], here: tuple[str, int]) -> None:
-    """A client on another machine, as far as the server knows."""
+    """Find no owner, as for a client on another machine."""
     del there, here
 
 
@@ -69,7 +69,7 @@ async def test_a_page_that_rebinds_its_name_reads_nothing() -> None:
     async with serving(policy=Policy(TOKEN)) as served:
         for path in ("/stats", "/health", "/live"):
             assert await served.status(path, Host="evil.example:8080") == 421
-        # A page's script can set any header.
+        # A web page's script can set any header.
         for path, refused in (("/stats", 401), ("/health", 421), ("/live", 421)):
             forged = {"X-Forwarded-For": "10.77.0.2"}
             assert await served.status(path, Host="evil.example:8080", **forged) == refused
@@ -84,7 +84,7 @@ REBOUND = [
     {"X-Forwarded-For": "10.77.0.2", "X-Forwarded-Host": "localhost", "X-Forwarded-Proto": "https"},
     {"Authorization": "Bearer x", "X-Forwarded-For": "10.77.0.2", "Via": "1.1 proxy"},
 ]
-"""Headers that a page's script can set."""
+"""Headers that a web page's script can set."""
 
 
 @pytest.mark.parametrize("forged", REBOUND)
@@ -92,7 +92,7 @@ REBOUND = [
 async def test_no_header_of_a_page_skips_the_rebinding_guard(path: str, forged: dict[str, str]) -> None:
     for policy in (Policy(TOKEN), Policy(TOKEN, loopback=False, users=True, is_member=lambda address: True)):
         async with serving(policy=policy) as served:
-            # A browser that a page's name leads here names the page's host and our port.
+            # After rebinding, a browser sends the page's host name and our port.
             assert await served.status(path, Host=f"evil.example:{served.port}", **forged) == 421
 
 
@@ -122,8 +122,7 @@ async def test_another_users_process_on_this_machine_needs_the_token_unless_all_
 
 
 async def test_members_get_in_where_that_is_allowed() -> None:
-    # A view for which an address of loopback is a member's: it is the only one that a test can call
-    # from.
+    # The view reports a loopback address as a member's, because a test can send from it.
     view = FixedView()
     for is_member, expected in ((None, 401), (view.is_member, 200)):
         policy = Policy(TOKEN, loopback=False, proxies=(), is_member=is_member, owner=elsewhere)
@@ -181,7 +180,7 @@ async def test_a_stranger_can_not_ask_for_others() -> None:
     elsewhere = (ipaddress.ip_network("192.0.2.0/24"),)
     async with serving(policy=Policy(TOKEN, loopback=False, proxies=elsewhere)) as served:
         assert await served.status("/auth", **{"X-Forwarded-For": "10.77.0.2"}) == 401
-        # With the token it may ask, but its word on its client is still not taken.
+        # The token allows the request. The forwarded address is still ignored.
         assert await served.status("/auth", **{"X-Forwarded-For": "10.77.0.2"}, **BEARER) == 401
 
 
@@ -190,7 +189,7 @@ async def test_a_proxys_clients_do_not_use_each_other_up() -> None:
         served.server._proxied = Limiter(Pace(rate=0.01, longest=0.1))
         flood = {"X-Forwarded-For": "192.0.2.1"}
         answers = await asyncio.gather(*(served.status("/auth", **flood) for _ in range(45)))
-        assert set(answers) == {401, 403}  # nginx would make a 500 of 429
+        assert set(answers) == {401, 403}  # nginx turns a 429 into a 500
         assert await served.status("/auth", **{"X-Forwarded-For": "10.77.0.2"}) == 200
 
 

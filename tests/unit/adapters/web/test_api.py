@@ -1,4 +1,4 @@
-"""Questions and answers."""
+"""Requests to the HTTP API and their answers."""
 
 import pytest
 from tests.unit.adapters.web.serving import serving

@@ -1,4 +1,4 @@
-"""Whose word on an address is taken."""
+"""The client's address, with and without trusted proxies."""
 
 import ipaddress
 

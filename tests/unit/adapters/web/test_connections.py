@@ -1,4 +1,4 @@
-"""Few sources that take all: connections, event streams and requests of the API, over real sockets."""
+"""Limits on a source's connections, event streams and requests, over real sockets."""
 
 import asyncio
 import contextlib
@@ -20,7 +20,7 @@ CHECK = b"GET /ready HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 @dataclass(frozen=True, slots=True)
 class Crowded(Policy):
-    """The policy of a node with members and strangers around it."""
+    """A policy with the members and strangers of `crowd`."""
 
     @property
     def sources(self) -> Sources:
@@ -35,7 +35,7 @@ def policy() -> Policy:
 async def besieged(
     served: Serving, sources: list[str], each: int
 ) -> AsyncIterator[list[asyncio.StreamReader]]:
-    """Hold as many connections as there are to be had."""
+    """Hold this number of connections from each source."""
     found = [await connected(served.port, source) for source in sources for _ in range(each)]
     try:
         yield [reader for reader, _ in found]
@@ -45,7 +45,7 @@ async def besieged(
 
 
 async def asked(port: int, source: str, said: bytes = CHECK) -> bytes:
-    """The status of an answer; empty if there is none."""
+    """Return the status of the answer, or nothing if the connection fails."""
     try:
         reader, writer = await connected(port, source)
         writer.write(said)
@@ -58,7 +58,7 @@ async def asked(port: int, source: str, said: bytes = CHECK) -> bytes:
 
 
 def stop_time(served: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let no connection grow stale, however slow this machine is."""
+    """Stop the server's clock, so that connections do not become stale on a slow machine."""
     now = time.monotonic()
     monkeypatch.setattr(served.server.connections, "_monotonic", lambda: now)
 
@@ -87,14 +87,14 @@ async def test_addresses_of_one_64_and_of_one_member_are_one_source() -> None:
 
 
 async def test_a_health_check_needs_no_place() -> None:
-    """A proxy here that holds every place of this machine, with requests that are being answered."""
+    """A local proxy holds every place of this machine with requests in progress."""
     events = b"GET /version HTTP/1.1\r\nHost: localhost\r\n\r\n"
     async with serving(policy=policy()) as served:
         places = served.server.connections._places
         async with besieged(served, ["127.0.0.1"], CONNECTIONS.total):
             await until(lambda: served.server.connections.refused)
             for connection in list(places._sources):
-                places.firm(connection)  # as if each were being answered
+                places.firm(connection)  # as if its request were in progress
             for _ in range(2 * LOBBY.total):
                 assert await asked(served.port, "127.0.0.1") == b"200"
             assert await asked(served.port, "127.0.0.1", events) == b"503"
@@ -103,7 +103,7 @@ async def test_a_health_check_needs_no_place() -> None:
 async def test_a_source_that_keeps_coming_is_let_into_the_lobby_at_a_pace(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """What is let in costs many times as much as what is closed at once."""
+    """Admission to the lobby costs far more than an immediate close."""
     async with serving(policy=policy()) as served:
         stop_time(served, monkeypatch)
         async with besieged(served, MANY, 110):
@@ -152,7 +152,7 @@ async def asked_and_held(
 
 
 async def test_a_claimed_address_is_not_believed_by_limits() -> None:
-    """Requests that name another client in each X-Forwarded-For are one source's all the same."""
+    """Requests with different X-Forwarded-For addresses count for their connection's source."""
     async with serving(policy=policy()) as served:
         for _ in range(200):
             served.server._limiter.take(CROWD.of("127.1.0.1"), asyncio.get_running_loop().time())
@@ -161,7 +161,7 @@ async def test_a_claimed_address_is_not_believed_by_limits() -> None:
         began = asyncio.get_running_loop().time()
         writer.write(forged % 7)
         await asyncio.wait_for(reader.readline(), 5)
-        assert asyncio.get_running_loop().time() - began > 0.4  # it waits for the turn of its own source
+        assert asyncio.get_running_loop().time() - began > 0.4  # delayed by the pace of its own source
         writer.close()
 
 
@@ -169,9 +169,9 @@ async def test_requests_of_others_do_not_hold_up_a_health_check() -> None:
     async with serving(policy=policy()) as served:
         now, own = asyncio.get_running_loop().time() + 0.5, CROWD.of("127.0.0.1")
         while served.server._limiter.take(own, now) is not None:
-            pass  # a proxy here passes on more than it may
+            pass  # a local proxy exceeds its pace
         assert await asked(served.port, "127.0.0.1") == b"200"
-        # Nor do checks that show a proxy, as those of an unchanged nginx do, which speaks HTTP/1.0.
+        # Checks by a proxy do not delay it either. nginx uses HTTP/1.0 by default.
         old = b"GET /ready HTTP/1.0\r\nHost: localhost\r\n\r\n"
         proxied = Source(Kind.OURS, "this machine, by a proxy")
         while served.server._checks.take(proxied, now, shared=False) is not None:

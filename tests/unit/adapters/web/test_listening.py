@@ -64,7 +64,7 @@ async def test_an_address_that_comes_later_is_no_reason_to_end() -> None:
 
 
 async def asked(host: str, port: int) -> bool:
-    """Whether a server answers there, which is open to this machine."""
+    """Return True if the server's /live answers with 200."""
     name = f"[{host}]" if ":" in host else host
     try:
         async with aiohttp.ClientSession() as client, client.get(f"http://{name}:{port}/live") as reply:

@@ -1,4 +1,4 @@
-"""Whose process is at the other end of a connection."""
+"""The owner of the process at the remote end of a connection."""
 
 import os
 import socket
@@ -33,7 +33,7 @@ def test_ipv4_is_found_on_a_socket_for_both() -> None:
 
 
 def test_a_client_of_another_machine_is_not_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The table has a line for each socket: with thousands, a reading holds up all others for 25 ms."""
+    """The table has a line for each socket. Reading thousands blocks the event loop for 25 ms."""
 
     class Unread:
         name = "tcp"

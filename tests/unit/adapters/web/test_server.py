@@ -1,4 +1,4 @@
-"""The HTTP endpoint, by clients that are not ours."""
+"""The HTTP server, with independent clients."""
 
 import asyncio
 import contextlib
@@ -18,7 +18,7 @@ from dstack_vpn.core.observe.health import Health
 
 
 class RelayView:
-    """A view of a process that has no API."""
+    """A view of a process without the API."""
 
     def health(self) -> Health:
         return WELL
@@ -78,7 +78,7 @@ async def test_a_bug_in_an_answer_is_a_line_in_the_log() -> None:
     assert [line["event"] for line in lines] == ["web.failed"]
 
 
-# -- bounds ----------------------------------------------------------------------------------------
+# -- limits ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -141,9 +141,9 @@ async def test_who_asks_too_much_is_slowed_down_and_then_refused(monkeypatch: py
     async with serving() as served:
         served.server._checks = Limiter(Pace(rate=50))
         moment = time.monotonic()
-        # A clock that stands still: nothing comes back.
+        # The clock does not advance, so the limiter gains no allowance.
         monkeypatch.setattr(web_server, "time", SimpleNamespace(monotonic=lambda: moment))
         statuses = await asyncio.gather(*(served.status("/live") for _ in range(95)))
-        # A burst of 40, and what one second brings.
+        # A burst of 40, and the 50 requests of the longest delay of 1 s.
         assert statuses.count(200) == pytest.approx(90, abs=1)
         assert statuses.count(200) + statuses.count(429) == 95

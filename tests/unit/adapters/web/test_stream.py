@@ -1,4 +1,4 @@
-"""Server-sent events, read as a browser would."""
+"""Server-sent events, parsed as a browser does."""
 
 import asyncio
 import json
@@ -31,7 +31,7 @@ class Reader:
     content: aiohttp.StreamReader
 
     async def next(self) -> Message:
-        """The next message that is one, not a comment."""
+        """Return the next message, without comments."""
         fields: dict[str, str] = {}
         async with asyncio.timeout(10):
             while True:
@@ -128,7 +128,7 @@ async def test_a_reader_that_takes_nothing_is_dropped_and_nobody_else() -> None:
     api.streams._stall = 0.3
     async with serving(view, parts=(api,)) as served:
         _, writer = await asyncio.open_connection("127.0.0.1", served.port, limit=1)
-        writer.transport.pause_reading()  # type: ignore[attr-defined]  # of asyncio's transports
+        writer.transport.pause_reading()  # type: ignore[attr-defined]  # only asyncio's transports have it
         writer.write(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
         async with reading(served) as good, asyncio.timeout(30):
             await until(lambda: len(api.streams) == 2)
