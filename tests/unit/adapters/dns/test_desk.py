@@ -1,4 +1,4 @@
-"""Few sources that take all: TCP clients, questions under way and floods of the DNS responder."""
+"""The DNS responder's limits for sources with many connections, pending questions or floods."""
 
 import asyncio
 import socket
@@ -78,7 +78,7 @@ async def test_sources_that_hold_all_tcp_connections_they_can_lock_nobody_out(so
 
 @pytest.mark.parametrize("sources", GREEDY.values(), ids=GREEDY)
 async def test_questions_that_no_resolver_answers_keep_no_others_waiting(sources: list[str]) -> None:
-    """The only resolver answers a name that is asked for once, and no other."""
+    """The only resolver answers known.example alone. Other sources still get its answer."""
     async with resolving() as resolver, serving(resolver) as server, AsyncExitStack() as stack:
         for source in sources:
             client = stack.enter_context(asking(server.port, source))
@@ -93,9 +93,9 @@ async def test_questions_that_no_resolver_answers_keep_no_others_waiting(sources
 async def test_a_flood_that_is_slow_to_answer_lets_others_have_their_turn(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """On a busy machine each answer takes milliseconds.
+    """With 4 ms for each answer, a flood does not occupy the event loop.
 
-    All that is queued was read 64 at a time.
+    A turn is limited by time. An earlier version read up to 64 queued questions in a turn.
     """
     async with serving() as server, AsyncExitStack() as stack:
         respond = DnsServer.respond
@@ -118,10 +118,10 @@ async def test_a_flood_that_is_slow_to_answer_lets_others_have_their_turn(
 async def test_a_flood_beyond_its_pace_leaves_room_for_the_questions_of_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The buffer of a socket is everybody's: without a filter the flood has nearly all of it."""
+    """All sources share the socket's buffer. Without the filter, the flood fills most of it."""
     async with serving() as server:
         moment = time.monotonic()
-        monkeypatch.setattr(desk, "time", SimpleNamespace(monotonic=lambda: moment))  # it stands still
+        monkeypatch.setattr(desk, "time", SimpleNamespace(monotonic=lambda: moment))  # time does not advance
         monkeypatch.setattr(shun, "PAUSE", 60.0)
         with asking(server.port, "127.3.0.7") as flood:
             for _ in range(int(PACE.burst) + 2 * shun.AFTER):
@@ -141,7 +141,7 @@ def shunned(server: DnsServer) -> set[str]:
 
 @asynccontextmanager
 async def resolving() -> AsyncIterator[SocketAddress]:
-    """A resolver that answers for known.example alone."""
+    """Run a resolver that answers only for known.example."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as made:
         made.setblocking(False)
         made.bind(("127.0.0.1", 0))
@@ -165,7 +165,7 @@ async def test_a_flood_by_both_addresses_of_a_member_is_cut_to_its_pace_and_dela
 ) -> None:
     async with serving() as server, AsyncExitStack() as stack:
         moment = time.monotonic()
-        monkeypatch.setattr(desk, "time", SimpleNamespace(monotonic=lambda: moment))  # it stands still
+        monkeypatch.setattr(desk, "time", SimpleNamespace(monotonic=lambda: moment))  # time does not advance
         floods = [stack.enter_context(asking(server.port, source)) for source in GREEDY["one member"]]
         for _ in range(60):
             for flood in floods:

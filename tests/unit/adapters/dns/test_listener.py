@@ -1,4 +1,4 @@
-"""Where the responder listens: on several addresses, on all of them, and on those that it can not have."""
+"""Listening on single addresses, on wildcards, and on addresses that are not available."""
 
 import asyncio
 import shutil
@@ -58,8 +58,8 @@ async def test_an_answer_comes_from_the_address_that_was_asked(listen: str, aske
     port = free_port()
     async with listening(SocketAddress(listen, port)) as server:
         await eventually(lambda: server.listening, "it listens")
-        # dig says "reply from unexpected source" and waits on, if the answer comes from another
-        # address.
+        # If the answer comes from another address, dig reports "reply from unexpected source"
+        # and continues to wait.
         assert await dig(asked, port) == "10.77.0.2"
         assert await dig(asked, port, "+tcp") == "10.77.0.2"
 

@@ -1,4 +1,4 @@
-"""Any bytes at all: an answer, a complaint or silence, and no error but the documented one."""
+"""Arbitrary bytes get an answer, an error reply or no reply. Only FormatError is raised."""
 
 import dns.message
 from hypothesis import given, settings

@@ -1,4 +1,4 @@
-"""The responder on real sockets, asked by dig, by dnspython, and by whoever sends it nonsense."""
+"""The responder on real sockets, with dig, dnspython and malformed messages."""
 
 import asyncio
 import shutil
@@ -31,7 +31,7 @@ WEB = (DnsRecord("A", "10.77.0.2"), DnsRecord("AAAA", "fd00::2"), DnsRecord("TXT
 
 @dataclass
 class Told:
-    """A directory that says what a test wants."""
+    """A directory with the records of a test."""
 
     members: dict[str, tuple[DnsRecord, ...]] = field(default_factory=lambda: {f"web.{ZONE}": WEB})
     own: frozenset[str] = frozenset({"127.0.0.1"})
@@ -73,7 +73,7 @@ async def dig(server: DnsServer, *arguments: str) -> str:
 
 
 async def udp(server: DnsServer, data: bytes) -> bytes:
-    """What comes back; nothing within a moment is an empty answer."""
+    """Return the reply to a datagram. No reply within 5 s raises TimeoutError."""
     loop = asyncio.get_running_loop()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
         client.setblocking(False)
@@ -143,7 +143,7 @@ async def test_what_is_not_ours_goes_to_the_resolver_that_was_named() -> None:
 
 
 def swollen(query: dns.message.Message) -> bytes:
-    """The message with 200 records that are small as they came, and too long when they are written again."""
+    """Add 200 records, which are compressed here and too long if dnspython encodes them."""
     wire = query.to_wire()
     px = b"\xc0\x0c" + struct.pack("!HHIHH", 26, 1, 0, 6, 0) + b"\xc0\x0c\xc0\x0c"  # RFC 2163: two names
     return (
@@ -226,7 +226,7 @@ async def test_a_flood_of_wrong_answers_delays_nobody_and_is_none() -> None:
     def flood(resolver: socket.socket) -> None:
         data, asker = resolver.recvfrom(4096)
         while not ended.is_set():
-            with suppress(OSError):  # whoever asked has given up
+            with suppress(OSError):  # the client has closed its socket
                 resolver.sendto(bytes([data[0] ^ 1]) + data[1:2] + b"\x80" + data[3:], asker)
 
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as resolver:
@@ -327,7 +327,7 @@ async def test_it_follows_the_tunnels_address() -> None:
     query = dns.message.make_query(f"web.{ZONE}", "A").to_wire()
     async with serving(directory) as server:
         assert await udp(server, query)
-        # An address that this machine does not have yet is no trouble.
+        # This machine does not have the new address yet. The responder continues.
         directory.own = frozenset({"10.77.0.5"})
         new = {SocketAddress("10.77.0.5", server.port)}
         await eventually(lambda: server.listening == new, "it listens at the new address alone")

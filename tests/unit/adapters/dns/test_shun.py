@@ -1,4 +1,4 @@
-"""A filter that drops what some sources send, on the kernel that runs the tests."""
+"""A socket filter that drops some sources' datagrams, in the kernel of the test machine."""
 
 import socket
 
@@ -19,7 +19,7 @@ def bound(host: str) -> socket.socket:
 
 
 def heard(udp: socket.socket, source: str) -> bool:
-    """Whether a datagram comes from an address; on loopback it is there at once, or never."""
+    """Return True if a datagram from this source arrives. Loopback delivers it at once."""
     with bound(source) as client:
         client.sendto(b"x", ("::1" if ":" in source else "127.0.0.1", udp.getsockname()[1]))
     try:

@@ -1,4 +1,4 @@
-"""Several resolvers, of which some are dead or slow."""
+"""Several resolvers, including silent ones."""
 
 import asyncio
 import socket
@@ -18,7 +18,7 @@ from dstack_vpn.core.model import SocketAddress
 
 
 class Resolver(asyncio.DatagramProtocol):
-    """Answers each question with itself, or not at all."""
+    """A resolver that answers each question with an empty response, or never."""
 
     def __init__(self, *, silent: bool = False) -> None:
         self.silent, self.asked = silent, 0
@@ -51,7 +51,7 @@ def _itself(resolver: Resolver) -> Resolver:
 
 
 async def asks(upstream: Forwarder) -> float:
-    """Seconds until an answer."""
+    """Return the seconds until the answer."""
     loop = asyncio.get_running_loop()
     began = loop.time()
     answer = await upstream.ask(parse(dns.message.make_query("x.example", "A").to_wire()), over_udp=True)
