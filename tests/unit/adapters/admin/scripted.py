@@ -1,4 +1,4 @@
-"""An endpoint that answers each method as the test says."""
+"""A transport with a scripted answer for each method."""
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +15,7 @@ Answer = Json | ChainError | Callable[[Sequence[Json]], Outcome]
 
 @dataclass
 class ScriptedTransport:
-    """Implements `transport.Transport`; a method without an answer is one that the endpoint doesn't have."""
+    """A `transport.Transport` that reports each method without a scripted answer as missing."""
 
     answers: Mapping[str, Answer]
     url: RpcUrl = field(default_factory=lambda: RpcUrl.parse("http://scripted.example"))

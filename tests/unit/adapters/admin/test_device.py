@@ -1,4 +1,4 @@
-"""Looking at a device changes nothing: not even whether there is one."""
+"""Reads of a device, which neither create nor change an interface."""
 
 import asyncio
 import socket
@@ -46,7 +46,7 @@ async def test_a_running_device_is_read_and_left_alone(namespace: netns_support.
         await device.apply([SetPeer(PEER, allowed_ips=frozenset({"10.77.0.5/32"}))])
         namespace.run("ip", "link", "set", NAME, "down")
         async with asyncio.timeout(10):
-            while await link.is_up():  # noqa: ASYNC110  # another process has to get there
+            while await link.is_up():  # noqa: ASYNC110  # the state changes in another process
                 await asyncio.sleep(0.01)
         state = await look(NAME)
         assert state is not None

@@ -1,4 +1,4 @@
-"""What is offered for gas, on chains of every kind and with endpoints that know little."""
+"""Fee offers, with and without a base fee and the endpoint's optional methods."""
 
 import pytest
 from tests.unit.adapters.admin.scripted import Answer, ScriptedTransport, caller_of

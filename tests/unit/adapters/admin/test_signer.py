@@ -1,4 +1,4 @@
-"""Signing brings a library that lifts the recursion limit; hostile JSON must still be an error."""
+"""The signer's library raises the recursion limit. Deeply nested JSON must still be refused."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""A transaction's way, with everything that can go wrong on it. Nothing is ever sent twice."""
+"""The life of a transaction and its failures. No transaction is sent twice."""
 
 import pickle
 import traceback
@@ -122,8 +122,8 @@ async def test_a_refused_transaction_that_the_endpoint_knows_was_taken() -> None
     ],
 )
 async def test_what_was_taken_all_the_same_is_waited_for(words: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The endpoint does not show the transaction yet, and has its receipt a moment later."""
-    monkeypatch.setattr(transactions, "_LOGS_LATE", 0.0)  # its receipt has no logs: none are waited for
+    """The endpoint does not know the transaction yet and returns its receipt a moment later."""
+    monkeypatch.setattr(transactions, "_LOGS_LATE", 0.0)  # the receipt has no logs
     receipts: list[object] = [None, None, RECEIPT]
 
     def receipt(_: object) -> object:

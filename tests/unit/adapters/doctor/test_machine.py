@@ -1,4 +1,4 @@
-"""What is missing on a machine is named, with what to do."""
+"""Doctor's checks of the machine name each problem and its solution."""
 
 import socket
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What doctor says of a peer's path: advice that settings take, and the endpoint that is in use."""
+"""Doctor's checks of a peer's path: advice on the MTU, and the endpoint in use."""
 
 import pytest
 
