@@ -1,4 +1,4 @@
-"""Collateral comes from a file or from a service that the operator names, which may be anything."""
+"""Collateral from a file and from a configured service, which may be faulty."""
 
 import json
 import threading
@@ -20,7 +20,7 @@ COLLATERAL: Final[dict[str, Any]] = json.loads(AUTHORITY.collateral())
 
 
 class Pccs(BaseHTTPRequestHandler):
-    """Answers as a PCCS does."""
+    """A PCCS that serves the collateral."""
 
     def do_GET(self) -> None:
         path = self.path.split("?")[0]
@@ -55,14 +55,14 @@ def signed(name: str, key: str) -> bytes:
 
 
 class Silent(Pccs):
-    """Accepts, and answers too late."""
+    """A PCCS that answers after the deadline."""
 
     def do_GET(self) -> None:
         time.sleep(0.5)
 
 
 class Failing(Pccs):
-    """Has nothing."""
+    """A PCCS that answers every request with 503."""
 
     def do_GET(self) -> None:
         self.send_error(503)

@@ -1,4 +1,4 @@
-"""An attestation is valid if all of it fits together and everything that matters was compared."""
+"""Verification of attestations. A valid one is consistent and has all needed comparisons."""
 
 import contextlib
 import json
@@ -64,7 +64,7 @@ def test_what_fits_together_and_was_compared_is_valid(version: int) -> None:
     assert {gap.name for gap in finding.gaps} >= {"app id", "instance id", "application (RTMR3)"}
 
 
-# -- the attacks -----------------------------------------------------------------------------------
+# -- attacks ---------------------------------------------------------------------------------------
 
 IDENTITY: Final = {
     "compose-hash": ["22" * 32],
@@ -73,7 +73,7 @@ IDENTITY: Final = {
     "mrtd": ["d0" * 48],
     "os-image-hash": ["44" * 32],
 }
-"""What a foreign kernel writes as it likes, and the firmware."""
+"""Values that a foreign kernel can write freely, and the firmware's measurement."""
 
 
 def test_another_kernel_is_never_valid_whatever_it_says_of_itself() -> None:
@@ -210,7 +210,7 @@ def test_a_real_machines_quote_is_judged_by_intels_root() -> None:
     assert "Expired" in problems(verify(quote, "[]", KEY, expected=Expected({}), by=later))[GENUINE]
 
 
-# -- ours ------------------------------------------------------------------------------------------
+# -- the key and the event log ---------------------------------------------------------------------
 
 
 def test_the_quote_of_another_key_is_none_of_this_key() -> None:

@@ -1,4 +1,4 @@
-"""The process that changes our key: what it is told, what is told of it, and its end."""
+"""The process that rotates our key: its input, its error messages and its termination."""
 
 import asyncio
 import json
@@ -60,7 +60,7 @@ async def test_no_secret_is_in_its_arguments_or_environment(tmp_path: Path) -> N
     await CommandKeyChanger(text, {"PATH": "/bin"}, command=command).change(7)
     heard = json.loads((tmp_path / "heard").read_text())
     assert heard["argv"] == ["token:7", "--config", "/dev/stdin", "--timeout", "120"]
-    assert heard["env"].pop("LC_CTYPE", "C.UTF-8") == "C.UTF-8"  # Python's own
+    assert heard["env"].pop("LC_CTYPE", "C.UTF-8") == "C.UTF-8"  # Python sets it
     assert heard["env"] == {"PATH": "/bin"}
     assert heard["config"] == text
 
@@ -132,7 +132,7 @@ async def test_nothing_stays_open() -> None:
 
 
 async def test_the_real_command_takes_its_settings_from_there(tmp_path: Path) -> None:
-    """Up to the endpoint, which is not there."""
+    """The command fails at the endpoint, which is unreachable."""
     key = tmp_path / "wireguard.key"
     key.touch(0o600)
     key.write_text("AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI=\n")

@@ -1,4 +1,4 @@
-"""The guest agent's keys and quotes, and what it may not get away with."""
+"""The guest agent's keys and quotes, and its malformed replies."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ async def test_a_key_is_the_same_at_each_start_and_each_instances_own(tmp_path: 
     assert first.reveal() == again.reveal()
     assert derive(replica) != derive(first)
     key = first.reveal()
-    # RFC 7748, 5: the bits that are always set and always clear.
+    # RFC 7748, section 5: clamping sets and clears these bits.
     assert (key[0] & 7, key[31] & 0xC0) == (0, 0x40)
     assert ("GetKey", {"path": "dstack-vpn/wireguard/" + "33" * 20, "purpose": "wireguard"}) in agent.asked
 

@@ -1,4 +1,4 @@
-"""The files of a key that is changed, and what a crash between two steps leaves."""
+"""The files of a key rotation, and recovery after a crash between two steps."""
 
 import os
 from pathlib import Path
