@@ -13,7 +13,7 @@ Wanted = Literal["auto", "kernel", "userspace"]
 
 
 class Host:
-    """What the host has, as far as `choose_backend` looks."""
+    """The host's properties that `choose_backend` reads."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
         self.kernel = True

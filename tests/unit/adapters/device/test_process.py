@@ -75,7 +75,7 @@ async def test_a_child_gets_two_descriptors_and_nothing_else(tmp_path: Path) -> 
     assert {"WG_TUN_FD=3", "WG_UAPI_FD=4", "LOG_LEVEL=error", "-f wg0"} <= set(lines)
     assert not [line for line in lines if line.startswith(("PATH=/root", "HOME="))]
     with pytest.raises(ChildProcessError):
-        os.waitpid(child.pid, os.WNOHANG)  # noqa: ASYNC222  # does not wait
+        os.waitpid(child.pid, os.WNOHANG)  # noqa: ASYNC222  # WNOHANG does not block
 
 
 async def test_a_child_has_a_session_of_its_own_and_can_be_ended(tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ async def test_a_child_that_was_let_go_runs_on(tmp_path: Path) -> None:
     child.release()
     assert not child.dead.is_set()
     os.kill(child.pid, signal.SIGKILL)
-    os.waitpid(child.pid, 0)  # noqa: ASYNC222  # it was killed
+    os.waitpid(child.pid, 0)  # noqa: ASYNC222  # the child was killed
 
 
 async def test_a_program_that_can_not_start_is_an_error(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def test_messages_stay_below_the_limit() -> None:
     payloads = wgnetlink.encode_batches("wg0", [SetPeer(ONE, allowed_ips=many, replace_allowed_ips=True)])
     assert all(len(payload) < 65536 for payload in payloads)
     assert len(payloads) > 1
-    # The attribute that carries the replace flag is in the first part only.
+    # Only the first part contains the replace flag.
     flags = attribute(3, struct.pack("=I", 2))
     assert [flags in payload for payload in payloads] == [True] + [False] * (len(payloads) - 1)
 
@@ -75,7 +75,7 @@ def test_messages_stay_below_the_limit() -> None:
 def test_what_is_set_reads_the_same(
     peers: dict[PublicKey, tuple[frozenset[str], SocketAddress | None, int]],
 ) -> None:
-    # A set's and a dump's attributes are the same; only their device differs.
+    # A set message and a dump use the same attributes and differ only in the device.
     changes = [SetPeer(key, endpoint, keepalive, ips) for key, (ips, endpoint, keepalive) in peers.items()]
     state = fed(*wgnetlink.encode_batches("wg0", changes)).state()
     assert state.peers == {

@@ -1,6 +1,6 @@
-"""The rules as text, and what is told where nft does not take them.
+"""The text of the rules, and the errors if nft refuses them.
 
-What they do is for tests/netns.
+tests/netns covers the effect of the rules.
 """
 
 from itertools import product
@@ -103,7 +103,7 @@ table inet dstack_vpn_wg0 {
     [
         ("output", "output", True),
         ("output", "outgoing", False),
-        ("prerouting_raw", "input", False),  # all names that another program may use as well
+        ("prerouting_raw", "input", False),  # only names that other programs may use too
         ("prerouting_raw", "entering", False),
         ("\tchain output", "\tset leaving", False),
         ("\tchain output", "\tchain mine {\n\t}\n\tchain output", False),

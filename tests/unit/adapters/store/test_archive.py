@@ -1,4 +1,4 @@
-"""The wg-quick file and its history."""
+"""The wg-quick file and its backups."""
 
 from pathlib import Path
 
@@ -94,7 +94,7 @@ async def test_a_file_of_ours_is_known_by_its_backup_or_its_first_line(
 ) -> None:
     path = tmp_path / "etc" / "wg0.conf"
     assert not archive.is_foreign()
-    await archive.write("[Interface]\n")  # as earlier releases wrote it
+    await archive.write("[Interface]\n")  # earlier releases wrote no header
     later = FileArchive(path, tmp_path / "state")
     assert not later.is_foreign()
     await later.write(f"{HEADER}\n[Interface]\n")

@@ -1,4 +1,4 @@
-"""The audit log on disk: several writers, keeping and forgetting, and what somebody did to the file."""
+"""The audit log on disk: concurrent writers, retention and detection of tampering."""
 
 import sqlite3
 import stat

@@ -13,7 +13,7 @@ def test_a_directory_has_one_daemon(tmp_path: Path) -> None:
     assert first is not None
     with pytest.raises(StoreError, match="another dstack-vpn runs with STATE_DIR"):
         lock(tmp_path / "state")
-    os.close(first)  # as the end of its process does
+    os.close(first)  # as when its process ends
     again = lock(tmp_path / "state")
     assert again is not None
     os.close(again)

@@ -1,4 +1,4 @@
-"""Private files: whole or not at all, and nothing of a secret left behind."""
+"""Private files are written completely or not at all, and leave no draft."""
 
 import os
 import stat
@@ -56,7 +56,7 @@ async def test_a_full_disk_leaves_no_draft_of_any_private_file(
     with pytest.raises(StoreError):
         await EndpointFile(tmp_path / "endpoints.json").save({})
     assert instance.read_or_make(tmp_path) == ""
-    assert not any(tmp_path.iterdir())  # noqa: ASYNC240  # a test may wait
+    assert not any(tmp_path.iterdir())  # noqa: ASYNC240  # a test may block
 
 
 def test_the_draft_of_a_killed_process_goes_with_a_later_write(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What the store keeps of nodes and events, as text."""
+"""The store's text format of nodes and events."""
 
 from dataclasses import replace
 
@@ -28,7 +28,7 @@ def test_events_survive_a_round_trip(event: RegistryEvent) -> None:
 
 
 def test_a_state_is_stored_under_its_first_name() -> None:
-    """Stores of earlier releases have it, and these read ours."""
+    """Earlier releases write this name, and read the stores of this release."""
     text = '{"type":"Observed","token_id":1,"node":null}'
     assert load_event(text) == TokenState(1, None)
     assert dump_event(TokenState(1, None)) == text

@@ -1,4 +1,4 @@
-"""The store keeps what it was given, through crashes and damage."""
+"""The store's contents, also after crashes and damage."""
 
 import sqlite3
 from collections.abc import AsyncIterator
@@ -34,7 +34,7 @@ CHECKPOINT = Checkpoint(
 
 @pytest.fixture(params=["sqlite", "memory"])
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
-    """Both implementations: the fake of the bridge's tests is held to the real one."""
+    """Yield each implementation. The tests' fake must behave as `SqliteStore` does."""
     store: Store = (
         SqliteStore(tmp_path / "state" / "r.sqlite") if request.param == "sqlite" else MemoryStore()
     )
@@ -89,7 +89,7 @@ async def test_a_file_from_before_there_were_witnesses(tmp_path: Path) -> None:
 async def test_a_second_process_finds_what_the_first_committed(tmp_path: Path) -> None:
     first, second = (SqliteStore(tmp_path / "r.sqlite") for _ in range(2))
     await first.checkpoint(CHECKPOINT)
-    # Not closed: as after SIGKILL.
+    # The first store is not closed, as after SIGKILL.
     assert await second.load() == CHECKPOINT
     await first.close()
     await second.close()
