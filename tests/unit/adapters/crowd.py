@@ -1,4 +1,4 @@
-"""A crowd on one machine: addresses of loopback that stand for members' and strangers' addresses."""
+"""Loopback addresses that represent members and strangers in tests on one machine."""
 
 import asyncio
 import ipaddress
@@ -13,9 +13,10 @@ PLAN: Final = AddressPlan(ipaddress.IPv4Network("10.77.0.0/16"), ipaddress.IPv6N
 
 
 class Crowd(Sources):
-    """127.1.x.y is the stranger 192.0.x.y, 127.2.0.y one of 2001:db8::/64.
+    """Sources by loopback address.
 
-    127.3.0.y and 127.4.0.y are the addresses of member y.
+    127.1.x.y is the stranger 192.0.x.y, and 127.2.0.y is an address in 2001:db8::/64.
+    127.3.0.y and 127.4.0.y are the IPv4 and IPv6 addresses of member y.
     """
 
     __slots__ = ()
@@ -36,12 +37,12 @@ CROWD: Final = Crowd(PLAN)
 
 
 async def connected(port: int, source: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """Connect from an address of loopback."""
+    """Connect from this loopback address."""
     return await asyncio.open_connection("127.0.0.1", port, local_addr=(source, 0), family=socket.AF_INET)
 
 
 async def is_open(reader: asyncio.StreamReader) -> bool:
-    """Whether the other end has not closed the connection within a moment."""
+    """Return False if the remote end closes the connection within 50 ms."""
     try:
         async with asyncio.timeout(0.05):
             return bool(await reader.read(1))

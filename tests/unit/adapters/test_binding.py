@@ -1,4 +1,4 @@
-"""Why a port can't be listened on."""
+"""Reasons why a process can't listen on a port."""
 
 import errno
 

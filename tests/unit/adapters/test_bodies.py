@@ -1,4 +1,4 @@
-"""Reads of HTTP bodies whose size another program chooses."""
+"""Bounded reads of HTTP bodies."""
 
 import pytest
 from aiohttp import web
@@ -9,7 +9,7 @@ from dstack_vpn.adapters.bodies import BodyTooLongError, read_bounded
 
 @pytest.mark.parametrize("compress", [False, True])
 async def test_a_body_is_read_up_to_the_limit(*, compress: bool) -> None:
-    """A compressed body counts with its decompressed size."""
+    """The limit applies to the decompressed size of a compressed body."""
 
     async def handle(_: web.Request) -> web.Response:
         response = web.Response(body=b"a" * 1000)

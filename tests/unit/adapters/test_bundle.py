@@ -1,4 +1,4 @@
-"""No secret leaves by a support bundle, in whatever form it stands somewhere."""
+"""Redaction of secrets in support bundles, in every form."""
 
 import base64
 import stat

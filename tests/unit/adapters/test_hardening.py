@@ -1,4 +1,4 @@
-"""What a hardened process keeps to itself, seen from outside."""
+"""A hardened process, examined from other processes."""
 
 import os
 import resource
@@ -28,7 +28,7 @@ child.kill()
 
 @contextmanager
 def hardened(before: str = "") -> Iterator[tuple["subprocess.Popen[str]", list[str]]]:
-    """A process that has hardened itself, and what it says of that."""
+    """Run a hardened process. Yield it and the fields that it prints."""
     program = START.format(before=textwrap.dedent(before))
     pipe = subprocess.PIPE
     with subprocess.Popen([sys.executable, "-c", program], stdin=pipe, stdout=pipe, text=True) as process:
@@ -61,7 +61,7 @@ def test_no_core_of_it_nor_of_what_it_starts() -> None:
 
 
 def test_nobody_else_looks_into_it() -> None:
-    """The kernel gives the files of an undumpable process to root, whoever runs it."""
+    """Root owns the /proc files of an undumpable process, also if another user runs it."""
     if os.geteuid() != 0:
         pytest.skip("only root can become somebody else")
     with hardened("import os; os.setuid(65534)") as (process, said):

@@ -1,4 +1,4 @@
-"""A key of our own making: one for good, and its owner's alone."""
+"""The generated key file: it is permanent, and only its owner can read it."""
 
 import stat
 from concurrent.futures import ThreadPoolExecutor

@@ -1,4 +1,4 @@
-"""Logs: one JSON object a line, whatever the values are; levels by component."""
+"""Log lines as JSON objects for all kinds of values, and levels by component."""
 
 import json
 
@@ -50,12 +50,12 @@ def test_the_same_warning_is_told_once_a_minute_and_then_how_often() -> None:
     assert say("warning", event="a", problem="y") is not None
     assert say("error", event="a", problem="x") is not None
     assert say("warning", problem="x", event="a") is None
-    # What is no trouble is news each time.
+    # Info lines are not folded.
     assert [say("info", event="b") for _ in range(3)] == [{"event": "b"}] * 3
     now = logs.FOLD
     assert say("warning", event="a", problem="x") == {"event": "a", "problem": "x", "repeated": 2}
     assert say("warning", event="a", problem="x") is None
-    # However many different ones there are, they are forgotten in the end.
+    # The number of remembered lines is limited.
     for number in range(2 * logs.REMEMBERED):
         assert say("error", event="c", number=number) is not None
     assert len(fold._logged) == logs.REMEMBERED

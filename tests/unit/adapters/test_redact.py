@@ -1,4 +1,4 @@
-"""No form of a secret survives, wherever in a text it stands and wherever that is cut."""
+"""Redaction of every form of a secret, at every position and in truncated texts."""
 
 import base64
 import html
@@ -18,7 +18,7 @@ PLAIN = ["us/er", "p@ss w0rd", "k3y1nth3h0st9", "p4th+key", "qu3ry/k&y", "fr4gme
 
 
 def quoted(secret: str) -> list[str]:
-    """The forms in which a server may quote it."""
+    """Return the forms in which a server may quote the secret."""
     coded = base64.b64encode(secret.encode()).decode()
     return [
         *(secret, secret.upper(), quote(secret, safe=""), quote(secret), quote_plus(secret)),

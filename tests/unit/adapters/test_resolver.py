@@ -1,4 +1,4 @@
-"""Lookups that block: each has a deadline, and the threads that they hold have a bound."""
+"""Blocking lookups. Each has a deadline, and the number of threads is limited."""
 
 import asyncio
 import socket
@@ -21,7 +21,7 @@ FOUND = [(socket.AF_INET, socket.SOCK_DGRAM, 17, "", ("192.0.2.7", 1))]
 
 @dataclass
 class Blocking:
-    """A name server that says nothing until the test lets it."""
+    """A name server that blocks until the test sets `silent`."""
 
     silent: threading.Event = field(default_factory=threading.Event)
     lock: threading.Lock = field(default_factory=threading.Lock)

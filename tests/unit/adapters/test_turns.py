@@ -1,4 +1,4 @@
-"""A turn ends in time, however slow what it does is and however much there is to do."""
+"""Turns of the event loop end in time, also with slow steps and many connections."""
 
 import asyncio
 import socket
@@ -19,7 +19,7 @@ def test_a_turn_has_at_least_one_step_and_no_more_once_its_time_is_over() -> Non
 
 
 class Closing(asyncio.Protocol):
-    """Counts connections, and ends them."""
+    """A protocol that counts and aborts connections."""
 
     made = 0
 
@@ -30,7 +30,7 @@ class Closing(asyncio.Protocol):
 
 
 async def test_a_crowd_finds_room_to_wait_and_few_of_it_are_accepted_in_a_turn() -> None:
-    """With the former backlog of 128, packets of the others were dropped, a health check's among them."""
+    """A backlog of 128 dropped further clients' packets, including a health check's."""
     loop = asyncio.get_running_loop()
     listening = socket.create_server(("127.0.0.1", 0))
     server = await accepting(loop.create_server(Closing, sock=listening, backlog=AT_ONCE), listening)
@@ -38,9 +38,9 @@ async def test_a_crowd_finds_room_to_wait_and_few_of_it_are_accepted_in_a_turn()
     assert len(crowd) < PENDING
     try:
         for each in crowd:
-            each.settimeout(0.5)  # a connection for which there is no room tries again after a second
+            each.settimeout(0.5)  # a full queue delays the retry by 1 s
             each.connect(listening.getsockname())
-        for _ in range(4):  # as many turns as asyncio needs for the first of them
+        for _ in range(4):  # asyncio accepts the first ones in these turns
             await asyncio.sleep(0)
         assert 0 < Closing.made <= 4 * AT_ONCE
         await until(lambda: Closing.made == len(crowd))
