@@ -148,7 +148,7 @@ class Player:
         for each in self.announced:
             decision = access.decide(each.token, now)
             assert (each.granted, each.reason) == (decision.granted, str(decision))
-        assert set(self.members.membership.tokens.values()) == {
+        assert {token for _, token in self.members.membership.pairs()} == {
             token for token, (granted, *_) in after.items() if granted
         }
         self.recorded = after

@@ -206,7 +206,7 @@ def _node_id(token: TokenId | None, facts: _Facts) -> str | None:
 
 def _no_peers(facts: _Facts) -> Iterable[dict[str, Any]]:
     """Yield the nodes that are not peers, with the reasons."""
-    peers = set(facts.membership.tokens.values())
+    peers = set(facts.membership.tokens.values()).union(*facts.membership.others.values())
     for token in sorted(facts.access.registry.nodes.keys() - peers):
         reason = str(facts.access.decide(token, facts.now))
         yield {"token": token, "node_id": _node_id(token, facts), "reason": reason}

@@ -156,7 +156,7 @@ class NodeView:
         node, own = decision.node, decision.reason is Reason.OWN_KEY
         if node is None or not isinstance(node.public_key, PublicKey) or not isinstance(node.node_id, str):
             return None
-        if not own and self._node.tunnel.members.membership.tokens.get(node.public_key) != node.token_id:
+        if not own and not self._node.tunnel.members.membership.is_peer(node.public_key, node.token_id):
             return None
         return {
             "ip": str(address),
@@ -196,13 +196,13 @@ class NodeView:
 
     def _shown(self, decision: Decision) -> dict[str, Any]:
         node = decision.node
-        tokens = self._node.tunnel.members.membership.tokens
+        membership = self._node.tunnel.members.membership
         key = None if node is None or not isinstance(node.public_key, PublicKey) else node.public_key
         return {
             "granted": decision.granted,
             "reason": decision.reason.value,
             "detail": decision.detail,
-            "peer": node is not None and key is not None and tokens.get(key) == node.token_id,
+            "peer": node is not None and key is not None and membership.is_peer(key, node.token_id),
             "token": None if node is None else node.token_id,
             "node": None if node is None or not isinstance(node.node_id, str) else node.node_id,
             "owner": None if node is None else node.owner,

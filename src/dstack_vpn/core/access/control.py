@@ -13,7 +13,7 @@ from dstack_vpn.core.access.addressing import AddressPlan
 from dstack_vpn.core.access.quorum import Quorum
 from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.chain.registry import Registry
-from dstack_vpn.core.model import Address, Malformed, TokenId
+from dstack_vpn.core.model import Address, Malformed, Position, TokenId
 from dstack_vpn.core.wireguard.keys import PublicKey
 
 
@@ -27,7 +27,6 @@ class Reason(StrEnum):
     NO_KEY = "no key"
     MALFORMED_KEY = "malformed key"
     MALFORMED_NODE_ID = "malformed node id"
-    DUPLICATE_KEY = "duplicate key"
     OWN_KEY = "own key"
     COPIED_KEY = "our key, registered for a token that is not ours"
     UNCONFIRMED = "unconfirmed"
@@ -144,8 +143,8 @@ class AccessControl:
     def decide(self, subject: TokenId | str | PublicKey, now: float) -> Decision:
         """Decide about a token, a node id, a key, or a tunnel address; ``now`` in Unix seconds.
 
-        If several tokens match, the one that is on the network counts, else the one that will be,
-        else the newest.
+        If several tokens match, one that is on the network counts, else our own, else one that will
+        be on the network, else the newest.
         """
         decisions = [self._decide(self.registry.nodes[token], now) for token in self._tokens(subject)]
         return max(decisions, key=_standing, default=_UNKNOWN)
@@ -153,6 +152,16 @@ class AccessControl:
     def granted(self, now: float) -> Iterator[Node]:
         """Return every node that is a peer of ours at ``now``."""
         return (node for node in self.registry.nodes.values() if self._decide(node, now).granted)
+
+    def claims(self, key: PublicKey, now: float) -> list[Decision]:
+        """Return the grants of the tokens with this key, the earliest claim first.
+
+        Several tokens may have one key. An account that sees a key in a pending transaction can
+        register it first, which must not keep the key's owner out. All of the tokens' addresses
+        lead to that owner, because the copy comes without the private key.
+        """
+        found = [self._decide(self.registry.nodes[token], now) for token in self.registry.with_key(key)]
+        return sorted((x for x in found if x.granted and x.node is not None), key=_claimed)
 
     def _tokens(self, subject: TokenId | str | PublicKey) -> frozenset[TokenId]:
         match subject:
@@ -178,9 +187,6 @@ class AccessControl:
     def _obstacle(self, node: Node, now: float) -> tuple[Reason, str] | None:
         """Return the reason that a node without a fault of its own is not a peer, or None."""
         assert isinstance(node.public_key, PublicKey)
-        holder = self._holder(node, now)
-        if holder != node.token_id:
-            return Reason.DUPLICATE_KEY, f"token {holder} had it first"
         if node.public_key == self.own_key:
             ours = self.identity.matches(node)
             return (Reason.OWN_KEY if ours else Reason.COPIED_KEY), ""
@@ -197,20 +203,6 @@ class AccessControl:
                 return Reason.EXPIRED, ""
         refused = self.admission.refuses(node.public_key)
         return None if refused is None else (refused, "")
-
-    def _holder(self, node: Node, now: float) -> TokenId:
-        """Return the token that owns this node's key: the earliest claim without a fault.
-
-        A claim that lacks its quorum does not take the key away from another token.
-        """
-        assert isinstance(node.public_key, PublicKey)
-        claims = self.registry.with_key(node.public_key)
-        if len(claims) == 1:
-            return node.token_id
-        rivals = [n for n in map(self.registry.nodes.__getitem__, claims) if _fault(n, now) is None]
-        if self.quorum is not None:
-            rivals = [n for n in rivals if n is node or self.quorum.doubt(n) is None]
-        return min(rivals, key=lambda n: (n.key_since, n.token_id)).token_id
 
 
 def own_problem(access: AccessControl, now: float) -> str | None:
@@ -271,15 +263,20 @@ def _fault(node: Node, now: float) -> tuple[Reason, str] | None:
     return None
 
 
-_HOLDS_THE_KEY = frozenset(
-    {
-        *(Reason.OWN_KEY, Reason.COPIED_KEY, Reason.UNCONFIRMED),
-        *(Reason.UNSETTLED, Reason.ISOLATED, Reason.PINNED_OUT),
-    }
+_TO_COME: Final = frozenset(
+    {Reason.COPIED_KEY, Reason.UNCONFIRMED, Reason.UNSETTLED, Reason.ISOLATED, Reason.PINNED_OUT}
 )
+"""The reasons that refuse a token without a fault of its own."""
 
 
-def _standing(decision: Decision) -> tuple[bool, bool, int]:
-    """Return the sort key of matches: a grant, then the holder of the key, then the newest."""
+def _standing(decision: Decision) -> tuple[bool, bool, bool, int]:
+    """Return the sort key of matches: a grant, our own token, one to come, then the newest."""
     token = decision.node.token_id if decision.node else -1
-    return decision.granted, decision.reason in _HOLDS_THE_KEY, token
+    own = decision.reason is Reason.OWN_KEY
+    return decision.granted, own, decision.reason in _TO_COME, token
+
+
+def _claimed(decision: Decision) -> tuple[Position, TokenId]:
+    """Return the sort key of claims of one key."""
+    assert decision.node is not None
+    return decision.node.key_since, decision.node.token_id

@@ -13,7 +13,6 @@ from typing import Final, TypeAlias
 
 from dstack_vpn.core.access.control import AccessControl, Decision, Reason
 from dstack_vpn.core.model import TokenId
-from dstack_vpn.core.wireguard.keys import PublicKey
 
 Standing: TypeAlias = tuple[bool, Reason, str]
 
@@ -65,9 +64,9 @@ class DecisionRecord:
     def update(
         self, access: AccessControl, tokens: Iterable[TokenId], now: float
     ) -> list[tuple[TokenId, Decision]]:
-        """Decide about these tokens and those that share a key with one; returns the changes."""
+        """Decide about these tokens; returns the changes."""
         changed = []
-        for token in sorted(self._concerned(access, tokens)):
+        for token in sorted(set(tokens)):
             decision = access.decide(token, now)
             self._watch(token, decision, now)
             found = standing(decision)
@@ -75,15 +74,6 @@ class DecisionRecord:
                 changed.append((token, decision))
                 self._remember(token, found)
         return changed
-
-    @staticmethod
-    def _concerned(access: AccessControl, tokens: Iterable[TokenId]) -> set[TokenId]:
-        found = set(tokens)
-        for token in list(found):
-            node = access.registry.get(token)
-            if node is not None and isinstance(node.public_key, PublicKey):
-                found |= access.registry.with_key(node.public_key)
-        return found
 
     def _watch(self, token: TokenId, decision: Decision, now: float) -> None:
         """Remember whether height or time will change this decision."""

@@ -5,7 +5,7 @@ decided again. `rebuild` decides about all keys and must produce the same set; t
 that.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
@@ -13,7 +13,7 @@ from dstack_vpn.core.access.addressing import AddressPlan
 from dstack_vpn.core.access.control import AccessControl, Decision
 from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.chain.registry import Registry
-from dstack_vpn.core.model import Malformed, Peer, SocketAddress, TokenId
+from dstack_vpn.core.model import Cidr, Malformed, Peer, SocketAddress, TokenId
 from dstack_vpn.core.paths.destination import Destinations
 from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
 from dstack_vpn.core.wireguard.keys import PublicKey
@@ -71,13 +71,6 @@ def fill_template(template: str, node_id: str, token_id: TokenId) -> str:
     return template.replace("{node_id}", node_id).replace("{token_id}", str(token_id))
 
 
-def peer_of(node: Node, key: PublicKey, addresses: AddressPlan, policy: PeerPolicy, lookup: Lookup) -> Peer:
-    """Return a granted node as a WireGuard peer."""
-    peer_endpoint = policy.endpoint_of(node)
-    address = None if peer_endpoint is None else lookup(key, peer_endpoint)
-    return Peer(key, addresses.allowed_ips(node.token_id), address, policy.keepalive)
-
-
 @dataclass(frozen=True, slots=True)
 class Delta:
     """A peer before and after a decision; None if it is not a peer."""
@@ -101,7 +94,11 @@ class Membership:
     lookup: Lookup
     peers: dict[PublicKey, Peer] = field(default_factory=dict)
     tokens: dict[PublicKey, TokenId] = field(default_factory=dict)
-    """The token of each peer."""
+    """The token of each peer; if several have its key, the earliest claim."""
+    others: dict[PublicKey, frozenset[TokenId]] = field(default_factory=dict)
+    """The further tokens with the key of a peer."""
+    turns: dict[PublicKey, int] = field(default_factory=dict)
+    """How often a peer that several tokens name was silent, which decides whose endpoint it has."""
     pinned: Mapping[PublicKey, Peer] | None = None
     """The peers to which the operator has rolled back, as they were at that time.
 
@@ -122,23 +119,62 @@ class Membership:
         """Decide about all nodes again; returns the peers that changed."""
         return self.update(access, {*self.peers, *access.registry.by_key}, now)
 
+    def is_peer(self, key: PublicKey, token: TokenId) -> bool:
+        """Return whether a peer with that key stands for the token."""
+        return self.tokens.get(key) == token or token in self.others.get(key, ())
+
+    def pairs(self) -> Iterator[tuple[PublicKey, TokenId]]:
+        """Return each peer's key with each of its tokens."""
+        yield from self.tokens.items()
+        for key, tokens in self.others.items():
+            yield from ((key, token) for token in tokens)
+
+    def tokens_of(self, key: PublicKey) -> Iterator[TokenId]:
+        """Return the tokens that a peer stands for, the earliest claim first."""
+        if key in self.tokens:
+            yield self.tokens[key]
+            yield from self.others.get(key, ())
+
+    def turn(self, keys: Iterable[PublicKey]) -> list[PublicKey]:
+        """Use another token's endpoint for these silent peers; return those with several tokens."""
+        turned = [key for key in keys if key in self.others]
+        for key in turned:
+            self.turns[key] = self.turns.get(key, 0) + 1
+        return turned
+
     def _decide(self, access: AccessControl, key: PublicKey, now: float) -> Delta | None:
-        decision = access.decide(key, now)
+        grants = access.claims(key, now)
+        decision = grants[0] if grants else access.decide(key, now)
         old = self.peers.get(key)
-        new = self._grant(access, key, decision)
+        new = self._grant(access, key, [grant.node for grant in grants if grant.node is not None])
         return Delta(key, old, new, decision) if new != old else None
 
-    def _grant(self, access: AccessControl, key: PublicKey, decision: Decision) -> Peer | None:
-        if not decision.granted or decision.node is None:
-            self.peers.pop(key, None)
-            self.tokens.pop(key, None)
+    def _grant(self, access: AccessControl, key: PublicKey, nodes: Sequence[Node]) -> Peer | None:
+        for entries in (self.peers, self.tokens, self.others):
+            entries.pop(key, None)
+        if len(nodes) < 2:
+            self.turns.pop(key, None)
+        if not nodes:
             return None
-        peer = peer_of(decision.node, key, access.addresses, self.policy, self.lookup)
+        peer = self._peer(key, nodes, access.addresses)
         if self.pinned is not None:
             peer = _as_pinned(peer, self.pinned[key], self.policy.destinations)
         self.peers[key] = peer
-        self.tokens[key] = decision.node.token_id
+        self.tokens[key] = nodes[0].token_id
+        if len(nodes) > 1:
+            self.others[key] = frozenset(node.token_id for node in nodes[1:])
         return peer
+
+    def _peer(self, key: PublicKey, nodes: Sequence[Node], addresses: AddressPlan) -> Peer:
+        """Return the granted nodes with one key as a WireGuard peer.
+
+        The peer has the addresses of all nodes and the endpoint of one. `turns` decides which, so
+        that a false endpoint of one node does not keep the peer out of reach.
+        """
+        found = list(dict.fromkeys(filter(None, map(self.policy.endpoint_of, nodes))))
+        endpoint = self.lookup(key, found[self.turns.get(key, 0) % len(found)]) if found else None
+        allowed = frozenset[Cidr]().union(*(addresses.allowed_ips(node.token_id) for node in nodes))
+        return Peer(key, allowed, endpoint, self.policy.keepalive)
 
 
 def _as_pinned(peer: Peer, pin: Peer, destinations: Destinations) -> Peer:

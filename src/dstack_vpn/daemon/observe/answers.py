@@ -5,6 +5,7 @@ silent peer is detected within 15 s with up to a thousand peers, and later with 
 """
 
 import asyncio
+import math
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Final
@@ -12,6 +13,7 @@ from typing import Final
 from dstack_vpn.core.access.answers import Answers
 from dstack_vpn.core.observe.events import PeerAnswered, PeersAnswering, PeerSilent
 from dstack_vpn.core.wireguard.keys import PublicKey
+from dstack_vpn.core.wireguard.wire import ANSWER_TO_DATA
 from dstack_vpn.daemon.observe.peer_stats import PeerStatsCache
 from dstack_vpn.daemon.peers.members import Members
 from dstack_vpn.ports import Clock, Publish
@@ -34,6 +36,8 @@ class AnswerWatch:
     publish: Publish
     answers: Answers
     _looked: float | None = field(default=None, init=False)
+    _tried: dict[PublicKey, float] = field(default_factory=dict, init=False)
+    """The time at which another endpoint of a silent peer was tried (monotonic seconds)."""
 
     def since(self, key: PublicKey) -> float | None:
         """Return the time since when a peer owes an answer (Unix seconds), or None."""
@@ -62,6 +66,15 @@ class AnswerWatch:
             await asyncio.sleep(0)
         self.answers.keep(peers)
         self._publish(silent, back)
+        self._try_other_endpoints(now)
+
+    def _try_other_endpoints(self, now: float) -> None:
+        """Try another endpoint of the silent peers that several tokens name, each in turn."""
+        shared = self.answers.overdue.keys() & self.members.membership.others.keys()
+        due = [key for key in shared if now - self._tried.get(key, -math.inf) >= ANSWER_TO_DATA]
+        self._tried = {key: at for key, at in self._tried.items() if key in shared}
+        self._tried |= dict.fromkeys(due, now)
+        self.members.silent(due)
 
     def _publish(self, silent: list[PublicKey], back: list[PublicKey]) -> None:
         if len(silent) + len(back) > SINGLY:

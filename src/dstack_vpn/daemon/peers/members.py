@@ -250,7 +250,7 @@ class Members:
     def reached_by(self, endpoints: Collection[Endpoint]) -> set[Endpoint]:
         """Return those of the endpoints that some peer has."""
         nodes = self.follower.registry.nodes
-        found = (self.policy.endpoint_of(nodes[t]) for t in self.membership.tokens.values() if t in nodes)
+        found = (self.policy.endpoint_of(nodes[t]) for _, t in self.membership.pairs() if t in nodes)
         names = {
             peer_endpoint.udp
             for peer_endpoint in found
@@ -266,7 +266,7 @@ class Members:
         nodes = self.follower.registry.nodes
         self.path_changed(
             key
-            for key, token in self.membership.tokens.items()
+            for key, token in self.membership.pairs()
             if (node := nodes.get(token)) is not None
             and (peer_endpoint := self.policy.endpoint_of(node)) is not None
             and peer_endpoint.udp in changed
@@ -276,6 +276,11 @@ class Members:
         """Update these peers: their address or path has changed."""
         deltas = self.membership.update(self.access, list(keys), self.now())
         self._submit(deltas, self.clock.monotonic())
+
+    def silent(self, keys: Iterable[PublicKey]) -> None:
+        """Use another endpoint for those of these peers that several tokens name."""
+        if turned := self.membership.turn(keys):
+            self.path_changed(turned)
 
     def named(self, key: PublicKey) -> tuple[TokenId | None, str | None]:
         """Return a peer's token and node id, or None for one that is unknown."""
@@ -362,8 +367,7 @@ class Members:
             return
         keys = keys_of(due, *registries, access.registry)
         self._submit(self.membership.update(access, keys, now), seen)
-        rivals = (token for key in keys for token in access.registry.with_key(key))
-        self._record(self.decisions.update(access, due.union(rivals), now))
+        self._record(self.decisions.update(access, due, now))
 
     def _record(self, changed: list[tuple[TokenId, Decision]]) -> None:
         """Publish each changed decision; the audit log is a listener."""

@@ -31,9 +31,9 @@ class EndpointResolver:
             return
         members, found = self.members, []
         for key in overdue(state, before, self.clock.now()):
-            token = members.membership.tokens.get(key)
-            node = None if token is None else members.follower.registry.get(token)
-            peer_endpoint = None if node is None else members.policy.endpoint_of(node)
-            if peer_endpoint is not None and peer_endpoint.udp is not None:
-                found.append(peer_endpoint.udp)
+            for token in members.membership.tokens_of(key):
+                node = members.follower.registry.get(token)
+                peer_endpoint = None if node is None else members.policy.endpoint_of(node)
+                if peer_endpoint is not None and peer_endpoint.udp is not None:
+                    found.append(peer_endpoint.udp)
         self.book.refresh(found)
