@@ -30,7 +30,14 @@ const TARGETS = [
     interfaceOf: { source: "src/IAccessRegistry.sol", contract: "IAccessRegistry" },
     out: "src/dstack_vpn/adapters/contracts/artifacts/AccessRegistry.json",
   },
+  {
+    source: "test-src/v1/AccessRegistry.sol",
+    contract: "AccessRegistry",
+    interfaceOf: { source: "test-src/v1/IAccessRegistry.sol", contract: "IAccessRegistry" },
+    out: "tests/contracts/artifacts/AccessRegistryV1.json",
+  },
   { source: "test-src/DstackAccessNFT.sol", contract: "DstackAccessNFT", out: "tests/contracts/artifacts/DstackAccessNFT.json" },
+  { source: "test-src/ContractSigner.sol", contract: "ContractSigner", out: "tests/contracts/artifacts/ContractSigner.json" },
   { source: "test-src/Multicall3.sol", contract: "Multicall3", out: "tests/contracts/artifacts/Multicall3.json" },
 ];
 

@@ -46,7 +46,9 @@ RESYNC: Final = 5000
 """Milliseconds between resyncs. The default is 30 s."""
 PROBE: Final = "probe"
 """The member whose key changes at the end of each round, to show which nodes follow the chain."""
-_NODE_VIEW: Final = "(uint256,address,string,string,string,string,uint64,uint64,uint64,bool,bool)"
+_NODE_VIEW: Final = (
+    "(uint256,address,string,string,string,string,uint64,uint64,uint64,bool,bool,uint256,bytes32[])"
+)
 _GET_NODES: Final = "0x038d67e8"
 _PAGE: Final = 200
 _RELAY_PORT: Final = 4443

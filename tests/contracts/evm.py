@@ -26,6 +26,8 @@ import pyrevm
 ROOT = Path(__file__).parents[2]
 ARTIFACTS = {
     "AccessRegistry": ROOT / "src/dstack_vpn/adapters/contracts/artifacts/AccessRegistry.json",
+    "AccessRegistryV1": ROOT / "tests/contracts/artifacts/AccessRegistryV1.json",
+    "ContractSigner": ROOT / "tests/contracts/artifacts/ContractSigner.json",
     "DstackAccessNFT": ROOT / "tests/contracts/artifacts/DstackAccessNFT.json",
     "Multicall3": ROOT / "tests/contracts/artifacts/Multicall3.json",
 }
@@ -133,9 +135,12 @@ class Contract:
         selector = bytes.fromhex(self._artifact["functions"][signature(item)][2:])
         return selector + encode([abi_type(x) for x in item["inputs"]], args)
 
-    def raw(self, data: bytes, sender: str = OWNER, *, is_static: bool = False) -> bytes:
+    def raw(
+        self, data: bytes, sender: str = OWNER, *, is_static: bool = False, gas: int | None = None
+    ) -> bytes:
         with _reverts_of(self._artifact):
-            return bytes(self.chain.evm.message_call(sender, self.address, data, is_static=is_static))
+            evm = self.chain.evm
+            return bytes(evm.message_call(sender, self.address, data, gas=gas, is_static=is_static))
 
     async def eth_call(self, data: bytes) -> bytes | None:
         """Return the result, or None for a revert, as the adapters' callers expect."""

@@ -5,9 +5,16 @@ from collections.abc import Iterable
 
 import pytest
 from tests.contracts.evm import ALICE, BOB, OWNER, Chain, Contract, RawLog, Reverted, key
+from tests.contracts.model import route
 
-from dstack_vpn.adapters.contracts import AccessRegistry, DstackAccessNft, describe_revert, detect
-from dstack_vpn.core.chain.events import TokenState
+from dstack_vpn.adapters.contracts import (
+    AccessRegistry,
+    AccessRegistryV1,
+    DstackAccessNft,
+    describe_revert,
+    detect,
+)
+from dstack_vpn.core.chain.events import RoutesUpdated, TagsUpdated, TokenState
 from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.model import BlockRef, Malformed
 from dstack_vpn.core.wireguard.keys import PublicKey
@@ -42,7 +49,11 @@ def decoded(abi: RegistryAbi, logs: Iterable[RawLog]) -> list[str]:
 
 
 async def test_ours_is_detected(minted: Contract) -> None:
-    assert isinstance(await detect(minted.eth_call), AccessRegistry)
+    assert type(await detect(minted.eth_call)) is AccessRegistry
+
+
+async def test_the_first_version_is_detected(chain: Chain) -> None:
+    assert type(await detect(chain.deploy("AccessRegistryV1", OWNER).eth_call)) is AccessRegistryV1
 
 
 @each_behaviour
@@ -67,11 +78,16 @@ async def test_something_that_gives_one_answer_to_everything_is_refused(answer: 
         await detect(call)
 
 
-# -- ours ------------------------------------------------------------------------------------------
+def deploy(chain: Chain, abi: AccessRegistry) -> Contract:
+    return chain.deploy("AccessRegistryV1" if isinstance(abi, AccessRegistryV1) else "AccessRegistry", OWNER)
 
 
-def test_our_events_and_state_agree(registry: Contract) -> None:
-    abi = AccessRegistry()
+# -- ours ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("abi", [AccessRegistry(), AccessRegistryV1()], ids=lambda abi: abi.name)
+def test_our_events_and_state_agree(chain: Chain, abi: AccessRegistry) -> None:
+    registry = deploy(chain, abi)
     registry.send("mintNodeAccess", ALICE, "web", key(1), 'data:application/json,{"endpoint":"a.org:1"}')
     assert decoded(abi, registry.raw_logs) == ["Granted"]
     registry.send("setEndpoint", 1, "b.org:2", sender=ALICE)
@@ -97,8 +113,28 @@ def test_our_events_and_state_agree(registry: Contract) -> None:
     assert observe(abi, registry, 2) is None
 
 
-def test_our_pages(registry: Contract) -> None:
+def test_tags_and_routes_are_read(registry: Contract) -> None:
     abi = AccessRegistry()
+    registry.send("mintNodeAccess", ALICE, "web", key(1), "")
+    registry.send("defineTag", "gateway")
+    assert decoded(abi, registry.raw_logs) == []
+    events = []
+    for function, value in (("setTags", 1), ("setRoutes", [route("10.0.0.0/8"), route("fd00::/8")])):
+        registry.send(function, 1, value)
+        events += [abi.decode(as_log(raw)) for raw in registry.raw_logs]
+    assert events == [TagsUpdated(1, 1), RoutesUpdated(1, ("10.0.0.0/8", "fd00::/8"))]
+    node = observe(abi, registry, 1)
+    assert node is not None
+    assert (node.tags, node.routes) == (1, ("10.0.0.0/8", "fd00::/8"))
+    registry.send("transferFrom", ALICE, BOB, 1, sender=ALICE)
+    node = observe(abi, registry, 1)
+    assert node is not None
+    assert (node.tags, node.routes) == (0, ())
+
+
+@pytest.mark.parametrize("abi", [AccessRegistry(), AccessRegistryV1()], ids=lambda abi: abi.name)
+def test_our_pages(chain: Chain, abi: AccessRegistry) -> None:
+    registry = deploy(chain, abi)
     for number in range(1, 6):
         registry.send("mintNodeAccess", ALICE, f"n{number}", key(number), "")
     at = BlockRef(1, "", "", 0)

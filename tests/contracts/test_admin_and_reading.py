@@ -39,6 +39,9 @@ def test_minter_changes_are_refused(registry: Contract) -> None:
     [
         ("addMinter", (ALICE,)),
         ("removeMinter", (DAVE,)),
+        ("addPolicyAdministrator", (ALICE,)),
+        ("removePolicyAdministrator", (DAVE,)),
+        ("defineTag", ("web",)),
         ("pause", ()),
         ("unpause", ()),
         ("transferContractOwnership", (ALICE,)),

@@ -10,23 +10,51 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from eth_account import Account
+from eth_utils.crypto import keccak
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 from tests.contracts.evm import ALICE, BOB, CAROL, DAVE, OWNER, ZERO, Chain, Contract, Reverted, key
-from tests.contracts.model import Model, Refused
+from tests.contracts.model import Model, Offer, Refused, route
 
 USERS = (ALICE, BOB, CAROL)
 SENDERS = (OWNER, DAVE, *USERS)
 NAMES = ("web", "db", "a", "x" * 40, "-bad")
 KEYS = (*(key(n) for n in range(1, 7)), key(0), "short")
 ENDPOINTS = ("", "vpn.example.org:51820", "e" * 100, "with space")
+TAGS = ("gateway", "db", "web", "t" * 63, "-bad")
+MASKS = (0, 1, 2, 3, 1 << 2, 1 << 255, (1 << 256) - 1)
+ROUTES = tuple(
+    tuple(map(route, networks))
+    for networks in (
+        (),
+        ("10.0.0.0/8",),
+        ("10.0.0.0/8", "192.168.0.0/16", "fd00::/8"),
+        ("0.0.0.0/0", "::/0"),
+        ("10.0.0.0/8", "10.0.0.0/8"),
+        ("10.0.0.0/8", "10.1.0.0/16"),
+        ("10.1.0.0/16", "10.0.0.0/8"),
+        ("fd00::/8", "10.0.0.0/8"),
+        ("10.0.0.1/8",),
+        tuple(f"10.{i}.0.0/16" for i in range(16)),
+        tuple(f"10.{i}.0.0/16" for i in range(17)),
+    )
+)
+POLICIES = ("", "{}", '{"grants": []}', "ü" * 40, "p" * 1000)
+ACCOUNTS = {
+    name: Account.from_key(bytes([number]) * 32) for number, name in enumerate(("minter", "rogue"), 1)
+}
+"""The accounts that sign invitations: one is a minter at times, the other never is."""
+MINTER, ROGUE = (account.address.lower() for account in ACCOUNTS.values())
+CLAIMANT = Account.from_key(bytes([9]) * 32)
 
 
 senders, users = st.sampled_from(SENDERS), st.sampled_from(USERS)
 minters = st.sampled_from((OWNER, OWNER, DAVE, ALICE))
 names, keys, endpoints = st.sampled_from(NAMES), st.sampled_from(KEYS), st.sampled_from(ENDPOINTS)
 tokens = st.integers(0, 7)
+masks, routes = st.sampled_from(MASKS), st.sampled_from(ROUTES)
 
 
 class RegistryMachine(RuleBasedStateMachine):
@@ -35,6 +63,7 @@ class RegistryMachine(RuleBasedStateMachine):
         self.chain = Chain()
         self.registry: Contract = self.chain.deploy("AccessRegistry", OWNER)
         self.model = Model()
+        self.change_invitations_minter(OWNER, grant=True)
 
     def agree(self, function: str, *args: Any, sender: str, model: "Outcome") -> None:
         try:
@@ -42,6 +71,8 @@ class RegistryMachine(RuleBasedStateMachine):
         except Reverted as refusal:
             outcome = refusal.error
         assert outcome == model.value
+        if isinstance(outcome, list):
+            self.model.count(outcome)
         CALLS[0] += 1
         SUCCESSES[0] += isinstance(outcome, list)
 
@@ -114,6 +145,148 @@ class RegistryMachine(RuleBasedStateMachine):
             outcome.value = [("MinterAdded" if grant else "MinterRemoved", DAVE)]
         self.agree("addMinter" if grant else "removeMinter", DAVE, sender=sender, model=outcome)
 
+    @rule(sender=senders, grant=st.booleans())
+    def change_invitations_minter(self, sender: str, *, grant: bool) -> None:
+        with expected() as outcome:
+            self.model.require_owner(sender)
+            if grant is (MINTER in self.model.minters):
+                raise Refused("AlreadyMinter" if grant else "NotMinter", MINTER)
+            self.model.minters ^= {MINTER}
+            outcome.value = [("MinterAdded" if grant else "MinterRemoved", MINTER)]
+        self.agree("addMinter" if grant else "removeMinter", MINTER, sender=sender, model=outcome)
+
+    @rule(sender=senders, grant=st.booleans())
+    def change_policy_administrator(self, sender: str, *, grant: bool) -> None:
+        with expected() as outcome:
+            self.model.require_owner(sender)
+            if grant is (CAROL in self.model.policy_administrators):
+                raise Refused("AlreadyPolicyAdministrator" if grant else "NotPolicyAdministrator", CAROL)
+            self.model.policy_administrators ^= {CAROL}
+            event = "PolicyAdministratorAdded" if grant else "PolicyAdministratorRemoved"
+            outcome.value = [(event, CAROL)]
+        function = "addPolicyAdministrator" if grant else "removePolicyAdministrator"
+        self.agree(function, CAROL, sender=sender, model=outcome)
+
+    @rule(sender=st.sampled_from((OWNER, OWNER, DAVE)), name=st.sampled_from(TAGS))
+    def define_tag(self, sender: str, name: str) -> None:
+        with expected() as outcome:
+            outcome.value = self.model.define_tag(sender, name)
+        self.agree("defineTag", name, sender=sender, model=outcome)
+
+    @rule(sender=minters, token=tokens, mask=masks)
+    def set_tags(self, sender: str, token: int, mask: int) -> None:
+        with expected() as outcome:
+            outcome.value = self.model.set_tags(sender, token, mask)
+        self.agree("setTags", token, mask, sender=sender, model=outcome)
+
+    @rule(sender=minters, token=tokens, networks=routes)
+    def set_routes(self, sender: str, token: int, networks: tuple[bytes, ...]) -> None:
+        with expected() as outcome:
+            outcome.value = self.model.set_routes(sender, token, networks)
+        self.agree("setRoutes", token, networks, sender=sender, model=outcome)
+
+    @rule(sender=st.sampled_from((OWNER, CAROL, DAVE)), text=st.sampled_from(POLICIES))
+    def set_policy(self, sender: str, text: str) -> None:
+        with expected() as outcome:
+            outcome.value = self.model.set_policy(sender, text)
+        self.agree("setPolicy", text, sender=sender, model=outcome)
+        assert self.registry.call("policy") == self.model.policy
+        assert self.registry.call("policyHash") == self.model.policy_hash()
+
+    @rule(
+        sender=users,
+        name=names,
+        text=keys,
+        endpoint=endpoints,
+        mask=st.sampled_from((0, 0, 1, 1 << 255)),
+        networks=st.sampled_from(((), (), ROUTES[1], ROUTES[4])),
+        end=st.sampled_from((0, 0, -1, 5)),
+        deadline=st.integers(-1, 3),
+        signer=st.sampled_from(("minter", "minter", "rogue")),
+        holder=st.sampled_from((ZERO, ALICE, BOB)),
+        spoilt=st.sampled_from(("", "", "", "signature", "claim")),
+        salt=st.integers(0, 1),
+    )
+    def redeem(
+        self,
+        sender: str,
+        name: str,
+        text: str,
+        endpoint: str,
+        mask: int,
+        networks: tuple[bytes, ...],
+        end: int,
+        deadline: int,
+        signer: str,
+        holder: str,
+        spoilt: str,
+        salt: int,
+    ) -> None:
+        account = ACCOUNTS[signer]
+        invitation = (
+            name,
+            mask,
+            networks,
+            end and self.chain.now + end,
+            self.chain.now + deadline,
+            account.address.lower(),
+            holder,
+            CLAIMANT.address.lower(),
+            salt,
+        )
+        digest = self.registry.call("invitationHash", invitation)
+        claim = self.registry.call("claimHash", digest, BOB if spoilt == "claim" else sender, text, endpoint)
+        offer = Offer(
+            digest,
+            *invitation[:7],
+            signed=spoilt != "signature",
+            claimed=spoilt != "claim" or sender == BOB,
+        )
+        with expected() as outcome:
+            outcome.value = self.model.redeem(
+                sender, offer, text, endpoint, self.chain.now, self.chain.number
+            )
+        signature = account.unsafe_sign_hash(keccak(b"other") if spoilt == "signature" else digest).signature
+        self.agree(
+            "redeem",
+            invitation,
+            bytes(signature),
+            text,
+            endpoint,
+            bytes(CLAIMANT.unsafe_sign_hash(claim).signature),
+            sender=sender,
+            model=outcome,
+        )
+        assert self.registry.call("isInvitationUsed", digest) is (digest in self.model.used)
+        if outcome.value and isinstance(outcome.value, list):
+            OFFERS.append((self.registry, digest))
+
+    @rule(sender=users, salt=st.integers(0, 9))
+    def redeem_another(self, sender: str, salt: int) -> None:
+        """An invitation that clashes with nothing, if its minter is one and minting is not paused."""
+        fresh = len(self.model.tokens) + 100
+        self.redeem(
+            sender=sender,
+            name=f"n{fresh}",
+            text=key(fresh),
+            endpoint="vpn.example.org:51820",
+            mask=1 if self.model.tags else 0,
+            networks=ROUTES[2],
+            end=5,
+            deadline=1,
+            signer="minter",
+            holder=ZERO,
+            spoilt="",
+            salt=salt,
+        )
+
+    @rule(sender=minters, number=st.integers(0, 3))
+    def cancel(self, sender: str, number: int) -> None:
+        digest = keccak(bytes([number]))
+        with expected() as outcome:
+            outcome.value = self.model.cancel(sender, digest)
+        self.agree("cancelInvitation", digest, sender=sender, model=outcome)
+
     @rule(sender=senders, paused=st.booleans())
     def change_pause(self, sender: str, *, paused: bool) -> None:
         with expected() as outcome:
@@ -173,6 +346,13 @@ class RegistryMachine(RuleBasedStateMachine):
     def nodes_agree(self) -> None:
         expected_nodes = [self.model.view(i) for i in sorted(self.model.tokens)]
         assert self.registry.call("getNodes", 0, 1000) == (tuple(expected_nodes), len(expected_nodes))
+        assert self.registry.call("revision") == self.model.revision
+
+    @rule()
+    def roles_agree(self) -> None:
+        assert set(self.registry.call("minters")) == self.model.minters
+        assert set(self.registry.call("policyAdministrators")) == self.model.policy_administrators
+        assert list(self.registry.call("tags")) == self.model.tags
 
     @rule(user=users)
     def holders_agree(self, user: str) -> None:
@@ -191,6 +371,8 @@ class Outcome:
 
 
 CALLS, SUCCESSES = [0], [0]
+OFFERS: list[Any] = []
+"""The invitations that were redeemed."""
 
 
 @contextmanager
@@ -205,6 +387,8 @@ def expected() -> Iterator[Outcome]:
 
 def test_the_contract_does_what_the_model_says() -> None:
     CALLS[0] = SUCCESSES[0] = 0
+    OFFERS.clear()
     run_state_machine_as_test(RegistryMachine, settings=settings(max_examples=150, stateful_step_count=80))
     assert CALLS[0] > 2000, "too few calls reached the contract to mean anything"
     assert SUCCESSES[0] > 1000, "too few of them did anything"
+    assert len(OFFERS) > 20, "too few invitations were redeemed"

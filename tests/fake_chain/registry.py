@@ -9,7 +9,7 @@ from eth_abi.abi import decode, encode
 from dstack_vpn.adapters.contracts import signatures
 from dstack_vpn.core.model import ZERO_ADDRESS
 
-_NODE = "(uint256,address,string,string,string,string,uint64,uint64,uint64,bool,bool)"
+_NODE = "(uint256,address,string,string,string,string,uint64,uint64,uint64,bool,bool,uint256,bytes32[])"
 
 
 class RevertError(Exception):
@@ -28,6 +28,8 @@ class Token:
     key_block: int = 0
     expires_at: int = 0
     revoked: bool = False
+    tags: int = 0
+    routes: tuple[bytes, ...] = ()
 
     def view(self) -> tuple[Any, ...]:
         """Return the token as a ``NodeView``."""
@@ -36,6 +38,7 @@ class Token:
         return (
             *(self.id, self.owner, self.node_id, self.key, self.endpoint, self.uri),
             *(self.created_at, self.key_block, self.expires_at, active, awaiting),
+            *(self.tags, self.routes),
         )
 
 

@@ -69,13 +69,22 @@ def members(data: bytes) -> object:
         fresh = Membership(peers.policy, peers.lookup)
         fresh.rebuild(access, now)
         assert peers.peers == fresh.peers
+        _check_addresses(access, peers, now)
     return list(access.granted(now)) or None
+
+
+def _check_addresses(access: AccessControl, peers: Membership, now: int) -> None:
+    """Check that each granted token's addresses are those of the peer with its key, and no others."""
+    expected: dict[PublicKey, set[str]] = {}
+    for node in access.granted(now):
+        assert isinstance(node.public_key, PublicKey)
+        expected.setdefault(node.public_key, set()).update(access.addresses.allowed_ips(node.token_id))
+    assert {key: set(peer.allowed_ips) for key, peer in peers.peers.items()} == expected
 
 
 def _check(access: AccessControl, now: int) -> None:
     """Check the invariants that hold after any events."""
     granted = list(access.granted(now))
-    assert len({node.public_key for node in granted}) == len(granted)
     for node in granted:
         assert node.active
         assert isinstance(node.public_key, PublicKey)

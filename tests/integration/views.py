@@ -20,7 +20,7 @@ from tests.integration.support import OWN_KEY, Peers
 _ROOT = Path(__file__).parents[2]
 _MODEL = _ROOT / "tests" / "contracts" / "artifacts" / "DstackAccessNFT.json"
 _OURS = _ROOT / "src" / "dstack_vpn" / "adapters" / "contracts" / "artifacts" / "AccessRegistry.json"
-_NODES = "(uint256,address,string,string,string,string,uint64,uint64,uint64,bool,bool)[]"
+_NODES = "(uint256,address,string,string,string,string,uint64,uint64,uint64,bool,bool,uint256,bytes32[])[]"
 
 # -- what a contract says, by eth-abi --------------------------------------------------------------
 
@@ -63,7 +63,7 @@ async def members(anvil: Anvil) -> Peers:
     now = max(time.time(), int(latest["timestamp"], 16))  # noqa: TID251  # the test's own clock
     return {
         key: (addresses(anvil.contract, token), endpoint or None)
-        for token, _, _, key, endpoint, _, _, _, expires_at, active, _ in nodes
+        for token, _, _, key, endpoint, _, _, _, expires_at, active, *_ in nodes
         if active and key != str(OWN_KEY) and (expires_at == 0 or expires_at >= now)
     }
 

@@ -11,6 +11,8 @@ from dstack_vpn.core.chain.events import (
     LoggedEvent,
     OwnerKeyUpdated,
     Revoked,
+    RoutesUpdated,
+    TagsUpdated,
     TokenState,
     Transferred,
 )
@@ -26,6 +28,8 @@ endpoints = st.one_of(
     st.none(), st.just(PeerEndpoint.parse("192.0.2.1:51820")), st.just(Malformed("a bad endpoint"))
 )
 expiries = st.integers(0, 20)
+tags = st.integers(0, 7)
+routes = st.sampled_from([(), ("10.0.0.0/8",), ("10.0.0.0/8", "fd00::/8"), Malformed("a bad route")])
 positions = st.builds(Position, st.integers(0, 50), st.integers(0, 9))
 nodes = st.builds(
     Node,
@@ -36,6 +40,8 @@ nodes = st.builds(
     endpoint=endpoints,
     active=st.booleans(),
     expires_at=expiries,
+    tags=tags,
+    routes=routes,
     key_since=positions,
 )
 observations = st.one_of(
@@ -49,6 +55,8 @@ events = st.one_of(
     st.builds(OwnerKeyUpdated, owners, keys),
     st.builds(EndpointUpdated, tokens, endpoints),
     st.builds(ExpiryUpdated, tokens, expiries),
+    st.builds(TagsUpdated, tokens, tags),
+    st.builds(RoutesUpdated, tokens, routes),
     observations,
 )
 logs = st.lists(st.lists(events.filter(lambda e: not isinstance(e, TokenState)), max_size=4), max_size=6).map(

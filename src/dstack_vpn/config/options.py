@@ -99,7 +99,7 @@ OPTIONS: Final[tuple[Option, ...]] = (
     ),
     Option(
         "CONTRACT_ABI",
-        parsers.choice("auto", "access-registry", "dstack-access-nft"),
+        parsers.choice("auto", "access-registry", "access-registry-v1", "dstack-access-nft"),
         "auto",
         "The registry's interface; auto detects it.",
         "auto",

@@ -23,6 +23,8 @@ def _logs() -> list[Any]:
         event_log("NodeEndpointUpdated", 5, REACH),
         event_log("NodeEndpointUpdated", 5, ""),
         event_log("NodeExpiryUpdated", 5, 1_900_000_000),
+        event_log("NodeTagsUpdated", 5, 3),
+        event_log("NodeRoutesUpdated", 5, [(4 << 248 | 10 << 32 | 8).to_bytes(32, "big")]),
         event_log("PublicKeyUpdated", OWNER, str(key(7))),
         event_log("Transfer", OWNER, OTHER, 5),
         event_log("Transfer", OWNER, "0x" + "0" * 40, 5),
@@ -89,6 +91,7 @@ def for_jsonrpc() -> Iterable[bytes]:
 def _node_view(token: int = 5, **more: Any) -> tuple[Any, ...]:
     view = {"token": token, "owner": OWNER, "name": f"web-{token}", "key": str(key(token)), "endpoint": REACH}
     rest = {"uri": URI, "created": 1, "key_block": 42, "expires": 99, "active": True, "awaiting": False}
+    rest |= {"tags": 5, "routes": [(4 << 248 | 10 << 32 | 8).to_bytes(32, "big")]}
     return tuple((view | rest | more).values())
 
 
@@ -120,7 +123,7 @@ def for_retry_after() -> Iterable[str]:
 def for_revert() -> Iterable[bytes]:
     yield bytes.fromhex("08c379a0") + encode(["string"], ["not the owner"])
     yield bytes.fromhex("4e487b71") + encode(["uint256"], [0x11])
-    values = {"string": "web\u202e", "address": OWNER}
+    values = {"string": "web\u202e", "address": OWNER, "bytes32": bytes(range(32))}
     for signature, selector in artifact()["errors"].items():
         kinds = signature.partition("(")[2].rstrip(")")
         types = kinds.split(",") if kinds else []

@@ -39,7 +39,7 @@ class Action(Enum):
 
 def require(abi: RegistryAbi, action: Action) -> None:
     """Raise `AdminError` if the contract does not support the operation."""
-    if abi.name != AccessRegistry.name:
+    if not isinstance(abi, AccessRegistry):
         raise AdminError(f"the contract is a {abi.name}, which can't {action.value}")
 
 

@@ -5,7 +5,7 @@ from typing import Final, TypeAlias
 
 from dstack_vpn.adapters.contracts import signatures
 from dstack_vpn.adapters.contracts.abi import WORD, Reader, encode
-from dstack_vpn.adapters.contracts.access_registry import AccessRegistry
+from dstack_vpn.adapters.contracts.access_registry import AccessRegistry, AccessRegistryV1
 from dstack_vpn.adapters.contracts.artifact import Artifact, load_artifact
 from dstack_vpn.adapters.contracts.dstack_access_nft import DstackAccessNft
 from dstack_vpn.adapters.contracts.reverts import describe_revert
@@ -15,6 +15,7 @@ from dstack_vpn.ports import RegistryAbi
 __all__ = [
     "ABIS",
     "AccessRegistry",
+    "AccessRegistryV1",
     "Artifact",
     "DstackAccessNft",
     "by_name",
@@ -23,8 +24,16 @@ __all__ = [
     "load_artifact",
 ]
 
-ABIS: Final[Mapping[str, RegistryAbi]] = {abi.name: abi for abi in (AccessRegistry(), DstackAccessNft())}
+ABIS: Final[Mapping[str, RegistryAbi]] = {
+    abi.name: abi for abi in (AccessRegistry(), AccessRegistryV1(), DstackAccessNft())
+}
 """The supported registry contracts, by their names in ``CONTRACT_ABI``."""
+
+_INTERFACES: Final = {
+    AccessRegistry.name: signatures.ACCESS_REGISTRY_ID,
+    AccessRegistryV1.name: signatures.ACCESS_REGISTRY_V1_ID,
+}
+"""The ERC-165 interface ids by which contracts announce themselves."""
 
 Call: TypeAlias = Callable[[bytes], Awaitable[bytes | None]]
 """An ``eth_call`` of the contract with the given calldata; returns None if it reverted."""
@@ -38,17 +47,20 @@ def by_name(name: str) -> RegistryAbi:
 
 
 async def detect(call: Call) -> RegistryAbi:
-    """Return the ABI of the registry contract that ``call`` reaches, in two to seven calls.
+    """Return the ABI of the registry contract that ``call`` reaches, in two to eight calls.
 
     AccessRegistry announces itself by ERC-165. DstackAccessNft does not, so it is recognized by
     well-formed replies. Raises `WrongChainError` for any other contract, and the errors of
     ``call``.
     """
-    if await _supports(call, signatures.ACCESS_REGISTRY_ID):
-        if not await _supports(call, signatures.NO_INTERFACE_ID):
-            return ABIS[AccessRegistry.name]
-    elif await _answers_like_deployed(call):
-        return ABIS[DstackAccessNft.name]
+    for name, interface_id in _INTERFACES.items():
+        if await _supports(call, interface_id):
+            if not await _supports(call, signatures.NO_INTERFACE_ID):
+                return ABIS[name]
+            break
+    else:
+        if await _answers_like_deployed(call):
+            return ABIS[DstackAccessNft.name]
     raise WrongChainError(
         "the contract at this address is not a registry that dstack-vpn supports: check CONTRACT_ADDRESS "
         f"and NETWORK, or set its interface with CONTRACT_ABI ({' or '.join(ABIS)})"

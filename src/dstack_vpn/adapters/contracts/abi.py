@@ -64,6 +64,13 @@ class Reader:
         start = base + self.uint(at)
         return self.take(start + WORD, self.uint(start))
 
+    def words(self, base: int, at: int) -> list[int]:
+        """Return the words of the array whose offset is at ``at``."""
+        start = base + self.uint(at)
+        count = self.uint(start)
+        array = self.take(start + WORD, count * WORD)
+        return [int.from_bytes(array[i : i + WORD], "big") for i in range(0, len(array), WORD)]
+
     def tuples(self, base: int, at: int) -> list[int]:
         """Return the bases of the dynamic tuples in the array whose offset is at ``at``."""
         start = base + self.uint(at)

@@ -21,6 +21,8 @@ from dstack_vpn.core.chain.events import (
     Granted,
     KeyUpdated,
     RegistryEvent,
+    RoutesUpdated,
+    TagsUpdated,
     TokenState,
 )
 from dstack_vpn.core.chain.node import Node
@@ -46,7 +48,17 @@ def _expiry_updated(log: Log) -> ExpiryUpdated:
     return ExpiryUpdated(topic_uint(token), Reader(log.data).uint(0, _TIME_BITS))
 
 
-_DECODERS: Final[Mapping[str, logs.Decoder]] = {
+def _tags_updated(log: Log) -> TagsUpdated:
+    (token,) = logs.indexed(log, 1)
+    return TagsUpdated(topic_uint(token), Reader(log.data).uint(0))
+
+
+def _routes_updated(log: Log) -> RoutesUpdated:
+    (token,) = logs.indexed(log, 1)
+    return RoutesUpdated(topic_uint(token), fields.routes(Reader(log.data).words(0, 0)))
+
+
+_V1_DECODERS: Final[Mapping[str, logs.Decoder]] = {
     signatures.NODE_ACCESS_GRANTED: logs.granted,
     signatures.NODE_ACCESS_REVOKED: logs.revoked,
     signatures.NODE_ACCESS_TRANSFERRED: logs.access_transferred,
@@ -55,9 +67,14 @@ _DECODERS: Final[Mapping[str, logs.Decoder]] = {
     signatures.NODE_EXPIRY_UPDATED: _expiry_updated,
     signatures.TRANSFER: logs.erc721_transfer,
 }
+_DECODERS: Final[Mapping[str, logs.Decoder]] = {
+    **_V1_DECODERS,
+    signatures.NODE_TAGS_UPDATED: _tags_updated,
+    signatures.NODE_ROUTES_UPDATED: _routes_updated,
+}
 
 
-def _node(data: Reader, base: int) -> Node:
+def _node(data: Reader, base: int, *, has_rights: bool) -> Node:
     """Parse a ``NodeView``: eleven words, of which the four of the texts are offsets."""
     active, awaiting_key = data.flag(base + 9 * WORD), data.flag(base + 10 * WORD)
     return Node(
@@ -70,6 +87,8 @@ def _node(data: Reader, base: int) -> Node:
         key_since=Position(data.uint(base + 7 * WORD, _TIME_BITS), 0),
         expires_at=data.uint(base + 8 * WORD, _TIME_BITS),
         active=active or awaiting_key,
+        tags=data.uint(base + 11 * WORD) if has_rights else 0,
+        routes=fields.routes(data.words(base, base + 12 * WORD)) if has_rights else (),
     )
 
 
@@ -80,10 +99,12 @@ class AccessRegistry:
     topics = frozenset(_DECODERS)
     rereads: frozenset[type[RegistryEvent]] = frozenset({Granted})
     page_size = 500
+    _decoders = _DECODERS
+    _has_rights = True
 
     def decode(self, log: Log) -> RegistryEvent | None:
         """See `ports.RegistryAbi.decode`."""
-        return logs.decode(_DECODERS, log)
+        return logs.decode(self._decoders, log)
 
     def token_calls(self, token_id: TokenId) -> tuple[bytes, ...]:
         """Return one call: ``getNode`` returns all fields."""
@@ -95,7 +116,7 @@ class AccessRegistry:
         if reply is None:
             return TokenState(token_id, None)
         data = Reader(reply)
-        node = _node(data, data.uint(0))
+        node = _node(data, data.uint(0), has_rights=self._has_rights)
         if node.token_id != token_id:
             raise FormatError("the contract returned another token than the requested one")
         return TokenState(token_id, node)
@@ -107,5 +128,17 @@ class AccessRegistry:
     def parse_page(self, reply: bytes, at: BlockRef) -> tuple[list[TokenState], int]:
         """See `ports.RegistryAbi.parse_page`."""
         data = Reader(reply)
-        nodes = [_node(data, base) for base in data.tuples(0, 0)]
+        nodes = [_node(data, base, has_rights=self._has_rights) for base in data.tuples(0, 0)]
         return [TokenState(node.token_id, node) for node in nodes], data.uint(WORD)
+
+
+class AccessRegistryV1(AccessRegistry):
+    """Implements `ports.RegistryAbi` for the first version of AccessRegistry.
+
+    It has no tags, routes, policy and invitations, and a key belongs to one token.
+    """
+
+    name = "access-registry-v1"
+    topics = frozenset(_V1_DECODERS)
+    _decoders = _V1_DECODERS
+    _has_rights = False

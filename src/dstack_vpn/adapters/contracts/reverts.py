@@ -9,7 +9,7 @@ from typing import Final
 
 from dstack_vpn.adapters.contracts import signatures
 from dstack_vpn.adapters.contracts.abi import SELECTOR, WORD, Reader
-from dstack_vpn.adapters.contracts.artifact import load_artifact
+from dstack_vpn.adapters.contracts.artifact import ErrorAbi, load_artifact
 from dstack_vpn.adapters.redact import WINDOW
 from dstack_vpn.errors import FormatError
 
@@ -32,6 +32,12 @@ _PANICS: Final = {
 }
 
 
+_V1_ERRORS: Final = {
+    bytes.fromhex("03ad8012"): ErrorAbi("PublicKeyTaken", ("string", "uint256")),
+}
+"""The errors of the first version of AccessRegistry that the current one does not have."""
+
+
 def describe_revert(data: bytes, clean: Callable[[str], str] = str) -> str:
     """Return the reason in a revert's data; raises nothing for any data.
 
@@ -52,7 +58,7 @@ def _describe(selector: bytes, arguments: bytes, clean: Callable[[str], str]) ->
     if selector == signatures.PANIC:
         code = Reader(arguments).uint(0)
         return f"panic: {_PANICS.get(code, f'code {code}')}"
-    error = load_artifact().errors.get(selector)
+    error = load_artifact().errors.get(selector) or _V1_ERRORS.get(selector)
     if error is None:
         return f"reverted with an unknown error (0x{selector.hex()})"
     return f"{error.name}({', '.join(_arguments(error.types, arguments, clean))})"
@@ -69,6 +75,8 @@ def _argument(reader: Reader, kind: str, at: int, clean: Callable[[str], str]) -
             return _text(reader.blob(0, at), clean)
         case "address":
             return reader.address(at)
+        case "bytes32":
+            return f"0x{reader.uint(at):064x}"
         case _:  # all other arguments are integers, as a test checks
             return str(reader.uint(at))
 

@@ -18,11 +18,15 @@ PUBLIC_KEY_UPDATED: Final = "0xa850082d2fb101274de37494dc864e9277de33c04415c7ad9
 NODE_KEY_UPDATED: Final = "0x352e8183a66d9ece687176d0fa0ef927b7c0165b3043dc7192d566a4dd2ae53b"
 NODE_ENDPOINT_UPDATED: Final = "0x7c09c5e9a94bc8d2e5f67c05c89c0e7e81112cfbb1527daecb3778f4ccaa8082"
 NODE_EXPIRY_UPDATED: Final = "0x2c708d2f2329133d39c48c26a5aea3ac25263ae8cc34dd6d68419edecec33829"
+NODE_TAGS_UPDATED: Final = "0x0983d613ce056a70595c17adbf9a8c0826d8dd2831107af3f05fd61302951031"
+NODE_ROUTES_UPDATED: Final = "0x77b73a0c562056539d2617d2beb2f857eb8c7e3deb2cf165dcc76f546e68ce5a"
 
 # -- reading ---------------------------------------------------------------------------------------
 
-ACCESS_REGISTRY_ID: Final = bytes.fromhex("fea7aea3")
+ACCESS_REGISTRY_ID: Final = bytes.fromhex("9fe92739")
 """ERC-165 interface id of ``IAccessRegistry``."""
+ACCESS_REGISTRY_V1_ID: Final = bytes.fromhex("fea7aea3")
+"""The same of its first version, without tags, routes, policy and invitations."""
 NO_INTERFACE_ID: Final = bytes.fromhex("ffffffff")
 """The id for which every contract must return false (ERC-165)."""
 

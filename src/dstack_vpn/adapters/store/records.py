@@ -32,6 +32,8 @@ _EVENTS: Final[dict[str, type[ev.RegistryEvent]]] = {
         ev.OwnerKeyUpdated,
         ev.EndpointUpdated,
         ev.ExpiryUpdated,
+        ev.TagsUpdated,
+        ev.RoutesUpdated,
         ev.TokenState,
     )
 }
@@ -48,6 +50,8 @@ _TYPES: Final[dict[str, tuple[type, ...]]] = {
     "uri_endpoint": (PeerEndpoint, Malformed, NoneType),
     "active": (bool,),
     "expires_at": (int,),
+    "tags": (int,),
+    "routes": (tuple, Malformed),
     "node": (Node, NoneType),
     "problem": (str,),
 }
@@ -92,6 +96,8 @@ def _plain(value: object) -> object:
             return {"at": [block, log_index]}
         case PeerEndpoint():
             return {"reach": str(value)}
+        case tuple():
+            return {"list": list(value)}
         case _:  # all other values are dataclasses
             fields = {name: _plain(getattr(value, name)) for name in type(value).__match_args__}  # type: ignore[attr-defined]
             return {"type": _name_of(type(value)), **fields}
@@ -120,6 +126,8 @@ def _revive(members: dict[str, Any]) -> object:
             return Position(block, log_index)
         case {"reach": str(text)}:
             return _reach(text)
+        case {"list": [*items]} if all(isinstance(item, str) for item in items):
+            return tuple(items)
         case {"type": "Endpoint", "host": str(host), "port": int(port)}:
             return _reach(str(Endpoint(host, port)))  # the form before relays were supported
         case {"type": str(name), **fields}:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from dstack_vpn.core.chain.node import Node
-from dstack_vpn.core.model import Address, Malformed, TokenId
+from dstack_vpn.core.model import Address, Cidr, Malformed, TokenId
 from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
 from dstack_vpn.core.wireguard.keys import PublicKey
 
@@ -72,6 +72,22 @@ class ExpiryUpdated:
 
 
 @dataclass(frozen=True, slots=True)
+class TagsUpdated:
+    """New tags for a token, as a bit mask, set by a minter."""
+
+    token_id: TokenId
+    tags: int
+
+
+@dataclass(frozen=True, slots=True)
+class RoutesUpdated:
+    """New networks behind a token's node, set by a minter."""
+
+    token_id: TokenId
+    routes: tuple[Cidr, ...] | Malformed
+
+
+@dataclass(frozen=True, slots=True)
 class TokenState:
     """A token's whole state after a block; ``node`` is unset if it does not exist (any more)."""
 
@@ -87,6 +103,8 @@ RegistryEvent: TypeAlias = (
     | OwnerKeyUpdated
     | EndpointUpdated
     | ExpiryUpdated
+    | TagsUpdated
+    | RoutesUpdated
     | TokenState
 )
 

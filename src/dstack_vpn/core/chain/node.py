@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from dstack_vpn.core.model import GENESIS, Address, Malformed, Position, TokenId
+from dstack_vpn.core.model import GENESIS, Address, Cidr, Malformed, Position, TokenId
 from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
 from dstack_vpn.core.wireguard.keys import PublicKey
 
@@ -24,6 +24,10 @@ class Node:
     """The last Unix second of access; 0: no expiry."""
     suspended_key: PublicKey | None = None
     """The previous owner's key: it is not admitted until this owner sets one."""
+    tags: int = 0
+    """The tags as a bit mask: bit i stands for the i-th tag that the contract defines."""
+    routes: tuple[Cidr, ...] | Malformed = ()
+    """The networks behind the node, in ascending order."""
     key_since: Position = GENESIS
     """The position at which ``public_key`` was set.
 

@@ -23,6 +23,8 @@ from dstack_vpn.core.chain.events import (
     OwnerKeyUpdated,
     RegistryEvent,
     Revoked,
+    RoutesUpdated,
+    TagsUpdated,
     TokenState,
     Transferred,
 )
@@ -145,9 +147,13 @@ def _effects(state: Registry, event: RegistryEvent, at: Position) -> list[tuple[
             return [] if node is None else [(event.token_id, _updated(node, event, at))]
 
 
-def _updated(
-    node: Node, event: Revoked | Transferred | KeyUpdated | EndpointUpdated | ExpiryUpdated, at: Position
-) -> Node:
+_Update: TypeAlias = (
+    Revoked | Transferred | KeyUpdated | EndpointUpdated | ExpiryUpdated | TagsUpdated | RoutesUpdated
+)
+"""The events that change one token that exists."""
+
+
+def _updated(node: Node, event: _Update, at: Position) -> Node:
     match event:
         case Revoked():
             return replace(node, active=False)
@@ -159,6 +165,10 @@ def _updated(
             return replace(node, endpoint=endpoint)
         case ExpiryUpdated(_, expires_at):
             return replace(node, expires_at=expires_at)
+        case TagsUpdated(_, tags):
+            return replace(node, tags=tags)
+        case RoutesUpdated(_, routes):
+            return replace(node, routes=routes)
 
 
 def _granted(old: Node | None, new: Node) -> Node:
@@ -174,14 +184,15 @@ def _granted(old: Node | None, new: Node) -> Node:
 
 
 def _transferred(node: Node, recipient: str) -> Node:
-    """Return the node after a transfer: the old owner's key is suspended, its endpoint cleared.
+    """Return the node after a transfer: without the old holder's rights, routes and endpoint.
 
-    One transfer may emit two logs: the second changes nothing.
+    The old holder's key is suspended. One transfer may emit two logs: the second changes nothing.
     """
     if node.owner == recipient:
         return node
     key = node.public_key if isinstance(node.public_key, PublicKey) else None
-    return replace(node, owner=recipient, endpoint=None, suspended_key=key or node.suspended_key)
+    suspended = key or node.suspended_key
+    return replace(node, owner=recipient, endpoint=None, tags=0, routes=(), suspended_key=suspended)
 
 
 def _rekeyed(node: Node, key: PublicKey | Malformed | None, at: Position) -> Node:

@@ -32,6 +32,8 @@ _EVENTS: Final = {
     "OwnerKeyUpdated": "key updated",
     "EndpointUpdated": "endpoint updated",
     "ExpiryUpdated": "expiry updated",
+    "TagsUpdated": "tags updated",
+    "RoutesUpdated": "routes updated",
 }
 """The published names of the registry's events."""
 

@@ -11,7 +11,7 @@ from dstack_vpn.core.model import BlockRef
 from dstack_vpn.ports import Log
 
 AT = BlockRef(number=77, hash="0x" + "7" * 64, parent_hash="0x" + "6" * 64, timestamp=1_800_000_000)
-NODE_VIEW = "(uint256,address,string,string,string,string,uint64,uint64,uint64,bool,bool)"
+NODE_VIEW = "(uint256,address,string,string,string,string,uint64,uint64,uint64,bool,bool,uint256,bytes32[])"
 ZERO = f"0x{0:040x}"
 
 

@@ -3,15 +3,17 @@
 import contextlib
 import itertools
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from eth_abi.abi import encode
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.contracts.model import route
 from tests.unit.adapters.contracts.oracle import AT, NODE_VIEW
 
-from dstack_vpn.adapters.contracts import AccessRegistry, DstackAccessNft
+from dstack_vpn.adapters.contracts import AccessRegistry, AccessRegistryV1, DstackAccessNft
 from dstack_vpn.core.chain.events import TokenState
 from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.model import Endpoint, Malformed, Position
@@ -19,7 +21,7 @@ from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
 from dstack_vpn.core.wireguard.keys import PublicKey
 from dstack_vpn.errors import FormatError
 
-OURS, DEPLOYED = AccessRegistry(), DstackAccessNft()
+OURS, FIRST, DEPLOYED = AccessRegistry(), AccessRegistryV1(), DstackAccessNft()
 OWNER = "0x" + "ab" * 20
 KEY = PublicKey(bytes(range(32)))
 URI = "data:application/json," + json.dumps({"endpoint": "uri.example.org:1"})
@@ -38,6 +40,8 @@ def node_view(token: int = 5, **changes: Any) -> tuple[Any, ...]:
         "expires": 99,
         "active": True,
         "awaiting": False,
+        "tags": 0b101,
+        "routes": [route("10.0.0.0/8"), route("fd00::/8")],
     }
     return tuple((fields | changes).values())
 
@@ -55,8 +59,38 @@ def test_a_node() -> None:
         endpoint=PeerEndpoint(Endpoint("vpn.example.org", 51820)),
         uri_endpoint=PeerEndpoint(Endpoint("uri.example.org", 1)),
         expires_at=99,
+        tags=0b101,
+        routes=("10.0.0.0/8", "fd00::/8"),
         key_since=Position(42, 0),
     )
+
+
+def test_a_node_of_the_first_version() -> None:
+    types = f"{NODE_VIEW.removesuffix(',uint256,bytes32[])')})"
+    reply = encode([types], [node_view()[:11]])
+    current = ours()
+    assert current is not None
+    assert FIRST.parse_token(5, [reply], AT).node == replace(current, tags=0, routes=())
+    with pytest.raises(FormatError):
+        OURS.parse_token(5, [reply], AT)
+
+
+@pytest.mark.parametrize(
+    "routes",
+    [
+        [route("10.0.0.1/8")],
+        [bytes(32)],
+        [route("10.0.0.0/8")] * 2,
+        [route("fd00::/8"), route("10.0.0.0/8")],
+        [route("10.0.0.0/8"), route("10.1.0.0/16")],
+        [route(f"10.{i}.0.0/16") for i in range(17)],
+    ],
+)
+def test_malformed_routes_are_kept_out(routes: list[bytes]) -> None:
+    """The contract refuses them, but a reply may be forged."""
+    node = ours(routes=routes)
+    assert node is not None
+    assert isinstance(node.routes, Malformed)
 
 
 def test_a_bare_node() -> None:

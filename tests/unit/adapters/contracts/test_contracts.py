@@ -5,6 +5,10 @@ from dstack_vpn.errors import FormatError
 
 
 def test_by_name() -> None:
-    assert {by_name(name).name for name in ABIS} == {"access-registry", "dstack-access-nft"}
+    assert {by_name(name).name for name in ABIS} == {
+        "access-registry",
+        "access-registry-v1",
+        "dstack-access-nft",
+    }
     with pytest.raises(FormatError, match="access-registry"):
         by_name("x")

@@ -42,9 +42,19 @@ def test_a_revert_in_words(data: bytes, expected: str) -> None:
     assert describe_revert(data) == expected
 
 
+def test_an_error_of_the_first_version_is_named() -> None:
+    data = bytes.fromhex("03ad8012") + encode(["string", "uint256"], ["KEY", 7])
+    assert describe_revert(data) == 'PublicKeyTaken("KEY", 7)'
+
+
+def test_a_hash_is_shown_in_hexadecimal() -> None:
+    selector = next(s for s, abi in load_artifact().errors.items() if abi.name == "InvitationUsed")
+    assert describe_revert(selector + bytes(31) + b"\x07") == f"InvitationUsed(0x{7:064x})"
+
+
 def test_every_error_has_only_arguments_that_can_be_shown() -> None:
     kinds = {kind for abi in load_artifact().errors.values() for kind in abi.types}
-    assert kinds <= {"string", "address", "uint256", "uint64"}
+    assert kinds <= {"string", "address", "uint256", "uint64", "bytes32"}
 
 
 @given(

@@ -2,7 +2,7 @@
 
 from dstack_vpn.adapters.contracts import load_artifact, signatures
 
-NO_FUNCTION = {"ACCESS_REGISTRY_ID", "NO_INTERFACE_ID", "ERROR", "PANIC"}
+NO_FUNCTION = {"ACCESS_REGISTRY_ID", "ACCESS_REGISTRY_V1_ID", "NO_INTERFACE_ID", "ERROR", "PANIC"}
 
 
 def screaming(name: str) -> str:
