@@ -9,6 +9,7 @@ from tests.anvil import Anvil, key_of, running_anvil
 from tests.integration.conftest import MakeRig
 from tests.integration.support import Rig, eventually
 from tests.integration.test_admin_cli import Ran, User
+from tests.integration.views import Behaviour, addresses, deploy_model
 
 from dstack_vpn.adapters import keyfile
 from dstack_vpn.adapters.contracts import calls
@@ -86,6 +87,27 @@ async def test_a_key_that_was_copied_from_the_mempool_is_in_use_all_the_same(
             assert derive(old) != copied
             await eventually(lambda: derive(in_use(tmp_path)) == rig.device.public_key, "on the disk, too")
             assert rig.component("membership") == "ok: "
+
+
+@pytest.mark.parametrize("deployed", [False, True], ids=["ours", "deployed"])
+@pytest.mark.parametrize("first", ["thief", "owner"])
+async def test_a_third_node_reaches_the_owner_of_a_copied_key(
+    make_rig: MakeRig, *, first: str, deployed: bool
+) -> None:
+    """With either contract, and whichever of the two registers the key first."""
+    tokens = {"thief": (THIEF, 1 if first == "thief" else 2), "owner": (US, 2 if first == "thief" else 1)}
+    async with running_anvil() as anvil:
+        if deployed:
+            await deploy_model(anvil, Behaviour())
+        for name in sorted(tokens, key=lambda name: tokens[name][1]):
+            await anvil.send(calls.mint(anvil.accounts[tokens[name][0]], name, key_of(1)))
+        async with make_rig(anvil.ws, anvil.contract).running() as rig:
+            both, owners = addresses(anvil.contract, 1) | addresses(anvil.contract, 2), tokens["owner"][1]
+            await eventually(lambda: rig.peers == {str(key_of(1)): (both, None)}, "both addresses")
+            assert all(rig.decide(token).granted for token in (1, 2))
+            await anvil.send(calls.revoke(tokens["thief"][1]))
+            alone = {str(key_of(1)): (addresses(anvil.contract, owners), None)}
+            await eventually(lambda: rig.peers == alone, "the owner's address alone")
 
 
 async def test_keys_whose_outcome_is_unknown_wait_until_one_is_seen(
