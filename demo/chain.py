@@ -25,7 +25,7 @@ from dstack_vpn.core.model import Address, TokenId
 from dstack_vpn.errors import AdminError
 
 PORT: Final = 8545
-_GAS: Final = 3_000_000
+_GAS: Final = 10_000_000
 _TIMEOUT: Final = 10.0
 _TRANSFER: Final = "0xddf252ad1be2c89b69c2b068fc378daa952ba7f163c4a11628f55a4df523b3ef"
 """ERC-721's ``Transfer(address,address,uint256)``."""

@@ -32,7 +32,7 @@ from dstack_vpn.errors import AdminError, FormatError
 PATIENCE: Final = 30.0
 """The timeout in seconds for the chain's answer, a name's resolution, and a transaction."""
 _PAUSE: Final = 0.1
-_GAS: Final = 3_000_000
+_GAS: Final = 10_000_000
 _DEADLINE: Final = 5.0
 
 
