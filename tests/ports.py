@@ -1,4 +1,4 @@
-"""Ports for servers of tests that have to know their port before they listen, or that listen again."""
+"""Ports for servers that need their port before they listen, or that listen again."""
 
 import itertools
 import os
@@ -26,7 +26,7 @@ _ports: Final = _candidates()
 
 
 def free_port() -> int:
-    """A port that is free at every address, over TCP and UDP, and that no outgoing connection takes."""
+    """Return a port that is free for TCP and UDP, outside of the range of outgoing connections."""
     while True:
         port = next(_ports)
         with suppress(OSError), socket.socket(socket.AF_INET6) as tcp:

@@ -1,4 +1,4 @@
-"""The registry contract's behaviour as its documentation promises it, as plainly as Python can say it."""
+"""A plain model of the registry contract's documented behaviour."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -65,7 +65,7 @@ class Token:
 
 @dataclass
 class Model:
-    """Every method returns the events of the call, or raises `Refused` with the error and its arguments."""
+    """A call returns its events, or raises `Refused` with the error and its arguments."""
 
     tokens: dict[int, Token] = field(default_factory=dict)
     minters: set[str] = field(default_factory=set)

@@ -82,7 +82,7 @@ def deploy(chain: Chain, abi: AccessRegistry) -> Contract:
     return chain.deploy("AccessRegistryV1" if isinstance(abi, AccessRegistryV1) else "AccessRegistry", OWNER)
 
 
-# -- ours ---------------------------------------------------------------------------------------------
+# -- ours ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("abi", [AccessRegistry(), AccessRegistryV1()], ids=lambda abi: abi.name)

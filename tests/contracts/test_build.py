@@ -11,8 +11,8 @@ from tests.contracts.evm import ROOT, load
 CONTRACTS = ROOT / "contracts"
 TESTS = Path(__file__).parent
 
-# OpenZeppelin's, which no call can reach: tokens are never minted twice nor by the zero address, the EIP-712
-# domain never changes, its name is short, multicall's calls all exist, and no data contract lacks gas alone.
+# OpenZeppelin's, and unreachable: tokens are never minted twice or by the zero address, the EIP-712
+# domain never changes and its name is short, and multicall calls this contract only.
 UNREACHABLE = {
     "ERC721InvalidSender",
     "EIP712DomainChanged",

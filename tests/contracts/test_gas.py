@@ -1,7 +1,7 @@
-"""The gas of each function that writes: the table in contracts/README.md, and the first version's gas.
+"""The gas of the functions that write, against the table in contracts/README.md.
 
-`python -m tests.contracts.test_gas` prints the table. Gas is what a transaction pays for execution and
-calldata on anvil. The data fee of a rollup is not included.
+`python -m tests.contracts.test_gas` prints the table. It has the gas of transactions on
+anvil, without the data fee of a rollup.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ EXCEPTIONS: Final = {
     "transferContractOwnership",
     "acceptOwnership",
 }
-"""The functions that cost over 8 % more than in the first version; contracts/README.md has the reasons."""
+"""Functions that cost over 8 % more than before; contracts/README.md has the reasons."""
 
 ENDPOINT = "vpn.example.org:51820"
 MINTER = Account.from_key(bytes([1]) * 32)

@@ -54,7 +54,7 @@ class Invitation:
 
 
 class Desk:
-    """Signs as clients do: by eth-account's own encoder of EIP-712, not by the contract's hashes."""
+    """Signs with eth-account's encoder of EIP-712, independent of the contract's hashes."""
 
     def __init__(self, registry: Contract, chain_id: int = CHAIN_ID) -> None:
         self.registry = registry
@@ -149,7 +149,7 @@ def test_it_ends_at_its_deadline(desk: Desk) -> None:
 
 
 def test_somebody_who_sees_it_pending_cannot_redeem_it(desk: Desk) -> None:
-    """All of a pending transaction is public. Its proof names the sender, the key and the endpoint."""
+    """A pending transaction is public. Its proof covers the sender, the key and the endpoint."""
     registry, invitation = desk.registry, Invitation()
     signed, signature, text, endpoint, claim = desk.arguments(invitation, ALICE)
     for stolen in (

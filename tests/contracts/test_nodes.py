@@ -74,7 +74,7 @@ def test_only_minters_mint(registry: Contract) -> None:
     assert refused(registry, "mintNodeAccess", ALICE, "web", key(1), "", sender=ALICE) == ("NotMinter", ALICE)
 
 
-# -- key ----------------------------------------------------------------------------------------------
+# -- key -------------------------------------------------------------------------------------------
 
 
 def test_update_key(minted: Contract) -> None:

@@ -12,7 +12,7 @@ POLICY = '{"grants": [{"src": ["tag:web"], "dst": ["tag:db"], "ip": ["tcp:5432"]
 LONGEST = 24_000
 
 
-# -- tags ---------------------------------------------------------------------------------------------
+# -- tags ------------------------------------------------------------------------------------------
 
 
 def test_tags_are_defined_in_order_and_set(minted: Contract) -> None:
@@ -52,7 +52,7 @@ def test_tags_are_refused(minted: Contract) -> None:
     assert refused(minted, "setTags", 1, 1) == ("NodeIsRevoked", 1)
 
 
-# -- routes -------------------------------------------------------------------------------------------
+# -- routes ----------------------------------------------------------------------------------------
 
 
 def test_routes_are_set_and_replaced(minted: Contract) -> None:
@@ -96,7 +96,7 @@ def test_only_a_minter_sets_routes(minted: Contract) -> None:
     assert refused(minted, "setRoutes", 1, []) == ("NodeIsRevoked", 1)
 
 
-# -- policy -------------------------------------------------------------------------------------------
+# -- policy ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_minters_are_enumerable(registry: Contract) -> None:
     assert set(registry.call("minters")) == {BOB, CAROL}
 
 
-# -- batches and the revision -------------------------------------------------------------------------
+# -- batches and the revision ----------------------------------------------------------------------
 
 
 def test_a_batch_is_one_transaction_of_the_caller(registry: Contract) -> None:

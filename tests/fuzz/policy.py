@@ -74,7 +74,7 @@ def members(data: bytes) -> object:
 
 
 def _check_addresses(access: AccessControl, peers: Membership, now: int) -> None:
-    """Check that each granted token's addresses are those of the peer with its key, and no others."""
+    """Check that each peer has the addresses of exactly the granted tokens with its key."""
     expected: dict[PublicKey, set[str]] = {}
     for node in access.granted(now):
         assert isinstance(node.public_key, PublicKey)

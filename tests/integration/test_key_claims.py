@@ -113,7 +113,7 @@ async def test_a_third_node_reaches_the_owner_of_a_copied_key(
 async def test_keys_whose_outcome_is_unknown_wait_until_one_is_seen(
     make_rig: MakeRig, tmp_path: Path
 ) -> None:
-    """Two attempts, neither seen in a block in time: the first is mined later, and then the second."""
+    """Two attempts time out. The first is mined later, and then the second."""
     async with running_anvil() as anvil:
         rig, old = await with_a_thief(anvil, make_rig, tmp_path)
         async with rig.running():

@@ -91,7 +91,7 @@ async def deploy_model(anvil: Anvil, behaviour: Behaviour) -> None:
 
 
 async def model_members(anvil: Anvil, tokens: Sequence[int], *, suspended: Sequence[int] = ()) -> Peers:
-    """The peers from the model's ``getNodeAccess`` and ``ownerOf``, less those that await a new key."""
+    """Return the peers by the model's ``getNodeAccess`` and ``ownerOf``, without suspended ones."""
     found: dict[str, tuple[frozenset[str], str | None]] = {}
     for token in tokens:
         owner = await call(anvil, model_call("ownerOf(uint256)", token))

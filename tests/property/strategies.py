@@ -1,4 +1,4 @@
-"""Registry events, positions and states, as hypothesis makes them: few tokens and keys, so that they meet."""
+"""Strategies for registry events, positions and states, of few tokens and keys that collide."""
 
 from hypothesis import strategies as st
 from tests.scripted import key

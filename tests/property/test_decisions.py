@@ -1,4 +1,4 @@
-"""The record of decisions holds exactly what `decide` answers, after each step of a random history."""
+"""The record of decisions equals `decide` after each step of a random history."""
 
 import ipaddress
 from dataclasses import dataclass, field, replace
@@ -140,7 +140,7 @@ class Player:
         return {token: each for token, each in found.items() if each[1] != UNKNOWN}
 
     def check(self) -> None:
-        """Exactly the decisions that differ have been announced, once each, with the reason of now."""
+        """Check that each changed decision was published once, with its current reason."""
         before, after = self.recorded, self.truth()
         differ = {token for token in ALL_TOKENS if before.get(token) != after.get(token)}
         assert sorted(each.token for each in self.announced) == sorted(differ)

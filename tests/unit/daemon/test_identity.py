@@ -1,4 +1,4 @@
-"""A node's public key is seen before its transaction is mined: another member can register it first."""
+"""A public key is visible before its transaction is mined. Another member registers it first."""
 
 from dataclasses import astuple
 from ipaddress import IPv4Network

@@ -37,7 +37,7 @@ def endpoint(raw: bytes) -> PeerEndpoint | Malformed | None:
 
 
 def routes(words: Sequence[int]) -> tuple[Cidr, ...] | Malformed:
-    """Parse routes, each a word of family, address and prefix length (`IAccessRegistry.setRoutes`)."""
+    """Parse routes: words of family, address and prefix length (`IAccessRegistry.setRoutes`)."""
     if len(words) > _MAX_ROUTES:
         return Malformed(f"routes: {len(words)}, of at most {_MAX_ROUTES}")
     try:

@@ -147,7 +147,7 @@ def unexplained(
 ) -> str | None:
     """Return the first gap that no record of a cut accounts for, or None.
 
-    ``start`` is the position before the log's first record; ``cut_records`` are the records of kind `CUT`.
+    ``start`` is the position before the log's first record. ``cut_records`` have the kind `CUT`.
     """
     heads = [record for record in cut_records if "hash" in record.note.body]
     if start.number and not any(_states(record, start) for record in heads):
