@@ -37,6 +37,8 @@ state; the member, a client; "is missing", "is not an X"; if, when; contradicts,
 except, permanently, available, again."""
 SOURCES: Final = ("src", "demo", "benchmarks", "scripts")
 """The directories whose sources are searched."""
+TESTS: Final = "tests"
+"""The directory of the tests. Their strings are data, and are not searched."""
 WORDS: Final = 2
 """A string of fewer words is a name, not a message."""
 LONGEST: Final = 100
@@ -73,14 +75,13 @@ def document(text: str) -> list[Passage]:
     return [Passage(1, CODE.sub(blank, MADE.sub(blank, text)))]
 
 
-def source(text: str) -> Iterator[Passage]:
-    """Yield the strings of several words and the comments of a Python source.
-
-    The strings are docstrings, also of attributes, and messages.
-    """
+def source(text: str, *, messages: bool = True) -> Iterator[Passage]:
+    """Yield the docstrings (also of attributes), the comments and the messages of a Python source."""
     for node in ast.walk(ast.parse(text)):
         match node:
-            case ast.Constant(value=str(value)) if value.count(" ") >= WORDS - 1:
+            case ast.Expr(value=ast.Constant(value=str(docstring))):
+                yield Passage(node.lineno, CODE.sub(blank, docstring))
+            case ast.Constant(value=str(value)) if messages and value.count(" ") >= WORDS - 1:
                 yield Passage(node.lineno, CODE.sub(blank, value))
     runs: list[list[tokenize.TokenInfo]] = []
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
@@ -120,8 +121,10 @@ def main(root: Path = ROOT) -> int:
     for path in documents(root):
         text = path.read_text()
         found[path] = [*(hit for part in document(text) for hit in hits(part)), *long_lines(text)]
-    for path in (path for folder in SOURCES for path in sorted((root / folder).rglob("*.py"))):
-        found[path] = [hit for part in source(path.read_text()) for hit in hits(part)]
+    for folder in (*SOURCES, TESTS):
+        for path in sorted((root / folder).rglob("*.py")):
+            parts = source(path.read_text(), messages=folder != TESTS)
+            found[path] = list(dict.fromkeys(hit for part in parts for hit in hits(part)))
     found.pop(root / "scripts" / "prose.py", None)  # it names the phrases
     for path, each in found.items():
         for hit in each:

@@ -108,7 +108,7 @@ class RegistryMachine(RuleBasedStateMachine):
         self.agree("setExpiry", token, end, sender=sender, model=outcome)
 
     def holder(self, token: int, other: str) -> str:
-        """The holder mostly; every so often somebody else."""
+        """Return the holder, or at times another account."""
         node = self.model.tokens.get(token)
         return node.owner if node and other != CAROL else other
 

@@ -42,7 +42,7 @@ async def rotate(anvil: Anvil, folder: Path, *more: str, code: int = 0) -> Ran:
 
 
 async def pending_key(anvil: Anvil) -> PublicKey:
-    """The key in the transaction that waits, as anybody sees it."""
+    """Return the key in the pending transaction, which is public."""
     while True:
         block: dict[str, Any] = await anvil.rpc("eth_getBlockByNumber", "pending", True)  # an RPC parameter
         for transaction in block["transactions"]:

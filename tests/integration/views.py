@@ -1,6 +1,6 @@
-"""What a contract says, computed a second time: from its own view functions by eth-abi.
+"""The expected peers, computed independently: from the contract's view functions by eth-abi.
 
-So that no decoder, follower or decision of ours vouches for itself.
+No decoder, follower or decision of the project is involved.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ _NODES = "(uint256,address,string,string,string,string,uint64,uint64,uint64,bool
 
 
 def addresses(contract: str, token: int) -> frozenset[str]:
-    """A token's tunnel addresses in the default range on chain 31337, written out anew."""
+    """Return a token's tunnel addresses in the default range on chain 31337."""
     digest = hashlib.sha256(f"dstack-vpn:31337:{contract.lower()}".encode()).digest()
     ula = ipaddress.IPv6Address(b"\xfd" + digest[:5] + bytes(10)) + token + 1
     return frozenset({f"{ipaddress.IPv4Address('10.77.0.1') + token}/32", f"{ula}/128"})
@@ -46,7 +46,7 @@ def calldata(signature: str, *arguments: Any, path: Path = _OURS) -> bytes:
 
 
 async def call(anvil: Anvil, data: bytes) -> bytes | None:
-    """What the contract answers; None where it reverts."""
+    """Return the contract's reply; None if it reverts."""
     try:
         reply = await anvil.rpc("eth_call", {"to": anvil.contract, "data": "0x" + data.hex()}, "latest")
     except AnvilError:
@@ -73,7 +73,7 @@ async def members(anvil: Anvil) -> Peers:
 
 @dataclass(frozen=True)
 class Behaviour:
-    """What the deployed contract's interface leaves open; see tests/contracts' model of it."""
+    """The behaviour that the deployed contract's interface leaves open (tests/contracts)."""
 
     revoke_burns: bool = False
     transfer_keeps_key: bool = False

@@ -33,7 +33,7 @@ ALL_TOKENS = range(6)
 
 @dataclass
 class ManualClock:
-    """A clock that moves when it is told to."""
+    """A clock that a test moves."""
 
     at: float = 1.0
 
