@@ -76,7 +76,7 @@ def document(text: str) -> list[Passage]:
 
 
 def source(text: str, *, messages: bool = True) -> Iterator[Passage]:
-    """Yield the docstrings (also of attributes), the comments and the messages of a Python source."""
+    """Yield the docstrings (also of attributes), comments and messages of a Python source."""
     for node in ast.walk(ast.parse(text)):
         match node:
             case ast.Expr(value=ast.Constant(value=str(docstring))):

@@ -32,7 +32,7 @@ def test_beside_a_running_daemon_all_is_well(lab: Lab) -> None:
     code, checks = doctor(a)
     assert {name: c["found"] for name, c in checks.items() if c["status"] != "pass"} == {}
     assert code == 0
-    assert checks["udp port"]["found"] == "51820 is wg0's"
+    assert checks["udp port"]["found"] == "51820 is in use by wg0"
     assert checks["interface"]["found"] == "wg0 has 2 peers"
     assert checks["membership"]["found"] == f"node a, token {a.token}, with this node's key"
     assert checks["names"]["found"] == f"{a.address}:53 answers for a.vpn.internal"

@@ -110,7 +110,7 @@ async def test_a_policy_that_drops_what_is_forwarded_is_named(namespace: Namespa
     namespace.run("nft", "-f", "-", text=DOCKER)
     found = await firewall.conflict("wg0", {4})
     assert found is not None
-    assert found.startswith("FORWARD_TO: the table 'ip filter' drops what is forwarded")
+    assert found.startswith("FORWARD_TO: the table 'ip filter' drops forwarded packets")
     assert "iptables -I FORWARD -i wg0" in found
     assert await firewall.conflict("wg0", {6}) is None
     namespace.run("nft", "add", "rule", "ip", "filter", "FORWARD", "iifname", "wg0", "accept")

@@ -217,7 +217,7 @@ def test_a_hand_written_file_is_left_as_it_is(host: Host, member: Member) -> Non
     )
     file.chmod(0o640)
     text = member.refused(host, WIREGUARD_CONFIG=str(file))
-    assert f"{file} was not written by dstack-vpn, and is not changed: move it away, or set WIREGUARD" in text
+    assert f"{file} was not written by dstack-vpn, and is left as it is: move it away" in text
 
 
 # -- the node's own interfaces ---------------------------------------------------------------------

@@ -318,6 +318,7 @@ OTHERS: Final[Mapping[str, str]] = {
     "test_prose.py": "a script",
     "test_scan_images.py": "a script",
     "test_threat_model.py": "the documents",
+    "test_troubleshooting.py": "the documents",
 }
 """The test files of `tests/unit` that do not mirror a module."""
 

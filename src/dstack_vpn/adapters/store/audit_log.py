@@ -8,6 +8,7 @@ verified, and appends a record of the cut.
 
 import json
 import sqlite3
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -52,6 +53,8 @@ _ROW: Final = 120
 """Bytes of a record in addition to its body."""
 _TIMEOUT: Final = 5.0
 """Seconds to wait for an append of another process."""
+_PAUSE: Final = 0.01
+"""Seconds between attempts while another process switches the file's journal."""
 _PAGE: Final = 1000
 """Records that are read at once."""
 
@@ -140,11 +143,28 @@ class SqliteAuditLog:
             self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._path.touch(mode=0o600)
             with closing(sqlite3.connect(self._path, timeout=_TIMEOUT, isolation_level=None)) as connection:
-                connection.execute("PRAGMA journal_mode = WAL")
+                _use_wal(connection)
                 connection.executescript(_SCHEMA)
                 yield connection
         except (sqlite3.Error, OSError) as error:
             raise StoreError(f"{self._path}: {error}{advice(error)}") from error
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """Switch to a write-ahead log.
+
+    SQLite's timeout does not apply while another process switches too, so the wait is our own.
+    """
+    deadline = time.monotonic() + _TIMEOUT
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(_PAUSE)
+        else:
+            return
 
 
 @contextmanager

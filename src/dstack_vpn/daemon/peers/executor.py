@@ -6,8 +6,8 @@ peers on the device.
 """
 
 import asyncio
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
@@ -46,10 +46,26 @@ class PlanExecutor:
     """The number of plans that failed."""
     rolled_back: int = 0
     """The number of failed plans whose grants were undone and tried one by one."""
+    _readings: list[set[PublicKey]] = field(default_factory=list)
+    """For each reading under way, the peers that were changed since it began."""
 
-    def found(self, state: DeviceState) -> None:
-        """Record the device's peers from a reading."""
-        self.present = {key: self.token_of(key) for key in state.peers}
+    @contextmanager
+    def changed_since(self) -> Iterator[set[PublicKey]]:
+        """Collect the peers that are changed from here to the end of the block.
+
+        A reading that began before a change must not decide about that peer.
+        """
+        changed: set[PublicKey] = set()
+        self._readings.append(changed)
+        try:
+            yield changed
+        finally:
+            self._readings = [each for each in self._readings if each is not changed]
+
+    def found(self, state: DeviceState, changed: Collection[PublicKey]) -> None:
+        """Record the device's peers from a reading, except those that have changed since."""
+        later = {key: token for key, token in self.present.items() if key in changed}
+        self.present = {key: self.token_of(key) for key in state.peers if key not in changed} | later
 
     def token_of(self, key: PublicKey) -> TokenId | None:
         """Return the token that a peer stands for, or stood for."""
@@ -107,6 +123,7 @@ class PlanExecutor:
         async with self.lock:
             with suppress(DeviceError):
                 await self.tunnel.device.apply([RemovePeer(key) for key in self.present])
+                self._mark(self.present)
                 self.present, self.sent = {}, {}
 
     async def _in_order(self, steps: Plan) -> None:
@@ -153,3 +170,10 @@ class PlanExecutor:
                     if endpoint is not None:
                         self.sent[key] = endpoint
         self.applied += len(steps)
+        self._mark(step.change.public_key for step in steps)
+
+    def _mark(self, keys: Iterable[PublicKey]) -> None:
+        """Add changed peers to the readings under way."""
+        changed = set(keys)
+        for each in self._readings:
+            each.update(changed)

@@ -137,19 +137,14 @@ class Reconciler:
         if not self.members.known:
             return False
         try:
-            began = self.clock.monotonic()
-            state = await self.tunnel.device.read()
-            self.changes.repairs.took(self.clock.monotonic() - began)
-            if await self.tunnel.hold(state):
-                await self._forget_sessions()  # they ended with the key, and the peers don't know
-                state = await self.tunnel.device.read()
-            keys = await self._differing(state)
-            async with self.executor.lock:
-                steps = self._plan(state, keys)
-                if steps:
-                    tokens = self._tokens_of(steps)
-                    await self.executor.carry_out(steps)
-                    self._report(steps, tokens, None)
+            with self.executor.changed_since() as changed:
+                state, keys = await self._read(changed)
+                async with self.executor.lock:
+                    steps = self._plan(state, keys, changed)
+                    if steps:
+                        tokens = self._tokens_of(steps)
+                        await self.executor.carry_out(steps)
+                        self._report(steps, tokens, None)
             if steps:
                 state, steps = await self._read_back()
         except DeviceError as error:
@@ -192,6 +187,20 @@ class Reconciler:
 
     # -- both paths --------------------------------------------------------------------------------
 
+    async def _read(self, changed: set[PublicKey]) -> tuple[DeviceState, list[PublicKey]]:
+        """Return the device's state, and the peers that may need a change.
+
+        ``changed`` is emptied if the device is read a second time.
+        """
+        began = self.clock.monotonic()
+        state = await self.tunnel.device.read()
+        self.changes.repairs.took(self.clock.monotonic() - began)
+        if await self.tunnel.hold(state):
+            await self._forget_sessions()  # they ended with the key, and the peers don't know
+            changed.clear()
+            state = await self.tunnel.device.read()
+        return state, await self._differing(state)
+
     async def _differing(self, state: DeviceState) -> list[PublicKey]:
         """Return the peers that may need a change; yield to the event loop between slices."""
         wanted = self.members.membership.peers
@@ -214,10 +223,14 @@ class Reconciler:
                 return state, Plan()
             return state, self._compare(state, keys).keeping(self.removal_guard.held)
 
-    def _plan(self, state: DeviceState, keys: list[PublicKey]) -> Plan:
-        """Return the plan for these peers from a reading, without the removals that are held."""
-        self.executor.found(state)
-        steps = self._compare(state, keys)
+    def _plan(self, state: DeviceState, keys: list[PublicKey], changed: Collection[PublicKey]) -> Plan:
+        """Return the plan for these peers from a reading, without the removals that are held.
+
+        Peers that have changed since the reading began are left to the repair that follows their
+        event.
+        """
+        self.executor.found(state, changed)
+        steps = self._compare(state, [key for key in keys if key not in changed])
         self._waiting = set(steps.waiting)
         return self.removal_guard.check(steps, self.executor.present)
 

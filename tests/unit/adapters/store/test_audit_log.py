@@ -4,6 +4,7 @@ import sqlite3
 import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 
@@ -38,6 +39,19 @@ def test_several_writers_make_one_chain(ledger: SqliteAuditLog) -> None:
         list(pool.map(lambda n: ledger.append([note(n), note(n + 0.5)]), range(25)))
     assert ledger.verify() == (ledger.end(), None)
     assert ledger.end().number == 50
+
+
+def test_writers_that_open_a_new_file_at_once_wait_for_each_other(tmp_path: Path) -> None:
+    for number in range(20):
+        log, start = SqliteAuditLog(tmp_path / f"{number}.sqlite"), Barrier(4)
+
+        def append(n: int, log: SqliteAuditLog = log, start: Barrier = start) -> None:
+            start.wait()
+            log.append([note(n)])
+
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(append, range(4)))
+        assert log.end().number == 4
 
 
 def test_the_oldest_go_by_age_and_by_size_and_the_rest_stays_sound(ledger: SqliteAuditLog) -> None:

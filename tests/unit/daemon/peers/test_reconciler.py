@@ -1,10 +1,13 @@
-"""Repairs that fail."""
+"""Repairs that fail, and repairs beside events."""
+
+import asyncio
 
 import pytest
 from tests.scripted import grant
 from tests.unit.daemon.conftest import Bench, eventually
 
 from dstack_vpn.core.chain.events import Revoked
+from dstack_vpn.core.model import DeviceState
 from dstack_vpn.errors import DeviceError
 
 
@@ -30,3 +33,29 @@ async def test_a_repair_that_failed_is_tried_again_before_the_audit(
         monkeypatch.setattr(type(device), "apply", lambda _, changes: failing(changes))
         bench.source.tell(bench.chain.mine(Revoked(1)))
         await eventually(lambda: bench.tokens() == set())
+
+
+async def test_a_reading_from_before_an_event_does_not_undo_or_repeat_it(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.chain.mine(grant(1))
+    async with bench.running() as node:
+        await eventually(lambda: node.reconciler.compared_at and bench.tokens() == {1})
+        device, read, go_on = bench.device, bench.device.read, asyncio.Event()
+
+        async def slow() -> DeviceState:
+            state = await read()
+            await go_on.wait()
+            return state
+
+        monkeypatch.setattr(type(device), "read", lambda _: slow())
+        async with asyncio.TaskGroup() as group:
+            repair = group.create_task(node.reconciler.repair())
+            applied = node.reconciler.executor.applied
+            bench.source.tell(bench.chain.mine(Revoked(1), grant(2)))
+            await eventually(lambda: bench.tokens() == {2})
+            go_on.set()
+            assert await repair
+        assert node.reconciler.executor.applied == applied + 2
+        assert len(node.reconciler.executor.present) == 1
+        assert bench.tokens() == {2}
