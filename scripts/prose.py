@@ -105,14 +105,19 @@ def hits(passage: Passage) -> Iterator[Hit]:
 def long_lines(text: str) -> Iterator[Hit]:
     """Yield each overlong line of a document outside of tables, code and generated text."""
     for number, line in enumerate(FENCED.sub(blank, MADE.sub(blank, text)).split("\n"), 1):
-        if len(line) > LONGEST and not line.startswith("|"):
+        if len(line) > LONGEST and not line.lstrip().startswith("|"):
             yield Hit("long line", number, f"{len(line)} columns")
 
 
 def documents(root: Path) -> list[Path]:
     """Return the documents that are not generated."""
     pages = [path for path in (root / "docs").rglob("*.md") if path.name not in GENERATED]
-    return sorted([*pages, *(root / name for name in ("README.md", "SECURITY.md", "contracts/README.md"))])
+    return sorted(
+        [
+            *pages,
+            *(root / name for name in ("README.md", "CHANGELOG.md", "SECURITY.md", "contracts/README.md")),
+        ]
+    )
 
 
 def main(root: Path = ROOT) -> int:

@@ -23,7 +23,8 @@ def names(passages: list[prose.Passage]) -> set[str]:
 
 def tree(folder: Path, document: str, source: str) -> Path:
     """Return a repository with one document, one source, and the other files that are searched."""
-    for name in ("docs/page.md", "README.md", "SECURITY.md", "contracts/README.md", "src/module.py"):
+    pages = ("docs/page.md", "README.md", "CHANGELOG.md", "SECURITY.md", "contracts/README.md")
+    for name in (*pages, "src/module.py"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text("")
     (folder / "docs" / "page.md").write_text(document)
