@@ -56,7 +56,7 @@ class Acts:
                 node = self._lab.add_node(name)
                 self._lab.mint(node)
                 self._lab.set_endpoint(node)
-        self._story.tell_fact(f"the registry is {self._lab.chain.contract}")
+        self._story.note(f"the registry is {self._lab.chain.contract}")
 
     def come_up(self) -> None:
         """Start three daemons, and wait for their tunnels."""
@@ -69,7 +69,7 @@ class Acts:
             for node, other in itertools.permutations(self._nodes, 2):
                 node.wait_reaches(other.address)
         addresses = ", ".join(f"{node.name} {node.address}" for node in self._nodes)
-        self._story.tell_fact(f"their addresses in the tunnel: {addresses}")
+        self._story.note(f"their addresses in the tunnel: {addresses}")
         self._story.start_ping(self._a.namespace, self._b.address, self._lab.run.home / "ping.log")
 
     def fetch(self) -> None:
@@ -80,13 +80,13 @@ class Acts:
         with self._story.timed("b fetched it", headline=True):
             page = self._b.fetch(a.address, _WEB_PORT)
         self._story.expect(PAGE in page, "the page that b fetched is not a's")
-        self._story.tell_fact(f"b got: {page.strip()}")
+        self._story.note(f"b got: {page.strip()}")
 
     def revoke(self) -> None:
         """Revoke a member whose daemon is frozen; the other tunnels are not disturbed."""
         lab, c = self._lab, self._c
         c.signal(signal.SIGSTOP)
-        self._story.tell_fact("c's daemon is frozen: only the others can remove c")
+        self._story.note("c's daemon is frozen: only the others can remove c")
         self._story.change(
             "c is removed from a and b",
             lambda: lab.lost(lab.revoke(c), c.public_key, self._pair),
@@ -134,7 +134,7 @@ class Acts:
         lab.chain.stop()
         with story.timed("anvil is stopped: the health of all three nodes reports it", headline=True):
             self._wait_chain("failed")
-        story.tell_fact(f"a: {self._a.component('chain')[1]}")
+        story.note(f"a: {self._a.component('chain')[1]}")
         with story.timed("all tunnels work without it"):
             for node, other in itertools.permutations(self._nodes, 2):
                 story.expect(node.reaches(other.address), f"{node.name} lost {other.name} with the chain")
@@ -182,8 +182,8 @@ class Acts:
     def _silent(self, node: LabNode) -> None:
         with self._story.timed(f"{node.name} pings a and b: no answer"):
             for other in self._pair:
-                heard = node.reaches(other.address, wait=0.3)
-                self._story.expect(not heard, f"{node.name} still reaches {other.name}")
+                reached = node.reaches(other.address, wait=0.3)
+                self._story.expect(not reached, f"{node.name} still reaches {other.name}")
 
     def _restart_c(self, what: str) -> None:
         with self._story.timed(what):

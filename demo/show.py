@@ -47,7 +47,7 @@ def show(*, keep: bool, plain: bool) -> None:
         signal.signal(number, _end)
     lab, left = Lab(tools), False
     try:
-        failure = _tell(lab, screen)
+        failure = _play(lab, screen)
         if keep:
             _say_how_to_look(lab, screen)
             lab.leave_running()
@@ -74,14 +74,14 @@ def clean() -> None:
     )
 
 
-def _tell(lab: Lab, screen: Screen) -> str | None:
+def _play(lab: Lab, screen: Screen) -> str | None:
     """Run the story; returns the failure, or None."""
     screen.print(Text("\ndstack-vpn: the network follows the chain\n", "bold"))
     screen.print(Text(PICTURE, "cyan"))
     story, began = Story(screen), time.monotonic()
     try:
         with screen:
-            story.tell(Acts(lab, story).all())
+            story.play(Acts(lab, story).all())
     except StepFailedError as error:
         return str(error)
     screen.print(summary(story.steps))

@@ -37,7 +37,7 @@ class Story:
         self.steps: list[StoryStep] = []
         self._ping: Ping | None = None
 
-    def tell(self, acts: Sequence[Act]) -> None:
+    def play(self, acts: Sequence[Act]) -> None:
         """Run all acts; raises `StepFailedError` if a step failed."""
         try:
             for number, (title, act) in enumerate(acts, 1):
@@ -91,7 +91,7 @@ class Story:
         text = f"block {change.mined.block}: {what}"
         self._add(Fact(text, change.seconds, change.daemon, headline=True))
 
-    def tell_fact(self, text: str) -> None:
+    def note(self, text: str) -> None:
         """Show a fact without a duration."""
         self._add(Fact(text))
 

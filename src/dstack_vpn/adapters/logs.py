@@ -90,14 +90,14 @@ class Folding:
         return event
 
 
-def tell_exposed(names: Sequence[str]) -> None:
+def warn_exposed(names: Sequence[str]) -> None:
     """Warn about secrets in the environment, visible to child processes and the engine's API."""
     if names:
         log = structlog.get_logger(component="config")
         log.warning("config.secret_in_environment", names=names, better="pass its file as NAME_FILE")
 
 
-def tell_unknown(names: Sequence[str]) -> None:
+def warn_unknown(names: Sequence[str]) -> None:
     """Warn about variables whose names resemble settings."""
     if names:
         log = structlog.get_logger(component="config")

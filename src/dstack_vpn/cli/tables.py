@@ -56,7 +56,7 @@ def _peer(peer: Mapping[str, Any]) -> Row:
     first, *others = [a.partition("/")[0] for a in peer["addresses"]] or [None]
     traffic = size(peer["rx_bytes"]), size(peer["tx_bytes"])
     return Row(
-        (peer["node_id"], first, heard(peer), peer.get("transport"), *traffic),
+        (peer["node_id"], first, last_received(peer), peer.get("transport"), *traffic),
         (f"token {peer['token']}", *others, *endpoint_of(peer)),
     )
 
@@ -66,7 +66,7 @@ def endpoint_of(peer: Mapping[str, Any]) -> list[str]:
     return [f"endpoint {peer['endpoint']}"] if peer["endpoint"] else []
 
 
-def heard(peer: Mapping[str, Any]) -> str | Text:
+def last_received(peer: Mapping[str, Any]) -> str | Text:
     """Return the age of a peer's last handshake, or that it does not answer."""
     if peer.get("state") == "no answer":
         return Text("no answer", "red")

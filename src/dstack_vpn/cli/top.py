@@ -20,7 +20,7 @@ from dstack_vpn.cli.http import HTTP, fetch, request_to
 from dstack_vpn.cli.layout import Layout, Row
 from dstack_vpn.cli.options import with_settings
 from dstack_vpn.cli.tables import console as standard_output
-from dstack_vpn.cli.tables import endpoint_of, heard, size, status_line
+from dstack_vpn.cli.tables import endpoint_of, last_received, size, status_line
 from dstack_vpn.cli.text import printable
 from dstack_vpn.cli.words import describe
 from dstack_vpn.config import Settings
@@ -117,7 +117,7 @@ def _peer(peer: Mapping[str, Any], down: float, up: float) -> Row:
     return Row(
         (
             peer["node_id"],
-            heard(peer),
+            last_received(peer),
             peer.get("transport"),
             f"{size(round(down))}/s",
             f"{size(round(up))}/s",

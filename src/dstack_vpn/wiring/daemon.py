@@ -131,8 +131,8 @@ async def run(settings: Settings) -> None:
     refuse_exposed(of_node(settings))
     lock(settings.state_dir)
     settings = await with_key(settings)
-    logs.tell_exposed(settings.exposed)
-    logs.tell_unknown(settings.unknown)
+    logs.warn_exposed(settings.exposed)
+    logs.warn_unknown(settings.unknown)
     async with taken(settings) as claim:
         with published(settings):
             await _run(settings, claim)

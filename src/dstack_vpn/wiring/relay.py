@@ -38,8 +38,8 @@ Show = Callable[[RelayView], Coroutine[Any, Any, None]]
 async def run(settings: RelaySettings, reread: Callable[[], RelaySettings], show: Show | None) -> None:
     """Serve until SIGTERM or SIGINT; read the settings again on SIGHUP. Raises `RelayError`."""
     logs.configure(settings.log_level, settings.log_levels, settings.log_format)
-    logs.tell_exposed(settings.exposed)
-    logs.tell_unknown(settings.unknown)
+    logs.warn_exposed(settings.exposed)
+    logs.warn_unknown(settings.unknown)
     service = await build(settings)
     view = RelayView(service, __version__, SystemClock().now())
     stop = asyncio.Event()

@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 from dstack_vpn.adapters.admin.endpoints import on_first
 from dstack_vpn.adapters.admin.reading import NodeName, RegistryReader, RegistrySnapshot
 from dstack_vpn.adapters.admin.signer import Signer, check_address
-from dstack_vpn.adapters.admin.transactions import Receipt, Tell, TransactionSender
+from dstack_vpn.adapters.admin.transactions import Progress, Receipt, TransactionSender
 from dstack_vpn.adapters.chain.caller import Caller
 from dstack_vpn.adapters.chain.fields import chain_id
 from dstack_vpn.adapters.chain.identity import Target
@@ -117,7 +117,7 @@ class Administrator:
 
     access: Access
     signer: Signer
-    tell: Tell
+    progress: Progress
     timeout: float
     """Seconds to wait for a receipt."""
 
@@ -177,7 +177,7 @@ class Administrator:
     # -- helpers -----------------------------------------------------------------------------------
 
     def _sender(self, caller: Caller) -> TransactionSender:
-        return TransactionSender(caller, self.access.chain_id, self.signer, self.tell, self.timeout)
+        return TransactionSender(caller, self.access.chain_id, self.signer, self.progress, self.timeout)
 
     async def _do(self, data: bytes, action: Action | None = None) -> Receipt:
         return (await self._send(data, action))[1]

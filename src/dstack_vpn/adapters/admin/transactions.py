@@ -27,7 +27,7 @@ from dstack_vpn.core.model import Address
 from dstack_vpn.errors import AdminError, CallRevertedError, ChainError, EndpointError, UnknownOutcomeError
 from dstack_vpn.ports import Log
 
-Tell = Callable[[str], None]
+Progress = Callable[[str], None]
 """Called with a short description of each step."""
 
 _FIRST_PAUSE: Final = 0.1
@@ -76,7 +76,7 @@ class TransactionSender:
     caller: Caller
     chain_id: int
     signer: Signer
-    tell: Tell
+    progress: Progress
     timeout: float
     """Seconds to wait for a receipt."""
 
@@ -85,15 +85,15 @@ class TransactionSender:
 
         Raises `ChainError` and `AdminError`, as the module describes.
         """
-        self.tell("simulating")
+        self.progress("simulating")
         transaction = {"from": self.signer.address, "data": "0x" + data.hex()}
         if to is not None:
             transaction["to"] = to
         await self._simulate(transaction)
         signed = self.signer.sign(await self._complete(to, data, transaction))
-        self.tell(f"sending transaction {signed.hash}")
+        self.progress(f"sending transaction {signed.hash}")
         await self._submit(signed)
-        self.tell(f"waiting for transaction {signed.hash} to be mined")
+        self.progress(f"waiting for transaction {signed.hash} to be mined")
         receipt = await self._wait(signed.hash)
         if _succeeded(receipt) is False:
             raise await self._reverted(signed.hash, receipt, transaction)
@@ -152,7 +152,7 @@ class TransactionSender:
                 raise AdminError(
                     f"the endpoint refused the transaction, and nothing was sent: {error}"
                 ) from error
-            self.tell(f"the endpoint replied {error}: looking for the transaction")
+            self.progress(f"the endpoint replied {error}: looking for the transaction")
 
     async def _is_known(self, hash_: str) -> bool:
         """Return True if the endpoint returns the transaction. It may not have it yet."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 from dstack_vpn.adapters.binding import bound, widen
 from dstack_vpn.adapters.destination import ask_for_destination, receive, send_from
 from dstack_vpn.adapters.dns.desk import Desk, TcpClient
-from dstack_vpn.adapters.dns.shun import Shunned
+from dstack_vpn.adapters.dns.source_filter import SourceFilter
 from dstack_vpn.adapters.turns import AT_ONCE, accepting, turn
 from dstack_vpn.core.limits.shares import Source
 from dstack_vpn.core.model import SocketAddress
@@ -64,7 +64,7 @@ class Listener:
         self._allows = lru_cache(maxsize=SOURCES)(allows)
         self._source = lru_cache(maxsize=SOURCES)(server.desk.sources.of)
         self._udp: socket.socket | None = None
-        self._shunned: Shunned | None = None
+        self._source_filter: SourceFilter | None = None
         self._tcp: asyncio.Server | None = None
 
     async def open(self) -> None:
@@ -73,7 +73,7 @@ class Listener:
         udp.setblocking(False)
         ask_for_destination(udp)
         widen(udp, BUFFER)
-        self._shunned = Shunned(udp)
+        self._source_filter = SourceFilter(udp)
         tcp = bound(self._address, socket.SOCK_STREAM)
         start = asyncio.start_server(self._serve, sock=tcp, limit=1 << 16, backlog=AT_ONCE)
         self._tcp = await accepting(start, tcp)
@@ -81,8 +81,8 @@ class Listener:
 
     def close(self) -> None:
         """Close both sockets."""
-        if self._shunned is not None:
-            self._shunned.close()
+        if self._source_filter is not None:
+            self._source_filter.close()
         if self._udp is not None:
             asyncio.get_running_loop().remove_reader(self._udp.fileno())
             self._udp.close()
@@ -100,8 +100,8 @@ class Listener:
                 data, client, destination = receive(self._udp)
             except OSError:
                 return  # no more data, or an ICMP error: a client has gone before its reply came
-            if not self._take(data, _Client(client, destination)) and self._shunned is not None:
-                self._shunned.refused(plain(client[0]))
+            if not self._take(data, _Client(client, destination)) and self._source_filter is not None:
+                self._source_filter.refused(plain(client[0]))
 
     def _take(self, data: bytes, client: "_Client") -> bool:
         """Reply now or later. Return False if the source is refused."""

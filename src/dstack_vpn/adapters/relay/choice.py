@@ -70,7 +70,7 @@ class Choice:
             self._barren[upstream] = reason
             _log.warning("relay.carried_nothing", upstream=upstream.name, problem=reason)
 
-    def heard(self, upstream: RelayUrl, now: float) -> None:
+    def note_received(self, upstream: RelayUrl, now: float) -> None:
         """Record that a frame arrived from an upstream."""
         if self._barren.pop(upstream, None) is not None:
             _log.info("relay.carries", upstream=upstream.name)

@@ -39,7 +39,7 @@ class DirectProbe:
         self._engine, self._uplink, self._wireguard, self._answered = engine, uplink, wireguard, answered
         self._udp: socket.socket | None = None
         self._left, self._next = COPIES, 0.0
-        self._heard = False
+        self._received = False
 
     def start(self, to: SocketAddress, mark: int | None) -> None:
         """Start; raises `OSError` without a route, `RelayError` if the mark is not permitted."""
@@ -77,7 +77,7 @@ class DirectProbe:
             self._engine.loop.add_reader(self._udp.fileno(), self._on_answer)
 
     def _give_up(self) -> None:
-        if not self._heard:
+        if not self._received:
             self.close()
 
     def _copy(self, frames: bytes) -> None:
@@ -107,6 +107,6 @@ class DirectProbe:
             return
         with suppress(OSError):
             self._wireguard.send(datagram)
-        if not self._heard:
-            self._heard = True
+        if not self._received:
+            self._received = True
             self._answered()

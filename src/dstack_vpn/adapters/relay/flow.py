@@ -83,7 +83,7 @@ class Service(Protocol):
     def lost(self, upstream: RelayUrl, reason: str, *, carried: bool) -> None:
         """Record that a connection ended, and whether it carried a frame."""
 
-    def heard(self, upstream: RelayUrl) -> None:
+    def note_received(self, upstream: RelayUrl) -> None:
         """Record that a frame arrived from an upstream."""
 
     def stalled(self, upstream: RelayUrl, reason: str, now: float) -> bool:
@@ -100,7 +100,7 @@ class Flow:
     """Carries one source's datagrams."""
 
     def __init__(self, service: Service, udp: socket.socket, source: SocketAddress, now: float) -> None:
-        self.source, self.began, self.active_at, self.heard_at = source, now, now, 0.0
+        self.source, self.began, self.active_at, self.last_received = source, now, now, 0.0
         self._service, self._udp = service, udp
         self._uplink = Uplink(service.engine, udp, service.counters, self._lost)
         self._sink = Sink(udp, service.engine.offload, service.counters, self._uplink.look_again)
@@ -192,9 +192,9 @@ class Flow:
         link.downlink.received = False
         received = received and link.downlink.opened
         if received:
-            self.heard_at, self._silent_since = now, None
-            self._service.heard(link.upstream)
-        elif sent and not self.heard_at:
+            self.last_received, self._silent_since = now, None
+            self._service.note_received(link.upstream)
+        elif sent and not self.last_received:
             self._silent_since = self._silent_since or now
         overdue = self._uplink.watch.tick(now, sent=sent, received=received)
         if overdue is None:

@@ -175,9 +175,9 @@ class Udp2Tcp:
             return
         self._rate_limited.warning("relay.lost", upstream=upstream.name, problem=reason)
 
-    def heard(self, upstream: RelayUrl) -> None:
+    def note_received(self, upstream: RelayUrl) -> None:
         """Record that a frame arrived from an upstream."""
-        self._choice.heard(upstream, self.engine.loop.time())
+        self._choice.note_received(upstream, self.engine.loop.time())
 
     def stalled(self, upstream: RelayUrl, reason: str, now: float) -> bool:
         """Return True to leave an upstream whose answers are overdue.
@@ -207,8 +207,8 @@ class Udp2Tcp:
         )
 
     def _is_alive(self, upstream: RelayUrl, now: float) -> bool:
-        heard = (flow.heard_at for flow in self._flows.values() if flow.upstream == upstream)
-        return any(at and now - at < ALIVE for at in heard)
+        received = (flow.last_received for flow in self._flows.values() if flow.upstream == upstream)
+        return any(at and now - at < ALIVE for at in received)
 
     def report_unreachable(self, problem: str) -> None:
         """Record that no upstream can be reached, and log the reason."""
@@ -268,7 +268,7 @@ class Udp2Tcp:
         idle = self._limits.idle
         for source, flow in list(self._flows.items()):
             flow.tick(now)
-            if flow.heard_at:
+            if flow.last_received:
                 self._places.firm(source)
             if now - flow.active_at > idle:
                 self._end(source)
@@ -281,7 +281,7 @@ class Udp2Tcp:
         if len(self.upstreams) == 1 and used <= {*self.upstreams}:
             return
         for flow in self._flows.values():
-            if flow.upstream is not None and now - flow.heard_at <= TICK:
+            if flow.upstream is not None and now - flow.last_received <= TICK:
                 self._choice.measured(flow.upstream, now, flow.rtt)
         for upstream in self._choice.probes(now, used) if used else ():
             self._group.create_task(self._probe(upstream), name=f"probe {upstream.name}")

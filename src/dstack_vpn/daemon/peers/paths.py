@@ -31,7 +31,7 @@ class PeerPath:
     selector: PathSelector | None
     """None: the peer has only relays."""
     relay: PeerRelay | None = field(default=None, init=False)
-    heard_at: SocketAddress | None = field(default=None, init=False)
+    last_source: SocketAddress | None = field(default=None, init=False)
     """The UDP address of its last packets."""
     _running: "asyncio.Task[None] | None" = field(default=None, init=False)
     _problem: str | None = field(default=None, init=False)
@@ -71,7 +71,7 @@ class PeerPath:
 
     def received(self, at: SocketAddress | None) -> None:
         """Record the UDP address from which the peer answers."""
-        self.heard_at = at
+        self.last_source = at
 
     def asks(self, now: float) -> bool:
         """Return whether a check that UDP can be sent is due."""
@@ -125,7 +125,7 @@ class Paths:
         selector = peer.selector
         if selector is None or selector.way is Path.RELAY:
             return selector is not None
-        return selector.proven and peer.heard_at == self.names.by_udp(key, peer.peer_endpoint)
+        return selector.proven and peer.last_source == self.names.by_udp(key, peer.peer_endpoint)
 
     def problems(self) -> dict[str, str]:
         """Return the peers whose relays do not work, with the reasons."""

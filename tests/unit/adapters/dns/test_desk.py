@@ -14,7 +14,7 @@ from tests.ports import free_port
 from tests.unit.adapters.crowd import CROWD, connected
 from tests.unit.adapters.dns.test_server import ZONE, Told
 
-from dstack_vpn.adapters.dns import desk, shun
+from dstack_vpn.adapters.dns import desk, source_filter
 from dstack_vpn.adapters.dns.desk import CONNECTIONS, PACE, QUESTIONS
 from dstack_vpn.adapters.dns.server import DnsServer
 from dstack_vpn.core.model import SocketAddress
@@ -122,21 +122,21 @@ async def test_a_flood_beyond_its_pace_leaves_room_for_the_questions_of_others(
     async with serving() as server:
         moment = time.monotonic()
         monkeypatch.setattr(desk, "time", SimpleNamespace(monotonic=lambda: moment))  # time does not advance
-        monkeypatch.setattr(shun, "PAUSE", 60.0)
+        monkeypatch.setattr(source_filter, "PAUSE", 60.0)
         with asking(server.port, "127.3.0.7") as flood:
-            for _ in range(int(PACE.burst) + 2 * shun.AFTER):
+            for _ in range(int(PACE.burst) + 2 * source_filter.AFTER):
                 flood.send(OURS)
-            await eventually(lambda: "127.3.0.7" in shunned(server), "it is shunned")
+            await eventually(lambda: "127.3.0.7" in blocked(server), "the source is blocked")
             for _ in range(5000):
                 flood.send(OURS)
             for other in OTHERS:
                 assert await udp(server.port, other)
 
 
-def shunned(server: DnsServer) -> set[str]:
+def blocked(server: DnsServer) -> set[str]:
     (listener,) = server._open.values()
-    assert listener._shunned is not None
-    return set(listener._shunned._timers)
+    assert listener._source_filter is not None
+    return set(listener._source_filter._timers)
 
 
 @asynccontextmanager

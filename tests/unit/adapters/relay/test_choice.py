@@ -39,8 +39,8 @@ def test_a_connection_alone_does_not_end_a_barren_state_and_each_state_is_logged
         choice.carried_nothing(A, 2.0, "it hangs up")
         choice.connected(A, 3.0, 0.01)
         assert choice.problem([A]) == f"{A.name}: it hangs up"
-        choice.heard(A, 4.0)
-        choice.heard(A, 5.0)
+        choice.note_received(A, 4.0)
+        choice.note_received(A, 5.0)
     assert choice.problem([A]) is None
     assert [line["event"] for line in lines] == [
         *("relay.carried_nothing", "relay.carried_nothing"),

@@ -5,8 +5,8 @@ import socket
 import pytest
 from tests.integration.support import eventually
 
-from dstack_vpn.adapters.dns import shun
-from dstack_vpn.adapters.dns.shun import Shunned, attach, program
+from dstack_vpn.adapters.dns import source_filter
+from dstack_vpn.adapters.dns.source_filter import SourceFilter, attach, program
 
 
 def bound(host: str) -> socket.socket:
@@ -38,28 +38,29 @@ def test_what_these_send_is_dropped_and_nothing_else(hosts: list[str]) -> None:
 
 def test_the_longest_filter_is_accepted() -> None:
     with bound("127.0.0.1") as udp:
-        attach(udp, program([f"2001:db8::{number:x}" for number in range(shun.MOST)] + ["127.0.0.2"]))
+        longest = [f"2001:db8::{number:x}" for number in range(source_filter.MOST)]
+        attach(udp, program([*longest, "127.0.0.2"]))
         assert not heard(udp, "127.0.0.2")
         assert heard(udp, "127.0.0.3")
 
 
 async def test_a_source_is_heard_again_after_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shun, "PAUSE", 0.05)
+    monkeypatch.setattr(source_filter, "PAUSE", 0.05)
     with bound("127.0.0.1") as udp:
-        shunned = Shunned(udp)
-        for _ in range(shun.AFTER - 1):
-            shunned.refused("127.0.0.2")
+        blocked = SourceFilter(udp)
+        for _ in range(source_filter.AFTER - 1):
+            blocked.refused("127.0.0.2")
         assert heard(udp, "127.0.0.2")
-        shunned.refused("127.0.0.2")
+        blocked.refused("127.0.0.2")
         assert not heard(udp, "127.0.0.2")
         assert heard(udp, "127.0.0.3")
         await eventually(lambda: heard(udp, "127.0.0.2"), "it is heard again")
 
 
-async def test_a_source_that_is_refused_now_and_then_is_not_shunned(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shun, "WITHIN", -1.0)
+async def test_a_source_that_is_refused_now_and_then_is_not_blocked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source_filter, "WITHIN", -1.0)
     with bound("127.0.0.1") as udp:
-        shunned = Shunned(udp)
-        for _ in range(2 * shun.AFTER):
-            shunned.refused("127.0.0.2")
+        blocked = SourceFilter(udp)
+        for _ in range(2 * source_filter.AFTER):
+            blocked.refused("127.0.0.2")
         assert heard(udp, "127.0.0.2")

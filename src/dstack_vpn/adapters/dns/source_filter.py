@@ -43,7 +43,7 @@ Instruction = tuple[int, int, int, int]
 """Code, instructions to skip if true, instructions to skip if false, operand."""
 
 
-class Shunned:
+class SourceFilter:
     """The sources whose datagrams a UDP socket drops."""
 
     def __init__(self, udp: socket.socket) -> None:
