@@ -3,8 +3,8 @@
 import sqlite3
 import stat
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
-from threading import Barrier
 
 import pytest
 
@@ -41,17 +41,23 @@ def test_several_writers_make_one_chain(ledger: SqliteAuditLog) -> None:
     assert ledger.end().number == 50
 
 
-def test_writers_that_open_a_new_file_at_once_wait_for_each_other(tmp_path: Path) -> None:
-    for number in range(20):
-        log, start = SqliteAuditLog(tmp_path / f"{number}.sqlite"), Barrier(4)
+def test_an_append_waits_for_another_process_that_creates_the_file(
+    ledger: SqliteAuditLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "state" / "audit.sqlite"
+    path.parent.mkdir()
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        pauses: list[float] = []
 
-        def append(n: int, log: SqliteAuditLog = log, start: Barrier = start) -> None:
-            start.wait()
-            log.append([note(n)])
+        def sleep(seconds: float) -> None:
+            pauses.append(seconds)
+            if len(pauses) == 3:
+                other.execute("COMMIT")
 
-        with ThreadPoolExecutor(4) as pool:
-            list(pool.map(append, range(4)))
-        assert log.end().number == 4
+        monkeypatch.setattr("dstack_vpn.adapters.store.audit_log.time.sleep", sleep)
+        assert ledger.append([note(1.0)]).number == 1
+    assert len(pauses) == 3
 
 
 def test_the_oldest_go_by_age_and_by_size_and_the_rest_stays_sound(ledger: SqliteAuditLog) -> None:
