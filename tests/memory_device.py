@@ -143,6 +143,8 @@ class MemoryLink:
         self.taken: str | None = None
         """The return value of `obstacle`."""
         self.without_ipv6 = False
+        self.edits = asyncio.Event()
+        """Set by a test in place of the kernel's notification."""
         self.fail_starts = 0
         """The number of the next `start` calls that fail."""
 
@@ -170,6 +172,11 @@ class MemoryLink:
             raise DeviceGoneError(f"the interface {self.name} does not exist")
         before, self.settings = self.settings, settings
         return before != settings
+
+    async def edited(self) -> None:
+        """Return when the test has set ``edits``."""
+        await self.edits.wait()
+        self.edits.clear()
 
     def obstacle(self) -> str | None:
         """Return the obstacle that the test has set."""

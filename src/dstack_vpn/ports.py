@@ -283,6 +283,12 @@ class Link(Protocol):
     async def gone(self) -> None:
         """Wait until the device from `start` has been removed; `start` sets it up again."""
 
+    async def edited(self) -> None:
+        """Wait until the interface's addresses may have changed, also by ourselves.
+
+        Raises `DeviceError` before `start`. Only one task waits at a time.
+        """
+
     async def is_up(self) -> bool:
         """Return whether the interface exists and is up."""
 

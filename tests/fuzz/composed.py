@@ -66,7 +66,7 @@ def netlink_answer(data: bytes) -> object:
         elif message.type != netlink.RTM_DELLINK:
             parser.feed(message.payload)
             found += 1
-    return parser.state() if found else list(netlink.deleted_links(data)) or None
+    return parser.state() if found else list(netlink.interface_changes(data)) or None
 
 
 def device_dump(data: bytes) -> object:

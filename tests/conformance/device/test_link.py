@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 import pytest
 from structlog.testing import capture_logs
@@ -93,6 +94,21 @@ async def test_everything_asked_for_is_there_and_nothing_else(link: AnyRealLink,
         inside.run("ip", *edit)
         assert await link.configure(SETTINGS)
         assert (addresses(inside), routes(inside)) == (SETTINGS.addresses, EVERYTHING)
+
+
+async def test_an_edit_of_the_addresses_is_reported(link: AnyRealLink, inside: Namespace) -> None:
+    await link.start()
+    await link.configure(SETTINGS)
+    for edit in (("address", "flush", "dev", NAME), ("address", "add", "192.0.2.7/24", "dev", NAME)):
+        with suppress(TimeoutError):
+            while True:  # our own changes are reported as well
+                await asyncio.wait_for(link.edited(), 0.05)
+        async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+            reported = group.create_task(link.edited())
+            await asyncio.sleep(0)
+            assert not reported.done()
+            inside.run("ip", *edit)
+        assert await link.configure(SETTINGS)
 
 
 async def test_what_is_stale_goes(link: AnyRealLink, inside: Namespace) -> None:

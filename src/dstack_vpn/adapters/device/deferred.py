@@ -44,6 +44,10 @@ class DeferredLink:
         """See `ports.Link.gone`."""
         await self._chosen().gone()
 
+    async def edited(self) -> None:
+        """See `ports.Link.edited`."""
+        await self._chosen().edited()
+
     async def is_up(self) -> bool:
         """See `ports.Link.is_up`."""
         return self._link is not None and await self._link.is_up()

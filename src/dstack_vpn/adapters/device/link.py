@@ -59,6 +59,7 @@ class _Link(ABC):
         """The reason why the interface is ours. None until it was proven."""
         self._settings: LinkSettings | None = None
         self._taken: str | None = None
+        self._watch: LinkWatch | None = None
 
     @abstractmethod
     async def start(self) -> Device:
@@ -92,6 +93,12 @@ class _Link(ABC):
         self._settings = settings
         return changed
 
+    async def edited(self) -> None:
+        """See `ports.Link.edited`."""
+        if self._watch is None:
+            raise DeviceError(f"the interface {self.name} has not been set up yet")
+        await self._watch.edited()
+
     def obstacle(self) -> str | None:
         """See `ports.Link.obstacle`."""
         return self._taken
@@ -117,8 +124,20 @@ class _Link(ABC):
             problem = " ".join(map(str, foreign(self.name, link, device, identity)))
             raise DeviceError(problem or f"{self.name} is not ours")
         self._proof, self._interface.claimed = proof, link.index
+        self._watch_interface(link.index)
         if link.alias != (mark := identity.mark(proof)):
             await self._interface.set_alias(mark)
+
+    def _watch_interface(self, index: int) -> None:
+        if self._watch is not None and self._watch.index == index and not self._watch.gone.is_set():
+            return
+        self._unwatch()
+        self._watch = LinkWatch(index)
+
+    def _unwatch(self) -> None:
+        if self._watch is not None:
+            self._watch.close()
+            self._watch = None
 
     async def _remove_interface(self) -> None:
         """Remove our routes, and the interface if it is ours."""
@@ -284,6 +303,7 @@ class UserspaceLink(_Link):
             self._child.release()
             self._child = None
         self._close_tun()
+        self._unwatch()
         await self._interface.close()
 
     async def _remove(self, device: UserspaceDevice | None) -> None:
@@ -315,7 +335,6 @@ class KernelLink(_Link):
     def __init__(self, claim: Claim) -> None:
         super().__init__(claim)
         self._device: KernelDevice | None = None
-        self._watch: LinkWatch | None = None
 
     async def start(self) -> KernelDevice:
         """Create the interface, or adopt the existing one. Raises `DeviceError`."""
@@ -333,7 +352,7 @@ class KernelLink(_Link):
                 f"{self.name} is not a WireGuard interface of the kernel, and is not changed: "
                 "choose another INTERFACE"
             )
-        self._watch = LinkWatch(link.index)
+        self._watch_interface(link.index)
         self._device = KernelDevice(self.name, family)
         try:
             await self._own(link, None if made else await self._device.read(), made=made)
@@ -358,8 +377,7 @@ class KernelLink(_Link):
         await self._interface.close()
 
     def _close(self) -> None:
-        if self._watch is not None:
-            self._watch.close()
+        self._unwatch()
         if self._device is not None:
             self._device.close()
-        self._watch = self._device = None
+            self._device = None

@@ -23,6 +23,8 @@ NLM_F_ACK: Final = 0x04
 NLM_F_DUMP_INTR: Final = 0x10
 NLM_F_DUMP: Final = 0x300
 RTM_DELLINK: Final = 17
+RTM_NEWADDR: Final = 20
+RTM_DELADDR: Final = 21
 
 _NLA_F_NESTED: Final = 0x8000
 _NLA_TYPE_MASK: Final = 0x3FFF
@@ -30,7 +32,8 @@ _GENL_ID_CTRL: Final = 16
 _CTRL_CMD_GETFAMILY: Final = 3
 _CTRL_ATTR_FAMILY_ID: Final = 1
 _CTRL_ATTR_FAMILY_NAME: Final = 2
-_RTMGRP_LINK: Final = 1
+_WATCHED: Final = 0x1 | 0x10 | 0x100
+"""RTMGRP_LINK, RTMGRP_IPV4_IFADDR and RTMGRP_IPV6_IFADDR (linux/rtnetlink.h)."""
 _MAX_ERRNO: Final = 4095
 """The largest errno (linux/err.h). `os.strerror` fails for some larger ones."""
 
@@ -38,7 +41,8 @@ _HEADER: Final = struct.Struct("=IHHII")
 _GENERIC: Final = struct.Struct("=BBH")
 _ATTRIBUTE: Final = struct.Struct("=HH")
 _ERROR: Final = struct.Struct("=i")
-_LINK_INDEX: Final = struct.Struct("=4xi")
+_INDEX: Final = struct.Struct("=4xi")
+"""The index of the interface in an ifinfomsg and in an ifaddrmsg."""
 
 RECEIVE_BYTES: Final = 65_536
 INLINE_BYTES: Final = 4_096
@@ -113,16 +117,16 @@ def parse_generic(payload: memoryview) -> Iterator[tuple[int, memoryview]]:
     return parse_attributes(payload[_GENERIC.size :])
 
 
-def deleted_links(buffer: bytes) -> Iterator[int]:
-    """Yield the indexes of the interfaces that a notification reports as removed.
+def interface_changes(buffer: bytes) -> Iterator[tuple[int, int]]:
+    """Yield the type and the interface's index of each deleted link and each changed address.
 
     Raises `DeviceError`.
     """
     for each in parse_messages(buffer):
-        if each.type == RTM_DELLINK:
-            if len(each.payload) < _LINK_INDEX.size:
+        if each.type in {RTM_DELLINK, RTM_NEWADDR, RTM_DELADDR}:
+            if len(each.payload) < _INDEX.size:
                 raise DeviceError("netlink: a message is truncated")
-            yield _LINK_INDEX.unpack_from(each.payload)[0]
+            yield each.type, _INDEX.unpack_from(each.payload)[0]
 
 
 def check_error(payload: memoryview) -> None:
@@ -223,41 +227,46 @@ async def find_family(name: str) -> int | None:
 
 
 class LinkWatch:
-    """Reports the deletion of an interface."""
+    """Reports the deletion of an interface and changes of its addresses."""
 
     def __init__(self, index: int) -> None:
+        self.index = index
         self.gone = asyncio.Event()
-        self._index = index
+        self._edited = asyncio.Event()
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK)
-        self._socket.bind((0, _RTMGRP_LINK))
+        self._socket.bind((0, _WATCHED))
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._socket, self._read)
 
+    async def edited(self) -> None:
+        """Return when its addresses may have changed since the last call, also by ourselves."""
+        await self._edited.wait()
+        self._edited.clear()
+
     def _read(self) -> None:
         try:
-            buffer = self._socket.recv(RECEIVE_BYTES)
+            changes = list(interface_changes(self._socket.recv(RECEIVE_BYTES)))
         except BlockingIOError:
             return
-        except OSError:
-            # Notifications were lost, because the buffer overflowed (ENOBUFS).
+        except (OSError, DeviceError):
+            # Notifications were lost, because the buffer overflowed (ENOBUFS), or are unreadable.
             self._check()
             return
-        try:
-            gone = self._index in deleted_links(buffer)
-        except DeviceError:
-            self._check()
-            return
-        if gone:
-            self.gone.set()
+        for kind, index in changes:
+            if index == self.index:
+                self._edited.set()
+                if kind == RTM_DELLINK:
+                    self.gone.set()
 
     def _check(self) -> None:
+        self._edited.set()
         try:
-            socket.if_indextoname(self._index)
+            socket.if_indextoname(self.index)
         except OSError:
             self.gone.set()
 
     def close(self) -> None:
-        """Stop watching, and release the waiters."""
+        """Stop watching, and release those that wait for the deletion."""
         if self._socket.fileno() >= 0:
             self._loop.remove_reader(self._socket)
             self._socket.close()

@@ -30,6 +30,9 @@ CHECK: Final = 2.0
 """Seconds between checks that the interface exists and is up."""
 COMPARE: Final = TimeShare(parts=200, least=10.0)
 """The rate of comparing its addresses and routes: a host can have a million routes."""
+AFTER_EDIT: Final = TimeShare(parts=20, least=0.1)
+"""The same after the kernel reported a change: several changes are compared once, and two programs
+that undo each other's changes do not take all of the time."""
 
 
 @dataclass(slots=True)
@@ -210,6 +213,9 @@ class TunnelKeeper:
     """Sets the device's peers; raises nothing."""
     renew: Callable[[], Awaitable[object]]
     """Begins new sessions with all peers; raises nothing."""
+    _compare_at: float = field(default=0.0, init=False)
+    """The time of the next comparison of addresses and routes (monotonic seconds)."""
+    _compare_took: float = field(default=0.0, init=False)
 
     async def run(self) -> None:
         """Start the device, wait until it is gone, and start it again. Absorbs device errors."""
@@ -222,7 +228,7 @@ class TunnelKeeper:
     async def watch(self) -> None:
         """Restore the addresses and the up state. Absorbs device errors; health shows them."""
         tunnel, failed = self.tunnel, False
-        compare_at = tunnel.clock.monotonic() + COMPARE.least
+        self._compare_at = tunnel.clock.monotonic() + COMPARE.least
         while True:
             await tunnel.up.wait()
             with suppress(TimeoutError):
@@ -230,8 +236,8 @@ class TunnelKeeper:
             self.own_changed.clear()
             try:
                 await self._check()
-                if tunnel.clock.monotonic() >= compare_at:
-                    compare_at = await self._compare()
+                if tunnel.clock.monotonic() >= self._compare_at:
+                    await self._compare()
                 if failed:
                     await self.fill()  # a full comparison also records that the device is correct
                 failed = False
@@ -250,22 +256,32 @@ class TunnelKeeper:
             await tunnel.configure_again()
             await self.renew()  # the sessions ended with the interface
 
-    async def _compare(self) -> float:
-        """Undo another program's change of addresses, MTU or routes; return the time to repeat."""
+    async def _compare(self) -> None:
+        """Undo another program's change of addresses, MTU or routes."""
         clock = self.tunnel.clock
         began = clock.monotonic()
         if await self.tunnel.configure_again():
             _log.warning("device.edited", what="addresses, MTU or routes")
         now = clock.monotonic()
-        return now + COMPARE.pause(now - began)
+        self._compare_took = now - began
+        self._compare_at = now + COMPARE.pause(self._compare_took)
+
+    async def _note_edits(self) -> None:
+        """Have the interface compared soon after the kernel reports a change of an address."""
+        while True:
+            await self.tunnel.link.edited()
+            await asyncio.sleep(AFTER_EDIT.pause(self._compare_took))
+            self._compare_at = self.tunnel.clock.monotonic()
+            self.own_changed.set()
 
     async def _until_lost(self) -> None:
         tunnel = self.tunnel
         async with asyncio.TaskGroup() as group:
             waits = [group.create_task(tunnel.link.gone()), group.create_task(tunnel.gone.wait())]
+            edits = group.create_task(self._note_edits())
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-            for wait in waits:
-                wait.cancel()
+            for task in (*waits, edits):
+                task.cancel()
         tunnel.lost()
         tunnel.fail("the WireGuard device has vanished; it is being set up again")
 

@@ -123,12 +123,16 @@ def test_an_errno_that_there_is_not_is_a_protocol_error(said: int, code: int) ->
     assert caught.value.code == code
 
 
-def test_which_links_have_gone() -> None:
+def test_which_interfaces_have_changed() -> None:
     link = struct.pack("=BxHiII", 0, 1, 7, 0, 0)
-    gone, other = netlink.message(netlink.RTM_DELLINK, 0, 0, link), netlink.message(16, 0, 0, link)
-    assert list(netlink.deleted_links(other + gone)) == [7]
-    with pytest.raises(DeviceError):
-        list(netlink.deleted_links(netlink.message(netlink.RTM_DELLINK, 0, 0, link[:7])))
+    address = struct.pack("=BBBBI", 2, 32, 0, 0, 9)
+    gone, other = netlink.message(netlink.RTM_DELLINK, 0, 0, link), netlink.message(24, 0, 0, link)
+    removed = netlink.message(netlink.RTM_DELADDR, 0, 0, address)
+    found = list(netlink.interface_changes(other + gone + removed))
+    assert found == [(netlink.RTM_DELLINK, 7), (netlink.RTM_DELADDR, 9)]
+    for short in (link[:7], address[:7]):
+        with pytest.raises(DeviceError):
+            list(netlink.interface_changes(netlink.message(netlink.RTM_DELADDR, 0, 0, short)))
 
 
 def test_sockaddr_of_both_families() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -105,3 +106,17 @@ async def test_a_link_that_is_well_again_is_so_in_health_before_the_audit(
         monkeypatch.setattr(bench.link, "is_up", failing)
         await eventually(lambda: "no answer" in bench.component("device"))
         await eventually(lambda: bench.component("device") == "ok: ")
+
+
+async def test_an_edited_address_is_restored_at_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CHECK", 3600.0)
+    monkeypatch.setattr(module, "COMPARE", TimeShare(200, 3600.0))
+    bench.chain.mine(Granted(0, "0xme", "node-0", derive(OWN)))
+    async with bench.running():
+        await eventually(lambda: bench.link.settings is not None and bench.link.settings.addresses)
+        wanted = bench.link.settings
+        for _ in range(2):
+            assert wanted is not None
+            bench.link.settings = replace(wanted, addresses=frozenset())
+            bench.link.edits.set()
+            await eventually(lambda: bench.link.settings == wanted)
