@@ -10,6 +10,12 @@ from tests.contracts.evm import ALICE, BOB, OWNER, ZERO, Chain, Contract, Revert
 from tests.contracts.model import route
 from tests.contracts.test_nodes import refused
 
+from dstack_vpn.adapters.admin.signer import Signer, typed_hash
+from dstack_vpn.core.chain.invitation import Invitation as Terms
+from dstack_vpn.core.chain.invitation import RegistryAddress, claim_data, route_word
+from dstack_vpn.core.chain.invitation_code import ClaimKey
+from dstack_vpn.core.wireguard.keys import PublicKey
+
 MINTER = Account.from_key(bytes([1]) * 32)
 ONE_TIME = Account.from_key(bytes([2]) * 32)
 ROGUE = Account.from_key(bytes([3]) * 32)
@@ -274,3 +280,23 @@ def test_a_contract_signs_by_erc_1271(chain: Chain, desk: Desk, mode: str) -> No
         desk.registry.raw(data, sender=ALICE, gas=GAS)
     assert caught.value.error == ("InvalidInvitation",)
     assert desk.registry.call("totalSupply") == 0
+
+
+def test_the_products_own_hashes_and_calldata_are_the_contracts(desk: Desk) -> None:
+    registry = desk.registry
+    routes, claim_key = ("10.0.0.0/8", "fd00::/8"), ClaimKey(bytes([2]) * 32)
+    terms = Terms("web", 1, routes, 0, 2_000_000_000, MINTER.address.lower(), ZERO, claim_key.address, 9)
+    place = RegistryAddress(CHAIN_ID, registry.address.lower())
+    digest = typed_hash(terms.typed_data(place))
+    words = tuple(map(route_word, routes))
+    own = Invitation(tags=1, routes=words, salt=9)
+    assert digest == registry.call("invitationHash", own.tuple)
+    claim = claim_data(place, digest, ALICE, PublicKey.parse(key(1)), ENDPOINT)
+    assert typed_hash(claim) == registry.call("claimHash", digest, ALICE, key(1), ENDPOINT)
+    signature = Signer("01" * 32).sign_typed(terms.typed_data(place))
+    proof = Signer(claim_key.reveal().hex()).sign_typed(claim)
+    assert registry.send("redeem", own.tuple, signature, key(1), ENDPOINT, proof, sender=ALICE)[-1] == (
+        "InvitationRedeemed",
+        digest,
+        1,
+    )

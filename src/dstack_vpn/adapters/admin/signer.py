@@ -6,6 +6,8 @@ eth-account (the extra ``admin``) is imported only here, and only to sign or to 
 import sys
 from typing import Any, NamedTuple
 
+from dstack_vpn.core.chain.account import keccak256
+from dstack_vpn.core.chain.invitation import TypedData
 from dstack_vpn.core.model import Address
 from dstack_vpn.errors import AdminError, ConfigError, FormatError
 
@@ -44,6 +46,10 @@ class Signer:
         signed = self.__account.sign_transaction(transaction)
         return SignedTransaction(bytes(signed.raw_transaction), "0x" + bytes(signed.hash).hex())
 
+    def sign_typed(self, document: TypedData) -> bytes:
+        """Sign a structured message (EIP-712)."""
+        return bytes(self.__account.sign_message(_encoded(document)).signature)
+
     def __repr__(self) -> str:
         return f"Signer({self.address}, ***)"
 
@@ -65,6 +71,31 @@ def check_address(text: str) -> Address:
     if not is_checksum_address(text):
         raise FormatError("the address's checksum is wrong (EIP-55): check it for a typing error")
     return text.lower()
+
+
+def typed_hash(document: TypedData) -> bytes:
+    """Return the EIP-712 hash of a structured message; raises `AdminError` without eth-account."""
+    message = _encoded(document)
+    return keccak256(b"\x19" + message.version + message.header + message.body)
+
+
+def signer_of(document: TypedData, signature: bytes) -> Address | None:
+    """Return the account that signed a structured message.
+
+    None if the signature is not an account's. Raises `AdminError` without eth-account.
+    """
+    account: Any = _account_class()
+    try:
+        return str(account.recover_message(_encoded(document), signature=signature)).lower()
+    except Exception:  # noqa: BLE001 - the library raises various errors for a malformed signature
+        return None
+
+
+def _encoded(document: TypedData) -> Any:  # noqa: ANN401 - the library has no types
+    _account_class()
+    from eth_account.messages import encode_typed_data
+
+    return encode_typed_data(dict(document.domain), dict(document.types), dict(document.message))
 
 
 def _account_class() -> type:

@@ -20,6 +20,8 @@ NODE_ENDPOINT_UPDATED: Final = "0x7c09c5e9a94bc8d2e5f67c05c89c0e7e81112cfbb1527d
 NODE_EXPIRY_UPDATED: Final = "0x2c708d2f2329133d39c48c26a5aea3ac25263ae8cc34dd6d68419edecec33829"
 NODE_TAGS_UPDATED: Final = "0x0983d613ce056a70595c17adbf9a8c0826d8dd2831107af3f05fd61302951031"
 NODE_ROUTES_UPDATED: Final = "0x77b73a0c562056539d2617d2beb2f857eb8c7e3deb2cf165dcc76f546e68ce5a"
+INVITATION_REDEEMED: Final = "0x9dd4e901d739fa226585c2a74f6997d50f65ec55bd8603d9fecf267b93451cf5"
+INVITATION_CANCELLED: Final = "0xd9cb40a4583c300d34ad4fcbcac83d1facccf6033d811a7e712b094440574563"
 
 # -- reading ---------------------------------------------------------------------------------------
 
@@ -40,6 +42,11 @@ GET_PUBLIC_KEY_BY_OWNER: Final = bytes.fromhex("e02129d3")
 GET_TOKEN_ID_BY_NODE_ID: Final = bytes.fromhex("b9244a9f")
 OWNER_OF: Final = bytes.fromhex("6352211e")
 TOKEN_URI: Final = bytes.fromhex("c87b56dd")
+IS_INVITATION_USED: Final = bytes.fromhex("e136d860")
+IS_MINTER: Final = bytes.fromhex("aa271e1a")
+OWNER: Final = bytes.fromhex("8da5cb5b")
+PAUSED: Final = bytes.fromhex("5c975abb")
+TAGS: Final = bytes.fromhex("de6b7e09")
 
 # -- writing ---------------------------------------------------------------------------------------
 
@@ -55,6 +62,8 @@ REMOVE_MINTER: Final = bytes.fromhex("3092afd5")
 PAUSE: Final = bytes.fromhex("8456cb59")
 UNPAUSE: Final = bytes.fromhex("3f4ba83a")
 ACCEPT_OWNERSHIP: Final = bytes.fromhex("79ba5097")
+REDEEM: Final = bytes.fromhex("2108f12d")
+CANCEL_INVITATION: Final = bytes.fromhex("d8997e49")
 
 # -- reverts that the compiler generates -----------------------------------------------------------
 
