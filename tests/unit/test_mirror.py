@@ -54,6 +54,11 @@ COVERED: Final[Mapping[str, Cover]] = {
         "commands on a dev chain",
         "tests.commands > cli > cli.contract > cli.sending > wiring.node > adapters.admin.registry",
     ),
+    "adapters.admin.invitations": Cover(
+        "integration/test_invitations_cli.py",
+        "commands on a dev chain",
+        "tests.commands > cli > cli.invite > wiring.invitations",
+    ),
     "adapters.admin.reading": Cover(
         "integration/test_admin_cli.py",
         "commands on a dev chain",
@@ -159,6 +164,9 @@ COVERED: Final[Mapping[str, Cover]] = {
     ),
     "cli.bundle": Cover("netns/test_bundle.py", "the bundle of a real daemon", "__main__ > cli"),
     "cli.contract": Cover("integration/test_admin_cli.py", "commands on a dev chain", "tests.commands > cli"),
+    "cli.invite": Cover(
+        "integration/test_invitations_cli.py", "commands on a dev chain", "tests.commands > cli"
+    ),
     "cli.node": Cover("integration/test_admin_cli.py", "a group of commands", "tests.commands > cli"),
     "cli.node_rotating": Cover(
         "netns/test_rotation.py", "a key rotation beside a daemon", "__main__ > cli > cli.node"
@@ -271,6 +279,11 @@ COVERED: Final[Mapping[str, Cover]] = {
         "netns/test_firewall.py",
         "nftables of a real host",
         "tests.netns.conftest > demo.lab > demo.node > __main__ > cli > cli.daemon > wiring.daemon",
+    ),
+    "wiring.invitations": Cover(
+        "integration/test_invitations_cli.py",
+        "commands on a dev chain",
+        "tests.commands > cli > cli.invite",
     ),
     "wiring.metrics": Cover("unit/wiring/test_peer_metrics.py", "the registry of all metrics"),
     "wiring.names": Cover("unit/daemon/device/test_tunnel.py", "names of the daemon's own zone"),

@@ -29,6 +29,7 @@ _COMMANDS: Final = {
     "dev": "dev:dev",
     "doctor": "doctor:doctor",
     "healthcheck": "watch:healthcheck",
+    "invite": "invite:invite",
     "keygen": "keys:keygen",
     "node": "node:node",
     "plan": "plan:plan",

@@ -105,6 +105,7 @@ _WORDS: Final[Mapping[str, Callable[[Body], str]]] = {
         "resumed: the node follows the registry" if b["was_pinned"] else "resumed; nothing was pinned"
     ),
     "audit.cut": _cut,
+    "admin.invitation": lambda b: f"{b['what']}; invitation {b['hash']}",
     "admin.rollback": lambda b: f"rolled back to {b['backup']}",
     "admin.transaction": lambda b: f"{b['what']}; transaction {b['transaction']}, block {b['block']}",
 }

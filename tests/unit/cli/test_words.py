@@ -37,7 +37,9 @@ class _Any(dict[str, object]):
         return 1
 
 
-@pytest.mark.parametrize("kind", [*EVENTS, "admin.resume", "admin.rollback", "admin.transaction"])
+@pytest.mark.parametrize(
+    "kind", [*EVENTS, "admin.invitation", "admin.resume", "admin.rollback", "admin.transaction"]
+)
 @pytest.mark.parametrize("body", [dict, _Any])
 def test_every_kind_has_words_and_no_raw_flag(kind: str, body: Callable[[], dict[str, Any]]) -> None:
     said = describe(kind, body())

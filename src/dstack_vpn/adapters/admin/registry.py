@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final, TypeVar
 
+from dstack_vpn.adapters.admin import invitations as inviting
 from dstack_vpn.adapters.admin.endpoints import on_first
 from dstack_vpn.adapters.admin.reading import NodeName, RegistryReader, RegistrySnapshot
 from dstack_vpn.adapters.admin.signer import Signer, check_address
@@ -16,8 +17,9 @@ from dstack_vpn.adapters.chain.fields import chain_id
 from dstack_vpn.adapters.chain.identity import Target
 from dstack_vpn.adapters.chain.session import SessionSettings
 from dstack_vpn.adapters.chain.url import RpcUrl
-from dstack_vpn.adapters.contracts import AccessRegistry, calls
+from dstack_vpn.adapters.contracts import AccessRegistry, AccessRegistryV1, calls, invitations
 from dstack_vpn.core.chain.events import Granted
+from dstack_vpn.core.chain.invitation_code import InvitationCode
 from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.model import Address, TokenId
 from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
@@ -34,12 +36,14 @@ class Action(Enum):
     UPDATE_KEY = "update keys"
     SET_ENDPOINT = "set endpoints"
     SET_EXPIRY = "set expiries"
+    INVITE = "use invitations"
     LIST = "list nodes: it does not enumerate its tokens, so use 'info' or 'verify' for one node"
 
 
 def require(abi: RegistryAbi, action: Action) -> None:
     """Raise `AdminError` if the contract does not support the operation."""
-    if not isinstance(abi, AccessRegistry):
+    too_old = action is Action.INVITE and isinstance(abi, AccessRegistryV1)
+    if too_old or not isinstance(abi, AccessRegistry):
         raise AdminError(f"the contract is a {abi.name}, which can't {action.value}")
 
 
@@ -173,6 +177,18 @@ class Administrator:
     async def transfer(self, node: Node, to: Address) -> Receipt:
         """Transfer a node. The account must be its holder, or be approved by it."""
         return await self._do(calls.transfer(node.owner, check_address(to), node.token_id))
+
+    async def cancel_invitation(self, invitation_hash: bytes) -> Receipt:
+        """Make an invitation useless. Only for minters."""
+        return await self._do(invitations.cancel(invitation_hash), Action.INVITE)
+
+    async def redeem(self, code: InvitationCode, key: PublicKey, endpoint: PeerEndpoint | None) -> Registered:
+        """Register a node of the signing account by an invitation."""
+        text = "" if endpoint is None else str(endpoint)
+        proof = inviting.claim(code, self.signer.address, key, text)
+        data = invitations.redeem(code.invitation, code.signature, key, text, proof)
+        abi, receipt = await self._send(data, Action.INVITE)
+        return Registered(_minted(abi, self.access.contract, receipt), receipt)
 
     # -- helpers -----------------------------------------------------------------------------------
 
