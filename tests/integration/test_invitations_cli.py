@@ -2,16 +2,21 @@
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.anvil import Anvil, key_of
 from tests.commands import forgotten_logging
-from tests.integration.test_admin_cli import User, verifier
+from tests.integration.test_admin_cli import Ran, User, verifier
 
-from dstack_vpn.adapters.contracts import calls, load_artifact
+from dstack_vpn.adapters.contracts import calls, load_artifact, signatures
 from dstack_vpn.adapters.contracts.abi import encode
+from dstack_vpn.config import load
 from dstack_vpn.core.chain.invitation_code import InvitationCode
+from dstack_vpn.core.wireguard.keys import PrivateKey
+from dstack_vpn.core.wireguard.x25519 import derive
 
 pytestmark = pytest.mark.anvil
 
@@ -206,3 +211,227 @@ async def test_the_registry_shows_why_an_invitation_is_not_open(user: User) -> N
 async def test_the_first_version_of_the_contract_has_no_invitations(user: User) -> None:
     ran = await user("invite", "create", "web-1", by=0, code=1, CONTRACT_ABI="access-registry-v1")
     assert "can't use invitations" in ran.error
+
+
+# -- node join -------------------------------------------------------------------------------------
+
+ACCESS = "getNodeAccess(uint256)(string,string,uint256,bool)"
+
+
+@dataclass
+class Machine:
+    """A new machine with an account."""
+
+    user: User
+    home: Path
+    account: int = 1
+
+    @property
+    def key_file(self) -> Path:
+        return self.home / "state" / "wireguard.key"
+
+    @property
+    def settings_file(self) -> Path:
+        return self.home / "etc" / "config.toml"
+
+    async def join(self, code: str, *more: str, exit_code: int = 0, **settings: str) -> Ran:
+        environment = {
+            "STATE_DIR": str(self.home / "state"),
+            "CONTRACT_ADDRESS": "",
+            "NETWORK": "",
+            **settings,
+        }
+        arguments = ("--settings-file", str(self.settings_file), *more)
+        ran = await self.user(
+            "node", "join", code, *arguments, by=self.account, code=exit_code, **environment
+        )
+        if self.key_file.exists():
+            assert self.key_file.read_text().strip() not in ran.out + ran.err
+        assert code[40:] not in ran.out + ran.err
+        return ran
+
+    async def refused(self, code: str, problem: str, **settings: str) -> None:
+        """Check that a code is refused, and that nothing is changed and no gas is spent."""
+        nonces, before = await self.user.nonces(), sorted(self.home.rglob("*"))
+        ran = await self.join(code, exit_code=1, **settings)
+        assert problem in ran.error
+        assert await self.user.nonces() == nonces
+        assert sorted(self.home.rglob("*")) == before
+
+
+@pytest.fixture
+def machine(user: User, tmp_path: Path) -> Machine:
+    return Machine(user, tmp_path)
+
+
+async def test_a_machine_joins_by_a_code(machine: Machine) -> None:
+    user = machine.user
+    await define(user.anvil, "web", "gateway")
+    code = await invited(user, "--tags", "gateway", "--routes", "10.0.0.0/8", "--expires", "90d")
+    ran = await machine.join(code, "--json", "--endpoint", "192.0.2.7:51820", "--vpn-cidr", "10.80.0.0/16")
+    joined = ran.json
+    assert (joined["token"], joined["node_id"], joined["addresses"][0]) == (1, "web-1", "10.80.0.2")
+    public = derive(PrivateKey.parse(machine.key_file.read_text().strip()))
+    node_id, key, _, active = await verifier(user.anvil, ACCESS, "1")
+    assert (node_id, key, active) == ("web-1", str(public), "true")
+    info = (await user("node", "info", "web-1", "--json")).json
+    assert info["granted"] and info["owner"] == user.anvil.accounts[1].lower()
+    assert info["endpoint"] == "192.0.2.7:51820" and info["expires_at"] > 0
+    for topic, data in (
+        (signatures.NODE_TAGS_UPDATED, f"{2:064x}"),
+        (signatures.NODE_ROUTES_UPDATED, f"{32:064x}{1:064x}04{0x0A000000 << 8 | 8:062x}"),
+    ):
+        query = {"address": user.anvil.contract, "fromBlock": "0x0", "topics": [topic]}
+        (log,) = await user.anvil.rpc("eth_getLogs", query)
+        assert log["data"] == "0x" + data
+    assert machine.key_file.stat().st_mode & 0o777 == machine.settings_file.stat().st_mode & 0o777 == 0o600
+    shown = (await user("invite", "show", code, "--json")).json
+    assert shown["status"].startswith("the invitation was redeemed")
+
+
+async def test_run_accepts_the_settings_file(machine: Machine) -> None:
+    await machine.join(await invited(machine.user))
+    settings = load({}, {}, machine.settings_file, need=frozenset({"WIREGUARD_PRIVATE_KEY"}))
+    assert (settings.node_id, settings.chain_id) == ("web-1", 31337)
+    assert settings.contract_address == machine.user.anvil.contract
+    assert settings.rpc_url == (machine.user.anvil.http,)
+    assert settings.key_file == machine.key_file and settings.wireguard_private_key is not None
+    assert settings.contract_private_key is None
+
+
+async def test_the_same_command_again_recognizes_its_node(machine: Machine) -> None:
+    code = await invited(machine.user)
+    await machine.join(code)
+    nonces = await machine.user.nonces()
+    ran = await machine.join(code, exit_code=1)
+    assert "exists, and is not overwritten" in ran.error
+    machine.settings_file.unlink()
+    ran = await machine.join(code)
+    assert "web-1 was already registered by this machine as token 1" in ran.out
+    assert machine.settings_file.exists()
+    assert await machine.user.nonces() == nonces
+
+
+async def test_an_unknown_outcome_is_settled_by_the_same_command(machine: Machine) -> None:
+    code, anvil = await invited(machine.user), machine.user.anvil
+    await anvil.rpc("evm_setAutomine", False)  # an RPC parameter
+    ran = await machine.join(code, "--timeout", "1", exit_code=75)
+    assert "Run the same command again later" in ran.err
+    assert not machine.settings_file.exists()
+    await anvil.mine()
+    await anvil.rpc("evm_setAutomine", True)  # an RPC parameter
+    assert "already registered by this machine" in (await machine.join(code)).out
+    assert machine.settings_file.exists()
+
+
+async def test_another_account_redeems_it_first(machine: Machine, tmp_path: Path) -> None:
+    code = await invited(machine.user)
+    thief = Machine(machine.user, tmp_path / "thief", account=2)
+    thief.home.mkdir()
+    await thief.join(code)
+    await machine.refused(
+        code, "the invitation was redeemed: ask its minter for another one; nothing was sent"
+    )
+
+
+async def test_it_is_cancelled(machine: Machine) -> None:
+    code = await invited(machine.user)
+    await machine.user("invite", "cancel", code, by=0)
+    await machine.refused(code, "the invitation was cancelled")
+
+
+async def test_it_expires(machine: Machine) -> None:
+    code = await invited(machine.user, "--valid", "1h")
+    await machine.user.anvil.rpc("evm_increaseTime", 3601)
+    await machine.user.anvil.mine()
+    await machine.refused(code, "the invitation expired at ")
+
+
+async def test_it_is_altered(machine: Machine) -> None:
+    code = await invited(machine.user)
+    await machine.refused(code[:-1] + ("A" if code[-1] != "A" else "B"), "checksum is wrong")
+    await machine.refused(code[:100], "checksum is wrong")
+    real = InvitationCode.decode(code)
+    for terms in (replace(real.invitation, node_id="web-2"), replace(real.invitation, tags=1)):
+        await machine.refused(replace(real, invitation=terms).encode(), "the invitation was altered")
+
+
+async def test_its_signer_is_not_a_minter_any_more(machine: Machine) -> None:
+    anvil = machine.user.anvil
+    await anvil.send(calls.add_minter(anvil.accounts[2]))
+    code = await invited(machine.user, by=2)
+    await anvil.send(calls.remove_minter(anvil.accounts[2]))
+    await machine.refused(code, f"{anvil.accounts[2].lower()} is not a minter any more")
+
+
+async def test_its_node_id_is_taken(machine: Machine) -> None:
+    code, anvil = await invited(machine.user), machine.user.anvil
+    await anvil.send(calls.mint(anvil.accounts[2], "web-1", key_of(1)))
+    await machine.refused(code, "the node id web-1 belongs to token 1")
+
+
+async def test_the_registry_is_paused(machine: Machine) -> None:
+    code = await invited(machine.user)
+    await machine.user.anvil.send(calls.pause())
+    await machine.refused(code, "the registry is paused")
+
+
+async def test_it_is_for_another_account(machine: Machine) -> None:
+    holder = machine.user.anvil.accounts[2]
+    code = await invited(machine.user, "--holder", holder)
+    await machine.refused(code, f"is for the account {holder.lower()}")
+    machine.account = 2
+    await machine.join(code)
+    assert (await machine.user("node", "info", "web-1", "--json")).json["owner"] == holder.lower()
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"NETWORK": "base"}, "the invitation is for chain 31337"),
+        ({"CHAIN_ID": "5"}, "the invitation is for chain 31337"),
+        ({"CONTRACT_ADDRESS": OTHER}, f"but CONTRACT_ADDRESS is {OTHER}"),
+        ({"NODE_ID": "web-2"}, "but NODE_ID is web-2"),
+        ({"WIREGUARD_PRIVATE_KEY": "dstack"}, "remove WIREGUARD_PRIVATE_KEY"),
+    ],
+)
+async def test_the_machines_settings_contradict_the_code(
+    machine: Machine, settings: dict[str, str], problem: str
+) -> None:
+    await machine.refused(await invited(machine.user), problem, **settings)
+
+
+async def test_the_endpoint_serves_another_chain_than_the_codes(machine: Machine) -> None:
+    real = InvitationCode.decode(await invited(machine.user))
+    other = replace(real, registry=real.registry._replace(chain_id=8453))
+    await machine.refused(other.encode(), "chain 31337")
+    elsewhere = replace(real, registry=real.registry._replace(contract=OTHER))
+    await machine.refused(elsewhere.encode(), "no contract")
+
+
+async def test_a_key_of_another_node_is_not_used_again(machine: Machine) -> None:
+    await machine.join(await invited(machine.user))
+    machine.settings_file.unlink()
+    code = await invited(machine.user, node_id="web-2")
+    await machine.refused(code, "belongs to token 1 already: choose another STATE_DIR")
+
+
+async def test_an_endpoint_that_all_nodes_refuse(machine: Machine) -> None:
+    code = await invited(machine.user)
+    nonces = await machine.user.nonces()
+    ran = await machine.join(code, "--endpoint", "10.77.0.9:51820", exit_code=1)
+    assert "--endpoint: " in ran.error
+    assert await machine.user.nonces() == nonces
+
+
+async def test_it_starts_the_node_without_the_account(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[tuple[list[str], dict[str, str]]] = []
+    monkeypatch.setattr(
+        "os.execve", lambda path, command, environment: started.append((command, environment))
+    )
+    await machine.join(await invited(machine.user), "--run")
+    ((command, environment),) = started
+    assert command[-3:] == ["run", "--config", str(machine.settings_file)]
+    assert "STATE_DIR" in environment and "CONTRACT_PRIVATE_KEY" not in environment

@@ -168,6 +168,9 @@ COVERED: Final[Mapping[str, Cover]] = {
         "integration/test_invitations_cli.py", "commands on a dev chain", "tests.commands > cli"
     ),
     "cli.node": Cover("integration/test_admin_cli.py", "a group of commands", "tests.commands > cli"),
+    "cli.node_joining": Cover(
+        "integration/test_invitations_cli.py", "commands on a dev chain", "tests.commands > cli > cli.node"
+    ),
     "cli.node_rotating": Cover(
         "netns/test_rotation.py", "a key rotation beside a daemon", "__main__ > cli > cli.node"
     ),

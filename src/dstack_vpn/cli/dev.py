@@ -9,17 +9,16 @@ import http.client
 import itertools
 import json
 import socket
-import sys
 import time
 import urllib.error
 import urllib.request
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 import click
 
+from dstack_vpn.cli.becoming import become_the_daemon
 from dstack_vpn.cli.options import with_settings
 from dstack_vpn.cli.sending import CHAIN
 from dstack_vpn.config import Settings
@@ -174,7 +173,7 @@ def join(settings: Settings, at: str | None) -> None:
     endpoint = "" if at is None else f"{_patiently(lambda: _own_address(at))}:{settings.listen_port}"
     chain = DevChain.of(settings)
     _patiently(lambda: _register(chain, settings, node_id, key, endpoint))
-    _become_the_daemon(node_id)
+    become_the_daemon(["--node-id", node_id])
 
 
 def _machine() -> str:
@@ -232,12 +231,3 @@ def _find(settings: Settings, node_id: str) -> Node | None:
     except ChainError as error:
         raise AdminError(str(error)) from error
     return name.find(snapshot.registry)
-
-
-def _become_the_daemon(node_id: str) -> None:
-    """Replace this process, so that signals and the exit code are the daemon's."""
-    import os
-
-    program = Path(sys.argv[0])
-    start = [str(program)] if program.name == "dstack-vpn" else [sys.executable, "-m", "dstack_vpn"]
-    os.execv(start[0], [*start, "run", "--node-id", node_id])  # noqa: S606 - starts dstack-vpn itself

@@ -2,6 +2,7 @@
 
 import click
 
+from dstack_vpn.cli.node_joining import join
 from dstack_vpn.cli.node_reading import info, list_, verify
 from dstack_vpn.cli.node_rotating import rotate_key
 from dstack_vpn.cli.node_writing import register, revoke, set_endpoint, set_expiry, transfer, update_key
@@ -17,6 +18,7 @@ def node() -> None:
 
 for command in (
     info,
+    join,
     list_,
     register,
     revoke,

@@ -34,9 +34,9 @@ def document(settings: Settings) -> str:
     }
     if settings.start_block is not None:
         values["start_block"] = str(settings.start_block)
-    return "".join(f"{key} = {_quoted(value)}\n" for key, value in values.items())
+    return "".join(f"{key} = {quoted(value)}\n" for key, value in values.items())
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
     """Return a TOML basic string; its escapes are JSON's, except those of surrogate halves."""
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

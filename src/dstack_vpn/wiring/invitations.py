@@ -2,18 +2,27 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from dstack_vpn.adapters.admin import invitations
 from dstack_vpn.adapters.admin.registry import Action, require
 from dstack_vpn.adapters.admin.signer import Signer, check_address
+from dstack_vpn.adapters.store.private import create_private
 from dstack_vpn.config import NETWORKS, Settings
+from dstack_vpn.config.joined import document, environment, unwritable
 from dstack_vpn.core.chain.invitation import Invitation, RegistryAddress
 from dstack_vpn.core.chain.invitation_code import InvitationCode
-from dstack_vpn.core.chain.invitation_facts import InvitationFacts, Use, registry_refusal, tag_mask
-from dstack_vpn.core.model import ZERO_ADDRESS, Address, Cidr
-from dstack_vpn.errors import AdminError, ConfigError
+from dstack_vpn.core.chain.invitation_facts import InvitationFacts, Use, refusal, registry_refusal, tag_mask
+from dstack_vpn.core.model import ZERO_ADDRESS, Address, Cidr, TokenId
+from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
+from dstack_vpn.core.wireguard.keys import PublicKey
+from dstack_vpn.core.wireguard.x25519 import derive
+from dstack_vpn.errors import AdminError, ConfigError, UnknownOutcomeError
 from dstack_vpn.wiring import node as wiring
+from dstack_vpn.wiring.addresses import address_plan, destinations
+from dstack_vpn.wiring.keys import with_key
+from dstack_vpn.wiring.secrets import refuse_exposed
 
 if TYPE_CHECKING:
     from dstack_vpn.adapters.admin.reading import RegistryReader
@@ -22,6 +31,7 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
+environment_of_daemon = environment
 hash_of = invitations.hash_of
 is_signed_by_account = invitations.is_signed_by_account
 
@@ -100,6 +110,98 @@ async def cancel(settings: Settings, admin: "Administrator", invitation_hash: by
     if not may_cancel:
         raise AdminError(f"the account {account} is not a minter of the registry; nothing was sent")
     return await admin.cancel_invitation(invitation_hash)
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """The node of this machine."""
+
+    token: TokenId
+    receipt: "Receipt | None"
+    """None if an earlier run of the command had redeemed the invitation."""
+
+
+def check_join(
+    settings: Settings, code: InvitationCode, endpoint: PeerEndpoint | None, settings_file: Path
+) -> None:
+    """Check this machine, before anything is changed. Raises `AdminError` and `ConfigError`."""
+    node_id = code.invitation.node_id
+    if settings.node_id not in {None, node_id}:
+        raise AdminError(
+            f"the invitation is for the node {node_id}, but NODE_ID is {settings.node_id}: remove NODE_ID"
+        )
+    if settings.key_file is None:
+        raise AdminError(
+            "this command generates the node's key in STATE_DIR: remove WIREGUARD_PRIVATE_KEY, or set it to "
+            "'generate'"
+        )
+    if endpoint is not None and (problem := endpoint.refusal(destinations(settings))) is not None:
+        raise AdminError(f"--endpoint: {problem}")
+    if (problem := unwritable(settings_file)) is not None:
+        raise AdminError(f"--settings-file: {problem}")
+    refuse_exposed({"STATE_DIR": settings.state_dir})
+
+
+async def join(
+    settings: Settings, admin: "Administrator", code: InvitationCode, endpoint: PeerEndpoint | None
+) -> Joined:
+    """Redeem an invitation for this machine's key, which is generated if it is missing.
+
+    An invitation that can't be redeemed is an `AdminError`; nothing is changed then, and no gas is
+    spent. An earlier run of the command, whose outcome was not known, is recognized by the key.
+    """
+    admin.progress("checking the invitation")
+    facts, terms, own = await look_up(settings, code), code.invitation, settings.wireguard_private_key
+    if own is not None:
+        token = await _token_with_key(settings, admin.signer.address, terms.node_id, derive(own))
+        if token is not None and facts.use in {Use.REDEEMED, Use.USED}:
+            return Joined(token, None)
+    if (problem := refusal(terms, facts, admin.signer.address)) is not None:
+        raise AdminError(f"{problem}; nothing was sent")
+    key = (await with_key(settings)).wireguard_private_key
+    assert key is not None
+    try:
+        done = await admin.redeem(code, derive(key), endpoint)
+    except UnknownOutcomeError as error:
+        raise UnknownOutcomeError(
+            f"{error}\nRun the same command again later: it recognizes a node that was registered"
+        ) from error
+    return Joined(done.token, done.receipt)
+
+
+async def _token_with_key(
+    settings: Settings, account: Address, node_id: str, key: PublicKey
+) -> TokenId | None:
+    """Return this machine's node; raises `AdminError` if its key belongs to another node."""
+    registry = (await wiring.registry_access(settings).everything()).registry
+    nodes = [node for node in map(registry.get, registry.with_key(key)) if node is not None and node.active]
+    for node in nodes:
+        if (node.node_id, node.owner) == (node_id, account):
+            return node.token_id
+    if nodes:
+        raise AdminError(
+            f"the key in {settings.key_file} belongs to token {nodes[0].token_id} already: choose another "
+            "STATE_DIR for the new node; nothing was sent"
+        )
+    return None
+
+
+def write_settings(settings: Settings, node_id: str, path: Path) -> None:
+    """Create the settings file of this machine's node, with mode 0600. Raises `AdminError`."""
+    advice = "run the same command again with another --settings-file"
+    try:
+        created = create_private(path, document(settings, node_id))
+    except OSError as error:
+        raise AdminError(
+            f"the node is registered, but {path} can't be written: {error.strerror}: {advice}"
+        ) from error
+    if not created:
+        raise AdminError(f"the node is registered, but {path} was created meanwhile: {advice}")
+
+
+def addresses(settings: Settings, token: TokenId) -> list[str]:
+    """Return a node's tunnel addresses."""
+    return sorted(cidr.partition("/")[0] for cidr in address_plan(settings).allowed_ips(token))
 
 
 async def _reading(settings: Settings, work: Callable[["RegistryReader"], Awaitable[_T]]) -> _T:
