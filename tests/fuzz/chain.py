@@ -3,6 +3,7 @@
 from typing import Final
 
 from tests.fuzz.cursor import Cursor
+from tests.unit.core.chain.invited import sealed
 
 from dstack_vpn.adapters.chain import fields, jsonrpc, transport
 from dstack_vpn.adapters.chain.faults import classify
@@ -11,6 +12,7 @@ from dstack_vpn.adapters.contracts import ABIS, AccessRegistry, DstackAccessNft
 from dstack_vpn.adapters.contracts.abi import Reader
 from dstack_vpn.adapters.contracts.reverts import describe_revert
 from dstack_vpn.adapters.contracts.token_uri import endpoint_of
+from dstack_vpn.core.chain.invitation_code import InvitationCode
 from dstack_vpn.core.model import BlockRef, Malformed
 from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
 from dstack_vpn.errors import ChainError, FormatError
@@ -111,6 +113,15 @@ def revert(data: bytes) -> object:
     assert len(reason) < 2000
     assert reason.isprintable()
     return None if reason.startswith("reverted with an ") else reason
+
+
+def invitation(data: bytes) -> object:
+    """Parse the content of an invitation's code, behind a valid checksum."""
+    text = sealed(data)
+    found = InvitationCode.decode(text)
+    assert found.encode() == text
+    assert found.claim_key is None or found.claim_key.reveal().hex() not in repr(found)
+    return found
 
 
 def token_uri(data: bytes) -> object:

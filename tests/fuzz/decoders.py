@@ -11,8 +11,10 @@ from tests.fuzz import chain, composed, policy, relaying, verifiers, zone
 
 from dstack_vpn.adapters.attest.verify import report_of
 from dstack_vpn.adapters.chain.url import RpcUrl
+from dstack_vpn.adapters.contracts import invitations
 from dstack_vpn.adapters.device import uapi
 from dstack_vpn.config import parsers
+from dstack_vpn.core.chain.invitation_code import InvitationCode
 from dstack_vpn.core.paths.port_forward import parse_forwards
 from dstack_vpn.errors import ConfigError, DeviceError, EndpointError, FormatError
 
@@ -39,9 +41,13 @@ DECODERS: Final = {
     "multicall": Decoder(chain.multicall, (EndpointError,)),
     "revert": Decoder(chain.revert),
     "abi": Decoder(chain.abi, (FormatError,)),
+    "tags": Decoder(invitations.parse_tags, (FormatError,)),
     # texts of the chain
     "token-uri": Decoder(chain.token_uri),
     "reach": Decoder(chain.peer_endpoint, (FormatError,)),
+    # texts of a minter
+    "invitation": Decoder(chain.invitation, (FormatError,)),
+    "invitation-code": Decoder(_text(InvitationCode.decode), (FormatError,)),
     # policy
     "members": Decoder(policy.members),
     "quorum": Decoder(verifiers.rounds),

@@ -10,6 +10,7 @@ from tests.fuzz.cursor import blob
 from tests.fuzz.seeds.texts import OTHER, OWNER, PIN, PLAIN_URI, REACH, URI
 from tests.scripted import key
 from tests.unit.adapters.contracts.oracle import NODE_VIEW, artifact, event_log
+from tests.unit.core.chain.invited import CODE, FOR_HOLDER, content_of
 
 
 def _logs() -> list[Any]:
@@ -133,6 +134,19 @@ def for_revert() -> Iterable[bytes]:
 def for_abi() -> Iterable[bytes]:
     for texts in ([], ["web"], ["a", "b" * 40, ""]):
         yield encode(["(string)[]"], [[(text,) for text in texts]])
+
+
+def for_tags() -> Iterable[bytes]:
+    for names in ([], ["web"], ["gateway", "a" * 63, "\x1b[2J", ""]):
+        yield encode(["string[]"], [names])
+
+
+def for_invitation() -> Iterable[bytes]:
+    yield from map(content_of, (CODE, FOR_HOLDER))
+
+
+def for_invitation_code() -> Iterable[str]:
+    yield from (code.encode() for code in (CODE, FOR_HOLDER))
 
 
 def for_reach() -> Iterable[str]:

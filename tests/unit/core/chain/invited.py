@@ -1,5 +1,7 @@
 """Invitations and codes, with strategies that generate them."""
 
+import base64
+import hashlib
 from dataclasses import replace
 
 from hypothesis import strategies as st
@@ -63,3 +65,15 @@ codes = st.builds(
     st.binary(min_size=1, max_size=MAX_SIGNATURE),
     st.one_of(st.none(), st.sampled_from(CLAIM_KEYS)),
 )
+
+
+def sealed(content: bytes) -> str:
+    """Return a code with any content and the right checksum, as another program could make it."""
+    checksum = hashlib.sha256(b"dvi1_" + content).digest()[:8]
+    return "dvi1_" + base64.urlsafe_b64encode(content + checksum).rstrip(b"=").decode()
+
+
+def content_of(code: InvitationCode) -> bytes:
+    """Return the bytes of a code without its checksum."""
+    body = code.encode().removeprefix("dvi1_")
+    return base64.urlsafe_b64decode(body + "=" * (-len(body) % 4))[:-8]

@@ -1,7 +1,5 @@
 """Codes of invitations: round trips, and the refusal of every alteration."""
 
-import base64
-import hashlib
 import pickle
 import random
 from dataclasses import replace
@@ -9,7 +7,16 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.unit.core.chain.invited import CLAIM_KEYS, CODE, FOR_HOLDER, REGISTRY, TERMS, codes
+from tests.unit.core.chain.invited import (
+    CLAIM_KEYS,
+    CODE,
+    FOR_HOLDER,
+    REGISTRY,
+    TERMS,
+    codes,
+    content_of,
+    sealed,
+)
 
 from dstack_vpn.core.chain.invitation import RegistryAddress
 from dstack_vpn.core.chain.invitation_code import MAX_CODE, MAX_SIGNATURE, ClaimKey, InvitationCode
@@ -17,17 +24,6 @@ from dstack_vpn.errors import FormatError
 
 ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 OTHERS = ".~+/= \n\x00é"
-
-
-def sealed(content: bytes) -> str:
-    """Return a code with any content and the right checksum, as another program could make it."""
-    checksum = hashlib.sha256(b"dvi1_" + content).digest()[:8]
-    return "dvi1_" + base64.urlsafe_b64encode(content + checksum).rstrip(b"=").decode()
-
-
-def content_of(code: InvitationCode) -> bytes:
-    body = code.encode().removeprefix("dvi1_")
-    return base64.urlsafe_b64decode(body + "=" * (-len(body) % 4))[:-8]
 
 
 @settings(max_examples=200, deadline=None)
