@@ -12,9 +12,9 @@ import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from typing import Final
 
+from dstack_vpn.adapters.subprocesses import kill
 from dstack_vpn.core.model import TokenId
 from dstack_vpn.errors import AdminError
 
@@ -63,8 +63,7 @@ class CommandKeyChanger:
             ) from None
         finally:
             if child.returncode is None:
-                with suppress(ProcessLookupError):
-                    child.kill()
+                kill(child)
                 await child.wait()
         if child.returncode:
             raise AdminError(self._explain(output.decode("utf-8", "replace"), child.returncode))
