@@ -4,7 +4,10 @@ import asyncio
 from asyncio.subprocess import PIPE, Process
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
+
+_END: Final = 1.0
+"""Seconds for a killed program to end; only a process that waits for a device takes longer."""
 
 
 class Finished(NamedTuple):
@@ -20,7 +23,8 @@ async def run(*command: str | Path, text: bytes = b"", deadline: float) -> Finis
     """Run a program with ``text`` as its input, and return its output.
 
     Raises `OSError` if it can't be started, and `TimeoutError` after ``deadline`` seconds. The
-    program is killed at the deadline and at a cancellation.
+    program is killed at the deadline and at a cancellation, and its end is awaited for `_END`: a
+    later event loop could not collect its exit code.
     """
     child = await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE, stderr=PIPE)
     try:
@@ -28,7 +32,15 @@ async def run(*command: str | Path, text: bytes = b"", deadline: float) -> Finis
             output, errors = await child.communicate(text)
             return Finished(await child.wait(), output, errors)
     finally:
+        await end(child)
+
+
+async def end(child: Process) -> None:
+    """Kill a program unless it has ended, and wait up to `_END` for its end."""
+    if child.returncode is None:
         kill(child)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(child.wait(), _END)
 
 
 def kill(child: Process) -> None:
