@@ -5,7 +5,7 @@ export PATH := $(CURDIR)/.venv/bin:$(CURDIR)/.cache/bin:$(CURDIR)/.cache/npm/nod
 PYTEST_ARGS ?=
 LOCK = -q --universal --generate-hashes --no-annotate --no-header $(if $(UPGRADE),--upgrade)
 
-.PHONY: help demo compose-demo upgrade-demo test test-docker test-fast test-kernel lint format types contracts docs fuzz chaos adversaries lock audit scan sbom bench check clean
+.PHONY: help demo compose-demo upgrade-demo test test-docker test-fast test-kernel lint format types contracts docs slither fuzz chaos adversaries lock audit scan sbom bench check clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[36m%-12s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,12 +65,17 @@ docs: ## Generate the configuration and log references and the table of events
 	@scripts/setup test
 	@python -m scripts.generate_docs
 
+slither: ## Search the contracts for known faults
+	@scripts/setup test
+	@scripts/slither
+
 lock: ## Pin the dependencies again (UPGRADE=1 uses the newest that pyproject.toml allows)
 	@scripts/setup test
 	@uv pip compile $(LOCK) --extra admin --extra attest pyproject.toml -o requirements.lock
 	@uv pip compile $(LOCK) -c requirements.lock pyproject.toml -o requirements-run.lock
 	@sed -n 's/^requires = \["\(.*\)"\]/\1/p' pyproject.toml | uv pip compile $(LOCK) - -o requirements-build.lock
 	@uv pip compile $(LOCK) --extra admin --extra attest --group dev pyproject.toml -o requirements-dev.lock
+	@uv pip compile $(LOCK) --group slither -o requirements-slither.lock
 
 fuzz: ## Pass mutated inputs to each decoder (RUNS=1000000, SEED=1, ONLY="name name")
 	@scripts/setup test

@@ -8,20 +8,11 @@
 
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname, join, relative } from "node:path";
-import { fileURLToPath } from "node:url";
 import sha3 from "js-sha3";
 import solc from "solc";
+import { HERE, SETTINGS, findImport } from "./settings.mjs";
 
-const HERE = dirname(fileURLToPath(import.meta.url));
 const ROOT = join(HERE, "..");
-
-const SETTINGS = {
-  optimizer: { enabled: true, runs: 200 },
-  viaIR: false,
-  // All current rollups and test chains support it.
-  evmVersion: "cancun",
-  metadata: { bytecodeHash: "none" },
-};
 
 const TARGETS = [
   {
@@ -40,15 +31,6 @@ const TARGETS = [
   { source: "test-src/ContractSigner.sol", contract: "ContractSigner", out: "tests/contracts/artifacts/ContractSigner.json" },
   { source: "test-src/Multicall3.sol", contract: "Multicall3", out: "tests/contracts/artifacts/Multicall3.json" },
 ];
-
-function findImport(path) {
-  const local = path.startsWith("@") ? join(HERE, "node_modules", path) : join(HERE, path);
-  try {
-    return { contents: readFileSync(local, "utf8") };
-  } catch {
-    return { error: `${path} not found; run "npm ci" in contracts/ first` };
-  }
-}
 
 function compile() {
   const sources = Object.fromEntries(

@@ -146,6 +146,7 @@ contract AccessRegistry is IAccessRegistry, IERC721Enumerable, ERC721, Ownable2S
         bytes calldata claim
     ) external whenNotPaused returns (uint256 tokenId) {
         bytes32 hash = invitationHash(invitation);
+        // slither-disable-next-line timestamp
         if (block.timestamp > invitation.deadline) revert InvitationExpired(invitation.deadline, block.timestamp);
         if (invitation.holder == address(0)) {
             bytes32 claimed = claimHash(hash, msg.sender, wireguardPublicKey, endpoint);
@@ -382,9 +383,10 @@ contract AccessRegistry is IAccessRegistry, IERC721Enumerable, ERC721, Ownable2S
     function getPublicKeyByOwner(address owner) external view returns (string memory) {
         uint256[] storage tokenIds = _owned[owner];
         uint256 length = tokenIds.length;
-        uint256 latest;
+        uint256 latest = 0;
         for (uint256 i = 0; i < length; ++i) {
             uint256 tokenId = tokenIds[i];
+            // slither-disable-next-line timestamp
             if (tokenId > latest && _hasAccess(_nodes[tokenId])) latest = tokenId;
         }
         return Texts.encodeKey(_nodes[latest].publicKey);
@@ -546,6 +548,7 @@ contract AccessRegistry is IAccessRegistry, IERC721Enumerable, ERC721, Ownable2S
     /// @param tokenId The node.
     /// @param end The last Unix second with access; 0 for no end.
     function _setExpiry(uint256 tokenId, uint64 end) private {
+        // slither-disable-next-line timestamp
         if (end != 0 && end < block.timestamp) revert ExpiryInPast(end, block.timestamp);
         _nodes[tokenId].expiresAt = end;
         _raise();
@@ -631,6 +634,7 @@ contract AccessRegistry is IAccessRegistry, IERC721Enumerable, ERC721, Ownable2S
     /// @param node The node.
     /// @return True if it has access.
     function _hasAccess(Node storage node) private view returns (bool) {
+        // slither-disable-next-line timestamp
         return node.status == Status.Active && (node.expiresAt == 0 || block.timestamp <= node.expiresAt);
     }
 
@@ -641,6 +645,7 @@ contract AccessRegistry is IAccessRegistry, IERC721Enumerable, ERC721, Ownable2S
     /// @return True if both hold.
     function _userHasAccess(address user, string calldata nodeId) private view returns (bool) {
         uint256 tokenId = _tokenByNodeId[keccak256(bytes(nodeId))];
+        // slither-disable-next-line timestamp
         return tokenId != 0 && _ownerOf(tokenId) == user && _hasAccess(_nodes[tokenId]);
     }
 

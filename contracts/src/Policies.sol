@@ -19,7 +19,7 @@ library Policies {
         _checkUTF8(bytes(text));
         // PUSH1 11, MSIZE, DUP2, CODESIZE, SUB, DUP1, SWAP3, MSIZE, CODECOPY, RETURN: return all that follows.
         bytes memory creation = abi.encodePacked(hex"600b5981380380925939f3", hex"00", text);
-        // solhint-disable-next-line no-inline-assembly
+        // slither-disable-next-line assembly
         assembly ("memory-safe") {
             data := create(0, add(creation, 32), mload(creation))
         }
@@ -35,7 +35,7 @@ library Policies {
         bytes memory code = data.code;
         uint256 length = code.length - 1;
         bytes memory text = new bytes(length);
-        // solhint-disable-next-line no-inline-assembly
+        // slither-disable-next-line assembly
         assembly ("memory-safe") {
             mcopy(add(text, 32), add(code, 33), length)
         }

@@ -15,7 +15,7 @@ library Routes {
     /// @param routes The routes.
     function check(bytes32[] calldata routes) internal pure {
         if (routes.length > MAX_ROUTES) revert IAccessRegistry.TooManyRoutes(routes.length);
-        uint256 before;
+        uint256 before = 0;
         for (uint256 i = 0; i < routes.length; ++i) {
             uint256 route = uint256(routes[i]);
             uint256 family = route >> 248;

@@ -56,7 +56,7 @@ library Texts {
     function decodeKey(string memory text) internal pure returns (bytes32 key) {
         bytes memory raw = bytes(text);
         if (raw.length != KEY_CHARACTERS || raw[KEY_CHARACTERS - 1] != "=") return 0;
-        uint256 bits;
+        uint256 bits = 0;
         for (uint256 i = 0; i < KEY_CHARACTERS - 2; ++i) {
             uint256 sextet = _sextet(uint8(raw[i]));
             if (sextet == NO_SEXTET) return 0;

@@ -123,9 +123,11 @@ class Daemon:
         try:
             async with asyncio.TaskGroup() as group:
                 running = [group.create_task(_forever(name, task), name=name) for name, task in tasks.items()]
-                await stop.wait()
-                _log.info("node.stopping")
-                await _end(running)
+                try:
+                    await stop.wait()
+                    _log.info("node.stopping")
+                finally:
+                    await _end(running)  # also after a failure: the group cancels its tasks once
         finally:
             self.event_logger.flush()
         await self._drain()

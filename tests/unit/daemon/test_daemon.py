@@ -1,8 +1,10 @@
 """The whole node over a scripted chain: its guarantees under outages, reorgs and failures."""
 
 import asyncio
+from contextlib import suppress
 from dataclasses import replace
 
+import pytest
 from tests.memory_device import MemoryDevice
 from tests.scripted import IDENTITY, ScriptedChain, grant, key
 from tests.unit.daemon.conftest import OWN, Bench, eventually
@@ -434,6 +436,26 @@ async def test_a_task_that_fails_ends_the_node(bench: Bench) -> None:
         assert group.subgroup(DeviceError) is not None
     else:
         raise AssertionError("a task that ends must be a failure")
+
+
+async def test_a_task_that_drops_its_cancellation_does_not_keep_a_failed_node_running(bench: Bench) -> None:
+    """TaskGroups of Python 3.11 and 3.12 do this if a child fails at the same moment."""
+    node, started = bench.build(), asyncio.Event()
+
+    async def deaf() -> None:
+        started.set()
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        await asyncio.Event().wait()
+
+    async def broken() -> None:
+        await started.wait()
+        raise RuntimeError("a fault of ours")
+
+    async with asyncio.timeout(3):
+        with pytest.raises(ExceptionGroup) as caught:
+            await node.run(asyncio.Event(), {"deaf": deaf, "broken": broken})
+    assert caught.value.subgroup(RuntimeError) is not None
 
 
 async def test_an_end_that_meets_a_failing_session_is_an_end_all_the_same(bench: Bench) -> None:

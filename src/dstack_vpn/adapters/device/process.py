@@ -30,6 +30,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from dstack_vpn.adapters import subprocesses
 from dstack_vpn.errors import DeviceError
 
 SOCKETS: Final = Path("/var/run/wireguard")
@@ -47,6 +48,8 @@ _IFF_VNET_HDR: Final = 0x4000
 _IFF_TUN_EXCL: Final = 0x8000
 _IFREQ: Final = struct.Struct("16sH22x")
 
+_VERSION_DEADLINE: Final = 5.0
+"""Seconds for wireguard-go to print its version."""
 _NAME: Final = re.compile(r"[A-Za-z0-9_=+.-]{1,15}", re.ASCII)
 """The interface names that wg-quick accepts. They are safe in paths and shell commands."""
 
@@ -94,12 +97,17 @@ def has_offloads(program: Path) -> bool:
 
 
 async def program_version(program: Path) -> str | None:
-    """Return wireguard-go's version, such as ``0.0.20230223``. None if it prints none."""
-    child = await asyncio.create_subprocess_exec(
-        program, "--version", stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
-    )
-    output, _ = await child.communicate()
-    found = re.search(rb"wireguard-go v?([0-9]+(?:\.[0-9]+)*)", output)
+    """Return wireguard-go's version, such as ``0.0.20230223``. None if it prints none.
+
+    Raises `DeviceError` if it can't be started or does not end.
+    """
+    try:
+        ran = await subprocesses.run(program, "--version", deadline=_VERSION_DEADLINE)
+    except TimeoutError:
+        raise DeviceError(f"{program} --version did not finish within {_VERSION_DEADLINE:g} s") from None
+    except OSError as error:
+        raise DeviceError(f"can't start {program}: {error.strerror}") from error
+    found = re.search(rb"wireguard-go v?([0-9]+(?:\.[0-9]+)*)", ran.output)
     return found[1].decode("ascii") if found else None
 
 

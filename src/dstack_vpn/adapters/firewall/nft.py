@@ -25,7 +25,6 @@ A table with our name is ours only if it has only chains of ours. The listing of
 after `apply`, so any edit by another program is detected.
 """
 
-import asyncio
 import ipaddress
 import re
 import shutil
@@ -34,6 +33,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Final
 
+from dstack_vpn.adapters import subprocesses
 from dstack_vpn.core.model import Cidr
 from dstack_vpn.errors import FirewallError
 from dstack_vpn.ports import FirewallRules, PortForward
@@ -288,28 +288,19 @@ class NftFirewall:
 
     async def _nft(self, *arguments: str, text: str = "") -> str:
         try:
-            child = await asyncio.create_subprocess_exec(
-                *(self._program, *arguments),
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
-            )
+            ran = await subprocesses.run(self._program, *arguments, text=text.encode(), deadline=DEADLINE)
         except FileNotFoundError:
             raise FirewallError(
                 f"{self._program} is not installed: apt install nftables, or switch off "
                 "LEAK_PROTECTION and FORWARD_TO"
             ) from None
+        except TimeoutError:
+            raise FirewallError(f"{self._program} did not finish within {DEADLINE:g} s") from None
         except OSError as error:
             raise FirewallError(f"can't start {self._program}: {error.strerror}") from error
-        try:
-            async with asyncio.timeout(DEADLINE):
-                printed, errors = await child.communicate(text.encode())
-        except TimeoutError:
-            child.kill()
-            raise FirewallError(f"{self._program} did not finish within {DEADLINE:g} s") from None
-        if child.returncode:
-            raise FirewallError(_explain(errors.decode("utf-8", "replace")))
-        return printed.decode("utf-8", "replace")
+        if ran.code:
+            raise FirewallError(_explain(ran.errors.decode("utf-8", "replace")))
+        return ran.output.decode("utf-8", "replace")
 
 
 def _explain(errors: str) -> str:

@@ -12,9 +12,9 @@ import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from typing import Final
 
+from dstack_vpn.adapters.subprocesses import end
 from dstack_vpn.core.model import TokenId
 from dstack_vpn.errors import AdminError
 
@@ -62,10 +62,7 @@ class CommandKeyChanger:
                 f"'node rotate-key' did not finish within {self._deadline:g} s; it may still be mined"
             ) from None
         finally:
-            if child.returncode is None:
-                with suppress(ProcessLookupError):
-                    child.kill()
-                await child.wait()
+            await end(child)
         if child.returncode:
             raise AdminError(self._explain(output.decode("utf-8", "replace"), child.returncode))
 

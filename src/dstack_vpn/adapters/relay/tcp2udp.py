@@ -316,9 +316,12 @@ class Tcp2Udp:
                 self._ended(connection, f"silent for {limits.idle:.0f} s")
 
     def snapshot(self) -> dict[str, Any]:
-        """Return the state for operators, as JSON values."""
+        """Return the state for operators, as JSON values.
+
+        A connection counts from its acceptance on, because it occupies a place from then on.
+        """
         return {
-            "connections": len(self._clients),
+            "connections": len(self._places),
             "connected": sum(connection.opened for connection in self._clients),
             "queued_bytes": sum(connection.queued for connection in self._clients),
         }

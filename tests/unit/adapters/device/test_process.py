@@ -38,6 +38,9 @@ async def test_the_version_is_what_the_program_says(tmp_path: Path) -> None:
     program = script(tmp_path / "wireguard-go", 'echo "wireguard-go v0.0.20220316"; echo; echo more')
     assert await process.program_version(program) == "0.0.20220316"
     assert await process.program_version(script(tmp_path / "other", "exit 1")) is None
+    (tmp_path / "text").write_text("not a program")
+    with pytest.raises(DeviceError, match=r"can't start .*/text: Permission denied"):
+        await process.program_version(tmp_path / "text")
 
 
 def test_offloads_are_seen_in_the_binary(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""tcp2udp in a process without free file descriptors."""
+"""tcp2udp without free file descriptors, and the connections that it counts."""
 
 import asyncio
 import errno
@@ -10,6 +10,7 @@ import pytest
 from tests.unit.adapters.relay.conftest import Pair, running
 
 from dstack_vpn.adapters.relay import tcp2udp
+from dstack_vpn.adapters.relay.stream import Stream
 
 
 class Exhausted:
@@ -43,3 +44,26 @@ async def test_without_descriptors_the_listener_is_left_alone_for_a_while(
         assert exhausted.calls - calls <= (time.monotonic() - began) / 0.05 + 1
         monkeypatch.setattr(pair.far, "_listener", listener)
         assert await pair.take(pair.sink, 1) == [b"wait for me"]
+
+
+async def test_a_connection_counts_before_its_handshake_is_over(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, proceed = asyncio.Event(), asyncio.Event()
+    stream = pair.far._stream
+
+    async def slow(accepted: socket.socket) -> Stream:
+        begun.set()
+        await proceed.wait()
+        return await stream(accepted)
+
+    monkeypatch.setattr(pair.far, "_stream", slow)
+    async with running(pair.near, pair.far):
+        with socket.create_connection(pair.far.address):
+            async with asyncio.timeout(5):
+                await begun.wait()
+            assert pair.far.snapshot()["connections"] == 1
+            proceed.set()
+        async with asyncio.timeout(5):
+            while pair.far.snapshot()["connections"]:  # noqa: ASYNC110 - there is no event for it
+                await asyncio.sleep(0.001)
