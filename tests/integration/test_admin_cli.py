@@ -429,17 +429,17 @@ async def test_the_deployed_contract_does_what_it_can(user: User) -> None:
 
 async def test_in_a_terminal_it_asks_and_shows_progress(user: User) -> None:
     await user.register(1)
-    code, shown = await _in_terminal(user, b"n\n", "node", "revoke", "1")
+    code, shown = await in_terminal(user, b"n\n", "node", "revoke", "1")
     assert code == 1 and "Revoke node-1 (token 1)" in shown and "nothing was changed" in shown
-    code, shown = await _in_terminal(user, b"y\n", "node", "revoke", "1")
+    code, shown = await in_terminal(user, b"y\n", "node", "revoke", "1")
     assert code == 0 and "is revoked" in shown and "waiting for transaction 0x" in shown
 
 
-async def _in_terminal(user: User, typed: bytes, *arguments: str) -> tuple[int, str]:
+async def in_terminal(user: User, typed: bytes, *arguments: str, columns: int = 200) -> tuple[int, str]:
     """Run a command with a terminal for all streams; return its exit code and its output."""
     ours, theirs = pty.openpty()
     os.write(ours, typed)
-    environment = {**user.environment(0, {}), "TERM": "xterm", "COLUMNS": "200"}
+    environment = {**user.environment(0, {}), "TERM": "xterm", "COLUMNS": str(columns)}
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "dstack_vpn", *arguments),
         **dict.fromkeys(("stdin", "stdout", "stderr"), theirs),  # type: ignore[arg-type]  # the values are not strings

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from tests.anvil import Anvil, key_of
 from tests.commands import forgotten_logging
-from tests.integration.test_admin_cli import Ran, User, verifier
+from tests.integration.test_admin_cli import Ran, User, in_terminal, verifier
+from tests.qr import scanned
 
 from dstack_vpn.adapters.contracts import calls, load_artifact, signatures
 from dstack_vpn.adapters.contracts.abi import encode
@@ -82,6 +83,23 @@ async def test_an_invitation_is_created_without_a_transaction_and_shown(user: Us
         f"{terms.minter},{terms.holder},{terms.claimant},{terms.salt})"
     )
     assert await verifier(user.anvil, hash_of, fields) == [made["hash"]]
+
+
+async def test_a_terminal_shows_the_code_as_a_qr_code_too(user: User) -> None:
+    code, shown = await in_terminal(user, b"", "invite", "create", "web-1")
+    assert code == 0
+    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in shown.splitlines()]
+    (text,) = [line for line in lines if line.startswith("dvi1_")]
+    assert InvitationCode.decode(text).invitation.node_id == "web-1"
+    drawn = [line for line in lines if line and not set(line) - set(" ▀▄█")]
+    assert scanned("\n".join(drawn)) == [text]
+
+
+async def test_a_narrow_terminal_names_the_width_of_the_qr_code(user: User) -> None:
+    code, shown = await in_terminal(user, b"", "invite", "create", "web-1", columns=60)
+    assert code == 0
+    assert re.search(r"A terminal of [0-9]+ columns and [0-9]+ lines also shows a QR code", shown)
+    assert "█" not in shown
 
 
 async def test_a_code_is_shown_offline_without_its_secret(user: User) -> None:

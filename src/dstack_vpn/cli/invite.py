@@ -12,11 +12,13 @@ from dataclasses import replace
 from typing import Any, Final
 
 import click
+from rich.console import Console
 from rich.text import Text
 
 from dstack_vpn.cli.layout import Layout, Row
 from dstack_vpn.cli.options import with_settings
 from dstack_vpn.cli.params import ACCOUNT, Checked, Moment, parse_moment
+from dstack_vpn.cli.qr import qr
 from dstack_vpn.cli.sending import CHAIN, Sending, sends
 from dstack_vpn.cli.tables import console
 from dstack_vpn.config import Settings
@@ -113,7 +115,8 @@ def create(
 ) -> None:
     """Sign an invitation and print its code.
 
-    It costs no gas: CONTRACT_PRIVATE_KEY of a minter signs, and the invited machine pays.
+    It costs no gas: CONTRACT_PRIVATE_KEY of a minter signs, and the invited machine pays. A
+    terminal also shows the code as a QR code.
     """
     from dstack_vpn.wiring import invitations as wiring
     from dstack_vpn.wiring.audit_log import record
@@ -136,6 +139,17 @@ def create(
         click.echo("The code is a secret: any account that has it can redeem it.", err=True)
     click.echo(f"To make it useless: dstack-vpn invite cancel {identity}", err=True)
     click.echo(code.encode())
+    if (screen := console()).is_terminal:
+        _show_qr(screen, qr(code.encode()))
+
+
+def _show_qr(screen: Console, drawn: Text) -> None:
+    lines = drawn.split()
+    columns, height = len(lines[0]), len(lines)
+    if columns > screen.width:
+        click.echo(f"A terminal of {columns} columns and {height} lines also shows a QR code.", err=True)
+    else:
+        screen.print(drawn)
 
 
 def _facts(code: InvitationCode, tags: list[str]) -> dict[str, Any]:
