@@ -164,6 +164,16 @@ COVERED: Final[Mapping[str, Cover]] = {
     ),
     "cli.bundle": Cover("netns/test_bundle.py", "the bundle of a real daemon", "__main__ > cli"),
     "cli.contract": Cover("integration/test_admin_cli.py", "commands on a dev chain", "tests.commands > cli"),
+    "cli.contract_info": Cover(
+        "integration/test_contract_cli.py",
+        "commands on a dev chain",
+        "tests.integration.test_admin_cli > tests.commands > cli > cli.contract",
+    ),
+    "cli.contract_roles": Cover(
+        "integration/test_contract_cli.py",
+        "commands on a dev chain",
+        "tests.integration.test_admin_cli > tests.commands > cli > cli.contract",
+    ),
     "cli.invite": Cover(
         "integration/test_invitations_cli.py", "commands on a dev chain", "tests.commands > cli"
     ),
@@ -272,6 +282,11 @@ COVERED: Final[Mapping[str, Cover]] = {
     ),
     "wiring.bundle": Cover(
         "netns/test_bundle.py", "the bundle of a real daemon", "__main__ > cli > cli.bundle"
+    ),
+    "wiring.contract": Cover(
+        "integration/test_contract_cli.py",
+        "commands on a dev chain",
+        "tests.integration.test_admin_cli > tests.commands > cli > cli.contract",
     ),
     "wiring.daemon": Cover(
         "integration/test_node_chain.py", "the whole daemon on a dev chain", "tests.integration.support"

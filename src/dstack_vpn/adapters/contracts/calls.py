@@ -55,6 +55,16 @@ def remove_minter(account: Address) -> bytes:
     return signatures.REMOVE_MINTER + encode(address_word(account))
 
 
+def add_policy_administrator(account: Address) -> bytes:
+    """Encode the right of an account to set the policy (AccessRegistry)."""
+    return signatures.ADD_POLICY_ADMINISTRATOR + encode(address_word(account))
+
+
+def remove_policy_administrator(account: Address) -> bytes:
+    """Encode the removal of that right (AccessRegistry)."""
+    return signatures.REMOVE_POLICY_ADMINISTRATOR + encode(address_word(account))
+
+
 def pause() -> bytes:
     """Encode a stop of minting (AccessRegistry)."""
     return signatures.PAUSE

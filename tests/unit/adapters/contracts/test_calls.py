@@ -26,6 +26,8 @@ KEY = PublicKey(bytes(range(32)))
         (calls.set_expiry(7, 9), "setExpiry(uint256,uint64)", (7, 9)),
         (calls.add_minter(BOB), "addMinter(address)", (BOB,)),
         (calls.remove_minter(BOB), "removeMinter(address)", (BOB,)),
+        (calls.add_policy_administrator(BOB), "addPolicyAdministrator(address)", (BOB,)),
+        (calls.remove_policy_administrator(BOB), "removePolicyAdministrator(address)", (BOB,)),
         (calls.pause(), "pause()", ()),
         (calls.unpause(), "unpause()", ()),
         (calls.transfer_contract_ownership(BOB), "transferContractOwnership(address)", (BOB,)),
