@@ -181,6 +181,11 @@ COVERED: Final[Mapping[str, Cover]] = {
     "cli.node_joining": Cover(
         "integration/test_invitations_cli.py", "commands on a dev chain", "tests.commands > cli > cli.node"
     ),
+    "cli.node_rights": Cover(
+        "integration/test_rights_cli.py",
+        "commands on a dev chain",
+        "tests.integration.test_admin_cli > tests.commands > cli > cli.node",
+    ),
     "cli.node_rotating": Cover(
         "netns/test_rotation.py", "a key rotation beside a daemon", "__main__ > cli > cli.node"
     ),
@@ -189,6 +194,11 @@ COVERED: Final[Mapping[str, Cover]] = {
         "integration/test_admin_cli.py", "commands on a dev chain", "tests.commands > cli > cli.contract"
     ),
     "cli.tables": Cover("unit/cli/test_layout.py", "every table at 80 columns"),
+    "cli.tag": Cover(
+        "integration/test_rights_cli.py",
+        "commands on a dev chain",
+        "tests.integration.test_admin_cli > tests.commands > cli",
+    ),
     "cli.text": Cover(
         "unit/cli/test_watch.py", "hostile text in every command", "tests.unit.cli.conftest > cli"
     ),
@@ -315,6 +325,11 @@ COVERED: Final[Mapping[str, Cover]] = {
         "integration/relay/test_wire.py",
         "relays as processes",
         "tests.integration.relay.programs > __main__ > cli > cli.relay",
+    ),
+    "wiring.rights": Cover(
+        "integration/test_rights_cli.py",
+        "commands on a dev chain",
+        "tests.integration.test_admin_cli > tests.commands > cli > cli.tag",
     ),
     "wiring.running": Cover(
         "netns/test_doctor.py", "beside a real daemon", "__main__ > cli > cli.doctor > cli.options"

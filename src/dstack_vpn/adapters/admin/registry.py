@@ -37,6 +37,10 @@ class Action(Enum):
     SET_ENDPOINT = "set endpoints"
     SET_EXPIRY = "set expiries"
     INVITE = "use invitations"
+    DEFINE_TAG = "define tags: it has no function defineTag"
+    LIST_TAGS = "list tags: it has no function tags"
+    SET_TAGS = "set tags: it has no function setTags"
+    SET_ROUTES = "set routes: it has no function setRoutes"
     ADD_MINTER = "add minters: it has no function addMinter"
     REMOVE_MINTER = "remove minters: it has no function removeMinter"
     LIST_MINTERS = "list minters: it has no function minters"
@@ -53,6 +57,10 @@ class Action(Enum):
 _SINCE_V2: Final = frozenset(
     {
         Action.INVITE,
+        Action.DEFINE_TAG,
+        Action.LIST_TAGS,
+        Action.SET_TAGS,
+        Action.SET_ROUTES,
         Action.LIST_MINTERS,
         Action.ADD_POLICY_ADMINISTRATOR,
         Action.REMOVE_POLICY_ADMINISTRATOR,
