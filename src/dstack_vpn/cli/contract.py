@@ -45,7 +45,11 @@ def deploy(sending: Sending, owner: str | None) -> None:
     )
 
 
-@contract.command()
+@contract.command(
+    epilog="""\b
+Example:
+  dstack-vpn contract pause --dry-run"""
+)
 @sends(*CHAIN)
 def pause(sending: Sending) -> None:
     """Stop registrations and invitations. Only the contract's owner can.
@@ -57,7 +61,11 @@ def pause(sending: Sending) -> None:
     sending.report("Registrations are paused", sending.carry_out(wiring.pause), paused=True)
 
 
-@contract.command()
+@contract.command(
+    epilog="""\b
+Example:
+  dstack-vpn contract unpause"""
+)
 @sends(*CHAIN)
 def unpause(sending: Sending) -> None:
     """Allow registrations again. Only the contract's owner can."""
@@ -88,7 +96,7 @@ def transfer_ownership(sending: Sending, account: str | None, *, withdraw: bool,
     if (account is None) is not withdraw:
         raise click.UsageError("expected either an account or --withdraw")
     in_two_steps = account is None or asyncio.run(wiring.needs_acceptance(sending.settings))
-    if not in_two_steps:
+    if not in_two_steps and sending.sends:
         check_can_ask(yes=yes)
         confirm(f"Transfer the contract to {account}, without its acceptance?", yes=yes)
     receipt = sending.carry_out(lambda admin: wiring.transfer_ownership(admin, account))
@@ -101,7 +109,12 @@ def transfer_ownership(sending: Sending, account: str | None, *, withdraw: bool,
         sending.report(f"The contract belongs to {account.lower()}", receipt, owner=account.lower())
 
 
-@contract.command("accept-ownership")
+@contract.command(
+    "accept-ownership",
+    epilog="""\b
+Example:
+  dstack-vpn contract accept-ownership --calldata""",
+)
 @sends(*CHAIN)
 def accept_ownership(sending: Sending) -> None:
     """Accept the contract. Only the account to which the owner has offered it can."""

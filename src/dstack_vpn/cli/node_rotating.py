@@ -8,6 +8,7 @@ from dstack_vpn.cli.completing import nodes
 from dstack_vpn.cli.node_writing import find_node, label
 from dstack_vpn.cli.params import NAME
 from dstack_vpn.cli.sending import CHAIN, Sending, sends
+from dstack_vpn.core.chain.unsent import Mode
 from dstack_vpn.core.wireguard.x25519 import derive
 from dstack_vpn.errors import AdminError, ChainError, UnknownOutcomeError
 
@@ -49,6 +50,15 @@ def rotate_key(sending: Sending, name: "NodeName") -> None:
     public, waiting = make_next(settings.key_file)
     try:
         receipt = sending.carry_out(lambda admin: admin.update_key(node, public))
+    except click.exceptions.Exit:  # after --dry-run and --calldata
+        if sending.mode is Mode.CALLDATA:
+            click.echo(
+                f"The new key is kept in {waiting}: the daemon uses it as soon as the registry has it",
+                err=True,
+            )
+        else:
+            forget(waiting)
+        raise
     except UnknownOutcomeError as error:
         raise UnknownOutcomeError(
             f"{error}\nThe new key is kept in {waiting}: the daemon uses it as soon as the registry has it"

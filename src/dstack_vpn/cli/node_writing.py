@@ -177,6 +177,7 @@ Example:
 @sends(*CHAIN)
 def revoke(sending: Sending, name: "NodeName", *, yes: bool) -> None:
     """Revoke a node's access permanently. Only a new registration gives it access again."""
+    yes = yes or not sending.sends
     check_can_ask(yes=yes)
     node = find_node(sending, name)
     confirm(f"Revoke {label(node)} of {node.owner}?", yes=yes)
@@ -195,6 +196,7 @@ Example:
 @sends(*CHAIN)
 def transfer(sending: Sending, name: "NodeName", to: str, *, yes: bool) -> None:
     """Transfer a node. It has no access until the new holder sets a key. Only its holder can."""
+    yes = yes or not sending.sends
     check_can_ask(yes=yes)
     node = find_node(sending, name)
     confirm(f"Transfer {label(node)} to {to}?", yes=yes)

@@ -21,15 +21,16 @@ _T = TypeVar("_T")
 
 def with_settings(
     *names: str,
-    need: Iterable[str] = (),
+    need: Iterable[str] | Callable[[Mapping[str, Any]], Iterable[str]] = (),
     fallback: Mapping[str, str] | None = None,
     of_daemon: bool = False,
     serves: bool = False,
 ) -> Callable[[Callable[Concatenate[Settings, _P], _T]], Callable[_P, _T]]:
     """Pass the settings to a command as first argument, with flags for ``names`` (default: all).
 
-    ``need`` names the required settings. ``fallback`` has texts by variable for settings that every
-    configuration requires but this command does not use. With ``of_daemon``, the settings of the
+    ``need`` names the required settings, or returns them for the values of the command's other
+    options. ``fallback`` has texts by variable for settings that every configuration requires but
+    this command does not use. With ``of_daemon``, the settings of the
     daemon on this machine complete those of flags, environment and file. With ``serves``, the
     command reports unknown variables in its log.
     """
@@ -39,7 +40,8 @@ def with_settings(
         def wrapped(*args: Any, config_file: Path | None, **values: Any) -> Any:  # noqa: ANN401 - click's
             given = {o.key: text for o in options if (text := values.pop(o.key)) is not None}
             last = {**(fallback or {}), **(_of_daemon(given, config_file) if of_daemon else {})}
-            settings = config.load(given, file=config_file, need=frozenset(need), last=last)
+            needed = frozenset(need(values) if callable(need) else need)
+            settings = config.load(given, file=config_file, need=needed, last=last)
             for unknown in () if serves else settings.unknown:
                 click.echo(f"warning: unknown setting in the environment: {unknown}", err=True)
             return command(settings, *args, **values)

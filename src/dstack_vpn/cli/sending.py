@@ -15,8 +15,11 @@ from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeVar, c
 import click
 
 from dstack_vpn.cli.options import with_settings
+from dstack_vpn.cli.params import ACCOUNT
 from dstack_vpn.cli.text import printable
+from dstack_vpn.cli.withheld import show
 from dstack_vpn.config import Settings
+from dstack_vpn.core.chain.unsent import Mode, WithheldError
 from dstack_vpn.errors import AdminError
 
 if TYPE_CHECKING:
@@ -37,16 +40,32 @@ class Sending:
     settings: Settings
     timeout: int
     as_json: bool
+    mode: Mode = Mode.SEND
+    sender: str | None = None
+    """The account of a transaction that is not sent; None: that of the key, or unknown."""
+
+    @property
+    def sends(self) -> bool:
+        """False if the command only shows its transactions."""
+        return self.mode is Mode.SEND
 
     def carry_out(self, work: Callable[["Administrator"], Awaitable[_T]]) -> _T:
-        """Run ``work`` with an administrator, and show its progress."""
+        """Run ``work`` with an administrator, and show its progress.
+
+        If the command must not send its transactions, show them and exit with 0.
+        """
         from dstack_vpn.wiring import node as wiring
 
         async def run(admin: "Administrator") -> _T:
             return await work(admin)
 
-        with progress() as show:
-            return asyncio.run(run(wiring.administrator(self.settings, show, self.timeout)))
+        try:
+            with progress() as step:
+                admin = wiring.administrator(self.settings, step, self.timeout, self.mode, self.sender)
+                return asyncio.run(run(admin))
+        except WithheldError as withheld:
+            show(withheld.transactions, self.mode, as_json=self.as_json)
+            raise click.exceptions.Exit(0) from None
 
     def report(self, result: str, receipt: "Receipt", **facts: object) -> None:
         """Print the result as text or as JSON, and record it in the audit log."""
@@ -76,23 +95,66 @@ def sends(
     """Pass a `Sending` to a command as first argument, with flags for the settings ``names``."""
 
     def decorate(command: Callable[Concatenate[Sending, _P], None]) -> Callable[_P, None]:
-        def wrapped(settings: Settings, *args: Any, timeout: int, as_json: bool, **values: Any) -> None:  # noqa: ANN401 - click's
-            command(Sending(settings, timeout, as_json), *args, **values)
+        def wrapped(  # the types of `Any` are click's
+            settings: Settings,
+            *args: Any,  # noqa: ANN401
+            timeout: int,
+            as_json: bool,
+            dry_run: bool,
+            calldata: bool,
+            sender: str | None,
+            **values: Any,  # noqa: ANN401
+        ) -> None:
+            mode = Mode.DRY_RUN if dry_run else Mode.CALLDATA if calldata else Mode.SEND
+            command(Sending(settings, timeout, as_json, mode, sender), *args, **values)
 
         functools.update_wrapper(wrapped, command)
-        with_flags = with_settings(*names, need=["CONTRACT_PRIVATE_KEY"], fallback=fallback)
+        with_flags = with_settings(*names, need=_needed, fallback=fallback)
         result = cast("Callable[_P, None]", with_flags(wrapped))
-        result = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")(result)
-        return click.option(
-            "--timeout",
-            type=click.IntRange(1, 86_400),
-            default=TIMEOUT,
-            show_default=True,
-            metavar="SECONDS",
-            help="Time to wait until the transaction is mined.",
-        )(result)
+        for option in _OPTIONS:
+            result = option(result)
+        return result
 
     return decorate
+
+
+_OPTIONS: Final = (
+    click.option("--json", "as_json", is_flag=True, help="Print the result as JSON."),
+    click.option(
+        "--from",
+        "sender",
+        type=ACCOUNT,
+        help="The account that will send the transaction; only with --dry-run or --calldata, which then "
+        "need no key.",
+    ),
+    click.option(
+        "--calldata",
+        is_flag=True,
+        help="Send nothing. Print the transaction's to, data and value, for a Safe or a hardware wallet. "
+        "This needs no key.",
+    ),
+    click.option(
+        "--dry-run", is_flag=True, help="Send nothing. Simulate the transaction, and print its gas and fee."
+    ),
+    click.option(
+        "--timeout",
+        type=click.IntRange(1, 86_400),
+        default=TIMEOUT,
+        show_default=True,
+        metavar="SECONDS",
+        help="Time to wait until the transaction is mined.",
+    ),
+)
+
+
+def _needed(values: Mapping[str, Any]) -> list[str]:
+    """Return the settings that a command needs; raises `UsageError` for options that conflict."""
+    dry_run, calldata, sender = values["dry_run"], values["calldata"], values["sender"]
+    if dry_run and calldata:
+        raise click.UsageError("--dry-run and --calldata can't be given together")
+    if sender is not None and not (dry_run or calldata):
+        raise click.UsageError("--from is only for --dry-run and --calldata: a key determines its account")
+    return [] if calldata or sender is not None else ["CONTRACT_PRIVATE_KEY"]
 
 
 @contextmanager

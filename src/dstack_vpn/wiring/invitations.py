@@ -3,20 +3,22 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from secrets import token_bytes
 from typing import TYPE_CHECKING, TypeVar
 
 from dstack_vpn.adapters.admin import invitations
 from dstack_vpn.adapters.admin.registry import Action, require
-from dstack_vpn.adapters.admin.signer import Signer, check_address
+from dstack_vpn.adapters.admin.signer import Keyless, Signer, check_address
 from dstack_vpn.adapters.store.private import create_private
 from dstack_vpn.config import NETWORKS, Settings
 from dstack_vpn.config.joined import document, environment, unwritable
 from dstack_vpn.core.chain.invitation import Invitation, RegistryAddress
 from dstack_vpn.core.chain.invitation_code import InvitationCode
 from dstack_vpn.core.chain.invitation_facts import InvitationFacts, Use, refusal, registry_refusal, tag_mask
+from dstack_vpn.core.chain.unsent import Mode
 from dstack_vpn.core.model import ZERO_ADDRESS, Address, Cidr, TokenId
 from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
-from dstack_vpn.core.wireguard.keys import PublicKey
+from dstack_vpn.core.wireguard.keys import KEY_LENGTH, PrivateKey, PublicKey
 from dstack_vpn.core.wireguard.x25519 import derive
 from dstack_vpn.errors import AdminError, ConfigError, UnknownOutcomeError
 from dstack_vpn.wiring import node as wiring
@@ -97,9 +99,12 @@ async def look_up(settings: Settings, code: InvitationCode) -> InvitationFacts:
 
 async def cancel(settings: Settings, admin: "Administrator", invitation_hash: bytes) -> "Receipt":
     """Cancel an invitation, unless that is useless or not permitted: then nothing is sent."""
-    account = admin.signer.address
+    signer = admin.signer
+    account = signer.known if isinstance(signer, Keyless) else signer.address
 
     async def read(reader: "RegistryReader") -> tuple[Use, bool]:
+        if account is None:
+            return await invitations.read_use(reader, invitation_hash), True
         # Any node id: only the account's role is of interest.
         rights = await invitations.read_rights(reader, account, "any")
         return await invitations.read_use(reader, invitation_hash), rights.may_invite
@@ -158,7 +163,10 @@ async def join(
             return Joined(token, None)
     if (problem := refusal(terms, facts, admin.signer.address)) is not None:
         raise AdminError(f"{problem}; nothing was sent")
-    key = (await with_key(settings)).wireguard_private_key
+    if own is None and admin.mode is Mode.DRY_RUN:
+        key: PrivateKey | None = PrivateKey(token_bytes(KEY_LENGTH))  # no file is created
+    else:
+        key = (await with_key(settings)).wireguard_private_key
     assert key is not None
     try:
         done = await admin.redeem(code, derive(key), endpoint)

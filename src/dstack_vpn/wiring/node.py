@@ -10,7 +10,8 @@ from dstack_vpn.adapters.resolver import SystemResolver
 from dstack_vpn.adapters.store.archive import FileArchive
 from dstack_vpn.config import Settings
 from dstack_vpn.core.access.expiry import ExpiryClock
-from dstack_vpn.core.model import BlockRef, DeviceState
+from dstack_vpn.core.chain.unsent import Mode
+from dstack_vpn.core.model import Address, BlockRef, DeviceState
 from dstack_vpn.daemon.peers.endpoints import EndpointBook
 from dstack_vpn.errors import ConfigError
 from dstack_vpn.wiring.addresses import destinations
@@ -37,18 +38,28 @@ def registry_access(settings: Settings) -> "Access":
     return Access(rpc_urls(settings), settings.chain_id, settings.contract_address, abi, settings.start_block)
 
 
-def administrator(settings: Settings, report: Callable[[str], None], timeout: float) -> "Administrator":
+def administrator(
+    settings: Settings,
+    report: Callable[[str], None],
+    timeout: float,
+    mode: Mode = Mode.SEND,
+    sender: Address | None = None,
+) -> "Administrator":
     """Return an administrator, which sends transactions to the registry.
 
-    Raises `ConfigError` and `AdminError` without a usable key to sign with.
+    In another mode than `Mode.SEND`, it needs no key, and ``sender`` is its account. Raises
+    `ConfigError` and `AdminError` without a usable key to sign with, and `FormatError` for a wrong
+    checksum of ``sender``.
     """
     from dstack_vpn.adapters.admin.registry import Administrator
-    from dstack_vpn.adapters.admin.signer import Signer
+    from dstack_vpn.adapters.admin.signer import Keyless, Signer
 
+    if mode is Mode.CALLDATA or sender is not None:
+        return Administrator(registry_access(settings), Keyless(sender), report, timeout, mode)
     if settings.contract_private_key is None:
         raise ConfigError(["CONTRACT_PRIVATE_KEY (or CONTRACT_PRIVATE_KEY_FILE): is not set"])
     signer = Signer(settings.contract_private_key.reveal())
-    return Administrator(registry_access(settings), signer, report, timeout)
+    return Administrator(registry_access(settings), signer, report, timeout, mode)
 
 
 def node_name(text: str) -> "NodeName":

@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 from dstack_vpn.adapters.admin import invitations as inviting
 from dstack_vpn.adapters.admin.endpoints import on_first
 from dstack_vpn.adapters.admin.reading import NodeName, RegistryReader, RegistrySnapshot
-from dstack_vpn.adapters.admin.signer import Signer, check_address
+from dstack_vpn.adapters.admin.signer import Keyless, Signer, check_address
 from dstack_vpn.adapters.admin.transactions import Progress, Receipt, TransactionSender
 from dstack_vpn.adapters.chain.caller import Caller
 from dstack_vpn.adapters.chain.fields import chain_id
@@ -21,6 +21,7 @@ from dstack_vpn.adapters.contracts import AccessRegistry, AccessRegistryV1, call
 from dstack_vpn.core.chain.events import Granted
 from dstack_vpn.core.chain.invitation_code import InvitationCode
 from dstack_vpn.core.chain.node import Node
+from dstack_vpn.core.chain.unsent import Mode
 from dstack_vpn.core.model import Address, TokenId
 from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
 from dstack_vpn.core.wireguard.keys import PublicKey
@@ -146,14 +147,16 @@ class Registered:
 class Administrator:
     """Sends transactions. Its methods return when the transaction is mined.
 
-    Every method raises `AdminError` and `ChainError`.
+    Every method raises `AdminError` and `ChainError`, and `WithheldError` in another mode than
+    `Mode.SEND`.
     """
 
     access: Access
-    signer: Signer
+    signer: Signer | Keyless
     progress: Progress
     timeout: float
     """Seconds to wait for a receipt."""
+    mode: Mode = Mode.SEND
 
     async def deploy(self, owner: Address | None) -> Receipt:
         """Deploy our contract for ``owner``, by default the signing account."""
@@ -230,7 +233,9 @@ class Administrator:
     # -- helpers -----------------------------------------------------------------------------------
 
     def _sender(self, caller: Caller) -> TransactionSender:
-        return TransactionSender(caller, self.access.chain_id, self.signer, self.progress, self.timeout)
+        return TransactionSender(
+            caller, self.access.chain_id, self.signer, self.progress, self.timeout, self.mode
+        )
 
     async def _do(self, data: bytes, action: Action | None = None) -> Receipt:
         return (await self._send(data, action))[1]

@@ -57,6 +57,24 @@ class Signer:
         raise TypeError("a signer can't be serialized")
 
 
+class Keyless:
+    """An account whose key is in another wallet; its address may be unknown."""
+
+    __slots__ = ("known",)
+
+    def __init__(self, address: Address | None) -> None:
+        self.known = None if address is None else check_address(address)
+
+    @property
+    def address(self) -> Address:
+        """The address; raises `AdminError` if it is unknown."""
+        if self.known is None:
+            raise AdminError(
+                "the transaction depends on the account that will send it: add its address with --from"
+            )
+        return self.known
+
+
 def check_address(text: str) -> Address:
     """Return an address in lower case. Raises `FormatError` if its checksum is wrong.
 

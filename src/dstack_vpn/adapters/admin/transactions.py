@@ -18,11 +18,12 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from dstack_vpn.adapters.admin.fees import amount, ether, propose
-from dstack_vpn.adapters.admin.signer import SignedTransaction, Signer
+from dstack_vpn.adapters.admin.signer import Keyless, SignedTransaction, Signer
 from dstack_vpn.adapters.chain.caller import Caller
 from dstack_vpn.adapters.chain.fields import mapping, parse_log, quantity, sequence
 from dstack_vpn.adapters.chain.jsonrpc import Json
 from dstack_vpn.adapters.contracts.reverts import describe_revert
+from dstack_vpn.core.chain.unsent import Mode, Unsent, WithheldError
 from dstack_vpn.core.model import Address
 from dstack_vpn.errors import AdminError, CallRevertedError, ChainError, EndpointError, UnknownOutcomeError
 from dstack_vpn.ports import Log
@@ -75,22 +76,31 @@ class TransactionSender:
 
     caller: Caller
     chain_id: int
-    signer: Signer
+    signer: Signer | Keyless
     progress: Progress
     timeout: float
     """Seconds to wait for a receipt."""
+    mode: Mode = Mode.SEND
 
     async def send(self, to: Address | None, data: bytes) -> Receipt:
         """Send a transaction and wait for its receipt. ``to`` None creates a contract.
 
-        Raises `ChainError` and `AdminError`, as the module describes.
+        Raises `ChainError` and `AdminError`, as the module describes, and `WithheldError` in
+        another mode than `Mode.SEND`.
         """
+        if self.mode is Mode.CALLDATA:
+            raise WithheldError([await self._content(to, data)])
         self.progress("simulating")
         transaction = {"from": self.signer.address, "data": "0x" + data.hex()}
         if to is not None:
             transaction["to"] = to
         await self._simulate(transaction)
-        signed = self.signer.sign(await self._complete(to, data, transaction))
+        gas, fields = await self._complete(to, data, transaction)
+        if self.mode is Mode.DRY_RUN:
+            fee = fields["gas"] * fields.get("maxFeePerGas", fields.get("gasPrice"))
+            raise WithheldError([Unsent(self.chain_id, to, data, self.signer.address, gas, fee)])
+        assert isinstance(self.signer, Signer)
+        signed = self.signer.sign(fields)
         self.progress(f"sending transaction {signed.hash}")
         await self._submit(signed)
         self.progress(f"waiting for transaction {signed.hash} to be mined")
@@ -98,6 +108,15 @@ class TransactionSender:
         if _succeeded(receipt) is False:
             raise await self._reverted(signed.hash, receipt, transaction)
         return _parse_receipt(signed.hash, receipt)
+
+    async def _content(self, to: Address | None, data: bytes) -> Unsent:
+        """Return the transaction for another wallet, after a simulation if its account is known."""
+        sender = self.signer.known if isinstance(self.signer, Keyless) else self.signer.address
+        if sender is not None:
+            self.progress("simulating")
+            target = {} if to is None else {"to": to}
+            await self._simulate({"from": sender, "data": "0x" + data.hex(), **target})
+        return Unsent(self.chain_id, to, data, sender)
 
     def _refusal(self, error: CallRevertedError) -> AdminError:
         return AdminError(f"the contract refused: {self._reason(error)}; nothing was sent")
@@ -112,8 +131,10 @@ class TransactionSender:
         except CallRevertedError as error:
             raise self._refusal(error) from error
 
-    async def _complete(self, to: Address | None, data: bytes, call: dict[str, str]) -> dict[str, Any]:
-        """Return the transaction's fields, including gas and fees."""
+    async def _complete(
+        self, to: Address | None, data: bytes, call: dict[str, str]
+    ) -> tuple[int, dict[str, Any]]:
+        """Return the estimated gas, and the transaction's fields with a margin of gas."""
         try:
             estimate = quantity(await self.caller.call("eth_estimateGas", call), "gas estimate")
         except CallRevertedError as error:
@@ -124,7 +145,7 @@ class TransactionSender:
         count = await self.caller.call("eth_getTransactionCount", self.signer.address, "pending")
         fields = {"chainId": self.chain_id, "nonce": quantity(count, "nonce"), "gas": gas, "value": 0}
         target = {} if to is None else {"to": bytes.fromhex(to.removeprefix("0x"))}
-        return {**fields, **target, "data": data, **fees.fields}
+        return estimate, {**fields, **target, "data": data, **fees.fields}
 
     async def _check_balance(self, cost: int) -> None:
         reply = await self.caller.call("eth_getBalance", self.signer.address, "latest")

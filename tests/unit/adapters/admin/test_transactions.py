@@ -8,9 +8,10 @@ import pytest
 from tests.unit.adapters.admin.scripted import Answer, ScriptedTransport, caller_of
 
 from dstack_vpn.adapters.admin import transactions
-from dstack_vpn.adapters.admin.signer import Signer, check_address
+from dstack_vpn.adapters.admin.signer import Keyless, Signer, check_address
 from dstack_vpn.adapters.admin.transactions import Receipt, TransactionSender
 from dstack_vpn.adapters.contracts.abi import encode
+from dstack_vpn.core.chain.unsent import Mode, Unsent, WithheldError
 from dstack_vpn.errors import (
     AdminError,
     CallRevertedError,
@@ -23,6 +24,7 @@ from dstack_vpn.errors import (
 
 KEY = "4c0883a69102937d6231471b5dbb6204fe5129617082792ae468d01a3f362318"
 CONTRACT = "0x" + "c0" * 20
+ACCOUNT = "0x" + "aa" * 20
 RECEIPT: dict[str, object] = {
     "status": "0x1",
     "blockNumber": "0x10",
@@ -78,6 +80,43 @@ async def test_what_is_signed_is_what_was_asked_for() -> None:
     assert (fields["maxFeePerGas"], fields["maxPriorityFeePerGas"]) == (3, 1)
     assert Account.recover_transaction(sent[0]).lower() == Signer(KEY).address
     assert len(receipt.hash) == 66
+
+
+def keyless(transport: ScriptedTransport, mode: Mode, account: str | None) -> TransactionSender:
+    steps: list[str] = []
+    return TransactionSender(caller_of(transport), 31337, Keyless(account), steps.append, 0.3, mode)
+
+
+async def test_a_dry_run_simulates_and_sends_nothing() -> None:
+    transport = scripted()
+    with pytest.raises(WithheldError) as caught:
+        await keyless(transport, Mode.DRY_RUN, ACCOUNT).send(CONTRACT, b"\x01\x02")
+    # 120,000 units with the margin, at 3 wei.
+    expected = Unsent(31337, CONTRACT, b"\x01\x02", ACCOUNT, 100_000, 360_000)
+    assert caught.value.transactions == (expected,)
+    assert {"eth_call", "eth_estimateGas"} <= set(transport.asked)
+    assert "eth_sendRawTransaction" not in transport.asked
+    with pytest.raises(AdminError, match="add its address with --from"):
+        await keyless(transport, Mode.DRY_RUN, None).send(CONTRACT, b"")
+
+
+async def test_calldata_needs_no_account_and_is_simulated_with_one() -> None:
+    transport = scripted()
+    with pytest.raises(WithheldError) as caught:
+        await keyless(transport, Mode.CALLDATA, None).send(None, b"\x01")
+    assert caught.value.transactions == (Unsent(31337, None, b"\x01"),)
+    assert transport.asked == []
+    with pytest.raises(WithheldError) as caught:
+        await keyless(transport, Mode.CALLDATA, ACCOUNT).send(CONTRACT, b"\x01")
+    assert caught.value.transactions == (Unsent(31337, CONTRACT, b"\x01", ACCOUNT),)
+    assert transport.asked == ["eth_call"]
+
+
+@pytest.mark.parametrize("mode", [Mode.DRY_RUN, Mode.CALLDATA])
+async def test_a_refusal_is_found_without_sending(mode: Mode) -> None:
+    transport = scripted(eth_call=CallRevertedError("execution reverted", b""))
+    with pytest.raises(AdminError, match="the contract refused"):
+        await keyless(transport, mode, ACCOUNT).send(CONTRACT, b"")
 
 
 @pytest.mark.parametrize("method", ["eth_call", "eth_estimateGas"])
