@@ -177,6 +177,11 @@ COVERED: Final[Mapping[str, Cover]] = {
     "cli.invite": Cover(
         "integration/test_invitations_cli.py", "commands on a dev chain", "tests.commands > cli"
     ),
+    "cli.keystore": Cover(
+        "integration/test_keystore_cli.py",
+        "commands on a dev chain",
+        "tests.integration.test_admin_cli > tests.commands > cli > cli.invite",
+    ),
     "cli.node": Cover("integration/test_admin_cli.py", "a group of commands", "tests.commands > cli"),
     "cli.node_joining": Cover(
         "integration/test_invitations_cli.py", "commands on a dev chain", "tests.commands > cli > cli.node"
@@ -312,6 +317,11 @@ COVERED: Final[Mapping[str, Cover]] = {
         "integration/test_invitations_cli.py",
         "commands on a dev chain",
         "tests.commands > cli > cli.invite",
+    ),
+    "wiring.keystore": Cover(
+        "integration/test_keystore_cli.py",
+        "commands on a dev chain",
+        "tests.integration.test_admin_cli > tests.commands > cli > cli.invite > cli.keystore",
     ),
     "wiring.metrics": Cover("unit/wiring/test_peer_metrics.py", "the registry of all metrics"),
     "wiring.names": Cover("unit/daemon/device/test_tunnel.py", "names of the daemon's own zone"),

@@ -9,12 +9,14 @@ import json
 import re
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Final
 
 import click
 from rich.console import Console
 from rich.text import Text
 
+from dstack_vpn.cli.keystore import Keystore, needed_account, with_keystore
 from dstack_vpn.cli.layout import Layout, Row
 from dstack_vpn.cli.options import with_settings
 from dstack_vpn.cli.params import ACCOUNT, Checked, Moment, parse_moment
@@ -101,7 +103,8 @@ Examples:
 )
 @click.option("--holder", type=ACCOUNT, help="The only account that may redeem it; default: any.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-@with_settings(*CHAIN, "STATE_DIR", need=["CONTRACT_PRIVATE_KEY"])
+@with_keystore
+@with_settings(*CHAIN, "STATE_DIR", need=needed_account)
 def create(
     settings: Settings,
     node_id: str,
@@ -112,6 +115,8 @@ def create(
     valid: int,
     holder: str | None,
     as_json: bool,
+    keystore: Path | None,
+    password_file: Path | None,
 ) -> None:
     """Sign an invitation and print its code.
 
@@ -127,7 +132,8 @@ def create(
     if expires_at and expires_at < deadline:
         raise click.UsageError("--expires: the node's access would end before the invitation (--valid) does")
     terms = wiring.Terms(node_id, tags, routes, expires_at, deadline, holder)
-    code = asyncio.run(wiring.create(settings, terms))
+    signing = settings if keystore is None else Keystore(keystore, password_file).unlock(settings)
+    code = asyncio.run(wiring.create(signing, terms))
     identity = "0x" + wiring.hash_of(code).hex()
     summary = f"{node_id} is invited until {moment(deadline)}"
     record(settings, "admin.invitation", what=summary, hash=identity, minter=code.invitation.minter)

@@ -10,10 +10,12 @@ import sys
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeVar, cast
 
 import click
 
+from dstack_vpn.cli.keystore import KEYSTORE_OPTIONS, Keystore, needed_account
 from dstack_vpn.cli.options import with_settings
 from dstack_vpn.cli.params import ACCOUNT
 from dstack_vpn.cli.text import printable
@@ -43,6 +45,7 @@ class Sending:
     mode: Mode = Mode.SEND
     sender: str | None = None
     """The account of a transaction that is not sent; None: that of the key, or unknown."""
+    keystore: Keystore | None = None
 
     @property
     def sends(self) -> bool:
@@ -59,9 +62,10 @@ class Sending:
         async def run(admin: "Administrator") -> _T:
             return await work(admin)
 
+        settings = self.settings if self.keystore is None else self.keystore.unlock(self.settings)
         try:
             with progress() as step:
-                admin = wiring.administrator(self.settings, step, self.timeout, self.mode, self.sender)
+                admin = wiring.administrator(settings, step, self.timeout, self.mode, self.sender)
                 return asyncio.run(run(admin))
         except WithheldError as withheld:
             show(withheld.transactions, self.mode, as_json=self.as_json)
@@ -103,10 +107,13 @@ def sends(
             dry_run: bool,
             calldata: bool,
             sender: str | None,
+            keystore: Path | None,
+            password_file: Path | None,
             **values: Any,  # noqa: ANN401
         ) -> None:
             mode = Mode.DRY_RUN if dry_run else Mode.CALLDATA if calldata else Mode.SEND
-            command(Sending(settings, timeout, as_json, mode, sender), *args, **values)
+            file = None if keystore is None else Keystore(keystore, password_file)
+            command(Sending(settings, timeout, as_json, mode, sender, file), *args, **values)
 
         functools.update_wrapper(wrapped, command)
         with_flags = with_settings(*names, need=_needed, fallback=fallback)
@@ -119,6 +126,7 @@ def sends(
 
 
 _OPTIONS: Final = (
+    *KEYSTORE_OPTIONS,
     click.option("--json", "as_json", is_flag=True, help="Print the result as JSON."),
     click.option(
         "--from",
@@ -154,7 +162,9 @@ def _needed(values: Mapping[str, Any]) -> list[str]:
         raise click.UsageError("--dry-run and --calldata can't be given together")
     if sender is not None and not (dry_run or calldata):
         raise click.UsageError("--from is only for --dry-run and --calldata: a key determines its account")
-    return [] if calldata or sender is not None else ["CONTRACT_PRIVATE_KEY"]
+    if values["keystore"] is not None and (calldata or sender is not None):
+        raise click.UsageError("--keystore is for an account that signs, without --calldata and --from")
+    return [] if calldata or sender is not None else needed_account(values)
 
 
 @contextmanager

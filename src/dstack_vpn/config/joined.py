@@ -11,6 +11,8 @@ from dstack_vpn.config.settings import Settings
 
 _ACCOUNT: Final = ("CONTRACT_PRIVATE_KEY", "CONTRACT_PRIVATE_KEY_FILE")
 """The daemon needs the account only to rotate its key."""
+_KEYSTORE: Final = ("CONTRACT_KEYSTORE_PASSWORD", "CONTRACT_KEYSTORE_PASSWORD_FILE")
+"""Only commands use a keystore."""
 _FILES: Final = frozenset(f"{option.name}_FILE" for option in OPTIONS if option.secret)
 _NAMES: Final = frozenset(option.name for option in OPTIONS if not option.secret) | _FILES
 
@@ -20,7 +22,7 @@ def document(settings: Settings, node_id: str) -> str:
 
     It contains no secret: paths of their files, and an RPC URL as it was given.
     """
-    dropped = () if settings.key_max_age else _ACCOUNT
+    dropped = _KEYSTORE if settings.key_max_age else (*_ACCOUNT, *_KEYSTORE)
     given = {name: text for name, text in settings.texts.items() if name in _NAMES and name not in dropped}
     texts = given | {
         "NODE_ID": node_id,
@@ -36,7 +38,7 @@ def document(settings: Settings, node_id: str) -> str:
 
 def environment(settings: Settings) -> dict[str, str]:
     """Return this process's environment for the daemon, without an unneeded account."""
-    dropped = () if settings.key_max_age else _ACCOUNT
+    dropped = _KEYSTORE if settings.key_max_age else (*_ACCOUNT, *_KEYSTORE)
     variables = os.environ  # noqa: TID251 - only this package reads it
     return {name: text for name, text in variables.items() if name not in dropped}
 

@@ -6,9 +6,7 @@ pass and reported together, each with the variable, the problem and an example; 
 before that. Only this module reads the environment.
 """
 
-import codecs
 import os
-import stat
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,17 +15,16 @@ from typing import Any, Final, TypeVar
 from dstack_vpn.config import parsers, relay
 from dstack_vpn.config.nearest import nearest
 from dstack_vpn.config.options import COMPONENTS, LEVELS, OPTIONS, Option
-from dstack_vpn.config.private import replaceable
 from dstack_vpn.config.proxies import proxy_texts, settle_proxies
 from dstack_vpn.config.relay import RELAY_OPTIONS, RelaySettings
+from dstack_vpn.config.secret_file import read_secret, without_mark
 from dstack_vpn.config.settings import Network, Settings
 from dstack_vpn.core.paths.selector import TransportMode
-from dstack_vpn.errors import ConfigError, FormatError
+from dstack_vpn.errors import ConfigError
 
 DEFAULT_FILE: Final = Path("/etc/dstack-vpn/config.toml")
 KEY_FILE: Final = "wireguard.key"
 """The file in the state directory with the generated key."""
-_SECRET_LIMIT: Final = 4096
 _MTU: Final = 1420
 _MTU_RELAYED: Final = 1360
 """Fits in a segment of 1,440 bytes with WireGuard's 32 bytes, a frame's 2 and TLS's 22."""
@@ -299,7 +296,7 @@ def _read_file(path: Path | None, environment: Mapping[str, str], problems: list
         if not named and not path.exists():
             return {}
     try:
-        document = tomllib.loads(_without_mark(path.read_bytes()).decode())
+        document = tomllib.loads(without_mark(path.read_bytes()).decode())
     except (OSError, ValueError, RecursionError) as error:  # RecursionError: nested too deeply
         problems.append(f"CONFIG_FILE: {path}: {error}. Example: CONFIG_FILE={DEFAULT_FILE}")
         return {}
@@ -326,48 +323,4 @@ def _flat(value: object) -> str:
 
 
 def _read_secret(option: Option, path: Path, problems: list[str]) -> str | None:
-    """Read a secret from its file, which only its owner may be able to read."""
-    name = f"{option.name}_FILE"
-    try:
-        with path.open("rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            content = file.read(_SECRET_LIMIT + 1)
-    except (OSError, ValueError) as error:  # ValueError: a null byte in the path
-        reason = error.strerror if isinstance(error, OSError) else "a path can't contain a null byte"
-        why = f"{reason}{_owners(path, error)}"
-        problems.append(f"{name}: {str(path)!r}: {why}. Example: {name}=/etc/dstack-vpn/wireguard.key")
-        return None
-    if mode & (stat.S_IRWXG | stat.S_IRWXO):
-        problems.append(f"{name}: {path} can be read by others (mode {mode & 0o777:04o}): chmod 0600 {path}")
-        return None
-    if (problem := replaceable(path)) is not None:
-        problems.append(f"{name}: {problem}")
-        return None
-    if len(content) > _SECRET_LIMIT or not content.strip():
-        problems.append(f"{name}: {path} is empty, or longer than {_SECRET_LIMIT} bytes")
-        return None
-    try:
-        return _without_mark(content).decode("ascii", "replace").strip()
-    except FormatError as error:
-        problems.append(f"{name}: {path}: {error}")
-        return None
-
-
-def _owners(path: Path, error: Exception) -> str:
-    """Return the owners of file and process after a permission error; else an empty text.
-
-    In a container, a file's mode may also bind root.
-    """
-    if not isinstance(error, PermissionError):
-        return ""
-    try:
-        return f": it belongs to user {path.stat().st_uid}, and this process to user {os.geteuid()}"
-    except OSError:
-        return ""  # the directory can't be searched
-
-
-def _without_mark(content: bytes) -> bytes:
-    """Remove the byte order mark that some editors write; raises `FormatError` for UTF-16."""
-    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise FormatError("the file is UTF-16 text: save it as UTF-8")
-    return content.removeprefix(codecs.BOM_UTF8)
+    return read_secret(f"{option.name}_FILE", path, problems)

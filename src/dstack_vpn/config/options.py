@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from dstack_vpn.config import parsers
-from dstack_vpn.config.settings import NETWORKS
+from dstack_vpn.config.settings import NETWORKS, Secret
 from dstack_vpn.core.model import parse_node_id
 from dstack_vpn.core.paths.port_forward import parse_forwards
 
@@ -129,6 +129,15 @@ OPTIONS: Final[tuple[Option, ...]] = (
         "The account that signs transactions. Only commands that send transactions need it. With "
         "KEY_MAX_AGE, the daemon also needs it; it is then the node holder's. See docs/trust.md.",
         "0x and 64 hexadecimal digits",
+        secret=True,
+    ),
+    Option(
+        "CONTRACT_KEYSTORE_PASSWORD",
+        Secret,
+        None,
+        "The password of the keystore file that a command's --keystore names. Without it, the command asks "
+        "for the password in the terminal.",
+        "the password",
         secret=True,
     ),
     Option(

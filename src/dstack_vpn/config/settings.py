@@ -85,6 +85,7 @@ class Settings:
     texts: Mapping[str, str] = field(repr=False)
     """The texts of all given settings and proxies, by variable; for a secret, its file."""
     contract_private_key: Secret | None
+    contract_keystore_password: Secret | None
     key_max_age: float
     """Seconds; 0: no limit."""
     sync_interval: float

@@ -30,7 +30,7 @@ class Signer:
         Raises `ConfigError` if they are not a valid private key of the curve, and `AdminError` if
         eth-account is missing.
         """
-        account: Any = _account_class()
+        account: Any = account_class()
         try:
             self.__account = account.from_key(key)
         except Exception:  # noqa: BLE001 - the message and frames of any error may contain the key
@@ -83,7 +83,7 @@ def check_address(text: str) -> Address:
     digits = text.removeprefix("0x")
     if digits in (digits.lower(), digits.upper()):
         return text.lower()
-    _account_class()
+    account_class()
     from eth_utils.address import is_checksum_address
 
     if not is_checksum_address(text):
@@ -102,7 +102,7 @@ def signer_of(document: TypedData, signature: bytes) -> Address | None:
 
     None if the signature is not an account's. Raises `AdminError` without eth-account.
     """
-    account: Any = _account_class()
+    account: Any = account_class()
     try:
         return str(account.recover_message(_encoded(document), signature=signature)).lower()
     except Exception:  # noqa: BLE001 - the library raises various errors for a malformed signature
@@ -110,13 +110,14 @@ def signer_of(document: TypedData, signature: bytes) -> Address | None:
 
 
 def _encoded(document: TypedData) -> Any:  # noqa: ANN401 - the library has no types
-    _account_class()
+    account_class()
     from eth_account.messages import encode_typed_data
 
     return encode_typed_data(dict(document.domain), dict(document.types), dict(document.message))
 
 
-def _account_class() -> type:
+def account_class() -> type:
+    """Return eth-account's class; raises `AdminError` if the library is missing."""
     # The import raises the recursion limit to 100,000 (in py_ecc). Deeply nested JSON from a
     # hostile endpoint would then cause a segmentation fault instead of an error.
     limit = sys.getrecursionlimit()
