@@ -131,7 +131,13 @@ def cast_path() -> str | None:
 
 
 async def verifier(anvil: Anvil, signature: str, *arguments: str) -> list[str]:
-    """Return the contract's reply by cast; skip the test without cast."""
+    """Return the values of the contract's reply by cast; skip the test without cast."""
+    out = await reply_by_cast(anvil, signature, *arguments)
+    return [line.split(" [")[0].strip('"') for line in out.splitlines()]
+
+
+async def reply_by_cast(anvil: Anvil, signature: str, *arguments: str) -> str:
+    """Return the contract's reply as cast prints it; skip the test without cast."""
     cast = cast_path()
     if cast is None:
         pytest.skip("NO CAST beside anvil or on the PATH: the independent witness is SKIPPED")
@@ -142,7 +148,7 @@ async def verifier(anvil: Anvil, signature: str, *arguments: str) -> list[str]:
     )
     out, _ = await process.communicate()
     assert process.returncode == 0
-    return [line.split(" [")[0].strip('"') for line in out.decode().splitlines()]
+    return out.decode()
 
 
 ACCESS = "getNodeAccess(uint256)(string,string,uint256,bool)"

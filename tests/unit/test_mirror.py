@@ -164,12 +164,27 @@ COVERED: Final[Mapping[str, Cover]] = {
     ),
     "cli.bundle": Cover("netns/test_bundle.py", "the bundle of a real daemon", "__main__ > cli"),
     "cli.contract": Cover("integration/test_admin_cli.py", "commands on a dev chain", "tests.commands > cli"),
+    "cli.contract_info": Cover(
+        "integration/test_contract_cli.py",
+        "commands on a dev chain",
+        "tests.integration.test_admin_cli > tests.commands > cli > cli.contract",
+    ),
+    "cli.contract_roles": Cover(
+        "integration/test_contract_cli.py",
+        "commands on a dev chain",
+        "tests.integration.test_admin_cli > tests.commands > cli > cli.contract",
+    ),
     "cli.invite": Cover(
         "integration/test_invitations_cli.py", "commands on a dev chain", "tests.commands > cli"
     ),
     "cli.node": Cover("integration/test_admin_cli.py", "a group of commands", "tests.commands > cli"),
     "cli.node_joining": Cover(
         "integration/test_invitations_cli.py", "commands on a dev chain", "tests.commands > cli > cli.node"
+    ),
+    "cli.node_rights": Cover(
+        "integration/test_rights_cli.py",
+        "commands on a dev chain",
+        "tests.integration.test_admin_cli > tests.commands > cli > cli.node",
     ),
     "cli.node_rotating": Cover(
         "netns/test_rotation.py", "a key rotation beside a daemon", "__main__ > cli > cli.node"
@@ -179,6 +194,11 @@ COVERED: Final[Mapping[str, Cover]] = {
         "integration/test_admin_cli.py", "commands on a dev chain", "tests.commands > cli > cli.contract"
     ),
     "cli.tables": Cover("unit/cli/test_layout.py", "every table at 80 columns"),
+    "cli.tag": Cover(
+        "integration/test_rights_cli.py",
+        "commands on a dev chain",
+        "tests.integration.test_admin_cli > tests.commands > cli",
+    ),
     "cli.text": Cover(
         "unit/cli/test_watch.py", "hostile text in every command", "tests.unit.cli.conftest > cli"
     ),
@@ -273,6 +293,11 @@ COVERED: Final[Mapping[str, Cover]] = {
     "wiring.bundle": Cover(
         "netns/test_bundle.py", "the bundle of a real daemon", "__main__ > cli > cli.bundle"
     ),
+    "wiring.contract": Cover(
+        "integration/test_contract_cli.py",
+        "commands on a dev chain",
+        "tests.integration.test_admin_cli > tests.commands > cli > cli.contract",
+    ),
     "wiring.daemon": Cover(
         "integration/test_node_chain.py", "the whole daemon on a dev chain", "tests.integration.support"
     ),
@@ -300,6 +325,11 @@ COVERED: Final[Mapping[str, Cover]] = {
         "integration/relay/test_wire.py",
         "relays as processes",
         "tests.integration.relay.programs > __main__ > cli > cli.relay",
+    ),
+    "wiring.rights": Cover(
+        "integration/test_rights_cli.py",
+        "commands on a dev chain",
+        "tests.integration.test_admin_cli > tests.commands > cli > cli.tag",
     ),
     "wiring.running": Cover(
         "netns/test_doctor.py", "beside a real daemon", "__main__ > cli > cli.doctor > cli.options"

@@ -38,6 +38,7 @@ _COMMANDS: Final = {
     "run": "daemon:run",
     "status": "watch:status",
     "support-bundle": "bundle:support_bundle",
+    "tag": "tag:tag",
     "top": "top:top",
     "version": "version:version",
 }

@@ -4,6 +4,7 @@ import click
 
 from dstack_vpn.cli.node_joining import join
 from dstack_vpn.cli.node_reading import info, list_, verify
+from dstack_vpn.cli.node_rights import routes, tag
 from dstack_vpn.cli.node_rotating import rotate_key
 from dstack_vpn.cli.node_writing import register, revoke, set_endpoint, set_expiry, transfer, update_key
 
@@ -23,8 +24,10 @@ for command in (
     register,
     revoke,
     rotate_key,
+    routes,
     set_endpoint,
     set_expiry,
+    tag,
     transfer,
     update_key,
     verify,

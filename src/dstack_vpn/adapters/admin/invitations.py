@@ -72,8 +72,7 @@ async def read_rights(reader: RegistryReader, account: Address, node_id: str) ->
 
 
 async def _rights(reader: RegistryReader, head: BlockRef, account: Address, node_id: str) -> RegistryRights:
-    token, *replies = await _replies(
-        reader,
+    token, *replies = await reader.replies(
         head,
         calls.token_id_by_node_id(node_id),
         invitations.is_minter(account),
@@ -107,7 +106,7 @@ async def read_facts(reader: RegistryReader, code: InvitationCode) -> Invitation
 async def read_use(reader: RegistryReader, invitation_hash: bytes) -> Use:
     """Read the use of an invitation."""
     head = await reader.session.head()
-    (reply,) = await _replies(reader, head, invitations.is_used(invitation_hash))
+    (reply,) = await reader.replies(head, invitations.is_used(invitation_hash))
     try:
         used = Reader(_expected(reply)).flag(0)
     except FormatError as error:
@@ -154,14 +153,6 @@ async def _is_signed(reader: RegistryReader, head: BlockRef, code: InvitationCod
     except CallRevertedError:
         return False
     return reply[:WORD] == _VALID_SIGNATURE + bytes(WORD - len(_VALID_SIGNATURE))
-
-
-async def _replies(reader: RegistryReader, head: BlockRef, *questions: bytes) -> list[bytes | None]:
-    """Return the registry's replies at a block; None for a revert."""
-    contract, at = reader.session.identity.contract, hex(head.number)
-    queries = [("eth_call", ({"to": contract, "data": "0x" + each.hex()}, at)) for each in questions]
-    found = await reader.caller.call_many(queries, lag=LAG)
-    return [None if isinstance(each, CallRevertedError) else data(each, "call result") for each in found]
 
 
 def _expected(reply: bytes | None) -> bytes:

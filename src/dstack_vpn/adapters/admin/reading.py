@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from dstack_vpn.adapters.chain.caller import Caller
+from dstack_vpn.adapters.chain.caller import LAG, Caller
 from dstack_vpn.adapters.chain.fields import data
 from dstack_vpn.adapters.chain.identity import Target, identify
 from dstack_vpn.adapters.chain.memory import EndpointCapabilities
@@ -98,6 +98,16 @@ class RegistryReader:
     def abi(self) -> RegistryAbi:
         """The detected contract."""
         return self.session.abi
+
+    async def replies(self, head: BlockRef, *questions: bytes) -> list[bytes | None]:
+        """Return the contract's replies to calldata at a block; None for a revert.
+
+        Raises `ChainError`.
+        """
+        contract, at = self.session.identity.contract, hex(head.number)
+        queries = [("eth_call", ({"to": contract, "data": "0x" + each.hex()}, at)) for each in questions]
+        found = await self.caller.call_many(queries, lag=LAG)
+        return [None if isinstance(each, CallRevertedError) else data(each, "call result") for each in found]
 
     async def everything(self) -> RegistrySnapshot:
         """Return all nodes. Raises `ChainError`."""

@@ -37,12 +37,42 @@ class Action(Enum):
     SET_ENDPOINT = "set endpoints"
     SET_EXPIRY = "set expiries"
     INVITE = "use invitations"
+    DEFINE_TAG = "define tags: it has no function defineTag"
+    LIST_TAGS = "list tags: it has no function tags"
+    SET_TAGS = "set tags: it has no function setTags"
+    SET_ROUTES = "set routes: it has no function setRoutes"
+    ADD_MINTER = "add minters: it has no function addMinter"
+    REMOVE_MINTER = "remove minters: it has no function removeMinter"
+    LIST_MINTERS = "list minters: it has no function minters"
+    ADD_POLICY_ADMINISTRATOR = "add policy administrators: it has no function addPolicyAdministrator"
+    REMOVE_POLICY_ADMINISTRATOR = "remove policy administrators: it has no function removePolicyAdministrator"
+    LIST_POLICY_ADMINISTRATORS = "list policy administrators: it has no function policyAdministrators"
+    PAUSE = "pause: it has no function pause"
+    UNPAUSE = "end a pause: it has no function unpause"
+    WITHDRAW_OWNERSHIP = "withdraw an offer of its ownership: a transfer takes effect at once"
+    ACCEPT_OWNERSHIP = "have its ownership accepted: it has no function acceptOwnership"
     LIST = "list nodes: it does not enumerate its tokens, so use 'info' or 'verify' for one node"
+
+
+_SINCE_V2: Final = frozenset(
+    {
+        Action.INVITE,
+        Action.DEFINE_TAG,
+        Action.LIST_TAGS,
+        Action.SET_TAGS,
+        Action.SET_ROUTES,
+        Action.LIST_MINTERS,
+        Action.ADD_POLICY_ADMINISTRATOR,
+        Action.REMOVE_POLICY_ADMINISTRATOR,
+        Action.LIST_POLICY_ADMINISTRATORS,
+    }
+)
+"""The operations that the first version of our contract does not support."""
 
 
 def require(abi: RegistryAbi, action: Action) -> None:
     """Raise `AdminError` if the contract does not support the operation."""
-    too_old = action is Action.INVITE and isinstance(abi, AccessRegistryV1)
+    too_old = action in _SINCE_V2 and isinstance(abi, AccessRegistryV1)
     if too_old or not isinstance(abi, AccessRegistry):
         raise AdminError(f"the contract is a {abi.name}, which can't {action.value}")
 
@@ -177,6 +207,13 @@ class Administrator:
     async def transfer(self, node: Node, to: Address) -> Receipt:
         """Transfer a node. The account must be its holder, or be approved by it."""
         return await self._do(calls.transfer(node.owner, check_address(to), node.token_id))
+
+    async def administer(self, data: bytes, action: Action | None) -> Receipt:
+        """Send a call that only needs the role of the account.
+
+        ``action`` None: all contracts support it.
+        """
+        return await self._do(data, action)
 
     async def cancel_invitation(self, invitation_hash: bytes) -> Receipt:
         """Make an invitation useless. Only for minters."""

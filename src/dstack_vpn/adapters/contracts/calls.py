@@ -3,10 +3,13 @@
 Texts are encoded without checks: the contract validates them and reverts with a named error.
 """
 
+from collections.abc import Sequence
+
 from dstack_vpn.adapters.contracts import signatures
-from dstack_vpn.adapters.contracts.abi import address_word, encode
+from dstack_vpn.adapters.contracts.abi import WORD, address_word, encode
 from dstack_vpn.adapters.contracts.artifact import load_artifact
-from dstack_vpn.core.model import Address, TokenId
+from dstack_vpn.core.chain.invitation import route_word
+from dstack_vpn.core.model import Address, Cidr, TokenId
 from dstack_vpn.core.wireguard.keys import PublicKey
 
 
@@ -45,6 +48,30 @@ def set_expiry(token_id: TokenId, expires_at: int) -> bytes:
     return signatures.SET_EXPIRY + encode(token_id, expires_at)
 
 
+def define_tag(name: str) -> bytes:
+    """Encode the definition of a tag (AccessRegistry)."""
+    return signatures.DEFINE_TAG + encode(name)
+
+
+def set_tags(token_id: TokenId, mask: int) -> bytes:
+    """Encode the tags of a node: bit i stands for the i-th defined tag (AccessRegistry)."""
+    return signatures.SET_TAGS + encode(token_id, mask)
+
+
+def set_routes(token_id: TokenId, routes: Sequence[Cidr]) -> bytes:
+    """Encode the networks behind a node, in ascending order (AccessRegistry)."""
+    return signatures.SET_ROUTES + encode(token_id, 2 * WORD, len(routes)) + b"".join(map(route_word, routes))
+
+
+def multicall(parts: Sequence[bytes]) -> bytes:
+    """Encode several calls of the contract in one transaction (AccessRegistry)."""
+    heads, tail = [WORD, len(parts)], b""
+    for part in parts:
+        heads.append(WORD * len(parts) + len(tail))
+        tail += encode(len(part)) + part + bytes(-len(part) % WORD)
+    return signatures.MULTICALL + encode(*heads) + tail
+
+
 def add_minter(account: Address) -> bytes:
     """Encode the right of an account to mint, revoke and set expiries (AccessRegistry)."""
     return signatures.ADD_MINTER + encode(address_word(account))
@@ -53,6 +80,16 @@ def add_minter(account: Address) -> bytes:
 def remove_minter(account: Address) -> bytes:
     """Encode the removal of that right (AccessRegistry)."""
     return signatures.REMOVE_MINTER + encode(address_word(account))
+
+
+def add_policy_administrator(account: Address) -> bytes:
+    """Encode the right of an account to set the policy (AccessRegistry)."""
+    return signatures.ADD_POLICY_ADMINISTRATOR + encode(address_word(account))
+
+
+def remove_policy_administrator(account: Address) -> bytes:
+    """Encode the removal of that right (AccessRegistry)."""
+    return signatures.REMOVE_POLICY_ADMINISTRATOR + encode(address_word(account))
 
 
 def pause() -> bytes:
