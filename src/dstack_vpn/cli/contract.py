@@ -45,7 +45,11 @@ def deploy(sending: Sending, owner: str | None) -> None:
     )
 
 
-@contract.command()
+@contract.command(
+    epilog="""\b
+Example:
+  dstack-vpn contract pause"""
+)
 @sends(*CHAIN)
 def pause(sending: Sending) -> None:
     """Stop registrations and invitations. Only the contract's owner can.
@@ -57,7 +61,11 @@ def pause(sending: Sending) -> None:
     sending.report("Registrations are paused", sending.carry_out(wiring.pause), paused=True)
 
 
-@contract.command()
+@contract.command(
+    epilog="""\b
+Example:
+  dstack-vpn contract unpause"""
+)
 @sends(*CHAIN)
 def unpause(sending: Sending) -> None:
     """Allow registrations again. Only the contract's owner can."""
@@ -101,7 +109,12 @@ def transfer_ownership(sending: Sending, account: str | None, *, withdraw: bool,
         sending.report(f"The contract belongs to {account.lower()}", receipt, owner=account.lower())
 
 
-@contract.command("accept-ownership")
+@contract.command(
+    "accept-ownership",
+    epilog="""\b
+Example:
+  CONTRACT_PRIVATE_KEY_FILE=next-owner.key dstack-vpn contract accept-ownership""",
+)
 @sends(*CHAIN)
 def accept_ownership(sending: Sending) -> None:
     """Accept the contract. Only the account to which the owner has offered it can."""
