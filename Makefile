@@ -5,7 +5,7 @@ export PATH := $(CURDIR)/.venv/bin:$(CURDIR)/.cache/bin:$(CURDIR)/.cache/npm/nod
 PYTEST_ARGS ?=
 LOCK = -q --universal --generate-hashes --no-annotate --no-header $(if $(UPGRADE),--upgrade)
 
-.PHONY: help demo compose-demo upgrade-demo test test-docker test-fast test-kernel lint format types contracts docs slither fuzz chaos adversaries lock audit scan sbom bench check clean
+.PHONY: help demo compose-demo upgrade-demo test test-docker test-fast test-kernel lint format types contracts docs slither fuzz fuzz-contracts chaos adversaries lock audit scan sbom bench check clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[36m%-12s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -80,6 +80,10 @@ lock: ## Pin the dependencies again (UPGRADE=1 uses the newest that pyproject.to
 fuzz: ## Pass mutated inputs to each decoder (RUNS=1000000, SEED=1, ONLY="name name")
 	@scripts/setup test
 	@python -m tests.fuzz.driver --runs $(or $(RUNS),1000000) --seed $(or $(SEED),1) $(patsubst %,--only %,$(ONLY))
+
+fuzz-contracts: ## Compare the registry contract with its model (SEQUENCES=20000, STEPS=25)
+	@scripts/setup test
+	@python -m tests.contracts --sequences $(or $(SEQUENCES),20000) --steps $(or $(STEPS),25)
 
 chaos: ## Inject random faults into a network, and check its invariants (MINUTES=60, SEED=1, FIRST=round)
 	@scripts/setup test

@@ -48,7 +48,7 @@ def deploy(sending: Sending, owner: str | None) -> None:
 @contract.command(
     epilog="""\b
 Example:
-  dstack-vpn contract pause --dry-run"""
+  dstack-vpn contract pause"""
 )
 @sends(*CHAIN)
 def pause(sending: Sending) -> None:
@@ -113,7 +113,7 @@ def transfer_ownership(sending: Sending, account: str | None, *, withdraw: bool,
     "accept-ownership",
     epilog="""\b
 Example:
-  dstack-vpn contract accept-ownership --calldata""",
+  CONTRACT_PRIVATE_KEY_FILE=next-owner.key dstack-vpn contract accept-ownership""",
 )
 @sends(*CHAIN)
 def accept_ownership(sending: Sending) -> None:

@@ -54,7 +54,7 @@ Examples:
 def routes(sending: Sending, name: "NodeName", networks: tuple[str, ...], *, nothing: bool) -> None:
     """Set the networks behind a node, which replace its present ones. Only minters can.
 
-    A node has at most 16, in canonical form, of which none overlaps another.
+    A node has at most 16. They are in canonical form, and do not overlap.
     """
     from dstack_vpn.wiring import rights
 

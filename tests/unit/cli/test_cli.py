@@ -17,12 +17,18 @@ def test_help_is_there_for_every_command(cli: Cli, name: str) -> None:
     assert ran.out.startswith("Usage: dstack-vpn")
 
 
-@pytest.mark.parametrize("group", ["node", "contract"])
+@pytest.mark.parametrize("group", ["node", "contract", "invite", "tag"])
 def test_help_has_examples(cli: Cli, group: str) -> None:
-    listed = cli(group, "--help").out.partition("Commands:")[2]
-    for line in listed.strip().splitlines():
-        shown = cli(group, line.split()[0], "--help").out
-        assert f"dstack-vpn {group} {line.split()[0]}" in shown.partition("Example")[2], line
+    waiting, seen = [group], 0
+    while waiting:
+        path = waiting.pop()
+        shown = cli(*path.split(), "--help").out
+        listed = shown.partition("Commands:")[2].strip().splitlines()
+        waiting += [f"{path} {line.split()[0]}" for line in listed]
+        if not listed:
+            seen += 1
+            assert f"dstack-vpn {path}" in shown.partition("Example")[2], path
+    assert seen > 1
 
 
 @pytest.mark.parametrize(
