@@ -1,5 +1,6 @@
 """A node with a quorum of endpoints, one of which forges, hides or withholds data."""
 
+import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -187,6 +188,29 @@ async def test_a_hidden_revocation_comes_with_the_next_audit(
         assert rig.keys == {key_of(2)}
         if count == 3:
             await eventually(lambda: trio.liar.ws in quarantined(rig), "the endpoint is quarantined")
+
+
+async def test_a_connection_that_breaks_during_a_resync_delays_no_revocation_by_an_interval(
+    trio: Trio, make_rig: MakeRig
+) -> None:
+    chain, interval = trio.chain, 6.0
+    await chain.mint(1)
+    await chain.mint(2)
+    async with running(make_rig, trio, 2, resync_interval=interval) as rig:
+        await settled(rig, chain, "the initial peers")
+        state = rig.node.chain.state
+        begun = state.resyncs
+        await eventually(lambda: state.resyncs > begun, "a resync")
+        before = chain.head.tokens[1]
+        trio.liar.faults.lies.state = lambda tokens, number: {**tokens, 1: before}
+        trio.liar.faults.lies.hides = lambda log: True
+        trio.servers[1].faults.by_method["eth_call"] = Fault(status=503, times=1)
+        await chain.revoke(1)
+        began = asyncio.get_running_loop().time()
+        await settled(rig, chain, "the revocation by the other endpoint")
+        assert rig.keys == {key_of(2)}
+        assert "eth_call" not in trio.servers[1].faults.by_method, "its connection broke"
+        assert asyncio.get_running_loop().time() - began < 1.6 * interval
 
 
 @pytest.mark.parametrize("count", [2, 3])
