@@ -183,6 +183,11 @@ COVERED: Final[Mapping[str, Cover]] = {
         "tests.integration.test_admin_cli > tests.commands > cli > cli.invite",
     ),
     "cli.node": Cover("integration/test_admin_cli.py", "a group of commands", "tests.commands > cli"),
+    "cli.node_enrolling": Cover(
+        "integration/test_enrolment_cli.py",
+        "commands on a dev chain",
+        "tests.integration.test_admin_cli > tests.commands > cli > cli.node",
+    ),
     "cli.node_joining": Cover(
         "integration/test_invitations_cli.py", "commands on a dev chain", "tests.commands > cli > cli.node"
     ),
@@ -308,6 +313,11 @@ COVERED: Final[Mapping[str, Cover]] = {
     ),
     "wiring.dev": Cover("unit/cli/test_dev.py", "names for one command", "cli.dev"),
     "wiring.doctor": Cover("netns/test_doctor.py", "beside a real daemon", "__main__ > cli > cli.doctor"),
+    "wiring.enrolment": Cover(
+        "integration/test_enrolment_cli.py",
+        "commands on a dev chain",
+        "tests.integration.test_admin_cli > tests.commands > cli > cli.node > cli.node_enrolling",
+    ),
     "wiring.firewall": Cover(
         "netns/test_firewall.py",
         "nftables of a real host",
