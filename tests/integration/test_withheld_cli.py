@@ -73,6 +73,7 @@ OTHERS = {
     "contract unpause": "needs a paused contract: below",
     "node join": "below",
     "node rotate-key": "below",
+    "contract migrate": "test_migrate_cli.py",
     "node register-csv": "test_enrolment_cli.py",
 }
 

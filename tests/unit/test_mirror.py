@@ -169,6 +169,11 @@ COVERED: Final[Mapping[str, Cover]] = {
         "commands on a dev chain",
         "tests.integration.test_admin_cli > tests.commands > cli > cli.contract",
     ),
+    "cli.contract_migrating": Cover(
+        "integration/test_migrate_cli.py",
+        "commands on a dev chain",
+        "tests.integration.test_admin_cli > tests.commands > cli > cli.contract",
+    ),
     "cli.contract_roles": Cover(
         "integration/test_contract_cli.py",
         "commands on a dev chain",
@@ -334,6 +339,11 @@ COVERED: Final[Mapping[str, Cover]] = {
         "tests.integration.test_admin_cli > tests.commands > cli > cli.invite > cli.keystore",
     ),
     "wiring.metrics": Cover("unit/wiring/test_peer_metrics.py", "the registry of all metrics"),
+    "wiring.migration": Cover(
+        "integration/test_migrate_cli.py",
+        "commands on a dev chain",
+        "tests.integration.test_admin_cli > tests.commands > cli > cli.contract > cli.contract_migrating",
+    ),
     "wiring.names": Cover("unit/daemon/device/test_tunnel.py", "names of the daemon's own zone"),
     "wiring.node": Cover("unit/cli/test_node_reading.py", "makes the objects of the node commands"),
     "wiring.ownership": Cover(
