@@ -198,6 +198,10 @@ class ScriptedSource:
         self._was_read.set()
         return await self._answer("read_all", everything if self.enumerates else None)
 
+    async def revision(self, at: BlockRef) -> int | None:
+        count = len(self.chain.events(0, at.number)) + len(self.chain.uris)
+        return await self._answer("revision", count if self.enumerates else None)
+
     async def first_block(self) -> int:
         return await self._answer("first_block", 0)
 

@@ -56,6 +56,9 @@ class RegistryAbi(Protocol):
     """Events that do not determine a token's state: the token is read again at that block."""
     page_size: int
     """Tokens per `page_call`; 0 if the contract can't enumerate."""
+    revision_call: bytes | None
+    """The calldata that reads the number of changes so far; None if the contract has no such
+    counter."""
 
     def decode(self, log: Log) -> RegistryEvent | None:
         """Decode a log; None if the registry does not need it (such as the mint's `Transfer`)."""
@@ -71,6 +74,9 @@ class RegistryAbi(Protocol):
 
     def parse_page(self, reply: bytes, at: BlockRef) -> tuple[list[TokenState], int]:
         """Return the page's tokens, and the number of all tokens."""
+
+    def parse_revision(self, reply: bytes) -> int:
+        """Parse the reply to `revision_call`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +141,12 @@ class ChainSession(Protocol):
 
     async def read_all(self, at: BlockRef) -> list[TokenState] | None:
         """Return every token's state after that block; None if the contract can't enumerate."""
+
+    async def revision(self, at: BlockRef) -> int | None:
+        """Return the number of changes up to that block; None if the contract does not count them.
+
+        The contract can then enumerate. Every change of what `read_all` returns raises the number.
+        """
 
     async def first_block(self) -> int:
         """Return the earliest block that can have an event of the contract."""

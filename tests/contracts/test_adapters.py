@@ -13,6 +13,7 @@ from dstack_vpn.adapters.contracts import (
     DstackAccessNft,
     describe_revert,
     detect,
+    signatures,
 )
 from dstack_vpn.core.chain.events import RoutesUpdated, TagsUpdated, TokenState
 from dstack_vpn.core.chain.node import Node
@@ -187,3 +188,24 @@ def test_a_contract_that_checks_nothing_mints_nonsense(chain: Chain) -> None:
     assert node is not None
     assert isinstance(node.node_id, Malformed)
     assert isinstance(node.public_key, Malformed)
+
+
+def test_every_change_of_a_page_raises_the_revision(registry: Contract) -> None:
+    abi = AccessRegistry()
+    registry.send("defineTag", "gateway")
+    changes = (
+        ("mintNodeAccess", (ALICE, "web", key(1), "data:,"), OWNER),
+        ("setEndpoint", (1, "b.org:2"), ALICE),
+        ("setExpiry", (1, registry.chain.now + 90), OWNER),
+        ("setTags", (1, 1), OWNER),
+        ("setRoutes", (1, [route("10.0.0.0/8")]), OWNER),
+        ("transferFrom", (ALICE, BOB, 1), ALICE),
+        ("transferFrom", (BOB, BOB, 1), BOB),
+        ("updatePublicKey", (1, key(2)), BOB),
+        ("revokeNodeAccess", (1,), OWNER),
+    )
+    seen = [abi.parse_revision(registry.raw(signatures.REVISION))]
+    for function, arguments, sender in changes:
+        registry.send(function, *arguments, sender=sender)
+        seen.append(abi.parse_revision(registry.raw(signatures.REVISION)))
+    assert seen == list(range(seen[0], seen[0] + len(changes) + 1))

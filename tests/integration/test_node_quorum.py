@@ -1,5 +1,6 @@
 """A node with a quorum of endpoints, one of which forges, hides or withholds data."""
 
+import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -16,6 +17,7 @@ from tests.integration.support import Rig, eventually
 
 from dstack_vpn.adapters.chain import pool
 from dstack_vpn.core.access.control import Reason
+from dstack_vpn.core.chain.agreement import REPEATS
 from dstack_vpn.core.chain.fork_search import ForkSearch
 from dstack_vpn.core.model import RemovePeer, SetPeer
 from dstack_vpn.core.wireguard.keys import PublicKey
@@ -187,6 +189,109 @@ async def test_a_hidden_revocation_comes_with_the_next_audit(
         assert rig.keys == {key_of(2)}
         if count == 3:
             await eventually(lambda: trio.liar.ws in quarantined(rig), "the endpoint is quarantined")
+
+
+def keep_revision(server: FakeServer) -> None:
+    """Report the present revision for all later blocks, and hide all later logs."""
+    server.faults.lies.revision_of = dict(server.chain.head.tokens)
+    server.faults.lies.hides = lambda log: True
+
+
+async def by_revision(rig: Rig) -> None:
+    """Wait until the resyncs of all endpoints are by their revisions."""
+    state = rig.node.chain.state
+    begun = state.resyncs
+    await eventually(lambda: state.resyncs > begun + 2, "resyncs")
+
+
+@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("followed", [True, False])
+async def test_a_revision_that_never_changes_hides_no_revocation_from_a_quorum(
+    trio: Trio, make_rig: MakeRig, count: int, followed: bool
+) -> None:
+    chain = trio.chain
+    await chain.mint(1)
+    await chain.mint(2)
+    async with running(make_rig, trio, count) as rig:
+        await settled(rig, chain, "the initial peers")
+        await by_revision(rig)
+        keep_revision(trio.servers[0])
+        if not followed:  # the followed one hides the log, and its state is honest
+            trio.servers[0].faults.lies.revision_of = None
+            keep_revision(trio.servers[1])
+        state = rig.node.chain.state
+        await chain.revoke(1)
+        begun = state.resyncs
+        await settled(rig, chain, "the revocation by another endpoint")
+        assert rig.keys == {key_of(2)}
+        assert state.resyncs <= begun + 2, "the resync that was under way, and the next one"
+
+
+async def test_without_a_quorum_a_revision_that_never_changes_hides_a_revocation_for_24_resyncs(
+    trio: Trio, make_rig: MakeRig
+) -> None:
+    chain = trio.chain
+    await chain.mint(1)
+    await chain.mint(2)
+    async with running(make_rig, trio, 1, environment={}) as rig:
+        await settled(rig, chain, "the initial peers")
+        await by_revision(rig)
+        keep_revision(trio.liar)
+        state = rig.node.chain.state
+        await chain.revoke(1)
+        begun = state.resyncs
+        await by_revision(rig)
+        assert key_of(1) in rig.keys, "the revision hides it"
+        await settled(rig, chain, "the revocation by the next full reading")
+        assert rig.keys == {key_of(2)}
+        assert state.resyncs <= begun + REPEATS + 2
+
+
+async def test_a_revision_that_never_changes_counts_for_its_own_endpoint_only(
+    trio: Trio, make_rig: MakeRig
+) -> None:
+    chain = trio.chain
+    await chain.mint(1)
+    await chain.mint(2)
+    async with running(make_rig, trio, 2, environment={}) as rig:
+        await settled(rig, chain, "the initial peers")
+        await by_revision(rig)
+        before, state = dict(chain.head.tokens), rig.node.chain.state
+        keep_revision(trio.liar)
+        trio.liar.faults.lies.state = lambda tokens, number: before
+        await chain.revoke(1)
+        await chain.mine()
+        await by_revision(rig)
+        assert rig.keys == {key_of(1), key_of(2)}, "the only endpoint that is queried hides it"
+        trio.liar.faults.by_method["*"] = Fault(error={"code": -32000, "message": "overloaded"})
+        await eventually(lambda: state.endpoint == trio.servers[1].ws, "the other endpoint is followed")
+        begun = state.resyncs
+        await settled(rig, chain, "the revocation by the other endpoint")
+        assert rig.keys == {key_of(2)}
+        assert state.resyncs <= begun + 2
+
+
+async def test_a_connection_that_breaks_during_a_resync_delays_no_revocation_by_an_interval(
+    trio: Trio, make_rig: MakeRig
+) -> None:
+    chain, interval = trio.chain, 6.0
+    await chain.mint(1)
+    await chain.mint(2)
+    async with running(make_rig, trio, 2, resync_interval=interval) as rig:
+        await settled(rig, chain, "the initial peers")
+        state = rig.node.chain.state
+        begun = state.resyncs
+        await eventually(lambda: state.resyncs > begun, "a resync")
+        before = chain.head.tokens[1]
+        trio.liar.faults.lies.state = lambda tokens, number: {**tokens, 1: before}
+        trio.liar.faults.lies.hides = lambda log: True
+        trio.servers[1].faults.by_method["eth_call"] = Fault(status=503, times=1)
+        await chain.revoke(1)
+        began = asyncio.get_running_loop().time()
+        await settled(rig, chain, "the revocation by the other endpoint")
+        assert rig.keys == {key_of(2)}
+        assert "eth_call" not in trio.servers[1].faults.by_method, "its connection broke"
+        assert asyncio.get_running_loop().time() - began < 1.6 * interval
 
 
 @pytest.mark.parametrize("count", [2, 3])

@@ -16,7 +16,7 @@ from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
 
 FORGED = range(200, 206)
 """The numbers of keys that no member ever had."""
-METHODS = ("head", "header", "finalized", "events", "read_tokens", "read_all", "connect")
+METHODS = ("head", "header", "finalized", "events", "read_tokens", "read_all", "revision", "connect")
 
 
 def honest(random: Random) -> Conduct:
@@ -69,6 +69,11 @@ class Adversary:
         for token in self.random.sample(list(TOKENS), 2):
             endpoint.conduct.hides.add(token)
             endpoint.conduct.overlay[token] = state.get(token)
+
+    def _keep_revision(self, endpoint: SimulatedEndpoint) -> None:
+        """Report the present revision from now on: nothing seems to change."""
+        if endpoint.conduct.revision is None:
+            endpoint.conduct.revision = endpoint.head().revision
 
     def _stall(self, endpoint: SimulatedEndpoint) -> None:
         """Delay some methods, or do not reply to them."""
@@ -150,15 +155,25 @@ MOVES: Final[dict[str, Callable[[Adversary, SimulatedEndpoint], None]]] = {
             "claim_lead",
             "toggle_freeze",
         ),
-        *("toggle_fork", "fail", "stall_resyncs", "keep_lead", "freeze", "stay_on_fork"),
+        *("toggle_fork", "fail", "stall_resyncs", "keep_lead", "freeze", "stay_on_fork", "keep_revision"),
     )
 }
-AS_FOLLOWED: Final = ("hide", "stall", "skip", "flip", "forge_grant", "run_ahead")
-AS_VERIFIER: Final = ("forge_revocation", "claim_lead", "stall", "toggle_freeze", "toggle_fork", "fail")
+AS_FOLLOWED: Final = ("hide", "keep_revision", "stall", "skip", "flip", "forge_grant", "run_ahead")
+AS_VERIFIER: Final = (
+    "keep_revision",
+    "forge_revocation",
+    "claim_lead",
+    "stall",
+    "toggle_freeze",
+    "toggle_fork",
+    "fail",
+)
 CAMPAIGNS: Final = (
     ("hide", "stall_resyncs"),
     ("hide", "skip"),
     ("hide", "flip"),
+    ("hide", "keep_revision"),
+    ("keep_revision", "forge_revocation"),
     ("freeze",),
     ("freeze", "stall_resyncs"),
     ("keep_lead",),

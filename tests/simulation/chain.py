@@ -32,6 +32,8 @@ class Block:
     logs: tuple[LoggedEvent, ...]
     line: list["Block"]
     """The blocks of its chain. Its ancestors are at the indexes below its number."""
+    revision: int = 0
+    """The number of events so far."""
 
     def at(self, number: int) -> "Block | None":
         """Return the ancestor with this number, or the block itself."""
@@ -48,7 +50,8 @@ def after(parent: Block | None, event: RegistryEvent | None, mark: str, line: li
     if event is not None:
         logs = (LoggedEvent(number, hash_, 0, event),)
         state, _ = apply(state, event, Position(number, 0))
-    block = Block(ref, state, logs, line)
+    revision = (0 if parent is None else parent.revision) + len(logs)
+    block = Block(ref, state, logs, line, revision)
     line.append(block)
     return block
 

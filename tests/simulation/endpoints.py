@@ -54,6 +54,8 @@ class Conduct:
     """The forged events that it announces with its next block."""
     raises: frozenset[str] = frozenset()
     """The methods that fail."""
+    revision: int | None = None
+    """The false reply to every query for the revision."""
     ahead_only: bool = False
     """It announces logs without their heads."""
 
@@ -178,6 +180,17 @@ class SimulatedSession:
     async def read_all(self, at: BlockRef) -> list[TokenState] | None:
         await self.answered("read_all")
         return [TokenState(token, node) for token, node in self._state("read_all", at).items()]
+
+    async def revision(self, at: BlockRef) -> int | None:
+        await self.answered("revision")
+        conduct = self.endpoint.conduct
+        try:
+            true = self._known(at.hash).revision
+        except ChainError:
+            if not conduct.lead:
+                raise
+            true = self.endpoint.head().revision
+        return true if conduct.revision is None else conduct.revision
 
     async def first_block(self) -> int:
         return 0

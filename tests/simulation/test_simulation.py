@@ -4,11 +4,13 @@ from random import Random
 
 import pytest
 from tests.simulation.__main__ import run
-from tests.simulation.chain import Chain
-from tests.simulation.endpoints import SimulatedEndpoint
+from tests.simulation.chain import Block, Chain, after
+from tests.simulation.endpoints import SimulatedEndpoint, SimulatedSession
 from tests.simulation.loop import simulate
 
 from dstack_vpn.core.access.replies import Question, Reply
+from dstack_vpn.core.chain.agreement import Agreement
+from dstack_vpn.core.chain.events import Revoked, TokenState
 from dstack_vpn.core.model import BlockRef
 from dstack_vpn.daemon.chain.verifiers import answer
 
@@ -53,3 +55,62 @@ def test_an_endpoint_whose_head_is_newer_shows_what_has_become_of_a_token() -> N
     (then,), (now,) = reply.observed, reply.later
     assert then.node is not None and then.node.active
     assert now.node is None or not now.node.active
+
+
+def agreed_at(chain: Chain, at: Block) -> Question:
+    """Return a resync's question at the head, after a full reading at another block that agreed."""
+    agreement = Agreement(at.ref, at.revision, at.state)
+    return Question(chain.head.ref, tuple(at.state.nodes), whole=True, agreed=agreement)
+
+
+def asked_by(chain: Chain, question: Question) -> tuple[Reply, bool]:
+    """Return an honest endpoint's reply, and whether it read all tokens."""
+    read = False
+
+    class Counting(SimulatedSession):
+        async def read_all(self, at: BlockRef) -> list[TokenState] | None:
+            nonlocal read
+            read = True
+            return await super().read_all(at)
+
+    async def query() -> Reply:
+        return await answer(Counting(SimulatedEndpoint("e", chain, Random(1))), question)
+
+    return simulate(query()), read
+
+
+def test_an_endpoint_with_the_same_revision_is_not_read_again() -> None:
+    chain = Chain(Random(1))
+    reading, before = chain.head, chain.head.ref
+    chain._take(after(chain.head, None, "", chain.head.line), 0.0)
+    reply, read = asked_by(chain, agreed_at(chain, reading))
+    assert not read
+    assert (reply.hash, reply.at, reply.revision, reply.repeats) == (
+        *(chain.head.ref.hash, chain.head.ref),
+        *(reading.revision, 1),
+    )
+    assert chain.head.ref != before
+    assert {x.token_id: x.node for x in reply.observed} == reading.state.nodes
+
+
+def test_an_endpoint_with_another_revision_is_read_again() -> None:
+    chain = Chain(Random(1))
+    reading = chain.head
+    chain._take(after(chain.head, Revoked(1), "", chain.head.line), 0.0)
+    reply, read = asked_by(chain, agreed_at(chain, reading))
+    assert read
+    assert (reply.revision, reply.repeats) == (reading.revision + 1, 0)
+    assert {x.token_id: x.node for x in reply.observed} == chain.head.state.nodes
+
+
+def test_an_endpoint_on_another_fork_with_the_same_revision_is_read_again() -> None:
+    """The block of the reading is checked with the endpoint itself, not with our chain."""
+    chain = Chain(Random(1))
+    parent = chain.head
+    reading = after(parent, Revoked(1), "", list(parent.line))
+    other = after(parent, Revoked(2), "fork", parent.line)
+    chain._take(after(other, None, "fork", parent.line), 0.0)
+    assert reading.revision == chain.head.revision
+    reply, read = asked_by(chain, agreed_at(chain, reading))
+    assert read
+    assert {x.token_id: x.node for x in reply.observed} == chain.head.state.nodes

@@ -199,7 +199,7 @@ class World:
 
 def _resync_time(conduct: Conduct) -> float:
     """Return the seconds for a connection to an endpoint and its replies to a resync."""
-    calls = ("connect", "head", "header", "header", "read_all")
+    calls = ("connect", "head", "header", "header", "header", "revision", "read_all")
     return sum(conduct.delays.get(call, conduct.delay) for call in calls)
 
 

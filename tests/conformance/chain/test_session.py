@@ -196,3 +196,13 @@ async def test_the_first_block_is_where_the_contract_was_deployed(
 ) -> None:
     await chain.mine(20)
     assert await connected.session.first_block() == 1
+
+
+async def test_the_revision_changes_with_the_registry_only(connected: Connected, chain: DevChain) -> None:
+    first = await connected.session.head()
+    before = await connected.session.revision(first)
+    await chain.mine(2)
+    assert await connected.session.revision(await connected.session.head()) == before
+    await chain.mint(1)
+    assert await connected.session.revision(await connected.session.head()) not in (before, None)
+    assert await connected.session.revision(first) == before, "the one of that block"

@@ -23,7 +23,7 @@ def test_help_has_examples(cli: Cli, group: str) -> None:
     while waiting:
         path = waiting.pop()
         shown = cli(*path.split(), "--help").out
-        listed = shown.partition("Commands:")[2].strip().splitlines()
+        listed = shown.partition("Commands:")[2].strip().partition("\n\n")[0].splitlines()
         waiting += [f"{path} {line.split()[0]}" for line in listed]
         if not listed:
             seen += 1

@@ -177,6 +177,10 @@ class RpcSession:
         """See `ports.ChainSession.read_all`."""
         return await self._state.all(at)
 
+    async def revision(self, at: BlockRef) -> int | None:
+        """See `ports.ChainSession.revision`."""
+        return await self._state.revision(at)
+
     async def first_block(self) -> int:
         """See `ports.ChainSession.first_block`. It is 0 if the history is incomplete."""
         if self._settings.start_block is not None:

@@ -67,6 +67,22 @@ class StateReader:
             raise EndpointError(f"the endpoint returned {len(tokens)} of {total} tokens")
         return tokens
 
+    async def revision(self, at: BlockRef) -> int | None:
+        """Return the number of changes up to a block, or None if the contract does not return it.
+
+        Raises `ChainError`.
+        """
+        if (call := self.abi.revision_call) is None:
+            return None
+        try:
+            reply = await self._call(call, at)
+        except CallRevertedError:
+            return None  # without a number, everything is read
+        try:
+            return self.abi.parse_revision(reply)
+        except FormatError as error:
+            raise EndpointError(f"the endpoint returned an invalid revision: {error}") from error
+
     async def _page(self, offset: int, limit: int, at: BlockRef) -> tuple[list[TokenState], int]:
         """Return a page of tokens and the total. A page that is too large is split."""
         try:
@@ -123,19 +139,21 @@ class StateReader:
         """Make each call separately, all in one exchange. A reverted call yields None."""
         if not calls:
             return []
-        requests = [("eth_call", _call(self.contract, call, at)) for call in calls]
+        requests = [("eth_call", _request(self.contract, call, at)) for call in calls]
         answers = await self.caller.call_many(requests, deadline=_DEADLINE, lag=LAG)
         return [None if isinstance(a, CallRevertedError) else data(a, "call result") for a in answers]
 
     async def _read(self, call: bytes, at: BlockRef, to: Address | None = None) -> bytes:
         """Make one call that is not expected to revert."""
         try:
-            reply = await self.caller.call(
-                "eth_call", *_call(to or self.contract, call, at), deadline=_DEADLINE, lag=LAG
-            )
+            return await self._call(call, at, to)
         except CallRevertedError as error:
             raise EndpointError("the contract reverts a read") from error
-        return data(reply, "call result")
+
+    async def _call(self, call: bytes, at: BlockRef, to: Address | None = None) -> bytes:
+        """Make one call. Raises `CallRevertedError` and `ChainError`."""
+        request = _request(to or self.contract, call, at)
+        return data(await self.caller.call("eth_call", *request, deadline=_DEADLINE, lag=LAG), "call result")
 
     async def _has_multicall(self) -> bool:
         if self.memory.multicall is None:
@@ -144,7 +162,7 @@ class StateReader:
         return self.memory.multicall
 
 
-def _call(to: Address, call: bytes, at: BlockRef) -> list[Json]:
+def _request(to: Address, call: bytes, at: BlockRef) -> list[Json]:
     return [{"to": to, "data": "0x" + call.hex()}, {"blockHash": at.hash}]
 
 

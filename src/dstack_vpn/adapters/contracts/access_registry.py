@@ -31,6 +31,7 @@ from dstack_vpn.errors import FormatError
 from dstack_vpn.ports import Log
 
 _TIME_BITS: Final = 64
+_REVISION_BITS: Final = 64
 
 
 def _key_updated(log: Log) -> KeyUpdated:
@@ -99,6 +100,7 @@ class AccessRegistry:
     topics = frozenset(_DECODERS)
     rereads: frozenset[type[RegistryEvent]] = frozenset({Granted})
     page_size = 500
+    revision_call: bytes | None = signatures.REVISION
     _decoders = _DECODERS
     _has_rights = True
 
@@ -131,14 +133,19 @@ class AccessRegistry:
         nodes = [_node(data, base, has_rights=self._has_rights) for base in data.tuples(0, 0)]
         return [TokenState(node.token_id, node) for node in nodes], data.uint(WORD)
 
+    def parse_revision(self, reply: bytes) -> int:
+        """See `ports.RegistryAbi.parse_revision`."""
+        return Reader(reply).uint(0, _REVISION_BITS)
+
 
 class AccessRegistryV1(AccessRegistry):
     """Implements `ports.RegistryAbi` for the first version of AccessRegistry.
 
-    It has no tags, routes, policy and invitations, and a key belongs to one token.
+    It has no tags, routes, policy, invitations and revision, and a key belongs to one token.
     """
 
     name = "access-registry-v1"
     topics = frozenset(_V1_DECODERS)
+    revision_call: bytes | None = None
     _decoders = _V1_DECODERS
     _has_rights = False

@@ -66,6 +66,7 @@ class DstackAccessNft:
     topics = frozenset(_DECODERS)
     rereads: frozenset[type[RegistryEvent]] = frozenset({Granted, Revoked, Transferred, OwnerKeyUpdated})
     page_size = 0
+    revision_call: bytes | None = None
 
     def decode(self, log: Log) -> RegistryEvent | None:
         """See `ports.RegistryAbi.decode`."""
@@ -93,3 +94,7 @@ class DstackAccessNft:
     def parse_page(self, reply: bytes, at: BlockRef) -> tuple[list[TokenState], int]:
         """Raise `FormatError`: `page_size` is 0."""
         raise FormatError("this contract can't enumerate its tokens")
+
+    def parse_revision(self, reply: bytes) -> int:
+        """Raise `FormatError`: `revision_call` is None."""
+        raise FormatError("this contract doesn't count its changes")

@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Self
 
+from dstack_vpn.core.chain.agreement import Agreement
 from dstack_vpn.core.chain.events import TokenState
 from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.chain.registry import Registry, read_over
@@ -30,6 +31,8 @@ class Question:
     """The height and hash of our tip of `AGREED` ago."""
     logs_from: int = 0
     """If it cannot enumerate: also read the tokens that the logs from this block on name."""
+    agreed: Agreement | None = None
+    """With `whole`: the endpoint's last full reading, if it agreed with what we still hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,10 @@ class Reply:
     """The height of its latest block, if the question asked for it."""
     has_earlier: bool | None = None
     """True if it has our earlier block, False if it has another at that height, None if neither."""
+    revision: int | None = None
+    """The contract's revision after the block ``at``, if all tokens were read and it has one."""
+    repeats: int = 0
+    """The resyncs since `observed` was read, if the revision is still the same."""
 
 
 @dataclass(frozen=True, slots=True)

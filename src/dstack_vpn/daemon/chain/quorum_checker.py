@@ -179,7 +179,9 @@ class QuorumChecker:
     async def _resync(self) -> bool:
         """Query all tokens of the endpoints that are not still busy with the last resync.
 
-        Returns whether a quorum confirmed our block.
+        Returns whether a quorum confirmed our block, and at least as many endpoints replied: one of
+        them is honest. Otherwise the next resync is early. An honest endpoint whose connection
+        breaks during a resync then delays no revocation by a whole interval.
         """
         follower = self.state.follower
         if (tip := follower.tip) is None:
@@ -210,7 +212,7 @@ class QuorumChecker:
         if not in_time:
             self._leave_silent(silent)
         await self.state.changed.put(Began())
-        return confirmed
+        return confirmed and len(answered) >= self.quorum.needed
 
     def _earlier(self) -> tuple[int, str] | None:
         """Return our tip of `AGREED` ago as our chain has it now: a reorg may have replaced it.

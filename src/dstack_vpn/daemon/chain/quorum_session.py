@@ -13,6 +13,7 @@ import structlog
 
 from dstack_vpn.core.access.quorum import Quorum
 from dstack_vpn.core.access.replies import Comparison, Question, Reply, compare
+from dstack_vpn.core.chain.agreement import Agreement
 from dstack_vpn.core.chain.events import TokenState
 from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.chain.registry import Registry
@@ -75,6 +76,8 @@ class QuorumSession:
     """The followed endpoint; None between two sessions."""
     busy: set[str] = field(default_factory=set)
     """Endpoints with an open resync query."""
+    _agreements: dict[str, Agreement] = field(default_factory=dict)
+    """The last full reading of each endpoint that showed what we hold."""
     _contested: set[TokenId] = field(default_factory=set)
     """The contested tokens that were already logged."""
 
@@ -107,16 +110,33 @@ class QuorumSession:
         try:
             async with asyncio.timeout(deadline), asyncio.TaskGroup() as group:
                 for each in asked:
-                    group.create_task(self._query_into(replies, each, question))
+                    group.create_task(
+                        self._query_into(replies, each, self._question_to(each.name, question, ours))
+                    )
                 for _ in asked:
                     if (reply := await replies.get()) is None:
                         continue
-                    comparisons += await self._comparisons(ours, question.at, reply)
+                    found = await self._comparisons(ours, question.at, reply)
+                    if question.whole:
+                        self._note_agreement(ours, reply, found)
+                    comparisons += found
                     self._judge(ours, comparisons, unsettled)
                     on_reply(reply)
         except TimeoutError:
             return False
         return True
+
+    def _question_to(self, name: str, question: Question, ours: Registry) -> Question:
+        """Add the endpoint's own last full reading to a resync, if it showed what we hold."""
+        agreed = self._agreements.get(name)
+        covered = question.whole and agreed is not None and agreed.covers(ours)
+        return replace(question, agreed=agreed) if covered else question
+
+    def _note_agreement(self, ours: Registry, reply: Reply, found: Sequence[Comparison]) -> None:
+        self._agreements.pop(reply.endpoint, None)
+        if reply.revision is not None and not any(comparison.differs for comparison in found):
+            agreement = Agreement(reply.at, reply.revision, ours, reply.repeats)
+            self._agreements[reply.endpoint] = agreement
 
     async def _query_into(
         self, replies: asyncio.Queue[Reply | None], verifier: Verifier, question: Question
@@ -128,6 +148,7 @@ class QuorumSession:
         try:
             reply = await verifier.query(question)
         except ChainError as error:
+            self._agreements.pop(verifier.name, None)
             _log.debug("quorum.unanswered", endpoint=verifier.name, problem=str(error))
         finally:
             if question.whole:
@@ -172,6 +193,7 @@ class QuorumSession:
     def quarantine(self, name: str, reason: str) -> None:
         """Quarantine an endpoint: stop querying it for a while, and drop its contradictions."""
         self.source.quarantine(name, reason)
+        self._agreements.pop(name, None)
         self.state.publish(EndpointQuarantined(name, reason))
         self.state.members.quorum_changed(self.quorum.discard(name))
         self.state.lag.void(name)

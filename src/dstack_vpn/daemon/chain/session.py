@@ -13,6 +13,7 @@ from typing import Final, TypeAlias
 
 import structlog
 
+from dstack_vpn.core.chain.agreement import Agreement
 from dstack_vpn.core.chain.commands import (
     Advanced,
     Command,
@@ -72,6 +73,11 @@ class SessionDriver:
     queue: asyncio.Queue[Item] = field(default_factory=lambda: asyncio.Queue(QUEUE))
     _compared: BlockRef | None = None
     """The block up to which the whole registry was compared."""
+    _agreement: Agreement | None = None
+    """The last comparison of the whole registry, if it found no difference.
+
+    It is the endpoint's own, so a session with another endpoint begins with a full reading.
+    """
     _settle: asyncio.Event = field(default_factory=asyncio.Event)
     _over: asyncio.Event = field(default_factory=asyncio.Event)
     _error: ChainError | None = None
@@ -156,11 +162,39 @@ class SessionDriver:
                 await self.queue.put(error)
 
     async def resync(self) -> None:
-        """Compare the registry at our tip, then apply finality. Raises `ChainError`."""
+        """Compare the registry at our tip, then apply finality. Raises `ChainError`.
+
+        If neither the contract nor our registry has changed since the last comparison, which found
+        no difference, the contract's revision is all that is read.
+        """
         follower, state = self.state.follower, self.state
-        tip = follower.tip
+        tip, ours = follower.tip, follower.registry
         if tip is None or follower.walking:
             return
+        last, self._agreement = self._agreement, None
+        if last is not None and not (last.covers(ours) and follower.stands_on(last.at)):
+            last = None
+        revision = await in_time(self.session.name, self.session.revision(tip))
+        again = None if last is None else last.repeated(tip, revision)
+        if again is not None:
+            self._agreement = again
+        # The same object: our registry did not change during the reading, so it was compared.
+        elif await self._compare(tip) and revision is not None and follower.registry is ours:
+            self._agreement = Agreement(tip, revision, ours)
+        if again is None or follower.timeline.events:
+            await self.settle(tip)
+        else:  # no event waits for finality
+            state.compared(tip)
+            await state.changed.put(Began())
+        if state.members.quorum is None:
+            state.members.confirmed()
+
+    async def _compare(self, tip: BlockRef) -> bool:
+        """Read everything at our block, and correct the differences; return whether there are none.
+
+        Raises `ChainError`.
+        """
+        follower, state = self.state.follower, self.state
         observed = await in_time(self.session.name, self.session.read_all(tip))
         if observed is None:
             for logged in await self.session.events(max(state.resynced_to - SAFE_DEPTH, 0), tip.number):
@@ -169,16 +203,14 @@ class SessionDriver:
         else:
             gone = follower.registry.nodes.keys() - {observation.token_id for observation in observed}
             observed += [TokenState(token, None) for token in gone]
-        await self.correct(tip, observed)
-        await self.settle(tip)
-        if state.members.quorum is None:
-            state.members.confirmed()
+        return await self.correct(tip, observed)
 
-    async def correct(self, at: BlockRef, observed: Sequence[TokenState]) -> None:
-        """Queue a correction of the tokens whose state at that block differs from ours."""
+    async def correct(self, at: BlockRef, observed: Sequence[TokenState]) -> bool:
+        """Queue a correction of the tokens that differ at that block; return whether none does."""
         if wrong := await self._contradictions(observed):
             _log.warning("registry.resync_differs", tokens=[x.token_id for x in wrong[:20]], count=len(wrong))
             await self.queue.put(_Reading(at, wrong))
+        return not wrong
 
     def compared(self, at: BlockRef) -> None:
         """Record that a resync compared everything up to that block, and request finality."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from dstack_vpn.core.access.replies import Question, Reply
+from dstack_vpn.core.chain.agreement import Agreement
 from dstack_vpn.core.chain.events import OwnerKeyUpdated, TokenState
 from dstack_vpn.core.model import BlockRef, TokenId
 from dstack_vpn.errors import ChainError, EndpointError
@@ -141,21 +142,43 @@ async def _read_newer(
 
 
 async def _read_whole(session: ChainSession, question: Question) -> Reply:
-    """Read all tokens at the endpoint's head or at ours, and check that it has our blocks."""
+    """Read all tokens at the endpoint's head or at ours, and check that it has our blocks.
+
+    The revision replaces the tokens if it is that of the endpoint's last full reading.
+    """
     at, earlier = question.at, question.earlier
     head = await session.head()
     header = at if head.hash == at.hash else await session.header(at.number)
     was = None if earlier is None else await session.header(earlier[0])
     has_earlier = None if earlier is None or was is None else was.hash == earlier[1]
     place = at if question.exact and header is not None and header.hash == at.hash else head
+    hash_, revision = None if header is None else header.hash, await session.revision(place)
+    if (again := await _again(session, question.agreed, place, revision)) is not None:
+        return Reply(
+            *(session.name, hash_, place, again.states(), (), head.number, has_earlier),
+            *(revision, again.repeats),
+        )
     observed = await session.read_all(place)
     if observed is None:
         observed = await _known(session, question, place)
     else:
         gone = set(question.tokens) - {x.token_id for x in observed}
         observed += [TokenState(token, None) for token in gone]
-    hash_ = None if header is None else header.hash
-    return Reply(session.name, hash_, place, observed, (), head.number, has_earlier)
+    return Reply(session.name, hash_, place, observed, (), head.number, has_earlier, revision)
+
+
+async def _again(
+    session: ChainSession, agreed: Agreement | None, at: BlockRef, revision: int | None
+) -> Agreement | None:
+    """Return the endpoint's last full reading, if it is on its chain and has the same revision.
+
+    The endpoint confirms its own block: the followed endpoint must not choose it.
+    """
+    again = None if agreed is None else agreed.repeated(at, revision)
+    if agreed is None or again is None or agreed.at.hash == at.hash:
+        return again
+    header = await session.header(agreed.at.number)
+    return again if header is not None and header.hash == agreed.at.hash else None
 
 
 async def _known(session: ChainSession, question: Question, at: BlockRef) -> list[TokenState]:

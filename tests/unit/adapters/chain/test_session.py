@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 from structlog.testing import capture_logs
-from tests.fake_chain import FakeServer, Fault
+from tests.fake_chain import FakeServer, Fault, registry
 from tests.unit.adapters.chain.connecting import DEADLINE, SECRET, connected, pool_of
 
 from dstack_vpn.errors import ChainError, EndpointError, RangeError, RetryError, WrongChainError
@@ -120,3 +120,26 @@ async def test_a_session_can_be_cancelled(fake_chain: FakeServer, scheme: str) -
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.2), connected(fake_chain, scheme):
             await asyncio.Event().wait()
+
+
+async def test_a_reverted_revision_is_unknown(
+    fake_chain: FakeServer, scheme: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with connected(fake_chain, scheme) as session:
+        head = await session.head()
+        assert await session.revision(head) is not None
+        monkeypatch.setattr(registry, "_revision", _reverting)
+        assert await session.revision(head) is None
+        assert await session.read_all(head) == []
+
+
+def _reverting(tokens: registry.Tokens) -> int:
+    raise registry.RevertError
+
+
+async def test_a_malformed_revision_ends_the_session(fake_chain: FakeServer, scheme: str) -> None:
+    async with connected(fake_chain, scheme) as session:
+        head = await session.head()
+        fake_chain.faults.by_method["eth_call"] = Fault(result="0x" + "ff" * 32)
+        with pytest.raises(EndpointError, match="invalid revision"):
+            await session.revision(head)

@@ -181,3 +181,19 @@ def test_every_flag_of_a_view_is_read_from_its_own_place() -> None:
         node = ours(active=active, awaiting=awaiting)
         assert node is not None
         assert node.active is (active or awaiting)
+
+
+def test_a_revision() -> None:
+    assert OURS.parse_revision(encode(["uint64"], [2**64 - 1])) == 2**64 - 1
+
+
+@pytest.mark.parametrize("reply", [b"", bytes(31), encode(["uint256"], [2**64])])
+def test_no_revision(reply: bytes) -> None:
+    with pytest.raises(FormatError):
+        OURS.parse_revision(reply)
+
+
+def test_only_the_current_contract_counts_its_changes() -> None:
+    assert [abi.revision_call is not None for abi in (OURS, FIRST, DEPLOYED)] == [True, False, False]
+    with pytest.raises(FormatError):
+        DEPLOYED.parse_revision(encode(["uint64"], [1]))

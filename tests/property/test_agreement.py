@@ -1,0 +1,240 @@
+"""An audit by revision finds every difference that a full reading would find.
+
+The chain makes random changes, also in reorgs. The endpoint hides the logs of some blocks, and
+announces logs that are not on the chain. The session driver and the follower are the daemon's.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from ipaddress import IPv4Network
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from structlog.testing import capture_logs
+from tests.scripted import IDENTITY, ScriptedChain, ScriptedSource, grant, key, members_of
+from tests.simulation.loop import LoopClock, simulate
+
+from dstack_vpn.core.access.addressing import AddressPlan, unique_local_prefix
+from dstack_vpn.core.access.membership import PeerPolicy
+from dstack_vpn.core.chain.events import (
+    ExpiryUpdated,
+    KeyUpdated,
+    LoggedEvent,
+    RegistryEvent,
+    Revoked,
+    TagsUpdated,
+    TokenState,
+    Transferred,
+)
+from dstack_vpn.core.chain.registry import contradicts
+from dstack_vpn.daemon.chain.session import SessionDriver
+from dstack_vpn.daemon.chain.state import ChainState
+from dstack_vpn.errors import EndpointError
+from dstack_vpn.ports import ChainFact
+
+FIRST = 1
+"""The block at which the driver begins."""
+TOKENS = st.integers(1, 4)
+ELSE = Revoked(99)
+"""An event without an effect on any token."""
+EVENTS = st.one_of(
+    st.just(ELSE),
+    st.builds(grant, TOKENS, st.integers(1, 8)),
+    st.builds(Revoked, TOKENS),
+    st.builds(KeyUpdated, TOKENS, st.integers(1, 8).map(key)),
+    st.builds(Transferred, TOKENS, st.sampled_from(["0xowner1", "0xowner2"])),
+    st.builds(ExpiryUpdated, TOKENS, st.sampled_from([0, 2**40])),
+    st.builds(TagsUpdated, TOKENS, st.integers(0, 3)),
+)
+BLOCK = st.lists(EVENTS, max_size=2)
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("mine"), BLOCK),
+        st.tuples(st.just("hide"), BLOCK),
+        st.tuples(st.just("forge"), BLOCK),
+        st.tuples(st.just("reorg"), BLOCK),
+        st.tuples(st.just("hidden reorg"), BLOCK),
+        st.tuples(st.just("audit"), st.just([])),
+        st.tuples(st.just("audit"), st.just([])),
+    ),
+    max_size=14,
+)
+
+
+@dataclass
+class Hiding(ScriptedSource):
+    """An endpoint that hides the logs of some blocks. Its states and revisions are honest."""
+
+    hidden: set[str] = field(default_factory=set)
+    """The hashes of those blocks."""
+
+    async def events_up_to(self, first: int, last: object) -> list[LoggedEvent] | None:
+        found = await super().events_up_to(first, last)  # type: ignore[arg-type]  # passed on
+        return None if found is None else [x for x in found if x.block_hash not in self.hidden]
+
+
+def blocks(session: Hiding, *block_events: Sequence[RegistryEvent], hide: bool) -> list[ChainFact]:
+    """Mine a block for each list of events; return what the endpoint announces."""
+    facts: list[ChainFact] = []
+    for each in block_events:
+        head, *logs = session.chain.mine(*each)
+        if hide:
+            session.hidden.add(session.chain.head.hash)
+        facts += [head, *(() if hide else logs)]
+    return facts
+
+
+@dataclass
+class Audited:
+    """A session driver on a hiding endpoint."""
+
+    session: Hiding
+    driver: SessionDriver
+
+    async def step(self, kind: str, events: Sequence[RegistryEvent]) -> None:
+        """Make one step; after an audit, check that our registry is the contract's."""
+        if kind == "audit":
+            await self.audit()
+            return
+        chain, hide = self.session.chain, kind in ("hide", "hidden reorg")
+        facts: list[ChainFact]
+        if "reorg" in kind:
+            # Not below the first reading, after which the whole registry would be read again.
+            depth = min(2, len(chain.blocks) - 1 - FIRST)
+            gone = len(chain.rewind(depth))
+            # As many events on the new fork, so the revisions of both are equal.
+            new = [events[index % len(events)] for index in range(gone)] if events else []
+            facts = blocks(self.session, new, *[[]] * depth, hide=hide)
+        elif kind == "forge":
+            facts = blocks(self.session, [], hide=False)
+            at = chain.head
+            facts += [LoggedEvent(at.number, at.hash, index, event) for index, event in enumerate(events)]
+        else:
+            facts = blocks(self.session, events, hide=hide)
+        for fact in facts:
+            await self.driver.queue.put(fact)
+        await self.settled()
+
+    async def settled(self) -> None:
+        """Wait until the follower has reached the head."""
+        follower = self.driver.state.follower
+        for _ in range(3000):
+            await asyncio.sleep(0.01)
+            at_head = follower.tip == self.session.chain.head and not follower.walking
+            if at_head and self.driver.queue.empty():
+                return
+        raise AssertionError("the follower does not reach the head")
+
+    async def audit(self) -> None:
+        await self.driver.resync()
+        await self.settled()
+        ours, chain = self.driver.state.follower.registry, self.session.chain
+        theirs = chain.registry()
+        for token in ours.nodes.keys() | theirs.nodes.keys():
+            assert not contradicts(ours, TokenState(token, theirs.get(token)))
+
+
+async def audited(test: Callable[[Audited], Awaitable[None]]) -> None:
+    """Run a test with a driver that follows a new chain."""
+    chain = ScriptedChain()
+    chain.mine(grant(1), grant(2))
+    identity = replace(IDENTITY, genesis_hash=chain.blocks[0].hash)
+    session, clock = Hiding(chain, identity=identity), LoopClock()
+    members = members_of(
+        PeerPolicy({}, None, 0),
+        AddressPlan(IPv4Network("10.77.0.0/16"), unique_local_prefix(1, IDENTITY.contract)),
+        clock,
+        own_key=key(250),
+    )
+    state = ChainState(members, clock, 3600.0, asyncio.Queue(10_000), lambda event: None)
+    with suppress(EndpointError), capture_logs():
+        async with asyncio.TaskGroup() as group:
+            driver = SessionDriver(state, session, group)
+            await driver.begin()
+            tasks = [group.create_task(driver.pump()), group.create_task(driver.drive())]
+            under_test = Audited(session, driver)
+            await under_test.settled()
+            await test(under_test)
+            for task in tasks:
+                task.cancel()
+
+
+@settings(max_examples=300, deadline=None)
+@given(STEPS)
+def test_an_audit_finds_what_a_full_reading_would_find(steps: list[tuple[str, list[RegistryEvent]]]) -> None:
+    async def test(under_test: Audited) -> None:
+        for kind, events in [*steps, ("audit", [])]:
+            await under_test.step(kind, events)
+
+    simulate(audited(test))
+
+
+def reads(session: Hiding) -> list[str]:
+    """Return the calls for the contract's state since the last call of this function."""
+    found = [call for call in session.calls if call in ("revision", "read_all", "finalized")]
+    session.calls.clear()
+    return found
+
+
+def test_an_unchanged_registry_is_read_once_and_then_by_its_revision() -> None:
+    async def test(under_test: Audited) -> None:
+        reads(under_test.session)
+        await under_test.audit()
+        assert reads(under_test.session) == ["revision", "read_all", "finalized"]
+        for _ in range(23):
+            await under_test.step("mine", [])
+            await under_test.audit()
+            assert reads(under_test.session) == ["revision"]
+        await under_test.audit()
+        assert reads(under_test.session) == ["revision", "read_all", "finalized"], "the 24th"
+
+    simulate(audited(test))
+
+
+def test_a_change_leads_to_one_full_reading_if_its_event_was_followed() -> None:
+    async def test(under_test: Audited) -> None:
+        await under_test.audit()
+        await under_test.step("mine", [Revoked(1)])
+        reads(under_test.session)
+        await under_test.audit()
+        assert "read_all" in reads(under_test.session)
+        await under_test.audit()
+        assert "read_all" not in reads(under_test.session)
+
+    simulate(audited(test))
+
+
+def test_a_hidden_event_leads_to_full_readings_until_one_agrees() -> None:
+    async def test(under_test: Audited) -> None:
+        await under_test.audit()
+        await under_test.step("hide", [Revoked(1)])
+        node = under_test.driver.state.follower.registry.nodes[1]
+        assert node.active, "the event is hidden"
+        reads(under_test.session)
+        for full in (True, True, False):
+            await under_test.audit()
+            assert ("read_all" in reads(under_test.session)) == full
+
+    simulate(audited(test))
+
+
+def test_the_other_fork_is_read_even_if_its_revision_is_the_same() -> None:
+    async def test(under_test: Audited) -> None:
+        # A change of something else, such as the policy: it changes the revision, and not our
+        # registry, which is therefore the same after the reorg.
+        await under_test.step("mine", [ELSE])
+        await under_test.audit()
+        session = under_test.session
+        before = await session.revision(session.chain.head)
+        session.chain.rewind(1)
+        for fact in blocks(session, [Revoked(2)], [], hide=True):
+            await under_test.driver.queue.put(fact)
+        await under_test.settled()
+        assert await session.revision(session.chain.head) == before
+        reads(session)
+        await under_test.audit()
+        assert "read_all" in reads(session)
+
+    simulate(audited(test))
