@@ -156,7 +156,7 @@ async def test_unusable_files_are_refused_and_nothing_is_sent(
         assert problem in ran.err and PASSWORD not in ran.out + ran.err, arguments
     for problem, *arguments in (
         ("only for --keystore", "--password-file", password),
-        ("without --calldata and --from", "--keystore", keystore, "--calldata"),
+        ("without --calldata and --sender", "--keystore", keystore, "--calldata"),
     ):
         assert problem in (await user("contract", "pause", *arguments, by=0, code=2)).error
     assert await user.nonces() == before

@@ -18,7 +18,7 @@ from dstack_vpn.core.wireguard.keys import PrivateKey
 from dstack_vpn.core.wireguard.x25519 import derive
 
 pytestmark = pytest.mark.anvil
-MORE = {"--dry-run", "--calldata", "--from"}
+MORE = {"--dry-run", "--calldata", "--sender"}
 HASH = "0x" + "ab" * 32
 
 
@@ -73,6 +73,8 @@ OTHERS = {
     "contract unpause": "needs a paused contract: below",
     "node join": "below",
     "node rotate-key": "below",
+    "contract migrate": "test_migrate_cli.py",
+    "node register-csv": "test_enrolment_cli.py",
 }
 
 
@@ -108,7 +110,7 @@ async def test_a_dry_run_shows_gas_and_changes_nothing(user: User) -> None:
         )
         assert found["gas"] == int(await user.anvil.rpc("eth_estimateGas", estimate), 16), path
         assert found["max_fee_wei"] > 0
-        keyless = await user(*path.split(), *arguments, "--dry-run", "--from", user.anvil.accounts[by])
+        keyless = await user(*path.split(), *arguments, "--dry-run", "--sender", user.anvil.accounts[by])
         assert f"gas          {found['gas']}\n" in keyless.out and "Nothing was sent." in keyless.err
     assert await user.nonces() == before
     assert await user.anvil.rpc("eth_blockNumber") == block
@@ -122,7 +124,7 @@ async def test_another_wallet_sends_the_calldata(user: User) -> None:
             continue  # these would prevent others, and are sent in the next test
         before = await user.nonces()
         # Without the account, a transaction is not simulated.
-        given = () if path == "node revoke" else ("--from", user.anvil.accounts[by])
+        given = () if path == "node revoke" else ("--sender", user.anvil.accounts[by])
         found = (await user(*path.split(), *arguments, "--calldata", *given, "--json")).json
         assert (found["chain_id"], found["value"]) == (31337, "0")
         assert found["to"] == (None if path == "contract deploy" else user.anvil.contract), path
@@ -137,7 +139,8 @@ async def test_another_wallet_sends_the_calldata(user: User) -> None:
 async def test_a_pause_and_its_end_by_another_wallet(user: User) -> None:
     owner = user.anvil.accounts[0]
     assert (
-        "ExpectedPause()" in (await user("contract", "unpause", "--calldata", "--from", owner, code=1)).error
+        "ExpectedPause()"
+        in (await user("contract", "unpause", "--calldata", "--sender", owner, code=1)).error
     )
     for command, paused in (("pause", "true"), ("unpause", "false")):
         found = (await user("contract", command, "--calldata", "--json")).json
@@ -163,10 +166,10 @@ async def test_a_text_has_the_same_fields(user: User) -> None:
 async def test_a_refusal_is_found_by_a_dry_run(user: User) -> None:
     two = user.anvil.accounts[2]
     for flags in (("--dry-run",), ("--calldata",)):
-        ran = await user("contract", "pause", *flags, "--from", two, code=1)
+        ran = await user("contract", "pause", *flags, "--sender", two, code=1)
         assert f"OwnableUnauthorizedAccount({two.lower()})" in ran.error
     await user.anvil.rpc("anvil_setBalance", two, "0x0")
-    ran = await user("contract", "deploy", "--dry-run", "--from", two, code=1)
+    ran = await user("contract", "deploy", "--dry-run", "--sender", two, code=1)
     assert "has 0 ETH" in ran.error
 
 
@@ -174,12 +177,12 @@ async def test_options_that_conflict_are_refused(user: User) -> None:
     one = user.anvil.accounts[1]
     for flags, problem in (
         (("--dry-run", "--calldata"), "can't be given together"),
-        (("--from", one), "--from is only for"),
-        (("--calldata", "--from", "0x12"), "expected 0x and 40"),
+        (("--sender", one), "--sender is only for"),
+        (("--calldata", "--sender", "0x12"), "expected 0x and 40"),
     ):
         assert problem in (await user("contract", "pause", *flags, by=0, code=2)).error
     ran = await user("contract", "deploy", "--calldata", code=1)
-    assert "add its address with --from" in ran.error
+    assert "add its address with --sender" in ran.error
     missing = await user("contract", "pause", "--dry-run", code=78)
     assert "CONTRACT_PRIVATE_KEY" in missing.err
 
@@ -188,7 +191,7 @@ async def test_a_machine_joins_by_another_wallet(user: User, tmp_path: Path) -> 
     code = (await user("invite", "create", "web-1", by=0)).out.strip()
     holder, file = user.anvil.accounts[2], tmp_path / "config.toml"
     settings: Any = {"STATE_DIR": str(tmp_path / "state"), "CONTRACT_ADDRESS": ""}
-    join = ("node", "join", code, "--settings-file", str(file), "--from", holder)
+    join = ("node", "join", code, "--settings-file", str(file), "--sender", holder)
     await user(*join, "--dry-run", **settings)
     assert not file.exists() and not (tmp_path / "state").exists()
     found = (await user(*join, "--calldata", "--json", **settings)).json

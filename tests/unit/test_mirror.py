@@ -169,6 +169,11 @@ COVERED: Final[Mapping[str, Cover]] = {
         "commands on a dev chain",
         "tests.integration.test_admin_cli > tests.commands > cli > cli.contract",
     ),
+    "cli.contract_migrating": Cover(
+        "integration/test_migrate_cli.py",
+        "commands on a dev chain",
+        "tests.integration.test_admin_cli > tests.commands > cli > cli.contract",
+    ),
     "cli.contract_roles": Cover(
         "integration/test_contract_cli.py",
         "commands on a dev chain",
@@ -183,6 +188,11 @@ COVERED: Final[Mapping[str, Cover]] = {
         "tests.integration.test_admin_cli > tests.commands > cli > cli.invite",
     ),
     "cli.node": Cover("integration/test_admin_cli.py", "a group of commands", "tests.commands > cli"),
+    "cli.node_enrolling": Cover(
+        "integration/test_enrolment_cli.py",
+        "commands on a dev chain",
+        "tests.integration.test_admin_cli > tests.commands > cli > cli.node",
+    ),
     "cli.node_joining": Cover(
         "integration/test_invitations_cli.py", "commands on a dev chain", "tests.commands > cli > cli.node"
     ),
@@ -308,6 +318,11 @@ COVERED: Final[Mapping[str, Cover]] = {
     ),
     "wiring.dev": Cover("unit/cli/test_dev.py", "names for one command", "cli.dev"),
     "wiring.doctor": Cover("netns/test_doctor.py", "beside a real daemon", "__main__ > cli > cli.doctor"),
+    "wiring.enrolment": Cover(
+        "integration/test_enrolment_cli.py",
+        "commands on a dev chain",
+        "tests.integration.test_admin_cli > tests.commands > cli > cli.node > cli.node_enrolling",
+    ),
     "wiring.firewall": Cover(
         "netns/test_firewall.py",
         "nftables of a real host",
@@ -324,6 +339,11 @@ COVERED: Final[Mapping[str, Cover]] = {
         "tests.integration.test_admin_cli > tests.commands > cli > cli.invite > cli.keystore",
     ),
     "wiring.metrics": Cover("unit/wiring/test_peer_metrics.py", "the registry of all metrics"),
+    "wiring.migration": Cover(
+        "integration/test_migrate_cli.py",
+        "commands on a dev chain",
+        "tests.integration.test_admin_cli > tests.commands > cli > cli.contract > cli.contract_migrating",
+    ),
     "wiring.names": Cover("unit/daemon/device/test_tunnel.py", "names of the daemon's own zone"),
     "wiring.node": Cover("unit/cli/test_node_reading.py", "makes the objects of the node commands"),
     "wiring.ownership": Cover(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from dstack_vpn.cli.contract_info import info
+from dstack_vpn.cli.contract_migrating import migrate
 from dstack_vpn.cli.contract_roles import minter, policy_administrator
 from dstack_vpn.cli.params import ACCOUNT
 from dstack_vpn.cli.sending import CHAIN, Sending, check_can_ask, confirm, sends
@@ -22,7 +23,7 @@ def contract() -> None:
     """Deploy and administer the registry contract."""
 
 
-for command in (info, minter, policy_administrator):
+for command in (info, migrate, minter, policy_administrator):
     contract.add_command(command)
 
 

@@ -16,11 +16,7 @@ _as_json: Final = click.option("--json", "as_json", is_flag=True, help="Print JS
 _account: Final = click.argument("account", type=ACCOUNT)
 
 
-@click.group(
-    epilog="""\b
-Example:
-  dstack-vpn contract minter list"""
-)
+@click.group()
 def minter() -> None:
     """Manage the minters: the accounts that register, invite and revoke nodes.
 
@@ -79,12 +75,7 @@ def list_minters(settings: Settings, *, as_json: bool) -> None:
     _print("minters", accounts, block, as_json=as_json)
 
 
-@click.group(
-    "policy-administrator",
-    epilog="""\b
-Example:
-  dstack-vpn contract policy-administrator list""",
-)
+@click.group("policy-administrator")
 def policy_administrator() -> None:
     """Manage the policy administrators: the accounts that set the policy.
 

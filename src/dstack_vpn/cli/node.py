@@ -2,6 +2,7 @@
 
 import click
 
+from dstack_vpn.cli.node_enrolling import register_csv
 from dstack_vpn.cli.node_joining import join
 from dstack_vpn.cli.node_reading import info, list_, verify
 from dstack_vpn.cli.node_rights import routes, tag
@@ -22,6 +23,7 @@ for command in (
     join,
     list_,
     register,
+    register_csv,
     revoke,
     rotate_key,
     routes,

@@ -50,7 +50,7 @@ def join(
     It generates the WireGuard key in STATE_DIR; the key never leaves the machine. The account of
     CONTRACT_PRIVATE_KEY pays the gas and holds the node. The code names the chain and the contract.
     CODE may be '-' for standard input. The file also keeps all other settings that are given. With
-    --calldata, which needs --from, run the command again after the transaction is mined: it
+    --calldata, which needs --sender, run the command again after the transaction is mined: it
     recognizes the node by its key, and writes the file.
     """
     from dstack_vpn.wiring import invitations as wiring

@@ -7,7 +7,7 @@ import asyncio
 import functools
 import json
 import sys
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,6 +83,19 @@ class Sending:
         click.echo(f"transaction {receipt.hash}")
         click.echo(f"block {receipt.block}, gas {receipt.gas_used}, fee {receipt.fee_text}")
 
+    def report_all(self, result: str, receipts: Sequence["Receipt"], **facts: object) -> None:
+        """Print the result of several transactions, and record each in the audit log."""
+        from dstack_vpn.wiring.audit_log import record
+
+        for receipt in receipts:
+            record(self.settings, "admin.transaction", what=result, **_facts(receipt))
+        if self.as_json:
+            click.echo(json.dumps({**facts, "transactions": [_facts(receipt) for receipt in receipts]}))
+            return
+        click.echo(printable(result))
+        for receipt in receipts:
+            click.echo(f"transaction {receipt.hash}, block {receipt.block}, gas {receipt.gas_used}")
+
 
 def _facts(receipt: "Receipt") -> Mapping[str, Any]:
     return {
@@ -129,7 +142,7 @@ _OPTIONS: Final = (
     *KEYSTORE_OPTIONS,
     click.option("--json", "as_json", is_flag=True, help="Print the result as JSON."),
     click.option(
-        "--from",
+        "--sender",
         "sender",
         type=ACCOUNT,
         help="The account that will send the transaction; only with --dry-run or --calldata, which then "
@@ -161,9 +174,9 @@ def _needed(values: Mapping[str, Any]) -> list[str]:
     if dry_run and calldata:
         raise click.UsageError("--dry-run and --calldata can't be given together")
     if sender is not None and not (dry_run or calldata):
-        raise click.UsageError("--from is only for --dry-run and --calldata: a key determines its account")
+        raise click.UsageError("--sender is only for --dry-run and --calldata: a key determines its account")
     if values["keystore"] is not None and (calldata or sender is not None):
-        raise click.UsageError("--keystore is for an account that signs, without --calldata and --from")
+        raise click.UsageError("--keystore is for an account that signs, without --calldata and --sender")
     return [] if calldata or sender is not None else needed_account(values)
 
 

@@ -24,14 +24,19 @@ async def tags(access: "Access", action: Action = Action.LIST_TAGS) -> tuple[lis
 
     async def read(reader: "RegistryReader") -> tuple[list[str | None], int]:
         require(reader.abi, action)
-        head = await reader.session.head()
-        (reply,) = await reader.replies(head, signatures.TAGS)
-        try:
-            return invitations.parse_tags(reply or b""), head.number
-        except FormatError as error:
-            raise EndpointError(f"the registry's reply for tags is malformed: {error}") from error
+        return await read_tags(reader)
 
     return await access.reading(read)
+
+
+async def read_tags(reader: "RegistryReader") -> tuple[list[str | None], int]:
+    """Return the tags of a registry that has them, as `tags` does. Raises `ChainError`."""
+    head = await reader.session.head()
+    (reply,) = await reader.replies(head, signatures.TAGS)
+    try:
+        return invitations.parse_tags(reply or b""), head.number
+    except FormatError as error:
+        raise EndpointError(f"the registry's reply for tags is malformed: {error}") from error
 
 
 async def define_tags(admin: "Administrator", names: Sequence[str]) -> "tuple[Receipt, dict[str, int]]":

@@ -40,6 +40,7 @@ class Action(Enum):
     INVITE = "use invitations"
     DEFINE_TAG = "define tags: it has no function defineTag"
     LIST_TAGS = "list tags: it has no function tags"
+    BATCH = "register several nodes at once: it has no function multicall"
     SET_TAGS = "set tags: it has no function setTags"
     SET_ROUTES = "set routes: it has no function setRoutes"
     ADD_MINTER = "add minters: it has no function addMinter"
@@ -60,6 +61,7 @@ _SINCE_V2: Final = frozenset(
         Action.INVITE,
         Action.DEFINE_TAG,
         Action.LIST_TAGS,
+        Action.BATCH,
         Action.SET_TAGS,
         Action.SET_ROUTES,
         Action.LIST_MINTERS,
@@ -186,7 +188,7 @@ class Administrator:
 
         An ``endpoint`` is stored in a token URI, which works for any holder and contract.
         """
-        uri = token_uri if endpoint is None else _uri_of(endpoint)
+        uri = token_uri if endpoint is None else uri_of(endpoint)
         abi, receipt = await self._send(calls.mint(check_address(to), node_id, key, uri))
         return Registered(_minted(abi, self.access.contract, receipt), receipt)
 
@@ -252,7 +254,7 @@ class Administrator:
 _URI_HEAD: Final = "data:application/json;base64,"
 
 
-def _uri_of(endpoint: PeerEndpoint) -> str:
+def uri_of(endpoint: PeerEndpoint) -> str:
     """Return a token URI with the node's endpoint, which `adapters.contracts.token_uri` parses."""
     return _URI_HEAD + base64.b64encode(json.dumps({"endpoint": str(endpoint)}).encode()).decode("ascii")
 

@@ -70,7 +70,7 @@ class Keyless:
         """The address; raises `AdminError` if it is unknown."""
         if self.known is None:
             raise AdminError(
-                "the transaction depends on the account that will send it: add its address with --from"
+                "the transaction depends on the account that will send it: add its address with --sender"
             )
         return self.known
 

@@ -96,7 +96,7 @@ async def test_a_dry_run_simulates_and_sends_nothing() -> None:
     assert caught.value.transactions == (expected,)
     assert {"eth_call", "eth_estimateGas"} <= set(transport.asked)
     assert "eth_sendRawTransaction" not in transport.asked
-    with pytest.raises(AdminError, match="add its address with --from"):
+    with pytest.raises(AdminError, match="add its address with --sender"):
         await keyless(transport, Mode.DRY_RUN, None).send(CONTRACT, b"")
 
 
