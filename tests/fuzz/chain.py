@@ -12,6 +12,8 @@ from dstack_vpn.adapters.contracts import ABIS, AccessRegistry, DstackAccessNft
 from dstack_vpn.adapters.contracts.abi import Reader
 from dstack_vpn.adapters.contracts.reverts import describe_revert
 from dstack_vpn.adapters.contracts.token_uri import endpoint_of
+from dstack_vpn.config import parsers
+from dstack_vpn.core.chain import enrolment_file
 from dstack_vpn.core.chain.invitation_code import InvitationCode
 from dstack_vpn.core.model import BlockRef, Malformed
 from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
@@ -113,6 +115,11 @@ def revert(data: bytes) -> object:
     assert len(reason) < 2000
     assert reason.isprintable()
     return None if reason.startswith("reverted with an ") else reason
+
+
+def enrolment(text: str) -> object:
+    """Parse a file of nodes to be registered; the checksums of accounts are checked elsewhere."""
+    return enrolment_file.parse(text, parsers.address)
 
 
 def invitation(data: bytes) -> object:

@@ -9,6 +9,7 @@ from typing import Final
 
 from tests.fuzz import chain, composed, policy, relaying, verifiers, zone
 
+from dstack_vpn.adapters.admin import keystore
 from dstack_vpn.adapters.attest.verify import report_of
 from dstack_vpn.adapters.chain.url import RpcUrl
 from dstack_vpn.adapters.contracts import invitations
@@ -48,6 +49,9 @@ DECODERS: Final = {
     # texts of a minter
     "invitation": Decoder(chain.invitation, (FormatError,)),
     "invitation-code": Decoder(_text(InvitationCode.decode), (FormatError,)),
+    # files of an administrator
+    "enrolment": Decoder(_text(chain.enrolment), (FormatError,)),
+    "keystore": Decoder(_text(keystore.parse), (ConfigError,)),
     # policy
     "members": Decoder(policy.members),
     "quorum": Decoder(verifiers.rounds),

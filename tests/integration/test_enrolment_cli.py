@@ -1,8 +1,10 @@
 """Many nodes from a file: the number of transactions, an interrupted run, and malformed files."""
 
+import asyncio
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import aiohttp
 import pytest
 from tests.anvil import Anvil, key_of
 from tests.commands import forgotten_logging
@@ -11,6 +13,8 @@ from tests.integration.test_contract_cli import FIRST, deploy_other
 from tests.integration.test_rights_cli import rights_by_cast
 from tests.integration.test_withheld_cli import send_by_cast
 
+from dstack_vpn.adapters.admin.reading import RegistrySnapshot
+from dstack_vpn.adapters.admin.registry import Access
 from dstack_vpn.adapters.contracts import calls
 from dstack_vpn.adapters.contracts.abi import address_word
 from dstack_vpn.core.chain.enrolment import GAS_LIMIT
@@ -102,6 +106,31 @@ async def test_a_failure_between_transactions_says_how_to_continue(user: User, t
     await user.anvil.rpc("anvil_setBalance", user.anvil.accounts[0], hex(10**20))
     done = (await register(user, file, "--json")).json
     assert (len(done["registered"]), len(done["unchanged"])) == (41, 59)
+
+
+async def test_a_later_batch_is_simulated_before_the_first_is_sent(
+    user: User, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A member with a node id that was taken after the reading is in the second batch."""
+    read = Access.list
+
+    async def list_and_take(access: Access) -> RegistrySnapshot:
+        snapshot = await read(access)
+        await asyncio.to_thread(asyncio.run, take())
+        return snapshot
+
+    async def take() -> None:
+        body = {"from": user.anvil.accounts[0], "to": user.anvil.contract, "gas": hex(10**6)}
+        body["data"] = "0x" + calls.mint(user.anvil.accounts[2], "node-90", key_of(90)).hex()
+        call = {"jsonrpc": "2.0", "id": 1, "method": "eth_sendTransactionSync", "params": [body]}
+        async with aiohttp.ClientSession() as client, client.post(user.anvil.http, json=call) as reply:
+            assert (await reply.json())["result"]["status"] == "0x1"
+
+    monkeypatch.setattr(Access, "list", list_and_take)
+    before = await sent(user)
+    ran = await register(user, write(tmp_path, [row(user, n) for n in range(1, 101)]), code=1)
+    assert 'NodeIdTaken("node-90", 1); nothing was sent' in ran.error
+    assert await sent(user) == before + 1  # the other registration
 
 
 async def test_a_malformed_file_changes_nothing(user: User, tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ between, which must not get these rights.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -17,7 +18,7 @@ from dstack_vpn.config.parsers import address
 from dstack_vpn.core.chain.enrolment import Enrolment, Rights, mint_gas, pack, plan, rights_of
 from dstack_vpn.core.chain.enrolment_file import parse, raise_for
 from dstack_vpn.core.chain.events import Granted
-from dstack_vpn.core.chain.unsent import Unsent, WithheldError
+from dstack_vpn.core.chain.unsent import Mode, Unsent, WithheldError
 from dstack_vpn.core.model import Address, TokenId
 from dstack_vpn.errors import AdminError, ChainError, FormatError, UnknownOutcomeError
 from dstack_vpn.wiring.addresses import destinations
@@ -86,6 +87,8 @@ async def enrol(admin: "Administrator", wanted: Sequence[Enrolment]) -> Enrolled
         granted = [(by_id[e.node_id], rights_of(e, defined)) for e in found.mints if e.node_id in by_id]
         await run.grant([*found.completions, *granted])
     except (AdminError, ChainError) as error:
+        if not run.done.receipts and not isinstance(error, UnknownOutcomeError):
+            raise
         raise _interrupted(error, run.done, len(found.mints)) from error
     if run.withheld:
         raise WithheldError(run.withheld)
@@ -93,9 +96,11 @@ async def enrol(admin: "Administrator", wanted: Sequence[Enrolment]) -> Enrolled
     return run.done
 
 
-def _interrupted(error: AdminError | ChainError, done: Enrolled, count: int) -> Exception:
-    if not done.receipts and not isinstance(error, UnknownOutcomeError):
-        return error
+def _uri(each: Enrolment) -> str:
+    return "" if each.endpoint is None else uri_of(each.endpoint)
+
+
+def _interrupted(error: AdminError | ChainError, done: Enrolled, count: int) -> AdminError:
     message = (
         f"{error}\n{len(done.registered)} of {count} new nodes are registered. Run the same command again: "
         "it continues with the others"
@@ -114,15 +119,23 @@ class _Run:
     async def mint(self, nodes: Sequence[Enrolment]) -> None:
         items = []
         for each in nodes:
-            uri = "" if each.endpoint is None else uri_of(each.endpoint)
+            uri = _uri(each)
             data = calls.mint(each.holder, each.node_id, each.key, uri)
             items.append((mint_gas(each.node_id, uri), data))
         batches = pack(items)
+        # All batches are checked before the first is sent. In another mode, each is checked anyway.
+        for batch in batches[1:] if self.admin.mode is Mode.SEND else ():
+            await self._simulate(batch)
         for number, batch in enumerate(batches, 1):
             self.admin.progress(f"registering {len(batch)} nodes, transaction {number} of {len(batches)}")
             receipt = await self._send(batch)
             if receipt is not None:
-                self.done.registered.extend(_minted(self.admin, receipt))
+                self.done.registered.extend(_minted(self.admin, receipt, len(batch)))
+
+    async def _simulate(self, parts: Sequence[bytes]) -> None:
+        """Raise `AdminError` if the contract would refuse a batch; nothing is sent."""
+        with suppress(WithheldError):
+            await replace(self.admin, mode=Mode.CALLDATA).administer(calls.multicall(parts), Action.BATCH)
 
     async def grant(self, rights: Sequence[tuple[TokenId, Rights]]) -> None:
         items = [(each.gas, _calls_of(token, each)) for token, each in rights if each.gas]
@@ -152,8 +165,13 @@ def _calls_of(token: TokenId, rights: Rights) -> list[bytes]:
     ]
 
 
-def _minted(admin: "Administrator", receipt: "Receipt") -> list[tuple[TokenId, str]]:
-    """Return the tokens and node ids in a receipt's logs."""
+def _minted(admin: "Administrator", receipt: "Receipt", count: int) -> list[tuple[TokenId, str]]:
+    """Return the tokens and node ids in a receipt's logs; raises `UnknownOutcomeError`."""
     abi, contract = AccessRegistry(), admin.access.contract
     events = [abi.decode(log) for address, log in receipt.logs if address == contract]
-    return [(e.token_id, str(e.node_id)) for e in events if isinstance(e, Granted)]
+    found = [(e.token_id, str(e.node_id)) for e in events if isinstance(e, Granted)]
+    if len(found) != count:
+        raise UnknownOutcomeError(
+            f"transaction {receipt.hash} was mined, but its logs name {len(found)} of {count} new nodes"
+        )
+    return found

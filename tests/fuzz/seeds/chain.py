@@ -141,6 +141,20 @@ def for_tags() -> Iterable[bytes]:
         yield encode(["string[]"], [names])
 
 
+def for_enrolment() -> Iterable[str]:
+    head, holder, key = "node_id,holder,public_key", "0x" + "aa" * 20, "Ag" + "A" * 41 + "="
+    yield f"{head}\nweb-1,{holder},{key}\n"
+    rights = "vpn.example.org:51820,web gateway,10.0.0.0/8 fd00::/8,2030-01-01"
+    yield f"{head},endpoint,tags,routes,expires\r\ndb,{holder},{key},{rights}\r\n"
+
+
+def for_keystore() -> Iterable[str]:
+    scrypt = {"n": 8192, "r": 8, "p": 1, "dklen": 32, "salt": "ab" * 32}
+    crypto = {"kdf": "scrypt", "kdfparams": scrypt, "ciphertext": "cd" * 32, "mac": "ef" * 32}
+    yield json.dumps({"version": 3, "crypto": crypto, "address": "aa" * 20})
+    yield json.dumps({"Crypto": {"kdf": "pbkdf2", "kdfparams": {"c": 262144}}, "version": 3})
+
+
 def for_invitation() -> Iterable[bytes]:
     yield from map(content_of, (CODE, FOR_HOLDER))
 

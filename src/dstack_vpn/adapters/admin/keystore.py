@@ -23,7 +23,7 @@ def decrypt(content: str, password: str) -> str:
     Raises `ConfigError` for a malformed keystore and for a wrong password, and `AdminError` without
     eth-account.
     """
-    document, account = _parse(content), account_class()
+    document, account = parse(content), account_class()
     key, problem = _decrypt(account, document, password)
     if key is None:
         raise ConfigError([f"--keystore: {problem}"])
@@ -45,8 +45,8 @@ def _decrypt(account: Any, document: dict[str, Any], password: str) -> tuple[str
         return None, "the file is damaged: restore it from a backup"
 
 
-def _parse(content: str) -> dict[str, Any]:
-    """Return a keystore's document; raises `ConfigError`."""
+def parse(content: str) -> dict[str, Any]:
+    """Return a keystore's document, whose key derivation is affordable; raises `ConfigError`."""
     try:
         document = json.loads(content)
     except (ValueError, RecursionError):
