@@ -340,7 +340,10 @@ class FakeServer:
         most = self.faults.most_nodes
         if most is not None and calldata[:4] == signatures.GET_NODES and limit > most:
             raise RpcError(-32000, "out of gas: gas required exceeds: 50000000")
-        return registry.answer(self.faults.lies.state(block.tokens, block.number), calldata)
+        lies = self.faults.lies
+        return registry.answer(
+            lies.state(block.tokens, block.number), lies.contract(block.contract), calldata
+        )
 
 
 def _matches(log: dict[str, Any], query: dict[str, Any]) -> bool:

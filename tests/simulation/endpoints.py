@@ -9,7 +9,8 @@ from random import Random
 
 from tests.simulation.chain import Block, Chain, after, some_event
 
-from dstack_vpn.core.chain.events import LoggedEvent, RegistryEvent, TokenState
+from dstack_vpn.core.chain.contract import ContractState
+from dstack_vpn.core.chain.events import LoggedEvent, PolicyRead, RegistryEvent, TokenState
 from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.model import BlockRef, ChainIdentity, TokenId
 from dstack_vpn.errors import ChainError, EndpointError
@@ -178,6 +179,12 @@ class SimulatedSession:
     async def read_all(self, at: BlockRef) -> list[TokenState] | None:
         await self.answered("read_all")
         return [TokenState(token, node) for token, node in self._state("read_all", at).items()]
+
+    async def read_contract(self, at: BlockRef) -> ContractState | None:
+        return None
+
+    async def read_policy(self, at: BlockRef) -> PolicyRead:
+        return PolicyRead(None)
 
     async def first_block(self) -> int:
         return 0

@@ -14,7 +14,7 @@ from prometheus_client.registry import Collector
 
 from dstack_vpn import __version__
 from dstack_vpn.adapters.store.archive import FileArchive
-from dstack_vpn.core.chain.events import TokenState
+from dstack_vpn.core.chain.events import Reading
 from dstack_vpn.core.observe.health import Status
 from dstack_vpn.daemon.daemon import Daemon
 from dstack_vpn.wiring.peer_metrics import peer_families
@@ -124,7 +124,7 @@ def _chain(node: Daemon, snapshot: NodeSnapshot) -> Iterator[Metric]:
         "chain_lag_blocks", "Blocks by which the node is behind its endpoints.", report.blocks_behind
     )
     yield from gauge("registry_tokens", "Tokens in the registry.", len(state.follower.registry.nodes))
-    unconfirmed = sum(not isinstance(x.event, TokenState) for x in state.follower.timeline.events)
+    unconfirmed = sum(not isinstance(x.event, Reading) for x in state.follower.timeline.events)
     yield from gauge("chain_unconfirmed_events", "Events that a reorg can still undo.", unconfirmed)
     yield counter("chain_events", "Registry events that were processed.", state.events)
     yield counter("chain_confirmed_events", "Events that have become final.", state.confirmed)

@@ -12,14 +12,16 @@ reason of its decision is then the missing key, not a revocation.
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from dstack_vpn.adapters.contracts import fields, logs, signatures
+from dstack_vpn.adapters.contracts import contract_state, fields, logs, signatures
 from dstack_vpn.adapters.contracts.abi import WORD, Reader, encode, topic_uint
 from dstack_vpn.adapters.contracts.token_uri import endpoint_of
+from dstack_vpn.core.chain.contract import ContractState
 from dstack_vpn.core.chain.events import (
     EndpointUpdated,
     ExpiryUpdated,
     Granted,
     KeyUpdated,
+    PolicyRead,
     RegistryEvent,
     RoutesUpdated,
     TagsUpdated,
@@ -71,6 +73,7 @@ _DECODERS: Final[Mapping[str, logs.Decoder]] = {
     **_V1_DECODERS,
     signatures.NODE_TAGS_UPDATED: _tags_updated,
     signatures.NODE_ROUTES_UPDATED: _routes_updated,
+    **contract_state.DECODERS,
 }
 
 
@@ -130,6 +133,22 @@ class AccessRegistry:
         data = Reader(reply)
         nodes = [_node(data, base, has_rights=self._has_rights) for base in data.tuples(0, 0)]
         return [TokenState(node.token_id, node) for node in nodes], data.uint(WORD)
+
+    def contract_calls(self) -> tuple[bytes, ...]:
+        """See `ports.RegistryAbi.contract_calls`."""
+        return contract_state.STATE_CALLS if self._has_rights else ()
+
+    def parse_contract(self, replies: Sequence[bytes | None]) -> ContractState:
+        """See `ports.RegistryAbi.parse_contract`."""
+        return contract_state.parse_state(replies)
+
+    def policy_calls(self) -> tuple[bytes, ...]:
+        """See `ports.RegistryAbi.policy_calls`."""
+        return contract_state.POLICY_CALLS if self._has_rights else ()
+
+    def parse_policy(self, replies: Sequence[bytes | None]) -> PolicyRead:
+        """See `ports.RegistryAbi.parse_policy`."""
+        return contract_state.parse_policy(replies)
 
 
 class AccessRegistryV1(AccessRegistry):

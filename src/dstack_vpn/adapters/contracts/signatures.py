@@ -20,6 +20,18 @@ NODE_ENDPOINT_UPDATED: Final = "0x7c09c5e9a94bc8d2e5f67c05c89c0e7e81112cfbb1527d
 NODE_EXPIRY_UPDATED: Final = "0x2c708d2f2329133d39c48c26a5aea3ac25263ae8cc34dd6d68419edecec33829"
 NODE_TAGS_UPDATED: Final = "0x0983d613ce056a70595c17adbf9a8c0826d8dd2831107af3f05fd61302951031"
 NODE_ROUTES_UPDATED: Final = "0x77b73a0c562056539d2617d2beb2f857eb8c7e3deb2cf165dcc76f546e68ce5a"
+TAG_DEFINED: Final = "0x43e68a06cdaf16f006b9cac05e22e91bef99081690c48ccc5b590d02d12ead1d"
+POLICY_UPDATED: Final = "0x58722cff4cfeaed2eb7043b72ff6922d9843ac754c33e201627de9bffd23b97a"
+INVITATION_REDEEMED: Final = "0x9dd4e901d739fa226585c2a74f6997d50f65ec55bd8603d9fecf267b93451cf5"
+INVITATION_CANCELLED: Final = "0xd9cb40a4583c300d34ad4fcbcac83d1facccf6033d811a7e712b094440574563"
+POLICY_ADMINISTRATOR_ADDED: Final = "0xbade357a53f27078f737ea833e6d25260cc7685c739b3069fa6421e4a3522c38"
+POLICY_ADMINISTRATOR_REMOVED: Final = "0xa33d9f6540293a95b2c4515068ecfd3fc5c8c690e66af981bc5d269c578215ec"
+MINTER_ADDED: Final = "0x6ae172837ea30b801fbfcdd4108aa1d5bf8ff775444fd70256b44e6bf3dfc3f6"
+MINTER_REMOVED: Final = "0xe94479a9f7e1952cc78f2d6baab678adc1b772d936c6583def489e524cb66692"
+OWNERSHIP_TRANSFER_INITIATED: Final = "0xb150023a879fd806e3599b6ca8ee3b60f0e360ab3846d128d67ebce1a391639a"
+OWNERSHIP_TRANSFERRED: Final = "0x8be0079c531659141344cd1fd0a4f28419497f9722a3daafe3b4186f6b6457e0"
+PAUSED_LOG: Final = "0x62e78cea01bee320cd4e420270b5ea74000d11b0c9f74754ebdbfc544b05a258"
+UNPAUSED_LOG: Final = "0x5db9ee0a495bf2e6ff9c91a7834c1ba4fdd244a5e8aa4e537bd38aeae4b073aa"
 
 # -- reading ---------------------------------------------------------------------------------------
 
@@ -40,6 +52,14 @@ GET_PUBLIC_KEY_BY_OWNER: Final = bytes.fromhex("e02129d3")
 GET_TOKEN_ID_BY_NODE_ID: Final = bytes.fromhex("b9244a9f")
 OWNER_OF: Final = bytes.fromhex("6352211e")
 TOKEN_URI: Final = bytes.fromhex("c87b56dd")
+TAGS: Final = bytes.fromhex("de6b7e09")
+POLICY: Final = bytes.fromhex("0505c8c9")
+POLICY_HASH: Final = bytes.fromhex("098fb624")
+MINTERS: Final = bytes.fromhex("f97b57ec")
+POLICY_ADMINISTRATORS: Final = bytes.fromhex("29c675df")
+OWNER: Final = bytes.fromhex("8da5cb5b")
+PENDING_OWNER: Final = bytes.fromhex("e30c3978")
+PAUSED: Final = bytes.fromhex("5c975abb")
 
 # -- writing ---------------------------------------------------------------------------------------
 

@@ -4,7 +4,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Self
 
-from dstack_vpn.core.chain.events import TokenState
+from dstack_vpn.core.chain.contract import ContractState
+from dstack_vpn.core.chain.events import ContractRead, Reading, TokenState
 from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.chain.registry import Registry, read_over
 from dstack_vpn.core.model import BlockRef, TokenId
@@ -49,6 +50,14 @@ class Reply:
     """The height of its latest block, if the question asked for it."""
     has_earlier: bool | None = None
     """True if it has our earlier block, False if it has another at that height, None if neither."""
+    contract: ContractState | None = None
+    """The state of the contract itself, if the question asked for it and there is one."""
+
+    @property
+    def readings(self) -> list[Reading]:
+        """Return all that was read after `at`."""
+        contract = [] if self.contract is None else [ContractRead(self.contract)]
+        return [*contract, *self.observed]
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from dstack_vpn.core.access.replies import Question, Reply
-from dstack_vpn.core.chain.events import OwnerKeyUpdated, TokenState
+from dstack_vpn.core.chain.events import TokenState, token_of
 from dstack_vpn.core.model import BlockRef, TokenId
 from dstack_vpn.errors import ChainError, EndpointError
 from dstack_vpn.ports import ChainSession, ChainSource
@@ -154,16 +154,17 @@ async def _read_whole(session: ChainSession, question: Question) -> Reply:
     else:
         gone = set(question.tokens) - {x.token_id for x in observed}
         observed += [TokenState(token, None) for token in gone]
+    contract = await session.read_contract(place)
     hash_ = None if header is None else header.hash
-    return Reply(session.name, hash_, place, observed, (), head.number, has_earlier)
+    return Reply(session.name, hash_, place, observed, (), head.number, has_earlier, contract)
 
 
 async def _known(session: ChainSession, question: Question, at: BlockRef) -> list[TokenState]:
     """Read the tokens that we know and those that the endpoint's latest logs name."""
     tokens = set(question.tokens)
     for logged in await session.events(question.logs_from, at.number):
-        if not isinstance(logged.event, OwnerKeyUpdated):
-            tokens.add(logged.event.token_id)
+        if (token := token_of(logged.event)) is not None:
+            tokens.add(token)
     return await session.read_tokens(sorted(tokens), at)
 
 

@@ -135,7 +135,16 @@ class Persistence:
             nodes = tuple(base.nodes.values())
             events = follower.timeline.events
             await self.store.checkpoint(
-                Checkpoint(identity, follower.settled, nodes, events, follower.tip, confirmed, synced)
+                Checkpoint(
+                    identity,
+                    follower.settled,
+                    nodes,
+                    events,
+                    follower.tip,
+                    confirmed,
+                    synced,
+                    base.contract,
+                )
             )
             self._base, self._confirmed = base, confirmed
         else:

@@ -26,7 +26,7 @@ from dstack_vpn.core.access.membership import Delta, Lookup, Membership, PeerPol
 from dstack_vpn.core.access.quorum import Quorum
 from dstack_vpn.core.access.staleness import Staleness, StalePolicy
 from dstack_vpn.core.chain.commands import Advanced
-from dstack_vpn.core.chain.events import OwnerKeyUpdated, TokenState
+from dstack_vpn.core.chain.events import TokenState, token_of
 from dstack_vpn.core.chain.follower import Follower
 from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.chain.registry import Registry
@@ -156,7 +156,7 @@ class Members:
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Begin with the stored state: members that were final then, except those revoked since."""
-        base = Registry.of(checkpoint.nodes)
+        base = Registry.of(checkpoint.nodes, checkpoint.contract)
         self.follower.restore(base, checkpoint.finalized, checkpoint.events, checkpoint.tip)
         wall, monotonic = self.clock.now(), self.clock.monotonic()
         if checkpoint.synced is not None:
@@ -215,8 +215,9 @@ class Members:
         before, after = self._seen, advanced.registry
         self._seen = after
         for logged in (*advanced.dropped, *advanced.added):
-            if not isinstance(logged.event, TokenState | OwnerKeyUpdated):
-                self.causes[logged.event.token_id] = f"{logged.block_number}-{logged.log_index}"
+            token = None if isinstance(logged.event, TokenState) else token_of(logged.event)
+            if token is not None:
+                self.causes[token] = f"{logged.block_number}-{logged.log_index}"
         self._take_key()
         self._follow(advanced.tokens)
         self._report(before, after, advanced.tokens)
