@@ -11,6 +11,7 @@ from tests.integration.pairs import Pair
 from tests.integration.support import Rig, eventually
 from tests.integration.views import calldata
 
+from dstack_vpn.adapters.web.openapi import document
 from dstack_vpn.core.chain.contract import ContractState
 from dstack_vpn.core.observe.events import (
     InvitationUsed,
@@ -21,6 +22,7 @@ from dstack_vpn.core.observe.events import (
     TagNamed,
     TokenChanged,
 )
+from dstack_vpn.wiring.view import NodeView
 
 TEXT = 'allow web to db\n# \N{SNOWMAN}\x1b[2J"'
 
@@ -64,6 +66,7 @@ async def test_the_real_contract_is_followed(anvil: Anvil, scheme: str, make_rig
             (other,),
         )
         assert (found.owner, found.pending_owner, found.paused) == (owner, other, True)
+        await _shows(rig)
         hash_ = "0x" + keccak(text=TEXT).hex()
         assert found.policy is not None
         assert found.policy.hash == hash_
@@ -79,6 +82,29 @@ async def test_the_real_contract_is_followed(anvil: Anvil, scheme: str, make_rig
         assert published(rig, InvitationUsed)[0].invitation == "0x" + keccak(b"code").hex()
         await anvil.send(calldata("setPolicy(string)", ""), sender=2)
         await eventually(lambda: contract(rig).policy is None, "the policy is removed")
+
+
+def check(shown: dict[str, Any], schema: str) -> None:
+    """Check the members against the API's description."""
+    assert shown.keys() == document("1")["components"]["schemas"][schema]["properties"].keys()
+
+
+async def _shows(rig: Rig) -> None:
+    """Check the API's documents against the follower's state."""
+    view = NodeView(rig.node, None, None, {})
+    shown, found = view.contract(), contract(rig)
+    assert found.policy is not None
+    assert shown["tags"] == ["gateway", "web"]
+    assert shown["policy"]["text"] == TEXT
+    assert shown["roles"]["owner"] == found.owner
+    check(shown, "Contract")
+    peer = await view.peer("node-1")
+    assert peer is not None
+    assert peer["peer"]["tags"] == ["gateway", "web"]
+    check(peer["peer"], "Peer")
+    _, metrics = (await view.metrics())()
+    assert b"dstack_vpn_registry_tags 2.0" in metrics
+    assert b"dstack_vpn_registry_policy_ready 1.0" in metrics
 
 
 @pytest.mark.anvil

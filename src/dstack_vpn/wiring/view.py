@@ -11,6 +11,7 @@ from dstack_vpn.core.access.control import Decision, Reason
 from dstack_vpn.core.observe.health import Health
 from dstack_vpn.core.wireguard.keys import PublicKey
 from dstack_vpn.daemon.daemon import Daemon
+from dstack_vpn.wiring.contract import describe
 from dstack_vpn.wiring.snapshot import NodeSnapshot, take
 
 if TYPE_CHECKING:
@@ -145,6 +146,10 @@ class NodeView:
         return found[-_HISTORY:]
 
     # -- queries -----------------------------------------------------------------------------------
+
+    def contract(self) -> dict[str, Any]:
+        """Return the state of the contract itself: tags, policy and roles."""
+        return describe(self._node.tunnel.members.follower.registry.contract)
 
     def decide(self, subject: "str | PublicKey | IPAddress") -> dict[str, Any]:
         """Return the decision of access control, and the peer's presence in the membership."""

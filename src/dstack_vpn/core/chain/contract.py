@@ -4,7 +4,7 @@ The events determine all of it except the policy's text: they carry only the tex
 is read separately and belongs to exactly that hash.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -63,6 +63,6 @@ class ContractState:
                 yield (self.tag_names[index] if index < len(self.tag_names) else "") or index
 
 
-def tag_texts(tags: Iterator[str | int]) -> list[str]:
+def tag_texts(tags: Iterable[str | int]) -> list[str]:
     """Return tags for people: ``#5`` is a bit without a name, and not a tag that is named ``5``."""
     return [f"#{tag}" if isinstance(tag, int) else tag for tag in tags]
