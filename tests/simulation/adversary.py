@@ -9,13 +9,24 @@ from tests.scripted import key
 from tests.simulation.chain import OWNER, TOKENS, Chain
 from tests.simulation.endpoints import FOREVER, Conduct, SimulatedEndpoint
 
-from dstack_vpn.core.chain.events import EndpointUpdated, Granted, KeyUpdated, Revoked
+from dstack_vpn.core.access.replies import routes_of
+from dstack_vpn.core.chain.events import (
+    EndpointUpdated,
+    Granted,
+    KeyUpdated,
+    Revoked,
+    RoutesUpdated,
+    TagsUpdated,
+)
 from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.model import Endpoint
 from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
 
 FORGED = range(200, 206)
 """The numbers of keys that no member ever had."""
+FORGED_TAG: Final = 1 << 8
+FORGED_ROUTE: Final = "203.0.113.0/24"
+"""A tag and a route that no token ever has."""
 METHODS = ("head", "header", "finalized", "events", "read_tokens", "read_all", "connect")
 
 
@@ -95,6 +106,27 @@ class Adversary:
         )
         endpoint.conduct.overlay[token] = Node(token, OWNER, f"node-{token}", key(number))
 
+    def _forge_rights(self, endpoint: SimulatedEndpoint) -> None:
+        """Show a member with a tag and a route that it never had."""
+        token = self.random.choice(list(TOKENS))
+        known = endpoint.head().state.get(token)
+        if known is None:
+            return
+        endpoint.conduct.forged += [
+            TagsUpdated(token, known.tags | FORGED_TAG),
+            RoutesUpdated(token, (*routes_of(known), FORGED_ROUTE)),
+        ]
+        endpoint.conduct.overlay[token] = replace(
+            known, tags=known.tags | FORGED_TAG, routes=(*routes_of(known), FORGED_ROUTE)
+        )
+
+    def _take_rights(self, endpoint: SimulatedEndpoint) -> None:
+        """Show a member without its tags and routes."""
+        token = self.random.choice(list(TOKENS))
+        if (known := endpoint.head().state.get(token)) is not None:
+            endpoint.conduct.forged += [TagsUpdated(token, 0), RoutesUpdated(token, ())]
+            endpoint.conduct.overlay[token] = replace(known, tags=0, routes=())
+
     def _run_ahead(self, endpoint: SimulatedEndpoint) -> None:
         endpoint.conduct.ahead_only = self.random.random() < 0.5
 
@@ -147,14 +179,25 @@ MOVES: Final[dict[str, Callable[[Adversary, SimulatedEndpoint], None]]] = {
             "forge_grant",
             "run_ahead",
             "forge_revocation",
+            "forge_rights",
+            "take_rights",
             "claim_lead",
             "toggle_freeze",
         ),
         *("toggle_fork", "fail", "stall_resyncs", "keep_lead", "freeze", "stay_on_fork"),
     )
 }
-AS_FOLLOWED: Final = ("hide", "stall", "skip", "flip", "forge_grant", "run_ahead")
-AS_VERIFIER: Final = ("forge_revocation", "claim_lead", "stall", "toggle_freeze", "toggle_fork", "fail")
+AS_FOLLOWED: Final = ("hide", "stall", "skip", "flip", "forge_grant", "forge_rights", "run_ahead")
+AS_VERIFIER: Final = (
+    "forge_revocation",
+    "forge_rights",
+    "take_rights",
+    "claim_lead",
+    "stall",
+    "toggle_freeze",
+    "toggle_fork",
+    "fail",
+)
 CAMPAIGNS: Final = (
     ("hide", "stall_resyncs"),
     ("hide", "skip"),
@@ -166,5 +209,7 @@ CAMPAIGNS: Final = (
     ("stay_on_fork",),
     ("forge_grant", "hide"),
     ("run_ahead", "hide"),
+    ("forge_rights", "hide"),
+    ("take_rights", "freeze"),
 )
 """Combinations of moves, including those of the red team."""

@@ -1,11 +1,13 @@
 """A chain in simulated time, with grants, revocations, key changes, and short reorgs."""
 
 from bisect import bisect_right
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from random import Random
 
 from tests.scripted import key
 
+from dstack_vpn.core.access.replies import routes_of
 from dstack_vpn.core.chain.events import (
     EndpointUpdated,
     Granted,
@@ -13,6 +15,8 @@ from dstack_vpn.core.chain.events import (
     LoggedEvent,
     RegistryEvent,
     Revoked,
+    RoutesUpdated,
+    TagsUpdated,
 )
 from dstack_vpn.core.chain.registry import Registry, apply
 from dstack_vpn.core.model import BlockRef, Endpoint, Position, TokenId
@@ -21,6 +25,18 @@ from dstack_vpn.core.wireguard.keys import PublicKey
 
 TOKENS = range(1, 6)
 OWNER = "0x" + "0a" * 20
+TAGS = 0b1111
+"""The tags that tokens of the true chain may have."""
+ROUTES = ("10.0.0.0/8", "172.16.0.0/12", "fd00::/8")
+Right = tuple[TokenId, int | str]
+"""A token, and one tag (a mask of one bit) or one route."""
+
+
+def rights_of(token: TokenId, tags: int, routes: Iterable[str]) -> set[Right]:
+    """Return each tag and each route of a token."""
+    bits = (1 << index for index in range(tags.bit_length()) if tags >> index & 1)
+    rights: list[int | str] = [*bits, *routes]
+    return {(token, right) for right in rights}
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +81,10 @@ class Chain:
     """All keys that were ever granted, and their tokens."""
     ends: dict[PublicKey, float] = field(default_factory=dict)
     """The times at which keys were revoked or replaced."""
+    lost: dict[Right, float] = field(default_factory=dict)
+    """The times at which tokens lost rights that they had."""
+    _rights: set[Right] = field(default_factory=set)
+    """All rights that tokens ever had."""
     _forks: int = 0
 
     def __post_init__(self) -> None:
@@ -105,11 +125,28 @@ class Chain:
         for node in block.state.nodes.values():
             if node.active and isinstance(node.public_key, PublicKey):
                 self.members.setdefault(node.public_key, set()).add(node.token_id)
+        self._take_rights(block, now)
         for each in self.members:
             if each in keys:
                 self.ends.pop(each, None)
             else:
                 self.ends.setdefault(each, now)
+
+    @property
+    def rights(self) -> set[Right]:
+        """Return all rights that tokens ever had."""
+        return self._rights
+
+    def _take_rights(self, block: Block, now: float) -> None:
+        held: set[Right] = set()
+        for node in block.state.nodes.values():
+            held |= rights_of(node.token_id, node.tags, routes_of(node))
+        self._rights |= held
+        for right in self._rights:
+            if right in held:
+                self.lost.pop(right, None)
+            else:
+                self.lost.setdefault(right, now)
 
     def _grant(self, token: TokenId, turn: int = 0) -> Granted:
         return Granted(token, OWNER, f"node-{token}", key(10 * token + turn))
@@ -127,8 +164,12 @@ def some_event(random: Random, state: Registry) -> RegistryEvent:
     if node is None or not node.active:
         return Granted(token, OWNER, f"node-{token}", key(10 * token + random.randrange(5)))
     kind = random.random()
-    if kind < 0.5:
+    if kind < 0.35:
         return Revoked(token)
-    if kind < 0.8:
+    if kind < 0.55:
         return KeyUpdated(token, key(10 * token + random.randrange(5)))
+    if kind < 0.75:
+        return TagsUpdated(token, random.randrange(TAGS + 1))
+    if kind < 0.95:
+        return RoutesUpdated(token, tuple(x for x in ROUTES if random.random() < 0.5))
     return EndpointUpdated(token, PeerEndpoint(udp=Endpoint("192.0.2.1", random.randrange(1, 9))))

@@ -207,6 +207,8 @@ class NodeView:
             "granted": decision.granted,
             "reason": decision.reason.value,
             "detail": decision.detail,
+            "tags": list(self._node.tunnel.members.follower.registry.contract.tags_of(decision.tags)),
+            "routes": list(decision.routes),
             "peer": node is not None and key is not None and membership.is_peer(key, node.token_id),
             "token": None if node is None else node.token_id,
             "node": None if node is None or not isinstance(node.node_id, str) else node.node_id,

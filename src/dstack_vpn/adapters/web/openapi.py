@@ -45,7 +45,8 @@ _STATES: Final = (
     "never: never had a session"
 )
 
-_TAGS: Final = "names of its tags; a number is the bit of a tag without a name"
+_TAGS: Final = "names; a number is the bit of a tag without a name"
+_TAG_NAMES: Final[Schema] = {"type": "array", "items": {"type": ["string", "integer"]}}
 
 _PEER: Final = _object(
     node_id=_or_null("string", description="a replacement text if the registry's is invalid"),
@@ -54,7 +55,7 @@ _PEER: Final = _object(
     public_key={"type": "string", "pattern": _KEY},
     addresses={"type": "array", "items": _TEXT, "description": "tunnel addresses, as prefixes"},
     endpoint=_or_null("string", description="its last source address, or its configured address"),
-    tags={"type": "array", "items": {"type": ["string", "integer"]}, "description": _TAGS},
+    tags={**_TAG_NAMES, "description": f"in the registry: {_TAGS}"},
     routes={"type": "array", "items": _TEXT, "description": "networks behind it, as prefixes"},
     transport=_or_null("string", description="udp, tcp or tls; null: currently none"),
     relay={"type": ["object", "null"], "description": "the relay that carries it, with its counters"},
@@ -72,6 +73,8 @@ _DECISION: Final = _object(
     granted={"type": "boolean", "description": "true if it has access as a peer; false for this node"},
     reason=_TEXT,
     detail=_TEXT,
+    tags={**_TAG_NAMES, "description": f"granted, also to this node: {_TAGS}"},
+    routes={"type": "array", "items": _TEXT, "description": "granted networks behind the node"},
     peer={"type": "boolean", "description": "true if WireGuard should have it as a peer"},
     token=_or_null("integer"),
     node=_or_null("string"),

@@ -18,7 +18,8 @@ others.
     another reports it out, or with another key         disputed: out at once, until that endpoint
                                                         reports otherwise at a later block, or is
                                                         quarantined
-    another reports an earlier expiry                   the earlier expiry counts
+    another reports an earlier expiry, fewer tags       the earlier expiry counts, and only the tags
+    or fewer routes                                     and routes that both report
     k agree at one block, and fewer contradict them     the fewer are quarantined and their disputes
                                                         dropped; the followed one may be among them
     neither side has k, or both have                    contested: out; health names the endpoints
@@ -30,9 +31,9 @@ quorum before it is admitted.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from dstack_vpn.core.access.replies import Comparison, covers, in_force, is_same_member, lasts
+from dstack_vpn.core.access.replies import Comparison, allows, covers, in_force, is_same_member, narrowed
 from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.chain.registry import Registry
 from dstack_vpn.core.model import TokenId
@@ -91,10 +92,13 @@ class Quorum:
             return f"fewer than {self.needed} endpoints have shown it"
         return None
 
-    def ends(self, node: Node) -> int:
-        """Return the confirmed expiry: an extension that one endpoint alone reports is ignored."""
-        ends = [x.expires_at for x in (node, self._held(node.token_id)) if x is not None and x.expires_at]
-        return min(ends, default=0)
+    def granted(self, node: Node) -> Node:
+        """Return the node with its confirmed rights only.
+
+        A later expiry, a tag or a route that one endpoint alone reports is ignored.
+        """
+        held = self._held(node.token_id)
+        return replace(node, tags=0, routes=()) if held is None else narrowed(node, held)
 
     def confirms(self, node: Node) -> bool:
         """Return whether a token in this form can be restored without querying any endpoint."""
@@ -126,9 +130,10 @@ class Quorum:
             if held is not None and not is_same_member(held, node):
                 del self._confirmed[token]
                 held = None
-            elif held is not None and not lasts(node, held):
-                # One endpoint alone cannot extend an expiry that was shortened.
-                held, self._confirmed[token] = node, (node, self._confirmed[token][1])
+            elif held is not None and not allows(node, held):
+                # One endpoint alone cannot give back rights that were taken.
+                held = narrowed(node, held)
+                self._confirmed[token] = held, self._confirmed[token][1]
             if covers(held, node):
                 self._pending.discard(token)
             else:
@@ -232,7 +237,7 @@ class Quorum:
     ) -> set[TokenId]:
         """Update the endpoints that contradict this node about the token."""
         before = set(self._against(token))
-        contradictions, shortened = dict(self._contradictions.get(token, {})), False
+        contradictions, narrower = dict(self._contradictions.get(token, {})), False
         for comparison in honest:
             name = comparison.endpoint
             if token in comparison.same:
@@ -243,12 +248,12 @@ class Quorum:
                 found = self._contradiction_of(token, ours, theirs, comparison)
                 if found is not None:
                     contradictions[name] = found
-                    shortened |= not found.out and self._shorten(token, theirs, comparison.height)
+                    narrower |= not found.out and self._narrow(token, theirs, comparison.height)
         if contradictions:
             self._contradictions[token] = contradictions
         else:
             self._contradictions.pop(token, None)
-        return {token} if shortened or set(self._against(token)) != before else set()
+        return {token} if narrower or set(self._against(token)) != before else set()
 
     def _contradiction_of(
         self, token: TokenId, ours: Node | None, theirs: Node | None, comparison: Comparison
@@ -263,12 +268,12 @@ class Quorum:
                 return None
         return Contradiction(comparison.height, out)
 
-    def _shorten(self, token: TokenId, theirs: Node | None, height: int) -> bool:
-        """Apply an earlier expiry that an endpoint reports; the token stays in until then."""
+    def _narrow(self, token: TokenId, theirs: Node | None, height: int) -> bool:
+        """Apply an earlier expiry, fewer tags or fewer routes that an endpoint reports."""
         held = self._held(token)
-        if held is None or theirs is None or not in_force(theirs) or lasts(theirs, held):
+        if held is None or theirs is None or not in_force(theirs) or allows(theirs, held):
             return False
-        self._confirmed[token] = theirs, height
+        self._confirmed[token] = narrowed(held, theirs), height
         self._pending.add(token)
         return True
 

@@ -8,7 +8,7 @@ from dstack_vpn.core.chain.contract import ContractState
 from dstack_vpn.core.chain.events import ContractRead, Reading, TokenState
 from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.chain.registry import Registry, read_over
-from dstack_vpn.core.model import BlockRef, TokenId
+from dstack_vpn.core.model import BlockRef, Cidr, Malformed, TokenId
 from dstack_vpn.core.wireguard.keys import PublicKey
 
 AGREED: Final = 60.0
@@ -108,7 +108,7 @@ def in_force(node: Node | None) -> bool:
 def covers(held: Node | None, asked: Node) -> bool:
     """Return whether ``held`` grants at least the access of ``asked``: same member, same key."""
     return held is asked or (
-        held is not None and in_force(held) and is_same_member(held, asked) and lasts(held, asked)
+        held is not None and in_force(held) and is_same_member(held, asked) and allows(held, asked)
     )
 
 
@@ -133,9 +133,25 @@ def is_same_member(one: Node, other: Node) -> bool:
     return (one.public_key, one.owner, one.node_id) == (other.public_key, other.owner, other.node_id)
 
 
-def lasts(held: Node, asked: Node) -> bool:
-    """Return whether ``held`` expires no earlier than ``asked``; 0 means no expiry."""
-    return held.expires_at == 0 or 0 < asked.expires_at <= held.expires_at
+def allows(held: Node, asked: Node) -> bool:
+    """Return whether ``held`` has at least the rights of ``asked``: expiry, tags and routes.
+
+    A route inside of a wider one is another route.
+    """
+    lasts = held.expires_at == 0 or 0 < asked.expires_at <= held.expires_at
+    return lasts and not asked.tags & ~held.tags and set(routes_of(asked)) <= set(routes_of(held))
+
+
+def narrowed(node: Node, by: Node) -> Node:
+    """Return ``node`` with only those rights that ``by`` has as well."""
+    routes = tuple(route for route in routes_of(node) if route in routes_of(by))
+    ends = min((x.expires_at for x in (node, by) if x.expires_at), default=0)
+    return replace(node, expires_at=ends, tags=node.tags & by.tags, routes=routes)
+
+
+def routes_of(node: Node) -> tuple[Cidr, ...]:
+    """Return the networks behind a node; malformed ones grant nothing."""
+    return () if isinstance(node.routes, Malformed) else node.routes
 
 
 def judge_blocks(
