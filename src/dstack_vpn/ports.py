@@ -378,7 +378,10 @@ class Checkpoint:
     events: tuple[LoggedEvent, ...]
     tip: BlockRef
     confirmed: frozenset[TokenId] = frozenset()
-    """The tokens of `nodes` that a quorum of endpoints has confirmed, exactly as stored."""
+    """The tokens of `nodes` that a quorum of endpoints has confirmed, exactly as stored.
+
+    `CONTRACT` stands for `contract`.
+    """
     synced: float | None = None
     """The time at which the chain last confirmed the registry (Unix seconds)."""
     contract: ContractState = field(default_factory=ContractState)

@@ -97,6 +97,7 @@ async def _shows(rig: Rig) -> None:
     assert shown["tags"] == ["gateway", "web"]
     assert shown["policy"]["text"] == TEXT
     assert shown["roles"]["owner"] == found.owner
+    assert shown["in_force"] == {"tags": ["gateway", "web"], "policies": [found.policy.hash]}
     check(shown, "Contract")
     peer = await view.peer("node-1")
     assert peer is not None

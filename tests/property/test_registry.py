@@ -110,6 +110,16 @@ def test_dropping_and_settling_leave_what_a_fold_gives(
     assert timeline.state == fold([x for x in log if x.block_number <= max(settled, kept)])
 
 
+@given(logs, contracts, contract_readings)
+def test_the_newest_reading_of_the_contract_counts_whatever_was_read_before(
+    log: list[LoggedEvent], state: ContractState, before: ContractRead | PolicyRead
+) -> None:
+    timeline = EventHistory()
+    timeline.insert([*log, observed_at(9, "h9", before)])
+    timeline.insert([observed_at(9, "h9", ContractRead(state))])
+    assert not contradicts(timeline.state, ContractRead(state))
+
+
 @given(logs, nodes)
 def test_a_reading_after_a_block_holds_until_later_events(log: list[LoggedEvent], node: Node) -> None:
     timeline = EventHistory()

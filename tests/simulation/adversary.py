@@ -10,12 +10,15 @@ from tests.simulation.chain import OWNER, TOKENS, Chain
 from tests.simulation.endpoints import FOREVER, Conduct, SimulatedEndpoint
 
 from dstack_vpn.core.access.replies import routes_of
+from dstack_vpn.core.chain.contract import Policy
 from dstack_vpn.core.chain.events import (
     EndpointUpdated,
     Granted,
     KeyUpdated,
+    PolicyUpdated,
     Revoked,
     RoutesUpdated,
+    TagDefined,
     TagsUpdated,
 )
 from dstack_vpn.core.chain.node import Node
@@ -27,6 +30,9 @@ FORGED = range(200, 206)
 FORGED_TAG: Final = 1 << 8
 FORGED_ROUTE: Final = "203.0.113.0/24"
 """A tag and a route that no token ever has."""
+FORGED_POLICY: Final = "0x" + "f" * 64
+FORGED_NAME: Final = "forged"
+"""The hash of a policy, and a name, that the contract never has."""
 METHODS = ("head", "header", "finalized", "events", "read_tokens", "read_all", "connect")
 
 
@@ -120,6 +126,21 @@ class Adversary:
             known, tags=known.tags | FORGED_TAG, routes=(*routes_of(known), FORGED_ROUTE)
         )
 
+    def _forge_policy(self, endpoint: SimulatedEndpoint) -> None:
+        """Show a policy, or names of tags, that the contract never had."""
+        true = endpoint.head().state.contract
+        if self.random.random() < 0.5:
+            endpoint.conduct.forged.append(PolicyUpdated(FORGED_POLICY))
+            endpoint.conduct.contract = replace(true, policy=Policy(FORGED_POLICY))
+        else:
+            endpoint.conduct.forged.append(TagDefined(len(true.tag_names), FORGED_NAME))
+            endpoint.conduct.contract = replace(true, tag_names=(*true.tag_names, FORGED_NAME))
+
+    def _hide_policy(self, endpoint: SimulatedEndpoint) -> None:
+        """Show the present policy from now on."""
+        endpoint.conduct.contract = endpoint.head().state.contract
+        endpoint.conduct.hides.add(None)
+
     def _take_rights(self, endpoint: SimulatedEndpoint) -> None:
         """Show a member without its tags and routes."""
         token = self.random.choice(list(TOKENS))
@@ -181,17 +202,30 @@ MOVES: Final[dict[str, Callable[[Adversary, SimulatedEndpoint], None]]] = {
             "forge_revocation",
             "forge_rights",
             "take_rights",
+            "forge_policy",
+            "hide_policy",
             "claim_lead",
             "toggle_freeze",
         ),
         *("toggle_fork", "fail", "stall_resyncs", "keep_lead", "freeze", "stay_on_fork"),
     )
 }
-AS_FOLLOWED: Final = ("hide", "stall", "skip", "flip", "forge_grant", "forge_rights", "run_ahead")
+AS_FOLLOWED: Final = (
+    "hide",
+    "stall",
+    "skip",
+    "flip",
+    "forge_grant",
+    "forge_rights",
+    "forge_policy",
+    "hide_policy",
+    "run_ahead",
+)
 AS_VERIFIER: Final = (
     "forge_revocation",
     "forge_rights",
     "take_rights",
+    "forge_policy",
     "claim_lead",
     "stall",
     "toggle_freeze",
@@ -211,5 +245,7 @@ CAMPAIGNS: Final = (
     ("run_ahead", "hide"),
     ("forge_rights", "hide"),
     ("take_rights", "freeze"),
+    ("forge_policy", "hide"),
+    ("hide_policy", "stall_resyncs"),
 )
 """Combinations of moves, including those of the red team."""

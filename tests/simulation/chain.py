@@ -8,14 +8,17 @@ from random import Random
 from tests.scripted import key
 
 from dstack_vpn.core.access.replies import routes_of
+from dstack_vpn.core.chain.contract import ContractState
 from dstack_vpn.core.chain.events import (
     EndpointUpdated,
     Granted,
     KeyUpdated,
     LoggedEvent,
+    PolicyUpdated,
     RegistryEvent,
     Revoked,
     RoutesUpdated,
+    TagDefined,
     TagsUpdated,
 )
 from dstack_vpn.core.chain.registry import Registry, apply
@@ -28,6 +31,10 @@ OWNER = "0x" + "0a" * 20
 TAGS = 0b1111
 """The tags that tokens of the true chain may have."""
 ROUTES = ("10.0.0.0/8", "172.16.0.0/12", "fd00::/8")
+POLICIES = tuple("0x" + digit * 64 for digit in "abc")
+"""The hashes of the true chain's policies."""
+NAMES = ("web", "db", "gateway")
+"""The names of the tags, in the order of their definition."""
 Right = tuple[TokenId, int | str]
 """A token, and one tag (a mask of one bit) or one route."""
 
@@ -59,7 +66,7 @@ def after(parent: Block | None, event: RegistryEvent | None, mark: str, line: li
     number = 0 if parent is None else parent.ref.number + 1
     hash_ = f"{number}{mark}"
     ref = BlockRef(number, hash_, "" if parent is None else parent.ref.hash, 0)
-    state = Registry() if parent is None else parent.state
+    state = Registry(contract=ContractState(is_read=True)) if parent is None else parent.state
     logs: tuple[LoggedEvent, ...] = ()
     if event is not None:
         logs = (LoggedEvent(number, hash_, 0, event),)
@@ -83,6 +90,8 @@ class Chain:
     """The times at which keys were revoked or replaced."""
     lost: dict[Right, float] = field(default_factory=dict)
     """The times at which tokens lost rights that they had."""
+    former: dict[str | None, float] = field(default_factory=dict)
+    """The times at which policies ended; None: that the contract had no policy."""
     _rights: set[Right] = field(default_factory=set)
     """All rights that tokens ever had."""
     _forks: int = 0
@@ -142,6 +151,12 @@ class Chain:
         for node in block.state.nodes.values():
             held |= rights_of(node.token_id, node.tags, routes_of(node))
         self._rights |= held
+        policy = block.state.contract.claim.policy
+        for each in (None, *POLICIES):
+            if each == policy:
+                self.former.pop(each, None)
+            else:
+                self.former.setdefault(each, now)
         for right in self._rights:
             if right in held:
                 self.lost.pop(right, None)
@@ -159,6 +174,10 @@ class Chain:
 
 def some_event(random: Random, state: Registry) -> RegistryEvent:
     """Return a random event that a token's state allows."""
+    if random.random() < 0.15:
+        return PolicyUpdated(random.choice([None, *POLICIES]))
+    if random.random() < 0.05 and len(names := state.contract.tag_names) < len(NAMES):
+        return TagDefined(len(names), NAMES[len(names)])
     token = random.choice(TOKENS)
     node = state.get(token)
     if node is None or not node.active:

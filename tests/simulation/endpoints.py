@@ -4,7 +4,7 @@ import asyncio
 import math
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 
 from tests.simulation.chain import Block, Chain, after, some_event
@@ -49,12 +49,14 @@ class Conduct:
     overlay: dict[TokenId, Node | None] = field(default_factory=dict)
     """The false states of tokens in replies to the methods of ``overlaid``."""
     overlaid: frozenset[str] = frozenset({"read_all", "read_tokens"})
-    hides: set[TokenId] = field(default_factory=set)
+    hides: set[TokenId | None] = field(default_factory=set)
     """The tokens whose logs it hides."""
     forged: list[RegistryEvent] = field(default_factory=list)
     """The forged events that it announces with its next block."""
     raises: frozenset[str] = frozenset()
     """The methods that fail."""
+    contract: ContractState | None = None
+    """The state of the contract itself that it shows instead of the true one."""
     ahead_only: bool = False
     """It announces logs without their heads."""
 
@@ -181,10 +183,24 @@ class SimulatedSession:
         return [TokenState(token, node) for token, node in self._state("read_all", at).items()]
 
     async def read_contract(self, at: BlockRef) -> ContractState | None:
-        return None
+        await self.answered("read_contract")
+        return self._contract(at)
 
     async def read_policy(self, at: BlockRef) -> PolicyRead:
-        return PolicyRead(None)
+        await self.answered("read_policy")
+        policy = self._contract(at).policy
+        return PolicyRead(policy and replace(policy, text=f"text of {policy.hash}"))
+
+    def _contract(self, at: BlockRef) -> ContractState:
+        conduct = self.endpoint.conduct
+        if conduct.contract is not None:
+            return conduct.contract
+        try:
+            return self._known(at.hash).state.contract
+        except ChainError:
+            if not conduct.lead:
+                raise
+            return self.endpoint.head().state.contract
 
     async def first_block(self) -> int:
         return 0

@@ -2,11 +2,15 @@
 
 from typing import Any
 
+from dstack_vpn.core.access.contract_quorum import Rules
 from dstack_vpn.core.chain.contract import ContractState, Policy
 
 
-def describe(state: ContractState) -> dict[str, Any]:
-    """Return the state; ``known`` is false before it was read, or if the contract has none."""
+def describe(state: ContractState, rules: Rules) -> dict[str, Any]:
+    """Return the state; ``known`` is false before it was read, or if the contract has none.
+
+    ``in_force`` has the names of tags and the policies that count, after a quorum.
+    """
     return {
         "known": state.is_read,
         "tags": [name or None for name in state.tag_names],
@@ -18,6 +22,10 @@ def describe(state: ContractState) -> dict[str, Any]:
             "policy_administrators": list(state.policy_administrators),
         },
         "paused": state.paused,
+        "in_force": {
+            "tags": [name or None for name in rules.tag_names],
+            "policies": [None if policy is None else policy.hash for policy in rules.policies],
+        },
     }
 
 

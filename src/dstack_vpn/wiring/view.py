@@ -149,7 +149,8 @@ class NodeView:
 
     def contract(self) -> dict[str, Any]:
         """Return the state of the contract itself: tags, policy and roles."""
-        return describe(self._node.tunnel.members.follower.registry.contract)
+        members = self._node.tunnel.members
+        return describe(members.follower.registry.contract, members.rules)
 
     def decide(self, subject: "str | PublicKey | IPAddress") -> dict[str, Any]:
         """Return the decision of access control, and the peer's presence in the membership."""

@@ -2,6 +2,7 @@
 
 import json
 
+from dstack_vpn.core.access.contract_quorum import Rules
 from dstack_vpn.core.chain.contract import ContractState, Policy
 from dstack_vpn.core.model import Position
 from dstack_vpn.wiring.contract import describe
@@ -20,7 +21,7 @@ STATE = ContractState(
 
 
 def test_everything() -> None:
-    found = describe(STATE)
+    found = describe(STATE, Rules.of(STATE))
     assert found == {
         "known": True,
         "tags": ["web", None, "db"],
@@ -32,15 +33,17 @@ def test_everything() -> None:
             "policy_administrators": ["0xd"],
         },
         "paused": True,
+        "in_force": {"tags": ["web", None, "db"], "policies": [HASH]},
     }
     assert json.dumps(found).isprintable(), "control characters are escaped"
 
 
 def test_nothing_is_known_at_first() -> None:
-    found = describe(ContractState())
+    found = describe(ContractState(), Rules())
     assert (found["known"], found["policy"], found["roles"]["owner"]) == (False, None, None)
+    assert found["in_force"] == {"tags": [], "policies": []}
 
 
 def test_a_policy_whose_text_was_not_read() -> None:
-    policy = describe(ContractState(policy=Policy(HASH)))["policy"]
+    policy = describe(ContractState(policy=Policy(HASH)), Rules((), (None,)))["policy"]
     assert (policy["hash"], policy["bytes"], policy["text"]) == (HASH, None, None)

@@ -105,6 +105,14 @@ _CONTRACT: Final = _object(
         policy_administrators=_ACCOUNTS,
     ),
     paused={"type": "boolean", "description": "true if no token can be minted"},
+    in_force=_object(
+        tags={"type": "array", "items": {"type": ["string", "null"]}, "description": "names by bit"},
+        policies={
+            "type": "array",
+            "items": {"type": ["string", "null"]},
+            "description": "hashes: all must permit an access; null: no policy; empty: none known",
+        },
+    ),
 )
 
 _MEMBER: Final = _object(

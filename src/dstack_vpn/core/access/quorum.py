@@ -33,7 +33,9 @@ quorum before it is admitted.
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from dstack_vpn.core.access.contract_quorum import ContractQuorum
 from dstack_vpn.core.access.replies import Comparison, allows, covers, in_force, is_same_member, narrowed
+from dstack_vpn.core.chain.contract import CONTRACT
 from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.chain.registry import Registry
 from dstack_vpn.core.model import TokenId
@@ -67,16 +69,21 @@ class Quorum:
     """Endpoints that must agree, the followed one included; 2 or more."""
     contested: dict[TokenId, frozenset[str]] = field(default_factory=dict)
     """Tokens that endpoints report differently without k on one side alone, and those endpoints."""
+    contract: ContractQuorum = field(init=False)
+    """The quorum for the tag names and the policy."""
     _confirmed: dict[TokenId, tuple[Node, int]] = field(default_factory=dict)
     """Each token's state when it was confirmed, and the height of the block of that state."""
     _pending: set[TokenId] = field(default_factory=set)
     _contradictions: dict[TokenId, dict[str, Contradiction]] = field(default_factory=dict)
     """The endpoints that contradict this node, by token."""
 
+    def __post_init__(self) -> None:
+        self.contract = ContractQuorum(self.needed)
+
     @property
     def pending(self) -> int:
-        """Return the number of tokens that wait for confirmation."""
-        return len(self._pending)
+        """Return the number of tokens that wait for confirmation, the contract itself included."""
+        return len(self._pending) + self.contract.pending
 
     @property
     def disputed(self) -> list[TokenId]:
@@ -120,6 +127,7 @@ class Quorum:
 
     def update(self, tokens: Iterable[TokenId], registry: Registry) -> None:
         """Record the state of these tokens in the registry, as the followed endpoint reports."""
+        self.contract.update(registry.contract)
         for token in tokens:
             node, held = registry.get(token), self._held(token)
             if node is None or not in_force(node):
@@ -158,6 +166,7 @@ class Quorum:
         for token in concerned:
             if not self._contradictions[token]:
                 del self._contradictions[token]
+        self.contract.discard(endpoint)
         for token in [t for t, who in self.contested.items() if endpoint in who]:
             del self.contested[token]
         return frozenset(concerned)
@@ -181,6 +190,8 @@ class Quorum:
         current = {token for token in tokens if now.get(token) == asked.get(token)}
         for token in current.difference(unsettled):
             changed |= self._settle(token, asked.get(token), comparisons, contradicted)
+        settles = asked.contract == now.contract and CONTRACT not in unsettled
+        contradicted |= self.contract.judge(asked.contract, comparisons, settles=settles)
         honest = [comparison for comparison in comparisons if comparison.endpoint not in contradicted]
         for token in tokens:
             ours, held = asked.get(token), now.get(token)
@@ -248,7 +259,7 @@ class Quorum:
                 found = self._contradiction_of(token, ours, theirs, comparison)
                 if found is not None:
                     contradictions[name] = found
-                    narrower |= not found.out and self._narrow(token, theirs, comparison.height)
+                    narrower |= not found.out and self._narrow(token, theirs)
         if contradictions:
             self._contradictions[token] = contradictions
         else:
@@ -263,17 +274,18 @@ class Quorum:
             not in_force(theirs) or theirs is None or ours is None or not is_same_member(theirs, ours)
         )
         if not comparison.on_our_chain:
-            since = self._confirmed[token][1] if token in self._confirmed else None
-            if not out or since is None or comparison.height < since:
+            held, since = self._confirmed.get(token, (None, 0))
+            takes = out or (held is not None and theirs is not None and not allows(theirs, held))
+            if held is None or not takes or comparison.height < since:
                 return None
         return Contradiction(comparison.height, out)
 
-    def _narrow(self, token: TokenId, theirs: Node | None, height: int) -> bool:
+    def _narrow(self, token: TokenId, theirs: Node | None) -> bool:
         """Apply an earlier expiry, fewer tags or fewer routes that an endpoint reports."""
         held = self._held(token)
         if held is None or theirs is None or not in_force(theirs) or allows(theirs, held):
             return False
-        self._confirmed[token] = narrowed(held, theirs), height
+        self._confirmed[token] = narrowed(held, theirs), self._confirmed[token][1]
         self._pending.add(token)
         return True
 

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Self
 
-from dstack_vpn.core.chain.contract import ContractState
+from dstack_vpn.core.chain.contract import ContractState, Hash
 from dstack_vpn.core.chain.events import ContractRead, Reading, TokenState
 from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.chain.registry import Registry, read_over
@@ -29,6 +29,10 @@ class Question:
     """Ask for all tokens after our block, if the endpoint has it, as the followed one should."""
     earlier: tuple[int, str] | None = None
     """The height and hash of our tip of `AGREED` ago."""
+    contract: bool = False
+    """Also read the state of the contract itself; with `whole` it is always read."""
+    policy: Hash | None = None
+    """The hash of our policy: the text of another one is read as well."""
     logs_from: int = 0
     """If it cannot enumerate: also read the tokens that the logs from this block on name."""
 
@@ -74,6 +78,8 @@ class Comparison:
     """True if it has our block; else it lags or is on a fork, and its grants do not count."""
     definitive: bool = True
     """True if it describes exactly our block; else a difference may stem from another block."""
+    contract: ContractState | None = None
+    """The state of the contract itself, if the endpoint was asked for it and there is one."""
 
     @classmethod
     def of(
@@ -86,12 +92,13 @@ class Comparison:
         """Return the comparison of a reply to a question about ``at``."""
         ours = reply.hash == at.hash
         exact = ours and reply.at == at
-        return cls(reply.endpoint, reply.at.number, frozenset(same), differs, ours, exact)
+        return cls(reply.endpoint, reply.at.number, frozenset(same), differs, ours, exact, reply.contract)
 
     def until(self, height: int, differs: Mapping[TokenId, Node | None]) -> tuple[Self, Self]:
         """Split the tokens that differ at a later block off into a second comparison."""
         still = replace(self, same=self.same - differs.keys())
-        return still, replace(self, height=height, same=frozenset(), differs=differs, definitive=False)
+        later = replace(self, height=height, same=frozenset(), differs=differs, definitive=False)
+        return still, replace(later, contract=None)
 
 
 def in_force(node: Node | None) -> bool:

@@ -6,10 +6,12 @@ is read separately and belongs to exactly that hash.
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
-from dstack_vpn.core.model import GENESIS, ZERO_ADDRESS, Address, Position
+from dstack_vpn.core.model import GENESIS, ZERO_ADDRESS, Address, Position, TokenId
 
+CONTRACT: Final[TokenId] = -1
+"""Stands for the contract itself among token ids."""
 MAX_TAGS: Final = 256
 """The bits of a token's tags."""
 MAX_POLICY: Final = 24_000
@@ -29,6 +31,13 @@ class Policy:
     """The position at which it was set, or of the reading that found it."""
     text: str | None = None
     """None: it was not read yet. It contains any characters that its administrators chose."""
+
+
+class Claim(NamedTuple):
+    """The part of a contract's state that grants rights, without the policy's text."""
+
+    tag_names: tuple[str, ...]
+    policy: Hash | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +64,11 @@ class ContractState:
     def lacks_text(self) -> bool:
         """Return whether there is a policy whose text was not read yet."""
         return self.policy is not None and self.policy.text is None
+
+    @property
+    def claim(self) -> Claim:
+        """Return what endpoints are compared by."""
+        return Claim(self.tag_names, None if self.policy is None else self.policy.hash)
 
     def tags_of(self, mask: int) -> Iterator[str | int]:
         """Yield a token's tags in ascending order: a name, or the bit's number without one."""

@@ -53,6 +53,7 @@ from dstack_vpn.core.chain.commands import (
     Leave,
     Reload,
 )
+from dstack_vpn.core.chain.contract import CONTRACT
 from dstack_vpn.core.chain.events import LoggedEvent, OwnerKeyUpdated, Reading, token_of
 from dstack_vpn.core.chain.fork_search import ForkSearch
 from dstack_vpn.core.chain.history import EventHistory, observed_at
@@ -106,15 +107,16 @@ class Follower:
         return self._walk is not None
 
     def open_tokens(self) -> set[TokenId]:
-        """Return the tokens that the logs of blocks above our tip affect."""
+        """Return the tokens that the logs of blocks above our tip affect, or `CONTRACT`."""
         found: set[TokenId] = set()
         for logged in self.timeline.events:
             if self.tip is not None and logged.block_number > self.tip.number:
                 event = logged.event
                 if isinstance(event, OwnerKeyUpdated):
                     found |= self.registry.with_owner(event.owner)
-                elif (token := token_of(event)) is not None:
-                    found.add(token)
+                else:
+                    token = token_of(event)
+                    found.add(CONTRACT if token is None else token)
         return found
 
     def stands_on(self, block: BlockRef) -> bool:

@@ -36,9 +36,9 @@ def _rank(event: RegistryEvent) -> int:
     match event:
         case TokenState(token):
             return token
-        case ContractRead():
-            return -2
         case PolicyRead():
+            return -2
+        case ContractRead():  # it keeps a text of its policy's hash, and drops any other policy
             return -1
         case _:
             return 0

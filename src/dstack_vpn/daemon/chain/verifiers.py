@@ -9,10 +9,11 @@ revoked.
 import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from dstack_vpn.core.access.replies import Question, Reply
+from dstack_vpn.core.chain.contract import ContractState
 from dstack_vpn.core.chain.events import TokenState, token_of
 from dstack_vpn.core.model import BlockRef, TokenId
 from dstack_vpn.errors import ChainError, EndpointError
@@ -117,7 +118,8 @@ async def _read_some(session: ChainSession, question: Question) -> Reply:
     while True:
         head, observed = await asyncio.gather(session.head(), _read(session, question.tokens, at))
         if head.hash == at.hash and not isinstance(observed, ChainError):
-            return Reply(session.name, at.hash, at, observed, head=head.number)
+            contract = await _contract(session, question, at)
+            return Reply(session.name, at.hash, at, observed, head=head.number, contract=contract)
         if head.number > at.number:
             return await _read_newer(session, question, head, observed)
         if waited >= PATIENCE:
@@ -137,7 +139,8 @@ async def _read_newer(
     if header is None or header.hash != at.hash or isinstance(observed, ChainError):
         hash_ = None if header is None else header.hash
         return Reply(session.name, hash_, head, later, head=head.number)
-    return Reply(session.name, at.hash, at, observed, later, head.number)
+    contract = await _contract(session, question, at)
+    return Reply(session.name, at.hash, at, observed, later, head.number, contract=contract)
 
 
 async def _read_whole(session: ChainSession, question: Question) -> Reply:
@@ -154,7 +157,7 @@ async def _read_whole(session: ChainSession, question: Question) -> Reply:
     else:
         gone = set(question.tokens) - {x.token_id for x in observed}
         observed += [TokenState(token, None) for token in gone]
-    contract = await session.read_contract(place)
+    contract = await _contract(session, question, place)
     hash_ = None if header is None else header.hash
     return Reply(session.name, hash_, place, observed, (), head.number, has_earlier, contract)
 
@@ -166,6 +169,14 @@ async def _known(session: ChainSession, question: Question, at: BlockRef) -> lis
         if (token := token_of(logged.event)) is not None:
             tokens.add(token)
     return await session.read_tokens(sorted(tokens), at)
+
+
+async def _contract(session: ChainSession, question: Question, at: BlockRef) -> ContractState | None:
+    """Read the state of the contract itself, with the text of its policy if that is not ours."""
+    state = await session.read_contract(at) if question.whole or question.contract else None
+    if state is None or state.policy is None or state.policy.hash == question.policy:
+        return state
+    return replace(state, policy=(await session.read_policy(at)).policy)
 
 
 async def _read(
