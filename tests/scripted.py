@@ -16,7 +16,8 @@ from dstack_vpn.core.access.addressing import AddressPlan
 from dstack_vpn.core.access.control import NodeIdentity
 from dstack_vpn.core.access.membership import PeerPolicy
 from dstack_vpn.core.access.staleness import Staleness
-from dstack_vpn.core.chain.events import Granted, LoggedEvent, RegistryEvent, TokenState
+from dstack_vpn.core.chain.contract import ContractState
+from dstack_vpn.core.chain.events import Granted, LoggedEvent, PolicyRead, RegistryEvent, TokenState
 from dstack_vpn.core.chain.registry import Registry, apply
 from dstack_vpn.core.model import BlockRef, ChainIdentity, Position, TokenId
 from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
@@ -65,6 +66,8 @@ class ScriptedChain:
     logs: dict[str, list[LoggedEvent]] = field(default_factory=dict)
     uris: dict[TokenId, PeerEndpoint] = field(default_factory=dict)
     """The endpoints of token URIs, which only a read of the token shows, not its events."""
+    policies: dict[str, str] = field(default_factory=dict)
+    """The texts of policies by hash."""
     _serial: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
     @property
@@ -112,6 +115,8 @@ class ScriptedSource:
     calls: list[str] = field(default_factory=list)
     rereads: frozenset[type[RegistryEvent]] = frozenset()
     announces_logs: bool = True
+    has_contract: bool = False
+    """The contract has a state of its own."""
     late: list[RegistryEvent] = field(default_factory=list)
     """Events that are mined after the first reply, and before the subscription begins."""
     name: str = "ws://scripted"
@@ -201,6 +206,17 @@ class ScriptedSource:
     async def revision(self, at: BlockRef) -> int | None:
         count = len(self.chain.events(0, at.number)) + len(self.chain.uris)
         return await self._answer("revision", count if self.enumerates else None)
+
+    async def read_contract(self, at: BlockRef) -> ContractState | None:
+        if not self.has_contract:
+            return None
+        state = self.chain.registry(at.number).contract
+        return await self._answer("read_contract", replace(state, is_read=True))
+
+    async def read_policy(self, at: BlockRef) -> PolicyRead:
+        policy = self.chain.registry(at.number).contract.policy
+        text = None if policy is None else replace(policy, text=self.chain.policies[policy.hash])
+        return await self._answer("read_policy", PolicyRead(text))
 
     async def first_block(self) -> int:
         return await self._answer("first_block", 0)

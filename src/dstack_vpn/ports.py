@@ -6,11 +6,12 @@ raise the errors that are named here, and no others.
 
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
 from dstack_vpn.core.access.replies import Question, Reply
-from dstack_vpn.core.chain.events import LoggedEvent, RegistryEvent, TokenState
+from dstack_vpn.core.chain.contract import ContractState
+from dstack_vpn.core.chain.events import LoggedEvent, PolicyRead, RegistryEvent, TokenState
 from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.model import (
     BlockRef,
@@ -77,6 +78,18 @@ class RegistryAbi(Protocol):
 
     def parse_revision(self, reply: bytes) -> int:
         """Parse the reply to `revision_call`."""
+
+    def contract_calls(self) -> tuple[bytes, ...]:
+        """Return the calldata that reads the contract's own state; empty if it has none."""
+
+    def parse_contract(self, replies: Sequence[bytes | None]) -> ContractState:
+        """Parse the replies to `contract_calls`; the policy has no text."""
+
+    def policy_calls(self) -> tuple[bytes, ...]:
+        """Return the calldata that reads the policy; empty if the contract can't have one."""
+
+    def parse_policy(self, replies: Sequence[bytes | None]) -> PolicyRead:
+        """Parse the replies to `policy_calls`, and check the text; this takes up to 0.2 s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +159,18 @@ class ChainSession(Protocol):
         """Return the number of changes up to that block; None if the contract does not count them.
 
         The contract can then enumerate. Every change of what `read_all` returns raises the number.
+        """
+
+    async def read_contract(self, at: BlockRef) -> ContractState | None:
+        """Return the contract's own state after that block; None if it has none.
+
+        The policy has no text.
+        """
+
+    async def read_policy(self, at: BlockRef) -> PolicyRead:
+        """Return the policy with its text after that block.
+
+        Raises `EndpointError` if the text does not have the endpoint's own hash.
         """
 
     async def first_block(self) -> int:
@@ -365,9 +390,14 @@ class Checkpoint:
     events: tuple[LoggedEvent, ...]
     tip: BlockRef
     confirmed: frozenset[TokenId] = frozenset()
-    """The tokens of `nodes` that a quorum of endpoints has confirmed, exactly as stored."""
+    """The tokens of `nodes` that a quorum of endpoints has confirmed, exactly as stored.
+
+    `CONTRACT` stands for `contract`.
+    """
     synced: float | None = None
     """The time at which the chain last confirmed the registry (Unix seconds)."""
+    contract: ContractState = field(default_factory=ContractState)
+    """The state of the contract itself at `finalized`."""
 
 
 class Store(Protocol):

@@ -59,6 +59,13 @@ def test_a_nodes_page_has_its_history(lab: Lab, page: Page) -> None:
     expect(page.locator("#overview")).to_be_visible()
 
 
+def test_the_registrys_own_state(lab: Lab, page: Page) -> None:
+    opened(page)
+    page.locator("#registry summary").click()
+    facts = page.locator("#registry-facts")
+    expect(facts).to_contain_text(lab.chain.accounts[0].lower())
+
+
 def test_a_node_that_was_revoked_keeps_its_page(lab: Lab, page: Page) -> None:
     token = lab.mint_key("shortlived", derive(new_key())).minted
     opened(page, "#/node/shortlived")

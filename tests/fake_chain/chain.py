@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.fake_chain import registry
-from tests.fake_chain.registry import Emitted, RevertError, Token, Transaction
+from tests.fake_chain.registry import Contract, Emitted, RevertError, Token, Transaction
 
 CONTRACT = "0x5fbdb2315678afecb367f032d93f642f64180aa3"
 ACCOUNTS = tuple("0x" + hashlib.sha256(b"account %d" % i).hexdigest()[:40] for i in range(10))
@@ -22,6 +22,7 @@ class Block:
     timestamp: int
     tokens: dict[int, Token]
     logs: tuple[dict[str, Any], ...] = ()
+    contract: Contract = field(default_factory=Contract)
 
     def header(self) -> dict[str, Any]:
         return {
@@ -72,10 +73,13 @@ class FakeChain:
         for transaction in transactions:
             tokens, events = transaction(tokens, number, timestamp)
             emitted += events
+        contract = self.blocks[-1].contract if self.blocks else Contract()
+        for event in emitted:
+            contract = event.effect(contract)
         seed = json.dumps([self.genesis_seed, number, parent, self._forks, len(emitted)])
         block_hash = "0x" + hashlib.sha256(seed.encode()).hexdigest()
         logs = tuple(self._log(event, i, number, block_hash) for i, event in enumerate(emitted))
-        self.blocks.append(Block(number, block_hash, parent, timestamp, tokens, logs))
+        self.blocks.append(Block(number, block_hash, parent, timestamp, tokens, logs, contract))
         return self.blocks[-1]
 
     def _log(self, event: Emitted, index: int, number: int, block_hash: str) -> dict[str, Any]:

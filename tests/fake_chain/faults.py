@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.fake_chain.registry import Token
+from tests.fake_chain.registry import Contract, Token
 
 
 @dataclass
@@ -40,6 +40,8 @@ class Lies:
 
     state: Callable[[Mapping[int, Token], int], Mapping[int, Token]] = _as_it_is
     """Returns the tokens that calls show, from the true tokens and the block's number."""
+    contract: Callable[[Contract], Contract] = lambda contract: contract
+    """Returns the contract's own state that calls show, from the true one."""
     hides: Callable[[dict[str, Any]], bool] = lambda log: False
     """Returns true for logs that the endpoint hides."""
     logs: dict[str, list[dict[str, Any]]] = field(default_factory=dict)

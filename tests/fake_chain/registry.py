@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from eth_abi.abi import decode, encode
+from eth_utils.crypto import keccak
 
 from dstack_vpn.adapters.contracts import signatures
 from dstack_vpn.core.model import ZERO_ADDRESS
@@ -47,11 +48,27 @@ Tokens = Mapping[int, Token]
 
 
 @dataclass(frozen=True)
+class Contract:
+    """The state of the contract itself."""
+
+    tags: tuple[str, ...] = ()
+    policy: str = ""
+    policy_hash: bytes = bytes(32)
+    minters: tuple[str, ...] = ()
+    policy_administrators: tuple[str, ...] = ()
+    owner: str = "0x" + "01" * 20
+    pending_owner: str = ZERO_ADDRESS
+    paused: bool = False
+
+
+@dataclass(frozen=True)
 class Emitted:
     """An event that is not in a block yet."""
 
     topics: tuple[str, ...]
     data: bytes = b""
+    effect: Callable[[Contract], Contract] = lambda contract: contract
+    """The change of the contract's own state."""
 
 
 Change = tuple[dict[int, Token], list[Emitted]]
@@ -139,6 +156,32 @@ def set_expiry(token: int, expires_at: int) -> Transaction:
     return run
 
 
+def set_tags(token: int, mask: int) -> Transaction:
+    def run(tokens: Tokens, block: int, now: int) -> Change:
+        new = replace(_alive(tokens, token), tags=mask)
+        topics = (signatures.NODE_TAGS_UPDATED, _word(token))
+        return {**tokens, token: new}, [Emitted(topics, bytes(encode(["uint256"], [mask])))]
+
+    return run
+
+
+def define_tag(index: int, name: str) -> Transaction:
+    topics = (signatures.TAG_DEFINED, _word(index))
+    return emit(Emitted(topics, _text(name), lambda old: replace(old, tags=(*old.tags, name))))
+
+
+def set_policy(text: str) -> Transaction:
+    hash_ = keccak(text=text) if text else bytes(32)
+    return emit(
+        Emitted((signatures.POLICY_UPDATED,), hash_, lambda old: replace(old, policy=text, policy_hash=hash_))
+    )
+
+
+def add_minter(account: str) -> Transaction:
+    topics = (signatures.MINTER_ADDED, _word(account))
+    return emit(Emitted(topics, b"", lambda old: replace(old, minters=(*old.minters, account))))
+
+
 def emit(*events: Emitted) -> Transaction:
     """Return a transaction with any events, also those that the real contract never emits."""
     return lambda tokens, block, now: (dict(tokens), list(events))
@@ -150,9 +193,25 @@ def _revision(tokens: Tokens) -> int:
     return int.from_bytes(digest, "big")
 
 
-def answer(tokens: Tokens, calldata: bytes) -> bytes:
+_OWN = {
+    signatures.TAGS: ("string[]", "tags"),
+    signatures.POLICY: ("string", "policy"),
+    signatures.POLICY_HASH: ("bytes32", "policy_hash"),
+    signatures.MINTERS: ("address[]", "minters"),
+    signatures.POLICY_ADMINISTRATORS: ("address[]", "policy_administrators"),
+    signatures.OWNER: ("address", "owner"),
+    signatures.PENDING_OWNER: ("address", "pending_owner"),
+    signatures.PAUSED: ("bool", "paused"),
+}
+"""The functions that read the contract's own state: the type and the field."""
+
+
+def answer(tokens: Tokens, contract: Contract, calldata: bytes) -> bytes:
     """Return the contract's reply to an ``eth_call``; raises `RevertError`."""
     selector, arguments = calldata[:4], calldata[4:]
+    if selector in _OWN:
+        kind, field = _OWN[selector]
+        return bytes(encode([kind], [getattr(contract, field)]))
     if selector == signatures.SUPPORTS_INTERFACE:
         return bytes(encode(["bool"], [arguments[:4] == signatures.ACCESS_REGISTRY_ID]))
     if selector == signatures.GET_NODE:

@@ -13,7 +13,7 @@ from eth_abi.abi import decode, encode
 from tests.fake_chain import registry
 from tests.fake_chain.chain import Block, FakeChain
 from tests.fake_chain.faults import Fault, Faults
-from tests.fake_chain.registry import Emitted, RevertError, Token, Transaction
+from tests.fake_chain.registry import Contract, Emitted, RevertError, Token, Transaction
 from tests.ports import free_port
 
 from dstack_vpn.adapters.chain.multicall import MULTICALL3
@@ -131,8 +131,16 @@ class FakeServer:
                     shown, _ = transaction(shown, number, block.timestamp)
             return shown
 
+        own = lies.contract
+
+        def contract(honest: Contract) -> Contract:
+            shown = own(honest)
+            for event in emitted:
+                shown = event.effect(shown)
+            return shown
+
         if state:
-            lies.state = forged
+            lies.state, lies.contract = forged, contract
         if logs:
             made = [self.chain._log(x, 1000 + i, block.number, block.hash) for i, x in enumerate(emitted)]
             lies.logs.setdefault(block.hash, []).extend(made)
@@ -341,9 +349,10 @@ class FakeServer:
         if most is not None and calldata[:4] == signatures.GET_NODES and limit > most:
             raise RpcError(-32000, "out of gas: gas required exceeds: 50000000")
         lies = self.faults.lies
+        contract = lies.contract(block.contract)
         if lies.revision_of is not None and calldata[:4] == signatures.REVISION:
-            return registry.answer(lies.revision_of, calldata)
-        return registry.answer(lies.state(block.tokens, block.number), calldata)
+            return registry.answer(lies.revision_of, contract, calldata)
+        return registry.answer(lies.state(block.tokens, block.number), contract, calldata)
 
 
 def _matches(log: dict[str, Any], query: dict[str, Any]) -> bool:

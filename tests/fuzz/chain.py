@@ -90,7 +90,7 @@ def _decoded(log: Log) -> list[object]:
 
 
 def state(data: bytes) -> object:
-    """Parse a token or a page of our contract, or the deployed contract's replies (first byte)."""
+    """Parse a token, a page, or the own state of our contract, or the deployed one's replies."""
     kind, rest = data[:1], data[1:]
     if kind == b"p":
         return _OURS.parse_page(rest, BLOCK)
@@ -98,6 +98,10 @@ def state(data: bytes) -> object:
         return _OURS.parse_token(5, [rest], BLOCK)
     cursor = Cursor(rest)
     absent = cursor.byte()
+    if kind in (b"c", b"y"):
+        count = 7 if kind == b"c" else 2
+        own = [None if absent >> i & 1 else cursor.blob() for i in range(count)]
+        return _OURS.parse_contract(own) if kind == b"c" else _OURS.parse_policy(own)
     replies = [None if absent >> i & 1 else cursor.blob() for i in range(3)]
     return _DEPLOYED.parse_token(5, replies, BLOCK)
 

@@ -137,8 +137,10 @@ def wg_config(data: bytes) -> object:
 
 
 def record(data: bytes) -> object:
-    """Load a row of the store: a node or an event, by the first byte."""
+    """Load a row of the store: a node, the state of a contract, or an event, by the first byte."""
     text = data[1:].decode("utf-8", "replace")
+    if data[:1] == b"c":
+        return records.load_contract(text)
     return records.load_node(text) if data[:1] == b"n" else records.load_event(text)
 
 

@@ -29,7 +29,7 @@ from dstack_vpn.core.chain.events import (
     Transferred,
 )
 from dstack_vpn.core.chain.node import Node
-from dstack_vpn.core.chain.registry import Registry, apply, revert
+from dstack_vpn.core.chain.registry import Registry, apply, revert, tokens_of
 from dstack_vpn.core.model import Malformed, Position, TokenId
 from dstack_vpn.core.wireguard.keys import PublicKey
 
@@ -61,9 +61,9 @@ def members(data: bytes) -> object:
         if quorum is not None:
             if head[4] & 2:
                 quorum.remember([node for node in state.nodes.values() if node.token_id % 2], height)
-            quorum.update([c.token_id for c in change], state)
+            quorum.update(tokens_of(change), state)
         access = AccessControl(state, SMALL, own, height, confirmations, quorum)
-        peers.update(access, keys_of([c.token_id for c in change], before, state), now)
+        peers.update(access, keys_of(tokens_of(change), before, state), now)
     _check(access, now)
     if quorum is None:
         fresh = Membership(peers.policy, peers.lookup)

@@ -11,7 +11,7 @@ from dstack_vpn.core.access.control import AccessControl
 from dstack_vpn.core.access.quorum import Quorum
 from dstack_vpn.core.access.replies import Comparison, compare, in_force
 from dstack_vpn.core.chain.events import TokenState
-from dstack_vpn.core.chain.registry import Registry, apply
+from dstack_vpn.core.chain.registry import Registry, apply, tokens_of
 from dstack_vpn.core.model import Position, TokenId
 
 OTHERS: Final = ("b", "c", "d")
@@ -30,7 +30,7 @@ def rounds(data: bytes) -> object:
         out: set[TokenId] = set()
         if cursor.byte() & 3:
             state, change = apply(state, fact(cursor)[1], Position(cursor.byte(), 0))
-            quorum.update([c.token_id for c in change], state)
+            quorum.update(tokens_of(change), state)
         else:
             out = _round(cursor, quorum, state, shown)
         granted = {node.token_id for node in AccessControl(state, SMALL, key(9), 999, 0, quorum).granted(now)}

@@ -12,7 +12,7 @@ from dstack_vpn.core.access.control import AccessControl, Reason
 from dstack_vpn.core.access.membership import Membership, PeerPolicy, keys_of
 from dstack_vpn.core.chain.events import RegistryEvent
 from dstack_vpn.core.chain.node import Node
-from dstack_vpn.core.chain.registry import Registry, apply, apply_all
+from dstack_vpn.core.chain.registry import Registry, apply, apply_all, tokens_of
 from dstack_vpn.core.model import Position
 
 PLAN = AddressPlan(ipaddress.IPv4Network("10.77.0.0/29"), unique_local_prefix(1, "0x" + "0" * 40))
@@ -67,7 +67,7 @@ def test_deltas_come_to_what_a_rebuild_does(
     for at, event in more:
         before = state
         state, change = apply(before, event, at)
-        keys = keys_of([c.token_id for c in change], before, state)
+        keys = keys_of(tokens_of(change), before, state)
         for delta in member.update(AccessControl(state, PLAN, OWN, 99), keys, now):
             assert peers.get(delta.public_key) == delta.old
             if delta.new is None:

@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 from tests.scripted import key
 
 from dstack_vpn.core.access.quorum import Quorum
-from dstack_vpn.core.access.replies import Comparison, Reply, compare, in_force, is_same_member, judge_blocks
+from dstack_vpn.core.access.replies import (
+    Comparison,
+    Reply,
+    allows,
+    compare,
+    in_force,
+    is_same_member,
+    judge_blocks,
+)
 from dstack_vpn.core.chain.events import TokenState
 from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.chain.registry import Registry
@@ -19,6 +27,7 @@ from dstack_vpn.core.model import BlockRef, TokenId
 
 TOKENS = range(1, 5)
 State = dict[TokenId, Node]
+ROUTES = ("10.0.0.0/8", "fd00::/8")
 
 
 def some_state(random: Random) -> State:
@@ -30,6 +39,8 @@ def some_state(random: Random) -> State:
             key(10 * token + random.randrange(2)),
             active=random.random() < 0.7,
             expires_at=random.choice([0, 0, 10, 20]),
+            tags=random.randrange(8),
+            routes=random.choice([(), ROUTES[:1], ROUTES[1:], ROUTES]),
         )
         for token in TOKENS
         if random.random() < 0.8
@@ -41,8 +52,10 @@ def step(state: State, random: Random) -> State:
     after = dict(state)
     for token in TOKENS:
         if random.random() < 0.3:
-            fresh = some_state(random).get(token)
-            if fresh is None:
+            fresh, old = some_state(random).get(token), after.get(token)
+            if fresh is not None and old is not None and random.random() < 0.5:
+                after[token] = replace(old, tags=fresh.tags, routes=fresh.routes)
+            elif fresh is None:
                 after.pop(token, None)
             else:
                 after[token] = fresh
@@ -146,14 +159,15 @@ def test_fewer_than_k_liars_achieve_nothing(world: World, rounds: int) -> None:
             real = [state[node.token_id] for state in world.history if node.token_id in state]
             members = [x for x in real if in_force(x) and is_same_member(x, node)]
             assert members, "who is granted was a member at some time"
-            ends = world.quorum.ends(node)
-            assert any(x.expires_at == 0 or 0 < ends <= x.expires_at for x in members), "and for so long"
+            granted = world.quorum.granted(node)
+            assert any(allows(x, granted) for x in members), "with these rights, and for so long"
             for said in statements:
                 if said.endpoint in world.honest and said.at.number == world.tip:
                     shown = next(x.node for x in said.observed if x.token_id == node.token_id)
                     assert shown is not None
                     assert in_force(shown), "no honest endpoint that was heard shows it out"
                     assert is_same_member(shown, node)
+                    assert allows(shown, granted), "no honest endpoint shows fewer rights"
 
 
 @given(worlds)
@@ -223,7 +237,7 @@ def test_the_sooner_end_counts_whoever_shows_it() -> None:
     quorum, registry, own = vouched_at(9, NODE)
     sooner = Comparison("b", 10, frozenset(), {1: replace(NODE, expires_at=15)}, definitive=False)
     quorum.judge(registry, registry, [own, sooner])
-    assert (quorum.doubt(NODE), quorum.ends(NODE)) == (None, 15), "it stays in until then"
+    assert (quorum.doubt(NODE), quorum.granted(NODE).expires_at) == (None, 15), "it stays in until then"
     assert quorum.questions(10) == [1]
 
 
@@ -231,8 +245,43 @@ def test_an_end_that_was_brought_forward_takes_a_quorum_to_put_off() -> None:
     quorum, _, _ = vouched_at(9, NODE)
     quorum.update([1], Registry.of([replace(NODE, expires_at=15)]))
     quorum.update([1], Registry.of([NODE]))
-    assert quorum.ends(NODE) == 15
+    assert quorum.granted(NODE).expires_at == 15
     assert quorum.questions(9) == [1]
+
+
+TAGGED = replace(NODE, tags=0b111, routes=ROUTES)
+
+
+def test_tags_and_routes_that_another_endpoint_does_not_show_are_not_granted() -> None:
+    quorum, registry, own = vouched_at(9, TAGGED)
+    assert quorum.granted(TAGGED) == TAGGED
+    theirs = replace(TAGGED, tags=0b1101, routes=ROUTES[1:])
+    fewer = Comparison("b", 10, frozenset(), {1: theirs}, definitive=False)
+    quorum.judge(registry, registry, [own, fewer])
+    assert quorum.doubt(TAGGED) is None, "it stays in"
+    assert quorum.granted(TAGGED) == replace(TAGGED, tags=0b101, routes=ROUTES[1:])
+    assert quorum.questions(10) == [1]
+
+
+def test_tags_and_routes_that_one_endpoint_adds_need_a_quorum() -> None:
+    quorum, _, _ = vouched_at(9, NODE)
+    registry = Registry.of([TAGGED])
+    quorum.update([1], registry)
+    assert quorum.granted(TAGGED) == NODE, "the member stays, without new rights"
+    assert quorum.questions(9) == [1]
+    own = Comparison("a", 10, frozenset({1}), {})
+    assert quorum.judge(registry, registry, [own]).changed == frozenset()
+    outcome = quorum.judge(registry, registry, [own, replace(own, endpoint="b")])
+    assert outcome.changed == {1}
+    assert quorum.granted(TAGGED) == TAGGED
+
+
+def test_rights_that_were_taken_need_a_quorum_to_come_back() -> None:
+    quorum, _, _ = vouched_at(9, TAGGED)
+    quorum.update([1], Registry.of([replace(TAGGED, tags=0b1, routes=())]))
+    quorum.update([1], Registry.of([TAGGED]))
+    assert quorum.granted(TAGGED) == replace(TAGGED, tags=0b1, routes=())
+    assert quorum.confirms(NODE) and not quorum.confirms(TAGGED)
 
 
 def test_who_was_revoked_takes_a_quorum_to_come_back() -> None:

@@ -1,12 +1,14 @@
 """The registry and its timeline: each change has an inverse, and arrival order is irrelevant."""
 
+from dataclasses import replace
 from random import Random
 
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.property.strategies import events, logs, nodes, positions
+from tests.property.strategies import contract_readings, contracts, events, logs, nodes, positions
 
-from dstack_vpn.core.chain.events import LoggedEvent, RegistryEvent, TokenState
+from dstack_vpn.core.chain.contract import ContractState, Policy
+from dstack_vpn.core.chain.events import ContractRead, LoggedEvent, PolicyRead, RegistryEvent, TokenState
 from dstack_vpn.core.chain.history import EventHistory, observed_at
 from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.chain.registry import Registry, apply, apply_all, contradicts, revert
@@ -37,7 +39,7 @@ def test_revert_undoes_apply(
 @given(histories)
 def test_indexes_are_what_a_scan_finds(history: list[tuple[Position, RegistryEvent]]) -> None:
     state, changes = apply_all(Registry(), history)
-    assert indexes(state) == indexes(Registry.of(state.nodes.values()))
+    assert indexes(state) == indexes(Registry.of(state.nodes.values(), state.contract))
     assert revert(state, *changes) == Registry()
 
 
@@ -58,6 +60,28 @@ def test_what_was_observed_contradicts_nothing_any_more(
     after, change = apply(state, observed, Position(99, 0))
     assert bool(change) == contradicts(state, observed)
     assert not contradicts(after, observed)
+
+
+@given(histories, contract_readings)
+def test_a_reading_of_the_contract_contradicts_nothing_any_more(
+    history: list[tuple[Position, RegistryEvent]], reading: ContractRead | PolicyRead
+) -> None:
+    state, _ = apply_all(Registry(), history)
+    after, change = apply(state, reading, Position(99, 0))
+    assert bool(change) == contradicts(state, reading)
+    assert not contradicts(after, reading)
+    assert (after.nodes, indexes(after)) == (state.nodes, indexes(state))
+
+
+@given(contracts, contracts)
+def test_a_policys_text_and_position_stay_as_long_as_its_hash(old: ContractState, new: ContractState) -> None:
+    known = old.policy and replace(old.policy, text="allow all")
+    state = Registry.of([], replace(old, policy=known))
+    after = apply(state, ContractRead(new), Position(99, 0))[0].contract.policy
+    if known is not None and new.policy is not None and known.hash == new.policy.hash:
+        assert after == known
+    else:
+        assert after == (new.policy and Policy(new.policy.hash, Position(99, 0)))
 
 
 @given(logs, st.randoms(use_true_random=False))
@@ -84,6 +108,16 @@ def test_dropping_and_settling_leave_what_a_fold_gives(
     assert timeline.state == fold(log)
     timeline.drop_above(kept, lambda _: False)
     assert timeline.state == fold([x for x in log if x.block_number <= max(settled, kept)])
+
+
+@given(logs, contracts, contract_readings)
+def test_the_newest_reading_of_the_contract_counts_whatever_was_read_before(
+    log: list[LoggedEvent], state: ContractState, before: ContractRead | PolicyRead
+) -> None:
+    timeline = EventHistory()
+    timeline.insert([*log, observed_at(9, "h9", before)])
+    timeline.insert([observed_at(9, "h9", ContractRead(state))])
+    assert not contradicts(timeline.state, ContractRead(state))
 
 
 @given(logs, nodes)

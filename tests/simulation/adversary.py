@@ -9,13 +9,30 @@ from tests.scripted import key
 from tests.simulation.chain import OWNER, TOKENS, Chain
 from tests.simulation.endpoints import FOREVER, Conduct, SimulatedEndpoint
 
-from dstack_vpn.core.chain.events import EndpointUpdated, Granted, KeyUpdated, Revoked
+from dstack_vpn.core.access.replies import routes_of
+from dstack_vpn.core.chain.contract import Policy
+from dstack_vpn.core.chain.events import (
+    EndpointUpdated,
+    Granted,
+    KeyUpdated,
+    PolicyUpdated,
+    Revoked,
+    RoutesUpdated,
+    TagDefined,
+    TagsUpdated,
+)
 from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.model import Endpoint
 from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
 
 FORGED = range(200, 206)
 """The numbers of keys that no member ever had."""
+FORGED_TAG: Final = 1 << 8
+FORGED_ROUTE: Final = "203.0.113.0/24"
+"""A tag and a route that no token ever has."""
+FORGED_POLICY: Final = "0x" + "f" * 64
+FORGED_NAME: Final = "forged"
+"""The hash of a policy, and a name, that the contract never has."""
 METHODS = ("head", "header", "finalized", "events", "read_tokens", "read_all", "revision", "connect")
 
 
@@ -100,6 +117,42 @@ class Adversary:
         )
         endpoint.conduct.overlay[token] = Node(token, OWNER, f"node-{token}", key(number))
 
+    def _forge_rights(self, endpoint: SimulatedEndpoint) -> None:
+        """Show a member with a tag and a route that it never had."""
+        token = self.random.choice(list(TOKENS))
+        known = endpoint.head().state.get(token)
+        if known is None:
+            return
+        endpoint.conduct.forged += [
+            TagsUpdated(token, known.tags | FORGED_TAG),
+            RoutesUpdated(token, (*routes_of(known), FORGED_ROUTE)),
+        ]
+        endpoint.conduct.overlay[token] = replace(
+            known, tags=known.tags | FORGED_TAG, routes=(*routes_of(known), FORGED_ROUTE)
+        )
+
+    def _forge_policy(self, endpoint: SimulatedEndpoint) -> None:
+        """Show a policy, or names of tags, that the contract never had."""
+        true = endpoint.head().state.contract
+        if self.random.random() < 0.5:
+            endpoint.conduct.forged.append(PolicyUpdated(FORGED_POLICY))
+            endpoint.conduct.contract = replace(true, policy=Policy(FORGED_POLICY))
+        else:
+            endpoint.conduct.forged.append(TagDefined(len(true.tag_names), FORGED_NAME))
+            endpoint.conduct.contract = replace(true, tag_names=(*true.tag_names, FORGED_NAME))
+
+    def _hide_policy(self, endpoint: SimulatedEndpoint) -> None:
+        """Show the present policy from now on."""
+        endpoint.conduct.contract = endpoint.head().state.contract
+        endpoint.conduct.hides.add(None)
+
+    def _take_rights(self, endpoint: SimulatedEndpoint) -> None:
+        """Show a member without its tags and routes."""
+        token = self.random.choice(list(TOKENS))
+        if (known := endpoint.head().state.get(token)) is not None:
+            endpoint.conduct.forged += [TagsUpdated(token, 0), RoutesUpdated(token, ())]
+            endpoint.conduct.overlay[token] = replace(known, tags=0, routes=())
+
     def _run_ahead(self, endpoint: SimulatedEndpoint) -> None:
         endpoint.conduct.ahead_only = self.random.random() < 0.5
 
@@ -152,16 +205,34 @@ MOVES: Final[dict[str, Callable[[Adversary, SimulatedEndpoint], None]]] = {
             "forge_grant",
             "run_ahead",
             "forge_revocation",
+            "forge_rights",
+            "take_rights",
+            "forge_policy",
+            "hide_policy",
             "claim_lead",
             "toggle_freeze",
         ),
         *("toggle_fork", "fail", "stall_resyncs", "keep_lead", "freeze", "stay_on_fork", "keep_revision"),
     )
 }
-AS_FOLLOWED: Final = ("hide", "keep_revision", "stall", "skip", "flip", "forge_grant", "run_ahead")
+AS_FOLLOWED: Final = (
+    "hide",
+    "keep_revision",
+    "stall",
+    "skip",
+    "flip",
+    "forge_grant",
+    "forge_rights",
+    "forge_policy",
+    "hide_policy",
+    "run_ahead",
+)
 AS_VERIFIER: Final = (
     "keep_revision",
     "forge_revocation",
+    "forge_rights",
+    "take_rights",
+    "forge_policy",
     "claim_lead",
     "stall",
     "toggle_freeze",
@@ -181,5 +252,9 @@ CAMPAIGNS: Final = (
     ("stay_on_fork",),
     ("forge_grant", "hide"),
     ("run_ahead", "hide"),
+    ("forge_rights", "hide"),
+    ("take_rights", "freeze"),
+    ("forge_policy", "hide"),
+    ("hide_policy", "stall_resyncs"),
 )
 """Combinations of moves, including those of the red team."""

@@ -1,18 +1,25 @@
 """A chain in simulated time, with grants, revocations, key changes, and short reorgs."""
 
 from bisect import bisect_right
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from random import Random
 
 from tests.scripted import key
 
+from dstack_vpn.core.access.replies import routes_of
+from dstack_vpn.core.chain.contract import ContractState
 from dstack_vpn.core.chain.events import (
     EndpointUpdated,
     Granted,
     KeyUpdated,
     LoggedEvent,
+    PolicyUpdated,
     RegistryEvent,
     Revoked,
+    RoutesUpdated,
+    TagDefined,
+    TagsUpdated,
 )
 from dstack_vpn.core.chain.registry import Registry, apply
 from dstack_vpn.core.model import BlockRef, Endpoint, Position, TokenId
@@ -21,6 +28,22 @@ from dstack_vpn.core.wireguard.keys import PublicKey
 
 TOKENS = range(1, 6)
 OWNER = "0x" + "0a" * 20
+TAGS = 0b1111
+"""The tags that tokens of the true chain may have."""
+ROUTES = ("10.0.0.0/8", "172.16.0.0/12", "fd00::/8")
+POLICIES = tuple("0x" + digit * 64 for digit in "abc")
+"""The hashes of the true chain's policies."""
+NAMES = ("web", "db", "gateway")
+"""The names of the tags, in the order of their definition."""
+Right = tuple[TokenId, int | str]
+"""A token, and one tag (a mask of one bit) or one route."""
+
+
+def rights_of(token: TokenId, tags: int, routes: Iterable[str]) -> set[Right]:
+    """Return each tag and each route of a token."""
+    bits = (1 << index for index in range(tags.bit_length()) if tags >> index & 1)
+    rights: list[int | str] = [*bits, *routes]
+    return {(token, right) for right in rights}
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +68,7 @@ def after(parent: Block | None, event: RegistryEvent | None, mark: str, line: li
     number = 0 if parent is None else parent.ref.number + 1
     hash_ = f"{number}{mark}"
     ref = BlockRef(number, hash_, "" if parent is None else parent.ref.hash, 0)
-    state = Registry() if parent is None else parent.state
+    state = Registry(contract=ContractState(is_read=True)) if parent is None else parent.state
     logs: tuple[LoggedEvent, ...] = ()
     if event is not None:
         logs = (LoggedEvent(number, hash_, 0, event),)
@@ -68,6 +91,12 @@ class Chain:
     """All keys that were ever granted, and their tokens."""
     ends: dict[PublicKey, float] = field(default_factory=dict)
     """The times at which keys were revoked or replaced."""
+    lost: dict[Right, float] = field(default_factory=dict)
+    """The times at which tokens lost rights that they had."""
+    former: dict[str | None, float] = field(default_factory=dict)
+    """The times at which policies ended; None: that the contract had no policy."""
+    _rights: set[Right] = field(default_factory=set)
+    """All rights that tokens ever had."""
     _forks: int = 0
 
     def __post_init__(self) -> None:
@@ -108,11 +137,34 @@ class Chain:
         for node in block.state.nodes.values():
             if node.active and isinstance(node.public_key, PublicKey):
                 self.members.setdefault(node.public_key, set()).add(node.token_id)
+        self._take_rights(block, now)
         for each in self.members:
             if each in keys:
                 self.ends.pop(each, None)
             else:
                 self.ends.setdefault(each, now)
+
+    @property
+    def rights(self) -> set[Right]:
+        """Return all rights that tokens ever had."""
+        return self._rights
+
+    def _take_rights(self, block: Block, now: float) -> None:
+        held: set[Right] = set()
+        for node in block.state.nodes.values():
+            held |= rights_of(node.token_id, node.tags, routes_of(node))
+        self._rights |= held
+        policy = block.state.contract.claim.policy
+        for each in (None, *POLICIES):
+            if each == policy:
+                self.former.pop(each, None)
+            else:
+                self.former.setdefault(each, now)
+        for right in self._rights:
+            if right in held:
+                self.lost.pop(right, None)
+            else:
+                self.lost.setdefault(right, now)
 
     def _grant(self, token: TokenId, turn: int = 0) -> Granted:
         return Granted(token, OWNER, f"node-{token}", key(10 * token + turn))
@@ -125,13 +177,21 @@ class Chain:
 
 def some_event(random: Random, state: Registry) -> RegistryEvent:
     """Return a random event that a token's state allows."""
+    if random.random() < 0.15:
+        return PolicyUpdated(random.choice([None, *POLICIES]))
+    if random.random() < 0.05 and len(names := state.contract.tag_names) < len(NAMES):
+        return TagDefined(len(names), NAMES[len(names)])
     token = random.choice(TOKENS)
     node = state.get(token)
     if node is None or not node.active:
         return Granted(token, OWNER, f"node-{token}", key(10 * token + random.randrange(5)))
     kind = random.random()
-    if kind < 0.5:
+    if kind < 0.35:
         return Revoked(token)
-    if kind < 0.8:
+    if kind < 0.55:
         return KeyUpdated(token, key(10 * token + random.randrange(5)))
+    if kind < 0.75:
+        return TagsUpdated(token, random.randrange(TAGS + 1))
+    if kind < 0.95:
+        return RoutesUpdated(token, tuple(x for x in ROUTES if random.random() < 0.5))
     return EndpointUpdated(token, PeerEndpoint(udp=Endpoint("192.0.2.1", random.randrange(1, 9))))

@@ -4,12 +4,13 @@ import asyncio
 import math
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 
 from tests.simulation.chain import Block, Chain, after, some_event
 
-from dstack_vpn.core.chain.events import LoggedEvent, RegistryEvent, TokenState
+from dstack_vpn.core.chain.contract import ContractState
+from dstack_vpn.core.chain.events import LoggedEvent, PolicyRead, RegistryEvent, TokenState
 from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.model import BlockRef, ChainIdentity, TokenId
 from dstack_vpn.errors import ChainError, EndpointError
@@ -48,7 +49,7 @@ class Conduct:
     overlay: dict[TokenId, Node | None] = field(default_factory=dict)
     """The false states of tokens in replies to the methods of ``overlaid``."""
     overlaid: frozenset[str] = frozenset({"read_all", "read_tokens"})
-    hides: set[TokenId] = field(default_factory=set)
+    hides: set[TokenId | None] = field(default_factory=set)
     """The tokens whose logs it hides."""
     forged: list[RegistryEvent] = field(default_factory=list)
     """The forged events that it announces with its next block."""
@@ -56,6 +57,8 @@ class Conduct:
     """The methods that fail."""
     revision: int | None = None
     """The false reply to every query for the revision."""
+    contract: ContractState | None = None
+    """The state of the contract itself that it shows instead of the true one."""
     ahead_only: bool = False
     """It announces logs without their heads."""
 
@@ -191,6 +194,26 @@ class SimulatedSession:
                 raise
             true = self.endpoint.head().revision
         return true if conduct.revision is None else conduct.revision
+
+    async def read_contract(self, at: BlockRef) -> ContractState | None:
+        await self.answered("read_contract")
+        return self._contract(at)
+
+    async def read_policy(self, at: BlockRef) -> PolicyRead:
+        await self.answered("read_policy")
+        policy = self._contract(at).policy
+        return PolicyRead(policy and replace(policy, text=f"text of {policy.hash}"))
+
+    def _contract(self, at: BlockRef) -> ContractState:
+        conduct = self.endpoint.conduct
+        if conduct.contract is not None:
+            return conduct.contract
+        try:
+            return self._known(at.hash).state.contract
+        except ChainError:
+            if not conduct.lead:
+                raise
+            return self.endpoint.head().state.contract
 
     async def first_block(self) -> int:
         return 0

@@ -9,7 +9,7 @@ from random import Random
 
 from tests.scripted import key, members_of
 from tests.simulation.adversary import Adversary, honest
-from tests.simulation.chain import Chain
+from tests.simulation.chain import NAMES, POLICIES, Chain, Right, rights_of
 from tests.simulation.endpoints import IDENTITY, Conduct, SimulatedEndpoint
 from tests.simulation.loop import LoopClock
 
@@ -136,6 +136,14 @@ class World:
         for each in self._granted():
             if each not in self.chain.members:
                 self._fail(f"a key was granted that no member ever had: {each}")
+        rules = self.members.rules
+        hashes = {None if policy is None else policy.hash for policy in rules.policies}
+        if hashes and not hashes & {None, *POLICIES}:
+            self._fail(f"a policy counts alone that the contract never had: {hashes}")
+        if any(name not in {"", true} for name, true in zip(rules.tag_names, NAMES, strict=False)):
+            self._fail(f"tags have names that they never had: {rules.tag_names}")
+        for right in self._rights() - self.chain.rights:
+            self._fail(f"a right was granted that its token never had: {right}")
 
     def _check_revocations(self) -> None:
         """Check that each revocation is applied within a resync interval plus an honest reply.
@@ -147,13 +155,19 @@ class World:
         if self.needed == 1:  # the node queries only the followed endpoint
             # The sync before, the sync itself, and another one if a reorg interrupts it.
             bound = SLACK + max(3 * _sync_time(x.conduct) + x.conduct.lag for x in self.honest)
-        for each in self._granted():
-            since = self.chain.ends.get(each)
+        ends = {each: self.chain.ends.get(each) for each in self._granted()}
+        lost = {right: self.chain.lost.get(right) for right in self._rights()}
+        policies = {None if policy is None else policy.hash for policy in self.members.rules.policies}
+        former = [self.chain.former.get(each, None) for each in policies]
+        if former and None not in former:
+            # None of the policies in force is the contract's: the newest of them counts.
+            lost[0, "policy"] = max(since for since in former if since is not None)
+        for what, since in (*ends.items(), *lost.items()):
             if since is not None and since >= 0:
                 age = self._now() - since
                 self._note("revocation", age)
                 if age > bound:
-                    self._fail(f"a key is granted {age:.0f} s after its end")
+                    self._fail(f"granted {age:.0f} s after its end: {what}")
 
     def _check_quarantine(self) -> None:
         """Check that no honest endpoint is in quarantine."""
@@ -185,6 +199,13 @@ class World:
     def _granted(self) -> set[PublicKey]:
         return set(self.members.membership.peers)
 
+    def _rights(self) -> set[Right]:
+        """Return the tags and routes that the node grants to its peers."""
+        access, now = self.members.access, self.members.now()
+        decisions = [(token, access.decide(token, now)) for token in access.registry.nodes]
+        granted = [rights_of(token, x.tags, x.routes) for token, x in decisions if x.granted]
+        return set().union(*granted)
+
     def _note(self, name: str, seconds: float) -> None:
         self.worst[name] = max(self.worst.get(name, 0.0), seconds)
 
@@ -199,7 +220,8 @@ class World:
 
 def _resync_time(conduct: Conduct) -> float:
     """Return the seconds for a connection to an endpoint and its replies to a resync."""
-    calls = ("connect", "head", "header", "header", "header", "revision", "read_all")
+    headers, reading = ("head", *["header"] * 3), ("revision", "read_all", "read_contract", "read_policy")
+    calls = ("connect", *headers, *reading)
     return sum(conduct.delays.get(call, conduct.delay) for call in calls)
 
 

@@ -20,6 +20,7 @@ from dstack_vpn.cli.text import printable
 from dstack_vpn.config import Settings
 from dstack_vpn.core.access.addressing import AddressPlan
 from dstack_vpn.core.access.control import BY_KEY, AccessControl, Decision
+from dstack_vpn.core.chain.contract import ContractState, tag_texts
 from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.model import Malformed
 from dstack_vpn.core.wireguard.keys import PublicKey
@@ -82,12 +83,13 @@ def info(settings: Settings, subject: Subject, *, as_json: bool) -> None:
     node, snapshot = asyncio.run(find(settings, name))
     access = access_over(settings, snapshot)
     decision = _decision(access.decide(node.token_id, wiring.judged_now(settings, snapshot.at)))
-    entry = describe(node, access.addresses)
+    entry = describe(node, access.addresses, snapshot.registry.contract)
     if as_json:
         click.echo(json.dumps({"block": snapshot.at.number, **entry, **decision}))
         return
     # The contract's flag is not shown: an expired node still has it.
-    shown = {"access": _access(decision), **{field: v for field, v in entry.items() if field != "active"}}
+    others = {field: value for field, value in entry.items() if field != "active"}
+    shown = {"access": _access(decision), **others, "tags": tag_texts(entry["tags"])}
     console().print(
         Layout(("field", "value"), [Row((f.replace("_", " "), _cell(v))) for f, v in shown.items()])
     )
@@ -113,7 +115,7 @@ def list_(settings: Settings, *, as_json: bool) -> None:
     snapshot = asyncio.run(wiring.registry_access(settings).list())
     access, now = access_over(settings, snapshot), wiring.judged_now(settings, snapshot.at)
     entries = [
-        {**describe(node, access.addresses), **_decision(access.decide(token, now))}
+        {**describe(node, access.addresses, access.registry.contract), **_decision(access.decide(token, now))}
         for token, node in sorted(snapshot.registry.nodes.items())
     ]
     if as_json:
@@ -145,7 +147,8 @@ def verify(ctx: click.Context, settings: Settings, subject: Subject, *, as_json:
     snapshot = asyncio.run(wiring.registry_access(settings).around(name))
     access = access_over(settings, snapshot)
     decision = _decide(access, question, wiring.judged_now(settings, snapshot.at))
-    entry = None if decision.node is None else describe(decision.node, access.addresses)
+    contract = snapshot.registry.contract
+    entry = None if decision.node is None else describe(decision.node, access.addresses, contract)
     if as_json:
         click.echo(json.dumps({"block": snapshot.at.number, **_decision(decision), "node": entry}))
     else:
@@ -183,14 +186,18 @@ def _decide(access: AccessControl, question: "PublicKey | NodeName", now: float)
 # -- output ----------------------------------------------------------------------------------------
 
 
-def describe(node: Node, addresses: AddressPlan) -> dict[str, Any]:
-    """Return a node as JSON values. A malformed field is null, and ``problems`` has the reason."""
+def describe(node: Node, addresses: AddressPlan, contract: ContractState) -> dict[str, Any]:
+    """Return a node as JSON values. A malformed field is null, and ``problems`` has the reason.
+
+    A tag without a name is a number.
+    """
     named = {
         "node_id": node.node_id,
         "public_key": node.public_key,
         "endpoint": node.endpoint,
         "uri_endpoint": node.uri_endpoint,
     }
+    fields = (*named.values(), node.routes)
     return {
         "token": node.token_id,
         **{field: None if isinstance(v, Malformed | None) else str(v) for field, v in named.items()},
@@ -199,7 +206,9 @@ def describe(node: Node, addresses: AddressPlan) -> dict[str, Any]:
         "expires_at": node.expires_at or None,
         "expires": date(node.expires_at),
         "addresses": sorted(cidr.partition("/")[0] for cidr in addresses.allowed_ips(node.token_id)),
-        "problems": [value.problem for value in named.values() if isinstance(value, Malformed)],
+        "tags": list(contract.tags_of(node.tags)),
+        "routes": None if isinstance(node.routes, Malformed) else list(node.routes),
+        "problems": [value.problem for value in fields if isinstance(value, Malformed)],
     }
 
 

@@ -26,6 +26,7 @@ Cidr: TypeAlias = str
 ZERO_ADDRESS: Final[Address] = "0x" + "0" * 40
 
 _NODE_ID: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?", re.ASCII)
+_LABEL: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
 ENDPOINT_LENGTH: Final = 262
 """Characters: the longest host name, brackets, a colon and a port."""
 
@@ -45,6 +46,16 @@ def parse_node_id(text: str) -> str:
     """
     if not _NODE_ID.fullmatch(text):
         raise FormatError("node id: expected 1 to 63 letters, digits, '.', '_' or '-'")
+    return text
+
+
+def parse_tag(text: str) -> str:
+    """Accept a DNS label: 1 to 63 of ``a-z 0-9 -``, without a ``-`` at either end.
+
+    Raises `FormatError`.
+    """
+    if not _LABEL.fullmatch(text):
+        raise FormatError("tag: expected 1 to 63 of a-z, 0-9 and '-', without a '-' at either end")
     return text
 
 

@@ -14,7 +14,8 @@ from prometheus_client.registry import Collector
 
 from dstack_vpn import __version__
 from dstack_vpn.adapters.store.archive import FileArchive
-from dstack_vpn.core.chain.events import TokenState
+from dstack_vpn.core.chain.contract import ContractState
+from dstack_vpn.core.chain.events import Reading
 from dstack_vpn.core.observe.health import Status
 from dstack_vpn.daemon.daemon import Daemon
 from dstack_vpn.wiring.peer_metrics import peer_families
@@ -124,12 +125,27 @@ def _chain(node: Daemon, snapshot: NodeSnapshot) -> Iterator[Metric]:
         "chain_lag_blocks", "Blocks by which the node is behind its endpoints.", report.blocks_behind
     )
     yield from gauge("registry_tokens", "Tokens in the registry.", len(state.follower.registry.nodes))
-    unconfirmed = sum(not isinstance(x.event, TokenState) for x in state.follower.timeline.events)
+    contract = state.follower.registry.contract
+    yield from gauge("registry_tags", "Tags that the registry defines.", len(contract.tag_names))
+    yield from gauge("registry_minters", "Minters, without the owner.", len(contract.minters))
+    yield from gauge(
+        "registry_policy_administrators",
+        "Policy administrators, without the owner.",
+        len(contract.policy_administrators),
+    )
+    yield from gauge("registry_paused", "1 if no token can be minted.", contract.paused)
+    yield from gauge("registry_policy_ready", "1 if the policy's text was read.", _policy_ready(contract))
+    unconfirmed = sum(not isinstance(x.event, Reading) for x in state.follower.timeline.events)
     yield from gauge("chain_unconfirmed_events", "Events that a reorg can still undo.", unconfirmed)
     yield counter("chain_events", "Registry events that were processed.", state.events)
     yield counter("chain_confirmed_events", "Events that have become final.", state.confirmed)
     yield counter("chain_resyncs", "Full comparisons with the contract.", state.resyncs)
     yield counter("chain_audits", "The former name of dstack_vpn_chain_resyncs.", state.resyncs)
+
+
+def _policy_ready(contract: ContractState) -> bool | None:
+    """Return whether the text of the policy was read; None without a policy."""
+    return None if contract.policy is None else not contract.lacks_text
 
 
 def _plans(node: Daemon, snapshot: NodeSnapshot) -> Iterator[Metric]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from dstack_vpn import __version__
 from dstack_vpn.core.chain.registry import Registry
-from dstack_vpn.core.model import Peer, PeerState, TokenId
+from dstack_vpn.core.model import Malformed, Peer, PeerState, TokenId
 from dstack_vpn.core.observe.health import Health
 from dstack_vpn.core.observe.reports import Reports
 from dstack_vpn.core.wireguard.keys import PublicKey
@@ -86,6 +86,8 @@ class NodeSnapshot:
             "owner": None if entry is None else entry.owner,
             "public_key": str(key),
             "addresses": sorted(peer.allowed_ips),
+            "tags": [] if entry is None else list(self.registry.contract.tags_of(entry.tags)),
+            "routes": [] if entry is None or isinstance(entry.routes, Malformed) else list(entry.routes),
             "endpoint": None if seen_at is None else str(seen_at),
             **self.way(key),
             "state": self.state(key),

@@ -11,6 +11,7 @@ from dstack_vpn.core.access.control import Decision, Reason
 from dstack_vpn.core.observe.health import Health
 from dstack_vpn.core.wireguard.keys import PublicKey
 from dstack_vpn.daemon.daemon import Daemon
+from dstack_vpn.wiring.contract_view import describe
 from dstack_vpn.wiring.snapshot import NodeSnapshot, take
 
 if TYPE_CHECKING:
@@ -146,6 +147,11 @@ class NodeView:
 
     # -- queries -----------------------------------------------------------------------------------
 
+    def contract(self) -> dict[str, Any]:
+        """Return the state of the contract itself: tags, policy and roles."""
+        members = self._node.tunnel.members
+        return describe(members.follower.registry.contract, members.rules)
+
     def decide(self, subject: "str | PublicKey | IPAddress") -> dict[str, Any]:
         """Return the decision of access control, and the peer's presence in the membership."""
         return self._shown(self._decide(subject))
@@ -202,6 +208,8 @@ class NodeView:
             "granted": decision.granted,
             "reason": decision.reason.value,
             "detail": decision.detail,
+            "tags": list(self._node.tunnel.members.follower.registry.contract.tags_of(decision.tags)),
+            "routes": list(decision.routes),
             "peer": node is not None and key is not None and membership.is_peer(key, node.token_id),
             "token": None if node is None else node.token_id,
             "node": None if node is None or not isinstance(node.node_id, str) else node.node_id,

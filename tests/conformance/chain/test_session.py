@@ -12,13 +12,14 @@ from dstack_vpn.core.chain.events import (
     Granted,
     KeyUpdated,
     LoggedEvent,
+    PolicyRead,
     RegistryEvent,
     Revoked,
     TokenState,
     Transferred,
 )
 from dstack_vpn.core.chain.node import Node
-from dstack_vpn.core.model import BlockRef
+from dstack_vpn.core.model import ZERO_ADDRESS, BlockRef
 from dstack_vpn.errors import EndpointError
 from dstack_vpn.ports import ChainFact, Unannounced
 
@@ -109,7 +110,7 @@ async def test_a_reorg_shows_as_other_heads(connected: Connected, chain: DevChai
     after = (await facts_until_head(facts, before.number + 1))[-1]
     assert isinstance(after, BlockRef)
     assert after.parent_hash != before.hash
-    assert await connected.session.events(0, after.number) == []
+    assert await connected.session.events(2, after.number) == []
     assert await connected.session.read_all(after) == []
 
 
@@ -122,7 +123,7 @@ async def test_events_come_in_order_and_from_the_range_asked_for(
     await chain.transfer(2)
     await chain.revoke(1)
     head = (await connected.session.head()).number
-    events = await connected.session.events(0, head)
+    events = await connected.session.events(2, head)
     assert kinds(events) == [Granted, Granted, KeyUpdated, Transferred, Transferred, Revoked]
     positions = [(event.block_number, event.log_index) for event in events]
     assert positions == sorted(set(positions))
@@ -135,7 +136,8 @@ async def test_the_events_of_one_block(connected: Connected, chain: DevChain) ->
     head = await connected.session.head()
     (event,) = await connected.session.block_events(head.hash)
     assert (event.block_hash, event.event) == (head.hash, Granted(1, chain.owner, "node-1", key_of(1)))
-    assert await connected.session.block_events(head.parent_hash) == []
+    await chain.mine(1)
+    assert await connected.session.block_events((await connected.session.head()).hash) == []
 
 
 async def test_an_unknown_block_has_no_events_but_an_error(
@@ -189,6 +191,15 @@ async def test_all_tokens_are_those_that_were_minted(connected: Connected, chain
     assert everything is not None
     assert [one.token_id for one in everything] == [1, 2, 3, 4, 5]
     assert everything == await connected.session.read_tokens([1, 2, 3, 4, 5], at)
+
+
+async def test_the_contracts_own_state(connected: Connected, chain: DevChain) -> None:
+    at = await connected.session.head()
+    found = await connected.session.read_contract(at)
+    assert found is not None
+    assert (found.is_read, found.tag_names, found.policy, found.minters) == (True, (), None, ())
+    assert found.owner != ZERO_ADDRESS
+    assert await connected.session.read_policy(at) == PolicyRead(None)
 
 
 async def test_the_first_block_is_where_the_contract_was_deployed(

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from eth_abi.abi import encode
+from eth_utils.crypto import keccak
 from tests.fuzz.chain import TOPICS
 from tests.fuzz.cursor import blob
 from tests.fuzz.seeds.texts import OTHER, OWNER, PIN, PLAIN_URI, REACH, URI
@@ -26,6 +27,15 @@ def _logs() -> list[Any]:
         event_log("NodeExpiryUpdated", 5, 1_900_000_000),
         event_log("NodeTagsUpdated", 5, 3),
         event_log("NodeRoutesUpdated", 5, [(4 << 248 | 10 << 32 | 8).to_bytes(32, "big")]),
+        event_log("TagDefined", 0, "web"),
+        event_log("PolicyUpdated", keccak(b"allow all")),
+        event_log("MinterAdded", OWNER),
+        event_log("PolicyAdministratorRemoved", OWNER),
+        event_log("OwnershipTransferInitiated", OWNER, OTHER),
+        event_log("OwnershipTransferred", OWNER, OTHER),
+        event_log("Paused", OWNER),
+        event_log("InvitationRedeemed", keccak(b"hash"), 5),
+        event_log("InvitationCancelled", keccak(b"hash")),
         event_log("PublicKeyUpdated", OWNER, str(key(7))),
         event_log("Transfer", OWNER, OTHER, 5),
         event_log("Transfer", OWNER, "0x" + "0" * 40, 5),
@@ -107,6 +117,15 @@ def for_state() -> Iterable[bytes]:
     for absent, uri in ((0, URI), (0, PLAIN_URI), (4, "")):
         replies = [access, encode(["address"], [OWNER]), encode(["string"], [uri])]
         yield b"d" + bytes([absent]) + b"".join(blob(r) for i, r in enumerate(replies) if not absent >> i & 1)
+    own: tuple[tuple[str, Any], ...] = (
+        ("string[]", ["web"]),
+        ("bytes32", bytes(32)),
+        ("address[]", [OWNER]),
+        ("address[]", []),
+    )
+    rest: tuple[tuple[str, Any], ...] = (("address", OWNER), ("address", OTHER), ("bool", True))
+    yield b"c\0" + b"".join(blob(encode([kind], [value])) for kind, value in (*own, *rest))
+    yield b"y\0" + blob(keccak(b"allow all")) + blob(encode(["string"], ["allow all"]))
 
 
 def for_multicall() -> Iterable[bytes]:

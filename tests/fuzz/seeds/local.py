@@ -10,9 +10,10 @@ from tests.fuzz.zone import PLAN
 from tests.quotes import Made, rooted
 from tests.scripted import key
 
-from dstack_vpn.adapters.store.records import dump_event, dump_node
+from dstack_vpn.adapters.store.records import dump_contract, dump_event, dump_node
 from dstack_vpn.core.attest.quote import report_data
 from dstack_vpn.core.chain import events as ev
+from dstack_vpn.core.chain.contract import ContractState, Policy
 from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.model import Malformed, Peer, Position, SocketAddress
 from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
@@ -142,6 +143,28 @@ def for_record() -> Iterable[str]:
         ev.EndpointUpdated(5, PeerEndpoint.parse(REACH)),
         ev.ExpiryUpdated(5, 99),
         ev.TokenState(5, nodes[0]),
+    ]
+    policy = Policy("0x" + "5e" * 32, Position(4, 2), "allow all")
+    state = ContractState(
+        is_read=True,
+        tag_names=("web",),
+        policy=policy,
+        minters=(OWNER,),
+        owner=OWNER,
+        pending_owner=OTHER,
+    )
+    yield "c" + dump_contract(state)
+    events += [
+        ev.TagDefined(1, "web"),
+        ev.PolicyUpdated(policy.hash),
+        ev.RoleUpdated("minter", OWNER, held=True),
+        ev.OwnerOffered(None),
+        ev.OwnerUpdated(OTHER),
+        ev.PauseUpdated(paused=True),
+        ev.InvitationRedeemed(policy.hash, 5),
+        ev.InvitationCancelled(policy.hash),
+        ev.ContractRead(state),
+        ev.PolicyRead(policy),
     ]
     yield from ("e" + dump_event(event) for event in events)
 

@@ -8,9 +8,10 @@ from tests.anvil import key_of
 from tests.unit.cli.conftest import Cli
 
 from dstack_vpn.adapters.admin.reading import RegistrySnapshot
+from dstack_vpn.core.chain.contract import ContractState
 from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.chain.registry import Registry
-from dstack_vpn.core.model import BlockRef
+from dstack_vpn.core.model import BlockRef, Malformed
 from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
 from dstack_vpn.wiring import node as wiring
 
@@ -29,14 +30,19 @@ NODES = (
         endpoint=PeerEndpoint.parse("vpn.example.org:1,tls://" + "a" * 50 + ".org:443"),
     ),
     Node(4, OWNER, "gone", key_of(4), active=False),
+    Node(5, OWNER, "tagged", key_of(5), tags=0b1101, routes=("10.0.0.0/8", "fd00::/8")),
+    Node(6, OWNER, "forged", key_of(6), routes=Malformed("routes: not a network")),
 )
+CONTRACT = ContractState(is_read=True, tag_names=("web", "db", "3"))
 
 
 @pytest.fixture(autouse=True)
 def registry(monkeypatch: pytest.MonkeyPatch) -> None:
     class Access:
         async def one(self, _: object) -> RegistrySnapshot:
-            return RegistrySnapshot(Registry.of(NODES), AT, "http://scripted.example", complete=True)
+            return RegistrySnapshot(
+                Registry.of(NODES, CONTRACT), AT, "http://scripted.example", complete=True
+            )
 
     monkeypatch.setattr(wiring, "registry_access", lambda _: Access())
 
@@ -57,6 +63,18 @@ def test_it_shows_the_decision(cli: Cli, token: int, granted: bool, reason: str)
 def test_nothing_is_left_out_at_80_columns(cli: Cli) -> None:
     shown = cli("node", "info", "3").out
     assert LONG in shown and "a" * 50 in shown
+
+
+def test_tags_have_their_names_or_else_numbers(cli: Cli) -> None:
+    found = json.loads(cli("node", "info", "tagged", "--json").out)
+    assert (found["tags"], found["routes"]) == (["web", "3", 3], ["10.0.0.0/8", "fd00::/8"])
+    shown = cli("node", "info", "tagged").out
+    assert "web, 3, #3" in shown and "10.0.0.0/8, fd00::/8" in shown
+
+
+def test_malformed_routes_are_a_problem(cli: Cli) -> None:
+    found = json.loads(cli("node", "info", "forged", "--json").out)
+    assert (found["routes"], found["problems"]) == (None, ["routes: not a network"])
 
 
 @pytest.mark.parametrize(

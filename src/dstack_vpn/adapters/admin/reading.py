@@ -116,7 +116,8 @@ class RegistryReader:
         if observed is None:
             return self._snapshot(await self._from_logs(head), head, complete=True)
         nodes = [entry.node for entry in observed if entry.node is not None]
-        return self._snapshot(Registry.of(nodes), head, complete=True)
+        contract = await self.session.read_contract(head)
+        return self._snapshot(Registry.of(nodes, contract), head, complete=True)
 
     async def _from_logs(self, head: BlockRef) -> Registry:
         events = await self.session.events(await self.session.first_block(), head.number)
@@ -132,7 +133,9 @@ class RegistryReader:
         Raises `ChainError`.
         """
         head = await self.session.head()
-        return self._snapshot(Registry.of(await self._candidates(name, head)), head, complete=False)
+        nodes = await self._candidates(name, head)
+        contract = await self.session.read_contract(head) if any(node.tags for node in nodes) else None
+        return self._snapshot(Registry.of(nodes, contract), head, complete=False)
 
     async def _candidates(self, name: NodeName, head: BlockRef) -> list[Node]:
         tokens = [] if name.token is None else [name.token]

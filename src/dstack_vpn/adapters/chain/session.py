@@ -29,7 +29,8 @@ from dstack_vpn.adapters.chain.transport import Transport
 from dstack_vpn.adapters.chain.url import RpcUrl
 from dstack_vpn.adapters.chain.watchdog import HeadWatch
 from dstack_vpn.adapters.chain.websocket import open_websocket
-from dstack_vpn.core.chain.events import LoggedEvent, TokenState
+from dstack_vpn.core.chain.contract import ContractState
+from dstack_vpn.core.chain.events import LoggedEvent, PolicyRead, TokenState
 from dstack_vpn.core.model import BlockRef, ChainIdentity, TokenId
 from dstack_vpn.errors import EndpointError
 from dstack_vpn.ports import ChainFact, RegistryAbi, Unannounced
@@ -180,6 +181,14 @@ class RpcSession:
     async def revision(self, at: BlockRef) -> int | None:
         """See `ports.ChainSession.revision`."""
         return await self._state.revision(at)
+
+    async def read_contract(self, at: BlockRef) -> ContractState | None:
+        """See `ports.ChainSession.read_contract`."""
+        return await self._state.contract_state(at)
+
+    async def read_policy(self, at: BlockRef) -> PolicyRead:
+        """See `ports.ChainSession.read_policy`."""
+        return await self._state.policy(at)
 
     async def first_block(self) -> int:
         """See `ports.ChainSession.first_block`. It is 0 if the history is incomplete."""

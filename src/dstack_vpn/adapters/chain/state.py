@@ -16,7 +16,8 @@ from dstack_vpn.adapters.chain.fields import data
 from dstack_vpn.adapters.chain.jsonrpc import Json
 from dstack_vpn.adapters.chain.memory import EndpointCapabilities
 from dstack_vpn.adapters.chain.multicall import MULTICALL3, decode_aggregate3, encode_aggregate3
-from dstack_vpn.core.chain.events import TokenState
+from dstack_vpn.core.chain.contract import ContractState
+from dstack_vpn.core.chain.events import PolicyRead, TokenState
 from dstack_vpn.core.model import Address, BlockRef, TokenId
 from dstack_vpn.errors import CallRevertedError, EndpointError, FormatError, RangeError
 from dstack_vpn.ports import RegistryAbi
@@ -82,6 +83,30 @@ class StateReader:
             return self.abi.parse_revision(reply)
         except FormatError as error:
             raise EndpointError(f"the endpoint returned an invalid revision: {error}") from error
+
+    async def contract_state(self, at: BlockRef) -> ContractState | None:
+        """Return the contract's own state after a block, or None if it has none.
+
+        Raises `ChainError`.
+        """
+        if not (calls := self.abi.contract_calls()):
+            return None
+        replies = await self._calls(calls, at, together=True)
+        try:
+            return self.abi.parse_contract(replies)
+        except FormatError as error:
+            raise EndpointError(f"the endpoint returned an invalid state of the contract: {error}") from error
+
+    async def policy(self, at: BlockRef) -> PolicyRead:
+        """Return the policy with its text after a block. Raises `ChainError`."""
+        if not (calls := self.abi.policy_calls()):
+            return PolicyRead(None)
+        replies = await self._each(calls, at)
+        try:
+            # Hashing a long text takes 0.2 s, so a thread does it and no event waits.
+            return await asyncio.to_thread(self.abi.parse_policy, replies)
+        except FormatError as error:
+            raise EndpointError(f"the endpoint returned an invalid policy: {error}") from error
 
     async def _page(self, offset: int, limit: int, at: BlockRef) -> tuple[list[TokenState], int]:
         """Return a page of tokens and the total. A page that is too large is split."""

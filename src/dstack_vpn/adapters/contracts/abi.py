@@ -64,6 +64,15 @@ class Reader:
         start = base + self.uint(at)
         return self.take(start + WORD, self.uint(start))
 
+    def texts(self, base: int, at: int) -> list[bytes]:
+        """Return the strings or bytes of the array whose offset is at ``at``."""
+        start = base + self.uint(at)
+        first = start + WORD
+        count = self.uint(start)
+        if first + count * WORD > len(self._data):
+            raise FormatError("ABI data: shorter than declared")
+        return [self.blob(first, first + WORD * i) for i in range(count)]
+
     def words(self, base: int, at: int) -> list[int]:
         """Return the words of the array whose offset is at ``at``."""
         start = base + self.uint(at)

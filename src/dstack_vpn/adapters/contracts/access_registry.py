@@ -12,14 +12,16 @@ reason of its decision is then the missing key, not a revocation.
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from dstack_vpn.adapters.contracts import fields, logs, signatures
+from dstack_vpn.adapters.contracts import contract_state, fields, logs, signatures
 from dstack_vpn.adapters.contracts.abi import WORD, Reader, encode, topic_uint
 from dstack_vpn.adapters.contracts.token_uri import endpoint_of
+from dstack_vpn.core.chain.contract import ContractState
 from dstack_vpn.core.chain.events import (
     EndpointUpdated,
     ExpiryUpdated,
     Granted,
     KeyUpdated,
+    PolicyRead,
     RegistryEvent,
     RoutesUpdated,
     TagsUpdated,
@@ -72,6 +74,7 @@ _DECODERS: Final[Mapping[str, logs.Decoder]] = {
     **_V1_DECODERS,
     signatures.NODE_TAGS_UPDATED: _tags_updated,
     signatures.NODE_ROUTES_UPDATED: _routes_updated,
+    **contract_state.DECODERS,
 }
 
 
@@ -136,6 +139,22 @@ class AccessRegistry:
     def parse_revision(self, reply: bytes) -> int:
         """See `ports.RegistryAbi.parse_revision`."""
         return Reader(reply).uint(0, _REVISION_BITS)
+
+    def contract_calls(self) -> tuple[bytes, ...]:
+        """See `ports.RegistryAbi.contract_calls`."""
+        return contract_state.STATE_CALLS if self._has_rights else ()
+
+    def parse_contract(self, replies: Sequence[bytes | None]) -> ContractState:
+        """See `ports.RegistryAbi.parse_contract`."""
+        return contract_state.parse_state(replies)
+
+    def policy_calls(self) -> tuple[bytes, ...]:
+        """See `ports.RegistryAbi.policy_calls`."""
+        return contract_state.POLICY_CALLS if self._has_rights else ()
+
+    def parse_policy(self, replies: Sequence[bytes | None]) -> PolicyRead:
+        """See `ports.RegistryAbi.parse_policy`."""
+        return contract_state.parse_policy(replies)
 
 
 class AccessRegistryV1(AccessRegistry):

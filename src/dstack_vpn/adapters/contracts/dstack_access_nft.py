@@ -12,9 +12,11 @@ from typing import Final
 from dstack_vpn.adapters.contracts import fields, logs, signatures
 from dstack_vpn.adapters.contracts.abi import WORD, Reader, encode, topic_address
 from dstack_vpn.adapters.contracts.token_uri import endpoint_of
+from dstack_vpn.core.chain.contract import ContractState
 from dstack_vpn.core.chain.events import (
     Granted,
     OwnerKeyUpdated,
+    PolicyRead,
     RegistryEvent,
     Revoked,
     TokenState,
@@ -98,3 +100,19 @@ class DstackAccessNft:
     def parse_revision(self, reply: bytes) -> int:
         """Raise `FormatError`: `revision_call` is None."""
         raise FormatError("this contract doesn't count its changes")
+
+    def contract_calls(self) -> tuple[bytes, ...]:
+        """Return no calls: the contract has no tags, policy and enumerable roles."""
+        return ()
+
+    def parse_contract(self, replies: Sequence[bytes | None]) -> ContractState:
+        """Raise `FormatError`: there are no `contract_calls`."""
+        raise FormatError("this contract has no state of its own")
+
+    def policy_calls(self) -> tuple[bytes, ...]:
+        """Return no calls: the contract has no policy."""
+        return ()
+
+    def parse_policy(self, replies: Sequence[bytes | None]) -> PolicyRead:
+        """Raise `FormatError`: there are no `policy_calls`."""
+        raise FormatError("this contract has no policy")

@@ -5,9 +5,10 @@ Reading accepts only the output of writing. Any other content is corrupt and rai
 
 import json
 from types import NoneType
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from dstack_vpn.core.chain import events as ev
+from dstack_vpn.core.chain.contract import ContractState, Policy
 from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.model import Endpoint, Malformed, Position
 from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
@@ -35,8 +36,11 @@ _EVENTS: Final[dict[str, type[ev.RegistryEvent]]] = {
         ev.TagsUpdated,
         ev.RoutesUpdated,
         ev.TokenState,
+        *get_args(ev.ContractEvent),
     )
 }
+
+_CONTRACT: Final[dict[str, type]] = {"ContractState": ContractState, "Policy": Policy}
 
 _TYPES: Final[dict[str, tuple[type, ...]]] = {
     "token_id": (int,),
@@ -54,6 +58,22 @@ _TYPES: Final[dict[str, tuple[type, ...]]] = {
     "routes": (tuple, Malformed),
     "node": (Node, NoneType),
     "problem": (str,),
+    "index": (int,),
+    "name": (str,),
+    "hash": (str, NoneType),
+    "since": (Position,),
+    "text": (str, NoneType),
+    "role": (str,),
+    "account": (str, NoneType),
+    "held": (bool,),
+    "paused": (bool,),
+    "state": (ContractState,),
+    "policy": (Policy, NoneType),
+    "is_read": (bool,),
+    "tag_names": (tuple,),
+    "minters": (tuple,),
+    "policy_administrators": (tuple,),
+    "pending_owner": (str, NoneType),
 }
 """The accepted types of each field by its name. A name has the same meaning in all types."""
 
@@ -69,6 +89,19 @@ def load_node(text: str) -> Node:
     if not isinstance(node, Node):
         raise FormatError("the record is not a node")
     return node
+
+
+def dump_contract(state: ContractState) -> str:
+    """Return the contract's own state as one line of JSON."""
+    return json.dumps(_plain(state), separators=(",", ":"))
+
+
+def load_contract(text: str) -> ContractState:
+    """Return the state that `dump_contract` wrote. Raises `FormatError`."""
+    state = _load(text)
+    if not isinstance(state, ContractState):
+        raise FormatError("the record is not the state of a contract")
+    return state
 
 
 def dump_event(event: ev.RegistryEvent) -> str:
@@ -131,7 +164,7 @@ def _revive(members: dict[str, Any]) -> object:
         case {"type": "Endpoint", "host": str(host), "port": int(port)}:
             return _reach(str(Endpoint(host, port)))  # the form before relays were supported
         case {"type": str(name), **fields}:
-            kinds: dict[str, type] = {"Node": Node, "Malformed": Malformed, **_EVENTS}
+            kinds: dict[str, type] = {"Node": Node, "Malformed": Malformed, **_CONTRACT, **_EVENTS}
             for field, value in fields.items():
                 if type(value) not in _TYPES[field]:
                     raise FormatError(f"{field} has an unexpected type")

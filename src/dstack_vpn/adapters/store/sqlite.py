@@ -15,7 +15,15 @@ from typing import Any, Final, TypeVar
 import structlog
 
 from dstack_vpn.adapters.store.advice import advice
-from dstack_vpn.adapters.store.records import dump_event, dump_node, load_event, load_node
+from dstack_vpn.adapters.store.records import (
+    dump_contract,
+    dump_event,
+    dump_node,
+    load_contract,
+    load_event,
+    load_node,
+)
+from dstack_vpn.core.chain.contract import ContractState
 from dstack_vpn.core.chain.events import LoggedEvent
 from dstack_vpn.core.chain.history import position_of
 from dstack_vpn.core.model import BlockRef, ChainIdentity
@@ -43,9 +51,10 @@ CREATE TABLE identity (chain_id TEXT NOT NULL, genesis TEXT NOT NULL, contract T
 _LATER: Final = """
 CREATE TABLE IF NOT EXISTS witnessed (token TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS moment (name TEXT PRIMARY KEY, at REAL NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS contract (record TEXT NOT NULL);
 """
-"""Tables that older files of this version lack. Their defaults: nothing confirmed, nothing
-recent."""
+"""Tables that older files of this version lack. Their defaults: nothing confirmed, nothing recent,
+and the state of the contract itself is not read."""
 _ABOUT_THE_CONTENT: Final = (None, sqlite3.SQLITE_ERROR)
 """Codes of operational errors: None for text that is not UTF-8, the other for columns and
 formats."""
@@ -126,6 +135,7 @@ class SqliteStore:
         nodes = connection.execute("SELECT record FROM node").fetchall()
         events = connection.execute("SELECT block, block_hash, log_index, record FROM event").fetchall()
         synced = connection.execute("SELECT at FROM moment WHERE name = 'synced'").fetchone()
+        contract = connection.execute("SELECT record FROM contract").fetchone()
         return Checkpoint(
             ChainIdentity(int(identity[0]), identity[1], identity[2]),
             blocks["settled"],
@@ -137,6 +147,7 @@ class SqliteStore:
             blocks["tip"],
             frozenset(int(token) for (token,) in connection.execute("SELECT token FROM witnessed")),
             None if synced is None else float(synced[0]),
+            ContractState() if contract is None else load_contract(contract[0]),
         )
 
     def _move_aside(self, problem: str) -> None:
@@ -166,7 +177,7 @@ class SqliteStore:
     def _checkpoint(self, checkpoint: Checkpoint) -> None:
         identity = checkpoint.identity
         with _transaction(self._open()) as connection:
-            for table in ("node", "event", "block", "identity", "witnessed", "moment"):
+            for table in ("node", "event", "block", "identity", "witnessed", "moment", "contract"):
                 connection.execute(f"DELETE FROM {table}")  # noqa: S608 - constant names
             connection.execute(
                 "INSERT INTO identity VALUES (?, ?, ?)",
@@ -175,6 +186,7 @@ class SqliteStore:
             connection.executemany(
                 "INSERT INTO node VALUES (?, ?)", ((str(n.token_id), dump_node(n)) for n in checkpoint.nodes)
             )
+            connection.execute("INSERT INTO contract VALUES (?)", (dump_contract(checkpoint.contract),))
             _write_events(connection, checkpoint.events)
             _write_block(connection, "settled", checkpoint.finalized)
             _write_block(connection, "tip", checkpoint.tip)

@@ -44,6 +44,9 @@ class ApiView(Protocol):
     async def peer(self, node_id: str) -> dict[str, Any] | None:
         """Return one node with its history; None if the registry has no such node."""
 
+    def contract(self) -> dict[str, Any]:
+        """Return the state of the contract itself: tags, policy and roles."""
+
     def decide(self, subject: str | PublicKey | IPAddress) -> dict[str, Any]:
         """Return the access decision on a node id, key or tunnel address, with its reason."""
 
@@ -75,6 +78,7 @@ class Api:
         """See `server.Part.routes`."""
         return (
             Route("/peers/{node}", self._peer),
+            Route("/contract", self._contract),
             Route("/decisions", self._decisions),
             Route("/whois", self._whois),
             Route(FORWARD_AUTH, self._auth),
@@ -93,6 +97,9 @@ class Api:
     async def _peer(self, request: web.Request) -> web.Response:
         found = await self._view.peer(parse_node_id(request.match_info["node"]))
         return problem(404, "the registry has no such node") if found is None else answer(found)
+
+    async def _contract(self, _: web.Request) -> web.Response:
+        return answer(self._view.contract())
 
     async def _decisions(self, request: web.Request) -> web.Response:
         given = _known(request.query, "node", "key", "ip")

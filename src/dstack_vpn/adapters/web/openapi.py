@@ -45,6 +45,9 @@ _STATES: Final = (
     "never: never had a session"
 )
 
+_TAGS: Final = "names; a number is the bit of a tag without a name"
+_TAG_NAMES: Final[Schema] = {"type": "array", "items": {"type": ["string", "integer"]}}
+
 _PEER: Final = _object(
     node_id=_or_null("string", description="a replacement text if the registry's is invalid"),
     token=_COUNT,
@@ -52,6 +55,8 @@ _PEER: Final = _object(
     public_key={"type": "string", "pattern": _KEY},
     addresses={"type": "array", "items": _TEXT, "description": "tunnel addresses, as prefixes"},
     endpoint=_or_null("string", description="its last source address, or its configured address"),
+    tags={**_TAG_NAMES, "description": f"in the registry: {_TAGS}"},
+    routes={"type": "array", "items": _TEXT, "description": "networks behind it, as prefixes"},
     transport=_or_null("string", description="udp, tcp or tls; null: currently none"),
     relay={"type": ["object", "null"], "description": "the relay that carries it, with its counters"},
     state={"enum": ["connected", "no answer", "stale", "never"], "description": _STATES},
@@ -68,11 +73,46 @@ _DECISION: Final = _object(
     granted={"type": "boolean", "description": "true if it has access as a peer; false for this node"},
     reason=_TEXT,
     detail=_TEXT,
+    tags={**_TAG_NAMES, "description": f"granted, also to this node: {_TAGS}"},
+    routes={"type": "array", "items": _TEXT, "description": "granted networks behind the node"},
     peer={"type": "boolean", "description": "true if WireGuard should have it as a peer"},
     token=_or_null("integer"),
     node=_or_null("string"),
     owner=_or_null("string"),
     public_key=_or_null("string"),
+)
+
+_ACCOUNTS: Final[Schema] = {"type": "array", "items": {"type": "string", "pattern": _OWNER}}
+
+_CONTRACT: Final = _object(
+    known={"type": "boolean", "description": "false before it was read, or without such a state"},
+    tags={"type": "array", "items": {"type": ["string", "null"]}, "description": "names by bit"},
+    policy={
+        "oneOf": [
+            _object(
+                hash={"type": "string", "pattern": "^0x[0-9a-f]{64}$"},
+                block={**_COUNT, "description": "the block in which it was set, or found"},
+                bytes=_or_null("integer"),
+                text=_or_null("string", description="any characters; null: not read yet"),
+            ),
+            {"type": "null"},
+        ]
+    },
+    roles=_object(
+        owner=_or_null("string", pattern=_OWNER),
+        pending_owner=_or_null("string", pattern=_OWNER),
+        minters=_ACCOUNTS,
+        policy_administrators=_ACCOUNTS,
+    ),
+    paused={"type": "boolean", "description": "true if no token can be minted"},
+    in_force=_object(
+        tags={"type": "array", "items": {"type": ["string", "null"]}, "description": "names by bit"},
+        policies={
+            "type": "array",
+            "items": {"type": ["string", "null"]},
+            "description": "hashes: all must permit an access; null: no policy; empty: none known",
+        },
+    ),
 )
 
 _MEMBER: Final = _object(
@@ -128,6 +168,7 @@ _SCHEMAS: Final[Schema] = {
         peer={"oneOf": [_ref("Peer"), {"type": "null"}]},
         history={"type": "array", "items": _ref("Event")},
     ),
+    "Contract": _CONTRACT,
     "Decision": _DECISION,
     "Member": _MEMBER,
     "Event": _EVENT,
@@ -230,6 +271,9 @@ def _paths() -> Schema:
             _json("Node", "its decision, peer and history"),
             {**_BY_NODE, "in": "path", "required": True},
             more=("404",),
+        ),
+        "/contract": _get(
+            "Tags, policy and roles", _json("Contract", "the state of the registry contract itself")
         ),
         "/decisions": _get(
             "Access decision with its reason",

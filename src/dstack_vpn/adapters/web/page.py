@@ -24,7 +24,17 @@ _PATHS: Final = {
     **{
         f"/ui/{name}": name
         for name in (
-            *("app.js", "api.js", "charts.js", "mesh.js", "model.js", "node.js", "peers.js", "text.js"),
+            *(
+                "app.js",
+                "api.js",
+                "charts.js",
+                "mesh.js",
+                "model.js",
+                "node.js",
+                "peers.js",
+                "registry.js",
+                "text.js",
+            ),
             *("style.css", "icon.svg"),
         )
     },

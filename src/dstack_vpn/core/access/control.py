@@ -11,9 +11,10 @@ from typing import Final
 
 from dstack_vpn.core.access.addressing import AddressPlan
 from dstack_vpn.core.access.quorum import Quorum
+from dstack_vpn.core.access.replies import routes_of
 from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.chain.registry import Registry
-from dstack_vpn.core.model import Address, Malformed, Position, TokenId
+from dstack_vpn.core.model import Address, Cidr, Malformed, Position, TokenId
 from dstack_vpn.core.wireguard.keys import PublicKey
 
 
@@ -48,6 +49,10 @@ class Decision:
     detail: str = ""
     ends: int = 0
     """The last Unix second of the granted access; 0: no expiry."""
+    tags: int = 0
+    """The granted tags, as a bit mask: also of this node's own token."""
+    routes: tuple[Cidr, ...] = ()
+    """The granted networks behind the node: also of this node's own token."""
 
     def __str__(self) -> str:
         return f"{self.reason.value} ({self.detail})" if self.detail else self.reason.value
@@ -178,11 +183,14 @@ class AccessControl:
 
     def _decide(self, node: Node, now: float) -> Decision:
         found = _fault(node, now) or self._obstacle(node, now)
-        if found is not None:
-            reason, detail = found
+        reason, detail = found or (Reason.ACTIVE, "")
+        if reason not in {Reason.ACTIVE, Reason.OWN_KEY}:
             return Decision(granted=False, reason=reason, node=node, detail=detail)
-        ends = node.expires_at if self.quorum is None else self.quorum.ends(node)
-        return Decision(granted=True, reason=Reason.ACTIVE, node=node, ends=ends)
+        confirmed = node if self.quorum is None else self.quorum.granted(node)
+        granted = found is None
+        ends = confirmed.expires_at if granted else 0
+        tags, routes = confirmed.tags, routes_of(confirmed)
+        return Decision(granted, reason, node, detail, ends, tags, routes)
 
     def _obstacle(self, node: Node, now: float) -> tuple[Reason, str] | None:
         """Return the reason that a node without a fault of its own is not a peer, or None."""
@@ -199,7 +207,7 @@ class AccessControl:
         if self.quorum is not None:
             if doubt := self.quorum.doubt(node):
                 return Reason.NO_QUORUM, doubt
-            if 0 < self.quorum.ends(node) < now:
+            if 0 < self.quorum.granted(node).expires_at < now:
                 return Reason.EXPIRED, ""
         refused = self.admission.refuses(node.public_key)
         return None if refused is None else (refused, "")

@@ -18,7 +18,8 @@ others.
     another reports it out, or with another key         disputed: out at once, until that endpoint
                                                         reports otherwise at a later block, or is
                                                         quarantined
-    another reports an earlier expiry                   the earlier expiry counts
+    another reports an earlier expiry, fewer tags       the earlier expiry counts, and only the tags
+    or fewer routes                                     and routes that both report
     k agree at one block, and fewer contradict them     the fewer are quarantined and their disputes
                                                         dropped; the followed one may be among them
     neither side has k, or both have                    contested: out; health names the endpoints
@@ -30,9 +31,11 @@ quorum before it is admitted.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from dstack_vpn.core.access.replies import Comparison, covers, in_force, is_same_member, lasts
+from dstack_vpn.core.access.contract_quorum import ContractQuorum
+from dstack_vpn.core.access.replies import Comparison, allows, covers, in_force, is_same_member, narrowed
+from dstack_vpn.core.chain.contract import CONTRACT
 from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.chain.registry import Registry
 from dstack_vpn.core.model import TokenId
@@ -66,16 +69,21 @@ class Quorum:
     """Endpoints that must agree, the followed one included; 2 or more."""
     contested: dict[TokenId, frozenset[str]] = field(default_factory=dict)
     """Tokens that endpoints report differently without k on one side alone, and those endpoints."""
+    contract: ContractQuorum = field(init=False)
+    """The quorum for the tag names and the policy."""
     _confirmed: dict[TokenId, tuple[Node, int]] = field(default_factory=dict)
     """Each token's state when it was confirmed, and the height of the block of that state."""
     _pending: set[TokenId] = field(default_factory=set)
     _contradictions: dict[TokenId, dict[str, Contradiction]] = field(default_factory=dict)
     """The endpoints that contradict this node, by token."""
 
+    def __post_init__(self) -> None:
+        self.contract = ContractQuorum(self.needed)
+
     @property
     def pending(self) -> int:
-        """Return the number of tokens that wait for confirmation."""
-        return len(self._pending)
+        """Return the number of tokens that wait for confirmation, the contract itself included."""
+        return len(self._pending) + self.contract.pending
 
     @property
     def disputed(self) -> list[TokenId]:
@@ -91,10 +99,13 @@ class Quorum:
             return f"fewer than {self.needed} endpoints have shown it"
         return None
 
-    def ends(self, node: Node) -> int:
-        """Return the confirmed expiry: an extension that one endpoint alone reports is ignored."""
-        ends = [x.expires_at for x in (node, self._held(node.token_id)) if x is not None and x.expires_at]
-        return min(ends, default=0)
+    def granted(self, node: Node) -> Node:
+        """Return the node with its confirmed rights only.
+
+        A later expiry, a tag or a route that one endpoint alone reports is ignored.
+        """
+        held = self._held(node.token_id)
+        return replace(node, tags=0, routes=()) if held is None else narrowed(node, held)
 
     def confirms(self, node: Node) -> bool:
         """Return whether a token in this form can be restored without querying any endpoint."""
@@ -116,6 +127,7 @@ class Quorum:
 
     def update(self, tokens: Iterable[TokenId], registry: Registry) -> None:
         """Record the state of these tokens in the registry, as the followed endpoint reports."""
+        self.contract.update(registry.contract)
         for token in tokens:
             node, held = registry.get(token), self._held(token)
             if node is None or not in_force(node):
@@ -126,9 +138,10 @@ class Quorum:
             if held is not None and not is_same_member(held, node):
                 del self._confirmed[token]
                 held = None
-            elif held is not None and not lasts(node, held):
-                # One endpoint alone cannot extend an expiry that was shortened.
-                held, self._confirmed[token] = node, (node, self._confirmed[token][1])
+            elif held is not None and not allows(node, held):
+                # One endpoint alone cannot give back rights that were taken.
+                held = narrowed(node, held)
+                self._confirmed[token] = held, self._confirmed[token][1]
             if covers(held, node):
                 self._pending.discard(token)
             else:
@@ -153,6 +166,7 @@ class Quorum:
         for token in concerned:
             if not self._contradictions[token]:
                 del self._contradictions[token]
+        self.contract.discard(endpoint)
         for token in [t for t, who in self.contested.items() if endpoint in who]:
             del self.contested[token]
         return frozenset(concerned)
@@ -176,6 +190,8 @@ class Quorum:
         current = {token for token in tokens if now.get(token) == asked.get(token)}
         for token in current.difference(unsettled):
             changed |= self._settle(token, asked.get(token), comparisons, contradicted)
+        settles = asked.contract == now.contract and CONTRACT not in unsettled
+        contradicted |= self.contract.judge(asked.contract, comparisons, settles=settles)
         honest = [comparison for comparison in comparisons if comparison.endpoint not in contradicted]
         for token in tokens:
             ours, held = asked.get(token), now.get(token)
@@ -232,7 +248,7 @@ class Quorum:
     ) -> set[TokenId]:
         """Update the endpoints that contradict this node about the token."""
         before = set(self._against(token))
-        contradictions, shortened = dict(self._contradictions.get(token, {})), False
+        contradictions, narrower = dict(self._contradictions.get(token, {})), False
         for comparison in honest:
             name = comparison.endpoint
             if token in comparison.same:
@@ -243,12 +259,12 @@ class Quorum:
                 found = self._contradiction_of(token, ours, theirs, comparison)
                 if found is not None:
                     contradictions[name] = found
-                    shortened |= not found.out and self._shorten(token, theirs, comparison.height)
+                    narrower |= not found.out and self._narrow(token, theirs)
         if contradictions:
             self._contradictions[token] = contradictions
         else:
             self._contradictions.pop(token, None)
-        return {token} if shortened or set(self._against(token)) != before else set()
+        return {token} if narrower or set(self._against(token)) != before else set()
 
     def _contradiction_of(
         self, token: TokenId, ours: Node | None, theirs: Node | None, comparison: Comparison
@@ -258,17 +274,18 @@ class Quorum:
             not in_force(theirs) or theirs is None or ours is None or not is_same_member(theirs, ours)
         )
         if not comparison.on_our_chain:
-            since = self._confirmed[token][1] if token in self._confirmed else None
-            if not out or since is None or comparison.height < since:
+            held, since = self._confirmed.get(token, (None, 0))
+            takes = out or (held is not None and theirs is not None and not allows(theirs, held))
+            if held is None or not takes or comparison.height < since:
                 return None
         return Contradiction(comparison.height, out)
 
-    def _shorten(self, token: TokenId, theirs: Node | None, height: int) -> bool:
-        """Apply an earlier expiry that an endpoint reports; the token stays in until then."""
+    def _narrow(self, token: TokenId, theirs: Node | None) -> bool:
+        """Apply an earlier expiry, fewer tags or fewer routes that an endpoint reports."""
         held = self._held(token)
-        if held is None or theirs is None or not in_force(theirs) or lasts(theirs, held):
+        if held is None or theirs is None or not in_force(theirs) or allows(theirs, held):
             return False
-        self._confirmed[token] = theirs, height
+        self._confirmed[token] = narrowed(held, theirs), self._confirmed[token][1]
         self._pending.add(token)
         return True
 

@@ -5,10 +5,11 @@ from dataclasses import dataclass, replace
 from typing import Final, Self
 
 from dstack_vpn.core.chain.agreement import Agreement
-from dstack_vpn.core.chain.events import TokenState
+from dstack_vpn.core.chain.contract import ContractState, Hash
+from dstack_vpn.core.chain.events import ContractRead, Reading, TokenState
 from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.chain.registry import Registry, read_over
-from dstack_vpn.core.model import BlockRef, TokenId
+from dstack_vpn.core.model import BlockRef, Cidr, Malformed, TokenId
 from dstack_vpn.core.wireguard.keys import PublicKey
 
 AGREED: Final = 60.0
@@ -29,6 +30,10 @@ class Question:
     """Ask for all tokens after our block, if the endpoint has it, as the followed one should."""
     earlier: tuple[int, str] | None = None
     """The height and hash of our tip of `AGREED` ago."""
+    contract: bool = False
+    """Also read the state of the contract itself; with `whole` it is always read."""
+    policy: Hash | None = None
+    """The hash of our policy: the text of another one is read as well."""
     logs_from: int = 0
     """If it cannot enumerate: also read the tokens that the logs from this block on name."""
     agreed: Agreement | None = None
@@ -52,10 +57,18 @@ class Reply:
     """The height of its latest block, if the question asked for it."""
     has_earlier: bool | None = None
     """True if it has our earlier block, False if it has another at that height, None if neither."""
+    contract: ContractState | None = None
+    """The state of the contract itself, if the question asked for it and there is one."""
     revision: int | None = None
     """The contract's revision after the block ``at``, if all tokens were read and it has one."""
     repeats: int = 0
     """The resyncs since `observed` was read, if the revision is still the same."""
+
+    @property
+    def readings(self) -> list[Reading]:
+        """Return all that was read after `at`."""
+        contract = [] if self.contract is None else [ContractRead(self.contract)]
+        return [*contract, *self.observed]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +85,8 @@ class Comparison:
     """True if it has our block; else it lags or is on a fork, and its grants do not count."""
     definitive: bool = True
     """True if it describes exactly our block; else a difference may stem from another block."""
+    contract: ContractState | None = None
+    """The state of the contract itself, if the endpoint was asked for it and there is one."""
 
     @classmethod
     def of(
@@ -84,12 +99,13 @@ class Comparison:
         """Return the comparison of a reply to a question about ``at``."""
         ours = reply.hash == at.hash
         exact = ours and reply.at == at
-        return cls(reply.endpoint, reply.at.number, frozenset(same), differs, ours, exact)
+        return cls(reply.endpoint, reply.at.number, frozenset(same), differs, ours, exact, reply.contract)
 
     def until(self, height: int, differs: Mapping[TokenId, Node | None]) -> tuple[Self, Self]:
         """Split the tokens that differ at a later block off into a second comparison."""
         still = replace(self, same=self.same - differs.keys())
-        return still, replace(self, height=height, same=frozenset(), differs=differs, definitive=False)
+        later = replace(self, height=height, same=frozenset(), differs=differs, definitive=False)
+        return still, replace(later, contract=None)
 
 
 def in_force(node: Node | None) -> bool:
@@ -106,7 +122,7 @@ def in_force(node: Node | None) -> bool:
 def covers(held: Node | None, asked: Node) -> bool:
     """Return whether ``held`` grants at least the access of ``asked``: same member, same key."""
     return held is asked or (
-        held is not None and in_force(held) and is_same_member(held, asked) and lasts(held, asked)
+        held is not None and in_force(held) and is_same_member(held, asked) and allows(held, asked)
     )
 
 
@@ -131,9 +147,25 @@ def is_same_member(one: Node, other: Node) -> bool:
     return (one.public_key, one.owner, one.node_id) == (other.public_key, other.owner, other.node_id)
 
 
-def lasts(held: Node, asked: Node) -> bool:
-    """Return whether ``held`` expires no earlier than ``asked``; 0 means no expiry."""
-    return held.expires_at == 0 or 0 < asked.expires_at <= held.expires_at
+def allows(held: Node, asked: Node) -> bool:
+    """Return whether ``held`` has at least the rights of ``asked``: expiry, tags and routes.
+
+    A route inside of a wider one is another route.
+    """
+    lasts = held.expires_at == 0 or 0 < asked.expires_at <= held.expires_at
+    return lasts and not asked.tags & ~held.tags and set(routes_of(asked)) <= set(routes_of(held))
+
+
+def narrowed(node: Node, by: Node) -> Node:
+    """Return ``node`` with only those rights that ``by`` has as well."""
+    routes = tuple(route for route in routes_of(node) if route in routes_of(by))
+    ends = min((x.expires_at for x in (node, by) if x.expires_at), default=0)
+    return replace(node, expires_at=ends, tags=node.tags & by.tags, routes=routes)
+
+
+def routes_of(node: Node) -> tuple[Cidr, ...]:
+    """Return the networks behind a node; malformed ones grant nothing."""
+    return () if isinstance(node.routes, Malformed) else node.routes
 
 
 def judge_blocks(

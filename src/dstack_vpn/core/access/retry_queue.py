@@ -7,8 +7,9 @@ former block cannot settle the new state.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeAlias
 
+from dstack_vpn.core.chain.contract import Claim
 from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.model import TokenId
 
@@ -17,8 +18,10 @@ MOST: Final = 340
 RETRY: Final = (1.0, 15.0)
 """Seconds until a question without a result is repeated: the first pause and the longest."""
 
-States = Mapping[TokenId, Node | None]
-"""Tokens with their state in the registry; None: the token does not exist."""
+Held: TypeAlias = Node | Claim | None
+"""A state in the registry: a token's (None: it does not exist), or that of the contract itself."""
+States: TypeAlias = Mapping[TokenId, Held]
+"""Tokens, and `CONTRACT`, with their states in the registry."""
 
 _NOTHING: Final = object()
 """Equals no state."""
@@ -28,7 +31,7 @@ _NOTHING: Final = object()
 class _Postponed:
     """A query without a result."""
 
-    state: Node | None
+    state: Held
     due: float
     pause: float
 
@@ -37,7 +40,7 @@ class _Postponed:
 class RetryQueue:
     """The open and the postponed queries. All times are seconds of one monotonic clock."""
 
-    _open: dict[TokenId, Node | None] = field(default_factory=dict)
+    _open: dict[TokenId, Held] = field(default_factory=dict)
     """The state of each token when its open query was sent."""
     _postponed: dict[TokenId, _Postponed] = field(default_factory=dict)
 
@@ -46,14 +49,14 @@ class RetryQueue:
         """Return whether a query is postponed."""
         return bool(self._postponed)
 
-    def take(self, waiting: States, now: float) -> tuple[dict[TokenId, Node | None], bool]:
+    def take(self, waiting: States, now: float) -> tuple[dict[TokenId, Held], bool]:
         """Return the tokens to query in one question now, and whether more of them wait."""
         due = [token for token, state in waiting.items() if self._is_due(token, state, now)]
         taken = {token: waiting[token] for token in due[:MOST]}
         self._open.update(taken)
         return taken, len(due) > MOST
 
-    def _is_due(self, token: TokenId, state: Node | None, now: float) -> bool:
+    def _is_due(self, token: TokenId, state: Held, now: float) -> bool:
         if self._open.get(token, _NOTHING) == state:
             return False
         postponed = self._postponed.get(token)

@@ -13,6 +13,7 @@ is on the chain of the second: revisions of two forks are not comparable.
 from dataclasses import dataclass, replace
 from typing import Final, Self
 
+from dstack_vpn.core.chain.contract import ContractState
 from dstack_vpn.core.chain.events import TokenState
 from dstack_vpn.core.chain.registry import Registry
 from dstack_vpn.core.model import BlockRef
@@ -42,3 +43,8 @@ class Agreement:
     def states(self) -> list[TokenState]:
         """Return the tokens as a full reading would show them."""
         return [TokenState(token, node) for token, node in self.registry.nodes.items()]
+
+    @property
+    def contract(self) -> ContractState | None:
+        """The contract's own state as a full reading would show it; None if it has none."""
+        return self.registry.contract if self.registry.contract.is_read else None

@@ -1,13 +1,14 @@
 """Registry events: a closed union over all supported registry contracts.
 
 `adapters.contracts` translates raw logs into these and validates every field; `core.chain.registry`
-folds them. `TokenState` does not come from a log: it is a token's state as read after a block's
-last log, and it replaces the state that the events alone led to.
+folds them. `TokenState`, `ContractRead` and `PolicyRead` do not come from a log: they are states as
+read after a block's last log, and they replace the state that the events alone led to.
 """
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
+from dstack_vpn.core.chain.contract import ContractState, Hash, Policy
 from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.model import Address, Cidr, Malformed, TokenId
 from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
@@ -95,6 +96,101 @@ class TokenState:
     node: Node | None
 
 
+@dataclass(frozen=True, slots=True)
+class TagDefined:
+    """A name for a bit of the tokens' tags; it is never changed."""
+
+    index: int
+    """Below `contract.MAX_TAGS`."""
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyUpdated:
+    """A new policy, of which the log has only the hash; None removes the policy."""
+
+    hash: Hash | None
+
+
+Role: TypeAlias = Literal["minter", "policy administrator"]
+
+
+@dataclass(frozen=True, slots=True)
+class RoleUpdated:
+    """A role that an account has from now on, or has lost."""
+
+    role: Role
+    account: Address
+    held: bool
+
+
+@dataclass(frozen=True, slots=True)
+class OwnerOffered:
+    """An offer of the contract to a new owner; None withdraws the offer."""
+
+    account: Address | None
+
+
+@dataclass(frozen=True, slots=True)
+class OwnerUpdated:
+    """A new owner of the contract."""
+
+    account: Address
+
+
+@dataclass(frozen=True, slots=True)
+class PauseUpdated:
+    """A stop of minting, or its end."""
+
+    paused: bool
+
+
+@dataclass(frozen=True, slots=True)
+class InvitationRedeemed:
+    """A token that was minted with an invitation; its grant is an event of its own."""
+
+    hash: Hash
+    token_id: TokenId
+
+
+@dataclass(frozen=True, slots=True)
+class InvitationCancelled:
+    """An invitation that can't be redeemed any more."""
+
+    hash: Hash
+
+
+@dataclass(frozen=True, slots=True)
+class ContractRead:
+    """The contract's own state after a block, except the text of its policy."""
+
+    state: ContractState
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyRead:
+    """The policy with its text after a block; None without a policy."""
+
+    policy: Policy | None
+
+
+ContractEvent: TypeAlias = (
+    TagDefined
+    | PolicyUpdated
+    | RoleUpdated
+    | OwnerOffered
+    | OwnerUpdated
+    | PauseUpdated
+    | InvitationRedeemed
+    | InvitationCancelled
+    | ContractRead
+    | PolicyRead
+)
+"""The events that concern the contract itself and change no token."""
+
+Reading: TypeAlias = TokenState | ContractRead | PolicyRead
+"""A state that was read, and not logged."""
+
 RegistryEvent: TypeAlias = (
     Granted
     | Revoked
@@ -106,7 +202,13 @@ RegistryEvent: TypeAlias = (
     | TagsUpdated
     | RoutesUpdated
     | TokenState
+    | ContractEvent
 )
+
+
+def token_of(event: RegistryEvent) -> TokenId | None:
+    """Return the one token that an event may change; None for an owner or the contract."""
+    return None if isinstance(event, OwnerKeyUpdated | ContractEvent) else event.token_id
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """The chain follower: a state machine that turns an endpoint's data into changes of the registry.
 
-Its input are facts (`bootstrapped`, `receive`, `fetched`, `tokens_read`), its output commands: the
+Its input are facts (`bootstrapped`, `receive`, `fetched`, `state_read`), its output commands: the
 next fetches, and the new state of the registry. It never waits, reads a clock or does I/O.
 
 Rules for a correct state:
@@ -53,7 +53,8 @@ from dstack_vpn.core.chain.commands import (
     Leave,
     Reload,
 )
-from dstack_vpn.core.chain.events import LoggedEvent, OwnerKeyUpdated, TokenState
+from dstack_vpn.core.chain.contract import CONTRACT
+from dstack_vpn.core.chain.events import LoggedEvent, OwnerKeyUpdated, Reading, token_of
 from dstack_vpn.core.chain.fork_search import ForkSearch
 from dstack_vpn.core.chain.history import EventHistory, observed_at
 from dstack_vpn.core.chain.registry import Registry, contradicts
@@ -106,7 +107,7 @@ class Follower:
         return self._walk is not None
 
     def open_tokens(self) -> set[TokenId]:
-        """Return the tokens that the logs of blocks above our tip affect."""
+        """Return the tokens that the logs of blocks above our tip affect, or `CONTRACT`."""
         found: set[TokenId] = set()
         for logged in self.timeline.events:
             if self.tip is not None and logged.block_number > self.tip.number:
@@ -114,7 +115,8 @@ class Follower:
                 if isinstance(event, OwnerKeyUpdated):
                     found |= self.registry.with_owner(event.owner)
                 else:
-                    found.add(event.token_id)
+                    token = token_of(event)
+                    found.add(CONTRACT if token is None else token)
         return found
 
     def stands_on(self, block: BlockRef) -> bool:
@@ -130,7 +132,7 @@ class Follower:
     ) -> None:
         """Start from the stored state: a final base, the events above it, and the tip."""
         self.timeline = EventHistory(base)
-        self.timeline.insert(event for event in events if event.block_number > settled.number)
+        self.timeline.insert(event for event in events if _is_above(settled, event))
         # A log of the next block may have been stored before its head: that block is not ours yet.
         below = (event for event in self.timeline.events if event.block_number <= tip.number)
         self._ring = BlockHashes((event.block_number, event.block_hash) for event in below)
@@ -186,7 +188,7 @@ class Follower:
             case _:
                 return []
 
-    def tokens_read(self, at: BlockRef, observed: Iterable[TokenState]) -> list[Command]:
+    def state_read(self, at: BlockRef, observed: Iterable[Reading]) -> list[Command]:
         """Process states that were read after the block ``at``."""
         if not self.stands_on(at) or self.tip is None:
             return []  # read on a fork, or ahead of us: the next resync repeats it
@@ -341,3 +343,9 @@ class Follower:
         is_next = head.number == tip.number + 1 and head.parent_hash == tip.hash
         announced = self.announced_above is not None and head.number > self.announced_above
         return is_next and announced and not self._overflow
+
+
+def _is_above(settled: BlockRef, logged: LoggedEvent) -> bool:
+    """Return whether a base after that block lacks the event: it is later, or was read after it."""
+    is_reading = isinstance(logged.event, Reading)
+    return logged.block_number > settled.number - (is_reading and logged.block_hash == settled.hash)

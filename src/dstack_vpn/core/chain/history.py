@@ -11,22 +11,41 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from dstack_vpn.core.chain.events import LoggedEvent, TokenState
-from dstack_vpn.core.chain.registry import Change, Registry, apply_all, revert
+from dstack_vpn.core.chain.events import (
+    ContractRead,
+    LoggedEvent,
+    PolicyRead,
+    Reading,
+    RegistryEvent,
+    TokenState,
+)
+from dstack_vpn.core.chain.registry import Change, Registry, apply_all, revert, tokens_of
 from dstack_vpn.core.model import END_OF_BLOCK, Position, TokenId
 
 
 def position_of(logged: LoggedEvent) -> tuple[Position, int]:
     """Return the sort key of an event.
 
-    It is the position on the chain, and the token for states read after one block.
+    It is the position on the chain, and the token for states read after one block. The readings
+    of the contract itself come before them.
     """
-    token = logged.event.token_id if isinstance(logged.event, TokenState) else 0
-    return Position(logged.block_number, logged.log_index), token
+    return Position(logged.block_number, logged.log_index), _rank(logged.event)
 
 
-def observed_at(block_number: int, block_hash: str, event: TokenState) -> LoggedEvent:
-    """Return a token's state after a block, as an event behind all of the block's logs."""
+def _rank(event: RegistryEvent) -> int:
+    match event:
+        case TokenState(token):
+            return token
+        case PolicyRead():
+            return -2
+        case ContractRead():  # it keeps a text of its policy's hash, and drops any other policy
+            return -1
+        case _:
+            return 0
+
+
+def observed_at(block_number: int, block_hash: str, event: Reading) -> LoggedEvent:
+    """Return a state after a block, as an event behind all of the block's logs."""
     return LoggedEvent(block_number, block_hash, END_OF_BLOCK, event)
 
 
@@ -68,6 +87,10 @@ class EventHistory:
         self._replay([logged for logged in later if keep(logged)])
         return [logged for logged in later if not keep(logged)]
 
+    def is_within(self, block_number: int) -> bool:
+        """Return whether no event is above that block."""
+        return not self._events or self._events[-1].block_number <= block_number
+
     def touched(self) -> frozenset[TokenId]:
         """Return the tokens that may have changed since the last call."""
         touched = frozenset(self._touched)
@@ -107,4 +130,4 @@ class EventHistory:
         self._touch(changes)
 
     def _touch(self, changes: Iterable[Change]) -> None:
-        self._touched.update(change.token_id for group in changes for change in group)
+        self._touched.update(*map(tokens_of, changes))

@@ -5,22 +5,26 @@
     state', change = apply(state, event, position)
     revert(state', change) == state
 
-The state holds one mapping (tokens by id) and the indexes for lookups. A state is never altered
-after it was made. A copy of a mapping of 10,000 tokens takes about 50 us, so persistent data
-structures are not needed.
+The state holds one mapping (tokens by id), the indexes for lookups, and the state of the contract
+itself. A state is never altered after it was made. A copy of a mapping of 10,000 tokens takes about
+50 us, so persistent data structures are not needed.
 """
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias, TypeVar
 
+from dstack_vpn.core.chain.contract import ContractState
+from dstack_vpn.core.chain.contract_fold import contract_after
 from dstack_vpn.core.chain.events import (
+    ContractEvent,
     EndpointUpdated,
     ExpiryUpdated,
     Granted,
     KeyUpdated,
     LoggedEvent,
     OwnerKeyUpdated,
+    Reading,
     RegistryEvent,
     Revoked,
     RoutesUpdated,
@@ -29,7 +33,7 @@ from dstack_vpn.core.chain.events import (
     Transferred,
 )
 from dstack_vpn.core.chain.node import Node
-from dstack_vpn.core.model import Malformed, Position, TokenId
+from dstack_vpn.core.model import GENESIS, Malformed, Position, TokenId
 from dstack_vpn.core.wireguard.keys import PublicKey
 
 _K = TypeVar("_K")
@@ -45,7 +49,15 @@ class NodeChange:
     new: Node | None
 
 
-Change: TypeAlias = tuple[NodeChange, ...]
+@dataclass(frozen=True, slots=True)
+class ContractChange:
+    """The contract's own state before and after an event."""
+
+    old: ContractState
+    new: ContractState
+
+
+Change: TypeAlias = tuple[NodeChange | ContractChange, ...]
 """The change that one event made; empty if the event made none."""
 
 
@@ -54,14 +66,16 @@ class Registry:
     """All tokens at one position of the chain; built with `of`, changed with `apply`."""
 
     nodes: dict[TokenId, Node] = field(default_factory=dict)
+    contract: ContractState = field(default_factory=ContractState)
+    """The state of the contract itself."""
     by_key: dict[PublicKey, frozenset[TokenId]] = field(default_factory=dict, compare=False, repr=False)
     by_node_id: dict[str, frozenset[TokenId]] = field(default_factory=dict, compare=False, repr=False)
     by_owner: dict[str, frozenset[TokenId]] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
-    def of(cls, nodes: Iterable[Node]) -> "Registry":
+    def of(cls, nodes: Iterable[Node], contract: ContractState | None = None) -> "Registry":
         """Return the registry of exactly these nodes."""
-        registry = cls()
+        registry = cls(contract=contract or ContractState())
         _put(registry, [NodeChange(node.token_id, None, node) for node in nodes])
         return registry
 
@@ -83,7 +97,18 @@ class Registry:
 
     def draft(self) -> "Registry":
         """Return a copy that may be written to until it is shared."""
-        return Registry(dict(self.nodes), dict(self.by_key), dict(self.by_node_id), dict(self.by_owner))
+        return replace(
+            self,
+            nodes=dict(self.nodes),
+            by_key=dict(self.by_key),
+            by_node_id=dict(self.by_node_id),
+            by_owner=dict(self.by_owner),
+        )
+
+
+def tokens_of(change: Change) -> list[TokenId]:
+    """Return the tokens that a change concerns."""
+    return [each.token_id for each in change if isinstance(each, NodeChange)]
 
 
 def apply(state: Registry, event: RegistryEvent, at: Position) -> tuple[Registry, Change]:
@@ -102,14 +127,21 @@ def apply_all(
     draft = state.draft()
     changes: list[Change] = []
     for at, event in events:
-        change = tuple(
-            NodeChange(token, old, new)
-            for token, new in _effects(draft, event, at)
-            if (old := draft.nodes.get(token)) != new
-        )
-        _put(draft, change)
+        change = _change(draft, event, at)
+        draft = _put(draft, change)
         changes.append(change)
     return (draft if any(changes) else state), changes
+
+
+def _change(state: Registry, event: RegistryEvent, at: Position) -> Change:
+    if isinstance(event, ContractEvent):
+        contract = contract_after(state.contract, event, at)
+        return () if contract == state.contract else (ContractChange(state.contract, contract),)
+    return tuple(
+        NodeChange(token, old, new)
+        for token, new in _effects(state, event, at)
+        if (old := state.nodes.get(token)) != new
+    )
 
 
 def registry_of(events: Iterable[LoggedEvent]) -> Registry:
@@ -122,17 +154,33 @@ def revert(state: Registry, *changes: Change) -> Registry:
     """Undo changes that `apply` returned, exactly; given in the order in which they were made."""
     draft = state.draft()
     for change in reversed(changes):
-        _put(draft, [NodeChange(c.token_id, c.new, c.old) for c in change])
+        draft = _put(draft, map(_inverse, change))
     return draft
 
 
-def contradicts(state: Registry, observed: TokenState) -> bool:
-    """Return whether a token's state, as read, differs from ours."""
+def _inverse(change: NodeChange | ContractChange) -> NodeChange | ContractChange:
+    if isinstance(change, ContractChange):
+        return ContractChange(change.new, change.old)
+    return NodeChange(change.token_id, change.new, change.old)
+
+
+def contradicts(state: Registry, observed: Reading) -> bool:
+    """Return whether a state, as read, differs from ours."""
+    if not isinstance(observed, TokenState):
+        return contract_after(state.contract, observed, GENESIS) != state.contract
     old = state.get(observed.token_id)
     return read_over(old, observed.node) != old
 
 
-def _effects(state: Registry, event: RegistryEvent, at: Position) -> list[tuple[TokenId, Node | None]]:
+_Update: TypeAlias = (
+    Revoked | Transferred | KeyUpdated | EndpointUpdated | ExpiryUpdated | TagsUpdated | RoutesUpdated
+)
+"""The events that change one token that exists."""
+
+_TokenEvent: TypeAlias = Granted | TokenState | OwnerKeyUpdated | _Update
+
+
+def _effects(state: Registry, event: _TokenEvent, at: Position) -> list[tuple[TokenId, Node | None]]:
     """Return the tokens that an event affects, with their nodes after it."""
     match event:
         case Granted(token, owner, node_id, key):
@@ -145,12 +193,6 @@ def _effects(state: Registry, event: RegistryEvent, at: Position) -> list[tuple[
             node = state.nodes.get(event.token_id)
             # A token without a grant here is not a member, or its grant comes later.
             return [] if node is None else [(event.token_id, _updated(node, event, at))]
-
-
-_Update: TypeAlias = (
-    Revoked | Transferred | KeyUpdated | EndpointUpdated | ExpiryUpdated | TagsUpdated | RoutesUpdated
-)
-"""The events that change one token that exists."""
 
 
 def _updated(node: Node, event: _Update, at: Position) -> Node:
@@ -239,9 +281,12 @@ def _owner_of(node: Node) -> str:
     return node.owner
 
 
-def _put(draft: Registry, changes: Iterable[NodeChange]) -> None:
-    """Write changes into a draft; the only function that alters a state."""
+def _put(draft: Registry, changes: Iterable[NodeChange | ContractChange]) -> Registry:
+    """Write changes into a draft, and return it; the only function that alters a state."""
     for change in changes:
+        if isinstance(change, ContractChange):
+            draft = replace(draft, contract=change.new)
+            continue
         _reindex(draft.by_key, change, _key_of)
         _reindex(draft.by_node_id, change, _node_id_of)
         _reindex(draft.by_owner, change, _owner_of)
@@ -249,6 +294,7 @@ def _put(draft: Registry, changes: Iterable[NodeChange]) -> None:
             draft.nodes.pop(change.token_id, None)
         else:
             draft.nodes[change.token_id] = change.new
+    return draft
 
 
 def _reindex(

@@ -16,6 +16,8 @@ from dstack_vpn.core.wireguard.keys import PublicKey
 _COMPARE: Final = "Compare the endpoints with `dstack-vpn doctor`; remove the wrong one from RPC_URL."
 
 
+RoleName: TypeAlias = Literal["minter", "policy administrator", "owner", "pending owner"]
+
 # -- the chain -------------------------------------------------------------------------------------
 
 
@@ -66,6 +68,8 @@ class TokenChanged(Event, name="chain.event", logger="chain"):
     block: int
     log_index: int
     undone: bool = False
+    detail: str | None = None
+    """The tags or routes of an event that sets them; ``#5`` is a tag without a name."""
 
     @property
     def cause(self) -> str:
@@ -75,6 +79,77 @@ class TokenChanged(Event, name="chain.event", logger="chain"):
     def shown(self) -> dict[str, Scalar]:
         """Return the fields and the cause."""
         return {**Event.shown(self), "cause": self.cause}
+
+
+@dataclass(frozen=True, slots=True)
+class TagNamed(Event, name="chain.tag", logger="chain"):
+    """The registry's owner defined a tag, or a reorg took it back (``undone``)."""
+
+    index: int
+    """The bit in a node's tags."""
+    tag: str
+    block: int
+    log_index: int
+    undone: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyChanged(Event, name="chain.policy", logger="chain"):
+    """The registry's policy was set or removed, or a reorg took that back (``undone``)."""
+
+    policy: str | None
+    """The Keccak-256 hash of the text; None: the policy was removed."""
+    block: int
+    log_index: int
+    undone: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyTextRead(Event, name="chain.policy_read", logger="chain"):
+    """The node has read the text of the policy. It has the policy's hash."""
+
+    policy: str | None
+    """See `PolicyChanged`."""
+    bytes: int
+    block: int
+
+
+@dataclass(frozen=True, slots=True)
+class RoleChanged(Event, name="chain.role", logger="chain"):
+    """An account has or has lost a role in the registry; ``undone`` by a reorg."""
+
+    role: RoleName
+    account: Address | None
+    """None: the offer of the ownership was withdrawn."""
+    held: bool
+    block: int
+    log_index: int
+    undone: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class MintingPaused(Event, name="chain.paused", logger="chain"):
+    """The registry's owner stopped the minting of tokens or ended that; ``undone`` by a reorg."""
+
+    paused: bool
+    block: int
+    log_index: int
+    undone: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class InvitationUsed(Event, name="chain.invitation", logger="chain"):
+    """An invitation was redeemed or cancelled; ``undone`` by a reorg."""
+
+    event: Literal["redeemed", "cancelled"]
+    invitation: str
+    """Its EIP-712 hash."""
+    token: TokenId | None
+    """The token that was minted with it."""
+    node: str | None
+    block: int
+    log_index: int
+    undone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,6 +421,12 @@ NodeEvent: TypeAlias = (
     | RegistryRead
     | TokenChanged
     | TokensChanged
+    | TagNamed
+    | PolicyChanged
+    | PolicyTextRead
+    | RoleChanged
+    | MintingPaused
+    | InvitationUsed
     | Reorged
     | Decided
     | DecisionsChanged

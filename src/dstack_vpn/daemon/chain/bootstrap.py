@@ -7,9 +7,10 @@ import asyncio
 from collections.abc import Awaitable
 from typing import Final, Literal, TypeVar
 
+from dstack_vpn.core.chain.events import ContractRead
 from dstack_vpn.core.chain.follower import Follower
-from dstack_vpn.core.chain.registry import Registry, registry_of
-from dstack_vpn.core.model import BlockRef
+from dstack_vpn.core.chain.registry import Registry, apply, registry_of
+from dstack_vpn.core.model import END_OF_BLOCK, BlockRef, Position
 from dstack_vpn.core.observe.events import RegistryRead
 from dstack_vpn.daemon.chain.state import Began, ChainState
 from dstack_vpn.errors import EndpointError, WrongChainError
@@ -57,7 +58,11 @@ async def bootstrap(state: ChainState, session: ChainSession, head: BlockRef) ->
     observed = await in_time(session.name, session.read_all(head))
     if observed is not None:
         nodes = [x.node for x in observed if x.node is not None]
-        follower.bootstrapped(Registry.of(nodes), head, reload_above=RELOAD_ABOVE)
+        contract = await session.read_contract(head)
+        base = Registry.of(nodes)
+        if contract is not None:
+            base, _ = apply(base, ContractRead(contract), Position(head.number, END_OF_BLOCK))
+        follower.bootstrapped(base, head, reload_above=RELOAD_ABOVE)
     else:
         await _from_logs(follower, session, head)
     state.read(head)
@@ -88,4 +93,4 @@ async def _from_logs(follower: Follower, session: ChainSession, head: BlockRef) 
     observed = await session.read_tokens(tokens, head) if tokens else []
     # Nothing can fail from here on: peers are derived from the registry as soon as it is known.
     follower.restore(base, final, events, head)
-    follower.tokens_read(head, observed)
+    follower.state_read(head, observed)

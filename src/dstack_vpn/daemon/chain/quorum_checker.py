@@ -18,6 +18,7 @@ from typing import Final
 from dstack_vpn.core.access.quorum import Quorum
 from dstack_vpn.core.access.replies import AGREED, Question, Reply, judge_blocks, lacking
 from dstack_vpn.core.access.retry_queue import RETRY, RetryQueue, States
+from dstack_vpn.core.chain.contract import CONTRACT, Hash
 from dstack_vpn.core.model import BlockRef
 from dstack_vpn.core.observe.reports import QuorumReport
 from dstack_vpn.daemon.chain.bootstrap import RESYNC_DEADLINE, SAFE_DEPTH
@@ -125,12 +126,21 @@ class QuorumChecker:
         states, left = self._retry_queue.take(self._waiting(tip.number), self.state.clock.monotonic())
         if left:
             self.doubted.set()
-        return (Question(tip, tuple(states)), states) if states else None
+        if not states:
+            return None
+        tokens, policy = tuple(states.keys() - {CONTRACT}), self._policy()
+        return Question(tip, tokens, contract=CONTRACT in states, policy=policy), states
+
+    def _policy(self) -> Hash | None:
+        """Return the hash of our policy, if there is one and its text is known."""
+        policy = self.state.follower.registry.contract.policy
+        return None if policy is None else policy.hash
 
     def _waiting(self, height: int) -> States:
-        """Return the tokens to query at that height, with their state in the registry."""
+        """Return the tokens to query at that height, or `CONTRACT`, with their state."""
         registry = self.state.follower.registry
-        return {token: registry.get(token) for token in self.quorum.questions(height)}
+        contract = {CONTRACT: registry.contract.claim} if self.quorum.contract.due(height) else {}
+        return {**contract, **{token: registry.get(token) for token in self.quorum.questions(height)}}
 
     async def _ask(self, question: Question, states: States, limit: asyncio.Semaphore) -> None:
         """Query all endpoints; hold the slot until the question's tokens are settled or changed."""
@@ -189,7 +199,12 @@ class QuorumChecker:
         asked = [x for x in self.session.all_verifiers() if x.name not in self.session.busy]
         known = tuple(follower.registry.nodes)
         question = Question(
-            tip, known, True, earlier=self._earlier(), logs_from=max(self.state.resynced_to - SAFE_DEPTH, 0)
+            tip,
+            known,
+            True,
+            earlier=self._earlier(),
+            policy=self._policy(),
+            logs_from=max(self.state.resynced_to - SAFE_DEPTH, 0),
         )
         replies: list[Reply] = []
         confirmed = False

@@ -58,7 +58,7 @@ class FollowedVerifier:
                 self.driver.end(error)
             raise
         if reply.hash == at.hash:
-            await self.driver.correct(at, reply.observed)
+            await self.driver.correct(at, reply.readings)
             if question.whole:
                 self.driver.compared(at)
         return reply

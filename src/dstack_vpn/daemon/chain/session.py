@@ -24,7 +24,15 @@ from dstack_vpn.core.chain.commands import (
     Leave,
     Reload,
 )
-from dstack_vpn.core.chain.events import LoggedEvent, OwnerKeyUpdated, TokenState
+from dstack_vpn.core.chain.contract import ContractState, Policy
+from dstack_vpn.core.chain.events import (
+    ContractRead,
+    LoggedEvent,
+    OwnerKeyUpdated,
+    Reading,
+    TokenState,
+    token_of,
+)
 from dstack_vpn.core.chain.registry import contradicts
 from dstack_vpn.core.model import BlockRef, TokenId
 from dstack_vpn.daemon.chain.bootstrap import SAFE_DEPTH, bootstrap, check_genesis, final_block, in_time
@@ -53,14 +61,14 @@ class _Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class _Reading:
-    """Token states that were read as of a block."""
+class _Readings:
+    """States that were read as of a block."""
 
     at: BlockRef
-    observed: list[TokenState]
+    observed: Sequence[Reading]
 
 
-Item: TypeAlias = ChainFact | Unannounced | _Answer | _Reading | Reload | ChainError
+Item: TypeAlias = ChainFact | Unannounced | _Answer | _Readings | Reload | ChainError
 
 
 @dataclass(slots=True)
@@ -90,6 +98,12 @@ class SessionDriver:
     """The hash of the block at which tokens were last read again."""
     _read_there: set[TokenId] = field(default_factory=set)
     """The tokens that were read there; further logs of that block need no other reading of them."""
+    _asked_contract: bool = False
+    """Set after the contract's own state was requested: some contracts have none."""
+    _completing: bool = False
+    """Set while the contract's own state or the policy is read."""
+    _completed: tuple[str, Policy | None] = ("", None)
+    """The hash of the block at which it was last read, and the policy then."""
 
     async def pump(self) -> None:
         """Move the endpoint's notifications into the queue; raises `EndpointError` at their end."""
@@ -118,26 +132,28 @@ class SessionDriver:
 
     async def drive(self) -> None:
         """Feed the queue's items to the follower. Raises the `ChainError` that ends the session."""
+        self._complete()
         item = await self.queue.get()
         while True:
             seen = self.state.clock.monotonic()
             if isinstance(item, ChainError):
                 raise item
             await self._obey(self._feed(item), seen)
+            self._complete()
             if self.state.problem is not None and not self.state.follower.walking:
                 self.state.connected(self.session.name)
             # Without a pause: events that arrive together reach the device together, so that the
             # mass removal guard counts all of them, and a token that two of them name is read once.
             item = await self.queue.get()
 
-    def _feed(self, item: ChainFact | Unannounced | _Answer | _Reading | Reload) -> list[Command]:
+    def _feed(self, item: ChainFact | Unannounced | _Answer | _Readings | Reload) -> list[Command]:
         match item:
             case Reload():
                 self.state.follower.abandon()
                 return [item]
             case _Answer(fetch, result):
                 return self.state.follower.fetched(fetch, result)
-            case _Reading(at, observed):
+            case _Readings(at, observed):
                 return self._take_reading(at, observed)
             case BlockRef():
                 self.state.note_head(item)
@@ -203,13 +219,16 @@ class SessionDriver:
         else:
             gone = follower.registry.nodes.keys() - {observation.token_id for observation in observed}
             observed += [TokenState(token, None) for token in gone]
-        return await self.correct(tip, observed)
+        contract = await self.session.read_contract(tip)
+        return await self.correct(tip, [*([] if contract is None else [ContractRead(contract)]), *observed])
 
-    async def correct(self, at: BlockRef, observed: Sequence[TokenState]) -> bool:
-        """Queue a correction of the tokens that differ at that block; return whether none does."""
+    async def correct(self, at: BlockRef, observed: Sequence[Reading]) -> bool:
+        """Queue a correction of the states that differ at that block; return whether none does."""
         if wrong := await self._contradictions(observed):
-            _log.warning("registry.resync_differs", tokens=[x.token_id for x in wrong[:20]], count=len(wrong))
-            await self.queue.put(_Reading(at, wrong))
+            tokens = [x.token_id for x in wrong if isinstance(x, TokenState)]
+            contract = len(tokens) < len(wrong)
+            _log.warning("registry.resync_differs", tokens=tokens[:20], count=len(tokens), contract=contract)
+            await self.queue.put(_Readings(at, wrong))
         return not wrong
 
     def compared(self, at: BlockRef) -> None:
@@ -250,9 +269,9 @@ class SessionDriver:
         assert self._error is not None
         raise self._error
 
-    async def _contradictions(self, observed: Sequence[TokenState]) -> list[TokenState]:
+    async def _contradictions(self, observed: Sequence[Reading]) -> list[Reading]:
         """Return the states that contradict our registry; other tasks run between slices."""
-        wrong: list[TokenState] = []
+        wrong: list[Reading] = []
         async for part in slices(observed, SLICE):
             wrong += [x for x in part if contradicts(self.state.follower.registry, x)]
         return wrong
@@ -331,8 +350,8 @@ class SessionDriver:
             match logged.event:
                 case OwnerKeyUpdated(owner):
                     state.unread.update(registry.with_owner(owner))
-                case event:
-                    state.unread.add(event.token_id)
+                case event if (token := token_of(event)) is not None:
+                    state.unread.add(token)
         if state.unread and all(x.block_number <= advanced.tip.number for x in advanced.added):
             if self._read_after != advanced.tip.hash:
                 self._read_after, self._read_there = advanced.tip.hash, set()
@@ -349,11 +368,41 @@ class SessionDriver:
             self.state.unread.update(tokens)
             await self.queue.put(error)
             return
-        await self.queue.put(_Reading(at, observed))
+        await self.queue.put(_Readings(at, observed))
 
-    def _take_reading(self, at: BlockRef, observed: list[TokenState]) -> list[Command]:
+    def _complete(self) -> None:
+        """Read the contract's own state if it was never read, and the text of a new policy."""
+        follower, tip = self.state.follower, self.state.follower.tip
+        contract = follower.registry.contract
+        if tip is None or follower.walking or self._completing:
+            return
+        at = tip.hash, contract.policy
+        lacks_text = contract.lacks_text and follower.timeline.is_within(tip.number)
+        if at != self._completed and (lacks_text or not (contract.is_read or self._asked_contract)):
+            self._completing, self._completed = True, at
+            self.group.create_task(self._read_rest(tip, contract), name="chain read contract")
+
+    async def _read_rest(self, at: BlockRef, contract: ContractState) -> None:
+        """Read the parts of the contract's own state that are not known yet."""
+        observed: list[Reading] = []
+        try:
+            if not contract.is_read:
+                self._asked_contract = True
+                read = await self.session.read_contract(at)
+                contract = read or contract
+                observed += [] if read is None else [ContractRead(read)]
+            if contract.lacks_text:
+                observed.append(await self.session.read_policy(at))
+        except ChainError as error:
+            await self.queue.put(error)
+            return
+        finally:
+            self._completing = False
+        await self.queue.put(_Readings(at, observed))
+
+    def _take_reading(self, at: BlockRef, observed: Sequence[Reading]) -> list[Command]:
         if not self.state.follower.stands_on(at):  # after a reorg, the next step reads them again
-            tokens = {x.token_id for x in observed}
+            tokens = {x.token_id for x in observed if isinstance(x, TokenState)}
             self.state.unread.update(tokens)
             self._read_there -= tokens
-        return self.state.follower.tokens_read(at, observed)
+        return self.state.follower.state_read(at, observed)

@@ -9,12 +9,13 @@ revoked.
 import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from dstack_vpn.core.access.replies import Question, Reply
 from dstack_vpn.core.chain.agreement import Agreement
-from dstack_vpn.core.chain.events import OwnerKeyUpdated, TokenState
+from dstack_vpn.core.chain.contract import ContractState
+from dstack_vpn.core.chain.events import TokenState, token_of
 from dstack_vpn.core.model import BlockRef, TokenId
 from dstack_vpn.errors import ChainError, EndpointError
 from dstack_vpn.ports import ChainSession, ChainSource
@@ -118,7 +119,8 @@ async def _read_some(session: ChainSession, question: Question) -> Reply:
     while True:
         head, observed = await asyncio.gather(session.head(), _read(session, question.tokens, at))
         if head.hash == at.hash and not isinstance(observed, ChainError):
-            return Reply(session.name, at.hash, at, observed, head=head.number)
+            contract = await _contract(session, question, at)
+            return Reply(session.name, at.hash, at, observed, head=head.number, contract=contract)
         if head.number > at.number:
             return await _read_newer(session, question, head, observed)
         if waited >= PATIENCE:
@@ -138,7 +140,8 @@ async def _read_newer(
     if header is None or header.hash != at.hash or isinstance(observed, ChainError):
         hash_ = None if header is None else header.hash
         return Reply(session.name, hash_, head, later, head=head.number)
-    return Reply(session.name, at.hash, at, observed, later, head.number)
+    contract = await _contract(session, question, at)
+    return Reply(session.name, at.hash, at, observed, later, head.number, contract=contract)
 
 
 async def _read_whole(session: ChainSession, question: Question) -> Reply:
@@ -156,7 +159,7 @@ async def _read_whole(session: ChainSession, question: Question) -> Reply:
     if (again := await _again(session, question.agreed, place, revision)) is not None:
         return Reply(
             *(session.name, hash_, place, again.states(), (), head.number, has_earlier),
-            *(revision, again.repeats),
+            *(again.contract, revision, again.repeats),
         )
     observed = await session.read_all(place)
     if observed is None:
@@ -164,7 +167,8 @@ async def _read_whole(session: ChainSession, question: Question) -> Reply:
     else:
         gone = set(question.tokens) - {x.token_id for x in observed}
         observed += [TokenState(token, None) for token in gone]
-    return Reply(session.name, hash_, place, observed, (), head.number, has_earlier, revision)
+    contract = await _contract(session, question, place)
+    return Reply(session.name, hash_, place, observed, (), head.number, has_earlier, contract, revision)
 
 
 async def _again(
@@ -185,9 +189,17 @@ async def _known(session: ChainSession, question: Question, at: BlockRef) -> lis
     """Read the tokens that we know and those that the endpoint's latest logs name."""
     tokens = set(question.tokens)
     for logged in await session.events(question.logs_from, at.number):
-        if not isinstance(logged.event, OwnerKeyUpdated):
-            tokens.add(logged.event.token_id)
+        if (token := token_of(logged.event)) is not None:
+            tokens.add(token)
     return await session.read_tokens(sorted(tokens), at)
+
+
+async def _contract(session: ChainSession, question: Question, at: BlockRef) -> ContractState | None:
+    """Read the state of the contract itself, with the text of its policy if that is not ours."""
+    state = await session.read_contract(at) if question.whole or question.contract else None
+    if state is None or state.policy is None or state.policy.hash == question.policy:
+        return state
+    return replace(state, policy=(await session.read_policy(at)).policy)
 
 
 async def _read(

@@ -6,15 +6,41 @@ from typing import Final
 
 from dstack_vpn.core.access.plan import Plan, Step
 from dstack_vpn.core.chain.commands import Advanced
-from dstack_vpn.core.chain.events import LoggedEvent, OwnerKeyUpdated, TokenState
+from dstack_vpn.core.chain.contract import Policy, tag_texts
+from dstack_vpn.core.chain.events import (
+    InvitationCancelled,
+    InvitationRedeemed,
+    LoggedEvent,
+    OwnerKeyUpdated,
+    OwnerOffered,
+    OwnerUpdated,
+    PauseUpdated,
+    PolicyRead,
+    PolicyUpdated,
+    Reading,
+    RegistryEvent,
+    RoleUpdated,
+    RoutesUpdated,
+    TagDefined,
+    TagsUpdated,
+    token_of,
+)
 from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.chain.registry import Registry
-from dstack_vpn.core.model import RemovePeer, TokenId
+from dstack_vpn.core.model import Address, Malformed, RemovePeer, TokenId
+from dstack_vpn.core.observe.event import Event
 from dstack_vpn.core.observe.events import (
+    InvitationUsed,
+    MintingPaused,
     PeerRemoved,
     PeersChanged,
     PeerSet,
+    PolicyChanged,
+    PolicyTextRead,
     Reorged,
+    RoleChanged,
+    RoleName,
+    TagNamed,
     TokenChanged,
     TokensChanged,
 )
@@ -69,15 +95,18 @@ def publish_advanced(publish: Publish, advanced: Advanced, registry: Registry) -
         dropped, added = len(advanced.dropped), len(advanced.added)
         publish(Reorged(advanced.reorg_depth, dropped, added, advanced.tip.number))
     # A state that was read is not an event, although the timeline may hold it.
-    undone = [x for x in advanced.dropped if not isinstance(x.event, TokenState)]
-    new = [x for x in advanced.added if not isinstance(x.event, TokenState)]
+    undone = [x for x in advanced.dropped if not isinstance(x.event, Reading)]
+    new = [x for x in advanced.added if not isinstance(x.event, Reading)]
     if len(undone) + len(new) > ONE_BY_ONE:
         publish(TokensChanged(len(new), len(undone), advanced.tip.number))
         return
     for each in undone:
-        publish(_token(each, registry, undone=True))
+        publish(_event(each, registry, undone=True))
     for each in new:
-        publish(_token(each, registry, undone=False))
+        publish(_event(each, registry, undone=False))
+    for each in advanced.added:
+        if isinstance(each.event, PolicyRead):
+            publish(_policy_read(each.event.policy, each.block_number))
 
 
 def _peer(
@@ -90,16 +119,58 @@ def _peer(
     return PeerSet(key, token, name, owner, step.reason, added, block, latency)
 
 
+def _policy_read(policy: Policy | None, block: int) -> PolicyTextRead:
+    if policy is None:
+        return PolicyTextRead(None, 0, block)
+    return PolicyTextRead(policy.hash, len((policy.text or "").encode()), block)
+
+
+def _event(logged: LoggedEvent, registry: Registry, *, undone: bool) -> Event:
+    at = logged.block_number, logged.log_index, undone
+    match logged.event:
+        case TagDefined(index, name):
+            return TagNamed(index, name, *at)
+        case PolicyUpdated(hash_):
+            return PolicyChanged(hash_, *at)
+        case PauseUpdated(paused):
+            return MintingPaused(paused, *at)
+        case InvitationRedeemed(hash_, token):
+            return InvitationUsed("redeemed", hash_, token, _identity(registry.get(token))[0], *at)
+        case InvitationCancelled(hash_):
+            return InvitationUsed("cancelled", hash_, None, None, *at)
+        case RoleUpdated() | OwnerOffered() | OwnerUpdated() as event:
+            return RoleChanged(*_role(event), *at)
+        case _:
+            return _token(logged, registry, undone=undone)
+
+
+def _role(event: RoleUpdated | OwnerOffered | OwnerUpdated) -> tuple[RoleName, Address | None, bool]:
+    match event:
+        case RoleUpdated(role, account, held):
+            return role, account, held
+        case OwnerOffered(offered):
+            return "pending owner", offered, offered is not None
+        case OwnerUpdated(account):
+            return "owner", account, True
+
+
 def _token(logged: LoggedEvent, registry: Registry, *, undone: bool) -> TokenChanged:
-    event, token, owner = logged.event, None, None
-    name = None
+    event, token = logged.event, token_of(logged.event)
+    name, owner = (None, None) if token is None else _identity(registry.get(token))
     if isinstance(event, OwnerKeyUpdated):
         owner = event.owner
-    else:
-        token = event.token_id
-        name, owner = _identity(registry.get(token))
-    kind = _EVENTS[type(event).__name__]
-    return TokenChanged(kind, token, name, owner, logged.block_number, logged.log_index, undone)
+    kind, detail = _EVENTS[type(event).__name__], _detail(event, registry)
+    return TokenChanged(kind, token, name, owner, logged.block_number, logged.log_index, undone, detail)
+
+
+def _detail(event: RegistryEvent, registry: Registry) -> str | None:
+    match event:
+        case TagsUpdated(_, mask):
+            return ", ".join(tag_texts(registry.contract.tags_of(mask)))
+        case RoutesUpdated(_, routes):
+            return routes.problem if isinstance(routes, Malformed) else ", ".join(routes)
+        case _:
+            return None
 
 
 def _identity(node: Node | None) -> tuple[str | None, str | None]:

@@ -12,6 +12,7 @@ from typing import Final
 import structlog
 
 from dstack_vpn.core.chain.commands import Advanced
+from dstack_vpn.core.chain.contract import CONTRACT
 from dstack_vpn.core.chain.events import LoggedEvent
 from dstack_vpn.core.chain.registry import Registry
 from dstack_vpn.core.limits.time_share import TimeShare
@@ -135,7 +136,16 @@ class Persistence:
             nodes = tuple(base.nodes.values())
             events = follower.timeline.events
             await self.store.checkpoint(
-                Checkpoint(identity, follower.settled, nodes, events, follower.tip, confirmed, synced)
+                Checkpoint(
+                    identity,
+                    follower.settled,
+                    nodes,
+                    events,
+                    follower.tip,
+                    confirmed,
+                    synced,
+                    base.contract,
+                )
             )
             self._base, self._confirmed = base, confirmed
         else:
@@ -149,7 +159,8 @@ class Persistence:
         quorum, base = self.tunnel.members.quorum, self.tunnel.members.follower.timeline.base
         if quorum is None:
             return frozenset()
-        return frozenset(node.token_id for node in base.nodes.values() if quorum.confirms(node))
+        confirmed = {node.token_id for node in base.nodes.values() if quorum.confirms(node)}
+        return frozenset(confirmed | ({CONTRACT} if quorum.contract.confirms(base.contract) else set()))
 
     # -- the wg-quick file -------------------------------------------------------------------------
 

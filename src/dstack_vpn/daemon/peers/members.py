@@ -11,6 +11,7 @@ from typing import Final
 import structlog
 
 from dstack_vpn.core.access.addressing import AddressPlan
+from dstack_vpn.core.access.contract_quorum import Rules
 from dstack_vpn.core.access.control import (
     EVERYONE,
     AccessControl,
@@ -26,7 +27,8 @@ from dstack_vpn.core.access.membership import Delta, Lookup, Membership, PeerPol
 from dstack_vpn.core.access.quorum import Quorum
 from dstack_vpn.core.access.staleness import Staleness, StalePolicy
 from dstack_vpn.core.chain.commands import Advanced
-from dstack_vpn.core.chain.events import OwnerKeyUpdated, TokenState
+from dstack_vpn.core.chain.contract import CONTRACT
+from dstack_vpn.core.chain.events import TokenState, token_of
 from dstack_vpn.core.chain.follower import Follower
 from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.chain.registry import Registry
@@ -128,6 +130,12 @@ class Members:
         )
 
     @property
+    def rules(self) -> Rules:
+        """The tag names and the policies that count now."""
+        contract = self.follower.registry.contract
+        return Rules.of(contract) if self.quorum is None else self.quorum.contract.rules(contract)
+
+    @property
     def known(self) -> bool:
         """True if the members are known, from the chain or from the store."""
         return self.synced is not None or self.stale
@@ -156,7 +164,7 @@ class Members:
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Begin with the stored state: members that were final then, except those revoked since."""
-        base = Registry.of(checkpoint.nodes)
+        base = Registry.of(checkpoint.nodes, checkpoint.contract)
         self.follower.restore(base, checkpoint.finalized, checkpoint.events, checkpoint.tip)
         wall, monotonic = self.clock.now(), self.clock.monotonic()
         if checkpoint.synced is not None:
@@ -166,6 +174,8 @@ class Members:
         if self.quorum is not None:
             confirmed = [node for node in checkpoint.nodes if node.token_id in checkpoint.confirmed]
             self.quorum.remember(confirmed, checkpoint.finalized.number)
+            if CONTRACT in checkpoint.confirmed:
+                self.quorum.contract.remember(checkpoint.contract, checkpoint.finalized.number)
         final = Membership(self.policy, self.lookup)
         final.rebuild(self.access_over(base), now)
         self.decisions.begin(self.access, now)
@@ -215,8 +225,9 @@ class Members:
         before, after = self._seen, advanced.registry
         self._seen = after
         for logged in (*advanced.dropped, *advanced.added):
-            if not isinstance(logged.event, TokenState | OwnerKeyUpdated):
-                self.causes[logged.event.token_id] = f"{logged.block_number}-{logged.log_index}"
+            token = None if isinstance(logged.event, TokenState) else token_of(logged.event)
+            if token is not None:
+                self.causes[token] = f"{logged.block_number}-{logged.log_index}"
         self._take_key()
         self._follow(advanced.tokens)
         self._report(before, after, advanced.tokens)

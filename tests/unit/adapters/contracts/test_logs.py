@@ -83,7 +83,7 @@ def test_deployed(owner: str, key: PublicKey) -> None:
 
 @both
 def test_other_events_mean_nothing(abi: RegistryAbi) -> None:
-    assert abi.decode(event_log("MinterAdded", "0x" + "1" * 40)) is None
+    assert abi.decode(event_log("ApprovalForAll", "0x" + "1" * 40, "0x" + "2" * 40, True)) is None
     assert abi.decode(log((), b"")) is None
 
 

@@ -23,4 +23,6 @@ def test_selectors_are_those_of_the_artifact() -> None:
 
 def test_topics_are_those_of_the_artifact() -> None:
     events = {screaming(text.partition("(")[0]): value for text, value in load_artifact().events.items()}
+    # A function and an event are named alike.
+    events |= {f"{name}_LOG": events[name] for name in ("PAUSED", "UNPAUSED")}
     assert constants(str) == {name: events[name] for name in constants(str)}

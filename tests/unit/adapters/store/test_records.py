@@ -5,9 +5,17 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.property.strategies import events, nodes
+from tests.property.strategies import contracts, events, nodes
 
-from dstack_vpn.adapters.store.records import dump_event, dump_node, load_event, load_node
+from dstack_vpn.adapters.store.records import (
+    dump_contract,
+    dump_event,
+    dump_node,
+    load_contract,
+    load_event,
+    load_node,
+)
+from dstack_vpn.core.chain.contract import ContractState
 from dstack_vpn.core.chain.events import RegistryEvent, TokenState
 from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.model import Endpoint, Malformed
@@ -25,6 +33,11 @@ def test_nodes_survive_a_round_trip(node: Node) -> None:
 @given(events)
 def test_events_survive_a_round_trip(event: RegistryEvent) -> None:
     assert load_event(dump_event(event)) == event
+
+
+@given(contracts)
+def test_the_state_of_a_contract_survives_a_round_trip(state: ContractState) -> None:
+    assert load_contract(dump_contract(state)) == state
 
 
 def test_a_state_is_stored_under_its_first_name() -> None:
@@ -52,6 +65,6 @@ def test_a_stored_endpoint_that_is_refused_by_now_is_malformed_and_the_rest_is_r
 
 @given(st.one_of(st.text(), st.recursive(st.none() | st.integers(), st.lists).map(repr)))
 def test_only_format_errors_escape_the_records(text: str) -> None:
-    for load in (load_node, load_event):
+    for load in (load_node, load_event, load_contract):
         with pytest.raises(FormatError):
             load(text)

@@ -12,9 +12,19 @@ from tests.scripted import IDENTITY, MemoryStore, grant
 from dstack_vpn.adapters.store import sqlite
 from dstack_vpn.adapters.store.records import dump_node
 from dstack_vpn.adapters.store.sqlite import SqliteStore
-from dstack_vpn.core.chain.events import LoggedEvent, RegistryEvent, Revoked, TokenState
+from dstack_vpn.core.chain.contract import ContractState, Policy
+from dstack_vpn.core.chain.events import (
+    ContractRead,
+    LoggedEvent,
+    PolicyRead,
+    RegistryEvent,
+    Revoked,
+    TagDefined,
+    TokenState,
+)
+from dstack_vpn.core.chain.history import position_of
 from dstack_vpn.core.chain.node import Node
-from dstack_vpn.core.model import END_OF_BLOCK, BlockRef, Endpoint
+from dstack_vpn.core.model import END_OF_BLOCK, BlockRef, Endpoint, Position
 from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
 from dstack_vpn.errors import StoreError
 from dstack_vpn.ports import Checkpoint, Store
@@ -23,12 +33,28 @@ BLOCKS = [BlockRef(n, f"h{n}", f"h{n - 1}", n) for n in range(6)]
 NODE = Node(2**200, "0xa", "web", None, PeerEndpoint(Endpoint("192.0.2.1", 1)))
 
 
+CONTRACT = ContractState(
+    is_read=True,
+    tag_names=("web", ""),
+    policy=Policy("0x" + "ab" * 32, Position(1, 2), "allow \0 \N{SNOWMAN} \N{ESCAPE}[2J"),
+    minters=("0xb", "0xc"),
+    owner="0xa",
+)
+
+
 def log(block: int, index: int, event: RegistryEvent) -> LoggedEvent:
     return LoggedEvent(block, f"h{block}", index, event)
 
 
 CHECKPOINT = Checkpoint(
-    IDENTITY, BLOCKS[1], (NODE,), (log(2, 0, grant(1)),), BLOCKS[2], frozenset({NODE.token_id}), 1000.5
+    IDENTITY,
+    BLOCKS[1],
+    (NODE,),
+    (log(2, 0, grant(1)),),
+    BLOCKS[2],
+    frozenset({NODE.token_id}),
+    1000.5,
+    CONTRACT,
 )
 
 
@@ -67,6 +93,16 @@ async def test_events_and_the_tip_move_together(store: Store) -> None:
     assert (len(loaded.events), loaded.tip) == (2, BLOCKS[3])
 
 
+async def test_the_text_of_a_policy_is_an_event_of_its_block(store: Store) -> None:
+    await store.checkpoint(CHECKPOINT)
+    readings: list[RegistryEvent] = [PolicyRead(CONTRACT.policy), ContractRead(CONTRACT), TokenState(1, None)]
+    logs = [log(3, 0, TagDefined(2, "db")), *(log(3, END_OF_BLOCK, each) for each in readings)]
+    await store.append(BLOCKS[4], logs, [])
+    loaded = await store.load()
+    assert loaded is not None
+    assert sorted(loaded.events, key=position_of) == sorted([*CHECKPOINT.events, *logs], key=position_of)
+
+
 async def test_the_time_moves_with_the_tip(store: Store) -> None:
     await store.checkpoint(CHECKPOINT)
     await store.append(BLOCKS[3], [], [], 1001.5)
@@ -75,14 +111,16 @@ async def test_the_time_moves_with_the_tip(store: Store) -> None:
     assert (loaded.synced, loaded.confirmed) == (1001.5, CHECKPOINT.confirmed)
 
 
-async def test_a_file_from_before_there_were_witnesses(tmp_path: Path) -> None:
+async def test_a_file_of_an_earlier_release(tmp_path: Path) -> None:
     first = SqliteStore(tmp_path / "r.sqlite")
     await first.checkpoint(CHECKPOINT)
     await first.close()
     with closing(sqlite3.connect(tmp_path / "r.sqlite")) as connection:
-        connection.executescript("DROP TABLE witnessed; DROP TABLE moment")
+        connection.executescript("DROP TABLE witnessed; DROP TABLE moment; DROP TABLE contract")
     second = SqliteStore(tmp_path / "r.sqlite")
-    assert await second.load() == replace(CHECKPOINT, confirmed=frozenset(), synced=None)
+    assert await second.load() == replace(
+        CHECKPOINT, confirmed=frozenset(), synced=None, contract=ContractState()
+    )
     await second.close()
 
 

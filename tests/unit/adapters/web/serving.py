@@ -57,6 +57,9 @@ class FixedView:
     async def peer(self, node_id: str) -> dict[str, Any] | None:
         return {"history": []} if node_id == "web-1" else None
 
+    def contract(self) -> dict[str, Any]:
+        return {"tags": ["web"]}
+
     def decide(self, subject: str | PublicKey | IPAddress) -> dict[str, Any]:
         return {"subject": type(subject).__name__}
 

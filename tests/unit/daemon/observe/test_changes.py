@@ -6,22 +6,48 @@ from tests.scripted import grant, key
 
 from dstack_vpn.core.access.plan import Plan, Step
 from dstack_vpn.core.chain.commands import Advanced
-from dstack_vpn.core.chain.events import LoggedEvent, OwnerKeyUpdated, RegistryEvent, TokenState
+from dstack_vpn.core.chain.contract import ContractState, Policy
+from dstack_vpn.core.chain.events import (
+    InvitationCancelled,
+    InvitationRedeemed,
+    LoggedEvent,
+    OwnerKeyUpdated,
+    OwnerOffered,
+    OwnerUpdated,
+    PauseUpdated,
+    PolicyRead,
+    PolicyUpdated,
+    RegistryEvent,
+    RoleUpdated,
+    RoutesUpdated,
+    TagDefined,
+    TagsUpdated,
+    TokenState,
+)
 from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.chain.registry import Registry
 from dstack_vpn.core.model import BlockRef, Malformed, RemovePeer, SetPeer
 from dstack_vpn.core.observe.event import Event
 from dstack_vpn.core.observe.events import (
+    InvitationUsed,
+    MintingPaused,
     PeerRemoved,
     PeersChanged,
     PeerSet,
+    PolicyChanged,
+    PolicyTextRead,
     Reorged,
+    RoleChanged,
+    TagNamed,
     TokenChanged,
     TokensChanged,
 )
 from dstack_vpn.daemon.observe.changes import ONE_BY_ONE, publish_advanced, publish_plan
 
-REGISTRY = Registry.of([Node(1, "0xa", "web", key(1)), Node(2, "0xb", Malformed("no name"), key(2))])
+REGISTRY = Registry.of(
+    [Node(1, "0xa", "web", key(1)), Node(2, "0xb", Malformed("no name"), key(2))],
+    ContractState(tag_names=("gateway",)),
+)
 TIP = BlockRef(12, "h12", "h11", 0)
 
 
@@ -44,6 +70,48 @@ def test_an_event_has_its_tokens_node_id_and_owner() -> None:
         TokenChanged("granted", 2, None, "0xb", 12, 1, False),
         TokenChanged("key updated", None, None, "0xc", 12, 2, False),
         TokenChanged("granted", 7, None, None, 12, 3, False),
+    ]
+
+
+HASH = "0x" + "ab" * 32
+
+
+def test_the_contracts_own_events_have_their_fields() -> None:
+    events = logged(
+        TagDefined(0, "web"),
+        TagsUpdated(1, 0b101),
+        RoutesUpdated(1, ("10.0.0.0/8", "fd00::/8")),
+        PolicyUpdated(HASH),
+        RoleUpdated("minter", "0xb", True),
+        OwnerOffered(None),
+        OwnerUpdated("0xb"),
+        PauseUpdated(True),
+        InvitationRedeemed(HASH, 1),
+        InvitationCancelled(HASH),
+        PolicyRead(Policy(HASH, text="\N{SNOWMAN}")),
+    )
+    assert advanced(events) == [
+        TagNamed(0, "web", 12, 0, False),
+        TokenChanged("tags updated", 1, "web", "0xa", 12, 1, False, "gateway, #2"),
+        TokenChanged("routes updated", 1, "web", "0xa", 12, 2, False, "10.0.0.0/8, fd00::/8"),
+        PolicyChanged(HASH, 12, 3, False),
+        RoleChanged("minter", "0xb", True, 12, 4, False),
+        RoleChanged("pending owner", None, False, 12, 5, False),
+        RoleChanged("owner", "0xb", True, 12, 6, False),
+        MintingPaused(True, 12, 7, False),
+        InvitationUsed("redeemed", HASH, 1, "web", 12, 8, False),
+        InvitationUsed("cancelled", HASH, None, None, 12, 9, False),
+        PolicyTextRead(HASH, 3, 12),
+    ]
+    assert advanced((), events[:1]) == [TagNamed(0, "web", 12, 0, True)]
+
+
+def test_a_policy_that_is_gone_and_routes_that_are_malformed() -> None:
+    events = logged(PolicyUpdated(None), PolicyRead(None), RoutesUpdated(1, Malformed("routes: 17")))
+    assert advanced(events) == [
+        PolicyChanged(None, 12, 0, False),
+        TokenChanged("routes updated", 1, "web", "0xa", 12, 2, False, "routes: 17"),
+        PolicyTextRead(None, 0, 12),
     ]
 
 

@@ -6,6 +6,7 @@ import { Mesh } from "./mesh.js";
 import { Model } from "./model.js";
 import { NodePage } from "./node.js";
 import { Peers } from "./peers.js";
+import { changes, showRegistry } from "./registry.js";
 import { ago, bytes, describe, entry, make, milliseconds, nodeLink, rate, setText, span } from "./text.js";
 
 const POLL = 2000, FEED = 120;
@@ -103,7 +104,7 @@ function showHealth(health) {
   )));
 }
 
-let reading = false, again = false;
+let reading = false, again = false, registryIsOld = true;
 
 async function refresh() {
   if (reading) { again = true; return; }
@@ -116,7 +117,11 @@ async function refresh() {
     mesh.update();
     peers.update();
     page.update();
-  } catch { offline(); }
+    if (registryIsOld) {
+      registryIsOld = false;
+      showRegistry(await allowed(() => get("contract")));
+    }
+  } catch { registryIsOld = true; offline(); }
   reading = false;
   if (again) { again = false; soon(); }
 }
@@ -155,6 +160,7 @@ function onEvent(kind, event) {
   if (!model.add(event)) return;
   queued.push(event);
   if (!drawing) { drawing = true; requestAnimationFrame(showEvents); }
+  if (changes(event.kind)) registryIsOld = true;
   if (Date.now() / 1000 - event.at > 10) return;
   if (event.kind === "peer.set") mesh.flash(event.peer, "good");
   soon();

@@ -60,6 +60,8 @@ export class NodePage {
       ["Owner", decision?.owner],
       ["Public key", decision?.public_key],
       ["Addresses", peer?.addresses.join("\n")],
+      ["Tags", peer?.tags.map((tag) => (typeof tag === "number" ? `#${tag}` : tag)).join(", ")],
+      ["Networks", peer?.routes.join("\n")],
       ["Endpoint", peer?.endpoint],
       ["Reached by", peer && (peer.transport ?? "none")],
       ["Relay", peer?.relay?.upstream],

@@ -45,6 +45,8 @@ export const clock = (at) => new Date(at * 1000).toLocaleTimeString([], { hour12
 
 export const nodeLink = (name) => `#/node/${encodeURIComponent(name)}`;
 
+const undone = (event) => (event.undone ? ", undone by a reorg" : " on chain");
+
 /** Return the description of an event: its kind, which sets the colour, the node to link to, and the words. */
 export function describe(event) {
   const who = event.node ?? (event.token === null || event.token === undefined ? null : `token ${event.token}`);
@@ -56,7 +58,19 @@ export function describe(event) {
     case "peers.changed":
       return { kind: event.set ? "good" : "bad", words: `${event.set} peers set, ${event.removed} removed` };
     case "chain.event":
-      return { kind: event.undone ? "warn" : "note", node: event.node, who: who ?? short(event.owner), words: `${event.event}${event.undone ? ", undone by a reorg" : " on chain"}` };
+      return { kind: event.undone ? "warn" : "note", node: event.node, who: who ?? short(event.owner), words: `${event.event}${event.detail ? ` (${event.detail})` : ""}${undone(event)}` };
+    case "chain.tag":
+      return { kind: "note", words: `Tag ${event.tag} is defined${undone(event)}` };
+    case "chain.policy":
+      return { kind: event.undone ? "warn" : "note", words: `The policy is ${event.policy === null ? "removed" : "set"}${undone(event)}` };
+    case "chain.policy_read":
+      return { kind: "note", words: event.policy === null ? "There is no policy" : `The policy's text is read: ${event.bytes} bytes` };
+    case "chain.role":
+      return { kind: event.undone ? "warn" : "note", words: `${short(event.account) || "no account"} is ${event.held ? "" : "no longer "}${event.role}${undone(event)}` };
+    case "chain.paused":
+      return { kind: "warn", words: `Minting is ${event.paused ? "paused" : "possible again"}${undone(event)}` };
+    case "chain.invitation":
+      return { kind: event.undone ? "warn" : "note", node: event.node, who, words: `invitation ${event.event}${undone(event)}` };
     case "access.decided":
       return { kind: "note", node: event.node, who, words: `${event.granted ? "has access" : "has no access"}: ${event.reason}` };
     case "access.decided_many":
