@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks import adversaries, api, containers, disturbance, events, quorum, relay, starts
+from benchmarks import adversaries, api, audits, containers, disturbance, events, quorum, relay, starts
 from benchmarks.harness import NotMeasurableError, cores
 
 RESULTS: Final = Path(__file__).parent / "results.json"
@@ -28,11 +28,13 @@ ALL: Final[dict[str, Callable[[], Awaitable[Figures] | Figures]]] = {
     "frame-100": lambda: events.frame(100),
     "frame-10000": lambda: events.frame(10_000),
     "block-100": lambda: events.block(100),
+    "rights-100": lambda: events.api(100),
     "start": starts.chain_and_store,
     "cold-10000": starts.cold,
     "disturbance": disturbance.disturbance,
     **adversaries.ALL,
     **api.ALL,
+    **audits.ALL,
     **containers.ALL,
     **quorum.ALL,
     **relay.ALL,

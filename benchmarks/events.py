@@ -2,17 +2,22 @@
 
 `frame` measures from the moment when a chain server on this machine sends the log's frame, until
 wireguard-go acknowledges the change. `block` measures from the request to a real dev chain (anvil)
-to mine a block with a mint or a revoke, until the same.
+to mine a block with a mint or a revoke, until the same. `api` measures from the same request, with
+a mint, a tag or a route in turn, until a reader of the API's ``/events`` has the event.
 """
 
 import asyncio
+import json
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, Final
 
-from tests.anvil import key_of, running_anvil
+import aiohttp
+from tests.anvil import Anvil, key_of, running_anvil
+from tests.contracts.model import route
 from tests.fake_chain import FakeServer, serve
 from tests.fake_chain.registry import Token
+from tests.integration.views import calldata
 
 from benchmarks.harness import Daemon, Entry, new_key, quiet_namespace, running_daemon, summary
 from dstack_vpn.adapters.contracts import calls
@@ -20,6 +25,7 @@ from dstack_vpn.adapters.contracts import calls
 EVENTS = 400
 PACE = 0.02
 """Seconds between events."""
+API: Final = "http://127.0.0.1:8080/events"
 
 
 async def frame(peers: int) -> dict[str, Any]:
@@ -89,16 +95,67 @@ async def block(peers: int = 100) -> dict[str, Any]:
                 for turn in range(EVENTS):
                     number, since = peers + turn // 2, len(daemon.entries)
                     mint = calls.mint(anvil.accounts[1], f"node-{number}", key_of(number))
-                    data = calls.revoke(number + 1) if turn % 2 else mint
-                    transaction = {"from": anvil.accounts[0], "to": anvil.contract, "data": "0x" + data.hex()}
-                    await anvil.rpc("eth_sendTransaction", {**transaction, "gas": hex(500_000)})
-                    began = time.time()  # noqa: TID251 - compared with the daemon's time stamps
-                    await anvil.rpc("evm_mine")
+                    began = await _mined(anvil, calls.revoke(number + 1) if turn % 2 else mint)
                     wanted = "peer.removed" if turn % 2 else "peer.set"
                     entry = await daemon.wait(_named(wanted), since)
                     seconds.append(entry["at"] - began)
                     await asyncio.sleep(PACE)
                 return {"peers": peers, **summary(seconds), **_inside(daemon), "memory_mb": daemon.memory()}
+
+
+async def api(peers: int = 100) -> dict[str, Any]:
+    """Measure mints, tags and routes in anvil's blocks until a reader of the API has the event."""
+    found: dict[str, list[float]] = {"granted": [], "tags updated": [], "routes updated": []}
+    with quiet_namespace() as home:
+        async with running_anvil() as anvil:
+            await anvil.mint_many(peers)
+            await anvil.send(calldata("defineTag(string)", "web"))
+            await anvil.rpc("evm_setAutomine", False)
+            settings = {"RPC_URL": anvil.ws, "CONTRACT_ADDRESS": anvil.contract}
+            async with (
+                running_daemon(home, new_key(), **settings) as daemon,
+                aiohttp.ClientSession() as client,
+            ):
+                await _filled(daemon, peers)
+                async with client.get(API, timeout=aiohttp.ClientTimeout(total=None)) as stream:
+                    arrived = _arrivals(stream)
+                    for turn in range(EVENTS):
+                        for kind, data in _changes(anvil, peers, turn).items():
+                            began = await _mined(anvil, data)
+                            async for at, event in arrived:
+                                if event == kind:
+                                    found[kind].append(at - began)
+                                    break
+                            await asyncio.sleep(PACE)
+                return {"peers": peers, **{kind: summary(seconds) for kind, seconds in found.items()}}
+
+
+def _changes(anvil: Anvil, peers: int, turn: int) -> dict[str, bytes]:
+    """Return the calldata of one round, by the event's published name."""
+    number, network = peers + turn, f"10.{turn // 250}.{turn % 250}.0/24"
+    return {
+        "granted": calls.mint(anvil.accounts[1], f"node-{number}", key_of(number)),
+        "tags updated": calldata("setTags(uint256,uint256)", 1, (turn + 1) % 2),
+        "routes updated": calldata("setRoutes(uint256,bytes32[])", 1, [route(network)]),
+    }
+
+
+async def _arrivals(stream: aiohttp.ClientResponse) -> AsyncIterator[tuple[float, str]]:
+    """Yield the registry's events of the stream, each with its arrival (Unix seconds)."""
+    async for line in stream.content:
+        if line.startswith(b"data:"):
+            document = json.loads(line.removeprefix(b"data:"))
+            if document.get("kind") == "chain.event":
+                yield time.time(), document["event"]  # noqa: TID251 - compared with `_mined`
+
+
+async def _mined(anvil: Anvil, data: bytes) -> float:
+    """Mine a block with a call of the contract; return the time before it (Unix seconds)."""
+    transaction = {"from": anvil.accounts[0], "to": anvil.contract, "data": "0x" + data.hex()}
+    await anvil.rpc("eth_sendTransaction", {**transaction, "gas": hex(500_000)})
+    began = time.time()  # noqa: TID251 - compared with the daemon's time stamps
+    await anvil.rpc("evm_mine")
+    return began
 
 
 def _inside(daemon: Daemon) -> dict[str, float]:

@@ -23,6 +23,7 @@ from typing import Any
 
 from tests.netns_support import Namespace, wireguard_go
 
+import dstack_vpn
 from dstack_vpn.core.wireguard.keys import PrivateKey
 from dstack_vpn.core.wireguard.x25519 import clamp
 
@@ -81,6 +82,7 @@ async def running_daemon(home: Path, key: PrivateKey, **settings: str) -> AsyncI
     assert program is not None, "wireguard-go is missing: run scripts/setup test"
     environment = {
         "PATH": f"{Path(program).parent}:/usr/sbin:/usr/bin:/sbin:/bin",
+        "PYTHONPATH": str(Path(dstack_vpn.__file__).parents[1]),  # the code of this checkout
         "NETWORK": "local",
         "WIREGUARD_PRIVATE_KEY_FILE": str(secret),
         "STATE_DIR": str(home / "state"),

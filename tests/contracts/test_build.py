@@ -27,7 +27,7 @@ def build(*args: str) -> "subprocess.CompletedProcess[str]":
     if shutil.which("node") is None or not (CONTRACTS / "node_modules").is_dir():
         pytest.skip("ARTIFACTS NOT CHECKED: needs node, and 'npm ci' in contracts/")
     command = ["node", "build.mjs", *args]
-    return subprocess.run(command, cwd=CONTRACTS, capture_output=True, text=True, check=False, timeout=60)
+    return subprocess.run(command, cwd=CONTRACTS, capture_output=True, text=True, check=False, timeout=110)
 
 
 def test_the_artifacts_are_current() -> None:

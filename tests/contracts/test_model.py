@@ -12,6 +12,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 from eth_account import Account
 from eth_utils.crypto import keccak
 from hypothesis import HealthCheck, settings
@@ -471,6 +472,7 @@ def unreached() -> set[str]:
     return {name for name in writing - INHERITED if not 0 < SUCCESSES[name] < CALLS[name]}
 
 
+@pytest.mark.timeout(400)
 def test_the_contract_does_what_the_model_says() -> None:
     check(150, 80)
     assert CALLS.total() > 2000, "too few calls reached the contract to mean anything"

@@ -16,6 +16,7 @@ from tests.integration.pairs import members
 from tests.integration.support import Rig, eventually
 
 from dstack_vpn.adapters.chain import pool
+from dstack_vpn.adapters.contracts import signatures
 from dstack_vpn.core.access.control import Reason
 from dstack_vpn.core.chain.agreement import REPEATS
 from dstack_vpn.core.chain.fork_search import ForkSearch
@@ -225,6 +226,20 @@ async def test_a_revision_that_never_changes_hides_no_revocation_from_a_quorum(
         await settled(rig, chain, "the revocation by another endpoint")
         assert rig.keys == {key_of(2)}
         assert state.resyncs <= begun + 2, "the resync that was under way, and the next one"
+
+
+async def test_every_endpoint_of_a_quorum_is_read_again_after_23_resyncs(
+    trio: Trio, make_rig: MakeRig
+) -> None:
+    await trio.chain.mint(1)
+    async with running(make_rig, trio, 2, resync_interval=0.05) as rig:
+        await settled(rig, trio.chain, "the initial peers")
+        await by_revision(rig)
+        state, page = rig.node.chain.state, "0x" + signatures.GET_NODES.hex()
+        begun, ended = len(rig.asked), state.resyncs + 2 * (REPEATS + 1)
+        await eventually(lambda: state.resyncs >= ended, "two times 24 resyncs")
+        calls = [p[0]["data"][:10] for method, p in rig.asked[begun:] if method == "eth_call"]
+        assert 3 <= calls.count(page) <= 5, "each of both endpoints twice, or nearly"
 
 
 async def test_without_a_quorum_a_revision_that_never_changes_hides_a_revocation_for_24_resyncs(

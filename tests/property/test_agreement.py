@@ -29,6 +29,7 @@ from dstack_vpn.core.chain.events import (
     Transferred,
 )
 from dstack_vpn.core.chain.registry import contradicts
+from dstack_vpn.core.model import BlockRef
 from dstack_vpn.daemon.chain.session import SessionDriver
 from dstack_vpn.daemon.chain.state import ChainState
 from dstack_vpn.errors import EndpointError
@@ -69,10 +70,19 @@ class Hiding(ScriptedSource):
 
     hidden: set[str] = field(default_factory=set)
     """The hashes of those blocks."""
+    during: Callable[[], Awaitable[None]] | None = None
+    """Runs once, between the next full reading and its reply."""
 
     async def events_up_to(self, first: int, last: object) -> list[LoggedEvent] | None:
         found = await super().events_up_to(first, last)  # type: ignore[arg-type]  # passed on
         return None if found is None else [x for x in found if x.block_hash not in self.hidden]
+
+    async def read_all(self, at: BlockRef) -> list[TokenState] | None:
+        found = await super().read_all(at)
+        if (during := self.during) is not None:
+            self.during = None
+            await during()
+        return found
 
 
 def blocks(session: Hiding, *block_events: Sequence[RegistryEvent], hide: bool) -> list[ChainFact]:
@@ -165,7 +175,7 @@ async def audited(test: Callable[[Audited], Awaitable[None]]) -> None:
 @given(STEPS)
 def test_an_audit_finds_what_a_full_reading_would_find(steps: list[tuple[str, list[RegistryEvent]]]) -> None:
     async def test(under_test: Audited) -> None:
-        for kind, events in [*steps, ("audit", [])]:
+        for kind, events in [("audit", []), *steps, ("audit", [])]:
             await under_test.step(kind, events)
 
     simulate(audited(test))
@@ -216,6 +226,37 @@ def test_a_hidden_event_leads_to_full_readings_until_one_agrees() -> None:
         for full in (True, True, False):
             await under_test.audit()
             assert ("read_all" in reads(under_test.session)) == full
+
+    simulate(audited(test))
+
+
+def test_a_forged_event_leads_to_a_full_reading_that_corrects_it() -> None:
+    async def test(under_test: Audited) -> None:
+        await under_test.audit()
+        await under_test.step("forge", [Revoked(1)])
+        node = under_test.driver.state.follower.registry.nodes[1]
+        assert not node.active, "the event is forged"
+        reads(under_test.session)
+        await under_test.audit()
+        assert "read_all" in reads(under_test.session)
+
+    simulate(audited(test))
+
+
+def test_a_registry_that_changes_during_a_reading_does_not_agree_with_it() -> None:
+    async def test(under_test: Audited) -> None:
+        await under_test.step("hide", [Revoked(1)])
+        session, driver = under_test.session, under_test.driver
+        (late,) = session.chain.logs[session.chain.head.hash]
+
+        async def during() -> None:
+            await driver.queue.put(late)
+            await under_test.settled()
+
+        session.during = during
+        await under_test.audit()
+        # The reading equals the registry of its end. That of its beginning was not compared.
+        assert driver._agreement is None
 
     simulate(audited(test))
 
