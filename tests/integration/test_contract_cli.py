@@ -127,7 +127,7 @@ async def test_info_shows_who_can_do_what(user: User) -> None:
     }
     shown = (await user("contract", "info")).out
     for row in (
-        rf"owner +{owner} +define tags; choose minters",
+        rf"owner +{owner} +define tags; choose minters .* of minters and policy administrators$",
         rf"pending owner +{one} +accept the contract",
         rf"minter +{one} +register, invite and revoke nodes",
         rf"policy administrator +{two} +set the policy",

@@ -318,11 +318,6 @@ COVERED: Final[Mapping[str, Cover]] = {
     ),
     "wiring.dev": Cover("unit/cli/test_dev.py", "names for one command", "cli.dev"),
     "wiring.doctor": Cover("netns/test_doctor.py", "beside a real daemon", "__main__ > cli > cli.doctor"),
-    "wiring.enrolment": Cover(
-        "integration/test_enrolment_cli.py",
-        "commands on a dev chain",
-        "tests.integration.test_admin_cli > tests.commands > cli > cli.node > cli.node_enrolling",
-    ),
     "wiring.firewall": Cover(
         "netns/test_firewall.py",
         "nftables of a real host",

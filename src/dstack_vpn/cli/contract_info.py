@@ -82,7 +82,7 @@ def _rights_of_owner(found: "Overview") -> str:
     if found.version is None:
         return "register and revoke nodes; transfer the contract"
     more = "define tags; choose minters and policy administrators" if found.version == 2 else "choose minters"
-    below = "all rights of the roles below" if found.version == 2 else "all rights of minters"
+    below = f"all rights of minters{' and policy administrators' if found.version == 2 else ''}"
     return f"{more}; pause registrations; transfer the contract; {below}"
 
 

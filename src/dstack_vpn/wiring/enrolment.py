@@ -91,6 +91,8 @@ async def enrol(admin: "Administrator", wanted: Sequence[Enrolment]) -> Enrolled
             raise
         raise _interrupted(error, run.done, len(found.mints)) from error
     if run.withheld:
+        if any(rights_of(each, defined).gas for each in found.mints):
+            admin.progress("tags, routes and expiries of the new nodes need further transactions")
         raise WithheldError(run.withheld)
     run.done.completed.extend(token for token, _ in found.completions)
     return run.done
