@@ -11,6 +11,8 @@ Body: TypeAlias = Mapping[str, Any]
 
 KEY: Final = 8
 """The number of characters of a public key that are shown."""
+_HASH: Final = 10
+"""The same of a hash, with its prefix."""
 _FIELDS_OF_PLACE: Final = frozenset({"kind", "at", "number"})
 
 
@@ -72,6 +74,33 @@ def _pin(body: Body) -> str:
     return f"a configuration of {body['peers']} peers is pinned"
 
 
+def _place(body: Body) -> str:
+    return f"in block {body['block']}{', undone by a reorg' if body.get('undone') else ''}"
+
+
+def _policy(body: Body) -> str:
+    if body["policy"] is None:
+        return f"the policy was removed {_place(body)}"
+    return f"the policy is {str(body['policy'])[:_HASH]}... {_place(body)}"
+
+
+def _policy_text(body: Body) -> str:
+    if body["policy"] is None:
+        return f"no policy at block {body['block']}"
+    return f"the policy {str(body['policy'])[:_HASH]}... was read: {body['bytes']} bytes"
+
+
+def _role(body: Body) -> str:
+    account = body["account"] or "no account"
+    return f"{account} is {'now' if body['held'] else 'no longer'} {body['role']} {_place(body)}"
+
+
+def _invitation(body: Body) -> str:
+    invitation = f"invitation {str(body['invitation'])[:_HASH]}..."
+    node = "" if body["token"] is None else f" by {_who(body)}"
+    return f"{invitation} was {body['event']}{node} {_place(body)}"
+
+
 _WORDS: Final[Mapping[str, Callable[[Body], str]]] = {
     "access.decided": lambda b: f"{_who(b)}: access {'granted' if b['granted'] else 'denied'}: {b['reason']}",
     "access.decided_many": lambda b: f"access granted to {b['granted']} nodes, denied to {b['refused']}",
@@ -81,12 +110,20 @@ _WORDS: Final[Mapping[str, Callable[[Body], str]]] = {
     "chain.connected": lambda b: f"connected to {b['endpoint']}",
     "chain.event": _event,
     "chain.events": _many,
+    "chain.invitation": _invitation,
     "chain.lost": lambda b: f"connection lost: {b['problem']}",
+    "chain.paused": lambda b: (
+        f"registrations are {'paused' if b['paused'] else 'possible'} from {_place(b).removeprefix('in ')}"
+    ),
+    "chain.policy": _policy,
+    "chain.policy_read": _policy_text,
     "chain.quarantined": lambda b: f"{b['endpoint']} is in quarantine: {b['problem']}",
     "chain.read": lambda b: f"registry read: {b['tokens']} tokens at block {b['block']}",
     "chain.reorg": lambda b: (
         f"reorg of {b['depth']} blocks at block {b['block']}: {b['dropped']} events undone, {b['added']} new"
     ),
+    "chain.role": _role,
+    "chain.tag": lambda b: f"tag {b['tag']} is defined as number {b['index']} {_place(b)}",
     "config.pin": _pin,
     "health.changed": _health,
     "key.change_failed": lambda b: f"the key was not changed, {b['tries']} tries: {b['problem']}",

@@ -13,12 +13,33 @@ KEY = "nOKUqvjA3kwlcXOy3vhPvL1TBVsDVU8sLIjAUZ3ckHc="
 BODIES: dict[str, dict[str, object]] = {
     "access.decided": {"token": 7, "node": "web-1", "granted": True, "reason": "active", "cause": "12-3"},
     "chain.event": {"event": "granted", "token": 7, "node": None, "owner": None, "block": 12, "undone": True},
+    "chain.tag": {"index": 3, "tag": "web", "block": 12, "log_index": 0, "undone": False},
+    "chain.policy": {"policy": "0x58722cff4cfe", "block": 12, "log_index": 0, "undone": True},
+    "chain.policy_read": {"policy": "0x58722cff4cfe", "bytes": 40, "block": 12},
+    "chain.role": {"role": "minter", "account": "0xab", "held": False, "block": 12, "undone": False},
+    "chain.paused": {"paused": True, "block": 12, "undone": False},
+    "chain.invitation": {
+        "event": "redeemed",
+        "invitation": "0x58722cff4cfe",
+        "token": 7,
+        "node": "web-1",
+        "block": 12,
+        "undone": False,
+    },
     "peer.set": {"peer": KEY, "token": None, "node": None, "reason": "active", "added": True},
     "of.another.version": {"granted": True, "undone": False, "more_of": 3, "text": ""},
 }
 SENTENCES = {
     "access.decided": "web-1 (token 7): access granted: active [access.decided]",
     "chain.event": "token 7: granted in block 12, undone by a reorg [chain.event]",
+    "chain.tag": "tag web is defined as number 3 in block 12 [chain.tag]",
+    "chain.policy": "the policy is 0x58722cff... in block 12, undone by a reorg [chain.policy]",
+    "chain.policy_read": "the policy 0x58722cff... was read: 40 bytes [chain.policy_read]",
+    "chain.role": "0xab is no longer minter in block 12 [chain.role]",
+    "chain.paused": "registrations are paused from block 12 [chain.paused]",
+    "chain.invitation": (
+        "invitation 0x58722cff... was redeemed by web-1 (token 7) in block 12 [chain.invitation]"
+    ),
     "peer.set": "key nOKUqvjA...: peer added: active [peer.set]",
     "of.another.version": "granted, more of 3 [of.another.version]",
 }
