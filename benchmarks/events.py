@@ -104,8 +104,9 @@ async def block(peers: int = 100) -> dict[str, Any]:
 
 
 async def api(peers: int = 100) -> dict[str, Any]:
-    """Measure mints, tags and routes in anvil's blocks until a reader of the API has the event."""
-    found: dict[str, list[float]] = {"granted": [], "tags updated": [], "routes updated": []}
+    """Measure changes of nodes and of the policy from their block to a reader of the API."""
+    kinds = ("granted", "tags updated", "routes updated", "policy updated")
+    found: dict[str, list[float]] = {kind: [] for kind in kinds}
     with quiet_namespace() as home:
         async with running_anvil() as anvil:
             await anvil.mint_many(peers)
@@ -137,6 +138,7 @@ def _changes(anvil: Anvil, peers: int, turn: int) -> dict[str, bytes]:
         "granted": calls.mint(anvil.accounts[1], f"node-{number}", key_of(number)),
         "tags updated": calldata("setTags(uint256,uint256)", 1, (turn + 1) % 2),
         "routes updated": calldata("setRoutes(uint256,bytes32[])", 1, [route(network)]),
+        "policy updated": calldata("setPolicy(string)", f'{{"grants": []}} // {turn}'),
     }
 
 
@@ -145,8 +147,11 @@ async def _arrivals(stream: aiohttp.ClientResponse) -> AsyncIterator[tuple[float
     async for line in stream.content:
         if line.startswith(b"data:"):
             document = json.loads(line.removeprefix(b"data:"))
+            now = time.time()  # noqa: TID251 - compared with `_mined`
             if document.get("kind") == "chain.event":
-                yield time.time(), document["event"]  # noqa: TID251 - compared with `_mined`
+                yield now, document["event"]
+            elif document.get("kind") == "chain.policy":
+                yield now, "policy updated"
 
 
 async def _mined(anvil: Anvil, data: bytes) -> float:
