@@ -1,10 +1,15 @@
 """A node and the contract's own state: tag names, policy and roles."""
 
+import json
+import sqlite3
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
+from eth_abi.abi import encode
 from eth_utils.crypto import keccak
-from tests.anvil import Anvil
+from tests.anvil import Anvil, key_of
 from tests.fake_chain import FakeServer, registry
 from tests.integration.conftest import MakeRig
 from tests.integration.pairs import Pair
@@ -18,12 +23,14 @@ from dstack_vpn.core.observe.events import (
     MintingPaused,
     PolicyChanged,
     PolicyTextRead,
+    RegistryRead,
     RoleChanged,
     TagNamed,
     TokenChanged,
 )
 from dstack_vpn.wiring.view import NodeView
 
+_CONTRACTS = Path(__file__).parents[1] / "contracts" / "artifacts"
 TEXT = 'allow web to db\n# \N{SNOWMAN}\x1b[2J"'
 
 
@@ -126,6 +133,47 @@ async def test_a_restart_keeps_the_contracts_state_and_needs_no_reading(
         assert not [
             x for _, x in second.asked if x and isinstance(x[0], dict) and x[0].get("data") == selector
         ]
+
+
+@pytest.mark.anvil
+async def test_a_state_directory_of_an_earlier_release_is_completed(
+    anvil: Anvil, make_rig: MakeRig, tmp_path: Path
+) -> None:
+    """Earlier releases store no state of the contract, and did not ask for its events."""
+    await anvil.mint(1)
+    await anvil.send(calldata("defineTag(string)", "web"))
+    await anvil.send(calldata("setPolicy(string)", TEXT))
+    first = make_rig(anvil.ws, anvil.contract)
+    async with first.running():
+        await eventually(lambda: text(first) == TEXT, "the policy's text")
+    with closing(sqlite3.connect(tmp_path / "registry.sqlite")) as connection:
+        connection.executescript("DROP TABLE contract; DELETE FROM event")
+    second = make_rig(anvil.ws, anvil.contract)
+    async with second.running():
+        await eventually(lambda: text(second) == TEXT, "the policy's text is read again")
+        assert contract(second).tag_names == ("web",)
+        assert not published(second, RegistryRead), "the tokens come from the store"
+
+
+@pytest.mark.anvil
+@pytest.mark.parametrize("named", ["auto", "access-registry-v1"])
+async def test_the_first_version_of_the_contract_has_no_such_state(
+    anvil: Anvil, named: str, make_rig: MakeRig
+) -> None:
+    code = json.loads((_CONTRACTS / "AccessRegistryV1.json").read_text())["bytecode"]
+    owner = encode(["address"], [anvil.accounts[0]])
+    receipt = await anvil.send(bytes.fromhex(code.removeprefix("0x")) + owner, to="")
+    anvil.contract = receipt["contractAddress"].lower()
+    await anvil.mint(1)
+    rig = make_rig(anvil.ws, anvil.contract, resync_interval=0.1, environment={"CONTRACT_ABI": named})
+    async with rig.running():
+        await eventually(lambda: rig.keys == {key_of(1)} and rig.node.chain.state.resyncs > 1, "the peer")
+        await anvil.send(calldata("addMinter(address)", anvil.accounts[2]))
+        await anvil.mint(2)
+        await eventually(lambda: rig.keys == {key_of(1), key_of(2)}, "the second peer")
+        assert contract(rig) == ContractState()
+        assert calldata("tags()").hex() not in str(rig.asked)
+        assert rig.component("registry").startswith("ok")
 
 
 @pytest.mark.parametrize("quorum", [1, 2])
