@@ -15,7 +15,7 @@ from dstack_vpn.adapters.contracts import (
     detect,
     signatures,
 )
-from dstack_vpn.core.chain.events import RoutesUpdated, TagsUpdated, TokenState
+from dstack_vpn.core.chain.events import RoutesUpdated, TagDefined, TagsUpdated, TokenState
 from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.model import BlockRef, Malformed
 from dstack_vpn.core.wireguard.keys import PublicKey
@@ -118,7 +118,7 @@ def test_tags_and_routes_are_read(registry: Contract) -> None:
     abi = AccessRegistry()
     registry.send("mintNodeAccess", ALICE, "web", key(1), "")
     registry.send("defineTag", "gateway")
-    assert decoded(abi, registry.raw_logs) == []
+    assert [abi.decode(as_log(raw)) for raw in registry.raw_logs] == [TagDefined(0, "gateway")]
     events = []
     for function, value in (("setTags", 1), ("setRoutes", [route("10.0.0.0/8"), route("fd00::/8")])):
         registry.send(function, 1, value)

@@ -1,7 +1,7 @@
 """A reading of a registry contract: its roles, its state, and the number of its nodes."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
 from dstack_vpn.adapters.admin.reading import RegistryReader
@@ -71,8 +71,7 @@ async def read_overview(reader: RegistryReader) -> Overview:
     replies = _Replies(dict(zip(questions, found, strict=True)), required=ours)
     policy_hash = replies.get("policy_hash", lambda reply: reply.uint(0))
     pending = replies.get("pending_owner", lambda reply: reply.address(0))
-    snapshot = await reader.everything() if reader.abi.page_size else None
-    return Overview(
+    overview = Overview(
         abi=reader.abi.name,
         version=version,
         contract=reader.session.identity.contract,
@@ -86,8 +85,11 @@ async def read_overview(reader: RegistryReader) -> Overview:
         revision=replies.get("revision", lambda reply: reply.uint(0, _REVISION_BITS)),
         policy_hash=f"0x{policy_hash:064x}" if policy_hash else None,
         tags=replies.count_tags(),
-        nodes=None if snapshot is None else NodeCounts.of(snapshot.registry),
+        nodes=None,
     )
+    if not reader.abi.page_size:
+        return overview
+    return replace(overview, nodes=NodeCounts.of((await reader.everything()).registry))
 
 
 _CURRENT: Final = {

@@ -27,7 +27,7 @@ ADMINISTERED: Mapping[bytes, bytes] = {
     signatures.POLICY_ADMINISTRATORS: encode(["address[]"], [[]]),
     signatures.REVISION: encode(["uint64"], [2**64 - 1]),
     signatures.POLICY_HASH: encode(["bytes32"], [b"\x07" * 32]),
-    signatures.TAGS: encode(["string[]"], [["web", "Not A Label"]]),
+    signatures.TAGS: encode(["string[]"], [["web", "db"]]),
     signatures.GET_NODES: encode(["uint256[]", "uint256"], [[], 0]),
 }
 
@@ -37,7 +37,7 @@ def reader_of(abi: RegistryAbi, replies: Mapping[bytes, bytes]) -> RegistryReade
         found = replies.get(bytes.fromhex(params[0]["data"][2:10]))
         return CallRevertedError("execution reverted") if found is None else "0x" + found.hex()
 
-    transport = ScriptedTransport({"eth_getBlockByNumber": BLOCK, "eth_call": answer})
+    transport = ScriptedTransport({"eth_getBlockByNumber": BLOCK, "eth_getCode": "0x", "eth_call": answer})
     caller, identity = caller_of(transport), ChainIdentity(31337, HASH, CONTRACT)
     return RegistryReader(
         caller, RpcSession(caller, identity, abi, EndpointCapabilities(), SessionSettings())
