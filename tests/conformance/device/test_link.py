@@ -96,10 +96,15 @@ async def test_everything_asked_for_is_there_and_nothing_else(link: AnyRealLink,
         assert (addresses(inside), routes(inside)) == (SETTINGS.addresses, EVERYTHING)
 
 
-async def test_an_edit_of_the_addresses_is_reported(link: AnyRealLink, inside: Namespace) -> None:
+async def test_an_edit_of_addresses_and_routes_is_reported(link: AnyRealLink, inside: Namespace) -> None:
     await link.start()
     await link.configure(SETTINGS)
-    for edit in (("address", "flush", "dev", NAME), ("address", "add", "192.0.2.7/24", "dev", NAME)):
+    for edit in (
+        ("address", "flush", "dev", NAME),
+        ("address", "add", "192.0.2.7/24", "dev", NAME),
+        ("-4", "route", "flush", "dev", NAME),
+        ("-6", "route", "flush", "dev", NAME),
+    ):
         with suppress(TimeoutError):
             while True:  # our own changes are reported as well
                 await asyncio.wait_for(link.edited(), 0.05)

@@ -25,6 +25,7 @@ NLM_F_DUMP: Final = 0x300
 RTM_DELLINK: Final = 17
 RTM_NEWADDR: Final = 20
 RTM_DELADDR: Final = 21
+RTM_DELROUTE: Final = 25
 
 _NLA_F_NESTED: Final = 0x8000
 _NLA_TYPE_MASK: Final = 0x3FFF
@@ -32,8 +33,9 @@ _GENL_ID_CTRL: Final = 16
 _CTRL_CMD_GETFAMILY: Final = 3
 _CTRL_ATTR_FAMILY_ID: Final = 1
 _CTRL_ATTR_FAMILY_NAME: Final = 2
-_WATCHED: Final = 0x1 | 0x10 | 0x100
-"""RTMGRP_LINK, RTMGRP_IPV4_IFADDR and RTMGRP_IPV6_IFADDR (linux/rtnetlink.h)."""
+_RTA_OIF: Final = 4
+_WATCHED: Final = 0x1 | 0x10 | 0x40 | 0x100 | 0x400
+"""RTMGRP_LINK, and RTMGRP_*_IFADDR and RTMGRP_*_ROUTE of both families (linux/rtnetlink.h)."""
 _MAX_ERRNO: Final = 4095
 """The largest errno (linux/err.h). `os.strerror` fails for some larger ones."""
 
@@ -43,6 +45,9 @@ _ATTRIBUTE: Final = struct.Struct("=HH")
 _ERROR: Final = struct.Struct("=i")
 _INDEX: Final = struct.Struct("=4xi")
 """The index of the interface in an ifinfomsg and in an ifaddrmsg."""
+_ROUTE_BYTES: Final = 12
+"""The size of an rtmsg, which is before a route's attributes."""
+_OIF: Final = struct.Struct("=i")
 
 RECEIVE_BYTES: Final = 65_536
 INLINE_BYTES: Final = 4_096
@@ -118,12 +123,16 @@ def parse_generic(payload: memoryview) -> Iterator[tuple[int, memoryview]]:
 
 
 def interface_changes(buffer: bytes) -> Iterator[tuple[int, int]]:
-    """Yield the type and the interface's index of each deleted link and each changed address.
+    """Yield the type and the interface's index of each deleted link or route, and changed address.
 
     Raises `DeviceError`.
     """
     for each in parse_messages(buffer):
-        if each.type in {RTM_DELLINK, RTM_NEWADDR, RTM_DELADDR}:
+        if each.type == RTM_DELROUTE:
+            for kind, value in parse_attributes(each.payload[_ROUTE_BYTES:]):
+                if kind == _RTA_OIF and len(value) == _OIF.size:
+                    yield each.type, _OIF.unpack(value)[0]
+        elif each.type in {RTM_DELLINK, RTM_NEWADDR, RTM_DELADDR}:
             if len(each.payload) < _INDEX.size:
                 raise DeviceError("netlink: a message is truncated")
             yield each.type, _INDEX.unpack_from(each.payload)[0]
@@ -227,7 +236,7 @@ async def find_family(name: str) -> int | None:
 
 
 class LinkWatch:
-    """Reports the deletion of an interface and changes of its addresses."""
+    """Reports if an interface or one of its routes is deleted, or its addresses change."""
 
     def __init__(self, index: int) -> None:
         self.index = index
@@ -239,7 +248,7 @@ class LinkWatch:
         self._loop.add_reader(self._socket, self._read)
 
     async def edited(self) -> None:
-        """Return when its addresses may have changed since the last call, also by ourselves."""
+        """Return when its addresses or routes may have changed since the last call, by anyone."""
         await self._edited.wait()
         self._edited.clear()
 

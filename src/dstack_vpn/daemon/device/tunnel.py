@@ -267,7 +267,7 @@ class TunnelKeeper:
         self._compare_at = now + COMPARE.pause(self._compare_took)
 
     async def _note_edits(self) -> None:
-        """Have the interface compared soon after the kernel reports a change of an address."""
+        """Have the interface compared soon after the kernel reports an address or a route."""
         while True:
             await self.tunnel.link.edited()
             await asyncio.sleep(AFTER_EDIT.pause(self._compare_took))

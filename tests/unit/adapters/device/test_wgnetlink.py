@@ -128,8 +128,13 @@ def test_which_interfaces_have_changed() -> None:
     address = struct.pack("=BBBBI", 2, 32, 0, 0, 9)
     gone, other = netlink.message(netlink.RTM_DELLINK, 0, 0, link), netlink.message(24, 0, 0, link)
     removed = netlink.message(netlink.RTM_DELADDR, 0, 0, address)
-    found = list(netlink.interface_changes(other + gone + removed))
-    assert found == [(netlink.RTM_DELLINK, 7), (netlink.RTM_DELADDR, 9)]
+    route = struct.pack("=8BI", 2, 16, 0, 0, 254, 3, 253, 1, 0) + netlink.attribute(1, bytes(4))
+    unrouted = netlink.message(netlink.RTM_DELROUTE, 0, 0, route + netlink.attribute(4, struct.pack("=i", 5)))
+    many = netlink.message(netlink.RTM_DELROUTE, 0, 0, route + netlink.attribute(9, bytes(16)))  # multipath
+    found = list(netlink.interface_changes(other + gone + removed + unrouted + many))
+    assert found == [(netlink.RTM_DELLINK, 7), (netlink.RTM_DELADDR, 9), (netlink.RTM_DELROUTE, 5)]
+    with pytest.raises(DeviceError):
+        list(netlink.interface_changes(netlink.message(netlink.RTM_DELROUTE, 0, 0, route + b"\x40\0\4\0")))
     for short in (link[:7], address[:7]):
         with pytest.raises(DeviceError):
             list(netlink.interface_changes(netlink.message(netlink.RTM_DELADDR, 0, 0, short)))
