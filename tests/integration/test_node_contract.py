@@ -14,10 +14,16 @@ from tests.fake_chain import FakeServer, registry
 from tests.integration.conftest import MakeRig
 from tests.integration.pairs import Pair
 from tests.integration.support import Rig, eventually
-from tests.integration.views import calldata
+from tests.integration.test_admin_cli import KEYS
+from tests.integration.views import calldata, members
 
+from dstack_vpn.adapters.admin import invitations as inviting
+from dstack_vpn.adapters.admin.signer import Signer
+from dstack_vpn.adapters.contracts.invitations import redeem
 from dstack_vpn.adapters.web.openapi import document
 from dstack_vpn.core.chain.contract import ContractState
+from dstack_vpn.core.chain.invitation import Invitation, RegistryAddress
+from dstack_vpn.core.model import ZERO_ADDRESS
 from dstack_vpn.core.observe.events import (
     InvitationUsed,
     MintingPaused,
@@ -89,6 +95,22 @@ async def test_the_real_contract_is_followed(anvil: Anvil, scheme: str, make_rig
         assert published(rig, InvitationUsed)[0].invitation == "0x" + keccak(b"code").hex()
         await anvil.send(calldata("setPolicy(string)", ""), sender=2)
         await eventually(lambda: contract(rig).policy is None, "the policy is removed")
+
+
+@pytest.mark.anvil
+async def test_a_redeemed_invitation_is_published_with_its_node(anvil: Anvil, make_rig: MakeRig) -> None:
+    minter, holder, *_ = (account.lower() for account in anvil.accounts)
+    once, key = inviting.new_claim_key(), key_of(1)
+    terms = Invitation("web-1", 0, (), 0, 2**40, minter, ZERO_ADDRESS, once.address, 7)
+    code = inviting.sign(Signer(KEYS[0]), RegistryAddress(31337, anvil.contract.lower()), terms, once)
+    data = redeem(terms, code.signature, key, "", inviting.claim(code, holder, key, ""))
+    async with make_rig(anvil.ws, anvil.contract).running() as rig:
+        await anvil.send(data, sender=1)
+        await rig.settle(await members(anvil), "the invited peer")
+        await eventually(lambda: published(rig, InvitationUsed), "the event")
+        (used,) = published(rig, InvitationUsed)
+        identity = "0x" + inviting.hash_of(code).hex()
+        assert (used.event, used.invitation, used.token, used.node) == ("redeemed", identity, 1, "web-1")
 
 
 def check(shown: dict[str, Any], schema: str) -> None:
