@@ -147,18 +147,23 @@ async def _arrivals(stream: aiohttp.ClientResponse) -> AsyncIterator[tuple[float
     async for line in stream.content:
         if line.startswith(b"data:"):
             document = json.loads(line.removeprefix(b"data:"))
-            now = time.time()  # noqa: TID251 - compared with `_mined`
+            now = _now()
             if document.get("kind") == "chain.event":
                 yield now, document["event"]
             elif document.get("kind") == "chain.policy":
                 yield now, "policy updated"
 
 
+def _now() -> float:
+    """Return the wall clock, with which the daemon's time stamps are compared (Unix seconds)."""
+    return time.time()  # noqa: TID251 - no other clock is common to both processes
+
+
 async def _mined(anvil: Anvil, data: bytes) -> float:
     """Mine a block with a call of the contract; return the time before it (Unix seconds)."""
     transaction = {"from": anvil.accounts[0], "to": anvil.contract, "data": "0x" + data.hex()}
     await anvil.rpc("eth_sendTransaction", {**transaction, "gas": hex(500_000)})
-    began = time.time()  # noqa: TID251 - compared with the daemon's time stamps
+    began = _now()
     await anvil.rpc("evm_mine")
     return began
 

@@ -114,7 +114,7 @@ def sends(
     def decorate(command: Callable[Concatenate[Sending, _P], None]) -> Callable[_P, None]:
         def wrapped(  # the types of `Any` are click's
             settings: Settings,
-            *args: Any,  # noqa: ANN401
+            *args: Any,  # noqa: ANN401 - click passes them on
             timeout: int,
             as_json: bool,
             dry_run: bool,
@@ -122,7 +122,7 @@ def sends(
             sender: str | None,
             keystore: Path | None,
             password_file: Path | None,
-            **values: Any,  # noqa: ANN401
+            **values: Any,  # noqa: ANN401 - click passes them on
         ) -> None:
             mode = Mode.DRY_RUN if dry_run else Mode.CALLDATA if calldata else Mode.SEND
             file = None if keystore is None else Keystore(keystore, password_file)
