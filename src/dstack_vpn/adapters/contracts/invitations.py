@@ -1,15 +1,12 @@
 """Calldata and replies of the invitations of AccessRegistry."""
 
-from typing import Final
-
 from dstack_vpn.adapters.contracts import signatures
 from dstack_vpn.adapters.contracts.abi import WORD, Reader, address_word, encode
+from dstack_vpn.core.chain.contract import MAX_TAGS
 from dstack_vpn.core.chain.invitation import Invitation, check_label, route_word
 from dstack_vpn.core.model import Address
 from dstack_vpn.core.wireguard.keys import PublicKey
 from dstack_vpn.errors import FormatError
-
-MAX_TAGS: Final = 256
 
 
 def redeem(invitation: Invitation, signature: bytes, key: PublicKey, endpoint: str, claim: bytes) -> bytes:

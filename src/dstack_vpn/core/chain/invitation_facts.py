@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
 
+from dstack_vpn.core.chain.contract import ContractState, tag_texts
 from dstack_vpn.core.chain.invitation import Invitation
 from dstack_vpn.core.model import ZERO_ADDRESS, Address, TokenId
 
@@ -104,7 +105,6 @@ def tag_mask(names: tuple[str, ...], defined: tuple[str | None, ...]) -> int:
 
 
 def tag_names(mask: int, defined: tuple[str | None, ...]) -> list[str]:
-    """Return the names of the tags in a mask; ``bit N`` for an unknown one."""
-    bits = [bit for bit in range(mask.bit_length()) if mask >> bit & 1]
-    names = {bit: name for bit, name in enumerate(defined) if name is not None}
-    return [names.get(bit, f"bit {bit}") for bit in bits]
+    """Return the names of the tags in a mask; ``#N`` for an unknown one."""
+    contract = ContractState(tag_names=tuple(name or "" for name in defined))
+    return tag_texts(contract.tags_of(mask))

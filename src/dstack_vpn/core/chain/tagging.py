@@ -1,13 +1,11 @@
 """Names of tags, and the checks before one is defined or given to a node."""
 
 from collections.abc import Sequence
-from typing import Final
 
+from dstack_vpn.core.chain.contract import MAX_TAGS
 from dstack_vpn.core.chain.invitation import check_label
 from dstack_vpn.core.chain.invitation_facts import tag_mask
 from dstack_vpn.errors import FormatError
-
-MAX_TAGS: Final = 256
 
 
 def check_names(names: Sequence[str]) -> tuple[str, ...]:

@@ -65,7 +65,7 @@ def test_times() -> None:
 def test_tags_and_their_bits() -> None:
     assert tag_mask(("gateway", "web"), TAGS) == 5
     assert tag_names(5, TAGS) == ["web", "gateway"]
-    assert tag_names(5, ("web",)) == ["web", "bit 2"]
-    assert tag_names(1, (None,)) == ["bit 0"]
+    assert tag_names(5, ("web",)) == ["web", "#2"]
+    assert tag_names(1, (None,)) == ["#0"]
     with pytest.raises(LookupError, match="office"):
         tag_mask(("web", "office"), TAGS)

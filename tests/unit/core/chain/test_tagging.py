@@ -1,6 +1,7 @@
 import pytest
 
-from dstack_vpn.core.chain.tagging import MAX_TAGS, check_definitions, check_names, mask_of
+from dstack_vpn.core.chain.contract import MAX_TAGS
+from dstack_vpn.core.chain.tagging import check_definitions, check_names, mask_of
 from dstack_vpn.errors import FormatError
 
 FULL = [f"tag-{number}" for number in range(MAX_TAGS)]
