@@ -1,0 +1,1 @@
+"""The policy: which members may talk to which, and on which ports."""

@@ -1,0 +1,167 @@
+"""A policy as its author writes it: text to grants and tests.
+
+The language is a subset of Tailscale's grants. A text is accepted as a whole or refused as a whole,
+with the line and the column of the first problem.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, NoReturn, TypeVar
+
+from dstack_vpn.core.policy.hujson import Ambiguous, Document, Path, TextError
+from dstack_vpn.core.policy.selectors import Kind, Ports, Selector
+from dstack_vpn.errors import FormatError
+
+_T = TypeVar("_T")
+
+MAX_SIZE: Final = 24_000
+"""Bytes, as in the contract."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """Allows connections from any source to any destination of the grant, on its ports."""
+
+    src: tuple[Selector, ...]
+    dst: tuple[Selector, ...]
+    ip: tuple[Ports, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A destination with ports, in a test."""
+
+    dst: Selector
+    ports: Ports
+
+    def __str__(self) -> str:
+        return f"{self.dst}:{self.ports}"
+
+
+@dataclass(frozen=True, slots=True)
+class Expectation:
+    """Connections that the policy must allow, and connections that it must not."""
+
+    src: Selector
+    accept: tuple[Target, ...]
+    deny: tuple[Target, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """A policy. It allows the connections that at least one grant allows, and no others."""
+
+    grants: tuple[Grant, ...]
+    tests: tuple[Expectation, ...] = ()
+
+
+def parse_policy(text: str) -> Policy:
+    """Parse a policy; raises `TextError`."""
+    if len(text.encode("utf-8", "surrogatepass")) > MAX_SIZE:
+        raise TextError(f"the policy has more than {MAX_SIZE:,} bytes", 1, 1)
+    document = Document(text)
+    return _Reader(document.refuse).policy(document.value)
+
+
+class _Reader:
+    """Reads values, and refuses them with their position."""
+
+    def __init__(self, refuse: Callable[[Path, str], NoReturn]) -> None:
+        self._refuse = refuse
+
+    def policy(self, value: Any) -> Policy:  # noqa: ANN401 - any JSON value
+        """Read the document."""
+        found = self._object(value, (), required={"grants"}, optional={"tests"})
+        grants = self._list(found["grants"], ("grants",), self._grant)
+        return Policy(grants, self._list(found.get("tests", []), ("tests",), self._test))
+
+    def _grant(self, value: Any, path: Path) -> Grant:  # noqa: ANN401
+        found = self._object(value, path, required={"src", "dst", "ip"})
+        return Grant(
+            self._some(found["src"], (*path, "src"), self._source),
+            self._some(found["dst"], (*path, "dst"), self._selector),
+            self._some(found["ip"], (*path, "ip"), self._ports),
+        )
+
+    def _test(self, value: Any, path: Path) -> Expectation:  # noqa: ANN401
+        found = self._object(value, path, required={"src"}, optional={"accept", "deny"})
+        accept = self._list(found.get("accept", []), (*path, "accept"), self._target)
+        deny = self._list(found.get("deny", []), (*path, "deny"), self._target)
+        if not accept and not deny:
+            self._refuse(path, "the test has neither accept nor deny")
+        src = self._member(found["src"], (*path, "src"))
+        return Expectation(src, accept, deny)
+
+    def _source(self, value: Any, path: Path) -> Selector:  # noqa: ANN401
+        found = self._selector(value, path)
+        if found.kind in {Kind.SELF, Kind.INTERNET}:
+            self._refuse(path, f"{found} selects destinations only")
+        return found
+
+    def _member(self, value: Any, path: Path) -> Selector:  # noqa: ANN401
+        found = self._selector(value, path)
+        if found.kind not in {Kind.TAG, Kind.NODE, Kind.OWNER}:
+            self._refuse(path, "expected tag:NAME, node:ID or owner:0x…")
+        return found
+
+    def _target(self, value: Any, path: Path) -> Target:  # noqa: ANN401
+        selector, _, rest = self._string(value, path).rpartition(":")
+        selector, _, protocol = selector.rpartition(":")
+        try:
+            found = Target(Selector.parse(selector), Ports.parse(f"{protocol}:{rest}"))
+        except FormatError:
+            self._refuse(path, "expected SELECTOR:PROTOCOL:PORT, such as node:db:tcp:5432")
+        if found.dst.kind not in {Kind.TAG, Kind.NODE, Kind.OWNER}:
+            self._refuse(path, "expected a destination tag:NAME, node:ID or owner:0x…")
+        if found.ports.first != found.ports.last and (found.ports.first, found.ports.last) != (0, 65535):
+            self._refuse(path, "a test names one port, or * for any protocol's ports")
+        return found
+
+    def _selector(self, value: Any, path: Path) -> Selector:  # noqa: ANN401
+        return self._parsed(value, path, Selector.parse)
+
+    def _ports(self, value: Any, path: Path) -> Ports:  # noqa: ANN401
+        return self._parsed(value, path, Ports.parse)
+
+    def _parsed(self, value: Any, path: Path, parser: Callable[[str], _T]) -> _T:  # noqa: ANN401
+        text = self._string(value, path)
+        try:
+            return parser(text)
+        except FormatError as error:
+            self._refuse(path, str(error))
+
+    def _string(self, value: Any, path: Path) -> str:  # noqa: ANN401
+        if not isinstance(value, str):
+            self._refuse(path, "expected a string")
+        return value
+
+    def _list(self, value: Any, path: Path, read: Callable[[Any, Path], _T]) -> tuple[_T, ...]:  # noqa: ANN401
+        if not isinstance(value, list):
+            self._refuse(path, "expected a list")
+        return tuple(read(each, (*path, index)) for index, each in enumerate(value))
+
+    def _some(self, value: Any, path: Path, read: Callable[[Any, Path], _T]) -> tuple[_T, ...]:  # noqa: ANN401
+        found = self._list(value, path, read)
+        if not found:
+            self._refuse(path, "the list is empty")
+        return found
+
+    def _object(
+        self,
+        value: Any,  # noqa: ANN401
+        path: Path,
+        *,
+        required: set[str],
+        optional: set[str] = frozenset(),  # type: ignore[assignment]
+    ) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            self._refuse(path, "expected an object")
+        if isinstance(value, Ambiguous):
+            self._refuse(path, f"the key {value.key!a} occurs twice")
+        for key in value:
+            if key not in required | optional:
+                expected = ", ".join(sorted(required | optional))
+                self._refuse((*path, key), f"the key {key!a} is unknown (expected {expected})")
+        if missing := sorted(required - set(value)):
+            self._refuse(path, f"the key '{missing[0]}' is missing")
+        return value

@@ -1,0 +1,171 @@
+"""The decisions of a policy, and their reasons.
+
+Connections are judged by their first packet: source, destination, protocol and destination port.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from dstack_vpn.core.addresses import IPAddress
+from dstack_vpn.core.policy.directory import Directory, Member, Place
+from dstack_vpn.core.policy.document import Expectation, Grant, Policy, Target
+from dstack_vpn.core.policy.selectors import Ports, Protocol, Selector
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """The packets of a connection in the direction of its first packet."""
+
+    src: IPAddress
+    dst: IPAddress
+    protocol: Protocol | None
+    """None: a protocol that a grant can't name."""
+    port: int = 0
+    """The destination port; 0 without ports."""
+
+    def __str__(self) -> str:
+        if self.protocol is None:
+            return "another protocol"
+        return str(Ports(self.protocol, self.port, self.port) if self.port else Ports(self.protocol))
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A decision about a flow."""
+
+    allowed: bool
+    grants: tuple[int, ...]
+    """The numbers of the grants that decided, from 1: those that allow it, or those that match all
+    but the ports."""
+    reason: str
+
+
+def decide(policy: Policy, directory: Directory, flow: Flow) -> Decision:
+    """Return whether a policy allows a flow, and why."""
+    src, dst = directory.place(flow.src), directory.place(flow.dst)
+    for place, role in ((src, "source"), (dst, "destination")):
+        if place.member is None and not place.routed and not place.internet:
+            return Decision(
+                False, (), f"the {role} {place.address} is not a member's and in no member's network"
+            )
+    parties = [n for n, grant in enumerate(policy.grants, 1) if _is_between(grant, src, dst)]
+    allowing = tuple(n for n in parties if _has_ports(policy.grants[n - 1], flow))
+    if allowing:
+        return Decision(True, allowing, f"{_grants(allowing)} allow{'s' * (len(allowing) == 1)} it")
+    if parties:
+        which = f"{_grants(parties)} allow{'s' * (len(parties) == 1)} other ports, but not {flow}"
+        return Decision(False, tuple(parties), which)
+    if not any(_has_source(grant, src) for grant in policy.grants):
+        return Decision(False, (), f"no grant has {src} as a source")
+    return Decision(False, (), f"no grant for {src} has {dst} as a destination")
+
+
+def allows(policy: Policy, directory: Directory, flow: Flow) -> bool:
+    """Return whether a policy allows a flow."""
+    src, dst = directory.place(flow.src), directory.place(flow.dst)
+    return any(_is_between(grant, src, dst) and _has_ports(grant, flow) for grant in policy.grants)
+
+
+def _grants(numbers: tuple[int, ...] | list[int]) -> str:
+    listed = ", ".join(map(str, numbers))
+    return f"grant {listed}" if len(numbers) == 1 else f"grants {listed}"
+
+
+def _has_source(grant: Grant, src: Place) -> bool:
+    return any(src.matches(selector) for selector in grant.src)
+
+
+def _is_between(grant: Grant, src: Place, dst: Place) -> bool:
+    return _has_source(grant, src) and any(dst.matches(selector, src) for selector in grant.dst)
+
+
+def _has_ports(grant: Grant, flow: Flow) -> bool:
+    return any(ports.contains(flow.protocol, flow.port) for ports in grant.ip)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A test of a policy that fails."""
+
+    number: int
+    """From 1."""
+    problem: str
+
+
+def failures(policy: Policy, directory: Directory) -> Iterator[Failure]:
+    """Yield the failing tests of a policy: the first problem of each.
+
+    A test is about all members that its selectors name. A selector that names no member is a
+    problem: the test would check nothing.
+    """
+    for number, test in enumerate(policy.tests, 1):
+        problem = next(_problems(policy, directory, test), None)
+        if problem is not None:
+            yield Failure(number, problem)
+
+
+def _problems(policy: Policy, directory: Directory, test: Expectation) -> Iterator[str]:
+    sources = directory.named(test.src)
+    if not sources:
+        yield f"{test.src} names no member"
+    for targets, wanted in ((test.accept, True), (test.deny, False)):
+        for target in targets:
+            destinations = directory.named(target.dst)
+            if not destinations:
+                yield f"{target.dst} names no member"
+            for source in sources:
+                for destination in destinations:
+                    yield from _differences(policy, directory, source, destination, target, wanted=wanted)
+
+
+def _differences(
+    policy: Policy, directory: Directory, source: Member, destination: Member, target: Target, *, wanted: bool
+) -> Iterator[str]:
+    if source == destination:
+        return
+    for flow in flows(source, destination, target.ports):
+        found = decide(policy, directory, flow)
+        if found.allowed is not wanted:
+            expected = "allowed" if wanted else "denied"
+            yield f"{source} to {target} must be {expected}, but {found.reason}"
+
+
+def flows(source: Member, destination: Member, ports: Ports) -> Iterator[Flow]:
+    """Yield a flow to the first port for each pair of addresses of the same IP version."""
+    for src in sorted(source.addresses, key=str):
+        for dst in sorted(destination.addresses, key=str):
+            if src.version == dst.version:
+                yield Flow(src, dst, ports.protocol, ports.first)
+
+
+def pairs(policy: Policy, directory: Directory) -> Iterator[tuple[Member, Member, tuple[Ports, ...]]]:
+    """Yield each member, each other one that it may reach, and the ports in the grants' order."""
+    for src in directory.members:
+        for dst in directory.members:
+            if src != dst and (ports := _reach(policy, directory, src, dst)):
+                yield src, dst, ports
+
+
+def _reach(policy: Policy, directory: Directory, src: Member, dst: Member) -> tuple[Ports, ...]:
+    places = [
+        (directory.place(flow.src), directory.place(flow.dst)) for flow in flows(src, dst, Ports(None))
+    ][:1]
+    found = (
+        ports
+        for near, far in places
+        for grant in policy.grants
+        if _is_between(grant, near, far)
+        for ports in grant.ip
+    )
+    return tuple(dict.fromkeys(found))
+
+
+def unmatched(policy: Policy, directory: Directory) -> Iterator[Selector]:
+    """Yield the selectors of tags, nodes and owners that name no member, once each."""
+    seen: set[Selector] = set()
+    for grant in policy.grants:
+        for selector in (*grant.src, *grant.dst):
+            if selector.kind.value in {"tag", "node", "owner"} and selector not in seen:
+                seen.add(selector)
+                if not directory.named(selector):
+                    yield selector

@@ -1,0 +1,147 @@
+"""Random registries, policies and flows: the decisions are those of a slow, obvious evaluator.
+
+The slow evaluator lists every flow that each grant allows, over all addresses and a few ports.
+"""
+
+import ipaddress
+import json
+from itertools import product
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.unit.core.policy.examples import ALICE, BOB, PLAN, member
+
+from dstack_vpn.core.addresses import IPAddress
+from dstack_vpn.core.policy.directory import Directory, Member
+from dstack_vpn.core.policy.document import parse_policy
+from dstack_vpn.core.policy.evaluation import Flow, allows, decide
+from dstack_vpn.core.policy.selectors import Protocol
+
+TAGS, NODES = ("web", "db", "ops"), ("a", "b", "c", "d")
+ROUTES = ("192.168.7.0/24", "192.168.0.0/16", "fd00:7::/64", "0.0.0.0/0", "::/0")
+OUTSIDE = ("192.168.7.9", "192.168.9.9", "172.16.0.1", "1.1.1.1", "fd00:7::9", "2606:4700::1", "127.0.0.1")
+PORTS = ("*", "tcp:*", "tcp:22", "tcp:20-80", "udp:53", "icmp:*")
+FLOWS = (
+    *((Protocol.TCP, port) for port in (19, 20, 22, 53, 80, 81)),
+    *((Protocol.UDP, port) for port in (22, 53)),
+    (Protocol.ICMP, 0),
+    (None, 0),
+)
+
+members = st.lists(
+    st.tuples(
+        st.sampled_from((ALICE, BOB)),
+        st.sets(st.sampled_from(TAGS)),
+        st.sets(st.sampled_from(ROUTES), max_size=2),
+    ),
+    max_size=4,
+).map(
+    lambda found: [
+        member(token, NODES[token], owner, *tags, routes=tuple(sorted(routes)))
+        for token, (owner, tags, routes) in enumerate(found)
+    ]
+)
+sources = st.sampled_from(
+    [
+        *("*", f"owner:{BOB}", "192.168.7.0/24", "10.77.0.0/16", "0.0.0.0/0"),
+        *(f"tag:{tag}" for tag in TAGS),
+        *(f"node:{node}" for node in NODES),
+    ]
+)
+targets = sources | st.sampled_from(["autogroup:self", "autogroup:internet"])
+grants = st.fixed_dictionaries(
+    {
+        "src": st.lists(sources, min_size=1, max_size=2),
+        "dst": st.lists(targets, min_size=1, max_size=2),
+        "ip": st.lists(st.sampled_from(PORTS), min_size=1, max_size=2),
+    }
+)
+policies = st.lists(grants, max_size=3)
+
+
+class Slow:
+    """The flows that a policy allows, listed."""
+
+    def __init__(self, everyone: list[Member]) -> None:
+        self.members = everyone
+        self.tunnel = {address: each for each in everyone for address in each.addresses}
+        self.universe: list[IPAddress] = [*self.tunnel, *map(ipaddress.ip_address, OUTSIDE)]
+        self.universe.append(ipaddress.ip_address("10.77.200.1"))  # no member's
+
+    def routed(self, address: IPAddress) -> bool:
+        if address in PLAN.ipv4 or address in PLAN.ipv6:
+            return False
+        routes = [route for each in self.members for route in each.routes]
+        return any(address in route and str(route) not in {"0.0.0.0/0", "::/0"} for route in routes)
+
+    def internet(self, address: IPAddress) -> bool:
+        exits = {str(route) for each in self.members for route in each.routes}
+        return {"1.1.1.1": "0.0.0.0/0", "2606:4700::1": "::/0"}.get(str(address)) in exits
+
+    def selected(self, text: str) -> set[IPAddress]:
+        kind, _, value = text.partition(":")
+        if text == "*":
+            return {a for a in self.universe if a in self.tunnel or self.routed(a)}
+        if text == "autogroup:internet":
+            return {a for a in self.universe if self.internet(a) and not self.routed(a)}
+        if kind == "tag":
+            return {a for a, each in self.tunnel.items() if value in each.tags}
+        if kind == "node":
+            return {a for a, each in self.tunnel.items() if value == each.node_id}
+        if kind == "owner":
+            return {a for a, each in self.tunnel.items() if value == each.owner}
+        network = ipaddress.ip_network(text)
+        return {a for a in self.universe if self.routed(a) and a in network}
+
+    def destinations(self, text: str, src: IPAddress) -> set[IPAddress]:
+        if text != "autogroup:self":
+            return self.selected(text)
+        if src not in self.tunnel:
+            return set()
+        return {a for a, each in self.tunnel.items() if each.owner == self.tunnel[src].owner}
+
+    def allowed(self, policy: list[dict[str, Any]]) -> set[Flow]:
+        found: set[Flow] = set()
+        for grant in policy:
+            for source, target, ports in product(grant["src"], grant["dst"], grant["ip"]):
+                for src in self.selected(source):
+                    for dst, (protocol, port) in product(self.destinations(target, src), FLOWS):
+                        if self.is_in(ports, protocol, port):
+                            found.add(Flow(src, dst, protocol, port))
+        return found
+
+    @staticmethod
+    def is_in(ports: str, protocol: Protocol | None, port: int) -> bool:
+        name, _, numbers = ports.partition(":")
+        if name == "*":
+            return True
+        if protocol is None or name != protocol.value:
+            return False
+        low, _, high = numbers.partition("-")
+        return numbers == "*" or int(low) <= port <= int(high or low)
+
+
+@settings(max_examples=150, deadline=None)
+@given(members, policies)
+def test_the_decisions_are_those_of_the_slow_evaluator(
+    everyone: list[Member], policy: list[dict[str, Any]]
+) -> None:
+    slow, directory = Slow(everyone), Directory.of(everyone, PLAN.networks)
+    parsed, expected = parse_policy(json.dumps({"grants": policy})), Slow(everyone).allowed(policy)
+    for src, dst, (protocol, port) in product(slow.universe, slow.universe, FLOWS):
+        flow = Flow(src, dst, protocol, port)
+        assert allows(parsed, directory, flow) is (flow in expected), flow
+        assert decide(parsed, directory, flow).allowed is (flow in expected), flow
+
+
+@settings(max_examples=60, deadline=None)
+@given(members, policies, grants)
+def test_another_grant_takes_no_access_away(
+    everyone: list[Member], policy: list[dict[str, Any]], another: dict[str, Any]
+) -> None:
+    slow, directory = Slow(everyone), Directory.of(everyone, PLAN.networks)
+    before, after = (parse_policy(json.dumps({"grants": each})) for each in (policy, [*policy, another]))
+    for src, dst, (protocol, port) in product(slow.universe, slow.universe, FLOWS[::3]):
+        flow = Flow(src, dst, protocol, port)
+        assert allows(after, directory, flow) or not allows(before, directory, flow)
