@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from tests.unit.core.policy.examples import ALICE, BOB, PLAN, member
 
 from dstack_vpn.core.addresses import IPAddress
-from dstack_vpn.core.policy.directory import Directory, Member
+from dstack_vpn.core.policy.directory import Member, MemberDirectory
 from dstack_vpn.core.policy.document import parse_policy
-from dstack_vpn.core.policy.evaluation import Flow, allows, decide
+from dstack_vpn.core.policy.evaluation import Packet, allows, decide
 from dstack_vpn.core.policy.selectors import Protocol
 
 TAGS, NODES = ("web", "db", "ops"), ("a", "b", "c", "d")
@@ -101,14 +101,14 @@ class Slow:
             return set()
         return {a for a, each in self.tunnel.items() if each.owner == self.tunnel[src].owner}
 
-    def allowed(self, policy: list[dict[str, Any]]) -> set[Flow]:
-        found: set[Flow] = set()
+    def allowed(self, policy: list[dict[str, Any]]) -> set[Packet]:
+        found: set[Packet] = set()
         for grant in policy:
             for source, target, ports in product(grant["src"], grant["dst"], grant["ip"]):
                 for src in self.selected(source):
                     for dst, (protocol, port) in product(self.destinations(target, src), FLOWS):
                         if self.is_in(ports, protocol, port):
-                            found.add(Flow(src, dst, protocol, port))
+                            found.add(Packet(src, dst, protocol, port))
         return found
 
     @staticmethod
@@ -127,10 +127,10 @@ class Slow:
 def test_the_decisions_are_those_of_the_slow_evaluator(
     everyone: list[Member], policy: list[dict[str, Any]]
 ) -> None:
-    slow, directory = Slow(everyone), Directory.of(everyone, PLAN.networks)
+    slow, directory = Slow(everyone), MemberDirectory.of(everyone, PLAN.networks)
     parsed, expected = parse_policy(json.dumps({"grants": policy})), Slow(everyone).allowed(policy)
     for src, dst, (protocol, port) in product(slow.universe, slow.universe, FLOWS):
-        flow = Flow(src, dst, protocol, port)
+        flow = Packet(src, dst, protocol, port)
         assert allows(parsed, directory, flow) is (flow in expected), flow
         assert decide(parsed, directory, flow).allowed is (flow in expected), flow
 
@@ -140,8 +140,8 @@ def test_the_decisions_are_those_of_the_slow_evaluator(
 def test_another_grant_takes_no_access_away(
     everyone: list[Member], policy: list[dict[str, Any]], another: dict[str, Any]
 ) -> None:
-    slow, directory = Slow(everyone), Directory.of(everyone, PLAN.networks)
+    slow, directory = Slow(everyone), MemberDirectory.of(everyone, PLAN.networks)
     before, after = (parse_policy(json.dumps({"grants": each})) for each in (policy, [*policy, another]))
     for src, dst, (protocol, port) in product(slow.universe, slow.universe, FLOWS[::3]):
-        flow = Flow(src, dst, protocol, port)
+        flow = Packet(src, dst, protocol, port)
         assert allows(after, directory, flow) or not allows(before, directory, flow)

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 
 from dstack_vpn.core.addresses import IPAddress
 from dstack_vpn.core.model import Address, TokenId
-from dstack_vpn.core.policy.selectors import Kind, Network, Selector
+from dstack_vpn.core.paths.destination import IPNetwork
+from dstack_vpn.core.policy.selectors import Selector, SelectorKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,19 +20,19 @@ class Member:
     owner: Address
     tags: frozenset[str]
     addresses: frozenset[IPAddress]
-    routes: tuple[Network, ...] = ()
+    routes: tuple[IPNetwork, ...] = ()
     """The networks behind it."""
 
     def matches(self, selector: Selector) -> bool:
         """Return whether a selector names this member."""
         match selector.kind:
-            case Kind.ANY:
+            case SelectorKind.ANY:
                 return True
-            case Kind.TAG:
+            case SelectorKind.TAG:
                 return selector.value in self.tags
-            case Kind.NODE:
+            case SelectorKind.NODE:
                 return selector.value == self.node_id
-            case Kind.OWNER:
+            case SelectorKind.OWNER:
                 return selector.value == self.owner
             case _:
                 return False
@@ -53,17 +54,17 @@ class Place:
     def matches(self, selector: Selector, source: "Place | None" = None) -> bool:
         """Return whether a selector includes the address.
 
-        ``source`` is given for a destination: `Kind.SELF` depends on it.
+        ``source`` is given for a destination: `SelectorKind.SELF` depends on it.
         """
         match selector.kind:
-            case Kind.SELF:
+            case SelectorKind.SELF:
                 holders = self.member, None if source is None else source.member
                 return None not in holders and len({each.owner for each in holders if each}) == 1
-            case Kind.INTERNET:
+            case SelectorKind.INTERNET:
                 return self.internet
-            case Kind.NETWORK:
+            case SelectorKind.NETWORK:
                 return self.routed and self.address in selector.network
-            case Kind.ANY if self.member is None:
+            case SelectorKind.ANY if self.member is None:
                 return self.routed
             case _:
                 return self.member is not None and self.member.matches(selector)
@@ -73,19 +74,19 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
-class Directory:
+class MemberDirectory:
     """All members with access; built with `of`."""
 
     members: tuple[Member, ...]
-    prefixes: tuple[Network, ...]
+    prefixes: tuple[IPNetwork, ...]
     """The tunnel prefixes."""
     _by_address: Mapping[IPAddress, Member] = field(repr=False)
-    _routes: tuple[Network, ...] = field(repr=False)
+    _routes: tuple[IPNetwork, ...] = field(repr=False)
     _has_exit: frozenset[int] = field(repr=False)
     """The IP versions for which a member has the default route."""
 
     @classmethod
-    def of(cls, members: Iterable[Member], prefixes: Iterable[Network]) -> "Directory":
+    def of(cls, members: Iterable[Member], prefixes: Iterable[IPNetwork]) -> "MemberDirectory":
         """Return the directory of exactly these members."""
         everyone = tuple(members)
         routes = {route for member in everyone for route in member.routes}

@@ -6,16 +6,14 @@ with the line and the column of the first problem.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
-from dstack_vpn.core.policy.hujson import Ambiguous, Document, Path, TextError
-from dstack_vpn.core.policy.selectors import Kind, Ports, Selector
+from dstack_vpn.core.chain.contract import MAX_POLICY
+from dstack_vpn.core.policy.hujson import Ambiguous, HujsonText, Path, TextError
+from dstack_vpn.core.policy.selectors import Ports, Selector, SelectorKind
 from dstack_vpn.errors import FormatError
 
 _T = TypeVar("_T")
-
-MAX_SIZE: Final = 24_000
-"""Bytes, as in the contract."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +26,7 @@ class Grant:
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class TestTarget:
     """A destination with ports, in a test."""
 
     dst: Selector
@@ -43,23 +41,23 @@ class Expectation:
     """Connections that the policy must allow, and connections that it must not."""
 
     src: Selector
-    accept: tuple[Target, ...]
-    deny: tuple[Target, ...]
+    accept: tuple[TestTarget, ...]
+    deny: tuple[TestTarget, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Policy:
+class PolicyDocument:
     """A policy. It allows the connections that at least one grant allows, and no others."""
 
     grants: tuple[Grant, ...]
     tests: tuple[Expectation, ...] = ()
 
 
-def parse_policy(text: str) -> Policy:
+def parse_policy(text: str) -> PolicyDocument:
     """Parse a policy; raises `TextError`."""
-    if len(text.encode("utf-8", "surrogatepass")) > MAX_SIZE:
-        raise TextError(f"the policy has more than {MAX_SIZE:,} bytes", 1, 1)
-    document = Document(text)
+    if len(text.encode("utf-8", "surrogatepass")) > MAX_POLICY:
+        raise TextError(f"the policy has more than {MAX_POLICY:,} bytes", 1, 1)
+    document = HujsonText(text)
     return _Reader(document.refuse).policy(document.value)
 
 
@@ -69,11 +67,11 @@ class _Reader:
     def __init__(self, refuse: Callable[[Path, str], NoReturn]) -> None:
         self._refuse = refuse
 
-    def policy(self, value: Any) -> Policy:  # noqa: ANN401 - any JSON value
+    def policy(self, value: Any) -> PolicyDocument:  # noqa: ANN401 - any JSON value
         """Read the document."""
         found = self._object(value, (), required={"grants"}, optional={"tests"})
         grants = self._list(found["grants"], ("grants",), self._grant)
-        return Policy(grants, self._list(found.get("tests", []), ("tests",), self._test))
+        return PolicyDocument(grants, self._list(found.get("tests", []), ("tests",), self._test))
 
     def _grant(self, value: Any, path: Path) -> Grant:  # noqa: ANN401
         found = self._object(value, path, required={"src", "dst", "ip"})
@@ -94,24 +92,24 @@ class _Reader:
 
     def _source(self, value: Any, path: Path) -> Selector:  # noqa: ANN401
         found = self._selector(value, path)
-        if found.kind in {Kind.SELF, Kind.INTERNET}:
+        if found.kind in {SelectorKind.SELF, SelectorKind.INTERNET}:
             self._refuse(path, f"{found} selects destinations only")
         return found
 
     def _member(self, value: Any, path: Path) -> Selector:  # noqa: ANN401
         found = self._selector(value, path)
-        if found.kind not in {Kind.TAG, Kind.NODE, Kind.OWNER}:
+        if found.kind not in {SelectorKind.TAG, SelectorKind.NODE, SelectorKind.OWNER}:
             self._refuse(path, "expected tag:NAME, node:ID or owner:0x…")
         return found
 
-    def _target(self, value: Any, path: Path) -> Target:  # noqa: ANN401
+    def _target(self, value: Any, path: Path) -> TestTarget:  # noqa: ANN401
         selector, _, rest = self._string(value, path).rpartition(":")
         selector, _, protocol = selector.rpartition(":")
         try:
-            found = Target(Selector.parse(selector), Ports.parse(f"{protocol}:{rest}"))
+            found = TestTarget(Selector.parse(selector), Ports.parse(f"{protocol}:{rest}"))
         except FormatError:
             self._refuse(path, "expected SELECTOR:PROTOCOL:PORT, such as node:db:tcp:5432")
-        if found.dst.kind not in {Kind.TAG, Kind.NODE, Kind.OWNER}:
+        if found.dst.kind not in {SelectorKind.TAG, SelectorKind.NODE, SelectorKind.OWNER}:
             self._refuse(path, "expected a destination tag:NAME, node:ID or owner:0x…")
         if found.ports.first != found.ports.last and (found.ports.first, found.ports.last) != (0, 65535):
             self._refuse(path, "a test names one port, or * for any protocol's ports")

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from dstack_vpn.core.addresses import IPAddress
-from dstack_vpn.core.policy.directory import Directory, Member, Place
-from dstack_vpn.core.policy.document import Expectation, Grant, Policy, Target
+from dstack_vpn.core.policy.directory import Member, MemberDirectory, Place
+from dstack_vpn.core.policy.document import Expectation, Grant, PolicyDocument, TestTarget
 from dstack_vpn.core.policy.selectors import Ports, Protocol, Selector
 
 
 @dataclass(frozen=True, slots=True)
-class Flow:
+class Packet:
     """The packets of a connection in the direction of its first packet."""
 
     src: IPAddress
@@ -30,7 +30,7 @@ class Flow:
 
 
 @dataclass(frozen=True, slots=True)
-class Decision:
+class PacketDecision:
     """A decision about a flow."""
 
     allowed: bool
@@ -40,27 +40,27 @@ class Decision:
     reason: str
 
 
-def decide(policy: Policy, directory: Directory, flow: Flow) -> Decision:
+def decide(policy: PolicyDocument, directory: MemberDirectory, flow: Packet) -> PacketDecision:
     """Return whether a policy allows a flow, and why."""
     src, dst = directory.place(flow.src), directory.place(flow.dst)
     for place, role in ((src, "source"), (dst, "destination")):
         if place.member is None and not place.routed and not place.internet:
-            return Decision(
+            return PacketDecision(
                 False, (), f"the {role} {place.address} is not a member's and in no member's network"
             )
     parties = [n for n, grant in enumerate(policy.grants, 1) if _is_between(grant, src, dst)]
     allowing = tuple(n for n in parties if _has_ports(policy.grants[n - 1], flow))
     if allowing:
-        return Decision(True, allowing, f"{_grants(allowing)} allow{'s' * (len(allowing) == 1)} it")
+        return PacketDecision(True, allowing, f"{_grants(allowing)} allow{'s' * (len(allowing) == 1)} it")
     if parties:
         which = f"{_grants(parties)} allow{'s' * (len(parties) == 1)} other ports, but not {flow}"
-        return Decision(False, tuple(parties), which)
+        return PacketDecision(False, tuple(parties), which)
     if not any(_has_source(grant, src) for grant in policy.grants):
-        return Decision(False, (), f"no grant has {src} as a source")
-    return Decision(False, (), f"no grant for {src} has {dst} as a destination")
+        return PacketDecision(False, (), f"no grant has {src} as a source")
+    return PacketDecision(False, (), f"no grant for {src} has {dst} as a destination")
 
 
-def allows(policy: Policy, directory: Directory, flow: Flow) -> bool:
+def allows(policy: PolicyDocument, directory: MemberDirectory, flow: Packet) -> bool:
     """Return whether a policy allows a flow."""
     src, dst = directory.place(flow.src), directory.place(flow.dst)
     return any(_is_between(grant, src, dst) and _has_ports(grant, flow) for grant in policy.grants)
@@ -79,7 +79,7 @@ def _is_between(grant: Grant, src: Place, dst: Place) -> bool:
     return _has_source(grant, src) and any(dst.matches(selector, src) for selector in grant.dst)
 
 
-def _has_ports(grant: Grant, flow: Flow) -> bool:
+def _has_ports(grant: Grant, flow: Packet) -> bool:
     return any(ports.contains(flow.protocol, flow.port) for ports in grant.ip)
 
 
@@ -92,7 +92,7 @@ class Failure:
     problem: str
 
 
-def failures(policy: Policy, directory: Directory) -> Iterator[Failure]:
+def failures(policy: PolicyDocument, directory: MemberDirectory) -> Iterator[Failure]:
     """Yield the failing tests of a policy: the first problem of each.
 
     A test is about all members that its selectors name. A selector that names no member is a
@@ -104,7 +104,7 @@ def failures(policy: Policy, directory: Directory) -> Iterator[Failure]:
             yield Failure(number, problem)
 
 
-def _problems(policy: Policy, directory: Directory, test: Expectation) -> Iterator[str]:
+def _problems(policy: PolicyDocument, directory: MemberDirectory, test: Expectation) -> Iterator[str]:
     sources = directory.named(test.src)
     if not sources:
         yield f"{test.src} names no member"
@@ -119,26 +119,34 @@ def _problems(policy: Policy, directory: Directory, test: Expectation) -> Iterat
 
 
 def _differences(
-    policy: Policy, directory: Directory, source: Member, destination: Member, target: Target, *, wanted: bool
+    policy: PolicyDocument,
+    directory: MemberDirectory,
+    source: Member,
+    destination: Member,
+    target: TestTarget,
+    *,
+    wanted: bool,
 ) -> Iterator[str]:
     if source == destination:
         return
-    for flow in flows(source, destination, target.ports):
+    for flow in packets(source, destination, target.ports):
         found = decide(policy, directory, flow)
         if found.allowed is not wanted:
             expected = "allowed" if wanted else "denied"
             yield f"{source} to {target} must be {expected}, but {found.reason}"
 
 
-def flows(source: Member, destination: Member, ports: Ports) -> Iterator[Flow]:
+def packets(source: Member, destination: Member, ports: Ports) -> Iterator[Packet]:
     """Yield a flow to the first port for each pair of addresses of the same IP version."""
     for src in sorted(source.addresses, key=str):
         for dst in sorted(destination.addresses, key=str):
             if src.version == dst.version:
-                yield Flow(src, dst, ports.protocol, ports.first)
+                yield Packet(src, dst, ports.protocol, ports.first)
 
 
-def pairs(policy: Policy, directory: Directory) -> Iterator[tuple[Member, Member, tuple[Ports, ...]]]:
+def pairs(
+    policy: PolicyDocument, directory: MemberDirectory
+) -> Iterator[tuple[Member, Member, tuple[Ports, ...]]]:
     """Yield each member, each other one that it may reach, and the ports in the grants' order."""
     for src in directory.members:
         for dst in directory.members:
@@ -146,9 +154,9 @@ def pairs(policy: Policy, directory: Directory) -> Iterator[tuple[Member, Member
                 yield src, dst, ports
 
 
-def _reach(policy: Policy, directory: Directory, src: Member, dst: Member) -> tuple[Ports, ...]:
+def _reach(policy: PolicyDocument, directory: MemberDirectory, src: Member, dst: Member) -> tuple[Ports, ...]:
     places = [
-        (directory.place(flow.src), directory.place(flow.dst)) for flow in flows(src, dst, Ports(None))
+        (directory.place(flow.src), directory.place(flow.dst)) for flow in packets(src, dst, Ports(None))
     ][:1]
     found = (
         ports
@@ -160,7 +168,7 @@ def _reach(policy: Policy, directory: Directory, src: Member, dst: Member) -> tu
     return tuple(dict.fromkeys(found))
 
 
-def unmatched(policy: Policy, directory: Directory) -> Iterator[Selector]:
+def unmatched(policy: PolicyDocument, directory: MemberDirectory) -> Iterator[Selector]:
     """Yield the selectors of tags, nodes and owners that name no member, once each."""
     seen: set[Selector] = set()
     for grant in policy.grants:

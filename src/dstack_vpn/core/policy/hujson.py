@@ -40,7 +40,7 @@ class Ambiguous(dict[str, Any]):
         self.key = key
 
 
-class Document:
+class HujsonText:
     """A text with its value."""
 
     def __init__(self, text: str) -> None:

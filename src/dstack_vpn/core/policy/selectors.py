@@ -4,13 +4,11 @@ import ipaddress
 import re
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final, Self, TypeAlias
+from typing import Final, Self
 
-from dstack_vpn.core.chain.invitation import check_label
-from dstack_vpn.core.model import parse_node_id
+from dstack_vpn.core.model import parse_node_id, parse_tag
+from dstack_vpn.core.paths.destination import IPNetwork
 from dstack_vpn.errors import FormatError
-
-Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _OWNER: Final = re.compile(r"0x[0-9a-fA-F]{40}", re.ASCII)
 _PORTS: Final = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?", re.ASCII)
@@ -20,7 +18,7 @@ _EXPECTED_PORTS: Final = (
 )
 
 
-class Kind(Enum):
+class SelectorKind(Enum):
     """The kinds of selectors, by their prefix."""
 
     ANY = "*"
@@ -36,41 +34,41 @@ class Kind(Enum):
 class Selector:
     """Selects members or addresses."""
 
-    kind: Kind
+    kind: SelectorKind
     value: str = ""
     """The tag, the node id, the account in lower case, or the network."""
 
     @classmethod
     def parse(cls, text: str) -> Self:
         """Parse a selector; raises `FormatError`."""
-        for kind in (Kind.ANY, Kind.SELF, Kind.INTERNET):
+        for kind in (SelectorKind.ANY, SelectorKind.SELF, SelectorKind.INTERNET):
             if text == kind.value:
                 return cls(kind)
         prefix, _, value = text.partition(":")
         match prefix:
             case "tag":
-                return cls(Kind.TAG, check_label(value, "tag"))
+                return cls(SelectorKind.TAG, parse_tag(value))
             case "node":
-                return cls(Kind.NODE, parse_node_id(value))
+                return cls(SelectorKind.NODE, parse_node_id(value))
             case "owner":
                 if not _OWNER.fullmatch(value):
                     raise FormatError("owner: expected 0x and 40 hexadecimal digits")
-                return cls(Kind.OWNER, value.lower())
+                return cls(SelectorKind.OWNER, value.lower())
         try:
-            return cls(Kind.NETWORK, str(ipaddress.ip_network(text)))
+            return cls(SelectorKind.NETWORK, str(ipaddress.ip_network(text)))
         except ValueError:
             raise FormatError(_EXPECTED) from None
 
     @property
-    def network(self) -> Network:
+    def network(self) -> IPNetwork:
         """The network of a selector of this kind."""
         return ipaddress.ip_network(self.value)
 
     def __str__(self) -> str:
         match self.kind:
-            case Kind.TAG | Kind.NODE | Kind.OWNER:
+            case SelectorKind.TAG | SelectorKind.NODE | SelectorKind.OWNER:
                 return f"{self.kind.value}:{self.value}"
-            case Kind.NETWORK:
+            case SelectorKind.NETWORK:
                 return self.value
             case kind:
                 text: str = kind.value

@@ -3,8 +3,8 @@
 import ipaddress
 
 from dstack_vpn.core.access.addressing import AddressPlan
-from dstack_vpn.core.policy.directory import Directory, Member
-from dstack_vpn.core.policy.selectors import Network
+from dstack_vpn.core.paths.destination import IPNetwork
+from dstack_vpn.core.policy.directory import Member, MemberDirectory
 
 ALICE, BOB = "0x" + "a" * 40, "0x" + "b" * 40
 PLAN = AddressPlan(ipaddress.IPv4Network("10.77.0.0/16"), ipaddress.IPv6Network("fd00:77::/48"))
@@ -24,7 +24,7 @@ POLICY = """{
 """
 
 
-def networks(*texts: str) -> tuple[Network, ...]:
+def networks(*texts: str) -> tuple[IPNetwork, ...]:
     return tuple(map(ipaddress.ip_network, texts))
 
 
@@ -41,4 +41,4 @@ MEMBERS = (
     member(4, "admin", ALICE, "ops"),
     member(5, "office", BOB, "gateway", routes=("192.168.7.0/24", "0.0.0.0/0")),
 )
-DIRECTORY = Directory.of(MEMBERS, PLAN.networks)
+DIRECTORY = MemberDirectory.of(MEMBERS, PLAN.networks)

@@ -5,7 +5,7 @@ import ipaddress
 import pytest
 from tests.unit.core.policy.examples import ALICE, BOB, DIRECTORY, MEMBERS, PLAN, member
 
-from dstack_vpn.core.policy.directory import Directory, Place
+from dstack_vpn.core.policy.directory import MemberDirectory, Place
 from dstack_vpn.core.policy.selectors import Selector
 
 
@@ -50,7 +50,7 @@ def test_self_is_another_node_of_the_same_holder() -> None:
 
 
 def test_a_route_over_the_tunnel_prefix_takes_no_address_of_it() -> None:
-    found = Directory.of([member(1, "a", routes=("10.0.0.0/8",))], PLAN.networks)
+    found = MemberDirectory.of([member(1, "a", routes=("10.0.0.0/8",))], PLAN.networks)
     assert not found.place(ipaddress.ip_address("10.77.0.9")).routed
     assert found.place(ipaddress.ip_address("10.78.0.9")).routed
 

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from tests.unit.core.policy.examples import POLICY
 
-from dstack_vpn.core.policy.document import MAX_SIZE, Expectation, Grant, Policy, Target, parse_policy
+from dstack_vpn.core.chain.contract import MAX_POLICY
+from dstack_vpn.core.policy.document import Expectation, Grant, PolicyDocument, TestTarget, parse_policy
 from dstack_vpn.core.policy.hujson import TextError
 from dstack_vpn.core.policy.selectors import Ports, Selector
 
@@ -21,10 +22,10 @@ def test_a_policy_has_grants_and_tests() -> None:
     assert found.tests == (
         Expectation(
             Selector.parse("node:web-1"),
-            (Target(Selector.parse("node:db"), Ports.parse("tcp:5432")),),
+            (TestTarget(Selector.parse("node:db"), Ports.parse("tcp:5432")),),
             (
-                Target(Selector.parse("node:db"), Ports.parse("tcp:22")),
-                Target(Selector.parse("tag:ops"), Ports.parse("icmp:*")),
+                TestTarget(Selector.parse("node:db"), Ports.parse("tcp:22")),
+                TestTarget(Selector.parse("tag:ops"), Ports.parse("icmp:*")),
             ),
         ),
     )
@@ -32,7 +33,7 @@ def test_a_policy_has_grants_and_tests() -> None:
 
 
 def test_a_policy_without_grants_allows_nothing() -> None:
-    assert parse_policy('{"grants": []}') == Policy(())
+    assert parse_policy('{"grants": []}') == PolicyDocument(())
 
 
 def grant(**changes: Any) -> str:
@@ -67,7 +68,7 @@ def checking(**changes: Any) -> str:
         (checking(accept=[]), "neither accept nor deny"),
         ('{"\x1b[2J\ud800": 1, "grants": []}', "not JSON"),
         ('{"\\u001b[2J\\ud800": 1, "grants": []}', "the key '\\x1b[2J\\ud800' is unknown"),
-        (" " * (MAX_SIZE + 1), "more than 24,000 bytes"),
+        (" " * (MAX_POLICY + 1), "more than 24,000 bytes"),
     ],
 )
 def test_other_policies_are_refused_with_a_position(text: str, message: str) -> None:

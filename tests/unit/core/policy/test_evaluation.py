@@ -7,19 +7,19 @@ from typing import Any
 import pytest
 from tests.unit.core.policy.examples import DIRECTORY, MEMBERS, POLICY, member
 
-from dstack_vpn.core.policy.directory import Directory
+from dstack_vpn.core.policy.directory import MemberDirectory
 from dstack_vpn.core.policy.document import parse_policy
-from dstack_vpn.core.policy.evaluation import Flow, allows, decide, failures, pairs, unmatched
+from dstack_vpn.core.policy.evaluation import Packet, allows, decide, failures, pairs, unmatched
 from dstack_vpn.core.policy.selectors import Protocol
 
 ADDRESSES = {str(each): min(a for a in each.addresses if a.version == 4) for each in MEMBERS}
 FOUND = parse_policy(POLICY)
 
 
-def flow(src: str, dst: str, ports: str) -> Flow:
+def flow(src: str, dst: str, ports: str) -> Packet:
     protocol, _, port = ports.partition(":")
     near, far = (ADDRESSES.get(text) or ipaddress.ip_address(text) for text in (src, dst))
-    return Flow(near, far, Protocol(protocol) if protocol != "gre" else None, int(port or 0))
+    return Packet(near, far, Protocol(protocol) if protocol != "gre" else None, int(port or 0))
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_a_test_that_would_check_nothing_fails() -> None:
 
 
 def test_a_test_needs_every_pair_and_every_address() -> None:
-    two = Directory.of([*MEMBERS, member(9, "web-2", "0x" + "c" * 40)], DIRECTORY.prefixes)
+    two = MemberDirectory.of([*MEMBERS, member(9, "web-2", "0x" + "c" * 40)], DIRECTORY.prefixes)
     document = {
         "grants": [{"src": ["node:web-1"], "dst": ["node:db"], "ip": ["*"]}],
         "tests": [{"src": "node:web-2", "accept": ["node:db:tcp:1"]}],

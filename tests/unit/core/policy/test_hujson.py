@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dstack_vpn.core.policy.hujson import Ambiguous, Document, Number, Path, TextError
+from dstack_vpn.core.policy.hujson import Ambiguous, HujsonText, Number, Path, TextError
 
 leaves = st.none() | st.booleans() | st.text(max_size=8)
 values = st.recursive(
@@ -19,8 +19,8 @@ values = st.recursive(
 @settings(max_examples=200, deadline=None)
 @given(values, st.sampled_from([None, 2]))
 def test_plain_json_has_the_value_of_the_json_module(value: Any, indent: int | None) -> None:
-    assert Document(json.dumps(value, indent=indent)).value == value
-    assert Document(json.dumps(value, ensure_ascii=False)).value == value
+    assert HujsonText(json.dumps(value, indent=indent)).value == value
+    assert HujsonText(json.dumps(value, ensure_ascii=False)).value == value
 
 
 def decorated(value: Any, draw: Any) -> str:
@@ -41,7 +41,7 @@ def decorated(value: Any, draw: Any) -> str:
 @settings(max_examples=200, deadline=None)
 @given(values, st.data())
 def test_comments_and_trailing_commas_change_nothing(value: Any, data: st.DataObject) -> None:
-    assert Document(decorated(value, data.draw)).value == value
+    assert HujsonText(decorated(value, data.draw)).value == value
 
 
 def paths(value: Any, path: Path = ()) -> list[Path]:
@@ -58,7 +58,7 @@ def test_a_position_is_where_the_value_begins(value: Any, data: st.DataObject) -
     text = decorated(value, data.draw)
     path = data.draw(st.sampled_from(paths(value)))
     with pytest.raises(TextError) as caught:
-        Document(text).refuse(path, "no")
+        HujsonText(text).refuse(path, "no")
     rest = text.split("\n")[caught.value.line - 1][caught.value.column - 1 :]
     expected = value
     for key in path:
@@ -85,16 +85,16 @@ def test_a_position_is_where_the_value_begins(value: Any, data: st.DataObject) -
 )
 def test_other_texts_are_refused(text: str, message: str) -> None:
     with pytest.raises(TextError, match=r"line [0-9]+, column [0-9]+: ") as caught:
-        Document(text)
+        HujsonText(text)
     assert message in str(caught.value)
 
 
 @pytest.mark.parametrize("text", ["1", "1e999", "NaN", "-Infinity", "9" * 20_000])
 def test_a_number_is_not_converted(text: str) -> None:
-    assert isinstance(Document(text).value, Number)
+    assert isinstance(HujsonText(text).value, Number)
 
 
 def test_an_object_with_a_key_twice_is_ambiguous() -> None:
-    found = Document('{"a": true, "b": 1, "a": false}').value
+    found = HujsonText('{"a": true, "b": 1, "a": false}').value
     assert isinstance(found, Ambiguous)
     assert found.key == "a"

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dstack_vpn.core.policy.selectors import Kind, Ports, Protocol, Selector
+from dstack_vpn.core.policy.selectors import Ports, Protocol, Selector, SelectorKind
 from dstack_vpn.errors import FormatError
 
 ACCOUNT = "0x70997970C51812dc3A010C7d01b50e0d17dc79C8"
@@ -13,16 +13,16 @@ ACCOUNT = "0x70997970C51812dc3A010C7d01b50e0d17dc79C8"
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("*", Selector(Kind.ANY)),
-        ("tag:web", Selector(Kind.TAG, "web")),
-        ("node:web-1", Selector(Kind.NODE, "web-1")),
-        ("node:Web_1.a", Selector(Kind.NODE, "Web_1.a")),
-        (f"owner:{ACCOUNT}", Selector(Kind.OWNER, ACCOUNT.lower())),
-        ("autogroup:self", Selector(Kind.SELF)),
-        ("autogroup:internet", Selector(Kind.INTERNET)),
-        ("10.0.0.0/8", Selector(Kind.NETWORK, "10.0.0.0/8")),
-        ("192.168.7.9", Selector(Kind.NETWORK, "192.168.7.9/32")),
-        ("fd00:7::/64", Selector(Kind.NETWORK, "fd00:7::/64")),
+        ("*", Selector(SelectorKind.ANY)),
+        ("tag:web", Selector(SelectorKind.TAG, "web")),
+        ("node:web-1", Selector(SelectorKind.NODE, "web-1")),
+        ("node:Web_1.a", Selector(SelectorKind.NODE, "Web_1.a")),
+        (f"owner:{ACCOUNT}", Selector(SelectorKind.OWNER, ACCOUNT.lower())),
+        ("autogroup:self", Selector(SelectorKind.SELF)),
+        ("autogroup:internet", Selector(SelectorKind.INTERNET)),
+        ("10.0.0.0/8", Selector(SelectorKind.NETWORK, "10.0.0.0/8")),
+        ("192.168.7.9", Selector(SelectorKind.NETWORK, "192.168.7.9/32")),
+        ("fd00:7::/64", Selector(SelectorKind.NETWORK, "fd00:7::/64")),
     ],
 )
 def test_a_selector_is_parsed_and_written_again(text: str, expected: Selector) -> None:
