@@ -7,7 +7,7 @@ raise the errors that are named here, and no others.
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from dstack_vpn.core.access.replies import Question, Reply
 from dstack_vpn.core.chain.contract import ContractState
@@ -25,6 +25,7 @@ from dstack_vpn.core.model import (
 from dstack_vpn.core.observe.audit_chain import Anchor, AuditRecord
 from dstack_vpn.core.observe.event import Event
 from dstack_vpn.core.paths.relay_url import RelayUrl
+from dstack_vpn.core.policy.rules import GrantId, PolicyRules
 from dstack_vpn.core.wireguard.keys import PrivateKey, PublicKey
 
 Publish: TypeAlias = Callable[[Event], None]
@@ -359,16 +360,60 @@ class FirewallRules:
     Such packets would enter the tunnel again.
     """
     port_forwards: frozenset[PortForward] = frozenset()
+    policy: PolicyRules | None = None
+    """The packets from the tunnel that are accepted; None: no policy restricts them."""
+
+
+class PacketCount(NamedTuple):
+    """Packets and their bytes."""
+
+    packets: int
+    bytes: int
+
+
+class DeniedPackets(NamedTuple):
+    """Packets from a member that no grant allows, since the member's first within a minute."""
+
+    source: str
+    destination: str
+    protocol: int
+    """The number of the IP protocol: 6 is TCP, 17 is UDP."""
+    port: int
+    """The destination port; 0 for a protocol without ports."""
+    packets: int
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyCounts:
+    """What the packet filter has counted under a policy since the table was made."""
+
+    granted: Mapping[GrantId, PacketCount]
+    """By the grant that allowed them. Grants without rules on this node are left out."""
+    denied: PacketCount
+    recent: tuple[DeniedPackets, ...]
+    """The denied packets of the last minute; at most 1,024 entries for each kind of address."""
 
 
 class Firewall(Protocol):
     """The packet filter; every method raises `FirewallError`."""
 
     async def apply(self, rules: FirewallRules) -> None:
-        """Replace dstack-vpn's part of the packet filter with these rules, atomically."""
+        """Make dstack-vpn's part of the packet filter equal to these rules, in one transaction.
+
+        Only differences to the rules before are sent, so that counters go on.
+        """
+
+    async def is_present(self, interface: str) -> bool:
+        """Return whether there is a table that dstack-vpn has made, now or before a restart."""
 
     async def is_applied(self, interface: str) -> bool:
         """Return whether dstack-vpn's part of the packet filter is still as `apply` set it."""
+
+    async def edited(self) -> None:
+        """Wait until another program has changed any table. Only one task waits at a time."""
+
+    async def count(self, interface: str) -> PolicyCounts:
+        """Return what was counted under the policy; zeros without one."""
 
     async def conflict(self, interface: str, versions: Collection[int]) -> str | None:
         """Return another program's rule that drops forwarded packets, with the remedy, or None.

@@ -26,7 +26,7 @@ class Grant:
 
 
 @dataclass(frozen=True, slots=True)
-class TestTarget:
+class PortTarget:
     """A destination with ports, in a test."""
 
     dst: Selector
@@ -41,8 +41,8 @@ class Expectation:
     """Connections that the policy must allow, and connections that it must not."""
 
     src: Selector
-    accept: tuple[TestTarget, ...]
-    deny: tuple[TestTarget, ...]
+    accept: tuple[PortTarget, ...]
+    deny: tuple[PortTarget, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,11 +102,11 @@ class _Reader:
             self._refuse(path, "expected tag:NAME, node:ID or owner:0x…")
         return found
 
-    def _target(self, value: Any, path: Path) -> TestTarget:  # noqa: ANN401
+    def _target(self, value: Any, path: Path) -> PortTarget:  # noqa: ANN401
         selector, _, rest = self._string(value, path).rpartition(":")
         selector, _, protocol = selector.rpartition(":")
         try:
-            found = TestTarget(Selector.parse(selector), Ports.parse(f"{protocol}:{rest}"))
+            found = PortTarget(Selector.parse(selector), Ports.parse(f"{protocol}:{rest}"))
         except FormatError:
             self._refuse(path, "expected SELECTOR:PROTOCOL:PORT, such as node:db:tcp:5432")
         if found.dst.kind not in {SelectorKind.TAG, SelectorKind.NODE, SelectorKind.OWNER}:

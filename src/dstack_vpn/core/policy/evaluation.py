@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from dstack_vpn.core.addresses import IPAddress
 from dstack_vpn.core.policy.directory import Member, MemberDirectory, Place
-from dstack_vpn.core.policy.document import Expectation, Grant, PolicyDocument, TestTarget
+from dstack_vpn.core.policy.document import Expectation, Grant, PolicyDocument, PortTarget
 from dstack_vpn.core.policy.selectors import Ports, Protocol, Selector
 
 
@@ -123,7 +123,7 @@ def _differences(
     directory: MemberDirectory,
     source: Member,
     destination: Member,
-    target: TestTarget,
+    target: PortTarget,
     *,
     wanted: bool,
 ) -> Iterator[str]:

@@ -7,7 +7,7 @@ import pytest
 from tests.unit.core.policy.examples import POLICY
 
 from dstack_vpn.core.chain.contract import MAX_POLICY
-from dstack_vpn.core.policy.document import Expectation, Grant, PolicyDocument, TestTarget, parse_policy
+from dstack_vpn.core.policy.document import Expectation, Grant, PolicyDocument, PortTarget, parse_policy
 from dstack_vpn.core.policy.hujson import TextError
 from dstack_vpn.core.policy.selectors import Ports, Selector
 
@@ -22,10 +22,10 @@ def test_a_policy_has_grants_and_tests() -> None:
     assert found.tests == (
         Expectation(
             Selector.parse("node:web-1"),
-            (TestTarget(Selector.parse("node:db"), Ports.parse("tcp:5432")),),
+            (PortTarget(Selector.parse("node:db"), Ports.parse("tcp:5432")),),
             (
-                TestTarget(Selector.parse("node:db"), Ports.parse("tcp:22")),
-                TestTarget(Selector.parse("tag:ops"), Ports.parse("icmp:*")),
+                PortTarget(Selector.parse("node:db"), Ports.parse("tcp:22")),
+                PortTarget(Selector.parse("tag:ops"), Ports.parse("icmp:*")),
             ),
         ),
     )

@@ -1,0 +1,66 @@
+"""The rules of this node: what each member may send to it, as a packet filter can enforce it.
+
+Members with the same rights here share a group. Therefore a change of one member's tags moves two
+addresses, and a change of the policy changes groups, however many members there are.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
+
+from dstack_vpn.core.policy.selectors import Protocol
+
+GroupName: TypeAlias = str
+"""Lower-case letters and digits."""
+
+
+class GrantId(NamedTuple):
+    """A grant of a policy."""
+
+    policy: str
+    """The first 8 digits of the policy's hash, or ``file`` for POLICY_FILE."""
+    number: int
+    """From 1."""
+
+    def __str__(self) -> str:
+        return f"{self.policy}_{self.number}"
+
+
+class PortRight(NamedTuple):
+    """Ports that a grant opens. The port rights of one direction do not overlap."""
+
+    protocol: Protocol | None
+    """None: every IP protocol, also TCP, UDP and ICMP."""
+    first: int
+    last: int
+    """Inclusive. 0 and 65535 for ICMP and for every protocol."""
+    grant: GrantId
+    """The first grant that opens them."""
+
+
+@dataclass(frozen=True, slots=True)
+class GroupRights:
+    """The rights between this node and each member of a group."""
+
+    inbound: tuple[PortRight, ...] = ()
+    """To this node, by its ports."""
+    outbound: tuple[PortRight, ...] = ()
+    """From this node, by the members' ports. Their replies come in under these rights."""
+
+    def __bool__(self) -> bool:
+        return bool(self.inbound or self.outbound)
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyRules:
+    """All packets from members that a node accepts."""
+
+    addresses: frozenset[str]
+    """This node's tunnel addresses. Packets to others are refused."""
+    members: Mapping[str, GroupName]
+    """The group of each tunnel address. Packets from others are refused."""
+    groups: Mapping[GroupName, GroupRights]
+
+
+CLOSED = PolicyRules(frozenset(), {}, {})
+"""Accepts nothing."""
