@@ -1,7 +1,7 @@
 """The rules of this node, kept current by changes of single members."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from dstack_vpn.core.policy.compiler import NO_RIGHTS, CompiledPolicy, RightsClass, Subject
@@ -32,41 +32,46 @@ class RuleTable:
             self._rules = PolicyRules(self.own, dict(self._members), groups)
         return self._rules
 
-    def put(self, addresses: Iterable[str], subject: Subject | None) -> None:
-        """Set the member that has these addresses; None if none has."""
+    def put(self, addresses: Iterable[str], subject: Subject | None) -> bool:
+        """Set the member that has these addresses; None if none has. Returns whether that changes
+        a rule.
+        """
         found = NO_RIGHTS if subject is None else self.compiled.class_of(subject)
         name = None if found == NO_RIGHTS else self._name_of(found)
-        for address in addresses:
-            before = self._members.get(address)
-            if before == name:
-                continue
-            self._rules = None
-            if before is not None:
+        moved = [address for address in addresses if self._members.get(address) != name]
+        for address in moved:
+            if (before := self._members.pop(address, None)) is not None:
                 self._used[before] -= 1
-            if name is None:
-                del self._members[address]
-            else:
+            if name is not None:
                 self._members[address] = name
                 self._used[name] += 1
+            self._rules = None
+        return bool(moved)
 
-    def replace(self, compiled: CompiledPolicy, own: frozenset[str], members: Mapping[str, Subject]) -> None:
-        """Change to another policy, with all members by address.
+    def replace(
+        self,
+        compiled: CompiledPolicy,
+        own: frozenset[str],
+        members: Iterable[tuple[tuple[str, ...], Subject]],
+    ) -> None:
+        """Change to another policy, with all members and their addresses.
 
         Each group keeps its name if most of its members stay together. Few members then move.
         """
-        classes = {address: compiled.class_of(subject) for address, subject in members.items()}
-        votes = Counter((number, self._members.get(address)) for address, number in classes.items())
+        classes = [(addresses, compiled.class_of(subject)) for addresses, subject in members]
+        found = [(addresses, number) for addresses, number in classes if addresses and number != NO_RIGHTS]
+        votes = Counter((number, self._members.get(addresses[0])) for addresses, number in found)
         names: dict[RightsClass, GroupName] = {}
         taken: set[GroupName | None] = {None}
         for (number, name), _ in votes.most_common():
-            if number != NO_RIGHTS and number not in names and name not in taken:
+            if number not in names and name not in taken:
                 assert name is not None
                 names[number] = name
                 taken.add(name)
         self.compiled, self.own, self._names, self._rules = compiled, own, names, None
-        self._members = {
-            address: self._name_of(number) for address, number in classes.items() if number != NO_RIGHTS
-        }
+        for number in {number for _, number in found}:
+            self._name_of(number)
+        self._members = {address: names[number] for addresses, number in found for address in addresses}
         self._used = Counter(self._members.values())
 
     def _name_of(self, number: RightsClass) -> GroupName:

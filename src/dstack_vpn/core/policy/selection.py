@@ -4,6 +4,7 @@ A policy that can't be used changes nothing: the last good one stays in force.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
@@ -57,8 +58,13 @@ class PolicySelection:
     """The hashes of accepted policies, the newest last."""
 
     def restore(self, good: GoodPolicy) -> None:
-        """Begin with the policy that was accepted before a restart."""
-        self.good = good
+        """Begin with the policy that was accepted before a restart.
+
+        A text that an earlier release could read and this one can't is ignored.
+        """
+        with suppress(FormatError):
+            _document(good)
+            self.good = good
 
     def choose(self, offered: Sequence[Policy | None] | None, testers: Testers) -> None:
         """Choose from the registry's policies. ``offered`` is None if it can't have one.
