@@ -219,6 +219,14 @@ OPTIONS: Final[tuple[Option, ...]] = (
         "separated by commas. Requires nft and net.ipv4.ip_forward=1.",
         "80=web:8000,udp:53=192.168.1.1",
     ),
+    Option(
+        "POLICY_FILE",
+        parsers.path,
+        None,
+        "A policy, beside that of the registry: each of them must permit a connection. Use it with a "
+        "contract that has no policy, and the same file on all nodes.",
+        "/etc/dstack-vpn/policy.json",
+    ),
     Option("KEEP_INTERFACE", parsers.boolean, "0", "Keep the tunnel up when the daemon ends.", "1"),
     Option(
         "TRANSPORT",

@@ -108,6 +108,8 @@ class Settings:
     backend: str
     leak_protection: str
     forward_to: tuple[Forward, ...]
+    policy_file: Path | None
+    """A policy beside that of the registry; None: not given. Its reader checks its content."""
     keep_interface: bool
     peer_endpoints: Mapping[str, PeerEndpoint]
     peer_endpoint_template: str | None

@@ -45,6 +45,13 @@ def problems(environment: dict[str, str], **rest: Any) -> tuple[str, ...]:
     return caught.value.problems
 
 
+def test_the_file_of_a_policy_is_a_path_that_may_not_exist() -> None:
+    assert load({}, {}).policy_file is None
+    assert load({}, {"POLICY_FILE": "/etc/policy.json"}).policy_file == Path("/etc/policy.json")
+    (problem,) = problems({"POLICY_FILE": "policy.json"})
+    assert problem.startswith("POLICY_FILE: expected an absolute path")
+
+
 def test_defaults_are_those_of_base() -> None:
     settings = load({}, {})
     assert settings.chain_id == 8453
