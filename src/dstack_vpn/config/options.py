@@ -12,7 +12,7 @@ from dstack_vpn.core.paths.port_forward import parse_forwards
 LEVELS: Final = ("debug", "info", "warning", "error")
 COMPONENTS: Final = (
     *("chain", "rpc", "registry", "device", "endpoints"),
-    *("store", "node", "web", "relay", "dns", "firewall"),
+    *("store", "node", "web", "relay", "dns", "firewall", "policy"),
 )
 
 

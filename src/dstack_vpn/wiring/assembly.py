@@ -36,6 +36,7 @@ from dstack_vpn.daemon.device.own_keys import OwnKeys
 from dstack_vpn.daemon.device.tunnel import Tunnel, TunnelKeeper
 from dstack_vpn.daemon.observe.answers import AnswerWatch
 from dstack_vpn.daemon.observe.audit_writer import AuditWriter
+from dstack_vpn.daemon.observe.denied import DeniedWatch
 from dstack_vpn.daemon.observe.event_log import EventLog
 from dstack_vpn.daemon.observe.event_logger import EventLogger
 from dstack_vpn.daemon.observe.health import HealthWatch
@@ -215,6 +216,13 @@ def assemble(outside: Outside, options: Options) -> Daemon:
         observers=(peer_stats.observe, persistence.config_changed, handshakes.observe, resolver.observe),
         publish=publish,
     )
+    denied = DeniedWatch(
+        firewall=outside.firewall,
+        interface=options.interface,
+        policies=policies,
+        node_at=members.node_at,
+        publish=publish,
+    )
     key_rotation = (
         None if outside.ring is None else KeyRotation(keys, outside.ring, tunnel, executor.initiate)
     )
@@ -254,6 +262,7 @@ def assemble(outside: Outside, options: Options) -> Daemon:
         persistence=persistence,
         handshakes=handshakes,
         peer_stats=peer_stats,
+        denied=denied,
         answers=AnswerWatch(peer_stats, members, clock, publish, answers),
         health=HealthWatch(reporter.collect, clock, publish),
         reporter=reporter,

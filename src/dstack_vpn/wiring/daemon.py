@@ -41,6 +41,7 @@ from dstack_vpn.wiring.key_expiry import changer_of
 from dstack_vpn.wiring.keys import identity_of, with_key
 from dstack_vpn.wiring.names import serve_names
 from dstack_vpn.wiring.ownership import taken
+from dstack_vpn.wiring.policy_file import PolicyFileWatch, read_policy_file
 from dstack_vpn.wiring.running import published
 from dstack_vpn.wiring.secrets import of_node, refuse_exposed
 from dstack_vpn.wiring.transports import Relays
@@ -123,7 +124,7 @@ def build(settings: Settings, link: Link, relays: Relays, source: ChainSource) -
         protect=protects(settings, firewall),
         closed_ports=closed_ports(settings),
         forwards=settings.forward_to,
-        policy_file=None,
+        policy_file=read_policy_file(settings.policy_file),
         unprotected=unprotected(settings),
     )
     return assemble(outside, options)
@@ -179,6 +180,10 @@ def _services(
     """Return the optional services of the node by name."""
     services: dict[str, Callable[[], Awaitable[None]]] = {"audit": node.audit_writer.run}
     view = NodeView(node, settings.state_dir, own, source.calls)
+    if settings.policy_file is not None:
+        policy_file = PolicyFileWatch(settings.policy_file, node.members)
+        node.health.watch("policy file", lambda: policy_file.problem)
+        services["policy file"] = policy_file.run
     if own is not None:
         node.health.watch("relay", lambda: own.problem)
         services["relay"] = own.run

@@ -242,11 +242,12 @@ def _policy(policy: PolicyReport) -> Component:
     if policy.refused is not None:
         stays = "nothing is permitted" if policy.in_force == () else "the last good one stays in force"
         return Component("policy", Status.FAILED, f"{policy.refused}; {stays}")
-    if not policy.in_force:
-        return Component("policy", Status.FAILED, "none is confirmed yet, so nothing is permitted")
+    if policy.in_force == ():
+        reason = policy.warning or "no policy is confirmed yet"
+        return Component("policy", Status.FAILED, f"{reason}, so nothing is permitted")
     if policy.warning is not None:
         return Component("policy", Status.WARNING, policy.warning)
-    return Component("policy", Status.OK, f"{' and '.join(policy.in_force)} in force")
+    return Component("policy", Status.OK, f"{' and '.join(policy.in_force or ())} in force")
 
 
 def _firewall(firewall: FirewallReport) -> Component:

@@ -149,7 +149,7 @@ class PolicyReport:
     refused: str | None = None
     """The reason that a policy of the registry is not in force."""
     warning: str | None = None
-    """A problem of a policy that is in force."""
+    """A failing test of a policy that is in force, or a policy whose text was not read yet."""
     unenforced: str | None = None
     """The reason that the policies can't be enforced."""
 

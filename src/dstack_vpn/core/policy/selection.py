@@ -37,6 +37,10 @@ class PolicyError(FormatError):
     """A policy can't be used."""
 
 
+class PolicyTextMissingError(PolicyError):
+    """The text of a policy was not read yet."""
+
+
 @dataclass(slots=True)
 class PolicySelection:
     """The policies in force, from those that the chain and the operator offer."""
@@ -51,7 +55,7 @@ class PolicySelection:
     refused: str | None = field(default=None, init=False)
     """The reason that a policy of the registry is not in force, or None."""
     warning: str | None = field(default=None, init=False)
-    """A problem of a policy that is in force, or None."""
+    """A failing test of a policy that is in force, or a policy whose text is missing; or None."""
     waits_for_members: bool = field(default=False, init=False)
     """True if a policy is refused because of its tests. Another state of the registry may help."""
     _accepted: dict[Hash | None, None] = field(default_factory=dict, init=False)
@@ -93,7 +97,10 @@ class PolicySelection:
             try:
                 document = self._usable(policy, testers)
             except PolicyError as error:
-                self.refused = self.refused or str(error)
+                if isinstance(error, PolicyTextMissingError):
+                    self.warning = str(error)
+                else:
+                    self.refused = self.refused or str(error)
                 if self.good is None:
                     return [None]
                 hash_, document = self.good.hash, _document(self.good)
@@ -113,7 +120,7 @@ class PolicySelection:
         named = f"policy {policy.hash[:10]}…"
         if policy.text is None:
             if self.good is None or self.good.hash != policy.hash:
-                raise PolicyError(f"the text of {named} could not be read yet")
+                raise PolicyTextMissingError(f"the text of {named} was not read yet")
             return _document(self.good)
         try:
             document = parse_policy(policy.text)

@@ -54,6 +54,8 @@ class FirewallController:
     """The reason that the rules can't be set, or None."""
     _port_forwards: frozenset[PortForward] = field(default=frozenset(), init=False)
     _applied: FirewallRules | None = field(default=None, init=False)
+    _has_applied: bool = field(default=False, init=False)
+    """Set once this process has applied rules."""
     _edited: bool = field(default=False, init=False)
     """Set if the last check found the rules edited, so that it is logged once."""
     _due: asyncio.Event = field(default_factory=asyncio.Event, init=False)
@@ -157,7 +159,7 @@ class FirewallController:
 
     async def _apply(self) -> None:
         """Apply the rules that are wanted now, if they differ. The caller holds the lock."""
-        if not self.policies.known and self._applied is None and await self._is_left_behind():
+        if not self.policies.known and not self._has_applied and await self._is_left_behind():
             return  # an earlier process's table may enforce a policy that is not known yet
         self.policies.changed.clear()
         seen, self.policies.seen = self.policies.seen, None
@@ -174,7 +176,7 @@ class FirewallController:
                 await self.firewall.apply(rules)
             if self._is_empty(rules):
                 await self.firewall.remove(self.interface)
-            before, self._applied = self._applied, rules
+            before, self._applied, self._has_applied = self._applied, rules, True
             self._published(before, rules, seen)
         if self.policies.known:
             self.enforced()

@@ -58,4 +58,4 @@ class Reporter:
         members = self.chain.members
         unenforced = self.firewall_controller.problem if members.admission.unenforced else None
         report = replace(members.policies.report(), unenforced=unenforced)
-        return report if report.in_force is not None or report.refused is not None else None
+        return None if report == PolicyReport(in_force=None) else report

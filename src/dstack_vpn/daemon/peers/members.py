@@ -42,6 +42,7 @@ from dstack_vpn.core.observe.events import (
 )
 from dstack_vpn.core.observe.reports import MembersReport
 from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
+from dstack_vpn.core.policy.document import PolicyDocument
 from dstack_vpn.core.wireguard.keys import PublicKey
 from dstack_vpn.daemon.peers.policies import Policies
 from dstack_vpn.ports import Checkpoint, Clock, Publish
@@ -223,8 +224,9 @@ class Members:
             self.admission = replace(self.admission, unenforced=True)
             self.rebuild(self.clock.monotonic())
 
-    def policy_changed(self) -> None:
-        """Choose the policies again: POLICY_FILE has changed."""
+    def use_policy_file(self, document: PolicyDocument) -> None:
+        """Use another policy of POLICY_FILE."""
+        self.policies.use_file(document)
         self._follow_policies(self.clock.monotonic())
 
     def confirmed(self) -> None:
@@ -332,6 +334,12 @@ class Members:
         token = self.membership.tokens.get(key)
         node = None if token is None else self.follower.registry.get(token)
         return token, None if node is None or isinstance(node.node_id, Malformed) else node.node_id
+
+    def node_at(self, address: str) -> str | None:
+        """Return the node id of the token with a tunnel address; None if it has none."""
+        token = self.addresses.token_at(address)
+        node = None if token is None else self.follower.registry.get(token)
+        return None if node is None or isinstance(node.node_id, Malformed) else node.node_id
 
     def pin(self, peers: dict[PublicKey, Peer] | None) -> None:
         """Restrict the peers to the operator's pinned set; None removes the pin."""

@@ -8,8 +8,6 @@ import asyncio
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
-import structlog
-
 from dstack_vpn.core.access.addressing import AddressPlan
 from dstack_vpn.core.access.contract_quorum import Rules
 from dstack_vpn.core.access.control import AccessControl
@@ -24,8 +22,6 @@ from dstack_vpn.core.policy.rule_table import RuleTable
 from dstack_vpn.core.policy.rules import PolicyRules
 from dstack_vpn.core.policy.selection import GoodPolicy, PolicySelection
 from dstack_vpn.ports import Clock, Publish
-
-_log = structlog.get_logger(component="policy")
 
 
 @dataclass(slots=True)
@@ -146,8 +142,6 @@ class Policies:
         refused = self.selection.refused
         if refused is not None and refused != self._refused:
             self.publish(PolicyRefused(refused))
-        if self.selection.warning is not None:
-            _log.warning("policy.warning", problem=self.selection.warning)
         self._refused = refused
 
     def _subjects(
