@@ -112,7 +112,7 @@ MEANINGS: Final[Mapping[str, tuple[str, str]]] = {
     ),
     "firewall.none": (
         "This machine has no packet filter.",
-        "Install nft, or rely on the blackhole routes alone.",
+        "Install libnftables, or rely on the blackhole routes alone.",
     ),
     "firewall.trouble": ("The packet filter rejected the table; it is retried.", "Read `problem`."),
     "handshakes.initiated": ("Handshakes with the peers of a new device were initiated.", ""),

@@ -21,7 +21,7 @@ def unprotected(settings: Settings) -> FirewallReport | None:
     if protects(settings, NftFirewall()):
         return None
     off = settings.leak_protection == "off"
-    why = "LEAK_PROTECTION=off" if off else "nft is not installed"
+    why = "LEAK_PROTECTION=off" if off else "libnftables is not installed"
     report = FirewallReport(unprotected=f"{why}: {UNPROTECTED}", by_choice=off)
     _log.info("firewall.none", reason=report.unprotected)
     return report
@@ -44,7 +44,8 @@ async def forwarding(settings: Settings) -> Check:
     """Check for ``doctor`` that this host accepts the packets that FORWARD_TO forwards."""
     firewall = NftFirewall()
     if not firewall.is_there:
-        return failed("forwarding", "FORWARD_TO needs nft, which is not installed", "apt install nftables")
+        found = "FORWARD_TO needs libnftables, which is not installed"
+        return failed("forwarding", found, "apt install nftables")
     hosts = {forward.host for forward in settings.forward_to}
     versions = {6 if ":" in host else 4 for host in hosts}
     try:
