@@ -253,7 +253,7 @@ def assemble(outside: Outside, options: Options) -> Daemon:
         members=members,
         chain=chain,
         tunnel=tunnel,
-        keeper=TunnelKeeper(tunnel, own_changed, reconciler.repair, reconciler.renew),
+        keeper=TunnelKeeper(tunnel, own_changed, reconciler.fill, reconciler.renew),
         reconciler=reconciler,
         path_keeper=PathKeeper(
             paths, tunnel, members, executor, clock, outside.make_relay, outside.can_send, publish
