@@ -386,7 +386,7 @@ class DeniedPackets(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class PolicyCounts:
-    """What the packet filter has counted under a policy since the table was made."""
+    """The counts of the packet filter under a policy since the table was made."""
 
     granted: Mapping[GrantId, PacketCount]
     """By the grant that allowed them. Grants without rules on this node are left out."""

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from ipaddress import ip_address, ip_network
 
 from dstack_vpn.core.access.control import AccessControl, Decision, Reason
+from dstack_vpn.core.addresses import IPAddress
 from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.model import TokenId
 from dstack_vpn.core.policy.directory import Member, MemberDirectory
@@ -25,6 +26,18 @@ def members_of_tests(access: AccessControl, document: PolicyDocument, now: float
 def all_members(access: AccessControl, now: float) -> MemberDirectory:
     """Return all members with access; ``now`` in Unix seconds."""
     return _directory(access, access.registry.nodes, now)
+
+
+def members_around(access: AccessControl, addresses: Iterable[IPAddress], now: float) -> MemberDirectory:
+    """Return the members that decide about packets between these addresses."""
+    found: set[TokenId] = set()
+    for address in addresses:
+        if any(address in network for network in access.addresses.networks):
+            token = access.addresses.token_at(str(address))
+            found |= set() if token is None else {token}
+        else:
+            found |= {node.token_id for node in access.registry.nodes.values() if node.routes}
+    return _directory(access, found, now)
 
 
 def _directory(access: AccessControl, tokens: Iterable[TokenId], now: float) -> MemberDirectory:

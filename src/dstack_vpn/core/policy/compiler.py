@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, TypeAlias
 
+from dstack_vpn.core.chain.contract import Hash
 from dstack_vpn.core.model import Address
 from dstack_vpn.core.policy.document import Grant, PolicyDocument
 from dstack_vpn.core.policy.rules import GrantId, GroupRights, PortRight
@@ -39,6 +40,10 @@ class PolicyInForce:
     id: str
     """See `GrantId.policy`."""
     document: PolicyDocument
+    hash: Hash | None = None
+    """None for POLICY_FILE."""
+    text: str | None = None
+    """The text of a policy of the registry."""
 
 
 class CompiledPolicy:

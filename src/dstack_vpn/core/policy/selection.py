@@ -17,6 +17,8 @@ from dstack_vpn.errors import FormatError
 
 FILE: Final = "file"
 """The id of POLICY_FILE."""
+_ID_DIGITS: Final = 8
+"""The digits of a policy's hash in names of counters and in metrics."""
 _KEPT: Final = 16
 """The number of accepted policies whose tests are not run again, as after a reorg."""
 
@@ -70,6 +72,10 @@ class PolicySelection:
             _document(good)
             self.good = good
 
+    def use_file(self, document: PolicyDocument) -> None:
+        """Use another policy of POLICY_FILE, from the next choice on."""
+        self.file = document
+
     def choose(self, offered: Sequence[Policy | None] | None, testers: Testers) -> None:
         """Choose from the registry's policies. ``offered`` is None if it can't have one.
 
@@ -103,13 +109,15 @@ class PolicySelection:
                     self.refused = self.refused or str(error)
                 if self.good is None:
                     return [None]
-                hash_, document = self.good.hash, _document(self.good)
+                taken, document = self.good, _document(self.good)
             else:
-                hash_ = None if policy is None else policy.hash
+                taken = _as_good(policy, self.good)
                 if number == 0:
-                    good = _as_good(policy, self.good)
-            if hash_ is not None and document is not None:
-                found[hash_] = PolicyInForce(short_id(hash_), document)
+                    good = taken
+            if taken.hash is not None and document is not None:
+                found[taken.hash] = PolicyInForce(
+                    taken.hash[2 : 2 + _ID_DIGITS], document, taken.hash, taken.text
+                )
         self.good = good
         return list(found.values())
 
@@ -143,11 +151,6 @@ class PolicySelection:
         while len(self._accepted) > _KEPT:
             del self._accepted[next(iter(self._accepted))]
         return document
-
-
-def short_id(hash_: Hash) -> str:
-    """Return the id of a policy in names of counters and in metrics."""
-    return hash_[2:10]
 
 
 def _as_good(policy: Policy | None, before: GoodPolicy | None) -> GoodPolicy:

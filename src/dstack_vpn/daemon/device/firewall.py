@@ -63,6 +63,11 @@ class FirewallController:
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
     _check_took: float = field(default=0.0, init=False)
 
+    @property
+    def is_settled(self) -> bool:
+        """True if the packet filter has taken the newest rules of the policies."""
+        return self.problem is None and self._applied is not None and not self.policies.changed.is_set()
+
     # -- tasks -------------------------------------------------------------------------------------
 
     async def run(self) -> None:
@@ -161,15 +166,9 @@ class FirewallController:
         """Apply the rules that are wanted now, if they differ. The caller holds the lock."""
         if not self.policies.known and not self._has_applied and await self._is_left_behind():
             return  # an earlier process's table may enforce a policy that is not known yet
-        self.policies.changed.clear()
-        seen, self.policies.seen = self.policies.seen, None
+        policy, seen = self.policies.take()
         rules = FirewallRules(
-            self.interface,
-            self.prefixes,
-            self.protect,
-            self.closed,
-            self._port_forwards,
-            self.policies.rules,
+            self.interface, self.prefixes, self.protect, self.closed, self._port_forwards, policy
         )
         if rules != self._applied:
             if not self._is_empty(rules) or await self._is_left_behind():

@@ -38,11 +38,11 @@ class Policies:
     """True as soon as it is known whether there is a policy."""
     compiled: CompiledPolicy | None = field(default=None, init=False)
     """None: no policy restricts anything."""
-    seen: float | None = field(default=None, init=False)
+    _seen: float | None = field(default=None, init=False)
     """The arrival of the first change that the packet filter has not taken (monotonic seconds)."""
     _table: RuleTable | None = field(default=None, init=False)
     _offered: object = field(default=None, init=False)
-    """What the selection was chosen from."""
+    """The policies of the last choice: those of the registry, and that of the file."""
     _compiled_from: object = field(default=None, init=False)
     _refused: str | None = field(default=None, init=False)
     """The refusal that was published last."""
@@ -70,7 +70,8 @@ class Policies:
 
     def use_file(self, document: PolicyDocument) -> None:
         """Use another policy of POLICY_FILE, from the next `follow` on."""
-        self.selection.file, self._offered = document, None
+        self.selection.use_file(document)
+        self._offered = None
 
     def follow(
         self, access: AccessControl, rules: Rules, own: Node | None, present: Iterable[Node], seen: float
@@ -107,6 +108,12 @@ class Policies:
         if self._table is not None and self._table.put(plain, None):
             self._note(seen)
 
+    def take(self) -> tuple[PolicyRules | None, float | None]:
+        """Return the rules for the packet filter, and the arrival of the first new change."""
+        self.changed.clear()
+        seen, self._seen = self._seen, None
+        return self.rules, seen
+
     # -- helpers -----------------------------------------------------------------------------------
 
     def _compile(
@@ -134,8 +141,8 @@ class Policies:
         self._note(seen)
 
     def _note(self, seen: float) -> None:
-        if self.seen is None:
-            self.seen = seen
+        if self._seen is None:
+            self._seen = seen
         self.changed.set()
 
     def _publish_refusal(self) -> None:

@@ -24,7 +24,8 @@ def policy(number: int, content: str | None) -> Policy:
 
 
 def in_force(number: int, content: str) -> PolicyInForce:
-    return PolicyInForce(f"{number:08x}", parse_policy(content))
+    hash_ = policy(number, None).hash
+    return PolicyInForce(f"{number:08x}", parse_policy(content), hash_, content)
 
 
 def forced(found: PolicySelection) -> tuple[PolicyInForce, ...] | None:
@@ -153,7 +154,7 @@ def test_the_last_good_policy_survives_a_restart() -> None:
 
 
 def test_a_claim_without_a_text_does_not_close_the_network() -> None:
-    """One endpoint that shows a false hash takes no right from anybody."""
+    """One endpoint that shows a false hash takes no right away."""
     assert ONE.text is not None
     found = PolicySelection()
     found.choose([ONE], members)
