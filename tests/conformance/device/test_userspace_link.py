@@ -85,7 +85,7 @@ def pid_in(namespace: Namespace) -> int:
     """Return the process id of the namespace's wireguard-go."""
     for pid in netns_support.run("ip", "netns", "pids", namespace.name).split():
         # The process that lists the namespace was in it too, and has ended by now.
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             if Path(f"/proc/{pid}/comm").read_text().strip() == "wireguard-go":
                 return int(pid)
     raise AssertionError("no wireguard-go")
