@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
-from jsonschema import validate
+from jsonschema import validate  # type: ignore[import-untyped]  # schemathesis brings it
 from prometheus_client.core import Metric
 from tests.unit.daemon.conftest import Bench, bench, eventually
 from tests.unit.daemon.under_policy import OPEN, WEB_TO_DB, db, enforced, hash_of, policy
