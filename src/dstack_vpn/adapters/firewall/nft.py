@@ -29,6 +29,9 @@ from dstack_vpn.adapters.firewall.table import Table
 from dstack_vpn.errors import FirewallError
 from dstack_vpn.ports import DeniedPackets, FirewallRules, PacketCount, PolicyCounts
 
+ALL: Final = "list ruleset inet"
+"""Lists all tables. Without elements, that takes 1 ms. ``list table`` and ``list counters`` read
+the elements even if they do not print them, which takes 60 ms for 20,000."""
 TRIES: Final = 3
 """Replacements of a table, if another program changes rules at each of them."""
 _FORWARDING: Final = {4: "ipv4/ip_forward", 6: "ipv6/conf/all/forwarding"}
@@ -235,7 +238,8 @@ class NftFirewall:
         made = self._made.get(name)
         if made is None or not made.table.members:
             return PolicyCounts({}, PacketCount(0, 0), ())
-        granted, denied = listing.counters(self._nftables.run(f"list counters table inet {name}"))
+        listed = listing.of_table(self._nftables.run(ALL, Output.TERSE), name) or ""
+        granted, denied = listing.counters(listed)
         recent: list[DeniedPackets] = []
         for each in table.DENIED_SETS:
             listed = self._nftables.run(f"list set inet {name} {each}", Output.NUMERIC_PROTO)
@@ -252,12 +256,7 @@ class NftFirewall:
 
     def _list(self, name: str) -> str | None:
         """Return the table without counts and elements. None if it is missing."""
-        try:
-            return self._nftables.run(f"list table inet {name}", Output.STATELESS | Output.TERSE)
-        except FirewallError as error:
-            if "No such file" in str(error):
-                return None
-            raise
+        return listing.of_table(self._nftables.run(ALL, Output.STATELESS | Output.TERSE), name)
 
 
 def _after(generation: int) -> int:
