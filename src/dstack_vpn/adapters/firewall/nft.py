@@ -3,9 +3,9 @@
 libnftables is used for two reasons: an operator sees the same text with ``nft list ruleset``, and
 pyroute2's nftables has no expressions for NAT. `table` renders the text.
 
-Only differences to the table before are sent. If another program has edited the table, or it is of
-an earlier process, one transaction replaces all of it. A table with our name is ours only if it has
-only parts that ours have.
+Only differences to the table before are sent, almost always as one transaction. If another program
+has edited the table, or it is of an earlier process, one transaction replaces all of it. A table
+with our name is ours only if it has only parts that ours have.
 
 The table's listing without elements is stored after each change of its structure; the elements of
 its maps are compared with the model. A listing may show what another program did since our own
@@ -168,13 +168,12 @@ class NftFirewall:
 
     def _change(self, old: Table, new: Table) -> bool:
         """Send the differences. Return False if the whole table must be made instead."""
-        commands = table.changes(old, new)
-        if not commands:
-            return True
         made = self._made[new.name]
-        structure, generation = made.structure, _after(made.generation)
+        structure, generation = made.structure, made.generation
         try:
-            self._transact(commands)
+            for commands in table.transactions(old, new):
+                self._transact(commands)
+                generation = _after(generation)
         except FirewallError:
             return False
         if not new.has_structure_of(old):
