@@ -52,6 +52,9 @@ class Nftables(Protocol):
     def generation(self) -> int:
         """Return the number of the last transaction of any program. Raises `FirewallError`."""
 
+    def close(self) -> None:
+        """Release resources. They are acquired again if they are needed."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Made:
@@ -123,9 +126,7 @@ class NftFirewall:
         if self._watch is not None:
             self._watch.close()
             self._watch = None
-        name = table.table_name(interface)
-        if name in self._made:
-            await self._in_thread(lambda: self._remove(name))
+        await self._in_thread(lambda: self._remove(table.table_name(interface)))
 
     async def _in_thread(self, function: Callable[[], _Result]) -> _Result:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function)
@@ -230,8 +231,11 @@ class NftFirewall:
         return listing.elements(self._nftables.run(f"list map inet {name} {of}", Output.STATELESS))
 
     def _remove(self, name: str) -> None:
-        if self._made.pop(name, None) is not None:
-            self._transact(f"add table inet {name}\ndelete table inet {name}\n")
+        try:
+            if self._made.pop(name, None) is not None:
+                self._transact(f"add table inet {name}\ndelete table inet {name}\n")
+        finally:
+            self._nftables.close()
 
     def _count(self, name: str) -> PolicyCounts:
         made = self._made.get(name)

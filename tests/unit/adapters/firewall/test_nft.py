@@ -31,6 +31,7 @@ class Kernel:
     """The beginning of commands that fail."""
     sent: list[str] = field(default_factory=list)
     listings: int = 0
+    closed: int = 0
     _table: list[str] = field(default_factory=list)
     _generation: int = 1
 
@@ -53,6 +54,9 @@ class Kernel:
 
     def generation(self) -> int:
         return self._generation
+
+    def close(self) -> None:
+        self.closed += 1
 
     def edit(self, text: str = "") -> None:
         """Let another program make a transaction, which adds ``text`` to our table."""
@@ -132,12 +136,16 @@ async def test_without_a_policy_the_counts_are_zero() -> None:
 
 
 async def test_a_table_is_present_if_it_is_listed() -> None:
-    firewall = NftFirewall(Kernel())
+    kernel = Kernel()
+    firewall = NftFirewall(kernel)
     assert not await firewall.is_present("wg0")
     await firewall.apply(replace(RULES, policy=CLOSED))
     assert await firewall.is_present("wg0")
     await firewall.remove("wg0")
+    sent = kernel.sent.copy()
     await firewall.remove("wg0")
+    assert (kernel.sent, kernel.closed) == (sent, 2)
+    assert sent[-1] == "add table inet dstack_vpn_wg0\ndelete table inet dstack_vpn_wg0\n"
 
 
 async def test_a_missing_library_is_told() -> None:
