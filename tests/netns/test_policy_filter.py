@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -103,6 +104,26 @@ async def test_an_edit_before_a_change_is_not_taken_for_our_own(namespace: Names
     assert await firewall.is_applied("h1-w")
     await NftFirewall().apply(replace(RULES, policy=CLOSED))
     assert "\t\taccept" not in listed(namespace)
+
+
+UNPRIVILEGED = """
+import asyncio, os
+from dstack_vpn.adapters.firewall.nft import NftFirewall
+from dstack_vpn.errors import FirewallError
+from dstack_vpn.ports import FirewallRules
+os.setuid(65534)
+firewall = NftFirewall()
+for attempt in (firewall.apply(FirewallRules("h1-w", frozenset(), True)), firewall.edited()):
+    try:
+        asyncio.run(attempt)
+    except FirewallError as error:
+        print(error)
+"""
+
+
+def test_without_permission_the_process_continues(namespace: Namespace) -> None:
+    told = namespace.run(sys.executable, "-c", UNPRIVILEGED).splitlines()
+    assert told == ["no permission to change the firewall: CAP_NET_ADMIN is needed"] * 2
 
 
 async def test_a_table_of_an_earlier_process_is_present_and_taken_over(namespace: Namespace) -> None:

@@ -2,6 +2,7 @@
 
 import re
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
@@ -10,7 +11,9 @@ import pytest
 from tests import netns_support
 from tests.netns_support import Namespace, connect
 
+from dstack_vpn.adapters.firewall.libnftables import Libnftables
 from dstack_vpn.adapters.firewall.nft import NftFirewall
+from dstack_vpn.adapters.firewall.table import make_table, transactions
 from dstack_vpn.core.policy.rules import GrantId, GroupRights, PolicyRules, PortRight
 from dstack_vpn.core.policy.selectors import Protocol
 from dstack_vpn.ports import DeniedPackets, FirewallRules, PacketCount, PortForward
@@ -258,6 +261,46 @@ async def test_counters_go_on_over_changes(pair: Pair) -> None:
     }
     await firewall.apply(rules(()))
     assert (await firewall.count("h1-w")).granted == {}
+
+
+FLOOD = f"""
+import socket
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as flood:
+    flood.connect(("{V4.node}", 54))
+    while True:
+        try:
+            flood.send(b"x")
+        except OSError:
+            pass
+"""
+
+
+async def test_no_change_opens_a_port_that_the_old_and_the_new_rules_lack(pair: Pair) -> None:
+    """The flooding member moves between two groups that swap their rights.
+
+    Rules before the map prolong the moment at which a packet in process is judged by both.
+    """
+    every = (PortRight(None, 0, 65535, FIRST),)
+    tables = []
+    for own, other in (("m0", "m1"), ("m1", "m0")):
+        members = {V4.member: own, "10.77.0.9": other}
+        groups = {own: GroupRights((DNS,)), other: GroupRights(every)}
+        policy = PolicyRules(frozenset({V4.node}), members, groups)
+        tables.append(make_table(FirewallRules("h1-w", BOTH, True, policy=policy)))
+    nftables, firewall = Libnftables(), NftFirewall()
+    await firewall.apply(rules(()))
+    nftables.run(tables[0].text())
+    at = f"inet {tables[0].name} prerouting_policy"
+    nftables.run("".join(f"insert rule {at} ip saddr 192.0.2.{number} drop\n" for number in range(200)))
+    flood = pair.member.popen(sys.executable, "-c", FLOOD)
+    for number in range(600):
+        for commands in transactions(tables[number % 2], tables[1 - number % 2]):
+            nftables.run(commands)
+    flood.kill()
+    nftables.close()
+    counts = await firewall.count("h1-w")
+    assert counts.denied.packets > 300
+    assert counts.granted[FIRST] == PacketCount(0, 0)
 
 
 async def test_a_forwarded_port_is_judged_by_the_port_that_the_member_uses(pair: Pair) -> None:

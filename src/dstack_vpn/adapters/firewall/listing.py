@@ -28,6 +28,12 @@ _DENIED: Final = re.compile(
 )
 
 
+def of_table(ruleset: str, name: str) -> str | None:
+    """Return one table of all listed tables of the family inet. None if it is missing."""
+    found = re.search(rf"^table inet {re.escape(name)} \{{\n(?:.*\n)*?\}}\n", ruleset, re.MULTILINE)
+    return None if found is None else found[0]
+
+
 def is_ours(table: str) -> bool:
     """Return True if a listed table has only parts that ours have."""
     parts = re.findall(r"^\t(\w+) (\S+) ?(?:\{|$)", table, re.MULTILINE)

@@ -55,14 +55,15 @@ def generation() -> int:
             opened.send(request)
             return parse_generation(opened.recv(netlink.RECEIVE_BYTES))
     except netlink.NetlinkRefusalError as error:
-        raise _refused(error.code) from error
+        raise refused(error.code) from error
     except TimeoutError:
         raise FirewallError(f"nftables: the kernel did not reply within {DEADLINE:g} s") from None
     except OSError as error:
-        raise _refused(error.errno or errno.EIO) from error
+        raise refused(error.errno or errno.EIO) from error
 
 
-def _refused(code: int) -> FirewallError:
+def refused(code: int) -> FirewallError:
+    """Return the error for an errno of the kernel."""
     return FirewallError(_PROBLEMS.get(code) or f"nftables: {os.strerror(code)} (errno {code})")
 
 
@@ -107,7 +108,7 @@ class RulesetWatch:
                 self._socket.close()
                 raise
         except OSError as error:
-            raise _refused(error.errno or errno.EIO) from error
+            raise refused(error.errno or errno.EIO) from error
         self._loop.add_reader(self._socket, self._read)
 
     async def changed(self) -> None:

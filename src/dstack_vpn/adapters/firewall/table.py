@@ -29,8 +29,9 @@ interface name.
 import ipaddress
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain as joined
+from itertools import pairwise
 from typing import Final, NamedTuple
 
 from dstack_vpn.core.model import Cidr
@@ -89,6 +90,56 @@ class Table:
     def expected(self, name: str) -> frozenset[str]:
         """Return the elements of a map as `listing.elements` does."""
         return frozenset(map(_element, self.members[name].items()))
+
+
+def transactions(old: Table, new: Table) -> list[str]:
+    """Return the transactions that lead from a table to another one with the same name.
+
+    It is one, except if a member moves to a group whose rights change. A packet that the kernel is
+    processing while a transaction ends is judged by the old rules and the new elements, so that the
+    old rights of the group would apply to that member. Therefore, such members are in a group of
+    their own while the rights change. None if the tables are equal.
+    """
+    steps = [old, *_between(old, new), new]
+    return [commands for before, after in pairwise(steps) if (commands := changes(before, after))]
+
+
+def _between(old: Table, new: Table) -> list[Table]:
+    edited = {
+        kind_and_name[1]
+        for name, each in new.chains.items()
+        if (kind_and_name := name.split("_", 1))[0] in {"group", "replies"}
+        and old.chains.get(name, each) != each
+    }
+    moved = {
+        name: {
+            member: f"{group}_"
+            for member, group in members.items() - old.members[name].items()
+            if group in edited
+        }
+        for name, members in (new.members.items() if edited else ())
+    }
+    if not any(moved.values()):
+        return []
+    extra: dict[str, Chain] = {}
+    for group in sorted({group[:-1] for members in moved.values() for group in members.values()}):
+        extra[f"replies_{group}_"] = new.chains[f"replies_{group}"]
+        _, *rest = new.chains[f"group_{group}"].rules
+        extra[f"group_{group}_"] = Chain("", (f"ct direction reply goto replies_{group}_", *rest))
+    allowing = {name: each for name, each in new.chains.items() if name.startswith("allow_")}
+    # The chains come first: a chain without rules would drop a packet in process.
+    first = replace(old, chains={**old.chains, **allowing, **extra}, parts={**old.parts, **new.parts})
+    return [
+        first,
+        replace(first, members=_with(old.members, moved)),
+        replace(new, chains={**new.chains, **extra}, members=_with(new.members, moved)),
+    ]
+
+
+def _with(
+    members: Mapping[str, Mapping[str, GroupName]], others: Mapping[str, Mapping[str, GroupName]]
+) -> dict[str, dict[str, GroupName]]:
+    return {name: {**each, **others[name]} for name, each in members.items()}
 
 
 def changes(old: Table, new: Table) -> str:

@@ -8,10 +8,28 @@ from dstack_vpn.adapters.firewall.listing import (
     elements,
     is_ours,
     lets_through,
+    of_table,
     refuses_forwarding,
 )
 from dstack_vpn.core.policy.rules import GrantId
 from dstack_vpn.ports import DeniedPackets, PacketCount
+
+RULESET = """\
+table inet wg0 {
+\tchain a {
+\t}
+}
+table inet wg01 {
+}
+"""
+
+
+def test_one_table_of_all_is_found() -> None:
+    assert of_table(RULESET, "wg0") == "table inet wg0 {\n\tchain a {\n\t}\n}\n"
+    assert of_table(RULESET, "wg01") == "table inet wg01 {\n}\n"
+    assert of_table(RULESET, "wg") is None
+    assert of_table("", "wg0") is None
+
 
 LISTED = """\
 table inet dstack_vpn_wg0 {

@@ -19,7 +19,6 @@ V4 = PortForward("tcp", 80, "192.0.2.7", 8000)
 V6 = PortForward("udp", 53, "2001:db8::7", 53)
 RULES = FirewallRules("wg0", BOTH, True)
 OPEN = replace(RULES, policy=PolicyRules(frozenset({"10.77.0.2"}), {}, {"m0": GroupRights()}))
-ABSENT = "nftables refuses the rules: Error: No such file or directory"
 
 
 @dataclass
@@ -32,6 +31,7 @@ class Kernel:
     """The beginning of commands that fail."""
     sent: list[str] = field(default_factory=list)
     listings: int = 0
+    closed: int = 0
     _table: list[str] = field(default_factory=list)
     _generation: int = 1
 
@@ -40,11 +40,10 @@ class Kernel:
     def run(self, commands: str, output: Output = Output.PLAIN) -> str:
         if commands.startswith("list map"):
             return ""
-        if commands.startswith("list table"):
+        if commands == "list ruleset inet":
             self.listings += 1
-            if not self._table:
-                raise FirewallError(ABSENT)
-            return "".join(self._table)
+            lines = "".join(self._table).replace("\n", "\n\t")
+            return f"table inet dstack_vpn_wg0 {{\n\t{lines}\n}}\n" if self._table else ""
         if self.refused and commands.startswith(self.refused):
             raise FirewallError("refused")
         self.sent.append(commands)
@@ -55,6 +54,9 @@ class Kernel:
 
     def generation(self) -> int:
         return self._generation
+
+    def close(self) -> None:
+        self.closed += 1
 
     def edit(self, text: str = "") -> None:
         """Let another program make a transaction, which adds ``text`` to our table."""
@@ -134,12 +136,16 @@ async def test_without_a_policy_the_counts_are_zero() -> None:
 
 
 async def test_a_table_is_present_if_it_is_listed() -> None:
-    firewall = NftFirewall(Kernel())
+    kernel = Kernel()
+    firewall = NftFirewall(kernel)
     assert not await firewall.is_present("wg0")
     await firewall.apply(replace(RULES, policy=CLOSED))
     assert await firewall.is_present("wg0")
     await firewall.remove("wg0")
+    sent = kernel.sent.copy()
     await firewall.remove("wg0")
+    assert (kernel.sent, kernel.closed) == (sent, 2)
+    assert sent[-1] == "add table inet dstack_vpn_wg0\ndelete table inet dstack_vpn_wg0\n"
 
 
 async def test_a_missing_library_is_told() -> None:

@@ -6,7 +6,7 @@ import struct
 import pytest
 
 from dstack_vpn.adapters.device import netlink
-from dstack_vpn.adapters.firewall.ruleset import ends_transaction, parse_generation
+from dstack_vpn.adapters.firewall.ruleset import ends_transaction, parse_generation, refused
 from dstack_vpn.errors import FirewallError
 
 NEWGEN, NEWRULE, HEADER = 0x0A0F, 0x0A06, b"\0\0\0\0"
@@ -41,6 +41,19 @@ def test_an_error_of_the_kernel_keeps_its_code() -> None:
     with pytest.raises(netlink.NetlinkRefusalError) as caught:
         parse_generation(refusal)
     assert caught.value.code == errno.EPERM
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        (errno.EPERM, "CAP_NET_ADMIN is needed"),
+        (errno.EINVAL, "this kernel lacks a part of nftables"),
+        (errno.EPROTONOSUPPORT, "this kernel lacks a part of nftables"),
+        (errno.ENOBUFS, "nftables: No buffer space available"),
+    ],
+)
+def test_an_error_of_the_kernel_is_explained(code: int, told: str) -> None:
+    assert told in str(refused(code))
 
 
 @pytest.mark.parametrize(

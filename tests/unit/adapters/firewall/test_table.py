@@ -9,7 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from dstack_vpn.adapters.firewall.table import Table, changes, former_name, make_table, table_name
+from dstack_vpn.adapters.firewall.table import (
+    Table,
+    changes,
+    former_name,
+    make_table,
+    table_name,
+    transactions,
+)
 from dstack_vpn.core.policy.rules import CLOSED as NOTHING
 from dstack_vpn.core.policy.rules import GrantId, GroupRights, PolicyRules, PortRight
 from dstack_vpn.core.policy.selectors import Protocol
@@ -159,6 +166,58 @@ def test_a_group_with_other_rights_is_refilled_alone() -> None:
         "add rule inet dstack_vpn_wg0 group_m1 tcp dport vmap { 22 : goto allow_1a2b3c4d_1 }",
         "add rule inet dstack_vpn_wg0 group_m1 meta l4proto { icmp, ipv6-icmp } goto allow_1a2b3c4d_2",
     ]
+
+
+def test_a_member_that_moves_to_a_group_with_other_rights_has_its_own_group_meanwhile() -> None:
+    members = {"10.77.0.3": "m1", "fd01::3": "m0", "10.77.0.4": "m1"}
+    new = replace(POLICY, members=members, groups={"m0": POLICY.groups["m0"], "m1": GroupRights((SSH,))})
+    at = "inet dstack_vpn_wg0"
+    content = [
+        "group_m1 ct direction reply goto replies_m1",
+        "group_m1 tcp dport vmap { 22 : goto allow_1a2b3c4d_1 }",
+    ]
+    made, moved, changed, last = transactions(with_policy(POLICY), with_policy(new))
+    assert made.splitlines() == [
+        f"add chain {at} replies_m1_",
+        f"add chain {at} group_m1_",
+        *(f"add rule {at} {rule.replace('m1', 'm1_')}" for rule in content),
+    ]
+    assert moved.splitlines() == [
+        f"delete element {at} members4 {{ 10.77.0.3 }}",
+        f"add element {at} members4 {{ 10.77.0.3 : jump group_m1_ }}",
+    ]
+    assert changed.splitlines() == [
+        f"flush chain {at} group_m1",
+        *(f"add rule {at} {rule}" for rule in content),
+    ]
+    assert last.splitlines() == [
+        f"flush chain {at} replies_m1_",
+        f"flush chain {at} group_m1_",
+        f"delete element {at} members4 {{ 10.77.0.3 }}",
+        f"add element {at} members4 {{ 10.77.0.3 : jump group_m1 }}",
+        f"delete chain {at} replies_m1_",
+        f"delete chain {at} group_m1_",
+    ]
+
+
+@pytest.mark.parametrize(
+    "new",
+    [
+        replace(POLICY, groups={**POLICY.groups, "m1": GroupRights((SSH,))}),
+        replace(POLICY, members={**POLICY.members, "10.77.0.3": "m1"}),
+        replace(
+            POLICY,
+            members={**POLICY.members, "10.77.0.5": "m2"},
+            groups={**POLICY.groups, "m2": GroupRights()},
+        ),
+        replace(POLICY, members={}, groups={"m1": GroupRights((SSH,))}),
+        NOTHING,
+        None,
+    ],
+)
+def test_other_changes_are_one_transaction(new: PolicyRules | None) -> None:
+    assert len(transactions(with_policy(POLICY), with_policy(new))) == 1
+    assert transactions(with_policy(new), with_policy(new)) == []
 
 
 def test_a_policy_that_is_removed_leaves_nothing() -> None:
