@@ -219,6 +219,11 @@ COVERED: Final[Mapping[str, Cover]] = {
         "commands on a dev chain",
         "tests.integration.test_admin_cli > tests.commands > cli > cli.policy",
     ),
+    "cli.policy_setting": Cover(
+        "integration/test_policy_cli.py",
+        "commands on a dev chain",
+        "tests.integration.test_admin_cli > tests.commands > cli > cli.policy",
+    ),
     "cli.tag": Cover(
         "integration/test_rights_cli.py",
         "commands on a dev chain",

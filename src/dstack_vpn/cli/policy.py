@@ -1,4 +1,4 @@
-"""`policy`: which members may talk to which. See `policy_explaining` for `policy explain`."""
+"""`policy`: which members may talk to which; see `policy_explaining` and `policy_setting`."""
 
 from pathlib import Path
 
@@ -6,8 +6,10 @@ import click
 
 from dstack_vpn.cli.options import with_settings
 from dstack_vpn.cli.policy_explaining import explain
+from dstack_vpn.cli.policy_setting import remove, set_
 from dstack_vpn.cli.policy_text import (
     FILE,
+    READING,
     Findings,
     members_of,
     print_json,
@@ -23,8 +25,6 @@ from dstack_vpn.core.policy.document import CLOSED_POLICY
 from dstack_vpn.core.policy.hujson import TextError
 from dstack_vpn.core.policy.reach import compare, count
 from dstack_vpn.errors import AdminError
-
-READING = (*CHAIN, "START_BLOCK", "VPN_CIDR", "GRANT_CONFIRMATIONS")
 
 
 @click.group()
@@ -119,4 +119,5 @@ def show(settings: Settings, *, as_json: bool) -> None:
     click.echo(printable_text(text), nl=not text.endswith("\n"))
 
 
-policy.add_command(explain)
+for command in (explain, remove, set_):
+    policy.add_command(command)

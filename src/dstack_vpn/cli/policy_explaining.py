@@ -12,8 +12,15 @@ from dstack_vpn.cli.completing import nodes
 from dstack_vpn.cli.node_reading import access_over
 from dstack_vpn.cli.options import with_settings
 from dstack_vpn.cli.params import FLOW, NAMED, Subject
-from dstack_vpn.cli.policy_text import FILE, members_of, name_of, print_json, read_registry, usable_file
-from dstack_vpn.cli.sending import CHAIN
+from dstack_vpn.cli.policy_text import (
+    FILE,
+    READING,
+    members_of,
+    name_of,
+    print_json,
+    read_registry,
+    usable_file,
+)
 from dstack_vpn.cli.text import printable
 from dstack_vpn.config import Settings
 from dstack_vpn.core.addresses import IPAddress, unmapped
@@ -29,7 +36,6 @@ if TYPE_CHECKING:
     from dstack_vpn.wiring.node import Snapshot
     from dstack_vpn.wiring.policy import RegistryPolicy
 
-_SETTINGS: Final = (*CHAIN, "START_BLOCK", "VPN_CIDR", "GRANT_CONFIRMATIONS", "POLICY_FILE")
 _SHOWN: Final = 120
 """The number of characters of a grant's line that are shown."""
 
@@ -65,7 +71,7 @@ Examples:
 @click.argument("flow", metavar="PROTOCOL:PORT", type=FLOW)
 @click.option("--file", type=FILE, help="A policy's file, instead of the registry's policy.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@with_settings(*_SETTINGS)
+@with_settings(*READING, "POLICY_FILE")
 @click.pass_context
 def explain(
     ctx: click.Context,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 from dstack_vpn.cli.node_reading import access_over
+from dstack_vpn.cli.sending import CHAIN
 from dstack_vpn.cli.text import printable
 from dstack_vpn.config import Settings
 from dstack_vpn.core.chain.contract import MAX_POLICY, ContractState
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
+READING: Final = (*CHAIN, "START_BLOCK", "VPN_CIDR", "GRANT_CONFIRMATIONS")
+"""The settings for a reading of the members."""
 FILE: Final = click.Path(dir_okay=False, allow_dash=True, path_type=Path)
 _INPUT: Final = Path("-")
 

@@ -1,6 +1,7 @@
 """Pairs of members, and the pairs that a change of the policy concerns."""
 
 import json
+import time
 from typing import Any
 
 from tests.unit.core.policy.examples import ALICE, BOB, DIRECTORY, PLAN, POLICY, member
@@ -76,3 +77,21 @@ def test_a_pair_needs_a_common_version_of_ip() -> None:
     assert [len(each.addresses) for each in beyond] == [2, 1, 1]
     assert count(compare(CLOSED_POLICY, NO_POLICY, directory).gained) == 6
     assert len(list(pairs(NO_POLICY, directory))) == 6
+
+
+def test_a_thousand_members_are_compared_in_seconds() -> None:
+    """Three policies take 4 s. A slow machine has 15 s."""
+    everyone = [
+        member(token, f"n{token}", f"0x{token % 50:040x}", f"t{token % 20}", f"t{token % 7}")
+        for token in range(1000)
+    ]
+    directory = MemberDirectory.of(everyone, PLAN.networks)
+    by_tag = policy(*((f"tag:t{n % 20}", f"tag:t{n * 7 % 20}", f"tcp:{n + 1}") for n in range(100)))
+    by_node = policy(*((f"node:n{n}", f"node:n{999 - n}", f"tcp:{n + 1}") for n in range(100)))
+    own = policy(*((f"tag:t{n % 20}", "autogroup:self", f"tcp:{n + 1}") for n in range(100)))
+    began = time.process_time()
+    for after in (by_tag, by_node, own):
+        changes = compare(NO_POLICY, after, directory)
+        assert count(changes.lost) == 999 * 1000
+        assert len(list(pairs(after, directory))) == count(compare(CLOSED_POLICY, after, directory).gained)
+    assert time.process_time() - began < 15
