@@ -17,6 +17,7 @@ from dstack_vpn.adapters.device import uapi
 from dstack_vpn.config import parsers
 from dstack_vpn.core.chain.invitation_code import InvitationCode
 from dstack_vpn.core.paths.port_forward import parse_forwards
+from dstack_vpn.core.policy.hujson import TextError
 from dstack_vpn.errors import ConfigError, DeviceError, EndpointError, FormatError
 
 
@@ -53,6 +54,7 @@ DECODERS: Final = {
     "enrolment": Decoder(_text(chain.enrolment), (FormatError,)),
     "keystore": Decoder(_text(keystore.parse), (ConfigError,)),
     # policy
+    "policy": Decoder(_text(policy.document), (TextError,)),
     "members": Decoder(policy.members),
     "quorum": Decoder(verifiers.rounds),
     "http": Decoder(policy.request),

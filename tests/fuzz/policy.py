@@ -1,4 +1,4 @@
-"""Access decisions: members by registry events, and clients of the HTTP API by their requests."""
+"""Access decisions: members by registry events, their policy, and clients of the HTTP API."""
 
 import ipaddress
 from dataclasses import replace
@@ -10,6 +10,7 @@ from multidict import CIMultiDict
 from tests.fuzz.cursor import Cursor
 from tests.fuzz.zone import PLAN
 from tests.scripted import key
+from tests.unit.core.policy.examples import DIRECTORY
 
 from dstack_vpn.adapters.contracts import fields
 from dstack_vpn.adapters.web.access import Policy
@@ -31,12 +32,31 @@ from dstack_vpn.core.chain.events import (
 from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.chain.registry import Registry, apply, revert, tokens_of
 from dstack_vpn.core.model import Malformed, Position, TokenId
+from dstack_vpn.core.policy.document import CLOSED_POLICY, parse_policy
+from dstack_vpn.core.policy.evaluation import decide, failures, packets
+from dstack_vpn.core.policy.reach import compare, count, pairs
 from dstack_vpn.core.wireguard.keys import PublicKey
 
 _FACTS: Final = 24
 SMALL: Final = AddressPlan(ipaddress.IPv4Network("10.77.0.0/29"), PLAN.ipv6)
 _HUGE: Final = (2**80 - 2, 2**80 - 1, 2**256 - 1)
 _OWNERS: Final = ("0x" + "aa" * 20, "0x" + "bb" * 20, "0x" + "cc" * 20)
+
+
+def document(text: str) -> object:
+    """Parse a policy; check its lines, and its pairs in a small network by both evaluations."""
+    found = parse_policy(text)
+    lines, last = [grant.line for grant in found.grants], text.count("\n") + 1
+    assert lines == sorted(lines)
+    lines += [test.line for test in found.tests]
+    assert all(0 < line <= last for line in lines)
+    listed = list(pairs(found, DIRECTORY))
+    assert len(listed) == count(compare(CLOSED_POLICY, found, DIRECTORY).gained)
+    for src, dst, ports in listed:
+        for packet in packets(src, dst, ports[0]):
+            assert decide(found, DIRECTORY, packet).allowed
+    list(failures(found, DIRECTORY))
+    return found
 
 
 def members(data: bytes) -> object:

@@ -75,6 +75,8 @@ OTHERS = {
     "node rotate-key": "below",
     "contract migrate": "test_migrate_cli.py",
     "node register-csv": "test_enrolment_cli.py",
+    "policy remove": "test_policy_cli.py",
+    "policy set": "test_policy_cli.py",
 }
 
 

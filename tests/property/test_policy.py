@@ -16,6 +16,7 @@ from dstack_vpn.core.addresses import IPAddress
 from dstack_vpn.core.policy.directory import Member, MemberDirectory
 from dstack_vpn.core.policy.document import parse_policy
 from dstack_vpn.core.policy.evaluation import Packet, allows, decide
+from dstack_vpn.core.policy.reach import compare, count, pairs
 from dstack_vpn.core.policy.selectors import Protocol
 
 TAGS, NODES = ("web", "db", "ops"), ("a", "b", "c", "d")
@@ -145,3 +146,35 @@ def test_another_grant_takes_no_access_away(
     for src, dst, (protocol, port) in product(slow.universe, slow.universe, FLOWS[::3]):
         flow = Packet(src, dst, protocol, port)
         assert allows(after, directory, flow) or not allows(before, directory, flow)
+
+
+@settings(max_examples=150, deadline=None)
+@given(members, policies, policies)
+def test_the_pairs_are_those_of_the_slow_evaluator(
+    everyone: list[Member], first: list[dict[str, Any]], second: list[dict[str, Any]]
+) -> None:
+    directory, slow = MemberDirectory.of(everyone, PLAN.networks), Slow(everyone)
+    before, after = (parse_policy(json.dumps({"grants": each})) for each in (first, second))
+    rights = [reached(slow, policy) for policy in (first, second)]
+    listed = [(src.token, dst.token) for src, dst, _ in pairs(before, directory)]
+    assert set(listed) == {pair for pair, _, _ in rights[0]}
+    assert len(listed) == len(set(listed))
+    changes = compare(before, after, directory)
+    for blocks, expected in (
+        (changes.gained, rights[1] - rights[0]),
+        (changes.lost, rights[0] - rights[1]),
+    ):
+        found = [((src.token, dst.token), ports) for block in blocks for src, dst, ports in block]
+        assert len(found) == count(blocks) == len({pair for pair, _ in found})
+        shown = {(pair, *flow) for pair, ports in found for flow in FLOWS if ports.contains(*flow)}
+        assert shown == expected
+
+
+def reached(slow: Slow, policy: list[dict[str, Any]]) -> set[tuple[tuple[int, int], Protocol | None, int]]:
+    """Return the pairs of members by their tokens, with protocol and port."""
+    found = set()
+    for each in slow.allowed(policy):
+        src, dst = slow.tunnel.get(each.src), slow.tunnel.get(each.dst)
+        if src is not None and dst is not None and src != dst:
+            found.add(((src.token, dst.token), each.protocol, each.port))
+    return found

@@ -209,13 +209,25 @@ COVERED: Final[Mapping[str, Cover]] = {
         "integration/test_admin_cli.py", "commands on a dev chain", "tests.commands > cli > cli.contract"
     ),
     "cli.tables": Cover("unit/cli/test_layout.py", "every table at 80 columns"),
+    "cli.policy": Cover(
+        "integration/test_policy_cli.py",
+        "commands on a dev chain",
+        "tests.integration.test_admin_cli > tests.commands > cli",
+    ),
+    "cli.policy_explaining": Cover(
+        "integration/test_policy_cli.py",
+        "commands on a dev chain",
+        "tests.integration.test_admin_cli > tests.commands > cli > cli.policy",
+    ),
+    "cli.policy_setting": Cover(
+        "integration/test_policy_cli.py",
+        "commands on a dev chain",
+        "tests.integration.test_admin_cli > tests.commands > cli > cli.policy",
+    ),
     "cli.tag": Cover(
         "integration/test_rights_cli.py",
         "commands on a dev chain",
         "tests.integration.test_admin_cli > tests.commands > cli",
-    ),
-    "cli.text": Cover(
-        "unit/cli/test_watch.py", "hostile text in every command", "tests.unit.cli.conftest > cli"
     ),
     "config.parsers": Cover("unit/config/test_load.py", "by the settings that use them"),
     "config.settings": Cover("unit/config/test_load.py", "fields without logic", "config"),
@@ -349,6 +361,11 @@ COVERED: Final[Mapping[str, Cover]] = {
         "netns/test_ownership.py",
         "hosts with other programs' interfaces",
         "tests.netns.hosts > __main__ > cli > cli.daemon > wiring.daemon",
+    ),
+    "wiring.policy": Cover(
+        "integration/test_policy_cli.py",
+        "commands on a dev chain",
+        "tests.integration.test_admin_cli > tests.commands > cli > cli.policy",
     ),
     "wiring.relay": Cover(
         "integration/relay/test_wire.py",

@@ -33,6 +33,7 @@ _COMMANDS: Final = {
     "keygen": "keys:keygen",
     "node": "node:node",
     "plan": "plan:plan",
+    "policy": "policy:policy",
     "pubkey": "keys:pubkey",
     "relay": "relay:relay",
     "run": "daemon:run",

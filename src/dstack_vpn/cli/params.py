@@ -15,6 +15,7 @@ import click
 from dstack_vpn.config.parsers import address
 from dstack_vpn.core.model import ENDPOINT_LENGTH, parse_node_id
 from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
+from dstack_vpn.core.policy.selectors import Ports, Protocol
 from dstack_vpn.core.wireguard.keys import PublicKey
 from dstack_vpn.errors import FormatError
 
@@ -134,9 +135,18 @@ def parse_named(text: str) -> Subject:
     raise FormatError("expected a node id, a token id or a tunnel address")
 
 
+def parse_flow(text: str) -> Ports:
+    """Parse the protocol and the destination port of a connection; raises `FormatError`."""
+    ports = Ports.parse("icmp:*" if text == "icmp" else text)
+    if ports.protocol is None or (ports.first != ports.last and ports.protocol is not Protocol.ICMP):
+        raise FormatError("expected one port, such as tcp:5432 or udp:53, or icmp")
+    return ports
+
+
 ACCOUNT: Final = Checked("address", parse_account)
 ENDPOINT: Final = Checked("endpoint", parse_endpoint)
 CONTRACT_ENDPOINT: Final = Checked("endpoint", parse_contract_endpoint)
+FLOW: Final = Checked("protocol and port", parse_flow)
 KEY: Final = Checked("key", PublicKey.parse)
 MOMENT: Final = Checked("time", parse_moment)
 NAME: Final = Checked("node", parse_name)

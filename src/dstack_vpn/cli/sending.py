@@ -9,7 +9,7 @@ import json
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeVar, cast
 
@@ -52,23 +52,42 @@ class Sending:
         """False if the command only shows its transactions."""
         return self.mode is Mode.SEND
 
-    def carry_out(self, work: Callable[["Administrator"], Awaitable[_T]]) -> _T:
+    def unlocked(self) -> "Sending":
+        """Return the same with the keystore's account, whose password is asked for only once.
+
+        Raises `ConfigError` and `AdminError`.
+        """
+        if self.keystore is None:
+            return self
+        return replace(self, settings=self.keystore.unlock(self.settings), keystore=None)
+
+    def account(self) -> str | None:
+        """Return the account of the transactions; None if it is unknown. Not with a keystore.
+
+        Raises `AdminError` and `FormatError`.
+        """
+        from dstack_vpn.wiring import node as wiring
+
+        return wiring.account_of(self.settings, self.mode, self.sender)
+
+    def carry_out(self, work: Callable[["Administrator"], Awaitable[_T]], **facts: object) -> _T:
         """Run ``work`` with an administrator, and show its progress.
 
-        If the command must not send its transactions, show them and exit with 0.
+        If the command must not send its transactions, show them and exit with 0. ``facts`` are
+        additional fields of that result as JSON.
         """
         from dstack_vpn.wiring import node as wiring
 
         async def run(admin: "Administrator") -> _T:
             return await work(admin)
 
-        settings = self.settings if self.keystore is None else self.keystore.unlock(self.settings)
+        settings = self.unlocked().settings
         try:
             with progress() as step:
                 admin = wiring.administrator(settings, step, self.timeout, self.mode, self.sender)
                 return asyncio.run(run(admin))
         except WithheldError as withheld:
-            show(withheld.transactions, self.mode, as_json=self.as_json)
+            show(withheld.transactions, self.mode, as_json=self.as_json, facts=facts)
             raise click.exceptions.Exit(0) from None
 
     def report(self, result: str, receipt: "Receipt", **facts: object) -> None:
@@ -202,13 +221,13 @@ def progress() -> Iterator[Callable[[str], None]]:
         yield show
 
 
-def check_can_ask(*, yes: bool) -> None:
+def check_can_ask(*, yes: bool, why: str = "this can't be undone") -> None:
     """Raise `AdminError` if a confirmation is needed but no terminal is available."""
     if not yes and not sys.stdin.isatty():
-        raise AdminError("this can't be undone, and there is no terminal for a confirmation: add --yes")
+        raise AdminError(f"{why}, and there is no terminal for a confirmation: add --yes")
 
 
 def confirm(question: str, *, yes: bool) -> None:
-    """Ask before an action that can't be undone; raises `AdminError` if the answer is no."""
+    """Ask before an action with consequences; raises `AdminError` if the answer is no."""
     if not yes and not click.confirm(printable(question), err=True):
         raise AdminError("cancelled: nothing was changed")

@@ -11,17 +11,23 @@ from dstack_vpn.core.chain.unsent import Mode, Unsent
 ETHER: Final = 10**18
 
 
-def show(transactions: Sequence[Unsent], mode: Mode, *, as_json: bool) -> None:
-    """Print transactions that were not sent: one as a document, several as a list in one."""
+def show(
+    transactions: Sequence[Unsent], mode: Mode, *, as_json: bool, facts: Mapping[str, object] | None = None
+) -> None:
+    """Print transactions that were not sent: one as a document, several as a list in one.
+
+    ``facts`` are additional fields of the JSON document.
+    """
     describe = _gas if mode is Mode.DRY_RUN else _content
     found = [describe(each) for each in transactions]
     if as_json:
-        click.echo(json.dumps(found[0] if len(found) == 1 else {"transactions": found}))
+        document = found[0] if len(found) == 1 else {"transactions": found}
+        click.echo(json.dumps({**(facts or {}), **document}))
         return
-    for number, facts in enumerate(found, 1):
+    for number, each in enumerate(found, 1):
         if len(found) > 1:
             click.echo(f"transaction {number} of {len(found)}")
-        for name, value in facts.items():
+        for name, value in each.items():
             if name != "data" or mode is Mode.CALLDATA:
                 click.echo(f"{name.replace('_', ' '):<12} {_text(name, value)}")
     click.echo("Nothing was sent.", err=True)

@@ -62,6 +62,14 @@ def administrator(
     return Administrator(registry_access(settings), signer, report, timeout, mode)
 
 
+def account_of(settings: Settings, mode: Mode, sender: Address | None) -> Address | None:
+    """Return the account of `administrator`; None if it is unknown."""
+    from dstack_vpn.adapters.admin.signer import Keyless
+
+    signer = administrator(settings, lambda _: None, 0, mode, sender).signer
+    return signer.known if isinstance(signer, Keyless) else signer.address
+
+
 def node_name(text: str) -> "NodeName":
     """Parse a node's name as a user types it; raises `FormatError`."""
     from dstack_vpn.adapters.admin.reading import NodeName

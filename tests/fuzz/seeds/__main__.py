@@ -38,6 +38,7 @@ MADE: Final[dict[str, Callable[[], Iterable[bytes | str]]]] = {
     "multicall": chain.for_multicall,
     "netlink": peers.for_netlink,
     "networks": lambda: ("10.0.0.0/8,fd00::/8,127.0.0.1", "::1/128, 192.0.2.0/24"),
+    "policy": policy.for_policy,
     "quorum": policy.for_quorum,
     "quote": local.for_quote,
     "reach": chain.for_reach,

@@ -1,10 +1,11 @@
-"""Seeds of access decisions: registry events, HTTP requests."""
+"""Seeds of access decisions: policies, registry events, HTTP requests."""
 
 from collections.abc import Iterable
 
 from tests.fuzz.cursor import blob
 from tests.fuzz.seeds.texts import REACH
 from tests.scripted import key
+from tests.unit.core.policy.examples import ALICE, POLICY
 
 
 def _granted(at: int, token: int, owner: int, name: str, number: int) -> bytes:
@@ -14,6 +15,15 @@ def _granted(at: int, token: int, owner: int, name: str, number: int) -> bytes:
 def _observed(at: int, token: int, number: int, expires: int) -> bytes:
     head = bytes([at, 0, 7, token, 1, token % 3]) + blob(b"web") + bytes([number])
     return head + blob(REACH.encode()) + bytes([1, expires]) + bytes([1]) * bool(expires)
+
+
+def for_policy() -> Iterable[str]:
+    yield POLICY
+    yield POLICY.replace("\n", "\r\n")
+    yield '{"grants":[{"src":["*"],"dst":["*"],"ip":["*"]}]}'
+    yield f"""{{"tests": [{{"src": "owner:{ALICE}", "deny": ["node:office:udp:53", "tag:db:icmp:*"]}}],
+      "grants": [/* "none" */], }}"""
+    yield '{"grants": [{"src": ["fd00:77::/48", "tag:db"], "dst": ["autogroup:self"], "ip": ["udp:1-9"]}]}'
 
 
 def for_members() -> Iterable[bytes]:

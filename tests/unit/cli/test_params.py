@@ -3,7 +3,7 @@
 import pytest
 from tests.unit.cli.conftest import Cli
 
-from dstack_vpn.cli.params import parse_moment, parse_token_uri
+from dstack_vpn.cli.params import parse_flow, parse_moment, parse_token_uri
 from dstack_vpn.errors import FormatError
 
 KEY = "nOKUqvjA3kwlcXOy3vhPvL1TBVsDVU8sLIjAUZ3ckHc="
@@ -120,3 +120,19 @@ def test_a_good_argument_gets_as_far_as_the_chain(cli: Cli) -> None:
         ran = cli(*arguments, **SIGNS)
         assert ran.code == 1
         assert "error: http://127.0.0.1:9: the endpoint can't be reached" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [("tcp:5432", "tcp:5432"), ("udp:65535", "udp:65535"), ("icmp", "icmp:*"), ("icmp:*", "icmp:*")],
+)
+def test_the_protocol_and_port_of_a_connection(text: str, shown: str) -> None:
+    assert str(parse_flow(text)) == shown
+
+
+@pytest.mark.parametrize(
+    "text", ["", "*", "tcp", "tcp:", "tcp:*", "tcp:0", "tcp:1-2", "gre:1", "icmp:8", BIG]
+)
+def test_a_connection_has_one_port(text: str) -> None:
+    with pytest.raises(FormatError, match="expected"):
+        parse_flow(text)

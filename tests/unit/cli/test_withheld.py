@@ -24,6 +24,15 @@ def test_one_transaction_is_a_document(capsys: pytest.CaptureFixture[str]) -> No
     assert (found["from"], found["gas"], found["max_fee_wei"]) == (SENDER, 50_000, 10**15)
 
 
+def test_a_document_can_have_more_facts(capsys: pytest.CaptureFixture[str]) -> None:
+    show([CALL], Mode.CALLDATA, as_json=True, facts={"grants": 3, "to": "overwritten"})
+    found = json.loads(capsys.readouterr().out)
+    assert (found["grants"], found["to"]) == (3, TO)
+    show([CALL, CALL], Mode.CALLDATA, as_json=True, facts={"grants": 3})
+    found = json.loads(capsys.readouterr().out)
+    assert (found["grants"], len(found["transactions"])) == (3, 2)
+
+
 def test_several_transactions_are_a_list(capsys: pytest.CaptureFixture[str]) -> None:
     show([CALL, Unsent(1, None, b"")], Mode.CALLDATA, as_json=True)
     found = json.loads(capsys.readouterr().out)["transactions"]

@@ -49,6 +49,7 @@ class Action(Enum):
     ADD_POLICY_ADMINISTRATOR = "add policy administrators: it has no function addPolicyAdministrator"
     REMOVE_POLICY_ADMINISTRATOR = "remove policy administrators: it has no function removePolicyAdministrator"
     LIST_POLICY_ADMINISTRATORS = "list policy administrators: it has no function policyAdministrators"
+    SET_POLICY = "set a policy: it has no function setPolicy"
     PAUSE = "pause: it has no function pause"
     UNPAUSE = "end a pause: it has no function unpause"
     WITHDRAW_OWNERSHIP = "withdraw an offer of its ownership: a transfer takes effect at once"
@@ -68,6 +69,7 @@ _SINCE_V2: Final = frozenset(
         Action.ADD_POLICY_ADMINISTRATOR,
         Action.REMOVE_POLICY_ADMINISTRATOR,
         Action.LIST_POLICY_ADMINISTRATORS,
+        Action.SET_POLICY,
     }
 )
 """The operations that the first version of our contract does not support."""

@@ -97,6 +97,11 @@ def remove_policy_administrator(account: Address) -> bytes:
     return signatures.REMOVE_POLICY_ADMINISTRATOR + encode(address_word(account))
 
 
+def set_policy(text: str) -> bytes:
+    """Encode a new policy; the empty text removes it (AccessRegistry)."""
+    return signatures.SET_POLICY + encode(text)
+
+
 def pause() -> bytes:
     """Encode a stop of minting (AccessRegistry)."""
     return signatures.PAUSE

@@ -5,8 +5,8 @@ with the line and the column of the first problem.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, NoReturn, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, NoReturn, TypeVar
 
 from dstack_vpn.core.chain.contract import MAX_POLICY
 from dstack_vpn.core.policy.hujson import Ambiguous, HujsonText, Path, TextError
@@ -14,6 +14,7 @@ from dstack_vpn.core.policy.selectors import Ports, Selector, SelectorKind
 from dstack_vpn.errors import FormatError
 
 _T = TypeVar("_T")
+_TOO_LONG: Final = f"the policy has more than {MAX_POLICY:,} bytes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,8 @@ class Grant:
     src: tuple[Selector, ...]
     dst: tuple[Selector, ...]
     ip: tuple[Ports, ...]
+    line: int = field(default=0, compare=False)
+    """The line of the text on which it begins, from 1; 0: there is no text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,8 @@ class Expectation:
     src: Selector
     accept: tuple[PortTarget, ...]
     deny: tuple[PortTarget, ...]
+    line: int = field(default=0, compare=False)
+    """As `Grant.line`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +58,43 @@ class PolicyDocument:
     tests: tuple[Expectation, ...] = ()
 
 
+NO_POLICY: Final = PolicyDocument(
+    (
+        Grant(
+            (Selector(SelectorKind.ANY),),
+            (Selector(SelectorKind.ANY), Selector(SelectorKind.INTERNET)),
+            (Ports(None),),
+        ),
+    )
+)
+"""Allows what a network without a policy allows: everything."""
+CLOSED_POLICY: Final = PolicyDocument(())
+"""Allows nothing."""
+
+
+def decode_policy(content: bytes) -> str:
+    """Return the text of a policy's file; raises `TextError`."""
+    if len(content) > MAX_POLICY:
+        raise TextError(_TOO_LONG, 1, 1)
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        before = content[: error.start].decode()
+        line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
+        raise TextError("not UTF-8", line, column) from None
+
+
 def parse_policy(text: str) -> PolicyDocument:
     """Parse a policy; raises `TextError`."""
     if len(text.encode("utf-8", "surrogatepass")) > MAX_POLICY:
-        raise TextError(f"the policy has more than {MAX_POLICY:,} bytes", 1, 1)
+        raise TextError(_TOO_LONG, 1, 1)
     document = HujsonText(text)
-    return _Reader(document.refuse).policy(document.value)
+    found = _Reader(document.refuse).policy(document.value)
+    grants, tests = document.lines("grants"), document.lines("tests") if found.tests else ()
+    return PolicyDocument(
+        tuple(replace(grant, line=line) for grant, line in zip(found.grants, grants, strict=True)),
+        tuple(replace(test, line=line) for test, line in zip(found.tests, tests, strict=True)),
+    )
 
 
 class _Reader:

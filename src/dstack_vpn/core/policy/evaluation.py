@@ -161,30 +161,6 @@ def packets(source: Member, destination: Member, ports: Ports) -> Iterator[Packe
                 yield Packet(src, dst, ports.protocol, ports.first)
 
 
-def pairs(
-    policy: PolicyDocument, directory: MemberDirectory
-) -> Iterator[tuple[Member, Member, tuple[Ports, ...]]]:
-    """Yield each member, each other one that it may reach, and the ports in the grants' order."""
-    for src in directory.members:
-        for dst in directory.members:
-            if src != dst and (ports := _reach(policy, directory, src, dst)):
-                yield src, dst, ports
-
-
-def _reach(policy: PolicyDocument, directory: MemberDirectory, src: Member, dst: Member) -> tuple[Ports, ...]:
-    places = [
-        (directory.place(flow.src), directory.place(flow.dst)) for flow in packets(src, dst, Ports(None))
-    ][:1]
-    found = (
-        ports
-        for near, far in places
-        for grant in policy.grants
-        if _is_between(grant, near, far)
-        for ports in grant.ip
-    )
-    return tuple(dict.fromkeys(found))
-
-
 def unmatched(policy: PolicyDocument, directory: MemberDirectory) -> Iterator[Selector]:
     """Yield the selectors of tags, nodes and owners that name no member, once each."""
     seen: set[Selector] = set()

@@ -18,6 +18,7 @@ _STRING: Final = r'"(?:[^"\\\n]|\\.)*"?'
 _COMMENTS: Final = re.compile(rf"(?P<kept>{_STRING})|//[^\n]*|/\*.*?(?:\*/|\Z)", re.DOTALL)
 _COMMAS: Final = re.compile(rf"(?P<kept>{_STRING}|[\[{{:,]\s*,)|,(?=\s*[\]}}])", re.DOTALL)
 _BLANKS: Final = re.compile(r"\s*")
+_TOO_DEEP: Final = "the values are nested too deeply"
 
 
 class TextError(FormatError):
@@ -61,13 +62,34 @@ class HujsonText:
         except json.JSONDecodeError as error:
             raise TextError(f"not JSON: {error.msg}", error.lineno, error.colno) from error
         except RecursionError:
-            raise TextError("the values are nested too deeply", 1, 1) from None
+            raise TextError(_TOO_DEEP, 1, 1) from None
 
     def refuse(self, path: Path, problem: str) -> NoReturn:
         """Raise `TextError` for the value at a path."""
-        at = _position(self._plain, path)
+        try:
+            at = _position(self._plain, path)
+        except RecursionError:  # the parser was called with a few levels more to spare
+            raise TextError(_TOO_DEEP, 1, 1) from None
         line = self._text.count("\n", 0, at) + 1
         raise TextError(problem, line, at - self._text.rfind("\n", 0, at))
+
+    def lines(self, key: str) -> tuple[int, ...]:
+        """Return the lines on which the values of a list begin, which the document has by this key.
+
+        Raises `TextError`.
+        """
+        decoder, found = json.JSONDecoder(), list[int]()
+        try:
+            at = _after_blanks(self._plain, _position(self._plain, (key,)) + 1)
+            while self._plain[at] != "]":
+                found.append(self._text.count("\n", 0, at) + 1)
+                _, end = decoder.raw_decode(self._plain, at)
+                at = _after_blanks(self._plain, end)
+                if self._plain[at] == ",":
+                    at = _after_blanks(self._plain, at + 1)
+        except RecursionError:
+            raise TextError(_TOO_DEEP, 1, 1) from None
+        return tuple(found)
 
 
 def _blanked(found: re.Match[str]) -> str:

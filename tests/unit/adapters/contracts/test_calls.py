@@ -38,6 +38,8 @@ ROUTES = [
         (calls.remove_minter(BOB), "removeMinter(address)", (BOB,)),
         (calls.add_policy_administrator(BOB), "addPolicyAdministrator(address)", (BOB,)),
         (calls.remove_policy_administrator(BOB), "removePolicyAdministrator(address)", (BOB,)),
+        (calls.set_policy("{ // ü\r\n}"), "setPolicy(string)", ("{ // ü\r\n}",)),
+        (calls.set_policy(""), "setPolicy(string)", ("",)),
         (calls.pause(), "pause()", ()),
         (calls.unpause(), "unpause()", ()),
         (calls.transfer_contract_ownership(BOB), "transferContractOwnership(address)", (BOB,)),

@@ -7,7 +7,14 @@ import pytest
 from tests.unit.core.policy.examples import POLICY
 
 from dstack_vpn.core.chain.contract import MAX_POLICY
-from dstack_vpn.core.policy.document import Expectation, Grant, PolicyDocument, PortTarget, parse_policy
+from dstack_vpn.core.policy.document import (
+    Expectation,
+    Grant,
+    PolicyDocument,
+    PortTarget,
+    decode_policy,
+    parse_policy,
+)
 from dstack_vpn.core.policy.hujson import TextError
 from dstack_vpn.core.policy.selectors import Ports, Selector
 
@@ -76,3 +83,27 @@ def test_other_policies_are_refused_with_a_position(text: str, message: str) -> 
         parse_policy(text)
     assert message in str(caught.value)
     assert str(caught.value).isprintable()
+
+
+def test_grants_and_tests_have_their_lines() -> None:
+    found = parse_policy(POLICY)
+    assert [grant.line for grant in found.grants] == [4, 5, 7, 8]
+    assert [test.line for test in found.tests] == [11]
+    crlf = parse_policy(POLICY.replace("\n", "\r\n"))
+    assert [grant.line for grant in crlf.grants] == [4, 5, 7, 8]
+    assert crlf == found
+    assert parse_policy('{"grants": [], "tests": []}').grants == ()
+
+
+def test_the_bytes_of_a_file_are_utf_8_of_a_limited_size() -> None:
+    assert decode_policy("{ // Zürich\r\n}".encode()) == "{ // Zürich\r\n}"
+    assert len(decode_policy(b" " * MAX_POLICY)) == MAX_POLICY
+    for content, problem in (
+        (b" " * (MAX_POLICY + 1), "line 1, column 1: the policy has more than 24,000 bytes"),
+        ("{\n ü".encode() + b"\xff", "line 2, column 3: not UTF-8"),
+        ("ü".encode("latin-1"), "line 1, column 1: not UTF-8"),
+        ("\nü".encode()[:-1], "line 2, column 1: not UTF-8"),
+    ):
+        with pytest.raises(TextError) as caught:
+            decode_policy(content)
+        assert str(caught.value) == problem

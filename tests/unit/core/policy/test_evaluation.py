@@ -9,7 +9,7 @@ from tests.unit.core.policy.examples import DIRECTORY, MEMBERS, POLICY, member
 
 from dstack_vpn.core.policy.directory import MemberDirectory
 from dstack_vpn.core.policy.document import parse_policy
-from dstack_vpn.core.policy.evaluation import Packet, allows, decide, failures, pairs, unmatched
+from dstack_vpn.core.policy.evaluation import Packet, allows, decide, failures, unmatched
 from dstack_vpn.core.policy.selectors import Protocol
 
 ADDRESSES = {str(each): min(a for a in each.addresses if a.version == 4) for each in MEMBERS}
@@ -83,14 +83,6 @@ def test_a_test_needs_every_pair_and_every_address() -> None:
     (failure,) = failures(parse_policy(json.dumps(document)), two)
     assert failure.number == 1
     assert failure.problem.startswith("web-2 to node:db:tcp:1 must be allowed")
-
-
-def test_the_pairs_with_their_ports() -> None:
-    found = {(str(src), str(dst)): " ".join(map(str, ports)) for src, dst, ports in pairs(FOUND, DIRECTORY)}
-    assert found[("web-1", "db")] == "tcp:5432"
-    assert found[("laptop", "db")] == "* udp:*"
-    assert found[("web-1", "admin")] == "udp:*"
-    assert ("db", "web-1") not in found
 
 
 def test_selectors_that_name_no_member() -> None:

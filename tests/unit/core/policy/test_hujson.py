@@ -1,6 +1,10 @@
 """JSON with comments and trailing commas: values, and the positions of problems."""
 
 import json
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import pytest
@@ -98,3 +102,33 @@ def test_an_object_with_a_key_twice_is_ambiguous() -> None:
     found = HujsonText('{"a": true, "b": 1, "a": false}').value
     assert isinstance(found, Ambiguous)
     assert found.key == "a"
+
+
+def test_the_lines_of_a_lists_values() -> None:
+    text = '{ // a\n "other": [[1],\n 2], "found": [ /* b\n */ 1,\r\n\n [2,\n 3], {\n}\n,\n], "last": []}'
+    assert HujsonText(text).lines("found") == (4, 6, 7)
+    assert HujsonText(text).lines("other") == (2, 3)
+    assert HujsonText(text).lines("last") == ()
+
+
+def test_a_value_that_is_nested_to_the_limit_is_refused_with_a_text_error() -> None:
+    """The position of a value is found a few calls deeper than the text was parsed."""
+    refused = set()
+    for depth in range(sys.getrecursionlimit() - 200, sys.getrecursionlimit()):
+        text = '{"deep": ' + "[" * depth + "]" * depth + ', "found": [1]}'
+        try:
+            found = HujsonText(text)
+        except TextError as error:
+            refused.add(str(error))
+            continue
+        with pytest.raises(TextError) as caught:
+            deeper(8, partial(found.refuse, ("found", 0), "a problem"))
+        refused.add(str(caught.value))
+        with suppress(TextError):
+            assert deeper(8, partial(found.lines, "found")) == (1,)
+    assert any(problem.endswith("a problem") for problem in refused)
+    assert "line 1, column 1: the values are nested too deeply" in refused
+
+
+def deeper(levels: int, call: Callable[[], Any]) -> Any:
+    return call() if not levels else deeper(levels - 1, call)
