@@ -62,6 +62,7 @@ class Libnftables:
         self._library = library
         self._calls: ctypes.CDLL | None = None
         self._context: int | None = None
+        self._generation: ruleset.GenerationReader | None = None
 
     @property
     def is_available(self) -> bool:
@@ -83,20 +84,30 @@ class Libnftables:
         return printed.decode("utf-8", "replace")
 
     def generation(self) -> int:
-        """See `ruleset.generation`."""
-        return ruleset.generation()
+        """See `ruleset.GenerationReader.read`."""
+        if self._generation is None:
+            self._generation = ruleset.GenerationReader()
+        try:
+            return self._generation.read()
+        except FirewallError:
+            # A reply that comes late would be taken for that of the next request.
+            self._generation.close()
+            self._generation = None
+            raise
 
     def close(self) -> None:
         """Free the context. The next command makes a new one."""
         if self._calls is not None and self._context is not None:
             self._calls.nft_ctx_free(self._context)
-        self._calls = self._context = None
+        if self._generation is not None:
+            self._generation.close()
+        self._calls = self._context = self._generation = None
 
     def _opened(self) -> tuple[ctypes.CDLL, int]:
         if self._calls is None or self._context is None:
             calls = _load(self._library)
             # The library calls exit() if it can't open a socket of this kind.
-            ruleset.generation()
+            self.generation()
             context = calls.nft_ctx_new(_DEFAULT)
             if not context:
                 raise FirewallError("libnftables: out of memory")

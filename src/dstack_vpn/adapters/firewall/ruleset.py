@@ -42,24 +42,41 @@ _PROBLEMS: Final = {
 }
 
 
-def generation() -> int:
-    """Return the generation of the rules in this thread's network namespace.
+class GenerationReader:
+    """Reads the generation of the rules in the network namespace of the thread that made it.
 
-    Blocks, for microseconds. Raises `FirewallError`, also if the kernel has no nftables.
+    The socket stays open: the kernel's destruction of removed rules, which takes 10 ms after a
+    transaction, would delay its close.
     """
-    request = netlink.message(_GETGEN, netlink.NLM_F_REQUEST, 1, _NFGENMSG.pack(0, 0, 0))
-    try:
-        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER) as opened:
-            opened.settimeout(DEADLINE)
-            opened.bind((0, 0))
-            opened.send(request)
-            return parse_generation(opened.recv(netlink.RECEIVE_BYTES))
-    except netlink.NetlinkRefusalError as error:
-        raise refused(error.code) from error
-    except TimeoutError:
-        raise FirewallError(f"nftables: the kernel did not reply within {DEADLINE:g} s") from None
-    except OSError as error:
-        raise refused(error.errno or errno.EIO) from error
+
+    def __init__(self) -> None:
+        """Open the socket; raises `FirewallError`, also if the kernel has no nfnetlink."""
+        try:
+            self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER)
+            self._socket.settimeout(DEADLINE)
+            self._socket.bind((0, 0))
+        except OSError as error:
+            raise refused(error.errno or errno.EIO) from error
+
+    def read(self) -> int:
+        """Return the generation. Blocks, for microseconds.
+
+        Raises `FirewallError`, also if the kernel has no nftables.
+        """
+        request = netlink.message(_GETGEN, netlink.NLM_F_REQUEST, 1, _NFGENMSG.pack(0, 0, 0))
+        try:
+            self._socket.send(request)
+            return parse_generation(self._socket.recv(netlink.RECEIVE_BYTES))
+        except netlink.NetlinkRefusalError as error:
+            raise refused(error.code) from error
+        except TimeoutError:
+            raise FirewallError(f"nftables: the kernel did not reply within {DEADLINE:g} s") from None
+        except OSError as error:
+            raise refused(error.errno or errno.EIO) from error
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()
 
 
 def refused(code: int) -> FirewallError:

@@ -7,6 +7,7 @@ The module is synchronous, like `Members`, which owns it. The packet filter read
 import asyncio
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 from dstack_vpn.core.access.addressing import AddressPlan
 from dstack_vpn.core.access.contract_quorum import Rules
@@ -22,6 +23,10 @@ from dstack_vpn.core.policy.rule_table import RuleTable
 from dstack_vpn.core.policy.rules import PolicyRules
 from dstack_vpn.core.policy.selection import GoodPolicy, PolicySelection
 from dstack_vpn.ports import Clock, Publish
+
+
+PATIENCE: Final = 5.0
+"""Seconds until a warning is reported: the text of a new policy is read within milliseconds."""
 
 
 @dataclass(slots=True)
@@ -44,6 +49,9 @@ class Policies:
     _offered: object = field(default=None, init=False)
     """The policies of the last choice: those of the registry, and that of the file."""
     _compiled_from: object = field(default=None, init=False)
+    _warning: str | None = field(default=None, init=False)
+    _warned_at: float = field(default=-PATIENCE, init=False)
+    """The time since when there is that warning (monotonic seconds)."""
     _refused: str | None = field(default=None, init=False)
     """The refusal that was published last."""
 
@@ -60,10 +68,11 @@ class Policies:
     def report(self) -> PolicyReport:
         """Report for health."""
         in_force = self.selection.in_force
+        is_new = self.clock.monotonic() - self._warned_at < PATIENCE
         return PolicyReport(
             in_force=None if in_force is None else tuple(each.id for each in in_force),
             refused=self.selection.refused,
-            warning=self.selection.warning,
+            warning=None if is_new else self.selection.warning,
         )
 
     # -- inputs ------------------------------------------------------------------------------------
@@ -88,7 +97,7 @@ class Policies:
             without = replace(access, policy=None)
             now = self.clock.now()
             self.selection.choose(offered, lambda document: members_of_tests(without, document, now))
-            self._publish_refusal()
+            self._note_problems()
         subject = None if own is None else access.subject(own)
         basis = self.selection.in_force, rules.tag_names, subject, None if own is None else own.token_id
         if basis == self._compiled_from:
@@ -145,11 +154,13 @@ class Policies:
             self._seen = seen
         self.changed.set()
 
-    def _publish_refusal(self) -> None:
+    def _note_problems(self) -> None:
         refused = self.selection.refused
         if refused is not None and refused != self._refused:
             self.publish(PolicyRefused(refused))
         self._refused = refused
+        if self.selection.warning != self._warning:
+            self._warning, self._warned_at = self.selection.warning, self.clock.monotonic()
 
     def _subjects(
         self, access: AccessControl, present: Iterable[Node]
