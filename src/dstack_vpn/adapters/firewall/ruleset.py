@@ -14,6 +14,7 @@ import errno
 import os
 import socket
 import struct
+import weakref
 from typing import Final
 
 from dstack_vpn.adapters.device import netlink
@@ -53,6 +54,7 @@ class GenerationReader:
         """Open the socket; raises `FirewallError`, also if the kernel has no nfnetlink."""
         try:
             self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER)
+            weakref.finalize(self, self._socket.close)
             self._socket.settimeout(DEADLINE)
             self._socket.bind((0, 0))
         except OSError as error:

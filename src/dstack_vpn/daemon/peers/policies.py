@@ -24,7 +24,6 @@ from dstack_vpn.core.policy.rules import PolicyRules
 from dstack_vpn.core.policy.selection import GoodPolicy, PolicySelection
 from dstack_vpn.ports import Clock, Publish
 
-
 PATIENCE: Final = 5.0
 """Seconds until a warning is reported: the text of a new policy is read within milliseconds."""
 
