@@ -10,19 +10,22 @@ from dstack_vpn.adapters.chain.identity import Target
 from dstack_vpn.adapters.chain.session import SessionSettings
 from dstack_vpn.adapters.contracts import by_name
 from dstack_vpn.adapters.doctor import chain, machine, peers
+from dstack_vpn.adapters.firewall import NftFirewall
 from dstack_vpn.adapters.keys.guest_agent import GuestAgent
 from dstack_vpn.config import Settings
 from dstack_vpn.core.access.control import AccessControl, Reason, own_problem
 from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.model import DeviceState, Endpoint
 from dstack_vpn.core.observe.check import Check, CheckStatus, failed, passed, warned
+from dstack_vpn.core.policy.members import directory_of
 from dstack_vpn.core.wireguard.x25519 import derive
-from dstack_vpn.errors import AgentError, DeviceError, FormatError
+from dstack_vpn.errors import AdminError, AgentError, ChainError, ConfigError, DeviceError, FormatError
 from dstack_vpn.wiring import ownership
 from dstack_vpn.wiring.addresses import address_plan, peer_policy
 from dstack_vpn.wiring.firewall import forwarding
 from dstack_vpn.wiring.keys import identity_of
 from dstack_vpn.wiring.node import look_at_device, now
+from dstack_vpn.wiring.policy import read_policy, with_policies
 from dstack_vpn.wiring.rpc import contacts, rpc_urls
 from dstack_vpn.wiring.secrets import directories
 
@@ -66,7 +69,8 @@ async def examine(settings: Settings, daemon: Daemon, report: Callable[[Check], 
     access = _access(settings, found)
     add(_membership(settings, access, found))
     if access is not None:
-        add(*await _names(settings, access, daemon))
+        access, seen_policy = await _policy(settings, access)
+        add(*seen_policy, *await _names(settings, access, daemon))
         for checks in await _peers(settings, access, daemon):
             add(*checks)
     return done
@@ -158,6 +162,27 @@ def _membership(
     node = access.decide(access.own_key, now()).node
     assert node is not None
     return passed("membership", f"node {node.node_id}, token {node.token_id}, with this node's key")
+
+
+async def _policy(settings: Settings, access: AccessControl) -> tuple[AccessControl, list[Check]]:
+    """Return access control under the policies, and a check if there are any or may be."""
+    try:
+        found = await read_policy(settings)
+        applied = with_policies(settings, access, found, now())
+    except (AdminError, ChainError, ConfigError) as error:
+        return access, [failed("policy", str(error), "run 'dstack-vpn policy show'")]
+    if applied.problem is not None:
+        return applied.access, [failed("policy", applied.problem, "correct it with 'dstack-vpn policy set'")]
+    if applied.in_force is None:
+        open_ = "the registry has no policy: every member may reach every other"
+        return access, [passed("policy", open_)] if found.supported else []
+    if not NftFirewall().is_there:
+        advice = "apt install nftables"
+        return applied.access, [failed("policy", "it can't be enforced without libnftables", advice)]
+    members = directory_of(applied.access, now()).members
+    peers_ = sum(1 for _ in applied.access.granted(now()))
+    text = f"this node may talk with {peers_} of {max(len(members) - 1, 0)} other members"
+    return applied.access, [passed("policy", text)]
 
 
 async def _names(settings: Settings, access: AccessControl, daemon: Daemon) -> list[Check]:

@@ -12,6 +12,7 @@ from tests.unit.cli.conftest import Cli
 from dstack_vpn import config
 from dstack_vpn.adapters.admin.reading import RegistrySnapshot
 from dstack_vpn.core.access.addressing import AddressPlan
+from dstack_vpn.core.chain.contract import ContractState, Policy
 from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.chain.registry import Registry
 from dstack_vpn.core.model import BlockRef, DeviceState, Malformed, Peer, PeerState, SocketAddress
@@ -21,7 +22,9 @@ from dstack_vpn.core.wireguard.keys import PrivateKey
 from dstack_vpn.core.wireguard.x25519 import derive
 from dstack_vpn.errors import DeviceError
 from dstack_vpn.wiring import node as wiring
+from dstack_vpn.wiring import policy as policies
 from dstack_vpn.wiring.addresses import address_plan
+from dstack_vpn.wiring.policy import RegistryPolicy
 
 OWN = PrivateKey(bytes(range(1, 33)))
 OWN_TEXT = "AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyA="
@@ -55,17 +58,22 @@ def state_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Cli) -> Path
     return tmp_path
 
 
-def world(monkeypatch: pytest.MonkeyPatch, device: DeviceState | Exception | None) -> None:
-    class Access:
-        async def everything(self) -> RegistrySnapshot:
-            return RegistrySnapshot(Registry.of(NODES), AT, "http://scripted.example", complete=True)
+def world(
+    monkeypatch: pytest.MonkeyPatch, device: DeviceState | Exception | None, policy: Policy | None = None
+) -> None:
+    async def read_all(_: object) -> tuple[RegistrySnapshot, RegistryPolicy]:
+        contract = ContractState(is_read=True, tag_names=("web",), policy=policy)
+        snapshot = RegistrySnapshot(
+            Registry.of(NODES, contract), AT, "http://scripted.example", complete=True
+        )
+        return snapshot, RegistryPolicy(policy, AT, "AccessRegistry", supported=True)
 
     async def look(_: object) -> DeviceState | None:
         if isinstance(device, Exception):
             raise device
         return device
 
-    monkeypatch.setattr(wiring, "registry_access", lambda _: Access())
+    monkeypatch.setattr(policies, "read_all", read_all)
     monkeypatch.setattr(wiring, "look_at_device", look)
 
 
@@ -104,6 +112,40 @@ def test_each_change_has_its_reason(cli: Cli, monkeypatch: pytest.MonkeyPatch) -
         (7, "expired"),
     }
     assert found["notes"] == []
+
+
+POLICY = '{"grants": [{"src": ["tag:web"], "dst": ["node:node-1"], "ip": ["tcp:80"]}]}'
+
+
+def test_a_policy_leaves_out_members_without_a_grant(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.unit.cli.test_plan.NODES", (NODES[0], node(2, tags=1), node(4)))
+    world(monkeypatch, running(), Policy("0x" + "ab" * 32, text=POLICY))
+    found = plan(cli)
+    assert [change["node_id"] for change in found["changes"]] == ["node-2"]
+    reasons = {each["token"]: each["reason"] for each in found["no_peers"]}
+    assert reasons == {1: "own key", 4: "no grant of the policy connects this node with it"}
+
+
+def test_a_policy_file_leaves_members_out_as_well(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "policy.json"
+    file.write_text(POLICY.replace("tag:web", "node:node-4"))
+    world(monkeypatch, running())
+    found = plan(cli, POLICY_FILE=str(file))
+    assert [change["node_id"] for change in found["changes"]] == ["node-4"]
+    file.write_text("{")
+    ran = cli("plan", POLICY_FILE=str(file))
+    assert ran.code == 78
+    assert f"{file}: line 1, column 2" in ran.err
+
+
+def test_a_policy_that_cannot_be_used_is_noted(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    world(monkeypatch, running(), Policy("0x" + "ab" * 32, text="{"))
+    found = plan(cli)
+    assert found["changes"] == []
+    assert found["notes"][0].startswith("policy 0xabababab… can't be used: line 1, column 2")
+    assert "permits nothing" in found["notes"][1]
 
 
 def test_a_relay_that_the_daemon_has_chosen_is_no_difference(

@@ -247,7 +247,7 @@ def _policy(policy: PolicyReport) -> Component:
         return Component("policy", Status.FAILED, f"{reason}, so nothing is permitted")
     if policy.warning is not None:
         return Component("policy", Status.WARNING, policy.warning)
-    return Component("policy", Status.OK, f"{' and '.join(policy.in_force or ())} in force")
+    return Component("policy", Status.OK)
 
 
 def _firewall(firewall: FirewallReport) -> Component:
