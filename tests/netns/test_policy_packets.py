@@ -304,6 +304,23 @@ async def test_no_change_opens_a_port_that_the_old_and_the_new_rules_lack(pair: 
     assert counts.granted[FIRST] == PacketCount(0, 0)
 
 
+async def test_a_change_of_other_rights_loses_no_packet(pair: Pair) -> None:
+    """The flooding member keeps its right, while its group gains and loses another one."""
+    right = PortRight(Protocol.UDP, 54, 54, SECOND)
+    tables = [make_table(rules(rights)) for rights in ((right,), (right, SSH))]
+    nftables, firewall = Libnftables(), NftFirewall()
+    await firewall.apply(rules((right,)))
+    flood = pair.member.popen(sys.executable, "-c", FLOOD)
+    for number in range(600):
+        for commands in transactions(tables[number % 2], tables[1 - number % 2]):
+            nftables.run(commands)
+    flood.kill()
+    nftables.close()
+    counts = await firewall.count("h1-w")
+    assert counts.granted[SECOND].packets > 600
+    assert [each for each in counts.recent if each.source == V4.member] == []
+
+
 async def test_a_forwarded_port_is_judged_by_the_port_that_the_member_uses(pair: Pair) -> None:
     pair.node.run("sysctl", "-qw", "net.ipv4.ip_forward=1")
     pair.node.run("ip", "link", "add", "behind", "type", "veth", "peer", "beyond")

@@ -62,7 +62,7 @@ class Libnftables:
         self._library = library
         self._calls: ctypes.CDLL | None = None
         self._context: int | None = None
-        self._generation: ruleset.GenerationReader | None = None
+        self._generations = ruleset.GenerationSocket()
 
     @property
     def is_available(self) -> bool:
@@ -84,30 +84,25 @@ class Libnftables:
         return printed.decode("utf-8", "replace")
 
     def generation(self) -> int:
-        """See `ruleset.GenerationReader.read`."""
-        if self._generation is None:
-            self._generation = ruleset.GenerationReader()
-        try:
-            return self._generation.read()
-        except FirewallError:
-            # A reply that comes late would be taken for that of the next request.
-            self._generation.close()
-            self._generation = None
-            raise
+        """See `ruleset.GenerationSocket.read`."""
+        return self._generations.read()
 
     def close(self) -> None:
         """Free the context. The next command makes a new one."""
         if self._calls is not None and self._context is not None:
             self._calls.nft_ctx_free(self._context)
-        if self._generation is not None:
-            self._generation.close()
-        self._calls = self._context = self._generation = None
+        self._calls = self._context = None
+        self._generations.close()
+
+    def __del__(self) -> None:
+        """Free the context of an object that is not used any more."""
+        self.close()
 
     def _opened(self) -> tuple[ctypes.CDLL, int]:
         if self._calls is None or self._context is None:
             calls = _load(self._library)
             # The library calls exit() if it can't open a socket of this kind.
-            self.generation()
+            self._generations.read()
             context = calls.nft_ctx_new(_DEFAULT)
             if not context:
                 raise FirewallError("libnftables: out of memory")

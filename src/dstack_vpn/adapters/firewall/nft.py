@@ -3,9 +3,9 @@
 libnftables is used for two reasons: an operator sees the same text with ``nft list ruleset``, and
 pyroute2's nftables has no expressions for NAT. `rendering` makes the text.
 
-Only differences to the table before are sent, almost always as one transaction. If another program
-has edited the table, or it is of an earlier process, one transaction replaces all of it. A table
-with our name is ours only if it has only parts that ours have.
+Only differences to the table before are sent: one transaction for members, up to four for rights.
+If another program has edited the table, or it is of an earlier process, one transaction replaces
+all of it. A table with our name is ours only if it has only parts that ours have.
 
 The table's listing without elements is stored after each change of its structure; the elements of
 its maps are compared with the model. A listing may show what another program did since our own

@@ -14,7 +14,6 @@ import errno
 import os
 import socket
 import struct
-import weakref
 from typing import Final
 
 from dstack_vpn.adapters.device import netlink
@@ -43,42 +42,47 @@ _PROBLEMS: Final = {
 }
 
 
-class GenerationReader:
-    """Reads the generation of the rules in the network namespace of the thread that made it.
+class GenerationSocket:
+    """Reads the generation of the rules in the network namespace of the thread that opened it.
 
-    The socket stays open: the kernel's destruction of removed rules, which takes 10 ms after a
-    transaction, would delay its close.
+    It is opened at the first request, and stays open: the kernel completes the removals of earlier
+    transactions before it closes a socket of this kind, which takes 15 ms.
     """
 
     def __init__(self) -> None:
-        """Open the socket; raises `FirewallError`, also if the kernel has no nfnetlink."""
-        try:
-            self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER)
-            weakref.finalize(self, self._socket.close)
-            self._socket.settimeout(DEADLINE)
-            self._socket.bind((0, 0))
-        except OSError as error:
-            raise refused(error.errno or errno.EIO) from error
+        self._socket: socket.socket | None = None
 
     def read(self) -> int:
         """Return the generation. Blocks, for microseconds.
 
         Raises `FirewallError`, also if the kernel has no nftables.
         """
-        request = netlink.message(_GETGEN, netlink.NLM_F_REQUEST, 1, _NFGENMSG.pack(0, 0, 0))
         try:
-            self._socket.send(request)
-            return parse_generation(self._socket.recv(netlink.RECEIVE_BYTES))
+            opened = self._opened()
+            opened.send(netlink.message(_GETGEN, netlink.NLM_F_REQUEST, 1, _NFGENMSG.pack(0, 0, 0)))
+            return parse_generation(opened.recv(netlink.RECEIVE_BYTES))
         except netlink.NetlinkRefusalError as error:
             raise refused(error.code) from error
-        except TimeoutError:
-            raise FirewallError(f"nftables: the kernel did not reply within {DEADLINE:g} s") from None
         except OSError as error:
+            # A late reply must not be read as the next one.
+            self.close()
+            if isinstance(error, TimeoutError):
+                raise FirewallError(f"nftables: the kernel did not reply within {DEADLINE:g} s") from None
             raise refused(error.errno or errno.EIO) from error
 
     def close(self) -> None:
-        """Close the socket."""
-        self._socket.close()
+        """Close the socket. The next request opens another one."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def _opened(self) -> socket.socket:
+        if self._socket is None:
+            opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER)
+            opened.settimeout(DEADLINE)
+            opened.bind((0, 0))
+            self._socket = opened
+        return self._socket
 
 
 def refused(code: int) -> FirewallError:

@@ -1,6 +1,6 @@
 """A table of the packet filter as a model, and the transactions between two tables."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import NamedTuple
@@ -53,51 +53,62 @@ class Table:
 def transactions(old: Table, new: Table) -> list[str]:
     """Return the transactions that lead from a table to another one with the same name.
 
-    It is one, except if a member moves to a group whose rights change. A packet that the kernel is
-    processing while a transaction ends is judged by the old rules and the new elements, so that the
-    old rights of the group would apply to that member. Therefore, such members are in a group of
-    their own while the rights change. None if the tables are equal.
+    A packet that the kernel is processing while a transaction ends is judged by the old rules, but
+    the elements of maps in these rules are the new ones, or missing with the rules. A change of
+    members is one transaction. If chains of groups are made or change, there are up to four: no
+    packet is lost that both tables allow, and none passes that neither allows. Equal tables need no
+    transaction.
     """
     steps = [old, *_between(old, new), new]
     return [commands for before, after in pairwise(steps) if (commands := changes(before, after))]
 
 
 def _between(old: Table, new: Table) -> list[Table]:
-    edited = {
-        kind_and_name[1]
-        for name, each in new.chains.items()
-        if (kind_and_name := name.split("_", 1))[0] in {"group", "replies"}
-        and old.chains.get(name, each) != each
-    }
-    moved = {
-        name: {
-            member: f"{group}_"
-            for member, group in members.items()
-            if group in edited and old.members[name].get(member) != group
-        }
-        for name, members in (new.members.items() if edited else ())
-    }
-    if not any(moved.values()):
+    """Return the tables between.
+
+    Each group whose rights change has a second chain meanwhile, with the new rights. First, the new
+    chains are made. Then, the groups lead to them, also for members that move there. Then, the
+    chains of the groups change, which no packet reaches.
+    """
+    changed = (name for name, each in new.chains.items() if old.chains.get(name, each) != each)
+    edited = {group for name in changed if (group := _group(name))}
+    if not old.members or (new.chains.keys() <= old.chains.keys() and not edited):
         return []
-    extra: dict[str, Chain] = {}
-    for group in sorted({group[:-1] for members in moved.values() for group in members.values()}):
-        extra[f"replies_{group}_"] = new.chains[f"replies_{group}"]
+    second: dict[str, Chain] = {}
+    for group in sorted(edited):
+        second[f"replies_{group}_"] = new.chains[f"replies_{group}"]
         _, *rest = new.chains[f"group_{group}"].rules
-        extra[f"group_{group}_"] = Chain("", (f"ct direction reply goto replies_{group}_", *rest))
-    allowing = {name: each for name, each in new.chains.items() if name.startswith("allow_")}
-    # The chains come first: a chain without rules would drop a packet in process.
-    first = replace(old, chains={**old.chains, **allowing, **extra}, parts={**old.parts, **new.parts})
+        second[f"group_{group}_"] = Chain("", (f"ct direction reply goto replies_{group}_", *rest))
+    fresh = {name: each for name, each in new.chains.items() if name not in old.chains}
+    parts = {**old.parts, **new.parts}
+    made = replace(old, chains={**old.chains, **fresh, **second}, parts=parts)
+    if not edited:
+        return [made]
+    leading = {
+        name: Chain("", (f"goto {name}_", *old.chains[name].rules))
+        for name in (f"group_{group}" for group in sorted(edited))
+    }
+    members = {name: _apart(old.members.get(name, {}), each, edited) for name, each in new.members.items()}
     return [
-        first,
-        replace(first, members=_with(old.members, moved)),
-        replace(new, chains={**new.chains, **extra}, members=_with(new.members, moved)),
+        made,
+        replace(made, chains={**made.chains, **leading}, members=members),
+        replace(new, chains={**new.chains, **second}, members=members),
     ]
 
 
-def _with(
-    members: Mapping[str, Mapping[str, GroupName]], others: Mapping[str, Mapping[str, GroupName]]
-) -> dict[str, dict[str, GroupName]]:
-    return {name: {**each, **others[name]} for name, each in members.items()}
+def _group(chain: str) -> GroupName | None:
+    kind, _, group = chain.partition("_")
+    return group if kind in {"group", "replies"} else None
+
+
+def _apart(
+    old: Mapping[str, GroupName], new: Mapping[str, GroupName], edited: Collection[GroupName]
+) -> Mapping[str, GroupName]:
+    """Return the members with those that move to an edited group in its second chain."""
+    moved = {
+        member: f"{group}_" for member, group in new.items() if group in edited and old.get(member) != group
+    }
+    return {**new, **moved} if moved else new
 
 
 def changes(old: Table, new: Table) -> str:
@@ -118,11 +129,15 @@ def changes(old: Table, new: Table) -> str:
         hook = new.chains[name].hook
         lines.append(f"add chain {at} {name}{f' {{ {hook} }}' if hook else ''}")
     for name in edited:
+        rules = new.chains[name].rules
+        if name not in fresh and rules[1:] == old.chains[name].rules:
+            lines.append(f"insert rule {at} {name} {rules[0]}")
+            continue
         lines += [] if name in fresh else [f"flush chain {at} {name}"]
-        lines += [f"add rule {at} {name} {rule}" for rule in new.chains[name].rules]
+        lines += [f"add rule {at} {name} {rule}" for rule in rules]
     # A map that is removed has no references when its chains are flushed.
     lines += [f"flush chain {at} {name}" for name in gone]
-    for name in new.members.keys() | old.members.keys():
+    for name in sorted(new.members.keys() | old.members.keys()):
         lines += _member_changes(f"{at} {name}", old.members.get(name, {}), new.members.get(name, {}))
     lines += [f"delete chain {at} {name}" for name in gone]
     lines += [f"delete {_at(part, at)}" for part in old.parts if part not in new.parts]
@@ -135,6 +150,8 @@ def _at(part: str, at: str) -> str:
 
 
 def _member_changes(at: str, old: Mapping[str, GroupName], new: Mapping[str, GroupName]) -> Iterator[str]:
+    if old is new:
+        return
     away = [member for member, group in old.items() if new.get(member) != group]
     come = [(member, group) for member, group in new.items() if old.get(member) != group]
     if away:

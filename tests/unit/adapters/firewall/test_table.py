@@ -80,7 +80,7 @@ def test_a_group_with_other_rights_is_refilled_alone() -> None:
     ]
 
 
-def test_a_member_that_moves_to_a_group_with_other_rights_has_its_own_group_meanwhile() -> None:
+def test_a_group_with_other_rights_has_a_second_chain_meanwhile() -> None:
     members = {"10.77.0.3": "m1", "fd01::3": "m0", "10.77.0.4": "m1"}
     new = replace(POLICY, members=members, groups={"m0": POLICY.groups["m0"], "m1": GroupRights((SSH,))})
     at = "inet dstack_vpn_wg0"
@@ -88,13 +88,14 @@ def test_a_member_that_moves_to_a_group_with_other_rights_has_its_own_group_mean
         "group_m1 ct direction reply goto replies_m1",
         "group_m1 tcp dport vmap { 22 : goto allow_1a2b3c4d_1 }",
     ]
-    made, moved, changed, last = transactions(with_policy(POLICY), with_policy(new))
+    made, leading, changed, last = transactions(with_policy(POLICY), with_policy(new))
     assert made.splitlines() == [
         f"add chain {at} replies_m1_",
         f"add chain {at} group_m1_",
         *(f"add rule {at} {rule.replace('m1', 'm1_')}" for rule in content),
     ]
-    assert moved.splitlines() == [
+    assert leading.splitlines() == [
+        f"insert rule {at} group_m1 goto group_m1_",
         f"delete element {at} members4 {{ 10.77.0.3 }}",
         f"add element {at} members4 {{ 10.77.0.3 : jump group_m1_ }}",
     ]
@@ -112,17 +113,22 @@ def test_a_member_that_moves_to_a_group_with_other_rights_has_its_own_group_mean
     ]
 
 
+def test_members_enter_a_new_group_after_its_chain_was_made() -> None:
+    members = {**POLICY.members, "10.77.0.3": "m2"}
+    new = replace(POLICY, members=members, groups={**POLICY.groups, "m2": GroupRights((SSH,))})
+    made, moved = transactions(with_policy(POLICY), with_policy(new))
+    assert made.startswith("add chain inet dstack_vpn_wg0 replies_m2\n") and "element" not in made
+    assert moved.splitlines() == [
+        "delete element inet dstack_vpn_wg0 members4 { 10.77.0.3 }",
+        "add element inet dstack_vpn_wg0 members4 { 10.77.0.3 : jump group_m2 }",
+    ]
+
+
 @pytest.mark.parametrize(
     "new",
     [
-        replace(POLICY, groups={**POLICY.groups, "m1": GroupRights((SSH,))}),
         replace(POLICY, members={**POLICY.members, "10.77.0.3": "m1"}),
-        replace(
-            POLICY,
-            members={**POLICY.members, "10.77.0.5": "m2"},
-            groups={**POLICY.groups, "m2": GroupRights()},
-        ),
-        replace(POLICY, members={}, groups={"m1": GroupRights((SSH,))}),
+        replace(POLICY, members={}, groups={"m1": POLICY.groups["m1"]}),
         NOTHING,
         None,
     ],
