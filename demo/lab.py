@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Self
 
+import dstack_vpn
 from demo.chain import LabChain, Mined
 from demo.namespaces import MOUNTS, NAMED, Namespace, connect, remove, wait_until
 from demo.node import Applied, LabNode
@@ -185,6 +186,8 @@ class Lab:
         namespace, address = self.add_namespace(name)
         settings = {
             "PATH": f"{self.tools.wireguard_go.parent}:{_PATH}",
+            # The daemons run the same code as this process, also if another one is installed.
+            "PYTHONPATH": str(Path(dstack_vpn.__file__).parents[1]),
             "NETWORK": "local",
             "RPC_URL": self.chain.url,
             "CONTRACT_ADDRESS": self.chain.contract,

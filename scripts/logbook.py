@@ -112,7 +112,7 @@ MEANINGS: Final[Mapping[str, tuple[str, str]]] = {
     ),
     "firewall.none": (
         "This machine has no packet filter.",
-        "Install nft, or rely on the blackhole routes alone.",
+        "Install libnftables, or rely on the blackhole routes alone.",
     ),
     "firewall.trouble": ("The packet filter rejected the table; it is retried.", "Read `problem`."),
     "handshakes.initiated": ("Handshakes with the peers of a new device were initiated.", ""),
@@ -163,6 +163,11 @@ MEANINGS: Final[Mapping[str, tuple[str, str]]] = {
     "node.unsurveyed": (
         "The check of the host before the start failed; ownership of the interface is checked regardless.",
         "Read `problem`; `dstack-vpn doctor` names missing requirements.",
+    ),
+    "policy.file_read": ("The node uses the new content of POLICY_FILE.", ""),
+    "policy.file_refused": (
+        "POLICY_FILE has changed and can't be used. Its last good policy stays in force.",
+        "Correct the file. `dstack-vpn policy check FILE` shows problems.",
     ),
     "quorum.contested": (
         "Endpoints contradict each other about tokens that one of them grants; the tokens stay out.",

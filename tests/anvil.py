@@ -178,6 +178,15 @@ class Anvil:
     async def mine(self, blocks: int = 1) -> None:
         await self.rpc("anvil_mine", hex(blocks))
 
+    async def mine_at(self, time: int) -> None:
+        """Mine a block with this time, in Unix seconds. Later blocks go on from there.
+
+        ``evm_increaseTime`` is not exact: anvil reads the clock twice at its start, and its time
+        is a second or more behind if these readings are not in the same second.
+        """
+        await self.rpc("evm_setNextBlockTimestamp", time)
+        await self.mine()
+
     async def mine_every(self, seconds: int) -> None:
         """Mine a block at an interval from now on (0: only for transactions)."""
         await self.rpc("evm_setIntervalMining", seconds)

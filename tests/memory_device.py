@@ -6,7 +6,7 @@ with the device's own key is ignored; and the changes before a refused one stay 
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from dstack_vpn.adapters.device.addresses import check_keepalive, check_port, pack_cidr, pack_endpoint
@@ -28,6 +28,8 @@ class MemoryDevice:
         self.listen_port = 0
         self.used_ports: set[int] = set()
         """The ports of other programs, which `configure` refuses."""
+        self.before: Callable[[PeerChange], None] = lambda change: None
+        """Called before each change."""
         self.vanished = asyncio.Event()
         self._owners: dict[str, PublicKey] = {}
         self._countdown = 0
@@ -55,6 +57,7 @@ class MemoryDevice:
         for change in changes:
             check_change(change)
         for change in changes:
+            self.before(change)
             self._count_down()
             self._carry_out(change)
             self.applied.append(change)

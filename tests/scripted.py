@@ -21,8 +21,10 @@ from dstack_vpn.core.chain.events import Granted, LoggedEvent, PolicyRead, Regis
 from dstack_vpn.core.chain.registry import Registry, apply
 from dstack_vpn.core.model import BlockRef, ChainIdentity, Position, TokenId
 from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
+from dstack_vpn.core.policy.selection import GoodPolicy, PolicySelection
 from dstack_vpn.core.wireguard.keys import PublicKey
 from dstack_vpn.daemon.peers.members import Members
+from dstack_vpn.daemon.peers.policies import Policies
 from dstack_vpn.errors import ChainError, EndpointError
 from dstack_vpn.ports import ChainFact, ChainSession, Checkpoint, Clock, Quarantine
 
@@ -54,6 +56,7 @@ def members_of(policy: PeerPolicy, addresses: AddressPlan, clock: Clock, **other
         "own_changed": lambda: None,
         "rekey": lambda access, now: None,
         "publish": lambda event: None,
+        "policies": Policies(addresses, PolicySelection(), clock, lambda event: None),
     }
     return Members(policy=policy, addresses=addresses, clock=clock, **(given | others))
 
@@ -256,7 +259,12 @@ class MemoryStore:
             self.saved = replace(self.saved, tip=tip, events=(*kept, *added), synced=synced)
 
     async def checkpoint(self, checkpoint: Checkpoint) -> None:
-        self.saved = checkpoint
+        before = None if self.saved is None else self.saved.policy
+        self.saved = replace(checkpoint, policy=checkpoint.policy or before)
+
+    async def keep_policy(self, policy: GoodPolicy) -> None:
+        if self.saved is not None:
+            self.saved = replace(self.saved, policy=policy)
 
     async def close(self) -> None:
         pass

@@ -26,6 +26,7 @@ from dstack_vpn.core.observe.audit_chain import Anchor, AuditRecord
 from dstack_vpn.core.observe.event import Event
 from dstack_vpn.core.paths.relay_url import RelayUrl
 from dstack_vpn.core.policy.rules import GrantId, PolicyRules
+from dstack_vpn.core.policy.selection import GoodPolicy
 from dstack_vpn.core.wireguard.keys import PrivateKey, PublicKey
 
 Publish: TypeAlias = Callable[[Event], None]
@@ -385,7 +386,7 @@ class DeniedPackets(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class PolicyCounts:
-    """What the packet filter has counted under a policy since the table was made."""
+    """The counts of the packet filter under a policy since the table was made."""
 
     granted: Mapping[GrantId, PacketCount]
     """By the grant that allowed them. Grants without rules on this node are left out."""
@@ -443,6 +444,8 @@ class Checkpoint:
     """The time at which the chain last confirmed the registry (Unix seconds)."""
     contract: ContractState = field(default_factory=ContractState)
     """The state of the contract itself at `finalized`."""
+    policy: GoodPolicy | None = None
+    """The last good policy; None if there was none yet."""
 
 
 class Store(Protocol):
@@ -462,6 +465,9 @@ class Store(Protocol):
 
     async def checkpoint(self, checkpoint: Checkpoint) -> None:
         """Replace everything, in one transaction."""
+
+    async def keep_policy(self, policy: GoodPolicy) -> None:
+        """Set `Checkpoint.policy`."""
 
     async def close(self) -> None:
         """Flush and close."""

@@ -220,8 +220,10 @@ async def test_the_registry_shows_why_an_invitation_is_not_open(user: User) -> N
     await anvil.send(calls.remove_minter(anvil.accounts[1]))
     assert "is not a minter any more" in (await user("invite", "show", code)).out
     await anvil.send(calls.add_minter(anvil.accounts[1]))
-    await anvil.rpc("evm_increaseTime", 86_401)
-    await anvil.mine()
+    deadline = InvitationCode.decode(code).invitation.deadline
+    await anvil.mine_at(deadline)
+    assert (await user("invite", "show", code, "--json")).json["status"] == "open"
+    await anvil.mine_at(deadline + 1)
     shown = (await user("invite", "show", code)).out
     assert re.search(r"expired at \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC", shown)
 
@@ -360,8 +362,7 @@ async def test_it_is_cancelled(machine: Machine) -> None:
 
 async def test_it_expires(machine: Machine) -> None:
     code = await invited(machine.user, "--valid", "1h")
-    await machine.user.anvil.rpc("evm_increaseTime", 3601)
-    await machine.user.anvil.mine()
+    await machine.user.anvil.mine_at(InvitationCode.decode(code).invitation.deadline + 1)
     await machine.refused(code, "the invitation expired at ")
 
 

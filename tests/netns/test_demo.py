@@ -14,8 +14,11 @@ from demo.lab import Tools
 from demo.namespaces import MOUNTS, NAMED
 from tests.netns_support import wait_until
 
+import dstack_vpn
+
 pytestmark = [pytest.mark.netns, pytest.mark.anvil, pytest.mark.timeout(180)]
 Demo = Callable[..., "subprocess.Popen[str]"]
+SOURCES = str(Path(dstack_vpn.__file__).parents[1])
 
 
 @pytest.fixture
@@ -26,7 +29,7 @@ def demo(tools: Tools, tmp_path: Path) -> Iterator[Demo]:
     def start(*arguments: str) -> "subprocess.Popen[str]":
         return subprocess.Popen(
             [sys.executable, "-m", "demo", *arguments],
-            env={"PATH": path, "TMPDIR": str(tmp_path), "LANG": "C.UTF-8"},
+            env={"PATH": path, "TMPDIR": str(tmp_path), "LANG": "C.UTF-8", "PYTHONPATH": SOURCES},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -50,6 +53,17 @@ def tag_of(folder: Path) -> str:
 
 def namespaces(tag: str) -> list[str]:
     return [path.name for folder in (NAMED, MOUNTS) for path in folder.glob(f"dvpn-{tag}-*")]
+
+
+def wait_for_step(running: "subprocess.Popen[str]", step: int) -> None:
+    """Return when the demo begins a step; fail with its output if it ends before that."""
+    assert running.stdout is not None
+    lines: list[str] = []
+    for line in running.stdout:
+        lines.append(line)
+        if line.startswith(f"{step}/8"):
+            return
+    pytest.fail(f"the demo ended before step {step}:\n{''.join(lines)}")
 
 
 def processes(folder: Path) -> list[str]:
@@ -81,10 +95,7 @@ def test_an_interrupted_one_leaves_nothing(
 ) -> None:
     with demo("--plain") as running:
         tag = tag_of(tmp_path)
-        assert running.stdout is not None
-        for line in running.stdout:
-            if line.startswith(f"{step}/8"):
-                break
+        wait_for_step(running, step)
         running.send_signal(number)
         running.communicate(timeout=30)
     assert running.returncode == 128 + number
@@ -94,10 +105,10 @@ def test_an_interrupted_one_leaves_nothing(
 def test_a_failing_one_names_the_step_keeps_the_logs_and_nothing_else(demo: Demo, tmp_path: Path) -> None:
     with demo("--plain") as running:
         tag = tag_of(tmp_path)
-        assert running.stdout is not None
-        for line in running.stdout:
-            if line.startswith("3/8"):
-                break
+        wait_for_step(running, 3)
+        daemons = [text for text in processes(tmp_path) if " -m dstack_vpn run" in text]
+        assert len(daemons) == 3
+        assert all(f" PYTHONPATH={SOURCES} " in text for text in daemons), "the daemons of another tree"
         # A fault that the demo does not expect: node b loses its network.
         subprocess.run(["ip", "-n", f"dvpn-{tag}-b", "link", "set", "eth0", "down"], check=True)
         said, _ = running.communicate(timeout=90)

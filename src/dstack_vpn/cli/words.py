@@ -101,6 +101,20 @@ def _invitation(body: Body) -> str:
     return f"{invitation} was {body['event']}{node} {_place(body)}"
 
 
+def _denied(body: Body) -> str:
+    who = body["source"] if body["node"] is None else f"{body['node']} ({body['source']})"
+    port = f" port {body['port']}" if body["port"] else ""
+    return f"denied: {who} to {body['destination']}, {body['protocol']}{port}"
+
+
+def _in_force(body: Body) -> str:
+    if body["policies"] is None:
+        return "no policy restricts connections"
+    if body["policies"] == "closed":
+        return "nothing is permitted until a policy is confirmed"
+    return f"policy {body['policies']} is in force: {body['grants']} grants"
+
+
 _WORDS: Final[Mapping[str, Callable[[Body], str]]] = {
     "access.decided": lambda b: f"{_who(b)}: access {'granted' if b['granted'] else 'denied'}: {b['reason']}",
     "access.decided_many": lambda b: f"access granted to {b['granted']} nodes, denied to {b['refused']}",
@@ -137,6 +151,11 @@ _WORDS: Final[Mapping[str, Callable[[Body], str]]] = {
     "peers.answering": lambda b: f"{b['silent']} peers do not answer, {b['answering']} answer",
     "peers.changed": lambda b: f"{b['set']} peers set, {b['removed']} removed",
     "plan.failed": _plan_failed,
+    "policy.applied": lambda b: f"the packet filter has the policy's rules for {b['members']} addresses",
+    "policy.denied": _denied,
+    "policy.denied_many": lambda b: f"packets of {b['entries']} kinds were denied by the policy",
+    "policy.in_force": _in_force,
+    "policy.refused": lambda b: f"the policy was refused: {b['problem']}",
     "token.refused": lambda b: f"{_who(b)}: malformed {b['field']}: {b['problem']}",
     "admin.resume": lambda b: (
         "resumed: the node follows the registry" if b["was_pinned"] else "resumed; nothing was pinned"

@@ -12,7 +12,7 @@ from dstack_vpn.core.paths.port_forward import parse_forwards
 LEVELS: Final = ("debug", "info", "warning", "error")
 COMPONENTS: Final = (
     *("chain", "rpc", "registry", "device", "endpoints"),
-    *("store", "node", "web", "relay", "dns", "firewall"),
+    *("store", "node", "web", "relay", "dns", "firewall", "policy"),
 )
 
 
@@ -207,8 +207,8 @@ OPTIONS: Final[tuple[Option, ...]] = (
         parsers.choice("auto", "on", "off"),
         "auto",
         "Use nftables to block packets for the VPN on other interfaces, and packets from the VPN to other "
-        "networks and to this machine's other addresses; auto uses it if nft is installed. Blackhole routes "
-        "block the former in any case.",
+        "networks and to this machine's other addresses; auto uses it if libnftables is installed. Blackhole "
+        "routes block the former in any case.",
         "on",
     ),
     Option(
@@ -216,7 +216,7 @@ OPTIONS: Final[tuple[Option, ...]] = (
         parse_forwards,
         "",
         "Machines behind this node that peers reach at its tunnel addresses: [tcp:|udp:]PORT=HOST[:PORT], "
-        "separated by commas. Requires nft and net.ipv4.ip_forward=1.",
+        "separated by commas. Requires libnftables and net.ipv4.ip_forward=1.",
         "80=web:8000,udp:53=192.168.1.1",
     ),
     Option(

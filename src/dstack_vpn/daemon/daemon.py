@@ -17,6 +17,10 @@
     moves       reach silent peers at their new endpoints                 (here)
     handshakes  initiate handshakes with the peers of a new device        (handshakes)
     config      write the wg-quick file, follow pins                      (persistence)
+    firewall    keep the packet filter's rules                            (firewall)
+    policy      apply the rules of the policies as they change            (firewall)
+    edits       find other programs' edits of the packet filter           (firewall)
+    denied      publish what the packet filter denied                     (denied)
 
 A task that ends, or that fails with an error its docstring does not absorb, ends the daemon: a
 restart by the supervisor is better than a partial failure. The data plane survives it
@@ -39,6 +43,7 @@ from dstack_vpn.daemon.device.own_keys import OwnKeys
 from dstack_vpn.daemon.device.tunnel import Tunnel, TunnelKeeper
 from dstack_vpn.daemon.observe.answers import AnswerWatch
 from dstack_vpn.daemon.observe.audit_writer import AuditWriter
+from dstack_vpn.daemon.observe.denied import DeniedWatch
 from dstack_vpn.daemon.observe.event_log import EventLog
 from dstack_vpn.daemon.observe.event_logger import EventLogger
 from dstack_vpn.daemon.observe.health import HealthWatch
@@ -86,12 +91,12 @@ class Daemon:
     persistence: Persistence
     handshakes: HandshakeInitiator
     peer_stats: PeerStatsCache
+    denied: DeniedWatch
     answers: AnswerWatch
     health: HealthWatch
     reporter: Reporter
     audit_writer: AuditWriter
-    firewall_controller: FirewallController | None
-    """The packet filter; None if the settings turn it off."""
+    firewall_controller: FirewallController
     key_rotation: KeyRotation | None
     """Carries out key rotations; None if the key is not ours to change."""
     key_expiry: KeyExpiry | None
@@ -116,6 +121,10 @@ class Daemon:
             "answers": self.answers.run,
             "moves": self._watch_moves,
             "handshakes": self.handshakes.run,
+            "firewall": self.firewall_controller.run,
+            "policy": self.firewall_controller.run_policies,
+            "edits": self.firewall_controller.watch,
+            "denied": self.denied.run,
             **({} if self.key_rotation is None else {"key": self.key_rotation.run}),
             **({} if self.key_expiry is None else {"key age": self.key_expiry.run}),
             **services,

@@ -5,7 +5,7 @@ adapters nor the settings.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,7 +18,10 @@ from dstack_vpn.core.access.staleness import Staleness, StalePolicy
 from dstack_vpn.core.model import Address, SocketAddress
 from dstack_vpn.core.observe.reports import FirewallReport
 from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
+from dstack_vpn.core.paths.port_forward import Forward
 from dstack_vpn.core.paths.selector import TransportMode
+from dstack_vpn.core.policy.document import PolicyDocument
+from dstack_vpn.core.policy.selection import PolicySelection
 from dstack_vpn.core.wireguard.key_age import Schedule
 from dstack_vpn.core.wireguard.keys import PrivateKey
 from dstack_vpn.core.wireguard.x25519 import derive
@@ -33,6 +36,7 @@ from dstack_vpn.daemon.device.own_keys import OwnKeys
 from dstack_vpn.daemon.device.tunnel import Tunnel, TunnelKeeper
 from dstack_vpn.daemon.observe.answers import AnswerWatch
 from dstack_vpn.daemon.observe.audit_writer import AuditWriter
+from dstack_vpn.daemon.observe.denied import DeniedWatch
 from dstack_vpn.daemon.observe.event_log import EventLog
 from dstack_vpn.daemon.observe.event_logger import EventLogger
 from dstack_vpn.daemon.observe.health import HealthWatch
@@ -47,6 +51,7 @@ from dstack_vpn.daemon.peers.members import Members
 from dstack_vpn.daemon.peers.path_keeper import PathKeeper
 from dstack_vpn.daemon.peers.paths import Paths
 from dstack_vpn.daemon.peers.pending import PendingChanges
+from dstack_vpn.daemon.peers.policies import Policies
 from dstack_vpn.daemon.peers.reconciler import Reconciler
 from dstack_vpn.daemon.peers.removal_guard import MassRemovalGuard
 from dstack_vpn.daemon.peers.resolving import EndpointResolver
@@ -56,6 +61,7 @@ from dstack_vpn.ports import (
     Clock,
     ConfigArchive,
     EndpointMemory,
+    Firewall,
     KeyChanger,
     KeyRing,
     Link,
@@ -86,8 +92,9 @@ class Outside:
     """The node's keys; None if it can't change them."""
     changer: KeyChanger | None
     """Rotates the key by its age; None if this is not configured."""
-    firewall_controller: FirewallController | None
-    """The packet filter; None if it is not configured."""
+    firewall: Firewall
+    forward_resolver: Resolver
+    """Resolves the targets of FORWARD_TO."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +126,13 @@ class Options:
     audit_keep_for: float
     """Seconds."""
     audit_keep_bytes: int
+    protect: bool
+    """Block packets to and from the VPN outside the interface."""
+    closed_ports: frozenset[tuple[str, int]]
+    """See `ports.FirewallRules.closed`."""
+    forwards: Sequence[Forward]
+    policy_file: PolicyDocument | None
+    """The policy of POLICY_FILE."""
     unprotected: FirewallReport | None
     """The report that no packet filter protects the tunnel; None if one does."""
 
@@ -138,6 +152,7 @@ def assemble(outside: Outside, options: Options) -> Daemon:
     paths = Paths(options.transport, book)
     changes = PendingChanges(Debounce(clock))
     doubted, own_changed = asyncio.Event(), asyncio.Event()
+    policies = Policies(options.addresses, PolicySelection(options.policy_file), clock, publish)
     members = Members(
         own_key=derive(options.private_key),
         identity=options.identity,
@@ -153,6 +168,7 @@ def assemble(outside: Outside, options: Options) -> Daemon:
         doubted=doubted.set,
         own_changed=own_changed.set,
         rekey=keys.adopt,
+        policies=policies,
         publish=publish,
     )
 
@@ -165,7 +181,22 @@ def assemble(outside: Outside, options: Options) -> Daemon:
 
     # The device.
     tunnel = Tunnel(outside.link, members, keys, options.listen_port, options.interface, options.mtu, clock)
-    executor = PlanExecutor(tunnel, members, publish)
+    prefixes = frozenset(map(str, options.addresses.networks))
+    firewall_controller = FirewallController(
+        firewall=outside.firewall,
+        resolver=outside.forward_resolver,
+        interface=options.interface,
+        prefixes=prefixes,
+        protect=options.protect,
+        policies=policies,
+        clock=clock,
+        publish=publish,
+        enforced=members.policy_enforced,
+        unenforced=members.policy_unenforced,
+        closed=options.closed_ports,
+        forwards=options.forwards,
+    )
+    executor = PlanExecutor(tunnel, members, firewall_controller.settle, publish)
     removal_guard = MassRemovalGuard(members, clock, publish)
     handshakes = HandshakeInitiator(tunnel, members, outside.memory, executor.initiate)
     persistence = Persistence(outside.store, outside.archive, chain, tunnel, keys, state.changed)
@@ -183,6 +214,13 @@ def assemble(outside: Outside, options: Options) -> Daemon:
         proven=paths.proven,
         renewing=handshakes.initiate_all,
         observers=(peer_stats.observe, persistence.config_changed, handshakes.observe, resolver.observe),
+        publish=publish,
+    )
+    denied = DeniedWatch(
+        firewall=outside.firewall,
+        interface=options.interface,
+        policies=policies,
+        node_at=members.node_at,
         publish=publish,
     )
     key_rotation = (
@@ -203,7 +241,7 @@ def assemble(outside: Outside, options: Options) -> Daemon:
         audit_writer=audit_writer,
         quorum_checker=quorum_checker,
         key_expiry=key_expiry,
-        firewall_controller=outside.firewall_controller,
+        firewall_controller=firewall_controller,
         unprotected=options.unprotected,
     )
     return Daemon(
@@ -215,7 +253,7 @@ def assemble(outside: Outside, options: Options) -> Daemon:
         members=members,
         chain=chain,
         tunnel=tunnel,
-        keeper=TunnelKeeper(tunnel, own_changed, reconciler.repair, reconciler.renew),
+        keeper=TunnelKeeper(tunnel, own_changed, reconciler.fill, reconciler.renew),
         reconciler=reconciler,
         path_keeper=PathKeeper(
             paths, tunnel, members, executor, clock, outside.make_relay, outside.can_send, publish
@@ -224,11 +262,12 @@ def assemble(outside: Outside, options: Options) -> Daemon:
         persistence=persistence,
         handshakes=handshakes,
         peer_stats=peer_stats,
+        denied=denied,
         answers=AnswerWatch(peer_stats, members, clock, publish, answers),
         health=HealthWatch(reporter.collect, clock, publish),
         reporter=reporter,
         audit_writer=audit_writer,
-        firewall_controller=outside.firewall_controller,
+        firewall_controller=firewall_controller,
         key_rotation=key_rotation,
         key_expiry=key_expiry,
     )

@@ -17,6 +17,7 @@ from dstack_vpn.adapters.clock import SystemClock
 from dstack_vpn.adapters.contracts import by_name
 from dstack_vpn.adapters.device.backend import choose_backend, make_link
 from dstack_vpn.adapters.device.deferred import DeferredLink
+from dstack_vpn.adapters.firewall import NftFirewall
 from dstack_vpn.adapters.hardening import harden
 from dstack_vpn.adapters.keys.keyring import FileKeyRing
 from dstack_vpn.adapters.relay.sockets import can_send
@@ -27,6 +28,7 @@ from dstack_vpn.adapters.store.lock import lock
 from dstack_vpn.adapters.store.sqlite import SqliteStore
 from dstack_vpn.config import Settings
 from dstack_vpn.core.ownership import Claim
+from dstack_vpn.core.paths.destination import Destinations
 from dstack_vpn.core.wireguard.key_age import Schedule
 from dstack_vpn.daemon.daemon import Daemon
 from dstack_vpn.errors import ConfigError
@@ -34,11 +36,12 @@ from dstack_vpn.ports import ChainSource, Link
 from dstack_vpn.wiring.addresses import address_plan, destinations, peer_policy
 from dstack_vpn.wiring.assembly import Options, Outside, assemble
 from dstack_vpn.wiring.audit_log import audit_log_of
-from dstack_vpn.wiring.firewall import firewall_controller, unprotected
+from dstack_vpn.wiring.firewall import closed_ports, protects, unprotected
 from dstack_vpn.wiring.key_expiry import changer_of
 from dstack_vpn.wiring.keys import identity_of, with_key
 from dstack_vpn.wiring.names import serve_names
 from dstack_vpn.wiring.ownership import taken
+from dstack_vpn.wiring.policy_file import PolicyFileWatch, read_policy_file
 from dstack_vpn.wiring.running import published
 from dstack_vpn.wiring.secrets import of_node, refuse_exposed
 from dstack_vpn.wiring.transports import Relays
@@ -79,6 +82,7 @@ def build(settings: Settings, link: Link, relays: Relays, source: ChainSource) -
     """Return a daemon that is ready to run; raises `ConfigError`."""
     if settings.wireguard_private_key is None:
         raise ConfigError(["WIREGUARD_PRIVATE_KEY (or WIREGUARD_PRIVATE_KEY_FILE): is not set"])
+    firewall = NftFirewall()
     outside = Outside(
         clock=SystemClock(),
         source=source,
@@ -92,7 +96,8 @@ def build(settings: Settings, link: Link, relays: Relays, source: ChainSource) -
         can_send=can_send,
         ring=None if settings.key_file is None else FileKeyRing(settings.key_file),
         changer=changer_of(settings),
-        firewall_controller=firewall_controller(settings),
+        firewall=firewall,
+        forward_resolver=SystemResolver(Destinations(address_plan(settings).networks)),
     )
     draw = random.SystemRandom().random()
     options = Options(
@@ -116,6 +121,10 @@ def build(settings: Settings, link: Link, relays: Relays, source: ChainSource) -
         key_schedule=Schedule(settings.key_max_age, draw) if settings.key_max_age else None,
         audit_keep_for=settings.audit_keep_days * _DAY,
         audit_keep_bytes=settings.audit_keep_mb * 1_000_000,
+        protect=protects(settings, firewall),
+        closed_ports=closed_ports(settings),
+        forwards=settings.forward_to,
+        policy_file=read_policy_file(settings.policy_file),
         unprotected=unprotected(settings),
     )
     return assemble(outside, options)
@@ -150,7 +159,7 @@ async def _run(settings: Settings, claim: Claim) -> None:
     await node.run(stop, _services(node, settings, source, own))
     node.keys.private.wipe()
     await node.audit_writer.close()
-    if node.firewall_controller is not None and not settings.keep_interface:
+    if not settings.keep_interface:
         await node.firewall_controller.stop()
 
 
@@ -171,6 +180,10 @@ def _services(
     """Return the optional services of the node by name."""
     services: dict[str, Callable[[], Awaitable[None]]] = {"audit": node.audit_writer.run}
     view = NodeView(node, settings.state_dir, own, source.calls)
+    if settings.policy_file is not None:
+        policy_file = PolicyFileWatch(settings.policy_file, node.members)
+        node.health.watch("policy file", lambda: policy_file.problem)
+        services["policy file"] = policy_file.run
     if own is not None:
         node.health.watch("relay", lambda: own.problem)
         services["relay"] = own.run
@@ -178,8 +191,6 @@ def _services(
         services["web"] = partial(_serve, node, view, settings)
     if settings.dns_port or settings.dns_listen:
         services["dns"] = partial(serve_names, settings, node)
-    if node.firewall_controller is not None:
-        services["firewall"] = node.firewall_controller.run
     return services
 
 

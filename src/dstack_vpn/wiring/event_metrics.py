@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, disable_cre
 from prometheus_client.core import Metric
 
 from dstack_vpn.core.observe.event import Entry
-from dstack_vpn.core.observe.events import EVENTS, PeerRemoved, PeerSet, Reorged
+from dstack_vpn.core.observe.events import EVENTS, PeerRemoved, PeerSet, Reorged, RulesApplied
 
 LATENCIES: Final = (
     *(0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5),
@@ -47,6 +47,12 @@ class EventMetrics:
             registry=registry,
             buckets=LATENCIES,
         )
+        self._rules = Histogram(
+            "dstack_vpn_event_to_rule_seconds",
+            "Time from a registry event's arrival to the kernel's acknowledgement of the policy's rules.",
+            registry=registry,
+            buckets=LATENCIES,
+        )
         for name in EVENTS:
             self._events.labels(name)
             self._happenings.labels(name)
@@ -62,6 +68,8 @@ class EventMetrics:
             self._reorgs.observe(event.depth)
         if isinstance(event, PeerSet | PeerRemoved) and event.latency is not None:
             self._latencies.observe(event.latency)
+        if isinstance(event, RulesApplied) and event.latency is not None:
+            self._rules.observe(event.latency)
 
     def collect(self) -> Iterator[Metric]:
         """Yield the current metrics."""

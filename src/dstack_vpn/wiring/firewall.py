@@ -5,14 +5,10 @@ from typing import Final
 import structlog
 
 from dstack_vpn.adapters.firewall import NftFirewall
-from dstack_vpn.adapters.resolver import SystemResolver
 from dstack_vpn.config import Settings
 from dstack_vpn.core.observe.check import Check, failed, passed, warned
 from dstack_vpn.core.observe.reports import FirewallReport
-from dstack_vpn.core.paths.destination import Destinations
-from dstack_vpn.daemon.device.firewall import FirewallController
 from dstack_vpn.errors import FirewallError
-from dstack_vpn.wiring.addresses import address_plan
 
 UNPROTECTED: Final = (
     "packets from the VPN reach every address of this machine; blackhole routes alone stop leaks"
@@ -20,41 +16,23 @@ UNPROTECTED: Final = (
 _log = structlog.get_logger(component="firewall")
 
 
-def firewall_controller(settings: Settings) -> FirewallController | None:
-    """Return the node's packet filter; None if the settings need none."""
-    firewall = NftFirewall()
-    protect = _protects(settings, firewall)
-    if not protect and not settings.forward_to:
-        return None
-    addresses = address_plan(settings)
-    prefixes = frozenset({str(addresses.ipv4), str(addresses.ipv6)})
-    return FirewallController(
-        firewall,
-        SystemResolver(Destinations(addresses.networks)),
-        settings.interface,
-        prefixes,
-        protect,
-        _closed(settings),
-        settings.forward_to,
-    )
-
-
 def unprotected(settings: Settings) -> FirewallReport | None:
     """Return and log a report if no packet filter protects the tunnel; None if one does."""
-    if _protects(settings, NftFirewall()):
+    if protects(settings, NftFirewall()):
         return None
     off = settings.leak_protection == "off"
-    why = "LEAK_PROTECTION=off" if off else "nft is not installed"
+    why = "LEAK_PROTECTION=off" if off else "libnftables is not installed"
     report = FirewallReport(unprotected=f"{why}: {UNPROTECTED}", by_choice=off)
     _log.info("firewall.none", reason=report.unprotected)
     return report
 
 
-def _protects(settings: Settings, firewall: NftFirewall) -> bool:
+def protects(settings: Settings, firewall: NftFirewall) -> bool:
+    """Return whether the settings ask for a packet filter around the tunnel."""
     return settings.leak_protection == "on" or (settings.leak_protection == "auto" and firewall.is_there)
 
 
-def _closed(settings: Settings) -> frozenset[tuple[str, int]]:
+def closed_ports(settings: Settings) -> frozenset[tuple[str, int]]:
     """Return the node's ports that lead into the tunnel again, except a port that is not fixed."""
     ports = {("udp", settings.listen_port)}
     if settings.relay_listen is not None:
@@ -66,7 +44,8 @@ async def forwarding(settings: Settings) -> Check:
     """Check for ``doctor`` that this host accepts the packets that FORWARD_TO forwards."""
     firewall = NftFirewall()
     if not firewall.is_there:
-        return failed("forwarding", "FORWARD_TO needs nft, which is not installed", "apt install nftables")
+        found = "FORWARD_TO needs libnftables, which is not installed"
+        return failed("forwarding", found, "apt install nftables")
     hosts = {forward.host for forward in settings.forward_to}
     versions = {6 if ":" in host else 4 for host in hosts}
     try:

@@ -19,6 +19,7 @@ from dstack_vpn.core.chain.events import Reading
 from dstack_vpn.core.observe.health import Status
 from dstack_vpn.daemon.daemon import Daemon
 from dstack_vpn.wiring.peer_metrics import peer_families
+from dstack_vpn.wiring.policy_metrics import policy_families
 from dstack_vpn.wiring.snapshot import NodeSnapshot
 from dstack_vpn.wiring.trust_metrics import trust_families
 
@@ -51,6 +52,7 @@ def gather(
         *_peers_totals(node),
         *_web(web),
         *trust_families(snapshot.reports),
+        *policy_families(node),
     ]
     if relay is not None:
         from dstack_vpn.adapters.relay.view import RelayMetrics

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Mapping
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -9,9 +10,12 @@ from dstack_vpn import __version__
 from dstack_vpn.core.access.addressing import AddressPlan
 from dstack_vpn.core.access.control import Decision, Reason
 from dstack_vpn.core.observe.health import Health
+from dstack_vpn.core.policy.evaluation import parse_packet
 from dstack_vpn.core.wireguard.keys import PublicKey
 from dstack_vpn.daemon.daemon import Daemon
+from dstack_vpn.errors import FormatError
 from dstack_vpn.wiring.contract_view import describe
+from dstack_vpn.wiring.policy_view import describe_policies, explain, rights_with
 from dstack_vpn.wiring.snapshot import NodeSnapshot, take
 
 if TYPE_CHECKING:
@@ -124,9 +128,11 @@ class NodeView:
             decision.node.public_key,
         )
         shown = snapshot.peer(key) if isinstance(key, PublicKey) and key in snapshot.peers else None
+        texts = self.addresses.texts_of(decision.node.token_id)
         return {
             "decision": self._shown(decision),
             "peer": shown,
+            "policy": rights_with(self._node, map(ip_address, texts)),
             "history": self._history(node_id, decision.node.token_id),
         }
 
@@ -151,6 +157,30 @@ class NodeView:
         """Return the state of the contract itself: tags, policy and roles."""
         members = self._node.tunnel.members
         return describe(members.follower.registry.contract, members.rules)
+
+    def policy(self) -> dict[str, Any]:
+        """Return the policies in force, and what was counted under them."""
+        return describe_policies(self._node)
+
+    def explain(
+        self, source: "str | IPAddress", destination: "str | IPAddress", ports: str
+    ) -> dict[str, Any]:
+        """Return the policies' decision about a connection; raises `FormatError`.
+
+        A node id stands for the node's IPv4 address, or for its IPv6 address without one. ``ports``
+        is ``tcp:PORT``, ``udp:PORT`` or ``icmp``.
+        """
+        src, dst = self._address_of(source), self._address_of(destination)
+        return explain(self._node, parse_packet(src, dst, ports))
+
+    def _address_of(self, party: "str | IPAddress") -> "IPAddress":
+        if not isinstance(party, str):
+            return party
+        node = self._decide(party).node
+        found = () if node is None else self.addresses.texts_of(node.token_id)
+        if not found:
+            raise FormatError(f"{party} is not a node of the registry")
+        return ip_address(found[0])
 
     def decide(self, subject: "str | PublicKey | IPAddress") -> dict[str, Any]:
         """Return the decision of access control, and the peer's presence in the membership."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from tests.memory_device import MemoryDevice, MemoryLink
+from tests.memory_firewall import MemoryFirewall
 from tests.scripted import IDENTITY, MemoryArchive, MemoryStore, ScriptedChain, ScriptedSource
 
 from dstack_vpn.adapters.clock import SystemClock
@@ -132,6 +133,7 @@ class Bench:
     resolver: ScriptedResolver = field(default_factory=ScriptedResolver)
     policy: PeerPolicy = field(default_factory=PeerPolicy)
     relays: FakeRelays = field(default_factory=FakeRelays)
+    firewall: MemoryFirewall = field(default_factory=MemoryFirewall)
     transport: TransportMode = TransportMode.AUTO
     confirmations: int = 0
     resync_interval: float = 3600.0
@@ -186,7 +188,8 @@ class Bench:
             can_send=self.relays.can_send,
             ring=None,
             changer=None,
-            firewall_controller=None,
+            firewall=self.firewall,
+            forward_resolver=self.resolver,
         )
 
     def _options(self) -> Options:
@@ -211,6 +214,10 @@ class Bench:
             key_schedule=None,
             audit_keep_for=3600.0,
             audit_keep_bytes=1_000_000,
+            protect=False,
+            closed_ports=frozenset(),
+            forwards=(),
+            policy_file=None,
             unprotected=None,
         )
 

@@ -10,7 +10,7 @@ from tests.unit.daemon.conftest import OWN, Bench, eventually
 from dstack_vpn.core.access.addressing import AddressPlan, unique_local_prefix
 from dstack_vpn.core.access.control import AccessControl, NodeIdentity, Reason, own_problem
 from dstack_vpn.core.chain.events import EndpointUpdated, Granted, Revoked
-from dstack_vpn.core.model import Endpoint, SocketAddress
+from dstack_vpn.core.model import Endpoint, RemovePeer, SetPeer, SocketAddress
 from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
 from dstack_vpn.core.wireguard.keys import PublicKey
 from dstack_vpn.core.wireguard.x25519 import derive
@@ -37,7 +37,11 @@ async def test_a_node_whose_key_another_has_registered_first_runs_as_itself() ->
         assert node.tunnel.members.own_node is not None
         assert node.tunnel.members.own_node.token_id == D
         await eventually(lambda: len(node.tunnel.own_addresses) == 2)
-        assert bench.tokens() == {1}, "the copy of our key is no peer of ours"
+        # The sessions are renewed with our first address: every peer is removed and set again.
+        await eventually(lambda: RemovePeer(key(1)) in bench.device.applied)
+        await eventually(lambda: bench.tokens() == {1})
+        set_keys = {c.public_key for c in bench.device.applied if isinstance(c, SetPeer)}
+        assert set_keys == {key(1)}, "the copy of our key is no peer of ours"
 
 
 async def test_a_node_stays_itself_when_its_key_goes_to_another() -> None:

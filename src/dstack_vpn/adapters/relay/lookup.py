@@ -83,6 +83,8 @@ class NameCache:
             raise RelayError(f"can't resolve {host}: {_explained(error)}") from error
         finally:
             share.waiting[key] -= 1
+            if not share.waiting[key]:
+                del share.waiting[key]
 
     def _begin(self, key: _Key, share: Share) -> "asyncio.Future[Found]":
         lookup = asyncio.ensure_future(self._look_up(key, share))  # noqa: TID251 - shared by several waiters
@@ -97,7 +99,7 @@ class NameCache:
             return await aside(lambda: self._find(*key))
 
     def _ended(self, key: _Key, share: Share, lookup: "asyncio.Future[Found]") -> None:
-        del share.running[key], share.waiting[key]
+        del share.running[key]  # the waiters are notified after this, and count themselves out
         with suppress(asyncio.CancelledError, OSError, UnicodeError):
             self._known[key] = lookup.result()
             self._known.move_to_end(key)

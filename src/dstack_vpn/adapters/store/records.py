@@ -12,6 +12,7 @@ from dstack_vpn.core.chain.contract import ContractState, Policy
 from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.model import Endpoint, Malformed, Position
 from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
+from dstack_vpn.core.policy.selection import GoodPolicy
 from dstack_vpn.core.wireguard.keys import PublicKey
 from dstack_vpn.errors import FormatError
 
@@ -40,7 +41,11 @@ _EVENTS: Final[dict[str, type[ev.RegistryEvent]]] = {
     )
 }
 
-_CONTRACT: Final[dict[str, type]] = {"ContractState": ContractState, "Policy": Policy}
+_CONTRACT: Final[dict[str, type]] = {
+    "ContractState": ContractState,
+    "Policy": Policy,
+    "GoodPolicy": GoodPolicy,
+}
 
 _TYPES: Final[dict[str, tuple[type, ...]]] = {
     "token_id": (int,),
@@ -102,6 +107,19 @@ def load_contract(text: str) -> ContractState:
     if not isinstance(state, ContractState):
         raise FormatError("the record is not the state of a contract")
     return state
+
+
+def dump_policy(policy: GoodPolicy) -> str:
+    """Return a policy as one line of JSON."""
+    return json.dumps(_plain(policy), separators=(",", ":"))
+
+
+def load_policy(text: str) -> GoodPolicy:
+    """Return the policy that `dump_policy` wrote. Raises `FormatError`."""
+    policy = _load(text)
+    if not isinstance(policy, GoodPolicy):
+        raise FormatError("the record is not a policy")
+    return policy
 
 
 def dump_event(event: ev.RegistryEvent) -> str:

@@ -19,14 +19,17 @@ from dstack_vpn.adapters.store.records import (
     dump_contract,
     dump_event,
     dump_node,
+    dump_policy,
     load_contract,
     load_event,
     load_node,
+    load_policy,
 )
 from dstack_vpn.core.chain.contract import ContractState
 from dstack_vpn.core.chain.events import LoggedEvent
 from dstack_vpn.core.chain.history import position_of
 from dstack_vpn.core.model import BlockRef, ChainIdentity
+from dstack_vpn.core.policy.selection import GoodPolicy
 from dstack_vpn.errors import FormatError, StoreError
 from dstack_vpn.ports import Checkpoint
 
@@ -52,9 +55,10 @@ _LATER: Final = """
 CREATE TABLE IF NOT EXISTS witnessed (token TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS moment (name TEXT PRIMARY KEY, at REAL NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS contract (record TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS policy (record TEXT NOT NULL);
 """
 """Tables that older files of this version lack. Their defaults: nothing confirmed, nothing recent,
-and the state of the contract itself is not read."""
+the state of the contract itself is not read, and no policy was accepted yet."""
 _ABOUT_THE_CONTENT: Final = (None, sqlite3.SQLITE_ERROR)
 """Codes of operational errors: None for text that is not UTF-8, the other for columns and
 formats."""
@@ -85,6 +89,10 @@ class SqliteStore:
     async def checkpoint(self, checkpoint: Checkpoint) -> None:
         """See `ports.Store.checkpoint`."""
         await self._run(lambda: self._checkpoint(checkpoint))
+
+    async def keep_policy(self, policy: GoodPolicy) -> None:
+        """See `ports.Store.keep_policy`."""
+        await self._run(lambda: self._keep_policy(policy))
 
     async def close(self) -> None:
         """See `ports.Store.close`."""
@@ -136,6 +144,7 @@ class SqliteStore:
         events = connection.execute("SELECT block, block_hash, log_index, record FROM event").fetchall()
         synced = connection.execute("SELECT at FROM moment WHERE name = 'synced'").fetchone()
         contract = connection.execute("SELECT record FROM contract").fetchone()
+        policy = connection.execute("SELECT record FROM policy").fetchone()
         return Checkpoint(
             ChainIdentity(int(identity[0]), identity[1], identity[2]),
             blocks["settled"],
@@ -148,6 +157,7 @@ class SqliteStore:
             frozenset(int(token) for (token,) in connection.execute("SELECT token FROM witnessed")),
             None if synced is None else float(synced[0]),
             ContractState() if contract is None else load_contract(contract[0]),
+            None if policy is None else load_policy(policy[0]),
         )
 
     def _move_aside(self, problem: str) -> None:
@@ -194,6 +204,11 @@ class SqliteStore:
             connection.executemany(
                 "INSERT INTO witnessed VALUES (?)", [(str(token),) for token in checkpoint.confirmed]
             )
+
+    def _keep_policy(self, policy: GoodPolicy) -> None:
+        with _transaction(self._open()) as connection:
+            connection.execute("DELETE FROM policy")
+            connection.execute("INSERT INTO policy VALUES (?)", (dump_policy(policy),))
 
     def _close(self) -> None:
         if self._connection is not None:

@@ -47,6 +47,12 @@ class ApiView(Protocol):
     def contract(self) -> dict[str, Any]:
         """Return the state of the contract itself: tags, policy and roles."""
 
+    def policy(self) -> dict[str, Any]:
+        """Return the policies in force, and what was counted under them."""
+
+    def explain(self, source: str | IPAddress, destination: str | IPAddress, ports: str) -> dict[str, Any]:
+        """Return the policies' decision about a connection; raises `FormatError`."""
+
     def decide(self, subject: str | PublicKey | IPAddress) -> dict[str, Any]:
         """Return the access decision on a node id, key or tunnel address, with its reason."""
 
@@ -79,6 +85,7 @@ class Api:
         return (
             Route("/peers/{node}", self._peer),
             Route("/contract", self._contract),
+            Route("/policy", self._policy_in_force),
             Route("/decisions", self._decisions),
             Route("/whois", self._whois),
             Route(FORWARD_AUTH, self._auth),
@@ -101,10 +108,15 @@ class Api:
     async def _contract(self, _: web.Request) -> web.Response:
         return answer(self._view.contract())
 
+    async def _policy_in_force(self, _: web.Request) -> web.Response:
+        return answer(self._view.policy())
+
     async def _decisions(self, request: web.Request) -> web.Response:
-        given = _known(request.query, "node", "key", "ip")
-        if len(given) != 1:
-            raise FormatError("expected exactly one of the parameters node, key and ip")
+        given = _known(request.query, "node", "key", "ip", "src", "dst", "port")
+        if given.keys() == {"src", "dst", "port"}:
+            return answer(self._view.explain(_party(given["src"]), _party(given["dst"]), given["port"]))
+        if len(given) != 1 or not given.keys() <= {"node", "key", "ip"}:
+            raise FormatError("expected exactly one of the parameters node, key and ip, or src, dst and port")
         ((name, text),) = given.items()
         subject: str | PublicKey | IPAddress
         if name == "node":
@@ -163,6 +175,14 @@ class Api:
 
     async def _describe(self, _: web.Request) -> web.Response:
         return answer(self._openapi)
+
+
+def _party(text: str) -> str | IPAddress:
+    """Return an address, or else a node id."""
+    try:
+        return parse_address(text)
+    except FormatError:
+        return parse_node_id(text)
 
 
 def _identity(found: Mapping[str, Any]) -> dict[str, str]:

@@ -115,6 +115,73 @@ _CONTRACT: Final = _object(
     ),
 )
 
+_COUNTED: Final = {"packets": _COUNT, "bytes": _COUNT}
+
+_POLICY: Final = _object(
+    in_force={
+        "description": "each must permit a connection; null: no policy; empty: nothing is permitted",
+        "oneOf": [
+            {
+                "type": "array",
+                "items": _object(
+                    id={"type": "string", "description": "8 digits of the hash, or file"},
+                    source={"enum": ["registry", "file"]},
+                    hash=_or_null("string", pattern="^0x[0-9a-f]{64}$"),
+                    text=_or_null("string", description="any characters; null for a file"),
+                    grants=_COUNT,
+                ),
+            },
+            {"type": "null"},
+        ],
+    },
+    refused=_or_null("string", description="the reason that the registry's policy is not in force"),
+    warning=_or_null("string"),
+    enforced={"type": "boolean", "description": "the packet filter has the newest rules"},
+    addresses={**_COUNT, "description": "tunnel addresses with rights on this node"},
+    granted={"type": "array", "items": _object(policy=_TEXT, grant=_COUNT, **_COUNTED)},
+    denied=_object(**_COUNTED),
+    recent={
+        "type": "array",
+        "description": "denied packets of the last minute",
+        "items": _object(
+            source=_TEXT,
+            node=_or_null("string"),
+            destination=_TEXT,
+            protocol={"type": "string", "description": "tcp, udp, icmp, or a number"},
+            port={**_COUNT, "description": "0 without ports"},
+            packets=_COUNT,
+        ),
+    },
+)
+
+_EXPLANATION: Final = _object(
+    allowed={"type": "boolean"},
+    reason=_TEXT,
+    source=_TEXT,
+    destination=_TEXT,
+    port=_TEXT,
+    policies={
+        "type": "array",
+        "items": _object(
+            id=_TEXT,
+            allowed={"type": "boolean"},
+            grants={"type": "array", "items": _COUNT, "description": "from 1"},
+            reason=_TEXT,
+        ),
+    },
+)
+
+_RIGHTS: Final[Schema] = {
+    "description": "what the policies permit between this node and that one; null: no policy",
+    "oneOf": [
+        _object(
+            inbound={"type": "array", "items": _TEXT, "description": "to this node, such as tcp:22"},
+            outbound={"type": "array", "items": _TEXT, "description": "from this node"},
+        ),
+        {"type": "null"},
+    ],
+}
+
 _MEMBER: Final = _object(
     ip=_TEXT,
     token=_COUNT,
@@ -166,10 +233,13 @@ _SCHEMAS: Final[Schema] = {
     "Node": _object(
         decision=_ref("Decision"),
         peer={"oneOf": [_ref("Peer"), {"type": "null"}]},
+        policy=_RIGHTS,
         history={"type": "array", "items": _ref("Event")},
     ),
     "Contract": _CONTRACT,
+    "Policy": _POLICY,
     "Decision": _DECISION,
+    "Explanation": _EXPLANATION,
     "Member": _MEMBER,
     "Event": _EVENT,
     "Health": _HEALTH,
@@ -275,12 +345,21 @@ def _paths() -> Schema:
         "/contract": _get(
             "Tags, policy and roles", _json("Contract", "the state of the registry contract itself")
         ),
+        "/policy": _get("Policies in force, and their counters", _json("Policy", "the policies in force")),
         "/decisions": _get(
-            "Access decision with its reason",
-            _json("Decision", "the decision and its reason"),
+            "Access decision with its reason, or with src, dst and port the policies' decision",
+            {
+                "description": "the decision and its reason",
+                "content": {
+                    "application/json": {"schema": {"oneOf": [_ref("Decision"), _ref("Explanation")]}}
+                },
+            },
             _BY_NODE,
             _parameter("key", {"type": "string", "pattern": _KEY}, "a WireGuard public key"),
             _IP,
+            _parameter("src", _TEXT, "a node id or an address"),
+            _parameter("dst", _TEXT, "a node id or an address"),
+            _parameter("port", _TEXT, "tcp:PORT, udp:PORT or icmp"),
         ),
         "/whois": _get(
             "Member with a tunnel address",

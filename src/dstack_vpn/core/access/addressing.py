@@ -68,6 +68,11 @@ class AddressPlan:
         """
         return ipaddress.IPv6Address(self._ipv6_base + token) if 0 <= token < self._ipv6_room else None
 
+    def texts_of(self, token: TokenId) -> tuple[str, ...]:
+        """Return the token's addresses as text, the IPv4 address first."""
+        found = self.ipv4_of(token), self.ipv6_of(token)
+        return tuple(str(ip) for ip in found if ip is not None)
+
     def allowed_ips(self, token: TokenId) -> frozenset[Cidr]:
         """Return the token's addresses as single-host prefixes; empty if it has no address."""
         ipv4, ipv6 = self.ipv4_of(token), self.ipv6_of(token)

@@ -15,6 +15,7 @@ from dstack_vpn.core.access.replies import routes_of
 from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.chain.registry import Registry
 from dstack_vpn.core.model import Address, Cidr, Malformed, Position, TokenId
+from dstack_vpn.core.policy.compiler import NO_RIGHTS, CompiledPolicy, Subject
 from dstack_vpn.core.wireguard.keys import PublicKey
 
 
@@ -36,6 +37,8 @@ class Reason(StrEnum):
     UNSETTLED = "not confirmed by the chain since the start"
     ISOLATED = "the registry was not confirmed for too long"
     PINNED_OUT = "not in the pinned configuration"
+    UNENFORCED = "the policy can't be enforced on this node"
+    NO_GRANT = "no grant of the policy connects this node with it"
     UNKNOWN = "unknown"
 
 
@@ -50,9 +53,10 @@ class Decision:
     ends: int = 0
     """The last Unix second of the granted access; 0: no expiry."""
     tags: int = 0
-    """The granted tags, as a bit mask: also of this node's own token."""
+    """The granted tags, as a bit mask: also of this node's own token, and of a member that no grant
+    of the policy connects with it."""
     routes: tuple[Cidr, ...] = ()
-    """The granted networks behind the node: also of this node's own token."""
+    """The granted networks behind the node, in the same cases."""
 
     def __str__(self) -> str:
         return f"{self.reason.value} ({self.detail})" if self.detail else self.reason.value
@@ -71,9 +75,13 @@ class Admission:
     """The reason for refusing a key that is not in ``only``."""
     pinned: frozenset[PublicKey] | None = None
     """The keys of the configuration that the operator has pinned; None: nothing is pinned."""
+    unenforced: bool = False
+    """True if a policy can't be enforced: no key is admitted."""
 
     def refuses(self, key: PublicKey) -> Reason | None:
         """Return the reason for refusing this key, or None."""
+        if self.unenforced:
+            return Reason.UNENFORCED
         if self.only is not None and key not in self.only:
             return self.otherwise
         if self.pinned is not None and key not in self.pinned:
@@ -144,6 +152,8 @@ class AccessControl:
     """The quorum, if several endpoints must agree."""
     admission: Admission = EVERYONE
     identity: NodeIdentity = BY_KEY
+    policy: CompiledPolicy | None = None
+    """The policies in force; None: no policy restricts anything."""
 
     def decide(self, subject: TokenId | str | PublicKey, now: float) -> Decision:
         """Decide about a token, a node id, a key, or a tunnel address; ``now`` in Unix seconds.
@@ -184,7 +194,7 @@ class AccessControl:
     def _decide(self, node: Node, now: float) -> Decision:
         found = _fault(node, now) or self._obstacle(node, now)
         reason, detail = found or (Reason.ACTIVE, "")
-        if reason not in {Reason.ACTIVE, Reason.OWN_KEY}:
+        if reason not in {Reason.ACTIVE, Reason.OWN_KEY, Reason.NO_GRANT}:
             return Decision(granted=False, reason=reason, node=node, detail=detail)
         confirmed = node if self.quorum is None else self.quorum.granted(node)
         granted = found is None
@@ -209,8 +219,16 @@ class AccessControl:
                 return Reason.NO_QUORUM, doubt
             if 0 < self.quorum.granted(node).expires_at < now:
                 return Reason.EXPIRED, ""
-        refused = self.admission.refuses(node.public_key)
-        return None if refused is None else (refused, "")
+        if refused := self.admission.refuses(node.public_key):
+            return refused, ""
+        if self.policy is not None and self.policy.class_of(self.subject(node)) == NO_RIGHTS:
+            return Reason.NO_GRANT, ""
+        return None
+
+    def subject(self, node: Node) -> Subject:
+        """Return what a policy selects a granted node by."""
+        confirmed = node if self.quorum is None else self.quorum.granted(node)
+        return Subject(node.node_id if isinstance(node.node_id, str) else None, node.owner, confirmed.tags)
 
 
 def own_problem(access: AccessControl, now: float) -> str | None:
@@ -272,7 +290,15 @@ def _fault(node: Node, now: float) -> tuple[Reason, str] | None:
 
 
 _TO_COME: Final = frozenset(
-    {Reason.COPIED_KEY, Reason.UNCONFIRMED, Reason.UNSETTLED, Reason.ISOLATED, Reason.PINNED_OUT}
+    {
+        Reason.COPIED_KEY,
+        Reason.UNCONFIRMED,
+        Reason.UNSETTLED,
+        Reason.ISOLATED,
+        Reason.PINNED_OUT,
+        Reason.UNENFORCED,
+        Reason.NO_GRANT,
+    }
 )
 """The reasons that refuse a token without a fault of its own."""
 

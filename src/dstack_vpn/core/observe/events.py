@@ -115,6 +115,67 @@ class PolicyTextRead(Event, name="chain.policy_read", logger="chain"):
 
 
 @dataclass(frozen=True, slots=True)
+class PolicyInUse(Event, name="policy.in_force", logger="policy"):
+    """The policies in force have changed, or the rights of this node under them."""
+
+    policies: str | None
+    """The first 8 digits of each policy's hash, ``file`` for POLICY_FILE; ``closed``: nothing is
+    permitted; None: no policy restricts anything."""
+    grants: int
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyRefused(
+    Event,
+    name="policy.refused",
+    level="error",
+    logger="policy",
+    action="Correct the policy with `dstack-vpn policy set`. `dstack-vpn policy check` shows problems.",
+):
+    """The registry's policy can't be used. The last good policy stays in force."""
+
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
+class RulesApplied(Event, name="policy.applied", level="debug", logger="policy"):
+    """The packet filter enforces the newest state of the policy and of its members."""
+
+    members: int
+    """Addresses with rights on this node."""
+    groups: int
+    latency: float | None
+    """Seconds from the chain event's arrival to the kernel's acknowledgement; None for a repair."""
+
+
+@dataclass(frozen=True, slots=True)
+class PacketDenied(
+    Event,
+    name="policy.denied",
+    logger="policy",
+    action="`dstack-vpn policy explain` shows the reason.",
+):
+    """A member sent packets that no grant allows. Repetitions within a minute are one event."""
+
+    source: str
+    node: str | None
+    """The member with that address."""
+    destination: str
+    protocol: str
+    """``tcp``, ``udp``, ``icmp``, or the number of the IP protocol."""
+    port: int
+    """The destination port; 0 for a protocol without ports."""
+
+
+@dataclass(frozen=True, slots=True)
+class PacketsDenied(Event, name="policy.denied_many", logger="policy"):
+    """Members sent packets to many ports that no grant allows."""
+
+    entries: int
+    """Different sources, destinations and ports."""
+
+
+@dataclass(frozen=True, slots=True)
 class RoleChanged(Event, name="chain.role", logger="chain"):
     """An account has or has lost a role in the registry; ``undone`` by a reorg."""
 
@@ -424,6 +485,11 @@ NodeEvent: TypeAlias = (
     | TagNamed
     | PolicyChanged
     | PolicyTextRead
+    | PolicyInUse
+    | PolicyRefused
+    | RulesApplied
+    | PacketDenied
+    | PacketsDenied
     | RoleChanged
     | MintingPaused
     | InvitationUsed

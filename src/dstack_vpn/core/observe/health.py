@@ -18,6 +18,7 @@ from dstack_vpn.core.observe.reports import (
     FirewallReport,
     KeyReport,
     MembersReport,
+    PolicyReport,
     QuorumReport,
     Reports,
     StorageReport,
@@ -92,6 +93,8 @@ def evaluate(reports: Reports, now: float) -> Health:
         components.append(_key(reports.key))
     if reports.relays:
         components.append(_relays(reports.relays))
+    if reports.policy is not None:
+        components.append(_policy(reports.policy))
     if reports.firewall is not None:
         components.append(_firewall(reports.firewall))
     components += [
@@ -229,6 +232,22 @@ def _relays(problems: Mapping[str, str]) -> Component:
     named = [f"peer {key}: {problem}" for key, problem in list(problems.items())[:MOST_NAMED]]
     more = [f"and {len(problems) - MOST_NAMED} more"] if len(problems) > MOST_NAMED else []
     return Component("peer relays", Status.WARNING, "; ".join(named + more))
+
+
+def _policy(policy: PolicyReport) -> Component:
+    """Fail if a policy is refused or not enforced; warn if a test of the one in force fails."""
+    if policy.unenforced is not None:
+        reason = f"it can't be enforced, so this node has no peers: {policy.unenforced}"
+        return Component("policy", Status.FAILED, reason)
+    if policy.refused is not None:
+        stays = "nothing is permitted" if policy.in_force == () else "the last good one stays in force"
+        return Component("policy", Status.FAILED, f"{policy.refused}; {stays}")
+    if policy.in_force == ():
+        reason = policy.warning or "no policy is confirmed yet"
+        return Component("policy", Status.FAILED, f"{reason}, so nothing is permitted")
+    if policy.warning is not None:
+        return Component("policy", Status.WARNING, policy.warning)
+    return Component("policy", Status.OK, f"{' and '.join(policy.in_force or ())} in force")
 
 
 def _firewall(firewall: FirewallReport) -> Component:

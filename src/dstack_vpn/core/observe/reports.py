@@ -141,6 +141,20 @@ class FirewallReport:
 
 
 @dataclass(frozen=True, slots=True)
+class PolicyReport:
+    """The policies in force."""
+
+    in_force: tuple[str, ...] | None
+    """Their ids; empty: nothing is permitted; None: no policy restricts anything."""
+    refused: str | None = None
+    """The reason that a policy of the registry is not in force."""
+    warning: str | None = None
+    """A failing test of a policy that is in force, or a policy whose text was not read yet."""
+    unenforced: str | None = None
+    """The reason that the policies can't be enforced."""
+
+
+@dataclass(frozen=True, slots=True)
 class Reports:
     """All reports at one moment."""
 
@@ -155,6 +169,8 @@ class Reports:
     """None without KEY_MAX_AGE."""
     relays: Mapping[str, str] = field(default_factory=dict)
     """Peers whose relays carry nothing, with the reasons."""
+    policy: PolicyReport | None = None
+    """None if no policy restricts anything, and none was refused."""
     firewall: FirewallReport | None = None
     """None if no packet filter is wanted."""
     parts: Mapping[str, str | None] = field(default_factory=dict)

@@ -5,6 +5,7 @@ Connections are judged by their first packet: source, destination, protocol and 
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Final
 
 from dstack_vpn.core.addresses import IPAddress
 from dstack_vpn.core.policy.directory import Member, MemberDirectory, Place
@@ -12,6 +13,9 @@ from dstack_vpn.core.policy.document import Expectation, Grant, PolicyDocument
 from dstack_vpn.core.policy.port_set import PortSet
 from dstack_vpn.core.policy.reach import GrantIndex, examples
 from dstack_vpn.core.policy.selectors import Ports, Protocol, Selector
+from dstack_vpn.errors import FormatError
+
+_EXPECTED: Final = "expected tcp:PORT, udp:PORT or icmp"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +33,19 @@ class Packet:
         if self.protocol is None:
             return "another protocol"
         return str(Ports(self.protocol, self.port, self.port) if self.port else Ports(self.protocol))
+
+
+def parse_packet(src: IPAddress, dst: IPAddress, ports: str) -> Packet:
+    """Return the packet to ``tcp:PORT``, ``udp:PORT`` or ``icmp``; raises `FormatError`."""
+    try:
+        found = Ports.parse("icmp:*" if ports == "icmp" else ports)
+    except FormatError:
+        raise FormatError(_EXPECTED) from None
+    if src.version != dst.version:
+        raise FormatError("the addresses are of different IP versions")
+    if found.protocol is None or (found.protocol is not Protocol.ICMP and found.first != found.last):
+        raise FormatError(_EXPECTED)
+    return Packet(src, dst, found.protocol, 0 if found.protocol is Protocol.ICMP else found.first)
 
 
 @dataclass(frozen=True, slots=True)

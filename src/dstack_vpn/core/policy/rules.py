@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
-from dstack_vpn.core.policy.selectors import Protocol
+from dstack_vpn.core.policy.selectors import Ports, Protocol
 
 GroupName: TypeAlias = str
 """Lower-case letters and digits."""
@@ -36,6 +36,11 @@ class PortRight(NamedTuple):
     """Inclusive. 0 and 65535 for ICMP and for every protocol."""
     grant: GrantId
     """The first grant that opens them."""
+
+    @property
+    def ports(self) -> Ports:
+        """The protocol and the ports."""
+        return Ports(self.protocol, self.first, self.last)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,17 +1,24 @@
-"""Supervision of the packet filter: it follows host names and restores rules that others edited."""
+"""Supervision of the packet filter.
+
+It follows host names and the policies, and restores rules that others edited.
+"""
 
 import asyncio
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
 import structlog
 
+from dstack_vpn.core.limits.time_share import TimeShare
 from dstack_vpn.core.model import Cidr
+from dstack_vpn.core.observe.events import RulesApplied
 from dstack_vpn.core.paths.port_forward import Forward
+from dstack_vpn.daemon.peers.policies import Policies
 from dstack_vpn.errors import FirewallError
-from dstack_vpn.ports import Firewall, FirewallRules, PortForward, Resolver
+from dstack_vpn.ports import Clock, Firewall, FirewallRules, PortForward, Publish, Resolver
 
 _log = structlog.get_logger(component="firewall")
 
@@ -19,6 +26,8 @@ CHECK: Final = 10.0
 """Seconds between checks of the host names and the rules."""
 RETRY: Final = 2.0
 """Seconds until a failed check is repeated."""
+AFTER_EDIT: Final = TimeShare(parts=20, least=0.05)
+"""The pause before a comparison after another program changed any table."""
 
 
 @dataclass(slots=True)
@@ -30,43 +39,116 @@ class FirewallController:
     interface: str
     prefixes: frozenset[Cidr]
     protect: bool
+    policies: Policies
+    clock: Clock
+    publish: Publish
+    enforced: Callable[[], None]
+    """Called after the packet filter has taken the rules of the policies."""
+    unenforced: Callable[[], None]
+    """Called if it can't enforce the policies."""
     closed: frozenset[tuple[str, int]] = frozenset()
     """See `ports.FirewallRules.closed`."""
     forwards: Sequence[Forward] = ()
     check: float = CHECK
     problem: str | None = field(default=None, init=False)
     """The reason that the rules can't be set, or None."""
+    _port_forwards: frozenset[PortForward] = field(default=frozenset(), init=False)
     _applied: FirewallRules | None = field(default=None, init=False)
+    _has_applied: bool = field(default=False, init=False)
+    """Set once this process has applied rules."""
     _edited: bool = field(default=False, init=False)
     """Set if the last check found the rules edited, so that it is logged once."""
+    _due: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+    """Set to check at once."""
+    _lock: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
+    _check_took: float = field(default=0.0, init=False)
+
+    @property
+    def is_settled(self) -> bool:
+        """True if the packet filter has taken the newest rules of the policies."""
+        return self.problem is None and self._applied is not None and not self.policies.changed.is_set()
+
+    # -- tasks -------------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Keep the rules in place until cancelled. Absorbs `FirewallError`: health shows it."""
         while True:
-            problem = None
+            began, problem = self.clock.monotonic(), None
             try:
                 problem = await self._keep()
             except FirewallError as error:
-                self._applied, problem = None, str(error)
-            if problem is not None and problem != self.problem:
-                _log.error("firewall.trouble", problem=problem)
-            self.problem = problem
-            await asyncio.sleep(self.check if problem is None else min(RETRY, self.check))
+                self._failed(str(error))
+                problem = str(error)
+            self._check_took = self.clock.monotonic() - began
+            self._note(problem)
+            with suppress(TimeoutError):
+                pause = self.check if problem is None else min(RETRY, self.check)
+                await asyncio.wait_for(self._due.wait(), pause)
+            self._due.clear()
+
+    async def run_policies(self) -> None:
+        """Apply the rules of the policies as they change. Absorbs `FirewallError`."""
+        while True:
+            await self.policies.changed.wait()
+            try:
+                await self._take()
+            except FirewallError:
+                await asyncio.sleep(RETRY)
+
+    async def watch(self) -> None:
+        """Check soon after another program has changed a table."""
+        while True:
+            try:
+                await self.firewall.edited()
+            except FirewallError:
+                await asyncio.sleep(self.check)  # the regular check shows the same problem
+            else:
+                await asyncio.sleep(AFTER_EDIT.pause(self._check_took))
+                self._due.set()
+
+    async def settle(self) -> None:
+        """Apply the newest rules of the policies, if any are in force; raises `FirewallError`.
+
+        New peers wait for it.
+        """
+        if self.policies.compiled is not None:
+            await self._take()
+
+    async def _take(self) -> None:
+        async with self._lock:
+            try:
+                await self._apply()
+            except FirewallError as error:
+                self._failed(str(error))
+                self._note(str(error))
+                raise
+
+    async def stop(self) -> None:
+        """Remove our rules. Absorbs `FirewallError`: it is only logged at shutdown."""
+        try:
+            await self.firewall.remove(self.interface)
+        except FirewallError as error:
+            _log.error("firewall.trouble", problem=str(error))
+
+    # -- helpers -----------------------------------------------------------------------------------
 
     async def _keep(self) -> str | None:
         """Set the rules; return the problems that affect only a part of them, or None."""
-        if self._applied is None:
+        async with self._lock:
+            if self._applied is not None and not self._is_empty(self._applied):
+                if await self.firewall.is_applied(self.interface):
+                    self._edited = False
+                else:
+                    if not self._edited:
+                        reason = "another program has removed or edited our table; it is set again"
+                        _log.warning("firewall.gone", reason=reason)
+                    self._applied, self._edited = None, True
             # Names may take a while; the protecting rules do not wait for them.
-            await self._apply(self._rules(frozenset()))
-        elif await self.firewall.is_applied(self.interface):
-            self._edited = False
-        else:
-            if not self._edited:
-                reason = "another program has removed or edited our table; it is set again"
-                _log.warning("firewall.gone", reason=reason)
-            self._applied, self._edited = None, True
+            await self._apply()
         found = {forward: await self._resolve(forward) for forward in self.forwards}
-        await self._apply(self._rules(frozenset(filter(None, found.values()))))
+        self._port_forwards = frozenset(filter(None, found.values()))
+        async with self._lock:
+            await self._apply()
         lost = [str(forward) for forward, port_forward in found.items() if port_forward is None]
         problems = [f"FORWARD_TO: no address for {', '.join(lost)}"] if lost else []
         versions = {ipaddress.ip_address(h.address).version for h in found.values() if h is not None}
@@ -80,14 +162,53 @@ class FirewallController:
             return None
         return PortForward(forward.protocol, forward.port, address.host, address.port)
 
-    def _rules(self, port_forwards: frozenset[PortForward]) -> FirewallRules:
-        return FirewallRules(self.interface, self.prefixes, self.protect, self.closed, port_forwards)
+    async def _apply(self) -> None:
+        """Apply the rules that are wanted now, if they differ. The caller holds the lock."""
+        if not self.policies.known and not self._has_applied and await self._is_left_behind():
+            return  # an earlier process's table may enforce a policy that is not known yet
+        policy, seen = self.policies.take()
+        rules = FirewallRules(
+            self.interface, self.prefixes, self.protect, self.closed, self._port_forwards, policy
+        )
+        if rules != self._applied:
+            if not self._is_empty(rules) or await self._is_left_behind():
+                await self.firewall.apply(rules)
+            if self._is_empty(rules):
+                await self.firewall.remove(self.interface)
+            before, self._applied, self._has_applied = self._applied, rules, True
+            self._published(before, rules, seen)
+        if self.policies.known:
+            self.enforced()
 
-    async def _apply(self, rules: FirewallRules) -> None:
-        if rules == self._applied:
+    async def _is_left_behind(self) -> bool:
+        """Return whether an earlier process has left a table, or this one has made it."""
+        try:
+            return await self.firewall.is_present(self.interface)
+        except FirewallError:
+            return False
+
+    def _is_empty(self, rules: FirewallRules) -> bool:
+        return not rules.protect and not rules.port_forwards and rules.policy is None
+
+    def _failed(self, problem: str) -> None:
+        """Record that the kernel did not take the rules."""
+        self._applied = None
+        if self.policies.compiled is not None:
+            self.policies.changed.set()
+            self.unenforced()
+
+    def _note(self, problem: str | None) -> None:
+        if problem is not None and problem != self.problem:
+            _log.error("firewall.trouble", problem=problem)
+        self.problem = problem
+
+    def _published(self, before: FirewallRules | None, rules: FirewallRules, seen: float | None) -> None:
+        policy = rules.policy
+        if policy is not None and (before is None or before.policy is not policy):
+            latency = None if seen is None else self.clock.monotonic() - seen
+            self.publish(RulesApplied(len(policy.members), len(policy.groups), latency))
+        if before is not None and _without_policy(before) == _without_policy(rules):
             return
-        await self.firewall.apply(rules)
-        self._applied = rules
         _log.info(
             "firewall.applied",
             interface=rules.interface,
@@ -97,9 +218,6 @@ class FirewallController:
             ],
         )
 
-    async def stop(self) -> None:
-        """Remove our rules. Absorbs `FirewallError`: it is only logged at shutdown."""
-        try:
-            await self.firewall.remove(self.interface)
-        except FirewallError as error:
-            _log.error("firewall.trouble", problem=str(error))
+
+def _without_policy(rules: FirewallRules) -> FirewallRules:
+    return FirewallRules(rules.interface, rules.prefixes, rules.protect, rules.closed, rules.port_forwards)

@@ -17,6 +17,7 @@ from dstack_vpn.core.chain.events import LoggedEvent
 from dstack_vpn.core.chain.registry import Registry
 from dstack_vpn.core.limits.time_share import TimeShare
 from dstack_vpn.core.model import Peer, TokenId
+from dstack_vpn.core.policy.selection import GoodPolicy
 from dstack_vpn.core.wireguard.config_file import ConfPeer, WgConfig, parse, render
 from dstack_vpn.core.wireguard.keys import PublicKey
 from dstack_vpn.daemon.chain.loop import ChainLoop
@@ -50,6 +51,8 @@ class Persistence:
     """The base that the store holds."""
     _confirmed: frozenset[TokenId] = field(default=frozenset(), init=False)
     """The tokens of that base that the store holds as confirmed by a quorum."""
+    _policy: GoodPolicy | None = field(default=None, init=False)
+    """The last good policy that the store holds, if it was written since the start."""
     _tip_written: float = field(default=0.0, init=False)
     _config: asyncio.Event = field(default_factory=asyncio.Event, init=False)
     _incomplete: bool = field(default=False, init=False)
@@ -154,6 +157,10 @@ class Persistence:
                 await self.store.append(follower.tip, added, dropped, synced)
                 self._tip_written = now
         self._incomplete = False
+        good = self.tunnel.members.policies.good
+        if good is not None and good != self._policy:
+            await self.store.keep_policy(good)
+            self._policy = good
 
     def _confirmed_now(self) -> frozenset[TokenId]:
         quorum, base = self.tunnel.members.quorum, self.tunnel.members.follower.timeline.base

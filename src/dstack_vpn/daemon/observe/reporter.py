@@ -1,8 +1,8 @@
 """Collection of the reports of all parts for health and metrics."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from dstack_vpn.core.observe.reports import FirewallReport, Reports, StorageReport
+from dstack_vpn.core.observe.reports import FirewallReport, PolicyReport, Reports, StorageReport
 from dstack_vpn.daemon.chain.quorum_checker import QuorumChecker
 from dstack_vpn.daemon.chain.state import ChainState
 from dstack_vpn.daemon.device.firewall import FirewallController
@@ -28,7 +28,7 @@ class Reporter:
     audit_writer: AuditWriter
     quorum_checker: QuorumChecker | None
     key_expiry: KeyExpiry | None
-    firewall_controller: FirewallController | None
+    firewall_controller: FirewallController
     unprotected: FirewallReport | None
     """The report if no packet filter keeps packets in the tunnel, or None."""
 
@@ -43,11 +43,19 @@ class Reporter:
             quorum=None if self.quorum_checker is None else self.quorum_checker.report(),
             key=None if self.key_expiry is None else self.key_expiry.report(),
             relays=self.paths.problems(),
+            policy=self._policy(),
             firewall=self._firewall(),
         )
 
-    def _firewall(self) -> FirewallReport | None:
-        if self.unprotected is not None:
-            problem = None if self.firewall_controller is None else self.firewall_controller.problem
-            return FirewallReport(problem, self.unprotected.unprotected, self.unprotected.by_choice)
-        return None if self.firewall_controller is None else FirewallReport(self.firewall_controller.problem)
+    def _firewall(self) -> FirewallReport:
+        problem = self.firewall_controller.problem
+        if self.unprotected is None:
+            return FirewallReport(problem)
+        return FirewallReport(problem, self.unprotected.unprotected, self.unprotected.by_choice)
+
+    def _policy(self) -> PolicyReport | None:
+        """Return a report; None if no policy restricts anything, and none was refused."""
+        members = self.chain.members
+        unenforced = self.firewall_controller.problem if members.admission.unenforced else None
+        report = replace(members.policies.report(), unenforced=unenforced)
+        return None if report == PolicyReport(in_force=None) else report

@@ -1,12 +1,13 @@
 """Execution of plans on the device, which has no atomic changes, and their outcome.
 
-Removals go first and alone, so a later failure never keeps a revoked peer. Grants that fail are
+Removals go first and alone, so a later failure never keeps a revoked peer. The rules of the policy
+follow, and the peers that they are for come last. Grants that fail are
 undone and tried one by one, so that one bad peer does not keep others out. Only this module changes
 peers on the device.
 """
 
 import asyncio
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
@@ -17,7 +18,7 @@ from dstack_vpn.core.observe.events import PeerRefused, PlanFailed
 from dstack_vpn.core.wireguard.keys import PublicKey
 from dstack_vpn.daemon.device.tunnel import Tunnel
 from dstack_vpn.daemon.peers.members import Members
-from dstack_vpn.errors import DeviceError, DeviceGoneError
+from dstack_vpn.errors import DeviceError, DeviceGoneError, FirewallError
 from dstack_vpn.ports import Publish
 
 _KEEPALIVE: Final = 25
@@ -32,6 +33,8 @@ class PlanExecutor:
 
     tunnel: Tunnel
     members: Members
+    settle: Callable[[], Awaitable[None]]
+    """Applies the packet filter's rules for the peers as they are now; raises `FirewallError`."""
     publish: Publish
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     present: dict[PublicKey, TokenId | None] = field(default_factory=dict)
@@ -133,6 +136,11 @@ class PlanExecutor:
             self._note(removals)
         if not others:
             return
+        # An address keeps its token, and may have another owner now: its rules come first.
+        try:
+            await self.settle()
+        except FirewallError as error:
+            raise DeviceError(f"the policy can't be enforced: {error}") from error
         try:
             await self.tunnel.device.apply([change for step in others for change in step.changes])
         except DeviceGoneError:

@@ -42,7 +42,9 @@ from dstack_vpn.core.observe.events import (
 )
 from dstack_vpn.core.observe.reports import MembersReport
 from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
+from dstack_vpn.core.policy.document import PolicyDocument
 from dstack_vpn.core.wireguard.keys import PublicKey
+from dstack_vpn.daemon.peers.policies import Policies
 from dstack_vpn.ports import Checkpoint, Clock, Publish
 
 _log = structlog.get_logger(component="registry")
@@ -76,6 +78,7 @@ class Members:
     """Called when our own token, and with it our address, has changed."""
     rekey: Callable[[AccessControl, float], PublicKey | None]
     """Returns another key of ours that the registry has; called while ours is not in force."""
+    policies: Policies
     publish: Publish
     follower: Follower = field(default_factory=Follower)
     synced: float | None = field(default=None, init=False)
@@ -102,6 +105,8 @@ class Members:
     """The registry's age at the last check (seconds)."""
     _last_own: Node | None = field(default=None, init=False)
     """Our token when it was last in force without a problem."""
+    _rebuild_due: bool = field(default=False, init=False)
+    """Set if the policies have changed, and the peers were not derived again since."""
 
     def __post_init__(self) -> None:
         self.membership = Membership(self.policy, self.lookup)
@@ -127,6 +132,7 @@ class Members:
             self.quorum,
             self.admission,
             replace(self.identity, last=self._last_own),
+            self.policies.compiled,
         )
 
     @property
@@ -176,18 +182,22 @@ class Members:
             self.quorum.remember(confirmed, checkpoint.finalized.number)
             if CONTRACT in checkpoint.confirmed:
                 self.quorum.contract.remember(checkpoint.contract, checkpoint.finalized.number)
+        if checkpoint.policy is not None:
+            self.policies.selection.restore(checkpoint.policy)
+        self._too_old = self.staleness.restored(checkpoint.synced, wall, monotonic)
+        self.stale = self._too_old is None or self.staleness.policy is StalePolicy.ISOLATE
+        if self.stale:
+            self._follow_policies(monotonic)
         final = Membership(self.policy, self.lookup)
         final.rebuild(self.access_over(base), now)
         self.decisions.begin(self.access, now)
         self._admit_only(frozenset(final.peers), Reason.UNSETTLED)
-        self.stale = True
-        self._too_old = self.staleness.restored(checkpoint.synced, wall, monotonic)
         if self._too_old is not None:
             # No members from the disk. A node that isolates does not keep those of an adopted
             # interface either.
             _log.error("members.too_old", problem=self._too_old)
             self._admit_only(frozenset(), Reason.ISOLATED)
-            self.isolated = self.stale = self.staleness.policy is StalePolicy.ISOLATE
+            self.isolated = self.stale
         self.rebuild(self.clock.monotonic())
 
     def grow_old(self) -> None:
@@ -199,6 +209,25 @@ class Members:
             self.isolated = True
             self._admit_only(frozenset(), Reason.ISOLATED)
             self.rebuild(now)
+
+    def policy_enforced(self) -> None:
+        """Admit the peers of the policy: the packet filter enforces its rules."""
+        if self.admission.unenforced:
+            self.admission = replace(self.admission, unenforced=False)
+            self._rebuild_due = True
+        if self._rebuild_due:
+            self.rebuild(self.clock.monotonic())
+
+    def policy_unenforced(self) -> None:
+        """Admit no peer: the packet filter can't enforce the policy."""
+        if not self.admission.unenforced:
+            self.admission = replace(self.admission, unenforced=True)
+            self.rebuild(self.clock.monotonic())
+
+    def use_policy_file(self, document: PolicyDocument) -> None:
+        """Use another policy of POLICY_FILE."""
+        self.policies.use_file(document)
+        self._follow_policies(self.clock.monotonic())
 
     def confirmed(self) -> None:
         """Record a confirmation by the chain: from now on it alone decides about members."""
@@ -230,6 +259,7 @@ class Members:
                 self.causes[token] = f"{logged.block_number}-{logged.log_index}"
         self._take_key()
         self._follow(advanced.tokens)
+        self._follow_policies(seen)
         self._report(before, after, advanced.tokens)
         self._reconsider(advanced.tokens, seen, before, after)
         if advanced.tokens:
@@ -237,6 +267,7 @@ class Members:
 
     def quorum_changed(self, tokens: Collection[TokenId]) -> None:
         """Decide again about these tokens after new replies of other endpoints."""
+        self._follow_policies(self.clock.monotonic())
         if tokens:
             self._reconsider(tokens, self.clock.monotonic())
 
@@ -248,8 +279,12 @@ class Members:
         self._take_key()
         tokens = [*self._seen.nodes, *gone]
         self._follow(tokens)
+        self._follow_policies(seen)
+        self._rebuild_due = False
         access, now = self.access, self.now()
-        self._submit(self.membership.rebuild(access, now), seen)
+        deltas = self.membership.rebuild(access, now)
+        self._set_rules(deltas, (), seen)
+        self._submit(deltas, seen)
         self._record(self.decisions.update(access, {*tokens, *self.decisions.due(access, now)}, now))
         self.judge_own()
 
@@ -285,8 +320,9 @@ class Members:
 
     def path_changed(self, keys: Iterable[PublicKey]) -> None:
         """Update these peers: their address or path has changed."""
-        deltas = self.membership.update(self.access, list(keys), self.now())
-        self._submit(deltas, self.clock.monotonic())
+        deltas, seen = self.membership.update(self.access, list(keys), self.now()), self.clock.monotonic()
+        self._set_rules(deltas, (), seen)
+        self._submit(deltas, seen)
 
     def silent(self, keys: Iterable[PublicKey]) -> None:
         """Use another endpoint for those of these peers that several tokens name."""
@@ -298,6 +334,12 @@ class Members:
         token = self.membership.tokens.get(key)
         node = None if token is None else self.follower.registry.get(token)
         return token, None if node is None or isinstance(node.node_id, Malformed) else node.node_id
+
+    def node_at(self, address: str) -> str | None:
+        """Return the node id of the token with a tunnel address; None if it has none."""
+        token = self.addresses.token_at(address)
+        node = None if token is None else self.follower.registry.get(token)
+        return None if node is None or isinstance(node.node_id, Malformed) else node.node_id
 
     def pin(self, peers: dict[PublicKey, Peer] | None) -> None:
         """Restrict the peers to the operator's pinned set; None removes the pin."""
@@ -340,6 +382,34 @@ class Members:
             self._timed = tip
             self._expiry.adopted(float(tip.timestamp), self.clock.monotonic())
 
+    def _follow_policies(self, seen: float) -> None:
+        """Take another policy, or another state of our own token, into account.
+
+        The packet filter comes first: `policy_enforced` then derives the peers again.
+        """
+        if self.follower.tip is None:
+            return
+        nodes = self.follower.registry.nodes
+        present = (nodes[token] for _, token in self.membership.pairs() if token in nodes)
+        if self.policies.follow(self.access, self.rules, self.own_node, present, seen):
+            self._rebuild_due = True
+
+    def _set_rules(self, deltas: Iterable[Delta], tokens: Iterable[TokenId], seen: float) -> None:
+        """Update the rules of the peers that have changed, and of the peers of these tokens."""
+        if self.policies.compiled is None:
+            return
+        access, found = self.access, set(tokens)
+        for delta in deltas:
+            if delta.old is not None:
+                kept = frozenset[str]() if delta.new is None else delta.new.allowed_ips
+                self.policies.drop(delta.old.allowed_ips - kept, seen)
+            found.update(self.membership.tokens_of(delta.public_key))
+        for token in found:
+            node = access.registry.get(token)
+            key = None if node is None else node.public_key
+            peer = isinstance(key, PublicKey) and self.membership.is_peer(key, token)
+            self.policies.put(token, access.subject(node) if node is not None and peer else None, seen)
+
     def _submit(self, deltas: list[Delta], seen: float) -> None:
         if deltas:
             self.submit(deltas, seen)
@@ -377,7 +447,9 @@ class Members:
         if not due:
             return
         keys = keys_of(due, *registries, access.registry)
-        self._submit(self.membership.update(access, keys, now), seen)
+        deltas = self.membership.update(access, keys, now)
+        self._set_rules(deltas, due, seen)
+        self._submit(deltas, seen)
         self._record(self.decisions.update(access, due, now))
 
     def _record(self, changed: list[tuple[TokenId, Decision]]) -> None:

@@ -84,7 +84,12 @@ class Reconciler:
     async def renew(self) -> None:
         """Remove every peer and set it again, without its session. Absorbs device errors."""
         await self._forget_sessions()
-        await self.repair()
+        await self.fill()
+
+    async def fill(self) -> None:
+        """Repair now, and request another repair if that fails. Absorbs device errors."""
+        if not await self.repair() and self.members.known:
+            self.request_repair()
 
     async def _forget_sessions(self) -> None:
         self.renewing()
@@ -122,7 +127,7 @@ class Reconciler:
             if guard.held:
                 if out := await self.confirm(guard.doubtful(self.executor.present)):
                     guard.release(out)
-                    await self.repair()
+                    await self.fill()
                 else:
                     await asyncio.sleep(CONFIRM_PAUSE)
                     guard.forget_what_stays(self.executor.present)

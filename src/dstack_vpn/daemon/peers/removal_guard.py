@@ -2,14 +2,16 @@
 
 Held removals wait for a second reading of the chain. Removals are counted over an hour
 (`core.access.removals`), so that many small plans wait like a large one. Only removals that have
-the chain as their only reason are held. Peers outside of the operator's pin are removed at once,
-and so are all peers if the settings have the node isolate itself.
+the chain as their only reason are held. Peers outside of the operator's pin and peers without a
+grant of the policy are removed at once, and so are all peers if the settings have the node isolate
+itself or if a policy can't be enforced.
 """
 
 import asyncio
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
+from dstack_vpn.core.access.control import Reason
 from dstack_vpn.core.access.plan import Plan
 from dstack_vpn.core.access.removals import Removals
 from dstack_vpn.core.model import TokenId
@@ -87,9 +89,15 @@ class MassRemovalGuard:
         self.settle()
 
     def _left_out(self, steps: Plan) -> set[PublicKey]:
-        """Return the removals by the operator's pin or isolation: they need no second reading."""
-        if self.members.isolated:
-            return {step.change.public_key for step in steps.removals}
-        pinned = self.members.membership.pinned
+        """Return the removals that need no second reading: by the pin, isolation or a policy.
+
+        A policy is enforced by the packet filter as well, and the quorum decides which one counts.
+        """
         removed = {step.change.public_key for step in steps.removals}
-        return set() if pinned is None else removed - pinned.keys()
+        if self.members.isolated or self.members.admission.unenforced:
+            return removed
+        access, now, pinned = self.members.access, self.members.now(), self.members.membership.pinned
+        left_out = set() if pinned is None else removed - pinned.keys()
+        if access.policy is not None:
+            left_out |= {key for key in removed if access.decide(key, now).reason is Reason.NO_GRANT}
+        return left_out

@@ -1,186 +1,158 @@
-"""The text of the rules, and the errors if nft refuses them.
+"""The adapter's decisions: which commands it sends, and when it lists the table again.
 
-tests/netns covers the effect of the rules.
+tests/netns uses the kernel.
 """
 
-from itertools import product
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 
-from dstack_vpn.adapters.firewall.nft import (
-    NftFirewall,
-    former_name,
-    is_ours,
-    lets_through,
-    refuses_forwarding,
-    render,
-    table_name,
-)
+from dstack_vpn.adapters.firewall.libnftables import Libnftables, Output
+from dstack_vpn.adapters.firewall.nft import TRIES, NftFirewall
+from dstack_vpn.core.policy.rules import CLOSED, GroupRights, PolicyRules
 from dstack_vpn.errors import FirewallError
-from dstack_vpn.ports import FirewallRules, PortForward
+from dstack_vpn.ports import FirewallRules, PacketCount, PolicyCounts, PortForward
 
 BOTH = frozenset({"10.77.0.0/16", "fd01::/48"})
-CLOSED = frozenset({("udp", 51820), ("tcp", 443)})
 V4 = PortForward("tcp", 80, "192.0.2.7", 8000)
 V6 = PortForward("udp", 53, "2001:db8::7", 53)
+RULES = FirewallRules("wg0", BOTH, True)
+OPEN = replace(RULES, policy=PolicyRules(frozenset({"10.77.0.2"}), {}, {"m0": GroupRights()}))
 
 
-def test_the_whole_table() -> None:
-    text = render(
-        FirewallRules("wg0", frozenset({"10.77.0.0/16"}), True, CLOSED, port_forwards=frozenset({V4}))
-    )
-    assert (
-        text
-        == """\
-add table inet dstack_vpn_wg0
-delete table inet dstack_vpn_wg0
-table inet dstack_vpn_wg0 {
-  chain output { type filter hook output priority filter - 5; policy accept;
-    oifname != { "wg0", "lo" } ip daddr 10.77.0.0/16 counter drop
-  }
-  chain input { type filter hook input priority filter - 5; policy accept;
-    iifname != { "wg0", "lo" } ip saddr 10.77.0.0/16 counter drop
-    iifname "wg0" tcp dport 443 counter drop
-    iifname "wg0" udp dport 51820 counter drop
-  }
-  chain prerouting_raw { type filter hook prerouting priority raw; policy accept;
-    iifname "wg0" ip daddr != 10.77.0.0/16 counter drop
-  }
-  chain forward { type filter hook forward priority filter - 5; policy accept;
-    oifname != "wg0" ip daddr 10.77.0.0/16 counter drop
-    iifname "wg0" ct status dnat accept
-    iifname "wg0" counter drop
-  }
-  chain prerouting_nat { type nat hook prerouting priority dstnat; policy accept;
-    iifname "wg0" ip daddr 10.77.0.0/16 tcp dport 80 counter dnat ip to 192.0.2.7:8000
-  }
-  chain postrouting_nat { type nat hook postrouting priority srcnat; policy accept;
-    oifname != "wg0" ip saddr 10.77.0.0/16 ct status dnat counter masquerade
-  }
-}
-"""
-    )
+@dataclass
+class Kernel:
+    """A kernel with one table of ours. Its listing shows each transaction since it was made."""
+
+    busy: bool = False
+    """Another program makes a transaction after each of ours."""
+    refused: str = ""
+    """The beginning of commands that fail."""
+    sent: list[str] = field(default_factory=list)
+    listings: int = 0
+    closed: int = 0
+    _table: list[str] = field(default_factory=list)
+    _generation: int = 1
+
+    is_available: bool = True
+
+    def run(self, commands: str, output: Output = Output.PLAIN) -> str:
+        if commands.startswith("list map"):
+            return ""
+        if commands == "list ruleset inet":
+            self.listings += 1
+            lines = "".join(self._table).replace("\n", "\n\t")
+            return f"table inet dstack_vpn_wg0 {{\n\t{lines}\n}}\n" if self._table else ""
+        if self.refused and commands.startswith(self.refused):
+            raise FirewallError("refused")
+        self.sent.append(commands)
+        whole = commands.startswith(("create", "add table"))
+        self._table = [*([] if whole else self._table), commands]
+        self._generation += 2 if self.busy else 1
+        return ""
+
+    def generation(self) -> int:
+        return self._generation
+
+    def close(self) -> None:
+        self.closed += 1
+
+    def edit(self, text: str = "") -> None:
+        """Let another program make a transaction, which adds ``text`` to our table."""
+        self._generation += 1
+        self._table += [text] if text else []
 
 
-def test_without_forwards_no_connection_is_tracked() -> None:
-    text = render(FirewallRules("wg0", BOTH, True))
-    assert " ct " not in text and "nat" not in text
-    assert "ip6 daddr fd01::/48" in text
+async def test_a_first_table_must_not_exist_and_later_only_differences_are_sent() -> None:
+    kernel = Kernel()
+    firewall = NftFirewall(kernel)
+    await firewall.apply(RULES)
+    await firewall.apply(RULES)
+    await firewall.apply(OPEN)
+    first, second = kernel.sent
+    assert first.startswith("create table inet dstack_vpn_wg0\n")
+    assert second.startswith("add counter inet dstack_vpn_wg0 denied")
+    assert await firewall.is_applied("wg0")
 
 
-def test_forwards_alone_protect_nothing() -> None:
-    text = render(FirewallRules("wg0", BOTH, False, port_forwards=frozenset({V6})))
-    assert "drop" not in text
-    assert "ip6 daddr fd01::/48 udp dport 53 counter dnat ip6 to [2001:db8::7]:53" in text
-    assert "ip daddr" not in text, "an IPv4 packet can't go to an IPv6 address"
+async def test_elements_alone_need_no_listing() -> None:
+    kernel = Kernel()
+    firewall = NftFirewall(kernel)
+    await firewall.apply(OPEN)
+    listings = kernel.listings
+    assert OPEN.policy is not None
+    await firewall.apply(replace(OPEN, policy=replace(OPEN.policy, members={"10.77.0.3": "m0"})))
+    assert await firewall.is_applied("wg0")
+    assert kernel.listings == listings
 
 
-def test_every_interface_has_a_table_of_its_own() -> None:
-    signs = "aA0_=+.-2d"
-    names = ["".join(word) for size in (1, 2, 3) for word in product(signs, repeat=size)]
-    assert len({table_name(name) for name in names}) == len(names)
-    assert all(table_name(name).replace("_", "").isalnum() for name in names)
-    assert table_name("wg0") == former_name("wg0") == "dstack_vpn_wg0"
-    assert table_name("h1-w") != table_name("h1_w")
+async def test_another_programs_transaction_leads_to_a_comparison() -> None:
+    kernel = Kernel()
+    firewall = NftFirewall(kernel)
+    await firewall.apply(RULES)
+    listings = kernel.listings
+    kernel.edit()
+    assert await firewall.is_applied("wg0"), "it changed another table"
+    assert await firewall.is_applied("wg0")
+    assert kernel.listings == listings + 1
+    kernel.edit("accept")
+    assert not await firewall.is_applied("wg0")
 
 
-LISTED = """\
-table inet dstack_vpn_wg0 {
-\tchain output {
-\t\ttype filter hook output priority filter - 5; policy accept;
-\t\toifname != { "wg0", "lo" } ip daddr 10.77.0.0/16 counter drop
-\t}
-\tchain prerouting_raw {
-\t\ttype filter hook prerouting priority raw; policy accept;
-\t}
-}
-"""
+async def test_an_edited_table_is_replaced_even_if_it_was_not_yet_looked_at() -> None:
+    kernel = Kernel()
+    firewall = NftFirewall(kernel)
+    await firewall.apply(RULES)
+    kernel.edit("accept")
+    await firewall.apply(OPEN)
+    assert kernel.sent[-1].startswith("add table inet dstack_vpn_wg0\ndelete table")
+    assert await firewall.is_applied("wg0")
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "ours"),
-    [
-        ("output", "output", True),
-        ("output", "outgoing", False),
-        ("prerouting_raw", "input", False),  # only names that other programs may use too
-        ("prerouting_raw", "entering", False),
-        ("\tchain output", "\tset leaving", False),
-        ("\tchain output", "\tchain mine {\n\t}\n\tchain output", False),
-    ],
-)
-def test_a_table_is_ours_by_its_chains(old: str, new: str, *, ours: bool) -> None:
-    assert is_ours(LISTED.replace(old, new)) is ours
+async def test_differences_that_are_refused_lead_to_a_replacement() -> None:
+    kernel = Kernel(refused="add counter")
+    firewall = NftFirewall(kernel)
+    await firewall.apply(RULES)
+    await firewall.apply(OPEN)
+    assert kernel.sent[-1].startswith("add table inet dstack_vpn_wg0\ndelete table")
+    assert await firewall.is_applied("wg0")
 
 
-def test_a_table_of_an_earlier_release_is_ours() -> None:
-    assert is_ours(LISTED.replace("chain output", "chain leaving").replace("prerouting_raw", "entering"))
+async def test_a_listing_during_changes_of_others_is_not_trusted() -> None:
+    kernel = Kernel(busy=True)
+    firewall = NftFirewall(kernel)
+    await firewall.apply(RULES)
+    assert len(kernel.sent) == TRIES
+    assert not await firewall.is_applied("wg0"), "it may contain an edit"
 
 
-CHAINS = """\
-table ip filter {
-\tchain FORWARD {
-\t\ttype filter hook forward priority filter; policy drop;
-\t}
-\tchain INPUT {
-\t\ttype filter hook input priority filter; policy drop;
-\t}
-}
-table inet other {
-\tchain forward {
-\t\ttype filter hook forward priority filter; policy accept;
-\t}
-}
-table ip6 filter {
-\tchain FORWARD {
-\t\ttype filter hook forward priority filter; policy drop;
-\t}
-}
-"""
+async def test_without_a_policy_the_counts_are_zero() -> None:
+    firewall = NftFirewall(Kernel())
+    zero = PolicyCounts({}, PacketCount(0, 0), ())
+    assert await firewall.count("wg0") == zero
+    await firewall.apply(RULES)
+    assert await firewall.count("wg0") == zero
 
 
-def test_tables_that_drop_what_is_forwarded_are_found() -> None:
-    assert refuses_forwarding(CHAINS) == [("ip", "filter"), ("ip6", "filter")]
-    assert refuses_forwarding("") == []
+async def test_a_table_is_present_if_it_is_listed() -> None:
+    kernel = Kernel()
+    firewall = NftFirewall(kernel)
+    assert not await firewall.is_present("wg0")
+    await firewall.apply(replace(RULES, policy=CLOSED))
+    assert await firewall.is_present("wg0")
+    await firewall.remove("wg0")
+    sent = kernel.sent.copy()
+    await firewall.remove("wg0")
+    assert (kernel.sent, kernel.closed) == (sent, 2)
+    assert sent[-1] == "add table inet dstack_vpn_wg0\ndelete table inet dstack_vpn_wg0\n"
 
 
-@pytest.mark.parametrize(
-    ("rule", "passes"),
-    [
-        ('iifname "wg0" counter accept', True),
-        ('iifname "wg*" counter jump VPN', True),
-        ("ct status dnat accept", True),
-        ('iifname "wg0" counter drop', False),
-        ('iifname "docker0" counter accept', False),
-        ("counter jump DOCKER-USER", False),
-    ],
-)
-def test_a_rule_for_our_interface_lets_packets_through(rule: str, *, passes: bool) -> None:
-    assert lets_through(f"table ip filter {{\n\t\t{rule}\n}}", "wg0") is passes
-
-
-@pytest.mark.parametrize(
-    ("said", "told"),
-    [
-        ("Operation not permitted (you must be root)", "CAP_NET_ADMIN is needed"),
-        ("Error: Could not process rule: Operation not supported", "lacks a part of nftables"),
-        ("Error: syntax error", "nft refuses the rules: Error: syntax error"),
-        ("", "no message"),
-    ],
-)
-async def test_refusals_are_told(tmp_path: Path, said: str, told: str) -> None:
-    program = tmp_path / "nft"
-    program.write_text(f"#!/bin/sh\ncat >/dev/null\necho '{said}' >&2\nexit 1\n")
-    program.chmod(0o755)
-    with pytest.raises(FirewallError, match=told):
-        await NftFirewall(str(program)).apply(FirewallRules("wg0", BOTH, True))
-
-
-async def test_a_missing_program_is_told() -> None:
-    firewall = NftFirewall("/nowhere/nft")
+async def test_a_missing_library_is_told() -> None:
+    firewall = NftFirewall(Libnftables("libmissing.so.9"))
     assert not firewall.is_there
     with pytest.raises(FirewallError, match="is not installed: apt install nftables"):
-        await firewall.apply(FirewallRules("wg0", BOTH, True))
+        await firewall.apply(RULES)
     await firewall.remove("wg0")
 
 

@@ -60,6 +60,12 @@ class FixedView:
     def contract(self) -> dict[str, Any]:
         return {"tags": ["web"]}
 
+    def policy(self) -> dict[str, Any]:
+        return {"in_force": None}
+
+    def explain(self, source: str | IPAddress, destination: str | IPAddress, ports: str) -> dict[str, Any]:
+        return {"asked": [type(source).__name__, type(destination).__name__, ports]}
+
     def decide(self, subject: str | PublicKey | IPAddress) -> dict[str, Any]:
         return {"subject": type(subject).__name__}
 

@@ -86,15 +86,18 @@ async def test_addresses_of_one_64_and_of_one_member_are_one_source() -> None:
             assert len(served.server.connections) <= CONNECTIONS.each
 
 
-async def test_a_health_check_needs_no_place() -> None:
+async def test_a_health_check_needs_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
     """A local proxy holds every place of this machine with requests in progress."""
     events = b"GET /version HTTP/1.1\r\nHost: localhost\r\n\r\n"
-    async with serving(policy=policy()) as served:
-        places = served.server.connections._places
+    async with serving(policy=policy(), patience=60.0) as served:
+        stop_time(served, monkeypatch)
+        connections = served.server.connections
         async with besieged(served, ["127.0.0.1"], CONNECTIONS.total):
-            await until(lambda: served.server.connections.refused)
-            for connection in list(places._sources):
-                places.firm(connection)  # as if its request were in progress
+            await until(lambda: connections.refused)
+            for transport in list(connections._open):
+                if not connections.in_lobby(transport):
+                    connections.busy(transport)  # as if its request were in progress
+            assert len(connections) == CONNECTIONS.ours
             for _ in range(2 * LOBBY.total):
                 assert await asked(served.port, "127.0.0.1") == b"200"
             assert await asked(served.port, "127.0.0.1", events) == b"503"

@@ -1,54 +1,25 @@
 """The gate over an in-memory packet filter: names that move, missing rules, and refusals."""
 
 import asyncio
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from functools import partial
 
 from structlog.testing import capture_logs
+from tests.memory_firewall import MemoryFirewall
+from tests.unit.core.policy.examples import PLAN
 from tests.unit.daemon.conftest import ScriptedResolver, eventually
 
+from dstack_vpn.adapters.clock import SystemClock
+from dstack_vpn.core.observe.event import Event
 from dstack_vpn.core.paths.port_forward import Forward
+from dstack_vpn.core.policy.selection import PolicySelection
 from dstack_vpn.daemon.device.firewall import FirewallController
-from dstack_vpn.errors import FirewallError
-from dstack_vpn.ports import FirewallRules, PortForward
+from dstack_vpn.daemon.peers.policies import Policies
+from dstack_vpn.ports import PortForward
 
 PREFIXES = frozenset({"10.77.0.0/16"})
 CLOSED = frozenset({("udp", 51820)})
-
-
-@dataclass
-class MemoryFirewall:
-    rules: FirewallRules | None = None
-    refuse: str | None = None
-    drops: str | None = None
-    edited: bool = False
-    history: list[FirewallRules] = field(default_factory=list)
-
-    def was_applied(self, times: int) -> bool:
-        return len(self.history) == times
-
-    async def apply(self, rules: FirewallRules) -> None:
-        await asyncio.sleep(0)
-        if self.refuse is not None:
-            raise FirewallError(self.refuse)
-        self.rules, self.edited = rules, False
-        self.history.append(rules)
-
-    async def is_applied(self, interface: str) -> bool:
-        await asyncio.sleep(0)
-        return self.rules is not None and not self.edited
-
-    async def conflict(self, interface: str, versions: Collection[int]) -> str | None:
-        await asyncio.sleep(0)
-        return self.drops
-
-    async def remove(self, interface: str) -> None:
-        await asyncio.sleep(0)
-        if self.refuse is not None:
-            raise FirewallError(self.refuse)
-        self.rules = None
 
 
 @asynccontextmanager
@@ -56,8 +27,21 @@ async def running(
     firewall: MemoryFirewall, resolver: ScriptedResolver, *forwards: str
 ) -> AsyncIterator[FirewallController]:
     parsed = tuple(map(Forward.parse, forwards))
+    clock, published = SystemClock(), list[Event]()
     firewall_controller = FirewallController(
-        firewall, resolver, "wg0", PREFIXES, True, CLOSED, parsed, check=0.005
+        firewall=firewall,
+        resolver=resolver,
+        interface="wg0",
+        prefixes=PREFIXES,
+        protect=True,
+        policies=Policies(PLAN, PolicySelection(), clock, published.append),
+        clock=clock,
+        publish=published.append,
+        enforced=lambda: None,
+        unenforced=lambda: None,
+        closed=CLOSED,
+        forwards=parsed,
+        check=0.005,
     )
     async with asyncio.TaskGroup() as group:
         task = group.create_task(firewall_controller.run())
@@ -109,7 +93,7 @@ async def test_rules_that_are_edited_again_and_again_are_logged_once() -> None:
         async with running(firewall, ScriptedResolver()):
             for count in range(1, 5):
                 await eventually(partial(firewall.was_applied, count))
-                firewall.edited = True
+                firewall.was_edited = True
     assert [line["event"] for line in logs].count("firewall.gone") == 1
 
 

@@ -35,6 +35,29 @@ async def test_a_repair_that_failed_is_tried_again_before_the_audit(
         await eventually(lambda: bench.tokens() == set())
 
 
+async def test_a_renewal_whose_reading_fails_leaves_no_device_without_peers(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Our own address comes, so the peers are removed and set again; the device is read between."""
+    bench.chain.mine(grant(1))
+    async with bench.running() as node:
+        await eventually(lambda: node.reconciler.compared_at and bench.tokens() == {1})
+        device, read, failures = bench.device, bench.device.read, 1
+
+        async def failing() -> DeviceState:
+            nonlocal failures
+            if failures:
+                failures -= 1
+                raise DeviceError("the kernel was interrupted")
+            return await read()
+
+        monkeypatch.setattr(type(device), "read", lambda _: failing())
+        await node.reconciler.renew()
+        assert bench.tokens() == set()
+        await eventually(lambda: bench.tokens() == {1})
+        await eventually(lambda: node.reporter.collect().device.problem is None)
+
+
 async def test_a_reading_from_before_an_event_does_not_undo_or_repeat_it(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

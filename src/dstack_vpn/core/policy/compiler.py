@@ -1,0 +1,277 @@
+"""The policies in force, compiled for this node: the rights between it and each other member.
+
+Every policy must permit a connection. The result for a member depends only on its node id, owner
+and tags, as far as a policy names them. Members that agree in these are compiled once.
+"""
+
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple, TypeAlias
+
+from dstack_vpn.core.chain.contract import Hash
+from dstack_vpn.core.model import Address
+from dstack_vpn.core.policy.document import Grant, PolicyDocument
+from dstack_vpn.core.policy.rules import GrantId, GroupRights, PortRight
+from dstack_vpn.core.policy.selectors import Ports, Protocol, Selector, SelectorKind
+
+RightsClass: TypeAlias = int
+"""The number of a `GroupRights` in `CompiledPolicy.classes`."""
+NO_RIGHTS: Final[RightsClass] = 0
+
+_TRANSPORTS: Final = (Protocol.TCP, Protocol.UDP, Protocol.ICMP)
+_Range: TypeAlias = tuple[int, int, GrantId]
+"""The first and the last port, inclusive, and the grant that opens them."""
+
+
+class Subject(NamedTuple):
+    """The properties of a member by which a policy selects it."""
+
+    node_id: str | None
+    owner: Address
+    tags: int
+    """A bit mask."""
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyInForce:
+    """A policy that must permit each connection."""
+
+    id: str
+    """See `GrantId.policy`."""
+    document: PolicyDocument
+    hash: Hash | None = None
+    """None for POLICY_FILE."""
+    text: str | None = None
+    """The text of a policy of the registry."""
+
+
+class CompiledPolicy:
+    """The rights between this node and any other member."""
+
+    def __init__(
+        self, policies: Sequence[PolicyInForce], tag_names: Sequence[str], own: Subject | None
+    ) -> None:
+        """Compile policies; without a token of our own (``own`` is None) no member has rights."""
+        bits = {name: 1 << index for index, name in enumerate(tag_names) if name}
+        self._views = [] if own is None else [_View(policy, own, bits) for policy in policies]
+        self._nodes = frozenset[str]().union(*(view.nodes for view in self._views))
+        self._owners = frozenset[Address]().union(*(view.owners for view in self._views))
+        self._tags = 0
+        for view in self._views:
+            self._tags |= view.tags
+        self.classes: list[GroupRights] = [GroupRights()]
+        """All different rights so far. The first one is empty."""
+        self._class_of: dict[Subject, RightsClass] = {}
+        self._numbers: dict[GroupRights, RightsClass] = {GroupRights(): NO_RIGHTS}
+
+    def class_of(self, subject: Subject) -> RightsClass:
+        """Return the rights of a member, as an index of `classes`."""
+        node_id, owner, tags = subject
+        key = Subject(
+            node_id if node_id in self._nodes else None,
+            owner if owner in self._owners else "",
+            tags & self._tags,
+        )
+        found = self._class_of.get(key)
+        if found is None:
+            found = self._class_of[key] = self._number_of(self._rights(key))
+        return found
+
+    def _number_of(self, rights: GroupRights) -> RightsClass:
+        number = self._numbers.setdefault(rights, len(self.classes))
+        if number == len(self.classes):
+            self.classes.append(rights)
+        return number
+
+    def _rights(self, subject: Subject) -> GroupRights:
+        if not self._views:
+            return GroupRights()
+        inbound = _intersection([_Opened.by(view.inbound(subject)) for view in self._views])
+        outbound = _intersection([_Opened.by(view.outbound(subject)) for view in self._views])
+        return GroupRights(tuple(inbound.rights()), tuple(outbound.rights()))
+
+
+@dataclass(slots=True)
+class _Index:
+    """The grants of one direction, by the selectors of the other party."""
+
+    anyone: list[int] = field(default_factory=list)
+    by_tag: dict[int, list[int]] = field(default_factory=dict)
+    """By the bit's mask."""
+    by_node: dict[str, list[int]] = field(default_factory=dict)
+    by_owner: dict[Address, list[int]] = field(default_factory=dict)
+
+    def add(self, number: int, selector: Selector, bits: Mapping[str, int]) -> None:
+        """Add a grant for the members that a selector names."""
+        match selector.kind:
+            case SelectorKind.ANY:
+                self.anyone.append(number)
+            case SelectorKind.TAG if selector.value in bits:
+                self.by_tag.setdefault(bits[selector.value], []).append(number)
+            case SelectorKind.NODE:
+                self.by_node.setdefault(selector.value, []).append(number)
+            case SelectorKind.OWNER:
+                self.by_owner.setdefault(selector.value, []).append(number)
+            case _:
+                return  # a tag without a definition, and selectors that never name a member
+
+    def find(self, subject: Subject) -> set[int]:
+        """Return the numbers of the grants for a member."""
+        found = {*self.anyone, *self.by_owner.get(subject.owner, ())}
+        if subject.node_id is not None:
+            found.update(self.by_node.get(subject.node_id, ()))
+        for bit, numbers in self.by_tag.items():
+            if subject.tags & bit:
+                found.update(numbers)
+        return found
+
+
+class _View:
+    """One policy from this node's view."""
+
+    def __init__(self, policy: PolicyInForce, own: Subject, bits: Mapping[str, int]) -> None:
+        self._id, self._grants, self._own = policy.id, policy.document.grants, own
+        self._from, self._from_own_owner, self._to = _Index(), _Index(), _Index()
+        for number, grant in enumerate(self._grants, 1):
+            self._add(number, grant, bits)
+        indexes = (self._from, self._from_own_owner, self._to)
+        self.nodes = frozenset(node_id for index in indexes for node_id in index.by_node)
+        """The node ids on which rights depend."""
+        self.owners = frozenset({own.owner, *(owner for index in indexes for owner in index.by_owner)})
+        self.tags = sum({bit for index in indexes for bit in index.by_tag})
+
+    def inbound(self, subject: Subject) -> Iterator[tuple[GrantId, Ports]]:
+        """Yield the grants from a member to this node, in their order."""
+        found = self._from.find(subject)
+        if subject.owner == self._own.owner:
+            found |= self._from_own_owner.find(subject)
+        return self._ports(found)
+
+    def outbound(self, subject: Subject) -> Iterator[tuple[GrantId, Ports]]:
+        """Yield the grants from this node to a member, in their order."""
+        return self._ports(self._to.find(subject))
+
+    def _add(self, number: int, grant: Grant, bits: Mapping[str, int]) -> None:
+        if any(_names(selector, self._own, bits) for selector in grant.dst):
+            for selector in grant.src:
+                self._from.add(number, selector, bits)
+        elif any(selector.kind is SelectorKind.SELF for selector in grant.dst):
+            for selector in grant.src:
+                self._from_own_owner.add(number, selector, bits)
+        if any(_names(selector, self._own, bits) for selector in grant.src):
+            for selector in grant.dst:
+                if selector.kind is SelectorKind.SELF:
+                    selector = Selector(SelectorKind.OWNER, self._own.owner)  # noqa: PLW2901 - the same members
+                self._to.add(number, selector, bits)
+
+    def _ports(self, numbers: Iterable[int]) -> Iterator[tuple[GrantId, Ports]]:
+        for number in sorted(numbers):
+            for ports in self._grants[number - 1].ip:
+                yield GrantId(self._id, number), ports
+
+
+def _names(selector: Selector, subject: Subject, bits: Mapping[str, int]) -> bool:
+    match selector.kind:
+        case SelectorKind.ANY:
+            return True
+        case SelectorKind.TAG:
+            return bool(subject.tags & bits.get(selector.value, 0))
+        case SelectorKind.NODE:
+            return selector.value == subject.node_id
+        case SelectorKind.OWNER:
+            return selector.value == subject.owner
+        case _:
+            return False
+
+
+@dataclass(slots=True)
+class _Opened:
+    """The ports that are open in one direction; each belongs to the first grant that opens it."""
+
+    ranges: dict[Protocol, list[_Range]]
+    """In ascending order, without overlap."""
+    everything: GrantId | None = None
+    """The first grant that opens every protocol. It opens also what `ranges` leaves out."""
+
+    @classmethod
+    def by(cls, opened: Iterable[tuple[GrantId, Ports]]) -> "_Opened":
+        """Return the ports that these grants open, in the order of their precedence."""
+        found: dict[Protocol, list[_Range]] = {protocol: [] for protocol in _TRANSPORTS}
+        for grant, ports in opened:
+            if ports.protocol is None:
+                return cls(_sorted(found), grant)  # later grants open nothing more
+            found[ports.protocol].append((ports.first, ports.last, grant))
+        return cls(_sorted(found))
+
+    def rights(self) -> Iterator[PortRight]:
+        """Yield the rights; the one for every protocol comes last."""
+        for protocol, ranges in self.ranges.items():
+            for first, last, grant in ranges:
+                if grant != self.everything:
+                    yield PortRight(protocol, first, last, grant)
+        if self.everything is not None:
+            yield PortRight(None, 0, 65535, self.everything)
+
+
+def _sorted(found: Mapping[Protocol, Sequence[_Range]]) -> dict[Protocol, list[_Range]]:
+    return {protocol: _disjoint(ranges) for protocol, ranges in found.items()}
+
+
+def _disjoint(ranges: Iterable[_Range]) -> list[_Range]:
+    """Return ranges without overlap, in ascending order: earlier ones keep their ports."""
+    found: list[_Range] = []
+    for first, last, grant in ranges:
+        at = bisect_left(found, first, key=lambda each: each[1])  # the first that ends at or after
+        free, start = [], first
+        end = at
+        while end < len(found) and found[end][0] <= last:
+            if start < found[end][0]:
+                free.append((start, found[end][0] - 1, grant))
+            free.append(found[end])
+            start = found[end][1] + 1
+            end += 1
+        if start <= last:
+            free.append((start, last, grant))
+        found[at:end] = free
+    return _joined(found)
+
+
+def _joined(ranges: Iterable[_Range]) -> list[_Range]:
+    found: list[_Range] = []
+    for first, last, grant in ranges:
+        if found and found[-1][1] + 1 == first and found[-1][2] == grant:
+            found[-1] = (found[-1][0], last, grant)
+        else:
+            found.append((first, last, grant))
+    return found
+
+
+def _intersection(opened: Sequence[_Opened]) -> _Opened:
+    """Return the ports that are open in all of these, with the grants of the first."""
+    first, *others = opened
+    for other in others:
+        ranges = {protocol: _common(first, other, protocol) for protocol in _TRANSPORTS}
+        both = first.everything if other.everything is not None else None
+        first = _Opened(ranges, both)
+    return first
+
+
+def _common(one: _Opened, other: _Opened, protocol: Protocol) -> list[_Range]:
+    mine = _filled(one, protocol)
+    theirs = _filled(other, protocol)
+    found = [
+        (max(first, low), min(last, high), grant)
+        for first, last, grant in mine
+        for low, high, _ in theirs
+        if max(first, low) <= min(last, high)
+    ]
+    return _joined(sorted(found, key=lambda each: each[:2]))
+
+
+def _filled(opened: _Opened, protocol: Protocol) -> list[_Range]:
+    """Return a protocol's ranges, with those that the grant of every protocol fills."""
+    ranges = opened.ranges[protocol]
+    if opened.everything is None:
+        return ranges
+    return _disjoint([*ranges, (0, 65535, opened.everything)])

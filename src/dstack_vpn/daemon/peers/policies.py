@@ -1,0 +1,172 @@
+"""The policies in force on this node, as access control and the packet filter need them.
+
+The module is synchronous, like `Members`, which owns it. The packet filter reads `rules` after
+`changed` is set.
+"""
+
+import asyncio
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from dstack_vpn.core.access.addressing import AddressPlan
+from dstack_vpn.core.access.contract_quorum import Rules
+from dstack_vpn.core.access.control import AccessControl
+from dstack_vpn.core.chain.node import Node
+from dstack_vpn.core.model import Cidr, TokenId
+from dstack_vpn.core.observe.events import PolicyInUse, PolicyRefused
+from dstack_vpn.core.observe.reports import PolicyReport
+from dstack_vpn.core.policy.compiler import CompiledPolicy, Subject
+from dstack_vpn.core.policy.document import PolicyDocument
+from dstack_vpn.core.policy.members import members_of_tests
+from dstack_vpn.core.policy.rule_table import RuleTable
+from dstack_vpn.core.policy.rules import PolicyRules
+from dstack_vpn.core.policy.selection import GoodPolicy, PolicySelection
+from dstack_vpn.ports import Clock, Publish
+
+PATIENCE: Final = 5.0
+"""Seconds until a warning is reported: the text of a new policy is read within milliseconds."""
+
+
+@dataclass(slots=True)
+class Policies:
+    """The policies in force and the rules of this node under them."""
+
+    addresses: AddressPlan
+    selection: PolicySelection
+    clock: Clock
+    publish: Publish
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when `rules` has changed, until the packet filter takes it."""
+    known: bool = field(default=False, init=False)
+    """True as soon as it is known whether there is a policy."""
+    compiled: CompiledPolicy | None = field(default=None, init=False)
+    """None: no policy restricts anything."""
+    _seen: float | None = field(default=None, init=False)
+    """The arrival of the first change that the packet filter has not taken (monotonic seconds)."""
+    _table: RuleTable | None = field(default=None, init=False)
+    _offered: object = field(default=None, init=False)
+    """The policies of the last choice: those of the registry, and that of the file."""
+    _compiled_from: object = field(default=None, init=False)
+    _warning: str | None = field(default=None, init=False)
+    _warned_at: float = field(default=-PATIENCE, init=False)
+    """The time since when there is that warning (monotonic seconds)."""
+    _refused: str | None = field(default=None, init=False)
+    """The refusal that was published last."""
+
+    @property
+    def rules(self) -> PolicyRules | None:
+        """The rules for the packet filter; None: no policy restricts anything."""
+        return None if self._table is None else self._table.rules
+
+    @property
+    def good(self) -> GoodPolicy | None:
+        """The last good policy of the registry."""
+        return self.selection.good
+
+    def report(self) -> PolicyReport:
+        """Report for health."""
+        in_force = self.selection.in_force
+        is_new = self.clock.monotonic() - self._warned_at < PATIENCE
+        return PolicyReport(
+            in_force=None if in_force is None else tuple(each.id for each in in_force),
+            refused=self.selection.refused,
+            warning=None if is_new else self.selection.warning,
+        )
+
+    # -- inputs ------------------------------------------------------------------------------------
+
+    def use_file(self, document: PolicyDocument) -> None:
+        """Use another policy of POLICY_FILE, from the next `follow` on."""
+        self.selection.use_file(document)
+        self._offered = None
+
+    def follow(
+        self, access: AccessControl, rules: Rules, own: Node | None, present: Iterable[Node], seen: float
+    ) -> bool:
+        """Choose and compile again if anything has changed; return whether rights may have changed.
+
+        ``access`` is over the newest registry. ``present`` are the peers' nodes.
+        """
+        contract = access.registry.contract
+        offered = rules.policies if contract.is_read else None
+        self.known = True
+        if (offered, self.selection.file) != self._offered or self.selection.waits_for_members:
+            self._offered = offered, self.selection.file
+            without = replace(access, policy=None)
+            now = self.clock.now()
+            self.selection.choose(offered, lambda document: members_of_tests(without, document, now))
+            self._note_problems()
+        subject = None if own is None else access.subject(own)
+        basis = self.selection.in_force, rules.tag_names, subject, None if own is None else own.token_id
+        if basis == self._compiled_from:
+            return False
+        self._compiled_from = basis
+        self._compile(rules.tag_names, subject, own, self._subjects(access, present), seen)
+        return True
+
+    def put(self, token: TokenId, subject: Subject | None, seen: float) -> None:
+        """Set a peer's properties; None if the token is not a peer's."""
+        if self._table is not None and self._table.put(self._texts(token), subject):
+            self._note(seen)
+
+    def drop(self, addresses: Iterable[Cidr], seen: float) -> None:
+        """Remove the rights of a former peer's addresses."""
+        plain = [cidr.partition("/")[0] for cidr in addresses]
+        if self._table is not None and self._table.put(plain, None):
+            self._note(seen)
+
+    def take(self) -> tuple[PolicyRules | None, float | None]:
+        """Return the rules for the packet filter, and the arrival of the first new change."""
+        self.changed.clear()
+        seen, self._seen = self._seen, None
+        return self.rules, seen
+
+    # -- helpers -----------------------------------------------------------------------------------
+
+    def _compile(
+        self,
+        tag_names: tuple[str, ...],
+        subject: Subject | None,
+        own: Node | None,
+        present: Iterator[tuple[tuple[str, ...], Subject]],
+        seen: float,
+    ) -> None:
+        in_force = self.selection.in_force
+        if in_force is None:
+            if self._table is not None:
+                self.compiled = self._table = None
+                self.publish(PolicyInUse(None, 0))
+                self._note(seen)
+            return
+        ours = frozenset[str]() if own is None else frozenset(self._texts(own.token_id))
+        self.compiled = CompiledPolicy(in_force, tag_names, subject)
+        if self._table is None:
+            self._table = RuleTable(self.compiled, ours)
+        self._table.replace(self.compiled, ours, present)
+        grants = sum(len(each.document.grants) for each in in_force)
+        self.publish(PolicyInUse(", ".join(each.id for each in in_force) or "closed", grants))
+        self._note(seen)
+
+    def _note(self, seen: float) -> None:
+        if self._seen is None:
+            self._seen = seen
+        self.changed.set()
+
+    def _note_problems(self) -> None:
+        refused = self.selection.refused
+        if refused is not None and refused != self._refused:
+            self.publish(PolicyRefused(refused))
+        self._refused = refused
+        if self.selection.warning != self._warning:
+            self._warning, self._warned_at = self.selection.warning, self.clock.monotonic()
+
+    def _subjects(
+        self, access: AccessControl, present: Iterable[Node]
+    ) -> Iterator[tuple[tuple[str, ...], Subject]]:
+        for node in present:
+            yield self._texts(node.token_id), access.subject(node)
+
+    def _texts(self, token: TokenId) -> tuple[str, ...]:
+        """Return a token's addresses as text."""
+        return self.addresses.texts_of(token)

@@ -1,0 +1,65 @@
+"""A packet filter in memory."""
+
+import asyncio
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+
+from dstack_vpn.errors import FirewallError
+from dstack_vpn.ports import FirewallRules, PacketCount, PolicyCounts
+
+
+@dataclass
+class MemoryFirewall:
+    """A `ports.Firewall` in memory."""
+
+    rules: FirewallRules | None = None
+    refuse: str | None = None
+    drops: str | None = None
+    was_edited: bool = False
+    history: list[FirewallRules] = field(default_factory=list)
+    before: Callable[[], None] = lambda: None
+    """Called before rules are applied."""
+    edits: asyncio.Event = field(default_factory=asyncio.Event)
+    counts: PolicyCounts = field(default_factory=lambda: PolicyCounts({}, PacketCount(0, 0), ()))
+
+    def was_applied(self, times: int) -> bool:
+        return len(self.history) == times
+
+    def edit(self, rules: FirewallRules | None) -> None:
+        """Change the rules as another program does."""
+        self.rules, self.was_edited = rules, True
+        self.edits.set()
+
+    async def apply(self, rules: FirewallRules) -> None:
+        await asyncio.sleep(0)
+        if self.refuse is not None:
+            raise FirewallError(self.refuse)
+        self.before()
+        self.rules, self.was_edited = rules, False
+        self.history.append(rules)
+
+    async def is_present(self, interface: str) -> bool:
+        await asyncio.sleep(0)
+        return self.rules is not None
+
+    async def is_applied(self, interface: str) -> bool:
+        await asyncio.sleep(0)
+        return self.rules is not None and not self.was_edited
+
+    async def edited(self) -> None:
+        await self.edits.wait()
+        self.edits.clear()
+
+    async def count(self, interface: str) -> PolicyCounts:
+        await asyncio.sleep(0)
+        return self.counts
+
+    async def conflict(self, interface: str, versions: Collection[int]) -> str | None:
+        await asyncio.sleep(0)
+        return self.drops
+
+    async def remove(self, interface: str) -> None:
+        await asyncio.sleep(0)
+        if self.refuse is not None:
+            raise FirewallError(self.refuse)
+        self.rules = None
