@@ -17,7 +17,18 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks import adversaries, api, audits, containers, disturbance, events, quorum, relay, starts
+from benchmarks import (
+    adversaries,
+    api,
+    audits,
+    containers,
+    disturbance,
+    events,
+    policy,
+    quorum,
+    relay,
+    starts,
+)
 from benchmarks.harness import NotMeasurableError, cores
 
 RESULTS: Final = Path(__file__).parent / "results.json"
@@ -36,6 +47,7 @@ ALL: Final[dict[str, Callable[[], Awaitable[Figures] | Figures]]] = {
     **api.ALL,
     **audits.ALL,
     **containers.ALL,
+    **policy.ALL,
     **quorum.ALL,
     **relay.ALL,
 }

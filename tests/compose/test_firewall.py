@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from scripts.stack import Stack, docker, inspect, running, wait_for, wait_healthy
 
-from dstack_vpn.adapters.firewall.table import table_name
+from dstack_vpn.adapters.firewall.rendering import table_name
 
 TABLE = table_name("wg0")
 FETCH = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1], timeout=3).read().decode())"

@@ -21,9 +21,11 @@ from tests.integration.test_contract_cli import list_by_cast
 from tests.integration.test_rights_cli import rights_by_cast
 
 from dstack_vpn.adapters.contracts import calls
+from dstack_vpn.core.chain.account import keccak256
 
 pytestmark = pytest.mark.anvil
 GUIDE: Final = Path(__file__).parents[2] / "docs" / "admin-key.md"
+POLICY: Final = '{"grants": [{"src": ["node:web-1"], "dst": ["tag:web"], "ip": ["tcp:443"]}]}'
 MNEMONIC: Final = "test test test test test test test test test test test junk"
 """Anvil's, which is public."""
 ACCOUNTS: Final = (
@@ -105,6 +107,7 @@ def prepare_folder(folder: Path, accounts: list[str]) -> None:
     program.chmod(0o755)
     rows = f"node_id,holder,public_key\nweb-1,{accounts[2]},{key_of(1)}\n"
     (folder / "nodes.csv").write_text(rows)
+    (folder / "policy.json").write_text(POLICY)
 
 
 @pytest.fixture
@@ -143,6 +146,11 @@ async def steal_owner(shell: Shell) -> None:
     await spy(shell, "owner")
     await shell.anvil.send(calls.add_minter(shell.account("unknown")))
     await shell.anvil.send(calls.add_policy_administrator(shell.account("unknown")))
+
+
+async def steal_policy_administrator(shell: Shell) -> None:
+    opened = calls.set_policy('{"grants": [{"src": ["*"], "dst": ["*"], "ip": ["*"]}]}')
+    await shell.anvil.send(opened, sender=shell.sender("policy-administrator"))
 
 
 async def steal_minter(shell: Shell) -> None:
@@ -209,6 +217,8 @@ async def check_stolen_minter(shell: Shell, out: str) -> None:
 
 async def check_stolen_policy_administrator(shell: Shell, out: str) -> None:
     assert await list_by_cast(shell.anvil, "policyAdministrators") == []
+    (found,) = await verifier(shell.anvil, "policyHash()(bytes32)")
+    assert found == "0x" + keccak256(POLICY.encode()).hex()
 
 
 async def check_stolen_holder(shell: Shell, out: str) -> None:
@@ -236,7 +246,7 @@ CASES: Final[Mapping[str, tuple[Prepare, Check]]] = {
     "The owner's key is lost, without an offer": (nothing, check_migrated),
     "The owner's key is stolen": (steal_owner, check_stolen_owner),
     "A minter's key is stolen": (steal_minter, check_stolen_minter),
-    "A policy administrator's key is stolen": (nothing, check_stolen_policy_administrator),
+    "A policy administrator's key is stolen": (steal_policy_administrator, check_stolen_policy_administrator),
     "A holder's key is stolen": (steal_holder, check_stolen_holder),
     "A holder's key is lost": (nothing, check_lost_holder),
     "A node's WireGuard key is stolen": (nothing, check_stolen_wireguard_key),

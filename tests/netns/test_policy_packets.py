@@ -13,7 +13,8 @@ from tests.netns_support import Namespace, connect
 
 from dstack_vpn.adapters.firewall.libnftables import Libnftables
 from dstack_vpn.adapters.firewall.nft import NftFirewall
-from dstack_vpn.adapters.firewall.table import make_table, transactions
+from dstack_vpn.adapters.firewall.rendering import make_table
+from dstack_vpn.adapters.firewall.table import transactions
 from dstack_vpn.core.policy.rules import GrantId, GroupRights, PolicyRules, PortRight
 from dstack_vpn.core.policy.selectors import Protocol
 from dstack_vpn.ports import DeniedPackets, FirewallRules, PacketCount, PortForward

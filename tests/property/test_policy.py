@@ -15,7 +15,7 @@ from tests.unit.core.policy.examples import ALICE, BOB, PLAN, member
 from dstack_vpn.core.addresses import IPAddress
 from dstack_vpn.core.policy.directory import Member, MemberDirectory
 from dstack_vpn.core.policy.document import parse_policy
-from dstack_vpn.core.policy.evaluation import Packet, allows, decide
+from dstack_vpn.core.policy.evaluation import Packet, allows, decide, failures
 from dstack_vpn.core.policy.reach import compare, count, pairs
 from dstack_vpn.core.policy.selectors import Protocol
 
@@ -178,3 +178,46 @@ def reached(slow: Slow, policy: list[dict[str, Any]]) -> set[tuple[tuple[int, in
         if src is not None and dst is not None and src != dst:
             found.add(((src.token, dst.token), each.protocol, each.port))
     return found
+
+
+named = st.sampled_from(
+    [*(f"tag:{tag}" for tag in TAGS), *(f"node:{node}" for node in NODES), f"owner:{BOB}"]
+)
+aims = st.lists(
+    st.tuples(named, st.sampled_from(["tcp:22", "tcp:81", "udp:53", "icmp:*", "tcp:*", "udp:*"])), max_size=2
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(members, policies, named, aims, aims)
+def test_the_failing_tests_are_those_of_the_slow_evaluator(
+    everyone: list[Member],
+    policy: list[dict[str, Any]],
+    src: str,
+    accept: list[tuple[str, str]],
+    deny: list[tuple[str, str]],
+) -> None:
+    slow, directory = Slow(everyone), MemberDirectory.of(everyone, PLAN.networks)
+    allowed = reached(slow, policy)
+
+    def passes(dst: str, ports: str, *, wanted: bool) -> bool:
+        sources, destinations = (
+            {slow.tunnel[address].token for address in slow.selected(text) if address in slow.tunnel}
+            for text in (src, dst)
+        )
+        pairs_of = [(a, b) for a, b in product(sources, destinations) if a != b]
+        flows = [flow for flow in FLOWS if slow.is_in(ports, *flow)]
+        right = all(((pair, *flow) in allowed) is wanted for pair in pairs_of for flow in flows)
+        return bool(sources and destinations) and right
+
+    test = {
+        "src": src,
+        "accept": [f"{dst}:{ports}" for dst, ports in accept],
+        "deny": [f"{dst}:{ports}" for dst, ports in deny],
+    }
+    expected = all(passes(*aim, wanted=True) for aim in accept) and all(
+        passes(*aim, wanted=False) for aim in deny
+    )
+    tests = [test] if accept or deny else []
+    found = list(failures(parse_policy(json.dumps({"grants": policy, "tests": tests})), directory))
+    assert (found == []) is expected

@@ -159,10 +159,10 @@ def _decisions(
     sources: Sequence[_Source], members: MemberDirectory, here: _End, there: _End, flow: Ports
 ) -> list[tuple[_Source, PacketDecision]]:
     """Return the decision of each policy."""
-    nobody = _Source("the network", NO_POLICY)
+    network = _Source("the network", NO_POLICY)
     for end in (here, there):
         if end.problem is not None:
-            return [(nobody, PacketDecision(allowed=False, grants=(), reason=end.problem))]
+            return [(network, PacketDecision(allowed=False, grants=(), reason=end.problem))]
     pairs = [(a, b) for a, b in product(here.addresses, there.addresses) if a.version == b.version]
     if not pairs:
         raise AdminError(f"{here.label} and {there.label} have no addresses of the same IP version")
@@ -171,8 +171,8 @@ def _decisions(
         return [(source, decide(source.document, members, packet)) for source in sources]
     found = decide(NO_POLICY, members, packet)
     if not found.allowed:
-        return [(nobody, found)]
-    return [(nobody, PacketDecision(allowed=True, grants=(), reason="there is no policy"))]
+        return [(network, found)]
+    return [(network, PacketDecision(allowed=True, grants=(), reason="there is no policy"))]
 
 
 # -- output ----------------------------------------------------------------------------------------

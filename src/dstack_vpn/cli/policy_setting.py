@@ -48,18 +48,17 @@ class _State:
     contract: ContractState
     registry: "RegistryPolicy"
 
-    @property
-    def in_force(self) -> PolicyDocument:
-        """The policy that a change is compared with."""
-        policy = self.registry.policy
-        if policy is None:
-            return NO_POLICY
-        try:
-            return parse_policy(policy.text or "")
-        except TextError as error:
-            problem = f"the registry's policy can't be used ({error}): pairs are compared with no access"
-            click.secho(f"warning: {printable(problem)}", err=True, fg="yellow")
-            return CLOSED_POLICY
+
+def _in_force(registry: "RegistryPolicy") -> PolicyDocument:
+    """Return the policy that a change is compared with; warn if the registry's can't be used."""
+    if registry.policy is None:
+        return NO_POLICY
+    try:
+        return parse_policy(registry.policy.text or "")
+    except TextError as error:
+        problem = f"the registry's policy can't be used ({error}): pairs are compared with no access"
+        click.secho(f"warning: {printable(problem)}", err=True, fg="yellow")
+        return CLOSED_POLICY
 
 
 @click.command(
@@ -160,7 +159,7 @@ def _send(
     from dstack_vpn.wiring import policy as wiring
 
     text, document = ("", NO_POLICY) if found is None else (found.text, found.document)
-    changes = compare(state.in_force, document, state.members)
+    changes = compare(_in_force(state.registry), document, state.members)
     most = None if everything else _SHOWN
     # The result of a dry run is the list. Otherwise, standard output has only the transaction.
     if not (sending.as_json and not sending.sends):

@@ -3,10 +3,10 @@
 from collections.abc import Iterable
 from typing import Any
 
-from dstack_vpn.core.access.directory import members_around
 from dstack_vpn.core.addresses import IPAddress
 from dstack_vpn.core.policy.compiler import PolicyInForce
 from dstack_vpn.core.policy.evaluation import Packet, decide
+from dstack_vpn.core.policy.members import members_around
 from dstack_vpn.core.policy.rules import GroupRights, PortRight
 from dstack_vpn.core.policy.selection import FILE
 from dstack_vpn.daemon.daemon import Daemon

@@ -67,6 +67,7 @@ def complete(line: str, **environment: str) -> list[str]:
     [
         ("dstack-vpn stat", ["status"]),
         ("dstack-vpn node l", ["list"]),
+        ("dstack-vpn policy s", ["set", "show"]),
         ("dstack-vpn plan --network ", list(NETWORKS)),
         ("dstack-vpn run --log-level ", ["debug", "info", "warning", "error"]),
         ("dstack-vpn run --transport t", ["tcp", "tls"]),
@@ -85,6 +86,7 @@ def test_words_complete(line: str, offered: list[str]) -> None:
 def test_nodes_are_those_of_the_daemon(port: str) -> None:
     assert complete("dstack-vpn node info ", HEALTH_CHECK_PORT=port) == ["db", "web-1", "web-2"]
     assert complete("dstack-vpn node revoke w", HEALTH_CHECK_PORT=port) == ["web-1", "web-2"]
+    assert complete("dstack-vpn policy explain web-1 d", HEALTH_CHECK_PORT=port) == ["db"]
 
 
 @pytest.mark.parametrize("environment", [{"HEALTH_CHECK_PORT": "x"}, {"HEALTH_CHECK_PORT": "0"}])

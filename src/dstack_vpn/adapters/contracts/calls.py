@@ -53,11 +53,6 @@ def define_tag(name: str) -> bytes:
     return signatures.DEFINE_TAG + encode(name)
 
 
-def set_policy(text: str) -> bytes:
-    """Encode a policy; an empty text removes the policy (AccessRegistry)."""
-    return signatures.SET_POLICY + encode(text)
-
-
 def set_tags(token_id: TokenId, mask: int) -> bytes:
     """Encode the tags of a node: bit i stands for the i-th defined tag (AccessRegistry)."""
     return signatures.SET_TAGS + encode(token_id, mask)

@@ -1,7 +1,7 @@
 """The firewall: one nftables table for each interface, changed in transactions of libnftables.
 
 libnftables is used for two reasons: an operator sees the same text with ``nft list ruleset``, and
-pyroute2's nftables has no expressions for NAT. `table` renders the text.
+pyroute2's nftables has no expressions for NAT. `rendering` makes the text.
 
 Only differences to the table before are sent, almost always as one transaction. If another program
 has edited the table, or it is of an earlier process, one transaction replaces all of it. A table
@@ -22,10 +22,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
 
-from dstack_vpn.adapters.firewall import listing, table
+from dstack_vpn.adapters.firewall import listing, rendering
 from dstack_vpn.adapters.firewall.libnftables import Libnftables, Output
 from dstack_vpn.adapters.firewall.ruleset import RulesetWatch
-from dstack_vpn.adapters.firewall.table import Table
+from dstack_vpn.adapters.firewall.table import Table, transactions
 from dstack_vpn.errors import FirewallError
 from dstack_vpn.ports import DeniedPackets, FirewallRules, PacketCount, PolicyCounts
 
@@ -96,12 +96,12 @@ class NftFirewall:
 
     async def is_present(self, interface: str) -> bool:
         """See `ports.Firewall.is_present`."""
-        listed = await self._in_thread(lambda: self._list(table.table_name(interface)))
+        listed = await self._in_thread(lambda: self._list(rendering.table_name(interface)))
         return listed is not None and listing.is_ours(listed)
 
     async def is_applied(self, interface: str) -> bool:
         """See `ports.Firewall.is_applied`."""
-        return await self._in_thread(lambda: self._is_applied(table.table_name(interface)))
+        return await self._in_thread(lambda: self._is_applied(rendering.table_name(interface)))
 
     async def edited(self) -> None:
         """See `ports.Firewall.edited`."""
@@ -114,7 +114,7 @@ class NftFirewall:
 
     async def count(self, interface: str) -> PolicyCounts:
         """See `ports.Firewall.count`."""
-        return await self._in_thread(lambda: self._count(table.table_name(interface)))
+        return await self._in_thread(lambda: self._count(rendering.table_name(interface)))
 
     async def conflict(self, interface: str, versions: Collection[int]) -> str | None:
         """See `ports.Firewall.conflict`."""
@@ -126,7 +126,7 @@ class NftFirewall:
         if self._watch is not None:
             self._watch.close()
             self._watch = None
-        await self._in_thread(lambda: self._remove(table.table_name(interface)))
+        await self._in_thread(lambda: self._remove(rendering.table_name(interface)))
 
     async def _in_thread(self, function: Callable[[], _Result]) -> _Result:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function)
@@ -146,7 +146,7 @@ class NftFirewall:
     # -- in the thread -----------------------------------------------------------------------------
 
     def _apply(self, rules: FirewallRules) -> None:
-        new = table.make_table(rules)
+        new = rendering.make_table(rules)
         made = self._made.get(new.name)
         if made is None:
             self._take_over(rules.interface, new)
@@ -162,7 +162,7 @@ class NftFirewall:
                 f"with 'nft delete table inet {new.name}'"
             )
         self._replace(new, new=present is None)
-        former = table.former_name(interface)
+        former = rendering.former_name(interface)
         left = self._list(former) if former != new.name else None
         if left is not None and listing.is_ours(left) and f'"{interface}"' in left:
             self._transact(f"delete table inet {former}\n")
@@ -172,7 +172,7 @@ class NftFirewall:
         made = self._made[new.name]
         structure, generation = made.structure, made.generation
         try:
-            for commands in table.transactions(old, new):
+            for commands in transactions(old, new):
                 self._transact(commands)
                 generation = _after(generation)
         except FirewallError:
@@ -244,7 +244,7 @@ class NftFirewall:
         listed = listing.of_table(self._nftables.run(ALL, Output.TERSE), name) or ""
         granted, denied = listing.counters(listed)
         recent: list[DeniedPackets] = []
-        for each in table.DENIED_SETS:
+        for each in rendering.DENIED_SETS:
             listed = self._nftables.run(f"list set inet {name} {each}", Output.NUMERIC_PROTO)
             recent += listing.denied_packets(listed)
         return PolicyCounts(granted, denied, tuple(recent))

@@ -9,7 +9,9 @@ from typing import Final
 
 from dstack_vpn.core.addresses import IPAddress
 from dstack_vpn.core.policy.directory import Member, MemberDirectory, Place
-from dstack_vpn.core.policy.document import Expectation, Grant, PolicyDocument, PortTarget
+from dstack_vpn.core.policy.document import Expectation, Grant, PolicyDocument
+from dstack_vpn.core.policy.port_set import PortSet
+from dstack_vpn.core.policy.reach import GrantIndex, examples
 from dstack_vpn.core.policy.selectors import Ports, Protocol, Selector
 from dstack_vpn.errors import FormatError
 
@@ -110,18 +112,21 @@ class Failure:
 
 
 def failures(policy: PolicyDocument, directory: MemberDirectory) -> Iterator[Failure]:
-    """Yield the failing tests of a policy: the first problem of each.
+    """Yield the failing tests of a policy: a problem of each.
 
-    A test is about all members that its selectors name. A selector that names no member is a
-    problem: the test would check nothing.
+    A test is about all members that its selectors name, and about all ports of ``*``. A selector
+    that names no member is a problem: the test would check nothing.
     """
+    index = GrantIndex(policy)
     for number, test in enumerate(policy.tests, 1):
-        problem = next(_problems(policy, directory, test), None)
+        problem = next(_problems(policy, directory, index, test), None)
         if problem is not None:
             yield Failure(number, problem)
 
 
-def _problems(policy: PolicyDocument, directory: MemberDirectory, test: Expectation) -> Iterator[str]:
+def _problems(
+    policy: PolicyDocument, directory: MemberDirectory, index: GrantIndex, test: Expectation
+) -> Iterator[str]:
     sources = directory.named(test.src)
     if not sources:
         yield f"{test.src} names no member"
@@ -130,27 +135,19 @@ def _problems(policy: PolicyDocument, directory: MemberDirectory, test: Expectat
             destinations = directory.named(target.dst)
             if not destinations:
                 yield f"{target.dst} names no member"
-            for source in sources:
-                for destination in destinations:
-                    yield from _differences(policy, directory, source, destination, target, wanted=wanted)
+            aim = PortSet.of((target.ports,))
+            for source, destination, ports in examples(index, sources, destinations):
+                allowed, denied = aim & PortSet.of(ports), aim - PortSet.of(ports)
+                if wrong := denied if wanted else allowed:
+                    flow = _packet(source, destination, wrong)
+                    found, expected = decide(policy, directory, flow), "allowed" if wanted else "denied"
+                    yield f"{source} to {target.dst}:{flow} must be {expected}, but {found.reason}"
 
 
-def _differences(
-    policy: PolicyDocument,
-    directory: MemberDirectory,
-    source: Member,
-    destination: Member,
-    target: PortTarget,
-    *,
-    wanted: bool,
-) -> Iterator[str]:
-    if source == destination:
-        return
-    for flow in packets(source, destination, target.ports):
-        found = decide(policy, directory, flow)
-        if found.allowed is not wanted:
-            expected = "allowed" if wanted else "denied"
-            yield f"{source} to {target} must be {expected}, but {found.reason}"
+def _packet(source: Member, destination: Member, ports: PortSet) -> Packet:
+    """Return a packet to the first of these ports."""
+    first = ports.ranges[0]
+    return next(packets(source, destination, Ports(first.protocol, first.first)))
 
 
 def packets(source: Member, destination: Member, ports: Ports) -> Iterator[Packet]:

@@ -44,6 +44,9 @@ class PortSet:
     def __sub__(self, other: "PortSet") -> "PortSet":
         return PortSet(tuple(left for each in self.ranges for left in _without(each, other.ranges)))
 
+    def __and__(self, other: "PortSet") -> "PortSet":
+        return self - (self - other)
+
     def contains(self, protocol: Protocol | None, port: int) -> bool:
         """Return whether the set has a port (0 for protocols without ports)."""
         return any(each.protocol is protocol and each.first <= port <= each.last for each in self.ranges)

@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
-from itertools import product
+from itertools import islice, product
 from typing import NamedTuple, TypeAlias
 
 from dstack_vpn.core.policy.directory import Member, MemberDirectory
@@ -153,6 +153,23 @@ class PairBlock:
             for dst in self.destination.members:
                 if dst is not src and self.same_owner in {None, src.owner == dst.owner}:
                     yield src, dst, self.ports
+
+
+def examples(
+    index: GrantIndex, sources: Iterable[Member], destinations: Iterable[Member]
+) -> Iterator[tuple[Member, Member, tuple[Ports, ...]]]:
+    """Yield one pair for each combination of groups, and its ports.
+
+    All other pairs of that combination have the same ports.
+    """
+    ports_of = cache(index.ports)
+    for src, dst in product(groups_of((index,), sources), groups_of((index,), destinations)):
+        if not src.versions & dst.versions:
+            continue
+        unlike, alike = _between(index, 0, src, dst)
+        for same_owner, mask in ((None, alike),) if unlike == alike else ((False, unlike), (True, alike)):
+            for near, far, _ in islice(PairBlock(src, dst, PortSet(), same_owner), 1):
+                yield near, far, ports_of(mask)
 
 
 @dataclass(frozen=True, slots=True)

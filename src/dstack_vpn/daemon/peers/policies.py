@@ -11,13 +11,13 @@ from dataclasses import dataclass, field, replace
 from dstack_vpn.core.access.addressing import AddressPlan
 from dstack_vpn.core.access.contract_quorum import Rules
 from dstack_vpn.core.access.control import AccessControl
-from dstack_vpn.core.access.directory import members_of_tests
 from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.model import Cidr, TokenId
 from dstack_vpn.core.observe.events import PolicyInUse, PolicyRefused
 from dstack_vpn.core.observe.reports import PolicyReport
 from dstack_vpn.core.policy.compiler import CompiledPolicy, Subject
 from dstack_vpn.core.policy.document import PolicyDocument
+from dstack_vpn.core.policy.members import members_of_tests
 from dstack_vpn.core.policy.rule_table import RuleTable
 from dstack_vpn.core.policy.rules import PolicyRules
 from dstack_vpn.core.policy.selection import GoodPolicy, PolicySelection

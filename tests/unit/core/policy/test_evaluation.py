@@ -2,6 +2,7 @@
 
 import ipaddress
 import json
+import time
 from typing import Any
 
 import pytest
@@ -69,6 +70,16 @@ def test_the_tests_of_a_policy_are_run() -> None:
     ]
 
 
+def test_a_star_stands_for_all_ports() -> None:
+    assert with_test(src="tag:web", accept=["tag:db:tcp:*"]) == [
+        "web-1 to tag:db:tcp:* must be allowed, but grant 1 allows other ports, but not tcp:*"
+    ]
+    assert with_test(src="tag:web", deny=["tag:db:tcp:*"]) == [
+        "web-1 to tag:db:tcp:5432 must be denied, but grant 1 allows it"
+    ]
+    assert with_test(src="tag:web", deny=["tag:db:udp:*", "tag:db:icmp:*"]) == []
+
+
 def test_a_test_that_would_check_nothing_fails() -> None:
     assert with_test(src="tag:none", deny=["node:db:tcp:1"]) == ["tag:none names no member"]
     assert with_test(src="tag:web", deny=["node:none:tcp:1"]) == ["node:none names no member"]
@@ -89,3 +100,22 @@ def test_selectors_that_name_no_member() -> None:
     document = {"grants": [{"src": ["tag:web", "tag:x"], "dst": ["node:y", "*", "10.0.0.0/8"], "ip": ["*"]}]}
     found = unmatched(parse_policy(json.dumps(document)), DIRECTORY)
     assert list(map(str, found)) == ["tag:x", "node:y"]
+
+
+def test_a_test_about_a_thousand_members_takes_milliseconds() -> None:
+    """The limit has room for a slow machine."""
+    everyone = [member(n, f"n{n}", f"0x{n % 50:040x}", "web") for n in range(1000)]
+    directory = MemberDirectory.of(everyone, DIRECTORY.prefixes)
+    grants = [{"src": ["tag:web"], "dst": ["tag:web"], "ip": [f"tcp:{n}"]} for n in range(1, 101)]
+    grants.append({"src": ["*"], "dst": ["autogroup:self"], "ip": ["udp:53"]})
+    test = {"src": "tag:web", "accept": ["tag:web:tcp:100"], "deny": ["tag:web:tcp:101"]}
+    passing = parse_policy(json.dumps({"grants": grants, "tests": [test] * 20}))
+    failing = parse_policy(json.dumps({"grants": grants, "tests": [{**test, "accept": ["tag:web:udp:53"]}]}))
+    began = time.process_time()
+    assert list(failures(passing, directory)) == []
+    (failure,) = failures(failing, directory)
+    assert time.process_time() - began < 3
+    assert failure.problem == (
+        "n0 to tag:web:udp:53 must be allowed, but "
+        f"grants {', '.join(map(str, range(1, 101)))} allow other ports, but not udp:53"
+    )

@@ -1,5 +1,7 @@
 """The members of a registry with access, with their tags' names and networks."""
 
+import ipaddress
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +14,8 @@ from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.chain.registry import Registry
 from dstack_vpn.core.model import Malformed, Position
 from dstack_vpn.core.policy.directory import MemberDirectory
-from dstack_vpn.core.policy.members import directory_of
+from dstack_vpn.core.policy.document import parse_policy
+from dstack_vpn.core.policy.members import directory_of, members_around, members_of_tests
 
 CONTRACT = ContractState(is_read=True, tag_names=("web", "", "db"))
 
@@ -58,3 +61,37 @@ def test_only_members_with_access_count() -> None:
 def test_a_token_beyond_the_ipv4_range_has_one_address() -> None:
     (far,) = directory(node(70_000)).members
     assert far.addresses == {PLAN.ipv6_of(70_000)}
+
+
+NETWORK = AccessControl(
+    Registry.of(
+        (
+            node(1, tags=1),
+            node(2, tags=3),
+            node(3, routes=("192.168.7.0/24",)),
+            node(4, active=False),
+            node(5, BOB),
+        ),
+        CONTRACT,
+    ),
+    PLAN,
+    key(9),
+)
+
+
+def test_the_members_that_tests_name() -> None:
+    tests = [
+        {"src": "tag:web", "accept": ["node:node-3:tcp:1"]},
+        {"src": f"owner:{BOB}", "deny": ["node:node-4:tcp:1"]},
+    ]
+    found = members_of_tests(NETWORK, parse_policy(json.dumps({"grants": [], "tests": tests})), 0.0)
+    assert {member.token for member in found.members} == {1, 2, 3, 5}
+    found = members_of_tests(NETWORK, parse_policy(json.dumps({"grants": [], "tests": tests[1:]})), 0.0)
+    assert {member.token for member in found.members} == {5}
+
+
+def test_the_members_around_addresses() -> None:
+    inside = list(map(ipaddress.ip_address, ("10.77.0.2", "10.77.200.99")))
+    assert {member.token for member in members_around(NETWORK, inside, 0.0).members} == {1}
+    routed = list(map(ipaddress.ip_address, ("10.77.0.2", "192.168.7.9")))
+    assert {member.token for member in members_around(NETWORK, routed, 0.0).members} == {1, 3}

@@ -32,6 +32,7 @@ def test_sums_and_differences(first: list[str], second: list[str]) -> None:
         )
         assert one.contains(protocol, number) is in_one
         assert (one - two).contains(protocol, number) is (in_one and not in_two)
+        assert (one & two).contains(protocol, number) is (in_one and in_two)
     assert not one - one
     assert bool(one) is bool(first)
 
