@@ -2,6 +2,7 @@
 
 import json
 import re
+from itertools import permutations
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -10,6 +11,7 @@ from demo.lab import Lab
 from demo.node import new_key
 from playwright.sync_api import Browser, Page, Route, expect
 from tests.browser.conftest import TOKEN, URL
+from tests.netns.policies import connect, set_text
 
 from dstack_vpn.adapters.contracts import calls
 from dstack_vpn.core.wireguard.x25519 import derive
@@ -105,6 +107,101 @@ def test_a_daemon_that_comes_back_is_followed_again(lab: Lab, page: Page) -> Non
 
 def revoke(lab: Lab, token: int) -> None:
     lab.chain.send(calls.revoke(token))
+
+
+# -- the policy ------------------------------------------------------------------------------------
+
+POLICY: Final = f"""// {HOSTILE}
+{{"grants": [
+  {{"src": ["node:b"], "dst": ["node:a"], "ip": ["tcp:22", "icmp:*"]}},
+  {{"src": ["node:a"], "dst": ["node:b"], "ip": ["*"]}},
+  {{"src": ["node:locked"], "dst": ["*"], "ip": ["udp:53"]}}
+]}}"""
+
+
+def test_a_policy_its_rights_and_what_it_denies(lab: Lab, page: Page) -> None:
+    a, b = lab.nodes["a"], lab.nodes["b"]
+    opened(page)
+    expect(page.locator("#policy")).to_be_hidden()
+    feed, row = page.locator("#feed li"), page.locator("#rows [role=row]:visible").filter(has_text=b.address)
+    try:
+        set_text(lab, POLICY, a, b)
+        expect(page.locator("#policy-state")).to_have_text("enforced")
+        page.locator("#policy summary").click()
+        facts = page.locator("#policy-facts")
+        expect(facts).to_contain_text("3 grants")
+        expect(facts.locator("dd").filter(has_text="node:locked")).to_have_text(POLICY)
+        expect(feed.filter(has_text="3 grants")).not_to_have_count(0)
+        expect(feed.filter(has_text="The policy is enforced")).not_to_have_count(0)
+        assert page.locator("img").count() == 0
+        expect(row.locator(".denied")).to_be_hidden()
+        assert b.reaches(a.address)
+        assert connect(b, a.address, 80) is None
+        expect(feed.filter(has_text=f"b was denied tcp:80 of {a.address}")).to_have_count(1)
+        expect(row.locator(".denied")).to_have_text("denied tcp:80")
+        expect(facts).to_contain_text(f"b: tcp:80 of {a.address}")
+        expect(page.locator("#policy-state")).to_contain_text("denied")
+        # The ping.
+        expect(facts.locator("dt").filter(has_text="Grant 1 of")).to_have_count(1)
+        page.locator("#mesh").focus()
+        page.keyboard.press("ArrowRight")
+        if "locked" in page.locator("#mesh-said").inner_text():
+            page.keyboard.press("ArrowRight")
+        expect(page.locator("#mesh-said")).to_contain_text("denied tcp:80 in the last minute")
+        row.locator("a").click()
+        rights = page.locator("#node-facts")
+        expect(rights).to_contain_text("May reach this nodetcp:22, icmp:*")
+        expect(rights).to_contain_text("Reached from hereeverything")
+        expect(page.locator("#node-denied")).to_have_text("denied tcp:80 in the last minute")
+        page.goto(f"{URL}#/node/locked")
+        expect(rights).to_contain_text("May reach this nodeudp:53")
+        expect(rights).to_contain_text("Reached from herenothing")
+    finally:
+        set_text(lab, "", a, b)
+    page.goto(URL)
+    expect(page.locator("#policy")).to_be_hidden()
+    for node, other in permutations((a, b), 2):
+        node.wait_reaches(other.address)
+
+
+def test_hostile_policies_stay_text(page: Page) -> None:
+    def spoiled(route: Route) -> None:
+        shown: dict[str, Any] = route.fetch().json()
+        shown["in_force"] = [
+            {"id": HOSTILE, "source": "registry", "hash": HOSTILE, "text": HOSTILE, "grants": 1}
+        ]
+        shown.update(refused=HOSTILE, warning=HOSTILE, enforced=False)
+        shown["granted"] = [{"policy": HOSTILE, "grant": HOSTILE, "packets": 1, "bytes": 60}]
+        shown["recent"] = [
+            dict.fromkeys(("source", "destination", "protocol"), HOSTILE)
+            | {"node": None, "port": 1, "packets": 1}
+        ]
+        route.fulfill(json=shown)
+
+    def stream(route: Route) -> None:
+        events: tuple[dict[str, Any], ...] = (
+            {"kind": "policy.in_force", "policies": HOSTILE, "grants": 1},
+            {"kind": "policy.refused", "problem": HOSTILE},
+            {"kind": "policy.denied", "source": HOSTILE, "node": HOSTILE, "destination": HOSTILE}
+            | {"protocol": HOSTILE, "port": 1},
+            {"kind": "policy.denied_many", "entries": HOSTILE},
+        )
+        body = "".join(
+            f"id: 1-{n}\nevent: x\ndata: {json.dumps({'at': 2e9} | event)}\n\n"
+            for n, event in enumerate(events)
+        )
+        route.fulfill(body=body, content_type="text/event-stream")
+
+    page.route("**/policy", spoiled)
+    page.route("**/events*", stream)
+    page.goto(URL)
+    expect(page.locator("#policy-state")).to_have_text("not enforced yet")
+    page.locator("#policy summary").click()
+    facts = page.locator("#policy-facts dd").filter(has_text=HOSTILE)
+    # Refused, the warning, the text, and the last minute.
+    expect(facts).to_have_count(4)
+    expect(page.locator("#feed li").filter(has_text=HOSTILE)).to_have_count(4)
+    assert page.locator("img").count() == 0
 
 
 # -- hostile text ----------------------------------------------------------------------------------

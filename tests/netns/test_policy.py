@@ -1,107 +1,14 @@
 """A policy on real daemons, WireGuard and chain: connections that begin, go on, and end."""
 
-import json
 import signal
-import socket
-import subprocess
-import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
 
 import pytest
 from demo.lab import Lab
-from demo.node import LabNode
 from tests.netns.conftest import connect_three
+from tests.netns.policies import WEB, Network, attempts, connect, echoes, may_connect, serving
 from tests.netns_support import wait_until
 
-from dstack_vpn.adapters.contracts import calls
-
 pytestmark = [pytest.mark.netns, pytest.mark.anvil]
-
-WEB, DB, OPS = 1, 2, 4
-SERVER = """
-import socket, sys, threading
-family = socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET
-server = socket.create_server((sys.argv[1], int(sys.argv[2])), family=family)
-print("up", flush=True)
-def serve(one):
-    with one:
-        while data := one.recv(4096):
-            one.sendall(data)
-while True:
-    threading.Thread(target=serve, args=(server.accept()[0],), daemon=True).start()
-"""
-
-
-class Network:
-    """Three nodes: a is a web server, b a database, c has no tag."""
-
-    def __init__(self, lab: Lab) -> None:
-        self.lab = lab
-        self.a, self.b, self.c = (lab.nodes[name] for name in "abc")
-        for name in ("web", "db", "ops"):
-            lab.chain.send(calls.define_tag(name))
-        self.tag(self.a, WEB)
-        self.tag(self.b, DB)
-
-    def tag(self, node: LabNode, mask: int) -> None:
-        self.lab.chain.send(calls.set_tags(node.token, mask))
-
-    def set(self, *grants: dict[str, Any], tests: tuple[Any, ...] = ()) -> None:
-        """Set a policy, and wait until every node enforces it."""
-        text = json.dumps({"grants": grants, "tests": tests}) if grants else ""
-        mined = self.lab.chain.send(calls.set_policy(text))
-        del mined
-        for node in self.lab.nodes.values():
-            wait_until(lambda node=node: enforces(node, text), f"{node.name} enforces the policy")  # type: ignore[misc]
-
-
-def enforces(node: LabNode, text: str) -> bool:
-    shown = node.get("/policy")
-    texts = [each["text"] for each in shown["in_force"] or ()]
-    return texts == ([text] if text else []) and bool(shown["enforced"])
-
-
-@contextmanager
-def serving(node: LabNode, address: str, port: int) -> Iterator[None]:
-    """Echo over TCP."""
-    server = node.namespace.popen(sys.executable, "-c", SERVER, address, str(port), stdout=subprocess.PIPE)
-    try:
-        assert server.stdout is not None
-        assert server.stdout.readline() == "up\n"
-        yield
-    finally:
-        server.kill()
-        server.wait(10)
-
-
-def connect(node: LabNode, address: str, port: int, wait: float = 1.0) -> socket.socket | None:
-    """Open a connection; None if none is possible within some seconds."""
-    with node.namespace.entered():
-        try:
-            return socket.create_connection((address, port), timeout=wait)
-        except OSError:
-            return None
-
-
-def echoes(connection: socket.socket, wait: float = 2.0) -> bool:
-    """Return whether the other end answers."""
-    connection.settimeout(wait)
-    try:
-        connection.sendall(b"x")
-        return connection.recv(1) == b"x"
-    except TimeoutError:
-        return False
-
-
-def may_connect(node: LabNode, address: str, port: int) -> bool:
-    found = connect(node, address, port)
-    if found is None:
-        return False
-    with found:
-        return echoes(found)
 
 
 @pytest.fixture
@@ -179,25 +86,3 @@ def test_a_killed_daemon_leaves_the_policy_in_force(network: Network) -> None:
             b.start()
             wait_until(lambda: may_connect(a, b.address, 5432), "b is back")
         assert not any(tried)
-
-
-@contextmanager
-def attempts(node: LabNode, address: str, port: int) -> Iterator[list[bool]]:
-    """Try to connect again and again; collect the outcomes."""
-    outcomes: list[bool] = []
-    ended = threading.Event()
-
-    def work() -> None:
-        while not ended.is_set():
-            found = connect(node, address, port, wait=0.05)
-            outcomes.append(found is not None)
-            if found is not None:
-                found.close()
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    try:
-        yield outcomes
-    finally:
-        ended.set()
-        thread.join()

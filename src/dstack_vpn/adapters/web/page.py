@@ -32,6 +32,7 @@ _PATHS: Final = {
                 "model.js",
                 "node.js",
                 "peers.js",
+                "policy.js",
                 "registry.js",
                 "text.js",
             ),

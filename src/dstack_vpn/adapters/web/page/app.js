@@ -6,6 +6,7 @@ import { Mesh } from "./mesh.js";
 import { Model } from "./model.js";
 import { NodePage } from "./node.js";
 import { Peers } from "./peers.js";
+import { showPolicy } from "./policy.js";
 import { changes, showRegistry } from "./registry.js";
 import { ago, bytes, describe, entry, make, milliseconds, nodeLink, rate, setText, span } from "./text.js";
 
@@ -89,7 +90,7 @@ function showTiles() {
   element("mesh-empty").hidden = model.peers.length > 0;
 }
 
-const DEFAULT_REASONS = { chain: "", registry: "equal to the contract", device: "has the expected peers", membership: "this node is on the network", store: "state is saved", quorum: "the endpoints agree", firewall: "rules are applied", api: "answers requests", metrics: "are written", dns: "answers queries", relay: "listens" };
+const DEFAULT_REASONS = { chain: "", registry: "equal to the contract", device: "has the expected peers", membership: "this node is on the network", store: "state is saved", quorum: "the endpoints agree", firewall: "rules are applied", policy: "is in force, or there is no policy", api: "answers requests", metrics: "are written", dns: "answers queries", relay: "listens" };
 
 function showHealth(health) {
   const now = model.stats?.now ?? Date.now() / 1000;
@@ -110,10 +111,11 @@ async function refresh() {
   if (reading) { again = true; return; }
   reading = true;
   try {
-    const [stats, health] = await allowed(() => Promise.all([get("stats"), get("health")]));
-    model.take(stats);
+    const [stats, health, policy] = await allowed(() => Promise.all([get("stats"), get("health"), get("policy")]));
+    model.take(stats, policy);
     showTiles();
     showHealth(health);
+    showPolicy(policy);
     mesh.update();
     peers.update();
     page.update();
@@ -163,8 +165,9 @@ function onEvent(kind, event) {
   if (changes(event.kind)) registryIsOld = true;
   if (Date.now() / 1000 - event.at > 10) return;
   if (event.kind === "peer.set") mesh.flash(event.peer, "good");
+  if (event.kind === "policy.denied") mesh.flash(model.peers.find((peer) => peer.name === event.node)?.public_key, "bad");
   soon();
-  if (page.name !== null && (event.node === page.name || event.kind === "chain.reorg")) allowed(() => page.refresh()).catch(() => {});
+  if (page.name !== null && (event.node === page.name || event.kind === "chain.reorg" || event.kind === "policy.applied")) allowed(() => page.refresh()).catch(() => {});
 }
 
 // -- navigation ----------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@
 // with fewer pixels: a thousand peers on a large screen need no graphics processor. Nothing moves with
 // prefers-reduced-motion.
 
-import { ago, rate } from "./text.js";
+import { ago, denials, rate } from "./text.js";
 
 const SPARKS = 260; // the maximum at once
 const STILL = 8e6, MOVING = 1e6; // pixels
@@ -129,6 +129,7 @@ export class Mesh {
         g.fillStyle = this.#colours.panel; g.fill();
         g.strokeStyle = peer.silent ? this.#colours.bad : this.#colours.silent; g.lineWidth = Math.max(1.2, radius * 0.28); g.stroke();
       }
+      if (peer.denied.length) this.#cross(g, x, y, radius);
     }
     this.#paintLabels(g, radius);
     const { em } = this.#size;
@@ -136,6 +137,15 @@ export class Mesh {
     g.beginPath(); g.arc(cx, cy, 13 * em, 0, 2 * Math.PI); g.fillStyle = this.#colours.accent; g.fill();
     this.#label(g, this.#model.stats?.node_id ?? "this node", cx, cy + 34 * em, 650);
     this.#stale = false;
+  }
+
+  /** Mark a peer whose packets were denied. */
+  #cross(g, x, y, radius) {
+    const reach = radius + 3 * this.#size.em;
+    g.strokeStyle = this.#colours.bad; g.lineWidth = 2;
+    g.beginPath();
+    for (const way of [1, -1]) { g.moveTo(x - reach, y - way * reach); g.lineTo(x + reach, y + way * reach); }
+    g.stroke();
   }
 
   #paintLabels(g, radius) {
@@ -257,7 +267,7 @@ export class Mesh {
 
   #words(peer) {
     const session = peer.silent ? "no answer" : peer.age === null ? "never had a session" : `handshake ${ago(peer.age)}`;
-    return `${peer.name}\n${peer.way === "none" ? "no path" : peer.way.toUpperCase()}, ${session}\n↓ ${rate(peer.down)}  ↑ ${rate(peer.up)}`;
+    return `${peer.name}\n${peer.way === "none" ? "no path" : peer.way.toUpperCase()}, ${session}\n↓ ${rate(peer.down)}  ↑ ${rate(peer.up)}${peer.denied.length ? `\n${denials(peer)} in the last minute` : ""}`;
   }
 
   #key(event) {

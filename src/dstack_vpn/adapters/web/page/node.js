@@ -2,9 +2,15 @@
 
 import { get } from "./api.js";
 import { spark } from "./charts.js";
-import { bytes, entry, heard, make, rate, setText } from "./text.js";
+import { bytes, denials, entry, heard, make, rate, setText } from "./text.js";
 
 const HELD = 120;
+
+/** Return the ports that the policies open in one direction, in words. */
+function rights(policy, way, own) {
+  if (!policy || own) return null;
+  return policy[way].map((ports) => (ports === "*" ? "everything" : ports)).join(", ") || "nothing";
+}
 
 export class NodePage {
   #model; #name = null; #samples = []; #shown = "";
@@ -46,14 +52,17 @@ export class NodePage {
     setText("spark-now", peer ? `↓ ${rate(peer.down)} (${bytes(peer.rx_bytes)} in all) · ↑ ${rate(peer.up)} (${bytes(peer.tx_bytes)} in all)` : "This is not a peer of this node.");
     const handshake = document.getElementById("fact-handshake");
     if (handshake && peer) handshake.textContent = heard(peer);
+    const denied = document.getElementById("node-denied");
+    denied.hidden = !peer?.denied.length;
+    setText("node-denied", denied.hidden ? "" : `${denials(peer)} in the last minute`);
   }
 
   #facts(found) {
     const decision = found?.decision, peer = found?.peer;
-    const on = decision?.peer || decision?.reason === "own key";
+    const own = decision?.reason === "own key", on = decision?.peer || own;
     const pill = document.getElementById("node-pill");
     pill.dataset.status = !found ? "unknown" : on ? "ok" : "failed";
-    pill.textContent = !found ? "not in the registry" : decision.reason === "own key" ? "this node" : on ? "on the network" : decision.reason;
+    pill.textContent = !found ? "not in the registry" : own ? "this node" : on ? "on the network" : decision.reason;
     const facts = [
       ["Why", decision && `${decision.reason}${decision.detail ? ` (${decision.detail})` : ""}`],
       ["Token", decision?.token],
@@ -65,6 +74,8 @@ export class NodePage {
       ["Endpoint", peer?.endpoint],
       ["Reached by", peer && (peer.transport ?? "none")],
       ["Relay", peer?.relay?.upstream],
+      ["May reach this node", rights(found?.policy, "inbound", own)],
+      ["Reached from here", rights(found?.policy, "outbound", own)],
       ["Handshake", peer && "…", "fact-handshake"],
       ["Key set in block", peer?.since_block],
       ["Access until", peer?.expires_at && new Date(peer.expires_at * 1000).toLocaleString()],

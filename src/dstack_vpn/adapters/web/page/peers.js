@@ -1,6 +1,6 @@
 // The list of peers. Only visible rows exist, so a thousand peers cost as much as a dozen.
 
-import { heard, make, nodeLink, rate } from "./text.js";
+import { denials, heard, make, nodeLink, rate } from "./text.js";
 
 const SPARE = 6;
 const COLUMNS = ["node", "address", "way", "handshake", "in", "out", "endpoint"];
@@ -62,18 +62,20 @@ export class Peers {
     const row = make("div", { role: "row" }), cells = {};
     for (const name of COLUMNS) row.append((cells[name] = make("span", { role: "cell", kind: `c-${name}` })));
     const link = make("a", { href: "#/" }), way = make("span", { kind: "way" });
-    cells.node.append(link);
+    const mark = make("small", { kind: "denied" });
+    cells.node.append(link, mark);
     cells.way.append(way);
     this.#rows.append(row);
-    return { row, cells, link, way };
+    return { row, cells, link, mark, way };
   }
 
-  #fill({ row, cells, link, way }, peer, index, height) {
+  #fill({ row, cells, link, mark, way }, peer, index, height) {
     const put = (element, text) => { if (element.textContent !== text) element.textContent = text; };
     row.style.transform = `translateY(${index * height}px)`;
     row.setAttribute("aria-rowindex", String(index + 2));
     put(link, peer.name);
     link.setAttribute("href", nodeLink(peer.name));
+    put(mark, denials(peer));
     put(cells.address, (peer.addresses[0] ?? "–").replace(/\/\d+$/, ""));
     put(way, peer.way === "none" ? "none" : peer.way.toUpperCase());
     way.dataset.way = peer.connected ? peer.way : "silent";

@@ -43,7 +43,17 @@ export const short = (text, length = 10) => (text && text.length > length + 1 ? 
 export const milliseconds = (ms) => (ms >= 1000 ? `${(ms / 1000).toFixed(1)} s` : ms >= 100 ? `${Math.round(ms)} ms` : `${ms.toFixed(ms < 1 ? 2 : 1)} ms`);
 export const clock = (at) => new Date(at * 1000).toLocaleTimeString([], { hour12: false });
 
+/** Return an address without its prefix length. */
+export const plain = (address) => address.replace(/\/\d+$/, "");
+/** Return up to three of the denied attempts of a peer, in words. */
+export const denials = ({ denied }) => (denied.length ? `denied ${denied.slice(0, 3).join(", ")}${denied.length > 3 ? ` and ${denied.length - 3} more` : ""}` : "");
+
 export const nodeLink = (name) => `#/node/${encodeURIComponent(name)}`;
+
+export const plural = (count, one, many = `${one}s`) => `${count} ${count === 1 ? one : many}`;
+
+/** Return the protocol and port of denied packets as a policy names them. */
+export const attempt = ({ protocol, port }) => (protocol === "tcp" || protocol === "udp" ? `${protocol}:${port}` : /^\d+$/.test(protocol) ? `protocol ${protocol}` : protocol);
 
 const undone = (event) => (event.undone ? ", undone by a reorg" : " on chain");
 
@@ -65,6 +75,16 @@ export function describe(event) {
       return { kind: event.undone ? "warn" : "note", words: `The policy is ${event.policy === null ? "removed" : "set"}${undone(event)}` };
     case "chain.policy_read":
       return { kind: "note", words: event.policy === null ? "There is no policy" : `The policy's text is read: ${event.bytes} bytes` };
+    case "policy.in_force":
+      return { kind: "note", words: { null: "No policy restricts connections", closed: "No policy is confirmed: nothing is permitted" }[event.policies] ?? `In force: policy ${event.policies}, ${plural(event.grants, "grant")}` };
+    case "policy.refused":
+      return { kind: "bad", words: `The policy is refused: ${event.problem}` };
+    case "policy.applied":
+      return { kind: "good", words: `The policy is enforced: ${plural(event.members, "address", "addresses")} with rights here` };
+    case "policy.denied":
+      return { kind: "bad", node: event.node, who: event.node ?? event.source, words: `was denied ${attempt(event)} of ${event.destination}` };
+    case "policy.denied_many":
+      return { kind: "bad", words: `${event.entries} different attempts were denied` };
     case "chain.role":
       return { kind: event.undone ? "warn" : "note", words: `${short(event.account) || "no account"} is ${event.held ? "" : "no longer "}${event.role}${undone(event)}` };
     case "chain.paused":
