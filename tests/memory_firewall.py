@@ -38,9 +38,9 @@ class MemoryFirewall:
         self.rules, self.was_edited = rules, False
         self.history.append(rules)
 
-    async def is_present(self, interface: str) -> bool:
+    async def is_present(self, interface: str, *, with_policy: bool = False) -> bool:
         await asyncio.sleep(0)
-        return self.rules is not None
+        return self.rules is not None and (self.rules.policy is not None or not with_policy)
 
     async def is_applied(self, interface: str) -> bool:
         await asyncio.sleep(0)

@@ -399,13 +399,17 @@ class Firewall(Protocol):
     """The packet filter; every method raises `FirewallError`."""
 
     async def apply(self, rules: FirewallRules) -> None:
-        """Make dstack-vpn's part of the packet filter equal to these rules, in one transaction.
+        """Make dstack-vpn's part of the packet filter equal to these rules.
 
-        Only differences to the rules before are sent, so that counters go on.
+        Only differences to the rules before are sent, so that counters go on. At no moment is a
+        right open that both the old and the new rules lack.
         """
 
-    async def is_present(self, interface: str) -> bool:
-        """Return whether there is a table that dstack-vpn has made, now or before a restart."""
+    async def is_present(self, interface: str, *, with_policy: bool = False) -> bool:
+        """Return whether dstack-vpn has made rules, now or before a restart.
+
+        With ``with_policy``, only rules that enforce a policy count.
+        """
 
     async def is_applied(self, interface: str) -> bool:
         """Return whether dstack-vpn's part of the packet filter is still as `apply` set it."""

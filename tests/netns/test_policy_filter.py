@@ -132,6 +132,7 @@ async def test_a_table_of_an_earlier_process_is_present_and_taken_over(namespace
     made = listed(namespace)
     firewall = NftFirewall()
     assert await firewall.is_present("h1-w")
+    assert await firewall.is_present("h1-w", with_policy=True)
     assert not await firewall.is_applied("h1-w")
     await firewall.apply(RULES)
     assert listed(namespace) == made

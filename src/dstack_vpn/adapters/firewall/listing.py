@@ -44,6 +44,11 @@ def is_ours(table: str) -> bool:
     return known and bool(chains & _OURS_ALONE)
 
 
+def enforces_policy(table: str) -> bool:
+    """Return True if a listed table of ours enforces a policy."""
+    return "\tchain prerouting_policy {" in table
+
+
 def elements(listed: str) -> frozenset[str]:
     """Return the elements of a listed map, each with its value."""
     _, _, rest = listed.partition("elements = {")

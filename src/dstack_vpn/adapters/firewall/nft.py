@@ -94,10 +94,12 @@ class NftFirewall:
             self._check_forwarding(version)
         await self._in_thread(lambda: self._apply(rules))
 
-    async def is_present(self, interface: str) -> bool:
+    async def is_present(self, interface: str, *, with_policy: bool = False) -> bool:
         """See `ports.Firewall.is_present`."""
         listed = await self._in_thread(lambda: self._list(rendering.table_name(interface)))
-        return listed is not None and listing.is_ours(listed)
+        if listed is None or not listing.is_ours(listed):
+            return False
+        return not with_policy or listing.enforces_policy(listed)
 
     async def is_applied(self, interface: str) -> bool:
         """See `ports.Firewall.is_applied`."""

@@ -164,14 +164,14 @@ class FirewallController:
 
     async def _apply(self) -> None:
         """Apply the rules that are wanted now, if they differ. The caller holds the lock."""
-        if not self.policies.known and not self._has_applied and await self._is_left_behind():
-            return  # an earlier process's table may enforce a policy that is not known yet
+        if not self.policies.known and not self._has_applied and await self._is_left(with_policy=True):
+            return  # the policy that an earlier process enforces is not known to this one yet
         policy, seen = self.policies.take()
         rules = FirewallRules(
             self.interface, self.prefixes, self.protect, self.closed, self._port_forwards, policy
         )
         if rules != self._applied:
-            if not self._is_empty(rules) or await self._is_left_behind():
+            if not self._is_empty(rules) or await self._is_left(with_policy=False):
                 await self.firewall.apply(rules)
             if self._is_empty(rules):
                 await self.firewall.remove(self.interface)
@@ -180,10 +180,10 @@ class FirewallController:
         if self.policies.known:
             self.enforced()
 
-    async def _is_left_behind(self) -> bool:
-        """Return whether an earlier process has left a table, or this one has made it."""
+    async def _is_left(self, *, with_policy: bool) -> bool:
+        """Return whether an earlier process has left rules, or this one has made them."""
         try:
-            return await self.firewall.is_present(self.interface)
+            return await self.firewall.is_present(self.interface, with_policy=with_policy)
         except FirewallError:
             return False
 
