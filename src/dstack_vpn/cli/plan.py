@@ -72,8 +72,8 @@ Examples:
 def plan(settings: Settings, *, as_json: bool) -> None:
     """Show the pending changes to the interface with their reasons, without making them.
 
-    The registry is read from the chain, and the peers from the interface, if it exists. The
-    WireGuard key in the settings, or else the interface's key, identifies this node.
+    The registry and its policy are read from the chain, and the peers from the interface, if it
+    exists. The WireGuard key in the settings, or else the interface's key, identifies this node.
     """
     facts = asyncio.run(_read(settings))
     steps = facts.plan
@@ -98,12 +98,15 @@ def plan(settings: Settings, *, as_json: bool) -> None:
 
 async def _read(settings: Settings) -> _Facts:
     from dstack_vpn.wiring import node as wiring
+    from dstack_vpn.wiring import policy as policies
     from dstack_vpn.wiring.addresses import peer_policy
+    from dstack_vpn.wiring.policy_plan import under_policy
 
-    snapshot = await wiring.registry_access(settings).everything()
+    snapshot, registry_policy = await policies.read_all(settings)
     device = await wiring.look_at_device(settings)
     own = _own_key(settings, device)
     access, now = access_over(settings, snapshot, own), wiring.judged_now(settings, snapshot.at)
+    access, policy_notes = under_policy(settings, access, registry_policy, now)
     names = wiring.endpoint_book(settings)
     policy = peer_policy(settings)
     lookup = partial(_where, device, names.by_udp)
@@ -115,7 +118,7 @@ async def _read(settings: Settings) -> _Facts:
     # The first rebuild only registered the names to resolve.
     await names.resolve_due()
     membership.rebuild(access, now)
-    notes = tuple(_notes(settings, device, own, membership))
+    notes = (*_notes(settings, device, own, membership), *policy_notes)
     return _Facts(snapshot, device, access, membership, notes, now)
 
 
