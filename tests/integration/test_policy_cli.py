@@ -1,6 +1,7 @@
 """The commands of `policy` on a real dev chain, checked with foundry's cast."""
 
 import asyncio
+import base64
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,8 @@ from dstack_vpn.adapters.contracts import calls
 from dstack_vpn.adapters.contracts.abi import address_word
 from dstack_vpn.cli import policy_setting
 from dstack_vpn.core.chain.account import keccak256
+from dstack_vpn.core.wireguard.keys import PrivateKey
+from dstack_vpn.core.wireguard.x25519 import derive
 
 pytestmark = pytest.mark.anvil
 POLICY = """{
@@ -513,3 +516,28 @@ async def test_an_older_contract_is_refused_before_a_transaction(
             "which has no policy: set POLICY_FILE" in (await user("policy", *arguments, by=0, code=1)).error
         )
     assert await user.nonces() == before
+
+
+# -- plan ------------------------------------------------------------------------------------------
+
+
+async def test_the_plan_leaves_out_peers_without_a_grant(network: User) -> None:
+    """The node is node-3, by its key."""
+    private = PrivateKey(bytes(range(1, 33)))
+    key = ("--public-key", str(derive(private)))
+    await network("node", "update-key", "node-3", *key, by=1)
+    own: Any = {
+        "WIREGUARD_PRIVATE_KEY": base64.b64encode(bytes(range(1, 33))).decode(),
+        "INTERFACE": "dvpn-none",
+    }
+
+    async def peers() -> dict[str, str]:
+        found = json.loads((await network("plan", "--json", **own)).out)
+        return {each["node_id"]: each["reason"] for each in (*found["changes"], *found["no_peers"])}
+
+    assert await peers() == {"node-1": "active", "node-2": "active", "node-3": "own key"}
+    await network.anvil.send(calls.set_policy(grants(("tag:web", "node:node-3", "tcp:22"))))
+    reason = "no grant of the policy connects this node with it"
+    assert await peers() == {"node-1": "active", "node-2": reason, "node-3": "own key"}
+    await network.anvil.send(calls.set_tags(1, 0))
+    assert (await peers())["node-1"] == reason

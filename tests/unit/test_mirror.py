@@ -367,6 +367,9 @@ COVERED: Final[Mapping[str, Cover]] = {
         "commands on a dev chain",
         "tests.integration.test_admin_cli > tests.commands > cli > cli.policy",
     ),
+    "wiring.policy_plan": Cover(
+        "unit/cli/test_plan.py", "one function of the command", "tests.unit.cli.conftest > cli > cli.plan"
+    ),
     "wiring.relay": Cover(
         "integration/relay/test_wire.py",
         "relays as processes",

@@ -30,7 +30,6 @@ from dstack_vpn.errors import FormatError, StoreError
 
 if TYPE_CHECKING:
     from dstack_vpn.wiring.node import Snapshot
-    from dstack_vpn.wiring.policy import AppliedPolicy
 
 
 _COLOURS: Final = {"add": "green", "update": "yellow", "remove": "red"}
@@ -73,8 +72,8 @@ Examples:
 def plan(settings: Settings, *, as_json: bool) -> None:
     """Show the pending changes to the interface with their reasons, without making them.
 
-    The registry is read from the chain, and the peers from the interface, if it exists. The
-    WireGuard key in the settings, or else the interface's key, identifies this node.
+    The registry and its policy are read from the chain, and the peers from the interface, if it
+    exists. The WireGuard key in the settings, or else the interface's key, identifies this node.
     """
     facts = asyncio.run(_read(settings))
     steps = facts.plan
@@ -101,25 +100,25 @@ async def _read(settings: Settings) -> _Facts:
     from dstack_vpn.wiring import node as wiring
     from dstack_vpn.wiring import policy as policies
     from dstack_vpn.wiring.addresses import peer_policy
+    from dstack_vpn.wiring.policy_plan import under_policy
 
     snapshot, registry_policy = await policies.read_all(settings)
     device = await wiring.look_at_device(settings)
     own = _own_key(settings, device)
     access, now = access_over(settings, snapshot, own), wiring.judged_now(settings, snapshot.at)
+    access, policy_notes = under_policy(settings, access, registry_policy, now)
     names = wiring.endpoint_book(settings)
     policy = peer_policy(settings)
     lookup = partial(_where, device, names.by_udp)
     pinned = await _pinned(settings)
     if pinned is not None:
         access = replace(access, admission=Admission(pinned=frozenset(pinned)))
-    applied = policies.with_policies(settings, access, registry_policy, now)
-    access = applied.access
     membership = Membership(policy, lookup, pinned=pinned)
     membership.rebuild(access, now)
     # The first rebuild only registered the names to resolve.
     await names.resolve_due()
     membership.rebuild(access, now)
-    notes = (*_notes(settings, device, own, membership), *_policy_notes(applied))
+    notes = (*_notes(settings, device, own, membership), *policy_notes)
     return _Facts(snapshot, device, access, membership, notes, now)
 
 
@@ -167,13 +166,6 @@ def _notes(
         yield f"the interface has another key than the settings: it would be set to that of {own}"
     if membership.pinned is not None:
         yield "a backup is pinned: no other peers are added until 'dstack-vpn config resume'"
-
-
-def _policy_notes(applied: "AppliedPolicy") -> Iterable[str]:
-    if applied.problem is not None:
-        yield f"{applied.problem}; a daemon that has accepted an earlier policy keeps that one"
-    if applied.in_force == ():
-        yield "no policy can be used: a daemon without an earlier policy permits nothing"
 
 
 def _brake(steps: Plan, facts: _Facts) -> Iterable[str]:

@@ -25,7 +25,8 @@ from dstack_vpn.wiring.addresses import address_plan, peer_policy
 from dstack_vpn.wiring.firewall import forwarding
 from dstack_vpn.wiring.keys import identity_of
 from dstack_vpn.wiring.node import look_at_device, now
-from dstack_vpn.wiring.policy import read_policy, with_policies
+from dstack_vpn.wiring.policy import read_policy
+from dstack_vpn.wiring.policy_plan import under_policy
 from dstack_vpn.wiring.rpc import contacts, rpc_urls
 from dstack_vpn.wiring.secrets import directories
 
@@ -168,21 +169,20 @@ async def _policy(settings: Settings, access: AccessControl) -> tuple[AccessCont
     """Return access control under the policies, and a check if there are any or may be."""
     try:
         found = await read_policy(settings)
-        applied = with_policies(settings, access, found, now())
+        applied, notes = under_policy(settings, access, found, now())
     except (AdminError, ChainError, ConfigError) as error:
         return access, [failed("policy", str(error), "run 'dstack-vpn policy show'")]
-    if applied.problem is not None:
-        return applied.access, [failed("policy", applied.problem, "correct it with 'dstack-vpn policy set'")]
-    if applied.in_force is None:
+    if notes:
+        return applied, [failed("policy", "; ".join(notes), "see 'dstack-vpn policy check'")]
+    if applied.policy is None:
         open_ = "the registry has no policy: every member may reach every other"
         return access, [passed("policy", open_)] if found.supported else []
     if not NftFirewall().is_there:
         advice = "apt install nftables"
-        return applied.access, [failed("policy", "it can't be enforced without libnftables", advice)]
-    members = directory_of(applied.access, now()).members
-    peers_ = sum(1 for _ in applied.access.granted(now()))
-    text = f"this node may talk with {peers_} of {max(len(members) - 1, 0)} other members"
-    return applied.access, [passed("policy", text)]
+        return applied, [failed("policy", "it can't be enforced without libnftables", advice)]
+    others = len(directory_of(applied, now()).members) - 1
+    connected = sum(1 for _ in applied.granted(now()))
+    return applied, [passed("policy", f"it connects this node with {connected} of {others} other members")]
 
 
 async def _names(settings: Settings, access: AccessControl, daemon: Daemon) -> list[Check]:

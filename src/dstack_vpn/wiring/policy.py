@@ -1,20 +1,15 @@
 """The registry's policy, for the commands of `policy`."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dstack_vpn.adapters.admin.registry import Action
 from dstack_vpn.adapters.contracts import calls
 from dstack_vpn.config import Settings
-from dstack_vpn.core.access.control import AccessControl, Reason
 from dstack_vpn.core.chain.contract import ContractState, Hash, Policy
 from dstack_vpn.core.model import Address, BlockRef
-from dstack_vpn.core.policy.compiler import CompiledPolicy, PolicyInForce
-from dstack_vpn.core.policy.members import members_of_tests
-from dstack_vpn.core.policy.selection import PolicySelection
 from dstack_vpn.errors import AdminError
 from dstack_vpn.wiring.node import registry_access
-from dstack_vpn.wiring.policy_file import read_policy_file
 
 if TYPE_CHECKING:
     from dstack_vpn.adapters.admin.reading import RegistryReader, RegistrySnapshot
@@ -96,34 +91,3 @@ async def set_policy(admin: "Administrator", text: str, before: Hash | None) -> 
             "command again"
         )
     return await admin.administer(calls.set_policy(text), Action.SET_POLICY)
-
-
-@dataclass(frozen=True, slots=True)
-class AppliedPolicy:
-    """The policies of the registry and of POLICY_FILE from a node's view."""
-
-    access: AccessControl
-    """With the policies."""
-    in_force: tuple[PolicyInForce, ...] | None
-    """None: no policy restricts anything. Empty: nothing is permitted."""
-    problem: str | None
-    """The reason that the registry's policy is not in force, or a failing test; or None."""
-
-
-def with_policies(
-    settings: Settings, access: AccessControl, found: RegistryPolicy, at: float
-) -> AppliedPolicy:
-    """Return access control under the policies, as a node without an earlier policy has it.
-
-    Raises `ConfigError` if POLICY_FILE can't be used.
-    """
-    selection = PolicySelection(read_policy_file(settings.policy_file))
-    offered = [found.policy] if found.supported else None
-    selection.choose(offered, lambda document: members_of_tests(access, document, at))
-    problem = selection.refused or selection.warning
-    if selection.in_force is None:
-        return AppliedPolicy(access, None, problem)
-    own = access.decide(access.own_key, at)
-    subject = access.subject(own.node) if own.reason is Reason.OWN_KEY and own.node is not None else None
-    compiled = CompiledPolicy(selection.in_force, access.registry.contract.tag_names, subject)
-    return AppliedPolicy(replace(access, policy=compiled), selection.in_force, problem)

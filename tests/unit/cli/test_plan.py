@@ -59,14 +59,18 @@ def state_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Cli) -> Path
 
 
 def world(
-    monkeypatch: pytest.MonkeyPatch, device: DeviceState | Exception | None, policy: Policy | None = None
+    monkeypatch: pytest.MonkeyPatch,
+    device: DeviceState | Exception | None,
+    policy: str | None = None,
+    *,
+    supported: bool = True,
 ) -> None:
     async def read_all(_: object) -> tuple[RegistrySnapshot, RegistryPolicy]:
-        contract = ContractState(is_read=True, tag_names=("web",), policy=policy)
-        snapshot = RegistrySnapshot(
-            Registry.of(NODES, contract), AT, "http://scripted.example", complete=True
-        )
-        return snapshot, RegistryPolicy(policy, AT, "AccessRegistry", supported=True)
+        found = None if policy is None else Policy("0x" + "ab" * 32, text=policy)
+        contract = ContractState(is_read=supported, tag_names=("web",), policy=found)
+        registry = Registry.of(NODES, contract)
+        snapshot = RegistrySnapshot(registry, AT, "http://scripted.example", complete=True)
+        return snapshot, RegistryPolicy(found, AT, "access-registry", supported)
 
     async def look(_: object) -> DeviceState | None:
         if isinstance(device, Exception):
@@ -112,40 +116,6 @@ def test_each_change_has_its_reason(cli: Cli, monkeypatch: pytest.MonkeyPatch) -
         (7, "expired"),
     }
     assert found["notes"] == []
-
-
-POLICY = '{"grants": [{"src": ["tag:web"], "dst": ["node:node-1"], "ip": ["tcp:80"]}]}'
-
-
-def test_a_policy_leaves_out_members_without_a_grant(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tests.unit.cli.test_plan.NODES", (NODES[0], node(2, tags=1), node(4)))
-    world(monkeypatch, running(), Policy("0x" + "ab" * 32, text=POLICY))
-    found = plan(cli)
-    assert [change["node_id"] for change in found["changes"]] == ["node-2"]
-    reasons = {each["token"]: each["reason"] for each in found["no_peers"]}
-    assert reasons == {1: "own key", 4: "no grant of the policy connects this node with it"}
-
-
-def test_a_policy_file_leaves_members_out_as_well(
-    cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    file = tmp_path / "policy.json"
-    file.write_text(POLICY.replace("tag:web", "node:node-4"))
-    world(monkeypatch, running())
-    found = plan(cli, POLICY_FILE=str(file))
-    assert [change["node_id"] for change in found["changes"]] == ["node-4"]
-    file.write_text("{")
-    ran = cli("plan", POLICY_FILE=str(file))
-    assert ran.code == 78
-    assert f"{file}: line 1, column 2" in ran.err
-
-
-def test_a_policy_that_cannot_be_used_is_noted(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    world(monkeypatch, running(), Policy("0x" + "ab" * 32, text="{"))
-    found = plan(cli)
-    assert found["changes"] == []
-    assert found["notes"][0].startswith("policy 0xabababab… can't be used: line 1, column 2")
-    assert "permits nothing" in found["notes"][1]
 
 
 def test_a_relay_that_the_daemon_has_chosen_is_no_difference(
@@ -210,3 +180,56 @@ def test_a_device_that_cant_be_read_is_no_empty_one(cli: Cli, monkeypatch: pytes
     world(monkeypatch, DeviceError("no permission to read wg0: run as root"))
     ran = cli("plan", "--json")
     assert (ran.code, ran.out, ran.err) == (1, "", "error: no permission to read wg0: run as root\n")
+
+
+NO_GRANT = "no grant of the policy connects this node with it"
+TO_4 = '{"grants": [{"src": ["node:node-1"], "dst": ["node:node-4"], "ip": ["tcp:22"]}]}'
+
+
+def test_a_policy_leaves_peers_out(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    world(monkeypatch, running(peer(2, *_addresses().allowed_ips(2))), TO_4)
+    found = plan(cli, WIREGUARD_PRIVATE_KEY=OWN_TEXT)
+    assert [(c["action"], c["token"], c["reason"]) for c in found["changes"]] == [
+        ("remove", 2, NO_GRANT),
+        ("add", 4, "active"),
+    ]
+    assert {"token": 2, "node_id": "node-2", "reason": NO_GRANT} in found["no_peers"]
+    assert {"token": 3, "node_id": "node-3", "reason": "revoked"} in found["no_peers"]
+    assert (found["peers_then"], found["notes"]) == (1, [])
+    assert NO_GRANT in cli("plan", WIREGUARD_PRIVATE_KEY=OWN_TEXT).out
+
+
+def test_a_policy_file_restricts_as_well(cli: Cli, monkeypatch: pytest.MonkeyPatch, state_dir: Path) -> None:
+    file = state_dir / "policy.json"
+    file.write_text('{"grants": [{"src": ["*"], "dst": ["node:node-1"], "ip": ["*"]}]}')
+    where = {"WIREGUARD_PRIVATE_KEY": OWN_TEXT, "POLICY_FILE": str(file)}
+    world(monkeypatch, running(), TO_4)
+    assert plan(cli, **where)["changes"] == []  # the file does not permit what the registry permits
+    world(monkeypatch, running(), supported=False)
+    assert [c["token"] for c in plan(cli, **where)["changes"]] == [2, 4]
+    file.write_text("{")
+    ran = cli("plan", **where)
+    assert (ran.code, "POLICY_FILE: " in ran.err) == (78, True)
+
+
+def test_a_policy_that_can_not_be_used_is_noted(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    world(monkeypatch, running(), "\x1b{")
+    found = plan(cli, WIREGUARD_PRIVATE_KEY=OWN_TEXT)
+    assert (found["peers_then"], found["changes"]) == (0, [])
+    (note,) = found["notes"]
+    assert note.startswith("policy 0xabababab… can't be used: line 1, column 1: not JSON")
+    assert note.endswith(
+        "A daemon keeps its last good policy, which is not known here; without one it has no peers"
+    )
+    failing = TO_4[:-1] + ', "tests": [{"src": "node:node-9", "deny": ["node:node-4:tcp:1"]}]}'
+    world(monkeypatch, running(), failing)
+    found = plan(cli, WIREGUARD_PRIVATE_KEY=OWN_TEXT)
+    assert [c["token"] for c in found["changes"]] == [4]
+    assert "test 1 of policy 0xabababab… fails: node:node-9 names no member" in found["notes"][0]
+
+
+def test_a_policy_connects_a_stranger_with_none(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    world(monkeypatch, running(), TO_4)
+    found = plan(cli, WIREGUARD_PRIVATE_KEY="A" * 42 + "E=")
+    assert found["changes"] == []
+    assert "this node is not a member" in found["notes"][-1]

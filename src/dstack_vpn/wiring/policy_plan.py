@@ -1,0 +1,46 @@
+"""Access control under the policies of a registry and a file, for `plan` and `doctor`."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from dstack_vpn.config import Settings
+from dstack_vpn.core.access.control import AccessControl, Reason
+from dstack_vpn.core.policy.compiler import CompiledPolicy
+from dstack_vpn.core.policy.members import members_of_tests
+from dstack_vpn.core.policy.selection import PolicySelection
+from dstack_vpn.wiring.policy_file import read_policy_file
+
+if TYPE_CHECKING:
+    from dstack_vpn.wiring.policy import RegistryPolicy
+
+
+def under_policy(
+    settings: Settings, access: AccessControl, registry: "RegistryPolicy", now: float
+) -> tuple[AccessControl, list[str]]:
+    """Return access control as a node without a last good policy has it, and notes about it.
+
+    ``now`` is in Unix seconds. Raises `ConfigError` if POLICY_FILE can't be used.
+    """
+    selection = PolicySelection(read_policy_file(settings.policy_file))
+    offered = [registry.policy] if registry.supported else None
+    selection.choose(offered, lambda document: members_of_tests(access, document, now))
+    if selection.in_force is None:
+        return access, []
+    own = access.decide(access.own_key, now)
+    node = own.node if own.reason is Reason.OWN_KEY else None
+    subject = None if node is None else access.subject(node)
+    policy = CompiledPolicy(selection.in_force, access.registry.contract.tag_names, subject)
+    return replace(access, policy=policy), list(_notes(selection, is_member=node is not None))
+
+
+def _notes(selection: PolicySelection, *, is_member: bool) -> Iterator[str]:
+    if selection.refused is not None:
+        yield (
+            f"{selection.refused}. A daemon keeps its last good policy, which is not known here; without one "
+            "it has no peers"
+        )
+    if selection.warning is not None:
+        yield f"{selection.warning}. A daemon that has another policy keeps that one"
+    if not is_member:
+        yield "this node is not a member, so the policy connects it with no other node"
