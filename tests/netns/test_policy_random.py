@@ -1,4 +1,4 @@
-"""Random policies on three real nodes: random packets pass if and only if the evaluator says so.
+"""Random policies on three real nodes: packets pass if and only if the evaluation permits them.
 
 No program listens on the nodes. A TCP or UDP packet that passes is refused by the other kernel
 (RST, ICMP), and an echo request is answered. A packet that is denied gets no reply.
@@ -41,7 +41,7 @@ PATIENCE = 10.0
 SILENCE = 0.4
 """Seconds without a reply, after all replies that must come, until a packet counts as denied."""
 NO_PEER = {errno.ENOKEY, errno.EDESTADDRREQ, errno.ENETUNREACH, errno.EHOSTUNREACH}
-"""The errors of WireGuard for an address that is no peer's."""
+"""The errors of WireGuard for an address without a peer."""
 
 
 def random_policy(choose: random.Random) -> str:

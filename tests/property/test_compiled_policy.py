@@ -87,9 +87,7 @@ def test_changes_lead_to_the_same_rules_as_a_new_table(
     for _ in range(data.draw(st.integers(1, 8))):
         if data.draw(st.booleans()):
             compiled = CompiledPolicy([in_force(data.draw(policies))], TAG_NAMES, subject(own))
-            table.replace(
-                compiled, own_addresses(own), [((address,), each) for address, each in present.items()]
-            )
+            table.replace(compiled, own_addresses(own))
         elif others:
             other = data.draw(st.sampled_from(others))
             tags = data.draw(st.none() | st.integers(0, 15))
@@ -116,10 +114,6 @@ def test_a_policy_that_keeps_a_group_together_moves_none_of_its_members(first: A
     for address, each in present.items():
         table.put([address], each)
     before = table.rules
-    table.replace(
-        CompiledPolicy([in_force(second)], TAG_NAMES, own),
-        frozenset(),
-        [((address,), each) for address, each in present.items()],
-    )
+    table.replace(CompiledPolicy([in_force(second)], TAG_NAMES, own), frozenset())
     if before.members and table.rules.members:
         assert before.members == table.rules.members

@@ -19,7 +19,7 @@ def members_of_tests(access: AccessControl, document: PolicyDocument, now: float
     """Return the members that the tests of a policy name; ``now`` in Unix seconds."""
     selectors = {test.src for test in document.tests}
     selectors |= {target.dst for test in document.tests for target in (*test.accept, *test.deny)}
-    nodes = access.registry.nodes.values()
+    nodes = access.registry.nodes.values() if selectors else ()
     return _directory(access, (n.token_id for n in nodes if _is_named(access, n, selectors)), now)
 
 

@@ -15,6 +15,8 @@ class RuleTable:
     compiled: CompiledPolicy
     own: frozenset[str]
     """This node's tunnel addresses."""
+    _subjects: dict[str, Subject] = field(default_factory=dict, init=False)
+    """The members by address, with and without rights."""
     _members: dict[str, GroupName] = field(default_factory=dict, init=False)
     _names: dict[RightsClass, GroupName] = field(default_factory=dict, init=False)
     _used: Counter[GroupName] = field(default_factory=Counter, init=False)
@@ -38,29 +40,22 @@ class RuleTable:
         """
         found = NO_RIGHTS if subject is None else self.compiled.class_of(subject)
         name = None if found == NO_RIGHTS else self._name_of(found)
-        moved = [address for address in addresses if self._members.get(address) != name]
-        for address in moved:
-            if (before := self._members.pop(address, None)) is not None:
-                self._used[before] -= 1
-            if name is not None:
-                self._members[address] = name
-                self._used[name] += 1
-            self._rules = None
-        return bool(moved)
+        moved = False
+        for address in addresses:
+            if subject is None:
+                self._subjects.pop(address, None)
+            else:
+                self._subjects[address] = subject
+            moved |= self._move(address, name)
+        return moved
 
-    def replace(
-        self,
-        compiled: CompiledPolicy,
-        own: frozenset[str],
-        members: Iterable[tuple[tuple[str, ...], Subject]],
-    ) -> None:
-        """Change to another policy, with all members and their addresses.
+    def replace(self, compiled: CompiledPolicy, own: frozenset[str]) -> None:
+        """Change to another policy.
 
         Each group keeps its name if most of its members stay together. Few members then move.
         """
-        classes = [(addresses, compiled.class_of(subject)) for addresses, subject in members]
-        found = [(addresses, number) for addresses, number in classes if addresses and number != NO_RIGHTS]
-        votes = Counter((number, self._members.get(addresses[0])) for addresses, number in found)
+        classes = self._classes(compiled)
+        votes = Counter(zip(classes.values(), map(self._members.get, classes), strict=True))
         names: dict[RightsClass, GroupName] = {}
         taken: set[GroupName | None] = {None}
         for (number, name), _ in votes.most_common():
@@ -69,10 +64,34 @@ class RuleTable:
                 names[number] = name
                 taken.add(name)
         self.compiled, self.own, self._names, self._rules = compiled, own, names, None
-        for number in {number for _, number in found}:
+        for number, _ in votes:
             self._name_of(number)
-        self._members = {address: names[number] for addresses, number in found for address in addresses}
+        self._members = {address: names[number] for address, number in classes.items()}
         self._used = Counter(self._members.values())
+
+    def _classes(self, compiled: CompiledPolicy) -> dict[str, RightsClass]:
+        """Return the rights of each address that has some."""
+        found: dict[str, RightsClass] = {}
+        before, number = None, NO_RIGHTS
+        for address, subject in self._subjects.items():
+            if subject is not before:  # a member's addresses follow each other
+                before, number = subject, compiled.class_of(subject)
+            if number != NO_RIGHTS:
+                found[address] = number
+        return found
+
+    def _move(self, address: str, name: GroupName | None) -> bool:
+        before = self._members.get(address)
+        if before == name:
+            return False
+        if before is not None:
+            self._used[before] -= 1
+            del self._members[address]
+        if name is not None:
+            self._used[name] += 1
+            self._members[address] = name
+        self._rules = None
+        return True
 
     def _name_of(self, number: RightsClass) -> GroupName:
         name = self._names.get(number)

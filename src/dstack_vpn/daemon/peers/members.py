@@ -4,7 +4,7 @@ The module is synchronous on purpose: an event is folded, decided and passed on 
 without interruption.
 """
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -42,6 +42,7 @@ from dstack_vpn.core.observe.events import (
 )
 from dstack_vpn.core.observe.reports import MembersReport
 from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
+from dstack_vpn.core.policy.compiler import NO_RIGHTS, CompiledPolicy, Subject
 from dstack_vpn.core.policy.document import PolicyDocument
 from dstack_vpn.core.wireguard.keys import PublicKey
 from dstack_vpn.daemon.peers.policies import Policies
@@ -105,8 +106,8 @@ class Members:
     """The registry's age at the last check (seconds)."""
     _last_own: Node | None = field(default=None, init=False)
     """Our token when it was last in force without a problem."""
-    _rebuild_due: bool = field(default=False, init=False)
-    """Set if the policies have changed, and the peers were not derived again since."""
+    _policy: CompiledPolicy | None = field(default=None, init=False)
+    """The policies that the peers were last derived under."""
 
     def __post_init__(self) -> None:
         self.membership = Membership(self.policy, self.lookup)
@@ -211,12 +212,23 @@ class Members:
             self.rebuild(now)
 
     def policy_enforced(self) -> None:
-        """Admit the peers of the policy: the packet filter enforces its rules."""
+        """Admit the peers of the policy: the packet filter enforces its rules.
+
+        Another policy changes the decision about a token only if the old or the new one, and not
+        both, connects it with this node.
+        """
         if self.admission.unenforced:
             self.admission = replace(self.admission, unenforced=False)
-            self._rebuild_due = True
-        if self._rebuild_due:
             self.rebuild(self.clock.monotonic())
+        elif self._policy is not self.policies.compiled:
+            before, self._policy = self._policy, self.policies.compiled
+            access = self.access
+            changed = [
+                node.token_id
+                for node in access.registry.nodes.values()
+                if _connects(before, subject := access.subject(node)) != _connects(self._policy, subject)
+            ]
+            self._reconsider(changed, self.clock.monotonic())
 
     def policy_unenforced(self) -> None:
         """Admit no peer: the packet filter can't enforce the policy."""
@@ -280,7 +292,7 @@ class Members:
         tokens = [*self._seen.nodes, *gone]
         self._follow(tokens)
         self._follow_policies(seen)
-        self._rebuild_due = False
+        self._policy = self.policies.compiled
         access, now = self.access, self.now()
         deltas = self.membership.rebuild(access, now)
         self._set_rules(deltas, (), seen)
@@ -385,14 +397,25 @@ class Members:
     def _follow_policies(self, seen: float) -> None:
         """Take another policy, or another state of our own token, into account.
 
-        The packet filter comes first: `policy_enforced` then derives the peers again.
+        The packet filter comes first. `policy_enforced` then decides again about peers.
         """
         if self.follower.tip is None:
             return
+        present = self._present() if self.policies.known else ()
+        self.policies.follow(self.access, self.rules, self.own_node, present, seen)
+
+    def _present(self) -> Iterator[tuple[tuple[str, ...], Node]]:
+        """Yield the tokens that peers stand for, each with its addresses."""
         nodes = self.follower.registry.nodes
-        present = (nodes[token] for _, token in self.membership.pairs() if token in nodes)
-        if self.policies.follow(self.access, self.rules, self.own_node, present, seen):
-            self._rebuild_due = True
+        for key, token in self.membership.pairs():
+            if token in nodes:
+                yield self._addresses(key, token), nodes[token]
+
+    def _addresses(self, key: PublicKey, token: TokenId) -> tuple[str, ...]:
+        """Return the addresses of a peer's token. Those of the peer are text already."""
+        if key in self.membership.others:
+            return self.addresses.texts_of(token)
+        return tuple(cidr.partition("/")[0] for cidr in self.membership.peers[key].allowed_ips)
 
     def _set_rules(self, deltas: Iterable[Delta], tokens: Iterable[TokenId], seen: float) -> None:
         """Update the rules of the peers that have changed, and of the peers of these tokens."""
@@ -407,8 +430,8 @@ class Members:
         for token in found:
             node = access.registry.get(token)
             key = None if node is None else node.public_key
-            peer = isinstance(key, PublicKey) and self.membership.is_peer(key, token)
-            self.policies.put(token, access.subject(node) if node is not None and peer else None, seen)
+            if node is not None and isinstance(key, PublicKey) and self.membership.is_peer(key, token):
+                self.policies.put(self._addresses(key, token), access.subject(node), seen)
 
     def _submit(self, deltas: list[Delta], seen: float) -> None:
         if deltas:
@@ -472,3 +495,7 @@ class Members:
         if self.quorum is not None:
             self.quorum.update(tokens, self.follower.registry)
             self.doubted()
+
+
+def _connects(policy: CompiledPolicy | None, subject: Subject) -> bool:
+    return policy is None or policy.class_of(subject) != NO_RIGHTS

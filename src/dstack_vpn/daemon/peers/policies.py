@@ -7,13 +7,13 @@ The module is synchronous, like `Members`, which owns it. The packet filter read
 import asyncio
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Final, TypeAlias
 
 from dstack_vpn.core.access.addressing import AddressPlan
 from dstack_vpn.core.access.contract_quorum import Rules
 from dstack_vpn.core.access.control import AccessControl
 from dstack_vpn.core.chain.node import Node
-from dstack_vpn.core.model import Cidr, TokenId
+from dstack_vpn.core.model import Cidr
 from dstack_vpn.core.observe.events import PolicyInUse, PolicyRefused
 from dstack_vpn.core.observe.reports import PolicyReport
 from dstack_vpn.core.policy.compiler import CompiledPolicy, Subject
@@ -23,6 +23,8 @@ from dstack_vpn.core.policy.rule_table import RuleTable
 from dstack_vpn.core.policy.rules import PolicyRules
 from dstack_vpn.core.policy.selection import GoodPolicy, PolicySelection
 from dstack_vpn.ports import Clock, Publish
+
+Present: TypeAlias = Iterable[tuple[tuple[str, ...], Node]]
 
 PATIENCE: Final = 5.0
 """Seconds until a warning is reported: the text of a new policy is read within milliseconds."""
@@ -82,11 +84,12 @@ class Policies:
         self._offered = None
 
     def follow(
-        self, access: AccessControl, rules: Rules, own: Node | None, present: Iterable[Node], seen: float
-    ) -> bool:
-        """Choose and compile again if anything has changed; return whether rights may have changed.
+        self, access: AccessControl, rules: Rules, own: Node | None, present: Present, seen: float
+    ) -> None:
+        """Choose and compile again if anything has changed.
 
-        ``access`` is over the newest registry. ``present`` are the peers' nodes.
+        ``access`` is over the newest registry. ``present`` are the peers' tokens, each with its
+        addresses.
         """
         contract = access.registry.contract
         offered = rules.policies if contract.is_read else None
@@ -99,15 +102,14 @@ class Policies:
             self._note_problems()
         subject = None if own is None else access.subject(own)
         basis = self.selection.in_force, rules.tag_names, subject, None if own is None else own.token_id
-        if basis == self._compiled_from:
-            return False
-        self._compiled_from = basis
-        self._compile(rules.tag_names, subject, own, self._subjects(access, present), seen)
-        return True
+        if basis != self._compiled_from:
+            self._compiled_from = basis
+            found = ((addresses, access.subject(node)) for addresses, node in present)
+            self._compile(rules.tag_names, subject, own, found, seen)
 
-    def put(self, token: TokenId, subject: Subject | None, seen: float) -> None:
-        """Set a peer's properties; None if the token is not a peer's."""
-        if self._table is not None and self._table.put(self._texts(token), subject):
+    def put(self, addresses: Iterable[str], subject: Subject, seen: float) -> None:
+        """Set the properties of a peer's token."""
+        if self._table is not None and self._table.put(addresses, subject):
             self._note(seen)
 
     def drop(self, addresses: Iterable[Cidr], seen: float) -> None:
@@ -139,11 +141,14 @@ class Policies:
                 self.publish(PolicyInUse(None, 0))
                 self._note(seen)
             return
-        ours = frozenset[str]() if own is None else frozenset(self._texts(own.token_id))
+        ours = frozenset[str]() if own is None else frozenset(self.addresses.texts_of(own.token_id))
         self.compiled = CompiledPolicy(in_force, tag_names, subject)
         if self._table is None:
             self._table = RuleTable(self.compiled, ours)
-        self._table.replace(self.compiled, ours, present)
+            for addresses, each in present:
+                self._table.put(addresses, each)
+        else:
+            self._table.replace(self.compiled, ours)
         grants = sum(len(each.document.grants) for each in in_force)
         self.publish(PolicyInUse(", ".join(each.id for each in in_force) or "closed", grants))
         self._note(seen)
@@ -160,13 +165,3 @@ class Policies:
         self._refused = refused
         if self.selection.warning != self._warning:
             self._warning, self._warned_at = self.selection.warning, self.clock.monotonic()
-
-    def _subjects(
-        self, access: AccessControl, present: Iterable[Node]
-    ) -> Iterator[tuple[tuple[str, ...], Subject]]:
-        for node in present:
-            yield self._texts(node.token_id), access.subject(node)
-
-    def _texts(self, token: TokenId) -> tuple[str, ...]:
-        """Return a token's addresses as text."""
-        return self.addresses.texts_of(token)
