@@ -20,14 +20,17 @@ WEB, DB, OPS = 1, 2, 4
 SERVER = """
 import socket, sys, threading
 family = socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET
-server = socket.create_server((sys.argv[1], int(sys.argv[2])), family=family)
-print("up", flush=True)
+servers = [socket.create_server((sys.argv[1], int(port)), family=family) for port in sys.argv[2:]]
 def serve(one):
     with one:
         while data := one.recv(4096):
             one.sendall(data)
-while True:
-    threading.Thread(target=serve, args=(server.accept()[0],), daemon=True).start()
+def accept(server):
+    while True:
+        threading.Thread(target=serve, args=(server.accept()[0],), daemon=True).start()
+for server in servers:
+    threading.Thread(target=accept, args=(server,)).start()
+print("up", flush=True)
 """
 
 
@@ -64,9 +67,10 @@ def enforces(node: LabNode, text: str) -> bool:
 
 
 @contextmanager
-def serving(node: LabNode, address: str, port: int) -> Iterator[None]:
+def serving(node: LabNode, address: str, *ports: int) -> Iterator[None]:
     """Echo over TCP."""
-    server = node.namespace.popen(sys.executable, "-c", SERVER, address, str(port), stdout=subprocess.PIPE)
+    arguments = address, *map(str, ports)
+    server = node.namespace.popen(sys.executable, "-c", SERVER, *arguments, stdout=subprocess.PIPE)
     try:
         assert server.stdout is not None
         assert server.stdout.readline() == "up\n"
