@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 import pytest
+from demo.echo import connect, echoes, serving
 from demo.lab import Lab, Tools
 from demo.node import LabNode
-from tests.netns.policies import connect, echoes, enforces, serving
+from tests.netns.policies import enforces
 from tests.netns_support import wait_until
 
 from dstack_vpn.adapters.contracts import calls
