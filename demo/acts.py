@@ -3,21 +3,35 @@
 import contextlib
 import itertools
 import signal
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from typing import Final
 
+from demo.echo import connect, echoes, start_echo
 from demo.lab import Change, Lab
 from demo.namespaces import wait_until
 from demo.node import LabNode, new_key
-from demo.story import Act, Story
+from demo.story import Act, StepFailedError, Story
+from dstack_vpn.adapters.contracts import calls
 from dstack_vpn.core.wireguard.keys import PublicKey
 from dstack_vpn.core.wireguard.x25519 import derive
 from dstack_vpn.errors import AdminError
 
 PAGE: Final = "Hello from node a, over the tunnel."
 _WEB_PORT: Final = 8000
+_DATABASE: Final = 5432
+_SHELL: Final = 22
+_WEB, _DB, _OPS = 1, 2, 4
+_POLICY: Final = """\
+{"grants": [
+  {"src": ["tag:web"], "dst": ["tag:db"], "ip": ["tcp:5432"]},
+  {"src": ["tag:ops"], "dst": ["tag:db"], "ip": ["tcp:22"]},
+  {"src": ["*"], "dst": ["*"], "ip": ["icmp:*"]}
+]}
+"""
 _NEW_OWNER: Final = 4
 """The account that c's token is transferred to."""
 _OUTAGE: Final = 1.0
@@ -27,7 +41,7 @@ _OUTAGE: Final = 1.0
 class Acts:
     """Run all acts in a lab and report them to a story."""
 
-    COUNT: Final = 8
+    COUNT: Final = 9
 
     def __init__(self, lab: Lab, story: Story) -> None:
         self._lab, self._story = lab, story
@@ -43,6 +57,7 @@ class Acts:
             ("c's key is rotated", self.rotate),
             ("The chain stops and comes back", self.outage),
             ("A reorg takes a mint back", self.reorg),
+            ("A policy: a tag is withdrawn, and one port closes", self.policy),
         ]
 
     # -- the acts ----------------------------------------------------------------------------------
@@ -157,6 +172,30 @@ class Acts:
         for node, other in itertools.permutations(self._nodes, 2):
             story.expect(node.has_peer(other.public_key), f"the reorg took {other.name} from {node.name}")
 
+    def policy(self) -> None:
+        """Withdraw a tag: one port closes, and a connection to another port goes on."""
+        lab, story, a, b, c = self._lab, self._story, self._a, self._b, self._c
+        for name in ("web", "db", "ops"):
+            lab.chain.send(calls.define_tag(name))
+        lab.chain.send(calls.set_tags(a.token, _WEB | _OPS))
+        lab.chain.send(calls.set_tags(b.token, _DB))
+        start_echo(b, b.address, _DATABASE, _SHELL)
+        story.note("a has the tags web and ops, b has db; b serves tcp:5432 and tcp:22")
+        story.change("a policy is enforced by a, b and c", lambda: lab.set_policy(_POLICY, (a, b, c)))
+        with story.timed("c connects to tcp:5432 and tcp:22 of b: denied"):
+            self._closed(c, _DATABASE, _SHELL)
+        with self._connected(a, _DATABASE) as database, self._connected(a, _SHELL) as shell:
+            story.expect(echoes(database) and echoes(shell), "b does not reply to a")
+            story.note("a is connected to both ports")
+            story.change("a loses the tag web: a and b enforce that", lambda: lab.set_tags(a, _OPS, (a, b)))
+            story.expect(not echoes(database, 0.3), "the connection to tcp:5432 goes on")
+            story.expect(echoes(shell), "the connection to tcp:22 is cut")
+            story.note("its connection to tcp:5432 is cut, and that to tcp:22 goes on")
+        with story.timed("a connects to tcp:5432 again: denied"):
+            self._closed(a, _DATABASE)
+        with self._connected(a, _SHELL):
+            story.note("a connects to tcp:22 again: permitted")
+
     # -- parts -------------------------------------------------------------------------------------
 
     @property
@@ -184,6 +223,21 @@ class Acts:
             for other in self._pair:
                 reached = node.reaches(other.address, wait=0.3)
                 self._story.expect(not reached, f"{node.name} still reaches {other.name}")
+
+    def _closed(self, node: LabNode, *ports: int) -> None:
+        for port in ports:
+            found = connect(node, self._b.address, port, 0.3)
+            if found is not None:
+                found.close()
+            self._story.expect(found is None, f"{node.name} can connect to tcp:{port} of b")
+
+    @contextlib.contextmanager
+    def _connected(self, node: LabNode, port: int) -> Iterator[socket.socket]:
+        found = connect(node, self._b.address, port)
+        if found is None:
+            raise StepFailedError(f"{node.name} can't connect to tcp:{port} of b")
+        with found:
+            yield found
 
     def _restart_c(self, what: str) -> None:
         with self._story.timed(what):

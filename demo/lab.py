@@ -194,6 +194,7 @@ class Lab:
             # wireguard-go on every machine: the demo does not depend on the kernel.
             "BACKEND": "userspace",
             "LOG_FORMAT": "json",
+            "LOG_LEVEL_POLICY": "debug",  # the time at which rules were applied
         }
         home, owner = self.run.home / name, len(self.nodes) + 1
         node = LabNode(name, namespace, address, home, owner, settings, program=program)
@@ -252,6 +253,18 @@ class Lab:
     ) -> Change:
         """Wait until these nodes have the peer."""
         found = (node.wait_applied(key, mined.ordered, gone=False, timeout=timeout) for node in nodes)
+        return Change(mined, tuple(found))
+
+    def set_policy(self, text: str, nodes: tuple[LabNode, ...]) -> Change:
+        """Set the policy, and wait until these nodes enforce it."""
+        mined = self.chain.send(calls.set_policy(text))
+        found = (node.wait_enforced(mined.ordered, PATIENCE, new=True) for node in nodes)
+        return Change(mined, tuple(found))
+
+    def set_tags(self, node: LabNode, mask: int, nodes: tuple[LabNode, ...]) -> Change:
+        """Set a node's tags, and wait until these nodes enforce the policy with them."""
+        mined = self.chain.send(calls.set_tags(node.token, mask))
+        found = (each.wait_enforced(mined.ordered, PATIENCE) for each in nodes)
         return Change(mined, tuple(found))
 
     def lost(

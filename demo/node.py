@@ -231,6 +231,19 @@ class LabNode:
         assert entry is not None
         return Applied(self.name, logged_at(entry), entry["latency_ms"])
 
+    def wait_enforced(self, since: float, timeout: float, *, new: bool = False) -> Applied:
+        """Wait until the packet filter has rules of a change; ``new``: of another policy."""
+        what = f"node {self.name} should enforce the policy (its log: {self.log})"
+        if new:
+            wait_until(lambda: self.journal.find("policy.in_force", since), what, timeout)
+            entry = self.journal.find("policy.in_force", since)
+            assert entry is not None
+            since = logged_at(entry)
+        wait_until(lambda: self.journal.find("policy.applied", since), what, timeout)
+        entry = self.journal.find("policy.applied", since)
+        assert entry is not None
+        return Applied(self.name, logged_at(entry), entry["latency_ms"])
+
     def place_of(self, key: PublicKey) -> str | None:
         """Return WireGuard's endpoint for a peer; None if it is unknown."""
         peer = self.device().peers.get(key)

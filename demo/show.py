@@ -31,7 +31,7 @@ _WIDTH: Final = 100
 """Columns of the output to files and pipes."""
 _CLOCK: Final = """\
 The time of a change runs from before its transaction is sent, anvil's mining included,
-to the acknowledgement by the last node's WireGuard. "daemon" is the daemon's part of it.
+to the acknowledgement by the last node's WireGuard or packet filter. "daemon" is its daemon's part.
 All times are of this machine's clock."""
 
 

@@ -2,8 +2,8 @@
 ping.
 
 The time of a change runs from before its transaction is sent, anvil's mining included, to the last
-daemon's log line about its device's acknowledgement. A ping runs from a to b all the time. A lost
-packet fails the step.
+daemon's log line about the acknowledgement by its device or packet filter. A ping runs from a to b
+all the time. A lost packet fails the step.
 """
 
 import contextlib

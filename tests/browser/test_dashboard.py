@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import pytest
+from demo.echo import connect
 from demo.lab import Lab
 from demo.node import new_key
 from playwright.sync_api import Browser, Page, Route, expect
 from tests.browser.conftest import TOKEN, URL
-from tests.netns.policies import connect, set_text
+from tests.netns.policies import set_text
 
 from dstack_vpn.adapters.contracts import calls
 from dstack_vpn.core.wireguard.x25519 import derive

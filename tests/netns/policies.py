@@ -1,15 +1,13 @@
 """Nodes under a policy: its setting, echo servers, and connections."""
 
 import json
-import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+from demo.echo import connect, echoes
 from demo.lab import Lab
 from demo.node import LabNode
 from tests.netns_support import wait_until
@@ -17,18 +15,6 @@ from tests.netns_support import wait_until
 from dstack_vpn.adapters.contracts import calls
 
 WEB, DB, OPS = 1, 2, 4
-SERVER = """
-import socket, sys, threading
-family = socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET
-server = socket.create_server((sys.argv[1], int(sys.argv[2])), family=family)
-print("up", flush=True)
-def serve(one):
-    with one:
-        while data := one.recv(4096):
-            one.sendall(data)
-while True:
-    threading.Thread(target=serve, args=(server.accept()[0],), daemon=True).start()
-"""
 
 
 class Network:
@@ -61,38 +47,6 @@ def enforces(node: LabNode, text: str) -> bool:
     shown = node.get("/policy")
     texts = [each["text"] for each in shown["in_force"] or ()]
     return texts == ([text] if text else []) and bool(shown["enforced"])
-
-
-@contextmanager
-def serving(node: LabNode, address: str, port: int) -> Iterator[None]:
-    """Echo over TCP."""
-    server = node.namespace.popen(sys.executable, "-c", SERVER, address, str(port), stdout=subprocess.PIPE)
-    try:
-        assert server.stdout is not None
-        assert server.stdout.readline() == "up\n"
-        yield
-    finally:
-        server.kill()
-        server.wait(10)
-
-
-def connect(node: LabNode, address: str, port: int, wait: float = 1.0) -> socket.socket | None:
-    """Open a connection; None if none is possible within some seconds."""
-    with node.namespace.entered():
-        try:
-            return socket.create_connection((address, port), timeout=wait)
-        except OSError:
-            return None
-
-
-def echoes(connection: socket.socket, wait: float = 2.0) -> bool:
-    """Return whether the other end answers."""
-    connection.settimeout(wait)
-    try:
-        connection.sendall(b"x")
-        return connection.recv(1) == b"x"
-    except TimeoutError:
-        return False
 
 
 def may_connect(node: LabNode, address: str, port: int) -> bool:

@@ -61,7 +61,7 @@ def wait_for_step(running: "subprocess.Popen[str]", step: int) -> None:
     lines: list[str] = []
     for line in running.stdout:
         lines.append(line)
-        if line.startswith(f"{step}/8"):
+        if line.startswith(f"{step}/9"):
             return
     pytest.fail(f"the demo ended before step {step}:\n{''.join(lines)}")
 
@@ -84,7 +84,10 @@ def assert_nothing_left(folder: Path, tag: str) -> None:
 
 
 def assert_shows_everything(said: str) -> None:
-    assert re.findall(r"^(\d)/8 ", said, re.MULTILINE) == list("12345678")
+    assert re.findall(r"^(\d)/9 ", said, re.MULTILINE) == list("123456789")
+    for change in ("a policy is enforced by a, b and c", "a loses the tag web: a and b enforce that"):
+        assert re.search(rf"block \d+: {change} +[0-9.]+ m?s  daemon [0-9.]+ ms", said), change
+    assert "its connection to tcp:5432 is cut, and that to tcp:22 goes on" in said
     assert "All steps passed" in said
 
 
@@ -127,7 +130,7 @@ def test_a_kept_one_shows_everything_and_goes_on_until_it_is_cleaned_up(demo: De
         said, _ = running.communicate(timeout=120)
     assert running.returncode == 0, said
     assert_shows_everything(said)
-    assert re.findall(r"packets, (\d+) lost", said) == ["0"] * 6
+    assert re.findall(r"packets, (\d+) lost", said) == ["0"] * 7
     assert len(namespaces(tag)) == 8
     inside = re.search(r"(nsenter \S+-b \S+) bash", said)
     assert inside is not None

@@ -3,9 +3,10 @@
 import signal
 
 import pytest
+from demo.echo import connect, echoes, serving
 from demo.lab import Lab
 from tests.netns.conftest import connect_three
-from tests.netns.policies import WEB, Network, attempts, connect, echoes, may_connect, serving
+from tests.netns.policies import WEB, Network, attempts, may_connect
 from tests.netns_support import wait_until
 
 pytestmark = [pytest.mark.netns, pytest.mark.anvil]
