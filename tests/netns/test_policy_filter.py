@@ -106,6 +106,18 @@ async def test_an_edit_before_a_change_is_not_taken_for_our_own(namespace: Names
     assert "\t\taccept" not in listed(namespace)
 
 
+async def test_no_file_of_names_is_needed(namespace: Namespace) -> None:
+    """Debian's slim images have no ``/etc/protocols`` and no ``/etc/services``."""
+    for name in ("protocols", "services"):
+        namespace.run("mount", "--bind", "/dev/null", f"/etc/{name}")
+    firewall = NftFirewall()
+    await firewall.apply(RULES)
+    assert await firewall.is_applied("h1-w")
+    namespace.run("nft", "add", "table", "inet", "others")
+    assert await firewall.is_applied("h1-w")
+    assert set((await firewall.count("h1-w")).granted) == {SSH.grant, PING.grant}
+
+
 UNPRIVILEGED = """
 import asyncio, os
 from dstack_vpn.adapters.firewall.nft import NftFirewall

@@ -39,8 +39,10 @@ from dstack_vpn.core.policy.selectors import Protocol
 from dstack_vpn.errors import FirewallError
 from dstack_vpn.ports import FirewallRules, PortForward
 
-_ICMP: Final = "meta l4proto { icmp, ipv6-icmp }"
-_WITH_PORTS: Final = "{ tcp, udp }"
+_ICMP: Final = "meta l4proto { 1, 58 }"
+"""ICMP and ICMPv6. libnftables reads the numbers of names from a file that the images lack."""
+_WITH_PORTS: Final = "{ 6, 17 }"
+"""TCP and UDP."""
 _ADDRESSES: Final = re.compile(r"[0-9a-f.:]*", re.ASCII)
 _NAME: Final = re.compile(r"[a-z0-9]+", re.ASCII)
 _LIMITS: Final = "size 1024; flags dynamic,timeout; timeout 60s;"

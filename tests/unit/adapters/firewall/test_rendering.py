@@ -103,7 +103,7 @@ def test_a_closed_policy_permits_no_packet() -> None:
     table = with_policy(NOTHING)
     assert table.chains["prerouting_policy"].rules == (
         'iifname != "wg0" accept',
-        "ct state related meta l4proto { icmp, ipv6-icmp } accept",
+        "ct state related meta l4proto { 1, 58 } accept",
         "goto denied",
     )
     assert table.members == {"members4": {}, "members6": {}}

@@ -76,7 +76,7 @@ def test_a_group_with_other_rights_is_refilled_alone() -> None:
         "flush chain inet dstack_vpn_wg0 group_m1",
         "add rule inet dstack_vpn_wg0 group_m1 ct direction reply goto replies_m1",
         "add rule inet dstack_vpn_wg0 group_m1 tcp dport vmap { 22 : goto allow_1a2b3c4d_1 }",
-        "add rule inet dstack_vpn_wg0 group_m1 meta l4proto { icmp, ipv6-icmp } goto allow_1a2b3c4d_2",
+        "add rule inet dstack_vpn_wg0 group_m1 meta l4proto { 1, 58 } goto allow_1a2b3c4d_2",
     ]
 
 
