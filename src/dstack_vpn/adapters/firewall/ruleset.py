@@ -20,7 +20,9 @@ from dstack_vpn.adapters.device import netlink
 from dstack_vpn.errors import DeviceError, FirewallError
 
 NOT_PERMITTED: Final = "no permission to change the firewall: CAP_NET_ADMIN is needed"
-NOT_SUPPORTED: Final = "this kernel lacks a part of nftables: set LEAK_PROTECTION=off"
+NOT_SUPPORTED: Final = (
+    "this kernel lacks a part of nftables: use another one, or without a policy set LEAK_PROTECTION=off"
+)
 DEADLINE: Final = 5.0
 """Seconds to wait for a reply of the kernel."""
 
