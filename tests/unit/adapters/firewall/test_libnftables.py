@@ -10,7 +10,10 @@ from dstack_vpn.errors import FirewallError
     ("said", "told"),
     [
         ("netlink: Error: cache initialization failed: Operation not permitted", "CAP_NET_ADMIN is needed"),
-        ("Error: Could not process rule: Operation not supported", "another one, or without a policy set LEAK_PROTECTION=off"),
+        (
+            "Error: Could not process rule: Operation not supported",
+            "another one, or without a policy set LEAK_PROTECTION=off",
+        ),
         (
             "Error: syntax error, unexpected newline\nbogus text\n          ^\n",
             "nftables refuses the rules: Error: syntax error, unexpected newline",
