@@ -39,7 +39,8 @@ class Tools:
     """The programs that a lab needs."""
 
     anvil: Path
-    wireguard_go: Path
+    wireguard_go: Path | None
+    """None: the daemons use the kernel's WireGuard."""
 
 
 @dataclass(frozen=True)
@@ -184,15 +185,16 @@ class Lab:
     def add_node(self, name: str, *, program: tuple[str, ...] = LabNode.program) -> LabNode:
         """Return a new node, not running or registered; ``program`` is its `LabNode.program`."""
         namespace, address = self.add_namespace(name)
+        wireguard_go = self.tools.wireguard_go
         settings = {
-            "PATH": f"{self.tools.wireguard_go.parent}:{_PATH}",
+            "PATH": _PATH if wireguard_go is None else f"{wireguard_go.parent}:{_PATH}",
             # The daemons run the same code as this process, also if another one is installed.
             "PYTHONPATH": str(Path(dstack_vpn.__file__).parents[1]),
             "NETWORK": "local",
             "RPC_URL": self.chain.url,
             "CONTRACT_ADDRESS": self.chain.contract,
-            # wireguard-go on every machine: the demo does not depend on the kernel.
-            "BACKEND": "userspace",
+            # The demo uses wireguard-go, so that it does not depend on the kernel.
+            "BACKEND": "kernel" if wireguard_go is None else "userspace",
             "LOG_FORMAT": "json",
             "LOG_LEVEL_POLICY": "debug",  # the time at which rules were applied
         }

@@ -170,7 +170,8 @@ class LabNode:
 
         def ready() -> bool:
             if self.daemon is not None and self.daemon.poll() is not None:
-                raise AdminError(f"the daemon of {self.name} has ended (its log: {self.log})")
+                output = self.log.read_text(errors="replace")[-2000:]
+                raise AdminError(f"the daemon of {self.name} has ended. Its output ({self.log}):\n{output}")
             return self.health().get("status") == "ok"
 
         wait_until(ready, f"the daemon of {self.name} is ready (its log: {self.log})", timeout)

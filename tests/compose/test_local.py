@@ -2,10 +2,13 @@
 
 import http.client
 import json
+import urllib.request
 from contextlib import closing
+from typing import Any
 
 import pytest
-from scripts.stack import DockerError, Stack, docker, documents, health, inspect, wait_for, wait_healthy
+from scripts.compose_demo import dashboard
+from scripts.stack import ROOT, DockerError, Stack, docker, documents, health, inspect, wait_for, wait_healthy
 
 NET_ADMIN = 1 << 12
 ALLOWED = {"node-a": NET_ADMIN, "node-b": NET_ADMIN}
@@ -95,7 +98,7 @@ def test_ipv6_works_in_the_tunnel_without_ipv6_outside(stack: Stack) -> None:
     (address,) = (a.partition("/")[0] for a in addresses if ":" in a)
     program = (
         "import socket,sys; s=socket.socket(socket.AF_INET6,socket.SOCK_STREAM); s.settimeout(5);"
-        f"sys.exit(s.connect_ex(('{address}', 9)) != 111)"
+        f"sys.exit(s.connect_ex(('{address}', 80)) != 111)"
     )
     stack.exec("client", "/usr/bin/python3", "-c", program)  # refused by node a, so the packet arrived
 
@@ -150,6 +153,36 @@ def test_a_nodes_http_is_on_no_network(stack: Stack) -> None:
     with pytest.raises(DockerError):
         stack.exec("client", "/usr/bin/python3", "-c", CONNECT, "10.77.0.2", "8080")
     stack.exec("client", "/usr/bin/python3", "-c", CONNECT, "10.77.0.2", "80")
+
+
+def test_the_policy_permits_the_page_and_nothing_else(stack: Stack) -> None:
+    assert stack.node("policy", "show") == (ROOT / "docker" / "devchain" / "policy.json").read_text()
+    assert "grant 1" in stack.node("policy", "explain", "b", "a", "tcp:80")
+    with pytest.raises(DockerError):
+        stack.node("policy", "explain", "b", "a", "tcp:81")
+    denied = get(stack, "/policy")["denied"]["packets"]
+    with pytest.raises(DockerError):
+        stack.exec("client", "/usr/bin/python3", "-c", CONNECT, "10.77.0.2", "81")
+    stack.exec("client", "/usr/bin/python3", "-c", CONNECT, "10.77.0.2", "80")
+    policy = wait_for("the packets are counted", lambda: counted(stack, denied), 10)
+    assert policy["enforced"] is True
+    assert [(each["node"], each["protocol"]) for each in policy["recent"] if each["port"] == 81] == [
+        ("b", "tcp")
+    ]
+    with pytest.raises(DockerError):  # the other direction: no grant
+        stack.exec("web", "/usr/bin/python3", "-c", CONNECT, "10.77.0.3", "80")
+
+
+def counted(stack: Stack, before: int) -> dict[str, Any] | None:
+    """Return node a's policies as soon as it has counted more denied packets."""
+    policy = get(stack, "/policy")
+    return policy if policy["denied"]["packets"] > before else None
+
+
+def get(stack: Stack, path: str) -> dict[str, Any]:
+    """Return a document of node a's API, by the dashboard's port."""
+    with urllib.request.urlopen(f"{dashboard(stack)}{path[1:]}", timeout=5) as reply:
+        return dict(json.load(reply))
 
 
 def test_the_web_server_is_reached_over_the_vpn_alone(stack: Stack) -> None:
