@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.memory_device import MemoryDevice, MemoryLink
+from tests.memory_firewall import MemoryFirewall
 
 from dstack_vpn.adapters.chain import RpcPool
 from dstack_vpn.adapters.chain.jsonrpc import Request
@@ -62,6 +63,7 @@ class Rig:
     pace: float | None = None
     """Seconds between blocks, if the chain's block time is configured."""
     link: MemoryLink = field(default_factory=MemoryLink)
+    firewall: MemoryFirewall = field(default_factory=MemoryFirewall)
     asked: list[tuple[str, Sequence[Any]]] = field(default_factory=list)
     """The RPC calls of all sessions, from the connection on: methods and parameters."""
     sessions: list[RpcSession] = field(default_factory=list)
@@ -93,7 +95,7 @@ class Rig:
             poll_interval=0.05,
             draw=lambda: 0.1,
         )
-        return wiring.build(settings, self.link, Relays(settings), _Watched(pool, self))
+        return wiring.build(settings, self.link, Relays(settings), _Watched(pool, self), self.firewall)
 
     @asynccontextmanager
     async def running(self, *, settled: bool = True) -> AsyncIterator["Rig"]:

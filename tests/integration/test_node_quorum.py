@@ -504,23 +504,35 @@ async def test_an_end_that_one_endpoint_puts_off_does_not_move(trio: Trio, make_
         assert rig.peers == members(chain)
 
 
+SSH, ALL, WEB = (
+    '{"grants": [{"src": ["*"], "dst": ["*"], "ip": ["' + ports + '"]}]}'
+    for ports in ("tcp:22", "*", "tcp:443")
+)
+
+
 async def test_a_policy_that_one_endpoint_shows_alone_permits_nothing(trio: Trio, make_rig: MakeRig) -> None:
     """The true policy stays in force; the others contradict the endpoint at the next resync."""
     chain = trio.chain
     await chain.mint(1)
-    await chain.mine(registry.set_policy("deny all"), registry.define_tag(0, "web"))
+    await chain.mine(registry.set_policy(SSH), registry.define_tag(0, "web"))
     async with running(make_rig, trio) as rig:
-        await settled(rig, chain, "the initial peers")
-        await eventually(lambda: texts(rig) == ["deny all"], "the confirmed policy")
+        await eventually(lambda: texts(rig) == [SSH], "the confirmed policy")
         assert rig.node.tunnel.members.rules.tag_names == ("web",)
-        await trio.liar.forge(registry.set_policy("allow all"), registry.define_tag(1, "gateway"))
+        await trio.liar.forge(registry.set_policy(ALL), registry.define_tag(1, "gateway"))
         await eventually(lambda: len(texts(rig)) == 2 or trio.liar.ws in quarantined(rig), "the forgery")
-        assert "deny all" in texts(rig)
+        assert SSH in texts(rig)
+        assert in_force(rig)[0] == SSH
         await eventually(lambda: trio.liar.ws in quarantined(rig), "the endpoint is quarantined")
-        await eventually(lambda: texts(rig) == ["deny all"], "only the true policy")
-        await chain.mine(registry.set_policy("allow web"))
-        await eventually(lambda: texts(rig) == ["allow web"], "the next policy, by the other endpoints")
+        await eventually(lambda: texts(rig) == [SSH], "only the true policy")
+        await chain.mine(registry.set_policy(WEB))
+        await eventually(lambda: texts(rig) == [WEB], "the next policy, by the other endpoints")
+        await eventually(lambda: in_force(rig) == [WEB], "it is in force")
         assert rig.node.tunnel.members.rules.tag_names == ("web",)
+
+
+def in_force(rig: Rig) -> list[str | None]:
+    """Return the texts of the policies that must permit a connection."""
+    return [each.text for each in rig.node.members.policies.selection.in_force or ()]
 
 
 def texts(rig: Rig) -> list[str | None]:
@@ -530,16 +542,16 @@ def texts(rig: Rig) -> list[str | None]:
 
 async def test_a_restart_remembers_the_confirmed_policy(trio: Trio, make_rig: MakeRig) -> None:
     chain = trio.chain
-    await chain.mine(registry.set_policy("deny all"))
+    await chain.mine(registry.set_policy(SSH))
     async with running(make_rig, trio) as rig:
-        await eventually(lambda: texts(rig) == ["deny all"], "the confirmed policy")
+        await eventually(lambda: texts(rig) == [SSH], "the confirmed policy")
         await chain.mine_empty(5)
         await eventually(lambda: CONTRACT in rig.node.persistence._confirmed, "it is stored as confirmed")
     for server in trio.servers:
         await server.stop()
     again = make_rig(trio.urls(), chain.contract, environment={"RPC_QUORUM": "2"})
     async with again.running(settled=False):
-        await eventually(lambda: texts(again) == ["deny all"], "without an endpoint")
+        await eventually(lambda: texts(again) == [SSH], "without an endpoint")
 
 
 async def test_too_few_endpoints_grant_nothing_and_take_nothing_away(trio: Trio, make_rig: MakeRig) -> None:

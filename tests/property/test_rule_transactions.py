@@ -100,7 +100,7 @@ def judge(rule: str, packet: Sample) -> str | None:
         return found[1] if packet.reply else None
     if found := re.fullmatch(r"goto (\w+)", rule):
         return found[1]
-    if found := re.fullmatch(r"meta l4proto \{ icmp, ipv6-icmp \} goto (\w+)", rule):
+    if found := re.fullmatch(r"meta l4proto \{ 1, 58 \} goto (\w+)", rule):
         return found[1] if packet.protocol == "icmp" else None
     if found := re.fullmatch(r"(tcp|udp) (sport|dport) vmap \{ (.*) \}", rule):
         assert (found[2] == "sport") is packet.reply, "ports of the wrong side"

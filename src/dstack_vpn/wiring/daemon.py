@@ -32,7 +32,7 @@ from dstack_vpn.core.paths.destination import Destinations
 from dstack_vpn.core.wireguard.key_age import Schedule
 from dstack_vpn.daemon.daemon import Daemon
 from dstack_vpn.errors import ConfigError
-from dstack_vpn.ports import ChainSource, Link
+from dstack_vpn.ports import ChainSource, Firewall, Link
 from dstack_vpn.wiring.addresses import address_plan, destinations, peer_policy
 from dstack_vpn.wiring.assembly import Options, Outside, assemble
 from dstack_vpn.wiring.audit_log import audit_log_of
@@ -78,11 +78,10 @@ def late_link(settings: Settings, claim: Claim) -> Link:
     return DeferredLink(choose)
 
 
-def build(settings: Settings, link: Link, relays: Relays, source: ChainSource) -> Daemon:
+def build(settings: Settings, link: Link, relays: Relays, source: ChainSource, firewall: Firewall) -> Daemon:
     """Return a daemon that is ready to run; raises `ConfigError`."""
     if settings.wireguard_private_key is None:
         raise ConfigError(["WIREGUARD_PRIVATE_KEY (or WIREGUARD_PRIVATE_KEY_FILE): is not set"])
-    firewall = NftFirewall()
     outside = Outside(
         clock=SystemClock(),
         source=source,
@@ -121,7 +120,7 @@ def build(settings: Settings, link: Link, relays: Relays, source: ChainSource) -
         key_schedule=Schedule(settings.key_max_age, draw) if settings.key_max_age else None,
         audit_keep_for=settings.audit_keep_days * _DAY,
         audit_keep_bytes=settings.audit_keep_mb * 1_000_000,
-        protect=protects(settings, firewall),
+        protect=protects(settings),
         closed_ports=closed_ports(settings),
         forwards=settings.forward_to,
         policy_file=read_policy_file(settings.policy_file),
@@ -149,7 +148,7 @@ async def run(settings: Settings) -> None:
 
 async def _run(settings: Settings, claim: Claim) -> None:
     relays, source = Relays(settings), chain_source(settings)
-    node = build(settings, late_link(settings, claim), relays, source)
+    node = build(settings, late_link(settings, claim), relays, source, NftFirewall())
     stop = asyncio.Event()
     _end_on_signals(stop)
     gc.freeze()

@@ -18,7 +18,7 @@ _log = structlog.get_logger(component="firewall")
 
 def unprotected(settings: Settings) -> FirewallReport | None:
     """Return and log a report if no packet filter protects the tunnel; None if one does."""
-    if protects(settings, NftFirewall()):
+    if protects(settings):
         return None
     off = settings.leak_protection == "off"
     why = "LEAK_PROTECTION=off" if off else "libnftables is not installed"
@@ -27,9 +27,9 @@ def unprotected(settings: Settings) -> FirewallReport | None:
     return report
 
 
-def protects(settings: Settings, firewall: NftFirewall) -> bool:
+def protects(settings: Settings) -> bool:
     """Return whether the settings ask for a packet filter around the tunnel."""
-    return settings.leak_protection == "on" or (settings.leak_protection == "auto" and firewall.is_there)
+    return settings.leak_protection == "on" or (settings.leak_protection == "auto" and NftFirewall().is_there)
 
 
 def closed_ports(settings: Settings) -> frozenset[tuple[str, int]]:

@@ -107,12 +107,15 @@ class NftFirewall:
 
     async def edited(self) -> None:
         """See `ports.Firewall.edited`."""
-        if self._watch is None:
-            self._watch = RulesetWatch()
-        while True:
-            await self._watch.changed()
-            if await self._in_thread(self._take_edit):
-                return
+        watch = self._watch = self._watch or RulesetWatch()
+        try:
+            while True:
+                await watch.changed()
+                if await self._in_thread(self._take_edit):
+                    return
+        except asyncio.CancelledError:
+            self._stop_watching()
+            raise
 
     async def count(self, interface: str) -> PolicyCounts:
         """See `ports.Firewall.count`."""
@@ -129,6 +132,11 @@ class NftFirewall:
             self._watch.close()
             self._watch = None
         await self._in_thread(lambda: self._remove(rendering.table_name(interface)))
+
+    def _stop_watching(self) -> None:
+        if self._watch is not None:
+            self._watch.close()
+            self._watch = None
 
     async def _in_thread(self, function: Callable[[], _Result]) -> _Result:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function)
