@@ -14,14 +14,11 @@ import contextlib
 import fcntl
 import os
 import shutil
-import sysconfig
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Self
-
-import click
 
 import dstack_vpn
 from demo.chain import LabChain, Mined
@@ -32,7 +29,6 @@ from dstack_vpn.core.wireguard.keys import PublicKey
 
 _PREFIX: Final = "dstack-vpn-demo-"
 _NETWORK: Final = "192.168.77"
-_SOURCES: Final = str(Path(dstack_vpn.__file__).parents[1])
 PATIENCE: Final = 10.0
 """The limit in seconds from a change of the registry to the devices: 1,000 times the usual."""
 _PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -43,8 +39,7 @@ class Tools:
     """The programs that a lab needs."""
 
     anvil: Path
-    wireguard_go: Path | None
-    """None: the daemons use the kernel's WireGuard."""
+    wireguard_go: Path
 
 
 @dataclass(frozen=True)
@@ -189,17 +184,15 @@ class Lab:
     def add_node(self, name: str, *, program: tuple[str, ...] = LabNode.program) -> LabNode:
         """Return a new node, not running or registered; ``program`` is its `LabNode.program`."""
         namespace, address = self.add_namespace(name)
-        wireguard_go = self.tools.wireguard_go
         settings = {
-            "PATH": _PATH if wireguard_go is None else f"{wireguard_go.parent}:{_PATH}",
-            # The daemons run the same code as this process, also if another one is installed. They
-            # import the same packages, also if these are not in the usual place.
-            "PYTHONPATH": os.pathsep.join(dict.fromkeys([_SOURCES, *_packages()])),
+            "PATH": f"{self.tools.wireguard_go.parent}:{_PATH}",
+            # The daemons run the same code as this process, also if another one is installed.
+            "PYTHONPATH": str(Path(dstack_vpn.__file__).parents[1]),
             "NETWORK": "local",
             "RPC_URL": self.chain.url,
             "CONTRACT_ADDRESS": self.chain.contract,
-            # The demo uses wireguard-go, so that it does not depend on the kernel.
-            "BACKEND": "kernel" if wireguard_go is None else "userspace",
+            # wireguard-go on every machine: the demo does not depend on the kernel.
+            "BACKEND": "userspace",
             "LOG_FORMAT": "json",
             "LOG_LEVEL_POLICY": "debug",  # the time at which rules were applied
         }
@@ -280,10 +273,3 @@ class Lab:
         """Wait until these nodes no longer have the peer."""
         found = (node.wait_applied(key, mined.ordered, gone=True, timeout=timeout) for node in nodes)
         return Change(mined, tuple(found))
-
-
-def _packages() -> Iterator[str]:
-    """Yield the directory of the packages, if it is not in this interpreter's own."""
-    found = Path(click.__file__).parents[1]
-    if found != Path(sysconfig.get_path("purelib")):
-        yield str(found)

@@ -1,6 +1,5 @@
 """A network for each test: a chain and daemons in separate namespaces, as in the demo."""
 
-import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import permutations
@@ -13,7 +12,6 @@ from demo.ping import Ping
 from tests.anvil import anvil_path
 from tests.netns_support import is_usable, wireguard_go
 
-from dstack_vpn.adapters.device.netlink import find_family
 from dstack_vpn.errors import DstackVpnError
 
 
@@ -23,14 +21,9 @@ def tools() -> Tools:
     anvil, wireguard = anvil_path(), wireguard_go()
     if not is_usable():
         pytest.skip("NO ROOT, NAMESPACES OR TUN: the end-to-end tests are SKIPPED; run them as root")
-    if anvil is None or (wireguard is None and not has_wireguard()):
+    if anvil is None or wireguard is None:
         pytest.skip("NO ANVIL OR WIREGUARD-GO: the end-to-end tests are SKIPPED; 'make test' installs them")
-    return Tools(real_anvil(Path(anvil)), None if wireguard is None else Path(wireguard))
-
-
-def has_wireguard() -> bool:
-    """Return whether this kernel has WireGuard."""
-    return asyncio.run(find_family("wireguard")) is not None
+    return Tools(real_anvil(Path(anvil)), Path(wireguard))
 
 
 @pytest.fixture

@@ -24,7 +24,6 @@ SOURCES = str(Path(dstack_vpn.__file__).parents[1])
 @pytest.fixture
 def demo(tools: Tools, tmp_path: Path) -> Iterator[Demo]:
     """Start demos with their directories in the test's folder."""
-    assert tools.wireguard_go is not None
     path = f"{tools.anvil.parent}:{tools.wireguard_go.parent}:{os.defpath}:/usr/sbin:/sbin"
 
     def start(*arguments: str) -> "subprocess.Popen[str]":

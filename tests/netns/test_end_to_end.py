@@ -426,7 +426,6 @@ def test_a_plain_wireguard_client_can_join(lab: Lab, tools: Tools) -> None:
     mined = lab.mint_key("d", public)
     lab.gained(mined, public, (a, b, c))
     address = f"10.77.0.{mined.minted + 1}"
-    assert tools.wireguard_go is not None
     namespace.popen(tools.wireguard_go, "-f", INTERFACE, env={"LOG_LEVEL": "error"})
     wait_until(lambda: INTERFACE in namespace.run("ip", "link"), "the interface exists")
     secret = base64.b64encode(key.reveal()).decode()
