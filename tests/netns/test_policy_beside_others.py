@@ -31,7 +31,7 @@ FOLDER = Path(__file__).parent / "firewalls"
 TABLE = "dstack_vpn_h1_2dw"
 CONTAINER = "172.17.0.2"
 OTHER = PortRight(Protocol.TCP, 23, 30, FIRST)
-"""What ufw and firewalld close."""
+"""Ports that ufw and firewalld close."""
 
 
 def load_ufw(node: Namespace) -> None:
