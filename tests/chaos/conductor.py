@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from tests.chaos import faults
 from tests.chaos.invariants import Carried, Violation
@@ -11,6 +11,9 @@ from tests.chaos.plan import EVERYWHERE, Fault, Round
 from tests.chaos.world import BYSTANDERS, World
 
 from dstack_vpn.errors import AdminError
+
+RULES: Final = 5.0
+"""Seconds within which a node's kernel has the rules of the contract's policy, at least."""
 
 
 @dataclass
@@ -124,6 +127,13 @@ def _recover(world: World, each: Round, outcome: Outcome) -> None:
     outcome.violations += [
         Violation(name, probe, "does not follow the contract", outcome.recovery) for name in sorted(waiting)
     ]
+    for name in sorted(world.nodes.keys() - waiting):
+        problem = world.policy_problem(world.nodes[name])
+        while problem is not None and time.monotonic() - healed < max(limit, RULES):
+            time.sleep(0.05)
+            problem = world.policy_problem(world.nodes[name])
+        if problem is not None:
+            outcome.violations.append(Violation(name, "", problem, time.monotonic() - healed))
     for fault in each.faults:
         if fault.kind.breaks_tunnels:
             _reach(world, fault, outcome)

@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import secrets
 import signal
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from demo.namespaces import wait_until
 from demo.node import INTERFACE, WIREGUARD_PORT, LabNode, new_key
 from tests.chaos import gateway
 from tests.chaos.plan import EVERYWHERE, Fault, Kind
-from tests.chaos.world import World
+from tests.chaos.world import TABLE, World
 
 from dstack_vpn.core.wireguard.x25519 import derive
 
@@ -280,6 +281,19 @@ def _ip(*arguments: str) -> Callable[[World, LabNode, float], Heal]:
     return edit
 
 
+def _rules_flushed(world: World, node: LabNode, strength: float) -> Heal:
+    node.namespace.run("nft", "flush", "ruleset")
+    return _nothing
+
+
+def _group_closed(world: World, node: LabNode, strength: float) -> Heal:
+    """Flush the chain of a group of members: its members have no rights."""
+    groups = re.findall(r"chain (group_\w+)", node.namespace.run("nft", "list", "table", "inet", TABLE))
+    chosen = groups[int(strength * len(groups))]
+    node.namespace.run("nft", "flush", "chain", "inet", TABLE, chosen)
+    return _nothing
+
+
 _FOR_ALL: Final[dict[str, Callable[[World, float], Heal]]] = {
     "anvil killed": _chain_killed,
     "anvil suspended": _chain_suspended,
@@ -301,6 +315,8 @@ _FOR_ONE: Final[dict[str, Callable[[World, LabNode, float], Heal]]] = {
     "wg adds a stranger": _peer_added,
     "wg edits a peer": _peer_edited,
     "wg changes key and port": _key_changed,
+    "nft flushes all rules": _rules_flushed,
+    "nft closes a group": _group_closed,
     "ip sets it down": _ip("link", "set", INTERFACE, "down"),
     "ip takes the address": _ip("address", "flush", "dev", INTERFACE),
     "ip deletes it": _ip("link", "delete", INTERFACE),

@@ -27,6 +27,7 @@ class Token:
     name: str
     key: str
     expires_at: int
+    tags: int = 0
 
     @property
     def address(self) -> str:

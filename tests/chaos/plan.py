@@ -11,8 +11,11 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Final, Literal
 
-What = Literal["mint", "revoke", "transfer", "rotate", "expire"]
-_WHAT: Final[tuple[What, ...]] = ("mint", "revoke", "revoke", "transfer", "rotate", "expire")
+What = Literal["mint", "revoke", "transfer", "rotate", "expire", "tag", "policy"]
+_WHAT: Final[tuple[What, ...]] = (
+    *("mint", "revoke", "revoke", "transfer", "rotate", "expire"),
+    *("tag", "tag", "policy"),
+)
 
 EVERYWHERE: Final = "*"
 """The target of a fault that affects all nodes."""
@@ -78,6 +81,8 @@ KINDS: Final = (
     Kind("wg adds a stranger", _DEVICE, (0, 1), _RESYNC),
     Kind("wg edits a peer", _DEVICE, (0, 1), _RESYNC, breaks_tunnels=True),
     Kind("wg changes key and port", _DEVICE, (0, 1), _RESYNC, breaks_tunnels=True),
+    Kind("nft flushes all rules", _ANY, (0, 1), _RESYNC, cuts_off=False),
+    Kind("nft closes a group", _DEVICE, (0, 1), _RESYNC, cuts_off=False, breaks_tunnels=True),
     Kind("ip sets it down", _DEVICE, (0, 1), _RESYNC, breaks_tunnels=True),
     Kind("ip takes the address", _DEVICE, (0, 1), _RESYNC, breaks_tunnels=True),
     Kind("ip deletes it", _DEVICE, (0, 1), 15, breaks_tunnels=True),

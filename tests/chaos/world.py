@@ -13,6 +13,7 @@ without the daemon's code.
 import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -35,7 +36,7 @@ from tests.chaos.observer import Observer, Token
 from tests.chaos.plan import Change
 from tests.netns_support import is_usable, wireguard_go
 
-from dstack_vpn.adapters.contracts import calls
+from dstack_vpn.adapters.contracts import calls, signatures
 from dstack_vpn.core.wireguard.x25519 import derive
 from dstack_vpn.errors import AdminError
 
@@ -57,6 +58,9 @@ BYSTANDERS: Final = ("ab", "bc")
 """The pairs that ping continuously. Losses count while no fault affects either device."""
 MARGIN: Final = 70
 """Blocks above the nodes' tokens: more than the deepest reorg."""
+WEB: Final = 1
+"""The tag that the policy grants a port to."""
+TABLE: Final = "dstack_vpn_wg0"
 DISK: Final = 8 << 20
 """The size of a node's state directory in bytes. It is a separate file system."""
 
@@ -158,7 +162,9 @@ class World:
             answer = bytes.fromhex(chain.rpc("eth_call", {"to": chain.contract, "data": data}, "latest")[2:])
             page, total = decode([f"{_NODE_VIEW}[]", "uint256"], answer)
             offset += _PAGE
-            found += [Token(row[0], row[1], row[2], row[3], row[8]) for row in page if row[9] or row[10]]
+            found += [
+                Token(row[0], row[1], row[2], row[3], row[8], row[11]) for row in page if row[9] or row[10]
+            ]
         self.tokens = {token.name: token for token in found}
         self.observer.contract(found, since)
 
@@ -182,9 +188,38 @@ class World:
             self.send(calls.transfer(token.owner, to, token.id), token.owner)
         elif change.what == "rotate":
             self.send(calls.update_key(token.id, derive(new_key())), token.owner)
+        elif change.what == "tag":
+            self.send(calls.set_tags(token.id, token.tags ^ WEB))
+        elif change.what == "policy":
+            self.send(calls.set_policy(policy(self.port() % 60_000 + 1)))
         else:
             soon = int(time.time()) + 2  # noqa: TID251 - expiry is compared with the machine's clock
             self.send(calls.set_expiry(token.id, soon))
+
+    def port(self) -> int:
+        """Return the port that the contract's policy opens for members with the tag."""
+        chain = self.lab.chain
+        call = {"to": chain.contract, "data": f"0x{signatures.POLICY.hex()}"}
+        (text,) = decode(["string"], bytes.fromhex(chain.rpc("eth_call", call, "latest")[2:]))
+        found = re.search(r"tcp:(\d+)", text)
+        assert found is not None, text
+        return int(found[1])
+
+    def policy_problem(self, node: LabNode) -> str | None:
+        """Return the difference between the contract's policy and the rules in a node's kernel."""
+        table = node.namespace.run("nft", "list", "table", "inet", TABLE, check=False)
+        groups = dict(re.findall(r"(\d+\.\d+\.\d+\.\d+) : jump (group_\w+)", table))
+        chains = dict(re.findall(r"\tchain (group_\w+) \{\n(.*?)\n\t\}", table, re.DOTALL))
+        opened = f"tcp dport vmap {{ {self.port()} : "
+        for token in self.tokens.values():
+            if token.id == node.token or not self.invariants.has(node.name, token.key):
+                continue
+            rules = chains.get(groups.get(token.address, ""))
+            if rules is None:
+                return f"{token.name} has no rules"
+            if (opened in rules) is not bool(token.tags & WEB) or "{ 1, 58 }" not in rules:
+                return f"{token.name} has other rules than the policy"
+        return None
 
     def sweep(self) -> None:
         """Revoke expired tokens, because a clock that is set back would admit them again."""
@@ -215,6 +250,15 @@ class World:
             ping.stop()
         if self.gateway.stdin is not None:
             self.gateway.stdin.close()
+
+
+def policy(port: int) -> str:
+    """Return a policy: all members may ping each other; those with the tag have a port."""
+    grants = [
+        {"src": ["*"], "dst": ["*"], "ip": ["icmp:*"]},
+        {"src": ["tag:web"], "dst": ["*"], "ip": [f"tcp:{port}"]},
+    ]
+    return json.dumps({"grants": grants})
 
 
 def ports(node: LabNode) -> tuple[int, ...]:
@@ -275,6 +319,8 @@ def _start_gateway(lab: Lab) -> "subprocess.Popen[str]":
 def _begin(made: World) -> None:
     """Mint the nodes, deeper than any reorg, and bring the tunnels up."""
     lab, nodes = made.lab, made.lab.nodes
+    lab.chain.send(calls.define_tag("web"))
+    lab.chain.send(calls.set_policy(policy(1)))
     for node in nodes.values():
         lab.mint(node)
         if node.name != "d":
