@@ -286,10 +286,10 @@ def _rules_flushed(world: World, node: LabNode, strength: float) -> Heal:
     return _nothing
 
 
-def _group_closed(world: World, node: LabNode, strength: float) -> Heal:
-    """Flush the chain of a group of members: its members have no rights."""
-    groups = re.findall(r"chain (group_\w+)", node.namespace.run("nft", "list", "table", "inet", TABLE))
-    chosen = groups[int(strength * len(groups))]
+def _rights_flushed(world: World, node: LabNode, strength: float) -> Heal:
+    """Flush the chain of the rights of a group of members."""
+    chains = re.findall(r"chain (rights_\w+)", node.namespace.run("nft", "list", "table", "inet", TABLE))
+    chosen = chains[int(strength * len(chains))]
     node.namespace.run("nft", "flush", "chain", "inet", TABLE, chosen)
     return _nothing
 
@@ -316,7 +316,7 @@ _FOR_ONE: Final[dict[str, Callable[[World, LabNode, float], Heal]]] = {
     "wg edits a peer": _peer_edited,
     "wg changes key and port": _key_changed,
     "nft flushes all rules": _rules_flushed,
-    "nft closes a group": _group_closed,
+    "nft closes a group": _rights_flushed,
     "ip sets it down": _ip("link", "set", INTERFACE, "down"),
     "ip takes the address": _ip("address", "flush", "dev", INTERFACE),
     "ip deletes it": _ip("link", "delete", INTERFACE),

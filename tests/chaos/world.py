@@ -208,13 +208,17 @@ class World:
     def policy_problem(self, node: LabNode) -> str | None:
         """Return the difference between the contract's policy and the rules in a node's kernel."""
         table = node.namespace.run("nft", "list", "table", "inet", TABLE, check=False)
-        groups = dict(re.findall(r"(\d+\.\d+\.\d+\.\d+) : jump (group_\w+)", table))
-        chains = dict(re.findall(r"\tchain (group_\w+) \{\n(.*?)\n\t\}", table, re.DOTALL))
-        opened = f"tcp dport vmap {{ {self.port()} : "
+        sets = dict(re.findall(r"\tset (members4_\w+) \{([^}]*)\}", table))
+        led = re.findall(r"ip saddr @(members4_\w+) goto (rights_\w+)", table)
+        rights = {
+            address: chain for name, chain in led for address in re.findall(r"\d+\.\d+\.\d+\.\d+", sets[name])
+        }
+        chains = dict(re.findall(r"\tchain (rights_\w+) \{\n(.*?)\n\t\}", table, re.DOTALL))
+        opened = f"tcp dport {self.port()} goto "
         for token in self.tokens.values():
             if token.id == node.token or not self.invariants.has(node.name, token.key):
                 continue
-            rules = chains.get(groups.get(token.address, ""))
+            rules = chains.get(rights.get(token.address, ""))
             if rules is None:
                 return f"{token.name} has no rules"
             if (opened in rules) is not bool(token.tags & WEB) or "{ 1, 58 }" not in rules:

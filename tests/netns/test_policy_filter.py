@@ -12,6 +12,7 @@ from tests import netns_support
 from tests.netns_support import Namespace
 
 from dstack_vpn.adapters.firewall.nft import NftFirewall
+from dstack_vpn.adapters.firewall.rendering import make_table
 from dstack_vpn.core.policy.rules import CLOSED, GrantId, GroupRights, PolicyRules, PortRight
 from dstack_vpn.core.policy.selectors import Protocol
 from dstack_vpn.ports import FirewallRules
@@ -31,6 +32,7 @@ POLICY = PolicyRules(
     {"m0": GroupRights((SSH, PING), (SSH,)), "m1": GroupRights((), (PING,))},
 )
 RULES = FirewallRules("h1-w", BOTH, True, policy=POLICY)
+RIGHTS = next(name for name in make_table(RULES).chains if name.startswith("rights_"))
 
 
 @pytest.fixture
@@ -45,14 +47,15 @@ def listed(namespace: Namespace) -> list[str]:
 
 
 EDITS = [
-    f"insert rule inet {TABLE} group_m0 accept",
+    f"insert rule inet {TABLE} {RIGHTS} accept",
     f"insert rule inet {TABLE} prerouting_policy accept",
     f"flush chain inet {TABLE} denied",
-    f"add element inet {TABLE} members4 {{ 10.77.0.9 : jump group_m0 }}",
-    f"add element inet {TABLE} members6 {{ fd01::9 : accept }}",
-    f"delete element inet {TABLE} members4 {{ 10.77.0.3 }}",
-    f"flush map inet {TABLE} members6",
-    f"add chain inet {TABLE} group_m9",
+    f"add element inet {TABLE} members4_m0 {{ 10.77.0.9 }}",
+    f"add element inet {TABLE} members6_m1 {{ fd01::9 }}",
+    f"delete element inet {TABLE} members4_m1 {{ 10.77.0.3 }}",
+    f"flush set inet {TABLE} members6_m0",
+    f"add rule inet {TABLE} from4 accept",
+    f"add chain inet {TABLE} rights_m9",
     f"add counter inet {TABLE} grant_file_9",
     f"add set inet {TABLE} more {{ type ipv4_addr; }}",
     f"add rule inet {TABLE} allow_1a2b3c4d_1 drop",
@@ -206,13 +209,13 @@ async def test_every_sequence_of_changes_leads_to_the_table_of_a_new_start(
 
 
 def normal(namespace: Namespace) -> dict[str, list[str]]:
-    """Return each part of our table with its lines. Parts, and elements of maps, have no order."""
+    """Return each part of our table with its lines. Parts, and elements of sets, have no order."""
     parts: dict[str, list[str]] = {}
     name = ""
     for line in namespace.run("nft", "--stateless", "list", "table", "inet", TABLE).splitlines():
         if line.startswith("\t\t"):
             found = [line.strip()]
-            if name.startswith("map "):
+            if name.startswith("set "):
                 inner = line.replace("elements = {", ",").replace("}", "")
                 found = [part for each in inner.split(",") if (part := each.strip())]
             parts[name] = [*parts[name], *found]
@@ -220,7 +223,7 @@ def normal(namespace: Namespace) -> dict[str, list[str]]:
             name = line.strip("\t {")
             assert name not in parts
             parts[name] = []
-    return {name: sorted(lines) if name.startswith("map ") else lines for name, lines in parts.items()}
+    return {name: sorted(lines) if name.startswith("set ") else lines for name, lines in parts.items()}
 
 
 # -- time -------------------------------------------------------------------------------

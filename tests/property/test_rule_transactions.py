@@ -1,7 +1,7 @@
 """Every table between two tables, and every mixture of them that a packet can meet.
 
 A packet that the kernel is processing while a transaction ends is judged by the old rules and the
-new elements of maps. An interpreter of the rules that dstack-vpn writes judges sample packets.
+new elements of sets. An interpreter of the rules that dstack-vpn writes judges sample packets.
 """
 
 import re
@@ -72,10 +72,12 @@ def table(policy: PolicyRules) -> Table:
 
 def passes(chains: Table, elements: Table, packet: Sample) -> bool:
     """Return whether the chains of one table accept a packet, with the elements of another one."""
-    group = elements.members["members6" if ":" in packet.source else "members4"].get(packet.source)
-    if group is None or f"group_{group}" not in chains.chains:
-        return False
-    return accepts(chains, f"group_{group}", packet)
+    for rule in chains.chains["from6" if ":" in packet.source else "from4"].rules:
+        found = re.fullmatch(r"ip6? saddr @(\w+) goto (\w+)", rule)
+        assert found is not None, rule
+        if packet.source in elements.members.get(found[1], frozenset()):
+            return accepts(chains, found[2], packet)
+    return False
 
 
 def accepts(chains: Table, name: str, packet: Sample) -> bool:
@@ -102,19 +104,19 @@ def judge(rule: str, packet: Sample) -> str | None:
         return found[1]
     if found := re.fullmatch(r"meta l4proto \{ 1, 58 \} goto (\w+)", rule):
         return found[1] if packet.protocol == "icmp" else None
-    if found := re.fullmatch(r"(tcp|udp) (sport|dport) vmap \{ (.*) \}", rule):
+    if found := re.fullmatch(r"(tcp|udp) (sport|dport) (.*) goto (\w+)", rule):
         assert (found[2] == "sport") is packet.reply, "ports of the wrong side"
-        return by_port(found[3], packet.port) if found[1] == packet.protocol else None
+        return found[4] if found[1] == packet.protocol and has(found[3], packet.port) else None
     raise AssertionError(f"an unknown rule: {rule}")
 
 
-def by_port(elements: str, port: int) -> str | None:
-    for element in elements.split(", "):
-        ports, _, chain = element.partition(" : goto ")
-        first, _, last = ports.partition("-")
+def has(ports: str, port: int) -> bool:
+    """Return whether a port, a range, or a set of these includes a port."""
+    for each in ports.strip("{ }").split(", "):
+        first, _, last = each.partition("-")
         if int(first) <= port <= int(last or first):
-            return chain
-    return None
+            return True
+    return False
 
 
 def mixtures(old: Table, new: Table) -> Iterator[tuple[Table, Table]]:

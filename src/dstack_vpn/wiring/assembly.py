@@ -182,6 +182,7 @@ def assemble(outside: Outside, options: Options) -> Daemon:
     # The device.
     tunnel = Tunnel(outside.link, members, keys, options.listen_port, options.interface, options.mtu, clock)
     prefixes = frozenset(map(str, options.addresses.networks))
+    filled = asyncio.Event()
     firewall_controller = FirewallController(
         firewall=outside.firewall,
         resolver=outside.forward_resolver,
@@ -193,6 +194,7 @@ def assemble(outside: Outside, options: Options) -> Daemon:
         publish=publish,
         enforced=members.policy_enforced,
         unenforced=members.policy_unenforced,
+        filled=filled,
         closed=options.closed_ports,
         forwards=options.forwards,
     )
@@ -213,6 +215,7 @@ def assemble(outside: Outside, options: Options) -> Daemon:
         confirm=chain.confirm,
         proven=paths.proven,
         renewing=handshakes.initiate_all,
+        filled=filled,
         observers=(peer_stats.observe, persistence.config_changed, handshakes.observe, resolver.observe),
         publish=publish,
     )

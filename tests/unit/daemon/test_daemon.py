@@ -162,6 +162,29 @@ async def test_a_restart_without_a_chain_brings_back_final_members_less_the_revo
         await eventually(lambda: not again.node.members.stale)
 
 
+async def test_an_adopted_peer_that_was_not_final_stays_without_a_chain(bench: Bench) -> None:
+    bench.keep_interface, bench.resync_interval = True, 0.02
+    bench.source.final = 1
+    bench.chain.mine(grant(1))
+    async with bench.running():
+        await eventually(lambda: bench.tokens() == {1})
+        bench.source.tell(bench.chain.mine(grant(2), grant(3)))
+        await eventually(lambda: bench.tokens() == {1, 2, 3})
+        await eventually(lambda: bench.store.saved is not None and len(bench.store.saved.events) == 2)
+    device = bench.device
+    device.applied.clear()
+    await device.apply([RemovePeer(key(2)), SetPeer(key(9), allowed_ips=frozenset({"10.77.0.99/32"}))])
+    again = Bench(chain=bench.chain, store=bench.store, link=bench.link)
+    again.source.up = False
+    async with again.running() as node:
+        await eventually(node.reconciler.filled.is_set)
+        assert again.tokens() == {1, 3}, "token 2 comes from the store only, and was not final"
+        again.source.up = True
+        await eventually(lambda: again.tokens() == {1, 2, 3})
+    assert RemovePeer(key(1)) not in device.applied
+    assert RemovePeer(key(3)) not in device.applied
+
+
 async def test_another_chain_is_refused_and_changes_no_peer(bench: Bench) -> None:
     bench.chain.mine(grant(1))
     async with bench.running():

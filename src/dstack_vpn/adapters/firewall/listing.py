@@ -10,11 +10,10 @@ from dstack_vpn.ports import DeniedPackets, PacketCount
 _NAMES: Final = {
     "chain": re.compile(
         r"output|prerouting_raw|input|forward|prerouting_nat|postrouting_nat|prerouting_policy|denied"
-        r"|(?:allow|group|replies)_\w+"
+        r"|from[46]|(?:allow|rights|replies)_\w+"
     ),
     "counter": re.compile(r"denied|grant_\w+"),
-    "map": re.compile(r"members[46]"),
-    "set": re.compile(r"denied[46](?:_other)?"),
+    "set": re.compile(r"denied[46](?:_other)?|members[46]_\w+"),
 }
 """The names in our tables, by kind."""
 _OURS_ALONE: Final = frozenset({"prerouting_raw", "prerouting_nat", "prerouting_policy"})
@@ -22,6 +21,9 @@ _OURS_ALONE: Final = frozenset({"prerouting_raw", "prerouting_nat", "prerouting_
 _FORMER_CHAINS: Final = frozenset({"leaving", "entering", "arriving", "passing", "handing", "behind"})
 """The chain names in tables that version 0.1 may have left behind."""
 _COUNTER: Final = re.compile(r"\tcounter (\w+) \{\s+packets ([0-9]+) bytes ([0-9]+)\s", re.ASCII)
+_MEMBERS: Final = re.compile(
+    r"\tset (members\w+) \{\n\t\ttypeof ip6? saddr\n(?:\t\telements = \{([^}]*)\}\n)?"
+)
 _GRANT: Final = re.compile(r"grant_([a-z0-9]+)_([0-9]+)", re.ASCII)
 _DENIED: Final = re.compile(
     r"([0-9a-f.:]+) \. ([0-9a-f.:]+) \. ([0-9]+)(?: \. ([0-9]+))? counter packets ([0-9]+) bytes", re.ASCII
@@ -49,11 +51,12 @@ def enforces_policy(table: str) -> bool:
     return "\tchain prerouting_policy {" in table
 
 
-def elements(listed: str) -> frozenset[str]:
-    """Return the elements of a listed map, each with its value."""
-    _, _, rest = listed.partition("elements = {")
-    inner, _, _ = rest.partition("}")
-    return frozenset(text for part in inner.split(",") if (text := part.strip()))
+def members(table: str) -> dict[str, frozenset[str]]:
+    """Return the elements of the sets of members in a listed table."""
+    return {
+        name: frozenset(text for part in listed.split(",") if (text := part.strip()))
+        for name, listed in _MEMBERS.findall(table)
+    }
 
 
 def counters(listed: str) -> tuple[dict[GrantId, PacketCount], PacketCount]:

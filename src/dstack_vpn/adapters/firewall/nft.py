@@ -8,7 +8,7 @@ If another program has edited the table, or it is of an earlier process, one tra
 all of it. A table with our name is ours only if it has only parts that ours have.
 
 The table's listing without elements is stored after each change of its structure; the elements of
-its maps are compared with the model. A listing may show what another program did since our own
+its sets are compared with the model. A listing may show what another program did since our own
 transaction. Therefore it only counts if the kernel's generation did not change in between.
 
 All calls are made in one thread, one after another. A call whose task was cancelled completes.
@@ -16,7 +16,7 @@ All calls are made in one thread, one after another. A call whose task was cance
 
 import asyncio
 import ipaddress
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,9 +128,7 @@ class NftFirewall:
 
     async def remove(self, interface: str) -> None:
         """See `ports.Firewall.remove`."""
-        if self._watch is not None:
-            self._watch.close()
-            self._watch = None
+        self._stop_watching()
         await self._in_thread(lambda: self._remove(rendering.table_name(interface)))
 
     def _stop_watching(self) -> None:
@@ -231,14 +229,14 @@ class NftFirewall:
         generation = self._nftables.generation()
         if generation == made.generation:
             return True
-        same = self._list(name) == made.structure and all(
-            self._elements(name, of) == made.table.expected(of) for of in made.table.members
-        )
+        same = self._list(name) == made.structure and self._members(made.table) == made.table.members
         self._made[name] = _Made(made.table, made.structure if same else None, generation)
         return same
 
-    def _elements(self, name: str, of: str) -> frozenset[str]:
-        return listing.elements(self._nftables.run(f"list map inet {name} {of}", Output.STATELESS))
+    def _members(self, table: Table) -> Mapping[str, frozenset[str]]:
+        if not table.members:
+            return {}
+        return listing.members(self._nftables.run(f"list table inet {table.name}", Output.STATELESS))
 
     def _remove(self, name: str) -> None:
         try:
@@ -249,7 +247,7 @@ class NftFirewall:
 
     def _count(self, name: str) -> PolicyCounts:
         made = self._made.get(name)
-        if made is None or not made.table.members:
+        if made is None or "counter denied" not in made.table.parts:
             return PolicyCounts({}, PacketCount(0, 0), ())
         listed = listing.of_table(self._nftables.run(ALL, Output.TERSE), name) or ""
         granted, denied = listing.counters(listed)

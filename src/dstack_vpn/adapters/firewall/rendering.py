@@ -17,10 +17,14 @@ member used. `prerouting_policy` comes after connection tracking, and also befor
 The chains have a priority before those of other tables, and accept by default. Packets that other
 tables refuse stay refused.
 
-For the policy (decision 0037), the maps ``members4`` and ``members6`` lead from a member's address
-to the chain of its group, ``group_…``. It allows ports by ``allow_…``, one for each grant, with the
-counter ``grant_…``. Replies are judged in ``replies_…``. Packets that no rule allows are recorded
-in the sets ``denied…`` and dropped.
+For the policy (decision 0037), each group of members has a set of addresses for each IP version,
+``members4_…`` and ``members6_…``. ``from4`` and ``from6`` lead from these to the group's rights,
+``rights_…``. This chain allows ports by ``allow_…``, one for each grant, with the counter
+``grant_…``. Replies are judged in ``replies_…``. Packets that no rule allows are recorded in the
+sets ``denied…`` and dropped.
+
+nft 1.0.6 (Debian 12) crashes at any listing if a newer libnftables, such as a container's, has made
+an anonymous verdict map, or a set of addresses that is declared by ``type`` instead of ``typeof``.
 
 Rules contain only addresses, numbers, names with letters and digits, and a validated and quoted
 interface name.
@@ -28,13 +32,15 @@ interface name.
 
 import ipaddress
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from hashlib import blake2b
 from itertools import chain as joined
+from itertools import groupby
 from typing import Final
 
 from dstack_vpn.adapters.firewall.table import Chain, Table
 from dstack_vpn.core.model import Cidr
-from dstack_vpn.core.policy.rules import GrantId, GroupName, GroupRights, PolicyRules, PortRight
+from dstack_vpn.core.policy.rules import GrantId, GroupRights, PolicyRules, PortRight
 from dstack_vpn.core.policy.selectors import Protocol
 from dstack_vpn.errors import FirewallError
 from dstack_vpn.ports import FirewallRules, PortForward
@@ -74,11 +80,12 @@ def make_table(rules: FirewallRules) -> Table:
     if rules.policy is None:
         return Table(name, chains)
     _check_names(rules.policy)
-    members: dict[str, dict[str, GroupName]] = {"members4": {}, "members6": {}}
+    members: dict[str, set[str]] = {name: set() for name in _member_sets(rules.policy)}
     for address, group in rules.policy.members.items():
-        members["members6" if ":" in address else "members4"][address] = group
+        members[f"members{6 if ':' in address else 4}_{group}"].add(address)
     chains |= _policy_chains(rules.interface, rules.policy)
-    return Table(name, chains, dict(_policy_parts(rules.policy)), members)
+    found = {each: frozenset(addresses) for each, addresses in members.items()}
+    return Table(name, chains, dict(_policy_parts(rules.policy)), found)
 
 
 def _chains(rules: FirewallRules) -> Iterator[tuple[str, Chain]]:
@@ -188,13 +195,19 @@ def _check_names(policy: PolicyRules) -> None:
         raise FirewallError(f"the rules of the policy have an invalid address: {address!r}")
 
 
+def _member_sets(policy: PolicyRules) -> Iterator[str]:
+    for version, _, _ in _FAMILIES:
+        yield from (f"members{version}_{group}" for group in policy.groups)
+
+
 def _policy_parts(policy: PolicyRules) -> Iterator[tuple[str, str]]:
     for grant in _grants(policy):
         yield f"counter grant_{grant}", ""
     yield "counter denied", ""
-    for version, family, _ in _FAMILIES:
+    for version, family, header in _FAMILIES:
         kinds = f"type {family}_addr . {family}_addr . inet_proto"
-        yield f"map members{version}", f"type {family}_addr : verdict;"
+        for group in sorted(policy.groups):
+            yield f"set members{version}_{group}", f"typeof {header} saddr;"
         yield f"set denied{version}", f"{kinds} . inet_service; {_LIMITS}"
         yield f"set denied{version}_other", f"{kinds}; {_LIMITS}"
 
@@ -202,9 +215,15 @@ def _policy_parts(policy: PolicyRules) -> Iterator[tuple[str, str]]:
 def _policy_chains(interface: str, policy: PolicyRules) -> Iterator[tuple[str, Chain]]:
     for grant in _grants(policy):
         yield f"allow_{grant}", Chain("", (f'counter name "grant_{grant}" accept',))
-    for name, group in sorted(policy.groups.items()):
-        yield f"replies_{name}", Chain("", tuple(_right_rules(group.outbound, "sport")))
-        yield f"group_{name}", Chain("", tuple(_group_rules(name, group)))
+    chains = {name: _rights_chains(rights) for name, rights in sorted(policy.groups.items())}
+    for replies, rights in chains.values():
+        yield from (replies, rights)
+    for version, _, header in _FAMILIES:
+        leads = (
+            f"{header} saddr @members{version}_{group} goto {rights}"
+            for group, (_, (rights, _)) in chains.items()
+        )
+        yield f"from{version}", Chain("", tuple(leads))
     yield "denied", Chain("", tuple(_denied_rules()))
     yield (
         "prerouting_policy",
@@ -220,28 +239,42 @@ def _policy_chains(interface: str, policy: PolicyRules) -> Iterator[tuple[str, C
 
 def _own_address_rule(address: str) -> str:
     if ":" in address:
-        return f"ip6 daddr {address} ip6 saddr vmap @members6"
-    return f"ip daddr {address} ip saddr vmap @members4"
+        return f"ip6 daddr {address} jump from6"
+    return f"ip daddr {address} jump from4"
 
 
-def _group_rules(name: GroupName, group: GroupRights) -> Iterator[str]:
-    yield f"ct direction reply goto replies_{name}"
-    yield from _right_rules(group.inbound, "dport")
+def _rights_chains(rights: GroupRights) -> tuple[tuple[str, Chain], tuple[str, Chain]]:
+    """Return the chains of a group's replies and of its rights, with their names.
+
+    They are named by their content: a chain never changes, and groups with equal rights share one.
+    """
+    replies, replies_chain = _by_content("replies", _right_rules(rights.outbound, "sport"))
+    rules = [f"ct direction reply goto {replies}", *_right_rules(rights.inbound, "dport")]
+    return (replies, replies_chain), _by_content("rights", rules)
+
+
+def _by_content(kind: str, rules: Iterable[str]) -> tuple[str, Chain]:
+    chain = Chain("", tuple(rules))
+    text = "\n".join(chain.rules).encode()
+    return f"{kind}_{blake2b(text, digest_size=6).hexdigest()}", chain
 
 
 def _right_rules(rights: Iterable[PortRight], field: str) -> Iterator[str]:
     """Yield the rules for the rights of one direction. Rights for every protocol come last."""
-    ordered = sorted(rights, key=lambda right: (right.first, right.last))
+    ordered = sorted(rights, key=lambda right: (right.grant, right.first))
     for protocol in (Protocol.TCP, Protocol.UDP):
-        if ports := [right for right in ordered if right.protocol is protocol]:
-            yield f"{protocol.value} {field} vmap {{ {', '.join(map(_port_verdict, ports))} }}"
+        found = (right for right in ordered if right.protocol is protocol)
+        for grant, ports in groupby(found, key=lambda right: right.grant):
+            yield f"{protocol.value} {field} {_ports(list(ports))} goto allow_{grant}"
     yield from (f"{_ICMP} goto allow_{right.grant}" for right in ordered if right.protocol is Protocol.ICMP)
     yield from (f"goto allow_{right.grant}" for right in ordered if right.protocol is None)
 
 
-def _port_verdict(right: PortRight) -> str:
-    ports = str(right.first) if right.first == right.last else f"{right.first}-{right.last}"
-    return f"{ports} : goto allow_{right.grant}"
+def _ports(rights: Sequence[PortRight]) -> str:
+    found = [
+        str(right.first) if right.first == right.last else f"{right.first}-{right.last}" for right in rights
+    ]
+    return found[0] if len(found) == 1 else f"{{ {', '.join(found)} }}"
 
 
 def _denied_rules() -> Iterator[str]:

@@ -1,11 +1,13 @@
 """A table of the packet filter as a model, and the transactions between two tables."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-from dstack_vpn.core.policy.rules import GroupName
+_LEADING: Final = {"from4": "ip", "from6": "ip6"}
+"""The chains that lead members to their rights, with the header that their rules match."""
+_NONE: Final = frozenset[str]()
 
 
 class Chain(NamedTuple):
@@ -22,9 +24,9 @@ class Table:
     name: str
     chains: Mapping[str, Chain]
     parts: Mapping[str, str] = field(default_factory=dict)
-    """The definition of each counter, map and set, by its kind and name."""
-    members: Mapping[str, Mapping[str, GroupName]] = field(default_factory=dict)
-    """The group of each address, by the map's name."""
+    """The definition of each counter and set, by its kind and name."""
+    members: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """The addresses in each set of a group's members, by the set's name."""
 
     def text(self, *, new: bool = False) -> str:
         """Return the commands that replace an existing table. With ``new``, one is an error."""
@@ -34,7 +36,7 @@ class Table:
         for part, definition in self.parts.items():
             body = definition
             if members := self.members.get(part.split()[-1]):
-                body += f" elements = {{ {_elements(members.items())} }}"
+                body += f" elements = {{ {', '.join(sorted(members))} }}"
             lines.append(f"  {part} {{ {body} }}")
         for name, each in self.chains.items():
             lines += [f"  chain {name} {{ {each.hook}".rstrip()]
@@ -42,73 +44,74 @@ class Table:
         return "\n".join([*lines, "}", ""])
 
     def has_structure_of(self, other: "Table") -> bool:
-        """Return True if the tables differ at most in the elements of maps."""
+        """Return True if the tables differ at most in the elements of sets."""
         return self.chains == other.chains and self.parts == other.parts
-
-    def expected(self, name: str) -> frozenset[str]:
-        """Return the elements of a map as `listing.elements` does."""
-        return frozenset(map(_element, self.members[name].items()))
 
 
 def transactions(old: Table, new: Table) -> list[str]:
     """Return the transactions that lead from a table to another one with the same name.
 
     A packet that the kernel is processing while a transaction ends is judged by the old rules, but
-    the elements of maps in these rules are the new ones, or missing with the rules. A change of
-    members is one transaction. If chains of groups are made or change, there are up to four: no
-    packet is lost that both tables allow, and none passes that neither allows. Equal tables need no
-    transaction.
+    the elements of sets in these rules are the new ones. There are up to five transactions, so that
+    no packet is lost that both tables allow, and none passes that neither allows. Equal tables need
+    no transaction.
     """
     steps = [old, *_between(old, new), new]
     return [commands for before, after in pairwise(steps) if (commands := changes(before, after))]
 
 
 def _between(old: Table, new: Table) -> list[Table]:
-    """Return the tables between.
-
-    Each group whose rights change has a second chain meanwhile, with the new rights. First, the new
-    chains are made. Then, the groups lead to them, also for members that move there. Then, the
-    chains of the groups change, which no packet reaches.
-    """
-    changed = (name for name, each in new.chains.items() if old.chains.get(name, each) != each)
-    edited = {group for name in changed if (group := _group(name))}
-    if not old.members or (new.chains.keys() <= old.chains.keys() and not edited):
+    """Return the tables between."""
+    if not old.members:
         return []
-    second: dict[str, Chain] = {}
-    for group in sorted(edited):
-        second[f"replies_{group}_"] = new.chains[f"replies_{group}"]
-        _, *rest = new.chains[f"group_{group}"].rules
-        second[f"group_{group}_"] = Chain("", (f"ct direction reply goto replies_{group}_", *rest))
-    fresh = {name: each for name, each in new.chains.items() if name not in old.chains}
-    parts = {**old.parts, **new.parts}
-    made = replace(old, chains={**old.chains, **fresh, **second}, parts=parts)
-    if not edited:
-        return [made]
-    leading = {
-        name: Chain("", (f"goto {name}_", *old.chains[name].rules))
-        for name in (f"group_{group}" for group in sorted(edited))
+    before, after = _leads(old), _leads(new)
+    come = {
+        name: joined
+        for name, members in new.members.items()
+        if (joined := members - old.members.get(name, _NONE))
     }
-    members = {name: _apart(old.members.get(name, {}), each, edited) for name, each in new.members.items()}
-    return [
-        made,
-        replace(made, chains={**made.chains, **leading}, members=members),
-        replace(new, chains={**new.chains, **second}, members=members),
-    ]
+    ambiguous = (
+        old.members[name] != new.members[name]
+        for name, rule in after.items()
+        if before.get(name, rule) != rule
+    )
+    if any(ambiguous):
+        return _by_second_sets(old, new, come)
+    # Members that move are in both sets, and those that leave are in none. The order of the new
+    # table comes first: members that only come or leave then need no second transaction.
+    present = _NONE.union(*new.members.values())
+    members = {name: (each & present) | come.get(name, _NONE) for name, each in old.members.items()}
+    return [_united(old, new, after | before | after, {**new.members, **members})]
 
 
-def _group(chain: str) -> GroupName | None:
-    kind, _, group = chain.partition("_")
-    return group if kind in {"group", "replies"} else None
+def _by_second_sets(old: Table, new: Table, come: Mapping[str, frozenset[str]]) -> list[Table]:
+    """Return the tables between if a set gets other members and other rights.
+
+    Its old members would get the new rights, or its new ones the old rights. Therefore, all that
+    move or come are in second sets meanwhile. These lead to the new rights, before other sets.
+    """
+    leads = {f"{name}_": _leads(new)[name].replace(f"@{name} ", f"@{name}_ ") for name in come}
+    second = {f"{name}_": members for name, members in come.items()}
+    parts = {f"set {name}_": new.parts[f"set {name}"] for name in come}
+    made, left = (
+        _united(old, new, {**leads, **_leads(table)}, {**table.members, **second}) for table in (old, new)
+    )
+    return [replace(each, parts={**each.parts, **parts}) for each in (made, left)]
 
 
-def _apart(
-    old: Mapping[str, GroupName], new: Mapping[str, GroupName], edited: Collection[GroupName]
-) -> Mapping[str, GroupName]:
-    """Return the members with those that move to an edited group in its second chain."""
-    moved = {
-        member: f"{group}_" for member, group in new.items() if group in edited and old.get(member) != group
-    }
-    return {**new, **moved} if moved else new
+def _united(old: Table, new: Table, leads: Mapping[str, str], members: Mapping[str, frozenset[str]]) -> Table:
+    """Return a table with the parts of both, and with these sets of members."""
+    chains = {**new.chains, **old.chains}
+    for name, family in _LEADING.items():
+        rules = (rule for rule in leads.values() if rule.startswith(f"{family} "))
+        chains[name] = Chain("", tuple(rules))
+    return Table(new.name, chains, {**old.parts, **new.parts}, members)
+
+
+def _leads(table: Table) -> dict[str, str]:
+    """Return the rule that leads the members of each set to their rights, by the set's name."""
+    rules = (rule for name in _LEADING if name in table.chains for rule in table.chains[name].rules)
+    return {rule.split()[2].removeprefix("@"): rule for rule in rules}
 
 
 def changes(old: Table, new: Table) -> str:
@@ -130,15 +133,12 @@ def changes(old: Table, new: Table) -> str:
         lines.append(f"add chain {at} {name}{f' {{ {hook} }}' if hook else ''}")
     for name in edited:
         rules = new.chains[name].rules
-        if name not in fresh and rules[1:] == old.chains[name].rules:
-            lines.append(f"insert rule {at} {name} {rules[0]}")
-            continue
         lines += [] if name in fresh else [f"flush chain {at} {name}"]
         lines += [f"add rule {at} {name} {rule}" for rule in rules]
-    # A map that is removed has no references when its chains are flushed.
+    # A set that is removed has no references when its chains are flushed.
     lines += [f"flush chain {at} {name}" for name in gone]
-    for name in sorted(new.members.keys() | old.members.keys()):
-        lines += _member_changes(f"{at} {name}", old.members.get(name, {}), new.members.get(name, {}))
+    for name in sorted(new.members):
+        lines += _member_changes(f"{at} {name}", old.members.get(name, frozenset()), new.members[name])
     lines += [f"delete chain {at} {name}" for name in gone]
     lines += [f"delete {_at(part, at)}" for part in old.parts if part not in new.parts]
     return "".join(f"{line}\n" for line in lines)
@@ -149,20 +149,10 @@ def _at(part: str, at: str) -> str:
     return f"{kind} {at} {name}"
 
 
-def _member_changes(at: str, old: Mapping[str, GroupName], new: Mapping[str, GroupName]) -> Iterator[str]:
+def _member_changes(at: str, old: frozenset[str], new: frozenset[str]) -> Iterator[str]:
     if old is new:
         return
-    away = [member for member, group in old.items() if new.get(member) != group]
-    come = [(member, group) for member, group in new.items() if old.get(member) != group]
-    if away:
+    if away := old - new:
         yield f"delete element {at} {{ {', '.join(sorted(away))} }}"
-    if come:
-        yield f"add element {at} {{ {_elements(sorted(come))} }}"
-
-
-def _element(member: tuple[str, GroupName]) -> str:
-    return f"{member[0]} : jump group_{member[1]}"
-
-
-def _elements(members: Iterable[tuple[str, GroupName]]) -> str:
-    return ", ".join(map(_element, members))
+    if come := new - old:
+        yield f"add element {at} {{ {', '.join(sorted(come))} }}"

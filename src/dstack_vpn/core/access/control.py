@@ -259,12 +259,16 @@ def _named(node: Node) -> str:
     return f"node {node.node_id} (token {node.token_id} of {node.owner})"
 
 
+_BY_POLICY: Final = frozenset({Reason.NO_GRANT, Reason.UNENFORCED})
+"""The reasons by which a policy refuses a node that the registry grants."""
+
+
 def _own_absence(access: AccessControl, now: float) -> str:
     node_id = access.identity.node_id
     if node_id is None:
         return f"our public key {access.own_key} is not registered; register it, or set NODE_ID"
     decision = access.decide(node_id, now)
-    if decision.granted:
+    if decision.granted or decision.reason in _BY_POLICY:
         return (
             f"node {node_id} is registered with another public key than ours ({access.own_key}); "
             "update it with 'dstack-vpn node update-key', or use the private key that belongs to it"

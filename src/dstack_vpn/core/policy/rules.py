@@ -1,7 +1,8 @@
 """The rules of this node: what each member may send to it, as a packet filter can enforce it.
 
 Members with the same rights here share a group. Therefore a change of one member's tags moves two
-addresses, and a change of the policy changes groups, however many members there are.
+addresses, and a change of the policy changes the rights of groups, independent of the number of
+members.
 """
 
 from collections.abc import Mapping

@@ -46,6 +46,9 @@ class FirewallController:
     """Called after the packet filter has taken the rules of the policies."""
     unenforced: Callable[[], None]
     """Called if it can't enforce the policies."""
+    filled: asyncio.Event
+    """Set once the device's peers are those of the members. A policy that an earlier process has
+    left in force stays until then, or until peers of this process need its rules."""
     closed: frozenset[tuple[str, int]] = frozenset()
     """See `ports.FirewallRules.closed`."""
     forwards: Sequence[Forward] = ()
@@ -88,6 +91,8 @@ class FirewallController:
 
     async def run_policies(self) -> None:
         """Apply the rules of the policies as they change. Absorbs `FirewallError`."""
+        if await self._is_left(with_policy=True):
+            await self.filled.wait()
         while True:
             await self.policies.changed.wait()
             try:
@@ -117,7 +122,7 @@ class FirewallController:
     async def _take(self) -> None:
         async with self._lock:
             try:
-                await self._apply()
+                await self._apply_now()
             except FirewallError as error:
                 self._failed(str(error))
                 self._note(str(error))
@@ -164,8 +169,10 @@ class FirewallController:
 
     async def _apply(self) -> None:
         """Apply the rules that are wanted now, if they differ. The caller holds the lock."""
-        if not self.policies.known and not self._has_applied and await self._is_left(with_policy=True):
-            return  # the policy that an earlier process enforces is not known to this one yet
+        if self._has_applied or self.filled.is_set() or not await self._is_left(with_policy=True):
+            await self._apply_now()
+
+    async def _apply_now(self) -> None:
         policy, seen = self.policies.take()
         rules = FirewallRules(
             self.interface, self.prefixes, self.protect, self.closed, self._port_forwards, policy

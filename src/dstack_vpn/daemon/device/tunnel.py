@@ -118,6 +118,9 @@ class Tunnel:
         """Set up everything except the peers; raises `DeviceError`."""
         self._device = await self.link.start()
         self._settings = None
+        if self.members.stale:
+            state = await self._device.read()
+            self.members.keep(state.peers)
         await self.address()
         await self.give(self.keys.private)
         self.gone.clear()

@@ -201,6 +201,16 @@ class Members:
             self.isolated = self.stale
         self.rebuild(self.clock.monotonic())
 
+    def keep(self, keys: Collection[PublicKey]) -> None:
+        """Admit the peers of an adopted interface that the restored registry grants.
+
+        An earlier process has set them. From the store alone, only members that were final come in.
+        """
+        only = self.admission.only
+        if self.stale and not self.isolated and only is not None and not only.issuperset(keys):
+            self._admit_only(only.union(keys), Reason.UNSETTLED)
+            self.rebuild(self.clock.monotonic())
+
     def grow_old(self) -> None:
         """Apply the stale policy if the registry is too old without a confirmation by the chain."""
         now = self.clock.monotonic()

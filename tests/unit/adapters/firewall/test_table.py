@@ -6,7 +6,6 @@ import pytest
 
 from dstack_vpn.adapters.firewall.rendering import make_table
 from dstack_vpn.adapters.firewall.table import Table, changes, transactions
-from dstack_vpn.core.policy.rules import CLOSED as NOTHING
 from dstack_vpn.core.policy.rules import GrantId, GroupRights, PolicyRules, PortRight
 from dstack_vpn.core.policy.selectors import Protocol
 from dstack_vpn.ports import FirewallRules
@@ -25,112 +24,149 @@ POLICY = PolicyRules(
 )
 
 
+OWN = frozenset({"10.77.0.2"})
+
+
 def with_policy(policy: PolicyRules | None) -> Table:
     """Return the table of a node that does not protect the tunnel."""
     return make_table(FirewallRules("wg0", BOTH, protect=False, policy=policy))
+
+
+def rights_of(table: Table, group: str) -> str:
+    """Return the chain that a group's members are led to."""
+    (chain,) = (rule.split()[-1] for rule in table.chains["from4"].rules if f"@members4_{group} " in rule)
+    return chain
+
+
+NO_REPLIES = next(
+    name
+    for name, chain in with_policy(POLICY).chains.items()
+    if name.startswith("replies") and not chain.rules
+)
 
 
 def test_equal_tables_need_no_transaction() -> None:
     assert changes(with_policy(POLICY), with_policy(POLICY)) == ""
 
 
-def test_a_member_with_other_tags_moves_two_elements() -> None:
+def test_a_member_with_other_tags_is_in_both_groups_for_a_moment() -> None:
     moved = replace(POLICY, members={**POLICY.members, "10.77.0.3": "m1", "fd01::3": "m1"})
     old, new = with_policy(POLICY), with_policy(moved)
-    assert sorted(changes(old, new).splitlines()) == [
-        "add element inet dstack_vpn_wg0 members4 { 10.77.0.3 : jump group_m1 }",
-        "add element inet dstack_vpn_wg0 members6 { fd01::3 : jump group_m1 }",
-        "delete element inet dstack_vpn_wg0 members4 { 10.77.0.3 }",
-        "delete element inet dstack_vpn_wg0 members6 { fd01::3 }",
+    both, alone = transactions(old, new)
+    assert both.splitlines() == [
+        "add element inet dstack_vpn_wg0 members4_m1 { 10.77.0.3 }",
+        "add element inet dstack_vpn_wg0 members6_m1 { fd01::3 }",
+    ]
+    assert alone.splitlines() == [
+        "delete element inet dstack_vpn_wg0 members4_m0 { 10.77.0.3 }",
+        "delete element inet dstack_vpn_wg0 members6_m0 { fd01::3 }",
     ]
     assert new.has_structure_of(old)
 
 
 def test_changes_make_what_is_referred_to_first_and_remove_it_last() -> None:
-    old = PolicyRules(frozenset({"10.77.0.2"}), {"10.77.0.3": "m0"}, {"m0": GroupRights((SSH,))})
-    new = PolicyRules(frozenset({"10.77.0.2"}), {"10.77.0.3": "m1"}, {"m1": GroupRights((WEB,))})
+    old = with_policy(PolicyRules(OWN, {"10.77.0.3": "m0"}, {"m0": GroupRights((SSH,))}))
+    new = with_policy(PolicyRules(OWN, {"10.77.0.3": "m1"}, {"m1": GroupRights((WEB,))}))
     at = "inet dstack_vpn_wg0"
-    assert changes(with_policy(old), with_policy(new)).splitlines() == [
+    before, after = rights_of(old, "m0"), rights_of(new, "m1")
+    assert before != after
+    assert changes(old, new).splitlines() == [
         f"add counter {at} grant_1a2b3c4d_2 {{  }}",
+        f"add set {at} members4_m1 {{ typeof ip saddr; }}",
+        f"add set {at} members6_m1 {{ typeof ip6 saddr; }}",
         f"add chain {at} allow_1a2b3c4d_2",
-        f"add chain {at} replies_m1",
-        f"add chain {at} group_m1",
+        f"add chain {at} {after}",
         f'add rule {at} allow_1a2b3c4d_2 counter name "grant_1a2b3c4d_2" accept',
-        f"add rule {at} group_m1 ct direction reply goto replies_m1",
-        f"add rule {at} group_m1 tcp dport vmap {{ 8000-8080 : goto allow_1a2b3c4d_2 }}",
+        f"add rule {at} {after} ct direction reply goto {NO_REPLIES}",
+        f"add rule {at} {after} tcp dport 8000-8080 goto allow_1a2b3c4d_2",
+        f"flush chain {at} from4",
+        f"add rule {at} from4 ip saddr @members4_m1 goto {after}",
+        f"flush chain {at} from6",
+        f"add rule {at} from6 ip6 saddr @members6_m1 goto {after}",
         f"flush chain {at} allow_1a2b3c4d_1",
-        f"flush chain {at} replies_m0",
-        f"flush chain {at} group_m0",
-        f"delete element {at} members4 {{ 10.77.0.3 }}",
-        f"add element {at} members4 {{ 10.77.0.3 : jump group_m1 }}",
+        f"flush chain {at} {before}",
+        f"add element {at} members4_m1 {{ 10.77.0.3 }}",
         f"delete chain {at} allow_1a2b3c4d_1",
-        f"delete chain {at} replies_m0",
-        f"delete chain {at} group_m0",
+        f"delete chain {at} {before}",
         f"delete counter {at} grant_1a2b3c4d_1",
+        f"delete set {at} members4_m0",
+        f"delete set {at} members6_m0",
     ]
 
 
-def test_a_group_with_other_rights_is_refilled_alone() -> None:
-    new = replace(POLICY, groups={**POLICY.groups, "m1": GroupRights((PING, SSH))})
-    assert changes(with_policy(POLICY), with_policy(new)).splitlines() == [
-        "flush chain inet dstack_vpn_wg0 group_m1",
-        "add rule inet dstack_vpn_wg0 group_m1 ct direction reply goto replies_m1",
-        "add rule inet dstack_vpn_wg0 group_m1 tcp dport vmap { 22 : goto allow_1a2b3c4d_1 }",
-        "add rule inet dstack_vpn_wg0 group_m1 meta l4proto { 1, 58 } goto allow_1a2b3c4d_2",
-    ]
-
-
-def test_a_group_with_other_rights_has_a_second_chain_meanwhile() -> None:
-    members = {"10.77.0.3": "m1", "fd01::3": "m0", "10.77.0.4": "m1"}
-    new = replace(POLICY, members=members, groups={"m0": POLICY.groups["m0"], "m1": GroupRights((SSH,))})
+def test_a_group_with_other_rights_and_the_same_members_is_led_to_another_chain() -> None:
+    old = with_policy(POLICY)
+    new = with_policy(replace(POLICY, groups={**POLICY.groups, "m1": GroupRights((PING, SSH))}))
+    before, after = rights_of(old, "m1"), rights_of(new, "m1")
     at = "inet dstack_vpn_wg0"
-    content = [
-        "group_m1 ct direction reply goto replies_m1",
-        "group_m1 tcp dport vmap { 22 : goto allow_1a2b3c4d_1 }",
-    ]
-    made, leading, changed, last = transactions(with_policy(POLICY), with_policy(new))
+    made, left = transactions(old, new)
     assert made.splitlines() == [
-        f"add chain {at} replies_m1_",
-        f"add chain {at} group_m1_",
-        *(f"add rule {at} {rule.replace('m1', 'm1_')}" for rule in content),
+        f"add chain {at} {after}",
+        f"add rule {at} {after} ct direction reply goto {NO_REPLIES}",
+        f"add rule {at} {after} tcp dport 22 goto allow_1a2b3c4d_1",
+        f"add rule {at} {after} meta l4proto {{ 1, 58 }} goto allow_1a2b3c4d_2",
+        f"flush chain {at} from4",
+        f"add rule {at} from4 ip saddr @members4_m0 goto {rights_of(old, 'm0')}",
+        f"add rule {at} from4 ip saddr @members4_m1 goto {after}",
+        f"flush chain {at} from6",
+        f"add rule {at} from6 ip6 saddr @members6_m0 goto {rights_of(old, 'm0')}",
+        f"add rule {at} from6 ip6 saddr @members6_m1 goto {after}",
     ]
-    assert leading.splitlines() == [
-        f"insert rule {at} group_m1 goto group_m1_",
-        f"delete element {at} members4 {{ 10.77.0.3 }}",
-        f"add element {at} members4 {{ 10.77.0.3 : jump group_m1_ }}",
+    assert left.splitlines() == [f"flush chain {at} {before}", f"delete chain {at} {before}"]
+
+
+def test_groups_with_equal_rights_share_a_chain() -> None:
+    table = with_policy(replace(POLICY, groups=dict.fromkeys(("m0", "m1"), GroupRights((SSH,)))))
+    assert rights_of(table, "m0") == rights_of(table, "m1")
+    assert [name for name in table.chains if name.startswith("rights")] == [rights_of(table, "m0")]
+
+
+def test_members_that_move_to_a_group_with_other_rights_are_in_a_second_set_meanwhile() -> None:
+    members = {"10.77.0.3": "m1", "fd01::3": "m0", "10.77.0.4": "m1"}
+    old = with_policy(POLICY)
+    new = with_policy(
+        replace(POLICY, members=members, groups={"m0": POLICY.groups["m0"], "m1": GroupRights((SSH,))})
+    )
+    before, after, same = rights_of(old, "m1"), rights_of(new, "m1"), rights_of(old, "m0")
+    at = "inet dstack_vpn_wg0"
+    made, changed, left = transactions(old, new)
+    assert made.splitlines() == [
+        f"add set {at} members4_m1_ {{ typeof ip saddr; }}",
+        f"add chain {at} {after}",
+        f"add rule {at} {after} ct direction reply goto {NO_REPLIES}",
+        f"add rule {at} {after} tcp dport 22 goto allow_1a2b3c4d_1",
+        f"flush chain {at} from4",
+        f"add rule {at} from4 ip saddr @members4_m1_ goto {after}",
+        f"add rule {at} from4 ip saddr @members4_m0 goto {same}",
+        f"add rule {at} from4 ip saddr @members4_m1 goto {before}",
+        f"add element {at} members4_m1_ {{ 10.77.0.3 }}",
     ]
     assert changed.splitlines() == [
-        f"flush chain {at} group_m1",
-        *(f"add rule {at} {rule}" for rule in content),
+        f"flush chain {at} from4",
+        f"add rule {at} from4 ip saddr @members4_m1_ goto {after}",
+        f"add rule {at} from4 ip saddr @members4_m0 goto {same}",
+        f"add rule {at} from4 ip saddr @members4_m1 goto {after}",
+        f"flush chain {at} from6",
+        f"add rule {at} from6 ip6 saddr @members6_m0 goto {same}",
+        f"add rule {at} from6 ip6 saddr @members6_m1 goto {after}",
+        f"delete element {at} members4_m0 {{ 10.77.0.3 }}",
+        f"add element {at} members4_m1 {{ 10.77.0.3 }}",
     ]
-    assert last.splitlines() == [
-        f"flush chain {at} replies_m1_",
-        f"flush chain {at} group_m1_",
-        f"delete element {at} members4 {{ 10.77.0.3 }}",
-        f"add element {at} members4 {{ 10.77.0.3 : jump group_m1 }}",
-        f"delete chain {at} replies_m1_",
-        f"delete chain {at} group_m1_",
-    ]
-
-
-def test_members_enter_a_new_group_after_its_chain_was_made() -> None:
-    members = {**POLICY.members, "10.77.0.3": "m2"}
-    new = replace(POLICY, members=members, groups={**POLICY.groups, "m2": GroupRights((SSH,))})
-    made, moved = transactions(with_policy(POLICY), with_policy(new))
-    assert made.startswith("add chain inet dstack_vpn_wg0 replies_m2\n") and "element" not in made
-    assert moved.splitlines() == [
-        "delete element inet dstack_vpn_wg0 members4 { 10.77.0.3 }",
-        "add element inet dstack_vpn_wg0 members4 { 10.77.0.3 : jump group_m2 }",
+    assert left.splitlines() == [
+        f"flush chain {at} from4",
+        f"add rule {at} from4 ip saddr @members4_m0 goto {same}",
+        f"add rule {at} from4 ip saddr @members4_m1 goto {after}",
+        f"flush chain {at} {before}",
+        f"delete chain {at} {before}",
+        f"delete set {at} members4_m1_",
     ]
 
 
 @pytest.mark.parametrize(
     "new",
     [
-        replace(POLICY, members={**POLICY.members, "10.77.0.3": "m1"}),
-        replace(POLICY, members={}, groups={"m1": POLICY.groups["m1"]}),
-        NOTHING,
-        None,
+        replace(POLICY, members={**POLICY.members, "10.77.0.9": "m1"}),
+        replace(POLICY, members={"10.77.0.4": "m1"}),
     ],
 )
 def test_other_changes_are_one_transaction(new: PolicyRules | None) -> None:
@@ -142,7 +178,7 @@ def test_a_policy_that_is_removed_leaves_nothing() -> None:
     table = with_policy(POLICY)
     lines = changes(table, with_policy(None)).splitlines()
     deleted = {line.split()[-1] for line in lines if line.startswith("delete")}
-    assert deleted == {*table.chains, *(part.split()[1] for part in table.parts)} | {"}"}
+    assert deleted == {*table.chains, *(part.split()[1] for part in table.parts)}
     assert not any(line.startswith("add") for line in lines)
 
 

@@ -39,6 +39,7 @@ async def running(
         publish=published.append,
         enforced=lambda: None,
         unenforced=lambda: None,
+        filled=asyncio.Event(),
         closed=CLOSED,
         forwards=parsed,
         check=0.005,

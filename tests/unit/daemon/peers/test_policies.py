@@ -177,6 +177,39 @@ async def test_the_policy_is_enforced_before_the_chain_confirms_the_stored_regis
         assert enforced(db, 1)
 
 
+async def test_a_wrong_own_key_is_reported_under_a_policy(db: Bench) -> None:
+    db.chain.mine(KeyUpdated(0, key(99)), policy(db, 1, WEB_TO_DB))
+    async with db.running():
+        await eventually(lambda: "another public key than ours" in db.component("membership"))
+
+
+async def test_a_restart_closes_no_adopted_peer(db: Bench) -> None:
+    """Members that were not final are unknown to a new process until it has read the device."""
+    db.keep_interface, db.resync_interval = True, 0.02
+    db.source.final = 2
+    db.chain.mine(TagsUpdated(1, 0), policy(db, 1, WEB_TO_DB))
+    async with db.running():
+        await eventually(lambda: enforced(db, 1) and db.tokens() == {2})
+        db.source.tell(db.chain.mine(Granted(4, "0xowner4", "node-4", key(4)), TagsUpdated(4, WEB)))
+        await eventually(lambda: db.tokens() == {2, 4})
+        await eventually(lambda: db.store.saved is not None and db.store.saved.tip.number == 4)
+    left = db.firewall.rules
+    assert left is not None
+    assert left.policy is not None
+    again = Bench(chain=db.chain, store=db.store, link=db.link, firewall=db.firewall)
+    again.source.has_contract, again.keep_interface, again.source.up = True, True, False
+    db.firewall.history.clear()
+    async with again.running():
+        await eventually(lambda: enforced(again, 1))
+        again.source.up = True
+        await eventually(lambda: again.follows() and again.health().healthy)
+        assert again.tokens() == {2, 4}
+    assert db.firewall.history
+    for rules in db.firewall.history:
+        assert rules.policy is not None
+        assert rules.policy.members.keys() == left.policy.members.keys()
+
+
 async def test_an_earlier_processs_table_stays_until_the_policy_is_known(db: Bench) -> None:
     db.chain.mine(policy(db, 1, WEB_TO_DB))
     async with db.running():
