@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 from tests import netns_support
 from tests.netns_support import Namespace
+from tests.policy_rules import group_of, policy_rules
 
 from dstack_vpn.adapters.firewall.nft import NftFirewall
 from dstack_vpn.adapters.firewall.rendering import make_table
@@ -26,7 +27,7 @@ TABLE = "dstack_vpn_h1_2dw"
 GRANTS = [GrantId(policy, number) for policy in ("1a2b3c4d", "file") for number in (1, 2, 3)]
 SSH = PortRight(Protocol.TCP, 22, 22, GRANTS[0])
 PING = PortRight(Protocol.ICMP, 0, 65535, GRANTS[1])
-POLICY = PolicyRules(
+POLICY = policy_rules(
     frozenset({"10.77.0.1", "fd01::1"}),
     {"10.77.0.2": "m0", "fd01::2": "m0", "10.77.0.3": "m1"},
     {"m0": GroupRights((SSH, PING), (SSH,)), "m1": GroupRights((), (PING,))},
@@ -177,17 +178,17 @@ def random_policy(rng: random.Random, before: PolicyRules | None) -> PolicyRules
         names = rng.sample(["m0", "m1", "m2", "x3"], rng.randrange(5))
         groups = {name: GroupRights(random_rights(rng), random_rights(rng)) for name in names}
         addresses = frozenset(rng.sample(["10.77.0.1", "fd01::1", "10.77.0.99"], rng.randrange(4)))
-        before = PolicyRules(addresses, {}, groups)
+        before = policy_rules(addresses, {}, groups)
     if rng.random() < 0.1:
         return None
     groups = dict(before.groups)
     if groups and rng.random() < 0.5:
         groups[rng.choice(list(groups))] = GroupRights(random_rights(rng), random_rights(rng))
-    members = {address: group for address, group in before.members.items() if rng.random() < 0.9}
+    members = {address: group for address, group in group_of(before).items() if rng.random() < 0.9}
     for _ in range(rng.randrange(6) if groups else 0):
         number, group = rng.randrange(2, 40), rng.choice(list(groups))
         members |= {f"10.77.0.{number}": group, f"fd01::{number:x}": group}
-    return PolicyRules(before.addresses, members, groups)
+    return policy_rules(before.addresses, members, groups)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -232,14 +233,19 @@ def normal(namespace: Namespace) -> dict[str, list[str]]:
 async def test_ten_thousand_members(namespace: Namespace) -> None:
     members = {f"10.77.{number >> 8}.{number & 255}": "m0" for number in range(10, 10_010)}
     members |= {f"fd01::{number:x}": "m0" for number in range(10, 10_010)}
-    rules = replace(RULES, policy=replace(POLICY, members=members))
+    rules = replace(RULES, policy=policy_rules(POLICY.addresses, members, POLICY.groups))
     other = {"m0": GroupRights((SSH,), (PING,)), "m1": GroupRights((PING,), (SSH,))}
     firewall = NftFirewall()
     took: dict[str, float] = {}
     for name, wanted in (
         ("all", rules),
-        ("one", replace(rules, policy=replace(POLICY, members={**members, "10.77.0.20": "m1"}))),
-        ("rights of all", replace(rules, policy=PolicyRules(POLICY.addresses, members, other))),
+        (
+            "one",
+            replace(
+                rules, policy=policy_rules(POLICY.addresses, {**members, "10.77.0.20": "m1"}, POLICY.groups)
+            ),
+        ),
+        ("rights of all", replace(rules, policy=policy_rules(POLICY.addresses, members, other))),
         ("rights again", rules),
     ):
         began = time.perf_counter()

@@ -10,12 +10,13 @@ from dataclasses import dataclass, replace
 import pytest
 from tests import netns_support
 from tests.netns_support import Namespace, connect
+from tests.policy_rules import policy_rules
 
 from dstack_vpn.adapters.firewall.libnftables import Libnftables
 from dstack_vpn.adapters.firewall.nft import NftFirewall
 from dstack_vpn.adapters.firewall.rendering import make_table
 from dstack_vpn.adapters.firewall.table import transactions
-from dstack_vpn.core.policy.rules import GrantId, GroupRights, PolicyRules, PortRight
+from dstack_vpn.core.policy.rules import GrantId, GroupRights, PortRight
 from dstack_vpn.core.policy.selectors import Protocol
 from dstack_vpn.ports import DeniedPackets, FirewallRules, PacketCount, PortForward
 
@@ -49,7 +50,7 @@ WAYS = pytest.mark.parametrize("way", [V4, V6], ids=["IPv4", "IPv6"])
 
 def rules(inbound: tuple[PortRight, ...], outbound: tuple[PortRight, ...] = ()) -> FirewallRules:
     """Return rules with these rights between the node and the member."""
-    policy = PolicyRules(
+    policy = policy_rules(
         frozenset({V4.node, V6.node}),
         {V4.member: "m0", V6.member: "m0"},
         {"m0": GroupRights(inbound, outbound)},
@@ -286,7 +287,7 @@ async def test_no_change_opens_a_port_that_the_old_and_the_new_rules_lack(pair: 
     for own, other in (("m0", "m1"), ("m1", "m0")):
         members = {V4.member: own, "10.77.0.9": other}
         groups = {own: GroupRights((DNS,)), other: GroupRights(every)}
-        policy = PolicyRules(frozenset({V4.node}), members, groups)
+        policy = policy_rules(frozenset({V4.node}), members, groups)
         tables.append(make_table(FirewallRules("h1-w", BOTH, True, policy=policy)))
     nftables, firewall = Libnftables(), NftFirewall()
     await firewall.apply(rules(()))

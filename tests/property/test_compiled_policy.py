@@ -2,10 +2,12 @@
 
 import json
 from collections.abc import Iterable
+from itertools import chain
 from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.policy_rules import group_of
 from tests.property.test_policy import FLOWS, policies
 from tests.property.test_policy import members as registries
 from tests.unit.core.policy.examples import PLAN
@@ -14,7 +16,7 @@ from dstack_vpn.core.policy.compiler import CompiledPolicy, PolicyInForce, Subje
 from dstack_vpn.core.policy.directory import Member, MemberDirectory
 from dstack_vpn.core.policy.document import parse_policy
 from dstack_vpn.core.policy.evaluation import Packet, decide
-from dstack_vpn.core.policy.rule_table import RuleTable, rights_of
+from dstack_vpn.core.policy.rule_table import RuleTable
 from dstack_vpn.core.policy.rules import PolicyRules, PortRight
 from dstack_vpn.core.policy.selectors import Protocol
 
@@ -62,7 +64,7 @@ def check(
     found: list[PolicyInForce], directory: MemberDirectory, own: Member, other: Member, rules: PolicyRules
 ) -> None:
     for near, far in zip(sorted(own.addresses, key=str), sorted(other.addresses, key=str), strict=True):
-        rights = rights_of(rules, str(far))
+        rights = rules.rights_of(str(far))
         for protocol, port in FLOWS:
             for src, dst, side in ((far, near, rights.inbound), (near, far, rights.outbound)):
                 decided = [
@@ -83,7 +85,7 @@ def test_changes_lead_to_the_same_rules_as_a_new_table(
         return
     own, *others = everyone
     table = RuleTable(CompiledPolicy([in_force(grants)], TAG_NAMES, subject(own)), own_addresses(own))
-    present: dict[str, Subject] = {}
+    present: dict[tuple[str, ...], Subject] = {}
     for _ in range(data.draw(st.integers(1, 8))):
         if data.draw(st.booleans()):
             compiled = CompiledPolicy([in_force(data.draw(policies))], TAG_NAMES, subject(own))
@@ -91,19 +93,19 @@ def test_changes_lead_to_the_same_rules_as_a_new_table(
         elif others:
             other = data.draw(st.sampled_from(others))
             tags = data.draw(st.none() | st.integers(0, 15))
-            for address in map(str, other.addresses):
-                if tags is None:
-                    present.pop(address, None)
-                else:
-                    present[address] = subject(other)._replace(tags=tags)
-            table.put(map(str, other.addresses), None if tags is None else subject(other)._replace(tags=tags))
+            addresses = tuple(map(str, other.addresses))
+            if tags is None:
+                present.pop(addresses, None)
+            else:
+                present[addresses] = subject(other)._replace(tags=tags)
+            table.put(addresses, present.get(addresses))
         new = RuleTable(table.compiled, own_addresses(own))
-        for address, each in present.items():
-            new.put([address], each)
-        assert table.rules.members.keys() == new.rules.members.keys()
-        for address in present:
-            assert rights_of(table.rules, address) == rights_of(new.rules, address)
-        assert set(table.rules.members.values()) == table.rules.groups.keys()
+        for addresses, each in present.items():
+            new.put(addresses, each)
+        assert group_of(table.rules).keys() == group_of(new.rules).keys()
+        for address in chain.from_iterable(present):
+            assert table.rules.rights_of(address) == new.rules.rights_of(address)
+        assert table.rules.members.keys() == table.rules.groups.keys()
 
 
 @given(policies, policies)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.policy_rules import policy_rules
 
 from dstack_vpn.adapters.firewall.rendering import make_table
 from dstack_vpn.adapters.firewall.table import Table, _between
@@ -58,7 +59,7 @@ rights = st.lists(
 sides = st.tuples(rights, grants).map(lambda found: tuple(PortRight(*each, found[1]) for each in found[0]))
 groups = st.builds(GroupRights, sides, sides)
 policies = st.builds(
-    lambda members, rights: PolicyRules(
+    lambda members, rights: policy_rules(
         OWN, members, {name: each for name, each in rights.items() if name in members.values()}
     ),
     st.dictionaries(st.sampled_from(MEMBERS), st.sampled_from(GROUPS)),

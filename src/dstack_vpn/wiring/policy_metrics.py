@@ -26,7 +26,7 @@ def policy_families(node: Daemon) -> Iterator[Metric]:
     text = "1 if the packet filter has the newest rules."
     yield GaugeMetricFamily(f"{_PREFIX}enforced", text, enforced)
     text = "Tunnel addresses with rights on this node."
-    yield GaugeMetricFamily(f"{_PREFIX}addresses", text, len(rules.members))
+    yield GaugeMetricFamily(f"{_PREFIX}addresses", text, rules.size)
     packets = CounterMetricFamily(
         f"{_PREFIX}granted_packets", "Packets from members, by the grant.", labels=["policy", "grant"]
     )

@@ -23,7 +23,7 @@ def describe_policies(node: Daemon) -> dict[str, Any]:
         "refused": selection.refused,
         "warning": selection.warning,
         "enforced": node.firewall_controller.is_settled and not members.admission.unenforced,
-        "addresses": 0 if rules is None else len(rules.members),
+        "addresses": 0 if rules is None else rules.size,
         "granted": [
             {"policy": grant.policy, "grant": grant.number, "packets": count.packets, "bytes": count.bytes}
             for grant, count in sorted(counts.granted.items())
@@ -90,8 +90,7 @@ def rights_with(node: Daemon, addresses: Iterable[IPAddress]) -> dict[str, Any] 
     rules = node.members.policies.rules
     if rules is None:
         return None
-    groups = (rules.members.get(str(address)) for address in addresses)
-    group = next((rules.groups[name] for name in groups if name is not None), GroupRights())
+    group = next(filter(None, (rules.rights_of(str(address)) for address in addresses)), GroupRights())
     return {"inbound": _ports(group.inbound), "outbound": _ports(group.outbound)}
 
 

@@ -10,7 +10,6 @@ from tests.unit.daemon.conftest import OWN, Bench
 
 from dstack_vpn.core.chain.contract import Hash
 from dstack_vpn.core.chain.events import Granted, PolicyUpdated, TagDefined, TagsUpdated
-from dstack_vpn.core.policy.rule_table import rights_of
 from dstack_vpn.core.policy.rules import GroupRights
 from dstack_vpn.core.wireguard.x25519 import derive
 
@@ -48,7 +47,7 @@ def health(bench: Bench) -> str:
 def inbound(bench: Bench, token: int) -> GroupRights:
     assert bench.firewall.rules is not None
     assert bench.firewall.rules.policy is not None
-    return rights_of(bench.firewall.rules.policy, f"10.77.0.{token + 1}")
+    return bench.firewall.rules.policy.rights_of(f"10.77.0.{token + 1}")
 
 
 def enforced(bench: Bench, number: int | None) -> bool:

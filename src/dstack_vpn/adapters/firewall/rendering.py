@@ -38,7 +38,7 @@ from itertools import chain as joined
 from itertools import groupby
 from typing import Final
 
-from dstack_vpn.adapters.firewall.table import Chain, Table
+from dstack_vpn.adapters.firewall.table import Chain, Table, checked_addresses
 from dstack_vpn.core.model import Cidr
 from dstack_vpn.core.policy.rules import GrantId, GroupRights, PolicyRules, PortRight
 from dstack_vpn.core.policy.selectors import Protocol
@@ -49,7 +49,6 @@ _ICMP: Final = "meta l4proto { 1, 58 }"
 """ICMP and ICMPv6. libnftables reads the numbers of names from a file that the images lack."""
 _WITH_PORTS: Final = "{ 6, 17 }"
 """TCP and UDP."""
-_ADDRESSES: Final = re.compile(r"[0-9a-f.:]*", re.ASCII)
 _NAME: Final = re.compile(r"[a-z0-9]+", re.ASCII)
 _LIMITS: Final = "size 1024; flags dynamic,timeout; timeout 60s;"
 _FAMILIES: Final = ((4, "ipv4", "ip"), (6, "ipv6", "ip6"))
@@ -80,12 +79,11 @@ def make_table(rules: FirewallRules) -> Table:
     if rules.policy is None:
         return Table(name, chains)
     _check_names(rules.policy)
-    members: dict[str, set[str]] = {name: set() for name in _member_sets(rules.policy)}
-    for address, group in rules.policy.members.items():
-        members[f"members{6 if ':' in address else 4}_{group}"].add(address)
+    members: dict[str, frozenset[str]] = {}
+    for group, (ipv4, ipv6) in rules.policy.members.items():
+        members |= {f"members4_{group}": ipv4, f"members6_{group}": ipv6}
     chains |= _policy_chains(rules.interface, rules.policy)
-    found = {each: frozenset(addresses) for each, addresses in members.items()}
-    return Table(name, chains, dict(_policy_parts(rules.policy)), found)
+    return Table(name, chains, dict(_policy_parts(rules.policy)), members)
 
 
 def _chains(rules: FirewallRules) -> Iterator[tuple[str, Chain]]:
@@ -184,20 +182,10 @@ def _grants(policy: PolicyRules) -> list[GrantId]:
 
 
 def _check_names(policy: PolicyRules) -> None:
-    for name in {*policy.groups, *policy.members.values(), *(grant.policy for grant in _grants(policy))}:
+    for name in {*policy.groups, *policy.members, *(grant.policy for grant in _grants(policy))}:
         if not _NAME.fullmatch(name):
             raise FirewallError(f"the rules of the policy have an invalid name: {name!r}")
-    # One match for 20,000 addresses: it takes 1 ms, and one for each of them 3 ms.
-    if not _ADDRESSES.fullmatch("".join((*policy.addresses, *policy.members))):
-        address = next(
-            each for each in (*policy.addresses, *policy.members) if not _ADDRESSES.fullmatch(each)
-        )
-        raise FirewallError(f"the rules of the policy have an invalid address: {address!r}")
-
-
-def _member_sets(policy: PolicyRules) -> Iterator[str]:
-    for version, _, _ in _FAMILIES:
-        yield from (f"members{version}_{group}" for group in policy.groups)
+    checked_addresses(policy.addresses)
 
 
 def _policy_parts(policy: PolicyRules) -> Iterator[tuple[str, str]]:

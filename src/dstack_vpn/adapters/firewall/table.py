@@ -1,12 +1,16 @@
 """A table of the packet filter as a model, and the transactions between two tables."""
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Final, NamedTuple
 
+from dstack_vpn.errors import FirewallError
+
 _LEADING: Final = {"from4": "ip", "from6": "ip6"}
 """The chains that lead members to their rights, with the header that their rules match."""
+_ADDRESSES: Final = re.compile(r"[0-9a-f.:]*", re.ASCII)
 _NONE: Final = frozenset[str]()
 
 
@@ -36,7 +40,7 @@ class Table:
         for part, definition in self.parts.items():
             body = definition
             if members := self.members.get(part.split()[-1]):
-                body += f" elements = {{ {', '.join(sorted(members))} }}"
+                body += f" elements = {{ {checked_addresses(members)} }}"
             lines.append(f"  {part} {{ {body} }}")
         for name, each in self.chains.items():
             lines += [f"  chain {name} {{ {each.hook}".rstrip()]
@@ -52,9 +56,9 @@ def transactions(old: Table, new: Table) -> list[str]:
     """Return the transactions that lead from a table to another one with the same name.
 
     A packet that the kernel is processing while a transaction ends is judged by the old rules, but
-    the elements of sets in these rules are the new ones. There are up to five transactions, so that
-    no packet is lost that both tables allow, and none passes that neither allows. Equal tables need
-    no transaction.
+    the elements of sets in these rules are the new ones. There are up to three transactions, so
+    that no packet is lost that both tables allow, and none passes that neither allows. Equal
+    tables need no transaction.
     """
     steps = [old, *_between(old, new), new]
     return [commands for before, after in pairwise(steps) if (commands := changes(before, after))]
@@ -65,11 +69,8 @@ def _between(old: Table, new: Table) -> list[Table]:
     if not old.members:
         return []
     before, after = _leads(old), _leads(new)
-    come = {
-        name: joined
-        for name, members in new.members.items()
-        if (joined := members - old.members.get(name, _NONE))
-    }
+    changed = [name for name, each in new.members.items() if old.members.get(name) is not each]
+    come = {name: found for name in changed if (found := new.members[name] - old.members.get(name, _NONE))}
     ambiguous = (
         old.members[name] != new.members[name]
         for name, rule in after.items()
@@ -79,9 +80,13 @@ def _between(old: Table, new: Table) -> list[Table]:
         return _by_second_sets(old, new, come)
     # Members that move are in both sets, and those that leave are in none. The order of the new
     # table comes first: members that only come or leave then need no second transaction.
-    present = _NONE.union(*new.members.values())
-    members = {name: (each & present) | come.get(name, _NONE) for name, each in old.members.items()}
-    return [_united(old, new, after | before | after, {**new.members, **members})]
+    moving = _NONE.union(*come.values())
+    members = {**new.members}
+    for name, each in old.members.items():
+        if left := each - new.members.get(name, _NONE) - moving:
+            each = each - left  # noqa: PLW2901
+        members[name] = each | come[name] if name in come else each
+    return [_united(old, new, after | before | after, members)]
 
 
 def _by_second_sets(old: Table, new: Table, come: Mapping[str, frozenset[str]]) -> list[Table]:
@@ -149,10 +154,19 @@ def _at(part: str, at: str) -> str:
     return f"{kind} {at} {name}"
 
 
+def checked_addresses(addresses: Collection[str]) -> str:
+    """Return addresses as elements of a set. Raises `FirewallError` if one can't be an address."""
+    # One match for 20,000 addresses takes 1 ms, and one for each of them 3 ms.
+    if not _ADDRESSES.fullmatch("".join(addresses)):
+        address = next(each for each in addresses if not _ADDRESSES.fullmatch(each))
+        raise FirewallError(f"the rules of the policy have an invalid address: {address!r}")
+    return ", ".join(sorted(addresses))
+
+
 def _member_changes(at: str, old: frozenset[str], new: frozenset[str]) -> Iterator[str]:
     if old is new:
         return
     if away := old - new:
-        yield f"delete element {at} {{ {', '.join(sorted(away))} }}"
+        yield f"delete element {at} {{ {checked_addresses(away)} }}"
     if come := new - old:
-        yield f"add element {at} {{ {', '.join(sorted(come))} }}"
+        yield f"add element {at} {{ {checked_addresses(come)} }}"

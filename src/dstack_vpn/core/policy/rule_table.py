@@ -1,11 +1,54 @@
 """The rules of this node, kept current by changes of single members."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import chain
+from typing import TypeAlias
 
 from dstack_vpn.core.policy.compiler import NO_RIGHTS, CompiledPolicy, RightsClass, Subject
-from dstack_vpn.core.policy.rules import GroupName, GroupRights, PolicyRules
+from dstack_vpn.core.policy.rules import Addresses, GroupName, PolicyRules
+
+Member: TypeAlias = tuple[str, ...]
+"""The tunnel addresses of a member, sorted."""
+
+
+@dataclass(slots=True)
+class _Group:
+    """The members of a group. Their addresses are copied only after a change."""
+
+    members: set[Member] = field(default_factory=set)
+    ipv4: set[str] = field(default_factory=set)
+    ipv6: set[str] = field(default_factory=set)
+    copied: Addresses | None = None
+
+    @classmethod
+    def of(cls, members: set[Member]) -> "_Group":
+        """Return a group with members."""
+        every = set(chain.from_iterable(members))
+        ipv6 = {address for address in every if ":" in address}
+        return cls(members, every - ipv6, ipv6)
+
+    @property
+    def addresses(self) -> Addresses:
+        """The addresses: the same object until something changes."""
+        if self.copied is None:
+            self.copied = Addresses(frozenset(self.ipv4), frozenset(self.ipv6))
+        return self.copied
+
+    def add(self, member: Member) -> None:
+        """Add a member."""
+        self.members.add(member)
+        for address in member:
+            (self.ipv6 if ":" in address else self.ipv4).add(address)
+        self.copied = None
+
+    def remove(self, member: Member) -> None:
+        """Remove a member of the group."""
+        self.members.remove(member)
+        for address in member:
+            (self.ipv6 if ":" in address else self.ipv4).remove(address)
+        self.copied = None
 
 
 @dataclass(slots=True)
@@ -15,11 +58,13 @@ class RuleTable:
     compiled: CompiledPolicy
     own: frozenset[str]
     """This node's tunnel addresses."""
-    _subjects: dict[str, Subject] = field(default_factory=dict, init=False)
-    """The members by address, with and without rights."""
-    _members: dict[str, GroupName] = field(default_factory=dict, init=False)
+    _subjects: dict[Member, Subject] = field(default_factory=dict, init=False)
+    """All members, with and without rights."""
+    _members: dict[Member, GroupName] = field(default_factory=dict, init=False)
+    """The group of each member that has rights."""
+    _groups: dict[GroupName, _Group] = field(default_factory=dict, init=False)
+    """The groups; none is empty."""
     _names: dict[RightsClass, GroupName] = field(default_factory=dict, init=False)
-    _used: Counter[GroupName] = field(default_factory=Counter, init=False)
     _made: int = field(default=0, init=False)
     """The number of group names so far."""
     _rules: PolicyRules | None = field(default=None, init=False)
@@ -30,31 +75,34 @@ class RuleTable:
         """The rules now: the same object until something changes."""
         if self._rules is None:
             classes = self.compiled.classes
-            groups = {name: classes[number] for number, name in self._names.items() if self._used[name] > 0}
-            self._rules = PolicyRules(self.own, dict(self._members), groups)
+            groups = {name: classes[number] for number, name in self._names.items() if name in self._groups}
+            members = {name: self._groups[name].addresses for name in groups}
+            self._rules = PolicyRules(self.own, members, groups)
         return self._rules
 
     def put(self, addresses: Iterable[str], subject: Subject | None) -> bool:
         """Set the member that has these addresses; None if none has. Returns whether that changes
         a rule.
         """
-        found = NO_RIGHTS if subject is None else self.compiled.class_of(subject)
-        name = None if found == NO_RIGHTS else self._name_of(found)
-        moved = False
-        for address in addresses:
-            if subject is None:
-                self._subjects.pop(address, None)
-            else:
-                self._subjects[address] = subject
-            moved |= self._move(address, name)
-        return moved
+        member = tuple(sorted(addresses))
+        if subject is None:
+            self._subjects.pop(member, None)
+            return self._move(member, None)
+        self._subjects[member] = subject
+        number = self.compiled.class_of(subject)
+        return self._move(member, None if number == NO_RIGHTS else self._name_of(number))
 
     def replace(self, compiled: CompiledPolicy, own: frozenset[str]) -> None:
         """Change to another policy.
 
         Each group keeps its name if most of its members stay together. Few members then move.
         """
-        classes = self._classes(compiled)
+        numbers = compiled.classes_of(self._subjects.values())
+        classes = {
+            member: number
+            for member, number in zip(self._subjects, numbers, strict=True)
+            if number != NO_RIGHTS
+        }
         votes = Counter(zip(classes.values(), map(self._members.get, classes), strict=True))
         names: dict[RightsClass, GroupName] = {}
         taken: set[GroupName | None] = {None}
@@ -66,30 +114,27 @@ class RuleTable:
         self.compiled, self.own, self._names, self._rules = compiled, own, names, None
         for number, _ in votes:
             self._name_of(number)
-        self._members = {address: names[number] for address, number in classes.items()}
-        self._used = Counter(self._members.values())
+        self._members = {member: names[number] for member, number in classes.items()}
+        before, members = self._groups, defaultdict[GroupName, set[Member]](set)
+        for member, name in self._members.items():
+            members[name].add(member)
+        self._groups = {
+            name: before[name] if name in before and before[name].members == each else _Group.of(each)
+            for name, each in members.items()
+        }
 
-    def _classes(self, compiled: CompiledPolicy) -> dict[str, RightsClass]:
-        """Return the rights of each address that has some."""
-        found: dict[str, RightsClass] = {}
-        before, number = None, NO_RIGHTS
-        for address, subject in self._subjects.items():
-            if subject is not before:  # a member's addresses follow each other
-                before, number = subject, compiled.class_of(subject)
-            if number != NO_RIGHTS:
-                found[address] = number
-        return found
-
-    def _move(self, address: str, name: GroupName | None) -> bool:
-        before = self._members.get(address)
+    def _move(self, member: Member, name: GroupName | None) -> bool:
+        before = self._members.get(member)
         if before == name:
             return False
         if before is not None:
-            self._used[before] -= 1
-            del self._members[address]
+            del self._members[member]
+            self._groups[before].remove(member)
+            if not self._groups[before].members:
+                del self._groups[before]
         if name is not None:
-            self._used[name] += 1
-            self._members[address] = name
+            self._members[member] = name
+            self._groups.setdefault(name, _Group()).add(member)
         self._rules = None
         return True
 
@@ -99,9 +144,3 @@ class RuleTable:
             name = self._names[number] = f"m{self._made}"
             self._made += 1
         return name
-
-
-def rights_of(rules: PolicyRules, address: str) -> GroupRights:
-    """Return the rights of the member with a tunnel address; empty without any."""
-    group = rules.members.get(address)
-    return GroupRights() if group is None else rules.groups[group]

@@ -57,15 +57,37 @@ class GroupRights:
         return bool(self.inbound or self.outbound)
 
 
+class Addresses(NamedTuple):
+    """The tunnel addresses of a group's members."""
+
+    ipv4: frozenset[str]
+    ipv6: frozenset[str]
+
+
 @dataclass(frozen=True, slots=True)
 class PolicyRules:
-    """All packets from members that a node accepts."""
+    """All packets from members that a node accepts.
+
+    A group that no change concerns keeps its objects: comparisons are quick with many members.
+    """
 
     addresses: frozenset[str]
     """This node's tunnel addresses. Packets to others are refused."""
-    members: Mapping[str, GroupName]
-    """The group of each tunnel address. Packets from others are refused."""
+    members: Mapping[GroupName, Addresses]
+    """Each tunnel address is in one group at most. Packets from others are refused."""
     groups: Mapping[GroupName, GroupRights]
+
+    @property
+    def size(self) -> int:
+        """The number of members' addresses."""
+        return sum(len(each.ipv4) + len(each.ipv6) for each in self.members.values())
+
+    def rights_of(self, address: str) -> GroupRights:
+        """Return the rights of the member with a tunnel address; empty without any."""
+        for name, each in self.members.items():
+            if address in each.ipv4 or address in each.ipv6:
+                return self.groups[name]
+        return GroupRights()
 
 
 CLOSED = PolicyRules(frozenset(), {}, {})

@@ -213,7 +213,7 @@ class FirewallController:
         policy = rules.policy
         if policy is not None and (before is None or before.policy is not policy):
             latency = None if seen is None else self.clock.monotonic() - seen
-            self.publish(RulesApplied(len(policy.members), len(policy.groups), latency))
+            self.publish(RulesApplied(policy.size, len(policy.groups), latency))
         if before is not None and _without_policy(before) == _without_policy(rules):
             return
         _log.info(

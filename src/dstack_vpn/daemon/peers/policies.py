@@ -114,9 +114,12 @@ class Policies:
 
     def drop(self, addresses: Iterable[Cidr], seen: float) -> None:
         """Remove the rights of a former peer's addresses."""
-        plain = [cidr.partition("/")[0] for cidr in addresses]
-        if self._table is not None and self._table.put(plain, None):
-            self._note(seen)
+        if self._table is None:
+            return
+        for token in {self.addresses.token_at(cidr.partition("/")[0]) for cidr in addresses} - {None}:
+            assert token is not None
+            if self._table.put(self.addresses.texts_of(token), None):
+                self._note(seen)
 
     def take(self) -> tuple[PolicyRules | None, float | None]:
         """Return the rules for the packet filter, and the arrival of the first new change."""

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
+from tests.policy_rules import members_of, policy_rules
 
 from dstack_vpn.adapters.firewall.libnftables import Libnftables, Output
 from dstack_vpn.adapters.firewall.nft import TRIES, NftFirewall
-from dstack_vpn.core.policy.rules import CLOSED, GroupRights, PolicyRules
+from dstack_vpn.core.policy.rules import CLOSED, GroupRights
 from dstack_vpn.errors import FirewallError
 from dstack_vpn.ports import FirewallRules, PacketCount, PolicyCounts, PortForward
 
@@ -18,7 +19,7 @@ BOTH = frozenset({"10.77.0.0/16", "fd01::/48"})
 V4 = PortForward("tcp", 80, "192.0.2.7", 8000)
 V6 = PortForward("udp", 53, "2001:db8::7", 53)
 RULES = FirewallRules("wg0", BOTH, True)
-OPEN = replace(RULES, policy=PolicyRules(frozenset({"10.77.0.2"}), {}, {"m0": GroupRights()}))
+OPEN = replace(RULES, policy=policy_rules(frozenset({"10.77.0.2"}), {}, {"m0": GroupRights()}))
 
 
 @dataclass
@@ -82,7 +83,9 @@ async def test_elements_alone_need_no_listing() -> None:
     await firewall.apply(OPEN)
     listings = kernel.listings
     assert OPEN.policy is not None
-    await firewall.apply(replace(OPEN, policy=replace(OPEN.policy, members={"10.77.0.3": "m0"})))
+    await firewall.apply(
+        replace(OPEN, policy=replace(OPEN.policy, members=members_of({"10.77.0.3": "m0"}, {})))
+    )
     assert await firewall.is_applied("wg0")
     assert kernel.listings == listings
 

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+from tests.policy_rules import policy_rules
 
 from dstack_vpn.adapters.firewall.rendering import make_table
 from dstack_vpn.adapters.firewall.table import Table, changes, transactions
@@ -17,9 +18,10 @@ WEB = PortRight(Protocol.TCP, 8000, 8080, SECOND)
 DNS = PortRight(Protocol.UDP, 53, 53, FIRST)
 PING = PortRight(Protocol.ICMP, 0, 65535, SECOND)
 ALL = PortRight(None, 0, 65535, SECOND)
-POLICY = PolicyRules(
+MEMBERS = {"10.77.0.3": "m0", "fd01::3": "m0", "10.77.0.4": "m1"}
+POLICY = policy_rules(
     frozenset({"10.77.0.2", "fd01::2"}),
-    {"10.77.0.3": "m0", "fd01::3": "m0", "10.77.0.4": "m1"},
+    MEMBERS,
     {"m0": GroupRights((ALL, WEB, SSH), (DNS, PING)), "m1": GroupRights((PING,))},
 )
 
@@ -30,6 +32,10 @@ OWN = frozenset({"10.77.0.2"})
 def with_policy(policy: PolicyRules | None) -> Table:
     """Return the table of a node that does not protect the tunnel."""
     return make_table(FirewallRules("wg0", BOTH, protect=False, policy=policy))
+
+
+def with_members(members: dict[str, str]) -> PolicyRules:
+    return policy_rules(POLICY.addresses, members, POLICY.groups)
 
 
 def rights_of(table: Table, group: str) -> str:
@@ -50,7 +56,7 @@ def test_equal_tables_need_no_transaction() -> None:
 
 
 def test_a_member_with_other_tags_is_in_both_groups_for_a_moment() -> None:
-    moved = replace(POLICY, members={**POLICY.members, "10.77.0.3": "m1", "fd01::3": "m1"})
+    moved = with_members({**MEMBERS, "10.77.0.3": "m1", "fd01::3": "m1"})
     old, new = with_policy(POLICY), with_policy(moved)
     both, alone = transactions(old, new)
     assert both.splitlines() == [
@@ -65,8 +71,8 @@ def test_a_member_with_other_tags_is_in_both_groups_for_a_moment() -> None:
 
 
 def test_changes_make_what_is_referred_to_first_and_remove_it_last() -> None:
-    old = with_policy(PolicyRules(OWN, {"10.77.0.3": "m0"}, {"m0": GroupRights((SSH,))}))
-    new = with_policy(PolicyRules(OWN, {"10.77.0.3": "m1"}, {"m1": GroupRights((WEB,))}))
+    old = with_policy(policy_rules(OWN, {"10.77.0.3": "m0"}, {"m0": GroupRights((SSH,))}))
+    new = with_policy(policy_rules(OWN, {"10.77.0.3": "m1"}, {"m1": GroupRights((WEB,))}))
     at = "inet dstack_vpn_wg0"
     before, after = rights_of(old, "m0"), rights_of(new, "m1")
     assert before != after
@@ -125,7 +131,7 @@ def test_members_that_move_to_a_group_with_other_rights_are_in_a_second_set_mean
     members = {"10.77.0.3": "m1", "fd01::3": "m0", "10.77.0.4": "m1"}
     old = with_policy(POLICY)
     new = with_policy(
-        replace(POLICY, members=members, groups={"m0": POLICY.groups["m0"], "m1": GroupRights((SSH,))})
+        policy_rules(POLICY.addresses, members, groups={"m0": POLICY.groups["m0"], "m1": GroupRights((SSH,))})
     )
     before, after, same = rights_of(old, "m1"), rights_of(new, "m1"), rights_of(old, "m0")
     at = "inet dstack_vpn_wg0"
@@ -165,8 +171,8 @@ def test_members_that_move_to_a_group_with_other_rights_are_in_a_second_set_mean
 @pytest.mark.parametrize(
     "new",
     [
-        replace(POLICY, members={**POLICY.members, "10.77.0.9": "m1"}),
-        replace(POLICY, members={"10.77.0.4": "m1"}),
+        with_members({**MEMBERS, "10.77.0.9": "m1"}),
+        with_members({"10.77.0.4": "m1"}),
     ],
 )
 def test_other_changes_are_one_transaction(new: PolicyRules | None) -> None:

@@ -1,6 +1,7 @@
 """A node under a policy: its peers, its packet filter, and the order of their changes."""
 
 import pytest
+from tests.policy_rules import group_of
 from tests.scripted import grant, key
 from tests.unit.daemon.conftest import Bench, eventually
 from tests.unit.daemon.under_policy import (
@@ -207,7 +208,7 @@ async def test_a_restart_closes_no_adopted_peer(db: Bench) -> None:
     assert db.firewall.history
     for rules in db.firewall.history:
         assert rules.policy is not None
-        assert rules.policy.members.keys() == left.policy.members.keys()
+        assert group_of(rules.policy).keys() == group_of(left.policy).keys()
 
 
 async def test_an_earlier_processs_table_stays_until_the_policy_is_known(db: Bench) -> None:
