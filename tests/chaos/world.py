@@ -208,10 +208,10 @@ class World:
     def policy_problem(self, node: LabNode) -> str | None:
         """Return the difference between the contract's policy and the rules in a node's kernel."""
         table = node.namespace.run("nft", "list", "table", "inet", TABLE, check=False)
-        sets = dict(re.findall(r"\tset (members4_\w+) \{([^}]*)\}", table))
-        led = re.findall(r"ip saddr @(members4_\w+) goto (rights_\w+)", table)
+        led = dict(re.findall(r"chain (group_\w+) \{\s+goto (rights_\w+)", table))
         rights = {
-            address: chain for name, chain in led for address in re.findall(r"\d+\.\d+\.\d+\.\d+", sets[name])
+            address: led[group]
+            for address, group in re.findall(r"(\d+\.\d+\.\d+\.\d+) : jump (group_\w+)", table)
         }
         chains = dict(re.findall(r"\tchain (rights_\w+) \{\n(.*?)\n\t\}", table, re.DOTALL))
         opened = f"tcp dport {self.port()} goto "

@@ -65,7 +65,7 @@ def test_rules_that_another_program_removes_are_set_again(network: Network) -> N
         ("delete", "table", "inet", "dstack_vpn_wg0"),
         ("flush", "ruleset"),
         ("add", "rule", "inet", "dstack_vpn_wg0", rights, "accept"),
-        ("add", "element", "inet", "dstack_vpn_wg0", "members4_m0", "{ 10.77.0.99 }"),
+        ("add", "element", "inet", "dstack_vpn_wg0", "members4", "{ 10.77.0.99 : jump group_m0 }"),
     ):
         b.namespace.run("nft", *edit)
         wait_until(

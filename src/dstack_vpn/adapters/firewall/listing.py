@@ -10,10 +10,11 @@ from dstack_vpn.ports import DeniedPackets, PacketCount
 _NAMES: Final = {
     "chain": re.compile(
         r"output|prerouting_raw|input|forward|prerouting_nat|postrouting_nat|prerouting_policy|denied"
-        r"|from[46]|(?:allow|rights|replies)_\w+"
+        r"|(?:allow|group|rights|replies)_\w+"
     ),
     "counter": re.compile(r"denied|grant_\w+"),
-    "set": re.compile(r"denied[46](?:_other)?|members[46]_\w+"),
+    "map": re.compile(r"members[46]|ports_\w+"),
+    "set": re.compile(r"denied[46](?:_other)?"),
 }
 """The names in our tables, by kind."""
 _OURS_ALONE: Final = frozenset({"prerouting_raw", "prerouting_nat", "prerouting_policy"})
@@ -21,9 +22,7 @@ _OURS_ALONE: Final = frozenset({"prerouting_raw", "prerouting_nat", "prerouting_
 _FORMER_CHAINS: Final = frozenset({"leaving", "entering", "arriving", "passing", "handing", "behind"})
 """The chain names in tables that version 0.1 may have left behind."""
 _COUNTER: Final = re.compile(r"\tcounter (\w+) \{\s+packets ([0-9]+) bytes ([0-9]+)\s", re.ASCII)
-_MEMBERS: Final = re.compile(
-    r"\tset (members\w+) \{\n\t\ttypeof ip6? saddr\n(?:\t\telements = \{([^}]*)\}\n)?"
-)
+_MAP: Final = re.compile(r"\tmap (\w+) \{\n(?:\t\t(?!elements).*\n)*(?:\t\telements = \{([^}]*)\}\n)?")
 _GRANT: Final = re.compile(r"grant_([a-z0-9]+)_([0-9]+)", re.ASCII)
 _DENIED: Final = re.compile(
     r"([0-9a-f.:]+) \. ([0-9a-f.:]+) \. ([0-9]+)(?: \. ([0-9]+))? counter packets ([0-9]+) bytes", re.ASCII
@@ -51,11 +50,11 @@ def enforces_policy(table: str) -> bool:
     return "\tchain prerouting_policy {" in table
 
 
-def members(table: str) -> dict[str, frozenset[str]]:
-    """Return the elements of the sets of members in a listed table."""
+def elements(table: str) -> dict[str, frozenset[str]]:
+    """Return the elements of each map in a listed table, each with its value."""
     return {
         name: frozenset(text for part in listed.split(",") if (text := part.strip()))
-        for name, listed in _MEMBERS.findall(table)
+        for name, listed in _MAP.findall(table)
     }
 
 

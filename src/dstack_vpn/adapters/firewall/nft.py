@@ -8,7 +8,7 @@ If another program has edited the table, or it is of an earlier process, one tra
 all of it. A table with our name is ours only if it has only parts that ours have.
 
 The table's listing without elements is stored after each change of its structure; the elements of
-its sets are compared with the model. A listing may show what another program did since our own
+its maps are compared with the model. A listing may show what another program did since our own
 transaction. Therefore it only counts if the kernel's generation did not change in between.
 
 All calls are made in one thread, one after another. A call whose task was cancelled completes.
@@ -16,7 +16,7 @@ All calls are made in one thread, one after another. A call whose task was cance
 
 import asyncio
 import ipaddress
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -229,14 +229,16 @@ class NftFirewall:
         generation = self._nftables.generation()
         if generation == made.generation:
             return True
-        same = self._list(name) == made.structure and self._members(made.table) == made.table.members
+        same = self._list(name) == made.structure and self._has_elements(made.table)
         self._made[name] = _Made(made.table, made.structure if same else None, generation)
         return same
 
-    def _members(self, table: Table) -> Mapping[str, frozenset[str]]:
-        if not table.members:
-            return {}
-        return listing.members(self._nftables.run(f"list table inet {table.name}", Output.STATELESS))
+    def _has_elements(self, table: Table) -> bool:
+        elements = table.elements()
+        if not elements:
+            return True
+        listed = self._nftables.run(f"list table inet {table.name}", Output.STATELESS)
+        return listing.elements(listed) == elements
 
     def _remove(self, name: str) -> None:
         try:

@@ -17,14 +17,15 @@ member used. `prerouting_policy` comes after connection tracking, and also befor
 The chains have a priority before those of other tables, and accept by default. Packets that other
 tables refuse stay refused.
 
-For the policy (decision 0037), each group of members has a set of addresses for each IP version,
-``members4_…`` and ``members6_…``. ``from4`` and ``from6`` lead from these to the group's rights,
-``rights_…``. This chain allows ports by ``allow_…``, one for each grant, with the counter
-``grant_…``. Replies are judged in ``replies_…``. Packets that no rule allows are recorded in the
-sets ``denied…`` and dropped.
+For the policy (decision 0037), the maps ``members4`` and ``members6`` lead from a member's address
+to its group, ``group_…``, and this to the rights of the group, ``rights_…``. Their ports lead to
+``allow_…``, one for each grant, with the counter ``grant_…``, by the maps ``ports_…``. Replies are
+judged in ``replies_…``. Packets that no rule allows are recorded in the sets ``denied…`` and
+dropped.
 
-nft 1.0.6 (Debian 12) crashes at any listing if a newer libnftables, such as a container's, has made
-an anonymous verdict map, or a set of addresses that is declared by ``type`` instead of ``typeof``.
+Maps and sets of a single field have a name and are declared by ``typeof``. nft 1.0.6 (Debian 12)
+crashes at any listing if a newer libnftables, such as a container's, has made an anonymous verdict
+map, or has declared one by ``type``.
 
 Rules contain only addresses, numbers, names with letters and digits, and a validated and quoted
 interface name.
@@ -32,15 +33,14 @@ interface name.
 
 import ipaddress
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from hashlib import blake2b
 from itertools import chain as joined
-from itertools import groupby
 from typing import Final
 
-from dstack_vpn.adapters.firewall.table import Chain, Table, checked_addresses
+from dstack_vpn.adapters.firewall.table import Chain, Table, check_addresses
 from dstack_vpn.core.model import Cidr
-from dstack_vpn.core.policy.rules import GrantId, GroupRights, PolicyRules, PortRight
+from dstack_vpn.core.policy.rules import GrantId, PolicyRules, PortRight
 from dstack_vpn.core.policy.selectors import Protocol
 from dstack_vpn.errors import FirewallError
 from dstack_vpn.ports import FirewallRules, PortForward
@@ -79,11 +79,9 @@ def make_table(rules: FirewallRules) -> Table:
     if rules.policy is None:
         return Table(name, chains)
     _check_names(rules.policy)
-    members: dict[str, frozenset[str]] = {}
-    for group, (ipv4, ipv6) in rules.policy.members.items():
-        members |= {f"members4_{group}": ipv4, f"members6_{group}": ipv6}
-    chains |= _policy_chains(rules.interface, rules.policy)
-    return Table(name, chains, dict(_policy_parts(rules.policy)), members)
+    maps, policy_chains = _policy_chains(rules.interface, rules.policy)
+    parts = dict(_policy_parts(rules.policy)) | maps
+    return Table(name, chains | policy_chains, parts, rules.policy.members)
 
 
 def _chains(rules: FirewallRules) -> Iterator[tuple[str, Chain]]:
@@ -185,7 +183,7 @@ def _check_names(policy: PolicyRules) -> None:
     for name in {*policy.groups, *policy.members, *(grant.policy for grant in _grants(policy))}:
         if not _NAME.fullmatch(name):
             raise FirewallError(f"the rules of the policy have an invalid name: {name!r}")
-    checked_addresses(policy.addresses)
+    check_addresses(policy.addresses)
 
 
 def _policy_parts(policy: PolicyRules) -> Iterator[tuple[str, str]]:
@@ -194,75 +192,78 @@ def _policy_parts(policy: PolicyRules) -> Iterator[tuple[str, str]]:
     yield "counter denied", ""
     for version, family, header in _FAMILIES:
         kinds = f"type {family}_addr . {family}_addr . inet_proto"
-        for group in sorted(policy.groups):
-            yield f"set members{version}_{group}", f"typeof {header} saddr;"
+        yield f"map members{version}", f"typeof {header} saddr : verdict;"
         yield f"set denied{version}", f"{kinds} . inet_service; {_LIMITS}"
         yield f"set denied{version}_other", f"{kinds}; {_LIMITS}"
 
 
-def _policy_chains(interface: str, policy: PolicyRules) -> Iterator[tuple[str, Chain]]:
-    for grant in _grants(policy):
-        yield f"allow_{grant}", Chain("", (f'counter name "grant_{grant}" accept',))
-    chains = {name: _rights_chains(rights) for name, rights in sorted(policy.groups.items())}
-    for replies, rights in chains.values():
-        yield from (replies, rights)
-    for version, _, header in _FAMILIES:
-        leads = (
-            f"{header} saddr @members{version}_{group} goto {rights}"
-            for group, (_, (rights, _)) in chains.items()
-        )
-        yield f"from{version}", Chain("", tuple(leads))
-    yield "denied", Chain("", tuple(_denied_rules()))
-    yield (
-        "prerouting_policy",
-        _hooked(
-            "filter hook prerouting priority mangle",
-            # ICMP errors about a connection that is tracked.
-            [f'iifname != "{interface}" accept', f"ct state related {_ICMP} accept"],
-            (_own_address_rule(address) for address in sorted(policy.addresses)),
-            ["goto denied"],
-        ),
+def _policy_chains(interface: str, policy: PolicyRules) -> tuple[dict[str, str], dict[str, Chain]]:
+    """Return the maps of ports and the chains."""
+    maps: dict[str, str] = {}
+    chains = {
+        f"allow_{grant}": Chain("", (f'counter name "grant_{grant}" accept',)) for grant in _grants(policy)
+    }
+    for name, rights in sorted(policy.groups.items()):
+        replies = _add(chains, "replies", _right_rules(rights.outbound, "sport", maps))
+        first = f"ct direction reply goto {replies}"
+        own = _add(chains, "rights", [first, *_right_rules(rights.inbound, "dport", maps)])
+        chains[f"group_{name}"] = Chain("", (f"goto {own}",))
+    chains["denied"] = Chain("", tuple(_denied_rules()))
+    chains["prerouting_policy"] = _hooked(
+        "filter hook prerouting priority mangle",
+        # ICMP errors about a connection that is tracked.
+        [f'iifname != "{interface}" accept', f"ct state related {_ICMP} accept"],
+        (_own_address_rule(address) for address in sorted(policy.addresses)),
+        ["goto denied"],
     )
+    return maps, chains
 
 
 def _own_address_rule(address: str) -> str:
     if ":" in address:
-        return f"ip6 daddr {address} jump from6"
-    return f"ip daddr {address} jump from4"
+        return f"ip6 daddr {address} ip6 saddr vmap @members6"
+    return f"ip daddr {address} ip saddr vmap @members4"
 
 
-def _rights_chains(rights: GroupRights) -> tuple[tuple[str, Chain], tuple[str, Chain]]:
-    """Return the chains of a group's replies and of its rights, with their names.
+def _add(chains: dict[str, Chain], kind: str, rules: Iterable[str]) -> str:
+    """Add a chain, and return its name.
 
-    They are named by their content: a chain never changes, and groups with equal rights share one.
+    It is named by its content: it never changes, and groups with equal rights share it.
     """
-    replies, replies_chain = _by_content("replies", _right_rules(rights.outbound, "sport"))
-    rules = [f"ct direction reply goto {replies}", *_right_rules(rights.inbound, "dport")]
-    return (replies, replies_chain), _by_content("rights", rules)
-
-
-def _by_content(kind: str, rules: Iterable[str]) -> tuple[str, Chain]:
     chain = Chain("", tuple(rules))
-    text = "\n".join(chain.rules).encode()
-    return f"{kind}_{blake2b(text, digest_size=6).hexdigest()}", chain
+    name = f"{kind}_{_digest(chain.rules)}"
+    chains[name] = chain
+    return name
 
 
-def _right_rules(rights: Iterable[PortRight], field: str) -> Iterator[str]:
-    """Yield the rules for the rights of one direction. Rights for every protocol come last."""
-    ordered = sorted(rights, key=lambda right: (right.grant, right.first))
+def _digest(texts: Iterable[str]) -> str:
+    return blake2b("\n".join(texts).encode(), digest_size=6).hexdigest()
+
+
+def _right_rules(rights: Iterable[PortRight], field: str, maps: dict[str, str]) -> Iterator[str]:
+    """Yield the rules for the rights of one direction, and add their maps of ports.
+
+    Rights for every protocol come last.
+    """
+    ordered = sorted(rights, key=lambda right: (right.first, right.last))
     for protocol in (Protocol.TCP, Protocol.UDP):
-        found = (right for right in ordered if right.protocol is protocol)
-        for grant, ports in groupby(found, key=lambda right: right.grant):
-            yield f"{protocol.value} {field} {_ports(list(ports))} goto allow_{grant}"
+        match = f"{protocol.value} {field}"
+        found = [
+            f"{_ports(right)} : goto allow_{right.grant}" for right in ordered if right.protocol is protocol
+        ]
+        if len(found) == 1:
+            yield f"{match} {found[0].replace(' :', '')}"
+        elif found:
+            body = f"typeof {match} : verdict; flags interval; elements = {{ {', '.join(found)} }}"
+            name = f"ports_{_digest([body])}"
+            maps[f"map {name}"] = body
+            yield f"{match} vmap @{name}"
     yield from (f"{_ICMP} goto allow_{right.grant}" for right in ordered if right.protocol is Protocol.ICMP)
     yield from (f"goto allow_{right.grant}" for right in ordered if right.protocol is None)
 
 
-def _ports(rights: Sequence[PortRight]) -> str:
-    found = [
-        str(right.first) if right.first == right.last else f"{right.first}-{right.last}" for right in rights
-    ]
-    return found[0] if len(found) == 1 else f"{{ {', '.join(found)} }}"
+def _ports(right: PortRight) -> str:
+    return str(right.first) if right.first == right.last else f"{right.first}-{right.last}"
 
 
 def _denied_rules() -> Iterator[str]:

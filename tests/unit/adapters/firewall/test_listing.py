@@ -5,9 +5,9 @@ import pytest
 from dstack_vpn.adapters.firewall.listing import (
     counters,
     denied_packets,
+    elements,
     is_ours,
     lets_through,
-    members,
     of_table,
     refuses_forwarding,
 )
@@ -54,8 +54,8 @@ table inet dstack_vpn_wg0 {
         ("\tchain output", "\tset leaving", False),
         ("\tchain output", "\tchain mine {\n\t}\n\tchain output", False),
         ("\tchain output", "\tset denied4 {\n\t}\n\tcounter grant_file_1 {\n\t}\n\tchain rights_m0", True),
-        ("\tchain output", "\tset members4_m0 {\n\t}\n\tchain from4", True),
-        ("\tchain output", "\tcounter members4_m0", False),
+        ("\tchain output", "\tmap members4 {\n\t}\n\tmap ports_0a1b", True),
+        ("\tchain output", "\tcounter members4", False),
         ("prerouting_raw", "rights_m0", False),
         ("prerouting_raw", "prerouting_policy", True),
     ],
@@ -156,19 +156,20 @@ def test_denied_packets_are_read() -> None:
     ]
 
 
-SETS = """\
+MAPS = """\
 table inet dstack_vpn_wg0 {
-\tset members4_m0 {
-\t\ttypeof ip saddr
-\t\telements = { 10.77.0.3, 10.77.0.4,
-\t\t\t     10.77.0.5 comment "odd" }
+\tmap members4 {
+\t\ttypeof ip saddr : verdict
+\t\telements = { 10.77.0.3 : jump group_m0, 10.77.0.4 : jump group_m1,
+\t\t\t     10.77.0.5 comment "odd" : accept }
 \t}
-\tset members6_m0 {
-\t\ttypeof ip6 saddr
+\tmap members6 {
+\t\ttypeof ip6 saddr : verdict
 \t}
-\tset members4_m1 {
-\t\ttypeof ip saddr
-\t\tflags timeout
+\tmap ports_0a1b {
+\t\ttypeof tcp dport : verdict
+\t\tflags interval
+\t\telements = { 22 : goto allow_file_1, 80-90 : goto allow_file_2 }
 \t}
 \tset denied4 {
 \t\ttype ipv4_addr
@@ -178,9 +179,13 @@ table inet dstack_vpn_wg0 {
 """
 
 
-def test_members_are_read_in_any_order_and_with_all_they_have() -> None:
-    assert members(SETS) == {
-        "members4_m0": {"10.77.0.4", '10.77.0.5 comment "odd"', "10.77.0.3"},
-        "members6_m0": set(),
-        "members4_m1": set(),
+def test_elements_are_read_in_any_order_and_with_all_they_have() -> None:
+    assert elements(MAPS) == {
+        "members4": {
+            "10.77.0.4 : jump group_m1",
+            '10.77.0.5 comment "odd" : accept',
+            "10.77.0.3 : jump group_m0",
+        },
+        "members6": set(),
+        "ports_0a1b": {"22 : goto allow_file_1", "80-90 : goto allow_file_2"},
     }

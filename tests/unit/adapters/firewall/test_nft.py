@@ -73,7 +73,7 @@ async def test_a_first_table_must_not_exist_and_later_only_differences_are_sent(
     await firewall.apply(OPEN)
     first, second = kernel.sent
     assert first.startswith("create table inet dstack_vpn_wg0\n")
-    assert second.startswith("add counter inet dstack_vpn_wg0 denied")
+    assert second.startswith("add chain inet dstack_vpn_wg0 replies")
     assert await firewall.is_applied("wg0")
 
 
@@ -114,7 +114,7 @@ async def test_an_edited_table_is_replaced_even_if_it_was_not_yet_looked_at() ->
 
 
 async def test_differences_that_are_refused_lead_to_a_replacement() -> None:
-    kernel = Kernel(refused="add counter")
+    kernel = Kernel(refused="add chain")
     firewall = NftFirewall(kernel)
     await firewall.apply(RULES)
     await firewall.apply(OPEN)

@@ -14,6 +14,7 @@ from dstack_vpn.ports import FirewallRules
 BOTH = frozenset({"10.77.0.0/16", "fd01::/48"})
 FIRST, SECOND = GrantId("1a2b3c4d", 1), GrantId("1a2b3c4d", 2)
 SSH = PortRight(Protocol.TCP, 22, 22, FIRST)
+HTTPS = PortRight(Protocol.TCP, 443, 443, SECOND)
 WEB = PortRight(Protocol.TCP, 8000, 8080, SECOND)
 DNS = PortRight(Protocol.UDP, 53, 53, FIRST)
 PING = PortRight(Protocol.ICMP, 0, 65535, SECOND)
@@ -27,6 +28,7 @@ POLICY = policy_rules(
 
 
 OWN = frozenset({"10.77.0.2"})
+AT = "inet dstack_vpn_wg0"
 
 
 def with_policy(policy: PolicyRules | None) -> Table:
@@ -39,9 +41,9 @@ def with_members(members: dict[str, str]) -> PolicyRules:
 
 
 def rights_of(table: Table, group: str) -> str:
-    """Return the chain that a group's members are led to."""
-    (chain,) = (rule.split()[-1] for rule in table.chains["from4"].rules if f"@members4_{group} " in rule)
-    return chain
+    """Return the chain that a group leads to."""
+    (rule,) = table.chains[f"group_{group}"].rules
+    return rule.removeprefix("goto ")
 
 
 NO_REPLIES = next(
@@ -55,48 +57,47 @@ def test_equal_tables_need_no_transaction() -> None:
     assert changes(with_policy(POLICY), with_policy(POLICY)) == ""
 
 
-def test_a_member_with_other_tags_is_in_both_groups_for_a_moment() -> None:
+def test_a_member_with_other_tags_moves_in_one_transaction() -> None:
     moved = with_members({**MEMBERS, "10.77.0.3": "m1", "fd01::3": "m1"})
     old, new = with_policy(POLICY), with_policy(moved)
-    both, alone = transactions(old, new)
-    assert both.splitlines() == [
-        "add element inet dstack_vpn_wg0 members4_m1 { 10.77.0.3 }",
-        "add element inet dstack_vpn_wg0 members6_m1 { fd01::3 }",
-    ]
-    assert alone.splitlines() == [
-        "delete element inet dstack_vpn_wg0 members4_m0 { 10.77.0.3 }",
-        "delete element inet dstack_vpn_wg0 members6_m0 { fd01::3 }",
+    (commands,) = transactions(old, new)
+    assert commands.splitlines() == [
+        f"delete element {AT} members4 {{ 10.77.0.3 }}",
+        f"add element {AT} members4 {{ 10.77.0.3 : jump group_m1 }}",
+        f"delete element {AT} members6 {{ fd01::3 }}",
+        f"add element {AT} members6 {{ fd01::3 : jump group_m1 }}",
     ]
     assert new.has_structure_of(old)
 
 
 def test_changes_make_what_is_referred_to_first_and_remove_it_last() -> None:
-    old = with_policy(policy_rules(OWN, {"10.77.0.3": "m0"}, {"m0": GroupRights((SSH,))}))
-    new = with_policy(policy_rules(OWN, {"10.77.0.3": "m1"}, {"m1": GroupRights((WEB,))}))
-    at = "inet dstack_vpn_wg0"
+    old = with_policy(policy_rules(OWN, {"10.77.0.3": "m0"}, {"m0": GroupRights((SSH, DNS))}))
+    new = with_policy(policy_rules(OWN, {"10.77.0.3": "m1"}, {"m1": GroupRights((WEB, HTTPS))}))
     before, after = rights_of(old, "m0"), rights_of(new, "m1")
+    ports = new.chains[after].rules[-1].removeprefix("tcp dport vmap @")
     assert before != after
     assert changes(old, new).splitlines() == [
-        f"add counter {at} grant_1a2b3c4d_2 {{  }}",
-        f"add set {at} members4_m1 {{ typeof ip saddr; }}",
-        f"add set {at} members6_m1 {{ typeof ip6 saddr; }}",
-        f"add chain {at} allow_1a2b3c4d_2",
-        f"add chain {at} {after}",
-        f'add rule {at} allow_1a2b3c4d_2 counter name "grant_1a2b3c4d_2" accept',
-        f"add rule {at} {after} ct direction reply goto {NO_REPLIES}",
-        f"add rule {at} {after} tcp dport 8000-8080 goto allow_1a2b3c4d_2",
-        f"flush chain {at} from4",
-        f"add rule {at} from4 ip saddr @members4_m1 goto {after}",
-        f"flush chain {at} from6",
-        f"add rule {at} from6 ip6 saddr @members6_m1 goto {after}",
-        f"flush chain {at} allow_1a2b3c4d_1",
-        f"flush chain {at} {before}",
-        f"add element {at} members4_m1 {{ 10.77.0.3 }}",
-        f"delete chain {at} allow_1a2b3c4d_1",
-        f"delete chain {at} {before}",
-        f"delete counter {at} grant_1a2b3c4d_1",
-        f"delete set {at} members4_m0",
-        f"delete set {at} members6_m0",
+        f"add chain {AT} allow_1a2b3c4d_2",
+        f"add chain {AT} {after}",
+        f"add chain {AT} group_m1",
+        f"add counter {AT} grant_1a2b3c4d_2 {{  }}",
+        (
+            f"add map {AT} {ports} {{ typeof tcp dport : verdict; flags interval; "
+            "elements = { 443 : goto allow_1a2b3c4d_2, 8000-8080 : goto allow_1a2b3c4d_2 } }"
+        ),
+        f'add rule {AT} allow_1a2b3c4d_2 counter name "grant_1a2b3c4d_2" accept',
+        f"add rule {AT} {after} ct direction reply goto {NO_REPLIES}",
+        f"add rule {AT} {after} tcp dport vmap @{ports}",
+        f"add rule {AT} group_m1 goto {after}",
+        f"delete element {AT} members4 {{ 10.77.0.3 }}",
+        f"add element {AT} members4 {{ 10.77.0.3 : jump group_m1 }}",
+        f"flush chain {AT} allow_1a2b3c4d_1",
+        f"flush chain {AT} {before}",
+        f"flush chain {AT} group_m0",
+        f"delete counter {AT} grant_1a2b3c4d_1",
+        f"delete chain {AT} allow_1a2b3c4d_1",
+        f"delete chain {AT} {before}",
+        f"delete chain {AT} group_m0",
     ]
 
 
@@ -104,21 +105,15 @@ def test_a_group_with_other_rights_and_the_same_members_is_led_to_another_chain(
     old = with_policy(POLICY)
     new = with_policy(replace(POLICY, groups={**POLICY.groups, "m1": GroupRights((PING, SSH))}))
     before, after = rights_of(old, "m1"), rights_of(new, "m1")
-    at = "inet dstack_vpn_wg0"
-    made, left = transactions(old, new)
+    made, led, left = transactions(old, new)
     assert made.splitlines() == [
-        f"add chain {at} {after}",
-        f"add rule {at} {after} ct direction reply goto {NO_REPLIES}",
-        f"add rule {at} {after} tcp dport 22 goto allow_1a2b3c4d_1",
-        f"add rule {at} {after} meta l4proto {{ 1, 58 }} goto allow_1a2b3c4d_2",
-        f"flush chain {at} from4",
-        f"add rule {at} from4 ip saddr @members4_m0 goto {rights_of(old, 'm0')}",
-        f"add rule {at} from4 ip saddr @members4_m1 goto {after}",
-        f"flush chain {at} from6",
-        f"add rule {at} from6 ip6 saddr @members6_m0 goto {rights_of(old, 'm0')}",
-        f"add rule {at} from6 ip6 saddr @members6_m1 goto {after}",
+        f"add chain {AT} {after}",
+        f"add rule {AT} {after} ct direction reply goto {NO_REPLIES}",
+        f"add rule {AT} {after} tcp dport 22 goto allow_1a2b3c4d_1",
+        f"add rule {AT} {after} meta l4proto {{ 1, 58 }} goto allow_1a2b3c4d_2",
     ]
-    assert left.splitlines() == [f"flush chain {at} {before}", f"delete chain {at} {before}"]
+    assert led.splitlines() == [f"flush chain {AT} group_m1", f"add rule {AT} group_m1 goto {after}"]
+    assert left.splitlines() == [f"flush chain {AT} {before}", f"delete chain {AT} {before}"]
 
 
 def test_groups_with_equal_rights_share_a_chain() -> None:
@@ -127,44 +122,31 @@ def test_groups_with_equal_rights_share_a_chain() -> None:
     assert [name for name in table.chains if name.startswith("rights")] == [rights_of(table, "m0")]
 
 
-def test_members_that_move_to_a_group_with_other_rights_are_in_a_second_set_meanwhile() -> None:
+def test_members_that_move_to_a_group_with_other_rights_are_in_a_second_group_meanwhile() -> None:
     members = {"10.77.0.3": "m1", "fd01::3": "m0", "10.77.0.4": "m1"}
-    old = with_policy(POLICY)
-    new = with_policy(
-        policy_rules(POLICY.addresses, members, groups={"m0": POLICY.groups["m0"], "m1": GroupRights((SSH,))})
-    )
-    before, after, same = rights_of(old, "m1"), rights_of(new, "m1"), rights_of(old, "m0")
-    at = "inet dstack_vpn_wg0"
-    made, changed, left = transactions(old, new)
+    groups = {"m0": POLICY.groups["m0"], "m1": GroupRights((SSH,))}
+    old, new = with_policy(POLICY), with_policy(policy_rules(POLICY.addresses, members, groups))
+    before, after = rights_of(old, "m1"), rights_of(new, "m1")
+    made, moved, led, left = transactions(old, new)
     assert made.splitlines() == [
-        f"add set {at} members4_m1_ {{ typeof ip saddr; }}",
-        f"add chain {at} {after}",
-        f"add rule {at} {after} ct direction reply goto {NO_REPLIES}",
-        f"add rule {at} {after} tcp dport 22 goto allow_1a2b3c4d_1",
-        f"flush chain {at} from4",
-        f"add rule {at} from4 ip saddr @members4_m1_ goto {after}",
-        f"add rule {at} from4 ip saddr @members4_m0 goto {same}",
-        f"add rule {at} from4 ip saddr @members4_m1 goto {before}",
-        f"add element {at} members4_m1_ {{ 10.77.0.3 }}",
+        f"add chain {AT} {after}",
+        f"add chain {AT} group_m1_",
+        f"add rule {AT} {after} ct direction reply goto {NO_REPLIES}",
+        f"add rule {AT} {after} tcp dport 22 goto allow_1a2b3c4d_1",
+        f"add rule {AT} group_m1_ goto {after}",
     ]
-    assert changed.splitlines() == [
-        f"flush chain {at} from4",
-        f"add rule {at} from4 ip saddr @members4_m1_ goto {after}",
-        f"add rule {at} from4 ip saddr @members4_m0 goto {same}",
-        f"add rule {at} from4 ip saddr @members4_m1 goto {after}",
-        f"flush chain {at} from6",
-        f"add rule {at} from6 ip6 saddr @members6_m0 goto {same}",
-        f"add rule {at} from6 ip6 saddr @members6_m1 goto {after}",
-        f"delete element {at} members4_m0 {{ 10.77.0.3 }}",
-        f"add element {at} members4_m1 {{ 10.77.0.3 }}",
+    assert moved.splitlines() == [
+        f"delete element {AT} members4 {{ 10.77.0.3 }}",
+        f"add element {AT} members4 {{ 10.77.0.3 : jump group_m1_ }}",
     ]
+    assert led.splitlines() == [f"flush chain {AT} group_m1", f"add rule {AT} group_m1 goto {after}"]
     assert left.splitlines() == [
-        f"flush chain {at} from4",
-        f"add rule {at} from4 ip saddr @members4_m0 goto {same}",
-        f"add rule {at} from4 ip saddr @members4_m1 goto {after}",
-        f"flush chain {at} {before}",
-        f"delete chain {at} {before}",
-        f"delete set {at} members4_m1_",
+        f"delete element {AT} members4 {{ 10.77.0.3 }}",
+        f"add element {AT} members4 {{ 10.77.0.3 : jump group_m1 }}",
+        f"flush chain {AT} {before}",
+        f"flush chain {AT} group_m1_",
+        f"delete chain {AT} {before}",
+        f"delete chain {AT} group_m1_",
     ]
 
 
@@ -182,7 +164,12 @@ def test_other_changes_are_one_transaction(new: PolicyRules | None) -> None:
 
 def test_a_policy_that_is_removed_leaves_nothing() -> None:
     table = with_policy(POLICY)
-    lines = changes(table, with_policy(None)).splitlines()
+    opened, left = transactions(table, with_policy(None))
+    assert opened.splitlines() == [
+        f"flush chain {AT} prerouting_policy",
+        f"delete chain {AT} prerouting_policy",
+    ]
+    lines = [*opened.splitlines(), *left.splitlines()]
     deleted = {line.split()[-1] for line in lines if line.startswith("delete")}
     assert deleted == {*table.chains, *(part.split()[1] for part in table.parts)}
     assert not any(line.startswith("add") for line in lines)
