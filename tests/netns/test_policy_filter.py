@@ -12,10 +12,12 @@ from tests import netns_support
 from tests.netns_support import Namespace
 from tests.policy_rules import group_of, policy_rules
 
+from dstack_vpn.adapters.firewall.libnftables import Libnftables, Output
 from dstack_vpn.adapters.firewall.nft import NftFirewall
 from dstack_vpn.adapters.firewall.rendering import make_table
 from dstack_vpn.core.policy.rules import CLOSED, GrantId, GroupRights, PolicyRules, PortRight
 from dstack_vpn.core.policy.selectors import Protocol
+from dstack_vpn.errors import FirewallError
 from dstack_vpn.ports import FirewallRules
 
 pytestmark = [
@@ -195,18 +197,56 @@ def random_policy(rng: random.Random, before: PolicyRules | None) -> PolicyRules
 async def test_every_sequence_of_changes_leads_to_the_table_of_a_new_start(
     namespace: Namespace, seed: int
 ) -> None:
-    rng, firewall, policy = random.Random(seed), NftFirewall(), None
+    """The kernel takes each change; a refused one would end in a replacement of the whole table."""
+    rng, nftables, policy = random.Random(seed), Recording(), None
+    firewall = NftFirewall(nftables)
     with Namespace("g") as other:
         for step in range(60):
             policy = random_policy(rng, policy)
             rules = FirewallRules("h1-w", BOTH, rng.random() < 0.8, policy=policy)
             await firewall.apply(rules)
             assert await firewall.is_applied("h1-w"), step
+            assert nftables.refused == [], f"seed {seed}, step {step}"
             with other.entered():
                 await NftFirewall().apply(rules)
             assert normal(namespace) == normal(other), f"seed {seed}, step {step}"
     namespace.run("nft", "add", "table", "inet", "others")
     assert await firewall.is_applied("h1-w"), "the full comparison"
+
+
+async def test_the_kernel_takes_each_change_of_rights(namespace: Namespace) -> None:
+    """Also an older kernel: a chain is removed with the map that leads to it."""
+    nftables = Recording()
+    firewall = NftFirewall(nftables)
+    several = GroupRights((SSH, replace_port(SSH, 80)), (SSH, replace_port(SSH, 443)))
+    members = {"10.77.0.2": "m0", "fd01::2": "m0", "10.77.0.3": "m1"}
+    for groups in ({"m0": several, "m1": several}, POLICY.groups, {"m0": several, "m1": GroupRights()}):
+        policy = policy_rules(POLICY.addresses, members, groups)
+        await firewall.apply(replace(RULES, policy=policy))
+        assert await firewall.is_applied("h1-w")
+    for other in (CLOSED, POLICY, None):
+        await firewall.apply(replace(RULES, policy=other))
+        assert await firewall.is_applied("h1-w")
+    assert nftables.refused == []
+
+
+def replace_port(right: PortRight, port: int) -> PortRight:
+    return right._replace(first=port, last=port)
+
+
+class Recording(Libnftables):
+    """Records the commands that the kernel refuses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.refused: list[str] = []
+
+    def run(self, commands: str, output: Output = Output.PLAIN) -> str:
+        try:
+            return super().run(commands, output)
+        except FirewallError as error:
+            self.refused.append(f"{error}: {commands}")
+            raise
 
 
 def normal(namespace: Namespace) -> dict[str, list[str]]:
@@ -216,7 +256,7 @@ def normal(namespace: Namespace) -> dict[str, list[str]]:
     for line in namespace.run("nft", "--stateless", "list", "table", "inet", TABLE).splitlines():
         if line.startswith("\t\t"):
             found = [line.strip()]
-            if name.startswith("set "):
+            if name.startswith(("set ", "map ")):
                 inner = line.replace("elements = {", ",").replace("}", "")
                 found = [part for each in inner.split(",") if (part := each.strip())]
             parts[name] = [*parts[name], *found]
