@@ -4,6 +4,7 @@ The node ``web-1`` reaches ``db-eu`` and ``db-us`` over forwarders that delay Wi
 (`delaying`). It has no endpoint in the registry, so their replies take the same way.
 """
 
+import asyncio
 import json
 import os
 import re
@@ -20,9 +21,10 @@ import pytest
 from demo.lab import Lab, Tools
 from demo.node import WIREGUARD_PORT, LabNode
 from tests.netns.test_names import dig, getent, point
-from tests.netns_support import wait_until
+from tests.netns_support import Namespace, is_usable, wait_until
 
 from dstack_vpn.adapters.contracts import calls
+from dstack_vpn.adapters.echo import IcmpEcho
 
 pytestmark = [pytest.mark.netns, pytest.mark.anvil, pytest.mark.timeout(180)]
 ROOT: Final = Path(__file__).parents[2]
@@ -100,6 +102,29 @@ class Regions:
         )
         said, problems = process.communicate(timeout=60)
         return subprocess.CompletedProcess(script, process.returncode, said, problems)
+
+
+def test_a_node_without_privileges_measures_by_ping_sockets() -> None:
+    if not is_usable():
+        pytest.skip("NO ROOT, NAMESPACES OR TUN: this test is SKIPPED; run it as root")
+    replies: list[tuple[int, str, float]] = []
+
+    async def measure() -> None:
+        echo = IcmpEcho()
+        assert echo.start(lambda *reply: replies.append(reply)) is None
+        assert not any(opened.raw for opened in echo._sockets.values())
+        for nonce, address in enumerate(("127.0.0.1", "::1")):
+            echo.send(address, nonce)
+        async with asyncio.timeout(5):
+            while len(replies) < 2:  # noqa: ASYNC110 - the callback has no event
+                await asyncio.sleep(0.01)
+        echo.close()
+
+    with Namespace() as namespace:
+        namespace.run("sysctl", "-qw", "net.ipv4.ping_group_range=0 2147483647")
+        with namespace.entered():
+            asyncio.run(measure())
+    assert sorted((nonce, address) for nonce, address, _ in replies) == [(0, "127.0.0.1"), (1, "::1")]
 
 
 @pytest.fixture(scope="module")
