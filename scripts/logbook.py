@@ -231,6 +231,10 @@ MEANINGS: Final[Mapping[str, tuple[str, str]]] = {
     "relay.unopened": ("No UDP socket could be opened for a client.", "Raise `ulimit -n`."),
     "relay.unreachable": ("No upstream is reachable.", "Check RELAY_TO, and the network."),
     "relay.upstream": ("This upstream is in use from now on.", ""),
+    "roles.unmeasured": (
+        "Round trips to the members of roles can't be measured: there is no ICMP socket.",
+        "Set net.ipv4.ping_group_range, or add CAP_NET_RAW.",
+    ),
     "rpc.connected": ("A session with an RPC endpoint began.", ""),
     "rpc.endpoint_left": (
         "An endpoint failed; the next one is tried after a pause.",

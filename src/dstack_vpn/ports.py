@@ -548,6 +548,26 @@ class KeyChanger(Protocol):
         """
 
 
+class Echo(Protocol):
+    """ICMP echoes to peers, which their kernels answer."""
+
+    def start(self, replied: Callable[[int, str, float], None]) -> str | None:
+        """Prepare for echoes; returns the reason that none can be sent, or None.
+
+        ``replied`` gets each reply's nonce, its source address, and its time (Unix seconds). A
+        reply may have any nonce: it may belong to another program.
+        """
+
+    def send(self, address: str, nonce: int) -> float:
+        """Send an echo with a nonce of 64 bits; returns the time (Unix seconds).
+
+        Raises nothing: an echo that can't be sent gets no reply.
+        """
+
+    def close(self) -> None:
+        """Stop; `start` may be called again."""
+
+
 class Resolver(Protocol):
     """The resolver of host names."""
 

@@ -365,6 +365,24 @@ def test_nothing_sticks_out_at_any_width(page: Page, width: int) -> None:
         assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
+def test_a_measured_round_trip_is_shown_and_orders_the_peers(page: Page) -> None:
+    def measured(route: Route) -> None:
+        stats: dict[str, Any] = route.fetch().json()
+        first = stats["peers"][0]
+        trips = {"far": 123.4, "near": 8.2, "unknown": None}
+        stats["peers"] = [
+            {**first, "node_id": name, "public_key": name, "round_trip_ms": trip}
+            for name, trip in trips.items()
+        ]
+        route.fulfill(json=stats)
+
+    page.route("**/stats", measured)
+    opened(page)
+    page.locator("#sort").select_option("trip")
+    expect(page.locator("#rows [role=row]:visible .c-node a")).to_have_text(["near", "far", "unknown"])
+    expect(page.locator("#rows [role=row]:visible .c-trip")).to_have_text(["8.2 ms", "123 ms", "\u2013"])
+
+
 def test_a_thousand_peers_are_a_dozen_rows(page: Page) -> None:
     def many(route: Route) -> None:
         stats: dict[str, Any] = route.fetch().json()

@@ -57,13 +57,19 @@ def _peer(peer: Mapping[str, Any]) -> Row:
     traffic = size(peer["rx_bytes"]), size(peer["tx_bytes"])
     return Row(
         (peer["node_id"], first, last_received(peer), peer.get("transport"), *traffic),
-        (f"token {peer['token']}", *others, *endpoint_of(peer)),
+        (f"token {peer['token']}", *others, *round_trip(peer), *endpoint_of(peer)),
     )
 
 
 def endpoint_of(peer: Mapping[str, Any]) -> list[str]:
     """Return a remark on a peer's endpoint; empty without one."""
     return [f"endpoint {peer['endpoint']}"] if peer["endpoint"] else []
+
+
+def round_trip(peer: Mapping[str, Any]) -> list[str]:
+    """Return a remark on a peer's round trip; empty if it was not measured lately."""
+    found = peer.get("round_trip_ms")
+    return [] if found is None else [f"round trip {found:.1f} ms"]
 
 
 def last_received(peer: Mapping[str, Any]) -> str | Text:

@@ -2,18 +2,24 @@
 
     web-1.vpn.internal          A, AAAA   the node's tunnel addresses
                                 TXT       its token and owner
+    db.tag.vpn.internal         A, AAAA   the members that have the tag db, the nearest first
+    nearest.db.tag.vpn.internal A, AAAA   the nearest of them alone
     2.0.77.10.in-addr.arpa      PTR       the node behind a tunnel address; the same under ip6.arpa
     vpn.internal                SOA, NS
 
 Only nodes that are on the network now have names, including this one. DNS names are
 case-insensitive: if two node ids differ only in case (the deployed contract allows that), the name
 belongs to the one whose key was set first.
+
+If the registry defines tags, all names below ``tag`` are names of tags. A node id such as
+``db.tag`` has no name then: only the deployed contract allows it, which has no tags. A node ``tag``
+keeps its name.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from dstack_vpn.core.access.addressing import AddressPlan
 from dstack_vpn.core.access.control import AccessControl, Reason
@@ -21,6 +27,10 @@ from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.chain.registry import Registry
 from dstack_vpn.core.model import TokenId
 
+ROLES: Final = "tag"
+"""The label below which the names of tags are."""
+NEAREST: Final = "nearest"
+"""The label before a tag's name for the nearest member alone."""
 _REVERSE: Final = {4: (".in-addr.arpa", 8, 4), 6: (".ip6.arpa", 4, 32)}
 """By IP version: the suffix of reverse names, bits per label, labels of a whole address.
 
@@ -56,6 +66,28 @@ class Answer:
     records: tuple[DnsRecord, ...] = ()
 
 
+class Roles(Protocol):
+    """The members of each role."""
+
+    @property
+    def defined(self) -> bool:
+        """Return whether the registry defines any tag."""
+
+    def members(self, tag: str) -> Sequence[TokenId] | None:
+        """Return the members with a tag, the nearest first; None if the tag is not defined."""
+
+
+class NoRoles:
+    """No tag is defined."""
+
+    defined: Final = False
+
+    def members(self, tag: str) -> Sequence[TokenId] | None:
+        """See `Roles.members`."""
+        return None
+
+
+_NO_ROLES: Final = NoRoles()
 _FOREIGN: Final = Answer(DnsStatus.FOREIGN)
 
 
@@ -74,13 +106,20 @@ class Names:
     _inner: set[str] = field(default_factory=set, init=False)
     """Names that only have names below them: ``b`` of the node id ``a.b`` (RFC 8020)."""
 
-    def answer(self, name: str, kind: str, access: AccessControl, now: float) -> Answer:
+    def answer(
+        self, name: str, kind: str, access: AccessControl, now: float, roles: Roles = _NO_ROLES
+    ) -> Answer:
         """Answer for a name without a trailing dot, and a record type; ``now`` in Unix seconds."""
         name = name.lower()
         if name == self.suffix:
             return self._apex(self.suffix, kind)
         if name.endswith("." + self.suffix):
-            return self._forward(name.removesuffix("." + self.suffix), kind, access, now)
+            relative = name.removesuffix("." + self.suffix)
+            if roles.defined and relative.endswith("." + ROLES):
+                return self._role(relative.removesuffix("." + ROLES), kind, roles)
+            answer = self._forward(relative, kind, access, now)
+            inner = roles.defined and relative == ROLES and answer.verdict is DnsStatus.NO_NAME
+            return Answer(DnsStatus.NO_DATA, self.suffix) if inner else answer
         for version, (end, _, _) in _REVERSE.items():
             if name.endswith(end):
                 return self._reverse(name, version, kind, access, now)
@@ -107,11 +146,22 @@ class Names:
         if node is None:
             inner = relative in self._inner
             return Answer(DnsStatus.NO_DATA if inner else DnsStatus.NO_NAME, self.suffix)
-        ipv4, ipv6 = self.addresses.ipv4_of(node.token_id), self.addresses.ipv6_of(node.token_id)
-        records = [DnsRecord("A", str(ipv4))] if ipv4 else []
-        records += [DnsRecord("AAAA", str(ipv6))] if ipv6 else []
+        records = self._addresses(node.token_id)
         records.append(DnsRecord("TXT", f'"token={node.token_id}" "owner={node.owner}"'))
         return _of_kind(kind, records, self.suffix)
+
+    def _role(self, relative: str, kind: str, roles: Roles) -> Answer:
+        first, _, tag = relative.rpartition(".")
+        members = roles.members(tag) if first in {"", NEAREST} else None
+        if members is None:
+            return Answer(DnsStatus.NO_NAME, self.suffix)
+        chosen = members[:1] if first else members
+        return _of_kind(kind, [each for token in chosen for each in self._addresses(token)], self.suffix)
+
+    def _addresses(self, token: TokenId) -> list[DnsRecord]:
+        ipv4, ipv6 = self.addresses.ipv4_of(token), self.addresses.ipv6_of(token)
+        records = [DnsRecord("A", str(ipv4))] if ipv4 else []
+        return [*records, DnsRecord("AAAA", str(ipv6))] if ipv6 else records
 
     def _reverse(self, name: str, version: int, kind: str, access: AccessControl, now: float) -> Answer:
         end, bits, labels = _REVERSE[version]

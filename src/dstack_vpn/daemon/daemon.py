@@ -14,6 +14,7 @@
     health      publish changes of health                                 (health)
     store       store the registry                                        (persistence)
     answers     detect peers that do not answer                           (answers)
+    roles       measure round trips to members of roles that are asked for  (roles)
     moves       reach silent peers at their new endpoints                 (here)
     handshakes  initiate handshakes with the peers of a new device        (handshakes)
     config      write the wg-quick file, follow pins                      (persistence)
@@ -50,6 +51,7 @@ from dstack_vpn.daemon.observe.health import HealthWatch
 from dstack_vpn.daemon.observe.peer_stats import PeerStatsCache
 from dstack_vpn.daemon.observe.persistence import Persistence
 from dstack_vpn.daemon.observe.reporter import Reporter
+from dstack_vpn.daemon.observe.roles import RoleWatch
 from dstack_vpn.daemon.peers.handshakes import HandshakeInitiator
 from dstack_vpn.daemon.peers.members import Members
 from dstack_vpn.daemon.peers.path_keeper import PathKeeper
@@ -93,6 +95,7 @@ class Daemon:
     peer_stats: PeerStatsCache
     denied: DeniedWatch
     answers: AnswerWatch
+    roles: RoleWatch
     health: HealthWatch
     reporter: Reporter
     audit_writer: AuditWriter
@@ -119,6 +122,7 @@ class Daemon:
             "store": self.persistence.run_store,
             "config": self.persistence.run_config,
             "answers": self.answers.run,
+            "roles": self.roles.run,
             "moves": self._watch_moves,
             "handshakes": self.handshakes.run,
             "firewall": self.firewall_controller.run,

@@ -43,6 +43,7 @@ from dstack_vpn.daemon.observe.health import HealthWatch
 from dstack_vpn.daemon.observe.peer_stats import PeerStatsCache
 from dstack_vpn.daemon.observe.persistence import Persistence
 from dstack_vpn.daemon.observe.reporter import Reporter
+from dstack_vpn.daemon.observe.roles import RoleWatch
 from dstack_vpn.daemon.peers.debounce import Debounce
 from dstack_vpn.daemon.peers.endpoints import EndpointBook
 from dstack_vpn.daemon.peers.executor import PlanExecutor
@@ -60,6 +61,7 @@ from dstack_vpn.ports import (
     ChainSource,
     Clock,
     ConfigArchive,
+    Echo,
     EndpointMemory,
     Firewall,
     KeyChanger,
@@ -95,6 +97,7 @@ class Outside:
     firewall: Firewall
     forward_resolver: Resolver
     """Resolves the targets of FORWARD_TO."""
+    echo: Echo
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -267,6 +270,7 @@ def assemble(outside: Outside, options: Options) -> Daemon:
         peer_stats=peer_stats,
         denied=denied,
         answers=AnswerWatch(peer_stats, members, clock, publish, answers),
+        roles=RoleWatch(members, peer_stats, answers, clock, outside.echo),
         health=HealthWatch(reporter.collect, clock, publish),
         reporter=reporter,
         audit_writer=audit_writer,

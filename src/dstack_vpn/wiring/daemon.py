@@ -17,6 +17,7 @@ from dstack_vpn.adapters.clock import SystemClock
 from dstack_vpn.adapters.contracts import by_name
 from dstack_vpn.adapters.device.backend import choose_backend, make_link
 from dstack_vpn.adapters.device.deferred import DeferredLink
+from dstack_vpn.adapters.echo import IcmpEcho
 from dstack_vpn.adapters.firewall import NftFirewall
 from dstack_vpn.adapters.hardening import harden
 from dstack_vpn.adapters.keys.keyring import FileKeyRing
@@ -97,6 +98,7 @@ def build(settings: Settings, link: Link, relays: Relays, source: ChainSource, f
         changer=changer_of(settings),
         firewall=firewall,
         forward_resolver=SystemResolver(Destinations(address_plan(settings).networks)),
+        echo=IcmpEcho(),
     )
     draw = random.SystemRandom().random()
     options = Options(

@@ -18,7 +18,7 @@ class NodeDirectory:
     def answer(self, name: str, kind: str) -> Answer:
         """See `Directory.answer`."""
         tunnel = self.node.tunnel
-        found = self.names.answer(name, kind, tunnel.members.access, tunnel.members.now())
+        found = self.names.answer(name, kind, tunnel.members.access, tunnel.members.now(), self.node.roles)
         return without_ipv6(found) if tunnel.without_ipv6 else found
 
     def authority(self, zone: str) -> str:

@@ -96,10 +96,17 @@ def _each(snapshot: NodeSnapshot, labelled: _Labelled) -> Iterator[Metric]:
         "Time for which bytes were sent to a peer and none received; 0 while it answers or is idle.",
         labels=_LABELS,
     )
+    trips = GaugeMetricFamily(
+        f"{_PREFIX}peer_round_trip_seconds",
+        "Smoothed round-trip time to a peer through the tunnel, while it is measured.",
+        labels=_LABELS,
+    )
     received = CounterMetricFamily(f"{_PREFIX}peer_receive_bytes", "Bytes from a peer.", labels=_LABELS)
     sent = CounterMetricFamily(f"{_PREFIX}peer_transmit_bytes", "Bytes to a peer.", labels=_LABELS)
     for labels, key in labelled:
         ways.add_metric((*labels, snapshot.way(key)["transport"] or "none"), 1)
+        if (trip := snapshot.round_trips.get(key)) is not None:
+            trips.add_metric(labels, trip)
         if (state := snapshot.seen.get(key)) is None:
             continue
         silent.add_metric(labels, max(snapshot.now - snapshot.silent.get(key, snapshot.now), 0.0))
@@ -107,7 +114,7 @@ def _each(snapshot: NodeSnapshot, labelled: _Labelled) -> Iterator[Metric]:
         sent.add_metric(labels, state.tx_bytes)
         if (age := snapshot.age(key)) is not None:
             ages.add_metric(labels, age)
-    yield from (ways, ages, silent, received, sent)
+    yield from (ways, ages, silent, trips, received, sent)
 
 
 _Relayed = list[tuple[tuple[str, str], dict[str, Any]]]

@@ -43,6 +43,8 @@ class NodeSnapshot:
     seen: Mapping[PublicKey, PeerState]
     silent: Mapping[PublicKey, float]
     """The peers that do not answer, with the time since when (Unix seconds)."""
+    round_trips: Mapping[PublicKey, float]
+    """The round trips through the tunnel (seconds) to the peers that were measured lately."""
     relayed: Mapping[PublicKey, Way]
     """The transports of the peers that have relays."""
     carried: Counter[str]
@@ -92,6 +94,7 @@ class NodeSnapshot:
             **self.way(key),
             "state": self.state(key),
             "no_answer_since": self.silent.get(key),
+            "round_trip_ms": round(trip * 1000, 3) if (trip := self.round_trips.get(key)) else None,
             "last_handshake": None if state is None else state.last_handshake or None,
             "rx_bytes": None if state is None else state.rx_bytes,
             "tx_bytes": None if state is None else state.tx_bytes,
@@ -122,6 +125,9 @@ def take(node: Daemon, relay: "Tcp2Udp | None", seen: Mapping[PublicKey, PeerSta
         tokens=dict(membership.tokens),
         seen=seen,
         silent={key: since for key in membership.peers if (since := node.answers.since(key)) is not None},
+        round_trips={
+            key: trip for key in membership.peers if (trip := node.roles.round_trip(key)) is not None
+        },
         relayed=relayed,
         carried=node.path_keeper.paths.carried(relayed),
         calls_by=None if relay is None else relay.listen.scheme,

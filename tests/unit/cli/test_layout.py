@@ -99,6 +99,13 @@ def test_status_has_the_first_address_beside_the_node_and_the_second_below() -> 
     assert V6 in shown[number + 1]
 
 
+def test_status_has_the_round_trips_that_were_measured() -> None:
+    peers = [peer("near", round_trip_ms=0.84), peer("far", round_trip_ms=None)]
+    near, far = rendered(status_view(HEALTH, STATS | {"peers": peers}), 1000).splitlines()[-2:]
+    assert "  round trip 0.8 ms  " in near
+    assert "round trip" not in far
+
+
 def test_a_pipe_has_one_line_a_row_without_colours_or_blanks_at_the_end() -> None:
     said = rendered(status_view(HEALTH, STATS), 1000)
     assert [V6 in line for line in said.splitlines() if line.startswith(("db ", LONG, "silent "))] == [

@@ -1,6 +1,7 @@
 """DNS answers for members, and for names and addresses of others."""
 
 import ipaddress
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -140,3 +141,51 @@ def test_answers_change_with_the_registry_at_once() -> None:
     ):
         answer = NAMES.answer("web-1.vpn.internal", "A", AccessControl(registry, PLAN, key(1), HEIGHT), 0.0)
         assert answer.verdict is verdict
+
+
+class ScriptedRoles:
+    """The roles of a registry whose tags are ``db``, and ``web`` without members."""
+
+    defined = True
+
+    def __init__(self, *members: int) -> None:
+        self._members = {"db": members, "web": ()}
+
+    def members(self, tag: str) -> Sequence[int] | None:
+        return self._members.get(tag)
+
+
+def ask_role(name: str, kind: str, *nodes: Node, members: tuple[int, ...] = (3, 2)) -> Answer:
+    access = AccessControl(Registry.of(nodes), PLAN, key(1), HEIGHT)
+    return NAMES.answer(f"{name}.vpn.internal", kind, access, 1000.0, ScriptedRoles(*members))
+
+
+def test_a_tag_has_the_addresses_of_its_members_in_their_order() -> None:
+    assert texts(ask_role("db.tag", "A")) == ["A 10.77.0.4", "A 10.77.0.3"]
+    assert texts(ask_role("DB.Tag", "AAAA")) == [f"AAAA {PLAN.ipv6_of(3)}", f"AAAA {IPV6}"]
+    assert texts(ask_role("nearest.db.tag", "A")) == ["A 10.77.0.4"]
+    assert texts(ask_role("db.tag", "A", members=(70_000, 2))) == ["A 10.77.0.3"]
+
+
+@pytest.mark.parametrize("kind", ["TXT", "SRV", "MX"])
+def test_a_tag_has_addresses_only(kind: str) -> None:
+    assert ask_role("db.tag", kind) == Answer(DnsStatus.NO_DATA, "vpn.internal")
+
+
+def test_a_tag_without_members_exists_and_one_without_a_definition_does_not() -> None:
+    for name in ("web.tag", "nearest.web.tag", "tag"):
+        assert ask_role(name, "A") == Answer(DnsStatus.NO_DATA, "vpn.internal"), name
+    for name in ("mail.tag", "nearest.mail.tag", "x.db.tag", "nearest.nearest.db.tag", "nearest.tag"):
+        assert ask_role(name, "A") == Answer(DnsStatus.NO_NAME, "vpn.internal"), name
+
+
+def test_no_node_id_takes_a_tags_name() -> None:
+    """A node ``tag`` keeps its own name; ``db.tag`` has one only without tags."""
+    tag, taker, other = node(4, "tag"), node(5, "db.tag"), node(6, "mail.tag")
+    assert texts(ask_role("tag", "A", tag, taker)) == ["A 10.77.0.5"]
+    assert texts(ask_role("db.tag", "A", tag, taker)) == ["A 10.77.0.4", "A 10.77.0.3"]
+    assert ask_role("mail.tag", "A", other).verdict is DnsStatus.NO_NAME
+    assert ask("6.0.77.10.in-addr.arpa", "PTR", taker).verdict is DnsStatus.FOUND
+    assert ask_role("db.eu", "A", node(7, "db.eu")).verdict is DnsStatus.FOUND
+    assert texts(ask("db.tag.vpn.internal", "A", taker)) == ["A 10.77.0.6"], "no tag is defined"
+    assert ask("tag.vpn.internal", "A").verdict is DnsStatus.NO_NAME

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from tests.memory_device import MemoryDevice, MemoryLink
+from tests.memory_echo import MemoryEcho
 from tests.memory_firewall import MemoryFirewall
 from tests.scripted import IDENTITY, MemoryArchive, MemoryStore, ScriptedChain, ScriptedSource
 
@@ -134,6 +135,7 @@ class Bench:
     policy: PeerPolicy = field(default_factory=PeerPolicy)
     relays: FakeRelays = field(default_factory=FakeRelays)
     firewall: MemoryFirewall = field(default_factory=MemoryFirewall)
+    echo: MemoryEcho = field(default_factory=MemoryEcho)
     transport: TransportMode = TransportMode.AUTO
     confirmations: int = 0
     resync_interval: float = 3600.0
@@ -190,6 +192,7 @@ class Bench:
             changer=None,
             firewall=self.firewall,
             forward_resolver=self.resolver,
+            echo=self.echo,
         )
 
     def _options(self) -> Options:

@@ -44,6 +44,7 @@ def snapshot(count: int) -> NodeSnapshot:
         peers={key: Peer(key, frozenset()) for key in keys},
         tokens={key: number + 1 for number, key in enumerate(keys)},
         seen=seen,
+        round_trips={keys[0]: 0.02},
         silent={keys[4]: NOW - 30.0} if count == 5 else {},
         relayed=relayed,
         carried=Counter({"datagrams_up": 5, "dropped queue": 2}),
@@ -78,6 +79,8 @@ def test_few_peers_have_series_of_their_own() -> None:
     assert found["dstack_vpn_peers", "never", "udp"] == 1
     assert found["dstack_vpn_oldest_handshake_age_seconds",] == 3600
     assert found["dstack_vpn_peer_handshake_age_seconds", "node-0", "1"] == 10
+    assert found["dstack_vpn_peer_round_trip_seconds", "node-0", "1"] == 0.02
+    assert ("dstack_vpn_peer_round_trip_seconds", "node-1", "2") not in found
     assert found["dstack_vpn_peer_receive_bytes_total", "node-1", "2"] == 100
     assert found["dstack_vpn_peer_transport", "node-0", "1", "tls"] == 1
     assert found["dstack_vpn_peer_relay_dropped_datagrams_total", "node-0", "queue", "1"] == 2

@@ -157,10 +157,10 @@ def reply(
         soa = dns.rrset.from_text(answer.zone + ".", TTL, "IN", "SOA", authority(answer.zone))
         (message.answer if answer.verdict is DnsStatus.FOUND else message.authority).append(soa)
     if not over_udp:
-        return message.to_wire()
+        return message.to_wire(want_shuffle=False)  # the order has a meaning
     room = min(max(query.payload, PLAIN), PAYLOAD) if query.edns >= 0 else PLAIN
     try:
-        return message.to_wire(max_size=room)
+        return message.to_wire(max_size=room, want_shuffle=False)
     except dns.exception.TooBig:
         short = _reply(query, _RCODES[answer.verdict], recursive=recursive)
         short.flags |= dns.flags.TC

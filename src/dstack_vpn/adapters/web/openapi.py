@@ -61,6 +61,7 @@ _PEER: Final = _object(
     relay={"type": ["object", "null"], "description": "the relay that carries it, with its counters"},
     state={"enum": ["connected", "no answer", "stale", "never"], "description": _STATES},
     no_answer_since={**_TIME, "description": "start of the missing answers; null: it answers, or is idle"},
+    round_trip_ms=_or_null("number", description="smoothed, through the tunnel; null: not measured lately"),
     last_handshake=_TIME,
     rx_bytes=_or_null("integer"),
     tx_bytes=_or_null("integer"),

@@ -19,6 +19,17 @@ bent = st.lists(st.tuples(st.integers(0, len(VALID) - 1), st.integers(0, 255)), 
 data = st.one_of(st.binary(max_size=600), st.builds(lambda h, b: h + b, headers, labels), bent)
 
 
+def test_the_order_of_the_records_is_kept() -> None:
+    records = tuple(DnsRecord("A", f"10.77.0.{number}") for number in (9, 3, 12, 7, 2, 30, 4, 8))
+    query = messages.parse(VALID)
+    for over_udp in (True, False):
+        answer = Answer(DnsStatus.FOUND, "vpn.internal", records)
+        wire = messages.reply(query, answer, lambda zone: zone, recursive=False, over_udp=over_udp)
+        (shown,) = dns.message.from_wire(wire).answer
+        assert [record.to_text() for record in shown] == [text for _, text in records]
+        assert shown.ttl == 1
+
+
 @settings(max_examples=2000)
 @given(data, st.booleans())
 def test_any_bytes_are_answered_within_bounds_or_refused(some: bytes, over_udp: bool) -> None:

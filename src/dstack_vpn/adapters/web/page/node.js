@@ -2,7 +2,7 @@
 
 import { get } from "./api.js";
 import { spark } from "./charts.js";
-import { bytes, denials, entry, heard, make, rate, setText } from "./text.js";
+import { bytes, denials, entry, heard, make, rate, setText, trip } from "./text.js";
 
 const HELD = 120;
 
@@ -52,6 +52,8 @@ export class NodePage {
     setText("spark-now", peer ? `↓ ${rate(peer.down)} (${bytes(peer.rx_bytes)} in all) · ↑ ${rate(peer.up)} (${bytes(peer.tx_bytes)} in all)` : "This is not a peer of this node.");
     const handshake = document.getElementById("fact-handshake");
     if (handshake && peer) handshake.textContent = heard(peer);
+    const shown = document.getElementById("fact-trip");
+    if (shown && peer) shown.textContent = trip(peer);
     const denied = document.getElementById("node-denied");
     denied.hidden = !peer?.denied.length;
     setText("node-denied", denied.hidden ? "" : `${denials(peer)} in the last minute`);
@@ -76,6 +78,7 @@ export class NodePage {
       ["Relay", peer?.relay?.upstream],
       ["May reach this node", rights(found?.policy, "inbound", own)],
       ["Reached from here", rights(found?.policy, "outbound", own)],
+      ["Round trip", peer && "…", "fact-trip"],
       ["Handshake", peer && "…", "fact-handshake"],
       ["Key set in block", peer?.since_block],
       ["Access until", peer?.expires_at && new Date(peer.expires_at * 1000).toLocaleString()],

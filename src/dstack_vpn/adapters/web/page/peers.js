@@ -1,12 +1,13 @@
 // The list of peers. Only visible rows exist, so a thousand peers cost as much as a dozen.
 
-import { denials, heard, make, nodeLink, rate } from "./text.js";
+import { denials, heard, make, nodeLink, rate, trip } from "./text.js";
 
 const SPARE = 6;
-const COLUMNS = ["node", "address", "way", "handshake", "in", "out", "endpoint"];
+const COLUMNS = ["node", "address", "way", "trip", "handshake", "in", "out", "endpoint"];
 
 const ORDERS = {
   name: (a, b) => a.name.localeCompare(b.name, "en", { numeric: true }),
+  trip: (a, b) => (a.round_trip_ms ?? Infinity) - (b.round_trip_ms ?? Infinity) || ORDERS.name(a, b),
   handshake: (a, b) => (a.age ?? Infinity) - (b.age ?? Infinity) || ORDERS.name(a, b),
   traffic: (a, b) => b.down + b.up - (a.down + a.up) || ORDERS.name(a, b),
   since: (a, b) => (b.since_block ?? 0) - (a.since_block ?? 0) || b.token - a.token,
@@ -79,6 +80,7 @@ export class Peers {
     put(cells.address, (peer.addresses[0] ?? "–").replace(/\/\d+$/, ""));
     put(way, peer.way === "none" ? "none" : peer.way.toUpperCase());
     way.dataset.way = peer.connected ? peer.way : "silent";
+    put(cells.trip, trip(peer));
     put(cells.handshake, heard(peer));
     put(cells.in, rate(peer.down));
     put(cells.out, rate(peer.up));

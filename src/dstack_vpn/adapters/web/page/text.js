@@ -41,6 +41,8 @@ export const ago = (seconds) => (seconds < 1 ? "now" : `${span(seconds)} ago`);
 export const heard = (peer) => (peer.silent ? "no answer" : peer.age === null ? "never" : ago(peer.age));
 export const short = (text, length = 10) => (text && text.length > length + 1 ? `${text.slice(0, length)}…` : text ?? "");
 export const milliseconds = (ms) => (ms >= 1000 ? `${(ms / 1000).toFixed(1)} s` : ms >= 100 ? `${Math.round(ms)} ms` : `${ms.toFixed(ms < 1 ? 2 : 1)} ms`);
+/** Return the round trip to a peer; it is measured only while a role of the peer is asked for. */
+export const trip = (peer) => ((peer.round_trip_ms ?? null) === null ? "–" : milliseconds(peer.round_trip_ms));
 export const clock = (at) => new Date(at * 1000).toLocaleTimeString([], { hour12: false });
 
 /** Return an address without its prefix length. */
