@@ -400,6 +400,7 @@ OTHERS: Final[Mapping[str, str]] = {
     "cli/test_hostile.py": "every flag and argument of every command",
     "cli/test_secrets.py": "every flag of every command",
     "daemon/test_destinations.py": "a rule of the whole daemon: endpoints inside the VPN",
+    "daemon/test_clients.py": "a rule of the whole daemon: members behind a gateway",
     "daemon/test_expiry.py": "a rule of the whole daemon: clocks that are set back",
     "daemon/test_identity.py": "a rule of the whole daemon: keys that others register",
     "daemon/test_moves.py": "a rule of the whole daemon: endpoints that change",

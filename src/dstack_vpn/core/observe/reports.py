@@ -52,6 +52,8 @@ class MembersReport:
     pinned: bool = False
     own_problem: str | None = None
     """The reason that this node is not a member."""
+    refused_clients: tuple[str, ...] = ()
+    """Plain clients that name this node as their gateway without success, with the reasons."""
 
     @property
     def known(self) -> bool:

@@ -1,0 +1,137 @@
+"""Plain clients: members that other nodes reach by a gateway's peer."""
+
+from collections.abc import Sequence
+
+import pytest
+from tests.scripted import grant, key
+from tests.unit.daemon.conftest import OWN, Bench, eventually
+
+from dstack_vpn.core.access.control import Reason
+from dstack_vpn.core.chain.events import (
+    EndpointUpdated,
+    ExpiryUpdated,
+    Granted,
+    RegistryEvent,
+    Revoked,
+    TagDefined,
+    TagsUpdated,
+    Transferred,
+)
+from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
+from dstack_vpn.core.wireguard.x25519 import derive
+
+US = Granted(0, "0xme", "node-0", derive(OWN))
+GATEWAY = 1
+
+
+def via(token: int, node_id: str) -> EndpointUpdated:
+    return EndpointUpdated(token, PeerEndpoint.parse(f"via:{node_id}"))
+
+
+@pytest.fixture
+def net(bench: Bench) -> Bench:
+    """Nodes 1 and 2 are gateways, 3 is a client of node 1, and 0 is ours."""
+    bench.source.has_contract = True
+    bench.chain.mine(US, grant(1), grant(2), grant(3), TagDefined(0, "gateway"))
+    bench.chain.mine(TagsUpdated(1, GATEWAY), TagsUpdated(2, GATEWAY), via(3, "node-1"))
+    return bench
+
+
+def peers(bench: Bench) -> dict[int, set[int]]:
+    """Return the tokens behind each peer of the device, by the number of its key."""
+    plan, numbers = bench.node.members.addresses, {key(number): number for number in range(9)}
+    return {
+        numbers[public_key]: {
+            token for cidr in peer.allowed_ips if (token := plan.token_at(cidr.partition("/")[0])) is not None
+        }
+        for public_key, peer in bench.device.peers.items()
+    }
+
+
+async def test_a_client_is_behind_the_peer_of_its_gateway(net: Bench) -> None:
+    async with net.running() as node:
+        await eventually(lambda: net.link.device is not None and peers(net) == {1: {1, 3}, 2: {2}})
+        assert len(net.device.peers[key(1)].allowed_ips) == 4  # IPv4 and IPv6 of both
+        decision = node.members.access.decide(3, 0)
+        assert str(decision) == "active (a client of node-1)"
+
+
+CHANGES: Sequence[tuple[str, RegistryEvent, dict[int, set[int]]]] = [
+    ("the client is revoked", Revoked(3), {1: {1}, 2: {2}}),
+    ("the client is transferred", Transferred(3, "0xother"), {1: {1}, 2: {2}}),
+    ("the client has expired", ExpiryUpdated(3, 1), {1: {1}, 2: {2}}),
+    ("the client has another gateway", via(3, "node-2"), {1: {1}, 2: {2, 3}}),
+    ("the client becomes a node", EndpointUpdated(3, None), {1: {1}, 2: {2}, 3: {3}}),
+    ("the gateway is revoked", Revoked(1), {2: {2}}),
+    ("the gateway is transferred", Transferred(1, "0xother"), {2: {2}}),
+    ("the gateway has expired", ExpiryUpdated(1, 1), {2: {2}}),
+    ("the gateway loses its tag", TagsUpdated(1, 0), {1: {1}, 2: {2}}),
+    ("the gateway becomes a client", via(1, "node-2"), {2: {1, 2}}),
+    ("the client names itself", via(3, "node-3"), {1: {1}, 2: {2}}),
+    ("the client names no node", via(3, "nobody"), {1: {1}, 2: {2}}),
+]
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=[name for name, *_ in CHANGES])
+async def test_a_change_takes_effect_with_its_event_and_is_undone(
+    net: Bench, change: tuple[str, RegistryEvent, dict[int, set[int]]]
+) -> None:
+    _, event, then = change
+    async with net.running() as node:
+        await eventually(lambda: net.link.device is not None and peers(net) == {1: {1, 3}, 2: {2}})
+        net.source.tell(net.chain.mine(event))
+        await eventually(lambda: peers(net) == then)
+        assert await node.reconciler.repair()
+        assert peers(net) == then
+
+
+async def test_a_client_without_a_valid_gateway_has_a_reason(net: Bench) -> None:
+    async with net.running() as node:
+        await eventually(lambda: net.link.device is not None and peers(net) == {1: {1, 3}, 2: {2}})
+        for event, reason in (
+            (TagsUpdated(1, 0), "node-1: it does not have the tag 'gateway'"),
+            (via(3, "nobody"), "there is no node nobody"),
+            (via(3, "node-3"), "it names itself"),
+            (Revoked(1), None),
+            (via(3, "node-1"), "node-1: revoked"),
+        ):
+            net.source.tell(net.chain.mine(event))
+            if reason is None:
+                continue
+            expected = f"its gateway can't be used ({reason})"
+            await eventually(lambda: str(node.members.access.decide(3, 0)) == expected)  # noqa: B023
+            assert node.members.decisions.answer(3) is Reason.NO_GATEWAY
+        assert 3 not in set().union(*peers(net).values())
+
+
+async def test_the_gateway_itself_has_its_clients_as_peers(net: Bench) -> None:
+    net.chain.mine(TagsUpdated(0, GATEWAY), via(3, "node-0"))
+    async with net.running():
+        await eventually(lambda: net.link.device is not None and peers(net) == {1: {1}, 2: {2}, 3: {3}})
+        assert net.device.peers[key(3)].endpoint is None
+        net.source.tell(net.chain.mine(TagsUpdated(0, 0)))
+        await eventually(lambda: peers(net) == {1: {1}, 2: {2}})
+        refused = "node-3: node-0: it does not have the tag 'gateway'"
+        await eventually(lambda: refused in net.component("clients"))
+        assert net.component("clients").startswith("warning")
+        net.source.tell(net.chain.mine(TagsUpdated(0, GATEWAY)))
+        await eventually(lambda: peers(net) == {1: {1}, 2: {2}, 3: {3}})
+        assert "clients" not in {each.name for each in net.health().components}
+
+
+async def test_a_daemon_whose_token_is_a_client_reports_it(net: Bench) -> None:
+    async with net.running():
+        await eventually(lambda: net.component("membership") == "ok: ")
+        net.source.tell(net.chain.mine(via(0, "node-1")))
+        await eventually(lambda: "registered as a plain client" in net.component("membership"))
+
+
+async def test_clients_stay_over_a_restart_without_the_chain(net: Bench) -> None:
+    async with net.running() as node:
+        await eventually(lambda: net.link.device is not None and peers(net) == {1: {1, 3}, 2: {2}})
+        await eventually(lambda: net.store.saved is not None)
+        await eventually(lambda: node.members.synced)
+    net.source.up = False
+    async with net.running() as node:
+        await eventually(lambda: net.link.device is not None and peers(net) == {1: {1, 3}, 2: {2}})
+        assert node.members.stale
