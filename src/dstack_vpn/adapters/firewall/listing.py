@@ -10,10 +10,10 @@ from dstack_vpn.ports import DeniedPackets, PacketCount
 _NAMES: Final = {
     "chain": re.compile(
         r"output|prerouting_raw|input|forward|prerouting_nat|postrouting_nat|prerouting_policy|denied"
-        r"|from[46]|(?:allow|rights|replies)_\w+"
+        r"|(?:from|clients)[46](?:_\w+)?|(?:allow|rights|replies)_\w+"
     ),
     "counter": re.compile(r"denied|grant_\w+"),
-    "set": re.compile(r"denied[46](?:_other)?|members[46]_\w+"),
+    "set": re.compile(r"denied[46](?:_other)?|(?:members|clients)[46]_\w+|forwarded[46]"),
 }
 """The names in our tables, by kind."""
 _OURS_ALONE: Final = frozenset({"prerouting_raw", "prerouting_nat", "prerouting_policy"})
@@ -22,7 +22,7 @@ _FORMER_CHAINS: Final = frozenset({"leaving", "entering", "arriving", "passing",
 """The chain names in tables that version 0.1 may have left behind."""
 _COUNTER: Final = re.compile(r"\tcounter (\w+) \{\s+packets ([0-9]+) bytes ([0-9]+)\s", re.ASCII)
 _MEMBERS: Final = re.compile(
-    r"\tset (members\w+) \{\n\t\ttypeof ip6? saddr\n(?:\t\telements = \{([^}]*)\}\n)?"
+    r"\tset ((?:members|clients|forwarded)\w+) \{\n\t\ttypeof ip6? saddr\n(?:\t\telements = \{([^}]*)\}\n)?"
 )
 _GRANT: Final = re.compile(r"grant_([a-z0-9]+)_([0-9]+)", re.ASCII)
 _DENIED: Final = re.compile(
@@ -52,7 +52,7 @@ def enforces_policy(table: str) -> bool:
 
 
 def members(table: str) -> dict[str, frozenset[str]]:
-    """Return the elements of the sets of members in a listed table."""
+    """Return the elements of the sets of addresses in a listed table."""
     return {
         name: frozenset(text for part in listed.split(",") if (text := part.strip()))
         for name, listed in _MEMBERS.findall(table)

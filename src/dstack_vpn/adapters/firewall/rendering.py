@@ -4,7 +4,8 @@
     prerouting_raw     a packet from the VPN has a destination in the VPN, not another address of
                        this machine
     prerouting_policy  a packet from the VPN is permitted by the policy: see below
-    forward            a packet from the VPN is forwarded only as FORWARD_TO defines, not to members
+    forward            a packet from the VPN is forwarded only as FORWARD_TO defines, and within
+                       the VPN only if its source or destination is a plain client of this node
     input              a packet with a source in the VPN comes from the VPN, and does not address
                        WireGuard itself
     prerouting_nat     translates the destination for FORWARD_TO
@@ -23,6 +24,10 @@ For the policy (decision 0037), each group of members has a set of addresses for
 ``grant_…``. Replies are judged in ``replies_…``. Packets that no rule allows are recorded in the
 sets ``denied…`` and dropped.
 
+A plain client enforces no policy. Its gateway judges the packets to it by its view: ``clients4``
+leads a packet by its destination to the chain ``from4_…`` of the view. A packet from a client to
+another member is judged there. All clients are in ``forwarded4`` and ``forwarded6``.
+
 nft 1.0.6 (Debian 12) crashes at any listing if a newer libnftables, such as a container's, has made
 an anonymous verdict map, or a set of addresses that is declared by ``type`` instead of ``typeof``.
 
@@ -32,7 +37,7 @@ interface name.
 
 import ipaddress
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from hashlib import blake2b
 from itertools import chain as joined
 from itertools import groupby
@@ -40,7 +45,7 @@ from typing import Final
 
 from dstack_vpn.adapters.firewall.table import Chain, Table
 from dstack_vpn.core.model import Cidr
-from dstack_vpn.core.policy.rules import GrantId, GroupRights, PolicyRules, PortRight
+from dstack_vpn.core.policy.rules import GrantId, GroupName, GroupRights, PolicyRules, PortRight
 from dstack_vpn.core.policy.selectors import Protocol
 from dstack_vpn.errors import FirewallError
 from dstack_vpn.ports import FirewallRules, PortForward
@@ -53,6 +58,7 @@ _ADDRESSES: Final = re.compile(r"[0-9a-f.:]*", re.ASCII)
 _NAME: Final = re.compile(r"[a-z0-9]+", re.ASCII)
 _LIMITS: Final = "size 1024; flags dynamic,timeout; timeout 60s;"
 _FAMILIES: Final = ((4, "ipv4", "ip"), (6, "ipv6", "ip6"))
+_HEADERS: Final = {"4": "ip", "6": "ip6"}
 DENIED_SETS: Final = tuple(f"denied{version}{other}" for version in (4, 6) for other in ("", "_other"))
 """The sets that record denied packets: with ports, and of other protocols."""
 
@@ -77,15 +83,38 @@ def former_name(interface: str) -> str:
 def make_table(rules: FirewallRules) -> Table:
     """Return the table for rules. Raises `FirewallError` if a name in them is invalid."""
     name, chains = table_name(rules.interface), dict(_chains(rules))
-    if rules.policy is None:
-        return Table(name, chains)
-    _check_names(rules.policy)
-    members: dict[str, set[str]] = {name: set() for name in _member_sets(rules.policy)}
-    for address, group in rules.policy.members.items():
-        members[f"members{6 if ':' in address else 4}_{group}"].add(address)
-    chains |= _policy_chains(rules.interface, rules.policy)
-    found = {each: frozenset(addresses) for each, addresses in members.items()}
-    return Table(name, chains, dict(_policy_parts(rules.policy)), found)
+    _check_addresses(rules.forwarded)
+    parts = {f"set {each}": f"typeof {_HEADERS[each[-1]]} saddr;" for each in _forwarded_sets(rules)}
+    members: dict[str, set[str]] = {each: set() for each in _forwarded_sets(rules)}
+    for address in rules.forwarded if members else ():
+        members[f"forwarded{_version(address)}"].add(address)
+    if rules.policy is not None:
+        _check_names(rules.policy)
+        members |= _members(rules.policy)
+        parts |= _policy_parts(rules.policy)
+        chains |= _policy_chains(rules, rules.policy)
+    return Table(name, chains, parts, {each: frozenset(found) for each, found in members.items()})
+
+
+def _forwarded_sets(rules: FirewallRules) -> list[str]:
+    """Return the sets of the addresses that this node forwards for, if a rule needs them."""
+    needed = rules.forwarded and (rules.protect or rules.policy is not None)
+    return ["forwarded4", "forwarded6"] if needed else []
+
+
+def _version(address: str) -> int:
+    return 6 if ":" in address else 4
+
+
+def _members(policy: PolicyRules) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {name: set() for name in _member_sets(policy)}
+    for view in (policy, *policy.views.values()):
+        for address, group in view.members.items():
+            found[f"members{_version(address)}_{group}"].add(address)
+    for name, view in policy.views.items():
+        for address in view.addresses:
+            found[f"clients{_version(address)}_{name}"].add(address)
+    return found
 
 
 def _chains(rules: FirewallRules) -> Iterator[tuple[str, Chain]]:
@@ -128,6 +157,11 @@ def _chains(rules: FirewallRules) -> Iterator[tuple[str, Chain]]:
                 (f"oifname != {ours} {_match(prefix, 'daddr')} counter drop" for prefix in prefixes),
                 # Without a port forward, connections need not be tracked.
                 [f"iifname {ours} ct status dnat accept"] if rules.port_forwards else [],
+                (
+                    f"iifname {ours} oifname {ours} {_HEADERS[each[-1]]} {field} @{each} accept"
+                    for each in _forwarded_sets(rules)
+                    for field in ("saddr", "daddr")
+                ),
                 [f"iifname {ours} counter drop"],
             ),
         )
@@ -177,27 +211,41 @@ def _dnat_rule(port_forward: PortForward, prefix: Cidr) -> str | None:
 # -- the policy ------------------------------------------------------------------------------------
 
 
+def _groups(policy: PolicyRules) -> dict[GroupName, GroupRights]:
+    """Return the groups of all views."""
+    found = dict(policy.groups)
+    for view in policy.views.values():
+        found |= view.groups
+    return found
+
+
 def _grants(policy: PolicyRules) -> list[GrantId]:
-    return sorted(
-        {right.grant for group in policy.groups.values() for right in (*group.inbound, *group.outbound)}
-    )
+    rights = _groups(policy).values()
+    return sorted({right.grant for group in rights for right in (*group.inbound, *group.outbound)})
 
 
 def _check_names(policy: PolicyRules) -> None:
-    for name in {*policy.groups, *policy.members.values(), *(grant.policy for grant in _grants(policy))}:
+    names = {*_groups(policy), *policy.views, *(grant.policy for grant in _grants(policy))}
+    for view in (policy, *policy.views.values()):
+        names.update(view.members.values())
+        _check_addresses((*view.addresses, *view.members))
+    for name in names:
         if not _NAME.fullmatch(name):
             raise FirewallError(f"the rules of the policy have an invalid name: {name!r}")
+
+
+def _check_addresses(addresses: Collection[str]) -> None:
     # One match for 20,000 addresses: it takes 1 ms, and one for each of them 3 ms.
-    if not _ADDRESSES.fullmatch("".join((*policy.addresses, *policy.members))):
-        address = next(
-            each for each in (*policy.addresses, *policy.members) if not _ADDRESSES.fullmatch(each)
-        )
-        raise FirewallError(f"the rules of the policy have an invalid address: {address!r}")
+    if not _ADDRESSES.fullmatch("".join(addresses)):
+        address = next(each for each in addresses if not _ADDRESSES.fullmatch(each))
+        raise FirewallError(f"the rules have an invalid address: {address!r}")
 
 
 def _member_sets(policy: PolicyRules) -> Iterator[str]:
+    groups = _groups(policy)
     for version, _, _ in _FAMILIES:
-        yield from (f"members{version}_{group}" for group in policy.groups)
+        yield from (f"members{version}_{group}" for group in groups)
+        yield from (f"clients{version}_{view}" for view in policy.views)
 
 
 def _policy_parts(policy: PolicyRules) -> Iterator[tuple[str, str]]:
@@ -206,41 +254,65 @@ def _policy_parts(policy: PolicyRules) -> Iterator[tuple[str, str]]:
     yield "counter denied", ""
     for version, family, header in _FAMILIES:
         kinds = f"type {family}_addr . {family}_addr . inet_proto"
-        for group in sorted(policy.groups):
+        for group in sorted(_groups(policy)):
             yield f"set members{version}_{group}", f"typeof {header} saddr;"
+        for view in sorted(policy.views):
+            yield f"set clients{version}_{view}", f"typeof {header} saddr;"
         yield f"set denied{version}", f"{kinds} . inet_service; {_LIMITS}"
         yield f"set denied{version}_other", f"{kinds}; {_LIMITS}"
 
 
-def _policy_chains(interface: str, policy: PolicyRules) -> Iterator[tuple[str, Chain]]:
+def _policy_chains(rules: FirewallRules, policy: PolicyRules) -> Iterator[tuple[str, Chain]]:
     for grant in _grants(policy):
         yield f"allow_{grant}", Chain("", (f'counter name "grant_{grant}" accept',))
-    chains = {name: _rights_chains(rights) for name, rights in sorted(policy.groups.items())}
+    chains = {name: _rights_chains(rights) for name, rights in sorted(_groups(policy).items())}
     for replies, rights in chains.values():
         yield from (replies, rights)
-    for version, _, header in _FAMILIES:
+    for suffix, view in (("", policy), *((f"_{name}", view) for name, view in sorted(policy.views.items()))):
+        for version, _, header in _FAMILIES:
+            leads = (
+                f"{header} saddr @members{version}_{group} goto {chains[group][1][0]}"
+                for group in sorted(view.groups)
+            )
+            yield f"from{version}{suffix}", Chain("", tuple(leads))
+    for version, _, header in _FAMILIES if policy.views else ():
         leads = (
-            f"{header} saddr @members{version}_{group} goto {rights}"
-            for group, (_, (rights, _)) in chains.items()
+            f"{header} daddr @clients{version}_{name} jump from{version}_{name}"
+            for name in sorted(policy.views)
         )
-        yield f"from{version}", Chain("", tuple(leads))
+        yield f"clients{version}", Chain("", tuple(leads))
     yield "denied", Chain("", tuple(_denied_rules()))
     yield (
         "prerouting_policy",
         _hooked(
             "filter hook prerouting priority mangle",
             # ICMP errors about a connection that is tracked.
-            [f'iifname != "{interface}" accept', f"ct state related {_ICMP} accept"],
+            [f'iifname != "{rules.interface}" accept', f"ct state related {_ICMP} accept"],
             (_own_address_rule(address) for address in sorted(policy.addresses)),
+            _forwarding_rules(rules, policy) if _forwarded_sets(rules) else (),
             ["goto denied"],
         ),
     )
 
 
 def _own_address_rule(address: str) -> str:
-    if ":" in address:
-        return f"ip6 daddr {address} jump from6"
-    return f"ip daddr {address} jump from4"
+    version = _version(address)
+    return f"{_HEADERS[str(version)]} daddr {address} jump from{version}"
+
+
+def _forwarding_rules(rules: FirewallRules, policy: PolicyRules) -> Iterator[str]:
+    """Yield the rules for packets that are forwarded to clients, and from them to other members."""
+    if policy.views:
+        yield from ("jump clients4", "jump clients6")
+    # What was not accepted so far is denied, also if it comes from a client.
+    for address in sorted(policy.addresses):
+        yield f"{_HEADERS[str(_version(address))]} daddr {address} goto denied"
+    for name in _forwarded_sets(rules):
+        yield f"{_HEADERS[name[-1]]} daddr @{name} goto denied"
+    for prefix in sorted(rules.prefixes):
+        version = ipaddress.ip_network(prefix).version
+        source = f"{_HEADERS[str(version)]} saddr @forwarded{version}"
+        yield f"{source} {_match(prefix, 'daddr')} accept"
 
 
 def _rights_chains(rights: GroupRights) -> tuple[tuple[str, Chain], tuple[str, Chain]]:

@@ -1,12 +1,19 @@
 """A table of the packet filter as a model, and the transactions between two tables."""
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Final, NamedTuple
 
-_LEADING: Final = {"from4": "ip", "from6": "ip6"}
-"""The chains that lead members to their rights, with the header that their rules match."""
+_LEADING: Final = re.compile(r"(?:from|clients)[46](?:_\w+)?", re.ASCII)
+"""The chains that lead members to their rights, and packets to the view of a client.
+
+A rule of ``clients…`` always leads to the view of its set. Therefore only the elements of its set
+change.
+"""
+_POLICY: Final = "prerouting_policy"
+"""The chain that enforces a policy."""
 _NONE: Final = frozenset[str]()
 
 
@@ -15,6 +22,13 @@ class Chain(NamedTuple):
 
     hook: str
     rules: tuple[str, ...]
+
+
+class _Lead(NamedTuple):
+    """A rule of a chain that leads the addresses in a set elsewhere."""
+
+    chain: str
+    rule: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +40,7 @@ class Table:
     parts: Mapping[str, str] = field(default_factory=dict)
     """The definition of each counter and set, by its kind and name."""
     members: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    """The addresses in each set of a group's members, by the set's name."""
+    """The addresses in each set: a group's members, a view's clients, and all clients."""
 
     def text(self, *, new: bool = False) -> str:
         """Return the commands that replace an existing table. With ``new``, one is an error."""
@@ -62,7 +76,7 @@ def transactions(old: Table, new: Table) -> list[str]:
 
 def _between(old: Table, new: Table) -> list[Table]:
     """Return the tables between."""
-    if not old.members:
+    if not old.members or (_POLICY in old.chains) != (_POLICY in new.chains):
         return []
     before, after = _leads(old), _leads(new)
     come = {
@@ -90,7 +104,12 @@ def _by_second_sets(old: Table, new: Table, come: Mapping[str, frozenset[str]]) 
     Its old members would get the new rights, or its new ones the old rights. Therefore, all that
     move or come are in second sets meanwhile. These lead to the new rights, before other sets.
     """
-    leads = {f"{name}_": _leads(new)[name].replace(f"@{name} ", f"@{name}_ ") for name in come}
+    after = _leads(new)
+    come = {name: members for name, members in come.items() if name in after}
+    leads = {
+        f"{name}_": _Lead(after[name].chain, after[name].rule.replace(f"@{name} ", f"@{name}_ "))
+        for name in come
+    }
     second = {f"{name}_": members for name, members in come.items()}
     parts = {f"set {name}_": new.parts[f"set {name}"] for name in come}
     made, left = (
@@ -99,19 +118,21 @@ def _by_second_sets(old: Table, new: Table, come: Mapping[str, frozenset[str]]) 
     return [replace(each, parts={**each.parts, **parts}) for each in (made, left)]
 
 
-def _united(old: Table, new: Table, leads: Mapping[str, str], members: Mapping[str, frozenset[str]]) -> Table:
+def _united(
+    old: Table, new: Table, leads: Mapping[str, _Lead], members: Mapping[str, frozenset[str]]
+) -> Table:
     """Return a table with the parts of both, and with these sets of members."""
     chains = {**new.chains, **old.chains}
-    for name, family in _LEADING.items():
-        rules = (rule for rule in leads.values() if rule.startswith(f"{family} "))
-        chains[name] = Chain("", tuple(rules))
+    for name in filter(_LEADING.fullmatch, chains):
+        chains[name] = Chain("", tuple(lead.rule for lead in leads.values() if lead.chain == name))
     return Table(new.name, chains, {**old.parts, **new.parts}, members)
 
 
-def _leads(table: Table) -> dict[str, str]:
-    """Return the rule that leads the members of each set to their rights, by the set's name."""
-    rules = (rule for name in _LEADING if name in table.chains for rule in table.chains[name].rules)
-    return {rule.split()[2].removeprefix("@"): rule for rule in rules}
+def _leads(table: Table) -> dict[str, _Lead]:
+    """Return the rule that leads the addresses of each set elsewhere, by the set's name."""
+    names = filter(_LEADING.fullmatch, table.chains)
+    leads = (_Lead(name, rule) for name in names for rule in table.chains[name].rules)
+    return {lead.rule.split()[2].removeprefix("@"): lead for lead in leads}
 
 
 def changes(old: Table, new: Table) -> str:

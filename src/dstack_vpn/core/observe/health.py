@@ -96,6 +96,8 @@ def evaluate(reports: Reports, now: float) -> Health:
         components.append(_relays(reports.relays))
     if reports.policy is not None:
         components.append(_policy(reports.policy))
+    if reports.gateway is not None:
+        components.append(Component("gateway", Status.FAILED, reports.gateway))
     if reports.firewall is not None:
         components.append(_firewall(reports.firewall))
     components += [

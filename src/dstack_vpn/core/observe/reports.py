@@ -173,6 +173,8 @@ class Reports:
     """Peers whose relays carry nothing, with the reasons."""
     policy: PolicyReport | None = None
     """None if no policy restricts anything, and none was refused."""
+    gateway: str | None = None
+    """The reason that this machine does not forward for its plain clients."""
     firewall: FirewallReport | None = None
     """None if no packet filter is wanted."""
     parts: Mapping[str, str | None] = field(default_factory=dict)

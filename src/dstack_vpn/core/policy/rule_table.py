@@ -1,7 +1,7 @@
 """The rules of this node, kept current by changes of single members."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from dstack_vpn.core.policy.compiler import NO_RIGHTS, CompiledPolicy, RightsClass, Subject
@@ -14,7 +14,9 @@ class RuleTable:
 
     compiled: CompiledPolicy
     own: frozenset[str]
-    """This node's tunnel addresses."""
+    """The tunnel addresses that these rules are about, which are this node's or its clients'."""
+    prefix: str = "m"
+    """The beginning of the groups' names."""
     _subjects: dict[str, Subject] = field(default_factory=dict, init=False)
     """The members by address, with and without rights."""
     _members: dict[str, GroupName] = field(default_factory=dict, init=False)
@@ -48,6 +50,15 @@ class RuleTable:
                 self._subjects[address] = subject
             moved |= self._move(address, name)
         return moved
+
+    @property
+    def subjects(self) -> Mapping[str, Subject]:
+        """The members by address, with and without rights."""
+        return self._subjects
+
+    def serve(self, own: frozenset[str]) -> None:
+        """Change the addresses that the rules are about."""
+        self.own, self._rules = own, None
 
     def replace(self, compiled: CompiledPolicy, own: frozenset[str]) -> None:
         """Change to another policy.
@@ -96,7 +107,7 @@ class RuleTable:
     def _name_of(self, number: RightsClass) -> GroupName:
         name = self._names.get(number)
         if name is None:
-            name = self._names[number] = f"m{self._made}"
+            name = self._names[number] = f"{self.prefix}{self._made}"
             self._made += 1
         return name
 

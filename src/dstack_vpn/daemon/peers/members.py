@@ -50,7 +50,7 @@ from dstack_vpn.core.observe.events import (
 )
 from dstack_vpn.core.observe.reports import MembersReport
 from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
-from dstack_vpn.core.policy.compiler import NO_RIGHTS, CompiledPolicy, Subject
+from dstack_vpn.core.policy.compiler import PolicyConnections, Subject
 from dstack_vpn.core.policy.document import PolicyDocument
 from dstack_vpn.core.wireguard.keys import PublicKey
 from dstack_vpn.daemon.peers.policies import Policies
@@ -116,7 +116,7 @@ class Members:
     """Our token when it was last in force without a problem."""
     _gateway_bit: int = field(default=0, init=False)
     """The tag of gateways by which the clients were last decided about."""
-    _policy: CompiledPolicy | None = field(default=None, init=False)
+    _policy: PolicyConnections | None = field(default=None, init=False)
     """The policies that the peers were last derived under."""
 
     def __post_init__(self) -> None:
@@ -442,18 +442,18 @@ class Members:
 
     def _set_rules(self, deltas: Iterable[Delta], tokens: Iterable[TokenId], seen: float) -> None:
         """Update the rules of the peers that have changed, and of the peers of these tokens."""
-        if self.policies.compiled is None:
-            return
         access, found = self.access, set(tokens)
         for delta in deltas:
-            if delta.old is not None:
+            if delta.old is not None and not self.policies.is_idle:
                 kept = frozenset[str]() if delta.new is None else delta.new.allowed_ips
                 self.policies.drop(delta.old.allowed_ips - kept, seen)
             found.update(self.membership.tokens_of(delta.public_key))
         for token in found:
             node, key = access.registry.get(token), self.membership.key_of.get(token)
-            if node is not None and key is not None:
-                self.policies.put(self._addresses(key, token), access.subject(node), seen)
+            if node is None or key is None or (node.via is None and self.policies.is_idle):
+                continue
+            forwarded = node.via is not None and node.public_key == key
+            self.policies.put(self._addresses(key, token), access.subject(node), seen, forwarded=forwarded)
 
     def _submit(self, deltas: list[Delta], seen: float) -> None:
         if deltas:
@@ -528,5 +528,5 @@ def _refusal(decision: Decision) -> str:
     return f"{name}: {decision.detail}"
 
 
-def _connects(policy: CompiledPolicy | None, subject: Subject) -> bool:
-    return policy is None or policy.class_of(subject) != NO_RIGHTS
+def _connects(policy: PolicyConnections | None, subject: Subject) -> bool:
+    return policy is None or policy.connects(subject)
