@@ -163,6 +163,11 @@ COVERED: Final[Mapping[str, Cover]] = {
         "unit/adapters/store/test_sqlite.py", "a text for errors of both databases", "adapters.store.sqlite"
     ),
     "cli.bundle": Cover("netns/test_bundle.py", "the bundle of a real daemon", "__main__ > cli"),
+    "cli.client": Cover(
+        "integration/test_client_cli.py",
+        "commands on a dev chain",
+        "tests.integration.test_admin_cli > tests.commands > cli",
+    ),
     "cli.contract": Cover("integration/test_admin_cli.py", "commands on a dev chain", "tests.commands > cli"),
     "cli.contract_info": Cover(
         "integration/test_contract_cli.py",

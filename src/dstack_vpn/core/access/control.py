@@ -279,19 +279,21 @@ class AccessControl:
         return self.policy.connects(self.subject(node))
 
     def _gateway_of(self, node: Node, via: str, now: float) -> Node | str:
-        """Return the gateway of a plain client, or the reason that there is none.
+        """Return the gateway of a plain client, or the reason that there is none."""
+        return "it names itself" if node.node_id == via else self.gateway(via, now)
 
-        If several tokens have its node id, it is the usable one with the earliest claim.
+    def gateway(self, node_id: str, now: float) -> Node | str:
+        """Return the node that plain clients can use as their gateway, or the reason against it.
+
+        If several tokens have the node id, it is the usable one with the earliest claim.
         """
-        named = [self.registry.nodes[token] for token in sorted(self.registry.with_node_id(via))]
-        if node in named:
-            return "it names itself"
+        named = [self.registry.nodes[token] for token in sorted(self.registry.with_node_id(node_id))]
         if not named:
-            return f"there is no node {via}"
+            return f"there is no node {node_id}"
         problems = [self._gateway_problem(each, now) for each in named]
         usable = [each for each, problem in zip(named, problems, strict=True) if problem is None]
         if not usable:
-            return f"{via}: {problems[-1]}"
+            return f"{node_id}: {problems[-1]}"
         return min(usable, key=lambda each: (each.key_since, each.token_id))
 
     def _gateway_problem(self, node: Node, now: float) -> str | None:
