@@ -304,7 +304,7 @@ def _forwarding_rules(rules: FirewallRules, policy: PolicyRules) -> Iterator[str
     """Yield the rules for packets that are forwarded to clients, and from them to other members."""
     if policy.views:
         yield from ("jump clients4", "jump clients6")
-    # What was not accepted so far is denied, also if it comes from a client.
+    # A packet that was not accepted so far is denied, also if it comes from a client.
     for address in sorted(policy.addresses):
         yield f"{_HEADERS[str(_version(address))]} daddr {address} goto denied"
     for name in _forwarded_sets(rules):
