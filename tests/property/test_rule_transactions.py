@@ -6,8 +6,9 @@ new elements of sets. An interpreter of the rules that dstack-vpn writes judges 
 
 import re
 from collections.abc import Iterator
+from ipaddress import ip_address, ip_network
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -138,3 +139,113 @@ def test_nothing_passes_that_neither_table_permits_and_nothing_is_lost_that_both
             found = passes(chains, elements, packet)
             assert found or not (before and after), f"{packet} is lost"
             assert not found or before or after, f"{packet} passes"
+
+
+# -- plain clients ---------------------------------------------------------------------------------
+
+CLIENTS = ("10.77.0.8", "10.77.0.9", "fd00::9")
+VIEWS = ("v0", "v1")
+views = st.fixed_dictionaries(
+    {
+        name: st.tuples(
+            st.dictionaries(
+                st.sampled_from((*MEMBERS, *CLIENTS)), st.sampled_from((f"{name}m0", f"{name}m1"))
+            ),
+            st.fixed_dictionaries({f"{name}m{number}": groups for number in range(2)}),
+        )
+        for name in VIEWS
+    }
+)
+assignments = st.dictionaries(st.sampled_from(CLIENTS), st.sampled_from(VIEWS))
+
+
+def with_views(policy: PolicyRules, content: dict[str, Any], clients: dict[str, str]) -> Table:
+    made = {
+        name: PolicyRules(
+            frozenset(address for address, view in clients.items() if view == name),
+            members,
+            {group: each for group, each in rights.items() if group in members.values()},
+        )
+        for name, (members, rights) in content.items()
+        if name in clients.values()
+    }
+    policy = PolicyRules(policy.addresses, policy.members, policy.groups, made)
+    prefixes = frozenset({"10.77.0.0/16", "fd00::/48"})
+    return make_table(FirewallRules("wg0", prefixes, True, policy=policy, forwarded=frozenset(clients)))
+
+
+def forwards(chains: Table, elements: Table, destination: str, packet: Sample) -> bool:
+    """Return whether a packet to a client or a member passes the base chain."""
+    return _walk(chains, elements, "prerouting_policy", destination, packet) is True
+
+
+def _walk(chains: Table, elements: Table, name: str, destination: str, packet: Sample) -> bool | None:
+    """Return the verdict of a chain; None if it returns."""
+    for rule in chains.chains[name].rules:
+        if rule.startswith(("iifname", "ct state related")):
+            continue
+        rest, matches = rule, True
+        while found := re.match(r"ip6? ([sd])addr (@?[\w.:/]+) (?=\S)", rest):
+            rest = rest[found.end() :]
+            matches &= _is_at(elements, packet.source if found[1] == "s" else destination, found[2])
+        if not matches:
+            continue
+        if rest == "accept":
+            return True
+        verb, target = rest.split()
+        if target == "denied":
+            return False
+        if target.startswith("rights_"):
+            return True if accepts(chains, target, packet) else None
+        verdict = _walk(chains, elements, target, destination, packet)
+        if verdict is not None or verb == "goto":
+            return verdict
+    return None
+
+
+def _is_at(elements: Table, address: str, where: str) -> bool:
+    if where.startswith("@"):
+        return address in elements.members.get(where.removeprefix("@"), frozenset())
+    return ip_address(address) in ip_network(where)
+
+
+@given(policies, views, views, assignments, assignments, st.booleans())
+@settings(max_examples=100, deadline=None)
+def test_the_same_holds_for_the_packets_to_clients(
+    policy: PolicyRules,
+    first: dict[str, Any],
+    second: dict[str, Any],
+    before: dict[str, str],
+    after: dict[str, str],
+    moves: bool,
+) -> None:
+    """Either the rights in the views change, or clients come, leave and move between views."""
+    content, clients = (first, after) if moves else (second, before)
+    old, new = with_views(policy, first, before), with_views(policy, content, clients)
+    for packet in SAMPLES:
+        for destination in CLIENTS:
+            if (":" in packet.source) != (":" in destination):
+                continue
+            was, then = (forwards(each, each, destination, packet) for each in (old, new))
+            assert not was or destination in before
+            assert not then or destination in clients
+            for chains, elements in mixtures(old, new):
+                found = forwards(chains, elements, destination, packet)
+                assert found or not (was and then), f"{packet} to {destination} is lost"
+                assert not found or was or then, f"{packet} to {destination} passes"
+
+
+@given(policies, views, assignments)
+def test_a_client_reaches_members_and_what_the_views_permit(
+    policy: PolicyRules, content: dict[str, Any], clients: dict[str, str]
+) -> None:
+    made = with_views(policy, content, clients)
+    packet = Sample("10.77.0.8", False, "tcp", 22)
+    assert forwards(made, made, "10.77.0.77", packet) is ("10.77.0.8" in clients), "the receiver judges it"
+    assert not forwards(made, made, "192.0.2.1", packet)
+    own = packet.source in policy.members and passes(made, made, packet)
+    assert forwards(made, made, "10.77.0.1", packet) is own
+    stranger = packet._replace(source="10.77.0.66")
+    for destination in ("10.77.0.77", "10.77.0.1", *CLIENTS):
+        if destination.count(":") == 0:
+            assert not forwards(made, made, destination, stranger)
