@@ -11,8 +11,7 @@ from demo.node import LabNode
 from tests.netns_support import wait_until
 
 from dstack_vpn.adapters.contracts import calls
-from dstack_vpn.core.wireguard.config_file import parse
-from dstack_vpn.core.wireguard.keys import PublicKey
+from dstack_vpn.core.wireguard.keys import PrivateKey, PublicKey
 from dstack_vpn.core.wireguard.x25519 import derive
 
 ROOT: Final = Path(__file__).parents[2]
@@ -67,6 +66,12 @@ def command(lab: Lab, *arguments: str, text: str | None = None) -> "subprocess.C
     )
 
 
+def setting(config: str, name: str) -> str:
+    """Return the value of a setting of a printed configuration."""
+    (found,) = (line for line in config.splitlines() if line.startswith(f"{name} = "))
+    return found.removeprefix(f"{name} = ")
+
+
 def ipv6_of(node: LabNode) -> str:
     """Return a node's own IPv6 address in the tunnel."""
     (found,) = (address for address in node.get("/stats")["addresses"] if ":" in address)
@@ -103,21 +108,26 @@ class Phone:
         environment = (
             f"PATH={path}",
             f"WG_QUICK_USERSPACE_IMPLEMENTATION={self.lab.tools.wireguard_go}",
-            "WG_PROCESS_FOREGROUND=0",
         )
-        self.namespace.run("env", "-i", *environment, "wg-quick", "up", self.config)
+        # To a file: wireguard-go stays and would keep a pipe open.
+        with (self.home / "wg-quick.log").open("ab") as log:
+            process = self.namespace.popen(
+                *("env", "-i", *environment, "wg-quick", "up", self.config),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        assert process.wait(30) == 0, (self.home / "wg-quick.log").read_text()
 
     @property
     def public_key(self) -> PublicKey:
-        key = parse(self.config.read_text()).private_key
-        assert key is not None
-        return derive(key)
+        return derive(PrivateKey.parse(setting(self.config.read_text(), "PrivateKey")))
 
     @property
     def addresses(self) -> tuple[str, str]:
         """Return its tunnel addresses, IPv4 first."""
-        (line,) = (each for each in self.config.read_text().splitlines() if each.startswith("Address = "))
-        ipv4, ipv6 = (each.partition("/")[0] for each in line.removeprefix("Address = ").split(", "))
+        found = setting(self.config.read_text(), "Address").split(", ")
+        ipv4, ipv6 = (each.partition("/")[0] for each in found)
         return ipv4, ipv6
 
     @property

@@ -9,9 +9,11 @@ from typing import Final
 
 import pytest
 from demo.lab import Tools
+from tests.netns.clients import setting
 from tests.netns.test_readme import HIDDEN
 
-from dstack_vpn.core.wireguard.config_file import parse
+import dstack_vpn
+from dstack_vpn.core.wireguard.keys import PrivateKey
 from dstack_vpn.core.wireguard.x25519 import derive
 
 ROOT: Final = Path(__file__).parents[2]
@@ -32,7 +34,7 @@ dstack-vpn client list --json >clients.json
 dstack-vpn node list --json >nodes.json
 kill %1
 """
-REASON: Final = re.compile(r"^\| `(.*)` \|", re.MULTILINE)
+REASON: Final = re.compile(r"^\| `([^`]*)` \|", re.MULTILINE)
 
 
 def blocks() -> list[str]:
@@ -44,10 +46,12 @@ def ran(tools: Tools, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Run the guide, and return the folder in which it ran."""
     folder = tmp_path_factory.mktemp("guide")
     alone = ("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
+    environment = {name: os.environ[name] for name in ("HOME", "PATH")}  # noqa: TID251 - for the commands
+    environment["PYTHONPATH"] = str(Path(dstack_vpn.__file__).parents[1])
     script = "\n".join((HIDDEN, f"cd {folder}", BEGINNING, *blocks(), END))
     done = subprocess.run(
         [*alone, "bash", "-euo", "pipefail", "-c", script],
-        env={name: os.environ[name] for name in ("HOME", "PATH")},  # noqa: TID251 - for the commands
+        env=environment,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -61,10 +65,10 @@ def ran(tools: Tools, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_clients_are_registered_with_the_keys_of_their_configurations(ran: Path) -> None:
     nodes = {node["node_id"]: node for node in json.loads((ran / "nodes.json").read_text())["nodes"]}
     for name in ("phone-1", "laptop-1"):
-        config = parse((ran / f"{name}.conf").read_text())
-        assert config.private_key is not None
-        assert str(derive(config.private_key)) == nodes[name]["public_key"]
-        assert [str(entry.peer.public_key) for entry in config.peers] == [nodes["gw-1"]["public_key"]]
+        config = (ran / f"{name}.conf").read_text()
+        private_key = PrivateKey.parse(setting(config, "PrivateKey"))
+        assert str(derive(private_key)) == nodes[name]["public_key"]
+        assert setting(config, "PublicKey") == nodes["gw-1"]["public_key"]
         assert nodes[name]["uri_endpoint"] == "via:gw-1"
 
 
