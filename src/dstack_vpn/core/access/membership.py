@@ -200,7 +200,8 @@ class Membership:
         they would wake it up.
         """
         found = list(dict.fromkeys(filter(None, map(self.policy.endpoint_of, nodes))))
-        endpoint = self.lookup(key, found[self.turns.get(key, 0) % len(found)]) if found else None
+        # Without one, a relay or a name of an earlier endpoint is forgotten.
+        endpoint = self.lookup(key, found[self.turns.get(key, 0) % len(found)] if found else PeerEndpoint())
         allowed = frozenset[Cidr]().union(*(addresses.allowed_ips(node.token_id) for node in reached))
         keepalive = 0 if all(node.via is not None for node in nodes) else self.policy.keepalive
         return Peer(key, allowed, endpoint, keepalive)
