@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import pytest
 from tests.scripted import grant, key
 from tests.unit.daemon.conftest import OWN, Bench, eventually
+from tests.unit.daemon.under_policy import policy
 
 from dstack_vpn.core.access.control import Reason
 from dstack_vpn.core.chain.events import (
@@ -18,7 +19,10 @@ from dstack_vpn.core.chain.events import (
     Transferred,
 )
 from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
+from dstack_vpn.core.policy.rule_table import rights_of
+from dstack_vpn.core.policy.rules import PolicyRules
 from dstack_vpn.core.wireguard.x25519 import derive
+from dstack_vpn.daemon.device import firewall
 
 US = Granted(0, "0xme", "node-0", derive(OWN))
 GATEWAY = 1
@@ -135,3 +139,78 @@ async def test_clients_stay_over_a_restart_without_the_chain(net: Bench) -> None
     async with net.running() as node:
         await eventually(lambda: net.link.device is not None and peers(net) == {1: {1, 3}, 2: {2}})
         assert node.members.stale
+
+
+# -- under a policy --------------------------------------------------------------------------------
+
+FROM_3 = {"src": ["node:node-3"], "dst": ["node:node-2"], "ip": ["tcp:22"]}
+
+
+def rules(bench: Bench) -> PolicyRules:
+    assert bench.firewall.rules is not None
+    assert bench.firewall.rules.policy is not None
+    return bench.firewall.rules.policy
+
+
+async def test_a_gateway_has_the_peers_that_its_clients_may_talk_to(net: Bench) -> None:
+    net.chain.mine(TagsUpdated(0, GATEWAY), via(3, "node-0"), policy(net, 1, FROM_3))
+    async with net.running() as node:
+        await eventually(lambda: net.link.device is not None and peers(net) == {2: {2}, 3: {3}})
+        assert node.members.decisions.answer(1) is Reason.NO_GRANT
+        (view,) = rules(net).views.values()
+        plan = node.members.addresses
+        assert view.addresses == set(plan.texts_of(3))
+        assert net.firewall.rules is not None
+        assert net.firewall.rules.forwarded == view.addresses
+        (outbound,) = rights_of(view, "10.77.0.3").outbound
+        assert outbound.first == 22
+        assert not rules(net).members, "the policy gives the gateway itself no rights"
+        # Another node of the policy, and the end of the client.
+        other = {"src": ["node:node-1"], "dst": ["node:node-3"], "ip": ["tcp:80"]}
+        net.source.tell(net.chain.mine(policy(net, 2, other)))
+        await eventually(lambda: peers(net) == {1: {1}, 3: {3}})
+        net.source.tell(net.chain.mine(Revoked(3)))
+        await eventually(lambda: peers(net) == {})
+        await eventually(lambda: not rules(net).views)
+        assert not net.firewall.rules.forwarded
+
+
+async def test_the_peer_of_a_gateway_without_rights_leads_to_its_client_only(net: Bench) -> None:
+    from_us = {"src": ["node:node-3"], "dst": ["node:node-0"], "ip": ["*"]}
+    net.chain.mine(policy(net, 1, from_us))
+    async with net.running() as node:
+        await eventually(lambda: net.link.device is not None and peers(net) == {1: {3}})
+        assert node.members.decisions.answer(1) is Reason.NO_GRANT
+        assert rules(net).members.keys() == set(node.members.addresses.texts_of(3))
+        net.source.tell(net.chain.mine(TagsUpdated(1, 0)))
+        await eventually(lambda: peers(net) == {})
+        await eventually(lambda: not rules(net).members)
+
+
+async def test_a_tag_of_a_client_moves_it_to_another_view(net: Bench) -> None:
+    tagged = {"src": ["tag:ops"], "dst": ["node:node-2"], "ip": ["*"]}
+    net.chain.mine(TagsUpdated(0, GATEWAY), via(3, "node-0"), TagDefined(1, "ops"), policy(net, 1, tagged))
+    async with net.running():
+        await eventually(lambda: net.link.device is not None and peers(net) == {3: {3}})
+        net.source.tell(net.chain.mine(TagsUpdated(3, 2)))
+        await eventually(lambda: peers(net) == {2: {2}, 3: {3}})
+        (view,) = rules(net).views.values()
+        assert rights_of(view, "10.77.0.3")
+        net.source.tell(net.chain.mine(TagsUpdated(3, 0)))
+        await eventually(lambda: peers(net) == {3: {3}})
+
+
+async def test_without_a_policy_the_filter_knows_whom_to_forward_for(
+    net: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(firewall, "FORWARDING", 0.02)
+    net.protect = True
+    net.chain.mine(TagsUpdated(0, GATEWAY), via(3, "node-0"))
+    async with net.running() as node:
+        both = set(node.members.addresses.texts_of(3))
+        await eventually(lambda: net.firewall.rules is not None and net.firewall.rules.forwarded == both)
+        net.firewall.off = "IP forwarding is off: set net.ipv4.ip_forward=1"
+        await eventually(lambda: node.firewall_controller.forwarding_problem)
+        assert net.component("gateway") == "failed: IP forwarding is off: set net.ipv4.ip_forward=1"
+        net.source.tell(net.chain.mine(Revoked(3)))
+        await eventually(lambda: net.firewall.rules is not None and not net.firewall.rules.forwarded)
