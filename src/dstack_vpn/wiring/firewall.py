@@ -48,7 +48,7 @@ async def forwarding_for_clients(settings: Settings, clients: int) -> Check:
     with suppress(FirewallError):  # without nftables, no table of it drops packets
         problem = problem or await firewall.conflict(settings.interface, (4, 6), within=True)
     if problem is None:
-        return passed("clients", f"this machine forwards for {clients} clients")
+        return passed("clients", f"this machine forwards for its clients ({clients})")
     found, _, advice = problem.partition(": ")
     return failed("clients", found, advice)
 
