@@ -110,6 +110,10 @@ MEANINGS: Final[Mapping[str, tuple[str, str]]] = {
         "Another program removed or edited the packet filter's table; it is created again.",
         "Find out which program changed it.",
     ),
+    "firewall.no_forwarding": (
+        "This machine does not forward the packets of its plain clients.",
+        "Read `problem`.",
+    ),
     "firewall.none": (
         "This machine has no packet filter.",
         "Install libnftables, or rely on the blackhole routes alone.",

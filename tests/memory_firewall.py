@@ -15,6 +15,7 @@ class MemoryFirewall:
     rules: FirewallRules | None = None
     refuse: str | None = None
     drops: str | None = None
+    off: str | None = None
     was_edited: bool = False
     history: list[FirewallRules] = field(default_factory=list)
     before: Callable[[], None] = lambda: None
@@ -54,9 +55,15 @@ class MemoryFirewall:
         await asyncio.sleep(0)
         return self.counts
 
-    async def conflict(self, interface: str, versions: Collection[int]) -> str | None:
+    async def conflict(
+        self, interface: str, versions: Collection[int], *, within: bool = False
+    ) -> str | None:
         await asyncio.sleep(0)
         return self.drops
+
+    async def forwards_nothing(self, versions: Collection[int]) -> str | None:
+        await asyncio.sleep(0)
+        return self.off
 
     async def remove(self, interface: str) -> None:
         await asyncio.sleep(0)

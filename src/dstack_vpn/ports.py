@@ -363,6 +363,9 @@ class FirewallRules:
     port_forwards: frozenset[PortForward] = frozenset()
     policy: PolicyRules | None = None
     """The packets from the tunnel that are accepted; None: no policy restricts them."""
+    forwarded: frozenset[str] = frozenset()
+    """The tunnel addresses that this node forwards for, within the tunnel. Under a policy, each of
+    them is in one of its views."""
 
 
 class PacketCount(NamedTuple):
@@ -420,11 +423,17 @@ class Firewall(Protocol):
     async def count(self, interface: str) -> PolicyCounts:
         """Return what was counted under the policy; zeros without one."""
 
-    async def conflict(self, interface: str, versions: Collection[int]) -> str | None:
+    async def conflict(
+        self, interface: str, versions: Collection[int], *, within: bool = False
+    ) -> str | None:
         """Return another program's rule that drops forwarded packets, with the remedy, or None.
 
-        Only rules for the given IP ``versions`` count.
+        Only rules for the given IP ``versions`` count. With ``within``, the packets are forwarded
+        from the interface to itself, and otherwise as FORWARD_TO says.
         """
+
+    async def forwards_nothing(self, versions: Collection[int]) -> str | None:
+        """Return the setting by which the kernel forwards no packets, with the remedy, or None."""
 
     async def remove(self, interface: str) -> None:
         """Remove the rules of `apply`; it is not an error if they do not exist."""

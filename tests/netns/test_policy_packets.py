@@ -15,7 +15,7 @@ from tests.policy_rules import policy_rules
 from dstack_vpn.adapters.firewall.libnftables import Libnftables
 from dstack_vpn.adapters.firewall.nft import NftFirewall
 from dstack_vpn.adapters.firewall.rendering import make_table
-from dstack_vpn.adapters.firewall.table import transactions
+from dstack_vpn.adapters.firewall.transactions import transactions
 from dstack_vpn.core.policy.rules import GrantId, GroupRights, PortRight
 from dstack_vpn.core.policy.selectors import Protocol
 from dstack_vpn.ports import DeniedPackets, FirewallRules, PacketCount, PortForward

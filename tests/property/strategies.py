@@ -37,7 +37,10 @@ owners = st.sampled_from(["0xa", "0xb", "0xc"])
 keys = st.one_of(st.integers(0, 4).map(key), st.none(), st.just(Malformed("a bad key")))
 node_ids = st.one_of(st.sampled_from(["web", "db", "cache"]), st.just(Malformed("a bad node id")))
 endpoints = st.one_of(
-    st.none(), st.just(PeerEndpoint.parse("192.0.2.1:51820")), st.just(Malformed("a bad endpoint"))
+    st.none(),
+    st.just(PeerEndpoint.parse("192.0.2.1:51820")),
+    st.just(PeerEndpoint.parse("via:web")),
+    st.just(Malformed("a bad endpoint")),
 )
 expiries = st.integers(0, 20)
 tags = st.integers(0, 7)

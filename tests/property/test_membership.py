@@ -9,14 +9,18 @@ from tests.scripted import key
 
 from dstack_vpn.core.access.addressing import AddressPlan, unique_local_prefix
 from dstack_vpn.core.access.control import AccessControl, Reason
-from dstack_vpn.core.access.membership import Membership, PeerPolicy, keys_of
+from dstack_vpn.core.access.membership import Membership, PeerPolicy, dependents, keys_of
+from dstack_vpn.core.chain.contract import ContractState
 from dstack_vpn.core.chain.events import RegistryEvent
 from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.chain.registry import Registry, apply, apply_all, tokens_of
-from dstack_vpn.core.model import Position
+from dstack_vpn.core.model import Cidr, Position
+from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
+from dstack_vpn.core.wireguard.keys import PublicKey
 
 PLAN = AddressPlan(ipaddress.IPv4Network("10.77.0.0/29"), unique_local_prefix(1, "0x" + "0" * 40))
 OWN = key(0)
+TAGS = ContractState(is_read=True, tag_names=("gateway",))
 histories = st.lists(st.tuples(positions, events), max_size=12)
 tokens = st.integers(0, 2**256 - 1)
 
@@ -60,14 +64,17 @@ def test_granted_peers_are_sound(
 def test_deltas_come_to_what_a_rebuild_does(
     history: list[tuple[Position, RegistryEvent]], more: list[tuple[Position, RegistryEvent]], now: int
 ) -> None:
-    state, _ = apply_all(Registry(), history)
+    state, _ = apply_all(Registry(contract=TAGS), history)
     member = Membership(PeerPolicy(template="{node_id}.example:1"), lambda key, peer_endpoint: None)
     member.rebuild(AccessControl(state, PLAN, OWN, 99), now)
     peers = dict(member.peers)
     for at, event in more:
         before = state
         state, change = apply(before, event, at)
-        keys = keys_of(tokens_of(change), before, state)
+        changed = {*tokens_of(change), *dependents(tokens_of(change), before, state)}
+        if state.contract != before.contract:
+            changed.update(*state.by_via.values())
+        keys = keys_of(changed, before, state)
         for delta in member.update(AccessControl(state, PLAN, OWN, 99), keys, now):
             assert peers.get(delta.public_key) == delta.old
             if delta.new is None:
@@ -77,7 +84,51 @@ def test_deltas_come_to_what_a_rebuild_does(
     fresh = Membership(member.policy, member.lookup)
     fresh.rebuild(AccessControl(state, PLAN, OWN, 99), now)
     assert member.peers == fresh.peers == peers
-    assert member.tokens == fresh.tokens
+    assert (member.tokens, member.others) == (fresh.tokens, fresh.others)
+    assert (member.key_of, member.keys()) == (fresh.key_of, fresh.keys())
+
+
+nodes_with_gateways = st.lists(
+    st.builds(
+        Node,
+        st.integers(0, 5),
+        st.sampled_from(["0xa", "0xb"]),
+        st.sampled_from(["web", "db", "cache", "phone"]),
+        st.integers(0, 5).map(key),
+        endpoint=st.sampled_from([None, *map(PeerEndpoint.parse, ("via:web", "via:db", "via:nobody"))]),
+        uri_endpoint=st.sampled_from([None, PeerEndpoint.parse("via:db")]),
+        active=st.sampled_from([True, True, True, False]),
+        tags=st.integers(0, 1),
+        key_since=positions,
+    ),
+    max_size=6,
+)
+
+
+@given(nodes_with_gateways)
+def test_an_address_has_one_peer_that_leads_to_its_member(nodes: list[Node]) -> None:
+    registry = Registry.of({node.token_id: node for node in nodes}.values(), TAGS)
+    access = AccessControl(registry, PLAN, OWN, 99)
+    member = Membership(PeerPolicy(), lambda key, peer_endpoint: None)
+    member.rebuild(access, 0)
+    claimed: dict[Cidr, PublicKey] = {}
+    for public_key, peer in member.peers.items():
+        assert public_key != OWN
+        for cidr in peer.allowed_ips:
+            assert claimed.setdefault(cidr, public_key) == public_key
+    for node in registry.nodes.values():
+        decision, addresses = access.decide(node.token_id, 0), PLAN.allowed_ips(node.token_id)
+        if not decision.granted:
+            assert not addresses & claimed.keys()
+            continue
+        gateway = decision.gateway
+        assert (gateway is None) == (node.via is None)
+        if gateway is not None:
+            # No chain of gateways, and none without the tag.
+            assert (gateway.node_id, gateway.via, gateway.tags & 1) == (node.via, None, 1)
+        carrier = node if gateway is None or gateway.public_key == OWN else gateway
+        assert {claimed[cidr] for cidr in addresses} == {carrier.public_key}
+        assert member.key_of[node.token_id] == carrier.public_key
 
 
 def test_an_unknown_subject_is_unknown() -> None:

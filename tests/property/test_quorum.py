@@ -24,9 +24,11 @@ from dstack_vpn.core.chain.events import TokenState
 from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.chain.registry import Registry
 from dstack_vpn.core.model import BlockRef, TokenId
+from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
 
 TOKENS = range(1, 5)
 State = dict[TokenId, Node]
+VIA = PeerEndpoint.parse("via:node-1")
 ROUTES = ("10.0.0.0/8", "fd00::/8")
 
 
@@ -41,6 +43,7 @@ def some_state(random: Random) -> State:
             expires_at=random.choice([0, 0, 10, 20]),
             tags=random.randrange(8),
             routes=random.choice([(), ROUTES[:1], ROUTES[1:], ROUTES]),
+            endpoint=random.choice([None, None, VIA]),
         )
         for token in TOKENS
         if random.random() < 0.8
@@ -289,3 +292,17 @@ def test_who_was_revoked_takes_a_quorum_to_come_back() -> None:
     quorum.update([1], Registry.of([replace(NODE, active=False)]))
     quorum.update([1], Registry.of([NODE]))
     assert quorum.doubt(NODE) == "fewer than 2 endpoints have shown it"
+
+
+def test_a_gateway_that_one_endpoint_shows_alone_does_not_count() -> None:
+    quorum, _, _ = vouched_at(9, NODE)
+    moved = replace(NODE, endpoint=PeerEndpoint.parse("via:node-9"))
+    registry = Registry.of([moved])
+    quorum.update([1], registry)
+    assert quorum.doubt(moved) == "fewer than 2 endpoints have shown it"
+    own = Comparison("a", 10, frozenset({1}), {})
+    quorum.judge(registry, registry, [own, replace(own, endpoint="b")])
+    assert quorum.doubt(moved) is None
+    other = Comparison("c", 11, frozenset(), {1: NODE}, definitive=False)
+    quorum.judge(registry, registry, [own, other])
+    assert quorum.doubt(moved) == "out according to c"

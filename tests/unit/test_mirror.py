@@ -163,6 +163,11 @@ COVERED: Final[Mapping[str, Cover]] = {
         "unit/adapters/store/test_sqlite.py", "a text for errors of both databases", "adapters.store.sqlite"
     ),
     "cli.bundle": Cover("netns/test_bundle.py", "the bundle of a real daemon", "__main__ > cli"),
+    "cli.client": Cover(
+        "integration/test_client_cli.py",
+        "commands on a dev chain",
+        "tests.integration.test_admin_cli > tests.commands > cli",
+    ),
     "cli.contract": Cover("integration/test_admin_cli.py", "commands on a dev chain", "tests.commands > cli"),
     "cli.contract_info": Cover(
         "integration/test_contract_cli.py",
@@ -400,6 +405,7 @@ OTHERS: Final[Mapping[str, str]] = {
     "cli/test_hostile.py": "every flag and argument of every command",
     "cli/test_secrets.py": "every flag of every command",
     "daemon/test_destinations.py": "a rule of the whole daemon: endpoints inside the VPN",
+    "daemon/test_clients.py": "a rule of the whole daemon: members behind a gateway",
     "daemon/test_expiry.py": "a rule of the whole daemon: clocks that are set back",
     "daemon/test_identity.py": "a rule of the whole daemon: keys that others register",
     "daemon/test_moves.py": "a rule of the whole daemon: endpoints that change",

@@ -23,6 +23,7 @@ CONFIGURATION: Final = 78
 _COMMANDS: Final = {
     "attest": "attest:attest",
     "audit": "audit:audit",
+    "client": "client:client",
     "completion": "completion:completion",
     "config": "config:config",
     "contract": "contract:contract",

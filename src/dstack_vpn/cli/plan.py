@@ -17,7 +17,7 @@ from dstack_vpn.cli.tables import console
 from dstack_vpn.cli.text import printable
 from dstack_vpn.config import Settings
 from dstack_vpn.core.access.control import AccessControl, Admission
-from dstack_vpn.core.access.membership import Lookup, Membership
+from dstack_vpn.core.access.membership import Lookup, Membership, keys_behind
 from dstack_vpn.core.access.plan import Plan, Step, brake
 from dstack_vpn.core.access.plan import plan as make_plan
 from dstack_vpn.core.model import DeviceState, Peer, RemovePeer, SetPeer, SocketAddress, TokenId
@@ -112,7 +112,9 @@ async def _read(settings: Settings) -> _Facts:
     lookup = partial(_where, device, names.by_udp)
     pinned = await _pinned(settings)
     if pinned is not None:
-        access = replace(access, admission=Admission(pinned=frozenset(pinned)))
+        access = replace(
+            access, admission=Admission(pinned=keys_behind(pinned, access.registry, access.addresses))
+        )
     membership = Membership(policy, lookup, pinned=pinned)
     membership.rebuild(access, now)
     # The first rebuild only registered the names to resolve.
@@ -209,8 +211,7 @@ def _node_id(token: TokenId | None, facts: _Facts) -> str | None:
 
 def _no_peers(facts: _Facts) -> Iterable[dict[str, Any]]:
     """Yield the nodes that are not peers, with the reasons."""
-    peers = set(facts.membership.tokens.values()).union(*facts.membership.others.values())
-    for token in sorted(facts.access.registry.nodes.keys() - peers):
+    for token in sorted(facts.access.registry.nodes.keys() - facts.membership.key_of.keys()):
         reason = str(facts.access.decide(token, facts.now))
         yield {"token": token, "node_id": _node_id(token, facts), "reason": reason}
 

@@ -1,8 +1,12 @@
-"""QR codes (ISO/IEC 18004) in a terminal."""
+"""QR codes (ISO/IEC 18004) in a terminal and as images."""
 
+import os
+from pathlib import Path
 from typing import Final
 
 from rich.text import Text
+
+from dstack_vpn.errors import AdminError
 
 _BLOCKS: Final = {(0, 0): " ", (1, 0): "▀", (0, 1): "▄", (1, 1): "█"}
 """The characters for two modules, one above the other: 1 is dark."""
@@ -24,3 +28,15 @@ def qr(text: str) -> Text:
         for both in zip(rows[::2], rows[1::2], strict=True)
     )
     return Text("\n").join(Text(line, "black on white", no_wrap=True) for line in lines)
+
+
+def write_png(text: str, path: Path) -> None:
+    """Write a QR code to a new file that only its owner can read; raises `AdminError`."""
+    import segno
+
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise AdminError(f"{path}: {error.strerror}") from error
+    with os.fdopen(descriptor, "wb") as file:
+        segno.make_qr(text, error="l").save(file, kind="png", scale=8, border=4)

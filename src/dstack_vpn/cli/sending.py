@@ -46,6 +46,8 @@ class Sending:
     sender: str | None = None
     """The account of a transaction that is not sent; None: that of the key, or unknown."""
     keystore: Keystore | None = None
+    beside: bool = False
+    """The command prints something else: the result as text goes to standard error."""
 
     @property
     def sends(self) -> bool:
@@ -98,9 +100,9 @@ class Sending:
         if self.as_json:
             click.echo(json.dumps({**facts, **_facts(receipt)}))
             return
-        click.echo(printable(result))
-        click.echo(f"transaction {receipt.hash}")
-        click.echo(f"block {receipt.block}, gas {receipt.gas_used}, fee {receipt.fee_text}")
+        click.echo(printable(result), err=self.beside)
+        click.echo(f"transaction {receipt.hash}", err=self.beside)
+        click.echo(f"block {receipt.block}, gas {receipt.gas_used}, fee {receipt.fee_text}", err=self.beside)
 
     def report_all(self, result: str, receipts: Sequence["Receipt"], **facts: object) -> None:
         """Print the result of several transactions, and record each in the audit log."""

@@ -127,6 +127,7 @@ class Daemon:
             "handshakes": self.handshakes.run,
             "firewall": self.firewall_controller.run,
             "policy": self.firewall_controller.run_policies,
+            "forwarding": self.firewall_controller.run_forwarding,
             "edits": self.firewall_controller.watch,
             "denied": self.denied.run,
             **({} if self.key_rotation is None else {"key": self.key_rotation.run}),

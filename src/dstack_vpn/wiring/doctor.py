@@ -22,7 +22,7 @@ from dstack_vpn.core.wireguard.x25519 import derive
 from dstack_vpn.errors import AdminError, AgentError, ChainError, ConfigError, DeviceError, FormatError
 from dstack_vpn.wiring import ownership
 from dstack_vpn.wiring.addresses import address_plan, peer_policy
-from dstack_vpn.wiring.firewall import forwarding
+from dstack_vpn.wiring.firewall import forwarding, forwarding_for_clients
 from dstack_vpn.wiring.keys import identity_of
 from dstack_vpn.wiring.node import look_at_device, now
 from dstack_vpn.wiring.policy import read_policy
@@ -70,6 +70,8 @@ async def examine(settings: Settings, daemon: Daemon, report: Callable[[Check], 
     access = _access(settings, found)
     add(_membership(settings, access, found))
     if access is not None:
+        if clients := access.own_clients(now()):
+            add(await forwarding_for_clients(settings, len(clients)))
         access, seen_policy = await _policy(settings, access)
         add(*seen_policy, *await _names(settings, access, daemon))
         for checks in await _peers(settings, access, daemon):
@@ -198,7 +200,9 @@ async def _peers(settings: Settings, access: AccessControl, daemon: Daemon) -> l
     policy = peer_policy(settings)
     seen = {peer["token"]: peer for peer in daemon.get("peers", ())}
     handshakes = {token: peer["last_handshake"] for token, peer in seen.items()}
-    members = sorted(access.granted(now()), key=lambda node: node.token_id)
+    # A plain client is not a peer, or has no endpoint.
+    direct = (node for node in access.granted(now()) if node.via is None)
+    members = sorted(direct, key=lambda node: node.token_id)
     # Peers without a handshake come first.
     members.sort(key=lambda node: handshakes.get(node.token_id) or 0)
 

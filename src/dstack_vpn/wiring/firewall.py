@@ -1,5 +1,6 @@
 """The packet filter, if one is configured."""
 
+from contextlib import suppress
 from typing import Final
 
 import structlog
@@ -38,6 +39,18 @@ def closed_ports(settings: Settings) -> frozenset[tuple[str, int]]:
     if settings.relay_listen is not None:
         ports.add(("tcp", settings.relay_listen.port))
     return frozenset((protocol, port) for protocol, port in ports if port)
+
+
+async def forwarding_for_clients(settings: Settings, clients: int) -> Check:
+    """Check for ``doctor`` that this machine forwards the packets of its plain clients."""
+    firewall = NftFirewall()
+    problem = await firewall.forwards_nothing((4, 6))
+    with suppress(FirewallError):  # without nftables, no table of it drops packets
+        problem = problem or await firewall.conflict(settings.interface, (4, 6), within=True)
+    if problem is None:
+        return passed("clients", f"this machine forwards for its clients ({clients})")
+    found, _, advice = problem.partition(": ")
+    return failed("clients", found, advice)
 
 
 async def forwarding(settings: Settings) -> Check:

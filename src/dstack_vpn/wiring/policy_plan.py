@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from dstack_vpn.config import Settings
 from dstack_vpn.core.access.control import AccessControl, Reason
 from dstack_vpn.core.policy.compiler import CompiledPolicy
+from dstack_vpn.core.policy.forwarding import ConnectedViews, Distinction
 from dstack_vpn.core.policy.members import members_of_tests
 from dstack_vpn.core.policy.selection import PolicySelection
 from dstack_vpn.wiring.policy_file import read_policy_file
@@ -30,7 +31,13 @@ def under_policy(
     own = access.decide(access.own_key, now)
     node = own.node if own.reason is Reason.OWN_KEY else None
     subject = None if node is None else access.subject(node)
-    policy = CompiledPolicy(selection.in_force, access.registry.contract.tag_names, subject)
+    tag_names = access.registry.contract.tag_names
+    distinction = Distinction(selection.in_force, tag_names)
+    clients = (each.node for each in access.own_clients(now) if each.node is not None)
+    views = {distinction.of(access.subject(client)) for client in clients}
+    policy = ConnectedViews(
+        CompiledPolicy(selection.in_force, tag_names, subject), tuple(map(distinction.view, views))
+    )
     return replace(access, policy=policy), list(_notes(selection, is_member=node is not None))
 
 

@@ -192,7 +192,7 @@ class NodeView:
         node, own = decision.node, decision.reason is Reason.OWN_KEY
         if node is None or not isinstance(node.public_key, PublicKey) or not isinstance(node.node_id, str):
             return None
-        if not own and not self._node.tunnel.members.membership.is_peer(node.public_key, node.token_id):
+        if not own and not self._node.tunnel.members.membership.is_peer(node.token_id):
             return None
         return {
             "ip": str(address),
@@ -240,7 +240,7 @@ class NodeView:
             "detail": decision.detail,
             "tags": list(self._node.tunnel.members.follower.registry.contract.tags_of(decision.tags)),
             "routes": list(decision.routes),
-            "peer": node is not None and key is not None and membership.is_peer(key, node.token_id),
+            "peer": node is not None and key is not None and membership.is_peer(node.token_id),
             "token": None if node is None else node.token_id,
             "node": None if node is None or not isinstance(node.node_id, str) else node.node_id,
             "owner": None if node is None else node.owner,

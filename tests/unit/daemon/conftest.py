@@ -143,6 +143,7 @@ class Bench:
     registry: tuple[int, str] | None = None
     staleness: float = 3600.0
     keep_interface: bool = False
+    protect: bool = False
     policy_when_stale: StalePolicy = StalePolicy.KEEP
     source: ScriptedSource = field(init=False)
     node: Daemon = field(init=False)
@@ -217,7 +218,7 @@ class Bench:
             key_schedule=None,
             audit_keep_for=3600.0,
             audit_keep_bytes=1_000_000,
-            protect=False,
+            protect=self.protect,
             closed_ports=frozenset(),
             forwards=(),
             policy_file=None,

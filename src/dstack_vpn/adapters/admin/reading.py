@@ -34,7 +34,7 @@ class RegistrySnapshot:
     at: BlockRef
     endpoint: str
     complete: bool
-    """True if these are all nodes. False if only the requested one."""
+    """True if these are all nodes. False if only the requested one, and its gateway."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,10 +130,13 @@ class RegistryReader:
     async def one(self, name: NodeName) -> RegistrySnapshot:
         """Return the nodes of that name only: none, one, or two if it is ambiguous.
 
-        Raises `ChainError`.
+        The gateway of a plain client is also returned, because its access depends on it. Raises
+        `ChainError`.
         """
         head = await self.session.head()
         nodes = await self._candidates(name, head)
+        for via in {node.via for node in nodes}:
+            nodes += [] if via is None else await self._candidates(NodeName(None, via), head)
         contract = await self.session.read_contract(head) if any(node.tags for node in nodes) else None
         return self._snapshot(Registry.of(nodes, contract), head, complete=False)
 

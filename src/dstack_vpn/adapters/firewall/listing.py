@@ -10,11 +10,11 @@ from dstack_vpn.ports import DeniedPackets, PacketCount
 _NAMES: Final = {
     "chain": re.compile(
         r"output|prerouting_raw|input|forward|prerouting_nat|postrouting_nat|prerouting_policy|denied"
-        r"|(?:allow|group|rights|replies)_\w+"
+        r"|(?:allow|group|view|rights|replies)_\w+"
     ),
     "counter": re.compile(r"denied|grant_\w+"),
-    "map": re.compile(r"members[46]|ports_\w+"),
-    "set": re.compile(r"denied[46](?:_other)?"),
+    "map": re.compile(r"members[46](?:_\w+)?|clients[46]|ports_\w+"),
+    "set": re.compile(r"denied[46](?:_other)?|forwarded[46]"),
 }
 """The names in our tables, by kind."""
 _OURS_ALONE: Final = frozenset({"prerouting_raw", "prerouting_nat", "prerouting_policy"})
@@ -22,7 +22,9 @@ _OURS_ALONE: Final = frozenset({"prerouting_raw", "prerouting_nat", "prerouting_
 _FORMER_CHAINS: Final = frozenset({"leaving", "entering", "arriving", "passing", "handing", "behind"})
 """The chain names in tables that version 0.1 may have left behind."""
 _COUNTER: Final = re.compile(r"\tcounter (\w+) \{\s+packets ([0-9]+) bytes ([0-9]+)\s", re.ASCII)
-_MAP: Final = re.compile(r"\tmap (\w+) \{\n(?:\t\t(?!elements).*\n)*(?:\t\telements = \{([^}]*)\}\n)?")
+_MAP: Final = re.compile(
+    r"\t(?:map|set) ((?!denied)\w+) \{\n(?:\t\t(?!elements).*\n)*(?:\t\telements = \{([^}]*)\}\n)?"
+)
 _GRANT: Final = re.compile(r"grant_([a-z0-9]+)_([0-9]+)", re.ASCII)
 _DENIED: Final = re.compile(
     r"([0-9a-f.:]+) \. ([0-9a-f.:]+) \. ([0-9]+)(?: \. ([0-9]+))? counter packets ([0-9]+) bytes", re.ASCII
@@ -51,7 +53,7 @@ def enforces_policy(table: str) -> bool:
 
 
 def elements(table: str) -> dict[str, frozenset[str]]:
-    """Return the elements of each map in a listed table, each with its value."""
+    """Return the elements of each map and set in a listed table, except those of denied packets."""
     return {
         name: frozenset(text for part in listed.split(",") if (text := part.strip()))
         for name, listed in _MAP.findall(table)

@@ -3,9 +3,9 @@
 libnftables is used for two reasons: an operator sees the same text with ``nft list ruleset``, and
 pyroute2's nftables has no expressions for NAT. `rendering` makes the text.
 
-Only differences to the table before are sent: one transaction for members, up to four for rights.
-If another program has edited the table, or it is of an earlier process, one transaction replaces
-all of it. A table with our name is ours only if it has only parts that ours have.
+Only differences to the table before are sent (`transactions`). If another program has edited the
+table, or it is of an earlier process, one transaction replaces all of it. A table with our name is
+ours only if it has only parts that ours have.
 
 The table's listing without elements is stored after each change of its structure; the elements of
 its maps are compared with the model. A listing may show what another program did since our own
@@ -24,8 +24,10 @@ from typing import Final, Protocol, TypeVar
 
 from dstack_vpn.adapters.firewall import listing, rendering
 from dstack_vpn.adapters.firewall.libnftables import Libnftables, Output
+from dstack_vpn.adapters.firewall.policy_chains import DENIED_SETS
 from dstack_vpn.adapters.firewall.ruleset import RulesetWatch
-from dstack_vpn.adapters.firewall.table import Table, transactions
+from dstack_vpn.adapters.firewall.table import Table
+from dstack_vpn.adapters.firewall.transactions import transactions
 from dstack_vpn.errors import FirewallError
 from dstack_vpn.ports import DeniedPackets, FirewallRules, PacketCount, PolicyCounts
 
@@ -91,7 +93,8 @@ class NftFirewall:
         for version in sorted(
             {ipaddress.ip_address(port_forward.address).version for port_forward in rules.port_forwards}
         ):
-            self._check_forwarding(version)
+            if (problem := self._off([version])) is not None:
+                raise FirewallError(f"FORWARD_TO: {problem}")
         await self._in_thread(lambda: self._apply(rules))
 
     async def is_present(self, interface: str, *, with_policy: bool = False) -> bool:
@@ -121,10 +124,16 @@ class NftFirewall:
         """See `ports.Firewall.count`."""
         return await self._in_thread(lambda: self._count(rendering.table_name(interface)))
 
-    async def conflict(self, interface: str, versions: Collection[int]) -> str | None:
+    async def conflict(
+        self, interface: str, versions: Collection[int], *, within: bool = False
+    ) -> str | None:
         """See `ports.Firewall.conflict`."""
         families = {family for version in versions for family in _FAMILIES[version]}
-        return await self._in_thread(lambda: self._conflict(interface, families))
+        return await self._in_thread(lambda: self._conflict(interface, families, within=within))
+
+    async def forwards_nothing(self, versions: Collection[int]) -> str | None:
+        """See `ports.Firewall.forwards_nothing`."""
+        return await self._in_thread(lambda: self._off(versions))
 
     async def remove(self, interface: str) -> None:
         """See `ports.Firewall.remove`."""
@@ -139,17 +148,18 @@ class NftFirewall:
     async def _in_thread(self, function: Callable[[], _Result]) -> _Result:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function)
 
-    def _check_forwarding(self, version: int) -> None:
-        path = self._proc / _FORWARDING[version]
-        try:
-            on = path.read_text().strip() != "0"
-        except OSError:
-            on = False
-        if not on:
-            name = "net." + _FORWARDING[version].replace("/", ".")
-            raise FirewallError(
-                f"FORWARD_TO: IP forwarding is off: set {name}=1 (for a container, in its sysctls)"
-            )
+    def _off(self, versions: Collection[int]) -> str | None:
+        """Return the problem if IP forwarding is off."""
+        off = []
+        for version in sorted(versions):
+            try:
+                on = (self._proc / _FORWARDING[version]).read_text().strip() != "0"
+            except OSError:
+                on = False
+            off += [] if on else ["net." + _FORWARDING[version].replace("/", ".") + "=1"]
+        if not off:
+            return None
+        return f"IP forwarding is off: set {' and '.join(off)} (for a container, in its sysctls)"
 
     # -- in the thread -----------------------------------------------------------------------------
 
@@ -254,17 +264,17 @@ class NftFirewall:
         listed = listing.of_table(self._nftables.run(ALL, Output.TERSE), name) or ""
         granted, denied = listing.counters(listed)
         recent: list[DeniedPackets] = []
-        for each in rendering.DENIED_SETS:
+        for each in DENIED_SETS:
             listed = self._nftables.run(f"list set inet {name} {each}", Output.NUMERIC_PROTO)
             recent += listing.denied_packets(listed)
         return PolicyCounts(granted, denied, tuple(recent))
 
-    def _conflict(self, interface: str, families: Collection[str]) -> str | None:
+    def _conflict(self, interface: str, families: Collection[str], *, within: bool) -> str | None:
         for family, name in listing.refuses_forwarding(self._nftables.run("list chains")):
             if family not in families:
                 continue
             if not listing.lets_through(self._nftables.run(f"list table {family} {name}"), interface):
-                return _advice(family, name, interface)
+                return _advice(family, name, interface, within=within)
         return None
 
     def _list(self, name: str) -> str | None:
@@ -277,8 +287,13 @@ def _after(generation: int) -> int:
     return (generation + 1) & 0xFFFF_FFFF or 1
 
 
-def _advice(family: str, name: str, interface: str) -> str:
+def _advice(family: str, name: str, interface: str, *, within: bool) -> str:
     add = f"{'ip6tables' if family == 'ip6' else 'iptables'} -I FORWARD"
+    if within:
+        return (
+            f"the table '{family} {name}' drops forwarded packets (Docker sets this policy): "
+            f"{add} -i {interface} -o {interface} -j ACCEPT"
+        )
     return (
         f"FORWARD_TO: the table '{family} {name}' drops forwarded packets (Docker sets this policy): "
         f"{add} -i {interface} -m conntrack --ctstate DNAT -j ACCEPT, and "

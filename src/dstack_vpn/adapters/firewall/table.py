@@ -1,20 +1,54 @@
-"""A table of the packet filter as a model, and the transactions between two tables."""
+"""A table of the packet filter as a model, and the commands that change it to another one."""
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
-from typing import Final, NamedTuple
+from itertools import chain, groupby
+from typing import Final, NamedTuple, TypeAlias
 
-from dstack_vpn.core.policy.rules import Addresses, GroupName
+from dstack_vpn.core.policy.rules import Addresses
 from dstack_vpn.errors import FirewallError
 
-MEMBERS: Final = ("members4", "members6")
-"""The maps that lead an address to its group."""
-_BASE: Final = "prerouting_policy"
-"""The chain without which there is no policy."""
+
+class Lead(NamedTuple):
+    """The addresses in two maps, one for each IP version, that lead to a chain. Or in two sets."""
+
+    name: str
+    """The name of both, with ``{}`` for the IP version."""
+    chain: str
+    """The chain. Empty in a set."""
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """The names, for IPv4 and for IPv6."""
+        return self.name.format(4), self.name.format(6)
+
+    @property
+    def verdict(self) -> str:
+        """The part of an element after its address."""
+        return f" : jump {self.chain}" if self.chain else ""
+
+    def elements(self, addresses: Collection[str]) -> str:
+        """Return addresses as elements."""
+        if not addresses:
+            return ""
+        check_addresses(addresses)
+        verdict = self.verdict
+        return ", ".join(f"{address}{verdict}" for address in sorted(addresses))
+
+
+Leads: TypeAlias = Mapping[Lead, Addresses]
+"""The elements of the maps and sets of addresses. An address is in each of them once at most."""
+FAMILIES: Final = ((4, "ipv4", "ip"), (6, "ipv6", "ip6"))
+"""For each IP version its name, and that of its header."""
+MEMBERS: Final = "members{}"
+"""The maps that lead a packet by its source to a member's group. Those of a view have its name."""
+CLIENTS: Final = "clients{}"
+"""The maps that lead a packet by its destination to the view of a plain client."""
+FORWARDED: Final = Lead("forwarded{}", "")
+"""The sets of plain clients."""
 _ADDRESSES: Final = re.compile(r"[0-9a-f.:]*", re.ASCII)
-_NOBODY: Final = Addresses(frozenset(), frozenset())
+NOBODY: Final = Addresses(frozenset(), frozenset())
 
 
 class Chain(NamedTuple):
@@ -22,6 +56,11 @@ class Chain(NamedTuple):
 
     hook: str
     rules: tuple[str, ...]
+
+    @classmethod
+    def hooked(cls, hook: str, *rules: Iterable[str]) -> "Chain":
+        """Return a chain that packets pass, which accepts by default."""
+        return cls(f"type {hook}; policy accept;", tuple(chain.from_iterable(rules)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,101 +71,53 @@ class Table:
     chains: Mapping[str, Chain]
     parts: Mapping[str, str] = field(default_factory=dict)
     """The definition of each counter, map and set, by its kind and name."""
-    members: Mapping[GroupName, Addresses] = field(default_factory=dict)
-    """The elements of the maps `MEMBERS`."""
+    leads: Leads = field(default_factory=dict)
 
     def text(self, *, new: bool = False) -> str:
         """Return the commands that replace an existing table. With ``new``, one is an error."""
         at = f"inet {self.name}"
         begin = [f"create table {at}"] if new else [f"add table {at}", f"delete table {at}"]
         lines = [*begin, f"table {at} {{"]
-        elements = dict(zip(MEMBERS, self._elements(), strict=True))
+        elements: dict[str, list[str]] = {}
+        for lead, addresses in sorted(self.leads.items()):
+            for name, each in zip(lead.names, addresses, strict=True):
+                elements.setdefault(name, []).append(lead.elements(each))
         for part, definition in self.parts.items():
-            listed = elements.get(part.removeprefix("map "))
+            listed = ", ".join(filter(None, elements.get(_name(part), ())))
             lines.append(f"  {part} {{ {definition}{f' elements = {{ {listed} }}' if listed else ''} }}")
-        for name, each in self.chains.items():
-            lines += [f"  chain {name} {{ {each.hook}".rstrip()]
-            lines += [*(f"    {rule}" for rule in each.rules), "  }"]
+        for name, rules in self.chains.items():
+            lines += [f"  chain {name} {{ {rules.hook}".rstrip()]
+            lines += [*(f"    {rule}" for rule in rules.rules), "  }"]
         return "\n".join([*lines, "}", ""])
 
     def has_structure_of(self, other: "Table") -> bool:
-        """Return True if the tables differ at most in the members."""
+        """Return True if the tables differ at most in the elements of maps and sets of addresses."""
         return self.chains == other.chains and self.parts == other.parts
 
     def elements(self) -> dict[str, frozenset[str]]:
-        """Return the elements of each map as `listing.elements` does."""
-        found = {
-            part.removeprefix("map "): frozenset(definition.partition("{ ")[2].removesuffix(" }").split(", "))
-            for part, definition in self.parts.items()
-            if part.startswith("map ports_")
-        }
-        for version, name in enumerate(MEMBERS):
-            if f"map {name}" in self.parts:
-                found[name] = frozenset(
-                    f"{address} : jump group_{group}"
-                    for group, each in self.members.items()
-                    for address in each[version]
-                )
-        return found
+        """Return the elements of each map and set as `listing.elements` does."""
+        found: dict[str, set[str]] = {}
+        for part, definition in self.parts.items():
+            if part.startswith(("map ", "set ")) and not part.startswith("set denied"):
+                listed = definition.partition("elements = { ")[2].removesuffix(" }")
+                found[_name(part)] = set(listed.split(", ")) if listed else set()
+        for lead, addresses in self.leads.items():
+            verdict = lead.verdict
+            for name, each in zip(lead.names, addresses, strict=True):
+                found[name].update(f"{address}{verdict}" for address in each)
+        return {name: frozenset(elements) for name, elements in found.items()}
 
-    def _elements(self) -> Iterator[str]:
-        """Yield the elements of the maps of members."""
-        for version in range(len(MEMBERS)):
-            listed = (_with_group(each[version], group) for group, each in sorted(self.members.items()))
-            yield ", ".join(filter(None, listed))
+    def names(self) -> set[str]:
+        """Return the names of the counters, maps and sets."""
+        return set(map(_name, self.parts))
 
-
-def transactions(old: Table, new: Table) -> list[str]:
-    """Return the transactions that lead from a table to another one with the same name.
-
-    A packet that the kernel is processing while a transaction ends is judged by the old rules, but
-    the elements of maps in these rules are the new ones. A change of members is one transaction. If
-    rights change, there are up to four, so that no packet is lost that both tables allow, and none
-    passes that neither allows. Equal tables need no transaction.
-    """
-    steps = [old, *_between(old, new), new]
-    return [commands for before, after in pairwise(steps) if (commands := changes(before, after))]
+    def with_leads(self, leads: Leads) -> "Table":
+        """Return the table with other addresses for these leads."""
+        return replace(self, leads={**self.leads, **leads})
 
 
-def _between(old: Table, new: Table) -> list[Table]:
-    """Return the tables between.
-
-    The first one has the new chains, to which nothing leads yet. In the last one, nothing leads to
-    the old chains any more.
-
-    The old members of a group that gets other members and other rights would have the new rights in
-    one step, or its new ones the old rights. Therefore, those that come are in a second group
-    meanwhile, which has the new rights.
-    """
-    if not old.members:
-        return []
-    if _BASE not in new.chains:
-        return [replace(old, chains={name: each for name, each in old.chains.items() if name != _BASE})]
-    chains, parts = {**new.chains, **old.chains}, {**old.parts, **new.parts}
-    leads = {name: new.chains[f"group_{name}"] for name in new.members}
-    come = {
-        name: found
-        for name in leads
-        if any(found := _less(new.members[name], old.members.get(name, _NOBODY)))
-    }
-    changed = [name for name in leads if old.chains.get(f"group_{name}", leads[name]) != leads[name]]
-    mixed = [name for name in changed if old.members[name] != new.members[name]]
-    chains |= {f"group_{name}_": leads[name] for name in mixed if name in come}
-    made = Table(new.name, chains, parts, old.members)
-    chains = chains | {f"group_{name}": leads[name] for name in changed if name not in mixed}
-    members = dict(new.members)
-    for name in mixed:
-        if name in come:
-            members |= {f"{name}_": come[name], name: _less(new.members[name], come[name])}
-    moved = replace(made, chains=chains, members=members)
-    led = replace(moved, chains=chains | {f"group_{name}": leads[name] for name in mixed})
-    return [made, moved, led]
-
-
-def _less(addresses: Addresses, others: Addresses) -> Addresses:
-    if addresses is others:
-        return _NOBODY
-    return Addresses(addresses.ipv4 - others.ipv4, addresses.ipv6 - others.ipv6)
+def _name(part: str) -> str:
+    return part.partition(" ")[2]
 
 
 def changes(old: Table, new: Table) -> str:
@@ -152,9 +143,7 @@ def changes(old: Table, new: Table) -> str:
     for name in edited:
         lines += [] if name in fresh else [f"flush chain {at} {name}"]
         lines += [f"add rule {at} {name} {rule}" for rule in new.chains[name].rules]
-    for version, name in enumerate(MEMBERS):
-        if f"map {name}" in new.parts:
-            lines += _member_changes(f"{at} {name}", version, old, new)
+    lines += _element_changes(at, old, new)
     # A map or set that is removed has no references when its chains are flushed. A chain that is
     # removed has none when its maps are.
     lines += [f"flush chain {at} {name}" for name in gone]
@@ -168,25 +157,33 @@ def _at(part: str, at: str) -> str:
     return f"{kind} {at} {name}"
 
 
-def _member_changes(at: str, version: int, old: Table, new: Table) -> Iterator[str]:
+def _element_changes(at: str, old: Table, new: Table) -> Iterator[str]:
+    known = new.names()
+    for name, found in groupby(sorted(old.leads.keys() | new.leads.keys()), lambda lead: lead.name):
+        leads = list(found)
+        for version, each in enumerate(leads[0].names):
+            if each in known:
+                yield from _changes_of(f"{at} {each}", version, leads, old, new)
+
+
+def _changes_of(at: str, version: int, leads: list[Lead], old: Table, new: Table) -> Iterator[str]:
+    """Yield the changes of one map or set."""
     away, come = list[str](), list[str]()
-    for group in sorted(old.members.keys() | new.members.keys()):
-        before, after = (table.members.get(group, _NOBODY)[version] for table in (old, new))
+    for lead in leads:
+        before, after = (table.leads.get(lead, NOBODY)[version] for table in (old, new))
         if before is not after:
             away += before - after
-            come.append(_with_group(after - before, group))
+            come.append(lead.elements(after - before))
     if away:
         yield f"delete element {at} {{ {', '.join(sorted(away))} }}"
     if listed := ", ".join(filter(None, come)):
         yield f"add element {at} {{ {listed} }}"
 
 
-def _with_group(addresses: Collection[str], group: GroupName) -> str:
-    """Return addresses as elements of a map."""
-    if not addresses:
-        return ""
-    check_addresses(addresses)
-    return ", ".join(f"{address} : jump group_{group}" for address in sorted(addresses))
+def by_version(addresses: Collection[str]) -> Addresses:
+    """Return addresses by their IP version."""
+    ipv6 = frozenset(address for address in addresses if ":" in address)
+    return Addresses(frozenset(addresses) - ipv6, ipv6)
 
 
 def check_addresses(addresses: Collection[str]) -> None:
@@ -194,4 +191,4 @@ def check_addresses(addresses: Collection[str]) -> None:
     # One match for 20,000 addresses takes 1 ms, and one for each of them 3 ms.
     if not _ADDRESSES.fullmatch("".join(addresses)):
         address = next(each for each in addresses if not _ADDRESSES.fullmatch(each))
-        raise FirewallError(f"the rules of the policy have an invalid address: {address!r}")
+        raise FirewallError(f"the rules have an invalid address: {address!r}")

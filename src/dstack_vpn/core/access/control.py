@@ -7,15 +7,17 @@ device gets exactly those that `granted` yields.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 from typing import Final
 
 from dstack_vpn.core.access.addressing import AddressPlan
+from dstack_vpn.core.access.contract_quorum import Rules
 from dstack_vpn.core.access.quorum import Quorum
 from dstack_vpn.core.access.replies import routes_of
 from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.chain.registry import Registry
 from dstack_vpn.core.model import Address, Cidr, Malformed, Position, TokenId
-from dstack_vpn.core.policy.compiler import NO_RIGHTS, CompiledPolicy, Subject
+from dstack_vpn.core.policy.compiler import PolicyConnections, Subject
 from dstack_vpn.core.wireguard.keys import PublicKey
 
 
@@ -38,6 +40,7 @@ class Reason(StrEnum):
     ISOLATED = "the registry was not confirmed for too long"
     PINNED_OUT = "not in the pinned configuration"
     UNENFORCED = "the policy can't be enforced on this node"
+    NO_GATEWAY = "its gateway can't be used"
     NO_GRANT = "no grant of the policy connects this node with it"
     UNKNOWN = "unknown"
 
@@ -57,12 +60,18 @@ class Decision:
     of the policy connects with it."""
     routes: tuple[Cidr, ...] = ()
     """The granted networks behind the node, in the same cases."""
+    gateway: Node | None = None
+    """The gateway of a plain client that is granted; it can be this node."""
 
     def __str__(self) -> str:
         return f"{self.reason.value} ({self.detail})" if self.detail else self.reason.value
 
 
 _UNKNOWN = Decision(granted=False, reason=Reason.UNKNOWN)
+
+
+GATEWAY: Final = "gateway"
+"""The tag of the nodes that plain clients may use as their gateway."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +161,7 @@ class AccessControl:
     """The quorum, if several endpoints must agree."""
     admission: Admission = EVERYONE
     identity: NodeIdentity = BY_KEY
-    policy: CompiledPolicy | None = None
+    policy: PolicyConnections | None = None
     """The policies in force; None: no policy restricts anything."""
 
     def decide(self, subject: TokenId | str | PublicKey, now: float) -> Decision:
@@ -165,18 +174,50 @@ class AccessControl:
         return max(decisions, key=_standing, default=_UNKNOWN)
 
     def granted(self, now: float) -> Iterator[Node]:
-        """Return every node that is a peer of ours at ``now``."""
+        """Return every node that is on the network at ``now``: a peer, or a gateway's client."""
         return (node for node in self.registry.nodes.values() if self._decide(node, now).granted)
 
     def claims(self, key: PublicKey, now: float) -> list[Decision]:
-        """Return the grants of the tokens with this key, the earliest claim first.
+        """Return the grants of a peer with this key, the earliest claim first.
 
         Several tokens may have one key. An account that sees a key in a pending transaction can
         register it first, which must not keep the key's owner out. All of the tokens' addresses
         lead to that owner, because the copy comes without the private key.
         """
         found = [self._decide(self.registry.nodes[token], now) for token in self.registry.with_key(key)]
-        return sorted((x for x in found if x.granted and x.node is not None), key=_claimed)
+        return sorted((x for x in found if x.granted and not self._is_behind(x)), key=_claimed)
+
+    def clients(self, key: PublicKey, now: float) -> list[Decision]:
+        """Return the grants of the plain clients that a peer with this key forwards for."""
+        if key == self.own_key:
+            return []
+        found = [client for token in self.registry.with_key(key) for client in self._behind(token, now)]
+        return sorted(found, key=_claimed)
+
+    def own_clients(self, now: float) -> list[Decision]:
+        """Return the grants of the plain clients that this node forwards for."""
+        own = self.registry.with_key(self.own_key)
+        return sorted((client for token in own for client in self._behind(token, now)), key=_claimed)
+
+    def refused_clients(self, now: float) -> Iterator[Decision]:
+        """Yield the clients that name this node as their gateway without success."""
+        own = self.decide(self.own_key, now)
+        if own.reason is Reason.OWN_KEY and own.node is not None and isinstance(own.node.node_id, str):
+            for token in sorted(self.registry.with_via(own.node.node_id)):
+                decision = self._decide(self.registry.nodes[token], now)
+                if decision.reason is Reason.NO_GATEWAY:
+                    yield decision
+
+    def _behind(self, token: TokenId, now: float) -> Iterator[Decision]:
+        node_id = self.registry.nodes[token].node_id
+        for client in self.registry.with_via(node_id) if isinstance(node_id, str) else ():
+            decision = self._decide(self.registry.nodes[client], now)
+            if decision.gateway is not None and decision.gateway.token_id == token:
+                yield decision
+
+    def _is_behind(self, decision: Decision) -> bool:
+        """Return whether another node forwards for it, so that it is not a peer of ours."""
+        return decision.gateway is not None and decision.gateway.public_key != self.own_key
 
     def _tokens(self, subject: TokenId | str | PublicKey) -> frozenset[TokenId]:
         match subject:
@@ -192,7 +233,12 @@ class AccessControl:
         return frozenset({token}) if token in self.registry.nodes and token is not None else frozenset()
 
     def _decide(self, node: Node, now: float) -> Decision:
-        found = _fault(node, now) or self._obstacle(node, now)
+        found, gateway = _fault(node, now) or self._obstacle(node, now), None
+        if found is None and node.via is not None:
+            gateway = self._gateway_of(node, node.via, now)
+            found = (Reason.NO_GATEWAY, gateway) if isinstance(gateway, str) else None
+        if found is None and not self._is_connected(node, gateway):
+            found = Reason.NO_GRANT, ""
         reason, detail = found or (Reason.ACTIVE, "")
         if reason not in {Reason.ACTIVE, Reason.OWN_KEY, Reason.NO_GRANT}:
             return Decision(granted=False, reason=reason, node=node, detail=detail)
@@ -200,7 +246,10 @@ class AccessControl:
         granted = found is None
         ends = confirmed.expires_at if granted else 0
         tags, routes = confirmed.tags, routes_of(confirmed)
-        return Decision(granted, reason, node, detail, ends, tags, routes)
+        if not granted or not isinstance(gateway, Node):
+            return Decision(granted, reason, node, detail, ends, tags, routes)
+        detail = f"a client of {gateway.node_id}"
+        return Decision(granted, reason, node, detail, ends, tags, routes, gateway)
 
     def _obstacle(self, node: Node, now: float) -> tuple[Reason, str] | None:
         """Return the reason that a node without a fault of its own is not a peer, or None."""
@@ -221,9 +270,48 @@ class AccessControl:
                 return Reason.EXPIRED, ""
         if refused := self.admission.refuses(node.public_key):
             return refused, ""
-        if self.policy is not None and self.policy.class_of(self.subject(node)) == NO_RIGHTS:
-            return Reason.NO_GRANT, ""
         return None
+
+    def _is_connected(self, node: Node, gateway: Node | str | None) -> bool:
+        """Return whether the policy connects a node with this one; our own clients stay peers."""
+        if self.policy is None or (isinstance(gateway, Node) and gateway.public_key == self.own_key):
+            return True
+        return self.policy.connects(self.subject(node))
+
+    def _gateway_of(self, node: Node, via: str, now: float) -> Node | str:
+        """Return the gateway of a plain client, or the reason that there is none."""
+        return "it names itself" if node.node_id == via else self.gateway(via, now)
+
+    def gateway(self, node_id: str, now: float) -> Node | str:
+        """Return the node that plain clients can use as their gateway, or the reason against it.
+
+        If several tokens have the node id, it is the usable one with the earliest claim.
+        """
+        named = [self.registry.nodes[token] for token in sorted(self.registry.with_node_id(node_id))]
+        if not named:
+            return f"there is no node {node_id}"
+        problems = [self._gateway_problem(each, now) for each in named]
+        usable = [each for each, problem in zip(named, problems, strict=True) if problem is None]
+        if not usable:
+            return f"{node_id}: {problems[-1]}"
+        return min(usable, key=lambda each: (each.key_since, each.token_id))
+
+    def _gateway_problem(self, node: Node, now: float) -> str | None:
+        fault = _fault(node, now) or self._obstacle(node, now)
+        if fault is not None and fault[0] is not Reason.OWN_KEY:
+            return f"{fault[0].value} ({fault[1]})" if fault[1] else fault[0].value
+        if node.via is not None:
+            return "it is a client of another gateway"
+        confirmed = node if self.quorum is None else self.quorum.granted(node)
+        return None if confirmed.tags & self.gateway_bit else f"it does not have the tag '{GATEWAY}'"
+
+    @cached_property
+    def gateway_bit(self) -> int:
+        """The bit of the tag `GATEWAY`; 0 if no such tag is defined."""
+        contract = self.registry.contract
+        rules = Rules.of(contract) if self.quorum is None else self.quorum.contract.rules(contract)
+        names = rules.tag_names
+        return 1 << names.index(GATEWAY) if GATEWAY in names else 0
 
     def subject(self, node: Node) -> Subject:
         """Return what a policy selects a granted node by."""
@@ -241,6 +329,12 @@ def own_problem(access: AccessControl, now: float) -> str | None:
         return f"{access.identity}, but our key is registered for {_named(decision.node)}; {_ANOTHER_KEY}"
     if decision.reason is not Reason.OWN_KEY:
         return _own_absence(access, now)
+    if decision.node is not None and decision.node.via is not None:
+        return (
+            f"{_named(decision.node)} is registered as a plain client (its endpoint is via:"
+            f"{decision.node.via}), so the other nodes reach its gateway instead of this node; set its "
+            "endpoint with 'dstack-vpn node set-endpoint'"
+        )
     rivals = map(access.registry.nodes.__getitem__, access.registry.with_key(access.own_key))
     claims = [node for node in rivals if _fault(node, now) is None]
     if access.identity.is_key_alone and len(claims) > 1:
@@ -301,6 +395,7 @@ _TO_COME: Final = frozenset(
         Reason.ISOLATED,
         Reason.PINNED_OUT,
         Reason.UNENFORCED,
+        Reason.NO_GATEWAY,
         Reason.NO_GRANT,
     }
 )

@@ -13,7 +13,7 @@ from dstack_vpn.core.access.addressing import AddressPlan
 from dstack_vpn.core.access.control import AccessControl, Decision
 from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.chain.registry import Registry
-from dstack_vpn.core.model import Cidr, Malformed, Peer, SocketAddress, TokenId
+from dstack_vpn.core.model import Cidr, Malformed, Peer, PeerState, SocketAddress, TokenId
 from dstack_vpn.core.paths.destination import Destinations
 from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
 from dstack_vpn.core.wireguard.keys import PublicKey
@@ -41,8 +41,8 @@ class PeerPolicy:
 
         Ours takes precedence even if it is refused: the operator does not want another one.
         """
-        if not isinstance(node.node_id, str):
-            return None
+        if not isinstance(node.node_id, str) or node.via is not None:
+            return None  # a plain client sends first
         ours = self.endpoints.get(node.node_id)
         if ours is not None:
             return self._allowed(ours)
@@ -96,9 +96,13 @@ class Membership:
     tokens: dict[PublicKey, TokenId] = field(default_factory=dict)
     """The token of each peer; if several have its key, the earliest claim."""
     others: dict[PublicKey, frozenset[TokenId]] = field(default_factory=dict)
-    """The further tokens with the key of a peer."""
+    """The further tokens whose addresses lead to a peer: with its key, and its plain clients."""
+    key_of: dict[TokenId, PublicKey] = field(default_factory=dict)
+    """The peer of each token."""
     turns: dict[PublicKey, int] = field(default_factory=dict)
     """How often a peer that several tokens name was silent, which decides whose endpoint it has."""
+    _client_keys: dict[TokenId, PublicKey] = field(default_factory=dict, init=False)
+    """The keys of the plain clients that peers forward for."""
     pinned: Mapping[PublicKey, Peer] | None = None
     """The peers to which the operator has rolled back, as they were at that time.
 
@@ -119,9 +123,13 @@ class Membership:
         """Decide about all nodes again; returns the peers that changed."""
         return self.update(access, {*self.peers, *access.registry.by_key}, now)
 
-    def is_peer(self, key: PublicKey, token: TokenId) -> bool:
-        """Return whether a peer with that key stands for the token."""
-        return self.tokens.get(key) == token or token in self.others.get(key, ())
+    def is_peer(self, token: TokenId) -> bool:
+        """Return whether a peer stands for the token."""
+        return token in self.key_of
+
+    def keys(self) -> set[PublicKey]:
+        """Return the keys of the peers and of their plain clients."""
+        return {*self.peers, *self._client_keys.values()}
 
     def pairs(self) -> Iterator[tuple[PublicKey, TokenId]]:
         """Return each peer's key with each of its tokens."""
@@ -143,38 +151,60 @@ class Membership:
         return turned
 
     def _decide(self, access: AccessControl, key: PublicKey, now: float) -> Delta | None:
-        grants = access.claims(key, now)
-        decision = grants[0] if grants else access.decide(key, now)
+        grants, clients = access.claims(key, now), access.clients(key, now)
+        decision = next(iter((*grants, *clients)), None) or access.decide(key, now)
         old = self.peers.get(key)
-        new = self._grant(access, key, [grant.node for grant in grants if grant.node is not None])
+        new = self._grant(access.addresses, key, _nodes(grants), clients)
         return Delta(key, old, new, decision) if new != old else None
 
-    def _grant(self, access: AccessControl, key: PublicKey, nodes: Sequence[Node]) -> Peer | None:
-        for entries in (self.peers, self.tokens, self.others):
-            entries.pop(key, None)
+    def _grant(
+        self, addresses: AddressPlan, key: PublicKey, nodes: Sequence[Node], clients: Sequence[Decision]
+    ) -> Peer | None:
+        self._forget(key)
         if len(nodes) < 2:
             self.turns.pop(key, None)
-        if not nodes:
+        # The policy may connect us with a gateway's client, and not with the gateway.
+        gateways = list(dict.fromkeys(each.gateway for each in clients if each.gateway is not None))
+        if not (carriers := nodes or gateways):
             return None
-        peer = self._peer(key, nodes, access.addresses)
-        if self.pinned is not None:
-            peer = _as_pinned(peer, self.pinned[key], self.policy.destinations)
+        behind = _nodes(clients)
+        peer = self._peer(key, carriers, (*nodes, *behind), addresses)
+        if self.pinned is not None and (pin := self.pinned.get(key)) is not None:
+            peer = _as_pinned(peer, pin, self.policy.destinations)
         self.peers[key] = peer
-        self.tokens[key] = nodes[0].token_id
-        if len(nodes) > 1:
-            self.others[key] = frozenset(node.token_id for node in nodes[1:])
+        self.tokens[key] = carriers[0].token_id
+        others = frozenset(node.token_id for node in (*carriers[1:], *behind))
+        if others:
+            self.others[key] = others
+        self.key_of |= dict.fromkeys((carriers[0].token_id, *others), key)
+        self._client_keys |= {
+            node.token_id: node.public_key for node in behind if isinstance(node.public_key, PublicKey)
+        }
         return peer
 
-    def _peer(self, key: PublicKey, nodes: Sequence[Node], addresses: AddressPlan) -> Peer:
-        """Return the granted nodes with one key as a WireGuard peer.
+    def _forget(self, key: PublicKey) -> None:
+        for token in self.tokens_of(key):
+            if self.key_of.get(token) == key:  # a client may already have another gateway
+                del self.key_of[token]
+                self._client_keys.pop(token, None)
+        for entries in (self.peers, self.tokens, self.others):
+            entries.pop(key, None)
 
-        The peer has the addresses of all nodes and the endpoint of one. `turns` decides which, so
-        that a false endpoint of one node does not keep the peer out of reach.
+    def _peer(
+        self, key: PublicKey, nodes: Sequence[Node], reached: Iterable[Node], addresses: AddressPlan
+    ) -> Peer:
+        """Return the nodes with one key, which lead to the ``reached`` ones, as a WireGuard peer.
+
+        The peer has the endpoint of one of the nodes. `turns` decides which, so that a false
+        endpoint of one node does not keep the peer out of reach. A plain client gets no keepalives:
+        they would wake it up.
         """
         found = list(dict.fromkeys(filter(None, map(self.policy.endpoint_of, nodes))))
-        endpoint = self.lookup(key, found[self.turns.get(key, 0) % len(found)]) if found else None
-        allowed = frozenset[Cidr]().union(*(addresses.allowed_ips(node.token_id) for node in nodes))
-        return Peer(key, allowed, endpoint, self.policy.keepalive)
+        # Without one, a relay or a name of an earlier endpoint is forgotten.
+        endpoint = self.lookup(key, found[self.turns.get(key, 0) % len(found)] if found else PeerEndpoint())
+        allowed = frozenset[Cidr]().union(*(addresses.allowed_ips(node.token_id) for node in reached))
+        keepalive = 0 if all(node.via is not None for node in nodes) else self.policy.keepalive
+        return Peer(key, allowed, endpoint, keepalive)
 
 
 def _as_pinned(peer: Peer, pin: Peer, destinations: Destinations) -> Peer:
@@ -190,3 +220,39 @@ def keys_of(tokens: Iterable[TokenId], *registries: Registry) -> set[PublicKey]:
     """Return the keys of these tokens in any of the registries, which a change may affect."""
     nodes = (registry.get(token) for token in tokens for registry in registries)
     return {n.public_key for n in nodes if n is not None and isinstance(n.public_key, PublicKey)}
+
+
+def keys_behind(
+    peers: Mapping[PublicKey, Peer | PeerState], registry: Registry, addresses: AddressPlan
+) -> frozenset[PublicKey]:
+    """Return the keys of these peers, and of the plain clients whose addresses they have."""
+    found = set(peers)
+    for peer in peers.values():
+        for cidr in peer.allowed_ips:
+            token = addresses.token_at(cidr.partition("/")[0])
+            node = None if token is None else registry.get(token)
+            if node is not None and node.via is not None and isinstance(node.public_key, PublicKey):
+                found.add(node.public_key)
+    return frozenset(found)
+
+
+def dependents(tokens: Iterable[TokenId], *registries: Registry) -> set[TokenId]:
+    """Return the gateways of these tokens, and their plain clients, in any of the registries.
+
+    A change of a token may affect them.
+    """
+    found: set[TokenId] = set()
+    for token in tokens:
+        for registry in registries:
+            node = registry.get(token)
+            if node is None:
+                continue
+            if node.via is not None:
+                found |= registry.with_node_id(node.via)
+            if isinstance(node.node_id, str):
+                found |= registry.with_via(node.node_id)
+    return found
+
+
+def _nodes(decisions: Iterable[Decision]) -> list[Node]:
+    return [decision.node for decision in decisions if decision.node is not None]

@@ -10,8 +10,8 @@ The rules follow from measurements of disturbed tunnels (docs/decisions/0026):
   session that is answered (`core.paths.moving`). The fast path does not know sessions: it leaves
   endpoints to the repair (`daemon.peers.reconciler`).
 
-A device does not apply changes atomically. Every step therefore has an inverse, and `Plan.undo`
-reverts grants; revocations stay.
+A device does not apply changes atomically. Every grant therefore has an inverse in `Plan.undo`.
+Revocations stay, also those of single addresses.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -30,7 +30,10 @@ BRAKE_PEERS: Final = 4
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A change of one peer, its reason, and its inverse (None if it is not undone)."""
+    """A change of one peer, its reason, and its inverse (None if it is not undone).
+
+    An inverse does not give back an address that the change takes.
+    """
 
     change: PeerChange
     reason: str
@@ -183,7 +186,8 @@ def _addition(peer: Peer, reason: str) -> Step:
 def _update(before: PeerState, peer: Peer, moves: Move) -> Step | None:
     if moves is Move.RESET:
         change = SetPeer(peer.public_key, peer.endpoint, peer.keepalive or None, peer.allowed_ips)
-        back = SetPeer(peer.public_key, before.endpoint, before.keepalive, before.allowed_ips, True)
+        kept = before.allowed_ips & peer.allowed_ips
+        back = SetPeer(peer.public_key, before.endpoint, before.keepalive, kept, True)
         return Step(change, "moved", back, reset=True)
     prefixes = peer.allowed_ips if peer.allowed_ips != before.allowed_ips else None
     keepalive = peer.keepalive if peer.keepalive != before.keepalive else None
@@ -202,7 +206,8 @@ def _update(before: PeerState, peer: Peer, moves: Move) -> Step | None:
         peer.public_key,
         before.endpoint if endpoint is not None else None,
         before.keepalive if keepalive is not None else None,
-        before.allowed_ips if prefixes is not None else None,
+        # An address that was taken, such as that of a revoked client, does not come back.
+        before.allowed_ips & prefixes if prefixes is not None else None,
         replace_allowed_ips=prefixes is not None,
     )
     return Step(change, "changed", inverse)
@@ -227,6 +232,5 @@ def _releases(updates: list[Step], additions: list[Step], actual: DeviceState) -
                 held = actual.peers[key].allowed_ips
                 if (held - prefixes) & claimed:
                     cut = SetPeer(key, allowed_ips=held & prefixes, replace_allowed_ips=True)
-                    back = SetPeer(key, allowed_ips=held, replace_allowed_ips=True)
-                    releases.append(Step(cut, step.reason, back))
+                    releases.append(Step(cut, step.reason))
     return releases

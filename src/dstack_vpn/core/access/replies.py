@@ -143,8 +143,12 @@ def compare(
 
 
 def is_same_member(one: Node, other: Node) -> bool:
-    """Return whether both have the same owner, key and node id."""
-    return (one.public_key, one.owner, one.node_id) == (other.public_key, other.owner, other.node_id)
+    """Return whether both have the same owner, key, node id and gateway.
+
+    A false gateway would get a member's packets, so it is confirmed like a key.
+    """
+    ours = (one.public_key, one.owner, one.node_id, one.via)
+    return ours == (other.public_key, other.owner, other.node_id, other.via)
 
 
 def allows(held: Node, asked: Node) -> bool:

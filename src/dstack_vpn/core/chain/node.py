@@ -33,3 +33,14 @@ class Node:
 
     Confirmations count from here, and the earliest of duplicates wins.
     """
+
+    @property
+    def via(self) -> str | None:
+        """The node id of its gateway if this is a plain client.
+
+        The contract's own field counts, or else the token URI.
+        """
+        for found in (self.endpoint, self.uri_endpoint):
+            if isinstance(found, PeerEndpoint):
+                return found.via
+        return None

@@ -71,6 +71,8 @@ class Registry:
     by_key: dict[PublicKey, frozenset[TokenId]] = field(default_factory=dict, compare=False, repr=False)
     by_node_id: dict[str, frozenset[TokenId]] = field(default_factory=dict, compare=False, repr=False)
     by_owner: dict[str, frozenset[TokenId]] = field(default_factory=dict, compare=False, repr=False)
+    by_via: dict[str, frozenset[TokenId]] = field(default_factory=dict, compare=False, repr=False)
+    """Plain clients by the node id of their gateway."""
 
     @classmethod
     def of(cls, nodes: Iterable[Node], contract: ContractState | None = None) -> "Registry":
@@ -95,6 +97,10 @@ class Registry:
         """Return every token of this account."""
         return self.by_owner.get(owner, _NONE)
 
+    def with_via(self, node_id: str) -> frozenset[TokenId]:
+        """Return every token that names this node id as its gateway."""
+        return self.by_via.get(node_id, _NONE)
+
     def draft(self) -> "Registry":
         """Return a copy that may be written to until it is shared."""
         return replace(
@@ -103,6 +109,7 @@ class Registry:
             by_key=dict(self.by_key),
             by_node_id=dict(self.by_node_id),
             by_owner=dict(self.by_owner),
+            by_via=dict(self.by_via),
         )
 
 
@@ -281,6 +288,10 @@ def _owner_of(node: Node) -> str:
     return node.owner
 
 
+def _via_of(node: Node) -> str | None:
+    return node.via
+
+
 def _put(draft: Registry, changes: Iterable[NodeChange | ContractChange]) -> Registry:
     """Write changes into a draft, and return it; the only function that alters a state."""
     for change in changes:
@@ -290,6 +301,7 @@ def _put(draft: Registry, changes: Iterable[NodeChange | ContractChange]) -> Reg
         _reindex(draft.by_key, change, _key_of)
         _reindex(draft.by_node_id, change, _node_id_of)
         _reindex(draft.by_owner, change, _owner_of)
+        _reindex(draft.by_via, change, _via_of)
         if change.new is None:
             draft.nodes.pop(change.token_id, None)
         else:

@@ -5,7 +5,7 @@
 never unready: the tunnels keep the last known members, and a restart would not help.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
@@ -83,6 +83,7 @@ def evaluate(reports: Reports, now: float) -> Health:
         _registry(members, device.held),
         _device(device),
         _own(members),
+        *_clients(members.refused_clients),
         _store(reports.storage),
     ]
     if reports.quorum is not None:
@@ -95,6 +96,8 @@ def evaluate(reports: Reports, now: float) -> Health:
         components.append(_relays(reports.relays))
     if reports.policy is not None:
         components.append(_policy(reports.policy))
+    if reports.gateway is not None:
+        components.append(Component("gateway", Status.FAILED, reports.gateway))
     if reports.firewall is not None:
         components.append(_firewall(reports.firewall))
     components += [
@@ -181,6 +184,15 @@ def _device(device: DeviceReport) -> Component:
 def _own(members: MembersReport) -> Component:
     status = Status.OK if members.own_problem is None else Status.FAILED
     return Component("membership", status, members.own_problem or "")
+
+
+def _clients(refused: Sequence[str]) -> list[Component]:
+    """Return a warning if this node can't be the gateway of a member that names it."""
+    if not refused:
+        return []
+    more = [f"and {len(refused) - MOST_NAMED} more"] if len(refused) > MOST_NAMED else []
+    reason = "; ".join((*refused[:MOST_NAMED], *more))
+    return [Component("clients", Status.WARNING, f"not on the network with this node as gateway: {reason}")]
 
 
 def _key(key: KeyReport) -> Component:

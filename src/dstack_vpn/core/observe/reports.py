@@ -52,6 +52,8 @@ class MembersReport:
     pinned: bool = False
     own_problem: str | None = None
     """The reason that this node is not a member."""
+    refused_clients: tuple[str, ...] = ()
+    """Plain clients that name this node as their gateway without success, with the reasons."""
 
     @property
     def known(self) -> bool:
@@ -171,6 +173,8 @@ class Reports:
     """Peers whose relays carry nothing, with the reasons."""
     policy: PolicyReport | None = None
     """None if no policy restricts anything, and none was refused."""
+    gateway: str | None = None
+    """The reason that this machine does not forward for its plain clients."""
     firewall: FirewallReport | None = None
     """None if no packet filter is wanted."""
     parts: Mapping[str, str | None] = field(default_factory=dict)

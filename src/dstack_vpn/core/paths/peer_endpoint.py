@@ -3,6 +3,7 @@
     vpn.example.org:51820                                  by UDP, as WireGuard itself does
     udp://vpn.example.org:51820                            the same
     vpn.example.org:51820,tls://vpn.example.org:443?pin=…  by UDP, or over a relay if UDP is blocked
+    via:gw-1                                               a plain client of the node gw-1, alone
 
 One malformed alternative makes the whole endpoint malformed: the rest may not be meant to be used
 alone.
@@ -11,7 +12,7 @@ alone.
 from dataclasses import dataclass, replace
 from typing import Final, Self
 
-from dstack_vpn.core.model import Endpoint
+from dstack_vpn.core.model import Endpoint, parse_node_id
 from dstack_vpn.core.paths.destination import Destinations
 from dstack_vpn.core.paths.relay_url import RelayUrl
 from dstack_vpn.errors import FormatError
@@ -21,17 +22,20 @@ RELAYS: Final = 4
 REACH_LENGTH: Final = 1024
 """Characters of the canonical text; a registry contract allows fewer."""
 _UDP: Final = "udp://"
+_VIA: Final = "via:"
 
 
 @dataclass(frozen=True, slots=True)
 class PeerEndpoint:
-    """The alternatives of a peer's endpoint: at least one."""
+    """The alternatives of a peer's endpoint: at least one, or the gateway of a plain client."""
 
     udp: Endpoint | None = None
     relays: tuple[RelayUrl, ...] = ()
     """In order of preference."""
     local: bool = False
     """This node's operator wrote it: its relays may name files, proxies and this machine."""
+    via: str | None = None
+    """The node id of the gateway of a plain client, which has no other endpoint."""
 
     @classmethod
     def parse(cls, text: str, *, local: bool = False) -> Self:
@@ -40,6 +44,8 @@ class PeerEndpoint:
         ``local`` text is the operator's: its relays may name files and proxies of this machine. For
         all other text, ``str`` returns every part of it.
         """
+        if text.startswith(_VIA):
+            return cls(via=_gateway(text.removeprefix(_VIA), local=local))
         if "," not in text and "://" not in text:
             return cls(Endpoint.parse(text), local=local)
         parts = split_alternatives(text)
@@ -69,6 +75,8 @@ class PeerEndpoint:
 
     def __str__(self) -> str:
         """Return the canonical text; a relay's proxy is hidden, since it may contain a password."""
+        if self.via is not None:
+            return f"{_VIA}{self.via}"
         udp = () if self.udp is None else (str(self.udp),)
         return ",".join((*udp, *map(str, self.relays)))
 
@@ -82,6 +90,15 @@ def split_alternatives(text: str) -> list[str]:
         else:
             parts.append(part)
     return parts
+
+
+def _gateway(text: str, *, local: bool) -> str:
+    if local:
+        raise FormatError("endpoint: only the registry can name a gateway (via:)")
+    try:
+        return parse_node_id(text)
+    except FormatError:
+        raise FormatError("endpoint: via: needs the node id of a gateway, and nothing else") from None
 
 
 def _alternative(text: str, number: int, count: int, *, local: bool) -> Endpoint | RelayUrl:

@@ -8,6 +8,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, TypeAlias
+from typing import Protocol as TypeProtocol
 
 from dstack_vpn.core.chain.contract import Hash
 from dstack_vpn.core.model import Address
@@ -46,6 +47,16 @@ class PolicyInForce:
     """The text of a policy of the registry."""
 
 
+class PolicyConnections(TypeProtocol):
+    """The members that the policies connect with this node."""
+
+    def connects(self, subject: Subject) -> bool:
+        """Return whether a grant connects a member with this node."""
+
+    def rights_with(self, subject: Subject) -> GroupRights:
+        """Return the rights between this node itself and a member."""
+
+
 class CompiledPolicy:
     """The rights between this node and any other member."""
 
@@ -65,6 +76,14 @@ class CompiledPolicy:
         self._class_of: dict[tuple[str | None, Address, int], RightsClass] = {}
         """By the properties of a member that matter. A tuple is made quicker than a `Subject`."""
         self._numbers: dict[GroupRights, RightsClass] = {GroupRights(): NO_RIGHTS}
+
+    def connects(self, subject: Subject) -> bool:
+        """See `PolicyConnections.connects`."""
+        return self.class_of(subject) != NO_RIGHTS
+
+    def rights_with(self, subject: Subject) -> GroupRights:
+        """See `PolicyConnections.rights_with`."""
+        return self.classes[self.class_of(subject)]
 
     def class_of(self, subject: Subject) -> RightsClass:
         """Return the rights of a member, as an index of `classes`."""

@@ -57,7 +57,9 @@ class RuleTable:
 
     compiled: CompiledPolicy
     own: frozenset[str]
-    """This node's tunnel addresses."""
+    """The tunnel addresses that these rules are about: this node's, or its clients'."""
+    prefix: str = "m"
+    """The beginning of the groups' names."""
     _subjects: dict[Member, Subject] = field(default_factory=dict, init=False)
     """All members, with and without rights."""
     _members: dict[Member, GroupName] = field(default_factory=dict, init=False)
@@ -91,6 +93,17 @@ class RuleTable:
         self._subjects[member] = subject
         number = self.compiled.class_of(subject)
         return self._move(member, None if number == NO_RIGHTS else self._name_of(number))
+
+    def copy(self, compiled: CompiledPolicy, prefix: str) -> "RuleTable":
+        """Return the rules for the same members under another policy, about no address."""
+        table = RuleTable(compiled, frozenset(), prefix)
+        table._subjects = dict(self._subjects)
+        table.replace(compiled, frozenset())
+        return table
+
+    def serve(self, own: frozenset[str]) -> None:
+        """Change the addresses that the rules are about."""
+        self.own, self._rules = own, None
 
     def replace(self, compiled: CompiledPolicy, own: frozenset[str]) -> None:
         """Change to another policy.
@@ -141,6 +154,6 @@ class RuleTable:
     def _name_of(self, number: RightsClass) -> GroupName:
         name = self._names.get(number)
         if name is None:
-            name = self._names[number] = f"m{self._made}"
+            name = self._names[number] = f"{self.prefix}{self._made}"
             self._made += 1
         return name

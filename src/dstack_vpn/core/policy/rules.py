@@ -6,12 +6,16 @@ members.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
 from dstack_vpn.core.policy.selectors import Ports, Protocol
 
 GroupName: TypeAlias = str
+"""Lower-case letters and digits."""
+
+
+ViewName: TypeAlias = str
 """Lower-case letters and digits."""
 
 
@@ -76,6 +80,12 @@ class PolicyRules:
     members: Mapping[GroupName, Addresses]
     """Each tunnel address is in one group at most. Packets from others are refused."""
     groups: Mapping[GroupName, GroupRights]
+    views: Mapping[ViewName, "PolicyRules"] = field(default_factory=dict)
+    """The packets that this node forwards to its plain clients, by groups of clients.
+
+    The addresses of a view are those of its clients, and the names of its groups are its own. A
+    packet from a client to another member is forwarded, because the receiver enforces the policy.
+    """
 
     @property
     def size(self) -> int:

@@ -24,6 +24,9 @@ _log = structlog.get_logger(component="firewall")
 
 CHECK: Final = 10.0
 """Seconds between checks of the host names and the rules."""
+FORWARDING: Final = 5.0
+"""Seconds between checks that the machine forwards for plain clients."""
+_VERSIONS: Final = (4, 6)
 RETRY: Final = 2.0
 """Seconds until a failed check is repeated."""
 AFTER_EDIT: Final = TimeShare(parts=20, least=0.05)
@@ -55,6 +58,8 @@ class FirewallController:
     check: float = CHECK
     problem: str | None = field(default=None, init=False)
     """The reason that the rules can't be set, or None."""
+    forwarding_problem: str | None = field(default=None, init=False)
+    """The reason that this machine does not forward for its plain clients, or None."""
     _port_forwards: frozenset[PortForward] = field(default=frozenset(), init=False)
     _applied: FirewallRules | None = field(default=None, init=False)
     _has_applied: bool = field(default=False, init=False)
@@ -72,6 +77,24 @@ class FirewallController:
         return self.problem is None and self._applied is not None and not self.policies.changed.is_set()
 
     # -- tasks -------------------------------------------------------------------------------------
+
+    async def run_forwarding(self) -> None:
+        """Check that this machine forwards for its plain clients. Absorbs `FirewallError`."""
+        while True:
+            problem = await self._obstacle() if self.policies.forwarded else None
+            if problem != self.forwarding_problem:
+                self.forwarding_problem = problem
+                if problem is not None:
+                    _log.error("firewall.no_forwarding", problem=problem)
+            await asyncio.sleep(FORWARDING)
+
+    async def _obstacle(self) -> str | None:
+        try:
+            if (problem := await self.firewall.forwards_nothing(_VERSIONS)) is not None:
+                return problem
+            return await self.firewall.conflict(self.interface, _VERSIONS, within=True)
+        except FirewallError:
+            return None  # without nftables, no table of it drops anything
 
     async def run(self) -> None:
         """Keep the rules in place until cancelled. Absorbs `FirewallError`: health shows it."""
@@ -174,8 +197,15 @@ class FirewallController:
 
     async def _apply_now(self) -> None:
         policy, seen = self.policies.take()
+        needed = self.protect or policy is not None
         rules = FirewallRules(
-            self.interface, self.prefixes, self.protect, self.closed, self._port_forwards, policy
+            self.interface,
+            self.prefixes,
+            self.protect,
+            self.closed,
+            self._port_forwards,
+            policy,
+            self.policies.forwarded if needed else frozenset(),
         )
         if rules != self._applied:
             if not self._is_empty(rules) or await self._is_left(with_policy=False):

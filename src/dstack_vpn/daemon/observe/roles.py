@@ -168,7 +168,9 @@ class RoleWatch:
         self._wanted = wanted
 
     def _may_measure(self, access: AccessControl, key: PublicKey, node: Node) -> bool:
-        return self.network.membership.is_peer(key, node.token_id) and permits_echo(access, node)
+        # A plain client is not measured: echoes would keep a phone awake.
+        is_peer = node.via is None and self.network.membership.key_of.get(node.token_id) == key
+        return is_peer and permits_echo(access, node)
 
     def _send(self, key: PublicKey, now: float) -> None:
         token = self.network.membership.tokens.get(key)
@@ -199,5 +201,5 @@ def permits_echo(access: AccessControl, node: Node) -> bool:
     """Return whether the policies in force permit an ICMP echo to a member."""
     if access.policy is None:
         return True
-    rights = access.policy.classes[access.policy.class_of(access.subject(node))]
-    return any(right.protocol in {None, Protocol.ICMP} for right in rights.outbound)
+    rights = access.policy.rights_with(access.subject(node)).outbound
+    return any(right.protocol in {None, Protocol.ICMP} for right in rights)

@@ -4,7 +4,7 @@ The module is synchronous on purpose: an event is folded, decided and passed on 
 without interruption.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -23,7 +23,15 @@ from dstack_vpn.core.access.control import (
 )
 from dstack_vpn.core.access.decisions import DecisionRecord
 from dstack_vpn.core.access.expiry import ExpiryClock
-from dstack_vpn.core.access.membership import Delta, Lookup, Membership, PeerPolicy, keys_of
+from dstack_vpn.core.access.membership import (
+    Delta,
+    Lookup,
+    Membership,
+    PeerPolicy,
+    dependents,
+    keys_behind,
+    keys_of,
+)
 from dstack_vpn.core.access.quorum import Quorum
 from dstack_vpn.core.access.staleness import Staleness, StalePolicy
 from dstack_vpn.core.chain.commands import Advanced
@@ -32,7 +40,7 @@ from dstack_vpn.core.chain.events import TokenState, token_of
 from dstack_vpn.core.chain.follower import Follower
 from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.chain.registry import Registry
-from dstack_vpn.core.model import BlockRef, Endpoint, Malformed, Peer, TokenId
+from dstack_vpn.core.model import BlockRef, Endpoint, Malformed, Peer, PeerState, TokenId
 from dstack_vpn.core.observe.events import (
     Decided,
     DecisionsChanged,
@@ -42,7 +50,7 @@ from dstack_vpn.core.observe.events import (
 )
 from dstack_vpn.core.observe.reports import MembersReport
 from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
-from dstack_vpn.core.policy.compiler import NO_RIGHTS, CompiledPolicy, Subject
+from dstack_vpn.core.policy.compiler import PolicyConnections, Subject
 from dstack_vpn.core.policy.document import PolicyDocument
 from dstack_vpn.core.wireguard.keys import PublicKey
 from dstack_vpn.daemon.peers.policies import Policies
@@ -106,7 +114,9 @@ class Members:
     """The registry's age at the last check (seconds)."""
     _last_own: Node | None = field(default=None, init=False)
     """Our token when it was last in force without a problem."""
-    _policy: CompiledPolicy | None = field(default=None, init=False)
+    _gateway_bit: int = field(default=0, init=False)
+    """The tag of gateways by which the clients were last decided about."""
+    _policy: PolicyConnections | None = field(default=None, init=False)
     """The policies that the peers were last derived under."""
 
     def __post_init__(self) -> None:
@@ -159,6 +169,7 @@ class Members:
             too_old=self._too_old,
             pinned=self.membership.pinned is not None,
             own_problem=self._own_problem,
+            refused_clients=tuple(map(_refusal, self.access.refused_clients(self.now()))),
         )
 
     @property
@@ -192,7 +203,7 @@ class Members:
         final = Membership(self.policy, self.lookup)
         final.rebuild(self.access_over(base), now)
         self.decisions.begin(self.access, now)
-        self._admit_only(frozenset(final.peers), Reason.UNSETTLED)
+        self._admit_only(frozenset(final.keys()), Reason.UNSETTLED)
         if self._too_old is not None:
             # No members from the disk. A node that isolates does not keep those of an adopted
             # interface either.
@@ -201,12 +212,12 @@ class Members:
             self.isolated = self.stale
         self.rebuild(self.clock.monotonic())
 
-    def keep(self, keys: Collection[PublicKey]) -> None:
-        """Admit the peers of an adopted interface that the restored registry grants.
+    def keep(self, peers: Mapping[PublicKey, PeerState]) -> None:
+        """Admit the members behind an adopted interface that the restored registry grants.
 
         An earlier process has set them. From the store alone, only members that were final come in.
         """
-        only = self.admission.only
+        only, keys = self.admission.only, keys_behind(peers, self.follower.registry, self.addresses)
         if self.stale and not self.isolated and only is not None and not only.issuperset(keys):
             self._admit_only(only.union(keys), Reason.UNSETTLED)
             self.rebuild(self.clock.monotonic())
@@ -290,8 +301,7 @@ class Members:
     def quorum_changed(self, tokens: Collection[TokenId]) -> None:
         """Decide again about these tokens after new replies of other endpoints."""
         self._follow_policies(self.clock.monotonic())
-        if tokens:
-            self._reconsider(tokens, self.clock.monotonic())
+        self._reconsider(tokens, self.clock.monotonic())
 
     def rebuild(self, seen: float) -> None:
         """Decide about all tokens again."""
@@ -304,6 +314,7 @@ class Members:
         self._follow_policies(seen)
         self._policy = self.policies.compiled
         access, now = self.access, self.now()
+        self._gateway_bit = access.gateway_bit
         deltas = self.membership.rebuild(access, now)
         self._set_rules(deltas, (), seen)
         self._submit(deltas, seen)
@@ -367,7 +378,9 @@ class Members:
         """Restrict the peers to the operator's pinned set; None removes the pin."""
         self.publish(PinChanged(None if peers is None else len(peers)))
         self.membership.pin(peers)
-        self.admission = replace(self.admission, pinned=None if peers is None else frozenset(peers))
+        registry = self.follower.registry
+        pinned = None if peers is None else keys_behind(peers, registry, self.addresses)
+        self.admission = replace(self.admission, pinned=pinned)
         self.rebuild(self.clock.monotonic())
 
     def judge_own(self) -> None:
@@ -429,19 +442,18 @@ class Members:
 
     def _set_rules(self, deltas: Iterable[Delta], tokens: Iterable[TokenId], seen: float) -> None:
         """Update the rules of the peers that have changed, and of the peers of these tokens."""
-        if self.policies.compiled is None:
-            return
         access, found = self.access, set(tokens)
         for delta in deltas:
-            if delta.old is not None:
+            if delta.old is not None and not self.policies.is_idle:
                 kept = frozenset[str]() if delta.new is None else delta.new.allowed_ips
                 self.policies.drop(delta.old.allowed_ips - kept, seen)
             found.update(self.membership.tokens_of(delta.public_key))
         for token in found:
-            node = access.registry.get(token)
-            key = None if node is None else node.public_key
-            if node is not None and isinstance(key, PublicKey) and self.membership.is_peer(key, token):
-                self.policies.put(self._addresses(key, token), access.subject(node), seen)
+            node, key = access.registry.get(token), self.membership.key_of.get(token)
+            if node is None or key is None or (node.via is None and self.policies.is_idle):
+                continue
+            forwarded = node.via is not None and node.public_key == key
+            self.policies.put(self._addresses(key, token), access.subject(node), seen, forwarded=forwarded)
 
     def _submit(self, deltas: list[Delta], seen: float) -> None:
         if deltas:
@@ -477,6 +489,10 @@ class Members:
         """
         access, now = self.access, self.now()
         due = {*tokens, *self.decisions.due(access, now)}
+        if access.gateway_bit != self._gateway_bit:
+            self._gateway_bit = access.gateway_bit
+            due.update(*access.registry.by_via.values())
+        due |= dependents(due, *registries, access.registry)
         if not due:
             return
         keys = keys_of(due, *registries, access.registry)
@@ -507,5 +523,10 @@ class Members:
             self.doubted()
 
 
-def _connects(policy: CompiledPolicy | None, subject: Subject) -> bool:
-    return policy is None or policy.class_of(subject) != NO_RIGHTS
+def _refusal(decision: Decision) -> str:
+    name = None if decision.node is None else decision.node.node_id
+    return f"{name}: {decision.detail}"
+
+
+def _connects(policy: PolicyConnections | None, subject: Subject) -> bool:
+    return policy is None or policy.connects(subject)

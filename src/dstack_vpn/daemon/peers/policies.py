@@ -5,8 +5,9 @@ The module is synchronous, like `Members`, which owns it. The packet filter read
 """
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Final, TypeAlias
 
 from dstack_vpn.core.access.addressing import AddressPlan
@@ -16,11 +17,12 @@ from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.model import Cidr
 from dstack_vpn.core.observe.events import PolicyInUse, PolicyRefused
 from dstack_vpn.core.observe.reports import PolicyReport
-from dstack_vpn.core.policy.compiler import CompiledPolicy, Subject
+from dstack_vpn.core.policy.compiler import CompiledPolicy, PolicyConnections, Subject
 from dstack_vpn.core.policy.document import PolicyDocument
+from dstack_vpn.core.policy.forwarding import ConnectedViews, Distinction, ForwardedTable
 from dstack_vpn.core.policy.members import members_of_tests
-from dstack_vpn.core.policy.rule_table import RuleTable
-from dstack_vpn.core.policy.rules import PolicyRules
+from dstack_vpn.core.policy.rule_table import Member, RuleTable
+from dstack_vpn.core.policy.rules import PolicyRules, ViewName
 from dstack_vpn.core.policy.selection import GoodPolicy, PolicySelection
 from dstack_vpn.ports import Clock, Publish
 
@@ -42,8 +44,13 @@ class Policies:
     """Set when `rules` has changed, until the packet filter takes it."""
     known: bool = field(default=False, init=False)
     """True as soon as it is known whether there is a policy."""
-    compiled: CompiledPolicy | None = field(default=None, init=False)
+    compiled: PolicyConnections | None = field(default=None, init=False)
     """None: no policy restricts anything."""
+    _clients: dict[Member, Subject] = field(default_factory=dict, init=False)
+    """The plain clients that this node forwards for."""
+    _forwarded: ForwardedTable | None = field(default=None, init=False)
+    _composed: PolicyRules | None = field(default=None, init=False)
+    """The rules as they were returned last."""
     _seen: float | None = field(default=None, init=False)
     """The arrival of the first change that the packet filter has not taken (monotonic seconds)."""
     _table: RuleTable | None = field(default=None, init=False)
@@ -59,7 +66,23 @@ class Policies:
     @property
     def rules(self) -> PolicyRules | None:
         """The rules for the packet filter; None: no policy restricts anything."""
-        return None if self._table is None else self._table.rules
+        if self._table is None or self._forwarded is None:
+            return None
+        own, views = self._table.rules, self._forwarded.rules
+        last = self._composed
+        if last is None or last.members is not own.members or not _are_same(last.views, views):
+            last = self._composed = replace(own, views=views)
+        return last
+
+    @property
+    def is_idle(self) -> bool:
+        """True if no policy restricts anything, and this node forwards for no client."""
+        return self.compiled is None and not self._clients
+
+    @property
+    def forwarded(self) -> frozenset[str]:
+        """The addresses that this node forwards for."""
+        return frozenset(chain.from_iterable(self._clients))
 
     @property
     def good(self) -> GoodPolicy | None:
@@ -107,19 +130,19 @@ class Policies:
             found = ((addresses, access.subject(node)) for addresses, node in present)
             self._compile(rules.tag_names, subject, own, found, seen)
 
-    def put(self, addresses: Iterable[str], subject: Subject, seen: float) -> None:
-        """Set the properties of a peer's token."""
-        if self._table is not None and self._table.put(addresses, subject):
-            self._note(seen)
+    def put(self, addresses: Collection[str], subject: Subject, seen: float, *, forwarded: bool) -> None:
+        """Set the properties of a peer's token; ``forwarded``: it is a client of this node."""
+        member = tuple(sorted(addresses))
+        self._put(member, subject, seen)
+        self._forward(member, subject if forwarded else None, seen)
 
     def drop(self, addresses: Iterable[Cidr], seen: float) -> None:
         """Remove the rights of a former peer's addresses."""
-        if self._table is None:
-            return
         for token in {self.addresses.token_at(cidr.partition("/")[0]) for cidr in addresses} - {None}:
             assert token is not None
-            if self._table.put(self.addresses.texts_of(token), None):
-                self._note(seen)
+            member = tuple(sorted(self.addresses.texts_of(token)))
+            self._put(member, None, seen)
+            self._forward(member, None, seen)
 
     def take(self) -> tuple[PolicyRules | None, float | None]:
         """Return the rules for the packet filter, and the arrival of the first new change."""
@@ -128,6 +151,33 @@ class Policies:
         return self.rules, seen
 
     # -- helpers -----------------------------------------------------------------------------------
+
+    def _put(self, member: Member, subject: Subject | None, seen: float) -> None:
+        if self._table is None or self._forwarded is None:
+            return
+        changed = self._table.put(member, subject)
+        if self._forwarded.put(member, subject) or changed:
+            self._note(seen)
+
+    def _forward(self, client: Member, subject: Subject | None, seen: float) -> None:
+        """Forward for the client with these addresses; None ends that."""
+        if self._clients.get(client) == subject:
+            return
+        if subject is None:
+            del self._clients[client]
+        else:
+            self._clients[client] = subject
+        if self._table is not None and self._forwarded is not None:
+            self._forwarded.forward(client, subject, self._table)
+            self._connect()
+        self._note(seen)
+
+    def _connect(self) -> None:
+        """Note the members that the views connect with this node, if the views have changed."""
+        assert self._table is not None and self._forwarded is not None
+        found = ConnectedViews(self._table.compiled, self._forwarded.compiled)
+        if found != self.compiled:
+            self.compiled = found
 
     def _compile(
         self,
@@ -140,18 +190,22 @@ class Policies:
         in_force = self.selection.in_force
         if in_force is None:
             if self._table is not None:
-                self.compiled = self._table = None
+                self.compiled = self._table = self._forwarded = self._composed = None
                 self.publish(PolicyInUse(None, 0))
                 self._note(seen)
             return
         ours = frozenset[str]() if own is None else frozenset(self.addresses.texts_of(own.token_id))
-        self.compiled = CompiledPolicy(in_force, tag_names, subject)
+        compiled = CompiledPolicy(in_force, tag_names, subject)
         if self._table is None:
-            self._table = RuleTable(self.compiled, ours)
+            self._table = RuleTable(compiled, ours)
             for addresses, each in present:
                 self._table.put(addresses, each)
         else:
-            self._table.replace(self.compiled, ours)
+            self._table.replace(compiled, ours)
+        distinction = Distinction(in_force, tag_names)
+        self._forwarded = self._forwarded or ForwardedTable(distinction)
+        self._forwarded.replace(distinction, self._clients, self._table)
+        self._connect()
         grants = sum(len(each.document.grants) for each in in_force)
         self.publish(PolicyInUse(", ".join(each.id for each in in_force) or "closed", grants))
         self._note(seen)
@@ -168,3 +222,7 @@ class Policies:
         self._refused = refused
         if self.selection.warning != self._warning:
             self._warning, self._warned_at = self.selection.warning, self.clock.monotonic()
+
+
+def _are_same(one: Mapping[ViewName, PolicyRules], other: Mapping[ViewName, PolicyRules]) -> bool:
+    return one.keys() == other.keys() and all(one[name] is other[name] for name in one)

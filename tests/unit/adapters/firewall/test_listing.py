@@ -56,6 +56,9 @@ table inet dstack_vpn_wg0 {
         ("\tchain output", "\tset denied4 {\n\t}\n\tcounter grant_file_1 {\n\t}\n\tchain rights_m0", True),
         ("\tchain output", "\tmap members4 {\n\t}\n\tmap ports_0a1b", True),
         ("\tchain output", "\tcounter members4", False),
+        ("\tchain output", "\tmap members6_v0 {\n\t}\n\tmap clients4 {\n\t}\n\tchain view_v0", True),
+        ("\tchain output", "\tset forwarded4 {\n\t}\n\tset forwarded6", True),
+        ("\tchain output", "\tset clients4", False),
         ("prerouting_raw", "rights_m0", False),
         ("prerouting_raw", "prerouting_policy", True),
     ],
@@ -171,6 +174,10 @@ table inet dstack_vpn_wg0 {
 \t\tflags interval
 \t\telements = { 22 : goto allow_file_1, 80-90 : goto allow_file_2 }
 \t}
+\tset forwarded4 {
+\t\ttypeof ip saddr
+\t\telements = { 10.77.0.7, 10.77.0.8 }
+\t}
 \tset denied4 {
 \t\ttype ipv4_addr
 \t\telements = { 10.77.0.9 }
@@ -188,4 +195,5 @@ def test_elements_are_read_in_any_order_and_with_all_they_have() -> None:
         },
         "members6": set(),
         "ports_0a1b": {"22 : goto allow_file_1", "80-90 : goto allow_file_2"},
+        "forwarded4": {"10.77.0.7", "10.77.0.8"},
     }

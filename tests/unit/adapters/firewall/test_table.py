@@ -1,12 +1,11 @@
-"""The transactions between two tables."""
+"""A table as a model: its text, and the commands that change it to another one."""
 
 from dataclasses import replace
 
-import pytest
 from tests.policy_rules import policy_rules
 
 from dstack_vpn.adapters.firewall.rendering import make_table
-from dstack_vpn.adapters.firewall.table import Table, changes, transactions
+from dstack_vpn.adapters.firewall.table import Table, changes
 from dstack_vpn.core.policy.rules import GrantId, GroupRights, PolicyRules, PortRight
 from dstack_vpn.core.policy.selectors import Protocol
 from dstack_vpn.ports import FirewallRules
@@ -36,10 +35,6 @@ def with_policy(policy: PolicyRules | None) -> Table:
     return make_table(FirewallRules("wg0", BOTH, protect=False, policy=policy))
 
 
-def with_members(members: dict[str, str]) -> PolicyRules:
-    return policy_rules(POLICY.addresses, members, POLICY.groups)
-
-
 def rights_of(table: Table, group: str) -> str:
     """Return the chain that a group leads to."""
     (rule,) = table.chains[f"group_{group}"].rules
@@ -55,19 +50,6 @@ NO_REPLIES = next(
 
 def test_equal_tables_need_no_transaction() -> None:
     assert changes(with_policy(POLICY), with_policy(POLICY)) == ""
-
-
-def test_a_member_with_other_tags_moves_in_one_transaction() -> None:
-    moved = with_members({**MEMBERS, "10.77.0.3": "m1", "fd01::3": "m1"})
-    old, new = with_policy(POLICY), with_policy(moved)
-    (commands,) = transactions(old, new)
-    assert commands.splitlines() == [
-        f"delete element {AT} members4 {{ 10.77.0.3 }}",
-        f"add element {AT} members4 {{ 10.77.0.3 : jump group_m1 }}",
-        f"delete element {AT} members6 {{ fd01::3 }}",
-        f"add element {AT} members6 {{ fd01::3 : jump group_m1 }}",
-    ]
-    assert new.has_structure_of(old)
 
 
 def test_changes_make_what_is_referred_to_first_and_remove_it_last() -> None:
@@ -99,80 +81,6 @@ def test_changes_make_what_is_referred_to_first_and_remove_it_last() -> None:
         f"delete chain {AT} {before}",
         f"delete chain {AT} group_m0",
     ]
-
-
-def test_a_group_with_other_rights_and_the_same_members_is_led_to_another_chain() -> None:
-    old = with_policy(POLICY)
-    new = with_policy(replace(POLICY, groups={**POLICY.groups, "m1": GroupRights((PING, SSH))}))
-    before, after = rights_of(old, "m1"), rights_of(new, "m1")
-    made, led, left = transactions(old, new)
-    assert made.splitlines() == [
-        f"add chain {AT} {after}",
-        f"add rule {AT} {after} ct direction reply goto {NO_REPLIES}",
-        f"add rule {AT} {after} tcp dport 22 goto allow_1a2b3c4d_1",
-        f"add rule {AT} {after} meta l4proto {{ 1, 58 }} goto allow_1a2b3c4d_2",
-    ]
-    assert led.splitlines() == [f"flush chain {AT} group_m1", f"add rule {AT} group_m1 goto {after}"]
-    assert left.splitlines() == [f"flush chain {AT} {before}", f"delete chain {AT} {before}"]
-
-
-def test_groups_with_equal_rights_share_a_chain() -> None:
-    table = with_policy(replace(POLICY, groups=dict.fromkeys(("m0", "m1"), GroupRights((SSH,)))))
-    assert rights_of(table, "m0") == rights_of(table, "m1")
-    assert [name for name in table.chains if name.startswith("rights")] == [rights_of(table, "m0")]
-
-
-def test_members_that_move_to_a_group_with_other_rights_are_in_a_second_group_meanwhile() -> None:
-    members = {"10.77.0.3": "m1", "fd01::3": "m0", "10.77.0.4": "m1"}
-    groups = {"m0": POLICY.groups["m0"], "m1": GroupRights((SSH,))}
-    old, new = with_policy(POLICY), with_policy(policy_rules(POLICY.addresses, members, groups))
-    before, after = rights_of(old, "m1"), rights_of(new, "m1")
-    made, moved, led, left = transactions(old, new)
-    assert made.splitlines() == [
-        f"add chain {AT} {after}",
-        f"add chain {AT} group_m1_",
-        f"add rule {AT} {after} ct direction reply goto {NO_REPLIES}",
-        f"add rule {AT} {after} tcp dport 22 goto allow_1a2b3c4d_1",
-        f"add rule {AT} group_m1_ goto {after}",
-    ]
-    assert moved.splitlines() == [
-        f"delete element {AT} members4 {{ 10.77.0.3 }}",
-        f"add element {AT} members4 {{ 10.77.0.3 : jump group_m1_ }}",
-    ]
-    assert led.splitlines() == [f"flush chain {AT} group_m1", f"add rule {AT} group_m1 goto {after}"]
-    assert left.splitlines() == [
-        f"delete element {AT} members4 {{ 10.77.0.3 }}",
-        f"add element {AT} members4 {{ 10.77.0.3 : jump group_m1 }}",
-        f"flush chain {AT} {before}",
-        f"flush chain {AT} group_m1_",
-        f"delete chain {AT} {before}",
-        f"delete chain {AT} group_m1_",
-    ]
-
-
-@pytest.mark.parametrize(
-    "new",
-    [
-        with_members({**MEMBERS, "10.77.0.9": "m1"}),
-        with_members({"10.77.0.4": "m1"}),
-    ],
-)
-def test_other_changes_are_one_transaction(new: PolicyRules | None) -> None:
-    assert len(transactions(with_policy(POLICY), with_policy(new))) == 1
-    assert transactions(with_policy(new), with_policy(new)) == []
-
-
-def test_a_policy_that_is_removed_leaves_nothing() -> None:
-    table = with_policy(POLICY)
-    opened, left = transactions(table, with_policy(None))
-    assert opened.splitlines() == [
-        f"flush chain {AT} prerouting_policy",
-        f"delete chain {AT} prerouting_policy",
-    ]
-    lines = [*opened.splitlines(), *left.splitlines()]
-    deleted = {line.split()[-1] for line in lines if line.startswith("delete")}
-    assert deleted == {*table.chains, *(part.split()[1] for part in table.parts)}
-    assert not any(line.startswith("add") for line in lines)
 
 
 def test_a_chain_with_another_hook_is_not_edited_in_place() -> None:

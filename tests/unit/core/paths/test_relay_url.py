@@ -98,6 +98,14 @@ def test_the_operator_may_name_files_proxies_and_this_machine() -> None:
     assert "u:p" not in repr(upstream) + str(upstream)
 
 
+def test_a_gateway_is_an_endpoint_of_its_own() -> None:
+    found = PeerEndpoint.parse("via:gw-1")
+    assert found == PeerEndpoint(via="gw-1")
+    assert str(found) == "via:gw-1"
+    with pytest.raises(FormatError, match="only the registry"):
+        PeerEndpoint.parse("via:gw-1", local=True)
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -106,6 +114,10 @@ def test_the_operator_may_name_files_proxies_and_this_machine() -> None:
         ("a.example:1,tcp://", "alternative 2"),
         ("a.example:1,", "alternative 2"),
         ("", "expected"),
+        ("via:", "via: needs the node id of a gateway"),
+        ("via:gw-1,192.0.2.1:51820", "via: needs the node id of a gateway, and nothing else"),
+        ("via:via:gw-1", "via: needs"),
+        ("192.0.2.1:51820,via:gw-1", "alternative 2"),
     ],
 )
 def test_alternatives_have_bounds_and_the_wrong_one_is_named(text: str, said: str) -> None:

@@ -9,8 +9,9 @@ from tests.unit.daemon.conftest import Bench, eventually
 from tests.unit.daemon.under_policy import DB, OPEN, WEB, db, enforced, policy
 
 from dstack_vpn.adapters.clock import SystemClock
-from dstack_vpn.core.chain.events import Revoked, TagsUpdated
+from dstack_vpn.core.chain.events import EndpointUpdated, Revoked, TagDefined, TagsUpdated
 from dstack_vpn.core.paths import round_trips
+from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
 from dstack_vpn.daemon.observe import roles
 
 __all__ = ["db"]
@@ -123,6 +124,20 @@ async def test_members_that_no_grant_connects_do_not_appear(db: Bench) -> None:
     async with db.running():
         await eventually(lambda: enforced(db, 1) and db.tokens() == {1})
         assert members(db) == [1]
+
+
+async def test_a_plain_client_is_a_member_and_gets_no_echo(db: Bench) -> None:
+    """Token 3 is our client, and token 4 is one of node 1."""
+    db.echo.distances = dict.fromkeys((NEAR, FAR, "10.77.0.4", "10.77.0.5"), 0.001)
+    db.chain.mine(TagDefined(2, "gateway"), TagsUpdated(0, DB | 4), TagsUpdated(1, 4), grant(4))
+    for token, gateway in ((3, "node-0"), (4, "node-1")):
+        at = PeerEndpoint.parse(f"via:{gateway}")
+        db.chain.mine(EndpointUpdated(token, at), TagsUpdated(token, WEB))
+    async with db.running():
+        await eventually(lambda: db.tokens() == {1, 2, 3, 4})
+        assert members(db) == [2, 3, 4]
+        await eventually(lambda: members(db) == [2], "it is known to be alive")
+        assert set(db.echo.sent) == {NEAR}
 
 
 async def test_a_reply_that_no_echo_asked_for_is_ignored(db: Bench) -> None:
