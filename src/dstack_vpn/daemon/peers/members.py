@@ -4,7 +4,7 @@ The module is synchronous on purpose: an event is folded, decided and passed on 
 without interruption.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -233,11 +233,12 @@ class Members:
         elif self._policy is not self.policies.compiled:
             before, self._policy = self._policy, self.policies.compiled
             access = self.access
-            changed = [
-                node.token_id
-                for node in access.registry.nodes.values()
-                if _connects(before, subject := access.subject(node)) != _connects(self._policy, subject)
-            ]
+            nodes = access.registry.nodes
+            subjects = [access.subject(node) for node in nodes.values()]
+            connected = zip(
+                nodes, _connected(before, subjects), _connected(self._policy, subjects), strict=True
+            )
+            changed = [token for token, old, new in connected if old != new]
             self._reconsider(changed, self.clock.monotonic())
 
     def policy_unenforced(self) -> None:
@@ -507,5 +508,8 @@ class Members:
             self.doubted()
 
 
-def _connects(policy: CompiledPolicy | None, subject: Subject) -> bool:
-    return policy is None or policy.class_of(subject) != NO_RIGHTS
+def _connected(policy: CompiledPolicy | None, subjects: Sequence[Subject]) -> list[bool]:
+    """Return for each member whether some grant connects this node with it."""
+    if policy is None:
+        return [True] * len(subjects)
+    return [number != NO_RIGHTS for number in policy.classes_of(subjects)]
