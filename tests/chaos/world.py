@@ -207,7 +207,7 @@ class World:
 
     def policy_problem(self, node: LabNode) -> str | None:
         """Return the difference between the contract's policy and the rules in a node's kernel."""
-        table = node.namespace.run("nft", "list", "table", "inet", TABLE, check=False)
+        table = node.namespace.run("nft", "-p", "list", "table", "inet", TABLE, check=False)
         led = dict(re.findall(r"chain (group_\w+) \{\s+goto (rights_\w+)", table))
         rights = {
             address: led[group]

@@ -1,7 +1,6 @@
 """The metrics of policies for Prometheus: the packets by rule, and what is enforced."""
 
 from collections.abc import Iterator
-from typing import Final
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 

@@ -51,7 +51,10 @@ class PolicyConnections(TypeProtocol):
     """The members that the policies connect with this node."""
 
     def connects(self, subject: Subject) -> bool:
-        """Return whether a grant connects a member with this node."""
+        """Return whether a grant connects a member with this node, or with a client of it."""
+
+    def connected(self, subjects: Sequence[Subject]) -> list[bool]:
+        """Return `connects` for each of these members."""
 
     def rights_with(self, subject: Subject) -> GroupRights:
         """Return the rights between this node itself and a member."""
@@ -80,6 +83,10 @@ class CompiledPolicy:
     def connects(self, subject: Subject) -> bool:
         """See `PolicyConnections.connects`."""
         return self.class_of(subject) != NO_RIGHTS
+
+    def connected(self, subjects: Sequence[Subject]) -> list[bool]:
+        """See `PolicyConnections.connected`."""
+        return [number != NO_RIGHTS for number in self.classes_of(subjects)]
 
     def rights_with(self, subject: Subject) -> GroupRights:
         """See `PolicyConnections.rights_with`."""

@@ -26,6 +26,11 @@ class ConnectedViews:
         """See `PolicyConnections.connects`."""
         return self.own.connects(subject) or any(view.connects(subject) for view in self.clients)
 
+    def connected(self, subjects: Sequence[Subject]) -> list[bool]:
+        """See `PolicyConnections.connected`."""
+        views = [view.connected(subjects) for view in (self.own, *self.clients)]
+        return [any(connected) for connected in zip(*views, strict=True)]
+
     def rights_with(self, subject: Subject) -> GroupRights:
         """See `PolicyConnections.rights_with`."""
         return self.own.rights_with(subject)

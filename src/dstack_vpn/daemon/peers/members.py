@@ -4,7 +4,7 @@ The module is synchronous on purpose: an event is folded, decided and passed on 
 without interruption.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -244,11 +244,12 @@ class Members:
         elif self._policy is not self.policies.compiled:
             before, self._policy = self._policy, self.policies.compiled
             access = self.access
-            changed = [
-                node.token_id
-                for node in access.registry.nodes.values()
-                if _connects(before, subject := access.subject(node)) != _connects(self._policy, subject)
-            ]
+            nodes = access.registry.nodes
+            subjects = [access.subject(node) for node in nodes.values()]
+            connected = zip(
+                nodes, _connected(before, subjects), _connected(self._policy, subjects), strict=True
+            )
+            changed = [token for token, old, new in connected if old != new]
             self._reconsider(changed, self.clock.monotonic())
 
     def policy_unenforced(self) -> None:
@@ -528,5 +529,6 @@ def _refusal(decision: Decision) -> str:
     return f"{name}: {decision.detail}"
 
 
-def _connects(policy: PolicyConnections | None, subject: Subject) -> bool:
-    return policy is None or policy.connects(subject)
+def _connected(policy: PolicyConnections | None, subjects: Sequence[Subject]) -> list[bool]:
+    """Return for each member whether some grant connects it with this node, or with a client."""
+    return [True] * len(subjects) if policy is None else policy.connected(subjects)

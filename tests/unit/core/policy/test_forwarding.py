@@ -54,6 +54,8 @@ def check(
                     assert rules.rights_of(far) == node.rules.rights_of(far)
         views = ConnectedViews(CompiledPolicy(policies, TAG_NAMES, None), table.compiled)
         assert all(views.connects(subject(other)) for other in everyone if own.connects(subject(other)))
+        subjects = list(map(subject, everyone))
+        assert views.connected(subjects) == list(map(views.connects, subjects))
     served = frozenset().union(*(rules.addresses for rules in table.rules.values()))
     assert served == frozenset().union(*map(own_addresses, clients))
     groups = [group for rules in table.rules.values() for group in rules.members]
