@@ -1,8 +1,8 @@
 """Every table between two tables, and every mixture of them that a packet can meet.
 
 A packet that the kernel is processing while a transaction ends is judged by the old rules, and from
-some moment on by the new elements of maps. An interpreter of the rules that dstack-vpn writes judges
-sample packets.
+some moment on by the new elements of maps. An interpreter of the rules that dstack-vpn writes
+judges sample packets.
 """
 
 import re
@@ -122,9 +122,7 @@ def passes(at: Moment, destination: str, packet: Sample) -> bool:
     return destination in OWN or accepts(at.forward, at.later, "forward", destination, packet) is True
 
 
-def accepts(
-    chains: Table, elements: Elements, name: str, destination: str, packet: Sample
-) -> bool | None:
+def accepts(chains: Table, elements: Elements, name: str, destination: str, packet: Sample) -> bool | None:
     """Follow a chain to a verdict; None if it returns.
 
     For a packet that is judged by the old rules, a new chain is empty.

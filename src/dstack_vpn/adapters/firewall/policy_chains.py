@@ -87,7 +87,7 @@ def leads(policy: PolicyRules) -> Iterator[tuple[Lead, Addresses]]:
     for group, members in policy.members.items():
         yield Lead(MEMBERS, f"group_{group}"), members
     for name, view in policy.views.items():
-        yield Lead(CLIENTS, f"view_{name}"), _by_version(view.addresses)
+        yield Lead(CLIENTS, f"view_{name}"), by_version(view.addresses)
         for group, members in view.members.items():
             yield Lead(f"{MEMBERS}_{name}", f"group_{group}"), members
 

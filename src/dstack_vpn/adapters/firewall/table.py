@@ -91,7 +91,7 @@ class Table:
         return "\n".join([*lines, "}", ""])
 
     def has_structure_of(self, other: "Table") -> bool:
-        """Return True if the tables differ at most in the elements of maps and sets of addresses."""
+        """Return True if the tables differ at most in the leads."""
         return self.chains == other.chains and self.parts == other.parts
 
     def elements(self) -> dict[str, frozenset[str]]:
@@ -159,7 +159,7 @@ def _at(part: str, at: str) -> str:
 
 def _element_changes(at: str, old: Table, new: Table) -> Iterator[str]:
     known = new.names()
-    for name, found in groupby(sorted(old.leads.keys() | new.leads.keys()), lambda lead: lead.name):
+    for _, found in groupby(sorted(old.leads.keys() | new.leads.keys()), lambda lead: lead.name):
         leads = list(found)
         for version, each in enumerate(leads[0].names):
             if each in known:

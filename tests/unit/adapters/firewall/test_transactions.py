@@ -7,7 +7,17 @@ from dataclasses import replace
 
 import pytest
 from tests.policy_rules import policy_rules
-from tests.unit.adapters.firewall.test_table import AT, BOTH, MEMBERS, NO_REPLIES, PING, POLICY, SSH, rights_of, with_policy
+from tests.unit.adapters.firewall.test_table import (
+    AT,
+    BOTH,
+    MEMBERS,
+    NO_REPLIES,
+    PING,
+    POLICY,
+    SSH,
+    rights_of,
+    with_policy,
+)
 
 from dstack_vpn.adapters.firewall.rendering import make_table
 from dstack_vpn.adapters.firewall.table import Table
@@ -167,14 +177,18 @@ def test_clients_come_to_a_second_view_while_its_rights_change() -> None:
 def test_the_last_client_takes_all_of_its_view_along() -> None:
     old, new = with_views(v0=view(PHONE, "v0", SSH)), with_policy(POLICY)
     lines = "".join(transactions(old, new)).splitlines()
-    deleted = {line.split()[-1] for line in lines if line.startswith(("delete chain", "delete map", "delete set"))}
+    deleted = {
+        line.split()[-1] for line in lines if line.startswith(("delete chain", "delete map", "delete set"))
+    }
     gone = old.names() | old.chains.keys()
     assert deleted >= {each for each in gone if "v0" in each or each.startswith(("clients", "forwarded"))}
     assert not deleted & (new.names() | new.chains.keys())
 
 
 def test_without_a_policy_the_set_of_clients_changes_in_one_transaction() -> None:
-    tables = [make_table(FirewallRules("wg0", BOTH, True, forwarded=each)) for each in (PHONE, PHONE | TABLET)]
+    tables = [
+        make_table(FirewallRules("wg0", BOTH, True, forwarded=each)) for each in (PHONE, PHONE | TABLET)
+    ]
     (commands,) = transactions(*tables)
     assert commands.splitlines() == [
         f"add element {AT} forwarded4 {{ 10.77.0.8 }}",

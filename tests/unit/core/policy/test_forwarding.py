@@ -20,7 +20,6 @@ TO_WEB = {"src": ["*"], "dst": ["tag:web"], "ip": ["tcp:443"]}
 ALICE, BOB = "0x" + "a" * 40, "0x" + "b" * 40
 
 
-
 def view_of(table: ForwardedTable, address: str) -> PolicyRules:
     (found,) = (rules for rules in table.rules.values() if address in rules.addresses)
     return found
@@ -102,7 +101,9 @@ def test_clients_that_the_policy_does_not_distinguish_share_a_view() -> None:
 
 def test_a_view_keeps_its_name_and_its_groups_under_another_policy() -> None:
     table, present = ForwardedTable(Distinction([in_force([TO_WEB])], TAG_NAMES)), members((), [])
-    client = {("10.77.0.5",): Subject("a", ALICE, 1 << TAG_NAMES.index("web"))}
+    client: dict[tuple[str, ...], Subject] = {
+        ("10.77.0.5",): Subject("a", ALICE, 1 << TAG_NAMES.index("web"))
+    }
     present.put(("10.77.0.7",), Subject("c", ALICE, 0))
     for address, each in client.items():
         table.forward(address, each, present)
