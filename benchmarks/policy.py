@@ -48,7 +48,8 @@ async def rules(members: int) -> dict[str, Any]:
         async with serve() as server:
             key = new_key()
             await _fill(server, key, members)
-            settings = {"RPC_URL": server.ws, "LOG_LEVEL_POLICY": "debug"}
+            # An audit of all tokens would share the two cores and the server with the changes.
+            settings = {"RPC_URL": server.ws, "LOG_LEVEL_POLICY": "debug", "SYNC_INTERVAL": "3600"}
             async with running_daemon(home, key, **settings) as daemon:
                 await _enforced(daemon, 0, 2 * members)
                 await asyncio.sleep(3.0 + members / 1000)
