@@ -84,7 +84,7 @@ def test_a_packet_for_the_vpn_leaves_by_no_other_interface(forwarding: Stack) ->
     before = dropped(node, "output")
     assert not sends(node, lost)
     assert dropped(node, "output") == before + 1
-    # Without our rules the packet leaves. The daemon restores them at once, so it stands still here.
+    # Without our rules the packet leaves. The daemon would restore them at once.
     docker("pause", node)
     inside(node, "nft", "delete", "table", "inet", TABLE)
     inside(node, sys.executable, "-c", SEND, lost)

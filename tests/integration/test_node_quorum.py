@@ -105,8 +105,12 @@ async def test_a_grant_costs_two_calls_of_each_endpoint_and_a_revocation_none(
     await trio.chain.mint(1)
     async with running(make_rig, trio, resync_interval=3600) as rig:
         await settled(rig, trio.chain, "the initial peers")
-        facts = rig.node.reporter.collect().quorum
-        await eventually(lambda: facts is not None and facts.agreeing == 3, "all endpoints agree in a resync")
+
+        def agreeing() -> int:
+            facts = rig.node.reporter.collect().quorum
+            return 0 if facts is None else facts.agreeing
+
+        await eventually(lambda: agreeing() == 3, "all endpoints agree in a resync")
         await eventually(lambda: rig.node.chain.state.resyncs, "the resync has ended")
         rig.asked.clear()
         await trio.chain.mint(2)
