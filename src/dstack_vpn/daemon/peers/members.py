@@ -306,7 +306,8 @@ class Members:
         self._policy = self.policies.compiled
         access, now = self.access, self.now()
         deltas = self.membership.rebuild(access, now)
-        self._set_rules(deltas, (), seen)
+        # The tags of a peer may have changed without a delta: the chain was read as a whole.
+        self._set_rules(deltas, self._seen.nodes, seen)
         self._submit(deltas, seen)
         self._record(self.decisions.update(access, {*tokens, *self.decisions.due(access, now)}, now))
         self.judge_own()
