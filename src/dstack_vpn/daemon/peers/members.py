@@ -317,7 +317,8 @@ class Members:
         access, now = self.access, self.now()
         self._gateway_bit = access.gateway_bit
         deltas = self.membership.rebuild(access, now)
-        self._set_rules(deltas, (), seen)
+        # The tags of a peer may have changed without a delta: the chain was read as a whole.
+        self._set_rules(deltas, self._seen.nodes, seen)
         self._submit(deltas, seen)
         self._record(self.decisions.update(access, {*tokens, *self.decisions.due(access, now)}, now))
         self.judge_own()

@@ -1,5 +1,7 @@
 """A node under a policy: its peers, its packet filter, and the order of their changes."""
 
+from dataclasses import replace
+
 import pytest
 from tests.policy_rules import group_of
 from tests.scripted import grant, key
@@ -27,6 +29,7 @@ from dstack_vpn.core.chain.events import (
     TagsUpdated,
     Transferred,
 )
+from dstack_vpn.core.chain.registry import Registry
 from dstack_vpn.core.model import RemovePeer, SetPeer
 
 __all__ = ["db"]
@@ -182,6 +185,23 @@ async def test_a_wrong_own_key_is_reported_under_a_policy(db: Bench) -> None:
     db.chain.mine(KeyUpdated(0, key(99)), policy(db, 1, WEB_TO_DB))
     async with db.running():
         await eventually(lambda: "another public key than ours" in db.component("membership"))
+
+
+async def test_a_tag_that_is_gone_after_the_chain_was_read_as_a_whole_takes_the_rights(db: Bench) -> None:
+    """The member stays a peer, so that no change of a peer shows it."""
+    ping = {"src": ["*"], "dst": ["*"], "ip": ["icmp:*"]}
+    db.chain.mine(policy(db, 1, WEB_TO_DB, ping))
+    async with db.running() as node:
+        await eventually(lambda: enforced(db, 1) and len(inbound(db, 1).inbound) == 2)
+        follower = node.members.follower
+        registry = follower.registry
+        nodes = {**registry.nodes, 1: replace(registry.nodes[1], tags=0)}
+        assert follower.tip is not None
+        base = Registry.of(nodes.values(), registry.contract)
+        follower.bootstrapped(base, follower.tip, reload_above=100)
+        node.members.rebuild(0.0)
+        await eventually(lambda: len(inbound(db, 1).inbound) == 1)
+        assert db.tokens() == {1, 2, 3}
 
 
 async def test_a_restart_closes_no_adopted_peer(db: Bench) -> None:
