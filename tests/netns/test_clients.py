@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+from functools import partial
 from typing import Any
 
 import pytest
@@ -18,6 +19,11 @@ from tests.netns_support import wait_until
 from dstack_vpn.adapters.contracts import calls
 
 pytestmark = [pytest.mark.netns, pytest.mark.anvil, pytest.mark.timeout(180)]
+
+
+def has_no_client(node: LabNode, gateway: LabNode) -> bool:
+    """Return whether the gateway's peer on a node has the gateway's addresses alone."""
+    return allowed_ips(node, gateway.public_key) == {gateway.address, ipv6_of(gateway)}
 
 
 def test_a_phone_joins_roams_and_is_revoked(empty_lab: Lab) -> None:
@@ -77,7 +83,7 @@ def test_a_phone_joins_roams_and_is_revoked(empty_lab: Lab) -> None:
         assert change.seconds < 1
         for node in (a, b):
             wait_until(
-                lambda: allowed_ips(node, gateway.public_key) == {gateway.address, ipv6_of(gateway)},  # noqa: B023
+                partial(has_no_client, node, gateway),
                 f"{node.name} has no address of the phone",
             )
         assert not phone.reaches(a.address)

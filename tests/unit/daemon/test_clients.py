@@ -1,6 +1,7 @@
 """Plain clients: members that other nodes reach by a gateway's peer."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import pytest
 from tests.policy_rules import group_of
@@ -22,6 +23,7 @@ from dstack_vpn.core.chain.events import (
 from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
 from dstack_vpn.core.policy.rules import PolicyRules
 from dstack_vpn.core.wireguard.x25519 import derive
+from dstack_vpn.daemon.daemon import Daemon
 from dstack_vpn.daemon.device import firewall
 
 US = Granted(0, "0xme", "node-0", derive(OWN))
@@ -50,6 +52,11 @@ def peers(bench: Bench) -> dict[int, set[int]]:
         }
         for public_key, peer in bench.device.peers.items()
     }
+
+
+def is_decided(node: Daemon, expected: str) -> bool:
+    """Return whether the decision about token 3 is the expected one."""
+    return str(node.members.access.decide(3, 0)) == expected
 
 
 async def test_a_client_is_behind_the_peer_of_its_gateway(net: Bench) -> None:
@@ -103,7 +110,7 @@ async def test_a_client_without_a_valid_gateway_has_a_reason(net: Bench) -> None
             if reason is None:
                 continue
             expected = f"its gateway can't be used ({reason})"
-            await eventually(lambda: str(node.members.access.decide(3, 0)) == expected)  # noqa: B023
+            await eventually(partial(is_decided, node, expected))
             assert node.members.decisions.answer(3) is Reason.NO_GATEWAY
         assert 3 not in set().union(*peers(net).values())
 
