@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from dstack_vpn.adapters.device.addresses import check_keepalive, check_port, pack_cidr, pack_endpoint
+from dstack_vpn.adapters.device.addresses import check_keepalive, check_mark, check_port, pack_cidr, pack_endpoint
 from dstack_vpn.core.model import DeviceState, PeerChange, PeerState, RemovePeer, SetPeer
 from dstack_vpn.core.wireguard.keys import PrivateKey, PublicKey
 from dstack_vpn.core.wireguard.x25519 import derive
@@ -26,6 +26,7 @@ class MemoryDevice:
         """All applied changes, in order."""
         self.public_key: PublicKey | None = None
         self.listen_port = 0
+        self.fwmark = 0
         self.used_ports: set[int] = set()
         """The ports of other programs, which `configure` refuses."""
         self.before: Callable[[PeerChange], None] = lambda change: None
@@ -49,7 +50,7 @@ class MemoryDevice:
     async def read(self) -> DeviceState:
         """Return the device's state; raises `DeviceGoneError` after `vanish`."""
         await self._turn()
-        return DeviceState(self.public_key, self.listen_port, 0, dict(self.peers))
+        return DeviceState(self.public_key, self.listen_port, self.fwmark, dict(self.peers))
 
     async def apply(self, changes: Sequence[PeerChange]) -> None:
         """Apply the changes in their order; raises `DeviceError`, `DeviceGoneError`."""
@@ -62,9 +63,10 @@ class MemoryDevice:
             self._carry_out(change)
             self.applied.append(change)
 
-    async def configure(self, private_key: PrivateKey, listen_port: int) -> None:
-        """Set key and port; raises `DeviceError` for a used port, `DeviceGoneError`."""
+    async def configure(self, private_key: PrivateKey, listen_port: int, mark: int | None = None) -> None:
+        """Set key, port and mark; raises `DeviceError` for a used port, `DeviceGoneError`."""
         await self._turn()
+        self.fwmark = self.fwmark if mark is None else check_mark(mark)
         check_port(listen_port)
         self.public_key = derive(private_key)
         self._remove(self.public_key)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from dstack_vpn.errors import FirewallError
-from dstack_vpn.ports import FirewallRules, PacketCount, PolicyCounts
+from dstack_vpn.ports import ExitGuard, FirewallRules, PacketCount, PolicyCounts
 
 
 @dataclass
@@ -21,6 +21,8 @@ class MemoryFirewall:
     before: Callable[[], None] = lambda: None
     """Called before rules are applied."""
     edits: asyncio.Event = field(default_factory=asyncio.Event)
+    guards: list[ExitGuard | None] = field(default_factory=list)
+    """The kill switches so far; None stands for a removal."""
     counts: PolicyCounts = field(default_factory=lambda: PolicyCounts({}, PacketCount(0, 0), ()))
 
     def was_applied(self, times: int) -> bool:
@@ -70,3 +72,17 @@ class MemoryFirewall:
         if self.refuse is not None:
             raise FirewallError(self.refuse)
         self.rules = None
+
+    async def guard(self, guard: ExitGuard) -> None:
+        await asyncio.sleep(0)
+        if self.refuse is not None:
+            raise FirewallError(self.refuse)
+        self.guards.append(guard)
+
+    async def is_guarded(self, interface: str) -> bool:
+        await asyncio.sleep(0)
+        return bool(self.guards) and self.guards[-1] is not None and not self.was_edited
+
+    async def unguard(self, interface: str) -> None:
+        await asyncio.sleep(0)
+        self.guards.append(None)

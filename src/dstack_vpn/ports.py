@@ -254,10 +254,11 @@ class Device(Protocol):
         Raises `DeviceError` if one was refused (the earlier ones stay), `DeviceGoneError`.
         """
 
-    async def configure(self, private_key: PrivateKey, listen_port: int) -> None:
-        """Set the interface's own key and port, each only if it differs.
+    async def configure(self, private_key: PrivateKey, listen_port: int, mark: int | None = None) -> None:
+        """Set the interface's own key and port, and the mark of its packets, each only if it differs.
 
-        A port that is set again to the same value interrupts tunnels.
+        A port that is set again to the same value interrupts tunnels. Without a ``mark``, the
+        device keeps its own.
         """
 
 
@@ -298,6 +299,9 @@ class LinkSettings:
     """The interface's own addresses, such as ``10.77.0.2/32``; None: unchanged."""
     routes: frozenset[Cidr]
     """Prefixes routed through the interface, and into a blackhole after its removal."""
+    exit_mark: int | None = None
+    """Packets without this mark leave by the interface, or not at all; None: as the host routes
+    them."""
 
 
 class Link(Protocol):
@@ -366,6 +370,23 @@ class FirewallRules:
     forwarded: frozenset[str] = frozenset()
     """The tunnel addresses that this node forwards for, within the tunnel. Under a policy, each of
     them is in one of its views."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExitGuard:
+    """The kill switch: what may leave this machine while everything leaves by an exit."""
+
+    interface: str
+    prefixes: frozenset[Cidr]
+    """The prefixes of the VPN."""
+    mark: int
+    """The mark of packets that leave outside of the tunnel."""
+    allow_lan: bool = False
+    """Packets to private and link-local addresses may leave outside of the tunnel."""
+    versions: frozenset[int] = frozenset({4, 6})
+    """The IP versions that the exit has. Packets of others are rejected."""
+    within: frozenset[Cidr] = frozenset()
+    """All prefixes within the tunnel that do not need the exit."""
 
 
 class PacketCount(NamedTuple):
@@ -437,6 +458,15 @@ class Firewall(Protocol):
 
     async def remove(self, interface: str) -> None:
         """Remove the rules of `apply`; it is not an error if they do not exist."""
+
+    async def guard(self, guard: ExitGuard) -> None:
+        """Set or change the kill switch; it was in force or is in force at any moment."""
+
+    async def is_guarded(self, interface: str) -> bool:
+        """Return whether the kill switch is as `guard` set it."""
+
+    async def unguard(self, interface: str) -> None:
+        """Remove a kill switch, also one of an earlier process; a missing one is not an error."""
 
 
 @dataclass(frozen=True, slots=True)

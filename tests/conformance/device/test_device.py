@@ -109,6 +109,15 @@ async def test_key_and_port_are_set(subject: Subject) -> None:
     assert (await subject.told()).listen_port == 51821
 
 
+async def test_a_mark_is_set_and_kept(subject: Subject) -> None:
+    secret = PrivateKey(os.urandom(32))
+    for given, expected in ((None, 0), (11_800, 11_800), (None, 11_800), (2**32 - 1, 2**32 - 1), (0, 0)):
+        await subject.device.configure(secret, 0, given)
+        assert (await subject.device.read()).fwmark == expected
+    with pytest.raises(DeviceError, match="32 bits"):
+        await subject.device.configure(secret, 0, 2**32)
+
+
 async def test_the_devices_own_key_is_no_peer(subject: Subject) -> None:
     secret = PrivateKey(os.urandom(32))
     await subject.device.apply([SetPeer(derive(secret), allowed_ips=frozenset({"10.77.0.1/32"}))])

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 from structlog.testing import capture_logs
@@ -10,7 +11,9 @@ from tests import netns_support
 from tests.conformance.device.conftest import NAME, new_link
 from tests.netns_support import Namespace, claim
 
+from dstack_vpn.adapters.device.interface import Interface
 from dstack_vpn.adapters.device.link import KernelLink, UserspaceLink
+from dstack_vpn.core.exit_routing import BY_EXIT, BY_MAIN, TABLE, exit_obstacles
 from dstack_vpn.core.model import SetPeer
 from dstack_vpn.core.wireguard.keys import PrivateKey, PublicKey
 from dstack_vpn.core.wireguard.x25519 import derive
@@ -333,3 +336,98 @@ async def test_nobody_waits_for_a_link_that_was_stopped(link: AnyRealLink) -> No
         group.create_task(link.gone())
         await asyncio.sleep(0)
         await link.stop(keep=False)
+
+
+# -- EXIT_NODE -------------------------------------------------------------------------------------
+
+EXIT = replace(SETTINGS, exit_mark=77)
+OUTSIDE = ("198.51.100.1", "2001:db8::1")
+
+
+def marked_way(inside: Namespace, address: str) -> str:
+    told = inside.run("ip", "route", "get", address, "mark", "77", check=False).split()
+    return told[told.index("dev") + 1] if "dev" in told else ""
+
+
+def rules_of(inside: Namespace) -> list[str]:
+    """Return our rules as ``ip`` lists them."""
+    listed = inside.run("ip", "-4", "rule") + inside.run("ip", "-6", "rule")
+    return [line for line in listed.splitlines() if "proto 118" in line]
+
+
+async def test_an_exit_takes_everything_without_the_mark(link: AnyRealLink, inside: Namespace) -> None:
+    await link.start()
+    await link.configure(EXIT)
+    assert not await link.configure(EXIT), "it was so already"
+    for address in OUTSIDE:
+        assert (way(inside, address), marked_way(inside, address)) == (NAME, "uplink")
+    for address in ("10.9.0.2", "fd99::2"):
+        assert way(inside, address) == "uplink", "the networks of the host are not the exit's"
+    assert way(inside, "10.77.3.4") == marked_way(inside, "10.77.3.4") == NAME
+    inside.run("ip", "rule", "add", "priority", "30000", "from", "10.9.0.9", "lookup", "100")
+    for edit in (
+        ("-4", "rule", "delete", "priority", str(BY_EXIT)),
+        ("-6", "rule", "delete", "priority", str(BY_EXIT)),
+        ("-6", "rule", "delete", "priority", str(BY_MAIN)),
+        ("-4", "route", "flush", "table", str(TABLE)),
+    ):
+        with suppress(TimeoutError):
+            while True:
+                await asyncio.wait_for(link.edited(), 0.05)
+        inside.run("ip", *edit)
+        await asyncio.wait_for(link.edited(), 5)
+        assert await link.configure(EXIT)
+        for address in OUTSIDE:
+            assert (way(inside, address), marked_way(inside, address)) == (NAME, "uplink")
+    await link.configure(replace(EXIT, exit_mark=78))
+    assert marked_way(inside, OUTSIDE[0]) == NAME
+    assert len(rules_of(inside)) == 4
+    await link.configure(SETTINGS)
+    assert rules_of(inside) == []
+    assert not inside.run("ip", "route", "show", "table", str(TABLE), check=False)
+    assert way(inside, OUTSIDE[0]) == "uplink"
+    assert "30000:" in inside.run("ip", "rule"), "another program's rule stays"
+
+
+async def test_the_rules_outlive_the_interface_but_not_a_stop(link: AnyRealLink, inside: Namespace) -> None:
+    await link.start()
+    await link.configure(EXIT)
+    await link.stop(keep=True)
+    assert way(inside, OUTSIDE[0]) == NAME
+    again = fresh("kernel" if isinstance(link, KernelLink) else "userspace")
+    await again.start()
+    await again.configure(EXIT)
+    inside.run("ip", "link", "delete", NAME)
+    for address in OUTSIDE:
+        assert (way(inside, address), marked_way(inside, address)) == ("", "uplink")
+    await again.gone()
+    await again.start()
+    assert await again.configure(EXIT)
+    assert way(inside, OUTSIDE[0]) == NAME
+    await again.stop(keep=False)
+    assert rules_of(inside) == []
+    assert way(inside, OUTSIDE[0]) == "uplink"
+
+
+async def test_the_survey_reports_rules_and_routes(link: AnyRealLink, inside: Namespace) -> None:
+    await link.start()
+    await link.configure(EXIT)
+    interface = Interface(NAME)
+    try:
+        facts = await interface.routing_facts()
+        index = await interface.index()
+        assert [] == list(exit_obstacles(replace(facts, strict=None), NAME, index))
+        inside.run("ip", "rule", "add", "priority", "5000", "not", "fwmark", "0xca6c", "table", "51820")
+        inside.run("ip", "route", "add", "blackhole", "192.0.2.0/24", "table", str(TABLE))
+        found = [str(each) for each in exit_obstacles(await interface.routing_facts(), NAME, index)]
+        assert any("5000: not from all fwmark 0xca6c lookup 51820" in problem for problem in found)
+        assert any("blackhole 192.0.2.0/24" in problem for problem in found)
+        for value, strict in ((1, True), (0, False), (2, True)):
+            inside.run("sysctl", "-qw", f"net.ipv4.conf.all.rp_filter={value}")
+            for name in ("uplink", "beyond", NAME):
+                inside.run("sysctl", "-qw", f"net.ipv4.conf.{name}.rp_filter=0")
+            assert bool((await interface.routing_facts()).strict) is strict
+        inside.run("sysctl", "-qw", "net.ipv4.conf.all.src_valid_mark=1")
+        assert (await interface.routing_facts()).strict is None
+    finally:
+        await interface.close()

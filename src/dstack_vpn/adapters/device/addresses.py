@@ -58,3 +58,10 @@ def check_port(port: int) -> int:
     if not 0 <= port < 65536:
         raise DeviceError(f"not a UDP port: {port}")
     return port
+
+
+def check_mark(mark: int) -> int:
+    """Return the mark of packets. Raises `DeviceError` if it exceeds 32 bits."""
+    if not 0 <= mark < 2**32:
+        raise DeviceError(f"a mark has 32 bits: {mark}")
+    return mark

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
+from dstack_vpn.adapters.device import exit_table
 from dstack_vpn.adapters.device.rtnetlink import (
     ABSENT,
     ALREADY,
@@ -35,6 +36,7 @@ from dstack_vpn.adapters.device.rtnetlink import (
     tolerated,
     translated,
 )
+from dstack_vpn.core.exit_routing import RoutingFacts
 from dstack_vpn.core.model import Cidr
 from dstack_vpn.core.ownership import (
     BLACKHOLE,
@@ -87,6 +89,18 @@ class Interface:
         if self._opened is not None:
             self._opened.close()
             self._opened = None
+
+    # -- the exit ----------------------------------------------------------------------------------
+
+    async def routing_facts(self) -> RoutingFacts:
+        """Return what `core.exit_routing` judges. Raises `DeviceError`."""
+        return await exit_table.routing_facts(await self._route_socket())
+
+    async def set_exit(self, mark: int | None) -> bool:
+        """Send packets without the mark into the link; None undoes that. Return True if changed."""
+        described = await self.describe()
+        index = 0 if described is None else int(described["index"])
+        return await exit_table.set_exit(await self._route_socket(), self.name, index, mark)
 
     # -- the link ----------------------------------------------------------------------------------
 

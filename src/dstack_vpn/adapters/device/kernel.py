@@ -80,13 +80,15 @@ class KernelDevice:
             for payload in payloads:
                 await self._change(payload, slow=slow)
 
-    async def configure(self, private_key: PrivateKey, listen_port: int) -> None:
-        """Set key and port if they differ. If the port is in use, the device keeps the old one.
+    async def configure(self, private_key: PrivateKey, listen_port: int, mark: int | None = None) -> None:
+        """Set key, port and mark if they differ. If the port is in use, the device keeps the old one.
 
         ``listen_port`` 0 keeps the current port. Raises `DeviceError`, `DeviceGoneError`.
         """
         state = await self.read()
         async with self._changing:
+            if mark not in {None, state.fwmark}:
+                await self._change(wgnetlink.encode_mark(self._name, mark or 0), slow=False)
             if derive(private_key) != state.public_key:
                 await self._change(wgnetlink.encode_private_key(self._name, private_key), slow=True)
             if listen_port not in {0, state.listen_port}:

@@ -89,6 +89,7 @@ class _Link(ABC):
         if settings.addresses is not None:
             changed |= await self._interface.set_addresses(settings.addresses)
         changed |= await self._interface.set_routes(settings.routes, present)
+        changed |= await self._interface.set_exit(settings.exit_mark)
         self._taken = taken(present, self._claim, index)
         self._settings = settings
         return changed
@@ -146,6 +147,7 @@ class _Link(ABC):
         elif self._proof is None and await self._interface.describe() is not None:
             _log.warning("device.left_alone", interface=self.name)
         await self._interface.set_blackholes((), await self._interface.routes(()))
+        await self._interface.set_exit(None)
         self._settings, self._proof, self._interface.claimed = None, None, None
 
     async def _restore_blank(self, device: "UserspaceDevice | KernelDevice | None") -> None:

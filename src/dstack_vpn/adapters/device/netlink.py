@@ -26,6 +26,7 @@ RTM_DELLINK: Final = 17
 RTM_NEWADDR: Final = 20
 RTM_DELADDR: Final = 21
 RTM_DELROUTE: Final = 25
+RTM_DELRULE: Final = 33
 
 _NLA_F_NESTED: Final = 0x8000
 _NLA_TYPE_MASK: Final = 0x3FFF
@@ -34,8 +35,8 @@ _CTRL_CMD_GETFAMILY: Final = 3
 _CTRL_ATTR_FAMILY_ID: Final = 1
 _CTRL_ATTR_FAMILY_NAME: Final = 2
 _RTA_OIF: Final = 4
-_WATCHED: Final = 0x1 | 0x10 | 0x40 | 0x100 | 0x400
-"""RTMGRP_LINK, and RTMGRP_*_IFADDR and RTMGRP_*_ROUTE of both families (linux/rtnetlink.h)."""
+_WATCHED: Final = 0x1 | 0x10 | 0x40 | 0x100 | 0x400 | 0x80 | 0x40000
+"""The groups of links, and of addresses, routes and rules of both families (linux/rtnetlink.h)."""
 _MAX_ERRNO: Final = 4095
 """The largest errno (linux/err.h). `os.strerror` fails for some larger ones."""
 
@@ -125,13 +126,15 @@ def parse_generic(payload: memoryview) -> Iterator[tuple[int, memoryview]]:
 def interface_changes(buffer: bytes) -> Iterator[tuple[int, int]]:
     """Yield the type and the interface's index of each deleted link or route, and changed address.
 
-    Raises `DeviceError`.
+    A deleted rule has the index 0. Raises `DeviceError`.
     """
     for each in parse_messages(buffer):
         if each.type == RTM_DELROUTE:
             for kind, value in parse_attributes(each.payload[_ROUTE_BYTES:]):
                 if kind == _RTA_OIF and len(value) == _OIF.size:
                     yield each.type, _OIF.unpack(value)[0]
+        elif each.type == RTM_DELRULE:
+            yield each.type, 0
         elif each.type in {RTM_DELLINK, RTM_NEWADDR, RTM_DELADDR}:
             if len(each.payload) < _INDEX.size:
                 raise DeviceError("netlink: a message is truncated")
@@ -236,7 +239,7 @@ async def find_family(name: str) -> int | None:
 
 
 class LinkWatch:
-    """Reports if an interface or one of its routes is deleted, or its addresses change."""
+    """Reports if an interface, one of its routes or any rule is deleted, or its addresses change."""
 
     def __init__(self, index: int) -> None:
         self.index = index
@@ -262,7 +265,7 @@ class LinkWatch:
             self._check()
             return
         for kind, index in changes:
-            if index == self.index:
+            if index == self.index or kind == RTM_DELRULE:
                 self._edited.set()
                 if kind == RTM_DELLINK:
                     self.gone.set()

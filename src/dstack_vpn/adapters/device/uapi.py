@@ -24,7 +24,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from dstack_vpn.adapters.device.addresses import check_keepalive, check_port, pack_cidr, pack_endpoint
+from dstack_vpn.adapters.device.addresses import check_keepalive, check_mark, check_port, pack_cidr, pack_endpoint
 from dstack_vpn.core.model import DeviceState, PeerChange, PeerState, RemovePeer, SetPeer, SocketAddress
 from dstack_vpn.core.wireguard.keys import PrivateKey, PublicKey
 from dstack_vpn.core.wireguard.x25519 import derive
@@ -92,6 +92,11 @@ def encode_listen_port(port: int) -> bytes:
     It recreates the socket, so it is only sent for a new port.
     """
     return f"set=1\nlisten_port={check_port(port)}\n\n".encode("ascii")
+
+
+def encode_mark(mark: int) -> bytes:
+    """Return the operation that sets the mark of the device's packets; 0: no mark."""
+    return f"set=1\nfwmark={check_mark(mark)}\n\n".encode("ascii")
 
 
 # -- replies ---------------------------------------------------------------------------------------

@@ -144,12 +144,14 @@ class UserspaceDevice:
         for operation in uapi.encode_batches(changes):
             await self._change(operation)
 
-    async def configure(self, private_key: PrivateKey, listen_port: int) -> None:
-        """Set key and port if they differ. If the port is in use, the device keeps the old one.
+    async def configure(self, private_key: PrivateKey, listen_port: int, mark: int | None = None) -> None:
+        """Set key, port and mark if they differ. If the port is in use, the device keeps the old one.
 
         ``listen_port`` 0 keeps the current port. Raises `DeviceError`, `DeviceGoneError`.
         """
         state = await self.read()
+        if mark not in {None, state.fwmark}:
+            await self._change(uapi.encode_mark(mark or 0))
         if derive(private_key) != state.public_key:
             await self._change(uapi.encode_private_key(private_key))
         if listen_port not in {0, state.listen_port}:

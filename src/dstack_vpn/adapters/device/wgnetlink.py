@@ -15,7 +15,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from dstack_vpn.adapters.device.addresses import check_keepalive, check_port, pack_cidr, pack_endpoint
+from dstack_vpn.adapters.device.addresses import check_keepalive, check_mark, check_port, pack_cidr, pack_endpoint
 from dstack_vpn.adapters.device.netlink import attribute, generic, nested, parse_attributes, parse_generic
 from dstack_vpn.core.model import Cidr, DeviceState, PeerChange, PeerState, RemovePeer, SetPeer, SocketAddress
 from dstack_vpn.core.wireguard.keys import PrivateKey, PublicKey
@@ -75,6 +75,11 @@ def encode_private_key(name: str, key: PrivateKey) -> bytes:
 def encode_listen_port(name: str, port: int) -> bytes:
     """Return the payload that binds another UDP port."""
     return generic(_SET_DEVICE, _named(name) + attribute(_DEVICE_LISTEN_PORT, _U16.pack(check_port(port))))
+
+
+def encode_mark(name: str, mark: int) -> bytes:
+    """Return the payload that sets the mark of the device's packets; 0: no mark."""
+    return generic(_SET_DEVICE, _named(name) + attribute(_DEVICE_FWMARK, _U32.pack(check_mark(mark))))
 
 
 def encode_batches(name: str, changes: Sequence[PeerChange]) -> list[bytes]:

@@ -22,14 +22,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
 
-from dstack_vpn.adapters.firewall import listing, rendering
+from dstack_vpn.adapters.firewall import exit_guard, listing, rendering
 from dstack_vpn.adapters.firewall.libnftables import Libnftables, Output
 from dstack_vpn.adapters.firewall.policy_chains import DENIED_SETS
 from dstack_vpn.adapters.firewall.ruleset import RulesetWatch
 from dstack_vpn.adapters.firewall.table import Table
 from dstack_vpn.adapters.firewall.transactions import transactions
 from dstack_vpn.errors import FirewallError
-from dstack_vpn.ports import DeniedPackets, FirewallRules, PacketCount, PolicyCounts
+from dstack_vpn.ports import DeniedPackets, ExitGuard, FirewallRules, PacketCount, PolicyCounts
 
 ALL: Final = "list ruleset inet"
 """Lists all tables. Without elements, that takes 1 ms. ``list table`` and ``list counters`` read
@@ -140,6 +140,19 @@ class NftFirewall:
         self._stop_watching()
         await self._in_thread(lambda: self._remove(rendering.table_name(interface)))
 
+    async def guard(self, guard: ExitGuard) -> None:
+        """See `ports.Firewall.guard`."""
+        new = exit_guard.make_guard(guard)
+        await self._in_thread(lambda: self._set(new, exit_guard.is_guard))
+
+    async def is_guarded(self, interface: str) -> bool:
+        """See `ports.Firewall.is_guarded`."""
+        return await self._in_thread(lambda: self._is_applied(exit_guard.guard_name(interface)))
+
+    async def unguard(self, interface: str) -> None:
+        """See `ports.Firewall.unguard`."""
+        await self._in_thread(lambda: self._unguard(exit_guard.guard_name(interface)))
+
     def _stop_watching(self) -> None:
         if self._watch is not None:
             self._watch.close()
@@ -164,24 +177,31 @@ class NftFirewall:
     # -- in the thread -----------------------------------------------------------------------------
 
     def _apply(self, rules: FirewallRules) -> None:
-        new = rendering.make_table(rules)
+        new, first = rendering.make_table(rules), rendering.table_name(rules.interface) not in self._made
+        self._set(new, listing.is_ours)
+        if first:
+            self._remove_former(rules.interface, new.name)
+
+    def _set(self, new: Table, is_ours: Callable[[str], bool]) -> None:
+        """Make or change a table. An existing one of an earlier process must be ours."""
         made = self._made.get(new.name)
         if made is None:
-            self._take_over(rules.interface, new)
+            self._take_over(new, is_ours)
         elif not (self._is_applied(new.name) and self._change(made.table, new)):
             self._replace(new)
 
-    def _take_over(self, interface: str, new: Table) -> None:
-        """Make a table. An existing one must be ours."""
+    def _take_over(self, new: Table, is_ours: Callable[[str], bool]) -> None:
         present = self._list(new.name)
-        if present is not None and not listing.is_ours(present):
+        if present is not None and not is_ours(present):
             raise FirewallError(
                 f"the table 'inet {new.name}' was not made by dstack-vpn: if it is not needed, remove it "
                 f"with 'nft delete table inet {new.name}'"
             )
         self._replace(new, new=present is None)
+
+    def _remove_former(self, interface: str, name: str) -> None:
         former = rendering.former_name(interface)
-        left = self._list(former) if former != new.name else None
+        left = self._list(former) if former != name else None
         if left is not None and listing.is_ours(left) and f'"{interface}"' in left:
             self._transact(f"delete table inet {former}\n")
 
@@ -256,6 +276,12 @@ class NftFirewall:
                 self._transact(f"add table inet {name}\ndelete table inet {name}\n")
         finally:
             self._nftables.close()
+
+    def _unguard(self, name: str) -> None:
+        present = self._list(name)
+        self._made.pop(name, None)
+        if present is not None and exit_guard.is_guard(present):
+            self._transact(f"delete table inet {name}\n")
 
     def _count(self, name: str) -> PolicyCounts:
         made = self._made.get(name)

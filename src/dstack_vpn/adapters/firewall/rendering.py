@@ -40,11 +40,12 @@ def table_name(interface: str) -> str:
 
     Each interface has a different table, so that daemons on one host do not disturb each other.
     """
-    return "dstack_vpn_" + re.sub("[^A-Za-z0-9]", lambda character: _escaped(character[0]), interface)
+    return "dstack_vpn_" + escaped(interface)
 
 
-def _escaped(character: str) -> str:
-    return "__" if character == "_" else f"_{ord(character):02x}"
+def escaped(interface: str) -> str:
+    """Return an interface's name as a part of a table's."""
+    return re.sub("[^A-Za-z0-9]", lambda found: "__" if found[0] == "_" else f"_{ord(found[0]):02x}", interface)
 
 
 def former_name(interface: str) -> str:
@@ -84,7 +85,7 @@ def _chains(rules: FirewallRules) -> Iterator[tuple[str, Chain]]:
             "output",
             Chain.hooked(
                 "filter hook output priority filter - 5",
-                (f"{away} {_match(prefix, 'daddr')} counter drop" for prefix in prefixes),
+                (f"{away} {match(prefix, 'daddr')} counter drop" for prefix in prefixes),
             ),
         )
         yield (
@@ -92,7 +93,7 @@ def _chains(rules: FirewallRules) -> Iterator[tuple[str, Chain]]:
             Chain.hooked(
                 "filter hook input priority filter - 5",
                 (
-                    f'iifname != {{ {ours}, "lo" }} {_match(prefix, "saddr")} counter drop'
+                    f'iifname != {{ {ours}, "lo" }} {match(prefix, "saddr")} counter drop'
                     for prefix in prefixes
                 ),
                 (
@@ -105,14 +106,14 @@ def _chains(rules: FirewallRules) -> Iterator[tuple[str, Chain]]:
             "prerouting_raw",
             Chain.hooked(
                 "filter hook prerouting priority raw",
-                (f"iifname {ours} {_match(prefix, 'daddr', '!= ')} counter drop" for prefix in prefixes),
+                (f"iifname {ours} {match(prefix, 'daddr', '!= ')} counter drop" for prefix in prefixes),
             ),
         )
         yield (
             "forward",
             Chain.hooked(
                 "filter hook forward priority filter - 5",
-                (f"oifname != {ours} {_match(prefix, 'daddr')} counter drop" for prefix in prefixes),
+                (f"oifname != {ours} {match(prefix, 'daddr')} counter drop" for prefix in prefixes),
                 # Without a port forward, connections need not be tracked.
                 [f"iifname {ours} ct status dnat accept"] if rules.port_forwards else [],
                 (
@@ -141,14 +142,15 @@ def _chains(rules: FirewallRules) -> Iterator[tuple[str, Chain]]:
             Chain.hooked(
                 "nat hook postrouting priority srcnat",
                 (
-                    f"oifname != {ours} {_match(prefix, 'saddr')} ct status dnat counter masquerade"
+                    f"oifname != {ours} {match(prefix, 'saddr')} ct status dnat counter masquerade"
                     for prefix in prefixes
                 ),
             ),
         )
 
 
-def _match(prefix: Cidr, field: str, unlike: str = "") -> str:
+def match(prefix: Cidr, field: str, unlike: str = "") -> str:
+    """Return the part of a rule that compares an address of the packet with a prefix."""
     return f"{'ip6' if ipaddress.ip_network(prefix).version == 6 else 'ip'} {field} {unlike}{prefix}"
 
 
@@ -158,5 +160,5 @@ def _dnat_rule(port_forward: PortForward, prefix: Cidr) -> str | None:
     if address.version != ipaddress.ip_network(prefix).version:
         return None
     family, to = ("ip6", f"[{address}]") if address.version == 6 else ("ip", str(address))
-    at = f"{_match(prefix, 'daddr')} {port_forward.protocol} dport {port_forward.port}"
+    at = f"{match(prefix, 'daddr')} {port_forward.protocol} dport {port_forward.port}"
     return f"{at} counter dnat {family} to {to}:{port_forward.to_port}"
