@@ -9,7 +9,13 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from dstack_vpn.adapters.device.addresses import check_keepalive, check_mark, check_port, pack_cidr, pack_endpoint
+from dstack_vpn.adapters.device.addresses import (
+    check_keepalive,
+    check_mark,
+    check_port,
+    pack_cidr,
+    pack_endpoint,
+)
 from dstack_vpn.core.model import DeviceState, PeerChange, PeerState, RemovePeer, SetPeer
 from dstack_vpn.core.wireguard.keys import PrivateKey, PublicKey
 from dstack_vpn.core.wireguard.x25519 import derive

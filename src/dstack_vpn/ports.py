@@ -255,7 +255,7 @@ class Device(Protocol):
         """
 
     async def configure(self, private_key: PrivateKey, listen_port: int, mark: int | None = None) -> None:
-        """Set the interface's own key and port, and the mark of its packets, each only if it differs.
+        """Set the device's own key and port, and the mark of its packets, if they differ.
 
         A port that is set again to the same value interrupts tunnels. Without a ``mark``, the
         device keeps its own.

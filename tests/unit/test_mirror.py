@@ -104,6 +104,11 @@ COVERED: Final[Mapping[str, Cover]] = {
         "adapters.contracts > adapters.contracts.access_registry",
     ),
     "adapters.destination": Cover("unit/adapters/relay/test_pktinfo.py", "control messages of real sockets"),
+    "adapters.device.exit_table": Cover(
+        "conformance/device/test_link.py",
+        "one suite for all backends",
+        "adapters.device.interface",
+    ),
     "adapters.device.interface": Cover(
         "conformance/device/test_link.py", "one suite for all backends", "adapters.device.link"
     ),

@@ -81,9 +81,7 @@ def wanted_rules(mark: int) -> frozenset[RuleFact]:
         for version in (4, 6)
         for rule in (
             RuleFact(version, BY_MAIN, 254, protocol=PROTOCOL, suppressed=0),
-            RuleFact(
-                version, BY_EXIT, TABLE, protocol=PROTOCOL, mark=mark, mask=0xFFFF_FFFF, inverted=True
-            ),
+            RuleFact(version, BY_EXIT, TABLE, protocol=PROTOCOL, mark=mark, mask=0xFFFF_FFFF, inverted=True),
         )
     )
 
@@ -112,7 +110,8 @@ def exit_obstacles(facts: RoutingFacts, interface: str, index: int) -> Iterator[
         if (text := str(rule)) not in seen:
             seen.add(text)
             yield Obstacle(
-                f"the routing rule '{text}' of another program decides where packets leave, as EXIT_NODE would",
+                f"the routing rule '{text}' of another program decides where packets leave, as EXIT_NODE "
+                "would",
                 "stop that program (such as another VPN), or run without EXIT_NODE; see 'ip rule'",
             )
     yield from _table(facts.routes, interface, index)

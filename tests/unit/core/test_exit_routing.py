@@ -31,7 +31,9 @@ def found(*rules: RuleFact, routes: tuple[RouteFact, ...] = (), index: int = 7) 
 
 def test_the_rules_are_our_own_and_send_unmarked_packets_to_our_table() -> None:
     rules = wanted_rules(MARK)
-    assert {(rule.version, rule.priority) for rule in rules} == {(v, p) for v in (4, 6) for p in (BY_MAIN, BY_EXIT)}
+    assert {(rule.version, rule.priority) for rule in rules} == {
+        (v, p) for v in (4, 6) for p in (BY_MAIN, BY_EXIT)
+    }
     assert all(map(is_ours, rules))
     assert not any(map(is_ours, (LOCAL, MAIN, DEFAULT, WG_QUICK)))
 

@@ -67,13 +67,13 @@ async def set_exit(ipr: "AsyncIPRoute", name: str, index: int, mark: int | None)
             new = {rule for rule in wanted if rule.version == version}
             # The table before the rules that lead to it.
             for kind, oif in sorted(ways - routes):
-                await _route(ipr, "add", family, version, kind, oif, metric)
+                await _route(ipr, "add", version, _way(kind, oif, metric))
             for rule in sorted(rules - new, key=_priority):
                 await _rule(ipr, "del", family, rule)
             for rule in sorted(new - rules, key=_priority):
                 await _rule(ipr, "add", family, rule)
             for kind, oif in sorted(routes - ways):
-                await _route(ipr, "del", family, version, kind, oif, metric)
+                await _route(ipr, "del", version, _way(kind, oif, metric))
             changed |= ways != routes or new != rules
     return changed
 
@@ -89,11 +89,10 @@ def _priority(rule: RuleFact) -> int:
 
 
 async def _rules(ipr: "AsyncIPRoute", version: int) -> list[RuleFact]:
-    found: list[RuleFact] = []
     async with translated("read the routing rules"), tolerated(WITHOUT_IPV6):
-        async for message in await ipr.rule("dump", family=_FAMILIES[version]):
-            found.append(_rule_fact(message, version))
-    return found
+        dump = await ipr.rule("dump", family=_FAMILIES[version])
+        return [_rule_fact(message, version) async for message in dump]
+    return []
 
 
 def _rule_fact(message: dict[str, Any], version: int) -> RuleFact:
@@ -128,13 +127,15 @@ async def _routes(ipr: "AsyncIPRoute", version: int) -> list[RouteFact]:
     return found
 
 
-async def _route(
-    ipr: "AsyncIPRoute", verb: str, family: int, version: int, kind: int, oif: int, metric: int
-) -> None:
-    spec: dict[str, object] = {"oif": oif} if kind == UNICAST else {"type": "unreachable", "priority": metric}
+def _way(kind: int, oif: int, metric: int) -> dict[str, object]:
+    return {"oif": oif} if kind == UNICAST else {"type": "unreachable", "priority": metric}
+
+
+async def _route(ipr: "AsyncIPRoute", verb: str, version: int, way: dict[str, object]) -> None:
+    family = _FAMILIES[version]
     passed = ABSENT if verb == "del" else ALREADY
     async with translated(f"{verb} the route of EXIT_NODE for IPv{version}"), tolerated(passed):
-        await ipr.route(verb, family=family, dst=_DEFAULTS[version], table=TABLE, proto=PROTOCOL, **spec)
+        await ipr.route(verb, family=family, dst=_DEFAULTS[version], table=TABLE, proto=PROTOCOL, **way)
 
 
 async def _rule(ipr: "AsyncIPRoute", verb: str, family: int, rule: RuleFact) -> None:

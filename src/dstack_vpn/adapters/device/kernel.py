@@ -81,7 +81,7 @@ class KernelDevice:
                 await self._change(payload, slow=slow)
 
     async def configure(self, private_key: PrivateKey, listen_port: int, mark: int | None = None) -> None:
-        """Set key, port and mark if they differ. If the port is in use, the device keeps the old one.
+        """Set key, port and mark if they differ. With a used port, the device keeps the old one.
 
         ``listen_port`` 0 keeps the current port. Raises `DeviceError`, `DeviceGoneError`.
         """

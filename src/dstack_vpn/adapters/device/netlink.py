@@ -239,7 +239,7 @@ async def find_family(name: str) -> int | None:
 
 
 class LinkWatch:
-    """Reports if an interface, one of its routes or any rule is deleted, or its addresses change."""
+    """Reports if an interface, its routes or any rule is deleted, or its addresses change."""
 
     def __init__(self, index: int) -> None:
         self.index = index

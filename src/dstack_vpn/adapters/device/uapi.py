@@ -24,7 +24,13 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from dstack_vpn.adapters.device.addresses import check_keepalive, check_mark, check_port, pack_cidr, pack_endpoint
+from dstack_vpn.adapters.device.addresses import (
+    check_keepalive,
+    check_mark,
+    check_port,
+    pack_cidr,
+    pack_endpoint,
+)
 from dstack_vpn.core.model import DeviceState, PeerChange, PeerState, RemovePeer, SetPeer, SocketAddress
 from dstack_vpn.core.wireguard.keys import PrivateKey, PublicKey
 from dstack_vpn.core.wireguard.x25519 import derive

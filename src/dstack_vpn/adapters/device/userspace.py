@@ -145,7 +145,7 @@ class UserspaceDevice:
             await self._change(operation)
 
     async def configure(self, private_key: PrivateKey, listen_port: int, mark: int | None = None) -> None:
-        """Set key, port and mark if they differ. If the port is in use, the device keeps the old one.
+        """Set key, port and mark if they differ. With a used port, the device keeps the old one.
 
         ``listen_port`` 0 keeps the current port. Raises `DeviceError`, `DeviceGoneError`.
         """

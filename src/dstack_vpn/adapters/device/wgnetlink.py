@@ -15,7 +15,13 @@ import struct
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from dstack_vpn.adapters.device.addresses import check_keepalive, check_mark, check_port, pack_cidr, pack_endpoint
+from dstack_vpn.adapters.device.addresses import (
+    check_keepalive,
+    check_mark,
+    check_port,
+    pack_cidr,
+    pack_endpoint,
+)
 from dstack_vpn.adapters.device.netlink import attribute, generic, nested, parse_attributes, parse_generic
 from dstack_vpn.core.model import Cidr, DeviceState, PeerChange, PeerState, RemovePeer, SetPeer, SocketAddress
 from dstack_vpn.core.wireguard.keys import PrivateKey, PublicKey

@@ -1,7 +1,7 @@
 """The kill switch of EXIT_NODE as a table of its own, which also stays when the daemon is killed.
 
     exit_output, exit_forward  a packet leaves by the tunnel, or has the mark, or is rejected
-    exit_reply                 a reply to a connection that came in outside of the tunnel has the mark
+    exit_reply                 a reply has the mark if its connection came in outside of the tunnel
     exit_prerouting            the same for forwarded packets; and a packet to this machine has the
                                mark, by which the reverse path filter finds the way back
 
@@ -47,11 +47,14 @@ def guard_name(interface: str) -> str:
 
 def make_guard(guard: ExitGuard) -> Table:
     """Return the table of a kill switch."""
-    ours, mark = f'"{guard.interface}"', f"meta mark set {guard.mark:#010x}"
+    ours, mark = f'"{guard.interface}"', f"meta mark set {guard.mark:#x}"
     away = f'iifname != {{ "lo", {ours} }}'
-    came_in = [f"ct direction reply ct original {match(prefix, 'daddr', '!= ')} {mark}" for prefix in _both(guard)]
+    came_in = [
+        f"ct direction reply ct original {match(prefix, 'daddr', '!= ')} {mark}"
+        for prefix in sorted(guard.prefixes)
+    ]
     lan = [f"{match(prefix, 'daddr')} accept" for prefix in LOCAL_NETWORKS] if guard.allow_lan else []
-    marked = f"meta mark {guard.mark:#010x} accept"
+    marked = f"meta mark {guard.mark:#x} accept"
     by_tunnel = [*_without(guard, ours), f"oifname {ours} accept"]
     chains = {
         "exit_prerouting": Chain.hooked(
@@ -77,10 +80,6 @@ def make_guard(guard: ExitGuard) -> Table:
         ),
     }
     return Table(guard_name(guard.interface), chains)
-
-
-def _both(guard: ExitGuard) -> list[str]:
-    return sorted(guard.prefixes)
 
 
 def _without(guard: ExitGuard, ours: str) -> Iterator[str]:

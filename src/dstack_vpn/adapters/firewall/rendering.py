@@ -45,7 +45,9 @@ def table_name(interface: str) -> str:
 
 def escaped(interface: str) -> str:
     """Return an interface's name as a part of a table's."""
-    return re.sub("[^A-Za-z0-9]", lambda found: "__" if found[0] == "_" else f"_{ord(found[0]):02x}", interface)
+    return re.sub(
+        "[^A-Za-z0-9]", lambda found: "__" if found[0] == "_" else f"_{ord(found[0]):02x}", interface
+    )
 
 
 def former_name(interface: str) -> str:

@@ -40,7 +40,7 @@ from dstack_vpn.core.chain.events import TokenState, token_of
 from dstack_vpn.core.chain.follower import Follower
 from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.chain.registry import Registry
-from dstack_vpn.core.model import BlockRef, Endpoint, Malformed, Peer, PeerState, TokenId
+from dstack_vpn.core.model import BlockRef, Cidr, Endpoint, Malformed, Peer, PeerState, TokenId
 from dstack_vpn.core.observe.events import (
     Decided,
     DecisionsChanged,
@@ -359,6 +359,16 @@ class Members:
         self._set_rules(deltas, (), seen)
         self._submit(deltas, seen)
 
+    def move_networks(self, moves: Mapping[Cidr, TokenId | None]) -> None:
+        """Let each of these networks lead to a token's peer; None: to no peer any more.
+
+        A network moves to another peer in one step, which does not disturb other packets of both
+        peers. See `Membership.move_networks`.
+        """
+        access, tokens = self.access, self.membership.move_networks(moves)
+        deltas = self.membership.update(access, keys_of(tokens, access.registry), self.now())
+        self._submit(deltas, self.clock.monotonic())
+
     def silent(self, keys: Iterable[PublicKey]) -> None:
         """Use another endpoint for those of these peers that several tokens name."""
         if turned := self.membership.turn(keys):
@@ -438,7 +448,7 @@ class Members:
 
     def _addresses(self, key: PublicKey, token: TokenId) -> tuple[str, ...]:
         """Return the addresses of a peer's token. Those of the peer are text already."""
-        if key in self.membership.others:
+        if key in self.membership.others or self.membership.networks_of(token):
             return self.addresses.texts_of(token)
         return tuple(cidr.partition("/")[0] for cidr in self.membership.peers[key].allowed_ips)
 
