@@ -89,10 +89,11 @@ def _priority(rule: RuleFact) -> int:
 
 
 async def _rules(ipr: "AsyncIPRoute", version: int) -> list[RuleFact]:
+    found: list[RuleFact] = []
     async with translated("read the routing rules"), tolerated(WITHOUT_IPV6):
         dump = await ipr.rule("dump", family=_FAMILIES[version])
-        return [_rule_fact(message, version) async for message in dump]
-    return []
+        found += [_rule_fact(message, version) async for message in dump]
+    return found
 
 
 def _rule_fact(message: dict[str, Any], version: int) -> RuleFact:
