@@ -245,7 +245,7 @@ async def test_the_guard_is_kept_edited_taken_over_and_removed(scene: Scene) -> 
     await NftFirewall().unguard("wg0")
     assert "dstack_exit" not in nft("nft", "list", "tables")
     await other.unguard("wg0")
-    # A table of somebody else is left alone.
+    # A table of another program is left alone.
     nft("nft", "add table inet dstack_exit_wg0 { chain mine { } ; }")
     with pytest.raises(FirewallError, match="not made by dstack-vpn"):
         await NftFirewall().guard(GUARD)

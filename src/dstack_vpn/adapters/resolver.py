@@ -23,14 +23,22 @@ THREADS: Final = 64
 
 _Found: TypeAlias = list[tuple[Any, ...]]
 _ANYWHERE: Final = Destinations()
+Find: TypeAlias = Callable[[str, int, socket.SocketKind], _Found]
+
+
+def _by_libc(host: str, port: int, kind: socket.SocketKind) -> _Found:
+    return [*socket.getaddrinfo(host, port, type=kind)]
 
 
 class SystemResolver:
     """See `ports.Resolver`."""
 
-    def __init__(self, destinations: Destinations = _ANYWHERE) -> None:
-        """Accept addresses that ``destinations`` allows. A name's owner chooses them."""
-        self._destinations = destinations
+    def __init__(self, destinations: Destinations = _ANYWHERE, find: Find | None = None) -> None:
+        """Accept addresses that ``destinations`` allows. A name's owner chooses them.
+
+        ``find`` is used instead of libc; it may block, and raises `OSError`.
+        """
+        self._destinations, self._find = destinations, find
         self._room = asyncio.Semaphore(THREADS)
 
     async def resolve(self, host: str, port: int) -> SocketAddress | None:
@@ -46,7 +54,8 @@ class SystemResolver:
     async def _look_up(self, host: str, port: int) -> _Found:
         """Look the name up in a thread. Its slot is taken until the thread ends."""
         await self._room.acquire()
-        lookup = aside(lambda: [*socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)])
+        find = self._find or _by_libc
+        lookup = aside(lambda: find(host, port, socket.SOCK_DGRAM))
         lookup.add_done_callback(self._ended)
         return await asyncio.shield(lookup)
 

@@ -27,6 +27,7 @@ from dstack_vpn.adapters.store.archive import FileArchive
 from dstack_vpn.adapters.store.endpoints import EndpointFile
 from dstack_vpn.adapters.store.lock import lock
 from dstack_vpn.adapters.store.sqlite import SqliteStore
+from dstack_vpn.adapters.uplink import look_up_by
 from dstack_vpn.config import Settings
 from dstack_vpn.core.ownership import Claim
 from dstack_vpn.core.paths.destination import Destinations
@@ -62,6 +63,7 @@ def chain_source(settings: Settings) -> RpcPool:
         settings.rpc_url,
         settings.contract_address,
         proxies=settings.proxies,
+        mark=settings.fwmark,
         chain_id=settings.chain_id,
         abi=None if settings.contract_abi == "auto" else by_name(settings.contract_abi),
         block_time=settings.network.block_time,
@@ -91,9 +93,9 @@ def build(settings: Settings, link: Link, relays: Relays, source: ChainSource, f
         archive=FileArchive(settings.wireguard_config, settings.state_dir),
         audit_log=audit_log_of(settings),
         memory=EndpointFile(settings.state_dir / "endpoints.json"),
-        resolver=SystemResolver(destinations(settings)),
+        resolver=SystemResolver(destinations(settings), look_up_by(settings.fwmark)),
         make_relay=relays.to_peer,
-        can_send=can_send,
+        can_send=partial(can_send, mark=settings.fwmark),
         ring=None if settings.key_file is None else FileKeyRing(settings.key_file),
         changer=changer_of(settings),
         firewall=firewall,

@@ -6,7 +6,7 @@ from dstack_vpn.config import Settings
 
 def rpc_urls(settings: Settings) -> tuple[RpcUrl, ...]:
     """Return the endpoints in order of preference."""
-    return tuple(RpcUrl.parse(url, settings.proxies) for url in settings.rpc_url)
+    return tuple(RpcUrl.parse(url, settings.proxies, settings.fwmark) for url in settings.rpc_url)
 
 
 def contacts(settings: Settings) -> dict[str, str]:

@@ -75,7 +75,7 @@ class Relays:
         from dstack_vpn.adapters.relay.engine import Engine
 
         if self._engine is None:
-            self._engine = Engine(offload=self._settings.relay_offload)
+            self._engine = Engine(offload=self._settings.relay_offload, mark=self._settings.fwmark)
         return self._engine
 
 

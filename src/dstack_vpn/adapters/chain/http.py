@@ -11,6 +11,7 @@ from typing import Final
 import aiohttp
 
 from dstack_vpn.adapters.bodies import BodyTooLongError, read_bounded
+from dstack_vpn.adapters.chain.connector import connector
 from dstack_vpn.adapters.chain.jsonrpc import MAX_MESSAGE, Notification, Request, Response, decode, encode
 from dstack_vpn.adapters.chain.transport import OPEN_TIMEOUT, Outcome, lost, outcome, refused
 from dstack_vpn.adapters.chain.url import RpcUrl
@@ -137,10 +138,10 @@ async def _body(stream: aiohttp.StreamReader) -> bytes:
 @asynccontextmanager
 async def open_http(url: RpcUrl) -> AsyncIterator[HttpTransport]:
     """Open a connection pool for one endpoint. The first call makes the first connection."""
-    connector = aiohttp.TCPConnector(limit=_CONNECTIONS, keepalive_timeout=60)
+    marked = connector(url.mark, limit=_CONNECTIONS, keepalive_timeout=60)
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=OPEN_TIMEOUT)
     cookies = aiohttp.DummyCookieJar()
     async with aiohttp.ClientSession(
-        connector=connector, timeout=timeout, trust_env=False, cookie_jar=cookies
+        connector=marked, timeout=timeout, trust_env=False, cookie_jar=cookies
     ) as client:
         yield HttpTransport(url, client)

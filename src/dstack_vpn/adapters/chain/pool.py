@@ -76,6 +76,7 @@ class RpcPool:
         contract: Address,
         *,
         proxies: Proxies = DIRECT,
+        mark: int | None = None,
         chain_id: int | None = None,
         genesis_hash: str | None = None,
         abi: RegistryAbi | None = None,
@@ -87,7 +88,7 @@ class RpcPool:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         open_: Open = open_session,
     ) -> None:
-        """Use ``urls``, in order of preference, through ``proxies``.
+        """Use ``urls``, in order of preference, through ``proxies``, with ``mark``.
 
         ``chain_id`` and ``genesis_hash`` are the expected values. A missing one is learned from the
         first endpoint and then expected of the others. Without ``abi``, the contract's is detected.
@@ -96,7 +97,7 @@ class RpcPool:
         """
         if not urls:
             raise FormatError("no RPC URL is configured")
-        self._endpoints = [_Endpoint(RpcUrl.parse(url, proxies)) for url in urls]
+        self._endpoints = [_Endpoint(RpcUrl.parse(url, proxies, mark)) for url in urls]
         self.calls: dict[str, Calls] = {}
         """The call statistics by endpoint name. URLs that differ only in secrets share a name."""
         for endpoint in self._endpoints:

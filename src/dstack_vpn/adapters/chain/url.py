@@ -54,9 +54,11 @@ class RpcUrl:
     key."""
     proxy: str | None = field(repr=False, default=None)
     """The URL of the HTTP proxy for the endpoint, which may contain a password."""
+    mark: int | None = None
+    """The mark of the packets to the endpoint, by which they leave beside an exit."""
 
     @classmethod
-    def parse(cls, text: str, proxies: Proxies = DIRECT) -> Self:
+    def parse(cls, text: str, proxies: Proxies = DIRECT, mark: int | None = None) -> Self:
         """Parse an ``http``, ``https``, ``ws`` or ``wss`` URL.
 
         Raises `FormatError` without quoting the text.
@@ -77,7 +79,7 @@ class RpcUrl:
         redactor = Redactor([*_secrets(parts), *_secrets(_as_sent(text)), *hidden, *passwords])
         streams = parts.scheme.startswith("ws")
         named = host.lower(), site_of(host)
-        return cls(name, text.strip(), streams, redactor.forms, redactor, *named, proxy)
+        return cls(name, text.strip(), streams, redactor.forms, redactor, *named, proxy, mark)
 
     @property
     def contact(self) -> tuple[str, str]:

@@ -13,6 +13,7 @@ from typing import Final
 
 import aiohttp
 
+from dstack_vpn.adapters.chain.connector import connector
 from dstack_vpn.adapters.chain.jsonrpc import (
     MAX_MESSAGE,
     Message,
@@ -174,7 +175,10 @@ async def open_websocket(
     tracing = aiohttp.TraceConfig()
     tracing.on_request_redirect.append(_refuse_redirect)
     async with aiohttp.ClientSession(
-        trust_env=False, cookie_jar=aiohttp.DummyCookieJar(), trace_configs=[tracing]
+        connector=connector(url.mark),
+        trust_env=False,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        trace_configs=[tracing],
     ) as client:
         socket = await _handshake(client, url, heartbeat)
         try:

@@ -16,6 +16,7 @@ from dstack_vpn.adapters.relay.inbox import Inbox
 from dstack_vpn.adapters.relay.lookup import NameCache
 from dstack_vpn.adapters.relay.offload import NONE, Offload, probe
 from dstack_vpn.adapters.relay.outbox import Outbox
+from dstack_vpn.adapters.uplink import look_up_by
 
 _log = structlog.get_logger(component="relay")
 
@@ -38,12 +39,12 @@ def raise_descriptor_limit() -> int:
 class Engine:
     """The shared state; create it once in an event loop, before the first connection."""
 
-    def __init__(self, *, offload: bool = True) -> None:
+    def __init__(self, *, offload: bool = True, mark: int | None = None) -> None:
         self.loop = asyncio.get_running_loop()
         self.descriptors = raise_descriptor_limit()
         """The number of files and sockets that this process may have open."""
         self.offload: Offload = probe() if offload else NONE
-        self.names = NameCache()
+        self.names = NameCache(look_up_by(mark))
         self.inbox = Inbox()
         self.outbox = Outbox(self.offload)
         if missing := self.offload.missing:

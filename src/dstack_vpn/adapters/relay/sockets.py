@@ -69,8 +69,8 @@ def rtt(connection: socket.socket) -> float | None:
     return microseconds / 1e6 if microseconds else None
 
 
-def can_send(to: SocketAddress) -> bool:
-    """Return True if the system sends UDP to an address.
+def can_send(to: SocketAddress, mark: int | None = None) -> bool:
+    """Return True if the system sends UDP to an address, with the mark.
 
     A missing route or a local firewall refuses immediately. The datagram is empty, which WireGuard
     ignores.
@@ -78,6 +78,8 @@ def can_send(to: SocketAddress) -> bool:
     family = socket.AF_INET6 if ":" in to.host else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as udp:
         try:
+            if mark is not None:
+                udp.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
             udp.connect(to)
             udp.send(b"")
         except BlockingIOError:
