@@ -24,6 +24,7 @@ from dstack_vpn.core.model import (
 )
 from dstack_vpn.core.observe.audit_chain import Anchor, AuditRecord
 from dstack_vpn.core.observe.event import Event
+from dstack_vpn.core.ownership import AddressFact, RouteFact
 from dstack_vpn.core.paths.relay_url import RelayUrl
 from dstack_vpn.core.policy.rules import GrantId, PolicyRules
 from dstack_vpn.core.policy.selection import GoodPolicy
@@ -299,9 +300,22 @@ class LinkSettings:
     """The interface's own addresses, such as ``10.77.0.2/32``; None: unchanged."""
     routes: frozenset[Cidr]
     """Prefixes routed through the interface, and into a blackhole after its removal."""
+    networks: frozenset[Cidr] | None = frozenset()
+    """Networks behind other nodes, routed likewise, unless another program has a route to the same
+    network; None: those of an earlier `Link.configure` or process stay."""
     exit_mark: int | None = None
     """Packets without this mark leave by the interface, or not at all; None: as the host routes
     them."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostRoutes:
+    """The addresses and routes of this host, of all programs."""
+
+    index: int
+    """The index of our interface."""
+    routes: Sequence[RouteFact]
+    addresses: Sequence[AddressFact]
 
 
 class Link(Protocol):
@@ -314,6 +328,12 @@ class Link(Protocol):
         """Make addresses, MTU, state and routes equal to the settings; raises `DeviceError`.
 
         Returns whether addresses, MTU or routes differed before.
+        """
+
+    async def survey(self, prefixes: Collection[Cidr]) -> HostRoutes:
+        """Return all addresses, and the main table's routes that overlap these prefixes.
+
+        Raises `DeviceError`.
         """
 
     def obstacle(self) -> str | None:

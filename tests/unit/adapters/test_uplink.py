@@ -149,7 +149,7 @@ def test_libc_and_then_the_last_addresses_are_used(tmp_path: Path, start: Start)
 
 def test_a_process_without_the_right_does_not_mark() -> None:
     class Refusing(socket.socket):
-        def setsockopt(self, *_: object) -> None:  # type: ignore[override]
+        def setsockopt(self, *_: object) -> None:
             raise PermissionError("not you")
 
     with closing(Refusing(socket.AF_INET, socket.SOCK_DGRAM)) as made:

@@ -6,6 +6,7 @@ import socket
 import pytest
 from tests.fake_chain import FakeServer
 
+from dstack_vpn.adapters import uplink
 from dstack_vpn.adapters.chain import connector
 from dstack_vpn.adapters.chain.jsonrpc import Request
 from dstack_vpn.adapters.chain.session import open_transport
@@ -18,7 +19,7 @@ async def test_each_connection_has_the_mark(
     scheme: str, fake_chain: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[socket.socket] = []
-    original = connector.mark_socket
+    original = uplink.mark_socket
 
     def noted(one: socket.socket, mark: int | None) -> None:
         original(one, mark)
