@@ -105,6 +105,11 @@ MEANINGS: Final[Mapping[str, tuple[str, str]]] = {
     ),
     "endpoints.not_kept": ("The peers' last endpoints cannot be stored.", "Check STATE_DIR."),
     "endpoints.unknown": ("The peers' last endpoints cannot be read; peers have to connect first.", ""),
+    "exit.edited": (
+        "Another program removed or edited the kill switch of EXIT_NODE; it is set again.",
+        "Find out which program changed it.",
+    ),
+    "exit.trouble": ("The kill switch of EXIT_NODE can't be set, so nothing leaves.", "Read `problem`."),
     "firewall.applied": ("The packet filter's table equals the settings.", ""),
     "firewall.gone": (
         "Another program removed or edited the packet filter's table; it is created again.",

@@ -24,6 +24,7 @@ class Seen(NamedTuple):
     protocol: int
     port: int
     """The destination port of TCP and UDP; else 0."""
+    source_port: int = 0
 
 
 @dataclass
@@ -80,7 +81,7 @@ def parse(frame: bytes) -> Seen | None:
     if kind == 0x0800:
         head = (data[0] & 15) * 4
         source, destination = ipaddress.ip_address(data[12:16]), ipaddress.ip_address(data[16:20])
-        return Seen(str(source), str(destination), data[9], _port(data[9], data[head:]))
+        return Seen(str(source), str(destination), data[9], *_ports(data[9], data[head:]))
     if kind == 0x86DD:
         protocol, rest = data[6], data[40:]
         if protocol == 0:  # hop-by-hop options, before reports of multicast groups
@@ -88,9 +89,12 @@ def parse(frame: bytes) -> Seen | None:
         if protocol == socket.IPPROTO_ICMPV6 and rest[0] in _ND:
             return None
         source6, destination6 = ipaddress.ip_address(data[8:24]), ipaddress.ip_address(data[24:40])
-        return Seen(str(source6), str(destination6), protocol, _port(protocol, rest))
+        return Seen(str(source6), str(destination6), protocol, *_ports(protocol, rest))
     return None
 
 
-def _port(protocol: int, data: bytes) -> int:
-    return struct.unpack_from("!H", data, 2)[0] if protocol in {6, 17} and len(data) >= 4 else 0
+def _ports(protocol: int, data: bytes) -> tuple[int, int]:
+    if protocol not in {socket.IPPROTO_TCP, socket.IPPROTO_UDP} or len(data) < 4:
+        return 0, 0
+    source, destination = struct.unpack_from("!HH", data)
+    return destination, source

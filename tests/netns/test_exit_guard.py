@@ -32,7 +32,7 @@ pytestmark = [
 MARK: Final = 0x7601
 BOTH: Final = frozenset({"10.77.0.0/16", "fd77::/48"})
 SETTINGS: Final = LinkSettings("wg0", 1380, frozenset({"10.77.0.2/32", "fd77::2/128"}), BOTH, exit_mark=MARK)
-GUARD: Final = ExitGuard("wg0", BOTH, exit_mark=MARK)
+GUARD: Final = ExitGuard("wg0", BOTH, MARK)
 FAR: Final = ("198.51.100.1", "2001:db8:9::1")
 """Addresses beyond the outside namespace's network."""
 HOST: Final = ("192.0.2.1", "2001:db8:1::1")

@@ -156,6 +156,8 @@ _WORDS: Final[Mapping[str, Callable[[Body], str]]] = {
     "policy.denied_many": lambda b: f"packets of {b['entries']} kinds were denied by the policy",
     "policy.in_force": _in_force,
     "policy.refused": lambda b: f"the policy was refused: {b['problem']}",
+    "exit.used": lambda b: f"everything leaves by {b['node']}",
+    "exit.blocked": lambda b: f"nothing leaves: {b['reason']}",
     "token.refused": lambda b: f"{_who(b)}: malformed {b['field']}: {b['problem']}",
     "admin.resume": lambda b: (
         "resumed: the node follows the registry" if b["was_pinned"] else "resumed; nothing was pinned"

@@ -19,6 +19,7 @@ from dstack_vpn.config.proxies import proxy_texts, settle_proxies
 from dstack_vpn.config.relay import RELAY_OPTIONS, RelaySettings
 from dstack_vpn.config.secret_file import read_secret, without_mark
 from dstack_vpn.config.settings import Network, Settings
+from dstack_vpn.core.exit_routing import MARK
 from dstack_vpn.core.paths.selector import TransportMode
 from dstack_vpn.errors import ConfigError
 
@@ -134,6 +135,8 @@ def _settle(values: dict[str, Any], levels: dict[str, str], problems: list[str])
         values["mtu"] = (
             _MTU if values["transport"] in {TransportMode.AUTO, TransportMode.UDP} else _MTU_RELAYED
         )
+    if values["exit_node"] and values["fwmark"] is None:
+        values["fwmark"] = MARK
     values["proxies"] = settle_proxies(values["texts"], values["rpc_url"] or (), problems)
     _settle_times(values, problems)
     _check_quorum(values, problems)

@@ -220,6 +220,22 @@ OPTIONS: Final[tuple[Option, ...]] = (
         "80=web:8000,udp:53=192.168.1.1",
     ),
     Option(
+        "EXIT_NODE",
+        parsers.node_ids,
+        "",
+        "Node by which everything leaves, or several in order of preference, separated by commas. Nothing "
+        "else leaves this machine, except control traffic and replies to connections from outside. Requires "
+        "libnftables. See docs/exits.md.",
+        "gw-1,gw-2",
+    ),
+    Option(
+        "EXIT_ALLOW_LAN",
+        parsers.boolean,
+        "0",
+        "With EXIT_NODE, packets to private networks that this host is connected to may leave there.",
+        "1",
+    ),
+    Option(
         "POLICY_FILE",
         parsers.path,
         None,
@@ -263,8 +279,8 @@ OPTIONS: Final[tuple[Option, ...]] = (
         "FWMARK",
         parsers.number(1, 2**32 - 1),
         None,
-        "Mark of the relays' TCP connections (SO_MARK), for a routing rule that excludes them from a full "
-        "tunnel.",
+        "Mark of control traffic (SO_MARK), for a routing rule that excludes it from a full tunnel: the "
+        "packets of WireGuard, of relays and to RPC endpoints. With EXIT_NODE, the default is 11800.",
         "51820",
     ),
     Option(

@@ -183,6 +183,14 @@ def interface(text: str) -> str:
     return text
 
 
+def node_ids(text: str) -> tuple[str, ...]:
+    """Parse node ids with commas between, each once; raises `FormatError`."""
+    found = tuple(parse_node_id(part.strip()) for part in text.split(",")) if text else ()
+    if len(set(found)) < len(found):
+        raise FormatError("a node id is repeated")
+    return found
+
+
 def endpoints(text: str) -> dict[str, PeerEndpoint]:
     """Parse ``node=host:port`` pairs, separated by commas.
 

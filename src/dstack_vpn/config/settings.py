@@ -104,10 +104,14 @@ class Settings:
     relay_max_per_source: int
     relay_offload: bool
     fwmark: int | None
+    """The mark of control traffic; with an exit, it always has one."""
     dstack_simulator_endpoint: str | None
     backend: str
     leak_protection: str
     forward_to: tuple[Forward, ...]
+    exit_node: tuple[str, ...]
+    """The nodes by which everything leaves, the preferred ones first."""
+    exit_allow_lan: bool
     policy_file: Path | None
     """A policy beside that of the registry; None: not given. Its reader checks its content."""
     keep_interface: bool

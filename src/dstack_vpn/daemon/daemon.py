@@ -21,6 +21,7 @@
     firewall    keep the packet filter's rules                            (firewall)
     policy      apply the rules of the policies as they change            (firewall)
     edits       find other programs' edits of the packet filter           (firewall)
+    exit        choose the exit, keep its kill switch                     (exit_keeper)
     denied      publish what the packet filter denied                     (denied)
 
 A task that ends, or that fails with an error its docstring does not absorb, ends the daemon: a
@@ -52,6 +53,7 @@ from dstack_vpn.daemon.observe.peer_stats import PeerStatsCache
 from dstack_vpn.daemon.observe.persistence import Persistence
 from dstack_vpn.daemon.observe.reporter import Reporter
 from dstack_vpn.daemon.observe.roles import RoleWatch
+from dstack_vpn.daemon.peers.exit_keeper import ExitKeeper
 from dstack_vpn.daemon.peers.handshakes import HandshakeInitiator
 from dstack_vpn.daemon.peers.members import Members
 from dstack_vpn.daemon.peers.path_keeper import PathKeeper
@@ -96,6 +98,7 @@ class Daemon:
     denied: DeniedWatch
     answers: AnswerWatch
     roles: RoleWatch
+    exit_keeper: ExitKeeper
     health: HealthWatch
     reporter: Reporter
     audit_writer: AuditWriter
@@ -108,6 +111,7 @@ class Daemon:
     async def run(self, stop: asyncio.Event, services: Mapping[str, Callable[[], Awaitable[None]]]) -> None:
         """Run until ``stop`` is set, with further named services; raises a failed task's error."""
         await self._restore()
+        await self.exit_keeper.begin()
         tasks: dict[str, Callable[[], Awaitable[None]]] = {
             "chain": self.chain.run,
             "events": self.reconciler.run_events,
@@ -129,6 +133,7 @@ class Daemon:
             "policy": self.firewall_controller.run_policies,
             "forwarding": self.firewall_controller.run_forwarding,
             "edits": self.firewall_controller.watch,
+            "exit": self.exit_keeper.run,
             "denied": self.denied.run,
             **({} if self.key_rotation is None else {"key": self.key_rotation.run}),
             **({} if self.key_expiry is None else {"key age": self.key_expiry.run}),

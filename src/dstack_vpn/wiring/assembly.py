@@ -7,6 +7,7 @@ adapters nor the settings.
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from dstack_vpn.core.access.addressing import AddressPlan
@@ -15,6 +16,7 @@ from dstack_vpn.core.access.control import NodeIdentity
 from dstack_vpn.core.access.membership import PeerPolicy
 from dstack_vpn.core.access.quorum import Quorum
 from dstack_vpn.core.access.staleness import Staleness, StalePolicy
+from dstack_vpn.core.exit_routing import MARK
 from dstack_vpn.core.model import Address, SocketAddress
 from dstack_vpn.core.observe.reports import FirewallReport
 from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
@@ -47,6 +49,7 @@ from dstack_vpn.daemon.observe.roles import RoleWatch
 from dstack_vpn.daemon.peers.debounce import Debounce
 from dstack_vpn.daemon.peers.endpoints import EndpointBook
 from dstack_vpn.daemon.peers.executor import PlanExecutor
+from dstack_vpn.daemon.peers.exit_keeper import ExitKeeper
 from dstack_vpn.daemon.peers.handshakes import HandshakeInitiator
 from dstack_vpn.daemon.peers.members import Members
 from dstack_vpn.daemon.peers.path_keeper import PathKeeper
@@ -63,6 +66,7 @@ from dstack_vpn.ports import (
     ConfigArchive,
     Echo,
     EndpointMemory,
+    ExitGuard,
     Firewall,
     KeyChanger,
     KeyRing,
@@ -136,6 +140,12 @@ class Options:
     forwards: Sequence[Forward]
     policy_file: PolicyDocument | None
     """The policy of POLICY_FILE."""
+    mark: int | None
+    """The mark of control traffic."""
+    exit_nodes: tuple[str, ...]
+    """EXIT_NODE, the preferred ones first."""
+    exit_allow_lan: bool
+    """Packets to local networks may leave outside of the tunnel."""
     unprotected: FirewallReport | None
     """The report that no packet filter protects the tunnel; None if one does."""
 
@@ -183,9 +193,19 @@ def assemble(outside: Outside, options: Options) -> Daemon:
     chain = ChainLoop(outside.source, state, quorum_checker)
 
     # The device.
-    tunnel = Tunnel(outside.link, members, keys, options.listen_port, options.interface, options.mtu, clock)
+    tunnel = Tunnel(
+        link=outside.link,
+        members=members,
+        keys=keys,
+        listen_port=options.listen_port,
+        name=options.interface,
+        mtu=options.mtu,
+        mark=options.mark,
+        exits=bool(options.exit_nodes),
+        clock=clock,
+    )
     prefixes = frozenset(map(str, options.addresses.networks))
-    filled = asyncio.Event()
+    filled, foreign_edit = asyncio.Event(), asyncio.Event()
     firewall_controller = FirewallController(
         firewall=outside.firewall,
         resolver=outside.forward_resolver,
@@ -198,6 +218,7 @@ def assemble(outside: Outside, options: Options) -> Daemon:
         enforced=members.policy_enforced,
         unenforced=members.policy_unenforced,
         filled=filled,
+        noticed=foreign_edit.set,
         closed=options.closed_ports,
         forwards=options.forwards,
     )
@@ -236,6 +257,20 @@ def assemble(outside: Outside, options: Options) -> Daemon:
     if outside.ring is not None and outside.changer is not None and options.key_schedule is not None:
         key_expiry = KeyExpiry(chain, outside.ring, outside.changer, options.key_schedule, publish)
 
+    # The exit.
+    roles = RoleWatch(members, peer_stats, answers, clock, outside.echo)
+    exit_keeper = ExitKeeper(
+        names=options.exit_nodes,
+        guard=ExitGuard(options.interface, prefixes, options.mark or MARK, options.exit_allow_lan),
+        firewall=outside.firewall,
+        members=members,
+        clock=clock,
+        publish=publish,
+        standing=roles.standing,
+        watch=partial(roles.watch, what="exits"),
+        edited=foreign_edit,
+    )
+
     # Observation.
     reporter = Reporter(
         started=clock.now(),
@@ -248,6 +283,7 @@ def assemble(outside: Outside, options: Options) -> Daemon:
         quorum_checker=quorum_checker,
         key_expiry=key_expiry,
         firewall_controller=firewall_controller,
+        exit_keeper=exit_keeper,
         unprotected=options.unprotected,
     )
     return Daemon(
@@ -270,7 +306,8 @@ def assemble(outside: Outside, options: Options) -> Daemon:
         peer_stats=peer_stats,
         denied=denied,
         answers=AnswerWatch(peer_stats, members, clock, publish, answers),
-        roles=RoleWatch(members, peer_stats, answers, clock, outside.echo),
+        roles=roles,
+        exit_keeper=exit_keeper,
         health=HealthWatch(reporter.collect, clock, publish),
         reporter=reporter,
         audit_writer=audit_writer,

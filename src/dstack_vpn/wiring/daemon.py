@@ -38,7 +38,7 @@ from dstack_vpn.ports import ChainSource, Firewall, Link
 from dstack_vpn.wiring.addresses import address_plan, destinations, peer_policy
 from dstack_vpn.wiring.assembly import Options, Outside, assemble
 from dstack_vpn.wiring.audit_log import audit_log_of
-from dstack_vpn.wiring.firewall import closed_ports, protects, unprotected
+from dstack_vpn.wiring.firewall import check_exit, closed_ports, protects, unprotected
 from dstack_vpn.wiring.key_expiry import changer_of
 from dstack_vpn.wiring.keys import identity_of, with_key
 from dstack_vpn.wiring.names import serve_names
@@ -85,6 +85,7 @@ def build(settings: Settings, link: Link, relays: Relays, source: ChainSource, f
     """Return a daemon that is ready to run; raises `ConfigError`."""
     if settings.wireguard_private_key is None:
         raise ConfigError(["WIREGUARD_PRIVATE_KEY (or WIREGUARD_PRIVATE_KEY_FILE): is not set"])
+    check_exit(settings)
     outside = Outside(
         clock=SystemClock(),
         source=source,
@@ -128,6 +129,9 @@ def build(settings: Settings, link: Link, relays: Relays, source: ChainSource, f
         closed_ports=closed_ports(settings),
         forwards=settings.forward_to,
         policy_file=read_policy_file(settings.policy_file),
+        mark=settings.fwmark,
+        exit_nodes=settings.exit_node,
+        exit_allow_lan=settings.exit_allow_lan,
         unprotected=unprotected(settings),
     )
     return assemble(outside, options)
@@ -163,6 +167,7 @@ async def _run(settings: Settings, claim: Claim) -> None:
     node.keys.private.wipe()
     await node.audit_writer.close()
     if not settings.keep_interface:
+        await node.exit_keeper.stop()
         await node.firewall_controller.stop()
 
 

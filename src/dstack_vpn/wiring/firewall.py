@@ -9,7 +9,7 @@ from dstack_vpn.adapters.firewall import NftFirewall
 from dstack_vpn.config import Settings
 from dstack_vpn.core.observe.check import Check, failed, passed, warned
 from dstack_vpn.core.observe.reports import FirewallReport
-from dstack_vpn.errors import FirewallError
+from dstack_vpn.errors import ConfigError, FirewallError
 
 UNPROTECTED: Final = (
     "packets from the VPN reach every address of this machine; blackhole routes alone stop leaks"
@@ -31,6 +31,13 @@ def unprotected(settings: Settings) -> FirewallReport | None:
 def protects(settings: Settings) -> bool:
     """Return whether the settings ask for a packet filter around the tunnel."""
     return settings.leak_protection == "on" or (settings.leak_protection == "auto" and NftFirewall().is_there)
+
+
+def check_exit(settings: Settings) -> None:
+    """Raise `ConfigError` if the settings ask for an exit, and nothing could guard it."""
+    if settings.exit_node and not NftFirewall().is_there:
+        missing = "EXIT_NODE: needs libnftables, which is not installed: apt install nftables"
+        raise ConfigError([f"{missing}. Example: EXIT_NODE="])
 
 
 def closed_ports(settings: Settings) -> frozenset[tuple[str, int]]:

@@ -8,6 +8,7 @@ from typing import Final
 
 import structlog
 
+from dstack_vpn.adapters.device.interface import Interface
 from dstack_vpn.adapters.device.survey import survey
 from dstack_vpn.adapters.keys.keyring import FileKeyRing
 from dstack_vpn.adapters.resolver import SystemResolver
@@ -16,8 +17,9 @@ from dstack_vpn.adapters.store.archive import FileArchive
 from dstack_vpn.adapters.store.lock import claim_interface, holder, is_locked
 from dstack_vpn.config import Settings
 from dstack_vpn.core.access.addressing import unique_local_prefix
+from dstack_vpn.core.exit_routing import RoutingFacts, exit_obstacles
 from dstack_vpn.core.observe.check import Check, failed, passed, warned
-from dstack_vpn.core.ownership import Claim, Host, Identity, in_the_way, within
+from dstack_vpn.core.ownership import Claim, Host, Identity, Obstacle, in_the_way, within
 from dstack_vpn.core.wireguard.x25519 import derive
 from dstack_vpn.errors import DeviceError, InTheWayError
 from dstack_vpn.wiring.rpc import contacts
@@ -54,13 +56,12 @@ async def taken(settings: Settings) -> AsyncIterator[Claim]:
     claim = claim_of(settings, make=True)
     with ExitStack() as stack:
         held = claim_interface(settings.interface)
-        host = await _look_or_not(settings, claim)
+        host, routing = await _look_or_not(settings, claim)
         if held is not None:
             stack.enter_context(held)
         else:
             host = replace(host, holder=holder(settings.interface))
-        found = in_the_way(host, claim)
-        if found:
+        if found := [*in_the_way(host, claim), *_exit_obstacles(host, claim, routing)]:
             raise InTheWayError([str(obstacle) for obstacle in found])
         yield claim
 
@@ -69,25 +70,43 @@ async def check(settings: Settings) -> Check:
     """Check for ``doctor``; a running daemon of the same state directory is not a conflict."""
     claim = claim_of(settings)
     try:
-        host = await look(settings, claim)
+        host, routing = await look(settings, claim), await _routing(settings)
     except DeviceError as error:
         return warned("host", str(error), "run as root")
     if not is_locked(settings.state_dir):
         host = replace(host, holder=holder(settings.interface))
-    found = in_the_way(host, claim)
+    found = [*in_the_way(host, claim), *_exit_obstacles(host, claim, routing)]
     if not found:
         return passed("host", f"no other program conflicts with {settings.interface} and its networks")
     remedies = dict.fromkeys(obstacle.remedy for obstacle in found)
     return failed("host", "; ".join(obstacle.what for obstacle in found), "; ".join(remedies))
 
 
-async def _look_or_not(settings: Settings, claim: Claim) -> Host:
+async def _routing(settings: Settings) -> RoutingFacts | None:
+    """Return the host's policy routing; None without EXIT_NODE. Raises `DeviceError`."""
+    if not settings.exit_node:
+        return None
+    interface = Interface(settings.interface)
     try:
-        return await look(settings, claim)
+        return await interface.routing_facts()
+    finally:
+        await interface.close()
+
+
+def _exit_obstacles(host: Host, claim: Claim, routing: RoutingFacts | None) -> Iterator[Obstacle]:
+    if routing is not None:
+        link = host.link
+        proven = link is not None and claim.identity.proof(link, host.device) is not None
+        yield from exit_obstacles(routing, claim.interface, link.index if link is not None and proven else 0)
+
+
+async def _look_or_not(settings: Settings, claim: Claim) -> tuple[Host, RoutingFacts | None]:
+    try:
+        return await look(settings, claim), await _routing(settings)
     except DeviceError as error:
         # A missing feature does not end the node here; the link checks again when it is started.
         _log.warning("node.unsurveyed", problem=str(error))
-        return Host()
+        return Host(), None
 
 
 async def _hosts(settings: Settings, claim: Claim) -> list[tuple[str, str]]:

@@ -144,6 +144,7 @@ class Bench:
     staleness: float = 3600.0
     keep_interface: bool = False
     protect: bool = False
+    exit_nodes: tuple[str, ...] = ()
     policy_when_stale: StalePolicy = StalePolicy.KEEP
     source: ScriptedSource = field(init=False)
     node: Daemon = field(init=False)
@@ -222,6 +223,9 @@ class Bench:
             closed_ports=frozenset(),
             forwards=(),
             policy_file=None,
+            mark=11_800 if self.exit_nodes else None,
+            exit_nodes=self.exit_nodes,
+            exit_allow_lan=False,
             unprotected=None,
         )
 

@@ -27,6 +27,7 @@ from dstack_vpn.adapters.device.kernel import KernelDevice
 from dstack_vpn.adapters.device.netlink import LinkWatch, find_family
 from dstack_vpn.adapters.device.userspace import UserspaceDevice
 from dstack_vpn.adapters.device.wgnetlink import FAMILY_NAME
+from dstack_vpn.core.exit_routing import exit_obstacles
 from dstack_vpn.core.model import Cidr, DeviceState, RemovePeer
 from dstack_vpn.core.ownership import (
     Claim,
@@ -96,9 +97,16 @@ class _Link(ABC):
         changed |= await self._interface.set_routes(settings.routes, present)
         changed |= await self._interface.set_networks(networks, present)
         changed |= await self._interface.set_exit(settings.exit_mark)
-        self._taken = taken(present, self._claim, index)
+        self._taken = taken(present, self._claim, index) or await self._rival(settings, index)
         self._settings = settings
         return changed
+
+    async def _rival(self, settings: LinkSettings, index: int) -> str | None:
+        """Return what competes with the exit, which another program has set up since the start."""
+        if settings.exit_mark is None:
+            return None
+        facts = await self._interface.routing_facts()
+        return next((str(each) for each in exit_obstacles(facts, self.name, index)), None)
 
     async def edited(self) -> None:
         """See `ports.Link.edited`."""

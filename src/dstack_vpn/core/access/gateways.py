@@ -52,16 +52,17 @@ class GatewayChoice:
         ``gateways`` has the tokens that may be used, one at least for each network.
         """
         self.used = {
-            prefix: self._next(sorted(tokens), self.used.get(prefix), now)
+            prefix: self.next(sorted(tokens), self.used.get(prefix), now)
             for prefix, tokens in gateways.items()
         }
 
-    def _next(self, tokens: list[TokenId], used: TokenId | None, now: float) -> TokenId:
+    def next(self, tokens: Sequence[TokenId], used: TokenId | None, now: float) -> TokenId:
+        """Return the gateway to use after ``used``; ``tokens`` has the preferred ones first."""
         if used is None or used not in tokens:
             return next((token for token in tokens if not self._fails(token, now)), tokens[0])
         if not self._fails(used, now):
-            lower = (token for token in tokens if token < used)
-            return next((token for token in lower if self._is_steady(token, now)), used)
+            preferred = tokens[: tokens.index(used)]
+            return next((token for token in preferred if self._is_steady(token, now)), used)
         better = [Standing.ALIVE]
         if self._standing(used)[0] is Standing.SILENT:
             better.append(Standing.UNJUDGED)

@@ -339,6 +339,31 @@ class FieldRefused(
 
 
 @dataclass(frozen=True, slots=True)
+class ExitUsed(Event, name="exit.used", logger="registry"):
+    """Everything leaves by a node (EXIT_NODE), or by another one than before."""
+
+    node: str
+    token: TokenId
+    former: str | None
+    """The exit before; None if nothing left."""
+    ipv4: bool
+    ipv6: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ExitBlocked(
+    Event,
+    name="exit.blocked",
+    level="error",
+    logger="registry",
+    action="Read `reason`: correct EXIT_NODE, or the routes of the nodes that it names.",
+):
+    """No node that EXIT_NODE names can be used. Only control traffic leaves this machine."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class TransportChanged(Event, name="peer.transport", logger="relay"):
     """The node reaches a peer in another way."""
 
@@ -501,6 +526,8 @@ NodeEvent: TypeAlias = (
     | PeersChanged
     | PeerRefused
     | FieldRefused
+    | ExitUsed
+    | ExitBlocked
     | TransportChanged
     | PeerSilent
     | PeerAnswered

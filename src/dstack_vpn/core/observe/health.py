@@ -15,6 +15,7 @@ from dstack_vpn.core.chain.lag import WORTH_A_LOOK
 from dstack_vpn.core.observe.reports import (
     ChainReport,
     DeviceReport,
+    ExitReport,
     FirewallReport,
     KeyReport,
     MembersReport,
@@ -96,6 +97,8 @@ def evaluate(reports: Reports, now: float) -> Health:
         components.append(_relays(reports.relays))
     if reports.policy is not None:
         components.append(_policy(reports.policy))
+    if reports.exit is not None:
+        components.append(_exit(reports.exit))
     if reports.gateway is not None:
         components.append(Component("gateway", Status.FAILED, reports.gateway))
     if reports.firewall is not None:
@@ -260,6 +263,24 @@ def _policy(policy: PolicyReport) -> Component:
     if policy.warning is not None:
         return Component("policy", Status.WARNING, policy.warning)
     return Component("policy", Status.OK)
+
+
+def _exit(exit_: ExitReport) -> Component:
+    """Fail if nothing leaves; warn if the exit is not the preferred one."""
+    refused = "; ".join(f"{name}: {problem}" for name, problem in exit_.refused.items())
+    if exit_.unguarded is not None:
+        return Component("exit", Status.FAILED, f"nothing leaves: {exit_.unguarded}")
+    if exit_.used is None:
+        return Component("exit", Status.FAILED, f"nothing leaves: {refused}")
+    if exit_.used in exit_.silent:
+        return Component("exit", Status.FAILED, f"{exit_.used} does not answer, so nothing leaves")
+    lacks = [f"IPv{version} is blocked" for version in (4, 6) if version not in exit_.versions]
+    reason = "; ".join([f"by {exit_.used}", *lacks])
+    if exit_.preferred:
+        return Component("exit", Status.OK, reason)
+    silent = "; ".join(f"{name} does not answer" for name in exit_.silent)
+    why = "; ".join(filter(None, (refused, silent))) or "the preferred exit answers again"
+    return Component("exit", Status.WARNING, f"{reason}; {why}")
 
 
 def _firewall(firewall: FirewallReport) -> Component:

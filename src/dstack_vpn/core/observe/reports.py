@@ -157,6 +157,24 @@ class PolicyReport:
 
 
 @dataclass(frozen=True, slots=True)
+class ExitReport:
+    """The exit of this node (EXIT_NODE)."""
+
+    used: str | None = None
+    """The node by which everything leaves; None: nothing leaves."""
+    preferred: bool = True
+    """It is the first of EXIT_NODE."""
+    versions: frozenset[int] = frozenset()
+    """The IP versions that it has."""
+    refused: Mapping[str, str] = field(default_factory=dict)
+    """The nodes that can't be used, with the reasons."""
+    silent: tuple[str, ...] = ()
+    """The nodes that do not answer."""
+    unguarded: str | None = None
+    """The reason that the kill switch is not in force."""
+
+
+@dataclass(frozen=True, slots=True)
 class Reports:
     """All reports at one moment."""
 
@@ -173,6 +191,8 @@ class Reports:
     """Peers whose relays carry nothing, with the reasons."""
     policy: PolicyReport | None = None
     """None if no policy restricts anything, and none was refused."""
+    exit: ExitReport | None = None
+    """None without EXIT_NODE."""
     gateway: str | None = None
     """The reason that this machine does not forward for its plain clients."""
     firewall: FirewallReport | None = None

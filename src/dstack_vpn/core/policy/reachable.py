@@ -5,7 +5,7 @@ which nothing is permitted is not routed into the tunnel at all.
 """
 
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from dstack_vpn.core.model import Cidr
 from dstack_vpn.core.paths.destination import IPNetwork
@@ -20,16 +20,37 @@ def may_send(
 
     ``policies`` is None if no policy restricts anything.
     """
+    network = ipaddress.ip_network(prefix)
+    return _permits(policies, tag_names, own, lambda selector: _includes(selector, network))
+
+
+def may_use_internet(
+    policies: Sequence[PolicyInForce] | None, tag_names: Sequence[str], own: Subject | None
+) -> bool:
+    """Return whether each of the policies has a grant from this node to the internet."""
+    return _permits(policies, tag_names, own, lambda selector: selector.kind is SelectorKind.INTERNET)
+
+
+def _permits(
+    policies: Sequence[PolicyInForce] | None,
+    tag_names: Sequence[str],
+    own: Subject | None,
+    includes: Callable[[Selector], bool],
+) -> bool:
     if policies is None:
         return True
-    network = ipaddress.ip_network(prefix)
-    return own is not None and all(
-        any(
-            any(_names(selector, own, tag_names) for selector in grant.src)
-            and any(_includes(selector, network) for selector in grant.dst)
-            for grant in policy.document.grants
+    # Without any policy in force yet, nothing is permitted.
+    return (
+        bool(policies)
+        and own is not None
+        and all(
+            any(
+                any(_names(selector, own, tag_names) for selector in grant.src)
+                and any(map(includes, grant.dst))
+                for grant in policy.document.grants
+            )
+            for policy in policies
         )
-        for policy in policies
     )
 
 

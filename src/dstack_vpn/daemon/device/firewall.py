@@ -52,6 +52,8 @@ class FirewallController:
     filled: asyncio.Event
     """Set once the device's peers are those of the members. A policy that an earlier process has
     left in force stays until then, or until peers of this process need its rules."""
+    noticed: Callable[[], None]
+    """Called after another program has changed a table."""
     closed: frozenset[tuple[str, int]] = frozenset()
     """See `ports.FirewallRules.closed`."""
     forwards: Sequence[Forward] = ()
@@ -131,6 +133,7 @@ class FirewallController:
             except FirewallError:
                 await asyncio.sleep(self.check)  # the regular check shows the same problem
             else:
+                self.noticed()
                 await asyncio.sleep(AFTER_EDIT.pause(self._check_took))
                 self._due.set()
 

@@ -45,6 +45,10 @@ class Tunnel:
     listen_port: int
     name: str
     mtu: int
+    mark: int | None
+    """The mark of WireGuard's own packets; None: the device keeps its own."""
+    exits: bool
+    """Everything without the mark leaves by the tunnel, or not at all."""
     clock: Clock
     up: asyncio.Event = field(default_factory=asyncio.Event, init=False)
     """Set while there is a device that is configured."""
@@ -131,19 +135,21 @@ class Tunnel:
 
     async def give(self, key: PrivateKey) -> None:
         """Set the device's key and port; raises `DeviceError`."""
-        await self.device.configure(key, self.listen_port)
+        await self.device.configure(key, self.listen_port, self.mark)
         self._given = key
 
     async def hold(self, state: DeviceState) -> bool:
-        """Undo another program's change of the device's key or port; raises `DeviceError`.
+        """Undo another program's change of the device's key, port or mark; raises `DeviceError`.
 
         Returns whether there was a change: it ended the sessions of all peers.
         """
         if self._given is None or (
-            state.public_key == derive(self._given) and self.listen_port in {0, state.listen_port}
+            state.public_key == derive(self._given)
+            and self.listen_port in {0, state.listen_port}
+            and self.mark in {None, state.fwmark}
         ):
             return False
-        _log.warning("device.edited", what="key or port")
+        _log.warning("device.edited", what="key, port or mark")
         await self.give(self._given)
         return True
 
@@ -168,7 +174,13 @@ class Tunnel:
             addresses = plan.allowed_ips(own.token_id)
         elif self.members.synced is not None:
             addresses = frozenset()
-        settings = LinkSettings(self.name, self.mtu, addresses, frozenset({str(plan.ipv4), str(plan.ipv6)}))
+        settings = LinkSettings(
+            self.name,
+            self.mtu,
+            addresses,
+            frozenset({str(plan.ipv4), str(plan.ipv6)}),
+            exit_mark=self.mark if self.exits else None,
+        )
         if settings == self._settings:
             return False
         before = None if self._settings is None else self._settings.addresses

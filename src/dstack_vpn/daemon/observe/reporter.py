@@ -10,6 +10,7 @@ from dstack_vpn.daemon.device.key_expiry import KeyExpiry
 from dstack_vpn.daemon.device.tunnel import Tunnel
 from dstack_vpn.daemon.observe.audit_writer import AuditWriter
 from dstack_vpn.daemon.observe.persistence import Persistence
+from dstack_vpn.daemon.peers.exit_keeper import ExitKeeper
 from dstack_vpn.daemon.peers.paths import Paths
 from dstack_vpn.daemon.peers.removal_guard import MassRemovalGuard
 
@@ -29,6 +30,7 @@ class Reporter:
     quorum_checker: QuorumChecker | None
     key_expiry: KeyExpiry | None
     firewall_controller: FirewallController
+    exit_keeper: ExitKeeper
     unprotected: FirewallReport | None
     """The report if no packet filter keeps packets in the tunnel, or None."""
 
@@ -44,6 +46,7 @@ class Reporter:
             key=None if self.key_expiry is None else self.key_expiry.report(),
             relays=self.paths.problems(),
             policy=self._policy(),
+            exit=self.exit_keeper.report(),
             gateway=self.firewall_controller.forwarding_problem,
             firewall=self._firewall(),
         )

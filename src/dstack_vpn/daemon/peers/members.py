@@ -380,6 +380,11 @@ class Members:
         node = None if token is None else self.follower.registry.get(token)
         return token, None if node is None or isinstance(node.node_id, Malformed) else node.node_id
 
+    def registered(self, key: PublicKey) -> Node | None:
+        """Return the node that a peer stands for."""
+        token = self.membership.tokens.get(key)
+        return None if token is None else self.follower.registry.get(token)
+
     def node_at(self, address: str) -> str | None:
         """Return the node id of the token with a tunnel address; None if it has none."""
         token = self.addresses.token_at(address)

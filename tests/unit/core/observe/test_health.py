@@ -10,6 +10,7 @@ from dstack_vpn.core.observe.health import HEAD_PATIENCE, Status, clock_problem,
 from dstack_vpn.core.observe.reports import (
     ChainReport,
     DeviceReport,
+    ExitReport,
     FirewallReport,
     MembersReport,
     QuorumReport,
@@ -23,6 +24,8 @@ MEMBERS = MembersReport(synced=NOW)
 LONG_AGO = NOW - HEAD_PATIENCE - 1
 DEVICE = DeviceReport(up=True, problem=None)
 WELL = Reports(started=0.0, chain=CHAIN, members=MEMBERS, device=DEVICE)
+
+EXIT = ExitReport("a", versions=frozenset({4, 6}))
 
 
 def test_all_is_well() -> None:
@@ -68,6 +71,13 @@ def test_at_the_start_nothing_is() -> None:
         ({"firewall": FirewallReport(problem="no nft")}, "firewall", Status.FAILED, True),
         ({"firewall": FirewallReport(unprotected="nft is not installed")}, "firewall", Status.WARNING, True),
         ({"firewall": FirewallReport(unprotected="off", by_choice=True)}, "firewall", Status.OK, True),
+        ({"exit": EXIT}, "exit", Status.OK, True),
+        ({"exit": replace(EXIT, versions=frozenset({4}))}, "exit", Status.OK, True),
+        ({"exit": replace(EXIT, preferred=False, refused={"b": "revoked"})}, "exit", Status.WARNING, True),
+        ({"exit": replace(EXIT, preferred=False)}, "exit", Status.WARNING, True),
+        ({"exit": replace(EXIT, silent=("a",))}, "exit", Status.FAILED, True),
+        ({"exit": replace(EXIT, unguarded="no nft")}, "exit", Status.FAILED, True),
+        ({"exit": ExitReport(refused={"a": "revoked"})}, "exit", Status.FAILED, True),
     ],
 )
 def test_each_trouble_shows_with_a_reason(

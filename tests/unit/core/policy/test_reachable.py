@@ -10,7 +10,7 @@ from dstack_vpn.core.policy.compiler import PolicyInForce, Subject
 from dstack_vpn.core.policy.directory import Member, MemberDirectory
 from dstack_vpn.core.policy.document import PolicyDocument, parse_policy
 from dstack_vpn.core.policy.evaluation import Packet, allows
-from dstack_vpn.core.policy.reachable import may_send
+from dstack_vpn.core.policy.reachable import may_send, may_use_internet
 from dstack_vpn.core.policy.selectors import Protocol
 
 OWNER = "0x" + "a" * 40
@@ -48,6 +48,22 @@ def test_a_network_is_reached_if_a_packet_to_it_is_allowed(
     assert may_send([PolicyInForce("p", policy)], TAGS, own, route) == expected
 
 
+@given(policies, st.integers(0, 3))
+def test_the_internet_is_reached_if_a_packet_to_it_is_allowed(policy: PolicyDocument, tags: int) -> None:
+    held = frozenset(name for bit, name in enumerate(TAGS) if tags >> bit & 1)
+    src, dst = ipaddress.ip_address("10.77.0.1"), ipaddress.ip_address("1.1.1.1")
+    directory = MemberDirectory.of(
+        [
+            Member(1, "n1", OWNER, held, frozenset({src})),
+            Member(2, "gw", "0x" + "c" * 40, frozenset(), frozenset(), (ipaddress.ip_network("0.0.0.0/0"),)),
+        ],
+        [ipaddress.ip_network("10.77.0.0/16")],
+    )
+    expected = allows(policy, directory, Packet(src, dst, Protocol.ICMP))
+    found = may_use_internet([PolicyInForce("p", policy)], TAGS, Subject("n1", OWNER, tags))
+    assert found == expected
+
+
 def test_without_a_policy_every_network_is_reached_and_under_none_no_network() -> None:
     own = Subject("n1", OWNER, 0)
     assert may_send(None, TAGS, own, "10.9.0.0/24")
@@ -55,5 +71,6 @@ def test_without_a_policy_every_network_is_reached_and_under_none_no_network() -
     nothing = parse_policy('{"grants": []}')
     assert may_send([PolicyInForce("a", everything)], TAGS, own, "10.9.0.0/24")
     assert not may_send([PolicyInForce("a", everything)], TAGS, None, "10.9.0.0/24")
+    assert not may_send([], TAGS, own, "10.9.0.0/24"), "no policy is confirmed yet"
     both = [PolicyInForce("a", everything), PolicyInForce("b", nothing)]
     assert not may_send(both, TAGS, own, "10.9.0.0/24")

@@ -117,6 +117,10 @@ export function describe(event) {
       return { kind: event.silent ? "bad" : "good", words: `${event.silent} peers do not answer, ${event.answering} answer again` };
     case "peer.refused":
       return { kind: "bad", who, words: `was refused by the device: ${event.problem}` };
+    case "exit.used":
+      return { kind: "good", words: `everything leaves by ${event.node}${event.former ? `, before by ${event.former}` : ""}` };
+    case "exit.blocked":
+      return { kind: "bad", words: `nothing leaves this machine: ${event.reason}` };
     case "token.refused":
       return { kind: "warn", who, words: `has an unusable ${event.field}: ${event.problem}` };
     case "plan.failed":
