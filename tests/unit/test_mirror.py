@@ -321,6 +321,11 @@ COVERED: Final[Mapping[str, Cover]] = {
     "daemon.peers.paths": Cover(
         "unit/daemon/peers/test_path_keeper.py", "the keeper drives it", "daemon.peers.path_keeper"
     ),
+    "daemon.peers.route_keeper": Cover(
+        "unit/daemon/peers/test_routes.py",
+        "the whole daemon on a scripted chain",
+        "tests.unit.daemon.conftest > wiring.assembly",
+    ),
     "errors": Cover("unit/cli/test_cli.py", "classes; commands turn them into exit codes"),
     "ports": Cover("unit/test_memory_device.py", "protocols"),
     "wiring.addresses": Cover("unit/cli/test_plan.py", "one function of the settings"),

@@ -21,6 +21,7 @@ from dstack_vpn.core.model import Address, SocketAddress
 from dstack_vpn.core.observe.reports import FirewallReport
 from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
 from dstack_vpn.core.paths.port_forward import Forward
+from dstack_vpn.core.paths.routes import AcceptRoutes
 from dstack_vpn.core.paths.selector import TransportMode
 from dstack_vpn.core.policy.document import PolicyDocument
 from dstack_vpn.core.policy.selection import PolicySelection
@@ -59,6 +60,8 @@ from dstack_vpn.daemon.peers.policies import Policies
 from dstack_vpn.daemon.peers.reconciler import Reconciler
 from dstack_vpn.daemon.peers.removal_guard import MassRemovalGuard
 from dstack_vpn.daemon.peers.resolving import EndpointResolver
+from dstack_vpn.daemon.peers.route_keeper import RouteKeeper
+from dstack_vpn.daemon.peers.routes import Routes
 from dstack_vpn.ports import (
     AuditLog,
     ChainSource,
@@ -102,6 +105,11 @@ class Outside:
     forward_resolver: Resolver
     """Resolves the targets of FORWARD_TO."""
     echo: Echo
+    machine_resolver: Resolver
+    """Resolves the hosts of `machines`."""
+    machines: Callable[[], Sequence[tuple[str, str]]]
+    """Returns the machines that this node must reach outside of the tunnel, beside its peers: what
+    each is, and its host."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,6 +146,7 @@ class Options:
     closed_ports: frozenset[tuple[str, int]]
     """See `ports.FirewallRules.closed`."""
     forwards: Sequence[Forward]
+    accept_routes: AcceptRoutes
     policy_file: PolicyDocument | None
     """The policy of POLICY_FILE."""
     mark: int | None
@@ -166,6 +175,7 @@ def assemble(outside: Outside, options: Options) -> Daemon:
     changes = PendingChanges(Debounce(clock))
     doubted, own_changed = asyncio.Event(), asyncio.Event()
     policies = Policies(options.addresses, PolicySelection(options.policy_file), clock, publish)
+    routes = Routes(options.accept_routes, clock, publish, own_changed.set)
     members = Members(
         own_key=derive(options.private_key),
         identity=options.identity,
@@ -182,6 +192,7 @@ def assemble(outside: Outside, options: Options) -> Daemon:
         own_changed=own_changed.set,
         rekey=keys.adopt,
         policies=policies,
+        routes=routes,
         publish=publish,
     )
 
@@ -243,6 +254,10 @@ def assemble(outside: Outside, options: Options) -> Daemon:
         observers=(peer_stats.observe, persistence.config_changed, handshakes.observe, resolver.observe),
         publish=publish,
     )
+    roles = RoleWatch(members, peer_stats, answers, clock, outside.echo)
+    route_keeper = RouteKeeper(
+        members, tunnel, roles, paths, clock, outside.machine_resolver, outside.machines
+    )
     denied = DeniedWatch(
         firewall=outside.firewall,
         interface=options.interface,
@@ -258,7 +273,6 @@ def assemble(outside: Outside, options: Options) -> Daemon:
         key_expiry = KeyExpiry(chain, outside.ring, outside.changer, options.key_schedule, publish)
 
     # The exit.
-    roles = RoleWatch(members, peer_stats, answers, clock, outside.echo)
     exit_keeper = ExitKeeper(
         names=options.exit_nodes,
         guard=ExitGuard(options.interface, prefixes, options.mark or MARK, options.exit_allow_lan),
@@ -295,7 +309,7 @@ def assemble(outside: Outside, options: Options) -> Daemon:
         members=members,
         chain=chain,
         tunnel=tunnel,
-        keeper=TunnelKeeper(tunnel, own_changed, reconciler.fill, reconciler.renew),
+        keeper=TunnelKeeper(tunnel, own_changed, reconciler.fill, route_keeper.survey, reconciler.renew),
         reconciler=reconciler,
         path_keeper=PathKeeper(
             paths, tunnel, members, executor, clock, outside.make_relay, outside.can_send, publish
@@ -308,6 +322,7 @@ def assemble(outside: Outside, options: Options) -> Daemon:
         answers=AnswerWatch(peer_stats, members, clock, publish, answers),
         roles=roles,
         exit_keeper=exit_keeper,
+        route_keeper=route_keeper,
         health=HealthWatch(reporter.collect, clock, publish),
         reporter=reporter,
         audit_writer=audit_writer,

@@ -23,6 +23,7 @@ from dstack_vpn.core.observe.audit_chain import ORIGIN, Anchor, AuditRecord
 from dstack_vpn.core.observe.health import Health, evaluate
 from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
 from dstack_vpn.core.paths.relay_url import RelayUrl
+from dstack_vpn.core.paths.routes import NO_ROUTES, AcceptRoutes
 from dstack_vpn.core.paths.selector import TransportMode
 from dstack_vpn.core.wireguard.keys import PrivateKey, PublicKey
 from dstack_vpn.daemon.daemon import Daemon
@@ -145,6 +146,8 @@ class Bench:
     keep_interface: bool = False
     protect: bool = False
     exit_nodes: tuple[str, ...] = ()
+    accept_routes: AcceptRoutes = NO_ROUTES
+    machines: list[tuple[str, str]] = field(default_factory=list)
     policy_when_stale: StalePolicy = StalePolicy.KEEP
     source: ScriptedSource = field(init=False)
     node: Daemon = field(init=False)
@@ -195,6 +198,8 @@ class Bench:
             firewall=self.firewall,
             forward_resolver=self.resolver,
             echo=self.echo,
+            machine_resolver=self.resolver,
+            machines=lambda: self.machines,
         )
 
     def _options(self) -> Options:
@@ -222,6 +227,7 @@ class Bench:
             protect=self.protect,
             closed_ports=frozenset(),
             forwards=(),
+            accept_routes=self.accept_routes,
             policy_file=None,
             mark=11_800 if self.exit_nodes else None,
             exit_nodes=self.exit_nodes,

@@ -38,6 +38,10 @@ class GatewayChoice:
     _standings: dict[TokenId, tuple[Standing, float]] = field(default_factory=dict, init=False)
     """The state of each gateway, and the time since which it has it."""
 
+    def adopt(self, used: Mapping[Cidr, TokenId]) -> None:
+        """Begin with these gateways, as far as they may still be used at the next choice."""
+        self.used = dict(used)
+
     def observe(self, standings: Mapping[TokenId, Standing], now: float) -> None:
         """Record the state of every gateway."""
         before = self._standings

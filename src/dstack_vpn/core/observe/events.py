@@ -364,6 +364,42 @@ class ExitBlocked(
 
 
 @dataclass(frozen=True, slots=True)
+class NetworkReached(Event, name="network.reached", logger="registry"):
+    """The node reaches a network by a gateway (ACCEPT_ROUTES), or by another one than before."""
+
+    network: str
+    token: TokenId
+    node: str | None
+    """The gateway."""
+    former: str | None
+    """The gateway before; None if the network was not reached."""
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkLeft(Event, name="network.left", level="warning", logger="registry"):
+    """The node does not reach a network by a gateway any more."""
+
+    network: str
+    former: str | None
+    """The last gateway."""
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkRefused(
+    Event,
+    name="network.refused",
+    level="warning",
+    logger="registry",
+    action="Remove the conflict, or leave the network out of ACCEPT_ROUTES.",
+):
+    """A network behind a node conflicts with this host. Its packets do not go into the tunnel."""
+
+    network: str
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
 class TransportChanged(Event, name="peer.transport", logger="relay"):
     """The node reaches a peer in another way."""
 
@@ -528,6 +564,9 @@ NodeEvent: TypeAlias = (
     | FieldRefused
     | ExitUsed
     | ExitBlocked
+    | NetworkReached
+    | NetworkLeft
+    | NetworkRefused
     | TransportChanged
     | PeerSilent
     | PeerAnswered

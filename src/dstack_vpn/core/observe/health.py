@@ -22,6 +22,7 @@ from dstack_vpn.core.observe.reports import (
     PolicyReport,
     QuorumReport,
     Reports,
+    RoutesReport,
     StorageReport,
 )
 from dstack_vpn.core.wireguard.key_age import span
@@ -99,6 +100,8 @@ def evaluate(reports: Reports, now: float) -> Health:
         components.append(_policy(reports.policy))
     if reports.exit is not None:
         components.append(_exit(reports.exit))
+    if reports.routes is not None:
+        components.append(_routes(reports.routes))
     if reports.gateway is not None:
         components.append(Component("gateway", Status.FAILED, reports.gateway))
     if reports.firewall is not None:
@@ -281,6 +284,14 @@ def _exit(exit_: ExitReport) -> Component:
     silent = "; ".join(f"{name} does not answer" for name in exit_.silent)
     why = "; ".join(filter(None, (refused, silent))) or "the preferred exit answers again"
     return Component("exit", Status.WARNING, f"{reason}; {why}")
+
+
+def _routes(routes: RoutesReport) -> Component:
+    """Warn of networks that conflict with this host."""
+    found = [f"{network} is not used: {problem}" for network, problem in routes.conflicts.items()]
+    more = f"; and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else ""
+    reason = "; ".join(found[:MOST_NAMED]) + more
+    return Component("routes", Status.WARNING if found else Status.OK, reason)
 
 
 def _firewall(firewall: FirewallReport) -> Component:

@@ -143,6 +143,15 @@ class FirewallReport:
 
 
 @dataclass(frozen=True, slots=True)
+class RoutesReport:
+    """The networks behind other nodes (ACCEPT_ROUTES)."""
+
+    used: int = 0
+    conflicts: Mapping[str, str] = field(default_factory=dict)
+    """The networks that conflict with this host, with the reasons."""
+
+
+@dataclass(frozen=True, slots=True)
 class PolicyReport:
     """The policies in force."""
 
@@ -193,6 +202,8 @@ class Reports:
     """None if no policy restricts anything, and none was refused."""
     exit: ExitReport | None = None
     """None without EXIT_NODE."""
+    routes: RoutesReport | None = None
+    """None if no networks behind other nodes are accepted."""
     gateway: str | None = None
     """The reason that this machine does not forward for its plain clients."""
     firewall: FirewallReport | None = None

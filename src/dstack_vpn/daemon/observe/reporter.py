@@ -47,6 +47,7 @@ class Reporter:
             relays=self.paths.problems(),
             policy=self._policy(),
             exit=self.exit_keeper.report(),
+            routes=self.chain.members.routes.report(),
             gateway=self.firewall_controller.forwarding_problem,
             firewall=self._firewall(),
         )

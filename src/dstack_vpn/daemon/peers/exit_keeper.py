@@ -136,7 +136,8 @@ class ExitKeeper:
     def guard_of(self, exit_: ExitCandidate | None) -> ExitGuard:
         """Return the kill switch for an exit."""
         versions = frozenset[int]() if exit_ is None else exit_.versions
-        return replace(self.guard, versions=versions, within=self.guard.prefixes)
+        within = self.guard.prefixes | (self.members.routes.networks or frozenset())
+        return replace(self.guard, versions=versions, within=within)
 
     def _lead_to(self, exit_: ExitCandidate | None) -> None:
         if exit_ != self._used or exit_ is None:

@@ -52,8 +52,10 @@ from dstack_vpn.core.observe.reports import MembersReport
 from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
 from dstack_vpn.core.policy.compiler import PolicyConnections, Subject
 from dstack_vpn.core.policy.document import PolicyDocument
+from dstack_vpn.core.policy.reachable import may_send
 from dstack_vpn.core.wireguard.keys import PublicKey
 from dstack_vpn.daemon.peers.policies import Policies
+from dstack_vpn.daemon.peers.routes import Routes
 from dstack_vpn.ports import Checkpoint, Clock, Publish
 
 _log = structlog.get_logger(component="registry")
@@ -88,6 +90,7 @@ class Members:
     rekey: Callable[[AccessControl, float], PublicKey | None]
     """Returns another key of ours that the registry has; called while ours is not in force."""
     policies: Policies
+    routes: Routes
     publish: Publish
     follower: Follower = field(default_factory=Follower)
     synced: float | None = field(default=None, init=False)
@@ -281,6 +284,7 @@ class Members:
             self.submit([], self.clock.monotonic())
             self.own_changed()
             self.judge_own()
+            self.follow_routes()
 
     def advanced(self, advanced: Advanced, seen: float) -> None:
         """Decide about the tokens that a step of the follower concerns, and submit the deltas."""
@@ -316,6 +320,7 @@ class Members:
         self._policy = self.policies.compiled
         access, now = self.access, self.now()
         self._gateway_bit = access.gateway_bit
+        self._move_networks(access, tokens, now)
         deltas = self.membership.rebuild(access, now)
         # The tags of a peer may have changed without a delta: the chain was read as a whole.
         self._set_rules(deltas, self._seen.nodes, seen)
@@ -368,6 +373,10 @@ class Members:
         access, tokens = self.access, self.membership.move_networks(moves)
         deltas = self.membership.update(access, keys_of(tokens, access.registry), self.now())
         self._submit(deltas, self.clock.monotonic())
+
+    def follow_routes(self) -> None:
+        """Decide again about the networks behind nodes: the host or a gateway has changed."""
+        self._reconsider((), self.clock.monotonic())
 
     def silent(self, keys: Iterable[PublicKey]) -> None:
         """Use another endpoint for those of these peers that several tokens name."""
@@ -472,7 +481,26 @@ class Members:
             forwarded = node.via is not None and node.public_key == key
             self.policies.put(self._addresses(key, token), access.subject(node), seen, forwarded=forwarded)
 
+    def _move_networks(self, access: AccessControl, tokens: Iterable[TokenId], now: float) -> set[TokenId]:
+        """Decide again about networks after changes of these tokens.
+
+        Returns the tokens whose networks have changed. The next decisions about them take effect.
+        """
+        moves = self.routes.follow(access, tokens, self._may_send, now, known=self.known)
+        return self.membership.move_networks(moves)
+
+    def _may_send(self, network: Cidr) -> bool:
+        in_force = self.policies.selection.in_force
+        if in_force is None:
+            return True
+        own = self.own_node
+        subject = None if own is None else self.access.subject(own)
+        return may_send(in_force, self.rules.tag_names, subject, network)
+
     def _submit(self, deltas: list[Delta], seen: float) -> None:
+        for delta in deltas:
+            if delta.new is not None and delta.new.endpoint is not None:
+                self.routes.note_endpoint(delta.new.endpoint.host)
         if deltas:
             self.submit(deltas, seen)
 
@@ -510,9 +538,10 @@ class Members:
             self._gateway_bit = access.gateway_bit
             due.update(*access.registry.by_via.values())
         due |= dependents(due, *registries, access.registry)
-        if not due:
+        moved = self._move_networks(access, due, now)
+        if not due and not moved:
             return
-        keys = keys_of(due, *registries, access.registry)
+        keys = keys_of(due | moved, *registries, access.registry)
         deltas = self.membership.update(access, keys, now)
         self._set_rules(deltas, due, seen)
         self._submit(deltas, seen)
