@@ -61,6 +61,14 @@ async def test_a_client_is_added_and_its_configuration_printed_again(user: User,
     again = await user("client", "config", "phone-1", "--key", str(file))
     assert again.out == ran.out
     assert "DNS" not in (await user("client", "config", "phone-1", "--key", str(file), "--no-dns")).out
+    # By an exit, everything goes into the tunnel.
+    refused = await user("client", "config", "phone-1", "--key", str(file), "--exit", code=1)
+    assert "node-1 is not an exit" in refused.error
+    await user("node", "routes", "node-1", "0.0.0.0/0", by=0)
+    everything = (await user("client", "config", "phone-1", "--key", str(file), "--exit")).out
+    networks = re.search(r"^AllowedIPs = .*$", ran.out, re.MULTILINE)
+    assert networks is not None
+    assert everything == ran.out.replace(networks[0], "AllowedIPs = 0.0.0.0/0, ::/0")
     drawn = (await user("client", "config", "phone-1", "--key", str(file), "--qr")).out
     assert scanned(drawn) == [ran.out]
 

@@ -28,6 +28,7 @@ from dstack_vpn.cli.tables import console
 from dstack_vpn.cli.text import printable
 from dstack_vpn.config import Settings
 from dstack_vpn.core.access.control import AccessControl
+from dstack_vpn.core.access.exits import DEFAULTS
 from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.model import Endpoint, TokenId
 from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
@@ -48,6 +49,10 @@ _png = click.option(
 )
 _dns = click.option(
     "--dns/--no-dns", default=True, show_default=True, help="Use the gateway as the client's DNS server."
+)
+
+_exit = click.option(
+    "--exit", "as_exit", is_flag=True, help="Send everything by the gateway, which must be an exit."
 )
 
 
@@ -77,6 +82,7 @@ Examples:
 @_qr
 @_png
 @_dns
+@_exit
 @sends(*_SETTINGS)
 def add(
     sending: Sending,
@@ -88,6 +94,7 @@ def add(
     as_qr: bool,
     png: Path | None,
     dns: bool,
+    as_exit: bool,
 ) -> None:
     """Register a client, and print its configuration for the WireGuard app.
 
@@ -107,12 +114,12 @@ def add(
     snapshot, access, now = asyncio.run(_read(sending.settings))
     if any(snapshot.registry.nodes[token].active for token in snapshot.registry.with_node_id(name)):
         raise AdminError(f"the registry already has a node {name}")
-    node, endpoint = _gateway(sending.settings, access, gateway, now)
+    node, endpoint = _gateway(sending.settings, access, gateway, now, as_exit=as_exit)
     key = clamp(secrets.token_bytes(KEY_LENGTH))
     registered = public_key or derive(key)
     way = PeerEndpoint(via=gateway)
     done = sending.carry_out(lambda admin: admin.register(owner, name, registered, way, ""))
-    config = _config(sending.settings, name, done.token, node, endpoint, dns=dns)
+    config = _config(sending.settings, name, done.token, node, endpoint, dns=dns, as_exit=as_exit)
     text = config.render(_text(key)) if public_key is None else None
     sending.report(
         f"{name} is registered as token {done.token}, a client of {gateway}: {', '.join(config.addresses)}",
@@ -135,6 +142,7 @@ def add(
     epilog="""\b
 Examples:
   dstack-vpn client config phone-1 --key phone-1.key --qr
+  dstack-vpn client config phone-1 --key phone-1.key --exit
   dstack-vpn client config phone-1 --png phone-1.png < phone-1.key"""
 )
 @click.argument("name", type=NODE_ID, shell_complete=nodes)
@@ -147,9 +155,17 @@ Examples:
 @_qr
 @_png
 @_dns
+@_exit
 @with_settings(*_SETTINGS)
 def config(
-    settings: Settings, name: str, *, key_file: Path | None, as_qr: bool, png: Path | None, dns: bool
+    settings: Settings,
+    name: str,
+    *,
+    key_file: Path | None,
+    as_qr: bool,
+    png: Path | None,
+    dns: bool,
+    as_exit: bool,
 ) -> None:
     """Print the configuration of a client whose private key exists."""
     _check_output(as_qr=as_qr, png=png)
@@ -162,8 +178,8 @@ def config(
         raise AdminError(f"{name} is not a client: its endpoint names no gateway (via:NODE)")
     if node.public_key != derive(key):
         raise AdminError(f"the private key is not that of {name}, whose public key is {node.public_key}")
-    gateway, endpoint = _gateway(settings, access, node.via, now)
-    made = _config(settings, name, node.token_id, gateway, endpoint, dns=dns)
+    gateway, endpoint = _gateway(settings, access, node.via, now, as_exit=as_exit)
+    made = _config(settings, name, node.token_id, gateway, endpoint, dns=dns, as_exit=as_exit)
     _show(made.render(_text(key)), as_qr=as_qr, png=png)
 
 
@@ -207,7 +223,9 @@ async def _read(settings: Settings) -> "tuple[Snapshot, AccessControl, float]":
     return snapshot, access_over(settings, snapshot), wiring.judged_now(settings, snapshot.at)
 
 
-def _gateway(settings: Settings, access: AccessControl, node_id: str, now: float) -> tuple[Node, Endpoint]:
+def _gateway(
+    settings: Settings, access: AccessControl, node_id: str, now: float, *, as_exit: bool
+) -> tuple[Node, Endpoint]:
     """Return a gateway and its UDP endpoint; raises `AdminError` if a client can't use it."""
     from dstack_vpn.core.access.membership import PeerPolicy
     from dstack_vpn.wiring.addresses import destinations
@@ -221,11 +239,20 @@ def _gateway(settings: Settings, access: AccessControl, node_id: str, now: float
             f"--gateway: {node_id} has no UDP endpoint that a client can reach: set one with "
             "'dstack-vpn node set-endpoint'"
         )
+    if as_exit and not {*DEFAULTS.values()}.intersection(access.decide(node.token_id, now).routes):
+        raise AdminError(f"--exit: {node_id} is not an exit: its routes have neither 0.0.0.0/0 nor ::/0")
     return node, found.udp
 
 
 def _config(
-    settings: Settings, name: str, token: TokenId, gateway: Node, endpoint: Endpoint, *, dns: bool
+    settings: Settings,
+    name: str,
+    token: TokenId,
+    gateway: Node,
+    endpoint: Endpoint,
+    *,
+    dns: bool,
+    as_exit: bool,
 ) -> ClientConfig:
     from dstack_vpn.wiring.addresses import address_plan
 
@@ -238,7 +265,8 @@ def _config(
         sorted(plan.allowed_ips(token), key=lambda cidr: ":" in cidr),
         gateway.public_key,
         endpoint,
-        tuple(map(str, plan.networks)),
+        # Both, even if the exit has one alone: the other version must not leave beside it.
+        tuple(DEFAULTS.values()) if as_exit else tuple(map(str, plan.networks)),
         (*servers, settings.dns_suffix) if servers else (),
     )
 

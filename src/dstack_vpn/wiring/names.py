@@ -1,9 +1,12 @@
 """The names of a running node, served by its DNS responder."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from dstack_vpn.config import Settings
 from dstack_vpn.core.limits.shares import Sources
+from dstack_vpn.core.model import SocketAddress
 from dstack_vpn.core.names import Answer, DnsStatus, Names
 from dstack_vpn.daemon.daemon import Daemon
 
@@ -43,6 +46,14 @@ def without_ipv6(answer: Answer) -> Answer:
     return replace(answer, records=kept, verdict=answer.verdict if kept else DnsStatus.NO_DATA)
 
 
+def _resolvers(settings: Settings, node: Daemon) -> Sequence[SocketAddress]:
+    """Return the servers for other names: DNS_UPSTREAM, or else the exit in use."""
+    exit_ = node.exit_keeper.used
+    if settings.dns_upstream or exit_ is None:
+        return settings.dns_upstream
+    return [SocketAddress(each, 53) for each in node.members.addresses.texts_of(exit_.token)]
+
+
 async def serve_names(settings: Settings, node: Daemon) -> None:
     """Serve the names until cancelled."""
     await node.tunnel.up.wait()
@@ -52,7 +63,11 @@ async def serve_names(settings: Settings, node: Daemon) -> None:
     names = Names(settings.dns_suffix, members.addresses, settings.node_id)
     sources = Sources(members.addresses)
     server = DnsServer(
-        NodeDirectory(node, names), settings.dns_port, settings.dns_listen, settings.dns_upstream, sources
+        NodeDirectory(node, names),
+        settings.dns_port,
+        settings.dns_listen,
+        partial(_resolvers, settings, node),
+        sources,
     )
     node.health.watch("dns", lambda: server.problem)
     await server.run()

@@ -8,7 +8,7 @@ the responder can't amplify a flood.
 import asyncio
 import ipaddress
 from collections import Counter
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Final, Protocol
@@ -59,8 +59,8 @@ class DnsServer:
     """The port on the tunnel addresses. 0: do not listen there."""
     extra: Sequence[SocketAddress] = ()
     """The configured addresses."""
-    resolvers: Sequence[SocketAddress] = ()
-    """The servers that get queries outside our zone. Empty: refuse such queries."""
+    resolvers: Callable[[], Sequence[SocketAddress]] = tuple
+    """Returns the servers that get queries outside our zone. Empty: refuse such queries."""
     sources: Sources = field(default_factory=Sources)
     answers: Counter[str] = field(default_factory=Counter)
     """Counts by response code."""
@@ -78,10 +78,6 @@ class DnsServer:
 
     async def run(self) -> None:
         """Serve until cancelled. An unavailable address is logged and tried again."""
-        if self.resolvers:
-            from dstack_vpn.adapters.dns.upstream import Forwarder
-
-            self._upstream = Forwarder(self.resolvers)
         try:
             async with asyncio.TaskGroup() as self._forwarding:
                 while True:
@@ -158,7 +154,7 @@ class DnsServer:
             self.answers["formerr"] += 1
             return messages.complaint(data)
         asked = messages.question(query)
-        recursive = self._upstream is not None
+        recursive = bool(self.resolvers())
         if not isinstance(asked, tuple):
             self.answers[asked.name.lower()] += 1
             return messages.refusal(query, asked, recursive=recursive)
@@ -171,7 +167,10 @@ class DnsServer:
 
     async def forward(self, query: "Query", *, over_udp: bool) -> bytes:
         """Return a resolver's reply."""
-        assert self._upstream is not None
+        if self._upstream is None:
+            from dstack_vpn.adapters.dns.upstream import Forwarder
+
+            self._upstream = Forwarder(self.resolvers)
         return await self._upstream.ask(query, over_udp=over_udp)
 
     def in_background(self, work: Coroutine[None, None, None]) -> None:

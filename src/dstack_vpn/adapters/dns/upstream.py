@@ -10,7 +10,7 @@ and dnspython would keep much of the input in its caches.
 
 import asyncio
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import dns.rcode
@@ -29,8 +29,8 @@ LATE: Final = 30.0
 class Forwarder:
     """Forwards queries to the resolvers."""
 
-    def __init__(self, resolvers: Sequence[SocketAddress]) -> None:
-        self._resolvers = tuple(resolvers)
+    def __init__(self, resolvers: Callable[[], Sequence[SocketAddress]]) -> None:
+        self._resolvers = resolvers
         self._late: dict[SocketAddress, float] = {}
         """The time until which a resolver is used last, on the event loop's clock."""
 
@@ -70,7 +70,7 @@ class Forwarder:
 
     def _order(self) -> list[SocketAddress]:
         now = asyncio.get_running_loop().time()
-        return sorted(self._resolvers, key=lambda resolver: self._late.get(resolver, 0.0) > now)
+        return sorted(self._resolvers(), key=lambda resolver: self._late.get(resolver, 0.0) > now)
 
     def _put_last(self, late: Sequence[SocketAddress]) -> None:
         until = asyncio.get_running_loop().time() + LATE

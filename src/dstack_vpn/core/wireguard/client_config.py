@@ -25,7 +25,7 @@ class ClientConfig:
     endpoint: Endpoint
     """The gateway's UDP endpoint."""
     networks: Sequence[Cidr]
-    """The prefixes of the VPN."""
+    """The prefixes that go into the tunnel: those of the VPN, or everything."""
     dns: Sequence[str] = field(default=())
     """The servers of names, and the domains to search in."""
 

@@ -31,7 +31,7 @@ OTHERS = ["127.0.0.1", "127.3.0.8", "127.4.0.9", "127.1.9.9"]
 
 @asynccontextmanager
 async def serving(*resolvers: SocketAddress) -> AsyncIterator[DnsServer]:
-    server = DnsServer(Told(), free_port(), (), resolvers, CROWD)
+    server = DnsServer(Told(), free_port(), (), lambda: resolvers, CROWD)
     async with asyncio.TaskGroup() as group:
         task = group.create_task(server.run())
         await eventually(lambda: server.listening, "it listens")

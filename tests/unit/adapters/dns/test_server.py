@@ -57,7 +57,7 @@ class Told:
 
 @asynccontextmanager
 async def serving(directory: Told, resolvers: tuple[SocketAddress, ...] = ()) -> AsyncIterator[DnsServer]:
-    server = DnsServer(directory, free_port(), (), resolvers)
+    server = DnsServer(directory, free_port(), (), lambda: resolvers)
     async with asyncio.TaskGroup() as group:
         task = group.create_task(server.run())
         await eventually(lambda: server.listening, "it listens")

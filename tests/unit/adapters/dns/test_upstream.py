@@ -39,7 +39,7 @@ async def resolvers(*which: Resolver) -> AsyncIterator[Forwarder]:
     for each in which:
         await asyncio.get_running_loop().create_datagram_endpoint(partial(_itself, each), ("127.0.0.1", 0))
     try:
-        yield Forwarder([each.address for each in which])
+        yield Forwarder(lambda: [each.address for each in which])
     finally:
         for each in which:
             each.transport.close()
@@ -93,5 +93,5 @@ async def test_a_resolver_that_refuses_the_port_has_the_next_asked_at_once() -> 
         port = gone.getsockname()[1]
     well = Resolver()
     async with resolvers(well) as only:
-        upstream = Forwarder([SocketAddress("127.0.0.1", port), *only._resolvers])
+        upstream = Forwarder(lambda: [SocketAddress("127.0.0.1", port), *only._resolvers()])
         assert await asks(upstream) < forwarding.EARLY
