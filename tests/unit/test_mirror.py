@@ -390,6 +390,9 @@ COVERED: Final[Mapping[str, Cover]] = {
         "relays as processes",
         "tests.integration.relay.programs > __main__ > cli > cli.relay",
     ),
+    "wiring.routes_plan": Cover(
+        "unit/cli/test_plan.py", "one function of the command", "tests.unit.cli.conftest > cli > cli.plan"
+    ),
     "wiring.rights": Cover(
         "integration/test_rights_cli.py",
         "commands on a dev chain",

@@ -80,7 +80,7 @@ class Surroundings:
                 return f"it overlaps {own}, which has the addresses of the members"
         if (kind := special_range(network)) is not None:
             return f"it contains {kind}"
-        return self._needed(network) or self._host(prefix, network)
+        return self._host(prefix, network) or self._needed(network)
 
     def _needed(self, network: IPNetwork) -> str | None:
         for name, address in self.needed:

@@ -64,6 +64,10 @@ class Routes:
     _given: dict[Cidr, TokenId] = field(default_factory=dict, init=False)
     """The token of each network that was returned last."""
 
+    def __post_init__(self) -> None:
+        if not self.accept:
+            self.networks = frozenset()
+
     # -- inputs ------------------------------------------------------------------------------------
 
     def surveyed(self, around: Surroundings, networks: Iterable[Cidr]) -> None:
