@@ -45,6 +45,19 @@ while True:
     with one:
         one.sendall(source[0].removeprefix("::ffff:").encode())
 """
+_NAMES: Final = """
+import socket, sys
+import dns.message, dns.rrset
+server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+server.bind((sys.argv[1], 53))
+print("up", flush=True)
+while True:
+    data, source = server.recvfrom(4096)
+    query = dns.message.from_wire(data)
+    reply = dns.message.make_response(query)
+    reply.answer.append(dns.rrset.from_text(query.question[0].name, 5, "IN", "A", "192.0.2.53"))
+    server.sendto(reply.to_wire(), source)
+"""
 _CHATTER: Final = """
 import socket, sys, time
 families = [socket.AF_INET6 if ":" in to else socket.AF_INET for to in sys.argv[1:]]
@@ -80,7 +93,7 @@ class World:
 
     def start(self, **more: str) -> None:
         """Start the member's daemon."""
-        self.member.start(**self.settings, **more)
+        self.member.start(**self.settings | more)
 
     def source(self, address: str, wait: float = 1.0, *, node: LabNode | None = None) -> str:
         """Return the source address that the internet's server sees; empty without a connection."""
@@ -155,6 +168,8 @@ class Leaks:
         world = self.world
         if packet.source_port == SSH:
             return True
+        if packet.protocol == socket.IPPROTO_ICMP and packet.destination in world.control:
+            return True  # "port unreachable", for a packet to a WireGuard that was killed
         protocol, port = (socket.IPPROTO_UDP, 51820)
         if packet.destination == world.lab.chain.address:
             protocol, port = (socket.IPPROTO_TCP, RPC)
@@ -252,3 +267,12 @@ def logged(path: Path, event: str) -> list[dict[str, Any]]:
     """Return a node's log lines of one event."""
     found = (json.loads(line) for line in path.read_text().splitlines() if line.startswith("{"))
     return [line for line in found if line.get("event") == event]
+
+
+def serve_names(internet: Namespace, address: str) -> None:
+    """Answer each question for an address with 192.0.2.53, as a resolver of the internet."""
+    server = internet.popen(
+        *(sys.executable, "-c", _NAMES, address), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
+    )
+    assert server.stdout is not None
+    assert server.stdout.readline() == "up\n"

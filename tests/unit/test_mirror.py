@@ -382,6 +382,11 @@ COVERED: Final[Mapping[str, Cover]] = {
         "commands on a dev chain",
         "tests.integration.test_admin_cli > tests.commands > cli > cli.policy",
     ),
+    "wiring.exit_plan": Cover(
+        "netns/test_exits.py",
+        "plan beside a running daemon",
+        "tests.netns.exits > tests.netns.clients > __main__ > cli > cli.plan",
+    ),
     "wiring.policy_plan": Cover(
         "unit/cli/test_plan.py", "one function of the command", "tests.unit.cli.conftest > cli > cli.plan"
     ),

@@ -104,6 +104,7 @@ async def _read(settings: Settings) -> _Facts:
     from dstack_vpn.wiring import node as wiring
     from dstack_vpn.wiring import policy as policies
     from dstack_vpn.wiring.addresses import peer_policy
+    from dstack_vpn.wiring.exit_plan import use_exit
     from dstack_vpn.wiring.policy_plan import under_policy
     from dstack_vpn.wiring.routes_plan import use_networks
 
@@ -125,8 +126,9 @@ async def _read(settings: Settings) -> _Facts:
     # The first rebuild only registered the names to resolve.
     await names.resolve_due()
     membership.rebuild(access, now)
+    exit_notes = use_exit(settings, access, registry_policy, membership, device=device, now=now)
     networks = await use_networks(settings, access, registry_policy, membership, device=device, now=now)
-    notes = (*_notes(settings, device, own, membership), *policy_notes)
+    notes = (*_notes(settings, device, own, membership), *policy_notes, *exit_notes)
     return _Facts(snapshot, device, access, membership, tuple(networks.describe()), notes, now)
 
 

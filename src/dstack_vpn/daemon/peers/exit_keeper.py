@@ -3,7 +3,7 @@
 The kill switch is in force before the interface exists, and stays if the daemon is killed. An exit
 is used only while it is in force. Without an exit, everything without the mark is blocked.
 
-Several exits are measured by echoes, so that a silent one is found within 3 s.
+The exits are measured by echoes, so that a silent one is found within 3 s.
 """
 
 import asyncio
@@ -127,7 +127,7 @@ class ExitKeeper:
         access, now = members.access, members.now()
         self.candidates = [exit_candidate(access, name, self._may_leave, now) for name in self.names]
         keys = {each.key for each in self.candidates if each.problem is None and each.key is not None}
-        self.watch(frozenset(keys) if len(keys) > 1 else frozenset())
+        self.watch(frozenset(keys))
         standings = {key: self.standing(key) for key in keys}
         chosen = self.choice.choose(self.candidates, standings, self.clock.monotonic())
         await self._guard(self.guard_of(chosen))
