@@ -147,7 +147,7 @@ def test_bad_input_is_refused_or_blocks_and_changes_nothing_else(world: World) -
 
 
 def refused(world: World) -> str:
-    """Start the member in vain, without any change of its machine; returns what it logged."""
+    """Start the member, which is refused and changes nothing; returns its log."""
     member = world.member
     size = member.log.stat().st_size
     world.start()

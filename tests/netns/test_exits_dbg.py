@@ -1,0 +1,220 @@
+"""Exit nodes end to end: real daemons, and a capture on the member's uplink."""
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+from demo.echo import echoes, serving
+from demo.lab import Lab, Tools
+from demo.node import new_key
+from tests.netns.exits import (
+    INTERNET,
+    SSH,
+    World,
+    build,
+    guarded,
+    kill_all,
+    logged,
+    ours_left,
+    serve_names,
+)
+from tests.netns_support import wait_until
+
+from dstack_vpn.core.wireguard.x25519 import derive
+
+pytestmark = [pytest.mark.netns, pytest.mark.anvil, pytest.mark.timeout(180)]
+
+
+@pytest.fixture(scope="module")
+def world(tools: Tools) -> Iterator[World]:
+    with Lab(tools) as lab:
+        lab.start_chain()
+        yield build(lab)
+
+
+def test_everything_leaves_by_the_exit_and_nothing_beside_it(world: World) -> None:
+    lab, member = world.lab, world.member
+    first, second = world.exits
+    # Without an exit the chatter is seen: the capture works.
+    with world.watched() as leaks:
+        wait_until(lambda: {each.destination for each in leaks.leaked} >= {*INTERNET}, "packets are captured")
+
+    world.start()
+    wait_until(lambda: guarded(member), "the kill switch is in force")
+    with world.watched() as leaks:
+        # Start: the registry is read, the tunnel is made and the exit chosen.
+        world.wait_exit(first)
+        member.wait_ready()
+        assert member.component("exit") == ("ok", "by gw-1")
+        leaks.wait_control()
+
+        # Connections from outside get their replies, and members are reached.
+        for address in (member.underlay, "fd00:77::2"):
+            with serving(member, address, SSH):
+                assert comes_in(world, address, SSH)
+        member.wait_reaches(second.address)
+
+        # The daemon is killed. WireGuard goes on, and a new daemon takes over.
+        member.stop(signal.SIGKILL)
+        assert world.source(INTERNET[0]) == "198.51.100.11"
+        world.start()
+        member.wait_ready()
+        world.wait_exit(first)
+
+        # WireGuard is killed too. Nothing leaves, until both are back.
+        kill_all(member)
+        for address in INTERNET:
+            assert not world.source(address, 0.3)
+        assert guarded(member)
+        world.start()
+        world.wait_exit(first)
+        member.wait_ready()
+        leaks.wait_control()
+    assert leaks.leaked == []
+    assert len(leaks.sent) > 20
+
+    # The exit dies, and everything moves to the next one.
+    with world.watched() as leaks:
+        wait_until(lambda: world.round_trip(first) is not None, "the exit is measured")
+        kill_all(first)
+        assert world.wait_exit(second) < 10
+        wait_until(lambda: member.component("exit")[0] == "warning", "health reports the second exit")
+        assert member.component("exit")[1] == "by gw-2; gw-1 does not answer"
+
+        # The second one loses its access. Nothing leaves; control traffic goes on.
+        mined = lab.revoke(second)
+        lab.lost(mined, second.public_key, (member,))
+        for address in INTERNET:
+            assert not world.source(address, 0.3)
+        key = derive(new_key())
+        lab.gained(lab.mint_key("other", key), key, (member,))
+        leaks.wait_control()
+        silent = ("failed", "gw-1 does not answer, so nothing leaves")
+        seen = []
+        wait_until(
+            lambda: (
+                seen.append(
+                    (
+                        member.component("exit"),
+                        world.round_trip(first),
+                        [p for p in member.get("/peers").get("peers", ()) if p["node_id"] == "gw-1"],
+                    )
+                )
+                or seen[-1][0] == silent
+            ),
+            "health reports that no exit answers",
+        )
+
+        # The first one comes back.
+        first.start(LEAK_PROTECTION="off")
+        world.wait_exit(first, 30)
+    assert leaks.leaked == []
+    used = [line["node"] for line in logged(member.log, "exit.used")]
+    assert used[-2:] == ["gw-2", "gw-1"]
+
+    # A clean stop removes everything.
+    assert member.stop() == 0
+    assert ours_left(member) == []
+    assert world.source(INTERNET[0], 0.3) == ""
+
+
+def comes_in(world: World, address: str, port: int) -> bool:
+    """Return whether a connection from outside to the member is answered."""
+    with world.lab.chain.namespace.entered(), socket.create_connection((address, port), 1.0) as operator:
+        return echoes(operator)
+
+
+def test_bad_input_is_refused_or_blocks_and_changes_nothing_else(world: World) -> None:
+    member, run = world.member, world.member.namespace.run
+    first, _ = world.exits
+    # Another VPN with rules of its own, and a filter that would drop the replies to marked packets.
+    vpn = ("priority", "32000", "not", "fwmark", "0xca6c", "table", "51820")
+    run("ip", "rule", "add", *vpn)
+    assert "lookup 51820' of another program" in refused(world)
+    run("ip", "rule", "delete", *vpn)
+    run("sysctl", "-qw", "net.ipv4.conf.all.src_valid_mark=0")
+    assert "sysctl -w net.ipv4.conf.all.src_valid_mark=1" in refused(world)
+    run("sysctl", "-qw", "net.ipv4.conf.all.src_valid_mark=1")
+
+    # Names that can't be used. gw-2 was revoked.
+    world.start(EXIT_NODE="nobody,m,gw-2")
+    wait_until(lambda: guarded(member), "the kill switch is in force")
+    reasons = "nobody: there is no such node; m: it is this node; gw-2: it is not on the network: revoked"
+    with world.watched() as leaks:
+        wait_until(lambda: member.component("exit") == ("failed", f"nothing leaves: {reasons}"), "health")
+        member.wait_reaches(first.address)
+        for address in INTERNET:
+            assert not world.source(address, 0.3)
+        leaks.wait_control()
+        assert logged(member.log, "exit.blocked")[-1]["reason"] == reasons
+        notes = json.loads(run_plan(world, "nobody,m,gw-2"))["notes"]
+        assert "EXIT_NODE: nobody can't be used: there is no such node" in notes
+        assert "EXIT_NODE: nothing leaves this machine, except control traffic" in notes
+    assert leaks.leaked == []
+    assert member.stop() == 0
+    assert ours_left(member) == []
+
+
+def refused(world: World) -> str:
+    """Start the member in vain, without any change of its machine; returns what it logged."""
+    member = world.member
+    size = member.log.stat().st_size
+    world.start()
+    daemon = member.daemon
+    assert daemon is not None
+    assert daemon.wait(15) == 78
+    member.daemon = None
+    assert ours_left(member) == []
+    return member.log.read_text()[size:]
+
+
+def run_plan(world: World, exits: str) -> str:
+    """Return what ``plan`` prints as JSON beside the running daemon."""
+    member = world.member
+    done = subprocess.run(
+        member.namespace.command(sys.executable, "-m", "dstack_vpn", "plan", "--json"),
+        env=member.environment() | {"EXIT_NODE": exits},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_names_by_the_exit_and_an_interface_that_is_kept(world: World) -> None:
+    member = world.member
+    first, _ = world.exits
+    serve_names(world.internet, INTERNET[0])
+    first.stop()
+    first.start(LEAK_PROTECTION="off", DNS_UPSTREAM=INTERNET[0])
+    first.wait_ready()
+    world.start(EXIT_NODE="gw-1", KEEP_INTERFACE="1")
+    world.wait_exit(first)
+    assert dig(world, "name.example") == "192.0.2.53"
+    assert dig(world, "gw-1.vpn.internal") == first.address
+    changes = json.loads(run_plan(world, "gw-1"))
+    assert changes["changes"] == []
+    assert "EXIT_NODE: everything leaves by gw-1" in changes["notes"]
+
+    # Everything goes on without the daemon. A daemon without an exit removes it all.
+    assert member.stop() == 0
+    assert guarded(member)
+    assert world.source(INTERNET[0]) == "198.51.100.11"
+    member.start()
+    member.wait_ready()
+    assert not guarded(member)
+    assert not [line for line in ours_left(member) if "lookup" in line]
+    wait_until(lambda: not world.source(INTERNET[0], 0.3), "packets leave as the host routes them")
+    assert member.stop() == 0
+
+
+def dig(world: World, name: str) -> str:
+    """Return the address that the member's own name server replies."""
+    member = world.member
+    return member.namespace.run("dig", f"@{member.address}", "+short", "+timeout=3", name).strip()
