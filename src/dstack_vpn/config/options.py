@@ -220,6 +220,14 @@ OPTIONS: Final[tuple[Option, ...]] = (
         "80=web:8000,udp:53=192.168.1.1",
     ),
     Option(
+        "ROUTE_SNAT",
+        parsers.boolean,
+        "1",
+        "The networks behind this node see this node's address, and not the members'. 0 if they have a route "
+        "back to the VPN. The internet never sees members' addresses.",
+        "0",
+    ),
+    Option(
         "POLICY_FILE",
         parsers.path,
         None,

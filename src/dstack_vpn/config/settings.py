@@ -108,6 +108,7 @@ class Settings:
     backend: str
     leak_protection: str
     forward_to: tuple[Forward, ...]
+    route_snat: bool
     policy_file: Path | None
     """A policy beside that of the registry; None: not given. Its reader checks its content."""
     keep_interface: bool

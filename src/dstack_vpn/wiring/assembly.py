@@ -134,6 +134,8 @@ class Options:
     closed_ports: frozenset[tuple[str, int]]
     """See `ports.FirewallRules.closed`."""
     forwards: Sequence[Forward]
+    keeps_source: bool
+    """See `ports.FirewallRules.keeps_source`."""
     policy_file: PolicyDocument | None
     """The policy of POLICY_FILE."""
     unprotected: FirewallReport | None
@@ -200,6 +202,7 @@ def assemble(outside: Outside, options: Options) -> Daemon:
         filled=filled,
         closed=options.closed_ports,
         forwards=options.forwards,
+        keeps_source=options.keeps_source,
     )
     executor = PlanExecutor(tunnel, members, firewall_controller.settle, publish)
     removal_guard = MassRemovalGuard(members, clock, publish)

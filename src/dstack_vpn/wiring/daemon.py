@@ -125,6 +125,7 @@ def build(settings: Settings, link: Link, relays: Relays, source: ChainSource, f
         protect=protects(settings),
         closed_ports=closed_ports(settings),
         forwards=settings.forward_to,
+        keeps_source=not settings.route_snat,
         policy_file=read_policy_file(settings.policy_file),
         unprotected=unprotected(settings),
     )

@@ -221,6 +221,7 @@ class Bench:
             protect=self.protect,
             closed_ports=frozenset(),
             forwards=(),
+            keeps_source=False,
             policy_file=None,
             unprotected=None,
         )
