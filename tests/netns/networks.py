@@ -97,7 +97,11 @@ def dial(phone: Phone, address: str, port: int, wait: float = 1.0) -> tuple[sock
         except OSError:
             return None
     connection.settimeout(wait)
-    return connection, connection.recv(64, socket.MSG_WAITALL).decode().strip()
+    try:
+        return connection, connection.recv(64, socket.MSG_WAITALL).decode().strip()
+    except OSError:
+        connection.close()
+        return None
 
 
 def source_seen(phone: Phone, address: str, port: int, wait: float = 1.0) -> str | None:

@@ -9,7 +9,7 @@ from typing import Final
 import pytest
 from demo.echo import echoes
 from demo.lab import Lab, Tools
-from tests.netns.clients import Phone, forward, ipv6_of
+from tests.netns.clients import Phone, check_of, forward, ipv6_of
 from tests.netns.networks import (
     HOST,
     OFFICE,
@@ -181,6 +181,7 @@ def test_what_keeps_a_gateway_from_forwarding_is_reported(world: World) -> None:
     try:
         wait_until(lambda: gateway.component("gateway")[0] == "failed", "the gateway reports it", 20)
         assert "IP forwarding is off" in gateway.component("gateway")[1]
+        assert check_of(gateway, "networks")["status"] == "fail"
     finally:
         forward(gateway)
     wait_until(lambda: gateway.component("gateway") == ("", ""), "the gateway forwards", 20)
@@ -188,4 +189,11 @@ def test_what_keeps_a_gateway_from_forwarding_is_reported(world: World) -> None:
     wait_until(partial(gateway.component, "networks"), "the route is refused")
     wait_until(lambda: gateway.component("networks")[0] == "warning", "the route is refused")
     assert "10.77.9.0/24: it overlaps the VPN's own prefix" in gateway.component("networks")[1]
+    found = check_of(gateway, "networks")
+    assert (found["status"], "10.77.9.0/24" in found["found"]) == ("warn", True)
     assert all(world.phone.reaches(address) for address in HOST)
+    set_routes(world.lab, gateway, ("10.9.0.0/24", *OFFICE))
+    assert check_of(gateway, "networks")["found"] == "this machine has no route to 10.9.0.0/24"
+    set_routes(world.lab, gateway, OFFICE)
+    expected = f"this machine forwards to {', '.join(OFFICE)}"
+    assert check_of(gateway, "networks")["found"] == expected
