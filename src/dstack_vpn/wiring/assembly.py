@@ -143,6 +143,8 @@ class Options:
     """See `ports.FirewallRules.closed`."""
     forwards: Sequence[Forward]
     accept_routes: AcceptRoutes
+    keeps_source: bool
+    """See `ports.FirewallRules.keeps_source`."""
     policy_file: PolicyDocument | None
     """The policy of POLICY_FILE."""
     unprotected: FirewallReport | None
@@ -211,6 +213,7 @@ def assemble(outside: Outside, options: Options) -> Daemon:
         filled=filled,
         closed=options.closed_ports,
         forwards=options.forwards,
+        keeps_source=options.keeps_source,
     )
     executor = PlanExecutor(tunnel, members, firewall_controller.settle, publish)
     removal_guard = MassRemovalGuard(members, clock, publish)

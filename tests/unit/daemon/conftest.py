@@ -227,6 +227,7 @@ class Bench:
             closed_ports=frozenset(),
             forwards=(),
             accept_routes=self.accept_routes,
+            keeps_source=False,
             policy_file=None,
             unprotected=None,
         )
