@@ -123,6 +123,27 @@ def test_a_plan_shows_the_networks_and_changes_nothing(net: Net) -> None:
         assert [each["node_id"] for each in document["changes"]] == ([] if by else ["gw-1"])
 
 
+def test_a_policy_decides_which_networks_a_member_uses(net: Net) -> None:
+    lab, member = net.lab, net.member
+
+    def grants(*destinations: str) -> str:
+        return json.dumps({"grants": [{"src": ["node:member"], "dst": [*destinations], "ip": ["*"]}]})
+
+    try:
+        # A grant to a network alone makes its gateway a peer, and replies pass the packet filter.
+        lab.chain.send(calls.set_policy(grants(NETWORK)))
+        wait_until(lambda: routed(member) == {NETWORK, f"blackhole {NETWORK}"}, "only one is used")
+        member.wait_reaches(MACHINE)
+        assert "no grant of the policy" in networks(member)[NETWORK6]["problem"]
+        lab.chain.send(calls.set_policy(grants("node:plain")))
+        wait_until(lambda: routed(member) == set(), "no network is used")
+    finally:
+        lab.chain.send(calls.set_policy(""))
+    wait_gateway(member, "gw-1")
+    for address in (MACHINE, MACHINE6):
+        member.wait_reaches(address)
+
+
 def test_a_network_moves_from_a_dead_gateway_and_returns(net: Net) -> None:
     lab, member = net.lab, net.member
     wait_gateway(member, "gw-1")
