@@ -22,8 +22,6 @@ from dstack_vpn.core.chain.invitation import canonical_routes
 pytestmark = [pytest.mark.netns, pytest.mark.anvil, pytest.mark.timeout(180)]
 
 EAGER = (str(Path(__file__).with_name("eager.py")),)
-OPEN = {"LEAK_PROTECTION": "off"}
-"""The gateways forward without the packet filter."""
 
 
 class Net(NamedTuple):
@@ -48,8 +46,9 @@ def net(tools: Tools) -> Iterator[Net]:
         for gateway in (first, second):
             open_office(lab, gateway)
             lab.chain.send(calls.set_routes(gateway.token, [NETWORK, NETWORK6]))
-        for node, more in ((first, OPEN), (second, OPEN), (member, {"ACCEPT_ROUTES": "all"}), (plain, {})):
-            node.start(**more)
+        for node in (first, second, plain):
+            node.start()
+        member.start(ACCEPT_ROUTES="all")
         for node in lab.nodes.values():
             node.wait_ready()
         yield Net(lab, first, second, member, plain)
@@ -160,7 +159,7 @@ def test_a_network_moves_from_a_dead_gateway_and_returns(net: Net) -> None:
         assert loss.longest_gap <= 3.0
 
         # It returns without a lost packet, when the gateway was alive for a while.
-        net.first.start(**OPEN)
+        net.first.start()
         net.first.wait_ready()
         wait_gateway(member, "gw-1")
         back = to_machine.mark()

@@ -237,9 +237,7 @@ def assemble(outside: Outside, options: Options) -> Daemon:
         publish=publish,
     )
     roles = RoleWatch(members, peer_stats, answers, clock, outside.echo)
-    route_keeper = RouteKeeper(
-        members, tunnel, roles, paths, clock, outside.machine_resolver, outside.machines
-    )
+    route_keeper = RouteKeeper(members, tunnel, roles, paths, outside.machine_resolver, outside.machines)
     denied = DeniedWatch(
         firewall=outside.firewall,
         interface=options.interface,
