@@ -28,6 +28,7 @@ from benchmarks import (
     policy,
     quorum,
     relay,
+    routes,
     starts,
 )
 from benchmarks.harness import NotMeasurableError, cores
@@ -52,6 +53,7 @@ ALL: Final[dict[str, Callable[[], Awaitable[Figures] | Figures]]] = {
     **policy.ALL,
     **quorum.ALL,
     **relay.ALL,
+    **routes.ALL,
 }
 
 

@@ -6,7 +6,7 @@ with the device's own key is ignored; and the changes before a refused one stay 
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
 from dstack_vpn.adapters.device.addresses import check_keepalive, check_port, pack_cidr, pack_endpoint
@@ -14,7 +14,7 @@ from dstack_vpn.core.model import DeviceState, PeerChange, PeerState, RemovePeer
 from dstack_vpn.core.wireguard.keys import PrivateKey, PublicKey
 from dstack_vpn.core.wireguard.x25519 import derive
 from dstack_vpn.errors import DeviceError, DeviceGoneError
-from dstack_vpn.ports import LinkSettings
+from dstack_vpn.ports import HostRoutes, LinkSettings
 
 
 class MemoryDevice:
@@ -148,6 +148,8 @@ class MemoryLink:
         self.without_ipv6 = False
         self.edits = asyncio.Event()
         """Set by a test in place of the kernel's notification."""
+        self.host = HostRoutes(1, (), ())
+        """The return value of `survey`."""
         self.fail_starts = 0
         """The number of the next `start` calls that fail."""
 
@@ -180,6 +182,13 @@ class MemoryLink:
         """Return when the test has set ``edits``."""
         await self.edits.wait()
         self.edits.clear()
+
+    async def survey(self, prefixes: Collection[str]) -> HostRoutes:
+        """Return the routes that the test has set; raises `DeviceGoneError` like `configure`."""
+        await asyncio.sleep(0)
+        if self.device is None or self.device.vanished.is_set():
+            raise DeviceGoneError(f"the interface {self.name} does not exist")
+        return self.host
 
     def obstacle(self) -> str | None:
         """Return the obstacle that the test has set."""

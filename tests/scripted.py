@@ -21,10 +21,12 @@ from dstack_vpn.core.chain.events import Granted, LoggedEvent, PolicyRead, Regis
 from dstack_vpn.core.chain.registry import Registry, apply
 from dstack_vpn.core.model import BlockRef, ChainIdentity, Position, TokenId
 from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
+from dstack_vpn.core.paths.routes import NO_ROUTES
 from dstack_vpn.core.policy.selection import GoodPolicy, PolicySelection
 from dstack_vpn.core.wireguard.keys import PublicKey
 from dstack_vpn.daemon.peers.members import Members
 from dstack_vpn.daemon.peers.policies import Policies
+from dstack_vpn.daemon.peers.routes import Routes
 from dstack_vpn.errors import ChainError, EndpointError
 from dstack_vpn.ports import ChainFact, ChainSession, Checkpoint, Clock, Quarantine
 
@@ -56,6 +58,7 @@ def members_of(policy: PeerPolicy, addresses: AddressPlan, clock: Clock, **other
         "own_changed": lambda: None,
         "rekey": lambda access, now: None,
         "publish": lambda event: None,
+        "routes": Routes(NO_ROUTES, clock, lambda event: None, lambda: None),
         "policies": Policies(addresses, PolicySelection(), clock, lambda event: None),
     }
     return Members(policy=policy, addresses=addresses, clock=clock, **(given | others))

@@ -25,6 +25,7 @@ from dstack_vpn.core.model import (
 )
 from dstack_vpn.core.observe.audit_chain import Anchor, AuditRecord
 from dstack_vpn.core.observe.event import Event
+from dstack_vpn.core.ownership import AddressFact, RouteFact
 from dstack_vpn.core.paths.relay_url import RelayUrl
 from dstack_vpn.core.policy.rules import GrantId, PolicyRules
 from dstack_vpn.core.policy.selection import GoodPolicy
@@ -299,6 +300,19 @@ class LinkSettings:
     """The interface's own addresses, such as ``10.77.0.2/32``; None: unchanged."""
     routes: frozenset[Cidr]
     """Prefixes routed through the interface, and into a blackhole after its removal."""
+    networks: frozenset[Cidr] | None = frozenset()
+    """Networks behind other nodes, routed likewise, unless another program has a route to the same
+    network; None: those of an earlier `Link.configure` or process stay."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostRoutes:
+    """The addresses and routes of this host, of all programs."""
+
+    index: int
+    """The index of our interface."""
+    routes: Sequence[RouteFact]
+    addresses: Sequence[AddressFact]
 
 
 class Link(Protocol):
@@ -311,6 +325,12 @@ class Link(Protocol):
         """Make addresses, MTU, state and routes equal to the settings; raises `DeviceError`.
 
         Returns whether addresses, MTU or routes differed before.
+        """
+
+    async def survey(self, prefixes: Collection[Cidr]) -> HostRoutes:
+        """Return all addresses, and the main table's routes that overlap these prefixes.
+
+        Raises `DeviceError`.
         """
 
     def obstacle(self) -> str | None:

@@ -14,7 +14,7 @@ from dstack_vpn.core.chain.contract import ContractState
 from dstack_vpn.core.chain.events import RegistryEvent
 from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.chain.registry import Registry, apply, apply_all, tokens_of
-from dstack_vpn.core.model import Cidr, Position
+from dstack_vpn.core.model import Cidr, Position, TokenId
 from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
 from dstack_vpn.core.wireguard.keys import PublicKey
 
@@ -129,6 +129,48 @@ def test_an_address_has_one_peer_that_leads_to_its_member(nodes: list[Node]) -> 
         carrier = node if gateway is None or gateway.public_key == OWN else gateway
         assert {claimed[cidr] for cidr in addresses} == {carrier.public_key}
         assert member.key_of[node.token_id] == carrier.public_key
+
+
+networks = st.dictionaries(
+    st.sampled_from(["10.9.0.0/24", "10.9.0.7/32", "0.0.0.0/0", "::/0", "2001:db8::/48"]),
+    st.none() | st.integers(0, 5),
+)
+
+
+@given(nodes_with_gateways, st.lists(networks, max_size=4))
+def test_a_network_leads_to_its_token_s_own_peer(
+    nodes: list[Node], moves: list[dict[Cidr, TokenId | None]]
+) -> None:
+    registry = Registry.of({node.token_id: node for node in nodes}.values(), TAGS)
+    access = AccessControl(registry, PLAN, OWN, 99)
+    member = Membership(PeerPolicy(), lambda key, peer_endpoint: None)
+    member.rebuild(access, 0)
+    plain, wanted = dict(member.peers), dict[Cidr, TokenId | None]()
+    for move in moves:
+        changed = member.move_networks(move)
+        assert changed == {
+            token
+            for prefix, to in move.items()
+            if to != wanted.get(prefix)
+            for token in (to, wanted.get(prefix))
+            if token is not None
+        }
+        wanted |= move
+        member.update(access, keys_of(changed, registry), 0)
+        found = dict[Cidr, PublicKey]()
+        for public_key, peer in member.peers.items():
+            assert peer.allowed_ips >= plain[public_key].allowed_ips
+            more = peer.allowed_ips - plain[public_key].allowed_ips
+            assert not more & found.keys(), "a network has two peers"
+            found |= dict.fromkeys(more, public_key)
+        own = {token: key for key, token in member.pairs() if registry.nodes[token].via is None}
+        assert found == {
+            prefix: own[token] for prefix, token in wanted.items() if token is not None and token in own
+        }
+    fresh = Membership(member.policy, member.lookup)
+    fresh.move_networks(wanted)
+    fresh.rebuild(access, 0)
+    assert fresh.peers == member.peers
 
 
 def test_an_unknown_subject_is_unknown() -> None:

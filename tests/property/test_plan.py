@@ -113,18 +113,35 @@ def test_who_stays_as_he_is_is_not_touched(before: Peers, after: Peers) -> None:
 
 
 @given(peer_sets(), peer_sets())
-def test_the_order_claims_no_prefix_twice_and_removes_first(before: Peers, after: Peers) -> None:
+def test_removals_come_first_and_an_allowed_ip_moves_in_one_step(before: Peers, after: Peers) -> None:
     steps = make(before, after)
     kinds = [isinstance(change, RemovePeer) for change in steps.changes]
     assert kinds == sorted(kinds, reverse=True)
-    owners = {prefix: k for k, p in before.items() for prefix in p.allowed_ips}
+    had = {prefix: k for k, p in before.items() for prefix in p.allowed_ips}
+    wanted = {prefix: k for k, p in after.items() for prefix in p.allowed_ips}
     for change in steps.changes:
-        if isinstance(change, RemovePeer) or change.replace_allowed_ips:
-            owners = {prefix: k for prefix, k in owners.items() if k != change.public_key}
-        for prefix in (change.allowed_ips or ()) if isinstance(change, SetPeer) else ():
-            assert owners.setdefault(prefix, change.public_key) == change.public_key, "stolen"
+        if isinstance(change, RemovePeer):
+            continue
+        k, prefixes = change.public_key, change.allowed_ips or frozenset()
+        assert all(wanted[prefix] == k for prefix in prefixes)
+        if change.replace_allowed_ips:
+            lost = {prefix for prefix, owner in had.items() if owner == k and wanted.get(prefix) != k}
+            assert any(prefix not in wanted for prefix in lost), "only an address that nobody has is cut"
     keepalive = [bool(change.keepalive) for change in steps.changes if isinstance(change, SetPeer)]
     assert keepalive == sorted(keepalive)
+
+
+def test_a_network_moves_without_a_change_of_its_former_peer() -> None:
+    one, other = (Peer(key(n), frozenset({PREFIXES[n]})) for n in (1, 2))
+    behind = frozenset({"10.9.0.0/24"})
+    before = {key(1): replace(one, allowed_ips=one.allowed_ips | behind), key(2): other}
+    after = {key(1): one, key(2): replace(other, allowed_ips=other.allowed_ips | behind)}
+    claim = (SetPeer(key(2), allowed_ips=behind),)
+    assert make(before, after).changes == claim
+    decision = Decision(granted=True, reason=Reason.ACTIVE)
+    deltas = [Delta(k, before[k], after[k], decision) for k in before]
+    assert plan_deltas(deltas).changes == claim
+    assert run(before, claim)[key(1)].allowed_ips == one.allowed_ips
 
 
 @given(peer_sets(), peer_sets())

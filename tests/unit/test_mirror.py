@@ -316,6 +316,11 @@ COVERED: Final[Mapping[str, Cover]] = {
     "daemon.peers.paths": Cover(
         "unit/daemon/peers/test_path_keeper.py", "the keeper drives it", "daemon.peers.path_keeper"
     ),
+    "daemon.peers.route_keeper": Cover(
+        "unit/daemon/peers/test_routes.py",
+        "the whole daemon on a scripted chain",
+        "tests.unit.daemon.conftest > wiring.assembly",
+    ),
     "errors": Cover("unit/cli/test_cli.py", "classes; commands turn them into exit codes"),
     "ports": Cover("unit/test_memory_device.py", "protocols"),
     "wiring.addresses": Cover("unit/cli/test_plan.py", "one function of the settings"),
@@ -379,6 +384,9 @@ COVERED: Final[Mapping[str, Cover]] = {
         "integration/relay/test_wire.py",
         "relays as processes",
         "tests.integration.relay.programs > __main__ > cli > cli.relay",
+    ),
+    "wiring.routes_plan": Cover(
+        "unit/cli/test_plan.py", "one function of the command", "tests.unit.cli.conftest > cli > cli.plan"
     ),
     "wiring.rights": Cover(
         "integration/test_rights_cli.py",

@@ -9,6 +9,7 @@ import socket
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from dstack_vpn.core.model import SocketAddress
@@ -54,6 +55,16 @@ class SystemResolver:
         if not lookup.cancelled():
             lookup.exception()
         self._room.release()
+
+
+def name_servers(path: Path = Path("/etc/resolv.conf")) -> list[str]:
+    """Return the addresses of the system's name servers (resolv.conf(5))."""
+    try:
+        lines = path.read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return []
+    words = (line.split() for line in lines)
+    return [found[1].partition("%")[0] for found in words if len(found) > 1 and found[0] == "nameserver"]
 
 
 def aside(work: Callable[[], _Found]) -> "asyncio.Future[_Found]":

@@ -44,6 +44,8 @@ class _Facts:
     device: DeviceState | None
     access: AccessControl
     membership: Membership
+    networks: tuple[dict[str, Any], ...]
+    """The accepted networks behind other nodes."""
     notes: tuple[str, ...]
     now: float
 
@@ -74,7 +76,8 @@ def plan(settings: Settings, *, as_json: bool) -> None:
     """Show the pending changes to the interface with their reasons, without making them.
 
     The registry and its policy are read from the chain, and the peers from the interface, if it
-    exists. The WireGuard key in the settings, or else the interface's key, identifies this node.
+    exists. Networks behind other nodes are shown with their gateways (ACCEPT_ROUTES). The WireGuard
+    key in the settings, or else the interface's key, identifies this node.
     """
     facts = asyncio.run(_read(settings))
     steps = facts.plan
@@ -85,6 +88,7 @@ def plan(settings: Settings, *, as_json: bool) -> None:
         "peers_now": len(facts.actual.peers),
         "peers_then": len(facts.membership.peers),
         "changes": [_change(step, facts) for step in steps.steps],
+        "networks": list(facts.networks),
         "no_peers": list(_no_peers(facts)),
         "notes": [*facts.notes, *_brake(steps, facts)],
     }
@@ -102,6 +106,7 @@ async def _read(settings: Settings) -> _Facts:
     from dstack_vpn.wiring import policy as policies
     from dstack_vpn.wiring.addresses import peer_policy
     from dstack_vpn.wiring.policy_plan import under_policy
+    from dstack_vpn.wiring.routes_plan import use_networks
 
     snapshot, registry_policy = await policies.read_all(settings)
     device = await wiring.look_at_device(settings)
@@ -121,8 +126,9 @@ async def _read(settings: Settings) -> _Facts:
     # The first rebuild only registered the names to resolve.
     await names.resolve_due()
     membership.rebuild(access, now)
+    networks = await use_networks(settings, access, registry_policy, membership, device=device, now=now)
     notes = (*_notes(settings, device, own, membership), *_routes(access, now), *policy_notes)
-    return _Facts(snapshot, device, access, membership, notes, now)
+    return _Facts(snapshot, device, access, membership, tuple(networks.describe()), notes, now)
 
 
 def _where(
@@ -241,6 +247,9 @@ def _show(document: dict[str, Any]) -> None:
             for c in changes
         ]
         console().print(Layout(("change", "node", "token", "reason"), rows))
+    if networks := document["networks"]:
+        rows = [Row((n["network"], n["node_id"], n["problem"])) for n in networks]
+        console().print(Layout(("network", "by", "problem"), rows, "Networks behind other nodes"))
     if others:
         rows = [Row((o["node_id"], o["token"], o["reason"])) for o in others]
         console().print(Layout(("node", "token", "reason"), rows, "Not peers"))

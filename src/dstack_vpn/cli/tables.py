@@ -35,7 +35,11 @@ def status_line(health: dict[str, Any], stats: dict[str, Any]) -> Text:
 
 def status_view(health: dict[str, Any], stats: dict[str, Any]) -> RenderableType:
     """Return the output of `status`."""
-    return Group(status_line(health, stats), Text(), components_view(health), Text(), _peers(stats["peers"]))
+    parts = [status_line(health, stats), Text(), components_view(health), Text(), _peers(stats["peers"])]
+    if networks := stats.get("networks"):
+        rows = [_network(each) for each in networks]
+        parts += [Text(), Layout(("network", "by", "gateways", "problem"), rows)]
+    return Group(*parts)
 
 
 def components_view(health: dict[str, Any]) -> RenderableType:
@@ -59,6 +63,11 @@ def _peer(peer: Mapping[str, Any]) -> Row:
         (peer["node_id"], first, last_received(peer), peer.get("transport"), *traffic),
         (f"token {peer['token']}", *others, *round_trip(peer), *endpoint_of(peer)),
     )
+
+
+def _network(network: Mapping[str, Any]) -> Row:
+    gateways = ", ".join(network["gateways"])
+    return Row((network["network"], network["node_id"], gateways, network["problem"]))
 
 
 def endpoint_of(peer: Mapping[str, Any]) -> list[str]:

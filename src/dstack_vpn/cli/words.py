@@ -115,6 +115,11 @@ def _in_force(body: Body) -> str:
     return f"policy {body['policies']} is in force: {body['grants']} grants"
 
 
+def _network_reached(body: Body) -> str:
+    former = f" instead of {body['former']}" if body["former"] else ""
+    return f"{body['network']} is reached by {body['node']}{former}"
+
+
 _WORDS: Final[Mapping[str, Callable[[Body], str]]] = {
     "access.decided": lambda b: f"{_who(b)}: access {'granted' if b['granted'] else 'denied'}: {b['reason']}",
     "access.decided_many": lambda b: f"access granted to {b['granted']} nodes, denied to {b['refused']}",
@@ -142,6 +147,9 @@ _WORDS: Final[Mapping[str, Callable[[Body], str]]] = {
     "health.changed": _health,
     "key.change_failed": lambda b: f"the key was not changed, {b['tries']} tries: {b['problem']}",
     "key.changed": lambda b: f"this node's key is now {str(b['key'])[:KEY]}...",
+    "network.left": lambda b: f"{b['network']} is not reached any more: {b['reason']}",
+    "network.reached": _network_reached,
+    "network.refused": lambda b: f"{b['network']} is not used: {b['problem']}",
     "peer.answered": lambda b: f"{_who(b)}: answers again",
     "peer.no_answer": lambda b: f"{_who(b)}: no answer",
     "peer.refused": lambda b: f"{_who(b)}: refused by the interface: {b['problem']}",

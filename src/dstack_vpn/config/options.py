@@ -8,6 +8,7 @@ from dstack_vpn.config import parsers
 from dstack_vpn.config.settings import NETWORKS, Secret
 from dstack_vpn.core.model import parse_node_id
 from dstack_vpn.core.paths.port_forward import parse_forwards
+from dstack_vpn.core.paths.routes import AcceptRoutes
 
 LEVELS: Final = ("debug", "info", "warning", "error")
 COMPONENTS: Final = (
@@ -218,6 +219,15 @@ OPTIONS: Final[tuple[Option, ...]] = (
         "Machines behind this node that peers reach at its tunnel addresses: [tcp:|udp:]PORT=HOST[:PORT], "
         "separated by commas. Requires libnftables and net.ipv4.ip_forward=1.",
         "80=web:8000,udp:53=192.168.1.1",
+    ),
+    Option(
+        "ACCEPT_ROUTES",
+        AcceptRoutes.parse,
+        "none",
+        "Networks behind other nodes that this node uses: none, all, or those within the given networks, "
+        "separated by commas. A network that overlaps an address or route of this host is refused. A "
+        "default route is never included. See docs/networks.md.",
+        "10.20.0.0/16,2001:db8:20::/48",
     ),
     Option(
         "ROUTE_SNAT",

@@ -12,6 +12,7 @@ from dstack_vpn.core.model import Address, SocketAddress
 from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
 from dstack_vpn.core.paths.port_forward import Forward
 from dstack_vpn.core.paths.relay_url import Listen
+from dstack_vpn.core.paths.routes import AcceptRoutes
 from dstack_vpn.core.paths.selector import TransportMode
 from dstack_vpn.core.wireguard.keys import PrivateKey
 
@@ -108,6 +109,8 @@ class Settings:
     backend: str
     leak_protection: str
     forward_to: tuple[Forward, ...]
+    accept_routes: AcceptRoutes
+    """The networks behind other nodes that this node uses."""
     route_snat: bool
     policy_file: Path | None
     """A policy beside that of the registry; None: not given. Its reader checks its content."""

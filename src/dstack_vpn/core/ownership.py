@@ -36,6 +36,8 @@ BLACKHOLE: Final = 6
 MOST_NAMED: Final = 5
 """Routes and addresses that one refusal names."""
 
+NETWORK_METRIC: Final = 0x7500_0000
+"""The metric of a route to a network behind another node: nearly every other route wins."""
 _METRIC_BASE: Final = 0x7600_0000
 _SWALLOWING: Final = frozenset({BLACKHOLE, 7, 8, 9})
 """RTN_BLACKHOLE, RTN_UNREACHABLE, RTN_PROHIBIT, RTN_THROW: routes without a destination."""
@@ -189,6 +191,12 @@ def with_addresses(link: LinkFact, found: Iterable[AddressFact]) -> LinkFact:
 def blackhole_metric(name: str) -> int:
     """Return the metric of an interface's blackhole routes: high, and derived from the name."""
     return _METRIC_BASE + (zlib.crc32(name.encode()) & 0xFF_FFFF)
+
+
+def is_network(route: RouteFact, own: int) -> bool:
+    """Return whether a route is ours to a network behind another node, by our interface's index."""
+    ours = (route.kind, route.protocol, route.index, route.metric)
+    return ours == (UNICAST, PROTOCOL, own, NETWORK_METRIC)
 
 
 def in_the_way(host: Host, claim: Claim) -> list[Obstacle]:

@@ -15,6 +15,7 @@
     store       store the registry                                        (persistence)
     answers     detect peers that do not answer                           (answers)
     roles       measure round trips to members of roles that are asked for  (roles)
+    routes      survey the host and the gateways of networks              (route_keeper)
     moves       reach silent peers at their new endpoints                 (here)
     handshakes  initiate handshakes with the peers of a new device        (handshakes)
     config      write the wg-quick file, follow pins                      (persistence)
@@ -57,6 +58,7 @@ from dstack_vpn.daemon.peers.members import Members
 from dstack_vpn.daemon.peers.path_keeper import PathKeeper
 from dstack_vpn.daemon.peers.reconciler import Reconciler
 from dstack_vpn.daemon.peers.resolving import EndpointResolver
+from dstack_vpn.daemon.peers.route_keeper import RouteKeeper
 from dstack_vpn.errors import DeviceError, DstackVpnError, StoreError
 from dstack_vpn.ports import Checkpoint
 
@@ -96,6 +98,7 @@ class Daemon:
     denied: DeniedWatch
     answers: AnswerWatch
     roles: RoleWatch
+    route_keeper: RouteKeeper
     health: HealthWatch
     reporter: Reporter
     audit_writer: AuditWriter
@@ -123,6 +126,7 @@ class Daemon:
             "config": self.persistence.run_config,
             "answers": self.answers.run,
             "roles": self.roles.run,
+            "routes": self.route_keeper.run,
             "moves": self._watch_moves,
             "handshakes": self.handshakes.run,
             "firewall": self.firewall_controller.run,

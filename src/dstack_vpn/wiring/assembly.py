@@ -19,6 +19,7 @@ from dstack_vpn.core.model import Address, SocketAddress
 from dstack_vpn.core.observe.reports import FirewallReport
 from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
 from dstack_vpn.core.paths.port_forward import Forward
+from dstack_vpn.core.paths.routes import AcceptRoutes
 from dstack_vpn.core.paths.selector import TransportMode
 from dstack_vpn.core.policy.document import PolicyDocument
 from dstack_vpn.core.policy.selection import PolicySelection
@@ -56,6 +57,8 @@ from dstack_vpn.daemon.peers.policies import Policies
 from dstack_vpn.daemon.peers.reconciler import Reconciler
 from dstack_vpn.daemon.peers.removal_guard import MassRemovalGuard
 from dstack_vpn.daemon.peers.resolving import EndpointResolver
+from dstack_vpn.daemon.peers.route_keeper import RouteKeeper
+from dstack_vpn.daemon.peers.routes import Routes
 from dstack_vpn.ports import (
     AuditLog,
     ChainSource,
@@ -98,6 +101,11 @@ class Outside:
     forward_resolver: Resolver
     """Resolves the targets of FORWARD_TO."""
     echo: Echo
+    machine_resolver: Resolver
+    """Resolves the hosts of `machines`."""
+    machines: Callable[[], Sequence[tuple[str, str]]]
+    """Returns the machines that this node must reach outside of the tunnel, beside its peers: what
+    each is, and its host."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,6 +142,7 @@ class Options:
     closed_ports: frozenset[tuple[str, int]]
     """See `ports.FirewallRules.closed`."""
     forwards: Sequence[Forward]
+    accept_routes: AcceptRoutes
     keeps_source: bool
     """See `ports.FirewallRules.keeps_source`."""
     policy_file: PolicyDocument | None
@@ -158,6 +167,7 @@ def assemble(outside: Outside, options: Options) -> Daemon:
     changes = PendingChanges(Debounce(clock))
     doubted, own_changed = asyncio.Event(), asyncio.Event()
     policies = Policies(options.addresses, PolicySelection(options.policy_file), clock, publish)
+    routes = Routes(options.accept_routes, clock, publish, own_changed.set)
     members = Members(
         own_key=derive(options.private_key),
         identity=options.identity,
@@ -174,6 +184,7 @@ def assemble(outside: Outside, options: Options) -> Daemon:
         own_changed=own_changed.set,
         rekey=keys.adopt,
         policies=policies,
+        routes=routes,
         publish=publish,
     )
 
@@ -225,6 +236,8 @@ def assemble(outside: Outside, options: Options) -> Daemon:
         observers=(peer_stats.observe, persistence.config_changed, handshakes.observe, resolver.observe),
         publish=publish,
     )
+    roles = RoleWatch(members, peer_stats, answers, clock, outside.echo)
+    route_keeper = RouteKeeper(members, tunnel, roles, paths, outside.machine_resolver, outside.machines)
     denied = DeniedWatch(
         firewall=outside.firewall,
         interface=options.interface,
@@ -262,7 +275,7 @@ def assemble(outside: Outside, options: Options) -> Daemon:
         members=members,
         chain=chain,
         tunnel=tunnel,
-        keeper=TunnelKeeper(tunnel, own_changed, reconciler.fill, reconciler.renew),
+        keeper=TunnelKeeper(tunnel, own_changed, reconciler.fill, route_keeper.survey, reconciler.renew),
         reconciler=reconciler,
         path_keeper=PathKeeper(
             paths, tunnel, members, executor, clock, outside.make_relay, outside.can_send, publish
@@ -273,7 +286,8 @@ def assemble(outside: Outside, options: Options) -> Daemon:
         peer_stats=peer_stats,
         denied=denied,
         answers=AnswerWatch(peer_stats, members, clock, publish, answers),
-        roles=RoleWatch(members, peer_stats, answers, clock, outside.echo),
+        roles=roles,
+        route_keeper=route_keeper,
         health=HealthWatch(reporter.collect, clock, publish),
         reporter=reporter,
         audit_writer=audit_writer,

@@ -43,6 +43,7 @@ from dstack_vpn.wiring.keys import identity_of, with_key
 from dstack_vpn.wiring.names import serve_names
 from dstack_vpn.wiring.ownership import taken
 from dstack_vpn.wiring.policy_file import PolicyFileWatch, read_policy_file
+from dstack_vpn.wiring.rpc import needed_machines
 from dstack_vpn.wiring.running import published
 from dstack_vpn.wiring.secrets import of_node, refuse_exposed
 from dstack_vpn.wiring.transports import Relays
@@ -99,6 +100,8 @@ def build(settings: Settings, link: Link, relays: Relays, source: ChainSource, f
         firewall=firewall,
         forward_resolver=SystemResolver(Destinations(address_plan(settings).networks)),
         echo=IcmpEcho(),
+        machine_resolver=SystemResolver(),
+        machines=partial(needed_machines, settings),
     )
     draw = random.SystemRandom().random()
     options = Options(
@@ -125,6 +128,7 @@ def build(settings: Settings, link: Link, relays: Relays, source: ChainSource, f
         protect=protects(settings),
         closed_ports=closed_ports(settings),
         forwards=settings.forward_to,
+        accept_routes=settings.accept_routes,
         keeps_source=not settings.route_snat,
         policy_file=read_policy_file(settings.policy_file),
         unprotected=unprotected(settings),

@@ -53,6 +53,7 @@ def gather(
         *_web(web),
         *trust_families(snapshot.reports),
         *policy_families(node),
+        *_networks(node),
     ]
     if relay is not None:
         from dstack_vpn.adapters.relay.view import RelayMetrics
@@ -161,6 +162,21 @@ def _plans(node: Daemon, snapshot: NodeSnapshot) -> Iterator[Metric]:
     held = "Removals held until a second reading of the chain."
     yield from gauge("brake_held_removals", held, reports.device.held)
     yield from gauge("config_pinned", "1 if an earlier configuration is pinned.", reports.members.pinned)
+
+
+def _networks(node: Daemon) -> Iterator[Metric]:
+    routes = node.members.routes
+    if not routes.accept:
+        return
+    networks = GaugeMetricFamily(
+        f"{_PREFIX}networks", "Accepted networks behind other nodes, by state.", labels=["state"]
+    )
+    conflicts = len(routes.conflicts)
+    networks.add_metric(["used"], len(routes.networks or ()))
+    networks.add_metric(["conflict"], conflicts)
+    networks.add_metric(["unused"], len(routes.unused) - conflicts)
+    yield networks
+    yield counter("network_moves", "Moves of a network to another gateway.", routes.moves)
 
 
 def _peers_totals(node: Daemon) -> Iterator[Metric]:

@@ -23,9 +23,7 @@ def under_policy(
 
     ``now`` is in Unix seconds. Raises `ConfigError` if POLICY_FILE can't be used.
     """
-    selection = PolicySelection(read_policy_file(settings.policy_file))
-    offered = [registry.policy] if registry.supported else None
-    selection.choose(offered, lambda document: members_of_tests(access, document, now))
+    selection = selected(settings, access, registry, now)
     if selection.in_force is None:
         return access, []
     own = access.decide(access.own_key, now)
@@ -39,6 +37,19 @@ def under_policy(
         CompiledPolicy(selection.in_force, tag_names, subject), tuple(map(distinction.view, views))
     )
     return replace(access, policy=policy), list(_notes(selection, is_member=node is not None))
+
+
+def selected(
+    settings: Settings, access: AccessControl, registry: "RegistryPolicy", now: float
+) -> PolicySelection:
+    """Return the policies in force on a node without a last good policy.
+
+    Raises `ConfigError` if POLICY_FILE can't be used.
+    """
+    selection = PolicySelection(read_policy_file(settings.policy_file))
+    offered = [registry.policy] if registry.supported else None
+    selection.choose(offered, lambda document: members_of_tests(access, document, now))
+    return selection
 
 
 def _notes(selection: PolicySelection, *, is_member: bool) -> Iterator[str]:

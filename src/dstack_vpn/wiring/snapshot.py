@@ -159,6 +159,7 @@ def _common(node: Daemon, relay: "Tcp2Udp | None", reports: Reports) -> dict[str
             "resyncs": state.resyncs,
             "audits": state.resyncs,  # its former name
         },
+        "networks": list(members.routes.describe()),
         "tokens": len(members.follower.registry.nodes),
         "relay": None if relay is None else relay.snapshot() | asdict(relay.counters),
         "changes_applied": executor.applied,

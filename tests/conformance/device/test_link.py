@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 from structlog.testing import capture_logs
@@ -192,6 +193,38 @@ async def test_a_neighbours_blackhole_stays(link: AnyRealLink, inside: Namespace
     await link.configure(SETTINGS)
     await link.stop(keep=False)
     assert routes(inside) == {("blackhole", "10.77.0.0/16")}
+
+
+NETWORKS = frozenset({"10.90.0.0/24", "fd90::/48"})
+
+
+async def test_networks_behind_nodes_give_way_to_routes_of_others(
+    link: AnyRealLink, inside: Namespace
+) -> None:
+    await link.start()
+    settings = replace(SETTINGS, networks=NETWORKS)
+    assert await link.configure(settings)
+    assert not await link.configure(settings)
+    assert routes(inside) == EVERYTHING | {(where, to) for where in (NAME, "blackhole") for to in NETWORKS}
+    assert {way(inside, "10.90.0.9"), way(inside, "fd90::9")} == {NAME}
+    for to in NETWORKS:
+        inside.run("ip", "route", "add", to, "dev", "uplink", "metric", "5000")
+    assert {way(inside, "10.90.0.9"), way(inside, "fd90::9")} == {"uplink"}
+    found = await link.survey(NETWORKS)
+    assert {r.prefix for r in found.routes if r.device == "uplink"} >= NETWORKS
+    assert "10.9.0.1/24" in {each.cidr for each in found.addresses if each.device == "uplink"}
+    # They stay until this process knows which ones it wants.
+    assert not await link.configure(replace(SETTINGS, networks=None))
+    assert await link.configure(SETTINGS)
+    assert routes(inside) == EVERYTHING
+    assert {way(inside, "10.90.0.9"), way(inside, "fd90::9")} == {"uplink"}
+    for to in NETWORKS:
+        inside.run("ip", "route", "del", to, "dev", "uplink")
+    await link.configure(settings)
+    inside.run("ip", "link", "delete", NAME)
+    assert {way(inside, "10.90.0.9"), way(inside, "fd90::9")} <= {"", "lo"}, "nothing leaks"
+    await link.stop(keep=False)
+    assert routes(inside) == set()
 
 
 async def test_a_host_without_ipv6_is_served_with_one_warning(link: AnyRealLink, inside: Namespace) -> None:

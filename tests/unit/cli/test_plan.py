@@ -16,13 +16,16 @@ from dstack_vpn.core.chain.contract import ContractState, Policy
 from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.chain.registry import Registry
 from dstack_vpn.core.model import BlockRef, DeviceState, Malformed, Peer, PeerState, SocketAddress
+from dstack_vpn.core.ownership import RouteFact
 from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
 from dstack_vpn.core.wireguard.config_file import ConfPeer, WgConfig, render
 from dstack_vpn.core.wireguard.keys import PrivateKey
 from dstack_vpn.core.wireguard.x25519 import derive
 from dstack_vpn.errors import DeviceError
+from dstack_vpn.ports import HostRoutes
 from dstack_vpn.wiring import node as wiring
 from dstack_vpn.wiring import policy as policies
+from dstack_vpn.wiring import routes_plan
 from dstack_vpn.wiring.addresses import address_plan
 from dstack_vpn.wiring.policy import RegistryPolicy
 
@@ -245,3 +248,30 @@ def test_a_policy_connects_a_stranger_with_none(cli: Cli, monkeypatch: pytest.Mo
     found = plan(cli, WIREGUARD_PRIVATE_KEY="A" * 42 + "E=")
     assert found["changes"] == []
     assert "this node is not a member" in found["notes"][-1]
+
+
+def test_networks_behind_nodes_are_shown_with_their_gateways(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = HostRoutes(7, (RouteFact("10.20.0.0/16", index=2, device="eth0"),), ())
+
+    async def host_routes(name: str, prefixes: object) -> HostRoutes:
+        assert prefixes == {"10.9.0.0/24", "10.20.5.0/24"}
+        return found
+
+    monkeypatch.setattr(routes_plan, "host_routes", host_routes)
+    monkeypatch.setattr(routes_plan, "needed_machines", lambda _: [])
+    routed = replace(NODES[1], routes=("10.9.0.0/24", "10.20.5.0/24"))
+    both = (NODES[0], routed, replace(NODES[3], routes=("0.0.0.0/0",)))
+    monkeypatch.setitem(globals(), "NODES", both)
+    allowed = _addresses().allowed_ips(2)
+    world(monkeypatch, running(peer(2, *allowed, "10.9.0.0/24"), peer(4, *_addresses().allowed_ips(4))))
+    environment = {"WIREGUARD_PRIVATE_KEY": OWN_TEXT, "ACCEPT_ROUTES": "all"}
+    shown = plan(cli, **environment)
+    assert [(n["network"], n["node_id"], n["problem"]) for n in shown["networks"]] == [
+        ("10.20.5.0/24", None, "this host has the route 10.20.0.0/16 dev eth0"),
+        ("10.9.0.0/24", "node-2", None),
+    ]
+    assert 2 not in [c["token"] for c in shown["changes"]]
+    assert "Networks behind other nodes" in cli("plan", **environment).out
+    assert 2 in [c["token"] for c in plan(cli, WIREGUARD_PRIVATE_KEY=OWN_TEXT)["changes"]]

@@ -23,6 +23,7 @@ from dstack_vpn.core.observe.audit_chain import ORIGIN, Anchor, AuditRecord
 from dstack_vpn.core.observe.health import Health, evaluate
 from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
 from dstack_vpn.core.paths.relay_url import RelayUrl
+from dstack_vpn.core.paths.routes import NO_ROUTES, AcceptRoutes
 from dstack_vpn.core.paths.selector import TransportMode
 from dstack_vpn.core.wireguard.keys import PrivateKey, PublicKey
 from dstack_vpn.daemon.daemon import Daemon
@@ -144,6 +145,8 @@ class Bench:
     staleness: float = 3600.0
     keep_interface: bool = False
     protect: bool = False
+    accept_routes: AcceptRoutes = NO_ROUTES
+    machines: list[tuple[str, str]] = field(default_factory=list)
     policy_when_stale: StalePolicy = StalePolicy.KEEP
     source: ScriptedSource = field(init=False)
     node: Daemon = field(init=False)
@@ -194,6 +197,8 @@ class Bench:
             firewall=self.firewall,
             forward_resolver=self.resolver,
             echo=self.echo,
+            machine_resolver=self.resolver,
+            machines=lambda: self.machines,
         )
 
     def _options(self) -> Options:
@@ -221,6 +226,7 @@ class Bench:
             protect=self.protect,
             closed_ports=frozenset(),
             forwards=(),
+            accept_routes=self.accept_routes,
             keeps_source=False,
             policy_file=None,
             unprotected=None,

@@ -1,4 +1,6 @@
-"""Reads of a WireGuard device that create, bring up and load nothing."""
+"""Reads of a WireGuard device and of this host that create, bring up and load nothing."""
+
+from collections.abc import Collection
 
 from dstack_vpn.adapters.device.interface import Interface
 from dstack_vpn.adapters.device.kernel import KernelDevice
@@ -6,8 +8,9 @@ from dstack_vpn.adapters.device.netlink import find_family
 from dstack_vpn.adapters.device.process import socket_path
 from dstack_vpn.adapters.device.userspace import UserspaceDevice
 from dstack_vpn.adapters.device.wgnetlink import FAMILY_NAME
-from dstack_vpn.core.model import DeviceState
+from dstack_vpn.core.model import Cidr, DeviceState
 from dstack_vpn.errors import DeviceError, DeviceGoneError
+from dstack_vpn.ports import HostRoutes
 
 
 async def look(name: str) -> DeviceState | None:
@@ -57,3 +60,17 @@ async def _userspace(name: str) -> DeviceState:
         return await device.read()
     finally:
         device.close()
+
+
+async def host_routes(name: str, prefixes: Collection[Cidr]) -> HostRoutes:
+    """Return this host's addresses, and its routes that overlap these prefixes.
+
+    The interface may be missing. Raises `DeviceError`.
+    """
+    interface = Interface(name)
+    try:
+        link = await interface.fact()
+        routes = await interface.routes(prefixes)
+        return HostRoutes(0 if link is None else link.index, routes, await interface.host_addresses())
+    finally:
+        await interface.close()

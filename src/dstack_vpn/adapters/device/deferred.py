@@ -5,10 +5,11 @@ The daemon reports it in the health check instead of exiting. Therefore it is a 
 any other.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 
+from dstack_vpn.core.model import Cidr
 from dstack_vpn.errors import DeviceError
-from dstack_vpn.ports import Device, Link, LinkSettings
+from dstack_vpn.ports import Device, HostRoutes, Link, LinkSettings
 
 
 class DeferredLink:
@@ -30,6 +31,10 @@ class DeferredLink:
     async def configure(self, settings: LinkSettings) -> bool:
         """See `ports.Link.configure`."""
         return await self._chosen().configure(settings)
+
+    async def survey(self, prefixes: Collection[Cidr]) -> HostRoutes:
+        """See `ports.Link.survey`."""
+        return await self._chosen().survey(prefixes)
 
     def obstacle(self) -> str | None:
         """See `ports.Link.obstacle`."""

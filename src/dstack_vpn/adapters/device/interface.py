@@ -10,6 +10,9 @@ leaves in plain text by the default route. Our blackhole routes are recognized b
 number and by a metric that is specific to the interface, so that several daemons on a host do not
 disturb each other (`core.ownership`).
 
+A network behind another node has a route with a high metric, so that a route of another program to
+the same network has precedence.
+
 A route of another program is never replaced. Only the link whose index was claimed is changed or
 deleted, because another link may have taken its name.
 """
@@ -38,12 +41,14 @@ from dstack_vpn.adapters.device.rtnetlink import (
 from dstack_vpn.core.model import Cidr
 from dstack_vpn.core.ownership import (
     BLACKHOLE,
+    NETWORK_METRIC,
     PROTOCOL,
     UNICAST,
     AddressFact,
     LinkFact,
     RouteFact,
     blackhole_metric,
+    is_network,
 )
 from dstack_vpn.errors import DeviceError
 
@@ -249,13 +254,32 @@ class Interface:
         ``present`` is a result of `routes`. A prefix that another program has routed is not routed.
         """
         desired, index = frozenset(wanted), await self.index()
-        ours = {r.prefix for r in present if (r.kind, r.protocol, r.index) == (UNICAST, PROTOCOL, index)}
+        ours = {
+            r.prefix
+            for r in present
+            if (r.kind, r.protocol, r.index) == (UNICAST, PROTOCOL, index) and not is_network(r, index)
+        }
         taken = {r.prefix for r in present if r.metric in _OUR_METRICS} - ours
         changed = False
         for cidr in sorted(desired - ours - taken):
             changed |= await self._route("add", cidr, oif=index)
         for cidr in sorted(ours - desired):
             changed |= await self._route("del", cidr, oif=index)
+        return changed
+
+    async def set_networks(self, wanted: Iterable[Cidr], present: Sequence[RouteFact]) -> bool:
+        """Route exactly these networks behind other nodes through the link.
+
+        A route of another program to the same network has precedence by its metric. Return True if
+        any route was changed. ``present`` is a result of `routes`.
+        """
+        desired, index = frozenset(wanted), await self.index()
+        ours = {each.prefix for each in present if is_network(each, index)}
+        changed = False
+        for cidr in sorted(desired - ours):
+            changed |= await self._route("add", cidr, oif=index, priority=NETWORK_METRIC)
+        for cidr in sorted(ours - desired):
+            changed |= await self._route("del", cidr, oif=index, priority=NETWORK_METRIC)
         return changed
 
     async def set_blackholes(self, wanted: Iterable[Cidr], present: Sequence[RouteFact]) -> bool:

@@ -15,6 +15,7 @@ same in this.
 import asyncio
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
@@ -26,7 +27,7 @@ from dstack_vpn.adapters.device.kernel import KernelDevice
 from dstack_vpn.adapters.device.netlink import LinkWatch, find_family
 from dstack_vpn.adapters.device.userspace import UserspaceDevice
 from dstack_vpn.adapters.device.wgnetlink import FAMILY_NAME
-from dstack_vpn.core.model import DeviceState, RemovePeer
+from dstack_vpn.core.model import Cidr, DeviceState, RemovePeer
 from dstack_vpn.core.ownership import (
     Claim,
     DeviceFact,
@@ -34,11 +35,12 @@ from dstack_vpn.core.ownership import (
     Proof,
     elsewhere,
     foreign,
+    is_network,
     taken,
     with_addresses,
 )
 from dstack_vpn.errors import DeviceError, DeviceGoneError
-from dstack_vpn.ports import Device, LinkSettings
+from dstack_vpn.ports import Device, HostRoutes, LinkSettings
 
 _log = structlog.get_logger()
 
@@ -81,14 +83,18 @@ class _Link(ABC):
         if settings.name != self.name:
             raise DeviceError(f"settings for {settings.name} can't configure {self.name}")
         index = await self._interface.index()
-        present = await self._interface.routes(settings.routes)
+        present = await self._interface.routes(settings.routes | (settings.networks or frozenset()))
+        networks = settings.networks
+        if networks is None:
+            networks = frozenset(each.prefix for each in present if is_network(each, index))
         # First, because later steps can fail: from here on no traffic leaves by another interface.
-        changed = await self._interface.set_blackholes(settings.routes, present)
+        changed = await self._interface.set_blackholes(settings.routes | networks, present)
         changed |= await self._interface.set_mtu(settings.mtu)
         await self._interface.bring_up()
         if settings.addresses is not None:
             changed |= await self._interface.set_addresses(settings.addresses)
         changed |= await self._interface.set_routes(settings.routes, present)
+        changed |= await self._interface.set_networks(networks, present)
         self._taken = taken(present, self._claim, index)
         self._settings = settings
         return changed
@@ -98,6 +104,12 @@ class _Link(ABC):
         if self._watch is None:
             raise DeviceError(f"the interface {self.name} has not been set up yet")
         await self._watch.edited()
+
+    async def survey(self, prefixes: Collection[Cidr]) -> HostRoutes:
+        """See `ports.Link.survey`."""
+        index = await self._interface.index()
+        routes = await self._interface.routes(prefixes)
+        return HostRoutes(index, routes, await self._interface.host_addresses())
 
     def obstacle(self) -> str | None:
         """See `ports.Link.obstacle`."""

@@ -125,6 +125,7 @@ def chains(rules: FirewallRules, policy: PolicyRules) -> tuple[dict[str, str], d
         # ICMP errors about a connection that is tracked.
         [f'iifname != "{rules.interface}" accept', f"ct state related {_ICMP} accept"],
         (_own_address_rule(address) for address in sorted(policy.addresses)),
+        (_network_reply_rule(rules, address) for address in sorted(policy.addresses)),
         _forwarding_rules(rules, policy) if policy.views else (),
         # A network opens no connections.
         ["ct direction reply goto denied"] if policy.networks else [],
@@ -138,6 +139,13 @@ def _own_address_rule(address: str) -> str:
     if ":" in address:
         return f"ip6 daddr {address} ip6 saddr vmap @members6"
     return f"ip daddr {address} ip saddr vmap @members4"
+
+
+def _network_reply_rule(rules: FirewallRules, address: str) -> str:
+    """Return the rule for replies from a network behind another node, which enforces the policy."""
+    header, version = _header(address), 6 if ":" in address else 4
+    source = network_chains.outside(rules, version, "saddr")
+    return f"ct direction reply {header} daddr {address} {source}accept"
 
 
 def _forwarding_rules(rules: FirewallRules, policy: PolicyRules) -> Iterator[str]:

@@ -70,6 +70,14 @@ _PEER: Final = _object(
     expires_at=_or_null("integer", description="Unix seconds; null: never"),
 )
 
+_NETWORK: Final = _object(
+    network={"type": "string", "description": "an accepted network behind other nodes, as a prefix"},
+    token=_or_null("integer", description="of the gateway in use; null: the network is not used"),
+    node_id=_or_null("string", description="the gateway in use"),
+    gateways={"type": "array", "items": _TEXT, "description": "the nodes that lead to it"},
+    problem=_or_null("string", description="the reason that it is not used"),
+)
+
 _DECISION: Final = _object(
     granted={"type": "boolean", "description": "true if it has access as a peer; false for this node"},
     reason=_TEXT,
@@ -225,11 +233,13 @@ _STATS: Final[Schema] = {
     "properties": {
         "now": {"type": "number", "description": "Unix seconds"},
         "peers": {"type": "array", "items": _ref("Peer")},
+        "networks": {"type": "array", "items": _ref("Network")},
     },
 }
 
 _SCHEMAS: Final[Schema] = {
     "Peer": _PEER,
+    "Network": _NETWORK,
     "Peers": _object(now={"type": "number"}, peers={"type": "array", "items": _ref("Peer")}),
     "Node": _object(
         decision=_ref("Decision"),

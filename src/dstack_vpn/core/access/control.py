@@ -87,6 +87,11 @@ class Admission:
     unenforced: bool = False
     """True if a policy can't be enforced: no key is admitted."""
 
+    @property
+    def is_closed(self) -> bool:
+        """Return whether no key is admitted at all."""
+        return self.unenforced or self.only == frozenset()
+
     def refuses(self, key: PublicKey) -> Reason | None:
         """Return the reason for refusing this key, or None."""
         if self.unenforced:

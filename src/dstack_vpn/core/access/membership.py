@@ -101,6 +101,13 @@ class Membership:
     """The peer of each token."""
     turns: dict[PublicKey, int] = field(default_factory=dict)
     """How often a peer that several tokens name was silent, which decides whose endpoint it has."""
+    networks: dict[Cidr, TokenId] = field(default_factory=dict, init=False)
+    """The networks behind nodes that this node reaches, and the token whose peer each leads to.
+
+    A prefix of length 0 is an exit. See `move_networks`.
+    """
+    _networks_of: dict[TokenId, frozenset[Cidr]] = field(default_factory=dict, init=False)
+    """The same by token."""
     _client_keys: dict[TokenId, PublicKey] = field(default_factory=dict, init=False)
     """The keys of the plain clients that peers forward for."""
     pinned: Mapping[PublicKey, Peer] | None = None
@@ -113,6 +120,30 @@ class Membership:
     def pin(self, peers: Mapping[PublicKey, Peer] | None) -> None:
         """Pin the peers to these, from the next decision on; None ends the pin."""
         self.pinned = peers
+
+    def move_networks(self, moves: Mapping[Cidr, TokenId | None]) -> set[TokenId]:
+        """Let each of these networks lead to a token's peer; None: to no peer any more.
+
+        The networks become allowed IPs of the token's own peer at the next decision about it. While
+        the token has no peer, they lead nowhere. Returns the tokens whose networks have changed.
+        """
+        changed: set[TokenId] = set()
+        for prefix, token in moves.items():
+            before = self.networks.pop(prefix, None)
+            if token is not None:
+                self.networks[prefix] = token
+            if before != token:
+                changed.update(each for each in (before, token) if each is not None)
+        for token in changed:
+            self._networks_of.pop(token, None)
+        for prefix, token in self.networks.items():
+            if token in changed:
+                self._networks_of[token] = self.networks_of(token) | {prefix}
+        return changed
+
+    def networks_of(self, token: TokenId) -> frozenset[Cidr]:
+        """Return the networks that lead to the peer of a token."""
+        return self._networks_of.get(token, frozenset())
 
     def update(self, access: AccessControl, keys: Iterable[PublicKey], now: float) -> list[Delta]:
         """Decide about these keys again; returns the peers that changed."""
@@ -202,7 +233,10 @@ class Membership:
         found = list(dict.fromkeys(filter(None, map(self.policy.endpoint_of, nodes))))
         # Without one, a relay or a name of an earlier endpoint is forgotten.
         endpoint = self.lookup(key, found[self.turns.get(key, 0) % len(found)] if found else PeerEndpoint())
-        allowed = frozenset[Cidr]().union(*(addresses.allowed_ips(node.token_id) for node in reached))
+        allowed = frozenset[Cidr]().union(
+            *(addresses.allowed_ips(node.token_id) for node in reached),
+            *(self.networks_of(node.token_id) for node in nodes),
+        )
         keepalive = 0 if all(node.via is not None for node in nodes) else self.policy.keepalive
         return Peer(key, allowed, endpoint, keepalive)
 

@@ -3,9 +3,11 @@
 The rules follow from measurements of disturbed tunnels (docs/decisions/0026):
 
 * never remove and re-add a peer that stays, never replace the whole set, send only differences;
-* removals come first, so that an allowed IP is never claimed by two peers; then changes; then
-  additions, those with a keepalive last, because wireguard-go makes every later peer of an
-  operation handshake too;
+* removals come first; then changes and additions, those with a keepalive last, because wireguard-go
+  makes every later peer of an operation handshake too;
+* an allowed IP moves in one step: WireGuard takes it from its former peer when another peer claims
+  it. Nothing is sent to a former peer that keeps its other allowed IPs, because replacing them as a
+  whole would leave it without any for a moment;
 * an endpoint that roamed is left to the peer, and an endpoint that has changed does not move a
   session that is answered (`core.paths.moving`). The fast path does not know sessions: it leaves
   endpoints to the repair (`daemon.peers.reconciler`).
@@ -15,11 +17,20 @@ Revocations stay, also those of single addresses.
 """
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from dstack_vpn.core.access.membership import Delta
-from dstack_vpn.core.model import DeviceState, Peer, PeerChange, PeerState, RemovePeer, SetPeer, SocketAddress
+from dstack_vpn.core.model import (
+    Cidr,
+    DeviceState,
+    Peer,
+    PeerChange,
+    PeerState,
+    RemovePeer,
+    SetPeer,
+    SocketAddress,
+)
 from dstack_vpn.core.paths.destination import Destinations
 from dstack_vpn.core.paths.moving import Evidence, Move, move, strays
 from dstack_vpn.core.wireguard.keys import PublicKey
@@ -106,6 +117,7 @@ def plan(
     updates: list[Step] = []
     additions: list[Step] = []
     waiting: set[PublicKey] = set()
+    claimed = _claims(desired.values())
     for key, peer in desired.items():
         before = actual.peers.get(key)
         if before is None:
@@ -114,10 +126,10 @@ def plan(
         moves = move(before, peer, sent.get(key), evidence)
         if moves is Move.WAIT:
             waiting.add(key)
-        if step := _update(before, peer, moves):
+        if step := _update(_without(before, claimed), peer, moves):
             updates.append(step)
     ordered = sorted([*updates, *additions], key=_keepalive)
-    return Plan((*removals, *_releases(updates, additions, actual), *ordered), frozenset(waiting))
+    return Plan((*removals, *ordered), frozenset(waiting))
 
 
 def differing(
@@ -146,6 +158,8 @@ def plan_deltas(deltas: Iterable[Delta], proven: Collection[PublicKey] = frozens
     """
     removals: list[Step] = []
     others: list[Step] = []
+    deltas = list(deltas)
+    claimed = _claims(delta.new for delta in deltas if delta.new is not None)
     for delta in deltas:
         if delta.new is None:
             removals.append(Step(RemovePeer(delta.public_key), delta.reason))
@@ -153,7 +167,9 @@ def plan_deltas(deltas: Iterable[Delta], proven: Collection[PublicKey] = frozens
             others.append(_addition(delta.new, delta.reason))
         else:
             old = delta.old
-            before = PeerState(old.public_key, old.allowed_ips, old.endpoint, old.keepalive)
+            before = _without(
+                PeerState(old.public_key, old.allowed_ips, old.endpoint, old.keepalive), claimed
+            )
             moves = delta.public_key in proven and delta.new.endpoint not in {None, old.endpoint}
             if step := _update(before, delta.new, Move.SET if moves else Move.STAY):
                 others.append(step)
@@ -176,6 +192,18 @@ def too_many(removals: int, peers: int) -> bool:
 def _keepalive(step: Step) -> bool:
     """Return the sort key that puts steps with a keepalive behind all others."""
     return isinstance(step.change, SetPeer) and bool(step.change.keepalive)
+
+
+def _claims(peers: Iterable[Peer]) -> dict[Cidr, PublicKey]:
+    """Return the peer that is to have each allowed IP."""
+    return {prefix: peer.public_key for peer in peers for prefix in peer.allowed_ips}
+
+
+def _without(before: PeerState, claimed: Mapping[Cidr, PublicKey]) -> PeerState:
+    """Return a peer as it is once the other peers have claimed their allowed IPs."""
+    key = before.public_key
+    lost = frozenset(prefix for prefix in before.allowed_ips if claimed.get(prefix, key) != key)
+    return replace(before, allowed_ips=before.allowed_ips - lost) if lost else before
 
 
 def _addition(peer: Peer, reason: str) -> Step:
@@ -211,26 +239,3 @@ def _update(before: PeerState, peer: Peer, moves: Move) -> Step | None:
         replace_allowed_ips=prefixes is not None,
     )
     return Step(change, "changed", inverse)
-
-
-def _releases(updates: list[Step], additions: list[Step], actual: DeviceState) -> list[Step]:
-    """Return the steps that must come first, if a peer takes an address from one updated later.
-
-    Two peers may swap addresses, so an order of the updates alone is not enough; each peer that
-    loses an address is first reduced to the addresses that it keeps.
-    """
-    releases = []
-    claimed = {
-        prefix
-        for step in (*updates, *additions)
-        if isinstance(step.change, SetPeer) and step.change.allowed_ips is not None
-        for prefix in step.change.allowed_ips
-    }
-    for step in updates:
-        match step.change:
-            case SetPeer(key, _, _, frozenset() as prefixes, True):
-                held = actual.peers[key].allowed_ips
-                if (held - prefixes) & claimed:
-                    cut = SetPeer(key, allowed_ips=held & prefixes, replace_allowed_ips=True)
-                    releases.append(Step(cut, step.reason))
-    return releases

@@ -339,6 +339,42 @@ class FieldRefused(
 
 
 @dataclass(frozen=True, slots=True)
+class NetworkReached(Event, name="network.reached", logger="registry"):
+    """The node reaches a network by a gateway (ACCEPT_ROUTES), or by another one than before."""
+
+    network: str
+    token: TokenId
+    node: str | None
+    """The gateway."""
+    former: str | None
+    """The gateway before; None if the network was not reached."""
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkLeft(Event, name="network.left", level="warning", logger="registry"):
+    """The node does not reach a network by a gateway any more."""
+
+    network: str
+    former: str | None
+    """The last gateway."""
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkRefused(
+    Event,
+    name="network.refused",
+    level="warning",
+    logger="registry",
+    action="Remove the conflict, or leave the network out of ACCEPT_ROUTES.",
+):
+    """A network behind a node conflicts with this host. Its packets do not go into the tunnel."""
+
+    network: str
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
 class RouteRefused(
     Event,
     name="route.refused",
@@ -514,6 +550,9 @@ NodeEvent: TypeAlias = (
     | PeersChanged
     | PeerRefused
     | FieldRefused
+    | NetworkReached
+    | NetworkLeft
+    | NetworkRefused
     | RouteRefused
     | TransportChanged
     | PeerSilent

@@ -21,6 +21,7 @@ from dstack_vpn.core.observe.reports import (
     PolicyReport,
     QuorumReport,
     Reports,
+    RoutesReport,
     StorageReport,
 )
 from dstack_vpn.core.wireguard.key_age import span
@@ -97,6 +98,8 @@ def evaluate(reports: Reports, now: float) -> Health:
         components.append(_relays(reports.relays))
     if reports.policy is not None:
         components.append(_policy(reports.policy))
+    if reports.routes is not None:
+        components.append(_routes(reports.routes))
     if reports.gateway is not None:
         components.append(Component("gateway", Status.FAILED, reports.gateway))
     if reports.firewall is not None:
@@ -261,6 +264,14 @@ def _policy(policy: PolicyReport) -> Component:
     if policy.warning is not None:
         return Component("policy", Status.WARNING, policy.warning)
     return Component("policy", Status.OK)
+
+
+def _routes(routes: RoutesReport) -> Component:
+    """Warn of networks that conflict with this host."""
+    found = [f"{network} is not used: {problem}" for network, problem in routes.conflicts.items()]
+    more = f"; and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else ""
+    reason = "; ".join(found[:MOST_NAMED]) + more
+    return Component("routes", Status.WARNING if found else Status.OK, reason)
 
 
 def _firewall(firewall: FirewallReport) -> Component:

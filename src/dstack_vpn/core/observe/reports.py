@@ -145,6 +145,15 @@ class FirewallReport:
 
 
 @dataclass(frozen=True, slots=True)
+class RoutesReport:
+    """The networks behind other nodes (ACCEPT_ROUTES)."""
+
+    used: int = 0
+    conflicts: Mapping[str, str] = field(default_factory=dict)
+    """The networks that conflict with this host, with the reasons."""
+
+
+@dataclass(frozen=True, slots=True)
 class PolicyReport:
     """The policies in force."""
 
@@ -175,6 +184,8 @@ class Reports:
     """Peers whose relays carry nothing, with the reasons."""
     policy: PolicyReport | None = None
     """None if no policy restricts anything, and none was refused."""
+    routes: RoutesReport | None = None
+    """None if no networks behind other nodes are accepted."""
     gateway: str | None = None
     """The reason that this machine does not forward for its plain clients, or to its networks."""
     firewall: FirewallReport | None = None

@@ -42,6 +42,8 @@ _ALLOWED_IPV6: Final = tuple(
 )
 """Global unicast, unique local, NAT64 (RFC 6052, RFC 8215), IPv4-mapped."""
 _NAT64: Final = _ALLOWED_IPV6[2:4]
+_ROUTED_IPV6: Final = _ALLOWED_IPV6[:4]
+_MORE_IPV6: Final = "an address that is not global unicast or unique local"
 _ISATAP: Final = frozenset({0x0000_5EFE, 0x0200_5EFE})
 """The upper half of an interface identifier that contains an IPv4 address (RFC 5214, 6.1)."""
 _METADATA: Final = frozenset(map(ipaddress.ip_address, ("100.100.100.200", "168.63.129.16", "fd00:ec2::254")))
@@ -57,6 +59,19 @@ def special_use(address: IPAddress) -> str | None:
     if not any(address in network for network in _ALLOWED_IPV6):
         return _special_ipv6(address)
     return next(filter(None, map(special_use, embedded_ipv4(address))), None)
+
+
+def special_range(network: IPNetwork) -> str | None:
+    """Return the kind of addresses in a network that can't be behind another machine, or None."""
+    for address in _METADATA:
+        if address.version == network.version and address in network:
+            return f"the address of a metadata service ({address})"
+    if isinstance(network, ipaddress.IPv4Network):
+        return next((why for refused, why in _REFUSED_IPV4.items() if network.overlaps(refused)), None)
+    if any(network.subnet_of(allowed) for allowed in _ROUTED_IPV6):
+        return None
+    whole = any(network.supernet_of(allowed) for allowed in _ROUTED_IPV6)
+    return _MORE_IPV6 if whole else _special_ipv6(network.network_address)
 
 
 def check_reachable(address: IPAddress) -> None:
@@ -89,7 +104,7 @@ def _special_ipv6(address: ipaddress.IPv6Address) -> str:
         return "a multicast address"
     if address.is_link_local:
         return "a link-local address"
-    return "an address that is not global unicast or unique local"
+    return _MORE_IPV6
 
 
 @dataclass(frozen=True, slots=True)

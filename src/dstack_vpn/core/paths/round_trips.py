@@ -22,6 +22,8 @@ from typing import Final
 
 from dstack_vpn.core.wireguard.keys import PublicKey
 
+OFTEN: Final = 0.4
+"""Seconds between measurements of a peer that must be found silent soon."""
 INTERVAL: Final = 1.5
 """Seconds between measurements of a peer that answers of now depend on."""
 SWEEP: Final = 60.0
@@ -35,7 +37,7 @@ KEPT: Final = 300.0
 LOST: Final = 3
 """Missing replies, one after the other, of a silent peer."""
 WAIT: Final = 0.5
-"""Seconds at least for a reply."""
+"""Seconds at least for a reply, unless the interval between measurements is shorter."""
 FIRST_WAIT: Final = 1.0
 """Seconds for a reply of a peer without a value (RFC 6298, section 2.1)."""
 LONGEST_WAIT: Final = 2.0
@@ -61,6 +63,8 @@ class _Trip:
     """The bytes from the peer at the last missing reply."""
     sent: float = -math.inf
     waits: bool = False
+    least: float = WAIT
+    """Seconds at least for a reply to the last echo."""
     due: float = -math.inf
 
     @property
@@ -68,7 +72,7 @@ class _Trip:
         """Return the seconds for a reply."""
         if self.smoothed is None:
             return FIRST_WAIT
-        return min(max(self.smoothed + 4 * self.variation, WAIT), LONGEST_WAIT)
+        return min(max(self.smoothed + 4 * self.variation, self.least), LONGEST_WAIT)
 
     def sample(self, seconds: float, now: float) -> None:
         """Add a measured round trip."""
@@ -112,6 +116,7 @@ class RoundTrips:
         if not trip.replies and trip.missing >= LOST:
             pause = min(pause * 2.0 ** min(trip.missing - LOST + 1, 10), max(SWEEP, interval))
         trip.sent, trip.waits, trip.due = now, True, now + pause
+        trip.least = min(WAIT, interval)
 
     def replied(self, key: PublicKey, seconds: float, now: float) -> None:
         """Record a reply."""

@@ -168,7 +168,10 @@ class Tunnel:
             addresses = plan.allowed_ips(own.token_id)
         elif self.members.synced is not None:
             addresses = frozenset()
-        settings = LinkSettings(self.name, self.mtu, addresses, frozenset({str(plan.ipv4), str(plan.ipv6)}))
+        networks = self.members.routes.networks
+        settings = LinkSettings(
+            self.name, self.mtu, addresses, frozenset({str(plan.ipv4), str(plan.ipv6)}), networks
+        )
         if settings == self._settings:
             return False
         before = None if self._settings is None else self._settings.addresses
@@ -177,7 +180,7 @@ class Tunnel:
         if addresses != self._logged:
             self._logged = addresses
             _log.info("device.addresses", addresses=sorted(addresses or ()))
-        return before is not None and bool(addresses)
+        return before not in {None, addresses} and bool(addresses)
 
     async def configure_again(self) -> bool:
         """Undo another program's change of the interface; raises `DeviceError`.
@@ -214,6 +217,9 @@ class TunnelKeeper:
     """Set when our own addresses may have changed."""
     fill: Callable[[], Awaitable[object]]
     """Sets the device's peers; raises nothing."""
+    survey: Callable[[], Awaitable[object]]
+    """Reads the routes of the host, so that no network behind a node conflicts with them. Raises
+    `DeviceError`."""
     renew: Callable[[], Awaitable[object]]
     """Begins new sessions with all peers; raises nothing."""
     _compare_at: float = field(default=0.0, init=False)
@@ -265,6 +271,7 @@ class TunnelKeeper:
         began = clock.monotonic()
         if await self.tunnel.configure_again():
             _log.warning("device.edited", what="addresses, MTU or routes")
+        await self.survey()
         now = clock.monotonic()
         self._compare_took = now - began
         self._compare_at = now + COMPARE.pause(self._compare_took)
@@ -291,6 +298,7 @@ class TunnelKeeper:
     async def _try_start(self) -> bool:
         try:
             await self.tunnel.start()
+            await self.survey()
         except DeviceError as error:
             self.tunnel.fail(str(error))
             return False

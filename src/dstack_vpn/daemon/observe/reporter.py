@@ -44,6 +44,7 @@ class Reporter:
             key=None if self.key_expiry is None else self.key_expiry.report(),
             relays=self.paths.problems(),
             policy=self._policy(),
+            routes=self.chain.members.routes.report(),
             gateway=self.firewall_controller.forwarding_problem,
             firewall=self._firewall(),
         )

@@ -1,6 +1,7 @@
 """The members of each role, and the measurement of the round trips to them.
 
-Only peers with a tag that was asked for lately are measured. A network whose roles are not asked
+Only peers with a tag that was asked for lately are measured, and gateways of networks that have
+several (`watch`). A network whose roles are not asked
 for sends nothing. A policy may deny ICMP to a peer: it is then not measured either, because its
 node would record every echo as denied.
 """
@@ -21,7 +22,7 @@ from dstack_vpn.core.access.control import AccessControl
 from dstack_vpn.core.access.roles import MOST, Nearness, RoleIndex, Standing, members, ranked
 from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.model import TokenId
-from dstack_vpn.core.paths.round_trips import INTERVAL, SWEEP, RoundTrips
+from dstack_vpn.core.paths.round_trips import INTERVAL, OFTEN, SWEEP, RoundTrips
 from dstack_vpn.core.policy.selectors import Protocol
 from dstack_vpn.core.wireguard.keys import PublicKey
 from dstack_vpn.core.wireguard.wire import SESSION_LIFE
@@ -36,6 +37,8 @@ ASKED: Final = 60.0
 """Seconds after a question during which the members of a tag are measured."""
 TICK: Final = 0.25
 """Seconds between measurements while a tag is asked for."""
+WATCHED_TICK: Final = 0.1
+"""The same while peers are watched."""
 AT_ONCE: Final = 12
 """The limit of echoes in a tick: 48 a second."""
 CHOICE: Final = 1.0
@@ -60,6 +63,7 @@ class RoleWatch:
     _asked: dict[str, float] = field(default_factory=dict, init=False)
     """The time of the last question for each tag (monotonic seconds)."""
     _news: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+    _watched: frozenset[PublicKey] = field(default=frozenset(), init=False)
     _wanted: Mapping[PublicKey, float] = field(default_factory=dict, init=False)
     _chosen: float = field(default=-math.inf, init=False)
     _sent: dict[int, tuple[PublicKey, str, float, float]] = field(default_factory=dict, init=False)
@@ -92,6 +96,31 @@ class RoleWatch:
         """Return the smoothed round trip to a peer in seconds; None if not measured lately."""
         return self.trips.of(key, self.clock.monotonic())
 
+    # -- watched peers -----------------------------------------------------------------------------
+
+    def watch(self, keys: frozenset[PublicKey]) -> None:
+        """Measure these peers often, so that a silent one is found within 3 s."""
+        if keys != self._watched:
+            self._watched, self._chosen = keys, -math.inf
+            self._news.set()
+
+    def is_measured(self, key: PublicKey) -> bool:
+        """Return whether echoes are sent to a peer."""
+        return key in self._wanted
+
+    def standing(self, key: PublicKey) -> Standing:
+        """Return the state of a peer."""
+        alive = self.trips.is_alive(key, self.clock.monotonic())
+        if alive is None and key in self.answers.overdue:
+            alive = False
+        if alive is None:
+            peer = self.peer_stats.peers.get(key)
+            if peer is None or self.clock.now() - peer.last_handshake > SESSION_LIFE:
+                return Standing.UNJUDGED
+        return Standing.SILENT if alive is False else Standing.ALIVE
+
+    # -- roles -------------------------------------------------------------------------------------
+
     def _bit(self, tag: str) -> int | None:
         names = self.network.rules.tag_names
         return names.index(tag) if tag and tag in names else None
@@ -105,17 +134,7 @@ class RoleWatch:
         return ranked(access, self._index.tokens(access.registry, bit), self._nearness)
 
     def _nearness(self, key: PublicKey) -> Nearness:
-        return Nearness(self._standing(key), self.trips.settled(key))
-
-    def _standing(self, key: PublicKey) -> Standing:
-        alive = self.trips.is_alive(key, self.clock.monotonic())
-        if alive is None and key in self.answers.overdue:
-            alive = False
-        if alive is None:
-            peer = self.peer_stats.peers.get(key)
-            if peer is None or self.clock.now() - peer.last_handshake > SESSION_LIFE:
-                return Standing.UNJUDGED
-        return Standing.SILENT if alive is False else Standing.ALIVE
+        return Nearness(self.standing(key), self.trips.settled(key))
 
     # -- measurements ------------------------------------------------------------------------------
 
@@ -126,10 +145,10 @@ class RoleWatch:
                 await self._news.wait()
                 self._open()
                 await self.tick()
-                if not self._asked:
+                if not self._asked and not self._watched:
                     self._news.clear()
                     self.echo.close()
-                await asyncio.sleep(TICK)
+                await asyncio.sleep(WATCHED_TICK if self._watched else TICK)
         finally:
             self.echo.close()
 
@@ -165,6 +184,10 @@ class RoleWatch:
                         often = len(found) <= SMALL or place < MOST
                         wanted[key] = min(INTERVAL if often else SWEEP, wanted.get(key, SWEEP))
             await asyncio.sleep(0)
+        for key in self._watched:
+            peer = network.registered(key)
+            if peer is not None and self._may_measure(network.access, key, peer):
+                wanted[key] = OFTEN
         self._wanted = wanted
 
     def _may_measure(self, access: AccessControl, key: PublicKey, node: Node) -> bool:

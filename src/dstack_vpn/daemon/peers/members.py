@@ -40,7 +40,7 @@ from dstack_vpn.core.chain.events import TokenState, token_of
 from dstack_vpn.core.chain.follower import Follower
 from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.chain.registry import Registry
-from dstack_vpn.core.model import BlockRef, Endpoint, Malformed, Peer, PeerState, TokenId
+from dstack_vpn.core.model import BlockRef, Cidr, Endpoint, Malformed, Peer, PeerState, TokenId
 from dstack_vpn.core.observe.events import (
     Decided,
     DecisionsChanged,
@@ -52,8 +52,10 @@ from dstack_vpn.core.observe.reports import MembersReport
 from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
 from dstack_vpn.core.policy.compiler import PolicyConnections, Subject
 from dstack_vpn.core.policy.document import PolicyDocument
+from dstack_vpn.core.policy.reachable import may_send
 from dstack_vpn.core.wireguard.keys import PublicKey
 from dstack_vpn.daemon.peers.policies import Policies
+from dstack_vpn.daemon.peers.routes import Routes
 from dstack_vpn.ports import Checkpoint, Clock, Publish
 
 _log = structlog.get_logger(component="registry")
@@ -88,6 +90,7 @@ class Members:
     rekey: Callable[[AccessControl, float], PublicKey | None]
     """Returns another key of ours that the registry has; called while ours is not in force."""
     policies: Policies
+    routes: Routes
     publish: Publish
     follower: Follower = field(default_factory=Follower)
     synced: float | None = field(default=None, init=False)
@@ -282,6 +285,7 @@ class Members:
             self.submit([], self.clock.monotonic())
             self.own_changed()
             self.judge_own()
+            self.follow_routes()
 
     def advanced(self, advanced: Advanced, seen: float) -> None:
         """Decide about the tokens that a step of the follower concerns, and submit the deltas."""
@@ -317,6 +321,7 @@ class Members:
         self._policy = self.policies.compiled
         access, now = self.access, self.now()
         self._gateway_bit = access.gateway_bit
+        self._move_networks(access, tokens, now)
         deltas = self.membership.rebuild(access, now)
         # The tags of a peer may have changed without a delta: the chain was read as a whole.
         self._set_rules(deltas, self._seen.nodes, seen)
@@ -360,6 +365,20 @@ class Members:
         self._set_rules(deltas, (), seen)
         self._submit(deltas, seen)
 
+    def move_networks(self, moves: Mapping[Cidr, TokenId | None]) -> None:
+        """Let each of these networks lead to a token's peer; None: to no peer any more.
+
+        A network moves to another peer in one step, which does not disturb other packets of both
+        peers. See `Membership.move_networks`.
+        """
+        access, tokens = self.access, self.membership.move_networks(moves)
+        deltas = self.membership.update(access, keys_of(tokens, access.registry), self.now())
+        self._submit(deltas, self.clock.monotonic())
+
+    def follow_routes(self) -> None:
+        """Decide again about the networks behind nodes: the host or a gateway has changed."""
+        self._reconsider((), self.clock.monotonic())
+
     def silent(self, keys: Iterable[PublicKey]) -> None:
         """Use another endpoint for those of these peers that several tokens name."""
         if turned := self.membership.turn(keys):
@@ -370,6 +389,11 @@ class Members:
         token = self.membership.tokens.get(key)
         node = None if token is None else self.follower.registry.get(token)
         return token, None if node is None or isinstance(node.node_id, Malformed) else node.node_id
+
+    def registered(self, key: PublicKey) -> Node | None:
+        """Return the node that a peer stands for."""
+        token = self.membership.tokens.get(key)
+        return None if token is None else self.follower.registry.get(token)
 
     def node_at(self, address: str) -> str | None:
         """Return the node id of the token with a tunnel address; None if it has none."""
@@ -439,7 +463,7 @@ class Members:
 
     def _addresses(self, key: PublicKey, token: TokenId) -> tuple[str, ...]:
         """Return the addresses of a peer's token. Those of the peer are text already."""
-        if key in self.membership.others:
+        if key in self.membership.others or self.membership.networks_of(token):
             return self.addresses.texts_of(token)
         return tuple(cidr.partition("/")[0] for cidr in self.membership.peers[key].allowed_ips)
 
@@ -458,7 +482,26 @@ class Members:
             forwarded = node.via is not None and node.public_key == key
             self.policies.put(self._addresses(key, token), access.subject(node), seen, forwarded=forwarded)
 
+    def _move_networks(self, access: AccessControl, tokens: Iterable[TokenId], now: float) -> set[TokenId]:
+        """Decide again about networks after changes of these tokens.
+
+        Returns the tokens whose networks have changed. The next decisions about them take effect.
+        """
+        moves = self.routes.follow(access, tokens, self._may_send, now, known=self.known)
+        return self.membership.move_networks(moves)
+
+    def _may_send(self, network: Cidr) -> bool:
+        in_force = self.policies.selection.in_force
+        if in_force is None:
+            return True
+        own = self.own_node
+        subject = None if own is None else self.access.subject(own)
+        return may_send(in_force, self.rules.tag_names, subject, network)
+
     def _submit(self, deltas: list[Delta], seen: float) -> None:
+        for delta in deltas:
+            if delta.new is not None and delta.new.endpoint is not None:
+                self.routes.note_endpoint(delta.new.endpoint.host)
         if deltas:
             self.submit(deltas, seen)
 
@@ -496,9 +539,10 @@ class Members:
             self._gateway_bit = access.gateway_bit
             due.update(*access.registry.by_via.values())
         due |= dependents(due, *registries, access.registry)
-        if not due:
+        moved = self._move_networks(access, due, now)
+        if not due and not moved:
             return
-        keys = keys_of(due, *registries, access.registry)
+        keys = keys_of(due | moved, *registries, access.registry)
         deltas = self.membership.update(access, keys, now)
         self._set_rules(deltas, due, seen)
         self._submit(deltas, seen)

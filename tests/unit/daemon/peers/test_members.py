@@ -1,9 +1,10 @@
 """The members of the network, and the node's own token."""
 
-from tests.scripted import grant
+from tests.scripted import grant, key
 from tests.unit.daemon.conftest import OWN, Bench, eventually
 
-from dstack_vpn.core.chain.events import ExpiryUpdated, Granted
+from dstack_vpn.core.chain.events import ExpiryUpdated, Granted, Revoked
+from dstack_vpn.core.model import SetPeer
 from dstack_vpn.core.wireguard.x25519 import derive
 
 
@@ -37,3 +38,23 @@ async def test_our_own_expiry_shows_in_health(bench: Bench) -> None:
         bench.source.tell(bench.chain.mine(own, ExpiryUpdated(0, end)))
         await eventually(lambda: bench.component("membership") == "ok: ")
         await eventually(lambda: "expired" in bench.component("membership"))
+
+
+async def test_a_network_moves_to_another_peer_in_one_step(bench: Bench) -> None:
+    bench.chain.mine(grant(1), grant(2))
+    async with bench.running() as node:
+        await eventually(lambda: bench.tokens() == {1, 2})
+        device = bench.device
+        node.members.move_networks({"10.9.0.0/24": 1, "0.0.0.0/0": 1})
+        await eventually(lambda: "0.0.0.0/0" in device.peers[key(1)].allowed_ips)
+        device.applied.clear()
+        node.members.move_networks({"10.9.0.0/24": 2})
+        await eventually(lambda: "10.9.0.0/24" in device.peers[key(2)].allowed_ips)
+        assert device.applied == [SetPeer(key(2), allowed_ips=frozenset({"10.9.0.0/24"}))]
+        assert "0.0.0.0/0" in device.peers[key(1)].allowed_ips
+        # It goes with its gateway, and comes back with it.
+        bench.source.tell(bench.chain.mine(Revoked(2)))
+        await eventually(lambda: key(2) not in device.peers)
+        node.members.move_networks({"0.0.0.0/0": None, "10.9.0.0/24": 1})
+        await eventually(lambda: "10.9.0.0/24" in device.peers[key(1)].allowed_ips)
+        assert "0.0.0.0/0" not in device.peers[key(1)].allowed_ips

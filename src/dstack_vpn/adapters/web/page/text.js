@@ -109,6 +109,12 @@ export function describe(event) {
       return { kind: "bad", words: `No endpoint: ${event.problem}` };
     case "chain.read":
       return { kind: "note", words: `Registry read: ${event.tokens} tokens` };
+    case "network.reached":
+      return { kind: event.former ? "warn" : "good", node: event.node, words: `${event.network} is reached by ${event.node}${event.former ? ` instead of ${event.former}` : ""}` };
+    case "network.left":
+      return { kind: "bad", words: `${event.network} is not reached any more: ${event.reason}` };
+    case "network.refused":
+      return { kind: "warn", words: `${event.network} is not used: ${event.problem}` };
     case "peer.transport":
       return { kind: "warn", node: event.node, who, words: `is reached through ${event.way === "udp" ? "UDP" : "its relay"}` };
     case "peer.no_answer":
