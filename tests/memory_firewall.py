@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from dstack_vpn.errors import FirewallError
-from dstack_vpn.ports import ExitGuard, FirewallRules, PacketCount, PolicyCounts
+from dstack_vpn.ports import ExitGuard, FirewallRules, Forwarding, PacketCount, PolicyCounts
 
 
 @dataclass
@@ -57,9 +57,7 @@ class MemoryFirewall:
         await asyncio.sleep(0)
         return self.counts
 
-    async def conflict(
-        self, interface: str, versions: Collection[int], *, within: bool = False
-    ) -> str | None:
+    async def conflict(self, interface: str, versions: Collection[int], where: Forwarding) -> str | None:
         await asyncio.sleep(0)
         return self.drops
 

@@ -7,6 +7,7 @@ raise the errors that are named here, and no others.
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from dstack_vpn.core.access.replies import Question, Reply
@@ -390,6 +391,22 @@ class FirewallRules:
     forwarded: frozenset[str] = frozenset()
     """The tunnel addresses that this node forwards for, within the tunnel. Under a policy, each of
     them is in one of its views."""
+    networks: frozenset[Cidr] | None = None
+    """The networks behind this node to which it forwards; None: it never had one.
+
+    One of prefix length 0 stands for the internet. Under a policy, each of them is in its zones.
+    """
+    keeps_source: bool = False
+    """Networks see the members' addresses, not this node's. The internet never does."""
+
+
+class Forwarding(StrEnum):
+    """The targets of packets that this node forwards from the tunnel."""
+
+    PORTS = "FORWARD_TO"
+    CLIENTS = "clients"
+    """Within the tunnel."""
+    NETWORKS = "networks"
 
 
 @dataclass(frozen=True, slots=True)
@@ -464,13 +481,10 @@ class Firewall(Protocol):
     async def count(self, interface: str) -> PolicyCounts:
         """Return what was counted under the policy; zeros without one."""
 
-    async def conflict(
-        self, interface: str, versions: Collection[int], *, within: bool = False
-    ) -> str | None:
+    async def conflict(self, interface: str, versions: Collection[int], where: Forwarding) -> str | None:
         """Return another program's rule that drops forwarded packets, with the remedy, or None.
 
-        Only rules for the given IP ``versions`` count. With ``within``, the packets are forwarded
-        from the interface to itself, and otherwise as FORWARD_TO says.
+        Only rules for the given IP ``versions`` count.
         """
 
     async def forwards_nothing(self, versions: Collection[int]) -> str | None:

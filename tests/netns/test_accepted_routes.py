@@ -22,8 +22,6 @@ from dstack_vpn.core.chain.invitation import canonical_routes
 pytestmark = [pytest.mark.netns, pytest.mark.anvil, pytest.mark.timeout(180)]
 
 EAGER = (str(Path(__file__).with_name("eager.py")),)
-OPEN = {"LEAK_PROTECTION": "off"}
-"""The gateways forward without the packet filter."""
 
 
 class Net(NamedTuple):
@@ -48,8 +46,9 @@ def net(tools: Tools) -> Iterator[Net]:
         for gateway in (first, second):
             open_office(lab, gateway)
             lab.chain.send(calls.set_routes(gateway.token, [NETWORK, NETWORK6]))
-        for node, more in ((first, OPEN), (second, OPEN), (member, {"ACCEPT_ROUTES": "all"}), (plain, {})):
-            node.start(**more)
+        for node in (first, second, plain):
+            node.start()
+        member.start(ACCEPT_ROUTES="all")
         for node in lab.nodes.values():
             node.wait_ready()
         yield Net(lab, first, second, member, plain)
@@ -123,6 +122,27 @@ def test_a_plan_shows_the_networks_and_changes_nothing(net: Net) -> None:
         assert [each["node_id"] for each in document["changes"]] == ([] if by else ["gw-1"])
 
 
+def test_a_policy_decides_which_networks_a_member_uses(net: Net) -> None:
+    lab, member = net.lab, net.member
+
+    def grants(*destinations: str) -> str:
+        return json.dumps({"grants": [{"src": ["node:member"], "dst": [*destinations], "ip": ["*"]}]})
+
+    try:
+        # A grant to a network alone makes its gateway a peer, and replies pass the packet filter.
+        lab.chain.send(calls.set_policy(grants(NETWORK)))
+        wait_until(lambda: routed(member) == {NETWORK, f"blackhole {NETWORK}"}, "only one is used")
+        member.wait_reaches(MACHINE)
+        assert "no grant of the policy" in networks(member)[NETWORK6]["problem"]
+        lab.chain.send(calls.set_policy(grants("node:plain")))
+        wait_until(lambda: routed(member) == set(), "no network is used")
+    finally:
+        lab.chain.send(calls.set_policy(""))
+    wait_gateway(member, "gw-1")
+    for address in (MACHINE, MACHINE6):
+        member.wait_reaches(address)
+
+
 def test_a_network_moves_from_a_dead_gateway_and_returns(net: Net) -> None:
     lab, member = net.lab, net.member
     wait_gateway(member, "gw-1")
@@ -139,7 +159,7 @@ def test_a_network_moves_from_a_dead_gateway_and_returns(net: Net) -> None:
         assert loss.longest_gap <= 3.0
 
         # It returns without a lost packet, when the gateway was alive for a while.
-        net.first.start(**OPEN)
+        net.first.start()
         net.first.wait_ready()
         wait_gateway(member, "gw-1")
         back = to_machine.mark()

@@ -11,7 +11,7 @@ from tests.netns_support import Namespace, connect
 
 from dstack_vpn.adapters.firewall.nft import NftFirewall
 from dstack_vpn.errors import FirewallError
-from dstack_vpn.ports import FirewallRules, PortForward
+from dstack_vpn.ports import FirewallRules, Forwarding, PortForward
 
 pytestmark = [
     pytest.mark.netns,
@@ -106,15 +106,19 @@ async def test_a_policy_that_drops_what_is_forwarded_is_named(namespace: Namespa
     firewall = NftFirewall()
     namespace.run("sysctl", "-qw", "net.ipv4.ip_forward=1")
     await firewall.apply(FirewallRules("wg0", BOTH, True, port_forwards=HANDED))
-    assert await firewall.conflict("wg0", {4, 6}) is None
+    assert await firewall.conflict("wg0", {4, 6}, Forwarding.PORTS) is None
     namespace.run("nft", "-f", "-", text=DOCKER)
-    found = await firewall.conflict("wg0", {4})
+    found = await firewall.conflict("wg0", {4}, Forwarding.PORTS)
     assert found is not None
     assert found.startswith("FORWARD_TO: the table 'ip filter' drops forwarded packets")
     assert "iptables -I FORWARD -i wg0" in found
-    assert await firewall.conflict("wg0", {6}) is None
+    behind = await firewall.conflict("wg0", {4}, Forwarding.NETWORKS)
+    assert behind is not None
+    assert behind.startswith("the table 'ip filter' drops forwarded packets")
+    assert "iptables -I FORWARD -i wg0 -j ACCEPT, and iptables -I FORWARD -o wg0" in behind
+    assert await firewall.conflict("wg0", {6}, Forwarding.PORTS) is None
     namespace.run("nft", "add", "rule", "ip", "filter", "FORWARD", "iifname", "wg0", "accept")
-    assert await firewall.conflict("wg0", {4}) is None
+    assert await firewall.conflict("wg0", {4}, Forwarding.PORTS) is None
 
 
 # -- the members' access ---------------------------------------------------------------------------

@@ -2,20 +2,25 @@
 
 import json
 from collections.abc import Iterable
+from dataclasses import replace
+from ipaddress import ip_address, ip_network
 from itertools import chain
 from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.policy_rules import group_of
-from tests.property.test_policy import FLOWS, policies
+from tests.property.test_policy import FLOWS, OUTSIDE, policies
 from tests.property.test_policy import members as registries
 from tests.unit.core.policy.examples import PLAN
 
+from dstack_vpn.core.addresses import IPAddress
 from dstack_vpn.core.policy.compiler import CompiledPolicy, PolicyInForce, Subject
 from dstack_vpn.core.policy.directory import Member, MemberDirectory
 from dstack_vpn.core.policy.document import parse_policy
 from dstack_vpn.core.policy.evaluation import Packet, decide
+from dstack_vpn.core.policy.forwarding import NetworkTable
+from dstack_vpn.core.policy.networks import is_public
 from dstack_vpn.core.policy.rule_table import RuleTable
 from dstack_vpn.core.policy.rules import PolicyRules, PortRight
 from dstack_vpn.core.policy.selectors import Protocol
@@ -29,7 +34,8 @@ def in_force(grants: list[dict[str, Any]], number: int = 0) -> PolicyInForce:
 
 def subject(member: Member) -> Subject:
     bits = sum(1 << TAG_NAMES.index(tag) for tag in member.tags)
-    return Subject(member.node_id, member.owner, bits | 2)  # a tag without a name means nothing
+    routes = tuple(map(str, member.routes))
+    return Subject(member.node_id, member.owner, bits | 2, routes)  # a tag without a name means nothing
 
 
 def right(rights: Iterable[PortRight], protocol: Protocol | None, port: int) -> PortRight | None:
@@ -74,6 +80,71 @@ def check(
                 assert (granted is not None) == all(each.allowed for each in decided)
                 if granted is not None:
                     assert granted.grant == (found[0].id, decided[0].grants[0])
+
+
+@given(registries, st.lists(policies, min_size=1, max_size=2))
+@settings(max_examples=300)
+def test_a_gateway_permits_to_its_networks_what_the_evaluation_permits(
+    everyone: list[Member], texts: list[Any]
+) -> None:
+    """Only its own routes count, and a network opens no connections."""
+    found = [in_force(grants, number) for number, grants in enumerate(texts)]
+    for own in everyone:
+        others = [replace(each, routes=()) for each in everyone if each is not own]
+        directory = MemberDirectory.of([own, *others], PLAN.networks)
+        members = RuleTable(CompiledPolicy(found, TAG_NAMES, subject(own)), own_addresses(own))
+        for other in others:
+            members.put(own_addresses(other), subject(other))
+        table = NetworkTable()
+        table.replace(found, TAG_NAMES, subject(own).routes, members)
+        reached = {
+            other.token: check_network(found, directory, other, table, address)
+            for other in others
+            for address in map(ip_address, OUTSIDE)
+            if permitted(table, address) is not None
+        }
+        for other in others:
+            connected = any(each.connects(subject(other)) for each in table.compiled)
+            assert connected is CompiledPolicy(found, TAG_NAMES, subject(other))._reaches(subject(own).routes)
+            assert connected or not reached.get(other.token)
+
+
+def permitted(table: NetworkTable, address: IPAddress) -> PolicyRules | None:
+    """Return the rules for packets to an address outside the VPN."""
+    exits = None
+    for rules in table.rules.values():
+        for network in map(ip_network, rules.addresses):
+            if address in network and network.prefixlen:
+                return rules
+            exits = rules if address in network and is_public(address) else exits
+    return exits
+
+
+def check_network(
+    found: list[PolicyInForce],
+    directory: MemberDirectory,
+    other: Member,
+    table: NetworkTable,
+    address: IPAddress,
+) -> bool:
+    """Check a member's rights to an address; return whether it has some."""
+    rules, reaches = permitted(table, address), False
+    for source in other.addresses:
+        if source.version != address.version:
+            continue
+        assert rules is not None
+        rights = rules.rights_of(str(source))
+        assert not rights.outbound
+        for protocol, port in FLOWS:
+            decided = [
+                decide(each.document, directory, Packet(source, address, protocol, port)) for each in found
+            ]
+            granted = right(rights.inbound, protocol, port)
+            assert (granted is not None) == all(each.allowed for each in decided), f"{source} to {address}"
+            if granted is not None:
+                reaches = True
+                assert granted.grant == (found[0].id, decided[0].grants[0])
+    return reaches
 
 
 @given(st.data(), registries, policies)

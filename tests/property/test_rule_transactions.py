@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
-from itertools import pairwise
+from itertools import combinations, pairwise
 from typing import Any, NamedTuple, TypeAlias
 
 from hypothesis import given, settings
@@ -36,6 +36,10 @@ class Sample(NamedTuple):
     protocol: str
     port: int
     """The destination port, or the source port of a reply."""
+    arrives: bool = True
+    """True if it comes from the tunnel."""
+    leaves: bool = True
+    """True if it is not delivered here, and leaves by the tunnel."""
 
 
 SAMPLES = [
@@ -97,6 +101,9 @@ class Moment(NamedTuple):
     forward: Table
     """The chains after ``prerouting_policy``."""
     later: Elements
+    raw: Table
+    """The chain before it."""
+    earlier: Elements
 
 
 def moments(old: Table, new: Table) -> Iterator[Moment]:
@@ -104,16 +111,25 @@ def moments(old: Table, new: Table) -> Iterator[Moment]:
     steps = [old, *_between(old, new), new]
     known = [(step, elements_of(step)) for number, step in enumerate(steps) if step not in steps[:number]]
     for step, own in known:
-        yield Moment(step, own, own, step, own)
+        yield Moment(step, own, own, step, own, step, own)
     for (before, own), (after, then) in pairwise(known):
-        yield Moment(before, then, then, before, then)
-        yield Moment(before, then, own, before, then)
-        yield Moment(before, own, own, before, then)
-        yield Moment(before, own, own, after, then)
+        yield Moment(before, then, then, before, then, before, own)
+        yield Moment(before, then, then, before, then, before, then)
+        yield Moment(before, then, own, before, then, before, own)
+        yield Moment(before, own, own, before, then, before, own)
+        yield Moment(before, own, own, after, then, before, own)
+        yield Moment(before, then, then, after, then, before, then)
+        yield Moment(after, then, then, after, then, before, own)
+        yield Moment(after, then, then, after, then, before, then)
 
 
 def passes(at: Moment, destination: str, packet: Sample) -> bool:
     """Return whether the node accepts a packet to an address, or forwards it."""
+    if not packet.arrives:
+        later = ("forward", "forward_replies")
+        return all(accepts(at.forward, at.later, name, destination, packet) is not False for name in later)
+    if accepts(at.raw, at.earlier, "prerouting_raw", destination, packet) is False:
+        return False
     if "prerouting_policy" in at.chains.chains:
         clients = {name: found for name, found in at.first.items() if name.startswith("clients")}
         elements = {**at.elements, **clients}
@@ -142,22 +158,29 @@ def accepts(chains: Table, elements: Elements, name: str, destination: str, pack
 
 def judge(rule: str, elements: Elements, destination: str, packet: Sample) -> str | None:
     """Return the verdict of a rule; None if it does not match."""
-    if rule.startswith(("ct state related", 'iifname != "wg0"', 'oifname != "wg0"')):
+    if rule.startswith(("ct state related", "ct status dnat")) or "fib daddr type != unicast" in rule:
         return None
     rest = rule
-    while found := re.match(r'(?:[io]ifname "wg0"|counter(?: name "\w+")?) ', rest):
+    while found := re.match(r'([io])ifname (!= )?"wg0" |counter(?: name "\w+")? ', rest):
         rest = rest[found.end() :]
-    while found := re.match(r"(ip6?) ([sd])addr (?:vmap @(\w+)|(\S+) )", rest):
+        ours = packet.arrives if found[1] == "i" else packet.leaves
+        if found[1] and ours == bool(found[2]):
+            return None
+    while found := re.match(r"(ip6?) ([sd])addr (!= )?(?:vmap @(\w+)|(\S+) )", rest):
         rest = rest[found.end() :]
         address = packet.source if found[2] == "s" else destination
         if (found[1] == "ip6") != (":" in address):
             return None
-        if found[3] is not None:
-            return elements.get(found[3], {}).get(address)
-        if not is_at(elements, address, found[4]):
+        if found[4] is not None:
+            return looked_up(elements, found[4], address)
+        if is_at(elements, address, found[5]) == bool(found[3]):
             return None
-    if found := re.fullmatch(r"ct direction reply (goto \w+)", rest):
-        return found[1] if packet.reply else None
+        rest = rest.removeprefix("counter ")
+    if found := re.fullmatch(r"ct direction (reply|original) (.*)", rest):
+        if packet.reply != (found[1] == "reply"):
+            return None
+        # A reply can be judged by its destination.
+        return judge(found[2], elements, destination, packet)
     if found := re.fullmatch(r"meta l4proto \{ 1, 58 \} (goto \w+)", rest):
         return found[1] if packet.protocol == "icmp" else None
     if found := re.fullmatch(r"(tcp|udp) (sport|dport) (?:vmap @(\w+)|(.*) (goto \w+))", rest):
@@ -176,8 +199,18 @@ def judge(rule: str, elements: Elements, destination: str, packet: Sample) -> st
 def is_at(elements: Elements, address: str, where: str) -> bool:
     """Return whether an address is in a set or a prefix."""
     if where.startswith("@"):
-        return address in elements.get(where.removeprefix("@"), {})
+        return looked_up(elements, where.removeprefix("@"), address) is not None
     return ip_address(address) in ip_network(where)
+
+
+def looked_up(elements: Elements, name: str, address: str) -> str | None:
+    """Return the verdict of an address: empty in a set, and None if the address is missing."""
+    listed = elements.get(name, {})
+    if name.startswith(("networks", "zones", "reserved")):
+        found = [verdict for key, verdict in listed.items() if ip_address(address) in ip_network(key)]
+        assert len(found) < 2, f"the elements of {name} overlap"
+        return next(iter(found), None)
+    return listed.get(address)
 
 
 def has(ports: str, port: int) -> bool:
@@ -290,3 +323,155 @@ def test_a_client_reaches_members_and_what_the_views_permit(
     stranger = packet._replace(source="10.77.0.66")
     for destination in ("10.77.0.77", "10.77.0.1", "10.77.0.8", "10.77.0.9"):
         assert not passes(at, destination, stranger)
+
+
+# -- networks --------------------------------------------------------------------------------------
+
+MEMBER_ADDRESSES = ("10.77.0.2", "10.77.0.3", "fd00::2")
+HOSTS = ("192.168.7.5", "192.168.7.200", "10.9.0.1", "172.16.0.1", "1.1.1.1", "fd07::5", "2606:4700::1")
+"""In the zones, or in none."""
+ZONES = (
+    frozenset({"192.168.7.0/25"}),
+    frozenset({"192.168.7.0/24"}),
+    frozenset({"192.168.7.128/25", "fd07::/64", "10.9.0.1/32"}),
+    frozenset({"10.9.0.0/16"}),
+    frozenset({"0.0.0.0/0", "::/0"}),
+)
+TO_NETWORKS = [
+    Sample(source, reply, protocol, port, True, False)
+    for source in (*MEMBER_ADDRESSES, "10.77.0.66")
+    for reply, protocol, port in ((False, "tcp", 22), (False, "icmp", 0), (True, "tcp", 22))
+]
+FROM_NETWORKS = [
+    Sample(source, True, protocol, port, False, True)
+    for source in HOSTS
+    for protocol, port in (("tcp", 22), ("udp", 53), ("icmp", 0))
+]
+receivers = st.builds(GroupRights, sides)
+
+
+class Behind(NamedTuple):
+    """The networks behind a node: their zones with the members and rights of each."""
+
+    zones: dict[str, frozenset[str]]
+    members: dict[str, dict[str, str]]
+    rights: dict[str, dict[str, GroupRights]]
+
+
+def is_without_overlap(zones: list[frozenset[str]]) -> bool:
+    listed = [ip_network(each) for zone in zones for each in zone if not each.endswith("/0")]
+    return not any(
+        one.version == other.version and one.overlaps(other) for one, other in combinations(listed, 2)
+    )
+
+
+def behind(generation: int) -> st.SearchStrategy[Behind]:
+    """Networks; with another number, all names of the zones are others."""
+    chosen = st.lists(st.sampled_from(ZONES), unique=True, max_size=4).filter(is_without_overlap)
+
+    def filled(found: list[frozenset[str]]) -> st.SearchStrategy[Behind]:
+        names = [f"n{generation}{number}" for number in range(len(found))]
+        return st.builds(
+            Behind,
+            st.just(dict(zip(names, found, strict=True))),
+            st.fixed_dictionaries(
+                {
+                    name: st.dictionaries(
+                        st.sampled_from(MEMBER_ADDRESSES), st.sampled_from((f"{name}m0", f"{name}m1"))
+                    )
+                    for name in names
+                }
+            ),
+            st.fixed_dictionaries(
+                {name: st.fixed_dictionaries({f"{name}m{n}": receivers for n in range(2)}) for name in names}
+            ),
+        )
+
+    return chosen.flatmap(filled)
+
+
+def other_rights(first: Behind) -> st.SearchStrategy[Behind]:
+    """The same zones with other members and rights."""
+    return behind(1).flatmap(
+        lambda found: st.builds(
+            Behind,
+            st.just(first.zones),
+            st.just({name: _renamed(found.members, name) for name in first.zones}),
+            st.fixed_dictionaries(
+                {
+                    name: st.fixed_dictionaries({f"{name}m{n}": receivers for n in range(2)})
+                    for name in first.zones
+                }
+            ),
+        )
+    )
+
+
+def _renamed(members: dict[str, dict[str, str]], name: str) -> dict[str, str]:
+    found = next(iter(members.values()), {})
+    return {address: f"{name}{group[-2:]}" for address, group in found.items()}
+
+
+def with_networks(policy: PolicyRules | None, found: Behind) -> Table:
+    networks = frozenset().union(*found.zones.values())
+    if policy is not None:
+        made = {
+            name: policy_rules(
+                zone,
+                found.members[name],
+                {
+                    group: each
+                    for group, each in found.rights[name].items()
+                    if group in found.members[name].values()
+                },
+            )
+            for name, zone in found.zones.items()
+        }
+        policy = replace(policy, networks=made)
+    return make_table(FirewallRules("wg0", PREFIXES, True, policy=policy, networks=networks))
+
+
+def check_networks(old: Table, new: Table) -> None:
+    check(old, new, HOSTS, TO_NETWORKS)
+    check(old, new, MEMBER_ADDRESSES, FROM_NETWORKS)
+
+
+@given(policies, policies, st.data())
+@settings(max_examples=150, deadline=None)
+def test_the_same_holds_for_the_packets_to_networks_and_back(
+    own: PolicyRules, other: PolicyRules, data: st.DataObject
+) -> None:
+    """Routes come and go, and rights change with them or alone."""
+    first = data.draw(behind(0))
+    second = data.draw(behind(1) | other_rights(first))
+    check_networks(with_networks(own, first), with_networks(other, second))
+
+
+@given(policies, behind(0), behind(1), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_the_same_holds_for_networks_while_a_policy_comes_or_goes(
+    policy: PolicyRules, first: Behind, second: Behind, comes: bool
+) -> None:
+    policies = (None, policy) if comes else (policy, None)
+    check_networks(
+        *(with_networks(each, found) for each, found in zip(policies, (first, second), strict=True))
+    )
+    check_networks(with_networks(None, first), with_networks(None, second))
+
+
+def test_without_a_policy_members_reach_the_networks_and_nothing_else() -> None:
+    zone = frozenset({"192.168.7.0/24", "::/0"})
+    made = with_networks(None, Behind({"n0": zone}, {}, {}))
+    (at, *_) = moments(made, made)
+    member = Sample("10.77.0.2", False, "tcp", 22, True, False)
+    assert passes(at, "192.168.7.5", member)
+    assert not passes(at, "10.9.0.1", member)
+    assert not passes(at, "1.1.1.1", member)
+    assert not passes(at, "192.168.7.5", member._replace(source="192.168.8.1")), "not a member"
+    assert not passes(at, "192.168.7.5", member._replace(leaves=True)), "it would enter the tunnel again"
+    other = member._replace(source="fd00::2")
+    assert passes(at, "2606:4700::1", other)
+    assert not passes(at, "fd07::5", other), "a private network is not the internet's"
+    reply = Sample("192.168.7.5", True, "tcp", 22, False, True)
+    assert passes(at, "10.77.0.2", reply)
+    assert not passes(at, "10.77.0.2", reply._replace(source="10.9.0.1"))

@@ -16,13 +16,14 @@ from dstack_vpn.cli.options import with_settings
 from dstack_vpn.cli.tables import console
 from dstack_vpn.cli.text import printable
 from dstack_vpn.config import Settings
-from dstack_vpn.core.access.control import AccessControl, Admission
+from dstack_vpn.core.access.control import AccessControl, Admission, Reason
 from dstack_vpn.core.access.membership import Lookup, Membership, keys_behind
 from dstack_vpn.core.access.plan import Plan, Step, brake
 from dstack_vpn.core.access.plan import plan as make_plan
 from dstack_vpn.core.model import DeviceState, Peer, RemovePeer, SetPeer, SocketAddress, TokenId
 from dstack_vpn.core.paths.moving import Evidence
 from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
+from dstack_vpn.core.policy.networks import OwnNetworks
 from dstack_vpn.core.wireguard.config_file import parse as parse_config
 from dstack_vpn.core.wireguard.keys import PublicKey
 from dstack_vpn.core.wireguard.x25519 import derive
@@ -128,7 +129,12 @@ async def _read(settings: Settings) -> _Facts:
     membership.rebuild(access, now)
     exit_notes = use_exit(settings, access, registry_policy, membership, device=device, now=now)
     networks = await use_networks(settings, access, registry_policy, membership, device=device, now=now)
-    notes = (*_notes(settings, device, own, membership), *policy_notes, *exit_notes)
+    notes = (
+        *_notes(settings, device, own, membership),
+        *_routes(access, now),
+        *policy_notes,
+        *exit_notes,
+    )
     return _Facts(snapshot, device, access, membership, tuple(networks.describe()), notes, now)
 
 
@@ -176,6 +182,14 @@ def _notes(
         yield f"the interface has another key than the settings: it would be set to that of {own}"
     if membership.pinned is not None:
         yield "a backup is pinned: no other peers are added until 'dstack-vpn config resume'"
+
+
+def _routes(access: AccessControl, now: float) -> Iterable[str]:
+    """Yield the routes of this node that it does not forward to."""
+    decision = access.decide(access.own_key, now)
+    if decision.reason is Reason.OWN_KEY:
+        for refused in OwnNetworks.of(decision.routes, access.addresses.networks).refused:
+            yield f"this node does not forward to its route {refused}"
 
 
 def _brake(steps: Plan, facts: _Facts) -> Iterable[str]:

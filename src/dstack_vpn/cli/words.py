@@ -163,6 +163,7 @@ _WORDS: Final[Mapping[str, Callable[[Body], str]]] = {
     "policy.denied": _denied,
     "policy.denied_many": lambda b: f"packets of {b['entries']} kinds were denied by the policy",
     "policy.in_force": _in_force,
+    "route.refused": lambda b: f"a route of this node is not used: {b['problem']}",
     "policy.refused": lambda b: f"the policy was refused: {b['problem']}",
     "exit.used": lambda b: f"everything leaves by {b['node']}",
     "exit.blocked": lambda b: f"nothing leaves: {b['reason']}",

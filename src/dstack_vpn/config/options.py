@@ -230,6 +230,14 @@ OPTIONS: Final[tuple[Option, ...]] = (
         "10.20.0.0/16,2001:db8:20::/48",
     ),
     Option(
+        "ROUTE_SNAT",
+        parsers.boolean,
+        "1",
+        "The networks behind this node see this node's address, and not the members'. 0 if they have a route "
+        "back to the VPN. The internet never sees members' addresses.",
+        "0",
+    ),
+    Option(
         "EXIT_NODE",
         parsers.node_ids,
         "",

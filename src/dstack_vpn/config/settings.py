@@ -115,6 +115,7 @@ class Settings:
     exit_allow_lan: bool
     accept_routes: AcceptRoutes
     """The networks behind other nodes that this node uses."""
+    route_snat: bool
     policy_file: Path | None
     """A policy beside that of the registry; None: not given. Its reader checks its content."""
     keep_interface: bool

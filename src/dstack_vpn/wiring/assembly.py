@@ -147,6 +147,8 @@ class Options:
     """See `ports.FirewallRules.closed`."""
     forwards: Sequence[Forward]
     accept_routes: AcceptRoutes
+    keeps_source: bool
+    """See `ports.FirewallRules.keeps_source`."""
     policy_file: PolicyDocument | None
     """The policy of POLICY_FILE."""
     mark: int | None
@@ -232,6 +234,7 @@ def assemble(outside: Outside, options: Options) -> Daemon:
         noticed=foreign_edit.set,
         closed=options.closed_ports,
         forwards=options.forwards,
+        keeps_source=options.keeps_source,
     )
     executor = PlanExecutor(tunnel, members, firewall_controller.settle, publish)
     removal_guard = MassRemovalGuard(members, clock, publish)
@@ -255,9 +258,7 @@ def assemble(outside: Outside, options: Options) -> Daemon:
         publish=publish,
     )
     roles = RoleWatch(members, peer_stats, answers, clock, outside.echo)
-    route_keeper = RouteKeeper(
-        members, tunnel, roles, paths, clock, outside.machine_resolver, outside.machines
-    )
+    route_keeper = RouteKeeper(members, tunnel, roles, paths, outside.machine_resolver, outside.machines)
     denied = DeniedWatch(
         firewall=outside.firewall,
         interface=options.interface,

@@ -132,6 +132,7 @@ def build(settings: Settings, link: Link, relays: Relays, source: ChainSource, f
         closed_ports=closed_ports(settings),
         forwards=settings.forward_to,
         accept_routes=settings.accept_routes,
+        keeps_source=not settings.route_snat,
         policy_file=read_policy_file(settings.policy_file),
         mark=settings.fwmark,
         exit_nodes=settings.exit_node,

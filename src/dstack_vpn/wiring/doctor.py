@@ -18,11 +18,12 @@ from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.model import DeviceState, Endpoint
 from dstack_vpn.core.observe.check import Check, CheckStatus, failed, passed, warned
 from dstack_vpn.core.policy.members import directory_of
+from dstack_vpn.core.policy.networks import OwnNetworks
 from dstack_vpn.core.wireguard.x25519 import derive
 from dstack_vpn.errors import AdminError, AgentError, ChainError, ConfigError, DeviceError, FormatError
 from dstack_vpn.wiring import ownership
 from dstack_vpn.wiring.addresses import address_plan, peer_policy
-from dstack_vpn.wiring.firewall import forwarding, forwarding_for_clients
+from dstack_vpn.wiring.firewall import forwarding, forwarding_for_clients, forwarding_to_networks
 from dstack_vpn.wiring.keys import identity_of
 from dstack_vpn.wiring.node import look_at_device, now
 from dstack_vpn.wiring.policy import read_policy
@@ -72,6 +73,7 @@ async def examine(settings: Settings, daemon: Daemon, report: Callable[[Check], 
     if access is not None:
         if clients := access.own_clients(now()):
             add(await forwarding_for_clients(settings, len(clients)))
+        add(*await _networks(settings, access))
         access, seen_policy = await _policy(settings, access)
         add(*seen_policy, *await _names(settings, access, daemon))
         for checks in await _peers(settings, access, daemon):
@@ -165,6 +167,14 @@ def _membership(
     node = access.decide(access.own_key, now()).node
     assert node is not None
     return passed("membership", f"node {node.node_id}, token {node.token_id}, with this node's key")
+
+
+async def _networks(settings: Settings, access: AccessControl) -> list[Check]:
+    own = access.decide(access.own_key, now())
+    if own.reason is not Reason.OWN_KEY or not own.routes:
+        return []
+    found = OwnNetworks.of(own.routes, access.addresses.networks)
+    return [await forwarding_to_networks(settings, found)]
 
 
 async def _policy(settings: Settings, access: AccessControl) -> tuple[AccessControl, list[Check]]:

@@ -1,15 +1,19 @@
 """The packet filter, if one is configured."""
 
+from collections.abc import Collection
 from contextlib import suppress
 from typing import Final
 
 import structlog
 
+from dstack_vpn.adapters.doctor.machine import has_no_route
 from dstack_vpn.adapters.firewall import NftFirewall
 from dstack_vpn.config import Settings
 from dstack_vpn.core.observe.check import Check, failed, passed, warned
 from dstack_vpn.core.observe.reports import FirewallReport
+from dstack_vpn.core.policy.networks import OwnNetworks
 from dstack_vpn.errors import ConfigError, FirewallError
+from dstack_vpn.ports import Forwarding
 
 UNPROTECTED: Final = (
     "packets from the VPN reach every address of this machine; blackhole routes alone stop leaks"
@@ -50,14 +54,33 @@ def closed_ports(settings: Settings) -> frozenset[tuple[str, int]]:
 
 async def forwarding_for_clients(settings: Settings, clients: int) -> Check:
     """Check for ``doctor`` that this machine forwards the packets of its plain clients."""
-    firewall = NftFirewall()
-    problem = await firewall.forwards_nothing((4, 6))
-    with suppress(FirewallError):  # without nftables, no table of it drops packets
-        problem = problem or await firewall.conflict(settings.interface, (4, 6), within=True)
+    problem = await _obstacle(settings, (4, 6), Forwarding.CLIENTS)
     if problem is None:
         return passed("clients", f"this machine forwards for its clients ({clients})")
     found, _, advice = problem.partition(": ")
     return failed("clients", found, advice)
+
+
+async def forwarding_to_networks(settings: Settings, networks: OwnNetworks) -> Check:
+    """Check for ``doctor`` that this machine forwards packets to the networks behind it."""
+    problem = await _obstacle(settings, networks.versions, Forwarding.NETWORKS)
+    if problem is not None:
+        found, _, advice = problem.partition(": ")
+        return failed("networks", found, advice)
+    if networks.refused:
+        advice = "correct the routes with 'dstack-vpn node routes'"
+        return warned("networks", f"it does not forward to {'; '.join(networks.refused)}", advice)
+    if lost := sorted(filter(has_no_route, networks.usable)):
+        return warned("networks", f"this machine has no route to {', '.join(lost)}", "see 'ip route get'")
+    return passed("networks", f"this machine forwards to {', '.join(sorted(networks.usable))}")
+
+
+async def _obstacle(settings: Settings, versions: Collection[int], where: Forwarding) -> str | None:
+    firewall = NftFirewall()
+    problem = await firewall.forwards_nothing(versions)
+    with suppress(FirewallError):  # without nftables, no table of it drops packets
+        problem = problem or await firewall.conflict(settings.interface, versions, where)
+    return problem
 
 
 async def forwarding(settings: Settings) -> Check:
@@ -69,7 +92,7 @@ async def forwarding(settings: Settings) -> Check:
     hosts = {forward.host for forward in settings.forward_to}
     versions = {6 if ":" in host else 4 for host in hosts}
     try:
-        conflict = await firewall.conflict(settings.interface, versions)
+        conflict = await firewall.conflict(settings.interface, versions, Forwarding.PORTS)
     except FirewallError as error:
         return warned("forwarding", str(error), "run as root")
     if conflict is None:

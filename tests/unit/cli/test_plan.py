@@ -121,6 +121,18 @@ def test_each_change_has_its_reason(cli: Cli, monkeypatch: pytest.MonkeyPatch) -
     assert found["notes"] == []
 
 
+def test_a_route_of_this_node_that_cannot_be_used_has_its_reason(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    routes = ("10.77.0.0/24", "192.168.7.0/24")
+    monkeypatch.setitem(globals(), "NODES", (node(1, public_key=derive(OWN), routes=routes),))
+    world(monkeypatch, running())
+    (note,) = plan(cli)["notes"]
+    assert note == (
+        "this node does not forward to its route 10.77.0.0/24: it overlaps the VPN's own prefix 10.77.0.0/16"
+    )
+
+
 def test_a_relay_that_the_daemon_has_chosen_is_no_difference(
     cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -228,6 +228,7 @@ class Bench:
             closed_ports=frozenset(),
             forwards=(),
             accept_routes=self.accept_routes,
+            keeps_source=False,
             policy_file=None,
             mark=11_800 if self.exit_nodes else None,
             exit_nodes=self.exit_nodes,

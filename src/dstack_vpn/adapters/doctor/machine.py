@@ -1,6 +1,7 @@
 """Checks of the machine: permissions, WireGuard, ports and disk space."""
 
 import errno
+import ipaddress
 import os
 import shutil
 import socket
@@ -12,12 +13,28 @@ from dstack_vpn.adapters.device import process
 from dstack_vpn.adapters.device.backend import has_net_admin
 from dstack_vpn.adapters.device.netlink import find_family
 from dstack_vpn.adapters.device.wgnetlink import FAMILY_NAME
-from dstack_vpn.core.model import DeviceState
+from dstack_vpn.core.model import Cidr, DeviceState
 from dstack_vpn.core.observe.check import Check, failed, passed, warned
 from dstack_vpn.errors import DeviceError
 
+_PUBLIC: Final = {4: "1.0.0.1", 6: "2606:4700::1"}
+"""An address of the internet, by IP version."""
 ROOM: Final = 16 << 20
 """Bytes that must be free on the file system of the state directory."""
+
+
+def has_no_route(network: Cidr) -> bool:
+    """Return whether this machine has no route to a network. 0.0.0.0/0 stands for the internet."""
+    parsed = ipaddress.ip_network(network)
+    somewhere = parsed.network_address + min(1, parsed.num_addresses - 1) if parsed.prefixlen else None
+    address = str(somewhere or _PUBLIC[parsed.version])
+    family = socket.AF_INET if parsed.version == 4 else socket.AF_INET6
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect((address, 9))  # sends nothing
+    except OSError as error:
+        return error.errno in {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL}
+    return False
 
 
 async def wireguard(backend: str, program: str = "wireguard-go") -> Check:

@@ -10,11 +10,12 @@ from dstack_vpn.ports import DeniedPackets, PacketCount
 _NAMES: Final = {
     "chain": re.compile(
         r"output|prerouting_raw|input|forward|prerouting_nat|postrouting_nat|prerouting_policy|denied"
+        r"|forward_replies|postrouting_sources"
         r"|(?:allow|group|view|rights|replies)_\w+"
     ),
     "counter": re.compile(r"denied|grant_\w+"),
-    "map": re.compile(r"members[46](?:_\w+)?|clients[46]|ports_\w+"),
-    "set": re.compile(r"denied[46](?:_other)?|forwarded[46]"),
+    "map": re.compile(r"members[46](?:_\w+)?|clients[46]|ports_\w+|zones[46]_\w+"),
+    "set": re.compile(r"denied[46](?:_other)?|forwarded[46]|networks[46]_\w+|reserved[46]"),
 }
 """The names in our tables, by kind."""
 _OURS_ALONE: Final = frozenset({"prerouting_raw", "prerouting_nat", "prerouting_policy"})

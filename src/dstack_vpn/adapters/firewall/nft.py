@@ -29,7 +29,7 @@ from dstack_vpn.adapters.firewall.ruleset import RulesetWatch
 from dstack_vpn.adapters.firewall.table import Table
 from dstack_vpn.adapters.firewall.transactions import transactions
 from dstack_vpn.errors import FirewallError
-from dstack_vpn.ports import DeniedPackets, ExitGuard, FirewallRules, PacketCount, PolicyCounts
+from dstack_vpn.ports import DeniedPackets, ExitGuard, FirewallRules, Forwarding, PacketCount, PolicyCounts
 
 ALL: Final = "list ruleset inet"
 """Lists all tables. Without elements, that takes 1 ms. ``list table`` and ``list counters`` read
@@ -124,12 +124,10 @@ class NftFirewall:
         """See `ports.Firewall.count`."""
         return await self._in_thread(lambda: self._count(rendering.table_name(interface)))
 
-    async def conflict(
-        self, interface: str, versions: Collection[int], *, within: bool = False
-    ) -> str | None:
+    async def conflict(self, interface: str, versions: Collection[int], where: Forwarding) -> str | None:
         """See `ports.Firewall.conflict`."""
         families = {family for version in versions for family in _FAMILIES[version]}
-        return await self._in_thread(lambda: self._conflict(interface, families, within=within))
+        return await self._in_thread(lambda: self._conflict(interface, families, where))
 
     async def forwards_nothing(self, versions: Collection[int]) -> str | None:
         """See `ports.Firewall.forwards_nothing`."""
@@ -295,12 +293,12 @@ class NftFirewall:
             recent += listing.denied_packets(listed)
         return PolicyCounts(granted, denied, tuple(recent))
 
-    def _conflict(self, interface: str, families: Collection[str], *, within: bool) -> str | None:
+    def _conflict(self, interface: str, families: Collection[str], where: Forwarding) -> str | None:
         for family, name in listing.refuses_forwarding(self._nftables.run("list chains")):
             if family not in families:
                 continue
             if not listing.lets_through(self._nftables.run(f"list table {family} {name}"), interface):
-                return _advice(family, name, interface, within=within)
+                return _advice(family, name, interface, where)
         return None
 
     def _list(self, name: str) -> str | None:
@@ -313,15 +311,15 @@ def _after(generation: int) -> int:
     return (generation + 1) & 0xFFFF_FFFF or 1
 
 
-def _advice(family: str, name: str, interface: str, *, within: bool) -> str:
+def _advice(family: str, name: str, interface: str, where: Forwarding) -> str:
     add = f"{'ip6tables' if family == 'ip6' else 'iptables'} -I FORWARD"
-    if within:
-        return (
-            f"the table '{family} {name}' drops forwarded packets (Docker sets this policy): "
-            f"{add} -i {interface} -o {interface} -j ACCEPT"
-        )
-    return (
-        f"FORWARD_TO: the table '{family} {name}' drops forwarded packets (Docker sets this policy): "
-        f"{add} -i {interface} -m conntrack --ctstate DNAT -j ACCEPT, and "
-        f"{add} -o {interface} -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"
-    )
+    drops = f"the table '{family} {name}' drops forwarded packets (Docker sets this policy)"
+    replies = f"{add} -o {interface} -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"
+    match where:
+        case Forwarding.CLIENTS:
+            return f"{drops}: {add} -i {interface} -o {interface} -j ACCEPT"
+        case Forwarding.NETWORKS:
+            return f"{drops}: {add} -i {interface} -j ACCEPT, and {replies}"
+        case Forwarding.PORTS:
+            first = f"{add} -i {interface} -m conntrack --ctstate DNAT -j ACCEPT"
+            return f"FORWARD_TO: {drops}: {first}, and {replies}"

@@ -10,6 +10,9 @@ the maps ``clients4`` and ``clients6`` lead from a client's address to ``view_�
 ``members4_…`` and ``members6_…`` to groups. The receiver judges a packet from a client to another
 member. The sets ``forwarded4`` and ``forwarded6`` have all clients.
 
+Packets to networks behind this node are judged by zones (decision 0040), which are as views. The
+maps ``zones4_…`` and ``zones6_…`` are named by their content, like all that leads to a zone.
+
 Maps and sets of a single field have a name and are declared by ``typeof``. nft 1.0.6 (Debian 12)
 crashes at any listing if a newer libnftables, such as a container's, has made an anonymous verdict
 map, or has declared one by ``type``.
@@ -17,9 +20,10 @@ map, or has declared one by ``type``.
 
 import re
 from collections.abc import Iterable, Iterator
-from hashlib import blake2b
+from dataclasses import replace
 from typing import Final
 
+from dstack_vpn.adapters.firewall import network_chains
 from dstack_vpn.adapters.firewall.table import (
     CLIENTS,
     FAMILIES,
@@ -28,6 +32,7 @@ from dstack_vpn.adapters.firewall.table import (
     Lead,
     by_version,
     check_addresses,
+    digest,
 )
 from dstack_vpn.core.policy.rules import Addresses, GrantId, GroupName, GroupRights, PolicyRules, PortRight
 from dstack_vpn.core.policy.selectors import Protocol
@@ -45,10 +50,13 @@ DENIED_SETS: Final = tuple(f"denied{version}{other}" for version in (4, 6) for o
 
 
 def _groups(policy: PolicyRules) -> dict[GroupName, GroupRights]:
-    """Return the groups of all views. Their names differ."""
+    """Return the groups of all views and zones. Their names differ."""
     found = dict(policy.groups)
     for view in policy.views.values():
         found |= view.groups
+    for zone in policy.networks.values():
+        # Replies from the network come under the right of their connection.
+        found |= {name: replace(each, outbound=each.inbound) for name, each in zone.groups.items()}
     return found
 
 
@@ -59,9 +67,10 @@ def _grants(policy: PolicyRules) -> list[GrantId]:
 
 def check_names(policy: PolicyRules) -> None:
     """Raise `FirewallError` if a name in the rules is invalid."""
-    members = (name for view in (policy, *policy.views.values()) for name in view.members)
+    views = policy, *policy.views.values(), *policy.networks.values()
+    members = (name for view in views for name in view.members)
     grants = (grant.policy for grant in _grants(policy))
-    for name in {*_groups(policy), *members, *policy.views, *grants}:
+    for name in {*_groups(policy), *members, *policy.views, *policy.networks, *grants}:
         if not _NAME.fullmatch(name):
             raise FirewallError(f"the rules of the policy have an invalid name: {name!r}")
     check_addresses(policy.addresses)
@@ -74,7 +83,7 @@ def parts(policy: PolicyRules) -> Iterator[tuple[str, str]]:
     yield "counter denied", ""
     for version, family, header in FAMILIES:
         kinds = f"type {family}_addr . {family}_addr . inet_proto"
-        for suffix in ("", *(f"_{view}" for view in sorted(policy.views))):
+        for suffix in ("", *(f"_{view}" for view in sorted({*policy.views, *policy.networks}))):
             yield f"map members{version}{suffix}", f"typeof {header} saddr : verdict;"
         if policy.views:
             yield f"map clients{version}", f"typeof {header} daddr : verdict;"
@@ -88,6 +97,7 @@ def leads(policy: PolicyRules) -> Iterator[tuple[Lead, Addresses]]:
         yield Lead(MEMBERS, f"group_{group}"), members
     for name, view in policy.views.items():
         yield Lead(CLIENTS, f"view_{name}"), by_version(view.addresses)
+    for name, view in (*policy.views.items(), *policy.networks.items()):
         for group, members in view.members.items():
             yield Lead(f"{MEMBERS}_{name}", f"group_{group}"), members
 
@@ -106,13 +116,20 @@ def chains(rules: FirewallRules, policy: PolicyRules) -> tuple[dict[str, str], d
     for name in sorted(policy.views):
         to_groups = (f"{header} saddr vmap @members{version}_{name}" for version, _, header in FAMILIES)
         made[f"view_{name}"] = Chain("", (*to_groups, "goto denied"))
+    for name in sorted(policy.networks):
+        made[f"view_{name}"] = Chain("", tuple(_zone_rules(name)))
+    maps |= _zone_maps(policy)
     made["denied"] = Chain("", tuple(_denied_rules()))
     made["prerouting_policy"] = Chain.hooked(
         "filter hook prerouting priority mangle",
         # ICMP errors about a connection that is tracked.
         [f'iifname != "{rules.interface}" accept', f"ct state related {_ICMP} accept"],
         (_own_address_rule(address) for address in sorted(policy.addresses)),
+        (_network_reply_rule(rules, address) for address in sorted(policy.addresses)),
         _forwarding_rules(rules, policy) if policy.views else (),
+        # A network opens no connections.
+        ["ct direction reply goto denied"] if policy.networks else [],
+        to_zones(rules, policy, "daddr"),
         ["goto denied"],
     )
     return maps, made
@@ -122,6 +139,13 @@ def _own_address_rule(address: str) -> str:
     if ":" in address:
         return f"ip6 daddr {address} ip6 saddr vmap @members6"
     return f"ip daddr {address} ip saddr vmap @members4"
+
+
+def _network_reply_rule(rules: FirewallRules, address: str) -> str:
+    """Return the rule for replies from a network behind another node, which enforces the policy."""
+    header, version = _header(address), 6 if ":" in address else 4
+    source = network_chains.outside(rules, version, "saddr")
+    return f"ct direction reply {header} daddr {address} {source}accept"
 
 
 def _forwarding_rules(rules: FirewallRules, policy: PolicyRules) -> Iterator[str]:
@@ -135,6 +159,46 @@ def _forwarding_rules(rules: FirewallRules, policy: PolicyRules) -> Iterator[str
         yield f"{header} saddr @forwarded{version} {header} daddr {prefix} accept"
 
 
+def _zone_rules(name: str) -> Iterator[str]:
+    """Yield the rules of a zone: for packets to it, and for replies from it."""
+    for version, _, header in FAMILIES:
+        yield f"ct direction reply {header} daddr vmap @members{version}_{name}"
+    yield "ct direction reply goto denied"
+    for version, _, header in FAMILIES:
+        yield f"{header} saddr vmap @members{version}_{name}"
+    yield "goto denied"
+
+
+def _zone_maps(policy: PolicyRules) -> dict[str, str]:
+    """Return the maps from networks to zones."""
+    found = {}
+    for version, _, header in FAMILIES:
+        listed = sorted(
+            f"{network_chains.element(network)} : goto view_{name}"
+            for name, zone in policy.networks.items()
+            for network in network_chains.networks(zone.addresses, version)
+        )
+        if listed:
+            body = f"typeof {header} daddr : verdict; flags interval; elements = {{ {', '.join(listed)} }}"
+            found[f"map zones{version}_{digest([body])}"] = body
+    return found
+
+
+def to_zones(rules: FirewallRules, policy: PolicyRules, field: str) -> Iterator[str]:
+    """Yield the rules that lead packets by an address of a network to its zone.
+
+    The internet comes last.
+    """
+    for part in _zone_maps(policy):
+        name = part.removeprefix("map ")
+        yield f"{'ip6' if name.startswith('zones6') else 'ip'} {field} vmap @{name}"
+    for version, _, header in FAMILIES:
+        for name, zone in sorted(policy.networks.items()):
+            if network_chains.EXITS[version] in zone.addresses:
+                outside = network_chains.outside(rules, version, field)
+                yield f"{outside}{header} {field} != @reserved{version} goto view_{name}"
+
+
 def _header(address: str) -> str:
     return "ip6" if ":" in address else "ip"
 
@@ -145,13 +209,9 @@ def _add(chains: dict[str, Chain], kind: str, rules: Iterable[str]) -> str:
     It is named by its content: it never changes, and groups with equal rights share it.
     """
     chain = Chain("", tuple(rules))
-    name = f"{kind}_{_digest(chain.rules)}"
+    name = f"{kind}_{digest(chain.rules)}"
     chains[name] = chain
     return name
-
-
-def _digest(texts: Iterable[str]) -> str:
-    return blake2b("\n".join(texts).encode(), digest_size=6).hexdigest()
 
 
 def _right_rules(rights: Iterable[PortRight], field: str, maps: dict[str, str]) -> Iterator[str]:
@@ -169,7 +229,7 @@ def _right_rules(rights: Iterable[PortRight], field: str, maps: dict[str, str]) 
             yield f"{match} {found[0].replace(' :', '')}"
         elif found:
             body = f"typeof {match} : verdict; flags interval; elements = {{ {', '.join(found)} }}"
-            name = f"ports_{_digest([body])}"
+            name = f"ports_{digest([body])}"
             maps[f"map {name}"] = body
             yield f"{match} vmap @{name}"
     yield from (f"{_ICMP} goto allow_{right.grant}" for right in ordered if right.protocol is Protocol.ICMP)

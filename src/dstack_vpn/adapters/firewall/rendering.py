@@ -11,6 +11,8 @@
     prerouting_nat     translates the destination for FORWARD_TO
     postrouting_nat    translates the source, so that replies return to this machine
 
+`network_chains` has the rules for the networks behind this node.
+
 `prerouting_raw` comes before connection tracking and before any table translates addresses.
 Therefore, a port that another program publishes (such as Docker) is judged by the address that the
 member used. `prerouting_policy` comes after connection tracking, and also before translations.
@@ -28,7 +30,7 @@ import ipaddress
 import re
 from collections.abc import Iterator
 
-from dstack_vpn.adapters.firewall import policy_chains
+from dstack_vpn.adapters.firewall import network_chains, policy_chains
 from dstack_vpn.adapters.firewall.table import FAMILIES, FORWARDED, Chain, Lead, Table, by_version
 from dstack_vpn.core.model import Cidr
 from dstack_vpn.core.policy.rules import Addresses
@@ -62,12 +64,16 @@ def make_table(rules: FirewallRules) -> Table:
     if clients:
         leads[FORWARDED] = by_version(clients)
         parts |= {f"set forwarded{version}": f"typeof {header} saddr;" for version, _, header in FAMILIES}
+    parts |= dict(network_chains.parts(rules))
     if rules.policy is not None:
         policy_chains.check_names(rules.policy)
         leads |= dict(policy_chains.leads(rules.policy))
         maps, of_policy = policy_chains.chains(rules, rules.policy)
         parts |= dict(policy_chains.parts(rules.policy)) | maps
         chains |= of_policy
+    if rules.protect or rules.policy is not None:
+        replies = () if rules.policy is None else policy_chains.to_zones(rules, rules.policy, "saddr")
+        chains |= dict(network_chains.chains(rules, replies))
     return Table(name, chains, parts, leads)
 
 
@@ -108,7 +114,11 @@ def _chains(rules: FirewallRules) -> Iterator[tuple[str, Chain]]:
             "prerouting_raw",
             Chain.hooked(
                 "filter hook prerouting priority raw",
-                (f"iifname {ours} {match(prefix, 'daddr', '!= ')} counter drop" for prefix in prefixes),
+                (
+                    f"iifname {ours} {found} counter drop"
+                    for prefix in prefixes
+                    for found in network_chains.refused(rules, prefix)
+                ),
             ),
         )
         yield (
@@ -123,6 +133,7 @@ def _chains(rules: FirewallRules) -> Iterator[tuple[str, Chain]]:
                     for version, _, header in (FAMILIES if _clients(rules) else ())
                     for field in ("saddr", "daddr")
                 ),
+                network_chains.accepted(rules),
                 [f"iifname {ours} counter drop"],
             ),
         )
@@ -139,14 +150,17 @@ def _chains(rules: FirewallRules) -> Iterator[tuple[str, Chain]]:
                 ),
             ),
         )
+    translations = list(network_chains.translations(rules))
+    if rules.port_forwards or translations:
         yield (
             "postrouting_nat",
             Chain.hooked(
                 "nat hook postrouting priority srcnat",
                 (
                     f"oifname != {ours} {match(prefix, 'saddr')} ct status dnat counter masquerade"
-                    for prefix in prefixes
+                    for prefix in (prefixes if rules.port_forwards else ())
                 ),
+                translations,
             ),
         )
 

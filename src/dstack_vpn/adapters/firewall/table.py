@@ -3,6 +3,7 @@
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from hashlib import blake2b
 from itertools import chain, groupby
 from typing import Final, NamedTuple, TypeAlias
 
@@ -178,6 +179,11 @@ def _changes_of(at: str, version: int, leads: list[Lead], old: Table, new: Table
         yield f"delete element {at} {{ {', '.join(sorted(away))} }}"
     if listed := ", ".join(filter(None, come)):
         yield f"add element {at} {{ {listed} }}"
+
+
+def digest(texts: Iterable[str]) -> str:
+    """Return a name for a content, of hexadecimal digits."""
+    return blake2b("\n".join(texts).encode(), digest_size=6).hexdigest()
 
 
 def by_version(addresses: Collection[str]) -> Addresses:

@@ -40,12 +40,15 @@ def _between(old: Table, new: Table) -> list[Table]:
     """Return the tables between.
 
     The first one has the new chains and maps, to which nothing leads yet. In the last one, nothing
-    leads to the old ones any more. Clients change before members.
+    leads to the old ones any more. Clients change before members, and the rules that all packets
+    pass come at last.
     """
     if not old.leads or _BASE not in old.chains:
-        return [old.with_leads(_all_clients(old, new))]
+        every = old.with_leads(_all_clients(old, new))
+        return [every, _switched(every, new)]
     if _BASE not in new.chains:
-        return [replace(old, chains={name: each for name, each in old.chains.items() if name != _BASE})]
+        served = {FORWARDED: new.leads[FORWARDED]} if FORWARDED in new.leads else {}
+        return [_switched(old, new).with_leads(served)]
     second, come, known = _second_views(old, new), _coming(old, new), old.names()
     chains = {**new.chains, **old.chains, **second.chains}
     chains |= {f"{lead.chain}_": new.chains[lead.chain] for lead in come}
@@ -55,7 +58,19 @@ def _between(old: Table, new: Table) -> list[Table]:
     clients = _with_clients(made, old, new, second)
     moved, led = _with_members(clients[-1], old, new, come)
     back = led.with_leads({lead: new.leads.get(lead, NOBODY) for lead in led.leads if lead.name == CLIENTS})
-    return [made, *clients, moved, led, back]
+    return [made, *clients, moved, led, back, _switched(back, new)]
+
+
+def _switched(before: Table, new: Table) -> Table:
+    """Return the table with all chains of the new one, and what nothing leads to any more.
+
+    A map or set that is removed has no elements for the packets that meet the rules before.
+    """
+    known = before.names()
+    chains = {name: each for name, each in before.chains.items() if not each.hook}
+    fresh = {lead: each for lead, each in new.leads.items() if lead.names[0] not in known}
+    parts = {**before.parts, **new.parts}
+    return Table(new.name, {**chains, **new.chains}, parts, {**fresh, **before.leads})
 
 
 def _second_views(old: Table, new: Table) -> Table:

@@ -321,7 +321,8 @@ class AccessControl:
     def subject(self, node: Node) -> Subject:
         """Return what a policy selects a granted node by."""
         confirmed = node if self.quorum is None else self.quorum.granted(node)
-        return Subject(node.node_id if isinstance(node.node_id, str) else None, node.owner, confirmed.tags)
+        node_id = node.node_id if isinstance(node.node_id, str) else None
+        return Subject(node_id, node.owner, confirmed.tags, routes_of(confirmed))
 
 
 def own_problem(access: AccessControl, now: float) -> str | None:

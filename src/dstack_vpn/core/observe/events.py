@@ -400,6 +400,19 @@ class NetworkRefused(
 
 
 @dataclass(frozen=True, slots=True)
+class RouteRefused(
+    Event,
+    name="route.refused",
+    level="warning",
+    logger="registry",
+    action="Correct this node's routes with `dstack-vpn node routes`.",
+):
+    """A route of this node's own token can't be used. The node does not forward to it."""
+
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
 class TransportChanged(Event, name="peer.transport", logger="relay"):
     """The node reaches a peer in another way."""
 
@@ -567,6 +580,7 @@ NodeEvent: TypeAlias = (
     | NetworkReached
     | NetworkLeft
     | NetworkRefused
+    | RouteRefused
     | TransportChanged
     | PeerSilent
     | PeerAnswered

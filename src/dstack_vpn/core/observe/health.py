@@ -85,7 +85,8 @@ def evaluate(reports: Reports, now: float) -> Health:
         _registry(members, device.held),
         _device(device),
         _own(members),
-        *_clients(members.refused_clients),
+        *_refusals("clients", "not on the network with this node as gateway", members.refused_clients),
+        *_refusals("networks", "this node does not forward to its routes", members.refused_routes),
         _store(reports.storage),
     ]
     if reports.quorum is not None:
@@ -192,13 +193,13 @@ def _own(members: MembersReport) -> Component:
     return Component("membership", status, members.own_problem or "")
 
 
-def _clients(refused: Sequence[str]) -> list[Component]:
-    """Return a warning if this node can't be the gateway of a member that names it."""
+def _refusals(name: str, meaning: str, refused: Sequence[str]) -> list[Component]:
+    """Return a warning if this node can't be a gateway for all that the registry names."""
     if not refused:
         return []
     more = [f"and {len(refused) - MOST_NAMED} more"] if len(refused) > MOST_NAMED else []
     reason = "; ".join((*refused[:MOST_NAMED], *more))
-    return [Component("clients", Status.WARNING, f"not on the network with this node as gateway: {reason}")]
+    return [Component(name, Status.WARNING, f"{meaning}: {reason}")]
 
 
 def _key(key: KeyReport) -> Component:

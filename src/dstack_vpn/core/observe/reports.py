@@ -54,6 +54,8 @@ class MembersReport:
     """The reason that this node is not a member."""
     refused_clients: tuple[str, ...] = ()
     """Plain clients that name this node as their gateway without success, with the reasons."""
+    refused_routes: tuple[str, ...] = ()
+    """Routes of our own token that can't be used, with the reasons."""
 
     @property
     def known(self) -> bool:
@@ -205,7 +207,7 @@ class Reports:
     routes: RoutesReport | None = None
     """None if no networks behind other nodes are accepted."""
     gateway: str | None = None
-    """The reason that this machine does not forward for its plain clients."""
+    """The reason that this machine does not forward for its plain clients, or to its networks."""
     firewall: FirewallReport | None = None
     """None if no packet filter is wanted."""
     parts: Mapping[str, str | None] = field(default_factory=dict)

@@ -11,8 +11,9 @@ from typing import Final, NamedTuple, TypeAlias
 from typing import Protocol as TypeProtocol
 
 from dstack_vpn.core.chain.contract import Hash
-from dstack_vpn.core.model import Address
+from dstack_vpn.core.model import Address, Cidr
 from dstack_vpn.core.policy.document import Grant, PolicyDocument
+from dstack_vpn.core.policy.networks import Zone, zones
 from dstack_vpn.core.policy.rules import GrantId, GroupRights, PortRight
 from dstack_vpn.core.policy.selectors import Ports, Protocol, Selector, SelectorKind
 
@@ -32,6 +33,8 @@ class Subject(NamedTuple):
     owner: Address
     tags: int
     """A bit mask."""
+    routes: tuple[Cidr, ...] = ()
+    """The networks behind it. They decide only about who its peers are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +64,18 @@ class PolicyConnections(TypeProtocol):
 
 
 class CompiledPolicy:
-    """The rights between this node and any other member."""
+    """The rights between this node, or a zone behind it, and any other member.
+
+    A zone is only a destination: members have inbound rights.
+    """
 
     def __init__(
-        self, policies: Sequence[PolicyInForce], tag_names: Sequence[str], own: Subject | None
+        self, policies: Sequence[PolicyInForce], tag_names: Sequence[str], own: Subject | Zone | None
     ) -> None:
         """Compile policies; without a token of our own (``own`` is None) no member has rights."""
         bits = {name: 1 << index for index, name in enumerate(tag_names) if name}
+        self._policies, self._tag_names = policies, tag_names
+        self._own = own if isinstance(own, Subject) else None
         self._views = [] if own is None else [_View(policy, own, bits) for policy in policies]
         self._nodes = frozenset[str]().union(*(view.nodes for view in self._views))
         self._owners = frozenset[Address]().union(*(view.owners for view in self._views))
@@ -79,14 +87,20 @@ class CompiledPolicy:
         self._class_of: dict[tuple[str | None, Address, int], RightsClass] = {}
         """By the properties of a member that matter. A tuple is made quicker than a `Subject`."""
         self._numbers: dict[GroupRights, RightsClass] = {GroupRights(): NO_RIGHTS}
+        self._reached: dict[tuple[Cidr, ...], bool] = {(): False}
+        """By the networks behind a member: True if this node may send to one of them."""
 
     def connects(self, subject: Subject) -> bool:
         """See `PolicyConnections.connects`."""
-        return self.class_of(subject) != NO_RIGHTS
+        return self.connected((subject,))[0]
 
     def connected(self, subjects: Sequence[Subject]) -> list[bool]:
         """See `PolicyConnections.connected`."""
-        return [number != NO_RIGHTS for number in self.classes_of(subjects)]
+        numbers = self.classes_of(subjects)
+        return [
+            number != NO_RIGHTS or self._reaches(subject.routes)
+            for number, subject in zip(numbers, subjects, strict=True)
+        ]
 
     def rights_with(self, subject: Subject) -> GroupRights:
         """See `PolicyConnections.rights_with`."""
@@ -102,11 +116,21 @@ class CompiledPolicy:
         nodes, owners, tags, known = self._nodes, self._owners, self._tags, self._class_of
         keys = [
             (node_id if node_id in nodes else None, owner if owner in owners else "", mask & tags)
-            for node_id, owner, mask in subjects
+            for node_id, owner, mask, _ in subjects
         ]
         for key in set(keys) - known.keys():
             known[key] = self._number_of(self._rights(Subject(*key)))
         return [known[key] for key in keys]
+
+    def _reaches(self, routes: tuple[Cidr, ...]) -> bool:
+        """Return whether this node may send to one of the networks behind a member."""
+        found = self._reached.get(routes)
+        if found is None:
+            found = self._reached[routes] = self._own is not None and any(
+                CompiledPolicy(self._policies, self._tag_names, zone).class_of(self._own) != NO_RIGHTS
+                for zone in zones(routes, (policy.document for policy in self._policies))
+            )
+        return found
 
     def _number_of(self, rights: GroupRights) -> RightsClass:
         number = self._numbers.setdefault(rights, len(self.classes))
@@ -158,23 +182,26 @@ class _Index:
 
 
 class _View:
-    """One policy from this node's view."""
+    """One policy from the view of this node, or of a zone behind it."""
 
-    def __init__(self, policy: PolicyInForce, own: Subject, bits: Mapping[str, int]) -> None:
+    def __init__(self, policy: PolicyInForce, own: Subject | Zone, bits: Mapping[str, int]) -> None:
         self._id, self._grants, self._own = policy.id, policy.document.grants, own
+        self._owner = own.owner if isinstance(own, Subject) else None
         self._from, self._from_own_owner, self._to = _Index(), _Index(), _Index()
         for number, grant in enumerate(self._grants, 1):
             self._add(number, grant, bits)
         indexes = (self._from, self._from_own_owner, self._to)
         self.nodes = frozenset(node_id for index in indexes for node_id in index.by_node)
         """The node ids on which rights depend."""
-        self.owners = frozenset({own.owner, *(owner for index in indexes for owner in index.by_owner)})
+        self.owners = frozenset(owner for index in indexes for owner in index.by_owner)
+        if self._owner is not None:
+            self.owners |= {self._owner}
         self.tags = sum({bit for index in indexes for bit in index.by_tag})
 
     def inbound(self, subject: Subject) -> Iterator[tuple[GrantId, Ports]]:
         """Yield the grants from a member to this node, in their order."""
         found = self._from.find(subject)
-        if subject.owner == self._own.owner:
+        if subject.owner == self._owner:
             found |= self._from_own_owner.find(subject)
         return self._ports(found)
 
@@ -189,10 +216,10 @@ class _View:
         elif any(selector.kind is SelectorKind.SELF for selector in grant.dst):
             for selector in grant.src:
                 self._from_own_owner.add(number, selector, bits)
-        if any(_names(selector, self._own, bits) for selector in grant.src):
+        if self._owner is not None and any(_names(selector, self._own, bits) for selector in grant.src):
             for selector in grant.dst:
                 if selector.kind is SelectorKind.SELF:
-                    selector = Selector(SelectorKind.OWNER, self._own.owner)  # noqa: PLW2901 - the same members
+                    selector = Selector(SelectorKind.OWNER, self._owner)  # noqa: PLW2901 - the same members
                 self._to.add(number, selector, bits)
 
     def _ports(self, numbers: Iterable[int]) -> Iterator[tuple[GrantId, Ports]]:
@@ -201,16 +228,18 @@ class _View:
                 yield GrantId(self._id, number), ports
 
 
-def _names(selector: Selector, subject: Subject, bits: Mapping[str, int]) -> bool:
+def _names(selector: Selector, party: Subject | Zone, bits: Mapping[str, int]) -> bool:
+    if isinstance(party, Zone):
+        return selector in party.selectors
     match selector.kind:
         case SelectorKind.ANY:
             return True
         case SelectorKind.TAG:
-            return bool(subject.tags & bits.get(selector.value, 0))
+            return bool(party.tags & bits.get(selector.value, 0))
         case SelectorKind.NODE:
-            return selector.value == subject.node_id
+            return selector.value == party.node_id
         case SelectorKind.OWNER:
-            return selector.value == subject.owner
+            return selector.value == party.owner
         case _:
             return False
 

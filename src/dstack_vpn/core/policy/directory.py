@@ -1,12 +1,12 @@
 """The members and networks that a policy is about, by their addresses."""
 
-import ipaddress
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from dstack_vpn.core.addresses import IPAddress
 from dstack_vpn.core.model import Address, TokenId
 from dstack_vpn.core.paths.destination import IPNetwork
+from dstack_vpn.core.policy.networks import is_public
 from dstack_vpn.core.policy.selectors import Selector, SelectorKind
 
 
@@ -104,15 +104,8 @@ class MemberDirectory:
             return Place(address, self._by_address.get(address))
         if any(address in route for route in self._routes):
             return Place(address, routed=True)
-        return Place(address, internet=address.version in self._has_exit and _is_public(address))
+        return Place(address, internet=address.version in self._has_exit and is_public(address))
 
     def named(self, selector: Selector) -> tuple[Member, ...]:
         """Return the members that a selector names."""
         return tuple(member for member in self.members if member.matches(selector))
-
-
-def _is_public(address: IPAddress) -> bool:
-    """Return whether an address is one of the internet's (IANA's special-purpose registries)."""
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-        return False
-    return address.is_global and not address.is_multicast

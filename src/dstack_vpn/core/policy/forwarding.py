@@ -1,15 +1,17 @@
-"""The rights of the plain clients that this node forwards for, from the view of each of them.
+"""The rights to what this node forwards to: its plain clients, and the networks behind it.
 
 A client enforces no policy. Therefore its gateway enforces what may reach it, as the client would.
 Clients that the policies do not distinguish share a view, so the number of views depends on the
-policies, and not on the number of clients.
+policies, and not on the number of clients. Networks are likewise in zones.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 
+from dstack_vpn.core.model import Cidr
 from dstack_vpn.core.policy.compiler import CompiledPolicy, PolicyInForce, Subject
+from dstack_vpn.core.policy.networks import Zone, zones
 from dstack_vpn.core.policy.rule_table import Member, RuleTable
 from dstack_vpn.core.policy.rules import GroupRights, PolicyRules, ViewName
 from dstack_vpn.core.policy.selectors import Selector, SelectorKind
@@ -17,18 +19,19 @@ from dstack_vpn.core.policy.selectors import Selector, SelectorKind
 
 @dataclass(frozen=True, slots=True)
 class ConnectedViews:
-    """The members that the policies connect with this node, or with a client of it."""
+    """The members that the policies connect with this node, or with a client or network of it."""
 
     own: CompiledPolicy
     clients: tuple[CompiledPolicy, ...] = ()
+    networks: tuple[CompiledPolicy, ...] = ()
 
     def connects(self, subject: Subject) -> bool:
         """See `PolicyConnections.connects`."""
-        return self.own.connects(subject) or any(view.connects(subject) for view in self.clients)
+        return any(view.connects(subject) for view in (self.own, *self.clients, *self.networks))
 
     def connected(self, subjects: Sequence[Subject]) -> list[bool]:
         """See `PolicyConnections.connected`."""
-        views = [view.connected(subjects) for view in (self.own, *self.clients)]
+        views = [view.connected(subjects) for view in (self.own, *self.clients, *self.networks)]
         return [any(connected) for connected in zip(*views, strict=True)]
 
     def rights_with(self, subject: Subject) -> GroupRights:
@@ -162,3 +165,60 @@ class ForwardedTable:
         view.serve()
         if not view.clients:
             del self._views[key]
+
+
+@dataclass(slots=True)
+class NetworkTable:
+    """The rules for the networks that this node forwards to, under the policies in force."""
+
+    _zones: tuple[Zone, ...] = field(default=(), init=False)
+    _tables: dict[ViewName, RuleTable] = field(default_factory=dict, init=False)
+    """By the zones' names, in their order."""
+    _made: int = field(default=0, init=False)
+    """The number of names so far. A name is never used for other destinations."""
+
+    @property
+    def rules(self) -> dict[ViewName, PolicyRules]:
+        """The rules of each zone: the same objects until something changes."""
+        return {name: table.rules for name, table in self._tables.items()}
+
+    @property
+    def compiled(self) -> tuple[CompiledPolicy, ...]:
+        """The policies from each zone."""
+        return tuple(table.compiled for table in self._tables.values())
+
+    def put(self, member: Member, subject: Subject | None) -> bool:
+        """Set the member that has these addresses; returns whether that changes a rule."""
+        changed = False
+        for table in self._tables.values():
+            changed |= table.put(member, subject)
+        return changed
+
+    def clear(self) -> None:
+        """Remove all zones: no policy restricts anything."""
+        self._zones, self._tables = (), {}
+
+    def replace(
+        self,
+        policies: Sequence[PolicyInForce],
+        tag_names: Sequence[str],
+        routes: Iterable[Cidr],
+        members: RuleTable,
+    ) -> None:
+        """Change to other policies or routes; ``members`` has all members.
+
+        While the zones have the same networks, they keep their names.
+        """
+        found = zones(routes, (policy.document for policy in policies))
+        kept = [zone.networks for zone in found] == [zone.networks for zone in self._zones]
+        self._zones = found
+        if kept:
+            for zone, table in zip(found, self._tables.values(), strict=True):
+                table.replace(CompiledPolicy(policies, tag_names, zone), zone.networks)
+            return
+        self._tables = {}
+        for zone in found:
+            name = f"n{self._made}"
+            self._made += 1
+            table = self._tables[name] = members.copy(CompiledPolicy(policies, tag_names, zone), f"{name}m")
+            table.serve(zone.networks)

@@ -86,6 +86,12 @@ class PolicyRules:
     The addresses of a view are those of its clients, and the names of its groups are its own. A
     packet from a client to another member is forwarded, because the receiver enforces the policy.
     """
+    networks: Mapping[ViewName, "PolicyRules"] = field(default_factory=dict)
+    """The packets that this node forwards to the networks behind it, by zones of destinations.
+
+    The addresses of a zone are networks, and its groups have inbound rights only. Replies come
+    under the same rights.
+    """
 
     @property
     def size(self) -> int:

@@ -5,9 +5,9 @@ It follows host names and the policies, and restores rules that others edited.
 
 import asyncio
 import ipaddress
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import structlog
@@ -18,7 +18,7 @@ from dstack_vpn.core.observe.events import RulesApplied
 from dstack_vpn.core.paths.port_forward import Forward
 from dstack_vpn.daemon.peers.policies import Policies
 from dstack_vpn.errors import FirewallError
-from dstack_vpn.ports import Clock, Firewall, FirewallRules, PortForward, Publish, Resolver
+from dstack_vpn.ports import Clock, Firewall, FirewallRules, Forwarding, PortForward, Publish, Resolver
 
 _log = structlog.get_logger(component="firewall")
 
@@ -57,11 +57,13 @@ class FirewallController:
     closed: frozenset[tuple[str, int]] = frozenset()
     """See `ports.FirewallRules.closed`."""
     forwards: Sequence[Forward] = ()
+    keeps_source: bool = False
+    """See `ports.FirewallRules.keeps_source`."""
     check: float = CHECK
     problem: str | None = field(default=None, init=False)
     """The reason that the rules can't be set, or None."""
     forwarding_problem: str | None = field(default=None, init=False)
-    """The reason that this machine does not forward for its plain clients, or None."""
+    """The reason that this machine does not forward for its plain clients, or to its networks."""
     _port_forwards: frozenset[PortForward] = field(default=frozenset(), init=False)
     _applied: FirewallRules | None = field(default=None, init=False)
     _has_applied: bool = field(default=False, init=False)
@@ -81,9 +83,9 @@ class FirewallController:
     # -- tasks -------------------------------------------------------------------------------------
 
     async def run_forwarding(self) -> None:
-        """Check that this machine forwards for its plain clients. Absorbs `FirewallError`."""
+        """Check that this machine forwards as a gateway. Absorbs `FirewallError`."""
         while True:
-            problem = await self._obstacle() if self.policies.forwarded else None
+            problem = await self._obstacle()
             if problem != self.forwarding_problem:
                 self.forwarding_problem = problem
                 if problem is not None:
@@ -91,10 +93,20 @@ class FirewallController:
             await asyncio.sleep(FORWARDING)
 
     async def _obstacle(self) -> str | None:
-        try:
-            if (problem := await self.firewall.forwards_nothing(_VERSIONS)) is not None:
+        networks = self.policies.networks
+        for where, versions in (
+            (Forwarding.CLIENTS, _VERSIONS if self.policies.forwarded else ()),
+            (Forwarding.NETWORKS, () if networks is None else networks.versions),
+        ):
+            if versions and (problem := await self._obstacle_to(where, versions)) is not None:
                 return problem
-            return await self.firewall.conflict(self.interface, _VERSIONS, within=True)
+        return None
+
+    async def _obstacle_to(self, where: Forwarding, versions: Collection[int]) -> str | None:
+        try:
+            if (problem := await self.firewall.forwards_nothing(versions)) is not None:
+                return problem
+            return await self.firewall.conflict(self.interface, versions, where)
         except FirewallError:
             return None  # without nftables, no table of it drops anything
 
@@ -183,7 +195,10 @@ class FirewallController:
         lost = [str(forward) for forward, port_forward in found.items() if port_forward is None]
         problems = [f"FORWARD_TO: no address for {', '.join(lost)}"] if lost else []
         versions = {ipaddress.ip_address(h.address).version for h in found.values() if h is not None}
-        if versions and (conflict := await self.firewall.conflict(self.interface, versions)) is not None:
+        conflict = (
+            await self.firewall.conflict(self.interface, versions, Forwarding.PORTS) if versions else None
+        )
+        if conflict is not None:
             problems.append(conflict)
         return "; ".join(problems) or None
 
@@ -209,6 +224,8 @@ class FirewallController:
             self._port_forwards,
             policy,
             self.policies.forwarded if needed else frozenset(),
+            None if self.policies.networks is None else self.policies.networks.usable,
+            self.keeps_source,
         )
         if rules != self._applied:
             if not self._is_empty(rules) or await self._is_left(with_policy=False):
@@ -228,7 +245,7 @@ class FirewallController:
             return False
 
     def _is_empty(self, rules: FirewallRules) -> bool:
-        return not rules.protect and not rules.port_forwards and rules.policy is None
+        return not (rules.protect or rules.port_forwards or rules.policy is not None or rules.networks)
 
     def _failed(self, problem: str) -> None:
         """Record that the kernel did not take the rules."""
@@ -256,8 +273,9 @@ class FirewallController:
             port_forwards=[
                 f"{h.protocol}:{h.port} to {h.address}:{h.to_port}" for h in sorted(rules.port_forwards)
             ],
+            networks=sorted(rules.networks or ()),
         )
 
 
 def _without_policy(rules: FirewallRules) -> FirewallRules:
-    return FirewallRules(rules.interface, rules.prefixes, rules.protect, rules.closed, rules.port_forwards)
+    return replace(rules, policy=None, forwarded=frozenset())

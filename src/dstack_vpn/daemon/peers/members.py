@@ -173,6 +173,7 @@ class Members:
             pinned=self.membership.pinned is not None,
             own_problem=self._own_problem,
             refused_clients=tuple(map(_refusal, self.access.refused_clients(self.now()))),
+            refused_routes=() if self.policies.networks is None else self.policies.networks.refused,
         )
 
     @property

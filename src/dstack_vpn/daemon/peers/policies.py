@@ -5,7 +5,7 @@ The module is synchronous, like `Members`, which owns it. The packet filter read
 """
 
 import asyncio
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Final, TypeAlias
@@ -15,12 +15,13 @@ from dstack_vpn.core.access.contract_quorum import Rules
 from dstack_vpn.core.access.control import AccessControl
 from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.model import Cidr
-from dstack_vpn.core.observe.events import PolicyInUse, PolicyRefused
+from dstack_vpn.core.observe.events import PolicyInUse, PolicyRefused, RouteRefused
 from dstack_vpn.core.observe.reports import PolicyReport
 from dstack_vpn.core.policy.compiler import CompiledPolicy, PolicyConnections, Subject
 from dstack_vpn.core.policy.document import PolicyDocument
-from dstack_vpn.core.policy.forwarding import ConnectedViews, Distinction, ForwardedTable
+from dstack_vpn.core.policy.forwarding import ConnectedViews, Distinction, ForwardedTable, NetworkTable
 from dstack_vpn.core.policy.members import members_of_tests
+from dstack_vpn.core.policy.networks import OwnNetworks
 from dstack_vpn.core.policy.rule_table import Member, RuleTable
 from dstack_vpn.core.policy.rules import PolicyRules, ViewName
 from dstack_vpn.core.policy.selection import GoodPolicy, PolicySelection
@@ -46,9 +47,12 @@ class Policies:
     """True as soon as it is known whether there is a policy."""
     compiled: PolicyConnections | None = field(default=None, init=False)
     """None: no policy restricts anything."""
+    networks: OwnNetworks | None = field(default=None, init=False)
+    """The networks that this node forwards to; None while it never had one."""
     _clients: dict[Member, Subject] = field(default_factory=dict, init=False)
     """The plain clients that this node forwards for."""
     _forwarded: ForwardedTable | None = field(default=None, init=False)
+    _behind: NetworkTable = field(default_factory=NetworkTable, init=False)
     _composed: PolicyRules | None = field(default=None, init=False)
     """The rules as they were returned last."""
     _seen: float | None = field(default=None, init=False)
@@ -68,10 +72,14 @@ class Policies:
         """The rules for the packet filter; None: no policy restricts anything."""
         if self._table is None or self._forwarded is None:
             return None
-        own, views = self._table.rules, self._forwarded.rules
+        own, views, networks = self._table.rules, self._forwarded.rules, self._behind.rules
         last = self._composed
-        if last is None or last.members is not own.members or not _are_same(last.views, views):
-            last = self._composed = replace(own, views=views)
+        if (
+            last is None
+            or last.members is not own.members
+            or not (_are_same(last.views, views) and _are_same(last.networks, networks))
+        ):
+            last = self._composed = replace(own, views=views, networks=networks)
         return last
 
     @property
@@ -124,6 +132,7 @@ class Policies:
             self.selection.choose(offered, lambda document: members_of_tests(without, document, now))
             self._note_problems()
         subject = None if own is None else access.subject(own)
+        self._follow_networks(() if subject is None else subject.routes, seen)
         basis = self.selection.in_force, rules.tag_names, subject, None if own is None else own.token_id
         if basis != self._compiled_from:
             self._compiled_from = basis
@@ -155,8 +164,17 @@ class Policies:
     def _put(self, member: Member, subject: Subject | None, seen: float) -> None:
         if self._table is None or self._forwarded is None:
             return
-        changed = self._table.put(member, subject)
-        if self._forwarded.put(member, subject) or changed:
+        changed = [each.put(member, subject) for each in (self._table, self._forwarded, self._behind)]
+        if any(changed):
+            self._note(seen)
+
+    def _follow_networks(self, routes: Sequence[Cidr], seen: float) -> None:
+        """Take other routes of our own token."""
+        found = OwnNetworks.of(routes, self.addresses.networks)
+        if found != (self.networks or OwnNetworks()):
+            for refused in sorted({*found.refused} - {*(self.networks or OwnNetworks()).refused}):
+                self.publish(RouteRefused(refused))
+            self.networks = found
             self._note(seen)
 
     def _forward(self, client: Member, subject: Subject | None, seen: float) -> None:
@@ -175,7 +193,7 @@ class Policies:
     def _connect(self) -> None:
         """Note the members that the views connect with this node, if the views have changed."""
         assert self._table is not None and self._forwarded is not None
-        found = ConnectedViews(self._table.compiled, self._forwarded.compiled)
+        found = ConnectedViews(self._table.compiled, self._forwarded.compiled, self._behind.compiled)
         if found != self.compiled:
             self.compiled = found
 
@@ -191,6 +209,7 @@ class Policies:
         if in_force is None:
             if self._table is not None:
                 self.compiled = self._table = self._forwarded = self._composed = None
+                self._behind.clear()
                 self.publish(PolicyInUse(None, 0))
                 self._note(seen)
             return
@@ -205,6 +224,8 @@ class Policies:
         distinction = Distinction(in_force, tag_names)
         self._forwarded = self._forwarded or ForwardedTable(distinction)
         self._forwarded.replace(distinction, self._clients, self._table)
+        routes = () if self.networks is None else self.networks.usable
+        self._behind.replace(in_force, tag_names, routes, self._table)
         self._connect()
         grants = sum(len(each.document.grants) for each in in_force)
         self.publish(PolicyInUse(", ".join(each.id for each in in_force) or "closed", grants))

@@ -20,7 +20,7 @@ from dstack_vpn.daemon.observe.roles import RoleWatch
 from dstack_vpn.daemon.peers.members import Members
 from dstack_vpn.daemon.peers.paths import Paths
 from dstack_vpn.errors import DeviceError
-from dstack_vpn.ports import Clock, Resolver
+from dstack_vpn.ports import Resolver
 
 TICK: Final = 0.1
 """Seconds between checks of gateways, while a network has several."""
@@ -44,7 +44,6 @@ class RouteKeeper:
     tunnel: Tunnel
     roles: RoleWatch
     paths: Paths
-    clock: Clock
     resolver: Resolver
     needed: Needed
     _addresses: dict[str, str] = field(default_factory=dict, init=False)
@@ -99,8 +98,7 @@ class RouteKeeper:
         contested = routes.contested()
         keys = {token: routes.offers[token].key for token in contested if token in routes.offers}
         self.roles.watch(frozenset(keys.values()), "networks")
-        routes.choice.observe({token: self._standing(token) for token in keys}, self.clock.monotonic())
-        if contested:
+        if contested and routes.has_to_move({token: self._standing(token) for token in keys}):
             self.members.follow_routes()
 
     def _standing(self, token: TokenId) -> Standing:

@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 
 from dstack_vpn.core.access.control import AccessControl
 from dstack_vpn.core.access.gateways import GatewayChoice
+from dstack_vpn.core.access.roles import Standing
 from dstack_vpn.core.addresses import parse_ip
 from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.model import Cidr, TokenId
@@ -115,6 +116,13 @@ class Routes:
             self.networks = frozenset(used)
             self.changed()
         return moves
+
+    def has_to_move(self, standings: Mapping[TokenId, Standing]) -> bool:
+        """Record the states of the contested gateways; return whether a network has to move."""
+        now = self.clock.monotonic()
+        self.choice.observe(standings, now)
+        self.choice.choose(self.gateways, now)
+        return self.choice.used != self._given
 
     # -- readers -----------------------------------------------------------------------------------
 

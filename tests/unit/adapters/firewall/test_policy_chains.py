@@ -77,6 +77,8 @@ def test_packets_to_a_plain_client_are_judged_by_its_view() -> None:
     assert table.chains["prerouting_policy"].rules[2:] == (
         "ip daddr 10.77.0.2 ip saddr vmap @members4",
         "ip6 daddr fd01::2 ip6 saddr vmap @members6",
+        "ct direction reply ip daddr 10.77.0.2 ip saddr != 10.77.0.0/16 accept",
+        "ct direction reply ip6 daddr fd01::2 ip6 saddr != fd01::/48 accept",
         "ip daddr 10.77.0.2 goto denied",
         "ip6 daddr fd01::2 goto denied",
         "ip daddr vmap @clients4",

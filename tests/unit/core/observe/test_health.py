@@ -66,6 +66,12 @@ def test_at_the_start_nothing_is() -> None:
             Status.FAILED,
             True,
         ),
+        (
+            {"members": replace(MEMBERS, refused_routes=("10.0.0.0/8: it overlaps",))},
+            "networks",
+            Status.WARNING,
+            True,
+        ),
         ({"storage": StorageReport(store="disk full")}, "store", Status.WARNING, True),
         ({"chain": replace(CHAIN, clock_problem="behind")}, "clock", Status.WARNING, True),
         ({"firewall": FirewallReport(problem="no nft")}, "firewall", Status.FAILED, True),

@@ -11,7 +11,7 @@ from tests.property.test_policy import policies
 
 from dstack_vpn.core.policy.compiler import CompiledPolicy, PolicyInForce, Subject
 from dstack_vpn.core.policy.directory import Member
-from dstack_vpn.core.policy.forwarding import ConnectedViews, Distinction, ForwardedTable
+from dstack_vpn.core.policy.forwarding import ConnectedViews, Distinction, ForwardedTable, NetworkTable
 from dstack_vpn.core.policy.rule_table import RuleTable
 from dstack_vpn.core.policy.rules import PolicyRules
 
@@ -125,3 +125,50 @@ def test_nodes_of_one_owner_are_distinguished_if_a_grant_does() -> None:
             table.forward((address,), Subject(None, owner, 0), present)
         assert view_of(table, "10.77.0.5").rights_of("10.77.0.7")
         assert bool(view_of(table, "10.77.0.6").rights_of("10.77.0.7")) == rights
+
+
+# -- networks --------------------------------------------------------------------------------------
+
+
+def to_networks(*targets: str) -> list[PolicyInForce]:
+    return [in_force([{"src": ["*"], "dst": list(targets), "ip": ["tcp:443"]}])]
+
+
+def test_zones_keep_their_names_while_their_networks_stay() -> None:
+    table, none = NetworkTable(), RuleTable(CompiledPolicy([], TAG_NAMES, None), frozenset())
+    none.put(("10.77.0.5",), Subject("a", ALICE, 0))
+    table.replace(to_networks("*"), TAG_NAMES, ["192.168.7.0/24"], none)
+    assert {name: rules.addresses for name, rules in table.rules.items()} == {"n0": {"192.168.7.0/24"}}
+    assert set(table.rules["n0"].members) == {"n0m0"}
+    table.replace(to_networks("192.168.0.0/16"), TAG_NAMES, ["192.168.7.0/24"], none)
+    assert set(table.rules) == {"n0"}
+    table.replace(to_networks("tag:web"), TAG_NAMES, ["192.168.7.0/24"], none)
+    assert set(table.rules) == {"n0"}
+    assert not table.rules["n0"].members, "nobody has a right"
+    table.replace(to_networks("192.168.7.0/25"), TAG_NAMES, ["192.168.7.0/24"], none)
+    assert {name: rules.addresses for name, rules in table.rules.items()} == {
+        "n1": {"192.168.7.0/25"},
+        "n2": {"192.168.7.128/25"},
+    }
+    table.clear()
+    assert not table.rules
+    table.replace(to_networks("*"), TAG_NAMES, ["192.168.7.0/24"], none)
+    assert set(table.rules) == {"n3"}, "a name is not used again"
+
+
+def test_a_member_that_may_only_use_a_network_is_connected() -> None:
+    table, none = NetworkTable(), RuleTable(CompiledPolicy([], TAG_NAMES, None), frozenset())
+    policies = [in_force([{"src": ["node:a"], "dst": ["192.168.7.0/24"], "ip": ["tcp:443"]}])]
+    table.replace(policies, TAG_NAMES, ["192.168.7.0/24"], none)
+    own = CompiledPolicy(policies, TAG_NAMES, Subject("gw", BOB, 0))
+    a, b = Subject("a", ALICE, 0), Subject("b", ALICE, 0)
+    views = ConnectedViews(own, (), table.compiled)
+    assert (own.connects(a), views.connects(a), views.connects(b)) == (False, True, False)
+    assert views.connected([a, b]) == [True, False]
+    # The same on the other side.
+    gateway = Subject("gw", BOB, 0, ("192.168.7.0/24",))
+    assert CompiledPolicy(policies, TAG_NAMES, a).connects(gateway)
+    assert not CompiledPolicy(policies, TAG_NAMES, b).connects(gateway)
+    assert not CompiledPolicy(policies, TAG_NAMES, a).connects(gateway._replace(routes=("10.8.0.0/16",)))
+    assert table.put(("10.77.0.5",), a)
+    assert not table.put(("10.77.0.6",), b)

@@ -2,11 +2,12 @@
 
 import pytest
 from tests.scripted import grant, key
-from tests.unit.daemon.conftest import Bench, eventually
+from tests.unit.daemon.conftest import OWN, Bench, eventually
 from tests.unit.daemon.under_policy import OPEN, db, policy
 
-from dstack_vpn.core.chain.events import Revoked, RoutesUpdated
+from dstack_vpn.core.chain.events import Granted, Revoked, RoutesUpdated
 from dstack_vpn.core.exit_routing import MARK
+from dstack_vpn.core.wireguard.x25519 import derive
 from dstack_vpn.daemon.peers import exit_keeper
 from dstack_vpn.ports import ExitGuard
 
@@ -85,12 +86,12 @@ async def test_everything_leads_to_the_first_exit_behind_a_kill_switch() -> None
 )
 async def test_a_name_that_can_not_be_used_blocks_everything(name: str, reason: str) -> None:
     bench = with_exits(name)
-    own = RoutesUpdated(0, BOTH)
-    bench.chain.mine(grant(0, 8), own)
+    bench.chain.mine(Granted(0, "0xme", "node-0", derive(OWN)), RoutesUpdated(0, BOTH))
     async with bench.running():
         await eventually(lambda: bench.follows() and len(bench.device.peers) >= 3)
-        await eventually(lambda: reason in bench.component("exit") or name == "node-0")
-        assert bench.component("exit").startswith("failed: nothing leaves: ")
+        await eventually(
+            lambda: bench.component("exit").startswith(f"failed: nothing leaves: {name}: {reason}")
+        )
         assert exits(bench) == {}
         assert last(bench).versions == frozenset()
 

@@ -26,11 +26,14 @@ from dstack_vpn.core.chain.events import (
     PolicyUpdated,
     RegistryEvent,
     Revoked,
+    RoutesUpdated,
     TagsUpdated,
     Transferred,
 )
 from dstack_vpn.core.chain.registry import Registry
 from dstack_vpn.core.model import RemovePeer, SetPeer
+from dstack_vpn.core.policy.rules import GroupRights
+from dstack_vpn.daemon.device import firewall
 
 __all__ = ["db"]
 
@@ -259,3 +262,71 @@ async def test_the_loss_of_most_peers_by_a_policy_needs_no_second_reading(db: Be
         db.source.tell(db.chain.mine(policy(db, 1, WEB_TO_DB)))
         await eventually(lambda: db.tokens() == {1, 2})
         assert db.source.seconds == 0
+
+
+# -- networks behind this node ---------------------------------------------------------------------
+
+
+async def test_the_routes_of_our_token_are_forwarded_to(db: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(firewall, "FORWARDING", 0.02)
+    db.firewall.off = "IP forwarding is off: set net.ipv4.ip_forward=1"
+    db.protect = True
+    db.chain.mine(RoutesUpdated(0, ("10.77.0.0/20", "192.168.7.0/24")))
+    async with db.running():
+        await eventually(lambda: db.tokens() == {1, 2, 3})
+        await eventually(lambda: networks(db) == {"192.168.7.0/24"})
+        assert "10.77.0.0/20: it overlaps" in db.component("networks")
+        await eventually(lambda: db.node.firewall_controller.forwarding_problem)
+        assert db.component("gateway") == f"failed: {db.firewall.off}"
+        db.source.tell(db.chain.mine(RoutesUpdated(0, ())))
+        await eventually(lambda: networks(db) == set())
+        assert not [each for each in db.health().components if each.name == "networks"]
+        await eventually(lambda: db.node.firewall_controller.forwarding_problem is None)
+
+
+async def test_a_policy_decides_about_networks_and_peers(db: Bench) -> None:
+    to_office = {"src": ["node:node-3"], "dst": ["192.168.7.0/25"], "ip": ["tcp:443"]}
+    db.chain.mine(RoutesUpdated(0, ("192.168.7.0/24",)), policy(db, 1, to_office))
+    async with db.running():
+        await eventually(lambda: db.tokens() == {3})
+        assert enforced(db, 1)
+        assert {zone for zone, rights in zones(db, 3).items() if rights} == {"192.168.7.0/25"}
+        assert not inbound(db, 3)
+        db.source.tell(db.chain.mine(RoutesUpdated(0, ("10.8.0.0/16",))))
+        await eventually(lambda: db.tokens() == set())
+        assert {zone for zone, rights in zones(db, 3).items() if rights} == set()
+        db.source.tell(db.chain.mine(policy(db, 2, OPEN)))
+        await eventually(lambda: db.tokens() == {1, 2, 3})
+        assert all(zones(db, token)["10.8.0.0/16"] for token in (1, 2, 3))
+        db.source.tell(db.chain.mine(Revoked(1)))
+        await eventually(lambda: db.tokens() == {2, 3})
+        await eventually(lambda: not zones(db, 1)["10.8.0.0/16"])
+        db.source.tell(db.chain.mine(PolicyUpdated(None)))
+        await eventually(lambda: enforced(db, None))
+        assert networks(db) == {"10.8.0.0/16"}
+
+
+async def test_a_member_whose_network_we_may_use_is_a_peer(db: Bench) -> None:
+    to_office = {"src": ["tag:db"], "dst": ["192.168.7.9/32"], "ip": ["tcp:443"]}
+    db.chain.mine(policy(db, 1, to_office), RoutesUpdated(3, ("192.168.7.0/24",)))
+    async with db.running():
+        await eventually(lambda: db.tokens() == {3})
+        assert not inbound(db, 3)
+        db.source.tell(db.chain.mine(RoutesUpdated(3, ())))
+        await eventually(lambda: db.tokens() == set())
+
+
+def networks(bench: Bench) -> set[str] | None:
+    rules = bench.firewall.rules
+    return None if rules is None or rules.networks is None else set(rules.networks)
+
+
+def zones(bench: Bench, token: int) -> dict[str, GroupRights]:
+    """Return the rights of a member to each network."""
+    assert bench.firewall.rules is not None
+    assert bench.firewall.rules.policy is not None
+    return {
+        network: zone.rights_of(f"10.77.0.{token + 1}")
+        for zone in bench.firewall.rules.policy.networks.values()
+        for network in zone.addresses
+    }

@@ -79,6 +79,8 @@ export function describe(event) {
       return { kind: "note", words: event.policy === null ? "There is no policy" : `The policy's text is read: ${event.bytes} bytes` };
     case "policy.in_force":
       return { kind: "note", words: { null: "No policy restricts connections", closed: "No policy is confirmed: nothing is permitted" }[event.policies] ?? `In force: policy ${event.policies}, ${plural(event.grants, "grant")}` };
+    case "route.refused":
+      return { kind: "warn", words: `A route of this node is not used: ${event.problem}` };
     case "policy.refused":
       return { kind: "bad", words: `The policy is refused: ${event.problem}` };
     case "policy.applied":
