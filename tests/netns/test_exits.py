@@ -1,16 +1,20 @@
 """Exit nodes end to end: real daemons, and a capture on the member's uplink."""
 
 import json
+import re
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
 
 import pytest
 from demo.echo import echoes, serving
 from demo.lab import Lab, Tools
-from demo.node import new_key
+from demo.node import LabNode, new_key
+from tests.netns.clients import OWNER_KEY
 from tests.netns.exits import (
     INTERNET,
     SSH,
@@ -20,13 +24,16 @@ from tests.netns.exits import (
     kill_all,
     logged,
     ours_left,
+    routes_of,
     serve_names,
 )
 from tests.netns_support import wait_until
 
+from dstack_vpn.core.access import exits as exits_module
 from dstack_vpn.core.wireguard.x25519 import derive
 
 pytestmark = [pytest.mark.netns, pytest.mark.anvil, pytest.mark.timeout(180)]
+GUIDE: Final = Path(__file__).parents[2] / "docs" / "exits.md"
 
 
 @pytest.fixture(scope="module")
@@ -203,3 +210,56 @@ def dig(world: World, name: str) -> str:
     """Return the address that the member's own name server replies."""
     member = world.member
     return member.namespace.run("dig", f"@{member.address}", "+short", "+timeout=3", name).strip()
+
+
+def test_the_commands_of_the_guide(world: World) -> None:
+    """The `sh` blocks of docs/exits.md run unchanged: the last one after everything was killed."""
+    lab, member = world.lab, world.member
+    first, _ = world.exits
+    forwarding, routes, marks, look, clean = re.findall(
+        r"^```sh\n(.*?)^```", GUIDE.read_text(), re.MULTILINE | re.DOTALL
+    )
+    routes_of(lab, first)
+    owner = lab.run.home / "owner.key"
+    owner.touch(0o600)
+    owner.write_text(OWNER_KEY.read_text())
+    environment = member.environment() | {"EXIT_NODE": "gw-1", "PYTHONUNBUFFERED": "1"}
+
+    def run(node: LabNode, block: str) -> str:
+        script = f'dstack-vpn() {{ "{sys.executable}" -m dstack_vpn "$@"; }}\n{block}'
+        script = script.replace("/etc/dstack-vpn/owner.key", str(owner))
+        done = subprocess.run(
+            node.namespace.command("bash", "-euc", script),
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    run(first, forwarding)
+    run(member, marks)
+    world.start(EXIT_NODE="gw-1")
+    wait_until(lambda: "it is not an exit" in member.component("exit")[1], "gw-1 has no routes")
+    run(member, routes)
+    world.wait_exit(first)
+    member.wait_ready()
+    shown = run(member, look)
+    assert "1.1.1.1 dev wg0 table 11800" in shown
+    assert "everything leaves by gw-1" in shown
+    kill_all(member)
+    assert guarded(member)
+    run(member, clean)
+    assert not guarded(member)
+    left = ours_left(member)
+    assert not [line for line in left if "lookup" in line or "11800" in line], left
+
+
+def test_each_reason_of_the_guide_is_in_the_sources() -> None:
+    source = (Path(exits_module.__file__)).read_text()
+    reasons = re.findall(r"^\| `([^`]*)` \|", GUIDE.read_text(), re.MULTILINE)
+    assert len(reasons) == 6
+    for reason in reasons:
+        assert reason in source
