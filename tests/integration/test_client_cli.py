@@ -5,7 +5,7 @@ import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 from tests.anvil import Anvil
@@ -37,6 +37,31 @@ def private_key_of(config: str) -> str:
     found = re.search(r"^PrivateKey = (\S+)$", config, re.MULTILINE)
     assert found is not None
     return found[1]
+
+
+async def test_a_client_joins_by_an_invitation(user: User, tmp_path: Path) -> None:
+    await add_gateway(user)
+    code = (await user("invite", "create", "phone-1", "--json", by=0)).json["code"]
+    settings: Any = {"CONTRACT_ADDRESS": "", "NETWORK": ""}
+    ran = await user("client", "join", code, "--gateway", "node-1", by=2, **settings)
+    assert ran.out.startswith("# phone-1, a client of node-1\n[Interface]\nPrivateKey = ")
+    info = (await user("node", "info", "phone-1", "--json")).json
+    assert (info["endpoint"] or info["uri_endpoint"], info["granted"]) == ("via:node-1", True)
+    assert info["owner"] == user.anvil.accounts[2].lower()
+    assert info["public_key"] == str(derive(PrivateKey.parse(private_key_of(ran.out))))
+    assert private_key_of(ran.out) not in ran.err
+
+    before = await user.nonces()
+    again = await user("client", "join", code, "--gateway", "node-1", by=2, code=1, **settings)
+    assert "the invitation was redeemed: ask its minter for another one; nothing was sent" in again.error
+    code = (await user("invite", "create", "phone-2", "--json", by=0)).json["code"]
+    none = await user("client", "join", code, "--gateway", "phone-1", by=2, code=1, **settings)
+    assert "--gateway: " in none.error
+    lost = await user("client", "join", code, "--gateway", "node-1", "--dry-run", by=2, code=2, **settings)
+    assert "need --public-key" in lost.error
+    assert await user.nonces() == before
+    await user("client", "join", code, "--gateway", "node-1", "--public-key", OTHER, by=2, **settings)
+    assert (await user("node", "info", "phone-2", "--json")).json["public_key"] == OTHER
 
 
 async def test_a_client_is_added_and_its_configuration_printed_again(user: User, tmp_path: Path) -> None:

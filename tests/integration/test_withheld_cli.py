@@ -71,6 +71,7 @@ def writing(one: str, two: str) -> dict[str, tuple[int, tuple[str, ...]]]:
 
 OTHERS = {
     "client add": "test_client_cli.py",
+    "client join": "test_client_cli.py",
     "contract unpause": "needs a paused contract: below",
     "node join": "below",
     "node rotate-key": "below",

@@ -18,6 +18,7 @@ import click
 from rich.text import Text
 
 from dstack_vpn.cli.completing import nodes
+from dstack_vpn.cli.invite import NO_CONTRACT, read_code
 from dstack_vpn.cli.layout import Layout, Row
 from dstack_vpn.cli.node_reading import access_over, describe
 from dstack_vpn.cli.options import with_settings
@@ -29,6 +30,7 @@ from dstack_vpn.cli.text import printable
 from dstack_vpn.config import Settings
 from dstack_vpn.core.access.control import AccessControl
 from dstack_vpn.core.access.exits import DEFAULTS
+from dstack_vpn.core.chain.invitation_code import InvitationCode
 from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.model import Endpoint, TokenId
 from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
@@ -38,7 +40,7 @@ from dstack_vpn.core.wireguard.x25519 import clamp, derive
 from dstack_vpn.errors import AdminError, FormatError
 
 if TYPE_CHECKING:
-    from dstack_vpn.wiring.node import Snapshot
+    from dstack_vpn.wiring.node import Receipt, Snapshot
 
 _SETTINGS = (*CHAIN, "START_BLOCK", "VPN_CIDR", "GRANT_CONFIRMATIONS", "DNS_PORT", "DNS_SUFFIX")
 _qr = click.option("--qr", "as_qr", is_flag=True, help="Print a QR code instead of the text.")
@@ -51,6 +53,14 @@ _dns = click.option(
     "--dns/--no-dns", default=True, show_default=True, help="Use the gateway as the client's DNS server."
 )
 
+_to_gateway = click.option(
+    "--gateway", required=True, type=NODE_ID, shell_complete=nodes, help="The gateway's node id."
+)
+_public_key = click.option(
+    "--public-key",
+    type=KEY,
+    help="A key that the client has made itself. 'client config' then prints its configuration.",
+)
 _exit = click.option(
     "--exit", "as_exit", is_flag=True, help="Send everything by the gateway, which must be an exit."
 )
@@ -72,13 +82,9 @@ Examples:
   dstack-vpn client add laptop-1 --gateway gw-1 --to 0x7099... > laptop-1.conf"""
 )
 @click.argument("name", type=NODE_ID)
-@click.option("--gateway", required=True, type=NODE_ID, shell_complete=nodes, help="The gateway's node id.")
+@_to_gateway
 @click.option("--to", type=ACCOUNT, help="The account that will hold the client; default: the sender.")
-@click.option(
-    "--public-key",
-    type=KEY,
-    help="A key that the client has made itself. 'client config' then prints its configuration.",
-)
+@_public_key
 @_qr
 @_png
 @_dns
@@ -102,11 +108,7 @@ def add(
     shows it as a QR code.
     """
     _check_output(as_qr=as_qr, png=png)
-    if public_key is None and not sending.sends:
-        raise click.UsageError(
-            "--dry-run and --calldata need --public-key: a new private key would be lost. Make one with "
-            "'dstack-vpn keygen', and print the configuration with 'client config' afterwards"
-        )
+    _check_key(sending, public_key)
     sending = replace(sending.unlocked(), beside=True)
     owner = to or sending.account()
     if owner is None:
@@ -120,22 +122,54 @@ def add(
     way = PeerEndpoint(via=gateway)
     done = sending.carry_out(lambda admin: admin.register(owner, name, registered, way, ""))
     config = _config(sending.settings, name, done.token, node, endpoint, dns=dns, as_exit=as_exit)
-    text = config.render(_text(key)) if public_key is None else None
-    sending.report(
-        f"{name} is registered as token {done.token}, a client of {gateway}: {', '.join(config.addresses)}",
-        done.receipt,
-        token=done.token,
-        node_id=name,
-        gateway=gateway,
-        addresses=[cidr.partition("/")[0] for cidr in config.addresses],
-        config=text,
-    )
-    if text is None:
-        click.echo(f"its configuration: dstack-vpn client config {name} < its-private.key", err=True)
-    elif not sending.as_json:
-        _show(text, as_qr=as_qr, png=png)
-        if png is None and not as_qr and (screen := console()).is_terminal:
-            screen.print(qr(text))
+    _report(sending, config, done.token, done.receipt, None if public_key else key, as_qr=as_qr, png=png)
+
+
+@client.command(
+    epilog="""\b
+Examples:
+  CONTRACT_PRIVATE_KEY_FILE=account.key dstack-vpn client join dvi1_... --gateway gw-1
+  dstack-vpn client join - --gateway gw-1 --png phone-1.png < code.txt"""
+)
+@click.argument("code")
+@_to_gateway
+@_public_key
+@_qr
+@_png
+@_dns
+@_exit
+@sends(*_SETTINGS, fallback=NO_CONTRACT)
+def join(
+    sending: Sending,
+    code: str,
+    *,
+    gateway: str,
+    public_key: PublicKey | None,
+    as_qr: bool,
+    png: Path | None,
+    dns: bool,
+    as_exit: bool,
+) -> None:
+    """Register a client by an invitation, and print its configuration for the WireGuard app.
+
+    The account of CONTRACT_PRIVATE_KEY pays the gas and holds the client. The code names the
+    client, the chain and the contract. CODE may be '-' for standard input. The configuration has
+    the client's private key, which is kept nowhere else.
+    """
+    from dstack_vpn.wiring import invitations as wiring
+
+    _check_output(as_qr=as_qr, png=png)
+    _check_key(sending, public_key)
+    found = InvitationCode.decode(read_code(code))
+    settings, name = wiring.settings_for(sending.settings, found.registry), found.invitation.node_id
+    sending = replace(replace(sending, settings=settings).unlocked(), beside=True)
+    _, access, now = asyncio.run(_read(settings))
+    node, endpoint = _gateway(settings, access, gateway, now, as_exit=as_exit)
+    key = clamp(secrets.token_bytes(KEY_LENGTH))
+    registered, way = public_key or derive(key), PeerEndpoint(via=gateway)
+    done = sending.carry_out(lambda admin: wiring.redeem(settings, admin, found, registered, way))
+    config = _config(settings, name, done.token, node, endpoint, dns=dns, as_exit=as_exit)
+    _report(sending, config, done.token, done.receipt, None if public_key else key, as_qr=as_qr, png=png)
 
 
 @client.command(
@@ -214,6 +248,44 @@ def list_(settings: Settings, *, as_json: bool) -> None:
 
 
 # -- helpers ---------------------------------------------------------------------------------------
+
+
+def _check_key(sending: Sending, public_key: PublicKey | None) -> None:
+    if public_key is None and not sending.sends:
+        raise click.UsageError(
+            "--dry-run and --calldata need --public-key: a new private key would be lost. Make one with "
+            "'dstack-vpn keygen', and print the configuration with 'client config' afterwards"
+        )
+
+
+def _report(
+    sending: Sending,
+    config: ClientConfig,
+    token: TokenId,
+    receipt: "Receipt",
+    key: PrivateKey | None,
+    *,
+    as_qr: bool,
+    png: Path | None,
+) -> None:
+    """Report the registration, and print the configuration if the key was made here."""
+    name, gateway = config.name, config.gateway
+    text = None if key is None else config.render(_text(key))
+    sending.report(
+        f"{name} is registered as token {token}, a client of {gateway}: {', '.join(config.addresses)}",
+        receipt,
+        token=token,
+        node_id=name,
+        gateway=gateway,
+        addresses=[cidr.partition("/")[0] for cidr in config.addresses],
+        config=text,
+    )
+    if text is None:
+        click.echo(f"its configuration: dstack-vpn client config {name} < its-private.key", err=True)
+    elif not sending.as_json:
+        _show(text, as_qr=as_qr, png=png)
+        if png is None and not as_qr and (screen := console()).is_terminal:
+            screen.print(qr(text))
 
 
 async def _read(settings: Settings) -> "tuple[Snapshot, AccessControl, float]":

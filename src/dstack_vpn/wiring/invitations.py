@@ -28,7 +28,7 @@ from dstack_vpn.wiring.secrets import refuse_exposed
 
 if TYPE_CHECKING:
     from dstack_vpn.adapters.admin.reading import RegistryReader
-    from dstack_vpn.adapters.admin.registry import Administrator
+    from dstack_vpn.adapters.admin.registry import Administrator, Registered
     from dstack_vpn.adapters.admin.transactions import Receipt
 
 _T = TypeVar("_T")
@@ -175,6 +175,20 @@ async def join(
             f"{error}\nRun the same command again later: it recognizes a node that was registered"
         ) from error
     return Joined(done.token, done.receipt)
+
+
+async def redeem(
+    settings: Settings, admin: "Administrator", code: InvitationCode, key: PublicKey, endpoint: PeerEndpoint
+) -> "Registered":
+    """Redeem an invitation for another machine's key.
+
+    An invitation that can't be redeemed is an `AdminError`; nothing is sent then.
+    """
+    admin.progress("checking the invitation")
+    facts = await look_up(settings, code)
+    if (problem := refusal(code.invitation, facts, admin.signer.address)) is not None:
+        raise AdminError(f"{problem}; nothing was sent")
+    return await admin.redeem(code, key, endpoint)
 
 
 async def _token_with_key(
