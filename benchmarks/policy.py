@@ -49,7 +49,7 @@ async def rules(members: int) -> dict[str, Any]:
             key = new_key()
             await _fill(server, key, members)
             # An audit of all tokens would share the two cores and the server with the changes.
-            settings = {"RPC_URL": server.ws, "LOG_LEVEL_POLICY": "debug", "SYNC_INTERVAL": "3600"}
+            settings = {"RPC_URL": server.ws, "LOG_LEVEL_POLICY": "debug", "SYNC_INTERVAL": "3600s"}
             async with running_daemon(home, key, **settings) as daemon:
                 await _enforced(daemon, 0, 2 * members)
                 await asyncio.sleep(3.0 + members / 1000)

@@ -16,6 +16,7 @@ from dstack_vpn.core.policy.compiler import CompiledPolicy, PolicyInForce, Subje
 from dstack_vpn.core.policy.directory import Member, MemberDirectory
 from dstack_vpn.core.policy.document import parse_policy
 from dstack_vpn.core.policy.evaluation import Packet, decide
+from dstack_vpn.core.policy.forwarding import ConnectedViews
 from dstack_vpn.core.policy.rule_table import RuleTable
 from dstack_vpn.core.policy.rules import PolicyRules, PortRight
 from dstack_vpn.core.policy.selectors import Protocol
@@ -119,3 +120,38 @@ def test_a_policy_that_keeps_a_group_together_moves_none_of_its_members(first: A
     table.replace(CompiledPolicy([in_force(second)], TAG_NAMES, own), frozenset())
     if before.members and table.rules.members:
         assert before.members == table.rules.members
+
+
+opened = st.lists(st.sampled_from(["tcp:22", "tcp:443", "*"]), min_size=3, max_size=3)
+"""The ports that a server opens to web servers, to operators and to a node."""
+
+
+@given(st.lists(st.integers(0, 15), max_size=6), st.lists(st.tuples(opened, opened), min_size=2, max_size=4))
+@settings(max_examples=300)
+def test_other_ports_for_the_same_selectors_lead_to_the_same_rules_as_a_new_table(
+    tags: list[int], policies: list[tuple[list[str], list[str]]]
+) -> None:
+    """Groups stay, split or unite, and members have no right that only one policy opens."""
+    own = Subject("a", "0x" + "a" * 40, 1)
+    present = {(f"10.77.0.{i}",): Subject(f"m{i}", "0x" + "b" * 40, mask) for i, mask in enumerate(tags)}
+    table, before = RuleTable(CompiledPolicy([], TAG_NAMES, own), frozenset()), None
+    for addresses, each in present.items():
+        table.put(addresses, each)
+    for both in policies:
+        compiled = CompiledPolicy([in_force(_grants(ports)) for ports in both], TAG_NAMES, own)
+        table.replace(compiled, frozenset())
+        new = RuleTable(compiled, frozenset())
+        for addresses, each in present.items():
+            new.put(addresses, each)
+            assert table.rules.rights_of(*addresses) == new.rules.rights_of(*addresses)
+        assert table.rules.members.keys() == table.rules.groups.keys()
+        after = ConnectedViews(compiled)
+        if before is not None and after.connects_as(before):
+            subjects = list(present.values())
+            assert after.connected(subjects) == before.connected(subjects)
+        before = after
+
+
+def _grants(ports: list[str]) -> list[dict[str, Any]]:
+    named = zip(("tag:web", "tag:ops", "node:m0"), ports, strict=True)
+    return [{"src": [source], "dst": ["tag:db"], "ip": [each]} for source, each in named]

@@ -6,6 +6,7 @@ and tags, as far as a policy names them. Members that agree in these are compile
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, TypeAlias
 from typing import Protocol as TypeProtocol
@@ -56,6 +57,9 @@ class PolicyConnections(TypeProtocol):
     def connected(self, subjects: Sequence[Subject]) -> list[bool]:
         """Return `connects` for each of these members."""
 
+    def connects_as(self, former: "PolicyConnections | None") -> bool:
+        """Return True if both connect the same members. False: that must be looked at."""
+
     def rights_with(self, subject: Subject) -> GroupRights:
         """Return the rights between this node itself and a member."""
 
@@ -79,6 +83,11 @@ class CompiledPolicy:
         self._class_of: dict[tuple[str | None, Address, int], RightsClass] = {}
         """By the properties of a member that matter. A tuple is made quicker than a `Subject`."""
         self._numbers: dict[GroupRights, RightsClass] = {GroupRights(): NO_RIGHTS}
+
+    @property
+    def basis(self) -> tuple[AbstractSet[str], AbstractSet[Address], int]:
+        """The node ids, the owners and the tags (a bit mask) on which rights depend."""
+        return self._nodes, self._owners, self._tags
 
     def connects(self, subject: Subject) -> bool:
         """See `PolicyConnections.connects`."""
@@ -107,6 +116,19 @@ class CompiledPolicy:
         for key in set(keys) - known.keys():
             known[key] = self._number_of(self._rights(Subject(*key)))
         return [known[key] for key in keys]
+
+    def translated(self, other: "CompiledPolicy") -> dict[RightsClass, RightsClass] | None:
+        """Return for each class of members so far its class in another policy.
+
+        None if that may be more than a translation: members differ in only one of the policies.
+        """
+        if self.basis != other.basis:
+            return None
+        found, keys = {NO_RIGHTS: NO_RIGHTS}, self._class_of
+        for number, theirs in zip(keys.values(), other.classes_of(map(Subject._make, keys)), strict=True):
+            if found.setdefault(number, theirs) != theirs:
+                return None
+        return found if len(set(found.values())) == len(found) else None
 
     def _number_of(self, rights: GroupRights) -> RightsClass:
         number = self._numbers.setdefault(rights, len(self.classes))

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 
-from dstack_vpn.core.policy.compiler import CompiledPolicy, PolicyInForce, Subject
+from dstack_vpn.core.policy.compiler import CompiledPolicy, PolicyConnections, PolicyInForce, Subject
 from dstack_vpn.core.policy.rule_table import Member, RuleTable
 from dstack_vpn.core.policy.rules import GroupRights, PolicyRules, ViewName
 from dstack_vpn.core.policy.selectors import Selector, SelectorKind
@@ -30,6 +30,15 @@ class ConnectedViews:
         """See `PolicyConnections.connected`."""
         views = [view.connected(subjects) for view in (self.own, *self.clients)]
         return [any(connected) for connected in zip(*views, strict=True)]
+
+    def connects_as(self, former: PolicyConnections | None) -> bool:
+        """Return True if both connect the same members. False: that must be looked at."""
+        return (
+            isinstance(former, ConnectedViews)
+            and not self.clients
+            and not former.clients
+            and former.own.translated(self.own) is not None
+        )
 
     def rights_with(self, subject: Subject) -> GroupRights:
         """See `PolicyConnections.rights_with`."""
