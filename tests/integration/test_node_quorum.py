@@ -23,7 +23,7 @@ from dstack_vpn.core.chain.contract import CONTRACT
 from dstack_vpn.core.chain.fork_search import ForkSearch
 from dstack_vpn.core.model import RemovePeer, SetPeer
 from dstack_vpn.core.wireguard.keys import PublicKey
-from dstack_vpn.daemon.chain import progress, quorum_checker
+from dstack_vpn.daemon.chain import loop, progress, quorum_checker
 from dstack_vpn.daemon.chain.verifiers import LOOK
 from dstack_vpn.wiring.view import NodeView
 
@@ -428,6 +428,18 @@ async def test_endpoints_whose_sessions_do_not_begin_hide_no_revocation(
         await chain.revoke(1)
         await settled(rig, chain, "the revocation by the third endpoint")
         assert rig.node.chain.state.endpoint is None
+
+
+async def test_an_endpoint_that_can_not_be_reached_does_not_delay_the_next_second_reading(
+    trio: Trio, make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "PATIENCE", 0.1)
+    await trio.chain.mint(1)
+    async with running(make_rig, trio, resync_interval=3600) as rig:
+        await settled(rig, trio.chain, "the initial peers")
+        trio.servers[2].faults.by_method["eth_chainId"] = Fault(stall=True)
+        async with asyncio.timeout(loop.SECOND_READING / 3):
+            assert await rig.node.chain.confirm({key_of(1): 1}) == set(), "the second endpoint contradicts"
 
 
 @pytest.mark.parametrize("stalls", [True, False])

@@ -41,6 +41,8 @@ def logged(node: LabNode, event: str) -> list[dict[str, Any]]:
 def test_a_revocation_has_one_cause_from_the_chain_to_the_peer(lab: Lab) -> None:
     a, c = lab.nodes["a"], lab.nodes["c"]
     lab.lost(lab.revoke(c), c.public_key, (a,))
+    # The daemon writes its first records a moment after its start.
+    wait_until((a.home / "state" / "audit.sqlite").exists, "the audit log")
     wait_until(lambda: shown(a, "--node", "c", "--kind", "peer.removed"), "the record of the removal")
     (removed,) = shown(a, "--node", "c", "--kind", "peer.removed")
     cause = removed["body"]["cause"]

@@ -1,31 +1,22 @@
 """The `sh` blocks of docs/clients.md run unchanged, in order, in one shell, on a dev chain."""
 
 import json
-import os
 import re
-import subprocess
 from pathlib import Path
 from typing import Final
 
 import pytest
 from demo.lab import Tools
 from tests.netns.clients import setting
-from tests.netns.test_readme import HIDDEN
+from tests.netns.guides import OWNER, ROOT, blocks, run_alone
 
 import dstack_vpn
 from dstack_vpn.core.wireguard.keys import PrivateKey
 from dstack_vpn.core.wireguard.x25519 import derive
 
-ROOT: Final = Path(__file__).parents[2]
 GUIDE: Final = ROOT / "docs" / "clients.md"
-BEGINNING: Final = f"""
-export NETWORK=local
-install -d -m 0700 /etc/dstack-vpn
-install -m 0600 {ROOT}/docker/devchain/account0.key /etc/dstack-vpn/owner.key
-anvil --silent &
-until dstack-vpn dev status 2>/dev/null; do sleep 0.2; done
+BEGINNING: Final = """
 export CONTRACT_PRIVATE_KEY_FILE=/etc/dstack-vpn/owner.key
-dstack-vpn contract deploy
 dstack-vpn node register gw-1 --to 0xf39Fd6e51aad88F6F4ce6aB8827279cffFb92266 \\
     --public-key "$(dstack-vpn keygen | dstack-vpn pubkey)" --endpoint 192.0.2.1:51820
 """
@@ -37,28 +28,12 @@ kill %1
 REASON: Final = re.compile(r"^\| `([^`]*)` \|", re.MULTILINE)
 
 
-def blocks() -> list[str]:
-    return re.findall(r"^```sh\n(.*?)^```", GUIDE.read_text(), re.MULTILINE | re.DOTALL)
-
-
 @pytest.fixture(scope="module")
 def ran(tools: Tools, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Run the guide, and return the folder in which it ran."""
     folder = tmp_path_factory.mktemp("guide")
-    alone = ("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
-    environment = {name: os.environ[name] for name in ("HOME", "PATH")}  # noqa: TID251 - for the commands
-    environment["PYTHONPATH"] = str(Path(dstack_vpn.__file__).parents[1])
-    script = "\n".join((HIDDEN, f"cd {folder}", BEGINNING, *blocks(), END))
-    done = subprocess.run(
-        [*alone, "bash", "-euo", "pipefail", "-c", script],
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    source = str(Path(dstack_vpn.__file__).parents[1])
+    run_alone(folder, OWNER, BEGINNING, *blocks(GUIDE.read_text()), END, PYTHONPATH=source)
     return folder
 
 

@@ -1,30 +1,21 @@
 """The `sh` blocks of docs/invitations.md run unchanged, in order, in one shell, on a dev chain."""
 
 import json
-import os
 import re
-import subprocess
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 from demo.lab import Tools
-from tests.netns.test_readme import HIDDEN
+from tests.netns.guides import OWNER, ROOT, blocks, run_alone
 
 from dstack_vpn.core.chain.invitation_facts import Use
 
-ROOT: Final = Path(__file__).parents[2]
 GUIDE: Final = ROOT / "docs" / "invitations.md"
 ACCOUNT: Final = "59c6995e998f97a5a0044966f0945389dc9e86dae88c7a8412f4603b6b78690d"
 """The key of anvil's second account, which is public."""
 BEGINNING: Final = f"""
-export NETWORK=local
-install -d -m 0700 /etc/dstack-vpn
-install -m 0600 {ROOT}/docker/devchain/account0.key /etc/dstack-vpn/owner.key
 (umask 077; echo {ACCOUNT} >/etc/dstack-vpn/account.key)
-anvil --silent &
-until dstack-vpn dev status 2>/dev/null; do sleep 0.2; done
-CONTRACT_PRIVATE_KEY_FILE=/etc/dstack-vpn/owner.key dstack-vpn contract deploy
 """
 END: Final = """
 dstack-vpn node list --json >nodes.json
@@ -36,26 +27,11 @@ kill %1
 MESSAGE: Final = re.compile(r"^\| (`.*`) \|", re.MULTILINE)
 
 
-def blocks() -> list[str]:
-    return re.findall(r"^```sh\n(.*?)^```", GUIDE.read_text(), re.MULTILINE | re.DOTALL)
-
-
 @pytest.fixture(scope="module")
 def ran(tools: Tools, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Run the guide, and return the folder in which it ran."""
     folder = tmp_path_factory.mktemp("guide")
-    alone = ("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
-    script = "\n".join((HIDDEN, f"cd {folder}", BEGINNING, *blocks(), END))
-    done = subprocess.run(
-        [*alone, "bash", "-euo", "pipefail", "-c", script],
-        env={name: os.environ[name] for name in ("HOME", "PATH")},  # noqa: TID251 - for the commands
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    run_alone(folder, OWNER, BEGINNING, *blocks(GUIDE.read_text()), END)
     return folder
 
 

@@ -1,35 +1,22 @@
 """The `sh` blocks of the README's quickstart run unchanged, in order, in one shell."""
 
 import json
-import os
 import re
-import subprocess
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 from demo.lab import Tools
+from tests.netns.guides import ROOT, blocks, run_alone
 
-ROOT: Final = Path(__file__).parents[2]
-HIDDEN: Final = """
-mount -t tmpfs tmpfs /run && mount -t tmpfs tmpfs /var/lib && mkdir /run/upper /run/work /run/wireguard
-mount -t overlay overlay -o lowerdir=/etc,upperdir=/run/upper,workdir=/run/work /etc
-ip link set lo up
-"""
-"""Keep writes to the machine's folders in the test's mount namespace."""
+SECTION: Final = (ROOT / "README.md").read_text().partition("\n## Quickstart\n")[2].partition("\n## ")[0]
 LOOK: Final = 'dstack-vpn status --json >"$FOUND"'
 
 
-def blocks() -> list[str]:
-    """Return the commands of the section."""
-    section = (ROOT / "README.md").read_text().partition("\n## Quickstart\n")[2].partition("\n## ")[0]
-    return re.findall(r"^```sh\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
-
-
-def script(tree: Path) -> str:
+def script() -> str:
     """Return the section, with a status command before the last block, which stops the daemon."""
-    *steps, end = blocks()
-    text = "\n".join((HIDDEN, f"cd {tree}", *steps, LOOK, end))
+    *steps, end = blocks(SECTION)
+    text = "\n".join((*steps, LOOK, end))
     if not (ROOT / ".venv" / ".installed-tree").exists():  # do not change another environment, or a wheel
         text = text.replace("scripts/setup demo\n", "")
     return text
@@ -37,24 +24,12 @@ def script(tree: Path) -> str:
 
 def test_the_quickstart_ends_with_a_ready_node_that_has_a_peer(tools: Tools, tmp_path: Path) -> None:
     found = tmp_path / "found.json"
-    kept = ("HOME", "PATH")
-    environment = {name: os.environ[name] for name in kept}  # noqa: TID251 - for the commands
-    alone = ("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
-    done = subprocess.run(
-        [*alone, "bash", "-euo", "pipefail", "-c", script(tree_of_links(tmp_path))],
-        env=environment | {"FOUND": str(found)},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=90,
-        check=False,
-    )
-    assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    printed = run_alone(tree_of_links(tmp_path), script(), FOUND=str(found))
     told: dict[str, Any] = json.loads(found.read_text())
     assert told["health"]["ready"], told["health"]
     assert told["stats"]["node_id"] == "web-1"
     assert [peer["node_id"] for peer in told["stats"]["peers"]] == ["web-2"]
-    assert "web-2" in done.stdout, "the status"
+    assert "web-2" in printed, "the status"
 
 
 def tree_of_links(folder: Path) -> Path:
@@ -67,13 +42,13 @@ def tree_of_links(folder: Path) -> Path:
 
 
 def test_the_section_has_every_step() -> None:
-    text = "\n".join(blocks())
+    text = "\n".join(blocks(SECTION))
     steps = ("scripts/setup", "contract deploy", "keygen", "node register", "vpn run")
     positions = [text.index(step) for step in steps]
     assert positions == sorted(positions)
     assert set(re.findall(r"NETWORK=(\S+)", text)) == {"local"}, "one network all the way"
 
 
-@pytest.mark.parametrize("block", blocks(), ids=lambda block: block.split("\n")[0][:30])
+@pytest.mark.parametrize("block", blocks(SECTION), ids=lambda block: block.split("\n")[0][:30])
 def test_every_value_can_be_pasted(block: str) -> None:
     assert "…" not in block and "..." not in block

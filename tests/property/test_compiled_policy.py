@@ -19,7 +19,7 @@ from dstack_vpn.core.policy.compiler import CompiledPolicy, PolicyInForce, Subje
 from dstack_vpn.core.policy.directory import Member, MemberDirectory
 from dstack_vpn.core.policy.document import parse_policy
 from dstack_vpn.core.policy.evaluation import Packet, decide
-from dstack_vpn.core.policy.forwarding import NetworkTable
+from dstack_vpn.core.policy.forwarding import ConnectedViews, NetworkTable
 from dstack_vpn.core.policy.networks import is_public
 from dstack_vpn.core.policy.rule_table import RuleTable
 from dstack_vpn.core.policy.rules import PolicyRules, PortRight
@@ -105,7 +105,7 @@ def test_a_gateway_permits_to_its_networks_what_the_evaluation_permits(
         }
         for other in others:
             connected = any(each.connects(subject(other)) for each in table.compiled)
-            assert connected is CompiledPolicy(found, TAG_NAMES, subject(other))._reaches(subject(own).routes)
+            assert connected is CompiledPolicy(found, TAG_NAMES, subject(other)).reaches(subject(own).routes)
             assert connected or not reached.get(other.token)
 
 
@@ -190,3 +190,49 @@ def test_a_policy_that_keeps_a_group_together_moves_none_of_its_members(first: A
     table.replace(CompiledPolicy([in_force(second)], TAG_NAMES, own), frozenset())
     if before.members and table.rules.members:
         assert before.members == table.rules.members
+
+
+opened = st.tuples(
+    st.lists(st.sampled_from(["tcp:22", "tcp:443", "*"]), min_size=3, max_size=3),
+    st.sampled_from(["10.20.0.0/16", "10.30.0.0/16"]),
+)
+"""The ports that a server opens to web servers, to operators and to a node; and the network to
+which it may send."""
+
+
+@given(
+    st.lists(st.integers(0, 15), max_size=6),
+    st.lists(st.lists(opened, min_size=1, max_size=2), min_size=2, max_size=4),
+)
+@settings(max_examples=300)
+def test_other_ports_for_the_same_selectors_lead_to_the_same_rules_as_a_new_table(
+    tags: list[int], policies: list[list[tuple[list[str], str]]]
+) -> None:
+    """Groups stay, split or unite, and members have no right that only one policy opens."""
+    own = Subject("a", "0x" + "a" * 40, 1)
+    present = {
+        (f"10.77.0.{i}",): Subject(f"m{i}", "0x" + "b" * 40, mask, ("10.20.0.0/16",) if i == 1 else ())
+        for i, mask in enumerate(tags)
+    }
+    table, before = RuleTable(CompiledPolicy([], TAG_NAMES, own), frozenset()), None
+    for addresses, each in present.items():
+        table.put(addresses, each)
+    for listed in policies:
+        compiled = CompiledPolicy([in_force(_grants(*each)) for each in listed], TAG_NAMES, own)
+        table.replace(compiled, frozenset())
+        new = RuleTable(compiled, frozenset())
+        for addresses, each in present.items():
+            new.put(addresses, each)
+            assert table.rules.rights_of(*addresses) == new.rules.rights_of(*addresses)
+        assert table.rules.members.keys() == table.rules.groups.keys()
+        after, subjects = ConnectedViews(compiled), list(present.values())
+        connected = after.connected(subjects) if before is None else before.connected(subjects)
+        if after.connects_as(before):
+            assert after.connected(subjects) == connected
+        before = after
+
+
+def _grants(ports: list[str], network: str) -> list[dict[str, Any]]:
+    named = zip(("tag:web", "tag:ops", "node:m0"), ports, strict=True)
+    found = [{"src": [source], "dst": ["tag:db"], "ip": [each]} for source, each in named]
+    return [*found, {"src": ["node:a"], "dst": [network], "ip": ["*"]}]

@@ -6,6 +6,7 @@ and tags, as far as a policy names them. Members that agree in these are compile
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, TypeAlias
 from typing import Protocol as TypeProtocol
@@ -59,6 +60,9 @@ class PolicyConnections(TypeProtocol):
     def connected(self, subjects: Sequence[Subject]) -> list[bool]:
         """Return `connects` for each of these members."""
 
+    def connects_as(self, former: "PolicyConnections | None") -> bool:
+        """Return True if both connect the same members. False: that must be looked at."""
+
     def rights_with(self, subject: Subject) -> GroupRights:
         """Return the rights between this node itself and a member."""
 
@@ -90,6 +94,11 @@ class CompiledPolicy:
         self._reached: dict[tuple[Cidr, ...], bool] = {(): False}
         """By the networks behind a member: True if this node may send to one of them."""
 
+    @property
+    def basis(self) -> tuple[AbstractSet[str], AbstractSet[Address], int]:
+        """The node ids, the owners and the tags (a bit mask) on which rights depend."""
+        return self._nodes, self._owners, self._tags
+
     def connects(self, subject: Subject) -> bool:
         """See `PolicyConnections.connects`."""
         return self.connected((subject,))[0]
@@ -98,7 +107,7 @@ class CompiledPolicy:
         """See `PolicyConnections.connected`."""
         numbers = self.classes_of(subjects)
         return [
-            number != NO_RIGHTS or self._reaches(subject.routes)
+            number != NO_RIGHTS or self.reaches(subject.routes)
             for number, subject in zip(numbers, subjects, strict=True)
         ]
 
@@ -122,7 +131,26 @@ class CompiledPolicy:
             known[key] = self._number_of(self._rights(Subject(*key)))
         return [known[key] for key in keys]
 
-    def _reaches(self, routes: tuple[Cidr, ...]) -> bool:
+    def translated(self, other: "CompiledPolicy") -> dict[RightsClass, RightsClass] | None:
+        """Return for each class of members so far its class in another policy.
+
+        None if that may be more than a translation: members differ in only one of the policies.
+        """
+        if self.basis != other.basis:
+            return None
+        found, keys = {NO_RIGHTS: NO_RIGHTS}, self._class_of
+        theirs = other.classes_of(Subject(*key) for key in keys)
+        for number, translation in zip(keys.values(), theirs, strict=True):
+            if found.setdefault(number, translation) != translation:
+                return None
+        return found if len(set(found.values())) == len(found) else None
+
+    @property
+    def reached(self) -> Mapping[tuple[Cidr, ...], bool]:
+        """The results of `reaches` so far."""
+        return self._reached
+
+    def reaches(self, routes: tuple[Cidr, ...]) -> bool:
         """Return whether this node may send to one of the networks behind a member."""
         found = self._reached.get(routes)
         if found is None:
@@ -131,6 +159,12 @@ class CompiledPolicy:
                 for zone in zones(routes, (policy.document for policy in self._policies))
             )
         return found
+
+    def connects_as(self, former: "CompiledPolicy") -> bool:
+        """Return True if both connect the same members. False: that must be looked at."""
+        return former.translated(self) is not None and all(
+            self.reaches(routes) == reached for routes, reached in former.reached.items()
+        )
 
     def _number_of(self, rights: GroupRights) -> RightsClass:
         number = self._numbers.setdefault(rights, len(self.classes))

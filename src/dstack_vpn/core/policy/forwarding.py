@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 
 from dstack_vpn.core.model import Cidr
-from dstack_vpn.core.policy.compiler import CompiledPolicy, PolicyInForce, Subject
+from dstack_vpn.core.policy.compiler import CompiledPolicy, PolicyConnections, PolicyInForce, Subject
 from dstack_vpn.core.policy.networks import Zone, zones
 from dstack_vpn.core.policy.rule_table import Member, RuleTable
 from dstack_vpn.core.policy.rules import GroupRights, PolicyRules, ViewName
@@ -33,6 +33,14 @@ class ConnectedViews:
         """See `PolicyConnections.connected`."""
         views = [view.connected(subjects) for view in (self.own, *self.clients, *self.networks)]
         return [any(connected) for connected in zip(*views, strict=True)]
+
+    def connects_as(self, former: PolicyConnections | None) -> bool:
+        """Return True if both connect the same members. False: that must be looked at."""
+        return (
+            isinstance(former, ConnectedViews)
+            and not (self.clients or self.networks or former.clients or former.networks)
+            and self.own.connects_as(former.own)
+        )
 
     def rights_with(self, subject: Subject) -> GroupRights:
         """See `PolicyConnections.rights_with`."""

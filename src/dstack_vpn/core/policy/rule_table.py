@@ -98,7 +98,7 @@ class RuleTable:
         """Return the rules for the same members under another policy, about no address."""
         table = RuleTable(compiled, frozenset(), prefix)
         table._subjects = dict(self._subjects)
-        table.replace(compiled, frozenset())
+        table._regroup(compiled)
         return table
 
     def serve(self, own: frozenset[str]) -> None:
@@ -110,6 +110,16 @@ class RuleTable:
 
         Each group keeps its name if most of its members stay together. Few members then move.
         """
+        self.serve(own)
+        translated = self.compiled.translated(compiled)
+        if translated is None:
+            self._regroup(compiled)
+        else:
+            self.compiled = compiled
+            self._names = {translated[number]: name for number, name in self._names.items()}
+
+    def _regroup(self, compiled: CompiledPolicy) -> None:
+        """Find the group of every member under another policy."""
         numbers = compiled.classes_of(self._subjects.values())
         classes = {
             member: number
@@ -117,14 +127,14 @@ class RuleTable:
             if number != NO_RIGHTS
         }
         votes = Counter(zip(classes.values(), map(self._members.get, classes), strict=True))
-        names: dict[RightsClass, GroupName] = {}
+        names = dict[RightsClass, GroupName]()
         taken: set[GroupName | None] = {None}
         for (number, name), _ in votes.most_common():
             if number not in names and name not in taken:
                 assert name is not None
                 names[number] = name
                 taken.add(name)
-        self.compiled, self.own, self._names, self._rules = compiled, own, names, None
+        self.compiled, self._names = compiled, names
         for number, _ in votes:
             self._name_of(number)
         self._members = {member: names[number] for member, number in classes.items()}

@@ -7,7 +7,7 @@ available.
 
 import asyncio
 from collections.abc import Mapping
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -62,7 +62,9 @@ class ChainLoop:
     async def confirm(self, held: Mapping[PublicKey, TokenId | None]) -> set[PublicKey]:
         """Return the keys that a second reading reports as out, by another endpoint if possible.
 
-        With a quorum one other endpoint is enough for a removal, regardless of the rest.
+        With a quorum one other endpoint is enough for a removal, regardless of the rest. After the
+        first reply the other endpoints have `PATIENCE`: one that can't be reached would otherwise
+        delay the next reading.
         """
         endpoint, quorum = self.state.endpoint or "", self.state.members.quorum
         if quorum is None:
@@ -77,10 +79,14 @@ class ChainLoop:
 
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(ask(name)) for name in names]
-            for _ in tasks:
-                if out == held.keys():
-                    break
-                out |= await found.get()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(None) as rest:
+                    for _ in tasks:
+                        if out == held.keys():
+                            break
+                        out |= await found.get()
+                        if rest.when() is None:
+                            rest.reschedule(asyncio.get_running_loop().time() + PATIENCE)
             for task in tasks:
                 task.cancel()
         return out

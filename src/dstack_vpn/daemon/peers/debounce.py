@@ -12,6 +12,8 @@ QUIET: Final = 0.3
 """Seconds of quiet after the last event until the full comparison."""
 LIMIT: Final = TimeShare(parts=200, least=3.0)
 """The longest delay while events go on: no change can enter the device while it is read."""
+SHARE: Final = TimeShare(parts=10)
+"""The pause after a comparison: while thousands of peers are compared, an event takes longer."""
 
 
 @dataclass(slots=True)
@@ -24,15 +26,19 @@ class Debounce:
     _requested: asyncio.Event = field(default_factory=asyncio.Event)
     _at: float = 0.0
     """The time of the last request (monotonic seconds)."""
+    _read_at: float = 0.0
+    """The time of the last reading (monotonic seconds)."""
 
     def request(self) -> None:
-        """Request a comparison; it is made `QUIET` seconds after the last request."""
+        """Request a comparison; it is made `QUIET` seconds after the last request, or later if the
+        device takes long to read.
+        """
         self._at = self.clock.monotonic()
         self._requested.set()
 
     def took(self, seconds: float) -> None:
         """Record the seconds that it took to read the device."""
-        self.cost = seconds
+        self.cost, self._read_at = seconds, self.clock.monotonic()
 
     async def due(self, pause: float | None) -> None:
         """Return when a requested comparison is due, or without one after ``pause`` seconds."""
@@ -41,7 +47,8 @@ class Debounce:
         began = self.clock.monotonic()
         while True:
             latest = began + LIMIT.pause(self.cost)
-            rest = min(self._at + QUIET, latest) - self.clock.monotonic()
+            quiet = max(self._at + QUIET, self._read_at + SHARE.pause(self.cost))
+            rest = min(quiet, latest) - self.clock.monotonic()
             if rest <= 0:
                 break
             await asyncio.sleep(rest)

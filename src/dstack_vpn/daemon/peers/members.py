@@ -247,6 +247,8 @@ class Members:
             self.rebuild(self.clock.monotonic())
         elif self._policy is not self.policies.compiled:
             before, self._policy = self._policy, self.policies.compiled
+            if self._policy is not None and self._policy.connects_as(before):
+                return
             access = self.access
             nodes = access.registry.nodes
             subjects = [access.subject(node) for node in nodes.values()]

@@ -31,7 +31,7 @@ from dstack_vpn.ports import Clock, Publish
 SLICE: Final = 500
 """The number of peers that are compared without yielding to the event loop."""
 CONFIRM_PAUSE: Final = 5.0
-"""Seconds until the next reading, if one has confirmed no held removal."""
+"""Seconds between the beginnings of two readings, if the first has confirmed no held removal."""
 RETRY: Final = 5.0
 """Seconds until a failed repair is tried again."""
 
@@ -125,11 +125,13 @@ class Reconciler:
         while True:
             await guard.engaged.wait()
             if guard.held:
+                began = self.clock.monotonic()
                 if out := await self.confirm(guard.doubtful(self.executor.present)):
                     guard.release(out)
                     await self.fill()
                 else:
-                    await asyncio.sleep(CONFIRM_PAUSE)
+                    left = began + CONFIRM_PAUSE - self.clock.monotonic()
+                    await asyncio.sleep(max(left, CONFIRM_PAUSE / 5))
                     guard.forget_what_stays(self.executor.present)
             guard.settle()
 

@@ -12,6 +12,7 @@ from dstack_vpn.adapters.clock import SystemClock
 from dstack_vpn.core.observe.event import Event
 from dstack_vpn.core.observe.events import PacketDenied, PacketsDenied
 from dstack_vpn.core.policy.compiler import CompiledPolicy
+from dstack_vpn.core.policy.forwarding import ConnectedViews
 from dstack_vpn.core.policy.selection import PolicySelection
 from dstack_vpn.daemon.observe.denied import DeniedWatch
 from dstack_vpn.daemon.peers.policies import Policies
@@ -26,7 +27,7 @@ GRE = DeniedPackets("10.77.0.9", "10.77.0.1", 47, 0, 1)
 async def watching(firewall: MemoryFirewall) -> AsyncIterator[tuple[DeniedWatch, list[Event]]]:
     published: list[Event] = []
     policies = Policies(PLAN, PolicySelection(), SystemClock(), published.append)
-    policies.compiled = CompiledPolicy((), (), None)
+    policies.compiled = ConnectedViews(CompiledPolicy((), (), None))
     names = {"10.77.0.3": "web-1"}
     watch = DeniedWatch(firewall, "wg0", policies, names.get, published.append, interval=0.005)
     async with asyncio.TaskGroup() as group:

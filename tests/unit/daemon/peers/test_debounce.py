@@ -52,3 +52,15 @@ async def test_a_request_is_answered_once(monkeypatch: pytest.MonkeyPatch) -> No
     await made.due(None)
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(made.due(None), 0.05)
+
+
+async def test_a_device_that_takes_long_to_read_is_read_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(debounce, "QUIET", 0.0)
+    monkeypatch.setattr(debounce, "SHARE", TimeShare(10))
+    clock = SystemClock()
+    made = Debounce(clock)
+    made.took(0.02)
+    ended = clock.monotonic()
+    made.request()
+    await made.due(None)
+    assert clock.monotonic() - ended >= 10 * 0.02
