@@ -1,10 +1,11 @@
 """A phone: a namespace in which the ordinary wg-quick brings up a printed configuration."""
 
+import json
 import stat
 import subprocess
 import sys
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from demo.lab import Lab
 from demo.node import LabNode
@@ -64,6 +65,20 @@ def command(lab: Lab, *arguments: str, text: str | None = None) -> "subprocess.C
         timeout=60,
         check=False,
     )
+
+
+def check_of(node: LabNode, name: str) -> dict[str, Any]:
+    """Return a check of doctor's."""
+    done = subprocess.run(
+        node.namespace.command(sys.executable, "-m", "dstack_vpn", "doctor", "--json"),
+        env=node.environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    (found,) = (check for check in json.loads(done.stdout)["checks"] if check["name"] == name)
+    return dict(found)
 
 
 def setting(config: str, name: str) -> str:

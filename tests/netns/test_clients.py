@@ -1,18 +1,14 @@
 """Plain clients end to end: real daemons, and wg-quick with the printed configuration."""
 
-import json
 import signal
-import subprocess
-import sys
 from functools import partial
-from typing import Any
 
 import pytest
 from demo.echo import connect, echoes, serving
 from demo.lab import Lab
 from demo.node import LabNode
 from demo.ping import Ping
-from tests.netns.clients import Phone, allowed_ips, forward, ipv6_of, wait_behind, with_gateway
+from tests.netns.clients import Phone, allowed_ips, check_of, forward, ipv6_of, wait_behind, with_gateway
 from tests.netns.policies import may_connect, set_text
 from tests.netns_support import wait_until
 
@@ -159,22 +155,8 @@ def test_a_gateway_that_does_not_forward_reports_it(empty_lab: Lab) -> None:
     assert "IP forwarding is off: set net.ipv4.ip_forward=1" in gateway.component("gateway")[1]
     assert not phone.reaches(a.address)
     assert a.reaches(gateway.address)
-    assert check_of_clients(gateway)["status"] == "fail"
+    assert check_of(gateway, "clients")["status"] == "fail"
     forward(gateway)
-    assert check_of_clients(gateway)["found"] == "this machine forwards for its clients (1)"
+    assert check_of(gateway, "clients")["found"] == "this machine forwards for its clients (1)"
     phone.wait_reaches(a.address)
     wait_until(lambda: gateway.component("gateway") == ("", ""), "the gateway forwards", 20)
-
-
-def check_of_clients(node: LabNode) -> dict[str, Any]:
-    """Return doctor's check that the machine forwards for its clients."""
-    done = subprocess.run(
-        node.namespace.command(sys.executable, "-m", "dstack_vpn", "doctor", "--json"),
-        env=node.environment(),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    (found,) = (check for check in json.loads(done.stdout)["checks"] if check["name"] == "clients")
-    return dict(found)

@@ -112,6 +112,10 @@ async def test_a_policy_that_drops_what_is_forwarded_is_named(namespace: Namespa
     assert found is not None
     assert found.startswith("FORWARD_TO: the table 'ip filter' drops forwarded packets")
     assert "iptables -I FORWARD -i wg0" in found
+    behind = await firewall.conflict("wg0", {4}, Forwarding.NETWORKS)
+    assert behind is not None
+    assert behind.startswith("the table 'ip filter' drops forwarded packets")
+    assert "iptables -I FORWARD -i wg0 -j ACCEPT, and iptables -I FORWARD -o wg0" in behind
     assert await firewall.conflict("wg0", {6}, Forwarding.PORTS) is None
     namespace.run("nft", "add", "rule", "ip", "filter", "FORWARD", "iifname", "wg0", "accept")
     assert await firewall.conflict("wg0", {4}, Forwarding.PORTS) is None

@@ -121,6 +121,30 @@ def test_each_change_has_its_reason(cli: Cli, monkeypatch: pytest.MonkeyPatch) -
     assert found["notes"] == []
 
 
+def test_a_route_of_this_node_that_cannot_be_used_has_its_reason(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    routes = ("10.77.0.0/24", "192.168.7.0/24")
+    monkeypatch.setitem(globals(), "NODES", (node(1, public_key=derive(OWN), routes=routes),))
+    world(monkeypatch, running())
+    (note,) = plan(cli)["notes"]
+    assert note == (
+        "this node does not forward to its route 10.77.0.0/24: it overlaps the VPN's own prefix 10.77.0.0/16"
+    )
+
+
+def test_a_member_that_may_use_only_a_network_behind_this_node_is_a_peer(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway = node(1, public_key=derive(OWN), routes=("192.168.7.0/24",))
+    monkeypatch.setitem(globals(), "NODES", (gateway, node(2), node(3)))
+    grant = {"src": ["node:node-2"], "dst": ["192.168.7.8/32"], "ip": ["tcp:443"]}
+    world(monkeypatch, running(), json.dumps({"grants": [grant]}))
+    found = plan(cli)
+    assert [each["node_id"] for each in found["changes"]] == ["node-2"]
+    assert {each["node_id"] for each in found["no_peers"]} == {"node-1", "node-3"}
+
+
 def test_a_relay_that_the_daemon_has_chosen_is_no_difference(
     cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -33,6 +33,7 @@ from dstack_vpn.core.chain.events import (
 from dstack_vpn.core.chain.registry import Registry
 from dstack_vpn.core.model import RemovePeer, SetPeer
 from dstack_vpn.core.policy.rules import GroupRights
+from dstack_vpn.daemon.device import firewall
 
 __all__ = ["db"]
 
@@ -266,16 +267,21 @@ async def test_the_loss_of_most_peers_by_a_policy_needs_no_second_reading(db: Be
 # -- networks behind this node ---------------------------------------------------------------------
 
 
-async def test_the_routes_of_our_token_are_forwarded_to(db: Bench) -> None:
+async def test_the_routes_of_our_token_are_forwarded_to(db: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(firewall, "FORWARDING", 0.02)
+    db.firewall.off = "IP forwarding is off: set net.ipv4.ip_forward=1"
     db.protect = True
     db.chain.mine(RoutesUpdated(0, ("10.77.0.0/20", "192.168.7.0/24")))
     async with db.running():
         await eventually(lambda: db.tokens() == {1, 2, 3})
         await eventually(lambda: networks(db) == {"192.168.7.0/24"})
         assert "10.77.0.0/20: it overlaps" in db.component("networks")
+        await eventually(lambda: db.node.firewall_controller.forwarding_problem)
+        assert db.component("gateway") == f"failed: {db.firewall.off}"
         db.source.tell(db.chain.mine(RoutesUpdated(0, ())))
         await eventually(lambda: networks(db) == set())
         assert not [each for each in db.health().components if each.name == "networks"]
+        await eventually(lambda: db.node.firewall_controller.forwarding_problem is None)
 
 
 async def test_a_policy_decides_about_networks_and_peers(db: Bench) -> None:
