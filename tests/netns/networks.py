@@ -89,7 +89,9 @@ class Office:
             server.wait(10)
 
 
-def dial(phone: Phone, address: str, port: int, wait: float = 1.0) -> tuple[socket.socket, str] | None:
+def dial(
+    phone: Phone | LabNode, address: str, port: int, wait: float = 1.0
+) -> tuple[socket.socket, str] | None:
     """Connect to a server of the office; return the connection, and the address that it sees."""
     with phone.namespace.entered():
         try:
@@ -104,7 +106,7 @@ def dial(phone: Phone, address: str, port: int, wait: float = 1.0) -> tuple[sock
         return None
 
 
-def source_seen(phone: Phone, address: str, port: int, wait: float = 1.0) -> str | None:
+def source_seen(phone: Phone | LabNode, address: str, port: int, wait: float = 1.0) -> str | None:
     """Return the source address that the office sees for a connection; None without one."""
     found = dial(phone, address, port, wait)
     if found is None:

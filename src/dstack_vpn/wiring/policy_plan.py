@@ -9,6 +9,7 @@ from dstack_vpn.core.access.control import AccessControl, Reason
 from dstack_vpn.core.policy.compiler import CompiledPolicy
 from dstack_vpn.core.policy.forwarding import ConnectedViews, Distinction
 from dstack_vpn.core.policy.members import members_of_tests
+from dstack_vpn.core.policy.networks import OwnNetworks, zones
 from dstack_vpn.core.policy.selection import PolicySelection
 from dstack_vpn.wiring.policy_file import read_policy_file
 
@@ -33,8 +34,12 @@ def under_policy(
     distinction = Distinction(selection.in_force, tag_names)
     clients = (each.node for each in access.own_clients(now) if each.node is not None)
     views = {distinction.of(access.subject(client)) for client in clients}
+    routes = OwnNetworks.of(() if subject is None else subject.routes, access.addresses.networks).usable
+    behind = zones(routes, (each.document for each in selection.in_force))
     policy = ConnectedViews(
-        CompiledPolicy(selection.in_force, tag_names, subject), tuple(map(distinction.view, views))
+        CompiledPolicy(selection.in_force, tag_names, subject),
+        tuple(map(distinction.view, views)),
+        tuple(CompiledPolicy(selection.in_force, tag_names, zone) for zone in behind),
     )
     return replace(access, policy=policy), list(_notes(selection, is_member=node is not None))
 

@@ -133,6 +133,18 @@ def test_a_route_of_this_node_that_cannot_be_used_has_its_reason(
     )
 
 
+def test_a_member_that_may_use_only_a_network_behind_this_node_is_a_peer(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway = node(1, public_key=derive(OWN), routes=("192.168.7.0/24",))
+    monkeypatch.setitem(globals(), "NODES", (gateway, node(2), node(3)))
+    grant = {"src": ["node:node-2"], "dst": ["192.168.7.8/32"], "ip": ["tcp:443"]}
+    world(monkeypatch, running(), json.dumps({"grants": [grant]}))
+    found = plan(cli)
+    assert [each["node_id"] for each in found["changes"]] == ["node-2"]
+    assert {each["node_id"] for each in found["no_peers"]} == {"node-1", "node-3"}
+
+
 def test_a_relay_that_the_daemon_has_chosen_is_no_difference(
     cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
