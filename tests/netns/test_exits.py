@@ -57,6 +57,7 @@ def test_everything_leaves_by_the_exit_and_nothing_beside_it(world: World) -> No
         world.wait_exit(first)
         member.wait_ready()
         assert member.component("exit") == ("ok", "by gw-1")
+        assert member.get("/stats")["reports"]["exit"]["used"] == "gw-1"
         leaks.wait_control()
 
         # Connections from outside get their replies, and members are reached.
