@@ -17,6 +17,7 @@ from demo.node import LabNode, new_key
 from tests.netns.clients import OWNER_KEY
 from tests.netns.exits import (
     INTERNET,
+    PORT,
     SSH,
     World,
     build,
@@ -29,6 +30,7 @@ from tests.netns.exits import (
 )
 from tests.netns_support import wait_until
 
+from dstack_vpn.adapters.contracts import calls
 from dstack_vpn.core.access import exits as exits_module
 from dstack_vpn.core.wireguard.x25519 import derive
 
@@ -57,6 +59,7 @@ def test_everything_leaves_by_the_exit_and_nothing_beside_it(world: World) -> No
         world.wait_exit(first)
         member.wait_ready()
         assert member.component("exit") == ("ok", "by gw-1")
+        assert member.get("/stats")["reports"]["exit"]["used"] == "gw-1"
         leaks.wait_control()
 
         # Connections from outside get their replies, and members are reached.
@@ -210,6 +213,29 @@ def dig(world: World, name: str) -> str:
     """Return the address that the member's own name server replies."""
     member = world.member
     return member.namespace.run("dig", f"@{member.address}", "+short", "+timeout=3", name).strip()
+
+
+def test_under_a_policy_a_member_needs_a_grant_to_the_internet(world: World) -> None:
+    lab, member = world.lab, world.member
+    first, _ = world.exits
+    world.start(EXIT_NODE="gw-1")
+    world.wait_exit(first)
+    with world.watched() as leaks:
+        for source, ports in (("node:gw-2", "*"), ("node:m", f"tcp:{PORT}")):
+            grant = {"src": [source], "dst": ["autogroup:internet"], "ip": [ports]}
+            lab.chain.send(calls.set_policy(json.dumps({"grants": [grant]})))
+            if source == "node:m":
+                # This grant alone makes the exit a peer.
+                world.wait_exit(first)
+                assert not member.reaches(INTERNET[0]), "other protocols are not granted"
+            else:
+                wait_until(lambda: "no grant" in member.component("exit")[1], "the policy is known")
+                for address in INTERNET:
+                    assert not world.source(address, 0.3)
+        leaks.wait_control()
+    assert leaks.leaked == []
+    lab.chain.send(calls.set_policy(""))
+    assert member.stop() == 0
 
 
 def test_the_commands_of_the_guide(world: World) -> None:

@@ -157,6 +157,7 @@ def test_plan_fits_80_columns(capsys: pytest.CaptureFixture[str], monkeypatch: p
             ],
             "no_peers": [{"token": 1, "node_id": LONG, "reason": "token id beyond the address range"}],
             "notes": [],
+            "networks": [],
         }
     )
     said = capsys.readouterr().out

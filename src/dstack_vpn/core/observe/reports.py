@@ -175,7 +175,7 @@ class ExitReport:
     """The node by which everything leaves; None: nothing leaves."""
     preferred: bool = True
     """It is the first of EXIT_NODE."""
-    versions: frozenset[int] = frozenset()
+    versions: tuple[int, ...] = ()
     """The IP versions that it has."""
     refused: Mapping[str, str] = field(default_factory=dict)
     """The nodes that can't be used, with the reasons."""

@@ -7,7 +7,7 @@ The exits are measured by echoes, so that a silent one is found within 3 s.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -82,7 +82,7 @@ class ExitKeeper:
         return ExitReport(
             used=None if used is None else used.name,
             preferred=used is not None and used.name == self.names[0],
-            versions=frozenset() if used is None else used.versions,
+            versions=() if used is None else tuple(sorted(used.versions)),
             refused=refused,
             silent=tuple(silent),
             unguarded=self.problem,
@@ -209,18 +209,3 @@ class ExitKeeper:
         if problem is not None and problem != self.problem:
             _log.error("exit.trouble", problem=problem)
         self.problem = problem
-
-
-def described(keeper: ExitKeeper) -> Mapping[str, object] | None:
-    """Return the exit for operators, in JSON types; None without an EXIT_NODE."""
-    report = keeper.report()
-    if report is None:
-        return None
-    return {
-        "used": report.used,
-        "ipv4": 4 in report.versions,
-        "ipv6": 6 in report.versions,
-        "refused": dict(report.refused),
-        "silent": list(report.silent),
-        "problem": report.unguarded,
-    }

@@ -25,7 +25,7 @@ LONG_AGO = NOW - HEAD_PATIENCE - 1
 DEVICE = DeviceReport(up=True, problem=None)
 WELL = Reports(started=0.0, chain=CHAIN, members=MEMBERS, device=DEVICE)
 
-EXIT = ExitReport("a", versions=frozenset({4, 6}))
+EXIT = ExitReport("a", versions=(4, 6))
 
 
 def test_all_is_well() -> None:
@@ -78,7 +78,7 @@ def test_at_the_start_nothing_is() -> None:
         ({"firewall": FirewallReport(unprotected="nft is not installed")}, "firewall", Status.WARNING, True),
         ({"firewall": FirewallReport(unprotected="off", by_choice=True)}, "firewall", Status.OK, True),
         ({"exit": EXIT}, "exit", Status.OK, True),
-        ({"exit": replace(EXIT, versions=frozenset({4}))}, "exit", Status.OK, True),
+        ({"exit": replace(EXIT, versions=(4,))}, "exit", Status.OK, True),
         ({"exit": replace(EXIT, preferred=False, refused={"b": "revoked"})}, "exit", Status.WARNING, True),
         ({"exit": replace(EXIT, preferred=False)}, "exit", Status.WARNING, True),
         ({"exit": replace(EXIT, silent=("a",))}, "exit", Status.FAILED, True),
