@@ -9,6 +9,7 @@ from typing import Final
 import pytest
 from demo.echo import echoes
 from demo.lab import Lab, Tools
+from demo.ping import Ping
 from tests.netns.clients import Phone, check_of, forward, ipv6_of
 from tests.netns.networks import (
     HOST,
@@ -159,6 +160,28 @@ def test_a_policy_decides_about_networks(world: World) -> None:
         assert world.gateway.has_peer(world.member.public_key)
         assert not world.member.reaches(world.gateway.address, wait=0.3)
         assert source_seen(phone, HOST[0], 7000, 0.3) is None
+
+
+def test_a_change_of_zones_loses_nothing_that_stays_permitted(world: World) -> None:
+    """The zones change with each policy and each route; two members' rights stay."""
+    lab, phone, gateway = world.lab, world.phone, world.gateway
+    stays = {"src": ["node:phone-1"], "dst": [f"{HOST[0]}/32"], "ip": ["icmp:*"]}
+    other = {"src": ["node:a"], "dst": ["192.168.7.0/25", "fd07::/80"], "ip": ["tcp:22"]}
+    texts = [json.dumps({"grants": grants}) for grants in ([stays], [other, stays])]
+    set_text(lab, texts[0])
+    phone.wait_reaches(HOST[0])
+    allowed = Ping(phone.namespace, HOST[0], lab.run.home / "allowed.log")
+    denied = Ping(phone.namespace, HOST[1], lab.run.home / "denied.log")
+    try:
+        first = allowed.mark()
+        for turn in range(8):
+            set_text(lab, texts[turn % 2], gateway)
+            set_routes(lab, gateway, OFFICE if turn % 4 < 2 else ("10.9.0.0/24", *OFFICE))
+        assert allowed.between(first, allowed.mark()).lost == 0
+        assert "bytes from" not in (lab.run.home / "denied.log").read_text()
+    finally:
+        allowed.stop()
+        denied.stop()
 
 
 def test_an_exit_forwards_to_the_internet_alone(world: World) -> None:

@@ -77,6 +77,8 @@ policies = st.builds(
 
 Elements: TypeAlias = Mapping[str, Mapping[str, str]]
 """The verdict of each key, by the map's or set's name."""
+Verdicts: TypeAlias = dict[tuple[int, int, int, str], bool | None]
+"""The verdicts about one packet: by chains, elements, those looked up first, and the name."""
 PREFIXES = frozenset({"10.77.0.0/16", "fd00::/48"})
 
 
@@ -123,19 +125,29 @@ def moments(old: Table, new: Table) -> Iterator[Moment]:
         yield Moment(after, then, then, after, then, before, then)
 
 
-def passes(at: Moment, destination: str, packet: Sample) -> bool:
-    """Return whether the node accepts a packet to an address, or forwards it."""
+def passes(at: Moment, destination: str, packet: Sample, known: "Verdicts | None" = None) -> bool:
+    """Return whether the node accepts a packet to an address, or forwards it.
+
+    ``known`` has the verdicts of chains for this packet that were found before.
+    """
+    known = {} if known is None else known
+
+    def verdict(chains: Table, elements: Elements, name: str, first: Elements) -> bool | None:
+        key = id(chains), id(elements), id(first), name
+        if key not in known:
+            clients = {name: found for name, found in first.items() if name.startswith("clients")}
+            known[key] = accepts(chains, {**elements, **clients}, name, destination, packet)
+        return known[key]
+
     if not packet.arrives:
         later = ("forward", "forward_replies")
-        return all(accepts(at.forward, at.later, name, destination, packet) is not False for name in later)
-    if accepts(at.raw, at.earlier, "prerouting_raw", destination, packet) is False:
+        return all(verdict(at.forward, at.later, name, at.later) is not False for name in later)
+    if verdict(at.raw, at.earlier, "prerouting_raw", at.earlier) is False:
         return False
-    if "prerouting_policy" in at.chains.chains:
-        clients = {name: found for name, found in at.first.items() if name.startswith("clients")}
-        elements = {**at.elements, **clients}
-        if not accepts(at.chains, elements, "prerouting_policy", destination, packet):
-            return False
-    return destination in OWN or accepts(at.forward, at.later, "forward", destination, packet) is True
+    has_policy = "prerouting_policy" in at.chains.chains
+    if has_policy and not verdict(at.chains, at.elements, "prerouting_policy", at.first):
+        return False
+    return destination in OWN or verdict(at.forward, at.later, "forward", at.later) is True
 
 
 def accepts(chains: Table, elements: Elements, name: str, destination: str, packet: Sample) -> bool | None:
@@ -227,8 +239,9 @@ def check(old: Table, new: Table, destinations: tuple[str, ...], samples: list[S
             if (":" in packet.source) != (":" in destination) or packet.source == destination:
                 continue
             before, after = (passes(moment, destination, packet) for moment in ends)
+            known: Verdicts = {}
             for moment in every:
-                found = passes(moment, destination, packet)
+                found = passes(moment, destination, packet, known)
                 assert found or not (before and after), f"{packet} to {destination} is lost"
                 assert not found or before or after, f"{packet} to {destination} passes"
 
