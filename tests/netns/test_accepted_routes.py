@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from demo.lab import Lab, Tools
-from demo.node import INTERFACE, LabNode
+from demo.node import HEALTH_PORT, INTERFACE, LabNode
 from demo.ping import Ping
 from tests.netns.offices import MACHINE, MACHINE6, NETWORK, NETWORK6, open_office
 from tests.netns_support import wait_until
@@ -102,6 +102,11 @@ def test_a_member_reaches_the_machines_behind_a_gateway(net: Net) -> None:
     assert networks(net.plain) == {}
     assert networks(net.member)[NETWORK]["gateways"] == ["gw-1", "gw-2"]
     assert net.member.component("routes") == ("ok", "")
+    addresses = net.member.get("/peers/gw-1")["peer"]["addresses"]
+    assert addresses[0] == f"{net.first.address}/32"
+    assert len(addresses) == 2
+    metrics = net.member.fetch("127.0.0.1", HEALTH_PORT, "/metrics")
+    assert 'dstack_vpn_networks{state="used"} 2.0' in metrics
 
 
 def test_a_plan_shows_the_networks_and_changes_nothing(net: Net) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from dstack_vpn import __version__
 from dstack_vpn.core.chain.registry import Registry
-from dstack_vpn.core.model import Malformed, Peer, PeerState, TokenId
+from dstack_vpn.core.model import Cidr, Malformed, Peer, PeerState, TokenId
 from dstack_vpn.core.observe.health import Health
 from dstack_vpn.core.observe.reports import Reports
 from dstack_vpn.core.wireguard.keys import PublicKey
@@ -40,6 +40,8 @@ class NodeSnapshot:
     registry: Registry
     peers: Mapping[PublicKey, Peer]
     tokens: Mapping[PublicKey, TokenId]
+    networks: frozenset[Cidr]
+    """The networks among the allowed IPs of peers."""
     seen: Mapping[PublicKey, PeerState]
     silent: Mapping[PublicKey, float]
     """The peers that do not answer, with the time since when (Unix seconds)."""
@@ -87,7 +89,7 @@ class NodeSnapshot:
             "token": token,
             "owner": None if entry is None else entry.owner,
             "public_key": str(key),
-            "addresses": sorted(peer.allowed_ips),
+            "addresses": sorted(peer.allowed_ips - self.networks),
             "tags": [] if entry is None else list(self.registry.contract.tags_of(entry.tags)),
             "routes": [] if entry is None or isinstance(entry.routes, Malformed) else list(entry.routes),
             "endpoint": None if seen_at is None else str(seen_at),
@@ -123,6 +125,7 @@ def take(node: Daemon, relay: "Tcp2Udp | None", seen: Mapping[PublicKey, PeerSta
         registry=members.follower.registry,
         peers=dict(membership.peers),
         tokens=dict(membership.tokens),
+        networks=frozenset(membership.networks),
         seen=seen,
         silent={key: since for key in membership.peers if (since := node.answers.since(key)) is not None},
         round_trips={

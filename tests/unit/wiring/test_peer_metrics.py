@@ -42,6 +42,7 @@ def snapshot(count: int) -> NodeSnapshot:
         health=Health(ready=True),
         registry=Registry.of(nodes),
         peers={key: Peer(key, frozenset()) for key in keys},
+        networks=frozenset(),
         tokens={key: number + 1 for number, key in enumerate(keys)},
         seen=seen,
         round_trips={keys[0]: 0.02},

@@ -102,9 +102,11 @@ class RouteKeeper:
             self.members.follow_routes()
 
     def _standing(self, token: TokenId) -> Standing:
-        key = self.members.routes.offers[token].key
+        routes = self.members.routes
+        key = routes.offers[token].key
         standing = self.roles.standing(key)
-        if standing is Standing.UNJUDGED and not self.roles.is_measured(key):
+        idle = standing is Standing.UNJUDGED and not self.roles.is_measured(key)
+        if idle and token in routes.choice.used.values():
             return Standing.ALIVE  # nothing is sent to it, so nothing can be expected
         return standing
 

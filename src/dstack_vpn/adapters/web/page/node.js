@@ -73,6 +73,7 @@ export class NodePage {
       ["Addresses", peer?.addresses.join("\n")],
       ["Tags", peer?.tags.map((tag) => (typeof tag === "number" ? `#${tag}` : tag)).join(", ")],
       ["Networks", peer?.routes.join("\n")],
+      ["Reached by it", this.#model.stats?.networks.filter((each) => peer && each.token === peer.token).map((each) => each.network).join("\n")],
       ["Endpoint", peer?.endpoint],
       ["Reached by", peer && (peer.transport ?? "none")],
       ["Relay", peer?.relay?.upstream],
