@@ -22,13 +22,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from demo.lab import Lab
-from demo.node import LabNode
+from demo.node import LabNode, new_key
 from tests.netns.capture import Capture, Seen
 from tests.netns.clients import forward
 from tests.netns_support import Namespace, connect, wait_until
 
 from dstack_vpn.adapters.contracts import calls
 from dstack_vpn.core.access.addressing import AddressPlan, unique_local_prefix
+from dstack_vpn.core.wireguard.x25519 import derive
 
 INTERNET: Final = ("9.9.9.1", "2620:fe:9::1")
 PORT: Final = 7000
@@ -176,8 +177,10 @@ class Leaks:
         return packet.destination in world.control and (packet.protocol, packet.port) == (protocol, port)
 
     def wait_control(self) -> None:
-        """Wait until control traffic is seen from now on, which proves that the capture works."""
+        """Change the registry, and wait until control traffic is captured."""
         before = len(self.capture.seen)
+        key = derive(new_key())
+        self.world.lab.mint_key(f"x-{key.hex()[:12]}", key)
         wait_until(
             lambda: any(self._is_control(each) for each in self.capture.seen[before:]), "control traffic", 10
         )
