@@ -96,9 +96,9 @@ class World:
         """Start the member's daemon."""
         self.member.start(**self.settings | more)
 
-    def source(self, address: str, wait: float = 1.0, *, node: LabNode | None = None) -> str:
+    def source(self, address: str, wait: float = 1.0, *, inside: Namespace | None = None) -> str:
         """Return the source address that the internet's server sees; empty without a connection."""
-        with (node or self.member).namespace.entered():
+        with (inside or self.member.namespace).entered():
             try:
                 with socket.create_connection((address, PORT), timeout=wait) as connection:
                     return connection.recv(64).decode()
@@ -228,6 +228,18 @@ def build(lab: Lab) -> World:
         gateway.wait_ready()
     first, second = gateways
     return World(lab, internet, member, (first, second), {"EXIT_NODE": "gw-1,gw-2"})
+
+
+def behind(world: World) -> Namespace:
+    """Return a container on the member's machine, whose source is translated as Docker does it."""
+    inside, run = world.lab._new_namespace("box"), world.member.namespace.run
+    connect(inside, world.member.namespace, ("172.18.0.2/24", "172.18.0.1/24"), names=("eth0", "br0"))
+    inside.run("ip", "route", "add", "default", "via", "172.18.0.1")
+    run("sysctl", "-qw", "net.ipv4.ip_forward=1")
+    rule = 'ip saddr 172.18.0.0/24 oifname != "br0" masquerade'
+    hook = "type nat hook postrouting priority srcnat;"
+    run("nft", f"add table ip docker {{ chain out {{ {hook} {rule}; }}; }}")
+    return inside
 
 
 def ours_left(node: LabNode) -> list[str]:

@@ -20,6 +20,7 @@ from tests.netns.exits import (
     PORT,
     SSH,
     World,
+    behind,
     build,
     guarded,
     kill_all,
@@ -235,6 +236,28 @@ def test_under_a_policy_a_member_needs_a_grant_to_the_internet(world: World) -> 
         leaks.wait_control()
     assert leaks.leaked == []
     lab.chain.send(calls.set_policy(""))
+    assert member.stop() == 0
+
+
+def test_containers_behind_the_member_leave_by_its_exit(world: World) -> None:
+    member = world.member
+    first, _ = world.exits
+    container = behind(world)
+    world.start(EXIT_NODE="gw-1")
+    world.wait_exit(first)
+    with world.watched() as leaks:
+        assert world.source(INTERNET[0], inside=container) == "9.9.9.11"
+        member.stop(signal.SIGKILL)
+        kill_all(first)
+        assert not world.source(INTERNET[0], 0.3, inside=container)
+        member.namespace.run("ip", "link", "delete", "wg0")
+        assert not world.source(INTERNET[0], 0.3, inside=container)
+        assert not world.source(INTERNET[0], 0.3)
+        first.start()
+        world.start(EXIT_NODE="gw-1")
+        world.wait_exit(first)
+        assert world.source(INTERNET[0], inside=container) == "9.9.9.11"
+    assert leaks.leaked == []
     assert member.stop() == 0
 
 
