@@ -42,7 +42,7 @@ MACHINE: Final = "10.90.0.10"
 
 async def changes(peers: int = 100) -> dict[str, Any]:
     """Measure the networks of one node among ``peers`` that come and go."""
-    found: dict[str, list[float]] = {"given": [], "withdrawn": []}
+    found: dict[str, list[float]] = {"given": [], "withdrawn": [], "withdrawn_in_daemon": []}
     with quiet_namespace() as home:
         async with AsyncExitStack() as stack:
             anvil = await stack.enter_async_context(running_anvil())
@@ -58,6 +58,8 @@ async def changes(peers: int = 100) -> dict[str, Any]:
                     began = await _mined(anvil, calls.set_routes(1, routes))
                     entry = await daemon.wait(lambda e: e["event"] == "peer.set", since)
                     found[kind].append(entry["at"] - began)
+                    if kind == "withdrawn":
+                        found["withdrawn_in_daemon"].append(entry["latency_ms"] / 1000)
                     await asyncio.sleep(PACE)
     return {"peers": peers, **{kind: summary(seconds) for kind, seconds in found.items()}}
 
@@ -96,6 +98,7 @@ def failover() -> dict[str, Any]:
     with Lab(_tools()) as lab:
         first, second, member = _members(lab, "gw-1", "gw-2", "member")
         for gateway in (first, second):
+            gateway.namespace.run("sysctl", "-qw", "net.ipv4.ip_forward=1")
             gateway.namespace.run("ip", "address", "add", f"{MACHINE}/32", "dev", "lo")
             lab.chain.send(calls.set_routes(gateway.token, [NETWORK]))
             gateway.stop()

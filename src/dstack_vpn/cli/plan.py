@@ -208,15 +208,18 @@ def _change(step: Step, facts: _Facts) -> dict[str, Any]:
     match step.change:
         case RemovePeer():
             return {"action": "remove", **_who(key, facts), "reason": step.reason, "details": []}
-        case SetPeer() as change:
+        case SetPeer():
             action = "update" if key in facts.actual.peers else "add"
-            return {"action": action, **_who(key, facts), "reason": step.reason, "details": _details(change)}
+            return {"action": action, **_who(key, facts), "reason": step.reason, "details": _details(step)}
 
 
-def _details(change: SetPeer) -> list[str]:
+def _details(step: Step) -> list[str]:
     """Return descriptions of the changed settings."""
+    change = step.change
+    assert isinstance(change, SetPeer)
     ips = change.allowed_ips
     found = [] if ips is None else [f"allowed IPs {', '.join(sorted(ips)) or 'none'}"]
+    found += [f"without the allowed IPs {', '.join(sorted(step.cuts))}"] if step.cuts else []
     found += [] if change.endpoint is None else [f"endpoint {change.endpoint}"]
     return found + ([] if change.keepalive is None else [f"keepalive {change.keepalive} s"])
 

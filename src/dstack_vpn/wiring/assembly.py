@@ -254,6 +254,7 @@ def assemble(outside: Outside, options: Options) -> Daemon:
         confirm=chain.confirm,
         proven=paths.proven,
         renewing=handshakes.initiate_all,
+        applied=routes.applied,
         filled=filled,
         observers=(peer_stats.observe, persistence.config_changed, handshakes.observe, resolver.observe),
         publish=publish,

@@ -20,6 +20,8 @@ _NAMES: Final = {
 """The names in our tables, by kind."""
 _OURS_ALONE: Final = frozenset({"prerouting_raw", "prerouting_nat", "prerouting_policy"})
 """Our table has one of these chains. A table of another program may have the other names."""
+_NETWORKS: Final = re.compile(r"networks[46]_[0-9a-f]{12}|reserved[46]")
+"""The same, of sets: a gateway without leak protection has only a chain that others may have."""
 _FORMER_CHAINS: Final = frozenset({"leaving", "entering", "arriving", "passing", "handing", "behind"})
 """The chain names in tables that version 0.1 may have left behind."""
 _COUNTER: Final = re.compile(r"\tcounter (\w+) \{\s+packets ([0-9]+) bytes ([0-9]+)\s", re.ASCII)
@@ -39,13 +41,14 @@ def of_table(ruleset: str, name: str) -> str | None:
 
 
 def is_ours(table: str) -> bool:
-    """Return True if a listed table has only parts that ours have."""
+    """Return True if a listed table has only parts that ours have, and one that only ours has."""
     parts = re.findall(r"^\t(\w+) (\S+) ?(?:\{|$)", table, re.MULTILINE)
     chains = {name for kind, name in parts if kind == "chain"}
     if not parts or (chains and len(chains) == len(parts) and chains <= _FORMER_CHAINS):
         return True
     known = all(kind in _NAMES and _NAMES[kind].fullmatch(name) for kind, name in parts)
-    return known and bool(chains & _OURS_ALONE)
+    sets = {name for kind, name in parts if kind == "set"}
+    return known and (bool(chains & _OURS_ALONE) or any(map(_NETWORKS.fullmatch, sets)))
 
 
 def enforces_policy(table: str) -> bool:

@@ -6,8 +6,8 @@ The rules follow from measurements of disturbed tunnels (docs/decisions/0026):
 * removals come first; then changes and additions, those with a keepalive last, because wireguard-go
   makes every later peer of an operation handshake too;
 * an allowed IP moves in one step: WireGuard takes it from its former peer when another peer claims
-  it. Nothing is sent to a former peer that keeps its other allowed IPs, because replacing them as a
-  whole would leave it without any for a moment;
+  it. The allowed IPs of a peer are never replaced as a whole, which would leave it without any for
+  a moment. If no peer gets an allowed IP, `NOBODY` claims it, and is removed with it;
 * an endpoint that roamed is left to the peer, and an endpoint that has changed does not move a
   session that is answered (`core.paths.moving`). The fast path does not know sessions: it leaves
   endpoints to the repair (`daemon.peers.reconciler`).
@@ -16,6 +16,7 @@ A device does not apply changes atomically. Every grant therefore has an inverse
 Revocations stay, also those of single addresses.
 """
 
+import hashlib
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
@@ -35,6 +36,8 @@ from dstack_vpn.core.paths.destination import Destinations
 from dstack_vpn.core.paths.moving import Evidence, Move, move, strays
 from dstack_vpn.core.wireguard.keys import PublicKey
 
+NOBODY: Final = PublicKey(hashlib.sha256(b"dstack-vpn: the allowed IPs of nobody").digest())
+"""The key of a peer that exists for a moment. Its private key is unknown."""
 BRAKE_PEERS: Final = 4
 """The number of peers up to which a plan may remove any of them."""
 
@@ -51,11 +54,15 @@ class Step:
     inverse: PeerChange | None = None
     reset: bool = False
     """The peer is removed first, so that its session ends."""
+    cuts: frozenset[Cidr] = frozenset()
+    """The allowed IPs that the peer loses, and that no other peer gets."""
 
     @property
     def changes(self) -> tuple[PeerChange, ...]:
         """Return the device operations of this step, which are sent together."""
-        return (RemovePeer(self.change.public_key), self.change) if self.reset else (self.change,)
+        if self.reset:
+            return RemovePeer(self.change.public_key), self.change
+        return (*_taken(self.cuts), self.change)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +201,11 @@ def _keepalive(step: Step) -> bool:
     return isinstance(step.change, SetPeer) and bool(step.change.keepalive)
 
 
+def _taken(cuts: frozenset[Cidr]) -> tuple[PeerChange, ...]:
+    """Return the operations that take allowed IPs from a peer, and leave its other ones alone."""
+    return (SetPeer(NOBODY, allowed_ips=cuts), RemovePeer(NOBODY)) if cuts else ()
+
+
 def _claims(peers: Iterable[Peer]) -> dict[Cidr, PublicKey]:
     """Return the peer that is to have each allowed IP."""
     return {prefix: peer.public_key for peer in peers for prefix in peer.allowed_ips}
@@ -217,25 +229,18 @@ def _update(before: PeerState, peer: Peer, moves: Move) -> Step | None:
         kept = before.allowed_ips & peer.allowed_ips
         back = SetPeer(peer.public_key, before.endpoint, before.keepalive, kept, True)
         return Step(change, "moved", back, reset=True)
-    prefixes = peer.allowed_ips if peer.allowed_ips != before.allowed_ips else None
+    gained, cuts = peer.allowed_ips - before.allowed_ips, before.allowed_ips - peer.allowed_ips
     keepalive = peer.keepalive if peer.keepalive != before.keepalive else None
     endpoint = peer.endpoint if moves is Move.SET else None
-    if prefixes is None and keepalive is None and endpoint is None:
+    if not gained and not cuts and keepalive is None and endpoint is None:
         return None
-    grows = prefixes is not None and prefixes > before.allowed_ips
-    change = SetPeer(
-        peer.public_key,
-        endpoint,
-        keepalive,
-        prefixes - before.allowed_ips if prefixes is not None and grows else prefixes,
-        replace_allowed_ips=prefixes is not None and not grows,
-    )
+    change = SetPeer(peer.public_key, endpoint, keepalive, gained or None)
     inverse = SetPeer(
         peer.public_key,
         before.endpoint if endpoint is not None else None,
         before.keepalive if keepalive is not None else None,
         # An address that was taken, such as that of a revoked client, does not come back.
-        before.allowed_ips & prefixes if prefixes is not None else None,
-        replace_allowed_ips=prefixes is not None,
+        before.allowed_ips & peer.allowed_ips if gained else None,
+        replace_allowed_ips=bool(gained),
     )
-    return Step(change, "changed", inverse)
+    return Step(change, "changed", inverse, cuts=cuts)

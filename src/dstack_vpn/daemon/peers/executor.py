@@ -178,7 +178,7 @@ class PlanExecutor:
                     if endpoint is not None:
                         self.sent[key] = endpoint
         self.applied += len(steps)
-        self._mark(step.change.public_key for step in steps)
+        self._mark(change.public_key for step in steps for change in step.changes)
 
     def _mark(self, keys: Iterable[PublicKey]) -> None:
         """Add changed peers to the readings under way."""

@@ -56,6 +56,8 @@ class Reconciler:
     """Returns the peers whose endpoint is proven by their answers."""
     renewing: Callable[[], None]
     """Called before all peers are removed and set again."""
+    applied: Callable[[], None]
+    """Called when the device has taken the deltas of events, or has refused them."""
     observers: Sequence[Callable[[DeviceState], None]]
     """Called with every device state that equals the membership, after a repair if needed."""
     publish: Publish
@@ -106,6 +108,7 @@ class Reconciler:
             batch = self.changes.take()
             async with self.executor.lock:
                 await self._apply_deltas(batch)
+            self.applied()
 
     async def run_repairs(self) -> None:
         """Compare and repair on request, after a moment of quiet; try again after device errors."""

@@ -57,6 +57,8 @@ class Routes:
     """The networks that the host routes into the tunnel; None: nothing was decided yet."""
     moves: int = field(default=0, init=False)
     """How often a network has moved to another gateway."""
+    _is_due: bool = field(default=False, init=False)
+    """Set while the host's routes differ from `networks`."""
     _around: Surroundings | None = field(default=None, init=False)
     _surveyed: frozenset[Cidr] = field(default=frozenset(), init=False)
     """The networks that the survey was about."""
@@ -114,8 +116,17 @@ class Routes:
         self._publish(before, moves)
         if self.networks != used.keys():
             self.networks = frozenset(used)
-            self.changed()
+            self._is_due = True
         return moves
+
+    def applied(self) -> None:
+        """Have the host's routes set again if they differ: the device has taken the last moves.
+
+        The device comes first. Changes of routes would delay its reply by a few milliseconds.
+        """
+        if self._is_due:
+            self._is_due = False
+            self.changed()
 
     def has_to_move(self, standings: Mapping[TokenId, Standing]) -> bool:
         """Record the states of the contested gateways; return whether a network has to move."""

@@ -61,6 +61,9 @@ table inet dstack_vpn_wg0 {
         ("\tchain output", "\tset clients4", False),
         ("prerouting_raw", "rights_m0", False),
         ("prerouting_raw", "prerouting_policy", True),
+        ("prerouting_raw", "input {\n\t}\n\tset networks4_2700fdead34f", True),
+        ("prerouting_raw", "input {\n\t}\n\tset reserved6", True),
+        ("prerouting_raw", "input {\n\t}\n\tset networks4_mine", False),
     ],
 )
 def test_a_table_is_ours_by_its_chains(old: str, new: str, *, ours: bool) -> None:
