@@ -35,6 +35,7 @@ INTERNET: Final = ("9.9.9.1", "2620:fe:9::1")
 PORT: Final = 7000
 SSH: Final = 2222
 RPC: Final = 8545
+RELAY: Final = 8443
 BOTH: Final = ("0.0.0.0/0", "::/0")
 V6_LAN: Final = "fd00:77::"
 _SERVER: Final = """
@@ -171,6 +172,8 @@ class Leaks:
             return True
         if packet.protocol == socket.IPPROTO_ICMP and packet.destination in world.control:
             return True  # "port unreachable", for a packet to a WireGuard that was killed
+        if packet.port == RELAY and packet.destination in world.control:
+            return packet.protocol == socket.IPPROTO_TCP
         protocol, port = (socket.IPPROTO_UDP, 51820)
         if packet.destination == world.lab.chain.address:
             protocol, port = (socket.IPPROTO_TCP, RPC)

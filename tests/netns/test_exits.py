@@ -18,6 +18,7 @@ from tests.netns.clients import OWNER_KEY
 from tests.netns.exits import (
     INTERNET,
     PORT,
+    RELAY,
     SSH,
     World,
     behind,
@@ -236,6 +237,23 @@ def test_under_a_policy_a_member_needs_a_grant_to_the_internet(world: World) -> 
         leaks.wait_control()
     assert leaks.leaked == []
     lab.chain.send(calls.set_policy(""))
+    assert member.stop() == 0
+
+
+def test_a_relay_carries_the_way_to_the_exit(world: World) -> None:
+    first, member = world.exits[0], world.member
+    first.stop()
+    first.start(RELAY_LISTEN=f"tcp://0.0.0.0:{RELAY}")
+    first.wait_ready()
+    relay = f"tcp://{first.underlay}:{RELAY}"
+    world.start(EXIT_NODE="gw-1", TRANSPORT="tcp", PEER_ENDPOINTS=f"gw-1={relay}")
+    wait_until(lambda: guarded(member), "the kill switch is in force")
+    with world.watched() as leaks:
+        world.wait_exit(first)
+    assert leaks.leaked == []
+    ways = {(each.destination, each.protocol, each.port) for each in leaks.sent}
+    assert (first.underlay, socket.IPPROTO_TCP, RELAY) in ways
+    assert (first.underlay, socket.IPPROTO_UDP, 51820) not in ways
     assert member.stop() == 0
 
 
