@@ -398,6 +398,8 @@ class FirewallRules:
     """
     keeps_source: bool = False
     """Networks see the members' addresses, not this node's. The internet never does."""
+    exits: bool = False
+    """Containers behind this node leave by its exit, with this node's address: they get replies."""
 
 
 class Forwarding(StrEnum):

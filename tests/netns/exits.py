@@ -22,18 +22,20 @@ from pathlib import Path
 from typing import Any, Final
 
 from demo.lab import Lab
-from demo.node import LabNode
+from demo.node import LabNode, new_key
 from tests.netns.capture import Capture, Seen
 from tests.netns.clients import forward
 from tests.netns_support import Namespace, connect, wait_until
 
 from dstack_vpn.adapters.contracts import calls
 from dstack_vpn.core.access.addressing import AddressPlan, unique_local_prefix
+from dstack_vpn.core.wireguard.x25519 import derive
 
 INTERNET: Final = ("9.9.9.1", "2620:fe:9::1")
 PORT: Final = 7000
 SSH: Final = 2222
 RPC: Final = 8545
+RELAY: Final = 8443
 BOTH: Final = ("0.0.0.0/0", "::/0")
 V6_LAN: Final = "fd00:77::"
 _SERVER: Final = """
@@ -95,9 +97,9 @@ class World:
         """Start the member's daemon."""
         self.member.start(**self.settings | more)
 
-    def source(self, address: str, wait: float = 1.0, *, node: LabNode | None = None) -> str:
+    def source(self, address: str, wait: float = 1.0, *, inside: Namespace | None = None) -> str:
         """Return the source address that the internet's server sees; empty without a connection."""
-        with (node or self.member).namespace.entered():
+        with (inside or self.member.namespace).entered():
             try:
                 with socket.create_connection((address, PORT), timeout=wait) as connection:
                     return connection.recv(64).decode()
@@ -170,14 +172,18 @@ class Leaks:
             return True
         if packet.protocol == socket.IPPROTO_ICMP and packet.destination in world.control:
             return True  # "port unreachable", for a packet to a WireGuard that was killed
+        if packet.port == RELAY and packet.destination in world.control:
+            return packet.protocol == socket.IPPROTO_TCP
         protocol, port = (socket.IPPROTO_UDP, 51820)
         if packet.destination == world.lab.chain.address:
             protocol, port = (socket.IPPROTO_TCP, RPC)
         return packet.destination in world.control and (packet.protocol, packet.port) == (protocol, port)
 
     def wait_control(self) -> None:
-        """Wait until control traffic is seen from now on, which proves that the capture works."""
+        """Change the registry, and wait until control traffic is captured."""
         before = len(self.capture.seen)
+        key = derive(new_key())
+        self.world.lab.mint_key(f"x-{key.hex()[:12]}", key)
         wait_until(
             lambda: any(self._is_control(each) for each in self.capture.seen[before:]), "control traffic", 10
         )
@@ -225,6 +231,18 @@ def build(lab: Lab) -> World:
         gateway.wait_ready()
     first, second = gateways
     return World(lab, internet, member, (first, second), {"EXIT_NODE": "gw-1,gw-2"})
+
+
+def behind(world: World) -> Namespace:
+    """Return a container on the member's machine, whose source is translated as Docker does it."""
+    inside, run = world.lab._new_namespace("box"), world.member.namespace.run
+    connect(inside, world.member.namespace, ("172.18.0.2/24", "172.18.0.1/24"), names=("eth0", "br0"))
+    inside.run("ip", "route", "add", "default", "via", "172.18.0.1")
+    run("sysctl", "-qw", "net.ipv4.ip_forward=1")
+    rule = 'ip saddr 172.18.0.0/24 oifname != "br0" masquerade'
+    hook = "type nat hook postrouting priority srcnat;"
+    run("nft", f"add table ip docker {{ chain out {{ {hook} {rule}; }}; }}")
+    return inside
 
 
 def ours_left(node: LabNode) -> list[str]:

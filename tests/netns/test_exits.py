@@ -18,8 +18,10 @@ from tests.netns.clients import OWNER_KEY
 from tests.netns.exits import (
     INTERNET,
     PORT,
+    RELAY,
     SSH,
     World,
+    behind,
     build,
     guarded,
     kill_all,
@@ -235,6 +237,45 @@ def test_under_a_policy_a_member_needs_a_grant_to_the_internet(world: World) -> 
         leaks.wait_control()
     assert leaks.leaked == []
     lab.chain.send(calls.set_policy(""))
+    assert member.stop() == 0
+
+
+def test_a_relay_carries_the_way_to_the_exit(world: World) -> None:
+    first, member = world.exits[0], world.member
+    first.stop()
+    first.start(RELAY_LISTEN=f"tcp://0.0.0.0:{RELAY}")
+    first.wait_ready()
+    relay = f"tcp://{first.underlay}:{RELAY}"
+    world.start(EXIT_NODE="gw-1", TRANSPORT="tcp", PEER_ENDPOINTS=f"gw-1={relay}")
+    wait_until(lambda: guarded(member), "the kill switch is in force")
+    with world.watched() as leaks:
+        world.wait_exit(first)
+    assert leaks.leaked == []
+    ways = {(each.destination, each.protocol, each.port) for each in leaks.sent}
+    assert (first.underlay, socket.IPPROTO_TCP, RELAY) in ways
+    assert (first.underlay, socket.IPPROTO_UDP, 51820) not in ways
+    assert member.stop() == 0
+
+
+def test_containers_behind_the_member_leave_by_its_exit(world: World) -> None:
+    member = world.member
+    first, _ = world.exits
+    container = behind(world)
+    world.start(EXIT_NODE="gw-1")
+    world.wait_exit(first)
+    with world.watched() as leaks:
+        assert world.source(INTERNET[0], inside=container) == "9.9.9.11"
+        member.stop(signal.SIGKILL)
+        kill_all(first)
+        assert not world.source(INTERNET[0], 0.3, inside=container)
+        member.namespace.run("ip", "link", "delete", "wg0")
+        assert not world.source(INTERNET[0], 0.3, inside=container)
+        assert not world.source(INTERNET[0], 0.3)
+        first.start()
+        world.start(EXIT_NODE="gw-1")
+        world.wait_exit(first)
+        assert world.source(INTERNET[0], inside=container) == "9.9.9.11"
+    assert leaks.leaked == []
     assert member.stop() == 0
 
 

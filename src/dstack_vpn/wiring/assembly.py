@@ -231,6 +231,7 @@ def assemble(outside: Outside, options: Options) -> Daemon:
         enforced=members.policy_enforced,
         unenforced=members.policy_unenforced,
         filled=filled,
+        exits=bool(options.exit_nodes),
         noticed=foreign_edit.set,
         closed=options.closed_ports,
         forwards=options.forwards,

@@ -463,3 +463,13 @@ async def test_the_survey_reports_rules_and_routes(link: AnyRealLink, inside: Na
         assert (await interface.routing_facts()).strict is None
     finally:
         await interface.close()
+
+
+async def test_an_exit_on_a_host_without_ipv6(link: AnyRealLink, inside: Namespace) -> None:
+    inside.run("sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1", "net.ipv6.conf.default.disable_ipv6=1")
+    await link.start()
+    await link.configure(EXIT)
+    assert not await link.configure(EXIT), "it was so already"
+    assert (way(inside, OUTSIDE[0]), marked_way(inside, OUTSIDE[0])) == (NAME, "uplink")
+    await link.configure(SETTINGS)
+    assert rules_of(inside) == []

@@ -4,7 +4,7 @@ They stay if the daemon is killed. Without the interface, packets are unreachabl
 """
 
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Awaitable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -57,24 +57,22 @@ async def set_exit(ipr: "AsyncIPRoute", name: str, index: int, mark: int | None)
     """
     changed, metric = False, blackhole_metric(name)
     wanted = frozenset() if mark is None else wanted_rules(mark)
-    for version, family in _FAMILIES.items():
-        async with tolerated(WITHOUT_IPV6 if version == 6 else frozenset()):
-            routes = {(r.kind, r.index) for r in await _routes(ipr, version) if _is_own(r, metric, index)}
-            ways = set[tuple[int, int]]()
-            if mark is not None:
-                ways |= {(UNREACHABLE, 0)} | ({(UNICAST, index)} if index else set())
-            rules = set(filter(is_ours, await _rules(ipr, version)))
-            new = {rule for rule in wanted if rule.version == version}
-            # The table before the rules that lead to it.
-            for kind, oif in sorted(ways - routes):
-                await _route(ipr, "add", version, _way(kind, oif, metric))
-            for rule in sorted(rules - new, key=_priority):
-                await _rule(ipr, "del", family, rule)
-            for rule in sorted(new - rules, key=_priority):
-                await _rule(ipr, "add", family, rule)
-            for kind, oif in sorted(routes - ways):
-                await _route(ipr, "del", version, _way(kind, oif, metric))
-            changed |= ways != routes or new != rules
+    for version in _FAMILIES:
+        routes = {(r.kind, r.index) for r in await _routes(ipr, version) if _is_own(r, metric, index)}
+        ways = set[tuple[int, int]]()
+        if mark is not None:
+            ways |= {(UNREACHABLE, 0)} | ({(UNICAST, index)} if index else set())
+        rules = set(filter(is_ours, await _rules(ipr, version)))
+        new = {rule for rule in wanted if rule.version == version}
+        # The table before the rules that lead to it.
+        for kind, oif in sorted(ways - routes):
+            changed |= await _route(ipr, "add", version, _way(kind, oif, metric))
+        for rule in sorted(rules - new, key=_priority):
+            changed |= await _rule(ipr, "del", rule)
+        for rule in sorted(new - rules, key=_priority):
+            changed |= await _rule(ipr, "add", rule)
+        for kind, oif in sorted(routes - ways):
+            changed |= await _route(ipr, "del", version, _way(kind, oif, metric))
     return changed
 
 
@@ -132,23 +130,36 @@ def _way(kind: int, oif: int, metric: int) -> dict[str, object]:
     return {"oif": oif} if kind == UNICAST else {"type": "unreachable", "priority": metric}
 
 
-async def _route(ipr: "AsyncIPRoute", verb: str, version: int, way: dict[str, object]) -> None:
-    family = _FAMILIES[version]
-    passed = ABSENT if verb == "del" else ALREADY
-    async with translated(f"{verb} the route of EXIT_NODE for IPv{version}"), tolerated(passed):
-        await ipr.route(verb, family=family, dst=_DEFAULTS[version], table=TABLE, proto=PROTOCOL, **way)
+async def _route(ipr: "AsyncIPRoute", verb: str, version: int, way: dict[str, object]) -> bool:
+    fields = {"family": _FAMILIES[version], "dst": _DEFAULTS[version], "table": TABLE, "proto": PROTOCOL}
+    request = ipr.route(verb, **fields, **way)
+    return await _done(f"{verb} the route of EXIT_NODE for IPv{version}", request, verb, version)
 
 
-async def _rule(ipr: "AsyncIPRoute", verb: str, family: int, rule: RuleFact) -> None:
+async def _rule(ipr: "AsyncIPRoute", verb: str, rule: RuleFact) -> bool:
     spec: dict[str, object] = {"priority": rule.priority, "table": rule.table, "protocol": rule.protocol}
     if rule.mask:
         spec |= {"fwmark": rule.mark, "fwmask": rule.mask}
     if rule.suppressed >= 0:
         spec["FRA_SUPPRESS_PREFIXLEN"] = rule.suppressed
     flags = _INVERT if rule.inverted else 0
+    request = ipr.rule(verb, family=_FAMILIES[rule.version], action=rule.action, flags=flags, **spec)
+    return await _done(f"{verb} the routing rule {rule}", request, verb, rule.version)
+
+
+async def _done(doing: str, request: Awaitable[object], verb: str, version: int) -> bool:
+    """Await a change. Return False if there was nothing to do, or the host has no IPv6."""
+    from pyroute2.netlink.exceptions import NetlinkError
+
     passed = ABSENT if verb == "del" else ALREADY
-    async with translated(f"{verb} the routing rule {rule}"), tolerated(passed):
-        await ipr.rule(verb, family=family, action=rule.action, flags=flags, **spec)
+    async with translated(doing):
+        try:
+            await request
+        except NetlinkError as error:
+            if error.code not in (passed | WITHOUT_IPV6 if version == 6 else passed):
+                raise
+            return False
+    return True
 
 
 def _strict(conf: Path) -> str | None:

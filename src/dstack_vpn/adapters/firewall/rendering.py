@@ -134,6 +134,7 @@ def _chains(rules: FirewallRules) -> Iterator[tuple[str, Chain]]:
                     for field in ("saddr", "daddr")
                 ),
                 network_chains.accepted(rules),
+                [f"iifname {ours} ct direction reply ct status snat accept"] if rules.exits else [],
                 [f"iifname {ours} counter drop"],
             ),
         )

@@ -52,6 +52,8 @@ class FirewallController:
     filled: asyncio.Event
     """Set once the device's peers are those of the members. A policy that an earlier process has
     left in force stays until then, or until peers of this process need its rules."""
+    exits: bool
+    """See `ports.FirewallRules.exits`."""
     noticed: Callable[[], None]
     """Called after another program has changed a table."""
     closed: frozenset[tuple[str, int]] = frozenset()
@@ -226,6 +228,7 @@ class FirewallController:
             self.policies.forwarded if needed else frozenset(),
             None if self.policies.networks is None else self.policies.networks.usable,
             self.keeps_source,
+            self.exits,
         )
         if rules != self._applied:
             if not self._is_empty(rules) or await self._is_left(with_policy=False):

@@ -60,6 +60,13 @@ def test_forwards_alone_protect_nothing() -> None:
     assert "ip daddr" not in text, "an IPv4 packet can't go to an IPv6 address"
 
 
+def test_containers_that_leave_by_an_exit_get_replies() -> None:
+    reply = 'iifname "wg0" ct direction reply ct status snat accept'
+    text = make_table(FirewallRules("wg0", BOTH, True, exits=True)).text()
+    assert text.index(reply) < text.index('iifname "wg0" counter drop')
+    assert reply not in make_table(FirewallRules("wg0", BOTH, True)).text()
+
+
 def test_every_interface_has_a_table_of_its_own() -> None:
     signs = "aA0_=+.-2d"
     names = ["".join(word) for size in (1, 2, 3) for word in product(signs, repeat=size)]

@@ -40,6 +40,7 @@ async def running(
         enforced=lambda: None,
         unenforced=lambda: None,
         filled=asyncio.Event(),
+        exits=False,
         noticed=lambda: None,
         closed=CLOSED,
         forwards=parsed,
