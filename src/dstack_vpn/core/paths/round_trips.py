@@ -61,6 +61,8 @@ class _Trip:
     missing: int = 0
     received: int = 0
     """The bytes from the peer at the last missing reply."""
+    came: int = 0
+    """How often the count of bytes has grown while the peer was silent."""
     sent: float = -math.inf
     waits: bool = False
     least: float = WAIT
@@ -164,9 +166,14 @@ class RoundTrips:
     def _miss(trip: _Trip, received: int, now: float) -> None:
         """Count a missing reply, unless bytes came in since the one before."""
         came = trip.missing > 0 and received > trip.received
-        if came and trip.missing >= LOST:
-            # It was silent, and bytes come back: it does not reply to echoes any more.
+        silent = trip.missing >= LOST
+        trip.came = trip.came + came if silent else 0
+        if silent and trip.came > 1:
+            # It was silent, and bytes come back: it does not reply to echoes any more. Bytes that
+            # came before it fell silent may be counted late, but only once.
             trip.replies, trip.smoothed, trip.settled = False, None, None
+        elif silent:
+            trip.missing += 1
         else:
             trip.missing = 1 if came else trip.missing + 1
         trip.waits, trip.received = False, received

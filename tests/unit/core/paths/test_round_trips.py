@@ -120,6 +120,9 @@ def test_bytes_from_a_silent_peer_show_that_it_only_ignores_echoes() -> None:
     assert bench.trips.is_alive(A, bench.now) is False
     bench.received[A] = 100
     bench.run(2 * INTERVAL)
+    assert bench.trips.is_alive(A, bench.now) is False, "they may have come before"
+    bench.received[A] = 200
+    bench.run(2 * INTERVAL)
     assert (bench.trips.is_alive(A, bench.now), bench.trips.of(A, bench.now)) == (None, None)
 
 
