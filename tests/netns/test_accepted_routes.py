@@ -76,6 +76,11 @@ def routed(node: LabNode) -> set[str]:
 EVERY_ROUTE = {f"{kind}{network}" for kind in ("", "blackhole ") for network in (NETWORK, NETWORK6)}
 
 
+def wait_routed(node: LabNode) -> None:
+    """Wait for all routes of the host, which follow the device."""
+    wait_until(lambda: routed(node) == EVERY_ROUTE, f"{node.name} routes both networks")
+
+
 def wait_gateway(node: LabNode, name: str | None, timeout: float = 10.0) -> None:
     def moved() -> bool:
         return {gateway_of(node), gateway_of(node, NETWORK6)} == {name}
@@ -97,7 +102,7 @@ def test_a_member_reaches_the_machines_behind_a_gateway(net: Net) -> None:
     for address in (MACHINE, MACHINE6):
         net.member.wait_reaches(address)
         assert not net.plain.reaches(address, wait=0.2), "it does not accept any network"
-    assert routed(net.member) == EVERY_ROUTE
+    wait_routed(net.member)
     assert routed(net.plain) == set()
     assert networks(net.plain) == {}
     assert networks(net.member)[NETWORK]["gateways"] == ["gw-1", "gw-2"]
@@ -187,7 +192,7 @@ def test_a_revoked_gateway_is_replaced_at_once(net: Net) -> None:
         wait_gateway(member, "gw-2")
         loss = to_machine.between(start, to_machine.mark())
         assert loss.longest_gap < 0.5
-        assert routed(member) == EVERY_ROUTE
+        wait_routed(member)
     finally:
         to_machine.stop()
     lab.chain.send(calls.set_routes(net.second.token, []))
@@ -207,11 +212,15 @@ def test_what_conflicts_with_the_host_is_refused_with_its_reason(net: Net) -> No
         "fe80::/64": "a link-local address",
     }
     lab.chain.send(calls.set_routes(net.second.token, canonical_routes((NETWORK, NETWORK6, *wrong))))
-    wait_until(lambda: wrong.keys() <= networks(member).keys(), "the refused networks are shown")
+
+    def refused() -> bool:
+        found = networks(member)
+        return all(reason in str(found.get(network, {}).get("problem")) for network, reason in wrong.items())
+
+    # At first, the routes of the host were not read about them.
+    wait_until(refused, "the networks are refused, with the reasons")
     found = networks(member)
-    for network, reason in wrong.items():
-        assert reason in found[network]["problem"]
-        assert found[network]["node_id"] is None
+    assert all(found[network]["node_id"] is None for network in wrong)
     status, reason = member.component("routes")
     assert status == "warning"
     assert "192.168.77.0/24 is not used: this host has the address" in reason
@@ -253,6 +262,7 @@ def test_a_stop_removes_only_our_routes(net: Net) -> None:
     member.start(ACCEPT_ROUTES="all")
     wait_gateway(member, "gw-2")
     member.wait_reaches(MACHINE)
+    wait_routed(member)
     member.stop(signal.SIGKILL)
     assert routed(member) == EVERY_ROUTE
     ping = Ping(member.namespace, MACHINE, net.lab.run.home / "crash.log")

@@ -36,9 +36,6 @@ KEPT: Final = 300.0
 """Seconds after which a value is not shown any more."""
 LOST: Final = 3
 """Missing replies, one after the other, of a silent peer."""
-AGAIN: Final = 2
-"""How often bytes must come in from a silent peer that is alive. Once can be a late reading of
-bytes from before."""
 WAIT: Final = 0.5
 """Seconds at least for a reply, unless the interval between measurements is shorter."""
 FIRST_WAIT: Final = 1.0
@@ -65,7 +62,7 @@ class _Trip:
     received: int = 0
     """The bytes from the peer at the last missing reply."""
     came: int = 0
-    """How often bytes came in since the last reply."""
+    """How often the count of bytes has grown while the peer was silent."""
     sent: float = -math.inf
     waits: bool = False
     least: float = WAIT
@@ -128,7 +125,7 @@ class RoundTrips:
         trip = self._trips.get(key)
         if trip is None:
             return
-        trip.waits, trip.missing, trip.came, trip.replies = False, 0, 0, True
+        trip.waits, trip.missing, trip.replies = False, 0, True
         if trip.warm:
             trip.sample(seconds, now)
         else:
@@ -169,12 +166,16 @@ class RoundTrips:
     def _miss(trip: _Trip, received: int, now: float) -> None:
         """Count a missing reply, unless bytes came in since the one before."""
         came = trip.missing > 0 and received > trip.received
-        trip.came += came
-        if trip.came >= AGAIN and trip.missing >= LOST:
-            # It was silent, and bytes come back: it does not reply to echoes any more.
+        silent = trip.missing >= LOST
+        trip.came = trip.came + came if silent else 0
+        if silent and trip.came > 1:
+            # It was silent, and bytes come back: it does not reply to echoes any more. Bytes that
+            # came before it fell silent may be counted late, but only once.
             trip.replies, trip.smoothed, trip.settled = False, None, None
+        elif silent:
+            trip.missing += 1
         else:
-            trip.missing = 1 if came and trip.missing < LOST else trip.missing + 1
+            trip.missing = 1 if came else trip.missing + 1
         trip.waits, trip.received = False, received
         if trip.replies and trip.missing < LOST:
             trip.due = now
