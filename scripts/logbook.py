@@ -116,7 +116,7 @@ MEANINGS: Final[Mapping[str, tuple[str, str]]] = {
         "Find out which program changed it.",
     ),
     "firewall.no_forwarding": (
-        "This machine does not forward the packets of its plain clients.",
+        "This machine does not forward the packets of its plain clients, or those to its networks.",
         "Read `problem`.",
     ),
     "firewall.none": (

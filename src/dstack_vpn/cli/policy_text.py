@@ -20,6 +20,7 @@ from dstack_vpn.core.policy.document import PolicyDocument, decode_policy, parse
 from dstack_vpn.core.policy.evaluation import failures, unmatched
 from dstack_vpn.core.policy.hujson import TextError
 from dstack_vpn.core.policy.members import directory_of
+from dstack_vpn.core.policy.networks import overlap
 from dstack_vpn.core.policy.selectors import Selector, SelectorKind
 from dstack_vpn.errors import AdminError, ChainError, TryAgainError
 
@@ -136,6 +137,22 @@ def _warnings(policy: PolicyDocument, directory: MemberDirectory, contract: Cont
     for selector in unmatched(policy, directory):
         if selector not in undefined:
             yield f"{selector} names no member"
+    yield from _of_networks(policy, directory)
+
+
+def _of_networks(policy: PolicyDocument, directory: MemberDirectory) -> Iterator[str]:
+    """Yield the selectors of networks that open nothing."""
+    sources = {each for grant in policy.grants for each in grant.src if each.kind is SelectorKind.NETWORK}
+    for source in sorted(sources, key=str):
+        yield f"{source} opens nothing as a source: a gateway lets no connection from its network in"
+    routes = [route for member in directory.members for route in member.routes]
+    for target in dict.fromkeys(each for grant in policy.grants for each in grant.dst):
+        if target.kind is SelectorKind.INTERNET and all(route.prefixlen for route in routes):
+            yield f"{target}: no member has 0.0.0.0/0 or ::/0 among its routes"
+        if target.kind is SelectorKind.NETWORK and not any(
+            route.prefixlen and overlap(route, target.network) for route in routes
+        ):
+            yield f"{target} overlaps no route of a member"
 
 
 def _tags(policy: PolicyDocument) -> dict[Selector, None]:

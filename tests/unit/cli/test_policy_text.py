@@ -11,6 +11,7 @@ from tests.unit.core.policy.examples import DIRECTORY, POLICY
 
 from dstack_vpn.cli.policy_text import Findings, read_file, reading, refusal, usable_file
 from dstack_vpn.core.chain.contract import ContractState
+from dstack_vpn.core.policy.directory import MemberDirectory
 from dstack_vpn.core.policy.document import parse_policy
 from dstack_vpn.core.policy.hujson import TextError
 from dstack_vpn.errors import AdminError, EndpointError, TryAgainError
@@ -72,6 +73,21 @@ def test_findings_of_a_policy(capsys: pytest.CaptureFixture[str]) -> None:
         f"policy.json:{failure['line']}: test 1 fails: tag:newer names no member"
     )
     assert Findings.of(parse_policy(POLICY), DIRECTORY, CONTRACT) == Findings((), ())
+
+
+def test_networks_that_open_nothing_are_reported() -> None:
+    targets = ["192.168.7.9/32", "192.168.0.0/16", "10.9.0.0/16", "fd00:7::/64", "autogroup:internet"]
+    grant = {"src": ["*", "192.168.7.0/24"], "dst": targets, "ip": ["*"]}
+    assert findings([grant]).warnings == (
+        "192.168.7.0/24 opens nothing as a source: a gateway lets no connection from its network in",
+        "10.9.0.0/16 overlaps no route of a member",
+        "fd00:7::/64 overlaps no route of a member",
+    )
+    document = parse_policy(json.dumps({"grants": [grant | {"dst": ["autogroup:internet"]}]}))
+    without = MemberDirectory.of(DIRECTORY.members[:4], DIRECTORY.prefixes)
+    assert Findings.of(document, without, CONTRACT).warnings[1:] == (
+        "autogroup:internet: no member has 0.0.0.0/0 or ::/0 among its routes",
+    )
 
 
 def test_an_error_of_the_chain_is_temporary() -> None:

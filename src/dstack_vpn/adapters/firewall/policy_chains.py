@@ -129,6 +129,8 @@ def chains(rules: FirewallRules, policy: PolicyRules) -> tuple[dict[str, str], d
         _forwarding_rules(rules, policy) if policy.views else (),
         # A network opens no connections.
         ["ct direction reply goto denied"] if policy.networks else [],
+        # With leak protection, `prerouting_raw` drops these.
+        ["fib daddr type != unicast goto denied"] if policy.networks and not rules.protect else [],
         to_zones(rules, policy, "daddr"),
         ["goto denied"],
     )

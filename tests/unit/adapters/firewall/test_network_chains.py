@@ -112,6 +112,8 @@ def test_a_policy_judges_packets_to_networks_by_zones() -> None:
         outside.format("daddr"),
         "goto denied",
     )
+    without = make_table(replace(rules, protect=False)).chains["prerouting_policy"].rules
+    assert without[-5:-3] == ("ct direction reply goto denied", "fib daddr type != unicast goto denied")
     assert table.chains["forward_replies"].rules[-3:] == (
         f"ip saddr vmap @{zones}",
         outside.format("saddr"),
