@@ -9,6 +9,7 @@ import pytest
 from tests.conformance.device.conftest import Subject
 from tests.memory_device import MemoryDevice
 
+from dstack_vpn.core.access.plan import NOBODY
 from dstack_vpn.core.model import PeerState, RemovePeer, SetPeer, SocketAddress
 from dstack_vpn.core.wireguard.keys import PrivateKey, PublicKey
 from dstack_vpn.core.wireguard.x25519 import derive
@@ -72,6 +73,14 @@ async def test_allowed_ips_are_added_or_replaced(subject: Subject) -> None:
     assert (await subject.told()).peers[ONE].allowed_ips == {"10.77.0.3/32"}
     await subject.device.apply([SetPeer(ONE, allowed_ips=frozenset(), replace_allowed_ips=True)])
     assert (await subject.told()).peers[ONE].allowed_ips == frozenset()
+
+
+async def test_an_allowed_ip_leaves_with_a_peer_that_claims_it(subject: Subject) -> None:
+    one, network = frozenset({"10.77.0.2/32", "fd77::2/128"}), frozenset({"10.9.0.0/24", "fd09::/64"})
+    await subject.device.apply([SetPeer(ONE, allowed_ips=one | network)])
+    await subject.device.apply([SetPeer(NOBODY, allowed_ips=network), RemovePeer(NOBODY), SetPeer(ONE)])
+    peers = (await subject.device.read()).peers
+    assert {key: peer.allowed_ips for key, peer in peers.items()} == {ONE: one}
 
 
 async def test_equal_values_change_nothing(subject: Subject) -> None:

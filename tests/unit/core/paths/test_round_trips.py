@@ -8,6 +8,7 @@ from dstack_vpn.core.paths.round_trips import (
     INTERVAL,
     KEPT,
     LOST,
+    OFTEN,
     PAUSE,
     SWEEP,
     WAIT,
@@ -89,6 +90,16 @@ def test_a_peer_that_stops_replying_is_silent_within_the_bound_and_comes_back() 
     while not bench.trips.is_alive(A, bench.now):
         bench.run(0.05)
         assert bench.now - back <= 2 * INTERVAL
+
+
+def test_a_peer_that_is_measured_often_is_silent_within_two_seconds() -> None:
+    for distance in (0.001, 0.2):
+        bench = Bench(a=distance)
+        bench.run(10, OFTEN)
+        assert bench.trips.is_alive(A, bench.now)
+        bench.distances[A] = GONE
+        bench.run(2.0, OFTEN)
+        assert bench.trips.is_alive(A, bench.now) is False
 
 
 def test_missing_replies_mean_nothing_while_bytes_come_in() -> None:

@@ -9,6 +9,7 @@ from tests.unit.daemon.conftest import Bench, eventually
 from tests.unit.daemon.under_policy import DB, OPEN, WEB, db, enforced, policy
 
 from dstack_vpn.adapters.clock import SystemClock
+from dstack_vpn.core.access.roles import Standing
 from dstack_vpn.core.chain.events import EndpointUpdated, Revoked, TagDefined, TagsUpdated
 from dstack_vpn.core.paths import round_trips
 from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
@@ -70,6 +71,21 @@ async def test_nothing_is_sent_before_a_question_and_a_while_after(
         await asyncio.sleep(0.3)
         assert len(db.echo.sent) == sent
         assert not db.echo.running
+
+
+async def test_a_watched_peer_is_measured_without_a_question(db: Bench) -> None:
+    db.echo.distances = {NEAR: 0.001, FAR: 0.001}
+    async with db.running() as node:
+        await eventually(lambda: db.tokens() == {1, 2, 3})
+        node.roles.watch(frozenset({key(2)}))
+        await eventually(lambda: node.roles.standing(key(2)) is Standing.ALIVE)
+        assert node.roles.is_measured(key(2))
+        assert not node.roles.is_measured(key(1))
+        db.echo.distances.clear()
+        await eventually(lambda: node.roles.standing(key(2)) is Standing.SILENT)
+        node.roles.watch(frozenset())
+        await eventually(lambda: not db.echo.running)
+        assert set(db.echo.sent) == {NEAR}
 
 
 async def test_a_silent_member_leaves_the_answer_and_comes_back(db: Bench) -> None:
