@@ -77,13 +77,13 @@ async def test_a_watched_peer_is_measured_without_a_question(db: Bench) -> None:
     db.echo.distances = {NEAR: 0.001, FAR: 0.001}
     async with db.running() as node:
         await eventually(lambda: db.tokens() == {1, 2, 3})
-        node.roles.watch(frozenset({key(2)}))
+        node.roles.watch(frozenset({key(2)}), "networks")
         await eventually(lambda: node.roles.standing(key(2)) is Standing.ALIVE)
         assert node.roles.is_measured(key(2))
         assert not node.roles.is_measured(key(1))
         db.echo.distances.clear()
         await eventually(lambda: node.roles.standing(key(2)) is Standing.SILENT)
-        node.roles.watch(frozenset())
+        node.roles.watch(frozenset(), "networks")
         await eventually(lambda: not db.echo.running)
         assert set(db.echo.sent) == {NEAR}
 

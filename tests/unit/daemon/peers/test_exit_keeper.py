@@ -56,6 +56,11 @@ async def test_everything_leads_to_the_first_exit_behind_a_kill_switch() -> None
         assert bench.link.settings.exit_mark == MARK
         assert bench.component("exit") == "ok: by node-1"
 
+        # Another program takes the mark from WireGuard's packets.
+        bench.device.fwmark = 0
+        bench.node.reconciler.request_repair()
+        await eventually(lambda: bench.device.fwmark == MARK)
+
         # It has only IPv4 from now on. IPv6 is blocked, and not left to another node.
         bench.source.tell(bench.chain.mine(RoutesUpdated(1, BOTH[:1])))
         await eventually(lambda: exits(bench) == {1: {"0.0.0.0/0"}})
