@@ -197,3 +197,15 @@ async def test_a_transaction_for_a_wallet_names_the_clients_own_key(user: User) 
     done = await user(*arguments, by=0)
     assert "PrivateKey" not in done.out
     assert "client config phone-1" in done.err
+
+
+async def test_a_configuration_with_the_networks_behind_the_gateway(user: User) -> None:
+    await add_gateway(user)
+    none = await user("client", "add", "phone-1", "--gateway", "node-1", "--networks", by=0, code=1)
+    assert "--networks: node-1 has no networks behind it" in none.error
+    await user("node", "routes", "node-1", "192.168.7.0/24", "fd07::/64", by=0)
+    ran = await user("client", "add", "phone-1", "--gateway", "node-1", "--networks", by=0)
+    (allowed,) = re.findall(r"^AllowedIPs = (.*)$", ran.out, re.MULTILINE)
+    assert {"192.168.7.0/24", "fd07::/64"} < set(allowed.split(", "))
+    ran = await user("client", "add", "phone-2", "--gateway", "node-1", by=0)
+    assert "192.168.7.0/24" not in ran.out

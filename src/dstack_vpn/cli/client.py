@@ -10,6 +10,7 @@ import json
 import os
 import secrets
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +33,7 @@ from dstack_vpn.core.access.control import AccessControl
 from dstack_vpn.core.access.exits import DEFAULTS
 from dstack_vpn.core.chain.invitation_code import InvitationCode
 from dstack_vpn.core.chain.node import Node
-from dstack_vpn.core.model import Endpoint, TokenId
+from dstack_vpn.core.model import Cidr, Endpoint, TokenId
 from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
 from dstack_vpn.core.wireguard.client_config import ClientConfig
 from dstack_vpn.core.wireguard.keys import KEY_LENGTH, PrivateKey, PublicKey
@@ -64,6 +65,9 @@ _public_key = click.option(
 _exit = click.option(
     "--exit", "as_exit", is_flag=True, help="Send everything by the gateway, which must be an exit."
 )
+_networks = click.option(
+    "--networks", "with_networks", is_flag=True, help="Also send the networks behind the gateway by it."
+)
 
 
 @click.group()
@@ -89,6 +93,7 @@ Examples:
 @_png
 @_dns
 @_exit
+@_networks
 @sends(*_SETTINGS)
 def add(
     sending: Sending,
@@ -101,6 +106,7 @@ def add(
     png: Path | None,
     dns: bool,
     as_exit: bool,
+    with_networks: bool,
 ) -> None:
     """Register a client, and print its configuration for the WireGuard app.
 
@@ -116,12 +122,13 @@ def add(
     snapshot, access, now = asyncio.run(_read(sending.settings))
     if any(snapshot.registry.nodes[token].active for token in snapshot.registry.with_node_id(name)):
         raise AdminError(f"the registry already has a node {name}")
-    node, endpoint = _gateway(sending.settings, access, gateway, now, as_exit=as_exit)
+    node, endpoint = _gateway(sending.settings, access, gateway, now)
+    networks = _sent(sending.settings, access, node, now, as_exit=as_exit, with_networks=with_networks)
     key = clamp(secrets.token_bytes(KEY_LENGTH))
     registered = public_key or derive(key)
     way = PeerEndpoint(via=gateway)
     done = sending.carry_out(lambda admin: admin.register(owner, name, registered, way, ""))
-    config = _config(sending.settings, name, done.token, node, endpoint, dns=dns, as_exit=as_exit)
+    config = _config(sending.settings, name, done.token, node, endpoint, dns=dns, networks=networks)
     _report(sending, config, done.token, done.receipt, None if public_key else key, as_qr=as_qr, png=png)
 
 
@@ -138,6 +145,7 @@ Examples:
 @_png
 @_dns
 @_exit
+@_networks
 @sends(*_SETTINGS, fallback=NO_CONTRACT)
 def join(
     sending: Sending,
@@ -149,6 +157,7 @@ def join(
     png: Path | None,
     dns: bool,
     as_exit: bool,
+    with_networks: bool,
 ) -> None:
     """Register a client by an invitation, and print its configuration for the WireGuard app.
 
@@ -164,11 +173,12 @@ def join(
     settings, name = wiring.settings_for(sending.settings, found.registry), found.invitation.node_id
     sending = replace(replace(sending, settings=settings).unlocked(), beside=True)
     _, access, now = asyncio.run(_read(settings))
-    node, endpoint = _gateway(settings, access, gateway, now, as_exit=as_exit)
+    node, endpoint = _gateway(settings, access, gateway, now)
+    networks = _sent(settings, access, node, now, as_exit=as_exit, with_networks=with_networks)
     key = clamp(secrets.token_bytes(KEY_LENGTH))
     registered, way = public_key or derive(key), PeerEndpoint(via=gateway)
     done = sending.carry_out(lambda admin: wiring.redeem(settings, admin, found, registered, way))
-    config = _config(settings, name, done.token, node, endpoint, dns=dns, as_exit=as_exit)
+    config = _config(settings, name, done.token, node, endpoint, dns=dns, networks=networks)
     _report(sending, config, done.token, done.receipt, None if public_key else key, as_qr=as_qr, png=png)
 
 
@@ -190,6 +200,7 @@ Examples:
 @_png
 @_dns
 @_exit
+@_networks
 @with_settings(*_SETTINGS)
 def config(
     settings: Settings,
@@ -200,6 +211,7 @@ def config(
     png: Path | None,
     dns: bool,
     as_exit: bool,
+    with_networks: bool,
 ) -> None:
     """Print the configuration of a client whose private key exists."""
     _check_output(as_qr=as_qr, png=png)
@@ -212,8 +224,9 @@ def config(
         raise AdminError(f"{name} is not a client: its endpoint names no gateway (via:NODE)")
     if node.public_key != derive(key):
         raise AdminError(f"the private key is not that of {name}, whose public key is {node.public_key}")
-    gateway, endpoint = _gateway(settings, access, node.via, now, as_exit=as_exit)
-    made = _config(settings, name, node.token_id, gateway, endpoint, dns=dns, as_exit=as_exit)
+    gateway, endpoint = _gateway(settings, access, node.via, now)
+    networks = _sent(settings, access, gateway, now, as_exit=as_exit, with_networks=with_networks)
+    made = _config(settings, name, node.token_id, gateway, endpoint, dns=dns, networks=networks)
     _show(made.render(_text(key)), as_qr=as_qr, png=png)
 
 
@@ -295,9 +308,7 @@ async def _read(settings: Settings) -> "tuple[Snapshot, AccessControl, float]":
     return snapshot, access_over(settings, snapshot), wiring.judged_now(settings, snapshot.at)
 
 
-def _gateway(
-    settings: Settings, access: AccessControl, node_id: str, now: float, *, as_exit: bool
-) -> tuple[Node, Endpoint]:
+def _gateway(settings: Settings, access: AccessControl, node_id: str, now: float) -> tuple[Node, Endpoint]:
     """Return a gateway and its UDP endpoint; raises `AdminError` if a client can't use it."""
     from dstack_vpn.core.access.membership import PeerPolicy
     from dstack_vpn.wiring.addresses import destinations
@@ -311,9 +322,34 @@ def _gateway(
             f"--gateway: {node_id} has no UDP endpoint that a client can reach: set one with "
             "'dstack-vpn node set-endpoint'"
         )
-    if as_exit and not {*DEFAULTS.values()}.intersection(access.decide(node.token_id, now).routes):
-        raise AdminError(f"--exit: {node_id} is not an exit: its routes have neither 0.0.0.0/0 nor ::/0")
     return node, found.udp
+
+
+def _sent(
+    settings: Settings,
+    access: AccessControl,
+    gateway: Node,
+    now: float,
+    *,
+    as_exit: bool,
+    with_networks: bool,
+) -> list[Cidr]:
+    """Return the prefixes that a client sends to its gateway; raises `AdminError`."""
+    from dstack_vpn.wiring.addresses import address_plan
+
+    exits = {*DEFAULTS.values()}
+    routes = access.decide(gateway.token_id, now).routes
+    if as_exit:
+        if not exits.intersection(routes):
+            raise AdminError(
+                f"--exit: {gateway.node_id} is not an exit: its routes have neither 0.0.0.0/0 nor ::/0"
+            )
+        # Both, even if the exit has one alone: the other version must not leave beside it.
+        return [*DEFAULTS.values()]
+    behind = [route for route in routes if route not in exits]
+    if with_networks and not behind:
+        raise AdminError(f"--networks: {gateway.node_id} has no networks behind it")
+    return [*map(str, address_plan(settings).networks), *(behind if with_networks else ())]
 
 
 def _config(
@@ -324,7 +360,7 @@ def _config(
     endpoint: Endpoint,
     *,
     dns: bool,
-    as_exit: bool,
+    networks: Sequence[Cidr],
 ) -> ClientConfig:
     from dstack_vpn.wiring.addresses import address_plan
 
@@ -337,8 +373,7 @@ def _config(
         sorted(plan.allowed_ips(token), key=lambda cidr: ":" in cidr),
         gateway.public_key,
         endpoint,
-        # Both, even if the exit has one alone: the other version must not leave beside it.
-        tuple(DEFAULTS.values()) if as_exit else tuple(map(str, plan.networks)),
+        networks,
         (*servers, settings.dns_suffix) if servers else (),
     )
 
