@@ -170,8 +170,8 @@ def test_a_network_moves_from_a_dead_gateway_and_returns(net: Net) -> None:
         loss = to_machine.between(start, moved)
         assert loss.longest_gap <= 3.0
 
-        # It returns when the gateway was alive for a while. Only a reply under way is lost: it comes
-        # from a peer to which the network does not belong any more.
+        # It returns when the gateway was alive for a while. Only a reply under way is lost: the
+        # network does not belong to its sender any more.
         net.first.start()
         net.first.wait_ready()
         wait_gateway(member, "gw-1")
