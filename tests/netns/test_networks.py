@@ -133,8 +133,9 @@ def test_a_policy_decides_about_networks(world: World) -> None:
         assert source_seen(phone, "192.168.7.100", 7000, 0.3) is None, "outside of the grant"
         assert not phone.reaches(world.gateway.address, 0.3), "a network is not its gateway"
         assert not world.gateway.has_peer(world.member.public_key), "it may use nothing here"
-        denied = world.gateway.get("/policy")["denied"]["packets"]
-        assert denied > 0
+        wait_until(
+            lambda: world.gateway.get("/policy")["denied"]["packets"], "the denied packets are counted"
+        )
         # A right that is withdrawn ends what runs, in both directions.
         found = dial(phone, HOST[0], 7000)
         assert found is not None
