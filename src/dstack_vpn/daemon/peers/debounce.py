@@ -14,6 +14,8 @@ LIMIT: Final = TimeShare(parts=200, least=3.0)
 """The longest delay while events go on: no change can enter the device while it is read."""
 SHARE: Final = TimeShare(parts=10)
 """The pause after a comparison: while thousands of peers are compared, an event takes longer."""
+STOOD_STILL: Final = 0.5
+"""Seconds of a reading beyond which the device stood still: it costs no work then."""
 
 
 @dataclass(slots=True)
@@ -47,7 +49,8 @@ class Debounce:
         began = self.clock.monotonic()
         while True:
             latest = began + LIMIT.pause(self.cost)
-            quiet = max(self._at + QUIET, self._read_at + SHARE.pause(self.cost))
+            pause = SHARE.pause(self.cost) if self.cost < STOOD_STILL else 0.0
+            quiet = max(self._at + QUIET, self._read_at + pause)
             rest = min(quiet, latest) - self.clock.monotonic()
             if rest <= 0:
                 break

@@ -64,3 +64,12 @@ async def test_a_device_that_takes_long_to_read_is_read_less_often(monkeypatch: 
     made.request()
     await made.due(None)
     assert clock.monotonic() - ended >= 10 * 0.02
+
+
+async def test_a_device_that_stood_still_is_compared_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(debounce, "QUIET", 0.0)
+    made = Debounce(SystemClock())
+    made.took(2.0)
+    made.request()
+    async with asyncio.timeout(1.0):
+        await made.due(None)
