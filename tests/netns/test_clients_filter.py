@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 from tests import netns_support
-from tests.netns.test_policy_filter import BOTH, PING, POLICY, SSH, TABLE, Recording, normal
+from tests.netns.test_policy_filter import BOTH, PING, POLICY, SSH, TABLE, check_changes, normal
 from tests.netns_support import Namespace
 from tests.policy_rules import policy_rules
 
@@ -60,22 +60,7 @@ def namespace() -> Iterator[Namespace]:
 
 @pytest.mark.parametrize("first", STEPS)
 async def test_the_kernel_takes_each_change_of_clients(namespace: Namespace, first: str) -> None:
-    """A table that is changed equals a new one."""
-    nftables = Recording()
-    for second, rules in STEPS.items():
-        firewall = NftFirewall(nftables)
-        await firewall.apply(STEPS[first])
-        assert await firewall.is_applied("h1-w")
-        await firewall.apply(rules)
-        assert await firewall.is_applied("h1-w"), second
-        namespace.run("nft", "add", "table", "inet", "others")
-        assert await firewall.is_applied("h1-w"), f"{second}: the full comparison"
-        changed = normal(namespace)
-        await firewall.remove("h1-w")
-        await firewall.apply(rules)
-        assert normal(namespace) == changed, second
-        await firewall.remove("h1-w")
-    assert nftables.refused == []
+    await check_changes(namespace, STEPS, first)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import asyncio
 import random
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import pytest
@@ -247,6 +247,25 @@ class Recording(Libnftables):
         except FirewallError as error:
             self.refused.append(f"{error}: {commands}")
             raise
+
+
+async def check_changes(namespace: Namespace, steps: Mapping[str, FirewallRules], first: str) -> None:
+    """Check that the kernel takes each change, and that the changed table equals a new one."""
+    nftables = Recording()
+    for second, rules in steps.items():
+        firewall = NftFirewall(nftables)
+        await firewall.apply(steps[first])
+        assert await firewall.is_applied("h1-w")
+        await firewall.apply(rules)
+        assert await firewall.is_applied("h1-w"), second
+        namespace.run("nft", "add", "table", "inet", "others")
+        assert await firewall.is_applied("h1-w"), f"{second}: the full comparison"
+        changed = normal(namespace)
+        await firewall.remove("h1-w")
+        await firewall.apply(rules)
+        assert normal(namespace) == changed, second
+        await firewall.remove("h1-w")
+    assert nftables.refused == []
 
 
 def normal(namespace: Namespace) -> dict[str, list[str]]:

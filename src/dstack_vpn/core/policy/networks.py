@@ -169,4 +169,4 @@ def _span(network: IPNetwork) -> _Span:
 
 
 def _is_in(network: IPNetwork, other: IPNetwork) -> bool:
-    return network.version == other.version and bool(network.subnet_of(other))  # type: ignore[arg-type]
+    return network.version == other.version and bool(network.subnet_of(other))  # type: ignore[arg-type]  # one version

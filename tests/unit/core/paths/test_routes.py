@@ -1,6 +1,7 @@
 """The networks that a node accepts, and the reasons to refuse one."""
 
 import ipaddress
+from random import Random
 
 import pytest
 from hypothesis import given
@@ -96,10 +97,10 @@ def networks(version: int) -> st.SearchStrategy[str]:
 
 
 @given(st.one_of(networks(4), networks(6)), st.randoms(use_true_random=False))
-def test_a_network_with_a_special_address_is_refused(prefix: str, random: object) -> None:
+def test_a_network_with_a_special_address_is_refused(prefix: str, random: Random) -> None:
     network = ipaddress.ip_network(prefix)
     first, last = int(network.network_address), int(network.broadcast_address)
-    some = {first, last, (first + last) // 2, random.randint(first, last)}  # type: ignore[attr-defined]
+    some = {first, last, (first + last) // 2, random.randint(first, last)}
     kind = type(network.network_address)
     found = {special_use(kind(number)) for number in some} - {None}
     # IPv6 addresses with an IPv4 address in them reach it by the gateway, and not by this host.
