@@ -212,7 +212,7 @@ class Daemon:
         """Request a repair when it would move a peer to another endpoint."""
         while True:
             await asyncio.sleep(TICK)
-            if self.reconciler.may_move(self.peer_stats.peers):
+            if await self.reconciler.may_move(self.peer_stats.peers):
                 self.reconciler.request_repair()
 
 

@@ -191,7 +191,10 @@ def _services(
     node: Daemon, settings: Settings, source: RpcPool, own: "OwnRelay | None"
 ) -> dict[str, Callable[[], Awaitable[None]]]:
     """Return the optional services of the node by name."""
-    services: dict[str, Callable[[], Awaitable[None]]] = {"audit": node.audit_writer.run}
+    services: dict[str, Callable[[], Awaitable[None]]] = {
+        "audit": node.audit_writer.run,
+        "memory": partial(_freeze, node),
+    }
     view = NodeView(node, settings.state_dir, own, source.calls)
     if settings.policy_file is not None:
         policy_file = PolicyFileWatch(settings.policy_file, node.members)
@@ -205,6 +208,13 @@ def _services(
     if settings.dns_port or settings.dns_listen:
         services["dns"] = partial(serve_names, settings, node)
     return services
+
+
+async def _freeze(node: Daemon) -> None:
+    """Exclude the first members from searches for cycles: 10,000 take 80 ms."""
+    await node.reconciler.filled.wait()
+    gc.freeze()
+    await asyncio.Event().wait()  # a service does not end
 
 
 async def _serve(node: Daemon, view: NodeView, settings: Settings) -> None:

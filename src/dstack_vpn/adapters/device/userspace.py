@@ -20,10 +20,12 @@ from dstack_vpn.core.model import DeviceState, PeerChange
 from dstack_vpn.core.wireguard.keys import PrivateKey
 from dstack_vpn.core.wireguard.x25519 import derive
 from dstack_vpn.errors import DeviceError, DeviceGoneError
+from dstack_vpn.slices import slices
 
 ANSWER_TIMEOUT: Final = 30.0
 """Seconds. A healthy device replies within 40 ms. Version 0.0.20220316 may stall for a minute."""
-PIECE_BYTES: Final = 65_536
+PIECE_BYTES: Final = 32_768
+"""The bytes of a reply that are parsed at a time: about 1 ms."""
 
 
 class Channel(asyncio.Protocol):
@@ -130,10 +132,9 @@ class UserspaceDevice:
     async def read(self) -> DeviceState:
         """Return the state of the device. Raises `DeviceError`, `DeviceGoneError`."""
         parser = uapi.GetParser()
-        for piece in await self._reads.call(uapi.GET):
-            for start in range(0, len(piece), PIECE_BYTES):
-                parser.feed(piece[start : start + PIECE_BYTES])
-                await asyncio.sleep(0)
+        reply = b"".join(await self._reads.call(uapi.GET))
+        async for piece in slices(reply, PIECE_BYTES):
+            parser.feed(piece)
         return parser.state()
 
     async def apply(self, changes: Sequence[PeerChange]) -> None:

@@ -63,11 +63,21 @@ def render(config: WgConfig, private_key: str | None = None) -> str:
     key = None if config.private_key is None else _key_text(config.private_key)
     if private_key is not None and key is not None:
         key = _check_line(private_key)
-    sections = [_interface(config, key), *map(_peer, sorted(config.peers, key=_order))]
-    return "\n".join("".join(f"{line}\n" for line in section) for section in sections)
+    peers = (render_peer(peer) for peer in sorted(config.peers, key=peer_order))
+    return "\n".join((_text(_interface(config, key)), *peers))
 
 
-def _order(peer: ConfPeer) -> tuple[bool, int, bytes]:
+def render_peer(entry: ConfPeer) -> str:
+    """Return the text of a peer's section. Raises `FormatError`, like `render`."""
+    return _text(_peer(entry))
+
+
+def _text(lines: Iterable[str]) -> str:
+    return "".join(f"{line}\n" for line in lines)
+
+
+def peer_order(peer: ConfPeer) -> tuple[bool, int, bytes]:
+    """Return the sort key of a peer's section."""
     return peer.token_id is None, peer.token_id or 0, peer.peer.public_key
 
 

@@ -22,9 +22,9 @@ from dstack_vpn.core.observe.events import EndpointQuarantined
 from dstack_vpn.daemon.chain.session import SessionDriver
 from dstack_vpn.daemon.chain.state import ChainState
 from dstack_vpn.daemon.chain.verifiers import Verifiers, answer
-from dstack_vpn.daemon.slices import slices
 from dstack_vpn.errors import ChainError, EndpointError
 from dstack_vpn.ports import ChainSource, Verifier
+from dstack_vpn.slices import slices
 
 _log = structlog.get_logger(component="quorum")
 

@@ -38,9 +38,9 @@ from dstack_vpn.core.model import BlockRef, TokenId
 from dstack_vpn.daemon.chain.bootstrap import SAFE_DEPTH, bootstrap, check_genesis, final_block, in_time
 from dstack_vpn.daemon.chain.state import Began, ChainState
 from dstack_vpn.daemon.observe.changes import publish_advanced
-from dstack_vpn.daemon.slices import slices
 from dstack_vpn.errors import BehindError, ChainError, EndpointError, LogsError
 from dstack_vpn.ports import ChainFact, ChainSession, Unannounced
+from dstack_vpn.slices import slices
 
 _log = structlog.get_logger(component="chain")
 

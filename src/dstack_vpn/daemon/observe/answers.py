@@ -7,7 +7,6 @@ silent peer is detected within 15 s with up to a thousand peers, and later with 
 import asyncio
 import math
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Final
 
 from dstack_vpn.core.access.answers import Answers
@@ -17,6 +16,7 @@ from dstack_vpn.core.wireguard.wire import ANSWER_TO_DATA
 from dstack_vpn.daemon.observe.peer_stats import PeerStatsCache
 from dstack_vpn.daemon.peers.members import Members
 from dstack_vpn.ports import Clock, Publish
+from dstack_vpn.slices import slices
 
 TICK: Final = 1.0
 """Seconds between checks."""
@@ -56,14 +56,13 @@ class AnswerWatch:
         if self.peer_stats.at == self._looked:
             return
         self._looked = self.peer_stats.at
-        now, entries = self.clock.monotonic(), iter(peers.items())
+        now = self.clock.monotonic()
         silent: list[PublicKey] = []
         back: list[PublicKey] = []
-        while part := list(islice(entries, SLICE)):
+        async for part in slices(list(peers.items()), SLICE):
             lost, found = self.answers.look(now, part)
             silent += lost
             back += found
-            await asyncio.sleep(0)
         self.answers.keep(peers)
         self._publish(silent, back)
         self._try_other_endpoints(now)

@@ -14,6 +14,7 @@ from dstack_vpn.core.limits.time_share import TimeShare
 from dstack_vpn.core.model import DeviceState, PeerState
 from dstack_vpn.core.wireguard.keys import PublicKey
 from dstack_vpn.daemon.device.tunnel import Tunnel
+from dstack_vpn.slices import slices
 
 READING: Final = TimeShare(parts=100, least=1.0)
 """The rate at which the device is read."""
@@ -58,12 +59,12 @@ class PeerStatsCache:
         before, now = self._counted, self.peers
         if before is now:
             return
-        for number, (key, peer) in enumerate(now.items(), 1):
-            last = before.get(key)
-            rx, tx = (0, 0) if last is None else (last.rx_bytes, last.tx_bytes)
-            # A smaller counter has started from 0: another device, or a peer that was set again.
-            self.received += peer.rx_bytes - (rx if peer.rx_bytes >= rx else 0)
-            self.sent += peer.tx_bytes - (tx if peer.tx_bytes >= tx else 0)
-            if number % SLICE == 0:
-                await asyncio.sleep(0)
+        async for part in slices(list(now.items()), SLICE):
+            for key, peer in part:
+                last = before.get(key)
+                rx, tx = (0, 0) if last is None else (last.rx_bytes, last.tx_bytes)
+                # A smaller counter has started from 0: another device, or a peer that was set
+                # again.
+                self.received += peer.rx_bytes - (rx if peer.rx_bytes >= rx else 0)
+                self.sent += peer.tx_bytes - (tx if peer.tx_bytes >= tx else 0)
         self._counted = now

@@ -5,8 +5,9 @@ only a warning: the tunnel depends on the chain, not on the disk.
 """
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from typing import Final
 
 import structlog
@@ -14,11 +15,12 @@ import structlog
 from dstack_vpn.core.chain.commands import Advanced
 from dstack_vpn.core.chain.contract import CONTRACT
 from dstack_vpn.core.chain.events import LoggedEvent
+from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.chain.registry import Registry
 from dstack_vpn.core.limits.time_share import TimeShare
 from dstack_vpn.core.model import Peer, TokenId
 from dstack_vpn.core.policy.selection import GoodPolicy
-from dstack_vpn.core.wireguard.config_file import ConfPeer, WgConfig, parse, render
+from dstack_vpn.core.wireguard.config_file import ConfPeer, WgConfig, parse, peer_order, render, render_peer
 from dstack_vpn.core.wireguard.keys import PublicKey
 from dstack_vpn.daemon.chain.loop import ChainLoop
 from dstack_vpn.daemon.chain.state import Began
@@ -55,6 +57,8 @@ class Persistence:
     """The last good policy that the store holds, if it was written since the start."""
     _tip_written: float = field(default=0.0, init=False)
     _config: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+    _sections: dict[PublicKey, "_Section"] = field(default_factory=dict, init=False)
+    """The sections of the wg-quick file that was written last."""
     _incomplete: bool = field(default=False, init=False)
     """Set during a write and after a failed one: the next write is then a full checkpoint."""
     _pin: str | None = field(default=None, init=False)
@@ -181,7 +185,9 @@ class Persistence:
         peers, tokens = dict(members.membership.peers), dict(members.membership.tokens)
         # Thousands of peers take a while: a thread renders them, so that no event waits.
         try:
-            text = await asyncio.to_thread(_text, bare, peers, tokens, members.follower.registry)
+            text = await asyncio.to_thread(
+                _text, bare, peers, tokens, members.follower.registry.nodes, self._sections
+            )
         except FormatError as error:
             raise StoreError(f"the wg-quick file can't be written: {error}") from error
         await self.archive.write(text)
@@ -197,18 +203,43 @@ class Persistence:
             self._problems.pop(what, None)
 
 
-def _text(
-    bare: WgConfig, peers: dict[PublicKey, Peer], tokens: dict[PublicKey, TokenId], registry: Registry
-) -> str:
-    """Return the file's text, without this process's relays: wg-quick could not reach them."""
-    entries = []
-    for key, peer in peers.items():
+@dataclass(frozen=True, slots=True)
+class _Section:
+    """A peer's section of the wg-quick file, and the objects that it was rendered from."""
+
+    peer: Peer
+    node: Node | None
+    order: tuple[bool, int, bytes]
+    text: str
+
+    @classmethod
+    def of(cls, peer: Peer, node: Node | None) -> "_Section":
+        """Render the section without this process's relays: wg-quick could not reach them."""
+        shown = peer
         if peer.endpoint is not None and peer.endpoint.is_loopback:
-            peer = replace(peer, endpoint=None)  # noqa: PLW2901 - the rest of it stays
-        node = registry.get(tokens[key])
-        named = node is not None and isinstance(node.node_id, str)
-        entries.append(ConfPeer(peer, str(node.node_id), node.token_id) if node and named else ConfPeer(peer))
-    return render(replace(bare, peers=tuple(entries)))
+            shown = replace(peer, endpoint=None)
+        entry = ConfPeer(shown)
+        if node is not None and isinstance(node.node_id, str):
+            entry = ConfPeer(shown, str(node.node_id), node.token_id)
+        return cls(peer, node, peer_order(entry), render_peer(entry))
+
+
+def _text(
+    bare: WgConfig,
+    peers: dict[PublicKey, Peer],
+    tokens: dict[PublicKey, TokenId],
+    nodes: Mapping[TokenId, Node],
+    known: dict[PublicKey, _Section],
+) -> str:
+    """Return the file's text. Only the sections that are not ``known`` are rendered."""
+    for key in known.keys() - peers.keys():
+        del known[key]
+    for key, peer in peers.items():
+        node, last = nodes.get(tokens[key]), known.get(key)
+        if last is None or last.peer is not peer or last.node is not node:
+            known[key] = _Section.of(peer, node)
+    sections = sorted(known.values(), key=attrgetter("order"))
+    return "\n".join((render(bare), *(section.text for section in sections)))
 
 
 def _net(steps: list[Advanced]) -> tuple[list[LoggedEvent], list[LoggedEvent]]:

@@ -67,8 +67,13 @@ class PlanExecutor:
 
     def found(self, state: DeviceState, changed: Collection[PublicKey]) -> None:
         """Record the device's peers from a reading, except those that have changed since."""
-        later = {key: token for key, token in self.present.items() if key in changed}
-        self.present = {key: self.token_of(key) for key in state.peers if key not in changed} | later
+        tokens, before = self.members.membership.tokens, self.present
+        found = {key: tokens.get(key, before.get(key)) for key in state.peers}
+        for key in changed:
+            found.pop(key, None)
+            if key in before:
+                found[key] = before[key]
+        self.present = found
 
     def token_of(self, key: PublicKey) -> TokenId | None:
         """Return the token that a peer stands for, or stood for."""

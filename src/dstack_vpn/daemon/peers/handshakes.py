@@ -85,15 +85,15 @@ class HandshakeInitiator:
         """Compare a reading of the device with the one before, to find lost sessions."""
         before = {} if self._state is None else self._state.peers
         now = self.tunnel.clock.monotonic()
-        for key, peer in before.items():
-            if peer.last_handshake and key not in state.peers:
+        for key in before.keys() - state.peers.keys():
+            if before[key].last_handshake:
                 self._left[key] = now
         self._left = {key: at for key, at in self._left.items() if now - at < SESSION_LIFE}
-        for key, peer in state.peers.items():
-            had = key in before and before[key].last_handshake
-            if not peer.last_handshake and (had or key in self._left):
+        for key in [key for key, peer in state.peers.items() if not peer.last_handshake]:
+            if key in self._left or (key in before and before[key].last_handshake):
                 self._lost.add(key)
-            self._left.pop(key, None)
+        for key in self._left.keys() & state.peers.keys():
+            del self._left[key]
         self._state = state
         self._news.set()
 

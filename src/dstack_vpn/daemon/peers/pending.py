@@ -1,7 +1,7 @@
 """Peer deltas that wait for the device, and requests to compare the whole device."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from dstack_vpn.core.access.batch import Batch
@@ -38,6 +38,7 @@ class PendingChanges:
         batch, self.batch = self.batch, Batch()
         return batch
 
-    def keep_reasons(self, keys: set[PublicKey]) -> None:
+    def keep_reasons(self, *needed: Collection[PublicKey]) -> None:
         """Forget the reasons for all other peers."""
-        self.reasons = {key: reason for key, reason in self.reasons.items() if key in keys}
+        for key in self.reasons.keys() - set[PublicKey]().union(*needed):
+            del self.reasons[key]

@@ -24,11 +24,11 @@ from dstack_vpn.daemon.peers.executor import PlanExecutor
 from dstack_vpn.daemon.peers.members import Members
 from dstack_vpn.daemon.peers.pending import PendingChanges
 from dstack_vpn.daemon.peers.removal_guard import MassRemovalGuard
-from dstack_vpn.daemon.slices import slices
 from dstack_vpn.errors import DeviceError, DeviceGoneError
 from dstack_vpn.ports import Clock, Publish
+from dstack_vpn.slices import slices
 
-SLICE: Final = 500
+SLICE: Final = 250
 """The number of peers that are compared without yielding to the event loop."""
 CONFIRM_PAUSE: Final = 5.0
 """Seconds between the beginnings of two readings, if the first has confirmed no held removal."""
@@ -74,14 +74,18 @@ class Reconciler:
         """Request a comparison of everything a moment from now."""
         self.changes.repairs.request()
 
-    def may_move(self, peers: Mapping[PublicKey, PeerState]) -> bool:
+    async def may_move(self, peers: Mapping[PublicKey, PeerState]) -> bool:
         """Return whether a repair would move a peer.
 
         A waiting peer is silent, or a peer's endpoint strays into the tunnel.
         """
+        if not self._waiting.isdisjoint(self.answers.overdue):
+            return True
         allowed = self.members.policy.destinations
-        silent = not self._waiting.isdisjoint(self.answers.overdue)
-        return silent or any(strays(peer, allowed) for peer in peers.values())
+        async for part in slices(list(peers.values()), SLICE):
+            if any(strays(peer, allowed) for peer in part):
+                return True
+        return False
 
     async def renew(self) -> None:
         """Remove every peer and set it again, without its session. Absorbs device errors."""
@@ -167,7 +171,7 @@ class Reconciler:
             return False
         self.tunnel.works()
         self.compared_at = self.clock.now()
-        self.changes.keep_reasons(self.executor.present.keys() | self.removal_guard.held)
+        self.changes.keep_reasons(self.executor.present, self.removal_guard.held)
         self.filled.set()
         for observer in self.observers:
             observer(state)
@@ -214,7 +218,7 @@ class Reconciler:
     async def _differing(self, state: DeviceState) -> list[PublicKey]:
         """Return the peers that may need a change; yield to the event loop between slices."""
         wanted = self.members.membership.peers
-        keys = [*wanted, *(key for key in state.peers if key not in wanted)]
+        keys = [*wanted, *(state.peers.keys() - wanted.keys())]
         found: list[PublicKey] = []
         async for part in slices(keys, SLICE):
             found += differing(state.peers, wanted, part, self.members.policy.destinations)
