@@ -296,7 +296,7 @@ async def test_no_change_opens_a_port_that_the_old_and_the_new_rules_lack(pair: 
     nftables.run("".join(f"insert rule {at} ip saddr 192.0.2.{number} drop\n" for number in range(200)))
     flood = pair.member.popen(sys.executable, "-c", FLOOD)
     for number in range(600):
-        for commands in transactions(tables[number % 2], tables[1 - number % 2]):
+        for commands in transactions(tables[number % 2], tables[1 - number % 2]).all:
             nftables.run(commands)
     flood.kill()
     nftables.close()
@@ -313,7 +313,7 @@ async def test_a_change_of_other_rights_loses_no_packet(pair: Pair) -> None:
     await firewall.apply(rules((right,)))
     flood = pair.member.popen(sys.executable, "-c", FLOOD)
     for number in range(600):
-        for commands in transactions(tables[number % 2], tables[1 - number % 2]):
+        for commands in transactions(tables[number % 2], tables[1 - number % 2]).all:
             nftables.run(commands)
     flood.kill()
     nftables.close()

@@ -18,6 +18,7 @@ import asyncio
 import ipaddress
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
@@ -67,6 +68,8 @@ class _Made:
     """Its listing without elements; None if another program may have edited it."""
     generation: int
     """The last generation in which the table was as made."""
+    cleanup: str = ""
+    """The transaction that is missing: it removes what is not used any more."""
 
 
 class NftFirewall:
@@ -205,21 +208,35 @@ class NftFirewall:
 
     def _change(self, old: Table, new: Table) -> bool:
         """Send the differences. Return False if the whole table must be made instead."""
-        made = self._made[new.name]
-        structure, generation = made.structure, made.generation
+        made, steps = self._made[new.name], transactions(old, new)
         try:
-            for commands in transactions(old, new):
+            for commands in steps.changes:
                 self._transact(commands)
-                generation = _after(generation)
         except FirewallError:
             return False
-        if not new.has_structure_of(old):
-            structure = self._list(new.name)
-            if self._nftables.generation() != generation:
-                return False
         # With another program's transaction in between, `_is_applied` compares the table.
-        self._made[new.name] = _Made(new, structure, generation)
+        generation = _after(made.generation, len(steps.changes))
+        structure = made.structure if new.has_structure_of(old) and not steps.cleanup else None
+        self._made[new.name] = _Made(new, structure, generation, steps.cleanup)
+        if structure is None:
+            self._thread.submit(self._complete, new.name)
         return True
+
+    def _complete(self, name: str) -> None:
+        """Remove the parts of a table that are not used any more, and note its listing."""
+        made = self._made.get(name)
+        if made is None or made.structure is not None:
+            return
+        with suppress(FirewallError):  # the next check makes the table again
+            generation = made.generation
+            if made.cleanup:
+                self._transact(made.cleanup)
+                generation = _after(generation)
+            structure = self._list(name)
+            if self._nftables.generation() == generation:
+                self._made[name] = _Made(made.table, structure, generation)
+            else:
+                self._replace(made.table)
 
     def _replace(self, made: Table, *, new: bool = False) -> None:
         """Make the whole table. With ``new``, an existing one is an error."""
@@ -306,9 +323,11 @@ class NftFirewall:
         return listing.of_table(self._nftables.run(ALL, Output.STATELESS | Output.TERSE), name)
 
 
-def _after(generation: int) -> int:
-    """Return the next generation. 0 is left out (nf_tables_commit)."""
-    return (generation + 1) & 0xFFFF_FFFF or 1
+def _after(generation: int, transactions: int = 1) -> int:
+    """Return the generation after some transactions. 0 is left out (nf_tables_commit)."""
+    for _ in range(transactions):
+        generation = (generation + 1) & 0xFFFF_FFFF or 1
+    return generation
 
 
 def _advice(family: str, name: str, interface: str, where: Forwarding) -> str:

@@ -6,7 +6,7 @@ transactions: no packet is lost that both tables allow, and none passes that nei
 """
 
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Final
 
@@ -27,13 +27,29 @@ _BASE: Final = "prerouting_policy"
 """The chain without which there is no policy."""
 
 
-def transactions(old: Table, new: Table) -> list[str]:
+@dataclass(frozen=True, slots=True)
+class Transactions:
+    """The transactions from one table to another, as commands."""
+
+    changes: tuple[str, ...]
+    """After these, every packet is judged by the new table."""
+    cleanup: str
+    """Removes the parts to which nothing leads any more; may be empty."""
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        """Return all transactions, in order."""
+        return (*self.changes, self.cleanup) if self.cleanup else self.changes
+
+
+def transactions(old: Table, new: Table) -> Transactions:
     """Return the transactions that lead from a table to another one with the same name.
 
     A change of members is one transaction. Equal tables need none.
     """
-    steps = [old, *_between(old, new), new]
-    return [commands for before, after in pairwise(steps) if (commands := changes(before, after))]
+    steps = [old, *_between(old, new)]
+    found = tuple(commands for before, after in pairwise(steps) if (commands := changes(before, after)))
+    return Transactions(found, changes(steps[-1], new))
 
 
 def _between(old: Table, new: Table) -> list[Table]:
