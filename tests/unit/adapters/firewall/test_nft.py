@@ -5,13 +5,15 @@ tests/netns uses the kernel.
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from threading import Event
 
 import pytest
 from tests.policy_rules import members_of, policy_rules
 
 from dstack_vpn.adapters.firewall.libnftables import Libnftables, Output
 from dstack_vpn.adapters.firewall.nft import TRIES, NftFirewall
-from dstack_vpn.core.policy.rules import CLOSED, GroupRights
+from dstack_vpn.core.policy.rules import CLOSED, GrantId, GroupRights, PortRight
+from dstack_vpn.core.policy.selectors import Protocol
 from dstack_vpn.errors import FirewallError
 from dstack_vpn.ports import FirewallRules, PacketCount, PolicyCounts, PortForward
 
@@ -20,6 +22,9 @@ V4 = PortForward("tcp", 80, "192.0.2.7", 8000)
 V6 = PortForward("udp", 53, "2001:db8::7", 53)
 RULES = FirewallRules("wg0", BOTH, True)
 OPEN = replace(RULES, policy=policy_rules(frozenset({"10.77.0.2"}), {}, {"m0": GroupRights()}))
+
+SSH = PortRight(Protocol.TCP, 22, 22, GrantId("1a2b3c4d", 1))
+WITH_SSH = replace(OPEN, policy=policy_rules(frozenset({"10.77.0.2"}), {}, {"m0": GroupRights((SSH,))}))
 
 
 @dataclass
@@ -35,6 +40,8 @@ class Kernel:
     closed: int = 0
     _table: list[str] = field(default_factory=list)
     _generation: int = 1
+    removal: Event = field(default_factory=Event)
+    """Transactions that remove chains wait for it."""
 
     is_available: bool = True
 
@@ -47,6 +54,8 @@ class Kernel:
             return f"table inet dstack_vpn_wg0 {{\n\t{lines}\n}}\n" if self._table else ""
         if self.refused and commands.startswith(self.refused):
             raise FirewallError("refused")
+        if "delete chain" in commands:
+            assert self.removal.wait(10)
         self.sent.append(commands)
         whole = commands.startswith(("create", "add table"))
         self._table = [*([] if whole else self._table), commands]
@@ -88,6 +97,31 @@ async def test_elements_alone_need_no_listing() -> None:
     )
     assert await firewall.is_applied("wg0")
     assert kernel.listings == listings
+
+
+async def test_the_rules_that_were_replaced_are_removed_after_the_new_ones_are_applied() -> None:
+    kernel = Kernel()
+    firewall = NftFirewall(kernel)
+    await firewall.apply(OPEN)
+    listings = kernel.listings
+    await firewall.apply(WITH_SSH)
+    assert "goto rights_" in kernel.sent[-1]
+    assert kernel.listings == listings
+    kernel.removal.set()
+    assert await firewall.is_applied("wg0")
+    assert "delete chain" in kernel.sent[-1]
+    assert kernel.listings == listings + 1
+
+
+async def test_another_programs_transaction_before_the_removal_leads_to_a_replacement() -> None:
+    kernel = Kernel()
+    firewall = NftFirewall(kernel)
+    await firewall.apply(OPEN)
+    await firewall.apply(WITH_SSH)
+    kernel.edit("accept")
+    kernel.removal.set()
+    assert await firewall.is_applied("wg0")
+    assert kernel.sent[-1].startswith("add table inet dstack_vpn_wg0\ndelete table inet dstack_vpn_wg0\n")
 
 
 async def test_another_programs_transaction_leads_to_a_comparison() -> None:

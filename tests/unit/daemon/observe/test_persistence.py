@@ -4,11 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pytest
-from tests.scripted import MemoryStore, grant
+from tests.scripted import MemoryStore, grant, key
 from tests.unit.daemon.conftest import Bench, eventually
 
-from dstack_vpn.core.chain.events import LoggedEvent, Revoked
-from dstack_vpn.core.model import BlockRef
+from dstack_vpn.core.chain.events import KeyUpdated, LoggedEvent, Revoked
+from dstack_vpn.core.model import BlockRef, TokenId
+from dstack_vpn.core.wireguard.config_file import ConfPeer, render_peer
+from dstack_vpn.daemon.observe import persistence
 from dstack_vpn.errors import StoreError
 
 
@@ -45,6 +47,28 @@ async def test_what_the_store_refused_is_written_once_it_can_be(bench: Bench) ->
         await eventually(lambda: bench.component("store") == "ok: ")
         assert store.saved is not None
         assert Revoked(1) in [logged.event for logged in store.saved.events]
+
+
+async def test_only_the_sections_of_changed_peers_are_rendered_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rendered: list[TokenId | None] = []
+
+    def counted(entry: ConfPeer) -> str:
+        rendered.append(entry.token_id)
+        return render_peer(entry)
+
+    monkeypatch.setattr(persistence, "render_peer", counted)
+    bench.chain.mine(grant(1), grant(2), grant(3))
+    async with bench.running():
+        await eventually(lambda: bench.archive.text.count("[Peer]") == 3)
+        before = bench.archive.text
+        bench.source.tell(bench.chain.mine(Revoked(1), KeyUpdated(2, key(9))))
+        await eventually(lambda: str(key(9)) in bench.archive.text and "(token 1)" not in bench.archive.text)
+    assert sorted(rendered, key=str) == [1, 2, 2, 3]
+    sections = before.split("\n\n")
+    assert bench.archive.text.split("\n\n")[0] == sections[0]
+    assert bench.archive.text.split("\n\n")[-1] == sections[-1]
 
 
 async def test_a_pin_that_cannot_be_read_goes_on_being_a_problem(bench: Bench) -> None:
