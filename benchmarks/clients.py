@@ -26,8 +26,8 @@ from dstack_vpn.core.wireguard.x25519 import derive
 MEMBERS: Final = 100
 REVOCATIONS: Final = 200
 CLIENTS: Final = 2 * REVOCATIONS
-"""So many that the revocations are less than half of a gateway's peers: the mass removal guard would
-have one of them confirmed by a second reading of the chain."""
+"""So many that the mass removal guard, which has removals confirmed by a second reading of the
+chain, delays no revocation: it applies to more than half of a gateway's peers."""
 PACE: Final = 0.05
 """Seconds between changes."""
 GATEWAY: Final = 1
