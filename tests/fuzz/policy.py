@@ -16,7 +16,7 @@ from dstack_vpn.adapters.contracts import fields
 from dstack_vpn.adapters.web.access import Policy
 from dstack_vpn.core.access.addressing import AddressPlan
 from dstack_vpn.core.access.control import AccessControl, NodeIdentity, Reason, own_problem
-from dstack_vpn.core.access.membership import Membership, PeerPolicy, keys_of
+from dstack_vpn.core.access.membership import Membership, PeerPolicy, dependents, keys_of
 from dstack_vpn.core.access.quorum import Quorum
 from dstack_vpn.core.chain.events import (
     EndpointUpdated,
@@ -83,7 +83,8 @@ def members(data: bytes) -> object:
                 quorum.remember([node for node in state.nodes.values() if node.token_id % 2], height)
             quorum.update(tokens_of(change), state)
         access = AccessControl(state, SMALL, own, height, confirmations, quorum)
-        peers.update(access, keys_of(tokens_of(change), before, state), now)
+        tokens = {*tokens_of(change), *dependents(tokens_of(change), before, state)}
+        peers.update(access, keys_of(tokens, before, state), tokens, now)
     _check(access, now)
     if quorum is None:
         fresh = Membership(peers.policy, peers.lookup)

@@ -1,6 +1,7 @@
 """Access control and its peers: no two peers overlap, and deltas lead to the set of a rebuild."""
 
 import ipaddress
+from typing import NamedTuple
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,9 +10,10 @@ from tests.scripted import key
 
 from dstack_vpn.core.access.addressing import AddressPlan, unique_local_prefix
 from dstack_vpn.core.access.control import AccessControl, Reason
+from dstack_vpn.core.access.decisions import DecisionRecord
 from dstack_vpn.core.access.membership import Membership, PeerPolicy, dependents, keys_of
 from dstack_vpn.core.chain.contract import ContractState
-from dstack_vpn.core.chain.events import RegistryEvent
+from dstack_vpn.core.chain.events import EndpointUpdated, RegistryEvent, Revoked, TagsUpdated
 from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.chain.registry import Registry, apply, apply_all, tokens_of
 from dstack_vpn.core.model import Cidr, Position, TokenId
@@ -21,6 +23,14 @@ from dstack_vpn.core.wireguard.keys import PublicKey
 PLAN = AddressPlan(ipaddress.IPv4Network("10.77.0.0/29"), unique_local_prefix(1, "0x" + "0" * 40))
 OWN = key(0)
 TAGS = ContractState(is_read=True, tag_names=("gateway",))
+
+
+class Height(NamedTuple):
+    """The number of the newest block."""
+
+    number: int
+
+
 histories = st.lists(st.tuples(positions, events), max_size=12)
 tokens = st.integers(0, 2**256 - 1)
 
@@ -60,34 +70,6 @@ def test_granted_peers_are_sound(
         assert (decision.reason is Reason.ACTIVE) == decision.granted
 
 
-@given(histories, histories, st.integers(0, 25))
-def test_deltas_come_to_what_a_rebuild_does(
-    history: list[tuple[Position, RegistryEvent]], more: list[tuple[Position, RegistryEvent]], now: int
-) -> None:
-    state, _ = apply_all(Registry(contract=TAGS), history)
-    member = Membership(PeerPolicy(template="{node_id}.example:1"), lambda key, peer_endpoint: None)
-    member.rebuild(AccessControl(state, PLAN, OWN, 99), now)
-    peers = dict(member.peers)
-    for at, event in more:
-        before = state
-        state, change = apply(before, event, at)
-        changed = {*tokens_of(change), *dependents(tokens_of(change), before, state)}
-        if state.contract != before.contract:
-            changed.update(*state.by_via.values())
-        keys = keys_of(changed, before, state)
-        for delta in member.update(AccessControl(state, PLAN, OWN, 99), keys, now):
-            assert peers.get(delta.public_key) == delta.old
-            if delta.new is None:
-                del peers[delta.public_key]
-            else:
-                peers[delta.public_key] = delta.new
-    fresh = Membership(member.policy, member.lookup)
-    fresh.rebuild(AccessControl(state, PLAN, OWN, 99), now)
-    assert member.peers == fresh.peers == peers
-    assert (member.tokens, member.others) == (fresh.tokens, fresh.others)
-    assert (member.key_of, member.keys()) == (fresh.key_of, fresh.keys())
-
-
 nodes_with_gateways = st.lists(
     st.builds(
         Node,
@@ -98,11 +80,78 @@ nodes_with_gateways = st.lists(
         endpoint=st.sampled_from([None, *map(PeerEndpoint.parse, ("via:web", "via:db", "via:nobody"))]),
         uri_endpoint=st.sampled_from([None, PeerEndpoint.parse("via:db")]),
         active=st.sampled_from([True, True, True, False]),
+        expires_at=st.sampled_from([0, 0, 10, 20]),
         tags=st.integers(0, 1),
         key_since=positions,
     ),
     max_size=6,
 )
+
+
+# Events of a registry with gateways and clients, the chain's height, or the time.
+steps = st.lists(
+    st.one_of(
+        st.tuples(positions, events),
+        st.tuples(
+            positions,
+            st.one_of(
+                st.builds(Revoked, st.integers(0, 5)),
+                st.builds(TagsUpdated, st.integers(0, 5), st.integers(0, 1)),
+                st.builds(
+                    EndpointUpdated,
+                    st.integers(0, 5),
+                    st.sampled_from([None, *map(PeerEndpoint.parse, ("via:web", "via:db"))]),
+                ),
+            ),
+        ),
+        st.builds(Height, st.integers(0, 60)),
+        st.integers(0, 30),
+    ),
+    max_size=12,
+)
+
+
+@given(nodes_with_gateways, steps, st.integers(0, 3))
+def test_each_step_leads_to_what_a_rebuild_does(
+    nodes: list[Node], steps: list[tuple[Position, RegistryEvent] | Height | int], confirmations: int
+) -> None:
+    """Only the tokens that a step can affect are decided again, as `Members` does it."""
+    state, now, height = Registry.of({node.token_id: node for node in nodes}.values(), TAGS), 0, 99
+    access = AccessControl(state, PLAN, OWN, height, confirmations)
+    member = Membership(PeerPolicy(template="{node_id}.example:1"), lambda key, peer_endpoint: None)
+    record = DecisionRecord()
+    member.rebuild(access, now)
+    record.begin(access, now)
+    peers = dict(member.peers)
+    for step in steps:
+        before, tokens, bit = state, set[TokenId](), access.gateway_bit
+        match step:
+            case Height(number):
+                height = number
+            case int(seconds):
+                now = max(now, seconds)
+            case (at, event):
+                state, change = apply(before, event, at)
+                tokens.update(tokens_of(change))
+        access = AccessControl(state, PLAN, OWN, height, confirmations)
+        tokens |= record.due(access, now)
+        if access.gateway_bit != bit:
+            tokens.update(*state.by_via.values())
+        tokens |= dependents(tokens, before, state)
+        for delta in member.update(access, keys_of(tokens, before, state), tokens, now):
+            assert peers.get(delta.public_key) == delta.old
+            if delta.new is None:
+                del peers[delta.public_key]
+            else:
+                peers[delta.public_key] = delta.new
+        record.update(access, tokens, now)
+        # Decisions about keys alone, such as after a change of a path, take nothing back.
+        assert member.update(access, list(state.by_key), (), now) == []
+        fresh = Membership(member.policy, member.lookup)
+        fresh.rebuild(access, now)
+        assert member.peers == fresh.peers == peers
+        assert (member.tokens, member.others) == (fresh.tokens, fresh.others)
+        assert (member.key_of, member.keys()) == (fresh.key_of, fresh.keys())
 
 
 @given(nodes_with_gateways)
@@ -156,7 +205,7 @@ def test_a_network_leads_to_its_token_s_own_peer(
             if token is not None
         }
         wanted |= move
-        member.update(access, keys_of(changed, registry), 0)
+        member.update(access, keys_of(changed, registry), (), 0)
         found = dict[Cidr, PublicKey]()
         for public_key, peer in member.peers.items():
             assert peer.allowed_ips >= plain[public_key].allowed_ips

@@ -239,10 +239,10 @@ def assemble(outside: Outside, options: Options) -> Daemon:
     )
     executor = PlanExecutor(tunnel, members, firewall_controller.settle, publish)
     removal_guard = MassRemovalGuard(members, clock, publish)
-    handshakes = HandshakeInitiator(tunnel, members, outside.memory, executor.initiate)
+    peer_stats, answers = PeerStatsCache(tunnel), Answers()
+    handshakes = HandshakeInitiator(tunnel, members, outside.memory, executor.initiate, peer_stats)
     persistence = Persistence(outside.store, outside.archive, chain, tunnel, keys, state.changed)
     resolver = EndpointResolver(book, members, clock)
-    peer_stats, answers = PeerStatsCache(tunnel), Answers()
     reconciler = Reconciler(
         members=members,
         tunnel=tunnel,

@@ -1,6 +1,6 @@
 """Plain clients: members that other nodes reach by a gateway's peer."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 
 import pytest
@@ -21,10 +21,12 @@ from dstack_vpn.core.chain.events import (
     Transferred,
 )
 from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
+from dstack_vpn.core.policy.compiler import Subject
 from dstack_vpn.core.policy.rules import PolicyRules
 from dstack_vpn.core.wireguard.x25519 import derive
 from dstack_vpn.daemon.daemon import Daemon
 from dstack_vpn.daemon.device import firewall
+from dstack_vpn.daemon.peers.policies import Policies
 
 US = Granted(0, "0xme", "node-0", derive(OWN))
 GATEWAY = 1
@@ -94,6 +96,35 @@ async def test_a_change_takes_effect_with_its_event_and_is_undone(
         await eventually(lambda: peers(net) == then)
         assert await node.reconciler.repair()
         assert peers(net) == then
+
+
+async def test_a_revocation_leaves_the_rules_of_the_gateways_other_clients(
+    net: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    anyone = {"src": ["*"], "dst": ["*"], "ip": ["icmp:*"]}
+    net.chain.mine(grant(4), via(4, "node-1"), policy(net, 1, anyone))
+    put: list[tuple[str, ...]] = []
+    original = Policies.put
+
+    def recorded(
+        self: Policies, addresses: Collection[str], subject: Subject, seen: float, *, forwarded: bool
+    ) -> None:
+        put.append(tuple(addresses))
+        original(self, addresses, subject, seen, forwarded=forwarded)
+
+    monkeypatch.setattr(Policies, "put", recorded)
+    async with net.running() as node:
+        await eventually(lambda: net.link.device is not None and peers(net) == {1: {1, 3, 4}, 2: {2}})
+        texts = node.members.addresses.texts_of
+        assert {texts(1), texts(3), texts(4)} <= set(put)
+        put.clear()
+        net.source.tell(net.chain.mine(Revoked(4)))
+        await eventually(lambda: peers(net) == {1: {1, 3}, 2: {2}})
+        assert texts(3) not in put
+        net.source.tell(net.chain.mine(Granted(4, "0xowner4", "node-4", key(4)), via(4, "node-1")))
+        await eventually(lambda: peers(net) == {1: {1, 3, 4}, 2: {2}})
+        assert texts(4) in put
+        assert texts(3) not in put
 
 
 async def test_a_client_without_a_valid_gateway_has_a_reason(net: Bench) -> None:

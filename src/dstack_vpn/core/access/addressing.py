@@ -9,6 +9,7 @@ section 2.6.1).
 
 import hashlib
 import ipaddress
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -91,3 +92,8 @@ class AddressPlan:
         )
         token = int(ip) - base
         return token if 0 <= token < room else None
+
+    def tokens_at(self, prefixes: Iterable[Cidr]) -> set[TokenId]:
+        """Return the tokens of these single-host prefixes."""
+        found = (self.token_at(prefix.partition("/")[0]) for prefix in prefixes)
+        return {token for token in found if token is not None}

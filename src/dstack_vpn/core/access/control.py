@@ -190,28 +190,12 @@ class AccessControl:
         lead to that owner, because the copy comes without the private key.
         """
         found = [self._decide(self.registry.nodes[token], now) for token in self.registry.with_key(key)]
-        return sorted((x for x in found if x.granted and not self._is_behind(x)), key=_claimed)
-
-    def clients(self, key: PublicKey, now: float) -> list[Decision]:
-        """Return the grants of the plain clients that a peer with this key forwards for."""
-        if key == self.own_key:
-            return []
-        found = [client for token in self.registry.with_key(key) for client in self._behind(token, now)]
-        return sorted(found, key=_claimed)
+        return sorted((x for x in found if x.granted and not self._is_behind(x)), key=claimed)
 
     def own_clients(self, now: float) -> list[Decision]:
         """Return the grants of the plain clients that this node forwards for."""
         own = self.registry.with_key(self.own_key)
-        return sorted((client for token in own for client in self._behind(token, now)), key=_claimed)
-
-    def refused_clients(self, now: float) -> Iterator[Decision]:
-        """Yield the clients that name this node as their gateway without success."""
-        own = self.decide(self.own_key, now)
-        if own.reason is Reason.OWN_KEY and own.node is not None and isinstance(own.node.node_id, str):
-            for token in sorted(self.registry.with_via(own.node.node_id)):
-                decision = self._decide(self.registry.nodes[token], now)
-                if decision.reason is Reason.NO_GATEWAY:
-                    yield decision
+        return sorted((client for token in own for client in self._behind(token, now)), key=claimed)
 
     def _behind(self, token: TokenId, now: float) -> Iterator[Decision]:
         node_id = self.registry.nodes[token].node_id
@@ -415,7 +399,7 @@ def _standing(decision: Decision) -> tuple[bool, bool, bool, int]:
     return decision.granted, own, decision.reason in _TO_COME, token
 
 
-def _claimed(decision: Decision) -> tuple[Position, TokenId]:
+def claimed(decision: Decision) -> tuple[Position, TokenId]:
     """Return the sort key of claims of one key."""
     assert decision.node is not None
     return decision.node.key_since, decision.node.token_id

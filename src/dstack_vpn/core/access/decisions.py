@@ -7,7 +7,7 @@ token whose decision differs from the last recorded one, so every change is reco
 caused it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
@@ -56,6 +56,13 @@ class DecisionRecord:
     def answer(self, token: TokenId) -> Reason:
         """Return the reason of the last recorded decision about a token."""
         return self._last.get(token, _UNKNOWN)[1]
+
+    def refused(self, tokens: Iterable[TokenId], reason: Reason) -> Iterator[tuple[TokenId, str]]:
+        """Yield those of the tokens that were refused for this reason, each with the detail."""
+        for token in tokens:
+            _, found, detail = self._last.get(token, _UNKNOWN)
+            if found is reason:
+                yield token, detail
 
     def begin(self, access: AccessControl, now: float) -> None:
         """Mark the decisions over a restored registry as recorded: an earlier process did so."""

@@ -1,8 +1,9 @@
 """The desired peers of this node: the granted nodes as WireGuard peers.
 
-`Membership` keeps that set up to date by deltas: an event affects a few keys, and only those are
-decided again. `rebuild` decides about all keys and must produce the same set; the resync relies on
-that.
+`Membership` keeps that set up to date by deltas: an event affects a few keys and tokens, and only
+those are decided again. `rebuild` decides about all of them and must produce the same set; the
+resync relies on that. A gateway's peer has the addresses of all of its plain clients. The decisions
+about the clients are kept (`GatewayClients`), so that a change of one client costs one decision.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -10,10 +11,11 @@ from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from dstack_vpn.core.access.addressing import AddressPlan
+from dstack_vpn.core.access.clients import GatewayClients
 from dstack_vpn.core.access.control import AccessControl, Decision
 from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.chain.registry import Registry
-from dstack_vpn.core.model import Cidr, Malformed, Peer, PeerState, SocketAddress, TokenId
+from dstack_vpn.core.model import Cidr, Malformed, Peer, PeerState, Position, SocketAddress, TokenId
 from dstack_vpn.core.paths.destination import Destinations
 from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
 from dstack_vpn.core.wireguard.keys import PublicKey
@@ -81,6 +83,18 @@ class Delta:
     decision: Decision
 
     @property
+    def gained(self) -> frozenset[Cidr]:
+        """The allowed IPs that the peer has only after the decision."""
+        before = frozenset[Cidr]() if self.old is None else self.old.allowed_ips
+        return frozenset() if self.new is None else self.new.allowed_ips - before
+
+    @property
+    def lost(self) -> frozenset[Cidr]:
+        """The allowed IPs that the peer has only before the decision."""
+        after = frozenset[Cidr]() if self.new is None else self.new.allowed_ips
+        return frozenset() if self.old is None else self.old.allowed_ips - after
+
+    @property
     def reason(self) -> str:
         """Return the reason as text."""
         return str(self.decision)
@@ -108,8 +122,7 @@ class Membership:
     """
     _networks_of: dict[TokenId, frozenset[Cidr]] = field(default_factory=dict, init=False)
     """The same by token."""
-    _client_keys: dict[TokenId, PublicKey] = field(default_factory=dict, init=False)
-    """The keys of the plain clients that peers forward for."""
+    _clients: GatewayClients = field(default_factory=GatewayClients, init=False)
     pinned: Mapping[PublicKey, Peer] | None = None
     """The peers to which the operator has rolled back, as they were at that time.
 
@@ -145,14 +158,25 @@ class Membership:
         """Return the networks that lead to the peer of a token."""
         return self._networks_of.get(token, frozenset())
 
-    def update(self, access: AccessControl, keys: Iterable[PublicKey], now: float) -> list[Delta]:
-        """Decide about these keys again; returns the peers that changed."""
-        deltas = (self._decide(access, key, now) for key in set(keys))
+    def update(
+        self, access: AccessControl, keys: Iterable[PublicKey], tokens: Iterable[TokenId], now: float
+    ) -> list[Delta]:
+        """Decide about these keys and tokens again; returns the peers that changed.
+
+        ``tokens`` are those whose decision may have changed since the last update, with their
+        `dependents`.
+        """
+        due = set(keys)
+        for token in self._clients.update(access, tokens, now):
+            found = self.key_of.get(token), self._clients.gateway_key(token)
+            due.update(key for key in found if key is not None)
+        deltas = (self._decide(access, key, now) for key in due)
         return [delta for delta in deltas if delta is not None]
 
     def rebuild(self, access: AccessControl, now: float) -> list[Delta]:
         """Decide about all nodes again; returns the peers that changed."""
-        return self.update(access, {*self.peers, *access.registry.by_key}, now)
+        keys = {*self.peers, *access.registry.by_key}
+        return self.update(access, keys, {*self._clients, *access.registry.nodes}, now)
 
     def is_peer(self, token: TokenId) -> bool:
         """Return whether a peer stands for the token."""
@@ -160,7 +184,9 @@ class Membership:
 
     def keys(self) -> set[PublicKey]:
         """Return the keys of the peers and of their plain clients."""
-        return {*self.peers, *self._client_keys.values()}
+        behind = (self._clients[token].node for token in self._clients if token in self.key_of)
+        keys = (None if node is None else node.public_key for node in behind)
+        return {*self.peers, *(key for key in keys if isinstance(key, PublicKey))}
 
     def pairs(self) -> Iterator[tuple[PublicKey, TokenId]]:
         """Return each peer's key with each of its tokens."""
@@ -182,62 +208,74 @@ class Membership:
         return turned
 
     def _decide(self, access: AccessControl, key: PublicKey, now: float) -> Delta | None:
-        grants, clients = access.claims(key, now), access.clients(key, now)
-        decision = next(iter((*grants, *clients)), None) or access.decide(key, now)
+        grants, gateways = access.claims(key, now), self._gateways(access, key)
+        decision = next(iter(grants), None) or self._clients.first(gateways) or access.decide(key, now)
         old = self.peers.get(key)
-        new = self._grant(access.addresses, key, _nodes(grants), clients)
+        new = self._grant(access, key, [each.node for each in grants if each.node is not None], gateways)
         return Delta(key, old, new, decision) if new != old else None
 
+    def _gateways(self, access: AccessControl, key: PublicKey) -> list[Node]:
+        """Return the nodes with this key that forward for plain clients, the earliest claim first.
+
+        The clients of this node itself are peers of their own.
+        """
+        if key == access.own_key:
+            return []
+        registry = access.registry
+        found = [registry.nodes[token] for token in registry.with_key(key) if self._clients.behind(token)]
+        return sorted(found, key=_since)
+
     def _grant(
-        self, addresses: AddressPlan, key: PublicKey, nodes: Sequence[Node], clients: Sequence[Decision]
+        self, access: AccessControl, key: PublicKey, nodes: Sequence[Node], gateways: Sequence[Node]
     ) -> Peer | None:
-        self._forget(key)
         if len(nodes) < 2:
             self.turns.pop(key, None)
         # The policy may connect us with a gateway's client, and not with the gateway.
-        gateways = list(dict.fromkeys(each.gateway for each in clients if each.gateway is not None))
-        if not (carriers := nodes or gateways):
+        carriers = nodes or gateways
+        behind = [self._clients.behind(gateway.token_id) for gateway in gateways]
+        tokens = frozenset(node.token_id for node in carriers).union(*behind)
+        self._stand_for(key, tokens)
+        if not carriers:
+            for entries in (self.peers, self.tokens, self.others):
+                entries.pop(key, None)
             return None
-        behind = _nodes(clients)
-        peer = self._peer(key, carriers, (*nodes, *behind), addresses)
+        peer = self._peer(access, key, nodes, gateways)
         if self.pinned is not None and (pin := self.pinned.get(key)) is not None:
             peer = _as_pinned(peer, pin, self.policy.destinations)
         self.peers[key] = peer
         self.tokens[key] = carriers[0].token_id
-        others = frozenset(node.token_id for node in (*carriers[1:], *behind))
-        if others:
+        self.others.pop(key, None)
+        if others := tokens - {carriers[0].token_id}:
             self.others[key] = others
-        self.key_of |= dict.fromkeys((carriers[0].token_id, *others), key)
-        self._client_keys |= {
-            node.token_id: node.public_key for node in behind if isinstance(node.public_key, PublicKey)
-        }
         return peer
 
-    def _forget(self, key: PublicKey) -> None:
-        for token in self.tokens_of(key):
+    def _stand_for(self, key: PublicKey, tokens: frozenset[TokenId]) -> None:
+        """Let the peer stand for these tokens, and for no others."""
+        before = self.others.get(key, frozenset()).union([self.tokens[key]] if key in self.tokens else ())
+        for token in before - tokens:
             if self.key_of.get(token) == key:  # a client may already have another gateway
                 del self.key_of[token]
-                self._client_keys.pop(token, None)
-        for entries in (self.peers, self.tokens, self.others):
-            entries.pop(key, None)
+        self.key_of |= dict.fromkeys(tokens - before, key)
 
     def _peer(
-        self, key: PublicKey, nodes: Sequence[Node], reached: Iterable[Node], addresses: AddressPlan
+        self, access: AccessControl, key: PublicKey, nodes: Sequence[Node], gateways: Sequence[Node]
     ) -> Peer:
-        """Return the nodes with one key, which lead to the ``reached`` ones, as a WireGuard peer.
+        """Return the nodes with one key, and the clients of its gateways, as a WireGuard peer.
 
         The peer has the endpoint of one of the nodes. `turns` decides which, so that a false
         endpoint of one node does not keep the peer out of reach. A plain client gets no keepalives:
         they would wake it up.
         """
-        found = list(dict.fromkeys(filter(None, map(self.policy.endpoint_of, nodes))))
+        carriers = nodes or gateways
+        found = list(dict.fromkeys(filter(None, map(self.policy.endpoint_of, carriers))))
         # Without one, a relay or a name of an earlier endpoint is forgotten.
         endpoint = self.lookup(key, found[self.turns.get(key, 0) % len(found)] if found else PeerEndpoint())
         allowed = frozenset[Cidr]().union(
-            *(addresses.allowed_ips(node.token_id) for node in reached),
-            *(self.networks_of(node.token_id) for node in nodes),
+            *(access.addresses.allowed_ips(node.token_id) for node in nodes),
+            *(self.networks_of(node.token_id) for node in carriers),
+            *(self._clients.addresses(gateway.token_id) for gateway in gateways),
         )
-        keepalive = 0 if all(node.via is not None for node in nodes) else self.policy.keepalive
+        keepalive = 0 if all(node.via is not None for node in carriers) else self.policy.keepalive
         return Peer(key, allowed, endpoint, keepalive)
 
 
@@ -262,9 +300,8 @@ def keys_behind(
     """Return the keys of these peers, and of the plain clients whose addresses they have."""
     found = set(peers)
     for peer in peers.values():
-        for cidr in peer.allowed_ips:
-            token = addresses.token_at(cidr.partition("/")[0])
-            node = None if token is None else registry.get(token)
+        for token in addresses.tokens_at(peer.allowed_ips):
+            node = registry.get(token)
             if node is not None and node.via is not None and isinstance(node.public_key, PublicKey):
                 found.add(node.public_key)
     return frozenset(found)
@@ -288,5 +325,6 @@ def dependents(tokens: Iterable[TokenId], *registries: Registry) -> set[TokenId]
     return found
 
 
-def _nodes(decisions: Iterable[Decision]) -> list[Node]:
-    return [decision.node for decision in decisions if decision.node is not None]
+def _since(node: Node) -> tuple[Position, TokenId]:
+    """Return the sort key of nodes with one key: the earliest claim is first."""
+    return node.key_since, node.token_id

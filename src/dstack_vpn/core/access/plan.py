@@ -124,7 +124,7 @@ def plan(
     updates: list[Step] = []
     additions: list[Step] = []
     waiting: set[PublicKey] = set()
-    claimed = _claims(desired.values())
+    claimed = _claims((key, peer.allowed_ips) for key, peer in desired.items())
     for key, peer in desired.items():
         before = actual.peers.get(key)
         if before is None:
@@ -166,7 +166,7 @@ def plan_deltas(deltas: Iterable[Delta], proven: Collection[PublicKey] = frozens
     removals: list[Step] = []
     others: list[Step] = []
     deltas = list(deltas)
-    claimed = _claims(delta.new for delta in deltas if delta.new is not None)
+    claimed = _claims((delta.public_key, delta.gained) for delta in deltas)
     for delta in deltas:
         if delta.new is None:
             removals.append(Step(RemovePeer(delta.public_key), delta.reason))
@@ -206,15 +206,16 @@ def _taken(cuts: frozenset[Cidr]) -> tuple[PeerChange, ...]:
     return (SetPeer(NOBODY, allowed_ips=cuts), RemovePeer(NOBODY)) if cuts else ()
 
 
-def _claims(peers: Iterable[Peer]) -> dict[Cidr, PublicKey]:
+def _claims(peers: Iterable[tuple[PublicKey, Iterable[Cidr]]]) -> dict[Cidr, PublicKey]:
     """Return the peer that is to have each allowed IP."""
-    return {prefix: peer.public_key for peer in peers for prefix in peer.allowed_ips}
+    return {prefix: key for key, prefixes in peers for prefix in prefixes}
 
 
 def _without(before: PeerState, claimed: Mapping[Cidr, PublicKey]) -> PeerState:
     """Return a peer as it is once the other peers have claimed their allowed IPs."""
     key = before.public_key
-    lost = frozenset(prefix for prefix in before.allowed_ips if claimed.get(prefix, key) != key)
+    # Only the smaller of the two sets is searched.
+    lost = {prefix for prefix in before.allowed_ips & claimed.keys() if claimed[prefix] != key}
     return replace(before, allowed_ips=before.allowed_ips - lost) if lost else before
 
 

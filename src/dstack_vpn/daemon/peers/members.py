@@ -172,7 +172,7 @@ class Members:
             too_old=self._too_old,
             pinned=self.membership.pinned is not None,
             own_problem=self._own_problem,
-            refused_clients=tuple(map(_refusal, self.access.refused_clients(self.now()))),
+            refused_clients=tuple(self._refused_clients()),
             refused_routes=() if self.policies.networks is None else self.policies.networks.refused,
         )
 
@@ -181,6 +181,17 @@ class Members:
         """Our own token, while it is in force."""
         decision = self.access.decide(self.own_key, self.now())
         return decision.node if decision.reason is Reason.OWN_KEY else None
+
+    def _refused_clients(self) -> Iterator[str]:
+        """Yield the clients that name this node as their gateway without success, with the reasons.
+
+        The decisions are those recorded last: a health check does not decide about every client.
+        """
+        own, registry = self.own_node, self.follower.registry
+        if own is not None and isinstance(own.node_id, str):
+            named = sorted(registry.with_via(own.node_id))
+            for token, detail in self.decisions.refused(named, Reason.NO_GATEWAY):
+                yield f"{registry.nodes[token].node_id}: {detail}"
 
     # -- inputs ------------------------------------------------------------------------------------
 
@@ -363,7 +374,8 @@ class Members:
 
     def path_changed(self, keys: Iterable[PublicKey]) -> None:
         """Update these peers: their address or path has changed."""
-        deltas, seen = self.membership.update(self.access, list(keys), self.now()), self.clock.monotonic()
+        deltas = self.membership.update(self.access, list(keys), (), self.now())
+        seen = self.clock.monotonic()
         self._set_rules(deltas, (), seen)
         self._submit(deltas, seen)
 
@@ -374,7 +386,7 @@ class Members:
         peers. See `Membership.move_networks`.
         """
         access, tokens = self.access, self.membership.move_networks(moves)
-        deltas = self.membership.update(access, keys_of(tokens, access.registry), self.now())
+        deltas = self.membership.update(access, keys_of(tokens, access.registry), (), self.now())
         self._submit(deltas, self.clock.monotonic())
 
     def follow_routes(self) -> None:
@@ -473,10 +485,12 @@ class Members:
         """Update the rules of the peers that have changed, and of the peers of these tokens."""
         access, found = self.access, set(tokens)
         for delta in deltas:
-            if delta.old is not None and not self.policies.is_idle:
-                kept = frozenset[str]() if delta.new is None else delta.new.allowed_ips
-                self.policies.drop(delta.old.allowed_ips - kept, seen)
-            found.update(self.membership.tokens_of(delta.public_key))
+            if not self.policies.is_idle:
+                self.policies.drop(delta.lost, seen)
+            if delta.old is None:
+                found.update(self.membership.tokens_of(delta.public_key))
+            else:  # the other clients of a gateway keep their rules
+                found.update(self.addresses.tokens_at(delta.gained))
         for token in found:
             node, key = access.registry.get(token), self.membership.key_of.get(token)
             if node is None or key is None or (node.via is None and self.policies.is_idle):
@@ -545,7 +559,7 @@ class Members:
         if not due and not moved:
             return
         keys = keys_of(due | moved, *registries, access.registry)
-        deltas = self.membership.update(access, keys, now)
+        deltas = self.membership.update(access, keys, due, now)
         self._set_rules(deltas, due, seen)
         self._submit(deltas, seen)
         self._record(self.decisions.update(access, due, now))
@@ -570,11 +584,6 @@ class Members:
         if self.quorum is not None:
             self.quorum.update(tokens, self.follower.registry)
             self.doubted()
-
-
-def _refusal(decision: Decision) -> str:
-    name = None if decision.node is None else decision.node.node_id
-    return f"{name}: {decision.detail}"
 
 
 def _connected(policy: PolicyConnections | None, subjects: Sequence[Subject]) -> list[bool]:

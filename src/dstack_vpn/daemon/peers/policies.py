@@ -147,8 +147,7 @@ class Policies:
 
     def drop(self, addresses: Iterable[Cidr], seen: float) -> None:
         """Remove the rights of a former peer's addresses."""
-        for token in {self.addresses.token_at(cidr.partition("/")[0]) for cidr in addresses} - {None}:
-            assert token is not None
+        for token in self.addresses.tokens_at(addresses):
             member = tuple(sorted(self.addresses.texts_of(token)))
             self._put(member, None, seen)
             self._forward(member, None, seen)

@@ -10,10 +10,12 @@ from tests.unit.daemon.conftest import Bench, eventually
 from dstack_vpn.adapters.clock import SystemClock
 from dstack_vpn.core.access.membership import PeerPolicy
 from dstack_vpn.core.chain.events import Granted, Revoked
-from dstack_vpn.core.model import SetPeer, SocketAddress
+from dstack_vpn.core.limits.time_share import TimeShare
+from dstack_vpn.core.model import PeerState, SetPeer, SocketAddress
 from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
 from dstack_vpn.core.wireguard.keys import PrivateKey, PublicKey
 from dstack_vpn.daemon.daemon import Daemon
+from dstack_vpn.daemon.observe import peer_stats
 from dstack_vpn.daemon.peers import handshakes
 
 HERE = SocketAddress("192.0.2.1", 51820)
@@ -185,6 +187,92 @@ async def test_a_device_that_somebody_gave_another_key_and_port_has_its_own_agai
         assert (found.public_key, found.listen_port) == (right.public_key, right.listen_port)
         assert found.peers.keys() == right.peers.keys()
         await eventually(lambda: calls(bench, key(1))[sent + 2 :])
+
+
+@pytest.fixture
+def eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the pauses be short."""
+    monkeypatch.setattr(handshakes, "AGAIN", 0.02)
+    monkeypatch.setattr(handshakes, "JITTER", 0.01)
+    monkeypatch.setattr(handshakes, "TICK", 0.02)
+    monkeypatch.setattr(peer_stats, "READING", TimeShare(parts=1, least=0.02))
+
+
+async def grant_more(bench: Bench, node: Daemon, *numbers: int) -> None:
+    """Grant access to nodes with an endpoint, on a device that has peers already."""
+    await eventually(lambda: calls(bench, key(1))[2:])
+    first = bench.device.peers[key(1)]
+    bench.device.peers[key(1)] = replace(first, last_handshake=SystemClock().now())
+    bench.source.tell(bench.chain.mine(*map(grant, numbers)))
+    await eventually(lambda: bench.tokens() == {1, *numbers})
+    await node.reconciler.repair()
+
+
+def send(bench: Bench, number: int) -> None:
+    """Let WireGuard send an initiation to a peer."""
+    bench.device.peers[key(number)] = replace(bench.device.peers[key(number)], endpoint=THERE, tx_bytes=148)
+
+
+@pytest.mark.usefixtures("eager")
+async def test_an_initiation_to_a_new_peer_is_repeated_from_its_first_packet_on(bench: Bench) -> None:
+    bench.policy = policy()
+    bench.chain.mine(grant(1))
+    async with bench.running() as node:
+        await grant_more(bench, node, 2, 3)
+        await eventually(lambda: node.handshakes._idle == {key(2), key(3)})
+        assert not calls(bench, key(2)), "nothing was sent to it"
+        send(bench, 2)
+        await eventually(lambda: len(calls(bench, key(2))) >= 3 * 2)
+        assert calls(bench, key(2))[:3] == call_of(key(2), THERE)
+        assert not calls(bench, key(3))
+        peer = bench.device.peers[key(2)]
+        bench.device.peers[key(2)] = replace(peer, last_handshake=SystemClock().now())
+        await eventually(lambda: not node.handshakes._initiations)
+
+
+@pytest.mark.usefixtures("eager")
+async def test_a_new_peer_with_a_session_is_left_alone(bench: Bench) -> None:
+    bench.policy = policy()
+    bench.chain.mine(grant(1))
+    async with bench.running() as node:
+        await grant_more(bench, node, 2, 3)
+        peer = replace(bench.device.peers[key(2)], endpoint=THERE, tx_bytes=148)
+        bench.device.peers[key(2)] = replace(peer, last_handshake=SystemClock().now())
+        await eventually(lambda: node.handshakes._idle == {key(3)})
+        assert key(2) not in node.handshakes._initiations
+        bench.source.tell(bench.chain.mine(Revoked(3)))
+        await eventually(lambda: node.handshakes._idle == set())
+        assert not calls(bench, key(2)) + calls(bench, key(3))
+
+
+@pytest.mark.usefixtures("eager")
+async def test_few_of_many_new_peers_are_initiated_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handshakes, "MOST_RETRIED", 2)
+    bench.policy = policy()
+    bench.chain.mine(grant(1))
+    numbers = range(2, 9)
+    async with bench.running() as node:
+        await grant_more(bench, node, *numbers)
+        await eventually(lambda: not node.handshakes._initiations)
+        for number in numbers:
+            send(bench, number)
+        await eventually(lambda: not node.handshakes._idle and not node.handshakes._initiations)
+        made = [len(calls(bench, key(number))) for number in numbers if calls(bench, key(number))]
+        assert made == [3 * (handshakes.ATTEMPTS - 1)] * 2
+
+
+async def test_the_side_with_the_smaller_key_initiates_first(bench: Bench) -> None:
+    async with bench.running() as node:
+        initiator, now = node.handshakes, SystemClock().monotonic()
+        own = bytes(initiator.members.own_key)
+        smaller, larger = PublicKey(bytes([own[0] - 1]) + own[1:]), PublicKey(bytes([own[0] + 1]) + own[1:])
+        for other in (smaller, larger):
+            initiator._note_sent(other, PeerState(other, frozenset(), THERE, tx_bytes=148))
+        first, second = (initiator._initiations[other].due for other in (larger, smaller))
+        assert first + handshakes.TICK < second, "each side may notice it later by a tick"
+        assert second - now < 5.0, "WireGuard initiates again by itself then"
 
 
 async def test_a_memory_that_fails_is_in_nobodys_way(bench: Bench) -> None:
