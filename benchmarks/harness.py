@@ -19,6 +19,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from tests.netns_support import Namespace, wireguard_go
@@ -139,3 +140,11 @@ def summary(seconds: Sequence[float]) -> dict[str, float]:
 def cores() -> int:
     """Return the number of processors that this process may use."""
     return len(os.sched_getaffinity(0))
+
+
+def median_of(values: Sequence[float]) -> list[float]:
+    """Return the median, and the bounds of its 95 % confidence interval by order statistics."""
+    ordered, n = sorted(values), len(values)
+    away = int(0.98 * n**0.5) + 1
+    lower, upper = max(0, n // 2 - away), min(n - 1, (n - 1) // 2 + away)
+    return [round(each, 3) for each in (median(ordered), ordered[lower], ordered[upper])]

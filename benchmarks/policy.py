@@ -1,10 +1,10 @@
 """Policies: from a block to the enforced rule, their cost for packets, and bystanders' losses.
 
 `rules` measures from the frame of a tag's log, or of a policy's, until the kernel has acknowledged
-the rules. `throughput` compares iperf3 and ping through a tunnel with 0, 100 and 1,000 port rules,
-in interleaved rounds. `bystander` counts the lost packets of two members during changes of other
-members' tags and of the policy. `peers` counts the peers of a node in a registry of 10,000 tokens
-in which each may talk to 20.
+the rules. `throughput` and `round_trips` compare segments of an iperf3 stream, and of pings,
+through a tunnel with 0, 100 and 1,000 port rules. `bystander` counts the lost packets of two
+members during changes of other members' tags and of the policy. `peers` counts the peers of a node
+in a registry of 10,000 tokens in which each may talk to 20.
 """
 
 import asyncio
@@ -13,7 +13,6 @@ import re
 import tempfile
 from contextlib import AsyncExitStack
 from pathlib import Path
-from statistics import median, quantiles
 from typing import Any, Final
 
 from tests.anvil import key_of
@@ -24,6 +23,8 @@ from tests.netns_support import Namespace, connect
 from benchmarks.disturbance import _start
 from benchmarks.events import _stamp
 from benchmarks.harness import Daemon, new_key, quiet_namespace, running_daemon, summary
+from benchmarks.segments import SETTLE, Segment, rate, received, round_trip, schedule
+from benchmarks.segments import summary as summary_of
 from dstack_vpn.core.wireguard.keys import PrivateKey
 from dstack_vpn.core.wireguard.x25519 import derive
 
@@ -31,9 +32,14 @@ CHANGES: Final = 200
 PACE: Final = 0.05
 """Seconds between changes."""
 WEB, DB = 1, 2
-ROUNDS: Final = 24
-SECONDS: Final = 2
-"""The load of the machine changes within seconds: short rounds are compared in pairs."""
+SEGMENTS: Final = 28
+"""Segments with each number of port rules."""
+SECONDS: Final = 0.6
+"""Of a segment."""
+PINGS: Final = 60
+"""Segments of pings with each number of port rules."""
+KINDS: Final = ("0", "100", "1000")
+"""Numbers of port rules."""
 BYSTANDER_SECONDS: Final = 60
 BYSTANDER_CHANGES: Final = 1000
 
@@ -166,8 +172,8 @@ class Pair:
         await _start_and_end(spaces[1], "ping", "-c", "1", "-w", "10", cls.target)
         return cls(server, spaces[1], spaces[2], daemons)
 
-    async def set(self, text: str) -> None:
-        """Set another policy, and wait until both nodes enforce it."""
+    async def set(self, text: str, settle: float = 0.5) -> None:
+        """Set another policy, and wait until both nodes enforce it, and ``settle`` seconds more."""
         if text == self.text:
             return
         self.text = text
@@ -176,7 +182,7 @@ class Pair:
         wanted = "policy.applied" if text else "policy.in_force"
         for daemon, since in zip(self.daemons, before, strict=True):
             await daemon.wait(lambda e: e["event"] == wanted, since)
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(settle)
 
 
 async def _start_and_end(space: Namespace, *command: str) -> str:
@@ -196,46 +202,46 @@ def _ports(number: int) -> str:
 
 
 async def throughput() -> dict[str, Any]:
-    """Compare throughput and round trip without a policy, with 100 and with 1,000 port rules."""
-    kinds = {"0": "", "100": _ports(100), "1000": _ports(1000)}
-    mbits: dict[str, list[float]] = {kind: [] for kind in kinds}
-    trips: dict[str, list[float]] = {kind: [] for kind in kinds}
+    """Compare throughput without a policy, with 100 and with 1,000 port rules."""
+    async with AsyncExitStack() as stack:
+        found = await _rates(await Pair.make(stack))
+    return {"segments": len(found), "mbit_per_s": summary_of(found)}
+
+
+async def round_trips() -> dict[str, Any]:
+    """Compare round trips likewise."""
+    found = []
     async with AsyncExitStack() as stack:
         pair = await Pair.make(stack)
-        for turn in range(ROUNDS):
-            order = list(kinds)
-            for kind in order if turn % 2 == 0 else order[::-1]:
-                await pair.set(kinds[kind])
-                mbits[kind].append(await _iperf(pair))
-                trips[kind].append(await _round_trip(pair))
-    return {
-        "rounds": ROUNDS,
-        "mbit_per_s": {kind: round(median(found), 1) for kind, found in mbits.items()},
-        "round_trip_ms": {kind: round(median(found), 3) for kind, found in trips.items()},
-        "throughput_ratio": {kind: _ratios(mbits[kind], mbits["0"]) for kind in ("100", "1000")},
-        "round_trip_ratio": {kind: _ratios(trips[kind], trips["0"]) for kind in ("100", "1000")},
-    }
+        for kind in schedule(KINDS, PINGS):
+            await pair.set(_policy(kind), SETTLE)
+            ping = ("ping", "-n", "-i", "0.002", "-c", "200", pair.target)
+            found.append(Segment(kind, round_trip(await _start_and_end(pair.a, *ping))))
+    return {"segments": len(found), "round_trip_ms": summary_of(found)}
 
 
-def _ratios(found: list[float], without: list[float]) -> list[float]:
-    """Return the quartiles of the ratios to the same rounds without rules."""
-    return [round(each, 3) for each in quantiles(a / b for a, b in zip(found, without, strict=True))]
+def _policy(kind: str) -> str:
+    return _ports(int(kind)) if kind != "0" else ""
 
 
-async def _iperf(pair: Pair) -> float:
+async def _rates(pair: Pair) -> list[Segment]:
     sink = await _start(pair.b, "iperf3", "-s", "-1", "-B", pair.target, "--forceflush")
     assert sink.stdout is not None
     await sink.stdout.readuntil(b"listening")
-    output = await _start_and_end(pair.a, "iperf3", "-J", "-c", pair.target, "-t", str(SECONDS))
-    await sink.communicate()
-    return float(json.loads(output)["end"]["sum_received"]["bits_per_second"]) / 1e6
-
-
-async def _round_trip(pair: Pair) -> float:
-    output = await _start_and_end(pair.a, "ping", "-q", "-i", "0.002", "-c", "500", pair.target)
-    found = re.search(r"= [\d.]+/([\d.]+)/", output)
-    assert found is not None, output
-    return float(found[1])
+    # A policy can come within the connection, and then either end may seem to have opened it.
+    stream = await _start(pair.a, "iperf3", "-c", pair.target, "--cport", "5201", "-t", "3600")
+    try:
+        found = []
+        for kind in schedule(KINDS, SEGMENTS):
+            await pair.set(_policy(kind), SETTLE)
+            before = received(pair.b)
+            await asyncio.sleep(SECONDS)
+            found.append(Segment(kind, rate(before, received(pair.b))))
+        return found
+    finally:
+        for process in (stream, sink):
+            process.terminate()
+            await process.communicate()
 
 
 async def bystander() -> dict[str, Any]:
@@ -283,5 +289,6 @@ ALL: Final = {
     "policy-rules-10000": lambda: rules(10_000),
     "policy-peers": peers,
     "policy-throughput": throughput,
+    "policy-round-trip": round_trips,
     "policy-bystander": bystander,
 }

@@ -168,26 +168,28 @@ def accepts(chains: Table, elements: Elements, name: str, destination: str, pack
     return None
 
 
+_ADDRESS = r"(ip6?) ([sd])addr (!= )?(?:vmap @(\w+)|(\S+) )"
+
+
 def judge(rule: str, elements: Elements, destination: str, packet: Sample) -> str | None:
     """Return the verdict of a rule; None if it does not match."""
     if rule.startswith(("ct state related", "ct status dnat")) or "fib daddr type != unicast" in rule:
         return None
     rest = rule
-    while found := re.match(r'([io])ifname (!= )?"wg0" |counter(?: name "\w+")? ', rest):
+    while found := re.match(r'([io])ifname (!= )?"wg0" |counter(?: name "\w+")? |' + _ADDRESS, rest):
+        interface, other, header, side, unlike, map_name, where = found.groups()
         rest = rest[found.end() :]
-        ours = packet.arrives if found[1] == "i" else packet.leaves
-        if found[1] and ours == bool(found[2]):
-            return None
-    while found := re.match(r"(ip6?) ([sd])addr (!= )?(?:vmap @(\w+)|(\S+) )", rest):
-        rest = rest[found.end() :]
-        address = packet.source if found[2] == "s" else destination
-        if (found[1] == "ip6") != (":" in address):
-            return None
-        if found[4] is not None:
-            return looked_up(elements, found[4], address)
-        if is_at(elements, address, found[5]) == bool(found[3]):
-            return None
-        rest = rest.removeprefix("counter ")
+        if interface:
+            if (packet.arrives if interface == "i" else packet.leaves) == bool(other):
+                return None
+        elif header:
+            address = packet.source if side == "s" else destination
+            if (header == "ip6") != (":" in address):
+                return None
+            if map_name is not None:
+                return looked_up(elements, map_name, address)
+            if is_at(elements, address, where) == bool(unlike):
+                return None
     if found := re.fullmatch(r"ct direction (reply|original) (.*)", rest):
         if packet.reply != (found[1] == "reply"):
             return None

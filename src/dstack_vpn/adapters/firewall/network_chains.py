@@ -59,9 +59,9 @@ def parts(rules: FirewallRules) -> Iterator[tuple[str, str]]:
 
 
 def refused(rules: FirewallRules, prefix: Cidr) -> Iterator[str]:
-    """Yield the matches of destinations outside of a VPN's prefix that are refused."""
+    """Yield the matches of packets to destinations outside of a VPN's prefix that are refused."""
     header, version = _of_prefix(prefix)
-    beyond = f"{header} daddr != {prefix}"
+    beyond = f'{header} daddr != {prefix} iifname "{rules.interface}"'
     name, is_exit = _set(rules, version), _has_exit(rules, version)
     others = f" {header} daddr != @{name}" if name else ""
     reserved = f" {header} daddr @reserved{version}" if is_exit else ""
@@ -71,10 +71,10 @@ def refused(rules: FirewallRules, prefix: Cidr) -> Iterator[str]:
 
 
 def accepted(rules: FirewallRules) -> Iterator[str]:
-    """Yield the rules of the chain ``forward`` for packets to the networks."""
+    """Yield the rules of the chain ``forward`` for packets from the VPN to the networks."""
     ours = f'"{rules.interface}"'
     for source, found in _from_members(rules):
-        yield f"iifname {ours} oifname != {ours} {source} {found} accept"
+        yield f"{source} {found} oifname != {ours} accept"
 
 
 def translations(rules: FirewallRules) -> Iterator[str]:
@@ -93,9 +93,9 @@ def chains(rules: FirewallRules, replies: Iterable[str]) -> Iterator[tuple[str, 
         Chain.hooked(
             "filter hook forward priority filter - 4",
             [f"iifname {ours} accept", f"oifname != {ours} accept", "ct status dnat accept"],
-            ["ct direction original accept", f"ct state related {_ICMP} accept"],
+            ["ct direction original accept"],
             replies if rules.policy is not None else (f"{each} accept" for each in _matches(rules, "saddr")),
-            ["counter drop"],
+            [f"ct state related {_ICMP} accept", "counter drop"],
         ),
     )
     yield (

@@ -21,6 +21,7 @@ map, or has declared one by ``type``.
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from itertools import product
 from typing import Final
 
 from dstack_vpn.adapters.firewall import network_chains
@@ -122,8 +123,7 @@ def chains(rules: FirewallRules, policy: PolicyRules) -> tuple[dict[str, str], d
     made["denied"] = Chain("", tuple(_denied_rules()))
     made["prerouting_policy"] = Chain.hooked(
         "filter hook prerouting priority mangle",
-        # ICMP errors about a connection that is tracked.
-        [f'iifname != "{rules.interface}" accept', f"ct state related {_ICMP} accept"],
+        [f'iifname != "{rules.interface}" accept'],
         (_own_address_rule(address) for address in sorted(policy.addresses)),
         (_network_reply_rule(rules, address) for address in sorted(policy.addresses)),
         _forwarding_rules(rules, policy) if policy.views else (),
@@ -219,18 +219,21 @@ def _add(chains: dict[str, Chain], kind: str, rules: Iterable[str]) -> str:
 def _right_rules(rights: Iterable[PortRight], field: str, maps: dict[str, str]) -> Iterator[str]:
     """Yield the rules for the rights of one direction, and add their maps of ports.
 
-    Rights for every protocol come last.
+    Rights for every protocol come last. Single ports are in a map of their own: the kernel finds
+    them by a hash, and ranges in a tree.
     """
     ordered = sorted(rights, key=lambda right: (right.first, right.last))
-    for protocol in (Protocol.TCP, Protocol.UDP):
+    for protocol, flags in product((Protocol.TCP, Protocol.UDP), ("", " flags interval;")):
         match = f"{protocol.value} {field}"
         found = [
-            f"{_ports(right)} : goto allow_{right.grant}" for right in ordered if right.protocol is protocol
+            f"{_ports(right)} : goto allow_{right.grant}"
+            for right in ordered
+            if right.protocol is protocol and (right.first == right.last) is not bool(flags)
         ]
         if len(found) == 1:
             yield f"{match} {found[0].replace(' :', '')}"
         elif found:
-            body = f"typeof {match} : verdict; flags interval; elements = {{ {', '.join(found)} }}"
+            body = f"typeof {match} : verdict;{flags} elements = {{ {', '.join(found)} }}"
             name = f"ports_{digest([body])}"
             maps[f"map {name}"] = body
             yield f"{match} vmap @{name}"
@@ -243,6 +246,8 @@ def _ports(right: PortRight) -> str:
 
 
 def _denied_rules() -> Iterator[str]:
+    # ICMP errors about a connection that is tracked.
+    yield f"ct state related {_ICMP} accept"
     for version, family, header in FAMILIES:
         source = f"{header} saddr . {header} daddr . meta l4proto"
         match = f"meta nfproto {family} update @denied{version}"

@@ -29,21 +29,21 @@ def test_packets_to_networks_are_forwarded_and_translated() -> None:
         f"set {office}": "typeof ip daddr; flags interval; elements = { 10.8.0.1, 192.168.7.0/24 }"
     }
     assert table.chains["prerouting_raw"].rules == (
-        f'iifname "wg0" ip daddr != 10.77.0.0/16 ip daddr != @{office} counter drop',
-        'iifname "wg0" ip daddr != 10.77.0.0/16 fib daddr type != unicast counter drop',
-        'iifname "wg0" ip6 daddr != fd01::/48 counter drop',
+        f'ip daddr != 10.77.0.0/16 iifname "wg0" ip daddr != @{office} counter drop',
+        'ip daddr != 10.77.0.0/16 iifname "wg0" fib daddr type != unicast counter drop',
+        'ip6 daddr != fd01::/48 iifname "wg0" counter drop',
     )
     assert table.chains["forward"].rules[-2:] == (
-        f'iifname "wg0" oifname != "wg0" ip saddr 10.77.0.0/16 ip daddr @{office} accept',
-        'iifname "wg0" counter drop',
+        f'ip saddr 10.77.0.0/16 ip daddr @{office} oifname != "wg0" accept',
+        "counter drop",
     )
     assert table.chains["forward_replies"].rules == (
         'iifname "wg0" accept',
         'oifname != "wg0" accept',
         "ct status dnat accept",
         "ct direction original accept",
-        "ct state related meta l4proto { 1, 58 } accept",
         f"ip saddr @{office} accept",
+        "ct state related meta l4proto { 1, 58 } accept",
         "counter drop",
     )
     assert table.chains["postrouting_sources"].rules == (
@@ -66,11 +66,9 @@ def test_an_exit_forwards_to_all_but_reserved_addresses() -> None:
     assert table.parts == {"set reserved4": body.replace("168.63.129.16/32", "168.63.129.16")}
     internet = "ip daddr != 10.77.0.0/16 ip daddr != @reserved4"
     assert table.chains["prerouting_raw"].rules[0] == (
-        'iifname "wg0" ip daddr != 10.77.0.0/16 ip daddr @reserved4 counter drop'
+        'ip daddr != 10.77.0.0/16 iifname "wg0" ip daddr @reserved4 counter drop'
     )
-    assert f'iifname "wg0" oifname != "wg0" ip saddr 10.77.0.0/16 {internet} accept' in (
-        table.chains["forward"].rules
-    )
+    assert f'ip saddr 10.77.0.0/16 {internet} oifname != "wg0" accept' in (table.chains["forward"].rules)
     assert (
         make_table(replace(rules, keeps_source=True)).chains["postrouting_nat"]
         == (table.chains["postrouting_nat"])
@@ -114,9 +112,10 @@ def test_a_policy_judges_packets_to_networks_by_zones() -> None:
     )
     without = make_table(replace(rules, protect=False)).chains["prerouting_policy"].rules
     assert without[-5:-3] == ("ct direction reply goto denied", "fib daddr type != unicast goto denied")
-    assert table.chains["forward_replies"].rules[-3:] == (
+    assert table.chains["forward_replies"].rules[-4:] == (
         f"ip saddr vmap @{zones}",
         outside.format("saddr"),
+        "ct state related meta l4proto { 1, 58 } accept",
         "counter drop",
     )
     assert table.chains["view_n0"].rules == (

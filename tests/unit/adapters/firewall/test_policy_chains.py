@@ -38,11 +38,26 @@ def test_the_part_for_a_policy() -> None:
     assert with_policy(POLICY).text(new=True) == expected
 
 
+def test_ranges_are_apart_from_single_ports() -> None:
+    """A map with a range is a tree in the kernel, and one without is a hash."""
+    ports = [WEB, *(WEB._replace(first=port, last=port) for port in (443, 80)), WEB._replace(first=1, last=9)]
+    table = with_policy(replace(POLICY, groups={"m0": GroupRights(tuple(ports)), "m1": GroupRights()}))
+    maps = {part: body for part, body in table.parts.items() if part.startswith("map ports_")}
+    allow = "goto allow_1a2b3c4d_2"
+    assert sorted(maps.values()) == [
+        f"typeof tcp dport : verdict; elements = {{ 80 : {allow}, 443 : {allow} }}",
+        f"typeof tcp dport : verdict; flags interval; elements = {{ 1-9 : {allow}, 8000-8080 : {allow} }}",
+    ]
+    (rights,) = (
+        each for name, each in table.chains.items() if name.startswith("rights_") and len(each.rules) > 1
+    )
+    assert sorted(rights.rules[1:]) == sorted(f"tcp dport vmap @{part.removeprefix('map ')}" for part in maps)
+
+
 def test_a_closed_policy_permits_no_packet() -> None:
     table = with_policy(NOTHING)
     assert table.chains["prerouting_policy"].rules == (
         'iifname != "wg0" accept',
-        "ct state related meta l4proto { 1, 58 } accept",
         "goto denied",
     )
     assert table.leads == {}
@@ -74,7 +89,7 @@ VIEW = policy_rules(frozenset({"10.77.0.7", "fd01::7"}), {"10.77.0.3": "v0m0"}, 
 
 def test_packets_to_a_plain_client_are_judged_by_its_view() -> None:
     table = with_policy(replace(POLICY, views={"v0": VIEW}))
-    assert table.chains["prerouting_policy"].rules[2:] == (
+    assert table.chains["prerouting_policy"].rules[1:] == (
         "ip daddr 10.77.0.2 ip saddr vmap @members4",
         "ip6 daddr fd01::2 ip6 saddr vmap @members6",
         "ct direction reply ip daddr 10.77.0.2 ip saddr != 10.77.0.0/16 accept",
