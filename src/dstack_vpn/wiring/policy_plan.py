@@ -1,12 +1,13 @@
 """Access control under the policies of a registry and a file, for `plan` and `doctor`."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from dstack_vpn.config import Settings
 from dstack_vpn.core.access.control import AccessControl, Reason
-from dstack_vpn.core.policy.compiler import CompiledPolicy
+from dstack_vpn.core.model import Cidr
+from dstack_vpn.core.policy.compiler import CompiledPolicy, PolicyInForce, Subject
 from dstack_vpn.core.policy.forwarding import ConnectedViews, Distinction
 from dstack_vpn.core.policy.members import members_of_tests
 from dstack_vpn.core.policy.networks import OwnNetworks, zones
@@ -55,6 +56,16 @@ def selected(
     offered = [registry.policy] if registry.supported else None
     selection.choose(offered, lambda document: members_of_tests(access, document, now))
     return selection
+
+
+def reaching(
+    in_force: Sequence[PolicyInForce] | None, tag_names: Sequence[str], own: Subject | None
+) -> Callable[[Cidr], bool]:
+    """Return the networks to which the policies let a node send, as `Policies.reaches` decides."""
+    if in_force is None:
+        return lambda network: True
+    compiled = CompiledPolicy(in_force, tag_names, own)
+    return lambda network: compiled.reaches((network,))
 
 
 def _notes(selection: PolicySelection, *, is_member: bool) -> Iterator[str]:

@@ -97,6 +97,13 @@ class Policies:
         """The last good policy of the registry."""
         return self.selection.good
 
+    def reaches(self, network: Cidr) -> bool:
+        """Return whether the policies let this node send to a part of a network.
+
+        A network of prefix length 0 stands for the internet.
+        """
+        return self._table is None or self._table.compiled.reaches((network,))
+
     def report(self) -> PolicyReport:
         """Report for health."""
         in_force = self.selection.in_force
