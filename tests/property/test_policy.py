@@ -20,7 +20,9 @@ from dstack_vpn.core.policy.reach import compare, count, pairs
 from dstack_vpn.core.policy.selectors import Protocol
 
 TAGS, NODES = ("web", "db", "ops"), ("a", "b", "c", "d")
-ROUTES = ("192.168.7.0/24", "192.168.0.0/16", "fd00:7::/64", "0.0.0.0/0", "::/0")
+ROUTES = ("192.168.7.0/24", "192.168.0.0/16", "fd00:7::/64", "0.0.0.0/0", "::/0", "127.0.0.0/8")
+NOT_ROUTED = {"0.0.0.0/0", "::/0", "127.0.0.0/8"}
+"""The internet, and a route that no gateway can use."""
 OUTSIDE = ("192.168.7.9", "192.168.9.9", "172.16.0.1", "1.1.1.1", "fd00:7::9", "2606:4700::1", "127.0.0.1")
 PORTS = ("*", "tcp:*", "tcp:22", "tcp:20-80", "udp:53", "icmp:*")
 FLOWS = (
@@ -74,7 +76,7 @@ class Slow:
         if address in PLAN.ipv4 or address in PLAN.ipv6:
             return False
         routes = [route for each in self.members for route in each.routes]
-        return any(address in route and str(route) not in {"0.0.0.0/0", "::/0"} for route in routes)
+        return any(address in route and str(route) not in NOT_ROUTED for route in routes)
 
     def internet(self, address: IPAddress) -> bool:
         exits = {str(route) for each in self.members for route in each.routes}
@@ -106,7 +108,7 @@ class Slow:
         found: set[Packet] = set()
         for grant in policy:
             for source, target, ports in product(grant["src"], grant["dst"], grant["ip"]):
-                for src in self.selected(source):
+                for src in self.selected(source) & self.tunnel.keys():  # a network opens nothing
                     for dst, (protocol, port) in product(self.destinations(target, src), FLOWS):
                         if self.is_in(ports, protocol, port):
                             found.add(Packet(src, dst, protocol, port))
