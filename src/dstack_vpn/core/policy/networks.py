@@ -2,7 +2,7 @@
 
 A node forwards to the routes of its own token (docs/decisions/0040-networks.md). A route of prefix
 length 0 makes it an exit: it stands for the internet, which is every address of its version except
-the `RESERVED` ones. A private network behind an exit needs a route of its own.
+the `RESERVED` ones. A private network needs a route of another node.
 """
 
 import ipaddress
