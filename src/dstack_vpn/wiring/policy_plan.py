@@ -35,8 +35,9 @@ def under_policy(
     distinction = Distinction(selection.in_force, tag_names)
     clients = (each.node for each in access.own_clients(now) if each.node is not None)
     views = {distinction.of(access.subject(client)) for client in clients}
-    routes = OwnNetworks.of(() if subject is None else subject.routes, access.addresses.networks).usable
-    behind = zones(routes, (each.document for each in selection.in_force))
+    routes, prefixes = () if subject is None else subject.routes, access.addresses.networks
+    usable = OwnNetworks.of(routes, prefixes, has_exit=bool(settings.exit_node)).usable
+    behind = zones(usable, (each.document for each in selection.in_force))
     policy = ConnectedViews(
         CompiledPolicy(selection.in_force, tag_names, subject),
         tuple(map(distinction.view, views)),

@@ -35,6 +35,8 @@ RESERVED: Final[dict[int, tuple[Cidr, ...]]] = {
 IANA's registries of special-purpose addresses. `ipaddress` has another list in each Python.
 """
 _RESERVED: Final = tuple(map(ipaddress.ip_network, (*RESERVED[4], *RESERVED[6])))
+HAS_EXIT: Final = "EXIT_NODE is set, and members' packets would leave beside that exit"
+"""The reason that a node with an exit does not serve others as one."""
 _ANY: Final = Selector(SelectorKind.ANY)
 _INTERNET: Final = Selector(SelectorKind.INTERNET)
 
@@ -59,11 +61,17 @@ class OwnNetworks:
         return tuple(sorted({ipaddress.ip_network(route).version for route in self.usable}))
 
     @classmethod
-    def of(cls, routes: Iterable[Cidr], prefixes: Sequence[IPNetwork]) -> "OwnNetworks":
-        """Return the routes of a token that can be used beside the VPN's prefixes."""
+    def of(
+        cls, routes: Iterable[Cidr], prefixes: Sequence[IPNetwork], *, has_exit: bool = False
+    ) -> "OwnNetworks":
+        """Return the routes of a token that can be used beside the VPN's prefixes.
+
+        ``has_exit``: the node sends everything by another exit itself.
+        """
         usable, refused = set[Cidr](), list[str]()
         for route in routes:
-            problem = _problem(ipaddress.ip_network(route), prefixes)
+            network = ipaddress.ip_network(route)
+            problem = HAS_EXIT if has_exit and not network.prefixlen else _problem(network, prefixes)
             if problem is None:
                 usable.add(route)
             else:

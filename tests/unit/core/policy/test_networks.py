@@ -11,7 +11,7 @@ from tests.unit.core.policy.examples import PLAN
 
 from dstack_vpn.core.paths.destination import IPNetwork, overlap
 from dstack_vpn.core.policy.document import PolicyDocument, parse_policy
-from dstack_vpn.core.policy.networks import RESERVED, OwnNetworks, is_public, zones
+from dstack_vpn.core.policy.networks import HAS_EXIT, RESERVED, OwnNetworks, is_public, zones
 from dstack_vpn.core.policy.selectors import Selector
 
 
@@ -52,6 +52,12 @@ def test_other_routes_and_those_of_an_exit_are_used() -> None:
     assert found == OwnNetworks(frozenset(routes))
     assert found.versions == (4, 6)
     assert OwnNetworks.of(["10.78.0.0/16"], PLAN.networks).versions == (4,)
+
+
+def test_a_node_with_an_exit_of_its_own_is_no_exit_for_others() -> None:
+    found = OwnNetworks.of(("0.0.0.0/0", "192.168.7.0/24", "::/0"), PLAN.networks, has_exit=True)
+    assert found.usable == {"192.168.7.0/24"}
+    assert found.refused == (f"0.0.0.0/0: {HAS_EXIT}", f"::/0: {HAS_EXIT}")
 
 
 @pytest.mark.parametrize(
