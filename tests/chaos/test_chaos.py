@@ -1,6 +1,7 @@
 """A short chaos run over real daemons, and one that must fail. `make chaos` is the long run."""
 
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from itertools import chain, islice
@@ -8,12 +9,14 @@ from pathlib import Path
 
 import pytest
 from tests.chaos import conductor
+from tests.chaos.behind import INTERNET, USER
 from tests.chaos.conductor import Outcome
 from tests.chaos.plan import BY_NAME, KINDS, Change, Fault, Round, rounds
 from tests.chaos.report import Report
 from tests.chaos.world import World, faketime, find, world
 from tests.netns_support import wait_until
 
+from dstack_vpn.core.exit_routing import MARK
 from dstack_vpn.errors import AdminError
 
 pytestmark = [pytest.mark.netns, pytest.mark.anvil]
@@ -56,6 +59,11 @@ def test_nothing_that_must_never_be_is_under_faults_at_random(network: World, tm
         outcome.round.faults[0].kind.name for outcome in report.outcomes if len(outcome.round.faults) == 1
     }
     assert all(f"| {name} |" in page for name in alone)
+    # A packet with the mark leaves beside the exit, so a leak would have been seen.
+    with network.nodes[USER].namespace.entered(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+        udp.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, MARK)
+        udp.sendto(b"marked", (INTERNET, 443))
+    wait_until(lambda: [each.destination for each in network.behind.leaks.seen] == [INTERNET], "it is seen")
 
 
 def test_a_daemon_that_stands_still_unannounced_is_found_out(network: World, tmp_path: Path) -> None:
