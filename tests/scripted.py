@@ -59,7 +59,7 @@ def members_of(policy: PeerPolicy, addresses: AddressPlan, clock: Clock, **other
         "rekey": lambda access, now: None,
         "publish": lambda event: None,
         "routes": Routes(NO_ROUTES, clock, lambda event: None, lambda: None),
-        "policies": Policies(addresses, PolicySelection(), clock, lambda event: None),
+        "policies": Policies(addresses, PolicySelection(), clock, lambda event: None, has_exit=False),
     }
     return Members(policy=policy, addresses=addresses, clock=clock, **(given | others))
 

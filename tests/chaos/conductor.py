@@ -5,13 +5,20 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
+from demo.namespaces import wait_until
 from tests.chaos import faults
+from tests.chaos.behind import GATEWAY, HOST, OFFICES, USER
 from tests.chaos.invariants import Carried, Violation
 from tests.chaos.plan import EVERYWHERE, Fault, Round
 from tests.chaos.world import BYSTANDERS, World
 
 from dstack_vpn.errors import AdminError
 
+FAILOVER: Final = 5.0
+"""Seconds for the second gateway to be used, after the first has been dead for some."""
+HANDSHAKE: Final = 20.0
+"""Seconds after which a plain client, without a daemon, begins a session with a gateway that has
+lost its own: WireGuard waits for 15."""
 RULES: Final = 5.0
 """Seconds within which a node's kernel has the rules of the contract's policy, at least."""
 
@@ -63,15 +70,19 @@ def _play(world: World, each: Round) -> Outcome:
     outcome = Outcome(each)
     with world.observer.locked() as invariants:
         before, carried = len(invariants.violations), len(invariants.carried)
-    watched = [pair for pair in BYSTANDERS if not any(_touches(fault, pair) for fault in each.faults)]
+    watched = [pair for pair in BYSTANDERS if not any(_interrupts(fault, pair) for fault in each.faults)]
     marks = {pair: world.pings[pair].mark(timeout=30) for pair in watched}
-    _disturb(world, each)
+    leaked = len(world.behind.leaks.seen)
+    _disturb(world, each, outcome)
     _recover(world, each, outcome)
     for pair, first in marks.items():
         loss = world.pings[pair].between(first, world.pings[pair].mark())
         outcome.sent, outcome.lost = outcome.sent + loss.sent, outcome.lost + loss.lost
         if loss.lost:
             outcome.violations.append(Violation(pair, "", f"lost {loss.lost} packets", loss.longest_gap))
+    if packets := world.behind.leaks.seen[leaked:]:
+        problem = f"sent {len(packets)} packets beside its exit, such as {packets[0]}"
+        outcome.violations.append(Violation(USER, "", problem, 0.0))
     with world.observer.locked() as invariants:
         outcome.violations += invariants.violations[before:]
         outcome.carried = invariants.carried[carried:]
@@ -83,11 +94,15 @@ def _touches(fault: Fault, pair: str) -> bool:
     return fault.kind.breaks_tunnels and fault.target in pair
 
 
+def _interrupts(fault: Fault, pair: str) -> bool:
+    return _touches(fault, pair) or (fault.kind.forgets_policy and fault.target in pair)
+
+
 def _hit(world: World, fault: Fault) -> list[str]:
     return list(world.nodes) if fault.target == EVERYWHERE else [fault.target]
 
 
-def _disturb(world: World, each: Round) -> None:
+def _disturb(world: World, each: Round, outcome: Outcome) -> None:
     """Begin the faults, change the registry while they last, and end them."""
     for fault in each.faults:
         with world.observer.locked() as invariants:
@@ -102,8 +117,20 @@ def _disturb(world: World, each: Round) -> None:
         time.sleep(change.pause)  # a pause of the plan; it waits for no condition
         world.change(change)
     time.sleep(max(0.0, over - time.monotonic()))  # until the fault ends
+    if each.name == "gateway killed" and world.tokens[OFFICES[1]].routes:
+        _fail_over(world, outcome)
     for heal in healing:
         heal()
+
+
+def _fail_over(world: World, outcome: Outcome) -> None:
+    """Wait until the second gateway of the office is used."""
+    try:
+        world.nodes[USER].wait_reaches(HOST, FAILOVER)
+    except AdminError:
+        outcome.violations.append(
+            Violation(USER, "", "does not reach the office by its second gateway", FAILOVER)
+        )
 
 
 def _recover(world: World, each: Round, outcome: Outcome) -> None:
@@ -137,6 +164,12 @@ def _recover(world: World, each: Round, outcome: Outcome) -> None:
     for fault in each.faults:
         if fault.kind.breaks_tunnels:
             _reach(world, fault, outcome)
+    within = limit + (HANDSHAKE if any(_touches(fault, GATEWAY) for fault in each.faults) else 0)
+    for name, problem, holds in world.behind.expectations(world.tokens):
+        try:
+            wait_until(holds, problem, max(within - (time.monotonic() - healed), RULES))
+        except AdminError:
+            outcome.violations.append(Violation(name, "", problem, time.monotonic() - healed))
 
 
 def _reach(world: World, fault: Fault, outcome: Outcome) -> None:

@@ -307,6 +307,7 @@ _FOR_ONE: Final[dict[str, Callable[[World, LabNode, float], Heal]]] = {
     "wireguard-go killed": _device_killed,
     "wireguard-go suspended": _device_suspended,
     "both killed": _both_killed,
+    "gateway killed": _both_killed,
     "relay killed": _relay_killed,
     "disk full": _disk_full,
     "store corrupted": _store_corrupted,

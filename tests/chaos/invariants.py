@@ -11,6 +11,9 @@ from typing import Final
 PROMPT: Final = 2.0
 """The limit, in seconds, for a change on a node without a fault. It takes some milliseconds."""
 
+_VPN: Final = "10.77."
+"""The beginning of tunnel addresses."""
+
 Peers = Mapping[str, frozenset[str]]
 """Allowed IPs by public key (base64)."""
 
@@ -23,6 +26,15 @@ class Violation:
     key: str
     what: str
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """A plain client: its gateway's peer has its address on all other nodes."""
+
+    address: str
+    gateway: str
+    """The public key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +77,8 @@ class Invariants:
     """The public keys by node."""
     members: dict[str, str] = field(default_factory=dict)
     """The tunnel addresses by member key, from the contract."""
+    clients: dict[str, Client] = field(default_factory=dict)
+    """The plain clients by key, from the contract."""
     violations: list[Violation] = field(default_factory=list)
     carried: list[Carried] = field(default_factory=list)
     worst: float = 0.0
@@ -97,8 +111,11 @@ class Invariants:
 
     # -- observations ------------------------------------------------------------------------------
 
-    def contract(self, members: Mapping[str, str], at: float) -> None:
-        """Record the member keys and their tunnel addresses from ``at`` on."""
+    def contract(
+        self, members: Mapping[str, str], at: float, clients: Mapping[str, Client] | None = None
+    ) -> None:
+        """Record the member keys and their tunnel addresses from ``at`` on, and plain clients."""
+        self.clients = dict(clients or {})
         changed = dict.fromkeys(self.members.keys() - members.keys(), True)
         changed |= dict.fromkeys(members.keys() - self.members.keys(), False)
         self.members = dict(members)
@@ -138,14 +155,15 @@ class Invariants:
     # -- comparison --------------------------------------------------------------------------------
 
     def _compare(self, name: str, node: _Node, found: Peers, at: float) -> None:
-        wanted = self.members.keys() - {node.own_key}
-        wrong = dict.fromkeys(wanted - found.keys(), "is a member, but not a peer")
+        wanted = self._wanted(node)
+        wrong = dict.fromkeys(wanted.keys() - found.keys(), "is a member, but not a peer")
         owners: dict[str, str] = {}
         for key, addresses in found.items():
             if key not in wanted:
                 wrong[key] = "is a peer, but not a member"
-            elif f"{self.members[key]}/32" not in addresses:
-                wrong[key] = f"has {sorted(addresses)} instead of {self.members[key]}"
+            elif wanted[key] != {each for each in addresses if each.startswith(_VPN)}:
+                expected = ", ".join(sorted(each.partition("/")[0] for each in wanted[key]))
+                wrong[key] = f"has {sorted(addresses)} instead of {expected}"
             for address in addresses:
                 if owners.setdefault(address, key) != key:
                     self._violated(Violation(name, key, f"shares {address} with {owners[address]}", 0.0))
@@ -160,6 +178,16 @@ class Invariants:
                 self.worst = max(self.worst, seconds)
             if seconds > node.limit:
                 self._violated(Violation(name, key, wrong[key], seconds))
+
+    def _wanted(self, node: _Node) -> dict[str, set[str]]:
+        """Return the IPv4 addresses in the tunnel of each peer that a node should have."""
+        wanted = {key: {f"{address}/32"} for key, address in self.members.items() if key != node.own_key}
+        for key, client in self.clients.items():
+            if client.gateway == node.own_key:
+                wanted[key] = {f"{client.address}/32"}
+            elif client.gateway in wanted:
+                wanted[client.gateway].add(f"{client.address}/32")
+        return wanted
 
     def _violated(self, violation: Violation) -> None:
         """Keep one violation by node, key and cause, since it recurs in many samples."""

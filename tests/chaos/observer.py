@@ -12,7 +12,7 @@ from typing import Final
 
 from demo.namespaces import Namespace
 from demo.node import SOCKET, LabNode
-from tests.chaos.invariants import Invariants
+from tests.chaos.invariants import Client, Invariants
 
 _LOOK: Final = 0.008
 """Seconds between samples."""
@@ -28,6 +28,9 @@ class Token:
     key: str
     expires_at: int
     tags: int = 0
+    via: str = ""
+    """The gateway of a plain client."""
+    routes: bool = False
 
     @property
     def address(self) -> str:
@@ -79,13 +82,13 @@ class Observer(threading.Thread):
         """Record the contract's state from ``since`` (monotonic seconds) on."""
         with self._lock:
             self._tokens = tokens
-            self.invariants.contract(_members(tokens), since)
+            self.invariants.contract(_members(tokens), since, _clients(tokens))
 
     def _expire(self) -> None:
         members = _members(self._tokens)
         with self._lock:
             if members.keys() != self.invariants.members.keys():
-                self.invariants.contract(members, time.monotonic())
+                self.invariants.contract(members, time.monotonic(), self.invariants.clients)
 
     def _look(self, name: str, namespace: Namespace) -> None:
         if name in self._blind:
@@ -99,7 +102,17 @@ class Observer(threading.Thread):
 def _members(tokens: Sequence[Token]) -> dict[str, str]:
     """Return the tunnel addresses by the keys of the current members."""
     now = time.time()  # noqa: TID251 - expiry is compared with the machine's clock
-    return {token.key: token.address for token in tokens if token.key and not 0 < token.expires_at < now}
+    return {
+        token.key: token.address
+        for token in tokens
+        if token.key and not token.via and not 0 < token.expires_at < now
+    }
+
+
+def _clients(tokens: Sequence[Token]) -> dict[str, Client]:
+    """Return the plain clients by their keys. Their access does not expire here."""
+    keys = {token.name: token.key for token in tokens}
+    return {token.key: Client(token.address, keys[token.via]) for token in tokens if token.via}
 
 
 def peers_of(namespace: Namespace) -> dict[str, frozenset[str]] | None:

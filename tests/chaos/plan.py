@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Final, Literal
 
-What = Literal["mint", "revoke", "transfer", "rotate", "expire", "tag", "policy"]
+What = Literal["mint", "revoke", "transfer", "rotate", "expire", "tag", "policy", "client", "route"]
 _WHAT: Final[tuple[What, ...]] = (
     *("mint", "revoke", "revoke", "transfer", "rotate", "expire"),
     *("tag", "tag", "policy"),
+    *("client", "client", "route", "route"),
 )
 
 EVERYWHERE: Final = "*"
@@ -36,13 +37,15 @@ class Kind:
     """While the fault lasts, its target may not follow or apply the contract's state."""
     breaks_tunnels: bool = False
     """The fault may break the target's tunnels, but not those of other nodes."""
+    forgets_policy: bool = False
+    """The target has no last good policy, and permits nothing until it has read one (0037)."""
     changes: bool = True
     """The registry can be changed while the fault lasts."""
     own_clock: bool = True
     """The target's clock stays correct, so that access expires in time."""
 
 
-_ANY, _DEVICE = "abcd", "cd"
+_ANY, _DEVICE = "abcdm", "cdm"
 _RESYNC: Final = 15.0
 """A limit in seconds. Here, peers are compared every 5 s, addresses and routes every 10 s."""
 _AGAIN: Final = 45.0
@@ -56,6 +59,7 @@ KINDS: Final = (
     Kind("wireguard-go killed", _DEVICE, (0, 2), 15, breaks_tunnels=True),
     Kind("wireguard-go suspended", _DEVICE, (0.2, 5), 15, breaks_tunnels=True),
     Kind("both killed", _DEVICE, (0, 3), 15, breaks_tunnels=True),
+    Kind("gateway killed", "c", (6, 12), 15, breaks_tunnels=True),
     Kind("anvil killed", EVERYWHERE, (0, 5), _AGAIN, changes=False),
     Kind("anvil suspended", EVERYWHERE, (0.5, 15), _AGAIN, changes=False),
     Kind("relay killed", "d", (0, 5), 30, cuts_off=False, breaks_tunnels=True),
@@ -74,7 +78,7 @@ KINDS: Final = (
     Kind("anvil wakes up older", EVERYWHERE, (0, 2), _AGAIN, changes=False),
     # -- the machine
     Kind("disk full", _ANY, (1, 8), 10, cuts_off=False),
-    Kind("store corrupted", _ANY, (0, 1), 15),
+    Kind("store corrupted", _ANY, (0, 1), 15, forgets_policy=True),
     Kind("clock jumps", _ANY, (2, 8), 15, cuts_off=False, own_clock=False),
     # -- changes of the device by other programs
     Kind("wg removes a peer", _DEVICE, (0, 1), _RESYNC, breaks_tunnels=True),

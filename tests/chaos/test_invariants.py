@@ -1,7 +1,7 @@
 """Each invariant reports a deliberate violation."""
 
 import pytest
-from tests.chaos.invariants import PROMPT, Carried, Invariants
+from tests.chaos.invariants import PROMPT, Carried, Client, Invariants
 
 OWN, OTHER, STRANGER = "own-key", "other-key", "strange-key"
 ADDRESSES = {OWN: "10.77.0.2", OTHER: "10.77.0.3"}
@@ -104,3 +104,40 @@ def test_a_node_that_is_quicker_than_the_news_of_the_block_is_timed_too(invarian
     assert invariants.carried[1].gone
     assert invariants.carried[1].after_change == pytest.approx(0.01)
     assert invariants.carried[1].after_fault == pytest.approx(0.01)
+
+
+PHONE = "phone-key"
+BEHIND = frozenset({"10.77.0.3/32", "10.77.0.9/32", "192.168.7.0/24"})
+
+
+def with_client(gateway: str) -> Invariants:
+    made = Invariants({"a": OWN})
+    made.contract(ADDRESSES, 0.0, {PHONE: Client("10.77.0.9", gateway)})
+    return made
+
+
+def test_a_client_is_behind_its_gateways_peer() -> None:
+    made = with_client(OTHER)
+    made.sample("a", {OTHER: BEHIND}, 0.1)
+    assert made.agrees("a")
+    made.sample("a", GOOD, 1.0)
+    assert not made.agrees("a")
+    made.sample("a", {OTHER: BEHIND}, 1.1)
+    made.contract(ADDRESSES, 2.0)
+    made.sample("a", {OTHER: BEHIND}, 2.1)
+    made.sample("a", {OTHER: BEHIND}, 2.1 + LATE)
+    assert whats(made) == [f"has {sorted(BEHIND)} instead of 10.77.0.3"]
+
+
+def test_a_client_is_a_peer_of_its_gateway_alone() -> None:
+    made = with_client(OWN)
+    made.sample("a", GOOD, 0.1)
+    made.sample("a", GOOD, 0.1 + LATE)
+    assert whats(made) == ["is a member, but not a peer"]
+    made.sample("a", {**GOOD, PHONE: frozenset({"10.77.0.9/32"})}, 3.0)
+    assert made.agrees("a")
+    other = with_client(OTHER)
+    both = {OTHER: BEHIND - {"10.77.0.9/32"}, PHONE: frozenset({"10.77.0.9/32"})}
+    other.sample("a", both, 0.1)
+    other.sample("a", both, 0.1 + LATE)
+    assert "is a peer, but not a member" in whats(other)

@@ -1,10 +1,11 @@
-"""The network of a chaos run: a chain, endpoints that can fail, four nodes, a relay, and pings.
+"""The network of a chaos run: a chain, endpoints that can fail, five nodes, a relay, and pings.
 
     chain    anvil, with three endpoints of `gateway` for each node
     a, b     faults never affect their devices: a's pings to b must not be lost
     c        the third node
     d        has a quorum of two of three endpoints, and is reachable only through a relay
     relay    tcp2udp for d, a separate program
+    m        uses what is behind other nodes (`behind`)
 
 The contract's state is read from anvil directly, and the devices' from their control sockets,
 without the daemon's code.
@@ -17,23 +18,24 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import permutations
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from demo.chain import PORT, real_anvil
 from demo.lab import Lab, Tools
-from demo.namespaces import Namespace
+from demo.namespaces import Namespace, wait_until
 from demo.node import WIREGUARD_PORT, LabNode, new_key
 from demo.ping import Ping
 from eth_abi.abi import decode
 from tests.anvil import anvil_path
 from tests.chaos import gateway
+from tests.chaos.behind import EXIT, GATEWAY, OFFICE, OFFICES, PHONE, SETTINGS, USER, Behind
 from tests.chaos.invariants import Invariants
 from tests.chaos.observer import Observer, Token
-from tests.chaos.plan import Change
+from tests.chaos.plan import SLOTS, Change
 from tests.netns_support import is_usable, wireguard_go
 
 from dstack_vpn.adapters.contracts import calls, signatures
@@ -58,6 +60,12 @@ BYSTANDERS: Final = ("ab", "bc")
 """The pairs that ping continuously. Losses count while no fault affects either device."""
 MARGIN: Final = 70
 """Blocks above the nodes' tokens: more than the deepest reorg."""
+NODES: Final = "cabdm"
+"""In the order of their tokens: c is preferred to a as a gateway."""
+FORWARDS: Final = 2
+"""The tag of gateways."""
+VIA: Final = "via:"
+"""The beginning of a plain client's endpoint."""
 WEB: Final = 1
 """The tag that the policy grants a port to."""
 TABLE: Final = "dstack_vpn_wg0"
@@ -73,6 +81,7 @@ class World:
     gateway: "subprocess.Popen[str]"
     relay_namespace: Namespace
     relay_address: str
+    behind: Behind
     observer: Observer = field(init=False)
     relay: "subprocess.Popen[str] | None" = None
     pings: dict[str, Ping] = field(default_factory=dict)
@@ -100,7 +109,7 @@ class World:
             "SYNC_INTERVAL": str(RESYNC),
             "WIREGUARD_CONFIG": str(node.home / "state" / "wg0.conf"),
         }
-        node.start(**settings, **more)
+        node.start(**settings, **(SETTINGS if node.name == USER else {}), **more)
 
     def start_with_clock(self, node: LabNode, clock: Path) -> None:
         """Start a node's daemon with a clock that a file moves, by libfaketime.
@@ -162,9 +171,7 @@ class World:
             answer = bytes.fromhex(chain.rpc("eth_call", {"to": chain.contract, "data": data}, "latest")[2:])
             page, total = decode([f"{_NODE_VIEW}[]", "uint256"], answer)
             offset += _PAGE
-            found += [
-                Token(row[0], row[1], row[2], row[3], row[8], row[11]) for row in page if row[9] or row[10]
-            ]
+            found += [_token(row) for row in page if row[9] or row[10]]
         self.tokens = {token.name: token for token in found}
         self.observer.contract(found, since)
 
@@ -177,6 +184,13 @@ class World:
 
     def change(self, change: Change) -> None:
         """Carry out a planned change; if the slot has no token, mint one instead."""
+        if change.what == "client":
+            self._change_client()
+            return
+        if change.what == "route":
+            gateway = self.tokens[OFFICES[int(change.slot[1:]) % len(OFFICES)]]
+            self.send(calls.set_routes(gateway.id, [] if gateway.routes else [OFFICE]))
+            return
         token, accounts = self.tokens.get(change.slot), self.lab.chain.accounts
         if token is None or change.what == "mint":
             if token is None:
@@ -196,6 +210,17 @@ class World:
             soon = int(time.time()) + 2  # noqa: TID251 - expiry is compared with the machine's clock
             self.send(calls.set_expiry(token.id, soon))
 
+    def _change_client(self) -> None:
+        """Revoke the phone, or give it another token."""
+        token = self.tokens.get(PHONE)
+        if token is not None:
+            self.send(calls.revoke(token.id))
+            return
+        key, owner = new_key(), self.lab.chain.accounts[5]
+        self.send(calls.mint(owner, PHONE, derive(key)))
+        self.send(calls.set_endpoint(self.tokens[PHONE].id, f"{VIA}{GATEWAY}"), owner)
+        self.behind.phone.take(key, self.tokens[PHONE].address)
+
     def port(self) -> int:
         """Return the port that the contract's policy opens for members with the tag."""
         chain = self.lab.chain
@@ -208,10 +233,11 @@ class World:
     def policy_problem(self, node: LabNode) -> str | None:
         """Return the difference between the contract's policy and the rules in a node's kernel."""
         table = node.namespace.run("nft", "-p", "list", "table", "inet", TABLE, check=False)
-        led = dict(re.findall(r"chain (group_\w+) \{\s+goto (rights_\w+)", table))
+        # The groups of clients and networks have other names.
+        led = dict(re.findall(r"chain (group_m\w+) \{\s+goto (rights_\w+)", table))
         rights = {
             address: led[group]
-            for address, group in re.findall(r"(\d+\.\d+\.\d+\.\d+) : jump (group_\w+)", table)
+            for address, group in re.findall(r"(\d+\.\d+\.\d+\.\d+) : jump (group_m\w+)", table)
         }
         chains = dict(re.findall(r"\tchain (rights_\w+) \{\n(.*?)\n\t\}", table, re.DOTALL))
         opened = f"tcp dport {self.port()} goto "
@@ -249,6 +275,7 @@ class World:
 
     def close(self) -> None:
         """End the threads and programs that the lab does not end."""
+        self.behind.close()
         self.observer.stop()
         for ping in self.pings.values():
             ping.stop()
@@ -261,6 +288,7 @@ def policy(port: int) -> str:
     grants = [
         {"src": ["*"], "dst": ["*"], "ip": ["icmp:*"]},
         {"src": ["tag:web"], "dst": ["*"], "ip": [f"tcp:{port}"]},
+        {"src": [f"node:{USER}"], "dst": ["autogroup:internet"], "ip": ["*"]},
     ]
     return json.dumps({"grants": grants})
 
@@ -268,6 +296,17 @@ def policy(port: int) -> str:
 def ports(node: LabNode) -> tuple[int, ...]:
     """Return the ports of a node's endpoints."""
     return tuple(9000 + 10 * node.owner + number for number in range(ENDPOINTS))
+
+
+def _token(row: Sequence[Any]) -> Token:
+    """Return the token of a `NodeView`."""
+    via, routes = _gateway_in(row[4]), bool(row[12])
+    return Token(row[0], row[1], row[2], row[3], row[8], row[11], via, routes)
+
+
+def _gateway_in(endpoint: str) -> str:
+    """Return the gateway that an endpoint names; empty for others."""
+    return endpoint.removeprefix(VIA) if endpoint.startswith(VIA) else ""
 
 
 def faketime() -> Path | None:
@@ -292,10 +331,11 @@ def world(tools: Tools) -> Iterator[World]:
         lab.start_chain("--state-interval", "5")
         for host in HOSTS:
             lab.chain.namespace.run("ip", "address", "add", f"{host}/24", "dev", "lan")
-        for name in "abcd":
+        for name in NODES:
             lab.add_node(name)
         relay, relay_address = lab.add_namespace("relay")
-        made = World(lab, _start_gateway(lab), relay, relay_address)
+        behind = Behind.build(lab, frozenset({*HOSTS, relay_address}))
+        made = World(lab, _start_gateway(lab), relay, relay_address, behind)
         try:
             _begin(made)
             yield made
@@ -323,7 +363,7 @@ def _start_gateway(lab: Lab) -> "subprocess.Popen[str]":
 def _begin(made: World) -> None:
     """Mint the nodes, deeper than any reorg, and bring the tunnels up."""
     lab, nodes = made.lab, made.lab.nodes
-    lab.chain.send(calls.define_tag("web"))
+    lab.chain.send(calls.multicall([calls.define_tag("web"), calls.define_tag("gateway")]))
     lab.chain.send(calls.set_policy(policy(1)))
     for node in nodes.values():
         lab.mint(node)
@@ -331,6 +371,10 @@ def _begin(made: World) -> None:
             lab.set_endpoint(node)
     endpoint = f"tcp://{made.relay_address}:{_RELAY_PORT}"
     lab.chain.send(calls.set_endpoint(nodes["d"].token, endpoint), sender=nodes["d"].owner)
+    lab.chain.send(calls.set_tags(nodes[GATEWAY].token, FORWARDS))
+    for name in OFFICES:
+        lab.chain.send(calls.set_routes(nodes[name].token, [OFFICE]))
+    lab.chain.send(calls.set_routes(nodes[EXIT].token, ["0.0.0.0/0"]))
     lab.chain.rpc("anvil_mine", hex(MARGIN))
     for node in nodes.values():
         state = node.home / "state"
@@ -346,6 +390,10 @@ def _begin(made: World) -> None:
     made.observer.start()
     for source, other in permutations(nodes.values(), 2):
         source.wait_reaches(other.address, 20)
+    made.change(Change("client", SLOTS[0], 0.0))
+    for name, problem, holds in made.behind.expectations(made.tokens):
+        wait_until(holds, f"not: {name} {problem}", 30)
+    made.behind.begin()
     for pair in BYSTANDERS:
         source, other = (nodes[name] for name in pair)
         output = lab.run.home / f"ping-{pair}.log"

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import ipaddress
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -315,6 +316,8 @@ async def test_a_policy_is_set_with_its_consequences(network: User, tmp_path: Pa
     assert f"  - node-1 to node-2: {lost}\n" in ran.err
     for src, dst in ((1, 3), (2, 1), (2, 3)):
         assert f"  - node-{src} to node-{dst}: *\n" in ran.err
+    lost = "  - node-1 to 192.168.7.0/24: tcp:*, udp:*, other protocols\n"
+    assert f"Access to networks that members lose:\n{lost}" in ran.err
     assert ran.out.startswith("the policy is set: 3 grants\ntransaction 0x")
     assert await policy_by_cast(network.anvil) == text == await policy_of(network)
 
@@ -330,6 +333,11 @@ async def test_a_policy_is_set_with_its_consequences(network: User, tmp_path: Pa
         ("node-2", "node-3"): ["icmp:*"],
     }
     assert pairs_in(found["lost"]) == {("node-3", "node-1"): ["*"], ("node-3", "node-2"): ["*"]}
+    assert found["gained_networks"] == {"rights": 0, "listed": []}
+    assert [(each["src"], each["dst"], each["ports"]) for each in found["lost_networks"]["listed"]] == [
+        ("node-1", ["192.168.7.0/24"], ["icmp:*"]),
+        ("node-3", ["192.168.7.0/24"], ["*"]),
+    ]
     assert await policy_by_cast(network.anvil) == other
     assert "  + node-2 to node-1: tcp:22\n" in done.err
 
@@ -343,6 +351,35 @@ def pairs_in(found: dict[str, Any]) -> dict[tuple[str, str], list[str]]:
     listed = {(each["src"], each["dst"]): each["ports"] for each in found["listed"]}
     assert found["pairs"] == len(listed)
     return listed
+
+
+async def test_networks_and_the_internet_are_listed(network: User, tmp_path: Path) -> None:
+    await network.anvil.send(calls.set_routes(2, ["10.0.0.0/8", "192.168.0.0/16"]))
+    await network.register(4)
+    await network.anvil.send(calls.set_routes(4, ["0.0.0.0/0"]))
+    policy = grants(("tag:web", "192.168.7.0/24", "tcp:443"), ("node:node-3", "autogroup:internet", "*"))
+    ran = await network("policy", "set", written(tmp_path, policy), "--dry-run", by=0)
+    lines = ran.out.splitlines()
+    first = lines.index("Access to networks that members lose:") + 1
+    # The VPN's own prefix is in 10.0.0.0/8, so no member has access to that.
+    assert sorted(line for line in lines[first:] if line.startswith("  - ")) == [
+        f"  - node-1 to {', '.join(sorted_rest())}, autogroup:internet: *",
+        "  - node-1 to 192.168.7.0/24: tcp:0-442, tcp:444-65535, udp:*, icmp:*, other protocols",
+        "  - node-2 to autogroup:internet: *",
+        "  - node-3 to 192.168.0.0/16: *",
+        "  - node-4 to 192.168.0.0/16: *",
+    ]
+    await network.anvil.send(calls.set_policy(policy))
+    ran = await network("policy", "remove", "--dry-run", "--json", by=0)
+    found = ran.json["gained_networks"]
+    assert found["rights"] == 5
+    assert {"src": "node-3", "dst": ["192.168.0.0/16"], "ports": ["*"]} in found["listed"]
+
+
+def sorted_rest() -> list[str]:
+    """Return 192.168.0.0/16 without 192.168.7.0/24."""
+    whole, part = ipaddress.IPv4Network("192.168.0.0/16"), ipaddress.IPv4Network("192.168.7.0/24")
+    return list(map(str, sorted(whole.address_exclude(part))))
 
 
 async def test_a_policy_is_removed(network: User) -> None:
@@ -488,9 +525,9 @@ async def test_twenty_pairs_are_listed_or_all(network: User, tmp_path: Path) -> 
     closed = denying(tmp_path)
     ran = await network("policy", "set", closed, "--dry-run", by=0)
     assert ran.out.startswith("30 pairs of members lose access:\n  - node-1 to node-2: *\n")
-    assert ran.out.count("  - node-") == 20 and "  and 10 more (--all lists them)\n" in ran.out
+    assert ran.out.count(" to node-") == 20 and "  and 10 more (--all lists them)\n" in ran.out
     ran = await network("policy", "set", closed, "--dry-run", "--all", by=0)
-    assert ran.out.count("  - node-") == 30 and "more" not in ran.out
+    assert ran.out.count(" to node-") == 30 and "more" not in ran.out
     found = (await network("policy", "set", closed, "--dry-run", "--json", by=0)).json
     assert (found["lost"]["pairs"], len(found["lost"]["listed"])) == (30, 20)
 

@@ -64,8 +64,12 @@ class Capture:
                 frame = self._socket.recv(_RECEIVE)
             except TimeoutError:
                 continue
-            if (packet := parse(frame)) is not None:
+            if (packet := parse(frame)) is not None and self.wants(packet):
                 self.seen.append(packet)
+
+    def wants(self, packet: Seen) -> bool:
+        """Return whether a packet is kept."""
+        return True
 
     def others(self, *allowed: str, by: str) -> list[Seen]:
         """Return the packets that one host sent to destinations other than these."""

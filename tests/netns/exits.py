@@ -32,6 +32,8 @@ from dstack_vpn.core.access.addressing import AddressPlan, unique_local_prefix
 from dstack_vpn.core.wireguard.x25519 import derive
 
 INTERNET: Final = ("9.9.9.1", "2620:fe:9::1")
+FAR: Final = ("8.8.4.4", "2620:119:35::35")
+"""Addresses of the internet that are in no network of an exit."""
 PORT: Final = 7000
 SSH: Final = 2222
 RPC: Final = 8545
@@ -208,11 +210,15 @@ def build(lab: Lab) -> World:
     for address, length in zip(INTERNET, ("/24", "/64"), strict=True):
         nodad = ("nodad",) if ":" in address else ()
         internet.run("ip", "address", "add", f"{address}{length}", "dev", "core", *nodad)
+    for address in FAR:
+        internet.run("ip", "address", "add", address, "dev", "lo", *(("nodad",) if ":" in address else ()))
     for number, gateway in enumerate(gateways, 1):
         addresses = [(f"9.9.9.1{number}/24", ""), (f"2620:fe:9::1{number}/64", "")]
         connect(gateway.namespace, internet, *addresses, names=("eth1", f"to-gw{number}"))
         internet.run("ip", "link", "set", f"to-gw{number}", "master", "core")
         forward(gateway)
+        gateway.namespace.run("ip", "route", "add", "default", "via", INTERNET[0])
+        gateway.namespace.run("ip", "-6", "route", "add", "default", "via", INTERNET[1])
         routes_of(lab, gateway, *BOTH)
     chain, inside = lab.chain.namespace, member.namespace
     for namespace, device, address in ((chain, "lan", "1"), (inside, "eth0", "2")):

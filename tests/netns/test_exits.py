@@ -6,7 +6,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -15,8 +16,10 @@ import pytest
 from demo.echo import echoes, serving
 from demo.lab import Lab, Tools
 from demo.node import LabNode, new_key
-from tests.netns.clients import OWNER_KEY
+from tests.netns.capture import Capture, Seen
+from tests.netns.clients import OWNER_KEY, check_of
 from tests.netns.exits import (
+    FAR,
     INTERNET,
     PORT,
     RELAY,
@@ -35,6 +38,8 @@ from tests.netns_support import wait_until
 
 from dstack_vpn.adapters.contracts import calls
 from dstack_vpn.core.access import exits as exits_module
+from dstack_vpn.core.access.gateways import RETURN
+from dstack_vpn.core.policy.networks import HAS_EXIT
 from dstack_vpn.core.wireguard.x25519 import derive
 
 pytestmark = [pytest.mark.netns, pytest.mark.anvil, pytest.mark.timeout(180)]
@@ -46,6 +51,83 @@ def world(tools: Tools) -> Iterator[World]:
     with Lab(tools) as lab:
         lab.start_chain()
         yield build(lab)
+
+
+def test_the_preferred_exit_is_used_again_after_it_has_answered_for_a_while(world: World) -> None:
+    member = world.member
+    first, second = world.exits
+    world.start()
+    with world.watched() as leaks:
+        wait_until(lambda: guarded(member), "the kill switch is in force")
+        began = len(leaks.capture.seen)
+        world.wait_exit(first)
+        wait_until(lambda: world.round_trip(first) is not None, "the exit is measured")
+        kill_all(first)
+        assert world.wait_exit(second) < 10
+        back = time.monotonic()
+        first.start()
+        first.wait_ready()
+        world.wait_exit(first, RETURN + 20)
+        assert time.monotonic() - back >= RETURN
+    assert [each for each in leaks.leaked if each in leaks.capture.seen[began:]] == []
+    assert [line["node"] for line in logged(member.log, "exit.used")] == ["gw-1", "gw-2", "gw-1"]
+    wait_until(lambda: member.component("exit") == ("ok", "by gw-1"), "health is well again")
+    assert member.stop() == 0
+
+
+def test_an_exit_that_has_an_exit_is_none_for_others(world: World) -> None:
+    member = world.member
+    first, second = world.exits
+    settings = first.settings
+    first.stop()
+    first.namespace.run("sysctl", "-qw", "net.ipv4.conf.all.src_valid_mark=1")
+    first.settings = {**settings, "EXIT_NODE": "gw-2"}
+    first.start()
+    wait_until(lambda: first.component("exit") == ("ok", "by gw-2"), "gw-1 has an exit of its own")
+    problem = f"0.0.0.0/0: {HAS_EXIT}; ::/0: {HAS_EXIT}"
+    warning = ("warning", f"this node does not forward to its routes: {problem}")
+    wait_until(lambda: first.component("networks") == warning, "health reports it")
+    check = check_of(first, "networks")
+    assert (check["status"], check["found"]) == ("warn", f"it does not forward to {problem}")
+    for address, own in zip(FAR, ("9.9.9.12", "2620:fe:9::12"), strict=True):
+        assert world.source(address, inside=first.namespace) == own
+
+    # The member's packets leave neither by gw-1, whose main table has a route, nor by its exit.
+    world.start(EXIT_NODE="gw-1")
+    wait_until(lambda: member.component("exit") == ("ok", "by gw-1"), "gw-1 is used")
+    with world.watched() as leaks, by_uplinks(world) as uplinks:
+        for address in (*INTERNET, *FAR):
+            assert not world.source(address, 0.3)
+        leaks.wait_control()
+    assert leaks.leaked == []
+    assert uplinks() == []
+
+    # Two nodes that have each other as the exit: nothing leaves, and nothing loops.
+    second.stop()
+    second.namespace.run("sysctl", "-qw", "net.ipv4.conf.all.src_valid_mark=1")
+    second.start(EXIT_NODE="gw-1")
+    for node, name in ((second, "gw-1"), (first, "gw-2")):
+        wait_until(lambda: node.component("exit") == ("ok", f"by {name}"), f"{node.name} has an exit")  # noqa: B023
+    with Capture(world.lab.chain.namespace, f"to-{first.name}") as between, by_uplinks(world) as uplinks:
+        for address in (*INTERNET, *FAR):
+            assert not world.source(address, 0.3, inside=first.namespace)
+    assert uplinks() == []
+    assert len(between.seen) < 100, "a loop would carry each packet 60 times"
+
+    assert member.stop() == 0
+    first.settings = settings
+    for node in world.exits:
+        node.stop()
+        node.start()
+        node.wait_ready()
+
+
+@contextmanager
+def by_uplinks(world: World) -> Iterator[Callable[[], list[Seen]]]:
+    """Capture what the exits send to the internet; yields a function that returns it."""
+    targets = {*INTERNET, *FAR}
+    with Capture(world.internet, "to-gw1") as first, Capture(world.internet, "to-gw2") as second:
+        yield lambda: [each for each in (*first.seen, *second.seen) if each.destination in targets]
 
 
 def test_everything_leaves_by_the_exit_and_nothing_beside_it(world: World) -> None:
@@ -293,6 +375,27 @@ def test_containers_behind_the_member_leave_by_its_exit(world: World) -> None:
         world.start(EXIT_NODE="gw-1")
         world.wait_exit(first)
         assert world.source(INTERNET[0], inside=container) == "9.9.9.11"
+    assert leaks.leaked == []
+    assert member.stop() == 0
+
+
+def test_a_node_of_a_development_chain_joins_under_a_kill_switch_that_was_left(world: World) -> None:
+    member, first = world.member, world.exits[0]
+    world.start(EXIT_NODE="gw-1")
+    world.wait_exit(first)
+    kill_all(member)
+    assert guarded(member)
+    with world.watched() as leaks:
+        with member.log.open("ab") as log:
+            member.daemon = member.namespace.popen(
+                *(sys.executable, "-m", "dstack_vpn", "dev", "join", "--at", member.underlay),
+                env=member.environment() | {"EXIT_NODE": "gw-1"},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        world.wait_exit(first)
     assert leaks.leaked == []
     assert member.stop() == 0
 

@@ -20,7 +20,7 @@ from dstack_vpn.core.policy.directory import Member, MemberDirectory
 from dstack_vpn.core.policy.document import parse_policy
 from dstack_vpn.core.policy.evaluation import Packet, decide
 from dstack_vpn.core.policy.forwarding import ConnectedViews, NetworkTable
-from dstack_vpn.core.policy.networks import is_public
+from dstack_vpn.core.policy.networks import OwnNetworks, is_public
 from dstack_vpn.core.policy.rule_table import RuleTable
 from dstack_vpn.core.policy.rules import PolicyRules, PortRight
 from dstack_vpn.core.policy.selectors import Protocol
@@ -87,7 +87,7 @@ def check(
 def test_a_gateway_permits_to_its_networks_what_the_evaluation_permits(
     everyone: list[Member], texts: list[Any]
 ) -> None:
-    """Only its own routes count, and a network opens no connections."""
+    """Only its own usable routes count, and a network opens no connection."""
     found = [in_force(grants, number) for number, grants in enumerate(texts)]
     for own in everyone:
         others = [replace(each, routes=()) for each in everyone if each is not own]
@@ -95,8 +95,8 @@ def test_a_gateway_permits_to_its_networks_what_the_evaluation_permits(
         members = RuleTable(CompiledPolicy(found, TAG_NAMES, subject(own)), own_addresses(own))
         for other in others:
             members.put(own_addresses(other), subject(other))
-        table = NetworkTable()
-        table.replace(found, TAG_NAMES, subject(own).routes, members)
+        table, usable = NetworkTable(), OwnNetworks.of(subject(own).routes, PLAN.networks).usable
+        table.replace(found, TAG_NAMES, usable, members)
         reached = {
             other.token: check_network(found, directory, other, table, address)
             for other in others
@@ -105,8 +105,20 @@ def test_a_gateway_permits_to_its_networks_what_the_evaluation_permits(
         }
         for other in others:
             connected = any(each.connects(subject(other)) for each in table.compiled)
-            assert connected is CompiledPolicy(found, TAG_NAMES, subject(other)).reaches(subject(own).routes)
+            assert connected is CompiledPolicy(found, TAG_NAMES, subject(other)).reaches(tuple(usable))
             assert connected or not reached.get(other.token)
+        for address in map(ip_address, OUTSIDE):
+            check_source(found, directory, address, [members.rules, *table.rules.values()])
+
+
+def check_source(
+    found: list[PolicyInForce], directory: MemberDirectory, outside: IPAddress, tables: list[PolicyRules]
+) -> None:
+    """Check that an address outside the VPN opens no connection to any address."""
+    assert not any(rules.rights_of(str(outside)) for rules in tables)
+    for target in {address for each in directory.members for address in each.addresses}:
+        packet = Packet(outside, target, Protocol.ICMP)
+        assert not any(decide(each.document, directory, packet).allowed for each in found)
 
 
 def permitted(table: NetworkTable, address: IPAddress) -> PolicyRules | None:

@@ -5,6 +5,7 @@ The slow evaluator lists every flow that each grant allows, over all addresses a
 
 import ipaddress
 import json
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -16,11 +17,15 @@ from dstack_vpn.core.addresses import IPAddress
 from dstack_vpn.core.policy.directory import Member, MemberDirectory
 from dstack_vpn.core.policy.document import parse_policy
 from dstack_vpn.core.policy.evaluation import Packet, allows, decide, failures
+from dstack_vpn.core.policy.network_reach import NetworkBlock, compare_networks
 from dstack_vpn.core.policy.reach import compare, count, pairs
 from dstack_vpn.core.policy.selectors import Protocol
 
 TAGS, NODES = ("web", "db", "ops"), ("a", "b", "c", "d")
-ROUTES = ("192.168.7.0/24", "192.168.0.0/16", "fd00:7::/64", "0.0.0.0/0", "::/0")
+ROUTES = ("192.168.7.0/24", "192.168.0.0/16", "fd00:7::/64", "0.0.0.0/0", "::/0", "127.0.0.0/8")
+INTERNET = dict.fromkeys(("1.1.1.1", "2606:4700::1"), "the internet")
+NOT_ROUTED = {"0.0.0.0/0", "::/0", "127.0.0.0/8"}
+"""The internet, and a route that no gateway can use."""
 OUTSIDE = ("192.168.7.9", "192.168.9.9", "172.16.0.1", "1.1.1.1", "fd00:7::9", "2606:4700::1", "127.0.0.1")
 PORTS = ("*", "tcp:*", "tcp:22", "tcp:20-80", "udp:53", "icmp:*")
 FLOWS = (
@@ -74,7 +79,7 @@ class Slow:
         if address in PLAN.ipv4 or address in PLAN.ipv6:
             return False
         routes = [route for each in self.members for route in each.routes]
-        return any(address in route and str(route) not in {"0.0.0.0/0", "::/0"} for route in routes)
+        return any(address in route and str(route) not in NOT_ROUTED for route in routes)
 
     def internet(self, address: IPAddress) -> bool:
         exits = {str(route) for each in self.members for route in each.routes}
@@ -106,7 +111,7 @@ class Slow:
         found: set[Packet] = set()
         for grant in policy:
             for source, target, ports in product(grant["src"], grant["dst"], grant["ip"]):
-                for src in self.selected(source):
+                for src in self.selected(source) & self.tunnel.keys():  # a network opens nothing
                     for dst, (protocol, port) in product(self.destinations(target, src), FLOWS):
                         if self.is_in(ports, protocol, port):
                             found.add(Packet(src, dst, protocol, port))
@@ -177,6 +182,63 @@ def reached(slow: Slow, policy: list[dict[str, Any]]) -> set[tuple[tuple[int, in
         src, dst = slow.tunnel.get(each.src), slow.tunnel.get(each.dst)
         if src is not None and dst is not None and src != dst:
             found.add(((src.token, dst.token), each.protocol, each.port))
+    return found
+
+
+@settings(max_examples=150, deadline=None)
+@given(members, policies, policies)
+def test_the_networks_are_those_of_the_slow_evaluator(
+    everyone: list[Member], first: list[dict[str, Any]], second: list[dict[str, Any]]
+) -> None:
+    directory = MemberDirectory.of(everyone, PLAN.networks)
+    before, after = (parse_policy(json.dumps({"grants": each})) for each in (first, second))
+    rights = [networks_reached(everyone, policy) for policy in (first, second)]
+    changes = compare_networks(before, after, directory)
+    for blocks, expected in (
+        (changes.gained, rights[1] - rights[0]),
+        (changes.lost, rights[0] - rights[1]),
+    ):
+        found = [
+            (member.token, INTERNET.get(str(address), str(address)), *flow)
+            for block in blocks
+            for member in block.members
+            for address in map(ipaddress.ip_address, OUTSIDE)
+            for flow in FLOWS
+            if shows(block, address) and block.ports.contains(*flow)
+        ]
+        assert set(found) == expected
+
+
+def shows(block: NetworkBlock, address: IPAddress) -> bool:
+    """Return whether a block has an address among its destinations."""
+    networks = [ipaddress.ip_network(each) for each in block.destinations if "/" in each]
+    assert list(ipaddress.collapse_addresses(x for x in networks if x.version == 4)) == [
+        x for x in networks if x.version == 4
+    ]
+    public = "autogroup:internet" in block.destinations and str(address) in INTERNET
+    return public or any(address in network for network in networks)
+
+
+def networks_reached(
+    everyone: list[Member], policy: list[dict[str, Any]]
+) -> set[tuple[int, str, Protocol | None, int]]:
+    """Return the tokens with the addresses behind others, and with the internet."""
+    found = set()
+    for own in everyone:
+        defaults = {route for route in own.routes if not route.prefixlen}
+        others = [
+            replace(each, routes=tuple(x for x in each.routes if x not in own.routes or x in defaults))
+            for each in everyone
+            if each is not own
+        ]
+        slow = Slow([replace(own, routes=()), *others])
+        found |= {
+            (own.token, INTERNET.get(str(each.dst), str(each.dst)), each.protocol, each.port)
+            for each in slow.allowed(policy)
+            if each.src in own.addresses
+            and each.dst not in slow.tunnel
+            and each.src.version == each.dst.version
+        }
     return found
 
 

@@ -246,7 +246,6 @@ COVERED: Final[Mapping[str, Cover]] = {
     "core.access.decisions": Cover("property/test_decisions.py", "properties over generated inputs"),
     "core.access.membership": Cover("property/test_membership.py", "properties over generated inputs"),
     "core.access.plan": Cover("property/test_plan.py", "properties over generated inputs"),
-    "core.policy.compiler": Cover("property/test_compiled_policy.py", "properties over generated inputs"),
     "core.policy.rule_table": Cover("property/test_compiled_policy.py", "properties over generated inputs"),
     "core.policy.rules": Cover("property/test_compiled_policy.py", "classes without behaviour of their own"),
     "wiring.policy_metrics": Cover("unit/wiring/test_policy_view.py", "the same node shows them"),

@@ -5,14 +5,9 @@ other chain.
 """
 
 import asyncio
-import http.client
-import itertools
-import json
 import socket
 import time
-import urllib.error
-import urllib.request
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -32,7 +27,6 @@ PATIENCE: Final = 30.0
 """The timeout in seconds for the chain's answer, a name's resolution, and a transaction."""
 _PAUSE: Final = 0.1
 _GAS: Final = 10_000_000
-_DEADLINE: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +34,14 @@ class DevChain:
     """A development chain over HTTP; every method raises `AdminError`."""
 
     url: str
-    _ids: "itertools.count[int]" = field(default_factory=lambda: itertools.count(1))
+    settings: Settings
 
     @classmethod
     def at(cls, settings: Settings) -> "DevChain":
         """Return the first configured endpoint over HTTP; anvil serves both on one port."""
         parts = urlsplit(settings.rpc_url[0])
         scheme = {"ws": "http", "wss": "https"}.get(parts.scheme, parts.scheme)
-        return cls(parts._replace(scheme=scheme).geturl())
+        return cls(parts._replace(scheme=scheme).geturl(), settings)
 
     @classmethod
     def of(cls, settings: Settings) -> "DevChain":
@@ -62,18 +56,9 @@ class DevChain:
 
     def rpc(self, method: str, *params: Any) -> Any:  # noqa: ANN401 - JSON
         """Call a method and return its result."""
-        body = json.dumps({"jsonrpc": "2.0", "id": next(self._ids), "method": method, "params": params})
-        request = urllib.request.Request(  # noqa: S310 - the settings allow no other scheme
-            self.url, body.encode(), {"Content-Type": "application/json"}
-        )
-        try:
-            with urllib.request.urlopen(request, timeout=_DEADLINE) as answer:  # noqa: S310
-                reply = json.load(answer)
-        except (OSError, ValueError, http.client.HTTPException) as error:
-            raise AdminError(f"the development chain: {method}: {error}") from error
-        if not isinstance(reply, dict) or "result" not in reply:
-            raise AdminError(f"the development chain: {method}: {_reason(reply)}")
-        return reply["result"]
+        from dstack_vpn.wiring import dev as wiring
+
+        return asyncio.run(wiring.call(self.settings, self.url, method, params))
 
     def owner(self) -> Address:
         """Return the account that owns the registry; raises `AdminError` without unlocked ones."""
@@ -94,18 +79,6 @@ class DevChain:
         if receipt["status"] != "0x1":
             raise AdminError("the transaction was reverted")
         return receipt
-
-
-def _reason(reply: object) -> str:
-    from dstack_vpn.wiring.dev import describe_revert
-
-    error = reply.get("error") if isinstance(reply, dict) else None
-    if not isinstance(error, dict):
-        return "the reply is not JSON-RPC"
-    data = error.get("data")
-    if isinstance(data, str) and data.startswith("0x"):
-        return describe_revert(bytes.fromhex(data[2:]))
-    return str(error.get("message"))
 
 
 def _patiently(work: Any) -> Any:  # noqa: ANN401 - returns the result of any work
@@ -170,7 +143,9 @@ def join(settings: Settings, at: str | None) -> None:
     settings = asyncio.run(with_key(settings))
     assert settings.wireguard_private_key is not None
     key, node_id = derive(settings.wireguard_private_key), settings.node_id or _machine()
-    endpoint = "" if at is None else f"{_patiently(lambda: _own_address(at))}:{settings.listen_port}"
+    endpoint = (
+        "" if at is None else f"{_patiently(lambda: _own_address(settings, at))}:{settings.listen_port}"
+    )
     chain = DevChain.of(settings)
     _patiently(lambda: _register(chain, settings, node_id, key, endpoint))
     become_the_daemon(["--node-id", node_id])
@@ -183,13 +158,15 @@ def _machine() -> str:
         raise AdminError(f"the machine's name is not a valid node id: {error}; set NODE_ID") from error
 
 
-def _own_address(name: str) -> str:
+def _own_address(settings: Settings, name: str) -> str:
     """Return the address of a name that belongs to this machine; raises `AdminError`."""
+    from dstack_vpn.wiring import dev as wiring
+
     try:
-        found = socket.getaddrinfo(name, None, socket.AF_INET, socket.SOCK_DGRAM)
+        found = wiring.addresses_of(settings, name)
     except OSError as error:
         raise AdminError(f"--at {name}: {error.strerror}") from error
-    for address in sorted({str(entry[4][0]) for entry in found}):
+    for address in sorted(found):
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
             try:
                 probe.bind((address, 0))

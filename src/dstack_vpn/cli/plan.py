@@ -131,7 +131,7 @@ async def _read(settings: Settings) -> _Facts:
     networks = await use_networks(settings, access, registry_policy, membership, device=device, now=now)
     notes = (
         *_notes(settings, device, own, membership),
-        *_routes(access, now),
+        *_routes(settings, access, now),
         *policy_notes,
         *exit_notes,
     )
@@ -184,11 +184,12 @@ def _notes(
         yield "a backup is pinned: no other peers are added until 'dstack-vpn config resume'"
 
 
-def _routes(access: AccessControl, now: float) -> Iterable[str]:
+def _routes(settings: Settings, access: AccessControl, now: float) -> Iterable[str]:
     """Yield the routes of this node that it does not forward to."""
     decision = access.decide(access.own_key, now)
     if decision.reason is Reason.OWN_KEY:
-        for refused in OwnNetworks.of(decision.routes, access.addresses.networks).refused:
+        has_exit, prefixes = bool(settings.exit_node), access.addresses.networks
+        for refused in OwnNetworks.of(decision.routes, prefixes, has_exit=has_exit).refused:
             yield f"this node does not forward to its route {refused}"
 
 

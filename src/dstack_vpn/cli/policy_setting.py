@@ -25,6 +25,7 @@ from dstack_vpn.core.chain.unsent import Mode
 from dstack_vpn.core.policy.directory import MemberDirectory
 from dstack_vpn.core.policy.document import CLOSED_POLICY, NO_POLICY, PolicyDocument, parse_policy
 from dstack_vpn.core.policy.hujson import TextError
+from dstack_vpn.core.policy.network_reach import NetworkBlock, NetworkChanges, compare_networks
 from dstack_vpn.core.policy.reach import PairBlock, PairChanges, compare, count
 from dstack_vpn.errors import AdminError
 
@@ -77,7 +78,8 @@ def set_(sending: Sending, file: Path, *, everything: bool, yes: bool) -> None:
     """Set the registry's policy. Only policy administrators and the contract's owner can.
 
     The policy's tests must pass with the present members. The pairs of members that gain or lose
-    access are listed before a confirmation. A policy with a problem costs no gas.
+    access are listed before a confirmation, and so is the access to networks and to the internet. A
+    policy with a problem costs no gas.
     """
     found, yes = usable_file(file), yes or not sending.sends
     check_can_ask(yes=yes, why=_WHY)
@@ -159,13 +161,20 @@ def _send(
     from dstack_vpn.wiring import policy as wiring
 
     text, document = ("", NO_POLICY) if found is None else (found.text, found.document)
-    changes = compare(_in_force(state.registry), document, state.members)
+    former = _in_force(state.registry)
+    changes = compare(former, document, state.members)
+    networks = compare_networks(former, document, state.members)
     most = None if everything else _SHOWN
     # The result of a dry run is the list. Otherwise, standard output has only the transaction.
     if not (sending.as_json and not sending.sends):
-        show_changes(changes, most, err=sending.mode is not Mode.DRY_RUN)
+        show_changes(changes, networks, most, err=sending.mode is not Mode.DRY_RUN)
     confirm(question, yes=yes)
-    facts |= {"gained": _pairs(changes.gained, most), "lost": _pairs(changes.lost, most)}
+    facts |= {
+        "gained": _pairs(changes.gained, most),
+        "lost": _pairs(changes.lost, most),
+        "gained_networks": _networks(networks.gained, most),
+        "lost_networks": _networks(networks.lost, most),
+    }
     receipt = sending.carry_out(lambda admin: wiring.set_policy(admin, text, state.registry.hash), **facts)
     result = "the policy is removed" if found is None else f"the policy is set: {len(document.grants)} grants"
     sending.report(result, receipt, **facts)
@@ -174,8 +183,8 @@ def _send(
 # -- output ----------------------------------------------------------------------------------------
 
 
-def show_changes(changes: PairChanges, most: int | None, *, err: bool) -> None:
-    """Print the pairs that gain or lose access: at most ``most`` of each, or all."""
+def show_changes(changes: PairChanges, networks: NetworkChanges, most: int | None, *, err: bool) -> None:
+    """Print the access that members gain or lose: at most ``most`` lines of each kind, or all."""
     for blocks, verb, sign, colour in (
         (changes.gained, "gain", "+", "green"),
         (changes.lost, "lose", "-", "red"),
@@ -184,13 +193,30 @@ def show_changes(changes: PairChanges, most: int | None, *, err: bool) -> None:
             pairs = f"1 pair of members {verb}s" if number == 1 else f"{number} pairs of members {verb}"
             click.echo(f"{pairs} access:", err=err)
         listed = _pairs(blocks, most)["listed"]
-        for each in listed:
-            line = f"  {sign} {each['src']} to {each['dst']}: {', '.join(each['ports'])}"
-            click.secho(printable(line), err=err, fg=colour)
-        if number > len(listed):
-            click.echo(f"  and {number - len(listed)} more (--all lists them)", err=err)
+        lines = [f"  {sign} {each['src']} to {each['dst']}: {', '.join(each['ports'])}" for each in listed]
+        _list(lines, number, colour, err=err)
     if not changes.gained and not changes.lost:
         click.echo("No pair of members gains or loses access.", err=err)
+    for opened, verb, sign, colour in (
+        (networks.gained, "gain", "+", "green"),
+        (networks.lost, "lose", "-", "red"),
+    ):
+        found = _networks(opened, most)
+        if found["rights"]:
+            click.echo(f"Access to networks that members {verb}:", err=err)
+        lines = [
+            f"  {sign} {each['src']} to {', '.join(each['dst'])}: {', '.join(each['ports'])}"
+            for each in found["listed"]
+        ]
+        _list(lines, found["rights"], colour, err=err)
+
+
+def _list(lines: Sequence[str], number: int, colour: str, *, err: bool) -> None:
+    """Print the first lines of ``number``."""
+    for line in lines:
+        click.secho(printable(line), err=err, fg=colour)
+    if number > len(lines):
+        click.echo(f"  and {number - len(lines)} more (--all lists them)", err=err)
 
 
 def _pairs(blocks: Sequence[PairBlock], most: int | None) -> dict[str, Any]:
@@ -206,3 +232,17 @@ def _each(blocks: Iterable[PairBlock]) -> Iterator[tuple[object, object, list[st
     for block in blocks:
         ports = block.ports.texts()
         yield from ((src, dst, ports) for src, dst, _ in block)
+
+
+def _networks(blocks: Sequence[NetworkBlock], most: int | None) -> dict[str, Any]:
+    """Return the members with other ports of networks, as JSON values: a right for each member
+    and set of ports.
+    """
+    rights = ((str(member), block) for block in blocks for member in block.members)
+    return {
+        "rights": sum(len(block.members) for block in blocks),
+        "listed": [
+            {"src": src, "dst": list(block.destinations), "ports": block.ports.texts()}
+            for src, block in islice(rights, most)
+        ],
+    }

@@ -15,12 +15,12 @@ from dstack_vpn.cli.sending import CHAIN
 from dstack_vpn.cli.text import printable
 from dstack_vpn.config import Settings
 from dstack_vpn.core.chain.contract import MAX_POLICY, ContractState
+from dstack_vpn.core.paths.destination import overlap
 from dstack_vpn.core.policy.directory import MemberDirectory
 from dstack_vpn.core.policy.document import PolicyDocument, decode_policy, parse_policy
-from dstack_vpn.core.policy.evaluation import failures, unmatched
+from dstack_vpn.core.policy.evaluation import NO_SOURCE, failures, unmatched
 from dstack_vpn.core.policy.hujson import TextError
 from dstack_vpn.core.policy.members import directory_of
-from dstack_vpn.core.policy.networks import overlap
 from dstack_vpn.core.policy.selectors import Selector, SelectorKind
 from dstack_vpn.errors import AdminError, ChainError, TryAgainError
 
@@ -144,7 +144,7 @@ def _of_networks(policy: PolicyDocument, directory: MemberDirectory) -> Iterator
     """Yield the selectors of networks that open nothing."""
     sources = {each for grant in policy.grants for each in grant.src if each.kind is SelectorKind.NETWORK}
     for source in sorted(sources, key=str):
-        yield f"{source} opens nothing as a source: a gateway lets no connection from its network in"
+        yield f"{source} opens nothing as a source: {NO_SOURCE}"
     routes = [route for member in directory.members for route in member.routes]
     for target in dict.fromkeys(each for grant in policy.grants for each in grant.dst):
         if target.kind is SelectorKind.INTERNET and all(route.prefixlen for route in routes):

@@ -176,7 +176,8 @@ def assemble(outside: Outside, options: Options) -> Daemon:
     paths = Paths(options.transport, book)
     changes = PendingChanges(Debounce(clock))
     doubted, own_changed = asyncio.Event(), asyncio.Event()
-    policies = Policies(options.addresses, PolicySelection(options.policy_file), clock, publish)
+    selection = PolicySelection(options.policy_file)
+    policies = Policies(options.addresses, selection, clock, publish, has_exit=bool(options.exit_nodes))
     routes = Routes(options.accept_routes, clock, publish, own_changed.set)
     members = Members(
         own_key=derive(options.private_key),

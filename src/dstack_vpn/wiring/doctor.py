@@ -173,7 +173,7 @@ async def _networks(settings: Settings, access: AccessControl) -> list[Check]:
     own = access.decide(access.own_key, now())
     if own.reason is not Reason.OWN_KEY or not own.routes:
         return []
-    found = OwnNetworks.of(own.routes, access.addresses.networks)
+    found = OwnNetworks.of(own.routes, access.addresses.networks, has_exit=bool(settings.exit_node))
     return [await forwarding_to_networks(settings, found)]
 
 

@@ -7,8 +7,7 @@ from dstack_vpn.core.access.control import AccessControl, Reason
 from dstack_vpn.core.access.exits import DEFAULTS, exit_candidate
 from dstack_vpn.core.access.membership import Membership
 from dstack_vpn.core.model import DeviceState
-from dstack_vpn.core.policy.reachable import may_use_internet
-from dstack_vpn.wiring.policy_plan import selected
+from dstack_vpn.wiring.policy_plan import reaching, selected
 
 if TYPE_CHECKING:
     from dstack_vpn.wiring.policy import RegistryPolicy
@@ -33,7 +32,7 @@ def use_exit(
     own = access.decide(access.own_key, now)
     subject = access.subject(own.node) if own.node is not None and own.reason is Reason.OWN_KEY else None
     in_force = selected(settings, access, registry, now).in_force
-    permitted = may_use_internet(in_force, access.registry.contract.tag_names, subject)
+    permitted = any(map(reaching(in_force, access.registry.contract.tag_names, subject), DEFAULTS.values()))
     candidates = [exit_candidate(access, name, lambda: permitted, now) for name in settings.exit_node]
     notes = [f"EXIT_NODE: {each.name} can't be used: {each.problem}" for each in candidates if each.problem]
     usable = [each for each in candidates if each.problem is None]

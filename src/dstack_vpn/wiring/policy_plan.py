@@ -1,12 +1,13 @@
 """Access control under the policies of a registry and a file, for `plan` and `doctor`."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from dstack_vpn.config import Settings
 from dstack_vpn.core.access.control import AccessControl, Reason
-from dstack_vpn.core.policy.compiler import CompiledPolicy
+from dstack_vpn.core.model import Cidr
+from dstack_vpn.core.policy.compiler import CompiledPolicy, PolicyInForce, Subject
 from dstack_vpn.core.policy.forwarding import ConnectedViews, Distinction
 from dstack_vpn.core.policy.members import members_of_tests
 from dstack_vpn.core.policy.networks import OwnNetworks, zones
@@ -34,8 +35,9 @@ def under_policy(
     distinction = Distinction(selection.in_force, tag_names)
     clients = (each.node for each in access.own_clients(now) if each.node is not None)
     views = {distinction.of(access.subject(client)) for client in clients}
-    routes = OwnNetworks.of(() if subject is None else subject.routes, access.addresses.networks).usable
-    behind = zones(routes, (each.document for each in selection.in_force))
+    routes, prefixes = () if subject is None else subject.routes, access.addresses.networks
+    usable = OwnNetworks.of(routes, prefixes, has_exit=bool(settings.exit_node)).usable
+    behind = zones(usable, (each.document for each in selection.in_force))
     policy = ConnectedViews(
         CompiledPolicy(selection.in_force, tag_names, subject),
         tuple(map(distinction.view, views)),
@@ -55,6 +57,16 @@ def selected(
     offered = [registry.policy] if registry.supported else None
     selection.choose(offered, lambda document: members_of_tests(access, document, now))
     return selection
+
+
+def reaching(
+    in_force: Sequence[PolicyInForce] | None, tag_names: Sequence[str], own: Subject | None
+) -> Callable[[Cidr], bool]:
+    """Return the networks to which the policies let a node send, as `Policies.reaches` decides."""
+    if in_force is None:
+        return lambda network: True
+    compiled = CompiledPolicy(in_force, tag_names, own)
+    return lambda network: compiled.reaches((network,))
 
 
 def _notes(selection: PolicySelection, *, is_member: bool) -> Iterator[str]:

@@ -10,11 +10,10 @@ from dstack_vpn.adapters.resolver import SystemResolver
 from dstack_vpn.config import Settings
 from dstack_vpn.core.access.control import AccessControl
 from dstack_vpn.core.access.membership import Membership
-from dstack_vpn.core.model import Cidr, DeviceState
+from dstack_vpn.core.model import DeviceState
 from dstack_vpn.core.paths.routes import Surroundings
-from dstack_vpn.core.policy.reachable import may_send
 from dstack_vpn.daemon.peers.routes import Routes
-from dstack_vpn.wiring.policy_plan import selected
+from dstack_vpn.wiring.policy_plan import reaching, selected
 from dstack_vpn.wiring.rpc import needed_machines
 
 if TYPE_CHECKING:
@@ -40,11 +39,8 @@ async def use_networks(
         return routes
     in_force = selected(settings, access, registry, now).in_force
     own = access.decide(access.own_key, now).node
-    subject, tag_names = None if own is None else access.subject(own), access.registry.contract.tag_names
-
-    def permits(network: Cidr) -> bool:
-        return may_send(in_force, tag_names, subject, network)
-
+    subject = None if own is None else access.subject(own)
+    permits = reaching(in_force, access.registry.contract.tag_names, subject)
     peers = {} if device is None else device.peers
     found = ((key, ip) for key, peer in peers.items() for ip in peer.allowed_ips)
     routes.adopt({ip: token for key, ip in found for token in access.registry.with_key(key)})

@@ -7,13 +7,16 @@ import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, Final
 
 import pytest
 from tests.unit.cli.conftest import Cli
 
+from dstack_vpn import config
 from dstack_vpn.cli import dev
 from dstack_vpn.errors import AdminError
+
+SETTINGS: Final = config.load({}, {"NETWORK": "local"})
 
 
 class _Chain(BaseHTTPRequestHandler):
@@ -58,7 +61,10 @@ def test_a_registry_that_is_there_is_left_alone(cli: Cli, chain: dict[str, str])
     [
         ({"eth_chainId": {"result": "0x1"}}, "serves chain 1, but chain 31337"),
         ({"eth_accounts": {"result": []}}, "no unlocked accounts"),
-        ({"eth_chainId": {"error": {"message": "busy"}}}, "eth_chainId: busy"),
+        (
+            {"eth_chainId": {"error": {"message": "busy"}}},
+            "the development chain: eth_chainId: the endpoint replied busy",
+        ),
         (
             {
                 "eth_accounts": {"result": ["0x" + "11" * 20]},
@@ -93,7 +99,7 @@ def test_no_chain_is_said(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_the_address_is_one_of_this_machine(cli: Cli, name: str, said: str | None) -> None:
     if said is None:
-        assert dev._own_address(name) == "127.0.0.1"
+        assert dev._own_address(SETTINGS, name) == "127.0.0.1"
     else:
         with pytest.raises(AdminError, match=said):
-            dev._own_address(name)
+            dev._own_address(SETTINGS, name)

@@ -74,6 +74,11 @@ def special_range(network: IPNetwork) -> str | None:
     return _MORE_IPV6 if whole else _special_ipv6(network.network_address)
 
 
+def overlap(one: IPNetwork, other: IPNetwork) -> bool:
+    """Return whether two networks have a common address."""
+    return one.version == other.version and bool(one.overlaps(other))
+
+
 def check_reachable(address: IPAddress) -> None:
     """Raise `FormatError` for an address that can't be another machine's."""
     if (why := special_use(address)) is not None:

@@ -17,7 +17,7 @@ from typing import Final, Self
 from dstack_vpn.core.addresses import parse_ip, unmapped
 from dstack_vpn.core.model import Cidr
 from dstack_vpn.core.ownership import AddressFact, Claim, RouteFact, clashes
-from dstack_vpn.core.paths.destination import IPNetwork, special_range
+from dstack_vpn.core.paths.destination import IPNetwork, overlap, special_range
 from dstack_vpn.errors import FormatError
 
 _EXPECTED: Final = "expected none, all, or networks such as 10.9.0.0/24,2001:db8::/48"
@@ -76,7 +76,7 @@ class Surroundings:
         if not network.prefixlen:
             return "a default route is used only by EXIT_NODE"
         for own in self.prefixes:
-            if _overlap(network, ipaddress.ip_network(own)):
+            if overlap(network, ipaddress.ip_network(own)):
                 return f"it overlaps {own}, which has the addresses of the members"
         if (kind := special_range(network)) is not None:
             return f"it contains {kind}"
@@ -90,19 +90,13 @@ class Surroundings:
 
     def _host(self, prefix: Cidr, network: IPNetwork) -> str | None:
         for address in self.addresses:
-            if address.index != self.index and _overlap(
-                network, ipaddress.ip_interface(address.cidr).network
-            ):
+            if address.index != self.index and overlap(network, ipaddress.ip_interface(address.cidr).network):
                 return f"this host has the address {address.cidr} on {address.device}"
         claim = Claim(self.interface, (prefix,))
         for route in self.routes:
             if clashes(route, claim, self.index) is not None:
                 return f"this host has the route {route}"
         return None
-
-
-def _overlap(one: IPNetwork, other: IPNetwork) -> bool:
-    return one.version == other.version and one.overlaps(other)
 
 
 def _is_within(network: IPNetwork, wider: IPNetwork) -> bool:

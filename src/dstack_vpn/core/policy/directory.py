@@ -2,11 +2,12 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from ipaddress import ip_network
 
 from dstack_vpn.core.addresses import IPAddress
 from dstack_vpn.core.model import Address, TokenId
 from dstack_vpn.core.paths.destination import IPNetwork
-from dstack_vpn.core.policy.networks import is_public
+from dstack_vpn.core.policy.networks import OwnNetworks, is_public
 from dstack_vpn.core.policy.selectors import Selector, SelectorKind
 
 
@@ -48,8 +49,13 @@ class Place:
     address: IPAddress
     member: Member | None = None
     routed: bool = False
-    """True within a network behind a member, other than the default route."""
+    """True within a network behind a member that its gateway can use, except a default route."""
     internet: bool = False
+
+    @property
+    def is_known(self) -> bool:
+        """True if a policy can be about the address."""
+        return self.member is not None or self.routed or self.internet
 
     def matches(self, selector: Selector, source: "Place | None" = None) -> bool:
         """Return whether a selector includes the address.
@@ -88,11 +94,12 @@ class MemberDirectory:
     @classmethod
     def of(cls, members: Iterable[Member], prefixes: Iterable[IPNetwork]) -> "MemberDirectory":
         """Return the directory of exactly these members."""
-        everyone = tuple(members)
-        routes = {route for member in everyone for route in member.routes}
+        everyone, inside = tuple(members), tuple(prefixes)
+        held = {str(route) for member in everyone for route in member.routes}
+        routes = tuple(map(ip_network, OwnNetworks.of(held, inside).usable))
         return cls(
             everyone,
-            tuple(prefixes),
+            inside,
             {address: member for member in everyone for address in member.addresses},
             tuple(route for route in routes if route.prefixlen),
             frozenset(route.version for route in routes if not route.prefixlen),

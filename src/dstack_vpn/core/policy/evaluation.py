@@ -16,6 +16,8 @@ from dstack_vpn.core.policy.selectors import Ports, Protocol, Selector
 from dstack_vpn.errors import FormatError
 
 _EXPECTED: Final = "expected tcp:PORT, udp:PORT or icmp"
+NO_SOURCE: Final = "a gateway lets no connection from its network in"
+"""The reason that a network opens nothing as a source."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +65,12 @@ def decide(policy: PolicyDocument, directory: MemberDirectory, flow: Packet) -> 
     """Return whether a policy allows a flow, and why."""
     src, dst = directory.place(flow.src), directory.place(flow.dst)
     for place, role in ((src, "source"), (dst, "destination")):
-        if place.member is None and not place.routed and not place.internet:
+        if not place.is_known:
             return PacketDecision(
                 False, (), f"the {role} {place.address} is not a member's and in no member's network"
             )
+    if src.member is None:
+        return PacketDecision(False, (), f"the source {src} is not a member's: {NO_SOURCE}")
     parties = [n for n, grant in enumerate(policy.grants, 1) if _is_between(grant, src, dst)]
     allowing = tuple(n for n in parties if _has_ports(policy.grants[n - 1], flow))
     if allowing:
@@ -91,7 +95,7 @@ def _grants(numbers: tuple[int, ...] | list[int]) -> str:
 
 
 def _has_source(grant: Grant, src: Place) -> bool:
-    return any(src.matches(selector) for selector in grant.src)
+    return src.member is not None and any(src.matches(selector) for selector in grant.src)
 
 
 def _is_between(grant: Grant, src: Place, dst: Place) -> bool:

@@ -2,7 +2,7 @@
 
 A node forwards to the routes of its own token (docs/decisions/0040-networks.md). A route of prefix
 length 0 makes it an exit: it stands for the internet, which is every address of its version except
-the `RESERVED` ones. A private network behind an exit needs a route of its own.
+the `RESERVED` ones. A private network needs a route of another node.
 """
 
 import ipaddress
@@ -12,7 +12,7 @@ from typing import Final, NamedTuple, TypeAlias
 
 from dstack_vpn.core.addresses import IPAddress
 from dstack_vpn.core.model import Cidr
-from dstack_vpn.core.paths.destination import IPNetwork
+from dstack_vpn.core.paths.destination import IPNetwork, overlap, special_range
 from dstack_vpn.core.policy.document import PolicyDocument
 from dstack_vpn.core.policy.selectors import Selector, SelectorKind
 
@@ -35,21 +35,8 @@ RESERVED: Final[dict[int, tuple[Cidr, ...]]] = {
 IANA's registries of special-purpose addresses. `ipaddress` has another list in each Python.
 """
 _RESERVED: Final = tuple(map(ipaddress.ip_network, (*RESERVED[4], *RESERVED[6])))
-_UNUSABLE: Final = {
-    ipaddress.ip_network(text): why
-    for text, why in {
-        "0.0.0.0/8": "unspecified",
-        "127.0.0.0/8": "loopback",
-        "169.254.0.0/16": "link-local",
-        "224.0.0.0/4": "multicast",
-        "240.0.0.0/4": "reserved",
-        "::/128": "unspecified",
-        "::1/128": "loopback",
-        "::ffff:0:0/96": "IPv4-mapped",
-        "fe80::/10": "link-local",
-        "ff00::/8": "multicast",
-    }.items()
-}
+HAS_EXIT: Final = "EXIT_NODE is set, and members' packets would leave beside that exit"
+"""The reason that a node with an exit does not serve others as one."""
 _ANY: Final = Selector(SelectorKind.ANY)
 _INTERNET: Final = Selector(SelectorKind.INTERNET)
 
@@ -74,11 +61,17 @@ class OwnNetworks:
         return tuple(sorted({ipaddress.ip_network(route).version for route in self.usable}))
 
     @classmethod
-    def of(cls, routes: Iterable[Cidr], prefixes: Sequence[IPNetwork]) -> "OwnNetworks":
-        """Return the routes of a token that can be used beside the VPN's prefixes."""
+    def of(
+        cls, routes: Iterable[Cidr], prefixes: Sequence[IPNetwork], *, has_exit: bool = False
+    ) -> "OwnNetworks":
+        """Return the routes of a token that can be used beside the VPN's prefixes.
+
+        ``has_exit``: the node sends everything by another exit itself.
+        """
         usable, refused = set[Cidr](), list[str]()
         for route in routes:
-            problem = _problem(ipaddress.ip_network(route), prefixes)
+            network = ipaddress.ip_network(route)
+            problem = HAS_EXIT if has_exit and not network.prefixlen else _problem(network, prefixes)
             if problem is None:
                 usable.add(route)
             else:
@@ -92,13 +85,8 @@ def _problem(route: IPNetwork, prefixes: Iterable[IPNetwork]) -> str | None:
     for prefix in prefixes:
         if overlap(route, prefix):
             return f"it overlaps the VPN's own prefix {prefix}"
-    found = (why for network, why in _UNUSABLE.items() if overlap(route, network))
-    return next((f"it has {why} addresses" for why in found), None)
-
-
-def overlap(one: IPNetwork, other: IPNetwork) -> bool:
-    """Return whether two networks have a common address."""
-    return one.version == other.version and bool(one.overlaps(other))
+    kind = special_range(route)
+    return None if kind is None else f"it contains {kind}"
 
 
 class Zone(NamedTuple):

@@ -48,6 +48,13 @@ class GrantIndex:
         """Return the grants from a member to another of another owner, and of the same owner."""
         return src.src & dst.dst, src.src & (dst.dst | self._own)
 
+    def to(self, selectors: Iterable[Selector]) -> _Mask:
+        """Return the grants that have one of these selectors as a destination."""
+        found = 0
+        for selector in selectors:
+            found |= self._dst.get(selector, 0)
+        return found
+
     def ports(self, mask: _Mask) -> tuple[Ports, ...]:
         """Return the ports of grants, in the grants' order."""
         found = (each for index in _bits(mask) for each in self._grants[index].ip)
@@ -186,13 +193,7 @@ class PairChanges:
 def compare(before: PolicyDocument, after: PolicyDocument, directory: MemberDirectory) -> PairChanges:
     """Return the pairs whose ports differ between two policies."""
     old, new = indexes = GrantIndex(before), GrantIndex(after)
-    groups = groups_of(indexes, directory.members)
-
-    @cache
-    def difference(was: _Mask, now: _Mask) -> tuple[PortSet, PortSet]:
-        first, second = PortSet.of(old.ports(was)), PortSet.of(new.ports(now))
-        return second - first, first - second
-
+    groups, difference = groups_of(indexes, directory.members), differences(old, new)
     changes: tuple[list[PairBlock], list[PairBlock]] = [], []
     for src, dst in product(groups, groups):
         was, now = _between(old, 0, src, dst), _between(new, 1, src, dst)
@@ -202,6 +203,17 @@ def compare(before: PolicyDocument, after: PolicyDocument, directory: MemberDire
             blocked = (PairBlock(src, dst, ports, same) for ports, same in found if ports)
             blocks.extend(block for block in blocked if block.count)
     return PairChanges(tuple(changes[0]), tuple(changes[1]))
+
+
+def differences(old: GrantIndex, new: GrantIndex) -> Callable[[_Mask, _Mask], tuple[PortSet, PortSet]]:
+    """Return a function of grants of two policies: the ports that the second adds, and removes."""
+
+    @cache
+    def difference(was: _Mask, now: _Mask) -> tuple[PortSet, PortSet]:
+        first, second = PortSet.of(old.ports(was)), PortSet.of(new.ports(now))
+        return second - first, first - second
+
+    return difference
 
 
 def count(blocks: Iterable[PairBlock]) -> int:

@@ -19,7 +19,6 @@ from dstack_vpn.core.access.roles import Standing
 from dstack_vpn.core.model import Cidr, TokenId
 from dstack_vpn.core.observe.events import ExitBlocked, ExitUsed
 from dstack_vpn.core.observe.reports import ExitReport
-from dstack_vpn.core.policy.reachable import may_use_internet
 from dstack_vpn.core.wireguard.keys import PublicKey
 from dstack_vpn.daemon.peers.members import Members
 from dstack_vpn.errors import FirewallError
@@ -167,10 +166,7 @@ class ExitKeeper:
 
     def _may_leave(self) -> bool:
         """Return whether the policies let this node use the internet."""
-        members = self.members
-        own = members.own_node
-        subject = None if own is None else members.access.subject(own)
-        return may_use_internet(members.policies.selection.in_force, members.rules.tag_names, subject)
+        return any(map(self.members.policies.reaches, DEFAULTS.values()))
 
     def _is_silent(self, key: PublicKey) -> bool:
         return self.standing(key) is Standing.SILENT

@@ -52,7 +52,6 @@ from dstack_vpn.core.observe.reports import MembersReport
 from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
 from dstack_vpn.core.policy.compiler import PolicyConnections, Subject
 from dstack_vpn.core.policy.document import PolicyDocument
-from dstack_vpn.core.policy.reachable import may_send
 from dstack_vpn.core.wireguard.keys import PublicKey
 from dstack_vpn.daemon.peers.policies import Policies
 from dstack_vpn.daemon.peers.routes import Routes
@@ -503,16 +502,8 @@ class Members:
 
         Returns the tokens whose networks have changed. The next decisions about them take effect.
         """
-        moves = self.routes.follow(access, tokens, self._may_send, now, known=self.known)
+        moves = self.routes.follow(access, tokens, self.policies.reaches, now, known=self.known)
         return self.membership.move_networks(moves)
-
-    def _may_send(self, network: Cidr) -> bool:
-        in_force = self.policies.selection.in_force
-        if in_force is None:
-            return True
-        own = self.own_node
-        subject = None if own is None else self.access.subject(own)
-        return may_send(in_force, self.rules.tag_names, subject, network)
 
     def _submit(self, deltas: list[Delta], seen: float) -> None:
         for delta in deltas:

@@ -41,6 +41,8 @@ class Policies:
     selection: PolicySelection
     clock: Clock
     publish: Publish
+    has_exit: bool
+    """EXIT_NODE is set."""
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when `rules` has changed, until the packet filter takes it."""
     known: bool = field(default=False, init=False)
@@ -96,6 +98,13 @@ class Policies:
     def good(self) -> GoodPolicy | None:
         """The last good policy of the registry."""
         return self.selection.good
+
+    def reaches(self, network: Cidr) -> bool:
+        """Return whether the policies let this node send to a part of a network.
+
+        A network of prefix length 0 stands for the internet.
+        """
+        return self._table is None or self._table.compiled.reaches((network,))
 
     def report(self) -> PolicyReport:
         """Report for health."""
@@ -169,7 +178,7 @@ class Policies:
 
     def _follow_networks(self, routes: Sequence[Cidr], seen: float) -> None:
         """Take other routes of our own token."""
-        found = OwnNetworks.of(routes, self.addresses.networks)
+        found = OwnNetworks.of(routes, self.addresses.networks, has_exit=self.has_exit)
         if found != (self.networks or OwnNetworks()):
             for refused in sorted({*found.refused} - {*(self.networks or OwnNetworks()).refused}):
                 self.publish(RouteRefused(refused))

@@ -50,9 +50,15 @@ def test_self_is_another_node_of_the_same_holder() -> None:
 
 
 def test_a_route_over_the_tunnel_prefix_takes_no_address_of_it() -> None:
-    found = MemberDirectory.of([member(1, "a", routes=("10.0.0.0/8",))], PLAN.networks)
+    found = MemberDirectory.of([member(1, "a", routes=("10.0.0.0/8", "10.78.0.0/16"))], PLAN.networks)
     assert not found.place(ipaddress.ip_address("10.77.0.9")).routed
     assert found.place(ipaddress.ip_address("10.78.0.9")).routed
+
+
+def test_a_route_that_its_gateway_cannot_use_leads_nowhere() -> None:
+    found = MemberDirectory.of([member(1, "a", routes=("10.0.0.0/8", "127.0.0.0/8"))], PLAN.networks)
+    assert not found.place(ipaddress.ip_address("10.78.0.9")).is_known
+    assert not found.place(ipaddress.ip_address("127.0.0.1")).is_known
 
 
 def test_members_are_found_by_selectors() -> None:

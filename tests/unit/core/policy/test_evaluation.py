@@ -10,7 +10,7 @@ from tests.unit.core.policy.examples import DIRECTORY, MEMBERS, POLICY, member
 
 from dstack_vpn.core.policy.directory import MemberDirectory
 from dstack_vpn.core.policy.document import parse_policy
-from dstack_vpn.core.policy.evaluation import Packet, allows, decide, failures, unmatched
+from dstack_vpn.core.policy.evaluation import NO_SOURCE, Packet, allows, decide, failures, unmatched
 from dstack_vpn.core.policy.selectors import Protocol
 
 ADDRESSES = {str(each): min(a for a in each.addresses if a.version == 4) for each in MEMBERS}
@@ -38,7 +38,8 @@ def flow(src: str, dst: str, ports: str) -> Packet:
         ("admin", "1.1.1.1", "icmp", True, "grant 3 allows it"),
         ("admin", "192.168.8.9", "icmp", False, "192.168.8.9 is not a member's and in no member's network"),
         ("web-1", "admin", "udp:53", True, "grant 4 allows it"),
-        ("192.168.7.9", "db", "udp:53", False, "no grant for 192.168.7.9 has db as a destination"),
+        ("192.168.7.9", "db", "udp:53", False, "the source 192.168.7.9 is not a member's: a gateway lets no"),
+        ("1.1.1.1", "db", "udp:53", False, "the source 1.1.1.1 is not a member's: a gateway lets no"),
         ("10.77.9.9", "db", "udp:53", False, "the source 10.77.9.9 is not a member's"),
     ],
 )
@@ -46,6 +47,15 @@ def test_a_decision_has_a_reason(src: str, dst: str, ports: str, *, allowed: boo
     found = decide(FOUND, DIRECTORY, flow(src, dst, ports))
     assert (found.allowed, reason in found.reason) == (allowed, True), found
     assert allows(FOUND, DIRECTORY, flow(src, dst, ports)) is allowed
+
+
+@pytest.mark.parametrize("source", ["*", "192.168.7.0/24", "0.0.0.0/0"])
+def test_a_network_is_no_source(source: str) -> None:
+    policy = parse_policy(json.dumps({"grants": [{"src": [source], "dst": ["*"], "ip": ["*"]}]}))
+    packet = flow("192.168.7.9", "db", "tcp:22")
+    found = decide(policy, DIRECTORY, packet)
+    assert not found.allowed and not allows(policy, DIRECTORY, packet)
+    assert (found.grants, found.reason.endswith(NO_SOURCE)) == ((), True)
 
 
 def test_a_source_without_any_grant_is_named() -> None:

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.core.policy.examples import PLAN
 
-from dstack_vpn.core.paths.destination import IPNetwork
+from dstack_vpn.core.paths.destination import IPNetwork, overlap
 from dstack_vpn.core.policy.document import PolicyDocument, parse_policy
-from dstack_vpn.core.policy.networks import RESERVED, OwnNetworks, is_public, overlap, zones
+from dstack_vpn.core.policy.networks import HAS_EXIT, RESERVED, OwnNetworks, is_public, zones
 from dstack_vpn.core.policy.selectors import Selector
 
 
@@ -30,13 +30,15 @@ def networks_by_selectors(routes: list[str], *targets: str) -> dict[frozenset[st
         ("10.77.3.0/24", "it overlaps the VPN's own prefix 10.77.0.0/16"),
         ("10.0.0.0/8", "it overlaps the VPN's own prefix 10.77.0.0/16"),
         ("fd00::/8", "it overlaps the VPN's own prefix fd00:77::/48"),
-        ("127.0.0.0/16", "it has loopback addresses"),
-        ("169.254.169.254/32", "it has link-local addresses"),
-        ("192.0.0.0/2", "it has multicast addresses"),
-        ("240.0.0.0/8", "it has reserved addresses"),
-        ("::1/128", "it has loopback addresses"),
-        ("fe80::/64", "it has link-local addresses"),
-        ("ff02::/16", "it has multicast addresses"),
+        ("127.0.0.0/16", "it contains a loopback address"),
+        ("169.254.169.254/32", "it contains a link-local address"),
+        ("192.0.0.0/2", "it contains an address that is reserved for protocols"),
+        ("240.0.0.0/8", "it contains a reserved or broadcast address"),
+        ("168.63.0.0/16", "it contains the address of a metadata service (168.63.129.16)"),
+        ("fd00:ec2::/32", "it contains the address of a metadata service (fd00:ec2::254)"),
+        ("::1/128", "it contains a loopback address"),
+        ("fe80::/64", "it contains a link-local address"),
+        ("ff02::/16", "it contains a multicast address"),
     ],
 )
 def test_a_route_that_cannot_work_is_refused(route: str, problem: str) -> None:
@@ -50,6 +52,12 @@ def test_other_routes_and_those_of_an_exit_are_used() -> None:
     assert found == OwnNetworks(frozenset(routes))
     assert found.versions == (4, 6)
     assert OwnNetworks.of(["10.78.0.0/16"], PLAN.networks).versions == (4,)
+
+
+def test_a_node_with_an_exit_of_its_own_is_no_exit_for_others() -> None:
+    found = OwnNetworks.of(("0.0.0.0/0", "192.168.7.0/24", "::/0"), PLAN.networks, has_exit=True)
+    assert found.usable == {"192.168.7.0/24"}
+    assert found.refused == (f"0.0.0.0/0: {HAS_EXIT}", f"::/0: {HAS_EXIT}")
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ async def running(
         interface="wg0",
         prefixes=PREFIXES,
         protect=True,
-        policies=Policies(PLAN, PolicySelection(), clock, published.append),
+        policies=Policies(PLAN, PolicySelection(), clock, published.append, has_exit=False),
         clock=clock,
         publish=published.append,
         enforced=lambda: None,

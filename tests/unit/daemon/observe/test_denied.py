@@ -26,7 +26,7 @@ GRE = DeniedPackets("10.77.0.9", "10.77.0.1", 47, 0, 1)
 @asynccontextmanager
 async def watching(firewall: MemoryFirewall) -> AsyncIterator[tuple[DeniedWatch, list[Event]]]:
     published: list[Event] = []
-    policies = Policies(PLAN, PolicySelection(), SystemClock(), published.append)
+    policies = Policies(PLAN, PolicySelection(), SystemClock(), published.append, has_exit=False)
     policies.compiled = ConnectedViews(CompiledPolicy((), (), None))
     names = {"10.77.0.3": "web-1"}
     watch = DeniedWatch(firewall, "wg0", policies, names.get, published.append, interval=0.005)

@@ -6,11 +6,10 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dstack_vpn.core.policy.compiler import PolicyInForce, Subject
+from dstack_vpn.core.policy.compiler import CompiledPolicy, PolicyInForce, Subject
 from dstack_vpn.core.policy.directory import Member, MemberDirectory
 from dstack_vpn.core.policy.document import PolicyDocument, parse_policy
 from dstack_vpn.core.policy.evaluation import Packet, allows
-from dstack_vpn.core.policy.reachable import may_send, may_use_internet
 from dstack_vpn.core.policy.selectors import Protocol
 
 OWNER = "0x" + "a" * 40
@@ -45,7 +44,7 @@ def test_a_network_is_reached_if_a_packet_to_it_is_allowed(
     src = next(address for address in own_addresses if address.version == network.version)
     expected = any(allows(policy, directory, Packet(src, dst, Protocol.ICMP)) for dst in network)
     own = Subject("n1", OWNER, tags)
-    assert may_send([PolicyInForce("p", policy)], TAGS, own, route) == expected
+    assert CompiledPolicy([PolicyInForce("p", policy)], TAGS, own).reaches((route,)) == expected
 
 
 @given(policies, st.integers(0, 3))
@@ -60,17 +59,20 @@ def test_the_internet_is_reached_if_a_packet_to_it_is_allowed(policy: PolicyDocu
         [ipaddress.ip_network("10.77.0.0/16")],
     )
     expected = allows(policy, directory, Packet(src, dst, Protocol.ICMP))
-    found = may_use_internet([PolicyInForce("p", policy)], TAGS, Subject("n1", OWNER, tags))
-    assert found == expected
+    compiled = CompiledPolicy([PolicyInForce("p", policy)], TAGS, Subject("n1", OWNER, tags))
+    assert compiled.reaches(("0.0.0.0/0",)) == expected
 
 
-def test_without_a_policy_every_network_is_reached_and_under_none_no_network() -> None:
+def test_every_policy_must_permit_the_same_packets_to_a_network() -> None:
+    def reaches(own: Subject | None, *policies: str) -> bool:
+        grants = [[{"src": ["*"], "dst": ["*"], "ip": [ip]}] if ip else [] for ip in policies]
+        found = [PolicyInForce("p", parse_policy(json.dumps({"grants": each}))) for each in grants]
+        return CompiledPolicy(found, TAGS, own).reaches(("10.9.0.0/24",))
+
     own = Subject("n1", OWNER, 0)
-    assert may_send(None, TAGS, own, "10.9.0.0/24")
-    everything = parse_policy('{"grants": [{"src": ["*"], "dst": ["*"], "ip": ["*"]}]}')
-    nothing = parse_policy('{"grants": []}')
-    assert may_send([PolicyInForce("a", everything)], TAGS, own, "10.9.0.0/24")
-    assert not may_send([PolicyInForce("a", everything)], TAGS, None, "10.9.0.0/24")
-    assert not may_send([], TAGS, own, "10.9.0.0/24"), "no policy is confirmed yet"
-    both = [PolicyInForce("a", everything), PolicyInForce("b", nothing)]
-    assert not may_send(both, TAGS, own, "10.9.0.0/24")
+    assert reaches(own, "*")
+    assert not reaches(None, "*"), "this node is not a member"
+    assert not reaches(own), "no policy is confirmed yet"
+    assert not reaches(own, "*", "")
+    assert reaches(own, "tcp:1-9", "tcp:9")
+    assert not reaches(own, "tcp:1-9", "udp:1-9"), "no packet is in both"
