@@ -7,7 +7,7 @@ server and anvil.
 import asyncio
 import itertools
 import math
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -121,6 +121,7 @@ class ScriptedSource:
     calls: list[str] = field(default_factory=list)
     rereads: frozenset[type[RegistryEvent]] = frozenset()
     announces_logs: bool = True
+    announces_heads: bool = True
     has_contract: bool = False
     """The contract has a state of its own."""
     late: list[RegistryEvent] = field(default_factory=list)
@@ -168,7 +169,7 @@ class ScriptedSource:
 
     # -- ChainSession ------------------------------------------------------------------------------
 
-    async def facts(self) -> AsyncIterator[ChainFact]:
+    async def facts(self, needs_heads: Callable[[], bool]) -> AsyncIterator[ChainFact]:
         if self.late:
             await self._was_read.wait()
             self.chain.mine(*self.late)

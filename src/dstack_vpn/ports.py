@@ -121,11 +121,14 @@ class ChainSession(Protocol):
     """See `RegistryAbi.rereads`."""
     announces_logs: bool
     """True if `facts` has logs; otherwise it has only heads, and their logs must be fetched."""
+    announces_heads: bool
+    """True if `facts` has every head; otherwise it has heads at intervals."""
 
-    def facts(self) -> AsyncIterator[ChainFact | Unannounced]:
+    def facts(self, needs_heads: Callable[[], bool]) -> AsyncIterator[ChainFact | Unannounced]:
         """Return heads and logs from now on until the session fails; logs are subscribed first.
 
         The first fact is the latest block. If logs are announced, those of all blocks above it are.
+        While ``needs_heads`` returns True, heads come more often if they are not announced.
         """
 
     async def head(self) -> BlockRef:

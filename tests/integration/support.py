@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from tests.memory_device import MemoryDevice, MemoryLink
 from tests.memory_firewall import MemoryFirewall
@@ -49,6 +49,9 @@ async def eventually(condition: Callable[[], object], what: str, timeout: float 
 
 
 # -- the node --------------------------------------------------------------------------------------
+
+
+ECONOMY: Final = {"FOLLOW": "economy", "HEAD_INTERVAL": "1s"}
 
 
 @dataclass
@@ -93,6 +96,7 @@ class Rig:
             abi=None if named == "auto" else by_name(named),
             block_time=self.pace,
             poll_interval=0.05,
+            head_interval=settings.head_interval,
             draw=lambda: 0.1,
         )
         return wiring.build(settings, self.link, Relays(settings), _Watched(pool, self), self.firewall)

@@ -1,9 +1,11 @@
 """A node on a real dev chain: the device has the peers of the chain's state."""
 
+from typing import Any
+
 import pytest
 from tests.anvil import Anvil, key_of, running_anvil
 from tests.integration.conftest import MakeRig
-from tests.integration.support import OWN_KEY, Rig, eventually
+from tests.integration.support import ECONOMY, OWN_KEY, Rig, eventually
 from tests.integration.views import addresses, calldata, members
 
 from dstack_vpn.adapters.chain import session
@@ -11,15 +13,22 @@ from dstack_vpn.adapters.chain import session
 pytestmark = pytest.mark.anvil
 
 
-@pytest.fixture(params=["ws", "http"])
+@pytest.fixture(params=["ws", "http", "economy"])
 def scheme(request: pytest.FixtureRequest) -> str:
+    """Return the endpoint's scheme, or ``economy``: a WebSocket with FOLLOW=economy."""
     name: str = request.param
     return name
 
 
 @pytest.fixture
 def rig(anvil: Anvil, scheme: str, make_rig: MakeRig) -> Rig:
-    return make_rig(getattr(anvil, scheme), anvil.contract)
+    return rig_of(anvil, scheme, make_rig)
+
+
+def rig_of(anvil: Anvil, scheme: str, make_rig: MakeRig, **options: Any) -> Rig:
+    if scheme == "economy":
+        return make_rig(anvil.ws, anvil.contract, environment=ECONOMY, **options)
+    return make_rig(getattr(anvil, scheme), anvil.contract, **options)
 
 
 async def update_key(anvil: Anvil, token: int, number: int, *, sender: int = 1) -> None:
@@ -148,7 +157,7 @@ async def test_a_chain_that_is_set_back_and_goes_on(
 
 async def test_five_blocks_a_second_with_events_in_them(scheme: str, make_rig: MakeRig) -> None:
     async with running_anvil("--block-time", "0.2", "--mixed-mining") as anvil:
-        rig = make_rig(getattr(anvil, scheme), anvil.contract, pace=0.2)
+        rig = rig_of(anvil, scheme, make_rig, pace=0.2)
         async with rig.running():
             began = rig.tip
             for number in range(1, 15):  # enough that the removals are less than half of them
@@ -165,7 +174,7 @@ async def test_five_blocks_a_second_with_events_in_them(scheme: str, make_rig: M
 async def test_twelve_hundred_logs_in_one_block(scheme: str, make_rig: MakeRig) -> None:
     async with (
         running_anvil("--gas-limit", "1000000000") as anvil,
-        make_rig(getattr(anvil, scheme), anvil.contract).running() as rig,
+        rig_of(anvil, scheme, make_rig).running() as rig,
     ):
         await anvil.mint_many(600, per_block=600)
         want = await members(anvil)

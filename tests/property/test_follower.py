@@ -97,10 +97,10 @@ class Driver:
     def restart(self) -> None:
         """Start a new process from the events and the tip that the last one has stored."""
         self.pending.clear()
-        stored, tip = self.follower.timeline.events, self.follower.tip
-        assert tip is not None
+        timeline, settled, tip = self.follower.timeline, self.follower.settled, self.follower.tip
+        assert settled is not None and tip is not None
         self.follower = Follower()
-        self.follower.restore(Registry(), self.chain.blocks[0], stored, tip)
+        self.follower.restore(timeline.base, settled, timeline.events, tip)
         self.seen, self.peers = self.follower.registry, self.members()
 
     def settle(self) -> None:
@@ -159,6 +159,75 @@ def test_any_order_of_messages_ends_with_what_the_chain_says(script: Script, rng
     # may only lag.
     while chain.head.number <= (driver.follower.tip or chain.head).number:
         chain.mine()
+    driver.settle()
+    assert driver.follower.tip == chain.blocks[-1]
+    assert driver.follower.registry == chain.registry()
+    assert driver.peers == driver.members()
+
+
+polled_steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("mine"), st.lists(events, max_size=3)),
+        st.tuples(st.just("mine"), st.just([])),
+        st.tuples(st.just("fork"), st.integers(1, 6), st.integers(1, 8)),
+        st.tuples(st.just("poll"), st.just(0)),
+        st.tuples(st.just("serve"), st.integers(1, 4)),
+        st.tuples(st.just("settle"), st.integers(0, 8)),
+        st.tuples(st.just("lose"), st.just(0)),
+        st.tuples(st.just("restart"), st.just(0)),
+    ),
+    max_size=40,
+)
+
+
+@settings(max_examples=600)
+@given(polled_steps, st.randoms(use_true_random=False))
+def test_with_polled_heads_any_order_ends_with_what_the_chain_says(script: Script, rng: Random) -> None:
+    """Only logs are announced, those of reorgs included, and each in its step."""
+    chain = ScriptedChain()
+    driver = Driver(chain)
+    driver.follower.subscribed_from(0, polled=True)
+    final = 0
+    for step in script:
+        logs: list[LoggedEvent] = []
+        match step:
+            case ("mine", block_events):
+                logs = [x for x in chain.mine(*block_events) if isinstance(x, LoggedEvent)]
+            case ("fork", depth, length):
+                gone = chain.rewind(min(depth, chain.head.number - final))
+                logs = [*gone] if rng.random() < 0.5 else []
+                for _ in range(length):
+                    chain.mine()
+            case ("poll", _):
+                driver.receive(chain.head)
+            case ("serve", count):
+                for _ in range(count):
+                    driver.serve()
+            case ("settle", depth):
+                tip = driver.follower.tip
+                # A comparison at our tip comes first: the endpoint has that block.
+                if tip in chain.blocks and driver.follower.settle(
+                    chain.blocks[max(tip.number - depth, final)]
+                ):
+                    settled = driver.follower.settled
+                    final = final if settled is None else settled.number
+            case ("restart", _):
+                driver.restart()
+                driver.follower.subscribed_from(chain.head.number, polled=True)
+            case _:
+                driver.lose_session()
+                driver.follower.subscribed_from(chain.head.number, polled=True)
+        logs += [x for x in logs if rng.random() < 0.2]
+        rng.shuffle(logs)
+        for log in logs:
+            driver.receive(log)
+    # An event of a fork stays until the chain has reached its height.
+    heights = [x.block_number for x in driver.follower.timeline.events]
+    highest = max([*heights, (driver.follower.tip or chain.head).number, chain.head.number])
+    while chain.head.number <= highest:
+        chain.mine()
+    driver.settle()
+    chain.mine()
     driver.settle()
     assert driver.follower.tip == chain.blocks[-1]
     assert driver.follower.registry == chain.registry()

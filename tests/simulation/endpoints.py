@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from random import Random
@@ -104,7 +104,7 @@ class SimulatedSession:
 
     def __init__(self, endpoint: SimulatedEndpoint) -> None:
         self.endpoint, self.name = endpoint, endpoint.name
-        self.announces_logs = endpoint.conduct.announces
+        self.announces_logs = self.announces_heads = endpoint.conduct.announces
 
     async def answered(self, method: str) -> None:
         """Wait for the delay of a reply; raises `EndpointError` if the endpoint fails."""
@@ -117,7 +117,7 @@ class SimulatedSession:
         if self.endpoint.now() < conduct.down_until or method in conduct.raises:
             raise EndpointError(f"{self.name} is down")
 
-    async def facts(self) -> AsyncIterator[ChainFact | Unannounced]:
+    async def facts(self, needs_heads: Callable[[], bool]) -> AsyncIterator[ChainFact | Unannounced]:
         head = self.endpoint.head()
         yield head.ref
         count = 0

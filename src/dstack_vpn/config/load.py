@@ -122,6 +122,7 @@ def _settle(values: dict[str, Any], levels: dict[str, str], problems: list[str])
     if network is None:
         return None
     values["rpc_url"] = values["rpc_url"] or network.rpc_urls
+    values["follow"] = values["follow"] or ("full" if network.block_time is None else "economy")
     values["chain_id"] = values["chain_id"] or network.chain_id
     values["contract_address"] = values["contract_address"] or network.contract
     if values["contract_address"] is None and not problems:
@@ -147,9 +148,11 @@ def _settle(values: dict[str, Any], levels: dict[str, str], problems: list[str])
 
 def _settle_times(values: dict[str, Any], problems: list[str]) -> None:
     """Convert milliseconds to seconds; a resync must happen before the state becomes too old."""
-    for name in ("sync_interval", "max_staleness", "key_max_age"):
+    for name in ("sync_interval", "head_interval", "max_staleness", "key_max_age"):
         if values[name] is not None:
             values[name] /= 1000
+    if values["follow"] == "full":
+        values["head_interval"] = None
     interval, limit = values["sync_interval"], values["max_staleness"]
     if interval is not None and limit is not None and limit < 2 * interval:
         problems.append(

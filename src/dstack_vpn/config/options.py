@@ -85,6 +85,23 @@ OPTIONS: Final[tuple[Option, ...]] = (
         "2",
     ),
     Option(
+        "FOLLOW",
+        parsers.choice("economy", "full"),
+        None,
+        "Notifications over WebSocket. 'economy': only the registry's events, which arrive as fast as with "
+        "'full'; the latest block is queried every HEAD_INTERVAL. 'full': every block as well, which may be "
+        "hundreds of megabytes a day. Default: economy, and full for the network local.",
+        "full",
+    ),
+    Option(
+        "HEAD_INTERVAL",
+        parsers.duration("1s", "30s"),
+        "15s",
+        "Time between queries for the latest block with FOLLOW=economy. They are more frequent while an "
+        "event waits for later blocks. A reorg is found by them.",
+        "15s",
+    ),
+    Option(
         "CHAIN_ID",
         parsers.number(1, 2**63),
         None,

@@ -70,6 +70,9 @@ class Settings:
     proxies: Proxies
     """The proxies for RPC endpoints."""
     rpc_quorum: int
+    follow: str
+    head_interval: float | None
+    """Seconds between queries for the latest block over WebSocket. None: blocks are announced."""
     chain_id: int
     contract_address: Address
     contract_abi: str

@@ -128,6 +128,8 @@ class Options:
     confirmations: int
     quorum: int
     resync_interval: float
+    head_interval: float
+    """Seconds between heads if they are queried; 0 if they are announced."""
     """Seconds."""
     max_staleness: float
     """Seconds."""
@@ -200,7 +202,9 @@ def assemble(outside: Outside, options: Options) -> Daemon:
     )
 
     # The chain.
-    state = ChainState(members, clock, options.resync_interval, asyncio.Queue(_CHANGES), publish)
+    state = ChainState(
+        members, clock, options.resync_interval, asyncio.Queue(_CHANGES), publish, options.head_interval
+    )
     quorum_checker = (
         None if members.quorum is None else QuorumChecker(state, outside.source, members.quorum, doubted)
     )

@@ -68,6 +68,7 @@ def chain_source(settings: Settings) -> RpcPool:
         chain_id=settings.chain_id,
         abi=None if settings.contract_abi == "auto" else by_name(settings.contract_abi),
         block_time=settings.network.block_time,
+        head_interval=settings.head_interval,
         start_block=settings.start_block,
     )
 
@@ -118,6 +119,7 @@ def build(settings: Settings, link: Link, relays: Relays, source: ChainSource, f
         confirmations=settings.grant_confirmations,
         quorum=settings.rpc_quorum,
         resync_interval=settings.sync_interval,
+        head_interval=settings.head_interval or 0.0,
         max_staleness=settings.max_staleness,
         stale_policy=settings.stale_policy,
         interface=settings.interface,

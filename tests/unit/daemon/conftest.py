@@ -213,6 +213,7 @@ class Bench:
             paced=False,
             confirmations=self.confirmations,
             quorum=1,
+            head_interval=0.0,
             resync_interval=self.resync_interval,
             max_staleness=self.staleness,
             stale_policy=self.policy_when_stale,

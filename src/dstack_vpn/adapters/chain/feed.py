@@ -1,12 +1,18 @@
 """Notifications of an endpoint: heads and logs over WebSocket, heads by polling over HTTP.
 
-The first fact of both is the latest block, read after the subscriptions were confirmed. No later
-event is missed. Both run under `watchdog.HeadWatch`, which probes an endpoint that sends nothing.
+Over WebSocket, heads can be polled as well: providers bill notifications by the byte, and a chain
+with 5 blocks a second sends hundreds of megabytes of heads a day.
+
+The first fact of each feed is the latest block, read after the subscriptions were confirmed. No
+later event is missed. All run under `watchdog.HeadWatch`, which recognizes an endpoint that stands
+still.
 """
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Final, Protocol
 
 from dstack_vpn.adapters.chain.caller import LAG, Caller
 from dstack_vpn.adapters.chain.fields import parse_header
@@ -16,6 +22,11 @@ from dstack_vpn.adapters.chain.watchdog import GRACE, HeadWatch
 from dstack_vpn.core.model import BlockRef
 from dstack_vpn.errors import EndpointError
 from dstack_vpn.ports import ChainFact, Unannounced
+
+SOON: Final = 0.1
+"""Seconds from a log to the query for the latest block."""
+OFTEN: Final = 1.0
+"""Seconds between queries while an event waits for later blocks."""
 
 
 class Heads(Protocol):
@@ -107,6 +118,55 @@ class Subscription:
         if not self._watch.is_other(latest):
             return None
         self._watch.head(latest, now)  # anvil does not announce a reorg that adds no height
+        return latest
+
+
+@dataclass(frozen=True, slots=True)
+class LogSubscription:
+    """Logs over a WebSocket, with polled heads.
+
+    A reply to a poll proves that the connection works. A lost subscription shows only in the next
+    comparison with the contract.
+    """
+
+    caller: Caller
+    reader: LogReader
+    watch: HeadWatch
+    monotonic: Callable[[], float]
+    heads: Heads
+    interval: float
+    """Seconds between polls; while ``needs_heads`` returns True, it is `OFTEN`."""
+    needs_heads: Callable[[], bool]
+
+    async def facts(self) -> AsyncIterator[ChainFact]:
+        """Yield logs and polled heads until the connection fails. Raises `ChainError`."""
+        logs = _subscription(await self.caller.call("eth_subscribe", "logs", self.reader.filter))
+        yield await self._latest()
+        due, highest, announced = self.monotonic() + self.interval, 0, -math.inf
+        while True:
+            note = await self.caller.transport.notification(max(due - self.monotonic(), 0.0))
+            if note is not None and note.subscription == logs:
+                event = self.reader.event(note.result)
+                if event is not None:
+                    yield event
+                    highest, announced = max(highest, event.block_number), self.monotonic()
+                    due = min(due, announced + SOON)
+            if (now := self.monotonic()) >= due:
+                latest = await self._latest()
+                # A lower block may come from a backend that lags behind the one of the log.
+                lags = latest.number < highest and now < announced + LAG
+                if not lags:
+                    highest = 0
+                    yield latest
+                often = lags or self.needs_heads()
+                due = self.monotonic() + (OFTEN if often else self.interval)
+
+    async def _latest(self) -> BlockRef:
+        latest, now = await self.heads.head(), self.monotonic()
+        if self.watch.is_other(latest):
+            self.watch.head(latest, now)
+        else:
+            _check_stalled(self.watch, latest, now)
         return latest
 
 

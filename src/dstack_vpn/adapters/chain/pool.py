@@ -82,6 +82,7 @@ class RpcPool:
         abi: RegistryAbi | None = None,
         block_time: float | None = None,
         poll_interval: float = 1.0,
+        head_interval: float | None = None,
         start_block: int | None = None,
         monotonic: Callable[[], float] = time.monotonic,
         draw: Callable[[], float] = random.random,
@@ -92,7 +93,7 @@ class RpcPool:
 
         ``chain_id`` and ``genesis_hash`` are the expected values. A missing one is learned from the
         first endpoint and then expected of the others. Without ``abi``, the contract's is detected.
-        For ``block_time``, ``poll_interval`` (seconds) and ``start_block`` see `SessionSettings`.
+        For ``block_time``, the intervals (seconds) and ``start_block`` see `SessionSettings`.
         Raises `FormatError` for an invalid RPC URL, or if there is no URL.
         """
         if not urls:
@@ -103,7 +104,9 @@ class RpcPool:
         for endpoint in self._endpoints:
             endpoint.memory.calls = self.calls.setdefault(endpoint.url.name, endpoint.memory.calls)
         self._target = Target(contract.lower(), chain_id, genesis_hash, abi)
-        self._settings = SessionSettings(block_time, poll_interval, start_block, monotonic, draw)
+        self._settings = SessionSettings(
+            block_time, poll_interval, head_interval, start_block, monotonic, draw
+        )
         self._sleep = sleep
         self._open = open_
 

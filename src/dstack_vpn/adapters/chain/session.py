@@ -15,7 +15,7 @@ from typing import Final
 from dstack_vpn.adapters.chain.caller import LAG, Caller
 from dstack_vpn.adapters.chain.deployment import find_first_block
 from dstack_vpn.adapters.chain.faults import UnknownBlockError
-from dstack_vpn.adapters.chain.feed import Subscription, poll
+from dstack_vpn.adapters.chain.feed import LogSubscription, Subscription, poll
 from dstack_vpn.adapters.chain.fields import parse_header
 from dstack_vpn.adapters.chain.http import open_http
 from dstack_vpn.adapters.chain.identity import Target, identify
@@ -45,6 +45,8 @@ class SessionSettings:
     chain."""
     poll_interval: float = 1.0
     """Seconds between queries for the latest block over HTTP."""
+    head_interval: float | None = None
+    """The same over WebSocket. None: heads are announced."""
     start_block: int | None = None
     """The contract's first block, if it is configured."""
     monotonic: Callable[[], float] = time.monotonic
@@ -72,6 +74,7 @@ class RpcSession:
         self.abi = abi
         self.rereads = abi.rereads
         self.announces_logs = caller.transport.url.streams
+        self.announces_heads = self.announces_logs and settings.head_interval is None
         self._caller = caller
         self._memory = memory
         self._settings = settings
@@ -85,18 +88,21 @@ class RpcSession:
         """Call counts, errors and latencies by RPC method, of all sessions with this endpoint."""
         return self._caller.stats
 
-    def facts(self) -> AsyncIterator[ChainFact | Unannounced]:
+    def facts(self, needs_heads: Callable[[], bool] = bool) -> AsyncIterator[ChainFact | Unannounced]:
         """See `ports.ChainSession.facts`.
 
         The first fact is the latest block, read after the subscriptions were confirmed. Only one
         iteration may run at a time, because there is one queue of notifications. Over HTTP all
         facts are heads, and numbers may be skipped.
         """
-        monotonic = self._settings.monotonic
+        monotonic, interval = self._settings.monotonic, self._settings.head_interval
         watch = HeadWatch(self._settings.block_time, monotonic())
-        if self.announces_logs:
-            return Subscription(self._caller, self._reader, watch, monotonic, self).facts()
-        return poll(watch, self, monotonic, self._settings.poll_interval)
+        if not self.announces_logs:
+            return poll(watch, self, monotonic, self._settings.poll_interval)
+        feed = self._caller, self._reader, watch, monotonic, self
+        if interval is None:
+            return Subscription(*feed).facts()
+        return LogSubscription(*feed, interval, needs_heads).facts()
 
     async def head(self) -> BlockRef:
         """See `ports.ChainSession.head`.

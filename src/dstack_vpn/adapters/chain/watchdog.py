@@ -37,7 +37,8 @@ class HeadWatch:
     def __init__(self, block_time: float | None, now: float) -> None:
         self._block_time = block_time
         self._intervals: deque[float] = deque(maxlen=_INTERVALS)
-        self._last: BlockRef | None = None
+        self.last: BlockRef | None = None
+        """The last head."""
         self._last_head = now
         self._last_sign = now
         self._idle_probes = 0
@@ -57,23 +58,23 @@ class HeadWatch:
 
     def head(self, block: BlockRef, now: float) -> None:
         """Record a head."""
-        if self._last is not None:
+        if self.last is not None:
             self._intervals.append(now - self._last_head)
-        self._last = block
+        self.last = block
         self._last_head = self._last_sign = now
         self._idle_probes = 0
 
     def is_newer(self, latest: BlockRef) -> bool:
         """Return True if a block is higher than the last head."""
-        return self._last is None or latest.number > self._last.number
+        return self.last is None or latest.number > self.last.number
 
     def is_other(self, latest: BlockRef) -> bool:
         """Return True if a block is not the last head."""
-        return self._last is None or latest.hash != self._last.hash
+        return self.last is None or latest.hash != self.last.hash
 
     def is_lower(self, latest: BlockRef) -> bool:
         """Return True if a block is lower than the last head (lagging backend, shorter chain)."""
-        return self._last is not None and latest.number < self._last.number
+        return self.last is not None and latest.number < self.last.number
 
     def idle(self, now: float) -> None:
         """Record a probe that found no newer block."""

@@ -40,6 +40,11 @@ class DecisionRecord:
         """Return the next moment at which a token expires; None if no token does."""
         return min(self._ends.values(), default=None)
 
+    @property
+    def waits_for_blocks(self) -> bool:
+        """True if a grant waits for confirmations."""
+        return bool(self._unconfirmed)
+
     def due(self, access: AccessControl, now: float) -> set[TokenId]:
         """Return the tokens whose decisions height or time may have changed since the update."""
         found = {token for token, end in self._ends.items() if end < now}

@@ -18,11 +18,16 @@ Rules for a correct state:
   inserted at its position. Any other log waits for its block; the number of waiting logs is
   bounded.
 * ``removed: true`` is a hint to fetch the head, and not required: some endpoints never send it.
+* If heads are polled instead of announced, a log of any block above our tip is applied on arrival.
+  While an event is not final, each polled head starts a walk, which checks it. Otherwise nothing
+  could be undone, and the tip *jumps* to the polled head. A log of a block that was skipped is
+  applied when it arrives late.
 
     state        on                     does
     following    head on our tip        extend the ring, apply the logs that waited for it; or, if
                                         logs are not announced, -> fetching, with it as the target
     following    known head             nothing
+    following    polled head            jump, if no event is above the settled block
     following    head after a gap       -> searching, with that head as the target
     following    head of a fork         -> aiming: fetch the latest head, to take the whole branch
                                         in one walk
@@ -38,7 +43,7 @@ Rules for a correct state:
     confirming   another header         -> aiming, a bounded number of times, then `Leave`
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -64,6 +69,8 @@ WAITING: Final = 4096
 """Logs that may wait for their block. Any more are discarded, and fetched by a walk."""
 NEXT: Final = 64
 """Heads that are kept during a walk: the highest ones."""
+AHEAD: Final = 8192
+"""Blocks above our tip from which a log is applied before its head, if heads are polled."""
 RESTARTS: Final = 8
 """Restarts of walks, because an endpoint contradicts itself, after which it is left."""
 
@@ -83,7 +90,13 @@ class Follower:
 
     None: no logs are announced.
     """
+    polled: bool = False
+    """Heads are polled: only logs are announced."""
     _ring: BlockHashes = field(default_factory=BlockHashes)
+    _passed: BlockHashes = field(default_factory=BlockHashes)
+    """Our former tips from which the tip has jumped. Only comparisons with readings use them."""
+    _doubtful: set[LoggedEvent] = field(default_factory=set)
+    """Events above a head that was polled after they were announced: their blocks may be gone."""
     _waiting: dict[str, list[LoggedEvent]] = field(default_factory=dict)
     _next: dict[int, BlockRef] = field(default_factory=dict)
     _walk: ForkSearch | None = None
@@ -121,11 +134,11 @@ class Follower:
 
     def stands_on(self, block: BlockRef) -> bool:
         """Return whether that block, by hash, is part of the followed chain."""
-        return self._ring.get(block.number) == block.hash
+        return self.hash_at(block.number) == block.hash
 
     def hash_at(self, number: int) -> str | None:
         """Return our block's hash at that height, or None if it is not kept."""
-        return self._ring.get(number)
+        return self._ring.get(number) or self._passed.get(number)
 
     def restore(
         self, base: Registry, settled: BlockRef, events: Iterable[LoggedEvent], tip: BlockRef
@@ -137,12 +150,16 @@ class Follower:
         below = (event for event in self.timeline.events if event.block_number <= tip.number)
         self._ring = BlockHashes((event.block_number, event.block_hash) for event in below)
         self._ring |= {settled.number: settled.hash, tip.number: tip.hash}
+        self._passed.clear()
         self.abandon()
         self.settled, self.tip, self._caught_up = settled, tip, False
 
-    def subscribed_from(self, height: int | None) -> None:
-        """Set the height above which blocks' logs are announced; None: no logs are announced."""
-        self.announced_above = height
+    def subscribed_from(self, height: int | None, *, polled: bool = False) -> None:
+        """Set the height above which blocks' logs are announced; None: no logs are announced.
+
+        ``polled``: heads are not announced.
+        """
+        self.announced_above, self.polled = height, polled
 
     def bootstrapped(self, base: Registry, at: BlockRef, *, reload_above: int | None = None) -> None:
         """Start from a state that was read after the block ``at``."""
@@ -156,6 +173,7 @@ class Follower:
         self._restarts = 0
         self._waiting.clear()
         self._next.clear()
+        self._doubtful.clear()
 
     # -- facts -------------------------------------------------------------------------------------
 
@@ -164,6 +182,8 @@ class Follower:
         if self.tip is None:
             return [Reload("nothing is known yet")]
         if isinstance(fact, BlockRef):
+            if self.polled:
+                self._doubtful.update(x for x in self.timeline.events if x.block_number > fact.number)
             return self._head(fact, self.tip)
         return self._removed(fact) if fact.removed else self._log(fact, self.tip)
 
@@ -215,7 +235,7 @@ class Follower:
 
     def _head(self, head: BlockRef, tip: BlockRef) -> list[Command]:
         if self._ring.get(head.number) == head.hash:
-            return []
+            return self._undo(tip) if head == tip else []
         if self._walk is not None:
             self._next[head.number] = head
             if len(self._next) > NEXT:
@@ -223,6 +243,8 @@ class Follower:
             return []
         if self._extends(head, tip):
             return [self._extend(head)]
+        if self._may_jump(head, tip):
+            return [self._jump(head, tip)]
         is_next = head.number == tip.number + 1 and head.parent_hash == tip.hash
         if head.number <= tip.number + 1 and not is_next:
             self._walk = ForkSearch(None)
@@ -232,10 +254,25 @@ class Follower:
         return self._aimed(self._walk, head, tip)
 
     def _extend(self, head: BlockRef) -> Advanced:
-        dropped = self.timeline.drop_above(head.number - 1, lambda x: x.block_hash == head.hash)
+        dropped = self._drop_between(head.number - 1, head, lambda x: x.block_hash == head.hash)
         added = self.timeline.insert(self._waiting.pop(head.hash, ()))
         self._stand_on(head)
         return self._advanced(head, added, dropped)
+
+    def _may_jump(self, head: BlockRef, tip: BlockRef) -> bool:
+        """Return whether the tip may move to a polled head without a look at the blocks between."""
+        announced = self.announced_above is not None and tip.number >= self.announced_above
+        complete = not (self.timeline.events or self._waiting or self._overflow)
+        return self.polled and announced and complete and head.number > tip.number
+
+    def _jump(self, head: BlockRef, tip: BlockRef) -> Advanced:
+        if self.settled is None or tip.number != self.settled.number:
+            del self._ring[tip.number]
+        self._passed[tip.number] = tip.hash
+        while len(self._passed) > LENGTH:
+            del self._passed[min(self._passed)]
+        self._stand_on(head)
+        return self._advanced(head, ())
 
     def _advanced(
         self,
@@ -258,7 +295,7 @@ class Follower:
         if self.settled is not None and log.block_number <= self.settled.number:
             return []  # the base includes it, and all that came after it
         ours = self._ring.get(log.block_number) == log.block_hash
-        if ours or (self._walk is None and log.block_number == tip.number + 1):
+        if ours or self._is_awaited(log, tip):
             added = self.timeline.insert([log])
             return [self._advanced(tip, added)] if added else []
         if sum(map(len, self._waiting.values())) < WAITING:
@@ -267,10 +304,21 @@ class Follower:
             self._overflow = True  # the next head counts as a gap, so its logs are fetched
         return []
 
+    def _is_awaited(self, log: LoggedEvent, tip: BlockRef) -> bool:
+        """Return whether a log may be applied before its block is known to be ours."""
+        walk, number = self._walk, log.block_number
+        if not self.polled:
+            return walk is None and number == tip.number + 1
+        # A walk fetches the logs up to its target.
+        apart = walk is None or walk.target is None or number > walk.target.number
+        return apart and number not in self._ring and number <= tip.number + AHEAD
+
     def _removed(self, log: LoggedEvent) -> list[Command]:
         """Fetch the head on a hint that a block is not canonical; a hint changes nothing."""
         self._waiting.pop(log.block_hash, None)
-        if self._walk is not None or self._ring.get(log.block_number) != log.block_hash:
+        ours = self._ring.get(log.block_number) == log.block_hash
+        early = self.polled and any(x.block_hash == log.block_hash for x in self.timeline.events)
+        if self._walk is not None or not (ours or early):
             return []
         self._walk = ForkSearch(None)
         return [FetchHead()]
@@ -314,13 +362,36 @@ class Follower:
 
     def _adopt(self, common: int, target: BlockRef, events: list[LoggedEvent], depth: int) -> Advanced:
         """Replace all events above the common block, in one step."""
-        held = set(events)
-        dropped = self.timeline.drop_above(common, held.__contains__)
+        dropped = self._drop_between(common, target, set(events).__contains__)
         added = self.timeline.insert(events)
         self._ring.drop_above(common)
+        self._passed.drop_above(common)
         self._ring.update((event.block_number, event.block_hash) for event in events)
         self._stand_on(target)
+        # With polled heads, the blocks of announced events may be above our tip.
+        depth = max([depth, *(event.block_number - common for event in dropped)])
         return self._advanced(target, added, dropped, depth)
+
+    def _drop_between(
+        self, common: int, head: BlockRef, keep: Callable[[LoggedEvent], bool]
+    ) -> list[LoggedEvent]:
+        """Remove the events above the common block that a new head does not have.
+
+        If heads are polled, the logs of later blocks may already be here.
+        """
+
+        def is_later(logged: LoggedEvent) -> bool:
+            return self.polled and logged.block_number > head.number and logged not in self._doubtful
+
+        return self.timeline.drop_above(common, lambda x: keep(x) or is_later(x))
+
+    def _undo(self, tip: BlockRef) -> list[Command]:
+        """Remove the doubtful events: the chain ends at our tip."""
+        doubtful, self._doubtful = self._doubtful, set()
+        if self._walk is not None or not doubtful:
+            return []
+        dropped = self.timeline.drop_above(tip.number, lambda x: x not in doubtful)
+        return [self._advanced(tip, (), dropped)] if dropped else []
 
     def _following(self) -> list[Command]:
         """End the walk: take the heads received during it, and go to the newest if they don't link.
@@ -330,13 +401,24 @@ class Follower:
         """
         self._walk, remembered = None, sorted(self._next.items())
         self._next.clear()
+        self._doubtful.clear()
         waiting = [head for height, head in remembered if self._ring.get(height) != head.hash]
-        commands: list[Command] = []
+        commands: list[Command] = self._take_early() if self.polled else []
         for head in waiting:
             if not self._extends(head, self.tip or head):
                 return commands + self._head(waiting[-1], self.tip or head)
             commands += [self._extend(head)]
         return commands
+
+    def _take_early(self) -> list[Command]:
+        """Apply the logs above our tip that were announced during a walk."""
+        if self.tip is None:
+            return []
+        tip = self.tip
+        waiting = [log for logs in self._waiting.values() for log in logs if self._is_awaited(log, tip)]
+        self._waiting.clear()
+        added = self.timeline.insert(waiting)
+        return [self._advanced(tip, added)] if added else []
 
     def _extends(self, head: BlockRef, tip: BlockRef) -> bool:
         """Return whether a head follows our tip and its logs are announced."""

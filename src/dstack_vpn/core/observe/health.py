@@ -135,7 +135,7 @@ def _chain(chain: ChainReport, started: float, now: float) -> Component:
     age = now - (chain.head_seen or started)
     if chain.paced and age > HEAD_PATIENCE:
         return Component("chain", Status.FAILED, f"no new block for {age:.0f} s", chain.head_seen)
-    if chain.behind > WORTH_A_LOOK:
+    if chain.behind > WORTH_A_LOOK + chain.head_interval:
         how_far = f"{chain.blocks_behind} blocks and {chain.behind:.0f} s"
         reason = f"{how_far} behind the newest block that an endpoint has shown"
         return Component("chain", Status.FAILED, reason, chain.since)

@@ -25,6 +25,8 @@ class ChainReport:
     head_seen: float | None = None
     paced: bool = False
     """Blocks come at a known pace, so that their absence is a failure."""
+    head_interval: float = 0.0
+    """Seconds between heads if they are queried; 0 if they are announced."""
     behind: float = 0.0
     """Seconds by which the tip is behind the newest block that an endpoint has shown..."""
     blocks_behind: int = 0

@@ -66,6 +66,8 @@ class _Readings:
 
     at: BlockRef
     observed: Sequence[Reading]
+    audit: bool = False
+    """They are the differences that a comparison of the whole registry has found."""
 
 
 Item: TypeAlias = ChainFact | Unannounced | _Answer | _Readings | Reload | ChainError
@@ -107,7 +109,7 @@ class SessionDriver:
 
     async def pump(self) -> None:
         """Move the endpoint's notifications into the queue; raises `EndpointError` at their end."""
-        async for fact in self.session.facts():
+        async for fact in self.session.facts(self.state.needs_heads):
             if isinstance(fact, BlockRef):
                 self.state.lag.shown(self.session.name, fact.number, self.state.clock.monotonic())
             await self.queue.put(fact)
@@ -138,7 +140,11 @@ class SessionDriver:
             seen = self.state.clock.monotonic()
             if isinstance(item, ChainError):
                 raise item
-            await self._obey(self._feed(item), seen)
+            commands = self._feed(item)
+            await self._obey(commands, seen)
+            if commands and isinstance(item, _Readings) and item.audit and not self.session.announces_heads:
+                # The subscription may be lost. With announced heads, the next head would show it.
+                raise EndpointError(f"{self.session.name} has not announced a change of the registry")
             self._complete()
             if self.state.problem is not None and not self.state.follower.walking:
                 self.state.connected(self.session.name)
@@ -159,7 +165,8 @@ class SessionDriver:
                 self.state.note_head(item)
                 if not self._subscribed and self.session.announces_logs:
                     self._subscribed = True
-                    self.state.follower.subscribed_from(item.number)
+                    polled = not self.session.announces_heads
+                    self.state.follower.subscribed_from(item.number, polled=polled)
                 return self.state.follower.receive(item)
             case LoggedEvent():
                 self._logged = item.block_hash
@@ -228,7 +235,7 @@ class SessionDriver:
             tokens = [x.token_id for x in wrong if isinstance(x, TokenState)]
             contract = len(tokens) < len(wrong)
             _log.warning("registry.resync_differs", tokens=tokens[:20], count=len(tokens), contract=contract)
-            await self.queue.put(_Readings(at, wrong))
+            await self.queue.put(_Readings(at, wrong, audit=True))
         return not wrong
 
     def compared(self, at: BlockRef) -> None:

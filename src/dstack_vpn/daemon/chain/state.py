@@ -38,6 +38,8 @@ class ChainState:
     changed: asyncio.Queue[Advanced | Began]
     """The queue of changes to store."""
     publish: Publish
+    head_interval: float = 0.0
+    """Seconds between heads if they are queried; 0 if they are announced."""
     endpoint: str | None = field(default=None, init=False)
     """The followed RPC endpoint, or None."""
     problem: str | None = field(default="no endpoint has answered yet", init=False)
@@ -78,6 +80,7 @@ class ChainState:
             head=None if self._head is None else self._head.number,
             head_seen=self._head_seen,
             paced=self.members.paced,
+            head_interval=self.head_interval,
             behind=behind,
             blocks_behind=blocks,
             clock_problem=self._clock_problem,
@@ -116,6 +119,11 @@ class ChainState:
             self.lag.stands(tip, now)
         self._behind = self.lag.behind(tip, now)
         return self._behind
+
+    def needs_heads(self) -> bool:
+        """Return whether something waits for the next blocks."""
+        waits = bool(self.follower.open_tokens()) or self.members.decisions.waits_for_blocks
+        return self.follower.walking or waits
 
     def discredit(self) -> None:
         """Make the next session read the whole registry: k endpoints lack our blocks."""
