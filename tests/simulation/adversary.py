@@ -36,12 +36,18 @@ FORGED_NAME: Final = "forged"
 METHODS = ("head", "header", "finalized", "events", "read_tokens", "read_all", "revision", "connect")
 
 
-def honest(random: Random) -> Conduct:
-    """Return the conduct of an honest endpoint, which may be slow or late."""
+def honest(random: Random, *, polls: bool) -> Conduct:
+    """Return the conduct of an honest endpoint, which may be slow or late.
+
+    ``polls``: the node may poll for heads.
+    """
     delay = random.choice([0.01, 0.05, 0.3, 1.0, 2.5])
     slow = {method: delay * random.choice([1, 1, 3]) for method in ("events", "read_all")}
     lag = random.choice([0.0, 0.0, 1.0, 5.0])
-    return Conduct(delay=delay, delays=slow, lag=lag, announces=random.random() < 0.7)
+    announces = random.random() < 0.7
+    return Conduct(
+        delay=delay, delays=slow, lag=lag, announces=announces, polls=polls and random.random() < 0.5
+    )
 
 
 @dataclass

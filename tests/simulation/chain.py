@@ -125,18 +125,23 @@ class Chain:
             for _ in range(depth + 1):
                 parent = after(parent, self._event(parent.state), f"f{self._forks}", line)
                 self.blocks[parent.ref.hash] = parent
+                self._note(parent)
             self._take(parent, now)
         else:
             mark = self.head.ref.hash.removeprefix(str(self.head.ref.number))
             self._take(after(self.head, self._event(self.head.state), mark, self.head.line), now)
 
+    def _note(self, block: Block) -> None:
+        """Note what a block grants: a node may see it before the next block."""
+        for node in block.state.nodes.values():
+            if node.active and isinstance(node.public_key, PublicKey):
+                self.members.setdefault(node.public_key, set()).add(node.token_id)
+
     def _take(self, block: Block, now: float) -> None:
         self.blocks[block.ref.hash] = block
         self.heads.append((now, block))
         keys = {node.public_key for node in block.state.nodes.values() if node.active}
-        for node in block.state.nodes.values():
-            if node.active and isinstance(node.public_key, PublicKey):
-                self.members.setdefault(node.public_key, set()).add(node.token_id)
+        self._note(block)
         self._take_rights(block, now)
         for each in self.members:
             if each in keys:

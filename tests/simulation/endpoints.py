@@ -21,6 +21,8 @@ TICK = 0.5
 """Seconds between an endpoint's updates of its head."""
 CALL = 20.0
 """The timeout of a call in seconds, as in the real session."""
+HEADS = 15.0
+"""Seconds between polled heads, as with FOLLOW=economy."""
 FOREVER = 3600.0
 """A delay in seconds beyond all timeouts: the endpoint never replies."""
 
@@ -44,6 +46,8 @@ class Conduct:
     """The blocks of its own fork."""
     lead: int = 0
     """The number of blocks by which it claims to be ahead."""
+    polls: bool = False
+    """It announces only logs, if it announces anything: the node polls for heads."""
     skips: int = 1
     """It announces only each n-th head."""
     overlay: dict[TokenId, Node | None] = field(default_factory=dict)
@@ -104,7 +108,8 @@ class SimulatedSession:
 
     def __init__(self, endpoint: SimulatedEndpoint) -> None:
         self.endpoint, self.name = endpoint, endpoint.name
-        self.announces_logs = self.announces_heads = endpoint.conduct.announces
+        self.announces_logs = endpoint.conduct.announces
+        self.announces_heads = self.announces_logs and not endpoint.conduct.polls
 
     async def answered(self, method: str) -> None:
         """Wait for the delay of a reply; raises `EndpointError` if the endpoint fails."""
@@ -120,9 +125,12 @@ class SimulatedSession:
     async def facts(self, needs_heads: Callable[[], bool]) -> AsyncIterator[ChainFact | Unannounced]:
         head = self.endpoint.head()
         yield head.ref
-        count = 0
+        count, due = 0, self.endpoint.now() + HEADS
         while True:
             await asyncio.sleep(TICK)
+            if self.announces_logs and not self.announces_heads and self.endpoint.now() >= due:
+                due = self.endpoint.now() + (1.0 if needs_heads() else HEADS)
+                yield self.endpoint.head().ref
             conduct = self.endpoint.conduct
             if self.endpoint.now() < conduct.down_until:
                 raise EndpointError(f"{self.name} is down")
@@ -132,14 +140,19 @@ class SimulatedSession:
             conduct.forged = []
             if head is before:
                 continue
-            for number in range(min(before.ref.number + 1, head.ref.number), head.ref.number + 1):
+            first = min(before.ref.number + 1, head.ref.number)
+            if not self.announces_heads:  # logs of a reorg's blocks are announced, without `removed`
+                while first > 1 and before.at(first - 1) is not head.at(first - 1):
+                    first -= 1
+            for number in range(first, head.ref.number + 1):
                 block = head.at(number)
                 assert block is not None
                 for logged in block.logs if self.announces_logs else ():
                     if _token(logged) not in conduct.hides:
                         yield logged
+                        due = self.endpoint.now()
                 count += 1
-                if self.announces_logs and count % conduct.skips == 0 and not conduct.ahead_only:
+                if self.announces_heads and count % conduct.skips == 0 and not conduct.ahead_only:
                     yield block.ref
             if not self.announces_logs:
                 yield head.ref

@@ -10,7 +10,7 @@ from random import Random
 from tests.scripted import key, members_of
 from tests.simulation.adversary import Adversary, honest
 from tests.simulation.chain import NAMES, POLICIES, Chain, Right, rights_of
-from tests.simulation.endpoints import IDENTITY, Conduct, SimulatedEndpoint
+from tests.simulation.endpoints import HEADS, IDENTITY, Conduct, SimulatedEndpoint
 from tests.simulation.loop import LoopClock
 
 from dstack_vpn.adapters.chain.pool import RpcPool
@@ -59,7 +59,7 @@ class World:
         hostile = self.random.sample(self.all, self.hostile)
         self.honest = [x for x in self.all if x not in hostile]
         for each in self.honest:
-            each.conduct = honest(self.random)
+            each.conduct = honest(self.random, polls=self.needed == 1)
         self.adversary = Adversary(self.random, self.chain, hostile)
 
     async def run(self) -> "World":
@@ -154,7 +154,11 @@ class World:
         bound = INTERVAL + SLACK + min(2 * _resync_time(x.conduct) + x.conduct.lag for x in self.honest)
         if self.needed == 1:  # the node queries only the followed endpoint
             # The sync before, the sync itself, and another one if a reorg interrupts it.
-            bound = SLACK + max(3 * _sync_time(x.conduct) + x.conduct.lag for x in self.honest)
+            # A reorg that undoes a grant is found by the next polled head.
+            bound = SLACK + max(
+                3 * _sync_time(x.conduct) + x.conduct.lag + (HEADS if x.conduct.polls else 0.0)
+                for x in self.honest
+            )
         ends = {each: self.chain.ends.get(each) for each in self._granted()}
         lost = {right: self.chain.lost.get(right) for right in self._rights()}
         policies = {None if policy is None else policy.hash for policy in self.members.rules.policies}

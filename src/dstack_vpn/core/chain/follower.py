@@ -19,15 +19,13 @@ Rules for a correct state:
   bounded.
 * ``removed: true`` is a hint to fetch the head, and not required: some endpoints never send it.
 * If heads are polled instead of announced, a log of any block above our tip is applied on arrival.
-  While an event is not final, each polled head starts a walk, which checks it. Otherwise nothing
-  could be undone, and the tip *jumps* to the polled head. A log of a block that was skipped is
-  applied when it arrives late.
+  Each polled head starts a walk. If our tip is on its chain and no event is above the tip, the tip
+  *jumps* to that head. A log of a block that was skipped is applied when it arrives late.
 
     state        on                     does
     following    head on our tip        extend the ring, apply the logs that waited for it; or, if
                                         logs are not announced, -> fetching, with it as the target
     following    known head             nothing
-    following    polled head            jump, if no event is above the settled block
     following    head after a gap       -> searching, with that head as the target
     following    head of a fork         -> aiming: fetch the latest head, to take the whole branch
                                         in one walk
@@ -35,6 +33,8 @@ Rules for a correct state:
     aiming       any other head         -> searching, with that head as the target
     searching    header at our height   narrow the search; common block found -> fetching; common
                                         block below the settled one, or missing -> `Reload`
+    searching    polled head, and our   jump to it -> following, if no event is above our tip
+                 tip is common
     searching    target below our tip   and none of our blocks differs -> following: the endpoint is
                                         behind (target below the settled block, if an endpoint has
                                         moved the tip since the restore)
@@ -132,8 +132,23 @@ class Follower:
                     found.add(CONTRACT if token is None else token)
         return found
 
+    @property
+    def newest(self) -> BlockRef | None:
+        """Return the newest block that can be read: our tip, or the block of an announced event.
+
+        The latter has only number and hash.
+        """
+        events = self.timeline.events
+        if not self.polled or self.tip is None or not events:
+            return self.tip
+        last = events[-1]
+        is_above = last.block_number > self.tip.number
+        return BlockRef(last.block_number, last.block_hash, "", 0) if is_above else self.tip
+
     def stands_on(self, block: BlockRef) -> bool:
         """Return whether that block, by hash, is part of the followed chain."""
+        if self.polled and any(x.block_hash == block.hash for x in self.timeline.events):
+            return True
         return self.hash_at(block.number) == block.hash
 
     def hash_at(self, number: int) -> str | None:
@@ -243,8 +258,6 @@ class Follower:
             return []
         if self._extends(head, tip):
             return [self._extend(head)]
-        if self._may_jump(head, tip):
-            return [self._jump(head, tip)]
         is_next = head.number == tip.number + 1 and head.parent_hash == tip.hash
         if head.number <= tip.number + 1 and not is_next:
             self._walk = ForkSearch(None)
@@ -259,11 +272,16 @@ class Follower:
         self._stand_on(head)
         return self._advanced(head, added, dropped)
 
-    def _may_jump(self, head: BlockRef, tip: BlockRef) -> bool:
-        """Return whether the tip may move to a polled head without a look at the blocks between."""
-        announced = self.announced_above is not None and tip.number >= self.announced_above
-        complete = not (self.timeline.events or self._waiting or self._overflow)
-        return self.polled and announced and complete and head.number > tip.number
+    def _may_jump(self, walk: ForkSearch) -> bool:
+        """Return whether a walk may end without the logs above the common block.
+
+        That block is our tip, and an event above it would have been announced.
+        """
+        tip, above = self.tip, self.announced_above
+        if not self.polled or tip is None or above is None or tip.number < above or walk.target is None:
+            return False
+        complete = not (self._waiting or self._overflow) and self.timeline.is_within(tip.number)
+        return complete and walk.common == tip.number and walk.target.number > tip.number
 
     def _jump(self, head: BlockRef, tip: BlockRef) -> Advanced:
         if self.settled is None or tip.number != self.settled.number:
@@ -344,6 +362,8 @@ class Follower:
         if walk.high == 0 or (self.settled is not None and walk.common < self.settled.number):
             self._walk = None
             return [Reload("no block above what is settled is on this chain")]
+        if self.tip is not None and self._may_jump(walk):
+            return [self._jump(walk.target, self.tip), *self._following()]
         return [FetchEvents(walk.common + 1, walk.target)]
 
     def _confirmed(self, walk: ForkSearch, header: BlockRef | None) -> list[Command]:
@@ -362,7 +382,12 @@ class Follower:
 
     def _adopt(self, common: int, target: BlockRef, events: list[LoggedEvent], depth: int) -> Advanced:
         """Replace all events above the common block, in one step."""
-        dropped = self._drop_between(common, target, set(events).__contains__)
+        held, blocks = set(events), {event.block_hash for event in events}
+        dropped = self._drop_between(
+            common,
+            target,
+            lambda x: x in held or (isinstance(x.event, Reading) and x.block_hash in blocks),
+        )
         added = self.timeline.insert(events)
         self._ring.drop_above(common)
         self._passed.drop_above(common)

@@ -359,14 +359,15 @@ class SessionDriver:
                     state.unread.update(registry.with_owner(owner))
                 case event if (token := token_of(event)) is not None:
                     state.unread.add(token)
-        if state.unread and all(x.block_number <= advanced.tip.number for x in advanced.added):
-            if self._read_after != advanced.tip.hash:
-                self._read_after, self._read_there = advanced.tip.hash, set()
+        at = state.follower.newest or advanced.tip
+        if state.unread and all(x.block_number <= at.number for x in advanced.added):
+            if self._read_after != at.hash:
+                self._read_after, self._read_there = at.hash, set()
             tokens = sorted(state.unread - self._read_there)
             state.unread.clear()
             self._read_there |= set(tokens)
             if tokens:
-                self.group.create_task(self._read(tokens, advanced.tip), name="chain read")
+                self.group.create_task(self._read(tokens, at), name="chain read")
 
     async def _read(self, tokens: list[TokenId], at: BlockRef) -> None:
         try:
@@ -379,15 +380,15 @@ class SessionDriver:
 
     def _complete(self) -> None:
         """Read the contract's own state if it was never read, and the text of a new policy."""
-        follower, tip = self.state.follower, self.state.follower.tip
+        follower, newest = self.state.follower, self.state.follower.newest
         contract = follower.registry.contract
-        if tip is None or follower.walking or self._completing:
+        if newest is None or follower.walking or self._completing:
             return
-        at = tip.hash, contract.policy
-        lacks_text = contract.lacks_text and follower.timeline.is_within(tip.number)
+        at = newest.hash, contract.policy
+        lacks_text = contract.lacks_text and follower.timeline.is_within(newest.number)
         if at != self._completed and (lacks_text or not (contract.is_read or self._asked_contract)):
             self._completing, self._completed = True, at
-            self.group.create_task(self._read_rest(tip, contract), name="chain read contract")
+            self.group.create_task(self._read_rest(newest, contract), name="chain read contract")
 
     async def _read_rest(self, at: BlockRef, contract: ContractState) -> None:
         """Read the parts of the contract's own state that are not known yet."""
