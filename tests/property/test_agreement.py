@@ -19,7 +19,8 @@ from tests.simulation.loop import LoopClock, simulate
 
 from dstack_vpn.core.access.addressing import AddressPlan, unique_local_prefix
 from dstack_vpn.core.access.membership import PeerPolicy
-from dstack_vpn.core.chain.agreement import ROOT_REPEATS
+from dstack_vpn.core.access.replies import Question
+from dstack_vpn.core.chain.agreement import ROOT_REPEATS, Agreement
 from dstack_vpn.core.chain.events import (
     ExpiryUpdated,
     KeyUpdated,
@@ -33,6 +34,7 @@ from dstack_vpn.core.chain.events import (
 from dstack_vpn.core.chain.registry import contradicts
 from dstack_vpn.core.model import BlockRef
 from dstack_vpn.daemon.chain.bootstrap import SAFE_DEPTH
+from dstack_vpn.daemon.chain.quorum_session import FollowedVerifier
 from dstack_vpn.daemon.chain.session import SessionDriver
 from dstack_vpn.daemon.chain.state import ChainState
 from dstack_vpn.errors import EndpointError
@@ -288,6 +290,24 @@ def test_logs_that_come_late_are_found_by_the_next_full_reading(delayed: int, au
             await driver.resync()
             await under_test.step("mine", [])
         assert 3 in driver.state.follower.registry.nodes
+
+    simulate(audited(test, DEPLOYED))
+
+
+def test_a_repetition_in_a_quorum_moves_no_logs_out_of_reach() -> None:
+    async def test(under_test: Audited) -> None:
+        state, verifier = under_test.driver.state, FollowedVerifier(under_test.driver)
+        follower = state.follower
+        tokens = tuple(follower.registry.nodes)
+        assert follower.tip is not None
+        reply = await verifier.query(Question(follower.tip, tokens, whole=True))
+        assert reply.revision is not None
+        read_at = follower.tip.number
+        assert (reply.repeats, state.resynced_to) == (0, read_at)
+        agreed = Agreement(reply.at, reply.revision, follower.registry, readings=2)
+        await under_test.step("mine", [])
+        reply = await verifier.query(Question(follower.tip, tokens, whole=True, agreed=agreed))
+        assert (reply.repeats, state.resynced_to, follower.tip.number) == (1, read_at, read_at + 1)
 
     simulate(audited(test, DEPLOYED))
 
