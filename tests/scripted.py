@@ -5,6 +5,7 @@ server and anvil.
 """
 
 import asyncio
+import hashlib
 import itertools
 import math
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -16,6 +17,7 @@ from dstack_vpn.core.access.addressing import AddressPlan
 from dstack_vpn.core.access.control import NodeIdentity
 from dstack_vpn.core.access.membership import PeerPolicy
 from dstack_vpn.core.access.staleness import Staleness
+from dstack_vpn.core.chain.agreement import Revision
 from dstack_vpn.core.chain.contract import ContractState
 from dstack_vpn.core.chain.events import Granted, LoggedEvent, PolicyRead, RegistryEvent, TokenState
 from dstack_vpn.core.chain.registry import Registry, apply
@@ -113,6 +115,8 @@ class ScriptedSource:
 
     chain: ScriptedChain
     enumerates: bool = True
+    roots: bool = False
+    """The contract has no revision, and the endpoint shows the root hash of its storage."""
     up: bool = True
     identity: ChainIdentity = IDENTITY
     second: ScriptedChain | None = None
@@ -210,9 +214,17 @@ class ScriptedSource:
         self._was_read.set()
         return await self._answer("read_all", everything if self.enumerates else None)
 
-    async def revision(self, at: BlockRef) -> int | None:
+    async def revision(self, at: BlockRef) -> Revision | None:
         count = len(self.chain.events(0, at.number)) + len(self.chain.uris)
-        return await self._answer("revision", count if self.enumerates else None)
+        found = self._root(at) if self.roots else count if self.enumerates else None
+        return await self._answer("revision", found)
+
+    def _root(self, at: BlockRef) -> str:
+        """Return a hash of everything that a full reading shows."""
+        registry = self.chain.registry(at.number)
+        tokens = [self._observe(registry, token) for token in sorted(registry.nodes)]
+        content = repr((tokens, registry.contract, self.chain.uris))
+        return "0x" + hashlib.sha256(content.encode()).hexdigest()
 
     async def read_contract(self, at: BlockRef) -> ContractState | None:
         if not self.has_contract:

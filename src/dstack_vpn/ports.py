@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from dstack_vpn.core.access.replies import Question, Reply
+from dstack_vpn.core.chain.agreement import Revision
 from dstack_vpn.core.chain.contract import ContractState
 from dstack_vpn.core.chain.events import LoggedEvent, PolicyRead, RegistryEvent, TokenState
 from dstack_vpn.core.chain.node import Node
@@ -162,10 +163,12 @@ class ChainSession(Protocol):
     async def read_all(self, at: BlockRef) -> list[TokenState] | None:
         """Return every token's state after that block; None if the contract can't enumerate."""
 
-    async def revision(self, at: BlockRef) -> int | None:
-        """Return the number of changes up to that block; None if the contract does not count them.
+    async def revision(self, at: BlockRef) -> Revision | None:
+        """Return a value that stands for the contract's state after that block.
 
-        The contract can then enumerate. Every change of what `read_all` returns raises the number.
+        It is the number of changes of a contract that counts them. Every change of what `read_all`
+        returns raises it. Otherwise it is the root hash of the contract's storage (EIP-1186), or
+        None if the endpoint does not serve it.
         """
 
     async def read_contract(self, at: BlockRef) -> ContractState | None:

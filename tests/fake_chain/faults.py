@@ -47,7 +47,7 @@ class Lies:
     logs: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     """Forged logs by the hash of their alleged block."""
     revision_of: Mapping[int, Token] | None = None
-    """The tokens whose revision it reports; None: those that its calls show."""
+    """The tokens whose revision or storage hash it reports; None: those that its calls show."""
     stuck_at: int | None = None
     """The number of the block that the endpoint reports as its head."""
 

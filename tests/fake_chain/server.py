@@ -34,6 +34,8 @@ class _MisbehaveError(Exception):
         self.fault = fault
 
 
+EMPTY_ROOT: Final = "0x56e81f171bcc55a6ff8345e692c0f86e5b48e01b996cadc001622fb5e363b421"
+"""The storage hash of an account without storage."""
 _HOSTS: Final = (f"127.0.{number // 250 % 250}.{number % 250 + 2}" for number in itertools.count())
 """Each server has another address, because a quorum counts the ports of one host once."""
 
@@ -277,6 +279,8 @@ class FakeServer:
                 return self._code(params)
             case "eth_getLogs":
                 return self._logs(params[0])
+            case "eth_getProof":
+                return self._proof(*params)
             case "eth_call":
                 return "0x" + self._call(params).hex()
             case "eth_subscribe" if socket is not None:
@@ -309,6 +313,23 @@ class FakeServer:
         if params[0].lower() == MULTICALL3:
             return "0x6001" if self.chain.multicall else "0x"
         return self.chain.code_at(params[0], self._state(params[1]))
+
+    def _proof(self, address: str, slots: list[str], which: Any) -> dict[str, Any]:
+        """Return an account without the proof itself."""
+        block, lies = self._state(which), self.faults.lies
+        tokens = lies.state(block.tokens, block.number) if lies.revision_of is None else lies.revision_of
+        exists = self.chain.code_at(address, block) != "0x"
+        root = registry.storage_root(tokens, lies.contract(block.contract)) if exists else EMPTY_ROOT
+        assert slots == []
+        return {
+            "address": address,
+            "nonce": hex(exists),
+            "balance": "0x0",
+            "codeHash": "0x" + "12" * 32,
+            "storageHash": root,
+            "accountProof": [],
+            "storageProof": [],
+        }
 
     def _logs(self, query: dict[str, Any]) -> list[dict[str, Any]]:
         if "blockHash" in query:

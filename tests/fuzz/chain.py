@@ -51,12 +51,14 @@ def retry_after(data: bytes) -> object:
 
 
 def subscriptions(data: bytes) -> object:
-    """Decode a frame of heads or logs; decode each log with both contracts' decoders."""
+    """Decode a frame of heads, logs or proofs; decode each log with both contracts' decoders."""
     events: list[object] = []
     for message in jsonrpc.decode(data):
         result = message.result
         if isinstance(result, dict) and "parentHash" in result:
             events.append(fields.parse_header(result))
+        elif isinstance(result, dict) and "storageHash" in result:
+            events.append(fields.storage_root(result))
         else:
             fields.log_address(result)
             events += _decoded(fields.parse_log(result))

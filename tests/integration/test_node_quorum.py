@@ -17,7 +17,9 @@ from tests.integration.support import Rig, eventually
 
 from dstack_vpn.adapters.chain import pool
 from dstack_vpn.adapters.contracts import signatures
+from dstack_vpn.adapters.contracts.access_registry import AccessRegistry
 from dstack_vpn.core.access.control import Reason
+from dstack_vpn.core.chain import agreement
 from dstack_vpn.core.chain.agreement import REPEATS
 from dstack_vpn.core.chain.contract import CONTRACT
 from dstack_vpn.core.chain.fork_search import ForkSearch
@@ -207,9 +209,19 @@ async def by_revision(rig: Rig) -> None:
     """Wait until the resyncs of all endpoints are by their revisions."""
     state = rig.node.chain.state
     begun = state.resyncs
-    await eventually(lambda: state.resyncs > begun + 2, "resyncs")
+    await eventually(lambda: state.resyncs > begun + 4, "resyncs")
 
 
+@pytest.fixture(params=["number", "root"])
+def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Make the contract one without a revision, or not; a root has the limits of a number."""
+    if request.param == "root":
+        monkeypatch.setattr(AccessRegistry, "revision_call", None)
+        monkeypatch.setattr(agreement, "ROOT_REPEATS", REPEATS)
+    return str(request.param)
+
+
+@pytest.mark.usefixtures("kind")
 @pytest.mark.parametrize("count", [2, 3])
 @pytest.mark.parametrize("followed", [True, False])
 async def test_a_revision_that_never_changes_hides_no_revocation_from_a_quorum(
@@ -233,6 +245,7 @@ async def test_a_revision_that_never_changes_hides_no_revocation_from_a_quorum(
         assert state.resyncs <= begun + 2, "the resync that was under way, and the next one"
 
 
+@pytest.mark.usefixtures("kind")
 async def test_every_endpoint_of_a_quorum_is_read_again_after_23_resyncs(
     trio: Trio, make_rig: MakeRig
 ) -> None:
@@ -247,6 +260,7 @@ async def test_every_endpoint_of_a_quorum_is_read_again_after_23_resyncs(
         assert 3 <= calls.count(page) <= 5, "each of both endpoints twice, or nearly"
 
 
+@pytest.mark.usefixtures("kind")
 async def test_without_a_quorum_a_revision_that_never_changes_hides_a_revocation_for_24_resyncs(
     trio: Trio, make_rig: MakeRig
 ) -> None:
@@ -267,6 +281,7 @@ async def test_without_a_quorum_a_revision_that_never_changes_hides_a_revocation
         assert state.resyncs <= begun + REPEATS + 2
 
 
+@pytest.mark.usefixtures("kind")
 async def test_a_revision_that_never_changes_counts_for_its_own_endpoint_only(
     trio: Trio, make_rig: MakeRig
 ) -> None:

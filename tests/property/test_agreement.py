@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Network
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
@@ -18,6 +19,8 @@ from tests.simulation.loop import LoopClock, simulate
 
 from dstack_vpn.core.access.addressing import AddressPlan, unique_local_prefix
 from dstack_vpn.core.access.membership import PeerPolicy
+from dstack_vpn.core.access.replies import Question
+from dstack_vpn.core.chain.agreement import ROOT_REPEATS, Agreement
 from dstack_vpn.core.chain.events import (
     ExpiryUpdated,
     KeyUpdated,
@@ -30,6 +33,8 @@ from dstack_vpn.core.chain.events import (
 )
 from dstack_vpn.core.chain.registry import contradicts
 from dstack_vpn.core.model import BlockRef
+from dstack_vpn.daemon.chain.bootstrap import SAFE_DEPTH
+from dstack_vpn.daemon.chain.quorum_session import FollowedVerifier
 from dstack_vpn.daemon.chain.session import SessionDriver
 from dstack_vpn.daemon.chain.state import ChainState
 from dstack_vpn.errors import EndpointError
@@ -38,6 +43,24 @@ from dstack_vpn.ports import ChainFact
 FIRST = 1
 """The block at which the driver begins."""
 TOKENS = st.integers(1, 4)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of contract."""
+
+    enumerates: bool
+    roots: bool
+    """True if it has no revision."""
+
+
+NUMBER, FIRST_VERSION, DEPLOYED = Kind(True, False), Kind(True, True), Kind(False, True)
+KINDS = (NUMBER, FIRST_VERSION, DEPLOYED)
+FULL = {
+    FIRST_VERSION: ["revision", "read_all", "finalized"],
+    DEPLOYED: ["revision", "read_all", "events", "read_tokens", "finalized"],
+}
+"""The calls of a full reading."""
 ELSE = Revoked(99)
 """An event without an effect on any token."""
 EVENTS = st.one_of(
@@ -72,6 +95,13 @@ class Hiding(ScriptedSource):
     """The hashes of those blocks."""
     during: Callable[[], Awaitable[None]] | None = None
     """Runs once, between the next full reading and its reply."""
+    delayed: int = 0
+    """The number of audits in which the hidden logs are hidden as well."""
+
+    async def events(self, first: int, last: int) -> list[LoggedEvent]:
+        found, late = await super().events(first, last), self.delayed > 0
+        self.delayed -= late
+        return [x for x in found if not (late and x.block_hash in self.hidden)]
 
     async def events_up_to(self, first: int, last: object) -> list[LoggedEvent] | None:
         found = await super().events_up_to(first, last)  # type: ignore[arg-type]  # passed on
@@ -146,12 +176,12 @@ class Audited:
             assert not contradicts(ours, TokenState(token, theirs.get(token)))
 
 
-async def audited(test: Callable[[Audited], Awaitable[None]]) -> None:
+async def audited(test: Callable[[Audited], Awaitable[None]], kind: Kind = NUMBER) -> None:
     """Run a test with a driver that follows a new chain."""
     chain = ScriptedChain()
     chain.mine(grant(1), grant(2))
     identity = replace(IDENTITY, genesis_hash=chain.blocks[0].hash)
-    session, clock = Hiding(chain, identity=identity), LoopClock()
+    session, clock = Hiding(chain, kind.enumerates, kind.roots, identity=identity), LoopClock()
     members = members_of(
         PeerPolicy({}, None, 0),
         AddressPlan(IPv4Network("10.77.0.0/16"), unique_local_prefix(1, IDENTITY.contract)),
@@ -171,19 +201,24 @@ async def audited(test: Callable[[Audited], Awaitable[None]]) -> None:
                 task.cancel()
 
 
-@settings(max_examples=300, deadline=None)
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=200, deadline=None)
 @given(STEPS)
-def test_an_audit_finds_what_a_full_reading_would_find(steps: list[tuple[str, list[RegistryEvent]]]) -> None:
+def test_an_audit_finds_what_a_full_reading_would_find(
+    kind: Kind, steps: list[tuple[str, list[RegistryEvent]]]
+) -> None:
     async def test(under_test: Audited) -> None:
-        for kind, events in [("audit", []), *steps, ("audit", [])]:
-            await under_test.step(kind, events)
+        # A root needs two full readings before it repeats them.
+        for step, events in [*[("audit", [])] * 2, *steps, ("audit", [])]:
+            await under_test.step(step, events)
 
-    simulate(audited(test))
+    simulate(audited(test, kind))
 
 
 def reads(session: Hiding) -> list[str]:
     """Return the calls for the contract's state since the last call of this function."""
-    found = [call for call in session.calls if call in ("revision", "read_all", "finalized")]
+    wanted = ("revision", "read_all", "events", "read_tokens", "finalized")
+    found = [call for call in session.calls if call in wanted]
     session.calls.clear()
     return found
 
@@ -201,6 +236,108 @@ def test_an_unchanged_registry_is_read_once_and_then_by_its_revision() -> None:
         assert reads(under_test.session) == ["revision", "read_all", "finalized"], "the 24th"
 
     simulate(audited(test))
+
+
+@pytest.mark.parametrize("kind", [FIRST_VERSION, DEPLOYED])
+def test_without_a_revision_it_is_read_twice_and_then_by_its_root(kind: Kind) -> None:
+    async def test(under_test: Audited) -> None:
+        session = under_test.session
+        session.final = FIRST  # no event waits for finality
+        reads(session)
+        for _ in range(2):
+            await under_test.audit()
+            assert reads(session) == FULL[kind]
+        for _ in range(ROOT_REPEATS):
+            await under_test.step("mine", [])
+            await under_test.audit()
+            assert reads(session) == ["revision"]
+        for full in (True, False, False):
+            await under_test.audit()
+            assert reads(session) == (FULL[kind] if full else ["revision"]), "the 120th, and the next ones"
+
+    simulate(audited(test, kind))
+
+
+@pytest.mark.parametrize("hidden", [Revoked(1), grant(3)])
+def test_a_change_without_a_log_is_found_by_the_next_root(hidden: RegistryEvent) -> None:
+    async def test(under_test: Audited) -> None:
+        for _ in range(3):
+            await under_test.audit()
+        for _ in range(SAFE_DEPTH):  # the log is far above the last one that was read
+            await under_test.step("mine", [])
+        await under_test.step("hide", [hidden])
+        for _ in range(SAFE_DEPTH):
+            await under_test.step("mine", [])
+        before = under_test.driver.state.follower.registry
+        await under_test.audit()
+        assert under_test.driver.state.follower.registry != before
+
+    simulate(audited(test, DEPLOYED))
+
+
+@pytest.mark.parametrize(("delayed", "audits"), [(1, 2), (2, 2 + ROOT_REPEATS + 1)])
+def test_logs_that_come_late_are_found_by_the_next_full_reading(delayed: int, audits: int) -> None:
+    assert ROOT_REPEATS > SAFE_DEPTH, "the logs are then far below the tip"
+
+    async def test(under_test: Audited) -> None:
+        driver = under_test.driver
+        for _ in range(3):
+            await under_test.audit()
+        under_test.session.delayed = delayed
+        await under_test.step("hide", [grant(3)])
+        for _ in range(audits):
+            assert 3 not in driver.state.follower.registry.nodes, "the logs are late"
+            await driver.resync()
+            await under_test.step("mine", [])
+        assert 3 in driver.state.follower.registry.nodes
+
+    simulate(audited(test, DEPLOYED))
+
+
+def test_a_repetition_in_a_quorum_moves_no_logs_out_of_reach() -> None:
+    async def test(under_test: Audited) -> None:
+        state, verifier = under_test.driver.state, FollowedVerifier(under_test.driver)
+        follower = state.follower
+        tokens = tuple(follower.registry.nodes)
+        assert follower.tip is not None
+        reply = await verifier.query(Question(follower.tip, tokens, whole=True))
+        assert reply.revision is not None
+        read_at = follower.tip.number
+        assert (reply.repeats, state.resynced_to) == (0, read_at)
+        agreed = Agreement(reply.at, reply.revision, follower.registry, readings=2)
+        await under_test.step("mine", [])
+        reply = await verifier.query(Question(follower.tip, tokens, whole=True, agreed=agreed))
+        assert (reply.repeats, state.resynced_to, follower.tip.number) == (1, read_at, read_at + 1)
+
+    simulate(audited(test, DEPLOYED))
+
+
+def test_a_change_and_its_reversal_have_the_same_root() -> None:
+    async def test(under_test: Audited) -> None:
+        under_test.session.final = FIRST
+        for _ in range(3):
+            await under_test.audit()
+        await under_test.step("hide", [TagsUpdated(1, 1)])
+        await under_test.step("hide", [TagsUpdated(1, 0)])
+        reads(under_test.session)
+        await under_test.audit()  # compares our registry with the contract's state
+        assert reads(under_test.session) == ["revision"]
+
+    simulate(audited(test, DEPLOYED))
+
+
+def test_an_equal_state_on_another_fork_has_the_same_root() -> None:
+    async def test(under_test: Audited) -> None:
+        under_test.session.final = FIRST
+        await under_test.step("mine", [])
+        for _ in range(3):
+            await under_test.audit()
+        await under_test.step("reorg", [])
+        reads(under_test.session)
+        await under_test.audit()
+        assert reads(under_test.session) == ["revision"]
+
+    simulate(audited(test, DEPLOYED))
 
 
 def test_a_change_leads_to_one_full_reading_if_its_event_was_followed() -> None:

@@ -11,12 +11,15 @@ from tests.simulation.world import World
 
 
 def world_of(seed: int) -> World:
-    """Return a world of 1 to 5 endpoints, a quorum of 1 to 3, and fewer hostile endpoints."""
+    """Return a world of 1 to 5 endpoints, a quorum of 1 to 3, and fewer hostile endpoints.
+
+    Every second seed has a contract without a revision.
+    """
     random = Random(seed)
     endpoints = random.randint(1, 5)
     needed = random.randint(1, min(3, endpoints))
     hostile = random.choice([0, needed - 1, needed - 1])
-    return World(seed, endpoints, needed, hostile)
+    return World(seed, endpoints, needed, hostile, roots=seed % 2 == 1)
 
 
 def run(seed: int) -> World:

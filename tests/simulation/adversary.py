@@ -96,7 +96,7 @@ class Adversary:
     def _keep_revision(self, endpoint: SimulatedEndpoint) -> None:
         """Report the present revision from now on: nothing seems to change."""
         if endpoint.conduct.revision is None:
-            endpoint.conduct.revision = endpoint.head().revision
+            endpoint.conduct.revision = endpoint.revision_of(endpoint.head())
 
     def _stall(self, endpoint: SimulatedEndpoint) -> None:
         """Delay some methods, or do not reply to them."""

@@ -1,8 +1,10 @@
 """A chain in simulated time, with grants, revocations, key changes, and short reorgs."""
 
+import hashlib
 from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from random import Random
 
 from tests.scripted import key
@@ -57,6 +59,12 @@ class Block:
     """The blocks of its chain. Its ancestors are at the indexes below its number."""
     revision: int = 0
     """The number of events so far."""
+
+    @cached_property
+    def root(self) -> str:
+        """A hash of the state, which says nothing about the blocks before."""
+        content = repr((sorted(self.state.nodes.items()), self.state.contract))
+        return "0x" + hashlib.sha256(content.encode()).hexdigest()
 
     def at(self, number: int) -> "Block | None":
         """Return the ancestor with this number, or the block itself."""

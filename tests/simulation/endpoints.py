@@ -9,6 +9,7 @@ from random import Random
 
 from tests.simulation.chain import Block, Chain, after, some_event
 
+from dstack_vpn.core.chain.agreement import Revision
 from dstack_vpn.core.chain.contract import ContractState
 from dstack_vpn.core.chain.events import LoggedEvent, PolicyRead, RegistryEvent, TokenState
 from dstack_vpn.core.chain.node import Node
@@ -59,7 +60,7 @@ class Conduct:
     """The forged events that it announces with its next block."""
     raises: frozenset[str] = frozenset()
     """The methods that fail."""
-    revision: int | None = None
+    revision: Revision | None = None
     """The false reply to every query for the revision."""
     contract: ContractState | None = None
     """The state of the contract itself that it shows instead of the true one."""
@@ -76,6 +77,8 @@ class SimulatedEndpoint:
     random: Random
     conduct: Conduct = field(default_factory=Conduct)
     calls: int = 0
+    roots: bool = False
+    """The contract has no revision: the endpoint shows the root hash of its storage."""
 
     def now(self) -> float:
         return asyncio.get_running_loop().time()
@@ -85,6 +88,10 @@ class SimulatedEndpoint:
         if conduct.fork is not None:
             return conduct.fork[-1]
         return conduct.stuck or self.chain.seen(self.now() - conduct.lag)
+
+    def revision_of(self, block: Block) -> Revision:
+        """Return the true revision of a block."""
+        return block.root if self.roots else block.revision
 
     def grow_fork(self) -> None:
         """Add a block to the endpoint's own fork, if it has one."""
@@ -197,15 +204,15 @@ class SimulatedSession:
         await self.answered("read_all")
         return [TokenState(token, node) for token, node in self._state("read_all", at).items()]
 
-    async def revision(self, at: BlockRef) -> int | None:
+    async def revision(self, at: BlockRef) -> Revision | None:
         await self.answered("revision")
         conduct = self.endpoint.conduct
         try:
-            true = self._known(at.hash).revision
+            true = self.endpoint.revision_of(self._known(at.hash))
         except ChainError:
             if not conduct.lead:
                 raise
-            true = self.endpoint.head().revision
+            true = self.endpoint.revision_of(self.endpoint.head())
         return true if conduct.revision is None else conduct.revision
 
     async def read_contract(self, at: BlockRef) -> ContractState | None:

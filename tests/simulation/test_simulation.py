@@ -57,9 +57,10 @@ def test_an_endpoint_whose_head_is_newer_shows_what_has_become_of_a_token() -> N
     assert now.node is None or not now.node.active
 
 
-def agreed_at(chain: Chain, at: Block) -> Question:
+def agreed_at(chain: Chain, at: Block, *, roots: bool = False) -> Question:
     """Return a resync's question at the head, after a full reading at another block that agreed."""
-    agreement = Agreement(at.ref, at.revision, at.state)
+    revision, readings = (at.root, 2) if roots else (at.revision, 1)
+    agreement = Agreement(at.ref, revision, at.state, readings=readings)
     return Question(chain.head.ref, tuple(at.state.nodes), whole=True, agreed=agreement)
 
 
@@ -74,7 +75,8 @@ def asked_by(chain: Chain, question: Question) -> tuple[Reply, bool]:
             return await super().read_all(at)
 
     async def query() -> Reply:
-        return await answer(Counting(SimulatedEndpoint("e", chain, Random(1))), question)
+        roots = question.agreed is not None and question.agreed.is_root
+        return await answer(Counting(SimulatedEndpoint("e", chain, Random(1), roots=roots)), question)
 
     return simulate(query()), read
 
@@ -113,4 +115,27 @@ def test_an_endpoint_on_another_fork_with_the_same_revision_is_read_again() -> N
     assert reading.revision == chain.head.revision
     reply, read = asked_by(chain, agreed_at(chain, reading))
     assert read
+    assert {x.token_id: x.node for x in reply.observed} == chain.head.state.nodes
+
+
+def test_an_endpoint_with_the_same_root_is_not_read_again_even_on_another_fork() -> None:
+    chain = Chain(Random(1))
+    parent = chain.head
+    reading = after(parent, None, "", list(parent.line))
+    chain._take(after(parent, None, "fork", parent.line), 0.0)
+    assert reading.ref.hash != chain.head.ref.hash
+    reply, read = asked_by(chain, agreed_at(chain, reading, roots=True))
+    assert not read
+    assert (reply.at, reply.revision, reply.repeats) == (chain.head.ref, reading.root, 1)
+    assert {x.token_id: x.node for x in reply.observed} == chain.head.state.nodes
+
+
+def test_an_endpoint_with_another_root_is_read_again() -> None:
+    chain = Chain(Random(1))
+    parent = chain.head
+    reading = after(parent, Revoked(1), "", list(parent.line))
+    chain._take(after(parent, Revoked(2), "fork", parent.line), 0.0)
+    reply, read = asked_by(chain, agreed_at(chain, reading, roots=True))
+    assert read
+    assert (reply.revision, reply.repeats) == (chain.head.root, 0)
     assert {x.token_id: x.node for x in reply.observed} == chain.head.state.nodes

@@ -45,6 +45,8 @@ class World:
     endpoints: int
     needed: int
     hostile: int
+    roots: bool = False
+    """The contract has no revision: the endpoints show the root hash of its storage."""
     worst: dict[str, float] = field(default_factory=dict)
     """The longest revocation and the longest lag, in seconds."""
     problems: list[str] = field(default_factory=list)
@@ -56,6 +58,8 @@ class World:
         self.chain = Chain(Random(self.seed + 1))
         names = [f"ws://e{number}.example:80" for number in range(self.endpoints)]
         self.all = [SimulatedEndpoint(name, self.chain, Random(self.random.random())) for name in names]
+        for each in self.all:
+            each.roots = self.roots
         hostile = self.random.sample(self.all, self.hostile)
         self.honest = [x for x in self.all if x not in hostile]
         for each in self.honest:

@@ -1,7 +1,8 @@
 """The behaviour of every session, over every transport, to every chain."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 import pytest
 from tests.anvil import key_of
@@ -217,3 +218,36 @@ async def test_the_revision_changes_with_the_registry_only(connected: Connected,
     await chain.mint(1)
     assert await connected.session.revision(await connected.session.head()) not in (before, None)
     assert await connected.session.revision(first) == before, "the one of that block"
+
+
+async def test_the_storage_root_changes_with_the_contract_only(
+    to_uncounted: Connected, uncounted: DevChain
+) -> None:
+    session, roots = to_uncounted.session, []
+    first = await session.head()
+    changes: tuple[Callable[[], Awaitable[Any]], ...] = (
+        lambda: uncounted.mint(1),
+        lambda: uncounted.update_key(1, 11),
+        lambda: uncounted.transfer(1),
+        lambda: uncounted.revoke(1),
+    )
+    for change in changes:
+        roots.append(await session.revision(await session.head()))
+        await uncounted.mine(2)
+        assert await session.revision(await session.head()) == roots[-1], "no block is a change"
+        await change()
+    roots.append(await session.revision(await session.head()))
+    assert len(set(roots)) == len(roots)
+    assert all(isinstance(root, str) and len(root) == 66 for root in roots)
+    assert await session.revision(first) == roots[0], "the one of that block"
+    assert session.stats["eth_getProof"].count == 10
+
+
+async def test_the_storage_root_is_that_of_the_new_fork(to_uncounted: Connected, uncounted: DevChain) -> None:
+    session = to_uncounted.session
+    await uncounted.mine(2)
+    before = await session.revision(await session.head())
+    await uncounted.mint(1)
+    assert await session.revision(await session.head()) != before
+    await uncounted.reorg(1)
+    assert await session.revision(await session.head()) == before

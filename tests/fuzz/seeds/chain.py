@@ -67,12 +67,24 @@ HEAD: Final = {
 }
 
 
+PROOF: Final = {
+    "address": OTHER,
+    "nonce": "0x1",
+    "balance": "0x0",
+    "codeHash": "0x" + "5" * 64,
+    "storageHash": "0x" + "4" * 64,
+    "accountProof": ["0xf851"],
+    "storageProof": [],
+}
+
+
 def for_log() -> Iterable[bytes]:
     for log in _logs():
         yield _json(_notification(_log_json(log)))
     yield _json(_notification(HEAD))
     yield _json([_notification(_log_json(_logs()[0], removed=True)), _notification(HEAD)])
     yield _json([_notification(HEAD), {"jsonrpc": "2.0", "id": 7, "result": _log_json(_logs()[2])}])
+    yield _json([_notification(HEAD), {"jsonrpc": "2.0", "id": 8, "result": PROOF}])
 
 
 def _json(document: object) -> bytes:

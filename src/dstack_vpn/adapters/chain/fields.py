@@ -85,6 +85,11 @@ def parse_header(value: Json) -> BlockRef:
     )
 
 
+def storage_root(value: Json) -> str:
+    """Parse the root hash of an account's storage from an ``eth_getProof`` reply (EIP-1186)."""
+    return hash32(mapping(value, "proof").get("storageHash"), "storage hash")
+
+
 def log_address(value: Json) -> str:
     """Return the address of the contract that a log names, in lower case."""
     address = mapping(value, "log").get("address")

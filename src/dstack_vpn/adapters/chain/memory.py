@@ -68,5 +68,7 @@ class EndpointCapabilities:
     """The contract's first block. None: not searched yet."""
     multicall: bool | None = None
     """True if Multicall3 is deployed on the chain. None: not checked yet."""
+    proof_after: float = 0.0
+    """The monotonic time before which it is not asked for a proof: it refused the last one."""
     calls: Calls = field(default_factory=dict)
     """The statistics of its calls."""

@@ -29,6 +29,7 @@ from dstack_vpn.adapters.chain.transport import Transport
 from dstack_vpn.adapters.chain.url import RpcUrl
 from dstack_vpn.adapters.chain.watchdog import HeadWatch
 from dstack_vpn.adapters.chain.websocket import open_websocket
+from dstack_vpn.core.chain.agreement import Revision
 from dstack_vpn.core.chain.contract import ContractState
 from dstack_vpn.core.chain.events import LoggedEvent, PolicyRead, TokenState
 from dstack_vpn.core.model import BlockRef, ChainIdentity, TokenId
@@ -81,7 +82,7 @@ class RpcSession:
         self._reader = LogReader(self.name, identity.contract, abi)
         self._logs = BlockLogs(caller, self._reader, memory, enumerates=bool(abi.page_size))
         self._seen = SeenHeads()
-        self._state = StateReader(caller, abi, identity.contract, memory)
+        self._state = StateReader(caller, abi, identity.contract, memory, settings.monotonic)
 
     @property
     def stats(self) -> Mapping[str, MethodStats]:
@@ -184,7 +185,7 @@ class RpcSession:
         """See `ports.ChainSession.read_all`."""
         return await self._state.all(at)
 
-    async def revision(self, at: BlockRef) -> int | None:
+    async def revision(self, at: BlockRef) -> Revision | None:
         """See `ports.ChainSession.revision`."""
         return await self._state.revision(at)
 

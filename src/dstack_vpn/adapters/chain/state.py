@@ -12,19 +12,30 @@ from functools import partial
 from typing import Final, TypeVar
 
 from dstack_vpn.adapters.chain.caller import LAG, Caller
-from dstack_vpn.adapters.chain.fields import data
+from dstack_vpn.adapters.chain.faults import UnsupportedError
+from dstack_vpn.adapters.chain.fields import data, storage_root
 from dstack_vpn.adapters.chain.jsonrpc import Json
 from dstack_vpn.adapters.chain.memory import EndpointCapabilities
 from dstack_vpn.adapters.chain.multicall import MULTICALL3, decode_aggregate3, encode_aggregate3
+from dstack_vpn.core.chain.agreement import Revision
 from dstack_vpn.core.chain.contract import ContractState
 from dstack_vpn.core.chain.events import PolicyRead, TokenState
 from dstack_vpn.core.model import Address, BlockRef, TokenId
-from dstack_vpn.errors import CallRevertedError, EndpointError, FormatError, RangeError
+from dstack_vpn.errors import CallRevertedError, ChainError, EndpointError, FormatError, RangeError
 from dstack_vpn.ports import RegistryAbi
 
 _PAGES_IN_FLIGHT: Final = 3
 _TOKENS_TOGETHER: Final = 340
 _DEADLINE: Final = 30.0
+_PROOF_DEADLINE: Final = 10.0
+_REFUSED: Final = 3600.0
+"""Seconds without a request for a proof, after the endpoint has refused the method."""
+_FAILED: Final = 300.0
+"""Seconds without a request for a proof, after it failed for another reason."""
+_NO_STORAGE: Final = frozenset(
+    {"0x" + "0" * 64, "0x56e81f171bcc55a6ff8345e692c0f86e5b48e01b996cadc001622fb5e363b421"}
+)
+"""No hash, and the root hash of an empty storage (Yellow Paper, 4.1): a registry has a storage."""
 
 T = TypeVar("T")
 
@@ -37,6 +48,7 @@ class StateReader:
     abi: RegistryAbi
     contract: Address
     memory: EndpointCapabilities
+    monotonic: Callable[[], float]
 
     async def tokens(self, tokens: Sequence[TokenId], at: BlockRef) -> list[TokenState]:
         """Return the states of the given tokens after a block. Raises `ChainError`."""
@@ -68,13 +80,13 @@ class StateReader:
             raise EndpointError(f"the endpoint returned {len(tokens)} of {total} tokens")
         return tokens
 
-    async def revision(self, at: BlockRef) -> int | None:
-        """Return the number of changes up to a block, or None if the contract does not return it.
+    async def revision(self, at: BlockRef) -> Revision | None:
+        """Return the number of changes up to a block, or the root hash of the contract's storage.
 
-        Raises `ChainError`.
+        Returns None if the contract or the endpoint does not return it. Raises `ChainError`.
         """
         if (call := self.abi.revision_call) is None:
-            return None
+            return await self._storage_root(at)
         try:
             reply = await self._call(call, at)
         except CallRevertedError:
@@ -83,6 +95,28 @@ class StateReader:
             return self.abi.parse_revision(reply)
         except FormatError as error:
             raise EndpointError(f"the endpoint returned an invalid revision: {error}") from error
+
+    async def _storage_root(self, at: BlockRef) -> str | None:
+        """Return the root hash of the contract's storage after a block (EIP-1186).
+
+        Returns None after any error, because all tokens can be read without it. An endpoint that is
+        unusable fails that reading as well. Raises the error of a connection that is lost.
+        """
+        if self.monotonic() < self.memory.proof_after:
+            return None
+        try:
+            where: list[Json] = [self.contract, [], {"blockHash": at.hash}]
+            proof = await self.caller.call("eth_getProof", *where, deadline=_PROOF_DEADLINE, lag=LAG)
+            if (root := storage_root(proof)) in _NO_STORAGE:
+                raise UnsupportedError("the endpoint's proof shows a contract without storage")
+        except ChainError as error:
+            # Some endpoints close the connection, or never reply. The next session must not ask.
+            pause = _REFUSED if isinstance(error, UnsupportedError) else _FAILED
+            self.memory.proof_after = self.monotonic() + pause
+            if self.caller.transport.failure is not None:
+                raise
+            return None
+        return root
 
     async def contract_state(self, at: BlockRef) -> ContractState | None:
         """Return the contract's own state after a block, or None if it has none.

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Self
 
-from dstack_vpn.core.chain.agreement import Agreement
+from dstack_vpn.core.chain.agreement import Agreement, Revision
 from dstack_vpn.core.chain.contract import ContractState, Hash
 from dstack_vpn.core.chain.events import ContractRead, Reading, TokenState
 from dstack_vpn.core.chain.node import Node
@@ -59,8 +59,8 @@ class Reply:
     """True if it has our earlier block, False if it has another at that height, None if neither."""
     contract: ContractState | None = None
     """The state of the contract itself, if the question asked for it and there is one."""
-    revision: int | None = None
-    """The contract's revision after the block ``at``, if all tokens were read and it has one."""
+    revision: Revision | None = None
+    """The contract's revision after the block ``at``, if all tokens were read and there is one."""
     repeats: int = 0
     """The resyncs since `observed` was read, if the revision is still the same."""
 

@@ -59,6 +59,8 @@ class FollowedVerifier:
             raise
         if reply.hash == at.hash:
             await self.driver.correct(at, reply.readings)
+            if question.whole and not reply.repeats:
+                self.driver.state.compared_fully(at)
             if question.whole:
                 self.driver.compared(at)
         return reply
@@ -133,9 +135,9 @@ class QuorumSession:
         return replace(question, agreed=agreed) if covered else question
 
     def _note_agreement(self, ours: Registry, reply: Reply, found: Sequence[Comparison]) -> None:
-        self._agreements.pop(reply.endpoint, None)
+        before = self._agreements.pop(reply.endpoint, None)
         if reply.revision is not None and not any(comparison.differs for comparison in found):
-            agreement = Agreement(reply.at, reply.revision, ours, reply.repeats)
+            agreement = Agreement.after(before, reply.at, reply.revision, ours, reply.repeats)
             self._agreements[reply.endpoint] = agreement
 
     async def _query_into(

@@ -195,19 +195,19 @@ class SessionDriver:
         if tip is None or follower.walking:
             return
         last, self._agreement = self._agreement, None
-        if last is not None and not (last.covers(ours) and follower.stands_on(last.at)):
-            last = None
         revision = await in_time(self.session.name, self.session.revision(tip))
-        again = None if last is None else last.repeated(tip, revision)
+        again = None
+        if last is not None and last.covers(ours) and (last.is_root or follower.stands_on(last.at)):
+            again = last.repeated(tip, revision)
         if again is not None:
             self._agreement = again
         # The same object: our registry did not change during the reading, so it was compared.
         elif await self._compare(tip) and revision is not None and follower.registry is ours:
-            self._agreement = Agreement(tip, revision, ours)
+            self._agreement = Agreement.after(last, tip, revision, ours)
         if again is None or follower.timeline.events:
             await self.settle(tip)
         else:  # no event waits for finality
-            state.compared(tip)
+            state.compared()
             await state.changed.put(Began())
         if state.members.quorum is None:
             state.members.confirmed()
@@ -227,6 +227,7 @@ class SessionDriver:
             gone = follower.registry.nodes.keys() - {observation.token_id for observation in observed}
             observed += [TokenState(token, None) for token in gone]
         contract = await self.session.read_contract(tip)
+        state.compared_fully(tip)
         return await self.correct(tip, [*([] if contract is None else [ContractRead(contract)]), *observed])
 
     async def correct(self, at: BlockRef, observed: Sequence[Reading]) -> bool:
@@ -254,7 +255,7 @@ class SessionDriver:
     async def settle(self, tip: BlockRef) -> None:
         """Apply finality after a comparison up to our block ``tip``. Raises `ChainError`."""
         state = self.state
-        state.compared(tip)
+        state.compared()
         final, above = await final_block(self.session, tip), len(state.follower.timeline.events)
         if final is not None and state.follower.settle(final):
             state.finalized(above - len(state.follower.timeline.events))

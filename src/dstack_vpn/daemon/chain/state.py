@@ -56,7 +56,7 @@ class ChainState:
     confirmed: int = 0
     """Events that have become final in this process."""
     resynced_to: int = 0
-    """The height up to which the logs were compared by a resync."""
+    """The height of the last full reading, up to which the logs were compared."""
     unread: set[TokenId] = field(default_factory=set)
     """Tokens whose events do not determine their state, and that have not been read since."""
     _since: float | None = field(default=None, init=False)
@@ -133,10 +133,13 @@ class ChainState:
         """Record that the whole registry was read at this block."""
         self.resynced_to, self.discredited = head.number, False
 
-    def compared(self, tip: BlockRef) -> None:
-        """Record that the whole registry was compared up to this block."""
-        self.resynced_to = tip.number
+    def compared(self) -> None:
+        """Record that a resync compared the whole registry."""
         self.resyncs += 1
+
+    def compared_fully(self, tip: BlockRef) -> None:
+        """Record that everything was read up to this block, also the logs if they are needed."""
+        self.resynced_to = tip.number
 
     def took(self, advanced: Advanced) -> None:
         """Count the events, and the reorg if it is one."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from dstack_vpn.core.access.replies import Question, Reply
-from dstack_vpn.core.chain.agreement import Agreement
+from dstack_vpn.core.chain.agreement import Agreement, Revision
 from dstack_vpn.core.chain.contract import ContractState
 from dstack_vpn.core.chain.events import TokenState, token_of
 from dstack_vpn.core.model import BlockRef, TokenId
@@ -172,14 +172,15 @@ async def _read_whole(session: ChainSession, question: Question) -> Reply:
 
 
 async def _again(
-    session: ChainSession, agreed: Agreement | None, at: BlockRef, revision: int | None
+    session: ChainSession, agreed: Agreement | None, at: BlockRef, revision: Revision | None
 ) -> Agreement | None:
-    """Return the endpoint's last full reading, if it is on its chain and has the same revision.
+    """Return the endpoint's last full reading, if it has the same revision.
 
-    The endpoint confirms its own block: the followed endpoint must not choose it.
+    If the revision is a number, the endpoint confirms that the block is on its chain: the followed
+    endpoint must not choose it.
     """
     again = None if agreed is None else agreed.repeated(at, revision)
-    if agreed is None or again is None or agreed.at.hash == at.hash:
+    if agreed is None or again is None or agreed.is_root or agreed.at.hash == at.hash:
         return again
     header = await session.header(agreed.at.number)
     return again if header is not None and header.hash == agreed.at.hash else None

@@ -19,12 +19,25 @@ logs = st.fixed_dictionaries({}, optional={k: jsons | st.just("0x1") | st.just(H
 
 @given(jsons | headers | logs)
 def test_only_endpoint_errors_escape_the_parsers(value: Any) -> None:
-    for parse in (fields.parse_header, fields.parse_log, fields.log_address, fields.chain_id):
+    parsers = (fields.parse_header, fields.parse_log, fields.log_address, fields.chain_id)
+    for parse in (*parsers, fields.storage_root):
         with contextlib.suppress(EndpointError):
             parse(value)
     for typed in (fields.quantity, fields.hash32, fields.data, fields.mapping, fields.sequence):
         with contextlib.suppress(EndpointError):
             typed(value, "thing")
+
+
+def test_a_storage_root_is_read_in_lower_case() -> None:
+    assert fields.storage_root({"storageHash": HASH, "nonce": "0x1"}) == HASH.lower()
+
+
+@pytest.mark.parametrize(
+    "value", [None, [], HASH, {}, {"storageHash": None}, {"storageHash": HASH[:-1]}, {"storageHash": 5}]
+)
+def test_a_malformed_proof_is_an_error_of_the_endpoint(value: Any) -> None:
+    with pytest.raises(EndpointError, match=r"proof|storage hash"):
+        fields.storage_root(value)
 
 
 def log(**changes: Any) -> dict[str, Any]:

@@ -1,12 +1,16 @@
 """Faulty endpoints over real sockets. Each fault becomes a ChainError."""
 
 import asyncio
+from dataclasses import dataclass
 
 import pytest
 from structlog.testing import capture_logs
 from tests.fake_chain import FakeServer, Fault, registry
+from tests.fake_chain.server import EMPTY_ROOT
 from tests.unit.adapters.chain.connecting import DEADLINE, SECRET, connected, pool_of
 
+from dstack_vpn.adapters.chain import RpcSession
+from dstack_vpn.adapters.contracts.access_registry import AccessRegistry
 from dstack_vpn.errors import ChainError, EndpointError, RangeError, RetryError, WrongChainError
 
 
@@ -143,3 +147,130 @@ async def test_a_malformed_revision_ends_the_session(fake_chain: FakeServer, sch
         fake_chain.faults.by_method["eth_call"] = Fault(result="0x" + "ff" * 32)
         with pytest.raises(EndpointError, match="invalid revision"):
             await session.revision(head)
+
+
+# -- storage roots ---------------------------------------------------------------------------------
+
+ROOT = "0x" + "ab" * 32
+HOUR, FIVE_MINUTES = 3600.0, 300.0
+
+
+@dataclass
+class Time:
+    """A clock that a test moves."""
+
+    now: float = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def uncounted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the contract one without a revision."""
+    monkeypatch.setattr(AccessRegistry, "revision_call", None)
+
+
+async def root(session: RpcSession) -> object:
+    return await session.revision(await session.head())
+
+
+@pytest.mark.usefixtures("uncounted")
+async def test_a_storage_root_costs_one_call(fake_chain: FakeServer, scheme: str) -> None:
+    async with connected(fake_chain, scheme) as session:
+        head = await session.head()
+        fake_chain.faults.calls.clear()
+        fake_chain.faults.by_method["eth_getProof"] = Fault(
+            result={"storageHash": ROOT.upper().replace("X", "x")}
+        )
+        assert await session.revision(head) == ROOT
+        assert fake_chain.faults.calls == {"eth_getProof": 1}
+
+
+@pytest.mark.parametrize(
+    ("fault", "seconds"),
+    [
+        (Fault(error={"code": -32601, "message": "the method eth_getProof does not exist"}), HOUR),
+        # reth 1.x
+        (
+            Fault(error={"code": -32602, "message": "distance to target block exceeds maximum proof window"}),
+            HOUR,
+        ),
+        # geth before EIP-1898
+        (
+            Fault(
+                error={
+                    "code": -32602,
+                    "message": "cannot unmarshal object into Go value of type string",
+                }
+            ),
+            HOUR,
+        ),
+        (Fault(result={"storageHash": EMPTY_ROOT}), HOUR),
+        (Fault(result={"storageHash": "0x" + "0" * 64}), HOUR),
+        (Fault(error={"code": -32000, "message": "missing trie node"}), FIVE_MINUTES),
+        (Fault(error={"code": 3, "message": "execution reverted"}), FIVE_MINUTES),
+        (Fault(error={"code": -32000, "message": "response too large"}), FIVE_MINUTES),
+        (Fault(result=None), FIVE_MINUTES),
+        (Fault(result={"storageHash": "0x12"}), FIVE_MINUTES),
+    ],
+    ids=lambda x: str(x.error or x.result) if isinstance(x, Fault) else "",
+)
+@pytest.mark.usefixtures("uncounted")
+async def test_an_endpoint_without_proofs_is_not_asked_again_for_a_while(
+    fake_chain: FakeServer, scheme: str, fault: Fault, seconds: float
+) -> None:
+    time, faults = Time(), fake_chain.faults
+    pool = pool_of(fake_chain, scheme, monotonic=time)
+    for later in (0.0, seconds - 1.0):
+        time.now = 1000.0 + later
+        async with pool.session() as session:
+            assert isinstance(session, RpcSession)
+            faults.by_method["eth_getProof"] = fault
+            assert await root(session) is None
+            assert await session.read_all(await session.head()) == [], "the session goes on"
+            assert faults.calls["eth_getProof"] == 1, "the next session knows it"
+            del faults.by_method["eth_getProof"]
+    async with pool.session() as session:
+        assert isinstance(session, RpcSession)
+        time.now = 1000.0 + seconds
+        assert await root(session) is not None
+
+
+@pytest.mark.usefixtures("uncounted")
+async def test_an_endpoint_that_is_always_too_busy_for_proofs_is_usable(
+    fake_chain: FakeServer, scheme: str
+) -> None:
+    fake_chain.faults.by_method["eth_getProof"] = Fault(error={"code": -32603, "message": "internal error"})
+    async with connected(fake_chain, scheme, draw=lambda: 0.0) as session:
+        assert [await root(session) for _ in range(3)] == [None] * 3
+        assert fake_chain.faults.calls["eth_getProof"] == 4, "one call with its retries"
+
+
+@pytest.mark.usefixtures("uncounted")
+async def test_a_proof_that_stalls_is_not_waited_for_twice(
+    fake_chain: FakeServer, scheme: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dstack_vpn.adapters.chain.state._PROOF_DEADLINE", 0.2)
+    fake_chain.faults.by_method["eth_getProof"] = Fault(stall=True)
+    async with connected(fake_chain, scheme) as session, asyncio.timeout(DEADLINE):
+        assert [await root(session) for _ in range(2)] == [None] * 2
+        assert fake_chain.faults.calls["eth_getProof"] == 1
+        assert await session.read_all(await session.head()) == []
+
+
+@pytest.mark.usefixtures("uncounted")
+async def test_a_connection_that_breaks_ends_the_session_and_the_next_one_does_not_ask(
+    fake_chain: FakeServer,
+) -> None:
+    pool = pool_of(fake_chain, "ws")
+    fake_chain.faults.by_method["eth_getProof"] = Fault(drop=True, status=500)
+    with pytest.raises(ChainError):
+        async with pool.session() as session:
+            assert isinstance(session, RpcSession)
+            await root(session)
+    async with pool.session() as session:
+        assert isinstance(session, RpcSession)
+        assert await root(session) is None
+        assert await session.read_all(await session.head()) == []
+    assert fake_chain.faults.calls["eth_getProof"] == 1
