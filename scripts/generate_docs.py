@@ -21,7 +21,15 @@ SHARED = {option.name for option in OPTIONS} - {"RELAY_LISTEN"}
 GROUPS = {
     "chain": (
         *("NETWORK", "RPC_URL", "CHAIN_ID", "CONTRACT_ADDRESS", "CONTRACT_ABI", "START_BLOCK"),
-        *("RPC_QUORUM", "SYNC_INTERVAL", "GRANT_CONFIRMATIONS", "MAX_STALENESS", "STALE_POLICY"),
+        *(
+            "RPC_QUORUM",
+            "FOLLOW",
+            "HEAD_INTERVAL",
+            "SYNC_INTERVAL",
+            "GRANT_CONFIRMATIONS",
+            "MAX_STALENESS",
+            "STALE_POLICY",
+        ),
     ),
     "identity and keys": (
         *("NODE_ID", "WIREGUARD_PRIVATE_KEY", "CONTRACT_PRIVATE_KEY", "KEY_MAX_AGE", "STATE_DIR"),

@@ -107,6 +107,8 @@ class World:
             "RPC_URL": ",".join(f"ws://{host}:{port}" for host, port in zip(HOSTS, ports(node), strict=True)),
             "RPC_QUORUM": "2" if node.name == "d" else "1",
             "SYNC_INTERVAL": str(RESYNC),
+            "FOLLOW": "economy" if node.name == "b" else "full",
+            "HEAD_INTERVAL": "5s",
             "WIREGUARD_CONFIG": str(node.home / "state" / "wg0.conf"),
         }
         node.start(**settings, **(SETTINGS if node.name == USER else {}), **more)

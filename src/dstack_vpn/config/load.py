@@ -122,7 +122,14 @@ def _settle(values: dict[str, Any], levels: dict[str, str], problems: list[str])
     if network is None:
         return None
     values["rpc_url"] = values["rpc_url"] or network.rpc_urls
-    values["follow"] = values["follow"] or ("full" if network.block_time is None else "economy")
+    is_alone = values["rpc_quorum"] == 1
+    if values["follow"] == "economy" and not is_alone:
+        problems.append(
+            "FOLLOW: economy is not possible with RPC_QUORUM, which compares new blocks at once. "
+            "Example: FOLLOW=full"
+        )
+    default = "economy" if network.block_time is not None and is_alone else "full"
+    values["follow"] = values["follow"] or default
     values["chain_id"] = values["chain_id"] or network.chain_id
     values["contract_address"] = values["contract_address"] or network.contract
     if values["contract_address"] is None and not problems:

@@ -88,9 +88,9 @@ OPTIONS: Final[tuple[Option, ...]] = (
         "FOLLOW",
         parsers.choice("economy", "full"),
         None,
-        "Notifications over WebSocket. 'economy': only the registry's events, which arrive as fast as with "
-        "'full'; the latest block is queried every HEAD_INTERVAL. 'full': every block as well, which may be "
-        "hundreds of megabytes a day. Default: economy, and full for the network local.",
+        "Notifications over WebSocket. 'economy': only the registry's events; the latest block is queried "
+        "every HEAD_INTERVAL. 'full': every block as well, which may be hundreds of megabytes a day. "
+        "Default: economy; full for the network local and with RPC_QUORUM.",
         "full",
     ),
     Option(

@@ -283,6 +283,18 @@ def test_staleness_that_begins_before_the_next_audit() -> None:
     assert problems({"STALE_POLICY": "panic"})
 
 
+def test_heads_are_polled_on_public_networks_without_a_quorum() -> None:
+    quorum = {"RPC_URL": "wss://a.example,wss://b.example", "RPC_QUORUM": "2"}
+    assert load({}, {}).head_interval == 15
+    assert load({}, {"HEAD_INTERVAL": "5s"}).head_interval == 5
+    for full in ({"NETWORK": "local"}, {"FOLLOW": "full"}, quorum):
+        assert load({}, full).head_interval is None
+    assert load({}, {"NETWORK": "local", "FOLLOW": "economy"}).head_interval == 15
+    (problem,) = problems({**quorum, "FOLLOW": "economy"})
+    assert problem.startswith("FOLLOW: economy is not possible with RPC_QUORUM")
+    assert problems({"HEAD_INTERVAL": "31s"}) and problems({"FOLLOW": "cheap"})
+
+
 def test_a_quorum_of_more_hosts_than_there_are() -> None:
     urls = "wss://a.example/one,https://a.example/two,https://b.example"
     (problem,) = problems({"RPC_URL": urls, "RPC_QUORUM": "3"})
