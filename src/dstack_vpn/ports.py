@@ -14,6 +14,7 @@ from dstack_vpn.core.access.replies import Question, Reply
 from dstack_vpn.core.chain.contract import ContractState
 from dstack_vpn.core.chain.events import LoggedEvent, PolicyRead, RegistryEvent, TokenState
 from dstack_vpn.core.chain.node import Node
+from dstack_vpn.core.chain.usage import UsageByEndpoint
 from dstack_vpn.core.model import (
     BlockRef,
     ChainIdentity,
@@ -222,6 +223,9 @@ class ChainSource(Protocol):
 
     def quarantined(self) -> Mapping[str, Quarantine]:
         """Return the quarantines of all endpoints that ever had one, by name."""
+
+    def usage(self) -> UsageByEndpoint:
+        """Return the use of each endpoint since the start."""
 
 
 class Verifier(Protocol):
