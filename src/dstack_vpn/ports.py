@@ -15,6 +15,7 @@ from dstack_vpn.core.chain.contract import ContractState
 from dstack_vpn.core.chain.events import LoggedEvent, PolicyRead, RegistryEvent, TokenState
 from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.chain.usage import UsageByEndpoint
+from dstack_vpn.core.chain.usage_days import UsageDays
 from dstack_vpn.core.model import (
     BlockRef,
     ChainIdentity,
@@ -563,6 +564,16 @@ class EndpointMemory(Protocol):
         """Return the endpoints that were saved last; empty without any."""
 
     async def save(self, endpoints: Mapping[PublicKey, SocketAddress]) -> None:
+        """Replace everything."""
+
+
+class UsageMemory(Protocol):
+    """The use of RPC endpoints on the last days. Both methods raise `StoreError`."""
+
+    async def load(self) -> UsageDays:
+        """Return the days that were saved last; empty without any."""
+
+    async def save(self, days: UsageDays) -> None:
         """Replace everything."""
 
 

@@ -47,6 +47,7 @@ from dstack_vpn.daemon.observe.peer_stats import PeerStatsCache
 from dstack_vpn.daemon.observe.persistence import Persistence
 from dstack_vpn.daemon.observe.reporter import Reporter
 from dstack_vpn.daemon.observe.roles import RoleWatch
+from dstack_vpn.daemon.observe.rpc_usage import RpcUsage
 from dstack_vpn.daemon.peers.debounce import Debounce
 from dstack_vpn.daemon.peers.endpoints import EndpointBook
 from dstack_vpn.daemon.peers.executor import PlanExecutor
@@ -77,6 +78,7 @@ from dstack_vpn.ports import (
     PeerRelay,
     Resolver,
     Store,
+    UsageMemory,
 )
 
 _CHANGES: Final = 10_000
@@ -94,6 +96,7 @@ class Outside:
     archive: ConfigArchive
     audit_log: AuditLog
     memory: EndpointMemory
+    usage_memory: UsageMemory
     resolver: Resolver
     make_relay: Callable[[PeerEndpoint], Awaitable[PeerRelay]]
     can_send: Callable[[SocketAddress], bool]
@@ -326,6 +329,7 @@ def assemble(outside: Outside, options: Options) -> Daemon:
         roles=roles,
         exit_keeper=exit_keeper,
         route_keeper=route_keeper,
+        rpc_usage=RpcUsage(outside.source, outside.usage_memory, clock),
         health=HealthWatch(reporter.collect, clock, publish),
         reporter=reporter,
         audit_writer=audit_writer,

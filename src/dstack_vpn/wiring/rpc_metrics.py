@@ -4,10 +4,11 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Histogram
-from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from dstack_vpn.adapters.chain.method_stats import Calls
-from dstack_vpn.core.chain.usage import UNASKED, UsageByEndpoint
+from dstack_vpn.core.chain.usage import UNASKED, UsageByEndpoint, total
+from dstack_vpn.daemon.observe.rpc_usage import RpcUsage
 
 LATENCIES: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """The buckets of durations, in seconds."""
@@ -62,3 +63,16 @@ def usage_families(usage: UsageByEndpoint) -> Iterator[Metric]:
             received.add_metric([endpoint, method], each.received)
             sent.add_metric([endpoint, method], each.sent)
     yield from (calls, unasked, received, sent)
+
+
+def day_families(usage: RpcUsage, now: float) -> Iterator[Metric]:
+    """Yield the metrics of the day."""
+    today = total(usage.days().today(now).usage)
+    yield GaugeMetricFamily(
+        "dstack_vpn_rpc_today_calls", "RPC calls since 00:00 UTC, kept over a restart.", value=today.calls
+    )
+    yield GaugeMetricFamily(
+        "dstack_vpn_rpc_today_bytes",
+        "Bytes of JSON-RPC messages since 00:00 UTC, kept over a restart.",
+        value=today.bytes,
+    )
