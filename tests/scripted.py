@@ -44,6 +44,11 @@ def grant(token: int, number: int | None = None) -> Granted:
     return Granted(token, f"0xowner{token}", f"node-{token}", key(token if number is None else number))
 
 
+def left(passed: float, interval: float) -> float:
+    """Return the seconds until a resync without a budget of calls."""
+    return interval - passed
+
+
 def members_of(policy: PeerPolicy, addresses: AddressPlan, clock: Clock, **others: Any) -> Members:
     """Return a membership whose collaborators do nothing, except those in ``others``."""
     given: dict[str, Any] = {

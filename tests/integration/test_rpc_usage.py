@@ -7,17 +7,20 @@ import re
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from operator import attrgetter
 from typing import Any
 
 import pytest
 from tests.fake_chain import FakeServer
 from tests.integration.conftest import MakeRig
+from tests.integration.pairs import Pair, members
 from tests.integration.support import Rig, eventually
 from tests.ports import free_port
 
 from dstack_vpn.adapters.doctor.cost import cost
 from dstack_vpn.config import load
 from dstack_vpn.core.chain import usage_days
+from dstack_vpn.core.chain.budget import LONGEST
 from dstack_vpn.wiring.view import NodeView
 from dstack_vpn.wiring.web import serve_node
 
@@ -59,6 +62,7 @@ async def report(settings: dict[str, str]) -> dict[str, Any]:
 
 async def matching(settings: dict[str, str], server: FakeServer) -> dict[str, Any]:
     """Return a report with the calls that the endpoint counted; a probe may come between."""
+    counts: dict[str, int] = {}
     for _ in range(5):
         stats = await report(settings)
         (methods,) = stats["rpc"]["since_start"]["endpoints"].values()
@@ -105,3 +109,24 @@ async def test_a_restart_continues_the_day(fake_chain: FakeServer, make_rig: Mak
         rpc = (await report(settings))["rpc"]
         assert rpc["since_start"]["calls"] < before <= rpc["today"]["calls"]
         assert rpc["last_days"]["calls"] <= sum(server.faults.calls.values())
+
+
+@pytest.mark.parametrize("quorum", ["1", "2"])
+async def test_a_spent_budget_delays_resyncs_alone(pair: Pair, make_rig: MakeRig, quorum: str) -> None:
+    """The first call spends it. Grants need readings, with a quorum those of both endpoints."""
+    environment = {"RPC_QUORUM": quorum, "RPC_DAILY_CALLS": "1"}
+    rig = make_rig(pair.urls("ws"), pair.chain.contract, resync_interval=0.05, environment=environment)
+    state_of = attrgetter("node.chain.state")
+    async with rig.running():
+        await eventually(lambda: state_of(rig).until_resync(0.0, 0.05) == LONGEST, "a spent budget")
+        await eventually(lambda: quorum == "1" or state_of(rig).resyncs, "the first resync of a quorum")
+        begun = state_of(rig).resyncs
+        for number in range(1, 6):
+            await pair.chain.mint(number)
+            await rig.settle(members(pair.chain), "a grant")
+            await pair.chain.revoke(number)
+            await rig.settle(members(pair.chain), "a revocation")
+            await asyncio.sleep(0.1)  # two intervals
+        assert state_of(rig).resyncs <= begun + 1, "one may have been under way"
+        assert rig.component("rpc budget").startswith("warning: ")
+        assert quorum == "1" or rig.component("quorum") == "ok: "

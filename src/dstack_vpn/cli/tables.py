@@ -40,6 +40,8 @@ def rpc_line(stats: dict[str, Any]) -> list[Text]:
     parts = [f"RPC today: {used(rpc['today'])}"]
     if rpc["estimate"] is not None:
         parts.append(f"about {used(rpc['estimate'])} a day")
+    if budget := rpc.get("budget"):
+        parts.append(f"{rpc['today']['calls'] / budget:.0%} of RPC_DAILY_CALLS")
     return [Text("; ".join(parts))]
 
 

@@ -70,6 +70,8 @@ class Settings:
     proxies: Proxies
     """The proxies for RPC endpoints."""
     rpc_quorum: int
+    rpc_daily_calls: int
+    """The budget of calls for a day; 0: no limit."""
     chain_id: int
     contract_address: Address
     contract_abi: str

@@ -16,6 +16,7 @@ from dstack_vpn.core.access.control import NodeIdentity
 from dstack_vpn.core.access.membership import PeerPolicy
 from dstack_vpn.core.access.quorum import Quorum
 from dstack_vpn.core.access.staleness import Staleness, StalePolicy
+from dstack_vpn.core.chain.budget import Budget
 from dstack_vpn.core.exit_routing import MARK
 from dstack_vpn.core.model import Address, SocketAddress
 from dstack_vpn.core.observe.reports import FirewallReport
@@ -132,6 +133,8 @@ class Options:
     quorum: int
     resync_interval: float
     """Seconds."""
+    rpc_daily_calls: int
+    """The budget of RPC calls for a day; 0: no limit."""
     max_staleness: float
     """Seconds."""
     stale_policy: StalePolicy
@@ -202,7 +205,11 @@ def assemble(outside: Outside, options: Options) -> Daemon:
     )
 
     # The chain.
-    state = ChainState(members, clock, options.resync_interval, asyncio.Queue(_CHANGES), publish)
+    budget = Budget.of(options.rpc_daily_calls, options.max_staleness)
+    rpc_usage = RpcUsage(outside.source, outside.usage_memory, clock, budget, publish)
+    state = ChainState(
+        members, clock, options.resync_interval, asyncio.Queue(_CHANGES), publish, rpc_usage.until_resync
+    )
     quorum_checker = (
         None if members.quorum is None else QuorumChecker(state, outside.source, members.quorum, doubted)
     )
@@ -304,6 +311,7 @@ def assemble(outside: Outside, options: Options) -> Daemon:
         key_expiry=key_expiry,
         firewall_controller=firewall_controller,
         exit_keeper=exit_keeper,
+        rpc_usage=rpc_usage,
         unprotected=options.unprotected,
     )
     return Daemon(
@@ -329,7 +337,7 @@ def assemble(outside: Outside, options: Options) -> Daemon:
         roles=roles,
         exit_keeper=exit_keeper,
         route_keeper=route_keeper,
-        rpc_usage=RpcUsage(outside.source, outside.usage_memory, clock),
+        rpc_usage=rpc_usage,
         health=HealthWatch(reporter.collect, clock, publish),
         reporter=reporter,
         audit_writer=audit_writer,

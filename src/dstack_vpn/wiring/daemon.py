@@ -120,6 +120,7 @@ def build(settings: Settings, link: Link, relays: Relays, source: ChainSource, f
         confirmations=settings.grant_confirmations,
         quorum=settings.rpc_quorum,
         resync_interval=settings.sync_interval,
+        rpc_daily_calls=settings.rpc_daily_calls,
         max_staleness=settings.max_staleness,
         stale_policy=settings.stale_policy,
         interface=settings.interface,

@@ -76,3 +76,7 @@ def day_families(usage: RpcUsage, now: float) -> Iterator[Metric]:
         "Bytes of JSON-RPC messages since 00:00 UTC, kept over a restart.",
         value=today.bytes,
     )
+    if usage.budget is not None:
+        yield GaugeMetricFamily(
+            "dstack_vpn_rpc_budget_calls", "The limit of RPC_DAILY_CALLS.", value=usage.budget.calls
+        )

@@ -22,6 +22,7 @@ def describe_usage(usage: RpcUsage, now: float) -> dict[str, Any]:
         "last_days": _described(days.together()),
         "days": [{"date": day.name, "seconds": round(day.seconds), **_sums(day.usage)} for day in days.days],
         "estimate": expected,
+        "budget": None if usage.budget is None else usage.budget.calls,
     }
 
 

@@ -181,3 +181,6 @@ def test_status_has_the_use_of_rpc_endpoints_in_one_line() -> None:
     rpc["estimate"] = {"calls": 20_000, "notifications": 432_000, "sent": 0, "received": 500_000_000}
     said = rendered(status_view(HEALTH, STATS | {"rpc": rpc}), 1000).splitlines()
     assert said[1].endswith("; about 20,000 calls, 432,000 notifications, 500.0 MB a day")
+    rpc["budget"] = 10_000
+    said = rendered(status_view(HEALTH, STATS | {"rpc": rpc}), 1000).splitlines()
+    assert said[1].endswith("MB a day; 12% of RPC_DAILY_CALLS")

@@ -163,6 +163,7 @@ class Bench:
     transport: TransportMode = TransportMode.AUTO
     confirmations: int = 0
     resync_interval: float = 3600.0
+    rpc_daily_calls: int = 0
     own_node_id: str | None = "node-0"
     registry: tuple[int, str] | None = None
     staleness: float = 3600.0
@@ -238,6 +239,7 @@ class Bench:
             confirmations=self.confirmations,
             quorum=1,
             resync_interval=self.resync_interval,
+            rpc_daily_calls=self.rpc_daily_calls,
             max_staleness=self.staleness,
             stale_policy=self.policy_when_stale,
             interface="wg0",

@@ -1,5 +1,6 @@
 from tests.unit.daemon.observe.test_rpc_usage import NOW, Used
 
+from dstack_vpn.core.chain.budget import Budget
 from dstack_vpn.core.chain.usage import NOTIFICATION, Usage
 from dstack_vpn.core.chain.usage_days import DAY
 from dstack_vpn.wiring.rpc_metrics import day_families
@@ -38,6 +39,7 @@ def test_all_sums_are_shown() -> None:
         ("2026-11-29", 2, 60),
         ("2026-11-30", 1, DAY),
     ]
+    assert found["budget"] is None
     assert found["estimate"] == {
         "seconds": DAY,
         "calls": 1,
@@ -58,3 +60,11 @@ def test_the_day_has_metrics() -> None:
     used = rig()
     found = {s.name: s.value for m in day_families(used.usage, used.clock.now()) for s in m.samples}
     assert found == {"dstack_vpn_rpc_today_calls": 2, "dstack_vpn_rpc_today_bytes": 7004}
+
+
+def test_a_budget_is_shown() -> None:
+    used = Used(budget=Budget(100))
+    now = used.clock.now()
+    assert describe_usage(used.usage, now)["budget"] == 100
+    families = {metric.name: metric.samples[0].value for metric in day_families(used.usage, now)}
+    assert families["dstack_vpn_rpc_budget_calls"] == 100

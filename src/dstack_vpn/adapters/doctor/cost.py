@@ -6,13 +6,16 @@ from typing import Any
 from dstack_vpn.core.chain.prices import TABLES, PriceTable
 from dstack_vpn.core.chain.usage import Usage
 from dstack_vpn.core.chain.usage_days import ENOUGH
-from dstack_vpn.core.observe.check import Check, passed
+from dstack_vpn.core.observe.check import Check, passed, warned
 
 NAME = "rpc cost"
 
 
 def cost(daemon: Mapping[str, Any]) -> Check:
-    """Return the calls and bytes to expect for a day, with the price by each known table."""
+    """Return the calls and bytes to expect for a day, with the price by each known table.
+
+    It is a warning if the calls exceed the budget.
+    """
     rpc = daemon.get("rpc")
     if rpc is None:
         found = "not known: no daemon runs here" if not daemon else "not known: the daemon is an older one"
@@ -26,7 +29,12 @@ def cost(daemon: Mapping[str, Any]) -> Check:
     used = f"{estimate['calls']:,} calls, {estimate['notifications']:,} notifications and {megabytes:,.1f} MB"
     observed = f"by {estimate['seconds'] / 60:.0f} minutes of observation"
     prices = [_priced(table, methods) for table in TABLES]
-    return passed(NAME, "; ".join([f"this node costs about {used} a day, {observed}", *prices]))
+    found = "; ".join([f"this node costs about {used} a day, {observed}", *prices])
+    budget = rpc["budget"]
+    if budget and estimate["calls"] > budget:
+        advice = "raise RPC_DAILY_CALLS or SYNC_INTERVAL"
+        return warned(NAME, f"{found}; RPC_DAILY_CALLS permits {budget:,} calls", advice)
+    return passed(NAME, found)
 
 
 def _priced(table: PriceTable, methods: Mapping[str, Usage]) -> str:

@@ -257,6 +257,7 @@ _RPC_USAGE: Final = _object(
         "description": "the use to expect for a whole day; null: too little was observed",
         "oneOf": [_object(seconds=_SECONDS, **_USED, methods=_METHODS), {"type": "null"}],
     },
+    budget=_or_null("integer", description="RPC_DAILY_CALLS; null: no limit"),
 )
 
 _STATS: Final[Schema] = {

@@ -18,7 +18,7 @@ ESTIMATE: dict[str, Any] = {
 
 
 def test_the_sentence_has_calls_bytes_and_the_price() -> None:
-    check = cost({"peers": [], "rpc": {"estimate": ESTIMATE}})
+    check = cost({"peers": [], "rpc": {"estimate": ESTIMATE, "budget": 100}})
     assert check.status is CheckStatus.PASS
     assert check.found == (
         "this node costs about 100 calls, 432,000 notifications and 500.0 MB a day, by 60 minutes of "
@@ -28,7 +28,7 @@ def test_the_sentence_has_calls_bytes_and_the_price() -> None:
 
 def test_a_method_without_a_price_is_named() -> None:
     methods = METHODS | {"eth_new": {"count": 1, "sent": 0, "received": 0}}
-    found = cost({"rpc": {"estimate": ESTIMATE | {"methods": methods}}}).found
+    found = cost({"rpc": {"estimate": ESTIMATE | {"methods": methods}, "budget": None}}).found
     assert found.endswith("the price is not known: it lacks eth_new")
 
 
@@ -36,3 +36,10 @@ def test_without_an_observation_there_is_no_number() -> None:
     assert cost({}).found == "not known: no daemon runs here"
     assert cost({"peers": []}).found == "not known: the daemon is an older one"
     assert cost({"rpc": {"estimate": None}}).found.startswith("not known yet: an estimate needs 10 minutes")
+
+
+def test_more_calls_than_the_budget_are_a_warning() -> None:
+    check = cost({"rpc": {"estimate": ESTIMATE, "budget": 99}})
+    assert check.status is CheckStatus.WARN
+    assert check.found.endswith("; RPC_DAILY_CALLS permits 99 calls")
+    assert check.advice == "raise RPC_DAILY_CALLS or SYNC_INTERVAL"
