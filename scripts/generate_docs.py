@@ -30,6 +30,7 @@ GROUPS = {
             "MAX_STALENESS",
             "STALE_POLICY",
         ),
+        "RPC_DAILY_CALLS",
     ),
     "identity and keys": (
         *("NODE_ID", "WIREGUARD_PRIVATE_KEY", "CONTRACT_PRIVATE_KEY", "KEY_MAX_AGE", "STATE_DIR"),

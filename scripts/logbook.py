@@ -244,6 +244,14 @@ MEANINGS: Final[Mapping[str, tuple[str, str]]] = {
         "Round trips to the members of roles can't be measured: there is no ICMP socket.",
         "Set net.ipv4.ping_group_range, or add CAP_NET_RAW.",
     ),
+    "rpc.usage_not_kept": (
+        "The use of RPC endpoints cannot be stored; after a restart its days begin again.",
+        "Check STATE_DIR.",
+    ),
+    "rpc.usage_unknown": (
+        "The stored use of RPC endpoints cannot be read; its days begin again.",
+        "",
+    ),
     "rpc.connected": ("A session with an RPC endpoint began.", ""),
     "rpc.endpoint_left": (
         "An endpoint failed; the next one is tried after a pause.",

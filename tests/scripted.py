@@ -21,6 +21,7 @@ from dstack_vpn.core.chain.agreement import Revision
 from dstack_vpn.core.chain.contract import ContractState
 from dstack_vpn.core.chain.events import Granted, LoggedEvent, PolicyRead, RegistryEvent, TokenState
 from dstack_vpn.core.chain.registry import Registry, apply
+from dstack_vpn.core.chain.usage import Usage
 from dstack_vpn.core.model import BlockRef, ChainIdentity, Position, TokenId
 from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
 from dstack_vpn.core.paths.routes import NO_ROUTES
@@ -43,6 +44,11 @@ def key(number: int) -> PublicKey:
 
 def grant(token: int, number: int | None = None) -> Granted:
     return Granted(token, f"0xowner{token}", f"node-{token}", key(token if number is None else number))
+
+
+def left(passed: float, interval: float) -> float:
+    """Return the seconds until a resync without a budget of calls."""
+    return interval - passed
 
 
 def members_of(policy: PeerPolicy, addresses: AddressPlan, clock: Clock, **others: Any) -> Members:
@@ -133,6 +139,8 @@ class ScriptedSource:
     name: str = "ws://scripted"
     queue: "asyncio.Queue[ChainFact | ChainError]" = field(default_factory=asyncio.Queue)
     seconds: int = 0
+    used: dict[str, Usage] = field(default_factory=dict)
+    """The use of the endpoint by method, which a test sets."""
     _was_read: asyncio.Event = field(default_factory=asyncio.Event)
 
     @asynccontextmanager
@@ -162,6 +170,9 @@ class ScriptedSource:
 
     def quarantined(self) -> dict[str, Quarantine]:
         return {}
+
+    def usage(self) -> dict[str, dict[str, Usage]]:
+        return {self.name: dict(self.used)}
 
     def tell(self, facts: Sequence[ChainFact | ChainError]) -> None:
         for fact in facts:

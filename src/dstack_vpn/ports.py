@@ -15,6 +15,8 @@ from dstack_vpn.core.chain.agreement import Revision
 from dstack_vpn.core.chain.contract import ContractState
 from dstack_vpn.core.chain.events import LoggedEvent, PolicyRead, RegistryEvent, TokenState
 from dstack_vpn.core.chain.node import Node
+from dstack_vpn.core.chain.usage import UsageByEndpoint
+from dstack_vpn.core.chain.usage_days import UsageDays
 from dstack_vpn.core.model import (
     BlockRef,
     ChainIdentity,
@@ -228,6 +230,9 @@ class ChainSource(Protocol):
 
     def quarantined(self) -> Mapping[str, Quarantine]:
         """Return the quarantines of all endpoints that ever had one, by name."""
+
+    def usage(self) -> UsageByEndpoint:
+        """Return the use of each endpoint since the start."""
 
 
 class Verifier(Protocol):
@@ -565,6 +570,16 @@ class EndpointMemory(Protocol):
         """Return the endpoints that were saved last; empty without any."""
 
     async def save(self, endpoints: Mapping[PublicKey, SocketAddress]) -> None:
+        """Replace everything."""
+
+
+class UsageMemory(Protocol):
+    """The use of RPC endpoints on the last days. Both methods raise `StoreError`."""
+
+    async def load(self) -> UsageDays:
+        """Return the days that were saved last; empty without any."""
+
+    async def save(self, days: UsageDays) -> None:
         """Replace everything."""
 
 

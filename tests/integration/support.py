@@ -22,6 +22,7 @@ from dstack_vpn.adapters.chain.transport import Outcome
 from dstack_vpn.adapters.contracts import by_name
 from dstack_vpn.config import load
 from dstack_vpn.core.access.control import Decision
+from dstack_vpn.core.chain.usage import UsageByEndpoint
 from dstack_vpn.core.model import PeerState, TokenId
 from dstack_vpn.core.observe.health import Health, evaluate
 from dstack_vpn.core.wireguard.keys import PrivateKey, PublicKey
@@ -210,6 +211,9 @@ class _Watched:
 
     def quarantined(self) -> Mapping[str, Quarantine]:
         return self.pool.quarantined()
+
+    def usage(self) -> UsageByEndpoint:
+        return self.pool.usage()
 
     def _watch(self, session: ChainSession) -> RpcSession:
         assert isinstance(session, RpcSession)

@@ -40,6 +40,7 @@ def test_beside_a_running_daemon_all_is_well(lab: Lab) -> None:
     rpc = next(check for name, check in checks.items() if name.startswith("rpc "))
     assert "chain 31337, block " in rpc["found"]
     assert "access-registry" in rpc["found"]
+    assert checks["rpc cost"]["found"].startswith("not known yet: an estimate needs 10 minutes")
 
 
 def test_each_thing_that_is_broken_is_named_with_what_to_do(lab: Lab) -> None:
@@ -60,6 +61,7 @@ def test_each_thing_that_is_broken_is_named_with_what_to_do(lab: Lab) -> None:
     code, checks = doctor(b, WIREGUARD_PRIVATE_KEY_FILE=str(c.key_file))
     assert code == 1
     assert checks["udp port"]["found"] == "51820 is free"
+    assert checks["rpc cost"]["found"] == "not known: no daemon runs here"
     assert checks["membership"]["status"] == "fail"
     assert "NODE_ID is b, but our key is registered for node c" in checks["membership"]["found"]
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
-from tests.scripted import IDENTITY, ScriptedChain, ScriptedSource, grant, key, members_of
+from tests.scripted import IDENTITY, ScriptedChain, ScriptedSource, grant, key, left, members_of
 from tests.simulation.loop import LoopClock, simulate
 
 from dstack_vpn.core.access.addressing import AddressPlan, unique_local_prefix
@@ -188,7 +188,7 @@ async def audited(test: Callable[[Audited], Awaitable[None]], kind: Kind = NUMBE
         clock,
         own_key=key(250),
     )
-    state = ChainState(members, clock, 3600.0, asyncio.Queue(10_000), lambda event: None)
+    state = ChainState(members, clock, 3600.0, asyncio.Queue(10_000), lambda event: None, left)
     with suppress(EndpointError), capture_logs():
         async with asyncio.TaskGroup() as group:
             driver = SessionDriver(state, session, group)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Network
 from random import Random
 
-from tests.scripted import key, members_of
+from tests.scripted import key, left, members_of
 from tests.simulation.adversary import Adversary, honest
 from tests.simulation.chain import NAMES, POLICIES, Chain, Right, rights_of
 from tests.simulation.endpoints import HEADS, IDENTITY, Conduct, SimulatedEndpoint
@@ -78,7 +78,7 @@ class World:
             submit=lambda deltas, seen: self._check_grants(),
             doubted=doubted.set,
         )
-        state = ChainState(self.members, clock, INTERVAL, asyncio.Queue(10_000), lambda event: None)
+        state = ChainState(self.members, clock, INTERVAL, asyncio.Queue(10_000), lambda event: None, left)
         source, quorum = self._pool(clock.monotonic), self.members.quorum
         quorum_checker = None if quorum is None else QuorumChecker(state, source, quorum, doubted)
         self.loop = ChainLoop(source, state, quorum_checker)

@@ -33,9 +33,28 @@ def status_line(health: dict[str, Any], stats: dict[str, Any]) -> Text:
     )
 
 
+def rpc_line(stats: dict[str, Any]) -> list[Text]:
+    """Return the use of RPC endpoints in one line; empty if the daemon does not report it."""
+    if (rpc := stats.get("rpc")) is None:
+        return []
+    parts = [f"RPC today: {used(rpc['today'])}"]
+    if rpc["estimate"] is not None:
+        parts.append(f"about {used(rpc['estimate'])} a day")
+    if budget := rpc.get("budget"):
+        parts.append(f"{rpc['today']['calls'] / budget:.0%} of RPC_DAILY_CALLS")
+    return [Text("; ".join(parts))]
+
+
+def used(total: Mapping[str, Any]) -> str:
+    """Return calls, notifications and megabytes."""
+    megabytes = (total["sent"] + total["received"]) / 1e6
+    return f"{total['calls']:,} calls, {total['notifications']:,} notifications, {megabytes:,.1f} MB"
+
+
 def status_view(health: dict[str, Any], stats: dict[str, Any]) -> RenderableType:
     """Return the output of `status`."""
-    parts = [status_line(health, stats), Text(), components_view(health), Text(), _peers(stats["peers"])]
+    lines = [status_line(health, stats), *rpc_line(stats)]
+    parts = [*lines, Text(), components_view(health), Text(), _peers(stats["peers"])]
     if networks := stats.get("networks"):
         rows = [_network(each) for each in networks]
         parts += [Text(), Layout(("network", "by", "gateways", "problem"), rows)]

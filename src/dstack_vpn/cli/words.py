@@ -168,6 +168,10 @@ _WORDS: Final[Mapping[str, Callable[[Body], str]]] = {
     "exit.used": lambda b: f"everything leaves by {b['node']}",
     "exit.blocked": lambda b: f"nothing leaves: {b['reason']}",
     "token.refused": lambda b: f"{_who(b)}: malformed {b['field']}: {b['problem']}",
+    "rpc.budget": lambda b: (
+        f"{b['calls']} of {b['budget']} RPC calls of today were made"
+        f"{': the budget is spent' if b['spent'] else ''}"
+    ),
     "admin.resume": lambda b: (
         "resumed: the node follows the registry" if b["was_pinned"] else "resumed; nothing was pinned"
     ),

@@ -102,6 +102,14 @@ OPTIONS: Final[tuple[Option, ...]] = (
         "15s",
     ),
     Option(
+        "RPC_DAILY_CALLS",
+        parsers.number(0, 10**12),
+        "0",
+        "Budget of calls to all endpoints for a day (UTC); 0: no limit. Health warns at 80 %. Resyncs become "
+        "rarer as it is used up, at most hourly; revocations are not delayed. See docs/rpc-costs.md.",
+        "100000",
+    ),
+    Option(
         "CHAIN_ID",
         parsers.number(1, 2**63),
         None,

@@ -24,6 +24,7 @@
     edits       find other programs' edits of the packet filter           (firewall)
     exit        choose the exit, keep its kill switch                     (exit_keeper)
     denied      publish what the packet filter denied                     (denied)
+    usage       record the use of RPC endpoints by day                    (rpc_usage)
 
 A task that ends, or that fails with an error its docstring does not absorb, ends the daemon: a
 restart by the supervisor is better than a partial failure. The data plane survives it
@@ -54,6 +55,7 @@ from dstack_vpn.daemon.observe.peer_stats import PeerStatsCache
 from dstack_vpn.daemon.observe.persistence import Persistence
 from dstack_vpn.daemon.observe.reporter import Reporter
 from dstack_vpn.daemon.observe.roles import RoleWatch
+from dstack_vpn.daemon.observe.rpc_usage import RpcUsage
 from dstack_vpn.daemon.peers.exit_keeper import ExitKeeper
 from dstack_vpn.daemon.peers.handshakes import HandshakeInitiator
 from dstack_vpn.daemon.peers.members import Members
@@ -102,6 +104,7 @@ class Daemon:
     roles: RoleWatch
     exit_keeper: ExitKeeper
     route_keeper: RouteKeeper
+    rpc_usage: RpcUsage
     health: HealthWatch
     reporter: Reporter
     audit_writer: AuditWriter
@@ -139,6 +142,7 @@ class Daemon:
             "edits": self.firewall_controller.watch,
             "exit": self.exit_keeper.run,
             "denied": self.denied.run,
+            "usage": self.rpc_usage.run,
             **({} if self.key_rotation is None else {"key": self.key_rotation.run}),
             **({} if self.key_expiry is None else {"key age": self.key_expiry.run}),
             **services,
@@ -183,6 +187,7 @@ class Daemon:
         steps = (
             self.persistence.flush(),
             self.handshakes.store_endpoints(),
+            self.rpc_usage.save(),
             self.tunnel.stop(keep=self.keep_interface),
             self.persistence.store.close(),
         )

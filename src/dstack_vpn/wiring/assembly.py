@@ -16,6 +16,7 @@ from dstack_vpn.core.access.control import NodeIdentity
 from dstack_vpn.core.access.membership import PeerPolicy
 from dstack_vpn.core.access.quorum import Quorum
 from dstack_vpn.core.access.staleness import Staleness, StalePolicy
+from dstack_vpn.core.chain.budget import Budget
 from dstack_vpn.core.exit_routing import MARK
 from dstack_vpn.core.model import Address, SocketAddress
 from dstack_vpn.core.observe.reports import FirewallReport
@@ -47,6 +48,7 @@ from dstack_vpn.daemon.observe.peer_stats import PeerStatsCache
 from dstack_vpn.daemon.observe.persistence import Persistence
 from dstack_vpn.daemon.observe.reporter import Reporter
 from dstack_vpn.daemon.observe.roles import RoleWatch
+from dstack_vpn.daemon.observe.rpc_usage import RpcUsage
 from dstack_vpn.daemon.peers.debounce import Debounce
 from dstack_vpn.daemon.peers.endpoints import EndpointBook
 from dstack_vpn.daemon.peers.executor import PlanExecutor
@@ -77,6 +79,7 @@ from dstack_vpn.ports import (
     PeerRelay,
     Resolver,
     Store,
+    UsageMemory,
 )
 
 _CHANGES: Final = 10_000
@@ -94,6 +97,7 @@ class Outside:
     archive: ConfigArchive
     audit_log: AuditLog
     memory: EndpointMemory
+    usage_memory: UsageMemory
     resolver: Resolver
     make_relay: Callable[[PeerEndpoint], Awaitable[PeerRelay]]
     can_send: Callable[[SocketAddress], bool]
@@ -131,6 +135,8 @@ class Options:
     head_interval: float
     """Seconds between heads if they are queried; 0 if they are announced."""
     """Seconds."""
+    rpc_daily_calls: int
+    """The budget of RPC calls for a day; 0: no limit."""
     max_staleness: float
     """Seconds."""
     stale_policy: StalePolicy
@@ -202,8 +208,16 @@ def assemble(outside: Outside, options: Options) -> Daemon:
     )
 
     # The chain.
+    budget = Budget.of(options.rpc_daily_calls, options.max_staleness)
+    rpc_usage = RpcUsage(outside.source, outside.usage_memory, clock, budget, publish)
     state = ChainState(
-        members, clock, options.resync_interval, asyncio.Queue(_CHANGES), publish, options.head_interval
+        members,
+        clock,
+        options.resync_interval,
+        asyncio.Queue(_CHANGES),
+        publish,
+        rpc_usage.until_resync,
+        options.head_interval,
     )
     quorum_checker = (
         None if members.quorum is None else QuorumChecker(state, outside.source, members.quorum, doubted)
@@ -306,6 +320,7 @@ def assemble(outside: Outside, options: Options) -> Daemon:
         key_expiry=key_expiry,
         firewall_controller=firewall_controller,
         exit_keeper=exit_keeper,
+        rpc_usage=rpc_usage,
         unprotected=options.unprotected,
     )
     return Daemon(
@@ -331,6 +346,7 @@ def assemble(outside: Outside, options: Options) -> Daemon:
         roles=roles,
         exit_keeper=exit_keeper,
         route_keeper=route_keeper,
+        rpc_usage=rpc_usage,
         health=HealthWatch(reporter.collect, clock, publish),
         reporter=reporter,
         audit_writer=audit_writer,

@@ -27,6 +27,7 @@ from dstack_vpn.adapters.store.archive import FileArchive
 from dstack_vpn.adapters.store.endpoints import EndpointFile
 from dstack_vpn.adapters.store.lock import lock
 from dstack_vpn.adapters.store.sqlite import SqliteStore
+from dstack_vpn.adapters.store.usage import UsageFile
 from dstack_vpn.adapters.uplink import look_up_by
 from dstack_vpn.config import Settings
 from dstack_vpn.core.ownership import Claim
@@ -96,6 +97,7 @@ def build(settings: Settings, link: Link, relays: Relays, source: ChainSource, f
         archive=FileArchive(settings.wireguard_config, settings.state_dir),
         audit_log=audit_log_of(settings),
         memory=EndpointFile(settings.state_dir / "endpoints.json"),
+        usage_memory=UsageFile(settings.state_dir / "rpc-usage.json"),
         resolver=SystemResolver(destinations(settings), look_up_by(settings.fwmark)),
         make_relay=relays.to_peer,
         can_send=partial(can_send, mark=settings.fwmark),
@@ -120,6 +122,7 @@ def build(settings: Settings, link: Link, relays: Relays, source: ChainSource, f
         quorum=settings.rpc_quorum,
         resync_interval=settings.sync_interval,
         head_interval=settings.head_interval or 0.0,
+        rpc_daily_calls=settings.rpc_daily_calls,
         max_staleness=settings.max_staleness,
         stale_policy=settings.stale_policy,
         interface=settings.interface,

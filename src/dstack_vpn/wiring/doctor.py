@@ -9,7 +9,7 @@ from dstack_vpn.adapters import logs
 from dstack_vpn.adapters.chain.identity import Target
 from dstack_vpn.adapters.chain.session import SessionSettings
 from dstack_vpn.adapters.contracts import by_name
-from dstack_vpn.adapters.doctor import chain, machine, peers
+from dstack_vpn.adapters.doctor import chain, cost, machine, peers
 from dstack_vpn.adapters.firewall import NftFirewall
 from dstack_vpn.adapters.keys.guest_agent import GuestAgent
 from dstack_vpn.config import Settings
@@ -67,7 +67,7 @@ async def examine(settings: Settings, daemon: Daemon, report: Callable[[Check], 
     settings, seen_key = await _key(settings)
     add(*seen_key)
     found = await _endpoints(settings)
-    add(*(endpoint.check for endpoint in found), chain.clock(found))
+    add(*(endpoint.check for endpoint in found), chain.clock(found), cost.cost(daemon))
     access = _access(settings, found)
     add(_membership(settings, access, found))
     if access is not None:

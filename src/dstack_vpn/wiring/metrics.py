@@ -20,6 +20,7 @@ from dstack_vpn.core.observe.health import Status
 from dstack_vpn.daemon.daemon import Daemon
 from dstack_vpn.wiring.peer_metrics import peer_families
 from dstack_vpn.wiring.policy_metrics import policy_families
+from dstack_vpn.wiring.rpc_metrics import day_families
 from dstack_vpn.wiring.snapshot import NodeSnapshot
 from dstack_vpn.wiring.trust_metrics import trust_families
 
@@ -54,6 +55,7 @@ def gather(
         *trust_families(snapshot.reports),
         *policy_families(node),
         *_networks(node),
+        *day_families(node.rpc_usage, snapshot.now),
     ]
     if relay is not None:
         from dstack_vpn.adapters.relay.view import RelayMetrics

@@ -18,6 +18,7 @@ from dstack_vpn.core.observe.reports import Reports
 from dstack_vpn.core.wireguard.keys import PublicKey
 from dstack_vpn.core.wireguard.wire import SESSION_LIFE
 from dstack_vpn.daemon.daemon import Daemon
+from dstack_vpn.wiring.usage_view import describe_usage
 
 if TYPE_CHECKING:
     from dstack_vpn.adapters.relay.tcp2udp import Tcp2Udp
@@ -167,6 +168,7 @@ def _common(node: Daemon, relay: "Tcp2Udp | None", reports: Reports) -> dict[str
         "relay": None if relay is None else relay.snapshot() | asdict(relay.counters),
         "changes_applied": executor.applied,
         "changes_rolled_back": executor.rolled_back,
+        "rpc": describe_usage(node.rpc_usage, node.tunnel.clock.now()),
         "device_read": node.peer_stats.at,
         "event_to_peer_ms": _percentiles(node.reconciler.latencies),
         "reports": asdict(reports),

@@ -96,7 +96,7 @@ class NodeView:
         if self._rpc is None:
             from dstack_vpn.wiring.rpc_metrics import RpcMetrics
 
-            self._rpc = RpcMetrics(self._calls)
+            self._rpc = RpcMetrics(self._calls, self._node.chain.source.usage)
         return self._rpc
 
     # -- documents ---------------------------------------------------------------------------------

@@ -171,3 +171,16 @@ def test_a_cell_that_is_too_wide_is_whole_and_the_next_one_keeps_its_column(widt
     lines = rendered(Layout(("one", "two"), rows), width).splitlines()
     assert LONG * 2 in letters("".join(lines))
     assert lines[-1].index("y") == lines[0].index("two")
+
+
+def test_status_has_the_use_of_rpc_endpoints_in_one_line() -> None:
+    today = {"calls": 1234, "notifications": 5, "sent": 400_000, "received": 9_600_000}
+    rpc: dict[str, Any] = {"today": today, "estimate": None}
+    said = rendered(status_view(HEALTH, STATS | {"rpc": rpc}), 1000).splitlines()
+    assert said[1] == "RPC today: 1,234 calls, 5 notifications, 10.0 MB"
+    rpc["estimate"] = {"calls": 20_000, "notifications": 432_000, "sent": 0, "received": 500_000_000}
+    said = rendered(status_view(HEALTH, STATS | {"rpc": rpc}), 1000).splitlines()
+    assert said[1].endswith("; about 20,000 calls, 432,000 notifications, 500.0 MB a day")
+    rpc["budget"] = 10_000
+    said = rendered(status_view(HEALTH, STATS | {"rpc": rpc}), 1000).splitlines()
+    assert said[1].endswith("MB a day; 12% of RPC_DAILY_CALLS")

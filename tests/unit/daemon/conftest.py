@@ -18,6 +18,7 @@ from dstack_vpn.core.access.addressing import AddressPlan, unique_local_prefix
 from dstack_vpn.core.access.control import NodeIdentity
 from dstack_vpn.core.access.membership import PeerPolicy
 from dstack_vpn.core.access.staleness import StalePolicy
+from dstack_vpn.core.chain.usage_days import UsageDays
 from dstack_vpn.core.model import SocketAddress
 from dstack_vpn.core.observe.audit_chain import ORIGIN, Anchor, AuditRecord
 from dstack_vpn.core.observe.health import Health, evaluate
@@ -57,6 +58,27 @@ class MemoryOfEndpoints:
     async def save(self, endpoints: Mapping[PublicKey, SocketAddress]) -> None:
         await self._turn()
         self.saved = dict(endpoints)
+
+    async def _turn(self) -> None:
+        await asyncio.sleep(0)
+        if self.broken:
+            raise StoreError("the disk is full")
+
+
+class MemoryOfUsage:
+    """An in-memory `ports.UsageMemory`."""
+
+    def __init__(self) -> None:
+        self.saved = UsageDays()
+        self.broken = False
+
+    async def load(self) -> UsageDays:
+        await self._turn()
+        return self.saved
+
+    async def save(self, days: UsageDays) -> None:
+        await self._turn()
+        self.saved = days
 
     async def _turn(self) -> None:
         await asyncio.sleep(0)
@@ -132,6 +154,7 @@ class Bench:
     store: MemoryStore = field(default_factory=MemoryStore)
     archive: MemoryArchive = field(default_factory=MemoryArchive)
     memory: MemoryOfEndpoints = field(default_factory=MemoryOfEndpoints)
+    usage: MemoryOfUsage = field(default_factory=MemoryOfUsage)
     resolver: ScriptedResolver = field(default_factory=ScriptedResolver)
     policy: PeerPolicy = field(default_factory=PeerPolicy)
     relays: FakeRelays = field(default_factory=FakeRelays)
@@ -140,6 +163,7 @@ class Bench:
     transport: TransportMode = TransportMode.AUTO
     confirmations: int = 0
     resync_interval: float = 3600.0
+    rpc_daily_calls: int = 0
     own_node_id: str | None = "node-0"
     registry: tuple[int, str] | None = None
     staleness: float = 3600.0
@@ -190,6 +214,7 @@ class Bench:
             archive=self.archive,
             audit_log=MemoryAuditLog(),
             memory=self.memory,
+            usage_memory=self.usage,
             resolver=self.resolver,
             make_relay=self.relays.make,
             can_send=self.relays.can_send,
@@ -215,6 +240,7 @@ class Bench:
             quorum=1,
             head_interval=0.0,
             resync_interval=self.resync_interval,
+            rpc_daily_calls=self.rpc_daily_calls,
             max_staleness=self.staleness,
             stale_policy=self.policy_when_stale,
             interface="wg0",

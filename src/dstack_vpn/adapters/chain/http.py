@@ -12,9 +12,19 @@ import aiohttp
 
 from dstack_vpn.adapters.bodies import BodyTooLongError, read_bounded
 from dstack_vpn.adapters.chain.connector import connector
-from dstack_vpn.adapters.chain.jsonrpc import MAX_MESSAGE, Notification, Request, Response, decode, encode
+from dstack_vpn.adapters.chain.jsonrpc import (
+    MAX_MESSAGE,
+    Notification,
+    Request,
+    Response,
+    decode,
+    encode_one,
+    joined,
+)
+from dstack_vpn.adapters.chain.traffic import Traffic
 from dstack_vpn.adapters.chain.transport import OPEN_TIMEOUT, Outcome, lost, outcome, refused
 from dstack_vpn.adapters.chain.url import RpcUrl
+from dstack_vpn.core.chain.usage import shares
 from dstack_vpn.errors import CallRevertedError, ChainError, EndpointError, RangeError, RetryError
 
 _CONNECTIONS: Final = 4
@@ -25,8 +35,9 @@ _HEADERS: Final = {"Content-Type": "application/json"}
 class HttpTransport:
     """See `transport.Transport`. Created by `open_http`."""
 
-    def __init__(self, url: RpcUrl, client: aiohttp.ClientSession) -> None:
+    def __init__(self, url: RpcUrl, client: aiohttp.ClientSession, traffic: Traffic) -> None:
         self.url = url
+        self.traffic = traffic
         self.failure: ChainError | None = None
         self._client = client
         self._batch = _BATCH
@@ -96,7 +107,7 @@ class HttpTransport:
 
     async def _post(self, requests: Sequence[Request]) -> list[Outcome]:
         """Make one POST. Return an empty list if a batch got no batch in reply."""
-        messages = decode(await self._body(encode(requests)), self.url.redactor)
+        messages = decode(await self._exchange_bodies(requests), self.url.redactor)
         replies = {m.id: m for m in messages if isinstance(m, Response)}
         if len(requests) > 1 and any(request.id not in replies for request in requests):
             return []
@@ -104,11 +115,21 @@ class HttpTransport:
             replies = {requests[0].id: replies[None]}
         return [_own(replies, request, self.url) for request in requests]
 
-    async def _body(self, body: str) -> bytes:
+    async def _exchange_bodies(self, requests: Sequence[Request]) -> bytes:
+        """Send the calls, return the body of the reply, and count both.
+
+        A body that breaks off, or exceeds `MAX_MESSAGE`, is not counted.
+        """
+        texts = [encode_one(request) for request in requests]
+        body = joined(texts)
+        overhead = shares(len(body) - sum(map(len, texts)), len(texts))  # brackets and commas
+        for request, text, more in zip(requests, texts, overhead, strict=True):
+            self.traffic.requested(request.method, len(text) + more)
         async with self._client.post(
             self.url.raw, data=body, headers=_HEADERS, allow_redirects=False, proxy=self.url.proxy
         ) as response:
             content = await _body(response.content)
+        self.traffic.replied([request.method for request in requests], len(content))
         # Some endpoints send a JSON-RPC error with a 4xx or 5xx status. It has more detail.
         plain = 200 <= response.status < 300
         if not plain and (response.status == 429 or content.lstrip()[:1] not in (b"{", b"[")):
@@ -136,12 +157,15 @@ async def _body(stream: aiohttp.StreamReader) -> bytes:
 
 
 @asynccontextmanager
-async def open_http(url: RpcUrl) -> AsyncIterator[HttpTransport]:
-    """Open a connection pool for one endpoint. The first call makes the first connection."""
+async def open_http(url: RpcUrl, traffic: Traffic | None = None) -> AsyncIterator[HttpTransport]:
+    """Open a connection pool for one endpoint. The first call makes the first connection.
+
+    Messages are counted in ``traffic``.
+    """
     marked = connector(url.mark, limit=_CONNECTIONS, keepalive_timeout=60)
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=OPEN_TIMEOUT)
     cookies = aiohttp.DummyCookieJar()
     async with aiohttp.ClientSession(
         connector=marked, timeout=timeout, trust_env=False, cookie_jar=cookies
     ) as client:
-        yield HttpTransport(url, client)
+        yield HttpTransport(url, client, traffic or Traffic())

@@ -62,8 +62,17 @@ Message: TypeAlias = Response | Notification
 
 def encode(requests: Sequence[Request]) -> str:
     """Encode one request as an object, several as a batch."""
-    objects = [request.to_json() for request in requests]
-    return json.dumps(objects[0] if len(objects) == 1 else objects, separators=(",", ":"))
+    return joined([encode_one(request) for request in requests])
+
+
+def encode_one(request: Request) -> str:
+    """Encode one request in ASCII."""
+    return json.dumps(request.to_json(), separators=(",", ":"))
+
+
+def joined(texts: Sequence[str]) -> str:
+    """Return one encoded request as it is, several as a batch."""
+    return texts[0] if len(texts) == 1 else f"[{','.join(texts)}]"
 
 
 def decode(text: str | bytes, redactor: Redactor = NOTHING_SECRET) -> list[Message]:

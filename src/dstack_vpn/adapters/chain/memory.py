@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from dstack_vpn.adapters.chain.method_stats import Calls
+from dstack_vpn.adapters.chain.traffic import Traffic
 from dstack_vpn.core.chain.events import LoggedEvent
 from dstack_vpn.core.model import BlockRef
 
@@ -72,3 +73,5 @@ class EndpointCapabilities:
     """The monotonic time before which it is not asked for a proof: it refused the last one."""
     calls: Calls = field(default_factory=dict)
     """The statistics of its calls."""
+    traffic: Traffic = field(default_factory=Traffic)
+    """The counters of its messages."""

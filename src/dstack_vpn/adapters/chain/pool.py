@@ -27,8 +27,10 @@ from dstack_vpn.adapters.chain.identity import Target
 from dstack_vpn.adapters.chain.memory import EndpointCapabilities
 from dstack_vpn.adapters.chain.method_stats import Calls
 from dstack_vpn.adapters.chain.session import SessionSettings, open_session
+from dstack_vpn.adapters.chain.traffic import Traffic
 from dstack_vpn.adapters.chain.url import RpcUrl
 from dstack_vpn.core.chain.proxy import DIRECT, Proxies
+from dstack_vpn.core.chain.usage import UsageByEndpoint
 from dstack_vpn.core.limits.backoff import Backoff
 from dstack_vpn.core.model import Address
 from dstack_vpn.errors import BehindError, ChainError, FormatError, RetryError, WrongChainError
@@ -101,8 +103,10 @@ class RpcPool:
         self._endpoints = [_Endpoint(RpcUrl.parse(url, proxies, mark)) for url in urls]
         self.calls: dict[str, Calls] = {}
         """The call statistics by endpoint name. URLs that differ only in secrets share a name."""
+        self._traffic: dict[str, Traffic] = {}
         for endpoint in self._endpoints:
             endpoint.memory.calls = self.calls.setdefault(endpoint.url.name, endpoint.memory.calls)
+            endpoint.memory.traffic = self._traffic.setdefault(endpoint.url.name, endpoint.memory.traffic)
         self._target = Target(contract.lower(), chain_id, genesis_hash, abi)
         self._settings = SessionSettings(
             block_time, poll_interval, head_interval, start_block, monotonic, draw
@@ -166,6 +170,10 @@ class RpcPool:
             for e in self._endpoints
             if e.contradictions
         }
+
+    def usage(self) -> UsageByEndpoint:
+        """See `ports.ChainSource.usage`."""
+        return {name: traffic.usage() for name, traffic in self._traffic.items()}
 
     def _wait(self, endpoint: _Endpoint) -> float:
         """Return the seconds until the end of the endpoint's pause and quarantine."""

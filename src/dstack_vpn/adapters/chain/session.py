@@ -25,6 +25,7 @@ from dstack_vpn.adapters.chain.method_stats import MethodStats
 from dstack_vpn.adapters.chain.ranges import BlockLogs
 from dstack_vpn.adapters.chain.state import StateReader
 from dstack_vpn.adapters.chain.tip import SeenHeads
+from dstack_vpn.adapters.chain.traffic import Traffic
 from dstack_vpn.adapters.chain.transport import Transport
 from dstack_vpn.adapters.chain.url import RpcUrl
 from dstack_vpn.adapters.chain.watchdog import HeadWatch
@@ -209,9 +210,9 @@ class RpcSession:
         return self._memory.first_block
 
 
-def open_transport(url: RpcUrl) -> AbstractAsyncContextManager[Transport]:
+def open_transport(url: RpcUrl, traffic: Traffic | None = None) -> AbstractAsyncContextManager[Transport]:
     """Connect over WebSocket or HTTP, as the URL's scheme requires."""
-    return open_websocket(url) if url.streams else open_http(url)
+    return open_websocket(url, traffic) if url.streams else open_http(url, traffic)
 
 
 @asynccontextmanager
@@ -219,7 +220,7 @@ async def open_session(
     url: RpcUrl, target: Target, memory: EndpointCapabilities, settings: SessionSettings
 ) -> AsyncIterator[RpcSession]:
     """Connect and check the chain. Raises `EndpointError`, `RetryError` or `WrongChainError`."""
-    async with open_transport(url) as transport:
+    async with open_transport(url, memory.traffic) as transport:
         caller = Caller(transport, memory.calls, monotonic=settings.monotonic, draw=settings.draw)
         identity, abi = await identify(caller, target)
         yield RpcSession(caller, identity, abi, memory, settings)

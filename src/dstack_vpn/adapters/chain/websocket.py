@@ -9,7 +9,7 @@ import asyncio
 import socket as sockets
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Final
+from typing import Final, NamedTuple
 
 import aiohttp
 
@@ -21,10 +21,12 @@ from dstack_vpn.adapters.chain.jsonrpc import (
     Request,
     Response,
     decode,
-    encode,
+    encode_one,
 )
+from dstack_vpn.adapters.chain.traffic import Traffic, size_of
 from dstack_vpn.adapters.chain.transport import OPEN_TIMEOUT, Outcome, outcome, refused, unreachable
 from dstack_vpn.adapters.chain.url import RpcUrl
+from dstack_vpn.core.chain.usage import NOTIFICATION, OTHER, shares
 from dstack_vpn.errors import ChainError, EndpointError, RangeError, RetryError
 
 HEARTBEAT: Final = 6.0
@@ -38,14 +40,24 @@ _IN_FLIGHT: Final = 100
 _TOO_BIG: Final = 1009  # RFC 6455, 7.4.1
 
 
+class _Call(NamedTuple):
+    """A call that waits for its reply."""
+
+    method: str
+    reply: "asyncio.Future[Response]"
+
+
 class WebSocketTransport:
     """See `transport.Transport`. Created by `open_websocket`."""
 
-    def __init__(self, url: RpcUrl, socket: aiohttp.ClientWebSocketResponse, queue_length: int) -> None:
+    def __init__(
+        self, url: RpcUrl, socket: aiohttp.ClientWebSocketResponse, queue_length: int, traffic: Traffic
+    ) -> None:
         self.url = url
+        self.traffic = traffic
         self.failure: ChainError | None = None
         self._socket = socket
-        self._waiting: dict[int, asyncio.Future[Response]] = {}
+        self._waiting: dict[int, _Call] = {}
         self._queue: asyncio.Queue[Notification | None] = asyncio.Queue(queue_length + 1)
         self._queue_length = queue_length
 
@@ -75,7 +87,8 @@ class WebSocketTransport:
     async def _pipeline(self, requests: Sequence[Request]) -> list[Outcome]:
         loop = asyncio.get_running_loop()
         futures = [loop.create_future() for _ in requests]
-        self._waiting.update(zip((request.id for request in requests), futures, strict=True))
+        for request, future in zip(requests, futures, strict=True):
+            self._waiting[request.id] = _Call(request.method, future)
         try:
             for request in requests:
                 await self._send(request)
@@ -90,7 +103,9 @@ class WebSocketTransport:
         if self.failure is not None:
             raise self._failed()
         try:
-            await self._socket.send_str(encode([request]))
+            text = encode_one(request)
+            self.traffic.requested(request.method, len(text))
+            await self._socket.send_str(text)
         except (aiohttp.ClientError, OSError) as error:
             raise unreachable(error) from error
 
@@ -108,7 +123,7 @@ class WebSocketTransport:
         try:
             while True:
                 acknowledge_at_once(self._socket)
-                for message in decode(_text(await self._socket.receive(), self._socket), self.url.redactor):
+                for message in self._decode(_text(await self._socket.receive(), self._socket)):
                     self._deliver(message)
         except ChainError as error:
             failure = error
@@ -117,11 +132,32 @@ class WebSocketTransport:
         finally:
             self._fail(failure)
 
+    def _decode(self, text: str | bytes) -> list[Message]:
+        """Return a frame's messages, and count them. Raises `EndpointError`."""
+        size, messages = size_of(text), list[Message]()
+        try:
+            messages = decode(text, self.url.redactor)
+        finally:
+            if not messages:
+                self.traffic.unasked(OTHER, size)
+        for message, share in zip(messages, shares(size, len(messages)), strict=True):
+            self._count(message, share)
+        return messages
+
+    def _count(self, message: Message, size: int) -> None:
+        call = None if isinstance(message, Notification) else self._waiting.get(message.id or 0)
+        if isinstance(message, Notification):
+            self.traffic.unasked(NOTIFICATION, size)
+        elif call is None:
+            self.traffic.unasked(OTHER, size)
+        else:
+            self.traffic.replied([call.method], size)
+
     def _fail(self, failure: ChainError) -> None:
         self.failure = failure
-        for future in self._waiting.values():
-            if not future.done():
-                future.set_exception(self._failed())
+        for call in self._waiting.values():
+            if not call.reply.done():
+                call.reply.set_exception(self._failed())
         self._queue.put_nowait(None)  # the queue has one more place than `_deliver` fills
 
     def _deliver(self, message: Message) -> None:
@@ -136,11 +172,11 @@ class WebSocketTransport:
                     f"the endpoint refused the connection's calls: {self.url.redact(text)[:120]}"
                 )
             case Response(id=int(number)):
-                future = self._waiting.get(number)
+                call = self._waiting.get(number)
                 # None: the caller stopped waiting, or never sent such a call. The connection is
                 # kept.
-                if future is not None and not future.done():
-                    future.set_result(message)
+                if call is not None and not call.reply.done():
+                    call.reply.set_result(message)
 
 
 def acknowledge_at_once(socket: aiohttp.ClientWebSocketResponse) -> None:
@@ -169,9 +205,16 @@ def _text(frame: aiohttp.WSMessage, socket: aiohttp.ClientWebSocketResponse) -> 
 
 @asynccontextmanager
 async def open_websocket(
-    url: RpcUrl, *, queue_length: int = QUEUE_LENGTH, heartbeat: float = HEARTBEAT
+    url: RpcUrl,
+    traffic: Traffic | None = None,
+    *,
+    queue_length: int = QUEUE_LENGTH,
+    heartbeat: float = HEARTBEAT,
 ) -> AsyncIterator[WebSocketTransport]:
-    """Connect, and read in a task until the body ends. Raises `EndpointError`, `RetryError`."""
+    """Connect, and read in a task until the body ends. Raises `EndpointError`, `RetryError`.
+
+    Messages are counted in ``traffic``.
+    """
     tracing = aiohttp.TraceConfig()
     tracing.on_request_redirect.append(_refuse_redirect)
     async with aiohttp.ClientSession(
@@ -182,7 +225,7 @@ async def open_websocket(
     ) as client:
         socket = await _handshake(client, url, heartbeat)
         try:
-            transport = WebSocketTransport(url, socket, queue_length)
+            transport = WebSocketTransport(url, socket, queue_length, traffic or Traffic())
             async with _reading(transport):
                 yield transport
         finally:

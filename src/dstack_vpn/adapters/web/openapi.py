@@ -227,6 +227,39 @@ _HEALTH: Final = _object(
     },
 )
 
+_USED: Final = {
+    "calls": {**_COUNT, "description": "requests that were sent"},
+    "notifications": _COUNT,
+    "sent": {**_COUNT, "description": "bytes of JSON-RPC messages"},
+    "received": _COUNT,
+}
+_SECONDS: Final = {**_COUNT, "description": "observed seconds"}
+_METHODS: Final[Schema] = {
+    "type": "object",
+    "description": "by method; eth_subscription: notifications",
+    "additionalProperties": _object(count=_COUNT, sent=_COUNT, received=_COUNT),
+}
+_ENDPOINTS: Final[Schema] = {
+    "type": "object",
+    "description": "by endpoint",
+    "additionalProperties": _METHODS,
+}
+_RPC_USAGE: Final = _object(
+    since_start=_object(**_USED, endpoints=_ENDPOINTS),
+    today=_object(date=_TEXT, seconds=_SECONDS, **_USED, endpoints=_ENDPOINTS),
+    last_days=_object(**_USED, endpoints=_ENDPOINTS),
+    days={
+        "type": "array",
+        "description": "up to seven days (UTC), the present one last",
+        "items": _object(date=_TEXT, seconds=_SECONDS, **_USED),
+    },
+    estimate={
+        "description": "the use to expect for a whole day; null: too little was observed",
+        "oneOf": [_object(seconds=_SECONDS, **_USED, methods=_METHODS), {"type": "null"}],
+    },
+    budget=_or_null("integer", description="RPC_DAILY_CALLS; null: no limit"),
+)
+
 _STATS: Final[Schema] = {
     "type": "object",
     "required": ["version", "now", "node_id", "token", "public_key", "chain", "peers", "event_to_peer_ms"],
@@ -234,12 +267,14 @@ _STATS: Final[Schema] = {
         "now": {"type": "number", "description": "Unix seconds"},
         "peers": {"type": "array", "items": _ref("Peer")},
         "networks": {"type": "array", "items": _ref("Network")},
+        "rpc": _ref("RpcUsage"),
     },
 }
 
 _SCHEMAS: Final[Schema] = {
     "Peer": _PEER,
     "Network": _NETWORK,
+    "RpcUsage": _RPC_USAGE,
     "Peers": _object(now={"type": "number"}, peers={"type": "array", "items": _ref("Peer")}),
     "Node": _object(
         decision=_ref("Decision"),

@@ -45,6 +45,21 @@ class EndpointQuarantined(Event, name="chain.quarantined", level="error", logger
 
 
 @dataclass(frozen=True, slots=True)
+class BudgetUsed(
+    Event,
+    name="rpc.budget",
+    level="warning",
+    logger="rpc",
+    action="Raise RPC_DAILY_CALLS or SYNC_INTERVAL. `dstack-vpn doctor` shows the cost of a day.",
+):
+    """80 % of RPC_DAILY_CALLS was used since 00:00 UTC, or all of it (``spent``)."""
+
+    calls: int
+    budget: int
+    spent: bool
+
+
+@dataclass(frozen=True, slots=True)
 class RegistryRead(Event, name="chain.read", logger="chain"):
     """The node has read the whole registry from the chain."""
 
@@ -553,6 +568,7 @@ NodeEvent: TypeAlias = (
     EndpointFollowed
     | EndpointLost
     | EndpointQuarantined
+    | BudgetUsed
     | RegistryRead
     | TokenChanged
     | TokensChanged

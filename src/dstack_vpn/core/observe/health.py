@@ -11,8 +11,10 @@ from enum import StrEnum
 from typing import Final
 
 from dstack_vpn.core.access.staleness import StalePolicy
+from dstack_vpn.core.chain.budget import BudgetStage
 from dstack_vpn.core.chain.lag import WORTH_A_LOOK
 from dstack_vpn.core.observe.reports import (
+    BudgetReport,
     ChainReport,
     DeviceReport,
     ExitReport,
@@ -88,6 +90,7 @@ def evaluate(reports: Reports, now: float) -> Health:
         *_refusals("clients", "not on the network with this node as gateway", members.refused_clients),
         *_refusals("networks", "this node does not forward to its routes", members.refused_routes),
         _store(reports.storage),
+        *([] if reports.budget is None else [_budget(reports.budget)]),
     ]
     if reports.quorum is not None:
         components.append(_quorum(reports.quorum))
@@ -239,6 +242,15 @@ def _quorum(quorum: QuorumReport) -> Component:
     if failures:
         return Component("quorum", Status.FAILED, reason)
     return Component("quorum", Status.WARNING if warnings else Status.OK, reason)
+
+
+def _budget(budget: BudgetReport) -> Component:
+    """Return a warning at most: a spent budget stops nothing."""
+    reason = f"{budget.used} of the {budget.calls} calls of RPC_DAILY_CALLS were made since 00:00 UTC"
+    if budget.stage is BudgetStage.WITHIN:
+        return Component("rpc budget", Status.OK, reason)
+    slow = f"resyncs may be up to {budget.longest:.0f} s apart; revocations are not delayed"
+    return Component("rpc budget", Status.WARNING, f"{reason}; {slow}")
 
 
 def _few(tokens: tuple[int, ...]) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from dstack_vpn.core.access.staleness import StalePolicy
+from dstack_vpn.core.chain.budget import BudgetStage
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +101,19 @@ class QuorumReport:
     """The number of quarantines of each endpoint."""
     silent: Mapping[str, str] = field(default_factory=dict)
     """Endpoints that did not answer the last resync, with the reasons."""
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetReport:
+    """The budget of RPC calls for a day (RPC_DAILY_CALLS)."""
+
+    used: int
+    """Calls since 00:00 UTC."""
+    calls: int
+    """The budget."""
+    stage: BudgetStage
+    longest: float
+    """The longest interval between resyncs in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +212,8 @@ class Reports:
     storage: StorageReport = StorageReport()
     quorum: QuorumReport | None = None
     """None if RPC_QUORUM is 1."""
+    budget: BudgetReport | None = None
+    """None without RPC_DAILY_CALLS."""
     key: KeyReport | None = None
     """None without KEY_MAX_AGE."""
     relays: Mapping[str, str] = field(default_factory=dict)

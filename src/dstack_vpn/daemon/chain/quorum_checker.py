@@ -9,6 +9,7 @@ in time. An endpoint that k others contradict is quarantined.
 """
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -55,6 +56,10 @@ class QuorumChecker:
     _retry_queue: RetryQueue = field(default_factory=RetryQueue)
     _agreed: dict[str, float] = field(default_factory=dict)
     """The last time that each endpoint had our block; endpoints without it are absent."""
+    _began: float = -math.inf
+    """The time at which the present resync began..."""
+    _last: float = -math.inf
+    """...and the one before."""
     _tips: deque[tuple[float, BlockRef]] = field(default_factory=lambda: deque(maxlen=TIPS))
     """Our tip at each resync, with its time."""
 
@@ -176,11 +181,23 @@ class QuorumChecker:
             resync = group.create_task(self._resync(), name="quorum resync")
             await asyncio.wait([resync], timeout=interval)
             if resync.done() and not resync.result():
-                await self._wait_for_endpoint(min(pause, interval))
+                if pause < RETRY[1]:
+                    await self._wait_for_endpoint(min(pause, interval))
+                else:  # the problem persists: a budget may slow further retries
+                    ended = self.state.clock.monotonic()
+                    await self._wait_until_resync(ended, min(pause, interval))
                 pause = min(2 * pause, RETRY[1])
             else:
                 pause = RETRY[0]
-                await self._wait_for_endpoint(began + interval - self.state.clock.monotonic())
+                await self._wait_until_resync(began, interval)
+
+    async def _wait_until_resync(self, began: float, interval: float) -> None:
+        """Wait for the end of the interval, which a budget may exceed, or for a new endpoint."""
+        state = self.state
+        while (left := state.until_resync(state.clock.monotonic() - began, interval)) > 0:
+            await self._wait_for_endpoint(min(left, state.resync_interval))
+            if state.fresh.is_set():
+                return
 
     async def _wait_for_endpoint(self, seconds: float) -> None:
         with suppress(TimeoutError):
@@ -206,6 +223,7 @@ class QuorumChecker:
             policy=self._policy(),
             logs_from=max(self.state.resynced_to - SAFE_DEPTH, 0),
         )
+        self._last, self._began = self._began, self.state.clock.monotonic()
         replies: list[Reply] = []
         confirmed = False
 
@@ -255,9 +273,12 @@ class QuorumChecker:
         else:
             self._agreed.pop(reply.endpoint, None)
         lately = now - self.state.resync_interval - RESYNC_DEADLINE
-        self._agreeing = sum(seen >= lately for seen in self._agreed.values())
+        # A budget may have delayed this resync. Replies to the last one then still count for the
+        # report until this one ends, but confirm nothing.
+        self._agreeing = sum(seen >= min(lately, self._last) for seen in self._agreed.values())
+        agreeing = sum(seen >= lately for seen in self._agreed.values())
         known = self.state.members.synced is not None or self.state.problem is None
-        if known and self._agreeing >= self.quorum.needed:
+        if known and agreeing >= self.quorum.needed:
             self.state.members.confirmed()
             return True
         return False

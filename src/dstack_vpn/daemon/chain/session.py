@@ -178,11 +178,21 @@ class SessionDriver:
     async def resync_forever(self) -> None:
         """Compare the whole registry with the contract at every interval, until cancelled."""
         while True:
-            await asyncio.sleep(self.state.resync_interval)
+            await self._until_resync()
             try:
                 await self.resync()
             except ChainError as error:
                 await self.queue.put(error)
+
+    async def _until_resync(self) -> None:
+        """Wait for an interval, which a budget may exceed. A new day ends that."""
+        state, began = self.state, self.state.clock.monotonic()
+
+        def left() -> float:
+            return state.until_resync(state.clock.monotonic() - began, state.resync_interval)
+
+        while (seconds := left()) > 0:  # noqa: ASYNC110 - the time passes, and calls are made
+            await asyncio.sleep(min(seconds, state.resync_interval))
 
     async def resync(self) -> None:
         """Compare the registry at our tip, then apply finality. Raises `ChainError`.

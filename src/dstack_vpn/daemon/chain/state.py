@@ -1,6 +1,7 @@
 """The chain state that all sessions share and that outlives each of them."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import structlog
@@ -34,10 +35,13 @@ class ChainState:
     members: Members
     clock: Clock
     resync_interval: float
-    """Seconds between full comparisons with the contract."""
+    """Seconds between full comparisons with the contract, as configured."""
     changed: asyncio.Queue[Advanced | Began]
     """The queue of changes to store."""
     publish: Publish
+    until_resync: Callable[[float, float], float]
+    """Returns the seconds until the next resync, from the seconds since the last one began and the
+    configured interval. A budget of calls may exceed the interval."""
     head_interval: float = 0.0
     """Seconds between heads if they are queried; 0 if they are announced."""
     endpoint: str | None = field(default=None, init=False)

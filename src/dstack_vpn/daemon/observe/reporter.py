@@ -10,6 +10,7 @@ from dstack_vpn.daemon.device.key_expiry import KeyExpiry
 from dstack_vpn.daemon.device.tunnel import Tunnel
 from dstack_vpn.daemon.observe.audit_writer import AuditWriter
 from dstack_vpn.daemon.observe.persistence import Persistence
+from dstack_vpn.daemon.observe.rpc_usage import RpcUsage
 from dstack_vpn.daemon.peers.exit_keeper import ExitKeeper
 from dstack_vpn.daemon.peers.paths import Paths
 from dstack_vpn.daemon.peers.removal_guard import MassRemovalGuard
@@ -31,6 +32,7 @@ class Reporter:
     key_expiry: KeyExpiry | None
     firewall_controller: FirewallController
     exit_keeper: ExitKeeper
+    rpc_usage: RpcUsage
     unprotected: FirewallReport | None
     """The report if no packet filter keeps packets in the tunnel, or None."""
 
@@ -43,6 +45,7 @@ class Reporter:
             device=self.tunnel.report(held=len(self.removal_guard.held)),
             storage=StorageReport(self.persistence.problem, self.audit_writer.problem),
             quorum=None if self.quorum_checker is None else self.quorum_checker.report(),
+            budget=self.rpc_usage.report(),
             key=None if self.key_expiry is None else self.key_expiry.report(),
             relays=self.paths.problems(),
             policy=self._policy(),

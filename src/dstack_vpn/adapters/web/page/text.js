@@ -139,6 +139,8 @@ export function describe(event) {
       return { kind: "good", words: `${event.removals} removals confirmed` };
     case "brake.contradicted":
       return { kind: "bad", words: `${event.endpoint} contradicts ${event.peers} held removals` };
+    case "rpc.budget":
+      return { kind: "warn", words: `${event.calls} of ${event.budget} RPC calls of today were made${event.spent ? ": the budget is spent" : ""}` };
     case "chain.quarantined":
       return { kind: "bad", words: `${event.endpoint} is in quarantine: ${event.problem}` };
     case "config.pin":
