@@ -7,7 +7,7 @@ from typing import Final
 import pytest
 from scripts.stack import OWNER, DockerError, Stack, docker, inspect, running, wait_for, wait_healthy
 
-SERVER: Final = "25.203.113.2"
+SERVER: Final = "25.203.113.9"
 FETCH: Final = (
     "import sys, urllib.request as r; print(r.urlopen(f'http://{sys.argv[1]}/', timeout=2).read().decode())"
 )
