@@ -196,6 +196,7 @@ async def test_a_tag_that_is_gone_after_the_chain_was_read_as_a_whole_takes_the_
     db.chain.mine(policy(db, 1, WEB_TO_DB, ping))
     async with db.running() as node:
         await eventually(lambda: enforced(db, 1) and len(inbound(db, 1).inbound) == 2)
+        await eventually(lambda: db.tokens() == {1, 2, 3})
         follower = node.members.follower
         registry = follower.registry
         nodes = {**registry.nodes, 1: replace(registry.nodes[1], tags=0)}
