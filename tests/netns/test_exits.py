@@ -107,7 +107,7 @@ def test_an_exit_that_has_an_exit_is_none_for_others(world: World) -> None:
     second.namespace.run("sysctl", "-qw", "net.ipv4.conf.all.src_valid_mark=1")
     second.start(EXIT_NODE="gw-1")
     for node, name in ((second, "gw-1"), (first, "gw-2")):
-        wait_until(lambda: node.component("exit") == ("ok", f"by {name}"), f"{node.name} has an exit")  # noqa: B023
+        wait_until(lambda: node.component("exit") == ("ok", f"by {name}"), f"{node.name} has an exit")  # noqa: B023  # used in the same iteration
     with Capture(world.lab.chain.namespace, f"to-{first.name}") as between, by_uplinks(world) as uplinks:
         for address in (*INTERNET, *FAR):
             assert not world.source(address, 0.3, inside=first.namespace)
