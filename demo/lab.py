@@ -29,6 +29,9 @@ from dstack_vpn.core.wireguard.keys import PublicKey
 
 _PREFIX: Final = "dstack-vpn-demo-"
 _NETWORK: Final = "192.168.77"
+_BRIDGE_MAC: Final = "02:00:00:00:00:01"
+"""A bridge without an address of its own takes the lowest of its members' addresses. If a member
+joins with a lower one, the others send to the old address until their neighbor entry expires."""
 PATIENCE: Final = 10.0
 """The limit in seconds from a change of the registry to the devices: 1,000 times the usual."""
 _PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -149,7 +152,7 @@ class Lab:
         """Create the chain's namespace and the network, start anvil and deploy the registry."""
         namespace = self._new_namespace("chain")
         self.chain = LabChain(namespace, self.tools.anvil, f"{_NETWORK}.1", self.run.home / "chain", options)
-        namespace.run("ip", "link", "add", "lan", "type", "bridge")
+        namespace.run("ip", "link", "add", "lan", "address", _BRIDGE_MAC, "type", "bridge")
         namespace.run("ip", "address", "add", f"{_NETWORK}.1/24", "dev", "lan")
         namespace.run("ip", "link", "set", "lan", "up")
         self.chain.start()
