@@ -561,6 +561,28 @@ async def test_a_policy_that_one_endpoint_shows_alone_permits_nothing(trio: Trio
         assert rig.node.tunnel.members.rules.tag_names == ("web",)
 
 
+async def test_a_policy_that_the_followed_endpoint_hides_restricts_at_each_resync(
+    trio: Trio, make_rig: MakeRig
+) -> None:
+    """A resync of the other endpoint by its revision does not take its policy back."""
+    chain = trio.chain
+    await chain.mine(registry.set_policy(SSH))
+    async with running(make_rig, trio, 2) as rig:
+        await eventually(lambda: texts(rig) == [SSH], "the confirmed policy")
+        await by_revision(rig)
+        before = chain.head.contract
+        trio.liar.faults.lies.contract = lambda contract: before
+        trio.liar.faults.lies.hides = lambda log: True
+        await chain.mine(registry.set_policy(WEB))
+        await eventually(lambda: WEB in texts(rig), "the policy of the other endpoint")
+        state, seen = rig.node.chain.state, list[list[str | None]]()
+        ends = state.resyncs + 5
+        while state.resyncs < ends:
+            seen.append(texts(rig))
+            await asyncio.sleep(0.01)
+        assert all(WEB in each for each in seen)
+
+
 def in_force(rig: Rig) -> list[str | None]:
     """Return the texts of the policies that must permit a connection."""
     return [each.text for each in rig.node.members.policies.selection.in_force or ()]

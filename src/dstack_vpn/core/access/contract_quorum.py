@@ -6,6 +6,7 @@ be in force at once, and an access needs the permission of each of them:
 
     the policy that k endpoints have shown          in force until k have shown another
     the followed endpoint's newest policy           in force at once, and so restricts at once
+    the one that it showed before                   the same, until k endpoints have replied since
     another policy that any other endpoint shows    the same, until that endpoint shows ours at a
                                                     later block, or is quarantined
 
@@ -51,12 +52,20 @@ class ContractQuorum:
     """The last confirmed state, and the height at which it was confirmed."""
     _claims: dict[str, tuple[ContractState, int]] = field(default_factory=dict)
     """The states of endpoints that contradict ours, with the heights of their blocks."""
+    _ours: ContractState | None = None
+    """The state that the followed endpoint shows."""
+    _former: ContractState | None = None
+    """The one that it showed before: an endpoint that agreed with that made no claim."""
+    _replied: set[str] = field(default_factory=set)
+    """The endpoints that have replied since."""
 
     def rules(self, ours: ContractState) -> Rules:
         """Return what counts, beside the followed endpoint's state."""
         if self._confirmed is None:
             return Rules()
         shown = [self._confirmed[0], ours, *(state for state, _ in self._claims.values())]
+        if self._former is not None:
+            shown.append(self._former)
         policies: dict[str | None, Policy | None] = {}
         for policy in (state.policy for state in shown):
             hash_ = None if policy is None else policy.hash
@@ -80,8 +89,17 @@ class ContractQuorum:
 
     def update(self, ours: ContractState) -> None:
         """Record the state that the followed endpoint shows."""
-        confirmed = self._confirmed
+        confirmed, before = self._confirmed, self._ours
+        if before is not None and before.is_read and before.claim != ours.claim:
+            self._former, self._replied = before, set()
+        self._ours = ours
         self.pending = ours.is_read and (confirmed is None or confirmed[0].claim != ours.claim)
+
+    def replied(self, comparisons: Sequence[Comparison]) -> None:
+        """Count the endpoint of a reply that is about to be judged."""
+        self._replied.update(x.endpoint for x in comparisons if x.contract is not None and x.on_our_chain)
+        if len(self._replied) >= self.needed:
+            self._former = None
 
     def discard(self, endpoint: str) -> None:
         """Drop the claim of a quarantined endpoint."""
@@ -99,7 +117,7 @@ class ContractQuorum:
         contradicted = self._settle(ours, found) if settles and ours.is_read else {}
         for comparison in found:
             if comparison.endpoint not in contradicted:
-                self._note(ours, comparison)
+                self._note(self._ours or ours, comparison)
         return contradicted
 
     # -- helpers -----------------------------------------------------------------------------------
@@ -127,9 +145,10 @@ class ContractQuorum:
         """Note or drop an endpoint's claim; an old or a foreign block proves nothing."""
         name, state = comparison.endpoint, comparison.contract
         assert state is not None
+        if name in self._claims and comparison.height < self._claims[name][1]:
+            return
         if state.claim == ours.claim:
-            if name in self._claims and self._claims[name][1] <= comparison.height:
-                del self._claims[name]
+            self._claims.pop(name, None)
             return
         since = None if self._confirmed is None else self._confirmed[1]
         if comparison.on_our_chain or (since is not None and comparison.height >= since):

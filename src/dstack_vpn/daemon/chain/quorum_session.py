@@ -122,6 +122,7 @@ class QuorumSession:
                     if question.whole:
                         self._note_agreement(ours, reply, found)
                     comparisons += found
+                    self.quorum.contract.replied(found)
                     self._judge(ours, comparisons, unsettled)
                     on_reply(reply)
         except TimeoutError:
@@ -135,8 +136,9 @@ class QuorumSession:
         return replace(question, agreed=agreed) if covered else question
 
     def _note_agreement(self, ours: Registry, reply: Reply, found: Sequence[Comparison]) -> None:
-        before = self._agreements.pop(reply.endpoint, None)
-        if reply.revision is not None and not any(comparison.differs for comparison in found):
+        before, shown = self._agreements.pop(reply.endpoint, None), reply.contract
+        differs = shown is not None and shown.claim != ours.contract.claim
+        if reply.revision is not None and not differs and not any(x.differs for x in found):
             agreement = Agreement.after(before, reply.at, reply.revision, ours, reply.repeats)
             self._agreements[reply.endpoint] = agreement
 

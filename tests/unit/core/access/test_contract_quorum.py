@@ -46,8 +46,33 @@ def test_a_new_policy_restricts_at_once_and_permits_by_a_quorum() -> None:
     quorum.update(DB)
     assert quorum.rules(DB) == Rules(("web",), (A, B)), "both must permit, and the name waits"
     assert quorum.due(10)
-    quorum.judge(DB, [shown("a", DB, 10), shown("b", DB, 10)], settles=True)
+    replies = [shown("a", DB, 10), shown("b", DB, 10)]
+    quorum.replied(replies)
+    quorum.judge(DB, replies, settles=True)
     assert quorum.rules(DB) == Rules(("web", "db"), (B,))
+
+
+def test_a_policy_that_the_followed_endpoint_takes_back_stays_until_k_have_replied() -> None:
+    quorum, new, newer = confirmed(), replace(WEB, policy=B), replace(WEB, policy=FORGED)
+    quorum.update(new)
+    quorum.judge(new, [shown("b", new, 10)], settles=True)
+    quorum.update(WEB)  # another endpoint is followed now
+    assert quorum.rules(WEB).policies == (A, B)
+    for reply, policies in (
+        (shown("a", WEB, 10), (A, B)),  # one endpoint may lie
+        (shown("b", new, 10), (A, B)),
+        (shown("b", newer, 11), (A, FORGED)),
+    ):
+        quorum.replied([reply])
+        quorum.judge(WEB, [reply], settles=True)
+        assert quorum.rules(WEB).policies == policies
+
+
+def test_a_reply_to_an_older_question_is_compared_with_the_present_state() -> None:
+    quorum, new = confirmed(), replace(WEB, policy=B)
+    quorum.update(WEB)
+    quorum.judge(new, [shown("b", new, 10)], settles=False)
+    assert quorum.rules(WEB).policies == (A, B)
 
 
 def test_the_removal_of_a_policy_waits_for_a_quorum() -> None:
@@ -65,6 +90,15 @@ def test_another_endpoints_policy_restricts_until_it_shows_ours_again() -> None:
     assert quorum.rules(WEB).policies == (A, B), "an older block proves nothing"
     quorum.judge(WEB, [shown("c", WEB, 10)], settles=True)
     assert quorum.rules(WEB).policies == (A,)
+
+
+def test_a_claim_is_not_replaced_by_one_at_an_older_block() -> None:
+    quorum, older = confirmed(), replace(WEB, policy=FORGED)
+    quorum.judge(WEB, [shown("b", DB, 12)], settles=True)
+    quorum.judge(WEB, [shown("b", older, 11)], settles=True)
+    assert quorum.rules(WEB).policies == (A, B)
+    quorum.judge(WEB, [shown("b", older, 12)], settles=True)
+    assert quorum.rules(WEB).policies == (A, FORGED)
 
 
 def test_a_quarantined_endpoints_policy_does_not_count() -> None:
