@@ -8,7 +8,7 @@ import asyncio
 import hashlib
 import itertools
 import math
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -20,6 +20,7 @@ from dstack_vpn.core.access.staleness import Staleness
 from dstack_vpn.core.chain.agreement import Revision
 from dstack_vpn.core.chain.contract import ContractState
 from dstack_vpn.core.chain.events import Granted, LoggedEvent, PolicyRead, RegistryEvent, TokenState
+from dstack_vpn.core.chain.extension import Extension
 from dstack_vpn.core.chain.registry import Registry, apply
 from dstack_vpn.core.chain.usage import Usage
 from dstack_vpn.core.model import BlockRef, ChainIdentity, Position, TokenId
@@ -31,7 +32,7 @@ from dstack_vpn.daemon.peers.members import Members
 from dstack_vpn.daemon.peers.policies import Policies
 from dstack_vpn.daemon.peers.routes import Routes
 from dstack_vpn.errors import ChainError, EndpointError
-from dstack_vpn.ports import ChainFact, ChainSession, Checkpoint, Clock, Quarantine
+from dstack_vpn.ports import ChainFact, ChainSession, Checkpoint, Clock, HeadNeeds, Quarantine
 
 _T = TypeVar("_T")
 
@@ -184,7 +185,12 @@ class ScriptedSource:
 
     # -- ChainSession ------------------------------------------------------------------------------
 
-    async def facts(self, needs_heads: Callable[[], bool]) -> AsyncIterator[ChainFact]:
+    async def polls(self, needs: HeadNeeds) -> AsyncIterator[BlockRef | Extension]:
+        nothing: tuple[BlockRef, ...] = ()
+        for found in nothing:
+            yield found
+
+    async def facts(self) -> AsyncIterator[ChainFact]:
         if self.late:
             await self._was_read.wait()
             self.chain.mine(*self.late)
@@ -198,6 +204,13 @@ class ScriptedSource:
 
     async def head(self) -> BlockRef:
         return await self._answer("head", self.chain.head)
+
+    async def extension(self, *known: BlockRef) -> Extension | None:
+        below = self.chain.blocks[:-1]
+        revision = await self.revision(self.chain.head)
+        if not below or any(block not in below for block in known):
+            return None
+        return Extension(known[0], below[-1], revision if isinstance(revision, int) else None)
 
     async def header(self, number: int) -> BlockRef | None:
         found = self.chain.blocks[number] if number < len(self.chain.blocks) else None

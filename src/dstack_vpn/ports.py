@@ -14,6 +14,7 @@ from dstack_vpn.core.access.replies import Question, Reply
 from dstack_vpn.core.chain.agreement import Revision
 from dstack_vpn.core.chain.contract import ContractState
 from dstack_vpn.core.chain.events import LoggedEvent, PolicyRead, RegistryEvent, TokenState
+from dstack_vpn.core.chain.extension import Extension
 from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.chain.usage import UsageByEndpoint
 from dstack_vpn.core.chain.usage_days import UsageDays
@@ -110,6 +111,16 @@ ChainFact: TypeAlias = BlockRef | LoggedEvent
 """A new head or a log that an endpoint sends without a request. The order is not defined."""
 
 
+class HeadNeeds(Protocol):
+    """The need for heads that are not announced."""
+
+    def needs_heads(self) -> bool:
+        """Return True while something waits for the next blocks."""
+
+    def extendable(self) -> BlockRef | None:
+        """Return our tip if an `Extension` of it is enough; None if a header is needed."""
+
+
 class ChainSession(Protocol):
     """A connection to one RPC endpoint, whose chain and contract have been checked.
 
@@ -127,15 +138,27 @@ class ChainSession(Protocol):
     announces_heads: bool
     """True if `facts` has every head; otherwise it has heads at intervals."""
 
-    def facts(self, needs_heads: Callable[[], bool]) -> AsyncIterator[ChainFact | Unannounced]:
+    def facts(self) -> AsyncIterator[ChainFact | Unannounced]:
         """Return heads and logs from now on until the session fails; logs are subscribed first.
 
         The first fact is the latest block. If logs are announced, those of all blocks above it are.
-        While ``needs_heads`` returns True, heads come more often if they are not announced.
+        The heads of `polls` are not among them.
+        """
+
+    def polls(self, needs: HeadNeeds) -> AsyncIterator[BlockRef | Extension]:
+        """Return polled heads at intervals, and as ``needs`` requires, after the first of `facts`.
+
+        The iteration ends at once if all heads are among the facts.
         """
 
     async def head(self) -> BlockRef:
         """Return the latest block."""
+
+    async def extension(self, *known: BlockRef) -> Extension | None:
+        """Return the end of the chain that has these blocks, the first of which is our tip.
+
+        Returns None if the endpoint does not show that with one small call: its headers then do.
+        """
 
     async def header(self, number: int) -> BlockRef | None:
         """Return the canonical block at that number; None past the head."""

@@ -76,6 +76,8 @@ class Faults:
     genesis: Any = ...
     """A replacement of block 0, or a `Fault`."""
     no_finalized: bool = False
+    no_code: bool = False
+    """It refuses an ``eth_call`` without a contract."""
     pruned_before: int = 0
     """The first block whose state is available."""
     stalled: asyncio.Event = field(default_factory=asyncio.Event)

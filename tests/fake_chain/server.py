@@ -12,6 +12,7 @@ from aiohttp import web
 from eth_abi.abi import decode, encode
 from tests.fake_chain import registry
 from tests.fake_chain.chain import Block, FakeChain
+from tests.fake_chain.code import run
 from tests.fake_chain.faults import Fault, Faults
 from tests.fake_chain.registry import Contract, Emitted, RevertError, Token, Transaction
 from tests.ports import free_port
@@ -353,6 +354,15 @@ class FakeServer:
 
     def _call(self, params: list[Any]) -> bytes:
         block, calldata = self._state(params[1]), bytes.fromhex(params[0]["data"][2:])
+        if "to" not in params[0]:
+            if self.faults.no_code:
+                raise RpcError(-32602, "missing field: to")
+            blocks = self.chain.blocks
+            return run(
+                *(calldata, block.number, block.timestamp),
+                lambda number: blocks[number].hash,
+                lambda inner: self._answer(block, inner),
+            )
         if params[0]["to"].lower() != MULTICALL3:
             return self._answer(block, calldata)
         (calls,) = decode(["(address,bool,bytes)[]"], calldata[4:])

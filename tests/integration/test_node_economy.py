@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import pytest
 from tests.anvil import key_of
@@ -33,10 +34,10 @@ async def test_only_logs_are_subscribed_and_an_idle_node_asks_for_heads_alone(ma
             await eventually(lambda: tip_of(rig) == server.chain.head.hash, "a polled head")
             begun = len(rig.asked)
             await server.chain.mine_empty(40)
-            await eventually(lambda: tip_of(rig) == server.chain.head.hash, "the next one")
+            await eventually(lambda: tip_of(rig) == server.chain.head.parent_hash, "the next one")
             asked = Counter(method for method, _ in rig.asked[begun:])
-            # The latest block, and whether our tip is still on its chain.
-            assert asked == {"eth_getBlockByNumber": 2}
+            # The chain still has our tip, and this is its new end.
+            assert asked == {"eth_call": 1}
 
 
 async def test_a_revocation_waits_for_no_head(make_rig: MakeRig) -> None:
@@ -97,6 +98,94 @@ async def test_a_lost_subscription_is_found_by_a_comparison(make_rig: MakeRig) -
             server.faults.mute_logs = False
             await server.chain.revoke(2)
             await rig.settle(members(server.chain), "a revocation that is announced again")
+
+
+async def test_a_lost_subscription_is_found_by_the_revision_at_the_next_poll(make_rig: MakeRig) -> None:
+    async with serve() as server:
+        for number in (1, 2):
+            await server.chain.mint(number)
+        rig = make_rig(server.ws, server.chain.contract, environment=ECONOMY, resync_interval=0.3)
+        async with rig.running():
+            await audited(rig)
+            server.faults.mute_logs = True
+            resyncs = rig.node.chain.state.resyncs
+            await server.chain.mine_empty(1)
+            await server.chain.revoke(1)
+            await rig.settle(members(server.chain), "the revocation")
+            assert rig.node.chain.state.resyncs == resyncs
+            await eventually(lambda: subscriptions(rig) == ["logs", "logs"], "another subscription")
+
+
+async def test_polls_are_audits_too(make_rig: MakeRig) -> None:
+    async with serve() as server:
+        await server.chain.mint(1)
+        rig = make_rig(server.ws, server.chain.contract, environment=ECONOMY, resync_interval=0.3)
+        async with rig.running():
+            await audited(rig)
+            rig.node.chain.state.resync_interval = 0.9  # less than the time between two polls
+            begun = len(rig.asked)
+            for _ in range(3):
+                resyncs = rig.node.chain.state.resyncs
+                await server.chain.mine_empty(3)
+                await eventually(partial(has_more_resyncs, rig, resyncs), "an audit by a poll")
+            methods = {method for method, _ in rig.asked[begun:]}
+            assert methods == {"eth_call"}
+
+
+def has_more_resyncs(rig: Rig, than: int) -> bool:
+    return rig.node.chain.state.resyncs > than
+
+
+async def audited(rig: Rig) -> None:
+    """Wait for an audit, and have no other one during the test."""
+    state = rig.node.chain.state
+    await eventually(lambda: state.resyncs > 1, "two audits")
+    state.resync_interval = 3600.0
+
+
+async def test_over_http_one_call_shows_that_nothing_happened(make_rig: MakeRig) -> None:
+    async with serve() as server:
+        for number in (1, 2):
+            await server.chain.mint(number)
+        rig = make_rig(server.http, server.chain.contract, environment=ECONOMY, resync_interval=0.3)
+        async with rig.running():
+            await audited(rig)
+            await server.chain.mine_empty(2)
+            await eventually(lambda: tip_of(rig) == server.chain.head.hash, "the tip")
+            for _ in range(3):
+                begun = len(rig.asked)
+                await server.chain.mine_empty(2)
+                parent = server.chain.head.parent_hash
+                await eventually(partial(has_tip, rig, parent), "a polled head")
+                asked = [method for method, _ in rig.asked[begun:]]
+                assert asked[0] == "eth_call"
+                assert "eth_getLogs" not in asked
+                await eventually(partial(has_tip, rig, server.chain.head.hash), "the last block")
+            await server.chain.revoke(1)
+            await rig.settle(members(server.chain), "the revocation")
+            await server.chain.mint(3)
+            await rig.settle(members(server.chain), "the grant")
+
+
+def has_tip(rig: Rig, block_hash: str) -> bool:
+    return tip_of(rig) == block_hash
+
+
+@pytest.mark.parametrize("scheme", ["ws", "http"])
+async def test_an_endpoint_that_runs_no_code_is_followed_by_headers(scheme: str, make_rig: MakeRig) -> None:
+    async with serve() as server:
+        for number in (1, 2):
+            await server.chain.mint(number)
+        server.faults.no_code = True
+        url = getattr(server, scheme)
+        async with make_rig(url, server.chain.contract, environment=ECONOMY).running() as rig:
+            for _ in range(2):
+                await server.chain.mine_empty(3)
+                await eventually(partial(has_tip, rig, server.chain.head.hash), "a polled head")
+            await server.chain.revoke(1)
+            await rig.settle(members(server.chain), "the revocation")
+            codes = [p for method, p in rig.asked if method == "eth_call" and "to" not in p[0]]
+            assert len(codes) == 1
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Network
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 from tests.scripted import IDENTITY, ScriptedChain, ScriptedSource, grant, key, left, members_of
@@ -204,6 +204,7 @@ async def audited(test: Callable[[Audited], Awaitable[None]], kind: Kind = NUMBE
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=200, deadline=None)
 @given(STEPS)
+@example([("mine", [Revoked(99)]), ("hidden reorg", [grant(3, 1)])])
 def test_an_audit_finds_what_a_full_reading_would_find(
     kind: Kind, steps: list[tuple[str, list[RegistryEvent]]]
 ) -> None:

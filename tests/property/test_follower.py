@@ -26,6 +26,7 @@ from dstack_vpn.core.chain.commands import (
     Reload,
 )
 from dstack_vpn.core.chain.events import Granted, KeyUpdated, LoggedEvent, RegistryEvent, Revoked, Transferred
+from dstack_vpn.core.chain.extension import Extension
 from dstack_vpn.core.chain.follower import NEXT, Follower
 from dstack_vpn.core.chain.registry import Registry
 from dstack_vpn.core.model import BlockRef
@@ -84,6 +85,14 @@ class Driver:
 
     def receive(self, fact: BlockRef | LoggedEvent) -> None:
         self.take(self.follower.receive(fact))
+
+    def extend(self, *, knows: bool) -> None:
+        """Process the chain's end after our tip; ``knows``: a revision shows changes."""
+        tip, (*below, latest) = self.follower.tip, self.chain.blocks
+        if tip in below:
+            changed = bool(self.chain.events(tip.number + 1, latest.number))
+            found = Extension(tip, below[-1], None)
+            self.take(self.follower.extended(found, unchanged=not changed if knows else None))
 
     def serve(self) -> None:
         if self.pending:
@@ -171,6 +180,7 @@ polled_steps = st.lists(
         st.tuples(st.just("mine"), st.just([])),
         st.tuples(st.just("fork"), st.integers(1, 6), st.integers(1, 8)),
         st.tuples(st.just("poll"), st.just(0)),
+        st.tuples(st.just("extend"), st.booleans()),
         st.tuples(st.just("serve"), st.integers(1, 4)),
         st.tuples(st.just("settle"), st.integers(0, 8)),
         st.tuples(st.just("lose"), st.just(0)),
@@ -181,12 +191,18 @@ polled_steps = st.lists(
 
 
 @settings(max_examples=600)
-@given(polled_steps, st.randoms(use_true_random=False))
-def test_with_polled_heads_any_order_ends_with_what_the_chain_says(script: Script, rng: Random) -> None:
-    """Only logs are announced, those of reorgs included, and each in its step."""
+@given(st.booleans(), polled_steps, st.randoms(use_true_random=False))
+def test_with_polled_heads_any_order_ends_with_what_the_chain_says(
+    announces: bool, script: Script, rng: Random
+) -> None:
+    """At most logs are announced, those of reorgs included, and each in its step."""
     chain = ScriptedChain()
     driver = Driver(chain)
-    driver.follower.subscribed_from(0, polled=True)
+
+    def begin() -> None:
+        driver.follower.subscribed_from(chain.head.number if announces else None, polled=announces)
+
+    begin()
     final = 0
     for step in script:
         logs: list[LoggedEvent] = []
@@ -200,6 +216,8 @@ def test_with_polled_heads_any_order_ends_with_what_the_chain_says(script: Scrip
                     chain.mine()
             case ("poll", _):
                 driver.receive(chain.head)
+            case ("extend", knows):
+                driver.extend(knows=knows)
             case ("serve", count):
                 for _ in range(count):
                     driver.serve()
@@ -213,13 +231,13 @@ def test_with_polled_heads_any_order_ends_with_what_the_chain_says(script: Scrip
                     final = final if settled is None else settled.number
             case ("restart", _):
                 driver.restart()
-                driver.follower.subscribed_from(chain.head.number, polled=True)
+                begin()
             case _:
                 driver.lose_session()
-                driver.follower.subscribed_from(chain.head.number, polled=True)
+                begin()
         logs += [x for x in logs if rng.random() < 0.2]
         rng.shuffle(logs)
-        for log in logs:
+        for log in logs if announces else ():
             driver.receive(log)
     # An event of a fork stays until the chain has reached its height.
     heights = [x.block_number for x in driver.follower.timeline.events]
@@ -379,3 +397,35 @@ def test_a_session_that_contradicts_itself_is_left() -> None:
             case Leave():
                 return
     raise AssertionError("never left")
+
+
+def test_an_extension_moves_the_tip_only_if_nothing_was_missed() -> None:
+    chain = ScriptedChain()
+    driver = Driver(chain)
+    driver.follower.subscribed_from(None)
+    for _ in range(3):
+        chain.mine()
+    found = Extension(chain.blocks[0], chain.blocks[2], None)
+    driver.take(driver.follower.extended(found, unchanged=True))
+    assert driver.follower.tip == chain.blocks[2]
+    assert driver.follower.extended(found, unchanged=True) == [], "it is no longer our tip"
+    chain.mine(Granted(1, "0xa", "node-1", key(1)))
+    chain.mine()
+    found = Extension(chain.blocks[2], chain.blocks[4], None)
+    assert driver.follower.extended(found, unchanged=None) == [FetchEvents(3, chain.blocks[4])]
+    assert driver.follower.extended(found, unchanged=None) == [], "a walk is under way"
+    driver.lose_session()
+    assert driver.follower.extended(found, unchanged=False) == [FetchHead()], "the latest block may have it"
+
+
+def test_a_change_that_was_not_announced_is_fetched() -> None:
+    chain = ScriptedChain()
+    driver = Driver(chain)
+    driver.follower.subscribed_from(0, polled=True)
+    chain.mine()
+    chain.mine(Granted(1, "0xa", "node-1", key(1)))
+    driver.extend(knows=True)
+    while driver.pending:
+        driver.serve()
+    assert driver.follower.tip == chain.head
+    assert driver.follower.registry == chain.registry()

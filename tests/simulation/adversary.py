@@ -33,21 +33,26 @@ FORGED_ROUTE: Final = "203.0.113.0/24"
 FORGED_POLICY: Final = "0x" + "f" * 64
 FORGED_NAME: Final = "forged"
 """The hash of a policy, and a name, that the contract never has."""
-METHODS = ("head", "header", "finalized", "events", "read_tokens", "read_all", "revision", "connect")
+METHODS = (
+    "head",
+    "extension",
+    "header",
+    "finalized",
+    "events",
+    "read_tokens",
+    "read_all",
+    "revision",
+    "connect",
+)
 
 
 def honest(random: Random, *, polls: bool) -> Conduct:
-    """Return the conduct of an honest endpoint, which may be slow or late.
-
-    ``polls``: the node may poll for heads.
-    """
+    """Return the conduct of an honest endpoint, which may be slow or late; ``polls`` as there."""
     delay = random.choice([0.01, 0.05, 0.3, 1.0, 2.5])
     slow = {method: delay * random.choice([1, 1, 3]) for method in ("events", "read_all")}
     lag = random.choice([0.0, 0.0, 1.0, 5.0])
     announces = random.random() < 0.7
-    return Conduct(
-        delay=delay, delays=slow, lag=lag, announces=announces, polls=polls and random.random() < 0.5
-    )
+    return Conduct(delay=delay, delays=slow, lag=lag, announces=announces, polls=polls)
 
 
 @dataclass
@@ -79,7 +84,8 @@ class Adversary:
     def _improvise(self, endpoint: SimulatedEndpoint, *, is_followed: bool) -> None:
         random = self.random
         if random.random() < 0.25:
-            endpoint.conduct = Conduct(announces=endpoint.conduct.announces)  # back to honest conduct
+            # Back to honest conduct.
+            endpoint.conduct = Conduct(announces=endpoint.conduct.announces, polls=endpoint.conduct.polls)
         else:
             endpoint.conduct = replace(endpoint.conduct, lead=0, raises=frozenset())
         known = AS_FOLLOWED if is_followed or random.random() < 0.3 else AS_VERIFIER

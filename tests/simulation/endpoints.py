@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from random import Random
@@ -12,10 +12,11 @@ from tests.simulation.chain import Block, Chain, after, some_event
 from dstack_vpn.core.chain.agreement import Revision
 from dstack_vpn.core.chain.contract import ContractState
 from dstack_vpn.core.chain.events import LoggedEvent, PolicyRead, RegistryEvent, TokenState
+from dstack_vpn.core.chain.extension import Extension
 from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.model import BlockRef, ChainIdentity, TokenId
 from dstack_vpn.errors import ChainError, EndpointError
-from dstack_vpn.ports import ChainFact, Unannounced
+from dstack_vpn.ports import ChainFact, HeadNeeds, Unannounced
 
 IDENTITY = ChainIdentity(1, "0", "0x" + "c0" * 20)
 TICK = 0.5
@@ -23,7 +24,9 @@ TICK = 0.5
 CALL = 20.0
 """The timeout of a call in seconds, as in the real session."""
 HEADS = 15.0
-"""Seconds between polled heads, as with FOLLOW=economy."""
+"""Seconds between polls of an endpoint that announces logs, as with FOLLOW=economy."""
+HTTP = 5.0
+"""The same for one that announces nothing."""
 FOREVER = 3600.0
 """A delay in seconds beyond all timeouts: the endpoint never replies."""
 
@@ -48,7 +51,7 @@ class Conduct:
     lead: int = 0
     """The number of blocks by which it claims to be ahead."""
     polls: bool = False
-    """It announces only logs, if it announces anything: the node polls for heads."""
+    """It announces only logs, if it announces anything, and is polled at an interval."""
     skips: int = 1
     """It announces only each n-th head."""
     overlay: dict[TokenId, Node | None] = field(default_factory=dict)
@@ -116,7 +119,9 @@ class SimulatedSession:
     def __init__(self, endpoint: SimulatedEndpoint) -> None:
         self.endpoint, self.name = endpoint, endpoint.name
         self.announces_logs = endpoint.conduct.announces
-        self.announces_heads = self.announces_logs and not endpoint.conduct.polls
+        self.polled = endpoint.conduct.polls
+        self._logged = False
+        self.announces_heads = self.announces_logs and not self.polled
 
     async def answered(self, method: str) -> None:
         """Wait for the delay of a reply; raises `EndpointError` if the endpoint fails."""
@@ -129,15 +134,24 @@ class SimulatedSession:
         if self.endpoint.now() < conduct.down_until or method in conduct.raises:
             raise EndpointError(f"{self.name} is down")
 
-    async def facts(self, needs_heads: Callable[[], bool]) -> AsyncIterator[ChainFact | Unannounced]:
+    async def polls(self, needs: HeadNeeds) -> AsyncIterator[BlockRef | Extension]:
+        interval = HEADS if self.announces_logs else HTTP
+        ends = self.endpoint.now() + interval
+        while self.polled:
+            while self.endpoint.now() < ends and not self._logged:  # noqa: ASYNC110  # simulated time
+                await asyncio.sleep(TICK)
+            self._logged, tip = False, needs.extendable()
+            found = None if tip is None else await self.extension(tip)
+            newer = tip is not None and found is not None and found.head.number > tip.number
+            yield found if newer and found is not None else await self.head()
+            ends = self.endpoint.now() + (1.0 if needs.needs_heads() else interval)
+
+    async def facts(self) -> AsyncIterator[ChainFact | Unannounced]:
         head = self.endpoint.head()
         yield head.ref
-        count, due = 0, self.endpoint.now() + HEADS
+        count = 0
         while True:
             await asyncio.sleep(TICK)
-            if self.announces_logs and not self.announces_heads and self.endpoint.now() >= due:
-                due = self.endpoint.now() + (1.0 if needs_heads() else HEADS)
-                yield self.endpoint.head().ref
             conduct = self.endpoint.conduct
             if self.endpoint.now() < conduct.down_until:
                 raise EndpointError(f"{self.name} is down")
@@ -157,17 +171,32 @@ class SimulatedSession:
                 for logged in block.logs if self.announces_logs else ():
                     if _token(logged) not in conduct.hides:
                         yield logged
-                        due = self.endpoint.now()
+                        self._logged = True
                 count += 1
                 if self.announces_heads and count % conduct.skips == 0 and not conduct.ahead_only:
                     yield block.ref
-            if not self.announces_logs:
+            if not self.announces_logs and not self.polled:
                 yield head.ref
 
     async def head(self) -> BlockRef:
         await self.answered("head")
         head, lead = self.endpoint.head().ref, self.endpoint.conduct.lead
         return head if not lead else BlockRef(head.number + lead, f"lead{head.number + lead}", "?", 0)
+
+    async def extension(self, *known: BlockRef) -> Extension | None:
+        await self.answered("extension")
+        conduct, block = self.endpoint.conduct, self.endpoint.head()
+        true = None if self.endpoint.roots else block.revision
+        revision = conduct.revision if isinstance(conduct.revision, int) else true
+        if conduct.lead:
+            number = block.ref.number + conduct.lead - 1
+            return Extension(known[0], BlockRef(number, f"lead{number}", "?", 0), revision)
+        head = block.at(block.ref.number - 1)
+        ours = (block.at(x.number) for x in known if x.number < block.ref.number)
+        hashes = [None if x is None else x.ref.hash for x in ours]
+        if head is None or hashes != [x.hash for x in known]:
+            return None
+        return Extension(known[0], replace(head.ref, timestamp=block.ref.timestamp), revision)
 
     async def header(self, number: int) -> BlockRef | None:
         await self.answered("header")

@@ -60,10 +60,12 @@ class World:
         self.all = [SimulatedEndpoint(name, self.chain, Random(self.random.random())) for name in names]
         for each in self.all:
             each.roots = self.roots
-        hostile = self.random.sample(self.all, self.hostile)
+        hostile, economy = self.random.sample(self.all, self.hostile), self.random.random() < 0.5
         self.honest = [x for x in self.all if x not in hostile]
+        for each in self.all:
+            each.conduct.polls = economy
         for each in self.honest:
-            each.conduct = honest(self.random, polls=self.needed == 1)
+            each.conduct = honest(self.random, polls=economy)
         self.adversary = Adversary(self.random, self.chain, hostile)
 
     async def run(self) -> "World":
@@ -229,11 +231,11 @@ class World:
 def _resync_time(conduct: Conduct) -> float:
     """Return the seconds for a connection to an endpoint and its replies to a resync."""
     headers, reading = ("head", *["header"] * 3), ("revision", "read_all", "read_contract", "read_policy")
-    calls = ("connect", *headers, *reading)
+    calls = ("connect", "extension", *headers, *reading)
     return sum(conduct.delays.get(call, conduct.delay) for call in calls)
 
 
 def _sync_time(conduct: Conduct) -> float:
     """Return the seconds for a connection, and for a sync to a newer head over a short fork."""
-    calls = ("connect", "head", "header", "header", "header", "events", "header")
+    calls = ("connect", "extension", "head", "header", "header", "header", "events", "header")
     return sum(conduct.delays.get(call, conduct.delay) for call in calls)

@@ -256,6 +256,7 @@ COVERED: Final[Mapping[str, Cover]] = {
     ),
     "core.attest.quote": Cover("unit/adapters/attest/test_verify.py", "with quotes that are made for it"),
     "core.chain.commands": Cover("property/test_follower.py", "a union without logic"),
+    "core.chain.extension": Cover("property/test_follower.py", "a record; the adapter's test covers its content"),
     "core.chain.events": Cover("property/test_registry.py", "a union without logic"),
     "core.chain.node": Cover("property/test_registry.py", "fields without logic"),
     "core.chain.registry": Cover("property/test_registry.py", "properties over generated inputs"),

@@ -26,6 +26,10 @@ from dstack_vpn.errors import ConfigError
 DEFAULT_FILE: Final = Path("/etc/dstack-vpn/config.toml")
 KEY_FILE: Final = "wireguard.key"
 """The file in the state directory with the generated key."""
+_HEADS: Final = 15.0
+_HTTP_POLLS: Final = 5.0
+_FULL_POLLS: Final = 1.0
+"""Default seconds between polls."""
 _MTU: Final = 1420
 _MTU_RELAYED: Final = 1360
 """Fits in a segment of 1,440 bytes with WireGuard's 32 bytes, a frame's 2 and TLS's 22."""
@@ -122,13 +126,7 @@ def _settle(values: dict[str, Any], levels: dict[str, str], problems: list[str])
     if network is None:
         return None
     values["rpc_url"] = values["rpc_url"] or network.rpc_urls
-    is_alone = values["rpc_quorum"] == 1
-    if values["follow"] == "economy" and not is_alone:
-        problems.append(
-            "FOLLOW: economy is not possible with RPC_QUORUM, which compares new blocks at once. "
-            "Example: FOLLOW=full"
-        )
-    default = "economy" if network.block_time is not None and is_alone else "full"
+    default = "full" if network.block_time is None else "economy"
     values["follow"] = values["follow"] or default
     values["chain_id"] = values["chain_id"] or network.chain_id
     values["contract_address"] = values["contract_address"] or network.contract
@@ -158,8 +156,9 @@ def _settle_times(values: dict[str, Any], problems: list[str]) -> None:
     for name in ("sync_interval", "head_interval", "max_staleness", "key_max_age"):
         if values[name] is not None:
             values[name] /= 1000
-    if values["follow"] == "full":
-        values["head_interval"] = None
+    economy, interval = values["follow"] == "economy", values["head_interval"]
+    values["head_interval"] = (interval or _HEADS) if economy else None
+    values["poll_interval"] = (interval or _HTTP_POLLS) if economy else _FULL_POLLS
     interval, limit = values["sync_interval"], values["max_staleness"]
     if interval is not None and limit is not None and limit < 2 * interval:
         problems.append(

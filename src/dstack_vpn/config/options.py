@@ -88,17 +88,18 @@ OPTIONS: Final[tuple[Option, ...]] = (
         "FOLLOW",
         parsers.choice("economy", "full"),
         None,
-        "Notifications over WebSocket. 'economy': only the registry's events; the latest block is queried "
-        "every HEAD_INTERVAL. 'full': every block as well, which may be hundreds of megabytes a day. "
-        "Default: economy; full for the network local and with RPC_QUORUM.",
+        "How to follow the chain. 'economy': an endpoint announces only the registry's events, and is polled "
+        "every HEAD_INTERVAL. 'full': it announces every block as well, which may be hundreds of megabytes "
+        "a day, and is polled every second over HTTP. Default: economy; full for the network local.",
         "full",
     ),
     Option(
         "HEAD_INTERVAL",
         parsers.duration("1s", "30s"),
-        "15s",
-        "Time between queries for the latest block with FOLLOW=economy. They are more frequent while an "
-        "event waits for later blocks. A reorg is found by them.",
+        None,
+        "Time between polls of an endpoint with FOLLOW=economy. They are more frequent while an event waits "
+        "for later blocks. A reorg is found by them; over HTTP, a revocation as well. "
+        "Default: 15s; over HTTP 5s if the contract has a revision.",
         "15s",
     ),
     Option(

@@ -72,7 +72,9 @@ class Settings:
     rpc_quorum: int
     follow: str
     head_interval: float | None
-    """Seconds between queries for the latest block over WebSocket. None: blocks are announced."""
+    """Seconds between polls over WebSocket. None: blocks are announced."""
+    poll_interval: float
+    """Seconds between polls over HTTP."""
     rpc_daily_calls: int
     """The budget of calls for a day; 0: no limit."""
     chain_id: int

@@ -69,6 +69,7 @@ def chain_source(settings: Settings) -> RpcPool:
         chain_id=settings.chain_id,
         abi=None if settings.contract_abi == "auto" else by_name(settings.contract_abi),
         block_time=settings.network.block_time,
+        poll_interval=settings.poll_interval,
         head_interval=settings.head_interval,
         start_block=settings.start_block,
     )

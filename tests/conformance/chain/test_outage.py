@@ -22,7 +22,7 @@ async def lose(anvil: Anvil, pool: RpcPool) -> None:
     """Follow the chain until it ends."""
     with pytest.raises(EndpointError):
         async with pool.session() as session, asyncio.timeout(DEADLINE):
-            facts = session.facts(bool)
+            facts = session.facts()
             await anext(facts)
             await anvil.stop()
             async for _ in facts:
@@ -37,7 +37,7 @@ async def test_a_chain_that_comes_back_is_followed_again(scheme: str) -> None:
         await lose(anvil, pool)
         await anvil.start()
         async with pool.session() as session, asyncio.timeout(DEADLINE):
-            facts = session.facts(bool)
+            facts = session.facts()
             first = await anext(facts)
             assert isinstance(first, BlockRef)
             assert len(await session.read_all(first) or ()) == 1
@@ -60,7 +60,7 @@ async def test_bursts_of_blocks_arrive_without_a_gap() -> None:
         pool_of(anvil, "ws").session() as session,
         asyncio.timeout(DEADLINE),
     ):
-        facts = session.facts(bool)
+        facts = session.facts()
         last = await anext(facts)
         assert isinstance(last, BlockRef)
         for _ in range(3):

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -74,6 +75,30 @@ async def test_the_finalized_block_is_below_the_head(connected: Connected, chain
     assert finalized is not None
     assert finalized.number < head.number
     assert await connected.session.header(finalized.number) == finalized
+
+
+async def test_an_extension_shows_the_chain_after_our_block(connected: Connected, chain: DevChain) -> None:
+    await chain.mine(3)
+    tip = await connected.session.head()
+    assert await connected.session.extension(tip) is None, "the latest block's own hash can't be read"
+    before = await connected.session.revision(tip)
+    await chain.mint(7)
+    await chain.mine(150)
+    found = await connected.session.extension(tip)
+    assert found is not None
+    head, latest = await connected.session.header(found.head.number), await connected.session.head()
+    assert head is not None
+    assert (found.known, found.latest) == (tip, latest.number)
+    assert found.head == replace(head, timestamp=latest.timestamp)
+    revision = await connected.session.revision(latest)
+    assert found.revision == (revision if isinstance(revision, int) else None)
+    assert before != revision
+    early = await connected.session.header(tip.number - 1)
+    assert early is not None
+    assert await connected.session.extension(head, tip, early) is not None
+    await chain.reorg(152)
+    await chain.mine(154)
+    assert await connected.session.extension(tip) is None
 
 
 async def test_the_first_fact_is_the_latest_block(connected: Connected, chain: DevChain) -> None:

@@ -283,15 +283,17 @@ def test_staleness_that_begins_before_the_next_audit() -> None:
     assert problems({"STALE_POLICY": "panic"})
 
 
-def test_heads_are_polled_on_public_networks_without_a_quorum() -> None:
+def test_heads_are_polled_on_public_networks() -> None:
+    def polls(**environment: str) -> tuple[float | None, float]:
+        found = load({}, environment)
+        return found.head_interval, found.poll_interval
+
     quorum = {"RPC_URL": "wss://a.example,wss://b.example", "RPC_QUORUM": "2"}
-    assert load({}, {}).head_interval == 15
-    assert load({}, {"HEAD_INTERVAL": "5s"}).head_interval == 5
-    for full in ({"NETWORK": "local"}, {"FOLLOW": "full"}, quorum):
-        assert load({}, full).head_interval is None
-    assert load({}, {"NETWORK": "local", "FOLLOW": "economy"}).head_interval == 15
-    (problem,) = problems({**quorum, "FOLLOW": "economy"})
-    assert problem.startswith("FOLLOW: economy is not possible with RPC_QUORUM")
+    for economy in ({}, {"NETWORK": "local", "FOLLOW": "economy"}, quorum):
+        assert polls(**economy) == (15, 5)
+    for full in ({"NETWORK": "local"}, {"FOLLOW": "full"}, {"FOLLOW": "full", "HEAD_INTERVAL": "5s"}):
+        assert polls(**full) == (None, 1)
+    assert polls(HEAD_INTERVAL="7s") == (7, 7)
     assert problems({"HEAD_INTERVAL": "31s"}) and problems({"FOLLOW": "cheap"})
 
 

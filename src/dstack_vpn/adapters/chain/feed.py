@@ -1,7 +1,8 @@
 """Notifications of an endpoint: heads and logs over WebSocket, heads by polling over HTTP.
 
 Over WebSocket, heads can be polled as well: providers bill notifications by the byte, and a chain
-with 5 blocks a second sends hundreds of megabytes of heads a day.
+with 5 blocks a second sends hundreds of megabytes of heads a day. A poll asks for an `Extension` of
+our tip. It queries a header only if that is not enough.
 
 The first fact of each feed is the latest block, read after the subscriptions were confirmed. No
 later event is missed. All run under `watchdog.HeadWatch`, which recognizes an endpoint that stands
@@ -11,7 +12,8 @@ still.
 import asyncio
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from dstack_vpn.adapters.chain.caller import LAG, Caller
@@ -19,14 +21,17 @@ from dstack_vpn.adapters.chain.fields import parse_header
 from dstack_vpn.adapters.chain.jsonrpc import Json, Notification
 from dstack_vpn.adapters.chain.logs import LogReader
 from dstack_vpn.adapters.chain.watchdog import GRACE, HeadWatch
+from dstack_vpn.core.chain.extension import Extension
 from dstack_vpn.core.model import BlockRef
 from dstack_vpn.errors import EndpointError
-from dstack_vpn.ports import ChainFact, Unannounced
+from dstack_vpn.ports import ChainFact, HeadNeeds, Unannounced
 
 SOON: Final = 0.1
 """Seconds from a log to the query for the latest block."""
 OFTEN: Final = 1.0
 """Seconds between queries while an event waits for later blocks."""
+_LISTENING: Final = 3600.0
+"""Seconds of one wait for a notification."""
 
 
 class Heads(Protocol):
@@ -34,6 +39,12 @@ class Heads(Protocol):
 
     async def head(self) -> BlockRef:
         """Return the latest block."""
+
+    async def extension(self, *known: BlockRef) -> Extension | None:
+        """Return the end of the chain that has these blocks, or None."""
+
+    def not_extended(self) -> None:
+        """Record that no extension showed a chain that is longer than ours."""
 
     def announced(self, head: BlockRef) -> None:
         """Record an announced head."""
@@ -121,12 +132,12 @@ class Subscription:
         return latest
 
 
-@dataclass(frozen=True, slots=True)
-class LogSubscription:
-    """Logs over a WebSocket, with polled heads.
+@dataclass(slots=True)
+class PolledHeads:
+    """Polled heads, and over a WebSocket the registry's logs.
 
-    A reply to a poll proves that the connection works. A lost subscription shows only in the next
-    comparison with the contract.
+    A reply to a poll proves that the connection works. A lost subscription shows in the contract's
+    revision, or in the next comparison with the contract.
     """
 
     caller: Caller
@@ -135,39 +146,73 @@ class LogSubscription:
     monotonic: Callable[[], float]
     heads: Heads
     interval: float
-    """Seconds between polls; while ``needs_heads`` returns True, it is `OFTEN`."""
-    needs_heads: Callable[[], bool]
+    """Seconds between polls; while something needs heads, it is `OFTEN`."""
+    subscribes: bool
+    _began: asyncio.Event = field(default_factory=asyncio.Event)
+    _logged: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set by each log."""
+    _highest: int = 0
+    """The highest block of a log since the last poll..."""
+    _announced: float = -math.inf
+    """...and the time of that log."""
 
     async def facts(self) -> AsyncIterator[ChainFact]:
-        """Yield logs and polled heads until the connection fails. Raises `ChainError`."""
-        logs = _subscription(await self.caller.call("eth_subscribe", "logs", self.reader.filter))
+        """Yield the latest block, then logs until the connection fails. Raises `ChainError`."""
+        logs = ""
+        if self.subscribes:
+            logs = _subscription(await self.caller.call("eth_subscribe", "logs", self.reader.filter))
         yield await self._latest()
-        due, highest, announced = self.monotonic() + self.interval, 0, -math.inf
+        self._began.set()
         while True:
-            note = await self.caller.transport.notification(max(due - self.monotonic(), 0.0))
-            if note is not None and note.subscription == logs:
-                event = self.reader.event(note.result)
-                if event is not None:
-                    yield event
-                    highest, announced = max(highest, event.block_number), self.monotonic()
-                    due = min(due, announced + SOON)
-            if (now := self.monotonic()) >= due:
-                latest = await self._latest()
-                # A lower block may come from a backend that lags behind the one of the log.
-                lags = latest.number < highest and now < announced + LAG
-                if not lags:
-                    highest = 0
-                    yield latest
-                often = lags or self.needs_heads()
-                due = self.monotonic() + (OFTEN if often else self.interval)
+            note = await self.caller.transport.notification(_LISTENING)
+            if note is None or note.subscription != logs:
+                continue
+            event = self.reader.event(note.result)
+            if event is not None:
+                self._highest = max(self._highest, event.block_number)
+                self._announced = self.monotonic()
+                self._logged.set()
+                yield event
+
+    async def polls(self, needs: HeadNeeds) -> AsyncIterator[BlockRef | Extension]:
+        """Yield a head at each interval, after the first fact. Raises `ChainError`."""
+        await self._began.wait()
+        pause = self.interval
+        while True:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._logged.wait(), pause)
+                await asyncio.sleep(SOON)
+            self._logged.clear()
+            found = await self._poll(needs.extendable())
+            latest = found.latest if isinstance(found, Extension) else found.number
+            # A lower block may come from a backend that lags behind the one of the log.
+            lags = latest < self._highest and self.monotonic() < self._announced + LAG
+            if not lags:
+                self._highest = 0
+                yield found
+            pause = min(OFTEN, self.interval) if lags or needs.needs_heads() else self.interval
+
+    async def _poll(self, tip: BlockRef | None) -> BlockRef | Extension:
+        found = None if tip is None else await self.heads.extension(tip)
+        if tip is not None and found is not None and found.head.number > tip.number:
+            self._watch(found.head)
+            return found
+        latest = await self._latest()  # an extension never shows the latest block of an idle chain
+        if tip is not None and found is None and latest.number > tip.number:
+            self.heads.not_extended()
+        return latest
 
     async def _latest(self) -> BlockRef:
-        latest, now = await self.heads.head(), self.monotonic()
+        latest = await self.heads.head()
+        self._watch(latest)
+        return latest
+
+    def _watch(self, latest: BlockRef) -> None:
+        now = self.monotonic()
         if self.watch.is_other(latest):
             self.watch.head(latest, now)
         else:
             _check_stalled(self.watch, latest, now)
-        return latest
 
 
 async def poll(

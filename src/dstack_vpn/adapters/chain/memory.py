@@ -71,6 +71,10 @@ class EndpointCapabilities:
     """True if Multicall3 is deployed on the chain. None: not checked yet."""
     proof_after: float = 0.0
     """The monotonic time before which it is not asked for a proof: it refused the last one."""
+    extension_after: float = 0.0
+    """The monotonic time before which it is not asked for an `Extension`."""
+    not_extended: int = 0
+    """Its replies in a row that did not show our block."""
     calls: Calls = field(default_factory=dict)
     """The statistics of its calls."""
     traffic: Traffic = field(default_factory=Traffic)

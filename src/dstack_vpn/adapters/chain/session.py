@@ -14,9 +14,10 @@ from typing import Final
 
 from dstack_vpn.adapters.chain.caller import LAG, Caller
 from dstack_vpn.adapters.chain.deployment import find_first_block
-from dstack_vpn.adapters.chain.faults import UnknownBlockError
-from dstack_vpn.adapters.chain.feed import LogSubscription, Subscription, poll
-from dstack_vpn.adapters.chain.fields import parse_header
+from dstack_vpn.adapters.chain.extension import encode, parse
+from dstack_vpn.adapters.chain.faults import UnknownBlockError, UnsupportedError
+from dstack_vpn.adapters.chain.feed import PolledHeads, Subscription, poll
+from dstack_vpn.adapters.chain.fields import data, parse_header
 from dstack_vpn.adapters.chain.http import open_http
 from dstack_vpn.adapters.chain.identity import Target, identify
 from dstack_vpn.adapters.chain.logs import LogReader
@@ -33,9 +34,10 @@ from dstack_vpn.adapters.chain.websocket import open_websocket
 from dstack_vpn.core.chain.agreement import Revision
 from dstack_vpn.core.chain.contract import ContractState
 from dstack_vpn.core.chain.events import LoggedEvent, PolicyRead, TokenState
+from dstack_vpn.core.chain.extension import Extension
 from dstack_vpn.core.model import BlockRef, ChainIdentity, TokenId
-from dstack_vpn.errors import EndpointError
-from dstack_vpn.ports import ChainFact, RegistryAbi, Unannounced
+from dstack_vpn.errors import CallRevertedError, ChainError, EndpointError, RangeError, RetryError
+from dstack_vpn.ports import ChainFact, HeadNeeds, RegistryAbi, Unannounced
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +48,9 @@ class SessionSettings:
     """Seconds between blocks if the interval is fixed. None: learn it, and treat silence as an idle
     chain."""
     poll_interval: float = 1.0
-    """Seconds between queries for the latest block over HTTP."""
+    """Seconds between queries for the latest block over HTTP, if the contract has a revision."""
     head_interval: float | None = None
-    """The same over WebSocket. None: heads are announced."""
+    """The same over WebSocket, and without a revision. None: heads are announced over WebSocket."""
     start_block: int | None = None
     """The contract's first block, if it is configured."""
     monotonic: Callable[[], float] = time.monotonic
@@ -58,6 +60,12 @@ class SessionSettings:
 
 _PAUSE: Final = 0.1
 """Seconds between two queries for a block that a backend does not have yet."""
+_PATIENCE: Final = 8
+"""Replies in a row without our block after which the endpoint is not asked for an `Extension`."""
+_REFUSED: Final = 3600.0
+"""Seconds without that after a refusal."""
+_FAILED: Final = 300.0
+"""Seconds without that after another failure."""
 
 
 class RpcSession:
@@ -84,27 +92,44 @@ class RpcSession:
         self._logs = BlockLogs(caller, self._reader, memory, enumerates=bool(abi.page_size))
         self._seen = SeenHeads()
         self._state = StateReader(caller, abi, identity.contract, memory, settings.monotonic)
+        self._polled = self._polled_heads()
 
     @property
     def stats(self) -> Mapping[str, MethodStats]:
         """Call counts, errors and latencies by RPC method, of all sessions with this endpoint."""
         return self._caller.stats
 
-    def facts(self, needs_heads: Callable[[], bool] = bool) -> AsyncIterator[ChainFact | Unannounced]:
+    def facts(self) -> AsyncIterator[ChainFact | Unannounced]:
         """See `ports.ChainSession.facts`.
 
         The first fact is the latest block, read after the subscriptions were confirmed. Only one
         iteration may run at a time, because there is one queue of notifications. Over HTTP all
         facts are heads, and numbers may be skipped.
         """
-        monotonic, interval = self._settings.monotonic, self._settings.head_interval
+        monotonic = self._settings.monotonic
+        if self._polled is not None:
+            return self._polled.facts()
         watch = HeadWatch(self._settings.block_time, monotonic())
-        if not self.announces_logs:
-            return poll(watch, self, monotonic, self._settings.poll_interval)
-        feed = self._caller, self._reader, watch, monotonic, self
-        if interval is None:
-            return Subscription(*feed).facts()
-        return LogSubscription(*feed, interval, needs_heads).facts()
+        if self.announces_logs:
+            return Subscription(self._caller, self._reader, watch, monotonic, self).facts()
+        return poll(watch, self, monotonic, self._settings.poll_interval)
+
+    async def polls(self, needs: HeadNeeds) -> AsyncIterator[BlockRef | Extension]:
+        """See `ports.ChainSession.polls`."""
+        if self._polled is not None:
+            async for found in self._polled.polls(needs):
+                yield found
+
+    def _polled_heads(self) -> PolledHeads | None:
+        settings, subscribes = self._settings, self.announces_logs
+        if (interval := settings.head_interval) is None:
+            return None
+        if not subscribes and self.abi.revision_call is not None:
+            interval = settings.poll_interval
+        watch = HeadWatch(settings.block_time, settings.monotonic())
+        return PolledHeads(
+            self._caller, self._reader, watch, settings.monotonic, self, interval, subscribes=subscribes
+        )
 
     async def head(self) -> BlockRef:
         """See `ports.ChainSession.head`.
@@ -132,6 +157,39 @@ class RpcSession:
         """Record a head that the endpoint announced."""
         if not self._seen.may_lag(head):
             self._seen.note(head)
+
+    async def extension(self, *known: BlockRef) -> Extension | None:
+        """See `ports.ChainSession.extension`."""
+        memory, now = self._memory, self._settings.monotonic()
+        if now < memory.extension_after:
+            return None
+        code = encode(known, self.identity.contract, self.abi.revision_call)
+        try:
+            reply = await self._caller.call("eth_call", {"data": "0x" + code.hex()}, "latest")
+            found = parse(data(reply, "code output"), known)
+        except (CallRevertedError, RangeError, UnsupportedError):
+            memory.extension_after = now + _REFUSED  # headers show the same, in more bytes
+            return None
+        except RetryError:
+            raise
+        except ChainError:
+            # Some endpoints close the connection, or never reply. The next session must not ask.
+            memory.extension_after = now + _FAILED
+            raise
+        if found is not None:
+            memory.not_extended = 0
+            self.announced(found.head)
+        return found
+
+    def not_extended(self) -> None:
+        """Record that no extension showed a chain that is longer than ours.
+
+        After several in a row the opcodes have another meaning, and no more are requested.
+        """
+        self._memory.not_extended += 1
+        if self._memory.not_extended >= _PATIENCE:
+            self._memory.not_extended = 0
+            self._memory.extension_after = self._settings.monotonic() + _REFUSED
 
     async def header(self, number: int) -> BlockRef | None:
         """See `ports.ChainSession.header`."""

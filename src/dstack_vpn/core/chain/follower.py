@@ -18,7 +18,10 @@ Rules for a correct state:
   inserted at its position. Any other log waits for its block; the number of waiting logs is
   bounded.
 * ``removed: true`` is a hint to fetch the head, and not required: some endpoints never send it.
-* If heads are polled instead of announced, a log of any block above our tip is applied on arrival.
+* If heads are polled instead of announced, a poll usually shows an `Extension` of our tip. The tip
+  jumps to its head if the logs above our tip are announced, or if the contract's revision shows
+  that there are none.
+* A log of any block above our tip is then applied on arrival.
   Each polled head starts a walk. If our tip is on its chain and no event is above the tip, the tip
   *jumps* to that head. A log of a block that was skipped is applied when it arrives late.
 
@@ -60,6 +63,7 @@ from dstack_vpn.core.chain.commands import (
 )
 from dstack_vpn.core.chain.contract import CONTRACT
 from dstack_vpn.core.chain.events import LoggedEvent, OwnerKeyUpdated, Reading, token_of
+from dstack_vpn.core.chain.extension import Extension
 from dstack_vpn.core.chain.fork_search import ForkSearch
 from dstack_vpn.core.chain.history import EventHistory, observed_at
 from dstack_vpn.core.chain.registry import Registry, contradicts
@@ -118,6 +122,13 @@ class Follower:
     def walking(self) -> bool:
         """Return whether a search for the newest common block is under way."""
         return self._walk is not None
+
+    @property
+    def is_complete(self) -> bool:
+        """Return whether no walk is under way, and no event or log is above our tip."""
+        if self.tip is None or self._walk is not None or self._doubtful:
+            return False
+        return not (self._waiting or self._overflow) and self.timeline.is_within(self.tip.number)
 
     def open_tokens(self) -> set[TokenId]:
         """Return the tokens that the logs of blocks above our tip affect, or `CONTRACT`."""
@@ -202,6 +213,26 @@ class Follower:
             return self._head(fact, self.tip)
         return self._removed(fact) if fact.removed else self._log(fact, self.tip)
 
+    def extended(self, found: Extension, *, unchanged: bool | None) -> list[Command]:
+        """Process a chain that still has our tip.
+
+        ``unchanged`` is whether the contract has not changed above it, the latest block included.
+        None: that is not known. The logs of a change are fetched up to the latest block. Other logs
+        are fetched up to the new head if they are not announced.
+        """
+        tip, head = self.tip, found.head
+        if tip is None or not self.is_complete or found.known.hash != tip.hash or head.number <= tip.number:
+            return []
+        if unchanged or (unchanged is None and self._announces(tip)):
+            return [self._jump(head, tip)]
+        if unchanged is False:
+            self._walk = ForkSearch(None, changed=True)
+            return [FetchHead()]
+        self._walk = ForkSearch(head)
+        self._walk.aim(head, self._ring)
+        self._walk.narrow(tip.number, equal=True)
+        return [FetchEvents(tip.number + 1, head)]
+
     def fetched(self, fetch: Fetch, result: BlockRef | list[LoggedEvent] | None) -> list[Command]:
         """Process the result of a fetch. Results that no walk waits for are ignored."""
         walk = self._walk
@@ -277,11 +308,15 @@ class Follower:
 
         That block is our tip, and an event above it would have been announced.
         """
-        tip, above = self.tip, self.announced_above
-        if not self.polled or tip is None or above is None or tip.number < above or walk.target is None:
+        tip = self.tip
+        if tip is None or walk.target is None or walk.changed or not self._announces(tip):
             return False
         complete = not (self._waiting or self._overflow) and self.timeline.is_within(tip.number)
         return complete and walk.common == tip.number and walk.target.number > tip.number
+
+    def _announces(self, tip: BlockRef) -> bool:
+        """Return whether the events above our tip are announced, and heads are polled."""
+        return self.polled and self.announced_above is not None and tip.number >= self.announced_above
 
     def _jump(self, head: BlockRef, tip: BlockRef) -> Advanced:
         if self.settled is None or tip.number != self.settled.number:
@@ -377,7 +412,7 @@ class Follower:
         self._restarts += 1
         if self._restarts > RESTARTS:
             return [Leave("its blocks keep changing under a query")]
-        self._walk = ForkSearch(None)
+        self._walk = ForkSearch(None, changed=self._walk is not None and self._walk.changed)
         return [FetchHead()]
 
     def _adopt(self, common: int, target: BlockRef, events: list[LoggedEvent], depth: int) -> Advanced:

@@ -23,6 +23,8 @@ class ForkSearch:
     stride: int = 1
     contested: bool = False
     """We have another block at the target's height."""
+    changed: bool = False
+    """The contract has changed: the logs are fetched even if they should have been announced."""
     events: list[LoggedEvent] | None = None
     """The logs above the common block; None until they are fetched."""
 

@@ -134,6 +134,7 @@ class ChainLoop:
             async with asyncio.TaskGroup() as group:
                 driver = SessionDriver(self.state, session, group)
                 group.create_task(driver.pump(), name="chain facts")
+                group.create_task(driver.pump_polls(), name="chain polls")
                 group.create_task(driver.until_ended(), name="chain end")
                 progress = keep_up(self.state, session.name, lambda: self._has_others(session))
                 group.create_task(progress, name="chain progress")

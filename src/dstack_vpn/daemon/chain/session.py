@@ -6,6 +6,8 @@ the session fails, all of its tasks end.
 """
 
 import asyncio
+import math
+from collections import deque
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -33,6 +35,7 @@ from dstack_vpn.core.chain.events import (
     TokenState,
     token_of,
 )
+from dstack_vpn.core.chain.extension import Extension
 from dstack_vpn.core.chain.registry import contradicts
 from dstack_vpn.core.model import BlockRef, TokenId
 from dstack_vpn.daemon.chain.bootstrap import SAFE_DEPTH, bootstrap, check_genesis, final_block, in_time
@@ -48,6 +51,10 @@ QUEUE: Final = 4096
 """The limit of queued facts and replies; when it is reached, reading from the endpoint pauses."""
 LATE: Final = 0.15
 """Seconds to wait for the logs of a new head before they are requested."""
+ANNOUNCED: Final = 5.5
+"""Seconds in which an event that a query has found must be announced as well."""
+SETTLES: Final = 20
+"""The shortest time between queries for finality, in intervals of polled heads."""
 SLICE: Final = 250
 """The number of tokens that are compared without yielding to the event loop."""
 
@@ -70,7 +77,7 @@ class _Readings:
     """They are the differences that a comparison of the whole registry has found."""
 
 
-Item: TypeAlias = ChainFact | Unannounced | _Answer | _Readings | Reload | ChainError
+Item: TypeAlias = ChainFact | Extension | Unannounced | _Answer | _Readings | Reload | ChainError
 
 
 @dataclass(slots=True)
@@ -94,8 +101,16 @@ class SessionDriver:
     """The error that the session ends with."""
     _subscribed: bool = False
     """Set after the first head: the endpoint announces only the logs of later blocks."""
-    _logged: str = ""
-    """The hash of the block of the last announced log."""
+    _announced: deque[str] = field(default_factory=lambda: deque(maxlen=64))
+    """The hashes of the blocks of the last announced logs."""
+    _settled: float = -math.inf
+    """The monotonic time of the last query for finality."""
+    _audited: float = 0.0
+    """The monotonic time of the last audit."""
+    _audit_now: asyncio.Event = field(default_factory=asyncio.Event)
+    _contradicted: Agreement | None = None
+    """The last comparison that the revision of an `Extension` has contradicted: a change that was
+    not announced."""
     _read_after: str = ""
     """The hash of the block at which tokens were last read again."""
     _read_there: set[TokenId] = field(default_factory=set)
@@ -109,11 +124,21 @@ class SessionDriver:
 
     async def pump(self) -> None:
         """Move the endpoint's notifications into the queue; raises `EndpointError` at their end."""
-        async for fact in self.session.facts(self.state.needs_heads):
+        async for fact in self.session.facts():
             if isinstance(fact, BlockRef):
                 self.state.lag.shown(self.session.name, fact.number, self.state.clock.monotonic())
             await self.queue.put(fact)
         raise EndpointError("the endpoint has ended the subscription")
+
+    async def pump_polls(self) -> None:
+        """Move polled heads into the queue, beside the notifications: these do not wait for a poll.
+
+        Raises `ChainError`.
+        """
+        async for found in self.session.polls(self.state):
+            head = found if isinstance(found, BlockRef) else found.head
+            self.state.lag.shown(self.session.name, head.number, self.state.clock.monotonic())
+            await self.queue.put(found)
 
     async def begin(self) -> None:
         """Bring the registry to the session's head, with the logs since our tip if possible.
@@ -145,6 +170,8 @@ class SessionDriver:
             if commands and isinstance(item, _Readings) and item.audit and not self.session.announces_heads:
                 # The subscription may be lost. With announced heads, the next head would show it.
                 raise EndpointError(f"{self.session.name} has not announced a change of the registry")
+            if isinstance(item, Extension):
+                await self._audit_by(item)
             self._complete()
             if self.state.problem is not None and not self.state.follower.walking:
                 self.state.connected(self.session.name)
@@ -152,13 +179,18 @@ class SessionDriver:
             # mass removal guard counts all of them, and a token that two of them name is read once.
             item = await self.queue.get()
 
-    def _feed(self, item: ChainFact | Unannounced | _Answer | _Readings | Reload) -> list[Command]:
+    def _feed(
+        self, item: ChainFact | Extension | Unannounced | _Answer | _Readings | Reload
+    ) -> list[Command]:
         match item:
             case Reload():
                 self.state.follower.abandon()
                 return [item]
             case _Answer(fetch, result):
-                return self.state.follower.fetched(fetch, result)
+                commands = self.state.follower.fetched(fetch, result)
+                if self._contradicted is not None and self._contradicted is self._agreement:
+                    self._expect_announcement(commands)
+                return commands
             case _Readings(at, observed):
                 return self._take_reading(at, observed)
             case BlockRef():
@@ -168,8 +200,10 @@ class SessionDriver:
                     polled = not self.session.announces_heads
                     self.state.follower.subscribed_from(item.number, polled=polled)
                 return self.state.follower.receive(item)
+            case Extension():
+                return self._extended(item)
             case LoggedEvent():
-                self._logged = item.block_hash
+                self._announced.append(item.block_hash)
                 return self.state.follower.receive(item)
             case Unannounced(block):
                 self.group.create_task(self._fetch_unannounced(block), name="chain unannounced logs")
@@ -185,14 +219,19 @@ class SessionDriver:
                 await self.queue.put(error)
 
     async def _until_resync(self) -> None:
-        """Wait for an interval, which a budget may exceed. A new day ends that."""
-        state, began = self.state, self.state.clock.monotonic()
+        """Wait for an interval since the last audit, or until one is due now.
 
-        def left() -> float:
-            return state.until_resync(state.clock.monotonic() - began, state.resync_interval)
+        A budget may exceed the interval, and a new day ends that.
+        """
+        self._audited = self.state.clock.monotonic()
+        self._audit_now.clear()
+        while (seconds := self._until_audit()) > 0 and not self._audit_now.is_set():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._audit_now.wait(), min(seconds, self.state.resync_interval))
 
-        while (seconds := left()) > 0:  # noqa: ASYNC110 - the time passes, and calls are made
-            await asyncio.sleep(min(seconds, state.resync_interval))
+    def _until_audit(self) -> float:
+        state = self.state
+        return state.until_resync(state.clock.monotonic() - self._audited, state.resync_interval)
 
     async def resync(self) -> None:
         """Compare the registry at our tip, then apply finality. Raises `ChainError`.
@@ -222,6 +261,54 @@ class SessionDriver:
         if state.members.quorum is None:
             state.members.confirmed()
 
+    # -- extensions --------------------------------------------------------------------------------
+
+    def _extended(self, found: Extension) -> list[Command]:
+        """Process a chain that still has our tip, and what its revision shows."""
+        self.state.note_head(found.head)
+        unchanged = self._is_unchanged(found)
+        if unchanged is False:
+            if self._contradicted is self._agreement:
+                self._audit_now.set()  # the logs did not explain the revision
+                return []
+            self._contradicted = self._agreement
+        return self.state.follower.extended(found, unchanged=unchanged)
+
+    def _is_unchanged(self, found: Extension) -> bool | None:
+        """Return whether the contract is as in the last audit; None if it can't be compared."""
+        last, follower = self._agreement, self.state.follower
+        if last is None or found.revision is None or isinstance(last.revision, str):
+            return None
+        comparable = last.holds(follower.registry) and follower.stands_on(last.at)
+        return found.revision == last.revision if comparable else None
+
+    async def _audit_by(self, found: Extension) -> None:
+        """Count an unchanged revision as the next audit, if that is due before the next poll."""
+        state, last = self.state, self._agreement
+        if last is None or not self._is_unchanged(found) or state.follower.tip != found.head:
+            return
+        if state.members.quorum is None:
+            state.members.confirmed()
+        if last.covers(state.follower.registry) and self._until_audit() < state.head_interval:
+            self._agreement = last.repeated(found.head, found.revision)
+            self._audited = state.clock.monotonic()
+            state.compared()
+            await state.changed.put(Began())
+
+    def _expect_announcement(self, commands: Iterable[Command]) -> None:
+        """Check later whether the events that a query has found are announced as well."""
+        blocks = {x.block_hash for c in commands if isinstance(c, Advanced) for x in c.added}
+        if blocks:
+            self._contradicted = None
+            self.group.create_task(self._check_announced(blocks), name="chain announcements")
+
+    async def _check_announced(self, blocks: set[str]) -> None:
+        await asyncio.sleep(ANNOUNCED)
+        if not blocks <= set(self._announced):
+            self.end(EndpointError(f"{self.session.name} has not announced a change of the registry"))
+
+    # -- comparisons -------------------------------------------------------------------------------
+
     async def _compare(self, tip: BlockRef) -> bool:
         """Read everything at our block, and correct the differences; return whether there are none.
 
@@ -230,9 +317,12 @@ class SessionDriver:
         follower, state = self.state.follower, self.state
         observed = await in_time(self.session.name, self.session.read_all(tip))
         if observed is None:
-            for logged in await self.session.events(max(state.resynced_to - SAFE_DEPTH, 0), tip.number):
+            logs = await self.session.events(max(state.resynced_to - SAFE_DEPTH, 0), tip.number)
+            for logged in logs:
                 await self.queue.put(logged)
-            observed = await self.session.read_tokens(sorted(follower.registry.nodes), tip)
+            # The follower does not apply a log of a block that a walk has skipped.
+            named = {token for logged in logs if (token := token_of(logged.event)) is not None}
+            observed = await self.session.read_tokens(sorted(named | follower.registry.nodes.keys()), tip)
         else:
             gone = follower.registry.nodes.keys() - {observation.token_id for observation in observed}
             observed += [TokenState(token, None) for token in gone]
@@ -264,8 +354,11 @@ class SessionDriver:
 
     async def settle(self, tip: BlockRef) -> None:
         """Apply finality after a comparison up to our block ``tip``. Raises `ChainError`."""
-        state = self.state
+        state, now = self.state, self.state.clock.monotonic()
         state.compared()
+        if now < self._settled + SETTLES * state.head_interval:
+            return
+        self._settled = now
         final, above = await final_block(self.session, tip), len(state.follower.timeline.events)
         if final is not None and state.follower.settle(final):
             state.finalized(above - len(state.follower.timeline.events))
@@ -324,7 +417,7 @@ class SessionDriver:
         Absorbs `ChainError`: the next resync finds what was missed.
         """
         await asyncio.sleep(LATE)
-        if self._logged == block.hash:
+        if block.hash in self._announced:
             return
         try:
             for logged in await self.session.block_events(block.hash):

@@ -129,6 +129,10 @@ class ChainState:
         waits = bool(self.follower.open_tokens()) or self.members.decisions.waits_for_blocks
         return self.follower.walking or waits
 
+    def extendable(self) -> BlockRef | None:
+        """Return our tip if no event or walk needs more than proof that the chain still has it."""
+        return None if self.discredited or not self.follower.is_complete else self.follower.tip
+
     def discredit(self) -> None:
         """Make the next session read the whole registry: k endpoints lack our blocks."""
         self.discredited = True

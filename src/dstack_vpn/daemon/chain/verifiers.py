@@ -147,8 +147,11 @@ async def _read_newer(
 async def _read_whole(session: ChainSession, question: Question) -> Reply:
     """Read all tokens at the endpoint's head or at ours, and check that it has our blocks.
 
-    The revision replaces the tokens if it is that of the endpoint's last full reading.
+    The revision replaces the tokens if it is that of the endpoint's last full reading. Usually one
+    call shows that, and our blocks.
     """
+    if (reply := await _unchanged(session, question)) is not None:
+        return reply
     at, earlier = question.at, question.earlier
     head = await session.head()
     header = at if head.hash == at.hash else await session.header(at.number)
@@ -169,6 +172,29 @@ async def _read_whole(session: ChainSession, question: Question) -> Reply:
         observed += [TokenState(token, None) for token in gone]
     contract = await _contract(session, question, place)
     return Reply(session.name, hash_, place, observed, (), head.number, has_earlier, contract, revision)
+
+
+async def _unchanged(session: ChainSession, question: Question) -> Reply | None:
+    """Return the reply of an endpoint with our blocks and the revision of its last full reading.
+
+    Returns None if one call does not show all of that.
+    """
+    at, agreed, known = question.at, question.agreed, [question.at]
+    if agreed is None or agreed.is_root:
+        return None
+    if agreed.at.hash != at.hash:
+        known.append(agreed.at)
+    if question.earlier is not None:
+        known.append(BlockRef(*question.earlier, "", 0))
+    found = await session.extension(*known)
+    again = None if found is None else agreed.repeated(at, found.revision)
+    if found is None or again is None:
+        return None
+    has_earlier = None if question.earlier is None else True
+    return Reply(
+        *(session.name, at.hash, at, again.states(), (), found.latest, has_earlier),
+        *(again.contract, found.revision, again.repeats),
+    )
 
 
 async def _again(

@@ -28,6 +28,12 @@ class Heads:
         self.asked += 1
         return self.script.pop(0) if len(self.script) > 1 else self.script[0]
 
+    async def extension(self, *known: BlockRef) -> None:
+        raise AssertionError(known)
+
+    def not_extended(self) -> None:
+        raise AssertionError
+
     def announced(self, head: BlockRef) -> None:
         raise AssertionError(head)
 

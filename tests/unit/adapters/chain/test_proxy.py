@@ -31,7 +31,7 @@ async def test_a_session_through_a_proxy(fake_chain: FakeServer, scheme: str) ->
         http_proxy({HOST: fake_chain.address}) as proxy,
         pool(fake_chain, scheme, Proxies(proxy.url)).session() as session,
     ):
-        facts = session.facts(bool)
+        facts = session.facts()
         first = await anext(facts)
         block = await fake_chain.chain.mine()
         assert (first, (await anext(facts)).number) == (await session.header(first.number), block.number)  # type: ignore[union-attr]  # heads only

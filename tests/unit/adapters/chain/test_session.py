@@ -274,3 +274,65 @@ async def test_a_connection_that_breaks_ends_the_session_and_the_next_one_does_n
         assert await root(session) is None
         assert await session.read_all(await session.head()) == []
     assert fake_chain.faults.calls["eth_getProof"] == 1
+
+
+# -- extensions ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fault", "seconds", "fails"),
+    [
+        (Fault(error={"code": -32602, "message": "missing field `to`"}), HOUR, False),
+        (Fault(error={"code": 3, "message": "execution reverted"}), HOUR, False),
+        (Fault(error={"code": -32000, "message": "out of gas"}), HOUR, False),
+        (Fault(error={"code": -32000, "message": "odd"}), FIVE_MINUTES, True),
+        (Fault(result="0x12"), FIVE_MINUTES, True),
+        (Fault(result=None), FIVE_MINUTES, True),
+    ],
+    ids=lambda x: str(x.error or x.result) if isinstance(x, Fault) else "",
+)
+async def test_an_endpoint_that_runs_no_code_is_not_asked_again_for_a_while(
+    fake_chain: FakeServer, scheme: str, fault: Fault, seconds: float, fails: bool
+) -> None:
+    time, faults = Time(), fake_chain.faults
+    pool = pool_of(fake_chain, scheme, monotonic=time)
+    async with pool.session() as session:
+        tip = await session.head()
+        await fake_chain.chain.mine_empty(3)
+        faults.by_method["eth_call"] = fault
+        if fails:
+            with pytest.raises(EndpointError):
+                await session.extension(tip)
+        else:
+            assert await session.extension(tip) is None
+        del faults.by_method["eth_call"]
+        faults.calls.clear()
+        time.now += seconds - 1
+        assert await session.extension(tip) is None
+        assert not faults.calls
+        time.now += 1
+        assert await session.extension(tip) is not None
+
+
+async def test_a_busy_endpoint_is_asked_for_an_extension_again(fake_chain: FakeServer, scheme: str) -> None:
+    async with connected(fake_chain, scheme) as session:
+        tip = await session.head()
+        await fake_chain.chain.mine_empty(3)
+        fake_chain.faults.by_method["eth_call"] = Fault(error={"code": 429, "message": "too many requests"})
+        with pytest.raises(RetryError):
+            await session.extension(tip)
+        del fake_chain.faults.by_method["eth_call"]
+        assert await session.extension(tip) is not None
+
+
+async def test_a_chain_whose_opcodes_have_another_meaning_is_not_asked_forever(
+    fake_chain: FakeServer, scheme: str
+) -> None:
+    async with connected(fake_chain, scheme) as session:
+        tip = await session.head()
+        await fake_chain.chain.mine_empty(3)
+        for _ in range(8):
+            session.not_extended()
+        fake_chain.faults.calls.clear()
+        assert await session.extension(tip) is None
+        assert not fake_chain.faults.calls["eth_call"]

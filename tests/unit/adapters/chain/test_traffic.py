@@ -80,7 +80,7 @@ async def follow(server: FakeServer, url: str) -> dict[str, Usage]:
     """Follow a chain over five blocks and read it; return the counted use."""
     pool = RpcPool([url], server.chain.contract, poll_interval=0.01)
     async with pool.session() as session, asyncio.timeout(DEADLINE):
-        facts = session.facts(bool)
+        facts = session.facts()
         await anext(facts)
         for _ in range(5):
             await server.chain.mine()

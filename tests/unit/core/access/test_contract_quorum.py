@@ -59,7 +59,7 @@ def test_a_policy_that_the_followed_endpoint_takes_back_stays_until_k_have_repli
     quorum.update(WEB)  # another endpoint is followed now
     assert quorum.rules(WEB).policies == (A, B)
     for reply, policies in (
-        (shown("a", WEB, 10), (A, B)),  # one endpoint may lie
+        (shown("a", WEB, 10), (A, B)),
         (shown("b", new, 10), (A, B)),
         (shown("b", newer, 11), (A, FORGED)),
     ):
