@@ -11,8 +11,7 @@ from typing import Any, Final, TypeGuard
 NOTIFICATION: Final = 1900
 """The bytes of a `newHeads` notification."""
 REPLY: Final = 4000
-"""The bytes of the reply to `eth_getBlockByNumber` or `eth_getBlockByHash` with hashes only: a header
-and 30 hashes."""
+"""The bytes of a block with hashes, the reply to `eth_getBlockByNumber` or `eth_getBlockByHash`."""
 TRANSACTIONS: Final = 30
 """The transactions of a block."""
 PADDING: Final = "padding"
