@@ -1,4 +1,4 @@
-"""The proxy of the benchmark `rpc-costs` counts what the daemon itself counts, and more of TCP."""
+"""The counting proxy of `rpc-costs` agrees with the daemon; the arithmetic of both benchmarks."""
 
 import json
 import socket
@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from benchmarks.rpc.costs import Period, figures
 from benchmarks.rpc.headers import NOTIFICATION, REPLY, TRANSACTIONS, encoded, padded
+from benchmarks.rpc.latency import compared
 from benchmarks.rpc.meter import LOGS, NEW_HEADS, UNKNOWN, Count, Meter
 from tests.fake_chain import FakeServer
 
@@ -160,3 +161,9 @@ def test_figures_are_scaled_and_compared_by_rate() -> None:
         "tcp_kb": 2.2,
         "methods": {"a": {"count": 0.5, "kb": 0.5}, LOGS: {"count": 1, "kb": 0.5}},
     }
+
+
+def test_the_order_of_the_subscriptions_cancels_out() -> None:
+    full = [0.010] * 40
+    first, second = [0.013] * 20, [0.008] * 20
+    assert compared({"economy": first + second, "full": full})["economy_minus_full_ms"] == [0.5, 0.5, 0.5]
