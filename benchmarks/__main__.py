@@ -2,6 +2,7 @@
 
 ``python -m benchmarks [name ...]`` runs all benchmarks, or those with the given names. A name also
 selects all names that begin with it and a dash: ``relay`` selects all benchmarks of the relay.
+``rpc-costs`` takes two hours, and runs only if it is named.
 
 Absolute times depend on the machine and its load. Quote medians and ratios of one run. Root, anvil
 and wireguard-go are required (`scripts/setup test`); for the containers also Docker; for the relay
@@ -31,6 +32,7 @@ from benchmarks import (
     quorum,
     relay,
     routes,
+    rpc,
     starts,
 )
 from benchmarks.harness import NotMeasurableError, cores
@@ -58,12 +60,15 @@ ALL: Final[dict[str, Callable[[], Awaitable[Figures] | Figures]]] = {
     **quorum.ALL,
     **relay.ALL,
     **routes.ALL,
+    **rpc.ALL,
 }
+ONLY_BY_NAME: Final = frozenset({"rpc-costs"})
+"""Benchmarks of two hours."""
 
 
 def main() -> int:
     """Run the named benchmarks, or all; return the exit code."""
-    selected = sys.argv[1:] or list(ALL)
+    selected = sys.argv[1:] or [name for name in ALL if name not in ONLY_BY_NAME]
     if unknown := [name for name in selected if not _matches(name)]:
         print(f"unknown benchmark {', '.join(unknown)}; choose from {', '.join(ALL)}", file=sys.stderr)
         return 2

@@ -74,8 +74,10 @@ class Daemon:
 
 
 @asynccontextmanager
-async def running_daemon(home: Path, key: PrivateKey, **settings: str) -> AsyncIterator[Daemon]:
-    """Start a daemon in the calling thread's namespaces; terminate it at the end."""
+async def running_daemon(
+    home: Path, key: PrivateKey, space: Namespace | None = None, /, **settings: str
+) -> AsyncIterator[Daemon]:
+    """Start a daemon in ``space``, or in the calling thread's namespaces; end it at the end."""
     secret = home / "wireguard.key"
     secret.touch(mode=0o600)
     secret.write_text(base64.b64encode(key.reveal()).decode())
@@ -92,8 +94,9 @@ async def running_daemon(home: Path, key: PrivateKey, **settings: str) -> AsyncI
         **settings,
     }
     started = time.time()  # noqa: TID251 - compared with the daemon's time stamps
+    command = [sys.executable, "-m", "dstack_vpn", "run"]
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "dstack_vpn", "run"),
+        *(command if space is None else space.command(*command)),
         env=environment,
         stdout=asyncio.subprocess.PIPE,
         limit=2**20,

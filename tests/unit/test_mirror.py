@@ -436,6 +436,7 @@ OTHERS: Final[Mapping[str, str]] = {
     "test_memory_device.py": "the tests' own device",
     "test_mirror.py": "the tests and the sources",
     "test_prose.py": "a script",
+    "test_rpc_meter.py": "the benchmarks' own proxy",
     "test_scan_images.py": "a script",
     "test_threat_model.py": "the documents",
     "test_troubleshooting.py": "the documents",
