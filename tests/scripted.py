@@ -27,6 +27,7 @@ from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
 from dstack_vpn.core.paths.routes import NO_ROUTES
 from dstack_vpn.core.policy.selection import GoodPolicy, PolicySelection
 from dstack_vpn.core.wireguard.keys import PublicKey
+from dstack_vpn.daemon.peers.early import EarlyRevocations
 from dstack_vpn.daemon.peers.members import Members
 from dstack_vpn.daemon.peers.policies import Policies
 from dstack_vpn.daemon.peers.routes import Routes
@@ -66,6 +67,7 @@ def members_of(policy: PeerPolicy, addresses: AddressPlan, clock: Clock, **other
         "own_changed": lambda: None,
         "rekey": lambda access, now: None,
         "publish": lambda event: None,
+        "early": EarlyRevocations(True, clock, lambda event: None),
         "routes": Routes(NO_ROUTES, clock, lambda event: None, lambda: None),
         "policies": Policies(addresses, PolicySelection(), clock, lambda event: None, has_exit=False),
     }

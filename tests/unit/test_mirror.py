@@ -85,6 +85,11 @@ COVERED: Final[Mapping[str, Cover]] = {
         "read over both transports",
         "tests.unit.adapters.chain.connecting > adapters.chain > adapters.chain.session",
     ),
+    "adapters.chain.preconfirmed": Cover(
+        "integration/test_node_early.py",
+        "a subscription over a real WebSocket",
+        "tests.integration.support > adapters.chain > adapters.chain.pool > adapters.chain.session",
+    ),
     "adapters.chain.state": Cover(
         "unit/adapters/chain/test_ranges.py",
         "read over both transports",
@@ -311,6 +316,9 @@ COVERED: Final[Mapping[str, Cover]] = {
         "unit/daemon/test_daemon.py",
         "the whole daemon on a scripted chain",
         "tests.unit.daemon.conftest > daemon.daemon",
+    ),
+    "daemon.peers.early": Cover(
+        "property/test_early.py", "memberships with and without hints", "tests.scripted"
     ),
     "daemon.peers.executor": Cover(
         "unit/daemon/test_daemon.py",

@@ -128,6 +128,11 @@ def _settle(values: dict[str, Any], levels: dict[str, str], problems: list[str])
             "FOLLOW: economy is not possible with RPC_QUORUM, which compares new blocks at once. "
             "Example: FOLLOW=full"
         )
+    if values["revoke_early"] is not None and not any(map(_is_websocket, values["rpc_url"])):
+        problems.append(
+            "REVOKE_EARLY: pre-confirmed events are announced over WebSocket, and RPC_URL has only HTTP "
+            "endpoints: add one that begins with wss://. Example: REVOKE_EARLY=0"
+        )
     default = "economy" if network.block_time is not None and is_alone else "full"
     values["follow"] = values["follow"] or default
     values["chain_id"] = values["chain_id"] or network.chain_id
@@ -151,6 +156,10 @@ def _settle(values: dict[str, Any], levels: dict[str, str], problems: list[str])
     _check_key_age(values, problems)
     _settle_key(values, problems)
     return None if problems else Settings(**values, log_levels=levels)
+
+
+def _is_websocket(url: str) -> bool:
+    return url.lower().startswith(("ws://", "wss://"))
 
 
 def _settle_times(values: dict[str, Any], problems: list[str]) -> None:

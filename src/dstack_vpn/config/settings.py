@@ -73,6 +73,8 @@ class Settings:
     follow: str
     head_interval: float | None
     """Seconds between queries for the latest block over WebSocket. None: blocks are announced."""
+    revoke_early: str | None
+    """The name of the subscription to pre-confirmed logs. None: they are not used."""
     rpc_daily_calls: int
     """The budget of calls for a day; 0: no limit."""
     chain_id: int

@@ -70,6 +70,7 @@ def chain_source(settings: Settings) -> RpcPool:
         abi=None if settings.contract_abi == "auto" else by_name(settings.contract_abi),
         block_time=settings.network.block_time,
         head_interval=settings.head_interval,
+        early=settings.revoke_early,
         start_block=settings.start_block,
     )
 
@@ -122,6 +123,7 @@ def build(settings: Settings, link: Link, relays: Relays, source: ChainSource, f
         quorum=settings.rpc_quorum,
         resync_interval=settings.sync_interval,
         head_interval=settings.head_interval or 0.0,
+        revokes_early=settings.revoke_early is not None,
         rpc_daily_calls=settings.rpc_daily_calls,
         max_staleness=settings.max_staleness,
         stale_policy=settings.stale_policy,

@@ -22,6 +22,7 @@ from dstack_vpn.adapters.chain.identity import Target, identify
 from dstack_vpn.adapters.chain.logs import LogReader
 from dstack_vpn.adapters.chain.memory import EndpointCapabilities
 from dstack_vpn.adapters.chain.method_stats import MethodStats
+from dstack_vpn.adapters.chain.preconfirmed import PreconfirmedLogs, with_outcome
 from dstack_vpn.adapters.chain.ranges import BlockLogs
 from dstack_vpn.adapters.chain.state import StateReader
 from dstack_vpn.adapters.chain.tip import SeenHeads
@@ -30,12 +31,13 @@ from dstack_vpn.adapters.chain.transport import Transport
 from dstack_vpn.adapters.chain.url import RpcUrl
 from dstack_vpn.adapters.chain.watchdog import HeadWatch
 from dstack_vpn.adapters.chain.websocket import open_websocket
+from dstack_vpn.core.access.early import EarlySubscription
 from dstack_vpn.core.chain.agreement import Revision
 from dstack_vpn.core.chain.contract import ContractState
 from dstack_vpn.core.chain.events import LoggedEvent, PolicyRead, TokenState
 from dstack_vpn.core.model import BlockRef, ChainIdentity, TokenId
 from dstack_vpn.errors import EndpointError
-from dstack_vpn.ports import ChainFact, RegistryAbi, Unannounced
+from dstack_vpn.ports import ChainFact, EarlyFact, RegistryAbi, Unannounced
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,8 @@ class SessionSettings:
     """Seconds between queries for the latest block over HTTP."""
     head_interval: float | None = None
     """The same over WebSocket. None: heads are announced."""
+    early: str | None = None
+    """The name of the subscription to pre-confirmed logs. None: they are not wanted."""
     start_block: int | None = None
     """The contract's first block, if it is configured."""
     monotonic: Callable[[], float] = time.monotonic
@@ -90,7 +94,9 @@ class RpcSession:
         """Call counts, errors and latencies by RPC method, of all sessions with this endpoint."""
         return self._caller.stats
 
-    def facts(self, needs_heads: Callable[[], bool] = bool) -> AsyncIterator[ChainFact | Unannounced]:
+    def facts(
+        self, needs_heads: Callable[[], bool] = bool
+    ) -> AsyncIterator[ChainFact | Unannounced | EarlyFact]:
         """See `ports.ChainSession.facts`.
 
         The first fact is the latest block, read after the subscriptions were confirmed. Only one
@@ -100,11 +106,15 @@ class RpcSession:
         monotonic, interval = self._settings.monotonic, self._settings.head_interval
         watch = HeadWatch(self._settings.block_time, monotonic())
         if not self.announces_logs:
-            return poll(watch, self, monotonic, self._settings.poll_interval)
+            heads = poll(watch, self, monotonic, self._settings.poll_interval)
+            if self._settings.early is None:
+                return heads
+            return with_outcome(heads, EarlySubscription(self.name, "it is used over HTTP"))
+        early = PreconfirmedLogs(self._caller, self._reader, self._settings.early)
         feed = self._caller, self._reader, watch, monotonic, self
         if interval is None:
-            return Subscription(*feed).facts()
-        return LogSubscription(*feed, interval, needs_heads).facts()
+            return Subscription(*feed, early=early).facts()
+        return LogSubscription(*feed, interval, needs_heads, early).facts()
 
     async def head(self) -> BlockRef:
         """See `ports.ChainSession.head`.

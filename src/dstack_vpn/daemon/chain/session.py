@@ -13,6 +13,7 @@ from typing import Final, TypeAlias
 
 import structlog
 
+from dstack_vpn.core.access.early import EarlySubscription, Preconfirmed
 from dstack_vpn.core.chain.agreement import Agreement
 from dstack_vpn.core.chain.commands import (
     Advanced,
@@ -39,7 +40,7 @@ from dstack_vpn.daemon.chain.bootstrap import SAFE_DEPTH, bootstrap, check_genes
 from dstack_vpn.daemon.chain.state import Began, ChainState
 from dstack_vpn.daemon.observe.changes import publish_advanced
 from dstack_vpn.errors import BehindError, ChainError, EndpointError, LogsError
-from dstack_vpn.ports import ChainFact, ChainSession, Unannounced
+from dstack_vpn.ports import ChainFact, ChainSession, EarlyFact, Unannounced
 from dstack_vpn.slices import slices
 
 _log = structlog.get_logger(component="chain")
@@ -70,7 +71,7 @@ class _Readings:
     """They are the differences that a comparison of the whole registry has found."""
 
 
-Item: TypeAlias = ChainFact | Unannounced | _Answer | _Readings | Reload | ChainError
+Item: TypeAlias = ChainFact | Unannounced | EarlyFact | _Answer | _Readings | Reload | ChainError
 
 
 @dataclass(slots=True)
@@ -152,7 +153,9 @@ class SessionDriver:
             # mass removal guard counts all of them, and a token that two of them name is read once.
             item = await self.queue.get()
 
-    def _feed(self, item: ChainFact | Unannounced | _Answer | _Readings | Reload) -> list[Command]:
+    def _feed(
+        self, item: ChainFact | Unannounced | EarlyFact | _Answer | _Readings | Reload
+    ) -> list[Command]:
         match item:
             case Reload():
                 self.state.follower.abandon()
@@ -171,6 +174,9 @@ class SessionDriver:
             case LoggedEvent():
                 self._logged = item.block_hash
                 return self.state.follower.receive(item)
+            case Preconfirmed() | EarlySubscription():
+                self.state.members.hinted(item)
+                return []
             case Unannounced(block):
                 self.group.create_task(self._fetch_unannounced(block), name="chain unannounced logs")
                 return []
