@@ -11,8 +11,13 @@ from tests.integration.conftest import MakeRig
 from tests.integration.pairs import members
 from tests.integration.support import Rig, eventually
 
+from dstack_vpn.adapters.chain.identity import Target
+from dstack_vpn.adapters.chain.session import SessionSettings
+from dstack_vpn.adapters.chain.url import RpcUrl
+from dstack_vpn.adapters.doctor import chain as doctor
 from dstack_vpn.core.access import early
 from dstack_vpn.core.model import RemovePeer, SetPeer
+from dstack_vpn.core.observe.check import CheckStatus
 from dstack_vpn.core.observe.event import Event
 from dstack_vpn.core.observe.events import Decided, EarlyRemovalFalse, EarlyUnavailable, PeerRemoved
 from dstack_vpn.wiring.trust_metrics import trust_families
@@ -293,6 +298,25 @@ async def test_a_flood_of_hints_is_bounded(
         hints = rig.node.members.early._removals._hints
         assert {token: len(each) for token, each in hints.items()} == {1: early.MOST, 2: early.MOST}
         assert len(rig.sessions) == 1
+
+
+@pytest.mark.parametrize(
+    ("scheme", "name", "status", "found"),
+    [
+        ("ws", NAME, CheckStatus.PASS, "it accepts the subscription to logs of pre-confirmed blocks"),
+        ("ws", "newLogs", CheckStatus.WARN, 'no "newLogs" subscription in eth namespace'),
+        ("http", NAME, CheckStatus.WARN, "it is used over HTTP"),
+    ],
+)
+async def test_doctor_tries_the_subscription(
+    server: FakeServer, scheme: str, name: str, status: CheckStatus, found: str
+) -> None:
+    url, target = RpcUrl.parse(getattr(server, scheme)), Target(server.chain.contract)
+    probed = await doctor.endpoint(url, target, SessionSettings(early=name), 0.0)
+    assert probed.early is not None
+    assert (probed.early.status, probed.early.name) == (status, f"early revocation {url.way}")
+    assert found in probed.early.found
+    assert (await doctor.endpoint(url, target, SessionSettings(), 0.0)).early is None
 
 
 def minted(owner: str, number: int) -> list[registry.Emitted]:

@@ -107,14 +107,24 @@ class RpcSession:
         watch = HeadWatch(self._settings.block_time, monotonic())
         if not self.announces_logs:
             heads = poll(watch, self, monotonic, self._settings.poll_interval)
-            if self._settings.early is None:
-                return heads
-            return with_outcome(heads, EarlySubscription(self.name, "it is used over HTTP"))
-        early = PreconfirmedLogs(self._caller, self._reader, self._settings.early)
+            return heads if self._settings.early is None else with_outcome(heads, self._no_websocket())
+        early = self._preconfirmed()
         feed = self._caller, self._reader, watch, monotonic, self
         if interval is None:
             return Subscription(*feed, early=early).facts()
         return LogSubscription(*feed, interval, needs_heads, early).facts()
+
+    async def subscribes_early(self) -> EarlySubscription | None:
+        """Subscribe to pre-confirmed events; None if they are not wanted."""
+        if self._settings.early is not None and not self.announces_logs:
+            return self._no_websocket()
+        return await self._preconfirmed().subscribe()
+
+    def _preconfirmed(self) -> PreconfirmedLogs:
+        return PreconfirmedLogs(self._caller, self._reader, self._settings.early)
+
+    def _no_websocket(self) -> EarlySubscription:
+        return EarlySubscription(self.name, "it is used over HTTP")
 
     async def head(self) -> BlockRef:
         """See `ports.ChainSession.head`.

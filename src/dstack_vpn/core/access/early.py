@@ -38,8 +38,8 @@ from dstack_vpn.core.chain.events import (
     token_of,
 )
 from dstack_vpn.core.chain.node import Node
-from dstack_vpn.core.chain.registry import Registry, apply
-from dstack_vpn.core.model import GENESIS, TokenId
+from dstack_vpn.core.chain.registry import Registry
+from dstack_vpn.core.model import TokenId
 
 PASSED: Final = 5
 """Blocks of our tip above a hint's block after which the event does not come any more."""
@@ -175,11 +175,26 @@ class EarlyRemovals:
 
 
 def ends_key(node: Node | None, event: RegistryEvent) -> bool:
-    """Return whether an event takes a token's present key off the network."""
+    """Return whether an event of a token takes its present key off the network.
+
+    It is what `core.chain.registry` would do. An owner may have thousands of tokens, so that a fold
+    for each takes too long.
+    """
     if node is None or not in_force(node):
         return False
-    after = apply(Registry.of([node]), event, GENESIS)[0].get(node.token_id)
-    return after is None or not in_force(after) or after.public_key != node.public_key
+    match event:
+        case Revoked():
+            return True
+        case Transferred(_, recipient):
+            return recipient != node.owner
+        case KeyUpdated(_, key):
+            return key != node.public_key
+        case OwnerKeyUpdated(owner, key):
+            return owner == node.owner and key != node.public_key
+        case Granted(_, _, node_id, key):
+            return not isinstance(node_id, str) or key != node.public_key
+        case _:
+            return False
 
 
 def _concerned(registry: Registry, event: RegistryEvent) -> Collection[TokenId]:

@@ -61,6 +61,7 @@ def removed(*hints: Preconfirmed, now: float = 0.0) -> EarlyRemovals:
         (KeyUpdated(1, Malformed("bad")), "another key in block 10"),
         (OwnerKeyUpdated("0xowner1", key(7)), "another key in block 10"),
         (Granted(1, "0xnew", "node-1", key(7)), "another key in block 10"),
+        (Granted(1, "0xnew", Malformed("bad"), key(1)), "another key in block 10"),
     ],
 )
 def test_an_event_that_ends_a_key_removes_its_token(event: RegistryEvent, words: str) -> None:
