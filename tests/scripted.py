@@ -32,7 +32,7 @@ from dstack_vpn.daemon.peers.members import Members
 from dstack_vpn.daemon.peers.policies import Policies
 from dstack_vpn.daemon.peers.routes import Routes
 from dstack_vpn.errors import ChainError, EndpointError
-from dstack_vpn.ports import ChainFact, ChainSession, Checkpoint, Clock, Quarantine
+from dstack_vpn.ports import ChainFact, ChainSession, Checkpoint, Clock, EarlyFact, Quarantine
 
 _T = TypeVar("_T")
 
@@ -139,7 +139,7 @@ class ScriptedSource:
     late: list[RegistryEvent] = field(default_factory=list)
     """Events that are mined after the first reply, and before the subscription begins."""
     name: str = "ws://scripted"
-    queue: "asyncio.Queue[ChainFact | ChainError]" = field(default_factory=asyncio.Queue)
+    queue: "asyncio.Queue[ChainFact | EarlyFact | ChainError]" = field(default_factory=asyncio.Queue)
     seconds: int = 0
     used: dict[str, Usage] = field(default_factory=dict)
     """The use of the endpoint by method, which a test sets."""
@@ -186,7 +186,7 @@ class ScriptedSource:
 
     # -- ChainSession ------------------------------------------------------------------------------
 
-    async def facts(self, needs_heads: Callable[[], bool]) -> AsyncIterator[ChainFact]:
+    async def facts(self, needs_heads: Callable[[], bool]) -> AsyncIterator[ChainFact | EarlyFact]:
         if self.late:
             await self._was_read.wait()
             self.chain.mine(*self.late)

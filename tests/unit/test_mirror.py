@@ -317,9 +317,6 @@ COVERED: Final[Mapping[str, Cover]] = {
         "the whole daemon on a scripted chain",
         "tests.unit.daemon.conftest > daemon.daemon",
     ),
-    "daemon.peers.early": Cover(
-        "property/test_early.py", "memberships with and without hints", "tests.scripted"
-    ),
     "daemon.peers.executor": Cover(
         "unit/daemon/test_daemon.py",
         "the whole daemon on a scripted chain",
