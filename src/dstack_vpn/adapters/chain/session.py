@@ -9,7 +9,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from dstack_vpn.adapters.chain.caller import LAG, Caller
@@ -196,9 +196,12 @@ class RpcSession:
             # Some endpoints close the connection, or never reply. The next session must not ask.
             memory.extension_after = now + _FAILED
             raise
-        if found is not None:
-            memory.not_extended = 0
-            self.announced(found.head)
+        if found is None:
+            return None
+        memory.not_extended = 0
+        self.announced(found.head)
+        if self.abi.revision_call is None and not self.announces_logs:
+            return replace(found, revision=await self.revision(found.head))
         return found
 
     def not_extended(self) -> None:

@@ -284,9 +284,9 @@ class SessionDriver:
     def _is_unchanged(self, found: Extension) -> bool | None:
         """Return whether the contract is as in the last audit; None if it can't be compared."""
         last, follower = self._agreement, self.state.follower
-        if last is None or found.revision is None or isinstance(last.revision, str):
+        if last is None or found.revision is None:
             return None
-        comparable = last.holds(follower.registry) and follower.stands_on(last.at)
+        comparable = last.holds(follower.registry) and (last.is_root or follower.stands_on(last.at))
         return found.revision == last.revision if comparable else None
 
     async def _audit_by(self, found: Extension) -> None:
