@@ -38,6 +38,13 @@ SECONDS: Final = 0.6
 """Of a segment."""
 PINGS: Final = 60
 """Segments of pings with each number of port rules."""
+STATEFUL: Final = """
+table inet host {
+  chain input { type filter hook input priority filter; ct state established,related accept; }
+  chain output { type filter hook output priority filter; ct state established,related accept; }
+}
+"""
+"""The part of a stateful firewall, such as Docker's or ufw's, that each packet passes."""
 KINDS: Final = ("0", "100", "1000")
 """Numbers of port rules."""
 BYSTANDER_SECONDS: Final = 60
@@ -210,9 +217,20 @@ async def throughput() -> dict[str, Any]:
 
 async def round_trips() -> dict[str, Any]:
     """Compare round trips likewise."""
+    return await _round_trips()
+
+
+async def tracked_round_trips() -> dict[str, Any]:
+    """Compare round trips on hosts whose own firewall already tracks connections."""
+    return await _round_trips(STATEFUL)
+
+
+async def _round_trips(firewall: str = "") -> dict[str, Any]:
     found = []
     async with AsyncExitStack() as stack:
         pair = await Pair.make(stack)
+        for space in (pair.a, pair.b):
+            space.run("nft", "-f", "-", text=firewall)
         for kind in schedule(KINDS, PINGS):
             await pair.set(_policy(kind), SETTLE)
             ping = ("ping", "-n", "-i", "0.002", "-c", "200", pair.target)
@@ -290,5 +308,6 @@ ALL: Final = {
     "policy-peers": peers,
     "policy-throughput": throughput,
     "policy-round-trip": round_trips,
+    "policy-round-trip-tracked": tracked_round_trips,
     "policy-bystander": bystander,
 }
