@@ -9,12 +9,11 @@ from typing import Final, Generic, TypeVar
 from urllib.parse import urlsplit
 
 from dstack_vpn.config.settings import NETWORKS, Secret
-from dstack_vpn.core.access.membership import fill_template
 from dstack_vpn.core.access.staleness import StalePolicy
 from dstack_vpn.core.addresses import parse_ip, split_host_port
 from dstack_vpn.core.chain.site import site_of
 from dstack_vpn.core.model import Address, SocketAddress, parse_node_id
-from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
+from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint, fill_template
 from dstack_vpn.core.paths.relay_url import Listen
 from dstack_vpn.core.paths.selector import TransportMode
 from dstack_vpn.core.wireguard.keys import PrivateKey

@@ -17,7 +17,7 @@ from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.chain.registry import Registry
 from dstack_vpn.core.model import Cidr, Malformed, Peer, PeerState, Position, SocketAddress, TokenId
 from dstack_vpn.core.paths.destination import Destinations
-from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
+from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint, fill_template
 from dstack_vpn.core.wireguard.keys import PublicKey
 from dstack_vpn.errors import FormatError
 
@@ -66,11 +66,6 @@ class PeerPolicy:
             return PeerEndpoint.parse(fill_template(self.template, node_id, token_id), local=True)
         except FormatError:
             return None  # the node id does not form a host name: the peer has to send first
-
-
-def fill_template(template: str, node_id: str, token_id: TokenId) -> str:
-    """Replace ``{node_id}`` and ``{token_id}``."""
-    return template.replace("{node_id}", node_id).replace("{token_id}", str(token_id))
 
 
 @dataclass(frozen=True, slots=True)

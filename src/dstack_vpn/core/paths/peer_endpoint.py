@@ -12,7 +12,7 @@ alone.
 from dataclasses import dataclass, replace
 from typing import Final, Self
 
-from dstack_vpn.core.model import Endpoint, parse_node_id
+from dstack_vpn.core.model import Endpoint, TokenId, parse_node_id
 from dstack_vpn.core.paths.destination import Destinations
 from dstack_vpn.core.paths.relay_url import RelayUrl
 from dstack_vpn.errors import FormatError
@@ -109,3 +109,8 @@ def _alternative(text: str, number: int, count: int, *, local: bool) -> Endpoint
     except FormatError as error:
         which = f"alternative {number}: " if count > 1 else ""
         raise FormatError(f"endpoint: {which}{str(error).removeprefix('endpoint: ')}") from None
+
+
+def fill_template(template: str, node_id: str, token_id: TokenId) -> str:
+    """Replace ``{node_id}`` and ``{token_id}``."""
+    return template.replace("{node_id}", node_id).replace("{token_id}", str(token_id))
