@@ -5,7 +5,7 @@ export PATH := $(CURDIR)/.venv/bin:$(CURDIR)/.cache/bin:$(CURDIR)/.cache/npm/nod
 PYTEST_ARGS ?=
 LOCK = -q --universal --generate-hashes --no-annotate --no-header $(if $(UPGRADE),--upgrade)
 
-.PHONY: help demo compose-demo upgrade-demo test test-docker test-fast test-kernel lint format types contracts docs slither fuzz fuzz-contracts chaos adversaries lock audit scan sbom bench check clean
+.PHONY: help demo compose-demo upgrade-demo test images test-docker test-fast test-kernel lint format types contracts docs slither fuzz fuzz-contracts chaos adversaries lock audit scan sbom bench check clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[36m%-12s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,10 +33,12 @@ else
 	@python -m pytest -m "not docker" $(PYTEST_ARGS)
 endif
 
-test-docker: ## Build the images and test the compose stacks; installs Docker if it is missing
+images: ## Build the images, and those of the tests; installs Docker if it is missing
 	@scripts/setup test
 	@scripts/setup-docker test
 	@python -m scripts.stack
+
+test-docker: images ## Build the images and test the compose stacks; installs Docker if it is missing
 	@python -m pytest -m docker $(PYTEST_ARGS)
 
 test-fast: ## Run the tests that need neither root nor a dev chain

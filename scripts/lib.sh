@@ -41,3 +41,16 @@ from_trixie() {
   (cd "$work" && apt-get "${options[@]}" update && apt-get "${options[@]}" download "$@" &&
     for package in *.deb; do dpkg-deb -x "$package" x; done) >/dev/null
 }
+
+current() {  # current FORM SOURCE...: is that form of dstack-vpn installed, and newer than its sources?
+  [ -e ".venv/.installed-$1" ] && [ -z "$(find "${@:2}" -newer ".venv/.installed-$1" -print -quit)" ]
+}
+
+install_own() {  # install_own FORM OTHER-FORM ARGUMENT...: install dstack-vpn as one form, not the other
+  local form=$1 other=$2
+  shift 2
+  rm -f ".venv/.installed-$other"
+  touch ".venv/.installing-$form"  # a source that changes during the build is newer
+  .venv/bin/python -m pip install -q --disable-pip-version-check --no-deps "$@"
+  mv ".venv/.installing-$form" ".venv/.installed-$form"
+}

@@ -14,6 +14,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if "tests/compose/" in item.nodeid:
             item.add_marker(pytest.mark.docker)
             item.add_marker(pytest.mark.timeout(300))
+    items.sort(key=shares_stack)
+
+
+def shares_stack(item: pytest.Item) -> bool:
+    """Return whether a test uses the shared stack.
+
+    The health checks of a running stack take most of a processor, and it runs until the end. These
+    tests are therefore the last ones.
+    """
+    return "stack" in getattr(item, "fixturenames", ())
 
 
 @pytest.fixture(scope="session")

@@ -433,6 +433,7 @@ OTHERS: Final[Mapping[str, str]] = {
     "daemon/test_identity.py": "a rule of the whole daemon: keys that others register",
     "daemon/test_moves.py": "a rule of the whole daemon: endpoints that change",
     "daemon/test_staleness.py": "a rule of the whole daemon: a chain that is away",
+    "test_ci.py": "a script",
     "test_construction.py": "the sources of wiring and the daemon",
     "test_deploy.py": "the files for deployments",
     "test_imports.py": "the imports of all modules",
@@ -443,6 +444,7 @@ OTHERS: Final[Mapping[str, str]] = {
     "test_prose.py": "a script",
     "test_rpc_meter.py": "the benchmarks' own proxy",
     "test_scan_images.py": "a script",
+    "test_setup.py": "a script",
     "test_threat_model.py": "the documents",
     "test_troubleshooting.py": "the documents",
 }
