@@ -11,7 +11,7 @@ import pytest
 from tests.anvil import key_of
 from tests.fake_chain import registry
 from tests.fake_chain.balancer import Balancer, balanced
-from tests.integration.support import Rig
+from tests.integration.support import ECONOMY, Rig
 
 BLOCK = 0.2
 """Seconds between blocks."""
@@ -62,10 +62,17 @@ async def follows_changes(server: Balancer, rig: Rig, changes: int) -> None:
         assert key_of(number) not in rig.keys, "a backend that lags brought a revoked key back"
 
 
+@pytest.mark.parametrize("environment", [{}, ECONOMY], ids=["full", "economy"])
 @pytest.mark.parametrize("scheme", ["http", "ws"])
 @pytest.mark.parametrize(("lag", "seeds", "changes"), CASES)
 async def test_each_change_is_applied_within_the_lag(
-    lag: float, seeds: tuple[int, ...], changes: int, scheme: str, tmp_path: Path, log_lines: list[Any]
+    lag: float,
+    seeds: tuple[int, ...],
+    changes: int,
+    scheme: str,
+    environment: dict[str, str],
+    tmp_path: Path,
+    log_lines: list[Any],
 ) -> None:
     """Two seeds run concurrently, with separate chains and nodes, because both mostly wait."""
     async with AsyncExitStack() as stack:
@@ -76,7 +83,7 @@ async def test_each_change_is_applied_within_the_lag(
                 await server.mine()
             state = tmp_path / str(seed)
             state.mkdir()
-            rig = Rig([getattr(server, scheme)], server.chain.contract, state)
+            rig = Rig([getattr(server, scheme)], server.chain.contract, state, environment=environment)
             await stack.enter_async_context(mining(server))
             followed.append((server, await stack.enter_async_context(rig.running()), changes))
         async with asyncio.TaskGroup() as group:
