@@ -137,7 +137,7 @@ async def test_a_reverted_revision_is_unknown(
         assert await session.read_all(head) == []
 
 
-def _reverting(tokens: registry.Tokens) -> int:
+def _reverting(tokens: registry.Tokens, contract: registry.Contract) -> int:
     raise registry.RevertError
 
 
