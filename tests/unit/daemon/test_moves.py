@@ -117,13 +117,18 @@ async def test_a_peer_that_wireguard_follows_into_the_tunnel_is_set_anew_within_
     inside = Destinations((IPv4Network("10.77.0.0/16"),))
     bench.policy = PeerPolicy({"node-1": PeerEndpoint.parse(str(OLD), local=True)}, destinations=inside)
     bench.chain.mine(grant(1))
+
+    def is_set_anew() -> bool:
+        if peer(bench).endpoint == OLD and peer(bench).last_handshake:
+            # A comparison came first and restored the endpoint. WireGuard follows the peer again.
+            becomes(bench, SocketAddress("10.77.0.2", 51820))
+        return peer(bench).endpoint == OLD and peer(bench).last_handshake == 0
+
     async with bench.running():
         await eventually(lambda: bench.tokens() == {1} and peer(bench).endpoint == OLD)
         becomes(bench, SocketAddress("10.77.0.2", 51820))
         # Up to a second each until the device is read and looked at, and more on a busy machine.
-        await eventually(
-            lambda: peer(bench).endpoint == OLD and peer(bench).last_handshake == 0, timeout=20.0
-        )
+        await eventually(is_set_anew, timeout=20.0)
 
 
 async def test_a_peer_heard_by_its_relay_is_not_turned_to_an_address_that_never_answered(
