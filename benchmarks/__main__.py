@@ -44,6 +44,7 @@ Figures = dict[str, Any]
 ALL: Final[dict[str, Callable[[], Awaitable[Figures] | Figures]]] = {
     "frame-100": lambda: events.frame(100),
     "frame-10000": lambda: events.frame(10_000),
+    "revoke-early": events.early,
     "block-100": lambda: events.block(100),
     "rights-100": lambda: events.api(100),
     "start": starts.chain_and_store,

@@ -1,7 +1,7 @@
 """The calls and bytes of the audits of an unchanged registry, for each hour.
 
 The real daemon follows anvil through a proxy, which records the JSON of each request and of its
-reply. The node audits every second, one full cycle is measured (24 audits, one of them a full
+reply. The node audits every second, one full cycle is measured (120 audits, one of them a full
 reading), and the figures are scaled to the audits of an hour at the default interval. Calls for new
 blocks do not count: an audit makes all other calls of an idle node.
 """
@@ -21,7 +21,7 @@ from tests.anvil import running_anvil
 from benchmarks.harness import new_key, quiet_namespace, running_daemon
 from dstack_vpn.adapters.contracts import signatures
 
-CYCLE: Final = 24
+CYCLE: Final = 120
 """Audits from one full reading of an unchanged registry to the next."""
 INTERVAL: Final = 1.0
 """Seconds between audits of the benchmark."""

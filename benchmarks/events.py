@@ -1,7 +1,8 @@
 """Latency from a registry event to the device.
 
 `frame` measures from the moment when a chain server on this machine sends the log's frame, until
-wireguard-go acknowledges the change. `block` measures from the request to a real dev chain (anvil)
+wireguard-go acknowledges the change. `early` measures the same from the frame of a log whose block
+is not confirmed yet, for removals. `block` measures from the request to a real dev chain (anvil)
 to mine a block with a mint or a revoke, until the same. `api` measures from the same request, with
 a mint, a tag or a route in turn, until a reader of the API's ``/events`` has the event.
 """
@@ -15,7 +16,8 @@ from typing import Any, Final
 import aiohttp
 from tests.anvil import Anvil, key_of, running_anvil
 from tests.contracts.model import route
-from tests.fake_chain import FakeServer, serve
+from tests.fake_chain import FakeServer, registry, serve
+from tests.fake_chain.chain import PENDING_LOGS
 from tests.fake_chain.registry import Token
 from tests.integration.views import calldata
 
@@ -40,6 +42,40 @@ async def frame(peers: int) -> dict[str, Any]:
                 return {"peers": peers, **summary(seconds), **_inside(daemon), "memory_mb": daemon.memory()}
 
 
+async def early(peers: int = 100) -> dict[str, Any]:
+    """Measure removals by pre-confirmed events. Each member returns before the next removal."""
+    with quiet_namespace() as home:
+        async with serve() as server:
+            server.pending_logs = PENDING_LOGS
+            _fill(server, peers)
+            settings = {"RPC_URL": server.ws, "REVOKE_EARLY": "1"}
+            async with running_daemon(home, new_key(), **settings) as daemon:
+                await _filled(daemon, peers)
+                sent, seconds = _stamp(server, PENDING_LOGS), list[float]()
+                for turn in range(EVENTS // 2):
+                    seconds.append(await _early_removal(server, daemon, sent, turn % peers))
+                assert not any(e["event"] in {"early.false", "brake.engaged"} for e in daemon.entries)
+                return {"peers": peers, **summary(seconds)}
+
+
+async def _early_removal(server: FakeServer, daemon: Daemon, sent: list[float], number: int) -> float:
+    chain, since = server.chain, len(daemon.entries)
+    revoked = registry.revoke(next(t.id for t in chain.head.tokens.values() if _is_alive(t, number)))
+    await chain.preconfirm(revoked)
+    entry = await daemon.wait(lambda e: e["event"] == "peer.removed", since)
+    assert entry["reason"].startswith("revoked in a block that is not confirmed yet")
+    await asyncio.sleep(PACE)
+    await chain.mine(revoked)
+    await chain.mint(number)
+    await daemon.wait(lambda e: e["event"] == "peer.set", since)
+    await asyncio.sleep(PACE)
+    return float(entry["at"] - sent[-1])
+
+
+def _is_alive(token: Token, number: int) -> bool:
+    return token.node_id == f"node-{number}" and not token.revoked
+
+
 async def _frame_event(
     server: FakeServer, daemon: Daemon, sent: list[float], number: int, turn: int
 ) -> float:
@@ -61,12 +97,12 @@ def _fill(server: FakeServer, peers: int) -> None:
     server.chain.blocks[-1].tokens.update(tokens)
 
 
-def _stamp(server: FakeServer) -> list[float]:
+def _stamp(server: FakeServer, stamped_kind: str = "logs") -> list[float]:
     """Return a list that collects the time of each frame of logs (Unix seconds)."""
     announce, sent = server.chain.announce, list[float]()
 
     async def stamped(kind: str, items: Sequence[dict[str, Any]]) -> None:
-        if kind == "logs" and items:
+        if kind == stamped_kind and items:
             sent.append(time.time())  # noqa: TID251 - compared with the daemon's time stamps
         await announce(kind, items)
 

@@ -25,6 +25,7 @@ GROUPS = {
             "RPC_QUORUM",
             "FOLLOW",
             "HEAD_INTERVAL",
+            "REVOKE_EARLY",
             "SYNC_INTERVAL",
             "GRANT_CONFIRMATIONS",
             "MAX_STALENESS",

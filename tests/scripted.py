@@ -28,11 +28,12 @@ from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
 from dstack_vpn.core.paths.routes import NO_ROUTES
 from dstack_vpn.core.policy.selection import GoodPolicy, PolicySelection
 from dstack_vpn.core.wireguard.keys import PublicKey
+from dstack_vpn.daemon.peers.early import EarlyRevocations
 from dstack_vpn.daemon.peers.members import Members
 from dstack_vpn.daemon.peers.policies import Policies
 from dstack_vpn.daemon.peers.routes import Routes
 from dstack_vpn.errors import ChainError, EndpointError
-from dstack_vpn.ports import ChainFact, ChainSession, Checkpoint, Clock, HeadNeeds, Quarantine
+from dstack_vpn.ports import ChainFact, ChainSession, Checkpoint, Clock, EarlyFact, HeadNeeds, Quarantine
 
 _T = TypeVar("_T")
 
@@ -67,6 +68,7 @@ def members_of(policy: PeerPolicy, addresses: AddressPlan, clock: Clock, **other
         "own_changed": lambda: None,
         "rekey": lambda access, now: None,
         "publish": lambda event: None,
+        "early": EarlyRevocations(True, clock, lambda event: None),
         "routes": Routes(NO_ROUTES, clock, lambda event: None, lambda: None),
         "policies": Policies(addresses, PolicySelection(), clock, lambda event: None, has_exit=False),
     }
@@ -138,7 +140,7 @@ class ScriptedSource:
     late: list[RegistryEvent] = field(default_factory=list)
     """Events that are mined after the first reply, and before the subscription begins."""
     name: str = "ws://scripted"
-    queue: "asyncio.Queue[ChainFact | ChainError]" = field(default_factory=asyncio.Queue)
+    queue: "asyncio.Queue[ChainFact | EarlyFact | ChainError]" = field(default_factory=asyncio.Queue)
     seconds: int = 0
     used: dict[str, Usage] = field(default_factory=dict)
     """The use of the endpoint by method, which a test sets."""
@@ -190,7 +192,7 @@ class ScriptedSource:
         for found in nothing:
             yield found
 
-    async def facts(self) -> AsyncIterator[ChainFact]:
+    async def facts(self) -> AsyncIterator[ChainFact | EarlyFact]:
         if self.late:
             await self._was_read.wait()
             self.chain.mine(*self.late)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
+from dstack_vpn.core.access.early import EarlySubscription, Preconfirmed
 from dstack_vpn.core.access.replies import Question, Reply
 from dstack_vpn.core.chain.agreement import Revision
 from dstack_vpn.core.chain.contract import ContractState
@@ -107,6 +108,9 @@ class Unannounced:
     block: BlockRef
 
 
+EarlyFact: TypeAlias = Preconfirmed | EarlySubscription
+"""A pre-confirmed event, and whether the endpoint announces any. Sent only if it is a setting."""
+
 ChainFact: TypeAlias = BlockRef | LoggedEvent
 """A new head or a log that an endpoint sends without a request. The order is not defined."""
 
@@ -138,7 +142,7 @@ class ChainSession(Protocol):
     announces_heads: bool
     """True if `facts` has every head; otherwise it has heads at intervals."""
 
-    def facts(self) -> AsyncIterator[ChainFact | Unannounced]:
+    def facts(self) -> AsyncIterator[ChainFact | Unannounced | EarlyFact]:
         """Return heads and logs from now on until the session fails; logs are subscribed first.
 
         The first fact is the latest block. If logs are announced, those of all blocks above it are.

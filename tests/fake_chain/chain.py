@@ -12,6 +12,8 @@ from tests.fake_chain.registry import Contract, Emitted, RevertError, Token, Tra
 CONTRACT = "0x5fbdb2315678afecb367f032d93f642f64180aa3"
 ACCOUNTS = tuple("0x" + hashlib.sha256(b"account %d" % i).hexdigest()[:40] for i in range(10))
 _DEPLOYED_AT = 1
+PENDING_LOGS = "pendingLogs"
+"""The subscription to logs of pre-confirmed blocks."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class FakeChain:
     blocks: list[Block] = field(default_factory=list)
     announce: Announce = _nobody
     _forks: int = 0
+    _hints: int = 0
 
     def __post_init__(self) -> None:
         self._append([])
@@ -111,6 +114,24 @@ class FakeChain:
         await self.announce("logs", block.logs)
         await self.announce("newHeads", [block.header()])
         return block
+
+    async def preconfirm(
+        self, *transactions: Transaction, ahead: int = 1, announced: bool = True
+    ) -> list[dict[str, Any]]:
+        """Announce the logs of transactions in a block that is not mined; return the logs.
+
+        The next block has the transactions only if it is mined with them.
+        """
+        number, tokens, emitted = self.head.number + ahead, self.head.tokens, list[Emitted]()
+        for transaction in transactions:
+            tokens, events = transaction(tokens, number, self.head.timestamp)
+            emitted += events
+        self._hints += 1
+        block_hash = "0x" + hashlib.sha256(f"pre-confirmed {number} {self._hints}".encode()).hexdigest()
+        logs = [self._log(event, i, number, block_hash) for i, event in enumerate(emitted)]
+        if announced:
+            await self.announce(PENDING_LOGS, logs)
+        return logs
 
     async def mine_empty(self, blocks: int) -> None:
         for _ in range(blocks):

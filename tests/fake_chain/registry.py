@@ -187,9 +187,10 @@ def emit(*events: Emitted) -> Transaction:
     return lambda tokens, block, now: (dict(tokens), list(events))
 
 
-def _revision(tokens: Tokens) -> int:
+def _revision(tokens: Tokens, contract: Contract) -> int:
     """Return a number that differs with any change; unlike the contract's, it does not count."""
-    digest = hashlib.blake2b(repr(list(tokens.values())).encode(), digest_size=8).digest()
+    content = repr((list(tokens.values()), contract))
+    digest = hashlib.blake2b(content.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big")
 
 
@@ -230,5 +231,5 @@ def answer(tokens: Tokens, contract: Contract, calldata: bytes) -> bytes:
         page = [token.view() for token in list(tokens.values())[offset : offset + limit]]
         return bytes(encode([_NODE + "[]", "uint256"], [page, len(tokens)]))
     if selector == signatures.REVISION:
-        return bytes(encode(["uint64"], [_revision(tokens)]))
+        return bytes(encode(["uint64"], [_revision(tokens, contract)]))
     raise RevertError

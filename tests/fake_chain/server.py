@@ -11,7 +11,7 @@ from typing import Any, Final
 from aiohttp import web
 from eth_abi.abi import decode, encode
 from tests.fake_chain import registry
-from tests.fake_chain.chain import Block, FakeChain
+from tests.fake_chain.chain import PENDING_LOGS, Block, FakeChain
 from tests.fake_chain.code import run
 from tests.fake_chain.faults import Fault, Faults
 from tests.fake_chain.registry import Contract, Emitted, RevertError, Token, Transaction
@@ -47,6 +47,8 @@ class FakeServer:
 
     chain: FakeChain
     faults: Faults = field(default_factory=Faults)
+    pending_logs: str | None = None
+    """The name of the subscription to logs of pre-confirmed blocks; None: there is none."""
     port: int = field(default_factory=free_port)
     """Of its own: it listens there again after an outage."""
     host: str = field(default_factory=lambda: next(_HOSTS))
@@ -204,6 +206,8 @@ class FakeServer:
     async def _announce(self, kind: str, items: Sequence[dict[str, Any]]) -> None:
         if (kind == "newHeads" and self.faults.silent) or (kind == "logs" and self.faults.mute_logs):
             return
+        if kind == PENDING_LOGS and self.pending_logs is not None:
+            kind = self.pending_logs
         lies = self.faults.lies
         if kind == "logs":
             items = [item for item in items if not lies.hides(item)]
@@ -212,7 +216,7 @@ class FakeServer:
             items = [item for item in items if int(item[number], 16) <= lies.stuck_at]
         for subscription, (name, query, socket) in list(self._subscriptions.items()):
             for item in items:
-                if name == kind and (kind != "logs" or _matches(item, query)):
+                if name == kind and (kind == "newHeads" or _matches(item, query)):
                     await self._notify(socket, subscription, item)
 
     async def _notify(self, socket: web.WebSocketResponse, subscription: str, result: Any) -> None:
@@ -285,6 +289,8 @@ class FakeServer:
             case "eth_call":
                 return "0x" + self._call(params).hex()
             case "eth_subscribe" if socket is not None:
+                if params[0] not in ("logs", "newHeads", self.pending_logs):
+                    raise RpcError(-32601, f'no "{params[0]}" subscription in eth namespace')
                 subscription = hex(next(self._ids))
                 self._subscriptions[subscription] = (params[0], params[1] if len(params) > 1 else {}, socket)
                 return subscription

@@ -98,6 +98,7 @@ class Rig:
             block_time=self.pace,
             poll_interval=0.05,
             head_interval=settings.head_interval,
+            early=settings.revoke_early,
             draw=lambda: 0.1,
         )
         return wiring.build(settings, self.link, Relays(settings), _Watched(pool, self), self.firewall)

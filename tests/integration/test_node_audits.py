@@ -19,6 +19,7 @@ from dstack_vpn.adapters.chain.session import RpcSession
 from dstack_vpn.adapters.chain.transport import Outcome
 from dstack_vpn.adapters.chain.websocket import WebSocketTransport
 from dstack_vpn.adapters.contracts import signatures
+from dstack_vpn.core.chain import agreement
 from dstack_vpn.core.chain.events import Granted, LoggedEvent, RegistryEvent, Revoked, Transferred
 
 pytestmark = pytest.mark.anvil
@@ -67,7 +68,10 @@ async def test_an_unchanged_registry_costs_one_call(scheme: str, tokens: int, ma
             assert await audits(rig, 5) == [REVISION] * 5
 
 
-async def test_everything_is_read_again_after_23_resyncs(anvil: Anvil, make_rig: MakeRig) -> None:
+async def test_everything_is_read_again_after_the_repetitions(
+    anvil: Anvil, make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agreement, "REPEATS", 23)
     await anvil.mint(1)
     async with make_rig(anvil.ws, anvil.contract, resync_interval=INTERVAL / 5).running() as rig:
         await unchanged(rig)

@@ -20,7 +20,6 @@ from dstack_vpn.adapters.contracts import signatures
 from dstack_vpn.adapters.contracts.access_registry import AccessRegistry
 from dstack_vpn.core.access.control import Reason
 from dstack_vpn.core.chain import agreement
-from dstack_vpn.core.chain.agreement import REPEATS
 from dstack_vpn.core.chain.contract import CONTRACT
 from dstack_vpn.core.chain.fork_search import ForkSearch
 from dstack_vpn.core.model import RemovePeer, SetPeer
@@ -30,6 +29,7 @@ from dstack_vpn.daemon.chain.verifiers import LOOK
 from dstack_vpn.wiring.view import NodeView
 
 AUDIT = 0.2
+REPEATS = 23
 
 
 @dataclass
@@ -214,10 +214,10 @@ async def by_revision(rig: Rig) -> None:
 
 @pytest.fixture(params=["number", "root"])
 def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Make the contract one without a revision, or not; a root has the limits of a number."""
+    """Make the contract one without a revision, or not, and full readings more frequent."""
     if request.param == "root":
         monkeypatch.setattr(AccessRegistry, "revision_call", None)
-        monkeypatch.setattr(agreement, "ROOT_REPEATS", REPEATS)
+    monkeypatch.setattr(agreement, "REPEATS", REPEATS)
     return str(request.param)
 
 
@@ -246,7 +246,7 @@ async def test_a_revision_that_never_changes_hides_no_revocation_from_a_quorum(
 
 
 @pytest.mark.usefixtures("kind")
-async def test_every_endpoint_of_a_quorum_is_read_again_after_23_resyncs(
+async def test_every_endpoint_of_a_quorum_is_read_again_after_its_repetitions(
     trio: Trio, make_rig: MakeRig
 ) -> None:
     await trio.chain.mint(1)
@@ -261,7 +261,7 @@ async def test_every_endpoint_of_a_quorum_is_read_again_after_23_resyncs(
 
 
 @pytest.mark.usefixtures("kind")
-async def test_without_a_quorum_a_revision_that_never_changes_hides_a_revocation_for_24_resyncs(
+async def test_without_a_quorum_a_revision_that_never_changes_hides_a_revocation_until_a_full_reading(
     trio: Trio, make_rig: MakeRig
 ) -> None:
     chain = trio.chain

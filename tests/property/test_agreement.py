@@ -20,7 +20,7 @@ from tests.simulation.loop import LoopClock, simulate
 from dstack_vpn.core.access.addressing import AddressPlan, unique_local_prefix
 from dstack_vpn.core.access.membership import PeerPolicy
 from dstack_vpn.core.access.replies import Question
-from dstack_vpn.core.chain.agreement import ROOT_REPEATS, Agreement
+from dstack_vpn.core.chain.agreement import REPEATS, Agreement
 from dstack_vpn.core.chain.events import (
     ExpiryUpdated,
     KeyUpdated,
@@ -229,12 +229,12 @@ def test_an_unchanged_registry_is_read_once_and_then_by_its_revision() -> None:
         reads(under_test.session)
         await under_test.audit()
         assert reads(under_test.session) == ["revision", "read_all", "finalized"]
-        for _ in range(23):
+        for _ in range(REPEATS):
             await under_test.step("mine", [])
             await under_test.audit()
             assert reads(under_test.session) == ["revision"]
         await under_test.audit()
-        assert reads(under_test.session) == ["revision", "read_all", "finalized"], "the 24th"
+        assert reads(under_test.session) == ["revision", "read_all", "finalized"], "after the last repetition"
 
     simulate(audited(test))
 
@@ -248,7 +248,7 @@ def test_without_a_revision_it_is_read_twice_and_then_by_its_root(kind: Kind) ->
         for _ in range(2):
             await under_test.audit()
             assert reads(session) == FULL[kind]
-        for _ in range(ROOT_REPEATS):
+        for _ in range(REPEATS):
             await under_test.step("mine", [])
             await under_test.audit()
             assert reads(session) == ["revision"]
@@ -276,9 +276,9 @@ def test_a_change_without_a_log_is_found_by_the_next_root(hidden: RegistryEvent)
     simulate(audited(test, DEPLOYED))
 
 
-@pytest.mark.parametrize(("delayed", "audits"), [(1, 2), (2, 2 + ROOT_REPEATS + 1)])
+@pytest.mark.parametrize(("delayed", "audits"), [(1, 2), (2, 2 + REPEATS + 1)])
 def test_logs_that_come_late_are_found_by_the_next_full_reading(delayed: int, audits: int) -> None:
-    assert ROOT_REPEATS > SAFE_DEPTH, "the logs are then far below the tip"
+    assert REPEATS > SAFE_DEPTH, "the logs are then far below the tip"
 
     async def test(under_test: Audited) -> None:
         driver = under_test.driver

@@ -85,6 +85,11 @@ COVERED: Final[Mapping[str, Cover]] = {
         "read over both transports",
         "tests.unit.adapters.chain.connecting > adapters.chain > adapters.chain.session",
     ),
+    "adapters.chain.preconfirmed": Cover(
+        "integration/test_node_early.py",
+        "a subscription over a real WebSocket",
+        "tests.integration.support > adapters.chain > adapters.chain.pool > adapters.chain.session",
+    ),
     "adapters.chain.state": Cover(
         "unit/adapters/chain/test_ranges.py",
         "read over both transports",
@@ -256,7 +261,7 @@ COVERED: Final[Mapping[str, Cover]] = {
     ),
     "core.attest.quote": Cover("unit/adapters/attest/test_verify.py", "with quotes that are made for it"),
     "core.chain.commands": Cover("property/test_follower.py", "a union without logic"),
-    "core.chain.extension": Cover("property/test_follower.py", "a record; the adapter's test covers its content"),
+    "core.chain.extension": Cover("property/test_follower.py", "a record"),
     "core.chain.events": Cover("property/test_registry.py", "a union without logic"),
     "core.chain.node": Cover("property/test_registry.py", "fields without logic"),
     "core.chain.registry": Cover("property/test_registry.py", "properties over generated inputs"),

@@ -119,7 +119,7 @@ async def test_a_session_is_counted_as_the_daemon_counts_it(
         url = f"{scheme}://127.0.0.1:{listening.getsockname()[1]}"
         pool = RpcPool([url], fake_chain.chain.contract, poll_interval=0.01)
         async with pool.session() as session:
-            facts = session.facts(bool)
+            facts = session.facts()
             await anext(facts)
             for number in range(1, 4):
                 await fake_chain.chain.mint(number)

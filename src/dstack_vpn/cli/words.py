@@ -165,6 +165,10 @@ _WORDS: Final[Mapping[str, Callable[[Body], str]]] = {
     "policy.in_force": _in_force,
     "route.refused": lambda b: f"a route of this node is not used: {b['problem']}",
     "policy.refused": lambda b: f"the policy was refused: {b['problem']}",
+    "early.unavailable": lambda b: f"no early revocations by {b['endpoint']}: {b['problem']}",
+    "early.false": lambda b: (
+        f"the chain lacks a pre-confirmed event: {b['tokens']} tokens are decided by the registry again"
+    ),
     "exit.used": lambda b: f"everything leaves by {b['node']}",
     "exit.blocked": lambda b: f"nothing leaves: {b['reason']}",
     "token.refused": lambda b: f"{_who(b)}: malformed {b['field']}: {b['problem']}",

@@ -127,6 +127,11 @@ def _settle(values: dict[str, Any], levels: dict[str, str], problems: list[str])
         return None
     values["rpc_url"] = values["rpc_url"] or network.rpc_urls
     default = "full" if network.block_time is None else "economy"
+    if values["revoke_early"] is not None and not any(map(_is_websocket, values["rpc_url"])):
+        problems.append(
+            "REVOKE_EARLY: pre-confirmed events are announced over WebSocket, and RPC_URL has only HTTP "
+            "endpoints: add one that begins with wss://. Example: REVOKE_EARLY=0"
+        )
     values["follow"] = values["follow"] or default
     values["chain_id"] = values["chain_id"] or network.chain_id
     values["contract_address"] = values["contract_address"] or network.contract
@@ -149,6 +154,10 @@ def _settle(values: dict[str, Any], levels: dict[str, str], problems: list[str])
     _check_key_age(values, problems)
     _settle_key(values, problems)
     return None if problems else Settings(**values, log_levels=levels)
+
+
+def _is_websocket(url: str) -> bool:
+    return url.lower().startswith(("ws://", "wss://"))
 
 
 def _settle_times(values: dict[str, Any], problems: list[str]) -> None:

@@ -103,6 +103,15 @@ OPTIONS: Final[tuple[Option, ...]] = (
         "15s",
     ),
     Option(
+        "REVOKE_EARLY",
+        parsers.subscription,
+        "0",
+        "Remove a peer as soon as an endpoint announces its revocation, transfer or change of key in a block "
+        "that is not confirmed yet, over WebSocket. 1: by the subscription pendingLogs; a name: by another "
+        "one; 0: off. Not every chain and endpoint has it. See docs/trust.md.",
+        "1",
+    ),
+    Option(
         "RPC_DAILY_CALLS",
         parsers.number(0, 10**12),
         "0",

@@ -37,6 +37,21 @@ def number(low: int, high: int, unit: str = "") -> Callable[[str], int]:
     return parse
 
 
+_BOOLEANS: Final = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+
+PENDING_LOGS: Final = "pendingLogs"
+"""The usual name of the subscription to logs of pre-confirmed blocks."""
+
+
+def subscription(text: str) -> str | None:
+    """Parse the name of a subscription: 1 is the usual one, and 0 none."""
+    if text.lower() in _BOOLEANS:
+        return PENDING_LOGS if _BOOLEANS[text.lower()] else None
+    if not re.fullmatch(r"[A-Za-z][A-Za-z_]{2,63}", text, re.ASCII):
+        raise FormatError(f"expected 1, 0, or the name of a subscription such as {PENDING_LOGS}")
+    return text
+
+
 _UNITS: Final = {"ms": 1, "s": 1000, "m": 60_000, "min": 60_000, "h": 3_600_000, "d": 86_400_000}
 """The units in milliseconds."""
 
@@ -98,10 +113,9 @@ def choice(*choices: str) -> OneOf[str]:
 
 def boolean(text: str) -> bool:
     """Parse a boolean."""
-    known = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
-    if text.lower() not in known:
+    if text.lower() not in _BOOLEANS:
         raise FormatError("expected 1 or 0")
-    return known[text.lower()]
+    return _BOOLEANS[text.lower()]
 
 
 def urls(text: str) -> tuple[str, ...]:

@@ -75,6 +75,8 @@ class Settings:
     """Seconds between polls over WebSocket. None: blocks are announced."""
     poll_interval: float
     """Seconds between polls over HTTP."""
+    revoke_early: str | None
+    """The name of the subscription to pre-confirmed logs. None: they are not used."""
     rpc_daily_calls: int
     """The budget of calls for a day; 0: no limit."""
     chain_id: int

@@ -50,6 +50,7 @@ from dstack_vpn.daemon.observe.reporter import Reporter
 from dstack_vpn.daemon.observe.roles import RoleWatch
 from dstack_vpn.daemon.observe.rpc_usage import RpcUsage
 from dstack_vpn.daemon.peers.debounce import Debounce
+from dstack_vpn.daemon.peers.early import EarlyRevocations
 from dstack_vpn.daemon.peers.endpoints import EndpointBook
 from dstack_vpn.daemon.peers.executor import PlanExecutor
 from dstack_vpn.daemon.peers.exit_keeper import ExitKeeper
@@ -135,6 +136,8 @@ class Options:
     head_interval: float
     """Seconds between heads if they are queried; 0 if they are announced."""
     """Seconds."""
+    revokes_early: bool
+    """Pre-confirmed events remove peers."""
     rpc_daily_calls: int
     """The budget of RPC calls for a day; 0: no limit."""
     max_staleness: float
@@ -204,6 +207,7 @@ def assemble(outside: Outside, options: Options) -> Daemon:
         rekey=keys.adopt,
         policies=policies,
         routes=routes,
+        early=EarlyRevocations(options.revokes_early, clock, publish),
         publish=publish,
     )
 

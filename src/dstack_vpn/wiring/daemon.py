@@ -71,6 +71,7 @@ def chain_source(settings: Settings) -> RpcPool:
         block_time=settings.network.block_time,
         poll_interval=settings.poll_interval,
         head_interval=settings.head_interval,
+        early=settings.revoke_early,
         start_block=settings.start_block,
     )
 
@@ -123,6 +124,7 @@ def build(settings: Settings, link: Link, relays: Relays, source: ChainSource, f
         quorum=settings.rpc_quorum,
         resync_interval=settings.sync_interval,
         head_interval=settings.head_interval or 0.0,
+        revokes_early=settings.revoke_early is not None,
         rpc_daily_calls=settings.rpc_daily_calls,
         max_staleness=settings.max_staleness,
         stale_policy=settings.stale_policy,

@@ -67,7 +67,9 @@ async def examine(settings: Settings, daemon: Daemon, report: Callable[[Check], 
     settings, seen_key = await _key(settings)
     add(*seen_key)
     found = await _endpoints(settings)
-    add(*(endpoint.check for endpoint in found), chain.clock(found), cost.cost(daemon))
+    add(*(endpoint.check for endpoint in found))
+    add(*(endpoint.early for endpoint in found if endpoint.early is not None))
+    add(chain.clock(found), cost.cost(daemon))
     access = _access(settings, found)
     add(_membership(settings, access, found))
     if access is not None:
@@ -126,7 +128,9 @@ def _hosts(settings: Settings) -> dict[str, str]:
 
 async def _endpoints(settings: Settings) -> Sequence[chain.ProbedEndpoint]:
     abi = None if settings.contract_abi == "auto" else by_name(settings.contract_abi)
-    session = SessionSettings(settings.network.block_time, start_block=settings.start_block)
+    session = SessionSettings(
+        settings.network.block_time, early=settings.revoke_early, start_block=settings.start_block
+    )
     # Each endpoint has its own target, so that no reply sets the expectation for another.
     urls = rpc_urls(settings)
     targets = [Target(settings.contract_address, settings.chain_id, abi=abi) for _ in urls]

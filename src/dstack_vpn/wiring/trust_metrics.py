@@ -1,11 +1,11 @@
-"""The metrics of trust for Prometheus: the registry's age, the quorum, and the key's age."""
+"""The metrics of trust for Prometheus: the registry's age, the quorum, early removals, our key."""
 
 from collections.abc import Iterator
 from typing import Final
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from dstack_vpn.core.observe.reports import KeyReport, QuorumReport, Reports
+from dstack_vpn.core.observe.reports import EarlyReport, KeyReport, QuorumReport, Reports
 
 _QUORUM: Final = {
     "needed": "Endpoints that must confirm a grant.",
@@ -16,7 +16,7 @@ _QUORUM: Final = {
 
 
 def trust_families(reports: Reports) -> Iterator[Metric]:
-    """Yield the registry's age, and if configured, the endpoints' agreement and the key's age."""
+    """Yield the registry's age, and the metrics of settings that are in use."""
     members = reports.members
     if members.age is not None:
         yield GaugeMetricFamily(
@@ -32,8 +32,27 @@ def trust_families(reports: Reports) -> Iterator[Metric]:
     )
     if reports.quorum is not None:
         yield from _quorum(reports.quorum)
+    if reports.early is not None:
+        yield from _early(reports.early)
     if reports.key is not None:
         yield from _key(reports.key)
+
+
+def _early(report: EarlyReport) -> Iterator[Metric]:
+    yield GaugeMetricFamily(
+        "dstack_vpn_early_available", "1 if the endpoint announces pre-confirmed events.", report.available
+    )
+    yield GaugeMetricFamily(
+        "dstack_vpn_early_removed_tokens",
+        "Tokens that are out by blocks that are not confirmed yet.",
+        len(report.tokens),
+    )
+    ended = CounterMetricFamily(
+        "dstack_vpn_early_removals", "Early removals that have ended.", labels=("outcome",)
+    )
+    ended.add_metric(("confirmed",), report.confirmed)
+    ended.add_metric(("false",), report.false)
+    yield ended
 
 
 def _key(report: KeyReport) -> Iterator[Metric]:

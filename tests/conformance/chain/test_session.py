@@ -23,16 +23,16 @@ from dstack_vpn.core.chain.events import (
 from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.model import ZERO_ADDRESS, BlockRef
 from dstack_vpn.errors import EndpointError
-from dstack_vpn.ports import ChainFact, Unannounced
+from dstack_vpn.ports import ChainFact, EarlyFact, Unannounced
 
 DEADLINE = 10.0
 
 
 async def facts_until_head(
-    facts: AsyncIterator[ChainFact | Unannounced], number: int
-) -> list[ChainFact | Unannounced]:
+    facts: AsyncIterator[ChainFact | Unannounced | EarlyFact], number: int
+) -> list[ChainFact | Unannounced | EarlyFact]:
     """Return the facts up to a head; the logs of its block may come before or after it."""
-    seen: list[ChainFact | Unannounced] = []
+    seen: list[ChainFact | Unannounced | EarlyFact] = []
     async with asyncio.timeout(DEADLINE):
         async for fact in facts:
             seen.append(fact)

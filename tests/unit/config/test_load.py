@@ -297,6 +297,25 @@ def test_heads_are_polled_on_public_networks() -> None:
     assert problems({"HEAD_INTERVAL": "31s"}) and problems({"FOLLOW": "cheap"})
 
 
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [("0", None), ("1", "pendingLogs"), ("no", None), ("true", "pendingLogs"), ("newLogs", "newLogs")],
+)
+def test_the_subscription_of_early_revocations(text: str, name: str | None) -> None:
+    urls = {"RPC_URL": "https://a.example,wss://b.example"}
+    assert load({}, urls | {"REVOKE_EARLY": text}).revoke_early == name
+    assert load({}, {}).revoke_early is None
+
+
+def test_early_revocations_need_a_websocket() -> None:
+    (problem,) = problems({"RPC_URL": "https://a.example,http://b.example", "REVOKE_EARLY": "1"})
+    assert problem.startswith("REVOKE_EARLY: pre-confirmed events are announced over WebSocket")
+    assert problems({"REVOKE_EARLY": "1"})  # the preset of the network has HTTP only
+    for text in ("2", "x", "pending logs", "pending-logs", "é" * 5, "a" * 65):
+        (problem,) = problems({"RPC_URL": "wss://b.example", "REVOKE_EARLY": text})
+        assert problem.startswith("REVOKE_EARLY: expected 1, 0, or the name of a subscription"), problem
+
+
 def test_a_quorum_of_more_hosts_than_there_are() -> None:
     urls = "wss://a.example/one,https://a.example/two,https://b.example"
     (problem,) = problems({"RPC_URL": urls, "RPC_QUORUM": "3"})

@@ -240,6 +240,7 @@ class Bench:
             quorum=1,
             head_interval=0.0,
             resync_interval=self.resync_interval,
+            revokes_early=False,
             rpc_daily_calls=self.rpc_daily_calls,
             max_staleness=self.staleness,
             stale_policy=self.policy_when_stale,

@@ -20,11 +20,12 @@ from dstack_vpn.adapters.chain.caller import LAG, Caller
 from dstack_vpn.adapters.chain.fields import parse_header
 from dstack_vpn.adapters.chain.jsonrpc import Json, Notification
 from dstack_vpn.adapters.chain.logs import LogReader
+from dstack_vpn.adapters.chain.preconfirmed import PreconfirmedLogs
 from dstack_vpn.adapters.chain.watchdog import GRACE, HeadWatch
 from dstack_vpn.core.chain.extension import Extension
 from dstack_vpn.core.model import BlockRef
 from dstack_vpn.errors import EndpointError
-from dstack_vpn.ports import ChainFact, HeadNeeds, Unannounced
+from dstack_vpn.ports import ChainFact, EarlyFact, HeadNeeds, Unannounced
 
 SOON: Final = 0.1
 """Seconds from a log to the query for the latest block."""
@@ -60,7 +61,10 @@ class Subscription:
         watch: HeadWatch,
         monotonic: Callable[[], float],
         heads: Heads,
+        *,
+        early: PreconfirmedLogs,
     ) -> None:
+        self._early = early
         self._began = monotonic()
         self._logged = ""
         """The hash of the block of the last log."""
@@ -72,13 +76,15 @@ class Subscription:
         self._heads = heads
         self._logs_id = self._heads_id = ""
 
-    async def facts(self) -> AsyncIterator[ChainFact | Unannounced]:
+    async def facts(self) -> AsyncIterator[ChainFact | Unannounced | EarlyFact]:
         """Yield heads and logs until the connection fails. Raises `ChainError`."""
         self._logs_id = _subscription(await self._caller.call("eth_subscribe", "logs", self._reader.filter))
         self._heads_id = _subscription(await self._caller.call("eth_subscribe", "newHeads"))
         first = await self._heads.head()
         self._watch.head(first, self._monotonic())
         yield first
+        if (outcome := await self._early.subscribe()) is not None:
+            yield outcome
         while True:
             note = await self._transport.notification(self._watch.wait(self._monotonic()))
             fact = await self._probe() if note is None else self._fact(note)
@@ -97,20 +103,20 @@ class Subscription:
         empty = isinstance(bloom, str) and not bloom.removeprefix("0x").strip("0")
         return self._monotonic() - self._began < LAG and not empty and head.hash != self._logged
 
-    def _fact(self, note: Notification) -> ChainFact | None:
+    def _fact(self, note: Notification) -> ChainFact | EarlyFact | None:
         if note.subscription == self._heads_id:
             head = parse_header(note.result)
             self._heads.announced(head)
             self._watch.head(head, self._monotonic())
             return head
         if note.subscription != self._logs_id:
-            return None
+            return self._early.fact(note)
         event = self._reader.event(note.result)
         if event is not None:
             self._logged = event.block_hash
         return event
 
-    async def _probe(self) -> ChainFact | None:
+    async def _probe(self) -> ChainFact | EarlyFact | None:
         """Query the latest block of a silent endpoint.
 
         Return the fact that arrived in the meantime, or None.
@@ -147,6 +153,7 @@ class PolledHeads:
     heads: Heads
     interval: float
     """Seconds between polls; while something needs heads, it is `OFTEN`."""
+    early: PreconfirmedLogs
     subscribes: bool
     _began: asyncio.Event = field(default_factory=asyncio.Event)
     _logged: asyncio.Event = field(default_factory=asyncio.Event)
@@ -156,16 +163,23 @@ class PolledHeads:
     _announced: float = -math.inf
     """...and the time of that log."""
 
-    async def facts(self) -> AsyncIterator[ChainFact]:
+    async def facts(self) -> AsyncIterator[ChainFact | EarlyFact]:
         """Yield the latest block, then logs until the connection fails. Raises `ChainError`."""
         logs = ""
         if self.subscribes:
             logs = _subscription(await self.caller.call("eth_subscribe", "logs", self.reader.filter))
         yield await self._latest()
         self._began.set()
+        if (outcome := await self.early.subscribe()) is not None:
+            yield outcome
         while True:
             note = await self.caller.transport.notification(_LISTENING)
-            if note is None or note.subscription != logs:
+            if note is None:
+                continue
+            if note.subscription != logs:
+                if (hint := self.early.fact(note)) is not None:
+                    self._logged.set()
+                    yield hint
                 continue
             event = self.reader.event(note.result)
             if event is not None:

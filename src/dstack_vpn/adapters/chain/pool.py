@@ -85,6 +85,7 @@ class RpcPool:
         block_time: float | None = None,
         poll_interval: float = 1.0,
         head_interval: float | None = None,
+        early: str | None = None,
         start_block: int | None = None,
         monotonic: Callable[[], float] = time.monotonic,
         draw: Callable[[], float] = random.random,
@@ -95,7 +96,8 @@ class RpcPool:
 
         ``chain_id`` and ``genesis_hash`` are the expected values. A missing one is learned from the
         first endpoint and then expected of the others. Without ``abi``, the contract's is detected.
-        For ``block_time``, the intervals (seconds) and ``start_block`` see `SessionSettings`.
+        For ``block_time``, the intervals (seconds), ``early`` and ``start_block`` see
+        `SessionSettings`.
         Raises `FormatError` for an invalid RPC URL, or if there is no URL.
         """
         if not urls:
@@ -109,7 +111,7 @@ class RpcPool:
             endpoint.memory.traffic = self._traffic.setdefault(endpoint.url.name, endpoint.memory.traffic)
         self._target = Target(contract.lower(), chain_id, genesis_hash, abi)
         self._settings = SessionSettings(
-            block_time, poll_interval, head_interval, start_block, monotonic, draw
+            block_time, poll_interval, head_interval, early, start_block, monotonic, draw
         )
         self._sleep = sleep
         self._open = open_

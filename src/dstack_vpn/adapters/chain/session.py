@@ -9,7 +9,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from dstack_vpn.adapters.chain.caller import LAG, Caller
@@ -23,6 +23,7 @@ from dstack_vpn.adapters.chain.identity import Target, identify
 from dstack_vpn.adapters.chain.logs import LogReader
 from dstack_vpn.adapters.chain.memory import EndpointCapabilities
 from dstack_vpn.adapters.chain.method_stats import MethodStats
+from dstack_vpn.adapters.chain.preconfirmed import PreconfirmedLogs, with_outcome
 from dstack_vpn.adapters.chain.ranges import BlockLogs
 from dstack_vpn.adapters.chain.state import StateReader
 from dstack_vpn.adapters.chain.tip import SeenHeads
@@ -31,13 +32,14 @@ from dstack_vpn.adapters.chain.transport import Transport
 from dstack_vpn.adapters.chain.url import RpcUrl
 from dstack_vpn.adapters.chain.watchdog import HeadWatch
 from dstack_vpn.adapters.chain.websocket import open_websocket
+from dstack_vpn.core.access.early import EarlySubscription
 from dstack_vpn.core.chain.agreement import Revision
 from dstack_vpn.core.chain.contract import ContractState
 from dstack_vpn.core.chain.events import LoggedEvent, PolicyRead, TokenState
 from dstack_vpn.core.chain.extension import Extension
 from dstack_vpn.core.model import BlockRef, ChainIdentity, TokenId
 from dstack_vpn.errors import CallRevertedError, ChainError, EndpointError, RangeError, RetryError
-from dstack_vpn.ports import ChainFact, HeadNeeds, RegistryAbi, Unannounced
+from dstack_vpn.ports import ChainFact, EarlyFact, HeadNeeds, RegistryAbi, Unannounced
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,8 @@ class SessionSettings:
     """Seconds between queries for the latest block over HTTP, if the contract has a revision."""
     head_interval: float | None = None
     """The same over WebSocket, and without a revision. None: heads are announced over WebSocket."""
+    early: str | None = None
+    """The name of the subscription to pre-confirmed logs. None: they are not wanted."""
     start_block: int | None = None
     """The contract's first block, if it is configured."""
     monotonic: Callable[[], float] = time.monotonic
@@ -99,7 +103,7 @@ class RpcSession:
         """Call counts, errors and latencies by RPC method, of all sessions with this endpoint."""
         return self._caller.stats
 
-    def facts(self) -> AsyncIterator[ChainFact | Unannounced]:
+    def facts(self) -> AsyncIterator[ChainFact | Unannounced | EarlyFact]:
         """See `ports.ChainSession.facts`.
 
         The first fact is the latest block, read after the subscriptions were confirmed. Only one
@@ -108,11 +112,15 @@ class RpcSession:
         """
         monotonic = self._settings.monotonic
         if self._polled is not None:
-            return self._polled.facts()
+            facts = self._polled.facts()
+            early = self._settings.early is None or self.announces_logs
+            return facts if early else with_outcome(facts, self._no_websocket())
         watch = HeadWatch(self._settings.block_time, monotonic())
         if self.announces_logs:
-            return Subscription(self._caller, self._reader, watch, monotonic, self).facts()
-        return poll(watch, self, monotonic, self._settings.poll_interval)
+            feed = self._caller, self._reader, watch, monotonic, self
+            return Subscription(*feed, early=self._preconfirmed()).facts()
+        heads = poll(watch, self, monotonic, self._settings.poll_interval)
+        return heads if self._settings.early is None else with_outcome(heads, self._no_websocket())
 
     async def polls(self, needs: HeadNeeds) -> AsyncIterator[BlockRef | Extension]:
         """See `ports.ChainSession.polls`."""
@@ -127,9 +135,21 @@ class RpcSession:
         if not subscribes and self.abi.revision_call is not None:
             interval = settings.poll_interval
         watch = HeadWatch(settings.block_time, settings.monotonic())
-        return PolledHeads(
-            self._caller, self._reader, watch, settings.monotonic, self, interval, subscribes=subscribes
-        )
+        feed = self._caller, self._reader, watch, settings.monotonic, self
+        return PolledHeads(*feed, interval, self._preconfirmed(), subscribes=subscribes)
+
+    async def subscribes_early(self) -> EarlySubscription | None:
+        """Subscribe to pre-confirmed events; None if they are not wanted."""
+        if self._settings.early is not None and not self.announces_logs:
+            return self._no_websocket()
+        return await self._preconfirmed().subscribe()
+
+    def _preconfirmed(self) -> PreconfirmedLogs:
+        kind = self._settings.early if self.announces_logs else None
+        return PreconfirmedLogs(self._caller, self._reader, kind)
+
+    def _no_websocket(self) -> EarlySubscription:
+        return EarlySubscription(self.name, "it is used over HTTP")
 
     async def head(self) -> BlockRef:
         """See `ports.ChainSession.head`.
@@ -176,9 +196,12 @@ class RpcSession:
             # Some endpoints close the connection, or never reply. The next session must not ask.
             memory.extension_after = now + _FAILED
             raise
-        if found is not None:
-            memory.not_extended = 0
-            self.announced(found.head)
+        if found is None:
+            return None
+        memory.not_extended = 0
+        self.announced(found.head)
+        if self.abi.revision_call is None and not self.announces_logs:
+            return replace(found, revision=await self.revision(found.head))
         return found
 
     def not_extended(self) -> None:

@@ -12,6 +12,7 @@ from dstack_vpn.adapters.chain.caller import Caller
 from dstack_vpn.adapters.chain.identity import Target
 from dstack_vpn.adapters.chain.session import SessionSettings, open_transport
 from dstack_vpn.adapters.chain.url import RpcUrl
+from dstack_vpn.core.access.early import EarlySubscription
 from dstack_vpn.core.model import BlockRef
 from dstack_vpn.core.observe.check import Check, failed, passed, warned
 from dstack_vpn.core.observe.health import HEAD_PATIENCE
@@ -36,6 +37,8 @@ class ProbedEndpoint:
     ahead: float | None = None
     """Seconds by which our clock is ahead of its newest block. Less than a block's time counts as
     0."""
+    early: Check | None = None
+    """The check of pre-confirmed events; None if they are not wanted."""
 
 
 async def endpoint(url: RpcUrl, target: Target, settings: SessionSettings, now: float) -> ProbedEndpoint:
@@ -78,7 +81,18 @@ async def _examine(
         check = warned(name, found, "a long gap needs many small requests: another provider allows more")
     else:
         check = passed(name, found)
-    return ProbedEndpoint(check, snapshot, age if paced else None)
+    early = _early(name, await reader.session.subscribes_early())
+    return ProbedEndpoint(check, snapshot, age if paced else None, early)
+
+
+def _early(name: str, found: EarlySubscription | None) -> Check | None:
+    """Return the check of the subscription to pre-confirmed events (REVOKE_EARLY)."""
+    if found is None:
+        return None
+    name = name.replace("rpc", "early revocation", 1)
+    if found.problem is None:
+        return passed(name, "it accepts the subscription to logs of pre-confirmed blocks")
+    return warned(name, found.problem, "set REVOKE_EARLY to the provider's name of the subscription, or to 0")
 
 
 async def _latency(reader: RegistryReader) -> float:

@@ -4,8 +4,8 @@
 device gets exactly those that `granted` yields.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 from typing import Final
@@ -26,6 +26,7 @@ class Reason(StrEnum):
 
     ACTIVE = "active"
     REVOKED = "revoked"
+    EARLY = "revoked in a block that is not confirmed yet"
     EXPIRED = "expired"
     TRANSFERRED = "transferred without a new key"
     NO_KEY = "no key"
@@ -168,6 +169,8 @@ class AccessControl:
     identity: NodeIdentity = BY_KEY
     policy: PolicyConnections | None = None
     """The policies in force; None: no policy restricts anything."""
+    early: Mapping[TokenId, str] = field(default_factory=dict)
+    """The tokens that are out by pre-confirmed events, with these (`core.access.early`)."""
 
     def decide(self, subject: TokenId | str | PublicKey, now: float) -> Decision:
         """Decide about a token, a node id, a key, or a tunnel address; ``now`` in Unix seconds.
@@ -228,6 +231,7 @@ class AccessControl:
             found = (Reason.NO_GATEWAY, gateway) if isinstance(gateway, str) else None
         if found is None and not self._is_connected(node, gateway):
             found = Reason.NO_GRANT, ""
+        found = found or self._early(node)
         reason, detail = found or (Reason.ACTIVE, "")
         if reason not in {Reason.ACTIVE, Reason.OWN_KEY, Reason.NO_GRANT}:
             return Decision(granted=False, reason=reason, node=node, detail=detail)
@@ -261,6 +265,12 @@ class AccessControl:
             return refused, ""
         return None
 
+    def _early(self, node: Node) -> tuple[Reason, str] | None:
+        """Return the early removal of a node, or None; this node does not remove itself."""
+        if node.token_id not in self.early or node.public_key == self.own_key:
+            return None
+        return Reason.EARLY, self.early[node.token_id]
+
     def _is_connected(self, node: Node, gateway: Node | str | None) -> bool:
         """Return whether the policy connects a node with this one; our own clients stay peers."""
         if self.policy is None or (isinstance(gateway, Node) and gateway.public_key == self.own_key):
@@ -283,7 +293,10 @@ class AccessControl:
         usable = [each for each, problem in zip(named, problems, strict=True) if problem is None]
         if not usable:
             return f"{node_id}: {problems[-1]}"
-        return min(usable, key=lambda each: (each.key_since, each.token_id))
+        found = min(usable, key=lambda each: (each.key_since, each.token_id))
+        # An early removal gives no client to another gateway of the same name.
+        early = self._early(found)
+        return found if early is None else f"{node_id}: {early[0].value} ({early[1]})"
 
     def _gateway_problem(self, node: Node, now: float) -> str | None:
         fault = _fault(node, now) or self._obstacle(node, now)
@@ -380,6 +393,7 @@ def _fault(node: Node, now: float) -> tuple[Reason, str] | None:
 _TO_COME: Final = frozenset(
     {
         Reason.COPIED_KEY,
+        Reason.EARLY,
         Reason.UNCONFIRMED,
         Reason.UNSETTLED,
         Reason.ISOLATED,

@@ -26,10 +26,8 @@ from dstack_vpn.core.model import BlockRef
 Revision: TypeAlias = int | str
 """A number that rises with every change, or the root hash of the contract's storage."""
 
-REPEATS: Final = 23
-"""Audits in a row that may read only the number; the next one reads everything (ADR 0036)."""
-ROOT_REPEATS: Final = 119
-"""Audits in a row that may read only the root hash; the next one reads everything (ADR 0044)."""
+REPEATS: Final = 119
+"""Audits in a row that may read only the revision; the next one reads everything (ADR 0048)."""
 _ROOT_READINGS: Final = 2
 """Full readings that a root hash needs before it repeats them.
 
@@ -70,8 +68,8 @@ class Agreement:
 
     def covers(self, registry: Registry) -> bool:
         """Return whether an equal revision is enough to show that this registry is correct."""
-        repeats, readings = (ROOT_REPEATS, _ROOT_READINGS) if self.is_root else (REPEATS, 1)
-        return self.repeats < repeats and self.readings >= readings and self.holds(registry)
+        readings = _ROOT_READINGS if self.is_root else 1
+        return self.repeats < REPEATS and self.readings >= readings and self.holds(registry)
 
     def repeated(self, at: BlockRef, revision: Revision | None) -> Self | None:
         """Return the agreement at another block; None if the contract has changed.

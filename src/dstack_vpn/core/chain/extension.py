@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from dstack_vpn.core.chain.agreement import Revision
 from dstack_vpn.core.model import BlockRef
 
 
@@ -19,8 +20,11 @@ class Extension:
 
     A call can read neither the hash of the block in which it runs nor the time of another one.
     """
-    revision: int | None
-    """The contract's revision after the latest block; None if it has none."""
+    revision: Revision | None
+    """The contract's revision after the latest block, or the root hash of its storage after `head`.
+
+    None: neither was read.
+    """
 
     @property
     def latest(self) -> int:

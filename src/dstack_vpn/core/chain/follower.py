@@ -216,7 +216,7 @@ class Follower:
     def extended(self, found: Extension, *, unchanged: bool | None) -> list[Command]:
         """Process a chain that still has our tip.
 
-        ``unchanged`` is whether the contract has not changed above it, the latest block included.
+        ``unchanged`` is whether the contract has not changed above it, up to the new head at least.
         None: that is not known. The logs of a change are fetched up to the latest block. Other logs
         are fetched up to the new head if they are not announced.
         """

@@ -529,6 +529,39 @@ class PinChanged(
     peers: int | None
 
 
+# -- early revocations -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class EarlyUnavailable(
+    Event,
+    name="early.unavailable",
+    level="warning",
+    logger="chain",
+    action="Unset REVOKE_EARLY, or use an endpoint and a name that announce logs of pre-confirmed blocks.",
+):
+    """The endpoint announces no pre-confirmed events, so revocations wait for their blocks."""
+
+    endpoint: str
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
+class EarlyRemovalFalse(
+    Event,
+    name="early.false",
+    level="warning",
+    logger="chain",
+    action="If this repeats, unset REVOKE_EARLY or replace the endpoint.",
+):
+    """The chain lacks an event that was pre-confirmed. Early removals pause for an hour."""
+
+    tokens: int
+    """Tokens that were out because of it, and are decided by the registry again."""
+    token: TokenId
+    """One of them."""
+
+
 # -- the node --------------------------------------------------------------------------------------
 
 
@@ -605,6 +638,8 @@ NodeEvent: TypeAlias = (
     | BrakeEngaged
     | BrakeReleased
     | BrakeContradicted
+    | EarlyUnavailable
+    | EarlyRemovalFalse
     | PinChanged
     | KeyChanged
     | KeyChangeFailed

@@ -17,6 +17,7 @@ from dstack_vpn.core.observe.reports import (
     BudgetReport,
     ChainReport,
     DeviceReport,
+    EarlyReport,
     ExitReport,
     FirewallReport,
     KeyReport,
@@ -91,6 +92,7 @@ def evaluate(reports: Reports, now: float) -> Health:
         *_refusals("networks", "this node does not forward to its routes", members.refused_routes),
         _store(reports.storage),
         *([] if reports.budget is None else [_budget(reports.budget)]),
+        *([] if reports.early is None else [_early(reports.early)]),
     ]
     if reports.quorum is not None:
         components.append(_quorum(reports.quorum))
@@ -251,6 +253,18 @@ def _budget(budget: BudgetReport) -> Component:
         return Component("rpc budget", Status.OK, reason)
     slow = f"resyncs may be up to {budget.longest:.0f} s apart; revocations are not delayed"
     return Component("rpc budget", Status.WARNING, f"{reason}; {slow}")
+
+
+def _early(early: EarlyReport) -> Component:
+    """Return a warning at most: without it, revocations take effect with their blocks."""
+    name = "early revocation"
+    if early.problem is not None:
+        return Component(name, Status.WARNING, f"not available from {early.endpoint}: {early.problem}")
+    out = f"tokens that are out by unconfirmed blocks: {_few(early.tokens)}" if early.tokens else ""
+    if early.ignored_for:
+        pause = f"ignored for {early.ignored_for:.0f} s: the chain lacks a pre-confirmed event"
+        return Component(name, Status.WARNING, "; ".join(filter(None, (pause, out))))
+    return Component(name, Status.OK, out)
 
 
 def _few(tokens: tuple[int, ...]) -> str:

@@ -104,6 +104,31 @@ class QuorumReport:
 
 
 @dataclass(frozen=True, slots=True)
+class EarlyReport:
+    """Early revocations (REVOKE_EARLY)."""
+
+    tokens: tuple[int, ...] = ()
+    """The tokens that are out by pre-confirmed events."""
+    endpoint: str | None = None
+    """The endpoint of the last subscription to pre-confirmed events."""
+    problem: str | None = None
+    """The reason that it announces none."""
+    ignored_for: float = 0.0
+    """Seconds for which pre-confirmed events are ignored, after a false one."""
+    removed: int = 0
+    """Tokens that were taken out since the start."""
+    confirmed: int = 0
+    """Those of them whose events the chain has."""
+    false: int = 0
+    """Those of them that were given back."""
+
+    @property
+    def available(self) -> bool:
+        """Return whether the endpoint announces pre-confirmed events."""
+        return self.endpoint is not None and self.problem is None
+
+
+@dataclass(frozen=True, slots=True)
 class BudgetReport:
     """The budget of RPC calls for a day (RPC_DAILY_CALLS)."""
 
@@ -214,6 +239,8 @@ class Reports:
     """None if RPC_QUORUM is 1."""
     budget: BudgetReport | None = None
     """None without RPC_DAILY_CALLS."""
+    early: EarlyReport | None = None
+    """None without REVOKE_EARLY."""
     key: KeyReport | None = None
     """None without KEY_MAX_AGE."""
     relays: Mapping[str, str] = field(default_factory=dict)

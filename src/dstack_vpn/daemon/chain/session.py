@@ -15,6 +15,7 @@ from typing import Final, TypeAlias
 
 import structlog
 
+from dstack_vpn.core.access.early import EarlySubscription, Preconfirmed
 from dstack_vpn.core.chain.agreement import Agreement
 from dstack_vpn.core.chain.commands import (
     Advanced,
@@ -42,7 +43,7 @@ from dstack_vpn.daemon.chain.bootstrap import SAFE_DEPTH, bootstrap, check_genes
 from dstack_vpn.daemon.chain.state import Began, ChainState
 from dstack_vpn.daemon.observe.changes import publish_advanced
 from dstack_vpn.errors import BehindError, ChainError, EndpointError, LogsError
-from dstack_vpn.ports import ChainFact, ChainSession, Unannounced
+from dstack_vpn.ports import ChainFact, ChainSession, EarlyFact, Unannounced
 from dstack_vpn.slices import slices
 
 _log = structlog.get_logger(component="chain")
@@ -77,7 +78,7 @@ class _Readings:
     """They are the differences that a comparison of the whole registry has found."""
 
 
-Item: TypeAlias = ChainFact | Extension | Unannounced | _Answer | _Readings | Reload | ChainError
+Item: TypeAlias = ChainFact | Extension | Unannounced | EarlyFact | _Answer | _Readings | Reload | ChainError
 
 
 @dataclass(slots=True)
@@ -180,17 +181,14 @@ class SessionDriver:
             item = await self.queue.get()
 
     def _feed(
-        self, item: ChainFact | Extension | Unannounced | _Answer | _Readings | Reload
+        self, item: ChainFact | Extension | Unannounced | EarlyFact | _Answer | _Readings | Reload
     ) -> list[Command]:
         match item:
             case Reload():
                 self.state.follower.abandon()
                 return [item]
-            case _Answer(fetch, result):
-                commands = self.state.follower.fetched(fetch, result)
-                if self._contradicted is not None and self._contradicted is self._agreement:
-                    self._expect_announcement(commands)
-                return commands
+            case _Answer():
+                return self._answered(item)
             case _Readings(at, observed):
                 return self._take_reading(at, observed)
             case BlockRef():
@@ -205,9 +203,18 @@ class SessionDriver:
             case LoggedEvent():
                 self._announced.append(item.block_hash)
                 return self.state.follower.receive(item)
+            case Preconfirmed() | EarlySubscription():
+                self.state.members.hinted(item)
+                return []
             case Unannounced(block):
                 self.group.create_task(self._fetch_unannounced(block), name="chain unannounced logs")
                 return []
+
+    def _answered(self, answer: _Answer) -> list[Command]:
+        commands = self.state.follower.fetched(answer.fetch, answer.result)
+        if self._contradicted is not None and self._contradicted is self._agreement:
+            self._expect_announcement(commands)
+        return commands
 
     async def resync_forever(self) -> None:
         """Compare the whole registry with the contract at every interval, until cancelled."""
@@ -277,9 +284,9 @@ class SessionDriver:
     def _is_unchanged(self, found: Extension) -> bool | None:
         """Return whether the contract is as in the last audit; None if it can't be compared."""
         last, follower = self._agreement, self.state.follower
-        if last is None or found.revision is None or isinstance(last.revision, str):
+        if last is None or found.revision is None:
             return None
-        comparable = last.holds(follower.registry) and follower.stands_on(last.at)
+        comparable = last.holds(follower.registry) and (last.is_root or follower.stands_on(last.at))
         return found.revision == last.revision if comparable else None
 
     async def _audit_by(self, found: Extension) -> None:
@@ -298,7 +305,7 @@ class SessionDriver:
     def _expect_announcement(self, commands: Iterable[Command]) -> None:
         """Check later whether the events that a query has found are announced as well."""
         blocks = {x.block_hash for c in commands if isinstance(c, Advanced) for x in c.added}
-        if blocks:
+        if blocks and self.session.announces_logs:
             self._contradicted = None
             self.group.create_task(self._check_announced(blocks), name="chain announcements")
 

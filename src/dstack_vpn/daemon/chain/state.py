@@ -127,7 +127,7 @@ class ChainState:
     def needs_heads(self) -> bool:
         """Return whether something waits for the next blocks."""
         waits = bool(self.follower.open_tokens()) or self.members.decisions.waits_for_blocks
-        return self.follower.walking or waits
+        return self.follower.walking or waits or self.members.early.waits
 
     def extendable(self) -> BlockRef | None:
         """Return our tip if no event or walk needs more than proof that the chain still has it."""

@@ -46,6 +46,7 @@ class Reporter:
             storage=StorageReport(self.persistence.problem, self.audit_writer.problem),
             quorum=None if self.quorum_checker is None else self.quorum_checker.report(),
             budget=self.rpc_usage.report(),
+            early=self.chain.members.early.report(),
             key=None if self.key_expiry is None else self.key_expiry.report(),
             relays=self.paths.problems(),
             policy=self._policy(),

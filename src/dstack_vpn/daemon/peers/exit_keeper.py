@@ -123,7 +123,7 @@ class ExitKeeper:
         members = self.members
         if not members.known:
             return
-        access, now = members.access, members.now()
+        access, now = members.lasting_access, members.now()
         self.candidates = [exit_candidate(access, name, self._may_leave, now) for name in self.names]
         keys = {each.key for each in self.candidates if each.problem is None and each.key is not None}
         self.watch(frozenset(keys))

@@ -22,6 +22,7 @@ from dstack_vpn.core.access.control import (
     own_problem,
 )
 from dstack_vpn.core.access.decisions import DecisionRecord
+from dstack_vpn.core.access.early import EarlySubscription
 from dstack_vpn.core.access.expiry import ExpiryClock
 from dstack_vpn.core.access.membership import (
     Delta,
@@ -53,9 +54,10 @@ from dstack_vpn.core.paths.peer_endpoint import PeerEndpoint
 from dstack_vpn.core.policy.compiler import PolicyConnections, Subject
 from dstack_vpn.core.policy.document import PolicyDocument
 from dstack_vpn.core.wireguard.keys import PublicKey
+from dstack_vpn.daemon.peers.early import EarlyRevocations
 from dstack_vpn.daemon.peers.policies import Policies
 from dstack_vpn.daemon.peers.routes import Routes
-from dstack_vpn.ports import Checkpoint, Clock, Publish
+from dstack_vpn.ports import Checkpoint, Clock, EarlyFact, Publish
 
 _log = structlog.get_logger(component="registry")
 
@@ -90,6 +92,7 @@ class Members:
     """Returns another key of ours that the registry has; called while ours is not in force."""
     policies: Policies
     routes: Routes
+    early: EarlyRevocations
     publish: Publish
     follower: Follower = field(default_factory=Follower)
     synced: float | None = field(default=None, init=False)
@@ -130,7 +133,15 @@ class Members:
 
     @property
     def access(self) -> AccessControl:
-        """Access control over the present registry."""
+        """Access control over the present registry, and early removals."""
+        return replace(self.lasting_access, early=self.early.reasons)
+
+    @property
+    def lasting_access(self) -> AccessControl:
+        """The same without early removals.
+
+        They move no network or exit to another node, and change no policy.
+        """
         return self.access_over(self.follower.registry)
 
     def access_over(self, registry: Registry) -> AccessControl:
@@ -299,6 +310,15 @@ class Members:
             self.judge_own()
             self.follow_routes()
 
+    def hinted(self, fact: EarlyFact) -> None:
+        """Remove the peers of tokens whose keys a pre-confirmed event ends."""
+        if isinstance(fact, EarlySubscription):
+            self.early.subscribed(fact)
+        elif tokens := self.early.announced(fact, self.follower):
+            for token in tokens:
+                self.causes.pop(token, None)  # the cause is not an event of the chain yet
+            self._reconsider(tokens, self.clock.monotonic())
+
     def advanced(self, advanced: Advanced, seen: float) -> None:
         """Decide about the tokens that a step of the follower concerns, and submit the deltas."""
         self._take_time()
@@ -312,7 +332,7 @@ class Members:
         self._follow(advanced.tokens)
         self._follow_policies(seen)
         self._report(before, after, advanced.tokens)
-        self._reconsider(advanced.tokens, seen, before, after)
+        self._reconsider(advanced.tokens | self.early.advanced(advanced), seen, before, after)
         if advanced.tokens:
             self.judge_own()
 
@@ -333,7 +353,7 @@ class Members:
         self._policy = self.policies.compiled
         access, now = self.access, self.now()
         self._gateway_bit = access.gateway_bit
-        self._move_networks(access, tokens, now)
+        self._move_networks(tokens, now)
         deltas = self.membership.rebuild(access, now)
         # The tags of a peer may have changed without a delta: the chain was read as a whole.
         self._set_rules(deltas, self._seen.nodes, seen)
@@ -342,8 +362,8 @@ class Members:
         self.judge_own()
 
     def expire(self) -> None:
-        """Decide again about the tokens whose access has expired."""
-        self._reconsider((), self.clock.monotonic())
+        """Decide again about the tokens whose access, or whose early removal, has expired."""
+        self._reconsider(self.early.expire(self.follower), self.clock.monotonic())
         self.judge_own()
 
     def reached_by(self, endpoints: Collection[Endpoint]) -> set[Endpoint]:
@@ -465,7 +485,7 @@ class Members:
         if self.follower.tip is None:
             return
         present = self._present() if self.policies.known else ()
-        self.policies.follow(self.access, self.rules, self.own_node, present, seen)
+        self.policies.follow(self.lasting_access, self.rules, self.own_node, present, seen)
 
     def _present(self) -> Iterator[tuple[tuple[str, ...], Node]]:
         """Yield the tokens that peers stand for, each with its addresses."""
@@ -497,12 +517,13 @@ class Members:
             forwarded = node.via is not None and node.public_key == key
             self.policies.put(self._addresses(key, token), access.subject(node), seen, forwarded=forwarded)
 
-    def _move_networks(self, access: AccessControl, tokens: Iterable[TokenId], now: float) -> set[TokenId]:
+    def _move_networks(self, tokens: Iterable[TokenId], now: float) -> set[TokenId]:
         """Decide again about networks after changes of these tokens.
 
         Returns the tokens whose networks have changed. The next decisions about them take effect.
         """
-        moves = self.routes.follow(access, tokens, self.policies.reaches, now, known=self.known)
+        access, reaches = self.lasting_access, self.policies.reaches
+        moves = self.routes.follow(access, tokens, reaches, now, known=self.known)
         return self.membership.move_networks(moves)
 
     def _submit(self, deltas: list[Delta], seen: float) -> None:
@@ -546,7 +567,7 @@ class Members:
             self._gateway_bit = access.gateway_bit
             due.update(*access.registry.by_via.values())
         due |= dependents(due, *registries, access.registry)
-        moved = self._move_networks(access, due, now)
+        moved = self._move_networks(due, now)
         if not due and not moved:
             return
         keys = keys_of(due | moved, *registries, access.registry)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from tests.scripted import key
 
-from dstack_vpn.core.chain.agreement import REPEATS, ROOT_REPEATS, Agreement
+from dstack_vpn.core.chain.agreement import REPEATS, Agreement
 from dstack_vpn.core.chain.events import TokenState
 from dstack_vpn.core.chain.node import Node
 from dstack_vpn.core.chain.registry import Registry, contradicts
@@ -96,7 +96,7 @@ def test_a_repetition_is_not_a_reading() -> None:
 
 def test_after_the_last_repetition_of_a_root_one_full_reading_is_enough() -> None:
     agreed: Agreement | None = READ_TWICE
-    for _ in range(ROOT_REPEATS):
+    for _ in range(REPEATS):
         assert agreed is not None and agreed.covers(AGREED.registry)
         agreed = agreed.repeated(LATER, ROOT)
     assert agreed is not None and not agreed.covers(AGREED.registry)

@@ -10,6 +10,7 @@ from dstack_vpn.core.observe.health import HEAD_PATIENCE, Status, clock_problem,
 from dstack_vpn.core.observe.reports import (
     ChainReport,
     DeviceReport,
+    EarlyReport,
     ExitReport,
     FirewallReport,
     MembersReport,
@@ -39,6 +40,35 @@ def test_at_the_start_nothing_is() -> None:
     health = evaluate(Reports(started=NOW), NOW)
     assert not health.ready
     assert not health.healthy
+
+
+@pytest.mark.parametrize(
+    ("report", "status", "reason"),
+    [
+        (EarlyReport(endpoint="wss://e"), Status.OK, ""),
+        (
+            EarlyReport((3, 4), "wss://e"),
+            Status.OK,
+            "tokens that are out by unconfirmed blocks: 3, 4",
+        ),
+        (
+            EarlyReport((), "wss://e", "no such subscription"),
+            Status.WARNING,
+            "not available from wss://e: no such subscription",
+        ),
+        (
+            EarlyReport((3,), "wss://e", ignored_for=9.0),
+            Status.WARNING,
+            (
+                "ignored for 9 s: the chain lacks a pre-confirmed event; "
+                "tokens that are out by unconfirmed blocks: 3"
+            ),
+        ),
+    ],
+)
+def test_early_revocations(report: EarlyReport, status: Status, reason: str) -> None:
+    found = next(c for c in evaluate(replace(WELL, early=report), NOW).components if "early" in c.name)
+    assert (found.name, found.status, found.reason) == ("early revocation", status, reason)
 
 
 @pytest.mark.parametrize(

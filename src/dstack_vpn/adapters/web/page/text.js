@@ -141,6 +141,10 @@ export function describe(event) {
       return { kind: "bad", words: `${event.endpoint} contradicts ${event.peers} held removals` };
     case "rpc.budget":
       return { kind: "warn", words: `${event.calls} of ${event.budget} RPC calls of today were made${event.spent ? ": the budget is spent" : ""}` };
+    case "early.unavailable":
+      return { kind: "warn", words: `No early revocations by ${event.endpoint}: ${event.problem}` };
+    case "early.false":
+      return { kind: "warn", words: `The chain lacks a pre-confirmed event: ${plural(event.tokens, "token")} decided by the registry again` };
     case "chain.quarantined":
       return { kind: "bad", words: `${event.endpoint} is in quarantine: ${event.problem}` };
     case "config.pin":
