@@ -5,15 +5,15 @@ daemon in a separate namespace, and a proxy in front of each of its endpoints (`
 extends headers to the size of Base's. The registry has 5 tokens, of which one is the node's own.
 Multicall3 is deployed, as on Base.
 
-Counting starts when each daemon has filled its device and completed two resyncs. It has two parts
-of `RPC_COSTS_MINUTES` minutes each (60 by default):
+Counting starts when each daemon has filled its device and completed two resyncs. It takes
+`RPC_COSTS_MINUTES` minutes (60 by default), with two such groups at once, each on its own anvil:
 
     idle      no change of the registry; figures are scaled to a day
     changes   `CHANGES` grants and as many revocations, in turns and at equal intervals
 
-The cost of a change is the use from its transaction to the next one, less the idle use in the same
-time. Effects that last longer than an interval count for the next change: in an hour, an interval
-is 3 minutes.
+The cost of a change is the use from its transaction to the next one, less the idle group's use in
+the same time. Effects that last longer than an interval count for the next change: in an hour, an
+interval is 3 minutes.
 """
 
 import asyncio
@@ -77,6 +77,7 @@ CASES: Final = (
     Case("ws-full", "ws", "full"),
     Case("http-economy", "http", "economy"),
     Case("http-full", "http", "full"),
+    Case("quorum-ws-economy", "ws", "economy", endpoints=3, quorum=2),
     Case("quorum-ws-full", "ws", "full", endpoints=3, quorum=2),
     Case("deployed-ws-economy", "ws", "economy", "deployed"),
     Case("deployed-http-economy", "http", "economy", "deployed"),
@@ -132,18 +133,17 @@ class Node:
 async def rpc_costs() -> dict[str, Any]:
     """Measure all cases; return calls and bytes for a day, and for each change."""
     minutes = float(os.environ.get("RPC_COSTS_MINUTES", MINUTES))  # noqa: TID251  # not the product's
+    interval = minutes * 60 / (2 * CHANGES)
     async with AsyncExitStack() as stack:
-        anvil = await stack.enter_async_context(running_anvil())
-        key = new_key()
-        contracts = await _registries(anvil, key)
-        nodes = [await stack.enter_async_context(_running(case, anvil, contracts, key)) for case in CASES]
-        for node in nodes:
+        quiet, busy = [await Group.make(stack) for _ in range(2)]
+        for node in (*quiet.nodes, *busy.nodes):
             await _settled(node)
-        for node in nodes:
+        for node in (*quiet.nodes, *busy.nodes):
             node.since = len(node.daemon.entries)
-        idle = await _idle(nodes, minutes * 60)
-        added = await _changes(nodes, anvil, contracts, interval := minutes * 60 / (2 * CHANGES))
-        warned = {node.case.name: node.warnings() for node in nodes}
+        idle, added = await asyncio.gather(
+            _idle(quiet.nodes, minutes * 60), _changes(busy.nodes, busy.anvil, busy.contracts, interval)
+        )
+        warned = {node.case.name: node.warnings() for node in busy.nodes}
     found: dict[str, Any] = {
         name: {
             "day": figures(idle[name], DAY),
@@ -153,6 +153,24 @@ async def rpc_costs() -> dict[str, Any]:
         for name in idle
     }
     return {"minutes": minutes, "tokens": TOKENS, "block_time_s": BLOCK_TIME, **found}
+
+
+@dataclass
+class Group:
+    """All cases on one anvil."""
+
+    anvil: Anvil
+    contracts: dict[str, str]
+    """The addresses by kind."""
+    nodes: list[Node]
+
+    @classmethod
+    async def make(cls, stack: AsyncExitStack) -> "Group":
+        """Start everything."""
+        anvil, key = await stack.enter_async_context(running_anvil()), new_key()
+        contracts = await _registries(anvil, key)
+        nodes = [await stack.enter_async_context(_running(case, anvil, contracts, key)) for case in CASES]
+        return cls(anvil, contracts, nodes)
 
 
 async def _registries(anvil: Anvil, key: PrivateKey) -> dict[str, str]:
