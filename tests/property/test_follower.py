@@ -252,6 +252,48 @@ def test_with_polled_heads_any_order_ends_with_what_the_chain_says(
     assert driver.peers == driver.members()
 
 
+late_steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("mine"), st.lists(events, max_size=2), st.integers(0, 3)),
+        st.tuples(st.just("poll"), st.booleans()),
+        st.tuples(st.just("announce"), st.integers(1, 3)),
+        st.tuples(st.just("extend"), st.booleans()),
+        st.tuples(st.just("serve"), st.integers(1, 4)),
+    ),
+    max_size=30,
+)
+
+
+@settings(max_examples=1000)
+@given(late_steps)
+def test_with_polled_heads_each_late_log_is_applied(script: Script) -> None:
+    """The backend that announces logs lags behind those that reply to polls."""
+    chain = ScriptedChain()
+    driver = Driver(chain)
+    driver.follower.subscribed_from(0, polled=True)
+    late = deque[LoggedEvent]()
+    for step in [*script, ("announce", 60), ("serve", 60)]:
+        match step:
+            case ("mine", block_events, empty):
+                late += [x for x in chain.mine(*block_events) if isinstance(x, LoggedEvent)]
+                for _ in range(empty):
+                    chain.mine()
+            case ("poll", served):
+                driver.receive(chain.head)
+                while served and driver.pending:
+                    driver.serve()
+            case ("announce", count):
+                for _ in range(min(count, len(late))):
+                    driver.receive(late.popleft())
+            case ("extend", knows):
+                driver.extend(knows=knows)
+            case ("serve", count):
+                for _ in range(count):
+                    driver.serve()
+    assert driver.follower.registry == chain.registry()
+    assert driver.peers == driver.members()
+
+
 @settings(max_examples=200)
 @given(st.lists(events, min_size=1, max_size=12), st.randoms(use_true_random=False))
 def test_a_mint_that_a_reorg_moves_is_never_taken_away_in_between(block_events: Events, rng: Random) -> None:

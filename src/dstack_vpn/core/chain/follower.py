@@ -20,10 +20,10 @@ Rules for a correct state:
 * ``removed: true`` is a hint to fetch the head, and not required: some endpoints never send it.
 * If heads are polled instead of announced, a poll usually shows an `Extension` of our tip. The tip
   jumps to its head if the logs above our tip are announced, or if the contract's revision shows
-  that there are none.
-* A log of any block above our tip is then applied on arrival.
-  Each polled head starts a walk. If our tip is on its chain and no event is above the tip, the tip
-  *jumps* to that head. A log of a block that was skipped is applied when it arrives late.
+  that there are none. Any other polled head starts a walk. If our tip is on its chain and no event
+  is above the tip, the tip *jumps* to that head.
+* If heads are polled, a log is applied on arrival: of a block above our tip, of one that a jump has
+  skipped, and during a walk. A walk fetches only the logs above the common block.
 
     state        on                     does
     following    head on our tip        extend the ring, apply the logs that waited for it; or, if
@@ -359,12 +359,10 @@ class Follower:
 
     def _is_awaited(self, log: LoggedEvent, tip: BlockRef) -> bool:
         """Return whether a log may be applied before its block is known to be ours."""
-        walk, number = self._walk, log.block_number
-        if not self.polled:
-            return walk is None and number == tip.number + 1
-        # A walk fetches the logs up to its target.
-        apart = walk is None or walk.target is None or number > walk.target.number
-        return apart and number not in self._ring and number <= tip.number + AHEAD
+        number = log.block_number
+        if self.polled:  # also during a walk: it keeps the events that it finds, or that are later
+            return number not in self._ring and number <= tip.number + AHEAD
+        return self._walk is None and number == tip.number + 1
 
     def _removed(self, log: LoggedEvent) -> list[Command]:
         """Fetch the head on a hint that a block is not canonical; a hint changes nothing."""
@@ -463,22 +461,12 @@ class Follower:
         self._next.clear()
         self._doubtful.clear()
         waiting = [head for height, head in remembered if self._ring.get(height) != head.hash]
-        commands: list[Command] = self._take_early() if self.polled else []
+        commands: list[Command] = []
         for head in waiting:
             if not self._extends(head, self.tip or head):
                 return commands + self._head(waiting[-1], self.tip or head)
             commands += [self._extend(head)]
         return commands
-
-    def _take_early(self) -> list[Command]:
-        """Apply the logs above our tip that were announced during a walk."""
-        if self.tip is None:
-            return []
-        tip = self.tip
-        waiting = [log for logs in self._waiting.values() for log in logs if self._is_awaited(log, tip)]
-        self._waiting.clear()
-        added = self.timeline.insert(waiting)
-        return [self._advanced(tip, added)] if added else []
 
     def _extends(self, head: BlockRef, tip: BlockRef) -> bool:
         """Return whether a head follows our tip and its logs are announced."""
