@@ -176,7 +176,8 @@ class HandshakeInitiator:
         initiated = {key: place for key, place in places.items() if place is not None and key in wanted}
         if not initiated:
             return
-        await self.initiate(initiated)
+        # A session may have begun since the reading. Its endpoint is WireGuard's to choose.
+        await self.initiate({key: None if state.peers[key].endpoint else initiated[key] for key in initiated})
         self._idle -= initiated.keys()
         if len(initiated) <= MOST_RETRIED:
             self._initiations |= {
