@@ -21,8 +21,8 @@ class _Selector(selectors.BaseSelector):
         assert timeout is not None, "all tasks wait, and no timer is set"
         self.rounds += 1
         assert self.rounds < MOST_ROUNDS, f"the clock is stuck at {self.now}"
-        # The extra nanosecond makes a timer due in spite of rounding errors.
-        self.now += timeout + 1e-9 if timeout > 0 else 0.0
+        # A round takes a nanosecond: without it, rounding errors could keep a timer from its time.
+        self.now += max(timeout, 0.0) + 1e-9
         return []
 
     def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
