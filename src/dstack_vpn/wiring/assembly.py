@@ -133,9 +133,9 @@ class Options:
     confirmations: int
     quorum: int
     resync_interval: float
+    """Seconds."""
     head_interval: float
     """Seconds between heads if they are queried; 0 if they are announced."""
-    """Seconds."""
     revokes_early: bool
     """Pre-confirmed events remove peers."""
     rpc_daily_calls: int
