@@ -47,12 +47,13 @@ METHODS = (
 
 
 def honest(random: Random, *, polls: bool) -> Conduct:
-    """Return the conduct of an honest endpoint, which may be slow or late; ``polls`` as there."""
+    """Return the conduct of an honest endpoint, which may be slow or late; ``polls`` is a field."""
     delay = random.choice([0.01, 0.05, 0.3, 1.0, 2.5])
     slow = {method: delay * random.choice([1, 1, 3]) for method in ("events", "read_all")}
     lag = random.choice([0.0, 0.0, 1.0, 5.0])
     announces = random.random() < 0.7
-    return Conduct(delay=delay, delays=slow, lag=lag, announces=announces, polls=polls)
+    late = random.choice([0.0, 1.0, 5.0]) if polls else 0.0
+    return Conduct(delay=delay, delays=slow, lag=lag, announces=announces, polls=polls, late=late)
 
 
 @dataclass

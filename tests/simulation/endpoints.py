@@ -52,6 +52,8 @@ class Conduct:
     """The number of blocks by which it claims to be ahead."""
     polls: bool = False
     """It announces only logs, if it announces anything, and is polled at an interval."""
+    late: float = 0.0
+    """Seconds by which its logs come later than the replies to polls: another backend sends them."""
     skips: int = 1
     """It announces only each n-th head."""
     overlay: dict[TokenId, Node | None] = field(default_factory=dict)
@@ -86,11 +88,12 @@ class SimulatedEndpoint:
     def now(self) -> float:
         return asyncio.get_running_loop().time()
 
-    def head(self) -> Block:
+    def head(self, late: float = 0.0) -> Block:
+        """Return the newest block; ``late``: of the backend that is so many seconds behind."""
         conduct = self.conduct
         if conduct.fork is not None:
             return conduct.fork[-1]
-        return conduct.stuck or self.chain.seen(self.now() - conduct.lag)
+        return conduct.stuck or self.chain.seen(self.now() - conduct.lag - late)
 
     def revision_of(self, block: Block) -> Revision:
         """Return the true revision of a block."""
@@ -147,15 +150,16 @@ class SimulatedSession:
             ends = self.endpoint.now() + (1.0 if needs.needs_heads() else interval)
 
     async def facts(self) -> AsyncIterator[ChainFact | Unannounced]:
-        head = self.endpoint.head()
+        head, count = self.endpoint.head(), 0
         yield head.ref
-        count = 0
+        late = self.endpoint.conduct.late if self.polled else 0.0
+        head = self.endpoint.head(late)
         while True:
             await asyncio.sleep(TICK)
             conduct = self.endpoint.conduct
             if self.endpoint.now() < conduct.down_until:
                 raise EndpointError(f"{self.name} is down")
-            before, head = head, self.endpoint.head()
+            before, head = head, self.endpoint.head(late)
             for forged in conduct.forged:
                 yield LoggedEvent(head.ref.number, head.ref.hash, 7, forged)
             conduct.forged = []

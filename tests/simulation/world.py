@@ -162,7 +162,7 @@ class World:
             # The sync before, the sync itself, and another one if a reorg interrupts it.
             # A reorg that undoes a grant is found by the next polled head.
             bound = SLACK + max(
-                3 * _sync_time(x.conduct) + x.conduct.lag + (HEADS if x.conduct.polls else 0.0)
+                3 * _sync_time(x.conduct) + x.conduct.lag + x.conduct.late + HEADS * x.conduct.polls
                 for x in self.honest
             )
         ends = {each: self.chain.ends.get(each) for each in self._granted()}
