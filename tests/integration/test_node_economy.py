@@ -210,3 +210,4 @@ async def test_a_chain_that_stands_still_is_left(pair: Pair, make_rig: MakeRig) 
         pair.first.faults.lies.stuck_at = chain.head.number
         await chain.mine_empty(5)
         await eventually(lambda: rig.node.chain.state.endpoint == pair.second.ws, "the other endpoint")
+        assert len(rig.sessions) == 2, "it does not return to the first one, whatever its pause"

@@ -53,7 +53,7 @@ class Conduct:
     polls: bool = False
     """It announces only logs, if it announces anything, and is polled at an interval."""
     late: float = 0.0
-    """Seconds by which its logs come later than the replies to polls: another backend sends them."""
+    """Seconds by which its logs come later than replies to polls: another backend sends them."""
     skips: int = 1
     """It announces only each n-th head."""
     overlay: dict[TokenId, Node | None] = field(default_factory=dict)

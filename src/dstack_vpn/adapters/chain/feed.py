@@ -24,7 +24,7 @@ from dstack_vpn.adapters.chain.preconfirmed import PreconfirmedLogs
 from dstack_vpn.adapters.chain.watchdog import GRACE, HeadWatch
 from dstack_vpn.core.chain.extension import Extension
 from dstack_vpn.core.model import BlockRef
-from dstack_vpn.errors import EndpointError
+from dstack_vpn.errors import BehindError, EndpointError
 from dstack_vpn.ports import ChainFact, EarlyFact, HeadNeeds, Unannounced
 
 SOON: Final = 0.1
@@ -251,7 +251,7 @@ async def poll(
 
 def _check_stalled(watch: HeadWatch, latest: BlockRef, now: float) -> None:
     if watch.is_stalled(now):
-        raise EndpointError(
+        raise BehindError(
             f"the endpoint has stayed at block {latest.number} for too long: it does not follow its chain"
         )
 

@@ -8,7 +8,7 @@ import pytest
 from dstack_vpn.adapters.chain.feed import poll
 from dstack_vpn.adapters.chain.watchdog import HeadWatch
 from dstack_vpn.core.model import BlockRef
-from dstack_vpn.errors import EndpointError
+from dstack_vpn.errors import BehindError
 from dstack_vpn.ports import ChainFact
 
 
@@ -71,6 +71,6 @@ async def test_a_chain_that_stands_still_is_left_where_its_rhythm_is_known() -> 
     heads = Heads([block(5)])
     facts = heads.poll(block_time=2.0)
     await anext(facts)
-    with pytest.raises(EndpointError, match="at block 5 for too long"):
+    with pytest.raises(BehindError, match="at block 5 for too long"):  # others are preferred
         await anext(facts)
     assert heads.now == pytest.approx(41.0)
