@@ -42,10 +42,9 @@ class Run:
             (folder / name).chmod(0o755)
 
     def start(self) -> subprocess.CompletedProcess[str]:
-        environment = {**os.environ, "PATH": f"{self.folder / 'bin'}:{os.defpath}"}  # noqa: TID251 - for the script
         return subprocess.run(
             [self.folder / ".ci" / "run"],
-            env=environment,
+            env={"PATH": f"{self.folder / 'bin'}:{os.defpath}"},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -128,7 +128,7 @@ class Follower:
         """Return whether no walk is under way, and no event or log is above our tip."""
         if self.tip is None or self._walk is not None or self._doubtful:
             return False
-        return not (self._waiting or self._overflow) and self.timeline.is_within(self.tip.number)
+        return self._is_highest(self.tip)
 
     def open_tokens(self) -> set[TokenId]:
         """Return the tokens that the logs of blocks above our tip affect, or `CONTRACT`."""
@@ -311,8 +311,11 @@ class Follower:
         tip = self.tip
         if tip is None or walk.target is None or walk.changed or not self._announces(tip):
             return False
-        complete = not (self._waiting or self._overflow) and self.timeline.is_within(tip.number)
-        return complete and walk.common == tip.number and walk.target.number > tip.number
+        return self._is_highest(tip) and walk.common == tip.number and walk.target.number > tip.number
+
+    def _is_highest(self, tip: BlockRef) -> bool:
+        """Return whether no event or log is above our tip."""
+        return not (self._waiting or self._overflow) and self.timeline.is_within(tip.number)
 
     def _announces(self, tip: BlockRef) -> bool:
         """Return whether the events above our tip are announced, and heads are polled."""

@@ -177,7 +177,9 @@ class HandshakeInitiator:
         if not initiated:
             return
         # A session may have begun since the reading. Its endpoint is WireGuard's to choose.
-        await self.initiate({key: None if state.peers[key].endpoint else initiated[key] for key in initiated})
+        await self.initiate(
+            {key: place if state.peers[key].endpoint is None else None for key, place in initiated.items()}
+        )
         self._idle -= initiated.keys()
         if len(initiated) <= MOST_RETRIED:
             self._initiations |= {
