@@ -43,7 +43,7 @@ from_trixie() {
 }
 
 current() {  # current FORM SOURCE...: is that form of dstack-vpn installed, and newer than its sources?
-  [ -e ".venv/.installed-$1" ] && [ -z "$(find "${@:2}" -newer ".venv/.installed-$1" -print -quit)" ]
+  [ -e ".venv/.installed-$1" ] && [ -z "$(find -L "${@:2}" -newer ".venv/.installed-$1" -print -quit)" ]
 }
 
 install_own() {  # install_own FORM OTHER-FORM ARGUMENT...: install dstack-vpn as one form, not the other

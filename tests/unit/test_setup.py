@@ -59,6 +59,15 @@ def test_a_changed_source_is_installed(checkout: Checkout, changed: str) -> None
     assert checkout.installs(WHEEL) == 1
 
 
+@pytest.mark.parametrize("line", [WHEEL, TREE])
+def test_a_new_link_to_an_old_source_is_no_change(checkout: Checkout, line: str) -> None:
+    """The test of the README runs in a folder of links."""
+    (checkout.folder / "project").rename(checkout.folder / "linked")
+    checkout.installs(line)
+    (checkout.folder / "project").symlink_to("linked")
+    assert checkout.installs(line) == 0
+
+
 def test_the_wheel_and_the_tree_replace_each_other(checkout: Checkout) -> None:
     assert [checkout.installs(line) for line in (TREE, WHEEL, TREE, TREE, WHEEL)] == [1, 1, 1, 0, 1]
 
