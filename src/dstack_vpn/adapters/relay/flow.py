@@ -12,6 +12,7 @@ that the kernel separates the sources.
 """
 
 import asyncio
+import math
 import random
 import socket
 from collections.abc import Callable
@@ -54,6 +55,8 @@ class _Link:
     dialled: Dialled
     downlink: Downlink
     since: float
+    received_at: float = -math.inf
+    """The time of the last tick that found a new frame."""
 
     def carried(self, now: float) -> bool:
         """Return whether it has lasted and carried a frame, and so counts as a success."""
@@ -100,7 +103,9 @@ class Flow:
     """Carries one source's datagrams."""
 
     def __init__(self, service: Service, udp: socket.socket, source: SocketAddress, now: float) -> None:
-        self.source, self.began, self.active_at, self.last_received = source, now, now, 0.0
+        self.source, self.began, self.active_at = source, now, now
+        self.answered = False
+        """True after the first frame from any upstream."""
         self._service, self._udp = service, udp
         self._uplink = Uplink(service.engine, udp, service.counters, self._lost)
         self._sink = Sink(udp, service.engine.offload, service.counters, self._uplink.look_again)
@@ -127,6 +132,16 @@ class Flow:
     def rtt(self) -> float | None:
         """The round trip to the upstream in seconds, as TCP has measured it."""
         return None if self._link is None else self._link.dialled.rtt()
+
+    def has_received(self, within: float, now: float) -> bool:
+        """Return whether the upstream in use sent a frame in the last ``within`` seconds.
+
+        A frame since the last tick counts too.
+        """
+        link = self._link
+        if link is None or not link.downlink.opened:
+            return False
+        return link.downlink.received or now - link.received_at < within
 
     def silence(self, now: float) -> float:
         """Return the seconds for which answers have been overdue; 0 if they are not."""
@@ -192,9 +207,9 @@ class Flow:
         link.downlink.received = False
         received = received and link.downlink.opened
         if received:
-            self.last_received, self._silent_since = now, None
+            link.received_at, self.answered, self._silent_since = now, True, None
             self._service.note_received(link.upstream)
-        elif sent and not self.last_received:
+        elif sent and not self.answered:
             self._silent_since = self._silent_since or now
         overdue = self._uplink.watch.tick(now, sent=sent, received=received)
         if overdue is None:

@@ -145,9 +145,9 @@ class Tcp2Udp:
         self._group: asyncio.TaskGroup | None = None
         self._resumption: asyncio.TimerHandle | None = None
         self._foreign: str | None = None
-        """The protocol of the last client, if it sent no frame; None after one has sent a frame."""
+        """The protocol of the last client that ended, if it sent no frame."""
         self._opened = False
-        """True after any client has sent a frame."""
+        """True after any client that sent a frame has ended."""
 
     @property
     def problem(self) -> str | None:
@@ -158,6 +158,8 @@ class Tcp2Udp:
         """
         if self._secure is not None and (problem := self._secure.problem):
             return problem
+        if any(connection.opened for connection in self._clients):
+            return None
         if self._foreign is None or (self._opened and self._foreign != PROXY):
             return None
         if self._foreign == PROXY:
@@ -301,6 +303,7 @@ class Tcp2Udp:
             self._foreign = connection.foreign
             self._rate_limited.warning("relay.unopened", source=client.host, problem=reason)
         else:
+            self._opened, self._foreign = True, None
             _log.debug("relay.closed", source=client.host, reason=reason)
 
     def _tick(self, now: float) -> None:
@@ -308,8 +311,6 @@ class Tcp2Udp:
         for connection, client in list(self._clients.items()):
             if connection.tick(now):
                 self._places.firm(client)
-            if connection.opened:
-                self._opened, self._foreign = True, None
             if not connection.opened and now - connection.began > limits.opening:
                 self._ended(connection, f"no complete frame within {limits.opening:.0f} s")
             elif now - connection.active_at > limits.idle:

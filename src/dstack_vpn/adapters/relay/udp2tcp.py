@@ -207,8 +207,8 @@ class Udp2Tcp:
         )
 
     def _is_alive(self, upstream: RelayUrl, now: float) -> bool:
-        received = (flow.last_received for flow in self._flows.values() if flow.upstream == upstream)
-        return any(at and now - at < ALIVE for at in received)
+        flows = (flow for flow in self._flows.values() if flow.upstream == upstream)
+        return any(flow.has_received(ALIVE, now) for flow in flows)
 
     def report_unreachable(self, problem: str) -> None:
         """Record that no upstream can be reached, and log the reason."""
@@ -268,7 +268,7 @@ class Udp2Tcp:
         idle = self._limits.idle
         for source, flow in list(self._flows.items()):
             flow.tick(now)
-            if flow.last_received:
+            if flow.answered:
                 self._places.firm(source)
             if now - flow.active_at > idle:
                 self._end(source)
@@ -281,7 +281,7 @@ class Udp2Tcp:
         if len(self.upstreams) == 1 and used <= {*self.upstreams}:
             return
         for flow in self._flows.values():
-            if flow.upstream is not None and now - flow.last_received <= TICK:
+            if flow.upstream is not None and flow.has_received(TICK, now):
                 self._choice.measured(flow.upstream, now, flow.rtt)
         for upstream in self._choice.probes(now, used) if used else ():
             self._group.create_task(self._probe(upstream), name=f"probe {upstream.name}")

@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 from tests.unit.adapters.relay.conftest import running
 
 from dstack_vpn.adapters.relay import flow as flows
+from dstack_vpn.adapters.relay import tcp2udp, udp2tcp
 from dstack_vpn.adapters.relay.engine import Engine
 from dstack_vpn.adapters.relay.tcp2udp import Tcp2Udp
 from dstack_vpn.adapters.relay.udp2tcp import Udp2Tcp
@@ -164,7 +165,11 @@ async def test_a_frame_ends_the_trouble_and_the_pauses(monkeypatch: pytest.Monke
         assert relay.problem is None
 
 
-async def test_one_flow_that_gets_nothing_does_not_blame_an_upstream_that_carries_others() -> None:
+@pytest.mark.parametrize("tick", [udp2tcp.TICK, 60.0])
+async def test_one_flow_that_gets_nothing_does_not_blame_an_upstream_that_carries_others(
+    tick: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(udp2tcp, "TICK", tick)  # also a frame that no tick has seen proves it
     taken = 0
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -185,6 +190,40 @@ async def test_one_flow_that_gets_nothing_does_not_blame_an_upstream_that_carrie
                     other.send(INITIATION)
                     await asyncio.sleep(0.05)
         assert verdict(relay).status is Status.OK
+
+
+async def test_frames_from_an_upstream_that_was_left_prove_nothing_about_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(flows, "MOVING", 1.0)
+    taken = 0
+
+    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(1000):
+            writer.write(data)
+        writer.close()
+
+    async def keeps_only_the_first(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal taken
+        if await reader.read(100):  # a probe sends nothing
+            taken += 1
+            if taken == 1:
+                await reader.read()
+        writer.close()
+
+    async with far_end(echo) as port, far_end(keeps_only_the_first) as next_port, peers(port) as (relay,):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+            other.connect(relay.address)
+            other.send(INITIATION)
+            async with asyncio.timeout(10):
+                while relay.counters.datagrams_down < 2:  # noqa: ASYNC110 - there is no event for it
+                    await asyncio.sleep(0.02)
+            relay.retarget([RelayUrl.parse(f"tcp://127.0.0.1:{next_port}")])
+            async with asyncio.timeout(10):
+                while taken < 3:
+                    other.send(INITIATION)
+                    await asyncio.sleep(0.02)
+            assert "without an answer" in verdict(relay).reason
 
 
 # -- the listening side ----------------------------------------------------------------------------
@@ -216,6 +255,27 @@ async def test_a_stranger_that_speaks_http_is_no_trouble_once_a_client_got_throu
         _, writer = await asyncio.open_connection(*relay.address)
         writer.write(frame(INITIATION))
         await component(relay, "accepting connections")
+        await _speaks(relay, b"GET / HTTP/1.1\r\n\r\n")
+        assert verdict(relay).status is Status.OK
+        writer.close()
+
+
+@pytest.mark.parametrize("stays", [True, False])
+async def test_a_client_that_got_through_counts_before_the_next_tick(
+    stays: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tcp2udp, "TICK", 60.0)
+    relay = Tcp2Udp(Engine(), Listen.parse("tcp://127.0.0.1:0"), ("127.0.0.1", 9))
+    async with running(relay):
+        _, writer = await asyncio.open_connection(*relay.address)
+        writer.write(frame(INITIATION))
+        async with asyncio.timeout(10):
+            while not relay.counters.datagrams_down:  # noqa: ASYNC110 - there is no event for it
+                await asyncio.sleep(0.02)
+            if not stays:
+                writer.close()
+                while relay.snapshot()["connections"]:  # noqa: ASYNC110 - there is no event for it
+                    await asyncio.sleep(0.02)
         await _speaks(relay, b"GET / HTTP/1.1\r\n\r\n")
         assert verdict(relay).status is Status.OK
         writer.close()
