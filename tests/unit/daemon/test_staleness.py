@@ -18,23 +18,24 @@ def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(node_module, "TICK", 0.02)
 
 
-def limit(bench: Bench, seconds: float, policy: StalePolicy) -> None:
-    staleness = bench.node.members.staleness
-    staleness.limit, staleness.policy = seconds, policy
+def last_confirmed(bench: Bench, ago: float) -> None:
+    bench.node.members.staleness.since = SystemClock().monotonic() - ago
 
 
 @POLICIES
 async def test_the_chain_is_gone_for_too_long(bench: Bench, policy: StalePolicy) -> None:
     bench.chain.mine(*(grant(token) for token in range(1, 9)))
     everybody = set(range(1, 9))
+    bench.staleness, bench.policy_when_stale = 1000, policy
     async with bench.running() as node:
         await eventually(lambda: bench.tokens() == everybody)
         bench.source.fail()
         await eventually(lambda: node.chain.state.problem is not None)
-        limit(bench, 2 * (node.members.report().age or 0) + 0.5, policy)
+        last_confirmed(bench, 600)
         await eventually(lambda: bench.component("registry").startswith("warning"), "before it bites")
         assert "not confirmed by the chain for" in bench.component("registry")
         assert bench.tokens() == everybody
+        last_confirmed(bench, 1001)
         await eventually(lambda: bench.component("registry").startswith("failed"))
         if policy is StalePolicy.KEEP:
             assert "the members of then are kept" in bench.component("registry")
