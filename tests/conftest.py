@@ -1,5 +1,6 @@
-"""Fixtures for all tests: the two dev chains."""
+"""Fixtures for all tests: the two dev chains. The process is set up like a user's."""
 
+import signal
 import sys
 from collections.abc import AsyncIterator
 
@@ -16,6 +17,10 @@ settings.load_profile("dstack-vpn")
 # The daemon never imports eth-account, and has this limit. With eth-account's limit of 100,000,
 # hostile JSON would crash the tests.
 sys.setrecursionlimit(1000)
+
+# A shell without job control starts background jobs with an ignored SIGINT, which programs inherit.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

@@ -43,8 +43,7 @@ class Run:
 
     def start(self) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            # The tests may run in the background of a shell, which makes them ignore SIGINT.
-            ["env", "--default-signal=INT", self.folder / ".ci" / "run"],
+            [self.folder / ".ci" / "run"],
             env={"PATH": f"{self.folder / 'bin'}:{os.defpath}"},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
