@@ -4,7 +4,7 @@ import os
 import socket
 
 import pytest
-from tests.fake_chain import FakeServer
+from tests.fake_chain import serve
 
 from dstack_vpn.adapters import uplink
 from dstack_vpn.adapters.chain import connector
@@ -15,9 +15,7 @@ from dstack_vpn.adapters.chain.url import RpcUrl
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mark packets")
 @pytest.mark.parametrize("scheme", ["http", "ws"])
-async def test_each_connection_has_the_mark(
-    scheme: str, fake_chain: FakeServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_each_connection_has_the_mark(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[socket.socket] = []
     original = uplink.mark_socket
 
@@ -26,10 +24,10 @@ async def test_each_connection_has_the_mark(
         made.append(one)
 
     monkeypatch.setattr(connector, "mark_socket", noted)
-    text = (fake_chain.ws if scheme == "ws" else fake_chain.http).replace("127.0.0.1", "localhost")
-    async with open_transport(RpcUrl.parse(text, mark=77)) as transport:
-        (found,) = await transport.exchange([Request(1, "eth_chainId", [])], 5.0)
-        assert isinstance(found, str)
-        assert {one.getsockopt(socket.SOL_SOCKET, socket.SO_MARK) for one in made if one.fileno() >= 0} == {
-            77
-        }
+    async with serve(host="127.0.0.1") as chain:
+        url = RpcUrl.parse(f"{scheme}://localhost:{chain.port}", mark=77)
+        async with open_transport(url) as transport:
+            (found,) = await transport.exchange([Request(1, "eth_chainId", [])], 5.0)
+            assert isinstance(found, str)
+            connected = [one for one in made if one.fileno() >= 0]
+            assert {one.getsockopt(socket.SOL_SOCKET, socket.SO_MARK) for one in connected} == {77}
