@@ -2,7 +2,8 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
 import pytest
@@ -27,6 +28,14 @@ async def running(*services: Service) -> AsyncIterator[None]:
         for task in tasks:
             with suppress(asyncio.CancelledError):
                 await task
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait until a condition holds for which there is no event."""
+    ends = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < ends, "the condition did not come to hold"
+        await asyncio.sleep(0.001)
 
 
 class Pair:

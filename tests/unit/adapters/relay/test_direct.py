@@ -2,11 +2,11 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-from tests.unit.adapters.relay.conftest import Pair, running
+from tests.unit.adapters.relay.conftest import Pair, running, until
 
 from dstack_vpn.adapters.relay import direct
 from dstack_vpn.adapters.relay.engine import UDP_BUFFER
@@ -50,12 +50,6 @@ async def udp() -> AsyncIterator[socket.socket]:
         made.bind(("127.0.0.1", 0))
         made.setblocking(False)
         yield made
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - the condition is arbitrary
-            await asyncio.sleep(0.001)
 
 
 async def test_a_copy_goes_to_the_peer_and_the_datagram_by_the_relay_all_the_same(probed: Probed) -> None:

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 from structlog.testing import capture_logs
-from tests.unit.adapters.relay.conftest import running
+from tests.unit.adapters.relay.conftest import running, until
 
 from dstack_vpn.adapters.relay import flow as flows
 from dstack_vpn.adapters.relay import tcp2udp, udp2tcp
@@ -74,9 +74,7 @@ def verdict(relay: Udp2Tcp | Tcp2Udp) -> Component:
 
 async def component(relay: Udp2Tcp | Tcp2Udp, says: str) -> Component:
     """Return the health component once its reason contains the text."""
-    async with asyncio.timeout(10):
-        while says not in verdict(relay).reason:  # noqa: ASYNC110 - there is no event for it
-            await asyncio.sleep(0.02)
+    await until(lambda: says in verdict(relay).reason)
     return verdict(relay)
 
 
@@ -183,9 +181,8 @@ async def test_one_flow_that_gets_nothing_does_not_blame_an_upstream_that_carrie
     async with far_end(serve) as port, peers(port) as (relay,):
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
             other.connect(relay.address)
+            await until(lambda: relay.counters.datagrams_down)
             async with asyncio.timeout(10):
-                while not relay.counters.datagrams_down:  # noqa: ASYNC110 - there is no event for it
-                    await asyncio.sleep(0.02)
                 while relay.counters.connects < 4:
                     other.send(INITIATION)
                     await asyncio.sleep(0.05)
@@ -215,9 +212,7 @@ async def test_frames_from_an_upstream_that_was_left_prove_nothing_about_the_nex
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
             other.connect(relay.address)
             other.send(INITIATION)
-            async with asyncio.timeout(10):
-                while relay.counters.datagrams_down < 2:  # noqa: ASYNC110 - there is no event for it
-                    await asyncio.sleep(0.02)
+            await until(lambda: relay.counters.datagrams_down >= 2)
             relay.retarget([RelayUrl.parse(f"tcp://127.0.0.1:{next_port}")])
             async with asyncio.timeout(10):
                 while taken < 3:
@@ -269,13 +264,10 @@ async def test_a_client_that_got_through_counts_before_the_next_tick(
     async with running(relay):
         _, writer = await asyncio.open_connection(*relay.address)
         writer.write(frame(INITIATION))
-        async with asyncio.timeout(10):
-            while not relay.counters.datagrams_down:  # noqa: ASYNC110 - there is no event for it
-                await asyncio.sleep(0.02)
-            if not stays:
-                writer.close()
-                while relay.snapshot()["connections"]:  # noqa: ASYNC110 - there is no event for it
-                    await asyncio.sleep(0.02)
+        await until(lambda: relay.counters.datagrams_down)
+        if not stays:
+            writer.close()
+            await until(lambda: not relay.snapshot()["connections"])
         await _speaks(relay, b"GET / HTTP/1.1\r\n\r\n")
         assert verdict(relay).status is Status.OK
         writer.close()
