@@ -243,6 +243,7 @@ class Acts:
         with self._story.timed(what):
             self._c.stop()
             self._c.start()
+            self._c.wait_ready()
             self._c.wait_reaches(self._a.address)
 
     def _granted(self, name: str, key: PublicKey) -> Change:

@@ -33,6 +33,9 @@ INTERFACE: Final = "wg0"
 WIREGUARD_PORT: Final = 51820
 HEALTH_PORT: Final = 8080
 SOCKET: Final = f"/run/wireguard/{INTERFACE}.sock"
+START_TIMEOUT: Final = 60.0
+"""The limit in seconds for a daemon's start. It ends the wait for a daemon that hangs. A start
+needs about a second of processor time, so it takes several times as long on a busy machine."""
 _END_TIMEOUT: Final = 10.0
 
 
@@ -165,7 +168,7 @@ class LabNode:
         if self.daemon is not None:
             self.daemon.send_signal(number)
 
-    def wait_ready(self, timeout: float = 10.0) -> None:
+    def wait_ready(self, timeout: float = START_TIMEOUT) -> None:
         """Wait until the daemon reports that the tunnel is up and the chain is followed."""
 
         def ready() -> bool:

@@ -94,14 +94,14 @@ def _play(lab: Lab, screen: Screen) -> str | None:
 
 
 def _say_how_to_look(lab: Lab, screen: Screen) -> None:
-    program = Path(sys.executable).with_name("dstack-vpn")
+    python = Path(sys.executable)
     screen.print(Text("\nThe network keeps running. To inspect it:", "bold"))
     for node in lab.nodes.values():
         inside = node.namespace.shell_command
         screen.print(Text(f"\nnode {node.name}, in the tunnel {node.address}", "bold"))
         for what, command in (
             ("a shell", inside("bash")),
-            ("status", inside(program, "status")),
+            ("status", inside(python.with_name("dstack-vpn"), "status")),
             ("WireGuard", inside("wg", "show")),
             ("log", f"tail -f {node.log}"),
             ("dashboard", inside("chromium", "--no-sandbox", node.dashboard)),
@@ -112,7 +112,7 @@ def _say_how_to_look(lab: Lab, screen: Screen) -> None:
         _say(screen, "a shell", lab.chain.namespace.shell_command("bash"))
         _say(screen, "log", f"tail -f {lab.chain.log}")
     screen.print(Text("\nto remove it", "bold"))
-    _say(screen, "clean up", f"{program} demo --clean")
+    _say(screen, "clean up", f"{python} -m demo --clean")
 
 
 def _say(screen: Screen, what: str, command: str) -> None:

@@ -141,8 +141,20 @@ def test_a_kept_one_shows_everything_and_goes_on_until_it_is_cleaned_up(demo: De
     assert dashboard is not None
     fetch = [*dashboard[1].split(), "curl", "-fsS", dashboard[2]]
     assert b"<title>" in subprocess.run(fetch, check=True, capture_output=True).stdout
-    with demo("--clean") as cleaning:
-        assert "removed 1 demo" in cleaning.communicate(timeout=30)[0]
+    status = re.search(r"status +(nsenter \S+-b .*)", said)
+    assert status is not None
+    shown = subprocess.run(status[1].split(), check=True, capture_output=True, text=True).stdout
+    assert "10.77.0.2" in shown
+    clean_up = re.search(r"clean up +(.*)", said)
+    assert clean_up is not None
+    cleaned = subprocess.run(
+        clean_up[1].split(),
+        env={"TMPDIR": str(tmp_path), "PATH": os.defpath},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "removed 1 demo" in cleaned.stdout
     assert_nothing_left(tmp_path, tag)
 
 
@@ -155,7 +167,7 @@ def test_cleaning_up_spares_one_that_goes_on_and_two_do_not_meet_and_leave_nothi
         with demo("--clean") as cleaning:
             assert "nothing to remove" in cleaning.communicate(timeout=30)[0]
         said = [running.communicate(timeout=120)[0] for running in (first, second)]
-    assert [first.returncode, second.returncode] == [0, 0], said
+    assert [first.returncode, second.returncode] == [0, 0], "\n".join(said)
     for tag, text in zip(both, said, strict=True):
         assert_shows_everything(text)
         assert_nothing_left(tmp_path, tag)

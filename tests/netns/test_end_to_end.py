@@ -96,6 +96,7 @@ def test_a_transfer_ends_the_old_key_and_waits_for_the_new(standing_lab: Lab, st
         lab.gained(lab.update_key(c), c.public_key, (a, b))
         lab.place(c, (a, b))
         c.start()
+        c.wait_ready()
         c.wait_reaches(a.address)
         c.wait_reaches(b.address)
 
@@ -112,8 +113,8 @@ def test_a_rotated_key_replaces_the_old_one(standing_lab: Lab, standing_ping: Pi
         wait_until(lambda: "another public key" in c.component("membership")[1], "c reports the other key")
         c.stop()
         c.start()
-        c.wait_reaches(a.address)
         c.wait_ready()
+        c.wait_reaches(a.address)
 
 
 def test_a_key_and_a_name_can_be_had_again(standing_lab: Lab) -> None:
