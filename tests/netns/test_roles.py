@@ -158,8 +158,9 @@ def test_the_guide_leads_to_the_nearer_region(regions: Regions, tmp_path: Path) 
 
     wait_until(lambda: all(measured().values()), "both are measured")
     note(f"measured: {measured()}")
-    for name, delay in DELAYS.items():
-        assert measured()[name] == pytest.approx(delay * 1000, rel=0.5)
+    # The first values include the time for which a busy machine keeps the forwarders waiting.
+    expected = {name: pytest.approx(delay * 1000, rel=0.5) for name, delay in DELAYS.items()}
+    wait_until(lambda: measured() == expected, "the measured delays are those of the forwarders", 30.0)
     shown = regions.run(look)
     assert shown.returncode == 0, shown.stderr
     status, _, document = shown.stdout.partition("{")

@@ -1,11 +1,13 @@
 """A cache of the device's peers and their counters, read on request at a bounded rate.
 
 Reading blocks the device. So it is read at most once a second and for a hundredth of the time,
-whatever the number of requests. The traffic of peers is summed from one reading to the next, since
-a peer's own counters vanish with it.
+whatever the number of requests. On a busy host a reading also waits for the processor, and the
+device is not blocked meanwhile. Therefore the shortest of the last readings counts. The traffic of
+peers is summed from one reading to the next, since a peer's own counters vanish with it.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -18,6 +20,8 @@ from dstack_vpn.slices import slices
 
 READING: Final = TimeShare(parts=100, least=1.0)
 """The rate at which the device is read."""
+READINGS: Final = 4
+"""The number of readings whose shortest duration is the cost of one."""
 SLICE: Final = 500
 """The number of peers that are summed without yielding to the event loop."""
 
@@ -37,6 +41,8 @@ class PeerStatsCache:
     _counted: Mapping[PublicKey, PeerState] = field(default_factory=dict)
     """The last reading that the sums include."""
     _due: float = 0.0
+    _took: deque[float] = field(default_factory=lambda: deque(maxlen=READINGS))
+    """The durations of the last readings in seconds."""
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def look(self) -> Mapping[PublicKey, PeerState]:
@@ -46,7 +52,8 @@ class PeerStatsCache:
             if began >= self._due and (state := await self.tunnel.read()) is not None:
                 self.observe(state)
                 now = self.tunnel.clock.monotonic()
-                self._due = now + READING.pause(now - began)
+                self._took.append(now - began)
+                self._due = now + READING.pause(min(self._took))
             await self._add_up()
         return self.peers
 

@@ -7,7 +7,7 @@ from typing import cast
 from dstack_vpn.core.model import DeviceState, PeerState
 from dstack_vpn.core.wireguard.keys import PublicKey
 from dstack_vpn.daemon.device.tunnel import Tunnel
-from dstack_vpn.daemon.observe.peer_stats import READING, PeerStatsCache
+from dstack_vpn.daemon.observe.peer_stats import READING, READINGS, PeerStatsCache
 
 A, B = PublicKey(b"\1" * 32), PublicKey(b"\2" * 32)
 
@@ -58,6 +58,22 @@ async def test_a_device_that_is_slow_to_read_is_read_less_often() -> None:
     device.at += READING.least
     await peer_stats.look()
     assert device.reads == 1
+
+
+async def test_a_reading_that_waits_for_the_processor_does_not_delay_the_next() -> None:
+    device = Device(state(a=(1, 1)), cost=0.001)
+    peer_stats = PeerStatsCache(cast("Tunnel", device))
+    await peer_stats.look()
+    device.cost = 0.03
+    for reads in range(1, READINGS):
+        device.at += READING.least
+        await peer_stats.look()
+        assert device.reads == reads + 1
+    device.at += READING.least
+    await peer_stats.look()
+    device.at += READING.least
+    await peer_stats.look()
+    assert device.reads == READINGS + 1, "all of the last readings were slow"
 
 
 async def test_without_a_device_the_last_reading_stands() -> None:
