@@ -91,6 +91,17 @@ def assert_shows_everything(said: str) -> None:
     assert "All steps passed" in said
 
 
+def printed(said: str, pattern: str) -> list[str]:
+    """Return a command that the demo printed."""
+    found = re.search(pattern, said)
+    assert found is not None, said
+    return found[1].split()
+
+
+def output_of(command: list[str]) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("step", [1, 2, 5])
 def test_an_interrupted_one_leaves_nothing(
@@ -124,7 +135,10 @@ def test_a_failing_one_names_the_step_keeps_the_logs_and_nothing_else(demo: Demo
     assert not list(logs.rglob("*.key"))
 
 
-def test_a_kept_one_shows_everything_and_goes_on_until_it_is_cleaned_up(demo: Demo, tmp_path: Path) -> None:
+def test_a_kept_one_shows_everything_and_goes_on_until_it_is_cleaned_up(
+    demo: Demo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))  # for the clean-up command
     with demo("--plain", "--keep") as running:
         tag = tag_of(tmp_path)
         said, _ = running.communicate(timeout=120)
@@ -132,29 +146,14 @@ def test_a_kept_one_shows_everything_and_goes_on_until_it_is_cleaned_up(demo: De
     assert_shows_everything(said)
     assert re.findall(r"packets, (\d+) lost", said) == ["0"] * 7
     assert len(namespaces(tag)) == 8
-    inside = re.search(r"(nsenter \S+-b \S+) bash", said)
-    assert inside is not None
-    subprocess.run(
-        [*inside[1].split(), "ping", "-c", "1", "-W", "2", "10.77.0.2"], check=True, capture_output=True
-    )
-    dashboard = re.search(r"dashboard +(nsenter \S+-b \S+) chromium \S+ (http://\S+)", said)
-    assert dashboard is not None
-    fetch = [*dashboard[1].split(), "curl", "-fsS", dashboard[2]]
-    assert b"<title>" in subprocess.run(fetch, check=True, capture_output=True).stdout
-    status = re.search(r"status +(nsenter \S+-b .*)", said)
-    assert status is not None
-    shown = subprocess.run(status[1].split(), check=True, capture_output=True, text=True).stdout
-    assert "10.77.0.2" in shown
-    clean_up = re.search(r"clean up +(.*)", said)
-    assert clean_up is not None
-    cleaned = subprocess.run(
-        clean_up[1].split(),
-        env={"TMPDIR": str(tmp_path), "PATH": os.defpath},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert "removed 1 demo" in cleaned.stdout
+    *inside, shell = printed(said, r"a shell +(nsenter \S+-b .*)")
+    assert shell == "bash"
+    output_of([*inside, "ping", "-c", "1", "-W", "2", "10.77.0.2"])
+    *inside, browser, _, url = printed(said, r"dashboard +(nsenter \S+-b .*)")
+    assert browser == "chromium"
+    assert "<title>" in output_of([*inside, "curl", "-fsS", url])
+    assert "10.77.0.2" in output_of(printed(said, r"status +(nsenter \S+-b .*)"))
+    assert "removed 1 demo" in output_of(printed(said, r"clean up +(.*)"))
     assert_nothing_left(tmp_path, tag)
 
 
